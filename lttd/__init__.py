@@ -1,0 +1,1 @@
+"""Consumer daemon and viewer for the Linux kernel's per-CPU trace buffers."""

@@ -1,0 +1,1 @@
+"""Byte layouts of the kernel's trace buffers: pure, no files, no clocks."""

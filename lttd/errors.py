@@ -1,0 +1,70 @@
+"""Everything that lttd raises on purpose: one line that says what, where, and what to do."""
+
+from pathlib import Path
+from typing import ClassVar
+
+
+class LttdError(Exception):
+    """Base of all errors that a public function may raise; its text is fit for a terminal."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(LttdError):
+    """The command line, configuration or a SPEC asks for what cannot be."""
+
+    exit_status = 2
+
+
+class NothingToRecordError(LttdError):
+    """This machine has nothing that the source could record from, and what to do about it."""
+
+    exit_status = 77
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class SourceError(LttdError):
+    """The kernel refused or failed what a source needs while it was being set up or read."""
+
+
+class KernelAbiError(LttdError):
+    """Bytes that the kernel delivered do not parse; they have been consumed."""
+
+    def __init__(self, stream: str, offset_bytes: int, reason: str) -> None:
+        super().__init__(f"{stream}: sub-buffer at byte {offset_bytes} of the take: {reason}")
+        self.stream = stream
+        self.offset_bytes = offset_bytes
+        self.reason = reason
+
+
+class StorageError(LttdError):
+    """A file could not be written; what was written before is whole."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class LockedError(LttdError):
+    """Somebody else has what would have to be ours alone."""
+
+
+class TraceDamagedError(LttdError):
+    """A trace on disk does not hold what its format says, and where."""
+
+    def __init__(self, path: Path, offset_bytes: int, reason: str) -> None:
+        super().__init__(f"{path}: byte {offset_bytes}: {reason}")
+        self.path = path
+        self.offset_bytes = offset_bytes
+        self.reason = reason
+
+
+class NotATraceError(LttdError):
+    """The path holds no trace."""
+
+    exit_status = 2

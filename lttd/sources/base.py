@@ -1,0 +1,136 @@
+"""What the rest of lttd knows about a kernel trace buffer.
+
+Rule: a Stream is synchronous, never blocks and knows no event loop, so that a fake is ten lines.
+"""
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lttd.subbuffer import Batch, StreamInfo
+
+
+class Nothing(enum.Enum):
+    """Why take() had no batch to give."""
+
+    YET = "the writer has not finished a sub-buffer"
+    OFFLINE = "the CPU is down or absent; it may come back"
+    EVER = "the stream is over and drained"
+
+
+class When(enum.Enum):
+    """When attachments are asked for."""
+
+    OPEN = "open"
+    PERIODIC = "periodic"
+    CLOSE = "close"
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that belongs to the segment because decoding needs it."""
+
+    name: str
+    """Path below the segment, such as ``tracefs/events/header_page``."""
+    data: bytes
+    append: bool = False
+    """True: *data* goes behind what the file has already."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What a manifest says of a segment's source."""
+
+    kind: str
+    """``ftrace``, ``replay``, ...: the end of the segment's name."""
+    spec: str
+    """The SPEC as the user could have written it."""
+    clock: str
+    """Name of the trace clock, as the source's own words have it; ``mono``, ``local``, ..."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What was asked for and what the kernel made of it; JSON values only."""
+    previous_run: bool = False
+    """True: the ring of an lttd that was killed, drained by its successor."""
+
+
+class Stream(Protocol):
+    """One CPU of one channel, opened for consuming reads."""
+
+    @property
+    def info(self) -> StreamInfo:
+        """What does not change while the stream is read."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on, or -1 where poll is not to be trusted."""
+        ...
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        """Consume what there is, at most one buffer full.
+
+        With *flush*, also the sub-buffer that the kernel has not finished.  A batch that ends the
+        turn (nothing more to be had now) is followed by a Nothing.  The kernel has released what
+        is returned, so the caller may keep it as long as it likes.
+
+        Raises:
+            SourceError: the stream cannot be read any more.
+        """
+        ...
+
+    def losses(self) -> Batch | None:
+        """Return, as a batch without rows, losses that the kernel has counted and no batch told.
+
+        Called after each flush that left the stream dry, and once more after the last.
+        """
+        ...
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the kernel's own counters of this stream, by its own names; empty if none."""
+        ...
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        ...
+
+
+class Source(Protocol):
+    """Several streams that are set up, started and stopped together: one segment's source."""
+
+    @property
+    def info(self) -> SourceInfo:
+        """What the manifest says of it."""
+        ...
+
+    @property
+    def streams(self) -> Sequence[Stream]:
+        """The streams that are there now."""
+        ...
+
+    def leave_out(self, thread_ids: Iterable[int]) -> None:
+        """Do not record these threads (lttd's own), where the kernel can do that."""
+        ...
+
+    def start(self) -> None:
+        """Let the kernel produce."""
+        ...
+
+    def stop(self) -> None:
+        """Let the kernel produce no more, where that is ours to say; the rings keep their data."""
+        ...
+
+    def now(self) -> int:
+        """Read the trace clock."""
+        ...
+
+    def attachments(self, when: When) -> Iterable[Attachment]:
+        """Return what the segment needs beside the streams.  Called from any one thread."""
+        ...
+
+    def notes(self) -> Sequence[str]:
+        """Return, once each, lines the user should see: what the kernel changed or refused."""
+        ...
+
+    def close(self) -> None:
+        """Close every stream and undo what was set up, an own instance included."""
+        ...

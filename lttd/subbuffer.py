@@ -1,0 +1,228 @@
+"""The one value that crosses every boundary: a batch of sub-buffers of one stream.
+
+Rule: a batch, not a sub-buffer, is what moves; what there is per sub-buffer is a row of an array.
+Invariant: sum(rows["kernel_bytes"]) = stored + padding, and a batch's buffer is not written to
+between its making and its last release().
+"""
+
+import enum
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+# One take fills at most one buffer of this size: what a pipe of 1 MiB moves in one splice.
+BUFFER_BYTES: Final = 1 << 20
+
+ROW_DTYPE: Final = np.dtype(
+    [
+        ("offset_bytes", "<u8"),  # where the sub-buffer begins in the batch's buffer
+        ("kernel_bytes", "<u8"),  # what the kernel delivered: header + content + padding
+        ("stored_bytes", "<u8"),  # header + content: what a packed file holds of it
+        ("content_bits", "<u8"),  # as the CTF index means it; from the sub-buffer's own start
+        ("begin", "<u8"),  # trace clock; a running maximum within the stream
+        ("end", "<u8"),  # trace clock, of the last event or an upper bound; running maximum
+        ("discarded_total", "<u8"),  # events lost since the stream began, up to this sub-buffer
+        ("sequence", "<u8"),  # number of the sub-buffer in its stream
+        ("flags", "<u8"),  # RowFlag
+    ]
+)
+Rows = npt.NDArray[np.void]
+
+
+class RowFlag(enum.IntFlag):
+    """What is particular about one sub-buffer."""
+
+    PARTIAL = 1  # flushed before the kernel was done with it
+    MISSED = 2  # the kernel says that events were lost before it
+
+
+class Unit(enum.IntEnum):
+    """What a loss is counted in."""
+
+    EVENTS = 1
+    SUBBUFFERS = 2
+    BYTES = 3
+
+
+class Reason(enum.IntEnum):
+    """Why something is missing.  The kernel's reasons are disjoint, so that their sum is true."""
+
+    OVERWRITTEN = 1  # the ring lapped the reader (overwrite mode)
+    DROPPED = 2  # the ring was full (no-overwrite mode)
+    COMMIT_OVERRUN = 3  # the ring wrapped on events that were not committed yet
+    DISCARDED = 4  # the tracer says so in the sub-buffer (CTF, LTT)
+    REFUSED = 5  # the kernel took a sub-buffer back while it was being read
+    DAMAGED = 6  # delivered, but does not parse
+    BACKLOG = 7  # taken, but never written: the backlog was abandoned
+    STORAGE = 8  # taken, but the file could not be written
+    TORN = 9  # written, but a crash cut it
+
+
+KERNEL_EVENT_REASONS: Final = frozenset(
+    {Reason.OVERWRITTEN, Reason.DROPPED, Reason.COMMIT_OVERRUN, Reason.DISCARDED}
+)
+
+
+class StreamId(NamedTuple):
+    """One CPU of one channel."""
+
+    channel: str
+    cpu: int
+
+    @property
+    def name(self) -> str:
+        """The stream's name, and its data file's: the ABI's own ``<channel>_<cpu>``."""
+        return f"{self.channel}_{self.cpu}"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What does not change while a stream is read; a segment's manifest keeps it."""
+
+    id: StreamId
+    abi: str
+    """Which of ``lttd.abi`` reads its sub-buffers."""
+    subbuffer_bytes: int
+    """Size of the kernel's sub-buffers, or 0 where they vary."""
+    header_bytes: int
+    ctf_stream_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A known loss, and where it belongs."""
+
+    row: int
+    """Before which row of the batch; ``len(rows)`` when it comes after all of them."""
+    reason: Reason
+    unit: Unit
+    count: int | None
+    """None: some, the number is not known.  Never 0 for that."""
+    begin: int
+    end: int
+    """Bounds of the loss in trace-clock units."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Bytes to overwrite in a packed copy, so that a stripped sub-buffer agrees with itself."""
+
+    row: int
+    offset_bytes: int
+    """From the sub-buffer's own start."""
+    value: bytes
+
+
+def _nothing_to_recycle() -> None:
+    return None
+
+
+@dataclass(slots=True)
+class Batch:
+    """Sub-buffers of one stream that were taken at once, with what is known of each."""
+
+    stream: StreamId
+    buffer: memoryview
+    rows: Rows
+    taken_ns: int
+    """CLOCK_MONOTONIC when the take was over."""
+    gaps: tuple[Gap, ...] = ()
+    patches: tuple[Patch, ...] = ()
+    held_bytes: int = 0
+    """What the batch keeps from being used again; the backlog is charged for it."""
+    recycle: Callable[[], None] = _nothing_to_recycle
+    _holders: int = field(default=1)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def kernel_bytes(self) -> int:
+        """Bytes that the kernel delivered."""
+        return int(self.rows["kernel_bytes"].sum())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of headers and content: the delivered ones less the padding."""
+        return int(self.rows["stored_bytes"].sum())
+
+    def pieces(self) -> list[memoryview]:
+        """Return header and content of every row, patched, as views for one ``writev``."""
+        offsets = self.rows["offset_bytes"].tolist()
+        stored = self.rows["stored_bytes"].tolist()
+        view = self.buffer
+        pieces = [view[o : o + n] for o, n in zip(offsets, stored, strict=True)]
+        for row in {patch.row for patch in self.patches}:
+            pieces[row] = self._patched(row, pieces[row])
+        return pieces
+
+    def _patched(self, row: int, piece: memoryview) -> memoryview:
+        copy = bytearray(piece)
+        for patch in self.patches:
+            if patch.row == row:
+                copy[patch.offset_bytes : patch.offset_bytes + len(patch.value)] = patch.value
+        return memoryview(copy)
+
+    def hold(self) -> None:
+        """Count one more consumer that will call release()."""
+        with self._lock:
+            self._holders += 1
+
+    def release(self) -> None:
+        """Say that one consumer is done; the last one gives the buffer back."""
+        with self._lock:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            self.recycle()
+
+
+class BufferPool:
+    """Buffers that go round between reader and writers; the warmest is handed out first."""
+
+    def __init__(self, buffer_bytes: int = BUFFER_BYTES) -> None:
+        self.buffer_bytes = buffer_bytes
+        self._free: deque[bytearray] = deque()
+
+    def take(self) -> bytearray:
+        """Return a buffer of ``buffer_bytes``, contents undefined."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return bytearray(self.buffer_bytes)
+
+    def give(self, buffer: bytearray) -> None:
+        """Take a buffer back.  Callable from any thread."""
+        self._free.append(buffer)
+
+
+def make_batch(
+    stream: StreamId,
+    rows: Rows,
+    taken_ns: int,
+    *,
+    pool: BufferPool,
+    buffer: bytearray,
+    gaps: tuple[Gap, ...] = (),
+) -> Batch:
+    """Wrap *buffer*, which came from *pool*; a small take moves into a right-sized copy.
+
+    A flush of one page would otherwise keep a whole buffer in the backlog.
+    """
+    used = int((rows["offset_bytes"] + rows["kernel_bytes"]).max()) if len(rows) else 0
+    if used * 4 <= pool.buffer_bytes:
+        view = memoryview(bytes(memoryview(buffer)[:used]))
+        pool.give(buffer)
+        return Batch(stream, view, rows, taken_ns, gaps, held_bytes=used)
+    return Batch(
+        stream,
+        memoryview(buffer),
+        rows,
+        taken_ns,
+        gaps,
+        held_bytes=pool.buffer_bytes,
+        recycle=lambda: pool.give(buffer),
+    )
