@@ -1,0 +1,155 @@
+"""Sub-buffers of the kernel's ftrace ring buffer, as ``trace_pipe_raw`` delivers them.
+
+A sub-buffer is a u64 time stamp, a commit word of the kernel's ``long``, and ``commit`` bytes of
+events; what follows is padding, except for the count of missed events, which the kernel stores as a
+``long`` right behind the content when bit 30 of the commit word is set.
+
+Source of the layout: ``events/header_page`` of the running kernel; Linux kernel/trace/ring_buffer.c
+(``struct buffer_data_page``, ``RB_MISSED_EVENTS``, ``RB_MISSED_STORED``).  The flags are added as a
+negative 32-bit constant, so the word arrives sign-extended: mask with 27 bits, as libtraceevent's
+kbuffer does, never by clearing the two flags.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.subbuffer import ROW_DTYPE, RowFlag, Rows
+
+COMMIT_MASK: Final = (1 << 27) - 1
+MISSED_STORED: Final = 1 << 30
+MISSED_EVENTS: Final = 1 << 31
+
+_FIELD: Final = re.compile(rb"field:[^;]*?(\w+);\s*offset:(\d+);\s*size:(\d+);")
+
+
+@dataclass(frozen=True, slots=True)
+class PageLayout:
+    """The three facts of ``header_page`` that reading sub-buffers needs."""
+
+    subbuffer_bytes: int = 4096
+    long_bytes: int = 8
+    byteorder: str = "<"
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes before the content: the time stamp and the commit word."""
+        return 8 + self.long_bytes
+
+    @property
+    def header_dtype(self) -> np.dtype[np.void]:
+        """Header of a sub-buffer."""
+        return np.dtype(
+            [("begin", f"{self.byteorder}u8"), ("commit", f"{self.byteorder}u{self.long_bytes}")]
+        )
+
+
+def parse_header_page(text: bytes, byteorder: str = "<") -> PageLayout:
+    """Return what ``events/header_page`` says.
+
+    Raises:
+        ValueError: the text is not a header_page.
+    """
+    fields = {m[1]: (int(m[2]), int(m[3])) for m in _FIELD.finditer(text)}
+    if not {b"timestamp", b"commit", b"data"} <= fields.keys():
+        raise ValueError("no timestamp, commit and data fields in header_page")
+    (data_offset, data_bytes), (_, long_bytes) = fields[b"data"], fields[b"commit"]
+    if long_bytes not in (4, 8) or data_offset != 8 + long_bytes:
+        raise ValueError(
+            f"header_page puts the data at {data_offset} behind a {long_bytes}-byte commit"
+        )
+    return PageLayout(data_offset + data_bytes, long_bytes, byteorder)
+
+
+class Pages(NamedTuple):
+    """What the headers of some sub-buffers say."""
+
+    rows: Rows
+    """The sound ones; sequence, discarded_total and end are for the stream to fill in."""
+    missed: list[tuple[int, int | None]]
+    """(row, count): events lost before it; None where the kernel found no room for the count."""
+    damaged: list[tuple[int, int]]
+    """(row before which it stood, offset_bytes in the buffer) of what does not parse."""
+
+
+def rows_of_pages(
+    buffer: bytearray | bytes | memoryview, used_bytes: int, layout: PageLayout
+) -> Pages:
+    """Read the headers of the sub-buffers that fill the first *used_bytes* of *buffer*.
+
+    *used_bytes* is a multiple of ``layout.subbuffer_bytes``.
+    """
+    size, head = layout.subbuffer_bytes, layout.header_bytes
+    count = used_bytes // size
+    slots = np.ndarray((count,), layout.header_dtype, buffer, strides=(size,))
+    word = slots["commit"].astype(np.uint64)
+    content = word & np.uint64(COMMIT_MASK)
+    flagged = word & np.uint64(MISSED_EVENTS | MISSED_STORED)
+    stored = content + np.uint64(head)
+    rows = np.zeros(count, ROW_DTYPE)
+    rows["offset_bytes"] = np.arange(0, count * size, size, dtype=np.uint64)
+    rows["kernel_bytes"] = size
+    rows["begin"] = slots["begin"]
+    rows["content_bits"] = stored << np.uint64(3)
+    missed: list[tuple[int, int | None]] = []
+    if flagged.any():
+        has_count = (word & np.uint64(MISSED_STORED)) != 0
+        stored[has_count] += np.uint64(layout.long_bytes)
+        rows["flags"][flagged != 0] = RowFlag.MISSED
+        missed = _missed_counts(buffer, rows, stored, has_count, layout)
+    rows["stored_bytes"] = stored
+    sound = stored <= size
+    if sound.all():
+        return Pages(rows, missed, [])
+    return _without_damaged(rows, missed, sound)
+
+
+def _missed_counts(
+    buffer: bytearray | bytes | memoryview,
+    rows: Rows,
+    stored: npt.NDArray[np.uint64],
+    has_count: npt.NDArray[np.bool_],
+    layout: PageLayout,
+) -> list[tuple[int, int | None]]:
+    order = "little" if layout.byteorder == "<" else "big"
+    view = memoryview(buffer)
+    missed: list[tuple[int, int | None]] = []
+    for row in np.flatnonzero(rows["flags"]).tolist():
+        end = int(rows["offset_bytes"][row]) + int(stored[row])
+        fits = int(stored[row]) <= layout.subbuffer_bytes
+        if has_count[row] and fits:
+            missed.append((row, int.from_bytes(view[end - layout.long_bytes : end], order)))  # type: ignore[arg-type]
+        else:
+            missed.append((row, None))
+    return missed
+
+
+def _without_damaged(
+    rows: Rows, missed: list[tuple[int, int | None]], sound: npt.NDArray[np.bool_]
+) -> Pages:
+    # How many sound rows stand before each row.
+    new_row: npt.NDArray[np.int64] = np.cumsum(sound) - sound
+    damaged = [
+        (int(new_row[row]), int(rows["offset_bytes"][row]))
+        for row in np.flatnonzero(~sound).tolist()
+    ]
+    kept = [(int(new_row[row]), count) for row, count in missed if sound[row]]
+    return Pages(rows[sound], kept, damaged)
+
+
+def close_rows(rows: Rows, *, not_before: int, now: int) -> int:
+    """Fill in ``end`` and make begin and end running maxima; return the new *not_before*.
+
+    Inside a batch a sub-buffer ends no later than the next one begins; only decoding would tell
+    more.  The last one ends no later than *now*, the trace clock read after the take.
+    """
+    if not len(rows):
+        return not_before
+    begin = np.maximum.accumulate(np.maximum(rows["begin"], np.uint64(not_before)))
+    rows["begin"] = begin
+    rows["end"][:-1] = begin[1:]
+    rows["end"][-1] = max(now, int(begin[-1]))
+    return int(begin[-1])
