@@ -1,0 +1,194 @@
+"""The only durable calls: append, sync, punch, replace, lock.
+
+Rule: what makes bytes durable or exclusive stands here and nowhere else, so that a test can put a
+disk that forgets in its place.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from lttd.errors import LockedError, StorageError
+
+FILE_MODE: Final = 0o640
+DIRECTORY_MODE: Final = 0o750
+IOV_MAX: Final = 1024
+
+_REMEDY: Final = {
+    errno.ENOSPC: "no space left: free some, or record elsewhere",
+    errno.EDQUOT: "the quota is used up: free some, or record elsewhere",
+    errno.EROFS: "the file system is read-only: record elsewhere",
+    errno.EACCES: "permission denied: choose a directory that this user may write",
+    errno.EFBIG: "the file is as large as the limit allows: raise it (ulimit -f)",
+}
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """Turn an errno into the one line that says what to do."""
+    return StorageError(path, _REMEDY.get(error.errno or 0, error.strerror or str(error)))
+
+
+# sync_file_range(2) is not in os.  SYNC_FILE_RANGE_WRITE starts writing out and does not wait.
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+
+
+class File:
+    """A file open for writing at offsets that the caller keeps."""
+
+    def __init__(self, path: Path, *, truncate: bool = False) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if truncate else 0)
+        self.path = path
+        try:
+            self._fd = os.open(path, flags, FILE_MODE)
+        except OSError as error:
+            raise storage_error(path, error) from None
+
+    def size_bytes(self) -> int:
+        """Return the file's length."""
+        return os.fstat(self._fd).st_size
+
+    def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
+        """Write all *pieces* one after the other; return the offset behind them.
+
+        Raises:
+            StorageError: less than all was written; what stands behind *offset_bytes* is undefined.
+        """
+        try:
+            for at in range(0, len(pieces), IOV_MAX):
+                offset_bytes = self._write_run(list(pieces[at : at + IOV_MAX]), offset_bytes)
+        except OSError as error:
+            raise storage_error(self.path, error) from None
+        return offset_bytes
+
+    def _write_run(self, pieces: list[bytes | memoryview], offset_bytes: int) -> int:
+        wanted_bytes = sum(map(len, pieces))
+        while True:
+            written_bytes = os.pwritev(self._fd, pieces, offset_bytes)
+            offset_bytes += written_bytes
+            wanted_bytes -= written_bytes
+            if not wanted_bytes:
+                return offset_bytes
+            pieces = _behind(pieces, written_bytes)
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut, or extend by a hole."""
+        try:
+            os.ftruncate(self._fd, size_bytes)
+        except OSError as error:
+            raise storage_error(self.path, error) from None
+
+    def start_writing_out(self, offset_bytes: int, length_bytes: int) -> None:
+        """Ask the kernel to begin writing a range to the device; a hint, so no error matters."""
+        _libc.sync_file_range(self._fd, offset_bytes, length_bytes, _SYNC_FILE_RANGE_WRITE)
+
+    def drop_from_cache(self, offset_bytes: int, length_bytes: int) -> None:
+        """Give clean pages of a range back to the machine."""
+        os.posix_fadvise(self._fd, offset_bytes, length_bytes, os.POSIX_FADV_DONTNEED)
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise storage_error(self.path, error) from None
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._fd)
+
+
+def _behind(pieces: list[bytes | memoryview], skip_bytes: int) -> list[bytes | memoryview]:
+    for number, piece in enumerate(pieces):
+        if skip_bytes < len(piece):
+            return [memoryview(piece)[skip_bytes:], *pieces[number + 1 :]]
+        skip_bytes -= len(piece)
+    return []
+
+
+class Disk:
+    """How files come to be and are made durable; tests put one in its place that forgets."""
+
+    def open(self, path: Path, *, truncate: bool = False) -> File:
+        """Open for writing, created where absent."""
+        return File(path, truncate=truncate)
+
+    def make_directory(self, path: Path) -> None:
+        """Create a directory and its parents, where absent."""
+        try:
+            path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(path, error) from None
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Put *data* in *path*'s place: after a crash it is the old file or the new one, whole."""
+        temporary = path.with_name(f".{path.name}.new")
+        file = self.open(temporary, truncate=True)
+        try:
+            file.write_at([data], 0)
+            file.sync()
+        finally:
+            file.close()
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            raise storage_error(path, error) from None
+        self.sync_directory(path.parent)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make names durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            raise storage_error(path, error) from None
+        finally:
+            os.close(fd)
+
+
+class Lock:
+    """An exclusive flock on a directory or file, held until release() or the process's end."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock at once.
+
+        Raises:
+            LockedError: somebody else has it; the text names the pid where the kernel tells it.
+        """
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = lock_holder(self._fd)
+            os.close(self._fd)
+            raise LockedError(f"{path}: in use by {holder}; stop it, or choose another") from None
+        except OSError as error:
+            os.close(self._fd)
+            raise storage_error(path, error) from None
+
+    def release(self) -> None:
+        """Let somebody else have it."""
+        os.close(self._fd)
+
+
+def lock_holder(fd: int) -> str:
+    """Say who holds the flock on the file behind *fd*, from /proc/locks."""
+    status = os.fstat(fd)
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if "->" not in words and len(words) > 5 and words[1] == "FLOCK" and words[5] == wanted:
+            return f"pid {words[4]} ({_command_of(words[4])})"
+    return "another process"
+
+
+def _command_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "gone"

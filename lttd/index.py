@@ -1,0 +1,195 @@
+"""The seek index of a stream, and the file of its gaps.
+
+The index is the CTF packet index 1.1 as lttng-tools writes it (src/common/index/ctf-index.hpp):
+big-endian, a header of four u32 (magic, major, minor, bytes per entry), then entries of nine u64.
+
+Rule: seek is the first entry whose end is >= T.  (A flushed continuation begins at the time of the
+previous sub-buffer's last event: "the last entry that begins at or before T" would lose events.)
+Invariant: entries are ordered by offset; begin and end never step back; a torn entry is none.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.errors import TraceDamagedError
+from lttd.subbuffer import Gap, Reason, StreamInfo, Unit
+
+HEADER: Final = struct.Struct(">4I")
+MAGIC: Final = 0xC1F1DCC1
+MAJOR: Final = 1
+MINOR: Final = 1
+
+ENTRY_DTYPE: Final = np.dtype(
+    [
+        ("offset_bytes", ">u8"),
+        ("packet_bits", ">u8"),
+        ("content_bits", ">u8"),
+        ("begin", ">u8"),
+        ("end", ">u8"),
+        ("events_discarded", ">u8"),
+        ("stream_id", ">u8"),
+        ("instance_id", ">u8"),
+        ("sequence", ">u8"),
+    ]
+)
+ENTRY_BYTES: Final = 72
+INDEX_HEADER: Final = HEADER.pack(MAGIC, MAJOR, MINOR, ENTRY_BYTES)
+_END_AT: Final = 32
+_U64: Final = struct.Struct(">Q")
+
+GAP_DTYPE: Final = np.dtype(
+    [
+        ("row", ">u8"),  # the loss lies before this entry of the index; may be past the last
+        ("begin", ">u8"),
+        ("end", ">u8"),
+        ("count", ">u8"),  # UNKNOWN: some
+        ("reason", ">u4"),
+        ("unit", ">u4"),
+    ]
+)
+GAP_BYTES: Final = 40
+GAPS_MAGIC: Final = 0x6C676170  # "lgap"
+GAPS_HEADER: Final = HEADER.pack(GAPS_MAGIC, 1, 0, GAP_BYTES)
+UNKNOWN: Final = (1 << 64) - 1
+
+Entries = npt.NDArray[np.void]
+
+
+def encode_entries(
+    rows: npt.NDArray[np.void],
+    offsets_bytes: npt.NDArray[np.uint64],
+    info: StreamInfo,
+    *,
+    sparse: bool,
+) -> Entries:
+    """Return the index entries of *rows*, which begin at *offsets_bytes* in the data file."""
+    entries = np.empty(len(rows), ENTRY_DTYPE)
+    entries["offset_bytes"] = offsets_bytes
+    entries["packet_bits"] = rows["kernel_bytes" if sparse else "stored_bytes"] << np.uint64(3)
+    entries["content_bits"] = rows["content_bits"]
+    entries["begin"] = rows["begin"]
+    entries["end"] = rows["end"]
+    entries["events_discarded"] = rows["discarded_total"]
+    entries["stream_id"] = info.ctf_stream_id
+    entries["instance_id"] = info.id.cpu
+    entries["sequence"] = rows["sequence"]
+    return entries
+
+
+def encode_gaps(gaps: Sequence[Gap], first_row: int) -> bytes:
+    """Return the records of *gaps*, whose rows count from entry number *first_row*."""
+    records = np.array(
+        [
+            (
+                g.row + first_row,
+                g.begin,
+                g.end,
+                UNKNOWN if g.count is None else g.count,
+                g.reason,
+                g.unit,
+            )
+            for g in gaps
+        ],
+        GAP_DTYPE,
+    )
+    return records.tobytes()
+
+
+def parse_gaps(data: bytes, path: Path) -> list[Gap]:
+    """Return the gaps of a whole gaps file, rows numbered as the index's entries.
+
+    A torn last record is left out.  No file at all is written while nothing was lost.
+    """
+    if not data:
+        return []
+    _check_header(data, path, GAPS_MAGIC, GAP_BYTES)
+    records = np.frombuffer(data, GAP_DTYPE, (len(data) - HEADER.size) // GAP_BYTES, HEADER.size)
+    gaps: list[Gap] = []
+    for number, (row, begin, end, count, reason, unit) in enumerate(records.tolist()):
+        try:
+            known = None if count == UNKNOWN else count
+            gaps.append(Gap(row, Reason(reason), Unit(unit), known, begin, end))
+        except ValueError as error:
+            raise TraceDamagedError(path, HEADER.size + number * GAP_BYTES, str(error)) from None
+    return gaps
+
+
+def read_gaps(path: Path) -> list[Gap]:
+    """Return what a gaps file holds; none where it is absent."""
+    try:
+        return parse_gaps(path.read_bytes(), path)
+    except FileNotFoundError:
+        return []
+
+
+def moved(gap: Gap, rows: int) -> Gap:
+    """Return *gap* with its row counted from another start."""
+    return replace(gap, row=gap.row + rows)
+
+
+def _check_header(data: bytes | mmap.mmap, path: Path, magic: int, record_bytes: int) -> None:
+    if len(data) < HEADER.size:
+        raise TraceDamagedError(path, 0, f"{len(data)} bytes are too few for a header")
+    found_magic, major, _minor, found_bytes = HEADER.unpack_from(data)
+    if found_magic != magic:
+        raise TraceDamagedError(path, 0, f"magic {found_magic:#x} instead of {magic:#x}")
+    if (major, found_bytes) != (1, record_bytes):
+        reason = f"version {major} with {found_bytes}-byte records is not known"
+        raise TraceDamagedError(path, 4, reason)
+
+
+class SeekIndex:
+    """A stream's index, mapped, never read as a whole.  Also of a trace that is still written."""
+
+    def __init__(self, path: Path) -> None:
+        """Map *path*.
+
+        Raises:
+            TraceDamagedError: not an index.
+            FileNotFoundError: there is none.
+        """
+        self.path = path
+        with path.open("rb") as file:
+            self._size_bytes = os.fstat(file.fileno()).st_size
+            if not self._size_bytes:
+                raise TraceDamagedError(path, 0, "empty")
+            self._map = mmap.mmap(file.fileno(), self._size_bytes, access=mmap.ACCESS_READ)
+        # One page a step is all that a bisection wants of the disk.
+        self._map.madvise(mmap.MADV_RANDOM)
+        _check_header(self._map, path, MAGIC, ENTRY_BYTES)
+
+    def __len__(self) -> int:
+        return (self._size_bytes - HEADER.size) // ENTRY_BYTES
+
+    @property
+    def torn_bytes(self) -> int:
+        """Bytes behind the last whole entry."""
+        return (self._size_bytes - HEADER.size) % ENTRY_BYTES
+
+    def entries(self, first: int = 0, behind: int | None = None) -> Entries:
+        """Return entries ``[first:behind]`` as a view of the mapping."""
+        whole = np.frombuffer(self._map, ENTRY_DTYPE, len(self), HEADER.size)
+        return whole[first:behind]
+
+    def first_at_or_after(self, time: int) -> int:
+        """Return the number of the first entry whose end is >= *time*, or len() if there is none.
+
+        Touches O(log n) pages of the file.
+        """
+        low, high = 0, len(self)
+        read, data, at = _U64.unpack_from, self._map, HEADER.size + _END_AT
+        while low < high:
+            middle = (low + high) // 2
+            if read(data, at + middle * ENTRY_BYTES)[0] < time:
+                low = middle + 1
+            else:
+                high = middle
+        return low

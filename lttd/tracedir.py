@@ -1,0 +1,255 @@
+"""Names on disk: a trace is a directory of segments, a segment is self-contained.
+
+    TRACE/20261123T013005Z-000001-ftrace/trace.json
+                                         streams/<channel>_<cpu>
+                                         streams/index/<channel>_<cpu>.idx, .gaps
+
+Rule: file names and the manifest's keys stand in this file only.
+"""
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from lttd.clock import Snapshot
+from lttd.errors import NotATraceError, TraceDamagedError, UsageError
+from lttd.files import Disk, storage_error
+from lttd.stats import StreamSummary
+from lttd.subbuffer import StreamId, StreamInfo
+
+FORMAT_VERSION: Final = 1
+MANIFEST: Final = "trace.json"
+SYNCED: Final = "synced.json"
+_SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,})-([a-z]+)")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*")
+
+
+def escape(channel: str) -> str:
+    """Return a channel's name as a file name: what is not plain becomes ``%XX``."""
+    if _PLAIN.fullmatch(channel) and channel not in ("index", "metadata"):
+        return channel
+    encoded = (chr(b) if chr(b).isalnum() and b < 128 else f"%{b:02X}" for b in channel.encode())
+    return "".join(encoded) or "%"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPaths:
+    """The three files of a stream."""
+
+    data: Path
+    index: Path
+    gaps: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentPaths:
+    """Where everything of one segment lies."""
+
+    directory: Path
+
+    @property
+    def manifest(self) -> Path:
+        """The segment's ``trace.json``."""
+        return self.directory / MANIFEST
+
+    @property
+    def synced(self) -> Path:
+        """The record of what is known to be durable."""
+        return self.directory / SYNCED
+
+    @property
+    def streams(self) -> Path:
+        """The directory of the data files, and nothing else that is visible."""
+        return self.directory / "streams"
+
+    @property
+    def index(self) -> Path:
+        """The directory of indexes and gaps."""
+        return self.streams / "index"
+
+    @property
+    def number(self) -> int:
+        """The running number in the segment's name."""
+        found = _SEGMENT.fullmatch(self.directory.name)
+        return int(found[2]) if found else 0
+
+    def stream(self, name: str) -> StreamPaths:
+        """Return the files of the stream called *name*."""
+        return StreamPaths(
+            self.streams / name, self.index / f"{name}.idx", self.index / f"{name}.gaps"
+        )
+
+
+@dataclass(slots=True)
+class StreamRecord:
+    """What a manifest says of one stream."""
+
+    info: StreamInfo
+    baseline_discarded: int = 0
+    """events_discarded of the segment before; the index's totals go on from it."""
+    summary: StreamSummary | None = None
+    """The totals, once the segment is closed."""
+    counters: dict[str, int] = field(default_factory=dict)
+    """The kernel's own, sampled at close; counted from when lttd took the stream over."""
+
+    @property
+    def name(self) -> str:
+        """Name of the data file."""
+        return StreamId(escape(self.info.id.channel), self.info.id.cpu).name
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the manifest keeps."""
+        info = self.info
+        return {
+            "name": self.name,
+            "channel": info.id.channel,
+            "cpu": info.id.cpu,
+            "abi": info.abi,
+            "subbuffer_bytes": info.subbuffer_bytes,
+            "header_bytes": info.header_bytes,
+            "ctf_stream_id": info.ctf_stream_id,
+            "baseline_discarded": self.baseline_discarded,
+            "summary": self.summary.to_json() if self.summary else None,
+            "counters": self.counters,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "StreamRecord":
+        """Read back what to_json() made."""
+        info = StreamInfo(
+            id=StreamId(value["channel"], value["cpu"]),
+            abi=value["abi"],
+            subbuffer_bytes=value["subbuffer_bytes"],
+            header_bytes=value["header_bytes"],
+            ctf_stream_id=value["ctf_stream_id"],
+        )
+        summary = StreamSummary(**value["summary"]) if value["summary"] else None
+        return cls(info, value["baseline_discarded"], summary, value["counters"])
+
+
+@dataclass(slots=True)
+class Manifest:
+    """A segment's ``trace.json``."""
+
+    source: dict[str, Any]
+    """kind, spec, clock, settings, previous_run: as the source told."""
+    layout: str
+    state: str = "open"
+    host: str = ""
+    boot_id: str = ""
+    kernel: str = ""
+    machine: str = ""
+    byteorder: str = "little"
+    lttd_version: str = ""
+    streams: list[StreamRecord] = field(default_factory=list)
+    clock_snapshots: list[Snapshot] = field(default_factory=list)
+
+    @property
+    def clock(self) -> str:
+        """Name of the trace clock."""
+        return str(self.source["clock"])
+
+    def encode(self) -> bytes:
+        """Return the file's content."""
+        value: dict[str, Any] = {"format_version": FORMAT_VERSION}
+        value |= {slot: getattr(self, slot) for slot in self.__slots__}
+        value["streams"] = [record.to_json() for record in self.streams]
+        value["clock_snapshots"] = [snapshot.to_json() for snapshot in self.clock_snapshots]
+        return json.dumps(value, indent=1).encode() + b"\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "Manifest":
+        """Read a segment's manifest.
+
+        Raises:
+            TraceDamagedError: it is absent, not JSON, of a later format or lacks a key.
+        """
+        try:
+            value = json.loads(path.read_bytes())
+            version = value.pop("format_version")
+            if version != FORMAT_VERSION:
+                reason = f"format version {version}; this lttv knows {FORMAT_VERSION}"
+                raise TraceDamagedError(path, 0, reason)
+            value["streams"] = [StreamRecord.from_json(record) for record in value["streams"]]
+            snapshots = value["clock_snapshots"]
+            value["clock_snapshots"] = [Snapshot.from_json(snapshot) for snapshot in snapshots]
+            return cls(**value)
+        except OSError as error:
+            raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TraceDamagedError(path, 0, f"not a manifest ({error!r})") from None
+
+
+def this_machine() -> dict[str, str]:
+    """Return what a manifest says of where it was made."""
+    import os  # noqa: PLC0415  (uname only)
+    import sys  # noqa: PLC0415
+
+    uname = os.uname()
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    return {
+        "host": socket.gethostname(),
+        "boot_id": boot_id.read_text().strip() if boot_id.exists() else "",
+        "kernel": f"{uname.release} {uname.version}",
+        "machine": uname.machine,
+        "byteorder": sys.byteorder,
+    }
+
+
+def segments(trace: Path) -> list[SegmentPaths]:
+    """Return a trace's segments in the order of their numbers; *trace* may be a segment itself.
+
+    Raises:
+        NotATraceError: there is none.
+    """
+    if (trace / MANIFEST).is_file():
+        return [SegmentPaths(trace)]
+    found = sorted(_segments_below(trace), key=lambda segment: segment.number)
+    if not found:
+        what = "no lttd trace" if trace.is_dir() else "no such directory"
+        raise NotATraceError(f"{trace}: {what}")
+    return found
+
+
+def _segments_below(trace: Path) -> Iterator[SegmentPaths]:
+    if trace.is_dir():
+        for child in trace.iterdir():
+            if _SEGMENT.fullmatch(child.name) and child.is_dir():
+                yield SegmentPaths(child)
+
+
+def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
+    """Make *trace* ready for a new segment; return the number that it gets.
+
+    Raises:
+        UsageError: it holds something already and *append* is not set, or something foreign.
+    """
+    disk.make_directory(trace)
+    try:
+        names = {child.name for child in trace.iterdir()}
+    except OSError as error:
+        raise storage_error(trace, error) from None
+    found = list(_segments_below(trace))
+    foreign = names - {segment.directory.name for segment in found}
+    if foreign:
+        example = min(foreign)
+        raise UsageError(
+            f"{trace}: holds {example!r}, which is no segment; name an empty directory"
+        )
+    if found and not append:
+        raise UsageError(f"{trace}: holds a trace already; --append adds to it")
+    return max((segment.number for segment in found), default=0) + 1
+
+
+def create_segment(disk: Disk, trace: Path, number: int, kind: str) -> SegmentPaths:
+    """Create the directories of a new segment."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    paths = SegmentPaths(trace / f"{stamp}-{number:06d}-{kind}")
+    disk.make_directory(paths.index)
+    disk.sync_directory(trace)
+    return paths

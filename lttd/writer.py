@@ -1,0 +1,182 @@
+"""Writes one stream: packed or sparse data, then its index entries.
+
+Rule: release, then data, then index: an entry is appended only when the bytes it names are in the
+file, and a batch is in the file whole or not at all.
+Invariant: the data file ends where the last entry's sub-buffer ends.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.errors import StorageError, UsageError
+from lttd.files import Disk, File
+from lttd.index import (
+    ENTRY_BYTES,
+    GAP_BYTES,
+    GAPS_HEADER,
+    INDEX_HEADER,
+    encode_entries,
+    encode_gaps,
+)
+from lttd.subbuffer import Batch, Gap, Rows, StreamInfo
+from lttd.tracedir import StreamPaths
+
+# What is written goes to the device in steps of this size, so that a long recording neither piles
+# up dirty pages until the kernel stalls the writer nor evicts other programs' pages.
+WRITE_BEHIND_BYTES: Final = 8 << 20
+# Only pages this far behind are dropped: the device has had time to make them clean.
+DROP_BEHIND_BYTES: Final = 4 * WRITE_BEHIND_BYTES
+# Holes are made of whole blocks of the file system.
+BLOCK_BYTES: Final = 4096
+
+LAYOUTS: Final = ("packed", "sparse")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a stream has been written: what a sync makes durable."""
+
+    entries: int
+    data_bytes: int
+    gaps: int
+
+
+class StreamFile:
+    """The data, index and gaps files of one stream, written by one thread."""
+
+    def __init__(self, disk: Disk, paths: StreamPaths, info: StreamInfo, layout: str) -> None:
+        """Create the files.
+
+        Raises:
+            UsageError: sparse was asked for sub-buffers whose size varies.
+            StorageError: they cannot be created.
+        """
+        if layout == "sparse" and not info.subbuffer_bytes:
+            raise UsageError(f"{info.id.name}: sub-buffers of varying size cannot be sparse")
+        self.info = info
+        self._disk = disk
+        self._paths = paths
+        self._sparse = layout == "sparse"
+        self._position = Position(entries=0, data_bytes=0, gaps=0)
+        self._written_out_bytes = 0
+        self._data = disk.open(paths.data, truncate=True)
+        self._index = disk.open(paths.index, truncate=True)
+        self._index.write_at([INDEX_HEADER], 0)
+        self._gaps_file: File | None = None
+
+    @property
+    def position(self) -> Position:
+        """How far the stream has been written; readable from any thread."""
+        return self._position
+
+    def append(self, batch: Batch) -> None:
+        """Write a batch: gaps, data, entries.
+
+        Raises:
+            StorageError: nothing of the batch remains in the files.
+        """
+        entries, data_bytes, gaps = self._position.entries, self._position.data_bytes, 0
+        try:
+            if batch.gaps:
+                gaps = self._append_gaps(batch.gaps)
+            if len(batch.rows):
+                data_bytes = self._append_rows(batch)
+                entries += len(batch.rows)
+        except StorageError:
+            self._take_back()
+            raise
+        self._position = Position(entries, data_bytes, self._position.gaps + gaps)
+        self._write_behind()
+
+    def _append_rows(self, batch: Batch) -> int:
+        write = self._write_sparse if self._sparse else self._write_packed
+        offsets, end_bytes = write(batch)
+        entries = encode_entries(batch.rows, offsets, self.info, sparse=self._sparse)
+        at = len(INDEX_HEADER) + self._position.entries * ENTRY_BYTES
+        self._index.write_at([entries.tobytes()], at)
+        return end_bytes
+
+    def _write_packed(self, batch: Batch) -> tuple[npt.NDArray[np.uint64], int]:
+        start = self._position.data_bytes
+        stored = batch.rows["stored_bytes"]
+        ends = np.cumsum(stored, dtype=np.uint64) + np.uint64(start)
+        self._data.write_at(batch.pieces(), start)
+        return ends - stored, int(ends[-1])
+
+    def _write_sparse(self, batch: Batch) -> tuple[npt.NDArray[np.uint64], int]:
+        size = self.info.subbuffer_bytes
+        first = self._position.entries
+        for begin, behind in _runs_without_holes(batch.rows):
+            start = int(batch.rows["offset_bytes"][begin])
+            end = int(
+                batch.rows["offset_bytes"][behind - 1] + batch.rows["stored_bytes"][behind - 1]
+            )
+            self._data.write_at([batch.buffer[start:end]], (first + begin) * size)
+        end_bytes = (first + len(batch.rows)) * size
+        if batch.rows["stored_bytes"][-1] != size:
+            self._data.truncate(end_bytes)
+        numbers = np.arange(first, first + len(batch.rows), dtype=np.uint64)
+        return numbers * np.uint64(size), end_bytes
+
+    def _append_gaps(self, gaps: tuple[Gap, ...]) -> int:
+        if self._gaps_file is None:
+            self._gaps_file = self._disk.open(self._paths.gaps, truncate=True)
+            self._gaps_file.write_at([GAPS_HEADER], 0)
+        at = len(GAPS_HEADER) + self._position.gaps * GAP_BYTES
+        self._gaps_file.write_at([encode_gaps(gaps, self._position.entries)], at)
+        return len(gaps)
+
+    def _take_back(self) -> None:
+        """Cut off what was half written; a full disk still lets a file shrink."""
+        position = self._position
+        self._data.truncate(position.data_bytes)
+        self._index.truncate(len(INDEX_HEADER) + position.entries * ENTRY_BYTES)
+        if self._gaps_file is not None:
+            self._gaps_file.truncate(len(GAPS_HEADER) + position.gaps * GAP_BYTES)
+
+    def _write_behind(self) -> None:
+        start, end = self._written_out_bytes, self._position.data_bytes
+        if end - start < WRITE_BEHIND_BYTES:
+            return
+        self._data.start_writing_out(start, end - start)
+        # Twice over each range: pages that were still dirty the first time go the second.
+        drop_to = max(start - DROP_BEHIND_BYTES, 0)
+        drop_from = max(drop_to - DROP_BEHIND_BYTES, 0)
+        if drop_to:
+            self._data.drop_from_cache(drop_from, drop_to - drop_from)
+        self._written_out_bytes = end
+
+    def sync(self) -> Position:
+        """Make what was written durable, data before index; return how far that is.
+
+        May be called from another thread than the one that appends.
+        """
+        position = self.position
+        self._data.sync()
+        if self._gaps_file is not None:
+            self._gaps_file.sync()
+        self._index.sync()
+        return position
+
+    def close(self) -> None:
+        """Close the files; nothing is synced by it."""
+        for file in (self._data, self._index, self._gaps_file):
+            if file is not None:
+                file.close()
+
+
+def _runs_without_holes(rows: Rows) -> list[tuple[int, int]]:
+    """Split rows where a whole block is padding, or where they do not adjoin in their buffer.
+
+    Padding of less than a block cannot become a hole: it is written along, in one call.
+    """
+    padding = rows["kernel_bytes"] - rows["stored_bytes"]
+    ends = rows["offset_bytes"] + rows["kernel_bytes"]
+    cut_behind = padding[:-1] >= BLOCK_BYTES
+    cut_behind |= ends[:-1] != rows["offset_bytes"][1:]
+    bounds = [0, *(np.flatnonzero(cut_behind) + 1).tolist(), len(rows)]
+    return list(pairwise(bounds))
