@@ -8,11 +8,12 @@ Rule: file names and the manifest's keys stand in this file only.
 """
 
 import json
+import os
 import re
-import socket
+import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,15 @@ def escape(channel: str) -> str:
         return channel
     encoded = (chr(b) if chr(b).isalnum() and b < 128 else f"%{b:02X}" for b in channel.encode())
     return "".join(encoded) or "%"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a stream has been written."""
+
+    entries: int
+    data_bytes: int
+    gaps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +149,9 @@ class Manifest:
     source: dict[str, Any]
     """kind, spec, clock, settings, previous_run: as the source told."""
     layout: str
+    machine: dict[str, str] = field(default_factory=dict)
+    """Where it was recorded: host, boot_id, kernel, architecture, byteorder."""
     state: str = "open"
-    host: str = ""
-    boot_id: str = ""
-    kernel: str = ""
-    machine: str = ""
-    byteorder: str = "little"
     lttd_version: str = ""
     streams: list[StreamRecord] = field(default_factory=list)
     clock_snapshots: list[Snapshot] = field(default_factory=list)
@@ -187,18 +194,29 @@ class Manifest:
 
 def this_machine() -> dict[str, str]:
     """Return what a manifest says of where it was made."""
-    import os  # noqa: PLC0415  (uname only)
-    import sys  # noqa: PLC0415
-
     uname = os.uname()
     boot_id = Path("/proc/sys/kernel/random/boot_id")
     return {
-        "host": socket.gethostname(),
+        "host": uname.nodename,
         "boot_id": boot_id.read_text().strip() if boot_id.exists() else "",
-        "kernel": f"{uname.release} {uname.version}",
-        "machine": uname.machine,
+        "kernel": uname.release,
+        "architecture": uname.machine,
         "byteorder": sys.byteorder,
     }
+
+
+def encode_synced(positions: Mapping[str, Position]) -> bytes:
+    """Return the content of the synced record: per stream name, how far it is durable."""
+    return json.dumps({"streams": {name: asdict(at) for name, at in positions.items()}}).encode()
+
+
+def read_synced(path: Path) -> dict[str, Position]:
+    """Read the synced record; nothing is known to be durable where it is absent or unreadable."""
+    try:
+        streams = json.loads(path.read_bytes())["streams"]
+        return {str(name): Position(**at) for name, at in streams.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def segments(trace: Path) -> list[SegmentPaths]:
@@ -209,18 +227,22 @@ def segments(trace: Path) -> list[SegmentPaths]:
     """
     if (trace / MANIFEST).is_file():
         return [SegmentPaths(trace)]
-    found = sorted(_segments_below(trace), key=lambda segment: segment.number)
+    found = segments_below(trace)
     if not found:
         what = "no lttd trace" if trace.is_dir() else "no such directory"
         raise NotATraceError(f"{trace}: {what}")
     return found
 
 
-def _segments_below(trace: Path) -> Iterator[SegmentPaths]:
-    if trace.is_dir():
-        for child in trace.iterdir():
-            if _SEGMENT.fullmatch(child.name) and child.is_dir():
-                yield SegmentPaths(child)
+def segments_below(trace: Path) -> list[SegmentPaths]:
+    """Return the segments that *trace* holds, in the order of their numbers; maybe none."""
+    children = trace.iterdir() if trace.is_dir() else ()
+    found = [
+        SegmentPaths(child)
+        for child in children
+        if _SEGMENT.fullmatch(child.name) and child.is_dir()
+    ]
+    return sorted(found, key=lambda segment: segment.number)
 
 
 def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
@@ -234,7 +256,7 @@ def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
         names = {child.name for child in trace.iterdir()}
     except OSError as error:
         raise storage_error(trace, error) from None
-    found = list(_segments_below(trace))
+    found = segments_below(trace)
     foreign = names - {segment.directory.name for segment in found}
     if foreign:
         example = min(foreign)

@@ -5,7 +5,6 @@ file, and a batch is in the file whole or not at all.
 Invariant: the data file ends where the last entry's sub-buffer ends.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -22,8 +21,8 @@ from lttd.index import (
     encode_entries,
     encode_gaps,
 )
-from lttd.subbuffer import Batch, Gap, Rows, StreamInfo
-from lttd.tracedir import StreamPaths
+from lttd.subbuffer import Batch, Gap, Rows
+from lttd.tracedir import Position, StreamPaths, StreamRecord
 
 # What is written goes to the device in steps of this size, so that a long recording neither piles
 # up dirty pages until the kernel stalls the writer nor evicts other programs' pages.
@@ -36,28 +35,20 @@ BLOCK_BYTES: Final = 4096
 LAYOUTS: Final = ("packed", "sparse")
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """How far a stream has been written: what a sync makes durable."""
-
-    entries: int
-    data_bytes: int
-    gaps: int
-
-
 class StreamFile:
     """The data, index and gaps files of one stream, written by one thread."""
 
-    def __init__(self, disk: Disk, paths: StreamPaths, info: StreamInfo, layout: str) -> None:
+    def __init__(self, disk: Disk, paths: StreamPaths, record: StreamRecord, layout: str) -> None:
         """Create the files.
 
         Raises:
             UsageError: sparse was asked for sub-buffers whose size varies.
             StorageError: they cannot be created.
         """
+        info = record.info
         if layout == "sparse" and not info.subbuffer_bytes:
             raise UsageError(f"{info.id.name}: sub-buffers of varying size cannot be sparse")
-        self.info = info
+        self._record = record
         self._disk = disk
         self._paths = paths
         self._sparse = layout == "sparse"
@@ -95,7 +86,8 @@ class StreamFile:
     def _append_rows(self, batch: Batch) -> int:
         write = self._write_sparse if self._sparse else self._write_packed
         offsets, end_bytes = write(batch)
-        entries = encode_entries(batch.rows, offsets, self.info, sparse=self._sparse)
+        entries = encode_entries(batch.rows, offsets, self._record.info, sparse=self._sparse)
+        entries["events_discarded"] += np.uint64(self._record.baseline_discarded)
         at = len(INDEX_HEADER) + self._position.entries * ENTRY_BYTES
         self._index.write_at([entries.tobytes()], at)
         return end_bytes
@@ -108,7 +100,7 @@ class StreamFile:
         return ends - stored, int(ends[-1])
 
     def _write_sparse(self, batch: Batch) -> tuple[npt.NDArray[np.uint64], int]:
-        size = self.info.subbuffer_bytes
+        size = self._record.info.subbuffer_bytes
         first = self._position.entries
         for begin, behind in _runs_without_holes(batch.rows):
             start = int(batch.rows["offset_bytes"][begin])

@@ -1,0 +1,361 @@
+"""Stands between reading and the disk: a bounded backlog, writer threads, the open segments.
+
+Rule: offer() never waits; what a reader must wait for is room, before it takes from the kernel.
+Rule: take -> backlog -> append data -> append entry; data is synced before its index.
+Invariant: a stream is written by one thread; held bytes = offered less released.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from queue import SimpleQueue
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from lttd.clock import Snapshot
+from lttd.errors import LttdError, StorageError, TraceDamagedError
+from lttd.files import Disk, Lock
+from lttd.stats import StreamStats, StreamSummary, summarize
+from lttd.subbuffer import BUFFER_BYTES, ROW_DTYPE, Batch, Gap, Reason, StreamId, StreamInfo, Unit
+from lttd.tracedir import (
+    Manifest,
+    Position,
+    SegmentPaths,
+    StreamRecord,
+    create_segment,
+    encode_synced,
+    segments_below,
+    this_machine,
+)
+from lttd.writer import StreamFile
+
+BACKLOG_BYTES: Final = 64 << 20
+# Two, so that one file's slow write does not hold up the streams of the other half.
+WRITER_THREADS: Final = 2
+SYNC_INTERVAL_S: Final = 5.0
+_NO_ROWS: Final = np.empty(0, ROW_DTYPE)
+
+
+@dataclass(slots=True)
+class Lane:
+    """One stream on its way to the disk."""
+
+    file: StreamFile
+    record: StreamRecord
+    stats: StreamStats
+    queue: "SimpleQueue[_Job]"
+    synced: Position | None = None
+
+
+# A batch for a lane; an event to set when all before it is done; None to end.
+_Job = tuple[Lane, Batch] | threading.Event | None
+
+
+class Recorder:
+    """Writer threads that serve every stream of every segment, and the backlog before them."""
+
+    def __init__(
+        self,
+        *,
+        backlog_bytes: int = BACKLOG_BYTES,
+        sync_interval_s: float = SYNC_INTERVAL_S,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.backlog_limit_bytes = backlog_bytes
+        self.backlog_high_water_bytes = 0
+        self.failure: LttdError | None = None
+        """The first thing that went wrong in a writer; on_failure was called for it."""
+        self.write_errors = 0
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+        self._room_wanted: list[Callable[[], None]] = []
+        self._abandoned = False
+        self._on_failure = on_failure
+        self._segments: list[Segment] = []
+        self._queues: list[SimpleQueue[_Job]] = [SimpleQueue() for _ in range(WRITER_THREADS)]
+        self._moved = threading.Event()
+        self._closing = threading.Event()
+        self._sync_interval_s = sync_interval_s
+        self._threads = [
+            threading.Thread(target=self._write, args=(queue,), name=f"lttd-write{number}")
+            for number, queue in enumerate(self._queues)
+        ]
+        self._syncer = threading.Thread(target=self._keep_synced, name="lttd-sync")
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in (*self._threads, self._syncer):
+            thread.start()
+
+    # -- the reader's side
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that were offered and are not released yet."""
+        return self._held_bytes
+
+    def has_room(self) -> bool:
+        """Tell whether one more take fits; an empty backlog always takes one."""
+        held = self._held_bytes
+        return held + BUFFER_BYTES <= self.backlog_limit_bytes or held == 0
+
+    def call_when_room(self, callback: Callable[[], None]) -> None:
+        """Call *callback* once, from any thread, when has_room() may have become true."""
+        with self._lock:
+            if not self.has_room():
+                self._room_wanted.append(callback)
+                return
+        callback()
+
+    def offer(self, lane: Lane, batch: Batch) -> None:
+        """Hand a batch over: count it, charge the backlog, queue it.  Never waits."""
+        lane.stats.took(batch)
+        with self._lock:
+            self._held_bytes += batch.held_bytes
+            self.backlog_high_water_bytes = max(self.backlog_high_water_bytes, self._held_bytes)
+        lane.queue.put((lane, batch))
+
+    def abandon_backlog(self) -> None:
+        """Write nothing more of what was taken; count it as refused."""
+        self._abandoned = True
+
+    # -- the writers' side
+
+    def _write(self, queue: "SimpleQueue[_Job]") -> None:
+        while (job := queue.get()) is not None:
+            if isinstance(job, threading.Event):
+                job.set()
+                continue
+            lane, batch = job
+            if self._abandoned or self.failure:
+                lane.stats.refused(batch)
+            else:
+                self._append(lane, batch)
+            self._release(batch)
+
+    def _append(self, lane: Lane, batch: Batch) -> None:
+        try:
+            lane.file.append(batch)
+        except StorageError as error:
+            lane.stats.refused(batch)
+            self.write_errors += 1
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
+            lane.stats.refused(batch)
+            self._fail(LttdError(f"{lane.record.name}: writer failed: {error!r}"))
+        else:
+            lane.stats.stored(batch)
+            self._moved.set()
+
+    def _fail(self, error: LttdError) -> None:
+        if self.failure is None:
+            self.failure = error
+            self._on_failure()
+
+    def _release(self, batch: Batch) -> None:
+        held_bytes = batch.held_bytes
+        batch.release()
+        with self._lock:
+            self._held_bytes -= held_bytes
+            wanted = self._room_wanted if self.has_room() else []
+            if wanted:
+                self._room_wanted = []
+        for callback in wanted:
+            callback()
+
+    def _keep_synced(self) -> None:
+        """Sync what moved, every so often; sleep for good while nothing moves."""
+        while not self._closing.is_set():
+            self._moved.wait()
+            if self._closing.wait(self._sync_interval_s):
+                return
+            self._moved.clear()
+            for segment in list(self._segments):
+                try:
+                    segment.sync()
+                except StorageError as error:
+                    self._fail(error)
+
+    # -- segments
+
+    def open_segment(self, trace: Path, number: int, contents: "SegmentContents") -> "Segment":
+        """Create a segment on disk, ready for offers.
+
+        Raises:
+            StorageError: it could not be created; nothing of it remains open.
+        """
+        segment = Segment(self, trace, number, contents)
+        self._segments.append(segment)
+        return segment
+
+    def lane_queue(self, number: int) -> "SimpleQueue[_Job]":
+        """Return the queue of the thread that stream *number* is pinned to."""
+        return self._queues[number % len(self._queues)]
+
+    def drain(self) -> None:
+        """Wait until everything offered so far was written or refused."""
+        marks = [threading.Event() for _ in self._queues]
+        for queue, mark in zip(self._queues, marks, strict=True):
+            queue.put(mark)
+        for mark in marks:
+            mark.wait()
+
+    def forget(self, segment: "Segment") -> None:
+        """Sync *segment* no more: it is closed."""
+        self._segments.remove(segment)
+
+    def close(self) -> None:
+        """End the threads once all that was offered is written."""
+        self._closing.set()
+        self._moved.set()
+        for queue in self._queues:
+            queue.put(None)
+        for thread in (*self._threads, self._syncer):
+            if thread.ident is not None:
+                thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentContents:
+    """What a segment is opened for."""
+
+    source: Mapping[str, Any]
+    """What the manifest says of the source: kind, spec, clock, settings, previous_run."""
+    layout: str
+    streams: tuple[StreamInfo, ...]
+    snapshot: Snapshot
+    disk: Disk
+
+
+class Segment:
+    """An open segment: its streams' files, its manifest and its lock."""
+
+    def __init__(
+        self, recorder: Recorder, trace: Path, number: int, contents: SegmentContents
+    ) -> None:
+        self._recorder = recorder
+        self._disk = contents.disk
+        self._guard = threading.Lock()
+        self._baselines = _baselines(trace, str(contents.source["kind"]))
+        self.paths: SegmentPaths = create_segment(
+            self._disk, trace, number, str(contents.source["kind"])
+        )
+        self._lock = Lock(self.paths.directory)
+        self.lanes: dict[StreamId, Lane] = {}
+        self.manifest = Manifest(
+            source=dict(contents.source),
+            layout=contents.layout,
+            machine=this_machine(),
+            lttd_version=version("lttd"),
+            clock_snapshots=[contents.snapshot],
+        )
+        self.add_streams(contents.streams)
+
+    def add_streams(self, infos: Iterable[StreamInfo]) -> None:
+        """Create the files of streams that have appeared, and tell the manifest."""
+        for info in infos:
+            record = StreamRecord(info)
+            record.baseline_discarded = self._baselines.get(record.name, 0)
+            file = StreamFile(
+                self._disk, self.paths.stream(record.name), record, self.manifest.layout
+            )
+            queue = self._recorder.lane_queue(len(self.lanes))
+            self.lanes[info.id] = Lane(file, record, StreamStats(info.id), queue)
+            self.manifest.streams.append(record)
+        self._disk.sync_directory(self.paths.index)
+        self._disk.sync_directory(self.paths.streams)
+        self._write_manifest()
+
+    def attach(self, name: str, data: bytes, *, append: bool) -> None:
+        """Write a file that decoding needs beside the streams; *name* is below the segment."""
+        path = self.paths.directory / name
+        self._disk.make_directory(path.parent)
+        file = self._disk.open(path, truncate=not append)
+        try:
+            file.write_at([data], file.size_bytes() if append else 0)
+        finally:
+            file.close()
+
+    def note_clock(self, snapshot: Snapshot) -> None:
+        """Keep one more clock snapshot."""
+        self.manifest.clock_snapshots.append(snapshot)
+        self._write_manifest()
+
+    def sync(self) -> None:
+        """Make what was written durable, and then say so in the segment's synced record."""
+        with self._guard:
+            before = {lane.record.name: lane.synced for lane in self.lanes.values()}
+            for lane in list(self.lanes.values()):
+                if lane.file.position != lane.synced:
+                    lane.synced = lane.file.sync()
+            after = {lane.record.name: lane.synced for lane in self.lanes.values()}
+            if after != before:
+                known = {name: position for name, position in after.items() if position}
+                self._disk.replace(self.paths.synced, encode_synced(known))
+
+    def close(
+        self,
+        snapshot: Snapshot,
+        counters: Mapping[StreamId, Mapping[str, int]] = MappingProxyType({}),
+    ) -> None:
+        """Wait for the backlog, count what was refused, sync, close the manifest.
+
+        Raises:
+            StorageError: what was written is whole, but the manifest still says ``open``.
+        """
+        try:
+            self._recorder.drain()
+            self._tell_refusals(snapshot.trace)
+            self.sync()
+            for lane in self.lanes.values():
+                lane.record.summary = summarize(lane.stats)
+                lane.record.counters = dict(counters.get(lane.record.info.id, {}))
+            self.manifest.clock_snapshots.append(snapshot)
+            self.manifest.state = "closed"
+            self._write_manifest()
+        finally:
+            self._recorder.forget(self)
+            for lane in self.lanes.values():
+                lane.file.close()
+            self._lock.release()
+
+    def _tell_refusals(self, now: int) -> None:
+        reason = Reason.STORAGE if self._recorder.failure else Reason.BACKLOG
+        for lane in self.lanes.values():
+            count = lane.stats.refused_subbuffers
+            if count:
+                gap = Gap(0, reason, Unit.SUBBUFFERS, count, now, now)
+                lane.stats.lost(gap)
+                # On a full disk the summary and the metrics still tell it.
+                with suppress(StorageError):
+                    lane.file.append(
+                        Batch(lane.record.info.id, memoryview(b""), _NO_ROWS, 0, (gap,))
+                    )
+
+    def summaries(self) -> list[StreamSummary]:
+        """Return one summary a stream, as of now."""
+        return [summarize(lane.stats) for lane in self.lanes.values()]
+
+    def _write_manifest(self) -> None:
+        self._disk.replace(self.paths.manifest, self.manifest.encode())
+
+
+def _baselines(trace: Path, kind: str) -> dict[str, int]:
+    """Return events_discarded per stream name at the end of the newest segment of this kind."""
+    for paths in reversed(segments_below(trace)):
+        try:
+            manifest = Manifest.read(paths.manifest)
+        except TraceDamagedError:
+            continue
+        if manifest.source.get("kind") == kind:
+            return {
+                record.name: record.baseline_discarded
+                + (record.summary.events_lost if record.summary else 0)
+                for record in manifest.streams
+            }
+    return {}
