@@ -5,6 +5,7 @@ Rule: take -> backlog -> append data -> append entry; data is synced before its 
 Invariant: a stream is written by one thread; held bytes = offered less released.
 """
 
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -247,6 +248,13 @@ class Segment:
         )
         self._lock = Lock(self.paths.directory)
         self.lanes: dict[StreamId, Lane] = {}
+        try:
+            self._create(contents)
+        except LttdError:
+            shutil.rmtree(self.paths.directory, ignore_errors=True)
+            raise
+
+    def _create(self, contents: SegmentContents) -> None:
         self.manifest = Manifest(
             source=dict(contents.source),
             layout=contents.layout,

@@ -4,10 +4,11 @@ Rule: each field has one writing thread; nobody locks.
 Invariant: delivered = stored + padding + refused + what is still in the backlog.
 """
 
+import enum
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Batch, Gap, Reason, StreamId, Unit
 
@@ -129,3 +130,116 @@ def summary_json(streams: Iterable[StreamSummary]) -> dict[str, Any]:
         "padding_bytes": sum(row.padding_bytes for row in rows),
         "streams": [row.to_json() for row in rows],
     }
+
+
+class Fill(NamedTuple):
+    """How far behind the kernel the reading of one stream was, when it was last looked at."""
+
+    ratio: float
+    """Of the ring, 0 to 1: what was written and not read yet."""
+    lag_seconds: float
+    """How long the oldest event that was not read yet had been waiting."""
+
+
+class Trouble(enum.StrEnum):
+    """Why a daemon that runs is not healthy all the same."""
+
+    READING_STALLED = "reading_stalled"
+    BACKLOG_FULL = "backlog_full"
+    WRITER_FAILED = "writer_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonGauges:
+    """Where the daemon stands at one moment: what is not counted by a stream's own counters."""
+
+    backlog_bytes: int
+    backlog_limit_bytes: int
+    backlog_high_water_bytes: int
+    segments: int
+    """In the trace directory, open ones included."""
+    turns_total: int
+    last_turn_ns: int
+    """CLOCK_MONOTONIC."""
+    reading_stalled: bool = False
+    backlog_full: bool = False
+    writer_failure: str | None = None
+    """The first error that a writer met and did not get over, as one line."""
+    write_errors: Mapping[str, int] = field(default_factory=dict)
+    """By the errno's name."""
+    fill: Mapping[StreamId, Fill] = field(default_factory=dict)
+    """Only of streams whose kernel tells it."""
+    foreign_read_events: Mapping[StreamId, int] = field(default_factory=dict)
+    """Events that somebody else consumed; only of streams whose kernel tells it, then from 0 on."""
+
+    def troubles(self, now_ns: int) -> dict[Trouble, str]:
+        """Return what is wrong, each in words; empty when all is well."""
+        found = {}
+        if self.reading_stalled:
+            idle_s = (now_ns - self.last_turn_ns) / 1e9
+            found[Trouble.READING_STALLED] = f"reading stalled: no turn for {idle_s:.1f} s"
+        if self.backlog_full:
+            found[Trouble.BACKLOG_FULL] = (
+                f"backlog full: {self.backlog_bytes} of {self.backlog_limit_bytes} bytes"
+            )
+        if self.writer_failure is not None:
+            found[Trouble.WRITER_FAILED] = f"a writer failed: {self.writer_failure}"
+        return found
+
+    def health(self, now_ns: int) -> tuple[bool, str]:
+        """Return whether recording works as it should, and in one line why not."""
+        found = self.troubles(now_ns)
+        return not found, "; ".join(found.values()) or "ok"
+
+
+def summary_table(streams: Iterable[StreamSummary]) -> str:
+    """Return the summary as a table for people: one line a stream, and a last one for all."""
+    rows = [("stream", "sub-buffers", "payload", "padding stripped", "lost")]
+    summaries = list(streams)
+    rows += [
+        (
+            row.name,
+            f"{row.subbuffers:,}",
+            human_bytes(row.payload_bytes),
+            human_bytes(row.padding_bytes),
+            losses_text(row.lost, row.gaps_unknown),
+        )
+        for row in summaries
+    ]
+    if len(summaries) > 1:
+        lost: Counter[str] = Counter()
+        for row in summaries:
+            lost.update(row.lost)
+        rows.append(
+            (
+                "all",
+                f"{sum(row.subbuffers for row in summaries):,}",
+                human_bytes(sum(row.payload_bytes for row in summaries)),
+                human_bytes(sum(row.padding_bytes for row in summaries)),
+                losses_text(lost, sum(row.gaps_unknown for row in summaries)),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}"
+        f"  {row[3]:>{widths[3]}}  {row[4]}"
+        for row in rows
+    )
+
+
+def losses_text(lost: Mapping[str, int], gaps_unknown: int = 0) -> str:
+    """Say what was lost, by reason."""
+    parts = [f"{count:,} {key.replace('_', ' ')}" for key, count in lost.items()]
+    if gaps_unknown:
+        parts.append(f"some, {gaps_unknown} times")
+    return ", ".join(parts) or "nothing"
+
+
+def human_bytes(size_bytes: int) -> str:
+    """Write a size for people: ``512 B``, ``3.4 KiB``, ``1.2 GiB``."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

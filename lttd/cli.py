@@ -1,0 +1,50 @@
+"""``lttd``: the command line's door to the daemon."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from lttd.config import Config, parse_command_line
+from lttd.errors import LttdError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run lttd; return its exit status: 0, 1, 2 or 77, as ``lttd --help`` tells."""
+    try:
+        config = parse_command_line(sys.argv[1:] if arguments is None else arguments)
+        if config.daemon:
+            return _in_background(config)
+        return _run(config)
+    except LttdError as error:
+        sys.stderr.write(f"lttd: {error}\n")
+        return error.exit_status
+
+
+def _run(config: Config, ready_fd: int = -1) -> int:
+    from lttd.daemon import run  # noqa: PLC0415  (usage errors need no event loop)
+
+    def tell_parent() -> None:
+        if ready_fd >= 0:
+            os.write(ready_fd, b"\0")
+            os.close(ready_fd)
+
+    return run(config, tell_parent)
+
+
+def _in_background(config: Config) -> int:
+    """Fork before any thread, lock or event loop exists; exit when the child records or failed."""
+    ready_fd, child_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ready_fd)
+        os.setsid()
+        return _run(config, child_fd)
+    os.close(child_fd)
+    if os.read(ready_fd, 1):
+        return 0
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

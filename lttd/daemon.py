@@ -1,0 +1,390 @@
+"""One run of lttd: sources, reader, recorder, signals, and the orderly end.
+
+Rule: the order of the end is: stop producers, drain rings, last losses, drain backlog, sync, close
+manifests, release the sources; then the summary.
+A second signal abandons the backlog and counts it.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from lttd.clock import take_snapshot
+from lttd.config import Config
+from lttd.errors import LttdError
+from lttd.files import Disk, Lock
+from lttd.notify import READY, STOPPING, WATCHDOG, Notifier
+from lttd.reader import Reader
+from lttd.recorder import Recorder, Segment, SegmentContents
+from lttd.sources.base import Source, When
+from lttd.sources.catalog import open_previous_runs, open_source
+from lttd.stats import StreamSummary, summary_json, summary_table
+from lttd.subbuffer import BufferPool
+from lttd.tracedir import prepare_trace
+
+ATTACH_INTERVAL_S: Final = 10.0
+CLOCK_INTERVAL_S: Final = 60.0
+# REALTIME was set when it moves against MONOTONIC by more than this between two ticks.
+CLOCK_STEP_NS: Final = 1_000_000
+COMMAND_GRACE_S: Final = 5.0
+
+
+def say(text: str) -> None:
+    """Tell the user something on stderr; a closed stderr does not stop recording."""
+    try:
+        sys.stderr.write(f"lttd: {text}\n")
+        sys.stderr.flush()
+    except OSError:
+        return
+
+
+@dataclass(slots=True)
+class Recording:
+    """A source and the segment that it is recorded into."""
+
+    source: Source
+    segment: Segment
+
+
+@contextmanager
+def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
+    """Hold the trace directory; yield the number of the next segment.
+
+    A directory that is still empty at the end, because nothing came to be recorded, is removed.
+    """
+    was_there = trace.is_dir()
+    number = prepare_trace(disk, trace, append=append)
+    lock = Lock(trace)
+    try:
+        yield number
+    finally:
+        lock.release()
+        if not was_there and not any(trace.iterdir()):
+            trace.rmdir()
+
+
+class Daemon:
+    """A run, from configuration to exit status."""
+
+    def __init__(self, config: Config, on_ready: Callable[[], None] = lambda: None) -> None:
+        self._config = config
+        self._on_ready = on_ready
+        self._disk = Disk()
+        self._pool = BufferPool()
+        self._notifier = Notifier()
+        self._recordings: list[Recording] = []
+        self._summaries: list[StreamSummary] = []
+        self._failures: list[LttdError] = []
+        self._command: trio.Process | None = None
+        self._command_status: int | None = None
+        self._signals = 0
+        self._stop = trio.Event()
+        self._draining = trio.CancelScope()
+        self._housekeeping_due = trio.Event()
+        self._next_attach = trio.current_time() + ATTACH_INTERVAL_S
+        self._next_clock = trio.current_time() + CLOCK_INTERVAL_S
+        self._realtime_offset_ns = _realtime_offset_ns()
+        token = trio.lowlevel.current_trio_token()
+        self._recorder = Recorder(
+            backlog_bytes=config.backlog_bytes,
+            on_failure=lambda: token.run_sync_soon(self._stop.set),
+        )
+        self._reader = self._new_reader(self._on_tick)
+
+    def _new_reader(self, on_tick: Callable[[], None] = lambda: None) -> Reader:
+        return Reader(self._recorder, self._config.flush_interval_s, on_tick)
+
+    # -- the run as a whole
+
+    async def run(self) -> int:
+        """Record until the end that was asked for; return the exit status.
+
+        Raises:
+            LttdError: nothing was recorded, and nothing half-made is left behind.
+        """
+        for note in self._config.notes:
+            say(note)
+        with ExitStack() as stack:
+            number = stack.enter_context(
+                locked_trace(self._disk, self._config.trace_dir, append=self._config.append)
+            )
+            self._recorder.start()
+            stack.callback(self._recorder.close)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._watch_signals)
+                number = await self._drain_previous_runs(number)
+                self._open(stack, number)
+                await self._read()
+                await self._end()
+                nursery.cancel_scope.cancel()
+        self._tell()
+        return 1 if self._failures else 0
+
+    def _open(self, stack: ExitStack, number: int) -> None:
+        sources = []
+        for spec in self._config.sources:
+            sources.append(open_source(spec, self._pool))
+            stack.callback(sources[-1].close)
+        for source in sources:
+            self._recordings.append(self._begin(source, number))
+            number += 1
+        for recording in self._recordings:
+            recording.source.leave_out(thread_ids())
+            self._reader.add(_streams_and_lanes(recording))
+            recording.source.start()
+
+    def _begin(self, source: Source, number: int) -> Recording:
+        contents = SegmentContents(
+            source=asdict(source.info),
+            layout=self._config.layout,
+            streams=tuple(stream.info for stream in source.streams),
+            snapshot=take_snapshot(source.now),
+            disk=self._disk,
+        )
+        segment = self._recorder.open_segment(self._config.trace_dir, number, contents)
+        recording = Recording(source, segment)
+        _attach(recording, When.OPEN)
+        _tell_notes(recording)
+        if self._config.verbose:
+            say(f"{source.info.spec} -> {segment.paths.directory}")
+        return recording
+
+    async def _drain_previous_runs(self, number: int) -> int:
+        """Bring rings that killed lttds left in the kernel into segments of their own."""
+        for source in open_previous_runs(self._config.sources, self._pool):
+            try:
+                recording = self._begin(source, number)
+                reader = self._new_reader()
+                reader.add(_streams_and_lanes(recording))
+                await reader.drain()
+                await trio.to_thread.run_sync(_close_segment, recording)
+            finally:
+                source.close()
+            number += 1
+            found = sum(summary.subbuffers for summary in recording.segment.summaries())
+            say(
+                f"{source.info.spec}: {found} sub-buffers of a previous run are kept in "
+                f"{recording.segment.paths.directory}"
+            )
+        return number
+
+    async def _read(self) -> None:
+        with trio.CancelScope() as reading:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._reader.run)
+                nursery.start_soon(self._keep_house)
+                nursery.start_soon(self._end_when_drained)
+                if self._config.duration_s is not None:
+                    nursery.start_soon(self._end_after, self._config.duration_s)
+                await self._reader.first_cycle.wait()
+                self._notifier.send(READY)
+                self._on_ready()
+                if self._config.command:
+                    nursery.start_soon(self._run_command)
+                await self._stop.wait()
+                reading.cancel()
+
+    async def _end(self) -> None:
+        self._notifier.send(STOPPING)
+        for recording in self._recordings:
+            recording.source.stop()
+        with self._draining:
+            await self._reader.drain()
+        for recording in self._recordings:
+            try:
+                await trio.to_thread.run_sync(_close_segment, recording)
+            except LttdError as error:
+                self._failures.append(error)
+            self._summaries += recording.segment.summaries()
+        self._failures += self._reader.failures()
+        if self._recorder.failure is not None:
+            self._failures.append(self._recorder.failure)
+
+    # -- what ends it
+
+    async def _watch_signals(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+            task_status.started()
+            async for number in received:
+                self._signals += 1
+                if self._signals > 1:
+                    say("a second signal: what is not written yet is abandoned and counted")
+                    self._draining.cancel()
+                    self._recorder.abandon_backlog()
+                elif number == signal.SIGTERM and self._command is not None:
+                    # SIGINT came from the terminal, and so to COMMAND, too.
+                    self._command.terminate()
+                self._stop.set()
+
+    async def _end_after(self, duration_s: float) -> None:
+        await trio.sleep(duration_s)
+        self._stop.set()
+
+    async def _end_when_drained(self) -> None:
+        await self._reader.all_ended.wait()
+        self._stop.set()
+
+    async def _run_command(self) -> None:
+        try:
+            self._command = await trio.lowlevel.open_process(self._config.command)
+        except OSError as error:
+            self._failures.append(LttdError(f"{self._config.command[0]}: {error.strerror}"))
+            self._stop.set()
+            return
+        try:
+            self._command_status = await self._command.wait()
+        finally:
+            await self._outlive_command(self._command)
+        self._stop.set()
+
+    async def _outlive_command(self, command: trio.Process) -> None:
+        """Give COMMAND time to end by itself when recording ends first."""
+        if command.returncode is not None:
+            return
+        with trio.CancelScope(shield=True):
+            if not self._signals:
+                command.terminate()
+            with trio.move_on_after(COMMAND_GRACE_S):
+                await command.wait()
+            if command.returncode is None:
+                command.kill()
+            self._command_status = await command.wait()
+
+    # -- what happens beside reading
+
+    def _on_tick(self) -> None:
+        if self._notifier.watchdog_s is not None:
+            self._notifier.send(WATCHDOG)
+        now = trio.current_time()
+        stepped = abs(_realtime_offset_ns() - self._realtime_offset_ns) > CLOCK_STEP_NS
+        if stepped or now >= self._next_attach or now >= self._next_clock:
+            self._housekeeping_due.set()
+
+    async def _keep_house(self) -> None:
+        taken = 0
+        while True:
+            await self._housekeeping_due.wait()
+            self._housekeeping_due = trio.Event()
+            now = trio.current_time()
+            if now >= self._next_attach:
+                self._next_attach = now + ATTACH_INTERVAL_S
+                taken_before, taken = taken, self._subbuffers_taken()
+                if taken != taken_before:
+                    await trio.to_thread.run_sync(self._attach_periodically)
+            offset_ns = _realtime_offset_ns()
+            if now >= self._next_clock or abs(offset_ns - self._realtime_offset_ns) > CLOCK_STEP_NS:
+                self._next_clock, self._realtime_offset_ns = now + CLOCK_INTERVAL_S, offset_ns
+                await trio.to_thread.run_sync(self._note_clocks)
+
+    def _subbuffers_taken(self) -> int:
+        return sum(
+            lane.stats.subbuffers
+            for recording in self._recordings
+            for lane in recording.segment.lanes.values()
+        )
+
+    def _attach_periodically(self) -> None:
+        for recording in self._recordings:
+            recording.source.leave_out([threading.get_native_id()])
+            _attach(recording, When.PERIODIC)
+
+    def _note_clocks(self) -> None:
+        for recording in self._recordings:
+            recording.source.leave_out([threading.get_native_id()])
+            recording.segment.note_clock(take_snapshot(recording.source.now))
+
+    # -- what is told at the end
+
+    def _tell(self) -> None:
+        for failure in self._failures:
+            say(str(failure))
+        if self._command_status:
+            say(f"{self._config.command[0]}: ended with status {self._command_status}")
+        how = self._config.summary
+        if how == "table" and self._summaries:
+            sys.stderr.write(summary_table(self._summaries) + "\n")
+        elif how.startswith("json"):
+            value: dict[str, Any] = summary_json(self._summaries)
+            if self._config.command:
+                value["command_status"] = self._command_status
+            _write_json(value, how.removeprefix("json").removeprefix(":"))
+
+
+def _realtime_offset_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def thread_ids() -> list[int]:
+    """Return the ids of lttd's threads, as the kernel counts them."""
+    return [int(name) for name in os.listdir("/proc/self/task")]  # noqa: PTH208  (names only)
+
+
+def _streams_and_lanes(recording: Recording) -> Sequence[tuple[Any, Any]]:
+    lanes = recording.segment.lanes
+    return [(stream, lanes[stream.info.id]) for stream in recording.source.streams]
+
+
+def _attach(recording: Recording, when: When) -> None:
+    for attachment in recording.source.attachments(when):
+        recording.segment.attach(attachment.name, attachment.data, append=attachment.append)
+
+
+def _tell_notes(recording: Recording) -> None:
+    for note in recording.source.notes():
+        say(f"{recording.source.info.spec}: {note}")
+
+
+def _close_segment(recording: Recording) -> None:
+    source = recording.source
+    _attach(recording, When.CLOSE)
+    counters = {stream.info.id: dict(stream.counters()) for stream in source.streams}
+    recording.segment.close(take_snapshot(source.now), counters)
+    _tell_notes(recording)
+
+
+def _write_json(value: dict[str, Any], path: str) -> None:
+    text = json.dumps(value) + "\n"
+    if path:
+        Path(path).write_text(text)
+    else:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def run(config: Config, on_ready: Callable[[], None] = lambda: None) -> int:
+    """Run a daemon to its end; return the exit status.
+
+    Raises:
+        LttdError: nothing was recorded.
+    """
+
+    async def main() -> int:
+        return await Daemon(config, on_ready).run()
+
+    # The default of 5 ms is as long as a small ring lasts: the reader must not wait so long for
+    # a writer thread to let go of the interpreter.
+    sys.setswitchinterval(0.0005)
+    try:
+        return trio.run(main, strict_exception_groups=True)
+    except BaseExceptionGroup as group:
+        raise _only_error(group) from None
+
+
+def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the one error that a nursery wrapped; a group of several stays one."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

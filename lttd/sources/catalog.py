@@ -1,0 +1,78 @@
+"""From a SPEC to the source it names."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from lttd.config import SourceSpec, parse_bool, parse_bytes, parse_list
+from lttd.errors import UsageError
+from lttd.sources.base import Source
+from lttd.subbuffer import BufferPool
+
+
+def open_source(spec: SourceSpec, pool: BufferPool) -> Source:
+    """Set up what *spec* names; nothing of it is left behind when that fails.
+
+    Raises:
+        UsageError: the SPEC asks for what cannot be.
+        NothingToRecordError: this machine does not have it.
+        LockedError: somebody else reads it.
+    """
+    if spec.kind not in _OPENERS:
+        raise UsageError(f"source {spec}: this lttd cannot read {spec.kind} yet")
+    return _OPENERS[spec.kind](spec, pool)
+
+
+def open_previous_runs(specs: Sequence[SourceSpec], pool: BufferPool) -> Sequence[Source]:
+    """Return what killed lttds have left in the kernel, where *specs* would make the like."""
+    if not any(spec.kind == "ftrace" and spec.target is None for spec in specs):
+        return ()
+    from lttd.sources.ftrace import stale_instances  # noqa: PLC0415
+
+    return stale_instances(pool)
+
+
+def _convert(spec: SourceSpec, parsers: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Return the SPEC's options, parsed, by their names as keywords."""
+    for key in spec.options:
+        if key not in parsers:
+            known = ", ".join(parsers)
+            raise UsageError(f"source {spec}: {key!r} is no key of {spec.kind}; it has {known}")
+    return {key.replace("-", "_"): parsers[key](value) for key, value in spec.options.items()}
+
+
+def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
+    from lttd.sources.ftrace import FtraceSettings, open_ftrace  # noqa: PLC0415
+
+    options = _convert(
+        spec,
+        {
+            "events": parse_list,
+            "buffer-size": parse_bytes,
+            "subbuffer-size": parse_bytes,
+            "clock": str,
+            "overwrite": parse_bool,
+            "trace-self": parse_bool,
+            "kallsyms": parse_bool,
+        },
+    )
+    for name in ("buffer_size", "subbuffer_size"):
+        if name in options:
+            options[name.replace("_size", "_bytes")] = options.pop(name)
+    return open_ftrace(FtraceSettings(instance=spec.target, **options), pool)
+
+
+def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
+    from lttd.sources.replay import open_replay  # noqa: PLC0415
+
+    if spec.target is None:
+        raise UsageError("source replay: name the directory: replay:DIR")
+    options = _convert(spec, {"abi": str, "subbuffer-size": parse_bytes})
+    subbuffer_bytes = options.pop("subbuffer_size", None)
+    return open_replay(Path(spec.target), pool, subbuffer_bytes=subbuffer_bytes, **options)
+
+
+_OPENERS: Final[dict[str, Callable[[SourceSpec, BufferPool], Source]]] = {
+    "ftrace": _ftrace,
+    "replay": _replay,
+}

@@ -1,0 +1,69 @@
+"""Fakes of what no kernel can be made to do on demand."""
+
+import struct
+from collections import deque
+from collections.abc import Iterable, Mapping
+
+from lttd.abi.ftrace import PageLayout, close_rows, rows_of_pages
+from lttd.sources.base import Nothing
+from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
+
+LAYOUT = PageLayout()
+
+
+def page(begin: int, content: bytes) -> bytes:
+    """Return a whole padded ftrace sub-buffer of 4 KiB."""
+    return (struct.pack("<QQ", begin, len(content)) + content).ljust(LAYOUT.subbuffer_bytes, b"\0")
+
+
+def event(payload: bytes) -> bytes:
+    """Return one data record; the payload's length is a multiple of four, at most 112."""
+    return struct.pack("<I", len(payload) // 4) + payload
+
+
+def info(name: str = "fake", cpu: int = 0) -> StreamInfo:
+    """Return what the manifest says of a stream of 4 KiB ftrace pages."""
+    return StreamInfo(StreamId(name, cpu), "ftrace", LAYOUT.subbuffer_bytes, LAYOUT.header_bytes)
+
+
+def batch_of(
+    stream: StreamInfo, pages: Iterable[bytes], *, first: int = 0, gaps: tuple[Gap, ...] = ()
+) -> Batch:
+    """Return a batch of these pages, the first of which is sub-buffer number *first*."""
+    data = b"".join(pages)
+    rows = rows_of_pages(data, len(data), LAYOUT).rows
+    rows["sequence"] = range(first, first + len(rows))
+    close_rows(rows, not_before=0, now=1 << 40)
+    pool = BufferPool(max(len(data), 1))
+    return make_batch(stream.id, rows, 0, pool=pool, buffer=bytearray(data), gaps=gaps)
+
+
+class FakeStream:
+    """Gives what a script says, then Nothing for ever."""
+
+    def __init__(self, stream: StreamInfo, script: Iterable[Batch | Nothing | Exception]) -> None:
+        self.info = stream
+        self.script = deque(script)
+        self.when_over = Nothing.YET
+        self.takes: list[bool] = []
+        self.lost: Batch | None = None
+
+    def fileno(self) -> int:
+        return -1
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        self.takes.append(flush)
+        taken = self.script.popleft() if self.script else self.when_over
+        if isinstance(taken, Exception):
+            raise taken
+        return taken
+
+    def losses(self) -> Batch | None:
+        lost, self.lost = self.lost, None
+        return lost
+
+    def counters(self) -> Mapping[str, int]:
+        return {}
+
+    def close(self) -> None:
+        return None

@@ -1,0 +1,144 @@
+"""The reading loop, against streams that do what no kernel does on demand."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from lttd.clock import Snapshot
+from lttd.errors import SourceError
+from lttd.files import Disk
+from lttd.reader import TRANSITIONS, TURN_BATCHES, Event, Reader, State, after
+from lttd.recorder import Recorder, Segment, SegmentContents
+from lttd.sources.base import Nothing
+from lttd.subbuffer import BUFFER_BYTES, Batch, StreamInfo
+from tests.fakes import FakeStream, batch_of, event, info, page
+
+SNAPSHOT = Snapshot(0, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    recorder = Recorder(backlog_bytes=4 << 20)
+    recorder.start()
+    yield recorder
+    recorder.close()
+
+
+def segment_of(recorder: Recorder, trace: Path, *streams: StreamInfo) -> Segment:
+    trace.mkdir(exist_ok=True)
+    source = {"kind": "fake", "spec": "fake", "clock": "mono"}
+    return recorder.open_segment(
+        trace, 1, SegmentContents(source, "packed", streams, SNAPSHOT, Disk())
+    )
+
+
+def small_batches(stream: StreamInfo, number: int) -> list[Batch]:
+    return [batch_of(stream, [page(i, event(b"abcd"))], first=i) for i in range(1, number + 1)]
+
+
+def test_every_state_has_a_row_and_leads_to_the_end() -> None:
+    assert TRANSITIONS.keys() == set(State)
+    for state, row in TRANSITIONS.items():
+        if state is not State.FLUSHING:
+            assert after(state, Event.STOP) in (State.FLUSHING, State.DONE)
+        assert State.DONE not in row.values() or Event.FAILED in row
+
+
+async def test_all_streams_get_a_turn_before_one_gets_its_second(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    infos = [info(cpu=cpu) for cpu in range(3)]
+    segment = segment_of(recorder, tmp_path / "t", *infos)
+    order: list[int] = []
+
+    class Noting(FakeStream):
+        def take(self, flush: bool) -> Batch | Nothing:
+            order.append(self.info.id.cpu)
+            return super().take(flush)
+
+    reader = Reader(recorder, flush_interval_s=1.0)
+    streams = [Noting(each, small_batches(each, TURN_BATCHES * 2)) for each in infos]
+    reader.add([(s, segment.lanes[s.info.id]) for s in streams])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await reader.first_cycle.wait()
+        nursery.cancel_scope.cancel()
+    assert order[: 3 * TURN_BATCHES] == [cpu for cpu in range(3) for _ in range(TURN_BATCHES)]
+    segment.close(SNAPSHOT)
+    assert [lane.stats.stored_subbuffers for lane in segment.lanes.values()] == [8, 8, 8]
+
+
+async def test_an_offline_cpu_is_asked_again_at_each_tick_only(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = FakeStream(info(), [Nothing.OFFLINE, Nothing.OFFLINE])
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    with trio.move_on_after(2.5):
+        await reader.run()
+    assert len(stream.takes) == 3
+    assert all(stream.takes), "every one of them was to flush"
+    segment.close(SNAPSHOT)
+
+
+async def test_reading_stops_while_the_backlog_is_full_and_goes_on_by_itself(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    recorder = Recorder(
+        backlog_bytes=BUFFER_BYTES
+    )  # its threads do not run yet: nothing is written
+    stream = FakeStream(info(), ())
+    for number in range(3):
+        batch = batch_of(stream.info, [page(number, event(b"abcd"))], first=number)
+        batch.held_bytes = BUFFER_BYTES
+        stream.script.append(batch)
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    lane = segment.lanes[stream.info.id]
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, lane)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert lane.stats.subbuffers == 1
+        assert reader.pulse.backlog_full
+        recorder.start()
+        await reader.first_cycle.wait()
+        nursery.cancel_scope.cancel()
+    assert lane.stats.subbuffers == 3
+    assert not reader.pulse.backlog_full
+    segment.close(SNAPSHOT)
+    recorder.close()
+
+
+async def test_a_stream_that_fails_is_told_and_the_others_go_on(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    bad = FakeStream(info(cpu=0), [SourceError("gone")])
+    good = FakeStream(info(cpu=1), small_batches(info(cpu=1), 3))
+    segment = segment_of(recorder, tmp_path / "t", bad.info, good.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(s, segment.lanes[s.info.id]) for s in (bad, good)])
+    with trio.move_on_after(0.5):
+        await reader.run()
+    await reader.drain()
+    assert [str(error) for error in reader.failures()] == ["gone"]
+    segment.close(SNAPSHOT)
+    assert segment.lanes[good.info.id].stats.stored_subbuffers == 3
+
+
+async def test_the_final_drain_takes_what_is_left_and_the_last_losses(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = FakeStream(info(), small_batches(info(), 2))
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    stream.lost = batch_of(stream.info, [])
+    await reader.drain()
+    assert stream.lost is None
+    assert segment.lanes[stream.info.id].stats.subbuffers == 2
+    segment.close(SNAPSHOT)
