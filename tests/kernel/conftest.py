@@ -1,0 +1,36 @@
+"""The `guest` fixture: one boot for the whole session."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernel.guest import Guest, Machine
+from tests.kernel.image import GuestUnavailableError, Kernel, prepare
+
+
+def kernel_or_skip(*, systemd: bool = False) -> Kernel:
+    try:
+        return prepare(systemd=systemd)
+    except GuestUnavailableError as error:
+        if os.environ.get("LTTD_GUEST_REQUIRED") == "1":
+            raise
+        pytest.skip(f"no guest: {error}")
+
+
+@pytest.fixture(scope="session")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """A guest with pid 1 of our own: two CPUs, a third possible but absent."""
+    with Guest.boot(kernel_or_skip(), tmp_path_factory.mktemp("guest")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def systemd_guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """A guest with systemd as pid 1: a second boot, so only for nightly runs (LTTD_NIGHTLY=1)."""
+    if os.environ.get("LTTD_NIGHTLY") != "1":
+        pytest.skip("a second boot: only with LTTD_NIGHTLY=1")
+    kernel = kernel_or_skip(systemd=True)
+    share = tmp_path_factory.mktemp("systemd-guest")
+    with Guest.boot(kernel, share, Machine(systemd=True)) as running:
+        yield running

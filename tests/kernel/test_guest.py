@@ -1,0 +1,189 @@
+"""The harness itself: what every other test in the guest relies on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.guest import Guest, GuestLostError, Machine, command_line
+from tests.kernel.image import (
+    CHECKOUT,
+    GuestUnavailableError,
+    cpio,
+    hidden_paths,
+    prepare,
+    run_tool,
+)
+
+in_guest = [pytest.mark.guest, pytest.mark.slow]
+
+
+class TestTheHost:
+    def test_a_tool_that_is_not_there_is_one_line(self) -> None:
+        with pytest.raises(GuestUnavailableError, match=r"^no-such-tool is not installed$"):
+            run_tool("no-such-tool")
+
+    def test_a_tool_that_fails_is_told_by_its_last_line(self) -> None:
+        with pytest.raises(GuestUnavailableError, match=r"last word$"):
+            run_tool("sh", "-c", "echo first >&2; echo last word >&2; exit 1")
+
+    def test_without_qemu_the_packages_to_install_are_named(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(GuestUnavailableError, match=r"apt-get install .*qemu-system-x86"):
+            prepare()
+
+    def test_every_member_of_an_initrd_starts_at_a_multiple_of_four(self) -> None:
+        archive = cpio([("a", 0o100644, b"xyz"), ("directory", 0o040755, b"")])
+        assert [archive.find(b"070701", at) % 4 for at in (0, 1, 120)] == [0, 0, 0]
+        assert archive.endswith(b"TRAILER!!!\0\0\0\0")
+
+    def test_what_lies_below_a_fresh_directory_is_bound_back_once(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        library = tmp_path / "venv/lib"
+        library.mkdir(parents=True)
+        monkeypatch.setattr("tests.kernel.image.FRESH_DIRECTORIES", (tmp_path,))
+        monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
+        monkeypatch.setattr(sys, "base_prefix", "/usr")
+        # The fresh directory itself, the checkout, what is not there: all seen on a sys.path.
+        path = [str(tmp_path), str(CHECKOUT), str(library), str(tmp_path / "absent.zip")]
+        monkeypatch.setattr(sys, "path", path)
+        assert hidden_paths() == [tmp_path / "venv"]
+
+    def test_the_default_machine_has_a_possible_cpu_that_is_absent(self) -> None:
+        arguments = command_line().parse_args(["run", "--out", "o", "--", "true"])
+        assert (arguments.cpus, arguments.maxcpus) == (2, 3)
+        assert Machine().max_cpus > Machine().cpus
+
+
+class TestALostGuest:
+    """QEMU is a shell here, which has the same two pipes."""
+
+    @staticmethod
+    def guest(share: Path, shell: str) -> Guest:
+        pipe = subprocess.PIPE
+        command = ["sh", "-c", shell]
+        return Guest(share, subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0))
+
+    def test_one_that_ends_is_told_by_its_console_up_to_the_panic(self, tmp_path: Path) -> None:
+        (tmp_path / "console.log").write_text("why\nKernel panic - not syncing: x\nRIP: 0033\n")
+        with (
+            self.guest(tmp_path, "read line") as guest,
+            pytest.raises(GuestLostError, match=r"'0001'\nwhy\nKernel panic - not syncing: x$"),
+        ):
+            guest.run("true")
+
+    def test_after_it_every_script_is_refused(self, tmp_path: Path) -> None:
+        with self.guest(tmp_path, "read line") as guest:
+            for _ in range(2):
+                with pytest.raises(GuestLostError):
+                    guest.run("true")
+
+    def test_one_that_is_silent_is_ended(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tests.kernel.guest.ANSWER_SLACK_S", 0.0)
+        with (
+            self.guest(tmp_path, "exec sleep 600") as guest,
+            pytest.raises(GuestLostError, match=r"no answer to '0001' in 0\.01 s"),
+        ):
+            guest.run("true", timeout_s=0.01)
+        assert guest.qemu.returncode is not None
+
+    def test_one_that_answers_something_else_is_ended(self, tmp_path: Path) -> None:
+        with (
+            self.guest(tmp_path, "read line; echo 0007 0; read line") as guest,
+            pytest.raises(GuestLostError, match="is no answer to '0001'"),
+        ):
+            guest.run("true")
+        assert guest.qemu.returncode is not None
+
+
+class TestTheGuest:
+    pytestmark = in_guest
+
+    def test_a_command_gives_its_status_its_output_and_its_files(self, guest: Guest) -> None:
+        result = guest.run('echo to stdout; echo to stderr >&2; echo kept > "$OUT/file"; exit 7')
+        assert result.status == 7
+        assert result.output == "to stdout\nto stderr\n"
+        assert (result.out_dir / "file").read_text() == "kept\n"
+
+    def test_it_is_another_kernel_and_root_of_it(self, guest: Guest) -> None:
+        output = guest.run("uname -n; id -u; cat /sys/kernel/security/lockdown").output
+        assert output.splitlines()[:2] == ["lttd-guest", "0"]
+        assert "[integrity]" not in output
+
+    def test_a_script_that_hangs_is_ended_and_the_next_one_runs(self, guest: Guest) -> None:
+        assert guest.run("sleep 600", timeout_s=1).status == 124
+        guest.run("true").expect(0)
+
+    def test_what_a_script_leaves_running_is_ended_with_it(self, guest: Guest) -> None:
+        guest.run("sleep 4321 &").expect(0)
+        assert guest.run("pgrep -f 'sleep 432[1]'").status == 1
+
+    def test_the_interpreter_and_the_checkout_are_there(self, guest: Guest) -> None:
+        program = "import sys, numpy, lttd; print(lttd.__file__, sys.prefix)"
+        script = f'cd "$CHECKOUT" && "$PYTHON" -c "{program}"'
+        told = guest.run(script).expect(0).output.split()
+        assert told == [str(CHECKOUT / "lttd/__init__.py"), sys.prefix]
+
+    def test_the_checkout_takes_no_changes(self, guest: Guest) -> None:
+        result = guest.run('touch "$CHECKOUT/x"')
+        assert "Read-only file system" in result.output
+
+    def test_the_root_takes_changes_and_this_machine_does_not(self, guest: Guest) -> None:
+        guest.run("echo x > /etc/lttd-guest-was-here; test -s /etc/lttd-guest-was-here").expect(0)
+        assert not Path("/etc/lttd-guest-was-here").exists()
+
+    def test_tracefs_and_debugfs_are_there(self, guest: Guest) -> None:
+        script = """set -e
+        test -f /sys/kernel/tracing/per_cpu/cpu0/trace_pipe_raw
+        modprobe null_blk
+        test -b /dev/nullb0
+        test -d /sys/kernel/debug/block/nullb0
+        """
+        guest.run(script).expect(0)
+
+    def test_a_cpu_goes_off_and_on(self, guest: Guest) -> None:
+        script = """set -e
+        cd /sys/devices/system/cpu
+        cat possible present online
+        echo 0 > cpu1/online; cat online
+        echo 1 > cpu1/online; cat online
+        """
+        lines = guest.run(script).expect(0).output.split()
+        assert lines == ["0-2", "0-1", "0-1", "0", "0-1"]
+
+
+class TestSystemd:
+    pytestmark = in_guest
+
+    def test_systemd_is_pid_1_and_mounts_the_trace_filesystems(self, systemd_guest: Guest) -> None:
+        script = """set -e
+        test "$(cat /proc/1/comm)" = systemd
+        test -d /sys/kernel/tracing/per_cpu/cpu0
+        findmnt --noheadings --output FSTYPE /sys/kernel/debug
+        """
+        assert systemd_guest.run(script).expect(0).output == "debugfs\n"
+
+    def test_a_unit_that_notifies_starts_and_stops(self, systemd_guest: Guest) -> None:
+        script = """
+        set -e
+        cat > /run/systemd/system/told.service <<'U'
+        [Service]
+        Type=notify
+        NotifyAccess=all
+        StateDirectory=told
+        ExecStart=/bin/sh -c 'systemd-notify --ready --status="told and ready"; exec sleep 600'
+        U
+        systemctl daemon-reload
+        systemctl start told
+        systemctl show --value --property ActiveState,StatusText told | sort
+        test -d /var/lib/told
+        systemctl stop told
+        """
+        lines = systemd_guest.run(script).expect(0).output.split("\n")
+        assert lines == ["active", "told and ready", ""]
