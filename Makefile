@@ -1,0 +1,45 @@
+# Two commands set everything up on a fresh Debian-like machine: make run, make test.
+
+VENV := .venv
+BIN := $(VENV)/bin
+TRACE ?= trace
+
+.PHONY: run test lint unit test-kernel bench nightly clean
+
+run: $(VENV)/installed
+	tools/first-run $(BIN) $(TRACE)
+
+test: lint unit
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+unit: $(VENV)/installed
+	$(BIN)/pytest
+
+test-kernel: $(VENV)/installed
+	$(BIN)/pytest tests/kernel
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m bench
+
+# What is too slow for every change: all rounds of the benchmarks, hundreds of kills, systemd.
+nightly: $(VENV)/installed-bench
+	LTTD_NIGHTLY=1 $(BIN)/pytest
+	$(BIN)/python -m bench
+
+$(VENV)/bin/python:
+	tools/make-venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[dev,bench]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(TRACE) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
