@@ -56,7 +56,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class GuestResult:
-    """What a script gave: 124 is a timeout; `out_dir` holds what it wrote to $OUT."""
+    """What a script gave; status 124 (137 where it ignored TERM) is a timeout.
+
+    `out_dir` is the script's $OUT on this side.
+    """
 
     status: int
     output: str
@@ -274,7 +277,8 @@ def main() -> int:
         if arguments.verb == "packages":
             print("\n".join(apt_packages()))
         elif arguments.verb == "fetch":
-            print(fetch().release)
+            begin_s = time.monotonic()
+            print(f"{fetch().release}, fetched in {time.monotonic() - begin_s:.1f} s")
         else:
             return run_once(arguments)
     except (GuestUnavailableError, GuestLostError) as error:
