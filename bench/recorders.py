@@ -60,13 +60,11 @@ class Recording:
             if line == READY:
                 return
         self.process.wait()
-        raise CannotMeasureError(
-            f"{shlex.join(map(str, self.process.args))} ended before it recorded: {self.log()}"  # type: ignore[arg-type]
-        )
+        raise CannotMeasureError(f"it ended before it recorded: {self.log()}")
 
     def log(self) -> str:
-        """Return the end of what it said on stderr."""
-        return self._log.read_text(errors="replace").strip()[-1000:]
+        """Return the last line that it said on stderr."""
+        return last_line(self._log.read_text(errors="replace"))
 
     def finish(self) -> float:
         """Let it stop and drain; return the CPU seconds of the whole process."""
@@ -93,6 +91,11 @@ class Recording:
             self.process.wait()
 
 
+def last_line(text: str) -> str:
+    """Return the last line of what a program said: a traceback's point."""
+    return (text.strip().splitlines() or ["(nothing said)"])[-1]
+
+
 def environment() -> dict[str, str]:
     """Return an environment in which this checkout's lttd is found."""
     return {**os.environ, "PYTHONPATH": str(BENCH_DIR.parent)}
@@ -113,7 +116,7 @@ def lttv(*arguments: str) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(done.stdout)
     except json.JSONDecodeError as error:
-        raise CannotMeasureError(f"{shlex.join(command)}: {done.stderr[-1000:]}") from error
+        raise CannotMeasureError(f"{shlex.join(command)}: {last_line(done.stderr)}") from error
     return value
 
 
@@ -235,7 +238,7 @@ def refused_files() -> tuple[str, ...]:
             # What lies in the instance is not covered: trace-cmd gets along without it.
             more = [f for f in found if f not in covered and instance.name not in f]
             if not more:
-                raise CannotMeasureError(f"trace-cmd record fails here: {done.stderr[-500:]}")
+                raise CannotMeasureError(f"trace-cmd record fails here: {last_line(done.stderr)}")
             covered += tuple(more)
 
 

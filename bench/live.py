@@ -1,0 +1,68 @@
+"""Two CPUs in a syscall loop, every syscall recorded: is every event on the disk?
+
+Events in the trace, decoded by ``lttv check``, must be the kernel's own ``read events``, and
+nothing lost, in every run, on a real disk file system.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from bench.common import Instance, Options, file_system, scratch, settle, syscall_load
+from bench.recorders import Lttd, lttv
+from bench.report import Figure, Plot, Report
+
+NAME: Final = "live"
+RING_KIB: Final = 16 << 10
+
+
+def run(options: Options) -> Report:
+    """Record the load again and again; compare three counts of the same events."""
+    rounds = options.rounds_or(proper=10, quick=2)
+    calls = 500_000 if options.quick else 3_000_000
+    samples = [_measure(options.disk_dir, calls) for _ in range(rounds)]
+    whole = sum(sample["in_trace"] == sample["read_events"] for sample in samples)
+    lossless = sum(not sample["kernel_lost"] and not sample["told_lost"] for sample in samples)
+    return Report(
+        NAME,
+        f"{calls:,} getppid calls on each of 2 CPUs, 16 MiB rings, {file_system(options.disk_dir)}",
+        ["run", "read events", "in the trace", "kernel lost", "lttd told lost", "lttd CPU s"],
+        [
+            [
+                number,
+                sample["read_events"],
+                sample["in_trace"],
+                sample["kernel_lost"],
+                sample["told_lost"],
+                sample["cpu_s"],
+            ]
+            for number, sample in enumerate(samples, 1)
+        ],
+        [
+            Figure("runs where events in the trace = read events", whole, "=", rounds),
+            Figure("runs where nothing was lost", lossless, "=", rounds),
+        ],
+        samples={"runs": samples},
+        settings={"ring_kib": RING_KIB, "calls_per_cpu": calls},
+        plot=Plot("lttd, CPU s", {"lttd": {"whole run": [sample["cpu_s"] for sample in samples]}}),
+    )
+
+
+def _measure(parent: Path, calls_per_cpu: int) -> dict[str, Any]:
+    recorder = Lttd("packed", "--buffer-size", f"{RING_KIB}K")
+    settle()
+    with Instance("live") as instance, scratch(parent) as directory:
+        with recorder.recording(instance, directory, "raw_syscalls:*") as recording:
+            with syscall_load(calls_per_cpu) as load:
+                load.wait()
+            recorded = recorder.recorded(recording, directory)
+        counters = instance.counters()
+        checked = lttv("check", "--events", "--json", str(directory / "trace"))
+    return {
+        "read_events": counters.read,
+        "in_trace": checked["events"],
+        "kernel_lost": counters.lost,
+        "told_lost": recorded.summary["events_lost"],
+        "left_in_ring": counters.entries,
+        "check": {key: value for key, value in checked.items() if not isinstance(value, list)},
+        "cpu_s": recorded.cpu_s,
+    }
