@@ -1,0 +1,319 @@
+"""Turns one snapshot of the counters into Prometheus metrics, at scrape time.
+
+Rule: nothing here is called while recording; a scrape reads plain numbers, and that is all.
+Rule: every loss that can occur is there with 0 from the first scrape: rate() must see its start.
+Invariant: no loss stands in two samples of one metric; of the bytes lost, damaged + backlog +
+storage are what the books call refused.
+
+FAMILIES is the only list of what there is; docs/METRICS.md explains it and a test compares the two.
+"""
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from lttd.stats import DaemonGauges, StreamStats, Trouble
+from lttd.subbuffer import KERNEL_EVENT_REASONS, Reason, StreamId
+
+
+class Snapshots(Protocol):
+    """Where the numbers come from."""
+
+    def streams(self) -> Sequence[StreamStats]:
+        """Return every stream's counters since lttd started, closed segments' included.
+
+        A stream may come more than once (one for each segment): it is added up.
+        """
+        ...
+
+    def gauges(self) -> DaemonGauges:
+        """Return the state of the daemon now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric: its name as scraped, and the names of its labels."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_BY_STREAM: Final = ("channel", "cpu")
+_BY_REASON: Final = ("channel", "cpu", "reason")
+
+EVENTS_LOST: Final = Family(
+    "lttd_events_lost_total",
+    "counter",
+    "Events lost before lttd could read them, as counted by the kernel.",
+    _BY_REASON,
+)
+SUBBUFFERS_LOST: Final = Family(
+    "lttd_subbuffers_lost_total",
+    "counter",
+    "Sub-buffers lost whole, or taken from the kernel and not stored.",
+    _BY_REASON,
+)
+BYTES_LOST: Final = Family(
+    "lttd_bytes_lost_total",
+    "counter",
+    "Bytes taken from the kernel and not stored, or cut off a file by a crash.",
+    _BY_REASON,
+)
+GAPS_UNKNOWN: Final = Family(
+    "lttd_gaps_unknown_total",
+    "counter",
+    "Losses of which the kernel says that they happened, but not how much was lost.",
+    _BY_STREAM,
+)
+SUBBUFFERS_READ: Final = Family(
+    "lttd_subbuffers_read_total", "counter", "Sub-buffers taken from the kernel.", _BY_STREAM
+)
+STORED_BYTES: Final = Family(
+    "lttd_stored_bytes_total",
+    "counter",
+    "Bytes of sub-buffers written to data files: headers and content.",
+    _BY_STREAM,
+)
+PADDING_BYTES: Final = Family(
+    "lttd_padding_bytes_total",
+    "counter",
+    "Bytes of padding that the kernel delivered and lttd left out.",
+    _BY_STREAM,
+)
+FILL_RATIO: Final = Family(
+    "lttd_buffer_fill_ratio",
+    "gauge",
+    "Share of the kernel's ring that is written and not read yet, 0 to 1.",
+    _BY_STREAM,
+)
+LAG: Final = Family(
+    "lttd_reader_lag_seconds",
+    "gauge",
+    "How long the oldest event not read yet has been waiting in the ring.",
+    _BY_STREAM,
+)
+FOREIGN_READ: Final = Family(
+    "lttd_foreign_read_events_total",
+    "counter",
+    "Events that another reader consumed from the ring.",
+    _BY_STREAM,
+)
+BACKLOG: Final = Family(
+    "lttd_backlog_bytes", "gauge", "Memory held by what was taken and is not written yet."
+)
+BACKLOG_HIGH_WATER: Final = Family(
+    "lttd_backlog_high_water_bytes", "gauge", "The most that the backlog has held since the start."
+)
+BACKLOG_LIMIT: Final = Family(
+    "lttd_backlog_limit_bytes", "gauge", "What the backlog may hold; at that, reading stops."
+)
+WRITE_ERRORS: Final = Family(
+    "lttd_write_errors_total", "counter", "Writes to the trace directory that failed.", ("errno",)
+)
+SEGMENTS: Final = Family(
+    "lttd_segments", "gauge", "Segments in the trace directory, open ones included."
+)
+TURNS: Final = Family(
+    "lttd_read_turns_total", "counter", "Turns of the reading loop; it stands still when lttd does."
+)
+UNHEALTHY: Final = Family(
+    "lttd_unhealthy", "gauge", "1 while /healthz gives this reason, else 0.", ("reason",)
+)
+BUILD_INFO: Final = Family(
+    "lttd_build_info", "gauge", "Always 1; the labels tell what runs.", ("version", "kernel")
+)
+
+# Losses that can occur, by unit.  One that is not here is shown from its first occurrence on.
+LOSS_REASONS: Final[dict[Family, tuple[Reason, ...]]] = {
+    EVENTS_LOST: (Reason.OVERWRITTEN, Reason.DROPPED, Reason.COMMIT_OVERRUN, Reason.DISCARDED),
+    SUBBUFFERS_LOST: (Reason.OVERWRITTEN, Reason.REFUSED, Reason.BACKLOG, Reason.STORAGE),
+    BYTES_LOST: (Reason.DAMAGED, Reason.BACKLOG, Reason.STORAGE, Reason.TORN),
+}
+# What lttd took and did not store: what the books call refused.
+REFUSALS: Final = (Reason.DAMAGED, Reason.BACKLOG, Reason.STORAGE)
+# What a file system gives up with; others are shown from their first occurrence on.
+WRITE_ERRNOS: Final = ("EDQUOT", "EFBIG", "EIO", "ENOSPC", "EROFS")
+
+FAMILIES: Final = (
+    EVENTS_LOST,
+    SUBBUFFERS_LOST,
+    BYTES_LOST,
+    GAPS_UNKNOWN,
+    SUBBUFFERS_READ,
+    STORED_BYTES,
+    PADDING_BYTES,
+    FOREIGN_READ,
+    FILL_RATIO,
+    LAG,
+    BACKLOG,
+    BACKLOG_HIGH_WATER,
+    BACKLOG_LIMIT,
+    WRITE_ERRORS,
+    SEGMENTS,
+    TURNS,
+    UNHEALTHY,
+    BUILD_INFO,
+)
+
+Sample = tuple[tuple[str, ...], float]
+Table = tuple[Family, list[Sample]]
+
+
+class RecorderCollector(Collector):
+    """lttd's own metrics, made anew from the snapshots at each scrape."""
+
+    def __init__(self, snapshots: Snapshots, *, version: str, kernel: str) -> None:
+        self._snapshots = snapshots
+        self._build = (version, kernel)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families as prometheus_client has them."""
+        for family, samples in self._tables(str):
+            make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+            metric = make(family.name, family.help, labels=family.labels)
+            for labels, value in samples:
+                metric.add_metric(labels, value)
+            yield metric
+
+    def text(self) -> str:
+        """Return the families in Prometheus's text format.
+
+        This says what generate_latest() makes of collect(), which a test holds it to, in a
+        fraction of the time: the reading loop waits while it runs (256 streams: 3 against 23 ms).
+        """
+        parts = []
+        for family, samples in self._tables(_escape):
+            parts.append(
+                f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n"
+            )
+            names = ",".join(f'{label}="%s"' for label in family.labels)
+            line = f"{family.name}{{{names}}} %s\n" if names else f"{family.name} %s\n"
+            parts += [line % (*labels, value) for labels, value in samples]
+        return "".join(parts)
+
+    def _tables(self, escape: Callable[[str], str]) -> Iterator[Table]:
+        gauges = self._snapshots.gauges()
+        streams = [
+            ((escape(stats.stream.channel), str(stats.stream.cpu)), stats)
+            for stats in _one_a_stream(self._snapshots.streams())
+        ]
+        yield from _losses(streams, gauges)
+        yield GAPS_UNKNOWN, [(labels, stats.gaps_unknown) for labels, stats in streams]
+        yield SUBBUFFERS_READ, [(labels, stats.subbuffers) for labels, stats in streams]
+        yield STORED_BYTES, [(labels, stats.stored_bytes) for labels, stats in streams]
+        yield PADDING_BYTES, [(labels, stats.padding_bytes) for labels, stats in streams]
+        yield from _gauge_tables(gauges, [(labels, stats.stream) for labels, stats in streams])
+        version, kernel = self._build
+        yield BUILD_INFO, [((escape(version), escape(kernel)), 1)]
+
+
+def make_render(
+    snapshots: Snapshots, *, version: str, kernel: str | None = None
+) -> Callable[[], bytes]:
+    """Return what the endpoint calls for one scrape: lttd's metrics and those of its process.
+
+    To be called on the reading thread, where no counter of the reader changes meanwhile.
+    """
+    recorder = RecorderCollector(snapshots, version=version, kernel=kernel or os.uname().release)
+    process = CollectorRegistry()
+    ProcessCollector(registry=process)
+    return lambda: recorder.text().encode() + generate_latest(process)
+
+
+def _escape(label: str) -> str:
+    return label.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _one_a_stream(streams: Sequence[StreamStats]) -> list[StreamStats]:
+    """Add up what came for one stream more than once; the originals are left alone."""
+    merged: dict[StreamId, StreamStats] = {}
+    for stats in streams:
+        before = merged.get(stats.stream)
+        merged[stats.stream] = stats if before is None else _sum(before, stats)
+    return list(merged.values())
+
+
+def _sum(one: StreamStats, other: StreamStats) -> StreamStats:
+    return StreamStats(
+        one.stream,
+        subbuffers=one.subbuffers + other.subbuffers,
+        padding_bytes=one.padding_bytes + other.padding_bytes,
+        events_lost=one.events_lost + other.events_lost,
+        subbuffers_lost=one.subbuffers_lost + other.subbuffers_lost,
+        bytes_lost=one.bytes_lost + other.bytes_lost,
+        gaps_unknown=one.gaps_unknown + other.gaps_unknown,
+        stored_bytes=one.stored_bytes + other.stored_bytes,
+        refused_bytes=one.refused_bytes + other.refused_bytes,
+        refused_subbuffers=one.refused_subbuffers + other.refused_subbuffers,
+    )
+
+
+Streams = list[tuple[tuple[str, str], StreamStats]]
+Counts = Mapping[Reason, int]
+
+
+def _losses(streams: Streams, gauges: DaemonGauges) -> Iterator[Table]:
+    # The recorder names the reason of its refusals when the segment is closed; until then they are
+    # counted without one, and it follows from the same fact that the recorder will go by.
+    refusal = Reason.BACKLOG if gauges.writer_failure is None else Reason.STORAGE
+    events: list[tuple[tuple[str, str], Counts]] = []
+    subbuffers: list[tuple[tuple[str, str], Counts]] = []
+    bytes_: list[tuple[tuple[str, str], Counts]] = []
+    for labels, stats in streams:
+        events.append((labels, stats.events_lost))
+        refused = stats.refused_subbuffers
+        subbuffers.append((labels, _with_refused(stats.subbuffers_lost, refused, refusal)))
+        bytes_.append((labels, _with_refused(stats.bytes_lost, stats.refused_bytes, refusal)))
+    yield EVENTS_LOST, _by_reason(EVENTS_LOST, events, only=KERNEL_EVENT_REASONS)
+    yield SUBBUFFERS_LOST, _by_reason(SUBBUFFERS_LOST, subbuffers)
+    yield BYTES_LOST, _by_reason(BYTES_LOST, bytes_)
+
+
+def _with_refused(lost: Counts, refused: int, refusal: Reason) -> Counts:
+    """Give *refusal* what was refused and is in *lost* under none of its reasons yet."""
+    untold = refused and refused - sum(lost.get(reason, 0) for reason in REFUSALS)
+    return {**lost, refusal: lost.get(refusal, 0) + untold} if untold > 0 else lost
+
+
+def _by_reason(
+    family: Family,
+    losses: list[tuple[tuple[str, str], Counts]],
+    *,
+    only: Collection[Reason] = frozenset(Reason),
+) -> list[Sample]:
+    always = [(reason, reason.name.lower()) for reason in LOSS_REASONS[family]]
+    seldom = [(r, r.name.lower()) for r in only if r not in LOSS_REASONS[family]]
+    samples: list[Sample] = []
+    for labels, counts in losses:
+        get = counts.get
+        samples += [((*labels, name), get(reason, 0)) for reason, name in always]
+        if counts:
+            samples += [((*labels, name), get(r, 0)) for r, name in seldom if get(r, 0)]
+    return samples
+
+
+def _gauge_tables(
+    gauges: DaemonGauges, streams: list[tuple[tuple[str, str], StreamId]]
+) -> Iterator[Table]:
+    foreign, fill = gauges.foreign_read_events, gauges.fill
+    yield FOREIGN_READ, [(labels, foreign[id_]) for labels, id_ in streams if id_ in foreign]
+    yield FILL_RATIO, [(labels, fill[id_].ratio) for labels, id_ in streams if id_ in fill]
+    yield LAG, [(labels, fill[id_].lag_seconds) for labels, id_ in streams if id_ in fill]
+    yield BACKLOG, [((), gauges.backlog_bytes)]
+    yield BACKLOG_HIGH_WATER, [((), gauges.backlog_high_water_bytes)]
+    yield BACKLOG_LIMIT, [((), gauges.backlog_limit_bytes)]
+    errors = dict.fromkeys(WRITE_ERRNOS, 0) | dict(gauges.write_errors)
+    yield WRITE_ERRORS, [((errno,), count) for errno, count in errors.items()]
+    yield SEGMENTS, [((), gauges.segments)]
+    yield TURNS, [((), gauges.turns_total)]
+    troubles = gauges.troubles(time.clock_gettime_ns(time.CLOCK_MONOTONIC))
+    yield UNHEALTHY, [((trouble.value,), int(trouble in troubles)) for trouble in Trouble]
