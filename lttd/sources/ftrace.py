@@ -1,0 +1,217 @@
+"""The kernel's ftrace ring buffers, by tracefs: an instance of lttd's own, a named one, the top.
+
+Rule: what was made is removed and what was changed is undone, whatever goes wrong; own instances
+that a killed lttd could not remove are drained by the next one, untouched but for being stopped.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Final
+
+from lttd.abi.ftrace import PageLayout
+from lttd.errors import UsageError
+from lttd.sources.base import Attachment, SourceInfo, When
+from lttd.sources.ftrace_files import FtraceFiles
+from lttd.sources.ftrace_setup import (
+    FtraceSettings,
+    Instance,
+    clock_of,
+    configure_foreign,
+    configure_own,
+    enabled_events,
+    lock_stale,
+    make_own,
+    open_named,
+    overwrites,
+    page_layout,
+    wakes_sensibly,
+)
+from lttd.sources.ftrace_stream import FtraceStream, Pipe, Shared
+from lttd.sources.tracefs import StatsFile, TraceClock, find_tracefs, read_text, write_text
+from lttd.subbuffer import BufferPool
+
+__all__ = ["FtraceSettings", "FtraceSource", "open_ftrace", "stale_instances"]
+
+_OWN_CHANNEL: Final = "ftrace"
+
+
+def open_ftrace(settings: FtraceSettings, pool: BufferPool) -> "FtraceSource":
+    """Make and configure an own instance, or take over the one that *settings* names.
+
+    Raises:
+        NothingToRecordError: no tracefs here, no such instance, or no right to it.
+        LockedError: another recorder reads it.
+        UsageError: an event, clock or size that cannot be.
+    """
+    root = str(find_tracefs())
+    if settings.instance is None:
+        instance, configure = make_own(root), configure_own
+    else:
+        instance, configure = open_named(root, settings.instance), configure_foreign
+    try:
+        configure(instance, settings)
+        return FtraceSource(instance, settings, pool)
+    except BaseException:
+        instance.close()
+        raise
+
+
+def stale_instances(pool: BufferPool) -> "list[FtraceSource]":
+    """Open what killed lttds left in the kernel, for draining; closing what is dry removes it."""
+    sources: list[FtraceSource] = []
+    try:
+        for instance in lock_stale(str(find_tracefs())):
+            try:
+                instance.events = enabled_events(instance.path)
+                settings = FtraceSettings(instance.name)
+                sources.append(FtraceSource(instance, settings, pool, previous_run=True))
+            except BaseException:
+                instance.unlock()
+                raise
+    except BaseException:
+        for source in sources:
+            source.close()
+        raise
+    return sources
+
+
+class FtraceSource:
+    """See ``lttd.sources.base.Source``."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        settings: FtraceSettings,
+        pool: BufferPool,
+        *,
+        previous_run: bool = False,
+    ) -> None:
+        """Make streams of *instance*, which is locked and configured; close() closes it."""
+        layout = page_layout(instance)
+        if layout.subbuffer_bytes > pool.buffer_bytes:
+            raise UsageError(
+                f"sub-buffers of {layout.subbuffer_bytes} bytes: at most {pool.buffer_bytes} go"
+            )
+        self._instance = instance
+        self._settings = settings
+        self._previous_run = previous_run
+        self._leaves_out = instance.own and not previous_run and not settings.trace_self
+        self._notes_told = 0
+        self._closed = False
+        name = clock_of(instance)
+        with ExitStack() as stack:
+            self._clock = TraceClock(name, instance.file("per_cpu/cpu0/stats"))
+            stack.callback(self._clock.close)
+            self._shared = _shared(instance, layout, pool, self._clock.now)
+            stack.callback(self._shared.pipe.close)
+            self._shared.previous_run = previous_run
+            if previous_run:
+                self._shared.producers_stopped = True
+                self._shared.stopped_at = self.now()
+            self.streams = _streams(instance, self._shared)
+            stack.pop_all()
+        self._files = FtraceFiles(instance, self.now, kallsyms=settings.kallsyms)
+        self.info = _info(instance, settings, name, self._shared)
+
+    def leave_out(self, thread_ids: Iterable[int]) -> None:
+        """Do not record these threads, unless that was asked for or the list is somebody's."""
+        path = self._instance.file("set_event_notrace_pid")
+        if self._previous_run or self._settings.trace_self:
+            return
+        if not self._leaves_out:
+            if read_text(path):
+                return
+            self._instance.undo.remember(path, "", truncate=True)
+            self._leaves_out = True
+        # Without O_TRUNC, this adds to the list.
+        write_text(path, " ".join(map(str, thread_ids)))
+
+    def start(self) -> None:
+        """Turn tracing on; what a killed lttd left stays off."""
+        if self._instance.own and not self._previous_run:
+            write_text(self._instance.file("tracing_on"), "1")
+        elif not self._instance.own:
+            self._instance.producers.change(self._instance.file("tracing_on"), "1")
+
+    def stop(self) -> None:
+        """Turn tracing off in an own instance, elsewhere only what start() and we turned on."""
+        shared = self._shared
+        if shared.stopped_at is not None:
+            return
+        path = self._instance.file("tracing_on")
+        if self._instance.own:
+            write_text(path, "0")
+        else:
+            self._instance.notes += self._instance.producers.run()
+        shared.producers_stopped = self._instance.own or read_text(path) == "0"
+        for stream in self.streams:
+            stream.sample()
+        shared.stopped_at = self.now()
+
+    def now(self) -> int:
+        """Read the trace clock."""
+        return self._clock.now()
+
+    def attachments(self, when: When) -> Iterator[Attachment]:
+        """Return format files, commands, and at the end the kernel's counters."""
+        return self._files.attachments(when, self.streams)
+
+    def notes(self) -> Sequence[str]:
+        """Return what the kernel changed or refused, each line once."""
+        told, self._notes_told = self._notes_told, len(self._instance.notes)
+        return self._instance.notes[told:]
+
+    def close(self) -> None:
+        """Close the streams; put back what was changed, or remove an own instance.
+
+        What a killed lttd left and nobody drained stays for the next one.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        drained = all(stream.over for stream in self.streams)
+        for stream in self.streams:
+            stream.close()
+        self._clock.close()
+        self._shared.pipe.close()
+        if drained or not self._previous_run:
+            self._instance.close()
+
+
+def _shared(
+    instance: Instance, layout: PageLayout, pool: BufferPool, now: Callable[[], int]
+) -> Shared:
+    return Shared(
+        layout,
+        pool,
+        Pipe(pool.buffer_bytes),
+        now,
+        channel=_OWN_CHANNEL if instance.own else instance.name,
+        overwrite=overwrites(instance),
+        pollable=wakes_sensibly(instance),
+    )
+
+
+def _streams(instance: Instance, shared: Shared) -> list[FtraceStream]:
+    """Make a stream of each locked descriptor; the streams own them then."""
+    streams: list[FtraceStream] = []
+    with ExitStack() as stack:
+        for cpu in sorted(instance.raw_fds):
+            stats = StatsFile(instance.file(f"per_cpu/cpu{cpu}/stats"))
+            stack.callback(stats.close)
+            streams.append(FtraceStream(cpu, instance.raw_fds[cpu], stats, shared))
+        instance.raw_fds.clear()
+        stack.pop_all()
+    return streams
+
+
+def _info(instance: Instance, settings: FtraceSettings, clock: str, shared: Shared) -> SourceInfo:
+    made = {
+        "events": list(instance.events),
+        "buffer_bytes": instance.ring_bytes,
+        "subbuffer_bytes": shared.layout.subbuffer_bytes,
+        "overwrite": shared.overwrite,
+        "instance": settings.instance or instance.name,
+    }
+    spec = "ftrace" if settings.instance is None else f"ftrace:{settings.instance}"
+    return SourceInfo("ftrace", spec, clock, made, shared.previous_run)

@@ -1,0 +1,187 @@
+"""What one CPU's ftrace ring lost, and where it belongs.  No I/O: samples and pages come in.
+
+Rule: the kernel's counters are the total; what pages say (a count of events missed before them)
+only places it.  What they do not place becomes a gap at the next row, or at the end.
+Invariant: overwritten events told <= growth of ``overrun`` since the first sample; equal at the end
+(for a ring that a killed lttd left, whose earlier losses its own segment tells, the pages alone
+count).
+
+In overwrite mode ``overrun`` and the counts in pages are the same events.  In no-overwrite mode
+pages say nothing and ``dropped events`` counts refused events: a ring's length *later* in the
+stream than the moment they were noticed, because the full ring was still to be read then.
+Source: Linux kernel/trace/ring_buffer.c, rb_get_reader_page() and ring_buffer_read_page().
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lttd.subbuffer import Gap, Reason, Rows, Unit
+
+
+class Sample(NamedTuple):
+    """The loss counters of ``per_cpu/cpuN/stats`` and the trace clock when they were read."""
+
+    now: int
+    overrun: int
+    dropped: int
+    commit_overrun: int
+
+    @classmethod
+    def of(cls, stats: Mapping[str, int], now: int) -> "Sample":
+        """Pick the counters out of *stats*; one that this kernel lacks never counts."""
+        return cls(
+            now,
+            stats.get("overrun", 0),
+            stats.get("dropped events", 0),
+            stats.get("commit overrun", 0),
+        )
+
+
+class _Interval(NamedTuple):
+    """A loss that no page tells: it lies before the first row that begins at *place_from*."""
+
+    reason: Reason
+    events: int | None
+    begin: int
+    end: int
+    place_from: int
+
+
+def _growth(before: int, after: int) -> int:
+    """Return how far a counter came; one that fell was reset by the kernel and began anew."""
+    return after - before if after >= before else after
+
+
+class LossLedger:
+    """Losses of one stream: what the kernel counted, what was told, what is still to be told."""
+
+    def __init__(self, first: Sample, *, pages_only: bool = False) -> None:
+        self.discarded_total = 0
+        """Events told as lost since the stream began."""
+        self._last = first
+        self._pages_only = pages_only
+        self._overwritten = 0
+        self._settled = 0
+        self._told = 0
+        self._pending: list[_Interval] = []
+        self._ripe = 0  # how many of them, from the first on, are older than all that is to come
+        # How far the stream had come: now, at the last sample, at the one that was settled, and at
+        # the one settled before, which is where what is settled next began.
+        self._last_begin = self._sampled_begin = self._settled_begin = self._since = first.now
+
+    def sampled(self, sample: Sample, place_from: int | None = None) -> None:
+        """Take note of counters.
+
+        *place_from*: the trace clock just before the last take; a ring that refused events until
+        then goes on with a sub-buffer that begins later.  Without it, *sample*'s own time.
+        """
+        last, self._last = self._last, sample
+        self._sampled_begin = self._last_begin
+        self._overwritten += _growth(last.overrun, sample.overrun)
+        if self._pages_only:
+            return
+        at = sample.now if place_from is None else place_from
+        for reason, count in (
+            (Reason.DROPPED, _growth(last.dropped, sample.dropped)),
+            (Reason.COMMIT_OVERRUN, _growth(last.commit_overrun, sample.commit_overrun)),
+        ):
+            if count:
+                self._pending.append(_Interval(reason, count, last.now, sample.now, at))
+
+    def suspect(self, reason: Reason, now: int) -> None:
+        """Take note that some events may be missing, nobody can tell how many."""
+        self._pending.append(_Interval(reason, None, self._last.now, now, now))
+
+    def page_turned(self) -> None:
+        """Say that the kernel turned to a new page, or had none, since the last sample.
+
+        Turning a page makes it say what was overwritten before: of the events overwritten by the
+        last sample, those that no page told by then, no page will tell.
+        """
+        self._settled = self._overwritten
+        self._settled_begin = self._sampled_begin
+
+    def ran_dry(self) -> None:
+        """Say that everything written by the last sample has been delivered."""
+        self._ripe = len(self._pending)
+
+    def place(self, rows: Rows, missed: Sequence[tuple[int, int | None]]) -> tuple[Gap, ...]:
+        """Return the gaps that belong before *rows*; fill in their ``discarded_total``.
+
+        *rows* have their final ``begin``; *missed* is what their pages say.  Call sampled() first
+        when *missed* is not empty, or page counts are held against an old total.
+        """
+        if not len(rows):
+            return ()
+        gaps: list[Gap] = []
+        if missed or self._pending:
+            gaps = self._from_pages(rows, missed) + self._from_counters(rows)
+            gaps.sort(key=lambda gap: gap.row)
+        rows["discarded_total"] = self.discarded_total
+        for gap in gaps:
+            self.discarded_total += gap.count or 0
+            rows["discarded_total"][gap.row :] = self.discarded_total
+        self._last_begin = int(rows["begin"][-1])
+        self._settle()
+        return tuple(gaps)
+
+    def rest(self, *, final: bool = False) -> tuple[Gap, ...]:
+        """Return, for a batch without rows, what belongs after everything that was delivered.
+
+        With *final*, all that was counted and never told.
+        """
+        if final:
+            self.page_turned()
+        self._settle()
+        count = len(self._pending) if final else self._ripe
+        ripe, self._pending, self._ripe = self._pending[:count], self._pending[count:], 0
+        self.discarded_total += sum(interval.events or 0 for interval in ripe)
+        return tuple(_gap(0, interval) for interval in ripe)
+
+    def _from_pages(self, rows: Rows, missed: Sequence[tuple[int, int | None]]) -> list[Gap]:
+        gaps = []
+        begins = rows["begin"]
+        for row, said in missed:
+            count = said
+            if said is not None:
+                if not self._pages_only:
+                    # A page may count what was lost before we came.
+                    count = min(said, max(0, self._overwritten - self._told))
+                self._told += count or 0
+            if count != 0:
+                before = int(begins[row - 1]) if row else self._last_begin
+                end = int(begins[row])
+                gap = Gap(row, Reason.OVERWRITTEN, Unit.EVENTS, count, min(before, end), end)
+                gaps.append(gap)
+        return gaps
+
+    def _from_counters(self, rows: Rows) -> list[Gap]:
+        gaps = []
+        waiting = []
+        ripe = 0
+        for number, interval in enumerate(self._pending):
+            row = int(np.searchsorted(rows["begin"], np.uint64(interval.place_from)))
+            if row < len(rows):
+                gaps.append(_gap(row, interval))
+            else:
+                waiting.append(interval)
+                ripe += number < self._ripe
+        self._pending, self._ripe = waiting, ripe
+        return gaps
+
+    def _settle(self) -> None:
+        """Let what is settled and was not told come next, wherever that is."""
+        count = self._settled - self._told
+        if count > 0 and not self._pages_only:
+            self._told += count
+            begin = min(self._since, self._last.now)
+            interval = _Interval(Reason.OVERWRITTEN, count, begin, self._last.now, 0)
+            self._pending.insert(0, interval)
+            self._ripe += 1
+        self._since = self._settled_begin
+
+
+def _gap(row: int, interval: _Interval) -> Gap:
+    return Gap(row, interval.reason, Unit.EVENTS, interval.events, interval.begin, interval.end)

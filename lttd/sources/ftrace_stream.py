@@ -1,0 +1,354 @@
+"""One CPU of a tracefs instance: ``per_cpu/cpuN/trace_pipe_raw``, and its lock, stats and losses.
+
+Rule: take() is the only place that consumes from the ring, and it is the hot path: splice into a
+pipe that is empty before and after, one readv, arrays.
+
+A turn is what the reader calls take() for until it gets Nothing.  With *flush* it holds at most one
+partial sub-buffer, then only what splice still gives: a recorder that traces itself would else
+never end its turn.  Once the source was stopped, nothing is added any more (or, where the buffer is
+not ours, nothing that counts), and the turn goes on until the ring is dry.
+"""
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from lttd.abi.ftrace import PageLayout, close_rows, rows_of_pages
+from lttd.errors import LockedError, SourceError
+from lttd.sources.base import Nothing
+from lttd.sources.ftrace_loss import LossLedger, Sample
+from lttd.sources.tracefs import StatsFile, explained
+from lttd.subbuffer import (
+    ROW_DTYPE,
+    Batch,
+    BufferPool,
+    Gap,
+    Reason,
+    RowFlag,
+    Rows,
+    StreamId,
+    StreamInfo,
+    Unit,
+    make_batch,
+)
+
+_NO_ROWS: Final = np.zeros(0, ROW_DTYPE)
+_SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+# What splice and read of trace_pipe_raw may say without anything being wrong.
+EXPECTED: Final[dict[int, Nothing]] = {
+    errno.EAGAIN: Nothing.YET,  # no full sub-buffer (splice), nothing at all (read)
+    errno.EBUSY: Nothing.YET,  # the ring is being resized
+    errno.ENOMEM: Nothing.YET,  # no page to swap in; the kernel counts what it then loses
+    errno.EINTR: Nothing.YET,  # a signal's handler raised nothing; the tick comes back
+    errno.ENODEV: Nothing.OFFLINE,  # the CPU has no buffer now
+}
+# A stopped ring is dry when there is nothing to read and `entries` is 0 (60 of 60 rounds).  Should
+# a kernel count entries that it does not give, it is asked this often.
+LAST_ATTEMPTS: Final = 5
+
+
+class Pipe:
+    """The pipe through which pages go from the rings into buffers; one per reading thread.
+
+    Invariant: it is empty whenever no take() is under way.
+    """
+
+    def __init__(self, wanted_bytes: int) -> None:
+        self._wanted_bytes = wanted_bytes
+        self._open()
+
+    def _open(self) -> None:
+        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
+        wanted = self._wanted_bytes
+        # Above /proc/sys/fs/pipe-max-size, or with many pipes about, only the privileged may.
+        while wanted > 65536:
+            try:
+                fcntl.fcntl(self.write_fd, fcntl.F_SETPIPE_SZ, wanted)
+            except OSError:
+                wanted //= 2
+            else:
+                break
+
+    def move(self, fd: int, limit_bytes: int, buffer: bytearray) -> int:
+        """Move whole sub-buffers from *fd* into *buffer*; return the bytes moved.
+
+        Raises:
+            OSError: splice gave nothing.
+            SourceError: what splice gave could not be read.
+        """
+        try:
+            moved = os.splice(fd, self.write_fd, limit_bytes, flags=_SPLICE_FLAGS)
+            if moved:
+                _fill(self.read_fd, buffer, moved, 0)
+        except OSError:
+            raise  # splice gave nothing: the pipe is as empty as it was
+        except BaseException:
+            # A signal handler may raise between the two calls: what is in the pipe is nobody's.
+            self._renew()
+            raise
+        return moved
+
+    def _renew(self) -> None:
+        self.close()
+        self._open()
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        if self.read_fd >= 0:
+            os.close(self.read_fd)
+            os.close(self.write_fd)
+            self.read_fd = self.write_fd = -1
+
+
+def _fill(fd: int, buffer: bytearray, used_bytes: int, done_bytes: int) -> None:
+    """Read until *buffer* holds *used_bytes*; the first *done_bytes* are there already."""
+    why = "it ended"
+    while done_bytes < used_bytes:
+        try:
+            more = os.readv(fd, [memoryview(buffer)[done_bytes:used_bytes]])
+        except OSError as error:
+            more, why = 0, os.strerror(error.errno or 0)
+        if not more:
+            raise SourceError(f"a take broke off after {done_bytes} of {used_bytes} bytes: {why}")
+        done_bytes += more
+
+
+def lock_raw(path: str) -> int:
+    """Open a ``trace_pipe_raw`` for non-blocking reads and take the lock that makes it ours.
+
+    Raises:
+        LockedError: another recorder has it.
+        LttdError: it cannot be opened.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise explained(path, error) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = _holder(fd)
+        os.close(fd)
+        raise LockedError(
+            f"{path}: {holder} reads it; stop that, or record from another instance"
+        ) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _holder(fd: int) -> str:
+    """Return command and pid of the process whose flock is on *fd*'s file."""
+    status = os.fstat(fd)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        with open("/proc/locks") as locks:
+            pid = next(
+                words[4]
+                for words in map(str.split, locks)
+                if "FLOCK" in words and words[1] != "->" and words[5] == file
+            )
+        with open(f"/proc/{pid}/comm", errors="replace") as comm:
+            return f"{comm.read().strip()} (pid {pid})"
+    except (OSError, StopIteration):
+        return "another process"
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the streams of one source have in common."""
+
+    layout: PageLayout
+    pool: BufferPool
+    pipe: Pipe
+    now: Callable[[], int]
+    """Reads the trace clock."""
+    channel: str
+    overwrite: bool
+    pollable: bool
+    """False where poll would spin."""
+    previous_run: bool = False
+    stopped_at: int | None = None
+    """Trace clock just after stop(); None before."""
+    producers_stopped: bool = False
+    """stop() could keep the kernel from writing any more."""
+
+
+class FtraceStream:
+    """See ``lttd.sources.base.Stream``."""
+
+    def __init__(self, cpu: int, fd: int, stats: StatsFile, shared: Shared) -> None:
+        """Take over *fd*, locked, and *stats*; what the counters say now is the base."""
+        layout = shared.layout
+        size = layout.subbuffer_bytes
+        self.info = StreamInfo(StreamId(shared.channel, cpu), "ftrace", size, layout.header_bytes)
+        self._fd = fd
+        self._stats = stats
+        self._shared = shared
+        self._limit_bytes = shared.pool.buffer_bytes // size * size
+        # The last thing taken was a part of a sub-buffer; the next may be its continuation.
+        self._begun = False
+        # This turn has had its partial sub-buffer.
+        self._flushed = False
+        self.over = False
+        """Nothing more will ever come."""
+        self._sequence = 0
+        self._begin = 0
+        self._end = 0
+        fields, now = stats.read(), shared.now()
+        self._ledger = LossLedger(Sample.of(fields, now), pages_only=shared.previous_run)
+        if shared.previous_run and (fields.get("dropped events") or fields.get("commit overrun")):
+            # The killed run told some of them in its own segment; how many, nobody knows.
+            self._ledger.suspect(Reason.DROPPED, now)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on, or -1 where poll would spin."""
+        return self._fd if self._shared.pollable else -1
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        """Consume full sub-buffers or, with *flush*, the one being written; see Stream.take()."""
+        if self.over:
+            return Nothing.EVER
+        pool = self._shared.pool
+        buffer = pool.take()
+        before = self._before_take()
+        flags = RowFlag(0)
+        why, used = self._splice(buffer)
+        if flush and why is Nothing.YET:
+            flags = RowFlag.PARTIAL
+            why, used = self._flush(buffer)
+        if why is None:
+            return self._taken(buffer, used, flags, before)
+        pool.give(buffer)
+        return why
+
+    def losses(self) -> Batch | None:
+        """Return what the kernel counted as lost and no batch told; see Stream.losses()."""
+        final = self._shared.stopped_at is not None
+        if final and self._shared.producers_stopped:
+            self.sample()
+        gaps = self._ledger.rest(final=final)
+        if not final:
+            self.sample()
+        if not gaps:
+            return None
+        return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the fields of ``stats``, times in trace-clock units."""
+        return self._stats.read()
+
+    def stats_text(self) -> bytes:
+        """Return ``stats`` verbatim."""
+        return self._stats.text()
+
+    def sample(self, before: int | None = None) -> None:
+        """Show the kernel's counters to the ledger; *before*: the trace clock before a take."""
+        fields = self._stats.read()
+        self._ledger.sampled(Sample.of(fields, self._shared.now()), before)
+
+    def close(self) -> None:
+        """Give the descriptors, and with them the lock, back."""
+        self.over = True
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+        self._stats.close()
+
+    def _before_take(self) -> int | None:
+        # Only a no-overwrite ring's losses need it: see LossLedger.sampled().
+        return None if self._shared.overwrite else self._shared.now()
+
+    def _flush(self, buffer: bytearray) -> tuple[Nothing | None, int]:
+        """Read the sub-buffer being written; end the turn if that was done, or gives nothing."""
+        stopped = self._shared.stopped_at is not None
+        if stopped or not self._flushed:
+            for _ in range(LAST_ATTEMPTS if stopped else 1):
+                why, used = self._read(buffer)
+                if why is not Nothing.YET:
+                    return why, used
+                if stopped and not self._stats.read().get("entries"):
+                    self.over = True
+                    break
+        self._flushed = False
+        self._ledger.ran_dry()
+        return Nothing.EVER if self.over else Nothing.YET, 0
+
+    def _splice(self, buffer: bytearray) -> tuple[Nothing | None, int]:
+        try:
+            used = self._shared.pipe.move(self._fd, self._limit_bytes, buffer)
+        except OSError as error:
+            return self._expected(error), 0
+        return (None, used) if used else (Nothing.YET, 0)
+
+    def _read(self, buffer: bytearray) -> tuple[Nothing | None, int]:
+        """Read one sub-buffer, never less: what a short read left would come back as zeros."""
+        try:
+            used = os.readv(self._fd, [memoryview(buffer)[: self.info.subbuffer_bytes]])
+        except BlockingIOError:
+            used = 0
+        except OSError as error:
+            return self._expected(error), 0
+        if used:
+            self._flushed = True
+            _fill(self._fd, buffer, self.info.subbuffer_bytes, used)
+            return None, self.info.subbuffer_bytes
+        # Nothing (said as EAGAIN, or as 0 with tracing off): a ring that had lapped us would give.
+        self._ledger.page_turned()
+        return Nothing.YET, 0
+
+    def _expected(self, error: OSError) -> Nothing:
+        why = EXPECTED.get(error.errno or 0)
+        if why is None:
+            raise explained(f"CPU {self.info.id.cpu}: trace_pipe_raw", error) from error
+        return why
+
+    def _taken(
+        self, buffer: bytearray, used_bytes: int, flag: RowFlag, before: int | None
+    ) -> Batch:
+        """Make a batch of *used_bytes* that the kernel has just released."""
+        taken_ns = time.monotonic_ns()
+        shared, ledger = self._shared, self._ledger
+        now = shared.now()
+        if shared.producers_stopped and shared.stopped_at is not None:
+            now = min(now, shared.stopped_at)
+        rows, missed, damaged = rows_of_pages(buffer, used_bytes, shared.layout)
+        if used_bytes > self._begun * self.info.subbuffer_bytes:
+            ledger.page_turned()
+        self._begun = bool(flag)
+        if missed or before is not None:
+            self.sample(before)
+        earlier = self._begin
+        self._begin = close_rows(rows, not_before=self._begin, now=now)
+        gaps = ledger.place(rows, missed)
+        if damaged:
+            gaps += tuple(self._damaged(rows, row, earlier, now) for row, _ in damaged)
+        if len(rows):
+            self._number(rows, flag)
+        if shared.stopped_at is not None and not shared.producers_stopped:
+            # Not ours to stop: what begins later than that is no longer asked for.
+            self.over = self._begin > shared.stopped_at
+        return make_batch(self.info.id, rows, taken_ns, pool=shared.pool, buffer=buffer, gaps=gaps)
+
+    def _number(self, rows: Rows, flag: RowFlag) -> None:
+        rows["flags"] |= np.uint64(flag)
+        rows["sequence"] = np.arange(self._sequence, self._sequence + len(rows), dtype=np.uint64)
+        self._sequence += len(rows)
+        # Upper bounds: a full take ends "now", and what the ring still held ended earlier.
+        ends = np.maximum(rows["end"], np.uint64(self._end))
+        rows["end"] = np.maximum.accumulate(ends)
+        self._end = int(rows["end"][-1])
+
+    def _damaged(self, rows: Rows, row: int, earlier: int, now: int) -> Gap:
+        begin = int(rows["begin"][row - 1]) if row else earlier
+        end = int(rows["begin"][row]) if row < len(rows) else max(now, begin)
+        size = self.info.subbuffer_bytes
+        return Gap(row, Reason.DAMAGED, Unit.BYTES, size, begin, end)

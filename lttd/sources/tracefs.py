@@ -1,0 +1,302 @@
+"""Finding tracefs, and its small files: read, written, put back; errors name file and remedy.
+
+Rule: a setting of an instance that is not ours is changed through an Undo, or not at all.
+"""
+
+import difflib
+import errno
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lttd.clock import READABLE
+from lttd.errors import LttdError, NothingToRecordError, SourceError, UsageError
+
+MOUNTS: Final = Path("/proc/mounts")
+LOCKDOWN: Final = Path("/sys/kernel/security/lockdown")
+USUAL_MOUNT_POINT: Final = "/sys/kernel/tracing"
+
+# What the kernel means when it refuses a file of tracefs, and what can be done about it.
+_SET_UP_FIRST: Final = {
+    errno.EACCES: "run lttd as root",
+    errno.EPERM: "run lttd as root, and see /sys/kernel/security/lockdown for what the kernel bars",
+    errno.EROFS: "mount tracefs read-write (systemd: ProtectKernelTunables=no)",
+}
+_REMEDIES: Final = {
+    errno.EINVAL: "this kernel does not take that value",
+    errno.EBUSY: "somebody else has it open or mapped: stop the other tracer",
+    errno.ENOMEM: "ask for a smaller buffer",
+    errno.ENOENT: "this kernel does not have it",
+    errno.ENODEV: "the instance was removed",
+}
+
+
+def find_tracefs(mounts: Path = MOUNTS) -> Path:
+    """Return where tracefs is mounted.
+
+    Raises:
+        NothingToRecordError: it is mounted nowhere, or closed to us.
+    """
+    points = list(_mount_points(mounts.read_bytes()))
+    if not points:
+        raise NothingToRecordError(
+            "tracefs is not mounted", f"mount -t tracefs tracefs {USUAL_MOUNT_POINT}"
+        )
+    root = USUAL_MOUNT_POINT if USUAL_MOUNT_POINT in points else points[0]
+    try:
+        os.listdir(f"{root}/instances")
+    except FileNotFoundError:
+        raise NothingToRecordError(
+            f"{root} has no instances directory", "use a kernel with CONFIG_EVENT_TRACING"
+        ) from None
+    except OSError as error:
+        raise explained(f"{root}/instances", error) from error
+    return Path(root)
+
+
+def _mount_points(mounts: bytes) -> Iterator[str]:
+    for line in mounts.splitlines():
+        words = line.split()
+        if len(words) > 2 and words[2] == b"tracefs":
+            # Blanks in a mount point stand as octal escapes: getmntent(3).
+            unescaped = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), words[1])
+            yield os.fsdecode(unescaped)
+
+
+def explained(path: str, error: OSError, doing: str = "") -> LttdError:
+    """Return what to raise for *error* at *path*: one line with the remedy."""
+    what = f"{path}: {doing}{os.strerror(error.errno or 0)}"
+    if error.errno in _SET_UP_FIRST:
+        return NothingToRecordError(what, _SET_UP_FIRST[error.errno] + _lockdown())
+    remedy = _REMEDIES.get(error.errno or 0)
+    return SourceError(f"{what}; {remedy}" if remedy else what)
+
+
+def _lockdown() -> str:
+    try:
+        mode = re.search(r"\[(\w+)\]", LOCKDOWN.read_text())
+    except OSError:
+        return ""
+    return f" (lockdown={mode[1]})" if mode and mode[1] != "none" else ""
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a small file of tracefs whole.
+
+    Raises:
+        LttdError: it cannot be read.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except OSError as error:
+        raise explained(path, error) from error
+
+
+def read_text(path: str) -> str:
+    """Read a setting, without the line end."""
+    return os.fsdecode(read_bytes(path)).strip()
+
+
+def write_text(path: str, text: str, *, truncate: bool = False) -> None:
+    """Write a setting with one write.
+
+    *truncate* empties a list such as ``set_event_notrace_pid`` first.
+
+    Raises:
+        LttdError: the kernel refuses.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | (os.O_TRUNC if truncate else 0))
+        try:
+            if text:
+                os.write(fd, os.fsencode(text))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise explained(path, error, f"writing {text!r}: ") from error
+
+
+class Undo:
+    """Settings that were changed where they are not ours, and how each one was."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[str, str, bool]] = []
+
+    def change(self, path: str, text: str) -> None:
+        """Write *text* unless it stands there already; remember what stood there."""
+        before = read_text(path)
+        if before == text:
+            return
+        write_text(path, text)
+        self.remember(path, before)
+
+    def remember(self, path: str, before: str, *, truncate: bool = False) -> None:
+        """Have *before* written back to *path* by run()."""
+        self._before.append((path, before, truncate))
+
+    def run(self) -> list[str]:
+        """Put everything back, last change first; return a line for each that would not go."""
+        failed = []
+        while self._before:
+            path, before, truncate = self._before.pop()
+            try:
+                write_text(path, before, truncate=truncate)
+            except LttdError as error:
+                failed.append(f"not undone: {error}")
+        return failed
+
+
+class EnableFile(NamedTuple):
+    """An ``enable`` file that switches the events of one glob, or part of them, on."""
+
+    path: str
+    name: str
+    """The event, or ``system:*``."""
+
+
+def find_events(events_directory: str, globs: Iterable[str]) -> list[EnableFile]:
+    """Return what to enable for *globs*, whole systems by one file each.
+
+    A glob is ``system:event`` or ``event`` (in whatever system), with the wildcards of fnmatch;
+    ``system:`` alone stands for ``system:*``.
+
+    Raises:
+        UsageError: a glob matches nothing; the text names what comes near.
+    """
+    found: dict[str, EnableFile] = {}
+    for glob in globs:
+        matches = _matches(events_directory, glob)
+        if not matches:
+            raise UsageError(_no_match(events_directory, glob))
+        found.update((match.path, match) for match in matches)
+    return list(found.values())
+
+
+def _matches(events_directory: str, glob: str) -> list[EnableFile]:
+    system_glob, colon, event_glob = glob.partition(":")
+    if not colon:
+        system_glob, event_glob = "*", glob
+    event_glob = event_glob or "*"
+    if (system_glob, event_glob) == ("*", "*"):
+        return [EnableFile(f"{events_directory}/enable", "*:*")]
+    matches = []
+    for system in systems(events_directory):
+        if not fnmatchcase(system, system_glob):
+            continue
+        directory = f"{events_directory}/{system}"
+        if event_glob == "*":
+            matches.append(EnableFile(f"{directory}/enable", f"{system}:*"))
+            continue
+        matches += [
+            EnableFile(f"{directory}/{event}/enable", f"{system}:{event}")
+            for event in events_of(directory)
+            if fnmatchcase(event, event_glob)
+        ]
+    return matches
+
+
+def systems(events_directory: str) -> list[str]:
+    """Return the event systems that can be enabled; ``ftrace`` itself cannot."""
+    try:
+        with os.scandir(events_directory) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and e.name != "ftrace")
+    except OSError as error:
+        raise explained(events_directory, error) from error
+
+
+def events_of(system_directory: str) -> list[str]:
+    """Return the events of one system; none when it has gone (its module was unloaded)."""
+    try:
+        with os.scandir(system_directory) as entries:
+            return sorted(e.name for e in entries if e.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def _no_match(events_directory: str, glob: str) -> str:
+    names = [
+        f"{system}:{event}"
+        for system in systems(events_directory)
+        for event in events_of(f"{events_directory}/{system}")
+    ]
+    plain = glob.replace("*", "").strip(":")
+    bare = {name.partition(":")[2]: name for name in names}
+    whole = {name.partition(":")[0]: name.partition(":")[0] + ":*" for name in names}
+    near = difflib.get_close_matches(plain, names, n=3)
+    near += [bare[word] for word in difflib.get_close_matches(plain, bare, n=3)]
+    near += [whole[word] for word in difflib.get_close_matches(plain.partition(":")[0], whole, n=2)]
+    hint = f": did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+    return f"no event of this kernel matches {glob!r}{hint}"
+
+
+def parse_stats(text: bytes) -> dict[str, int]:
+    """Return the fields of ``per_cpu/cpuN/stats`` by the kernel's names.
+
+    Times are in trace-clock units: ns where the kernel prints seconds (to the microsecond, cut
+    off), else its plain integer.
+    """
+    fields = {}
+    for line in text.splitlines():
+        name, _, value = line.partition(b": ")
+        seconds, point, micros = value.strip().partition(b".")
+        number = int(seconds)
+        if point:
+            number = number * 1_000_000_000 + int(micros) * 1000
+        fields[name.decode()] = number
+    return fields
+
+
+class TraceClock:
+    """Reads an instance's trace clock: as user space does, or else from ``now ts`` in stats."""
+
+    def __init__(self, name: str, stats_path: str) -> None:
+        self._clock_id = READABLE.get(name)
+        self._stats = StatsFile(stats_path) if self._clock_id is None else None
+
+    def now(self) -> int:
+        """Return the time in the trace clock's units; never less than it is."""
+        if self._clock_id is not None:
+            return time.clock_gettime_ns(self._clock_id)
+        assert self._stats is not None
+        # Where the kernel prints seconds, it cuts to the microsecond.
+        text = self._stats.text()
+        cut = 999 if b"." in text else 0
+        return parse_stats(text)["now ts"] + cut
+
+    def close(self) -> None:
+        """Give the descriptor back, if there is one."""
+        if self._stats is not None:
+            self._stats.close()
+
+
+class StatsFile:
+    """``per_cpu/cpuN/stats``, kept open: a sample is one pread (2 us)."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise explained(path, error) from error
+
+    def text(self) -> bytes:
+        """Return it as the kernel prints it now."""
+        try:
+            return os.pread(self._fd, 4096, 0)
+        except OSError as error:
+            raise explained(self.path, error) from error
+
+    def read(self) -> dict[str, int]:
+        """Return its fields, as parse_stats() does."""
+        return parse_stats(self.text())
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
