@@ -56,8 +56,9 @@ def run(options: Options) -> Report:
 
 def _lttd_start_s(parent: Path, source: str) -> float:
     with scratch(parent) as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-        ready.bind(str(directory / "notify"))
-        ready.settimeout(DEADLINE_S)
+        # An abstract address: a path may be too long for a socket.
+        address = f"lttdbench-{os.getpid()}-{directory.name}"
+        ready.bind("\0" + address)
         command = lttd_command(
             "--trace-dir", str(directory / "trace"),
             "--source", source,
@@ -70,7 +71,7 @@ def _lttd_start_s(parent: Path, source: str) -> float:
             began_ns = time.monotonic_ns()
             process = subprocess.Popen(
                 command,
-                env={**environment(), "NOTIFY_SOCKET": str(directory / "notify")},
+                env={**environment(), "NOTIFY_SOCKET": "@" + address},
                 stderr=stderr,
                 text=True,
             )

@@ -1,0 +1,161 @@
+"""lttd's reader and recorder on streams that no kernel feeds: memory full of ftrace pages.
+
+Run by ``bench.streams`` in a process of its own, which prints one JSON object.
+"""
+
+import argparse
+import json
+import os
+import re
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
+from typing import Any, Final
+
+import trio
+
+from bench.common import cpu_s
+from lttd.abi.ftrace import PageLayout, close_rows, rows_of_pages
+from lttd.clock import take_snapshot
+from lttd.files import Disk
+from lttd.reader import Reader
+from lttd.recorder import Recorder, SegmentContents
+from lttd.sources.base import Nothing
+from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
+from lttd.tracedir import prepare_trace
+
+LAYOUT: Final = PageLayout()
+CONTENT_BYTES: Final = 4064  # what a page of raw_syscalls events holds
+FLUSH_INTERVAL_S: Final = 0.1
+
+
+def pages(size_bytes: int) -> bytes:
+    """Return so many bytes of full ftrace pages."""
+    page = struct.pack("<QQ", 1, CONTENT_BYTES) + struct.pack("<I", 29) * (CONTENT_BYTES // 4)
+    return page.ljust(LAYOUT.subbuffer_bytes, b"\0") * (size_bytes // LAYOUT.subbuffer_bytes)
+
+
+class FakeStream:
+    """Gives its share take by take, as fast as it is asked, and says by poll that it can."""
+
+    def __init__(self, cpu: int, template: bytes, takes: int, pool: BufferPool) -> None:
+        self.info = StreamInfo(
+            StreamId("fake", cpu), "ftrace", LAYOUT.subbuffer_bytes, LAYOUT.header_bytes
+        )
+        self.left = takes
+        self._template = template
+        self._pool = pool
+        self._fd = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._begin = 0
+        self.turns: list[int]
+        """Which stream was taken from, take by take; shared by all streams."""
+
+    def fileno(self) -> int:
+        """Return an eventfd, readable until the share is used up."""
+        return self._fd
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        """Copy the template, as the kernel would, and read its headers."""
+        if not self.left:
+            return Nothing.EVER
+        self.left -= 1
+        self.turns.append(self.info.id.cpu)
+        buffer, size = self._pool.take(), len(self._template)
+        buffer[:size] = self._template
+        rows = rows_of_pages(buffer, size, LAYOUT).rows
+        self._begin = close_rows(rows, not_before=self._begin, now=time.monotonic_ns())
+        return make_batch(self.info.id, rows, time.monotonic_ns(), pool=self._pool, buffer=buffer)
+
+    def losses(self) -> Batch | None:
+        """Nothing is ever lost."""
+        return None
+
+    def counters(self) -> Mapping[str, int]:
+        """There is no kernel to count."""
+        return {}
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._fd)
+
+
+async def record(trace: Path, streams: list[FakeStream], backlog_bytes: int) -> dict[str, Any]:
+    """Record *streams* until they end; return cost, memory and who had turns."""
+    disk, turns = Disk(), list[int]()
+    number = prepare_trace(disk, trace, append=False)
+    recorder = Recorder(backlog_bytes=backlog_bytes)
+    recorder.start()
+    try:
+        contents = SegmentContents(
+            source={"kind": "fake", "spec": "fake", "clock": "mono", "settings": {}},
+            layout="packed",
+            streams=tuple(stream.info for stream in streams),
+            snapshot=take_snapshot(time.monotonic_ns),
+            disk=disk,
+        )
+        segment = recorder.open_segment(trace, number, contents)
+        reader = Reader(recorder, FLUSH_INTERVAL_S)
+        reader.add([(stream, segment.lanes[stream.info.id]) for stream in streams])
+        for stream in streams:
+            stream.turns = turns
+        before = getrusage(RUSAGE_SELF)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader.run)
+            await reader.all_ended.wait()
+            nursery.cancel_scope.cancel()
+        recorder.drain()
+        after = getrusage(RUSAGE_SELF)
+        segment.close(take_snapshot(time.monotonic_ns))
+        stored = {summary.name: summary.payload_bytes for summary in segment.summaries()}
+    finally:
+        recorder.close()
+    return {
+        "cpu_s": cpu_s(after) - cpu_s(before),
+        "stored_bytes": sum(stored.values()),
+        "streams_served": sum(size > 0 for size in stored.values()),
+        "longest_wait_rounds": longest_wait(turns, len(streams)) / len(streams),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "backlog_high_water_bytes": recorder.backlog_high_water_bytes,
+    }
+
+
+def longest_wait(takes: list[int], streams: int) -> int:
+    """Return the most turns of others that a stream sat through before one of its own.
+
+    Takes of one stream in a row are one turn.
+    """
+    turns = [stream for at, stream in enumerate(takes) if not at or takes[at - 1] != stream]
+    last, longest = dict.fromkeys(range(streams), -1), 0
+    for number, stream in enumerate(turns):
+        longest = max(longest, number - last[stream] - 1)
+        last[stream] = number
+    return longest
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process ever had resident."""
+    match = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    return int(match[1]) << 10 if match else 0
+
+
+def main() -> None:
+    """Record fake streams as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trace", type=Path)
+    parser.add_argument("--streams", type=int, required=True)
+    parser.add_argument("--mib", type=int, required=True, help="of all streams together")
+    parser.add_argument("--take-kib", type=int, required=True)
+    parser.add_argument("--backlog-mib", type=int, default=64)
+    arguments = parser.parse_args()
+    sys.setswitchinterval(0.0005)  # as the daemon does
+    template, pool = pages(arguments.take_kib << 10), BufferPool()
+    takes = (arguments.mib << 10) // arguments.take_kib // arguments.streams
+    streams = [FakeStream(cpu, template, takes, pool) for cpu in range(arguments.streams)]
+    print(json.dumps(trio.run(record, arguments.trace, streams, arguments.backlog_mib << 20)))
+
+
+if __name__ == "__main__":
+    main()

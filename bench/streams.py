@@ -1,0 +1,126 @@
+"""256 streams beside 2: does every stream get its turn, and what do CPU time and memory grow by?
+
+The streams are fakes that always have more; both numbers of streams give the same bytes in all.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any, Final
+
+from bench.common import CannotMeasureError, Options, file_system, scratch, settle
+from bench.recorders import environment, last_line
+from bench.report import Cell, Figure, Plot, Report, median, ratio
+
+NAME: Final = "streams"
+FEW: Final = 2
+MANY: Final = 256
+TAKES_KIB: Final = (64, 512)
+BACKLOG_MIB: Final = 64
+# Trio runs what is runnable in random order: twice in a row first and then last is two rounds.
+LONGEST_WAIT_ROUNDS: Final = 3.0
+
+Samples = dict[tuple[int, int], list[dict[str, Any]]]
+
+
+def run(options: Options) -> Report:
+    """Measure both numbers of streams in turn, with small and with large takes."""
+    mib = 128 if options.quick else 1024
+    samples: Samples = {(take_kib, count): [] for take_kib in TAKES_KIB for count in (FEW, MANY)}
+    for _ in range(options.rounds_or(proper=7, quick=1)):
+        for (take_kib, count), found in samples.items():
+            found.append(_measure(options, count, mib, take_kib))
+    return _report(options, samples, mib)
+
+
+def _measure(options: Options, count: int, mib: int, take_kib: int) -> dict[str, Any]:
+    settle()
+    with scratch(options.disk_dir) as directory:
+        command = [
+            sys.executable, "-m", "bench.fakestreams", str(directory / "trace"),
+            "--streams", str(count), "--mib", str(mib), "--take-kib", str(take_kib),
+            "--backlog-mib", str(BACKLOG_MIB),
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment()
+        )
+    if done.returncode != 0:
+        raise CannotMeasureError(last_line(done.stderr))
+    sample: dict[str, Any] = json.loads(done.stdout)
+    return sample
+
+
+def _report(options: Options, samples: Samples, mib: int) -> Report:
+    def per_mb_us(take_kib: int, count: int) -> list[float]:
+        found = samples[take_kib, count]
+        return [1e6 * sample["cpu_s"] / (sample["stored_bytes"] / 1e6) for sample in found]
+
+    def most(count: int, key: str) -> float:
+        return max(
+            float(sample[key])
+            for (_, streams), found in samples.items()
+            for sample in found
+            if streams == count
+        )
+
+    rows: list[list[Cell]] = [
+        [
+            count,
+            take_kib,
+            median(per_mb_us(take_kib, count)),
+            min(sample["streams_served"] for sample in found),
+            max(sample["longest_wait_rounds"] for sample in found),
+            max(sample["peak_memory_bytes"] for sample in found) / (1 << 20),
+            max(sample["backlog_high_water_bytes"] for sample in found) / (1 << 20),
+        ]
+        for (take_kib, count), found in samples.items()
+    ]
+    served = min(sample["streams_served"] for kib in TAKES_KIB for sample in samples[kib, MANY])
+    limit_mib = 64 + BACKLOG_MIB + 0.25 * MANY
+    figures = [
+        Figure("streams that were served", served, "=", MANY),
+        Figure(
+            "longest wait for a turn",
+            most(MANY, "longest_wait_rounds"),
+            "<=",
+            LONGEST_WAIT_ROUNDS,
+            "rounds",
+        ),
+        Figure(
+            f"most memory, {MANY} streams",
+            most(MANY, "peak_memory_bytes") / (1 << 20),
+            "<=",
+            limit_mib,
+            "MiB",
+        ),
+    ]
+    for take_kib in TAKES_KIB:
+        grown = ratio(median(per_mb_us(take_kib, MANY)), median(per_mb_us(take_kib, FEW)))
+        name = f"CPU per MB, {MANY} / {FEW} streams, takes of {take_kib} KiB"
+        figures.append(Figure(name, grown, "<=", 1.3))
+    return Report(
+        NAME,
+        f"{mib} MiB of fake streams into {file_system(options.disk_dir)}",
+        [
+            "streams",
+            "take KiB",
+            "CPU us/MB",
+            "served",
+            "longest wait, rounds",
+            "most memory MiB",
+            "backlog MiB",
+        ],
+        rows,
+        figures,
+        samples={f"{n} streams, {kib} KiB": found for (kib, n), found in samples.items()},
+        settings={"mib": mib, "backlog_mib": BACKLOG_MIB},
+        plot=Plot(
+            "CPU us / MB",
+            {
+                f"{count} streams": {
+                    f"takes of {kib} KiB": per_mb_us(kib, count) for kib in TAKES_KIB
+                }
+                for count in (FEW, MANY)
+            },
+        ),
+    )
