@@ -1,0 +1,504 @@
+"""What a scrape shows: every loss once, from 0 on, in the words of docs/METRICS.md."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import trio
+from hypothesis import given
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lttd.endpoint import Address, Endpoint, open_listeners
+from lttd.metrics import FAMILIES, LOSS_REASONS, WRITE_ERRNOS, RecorderCollector, make_render
+from lttd.stats import DaemonGauges, Fill, StreamStats, Trouble
+from lttd.subbuffer import Gap, Reason, StreamId, Unit
+
+DOCS = Path(__file__).parents[1] / "docs"
+ALERTS = DOCS / "alerts.yml"
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="no promtool here: apt-get install prometheus"
+)
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Numbers:
+    """A daemon's numbers that a test can set."""
+
+    def __init__(self, *streams: StreamStats, **gauges: object) -> None:
+        self.all = list(streams)
+        self.values: dict[str, Any] = {
+            "backlog_bytes": 5 << 20,
+            "backlog_limit_bytes": 64 << 20,
+            "backlog_high_water_bytes": 9 << 20,
+            "segments": 3,
+            "turns_total": 1000,
+            "last_turn_ns": 7_000_000_000,
+        } | gauges
+
+    def streams(self) -> Sequence[StreamStats]:
+        return self.all
+
+    def gauges(self) -> DaemonGauges:
+        return DaemonGauges(**self.values)
+
+
+def busy_stream(channel: str = "sched", cpu: int = 0) -> StreamStats:
+    stats = StreamStats(StreamId(channel, cpu), subbuffers=70, gaps_unknown=2)
+    stats.stored_bytes, stats.padding_bytes = 123_456_789_012, 4096
+    for reason, unit, count in (
+        (Reason.OVERWRITTEN, Unit.EVENTS, 11),
+        (Reason.DROPPED, Unit.EVENTS, 13),
+        (Reason.REFUSED, Unit.SUBBUFFERS, 1),
+        (Reason.DAMAGED, Unit.BYTES, 4096),
+    ):
+        stats.lost(Gap(0, reason, unit, count, 0, 0))
+    return stats
+
+
+def busy_numbers(cpus: int = 2) -> Numbers:
+    streams = [busy_stream(cpu=cpu) for cpu in range(cpus)]
+    return Numbers(
+        *streams,
+        write_errors={"ENOSPC": 2, "ENOENT": 1},
+        fill={stats.stream: Fill(0.25, 0.0125) for stats in streams},
+        foreign_read_events={stats.stream: 0 for stats in streams},
+    )
+
+
+def collector(numbers: Numbers) -> RecorderCollector:
+    return RecorderCollector(numbers, version="0.1.0", kernel="6.18.0")
+
+
+def scraped(text: str) -> Samples:
+    """Parse an exposition; a sample that is there twice fails."""
+    samples: Samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in samples, f"twice: {key}"
+            samples[key] = sample.value
+    return samples
+
+
+def shown(numbers: Numbers) -> Samples:
+    return scraped(collector(numbers).text())
+
+
+def by_reason(samples: Samples, name: str) -> dict[str, float]:
+    """Sum a metric over everything but its reason."""
+    sums: dict[str, float] = {}
+    for (sample, labels), value in samples.items():
+        if sample == name:
+            reason = dict(labels)["reason"]
+            sums[reason] = sums.get(reason, 0) + value
+    return sums
+
+
+def value_of(samples: Samples, name: str, **labels: str) -> float:
+    return samples[name, frozenset(labels.items())]
+
+
+# -- the numbers
+
+
+def test_the_fast_text_says_what_the_library_makes_of_the_families() -> None:
+    numbers = busy_numbers()
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector(numbers))
+    text, reference = collector(numbers).text(), generate_latest(registry).decode()
+    assert scraped(text) == scraped(reference)
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    assert comments == [line for line in reference.splitlines() if line.startswith("#")]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_channel_name_is_a_label_that_the_library_writes_alike(channel: str) -> None:
+    numbers = Numbers(busy_stream(channel))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector(numbers))
+
+    def labels(text: str) -> set[str]:
+        return set(re.findall(r"^lttd_gaps_unknown_total\{(.*?)\} [0-9.]+$", text, re.M | re.S))
+
+    assert labels(collector(numbers).text()) == labels(generate_latest(registry).decode())
+
+
+def test_every_loss_is_there_with_0_from_the_first_scrape() -> None:
+    samples = shown(Numbers(StreamStats(StreamId("sched", 0))))
+    for family, reasons in LOSS_REASONS.items():
+        found = by_reason(samples, family.name)
+        assert found == {reason.name.lower(): 0 for reason in reasons}
+    assert value_of(samples, "lttd_gaps_unknown_total", channel="sched", cpu="0") == 0
+    errnos = {dict(k[1])["errno"]: v for k, v in samples.items() if k[0].startswith("lttd_write")}
+    assert errnos == dict.fromkeys(WRITE_ERRNOS, 0)
+
+
+def test_events_lost_are_the_kernels_counts_and_nothing_else() -> None:
+    stats = busy_stream()
+    stats.events_lost[Reason.TORN] = 1000
+    found = by_reason(shown(Numbers(stats)), "lttd_events_lost_total")
+    assert found == {"overwritten": 11, "dropped": 13, "commit_overrun": 0, "discarded": 0}
+
+
+def test_a_loss_of_a_new_kind_is_shown_once_it_occurs() -> None:
+    stats = busy_stream()
+    stats.subbuffers_lost[Reason.DISCARDED] = 4
+    assert by_reason(shown(Numbers(stats)), "lttd_subbuffers_lost_total")["discarded"] == 4
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"), [(None, Reason.BACKLOG), ("disk full", Reason.STORAGE)]
+)
+def test_what_lttd_refused_is_counted_at_once_and_not_again_when_its_reason_is_told(
+    failure: str | None, reason: Reason
+) -> None:
+    stats = busy_stream()
+    stats.refused_subbuffers += 6
+    stats.refused_bytes += 700
+    numbers = Numbers(stats, writer_failure=failure)
+    before = shown(numbers)
+    stats.lost(Gap(0, reason, Unit.SUBBUFFERS, 6, 0, 0))  # as closing a segment does
+    assert shown(numbers) == before
+    subbuffers = by_reason(before, "lttd_subbuffers_lost_total")
+    assert subbuffers == {"overwritten": 0, "refused": 1, "backlog": 0, "storage": 0} | {
+        reason.name.lower(): 6
+    }
+    in_bytes = by_reason(before, "lttd_bytes_lost_total")
+    assert in_bytes == {"damaged": 4096, "torn": 0, "backlog": 0, "storage": 0} | {
+        reason.name.lower(): 700
+    }
+
+
+def test_the_books_balance_in_what_is_scraped() -> None:
+    stats = busy_stream()
+    stats.refused_bytes += 700
+    stats.bytes_lost[Reason.TORN] += 99  # of an earlier run: not delivered in this one
+    stats.delivered_bytes = stats.stored_bytes + stats.padding_bytes + stats.refused_bytes
+    samples = shown(Numbers(stats))
+    lost = by_reason(samples, "lttd_bytes_lost_total")
+    stream = {"channel": "sched", "cpu": "0"}
+    assert stats.delivered_bytes == (
+        value_of(samples, "lttd_stored_bytes_total", **stream)
+        + value_of(samples, "lttd_padding_bytes_total", **stream)
+        + sum(lost[reason] for reason in ("damaged", "backlog", "storage"))
+    )
+
+
+def test_a_stream_that_was_in_several_segments_is_added_up() -> None:
+    once, thrice = Numbers(busy_stream()), Numbers(*[busy_stream() for _ in range(3)])
+    of_once, of_thrice = shown(once), shown(thrice)
+    assert of_once.keys() == of_thrice.keys()
+    for (name, labels), value in of_once.items():
+        times = 3 if "channel" in dict(labels) else 1
+        assert of_thrice[name, labels] == times * value
+    assert thrice.all[0] == busy_stream()  # the originals are left alone
+
+
+def test_what_a_kernel_does_not_tell_is_not_shown_as_0() -> None:
+    told, untold = StreamId("sched", 0), StreamId("relay", 0)
+    numbers = Numbers(
+        StreamStats(told),
+        StreamStats(untold),
+        fill={told: Fill(0.5, 1e-07)},
+        foreign_read_events={told: 8},
+    )
+    samples = shown(numbers)
+    stream = {"channel": "sched", "cpu": "0"}
+    for name, value in (
+        ("lttd_buffer_fill_ratio", 0.5),
+        ("lttd_reader_lag_seconds", 1e-07),
+        ("lttd_foreign_read_events_total", 8),
+    ):
+        assert value_of(samples, name, **stream) == value
+        assert sum(key[0] == name for key in samples) == 1
+
+
+def test_the_daemons_own_state_is_shown() -> None:
+    samples = shown(busy_numbers())
+    assert value_of(samples, "lttd_backlog_bytes") == 5 << 20
+    assert value_of(samples, "lttd_backlog_high_water_bytes") == 9 << 20
+    assert value_of(samples, "lttd_backlog_limit_bytes") == 64 << 20
+    assert value_of(samples, "lttd_segments") == 3
+    assert value_of(samples, "lttd_read_turns_total") == 1000
+    assert value_of(samples, "lttd_write_errors_total", errno="ENOSPC") == 2
+    assert value_of(samples, "lttd_write_errors_total", errno="ENOENT") == 1
+    assert value_of(samples, "lttd_build_info", version="0.1.0", kernel="6.18.0") == 1
+
+
+def test_health_names_every_trouble_and_the_metrics_have_the_same() -> None:
+    well = Numbers()
+    assert well.gauges().health(0) == (True, "ok")
+    sick = Numbers(reading_stalled=True, backlog_full=True, writer_failure="x_0: disk full")
+    assert sick.gauges().health(10_250_000_000) == (
+        False,
+        "reading stalled: no turn for 3.2 s; backlog full: 5242880 of 67108864 bytes; "
+        "a writer failed: x_0: disk full",
+    )
+    assert by_reason(shown(well), "lttd_unhealthy") == dict.fromkeys(Trouble, 0)
+    assert by_reason(shown(sick), "lttd_unhealthy") == dict.fromkeys(Trouble, 1)
+    partly = Numbers(backlog_full=True)
+    assert by_reason(shown(partly), "lttd_unhealthy") == {
+        "reading_stalled": 0,
+        "backlog_full": 1,
+        "writer_failed": 0,
+    }
+
+
+def test_a_scrape_of_256_streams_holds_the_loop_for_a_few_milliseconds() -> None:
+    render = make_render(busy_numbers(cpus=256), version="0.1.0")
+    spent_s = []
+    for _ in range(5):
+        before_s = time.thread_time()
+        render()
+        spent_s.append(time.thread_time() - before_s)
+    assert min(spent_s) < 0.015  # 3 ms on the machine that this was written on
+
+
+# -- docs/METRICS.md
+
+
+def rows_of(document: str, columns: int) -> Iterator[list[str]]:
+    """Yield the cells of every table row of that many columns, header lines left out."""
+    for line in document.splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if len(cells) == columns and cells[0].startswith("`"):
+            yield cells
+
+
+def documented() -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """Return type, unit and labels by metric."""
+    metrics = {}
+    for name, kind, unit, labels, meaning in rows_of((DOCS / "METRICS.md").read_text(), 5):
+        assert name.strip("`") not in metrics
+        assert meaning.endswith(".")
+        metrics[name.strip("`")] = (kind, unit, tuple(filter(None, labels.split(", "))))
+    return metrics
+
+
+def test_the_document_has_every_metric_as_it_is_scraped_and_no_other() -> None:
+    found = {}
+    render = make_render(busy_numbers(), version="0.1.0")
+    for family in text_string_to_metric_families(render().decode()):
+        assert family.samples, f"{family.name}: without a sample in the fullest scrape"
+        names = {sample.name for sample in family.samples}
+        labels = {frozenset(sample.labels) for sample in family.samples}
+        assert len(names) == len(labels) == 1
+        found[names.pop()] = (family.type, labels.pop())
+    told = {name: (kind, frozenset(labels)) for name, (kind, _, labels) in documented().items()}
+    assert told == found
+    assert {name for name in found if name.startswith("lttd_")} == {f.name for f in FAMILIES}
+
+
+def test_units_of_the_document_are_those_of_the_names() -> None:
+    for name, (kind, unit, _) in documented().items():
+        assert name.endswith("_total") == (kind == "counter")
+        for in_name in ("bytes", "seconds", "ratio"):
+            assert (f"_{in_name}" in name) == (unit == in_name), name
+
+
+def test_the_document_lists_every_value_that_is_there_from_the_first_scrape() -> None:
+    listed = {
+        (name.strip("`"), value.strip("`"))
+        for name, value, _ in rows_of((DOCS / "METRICS.md").read_text(), 3)
+    }
+    found = {
+        (name, dict(labels).get("reason") or dict(labels).get("errno"))
+        for name, labels in shown(Numbers(StreamStats(StreamId("sched", 0))))
+        if {"reason", "errno"} & set(dict(labels))
+    }
+    assert listed == found
+
+
+def test_rules_and_queries_use_documented_metrics_only() -> None:
+    known = documented().keys()
+    for text in ((DOCS / "METRICS.md").read_text(), ALERTS.read_text()):
+        used = set(re.findall(r"\b(?:lttd|process)_[a-z_]+[a-z]\b", text))
+        assert used <= known
+
+
+# -- Prometheus's own programs
+
+
+def promtool(*arguments: str, stdin: str = "") -> str:
+    done = subprocess.run(
+        ["promtool", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@needs_promtool
+def test_promtool_has_nothing_to_say_about_the_metrics() -> None:
+    render = make_render(busy_numbers(), version="0.1.0")
+    assert promtool("check", "metrics", stdin=render().decode()) == ""
+
+
+@needs_promtool
+def test_promtool_accepts_the_alerts_and_the_documents_queries(tmp_path: Path) -> None:
+    promtool("check", "rules", str(ALERTS))
+    queries = re.findall(r"```promql\n(.*?)```", (DOCS / "METRICS.md").read_text(), re.S)
+    assert len(queries) >= 4
+    rules = [{"record": f"x:q{n}", "expr": query} for n, query in enumerate(queries)]
+    path = tmp_path / "queries.yml"
+    path.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))
+    promtool("check", "rules", str(path))
+
+
+STREAM = 'instance="a",channel="sched",cpu="0"'
+# alert -> series that must raise it within ten minutes, and it alone
+RAISED_BY = {
+    "LttdDown": {'up{job="lttd",instance="a"}': "1 1 0x8"},
+    "LttdEventsLost": {f'lttd_events_lost_total{{{STREAM},reason="dropped"}}': "0x7 1x4"},
+    "LttdLossOfUnknownSize": {f"lttd_gaps_unknown_total{{{STREAM}}}": "0x7 1x4"},
+    "LttdSubbuffersLost": {f'lttd_subbuffers_lost_total{{{STREAM},reason="refused"}}': "0x7 1x4"},
+    "LttdDamaged": {f'lttd_bytes_lost_total{{{STREAM},reason="damaged"}}': "0x7 4096x4"},
+    "LttdRecoveredFromCrash": {
+        f'lttd_bytes_lost_total{{{STREAM},reason="torn"}}': "_x6 17x4",
+        'process_start_time_seconds{job="lttd",instance="a"}': "_x6 360x4",
+    },
+    "LttdWriteErrors": {'lttd_write_errors_total{instance="a",errno="ENOSPC"}': "0x7 1x4"},
+    "LttdUnhealthy": {'lttd_unhealthy{instance="a",reason="backlog_full"}': "0x6 1x4"},
+    "LttdReadingStandsStill": {'lttd_read_turns_total{instance="a"}': "10 20 20x9"},
+    "LttdBacklogFilling": {
+        'lttd_backlog_bytes{instance="a"}': "0x6 40x4",
+        'lttd_backlog_limit_bytes{instance="a"}': "64x10",
+    },
+    "LttdRingFilling": {f"lttd_buffer_fill_ratio{{{STREAM}}}": "0.1x6 0.9x4"},
+    "LttdForeignReader": {f"lttd_foreign_read_events_total{{{STREAM}}}": "0x7 9x4"},
+}
+QUIET = {
+    'up{job="lttd",instance="a"}': "1x10",
+    f'lttd_events_lost_total{{{STREAM},reason="dropped"}}': "5x10",
+    f"lttd_gaps_unknown_total{{{STREAM}}}": "5x10",
+    f'lttd_subbuffers_lost_total{{{STREAM},reason="refused"}}': "5x10",
+    f'lttd_bytes_lost_total{{{STREAM},reason="damaged"}}': "5x10",
+    f'lttd_bytes_lost_total{{{STREAM},reason="torn"}}': "5x10",
+    'process_start_time_seconds{job="lttd",instance="a"}': "-86400x10",
+    'lttd_write_errors_total{instance="a",errno="ENOSPC"}': "5x10",
+    'lttd_unhealthy{instance="a",reason="backlog_full"}': "0x10",
+    'lttd_read_turns_total{instance="a"}': "0+10x10",
+    'lttd_backlog_bytes{instance="a"}': "1x10",
+    'lttd_backlog_limit_bytes{instance="a"}': "64x10",
+    f"lttd_buffer_fill_ratio{{{STREAM}}}": "0.3x10",
+    f"lttd_foreign_read_events_total{{{STREAM}}}": "5x10",
+}
+
+
+@needs_promtool
+def test_each_alert_is_raised_by_its_trouble_and_by_nothing_else(tmp_path: Path) -> None:
+    assert RAISED_BY.keys() == set(re.findall(r"alert: (\w+)", ALERTS.read_text()))
+    cases: list[tuple[dict[str, str], list[str]]] = [(QUIET, [])]
+    cases += [(QUIET | series, [alert]) for alert, series in RAISED_BY.items()]
+    tests = [
+        {
+            "interval": "1m",
+            "input_series": [{"series": s, "values": v} for s, v in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                    "eval_time": "10m",
+                    "exp_samples": [
+                        {"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts
+                    ],
+                }
+            ],
+        }
+        for series, alerts in cases
+    ]
+    path = tmp_path / "test.yml"
+    path.write_text(json.dumps({"rule_files": [str(ALERTS)], "tests": tests}))
+    promtool("test", "rules", str(path))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def ask(port: int, path: str, **parameters: str) -> dict[str, Any] | None:
+    """Ask Prometheus's API; None while it is not up."""
+    url = f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with suppress(OSError), opener.open(url, timeout=5) as answer:
+        data: dict[str, Any] = json.load(answer)["data"]
+        return data
+    return None
+
+
+async def ask_until(port: int, path: str, **parameters: str) -> dict[str, Any]:
+    while True:
+        data = await trio.to_thread.run_sync(lambda: ask(port, path, **parameters))
+        if data and data.get("result", True):
+            return data
+        await trio.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="no prometheus here: apt-get install prometheus"
+)
+async def test_a_real_prometheus_scrapes_the_endpoint(tmp_path: Path) -> None:
+    numbers = busy_numbers(cpus=256)
+    health = numbers.gauges().health(0)
+    server = Endpoint(make_render(numbers, version="0.1.0"), lambda: health)
+    listeners = await open_listeners(Address("127.0.0.1", 0))
+    target = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+    config = tmp_path / "prometheus.yml"
+    scrape = {"job_name": "lttd", "static_configs": [{"targets": [target]}]}
+    config.write_text(
+        json.dumps(
+            {
+                "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+                "rule_files": [str(ALERTS)],
+                "scrape_configs": [scrape],
+            }
+        )
+    )
+    port = free_port()
+    command = [
+        "prometheus",
+        f"--config.file={config}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, listeners)
+            await nursery.start(trio.run_process, command)
+            up = await ask_until(port, "query", query='up{job="lttd"} == 1')
+            assert up["result"][0]["metric"]["instance"] == target
+            for query, value in (
+                ("sum(lttd_events_lost_total)", "6144"),
+                ('sum(lttd_events_lost_total{reason="dropped"})', "3328"),
+                ("count(lttd_stored_bytes_total == 123456789012)", "256"),
+                ("count(lttd_reader_lag_seconds == 0.0125)", "256"),
+                ('count(process_open_fds{job="lttd"})', "1"),
+            ):
+                data = await ask_until(port, "query", query=query)
+                assert data["result"][0]["value"][1] == value, query
+            (found,) = (await ask_until(port, "targets"))["activeTargets"]
+            assert (found["health"], found["lastError"]) == ("up", "")
+            kinds = await ask_until(port, "metadata")
+            for family in FAMILIES:
+                assert kinds[family.name][0]["type"] == family.kind
+            nursery.cancel_scope.cancel()
