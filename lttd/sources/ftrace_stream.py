@@ -19,22 +19,20 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi.ftrace import PageLayout, close_rows, rows_of_pages
+from lttd.abi.ftrace import PageLayout, rows_of_pages
 from lttd.errors import LockedError, SourceError
 from lttd.sources.base import Nothing
 from lttd.sources.ftrace_loss import LossLedger, Sample
+from lttd.sources.rows import RowBook, damage
 from lttd.sources.tracefs import StatsFile, explained
 from lttd.subbuffer import (
     ROW_DTYPE,
     Batch,
     BufferPool,
-    Gap,
     Reason,
     RowFlag,
-    Rows,
     StreamId,
     StreamInfo,
-    Unit,
     make_batch,
 )
 
@@ -200,9 +198,7 @@ class FtraceStream:
         self._flushed = False
         self.over = False
         """Nothing more will ever come."""
-        self._sequence = 0
-        self._begin = 0
-        self._end = 0
+        self._book = RowBook()
         fields, now = stats.read(), shared.now()
         self._ledger = LossLedger(Sample.of(fields, now), pages_only=shared.previous_run)
         if shared.previous_run and (fields.get("dropped events") or fields.get("commit overrun")):
@@ -326,29 +322,13 @@ class FtraceStream:
         self._begun = bool(flag)
         if missed or before is not None:
             self.sample(before)
-        earlier = self._begin
-        self._begin = close_rows(rows, not_before=self._begin, now=now)
+        earlier = self._book.begin
+        self._book.enter(rows, now)
+        rows["flags"] |= np.uint64(flag)
         gaps = ledger.place(rows, missed)
         if damaged:
-            gaps += tuple(self._damaged(rows, row, earlier, now) for row, _ in damaged)
-        if len(rows):
-            self._number(rows, flag)
+            gaps += damage(rows, damaged, self.info.subbuffer_bytes, earlier, now)
         if shared.stopped_at is not None and not shared.producers_stopped:
             # Not ours to stop: what begins later than that is no longer asked for.
-            self.over = self._begin > shared.stopped_at
+            self.over = self._book.begin > shared.stopped_at
         return make_batch(self.info.id, rows, taken_ns, pool=shared.pool, buffer=buffer, gaps=gaps)
-
-    def _number(self, rows: Rows, flag: RowFlag) -> None:
-        rows["flags"] |= np.uint64(flag)
-        rows["sequence"] = np.arange(self._sequence, self._sequence + len(rows), dtype=np.uint64)
-        self._sequence += len(rows)
-        # Upper bounds: a full take ends "now", and what the ring still held ended earlier.
-        ends = np.maximum(rows["end"], np.uint64(self._end))
-        rows["end"] = np.maximum.accumulate(ends)
-        self._end = int(rows["end"][-1])
-
-    def _damaged(self, rows: Rows, row: int, earlier: int, now: int) -> Gap:
-        begin = int(rows["begin"][row - 1]) if row else earlier
-        end = int(rows["begin"][row]) if row < len(rows) else max(now, begin)
-        size = self.info.subbuffer_bytes
-        return Gap(row, Reason.DAMAGED, Unit.BYTES, size, begin, end)

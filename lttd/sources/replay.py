@@ -1,0 +1,344 @@
+"""Regular files of whole sub-buffers with their padding: fixtures, crash dumps, old traces.
+
+Rule: a replay is a kernel buffer that somebody filled before; it ends at end of file.
+Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + those of a TORN one.
+
+Files are found as a copied tracefs tree (``per_cpu/cpuN/trace_pipe_raw``), else as ``cpuN.*``, else
+as ``<channel>_<cpu>``.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lttd.abi.ftrace import PageLayout, Pages, parse_header_page, rows_of_pages
+from lttd.errors import NothingToRecordError, SourceError, UsageError
+from lttd.sources.base import Attachment, Nothing, SourceInfo, When
+from lttd.sources.ftrace_loss import LossLedger, Sample
+from lttd.sources.replay_files import tracefs_files
+from lttd.sources.rows import RowBook, damage
+from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, StreamInfo, Unit, make_batch
+
+DEFAULT_SUBBUFFER_BYTES: Final = 4096
+_HEADER_PAGES: Final = ("events/header_page", "header_page")
+
+
+@dataclass(frozen=True)
+class ReplayAbi:
+    """How to read the sub-buffers of one kind of file."""
+
+    name: str
+    subbuffer_bytes: int
+    header_bytes: int
+    parse: Callable[[bytearray, int], Pages]
+    """The headers in the first so many bytes of a buffer."""
+    last_time: Callable[[memoryview], int]
+    """Time of the last event of a sub-buffer."""
+    notes: tuple[str, ...] = ()
+
+
+def _ftrace(directory: Path, subbuffer_bytes: int | None) -> ReplayAbi:
+    layout, notes = _page_layout(directory, subbuffer_bytes)
+    return ReplayAbi(
+        "ftrace",
+        layout.subbuffer_bytes,
+        layout.header_bytes,
+        lambda buffer, used_bytes: rows_of_pages(buffer, used_bytes, layout),
+        lambda page: _last_event_time(page, layout),
+        notes,
+    )
+
+
+ABIS: Final[Mapping[str, Callable[[Path, int | None], ReplayAbi]]] = {"ftrace": _ftrace}
+
+
+def open_replay(
+    directory: Path, pool: BufferPool, *, abi: str = "ftrace", subbuffer_bytes: int | None = None
+) -> "ReplaySource":
+    """Open every stream that *directory* holds.
+
+    *subbuffer_bytes* is for files without a header_page beside them.
+
+    Raises:
+        UsageError: no such directory, kind of file, or size.
+        NothingToRecordError: it holds no stream.
+    """
+    if abi not in ABIS:
+        raise UsageError(f"abi {abi!r}: a replay reads {', '.join(ABIS)}")
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory")
+    how = ABIS[abi](directory, subbuffer_bytes)
+    if not how.header_bytes < how.subbuffer_bytes <= pool.buffer_bytes:
+        raise UsageError(
+            f"sub-buffers of {how.subbuffer_bytes} bytes:"
+            f" more than {how.header_bytes}, and at most {pool.buffer_bytes}, go"
+        )
+    files = find_streams(directory, abi)
+    if not files:
+        raise NothingToRecordError(
+            f"{directory} holds no stream",
+            "give it files per_cpu/cpuN/trace_pipe_raw, cpuN.* or <channel>_<cpu>",
+        )
+    return ReplaySource(directory, how, files, pool)
+
+
+class StreamPath(NamedTuple):
+    """A file and what it is a stream of."""
+
+    path: Path
+    stream: StreamId
+
+
+def find_streams(directory: Path, abi: str) -> list[StreamPath]:
+    """Return the streams of *directory*, by the first way of naming them that finds any.
+
+    Raises:
+        UsageError: two files would be the same stream.
+    """
+    files = [path for path in sorted(directory.iterdir()) if path.is_file()]
+    tree = sorted(directory.glob("per_cpu/cpu*/trace_pipe_raw"))
+    for found in (
+        [_named(path, path.parent.name, r"cpu(?P<cpu>\d+)", abi) for path in tree],
+        [_named(path, path.name, r"cpu(?P<cpu>\d+)(\..*)?", abi) for path in files],
+        [_named(path, path.name, r"(?P<channel>[^.].*)_(?P<cpu>\d+)", abi) for path in files],
+    ):
+        streams = sorted((one for one in found if one), key=lambda one: one.stream)
+        for one, other in pairwise(streams):
+            if one.stream == other.stream:
+                raise UsageError(f"{one.path} and {other.path}: both are {one.stream.name}")
+        if streams:
+            return streams
+    return []
+
+
+def _named(path: Path, name: str, pattern: str, channel: str) -> StreamPath | None:
+    match = re.fullmatch(pattern, name)
+    if match is None:
+        return None
+    words = match.groupdict()
+    return StreamPath(path, StreamId(words.get("channel", channel), int(words["cpu"])))
+
+
+def _page_layout(
+    directory: Path, subbuffer_bytes: int | None
+) -> tuple[PageLayout, tuple[str, ...]]:
+    asked = subbuffer_bytes or DEFAULT_SUBBUFFER_BYTES
+    for name in _HEADER_PAGES:
+        path = directory / name
+        if not path.is_file():
+            continue
+        try:
+            layout = parse_header_page(path.read_bytes())
+        except ValueError as error:
+            return PageLayout(asked), (
+                f"{path}: {error}; sub-buffers of {asked} bytes are assumed",
+            )
+        if subbuffer_bytes in (None, layout.subbuffer_bytes):
+            return layout, ()
+        size = layout.subbuffer_bytes
+        return layout, (f"{path} says sub-buffers of {size} bytes, not {subbuffer_bytes}",)
+    return PageLayout(asked), ()
+
+
+def _last_event_time(page: memoryview, layout: PageLayout) -> int:
+    """Return the time at the end of a sub-buffer's content, stored loss count aside.
+
+    Walks event headers: u32 of type_len (5 bits) and time_delta (27 bits); Linux
+    include/linux/ring_buffer.h, ``enum ring_buffer_type``.
+    """
+    order = "little" if layout.byteorder == "<" else "big"
+
+    def u32(at: int) -> int:
+        return int.from_bytes(page[at : at + 4], order)  # type: ignore[arg-type]
+
+    now = int.from_bytes(page[:8], order)  # type: ignore[arg-type]
+    commit = u32(8 if order == "little" else layout.header_bytes - 4) & ((1 << 27) - 1)
+    at, end = layout.header_bytes, layout.header_bytes + commit
+    while at + 4 <= end:
+        word = u32(at)
+        # Bit fields stand from the other end in a big-endian kernel.
+        kind, delta = (
+            (word & 31, word >> 5) if order == "little" else (word >> 27, word & 0x7FFFFFF)
+        )
+        if kind == 31:  # absolute: 59 bits, the top 5 are those of the page
+            now = (now & ~((1 << 59) - 1)) | ((u32(at + 4) << 27) + delta)
+            at += 8
+        elif kind == 30:
+            now += (u32(at + 4) << 27) + delta
+            at += 8
+        elif kind in (0, 29):
+            if kind == 29 and not delta:
+                break
+            now += delta
+            at += 4 + max(4, (u32(at + 4) + 3) & ~3)
+        else:
+            now += delta
+            at += 4 + 4 * kind
+    return now
+
+
+class ReplayStream:
+    """See ``lttd.sources.base.Stream``."""
+
+    def __init__(self, file: StreamPath, abi: ReplayAbi, pool: BufferPool) -> None:
+        self.info = StreamInfo(file.stream, abi.name, abi.subbuffer_bytes, abi.header_bytes)
+        self.path = file.path
+        try:
+            self._fd = os.open(file.path, os.O_RDONLY)
+        except OSError as error:
+            raise SourceError(f"{file.path}: {error.strerror}") from error
+        self._abi = abi
+        self._pool = pool
+        self._book = RowBook()
+        self._ledger: LossLedger | None = None
+        self.latest = 0
+        """Time of the last event that was taken."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return os.fstat(self._fd).st_size if self._fd >= 0 else 0
+
+    def fileno(self) -> int:
+        """Return -1: a regular file is always ready."""
+        return -1
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        """Read the next buffer full; see Stream.take()."""
+        if self._fd < 0:
+            return Nothing.EVER
+        buffer = self._pool.take()
+        try:
+            batch = self._read(buffer)
+        except OSError as error:
+            raise SourceError(f"{self.path}: {error.strerror}") from error
+        if batch is None:
+            self._pool.give(buffer)
+            self.close()
+            return Nothing.EVER
+        return batch
+
+    def losses(self) -> Batch | None:
+        """Return nothing: files have no counters, and batches told what is in them."""
+        return None
+
+    def counters(self) -> Mapping[str, int]:
+        """Return nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def _read(self, buffer: bytearray) -> Batch | None:
+        size = self._abi.subbuffer_bytes
+        limit_bytes = len(buffer) // size * size
+        used = 0
+        while used < limit_bytes:
+            got = os.readv(self._fd, [memoryview(buffer)[used:limit_bytes]])
+            if not got:
+                break
+            used += got
+        if not used:
+            return None
+        whole = used // size * size
+        rows, missed, damaged = self._abi.parse(buffer, whole)
+        earlier = self._book.begin
+        if len(rows):
+            last = int(rows["offset_bytes"][-1])
+            page = memoryview(buffer)[last : last + size]
+            self.latest = max(self.latest, min(self._abi.last_time(page), _MAX_TIME))
+        self._book.enter(rows, self.latest)
+        gaps = damage(rows, damaged, size, earlier, self.latest)
+        if len(rows):
+            if self._ledger is None:
+                first = int(rows["begin"][0])
+                self._ledger = LossLedger(Sample(first, 0, 0, 0), pages_only=True)
+            gaps = (*self._ledger.place(rows, missed), *gaps)
+        if used > whole:
+            torn = used - whole
+            end = max(self.latest, self._book.begin)
+            gaps = (*gaps, Gap(len(rows), Reason.TORN, Unit.BYTES, torn, end, end))
+        taken_ns = time.monotonic_ns()
+        return make_batch(self.info.id, rows, taken_ns, pool=self._pool, buffer=buffer, gaps=gaps)
+
+
+_MAX_TIME: Final = (1 << 64) - 1
+
+
+class ReplaySource:
+    """See ``lttd.sources.base.Source``."""
+
+    def __init__(
+        self, directory: Path, abi: ReplayAbi, files: Sequence[StreamPath], pool: BufferPool
+    ) -> None:
+        self._directory = directory
+        self._notes = list(abi.notes)
+        self.streams: list[ReplayStream] = []
+        try:
+            for file in files:
+                self.streams.append(ReplayStream(file, abi, pool))
+        except BaseException:
+            self.close()
+            raise
+        for stream in self.streams:
+            torn = stream.size_bytes % abi.subbuffer_bytes
+            if torn:
+                self._notes.append(
+                    f"{stream.path}: {torn} bytes behind the last whole sub-buffer of"
+                    f" {abi.subbuffer_bytes} are left out"
+                )
+        self.info = SourceInfo(
+            "replay",
+            f"replay:{directory}",
+            self._clock(),
+            {
+                "directory": str(directory),
+                "abi": abi.name,
+                "subbuffer_bytes": abi.subbuffer_bytes,
+                "files": [str(file.path.relative_to(directory)) for file in files],
+            },
+        )
+
+    def leave_out(self, thread_ids: Iterable[int]) -> None:
+        """Do nothing: it was recorded already."""
+
+    def start(self) -> None:
+        """Do nothing: the files are filled."""
+
+    def stop(self) -> None:
+        """Do nothing: what the files hold is still to be drained."""
+
+    def now(self) -> int:
+        """Return the time of the latest event taken: the clock stands where the data does."""
+        return max(stream.latest for stream in self.streams)
+
+    def attachments(self, when: When) -> Iterator[Attachment]:
+        """Return the format files that lie beside the streams, once."""
+        if when is When.OPEN:
+            yield from tracefs_files(self._directory)
+
+    def notes(self) -> Sequence[str]:
+        """Return what was odd about the files, each line once."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def close(self) -> None:
+        """Close the files."""
+        for stream in self.streams:
+            stream.close()
+
+    def _clock(self) -> str:
+        try:
+            text = (self._directory / "trace_clock").read_text()
+        except OSError:
+            return "unknown"
+        chosen = re.search(r"\[(\S+)\]", text)
+        return chosen[1] if chosen else "unknown"
