@@ -1,0 +1,268 @@
+"""Walks the events of ftrace sub-buffers: step k takes the k-th record of every sub-buffer at once.
+
+A record is a u32 of a kind (5 bits) and a time delta (27 bits; on big-endian kernels the kind is on
+top), then words of 4 bytes:
+
+    kind 1-28   data, 4 * kind bytes
+    kind 0      data; the next word is its length, that word included
+    kind 29     discarded event, length as for kind 0; with delta 0: the rest is unused
+    kind 30     TIME_EXTEND: time += (next word << 27) + delta
+    kind 31     TIME_STAMP: time = (next word << 27) + delta; 59 bits, the top 5 are kept
+
+Source of the layout: ``events/header_event`` of the running kernel; ``rb_event_length`` and
+``rb_update_event`` in Linux kernel/trace/ring_buffer.c; libtraceevent's kbuffer-parse.c.
+
+Rule: nothing here raises because of what the bytes say: a sub-buffer is damaged from the first
+record that does not fit, what stands before it counts, and every other sub-buffer is unharmed.
+Invariant: a record is at least a word, so a sub-buffer takes at most content / 4 steps.
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.ftrace import PageLayout
+
+Buffer = bytes | bytearray | memoryview
+U64 = npt.NDArray[np.uint64]
+U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+PADDING: Final = 29
+TIME_EXTEND: Final = 30
+TIME_STAMP: Final = 31
+_DELTA_BITS: Final = 27
+_STAMP_MASK: Final = (1 << 59) - 1
+# What a batch may hold of content: at 8 bytes an event at least, some 60 MB of arrays at most.
+BATCH_BYTES: Final = 8 << 20
+BATCH_ROWS: Final = 16384
+
+
+class Damage(NamedTuple):
+    """Where a sub-buffer stops to make sense."""
+
+    row: int
+    offset_bytes: int
+    """In the buffer: the record that does not parse."""
+    reason: str
+
+
+class Walked(NamedTuple):
+    """Events of some sub-buffers in stream order, and what became of each sub-buffer."""
+
+    first_row: int
+    """Number of the first of these rows; ``row`` and ``damage`` count on from it."""
+    time: U64
+    payload_at: I64
+    """Byte in the buffer: where the event's own bytes (common_type first) begin."""
+    payload_bytes: U32
+    row: I64
+    row_events: I64
+    """Per row: data records, which is what the kernel counts as ``read events``."""
+    row_end: U64
+    """Per row: time of its last record."""
+    damage: list[Damage]
+
+
+def walk(
+    buffer: Buffer, offsets_bytes: I64, content_ends_bytes: I64, layout: PageLayout
+) -> Iterator[Walked]:
+    """Yield the events of the sub-buffers that begin at *offsets_bytes*, a bounded batch at a time.
+
+    *content_ends_bytes* says where the content of each ends in *buffer*; it lies behind the header
+    and within the buffer.
+    """
+    yield from _batches(buffer, offsets_bytes, content_ends_bytes, layout, keep=True)
+
+
+def count(
+    buffer: Buffer, offsets_bytes: I64, content_ends_bytes: I64, layout: PageLayout
+) -> Iterator[Walked]:
+    """Like walk(), but only the arrays per row are filled."""
+    yield from _batches(buffer, offsets_bytes, content_ends_bytes, layout, keep=False)
+
+
+def _batches(
+    buffer: Buffer, offsets: I64, ends: I64, layout: PageLayout, *, keep: bool
+) -> Iterator[Walked]:
+    filled = np.cumsum(ends - offsets)
+    first = 0
+    while first < len(offsets):
+        so_far = int(filled[first - 1]) if first else 0
+        behind = int(np.searchsorted(filled, so_far + BATCH_BYTES, "right"))
+        behind = min(max(behind, first + 1), first + BATCH_ROWS, len(offsets))
+        some = slice(first, behind)
+        yield _Lockstep(buffer, offsets[some], ends[some], layout, keep=keep).result(first)
+        first = behind
+
+
+class _Lockstep:
+    """One batch.  Records are 4-aligned to their sub-buffer; sub-buffers need not be in the file:
+    those that share a remainder modulo 4 walk together, over words seen from there.
+    """
+
+    def __init__(
+        self, buffer: Buffer, offsets: I64, ends: I64, layout: PageLayout, *, keep: bool
+    ) -> None:
+        self._buffer = buffer
+        self._layout = layout
+        self._keep = keep
+        self.row_events = np.zeros(len(offsets), np.int64)
+        self.row_end = np.zeros(len(offsets), np.uint64)
+        self.damage: list[Damage] = []
+        self._kept: list[tuple[U64, I64, U32, I64, I64]] = []
+        starts = offsets + layout.header_bytes
+        shifts = offsets & 3
+        for shift in np.unique(shifts).tolist():
+            rows = np.flatnonzero(shifts == shift)
+            self._walk(rows, starts[rows], ends[rows], shift)
+
+    def _walk(self, rows: I64, starts: I64, ends: I64, shift: int) -> None:
+        order = self._layout.byteorder
+        words_there = (len(self._buffer) - shift) // 4
+        words = np.frombuffer(self._buffer, f"{order}u4", words_there, shift)
+        at, end = (starts - shift) >> 2, (ends - shift) >> 2
+        self.row_end[rows] = time = _page_times(self._buffer, starts, self._layout)
+        self._note(rows, end, (ends - shift) & 3 != 0, shift, "content ends inside a word")
+        going = at < end
+        at, end, time, rows = at[going], end[going], time[going], rows[going]
+        while len(rows):
+            step = _short_step(words, at, end, time, order) or _any_step(
+                words, at, end, time, order
+            )
+            for wrong, reason in step.wrong:
+                self._note(rows, at, wrong, shift, reason)
+            self._emit(rows, at, step, shift)
+            if step.moves is None:
+                self.row_end[rows] = time = step.time
+            else:
+                self.row_end[rows[step.moves]] = step.time[step.moves]
+                time = step.time
+            at = at + step.words
+            going = at < end
+            if step.moves is not None:
+                going &= step.moves
+            if not going.all():
+                at, end, time, rows = at[going], end[going], time[going], rows[going]
+
+    def _note(self, rows: I64, at: I64, wrong: Mask, shift: int, reason: str) -> None:
+        self.damage += [
+            Damage(row, word * 4 + shift, reason)
+            for row, word in zip(rows[wrong].tolist(), at[wrong].tolist(), strict=True)
+        ]
+
+    def _emit(self, rows: I64, at: I64, step: "_Step", shift: int) -> None:
+        time, payload, length = step.time, (at + step.skip_words) * 4 + shift, step.payload_bytes
+        if step.data is not None:
+            rows, time = rows[step.data], time[step.data]
+            payload, length = payload[step.data], length[step.data]
+        if self._keep:
+            self._kept.append((time, payload, length, rows, self.row_events[rows]))
+        self.row_events[rows] += 1
+
+    def result(self, first_row: int) -> Walked:
+        """Put the events into stream order: each knows its row and its number within it."""
+        base = np.cumsum(self.row_events) - self.row_events
+        total = int(self.row_events.sum()) if self._keep else 0
+        time, payload = np.empty(total, np.uint64), np.empty(total, np.int64)
+        length, row = np.empty(total, np.uint32), np.empty(total, np.int64)
+        while self._kept:
+            times, payloads, lengths, rows, numbers = self._kept.pop()
+            to = base[rows] + numbers
+            time[to], payload[to], length[to], row[to] = times, payloads, lengths, rows
+        # A row may be noted twice: by its odd end, and by what is wrong before it.
+        where = {d.row: d for d in sorted(self.damage, key=lambda d: -d.offset_bytes)}
+        damage = [where[r]._replace(row=r + first_row) for r in sorted(where)]
+        return Walked(
+            first_row,
+            time,
+            payload,
+            length,
+            row + first_row,
+            self.row_events,
+            self.row_end,
+            damage,
+        )
+
+
+class _Step(NamedTuple):
+    """What the record at hand of each row is."""
+
+    time: U64
+    words: I64
+    """How far to the next record."""
+    skip_words: int | I64
+    """From the record to its payload."""
+    payload_bytes: U32
+    data: Mask | None
+    """Which rows have an event here; None: all."""
+    moves: Mask | None
+    """Which rows go on; None: all."""
+    wrong: list[tuple[Mask, str]]
+
+
+def _split(head: U32, order: str) -> tuple[U32, U64]:
+    """Return kind and delta."""
+    if order == "<":
+        return head & np.uint32(31), (head >> np.uint32(5)).astype(np.uint64)
+    delta = head & np.uint32((1 << _DELTA_BITS) - 1)
+    return head >> np.uint32(_DELTA_BITS), delta.astype(np.uint64)
+
+
+def _short_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step | None:
+    """Take the common case, where every row has a short data record that fits."""
+    kind, delta = _split(words[at], order)
+    if not ((kind - np.uint32(1)) < np.uint32(28)).all():
+        return None
+    size = kind.astype(np.int64) + 1
+    if (at + size > end).any():
+        return None
+    return _Step(time + delta, size, 1, kind << np.uint32(2), None, None, [])
+
+
+def _any_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step:
+    kind, delta = _split(words[at], order)
+    fits_second = at + 2 <= end
+    second = words[np.where(fits_second, at + 1, at)].astype(np.uint64)
+    unused = (kind == PADDING) & (delta == 0)
+    states_length = ((kind == 0) | (kind == PADDING)) & ~unused
+    stamp, extend = kind == TIME_STAMP, kind == TIME_EXTEND
+    size = kind.astype(np.int64) + 1
+    size[stamp | extend] = 2
+    size[states_length] = ((second[states_length] + np.uint64(3)) >> np.uint64(2)).astype(
+        np.int64
+    ) + 1
+    cut = (states_length | stamp | extend) & ~fits_second
+    no_length = states_length & ~cut & (second < 4)
+    too_long = ~unused & ~cut & ~no_length & (at + size > end)
+    moves = ~(unused | cut | no_length | too_long)
+    later = time + delta
+    high = second << np.uint64(_DELTA_BITS)
+    later[extend] += high[extend]
+    absolute = ((high + delta) & np.uint64(_STAMP_MASK)) | (time & ~np.uint64(_STAMP_MASK))
+    later[stamp] = absolute[stamp]
+    length = np.where(kind == 0, second - np.uint64(4), kind.astype(np.uint64) << np.uint64(2))
+    return _Step(
+        np.where(moves, later, time),
+        size,
+        np.where(kind == 0, 2, 1),
+        length.astype(np.uint32),
+        moves & (kind < PADDING),
+        moves,
+        [
+            (cut, "record is cut off"),
+            (no_length, "record states no length"),
+            (too_long, "record runs past the content"),
+        ],
+    )
+
+
+def _page_times(buffer: Buffer, starts: I64, layout: PageLayout) -> U64:
+    """Read the time stamps of the sub-buffers whose content begins at *starts*."""
+    raw = np.frombuffer(buffer, np.uint8)
+    at = (starts - layout.header_bytes)[:, np.newaxis] + np.arange(8)
+    times: U64 = raw[at].view(f"{layout.byteorder}u8").astype(np.uint64).reshape(-1)
+    return times

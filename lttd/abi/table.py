@@ -1,0 +1,146 @@
+"""What sub-buffers on disk say of themselves, per ABI: enough to check an index, or to make one.
+
+Rule: pure; nothing here raises because of what the bytes say.  A kind without a row in ABIS states
+no sizes: its index is the only witness.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi import ftrace, ftrace_events
+from lttd.subbuffer import StreamInfo
+
+Buffer = bytes | bytearray | memoryview
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+
+class Headers(NamedTuple):
+    """Sub-buffers by their own headers."""
+
+    offset_bytes: I64
+    stored_bytes: I64
+    """Header and content, and what is kept behind it; 0 where the header does not parse."""
+    content_bytes: I64
+    """Header and content: the index's content bits / 8."""
+    begin: U64
+
+    def some(self, which: slice | npt.NDArray[np.intp]) -> "Headers":
+        """Return some of the sub-buffers."""
+        return Headers(
+            self.offset_bytes[which],
+            self.stored_bytes[which],
+            self.content_bytes[which],
+            self.begin[which],
+        )
+
+
+class Decoded(NamedTuple):
+    """What the events of some sub-buffers say, per sub-buffer, and where they do not parse."""
+
+    events: I64
+    end: U64
+    damage: list[ftrace_events.Damage]
+
+
+class Abi(Protocol):
+    """A kind whose sub-buffers state their own size."""
+
+    def headers_at(self, data: Buffer, offsets_bytes: I64) -> Headers:
+        """Read the headers at given places."""
+        ...
+
+    def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:
+        """Follow the sub-buffers from *start_bytes* until one is not whole.
+
+        They adjoin, or with *slot_bytes* each begins at a multiple of it.
+        """
+        ...
+
+    def decode(self, data: Buffer, headers: Headers) -> Decoded:
+        """Count the events and find the last one's time."""
+        ...
+
+
+class FtraceAbi:
+    """Ftrace: header + commit + (bit 30 ? long : 0)."""
+
+    def __init__(self, info: StreamInfo, byteorder: str) -> None:
+        self.layout: Final = ftrace.PageLayout(
+            subbuffer_bytes=info.subbuffer_bytes,
+            long_bytes=info.header_bytes - 8,
+            byteorder="<" if byteorder == "little" else ">",
+        )
+
+    def headers_at(self, data: Buffer, offsets_bytes: I64) -> Headers:
+        """Read the headers at given places; such as are all zero were never written."""
+        layout = self.layout
+        head, room = layout.header_bytes, len(data)
+        inside = (offsets_bytes >= 0) & (offsets_bytes <= room - head)
+        found = np.zeros(len(offsets_bytes), layout.header_dtype)
+        if room >= head and inside.any():
+            everywhere = np.ndarray((room - head + 1,), layout.header_dtype, data, strides=(1,))
+            found[inside] = everywhere[offsets_bytes[inside]]
+        word = found["commit"].astype(np.uint64)
+        content = (word & np.uint64(ftrace.COMMIT_MASK)).astype(np.int64) + head
+        counted = (word & np.uint64(ftrace.MISSED_STORED)) != 0
+        stored = content + np.where(counted, layout.long_bytes, 0)
+        begin = found["begin"].astype(np.uint64)
+        sound = inside & (stored <= self._most_bytes(room)) & (offsets_bytes + stored <= room)
+        sound &= (word != 0) | (begin != 0)
+        return Headers(offsets_bytes, np.where(sound, stored, 0), content, begin)
+
+    def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:
+        """Follow the headers; where they adjoin, each tells where the next one is."""
+        if slot_bytes:
+            offsets = np.arange(start_bytes, len(data) - slot_bytes + 1, slot_bytes, dtype=np.int64)
+            slots = self.headers_at(data, offsets)
+            bad = np.flatnonzero(slots.stored_bytes == 0)
+            return slots.some(slice(int(bad[0]))) if len(bad) else slots
+        return self.headers_at(data, np.array(self._chase(data, start_bytes), np.int64))
+
+    def _chase(self, data: Buffer, at: int) -> list[int]:
+        layout = self.layout
+        head = struct.Struct(f"{layout.byteorder}Q{'Q' if layout.long_bytes == 8 else 'L'}")
+        room, most = len(data), self._most_bytes(len(data))
+        offsets: list[int] = []
+        while at + head.size <= room:
+            begin, word = head.unpack_from(data, at)
+            stored = head.size + (word & ftrace.COMMIT_MASK)
+            stored += layout.long_bytes if word & ftrace.MISSED_STORED else 0
+            if stored > most or at + stored > room or not (begin or word):
+                break
+            offsets.append(at)
+            at += stored
+        return offsets
+
+    def _most_bytes(self, room: int) -> int:
+        return self.layout.subbuffer_bytes or room
+
+    def decode(self, data: Buffer, headers: Headers) -> Decoded:
+        """Walk the events without keeping them."""
+        ends = headers.offset_bytes + headers.content_bytes
+        parts = list(ftrace_events.count(data, headers.offset_bytes, ends, self.layout))
+        if not parts:
+            return Decoded(np.empty(0, np.int64), np.empty(0, np.uint64), [])
+        return Decoded(
+            np.concatenate([part.row_events for part in parts]),
+            np.concatenate([part.row_end for part in parts]),
+            [damage for part in parts for damage in part.damage],
+        )
+
+
+ABIS: Final[dict[str, Callable[[StreamInfo, str], Abi]]] = {"ftrace": FtraceAbi}
+
+
+def abi_of(info: StreamInfo, byteorder: str) -> Abi | None:
+    """Return what can read a stream's sub-buffers, or None where its ABI states no sizes.
+
+    *byteorder* is ``little`` or ``big``, as the manifest says.
+    """
+    make = ABIS.get(info.abi)
+    return make(info, byteorder) if make else None
