@@ -1,0 +1,410 @@
+"""Opens a segment after a crash: what is torn is cut and counted, and the index is made whole.
+
+Rule: only beyond what the ``synced`` record vouches for is anything looked at or changed (in a
+closed segment, whose repair somebody asked for: all of it).
+Rule: a torn tail is the end, and is counted; damage before it stays where it is, for the viewer to
+tell, and what follows it is kept.  The index is a cache: where it and the data disagree, the data
+is right.
+Invariant: the gap is durable before the cut that makes it, the data before the index, the index
+before the manifest says ``closed``; recovering again, or after a crash while recovering, comes to
+the same.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.table import Headers
+from lttd.files import Disk, Lock
+from lttd.index import (
+    ENTRY_BYTES,
+    ENTRY_DTYPE,
+    GAP_BYTES,
+    GAP_DTYPE,
+    GAPS_HEADER,
+    INDEX_HEADER,
+    UNKNOWN,
+    Entries,
+    encode_gaps,
+)
+from lttd.stored import StoredStream, agreements, lost_before, map_file
+from lttd.subbuffer import Gap, Reason, Unit
+from lttd.tracedir import (
+    Manifest,
+    Position,
+    SegmentPaths,
+    encode_synced,
+    read_synced,
+    this_machine,
+)
+
+# The smallest block of any disk: what a power loss leaves as zeros begins at a multiple of it.
+DISK_BLOCK_BYTES: Final = 512
+_NOTHING: Final = Position(entries=0, data_bytes=0, gaps=0)
+_CHUNK_BYTES: Final = 1 << 20
+
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecovery:
+    """What recover() made of one stream."""
+
+    name: str
+    entries: int
+    rebuilt_entries: int
+    """How many of them were not in the index, or stood there wrongly."""
+    torn_bytes: int
+    """Bytes cut off the data, or missing from it although they had entries."""
+    changed: bool
+
+
+def recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
+    """Make *segment* whole and closed, in time bounded by what is beyond its synced record.
+
+    Raises:
+        LockedError: it is being recorded, or recovered.
+        TraceDamagedError: its manifest cannot be read, though there are data.
+        StorageError: something could not be written; recover() again goes on from there.
+    """
+    lock = Lock(segment.directory)
+    try:
+        return _recover(segment, disk)
+    finally:
+        lock.release()
+
+
+def holds_nothing(segment: SegmentPaths) -> bool:
+    """Tell whether recording ended before the segment had a manifest: then it never had data."""
+    if segment.manifest.exists():
+        return False
+    data = [path for path in segment.streams.glob("*") if path.is_file()]
+    return not any(path.stat().st_size for path in data)
+
+
+def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
+    if holds_nothing(segment):
+        return []
+    manifest = Manifest.read(segment.manifest)
+    is_open = manifest.state == "open"
+    synced = read_synced(segment.synced)
+    # What only a process lost is in the kernel's page cache: zeros can then not stand for it.
+    power_kept = manifest.machine.get("boot_id") == this_machine()["boot_id"]
+    found, positions = [], {}
+    for record in manifest.streams:
+        stream = StoredStream(segment, manifest, record)
+        vouched = synced.get(record.name, _NOTHING) if is_open else None
+        plan = _Planner(stream, vouched, power_kept=power_kept).plan()
+        found.append(plan.apply(disk, stream))
+        positions[record.name] = plan.position
+        if is_open or plan.changed:
+            whole = StoredStream(segment, manifest, record)
+            record.summary = whole.derived_summary(whole.index.entries(), list(plan.gaps))
+    if is_open or any(one.changed for one in found):
+        disk.replace(segment.synced, encode_synced(positions))
+        manifest.state = "closed"
+        disk.replace(segment.manifest, manifest.encode())
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a stream's files shall hold; everything is decided before anything is written."""
+
+    keep: int
+    """How many of the index's entries stand as they are."""
+    entries: Entries
+    """What follows them."""
+    rebuilt: int
+    data_bytes: int
+    torn_bytes: int
+    gaps: tuple[Gap, ...]
+    cut_data: bool
+    new_gaps: bool
+    new_index: bool
+
+    @property
+    def changed(self) -> bool:
+        return self.cut_data or self.new_gaps or self.new_index
+
+    @property
+    def position(self) -> Position:
+        return Position(self.keep + len(self.entries), self.data_bytes, len(self.gaps))
+
+    def apply(self, disk: Disk, stream: StoredStream) -> StreamRecovery:
+        """Write it: the loss before the cut that makes it, data before index."""
+        if self.new_gaps:
+            disk.replace(stream.paths.gaps, GAPS_HEADER + encode_gaps(self.gaps, 0))
+        data = disk.open(stream.paths.data)
+        try:
+            if self.cut_data:
+                data.truncate(self.data_bytes)
+            data.sync()
+        finally:
+            data.close()
+        index = disk.open(stream.paths.index)
+        try:
+            if self.new_index:
+                at = len(INDEX_HEADER) + self.keep * ENTRY_BYTES
+                index.write_at([INDEX_HEADER], 0)
+                index.truncate(index.write_at([self.entries.tobytes()], at))
+            index.sync()
+        finally:
+            index.close()
+        return StreamRecovery(
+            stream.name, self.position.entries, self.rebuilt, self.torn_bytes, self.changed
+        )
+
+
+class _Planner:
+    """Decides what a stream's files shall hold.
+
+    Sub-buffers are numbered as the index's entries.  ``[0, floor)`` is not looked at; ``[floor,
+    right)`` have entries that are right in everything; ``[right, chained)`` have entries that
+    adjoin and lie in the data; what follows is found by walking the data alone.
+    """
+
+    def __init__(self, stream: StoredStream, vouched: Position | None, *, power_kept: bool) -> None:
+        """*vouched*: what is known to be durable; None: trust nothing, but cut nothing sound."""
+        self._stream = stream
+        self._data_bytes = len(stream.data)
+        self._raw_index = map_file(stream.paths.index)
+        self._old = _whole_entries(self._raw_index)
+        self._gaps, self._gaps_differ = _whole_gaps(map_file(stream.paths.gaps))
+        self._floor = self._trusted(vouched) if vouched else 0
+        self._right = self._chained = self._floor
+        self._claimed_bytes = self._end_of(self._floor)
+        self._judge()
+        if vouched is None:
+            self._floor = self._right
+        # An entry is written after its data: only where power failed can it be there without.
+        self._cut_no_lower = self._right if power_kept else self._floor
+        self._zeros_are_torn = not power_kept
+
+    def _trusted(self, vouched: Position) -> int:
+        """Return how many entries need no look; 0 if files are shorter than was vouched for."""
+        there = len(self._old) >= vouched.entries and self._data_bytes >= vouched.data_bytes
+        return (
+            vouched.entries
+            if there and self._end_of(vouched.entries) == (vouched.data_bytes)
+            else 0
+        )
+
+    def _end_of(self, count: int) -> int:
+        """Return where the first *count* entries end in the data."""
+        if not count:
+            return 0
+        last = self._old[count - 1]
+        return int(last["offset_bytes"]) + (int(last["packet_bits"]) >> 3)
+
+    def _judge(self) -> None:
+        all_right, within = True, True
+        for at, found in agreements(self._stream, self._old, self._gaps, self._floor):
+            chain = found.adjoins & found.in_order
+            length = _leading(chain)
+            self._claimed_bytes = self._end_of(at + length)
+            if all_right:
+                good = _leading(found.right)
+                self._right = at + good
+                all_right = good == len(chain)
+            if within:
+                inside = _leading(chain & found.inside)
+                self._chained = at + inside
+                within = inside == len(chain)
+            if length < len(chain):
+                if found.adjoins[length] and not found.in_order[length]:
+                    # The one before may be the one that is wrong: an end too late, say.
+                    self._right = max(min(self._right, at + length - 1), self._floor)
+                return
+
+    def plan(self) -> _Plan:
+        headers, old, witnessed = self._subbuffers()
+        count = self._without_torn_tail(headers, witnessed)
+        total = self._floor + count
+        headers = headers.some(slice(count))
+        data_bytes = self._end_of(self._floor)
+        if count:
+            size = self._stream.slot_bytes or int(headers.stored_bytes[-1])
+            data_bytes = int(headers.offset_bytes[-1]) + size
+        torn_bytes = max(self._data_bytes, self._claimed_bytes) - data_bytes
+        keep = min(self._right, total)
+        skip = keep - self._floor
+        rebuild = witnessed[skip:count]
+        entries = self._entries(keep, headers.some(slice(skip, None)), old[skip:count], rebuild)
+        gaps = self._all_gaps(total, torn_bytes, entries)
+        whole_bytes = len(INDEX_HEADER) + total * ENTRY_BYTES
+        return _Plan(
+            keep=keep,
+            entries=entries,
+            rebuilt=int(rebuild.sum()),
+            data_bytes=data_bytes,
+            torn_bytes=torn_bytes,
+            gaps=gaps,
+            cut_data=data_bytes != self._data_bytes,
+            new_gaps=self._gaps_differ or list(gaps) != self._gaps,
+            new_index=len(self._raw_index) != whole_bytes
+            or self._raw_index[: len(INDEX_HEADER)] != INDEX_HEADER
+            or self._old[keep:total].tobytes() != entries.tobytes(),
+        )
+
+    def _subbuffers(self) -> tuple[Headers, Entries, Mask]:
+        """Return the sub-buffers from the floor on, their entries (zero: none), and which of them
+        their own header tells; the others are known by their entry alone.
+        """
+        stream = self._stream
+        entries = self._old[self._floor : self._chained]
+        offset = entries["offset_bytes"].astype(np.int64)
+        size = (entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
+        content = (entries["content_bits"] >> np.uint64(3)).astype(np.int64)
+        by_entry = Headers(offset, size, content, entries["begin"].astype(np.uint64))
+        if stream.abi is None:
+            return by_entry, entries, np.zeros(len(entries), np.bool_)
+        said = stream.headers(entries)
+        told = said.stored_bytes > 0
+        if not stream.slot_bytes:
+            told &= said.stored_bytes == size
+        told_until = int(np.flatnonzero(told)[-1]) + 1 if told.any() else 0
+        known = Headers(
+            *(np.where(told, a, b)[:told_until] for a, b in zip(said, by_entry, strict=True))
+        )
+        start = self._end_of(self._floor)
+        if told_until:
+            start = int(offset[told_until - 1] + size[told_until - 1])
+        walked = stream.abi.walk(stream.data, start, stream.slot_bytes)
+        headers = Headers(*(np.concatenate(pair) for pair in zip(known, walked, strict=True)))
+        more = len(walked.begin)
+        old = np.concatenate((entries[:told_until], np.zeros(more, ENTRY_DTYPE)))
+        return headers, old, np.concatenate((told[:told_until], np.ones(more, np.bool_)))
+
+    def _without_torn_tail(self, headers: Headers, witnessed: Mask) -> int:
+        """Return how many sub-buffers remain when those at the end that are not whole are cut."""
+        stream, count = self._stream, len(witnessed)
+        lowest = self._cut_no_lower - self._floor
+        if self._zeros_are_torn:
+            written = self._written_bytes()
+            ends = headers.offset_bytes + headers.stored_bytes
+            torn = np.flatnonzero(ends[lowest:] > written)
+            count = lowest + int(torn[0]) if len(torn) else count
+        while count > lowest and stream.abi is not None:
+            last = slice(count - 1, count)
+            if witnessed[count - 1] and not (
+                stream.abi.decode(stream.data, headers.some(last)).damage
+            ):
+                break
+            count -= 1
+        return count
+
+    def _written_bytes(self) -> int:
+        """Return where zeros begin that reach to the data's end and may never have been written."""
+        data, start = self._stream.data, self._end_of(self._floor)
+        for behind in range(self._data_bytes, start, -_CHUNK_BYTES):
+            first = max(behind - _CHUNK_BYTES, start)
+            nonzero = np.flatnonzero(np.frombuffer(data[first:behind], np.uint8))
+            if len(nonzero):
+                start = first + int(nonzero[-1]) + 1
+                break
+        return -(-start // DISK_BLOCK_BYTES) * DISK_BLOCK_BYTES
+
+    def _entries(self, keep: int, headers: Headers, old: Entries, rebuild: Mask) -> Entries:
+        """Return the entries from number *keep* on."""
+        stream, count = self._stream, len(rebuild)
+        entries = old.copy()
+        if not count:
+            return entries
+        before = self._old[keep - 1] if keep else None
+        size = stream.slot_bytes or headers.stored_bytes[rebuild]
+        entries["offset_bytes"][rebuild] = headers.offset_bytes[rebuild]
+        entries["packet_bits"][rebuild] = np.uint64(8) * np.asarray(size, np.uint64)
+        entries["content_bits"][rebuild] = headers.content_bytes[rebuild] * 8
+        entries["stream_id"] = stream.info.ctf_stream_id
+        entries["instance_id"] = stream.info.id.cpu
+        begin = np.where(rebuild, headers.begin, entries["begin"].astype(np.uint64))
+        begin = _running(begin, int(before["begin"]) if before is not None else 0)
+        end = np.where(rebuild, np.append(begin[1:], begin[-1]), entries["end"].astype(np.uint64))
+        if rebuild[-1] and stream.abi is not None:
+            last = stream.abi.decode(stream.data, headers.some(slice(count - 1, None)))
+            end[-1] = max(end[-1], last.end[0])
+        entries["begin"] = begin
+        end = np.maximum(end, begin)
+        entries["end"] = _running(end, int(before["end"]) if before is not None else 0)
+        lost = np.cumsum(lost_before(self._gaps, keep, keep + count))
+        base = (
+            before["events_discarded"] if before is not None else (stream.record.baseline_discarded)
+        )
+        entries["events_discarded"] = lost + np.uint64(base)
+        entries["sequence"] = _sequence(
+            entries["sequence"].astype(np.int64),
+            rebuild,
+            int(before["sequence"]) if before is not None else -1,
+        )
+        return entries
+
+    def _all_gaps(self, total: int, torn_bytes: int, entries: Entries) -> tuple[Gap, ...]:
+        gaps = [replace(gap, row=min(gap.row, total)) for gap in self._gaps]
+        if torn_bytes:
+            begin = int(entries["end"][-1]) if len(entries) else 0
+            if not len(entries) and total:
+                begin = int(self._old["end"][total - 1])
+            torn = Gap(total, Reason.TORN, Unit.BYTES, torn_bytes, begin, begin)
+            if torn not in gaps:  # or a recovery that crashed had told it already
+                gaps.append(torn)
+        return tuple(gaps)
+
+
+def _leading(mask: Mask) -> int:
+    """Return how many are true before the first that is not."""
+    return len(mask) if mask.all() else int(mask.argmin())
+
+
+def _running(values: U64, start: int) -> U64:
+    maxima: U64 = np.maximum.accumulate(np.maximum(values, np.uint64(start)))
+    return maxima
+
+
+def _sequence(known: I64, rebuild: Mask, before: int) -> I64:
+    """Number what was rebuilt on from the last that was not."""
+    numbers = np.arange(len(known), dtype=np.int64)
+    last = np.maximum.accumulate(np.where(rebuild, -1, numbers))
+    base = np.where(last >= 0, known[last] - last, before + 1)
+    return base + numbers
+
+
+def _whole_entries(raw: memoryview) -> Entries:
+    """Return the whole entries of an index, whatever its header says."""
+    count = max(len(raw) - len(INDEX_HEADER), 0) // ENTRY_BYTES
+    return np.frombuffer(raw, ENTRY_DTYPE, count, len(INDEX_HEADER) if count else 0)
+
+
+def _whole_gaps(raw: memoryview) -> tuple[list[Gap], bool]:
+    """Return the gaps of a file, and whether it is other than these encoded.
+
+    What does not parse was a loss too: at the end, where a crash tears, it is told as one.
+    """
+    if not len(raw):
+        return [], False
+    body = raw[len(GAPS_HEADER) :]
+    records = np.frombuffer(body, GAP_DTYPE, len(body) // GAP_BYTES).tolist()
+    found = [_gap_of(*record) for record in records]
+    whole = len(found)
+    while whole and found[whole - 1] is None:
+        whole -= 1
+    torn = whole < len(found) or len(body) % GAP_BYTES != 0
+    gaps: list[Gap] = []
+    for gap in [*found[:whole], *([None] if torn else [])]:
+        last = gaps[-1] if gaps else Gap(0, Reason.TORN, Unit.EVENTS, None, 0, 0)
+        some = Gap(last.row, Reason.TORN, Unit.EVENTS, None, last.end, last.end)
+        gaps.append(some if gap is None else gap)
+    differ = torn or None in found or raw[: len(GAPS_HEADER)] != GAPS_HEADER
+    return gaps, differ
+
+
+def _gap_of(row: int, begin: int, end: int, count: int, reason: int, unit: int) -> Gap | None:
+    try:
+        known = None if count == UNKNOWN else count
+        return Gap(row, Reason(reason), Unit(unit), known, begin, end)
+    except ValueError:
+        return None

@@ -1,0 +1,230 @@
+"""One stream of a segment as it lies on disk: what its files hold, and whether they agree.
+
+Rule: nothing is read before it is asked for, and nothing here writes.
+Invariant: a packed data file is the sub-buffers of the index one after the other and nothing else;
+a sparse one has each in its slot.
+"""
+
+import mmap
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.table import Headers, abi_of
+from lttd.errors import TraceDamagedError
+from lttd.index import Entries, SeekIndex, read_gaps
+from lttd.stats import StreamStats, StreamSummary, summarize
+from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
+from lttd.tracedir import Manifest, SegmentPaths, StreamRecord
+
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+_Int = TypeVar("_Int", np.int64, np.uint64)
+
+# Entries that are looked at in one go: their arrays stay below some 20 MB.
+CHUNK_ENTRIES: Final = 65536
+
+
+def map_file(path: Path) -> memoryview:
+    """Map a file for reading; an absent one is as good as an empty one."""
+    try:
+        with path.open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        return memoryview(b"")
+    except ValueError:  # mmap's way to say that the file is empty
+        return memoryview(b"")
+    except OSError as error:
+        raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
+
+
+class StoredStream:
+    """The data, index and gaps files of one stream."""
+
+    def __init__(self, segment: SegmentPaths, manifest: Manifest, record: StreamRecord) -> None:
+        self.segment = segment
+        self.record = record
+        self.info = record.info
+        self.name = record.name
+        self.paths = segment.stream(record.name)
+        self.byteorder = manifest.machine.get("byteorder", "little")
+        self.slot_bytes = self.info.subbuffer_bytes if manifest.layout == "sparse" else 0
+        """Where sub-buffers lie apart (sparse), how far; else 0."""
+        self.abi = abi_of(self.info, self.byteorder)
+
+    @cached_property
+    def data(self) -> memoryview:
+        """The data file, mapped."""
+        return map_file(self.paths.data)
+
+    @cached_property
+    def index(self) -> SeekIndex:
+        """The index, mapped.
+
+        Raises:
+            TraceDamagedError: absent, or not an index.
+        """
+        try:
+            return SeekIndex(self.paths.index)
+        except FileNotFoundError:
+            reason = "no index; lttv check --repair makes it again"
+            raise TraceDamagedError(self.paths.index, 0, reason) from None
+
+    @cached_property
+    def gaps(self) -> list[Gap]:
+        """What is known to be lost.
+
+        Raises:
+            TraceDamagedError: the file does not parse.
+        """
+        return read_gaps(self.paths.gaps)
+
+    def headers(self, entries: Entries) -> Headers:
+        """Read the sub-buffers' own headers where *entries* say that they are."""
+        if self.abi is None:
+            raise AssertionError(f"{self.info.abi} sub-buffers do not state their size")
+        return self.abi.headers_at(self.data, entries["offset_bytes"].astype(np.int64))
+
+    def summary(self) -> StreamSummary:
+        """Return the totals: the manifest's once the segment is closed, else of index and gaps."""
+        if self.record.summary is not None:
+            return self.record.summary
+        return self.derived_summary(self.index.entries(), self.gaps)
+
+    def derived_summary(self, entries: Entries, gaps: list[Gap]) -> StreamSummary:
+        """Return the totals as *entries* and *gaps* tell them."""
+        stats = StreamStats(self.info.id, subbuffers=len(entries), stored_subbuffers=len(entries))
+        stats.stored_bytes = self._stored_bytes(entries, gaps)
+        if self.info.subbuffer_bytes:
+            stats.padding_bytes = len(entries) * self.info.subbuffer_bytes - stats.stored_bytes
+        for gap in gaps:
+            stats.lost(gap)
+        return summarize(stats)
+
+    def _stored_bytes(self, entries: Entries, gaps: list[Gap]) -> int:
+        if not len(entries):
+            return 0
+        if not self.slot_bytes:  # they adjoin, so the last one's end is the sum
+            return int(entries["offset_bytes"][-1]) + (int(entries["packet_bits"][-1]) >> 3)
+        total = sum(
+            int(entries["content_bits"][at : at + CHUNK_ENTRIES].sum(dtype=np.uint64)) >> 3
+            for at in range(0, len(entries), CHUNK_ENTRIES)
+        )
+        # Behind the content a sub-buffer may keep the count of what was lost before it.
+        rows = sorted({gap.row for gap in gaps if gap.row < len(entries)})
+        if rows and self.abi is not None:
+            headers = self.headers(entries[rows])
+            total += int(np.maximum(headers.stored_bytes - headers.content_bytes, 0).sum())
+        return total
+
+
+def lost_before(gaps: list[Gap], first: int, behind: int) -> U64:
+    """Return, per row in ``[first:behind)``, the events that the kernel lost just before it."""
+    lost = np.zeros(behind - first, np.uint64)
+    for gap in gaps:
+        known = gap.unit is Unit.EVENTS and gap.reason in KERNEL_EVENT_REASONS
+        if known and gap.count and first <= gap.row < behind:
+            lost[gap.row - first] += np.uint64(gap.count)
+    return lost
+
+
+class Agreement(NamedTuple):
+    """What holds of each of some entries.  ``size`` and ``begin``: also where nobody can tell."""
+
+    adjoins: Mask
+    """Begins where the one before it ends, and is of a size that can be."""
+    inside: Mask
+    """Its bytes are in the data file."""
+    in_order: Mask
+    """Neither begin, end nor sequence step back, and it ends no sooner than it begins."""
+    ours: Mask
+    """Names this stream."""
+    counted: Mask
+    """events_discarded goes on from the entry before by what the gaps tell."""
+    size: Mask
+    """The sub-buffer's header parses and says the same sizes."""
+    begin: Mask
+    """The sub-buffer's header says the same begin, or an earlier one was kept (running maximum)."""
+
+    @property
+    def right(self) -> Mask:
+        """Everything holds."""
+        right: Mask = np.logical_and.reduce(self)
+        return right
+
+
+def agreement(
+    stream: StoredStream, entries: Entries, gaps: list[Gap], first: int, behind: int
+) -> Agreement:
+    """Hold entries ``[first:behind)`` against each other, the gaps and the data."""
+    some, before = entries[first:behind], entries[max(first - 1, 0) : behind - 1]
+    headless = first == 0
+    offset, size = _bytes_of(some)
+    earlier_offset, earlier_size = _bytes_of(before)
+    expected = _shifted(earlier_offset + earlier_size, 0, headless)
+    most, content = stream.info.subbuffer_bytes, some["content_bits"].astype(np.uint64)
+    possible = (size > 0) & (some["packet_bits"] & np.uint64(7) == 0)
+    possible &= content <= some["packet_bits"]
+    possible &= (size == stream.slot_bytes) if stream.slot_bytes else (size <= (most or size))
+    begin, end = some["begin"].astype(np.uint64), some["end"].astype(np.uint64)
+    last_begin = _shifted(before["begin"].astype(np.uint64), 0, headless)
+    in_order = (begin <= end) & (begin >= last_begin)
+    in_order &= end >= _shifted(before["end"].astype(np.uint64), 0, headless)
+    sequence = some["sequence"].astype(np.uint64)
+    in_order[1 if headless else 0 :] &= sequence[1 if headless else 0 :] > before[
+        "sequence"
+    ].astype(np.uint64)
+    ours = some["stream_id"] == np.uint64(stream.info.ctf_stream_id)
+    ours &= some["instance_id"] == np.uint64(stream.info.id.cpu)
+    discarded = some["events_discarded"].astype(np.uint64)
+    base = stream.record.baseline_discarded
+    so_far = _shifted(before["events_discarded"].astype(np.uint64), base, headless)
+    counted = discarded == so_far + lost_before(gaps, first, behind)
+    inside = (offset >= 0) & (size <= len(stream.data)) & (offset <= len(stream.data) - size)
+    yes = np.ones(len(some), np.bool_)
+    head = _heads(stream, some, last_begin, headless) if stream.abi else (yes, yes)
+    adjoins = possible & (offset == expected)
+    return Agreement(adjoins, inside, in_order, ours, counted, *head)
+
+
+def _heads(
+    stream: StoredStream, some: Entries, last_begin: U64, headless: bool
+) -> tuple[Mask, Mask]:
+    headers = stream.headers(some)
+    _, size = _bytes_of(some)
+    same = headers.stored_bytes > 0
+    same &= headers.content_bytes == (some["content_bits"] >> np.uint64(3)).astype(np.int64)
+    if not stream.slot_bytes:
+        same &= headers.stored_bytes == size
+    begin = some["begin"].astype(np.uint64)
+    timely = begin == np.maximum(headers.begin, last_begin)
+    if headless and len(some):  # the segment before may have come further
+        timely[0] = begin[0] >= headers.begin[0]
+    return same, timely
+
+
+def _bytes_of(entries: Entries) -> tuple[I64, I64]:
+    """Return offsets and sizes; what is beyond any file comes out negative."""
+    offset = entries["offset_bytes"].astype(np.int64)
+    return offset, (entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
+
+
+def _shifted(earlier: npt.NDArray[_Int], start: int, headless: bool) -> npt.NDArray[_Int]:
+    """Return the value of the entry before each; *start* for the very first."""
+    if not headless:
+        return earlier
+    return np.concatenate((np.array([start], earlier.dtype), earlier))
+
+
+def agreements(
+    stream: StoredStream, entries: Entries, gaps: list[Gap], first: int = 0
+) -> Iterator[tuple[int, Agreement]]:
+    """Yield, chunk by chunk, the number of a first entry and what holds from it on."""
+    for at in range(first, len(entries), CHUNK_ENTRIES):
+        behind = min(at + CHUNK_ENTRIES, len(entries))
+        yield at, agreement(stream, entries, gaps, at, behind)

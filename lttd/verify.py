@@ -1,0 +1,261 @@
+"""Holds a segment's files against each other and says what is wrong, and where.
+
+Rule: check only reports; what it finds in an open segment that is being recorded is read in the
+order opposite to writing (index, then data), so that growth is no finding.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.table import Headers
+from lttd.errors import LockedError, TraceDamagedError
+from lttd.files import Lock
+from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
+from lttd.recover import holds_nothing
+from lttd.stored import CHUNK_ENTRIES, Agreement, StoredStream, agreements
+from lttd.subbuffer import Gap, Reason
+from lttd.tracedir import Manifest, SegmentPaths, StreamRecord
+
+# One bad byte can put many entries wrong; more lines than this per kind and stream help nobody.
+MOST_FINDINGS: Final = 8
+
+_WRONG: Final = {
+    "adjoins": "does not begin where the one before it ends",
+    "inside": "its bytes are not in the data",
+    "in_order": "steps back in time or number",
+    "ours": "names another stream",
+    "counted": "events_discarded does not go on by what the gaps tell",
+    "size": "the sub-buffer's header says another size",
+    "begin": "the sub-buffer's header says another begin",
+}
+# Taken from the kernel, so counted by it as read, and yet not in the file.
+_OWN_LOSSES: Final = {
+    Reason.REFUSED,
+    Reason.DAMAGED,
+    Reason.BACKLOG,
+    Reason.STORAGE,
+    Reason.TORN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it must be."""
+
+    path: Path
+    offset_bytes: int
+    reason: str
+    entry: int | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " + (f"entry {self.entry}, " if self.entry is not None else "")
+        return f"{where}byte {self.offset_bytes}: {self.reason}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one element of the JSON report's findings."""
+        return {
+            "file": str(self.path),
+            "offset_bytes": self.offset_bytes,
+            "entry": self.entry,
+            "reason": self.reason,
+        }
+
+
+@dataclass(slots=True)
+class StreamReport:
+    """What was found in one stream."""
+
+    name: str
+    subbuffers: int = 0
+    data_bytes: int = 0
+    events: int | None = None
+    """Decoded; None where that was not asked for, or nobody can."""
+    read_events: int | None = None
+    """The kernel's own count."""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found in one segment."""
+
+    segment: Path
+    state: str
+    """closed, open (its recorder is gone) or live."""
+    streams: list[StreamReport] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What is worth a line and is no damage."""
+
+    @property
+    def whole(self) -> bool:
+        """True: nothing is wrong."""
+        return not self.findings
+
+
+def check(segment: SegmentPaths, *, events: bool = False) -> Report:
+    """Verify a segment; with *events*, decode every event and count.
+
+    Raises:
+        TraceDamagedError: the manifest cannot be read.
+    """
+    if holds_nothing(segment):
+        note = f"{segment.directory}: recording ended before anything was recorded"
+        return Report(segment.directory, "empty", notes=[note])
+    manifest = Manifest.read(segment.manifest)
+    state = manifest.state
+    if state == "open" and is_live(segment):
+        state = "live"
+    report = Report(segment.directory, state)
+    if state == "open":
+        report.findings.append(
+            Finding(segment.manifest, 0, "its recorder is gone; lttv check --repair closes it")
+        )
+    for record in manifest.streams:
+        stream = StoredStream(segment, manifest, record)
+        _StreamCheck(report, stream, growing=state == "live").run(events=events)
+    known = {record.name for record in manifest.streams}
+    for path in sorted(segment.streams.glob("*")):
+        if path.is_file() and path.name not in known | {"metadata"}:
+            report.findings.append(Finding(path, 0, "the manifest knows no such stream"))
+    return report
+
+
+def is_live(segment: SegmentPaths) -> bool:
+    """Tell whether somebody holds the segment's lock: it is being recorded, or recovered."""
+    try:
+        Lock(segment.directory).release()
+    except LockedError:
+        return True
+    return False
+
+
+class _StreamCheck:
+    def __init__(self, report: Report, stream: StoredStream, *, growing: bool) -> None:
+        self._report = report
+        self._stream = stream
+        self._growing = growing
+        self._told: dict[str, int] = {}
+
+    def run(self, *, events: bool) -> None:
+        line = StreamReport(self._stream.name)
+        self._report.streams.append(line)
+        gaps: list[Gap] = []
+        try:
+            entries = self._stream.index.entries()
+            gaps = self._stream.gaps
+        except TraceDamagedError as error:
+            self._find(Finding(error.path, error.offset_bytes, error.reason))
+            return
+        line.subbuffers, line.data_bytes = len(entries), len(self._stream.data)
+        for at, found in agreements(self._stream, entries, gaps):
+            self._tell(at, entries, found)
+        self._tail(entries, gaps)
+        self._books(entries, gaps)
+        if events and self._stream.abi is not None:
+            self._events(line, entries, gaps)
+
+    def _find(self, finding: Finding) -> None:
+        """Keep a finding; after MOST_FINDINGS of the same words only their number grows."""
+        count = self._told[finding.reason] = self._told.get(finding.reason, 0) + 1
+        if count <= MOST_FINDINGS:
+            self._report.findings.append(finding)
+        elif count == MOST_FINDINGS + 1:
+            self._report.notes.append(f"{finding.path}: {finding.reason}: and more of these")
+
+    def _tell(self, first: int, entries: Entries, found: Agreement) -> None:
+        good = found.right
+        if good.all():
+            return
+        for row in np.flatnonzero(~good).tolist():
+            # One line an entry: what is wrong first explains the rest.
+            kind = next(name for name in found._fields if not getattr(found, name)[row])
+            self._find(self._at_entry(first + row, entries, kind))
+
+    def _at_entry(self, number: int, entries: Entries, kind: str) -> Finding:
+        if kind in ("size", "begin", "inside"):
+            offset = int(entries["offset_bytes"][number])
+            return Finding(self._stream.paths.data, offset, _WRONG[kind], number)
+        offset = len(INDEX_HEADER) + number * ENTRY_BYTES
+        return Finding(self._stream.paths.index, offset, _WRONG[kind], number)
+
+    def _tail(self, entries: Entries, gaps: list[Gap]) -> None:
+        """Nothing may follow the last entry, in any file."""
+        stream = self._stream
+        end = 0
+        if len(entries):
+            end = int(entries["offset_bytes"][-1]) + (int(entries["packet_bits"][-1]) >> 3)
+        more = len(stream.data) - end
+        if more > 0 and not self._growing:
+            self._find(Finding(stream.paths.data, end, f"{more} bytes behind the last entry"))
+        torn = stream.index.torn_bytes
+        if torn and not self._growing:
+            at = len(INDEX_HEADER) + len(entries) * ENTRY_BYTES
+            self._find(Finding(stream.paths.index, at, f"{torn} bytes behind the last entry"))
+        for gap in gaps:
+            if gap.row > len(entries) and not self._growing:
+                reason = f"a gap stands before entry {gap.row}, which is not there"
+                self._find(Finding(stream.paths.gaps, 0, reason))
+
+    def _books(self, entries: Entries, gaps: list[Gap]) -> None:
+        """The manifest's totals are those of index and gaps."""
+        said = self._stream.record.summary
+        if said is None:
+            return
+        found = self._stream.derived_summary(entries, gaps)
+        for what in ("subbuffers", "payload_bytes", "events_lost"):
+            one, other = getattr(said, what), getattr(found, what)
+            if one != other:
+                reason = f"{self._stream.name}: {what} {one} in the manifest, {other} in the files"
+                self._find(Finding(self._report.segment / "trace.json", 0, reason))
+
+    def _events(self, line: StreamReport, entries: Entries, gaps: list[Gap]) -> None:
+        stream, path = self._stream, self._stream.paths.data
+        line.events = 0
+        for numbers, headers, ends in _sound_headers(stream, entries):
+            assert stream.abi is not None
+            decoded = stream.abi.decode(stream.data, headers)
+            line.events += int(decoded.events.sum())
+            for damage in decoded.damage:
+                number = int(numbers[damage.row])
+                self._find(Finding(path, damage.offset_bytes, damage.reason, number))
+            late = decoded.end > ends
+            for row in np.flatnonzero(late).tolist():
+                reason = "an event is later than the entry's end"
+                number = int(numbers[row])
+                self._find(Finding(path, int(headers.offset_bytes[row]), reason, number))
+        line.read_events = _read_events(stream.record)
+        if line.read_events is not None and line.read_events != line.events:
+            self._compare(line, gaps)
+
+    def _compare(self, line: StreamReport, gaps: list[Gap]) -> None:
+        assert line.events is not None
+        assert line.read_events is not None
+        words = f"{line.events} events decoded, the kernel counted {line.read_events} as read"
+        missing = line.read_events - line.events
+        if missing > 0 and any(gap.reason in _OWN_LOSSES for gap in gaps):
+            self._report.notes.append(f"{line.name}: {words}; the gaps tell of what is missing")
+            return
+        guess = ": somebody else reads this buffer too" if missing > 0 else ""
+        self._find(Finding(self._stream.paths.data, 0, words + guess))
+
+
+def _sound_headers(
+    stream: StoredStream, entries: Entries
+) -> Iterator[tuple[npt.NDArray[np.intp], Headers, npt.NDArray[np.uint64]]]:
+    """Yield numbers, headers and ends of entries whose header parses; others were found already."""
+    for first in range(0, len(entries), CHUNK_ENTRIES):
+        some = entries[first : first + CHUNK_ENTRIES]
+        headers = stream.headers(some)
+        sound = np.flatnonzero(headers.stored_bytes > 0)
+        ends = some["end"].astype(np.uint64)[sound]
+        yield sound + first, headers.some(sound), ends
+
+
+def _read_events(record: StreamRecord) -> int | None:
+    value = record.counters.get("read events")
+    return int(value) if value is not None else None
