@@ -1,0 +1,84 @@
+"""``lttv check``: says what is wrong with a trace, and with ``--repair`` makes it whole."""
+
+from typing import Any
+
+from lttd.files import Disk
+from lttd.recover import StreamRecovery, recover
+from lttd.tracedir import SegmentPaths
+from lttd.verify import Report, check
+
+
+def repair(segment: SegmentPaths) -> list[str]:
+    """Recover one segment; return a line for each stream that changed.
+
+    Raises:
+        LockedError: it is being recorded.
+    """
+    return [
+        f"{segment.directory.name}: {_told(one)}" for one in recover(segment, Disk()) if one.changed
+    ]
+
+
+def _told(one: StreamRecovery) -> str:
+    parts = [f"{one.entries} sub-buffers"]
+    if one.rebuilt_entries:
+        parts.append(f"{one.rebuilt_entries} index entries made again")
+    if one.torn_bytes:
+        parts.append(f"{one.torn_bytes} torn bytes cut and counted")
+    return f"{one.name}: repaired: {', '.join(parts)}"
+
+
+def check_all(
+    found: list[SegmentPaths], *, events: bool, repairing: bool
+) -> tuple[list[Report], list[str]]:
+    """Check every segment; return reports and, when *repairing*, what was repaired first.
+
+    Raises:
+        LockedError: a segment to be repaired is being recorded.
+        TraceDamagedError: a manifest cannot be read.
+    """
+    reports, repaired = [], []
+    for segment in found:
+        report = check(segment, events=events)
+        if repairing and (report.findings or report.state == "live"):
+            repaired += repair(segment)
+            report = check(segment, events=events)
+        reports.append(report)
+    return reports, repaired
+
+
+def report_json(reports: list[Report], repaired: list[str]) -> dict[str, Any]:
+    """Return everything that was found, for machines."""
+    return {
+        "whole": all(report.whole for report in reports),
+        "findings": [one.to_json() for report in reports for one in report.findings],
+        "notes": [note for report in reports for note in report.notes],
+        "repaired": repaired,
+        "segments": [
+            {
+                "path": str(report.segment),
+                "state": report.state,
+                "streams": [
+                    {name: getattr(stream, name) for name in stream.__slots__}
+                    for stream in report.streams
+                ],
+            }
+            for report in reports
+        ],
+    }
+
+
+def report_text(reports: list[Report], repaired: list[str]) -> str:
+    """Return a line per finding, and a last one that says it all."""
+    findings = [str(one) for report in reports for one in report.findings]
+    notes = [note for report in reports for note in report.notes]
+    streams = [stream for report in reports for stream in report.streams]
+    counted = [stream.events for stream in streams if stream.events is not None]
+    total = (
+        f"{len(reports)} segment{'s' * (len(reports) != 1)}, {len(streams)} streams,"
+        f" {sum(stream.subbuffers for stream in streams)} sub-buffers"
+    )
+    if counted:
+        total += f", {sum(counted)} events"
+    verdict = "whole" if not findings else f"damaged, {len(findings)} findings"
+    return "\n".join([*repaired, *findings, *notes, f"{verdict}: {total}"])

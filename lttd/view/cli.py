@@ -1,0 +1,121 @@
+"""``lttv``: looks at traces.
+
+Exit status: 0 done (check: whole); 1 failed (check: damaged); 2 usage, or no trace there; 130
+interrupted; 141 the reader of our output went away first.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from lttd.errors import LttdError
+
+INTERRUPTED = 128 + 2
+PIPE_CLOSED = 128 + 13
+
+_EPILOG = "Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace there."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``lttv``; return its exit status."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        status = run(options)
+        sys.stdout.flush()
+    except LttdError as error:
+        print(f"lttv: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        # What is still buffered would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        print(f"lttv: {error.filename or options.trace}: {error.strerror}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lttv", description="Look at traces that lttd recorded.", epilog=_EPILOG
+    )
+    parser.add_argument("--version", action="version", version=f"lttv {version('lttd')}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_add_info, _add_check):
+        add(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # noqa: SLF001  (argparse gives the type no public name)
+
+
+def _add(
+    commands: "_Commands[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EPILOG
+    )
+    command.add_argument(
+        "trace", metavar="TRACE", type=Path, help="directory of a trace, or of one segment"
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_info(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "what was recorded, from when to when, how much, what was lost"
+    command = _add(commands, "info", _info, text)
+    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _add_check(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "verify every file against the others; 0 whole, 1 damaged"
+    command = _add(commands, "check", _check, text)
+    command.add_argument(
+        "--repair", action="store_true", help="rebuild indexes, cut torn tails, close the trace"
+    )
+    command.add_argument(
+        "--events",
+        action="store_true",
+        help="decode every event, and compare with the kernel's own count",
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+# numpy and what needs it are loaded by the command that runs, not by --help.
+
+
+def _info(options: argparse.Namespace) -> int:
+    from lttd.view.info import dump, info_json, info_text  # noqa: PLC0415
+    from lttd.view.trace import Trace  # noqa: PLC0415
+
+    trace = Trace(options.trace)
+    print(dump(info_json(trace)) if options.json else info_text(trace))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from lttd.tracedir import segments  # noqa: PLC0415
+    from lttd.view.check import check_all, report_json, report_text  # noqa: PLC0415
+    from lttd.view.info import dump  # noqa: PLC0415
+
+    found = segments(options.trace)
+    reports, repaired = check_all(found, events=options.events, repairing=options.repair)
+    if options.json:
+        print(dump(report_json(reports, repaired)))
+    else:
+        print(report_text(reports, repaired))
+    return 0 if all(report.whole for report in reports) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""``lttv info``: what was recorded, from when to when, how much, what was lost."""
+
+import datetime as dt
+import json
+from typing import Any
+
+from lttd.stats import summary_json, summary_table
+from lttd.view.trace import Trace
+
+
+def info_json(trace: Trace) -> dict[str, Any]:
+    """Return the daemon's summary and what else is known of the trace, for machines."""
+    span = trace.span
+    last = trace.segments[-1].manifest
+    return summary_json(trace.summaries()) | {
+        "path": str(trace.path),
+        "state": trace.state,
+        "begin": span.begin if span else None,
+        "end": span.end if span else None,
+        "begin_utc": utc(span.begin_realtime_ns) if span else None,
+        "end_utc": utc(span.end_realtime_ns) if span else None,
+        "duration_ns": duration_ns(trace),
+        "clock": last.clock,
+        "source": last.source,
+        "layout": last.layout,
+        "host": last.machine.get("host", ""),
+        "kernel": last.machine.get("kernel", ""),
+        "segments": [segment.paths.directory.name for segment in trace.segments],
+    }
+
+
+def info_text(trace: Trace) -> str:
+    """Return the same for people."""
+    span = trace.span
+    last = trace.segments[-1].manifest
+    machine = last.machine
+    spec = str(last.source.get("spec", last.source.get("kind", "")))
+    number = len(trace.segments)
+    lines = [
+        ("trace", f"{trace.path} ({trace.state}, {number} segment{'s' * (number != 1)})"),
+        ("source", f"{spec}, clock {last.clock}, {last.layout}"),
+        ("recorded on", f"{machine.get('host', '?')}, Linux {machine.get('kernel', '?')}"),
+    ]
+    if span is None:
+        lines.append(("begin", "nothing was recorded"))
+    else:
+        lines += [
+            ("begin", _moment(span.begin, span.begin_realtime_ns)),
+            ("end", _moment(span.end, span.end_realtime_ns)),
+        ]
+    length_ns = duration_ns(trace)
+    if length_ns is not None:
+        lines.append(("duration", f"{seconds(length_ns)} s"))
+    head = "\n".join(f"{name:<12}{value}" for name, value in lines)
+    return f"{head}\n\n{summary_table(trace.summaries())}"
+
+
+def duration_ns(trace: Trace) -> int | None:
+    """Return how long the trace is; by the wall clock where the trace clock cannot tell."""
+    span = trace.span
+    if span is None:
+        return None
+    counts_ns = trace.segments[-1].manifest.clock not in ("counter", "x86-tsc", "uptime")
+    if trace.one_clock and counts_ns:
+        return span.end - span.begin
+    if span.begin_realtime_ns is None or span.end_realtime_ns is None:
+        return None
+    return span.end_realtime_ns - span.begin_realtime_ns
+
+
+def utc(realtime_ns: int | None) -> str | None:
+    """Write a wall-clock time as ISO 8601 in UTC, all nine digits kept."""
+    if realtime_ns is None:
+        return None
+    whole_s, rest_ns = divmod(realtime_ns, 1_000_000_000)
+    try:
+        moment = dt.datetime.fromtimestamp(whole_s, dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns:09d}Z"
+
+
+def seconds(time_ns: int) -> str:
+    """Write ns as seconds, exactly."""
+    sign = "-" if time_ns < 0 else ""
+    whole_s, rest_ns = divmod(abs(time_ns), 1_000_000_000)
+    return f"{sign}{whole_s}.{rest_ns:09d}"
+
+
+def _moment(trace_time: int, realtime_ns: int | None) -> str:
+    wall = utc(realtime_ns)
+    return f"{seconds(trace_time)}" + (f"  {wall}" if wall else "")
+
+
+def dump(value: dict[str, Any]) -> str:
+    """Return JSON, one object."""
+    return json.dumps(value, indent=1)

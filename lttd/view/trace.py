@@ -1,0 +1,168 @@
+"""A trace on disk, opened for reading: its segments, streams, times and losses.
+
+Rule: opening reads the manifests only; an index is mapped when it is asked for, and never read as a
+whole.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lttd.clock import Conversion
+from lttd.errors import NotATraceError, TraceDamagedError
+from lttd.recover import holds_nothing
+from lttd.stats import StreamSummary
+from lttd.stored import StoredStream
+from lttd.tracedir import Manifest, SegmentPaths, segments
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From when to when, in trace-clock units and in wall-clock time."""
+
+    begin: int
+    end: int
+    begin_realtime_ns: int | None
+    """None where the segment has no clock snapshot."""
+    end_realtime_ns: int | None
+
+
+class Segment:
+    """One segment: a manifest, and streams that are opened when they are used."""
+
+    def __init__(self, paths: SegmentPaths) -> None:
+        """Read the manifest.
+
+        Raises:
+            TraceDamagedError: it cannot be read.
+        """
+        self.paths = paths
+        self.manifest = Manifest.read(paths.manifest)
+        self.streams = [
+            StoredStream(paths, self.manifest, record) for record in self.manifest.streams
+        ]
+
+    @cached_property
+    def conversion(self) -> Conversion | None:
+        """How the trace clock is told in wall-clock time; None where nobody noted it."""
+        snapshots = self.manifest.clock_snapshots
+        return Conversion(snapshots) if snapshots else None
+
+    @cached_property
+    def span(self) -> Span | None:
+        """From the first begin to the last end of all streams; None where there is nothing."""
+        found = [stream.index.entries() for stream in self.streams]
+        found = [entries for entries in found if len(entries)]
+        if not found:
+            return None
+        begin = min(int(entries["begin"][0]) for entries in found)
+        end = max(int(entries["end"][-1]) for entries in found)
+        wall = self.conversion
+        if wall is None:
+            return Span(begin, end, None, None)
+        return Span(begin, end, wall.to_realtime_ns(begin), wall.to_realtime_ns(end))
+
+    def summaries(self) -> list[StreamSummary]:
+        """Return the totals of each stream."""
+        return [stream.summary() for stream in self.streams]
+
+
+class Trace:
+    """A directory of segments, or one segment alone."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read the manifests.
+
+        Raises:
+            NotATraceError: *path* holds no trace.
+            TraceDamagedError: a manifest cannot be read.
+        """
+        self.path = Path(path)
+        self.segments = [Segment(each) for each in segments(self.path) if not holds_nothing(each)]
+        if not self.segments:
+            raise NotATraceError(f"{path}: recording ended before anything was recorded")
+
+    @property
+    def state(self) -> str:
+        """``open`` while a segment is (or its recorder is gone), else ``closed``."""
+        states = {segment.manifest.state for segment in self.segments}
+        return "open" if "open" in states else "closed"
+
+    @cached_property
+    def spans(self) -> list[Span]:
+        """Where there is something, in the order of the segments."""
+        return [span for segment in self.segments if (span := segment.span) is not None]
+
+    @property
+    def one_clock(self) -> bool:
+        """Whether trace-clock times of all segments can be compared: same clock, same boot."""
+        clocks = {
+            (segment.manifest.clock, segment.manifest.machine.get("boot_id"))
+            for segment in self.segments
+        }
+        return len(clocks) == 1
+
+    @cached_property
+    def span(self) -> Span | None:
+        """From when to when; over several boots the wall clock says what is first and last."""
+        spans = self.spans
+        if not spans:
+            return None
+        if self.one_clock:
+            first, last = min(spans, key=lambda s: s.begin), max(spans, key=lambda s: s.end)
+        else:
+            first = min(spans, key=lambda s: s.begin_realtime_ns or 0)
+            last = max(spans, key=lambda s: s.end_realtime_ns or 0)
+        return Span(first.begin, last.end, first.begin_realtime_ns, last.end_realtime_ns)
+
+    @property
+    def begin(self) -> int | None:
+        """Trace clock of the first sub-buffer's begin; None in an empty trace."""
+        return self.span.begin if self.span else None
+
+    @property
+    def end(self) -> int | None:
+        """Trace clock behind the last event; None in an empty trace."""
+        return self.span.end if self.span else None
+
+    def summaries(self) -> list[StreamSummary]:
+        """Return the totals of each stream, over all segments."""
+        return merge_summaries(one for segment in self.segments for one in segment.summaries())
+
+
+def merge_summaries(summaries: Iterable[StreamSummary]) -> list[StreamSummary]:
+    """Add up the lines of streams that have the same name."""
+    merged: dict[str, StreamSummary] = {}
+    for one in summaries:
+        so_far = merged.get(one.name)
+        merged[one.name] = one if so_far is None else _sum(so_far, one)
+    return list(merged.values())
+
+
+def _sum(a: StreamSummary, b: StreamSummary) -> StreamSummary:
+    return StreamSummary(
+        name=a.name,
+        cpu=a.cpu,
+        subbuffers=a.subbuffers + b.subbuffers,
+        payload_bytes=a.payload_bytes + b.payload_bytes,
+        padding_bytes=a.padding_bytes + b.padding_bytes,
+        events_lost=a.events_lost + b.events_lost,
+        lost=dict(Counter(a.lost) + Counter(b.lost)),
+        gaps_unknown=a.gaps_unknown + b.gaps_unknown,
+    )
+
+
+def open_trace(path: str | os.PathLike[str]) -> Trace:
+    """Open the trace at *path*; ``lttd.open`` is this.
+
+    Raises:
+        NotATraceError: *path* holds no trace.
+        TraceDamagedError: a manifest cannot be read.
+    """
+    return Trace(path)
+
+
+__all__ = ["Segment", "Span", "Trace", "TraceDamagedError", "merge_summaries", "open_trace"]
