@@ -29,7 +29,8 @@ from lttd.tracedir import prepare_trace
 
 LAYOUT: Final = PageLayout()
 CONTENT_BYTES: Final = 4064  # what a page of raw_syscalls events holds
-FLUSH_INTERVAL_S: Final = 0.1
+FLUSH_INTERVAL_S: Final = 1.0
+PACE_S: Final = 0.05
 
 
 def pages(size_bytes: int) -> bytes:
@@ -39,35 +40,50 @@ def pages(size_bytes: int) -> bytes:
 
 
 class FakeStream:
-    """Gives its share take by take, as fast as it is asked, and says by poll that it can."""
+    """Gives its share take by take, what is due of it, and says by poll that it can."""
 
     def __init__(self, cpu: int, template: bytes, takes: int, pool: BufferPool) -> None:
         self.info = StreamInfo(
             StreamId("fake", cpu), "ftrace", LAYOUT.subbuffer_bytes, LAYOUT.header_bytes
         )
         self.left = takes
+        self.due = 0
+        """How many takes there is data for."""
         self._template = template
         self._pool = pool
-        self._fd = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._begin = 0
         self.turns: list[int]
         """Which stream was taken from, take by take; shared by all streams."""
 
     def fileno(self) -> int:
-        """Return an eventfd, readable until the share is used up."""
+        """Return an eventfd, readable while something is due."""
         return self._fd
 
     def take(self, flush: bool) -> Batch | Nothing:
         """Copy the template, as the kernel would, and read its headers."""
         if not self.left:
             return Nothing.EVER
-        self.left -= 1
+        if not self.due:
+            return Nothing.YET
+        self._gave()
         self.turns.append(self.info.id.cpu)
         buffer, size = self._pool.take(), len(self._template)
         buffer[:size] = self._template
         rows = rows_of_pages(buffer, size, LAYOUT).rows
         self._begin = close_rows(rows, not_before=self._begin, now=time.monotonic_ns())
         return make_batch(self.info.id, rows, time.monotonic_ns(), pool=self._pool, buffer=buffer)
+
+    def make_due(self, takes: int) -> None:
+        """Say that there is data for so many more takes."""
+        os.eventfd_write(self._fd, takes)
+        self.due += takes
+
+    def _gave(self) -> None:
+        self.left -= 1
+        self.due -= 1
+        if not self.due and self.left:
+            os.eventfd_read(self._fd)  # else it stays readable, to tell the end
 
     def losses(self) -> Batch | None:
         """Nothing is ever lost."""
@@ -82,7 +98,31 @@ class FakeStream:
         os.close(self._fd)
 
 
-async def record(trace: Path, streams: list[FakeStream], backlog_bytes: int) -> dict[str, Any]:
+async def make_due_at(takes_per_s: float | None, streams: list[FakeStream]) -> None:
+    """Make data due: all of it at once, or at a rate, evenly spread over the streams."""
+    if takes_per_s is None:
+        for stream in streams:
+            stream.make_due(stream.left)
+        return
+    shares, given, began = [s.left for s in streams], 0, trio.current_time()
+    while given < sum(shares):
+        await trio.sleep(PACE_S)
+        wanted = min(sum(shares), int((trio.current_time() - began) * takes_per_s))
+        for number, stream in enumerate(streams):
+            # Take number n of all belongs to stream n modulo their number.
+            more = _so_far(wanted, number, len(streams)) - _so_far(given, number, len(streams))
+            if more:
+                stream.make_due(more)
+        given = wanted
+
+
+def _so_far(takes: int, number: int, streams: int) -> int:
+    return (takes + streams - 1 - number) // streams
+
+
+async def record(
+    trace: Path, streams: list[FakeStream], backlog_bytes: int, takes_per_s: float | None
+) -> dict[str, Any]:
     """Record *streams* until they end; return cost, memory and who had turns."""
     disk, turns = Disk(), list[int]()
     number = prepare_trace(disk, trace, append=False)
@@ -104,6 +144,7 @@ async def record(trace: Path, streams: list[FakeStream], backlog_bytes: int) -> 
         before = getrusage(RUSAGE_SELF)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reader.run)
+            nursery.start_soon(make_due_at, takes_per_s, streams)
             await reader.all_ended.wait()
             nursery.cancel_scope.cancel()
         recorder.drain()
@@ -149,12 +190,15 @@ def main() -> None:
     parser.add_argument("--mib", type=int, required=True, help="of all streams together")
     parser.add_argument("--take-kib", type=int, required=True)
     parser.add_argument("--backlog-mib", type=int, default=64)
+    parser.add_argument("--mib-per-s", type=float, help="default: all at once")
     arguments = parser.parse_args()
     sys.setswitchinterval(0.0005)  # as the daemon does
     template, pool = pages(arguments.take_kib << 10), BufferPool()
     takes = (arguments.mib << 10) // arguments.take_kib // arguments.streams
     streams = [FakeStream(cpu, template, takes, pool) for cpu in range(arguments.streams)]
-    print(json.dumps(trio.run(record, arguments.trace, streams, arguments.backlog_mib << 20)))
+    rate = arguments.mib_per_s * 1024 / arguments.take_kib if arguments.mib_per_s else None
+    backlog_bytes = arguments.backlog_mib << 20
+    print(json.dumps(trio.run(record, arguments.trace, streams, backlog_bytes, rate)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """256 streams beside 2: does every stream get its turn, and what do CPU time and memory grow by?
 
-The streams are fakes that always have more; both numbers of streams give the same bytes in all.
+The streams are fakes; both numbers of them give the same bytes in all: at a steady rate that the
+disk can take, and all at once, so that the backlog is full all the time.
 """
 
 import json
@@ -17,29 +18,40 @@ FEW: Final = 2
 MANY: Final = 256
 TAKES_KIB: Final = (64, 512)
 BACKLOG_MIB: Final = 64
+STEADY: Final = "steady"
+AT_ONCE: Final = "all at once"
+STEADY_MIB_PER_S: Final = 150
 # Trio runs what is runnable in random order: twice in a row first and then last is two rounds.
 LONGEST_WAIT_ROUNDS: Final = 3.0
 
-Samples = dict[tuple[int, int], list[dict[str, Any]]]
+Samples = dict[tuple[str, int, int], list[dict[str, Any]]]
 
 
 def run(options: Options) -> Report:
     """Measure both numbers of streams in turn, with small and with large takes."""
     mib = 128 if options.quick else 1024
-    samples: Samples = {(take_kib, count): [] for take_kib in TAKES_KIB for count in (FEW, MANY)}
+    samples: Samples = {
+        (pace, take_kib, count): []
+        for pace in (STEADY, AT_ONCE)
+        for take_kib in TAKES_KIB
+        for count in (FEW, MANY)
+    }
     for _ in range(options.rounds_or(proper=7, quick=1)):
-        for (take_kib, count), found in samples.items():
-            found.append(_measure(options, count, mib, take_kib))
+        for (pace, take_kib, count), found in samples.items():
+            rate = ["--mib-per-s", str(STEADY_MIB_PER_S)] if pace == STEADY else []
+            found.append(_measure(options, count, mib, take_kib, rate))
     return _report(options, samples, mib)
 
 
-def _measure(options: Options, count: int, mib: int, take_kib: int) -> dict[str, Any]:
+def _measure(
+    options: Options, count: int, mib: int, take_kib: int, rate: list[str]
+) -> dict[str, Any]:
     settle()
     with scratch(options.disk_dir) as directory:
         command = [
             sys.executable, "-m", "bench.fakestreams", str(directory / "trace"),
             "--streams", str(count), "--mib", str(mib), "--take-kib", str(take_kib),
-            "--backlog-mib", str(BACKLOG_MIB),
+            "--backlog-mib", str(BACKLOG_MIB), *rate,
         ]  # fmt: skip
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env=environment()
@@ -51,31 +63,37 @@ def _measure(options: Options, count: int, mib: int, take_kib: int) -> dict[str,
 
 
 def _report(options: Options, samples: Samples, mib: int) -> Report:
-    def per_mb_us(take_kib: int, count: int) -> list[float]:
-        found = samples[take_kib, count]
+    def per_mb_us(pace: str, take_kib: int, count: int) -> list[float]:
+        found = samples[pace, take_kib, count]
         return [1e6 * sample["cpu_s"] / (sample["stored_bytes"] / 1e6) for sample in found]
 
     def most(count: int, key: str) -> float:
         return max(
             float(sample[key])
-            for (_, streams), found in samples.items()
+            for (_, _, streams), found in samples.items()
             for sample in found
             if streams == count
         )
 
     rows: list[list[Cell]] = [
         [
-            count,
+            pace,
             take_kib,
-            median(per_mb_us(take_kib, count)),
+            count,
+            median(per_mb_us(pace, take_kib, count)),
             min(sample["streams_served"] for sample in found),
             max(sample["longest_wait_rounds"] for sample in found),
             max(sample["peak_memory_bytes"] for sample in found) / (1 << 20),
             max(sample["backlog_high_water_bytes"] for sample in found) / (1 << 20),
         ]
-        for (take_kib, count), found in samples.items()
+        for (pace, take_kib, count), found in samples.items()
     ]
-    served = min(sample["streams_served"] for kib in TAKES_KIB for sample in samples[kib, MANY])
+    served = min(
+        sample["streams_served"]
+        for (_, _, count), found in samples.items()
+        for sample in found
+        if count == MANY
+    )
     limit_mib = 64 + BACKLOG_MIB + 0.25 * MANY
     figures = [
         Figure("streams that were served", served, "=", MANY),
@@ -94,16 +112,18 @@ def _report(options: Options, samples: Samples, mib: int) -> Report:
             "MiB",
         ),
     ]
-    for take_kib in TAKES_KIB:
-        grown = ratio(median(per_mb_us(take_kib, MANY)), median(per_mb_us(take_kib, FEW)))
-        name = f"CPU per MB, {MANY} / {FEW} streams, takes of {take_kib} KiB"
-        figures.append(Figure(name, grown, "<=", 1.3))
+    for pace in (STEADY, AT_ONCE):
+        for kib in TAKES_KIB:
+            grown = ratio(median(per_mb_us(pace, kib, MANY)), median(per_mb_us(pace, kib, FEW)))
+            name = f"CPU per MB, {MANY} / {FEW} streams, {pace}, takes of {kib} KiB"
+            figures.append(Figure(name, grown, "<=", 1.3))
     return Report(
         NAME,
         f"{mib} MiB of fake streams into {file_system(options.disk_dir)}",
         [
-            "streams",
+            "pace",
             "take KiB",
+            "streams",
             "CPU us/MB",
             "served",
             "longest wait, rounds",
@@ -112,13 +132,18 @@ def _report(options: Options, samples: Samples, mib: int) -> Report:
         ],
         rows,
         figures,
-        samples={f"{n} streams, {kib} KiB": found for (kib, n), found in samples.items()},
-        settings={"mib": mib, "backlog_mib": BACKLOG_MIB},
+        samples={
+            f"{pace}, {count} streams, {kib} KiB": found
+            for (pace, kib, count), found in samples.items()
+        },
+        settings={"mib": mib, "backlog_mib": BACKLOG_MIB, "steady_mib_per_s": STEADY_MIB_PER_S},
         plot=Plot(
             "CPU us / MB",
             {
                 f"{count} streams": {
-                    f"takes of {kib} KiB": per_mb_us(kib, count) for kib in TAKES_KIB
+                    f"{pace},\n{kib} KiB": per_mb_us(pace, kib, count)
+                    for pace in (STEADY, AT_ONCE)
+                    for kib in TAKES_KIB
                 }
                 for count in (FEW, MANY)
             },
