@@ -145,16 +145,16 @@ class LossLedger:
         begins = rows["begin"]
         for row, said in missed:
             count = said
-            if said is not None:
-                if not self._pages_only:
-                    # A page may count what was lost before we came.
-                    count = min(said, max(0, self._overwritten - self._told))
-                self._told += count or 0
-            if count != 0:
-                before = int(begins[row - 1]) if row else self._last_begin
-                end = int(begins[row])
-                gap = Gap(row, Reason.OVERWRITTEN, Unit.EVENTS, count, min(before, end), end)
-                gaps.append(gap)
+            if not self._pages_only:
+                # A page may tell of what was lost before we came.
+                ours = max(0, self._overwritten - self._told)
+                if not ours:
+                    continue
+                count = said if said is None else min(said, ours)
+            self._told += count or 0
+            before = int(begins[row - 1]) if row else self._last_begin
+            end = int(begins[row])
+            gaps.append(Gap(row, Reason.OVERWRITTEN, Unit.EVENTS, count, min(before, end), end))
         return gaps
 
     def _from_counters(self, rows: Rows) -> list[Gap]:

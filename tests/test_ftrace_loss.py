@@ -1,0 +1,206 @@
+"""The loss ledger of an ftrace ring, against a model of the kernel's counters and pages."""
+
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lttd.sources.ftrace_loss import LossLedger, Sample
+from lttd.subbuffer import ROW_DTYPE, Gap, Reason, Rows, Unit
+
+
+def rows_at(*begins: int) -> Rows:
+    rows = np.zeros(len(begins), ROW_DTYPE)
+    rows["begin"] = begins
+    return rows
+
+
+def events_in(gaps: tuple[Gap, ...]) -> int:
+    assert all(gap.unit is Unit.EVENTS for gap in gaps)
+    return sum(gap.count or 0 for gap in gaps)
+
+
+NOTHING_LOST = Sample(0, 0, 0, 0)
+
+
+def test_what_pages_count_is_not_counted_again_from_overrun() -> None:
+    ledger = LossLedger(NOTHING_LOST)
+    ledger.sampled(Sample(30, 7, 0, 0))
+    rows = rows_at(10, 20)
+    gaps = ledger.place(rows, [(1, 7)])
+    assert gaps == (Gap(1, Reason.OVERWRITTEN, Unit.EVENTS, 7, 10, 20),)
+    assert rows["discarded_total"].tolist() == [0, 7]
+    ledger.page_turned()
+    ledger.sampled(Sample(40, 7, 0, 0))
+    assert ledger.rest(final=True) == ()
+
+
+def test_a_count_that_found_no_room_in_its_page_comes_at_the_next_row() -> None:
+    ledger = LossLedger(NOTHING_LOST)
+    ledger.sampled(Sample(30, 9, 0, 0))
+    (some,) = ledger.place(rows_at(10, 20), [(1, None)])
+    assert (some.row, some.count) == (1, None)
+    ledger.page_turned()
+    assert ledger.place(rows_at(40), []) == ()
+    rows = rows_at(50)
+    (gap,) = ledger.place(rows, [])
+    assert (gap.row, gap.reason, gap.count) == (0, Reason.OVERWRITTEN, 9)
+    assert gap.begin <= 20 <= gap.end
+    assert rows["discarded_total"].tolist() == [9]
+
+
+def test_overwritten_events_wait_until_a_page_could_have_told_them() -> None:
+    ledger = LossLedger(NOTHING_LOST)
+    ledger.sampled(Sample(30, 5, 0, 0))
+    assert ledger.rest() == ()
+    ledger.sampled(Sample(40, 5, 0, 0))
+    ledger.page_turned()
+    assert events_in(ledger.place(rows_at(35), [(0, 5)])) == 5
+    assert ledger.rest(final=True) == ()
+
+
+def test_events_lost_before_we_came_are_not_ours() -> None:
+    ledger = LossLedger(Sample(100, 1000, 0, 0))
+    ledger.sampled(Sample(130, 1003, 0, 0))
+    gaps = ledger.place(rows_at(90, 110), [(0, 1003)])
+    assert events_in(gaps) == 3
+    assert all(gap.begin <= gap.end for gap in gaps)
+
+
+def test_a_page_that_only_tells_of_the_time_before_makes_no_gap() -> None:
+    ledger = LossLedger(Sample(100, 1000, 0, 0))
+    ledger.sampled(Sample(130, 1000, 0, 0))
+    assert ledger.place(rows_at(90), [(0, 1000)]) == ()
+    assert ledger.discarded_total == 0
+
+
+def test_a_counter_that_the_kernel_reset_is_no_negative_loss() -> None:
+    ledger = LossLedger(NOTHING_LOST)
+    ledger.sampled(Sample(10, 50, 40, 0))
+    ledger.sampled(Sample(20, 3, 2, 0))
+    gaps = ledger.rest(final=True)
+    lost = {
+        reason: events_in(tuple(gap for gap in gaps if gap.reason is reason)) for reason in Reason
+    }
+    assert lost[Reason.OVERWRITTEN] == 53
+    assert lost[Reason.DROPPED] == 42
+
+
+def test_refused_events_stand_before_the_first_subbuffer_that_begins_after_them() -> None:
+    ledger = LossLedger(NOTHING_LOST)
+    ledger.sampled(Sample(100, 0, 0, 0))
+    # The ring was full from 120 on; the take at 150 made room; the sample after it told.
+    ledger.sampled(Sample(160, 0, 12, 0), place_from=150)
+    old = rows_at(20, 60, 110)
+    assert ledger.place(old, []) == ()
+    assert ledger.rest() == ()
+    rows = rows_at(115, 155, 190)
+    assert ledger.place(rows, []) == (Gap(1, Reason.DROPPED, Unit.EVENTS, 12, 100, 160),)
+    assert rows["discarded_total"].tolist() == [0, 12, 12]
+
+
+def test_refused_events_come_with_no_row_once_everything_older_was_delivered() -> None:
+    ledger = LossLedger(NOTHING_LOST)
+    ledger.sampled(Sample(160, 0, 12, 1))
+    assert ledger.rest() == ()
+    ledger.ran_dry()
+    ledger.sampled(Sample(200, 0, 15, 1))
+    told = ledger.rest()
+    assert {(gap.reason, gap.count) for gap in told} == {
+        (Reason.DROPPED, 12),
+        (Reason.COMMIT_OVERRUN, 1),
+    }
+    assert [gap.count for gap in ledger.rest(final=True)] == [3]
+
+
+def test_of_a_killed_runs_ring_the_pages_alone_are_counted() -> None:
+    ledger = LossLedger(Sample(100, 500, 70, 0), pages_only=True)
+    ledger.suspect(Reason.DROPPED, 100)
+    ledger.sampled(Sample(110, 500, 70, 0))
+    assert events_in(ledger.place(rows_at(10, 20), [(1, 480)])) == 480
+    assert [(gap.reason, gap.count) for gap in ledger.rest(final=True)] == [(Reason.DROPPED, None)]
+
+
+def test_a_kernel_without_a_counter_never_counts_it() -> None:
+    assert Sample.of({"overrun": 4}, 9) == Sample(9, 4, 0, 0)
+
+
+class Kernel:
+    """One CPU's ring as far as loss goes; time only moves on."""
+
+    def __init__(self, overrun: int, dropped: int, *, read_before: bool) -> None:
+        self.now = 1000
+        self.overrun = overrun
+        self.dropped = dropped
+        self.untold = 0 if read_before else overrun
+
+    def sample(self) -> Sample:
+        self.now += 1
+        return Sample(self.now, self.overrun, self.dropped, 0)
+
+    def pages(self, count: int, *, room: bool) -> tuple[Rows, list[tuple[int, int | None]]]:
+        rows = rows_at(*range(self.now, self.now + count))
+        self.now += count
+        missed = [(0, self.untold if room else None)] if self.untold else []
+        self.untold = 0
+        return rows, missed
+
+
+ACTION = st.one_of(
+    st.tuples(st.just("overwrite"), st.integers(1, 1000)),
+    st.tuples(st.just("refuse"), st.integers(1, 1000)),
+    st.tuples(st.just("take"), st.integers(1, 4), st.booleans()),
+    st.tuples(st.just("tick")),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    actions=st.lists(ACTION, max_size=30),
+    overrun=st.integers(0, 500),
+    dropped=st.integers(0, 500),
+    read_before=st.booleans(),
+)
+def test_any_history_tells_exactly_what_the_kernel_counted_since_we_came(
+    actions: list[tuple[object, ...]], overrun: int, dropped: int, read_before: bool
+) -> None:
+    kernel = Kernel(overrun, dropped, read_before=read_before)
+    ledger = LossLedger(kernel.sample())
+    told: dict[Reason, int] = {Reason.OVERWRITTEN: 0, Reason.DROPPED: 0}
+    totals: list[int] = []
+
+    def tell(gaps: tuple[Gap, ...]) -> None:
+        for gap in gaps:
+            assert gap.begin <= gap.end
+            assert gap.count != 0
+            told[gap.reason] += gap.count or 0
+        assert told[Reason.OVERWRITTEN] <= kernel.overrun - overrun
+        assert told[Reason.DROPPED] <= kernel.dropped - dropped
+
+    for name, *rest in actions:
+        match name, rest:
+            case "overwrite", [int(count)]:
+                kernel.overrun += count
+                kernel.untold += count
+            case "refuse", [int(count)]:
+                kernel.dropped += count
+            case "take", [int(count), bool(room)]:
+                before = kernel.now
+                rows, missed = kernel.pages(count, room=room)
+                ledger.page_turned()
+                ledger.sampled(kernel.sample(), before)
+                tell(ledger.place(rows, missed))
+                totals += rows["discarded_total"].tolist()
+            case _:
+                if not kernel.untold:
+                    ledger.page_turned()
+                ledger.ran_dry()
+                tell(ledger.rest())
+                ledger.sampled(kernel.sample())
+    ledger.sampled(kernel.sample())
+    tell(ledger.rest(final=True))
+    assert told[Reason.OVERWRITTEN] == kernel.overrun - overrun
+    assert told[Reason.DROPPED] == kernel.dropped - dropped
+    assert ledger.discarded_total == sum(told.values())
+    assert all(earlier <= later for earlier, later in pairwise(totals))

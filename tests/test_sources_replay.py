@@ -1,0 +1,207 @@
+"""Replaying files of whole sub-buffers: fixtures of ours, other people's, and broken ones."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lttd.errors import NothingToRecordError, UsageError
+from lttd.sources.base import Nothing, When
+from lttd.sources.replay import ReplaySource, open_replay
+from lttd.sources.tracefs import parse_stats
+from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, Unit
+from tests.fakes import event, page
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "ftrace"
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "ftrace" / "raw"
+
+
+def taken(source: ReplaySource, cpu: int) -> list[Batch]:
+    (stream,) = [one for one in source.streams if one.info.id.cpu == cpu]
+    batches = []
+    while isinstance(batch := stream.take(flush=False), Batch):
+        batches.append(batch)
+    assert batch is Nothing.EVER
+    assert stream.take(flush=True) is Nothing.EVER
+    return batches
+
+
+def refused_bytes(batches: list[Batch]) -> int:
+    gaps = [gap for batch in batches for gap in batch.gaps]
+    return sum(gap.count or 0 for gap in gaps if gap.unit is Unit.BYTES)
+
+
+@pytest.mark.parametrize("cpu", [0, 1])
+def test_the_fixture_replays_with_its_loss_where_it_was_and_as_large_as_overrun(cpu: int) -> None:
+    source = open_replay(FIXTURE, BufferPool())
+    assert source.info.clock == "mono"
+    (batch,) = taken(source, cpu)
+    directory = FIXTURE / "per_cpu" / f"cpu{cpu}"
+    stats = parse_stats((directory / "stats").read_bytes())
+    assert batch.kernel_bytes == (directory / "trace_pipe_raw").stat().st_size
+    assert batch.stored_bytes < batch.kernel_bytes
+    (gap,) = batch.gaps
+    assert (gap.reason, gap.unit, gap.count) == (
+        Reason.OVERWRITTEN,
+        Unit.EVENTS,
+        stats["overrun"],
+    )
+    assert 0 < gap.row < len(batch.rows)
+    totals = batch.rows["discarded_total"].tolist()
+    assert totals == [0] * gap.row + [gap.count] * (len(batch.rows) - gap.row)
+    assert batch.rows["sequence"].tolist() == list(range(len(batch.rows)))
+    # stats prints microseconds, cut off, a little after the last event.
+    assert stats["oldest event ts"] <= batch.rows["end"][-1] <= stats["now ts"] + 999
+    source.close()
+
+
+def test_the_clock_of_a_replay_stands_at_the_latest_event_taken() -> None:
+    source = open_replay(FIXTURE, BufferPool())
+    ends = [int(batch.rows["end"][-1]) for cpu in (0, 1) for batch in taken(source, cpu)]
+    assert source.now() == max(ends)
+
+
+def test_format_files_keep_tracefs_own_names() -> None:
+    source = open_replay(FIXTURE, BufferPool())
+    names = {one.name: one.data for one in source.attachments(When.OPEN)}
+    name = "events/sched/sched_switch/format"
+    assert names[f"tracefs/{name}"] == (FIXTURE / name).read_bytes()
+    assert {"tracefs/events/header_page", "tracefs/events/header_event"} <= names.keys()
+    assert re.match(rb"0\t\d+\t\d*\t\S", names["tracefs/commands"])
+    assert list(source.attachments(When.CLOSE)) == []
+
+
+def test_what_a_manifest_keeps_of_a_replay_is_json() -> None:
+    source = open_replay(FIXTURE, BufferPool())
+    assert json.loads(json.dumps(source.info.settings))["subbuffer_bytes"] == 4096
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no {SHARED}")
+def test_pages_side_by_side_with_their_formats_replay_too() -> None:
+    source = open_replay(SHARED, BufferPool())
+    for cpu in (0, 1):
+        size = (SHARED / f"cpu{cpu}.pages").stat().st_size
+        assert sum(batch.kernel_bytes for batch in taken(source, cpu)) == size
+    names = {one.name for one in source.attachments(When.OPEN)}
+    assert "tracefs/events/syscalls/sys_enter_openat/format" in names
+
+
+def test_files_named_channel_and_cpu_are_streams_of_that_channel(tmp_path: Path) -> None:
+    (tmp_path / "sched_10").write_bytes(page(5, event(b"abcd")))
+    (tmp_path / "sched_2").write_bytes(page(6, event(b"abcd")))
+    (tmp_path / "README").write_text("not a stream")
+    source = open_replay(tmp_path, BufferPool())
+    assert [stream.info.id for stream in source.streams] == [
+        StreamId("sched", 2),
+        StreamId("sched", 10),
+    ]
+
+
+def test_a_file_longer_than_a_buffer_comes_in_several_batches(tmp_path: Path) -> None:
+    pages = [page(1000 + k, event(b"abcd")) for k in range(5)]
+    (tmp_path / "cpu0.pages").write_bytes(b"".join(pages))
+    batches = taken(open_replay(tmp_path, BufferPool(8192)), 0)
+    assert [len(batch.rows) for batch in batches] == [2, 2, 1]
+    sequence = [number for batch in batches for number in batch.rows["sequence"].tolist()]
+    assert sequence == [0, 1, 2, 3, 4]
+    assert b"".join(bytes(p) for batch in batches for p in batch.pieces()) == b"".join(
+        one[: 16 + 8] for one in pages
+    )
+
+
+def test_the_last_row_ends_with_its_last_event(tmp_path: Path) -> None:
+    def record(kind: int, delta: int, words: int) -> bytes:
+        return (kind | delta << 5).to_bytes(4, "little") + b"\1\0\0\0" * words
+
+    content = record(1, 7, 1) + record(30, 3, 1) + record(2, 5, 2)
+    (tmp_path / "cpu0").write_bytes(page(100, content))
+    (batch,) = taken(open_replay(tmp_path, BufferPool()), 0)
+    assert int(batch.rows["end"][0]) == 100 + 7 + (1 << 27) + 3 + 5
+
+
+def test_a_torn_tail_is_a_gap_and_a_note(tmp_path: Path) -> None:
+    (tmp_path / "cpu0.pages").write_bytes(page(5, event(b"abcd")) + b"x" * 17)
+    source = open_replay(tmp_path, BufferPool())
+    (note,) = source.notes()
+    assert "17 bytes" in note
+    assert source.notes() == []
+    (batch,) = taken(source, 0)
+    (gap,) = batch.gaps
+    assert (gap.row, gap.reason, gap.unit, gap.count) == (1, Reason.TORN, Unit.BYTES, 17)
+
+
+def test_a_file_of_nothing_but_a_tail_gives_its_gap_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "cpu0.pages").write_bytes(b"x" * 17)
+    (batch,) = taken(open_replay(tmp_path, BufferPool()), 0)
+    assert (len(batch.rows), [gap.count for gap in batch.gaps]) == (0, [17])
+
+
+def test_a_damaged_subbuffer_is_a_gap_and_its_neighbours_are_kept(tmp_path: Path) -> None:
+    pages = [page(5, event(b"abcd")), b"\xff" * 4096, page(9, event(b"efgh"))]
+    (tmp_path / "cpu0.pages").write_bytes(b"".join(pages))
+    (batch,) = taken(open_replay(tmp_path, BufferPool()), 0)
+    assert batch.rows["begin"].tolist() == [5, 9]
+    (gap,) = batch.gaps
+    assert (gap.row, gap.reason, gap.count) == (1, Reason.DAMAGED, 4096)
+    assert (gap.begin, gap.end) == (5, 9)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    parts=st.lists(
+        st.one_of(
+            st.binary(max_size=64),
+            st.binary(min_size=16, max_size=16).map(lambda head: head.ljust(4096, b"\x7f")),
+            st.integers(0, 1 << 63).map(lambda begin: page(begin, event(b"abcd"))),
+        ),
+        max_size=8,
+    )
+)
+def test_whatever_the_bytes_the_books_balance(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]
+) -> None:
+    directory = tmp_path_factory.mktemp("garbage")
+    data = b"".join(parts)
+    (directory / "cpu0.pages").write_bytes(data)
+    batches = taken(open_replay(directory, BufferPool(8192)), 0)
+    delivered = sum(batch.kernel_bytes for batch in batches)
+    assert delivered + refused_bytes(batches) == len(data)
+    for batch in batches:
+        assert (batch.rows["end"] >= batch.rows["begin"]).all()
+        assert all(gap.begin <= gap.end and gap.row <= len(batch.rows) for gap in batch.gaps)
+
+
+def test_the_size_of_subbuffers_comes_from_header_page_before_the_keyword(tmp_path: Path) -> None:
+    text = (FIXTURE / "events" / "header_page").read_text()
+    (tmp_path / "header_page").write_text(text.replace("size:4080", "size:8176"))
+    (tmp_path / "cpu0.pages").write_bytes(page(5, event(b"abcd")) + bytes(4096))
+    source = open_replay(tmp_path, BufferPool(), subbuffer_bytes=4096)
+    assert source.streams[0].info.subbuffer_bytes == 8192
+    (note,) = source.notes()
+    assert "8192" in note
+    (batch,) = taken(source, 0)
+    assert (len(batch.rows), batch.kernel_bytes) == (1, 8192)
+
+
+def test_without_header_page_the_keyword_tells_the_size(tmp_path: Path) -> None:
+    (tmp_path / "cpu0.pages").write_bytes(bytes(16384))
+    source = open_replay(tmp_path, BufferPool(), subbuffer_bytes=16384)
+    assert [len(batch.rows) for batch in taken(source, 0)] == [1]
+
+
+def test_what_cannot_be_replayed_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(NothingToRecordError, match="holds no stream"):
+        open_replay(tmp_path, BufferPool())
+    with pytest.raises(UsageError, match="not a directory"):
+        open_replay(tmp_path / "none", BufferPool())
+    (tmp_path / "cpu0.a").write_bytes(b"")
+    with pytest.raises(UsageError, match="a replay reads ftrace"):
+        open_replay(tmp_path, BufferPool(), abi="vhs")
+    with pytest.raises(UsageError, match="at most"):
+        open_replay(tmp_path, BufferPool(4096), subbuffer_bytes=8192)
+    (tmp_path / "cpu0.b").write_bytes(b"")
+    with pytest.raises(UsageError, match="both are"):
+        open_replay(tmp_path, BufferPool())
