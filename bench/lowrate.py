@@ -21,7 +21,7 @@ from bench.common import (
     scratch,
 )
 from bench.ondisk import stream_bytes, streams
-from bench.recorders import Lttd, lttv
+from bench.recorders import Lttd, check_events
 from bench.report import Figure, Plot, Report
 
 NAME: Final = "lowrate"
@@ -126,7 +126,7 @@ def _low(parent: Path, seconds: int) -> Low:
         made = instance.counters().read
         found = [(s.data.stat().st_size, s.subbuffers_bytes(), s.entries()) for s in
                  streams(directory / "trace")]  # fmt: skip
-        events = lttv("check", "--events", "--json", str(directory / "trace"))["events"]
+        events, _ = check_events(directory / "trace")
     if not found:
         raise CannotMeasureError("there are no streams in the trace")
     return Low(

@@ -120,6 +120,13 @@ def lttv(*arguments: str) -> dict[str, Any]:
     return value
 
 
+def check_events(trace: Path) -> tuple[int, bool]:
+    """Decode a whole trace; return how many events there are, and whether all of it is whole."""
+    found = lttv("check", "--events", "--json", str(trace))
+    streams = [stream for segment in found["segments"] for stream in segment["streams"]]
+    return sum(stream["events"] for stream in streams), found["whole"]
+
+
 class Lttd:
     """lttd on an instance of ours."""
 
