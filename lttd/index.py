@@ -59,6 +59,7 @@ GAP_BYTES: Final = 40
 GAPS_MAGIC: Final = 0x6C676170  # "lgap"
 GAPS_HEADER: Final = HEADER.pack(GAPS_MAGIC, 1, 0, GAP_BYTES)
 UNKNOWN: Final = (1 << 64) - 1
+PAST_ALL: Final = UNKNOWN  # a row that no index reaches
 
 Entries = npt.NDArray[np.void]
 
@@ -128,6 +129,46 @@ def read_gaps(path: Path) -> list[Gap]:
         return parse_gaps(path.read_bytes(), path)
     except FileNotFoundError:
         return []
+
+
+def salvage_entries(raw: memoryview) -> Entries:
+    """Return the whole entries of an index, whatever its header says."""
+    count = max(len(raw) - len(INDEX_HEADER), 0) // ENTRY_BYTES
+    return np.frombuffer(raw, ENTRY_DTYPE, count, len(INDEX_HEADER) if count else 0)
+
+
+def salvage_gaps(raw: memoryview) -> tuple[list[Gap], bool]:
+    """Return the gaps of a file, and whether it is other than these encoded.
+
+    What does not parse told of a loss too; at the end, where a crash tears, of one, PAST_ALL rows.
+    """
+    if not len(raw):
+        return [], False
+    body = raw[len(GAPS_HEADER) :]
+    records = np.frombuffer(body, GAP_DTYPE, len(body) // GAP_BYTES).tolist()
+    found = [_gap_of(*record) for record in records]
+    whole = len(found)
+    while whole and found[whole - 1] is None:
+        whole -= 1
+    torn = whole < len(found) or len(body) % GAP_BYTES != 0 or len(raw) < len(GAPS_HEADER)
+    gaps: list[Gap] = []
+    row = at = 0
+    for gap in found[:whole]:
+        some = Gap(row, Reason.TORN, Unit.EVENTS, None, at, at)
+        gaps.append(some if gap is None else gap)
+        row, at = gaps[-1].row, gaps[-1].end
+    if torn:
+        gaps.append(Gap(PAST_ALL, Reason.TORN, Unit.EVENTS, None, at, at))
+    differ = torn or None in found or raw[: len(GAPS_HEADER)] != GAPS_HEADER
+    return gaps, differ
+
+
+def _gap_of(row: int, begin: int, end: int, count: int, reason: int, unit: int) -> Gap | None:
+    try:
+        known = None if count == UNKNOWN else count
+        return Gap(row, Reason(reason), Unit(unit), known, begin, end)
+    except ValueError:
+        return None
 
 
 def moved(gap: Gap, rows: int) -> Gap:

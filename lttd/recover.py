@@ -21,13 +21,12 @@ from lttd.files import Disk, Lock
 from lttd.index import (
     ENTRY_BYTES,
     ENTRY_DTYPE,
-    GAP_BYTES,
-    GAP_DTYPE,
     GAPS_HEADER,
     INDEX_HEADER,
-    UNKNOWN,
     Entries,
     encode_gaps,
+    salvage_entries,
+    salvage_gaps,
 )
 from lttd.stored import StoredStream, agreements, lost_before, map_file
 from lttd.subbuffer import Gap, Reason, Unit
@@ -173,12 +172,12 @@ class _Planner:
         self._stream = stream
         self._data_bytes = len(stream.data)
         self._raw_index = map_file(stream.paths.index)
-        self._old = _whole_entries(self._raw_index)
-        self._gaps, self._gaps_differ = _whole_gaps(map_file(stream.paths.gaps))
+        self._old = salvage_entries(self._raw_index)
+        self._gaps, self._gaps_differ = salvage_gaps(map_file(stream.paths.gaps))
         self._floor = self._trusted(vouched) if vouched else 0
-        self._right = self._chained = self._floor
-        self._claimed_bytes = self._end_of(self._floor)
         self._judge()
+        if not power_kept and self._find_untold_losses():
+            self._judge()
         if vouched is None:
             self._floor = self._right
         # An entry is written after its data: only where power failed can it be there without.
@@ -202,6 +201,8 @@ class _Planner:
         return int(last["offset_bytes"]) + (int(last["packet_bits"]) >> 3)
 
     def _judge(self) -> None:
+        self._right = self._chained = self._floor
+        self._claimed_bytes = self._end_of(self._floor)
         all_right, within = True, True
         for at, found in agreements(self._stream, self._old, self._gaps, self._floor):
             chain = found.adjoins & found.in_order
@@ -221,7 +222,28 @@ class _Planner:
                     self._right = max(min(self._right, at + length - 1), self._floor)
                 return
 
+    def _find_untold_losses(self) -> bool:
+        """Tell again what the index counted as lost and a power loss took from the gaps file."""
+        first, behind = self._floor, self._chained
+        counts = self._old["events_discarded"][max(first - 1, 0) : behind].astype(np.int64)
+        if not first:
+            counts = np.insert(counts, 0, self._stream.record.baseline_discarded)
+        told = lost_before(self._gaps, first, behind).astype(np.int64)
+        untold = np.diff(counts) - told
+        rows = np.flatnonzero(untold)
+        # Anything else than more, and not absurdly more, is a damaged entry.
+        if not len(rows) or untold.min() < 0 or untold.max() >= 1 << 32:
+            return False
+        for row in rows.tolist():
+            begin, count = int(self._old["begin"][first + row]), int(untold[row])
+            lost = Gap(first + row, Reason.DISCARDED, Unit.EVENTS, count, begin, begin)
+            self._gaps.append(lost)
+        self._gaps.sort(key=lambda gap: gap.row)
+        self._gaps_differ = True
+        return True
+
     def plan(self) -> _Plan:
+        """Decide."""
         headers, old, witnessed = self._subbuffers()
         count = self._without_torn_tail(headers, witnessed)
         total = self._floor + count
@@ -277,7 +299,9 @@ class _Planner:
         walked = stream.abi.walk(stream.data, start, stream.slot_bytes)
         headers = Headers(*(np.concatenate(pair) for pair in zip(known, walked, strict=True)))
         more = len(walked.begin)
-        old = np.concatenate((entries[:told_until], np.zeros(more, ENTRY_DTYPE)))
+        # Not concatenate(): it would turn the fields to the machine's own byte order.
+        old = np.zeros(told_until + more, ENTRY_DTYPE)
+        old[:told_until] = entries[:told_until]
         return headers, old, np.concatenate((told[:told_until], np.ones(more, np.bool_)))
 
     def _without_torn_tail(self, headers: Headers, witnessed: Mask) -> int:
@@ -349,9 +373,11 @@ class _Planner:
             begin = int(entries["end"][-1]) if len(entries) else 0
             if not len(entries) and total:
                 begin = int(self._old["end"][total - 1])
-            torn = Gap(total, Reason.TORN, Unit.BYTES, torn_bytes, begin, begin)
-            if torn not in gaps:  # or a recovery that crashed had told it already
-                gaps.append(torn)
+            # A recovery that crashed may have told it already, when it still saw more of it.
+            if not any(
+                (gap.row, gap.reason, gap.unit) == (total, Reason.TORN, Unit.BYTES) for gap in gaps
+            ):
+                gaps.append(Gap(total, Reason.TORN, Unit.BYTES, torn_bytes, begin, begin))
         return tuple(gaps)
 
 
@@ -371,40 +397,3 @@ def _sequence(known: I64, rebuild: Mask, before: int) -> I64:
     last = np.maximum.accumulate(np.where(rebuild, -1, numbers))
     base = np.where(last >= 0, known[last] - last, before + 1)
     return base + numbers
-
-
-def _whole_entries(raw: memoryview) -> Entries:
-    """Return the whole entries of an index, whatever its header says."""
-    count = max(len(raw) - len(INDEX_HEADER), 0) // ENTRY_BYTES
-    return np.frombuffer(raw, ENTRY_DTYPE, count, len(INDEX_HEADER) if count else 0)
-
-
-def _whole_gaps(raw: memoryview) -> tuple[list[Gap], bool]:
-    """Return the gaps of a file, and whether it is other than these encoded.
-
-    What does not parse was a loss too: at the end, where a crash tears, it is told as one.
-    """
-    if not len(raw):
-        return [], False
-    body = raw[len(GAPS_HEADER) :]
-    records = np.frombuffer(body, GAP_DTYPE, len(body) // GAP_BYTES).tolist()
-    found = [_gap_of(*record) for record in records]
-    whole = len(found)
-    while whole and found[whole - 1] is None:
-        whole -= 1
-    torn = whole < len(found) or len(body) % GAP_BYTES != 0
-    gaps: list[Gap] = []
-    for gap in [*found[:whole], *([None] if torn else [])]:
-        last = gaps[-1] if gaps else Gap(0, Reason.TORN, Unit.EVENTS, None, 0, 0)
-        some = Gap(last.row, Reason.TORN, Unit.EVENTS, None, last.end, last.end)
-        gaps.append(some if gap is None else gap)
-    differ = torn or None in found or raw[: len(GAPS_HEADER)] != GAPS_HEADER
-    return gaps, differ
-
-
-def _gap_of(row: int, begin: int, end: int, count: int, reason: int, unit: int) -> Gap | None:
-    try:
-        known = None if count == UNKNOWN else count
-        return Gap(row, Reason(reason), Unit(unit), known, begin, end)
-    except ValueError:
-        return None

@@ -1,0 +1,114 @@
+"""A disk that forgets: it keeps a log of what was asked, and can show what a crash may leave."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lttd.files import Disk, File
+
+BLOCK_BYTES = 512
+
+Draw = Callable[[int, int], int]
+"""Chooses a number between two, both included."""
+
+
+@dataclass(frozen=True)
+class Op:
+    kind: str  # write, truncate, sync, replace
+    path: Path
+    offset_bytes: int = 0
+    data: bytes = b""
+
+    def on(self, content: bytes, *, cut: int | None = None) -> bytes:
+        data = self.data if cut is None else self.data[:cut]
+        if self.kind == "write":
+            there = content.ljust(self.offset_bytes, b"\0")
+            return there[: self.offset_bytes] + data + there[self.offset_bytes + len(data) :]
+        if self.kind == "truncate":
+            return content[: self.offset_bytes].ljust(self.offset_bytes, b"\0")
+        if self.kind == "replace":
+            return self.data
+        return content
+
+
+class LoggedFile(File):
+    def __init__(self, log: list[Op], path: Path, *, truncate: bool) -> None:
+        super().__init__(path, truncate=truncate)
+        self._log = log
+        if truncate:
+            log.append(Op("truncate", path))
+
+    def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
+        self._log.append(Op("write", self.path, offset_bytes, b"".join(pieces)))
+        return super().write_at(pieces, offset_bytes)
+
+    def truncate(self, size_bytes: int) -> None:
+        self._log.append(Op("truncate", self.path, size_bytes))
+        super().truncate(size_bytes)
+
+    def sync(self) -> None:
+        self._log.append(Op("sync", self.path))
+
+
+class ForgetfulDisk(Disk):
+    def __init__(self) -> None:
+        self.log: list[Op] = []
+
+    def open(self, path: Path, *, truncate: bool = False) -> File:
+        return LoggedFile(self.log, path, truncate=truncate)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        path.write_bytes(data)
+        self.log.append(Op("replace", path, data=data))
+
+    def sync_directory(self, path: Path) -> None:
+        return None
+
+
+def power_loss(log: Sequence[Op], before: dict[Path, bytes], draw: Draw) -> dict[Path, bytes]:
+    """Return one state of the files after the ops of *log* and a power loss.
+
+    Of each file what was synced is there; of what came later, a part in order, the last write cut
+    anywhere, and its end perhaps still zeros: from a block's begin, or from where a write began.
+    """
+    after = dict(before)
+    for path in dict.fromkeys(op.path for op in log):
+        ops = [op for op in log if op.path == path]
+        durable = max(
+            (n for n, op in enumerate(ops, 1) if op.kind in ("sync", "replace")), default=0
+        )
+        content = before.get(path, b"")
+        for op in ops[:durable]:
+            content = op.on(content)
+        pending = ops[durable:]
+        kept = draw(0, len(pending))
+        least, starts = len(content), {len(content)}
+        for op in pending[:kept]:
+            starts.add(op.offset_bytes)
+            content = op.on(content)
+        if kept < len(pending) and pending[kept].kind == "write":
+            starts.add(pending[kept].offset_bytes)
+            content = pending[kept].on(content, cut=draw(0, len(pending[kept].data)))
+        starts |= set(range(0, len(content), BLOCK_BYTES))
+        zeros = sorted(at for at in starts if least <= at < len(content))
+        if zeros and draw(0, 1):
+            at = zeros[draw(0, len(zeros) - 1)]
+            content = content[:at].ljust(len(content), b"\0")
+        after[path] = content
+    return after
+
+
+def killed(log: Sequence[Op], before: dict[Path, bytes], draw: Draw) -> dict[Path, bytes]:
+    """Return the files as a killed process leaves them: all ops done, the last one cut anywhere."""
+    after = dict(before)
+    for number, op in enumerate(log, 1):
+        last = number == len(log) and op.kind == "write"
+        cut = draw(0, len(op.data)) if last else None
+        after[op.path] = op.on(after.get(op.path, b""), cut=cut)
+    return after
+
+
+def put(files: dict[Path, bytes]) -> None:
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

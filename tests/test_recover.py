@@ -1,0 +1,328 @@
+"""Every state that a crash can leave, and what recovering makes of it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lttd.errors import LockedError, LttdError
+from lttd.files import Lock
+from lttd.recover import StreamRecovery, recover
+from lttd.subbuffer import Reason, Unit
+from lttd.tracedir import Manifest, SegmentPaths, read_synced, this_machine
+from lttd.verify import check
+from lttd.view.trace import Trace
+from tests.forgetful import ForgetfulDisk, Op, killed, power_loss, put
+from tests.made import Made, subbuffer
+
+LAYOUTS = ("packed", "sparse")
+BOOT = this_machine()["boot_id"]
+
+
+class Story:
+    """A recording, told as the log of what was asked of the disk; made once a layout."""
+
+    def __init__(self, layout: str) -> None:
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self.trace = Path(tempfile.mkdtemp(prefix="lttd-story-", dir=memory))
+        disk = ForgetfulDisk()
+        made = Made(self.trace, layout=layout, disk=disk)
+        self.paths = made.paths
+        self.start = len(disk.log)
+        made.append([subbuffer(0), subbuffer(1, words=20)])
+        made.append([subbuffer(2, missed=5), subbuffer(3)])
+        made.sync()
+        made.append([subbuffer(4, events=9)], trailing_loss=3)
+        made.append([subbuffer(5, words=28, events=8), subbuffer(6, missed=2), subbuffer(7)])
+        made.sync()
+        made.append([subbuffer(8), subbuffer(9, missed=4, events=30)])
+        made.append([], trailing_loss=1)
+        made.append([subbuffer(10, words=16, events=20), subbuffer(11)])
+        made.leave()
+        self.log = disk.log
+        self.record = made.records[0]
+        self.stream = self.paths.stream(self.record.name)
+        whole = made.stream()
+        self.data = bytes(whole.data)
+        self.entries = whole.index.entries().copy()
+        shutil.rmtree(self.trace)
+
+
+@cache
+def story(layout: str) -> Story:
+    return Story(layout)
+
+
+@contextmanager
+def on_disk(told: Story, files: dict[Path, bytes]) -> Iterator[SegmentPaths]:
+    """Put the files of a story where they stood."""
+    try:
+        told.paths.index.mkdir(parents=True)
+        put(files)
+        yield told.paths
+    finally:
+        shutil.rmtree(told.trace)
+
+
+def of_this_boot(files: dict[Path, bytes]) -> dict[Path, bytes]:
+    return {p: c.replace(b"another boot", BOOT.encode()) for p, c in files.items()}
+
+
+def files_of(paths: SegmentPaths) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in paths.directory.rglob("*") if p.is_file()}
+
+
+def recovered_is_a_whole_prefix(told: Story, paths: SegmentPaths) -> list[StreamRecovery]:
+    vouched = read_synced(paths.synced).get(told.record.name)
+    found = recover(paths, ForgetfulDisk())
+    report = check(paths, events=True)
+    assert report.findings == []
+    assert report.state == "closed"
+    entries = Trace(paths.directory).segments[0].streams[0].index.entries()
+    count = len(entries)
+    data = told.stream.data.read_bytes()
+    assert data == told.data[: len(data)]
+    for name in ("offset_bytes", "packet_bits", "content_bits", "begin", "sequence"):
+        assert (entries[name] == told.entries[name][:count]).all(), name
+    if vouched:
+        assert count >= vouched.entries
+        assert len(data) >= vouched.data_bytes
+    before = files_of(paths)
+    again = recover(paths, ForgetfulDisk())
+    assert not any(one.changed for one in again)
+    assert files_of(paths) == before
+    return found
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.data(), st.sampled_from(LAYOUTS))
+def test_any_power_loss_leaves_a_prefix_and_keeps_what_was_synced(
+    data: st.DataObject, layout: str
+) -> None:
+    told = story(layout)
+    until = data.draw(st.integers(told.start, len(told.log)))
+    files = power_loss(told.log[:until], {}, lambda a, b: data.draw(st.integers(a, b)))
+    with on_disk(told, files) as paths:
+        recovered_is_a_whole_prefix(told, paths)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.sampled_from(LAYOUTS))
+def test_a_kill_loses_nothing_that_was_written_whole(data: st.DataObject, layout: str) -> None:
+    told = story(layout)
+    until = data.draw(st.integers(told.start, len(told.log)))
+    log = told.log[:until]
+    files = of_this_boot(killed(log, {}, lambda a, b: data.draw(st.integers(a, b))))
+    ends = (told.entries["offset_bytes"] + (told.entries["packet_bits"] >> np.uint64(3))).tolist()
+    there = len(files[told.stream.data])
+    with on_disk(told, files) as paths:
+        recovered_is_a_whole_prefix(told, paths)
+        entries = Trace(paths.directory).segments[0].streams[0].index.entries()
+        if layout == "packed":
+            assert len(entries) == sum(end <= there for end in ends)
+        assert (
+            entries["events_discarded"] == told.entries["events_discarded"][: len(entries)]
+        ).all()
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.data(), st.sampled_from(LAYOUTS))
+def test_a_crash_while_recovering_changes_nothing_of_the_outcome(
+    data: st.DataObject, layout: str
+) -> None:
+    def draw(least: int, most: int) -> int:
+        return data.draw(st.integers(least, most))
+
+    told = story(layout)
+    files = power_loss(told.log[: draw(told.start, len(told.log))], {}, draw)
+    with on_disk(told, files) as paths:
+        disk = ForgetfulDisk()
+        recover(paths, disk)
+        outcome = files_of(paths)
+        halfway = power_loss(disk.log[: draw(0, len(disk.log))], files, draw)
+    with on_disk(told, halfway) as paths:
+        recovered_is_a_whole_prefix(told, paths)
+        assert told.stream.data.read_bytes() == outcome[told.stream.data]
+        gaps = told.stream.gaps
+        assert (gaps.read_bytes() if gaps.exists() else b"") == outcome.get(gaps, b"")
+
+
+def whole_files(layout: str) -> dict[Path, bytes]:
+    return killed(story(layout).log, {}, lambda _, most: most)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("which", ["data", "index", "gaps"])
+def test_a_file_cut_anywhere_is_recovered(layout: str, which: str) -> None:
+    told = story(layout)
+    files = whole_files(layout)
+    del files[told.paths.synced]
+    path = getattr(told.stream, which)
+    whole = files[path]
+    step = 1 if len(whole) < 1500 else 97
+    for size in range(0, len(whole), step):
+        with on_disk(told, files | {path: whole[:size]}) as paths:
+            recovered_is_a_whole_prefix(told, paths)
+
+
+@pytest.mark.parametrize("which", ["data", "index", "gaps"])
+def test_a_file_that_is_gone_is_recovered(which: str) -> None:
+    told = story("packed")
+    files = whole_files("packed")
+    del files[told.paths.synced]
+    del files[getattr(told.stream, which)]
+    with on_disk(told, files) as paths:
+        recovered_is_a_whole_prefix(told, paths)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_an_index_the_data_alone_make_the_same_one(layout: str) -> None:
+    told = story(layout)
+    files = whole_files(layout)
+    del files[told.paths.synced]
+    del files[told.stream.index]
+    with on_disk(told, of_this_boot(files)) as paths:
+        found = recovered_is_a_whole_prefix(told, paths)
+        assert found[0].rebuilt_entries == len(told.entries) == found[0].entries
+        entries = Trace(paths.directory).segments[0].streams[0].index.entries()
+        same = ("begin", "events_discarded", "sequence", "stream_id", "instance_id")
+        for name in same:
+            assert (entries[name] == told.entries[name]).all(), name
+        # Where a batch ended, the writer knew a later bound or an earlier one; the last is exact.
+        assert (entries["end"][:-1] == entries["begin"][1:]).all()
+        assert entries["end"][-1] == 12_030
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.sampled_from(LAYOUTS), st.sampled_from(["data", "index", "gaps"]))
+def test_a_flipped_byte_leaves_everything_before_it_readable(
+    data: st.DataObject, layout: str, which: str
+) -> None:
+    told = story(layout)
+    files = whole_files(layout)
+    path = getattr(told.stream, which)
+    whole = files[path]
+    at = data.draw(st.integers(0, len(whole) - 1))
+    bad = bytearray(whole)
+    bad[at] ^= data.draw(st.integers(1, 255))
+    if data.draw(st.booleans()):
+        del files[told.paths.synced]
+    with on_disk(told, files | {path: bytes(bad)}) as paths:
+        check(paths, events=True)
+        recover(paths, ForgetfulDisk())
+        check(paths, events=True)
+        stream = Trace(paths.directory).segments[0].streams[0]
+        kept = stream.data
+        behind = at if which == "data" else len(told.data)
+        whole_ones = told.entries["offset_bytes"] + (told.entries["packet_bits"] >> np.uint64(3))
+        sound = int((whole_ones <= behind).sum())
+        assert len(stream.index) >= min(sound, 8), "what was synced, or stands before the byte"
+        end = int(whole_ones[sound - 1]) if sound else 0
+        assert bytes(kept[: min(end, len(kept))]) == told.data[: min(end, len(kept))]
+
+
+def test_a_torn_tail_is_cut_and_counted_in_bytes() -> None:
+    told = story("packed")
+    files = of_this_boot(whole_files("packed"))
+    size = len(files[told.stream.data])
+    last = int(told.entries["offset_bytes"][-1])
+    with on_disk(told, files | {told.stream.data: told.data[: size - 5]}) as paths:
+        found = recover(paths, ForgetfulDisk())
+        stream = Trace(paths.directory).segments[0].streams[0]
+        assert found[0].torn_bytes == size - last
+        gap = stream.gaps[-1]
+        assert (gap.reason, gap.unit, gap.count) == (Reason.TORN, Unit.BYTES, size - last)
+        assert gap.row == len(stream.index) == len(told.entries) - 1
+        assert stream.summary().lost["torn_bytes"] == size - last
+        assert stream.summary().payload_bytes == last
+
+
+def test_a_loss_that_only_the_index_still_tells_is_told_again() -> None:
+    told = story("packed")
+    files = whole_files("packed")
+    del files[told.stream.gaps]
+    del files[told.paths.synced]
+    with on_disk(told, files) as paths:
+        recovered_is_a_whole_prefix(told, paths)
+        entries = Trace(paths.directory).segments[0].streams[0].index.entries()
+        assert (entries["events_discarded"] == told.entries["events_discarded"]).all()
+        summary = Trace(paths.directory).summaries()[0]
+        assert summary.events_lost == int(told.entries["events_discarded"][-1])
+
+
+def test_a_damaged_header_in_the_middle_stays_and_what_follows_it_is_kept() -> None:
+    told = story("packed")
+    files = whole_files("packed")
+    del files[told.paths.synced]
+    bad = bytearray(told.data)
+    bad[int(told.entries["offset_bytes"][5]) + 8] ^= 0x40
+    with on_disk(told, files | {told.stream.data: bytes(bad)}) as paths:
+        recover(paths, ForgetfulDisk())
+        assert len(Trace(paths.directory).segments[0].streams[0].index) == len(told.entries)
+        assert [finding.entry for finding in check(paths).findings] == [5]
+
+
+def test_only_what_is_beyond_the_synced_record_is_looked_at() -> None:
+    told = story("packed")
+    files = whole_files("packed")
+    bad = bytearray(told.data)
+    bad[8] ^= 0x40  # the very first header: durable, so no business of a restart
+    with on_disk(told, files | {told.stream.data: bytes(bad)}) as paths:
+        assert [one.rebuilt_entries for one in recover(paths, ForgetfulDisk())] == [0]
+
+
+def test_a_live_segment_is_refused(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t")
+    made.append([subbuffer(0)])
+    lock = Lock(made.paths.directory)
+    with pytest.raises(LockedError):
+        recover(made.paths, ForgetfulDisk())
+    report = check(made.paths)
+    assert (report.state, report.findings) == ("live", [])
+    lock.release()
+    made.leave()
+
+
+def test_a_segment_without_manifest_and_data_is_left_alone(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t").leave()
+    made.paths.manifest.unlink()
+    assert recover(made.paths, ForgetfulDisk()) == []
+    assert check(made.paths).whole
+
+
+def test_data_without_a_manifest_are_an_error_that_says_where(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t")
+    made.append([subbuffer(0)])
+    made.leave()
+    made.paths.manifest.unlink()
+    with pytest.raises(LttdError, match=r"trace\.json"):
+        recover(made.paths, ForgetfulDisk())
+
+
+def test_the_summary_of_a_recovered_segment_is_that_of_its_files(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t", cpus=2)
+    made.append([subbuffer(0), subbuffer(1, missed=9)])
+    made.append([subbuffer(0)], cpu=1, trailing_loss=2)
+    made.leave()
+    recover(made.paths, ForgetfulDisk())
+    lines = Manifest.read(made.paths.manifest).streams
+    assert [(line.summary.subbuffers, line.summary.lost) for line in lines if line.summary] == [
+        (2, {"overwritten": 9}),
+        (1, {"dropped": 2}),
+    ]
+
+
+def test_the_log_of_a_story_syncs_data_before_its_index() -> None:
+    told = story("packed")
+    synced = [op.path for op in told.log if op.kind == "sync" and op.path.parent != told.trace]
+    data, index = told.stream.data, told.stream.index
+    assert [p for p in synced if p in (data, index)] == [data, index] * 2
+    assert isinstance(told.log[0], Op)
