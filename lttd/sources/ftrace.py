@@ -96,6 +96,7 @@ class FtraceSource:
         self._settings = settings
         self._previous_run = previous_run
         self._leaves_out = instance.own and not previous_run and not settings.trace_self
+        self._left_out: set[int] = set()
         self._notes_told = 0
         self._closed = False
         name = clock_of(instance)
@@ -123,8 +124,11 @@ class FtraceSource:
                 return
             self._instance.undo.remember(path, "", truncate=True)
             self._leaves_out = True
-        # Without O_TRUNC, this adds to the list.
-        write_text(path, " ".join(map(str, thread_ids)))
+        new = set(thread_ids) - self._left_out
+        if new:
+            # Without O_TRUNC, this adds to the list.  It can take the kernel 50 ms.
+            write_text(path, " ".join(map(str, sorted(new))))
+            self._left_out |= new
 
     def start(self) -> None:
         """Turn tracing on; what a killed lttd left stays off."""

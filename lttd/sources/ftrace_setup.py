@@ -37,7 +37,7 @@ OWN_BUFFER_BYTES: Final = 4 << 20
 WAKE_PERCENT: Final = 25
 WAKE_BYTES: Final = 1 << 20
 
-_OWN_NAME: Final = re.compile(r"lttd-\d+")
+OWN_PREFIX = "lttd-"
 # Process ids stay below 2^22 (PID_MAX_LIMIT): names made by adding it are nobody's process id.
 _NEXT_NAME: Final = 1 << 22
 _NAMES: Final = 16
@@ -108,7 +108,7 @@ def make_own(root: str) -> Instance:
     """Create and lock an instance that nobody else has."""
     number = os.getpid()
     for _ in range(_NAMES):
-        name = f"lttd-{number}"
+        name = f"{OWN_PREFIX}{number}"
         path = f"{root}/instances/{name}"
         number += _NEXT_NAME
         try:
@@ -124,7 +124,7 @@ def make_own(root: str) -> Instance:
         except BaseException:
             _remove(path)
             raise
-    raise SourceError(f"{root}/instances: all names from lttd-{os.getpid()} on are taken")
+    raise SourceError(f"{root}/instances: all names from {OWN_PREFIX}{os.getpid()} on are taken")
 
 
 def open_named(root: str, name: str) -> Instance:
@@ -151,7 +151,7 @@ def lock_stale(root: str) -> Iterator[Instance]:
     """Lock, stop and return, one by one, the own instances that killed lttds left behind."""
     for name in sorted(os.listdir(f"{root}/instances")):
         path = f"{root}/instances/{name}"
-        if not _OWN_NAME.fullmatch(name):
+        if not re.fullmatch(rf"{re.escape(OWN_PREFIX)}\d+", name):
             continue
         try:
             instance = Instance(root, path, name, True, _lock_all(path))

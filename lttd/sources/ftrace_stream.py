@@ -271,9 +271,12 @@ class FtraceStream:
                 why, used = self._read(buffer)
                 if why is not Nothing.YET:
                     return why, used
-                if stopped and not self._stats.read().get("entries"):
-                    self.over = True
+                self.over = stopped and not self._stats.read().get("entries")
+                if self.over:
                     break
+            if stopped and not self.over:
+                self.over = True
+                self._ledger.suspect(Reason.REFUSED, self._shared.now())
         self._flushed = False
         self._ledger.ran_dry()
         return Nothing.EVER if self.over else Nothing.YET, 0

@@ -1,0 +1,567 @@
+"""Recording from the ftrace rings of the kernel that runs here: root and a mounted tracefs."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
+from lttd.sources import ftrace_setup
+from lttd.sources.base import Nothing, When
+from lttd.sources.ftrace import FtraceSettings, FtraceSource, open_ftrace, stale_instances
+from lttd.sources.ftrace_stream import FtraceStream, Pipe
+from lttd.sources.tracefs import find_tracefs
+from lttd.subbuffer import Batch, BufferPool, Reason, RowFlag, Unit
+
+PREFIX = f"lttdtest-{os.getpid()}-"
+
+
+def why_not() -> str:
+    try:
+        root = find_tracefs()
+    except LttdError as error:
+        return str(error)
+    return "" if os.access(root / "instances", os.W_OK) else "not root"
+
+
+pytestmark = [pytest.mark.kernel, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+
+
+@pytest.fixture(autouse=True)
+def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where instances are.  Those made here have names of ours, and none is left behind."""
+    monkeypatch.setattr(ftrace_setup, "OWN_PREFIX", PREFIX)
+    directory = find_tracefs() / "instances"
+    yield directory
+    left = [name for name in os.listdir(directory) if name.startswith(PREFIX)]
+    for name in left:
+        os.rmdir(directory / name)
+    assert left == []
+
+
+@pytest.fixture
+def foreign(instances: Path) -> Iterator[Path]:
+    """Somebody else's instance: tracing, with an event and a filled list of its own."""
+    path = instances / f"{PREFIX}foreign"
+    path.mkdir()
+    (path / "trace_clock").write_text("mono")
+    (path / "buffer_size_kb").write_text("64")
+    (path / "events/sched/sched_switch/enable").write_text("1")
+    yield path
+    path.rmdir()
+
+
+# Events of ours alone, and only when we say so: markers, written by this process.
+QUIET = FtraceSettings(events=("sched:sched_process_hang",), buffer_bytes=64 << 10)
+
+
+def instance_of(source: FtraceSource) -> Path:
+    settings = source.info.settings
+    return find_tracefs() / "instances" / str(settings["instance"])
+
+
+def mark(instance: Path, text: str, times: int = 1) -> None:
+    fd = os.open(instance / "trace_marker", os.O_WRONLY)
+    for _ in range(times):
+        try:
+            os.write(fd, text.encode())
+        except OSError:  # EBADF: a full ring in no-overwrite mode refuses
+            continue
+    os.close(fd)
+
+
+def turn(stream: FtraceStream, *, flush: bool = True) -> tuple[list[Batch], Nothing]:
+    batches = []
+    while isinstance(taken := stream.take(flush), Batch):
+        batches.append(taken)
+        assert len(batches) < 1000, "an endless turn"
+    return batches, taken
+
+
+def drain(source: FtraceSource) -> list[Batch]:
+    """Do as the reader does: stop, take until nothing is left, ask for the last losses."""
+    source.stop()
+    batches = []
+    for stream in source.streams:
+        taken, why = turn(stream)
+        assert why is Nothing.EVER
+        rest = stream.losses()
+        batches += [*taken, *([rest] if rest else [])]
+    return batches
+
+
+def content(batches: list[Batch]) -> bytes:
+    return b"".join(bytes(piece) for batch in batches for piece in batch.pieces())
+
+
+def flagged(batches: list[Batch], flag: RowFlag) -> bool:
+    return any(int(flags) & flag for batch in batches for flags in batch.rows["flags"])
+
+
+def lost(batches: list[Batch]) -> dict[Reason, int]:
+    counts: dict[Reason, int] = {}
+    for batch in batches:
+        for gap in batch.gaps:
+            assert gap.unit is Unit.EVENTS
+            assert gap.begin <= gap.end
+            counts[gap.reason] = counts.get(gap.reason, 0) + (gap.count or 0)
+    return counts
+
+
+# -- an own instance
+
+
+def test_an_own_instance_records_and_is_gone_afterwards(instances: Path) -> None:
+    with closing(open_ftrace(QUIET, BufferPool())) as source:
+        path = instance_of(source)
+        assert source.info.clock == "mono"
+        assert (path / "tracing_on").read_text() == "0\n"
+        source.start()
+        mark(path, "hello recorder")
+        begin = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        batches = drain(source)
+        assert b"hello recorder" in content(batches)
+        (row,) = (row for batch in batches for row in batch.rows)
+        assert row["flags"] == RowFlag.PARTIAL
+        assert row["begin"] <= begin <= row["end"] <= source.now()
+        assert row["kernel_bytes"] == 4096
+        assert row["stored_bytes"] < 200
+    assert not path.exists()
+
+
+def test_flushes_deliver_each_event_once_and_in_order() -> None:
+    with closing(open_ftrace(QUIET, BufferPool())) as source:
+        source.start()
+        batches = []
+        for number in range(40):
+            mark(instance_of(source), f"<{number}>" + "." * 300)
+            for stream in source.streams:
+                batches += turn(stream)[0]
+        batches += drain(source)
+        for stream in source.streams:
+            rows = np.concatenate([b.rows for b in batches if b.stream == stream.info.id] or [[]])
+            if len(rows):
+                assert rows["sequence"].tolist() == list(range(len(rows)))
+                assert (np.diff(rows["begin"].astype(np.int64)) >= 0).all()
+                assert (np.diff(rows["end"].astype(np.int64)) >= 0).all()
+        text = content(batches)
+        assert [text.count(b"<%d>" % number) for number in range(40)] == [1] * 40
+        assert lost(batches) == {}
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_every_event_that_a_full_ring_loses_is_told_once(overwrite: bool) -> None:
+    settings = FtraceSettings(events=QUIET.events, buffer_bytes=32 << 10, overwrite=overwrite)
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        assert source.info.settings["overwrite"] is overwrite
+        source.start()
+        batches = []
+        for _ in range(4):
+            mark(instance_of(source), "x" * 80, times=900)
+            for stream in source.streams:
+                batches += turn(stream)[0]
+                rest = stream.losses()
+                batches += [rest] if rest else []
+        batches += drain(source)
+        counters = [stream.counters() for stream in source.streams]
+        which = "overrun" if overwrite else "dropped events"
+        total = sum(each[which] for each in counters)
+        assert total > 0
+        reason = Reason.OVERWRITTEN if overwrite else Reason.DROPPED
+        assert lost(batches) == {reason: total}
+        assert sum(each["read events"] for each in counters) + total == 4 * 900
+        assert sum(each["entries"] for each in counters) == 0
+        for stream in source.streams:
+            totals = [b.rows["discarded_total"] for b in batches if b.stream == stream.info.id]
+            flat = np.concatenate(totals).astype(np.int64) if totals else np.zeros(0, np.int64)
+            assert (np.diff(flat) >= 0).all()
+
+
+def test_a_full_ring_is_taken_a_buffer_at_a_time_without_flushing() -> None:
+    settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10)
+    pool = BufferPool(64 << 10)
+    with closing(open_ftrace(settings, pool)) as source:
+        source.start()
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {0})
+        mark(instance_of(source), "y" * 900, times=180)
+        os.sched_setaffinity(0, before)
+        batches, why = turn(source.streams[0], flush=False)
+        assert why is Nothing.YET
+        assert [len(batch.rows) for batch in batches[:2]] == [16, 16]
+        assert not flagged(batches, RowFlag.PARTIAL)
+        for batch in batches:
+            batch.release()
+        drain(source)
+
+
+def test_a_recorder_that_traces_itself_ends_its_turns() -> None:
+    settings = FtraceSettings(events=("raw_syscalls:*",), trace_self=True)
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        source.leave_out([os.getpid()])
+        assert (instance_of(source) / "set_event_notrace_pid").read_text() == ""
+        source.start()
+        for stream in source.streams * 5:
+            batches, why = turn(stream)
+            assert why is Nothing.YET
+            assert len(batches) < 20
+        drain(source)
+
+
+def test_threads_that_are_left_out_are_not_recorded() -> None:
+    settings = FtraceSettings(events=("raw_syscalls:sys_enter",))
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        source.leave_out([os.getpid(), threading.get_native_id()])
+        source.start()
+        for _ in range(100):
+            os.getppid()
+        (instance_of(source) / "events/raw_syscalls/enable").write_text("0")
+        pid = os.getpid().to_bytes(4, "little")
+        # common_pid stands 4 bytes into an event, behind its type, flags and preempt count.
+        kind = int((instance_of(source) / "events/raw_syscalls/sys_enter/id").read_text())
+        text = content(drain(source))
+        assert not any(
+            kind.to_bytes(2, "little") == text[at - 4 : at - 2]
+            for at in range(len(text))
+            if text.startswith(pid, at)
+        )
+
+
+def test_poll_waits_for_a_share_of_the_ring_and_then_wakes() -> None:
+    settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10)
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        source.start()
+        poll = select.poll()
+        for stream in source.streams:
+            poll.register(stream.fileno(), select.POLLIN)
+        mark(instance_of(source), "little")
+        assert poll.poll(0) == []
+        mark(instance_of(source), "z" * 900, times=200)
+        assert poll.poll(1000)
+        drain(source)
+
+
+def test_after_the_end_a_stream_only_says_ever() -> None:
+    with closing(open_ftrace(QUIET, BufferPool())) as source:
+        source.start()
+        drain(source)
+        for stream in source.streams:
+            assert stream.take(flush=True) is Nothing.EVER
+            assert stream.take(flush=False) is Nothing.EVER
+
+
+def test_what_the_kernel_made_of_a_size_is_noted_once() -> None:
+    with closing(open_ftrace(QUIET, BufferPool())) as source:
+        made = source.info.settings["buffer_bytes"]
+        if made == QUIET.buffer_bytes:
+            pytest.skip("this kernel made what was asked for")
+        expected = f"buffer size: asked for 64 KiB, the kernel made {made >> 10} KiB"
+        assert list(source.notes()) == [expected]
+        assert list(source.notes()) == []
+
+
+def test_larger_subbuffers_are_taken_whole() -> None:
+    settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10, subbuffer_bytes=16 << 10)
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        if source.info.settings["subbuffer_bytes"] != 16 << 10:
+            pytest.skip("no buffer_subbuf_size_kb in this kernel")
+        source.start()
+        mark(instance_of(source), "large " * 100, times=100)
+        batches = drain(source)
+        rows = np.concatenate([batch.rows for batch in batches])
+        assert set(rows["kernel_bytes"].tolist()) == {16 << 10}
+        assert rows["stored_bytes"].max() > 12 << 10
+        assert content(batches).count(b"large large") >= 100
+
+
+@pytest.mark.parametrize("clock", ["local", "counter"])
+def test_a_clock_that_user_space_cannot_read_is_sampled_from_stats(clock: str) -> None:
+    settings = FtraceSettings(events=QUIET.events, buffer_bytes=64 << 10, clock=clock)
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        assert source.info.clock == clock
+        source.start()
+        before = source.now()
+        mark(instance_of(source), "tick")
+        after = source.now()
+        assert before <= after
+        batches = drain(source)
+        (row,) = (row for batch in batches for row in batch.rows)
+        assert row["begin"] <= row["end"]
+        if clock == "counter":
+            assert before <= row["begin"] <= after
+
+
+def test_two_own_instances_have_nothing_in_common() -> None:
+    with (
+        closing(open_ftrace(QUIET, BufferPool())) as one,
+        closing(open_ftrace(QUIET, BufferPool())) as other,
+    ):
+        assert instance_of(one) != instance_of(other)
+        assert stale_instances(BufferPool()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (FtraceSettings(events=("sched:sched_swich",)), "sched:sched_switch"),
+        (FtraceSettings(clock="sundial"), "mono_raw"),
+        (FtraceSettings(subbuffer_bytes=1000), "multiple of 1024"),
+    ],
+)
+def test_what_cannot_be_asked_for_leaves_nothing_behind(
+    instances: Path, settings: FtraceSettings, text: str
+) -> None:
+    with pytest.raises(UsageError, match=text):
+        open_ftrace(settings, BufferPool())
+    assert not [name for name in os.listdir(instances) if name.startswith(PREFIX)]
+
+
+def test_an_interrupt_while_setting_up_leaves_nothing_behind(
+    instances: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ftrace_setup, "_enable", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        open_ftrace(QUIET, BufferPool())
+    assert not [name for name in os.listdir(instances) if name.startswith(PREFIX)]
+
+
+# -- what decoding needs
+
+
+def test_attachments_are_tracefs_files_and_commands_come_only_when_they_change() -> None:
+    with closing(open_ftrace(QUIET, BufferPool())) as source:
+        opened = {one.name: one for one in source.attachments(When.OPEN)}
+        path = instance_of(source)
+        for name in ("events/header_page", "events/sched/sched_process_hang/format"):
+            assert opened[f"tracefs/{name}"].data == (path / name).read_bytes()
+        for name in ("events/header_event", "events/ftrace/print/format", "trace_clock"):
+            assert f"tracefs/{name}" in opened
+        commands = opened["tracefs/commands"]
+        assert commands.append
+        lines = [line.split(b"\t") for line in commands.data.splitlines()]
+        assert all(len(line) == 4 and int(line[0]) <= source.now() for line in lines)
+        ours = {int(pid): tgid for _, pid, tgid, _ in lines}
+        assert ours[os.getpid()] == str(os.getpid()).encode()
+
+        def rename(name: str) -> None:
+            Path("/proc/self/task", str(threading.get_native_id()), "comm").write_text(name)
+
+        before = Path("/proc/self/comm").read_text()
+        try:
+            rename("a\\new\nname")
+            (again,) = source.attachments(When.PERIODIC)
+            changed = [line.split(b"\t") for line in again.data.splitlines()]
+            names = {int(pid): command for _, pid, _, command in changed}
+            assert names[threading.get_native_id()] == rb"a\\new\nname"
+        finally:
+            rename(before.strip())
+        drain(source)
+        closed = {one.name for one in source.attachments(When.CLOSE)}
+        assert "tracefs/per_cpu/cpu0/stats" in closed
+        assert "tracefs/events/header_page" not in closed
+
+
+# -- what a killed lttd left
+
+KILLED = """
+import sys, time
+from lttd.sources import ftrace_setup
+from lttd.sources.ftrace import FtraceSettings, open_ftrace
+from lttd.subbuffer import BufferPool
+ftrace_setup.OWN_PREFIX = sys.argv[1]
+settings = FtraceSettings(events=("sched:sched_process_hang",), clock="boot")
+source = open_ftrace(settings, BufferPool())
+source.start()
+path = "/sys/kernel/tracing/instances/" + source.info.settings["instance"]
+with open(path + "/trace_marker", "w") as marker:
+    marker.write("left behind")
+print(flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def killed() -> None:
+    """A recorder that was killed, and what it recorded is in its ring."""
+    root = str(Path(__file__).parents[1])
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, PREFIX],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"\n"
+    assert stale_instances(BufferPool()) == []
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.mark.usefixtures("killed")
+def test_a_killed_runs_ring_is_drained_once_as_it_was_and_then_removed() -> None:
+    (source,) = stale_instances(BufferPool())
+    path = instance_of(source)
+    with closing(source):
+        assert source.info.previous_run
+        assert source.info.clock == "boot"
+        assert source.info.settings["events"] == ["sched:sched_process_hang"]
+        assert stale_instances(BufferPool()) == []
+        assert any("sched_process_hang" in one.name for one in source.attachments(When.OPEN))
+        source.start()
+        assert (path / "tracing_on").read_text() == "0\n"
+        assert b"left behind" in content(drain(source))
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("killed")
+def test_a_killed_runs_ring_that_nobody_drained_stays_for_the_next() -> None:
+    (source,) = stale_instances(BufferPool())
+    source.close()
+    (again,) = stale_instances(BufferPool())
+    with closing(again):
+        assert b"left behind" in content(drain(again))
+    assert stale_instances(BufferPool()) == []
+
+
+# -- an instance that is not ours
+
+SETTINGS = (
+    "tracing_on",
+    "trace_clock",
+    "buffer_size_kb",
+    "buffer_percent",
+    "options/overwrite",
+    "options/record-tgid",
+    "set_event",
+    "set_event_notrace_pid",
+)
+
+
+def settings_of(path: Path) -> dict[str, str]:
+    return {name: (path / name).read_text() for name in SETTINGS}
+
+
+def test_whatever_is_changed_in_a_foreign_instance_is_undone(foreign: Path) -> None:
+    (foreign / "tracing_on").write_text("0")
+    (foreign / "buffer_percent").write_text("0")
+    before = settings_of(foreign)
+    settings = FtraceSettings(
+        instance=foreign.name,
+        events=("sched:*", "raw_syscalls:sys_enter"),
+        buffer_bytes=128 << 10,
+        clock="boot",
+        overwrite=False,
+    )
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        assert "sched:*" in source.info.settings["events"]
+        assert source.streams[0].fileno() >= 0
+        source.leave_out([os.getpid()])
+        source.start()
+        during = settings_of(foreign)
+        assert all(
+            during[name] != before[name] for name in SETTINGS if name != "options/record-tgid"
+        )
+        drain(source)
+    assert settings_of(foreign) == before
+
+
+def test_nothing_that_was_not_asked_for_is_written_to_a_foreign_instance(foreign: Path) -> None:
+    (foreign / "set_event_notrace_pid").write_text("1")
+    before = settings_of(foreign)
+    with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
+        assert source.info.settings["events"] == ["sched:sched_switch"]
+        source.leave_out([os.getpid()])
+        source.start()
+        assert settings_of(foreign) == before
+        (foreign / "tracing_on").write_text("0")
+        drain(source)
+
+
+def test_what_a_foreign_ring_holds_already_is_delivered(foreign: Path) -> None:
+    mark(foreign, "before you came")
+    with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
+        source.start()
+        assert b"before you came" in content(drain(source))
+
+
+def test_what_a_foreign_ring_lost_before_is_not_counted(foreign: Path) -> None:
+    mark(foreign, "w" * 900, times=400)
+    (foreign / "tracing_on").write_text("0")
+    (foreign / "events/enable").write_text("0")
+    with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
+        assert any(stream.counters()["overrun"] for stream in source.streams)
+        batches = drain(source)
+        assert flagged(batches, RowFlag.MISSED)
+        assert lost(batches) == {}
+        assert not any(batch.gaps for batch in batches)
+
+
+def test_draining_a_ring_that_others_go_on_filling_ends_at_the_stop(foreign: Path) -> None:
+    done = threading.Event()
+
+    def go_on() -> None:
+        while not done.wait(0.0005):
+            mark(foreign, "more")
+
+    writer = threading.Thread(target=go_on)
+    writer.start()
+    try:
+        with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
+            source.start()
+            source.stop()
+            stopped = source.now()
+            for stream in source.streams:
+                deadline = time.monotonic() + 2
+                rows = []
+                while isinstance(taken := stream.take(flush=True), Batch):
+                    rows += taken.rows["begin"].tolist()
+                    assert time.monotonic() < deadline, "the drain does not end"
+                assert taken is Nothing.EVER
+                assert sum(begin > stopped for begin in rows) <= 1
+    finally:
+        done.set()
+        writer.join()
+
+
+def test_whoever_reads_an_instance_has_it_alone(foreign: Path) -> None:
+    with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())):
+        with pytest.raises(LockedError, match=rf"pid {os.getpid()}") as caught:
+            open_ftrace(FtraceSettings(foreign.name), BufferPool())
+        assert Path("/proc/self/comm").read_text().strip() in str(caught.value)
+    open_ftrace(FtraceSettings(foreign.name), BufferPool()).close()
+
+
+def test_an_instance_that_does_not_exist_is_told_with_its_remedy() -> None:
+    with pytest.raises(NothingToRecordError, match="make it with mkdir"):
+        open_ftrace(FtraceSettings(f"{PREFIX}none"), BufferPool())
+    with pytest.raises(UsageError):
+        open_ftrace(FtraceSettings("../instances"), BufferPool())
+
+
+# -- the pipe
+
+
+def test_a_pipe_is_empty_again_whatever_interrupts_a_take(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(8192))
+    pipe = Pipe(1 << 20)
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    # A buffer that is too small breaks the take off after the splice.
+    with pytest.raises(SourceError, match="broke off after 4096 of 8192"):
+        pipe.move(fd, 8192, bytearray(4096))
+    os.set_blocking(pipe.read_fd, False)
+    with pytest.raises(BlockingIOError):
+        os.read(pipe.read_fd, 1)
+    os.close(fd)
+    pipe.close()

@@ -1,0 +1,134 @@
+"""tracefs's small files, on a tree that merely looks like it."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from lttd.errors import NothingToRecordError, SourceError, UsageError
+from lttd.sources.ftrace_setup import wake_percent
+from lttd.sources.tracefs import Undo, explained, find_events, find_tracefs, parse_stats, read_text
+
+STATS = b"""entries: 25
+overrun: 3
+commit overrun: 0
+bytes: 1276
+oldest event ts:   672.978993
+now ts:   673.029233
+dropped events: 7
+read events: 11
+"""
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> str:
+    for name in (
+        "sched/sched_switch",
+        "sched/sched_waking",
+        "irq/irq_handler_entry",
+        "ftrace/print",
+    ):
+        (tmp_path / "events" / name).mkdir(parents=True)
+        (tmp_path / "events" / name / "enable").write_text("0\n")
+    for system in ("sched", "irq"):
+        (tmp_path / "events" / system / "enable").write_text("0\n")
+    (tmp_path / "events" / "enable").write_text("0\n")
+    return str(tmp_path / "events")
+
+
+@pytest.mark.parametrize(
+    ("glob", "names"),
+    [
+        ("sched:*", ["sched:*"]),
+        ("sched:", ["sched:*"]),
+        ("*:*", ["*:*"]),
+        ("sched_switch", ["sched:sched_switch"]),
+        ("sched:sched_w*", ["sched:sched_waking"]),
+        ("*:*_entry", ["irq:irq_handler_entry"]),
+        ("?r?:*", ["irq:*"]),
+    ],
+)
+def test_a_glob_names_whole_systems_by_one_file(events: str, glob: str, names: list[str]) -> None:
+    assert [file.name for file in find_events(events, [glob])] == names
+
+
+def test_an_event_that_two_globs_name_is_enabled_once(events: str) -> None:
+    assert len(find_events(events, ["sched_switch", "sched:sched_switch"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("glob", "near"),
+    [("sched:sched_swich", "sched:sched_switch"), ("shed:*", "sched:*"), ("sched_wakin", "waking")],
+)
+def test_a_glob_without_a_match_names_what_comes_near(events: str, glob: str, near: str) -> None:
+    with pytest.raises(UsageError, match=r"no event .* matches") as caught:
+        find_events(events, [glob])
+    assert near in str(caught.value)
+
+
+def test_tracefs_itself_has_no_events_to_enable(events: str) -> None:
+    with pytest.raises(UsageError):
+        find_events(events, ["ftrace:print"])
+
+
+def test_stats_are_fields_by_the_kernels_names_in_nanoseconds() -> None:
+    fields = parse_stats(STATS)
+    assert fields["commit overrun"] == 0
+    assert fields["dropped events"] == 7
+    assert fields["now ts"] == 673_029_233_000
+    assert parse_stats(b"now ts: 1234567\n") == {"now ts": 1234567}
+
+
+def test_where_tracefs_is_not_mounted_the_remedy_is_to_mount_it(tmp_path: Path) -> None:
+    (tmp_path / "mounts").write_text("proc /proc proc rw 0 0\n")
+    with pytest.raises(NothingToRecordError, match="mount -t tracefs tracefs /sys/kernel/tracing"):
+        find_tracefs(tmp_path / "mounts")
+
+
+def test_a_mount_point_with_a_blank_is_found(tmp_path: Path) -> None:
+    point = tmp_path / "a tree"
+    (point / "instances").mkdir(parents=True)
+    escaped = str(point).replace(" ", r"\040")
+    (tmp_path / "mounts").write_text(f"tracefs {escaped} tracefs rw 0 0\n")
+    assert find_tracefs(tmp_path / "mounts") == point
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_what_keeps_us_out_is_told_with_its_remedy(number: int) -> None:
+    error = explained("/sys/x", OSError(number, "no"))
+    assert isinstance(error, NothingToRecordError)
+    assert str(error).startswith("/sys/x: ")
+    assert error.remedy
+
+
+def test_what_the_kernel_refuses_names_the_file_and_what_was_written() -> None:
+    error = explained("/sys/x", OSError(errno.EINVAL, "no"), "writing '5': ")
+    assert isinstance(error, SourceError)
+    assert str(error).startswith("/sys/x: writing '5': Invalid argument")
+    assert "\n" not in str(error)
+
+
+def test_changes_are_undone_backwards_and_what_cannot_be_is_told(tmp_path: Path) -> None:
+    setting, gone = tmp_path / "a", tmp_path / "b"
+    setting.write_text("1")
+    gone.write_text("1")
+    undo = Undo()
+    undo.change(str(setting), "2")
+    undo.change(str(gone), "2")
+    undo.change(str(setting), "3")
+    undo.change(str(setting), "3")
+    gone.unlink()
+    (line,) = undo.run()
+    assert str(gone) in line
+    assert read_text(str(setting)) == "1"
+    assert undo.run() == []
+
+
+@pytest.mark.parametrize(
+    ("ring_bytes", "percent"),
+    [(64 << 10, 25), (4 << 20, 25), (16 << 20, 6), (1 << 30, 1), (0, 25)],
+)
+def test_poll_wakes_at_a_quarter_or_a_mebibyte_and_never_at_once(
+    ring_bytes: int, percent: int
+) -> None:
+    assert wake_percent(ring_bytes) == percent
