@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(config: Config, ready_fd: int = -1) -> int:
+    # numpy's OpenBLAS would start a thread a CPU, which spin; nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from lttd.daemon import run  # noqa: PLC0415  (usage errors need no event loop)
 
     def tell_parent() -> None:

@@ -44,10 +44,11 @@ class KernelAbiError(LttdError):
 class StorageError(LttdError):
     """A file could not be written; what was written before is whole."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path, reason: str, errno_name: str = "EIO") -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+        self.errno_name = errno_name
 
 
 class LockedError(LttdError):

@@ -29,7 +29,9 @@ _REMEDY: Final = {
 
 def storage_error(path: Path, error: OSError) -> StorageError:
     """Turn an errno into the one line that says what to do."""
-    return StorageError(path, _REMEDY.get(error.errno or 0, error.strerror or str(error)))
+    number = error.errno or 0
+    reason = _REMEDY.get(number, error.strerror or str(error))
+    return StorageError(path, reason, errno.errorcode.get(number, "EIO"))
 
 
 # sync_file_range(2) is not in os.  SYNC_FILE_RANGE_WRITE starts writing out and does not wait.

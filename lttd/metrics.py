@@ -252,8 +252,8 @@ def _sum(one: StreamStats, other: StreamStats) -> StreamStats:
         bytes_lost=one.bytes_lost + other.bytes_lost,
         gaps_unknown=one.gaps_unknown + other.gaps_unknown,
         stored_bytes=one.stored_bytes + other.stored_bytes,
-        refused_bytes=one.refused_bytes + other.refused_bytes,
-        refused_subbuffers=one.refused_subbuffers + other.refused_subbuffers,
+        unwritten_bytes=one.unwritten_bytes + other.unwritten_bytes,
+        unwritten_subbuffers=one.unwritten_subbuffers + other.unwritten_subbuffers,
     )
 
 
@@ -270,7 +270,7 @@ def _losses(streams: Streams, gauges: DaemonGauges) -> Iterator[Table]:
     bytes_: list[tuple[tuple[str, str], Counts]] = []
     for labels, stats in streams:
         events.append((labels, stats.events_lost))
-        refused = stats.refused_subbuffers
+        refused = stats.unwritten_subbuffers
         subbuffers.append((labels, _with_refused(stats.subbuffers_lost, refused, refusal)))
         bytes_.append((labels, _with_refused(stats.bytes_lost, stats.refused_bytes, refusal)))
     yield EVENTS_LOST, _by_reason(EVENTS_LOST, events, only=KERNEL_EVENT_REASONS)

@@ -7,6 +7,7 @@ Invariant: a stream is written by one thread; held bytes = offered less released
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ class Recorder:
         self.backlog_high_water_bytes = 0
         self.failure: LttdError | None = None
         """The first thing that went wrong in a writer; on_failure was called for it."""
-        self.write_errors = 0
+        self.write_errors: Counter[str] = Counter()
+        """By the errno's name."""
         self._held_bytes = 0
         self._lock = threading.Lock()
         self._room_wanted: list[Callable[[], None]] = []
@@ -134,7 +136,7 @@ class Recorder:
                 continue
             lane, batch = job
             if self._abandoned or self.failure:
-                lane.stats.refused(batch)
+                lane.stats.unwritten(batch)
             else:
                 self._append(lane, batch)
             self._release(batch)
@@ -143,11 +145,11 @@ class Recorder:
         try:
             lane.file.append(batch)
         except StorageError as error:
-            lane.stats.refused(batch)
-            self.write_errors += 1
+            lane.stats.unwritten(batch)
+            self.write_errors[error.errno_name] += 1
             self._fail(error)
         except Exception as error:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
-            lane.stats.refused(batch)
+            lane.stats.unwritten(batch)
             self._fail(LttdError(f"{lane.record.name}: writer failed: {error!r}"))
         else:
             lane.stats.stored(batch)
@@ -335,7 +337,7 @@ class Segment:
     def _tell_refusals(self, now: int) -> None:
         reason = Reason.STORAGE if self._recorder.failure else Reason.BACKLOG
         for lane in self.lanes.values():
-            count = lane.stats.refused_subbuffers
+            count = lane.stats.unwritten_subbuffers
             if count:
                 gap = Gap(0, reason, Unit.SUBBUFFERS, count, now, now)
                 lane.stats.lost(gap)

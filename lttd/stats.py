@@ -30,8 +30,8 @@ class StreamStats:
     # by its writer thread
     stored_bytes: int = 0
     stored_subbuffers: int = 0
-    refused_bytes: int = 0
-    refused_subbuffers: int = 0
+    unwritten_bytes: int = 0
+    unwritten_subbuffers: int = 0
 
     def took(self, batch: Batch) -> None:
         """Count what the kernel delivered, and what it said was lost."""
@@ -55,18 +55,23 @@ class StreamStats:
         }
         by_unit[gap.unit][gap.reason] += gap.count
         if gap.reason is Reason.DAMAGED and gap.unit is Unit.BYTES:
+            # It stands in no row, yet the kernel delivered it.
             self.delivered_bytes += gap.count
-            self.refused_bytes += gap.count
 
     def stored(self, batch: Batch) -> None:
         """Count what reached the file."""
         self.stored_subbuffers += len(batch.rows)
         self.stored_bytes += batch.stored_bytes
 
-    def refused(self, batch: Batch) -> None:
+    def unwritten(self, batch: Batch) -> None:
         """Count what was taken and never written: its content; its padding stays padding."""
-        self.refused_subbuffers += len(batch.rows)
-        self.refused_bytes += batch.stored_bytes
+        self.unwritten_subbuffers += len(batch.rows)
+        self.unwritten_bytes += batch.stored_bytes
+
+    @property
+    def refused_bytes(self) -> int:
+        """What was delivered and is not stored: it does not parse, or was not written."""
+        return self.unwritten_bytes + self.bytes_lost[Reason.DAMAGED]
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,8 +166,8 @@ def test_what_lttd_refused_is_counted_at_once_and_not_again_when_its_reason_is_t
     failure: str | None, reason: Reason
 ) -> None:
     stats = busy_stream()
-    stats.refused_subbuffers += 6
-    stats.refused_bytes += 700
+    stats.unwritten_subbuffers += 6
+    stats.unwritten_bytes += 700
     numbers = Numbers(stats, writer_failure=failure)
     before = shown(numbers)
     stats.lost(Gap(0, reason, Unit.SUBBUFFERS, 6, 0, 0))  # as closing a segment does
@@ -184,7 +184,7 @@ def test_what_lttd_refused_is_counted_at_once_and_not_again_when_its_reason_is_t
 
 def test_the_books_balance_in_what_is_scraped() -> None:
     stats = busy_stream()
-    stats.refused_bytes += 700
+    stats.unwritten_bytes += 700
     stats.bytes_lost[Reason.TORN] += 99  # of an earlier run: not delivered in this one
     stats.delivered_bytes = stats.stored_bytes + stats.padding_bytes + stats.refused_bytes
     samples = shown(Numbers(stats))
