@@ -23,12 +23,12 @@ from lttd.clock import take_snapshot
 from lttd.config import Config
 from lttd.errors import LttdError
 from lttd.files import Disk, Lock
-from lttd.notify import READY, STOPPING, WATCHDOG, Notifier
+from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.reader import Reader
 from lttd.recorder import Recorder, Segment, SegmentContents
 from lttd.sources.base import Source, When
 from lttd.sources.catalog import open_previous_runs, open_source
-from lttd.stats import StreamSummary, summary_json, summary_table
+from lttd.stats import StreamSummary, events_lost, summary_json, summary_table
 from lttd.subbuffer import BufferPool
 from lttd.tracedir import prepare_trace
 
@@ -82,6 +82,7 @@ class Daemon:
         self._disk = Disk()
         self._pool = BufferPool()
         self._notifier = Notifier()
+        self._heart = Heart(self._notifier, self._status)
         self._recordings: list[Recording] = []
         self._summaries: list[StreamSummary] = []
         self._failures: list[LttdError] = []
@@ -99,10 +100,13 @@ class Daemon:
             backlog_bytes=config.backlog_bytes,
             on_failure=lambda: token.run_sync_soon(self._stop.set),
         )
-        self._reader = self._new_reader(self._on_tick)
-
-    def _new_reader(self, on_tick: Callable[[], None] = lambda: None) -> Reader:
-        return Reader(self._recorder, self._config.flush_interval_s, on_tick)
+        self._reader = Reader(
+            self._recorder,
+            config.flush_interval_s,
+            self._on_tick,
+            lambda: self._heart.beat(trio.current_time()),
+            self._notifier.beat_interval_s,
+        )
 
     # -- the run as a whole
 
@@ -115,6 +119,7 @@ class Daemon:
         for note in self._config.notes:
             say(note)
         with ExitStack() as stack:
+            stack.callback(self._notifier.close)
             number = stack.enter_context(
                 locked_trace(self._disk, self._config.trace_dir, append=self._config.append)
             )
@@ -164,7 +169,7 @@ class Daemon:
         for source in open_previous_runs(self._config.sources, self._pool):
             try:
                 recording = self._begin(source, number)
-                reader = self._new_reader()
+                reader = Reader(self._recorder, self._config.flush_interval_s)
                 reader.add(_streams_and_lanes(recording))
                 await reader.drain()
                 await trio.to_thread.run_sync(_close_segment, recording)
@@ -196,6 +201,7 @@ class Daemon:
 
     async def _end(self) -> None:
         self._notifier.send(STOPPING)
+        self._notifier.status(self._status())
         for recording in self._recordings:
             recording.source.stop()
         with self._draining:
@@ -206,6 +212,7 @@ class Daemon:
             except LttdError as error:
                 self._failures.append(error)
             self._summaries += recording.segment.summaries()
+        self._notifier.status(self._status())
         self._failures += self._reader.failures()
         if self._recorder.failure is not None:
             self._failures.append(self._recorder.failure)
@@ -264,9 +271,20 @@ class Daemon:
 
     # -- what happens beside reading
 
+    def _status(self) -> str:
+        """Say how recording stands, for ``systemctl status``."""
+        stats = [
+            lane.stats
+            for recording in self._recordings
+            for lane in recording.segment.lanes.values()
+        ]
+        taken = sum(each.subbuffers for each in stats)
+        lost = sum(events_lost(each.events_lost) for each in stats)
+        doing = "stopping; recorded" if self._stop.is_set() else "recording"
+        text = f"{doing} to {self._config.trace_dir}, {taken} sub-buffers, {lost} events lost"
+        return text + ("; the backlog is full" if self._reader.pulse.backlog_full else "")
+
     def _on_tick(self) -> None:
-        if self._notifier.watchdog_s is not None:
-            self._notifier.send(WATCHDOG)
         now = trio.current_time()
         stepped = abs(_realtime_offset_ns() - self._realtime_offset_ns) > CLOCK_STEP_NS
         if stepped or now >= self._next_attach or now >= self._next_clock:
@@ -373,9 +391,6 @@ def run(config: Config, on_ready: Callable[[], None] = lambda: None) -> int:
     async def main() -> int:
         return await Daemon(config, on_ready).run()
 
-    # The default of 5 ms is as long as a small ring lasts: the reader must not wait so long for
-    # a writer thread to let go of the interpreter.
-    sys.setswitchinterval(0.0005)
     try:
         return trio.run(main, strict_exception_groups=True)
     except BaseExceptionGroup as group:

@@ -4,10 +4,13 @@ Rule: every state and transition of a stream lives in TRANSITIONS below.
 Rule: wait *or* tick: a stream is taken from when poll says so, and flushed at every tick, because
 poll on trace_pipe_raw says nothing of partly filled sub-buffers and is not to be trusted everywhere
 (Linux ffe3986fece6, v6.9).  One tick serves all streams; turns are bounded.
+Rule: on_beat() is called whenever the loop has come round, and every beat_interval_s where it
+sleeps or waits for room; never from beside it, so that a loop that hangs gives no sign of life.
 Invariant: between two awaits at most one stream's turn runs, so nothing here needs a lock.
 """
 
 import enum
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -159,6 +162,8 @@ class Reader:
         recorder: Recorder,
         flush_interval_s: float,
         on_tick: Callable[[], None] = lambda: None,
+        on_beat: Callable[[], None] = lambda: None,
+        beat_interval_s: float = math.inf,
     ) -> None:
         self.pulse = Pulse()
         self.first_cycle = trio.Event()
@@ -169,6 +174,8 @@ class Reader:
         self._recorder = recorder
         self._flush_interval_s = flush_interval_s
         self._on_tick = on_tick
+        self._on_beat = on_beat
+        self._beat_interval_s = beat_interval_s
         self._ticked = trio.Event()
 
     def add(self, streams: Sequence[tuple[Stream, Lane]]) -> None:
@@ -221,7 +228,13 @@ class Reader:
             self._on_tick()
             # Ticks that were missed are not made up for.
             next_tick = max(next_tick + self._flush_interval_s, trio.current_time())
-            await trio.sleep_until(next_tick)
+            await self._sleep_until(next_tick)
+
+    async def _sleep_until(self, deadline: float) -> None:
+        while (now := trio.current_time()) + self._beat_interval_s < deadline:
+            self._on_beat()
+            await trio.sleep_until(now + self._beat_interval_s)
+        await trio.sleep_until(deadline)
 
     async def _turns(self, readers: Sequence[StreamReader], *, flush: bool) -> None:
         """Give each of *readers* turn after turn until all have run dry."""
@@ -231,6 +244,7 @@ class Reader:
                 reader.turn(flush=flush)
                 self.pulse.turns += 1
             self.pulse.last_turn = trio.current_time()
+            self._on_beat()
             busy = [reader for reader in busy if reader.has_more()]
             if busy and not self._recorder.has_room():
                 await self._room()
@@ -242,5 +256,8 @@ class Reader:
         token = trio.lowlevel.current_trio_token()
         self.pulse.backlog_full = True
         self._recorder.call_when_room(lambda: token.run_sync_soon(room.set))
-        await room.wait()
+        while not room.is_set():
+            self._on_beat()
+            with trio.move_on_after(self._beat_interval_s):
+                await room.wait()
         self.pulse.backlog_full = False

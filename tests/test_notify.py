@@ -1,0 +1,202 @@
+"""What systemd hears, and that it hears nothing of a loop that hangs."""
+
+import itertools
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from lttd.notify import READY, STATUS_INTERVAL_S, Heart, Notifier
+from lttd.reader import Reader
+from lttd.recorder import Recorder
+from lttd.sources.base import Nothing
+from lttd.subbuffer import BUFFER_BYTES
+from tests.fakes import FakeStream, batch_of, event, info, page
+from tests.test_reader import SNAPSHOT, segment_of
+
+WATCHDOG_S = 20.0
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
+        receiving.bind(str(tmp_path / "notify"))
+        receiving.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", str(int(WATCHDOG_S * 1e6)))
+        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+        yield receiving
+
+
+@pytest.fixture
+def notifier(manager: socket.socket) -> Iterator[Notifier]:
+    notifier = Notifier()
+    yield notifier
+    notifier.close()
+
+
+def heard(manager: socket.socket) -> list[str]:
+    messages = []
+    while True:
+        try:
+            messages.append(manager.recv(4096).decode())
+        except BlockingIOError:
+            return messages
+
+
+def test_without_a_manager_nothing_is_asked_and_nothing_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    notifier = Notifier()
+    assert not notifier.is_heard
+    assert notifier.beat_interval_s == float("inf")
+
+    def status() -> str:
+        raise AssertionError("nobody wants to know")
+
+    Heart(notifier, status).beat(0.0)
+    notifier.send(READY)
+
+
+def test_a_command_of_ours_cannot_speak_for_us(manager: socket.socket) -> None:
+    Notifier().close()
+    assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & os.environ.keys()
+
+
+def test_a_watchdog_that_watches_somebody_else_is_not_fed(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    notifier = Notifier()
+    Heart(notifier, lambda: "well").beat(0.0)
+    notifier.close()
+    assert heard(manager) == ["STATUS=well"]
+
+
+def test_the_watchdog_is_fed_once_in_a_quarter_of_its_time_however_often_the_heart_beats(
+    manager: socket.socket, notifier: Notifier
+) -> None:
+    heart = Heart(notifier, lambda: "same")
+    for beat in range(1000):
+        heart.beat(beat * WATCHDOG_S / 1000)
+    assert heard(manager).count("WATCHDOG=1") == 4
+
+
+def test_the_status_line_is_sent_when_it_has_changed_and_once_a_second_at_most(
+    manager: socket.socket, notifier: Notifier
+) -> None:
+    texts = iter(["one", "two", "two", "three"])
+    heart = Heart(notifier, lambda: next(texts))
+    for tenth in range(40):
+        heart.beat(tenth * STATUS_INTERVAL_S / 10)
+    said = [message for message in heard(manager) if message != "WATCHDOG=1"]
+    assert said == ["STATUS=one", "STATUS=two", "STATUS=three"]
+
+
+def reader_of(recorder: Recorder, notifier: Notifier, flush_interval_s: float) -> Reader:
+    heart = Heart(notifier, lambda: "reading")
+    return Reader(
+        recorder,
+        flush_interval_s,
+        on_beat=lambda: heart.beat(trio.current_time()),
+        beat_interval_s=notifier.beat_interval_s,
+    )
+
+
+def longest_silence_s(times: list[float]) -> float:
+    return max(after - before for before, after in itertools.pairwise(times))
+
+
+class Listener:
+    """Notes when the watchdog was fed."""
+
+    def __init__(self, manager: socket.socket) -> None:
+        self.manager = manager
+        self.fed_at: list[float] = []
+
+    async def listen(self, until: float) -> None:
+        while trio.current_time() < until:
+            if "WATCHDOG=1" in heard(self.manager):
+                self.fed_at.append(trio.current_time())
+            await trio.sleep(0.5)
+
+
+async def test_a_tick_that_comes_once_an_hour_starves_no_watchdog(
+    manager: socket.socket,
+    notifier: Notifier,
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    recorder = Recorder(backlog_bytes=4 << 20)
+    stream = FakeStream(info(), ())
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = reader_of(recorder, notifier, flush_interval_s=3600.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    listener = Listener(manager)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await listener.listen(until=trio.current_time() + 7000.0)
+        nursery.cancel_scope.cancel()
+    assert len(stream.takes) == 2, "the ticks came when they were due"
+    assert longest_silence_s(listener.fed_at) <= WATCHDOG_S / 2
+
+
+async def test_a_full_backlog_starves_no_watchdog(
+    manager: socket.socket,
+    notifier: Notifier,
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    recorder = Recorder(backlog_bytes=BUFFER_BYTES)  # its threads do not run: nothing is written
+    stream = FakeStream(info(), ())
+    for number in range(2):
+        batch = batch_of(stream.info, [page(number, event(b"abcd"))], first=number)
+        batch.held_bytes = BUFFER_BYTES
+        stream.script.append(batch)
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = reader_of(recorder, notifier, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    listener = Listener(manager)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await listener.listen(until=trio.current_time() + 10 * WATCHDOG_S)
+        assert reader.pulse.backlog_full
+        nursery.cancel_scope.cancel()
+    assert longest_silence_s(listener.fed_at) <= WATCHDOG_S / 2
+    recorder.start()
+    segment.close(SNAPSHOT)
+    recorder.close()
+    assert segment.lanes[stream.info.id].stats.stored_subbuffers == 1
+
+
+async def test_a_loop_that_hangs_feeds_no_watchdog(
+    manager: socket.socket,
+    notifier: Notifier,
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    recorder = Recorder(backlog_bytes=4 << 20)
+    stream = FakeStream(info(), ())
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = reader_of(recorder, notifier, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    fed: list[list[str]] = []
+
+    def hang(flush: bool) -> Nothing:
+        # The thread is in the kernel for good: nothing else of the program runs meanwhile.
+        heard(manager)
+        autojump_clock.jump(10 * WATCHDOG_S)
+        fed.append(heard(manager))
+        nursery.cancel_scope.cancel()
+        return Nothing.YET
+
+    stream.take = hang  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+    assert fed == [[]]
