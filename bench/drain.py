@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from bench.common import (
     scratch,
     settle,
     syscall_load,
+    warm,
 )
 from bench.recorders import Lttd, TraceCmd, environment, last_line
 from bench.report import Cell, Figure, Plot, Report, median, ratio
@@ -44,6 +45,13 @@ class Amounts:
 
     ring_kib: int
     live_calls_per_cpu: int
+    cold_memory: bool
+
+    def prepare(self, directory: Path, size_bytes: int) -> None:
+        """Make every measurement start alike, just before it."""
+        settle()
+        if not self.cold_memory:
+            warm(directory, size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,8 @@ Samples = dict[tuple[Variant, str], list[dict[str, Any]]]
 
 def run(options: Options) -> Report:
     """Measure everything, on the disk and on tmpfs."""
-    amounts = Amounts(32 << 10, 500_000) if options.quick else Amounts(256 << 10, 6_000_000)
+    ring_kib, calls = (32 << 10, 500_000) if options.quick else (256 << 10, 6_000_000)
+    amounts = Amounts(ring_kib, calls, options.cold_memory)
     places = {file_system(options.disk_dir): options.disk_dir}
     places[file_system(TMPFS_DIR)] = TMPFS_DIR
     samples: Samples = defaultdict(list)
@@ -79,7 +88,6 @@ def run(options: Options) -> Report:
 
 def _round(samples: Samples, notes: list[str], place: str, parent: Path, amounts: Amounts) -> None:
     for variant, measure in _variants(amounts):
-        settle()
         try:
             with scratch(parent) as directory:
                 samples[variant, place].append(measure(directory))
@@ -121,6 +129,7 @@ def _filled(
             # Some more than fits: every page of the ring is to be full.
             instance.fill(amounts.ring_kib * 1024 * 5 // (4 * BYTES_PER_CALL))
             held = instance.counters().entries
+            amounts.prepare(directory, len(instance.rings()) * amounts.ring_kib * 1024)
             sample = drain(instance, directory)
             left = instance.counters().entries
         if left > held // 100:
@@ -170,6 +179,7 @@ def _live(
     def measure(directory: Path) -> dict[str, Any]:
         with Instance("live") as instance:
             instance.set_sizes(LIVE_RING_KIB, subbuffer_kib)
+            amounts.prepare(directory, 2 * amounts.live_calls_per_cpu * BYTES_PER_CALL)
             with recorder.recording(instance, directory, EVENTS) as recording:
                 with syscall_load(amounts.live_calls_per_cpu) as load:
                     load.wait()
@@ -225,6 +235,7 @@ def _report(samples: Samples, places: list[str], amounts: Amounts, notes: list[s
     columns = ["counted", "recorder", "KiB"]
     for place in places:
         columns += [f"CPU s/GB {place}", "ratio"]
+    notes.append(f"memory: {'cold' if amounts.cold_memory else 'warm'}; see bench.common.warm()")
     notes.append("ratios: in the loop to (a) at the same sub-buffer size; whole process to (b)")
     return Report(
         NAME,
@@ -237,7 +248,7 @@ def _report(samples: Samples, places: list[str], amounts: Amounts, notes: list[s
             f"{variant.where}, {variant.who}, {variant.subbuffer_kib} KiB, {place}": values
             for (variant, place), values in samples.items()
         },
-        {"ring_kib": amounts.ring_kib, "live_calls_per_cpu": amounts.live_calls_per_cpu},
+        asdict(amounts),
         Plot(
             "CPU s / GB",
             {

@@ -1,35 +1,22 @@
 /*
- * COUNT getppid calls on one CPU, as fast as they go or PER_SECOND of them a second.
+ * COUNT getppid calls on one CPU, as fast as they go.
  *
- *   syscall_load CPU COUNT [PER_SECOND]
+ *   syscall_load CPU COUNT
  */
 #define _GNU_SOURCE
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
-
-enum { NS_PER_S = 1000000000 };
-
-static void sleep_until(const struct timespec *start, long long after_ns)
-{
-	long long ns = start->tv_nsec + after_ns;
-	struct timespec wake = { start->tv_sec + ns / NS_PER_S, ns % NS_PER_S };
-
-	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &wake, NULL) != 0)
-		continue;
-}
 
 int main(int argc, char **argv)
 {
-	struct timespec start;
-	long long count, period_ns;
+	long long count;
 	cpu_set_t cpus;
 
-	if (argc < 3) {
-		fprintf(stderr, "usage: syscall_load CPU COUNT [PER_SECOND]\n");
+	if (argc != 3) {
+		fprintf(stderr, "usage: syscall_load CPU COUNT\n");
 		return 2;
 	}
 	CPU_ZERO(&cpus);
@@ -39,12 +26,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	count = atoll(argv[2]);
-	period_ns = argc > 3 ? NS_PER_S / atoll(argv[3]) : 0;
-	clock_gettime(CLOCK_MONOTONIC, &start);
-	for (long long i = 0; i < count; i++) {
-		if (period_ns)
-			sleep_until(&start, i * period_ns);
+	for (long long i = 0; i < count; i++)
 		syscall(SYS_getppid);
-	}
 	return 0;
 }
