@@ -435,6 +435,13 @@ def test_a_killed_runs_ring_that_nobody_drained_stays_for_the_next() -> None:
     assert stale_instances(BufferPool()) == []
 
 
+def test_of_an_empty_ring_that_was_left_behind_nothing_is_told(instances: Path) -> None:
+    path = instances / f"{PREFIX}1"
+    path.mkdir()
+    assert stale_instances(BufferPool()) == []
+    assert not path.exists()
+
+
 # -- an instance that is not ours
 
 SETTINGS = (

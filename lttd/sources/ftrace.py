@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from lttd.abi.ftrace import PageLayout
-from lttd.errors import UsageError
+from lttd.errors import LttdError, UsageError
 from lttd.sources.base import Attachment, SourceInfo, When
 from lttd.sources.ftrace_files import FtraceFiles
 from lttd.sources.ftrace_setup import (
@@ -62,17 +62,27 @@ def stale_instances(pool: BufferPool) -> "list[FtraceSource]":
     try:
         for instance in lock_stale(str(find_tracefs())):
             try:
-                instance.events = enabled_events(instance.path)
-                settings = FtraceSettings(instance.name)
-                sources.append(FtraceSource(instance, settings, pool, previous_run=True))
+                source = _previous_run(instance, pool)
+            except LttdError:
+                instance.unlock()  # being made or removed at this moment: another lttd's
+                continue
             except BaseException:
                 instance.unlock()
                 raise
+            if source.holds_data():
+                sources.append(source)
+            else:
+                source.close()
     except BaseException:
         for source in sources:
             source.close()
         raise
     return sources
+
+
+def _previous_run(instance: Instance, pool: BufferPool) -> "FtraceSource":
+    instance.events = enabled_events(instance.path)
+    return FtraceSource(instance, FtraceSettings(instance.name), pool, previous_run=True)
 
 
 class FtraceSource:
@@ -165,6 +175,10 @@ class FtraceSource:
         told, self._notes_told = self._notes_told, len(self._instance.notes)
         return self._instance.notes[told:]
 
+    def holds_data(self) -> bool:
+        """Tell whether anything is left to be taken."""
+        return any(not stream.over and stream.counters().get("entries") for stream in self.streams)
+
     def close(self) -> None:
         """Close the streams; put back what was changed, or remove an own instance.
 
@@ -173,12 +187,12 @@ class FtraceSource:
         if self._closed:
             return
         self._closed = True
-        drained = all(stream.over for stream in self.streams)
+        keep = self._previous_run and self.holds_data()
         for stream in self.streams:
             stream.close()
         self._clock.close()
         self._shared.pipe.close()
-        if drained or not self._previous_run:
+        if not keep:
             self._instance.close()
 
 

@@ -44,6 +44,8 @@ _NAMES: Final = 16
 # A stale instance that another lttd just looks at is open for a moment.
 _REMOVE_ATTEMPTS: Final = 20
 _REMOVE_PAUSE_S: Final = 0.01
+# Somebody else removed it, or does so at this moment.
+_GONE: Final = (errno.ENOENT, errno.ENODEV)
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def make_own(root: str) -> Instance:
             return Instance(root, path, name, True, _lock_all(path))
         except LockedError:
             continue  # another lttd, looking for what killed ones left, was quicker
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, SourceError) and not os.path.isdir(path):
+                continue  # ... and has removed it
             _remove(path)
             raise
     raise SourceError(f"{root}/instances: all names from {OWN_PREFIX}{os.getpid()} on are taken")
@@ -148,7 +152,10 @@ def open_named(root: str, name: str) -> Instance:
 
 
 def lock_stale(root: str) -> Iterator[Instance]:
-    """Lock, stop and return, one by one, the own instances that killed lttds left behind."""
+    """Lock, stop and return, one by one, the own instances that killed lttds left behind.
+
+    One that cannot be locked whole is in use, or being made or removed at this moment.
+    """
     for name in sorted(os.listdir(f"{root}/instances")):
         path = f"{root}/instances/{name}"
         if not re.fullmatch(rf"{re.escape(OWN_PREFIX)}\d+", name):
@@ -156,10 +163,14 @@ def lock_stale(root: str) -> Iterator[Instance]:
         try:
             instance = Instance(root, path, name, True, _lock_all(path))
         except (LockedError, SourceError):
-            continue  # in use, or removed while we looked
-        # Ours now, yet not to be removed before it is drained: its data is the last run's.
-        write_text(instance.file("tracing_on"), "0")
-        yield instance
+            continue
+        try:
+            # Ours now, yet not to be removed before it is drained: its data is the last run's.
+            write_text(instance.file("tracing_on"), "0")
+        except LttdError:
+            instance.unlock()
+        else:
+            yield instance
 
 
 def _lock_all(path: str) -> dict[int, int]:
@@ -179,16 +190,19 @@ def _cpus(path: str) -> list[int]:
         names = os.listdir(f"{path}/per_cpu")
     except OSError as error:
         raise explained(f"{path}/per_cpu", error) from error
-    return sorted(int(name[3:]) for name in names if re.fullmatch(r"cpu\d+", name))
+    cpus = sorted(int(name[3:]) for name in names if re.fullmatch(r"cpu\d+", name))
+    if not cpus:
+        raise SourceError(f"{path}/per_cpu: no CPU in it")
+    return cpus
 
 
 def _remove(path: str) -> list[str]:
     for _ in range(_REMOVE_ATTEMPTS):
         try:
             os.rmdir(path)
-        except FileNotFoundError:
-            return []
         except OSError as error:
+            if error.errno in _GONE:
+                return []
             failure = error
             if error.errno != errno.EBUSY:
                 break
