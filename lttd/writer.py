@@ -58,6 +58,8 @@ class StreamFile:
         self._index = disk.open(paths.index, truncate=True)
         self._index.write_at([INDEX_HEADER], 0)
         self._gaps_file: File | None = None
+        # Whether the name of that file, which appears with the first loss, is durable.
+        self._gaps_named = False
 
     @property
     def position(self) -> Position:
@@ -117,10 +119,18 @@ class StreamFile:
     def _append_gaps(self, gaps: tuple[Gap, ...]) -> int:
         if self._gaps_file is None:
             self._gaps_file = self._disk.open(self._paths.gaps, truncate=True)
-            self._gaps_file.write_at([GAPS_HEADER], 0)
-        at = len(GAPS_HEADER) + self._position.gaps * GAP_BYTES
-        self._gaps_file.write_at([encode_gaps(gaps, self._position.entries)], at)
+        records = encode_gaps(gaps, self._position.entries)
+        # The header comes with the first record, so that a file without one is an empty file.
+        if self._position.gaps:
+            self._gaps_file.write_at([records], self._gaps_bytes)
+        else:
+            self._gaps_file.write_at([GAPS_HEADER + records], 0)
         return len(gaps)
+
+    @property
+    def _gaps_bytes(self) -> int:
+        count = self._position.gaps
+        return len(GAPS_HEADER) + count * GAP_BYTES if count else 0
 
     def _take_back(self) -> None:
         """Cut off what was half written; a full disk still lets a file shrink."""
@@ -128,7 +138,7 @@ class StreamFile:
         self._data.truncate(position.data_bytes)
         self._index.truncate(len(INDEX_HEADER) + position.entries * ENTRY_BYTES)
         if self._gaps_file is not None:
-            self._gaps_file.truncate(len(GAPS_HEADER) + position.gaps * GAP_BYTES)
+            self._gaps_file.truncate(self._gaps_bytes)
 
     def _write_behind(self) -> None:
         start, end = self._written_out_bytes, self._position.data_bytes
@@ -151,6 +161,9 @@ class StreamFile:
         self._data.sync()
         if self._gaps_file is not None:
             self._gaps_file.sync()
+            if not self._gaps_named:
+                self._disk.sync_directory(self._paths.gaps.parent)
+                self._gaps_named = True
         self._index.sync()
         return position
 

@@ -76,7 +76,7 @@ def test_seek_touches_few_pages_of_a_long_index(somewhere: Path) -> None:
         (PageLayout(byteorder=">").header_dtype, declared.FtracePageHeaderBig),
     ],
 )
-def test_a_dtype_is_what_its_declaration_says(dtype: np.dtype[np.void], declaration: Any) -> None:
+def test_a_dtype_is_what_its_declaration_says(dtype: np.dtype[np.void], declaration: Any) -> None:  # noqa: ANN401
     assert dtype.itemsize == declaration.sizeof()
     names = [part.name for part in declaration.subcons]
     assert list(dtype.names or ()) == names

@@ -1,0 +1,216 @@
+"""The files of a stream: what is written, and what a failing disk leaves of it."""
+
+import errno
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lttd.errors import StorageError, UsageError
+from lttd.files import Disk, File, storage_error
+from lttd.index import SeekIndex, read_gaps
+from lttd.subbuffer import Batch, Patch, StreamId, StreamInfo
+from lttd.tracedir import SegmentPaths, StreamPaths, StreamRecord
+from lttd.writer import StreamFile
+from tests.made import Made, Ring, subbuffer
+
+
+def paths_in(directory: Path) -> StreamPaths:
+    segment = SegmentPaths(directory)
+    segment.index.mkdir(parents=True, exist_ok=True)
+    return segment.stream("fake_0")
+
+
+class SmallDisk(Disk):
+    """A disk with room for a given number of bytes; what fits of a write is written."""
+
+    def __init__(self, room_bytes: int) -> None:
+        self.room_bytes = room_bytes
+
+    def open(self, path: Path, *, truncate: bool = False) -> File:
+        return _SmallFile(self, path, truncate=truncate)
+
+
+class _SmallFile(File):
+    def __init__(self, disk: SmallDisk, path: Path, *, truncate: bool) -> None:
+        super().__init__(path, truncate=truncate)
+        self._disk = disk
+
+    def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
+        data = b"".join(pieces)
+        fits = data[: self._disk.room_bytes]
+        self._disk.room_bytes -= len(fits)
+        end = super().write_at([fits], offset_bytes) if fits else offset_bytes
+        if len(fits) < len(data):
+            raise storage_error(self.path, OSError(errno.ENOSPC, "full"))
+        return end
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=6), min_size=1, max_size=5))
+def test_packed_data_are_headers_and_content_exactly(
+    tmp_path_factory: pytest.TempPathFactory, takes: list[list[int]]
+) -> None:
+    made = Made(tmp_path_factory.mktemp("packed"))
+    wanted = bytearray()
+    for take in takes:
+        pages = [subbuffer(0, events=events) for events in take]
+        made.append(pages)
+        for page, events in zip(pages, take, strict=True):
+            wanted += page[: 16 + events * 12]
+    made.finish()
+    assert bytes(made.stream().data) == wanted
+    entries = made.stream().index.entries()
+    assert len(entries) == sum(map(len, takes))
+    assert int((entries["packet_bits"] // 8).sum()) == len(wanted)
+    assert entries["sequence"].tolist() == list(range(len(entries)))
+
+
+def test_patches_reach_a_packed_file_and_not_the_buffer(tmp_path: Path) -> None:
+    ring = Ring()
+    batch = ring.batch([subbuffer(0), subbuffer(1)])
+    batch = Batch(
+        batch.stream, batch.buffer, batch.rows, 0, patches=(Patch(1, 8, b"\xaa\xbb\xcc"),)
+    )
+    before = bytes(batch.buffer)
+    file = StreamFile(Disk(), paths_in(tmp_path), StreamRecord(ring.info), "packed")
+    file.append(batch)
+    file.close()
+    size = int(batch.rows["stored_bytes"][0])
+    assert paths_in(tmp_path).data.read_bytes()[size + 8 : size + 11] == b"\xaa\xbb\xcc"
+    assert bytes(batch.buffer) == before
+
+
+BIG = StreamInfo(StreamId("fake", 0), "other", 65536, 16)
+
+
+def big_batch(first: int, stored: list[int]) -> Batch:
+    buffer = memoryview(os.urandom(65536 * len(stored)))
+    rows = np.zeros(len(stored), Ring().batch([subbuffer(0)]).rows.dtype)
+    rows["offset_bytes"] = np.arange(len(stored)) * 65536
+    rows["kernel_bytes"] = 65536
+    rows["stored_bytes"] = stored
+    rows["content_bits"] = rows["stored_bytes"] * np.uint64(8)
+    rows["sequence"] = np.arange(first, first + len(stored))
+    return Batch(BIG.id, buffer, rows, 0)
+
+
+def test_sparse_sub_buffers_stand_in_their_slots_and_padding_is_a_hole(tmp_path: Path) -> None:
+    paths = paths_in(tmp_path)
+    file = StreamFile(Disk(), paths, StreamRecord(BIG), "sparse")
+    batches = [big_batch(0, [65536, 4096, 4096, 60_000]), big_batch(4, [8192, 4096])]
+    for batch in batches:
+        file.append(batch)
+    file.close()
+    data = paths.data.read_bytes()
+    assert len(data) == 6 * 65536
+    slot = 0
+    for batch in batches:
+        for row in batch.rows:
+            start, stored = int(row["offset_bytes"]), int(row["stored_bytes"])
+            at = slot * 65536
+            assert data[at : at + stored] == batch.buffer[start : start + stored]
+            hole = -(-stored // 4096) * 4096
+            assert not any(data[at + hole : at + 65536])
+            slot += 1
+    entries = SeekIndex(paths.index).entries()
+    assert entries["offset_bytes"].tolist() == [n * 65536 for n in range(6)]
+    assert set(entries["packet_bits"].tolist()) == {65536 * 8}
+    with paths.data.open("rb") as opened:
+        os.fsync(opened.fileno())  # noqa: TID251  (so that st_blocks is final)
+    stored_bytes = sum(batch.stored_bytes for batch in batches)
+    assert stored_bytes <= os.stat(paths.data).st_blocks * 512 <= stored_bytes + 6 * 4096
+
+
+def test_sub_buffers_of_varying_size_cannot_be_sparse(tmp_path: Path) -> None:
+    info = StreamInfo(StreamId("fake", 0), "other", 0, 16)
+    with pytest.raises(UsageError):
+        StreamFile(Disk(), paths_in(tmp_path), StreamRecord(info), "sparse")
+
+
+def contents(paths: StreamPaths) -> tuple[bytes, bytes, int]:
+    return paths.data.read_bytes(), paths.index.read_bytes(), len(read_gaps(paths.gaps))
+
+
+@pytest.mark.parametrize("layout", ["packed", "sparse"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_full_disk_leaves_the_files_as_they_were_wherever_it_fills(
+    tmp_path: Path, layout: str, lost: bool
+) -> None:
+    first = [subbuffer(0), subbuffer(1, missed=3 if lost else None)]
+    second = [subbuffer(2), subbuffer(3, missed=4), subbuffer(4)]
+    room = 0
+    while True:
+        ring = Ring()
+        paths = paths_in(tmp_path / str(room))
+        disk = SmallDisk(1 << 20)
+        file = StreamFile(disk, paths, StreamRecord(ring.info), layout)
+        file.append(ring.batch(first))
+        before, position = contents(paths), file.position
+        disk.room_bytes = room
+        try:
+            file.append(ring.batch(second))
+        except StorageError:
+            assert contents(paths) == before
+            assert file.position == position
+        else:
+            break
+        disk.room_bytes = 1 << 20
+        file.append(ring.batch([subbuffer(5, missed=1)]))
+        assert len(SeekIndex(paths.index)) == 3
+        assert len(read_gaps(paths.gaps)) == 1 + lost
+        file.close()
+        room += 7 if layout == "packed" else 501
+    file.close()
+    assert room > 100
+
+
+@contextmanager
+def files_no_larger_than(size_bytes: int) -> Iterator[None]:
+    # Python ignores SIGXFSZ: the write fails with EFBIG.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_limit_on_the_files_size_is_met_as_a_full_disk_is(tmp_path: Path) -> None:
+    ring, paths = Ring(), paths_in(tmp_path)
+    file = StreamFile(Disk(), paths, StreamRecord(ring.info), "packed")
+    file.append(ring.batch([subbuffer(0)]))
+    before = contents(paths)
+    with files_no_larger_than(150):
+        with pytest.raises(StorageError, match="ulimit"):
+            file.append(ring.batch([subbuffer(n) for n in range(1, 9)]))
+        assert contents(paths) == before
+    file.append(ring.batch([subbuffer(9)]))
+    file.close()
+    assert len(SeekIndex(paths.index)) == 2
+
+
+def test_what_is_synced_is_what_was_appended_before(tmp_path: Path) -> None:
+    ring = Ring()
+    file = StreamFile(Disk(), paths_in(tmp_path), StreamRecord(ring.info), "packed")
+    file.append(ring.batch([subbuffer(0), subbuffer(1)], trailing_loss=4))
+    position = file.sync()
+    file.append(ring.batch([subbuffer(2)]))
+    file.close()
+    assert (position.entries, position.data_bytes, position.gaps) == (2, 104, 1)
+    assert (file.position.entries, file.position.data_bytes) == (3, 156)
+
+
+def test_discarded_totals_go_on_from_the_segment_before(tmp_path: Path) -> None:
+    ring, paths = Ring(), paths_in(tmp_path)
+    record = StreamRecord(ring.info, baseline_discarded=1000)
+    file = StreamFile(Disk(), paths, record, "packed")
+    file.append(ring.batch([subbuffer(0), subbuffer(1, missed=7)]))
+    file.close()
+    assert SeekIndex(paths.index).entries()["events_discarded"].tolist() == [1000, 1007]
