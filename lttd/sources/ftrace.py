@@ -121,7 +121,9 @@ class FtraceSource:
                 self._shared.stopped_at = self.now()
             self.streams = _streams(instance, self._shared)
             stack.pop_all()
-        self._files = FtraceFiles(instance, self.now, kallsyms=settings.kallsyms)
+        self._files = FtraceFiles(
+            instance, self.now, kallsyms=settings.kallsyms, previous_run=previous_run
+        )
         self.info = _info(instance, settings, name, self._shared)
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:

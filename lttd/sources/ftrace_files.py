@@ -21,18 +21,27 @@ KALLSYMS: Final = "/proc/kallsyms"
 class FtraceFiles:
     """Remembers what it gave already, so that only what is new or changed comes again."""
 
-    def __init__(self, instance: Instance, now: Callable[[], int], *, kallsyms: bool) -> None:
+    def __init__(
+        self,
+        instance: Instance,
+        now: Callable[[], int],
+        *,
+        kallsyms: bool,
+        previous_run: bool,
+    ) -> None:
         self._instance = instance
         self._now = now
         self._kallsyms = kallsyms
+        self._starts_empty = instance.own and not previous_run
         self._given: dict[str, int] = {}
+        self._saved: set[bytes] = set()
         self._commands: dict[int, tuple[bytes, bytes]] = {}
 
     def attachments(self, when: When, streams: Iterable[FtraceStream]) -> Iterator[Attachment]:
         """Return what is due; files that cannot be read are left out."""
         if when is not When.PERIODIC:
             yield from self._copies(self._wanted(when))
-        yield from self._who_ran()
+        yield from self._who_ran(when)
         if when is When.CLOSE:
             for stream in streams:
                 name = f"tracefs/per_cpu/cpu{stream.info.id.cpu}/stats"
@@ -65,14 +74,9 @@ class FtraceFiles:
                 self._given[name] = hash(data)
                 yield Attachment(name, data)
 
-    def _who_ran(self) -> Iterator[Attachment]:
+    def _who_ran(self, when: When) -> Iterator[Attachment]:
         now = self._now()
-        tgids = dict(_pairs(f"{self._instance.root}/saved_tgids"))
-        seen = {
-            pid: (tgids.get(pid, b""), command)
-            for pid, command in _pairs(f"{self._instance.root}/saved_cmdlines")
-            if command != b"<...>"
-        }
+        seen = self._new_saved(when)
         seen.update(_tasks())
         lines = [
             b"%d\t%d\t%b\t%b\n" % (now, pid, tgid, _escaped(command))
@@ -83,13 +87,31 @@ class FtraceFiles:
         if lines:
             yield Attachment("tracefs/commands", b"".join(lines), append=True)
 
+    def _new_saved(self, when: When) -> dict[int, tuple[bytes, bytes]]:
+        """Return what the kernel remembers by pid, as far as it is new; up to 6552 names."""
+        root = self._instance.root
+        lines = _lines(f"{root}/saved_cmdlines")
+        new, self._saved = lines - self._saved, lines
+        if not new or (when is When.OPEN and self._starts_empty):
+            # Who ended before we came cannot be in a ring that is new.
+            return {}
+        tgids = dict(_pairs(_lines(f"{root}/saved_tgids")))
+        return {
+            pid: (tgids.get(pid, b""), command)
+            for pid, command in _pairs(new)
+            if command != b"<...>"
+        }
 
-def _pairs(path: str) -> Iterator[tuple[int, bytes]]:
-    """Return (pid, the rest) of each line."""
+
+def _lines(path: str) -> set[bytes]:
     try:
-        lines = read_bytes(path).splitlines()
+        return set(read_bytes(path).splitlines())
     except LttdError:
-        return
+        return set()
+
+
+def _pairs(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Return (pid, the rest) of each line."""
     for line in lines:
         pid, _, rest = line.partition(b" ")
         if pid.isdigit():
