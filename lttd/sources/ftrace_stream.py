@@ -307,7 +307,8 @@ class FtraceStream:
     def _expected(self, error: OSError) -> Nothing:
         why = EXPECTED.get(error.errno or 0)
         if why is None:
-            raise explained(f"CPU {self.info.id.cpu}: trace_pipe_raw", error) from error
+            told = explained(f"CPU {self.info.id.cpu}: trace_pipe_raw", error)
+            raise SourceError(str(told)) from error
         return why
 
     def _taken(
