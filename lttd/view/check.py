@@ -14,9 +14,9 @@ def repair(segment: SegmentPaths) -> list[str]:
     Raises:
         LockedError: it is being recorded.
     """
-    return [
-        f"{segment.directory.name}: {_told(one)}" for one in recover(segment, Disk()) if one.changed
-    ]
+    name = segment.directory.name
+    found = recover(segment, Disk())
+    return [f"{name}: {_told(one)}" for one in found if one.changed] or [f"{name}: closed"]
 
 
 def _told(one: StreamRecovery) -> str:

@@ -1,0 +1,328 @@
+"""Opening traces, ``lttv info`` and ``lttv check``."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lttd
+from lttd.clock import Snapshot
+from lttd.errors import LttdError, NotATraceError, TraceDamagedError
+from lttd.files import Lock
+from lttd.stats import StreamSummary
+from lttd.tracedir import Manifest
+from lttd.verify import MOST_FINDINGS, check
+from lttd.view.cli import PIPE_CLOSED, main
+from lttd.view.info import info_json, info_text, seconds, utc
+from lttd.view.trace import Trace, merge_summaries
+from tests.made import SNAPSHOT, Made, subbuffer
+
+
+def recorded(trace: Path, *, cpus: int = 2, number: int = 1, layout: str = "packed") -> Made:
+    made = Made(trace, cpus=cpus, number=number, layout=layout)
+    made.append([subbuffer(0), subbuffer(1, missed=7)])
+    made.append([subbuffer(2, events=40)], trailing_loss=3)
+    if cpus > 1:
+        made.append([subbuffer(1)], cpu=1)
+    return made
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    recorded(tmp_path / "t").finish()
+    return tmp_path / "t"
+
+
+def run(*arguments: str) -> int:
+    return main(list(arguments))
+
+
+# -- opening
+
+
+def test_opening_reads_the_manifests_only(trace: Path) -> None:
+    for file in trace.glob("*/streams/**/*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    opened = lttd.open(trace)
+    assert [stream.name for stream in opened.segments[0].streams] == ["fake_0", "fake_1"]
+    assert opened.summaries()[0].events_lost == 10
+
+
+def test_importing_lttd_and_its_viewer_loads_nothing_of_the_daemon() -> None:
+    code = (
+        "import sys, lttd, lttd.view.cli; early = 'numpy' in sys.modules\n"
+        "lttd.open; import lttd.view.check\n"
+        "print(early, [m for m in ('trio', 'prometheus_client', 'construct') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False []"
+    with pytest.raises(AttributeError):
+        _ = lttd.nothing_of_this_name
+
+
+def test_a_trace_begins_and_ends_with_its_sub_buffers(trace: Path) -> None:
+    opened = Trace(trace)
+    assert (opened.begin, opened.end) == (1000, 3500)
+    span = opened.span
+    assert span is not None
+    assert span.begin_realtime_ns == SNAPSHOT.realtime_ns
+    assert span.end_realtime_ns == SNAPSHOT.realtime_ns + 2500
+
+
+def test_totals_are_the_same_from_the_manifest_and_from_index_and_gaps(tmp_path: Path) -> None:
+    for layout in ("packed", "sparse"):
+        recorded(tmp_path / layout, layout=layout).leave()
+        while_open = Trace(tmp_path / layout).summaries()
+        stored = 52 + 60 + 496
+        assert while_open[0] == StreamSummary(
+            "fake_0", 0, 3, stored, 3 * 4096 - stored, 10, {"overwritten": 7, "dropped": 3}
+        )
+
+
+def test_segments_of_one_trace_are_summed_by_stream(tmp_path: Path) -> None:
+    recorded(tmp_path / "t").finish()
+    recorded(tmp_path / "t", cpus=1, number=2).finish()
+    opened = Trace(tmp_path / "t")
+    assert [segment.paths.number for segment in opened.segments] == [1, 2]
+    one, other = opened.summaries()
+    assert (one.subbuffers, one.events_lost, one.lost["dropped"]) == (6, 20, 6)
+    assert (other.subbuffers, other.events_lost) == (1, 0)
+    assert merge_summaries([]) == []
+
+
+def test_over_two_boots_the_wall_clock_says_what_is_first(tmp_path: Path) -> None:
+    recorded(tmp_path / "t").finish()
+    later = recorded(tmp_path / "t", number=2)
+    later.manifest.machine["boot_id"] = "the next boot"
+    day_ns = 86_400_000_000_000
+    later.manifest.clock_snapshots = [
+        Snapshot(1_000_000, 0, 0, SNAPSHOT.realtime_ns + day_ns, 1),
+    ]
+    later.finish()
+    found = info_json(Trace(tmp_path / "t"))
+    assert not Trace(tmp_path / "t").one_clock
+    assert found["begin_utc"] == "2023-11-14T22:13:20.000000000Z"
+    assert found["end_utc"] == "2023-11-15T22:13:19.999003500Z"
+    assert found["duration_ns"] == day_ns - 996_500
+
+
+def test_what_is_no_trace_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("info", str(tmp_path / "nowhere")) == 2
+    assert run("info", str(tmp_path)) == 2
+    assert run("check", str(tmp_path)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"lttv: {tmp_path}") for line in lines)
+    with pytest.raises(NotATraceError):
+        Trace(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"format_version": 99}'])
+def test_a_damaged_manifest_is_one_line_that_says_where(
+    trace: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = next(trace.glob("*/trace.json"))
+    manifest.write_bytes(content)
+    with pytest.raises(TraceDamagedError):
+        Trace(trace)
+    assert run("info", str(trace)) == 1
+    assert run("check", str(trace)) == 1
+    captured = capsys.readouterr()
+    assert str(manifest) in captured.err
+    assert "Traceback" not in captured.err
+
+
+# -- info
+
+
+def test_info_tells_people_what_was_recorded(trace: Path) -> None:
+    text = info_text(Trace(trace))
+    assert "2023-11-14T22:13:20.000000000Z" in text
+    assert "7 overwritten, 3 dropped" in text
+    assert "closed, 1 segment" in text
+
+
+def test_info_tells_machines_the_daemons_summary_and_when(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("info", "--json", str(trace)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["events_lost"], found["subbuffers"]) == (10, 4)
+    assert (found["begin"], found["end"], found["duration_ns"]) == (1000, 3500, 2500)
+    assert found["begin_utc"].endswith("Z")
+    assert {"payload_bytes", "padding_bytes", "streams", "clock", "source", "host", "kernel"} <= (
+        found.keys()
+    )
+    assert (found["state"], len(found["segments"])) == ("closed", 1)
+
+
+def test_info_of_an_empty_recording_is_no_error(tmp_path: Path) -> None:
+    Made(tmp_path / "t").finish()
+    assert "nothing was recorded" in info_text(Trace(tmp_path / "t"))
+    assert info_json(Trace(tmp_path / "t"))["begin"] is None
+
+
+def test_times_are_written_exactly() -> None:
+    assert utc(1_700_000_000_123_456_789) == "2023-11-14T22:13:20.123456789Z"
+    assert utc(1 << 80) is None
+    assert seconds(-1) == "-0.000000001"
+    assert seconds(12_000_000_034) == "12.000000034"
+
+
+def test_lttv_starts_without_numpy_for_help() -> None:
+    code = "import sys; from lttd.view.cli import main\ntry: main(['--help'])\nexcept SystemExit: "
+    code += "print('numpy' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.endswith("False\n")
+    assert "info" in out.stdout
+
+
+@pytest.mark.parametrize("command", ["info", "check"])
+def test_a_reader_that_goes_away_ends_it_quietly(trace: Path, command: str) -> None:
+    program = [sys.executable, "-m", "lttd.view.cli", command, str(trace)]
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb") as gone:
+        done = subprocess.run(program, stdout=gone, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (PIPE_CLOSED, b"")
+
+
+# -- check
+
+
+@pytest.mark.parametrize("layout", ["packed", "sparse"])
+def test_a_whole_trace_is_called_so(
+    tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded(tmp_path / "t", layout=layout).finish()
+    assert run("check", "--events", str(tmp_path / "t")) == 0
+    assert capsys.readouterr().out == "whole: 1 segment, 2 streams, 4 sub-buffers, 49 events\n"
+
+
+def test_events_are_held_against_the_kernels_own_count(tmp_path: Path) -> None:
+    made = recorded(tmp_path / "t")
+    made.records[0].counters = {"read events": 46}
+    made.records[1].counters = {"read events": 5}
+    made.finish()
+    report = check(made.paths, events=True)
+    assert [(s.events, s.read_events) for s in report.streams] == [(46, 46), (3, 5)]
+    assert [f.reason for f in report.findings] == [
+        "3 events decoded, the kernel counted 5 as read: somebody else reads this buffer too"
+    ]
+    assert check(made.paths).whole
+
+
+def damaged(made: Made, which: str, at: int, value: bytes) -> list[str]:
+    path = getattr(made.paths.stream("fake_0"), which)
+    raw = bytearray(path.read_bytes())
+    raw[at : at + len(value)] = value
+    path.write_bytes(raw)
+    return [
+        f"{f.path.name}: {f.entry}: {f.reason}" for f in check(made.paths, events=True).findings
+    ]
+
+
+@pytest.mark.parametrize(
+    ("which", "at", "value", "finding"),
+    [
+        ("data", 52, b"\1", "fake_0: 1: the sub-buffer's header says another begin"),
+        ("data", 60, b"\1", "fake_0: 1: the sub-buffer's header says another size"),
+        ("data", 16, bytes(8), "fake_0: 0: record states no length"),
+        ("index", 16 + 7, b"\1", "fake_0.idx: 0: does not begin where the one before it ends"),
+        ("index", 16 + 38, b"\0", "fake_0.idx: 0: steps back in time or number"),
+        ("index", 16 + 55, b"\1", "fake_0.idx: 0: names another stream"),
+        ("index", 88 + 47, b"\1", "fake_0.idx: 1: events_discarded does not go on"),
+        ("index", 0, b"\0", "fake_0.idx: None: magic"),
+        ("gaps", 16 + 35, b"\x77", "fake_0.gaps: None: 119 is not a valid Reason"),
+    ],
+)
+def test_damage_is_found_and_said_where(
+    tmp_path: Path, which: str, at: int, value: bytes, finding: str
+) -> None:
+    found = damaged(recorded(tmp_path / "t").finish(), which, at, value)
+    assert found
+    assert found[0].startswith(finding)
+
+
+def test_padding_on_disk_is_found(tmp_path: Path) -> None:
+    made = recorded(tmp_path / "t").finish()
+    path = made.paths.stream("fake_0").data
+    path.write_bytes(path.read_bytes() + bytes(100))
+    assert [str(f) for f in check(made.paths).findings] == [
+        f"{path}: byte 608: 100 bytes behind the last entry"
+    ]
+
+
+def test_totals_in_the_manifest_that_the_files_do_not_bear_out_are_found(tmp_path: Path) -> None:
+    made = recorded(tmp_path / "t").finish()
+    text = made.paths.manifest.read_text().replace('"events_lost": 10', '"events_lost": 11')
+    made.paths.manifest.write_text(text)
+    assert [f.reason for f in check(made.paths).findings] == [
+        "fake_0: events_lost 11 in the manifest, 10 in the files"
+    ]
+
+
+def test_a_thousand_bad_entries_make_a_few_lines(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t")
+    made.append([subbuffer(n) for n in range(1000)])
+    made.finish()
+    path = made.paths.stream("fake_0").index
+    raw = bytearray(path.read_bytes())
+    raw[16 + 55 :: 72] = b"\1" * len(raw[16 + 55 :: 72])
+    path.write_bytes(raw)
+    report = check(made.paths)
+    assert len(report.findings) == MOST_FINDINGS
+    assert len(report.notes) == 1
+
+
+def test_a_missing_index_is_found_and_made_again(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(trace.glob("*/streams/index/fake_0.idx")).unlink()
+    assert run("info", str(trace)) == 1
+    assert run("check", str(trace)) == 1
+    assert run("check", "--repair", str(trace)) == 0
+    assert run("check", "--events", "--json", str(trace)) == 0
+    captured = capsys.readouterr()
+    assert "3 index entries made again" in captured.out
+    assert "--repair makes it again" in captured.err
+
+
+def test_repair_closes_what_a_killed_daemon_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = recorded(tmp_path / "t").leave()
+    assert run("check", str(tmp_path / "t")) == 1
+    assert "--repair closes it" in capsys.readouterr().out
+    assert run("check", "--repair", str(tmp_path / "t")) == 0
+    assert Manifest.read(made.paths.manifest).state == "closed"
+    assert "closed" in capsys.readouterr().out
+
+
+def test_a_live_trace_is_checked_and_not_repaired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = recorded(tmp_path / "t")
+    lock = Lock(made.paths.directory)
+    assert run("check", str(tmp_path / "t")) == 0
+    assert run("check", "--repair", str(tmp_path / "t")) == 1
+    assert f"pid {os.getpid()}" in capsys.readouterr().err
+    lock.release()
+    made.leave()
+
+
+def test_a_stream_that_the_manifest_does_not_know_is_found(tmp_path: Path) -> None:
+    made = recorded(tmp_path / "t").finish()
+    (made.paths.streams / "stray_0").write_bytes(b"?")
+    assert [f.path.name for f in check(made.paths).findings] == ["stray_0"]
+
+
+def test_every_error_of_the_package_has_an_exit_status() -> None:
+    assert LttdError.exit_status == 1
+    assert NotATraceError.exit_status == 2
