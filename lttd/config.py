@@ -109,6 +109,8 @@ class Config:
     backlog_bytes: int = 64 << 20
     summary: str = "table"
     """``table``, ``json``, ``json:FILE`` or ``none``."""
+    on_write_error: str = "stop"
+    """``stop``, or ``continue``: what cannot be written is counted as lost."""
     metrics: str | None = None
     daemon: bool = False
     verbose: int = 0
@@ -136,6 +138,12 @@ def _summary(value: object) -> str:
     return text
 
 
+def _on_write_error(value: object) -> str:
+    if value not in ("stop", "continue"):
+        raise UsageError(f"on-write-error {value!r}: write stop or continue")
+    return str(value)
+
+
 def _flush_interval_s(value: object) -> float:
     interval_s = parse_duration_s(value)
     if not 0.001 <= interval_s <= 3600:
@@ -158,6 +166,7 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "duration": _Option(parse_duration_s, "duration_s"),
     "backlog": _Option(_backlog_bytes, "backlog_bytes"),
     "summary": _Option(_summary, "summary"),
+    "on-write-error": _Option(_on_write_error, "on_write_error"),
     "metrics": _Option(str, "metrics"),
     "daemon": _Option(parse_bool, "daemon"),
     "verbose": _Option(int, "verbose"),
@@ -217,6 +226,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--layout", metavar="HOW", help="packed (default), or sparse: padding is a hole")
     add("--flush-interval", metavar="T", help="an event is on disk after at most this (default 1s)")
     add("--backlog", metavar="SIZE", help="memory between reading and the disk (default 64M)")
+    add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
     add("--metrics", metavar="ADDR:PORT", help="serve /metrics and /healthz, off by default")
     legacy = parser.add_argument_group("legacy lttd's letters")
     add = legacy.add_argument

@@ -1,7 +1,7 @@
 """One run of lttd: sources, reader, recorder, signals, and the orderly end.
 
 Rule: the order of the end is: stop producers, drain rings, last losses, drain backlog, sync, close
-manifests, release the sources; then the summary.
+manifests, release the sources; metrics and systemd hear of it last, then the summary.
 A second signal abandons the backlog and counts it.
 """
 
@@ -11,32 +11,31 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
-from lttd.clock import take_snapshot
+from lttd.command import Command
 from lttd.config import Config
-from lttd.errors import LttdError
-from lttd.files import Disk, Lock
+from lttd.errors import LttdError, UsageError
+from lttd.files import Disk
 from lttd.notify import READY, STOPPING, Heart, Notifier
+from lttd.observe import Observer
 from lttd.reader import Reader
-from lttd.recorder import Recorder, Segment, SegmentContents
+from lttd.recorder import Recorder
+from lttd.recording import Recording, locked_trace, recover_open_segments
 from lttd.sources.base import Source, When
 from lttd.sources.catalog import open_previous_runs, open_source
 from lttd.stats import StreamSummary, events_lost, summary_json, summary_table
 from lttd.subbuffer import BufferPool
-from lttd.tracedir import prepare_trace
 
 ATTACH_INTERVAL_S: Final = 10.0
 CLOCK_INTERVAL_S: Final = 60.0
 # REALTIME was set when it moves against MONOTONIC by more than this between two ticks.
 CLOCK_STEP_NS: Final = 1_000_000
-COMMAND_GRACE_S: Final = 5.0
 
 
 def say(text: str) -> None:
@@ -46,31 +45,6 @@ def say(text: str) -> None:
         sys.stderr.flush()
     except OSError:
         return
-
-
-@dataclass(slots=True)
-class Recording:
-    """A source and the segment that it is recorded into."""
-
-    source: Source
-    segment: Segment
-
-
-@contextmanager
-def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
-    """Hold the trace directory; yield the number of the next segment.
-
-    A directory that is still empty at the end, because nothing came to be recorded, is removed.
-    """
-    was_there = trace.is_dir()
-    number = prepare_trace(disk, trace, append=append)
-    lock = Lock(trace)
-    try:
-        yield number
-    finally:
-        lock.release()
-        if not was_there and not any(trace.iterdir()):
-            trace.rmdir()
 
 
 class Daemon:
@@ -86,8 +60,7 @@ class Daemon:
         self._recordings: list[Recording] = []
         self._summaries: list[StreamSummary] = []
         self._failures: list[LttdError] = []
-        self._command: trio.Process | None = None
-        self._command_status: int | None = None
+        self._command = Command(config.command)
         self._signals = 0
         self._stop = trio.Event()
         self._draining = trio.CancelScope()
@@ -98,6 +71,7 @@ class Daemon:
         token = trio.lowlevel.current_trio_token()
         self._recorder = Recorder(
             backlog_bytes=config.backlog_bytes,
+            keep_going=config.on_write_error == "continue",
             on_failure=lambda: token.run_sync_soon(self._stop.set),
         )
         self._reader = Reader(
@@ -106,6 +80,13 @@ class Daemon:
             self._on_tick,
             lambda: self._heart.beat(trio.current_time()),
             self._notifier.beat_interval_s,
+        )
+        self._observer = Observer(
+            config.trace_dir,
+            self._recorder,
+            self._reader,
+            self._recordings,
+            config.flush_interval_s,
         )
 
     # -- the run as a whole
@@ -120,13 +101,16 @@ class Daemon:
             say(note)
         with ExitStack() as stack:
             stack.callback(self._notifier.close)
-            number = stack.enter_context(
-                locked_trace(self._disk, self._config.trace_dir, append=self._config.append)
-            )
-            self._recorder.start()
-            stack.callback(self._recorder.close)
             async with trio.open_nursery() as nursery:
+                await self._serve_metrics(nursery)
+                number = stack.enter_context(
+                    locked_trace(self._disk, self._config.trace_dir, append=self._config.append)
+                )
+                self._recorder.start()
+                stack.callback(self._recorder.close)
                 await nursery.start(self._watch_signals)
+                for line in recover_open_segments(self._disk, self._config.trace_dir):
+                    say(line)
                 number = await self._drain_previous_runs(number)
                 self._open(stack, number)
                 await self._read()
@@ -134,6 +118,18 @@ class Daemon:
                 nursery.cancel_scope.cancel()
         self._tell()
         return 1 if self._failures else 0
+
+    async def _serve_metrics(self, nursery: trio.Nursery) -> None:
+        if self._config.metrics is None:
+            return
+        from importlib.metadata import version  # noqa: PLC0415  (only with --metrics)
+
+        from lttd.endpoint import Endpoint, open_listeners, parse_address  # noqa: PLC0415
+        from lttd.metrics import make_render  # noqa: PLC0415
+
+        listeners = await open_listeners(parse_address(self._config.metrics))
+        render = make_render(self._observer, version=version("lttd"))
+        await nursery.start(Endpoint(render, self._observer.health).serve, listeners)
 
     def _open(self, stack: ExitStack, number: int) -> None:
         sources = []
@@ -145,23 +141,17 @@ class Daemon:
             number += 1
         for recording in self._recordings:
             recording.source.leave_out(thread_ids())
-            self._reader.add(_streams_and_lanes(recording))
+            self._reader.add(recording.streams_and_lanes())
             recording.source.start()
 
     def _begin(self, source: Source, number: int) -> Recording:
-        contents = SegmentContents(
-            source=asdict(source.info),
-            layout=self._config.layout,
-            streams=tuple(stream.info for stream in source.streams),
-            snapshot=take_snapshot(source.now),
-            disk=self._disk,
+        config = self._config
+        recording = Recording.begin(
+            self._recorder, config.trace_dir, number, source, config.layout, self._disk
         )
-        segment = self._recorder.open_segment(self._config.trace_dir, number, contents)
-        recording = Recording(source, segment)
-        _attach(recording, When.OPEN)
         _tell_notes(recording)
-        if self._config.verbose:
-            say(f"{source.info.spec} -> {segment.paths.directory}")
+        if config.verbose:
+            say(f"{source.info.spec} -> {recording.segment.paths.directory}")
         return recording
 
     async def _drain_previous_runs(self, number: int) -> int:
@@ -170,9 +160,9 @@ class Daemon:
             try:
                 recording = self._begin(source, number)
                 reader = Reader(self._recorder, self._config.flush_interval_s)
-                reader.add(_streams_and_lanes(recording))
+                reader.add(recording.streams_and_lanes())
                 await reader.drain()
-                await trio.to_thread.run_sync(_close_segment, recording)
+                await trio.to_thread.run_sync(recording.close)
             finally:
                 source.close()
             number += 1
@@ -208,14 +198,16 @@ class Daemon:
             await self._reader.drain()
         for recording in self._recordings:
             try:
-                await trio.to_thread.run_sync(_close_segment, recording)
+                await trio.to_thread.run_sync(recording.close)
             except LttdError as error:
                 self._failures.append(error)
+            _tell_notes(recording)
             self._summaries += recording.segment.summaries()
         self._notifier.status(self._status())
         self._failures += self._reader.failures()
-        if self._recorder.failure is not None:
-            self._failures.append(self._recorder.failure)
+        write_error = self._recorder.failure or self._recorder.last_write_error
+        if write_error is not None:
+            self._failures.append(write_error)
 
     # -- what ends it
 
@@ -230,9 +222,8 @@ class Daemon:
                     say("a second signal: what is not written yet is abandoned and counted")
                     self._draining.cancel()
                     self._recorder.abandon_backlog()
-                elif number == signal.SIGTERM and self._command is not None:
-                    # SIGINT came from the terminal, and so to COMMAND, too.
-                    self._command.terminate()
+                else:
+                    self._command.forward(number)
                 self._stop.set()
 
     async def _end_after(self, duration_s: float) -> None:
@@ -245,39 +236,16 @@ class Daemon:
 
     async def _run_command(self) -> None:
         try:
-            self._command = await trio.lowlevel.open_process(self._config.command)
+            await self._command.run()
         except OSError as error:
-            self._failures.append(LttdError(f"{self._config.command[0]}: {error.strerror}"))
-            self._stop.set()
-            return
-        try:
-            self._command_status = await self._command.wait()
-        finally:
-            await self._outlive_command(self._command)
+            self._failures.append(UsageError(f"{self._config.command[0]}: {error.strerror}"))
         self._stop.set()
-
-    async def _outlive_command(self, command: trio.Process) -> None:
-        """Give COMMAND time to end by itself when recording ends first."""
-        if command.returncode is not None:
-            return
-        with trio.CancelScope(shield=True):
-            if not self._signals:
-                command.terminate()
-            with trio.move_on_after(COMMAND_GRACE_S):
-                await command.wait()
-            if command.returncode is None:
-                command.kill()
-            self._command_status = await command.wait()
 
     # -- what happens beside reading
 
     def _status(self) -> str:
         """Say how recording stands, for ``systemctl status``."""
-        stats = [
-            lane.stats
-            for recording in self._recordings
-            for lane in recording.segment.lanes.values()
-        ]
+        stats = self._observer.streams()
         taken = sum(each.subbuffers for each in stats)
         lost = sum(events_lost(each.events_lost) for each in stats)
         doing = "stopping; recorded" if self._stop.is_set() else "recording"
@@ -298,45 +266,44 @@ class Daemon:
             now = trio.current_time()
             if now >= self._next_attach:
                 self._next_attach = now + ATTACH_INTERVAL_S
-                taken_before, taken = taken, self._subbuffers_taken()
+                taken_before = taken
+                taken = sum(each.subbuffers for each in self._observer.streams())
                 if taken != taken_before:
-                    await trio.to_thread.run_sync(self._attach_periodically)
+                    await self._in_thread(lambda each: each.attach(When.PERIODIC))
             offset_ns = _realtime_offset_ns()
             if now >= self._next_clock or abs(offset_ns - self._realtime_offset_ns) > CLOCK_STEP_NS:
                 self._next_clock, self._realtime_offset_ns = now + CLOCK_INTERVAL_S, offset_ns
-                await trio.to_thread.run_sync(self._note_clocks)
+                await self._in_thread(Recording.note_clock)
 
-    def _subbuffers_taken(self) -> int:
-        return sum(
-            lane.stats.subbuffers
-            for recording in self._recordings
-            for lane in recording.segment.lanes.values()
-        )
+    async def _in_thread(self, do: Callable[[Recording], None]) -> None:
+        """Do what writes to the disk beside the reading loop, and unrecorded."""
 
-    def _attach_periodically(self) -> None:
-        for recording in self._recordings:
-            recording.source.leave_out([threading.get_native_id()])
-            _attach(recording, When.PERIODIC)
+        def work() -> None:
+            for recording in self._recordings:
+                recording.source.leave_out([threading.get_native_id()])
+                do(recording)
 
-    def _note_clocks(self) -> None:
-        for recording in self._recordings:
-            recording.source.leave_out([threading.get_native_id()])
-            recording.segment.note_clock(take_snapshot(recording.source.now))
+        try:
+            await trio.to_thread.run_sync(work)
+        except LttdError as error:
+            self._failures.append(error)
+            self._stop.set()
 
     # -- what is told at the end
 
     def _tell(self) -> None:
         for failure in self._failures:
             say(str(failure))
-        if self._command_status:
-            say(f"{self._config.command[0]}: ended with status {self._command_status}")
+        status = self._command.status
+        if status:
+            say(f"{self._config.command[0]}: ended with status {status}")
         how = self._config.summary
         if how == "table" and self._summaries:
             sys.stderr.write(summary_table(self._summaries) + "\n")
         elif how.startswith("json"):
             value: dict[str, Any] = summary_json(self._summaries)
             if self._config.command:
-                value["command_status"] = self._command_status
+                value["command_status"] = status
             _write_json(value, how.removeprefix("json").removeprefix(":"))
 
 
@@ -349,27 +316,9 @@ def thread_ids() -> list[int]:
     return [int(name) for name in os.listdir("/proc/self/task")]  # noqa: PTH208  (names only)
 
 
-def _streams_and_lanes(recording: Recording) -> Sequence[tuple[Any, Any]]:
-    lanes = recording.segment.lanes
-    return [(stream, lanes[stream.info.id]) for stream in recording.source.streams]
-
-
-def _attach(recording: Recording, when: When) -> None:
-    for attachment in recording.source.attachments(when):
-        recording.segment.attach(attachment.name, attachment.data, append=attachment.append)
-
-
 def _tell_notes(recording: Recording) -> None:
     for note in recording.source.notes():
         say(f"{recording.source.info.spec}: {note}")
-
-
-def _close_segment(recording: Recording) -> None:
-    source = recording.source
-    _attach(recording, When.CLOSE)
-    counters = {stream.info.id: dict(stream.counters()) for stream in source.streams}
-    recording.segment.close(take_snapshot(source.now), counters)
-    _tell_notes(recording)
 
 
 def _write_json(value: dict[str, Any], path: str) -> None:

@@ -11,6 +11,7 @@ Invariant: between two awaits at most one stream's turn runs, so nothing here ne
 
 import enum
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -149,8 +150,8 @@ class Pulse:
     """What the watchdog, /healthz and the metrics want to know of the reading loop."""
 
     turns: int = 0
-    last_turn: float = 0.0
-    """trio's clock."""
+    last_turn_ns: int = 0
+    """CLOCK_MONOTONIC."""
     backlog_full: bool = False
 
 
@@ -165,7 +166,7 @@ class Reader:
         on_beat: Callable[[], None] = lambda: None,
         beat_interval_s: float = math.inf,
     ) -> None:
-        self.pulse = Pulse()
+        self.pulse = Pulse(last_turn_ns=time.monotonic_ns())
         self.first_cycle = trio.Event()
         """Set when every stream has been read once."""
         self.all_ended = trio.Event()
@@ -243,7 +244,7 @@ class Reader:
             for reader in busy:
                 reader.turn(flush=flush)
                 self.pulse.turns += 1
-            self.pulse.last_turn = trio.current_time()
+            self.pulse.last_turn_ns = time.monotonic_ns()
             self._on_beat()
             busy = [reader for reader in busy if reader.has_more()]
             if busy and not self._recorder.has_room():

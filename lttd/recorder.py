@@ -9,8 +9,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
@@ -52,6 +51,26 @@ class Lane:
     stats: StreamStats
     queue: "SimpleQueue[_Job]"
     synced: Position | None = None
+    untold: Counter[Reason] = field(default_factory=Counter)
+    """Sub-buffers that were taken and not written, and that no gap tells yet."""
+
+    def tell_untold(self, before: Batch) -> None:
+        """Write a gap, ahead of *before*, for what could not be written and was not told.
+
+        Raises:
+            StorageError: not even that can be written; it stays untold.
+        """
+        at = int(before.rows["begin"][0]) if len(before.rows) else before.taken_ns
+        for reason, count in list(self.untold.items()):
+            gap = Gap(0, reason, Unit.SUBBUFFERS, count, at, at)
+            self.file.append(replace(before, rows=before.rows[:0], gaps=(gap,), patches=()))
+            self.stats.lost(gap)
+            del self.untold[reason]
+
+
+def _leave_unwritten(lane: Lane, batch: Batch, reason: Reason) -> None:
+    lane.stats.unwritten(batch)
+    lane.untold[reason] += len(batch.rows)
 
 
 # A batch for a lane; an event to set when all before it is done; None to end.
@@ -66,18 +85,22 @@ class Recorder:
         *,
         backlog_bytes: int = BACKLOG_BYTES,
         sync_interval_s: float = SYNC_INTERVAL_S,
+        keep_going: bool = False,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
+        """*keep_going*: what cannot be written is counted, and recording goes on."""
         self.backlog_limit_bytes = backlog_bytes
         self.backlog_high_water_bytes = 0
         self.failure: LttdError | None = None
         """The first thing that went wrong in a writer; on_failure was called for it."""
         self.write_errors: Counter[str] = Counter()
         """By the errno's name."""
+        self.last_write_error: StorageError | None = None
         self._held_bytes = 0
         self._lock = threading.Lock()
         self._room_wanted: list[Callable[[], None]] = []
         self._abandoned = False
+        self._keep_going = keep_going
         self._on_failure = on_failure
         self._segments: list[Segment] = []
         self._queues: list[SimpleQueue[_Job]] = [SimpleQueue() for _ in range(WRITER_THREADS)]
@@ -136,20 +159,23 @@ class Recorder:
                 continue
             lane, batch = job
             if self._abandoned or self.failure:
-                lane.stats.unwritten(batch)
+                _leave_unwritten(lane, batch, Reason.STORAGE if self.failure else Reason.BACKLOG)
             else:
                 self._append(lane, batch)
             self._release(batch)
 
     def _append(self, lane: Lane, batch: Batch) -> None:
         try:
+            lane.tell_untold(batch)
             lane.file.append(batch)
         except StorageError as error:
-            lane.stats.unwritten(batch)
+            _leave_unwritten(lane, batch, Reason.STORAGE)
             self.write_errors[error.errno_name] += 1
-            self._fail(error)
+            self.last_write_error = error
+            if not self._keep_going:
+                self._fail(error)
         except Exception as error:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
-            lane.stats.unwritten(batch)
+            _leave_unwritten(lane, batch, Reason.STORAGE)
             self._fail(LttdError(f"{lane.record.name}: writer failed: {error!r}"))
         else:
             lane.stats.stored(batch)
@@ -320,7 +346,7 @@ class Segment:
         """
         try:
             self._recorder.drain()
-            self._tell_refusals(snapshot.trace)
+            self._tell_untold(snapshot.trace)
             self.sync()
             for lane in self.lanes.values():
                 lane.record.summary = summarize(lane.stats)
@@ -334,18 +360,23 @@ class Segment:
                 lane.file.close()
             self._lock.release()
 
-    def _tell_refusals(self, now: int) -> None:
-        reason = Reason.STORAGE if self._recorder.failure else Reason.BACKLOG
+    def _tell_untold(self, now: int) -> None:
         for lane in self.lanes.values():
-            count = lane.stats.unwritten_subbuffers
-            if count:
-                gap = Gap(0, reason, Unit.SUBBUFFERS, count, now, now)
-                lane.stats.lost(gap)
-                # On a full disk the summary and the metrics still tell it.
-                with suppress(StorageError):
-                    lane.file.append(
-                        Batch(lane.record.info.id, memoryview(b""), _NO_ROWS, 0, (gap,))
-                    )
+            last = Batch(lane.record.info.id, memoryview(b""), _NO_ROWS, now)
+            try:
+                lane.tell_untold(last)
+            except StorageError:
+                # The disk has no room for the gap: summary and metrics still tell it.
+                for reason, count in lane.untold.items():
+                    lane.stats.lost(Gap(0, reason, Unit.SUBBUFFERS, count, now, now))
+
+    def discard(self) -> None:
+        """Remove the segment: nothing was recorded into it."""
+        self._recorder.forget(self)
+        for lane in self.lanes.values():
+            lane.file.close()
+        self._lock.release()
+        shutil.rmtree(self.paths.directory, ignore_errors=True)
 
     def summaries(self) -> list[StreamSummary]:
         """Return one summary a stream, as of now."""

@@ -1,0 +1,93 @@
+"""What is told of a running daemon: from recorder, reader and sources to metrics and health.
+
+Rule: everything is read when it is asked for; nothing here is called while nobody asks.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from lttd.errors import SourceError
+from lttd.reader import Reader
+from lttd.recorder import Recorder
+from lttd.recording import Recording
+from lttd.sources.base import Stream
+from lttd.stats import DaemonGauges, Fill, StreamStats
+from lttd.subbuffer import StreamId
+from lttd.tracedir import segments_below
+
+# The loop comes round at every tick; so many of them missed, and at least this long, is a stall.
+STALLED_TICKS: Final = 3
+STALLED_S: Final = 5.0
+
+
+class Observer:
+    """See ``lttd.metrics.Snapshots``."""
+
+    def __init__(
+        self,
+        trace_dir: Path,
+        recorder: Recorder,
+        reader: Reader,
+        recordings: Sequence[Recording],
+        flush_interval_s: float,
+    ) -> None:
+        self._trace_dir = trace_dir
+        self._recorder = recorder
+        self._reader = reader
+        self._recordings = recordings
+        self._stalled_ns = int(max(STALLED_TICKS * flush_interval_s, STALLED_S) * 1e9)
+
+    def streams(self) -> Sequence[StreamStats]:
+        """Return every stream's counters."""
+        return [
+            lane.stats
+            for recording in self._recordings
+            for lane in recording.segment.lanes.values()
+        ]
+
+    def gauges(self) -> DaemonGauges:
+        """Return how the daemon stands now."""
+        recorder, pulse = self._recorder, self._reader.pulse
+        fill: dict[StreamId, Fill] = {}
+        foreign: dict[StreamId, int] = {}
+        for recording in self._recordings:
+            ring_bytes = recording.source.info.settings.get("buffer_bytes")
+            for stream in recording.source.streams:
+                self._look_at(stream, ring_bytes, fill, foreign)
+        return DaemonGauges(
+            backlog_bytes=recorder.backlog_bytes,
+            backlog_limit_bytes=recorder.backlog_limit_bytes,
+            backlog_high_water_bytes=recorder.backlog_high_water_bytes,
+            segments=len(segments_below(self._trace_dir)),
+            turns_total=pulse.turns,
+            last_turn_ns=pulse.last_turn_ns,
+            reading_stalled=time.monotonic_ns() - pulse.last_turn_ns > self._stalled_ns,
+            backlog_full=pulse.backlog_full,
+            writer_failure=str(recorder.failure) if recorder.failure else None,
+            write_errors=dict(recorder.write_errors),
+            fill=fill,
+            foreign_read_events=foreign,
+        )
+
+    def _look_at(
+        self,
+        stream: Stream,
+        ring_bytes: int | None,
+        fill: dict[StreamId, Fill],
+        foreign: dict[StreamId, int],
+    ) -> None:
+        try:
+            counters = stream.counters()
+        except SourceError:
+            return  # its end is told elsewhere
+        if "foreign read events" in counters:
+            foreign[stream.info.id] = counters["foreign read events"]
+        if ring_bytes and "bytes" in counters and "now ts" in counters:
+            waiting = counters["now ts"] - counters["oldest event ts"] if counters["entries"] else 0
+            fill[stream.info.id] = Fill(counters["bytes"] / ring_bytes, max(waiting, 0) / 1e9)
+
+    def health(self) -> tuple[bool, str]:
+        """Return whether recording works as it should, and in one line why not."""
+        return self.gauges().health(time.monotonic_ns())

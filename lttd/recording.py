@@ -1,0 +1,111 @@
+"""A source and the segment that it is recorded into, from opening to closing both."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lttd.clock import take_snapshot
+from lttd.errors import StorageError
+from lttd.files import Disk, Lock
+from lttd.recorder import Lane, Recorder, Segment, SegmentContents
+from lttd.sources.base import Source, Stream, When
+from lttd.tracedir import Manifest, prepare_trace, segments_below
+
+
+@contextmanager
+def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
+    """Hold the trace directory; yield the number of the next segment.
+
+    A directory that is still empty at the end, because nothing came to be recorded, is removed.
+
+    Raises:
+        UsageError: it holds a trace and *append* is not set, or something that is no trace.
+        LockedError: another lttd records into it.
+    """
+    was_there = trace.is_dir()
+    number = prepare_trace(disk, trace, append=append)
+    lock = Lock(trace)
+    try:
+        yield number
+    finally:
+        lock.release()
+        if not was_there and not any(trace.iterdir()):
+            trace.rmdir()
+
+
+def recover_open_segments(disk: Disk, trace: Path) -> list[str]:
+    """Make whole what a killed lttd has left open; return a line for each such segment.
+
+    Raises:
+        TraceDamagedError: a segment's manifest is unreadable.
+    """
+    lines = []
+    for segment in segments_below(trace):
+        if segment.manifest.exists() and Manifest.read(segment.manifest).state != "open":
+            continue
+        from lttd.recover import holds_nothing, recover  # noqa: PLC0415  (seldom needed)
+
+        if holds_nothing(segment):
+            shutil.rmtree(segment.directory)
+            continue
+        torn_bytes = sum(stream.torn_bytes for stream in recover(segment, disk))
+        lines.append(f"{segment.directory}: was left open; recovered, {torn_bytes} torn bytes cut")
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A source and its open segment."""
+
+    source: Source
+    segment: Segment
+
+    @classmethod
+    def begin(cls, recorder: Recorder, trace: Path, number: int, source: Source, layout: str,
+              disk: Disk) -> "Recording":  # fmt: skip
+        """Open segment *number* of *trace* for *source*, with what decoding needs in it.
+
+        Raises:
+            StorageError: it cannot be written; nothing of it is left behind.
+        """
+        contents = SegmentContents(
+            source=asdict(source.info),
+            layout=layout,
+            streams=tuple(stream.info for stream in source.streams),
+            snapshot=take_snapshot(source.now),
+            disk=disk,
+        )
+        recording = cls(source, recorder.open_segment(trace, number, contents))
+        try:
+            recording.attach(When.OPEN)
+        except StorageError:
+            recording.segment.discard()
+            raise
+        return recording
+
+    def streams_and_lanes(self) -> Sequence[tuple[Stream, Lane]]:
+        """Pair each stream with where its batches go."""
+        return [(stream, self.segment.lanes[stream.info.id]) for stream in self.source.streams]
+
+    def attach(self, when: When) -> None:
+        """Write what the segment needs beside its streams."""
+        for attachment in self.source.attachments(when):
+            self.segment.attach(attachment.name, attachment.data, append=attachment.append)
+
+    def note_clock(self) -> None:
+        """Keep one more clock snapshot."""
+        self.segment.note_clock(take_snapshot(self.source.now))
+
+    def close(self) -> None:
+        """Wait for the backlog, then close the segment; the source stays open.
+
+        Raises:
+            StorageError: what was written is whole, but the segment is not closed in order.
+        """
+        counters = {stream.info.id: dict(stream.counters()) for stream in self.source.streams}
+        try:
+            self.attach(When.CLOSE)
+        finally:
+            self.segment.close(take_snapshot(self.source.now), counters)
