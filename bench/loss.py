@@ -52,7 +52,7 @@ def run(options: Options) -> Report:
         ["ring MiB", "pairs", "lttd %", "worst %", "trace-cmd %", "worst %", "lttd told all"],
         [_row(ring_mib, shares[ring_mib], samples) for ring_mib in RINGS_MIB],
         _figures(shares),
-        samples=samples,
+        samples=dict(samples),
         settings={"pairs": pairs, "calls_per_cpu": calls, "writeback_mib": WRITEBACK_MIB},
         plot=Plot(
             "events lost, %",
