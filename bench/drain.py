@@ -36,6 +36,7 @@ SUBBUFFERS_KIB: Final = (4, 64)
 LAYOUTS: Final = ("packed", "sparse")
 LIVE_RING_KIB: Final = 16 << 10
 SPLICE: Final = "C splice loop (a)"
+SPLICE_BEHIND: Final = "the same, writing behind"
 TRACE_CMD: Final = "trace-cmd (b)"
 
 
@@ -101,6 +102,8 @@ def _variants(amounts: Amounts) -> list[tuple[Variant, Callable[[Path], dict[str
     found: list[tuple[Variant, Callable[[Path], dict[str, Any]]]] = []
     for kib in SUBBUFFERS_KIB:
         found.append((Variant("in the loop", SPLICE, kib), _filled(_splice, kib, amounts)))
+        behind = Variant("in the loop", SPLICE_BEHIND, kib)
+        found.append((behind, _filled(_splice_behind, kib, amounts)))
         for layout in LAYOUTS:
             drain = _lttd_drainer(layout)
             found.append(
@@ -139,8 +142,12 @@ def _filled(
     return measure
 
 
-def _splice(instance: Instance, directory: Path) -> dict[str, Any]:
-    pairs: list[str] = []
+def _splice_behind(instance: Instance, directory: Path) -> dict[str, Any]:
+    return _splice(instance, directory, "-w")
+
+
+def _splice(instance: Instance, directory: Path, *flags: str) -> dict[str, Any]:
+    pairs: list[str] = [*flags]
     for cpu, ring in enumerate(instance.rings()):
         pairs += [str(ring), str(directory / f"cpu{cpu}")]
     command = [str(compiled("splice_loop")), *pairs]
@@ -236,6 +243,7 @@ def _report(samples: Samples, places: list[str], amounts: Amounts, notes: list[s
     for place in places:
         columns += [f"CPU s/GB {place}", "ratio"]
     notes.append(f"memory: {'cold' if amounts.cold_memory else 'warm'}; see bench.common.warm()")
+    notes.append("writing behind: sync_file_range and fadvise, whose CPU time is else a kworker's")
     notes.append("ratios: in the loop to (a) at the same sub-buffer size; whole process to (b)")
     return Report(
         NAME,

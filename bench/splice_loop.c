@@ -2,18 +2,22 @@
  * The limit that a recorder is measured against: ring -> pipe -> file by splice alone, one ring
  * after the other.  Padding is kept, nothing is looked at, no index is written.
  *
- *   splice_loop RING OUT [RING OUT]...
+ *   splice_loop [-w] RING OUT [RING OUT]...
  *
+ * -w: write behind and drop what is written, as a recorder must that does not evict the page cache.
  * Prints on stdout: bytes drained, user and system CPU microseconds of the loop.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { PIPE_BYTES = 1 << 20 };
+enum { PIPE_BYTES = 1 << 20, STRETCH_BYTES = 8 << 20 };
+
+static int writes_behind;
 
 static int fail(const char *what)
 {
@@ -34,6 +38,21 @@ static int pour(int pipe_end, int out, ssize_t pending)
 	return 0;
 }
 
+/* Start writing the last whole stretch out; wait for the one before and drop it. */
+static void write_behind(int out, long long total)
+{
+	long long begin = total / STRETCH_BYTES * STRETCH_BYTES - STRETCH_BYTES;
+	long long before = begin - STRETCH_BYTES;
+
+	sync_file_range(out, begin, STRETCH_BYTES, SYNC_FILE_RANGE_WRITE);
+	if (before < 0)
+		return;
+	sync_file_range(out, before, STRETCH_BYTES,
+			SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+				SYNC_FILE_RANGE_WAIT_AFTER);
+	posix_fadvise(out, before, STRETCH_BYTES, POSIX_FADV_DONTNEED);
+}
+
 /* Returns the bytes drained, or -1.  Only whole sub-buffers come by splice: EAGAIN is the end. */
 static long long drain(int ring, const int ends[2], int out)
 {
@@ -50,6 +69,8 @@ static long long drain(int ring, const int ends[2], int out)
 		if (pour(ends[0], out, got) < 0)
 			return -1;
 		total += got;
+		if (writes_behind && total / STRETCH_BYTES > (total - got) / STRETCH_BYTES)
+			write_behind(out, total);
 	}
 }
 
@@ -64,8 +85,13 @@ int main(int argc, char **argv)
 	long long total = 0;
 	int ends[2];
 
+	if (argc > 1 && strcmp(argv[1], "-w") == 0) {
+		writes_behind = 1;
+		argv++;
+		argc--;
+	}
 	if (argc < 3 || argc % 2 == 0) {
-		fprintf(stderr, "usage: splice_loop RING OUT [RING OUT]...\n");
+		fprintf(stderr, "usage: splice_loop [-w] RING OUT [RING OUT]...\n");
 		return 2;
 	}
 	if (pipe(ends) < 0 || fcntl(ends[1], F_SETPIPE_SZ, PIPE_BYTES) < 0)
