@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from lttd.errors import LockedError, StorageError
+from lttd.locks import lock_holder
 
 FILE_MODE: Final = 0o640
 DIRECTORY_MODE: Final = 0o750
@@ -176,21 +177,3 @@ class Lock:
     def release(self) -> None:
         """Let somebody else have it."""
         os.close(self._fd)
-
-
-def lock_holder(fd: int) -> str:
-    """Say who holds the flock on the file behind *fd*, from /proc/locks."""
-    status = os.fstat(fd)
-    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    for line in Path("/proc/locks").read_text().splitlines():
-        words = line.split()
-        if "->" not in words and len(words) > 5 and words[1] == "FLOCK" and words[5] == wanted:
-            return f"pid {words[4]} ({_command_of(words[4])})"
-    return "another process"
-
-
-def _command_of(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return "gone"

@@ -159,7 +159,7 @@ def test_an_open_segment_is_locked_and_a_closed_one_is_not(
     recorder: Recorder, tmp_path: Path
 ) -> None:
     segment = segment_of(recorder, tmp_path / "t", info())
-    with pytest.raises(LockedError, match="in use by pid"):
+    with pytest.raises(LockedError, match=r"in use by .+ \(pid \d+\)"):
         Lock(segment.paths.directory)
     segment.close(SNAPSHOT)
     Lock(segment.paths.directory).release()

@@ -21,6 +21,7 @@ import numpy as np
 
 from lttd.abi.ftrace import PageLayout, rows_of_pages
 from lttd.errors import LockedError, SourceError
+from lttd.locks import lock_holder
 from lttd.sources.base import Nothing
 from lttd.sources.ftrace_loss import LossLedger, Sample
 from lttd.sources.rows import RowBook, damage
@@ -132,7 +133,7 @@ def lock_raw(path: str) -> int:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        holder = _holder(fd)
+        holder = lock_holder(fd)
         os.close(fd)
         raise LockedError(
             f"{path}: {holder} reads it; stop that, or record from another instance"
@@ -141,23 +142,6 @@ def lock_raw(path: str) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _holder(fd: int) -> str:
-    """Return command and pid of the process whose flock is on *fd*'s file."""
-    status = os.fstat(fd)
-    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        with open("/proc/locks") as locks:
-            pid = next(
-                words[4]
-                for words in map(str.split, locks)
-                if "FLOCK" in words and words[1] != "->" and words[5] == file
-            )
-        with open(f"/proc/{pid}/comm", errors="replace") as comm:
-            return f"{comm.read().strip()} (pid {pid})"
-    except (OSError, StopIteration):
-        return "another process"
 
 
 @dataclass(slots=True)
