@@ -153,14 +153,18 @@ def one_page(*records: bytes, begin: int = 1000) -> tuple[Walked, PageLayout]:
 L = PageLayout()
 
 
-def test_a_zero_length_ends_the_sub_buffer_and_says_where() -> None:
-    found, _ = one_page(record(L, 1, 5, 0), word(L, 0, 0) + bytes(4), record(L, 1, 5, 0))
+@pytest.mark.parametrize("length", [0, 1, 3])
+@pytest.mark.parametrize("kind", [0, 29])
+def test_a_length_of_nothing_ends_the_sub_buffer_and_says_where(kind: int, length: int) -> None:
+    no_length = word(L, kind, 1) + struct.pack("<I", length)
+    found, _ = one_page(record(L, 1, 5, 0), no_length, record(L, 1, 5, 0))
     assert found.time.tolist() == [1005]
     assert [(d.offset_bytes, d.reason) for d in found.damage] == [(24, "record states no length")]
 
 
-def test_a_record_past_the_content_ends_the_sub_buffer_and_says_where() -> None:
-    found, _ = one_page(record(L, 2, 5, 0), word(L, 28, 5))
+@pytest.mark.parametrize("kind", [1, 28])
+def test_a_record_past_the_content_ends_the_sub_buffer_and_says_where(kind: int) -> None:
+    found, _ = one_page(record(L, 2, 5, 0), word(L, kind, 5))
     assert found.time.tolist() == [1005]
     assert [(d.row, d.offset_bytes) for d in found.damage] == [(0, 28)]
 
