@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from lttd.stats import summary_json, summary_table
+from lttd.view.times import COUNTING_CLOCKS
 from lttd.view.trace import Trace
 
 
@@ -60,7 +61,7 @@ def duration_ns(trace: Trace) -> int | None:
     span = trace.span
     if span is None:
         return None
-    counts_ns = trace.segments[-1].manifest.clock not in ("counter", "x86-tsc", "uptime")
+    counts_ns = trace.segments[-1].manifest.clock not in COUNTING_CLOCKS
     if trace.one_clock and counts_ns:
         return span.end - span.begin
     if span.begin_realtime_ns is None or span.end_realtime_ns is None:

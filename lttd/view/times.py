@@ -1,0 +1,172 @@
+"""T on the command line: which moment of a trace is meant, in each segment's own trace clock.
+
+    3305.495834739              seconds on the trace clock
+    06:57:47.5                  wall clock, UTC, on the day the trace begins (or the next)
+    2026-11-23T06:57:47.5Z      wall clock; UTC unless it names an offset
+    +1.5s  -200ms               from the begin, or the end, of the trace (s, ms, us, ns; none: s)
+
+Rule: times are integers; no digit of a nanosecond is lost to a float.
+Invariant: a window is closed: an event at T lies in what begins at T and in what ends at T.
+"""
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from lttd.errors import UsageError
+from lttd.view.trace import Segment, Span, Trace
+
+ALWAYS_END: Final = (1 << 64) - 1
+COUNTING_CLOCKS: Final = frozenset({"counter", "x86-tsc", "uptime"})
+"""Trace clocks whose unit is not the nanosecond."""
+
+_SECOND_NS: Final = 1_000_000_000
+_DAY_NS: Final = 86_400 * _SECOND_NS
+_UNITS_NS: Final = {"": _SECOND_NS, "s": _SECOND_NS, "ms": 1_000_000, "us": 1_000, "ns": 1}
+_NUMBER: Final = r"(?P<whole>\d+)(?:\.(?P<fraction>\d+))?"
+_SECONDS: Final = re.compile(_NUMBER)
+_RELATIVE: Final = re.compile(rf"(?P<sign>[+-]){_NUMBER}(?P<unit>|s|ms|us|ns)")
+_OF_DAY: Final = re.compile(
+    r"(?P<h>\d{1,2}):(?P<m>\d\d)(?::(?P<whole>\d\d)(?:\.(?P<fraction>\d+))?)?"
+)
+_ISO: Final = re.compile(
+    r"(?P<date>\d{4}-\d\d-\d\d)"
+    r"(?:[T ](?P<time>[\d:]+)(?:\.(?P<fraction>\d+))?(?P<zone>Z|[+-][\d:]+)?)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A point in time that every segment can place on its own trace clock."""
+
+    value: int
+    """Trace-clock units, or REALTIME ns."""
+    wall: bool
+
+    def in_segment(self, segment: Segment) -> int:
+        """Return the moment on *segment*'s trace clock; 0 where it is before that clock began.
+
+        Raises:
+            UsageError: a wall-clock time, and nobody noted the clocks.
+        """
+        if not self.wall:
+            return self.value
+        if segment.conversion is None:
+            name = segment.paths.directory.name
+            raise UsageError(f"{name}: has no clock snapshot: give times in trace-clock seconds")
+        return min(max(segment.conversion.to_trace(self.value), 0), ALWAYS_END)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """From one moment to another, both included; None: from the begin, to the end."""
+
+    begin: Moment | None = None
+    end: Moment | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing lies outside."""
+        return self.begin is None and self.end is None
+
+    def bounds(self, segment: Segment) -> tuple[int, int]:
+        """Return the window on *segment*'s trace clock, both ends included."""
+        begin = self.begin.in_segment(segment) if self.begin else 0
+        end = self.end.in_segment(segment) if self.end else ALWAYS_END
+        return begin, end
+
+
+EVERYTHING: Final = Window()
+
+
+def window_of(trace: Trace, begin: str | None, end: str | None) -> Window:
+    """Return the window that the options ``--begin`` and ``--end`` name.
+
+    Raises:
+        UsageError: one of them is no time, or the end lies before the begin.
+    """
+    window = Window(
+        parse_moment(begin, trace) if begin is not None else None,
+        parse_moment(end, trace) if end is not None else None,
+    )
+    if window.begin and window.end:
+        bounds = [window.bounds(segment) for segment in trace.segments]
+        if all(last < first for first, last in bounds):
+            raise UsageError(f"--end {end} lies before --begin {begin}")
+    return window
+
+
+def parse_moment(text: str, trace: Trace) -> Moment:
+    """Return what T means in *trace*.
+
+    Raises:
+        UsageError: it is no time, or counts from where the trace has nothing.
+    """
+    if found := _SECONDS.fullmatch(text):
+        return Moment(_scaled_ns(found, _SECOND_NS), wall=False)
+    if found := _RELATIVE.fullmatch(text):
+        return _relative(found, trace)
+    if found := _OF_DAY.fullmatch(text):
+        return _of_day(found, text, trace)
+    if found := _ISO.fullmatch(text):
+        return Moment(_iso_ns(found, text), wall=True)
+    raise _no_time(text)
+
+
+def _no_time(text: str) -> UsageError:
+    forms = "seconds of the trace clock, HH:MM:SS, YYYY-MM-DDTHH:MM:SS, +1.5s or -1.5s"
+    return UsageError(f"{text!r} is no time: give {forms}")
+
+
+def _scaled_ns(found: re.Match[str], unit_ns: int) -> int:
+    """Return number times unit; digits beyond the nanosecond are cut."""
+    digits = found["fraction"] or ""
+    scale = int("1" + "0" * len(digits))
+    return (int(found["whole"]) * scale + int(digits or 0)) * unit_ns // scale
+
+
+def _relative(found: re.Match[str], trace: Trace) -> Moment:
+    span = _span(trace, found[0])
+    forward = found["sign"] == "+"
+    distance_ns = _scaled_ns(found, _UNITS_NS[found["unit"]])
+    offset = distance_ns if forward else -distance_ns
+    clocks = {segment.manifest.clock for segment in trace.segments}
+    if trace.one_clock and not clocks & COUNTING_CLOCKS:
+        return Moment(max((span.begin if forward else span.end) + offset, 0), wall=False)
+    wall_ns = span.begin_realtime_ns if forward else span.end_realtime_ns
+    if wall_ns is None:
+        raise UsageError(f"{found[0]}: the trace has no clock snapshot to count from")
+    return Moment(wall_ns + offset, wall=True)
+
+
+def _of_day(found: re.Match[str], text: str, trace: Trace) -> Moment:
+    span = _span(trace, text)
+    if span.begin_realtime_ns is None or span.end_realtime_ns is None:
+        raise UsageError(f"{text}: the trace has no clock snapshot, so nobody knows its day")
+    hours, minutes = int(found["h"]), int(found["m"])
+    of_minute_ns = _scaled_ns(found, _SECOND_NS) if found["whole"] else 0
+    if hours > 23 or minutes > 59 or of_minute_ns >= 60 * _SECOND_NS:
+        raise _no_time(text)
+    of_day_ns = (hours * 60 + minutes) * 60 * _SECOND_NS + of_minute_ns
+    wall_ns = span.begin_realtime_ns // _DAY_NS * _DAY_NS + of_day_ns
+    if wall_ns < span.begin_realtime_ns and wall_ns + _DAY_NS <= span.end_realtime_ns:
+        wall_ns += _DAY_NS
+    return Moment(wall_ns, wall=True)
+
+
+def _iso_ns(found: re.Match[str], text: str) -> int:
+    zone = (found["zone"] or "Z").replace("Z", "+00:00")
+    try:
+        moment = dt.datetime.fromisoformat(f"{found['date']}T{found['time'] or '00:00:00'}{zone}")
+    except ValueError:
+        raise _no_time(text) from None
+    since_epoch = moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    whole_s = since_epoch.days * 86_400 + since_epoch.seconds
+    return whole_s * _SECOND_NS + int((found["fraction"] or "0").ljust(9, "0")[:9])
+
+
+def _span(trace: Trace, text: str) -> Span:
+    if trace.span is None:
+        raise UsageError(f"{text}: the trace holds nothing to count from")
+    return trace.span
