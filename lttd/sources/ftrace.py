@@ -150,16 +150,22 @@ class FtraceSource:
             self._instance.producers.change(self._instance.file("tracing_on"), "1")
 
     def stop(self) -> None:
-        """Turn tracing off in an own instance, elsewhere only what start() and we turned on."""
+        """Turn tracing off in an own instance, elsewhere only what start() and we turned on.
+
+        Where that cannot be done, tracefs being unmounted, say, the rings are drained all the same.
+        """
         shared = self._shared
         if shared.stopped_at is not None:
             return
         path = self._instance.file("tracing_on")
-        if self._instance.own:
-            write_text(path, "0")
-        else:
-            self._instance.notes += self._instance.producers.run()
-        shared.producers_stopped = self._instance.own or read_text(path) == "0"
+        try:
+            if self._instance.own:
+                write_text(path, "0")
+            else:
+                self._instance.notes += self._instance.producers.run()
+            shared.producers_stopped = self._instance.own or read_text(path) == "0"
+        except LttdError as error:
+            self._instance.notes.append(str(error))
         for stream in self.streams:
             stream.sample()
         shared.stopped_at = self.now()

@@ -62,7 +62,10 @@ class FtraceFiles:
 
     def _systems(self) -> list[str]:
         enabled = {name.partition(":")[0] for name in self._instance.events}
-        return systems(self._instance.file("events")) if "*" in enabled else sorted(enabled)
+        try:
+            return systems(self._instance.file("events")) if "*" in enabled else sorted(enabled)
+        except LttdError:
+            return []  # tracefs was unmounted underneath: what was copied at open will do
 
     def _copies(self, wanted: Iterable[tuple[str, str]]) -> Iterator[Attachment]:
         for name, path in wanted:

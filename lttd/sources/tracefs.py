@@ -73,6 +73,8 @@ def explained(path: str, error: OSError, doing: str = "") -> LttdError:
     if error.errno in _SET_UP_FIRST:
         return NothingToRecordError(what, _SET_UP_FIRST[error.errno] + _lockdown())
     remedy = _REMEDIES.get(error.errno or 0)
+    if error.errno == errno.ENOENT and not os.path.isdir(os.path.dirname(path)):
+        remedy = "the instance was removed, or tracefs unmounted"
     return SourceError(f"{what}; {remedy}" if remedy else what)
 
 
