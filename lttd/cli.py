@@ -1,6 +1,7 @@
 """``lttd``: the command line's door to the daemon."""
 
 import os
+import stat
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LttdError as error:
         sys.stderr.write(f"lttd: {error}\n")
         return error.exit_status
+    except KeyboardInterrupt:
+        sys.stderr.write("lttd: interrupted before anything was recorded\n")
+        return 1
 
 
 def _run(config: Config, ready_fd: int = -1) -> int:
@@ -27,10 +31,20 @@ def _run(config: Config, ready_fd: int = -1) -> int:
 
     def tell_parent() -> None:
         if ready_fd >= 0:
+            _leave_terminal()
             os.write(ready_fd, b"\0")
             os.close(ready_fd)
 
     return run(config, tell_parent)
+
+
+def _leave_terminal() -> None:
+    """Let go of the terminal, or of whoever reads a pipe to its end; files are kept as logs."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        if fd == 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.dup2(nowhere, fd)
+    os.close(nowhere)
 
 
 def _in_background(config: Config) -> int:

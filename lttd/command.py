@@ -2,6 +2,7 @@
 
 Rule: COMMAND's failure is reported and does not change lttd's status; SIGTERM is forwarded, SIGINT,
 which a terminal sends to both, is not sent twice.
+Rule: COMMAND is over before recording ends, so that its own end is recorded.
 """
 
 import signal
@@ -10,7 +11,7 @@ from typing import Final
 
 import trio
 
-# After this, a COMMAND that outlives the recording is killed.
+# Told to end, COMMAND has so long before it is told once more, and then before it is killed.
 GRACE_S: Final = 5.0
 
 
@@ -19,37 +20,54 @@ class Command:
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = words
-        self.status: int | None = None
-        """As a shell tells it: 128 + n for a signal; None before its end."""
         self._process: trio.Process | None = None
-        self._told = False
+        self._signals: list[int] = []
+        self._hurry = trio.CancelScope()
+
+    @property
+    def status(self) -> int | None:
+        """As a shell tells it: 128 + n for a signal; None before its end."""
+        code = self._process.returncode if self._process is not None else None
+        return 128 - code if code is not None and code < 0 else code
 
     async def run(self) -> None:
-        """Run to its end; when cancelled, give it time to end by itself.
+        """Run to its end.
 
         Raises:
             OSError: it cannot be run.
         """
         self._process = await trio.lowlevel.open_process(self.words)
+        for number in self._signals:
+            self._pass_on(number)
         try:
             await self._process.wait()
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._outlive(self._process)
-            code = self._process.returncode
-            self.status = 128 - code if code is not None and code < 0 else code
+        except trio.Cancelled:
+            self._process.kill()  # recording ended while it was being started
+            raise
 
-    def forward(self, number: int) -> None:
-        """Pass a signal on that lttd got."""
-        self._told = True
-        if number == signal.SIGTERM and self._process and self._process.returncode is None:
+    def signalled(self, number: int) -> None:
+        """Pass a signal on that lttd got; a second one leaves COMMAND no time."""
+        self._signals.append(number)
+        self._pass_on(number)
+        if len(self._signals) > 1:
+            self._hurry.cancel()
+
+    def _pass_on(self, number: int) -> None:
+        if number == signal.SIGTERM and self._process is not None:
             self._process.terminate()
 
-    async def _outlive(self, process: trio.Process) -> None:
-        if process.returncode is None and not self._told:
+    async def end(self) -> None:
+        """Wait until it has ended: by itself where a signal told it to, else when it is told."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        if not self._signals:
             process.terminate()
-        with trio.move_on_after(GRACE_S):
-            await process.wait()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        with self._hurry:
+            with trio.move_on_after(GRACE_S):
+                await process.wait()
+            process.terminate()
+            with trio.move_on_after(GRACE_S):
+                await process.wait()
+        process.kill()
+        await process.wait()

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from lttd.errors import UsageError
 
-BUFFER_BYTES_MIN: Final = 4096
 _SIZE: Final = re.compile(r"(\d+)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|h|d)?")
 _SECONDS: Final = {
@@ -135,6 +134,9 @@ def _summary(value: object) -> str:
     text = str(value)
     if text not in ("table", "json", "none") and not text.startswith("json:"):
         raise UsageError(f"summary {text!r}: write table, json, json:FILE or none")
+    directory = Path(text.removeprefix("json:")).parent
+    if not directory.is_dir():
+        raise UsageError(f"summary {text!r}: there is no directory {directory}")
     return text
 
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ import trio
 
 from lttd.command import Command
 from lttd.config import Config
-from lttd.errors import LttdError, UsageError
+from lttd.errors import LttdError, StorageError, UsageError
 from lttd.files import Disk
 from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.observe import Observer
@@ -61,6 +61,7 @@ class Daemon:
         self._summaries: list[StreamSummary] = []
         self._failures: list[LttdError] = []
         self._command = Command(config.command)
+        self._unrunnable: UsageError | None = None
         self._signals = 0
         self._stop = trio.Event()
         self._draining = trio.CancelScope()
@@ -111,8 +112,10 @@ class Daemon:
                 await nursery.start(self._watch_signals)
                 for line in recover_open_segments(self._disk, self._config.trace_dir):
                     say(line)
+                # Sources first: what cannot be asked for leaves earlier rings as they are.
+                sources = self._open_sources(stack)
                 number = await self._drain_previous_runs(number)
-                self._open(stack, number)
+                self._begin_all(sources, number)
                 await self._read()
                 await self._end()
                 nursery.cancel_scope.cancel()
@@ -131,18 +134,31 @@ class Daemon:
         render = make_render(self._observer, version=version("lttd"))
         await nursery.start(Endpoint(render, self._observer.health).serve, listeners)
 
-    def _open(self, stack: ExitStack, number: int) -> None:
+    def _open_sources(self, stack: ExitStack) -> list[Source]:
         sources = []
         for spec in self._config.sources:
             sources.append(open_source(spec, self._pool))
             stack.callback(sources[-1].close)
-        for source in sources:
-            self._recordings.append(self._begin(source, number))
-            number += 1
+        return sources
+
+    def _begin_all(self, sources: Sequence[Source], number: int) -> None:
+        try:
+            for source in sources:
+                self._recordings.append(self._begin(source, number))
+                number += 1
+            for recording in self._recordings:
+                recording.source.leave_out(thread_ids())
+                self._reader.add(recording.streams_and_lanes())
+                recording.source.start()
+        except BaseException:
+            self._discard_all()
+            raise
+
+    def _discard_all(self) -> None:
+        """Leave nothing of what was begun: recording did not come to be."""
+        self._recorder.drain()
         for recording in self._recordings:
-            recording.source.leave_out(thread_ids())
-            self._reader.add(recording.streams_and_lanes())
-            recording.source.start()
+            recording.segment.discard()
 
     def _begin(self, source: Source, number: int) -> Recording:
         config = self._config
@@ -181,15 +197,29 @@ class Daemon:
                 nursery.start_soon(self._end_when_drained)
                 if self._config.duration_s is not None:
                     nursery.start_soon(self._end_after, self._config.duration_s)
-                await self._reader.first_cycle.wait()
-                self._notifier.send(READY)
-                self._on_ready()
-                if self._config.command:
-                    nursery.start_soon(self._run_command)
+                nursery.start_soon(self._begin_work)
                 await self._stop.wait()
+                # Recording goes on while COMMAND comes to its end.
+                await self._command.end()
                 reading.cancel()
 
+    async def _begin_work(self) -> None:
+        await self._reader.first_cycle.wait()
+        self._notifier.send(READY)
+        self._on_ready()
+        if not self._config.command or self._stop.is_set():
+            return
+        try:
+            await self._command.run()
+        except OSError as error:
+            words = f"{self._config.command[0]}: cannot be run: {error.strerror}"
+            self._unrunnable = UsageError(words)
+        self._stop.set()
+
     async def _end(self) -> None:
+        if self._unrunnable is not None:
+            self._discard_all()
+            raise self._unrunnable
         self._notifier.send(STOPPING)
         self._notifier.status(self._status())
         for recording in self._recordings:
@@ -222,8 +252,7 @@ class Daemon:
                     say("a second signal: what is not written yet is abandoned and counted")
                     self._draining.cancel()
                     self._recorder.abandon_backlog()
-                else:
-                    self._command.forward(number)
+                self._command.signalled(number)
                 self._stop.set()
 
     async def _end_after(self, duration_s: float) -> None:
@@ -232,13 +261,6 @@ class Daemon:
 
     async def _end_when_drained(self) -> None:
         await self._reader.all_ended.wait()
-        self._stop.set()
-
-    async def _run_command(self) -> None:
-        try:
-            await self._command.run()
-        except OSError as error:
-            self._failures.append(UsageError(f"{self._config.command[0]}: {error.strerror}"))
         self._stop.set()
 
     # -- what happens beside reading
@@ -286,14 +308,20 @@ class Daemon:
         try:
             await trio.to_thread.run_sync(work)
         except LttdError as error:
+            if isinstance(error, StorageError) and self._config.on_write_error == "continue":
+                self._recorder.last_write_error = error
+                return
             self._failures.append(error)
             self._stop.set()
 
     # -- what is told at the end
 
     def _tell(self) -> None:
+        self._tell_summary()
         for failure in self._failures:
             say(str(failure))
+
+    def _tell_summary(self) -> None:
         status = self._command.status
         if status:
             say(f"{self._config.command[0]}: ended with status {status}")
@@ -304,7 +332,10 @@ class Daemon:
             value: dict[str, Any] = summary_json(self._summaries)
             if self._config.command:
                 value["command_status"] = status
-            _write_json(value, how.removeprefix("json").removeprefix(":"))
+            try:
+                _write_json(value, how.removeprefix("json").removeprefix(":"))
+            except OSError as error:
+                self._failures.append(LttdError(f"--summary {how}: {error.strerror}"))
 
 
 def _realtime_offset_ns() -> int:

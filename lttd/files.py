@@ -124,24 +124,40 @@ class Disk:
     def make_directory(self, path: Path) -> None:
         """Create a directory and its parents, where absent."""
         try:
-            path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            # mkdir(parents=True) would give the parents another mode.
+            for each in (*reversed(path.parents), path):
+                if not each.is_dir():
+                    each.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
         except OSError as error:
             raise storage_error(path, error) from None
 
     def replace(self, path: Path, data: bytes) -> None:
         """Put *data* in *path*'s place: after a crash it is the old file or the new one, whole."""
         temporary = path.with_name(f".{path.name}.new")
-        file = self.open(temporary, truncate=True)
         try:
-            file.write_at([data], 0)
-            file.sync()
-        finally:
-            file.close()
-        try:
+            file = self.open(temporary, truncate=True)
+            try:
+                file.write_at([data], 0)
+                file.sync()
+            finally:
+                file.close()
             temporary.replace(path)
-        except OSError as error:
+        except (OSError, StorageError) as error:
+            temporary.unlink(missing_ok=True)
+            if isinstance(error, StorageError):
+                raise
             raise storage_error(path, error) from None
         self.sync_directory(path.parent)
+
+    def sync_file_system(self, path: Path) -> None:
+        """Make everything durable that was written to where *path* lies."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _libc.syncfs(fd):
+                number = ctypes.get_errno()
+                raise storage_error(path, OSError(number, os.strerror(number)))
+        finally:
+            os.close(fd)
 
     def sync_directory(self, path: Path) -> None:
         """Make names durable."""

@@ -170,16 +170,19 @@ class Recorder:
             lane.file.append(batch)
         except StorageError as error:
             _leave_unwritten(lane, batch, Reason.STORAGE)
-            self.write_errors[error.errno_name] += 1
-            self.last_write_error = error
-            if not self._keep_going:
-                self._fail(error)
+            self._count(error)
         except Exception as error:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
             _leave_unwritten(lane, batch, Reason.STORAGE)
             self._fail(LttdError(f"{lane.record.name}: writer failed: {error!r}"))
         else:
             lane.stats.stored(batch)
             self._moved.set()
+
+    def _count(self, error: StorageError) -> None:
+        self.write_errors[error.errno_name] += 1
+        self.last_write_error = error
+        if not self._keep_going:
+            self._fail(error)
 
     def _fail(self, error: LttdError) -> None:
         if self.failure is None:
@@ -208,7 +211,8 @@ class Recorder:
                 try:
                     segment.sync()
                 except StorageError as error:
-                    self._fail(error)
+                    self._count(error)
+                    self._moved.set()
 
     # -- segments
 

@@ -11,28 +11,34 @@ from lttd.errors import StorageError
 from lttd.files import Disk, Lock
 from lttd.recorder import Lane, Recorder, Segment, SegmentContents
 from lttd.sources.base import Source, Stream, When
-from lttd.tracedir import Manifest, prepare_trace, segments_below
+from lttd.tracedir import Manifest, missing_directories, prepare_trace, segments_below
 
 
 @contextmanager
 def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
     """Hold the trace directory; yield the number of the next segment.
 
-    A directory that is still empty at the end, because nothing came to be recorded, is removed.
+    Directories that were made for it and are empty at the end, because nothing came to be recorded,
+    are removed.
 
     Raises:
         UsageError: it holds a trace and *append* is not set, or something that is no trace.
         LockedError: another lttd records into it.
     """
-    was_there = trace.is_dir()
-    number = prepare_trace(disk, trace, append=append)
-    lock = Lock(trace)
+    made = missing_directories(trace)
     try:
-        yield number
+        number = prepare_trace(disk, trace, append=append)
+        lock = Lock(trace)
+        try:
+            yield number
+        finally:
+            lock.release()
     finally:
-        lock.release()
-        if not was_there and not any(trace.iterdir()):
-            trace.rmdir()
+        for path in made:
+            try:
+                path.rmdir()
+            except OSError:  # something is in it, or it never came to be
+                break
 
 
 def recover_open_segments(disk: Disk, trace: Path) -> list[str]:

@@ -245,6 +245,26 @@ def segments_below(trace: Path) -> list[SegmentPaths]:
     return sorted(found, key=lambda segment: segment.number)
 
 
+def missing_directories(trace: Path) -> list[Path]:
+    """Return what has to be made for *trace* to be there, the innermost first.
+
+    Raises:
+        UsageError: a part of its path is a file.
+        StorageError: this user may not look there.
+    """
+    missing = []
+    for path in (trace, *trace.parents):
+        try:
+            if path.is_dir():
+                break
+            if path.exists():
+                raise UsageError(f"{trace}: {path} is a file; name a directory, or a new path")
+        except OSError as error:
+            raise storage_error(path, error) from None
+        missing.append(path)
+    return missing
+
+
 def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
     """Make *trace* ready for a new segment; return the number that it gets.
 

@@ -101,7 +101,8 @@ def rows_of_pages(
         rows["flags"][flagged != 0] = RowFlag.MISSED
         missed = _missed_counts(buffer, rows, stored, has_count, layout)
     rows["stored_bytes"] = stored
-    sound = stored <= size
+    # A header of zeros is no header: the end of a torn file, say.
+    sound = (stored <= size) & ((slots["begin"] != 0) | (word != 0))
     if sound.all():
         return Pages(rows, missed, [])
     return _without_damaged(rows, missed, sound)

@@ -218,7 +218,9 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
     _set_clock(instance, settings.clock or OWN_CLOCK)
     if settings.subbuffer_bytes is not None:
         _set_subbuffer_bytes(instance, settings.subbuffer_bytes)
-    _set_buffer_bytes(instance, settings.buffer_bytes or OWN_BUFFER_BYTES)
+    _set_buffer_bytes(
+        instance, settings.buffer_bytes if settings.buffer_bytes is not None else OWN_BUFFER_BYTES
+    )
     if settings.overwrite is not None:
         _set(instance, "options/overwrite", str(int(settings.overwrite)))
     _try_to_set(instance, "options/record-tgid", "1")
@@ -341,6 +343,8 @@ def _set_subbuffer_bytes(instance: Instance, size_bytes: int) -> None:
 
 
 def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
+    if size_bytes < 1024:
+        raise UsageError(f"a buffer of {size_bytes} bytes holds no event: give 64K or more")
     text = str(max(1, -(-size_bytes // 1024)))
     if instance.own:
         write_text(instance.file("buffer_size_kb"), text)

@@ -1,0 +1,30 @@
+"""What several test modules share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.running import Launcher, build_load, launching
+
+NIGHTLY = os.environ.get("LTTD_NIGHTLY") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "nightly" in item.keywords and not NIGHTLY:
+            item.add_marker(pytest.mark.skip(reason="nightly: LTTD_NIGHTLY=1 runs it"))
+
+
+@pytest.fixture
+def lttd(tmp_path: Path) -> Iterator[Launcher]:
+    """Starts lttds, and sees to it that none leaves anything in the kernel."""
+    with launching(tmp_path) as launcher:
+        yield launcher
+
+
+@pytest.fixture(scope="session")
+def syscall_load(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program that does nothing but system calls."""
+    return build_load(tmp_path_factory.mktemp("load"))

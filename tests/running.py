@@ -1,0 +1,221 @@
+"""lttd as people run it: a process of its own, whose instances no other lttd here touches."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lttd.errors import LttdError
+from lttd.sources.tracefs import find_tracefs, parse_stats
+
+BENCH = Path(__file__).parents[1] / "bench"
+# No longer than a test may take, whatever hangs.
+PATIENCE_S = 30.0
+# Instances are named as no other lttd on this machine names its own, or looks for.  What moved is
+# synced often, so that short runs have a synced record, too.
+LAUNCHER = """
+import sys
+from lttd.sources import ftrace_setup
+ftrace_setup.OWN_PREFIX = sys.argv.pop(1)
+from lttd.recorder import Recorder
+Recorder.__init__.__kwdefaults__["sync_interval_s"] = float(sys.argv.pop(1))
+from lttd.cli import main
+open("begun", "w").close()
+sys.exit(main())
+"""
+# An event that never happens: what is in the rings is what the test writes.
+QUIET = ("--events", "sched:sched_process_hang")
+
+
+def why_no_kernel() -> str:
+    """Say why no kernel can be recorded here; empty if it can."""
+    try:
+        root = find_tracefs()
+    except LttdError as error:
+        return str(error)
+    return "" if os.access(root / "instances", os.W_OK) else "not root"
+
+
+def needs_kernel() -> list[pytest.MarkDecorator]:
+    why = why_no_kernel()
+    return [pytest.mark.kernel, pytest.mark.slow, pytest.mark.skipif(bool(why), reason=why)]
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for something that another process does, with a bound."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.01)
+
+
+class Run:
+    """One lttd process."""
+
+    def __init__(self, launcher: "Launcher", words: Sequence[str], cwd: Path) -> None:
+        self.launcher = launcher
+        # Files, not pipes: a test looks into them while lttd runs.
+        self.out_path, self.err_path = cwd / "stdout", cwd / "stderr"
+        with self.out_path.open("wb") as out, self.err_path.open("wb") as err:
+            self.process = subprocess.Popen(words, cwd=cwd, stdout=out, stderr=err)
+
+    @property
+    def stdout(self) -> str:
+        return self.out_path.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self.err_path.read_text()
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stderr.splitlines()
+
+    @property
+    def instance(self) -> Path:
+        """The tracefs instance that this process makes."""
+        return self.launcher.instances / f"{self.launcher.prefix}{self.process.pid}"
+
+    def recording(self) -> "Run":
+        """Wait until tracing is on."""
+
+        def is_on() -> bool:
+            assert self.process.poll() is None, self.stderr
+            try:
+                # A new instance is on, too; lttd's own threads are left out just before it starts.
+                names = ("set_event_notrace_pid", "tracing_on")
+                pids, on = ((self.instance / name).read_text() for name in names)
+                return bool(pids) and on == "1\n"
+            except OSError:
+                return False
+
+        until(is_on, "tracing is on")
+        return self
+
+    def stats(self) -> dict[int, dict[str, int]]:
+        """Return the kernel's own counters by CPU."""
+        return {
+            int(path.parent.name[3:]): parse_stats(path.read_bytes())
+            for path in self.instance.glob("per_cpu/cpu*/stats")
+        }
+
+    def signal(self, number: int) -> "Run":
+        self.process.send_signal(number)
+        return self
+
+    def wait(self) -> int:
+        """Return the exit status."""
+        try:
+            return self.process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"lttd does not end: {self.stderr}") from None
+
+    def end(self) -> int:
+        return self.signal(signal.SIGTERM).wait()
+
+
+class Launcher:
+    """Starts lttds whose own instances have a prefix of ours."""
+
+    def __init__(self, cwd: Path, prefix: str) -> None:
+        self.cwd = cwd
+        self.prefix = prefix
+        self.instances = find_tracefs() / "instances"
+        self.runs: list[Run] = []
+
+    def words(self, *arguments: str | Path, sync_s: float = 0.1) -> list[str]:
+        options = [sys.executable, "-c", LAUNCHER, self.prefix, str(sync_s)]
+        return options + [str(word) for word in arguments]
+
+    def start(self, *arguments: str | Path, under: Sequence[str] = (), sync_s: float = 0.1) -> Run:
+        cwd = self.cwd / f"run{len(self.runs)}"
+        cwd.mkdir()
+        cwd.chmod(0o777)  # for who runs as nobody
+        run = Run(self, [*under, *self.words(*arguments, sync_s=sync_s)], cwd)
+        self.runs.append(run)
+        return run
+
+    def run(self, *arguments: str | Path, under: Sequence[str] = ()) -> Run:
+        """Start one and wait for its end."""
+        run = self.start(*arguments, under=under)
+        run.wait()
+        return run
+
+    def left(self) -> list[str]:
+        """Return the instances of ours that are there now."""
+        return [name for name in os.listdir(self.instances) if name.startswith(self.prefix)]
+
+    def clean(self) -> None:
+        for run in self.runs:
+            if run.process.poll() is None:
+                run.process.kill()
+                run.process.wait()
+        for name in self.left():
+            os.rmdir(self.instances / name)
+
+
+@contextmanager
+def launching(cwd: Path) -> Iterator[Launcher]:
+    """Give a launcher; whatever happens, nothing of it is left in the kernel."""
+    launcher = Launcher(cwd, f"lttdtest{os.getpid()}-")
+    try:
+        yield launcher
+        left = launcher.left()
+    finally:
+        launcher.clean()
+    assert left == [], "instances were left behind"
+
+
+def build_load(directory: Path) -> Path:
+    """Compile bench/syscall_load.c: ``syscall_load CPU COUNT``."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler for the load")
+    program = directory / "syscall_load"
+    subprocess.run([compiler, "-O2", "-o", program, BENCH / "syscall_load.c"], check=True)
+    return program
+
+
+@contextmanager
+def loaded(program: Path, cpus: Sequence[int] = (0,)) -> Iterator[None]:
+    """Keep *cpus* busy with system calls meanwhile."""
+    forever = str(1 << 60)
+    loads = [subprocess.Popen([program, str(cpu), forever]) for cpu in cpus]
+    try:
+        yield
+    finally:
+        for load in loads:
+            load.kill()
+            load.wait()
+
+
+def lttv(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the viewer."""
+    words = [sys.executable, "-m", "lttd.view.cli", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def info(trace: Path) -> dict[str, Any]:
+    """Return ``lttv info --json``."""
+    found = lttv("info", "--json", trace)
+    assert found.returncode == 0, found.stderr
+    value: dict[str, Any] = json.loads(found.stdout)
+    return value
+
+
+def assert_whole(trace: Path, *options: str) -> dict[str, Any]:
+    """Have ``lttv check`` look at everything; return its report."""
+    found = lttv("check", "--json", *options, trace)
+    assert found.returncode == 0, found.stdout + found.stderr
+    report: dict[str, Any] = json.loads(found.stdout)
+    return report
