@@ -8,7 +8,7 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+_libc.syncfs.argtypes = [ctypes.c_int]
 
 
 class File:
@@ -86,6 +87,38 @@ class File:
         except OSError as error:
             raise storage_error(self.path, error) from None
 
+    def copy_from(self, source: int, source_at: int, length_bytes: int, offset_bytes: int) -> None:
+        """Copy a range of the file behind descriptor *source*, in the kernel; holes stay holes.
+
+        Raises:
+            StorageError: it could not be written, or *source* ends before that.
+        """
+        end = source_at + length_bytes
+        try:
+            if os.fstat(source).st_size < end:
+                raise StorageError(self.path, "what it is copied from ends too early")
+            for start, behind in _extents(source, source_at, end):
+                self._copy_run(source, start, behind - start, offset_bytes + start - source_at)
+            if self.size_bytes() < offset_bytes + length_bytes:
+                os.ftruncate(self._fd, offset_bytes + length_bytes)
+        except OSError as error:
+            raise storage_error(self.path, error) from None
+
+    def _copy_run(self, source: int, at: int, length_bytes: int, to: int) -> None:
+        copy: _Copy = os.copy_file_range
+        while length_bytes:
+            try:
+                copied = copy(source, self._fd, min(length_bytes, 1 << 30), at, to)
+            except OSError as error:
+                # Between file systems, or where one of them cannot.
+                if copy is _copy_by_hand or error.errno not in _CANNOT_COPY:
+                    raise
+                copy, copied = _copy_by_hand, 0
+            else:
+                if not copied:
+                    raise StorageError(self.path, "what it is copied from ends too early")
+            at, to, length_bytes = at + copied, to + copied, length_bytes - copied
+
     def start_writing_out(self, offset_bytes: int, length_bytes: int) -> None:
         """Ask the kernel to begin writing a range to the device; a hint, so no error matters."""
         _libc.sync_file_range(self._fd, offset_bytes, length_bytes, _SYNC_FILE_RANGE_WRITE)
@@ -104,6 +137,30 @@ class File:
     def close(self) -> None:
         """Give the descriptor back."""
         os.close(self._fd)
+
+
+# source, target, count, offsets in both -> copied
+_Copy = Callable[[int, int, int, int, int], int]
+_CANNOT_COPY: Final = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
+
+
+def _copy_by_hand(source: int, target: int, count: int, at: int, to: int) -> int:
+    return os.pwrite(target, os.pread(source, min(count, 1 << 20), at), to)
+
+
+def _extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of ``[start:end)`` that are no holes."""
+    while start < end:
+        try:
+            start = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole follows
+                return
+            raise
+        if start < end:
+            behind = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+            yield start, behind
+            start = behind
 
 
 def _behind(pieces: list[bytes | memoryview], skip_bytes: int) -> list[bytes | memoryview]:

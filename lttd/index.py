@@ -42,6 +42,7 @@ ENTRY_DTYPE: Final = np.dtype(
 )
 ENTRY_BYTES: Final = 72
 INDEX_HEADER: Final = HEADER.pack(MAGIC, MAJOR, MINOR, ENTRY_BYTES)
+_BEGIN_AT: Final = 24
 _END_AT: Final = 32
 _U64: Final = struct.Struct(">Q")
 
@@ -225,11 +226,22 @@ class SeekIndex:
 
         Touches O(log n) pages of the file.
         """
+        return self._first(_END_AT, time)
+
+    def first_beginning_after(self, time: int) -> int:
+        """Return the number of the first entry whose begin is > *time*, or len().
+
+        ``[first_at_or_after(a), first_beginning_after(b))`` is what may have events in [a, b].
+        """
+        return self._first(_BEGIN_AT, time + 1)
+
+    def _first(self, field_at: int, least: int) -> int:
+        """Bisect for the first entry whose field, which never steps back, is >= *least*."""
         low, high = 0, len(self)
-        read, data, at = _U64.unpack_from, self._map, HEADER.size + _END_AT
+        read, data, at = _U64.unpack_from, self._map, HEADER.size + field_at
         while low < high:
             middle = (low + high) // 2
-            if read(data, at + middle * ENTRY_BYTES)[0] < time:
+            if read(data, at + middle * ENTRY_BYTES)[0] < least:
                 low = middle + 1
             else:
                 high = middle

@@ -21,7 +21,7 @@ _EPILOG = "Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace there.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lttv``; return its exit status."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         status = run(options)
@@ -41,13 +41,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Write ``--begin -1.5s`` as ``--begin=-1.5s``: argparse takes -1.5s for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        after_time = bool(joined) and joined[-1] in ("--begin", "--end")
+        if after_time and argument[:1] == "-" and argument[1:2].isdigit():
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lttv", description="Look at traces that lttd recorded.", epilog=_EPILOG
     )
     parser.add_argument("--version", action="version", version=f"lttv {version('lttd')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_info, _add_check):
+    for add in (_add_info, _add_check, _add_cut):
         add(commands)
     return parser
 
@@ -91,6 +103,26 @@ def _add_check(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
+def _add_cut(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "a smaller trace: sub-buffers copied whole, never decoded"
+    command = _add(commands, "cut", _cut, text)
+    _add_window(command)
+    _add_output(command, "directory of the new trace; not there yet")
+
+
+def _add_window(command: argparse.ArgumentParser) -> None:
+    text = (
+        "{}: seconds on the trace clock, HH:MM:SS.frac or YYYY-MM-DDTHH:MM:SS.frac (UTC),"
+        " +1.5s from the trace's begin, -1.5s from its end"
+    )
+    command.add_argument("--begin", metavar="T", help=text.format("from this time on"))
+    command.add_argument("--end", metavar="T", help="until this time; written like --begin")
+
+
+def _add_output(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help=text)
+
+
 # numpy and what needs it are loaded by the command that runs, not by --help.
 
 
@@ -115,6 +147,18 @@ def _check(options: argparse.Namespace) -> int:
     else:
         print(report_text(reports, repaired))
     return 0 if all(report.whole for report in reports) else 1
+
+
+def _cut(options: argparse.Namespace) -> int:
+    from lttd.view.cut import cut  # noqa: PLC0415
+    from lttd.view.info import info_text  # noqa: PLC0415
+    from lttd.view.times import window_of  # noqa: PLC0415
+    from lttd.view.trace import Trace  # noqa: PLC0415
+
+    trace = Trace(options.trace)
+    window = window_of(trace, options.begin, options.end)
+    print(info_text(cut(trace, window, options.output)))
+    return 0
 
 
 if __name__ == "__main__":

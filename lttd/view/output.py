@@ -1,0 +1,46 @@
+"""What a command makes is there whole under its name, or not at all.
+
+Rule: it is made in a directory beside, and renamed when it is done; what is there is never touched.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lttd.errors import UsageError
+from lttd.files import Disk, storage_error
+
+
+@contextmanager
+def new_output(out: Path, disk: Disk) -> Iterator[Path]:
+    """Yield a path to make a file or a directory at; it becomes *out* when the block ends well.
+
+    Raises:
+        UsageError: *out* is there already, or its directory is not.
+        StorageError: nothing can be written there.
+    """
+    _refuse_existing(out)
+    parent = out.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"{parent}: no such directory")
+    try:
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+    except OSError as error:
+        raise storage_error(parent, error) from None
+    try:
+        made = beside / out.name
+        yield made
+        disk.sync_file_system(beside)
+        _refuse_existing(out)
+        made.rename(out)
+        disk.sync_directory(parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise UsageError(f"{out}: is there already; name another, or remove it")
