@@ -49,7 +49,7 @@ class _Interval(NamedTuple):
     place_from: int
 
 
-def _growth(before: int, after: int) -> int:
+def growth(before: int, after: int) -> int:
     """Return how far a counter came; one that fell was reset by the kernel and began anew."""
     return after - before if after >= before else after
 
@@ -79,13 +79,13 @@ class LossLedger:
         """
         last, self._last = self._last, sample
         self._sampled_begin = self._last_begin
-        self._overwritten += _growth(last.overrun, sample.overrun)
+        self._overwritten += growth(last.overrun, sample.overrun)
         if self._pages_only:
             return
         at = sample.now if place_from is None else place_from
         for reason, count in (
-            (Reason.DROPPED, _growth(last.dropped, sample.dropped)),
-            (Reason.COMMIT_OVERRUN, _growth(last.commit_overrun, sample.commit_overrun)),
+            (Reason.DROPPED, growth(last.dropped, sample.dropped)),
+            (Reason.COMMIT_OVERRUN, growth(last.commit_overrun, sample.commit_overrun)),
         ):
             if count:
                 self._pending.append(_Interval(reason, count, last.now, sample.now, at))

@@ -23,7 +23,7 @@ from lttd.abi.ftrace import PageLayout, rows_of_pages
 from lttd.errors import LockedError, SourceError
 from lttd.locks import lock_holder
 from lttd.sources.base import Nothing
-from lttd.sources.ftrace_loss import LossLedger, Sample
+from lttd.sources.ftrace_loss import LossLedger, Sample, growth
 from lttd.sources.rows import RowBook, damage
 from lttd.sources.tracefs import StatsFile, explained
 from lttd.subbuffer import (
@@ -48,6 +48,8 @@ EXPECTED: Final[dict[int, Nothing]] = {
     errno.EINTR: Nothing.YET,  # a signal's handler raised nothing; the tick comes back
     errno.ENODEV: Nothing.OFFLINE,  # the CPU has no buffer now
 }
+# What ``stats`` counts up for as long as the instance lives, whoever reads it.
+_COUNTS: Final = frozenset({"overrun", "commit overrun", "dropped events", "read events"})
 # A stopped ring is dry when there is nothing to read and `entries` is 0 (60 of 60 rounds).  Should
 # a kernel count entries that it does not give, it is asked this often.
 LAST_ATTEMPTS: Final = 5
@@ -184,6 +186,7 @@ class FtraceStream:
         """Nothing more will ever come."""
         self._book = RowBook()
         fields, now = stats.read(), shared.now()
+        self._base = fields
         self._ledger = LossLedger(Sample.of(fields, now), pages_only=shared.previous_run)
         if shared.previous_run and (fields.get("dropped events") or fields.get("commit overrun")):
             # The killed run told some of them in its own segment; how many, nobody knows.
@@ -223,8 +226,11 @@ class FtraceStream:
         return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
 
     def counters(self) -> Mapping[str, int]:
-        """Return the fields of ``stats``, times in trace-clock units."""
-        return self._stats.read()
+        """Return the fields of ``stats``, times in trace-clock units, counts since we took over."""
+        fields = self._stats.read()
+        for name in _COUNTS & fields.keys():
+            fields[name] = growth(self._base.get(name, 0), fields[name])
+        return fields
 
     def stats_text(self) -> bytes:
         """Return ``stats`` verbatim."""
