@@ -393,7 +393,9 @@ def test_a_daemons_parent_exits_when_it_records_and_lets_go_of_everything(
 ) -> None:
     # Were the pipe not let go of, run() would wait for the daemon's end.
     words = lttd.words("-t", tmp_path / TRACE, "-d", "--duration", "60s", *QUIET)
-    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     (pid,) = children_of(str(tmp_path / TRACE))
     try:
