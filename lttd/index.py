@@ -229,11 +229,13 @@ class SeekIndex:
         return self._first(_END_AT, time)
 
     def first_beginning_after(self, time: int) -> int:
-        """Return the number of the first entry whose begin is > *time*, or len().
-
-        ``[first_at_or_after(a), first_beginning_after(b))`` is what may have events in [a, b].
-        """
+        """Return the number of the first entry whose begin is > *time*, or len()."""
         return self._first(_BEGIN_AT, time + 1)
+
+    def between(self, begin: int, end: int) -> tuple[int, int]:
+        """Return ``(first, behind)``: the entries that may hold events in [*begin*, *end*]."""
+        first = self.first_at_or_after(begin)
+        return first, max(self.first_beginning_after(end), first)
 
     def _first(self, field_at: int, least: int) -> int:
         """Bisect for the first entry whose field, which never steps back, is >= *least*."""

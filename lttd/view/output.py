@@ -12,6 +12,8 @@ from pathlib import Path
 
 from lttd.errors import UsageError
 from lttd.files import Disk, storage_error
+from lttd.view.info import seconds
+from lttd.view.trace import Trace
 
 
 @contextmanager
@@ -44,3 +46,12 @@ def new_output(out: Path, disk: Disk) -> Iterator[Path]:
 def _refuse_existing(out: Path) -> None:
     if os.path.lexists(out):
         raise UsageError(f"{out}: is there already; name another, or remove it")
+
+
+def nothing_within(trace: Trace) -> str:
+    """Say that a window is empty, and what there is."""
+    span = trace.span
+    words = f"{trace.path}: nothing was recorded within these times"
+    if span is None:
+        return words
+    return f"{words}; it has {seconds(span.begin)} to {seconds(span.end)}"

@@ -1,0 +1,82 @@
+"""What of a stream lies in a window: whole sub-buffers, and the losses among them.
+
+Rule: entries are found by bisection, and none outside is looked at; gaps are few, and read whole.
+Invariant: a loss is kept where it touches the window, or stands just before the first sub-buffer
+that is kept, whose own header may tell of it.
+"""
+
+from dataclasses import replace
+
+from lttd.errors import TraceDamagedError
+from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
+from lttd.stored import StoredStream
+from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
+from lttd.view.times import Window
+from lttd.view.trace import Segment
+
+
+class Part:
+    """What of one stream lies in the window."""
+
+    def __init__(self, stream: StoredStream, begin: int, end: int) -> None:
+        """Find entries ``[first:behind)`` and gaps, their rows counted from *first*.
+
+        Raises:
+            TraceDamagedError: index or gaps cannot be used; ``lttv check --repair`` helps.
+        """
+        self.stream = stream
+        index = stream.index
+        self.first, self.behind = index.between(begin, end)
+        self.entries: Entries = index.entries(self.first, self.behind)
+        self._last = len(index) == self.behind
+        self.gaps = [
+            replace(gap, row=min(gap.row, self.behind) - self.first)
+            for gap in stream.gaps
+            if self._keeps(gap, begin, end)
+        ]
+
+    @property
+    def empty(self) -> bool:
+        """Whether neither sub-buffer nor loss lies in the window."""
+        return not len(self.entries) and not self.gaps
+
+    def _keeps(self, gap: Gap, begin: int, end: int) -> bool:
+        if gap.row < self.behind:
+            return gap.row >= self.first
+        if gap.row > self.behind and not self._last:
+            return False
+        return gap.begin <= end and gap.end >= begin
+
+    @property
+    def baseline(self) -> int:
+        """events_discarded before the first gap that was kept."""
+        if not len(self.entries):
+            before = self.stream.index.entries(max(self.first - 1, 0), self.first)
+            base = self.stream.record.baseline_discarded
+            return int(before["events_discarded"][-1]) if len(before) else base
+        told = sum(
+            gap.count or 0
+            for gap in self.gaps
+            if gap.row == 0 and gap.unit is Unit.EVENTS and gap.reason in KERNEL_EVENT_REASONS
+        )
+        return int(self.entries["events_discarded"][0]) - told
+
+    def extent(self) -> tuple[int, int]:
+        """Return where the sub-buffers lie in the data file: (first byte, length)."""
+        if not len(self.entries):
+            return 0, 0
+        start = int(self.entries["offset_bytes"][0])
+        last = self.entries[-1]
+        length = int(last["offset_bytes"]) + (int(last["packet_bits"]) >> 3) - start
+        path = self.stream.paths
+        if length < 0 or start + length > path.data.stat().st_size:
+            at = len(INDEX_HEADER) + (self.behind - 1) * ENTRY_BYTES
+            reason = "names bytes that the data does not have; see lttv check"
+            raise TraceDamagedError(path.index, at, reason)
+        return start, length
+
+
+def parts_within(segment: Segment, window: Window) -> list[Part]:
+    """Return what of each of the segment's streams lies in *window*, maybe nothing."""
+    begin, end = window.bounds(segment)
+    return [Part(stream, begin, end) for stream in segment.streams]
