@@ -292,6 +292,7 @@ class Daemon:
                 taken = sum(each.subbuffers for each in self._observer.streams())
                 if taken != taken_before:
                     await self._in_thread(lambda each: each.attach(When.PERIODIC))
+                await self._in_thread(_tell_notes)
             offset_ns = _realtime_offset_ns()
             if now >= self._next_clock or abs(offset_ns - self._realtime_offset_ns) > CLOCK_STEP_NS:
                 self._next_clock, self._realtime_offset_ns = now + CLOCK_INTERVAL_S, offset_ns

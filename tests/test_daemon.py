@@ -28,9 +28,11 @@ from tests.running import (
     Launcher,
     Run,
     assert_whole,
+    free_port,
     info,
     loaded,
     needs_kernel,
+    scraped,
     until,
 )
 
@@ -545,3 +547,53 @@ def test_what_is_recorded_is_for_its_owner_and_group_alone(lttd: Launcher, tmp_p
     assert lttd.run("-t", tmp_path / TRACE, *QUIET, "--duration", "50ms").process.returncode == 0
     for path in (tmp_path / TRACE).rglob("*"):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o007, path
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_whoever_else_reads_is_found_and_told_once(
+    lttd: Launcher, tmp_path: Path, late: bool
+) -> None:
+    name = f"{lttd.prefix}shared"
+    instance = lttd.instances / name
+    instance.mkdir()
+    (instance / "buffer_percent").write_text("1")
+    other = None
+    words = ["cat", str(instance / "per_cpu/cpu0/trace_pipe_raw")]
+    port = free_port()
+    try:
+        options = ["--flush-interval", "20ms", "--metrics", f"127.0.0.1:{port}"]
+        if not late:
+            other = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+            until(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "cat\n", "cat runs")
+            time.sleep(0.1)
+        run = lttd.start("-t", tmp_path / TRACE, "--source", f"ftrace:{name}", *options)
+        until(lambda: list(tmp_path.glob("trace/*/trace.json")), "it records")
+        until(lambda: "lttd_foreign_read_events_total" in scraped(port), "it is scraped")
+        if late:
+            other = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        assert other is not None
+
+        def is_counted() -> bool:
+            for _ in range(200):
+                with suppress(OSError):  # an instance may be as slow as it likes
+                    subprocess.run(
+                        ["taskset", "1", "sh", "-c", f"echo nobody > {instance}/trace_marker"],
+                        check=True,
+                    )
+                if re.search(r'foreign_read_events_total\{.*cpu="0"\} [1-9]', scraped(port)):
+                    return True
+            return False
+
+        until(is_counted, "what cat consumed is counted")
+        assert run.end() == 0
+        told = [line for line in run.lines if f"cat (pid {other.pid})" in line]
+        assert len(told) == 1, run.stderr
+        assert "record from another instance" in told[0]
+        assert ("can consume events" in told[0]) == (not late)
+    finally:
+        if other is not None:
+            other.kill()
+            other.wait()
+        lttd.runs[-1].process.kill()
+        lttd.runs[-1].process.wait()
+        instance.rmdir()

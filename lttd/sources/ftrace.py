@@ -12,6 +12,7 @@ from lttd.abi.ftrace import PageLayout
 from lttd.errors import LttdError, UsageError
 from lttd.sources.base import Attachment, SourceInfo, When
 from lttd.sources.ftrace_files import FtraceFiles
+from lttd.sources.ftrace_others import other_readers
 from lttd.sources.ftrace_setup import (
     FtraceSettings,
     Instance,
@@ -108,6 +109,8 @@ class FtraceSource:
         self._leaves_out = instance.own and not previous_run and not settings.trace_self
         self._left_out: set[int] = set()
         self._notes_told = 0
+        self._looked = previous_run
+        self._others_told = False
         self._closed = False
         name = clock_of(instance)
         with ExitStack() as stack:
@@ -179,9 +182,27 @@ class FtraceSource:
         return self._files.attachments(when, self.streams)
 
     def notes(self) -> Sequence[str]:
-        """Return what the kernel changed or refused, each line once."""
+        """Return what the kernel changed or refused, and who else reads, each line once."""
+        self._tell_others()
         told, self._notes_told = self._notes_told, len(self._instance.notes)
         return self._instance.notes[told:]
+
+    def _tell_others(self) -> None:
+        """Note who else reads, once: at the start, when reading shows it, or at the end."""
+        foreign = sum(stream.foreign_read_events for stream in self.streams)
+        if self._others_told or (self._looked and not foreign):
+            return
+        self._looked = True
+        who = other_readers(self._instance.path)
+        if not who and not foreign:
+            return
+        self._others_told = True
+        readers = ", ".join(who) or "somebody"
+        has = f"has consumed {foreign} events" if foreign else "can consume events"
+        self._instance.notes.append(
+            f"{readers} {has} of this buffer, too: what one reader takes the other lacks; stop it,"
+            " or record from another instance"
+        )
 
     def holds_data(self) -> bool:
         """Tell whether anything is left to be taken."""

@@ -182,6 +182,10 @@ class FtraceStream:
         self._begun = False
         # This turn has had its partial sub-buffer.
         self._flushed = False
+        self.foreign_read_events = 0
+        """Counted by the kernel as read while we read nothing."""
+        self._took = True
+        self._read_events = 0
         self.over = False
         """Nothing more will ever come."""
         self._book = RowBook()
@@ -220,26 +224,37 @@ class FtraceStream:
             self.sample()
         gaps = self._ledger.rest(final=final)
         if not final:
-            self.sample()
+            self._look_for_others(self.sample())
         if not gaps:
             return None
         return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
 
     def counters(self) -> Mapping[str, int]:
-        """Return the fields of ``stats``, times in trace-clock units, counts since we took over."""
+        """Return the fields of ``stats``, times in trace-clock units, counts since we took over.
+
+        One is ours: ``foreign read events``, which somebody else was seen to consume.
+        """
         fields = self._stats.read()
         for name in _COUNTS & fields.keys():
             fields[name] = growth(self._base.get(name, 0), fields[name])
-        return fields
+        return fields | {"foreign read events": self.foreign_read_events}
 
     def stats_text(self) -> bytes:
         """Return ``stats`` verbatim."""
         return self._stats.text()
 
-    def sample(self, before: int | None = None) -> None:
+    def sample(self, before: int | None = None) -> Mapping[str, int]:
         """Show the kernel's counters to the ledger; *before*: the trace clock before a take."""
         fields = self._stats.read()
         self._ledger.sampled(Sample.of(fields, self._shared.now()), before)
+        return fields
+
+    def _look_for_others(self, fields: Mapping[str, int]) -> None:
+        """Count what was read since the last tick, if it was not by us."""
+        read_events = fields.get("read events", 0)
+        if not self._took:
+            self.foreign_read_events += growth(self._read_events, read_events)
+        self._read_events, self._took = read_events, False
 
     def close(self) -> None:
         """Give the descriptors, and with them the lock, back."""
@@ -306,6 +321,7 @@ class FtraceStream:
     ) -> Batch:
         """Make a batch of *used_bytes* that the kernel has just released."""
         taken_ns = time.monotonic_ns()
+        self._took = True
         shared, ledger = self._shared, self._ledger
         now = shared.now()
         if shared.producers_stopped and shared.stopped_at is not None:
