@@ -178,6 +178,7 @@ class Reader:
         self._on_beat = on_beat
         self._beat_interval_s = beat_interval_s
         self._ticked = trio.Event()
+        self._room_queue = trio.StrictFIFOLock()
 
     def add(self, streams: Sequence[tuple[Stream, Lane]]) -> None:
         """Serve these streams, too.  Before run()."""
@@ -248,7 +249,10 @@ class Reader:
             self._on_beat()
             busy = [reader for reader in busy if reader.has_more()]
             if busy and not self._recorder.has_room():
-                await self._room()
+                # One at a time, first come first served: a release makes room for one take, not
+                # for all who wait.
+                async with self._room_queue:
+                    await self._room()
             await trio.lowlevel.checkpoint()
 
     async def _room(self) -> None:

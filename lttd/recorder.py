@@ -5,6 +5,7 @@ Rule: take -> backlog -> append data -> append entry; data is synced before its 
 Invariant: a stream is written by one thread; held bytes = offered less released.
 """
 
+import os
 import shutil
 import threading
 from collections import Counter
@@ -39,6 +40,9 @@ BACKLOG_BYTES: Final = 64 << 20
 # Two, so that one file's slow write does not hold up the streams of the other half.
 WRITER_THREADS: Final = 2
 SYNC_INTERVAL_S: Final = 5.0
+# The beginning of a segment stays in the page cache, where whoever looks at a short recording finds
+# it: a sixteenth of the memory, at most this much, shared by its streams.
+CACHED_BYTES: Final = 1 << 30
 _NO_ROWS: Final = np.empty(0, ROW_DTYPE)
 
 
@@ -85,12 +89,15 @@ class Recorder:
         *,
         backlog_bytes: int = BACKLOG_BYTES,
         sync_interval_s: float = SYNC_INTERVAL_S,
+        cached_bytes: int | None = None,
         keep_going: bool = False,
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         """*keep_going*: what cannot be written is counted, and recording goes on."""
         self.backlog_limit_bytes = backlog_bytes
         self.backlog_high_water_bytes = 0
+        self.cached_bytes = _cached_bytes() if cached_bytes is None else cached_bytes
+        """How much of each segment may stay in the page cache."""
         self.failure: LttdError | None = None
         """The first thing that went wrong in a writer; on_failure was called for it."""
         self.write_errors: Counter[str] = Counter()
@@ -298,12 +305,14 @@ class Segment:
 
     def add_streams(self, infos: Iterable[StreamInfo]) -> None:
         """Create the files of streams that have appeared, and tell the manifest."""
+        infos = list(infos)
+        cached_bytes = self._recorder.cached_bytes // max(len(infos), 1)
         for info in infos:
             record = StreamRecord(info)
             record.baseline_discarded = self._baselines.get(record.name, 0)
-            file = StreamFile(
-                self._disk, self.paths.stream(record.name), record, self.manifest.layout
-            )
+            paths = self.paths.stream(record.name)
+            layout = self.manifest.layout
+            file = StreamFile(self._disk, paths, record, layout, cached_bytes)
             queue = self._recorder.lane_queue(len(self.lanes))
             self.lanes[info.id] = Lane(file, record, StreamStats(info.id), queue)
             self.manifest.streams.append(record)
@@ -388,6 +397,11 @@ class Segment:
 
     def _write_manifest(self) -> None:
         self._disk.replace(self.paths.manifest, self.manifest.encode())
+
+
+def _cached_bytes() -> int:
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(CACHED_BYTES, memory_bytes // 16)
 
 
 def _baselines(trace: Path, kind: str) -> dict[str, int]:

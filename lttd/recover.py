@@ -140,8 +140,8 @@ class _Plan:
             disk.replace(stream.paths.gaps, GAPS_HEADER + encode_gaps(self.gaps, 0))
         data = disk.open(stream.paths.data)
         try:
-            if self.cut_data:
-                data.truncate(self.data_bytes)
+            # Always: it also gives back blocks that were ready behind the end.
+            data.truncate(self.data_bytes)
             data.sync()
         finally:
             data.close()

@@ -24,11 +24,9 @@ from lttd.index import (
 from lttd.subbuffer import Batch, Gap, Rows
 from lttd.tracedir import Position, StreamPaths, StreamRecord
 
-# What is written goes to the device in steps of this size, so that a long recording neither piles
-# up dirty pages until the kernel stalls the writer nor evicts other programs' pages.
-WRITE_BEHIND_BYTES: Final = 8 << 20
-# Only pages this far behind are dropped: the device has had time to make them clean.
-DROP_BEHIND_BYTES: Final = 4 * WRITE_BEHIND_BYTES
+# A file that has grown so large gets blocks ahead of its end, as much again, up to a limit.
+PREALLOCATE_FROM_BYTES: Final = 4 << 20
+PREALLOCATE_BYTES: Final = 64 << 20
 # Holes are made of whole blocks of the file system.
 BLOCK_BYTES: Final = 4096
 
@@ -38,8 +36,15 @@ LAYOUTS: Final = ("packed", "sparse")
 class StreamFile:
     """The data, index and gaps files of one stream, written by one thread."""
 
-    def __init__(self, disk: Disk, paths: StreamPaths, record: StreamRecord, layout: str) -> None:
-        """Create the files.
+    def __init__(
+        self,
+        disk: Disk,
+        paths: StreamPaths,
+        record: StreamRecord,
+        layout: str,
+        cached_bytes: int | None = None,
+    ) -> None:
+        """Create the files.  Data beyond *cached_bytes* are kept out of the page cache.
 
         Raises:
             UsageError: sparse was asked for sub-buffers whose size varies.
@@ -53,8 +58,12 @@ class StreamFile:
         self._paths = paths
         self._sparse = layout == "sparse"
         self._position = Position(entries=0, data_bytes=0, gaps=0)
-        self._written_out_bytes = 0
+        # Where there are holes to be, blocks ahead of them would fill them.
+        self._may_preallocate = not self._sparse or info.subbuffer_bytes <= BLOCK_BYTES
+        self._preallocated_bytes = 0
         self._data = disk.open(paths.data, truncate=True)
+        if cached_bytes is not None:
+            self._data.cache_until(cached_bytes)
         self._index = disk.open(paths.index, truncate=True)
         self._index.write_at([INDEX_HEADER], 0)
         self._gaps_file: File | None = None
@@ -83,9 +92,10 @@ class StreamFile:
             self._take_back()
             raise
         self._position = Position(entries, data_bytes, self._position.gaps + gaps)
-        self._write_behind()
 
     def _append_rows(self, batch: Batch) -> int:
+        if self._may_preallocate:
+            self._preallocate(batch)
         write = self._write_sparse if self._sparse else self._write_packed
         offsets, end_bytes = write(batch)
         entries = encode_entries(batch.rows, offsets, self._record.info, sparse=self._sparse)
@@ -140,17 +150,14 @@ class StreamFile:
         if self._gaps_file is not None:
             self._gaps_file.truncate(self._gaps_bytes)
 
-    def _write_behind(self) -> None:
-        start, end = self._written_out_bytes, self._position.data_bytes
-        if end - start < WRITE_BEHIND_BYTES:
+    def _preallocate(self, batch: Batch) -> None:
+        end_bytes = self._position.data_bytes
+        if end_bytes < PREALLOCATE_FROM_BYTES:
             return
-        self._data.start_writing_out(start, end - start)
-        # Twice over each range: pages that were still dirty the first time go the second.
-        drop_to = max(start - DROP_BEHIND_BYTES, 0)
-        drop_from = max(drop_to - DROP_BEHIND_BYTES, 0)
-        if drop_to:
-            self._data.drop_from_cache(drop_from, drop_to - drop_from)
-        self._written_out_bytes = end
+        if end_bytes + len(batch.buffer) > self._preallocated_bytes:
+            length_bytes = min(end_bytes, PREALLOCATE_BYTES)
+            self._may_preallocate = self._data.preallocate(end_bytes, length_bytes)
+            self._preallocated_bytes = end_bytes + length_bytes
 
     def sync(self) -> Position:
         """Make what was written durable, data before index; return how far that is.
@@ -168,7 +175,9 @@ class StreamFile:
         return position
 
     def close(self) -> None:
-        """Close the files; nothing is synced by it."""
+        """Give blocks ahead of the end back and close the files; nothing is synced by it."""
+        if self._preallocated_bytes:
+            self._data.truncate(self._position.data_bytes)
         for file in (self._data, self._index, self._gaps_file):
             if file is not None:
                 file.close()

@@ -12,6 +12,7 @@ kbuffer does, never by clearing the two flags.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -42,9 +43,12 @@ class PageLayout:
     @property
     def header_dtype(self) -> np.dtype[np.void]:
         """Header of a sub-buffer."""
-        return np.dtype(
-            [("begin", f"{self.byteorder}u8"), ("commit", f"{self.byteorder}u{self.long_bytes}")]
-        )
+        return _header_dtype(self.byteorder, self.long_bytes)
+
+
+@lru_cache
+def _header_dtype(byteorder: str, long_bytes: int) -> np.dtype[np.void]:
+    return np.dtype([("begin", f"{byteorder}u8"), ("commit", f"{byteorder}u{long_bytes}")])
 
 
 def parse_header_page(text: bytes, byteorder: str = "<") -> PageLayout:
