@@ -1,0 +1,233 @@
+"""systemd/lttd.service under a real systemd: started, stopped, killed, starved, and hardened."""
+
+import json
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.verify import check
+from tests.kernel.guest import Guest, GuestResult
+
+pytestmark = [pytest.mark.guest, pytest.mark.slow]
+
+# The unit hides /tmp and /root, where the interpreter of the tests may be: bound to /opt/lttd.
+# Shipped unit and configuration, but for what is recorded and for a watchdog that bites sooner.
+INSTALL = r"""
+set -e
+read -r base site version <<< "$("$PYTHON" -c '
+import sys, sysconfig
+print(sys.base_prefix, sysconfig.get_path("purelib"), "%d.%d" % sys.version_info[:2])
+')"
+mkdir -p /opt/lttd/{bin,base,site,checkout} /etc/lttd /run/systemd/system/lttd.service.d
+mount --bind "$base" /opt/lttd/base
+mount --bind "$site" /opt/lttd/site
+mount --bind "$CHECKOUT" /opt/lttd/checkout
+cat > /opt/lttd/bin/lttd <<U
+#!/bin/sh
+export PYTHONHOME=/opt/lttd/base LD_LIBRARY_PATH=/opt/lttd/base/lib
+export PYTHONPATH=/opt/lttd/checkout:/opt/lttd/site
+exec /opt/lttd/base/bin/python$version -m lttd.cli "\$@"
+U
+chmod +x /opt/lttd/bin/lttd
+cp "$CHECKOUT/systemd/lttd.toml" /etc/lttd/
+cp "$CHECKOUT/systemd/lttd.service" /run/systemd/system/
+printf '[Service]\nWatchdogSec=8\n' > /run/systemd/system/lttd.service.d/test.conf
+systemctl daemon-reload
+"""
+PRELUDE = r"""
+instances=/sys/kernel/tracing/instances
+show() { systemctl show --value --property "$1" lttd; }
+cat > /tmp/marks.py <<'P'
+import os, sys, time
+fd = os.open(sys.argv[1] + "/trace_marker", os.O_WRONLY)
+for n in range(int(sys.argv[2]), int(sys.argv[3])):
+    os.write(fd, b"mark %08d\n" % n)
+P
+marks() { "$PYTHON" -IS /tmp/marks.py $instances/lttd-* "$@"; }  # FIRST END
+fresh() {
+    systemctl stop lttd
+    systemctl reset-failed lttd 2> /dev/null || true  # not loaded, most of the time
+    rm -rf /var/lib/lttd/trace
+}
+restarted() {  # PID: wait until the service runs under another
+    for _ in $(seq 600); do
+        now=$(show MainPID)
+        [ "$(show ActiveState)" = active ] && [ "$now" != "$1" ] && [ "$now" != 0 ] && return
+        sleep 0.1
+    done
+    systemctl status lttd --no-pager
+    return 1
+}
+bring() { cp -r /var/lib/lttd/trace "$OUT/trace"; journalctl -u lttd --no-pager > "$OUT/journal"; }
+"""
+
+
+@pytest.fixture(scope="module")
+def service_guest(systemd_guest: Guest) -> Guest:
+    systemd_guest.run(INSTALL, 60).expect(0)
+    return systemd_guest
+
+
+def run(guest: Guest, script: str, timeout_s: float = 180.0) -> GuestResult:
+    return guest.run(PRELUDE + "set -e; fresh\n" + textwrap.dedent(script), timeout_s).expect(0)
+
+
+def whole_segments(out_dir: Path) -> list[SegmentPaths]:
+    found = segments(out_dir / "trace")
+    for segment in found:
+        report = check(segment, events=True)
+        assert [str(finding) for finding in report.findings] == []
+        assert report.state == "closed"
+    return found
+
+
+def marks_of(found: list[SegmentPaths]) -> list[int]:
+    data = b"".join(path.read_bytes() for each in found for path in each.streams.glob("ftrace_*"))
+    return sorted(int(number) for number in re.findall(rb"mark (\d{8})\n", data))
+
+
+def test_verify_is_content(service_guest: Guest) -> None:
+    result = service_guest.run("systemd-analyze verify /run/systemd/system/lttd.service")
+    assert (result.status, result.output) == (0, "")
+
+
+def test_it_is_ready_once_it_records_and_its_status_tells_how_much(service_guest: Guest) -> None:
+    result = run(
+        service_guest,
+        """
+        systemctl start lttd
+        cat $instances/lttd-*/tracing_on
+        ls /var/lib/lttd/trace
+        for _ in $(seq 100); do
+            sleep 0.1; show StatusText | grep -q ' [1-9][0-9]* sub-buffers' && break
+        done
+        show StatusText
+        stat -c %a /var/lib/lttd
+        systemctl stop lttd
+        """,
+    )
+    tracing_on, segment, status, mode = result.output.splitlines()
+    assert tracing_on == "1"
+    assert segment.endswith("-000001-ftrace")
+    assert re.fullmatch(
+        r"recording to /var/lib/lttd/trace, [1-9]\d* sub-buffers, 0 events lost", status
+    )
+    assert mode == "750"
+
+
+def test_a_stop_drains_everything_and_leaves_no_instance(service_guest: Guest) -> None:
+    result = run(
+        service_guest,
+        """
+        systemctl start lttd
+        marks 0 20000
+        systemctl stop lttd
+        show Result; show NRestarts; show StatusText
+        ! ls -d $instances/lttd-* 2> /dev/null
+        bring
+        """,
+    )
+    assert result.output.splitlines()[:2] == ["success", "0"]
+    found = whole_segments(result.out_dir)
+    assert len(found) == 1
+    assert marks_of(found) == list(range(20000))
+    counters = [record.counters for record in Manifest.read(found[0].manifest).streams]
+    assert sum(each["entries"] for each in counters) == 0
+
+
+@pytest.mark.parametrize(
+    ("signal", "result"), [("KILL", "signal"), ("STOP", "watchdog")], ids=["killed", "starved"]
+)
+def test_it_comes_back_and_keeps_what_the_rings_held(
+    service_guest: Guest, signal: str, result: str
+) -> None:
+    told = run(
+        service_guest,
+        f"""
+        systemctl start lttd
+        first=$(show MainPID)
+        marks 0 1000
+        sleep 2
+        kill -{signal} $first
+        marks 1000 3000
+        restarted $first
+        show NRestarts
+        marks 3000 4000
+        systemctl stop lttd
+        show Result
+        ! ls -d $instances/lttd-* 2> /dev/null
+        bring
+        """,
+    )
+    assert told.output.splitlines() == ["1", "success"]
+    assert f"Failed with result '{result}'" in (told.out_dir / "journal").read_text()
+    found = whole_segments(told.out_dir)
+    runs = [Manifest.read(each.manifest).source["previous_run"] for each in found]
+    assert runs == [False, True, False]
+    assert marks_of(found) == list(range(4000))
+
+
+@pytest.mark.parametrize(
+    ("events", "status"), [("no_such:event", "2"), ("sched:*", "77")], ids=["usage", "nothing"]
+)
+def test_what_trying_again_cannot_mend_is_not_tried_again(
+    service_guest: Guest, events: str, status: str
+) -> None:
+    unmount = "umount /sys/kernel/tracing" if status == "77" else "true"
+    told = run(
+        service_guest,
+        f"""
+        trap 'cp "$CHECKOUT/systemd/lttd.toml" /etc/lttd/
+              systemctl unmask --runtime --quiet sys-kernel-tracing.mount
+              mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
+              systemctl reset-failed lttd' EXIT
+        sed -i 's/sched:\\*/{events}/' /etc/lttd/lttd.toml
+        {unmount}
+        [ {status} = 2 ] || systemctl mask --runtime --quiet sys-kernel-tracing.mount
+        ! systemctl start lttd 2> /dev/null
+        sleep 3
+        show ExecMainStatus; show NRestarts; show ActiveState
+        journalctl -u lttd --no-pager -o cat | grep '^lttd: '
+        """,
+    )
+    lines = told.output.splitlines()
+    assert lines[:3] == [status, "0", "failed"]
+    assert ("no_such:event" in lines[-1]) == (status == "2")
+    assert ("mount -t tracefs" in lines[-1]) == (status == "77")
+
+
+def test_the_hardening_is_in_force(service_guest: Guest) -> None:
+    result = run(
+        service_guest,
+        """
+        systemctl start lttd
+        pid=$(show MainPID)
+        grep -E '^(CapBnd|CapEff|NoNewPrivs|Seccomp):' /proc/$pid/status | tr -s '\\t' ' '
+        inside() { ! nsenter --mount --target $pid sh -c "$1" 2>&1; }
+        inside 'echo 0 > /sys/kernel/tracing/tracing_on'
+        inside 'echo 0 > /proc/sys/vm/swappiness'
+        inside 'touch /etc/x'
+        inside 'touch /usr/x'
+        inside 'test -n "$(ls -A /root /home | grep -v :)"'
+        inside 'test -e /tmp/marks.py'
+        inside 'test -e /dev/ttyS0'
+        systemd-analyze security --no-pager --json=short lttd > $OUT/security
+        systemd-analyze security --no-pager lttd | tail -1
+        systemctl stop lttd
+        """,
+    )
+    lines = result.output.splitlines()
+    assert lines[:4] == [
+        "CapEff: 0000000000000000",
+        "CapBnd: 0000000000000000",
+        "NoNewPrivs: 1",
+        "Seccomp: 2",
+    ]
+    assert sum("Read-only file system" in line for line in lines) == 4
+    assert json.loads((result.out_dir / "security").read_text())
+    exposure = re.search(r"exposure level for lttd.service: (\d+\.\d)", lines[-1])
+    assert exposure
+    assert float(exposure[1]) <= 2.0
