@@ -106,10 +106,12 @@ class Run:
 
     def stats(self) -> dict[int, dict[str, int]]:
         """Return the kernel's own counters by CPU."""
-        return {
-            int(path.parent.name[3:]): parse_stats(path.read_bytes())
-            for path in self.instance.glob("per_cpu/cpu*/stats")
-        }
+        found = {}
+        for path in self.instance.glob("per_cpu/cpu*/stats"):
+            # One read: the kernel prints anew for each, and a second could find a byte more.
+            with path.open("rb", buffering=0) as file:
+                found[int(path.parent.name[3:])] = parse_stats(file.read(4096))
+        return found
 
     def signal(self, number: int) -> "Run":
         self.process.send_signal(number)

@@ -1,0 +1,180 @@
+"""What a ring loses under load: one number everywhere, and the gap where the hole is."""
+
+import json
+import os
+import re
+import signal
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lttd.index import SeekIndex, read_gaps
+from lttd.subbuffer import Reason, Unit
+from lttd.tracedir import SegmentPaths, segments
+from tests.running import (
+    QUIET,
+    Launcher,
+    Run,
+    assert_whole,
+    free_port,
+    info,
+    loaded,
+    needs_kernel,
+    scraped,
+    until,
+)
+
+pytestmark = needs_kernel()
+
+TINY = ("--buffer-size", "64K", "--flush-interval", "20ms")
+REASONS = {"overwrite": "overwritten", "no-overwrite": "dropped"}
+COUNTERS = {"overwrite": "overrun", "no-overwrite": "dropped events"}
+
+
+def kernel_losses(run: Run, mode: str) -> dict[str, int]:
+    return {f"ftrace_{cpu}": stats[COUNTERS[mode]] for cpu, stats in run.stats().items()}
+
+
+def scraped_losses(port: int, mode: str) -> dict[str, int]:
+    pattern = rf'events_lost_total\{{channel="ftrace",cpu="(\d+)",reason="{REASONS[mode]}"\}} (\S+)'
+    return {f"ftrace_{cpu}": int(float(n)) for cpu, n in re.findall(pattern, scraped(port))}
+
+
+def gap_losses(segment: SegmentPaths, stream: str, mode: str) -> int:
+    gaps = read_gaps(segment.stream(stream).gaps)
+    assert all(gap.unit is Unit.EVENTS for gap in gaps)
+    counts = [gap.count for gap in gaps if gap.reason.name.lower() == REASONS[mode]]
+    return sum(count or 0 for count in counts)
+
+
+@pytest.mark.parametrize("mode", ["overwrite", "no-overwrite"])
+def test_kernel_metrics_summary_and_info_tell_one_number(
+    lttd: Launcher, tmp_path: Path, syscall_load: Path, mode: str
+) -> None:
+    port = free_port()
+    options = [*TINY, f"--{mode}", "--events", "raw_syscalls:*", "--summary", "json"]
+    run = lttd.start("-t", tmp_path / "t", *options, "--metrics", f"127.0.0.1:{port}").recording()
+    with loaded(syscall_load, (0, 1)):
+        until(lambda: sum(kernel_losses(run, mode).values()) > 1000, "events are lost")
+        # Nor is anything wrong when nobody reads for a while.
+        run.signal(signal.SIGSTOP)
+        lost = sum(kernel_losses(run, mode).values())
+        until(lambda: sum(kernel_losses(run, mode).values()) > lost + 100_000, "more are lost")
+        run.signal(signal.SIGCONT)
+        lost = sum(scraped_losses(port, mode).values())
+        until(lambda: sum(scraped_losses(port, mode).values()) > lost, "it goes on")
+    # The load is over: what is lost is lost, and a few ticks later everybody knows.
+    until(lambda: scraped_losses(port, mode) == kernel_losses(run, mode), "metrics agree")
+    kernel = kernel_losses(run, mode)
+    assert run.end() == 0
+    summary = json.loads(run.stdout)
+    told = {stream["name"]: stream["lost"].get(REASONS[mode], 0) for stream in summary["streams"]}
+    assert told == kernel
+    assert summary["events_lost"] == sum(kernel.values()) > 100_000
+    found = info(tmp_path / "t")
+    assert found["streams"] == summary["streams"]
+    assert found["events_lost"] == summary["events_lost"]
+    (segment,) = segments(tmp_path / "t")
+    assert {name: gap_losses(segment, name, mode) for name in kernel} == kernel
+    assert_whole(tmp_path / "t", "--events")
+
+
+MARK = struct.Struct("<I8sQ")
+MAGIC = b"numbered"
+
+
+@dataclass
+class Marks:
+    """Writes numbered events into a ring; a full one that refuses says so to the writer."""
+
+    fd: int
+    number: int = 0
+    refused: list[int] = field(default_factory=list)
+
+    def write(self, count: int = 1) -> None:
+        for _ in range(count):
+            try:
+                os.write(self.fd, MARK.pack(7, MAGIC, self.number))
+            except OSError:  # EBADF: there is no room
+                self.refused.append(self.number)
+            self.number += 1
+
+
+@contextmanager
+def marks(run: Run) -> Iterator[Marks]:
+    """Mark on CPU 0."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {0})
+    fd = os.open(run.instance / "trace_marker_raw", os.O_WRONLY)
+    try:
+        yield Marks(fd)
+    finally:
+        os.close(fd)
+        os.sched_setaffinity(0, cpus)
+
+
+def numbers_by_row(segment: SegmentPaths, stream: str) -> list[list[int]]:
+    """Return the numbers of the marks in each sub-buffer, found by their bytes alone."""
+    paths = segment.stream(stream)
+    data = paths.data.read_bytes()
+    rows = []
+    for entry in SeekIndex(paths.index).entries():
+        begin = int(entry["offset_bytes"])
+        part = data[begin : begin + int(entry["packet_bits"]) // 8]
+        found = re.finditer(MAGIC, part)
+        rows.append([struct.unpack_from("<Q", part, match.end())[0] for match in found])
+    return rows
+
+
+@pytest.mark.parametrize("mode", ["overwrite", "no-overwrite"])
+def test_a_gap_stands_where_the_numbers_of_the_events_have_a_hole(
+    lttd: Launcher, tmp_path: Path, mode: str
+) -> None:
+    run = lttd.start("-t", tmp_path / "t", *TINY, *QUIET, f"--{mode}").recording()
+    with marks(run) as marking:
+
+        def is_dry() -> bool:
+            return run.stats()[0]["entries"] == 0
+
+        marking.write(100)
+        until(is_dry, "the first marks are taken")
+        for _ in range(3):
+            run.signal(signal.SIGSTOP)
+            lost = kernel_losses(run, mode)["ftrace_0"]
+            while kernel_losses(run, mode)["ftrace_0"] < lost + 777:
+                marking.write(50)
+            run.signal(signal.SIGCONT)
+            until(is_dry, "the ring is taken")
+            marking.write(100)
+            until(is_dry, "what came later is taken")
+        kernel = kernel_losses(run, mode)["ftrace_0"]
+    assert run.end() == 0
+
+    (segment,) = segments(tmp_path / "t")
+    rows = numbers_by_row(segment, "ftrace_0")
+    flat = [number for row in rows for number in row]
+    assert flat == sorted(flat)
+    missing = sorted(set(range(marking.number)) - set(flat))
+    assert len(missing) == kernel
+    if mode == "no-overwrite":
+        assert missing == marking.refused
+    holes = np.zeros(len(rows) + 1, int)
+    seen = 0
+    for at, row in enumerate(rows):
+        for number in row:
+            holes[at] += number - seen
+            seen = number + 1
+    holes[-1] = marking.number - seen
+    told = np.zeros(len(rows) + 1, int)
+    for gap in read_gaps(segment.stream("ftrace_0").gaps):
+        assert gap.reason in (Reason.OVERWRITTEN, Reason.DROPPED)
+        told[gap.row] += gap.count or 0
+    assert told.tolist() == holes.tolist()
+    discarded = SeekIndex(segment.stream("ftrace_0").index).entries()["events_discarded"]
+    assert discarded.tolist() == np.cumsum(holes[:-1]).tolist()
+    assert_whole(tmp_path / "t", "--events")
