@@ -55,26 +55,40 @@ class Lane:
     stats: StreamStats
     queue: "SimpleQueue[_Job]"
     synced: Position | None = None
-    untold: Counter[Reason] = field(default_factory=Counter)
+    refused: Counter[Reason] = field(default_factory=Counter)
     """Sub-buffers that were taken and not written, and that no gap tells yet."""
+    refused_gaps: list[Gap] = field(default_factory=list)
+    """The gaps that came with them: counted, but not in the file yet."""
 
-    def tell_untold(self, before: Batch) -> None:
-        """Write a gap, ahead of *before*, for what could not be written and was not told.
+    def refuse(self, batch: Batch, reason: Reason) -> None:
+        """Count a batch that is not written."""
+        self.stats.unwritten(batch)
+        self.refused[reason] += len(batch.rows)
+        self.refused_gaps += batch.gaps
+
+    def tell_refused(self, at: int) -> None:
+        """Write, behind what is in the file, gaps for what was refused since the last one.
 
         Raises:
             StorageError: not even that can be written; it stays untold.
         """
-        at = int(before.rows["begin"][0]) if len(before.rows) else before.taken_ns
-        for reason, count in list(self.untold.items()):
-            gap = Gap(0, reason, Unit.SUBBUFFERS, count, at, at)
-            self.file.append(replace(before, rows=before.rows[:0], gaps=(gap,), patches=()))
+        if not self.refused and not self.refused_gaps:
+            return
+        gaps = [
+            Gap(0, reason, Unit.SUBBUFFERS, count, at, at)
+            for reason, count in self.refused.items()
+            if count
+        ]
+        told = (*gaps, *(replace(gap, row=0) for gap in self.refused_gaps))
+        self.file.append(Batch(self.record.info.id, memoryview(b""), _NO_ROWS, 0, told))
+        self.count_refused(gaps)
+
+    def count_refused(self, gaps: Iterable[Gap]) -> None:
+        """Count *gaps*, which tell all that was refused so far."""
+        for gap in gaps:
             self.stats.lost(gap)
-            del self.untold[reason]
-
-
-def _leave_unwritten(lane: Lane, batch: Batch, reason: Reason) -> None:
-    lane.stats.unwritten(batch)
-    lane.untold[reason] += len(batch.rows)
+        self.refused.clear()
+        self.refused_gaps.clear()
 
 
 # A batch for a lane; an event to set when all before it is done; None to end.
@@ -166,20 +180,20 @@ class Recorder:
                 continue
             lane, batch = job
             if self._abandoned or self.failure:
-                _leave_unwritten(lane, batch, Reason.STORAGE if self.failure else Reason.BACKLOG)
+                lane.refuse(batch, Reason.STORAGE if self.failure else Reason.BACKLOG)
             else:
                 self._append(lane, batch)
             self._release(batch)
 
     def _append(self, lane: Lane, batch: Batch) -> None:
         try:
-            lane.tell_untold(batch)
+            lane.tell_refused(_begin_of(batch))
             lane.file.append(batch)
         except StorageError as error:
-            _leave_unwritten(lane, batch, Reason.STORAGE)
+            lane.refuse(batch, Reason.STORAGE)
             self._count(error)
         except Exception as error:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
-            _leave_unwritten(lane, batch, Reason.STORAGE)
+            lane.refuse(batch, Reason.STORAGE)
             self._fail(LttdError(f"{lane.record.name}: writer failed: {error!r}"))
         else:
             lane.stats.stored(batch)
@@ -268,7 +282,8 @@ class SegmentContents:
     """What the manifest says of the source: kind, spec, clock, settings, previous_run."""
     layout: str
     streams: tuple[StreamInfo, ...]
-    snapshot: Snapshot
+    snapshot: Snapshot | None
+    """None where the source's clock is of another time: wall-clock time is not known."""
     disk: Disk
 
 
@@ -299,7 +314,7 @@ class Segment:
             layout=contents.layout,
             machine=this_machine(),
             lttd_version=version("lttd"),
-            clock_snapshots=[contents.snapshot],
+            clock_snapshots=[contents.snapshot] if contents.snapshot else [],
         )
         self.add_streams(contents.streams)
 
@@ -349,7 +364,7 @@ class Segment:
 
     def close(
         self,
-        snapshot: Snapshot,
+        snapshot: Snapshot | None,
         counters: Mapping[StreamId, Mapping[str, int]] = MappingProxyType({}),
     ) -> None:
         """Wait for the backlog, count what was refused, sync, close the manifest.
@@ -359,12 +374,13 @@ class Segment:
         """
         try:
             self._recorder.drain()
-            self._tell_untold(snapshot.trace)
+            self._tell_refused(snapshot.trace if snapshot else 0)
             self.sync()
             for lane in self.lanes.values():
                 lane.record.summary = summarize(lane.stats)
                 lane.record.counters = dict(counters.get(lane.record.info.id, {}))
-            self.manifest.clock_snapshots.append(snapshot)
+            if snapshot is not None:
+                self.manifest.clock_snapshots.append(snapshot)
             self.manifest.state = "closed"
             self._write_manifest()
         finally:
@@ -373,15 +389,16 @@ class Segment:
                 lane.file.close()
             self._lock.release()
 
-    def _tell_untold(self, now: int) -> None:
+    def _tell_refused(self, now: int) -> None:
         for lane in self.lanes.values():
-            last = Batch(lane.record.info.id, memoryview(b""), _NO_ROWS, now)
             try:
-                lane.tell_untold(last)
+                lane.tell_refused(now)
             except StorageError:
                 # The disk has no room for the gap: summary and metrics still tell it.
-                for reason, count in lane.untold.items():
-                    lane.stats.lost(Gap(0, reason, Unit.SUBBUFFERS, count, now, now))
+                lane.count_refused(
+                    Gap(0, reason, Unit.SUBBUFFERS, count, now, now)
+                    for reason, count in list(lane.refused.items())
+                )
 
     def discard(self) -> None:
         """Remove the segment: nothing was recorded into it."""
@@ -397,6 +414,10 @@ class Segment:
 
     def _write_manifest(self) -> None:
         self._disk.replace(self.paths.manifest, self.manifest.encode())
+
+
+def _begin_of(batch: Batch) -> int:
+    return int(batch.rows["begin"][0]) if len(batch.rows) else 0
 
 
 def _cached_bytes() -> int:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lttd.clock import take_snapshot
+from lttd.clock import Snapshot, take_snapshot
 from lttd.errors import StorageError
 from lttd.files import Disk, Lock
 from lttd.recorder import Lane, Recorder, Segment, SegmentContents
@@ -80,7 +80,7 @@ class Recording:
             source=asdict(source.info),
             layout=layout,
             streams=tuple(stream.info for stream in source.streams),
-            snapshot=take_snapshot(source.now),
+            snapshot=_snapshot(source),
             disk=disk,
         )
         recording = cls(source, recorder.open_segment(trace, number, contents))
@@ -102,7 +102,9 @@ class Recording:
 
     def note_clock(self) -> None:
         """Keep one more clock snapshot."""
-        self.segment.note_clock(take_snapshot(self.source.now))
+        snapshot = _snapshot(self.source)
+        if snapshot is not None:
+            self.segment.note_clock(snapshot)
 
     def close(self) -> None:
         """Wait for the backlog, then close the segment; the source stays open.
@@ -114,4 +116,8 @@ class Recording:
         try:
             self.attach(When.CLOSE)
         finally:
-            self.segment.close(take_snapshot(self.source.now), counters)
+            self.segment.close(_snapshot(self.source), counters)
+
+
+def _snapshot(source: Source) -> Snapshot | None:
+    return take_snapshot(source.now) if source.info.live else None

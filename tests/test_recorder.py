@@ -178,3 +178,18 @@ def test_a_trace_is_added_to_only_when_that_was_asked_for(
     with pytest.raises(UsageError, match="--append"):
         prepare_trace(Disk(), tmp_path / "t", append=False)
     assert prepare_trace(Disk(), tmp_path / "t", append=True) == 2
+
+
+def test_losses_told_with_a_refused_batch_still_stand_in_the_trace(tmp_path: Path) -> None:
+    recorder = Recorder()
+    stream = info()
+    segment = segment_of(recorder, tmp_path / "t", stream)
+    gap = Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, 7, 1, 2)
+    recorder.offer(segment.lanes[stream.id], batch_of(stream, [page(1, b"")], gaps=(gap,)))
+    recorder.abandon_backlog()
+    recorder.start()
+    segment.close(SNAPSHOT)
+    recorder.close()
+    gaps = read_gaps(segment.paths.stream("fake_0").gaps)
+    assert [(g.reason, g.count) for g in gaps] == [(Reason.BACKLOG, 1), (Reason.OVERWRITTEN, 7)]
+    assert segment.summaries()[0].events_lost == 7

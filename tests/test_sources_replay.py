@@ -187,7 +187,7 @@ def test_the_size_of_subbuffers_comes_from_header_page_before_the_keyword(tmp_pa
 
 
 def test_without_header_page_the_keyword_tells_the_size(tmp_path: Path) -> None:
-    (tmp_path / "cpu0.pages").write_bytes(bytes(16384))
+    (tmp_path / "cpu0.pages").write_bytes(b"\1".ljust(16384, b"\0"))
     source = open_replay(tmp_path, BufferPool(), subbuffer_bytes=16384)
     assert [len(batch.rows) for batch in taken(source, 0)] == [1]
 

@@ -50,6 +50,8 @@ class SourceInfo:
     """Name of the trace clock, as the source's own words have it; ``mono``, ``local``, ..."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What was asked for and what the kernel made of it; JSON values only."""
+    live: bool = True
+    """False: the data are of another time, so that no clock snapshot of now fits them."""
     previous_run: bool = False
     """True: the ring of an lttd that was killed, drained by its successor."""
 

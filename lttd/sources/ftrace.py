@@ -261,4 +261,4 @@ def _info(instance: Instance, settings: FtraceSettings, clock: str, shared: Shar
         "instance": settings.instance or instance.name,
     }
     spec = "ftrace" if settings.instance is None else f"ftrace:{settings.instance}"
-    return SourceInfo("ftrace", spec, clock, made, shared.previous_run)
+    return SourceInfo("ftrace", spec, clock, made, previous_run=shared.previous_run)

@@ -305,6 +305,7 @@ class ReplaySource:
                 "subbuffer_bytes": abi.subbuffer_bytes,
                 "files": [str(file.path.relative_to(directory)) for file in files],
             },
+            live=False,
         )
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
