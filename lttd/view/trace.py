@@ -155,14 +155,4 @@ def _sum(a: StreamSummary, b: StreamSummary) -> StreamSummary:
     )
 
 
-def open_trace(path: str | os.PathLike[str]) -> Trace:
-    """Open the trace at *path*; ``lttd.open`` is this.
-
-    Raises:
-        NotATraceError: *path* holds no trace.
-        TraceDamagedError: a manifest cannot be read.
-    """
-    return Trace(path)
-
-
-__all__ = ["Segment", "Span", "Trace", "TraceDamagedError", "merge_summaries", "open_trace"]
+__all__ = ["Segment", "Span", "Trace", "TraceDamagedError", "merge_summaries"]

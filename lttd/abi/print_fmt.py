@@ -1,0 +1,478 @@
+"""``print fmt`` of an event: a C format string and the expressions that it prints, as a tree.
+
+    "prev_comm=%s flags=%s", REC->prev_comm, __print_flags(REC->flags, "|", { 1, "A" }, { 2, "B" })
+
+Source of the language: ``TP_printk`` as the kernel's compiler saw it, macros expanded; what of C
+occurs there is listed in libtraceevent's event-parse.c.
+
+Rule: pure; what is not understood is an Unparsable that says what, never a guess.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+
+class Unparsable(ValueError):  # noqa: N818  (not a fault: the caller falls back)
+    """The print fmt holds what this parser does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An integer constant, with the type that C gives it."""
+
+    value: int
+    bits: int
+    signed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string constant."""
+
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRef:
+    """``REC->name``."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A name that the format does not explain, as the constants of an enum often are."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """``- ~ !`` of a value, ``*`` or ``&`` of a place."""
+
+    operator: str
+    operand: "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A value of two."""
+
+    operator: str
+    left: "Node"
+    right: "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Conditional:
+    """``condition ? then : otherwise``."""
+
+    condition: "Node"
+    then: "Node"
+    otherwise: "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """``(type)operand``; a type that ends with ``*`` is a pointer."""
+
+    type: str
+    operand: "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """``base[number]``."""
+
+    base: "Node"
+    number: "Node"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function of the kernel's, by name."""
+
+    name: str
+    arguments: tuple["Node", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The ``{ value, "name" }`` that end a __print_flags or __print_symbolic.
+
+    Without those whose value is Unknown: it is then printed as a number, as trace-cmd does.
+    """
+
+    pairs: tuple[tuple["Node", bytes], ...]
+
+
+Node = (
+    Number | Text | FieldRef | Unknown | Unary | Binary | Conditional | Cast | Index | Call | Pairs
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """One ``%`` of a format string."""
+
+    flags: str
+    width: int | Node | None
+    precision: int | Node | None
+    length: str
+    letter: str
+    extension: str
+    """What follows ``%p``: ``S``, ``I4``, ``Ub``..."""
+    argument: Node
+
+
+@dataclass(frozen=True, slots=True)
+class PrintFmt:
+    """Literal bytes and conversions, in order."""
+
+    pieces: tuple[bytes | Conversion, ...]
+
+
+_TOKEN: Final = re.compile(
+    r"""\s*(?:
+        (?P<string>"(?:[^"\\]|\\.)*")
+      | (?P<char>'(?:[^'\\]|\\.[0-9a-f]*)')
+      | (?P<number>0[xX][0-9a-fA-F]+[uUlL]*|\d+[uUlL]*)
+      | (?P<name>[A-Za-z_]\w*)
+      | (?P<operator>->|<<|>>|<=|>=|==|!=|&&|\|\||[-+*/%&|^~!<>?:,.(){}\[\]])
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+_CONVERSION: Final = re.compile(
+    r"%(?P<flags>[-+ #0]*)(?P<width>\d+|\*)?(?:\.(?P<precision>\d+|\*)?)?"
+    r"(?P<length>hh|h|ll|l|z|Z|t|j|L|q)?(?P<letter>[diouxXcspn%])"
+)
+# Linux lib/vsprintf.c, pointer(): what may follow %p, the longest first.
+_EXTENSION: Final = re.compile(
+    r"I[46]?S[pfs]*c?[pfs]*|[Ii][46][hnbl]?c?|[iI]6c|[Mm][FR]?|U[bBlL]|U|[sS]R?|[fF]|x|"
+    r"b?l|e|K|d[dt]?|B|R|r|[Dg]|"
+)
+_ESCAPES: Final = {"n": "\n", "t": "\t", "\\": "\\", '"': '"', "'": "'", "r": "\r", "a": "\a"}
+_PRECEDENCE: Final = (
+    ("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<", ">", "<=", ">="),
+    ("<<", ">>"), ("+", "-"), ("*", "/", "%"),
+)  # fmt: skip
+_SIZED: Final = {f"{u}{k}{bits}" for u in ("", "__") for k in "us" for bits in (8, 16, 32, 64)}
+_ORDERED: Final = {f"__{order}{bits}" for order in ("le", "be") for bits in (16, 32, 64)}
+_TYPE_WORDS: Final = (
+    {"unsigned", "signed", "int", "long", "char", "short", "void", "const", "volatile", "bool"}
+    | {"struct", "enum", "union", "uint", "ulong", "ushort", "uchar"}
+    | _SIZED
+    | _ORDERED
+)
+MOST_DEPTH: Final = 200
+
+
+def parse_print_fmt(text: str, long_bytes: int = 8) -> PrintFmt:
+    """Parse what stands behind ``print fmt:``.
+
+    Raises:
+        Unparsable: it holds what is not known here.
+    """
+    parser = _Parser(text, long_bytes)
+    told = parser.strings()
+    arguments: list[Node] = []
+    while parser.accept(","):
+        arguments.append(parser.expression())
+    if parser.token is not None:
+        raise Unparsable(f"{parser.token!r} behind the arguments")
+    return PrintFmt(tuple(_pieces(told, arguments)))
+
+
+def _pieces(told: str, arguments: list[Node]) -> list[bytes | Conversion]:
+    given = iter(arguments)
+
+    def star(stated: str | None) -> int | Node | None:
+        if stated == "*":
+            return next(given)
+        return int(stated) if stated else None
+
+    pieces: list[bytes | Conversion] = []
+    at = 0
+    try:
+        for found in _CONVERSION.finditer(told):
+            if found.start() < at:
+                continue
+            pieces.append(told[at : found.start()].encode())
+            at = found.end()
+            if found["letter"] == "%":
+                pieces.append(b"%")
+                continue
+            width, precision = star(found["width"]), star(found["precision"])
+            if precision is None and "." in found[0]:
+                precision = 0
+            extension = ""
+            if found["letter"] == "p":
+                behind = _EXTENSION.match(told, at)
+                extension = behind[0] if behind else ""
+                at += len(extension)
+            pieces.append(
+                Conversion(
+                    found["flags"],
+                    width,
+                    precision,
+                    found["length"] or "",
+                    found["letter"],
+                    extension,
+                    next(given),
+                )
+            )
+    except StopIteration:
+        raise Unparsable("more conversions than arguments") from None
+    rest = told[at:]
+    if "%" in rest:
+        raise Unparsable(f"conversion {rest[rest.index('%') :][:8]!r}")
+    return [piece for piece in [*pieces, rest.encode()] if piece != b""]
+
+
+class _Parser:
+    """Recursive descent, one token ahead."""
+
+    def __init__(self, text: str, long_bytes: int) -> None:
+        self._long_bits = 8 * long_bytes
+        self._tokens = _tokens(text)
+        self._at = 0
+        self._depth = 0
+
+    @property
+    def token(self) -> str | None:
+        return self._tokens[self._at][1] if self._at < len(self._tokens) else None
+
+    @property
+    def _kind(self) -> str | None:
+        return self._tokens[self._at][0] if self._at < len(self._tokens) else None
+
+    def accept(self, token: str) -> bool:
+        if self.token == token and self._kind == "operator":
+            self._at += 1
+            return True
+        return False
+
+    def _expect(self, token: str) -> None:
+        if not self.accept(token):
+            self._wrong(f"expected {token!r}, not")
+
+    def _wrong(self, what: str) -> NoReturn:
+        raise Unparsable(f"{what} {self.token!r}")
+
+    def strings(self) -> str:
+        """Return adjoining string constants as one."""
+        parts = []
+        while self._kind == "string":
+            parts.append(_unescaped(str(self.token)[1:-1]))
+            self._at += 1
+        if not parts:
+            self._wrong("expected a string, not")
+        return "".join(parts)
+
+    def expression(self) -> Node:
+        self._depth += 1
+        if self._depth > MOST_DEPTH:
+            raise Unparsable("nested too deeply")
+        condition = self._binary(0)
+        if self.accept("?"):
+            # GNU C leaves the middle out where it is the condition itself.
+            then = condition if self.token == ":" else self.expression()
+            self._expect(":")
+            condition = Conditional(condition, then, self.expression())
+        self._depth -= 1
+        return condition
+
+    def _binary(self, level: int) -> Node:
+        if level == len(_PRECEDENCE):
+            return self._unary()
+        left = self._binary(level + 1)
+        while self._kind == "operator" and self.token in _PRECEDENCE[level]:
+            operator = str(self.token)
+            self._at += 1
+            left = Binary(operator, left, self._binary(level + 1))
+        return left
+
+    def _unary(self) -> Node:
+        for operator in "-+~!*&":
+            if self.accept(operator):
+                operand = self._unary()
+                return operand if operator == "+" else Unary(operator, operand)
+        named = self._cast()
+        if named is not None:
+            return Cast(named, self._unary())
+        return self._postfix(self._primary())
+
+    def _cast(self) -> str | None:
+        """Take ``(type)`` if that stands here."""
+        if self.token != "(" or self._kind != "operator":
+            return None
+        at = self._at + 1
+        words = []
+        while at < len(self._tokens) and self._tokens[at][1] != ")":
+            kind, word = self._tokens[at]
+            if kind != "name" and word != "*":
+                return None
+            words.append(word)
+            at += 1
+        if at >= len(self._tokens) or not is_type(words):
+            return None
+        self._at = at + 1
+        return " ".join(words)
+
+    def _primary(self) -> Node:
+        kind, token = self._kind, self.token
+        if kind == "string":
+            return Text(self.strings().encode())
+        if self.accept("("):
+            inside = self.expression()
+            self._expect(")")
+            return inside
+        if kind is None or token is None or kind == "operator":
+            self._wrong("expected a value, not")
+        self._at += 1
+        if kind == "number":
+            return _number(token, self._long_bits)
+        if kind == "char":
+            return Number(ord(_unescaped(token[1:-1])[:1] or "\0"), 32, signed=True)
+        return self._named(token)
+
+    def _named(self, token: str) -> Node:
+        constant = {"true": 1, "false": 0, "NULL": 0}.get(token)
+        if constant is not None:
+            return Number(constant, self._long_bits if token == "NULL" else 32, signed=True)
+        if token == "REC":
+            return FieldRef("")
+        if token == "sizeof":
+            return self._sizeof()
+        return Call(token, self._arguments()) if self.accept("(") else Unknown(token)
+
+    def _postfix(self, node: Node) -> Node:
+        while True:
+            if self.accept("->") or self.accept("."):
+                if node != FieldRef("") or self._kind != "name":
+                    self._wrong("member")
+                node = FieldRef(str(self.token))
+                self._at += 1
+            elif self.accept("["):
+                node = Index(node, self.expression())
+                self._expect("]")
+            else:
+                return node
+
+    def _sizeof(self) -> Node:
+        named = self._cast()
+        if named is None:
+            self._expect("(")
+            inside = self.expression()
+            self._expect(")")
+            return Call("sizeof", (inside,))
+        return Call("sizeof", (Text(named.encode()),))
+
+    def _arguments(self) -> tuple[Node, ...]:
+        found: list[Node] = []
+        pairs: list[tuple[Node, bytes]] = []
+        paired = False
+        while not self.accept(")"):
+            if self.accept("{"):
+                paired = True
+                pairs += self._pair()
+            elif self._kind == "name" and self._is_bare():
+                # A field's name, as __get_str and its like are given it.
+                found.append(FieldRef(str(self.token)))
+                self._at += 1
+            else:
+                found.append(self.expression())
+            if not self.accept(",") and self.token != ")":
+                self._wrong("in arguments:")
+        return (*found, Pairs(tuple(pairs))) if paired else tuple(found)
+
+    def _pair(self) -> list[tuple[Node, bytes]]:
+        """Take ``value, "name" }``; none for the empty one or ``-1, NULL``, which end a list."""
+        if self.accept("}"):
+            return []
+        value = self.expression()
+        self._expect(",")
+        name = self.expression()
+        self._expect("}")
+        if isinstance(name, Text):
+            return [] if holds_unknown(value) else [(value, name.value)]
+        null = name.operand if isinstance(name, Cast) else name
+        if isinstance(null, Number) and not null.value:
+            return []
+        raise Unparsable(f"name of a value: {name}")
+
+    def _is_bare(self) -> bool:
+        after = self._tokens[self._at + 1][1] if self._at + 1 < len(self._tokens) else None
+        return after in (",", ")") and self.token not in ("REC", "true", "false", "NULL")
+
+
+def holds_unknown(node: Node) -> bool:
+    """Tell whether a value needs what nobody told."""
+    match node:
+        case Unknown():
+            return True
+        case Unary(_, operand) | Cast(_, operand):
+            return holds_unknown(operand)
+        case Binary(_, left, right):
+            return holds_unknown(left) or holds_unknown(right)
+        case Call(_, arguments):
+            return any(holds_unknown(argument) for argument in arguments)
+        case _:
+            return False
+
+
+def is_type(words: list[str]) -> bool:
+    """Tell whether *words* name a C type."""
+    names = [word for word in words if word != "*"]
+    if not names:
+        return False
+    if names[0] in ("struct", "enum", "union", "const") or "*" in words:
+        return True
+    return all(word in _TYPE_WORDS or word.endswith("_t") for word in names)
+
+
+def _tokens(text: str) -> list[tuple[str, str]]:
+    found, at = [], 0
+    text = text.rstrip()
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None or token.lastgroup is None:
+            raise Unparsable(f"{text[at : at + 12]!r}")
+        found.append((token.lastgroup, token[token.lastgroup]))
+        at = token.end()
+    return found
+
+
+def _number(token: str, long_bits: int) -> Number:
+    """Give a constant the first type of C's list that holds it."""
+    digits = token.rstrip("uUlL")
+    suffix = token[len(digits) :].lower()
+    hexadecimal = digits[:2].lower() == "0x"
+    octal = len(digits) > 1 and digits[0] == "0" and not hexadecimal
+    value = int(digits, 16 if hexadecimal else 8 if octal else 10)
+    least = 64 if "ll" in suffix else long_bits if "l" in suffix else 32
+    for bits in (32, 64):
+        for signed in (True, False):
+            allowed = not signed or "u" not in suffix
+            allowed &= signed or hexadecimal or octal or "u" in suffix
+            if bits >= least and allowed and value < 1 << (bits - signed):
+                return Number(value, bits, signed)
+    if value >= 1 << 64:
+        raise Unparsable(f"constant {token}")
+    return Number(value, 64, signed=False)
+
+
+def _unescaped(told: str) -> str:
+    if "\\" not in told:
+        return told
+
+    def plain(found: re.Match[str]) -> str:
+        code = found[1]
+        if code[0] == "x":
+            return chr(int(code[1:], 16))
+        if code[0].isdigit():
+            return chr(int(code, 8))
+        return _ESCAPES.get(code, code)
+
+    return re.sub(r"\\(x[0-9a-fA-F]+|[0-7]{1,3}|.)", plain, told, flags=re.DOTALL)

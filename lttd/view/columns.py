@@ -1,0 +1,278 @@
+"""Events as columns: the pieces of a window, decoded, merged over CPUs by time.
+
+Rule: what every event has is decoded at once; an event type's own fields are gathered when they are
+asked for.  What cannot be decoded is a note that says where and why, and the rest is there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, LOC_OFFSET_MASK, Field, Kind
+from lttd.view.formats import EventType
+from lttd.view.interop import arrow_table, polars_frame
+from lttd.view.losses import Loss
+
+U8 = npt.NDArray[np.uint8]
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Column = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events of one piece of a window, in the order of time, as columns of equal length."""
+
+    data: memoryview
+    """The sub-buffers that the events stand in."""
+    types: list[EventType]
+    """What ``type`` counts in."""
+    time: U64
+    """Trace clock."""
+    cpu: U16
+    type: I32
+    pid: I32
+    flags: U8
+    preempt: U8
+    at: I64
+    """Byte of ``data`` at which the event's own bytes begin."""
+    size_bytes: U32
+    """Of the event's own bytes."""
+    losses: list[Loss] = field(default_factory=list)
+    """Known losses within the span, in the order of time."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be shown, and why."""
+    begin: int = 0
+    end: int = 0
+    """The span, its end not included."""
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def of_type(self, kind: EventType, rows: I64 | None = None) -> "Rows":
+        """Return the events of one type; *rows* where the caller has them already."""
+        return Rows(self, kind, np.flatnonzero(self.type == kind.number) if rows is None else rows)
+
+    @cached_property
+    def _kinds(self) -> list[tuple[EventType, I64]]:
+        counts = np.bincount(self.type, minlength=len(self.types))
+        order = np.argsort(self.type.astype(np.uint16), kind="stable")
+        behind = np.cumsum(counts)
+        return [
+            (kind, order[behind[kind.number] - counts[kind.number] : behind[kind.number]])
+            for kind in self.types
+            if counts[kind.number]
+        ]
+
+    def by_type(self) -> Iterator["Rows"]:
+        """Yield the events of every type that occurs."""
+        for kind, rows in self._kinds:
+            yield Rows(self, kind, rows)
+
+    def __getitem__(self, name: str) -> "Rows":
+        """Return the events called *name*, or ``system:name``; maybe none."""
+        for rows in self.by_type():
+            if name in (rows.kind.name, f"{rows.kind.system}:{rows.kind.name}"):
+                return rows
+        for kind in self.types:
+            if name in (kind.name, f"{kind.system}:{kind.name}"):
+                return Rows(self, kind, np.empty(0, np.int64))
+        raise KeyError(name)
+
+    def select(self, rows: I64 | Mask) -> "Batch":
+        """Return the batch with some of the events only."""
+        return Batch(
+            self.data,
+            self.types,
+            self.time[rows],
+            self.cpu[rows],
+            self.type[rows],
+            self.pid[rows],
+            self.flags[rows],
+            self.preempt[rows],
+            self.at[rows],
+            self.size_bytes[rows],
+            self.losses,
+            self.notes,
+            self.begin,
+            self.end,
+        )
+
+    def columns(self) -> dict[str, Column]:
+        """Return what every event has, by name."""
+        names = np.array([kind.name for kind in self.types], np.str_)
+        return {
+            "time": self.time,
+            "cpu": self.cpu,
+            "event": names[self.type] if len(names) else np.empty(0, "U1"),
+            "pid": self.pid,
+            "flags": self.flags,
+            "preempt": self.preempt,
+        }
+
+    def to_arrow(self) -> Any:  # noqa: ANN401  (pyarrow is optional)
+        """Return the common columns as a ``pyarrow.Table``."""
+        return arrow_table(self.columns())
+
+    def to_polars(self) -> Any:  # noqa: ANN401  (polars is optional)
+        """Return the common columns as a ``polars.DataFrame``."""
+        return polars_frame(self.columns())
+
+
+class Rows:
+    """The events of one type in a batch; its fields are columns: ``rows["prev_pid"]``."""
+
+    def __init__(self, batch: Batch, kind: EventType, rows: I64) -> None:
+        self.batch = batch
+        self.kind = kind
+        self.rows = rows
+        """Which of the batch's events they are."""
+        self._columns: dict[str, Column] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def some(self, which: slice | I64 | Mask) -> "Rows":
+        """Return some of them."""
+        return Rows(self.batch, self.kind, self.rows[which])
+
+    @property
+    def time(self) -> U64:
+        """Trace clock."""
+        return self.batch.time[self.rows]
+
+    @property
+    def cpu(self) -> U16:
+        """The CPU that recorded it."""
+        return self.batch.cpu[self.rows]
+
+    @property
+    def pid(self) -> I32:
+        """Who ran."""
+        return self.batch.pid[self.rows]
+
+    @cached_property
+    def at(self) -> I64:
+        """Where in the batch's data each begins."""
+        return self.batch.at[self.rows]
+
+    @property
+    def names(self) -> list[str]:
+        """Its own fields."""
+        return [one.name for one in self.kind.format.own] if self.kind.format else []
+
+    @cached_property
+    def records(self) -> npt.NDArray[np.void]:
+        """The fixed parts, one after the other."""
+        if self.kind.format is None:
+            raise KeyError(f"{self.kind.name} has no format")
+        dtype = self.kind.format.dtype
+        if not len(self.rows):
+            return np.empty(0, dtype)
+        # Gathered as opaque bytes: six times faster than field by field.
+        return gather(self.batch.data, self.at, np.dtype(f"V{dtype.itemsize}")).view(dtype)
+
+    def field(self, name: str) -> Field:
+        """Return what is known of a field.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        if self.kind.format is None:
+            raise KeyError(name)
+        return self.kind.format.by_name[name]
+
+    def __getitem__(self, name: str) -> Column:
+        """Return a field: integers (2-D for arrays), or bytes objects for strings and the rest.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        one = self.field(name)
+        if one.kind in (Kind.INT, Kind.ARRAY):
+            return self.records[name]
+        if one.kind is Kind.CHARS:
+            return chars(self.records[name].view(f"S{one.size_bytes}"))
+        pieces = self.dynamic(name)
+        if one.kind is Kind.STRING or (
+            one.kind is Kind.TAIL and one.type in ("char", "const char")
+        ):
+            pieces = [piece.partition(b"\0")[0] for piece in pieces]
+        column = np.empty(len(pieces), np.object_)
+        column[:] = pieces
+        return column
+
+    def column(self, name: str) -> Column:
+        """Return what ``rows[name]`` does, made once."""
+        if name not in self._columns:
+            self._columns[name] = self[name]
+        return self._columns[name]
+
+    def spans(self, name: str) -> tuple[I64, I64]:
+        """Return where each event's part of a dynamic field begins and ends in the data.
+
+        What would lie outside of the event is cut off.
+        """
+        one = self.field(name)
+        size = self.batch.size_bytes[self.rows].astype(np.int64)
+        if one.kind in (Kind.TAIL, Kind.BYTES, Kind.CHARS, Kind.ARRAY, Kind.INT):
+            begin = np.full(len(size), one.offset_bytes, np.int64)
+            end = size if one.kind is Kind.TAIL else begin + one.size_bytes
+        else:
+            loc = self.records[name].astype(np.int64)
+            begin = loc & LOC_OFFSET_MASK
+            if one.relative:
+                begin = begin + one.offset_bytes + one.size_bytes
+            end = begin + (loc >> LOC_LENGTH_SHIFT)
+        begin, end = np.minimum(begin, size), np.minimum(end, size)
+        return self.at + begin, self.at + end
+
+    def dynamic(self, name: str) -> list[bytes]:
+        """Return the bytes of a field, per event."""
+        data = self.batch.data
+        begin, end = self.spans(name)
+        return [bytes(data[a:b]) for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
+
+    def raw(self) -> list[bytes]:
+        """Return the events' own bytes."""
+        ends = self.at + self.batch.size_bytes[self.rows]
+        data = self.batch.data
+        return [bytes(data[a:b]) for a, b in zip(self.at.tolist(), ends.tolist(), strict=True)]
+
+    def columns(self) -> dict[str, Column]:
+        """Return time, cpu, pid and the event's own fields, by name."""
+        found: dict[str, Column] = {"time": self.time, "cpu": self.cpu, "common_pid": self.pid}
+        return found | {name: self[name] for name in self.names}
+
+    def to_arrow(self) -> Any:  # noqa: ANN401  (pyarrow is optional)
+        """Return the columns as a ``pyarrow.Table``."""
+        return arrow_table(self.columns())
+
+    def to_polars(self) -> Any:  # noqa: ANN401  (polars is optional)
+        """Return the columns as a ``polars.DataFrame``."""
+        return polars_frame(self.columns())
+
+
+def gather(data: memoryview, at: I64, dtype: np.dtype[Any]) -> Column:
+    """Return what stands at each of some places, however aligned."""
+    room = len(data) - dtype.itemsize + 1
+    everywhere: Column = np.ndarray((room,), dtype, data, strides=(1,))
+    found: Column = everywhere[at]
+    return found
+
+
+def chars(column: Column) -> Column:
+    """Cut strings in fixed fields behind their first NUL; what comes there is left over."""
+    size = column.dtype.itemsize
+    raw = np.ascontiguousarray(column).view(np.uint8).reshape(-1, size)
+    if size > 1 and ((raw[:, 1:] != 0) & (raw[:, :-1] == 0)).any():
+        raw = np.where(np.logical_and.accumulate(raw != 0, axis=1), raw, np.uint8(0))
+    return raw.view(f"S{size}").reshape(-1)

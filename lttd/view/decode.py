@@ -1,0 +1,299 @@
+"""Pieces of a window -> batches: sub-buffers walked together, events put in the order of time.
+
+Rule: nothing here raises because of what the bytes say; what cannot be shown is a note that says
+where and why, given once.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi import ftrace_events
+from lttd.abi.ftrace import PageLayout
+from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.view.columns import Batch, gather
+from lttd.view.formats import EventType, FormatFile
+from lttd.view.losses import Loss
+from lttd.view.merge import order_by_time
+from lttd.view.window import FOREVER, Part, Piece, Source
+
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+COMMON_BYTES: Final = 8
+# A file of garbage must not fill the screen: after so many of a piece the rest is a number.
+MOST_NOTES: Final = 20
+
+
+class Types:
+    """The event types of a window, numbered as they are met; over segments by what they are."""
+
+    def __init__(self) -> None:
+        self.all: list[EventType] = []
+        self._known: dict[object, EventType] = {}
+        self._by_source: dict[int, I32] = {}
+
+    def numbers(self, source: Source, ids: U16) -> I32:
+        """Return the number of each event's type."""
+        table = self._by_source.get(id(source.formats))
+        if table is None:
+            table = self._by_source[id(source.formats)] = np.full(1 << 16, -1, np.int32)
+        numbers = table[ids]
+        if (numbers < 0).any():
+            met = np.zeros(1 << 16, np.bool_)
+            met[ids] = True
+            for one in np.flatnonzero(met & (table < 0)).tolist():
+                table[one] = self._number(source, one)
+            numbers = table[ids]
+        return numbers
+
+    def _number(self, source: Source, one: int) -> int:
+        found = source.formats.get(one)
+        file = source.formats.files.get(one)
+        key = (one, found)
+        if key not in self._known:
+            segment = source.stream.segment.directory.name
+            kind = EventType(len(self.all), file, one, segment)
+            kind.format = found
+            self.all.append(kind)
+            self._known[key] = kind
+        return self._known[key].number
+
+    def short_of(self, kind: EventType) -> EventType:
+        """Return the type of such events of *kind* as are shorter than its format says."""
+        key = ("short", kind.number)
+        if key not in self._known:
+            file = FormatFile(kind.system, kind.name, None)  # type: ignore[arg-type]
+            short = EventType(len(self.all), file, kind.id, kind.segment)
+            self.all.append(short)
+            self._known[key] = short
+        return self._known[key]
+
+    def fixed_bytes(self) -> U32:
+        """Return, per type, the bytes that each of its events has."""
+        return np.array(
+            [kind.format.fixed_bytes if kind.format else 0 for kind in self.all], np.uint32
+        )
+
+
+class _Found(NamedTuple):
+    """Events of some parts, in stream order."""
+
+    key: U64
+    """What they are ordered by: the time, but never less than the index says the sub-buffer has."""
+    time: U64
+    at: I64
+    size_bytes: U32
+    cpu: U16
+    type: I32
+
+
+class _Pages(NamedTuple):
+    """Sub-buffers of streams that have one layout, as they lie in a piece's data."""
+
+    offset: I64
+    content_end: I64
+    begin: U64
+    part: I64
+    """Number of the part that each belongs to."""
+
+
+class Decoder:
+    """Turns pieces into batches; keeps the numbers of types and what was noted already."""
+
+    def __init__(self) -> None:
+        self.types = Types()
+        self._noted: set[str] = set()
+
+    def batch(self, piece: Piece, sources: Sequence[Source], notes: list[str]) -> Batch:
+        """Decode one piece; *notes* move into it."""
+        parts = [part for each in piece.parts if len((part := _usable(each, notes)).entries)]
+        data, bases = _together(parts)
+        found: list[_Found] = []
+        for layout in dict.fromkeys(part.source.layout for part in parts):
+            members = [
+                (part, base)
+                for part, base in zip(parts, bases, strict=True)
+                if part.source.layout == layout
+            ]
+            found += self._walk(piece, data, members, layout, notes)
+        for source in sources:
+            notes += source.formats.notes
+            source.formats.notes.clear()
+        batch = self._batch(piece, data, found)
+        batch.losses.extend(_losses_of(piece, sources))
+        batch.notes.extend(self._fresh(notes))
+        return batch
+
+    def _fresh(self, notes: list[str]) -> list[str]:
+        fresh = [note for note in dict.fromkeys(notes) if note not in self._noted]
+        notes.clear()
+        self._noted.update(fresh)
+        more = len(fresh) - MOST_NOTES
+        return fresh if more <= 0 else [*fresh[:MOST_NOTES], f"... and {more} more like these"]
+
+    def _walk(
+        self,
+        piece: Piece,
+        data: memoryview,
+        members: list[tuple[Part, int]],
+        layout: PageLayout,
+        notes: list[str],
+    ) -> Iterator[_Found]:
+        pages = _pages(members, layout, notes)
+        cpus = np.array([part.source.cpu for part, _ in members], np.uint16)
+        for walked in ftrace_events.walk(data, pages.offset, pages.content_end, layout):
+            for damage in walked.damage:
+                part, base = members[int(pages.part[damage.row])]
+                path, place = part.source.stream.paths.data, damage.offset_bytes - base
+                notes.append(f"{path}: byte {place}: {damage.reason}; the rest of it is left out")
+            key = np.maximum(walked.time, pages.begin[walked.row])
+            kept = (key >= np.uint64(piece.begin)) & (walked.payload_bytes >= COMMON_BYTES)
+            kept &= key < np.uint64(piece.end) if piece.end <= FOREVER else True
+            time, at, size, row = walked.time, walked.payload_at, walked.payload_bytes, walked.row
+            if not kept.all():
+                key, time, at = key[kept], time[kept], at[kept]
+                size, row = size[kept], row[kept]
+            part_of = pages.part[row]
+            ids = gather(data, at, np.dtype(f"{layout.byteorder}u2")).astype(np.uint16, copy=False)
+            kinds = self._kinds(members, part_of, ids)
+            yield _Found(key, time, at, size, cpus[part_of], kinds)
+
+    def _kinds(self, members: list[tuple[Part, int]], part_of: I64, ids: U16) -> I32:
+        formats = {id(part.source.formats) for part, _ in members}
+        if len(formats) == 1:
+            return self.types.numbers(members[0][0].source, ids)
+        kinds = np.empty(len(ids), np.int32)
+        for number, (part, _) in enumerate(members):
+            rows = part_of == number
+            kinds[rows] = self.types.numbers(part.source, ids[rows])
+        return kinds
+
+    def _batch(self, piece: Piece, data: memoryview, found: list[_Found]) -> Batch:
+        key, time, at, size, cpu, kinds = (
+            np.concatenate([one[number] for one in found]) if found else np.empty(0, dtype)
+            for number, dtype in enumerate(("u8", "u8", "i8", "u4", "u2", "i4"))
+        )
+        kinds = self._checked(kinds, size)
+        order = order_by_time(key)
+        if order is not None:
+            time, at, size, cpu, kinds = (
+                time[order], at[order], size[order], cpu[order], kinds[order],
+            )  # fmt: skip
+        byteorder = piece.parts[0].source.layout.byteorder if piece.parts else "<"
+        common = np.dtype(
+            [("type", "V2"), ("flags", "u1"), ("preempt", "u1"), ("pid", f"{byteorder}i4")]
+        )
+        head = gather(data, at, np.dtype("V8")).view(common) if len(at) else np.empty(0, common)
+        return Batch(
+            data,
+            self.types.all,
+            time,
+            cpu,
+            kinds,
+            head["pid"].astype(np.int32),
+            head["flags"].copy(),
+            head["preempt"].copy(),
+            at,
+            size,
+            begin=piece.begin,
+            end=piece.end,
+        )
+
+    def _checked(self, kinds: I32, size: U32) -> I32:
+        """Take away their type from events that are shorter than its format says."""
+        if not len(kinds):
+            return kinds
+        short = size < self.types.fixed_bytes()[kinds]
+        if short.any():
+            for number in np.unique(kinds[short]).tolist():
+                instead = self.types.short_of(self.types.all[number])
+                kinds[short & (kinds == number)] = instead.number
+        return kinds
+
+
+def _usable(part: Part, notes: list[str]) -> Part:
+    """Return a part without entries that point out of the file, or far from all the others."""
+    stream, entries = part.source.stream, part.entries
+    room = len(stream.data)
+    offset = entries["offset_bytes"].astype(np.uint64)
+    size = entries["packet_bits"].astype(np.uint64) >> np.uint64(3)
+    usable = (offset <= room) & (size <= (stream.slot_bytes or stream.info.subbuffer_bytes or room))
+    usable &= offset + size <= room
+    if usable.any():
+        middle = float(np.median(offset[usable]))
+        reach = 2.0 * float(size[usable].sum()) + (1 << 20)
+        usable &= np.abs(offset.astype(np.float64) - middle) <= reach
+    if usable.all():
+        return part
+    for row in np.flatnonzero(~usable).tolist():
+        at = len(INDEX_HEADER) + (part.first + row) * ENTRY_BYTES
+        notes.append(f"{stream.paths.index}: byte {at}: the sub-buffer is not in the data file")
+    return part._replace(entries=entries[usable])
+
+
+def _together(parts: Sequence[Part]) -> tuple[memoryview, list[int]]:
+    """Return the parts' bytes in one buffer, and what leads from a stream's offset to there."""
+    extents = [_extent(part) for part in parts]
+    if len(parts) == 1 and extents[0][0] % 8 == 0:
+        begin, end = extents[0]
+        return parts[0].source.stream.data[begin:end], [begin]
+    bases: list[int] = []
+    filled = 0
+    for begin, end in extents:
+        filled += (begin - filled) % 8  # what is aligned in its file is so in the buffer
+        bases.append(begin - filled)
+        filled += end - begin
+    buffer = bytearray(filled)
+    for part, base, (begin, end) in zip(parts, bases, extents, strict=True):
+        buffer[begin - base : end - base] = part.source.stream.data[begin:end]
+    return memoryview(buffer), bases
+
+
+def _extent(part: Part) -> tuple[int, int]:
+    """Return which bytes of a stream hold the sub-buffers."""
+    offset = part.entries["offset_bytes"].astype(np.int64)
+    size = (part.entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
+    return (int(offset.min()), int((offset + size).max())) if len(offset) else (0, 0)
+
+
+def _pages(members: list[tuple[Part, int]], layout: PageLayout, notes: list[str]) -> _Pages:
+    """Say where the content of each sub-buffer lies: what its header and the index agree on."""
+    found = []
+    for number, (part, base) in enumerate(members):
+        stream, entries = part.source.stream, part.entries
+        headers = stream.headers(entries)
+        stated = (entries["packet_bits"].astype(np.uint64) >> np.uint64(3)).astype(np.int64)
+        indexed = (entries["content_bits"].astype(np.uint64) >> np.uint64(3)).astype(np.int64)
+        sound = (headers.stored_bytes > 0) & (headers.content_bytes <= stated)
+        differ = ~sound | (headers.content_bytes != indexed)
+        for row in np.flatnonzero(differ).tolist():
+            what = "header differs from the index" if sound[row] else "no sub-buffer stands here"
+            notes.append(f"{stream.paths.data}: byte {int(headers.offset_bytes[row])}: {what}")
+        offset = headers.offset_bytes[sound] - base
+        begin = entries["begin"][sound].astype(np.uint64)
+        part_of = np.full(len(offset), number, np.int64)
+        found.append(_Pages(offset, offset + headers.content_bytes[sound], begin, part_of))
+    return _Pages(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _losses_of(piece: Piece, sources: Sequence[Source]) -> list[Loss]:
+    rows = {id(part.source): part for part in piece.parts}
+    found: list[Loss] = []
+    for source in sources:
+        part = rows.get(id(source))
+        begins: list[int] = part.entries["begin"].tolist() if part else []
+        first = part.first if part else len(source.index)
+        at_end = piece.last and first + len(begins) == len(source.index)
+        if part is None and not at_end:
+            continue
+        floor = piece.begin if at_end else None
+        losses = source.losses.before(first, begins, source.cpu, floor)
+        found += [loss for loss in losses if piece.begin <= loss.time < piece.end]
+    return sorted(found, key=lambda loss: loss.time)

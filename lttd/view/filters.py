@@ -1,0 +1,297 @@
+"""Which events are wanted: CPUs, names, and ``--where``, an expression over their fields.
+
+    prev_pid == 42 and prev_prio < 100
+    comm == "bash" or next_comm in ("sshd", "cron")
+    len > 4096 and flags & 0x2 and not name == "lo"
+
+Names are the event's own fields, and ``event``, ``system``, ``time``, ``cpu``, ``pid``, ``flags``
+and ``preempt_count`` of every event (an event's own field of that name goes first;
+``common_pid`` is always who ran).  A comparison with a field that an event does not have is false.
+
+Rule: the expression is parsed into Python's syntax tree, and this file alone says what a node
+means: nothing is ever evaluated by Python.
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.errors import UsageError
+from lttd.view.columns import Batch, Rows
+from lttd.view.formats import EventType
+
+Mask = npt.NDArray[np.bool_]
+Value = Any
+"""A column, or a constant: int, bytes, or a tuple of them; or MISSING."""
+
+
+class _Missing:
+    """The value of a field that an event does not have, and of all that is made of it."""
+
+
+MISSING: Final = _Missing()
+_ARITHMETIC: Final[dict[type[ast.operator], Callable[[Any, Any], Any]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Div: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+    ast.BitXor: operator.xor,
+    ast.LShift: operator.lshift,
+    ast.RShift: operator.rshift,
+}
+_COMPARISONS: Final[dict[type[ast.cmpop], Callable[[Any, Any], Any]]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_ALLOWED: Final = (
+    ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Invert,
+    ast.UAdd, ast.BinOp, ast.Compare, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant,
+    ast.Tuple, ast.List, ast.Subscript, *_ARITHMETIC, *_COMPARISONS,
+)  # fmt: skip
+MOST_NODES: Final = 500
+MOST_BITS: Final = 63
+
+
+class Where:
+    """A parsed expression."""
+
+    def __init__(self, text: str) -> None:
+        """Parse *text*.
+
+        Raises:
+            UsageError: no such expression.
+        """
+        self.text = text
+        try:
+            tree = ast.parse(text.strip(), mode="eval")
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise UsageError(f"--where {text!r}: {error}") from None
+        nodes = list(ast.walk(tree))
+        if len(nodes) > MOST_NODES:
+            raise UsageError(f"--where: more than {MOST_NODES} terms")
+        for node in nodes:
+            self._check(node)
+        self._body = tree.body
+
+    def _check(self, node: ast.AST) -> None:
+        what = type(node).__name__
+        if not isinstance(node, _ALLOWED):
+            raise UsageError(f"--where {self.text!r}: {what} is not allowed here")
+        if isinstance(node, ast.Constant):
+            fits = isinstance(node.value, str | bytes | int) and (
+                not isinstance(node.value, int) or abs(node.value) < 1 << 64
+            )
+            if not fits:
+                raise UsageError(f"--where {self.text!r}: {node.value!r} is not allowed here")
+
+    def mask(self, rows: Rows) -> Mask:
+        """Tell for each event whether it is wanted.
+
+        Raises:
+            UsageError: types that do not go together.
+        """
+        try:
+            with np.errstate(all="ignore"):
+                return _truth(self._value(self._body, rows), len(rows))
+        except (TypeError, ValueError, OverflowError, np.exceptions.DTypePromotionError) as error:
+            raise UsageError(f"--where {self.text!r}: {rows.kind.name}: {error}") from None
+
+    def _value(self, node: ast.AST, rows: Rows) -> Value:  # noqa: PLR0911  (a row per kind of node)
+        match node:
+            case ast.Constant(value=value):
+                return value.encode() if isinstance(value, str) else value
+            case ast.Name(id=name):
+                return value_of(rows, name)
+            case ast.Tuple(elts=elements) | ast.List(elts=elements):
+                return tuple(self._value(each, rows) for each in elements)
+            case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=int(at))):
+                return _element(value_of(rows, name), at)
+            case ast.BoolOp(op=op, values=values):
+                masks = [_truth(self._value(each, rows), len(rows)) for each in values]
+                join = np.logical_and if isinstance(op, ast.And) else np.logical_or
+                return join.reduce(masks)
+            case ast.UnaryOp(op=op, operand=operand):
+                return _unary(op, self._value(operand, rows), len(rows))
+            case ast.BinOp(left=left, op=op, right=right):
+                a, b = self._value(left, rows), self._value(right, rows)
+                return MISSING if MISSING in _either(a, b) else _arithmetic(op, a, b)
+            case ast.Compare(left=left, ops=ops, comparators=comparators):
+                values = [self._value(each, rows) for each in (left, *comparators)]
+                masks = [
+                    _compared(op, a, b, len(rows))
+                    for op, a, b in zip(ops, values, values[1:], strict=False)
+                ]
+                return np.logical_and.reduce(masks)
+            case _:
+                raise TypeError(f"{ast.unparse(node)} has no meaning")
+
+
+def _either(a: Value, b: Value) -> list[Value]:
+    return [value for value in (a, b) if isinstance(value, _Missing)]
+
+
+def value_of(rows: Rows, name: str) -> Value:
+    """Return a column by the name that an expression uses, or MISSING."""
+    try:
+        column = rows.column(name)
+    except KeyError:
+        return _common(rows, name)
+    return _comparable(column)
+
+
+def _common(rows: Rows, name: str) -> Value:
+    batch, at, name = rows.batch, rows.rows, name.removeprefix("common_")
+    kind = {"event": rows.kind.name, "system": rows.kind.system}
+    if name in kind:
+        return kind[name].encode()
+    if name in ("time", "timestamp"):
+        return batch.time[at]
+    small: dict[str, Any] = {
+        "cpu": batch.cpu,
+        "pid": batch.pid,
+        "flags": batch.flags,
+        "preempt_count": batch.preempt,
+    }
+    return small[name][at].astype(np.int64) if name in small else MISSING
+
+
+def _comparable(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Widen integers, so that arithmetic with them does not wrap."""
+    if column.dtype.kind in "iu" and column.dtype.itemsize < 8:
+        return column.astype(np.int64)
+    return column
+
+
+def _element(column: Value, at: int) -> Value:
+    if isinstance(column, _Missing):
+        return MISSING
+    if column.ndim < 2 or not -column.shape[1] <= at < column.shape[1]:
+        raise TypeError(f"no element {at}")
+    return column[:, at]
+
+
+def _truth(value: Value, count: int) -> Mask:
+    if isinstance(value, _Missing):
+        return np.zeros(count, np.bool_)
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        raise TypeError("an array is neither true nor false: name an element")
+    if isinstance(value, np.ndarray) and value.dtype.kind in "SO":
+        return np.asarray(value != b"", np.bool_)
+    return np.broadcast_to(np.asarray(value, np.bool_), (count,)).copy()
+
+
+def _unary(op: ast.unaryop, value: Value, count: int) -> Value:
+    if isinstance(op, ast.Not):
+        return ~_truth(value, count)
+    if isinstance(value, _Missing):
+        return MISSING
+    if isinstance(value, bytes):
+        raise TypeError("a string is no number")
+    if isinstance(op, ast.USub):
+        return -(value.astype(np.int64) if isinstance(value, np.ndarray) else value)
+    return ~value if isinstance(op, ast.Invert) else value
+
+
+def _arithmetic(op: ast.operator, a: Value, b: Value) -> Value:
+    for value in (a, b):
+        if isinstance(value, bytes | tuple) or (
+            isinstance(value, np.ndarray) and value.dtype.kind in "SOV"
+        ):
+            raise TypeError("arithmetic with what is no number")
+    constants = all(isinstance(value, int) for value in (a, b))
+    if isinstance(op, ast.LShift | ast.Mult) and constants:
+        bits = b if isinstance(op, ast.LShift) else int(b).bit_length()
+        if int(a).bit_length() + bits > MOST_BITS + 1:
+            raise OverflowError("a constant beyond 64 bits")
+    if isinstance(op, ast.Div | ast.FloorDiv | ast.Mod) and isinstance(b, int) and b == 0:
+        raise ValueError("division by zero")
+    return _ARITHMETIC[type(op)](*_matched(a, b))
+
+
+def _matched(a: Value, b: Value) -> tuple[Value, Value]:
+    """Bring u64 and signed 64 bits together without leaving the integers."""
+    kinds = {value.dtype.str[1:] for value in (a, b) if isinstance(value, np.ndarray)}
+    if kinds == {"u8", "i8"} or (
+        kinds == {"u8"} and any(isinstance(value, int) and value < 0 for value in (a, b))
+    ):
+        a, b = (v.astype(np.int64) if isinstance(v, np.ndarray) else v for v in (a, b))
+    return a, b
+
+
+def _compared(op: ast.cmpop, a: Value, b: Value, count: int) -> Mask:
+    if MISSING in _either(a, b):
+        return np.zeros(count, np.bool_)
+    if isinstance(op, ast.In | ast.NotIn):
+        members = b if isinstance(b, tuple) else (b,)
+        equal = [_compared(ast.Eq(), a, member, count) for member in members]
+        found: Mask = np.logical_or.reduce(equal) if equal else np.zeros(count, np.bool_)
+        return ~found if isinstance(op, ast.NotIn) else found
+    if isinstance(a, tuple) or isinstance(b, tuple):
+        raise TypeError("a list is for: in")
+    if _is_text(a) != _is_text(b):
+        raise TypeError("a string is compared with a number")
+    a, b = _matched(a, b) if not _is_text(a) else (a, b)
+    return np.broadcast_to(np.asarray(_COMPARISONS[type(op)](a, b), np.bool_), (count,))
+
+
+def _is_text(value: Value) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "SOV"
+    return isinstance(value, bytes)
+
+
+class Filter:
+    """What a window keeps of what it holds."""
+
+    def __init__(
+        self,
+        cpus: Iterable[int] | None = None,
+        events: Iterable[str] | None = None,
+        where: str | None = None,
+    ) -> None:
+        """Prepare it.
+
+        Raises:
+            UsageError: *where* is no expression.
+        """
+        self._cpus = frozenset(cpus) if cpus else None
+        self._globs = tuple(events) if events else None
+        self._where = Where(where) if where else None
+        self._wanted: dict[int, bool] = {}
+
+    def wants_cpu(self, cpu: int) -> bool:
+        """Whether events of a CPU are wanted."""
+        return self._cpus is None or cpu in self._cpus
+
+    def wants(self, kind: EventType) -> bool:
+        """Whether a type of events is wanted."""
+        if self._globs is None:
+            return True
+        names = (kind.name, f"{kind.system}:{kind.name}", f"{kind.system}/{kind.name}")
+        return any(fnmatchcase(name, glob) for name in names for glob in self._globs)
+
+    def of(self, batch: Batch) -> Batch:
+        """Return the batch without what is not wanted; its losses stay."""
+        if self._globs is not None and len(batch):
+            wanted = np.array([self.wants(kind) for kind in batch.types])
+            keep = wanted[batch.type]
+            batch = batch if keep.all() else batch.select(np.flatnonzero(keep))
+        if self._where is None or not len(batch):
+            return batch
+        keep = np.zeros(len(batch), np.bool_)
+        for rows in batch.by_type():
+            keep[rows.rows] = self._where.mask(rows)
+        return batch if keep.all() else batch.select(np.flatnonzero(keep))

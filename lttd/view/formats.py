@@ -1,0 +1,108 @@
+"""Which event an id is: the ``format`` files that a segment keeps, parsed when they are needed.
+
+Rule: of every file only the id is read until an event of that type is to be shown.
+"""
+
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lttd.abi.ftrace_format import Format, id_of, parse_format
+
+_HEAD_BYTES: Final = 256
+Key = tuple[int, str, str, int]
+
+
+class FormatFile(NamedTuple):
+    """Where a type's format is."""
+
+    system: str
+    name: str
+    path: Path
+
+
+class EventType:
+    """One type of events, as one window numbers them."""
+
+    __slots__ = ("format", "id", "name", "number", "segment", "system")
+
+    def __init__(self, number: int, file: FormatFile | None, of_id: int, segment: str) -> None:
+        self.number = number
+        self.id = of_id
+        self.segment = segment
+        """Name of the first segment that has it."""
+        self.system = file.system if file else ""
+        self.name = file.name if file else f"unknown-{of_id}"
+        self.format: Format | None = None
+        """None where no format file tells what it is."""
+
+
+class Formats:
+    """The format files of one segment."""
+
+    def __init__(self, tracefs: Path, byteorder: str, long_bytes: int) -> None:
+        self._events = tracefs / "events"
+        self._byteorder = byteorder
+        self._long_bytes = long_bytes
+        self._files: dict[int, FormatFile] | None = None
+        self._parsed: dict[int, Format | None] = {}
+        self.notes: list[str] = []
+        """What could not be read, a line each; the reader takes them away."""
+
+    @property
+    def files(self) -> dict[int, FormatFile]:
+        """Every type that the segment knows, by id."""
+        if self._files is None:
+            self._files = {}
+            for system in _directories(self._events):
+                for event in _directories(system):
+                    self._note_file(system.name, event / "format")
+        return self._files
+
+    def _note_file(self, system: str, path: Path) -> None:
+        assert self._files is not None
+        try:
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                number = id_of(os.read(fd, _HEAD_BYTES))
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self.notes.append(f"{path}: {error.strerror}")
+            return
+        if number is None:
+            self.notes.append(f"{path}: byte 0: no ID")
+        else:
+            self._files[number] = FormatFile(system, path.parent.name, path)
+
+    def get(self, number: int) -> Format | None:
+        """Return the format of an id; None, with a note, where none is readable."""
+        if number not in self._parsed:
+            self._parsed[number] = self._parse(number)
+        return self._parsed[number]
+
+    def _parse(self, number: int) -> Format | None:
+        file = self.files.get(number)
+        if file is None:
+            self.notes.append(f"{self._events}: no format of event id {number}: shown as bytes")
+            return None
+        try:
+            return parse_format(
+                file.path.read_bytes(),
+                file.system,
+                byteorder=self._byteorder,
+                long_bytes=self._long_bytes,
+            )
+        except OSError as error:
+            self.notes.append(f"{file.path}: {error.strerror}: {file.name} is shown as bytes")
+        except ValueError as error:
+            self.notes.append(f"{file.path}: {error}: {file.name} is shown as bytes")
+        return None
+
+
+def _directories(parent: Path) -> list[Path]:
+    try:
+        with os.scandir(parent) as found:
+            return sorted(Path(each.path) for each in found if each.is_dir())
+    except OSError:
+        return []

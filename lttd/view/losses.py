@@ -1,0 +1,87 @@
+"""What a stream lost within some of its sub-buffers, without reading all that it ever lost.
+
+Rule: gaps stand in the order of their rows; a gap whose row no index reaches comes after all.
+"""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from lttd.errors import TraceDamagedError
+from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER, UNKNOWN
+from lttd.stored import map_file
+from lttd.subbuffer import Reason, Unit
+
+_NAMES: Final = {Unit.EVENTS: "EVENTS", Unit.SUBBUFFERS: "SUB-BUFFERS", Unit.BYTES: "BYTES"}
+
+
+class Loss(NamedTuple):
+    """A known loss, where a reader of the window meets it."""
+
+    time: int
+    """Begin of the sub-buffer before which it lies, or when it was known."""
+    cpu: int
+    lost: int | None
+    """How many; None: some."""
+    unit: Unit
+    reason: Reason | None
+    """None where the file names one that is not known."""
+
+    def __str__(self) -> str:
+        """Write it as the kernel does."""
+        number = "" if self.lost is None else f"{self.lost} "
+        return f"CPU:{self.cpu} [LOST {number}{_NAMES[self.unit]}]"
+
+
+class Losses:
+    """The gaps of one stream."""
+
+    def __init__(self, path: Path, notes: list[str]) -> None:
+        self._gaps = np.empty(0, GAP_DTYPE)
+        try:
+            raw = map_file(path)
+        except TraceDamagedError as error:
+            notes.append(f"{error}; its losses are not shown")
+            return
+        if not len(raw):
+            return
+        if bytes(raw[: len(GAPS_HEADER)]) != GAPS_HEADER:
+            notes.append(f"{path}: byte 0: no gaps file; its losses are not shown")
+            return
+        count = (len(raw) - len(GAPS_HEADER)) // GAP_BYTES
+        self._gaps = np.frombuffer(raw, GAP_DTYPE, count, len(GAPS_HEADER))
+
+    def before(self, first: int, begins: list[int], cpu: int, floor: int | None) -> list[Loss]:
+        """Return the losses before rows ``first`` and on, which begin at *begins*.
+
+        Unless *floor* is None also those that come after all rows, no sooner than then.
+        """
+        if not len(self._gaps):
+            return []
+        low = self._first_at(first)
+        behind = first + len(begins)
+        high = self._first_at(behind) if floor is None else len(self._gaps)
+        found = []
+        for row, begin, end, count, reason, unit in self._gaps[low:high].tolist():
+            time = begins[row - first] if row < behind else max(begin, end, floor or 0)
+            known = None if count == UNKNOWN else count
+            if unit in _UNITS:
+                found.append(Loss(time, cpu, known, Unit(unit), _REASONS.get(reason)))
+        return found
+
+    def _first_at(self, row: int) -> int:
+        """Return the number of the first gap at or after *row*, in O(log n) pages."""
+        rows = self._gaps["row"]
+        low, high = 0, len(rows)
+        while low < high:
+            middle = (low + high) // 2
+            if int(rows[middle]) < row:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+
+_UNITS: Final = frozenset(int(unit) for unit in Unit)
+_REASONS: Final = {int(reason): reason for reason in Reason}

@@ -1,0 +1,172 @@
+"""Which sub-buffers hold a window of time, in pieces that memory does not notice.
+
+A piece is a span [begin, end) of the trace clock and, per stream, the sub-buffers that may have
+events in it.  One that reaches beyond a piece is given with the next one again: whoever decodes it
+keeps what lies in the span.
+
+Rule: seek is the index's own, and what is looked at of an index is what the window holds.
+Invariant: spans adjoin, none is empty, and each event of the window lies in exactly one of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.table import FtraceAbi
+from lttd.errors import TraceDamagedError
+from lttd.index import ENTRY_DTYPE, Entries, SeekIndex
+from lttd.stored import StoredStream
+from lttd.view.formats import Formats
+from lttd.view.losses import Losses
+
+# Content of a piece: some 200 000 events, and arrays of some 60 MB when they become text.
+PIECE_BYTES: Final = 6 << 20
+# Beside it, per stream: below this, what is decoded twice would show.
+STREAM_BYTES: Final = 64 << 10
+_LOOK_AHEAD: Final = 2048
+FOREVER: Final = (1 << 64) - 1
+U64 = npt.NDArray[np.uint64]
+
+
+class KnownIndex:
+    """Entries in memory, for a stream whose index file cannot be used."""
+
+    def __init__(self, entries: Entries) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entries(self, first: int = 0, behind: int | None = None) -> Entries:
+        """Return entries ``[first:behind]``."""
+        return self._entries[first:behind]
+
+    def first_at_or_after(self, time: int) -> int:
+        """Return the number of the first entry whose end is >= *time*."""
+        return int(np.searchsorted(self._entries["end"].astype(np.uint64), np.uint64(time)))
+
+
+class Source:
+    """One stream, opened to be decoded."""
+
+    def __init__(self, stream: StoredStream, formats: Formats, notes: list[str]) -> None:
+        assert isinstance(stream.abi, FtraceAbi)
+        self.stream = stream
+        self.formats = formats
+        self.layout = stream.abi.layout
+        self.cpu = stream.info.id.cpu
+        self._notes = notes
+
+    @cached_property
+    def index(self) -> SeekIndex | KnownIndex:
+        """The index; derived from the data where the file cannot be used."""
+        try:
+            return self.stream.index
+        except (TraceDamagedError, OSError) as error:
+            self._notes.append(f"{error}; read from end to end instead")
+            return KnownIndex(_derived(self.stream))
+
+    @cached_property
+    def losses(self) -> Losses:
+        """What the stream is known to have lost."""
+        return Losses(self.stream.paths.gaps, self._notes)
+
+
+def _derived(stream: StoredStream) -> Entries:
+    assert stream.abi is not None
+    headers = stream.abi.walk(stream.data, 0, stream.slot_bytes)
+    entries = np.zeros(len(headers.begin), ENTRY_DTYPE)
+    begin = np.maximum.accumulate(headers.begin)
+    entries["offset_bytes"] = headers.offset_bytes
+    entries["packet_bits"] = headers.stored_bytes << 3
+    entries["content_bits"] = headers.content_bytes << 3
+    entries["begin"] = begin
+    entries["end"][:-1] = begin[1:]
+    entries["end"][-1:] = FOREVER
+    return entries
+
+
+class Part(NamedTuple):
+    """Sub-buffers ``[first:behind)`` of one stream."""
+
+    source: Source
+    first: int
+    entries: Entries
+
+
+class Piece(NamedTuple):
+    """A span of time and what may have events in it."""
+
+    begin: int
+    end: int
+    """Not included."""
+    parts: list[Part]
+    last: bool
+
+
+def pieces(
+    sources: Sequence[Source], begin: int, end: int, piece_bytes: int = PIECE_BYTES
+) -> Iterator[Piece]:
+    """Yield the pieces of [*begin*, *end*], both included, in the order of time."""
+    most_bytes = max(piece_bytes, STREAM_BYTES * len(sources))
+    positions = [source.index.first_at_or_after(begin) for source in sources]
+    while begin <= end:
+        ahead = _Ahead(sources, positions, begin)
+        behind = min(ahead.cut(begin, most_bytes), end + 1)
+        last = behind > end
+        parts, positions = ahead.take(behind)
+        yield Piece(begin, behind, parts, last)
+        begin = behind
+
+
+class _Ahead:
+    """What comes next in every stream, as far as one piece may need it."""
+
+    def __init__(self, sources: Sequence[Source], positions: list[int], begin: int) -> None:
+        self._sources = sources
+        self._positions = positions
+        self._entries: list[Entries] = []
+        self._begins: list[U64] = []
+        self.horizon = FOREVER + 1
+        """Up to here every sub-buffer is looked at."""
+        for source, at in zip(sources, positions, strict=True):
+            count = _LOOK_AHEAD
+            while True:
+                seen = source.index.entries(at, at + count + 1)
+                begins = seen["begin"].astype(np.uint64)
+                if len(seen) <= count or int(begins[-1]) > begin:
+                    break
+                count *= 2  # nothing but sub-buffers that begin at one time, or before
+            if len(seen) > count:
+                self.horizon = min(self.horizon, int(begins[-1]))
+                seen, begins = seen[:-1], begins[:-1]
+            self._entries.append(seen)
+            self._begins.append(begins)
+
+    def cut(self, begin: int, most_bytes: int) -> int:
+        """Return where a piece from *begin* on is to end."""
+        begins = np.concatenate(self._begins)
+        size = np.concatenate([e["packet_bits"].astype(np.uint64) >> 3 for e in self._entries])
+        order = np.argsort(begins, kind="stable")
+        filled = np.searchsorted(np.cumsum(size[order]), np.uint64(most_bytes), "right")
+        later = order[int(filled) :]
+        later = later[begins[later] > np.uint64(begin)]
+        return min(int(begins[later[0]]), self.horizon) if len(later) else self.horizon
+
+    def take(self, behind: int) -> tuple[list[Part], list[int]]:
+        """Return what begins before *behind*, and where each stream goes on."""
+        parts, positions = [], []
+        until = np.uint64(min(behind, FOREVER))
+        side = "left" if behind <= FOREVER else "right"
+        for source, at, seen, begins in zip(
+            self._sources, self._positions, self._entries, self._begins, strict=True
+        ):
+            count = int(np.searchsorted(begins, until, side))  # type: ignore[call-overload]
+            if count:
+                parts.append(Part(source, at, seen[:count]))
+            ends = seen["end"][:count].astype(np.uint64)
+            positions.append(at + int(np.searchsorted(ends, until, side)))  # type: ignore[call-overload]
+        return parts, positions
