@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from lttd.tracedir import Position, SegmentPaths, read_synced, segments, segments_below
+from lttd.index import read_gaps
+from lttd.subbuffer import Reason
+from lttd.tracedir import Manifest, Position, SegmentPaths, read_synced, segments_below
 from tests.running import Launcher, Run, assert_whole, loaded, lttv, needs_kernel
 
 pytestmark = needs_kernel()
 
-# From before there is a trace directory to well into recording, synced several times.
 LATEST_S = 1.5
 # Whatever the trace's size: what is beyond the synced record is less than a second's recording.
 RECOVERY_S = 10.0
@@ -32,6 +33,8 @@ class Figures:
     """What is reported of all rounds."""
 
     rounds: int = 0
+    too_early: int = 0
+    """There was no segment yet: --append makes the first one."""
     whole: int = 0
     with_synced: int = 0
     torn: int = 0
@@ -43,13 +46,15 @@ class Figures:
     def __str__(self) -> str:
         slowest = max(self.recoveries_s, default=0.0)
         usual = statistics.median(self.recoveries_s or [0.0])
+        kept_mb, synced_mb = self.kept_bytes / 1e6, self.synced_bytes / 1e6
+        missing = self.missing_events or [0]
         return (
-            f"{self.rounds} kills: {self.whole} whole traces; {self.with_synced} had a synced"
-            f" record, of {self.synced_bytes / 1e6:.1f} MB in all, {self.kept_bytes / 1e6:.1f} MB"
-            f" were kept; {self.torn} were torn; recovery took {usual:.2f} s (median),"
-            f" {slowest:.2f} s at most, the process's start included; of what was taken at most"
-            f" {max(self.missing_events, default=0)} events of a CPU were lost"
-            f" (median {statistics.median(self.missing_events or [0]):.0f})"
+            f"{self.rounds} kills: {self.whole} whole traces ({self.too_early} began only after the"
+            f" kill); {self.with_synced} had a synced record, of {synced_mb:.1f} MB in all,"
+            f" {kept_mb:.1f} MB were kept; {self.torn} streams were torn; recovery took"
+            f" {usual:.2f} s (median), {slowest:.2f} s at most, the process's start included; of"
+            f" what was taken {max(missing)} events of a CPU were lost at most, {sum(missing)} in"
+            f" all, none in {missing.count(0)} of {len(missing)} streams"
         )
 
 
@@ -65,16 +70,43 @@ def kept_of(trace: Path, segment: str, stream: str) -> int:
     return SegmentPaths(trace / segment).stream(stream).data.stat().st_size
 
 
-def stored_events(trace: Path) -> dict[str, int]:
-    """Return the events of the first segment that is no previous run's, decoded, by stream."""
-    report = assert_whole(trace, "--events")
-    streams = report["segments"][0]["streams"] if report["segments"] else []
-    return {stream["name"]: stream["events"] for stream in streams}
+def own_segment(trace: Path) -> SegmentPaths | None:
+    """Return the segment that the killed lttd was writing; one of an earlier ring may precede."""
+    for segment in segments_below(trace):
+        is_whole = segment.manifest.exists()
+        if is_whole and not Manifest.read(segment.manifest).source["previous_run"]:
+            return segment
+    return None
 
 
-def killed(lttd: Launcher, trace: Path, after_s: float) -> Run:
+def stored_events(trace: Path, segment: SegmentPaths) -> dict[str, int]:
+    """Return how many events of *segment* can be decoded, by stream; all of *trace* is whole."""
+    reports = assert_whole(trace, "--events")["segments"]
+    (report,) = (each for each in reports if each["path"] == str(segment.directory))
+    return {stream["name"]: stream["events"] for stream in report["streams"]}
+
+
+def is_torn(segment: SegmentPaths, stream: str) -> bool:
+    return any(gap.reason is Reason.TORN for gap in read_gaps(segment.stream(stream).gaps))
+
+
+@dataclass(frozen=True)
+class Instant:
+    """When to kill: so long after recording has begun, or after the process was started."""
+
+    after_s: float
+    recording: bool = True
+
+    @classmethod
+    def random(cls, chance: random.Random) -> "Instant":
+        return cls(chance.uniform(0.0, LATEST_S), recording=chance.random() < 0.7)
+
+
+def killed(lttd: Launcher, trace: Path, when: Instant) -> Run:
     run = lttd.start("-t", trace, *OPTIONS)
-    time.sleep(after_s)
+    if when.recording:
+        run.recording()
+    time.sleep(when.after_s)
     return run.signal(signal.SIGKILL)
 
 
@@ -94,45 +126,46 @@ def recover(lttd: Launcher, trace: Path, *, append: bool) -> float:
         assert run.process.returncode == 0, run.stderr
         assert "Traceback" not in run.stderr
         assert lttd.left() == []
-    elif trace.is_dir() and segments_below(trace):
+    else:
         done = lttv("check", "--repair", trace)
         assert done.returncode == 0, done.stdout + done.stderr
     return time.monotonic() - begin
 
 
-def one_round(lttd: Launcher, trace: Path, figures: Figures, after_s: float, append: bool) -> None:
-    run = killed(lttd, trace, after_s)
+def one_round(lttd: Launcher, trace: Path, figures: Figures, when: Instant, append: bool) -> None:
+    run = killed(lttd, trace, when)
     run.wait()
-    taken, synced = left_by(run), synced_of(trace)
+    taken, synced, own = left_by(run), synced_of(trace), own_segment(trace)
+    too_early = not segments_below(trace)
+    append = append or too_early
     figures.rounds += 1
+    figures.too_early += too_early
     figures.recoveries_s.append(recover(lttd, trace, append=append))
     assert figures.recoveries_s[-1] < RECOVERY_S
-    if not trace.is_dir() or not segments_below(trace):
-        assert not synced
-        return
-    first = segments(trace)[0].directory.name
-    events = stored_events(trace)
-    figures.whole += 1
     figures.with_synced += bool(synced)
     for (segment, stream), position in synced.items():
         kept = kept_of(trace, segment, stream)
         assert kept >= position.data_bytes, (segment, stream)
         figures.synced_bytes += position.data_bytes
         figures.kept_bytes += kept
-    if first in {segment for segment, _ in synced}:
-        for stream, count in events.items():
+    if own is None:
+        assert_whole(trace, "--events")
+    else:
+        for stream, count in stored_events(trace, own).items():
+            figures.torn += is_torn(own, stream)
             missing = taken.get(stream, count) - count
             # No event of raw_syscalls is smaller than 24 bytes.
             assert missing <= (BACKLOG_BYTES + TAKE_BYTES) // 24, (stream, missing)
             figures.missing_events.append(missing)
+    figures.whole += 1
 
 
-def rounds(lttd: Launcher, program: Path, directory: Path, instants: Sequence[float]) -> Figures:
+def rounds(lttd: Launcher, program: Path, directory: Path, instants: Sequence[Instant]) -> Figures:
     figures = Figures()
     with loaded(program, range(min(2, os.cpu_count() or 1))):
-        for number, after_s in enumerate(instants):
+        for number, when in enumerate(instants):
             trace = directory / f"trace{number}"
-            one_round(lttd, trace, figures, after_s, append=number % 2 == 0)
+            one_round(lttd, trace, figures, when, append=number % 2 == 0)
             if trace.is_dir():
                 shutil.rmtree(trace)
     # What repairs left in the kernel is the next recording's.
@@ -146,7 +179,7 @@ def rounds(lttd: Launcher, program: Path, directory: Path, instants: Sequence[fl
 def test_a_killed_recording_is_whole_again_after_append_or_repair(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
-    figures = rounds(lttd, syscall_load, tmp_path, [0.9, 1.1, 0.45, 1.3])
+    figures = rounds(lttd, syscall_load, tmp_path, [Instant(each) for each in (0.5, 0.4, 0.0)])
     assert figures.with_synced
 
 
@@ -156,9 +189,7 @@ def test_200_kills_at_random_instants_leave_200_whole_traces(
 ) -> None:
     seed = int(os.environ.get("LTTD_SEED", random.randrange(1 << 32)))
     chance = random.Random(seed)
-    figures = rounds(
-        lttd, syscall_load, tmp_path, [chance.uniform(0.0, LATEST_S) for _ in range(200)]
-    )
+    figures = rounds(lttd, syscall_load, tmp_path, [Instant.random(chance) for _ in range(200)])
     with capsys.disabled():
         print(f"\nseed {seed}: {figures}")
-    assert figures.rounds == 200
+    assert figures.rounds == figures.whole == 200
