@@ -50,10 +50,12 @@ def say(text: str) -> None:
 class Daemon:
     """A run, from configuration to exit status."""
 
-    def __init__(self, config: Config, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, config: Config, on_ready: Callable[[], None] = lambda: None, disk: Disk | None = None
+    ) -> None:
         self._config = config
         self._on_ready = on_ready
-        self._disk = Disk()
+        self._disk = disk or Disk()
         self._pool = BufferPool()
         self._notifier = Notifier()
         self._heart = Heart(self._notifier, self._status)
