@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lttv {version('lttd')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_info, _add_check, _add_cut):
+    for add in (_add_info, _add_check, _add_cut, _add_export):
         add(commands)
     return parser
 
@@ -110,6 +110,16 @@ def _add_cut(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add_output(command, "directory of the new trace; not there yet")
 
 
+def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    from lttd.view.export import FORMATS  # noqa: PLC0415
+
+    command = _add(commands, "export", _export, "the trace as other tools want it")
+    formats = ", ".join(FORMATS)
+    command.add_argument("--to", metavar="FORMAT", choices=FORMATS, required=True, help=formats)
+    _add_window(command)
+    _add_output(command, "file or directory to make; not there yet")
+
+
 def _add_window(command: argparse.ArgumentParser) -> None:
     text = (
         "{}: seconds on the trace clock, HH:MM:SS.frac or YYYY-MM-DDTHH:MM:SS.frac (UTC),"
@@ -158,6 +168,18 @@ def _cut(options: argparse.Namespace) -> int:
     trace = Trace(options.trace)
     window = window_of(trace, options.begin, options.end)
     print(info_text(cut(trace, window, options.output)))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from lttd.view.export import export  # noqa: PLC0415
+    from lttd.view.times import window_of  # noqa: PLC0415
+    from lttd.view.trace import Trace  # noqa: PLC0415
+
+    trace = Trace(options.trace)
+    window = window_of(trace, options.begin, options.end)
+    for line in export(trace, window, options.to, options.output):
+        print(f"lttv: {line}", file=sys.stderr)
     return 0
 
 

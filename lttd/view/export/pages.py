@@ -1,0 +1,194 @@
+"""Sub-buffers of one ftrace stream as the kernel's whole pages again, padded, for other tools.
+
+A flush delivers what a page holds so far; the next read of that page begins under a header whose
+time stamp is the last delivered event's, and its first event's delta counts from there.  So where a
+sub-buffer begins exactly when the one before ends, and no loss lies between, its content simply
+goes on: parts of one page become that page, with nothing in them changed.
+
+Rule: a loss is told by the gaps (the kernel's own flag told lttd the same): the next page carries
+the flag, and the number where it is known and there is room for it behind the content.
+Invariant: every event comes out once, in order, at its time; what does not parse is left out and
+becomes a loss of unknown number.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from lttd.abi.ftrace import MISSED_EVENTS, MISSED_STORED, PageLayout
+from lttd.abi.table import FtraceAbi, Headers
+from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
+from lttd.view.part import Part
+
+# Sub-buffers that are decoded, and pages that are written, in one go.
+ROWS_AT_ONCE: Final = 2048
+PAGES_BYTES: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class Loss:
+    """What was lost since the page before."""
+
+    events: int = 0
+    some: bool = False
+    """More than that, nobody knows how many."""
+
+    def add(self, gap: Gap) -> None:
+        """Count one gap."""
+        if gap.unit is Unit.EVENTS and gap.reason in KERNEL_EVENT_REASONS and gap.count is not None:
+            self.events += gap.count
+        else:
+            self.some = True
+
+    def __bool__(self) -> bool:
+        return self.some or self.events > 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What went into an export."""
+
+    subbuffers: int = 0
+    events: int = 0
+    pages: int = 0
+    events_lost: int = 0
+    notes: list[str] = field(default_factory=list)
+    """What could not be shown, a line each."""
+
+
+@dataclass(slots=True)
+class _Page:
+    begin: int
+    end: int
+    loss: Loss
+    content: list[memoryview]
+    content_bytes: int
+
+
+class PageMaker:
+    """Makes pages of one CPU's sub-buffers, over any number of segments."""
+
+    def __init__(self, layout: PageLayout, tally: Tally) -> None:
+        self._layout = layout
+        self._room_bytes = layout.subbuffer_bytes - layout.header_bytes
+        self._header = struct.Struct(f"{layout.byteorder}Q{'Q' if layout.long_bytes == 8 else 'L'}")
+        self._count = struct.Struct(f"{layout.byteorder}{'Q' if layout.long_bytes == 8 else 'L'}")
+        self._tally = tally
+        self._loss = Loss()
+        self._open: _Page | None = None
+        self._done = bytearray()
+
+    def pages(self, part: Part) -> Iterator[bytearray]:
+        """Yield the pages of *part*, some at a time; the last one stays open for what follows."""
+        stream = part.stream
+        abi = stream.abi
+        assert isinstance(abi, FtraceAbi)
+        losses: dict[int, list[Gap]] = {}
+        for gap in part.gaps:
+            losses.setdefault(gap.row, []).append(gap)
+        for first in range(0, len(part.entries), ROWS_AT_ONCE):
+            some = part.entries[first : first + ROWS_AT_ONCE]
+            self._add(part, abi, first, stream.headers(some), losses)
+            if len(self._done) >= PAGES_BYTES:
+                yield self._given()
+        self._lose(losses.get(len(part.entries), []))
+        yield self._given()
+
+    def rest(self) -> bytearray:
+        """Return the page that is still open."""
+        self._close()
+        return self._given()
+
+    def _given(self) -> bytearray:
+        done, self._done = self._done, bytearray()
+        return done
+
+    def _lose(self, gaps: list[Gap]) -> None:
+        for gap in gaps:
+            before = self._loss.events
+            self._loss.add(gap)
+            self._tally.events_lost += self._loss.events - before
+
+    def _add(
+        self, part: Part, abi: FtraceAbi, first: int, found: Headers, losses: dict[int, list[Gap]]
+    ) -> None:
+        """Take the sub-buffers from row *first* on."""
+        data, path = part.stream.data, part.stream.paths.data
+        sound = np.flatnonzero(found.stored_bytes > 0)
+        headers = found.some(sound)
+        decoded = abi.decode(data, headers)
+        starts = headers.offset_bytes + self._layout.header_bytes
+        behind = headers.offset_bytes + headers.content_bytes
+        damaged = {}
+        for damage in decoded.damage:
+            damaged[damage.row] = damage
+            behind[damage.row] = damage.offset_bytes
+            self._tally.notes.append(f"{path}: byte {damage.offset_bytes}: {damage.reason}")
+        self._tally.subbuffers += len(found.begin)
+        self._tally.events += int(decoded.events.sum())
+        columns = zip(
+            sound.tolist(),
+            headers.begin.tolist(),
+            decoded.end.tolist(),
+            starts.tolist(),
+            behind.tolist(),
+            strict=True,
+        )
+        expected = 0
+        for number, (row, begin, end, start, stop) in enumerate(columns):
+            for missing in range(expected, row + 1):
+                if losses:
+                    self._lose(losses.get(first + missing, []))
+                if missing < row:
+                    self._unsound(part, first + missing)
+            expected = row + 1
+            self._put(begin, end, data[start:stop])
+            if number in damaged:
+                self._loss.some = True
+        for missing in range(expected, len(found.begin)):
+            self._lose(losses.get(first + missing, []))
+            self._unsound(part, first + missing)
+
+    def _unsound(self, part: Part, row: int) -> None:
+        self._loss.some = True
+        at = int(part.entries["offset_bytes"][row])
+        name = part.stream.paths.data
+        self._tally.notes.append(f"{name}: byte {at}: no sub-buffer here; left out")
+
+    def _put(self, begin: int, end: int, content: memoryview) -> None:
+        """Let *content*, whose base time is *begin*, go on the open page, or open one for it."""
+        page = self._open
+        if (
+            page is not None
+            and begin == page.end
+            and page.content_bytes + len(content) <= self._room_bytes
+            and not self._loss
+        ):
+            page.content.append(content)
+            page.content_bytes += len(content)
+            page.end = end
+            return
+        if not len(content):
+            return
+        self._close()
+        self._open = _Page(begin, end, self._loss, [content], len(content))
+        self._loss = Loss()
+
+    def _close(self) -> None:
+        page, self._open = self._open, None
+        if page is None:
+            return
+        word, behind = page.content_bytes, b""
+        if page.loss:
+            word |= MISSED_EVENTS
+            room = self._room_bytes - page.content_bytes >= self._layout.long_bytes
+            if room and not page.loss.some:
+                word |= MISSED_STORED
+                behind = self._count.pack(page.loss.events)
+        size = self._layout.subbuffer_bytes
+        whole = b"".join((self._header.pack(page.begin, word), *page.content, behind))
+        self._done += whole.ljust(size, b"\0")
+        self._tally.pages += 1

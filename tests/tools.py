@@ -1,0 +1,87 @@
+"""Other people's tools, which say whether they read what lttv exports."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from lttd.abi.ftrace_events import walk
+from lttd.abi.table import FtraceAbi
+from lttd.view.trace import Trace
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "ftrace"
+
+
+def needs_tool(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(name) is None, reason=f"no {name} here")
+
+
+def output_of(*words: str | Path) -> str:
+    run = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=True)
+    assert not run.stderr, run.stderr
+    return run.stdout
+
+
+class Told(NamedTuple):
+    """What trace-cmd reads in a trace.dat."""
+
+    events: dict[tuple[str, int], list[tuple[int, str]]]
+    """By buffer and CPU: times in ns and names, in order."""
+    lost: list[str]
+
+
+_EVENT = re.compile(
+    r"(?:(?P<buffer>\S+):\s)?\s*(?P<task>.+)-(?P<pid>\d+)\s+\[(?P<cpu>\d+)\]"
+    r"\s+(?P<s>\d+)\.(?P<ns>\d{9}):\s+(?P<name>\w+):"
+)
+
+
+def trace_cmd_report(path: Path) -> Told:
+    events: dict[tuple[str, int], list[tuple[int, str]]] = {}
+    lost = []
+    after = ""
+    for line in output_of("trace-cmd", "report", "-t", path).splitlines():
+        found = _EVENT.match(line)
+        if found:
+            key = (found["buffer"] or after, int(found["cpu"]))
+            events.setdefault(key, []).append((int(found["s"] + found["ns"]), found["name"]))
+            after = ""
+        elif "DROPPED" in line:
+            lost.append(line.strip())
+            # The buffer's name stands before this, and not again before the event that follows.
+            after = line.partition(": ")[0] if ": " in line else ""
+        else:
+            assert line.startswith("cpus="), line
+    return Told(events, lost)
+
+
+def event_names(trace: Trace) -> dict[int, str]:
+    names = {}
+    for segment in trace.segments:
+        for path in segment.paths.directory.glob("tracefs/events/*/*/format"):
+            number = re.search(r"^ID: (\d+)", path.read_text(), re.MULTILINE)
+            assert number
+            names[int(number[1])] = path.parent.name
+    return names
+
+
+def decoded(trace: Trace, segments: Sequence[int] = (0,)) -> dict[int, list[tuple[int, str]]]:
+    """Return times and names of all events by CPU, as they stand in the streams."""
+    names = event_names(trace)
+    events: dict[int, list[tuple[int, str]]] = {}
+    for number in segments:
+        for stream in trace.segments[number].streams:
+            assert isinstance(stream.abi, FtraceAbi)
+            found = stream.headers(stream.index.entries())
+            ends = found.offset_bytes + found.content_bytes
+            into = events.setdefault(stream.info.id.cpu, [])
+            data = np.frombuffer(stream.data, np.uint8)
+            for some in walk(stream.data, found.offset_bytes, ends, stream.abi.layout):
+                ids = data[some.payload_at].astype(int) | data[some.payload_at + 1].astype(int) << 8
+                into += zip(some.time.tolist(), map(names.get, ids.tolist()), strict=True)
+    return events
