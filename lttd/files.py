@@ -14,6 +14,7 @@ from typing import Final
 
 from lttd.errors import LockedError, StorageError
 from lttd.locks import lock_holder
+from lttd.subbuffer import Pieces
 
 FILE_MODE: Final = 0o640
 DIRECTORY_MODE: Final = 0o750
@@ -35,7 +36,8 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(path, reason, errno.errorcode.get(number, "EIO"))
 
 
-# sync_file_range(2) and fallocate(2) with flags are not in os.
+# sync_file_range(2) and fallocate(2) with flags are not in os; pwritev2(2) is, but wants an object
+# for each piece.
 _SYNC_FILE_RANGE_WRITE: Final = 2  # starts writing out and does not wait
 _FALLOC_FL_KEEP_SIZE: Final = 1
 # Written pages leave the page cache as soon as they are on the device (Linux 6.14, and where the
@@ -46,6 +48,14 @@ WRITE_BEHIND_BYTES: Final = 8 << 20
 DROP_BEHIND_BYTES: Final = 4 * WRITE_BEHIND_BYTES
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+_libc.pwritev2.argtypes = [
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.c_int,
+]
+_libc.pwritev2.restype = ctypes.c_ssize_t
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 _libc.syncfs.argtypes = [ctypes.c_int]
 
@@ -90,38 +100,39 @@ class File:
         Raises:
             StorageError: less than all was written; what stands behind *offset_bytes* is undefined.
         """
+        uncached = self._cached_until_bytes is not None and offset_bytes >= self._cached_until_bytes
         try:
-            for at in range(0, len(pieces), IOV_MAX):
-                offset_bytes = self._write_run(list(pieces[at : at + IOV_MAX]), offset_bytes)
+            if isinstance(pieces, Pieces) and len(pieces) <= IOV_MAX:
+                end_bytes = self._write_gathered(pieces, offset_bytes, uncached=uncached)
+            else:
+                end_bytes = self._write_pieces(pieces, offset_bytes)
         except OSError as error:
             raise storage_error(self.path, error) from None
+        if uncached and not self._can_bypass_cache:
+            self._write_behind(end_bytes)
+        return end_bytes
+
+    def _write_gathered(self, pieces: Pieces, offset_bytes: int, *, uncached: bool) -> int:
+        """Write *pieces* in one call, if it may be, and without an object for each."""
+        vectors = pieces.iovecs()
+        address, count = vectors.ctypes.data, len(vectors)
+        flags = _RWF_DONTCACHE if uncached and self._can_bypass_cache else 0
+        written_bytes = _libc.pwritev2(self._fd, address, count, offset_bytes, flags)
+        if written_bytes == pieces.size_bytes:
+            return offset_bytes + int(written_bytes)
+        if flags and written_bytes < 0:
+            self._can_bypass_cache = ctypes.get_errno() not in (errno.EOPNOTSUPP, errno.EINVAL)
+        # Short, interrupted or refused: from the start, in calls that say why.
+        return self._write_pieces(pieces, offset_bytes)
+
+    def _write_pieces(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
+        for at in range(0, len(pieces), IOV_MAX):
+            run = list(pieces[at : at + IOV_MAX])
+            while run:
+                written_bytes = os.pwritev(self._fd, run, offset_bytes)
+                offset_bytes += written_bytes
+                run = _behind(run, written_bytes)
         return offset_bytes
-
-    def _write_run(self, pieces: list[bytes | memoryview], offset_bytes: int) -> int:
-        wanted_bytes = sum(map(len, pieces))
-        uncached = self._cached_until_bytes is not None and offset_bytes >= self._cached_until_bytes
-        while True:
-            write = self._pwritev_uncached if uncached else os.pwritev
-            written_bytes = write(self._fd, pieces, offset_bytes)
-            offset_bytes += written_bytes
-            wanted_bytes -= written_bytes
-            if not wanted_bytes:
-                return offset_bytes
-            pieces = _behind(pieces, written_bytes)
-
-    def _pwritev_uncached(
-        self, fd: int, pieces: list[bytes | memoryview], offset_bytes: int
-    ) -> int:
-        if self._can_bypass_cache:
-            try:
-                return os.pwritev(fd, pieces, offset_bytes, _RWF_DONTCACHE)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                    raise
-                self._can_bypass_cache = False
-        written_bytes = os.pwritev(fd, pieces, offset_bytes)
-        self._write_behind(offset_bytes + written_bytes)
-        return written_bytes
 
     def _write_behind(self, end_bytes: int) -> None:
         start = self._written_out_bytes

@@ -8,9 +8,9 @@ between its making and its last release().
 import enum
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ ROW_DTYPE: Final = np.dtype(
     ]
 )
 Rows = npt.NDArray[np.void]
+Column = npt.NDArray[np.uint64]
 
 
 class RowFlag(enum.IntFlag):
@@ -108,6 +109,41 @@ class Gap:
     """Bounds of the loss in trace-clock units."""
 
 
+class Pieces(Sequence[memoryview]):
+    """Parts of one buffer, for one ``writev``; views are made only of those that are asked for."""
+
+    def __init__(self, buffer: memoryview, offsets: Column, lengths: Column) -> None:
+        """*offsets* and *lengths* in bytes, u64, one of each a piece."""
+        self._buffer = buffer
+        self._offsets = offsets
+        self._lengths = lengths
+        self.size_bytes = int(lengths.sum())
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    @overload
+    def __getitem__(self, key: int) -> memoryview: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[memoryview]: ...
+    def __getitem__(self, key: int | slice) -> memoryview | list[memoryview]:
+        if isinstance(key, slice):
+            return [self[number] for number in range(*key.indices(len(self)))]
+        start = int(self._offsets[key])
+        return self._buffer[start : start + int(self._lengths[key])]
+
+    def iovecs(self) -> Column:
+        """Return the pieces as C's ``struct iovec`` has them, by address: shape (n, 2), u64.
+
+        Good as long as the buffer is.
+        """
+        vectors = np.empty((len(self), 2), np.uint64)
+        address = np.frombuffer(self._buffer, np.uint8).__array_interface__["data"][0]
+        np.add(self._offsets, np.uint64(address), out=vectors[:, 0])
+        vectors[:, 1] = self._lengths
+        return vectors
+
+
 @dataclass(frozen=True, slots=True)
 class Patch:
     """Bytes to overwrite in a packed copy, so that a stripped sub-buffer agrees with itself."""
@@ -149,12 +185,12 @@ class Batch:
         """Bytes of headers and content: the delivered ones less the padding."""
         return int(self.rows["stored_bytes"].sum())
 
-    def pieces(self) -> list[memoryview]:
-        """Return header and content of every row, patched, as views for one ``writev``."""
-        offsets = self.rows["offset_bytes"].tolist()
-        stored = self.rows["stored_bytes"].tolist()
-        view = self.buffer
-        pieces = [view[o : o + n] for o, n in zip(offsets, stored, strict=True)]
+    def pieces(self) -> Sequence[memoryview]:
+        """Return header and content of every row, patched, for one ``writev``."""
+        plain = Pieces(self.buffer, self.rows["offset_bytes"], self.rows["stored_bytes"])
+        if not self.patches:
+            return plain
+        pieces = list(plain)
         for row in {patch.row for patch in self.patches}:
             pieces[row] = self._patched(row, pieces[row])
         return pieces
