@@ -3,7 +3,6 @@
 import os
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,9 @@ from lttd.view.trace import Trace
 from tests.fakes import page
 from tests.made import LAYOUT, Made, record_at, subbuffer
 from tests.running import Launcher, needs_kernel, until
-from tests.tools import FIXTURE, decoded, needs_tool, trace_cmd_report
+from tests.tools import decoded, needs_tool, replayed, trace_cmd_report
 
 ROOM = LAYOUT.subbuffer_bytes - LAYOUT.header_bytes
-
-
-def replayed(trace: Path, *options: str) -> Trace:
-    words = [sys.executable, "-m", "lttd.cli", "-t", trace, "--source", f"replay:{FIXTURE}"]
-    subprocess.run([*words, *options], check=True, capture_output=True)
-    return Trace(trace)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,12 @@ from lttd.abi.table import FtraceAbi
 from lttd.view.trace import Trace
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "ftrace"
+
+
+def replayed(trace: Path, *options: str) -> Trace:
+    words = [sys.executable, "-m", "lttd.cli", "-t", trace, "--source", f"replay:{FIXTURE}"]
+    subprocess.run([*words, *options], check=True, capture_output=True)
+    return Trace(trace)
 
 
 def needs_tool(name: str) -> pytest.MarkDecorator:
@@ -85,3 +92,33 @@ def decoded(trace: Trace, segments: Sequence[int] = (0,)) -> dict[int, list[tupl
                 ids = data[some.payload_at].astype(int) | data[some.payload_at + 1].astype(int) << 8
                 into += zip(some.time.tolist(), map(names.get, ids.tolist()), strict=True)
     return events
+
+
+_CTF_EVENT = re.compile(
+    r"\[(?P<time>\d+)\] (?:\S+ )?(?P<name>\w+): \{ cpu_id = (?P<cpu>\d+) \}, "
+    r"\{ (?P<common>.*?) \}, \{ (?P<fields>.*) \}$"
+)
+
+
+class CtfEvent(NamedTuple):
+    time: int
+    name: str
+    cpu: int
+    common: str
+    fields: str
+
+
+def babeltrace(path: Path) -> tuple[list[CtfEvent], list[str]]:
+    """Return the events that babeltrace2 reads, in its order, and what it warns of."""
+    run = subprocess.run(
+        ["babeltrace2", "--clock-cycles", "--no-delta", path],
+        capture_output=True, check=True, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    found = []
+    for line in run.stdout.splitlines():
+        one = _CTF_EVENT.match(line)
+        assert one, line
+        found.append(
+            CtfEvent(int(one["time"]), one["name"], int(one["cpu"]), one["common"], one["fields"])
+        )
+    return found, run.stderr.splitlines()

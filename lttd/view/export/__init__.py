@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FORMATS: Final[dict[str, str]] = {
     "trace.dat": "lttd.view.export.tracedat",
+    "ctf": "lttd.view.export.ctf",
 }
 """What ``--to`` takes, and the module that does it."""
 

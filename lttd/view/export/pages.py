@@ -36,13 +36,6 @@ class Loss:
     some: bool = False
     """More than that, nobody knows how many."""
 
-    def add(self, gap: Gap) -> None:
-        """Count one gap."""
-        if gap.unit is Unit.EVENTS and gap.reason in KERNEL_EVENT_REASONS and gap.count is not None:
-            self.events += gap.count
-        else:
-            self.some = True
-
     def __bool__(self) -> bool:
         return self.some or self.events > 0
 
@@ -55,8 +48,25 @@ class Tally:
     events: int = 0
     pages: int = 0
     events_lost: int = 0
+    losses_unknown: int = 0
     notes: list[str] = field(default_factory=list)
     """What could not be shown, a line each."""
+
+    def lost(self, gap: Gap) -> int | None:
+        """Count one gap; return how many events it is, None where nobody knows."""
+        if gap.unit is Unit.EVENTS and gap.reason in KERNEL_EVENT_REASONS and gap.count is not None:
+            self.events_lost += gap.count
+            return gap.count
+        self.losses_unknown += 1
+        return None
+
+    def told(self, pages: str) -> list[str]:
+        """Return what is to be told, line by line; *pages* is what the format calls them."""
+        lost = f"{self.events_lost} events lost"
+        if self.losses_unknown:
+            lost += f" and {self.losses_unknown} times some"
+        held = f"{self.events} events of {self.subbuffers} sub-buffers"
+        return [*self.notes, f"{held} in {self.pages} {pages}, {lost}"]
 
 
 @dataclass(slots=True)
@@ -108,9 +118,15 @@ class PageMaker:
 
     def _lose(self, gaps: list[Gap]) -> None:
         for gap in gaps:
-            before = self._loss.events
-            self._loss.add(gap)
-            self._tally.events_lost += self._loss.events - before
+            count = self._tally.lost(gap)
+            if count is None:
+                self._loss.some = True
+            else:
+                self._loss.events += count
+
+    def _damaged(self) -> None:
+        self._tally.losses_unknown += 1
+        self._loss.some = True
 
     def _add(
         self, part: Part, abi: FtraceAbi, first: int, found: Headers, losses: dict[int, list[Gap]]
@@ -122,9 +138,8 @@ class PageMaker:
         decoded = abi.decode(data, headers)
         starts = headers.offset_bytes + self._layout.header_bytes
         behind = headers.offset_bytes + headers.content_bytes
-        damaged = {}
+        damaged = {damage.row for damage in decoded.damage}
         for damage in decoded.damage:
-            damaged[damage.row] = damage
             behind[damage.row] = damage.offset_bytes
             self._tally.notes.append(f"{path}: byte {damage.offset_bytes}: {damage.reason}")
         self._tally.subbuffers += len(found.begin)
@@ -147,13 +162,13 @@ class PageMaker:
             expected = row + 1
             self._put(begin, end, data[start:stop])
             if number in damaged:
-                self._loss.some = True
+                self._damaged()
         for missing in range(expected, len(found.begin)):
             self._lose(losses.get(first + missing, []))
             self._unsound(part, first + missing)
 
     def _unsound(self, part: Part, row: int) -> None:
-        self._loss.some = True
+        self._damaged()
         at = int(part.entries["offset_bytes"][row])
         name = part.stream.paths.data
         self._tally.notes.append(f"{name}: byte {at}: no sub-buffer here; left out")

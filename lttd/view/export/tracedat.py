@@ -78,11 +78,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
         writing.write(file, window, tally)
     finally:
         file.close()
-    return [
-        *tally.notes,
-        f"{tally.events} events of {tally.subbuffers} sub-buffers in {tally.pages} pages,"
-        f" {tally.events_lost} events lost",
-    ]
+    return tally.told("pages")
 
 
 def _common_layout(trace: Trace, used: list[Segment]) -> PageLayout:

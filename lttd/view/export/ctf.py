@@ -1,0 +1,190 @@
+"""CTF 1.8: what ``babeltrace2`` and Trace Compass open.  A directory a segment, a file a CPU.
+
+    metadata                what ctf_metadata says
+    ftrace_0, ftrace_1      packets: header, context, events as ctf_events encodes them
+
+Rule: a loss ends a packet: the next one's ``events_discarded`` counts it, so that it is told where
+it happened.  A loss of unknown number cannot be told in CTF; it is one of the lines at the end.
+Invariant: within a stream neither packets nor events step back in time.
+"""
+
+import struct
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from lttd.abi import ftrace_events
+from lttd.abi.ftrace import PageLayout
+from lttd.abi.table import FtraceAbi
+from lttd.errors import NotATraceError, UsageError
+from lttd.files import Disk, File
+from lttd.index import PAST_ALL
+from lttd.view.export.ctf_events import COMMON_BYTES, I64, U8, Encoder, Events, Types
+from lttd.view.export.ctf_metadata import metadata
+from lttd.view.export.pages import Tally
+from lttd.view.formats import Formats
+from lttd.view.output import nothing_within
+from lttd.view.part import Part, parts_within
+from lttd.view.times import Window
+from lttd.view.trace import Segment, Trace
+
+_MAGIC: Final = 0xC1FC1FC1
+# Sub-buffers that become packets in one go: some 4 MiB of 4 KiB ones, which bounds the memory.
+_ROWS_AT_ONCE: Final = 1024
+_NOTHING: Final[U8] = np.empty(0, np.uint8)
+
+
+def export(trace: Trace, window: Window, out: Path) -> list[str]:
+    """See ``lttd.view.export.Exporter``."""
+    found = [(segment, parts_within(segment, window)) for segment in trace.segments]
+    found = [(s, parts) for s, parts in found if any(len(part.entries) for part in parts)]
+    if not found:
+        raise NotATraceError(nothing_within(trace))
+    tally = Tally()
+    disk = Disk()
+    for segment, parts in found:
+        alone = len(found) == 1
+        _export_segment(
+            segment,
+            parts,
+            window,
+            disk,
+            out if alone else out / segment.paths.directory.name,
+            tally,
+        )
+    return tally.told("packets")
+
+
+def _export_segment(
+    segment: Segment, parts: list[Part], window: Window, disk: Disk, out: Path, tally: Tally
+) -> None:
+    layouts = {part.stream.abi.layout for part in parts if isinstance(part.stream.abi, FtraceAbi)}
+    if len(layouts) != 1 or any(part.stream.abi is None for part in parts):
+        raise UsageError(f"{segment.paths.directory.name}: only ftrace can be made CTF")
+    layout = layouts.pop()
+    formats = Formats(
+        segment.paths.directory / "tracefs", layout.byteorder, long_bytes=layout.long_bytes
+    )
+    types = Types(formats, layout.byteorder)
+    disk.make_directory(out)
+    for part in parts:
+        stream = _Stream(part, layout, Encoder(types, layout.byteorder), tally)
+        file = disk.open(out / part.stream.name)
+        try:
+            stream.write(file, window.bounds(segment))
+        finally:
+            file.close()
+    tally.notes += formats.notes
+    manifest = segment.manifest
+    snapshots = manifest.clock_snapshots
+    environment = {
+        "hostname": manifest.machine.get("host", ""),
+        "kernel_release": manifest.machine.get("kernel", ""),
+        "architecture": manifest.machine.get("architecture", ""),
+        "tracer_name": "lttd",
+        "tracer_version": manifest.lttd_version,
+        "trace_clock": manifest.clock,
+    }
+    first = snapshots[0] if snapshots else None
+    text = metadata(layout.byteorder, manifest.clock, first, environment, types.all)
+    described = disk.open(out / "metadata")
+    try:
+        described.write_at([text.encode()], 0)
+    finally:
+        described.close()
+
+
+class _Stream:
+    """One CPU's packets in the making."""
+
+    def __init__(self, part: Part, layout: PageLayout, encoder: Encoder, tally: Tally) -> None:
+        self._part = part
+        self._layout = layout
+        self._encoder = encoder
+        self._tally = tally
+        self._head = struct.Struct(f"{layout.byteorder}2I6QI")
+        self._gaps = deque(sorted(part.gaps, key=lambda gap: gap.row))
+        self._sequence = 0
+        self._discarded = 0
+        self._told = 0
+        # Where the stream has come to: no time is before it.
+        self._last = int(part.entries["begin"][0]) if len(part.entries) else 0
+        self._at = 0
+
+    def write(self, file: File, bounds: tuple[int, int]) -> None:
+        """Write everything of the stream that lies within *bounds*."""
+        if not len(self._part.entries):
+            return
+        self._last = max(self._last, bounds[0])
+        if self._gaps and self._gaps[0].row == 0:
+            # Readers count from one packet to the next: what was lost first needs one before it.
+            self._packet(file, _NOTHING, self._last)
+        for first in range(0, len(self._part.entries), _ROWS_AT_ONCE):
+            for events, rows in self._decoded(first, bounds):
+                self._put(file, events, rows)
+        self._lose_before(PAST_ALL)
+        if self._discarded > self._told:
+            self._packet(file, _NOTHING, self._last)
+
+    def _decoded(self, first: int, bounds: tuple[int, int]) -> Iterator[tuple[Events, I64]]:
+        """Yield events of the window from row *first* on, and the row of each."""
+        stream = self._part.stream
+        found = stream.headers(self._part.entries[first : first + _ROWS_AT_ONCE])
+        sound = np.flatnonzero(found.stored_bytes > 0)
+        for row in np.flatnonzero(found.stored_bytes == 0).tolist():
+            self._damaged(int(found.offset_bytes[row]), "no sub-buffer here; left out")
+        headers = found.some(sound)
+        ends = headers.offset_bytes + headers.content_bytes
+        for some in ftrace_events.walk(stream.data, headers.offset_bytes, ends, self._layout):
+            for damage in some.damage:
+                self._damaged(damage.offset_bytes, f"{damage.reason}; the rest of it is left out")
+            kept = some.payload_bytes >= COMMON_BYTES
+            kept &= (some.time >= np.uint64(bounds[0])) & (some.time <= np.uint64(bounds[1]))
+            size = some.payload_bytes[kept].astype(np.int64)
+            events = Events(some.time[kept], some.payload_at[kept], size)
+            yield events, first + sound[some.row[kept]].astype(np.int64)
+        self._tally.subbuffers += len(found.begin)
+
+    def _damaged(self, at: int, reason: str) -> None:
+        self._tally.losses_unknown += 1
+        self._tally.notes.append(f"{self._part.stream.paths.data}: byte {at}: {reason}")
+
+    def _put(self, file: File, events: Events, rows: I64) -> None:
+        """Write packets of *events*; a new one begins behind each loss."""
+        if not len(rows):
+            return
+        time = np.maximum.accumulate(np.maximum(events.time, np.uint64(self._last)))
+        encoded = self._encoder.encode(self._part.stream.data, events._replace(time=time))
+        first = 0
+        while first < len(rows):
+            self._lose_before(int(rows[first]))
+            if self._discarded > self._told:
+                # An empty packet: readers place a loss somewhere between two packets' ends.
+                self._packet(file, _NOTHING, int(time[first]))
+            behind = len(rows)
+            if self._gaps:
+                behind = int(np.searchsorted(rows, self._gaps[0].row))
+            content = encoded.data[encoded.offset[first] : encoded.offset[behind]]
+            self._packet(file, content, int(time[behind - 1]), int(time[first]))
+            self._tally.events += behind - first
+            first = behind
+
+    def _lose_before(self, row: int) -> None:
+        """Count the losses that stand before *row* or just at it."""
+        while self._gaps and self._gaps[0].row <= row:
+            count = self._tally.lost(self._gaps.popleft())
+            self._discarded += count or 0
+
+    def _packet(self, file: File, content: U8, end: int, begin: int | None = None) -> None:
+        size_bytes = self._head.size + len(content)
+        self._last, self._told = end, self._discarded
+        head = self._head.pack(
+            *(_MAGIC, 0, end if begin is None else begin, end, size_bytes * 8, size_bytes * 8),
+            *(self._sequence, self._discarded, self._part.stream.info.id.cpu),
+        )
+        self._at = file.write_at([head, content.data], self._at)
+        self._sequence += 1
+        self._tally.pages += 1

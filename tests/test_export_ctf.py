@@ -1,0 +1,243 @@
+"""``lttv export --to ctf``: every field of every event, as babeltrace2 reads it."""
+
+import os
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from lttd.errors import NotATraceError, UsageError
+from lttd.view.export import export
+from lttd.view.times import EVERYTHING, Moment, Window
+from lttd.view.trace import Trace
+from tests.fakes import page
+from tests.made import SNAPSHOT, Made, record_at, subbuffer
+from tests.tools import CtfEvent, babeltrace, decoded, needs_tool, replayed
+
+pytestmark = needs_tool("babeltrace2")
+
+COMMON = """\
+	field:unsigned short common_type;	offset:0;	size:2;	signed:0;
+	field:unsigned char common_flags;	offset:2;	size:1;	signed:0;
+	field:unsigned char common_preempt_count;	offset:3;	size:1;	signed:0;
+	field:int common_pid;	offset:4;	size:4;	signed:1;
+
+"""
+EVERY_KIND = f"""\
+name: every_kind
+ID: 300
+format:
+{COMMON}\
+	field:s8 small;	offset:8;	size:1;	signed:1;
+	field:u64 large;	offset:16;	size:8;	signed:0;
+	field:void * pointer;	offset:24;	size:8;	signed:0;
+	field:char comm[8];	offset:32;	size:8;	signed:0;
+	field:short list[3];	offset:40;	size:6;	signed:1;
+	field:struct thing thing;	offset:46;	size:3;	signed:0;
+	field:__data_loc char[] text;	offset:52;	size:4;	signed:0;
+	field:__data_loc u32[] numbers;	offset:56;	size:4;	signed:0;
+	field:__data_loc cpumask_t mask;	offset:60;	size:4;	signed:0;
+	field:__rel_loc char[] near;	offset:64;	size:4;	signed:0;
+
+print fmt: "%d", REC->small
+"""
+PRINTED = f"""\
+name: printed
+ID: 301
+format:
+{COMMON}\
+	field:unsigned int event;	offset:8;	size:4;	signed:0;
+	field:char buf[];	offset:12;	size:0;	signed:0;
+
+print fmt: "%s", REC->buf
+"""
+
+
+def common(of_type: int, pid: int = 42) -> bytes:
+    return struct.pack("<HBBi", of_type, 1, 2, pid)
+
+
+def every_kind(text: bytes, numbers: list[int], mask: int, near: bytes) -> bytes:
+    """Return an event of 68 fixed bytes, behind which the dynamic ones lie in this order."""
+    packed = struct.pack(f"<{len(numbers)}I", *numbers)
+    at = 68
+    locs = []
+    for data in (text, packed, struct.pack("<Q", mask)):
+        locs.append(len(data) << 16 | at)
+        at += len(data)
+    fixed = struct.pack(
+        "<bxxxxxxxQQ8s3h3sxxx", -5, 1 << 63, 0xFFFF800000001000, b"bash\0zz", -1, 0, 7, b"\1\2\3"
+    )
+    locs.append(len(near) << 16 | (at - 68))
+    tail = text + packed + struct.pack("<Q", mask) + near
+    event = common(300) + fixed + struct.pack("<4I", *locs) + tail
+    return event.ljust(-(-len(event) // 4) * 4, b"\0")
+
+
+def long_record(delta: int, payload: bytes) -> bytes:
+    assert len(payload) % 4 == 0
+    return struct.pack("<II", delta << 5, len(payload) + 4) + payload
+
+
+def made_of(directory: Path, events: list[bytes]) -> Trace:
+    made = Made(directory / "t")
+    for name, text in (("every_kind", EVERY_KIND), ("printed", PRINTED)):
+        path = made.paths.directory / "tracefs/events/made" / name / "format"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    made.append([page(5000, b"".join(long_record(10, one) for one in events))])
+    made.finish()
+    return Trace(directory / "t")
+
+
+def test_every_kind_of_field_comes_out_as_it_went_in(tmp_path: Path) -> None:
+    events = [
+        every_kind(b"hello\0", [1, 2, 3], 0b101, b"by\0"),
+        every_kind(b"\0", [], 1 << 63, b"\0\0\0"),
+        every_kind("grüße\0 left over".encode(), [1 << 31] * 9, 0, b"no nul"),
+        common(301) + struct.pack("<I", 9) + b"to the end\n\0",
+        common(301) + struct.pack("<I", 9),
+    ]
+    export(made_of(tmp_path, events), EVERYTHING, "ctf", tmp_path / "ctf")
+    found, warnings = babeltrace(tmp_path / "ctf")
+    assert warnings == []
+    fixed = (
+        "small = -5, large = 9223372036854775808, pointer = 0xFFFF800000001000, "
+        'comm = "bash", list = [ [0] = -1, [1] = 0, [2] = 7 ], '
+        "thing = [ [0] = 0x1, [1] = 0x2, [2] = 0x3 ], "
+    )
+    three = "[ [0] = 1, [1] = 2, [2] = 3 ]"
+    nine = "[ " + ", ".join(f"[{n}] = 2147483648" for n in range(9)) + " ]"
+    told = [
+        fixed + f'text = "hello", _numbers_length = 3, numbers = {three}, '
+        '_mask_length = 1, mask = [ [0] = 0x5 ], near = "by"',
+        fixed + 'text = "", _numbers_length = 0, numbers = [ ], '
+        '_mask_length = 1, mask = [ [0] = 0x8000000000000000 ], near = ""',
+        fixed + f'text = "grüße", _numbers_length = 9, numbers = {nine}, '
+        '_mask_length = 1, mask = [ [0] = 0x0 ], near = "no nul"',
+        'event = 9, buf = "to the end\\n"',
+        'event = 9, buf = ""',
+    ]
+    plain = "common_pid = 42, common_flags = 1, common_preempt_count = 2"
+    assert found == [
+        CtfEvent(5010 + 10 * number, name, 0, plain, fields)
+        for number, (name, fields) in enumerate(
+            zip(["every_kind"] * 3 + ["printed"] * 2, told, strict=True)
+        )
+    ]
+
+
+def test_what_nobody_knows_or_is_too_short_is_bytes(tmp_path: Path) -> None:
+    events = [
+        common(77) + b"\1\2\3\4",
+        common(301),  # lacks the field that its format has
+        common(301) + struct.pack("<I", 1) + b"ok\0\0",
+        common(77),
+        common(300) + bytes(range(200, 220)),
+    ]
+    lines = export(made_of(tmp_path, events), EVERYTHING, "ctf", tmp_path / "ctf")
+    found, warnings = babeltrace(tmp_path / "ctf")
+    assert warnings == []
+    assert [(one.name, one.fields) for one in found[:4]] == [
+        (
+            "unknown_77_undecoded",
+            "_raw_length = 4, raw = [ [0] = 0x1, [1] = 0x2, [2] = 0x3, [3] = 0x4 ]",
+        ),
+        ("printed_301_undecoded", "_raw_length = 0, raw = [ ]"),
+        ("printed", 'event = 1, buf = "ok"'),
+        ("unknown_77_undecoded", "_raw_length = 0, raw = [ ]"),
+    ]
+    assert found[4].name == "every_kind_300_undecoded"
+    assert "_raw_length = 20" in found[4].fields
+    assert any("no format of event id 77" in line for line in lines)
+
+
+def test_places_that_lie_outside_of_an_event_are_cut(tmp_path: Path) -> None:
+    whole = every_kind(b"text\0", [1], 1, b"n\0")
+    wild = whole[:52] + struct.pack(
+        "<4I", *[0xFFFF << 16 | 60, 8 << 16 | 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF]
+    )
+    export(made_of(tmp_path, [whole, wild, whole]), EVERYTHING, "ctf", tmp_path / "ctf")
+    found, warnings = babeltrace(tmp_path / "ctf")
+    assert (len(found), warnings) == (3, [])
+    assert found[0].fields == found[2].fields
+    assert found[1].fields.endswith('numbers = [ ], _mask_length = 0, mask = [ ], near = ""')
+
+
+def test_babeltrace_reads_every_event_and_where_some_were_lost(tmp_path: Path) -> None:
+    trace = replayed(tmp_path / "t")
+    (told,) = export(trace, EVERYTHING, "ctf", tmp_path / "ctf")
+    found, warnings = babeltrace(tmp_path / "ctf")
+    events = decoded(trace)
+    for cpu, ours in events.items():
+        assert [(one.time, one.name) for one in found if one.cpu == cpu] == ours
+    assert told.startswith(f"{len(found)} events of 44 sub-buffers")
+    lost = [gap.count for stream in trace.segments[0].streams for gap in stream.gaps]
+    assert [int(re.findall(r"discarded (\d+) events", line)[0]) for line in warnings] == lost
+
+
+def test_losses_are_told_before_between_and_behind(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t")
+    made.append([subbuffer(0, missed=1), subbuffer(1), subbuffer(2, missed=20)], trailing_loss=300)
+    made.finish()
+    export(Trace(made.trace), EVERYTHING, "ctf", tmp_path / "ctf")
+    found, warnings = babeltrace(tmp_path / "ctf")
+    assert len(found) == 9
+    counts = [int(number) for line in warnings for number in re.findall(r"discarded (\d+)", line)]
+    assert counts == [1, 20, 300]
+
+
+def test_a_window_is_exact(tmp_path: Path) -> None:
+    trace = replayed(tmp_path / "t")
+    middle = decoded(trace)[0][300:700]
+    begin, end = middle[0][0], middle[-1][0]
+    window = Window(Moment(begin, wall=False), Moment(end, wall=False))
+    export(trace, window, "ctf", tmp_path / "ctf")
+    found, _ = babeltrace(tmp_path / "ctf")
+    assert [(one.time, one.name) for one in found if one.cpu == 0] == middle
+    assert all(begin <= one.time <= end for one in found)
+    with pytest.raises(NotATraceError):
+        export(trace, Window(Moment(1, wall=False), Moment(2, wall=False)), "ctf", tmp_path / "no")
+
+
+def test_segments_are_traces_of_one_time(tmp_path: Path) -> None:
+    for number, boot in ((1, "one"), (2, "another")):
+        made = Made(tmp_path / "t", number=number, boot_id=boot)
+        made.append([subbuffer(number)])
+        # The second boot's clock began anew, a day later.
+        day_ns = 86_400 * 10**9 * number
+        made.manifest.clock_snapshots = [
+            type(SNAPSHOT)(1000, 1000, 1000, SNAPSHOT.realtime_ns + day_ns, 1)
+        ]
+        made.finish()
+    trace = Trace(tmp_path / "t")
+    export(trace, EVERYTHING, "ctf", tmp_path / "ctf")
+    assert sorted(os.listdir(tmp_path / "ctf")) == [
+        segment.paths.directory.name for segment in trace.segments
+    ]
+    found, warnings = babeltrace(tmp_path / "ctf")
+    assert warnings == []
+    assert [one.time for one in found] == [2010, 2020, 2030, 3010, 3020, 3030]
+
+
+def test_what_is_no_ftrace_is_refused(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t")
+    made.append([subbuffer(0)])
+    made.finish()
+    object.__setattr__(made.records[0].info, "abi", "lttng")
+    made.write_manifest()
+    with pytest.raises(UsageError, match="only ftrace"):
+        export(Trace(made.trace), EVERYTHING, "ctf", tmp_path / "ctf")
+    assert os.listdir(tmp_path) == ["t"]
+
+
+def test_time_that_steps_back_does_not_stop_a_reader(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t")
+    payload = common(77)
+    made.append([page(9000, record_at(10, payload)), page(5000, record_at(10, payload))])
+    made.append([page(9500, record_at(10, payload))])
+    made.finish()
+    export(Trace(made.trace), EVERYTHING, "ctf", tmp_path / "ctf")
+    found, _ = babeltrace(tmp_path / "ctf")
+    assert [one.time for one in found] == [9010, 9010, 9510]
