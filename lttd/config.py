@@ -110,6 +110,8 @@ class Config:
     """``table``, ``json``, ``json:FILE`` or ``none``."""
     on_write_error: str = "stop"
     """``stop``, or ``continue``: what cannot be written is counted as lost."""
+    priority: int | None = None
+    """SCHED_FIFO for lttd's threads; None leaves them as they are."""
     metrics: str | None = None
     daemon: bool = False
     verbose: int = 0
@@ -146,6 +148,13 @@ def _on_write_error(value: object) -> str:
     return str(value)
 
 
+def _priority(value: object) -> int:
+    text = str(value)
+    if not (text.isdigit() and 1 <= int(text) <= 99):
+        raise UsageError(f"priority {text!r}: from 1 to 99")
+    return int(text)
+
+
 def _flush_interval_s(value: object) -> float:
     interval_s = parse_duration_s(value)
     if not 0.001 <= interval_s <= 3600:
@@ -169,6 +178,7 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "backlog": _Option(_backlog_bytes, "backlog_bytes"),
     "summary": _Option(_summary, "summary"),
     "on-write-error": _Option(_on_write_error, "on_write_error"),
+    "priority": _Option(_priority, "priority"),
     "metrics": _Option(str, "metrics"),
     "daemon": _Option(parse_bool, "daemon"),
     "verbose": _Option(int, "verbose"),
@@ -229,6 +239,9 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--flush-interval", metavar="T", help="an event is on disk after at most this (default 1s)")
     add("--backlog", metavar="SIZE", help="memory between reading and the disk (default 64M)")
     add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
+    add(
+        "--priority", metavar="N", help="real-time priority (1-99) against CPU hogs; off by default"
+    )
     add("--metrics", metavar="ADDR:PORT", help="serve /metrics and /healthz, off by default")
     legacy = parser.add_argument_group("legacy lttd's letters")
     add = legacy.add_argument
