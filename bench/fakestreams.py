@@ -8,7 +8,6 @@ import json
 import os
 import re
 import struct
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -192,7 +191,6 @@ def main() -> None:
     parser.add_argument("--backlog-mib", type=int, default=64)
     parser.add_argument("--mib-per-s", type=float, help="default: all at once")
     arguments = parser.parse_args()
-    sys.setswitchinterval(0.0005)  # as the daemon does
     template, pool = pages(arguments.take_kib << 10), BufferPool()
     takes = (arguments.mib << 10) // arguments.take_kib // arguments.streams
     streams = [FakeStream(cpu, template, takes, pool) for cpu in range(arguments.streams)]

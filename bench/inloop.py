@@ -6,7 +6,6 @@ Only the draining interval is counted: interpreter, imports, opening and closing
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -78,7 +77,6 @@ def main() -> None:
     parser.add_argument("trace", type=Path)
     parser.add_argument("--layout", default="packed")
     arguments = parser.parse_args()
-    sys.setswitchinterval(0.0005)  # as the daemon does
     source = open_source(SourceSpec("ftrace", arguments.instance), BufferPool())
     try:
         print(json.dumps(trio.run(drain, source, arguments.trace, arguments.layout)))

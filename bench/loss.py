@@ -28,6 +28,8 @@ RINGS_MIB: Final = (1, 2, 4, 8)
 NO_LOSS_FROM_MIB: Final = 4
 WRITEBACK_MIB: Final = 1024
 
+NAMES: Final = ("lttd", "lttd --priority", "trace-cmd")
+
 Shares = dict[int, dict[str, list[float]]]
 
 
@@ -49,7 +51,12 @@ def run(options: Options) -> Report:
     return Report(
         NAME,
         title,
-        ["ring MiB", "pairs", "lttd %", "worst %", "trace-cmd %", "worst %", "lttd told all"],
+        [
+            "ring MiB",
+            "pairs",
+            *(word for name in NAMES for word in (f"{name} %", "worst %")),
+            "told all",
+        ],
         [_row(ring_mib, shares[ring_mib], samples) for ring_mib in RINGS_MIB],
         _figures(shares),
         samples=dict(samples),
@@ -61,7 +68,7 @@ def run(options: Options) -> Report:
                     f"{ring_mib} MiB": [100 * share for share in shares[ring_mib][name]]
                     for ring_mib in RINGS_MIB
                 }
-                for name in ("lttd", "trace-cmd")
+                for name in NAMES
             },
         ),
     )
@@ -70,6 +77,7 @@ def run(options: Options) -> Report:
 def _recorders(ring_mib: int) -> dict[str, Lttd | TraceCmd]:
     return {
         "lttd": Lttd("packed", "--buffer-size", f"{ring_mib}M"),
+        "lttd --priority": Lttd("packed", "--buffer-size", f"{ring_mib}M", "--priority", "1"),
         "trace-cmd": TraceCmd("-b", str(ring_mib << 10)),
     }
 
@@ -105,9 +113,13 @@ def _writeback(directory: Path) -> AbstractContextManager[Load]:
 
 
 def _row(ring_mib: int, shares: dict[str, list[float]], samples: dict[str, Any]) -> list[Cell]:
-    told = all(sample["told_lost"] == sample["lost"] for sample in samples[f"lttd, {ring_mib} MiB"])
+    told = all(
+        sample["told_lost"] == sample["lost"]
+        for name in NAMES[:2]
+        for sample in samples[f"{name}, {ring_mib} MiB"]
+    )
     row: list[Cell] = [ring_mib, len(shares["lttd"])]
-    for name in ("lttd", "trace-cmd"):
+    for name in NAMES:
         row += [100 * (median(shares[name]) or 0.0), 100 * max(shares[name])]
     return [*row, "yes" if told else "NO"]
 
