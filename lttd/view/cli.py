@@ -117,7 +117,8 @@ def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
     formats = ", ".join(FORMATS)
     command.add_argument("--to", metavar="FORMAT", choices=FORMATS, required=True, help=formats)
     _add_window(command)
-    _add_output(command, "file or directory to make; not there yet")
+    text = "file or directory to make, not there yet; parquet: or a URL that fsspec can write"
+    command.add_argument("-o", "--output", metavar="OUT", required=True, help=text)
 
 
 def _add_window(command: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FORMATS: Final[dict[str, str]] = {
     "trace.dat": "lttd.view.export.tracedat",
     "ctf": "lttd.view.export.ctf",
+    "parquet": "lttd.view.export.parquet",
 }
 """What ``--to`` takes, and the module that does it."""
 
@@ -35,16 +36,29 @@ class Exporter(Protocol):
         ...
 
 
-def export(trace: "Trace", window: "Window", to: str, out: Path) -> list[str]:
-    """Export to the format *to*; *out* is there whole afterwards, or not at all.
+class UrlExporter(Exporter, Protocol):
+    """One that can write where there are no paths."""
+
+    def export_url(self, trace: "Trace", window: "Window", url: str) -> list[str]:
+        """Write to *url*; what is there of it after a failure is for who owns the place."""
+        ...
+
+
+def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[str]:
+    """Export to the format *to*; a path *out* is there whole afterwards, or not at all.
 
     Raises:
         LttdError: as Exporter.export(), and UsageError where *out* is there already.
     """
     # The command line asks for the names of the formats: that must not load numpy.
+    from lttd.errors import UsageError  # noqa: PLC0415
     from lttd.files import Disk  # noqa: PLC0415
     from lttd.view.output import new_output  # noqa: PLC0415
 
     exporter = cast("Exporter", import_module(FORMATS[to]))
-    with new_output(out, Disk()) as made:
+    if "://" in str(out):
+        if not hasattr(exporter, "export_url"):
+            raise UsageError(f"{out}: {to} is written to a path, not to a URL")
+        return cast("UrlExporter", exporter).export_url(trace, window, str(out))
+    with new_output(Path(out), Disk()) as made:
         return exporter.export(trace, window, made)

@@ -218,7 +218,7 @@ class Encoder:
             begin, end = np.minimum(begin, size), np.minimum(end, size)
             length = np.minimum(end - begin, _MOST_BYTES)
             if is_text(one):
-                found.append(_Ragged(at + begin, _until_nul(raw, at + begin, length), None))
+                found.append(_Ragged(at + begin, until_nul(raw, at + begin, length), None))
             else:
                 count = length // one.element_bytes
                 found.append(_Ragged(at + begin, count * one.element_bytes, count))
@@ -228,22 +228,21 @@ class Encoder:
         if one.elements is not None:
             _scatter(out, at, one.elements.astype(f"{self._order}u2"))
             at = at + COUNT_BYTES
-        inside = _inside(one.length)
-        out[np.repeat(at, one.length) + inside] = raw[np.repeat(one.begin, one.length) + inside]
+        number = inside(one.length)
+        out[np.repeat(at, one.length) + number] = raw[np.repeat(one.begin, one.length) + number]
 
 
-def _inside(length: I64) -> I64:
+def inside(length: I64) -> I64:
     """Return 0, 1, ... for each of some lengths, one after the other."""
     behind = np.cumsum(length)
     total = int(behind[-1]) if len(length) else 0
     return np.arange(total, dtype=np.int64) - np.repeat(behind - length, length)
 
 
-def _until_nul(raw: U8, begin: I64, length: I64) -> I64:
+def until_nul(raw: U8, begin: I64, length: I64) -> I64:
     """Return how long each string is before its first NUL."""
-    inside = _inside(length)
     start = np.cumsum(length) - length
-    zeros = np.flatnonzero(raw[np.repeat(begin, length) + inside] == 0)
+    zeros = np.flatnonzero(raw[np.repeat(begin, length) + inside(length)] == 0)
     if not len(zeros):
         return length
     first = zeros[np.minimum(np.searchsorted(zeros, start), len(zeros) - 1)] - start

@@ -1,0 +1,70 @@
+"""Fields of ftrace events as Arrow arrays, made of whole buffers."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lttd.abi.ftrace_format import Field, Kind
+from lttd.view.columns import Rows
+from lttd.view.export.ctf_events import inside, is_text, until_nul
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+Array = Any  # pyarrow has no types
+
+
+def field_array(rows: Rows, name: str) -> Array:
+    """Return one field of some events: integers, strings, lists, or binary for what is opaque."""
+    one = rows.field(name)
+    if one.kind is Kind.INT:
+        return pa.array(_native(rows.records[name]))
+    if one.kind is Kind.ARRAY:
+        values = _native(rows.records[name])
+        bounds = np.arange(len(values) + 1, dtype=np.int64) * one.elements
+        return _lists(bounds, values.reshape(-1))
+    begin, end = rows.spans(name)
+    raw = np.frombuffer(rows.batch.data, np.uint8)
+    if one.kind is Kind.BYTES:
+        return _binary(raw, begin, end - begin, pa.binary())
+    if one.kind is Kind.CHARS or is_text(one):
+        return _strings(raw, begin, until_nul(raw, begin, end - begin))
+    return _dynamic(raw, begin, end - begin, one, rows)
+
+
+def _dynamic(raw: U8, begin: I64, length: I64, one: Field, rows: Rows) -> Array:
+    count = length // one.element_bytes
+    assert rows.kind.format is not None
+    dtype = one.element_dtype(rows.kind.format.byteorder)
+    values = _native(_gathered(raw, begin, count * one.element_bytes).view(dtype))
+    return _lists(np.concatenate((np.zeros(1, np.int64), np.cumsum(count))), values)
+
+
+def _lists(bounds: I64, values: npt.NDArray[Any]) -> Array:
+    return pa.ListArray.from_arrays(pa.array(bounds.astype(np.int32)), pa.array(values))
+
+
+def _native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+
+
+def _gathered(raw: U8, begin: I64, length: I64) -> U8:
+    gathered: U8 = raw[np.repeat(begin, length) + inside(length)]
+    return gathered
+
+
+def _binary(raw: U8, begin: I64, length: I64, kind: Array) -> Array:
+    bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(length))).astype(np.int32)
+    data = _gathered(raw, begin, length)
+    return pa.Array.from_buffers(kind, len(begin), [None, pa.py_buffer(bounds), pa.py_buffer(data)])
+
+
+def _strings(raw: U8, begin: I64, length: I64) -> Array:
+    found = _binary(raw, begin, length, pa.string())
+    try:
+        found.validate(full=True)
+    except pa.ArrowInvalid:  # not UTF-8
+        values = _binary(raw, begin, length, pa.binary()).to_pylist()
+        return pa.array([value.decode(errors="replace") for value in values], pa.string())
+    return found

@@ -1,0 +1,204 @@
+"""Parquet: a file per event type and segment, under names that query engines take for partitions.
+
+    system=sched/event=sched_switch/20261123T065747Z-000001-ftrace.parquet
+
+Columns: ``time`` (int64, trace clock, ns where that counts ns), ``timestamp`` (UTC, in us: what
+every engine reads; null where nobody noted the clocks), ``cpu``, ``common_pid``, then the event's
+own fields.  Strings are UTF-8, what is not becomes U+FFFD; arrays are lists.  A file's own metadata
+(``lttd.*``) says where and by what it was recorded.
+
+Rule: rows are in the order of time; memory holds a piece of the window and PENDING_ROWS of rows.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.errors import NotATraceError, UsageError
+from lttd.view.columns import Rows
+from lttd.view.export.arrow import field_array
+from lttd.view.filters import Filter
+from lttd.view.opened import ClockGroup
+from lttd.view.output import nothing_within
+from lttd.view.times import Window
+from lttd.view.trace import Segment, Trace
+from lttd.view.window import PIECE_BYTES
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError:
+    raise UsageError("parquet needs pyarrow: pip install 'lttd[parquet]'") from None
+
+GROUP_ROWS: Final = 1 << 17
+"""Rows of a type that become a row group."""
+PENDING_ROWS: Final = 1 << 20
+"""Rows of all types that wait to become one."""
+_US_NS: Final = 1000
+U64 = npt.NDArray[np.uint64]
+Open = Callable[[str], IO[bytes]]
+
+
+def export(trace: Trace, window: Window, out: Path) -> list[str]:
+    """See ``lttd.view.export.Exporter``."""
+
+    def create(name: str) -> IO[bytes]:
+        path = out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
+
+    out.mkdir()
+    return _export(trace, window, create)
+
+
+def export_url(trace: Trace, window: Window, url: str) -> list[str]:
+    """Export to what fsspec can write, such as ``s3://bucket/directory``.
+
+    Raises:
+        UsageError: no fsspec, or nothing that it knows; or something is there already.
+    """
+    try:
+        import fsspec  # noqa: PLC0415
+
+        files, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"{url}: {error}; pip install 'lttd[parquet]' and what it names") from None
+    if files.exists(root) and files.ls(root):
+        raise UsageError(f"{url}: is there already; name another, or remove it")
+
+    def create(name: str) -> IO[bytes]:
+        path = f"{root.rstrip('/')}/{name}"
+        files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        opened: IO[bytes] = files.open(path, "wb")
+        return opened
+
+    return _export(trace, window, create)
+
+
+def _export(trace: Trace, window: Window, create: Open) -> list[str]:
+    notes: list[str] = []
+    events = files = 0
+    for segment in trace.segments:
+        group = ClockGroup([segment], window, Filter(None, None, None), notes, PIECE_BYTES)
+        sink = _Sink(segment, create)
+        try:
+            for piece in group.pieces():
+                batch = group.batch(piece)
+                notes += batch.notes
+                for rows in batch.by_type():
+                    sink.add(rows)
+            sink.finish()
+        finally:
+            sink.close()
+        events += sink.events
+        files += sink.files
+    if not events:
+        raise NotATraceError(nothing_within(trace))
+    return [*notes, f"{events} events in {files} files"]
+
+
+class _Sink:
+    """The files of one segment."""
+
+    def __init__(self, segment: Segment, create: Open) -> None:
+        self._segment = segment
+        self._create = create
+        self._pending: dict[str, list[Any]] = {}
+        self._pending_rows: dict[str, int] = {}
+        self._writers: dict[str, tuple[Any, IO[bytes]]] = {}
+        self.events = 0
+        self.files = 0
+
+    def add(self, rows: Rows) -> None:
+        """Take events of one type."""
+        kind = rows.kind
+        name = f"system={kind.system or 'unknown'}/event={kind.name}/"
+        if kind.format is None and kind.system:
+            name = f"system={kind.system}/event={kind.name}_undecoded/"
+        table = self._table(rows)
+        self._pending.setdefault(name, []).append(table)
+        self._pending_rows[name] = self._pending_rows.get(name, 0) + len(rows)
+        self.events += len(rows)
+        if self._pending_rows[name] >= GROUP_ROWS:
+            self._write(name)
+        while sum(self._pending_rows.values()) > PENDING_ROWS:
+            self._write(max(self._pending_rows, key=lambda one: self._pending_rows[one]))
+
+    def _table(self, rows: Rows) -> Any:  # noqa: ANN401
+        time = rows.time
+        columns = {
+            "time": pa.array(time.astype(np.int64)),
+            "timestamp": timestamps(time, self._segment),
+            "cpu": pa.array(rows.cpu),
+            "common_pid": pa.array(rows.pid.astype(np.int32)),
+        }
+        if rows.kind.format is None:
+            columns["raw"] = pa.array(rows.raw(), pa.binary())
+        for name in rows.names:
+            # The parts of a name that every event has would hide those.
+            columns[name if name not in columns else f"{name}_"] = field_array(rows, name)
+        return pa.table(columns)
+
+    def _write(self, name: str) -> None:
+        tables, count = self._pending.pop(name), self._pending_rows.pop(name)
+        table = pa.concat_tables(tables)
+        if name not in self._writers:
+            file = self._create(f"{name}{self._segment.paths.directory.name}.parquet")
+            schema = table.schema.with_metadata(self._told())
+            self._writers[name] = pq.ParquetWriter(file, schema, compression="zstd"), file
+            self.files += 1
+        writer, _ = self._writers[name]
+        writer.write_table(table.replace_schema_metadata(self._told()), row_group_size=count)
+
+    def _told(self) -> dict[str, str]:
+        manifest = self._segment.manifest
+        told = {"clock": manifest.clock, **manifest.machine, "lttd_version": manifest.lttd_version}
+        return {f"lttd.{name}": value for name, value in told.items()}
+
+    def finish(self) -> None:
+        """Write what is pending; rare types are opened only here, one at a time."""
+        for name in list(self._pending):
+            self._write(name)
+            self._close(name)
+
+    def _close(self, name: str) -> None:
+        writer, file = self._writers.pop(name)
+        writer.close()
+        file.close()
+
+    def close(self) -> None:
+        """Close whatever is still open."""
+        for name in list(self._writers):
+            self._close(name)
+
+
+def timestamps(time: U64, segment: Segment) -> Any:  # noqa: ANN401
+    """Return the wall-clock times of a column, as the segment's conversion has them, in us.
+
+    Between two snapshots the conversion is a straight line, which floats hold to a ns: what they
+    take part in is no more than how far the clocks drifted apart.
+    """
+    kind = pa.timestamp("us", tz="UTC")
+    wall = segment.conversion
+    if wall is None or not len(time):
+        return pa.nulls(len(time), kind)
+    first, last = int(time.min()), int(time.max())
+    bends = {snapshot.trace for snapshot in segment.manifest.clock_snapshots}
+    begins = [first, *sorted(bend for bend in bends if first < bend <= last)]
+    ends = [*(begin - 1 for begin in begins[1:]), last]
+    real = [
+        (wall.to_realtime_ns(a), wall.to_realtime_ns(b)) for a, b in zip(begins, ends, strict=True)
+    ]
+    slopes = [
+        (b_ns - a_ns - (b - a)) / max(b - a, 1)
+        for a, b, (a_ns, b_ns) in zip(begins, ends, real, strict=True)
+    ]
+    at = time.astype(np.int64)
+    piece = np.searchsorted(np.array(begins, np.int64), at, "right") - 1
+    since = at - np.array(begins, np.int64)[piece]
+    drift = np.floor(since * np.array(slopes)[piece]).astype(np.int64)
+    found = np.array([a_ns for a_ns, _ in real], np.int64)[piece] + since + drift
+    return pa.array(found // _US_NS, pa.int64()).cast(kind)
