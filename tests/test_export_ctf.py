@@ -3,6 +3,7 @@
 import os
 import re
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,16 @@ def test_what_is_no_ftrace_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="only ftrace"):
         export(Trace(made.trace), EVERYTHING, "ctf", tmp_path / "ctf")
     assert os.listdir(tmp_path) == ["t"]
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(tmp_path / "t")
+    made.append([subbuffer(0)])
+    made.finish()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "lttd.view.export.parquet", raising=False)
+    with pytest.raises(UsageError, match=r"needs pyarrow: pip install 'lttd\[parquet\]'"):
+        export(Trace(made.trace), EVERYTHING, "parquet", tmp_path / "pq")
 
 
 def test_time_that_steps_back_does_not_stop_a_reader(tmp_path: Path) -> None:

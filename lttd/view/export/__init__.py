@@ -55,7 +55,10 @@ def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[s
     from lttd.files import Disk  # noqa: PLC0415
     from lttd.view.output import new_output  # noqa: PLC0415
 
-    exporter = cast("Exporter", import_module(FORMATS[to]))
+    try:
+        exporter = cast("Exporter", import_module(FORMATS[to]))
+    except ImportError as error:
+        raise UsageError(f"{to} needs {error.name}: pip install 'lttd[{to}]'") from None
     if "://" in str(out):
         if not hasattr(exporter, "export_url"):
             raise UsageError(f"{out}: {to} is written to a path, not to a URL")

@@ -16,6 +16,8 @@ from typing import IO, Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from lttd.errors import NotATraceError, UsageError
 from lttd.view.columns import Rows
@@ -26,12 +28,6 @@ from lttd.view.output import nothing_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import PIECE_BYTES
-
-try:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-except ImportError:
-    raise UsageError("parquet needs pyarrow: pip install 'lttd[parquet]'") from None
 
 GROUP_ROWS: Final = 1 << 17
 """Rows of a type that become a row group."""
