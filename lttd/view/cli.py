@@ -10,8 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lttd.errors import LttdError
+
+if TYPE_CHECKING:
+    from lttd.view.show import Show
 
 INTERRUPTED = 128 + 2
 PIPE_CLOSED = 128 + 13
@@ -59,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lttv {version('lttd')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_info, _add_check, _add_cut, _add_export):
+    for add in (_add_info, _add_text, _add_follow, _add_formats, _add_check, _add_cut, _add_export):
         add(commands)
     return parser
 
@@ -121,6 +125,48 @@ def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command.add_argument("-o", "--output", metavar="OUT", required=True, help=text)
 
 
+def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    command = _add(commands, "text", _text, "events as lines, merged over CPUs by time")
+    command.add_argument(
+        "more", metavar="TRACE", type=Path, nargs="*", help="other traces, merged by time"
+    )
+    _add_window(command)
+    _add_choice(command)
+    command.add_argument("-n", metavar="N", type=int, help="no more than this many lines")
+    command.add_argument("--jobs", metavar="N", type=int, help="processes (default: what pays)")
+
+
+def _add_follow(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    command = _add(commands, "follow", _follow, "the same, live, while lttd writes")
+    command.add_argument("--from-begin", action="store_true", help="what is there already, first")
+    command.add_argument(
+        "--until-closed", action="store_true", help="end when the recording has ended"
+    )
+    _add_choice(command)
+
+
+def _add_formats(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "which event types can be shown as their print fmt says; TRACE may be a tracefs"
+    _add(commands, "formats", _formats, text)
+
+
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cpu", metavar="N", type=int, action="append", help="of this CPU only; may be repeated"
+    )
+    command.add_argument(
+        "--event", metavar="GLOB", action="append", help="NAME or SYSTEM:NAME; may be repeated"
+    )
+    command.add_argument(
+        "--where",
+        metavar="EXPR",
+        help="only where this holds of an event's fields: 'prev_pid == 42 and prev_prio < 100'",
+    )
+    command.add_argument("--fields", metavar="A,B", help="these fields only, as name=value")
+    command.add_argument("--json", action="store_true", help="one JSON object per line")
+    command.add_argument("--ns", action="store_true", help="time stamps to the nanosecond")
+
+
 def _add_window(command: argparse.ArgumentParser) -> None:
     text = (
         "{}: seconds on the trace clock, HH:MM:SS.frac or YYYY-MM-DDTHH:MM:SS.frac (UTC),"
@@ -143,6 +189,50 @@ def _info(options: argparse.Namespace) -> int:
 
     trace = Trace(options.trace)
     print(dump(info_json(trace)) if options.json else info_text(trace))
+    return 0
+
+
+def _text(options: argparse.Namespace) -> int:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here needs its threads
+    from lttd.view.show import show_text  # noqa: PLC0415
+    from lttd.view.times import window_of  # noqa: PLC0415
+    from lttd.view.trace import Trace  # noqa: PLC0415
+
+    traces = [Trace(path) for path in (options.trace, *options.more)]
+    window = window_of(traces[0], options.begin, options.end)
+    return show_text(traces, window, _show_of(options))
+
+
+def _follow(options: argparse.Namespace) -> int:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from lttd.view.follow import follow  # noqa: PLC0415
+
+    return follow(
+        options.trace,
+        _show_of(options),
+        from_begin=options.from_begin,
+        until_closed=options.until_closed,
+    )
+
+
+def _show_of(options: argparse.Namespace) -> "Show":
+    from lttd.view.filters import Filter  # noqa: PLC0415
+    from lttd.view.show import Show  # noqa: PLC0415
+
+    return Show(
+        Filter(options.cpu, options.event, options.where),
+        nanoseconds=options.ns,
+        fields=tuple(options.fields.split(",")) if options.fields else None,
+        json=options.json,
+        most=getattr(options, "n", None),
+        jobs=getattr(options, "jobs", None),
+    )
+
+
+def _formats(options: argparse.Namespace) -> int:
+    from lttd.view.share import share_text  # noqa: PLC0415
+
+    print(share_text(options.trace))
     return 0
 
 

@@ -1,0 +1,273 @@
+"""``%d``, ``%s``, ``%pI4`` and the like: values -> strips.
+
+Source of the kernel's own conversions: Linux lib/vsprintf.c, Documentation/core-api/printk-formats.
+Plain pointers are printed as they are: the trace holds addresses, and trace-cmd shows them.
+"""
+
+import ipaddress
+from bisect import bisect_right
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.print_fmt import Conversion
+from lttd.view.cexpr import Buffer, Inexpressible, Value
+from lttd.view.glyphs import (
+    Strip,
+    decimal,
+    hexadecimal,
+    per_distinct,
+    right_aligned,
+    words_of,
+)
+
+Column = npt.NDArray[Any]
+_UUID_GROUPS: Final = (4, 2, 2, 2, 6)
+
+
+class Symbols:
+    """Kernel functions by address, from the segment's ``kallsyms`` where it keeps one."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._table: tuple[list[int], list[bytes]] | None = None
+
+    def _load(self) -> tuple[list[int], list[bytes]]:
+        if self._table is None:
+            found = []
+            try:
+                lines = self._path.read_bytes().splitlines() if self._path else []
+            except OSError:
+                lines = []
+            for line in lines:
+                parts = line.split()
+                if len(parts) >= 3 and parts[1] in b"tTwW":
+                    found.append((int(parts[0], 16), parts[2]))
+            found.sort()
+            self._table = [at for at, _ in found], [name for _, name in found]
+        return self._table
+
+    def told(self, address: int, *, offset: bool) -> bytes:
+        """Return ``name+0x12``, or the address where no name is known."""
+        addresses, names = self._load()
+        number = bisect_right(addresses, address) - 1
+        if number < 0 or not addresses[number]:
+            return b"0x%x" % address
+        beyond = address - addresses[number]
+        return names[number] + (b"+0x%x" % beyond if offset else b"")
+
+
+def converted(conversion: Conversion, value: Value, count: int, context: "Context") -> Strip:
+    """Return what one ``%`` prints, per row.
+
+    Raises:
+        Inexpressible: not of this value.
+    """
+    letter = conversion.letter
+    if letter == "p":
+        return _pointer(conversion, value, count, context)
+    if isinstance(value, Buffer):
+        if letter == "s":
+            return [words_of(_strings([p.partition(b"\0")[0] for p in value.pieces]))]
+        raise Inexpressible(f"%{letter} of an array")
+    if letter == "s":
+        return _string(conversion, value, context)
+    if value.dtype.kind == "S":
+        raise Inexpressible(f"%{letter} of a string")
+    if letter == "c":
+        return [words_of(per_distinct(value, lambda code: bytes((code & 0xFF,))))]
+    if letter == "n":
+        raise Inexpressible("%n")
+    return _number(conversion, _sized(conversion, value, context.long_bytes), count)
+
+
+class Context:
+    """What conversions need beside values."""
+
+    def __init__(self, long_bytes: int, byteorder: str, symbols: Symbols) -> None:
+        self.long_bytes = long_bytes
+        self.byteorder = byteorder
+        self.symbols = symbols
+        self.width: int | None = None
+        """Of a ``*``, where it is the same for all rows; likewise:"""
+        self.precision: int | None = None
+
+
+def _sized(conversion: Conversion, value: Column, long_bytes: int) -> Column:
+    """Return what a vararg of that length would be read as."""
+    signed = conversion.letter in "di"
+    size = {"hh": 1, "h": 2, "": 4, "l": long_bytes, "z": long_bytes, "Z": long_bytes}.get(
+        conversion.length, 8
+    )
+    if conversion.length == "t":
+        size = long_bytes
+    return value.astype(f"{'i' if signed else 'u'}{size}")
+
+
+def _number(conversion: Conversion, value: Column, count: int) -> Strip:
+    flags, width = conversion.flags, conversion.width
+    letter, least = conversion.letter, conversion.precision
+    if letter == "o" or set(flags) - {"0", "#"} or not isinstance(width, int | None):
+        return _slowly(conversion, value)
+    prefix: Strip = []
+    if "#" in flags:
+        if letter not in "xX" or width or least is not None:
+            return _slowly(conversion, value)
+        prefix = [b"0" + letter.encode()]
+        if (value == 0).any():
+            return _slowly(conversion, value)
+    if least is not None or (value.dtype.kind == "i" and "0" in flags and (value < 0).any()):
+        return _slowly(conversion, value)
+    zeros = width if width and "0" in flags else 0
+    if letter in "xX":
+        strip = hexadecimal(value, zeros, upper=letter == "X")
+    else:
+        strip = decimal(value, zeros)
+    if width and not zeros:
+        strip = right_aligned(strip, len(value), width)
+    return [*prefix, *strip]
+
+
+def _slowly(conversion: Conversion, value: Column) -> Strip:
+    """Format each value that occurs as Python does; the two agree on what the kernel uses."""
+    if not isinstance(conversion.width, int | None) or not isinstance(
+        conversion.precision, int | None
+    ):
+        raise Inexpressible("a number as wide as another says")
+    letter = "d" if conversion.letter in "diu" else conversion.letter
+    # C writes 0 for %#x of 0 and a bare 0 before octal digits, Python 0x0 and 0o.
+    spec = "%" + conversion.flags
+    spec += str(conversion.width) if conversion.width else ""
+    spec += f".{conversion.precision}" if conversion.precision is not None else ""
+    plain = (spec + letter).encode()
+    bare = plain.replace(b"#", b"")
+
+    def told(number: int) -> bytes:
+        if letter == "o" and b"#" in plain:
+            return bare % number if not number else (b"0" + bare % number)
+        return (plain if number else bare) % number
+
+    return [words_of(per_distinct(value, told))]
+
+
+def _string(conversion: Conversion, value: Column, context: Context) -> Strip:
+    width = context.width if not isinstance(conversion.width, int) else conversion.width
+    most = context.precision if not isinstance(conversion.precision, int) else conversion.precision
+    if value.dtype.kind != "S":
+        # A pointer to a string: what it pointed to may be known by its address.
+        return [words_of(per_distinct(value, lambda at: b"0x%x" % (at & (1 << 64) - 1)))]
+    if most is not None:
+        value = value.astype(f"S{max(most, 1)}") if most else np.array([b""], "S1")
+    if width:
+        justify = np.char.ljust if "-" in conversion.flags else np.char.rjust
+        value = justify(value, abs(width))
+    return [words_of(value)]
+
+
+# -- %p and its extensions
+
+
+def _pointer(conversion: Conversion, value: Value, count: int, context: Context) -> Strip:
+    extension = conversion.extension
+    if extension and extension[0] in "sSfFB":
+        return _symbol(extension, value, context)
+    if extension in ("", "x", "K", "e"):
+        if isinstance(value, Buffer) or value.dtype.kind == "S":
+            raise Inexpressible("the address of an event's own bytes")
+        return [b"0x", *hexadecimal(value.astype(f"u{context.long_bytes}"))]
+    if extension in ("bl", "l"):
+        return _bit_list(value, context)
+    told = _teller(extension)
+    if told is None or not isinstance(value, Buffer):
+        raise Inexpressible(f"%p{extension}")
+    return [words_of(_strings([told(piece) for piece in value.pieces]))]
+
+
+def _symbol(extension: str, value: Value, context: Context) -> Strip:
+    if isinstance(value, Buffer) or value.dtype.kind == "S":
+        raise Inexpressible(f"%p{extension} of what is no address")
+    offset = extension[0] in "SB"
+    mask = (1 << 8 * context.long_bytes) - 1
+    symbols = context.symbols
+    return [words_of(per_distinct(value, lambda at: symbols.told(at & mask, offset=offset)))]
+
+
+def _bit_list(value: Value, context: Context) -> Strip:
+    if not isinstance(value, Buffer):
+        raise Inexpressible("a bit list of a number")
+    bits = context.width
+    told = []
+    for piece in value.pieces:
+        number = int.from_bytes(piece, "little" if context.byteorder == "<" else "big")
+        held = [at for at in range(min(8 * len(piece), bits or 1 << 16)) if number >> at & 1]
+        told.append(_ranges(held))
+    return [words_of(_strings(told))]
+
+
+def _ranges(held: list[int]) -> bytes:
+    runs: list[list[int]] = []
+    for at in held:
+        if runs and runs[-1][1] == at - 1:
+            runs[-1][1] = at
+        else:
+            runs.append([at, at])
+    return b",".join(b"%d" % a if a == b else b"%d-%d" % (a, b) for a, b in runs)
+
+
+def _teller(extension: str) -> Callable[[bytes], bytes] | None:
+    kind = extension[:2]
+    if kind in ("I4", "i4"):
+        return lambda raw: ".".join(str(byte) for byte in raw[:4]).encode()
+    if kind in ("I6", "i6"):
+        return lambda raw: _ipv6(raw, compressed="c" in extension)
+    if extension.startswith("IS"):
+        return lambda raw: _socket_address(raw, extension)
+    if extension[:1] in ("M", "m"):
+        between = "" if extension[0] == "m" else "-" if "F" in extension else ":"
+        return lambda raw: between.join(f"{byte:02x}" for byte in raw[:6]).encode()
+    if extension[:1] == "U":
+        return lambda raw: _uuid(raw, extension[1:] or "b")
+    return None
+
+
+def _ipv6(raw: bytes, *, compressed: bool) -> bytes:
+    if len(raw) < 16:
+        return b"?"
+    if not compressed:
+        return ":".join(raw[at : at + 2].hex() for at in range(0, 16, 2)).encode()
+    address = ipaddress.IPv6Address(raw[:16])
+    mapped = address.ipv4_mapped
+    return (f"::ffff:{mapped}" if mapped else str(address)).encode()
+
+
+def _socket_address(raw: bytes, extension: str) -> bytes:
+    family = int.from_bytes(raw[:2], "little")
+    port = int.from_bytes(raw[2:4], "big")
+    if family == 2 and len(raw) >= 8:
+        told = ".".join(str(byte) for byte in raw[4:8])
+    elif family == 10 and len(raw) >= 24:
+        inside = _ipv6(raw[8:24], compressed="c" in extension).decode()
+        told = f"[{inside}]" if "p" in extension else inside
+    else:
+        return b"(unknown family %d)" % family
+    return (f"{told}:{port}" if "p" in extension else told).encode()
+
+
+def _uuid(raw: bytes, order: str) -> bytes:
+    if len(raw) < 16:
+        return b"?"
+    groups, at = [], 0
+    for number, size in enumerate(_UUID_GROUPS):
+        group = raw[at : at + size]
+        swapped = order in ("l", "L") and number < 3
+        groups.append((group[::-1] if swapped else group).hex())
+        at += size
+    told = "-".join(groups)
+    return (told.upper() if order in ("B", "L") else told).encode()
+
+
+def _strings(told: list[bytes]) -> Column:
+    return np.array(told, np.bytes_) if told else np.empty(0, "S1")

@@ -1,0 +1,149 @@
+"""``lttv follow``: what is added to a trace, while lttd writes it.
+
+Rule: every stream is read from where it was left, so that nothing is left out or shown twice; lines
+are ordered within what arrives together.  The flush interval bounds how late that is.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from lttd.abi.table import FtraceAbi
+from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.stored import StoredStream
+from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.view.opened import ClockGroup
+from lttd.view.show import Lines, Show, maker
+from lttd.view.times import EVERYTHING
+from lttd.view.trace import Segment
+from lttd.view.window import FOREVER, Part, Piece, Source
+
+POLL_S: Final = 0.2
+# From the first new entry of a flush to that of the last stream.
+SETTLE_S: Final = 0.05
+
+
+class _Followed:
+    """One segment, and how far each of its streams has been shown."""
+
+    def __init__(self, segment: Segment, show: Show, notes: list[str], *, skip: bool) -> None:
+        self.directory = segment.paths.directory
+        self.closed = False
+        self._show = show
+        self._group = ClockGroup([segment], EVERYTHING, show.filter, notes, 1)
+        self._notes = notes
+        self._lines: Lines = maker(self._group, show)
+        self._commands_bytes = -1
+        self._shown = {
+            source.stream.name: _entries(source.stream) if skip else 0
+            for source in self._group.sources
+        }
+
+    def has_more(self) -> bool:
+        """Look at the sizes of the index files."""
+        self._add_streams()
+        return any(
+            _entries(source.stream) > self._shown[source.stream.name]
+            for source in self._group.sources
+        )
+
+    def _add_streams(self) -> None:
+        """Take in what the manifest says by now: CPUs that came later, and the end."""
+        segment = Segment(SegmentPaths(self.directory))
+        self.closed = segment.manifest.state == "closed"
+        for stream in segment.streams:
+            new = stream.name not in self._shown
+            if new and isinstance(stream.abi, FtraceAbi) and self._group.sources:
+                if not self._show.filter.wants_cpu(stream.info.id.cpu):
+                    continue
+                formats = self._group.sources[0].formats
+                self._group.sources.append(Source(stream, formats, self._notes))
+                self._shown[stream.name] = 0
+
+    def lines(self) -> list[bytes]:
+        """Return the lines of what was added since the last time."""
+        parts = []
+        for number, source in enumerate(self._group.sources):
+            first = self._shown[source.stream.name]
+            if _entries(source.stream) <= first:
+                continue
+            # Mappings do not grow with their files.
+            stream = _again(source.stream)
+            fresh = Source(stream, source.formats, self._notes)
+            self._group.sources[number] = fresh
+            parts.append(Part(fresh, first, fresh.index.entries(first)))
+            self._shown[stream.name] = first + len(parts[-1].entries)
+        if not parts:
+            return []
+        self._refresh_names()
+        batch = self._group.batch(Piece(0, FOREVER + 1, parts, last=False))
+        self._notes += batch.notes
+        return list(self._lines.lines(batch))
+
+    def _refresh_names(self) -> None:
+        commands = self.directory / "tracefs" / "commands"
+        size = commands.stat().st_size if commands.is_file() else 0
+        if size != self._commands_bytes:
+            self._commands_bytes = size
+            self._lines = maker(self._group, self._show)
+
+
+def _again(stream: StoredStream) -> StoredStream:
+    manifest = Manifest.read(stream.segment.manifest)
+    return StoredStream(stream.segment, manifest, stream.record)
+
+
+def _entries(stream: StoredStream) -> int:
+    try:
+        size = stream.paths.index.stat().st_size
+    except OSError:
+        return 0  # not written to yet
+    return max(size - len(INDEX_HEADER), 0) // ENTRY_BYTES
+
+
+def follow(
+    trace: Path,
+    show: Show,
+    *,
+    from_begin: bool = False,
+    until_closed: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Write events to stdout as they come; return an exit status.
+
+    Raises:
+        NotATraceError: there is no trace yet.
+        TraceDamagedError: a manifest cannot be read.
+    """
+    notes: list[str] = []
+    known = segments(trace)
+    followed = [_Followed(Segment(known[-1]), show, notes, skip=not from_begin)]
+    seen = {paths.directory for paths in known}
+    if from_begin:
+        followed = [_Followed(Segment(paths), show, notes, skip=False) for paths in known]
+    while True:
+        more = [one.has_more() for one in followed]
+        if any(more):
+            sleep(SETTLE_S)
+            for one in followed:
+                _write(one.lines(), notes)
+        for paths in segments(trace):
+            if paths.directory not in seen and paths.manifest.is_file():
+                seen.add(paths.directory)
+                followed.append(_Followed(Segment(paths), show, notes, skip=False))
+        # A manifest says "closed" only after the last entry: has_more() reads it before the sizes.
+        if until_closed and all(one.closed for one in followed) and not any(more):
+            return 0
+        followed = [one for one in followed if not one.closed or one.has_more()] or followed[-1:]
+        sleep(POLL_S)
+
+
+def _write(blocks: list[bytes], notes: list[str]) -> None:
+    for note in dict.fromkeys(notes):
+        sys.stderr.write(f"lttv: {note}\n")
+    notes.clear()
+    for block in blocks:
+        sys.stdout.buffer.write(block)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,212 @@
+"""Whole columns of numbers as digits, by table look-up.
+
+A strip is what stands side by side in a line: constant bytes, or an array with as many bytes per
+row.  NUL is no character here: it fills up what is shorter than its column, and is taken out when a
+line is made.
+
+Rule: no Python object per row on any path that a common format takes.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+Column = npt.NDArray[Any]
+U64 = npt.NDArray[np.uint64]
+Strip = list[bytes | Column]
+
+_GROUP: Final = 10_000
+_SMALL_RANGE: Final = 1 << 16
+
+
+@cache
+def _decimal_tables() -> tuple[Column, Column]:
+    """Return 4-digit groups: [n] without leading zeros, [n + 10000] with them.
+
+    The first holds nothing for 0, the second, for the last group of a number, ``0``.
+    """
+    number = np.arange(_GROUP, dtype=np.uint16)
+    digits = np.stack([number // 10**at % 10 for at in (3, 2, 1, 0)], axis=1).astype(np.uint8)
+    padded = digits + np.uint8(ord("0"))
+    return _with_and_without(digits, padded)
+
+
+@cache
+def _hex_tables(alphabet: bytes) -> tuple[Column, Column]:
+    """Return the same for groups of 4 hex digits, 65536 each."""
+    number = np.arange(1 << 16, dtype=np.uint32)
+    digits = np.stack([number >> at & 15 for at in (12, 8, 4, 0)], axis=1).astype(np.uint8)
+    return _with_and_without(digits, np.frombuffer(alphabet, np.uint8)[digits])
+
+
+def _with_and_without(digits: Column, padded: Column) -> tuple[Column, Column]:
+    begun = np.logical_or.accumulate(digits != 0, axis=1)
+    middle = np.where(begun, padded, np.uint8(0))
+    last = middle.copy()
+    last[0, -1] = ord("0")
+    return _words(np.concatenate((middle, padded))), _words(np.concatenate((last, padded)))
+
+
+def _words(matrix: Column) -> Column:
+    """Return a matrix of bytes as a column of opaque words."""
+    return np.ascontiguousarray(matrix).view(f"V{matrix.shape[1]}").reshape(-1)
+
+
+@cache
+def _top(tables: Callable[[], tuple[Column, Column]], width: int, last: bool) -> Column:
+    """Return the table for a first group that has at most *width* digits."""
+    table = tables()[int(last)]
+    matrix = table[: len(table) // 2].view(np.uint8).reshape(-1, 4)
+    fits = 10**width if tables is _decimal_tables else 16**width
+    return _words(matrix[:fits, 4 - width :])
+
+
+def decimal(values: Column, zeros: int = 0) -> Strip:
+    """Return integers in decimal, negative ones with a sign; at least *zeros* digits."""
+    strip: Strip = []
+    if values.dtype.kind == "i":
+        negative = values < 0
+        if negative.any():
+            strip.append(np.array([b"\0", b"-"], "V1")[negative.view(np.uint8)])
+            values = np.where(negative, -values.astype(np.int64), values).astype(np.int64)
+    if not len(values):
+        return [*strip, b""]
+    most = int(values.view(np.uint64).max()) if values.dtype.itemsize == 8 else int(values.max())
+    width = len(str(most))
+    if width <= 4 and not zeros:
+        return [*strip, _top(_decimal_tables, width, True)[values]]
+    narrow: Any = np.uint32 if most < 1 << 32 else np.uint64
+    rest: Column = values.astype(narrow)
+    groups: list[Column] = []
+    for _ in range((max(width, zeros) - 1) // 4):
+        quotient = rest // narrow(_GROUP)
+        groups.append((rest - quotient * narrow(_GROUP)).astype(np.int32))
+        rest = quotient
+    return [*strip, *_grouped(rest, groups[::-1], _decimal_tables, width, zeros)]
+
+
+def hexadecimal(values: Column, zeros: int = 0, *, upper: bool = False) -> Strip:
+    """Return integers in hex, as unsigned of their width; at least *zeros* digits."""
+    if not len(values):
+        return [b""]
+    rest = values.view(f"u{values.dtype.itemsize}") if values.dtype.kind == "i" else values
+    width = max((int(rest.max()).bit_length() + 3) // 4, 1)
+    tables = _upper if upper else _lower
+    groups: list[Column] = []
+    for _ in range((max(width, zeros) - 1) // 4):
+        groups.append((rest & rest.dtype.type(0xFFFF)).astype(np.int32))
+        rest = rest >> rest.dtype.type(16) if rest.dtype.itemsize > 2 else np.zeros_like(rest)
+    return _grouped(rest, groups[::-1], tables, width, zeros)
+
+
+def _lower() -> tuple[Column, Column]:
+    return _hex_tables(b"0123456789abcdef")
+
+
+def _upper() -> tuple[Column, Column]:
+    return _hex_tables(b"0123456789ABCDEF")
+
+
+def _grouped(
+    first: Column,
+    groups: Sequence[Column],
+    tables: Callable[[], tuple[Column, Column]],
+    width: int,
+    zeros: int,
+) -> Strip:
+    """Look up the groups of a number, the first of which is *first*."""
+    most = max(width, zeros)
+    top_width = (most - 1) % 4 + 1
+    first = first.astype(np.int32, copy=False)
+    strip: Strip = [_top(tables, top_width, not groups)[first]]
+    if zeros >= most - top_width + 1 and zeros:
+        strip[0] = _zeroed(strip[0], top_width - (most - zeros))
+    middle, last = tables()
+    half = len(middle) // 2
+    begun = first > 0
+    for number, group in enumerate(groups):
+        behind = 4 * (len(groups) - number)
+        table = last if number == len(groups) - 1 else middle
+        if zeros >= behind or bool(begun.all()):
+            strip.append(table[group + half])
+        else:
+            column = table[group + half * begun]
+            strip.append(_zeroed(column, zeros - behind + 4) if zeros > behind - 4 else column)
+        begun = begun | (group > 0)
+    return strip
+
+
+def _zeroed(column: bytes | Column, digits: int) -> Column:
+    """Write ``0`` where the last *digits* of a column hold nothing."""
+    assert isinstance(column, np.ndarray)
+    matrix = column.view(np.uint8).reshape(len(column), -1).copy()
+    last = matrix[:, matrix.shape[1] - digits :]
+    last[last == 0] = ord("0")
+    return _words(matrix)
+
+
+def words_of(column: Column) -> Column:
+    """Return strings (dtype S) as a column of a strip."""
+    return np.ascontiguousarray(column).view(f"V{max(column.dtype.itemsize, 1)}")
+
+
+def right_aligned(strip: Strip, count: int, width: int) -> Strip:
+    """Put blanks before what is shorter than *width*."""
+    matrix = matrix_of(strip, count)
+    if matrix.shape[1] < width:
+        room = np.zeros((count, width - matrix.shape[1]), np.uint8)
+        matrix = np.concatenate((room, matrix), axis=1)
+    # NULs may stand inside, behind a sign: a stable sort of "is nothing" closes the ranks.
+    order = np.argsort(matrix != 0, axis=1, kind="stable")
+    closed = np.take_along_axis(matrix, order, axis=1)
+    last = closed[:, closed.shape[1] - width :]
+    last[last == 0] = ord(" ")
+    return [_words(closed)]
+
+
+def matrix_of(strip: Strip, count: int) -> npt.NDArray[np.uint8]:
+    """Return a strip as one matrix of bytes, a row each."""
+    width = width_of(strip)
+    matrix = np.empty((count, width), np.uint8)
+    at = 0
+    for column in strip:
+        size = len(column) if isinstance(column, bytes) else column.dtype.itemsize
+        if not size:
+            continue
+        place = np.ndarray((count,), f"V{size}", matrix, at, (width,))
+        place[:] = np.void(column) if isinstance(column, bytes) else column
+        at += size
+    return matrix
+
+
+def width_of(strip: Strip) -> int:
+    """Return the bytes of a row."""
+    return sum(len(c) if isinstance(c, bytes) else c.dtype.itemsize for c in strip)
+
+
+def distinct(values: Column) -> tuple[Column, Column]:
+    """Return the values that occur, and for each row which it is."""
+    if len(values) > 64 and values.dtype.kind in "iu":
+        low = int(values.min())
+        span = int(values.max()) - low
+        if span < _SMALL_RANGE:
+            offset = (values - values.dtype.type(low)).astype(np.int32)
+            number = np.zeros(span + 1, np.int32)
+            number[offset] = 1
+            found = np.flatnonzero(number)
+            number[found] = np.arange(len(found), dtype=np.int32)
+            return (found + low).astype(values.dtype), number[offset]
+    uniques, inverse = np.unique(values, return_inverse=True)
+    return uniques, inverse.reshape(-1)
+
+
+def per_distinct(values: Column, told: Callable[[Any], bytes]) -> Column:
+    """Return strings (dtype S), made once per value that occurs."""
+    uniques, inverse = distinct(values)
+    made = [told(value) for value in uniques.tolist()]
+    table: Column = np.array(made or [b""], np.bytes_)
+    picked: Column = table[inverse]
+    return picked

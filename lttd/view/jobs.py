@@ -1,0 +1,120 @@
+"""Several processes make the text, one after the other writes it.
+
+Job k of n takes every n-th piece of the window, which each of them finds by itself: nothing but a
+token goes round, by pipes.  Who holds the token writes, so the output is that of one process.
+
+Rule: between fork and exit a job neither returns nor raises into the caller's code.
+"""
+
+import mmap
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, Final, NoReturn, TypeVar
+
+Item = TypeVar("Item")
+_STEP: Final = struct.Struct("<Q")
+NOTES_BYTES: Final = 1 << 16
+PIPE_CLOSED: Final = 128 + 13
+INTERRUPTED: Final = 128 + 2
+
+
+class Noted:
+    """Which notes were written already, by whichever process; used by who holds the token."""
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, NOTES_BYTES)
+
+    def is_new(self, note: str) -> bool:
+        """Say whether *note* is given for the first time, and remember it."""
+        mark = _STEP.pack(hash(note) & ((1 << 64) - 1) | 1)
+        for at in range(0, NOTES_BYTES, _STEP.size):
+            held = self._shared[at : at + _STEP.size]
+            if held == mark:
+                return False
+            if not any(held):
+                self._shared[at : at + _STEP.size] = mark
+                return True
+        return True
+
+
+def in_turn(
+    items: Callable[[], Iterable[Item]],
+    make: Callable[[Item], list[bytes]],
+    write: Callable[[Item, list[bytes]], None],
+    count: int,
+) -> int:
+    """Make *items* in *count* processes and write them in order; return an exit status.
+
+    *items* must give the same in each of them.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pipes = [os.pipe() for _ in range(count)]
+    children = []
+    for number in range(count):
+        pid = os.fork()
+        if not pid:
+            _job(number, pipes, items, make, write)
+        children.append(pid)
+    os.write(pipes[0][1], b".")
+    for read, written in pipes:
+        os.close(read)
+        os.close(written)
+    return _wait(children)
+
+
+def _wait(children: list[int]) -> int:
+    worst = 0
+    while children:
+        try:
+            _, status = os.waitpid(children[0], 0)
+        except KeyboardInterrupt:
+            worst = INTERRUPTED  # the jobs were told, too: they end by themselves
+            continue
+        children.pop(0)
+        worst = max(worst, os.waitstatus_to_exitcode(status), key=abs)
+    return worst
+
+
+def _job(
+    number: int,
+    pipes: list[tuple[int, int]],
+    items: Callable[[], Iterable[Any]],
+    make: Callable[[Any], list[bytes]],
+    write: Callable[[Any, list[bytes]], None],
+) -> NoReturn:
+    status = 1
+    try:
+        mine, following = pipes[number][0], pipes[(number + 1) % len(pipes)][1]
+        for at, (read, written) in enumerate(pipes):
+            if at != number:
+                os.close(read)
+            if at != (number + 1) % len(pipes):
+                os.close(written)
+        for item in _every(items(), number, len(pipes)):
+            made = make(item)
+            if not os.read(mine, 1):
+                break  # another one ended early, and said why
+            write(item, made)
+            with suppress(BrokenPipeError):  # there is no piece for the next one
+                os.write(following, b".")
+        status = 0
+    except BrokenPipeError:
+        status = PIPE_CLOSED
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except Exception as error:  # noqa: BLE001  (a job must not go on as a second caller)
+        sys.stderr.write(f"lttv: {type(error).__name__}: {error}\n")
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _every(items: Iterable[Item], number: int, count: int) -> Iterator[Item]:
+    for at, item in enumerate(items):
+        if at % count == number:
+            yield item

@@ -1,0 +1,141 @@
+"""Who ran: the command of a pid at a time, from ``tracefs/commands`` and from the events.
+
+Rule: what the events of a piece say of a task goes before what was noted outside of it; of several,
+the latest one at or before the time counts, else the first one after it.
+Invariant: what a line shows depends on the trace and the piece, not on who formats it.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.view.columns import Batch, Rows
+from lttd.view.glyphs import distinct
+
+Column = npt.NDArray[Any]
+
+UNKNOWN: Final = b"<...>"
+IDLE: Final = b"<idle>"
+COMM_BYTES: Final = 15
+"""TASK_COMM_LEN less its NUL; /proc tells longer names of kernel threads."""
+
+# event -> pairs of (field of the pid, field of the command): true from the event on.
+_TELLING: Final = {
+    "sched_switch": (("prev_pid", "prev_comm"), ("next_pid", "next_comm")),
+    "sched_waking": (("pid", "comm"),),
+    "sched_wakeup": (("pid", "comm"),),
+    "sched_wakeup_new": (("pid", "comm"),),
+    "sched_process_fork": (("child_pid", "child_comm"), ("parent_pid", "parent_comm")),
+    "sched_process_exit": (("pid", "comm"),),
+    "sched_process_free": (("pid", "comm"),),
+    "sched_process_exec": (("pid", "filename"),),
+    "task_newtask": (("pid", "comm"),),
+    "task_rename": (("pid", "newcomm"),),
+}
+Noted = dict[int, list[tuple[int, bytes]]]
+
+
+def parse_commands(text: bytes, into: Noted) -> None:
+    """Read lines of time, pid, tgid and command; what does not parse is left out."""
+    for line in text.splitlines():
+        parts = line.split(b"\t", 3)
+        if len(parts) != 4 or not (parts[0].isdigit() and parts[1].isdigit()):
+            continue
+        told = parts[3].replace(b"\\n", b"\n").replace(b"\\\\", b"\\")
+        into.setdefault(int(parts[1]), []).append((int(parts[0]), told[:COMM_BYTES]))
+
+
+class Names:
+    """The commands that some segments of one boot noted."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._files = list(files)
+        self._noted: Noted | None = None
+
+    @property
+    def noted(self) -> Noted:
+        """Per pid, when it was seen to be what."""
+        if self._noted is None:
+            self._noted = {}
+            for path in self._files:
+                try:
+                    parse_commands(path.read_bytes(), self._noted)
+                except OSError:
+                    continue  # none were noted: then the events must tell
+            for seen in self._noted.values():
+                seen.sort()
+        return self._noted
+
+    def of(self, batch: Batch) -> tuple[Column, Column]:
+        """Return (pid, command) pairs as two columns, and for each event which pair it has.
+
+        The pairs are one structured column: ``pid`` and ``comm``.
+        """
+        pids, which = distinct(batch.pid)
+        told = _told_by(batch)
+        pairs: list[tuple[int, bytes]] = []
+        first = np.zeros(len(pids), np.int64)
+        changing: list[tuple[int, list[tuple[int, bytes]]]] = []
+        for number, pid in enumerate(pids.tolist()):
+            seen = self._seen(pid, told.get(pid, []), batch.begin)
+            first[number] = len(pairs)
+            names = {name for _, name in seen}
+            if len(names) > 1:
+                changing.append((number, seen))
+                pairs += [(pid, name) for _, name in seen]
+            else:
+                pairs.append((pid, seen[0][1] if seen else UNKNOWN))
+        pair = first[which]
+        for number, seen in changing:
+            rows = np.flatnonzero(which == number)
+            times = np.array([time for time, _ in seen], np.uint64)
+            at = np.searchsorted(times, batch.time[rows], "right").astype(np.int64) - 1
+            pair[rows] = first[number] + np.maximum(at, 0)
+        table = np.array(pairs, [("pid", np.int64), ("comm", f"S{COMM_BYTES}")])
+        return table, pair
+
+    def _seen(self, pid: int, told: list[tuple[int, bytes]], begin: int) -> list[tuple[int, bytes]]:
+        if pid == 0:
+            return [(0, IDLE)]
+        noted = self.noted.get(pid, [])
+        if not told:
+            return noted
+        within = noted[bisect_right(noted, (begin, b"\xff")) :]
+        return sorted(told + within)
+
+
+def _told_by(batch: Batch) -> Noted:
+    """Return what the batch's own events say, only where it changes."""
+    found: list[tuple[Column, Column, Column]] = []
+    for rows in batch.by_type():
+        for pid_field, comm_field in _TELLING.get(rows.kind.name, ()):
+            found += _observed(rows, pid_field, comm_field)
+    if not found:
+        return {}
+    times, pids, comms = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((times, pids))
+    times, pids, comms = times[order], pids[order], comms[order]
+    new = np.ones(len(pids), np.bool_)
+    new[1:] = (pids[1:] != pids[:-1]) | (comms[1:] != comms[:-1])
+    told: Noted = {}
+    for pid, time, comm in zip(
+        pids[new].tolist(), times[new].tolist(), comms[new].tolist(), strict=True
+    ):
+        told.setdefault(pid, []).append((time, comm))
+    return told
+
+
+def _observed(rows: Rows, pid: str, comm: str) -> Iterator[tuple[Column, Column, Column]]:
+    try:
+        pids, comms = rows.column(pid), rows.column(comm)
+    except KeyError:
+        return  # of another kernel, which names its fields otherwise
+    if comms.dtype.kind == "O":
+        named = [name.rpartition(b"/")[2][:COMM_BYTES] for name in comms.tolist()]
+        comms = np.array(named or [b""], f"S{COMM_BYTES}")[: len(named)]
+    if pids.dtype.kind in "iu" and comms.dtype.kind == "S":
+        yield rows.time, pids.astype(np.int64), comms.astype(f"S{COMM_BYTES}")

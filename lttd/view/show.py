@@ -1,0 +1,209 @@
+"""``lttv text``: events as lines, merged by time over all CPUs, segments and traces given.
+
+Rule: what cannot be shown is a line on stderr that says where and why; the rest is shown.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from lttd.view.columns import Batch
+from lttd.view.conversions import Symbols
+from lttd.view.filters import Filter
+from lttd.view.jobs import Noted, in_turn
+from lttd.view.names import Names
+from lttd.view.opened import ClockGroup, EventWindow
+from lttd.view.text import Texter
+from lttd.view.times import COUNTING_CLOCKS, Window
+from lttd.view.trace import Trace
+from lttd.view.window import FOREVER, PIECE_BYTES, Piece
+
+# Below this a second process costs more than it saves: some 0.2 s of work.
+WORTH_BYTES: Final = 3 * PIECE_BYTES
+MOST_JOBS: Final = 8
+PROGRESS_S: Final = 0.5
+
+
+class Lines(Protocol):
+    """Makes lines of batches."""
+
+    def lines(self, batch: Batch) -> Iterator[bytes]:
+        """Yield the lines of *batch*, some at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """What is to be shown, and how."""
+
+    filter: Filter
+    nanoseconds: bool = False
+    fields: tuple[str, ...] | None = None
+    json: bool = False
+    most: int | None = None
+    jobs: int | None = None
+
+
+class JsonLines:
+    """An object per line."""
+
+    def __init__(self, names: Names, fields: Sequence[str] | None) -> None:
+        self._names = names
+        self._fields = fields
+
+    def lines(self, batch: Batch) -> Iterator[bytes]:
+        """Yield the lines of *batch*: events and, where they lie, losses."""
+        pairs, which = self._names.of(batch)
+        told: list[tuple[int, int, dict[str, Any]]] = [
+            (loss.time, -1, _loss_json(loss)) for loss in batch.losses
+        ]
+        for rows in batch.by_type():
+            names = [n for n in rows.names if self._fields is None or n in self._fields]
+            columns = {name: rows.column(name).tolist() for name in names}
+            if rows.kind.format is None:
+                columns = {"bytes": [raw.hex() for raw in rows.raw()]}
+            heads = zip(
+                rows.rows.tolist(), rows.time.tolist(), rows.cpu.tolist(), rows.pid.tolist(),
+                which[rows.rows].tolist(), strict=True,
+            )  # fmt: skip
+            for number, (at, when, cpu, pid, pair) in enumerate(heads):
+                fields = {name: _plain(values[number]) for name, values in columns.items()}
+                comm = _plain(pairs["comm"][pair].item())
+                head = {"time": when, "cpu": cpu, "comm": comm, "pid": pid}
+                told.append((when, at, head | {"event": rows.kind.name, "fields": fields}))
+        told.sort(key=lambda one: one[:2])
+        yield b"".join(json.dumps(value).encode() + b"\n" for _, _, value in told)
+
+
+def _loss_json(loss: Any) -> dict[str, Any]:  # noqa: ANN401
+    reason = loss.reason.name.lower() if loss.reason else None
+    unit = loss.unit.name.lower()
+    return {"time": loss.time, "cpu": loss.cpu, "lost": loss.lost, "unit": unit, "reason": reason}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def maker(group: ClockGroup, show: Show) -> Lines:
+    """Return what makes the lines of one clock group."""
+    tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
+    names = Names(path / "commands" for path in tracefs)
+    if show.json:
+        return JsonLines(names, show.fields)
+    clock = group.segments[0].manifest.clock
+    return Texter(
+        names,
+        Symbols(tracefs[-1] / "kallsyms"),
+        nanoseconds=show.nanoseconds,
+        counting=clock in COUNTING_CLOCKS,
+        fields=show.fields,
+    )
+
+
+def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
+    """Write the events of a window to stdout; return an exit status."""
+    found = EventWindow(traces, window, show.filter, PIECE_BYTES)
+    out = _Out(found.notes, show.most)
+    for group in found.clocks():
+        status = _show_group(group, show, out)
+        if status or out.full:
+            return status
+    return 0
+
+
+def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
+    lines = maker(group, show)
+
+    def make(piece: Piece) -> list[bytes]:
+        batch = group.batch(piece)
+        out.notes += batch.notes
+        return list(lines.lines(batch))
+
+    def write(piece: Piece, made: list[bytes]) -> None:
+        out.write(made)
+        out.progress(piece, group)
+
+    jobs = 1 if show.most is not None else _jobs(group, show.jobs)
+    if jobs > 1:
+        return in_turn(group.pieces, make, write, jobs)
+    for piece in group.pieces():
+        write(piece, make(piece))
+        if out.full:
+            break
+    return 0
+
+
+def _jobs(group: ClockGroup, wanted: int | None) -> int:
+    """Return how many processes are worth it."""
+    try:
+        sys.stdout.fileno()
+    except (OSError, ValueError):
+        return 1  # stdout is no file: what a job wrote would be lost
+    if wanted is not None:
+        return wanted
+    held = sum(_held_bytes(group, at) for at in range(len(group.sources)))
+    if held < WORTH_BYTES:
+        return 1
+    return min(len(os.sched_getaffinity(0)), MOST_JOBS, held // PIECE_BYTES)
+
+
+def _held_bytes(group: ClockGroup, number: int) -> int:
+    """Return about how much of a stream lies within the window."""
+    index = group.sources[number].index
+    first = index.first_at_or_after(group.begin)
+    last = index.first_at_or_after(min(group.end, FOREVER))
+    ends = index.entries(first, first + 1), index.entries(min(last, len(index) - 1), last + 1)
+    if not len(ends[0]) or not len(ends[1]):
+        return 0
+    return int(ends[1]["offset_bytes"][0]) - int(ends[0]["offset_bytes"][0])
+
+
+class _Out:
+    """Where lines, notes and progress go."""
+
+    def __init__(self, notes: list[str], most: int | None) -> None:
+        self.notes = notes
+        self._noted = Noted()
+        self._left = most
+        self._next = time.monotonic() + PROGRESS_S
+        self._shows_progress = sys.stderr.isatty() and not sys.stdout.isatty()
+
+    @property
+    def full(self) -> bool:
+        """Whether as many lines as were asked for have been written."""
+        return self._left == 0
+
+    def write(self, blocks: list[bytes]) -> None:
+        for note in self.notes:
+            if self._noted.is_new(note):
+                sys.stderr.write(f"lttv: {note}\n")
+        self.notes.clear()
+        out = sys.stdout.buffer
+        for block in blocks:
+            out.write(block if self._left is None else self._cut(block))
+            if self.full:
+                break
+        out.flush()
+
+    def _cut(self, block: bytes) -> bytes:
+        assert self._left is not None
+        lines = block.splitlines(keepends=True)[: self._left]
+        self._left -= len(lines)
+        return b"".join(lines)
+
+    def progress(self, piece: Piece, group: ClockGroup) -> None:
+        """Say on a terminal how far the window has been shown."""
+        if not self._shows_progress or time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + PROGRESS_S
+        spans = [span for segment in group.segments if (span := segment.span)]
+        begin = max(min(span.begin for span in spans), group.begin)
+        end = min(max(span.end for span in spans), group.end)
+        part = (min(piece.end, end) - begin) / max(end - begin, 1)
+        sys.stderr.write(f"\r{part:4.0%} " + ("\r     \r" if part >= 1 else ""))
+        sys.stderr.flush()
