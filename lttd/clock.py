@@ -1,13 +1,20 @@
 """Clock snapshots: how a trace clock is told in wall-clock time, and back.
 
 Rule: conversion is piecewise linear between snapshots; beyond them the nearest one's offset holds.
+Rule: where REALTIME was set, or went on while a suspended machine's trace clock stood still, that
+is a jump at the snapshot that was taken thereafter, never a slope that times before it lie on.
 """
 
+import ctypes
+import errno
+import os
+import struct
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
 
 # The trace clocks that user space can read, and how.
 READABLE: Final[dict[str, int]] = {
@@ -17,6 +24,10 @@ READABLE: Final[dict[str, int]] = {
     "tai": time.CLOCK_TAI,
 }
 ATTEMPTS: Final = 5
+# Clocks that came apart by more than this between two snapshots did not drift: one was set.
+STEP_NS: Final = 1_000_000
+# How much faster or slower than MONOTONIC a clock in ns may run, as one in so many.
+DRIFT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +59,25 @@ def take_snapshot(read_trace_clock: Callable[[], int]) -> Snapshot:
         monotonic_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         boottime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         after_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
-        width_ns = max(after_ns - before_ns, 0)
+        width_ns = after_ns - before_ns
+        if width_ns < 0 and best is not None:
+            continue  # it was set back meanwhile
         middle_ns = before_ns + width_ns // 2
-        if best is None or width_ns < best.uncertainty_ns:
+        if best is None or width_ns < best.uncertainty_ns or best.uncertainty_ns < 0:
             best = Snapshot(trace, monotonic_ns, boottime_ns, middle_ns, width_ns)
     assert best is not None
     return best
+
+
+class _Piece(NamedTuple):
+    """A straight line; what follows may begin elsewhere."""
+
+    begin: int
+    """Trace clock."""
+    end: int
+    begin_ns: int
+    """REALTIME."""
+    end_ns: int
 
 
 class Conversion:
@@ -62,26 +86,109 @@ class Conversion:
     def __init__(self, snapshots: Sequence[Snapshot]) -> None:
         if not snapshots:
             raise ValueError("no clock snapshots")
-        self._by_trace = sorted(snapshots, key=lambda s: s.trace)
-        self._by_real = sorted(snapshots, key=lambda s: s.realtime_ns)
+        known = _forward_only(snapshots)
+        self._first, self._last = known[0], known[-1]
+        self._pieces = [_piece(before, after) for before, after in pairwise(known)]
+        self._begins = [piece.begin for piece in self._pieces]
+        self._slope = _slope(self._pieces)
 
     def to_realtime_ns(self, trace: int) -> int:
         """Return the wall-clock time of *trace*."""
-        points = [(s.trace, s.realtime_ns) for s in self._by_trace]
-        return _interpolate(points, trace)
+        run, rise = self._slope
+        if trace < self._first.trace:
+            return self._first.realtime_ns - (self._first.trace - trace) * rise // run
+        if trace >= self._last.trace:
+            return self._last.realtime_ns + (trace - self._last.trace) * rise // run
+        piece = self._pieces[bisect_right(self._begins, trace) - 1]
+        rise, run = piece.end_ns - piece.begin_ns, piece.end - piece.begin
+        return piece.begin_ns + (trace - piece.begin) * rise // run
 
     def to_trace(self, realtime_ns: int) -> int:
-        """Return the trace-clock time of *realtime_ns*."""
-        points = [(s.realtime_ns, s.trace) for s in self._by_real]
-        return _interpolate(points, realtime_ns)
+        """Return the trace-clock time at which the wall clock first showed *realtime_ns*.
+
+        Where it was set forward over it, that is the time when it was set.
+        """
+        for piece in self._pieces:
+            if piece.begin_ns <= realtime_ns < piece.end_ns:
+                return _place(piece, realtime_ns)
+        run, rise = self._slope
+        if realtime_ns >= self._last.realtime_ns:
+            return self._last.trace + (realtime_ns - self._last.realtime_ns) * run // rise
+        if realtime_ns < self._first.realtime_ns:
+            return self._first.trace - (self._first.realtime_ns - realtime_ns) * run // rise
+        later = (piece.begin for piece in self._pieces if piece.begin_ns > realtime_ns)
+        return next(later, self._last.trace)
 
 
-def _interpolate(points: list[tuple[int, int]], x: int) -> int:
-    """Follow the broken line through *points*, with a slope of one beyond its ends, in integers."""
-    at = bisect_right(points, (x, 1 << 64))
-    if at == 0:
-        return points[0][1] + (x - points[0][0])
-    if at == len(points):
-        return points[-1][1] + (x - points[-1][0])
-    (x0, y0), (x1, y1) = points[at - 1], points[at]
-    return y0 + (x - x0) * (y1 - y0) // (x1 - x0) if x1 > x0 else y0
+def _forward_only(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    """Order them; leave out those at which the trace clock had not come further."""
+    known: list[Snapshot] = []
+    for snapshot in sorted(snapshots, key=lambda each: each.boottime_ns):
+        if not known or snapshot.trace > known[-1].trace:
+            known.append(snapshot)
+    return known
+
+
+def _piece(before: Snapshot, after: Snapshot) -> _Piece:
+    """Tell how REALTIME went from one snapshot to the next, up to when it was set."""
+    passed_ns = after.monotonic_ns - before.monotonic_ns
+    suspended = after.boottime_ns - before.boottime_ns - passed_ns > STEP_NS
+    stood_still = abs(after.trace - before.trace - passed_ns) <= STEP_NS + passed_ns // DRIFT
+    if suspended and not stood_still:
+        passed_ns = after.boottime_ns - before.boottime_ns
+    end_ns = after.realtime_ns
+    if abs(end_ns - before.realtime_ns - passed_ns) > STEP_NS:
+        end_ns = before.realtime_ns + passed_ns
+    return _Piece(before.trace, after.trace, before.realtime_ns, end_ns)
+
+
+def _place(piece: _Piece, realtime_ns: int) -> int:
+    rise, run = piece.end_ns - piece.begin_ns, piece.end - piece.begin
+    # Rounded up, so that the wall clock does show it by then.
+    return piece.begin - (piece.begin_ns - realtime_ns) * run // rise
+
+
+def _slope(pieces: Sequence[_Piece]) -> tuple[int, int]:
+    """Return trace-clock units and the ns that they last; (1, 1) where the units are ns."""
+    run = sum(piece.end - piece.begin for piece in pieces)
+    rise = sum(piece.end_ns - piece.begin_ns for piece in pieces)
+    if rise <= 0 or abs(rise - run) <= run // DRIFT + STEP_NS:
+        return 1, 1
+    return run, rise
+
+
+_TIMER_ABSTIME_CANCEL_ON_SET: Final = 3
+_NEVER_S: Final = 1 << 40
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class ClockWatch:
+    """A descriptor that is readable when REALTIME was set or the machine was suspended.
+
+    timerfd_create(2), TFD_TIMER_CANCEL_ON_SET; Python has it from 3.13 on.
+    """
+
+    def __init__(self) -> None:
+        self.fd: int = _libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK | os.O_CLOEXEC)
+        self._arm()
+
+    def _arm(self) -> None:
+        # struct itimerspec: interval and value, each in s and ns.
+        never = struct.pack("@4l", 0, 0, _NEVER_S, 0)
+        if _libc.timerfd_settime(self.fd, _TIMER_ABSTIME_CANCEL_ON_SET, never, None):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def was_set(self) -> bool:
+        """Tell whether it happened since the last time this was asked."""
+        try:
+            os.read(self.fd, 8)
+        except OSError as error:
+            if error.errno == errno.ECANCELED:
+                self._arm()
+                return True
+        return False
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.fd)

@@ -6,24 +6,24 @@ A second signal abandons the backlog and counts it.
 """
 
 import json
-import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
+from lttd.clock import ClockWatch
 from lttd.command import Command
 from lttd.config import Config
 from lttd.errors import LttdError, StorageError, UsageError
 from lttd.files import Disk
 from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.observe import Observer
+from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording, locked_trace, recover_open_segments
@@ -34,8 +34,6 @@ from lttd.subbuffer import BufferPool
 
 ATTACH_INTERVAL_S: Final = 10.0
 CLOCK_INTERVAL_S: Final = 60.0
-# REALTIME was set when it moves against MONOTONIC by more than this between two ticks.
-CLOCK_STEP_NS: Final = 1_000_000
 
 
 def say(text: str) -> None:
@@ -68,9 +66,9 @@ class Daemon:
         self._stop = trio.Event()
         self._draining = trio.CancelScope()
         self._housekeeping_due = trio.Event()
+        self._house = trio.Lock()
         self._next_attach = trio.current_time() + ATTACH_INTERVAL_S
         self._next_clock = trio.current_time() + CLOCK_INTERVAL_S
-        self._realtime_offset_ns = _realtime_offset_ns()
         token = trio.lowlevel.current_trio_token()
         self._recorder = Recorder(
             backlog_bytes=config.backlog_bytes,
@@ -111,6 +109,7 @@ class Daemon:
                 )
                 self._recorder.start()
                 stack.callback(self._recorder.close)
+                self._raise_priority(thread_ids())
                 await nursery.start(self._watch_signals)
                 for line in recover_open_segments(self._disk, self._config.trace_dir):
                     say(line)
@@ -135,6 +134,10 @@ class Daemon:
         listeners = await open_listeners(parse_address(self._config.metrics))
         render = make_render(self._observer, version=version("lttd"))
         await nursery.start(Endpoint(render, self._observer.health).serve, listeners)
+
+    def _raise_priority(self, threads: Sequence[int]) -> None:
+        if self._config.priority is not None:
+            raise_priority(threads, self._config.priority)
 
     def _open_sources(self, stack: ExitStack) -> list[Source]:
         sources = []
@@ -196,6 +199,7 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._reader.run)
                 nursery.start_soon(self._keep_house)
+                nursery.start_soon(self._watch_clock)
                 nursery.start_soon(self._end_when_drained)
                 if self._config.duration_s is not None:
                     nursery.start_soon(self._end_after, self._config.duration_s)
@@ -278,8 +282,7 @@ class Daemon:
 
     def _on_tick(self) -> None:
         now = trio.current_time()
-        stepped = abs(_realtime_offset_ns() - self._realtime_offset_ns) > CLOCK_STEP_NS
-        if stepped or now >= self._next_attach or now >= self._next_clock:
+        if now >= self._next_attach or now >= self._next_clock:
             self._housekeeping_due.set()
 
     async def _keep_house(self) -> None:
@@ -295,21 +298,34 @@ class Daemon:
                 if taken != taken_before:
                     await self._in_thread(lambda each: each.attach(When.PERIODIC))
                 await self._in_thread(_tell_notes)
-            offset_ns = _realtime_offset_ns()
-            if now >= self._next_clock or abs(offset_ns - self._realtime_offset_ns) > CLOCK_STEP_NS:
-                self._next_clock, self._realtime_offset_ns = now + CLOCK_INTERVAL_S, offset_ns
+            if now >= self._next_clock:
+                self._next_clock = now + CLOCK_INTERVAL_S
                 await self._in_thread(Recording.note_clock)
+
+    async def _watch_clock(self) -> None:
+        try:
+            watch = ClockWatch()
+        except OSError:
+            return  # forbidden here: the snapshots of every minute have to do
+        with closing(watch):
+            while True:
+                await trio.lowlevel.wait_readable(watch.fd)
+                if watch.was_set():
+                    await self._in_thread(Recording.note_clock)
 
     async def _in_thread(self, do: Callable[[Recording], None]) -> None:
         """Do what writes to the disk beside the reading loop, and unrecorded."""
 
         def work() -> None:
+            # It holds the interpreter now and then: as urgent as who waits for it.
+            self._raise_priority([threading.get_native_id()])
             for recording in self._recordings:
                 recording.source.leave_out([threading.get_native_id()])
                 do(recording)
 
         try:
-            await trio.to_thread.run_sync(work)
+            async with self._house:
+                await trio.to_thread.run_sync(work)
         except LttdError as error:
             if isinstance(error, StorageError) and self._config.on_write_error == "continue":
                 self._recorder.last_write_error = error
@@ -339,15 +355,6 @@ class Daemon:
                 _write_json(value, how.removeprefix("json").removeprefix(":"))
             except OSError as error:
                 self._failures.append(LttdError(f"--summary {how}: {error.strerror}"))
-
-
-def _realtime_offset_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_REALTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-
-
-def thread_ids() -> list[int]:
-    """Return the ids of lttd's threads, as the kernel counts them."""
-    return [int(name) for name in os.listdir("/proc/self/task")]  # noqa: PTH208  (names only)
 
 
 def _tell_notes(recording: Recording) -> None:

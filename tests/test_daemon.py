@@ -233,15 +233,15 @@ def test_recording_goes_on_past_a_full_disk_if_asked_to_and_counts_the_loss(
         filler = disk / "filler"
         options = ["--events", "raw_syscalls:*", "--on-write-error", "continue"]
         options += ["--flush-interval", "100ms", "--summary", "json"]
+        port = free_port()
+        options += ["--metrics", f"127.0.0.1:{port}"]
         run = lttd.start("-t", disk / TRACE, *options).recording()
         with loaded(syscall_load):
             until(lambda: list(disk.glob("*/*/streams/ftrace_0")), "a stream")
             data = next(iter(disk.glob("*/*/streams/ftrace_0")))
             until(lambda: data.stat().st_size > 1 << 20, "something is written")
             fill(disk)
-            full = data.stat().st_size
-            time.sleep(0.5)
-            assert data.stat().st_size < full + (1 << 20)
+            until(lambda: re.search(r"write_errors_total.* [1-9]", scraped(port)), "errors")
             filler.unlink()
             stuck = data.stat().st_size
             until(lambda: data.stat().st_size > stuck + (1 << 20), "writing goes on")

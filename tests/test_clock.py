@@ -1,0 +1,257 @@
+"""How a trace clock is told in wall-clock time, whatever happens to the clocks meanwhile."""
+
+import ctypes
+import itertools
+import os
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lttd import clock
+from lttd.clock import ClockWatch, Conversion, Snapshot, take_snapshot
+from lttd.index import SeekIndex
+from lttd.tracedir import Manifest, segments
+from tests.running import QUIET, Launcher, until, why_no_kernel
+
+S = 1_000_000_000
+
+
+@dataclass
+class World:
+    """Clocks that run, a machine that is suspended, people who set REALTIME."""
+
+    follows: str = "mono"
+    units_per_us: int = 1000
+    monotonic_ns: int = 5 * S
+    boottime_ns: int = 5 * S
+    realtime_ns: int = 1_700_000_000 * S
+    truth: list[tuple[int, int]] = field(default_factory=list)
+    """(trace, realtime_ns) at moments while the machine was awake."""
+    snapshots: list[Snapshot] = field(default_factory=list)
+
+    @property
+    def trace(self) -> int:
+        base_ns = self.boottime_ns if self.follows == "boot" else self.monotonic_ns
+        return base_ns * self.units_per_us // 1000
+
+    def snap(self) -> None:
+        clocks = self.trace, self.monotonic_ns, self.boottime_ns, self.realtime_ns, 0
+        self.snapshots.append(Snapshot(*clocks))
+
+    def run(self, ns: int) -> None:
+        for part_ns in (ns // 3, ns // 3, ns - 2 * (ns // 3)):
+            self.truth.append((self.trace, self.realtime_ns))
+            self.monotonic_ns += part_ns
+            self.boottime_ns += part_ns
+            self.realtime_ns += part_ns
+
+    def suspend(self, ns: int) -> None:
+        self.boottime_ns += ns
+        self.realtime_ns += ns
+
+
+seconds = st.integers(2_000_000, 100 * S)
+happenings = st.lists(
+    st.tuples(
+        seconds,
+        st.sampled_from(["nothing", "suspend", "set"]),
+        st.integers(-1000 * S, 1000 * S).filter(lambda ns: abs(ns) > 2 * clock.STEP_NS),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(st.sampled_from(["mono", "boot"]), st.sampled_from([1000, 2593, 7]), happenings)
+def test_what_happens_to_the_clocks_is_seen_in_the_snapshots(
+    follows: str, units_per_us: int, story: list[tuple[int, str, int]]
+) -> None:
+    world = World(follows, units_per_us)
+    world.snap()
+    for run_ns, what, by_ns in story:
+        world.run(run_ns)
+        # Nobody can tell whether a clock stood still whose units are not known.
+        if what == "suspend" and (units_per_us == 1000 or follows == "boot"):
+            world.suspend(abs(by_ns))
+        elif what == "set":
+            world.realtime_ns += by_ns
+        world.snap()
+    world.run(1)
+    conversion = Conversion(world.snapshots)
+    near_ns = 2 + 2000 // units_per_us
+    for trace, realtime_ns in world.truth:
+        assert abs(conversion.to_realtime_ns(trace) - realtime_ns) <= near_ns
+        back = conversion.to_trace(realtime_ns)
+        # The wall clock may have shown it earlier, too.
+        assert back <= trace + units_per_us
+        assert abs(conversion.to_realtime_ns(back) - realtime_ns) <= near_ns
+
+
+@given(happenings, st.integers(-100 * S, 2000 * S))
+def test_a_wall_clock_time_that_was_skipped_is_when_it_was_set(
+    story: list[tuple[int, str, int]], after_ns: int
+) -> None:
+    world = World()
+    world.snap()
+    for run_ns, _, by_ns in story:
+        world.run(run_ns)
+        world.realtime_ns += abs(by_ns)
+        world.snap()
+    conversion = Conversion(world.snapshots)
+    realtime_ns = world.snapshots[0].realtime_ns + after_ns
+    trace = conversion.to_trace(realtime_ns)
+    assert conversion.to_realtime_ns(trace) >= realtime_ns
+    assert conversion.to_realtime_ns(trace - 1) < realtime_ns
+
+
+def test_a_set_clock_does_not_bend_the_times_before_it() -> None:
+    world = World()
+    world.snap()
+    world.run(60 * S)
+    world.realtime_ns += 3600 * S
+    world.snap()
+    conversion = Conversion(world.snapshots)
+    assert conversion.to_realtime_ns(35 * S) == 1_700_000_030 * S
+    assert conversion.to_realtime_ns(65 * S) == 1_700_003_660 * S
+
+
+def test_beyond_the_snapshots_the_nearest_ones_offset_holds() -> None:
+    conversion = Conversion(
+        [Snapshot(1000, 1000, 1000, 5000, 0), Snapshot(2000, 2000, 2000, 6000, 0)]
+    )
+    assert conversion.to_realtime_ns(0) == 4000
+    assert conversion.to_realtime_ns(9000) == 13000
+    assert conversion.to_trace(4500) == 500
+    assert conversion.to_trace(13000) == 9000
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 1 << 62)] * 4), min_size=1, max_size=6), st.integers())
+def test_snapshots_of_any_kind_convert_to_something(
+    clocks: list[tuple[int, int, int, int]], moment: int
+) -> None:
+    conversion = Conversion([Snapshot(*each, uncertainty_ns=0) for each in clocks])
+    assert isinstance(conversion.to_realtime_ns(moment), int)
+    assert isinstance(conversion.to_trace(moment), int)
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """REALTIME says these, in turn, and then goes on by 10 ns a look."""
+    script: list[int] = []
+    later = itertools.count(1_000_000, 10)
+    real = time.clock_gettime_ns
+
+    def fake(clock_id: int) -> int:
+        if clock_id != time.CLOCK_REALTIME:
+            return real(clock_id)
+        return script.pop(0) if script else next(later)
+
+    monkeypatch.setattr(time, "clock_gettime_ns", fake)
+    return script
+
+
+def test_the_tightest_of_a_few_attempts_is_kept(scripted: list[int]) -> None:
+    scripted[:] = [0, 5000, 6000, 6100, 7000, 7002, 8000, 9000, 9000, 9999]
+    assert take_snapshot(lambda: 1).realtime_ns == 7001
+
+
+def test_an_attempt_during_which_realtime_was_set_back_is_not_the_tightest(
+    scripted: list[int],
+) -> None:
+    scripted[:] = [9_000_000, 1000]
+    snapshot = take_snapshot(lambda: 1)
+    assert snapshot.uncertainty_ns == 10
+    assert snapshot.realtime_ns < 2_000_000
+
+
+# -- the kernel's clocks
+
+needs_kernel = pytest.mark.skipif(bool(why_no_kernel()), reason=why_no_kernel())
+
+CAN_SET: bool = os.geteuid() == 0
+
+
+class Timex(ctypes.Structure):
+    """``struct timex`` up to its time."""
+
+    _fields_ = [
+        ("modes", ctypes.c_uint),
+        ("between", ctypes.c_long * 8),
+        ("s", ctypes.c_long),
+        ("us", ctypes.c_long),
+        ("rest", ctypes.c_long * 32),
+    ]
+
+
+ADJ_SETOFFSET = 0x0100
+
+
+def set_realtime_by_us(us: int) -> None:
+    """Step CLOCK_REALTIME by so little that only who watches it is told."""
+    seconds, rest = divmod(us, 1_000_000)
+    timex = Timex(modes=ADJ_SETOFFSET, s=seconds, us=rest)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.clock_adjtime(time.CLOCK_REALTIME, ctypes.byref(timex)) < 0:
+        pytest.skip(f"clock_adjtime: {os.strerror(ctypes.get_errno())}")
+
+
+@pytest.mark.skipif(not CAN_SET, reason="not root")
+def test_the_watch_tells_each_time_that_realtime_is_set() -> None:
+    with closing(ClockWatch()) as watch:
+        assert not watch.was_set()
+        for us in (1, -1):
+            set_realtime_by_us(us)
+            assert watch.was_set()
+            assert not watch.was_set()
+
+
+@needs_kernel
+def test_a_snapshot_is_taken_when_realtime_is_set(lttd: Launcher, tmp_path: Path) -> None:
+    run = lttd.start("-t", tmp_path / "t", *QUIET, "--flush-interval", "1h").recording()
+    (segment,) = segments(tmp_path / "t")
+    time.sleep(0.2)  # nothing tells when the watch has begun
+    before = len(Manifest.read(segment.manifest).clock_snapshots)
+    set_realtime_by_us(1)
+    set_realtime_by_us(-1)
+    until(
+        lambda: len(Manifest.read(segment.manifest).clock_snapshots) > before, "one more snapshot"
+    )
+    assert run.end() == 0
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("name", "within_ns"),
+    [("mono", 2_000_000), ("boot", 2_000_000), ("tai", 2_000_000), ("local", 2_000_000),
+     ("global", 2_000_000), ("x86-tsc", 5_000_000), ("uptime", 50_000_000)],
+)  # fmt: skip
+def test_every_trace_clock_is_told_in_wall_clock_time(
+    lttd: Launcher, tmp_path: Path, name: str, within_ns: int
+) -> None:
+    run = lttd.start("-t", tmp_path / "t", *QUIET, "--clock", name)
+    until(lambda: run.process.poll() is not None or run.instance.exists(), "a beginning")
+    if run.process.poll() is not None:
+        assert "no trace clock" in run.stderr
+        pytest.skip(run.stderr)
+    run.recording()
+    time.sleep(0.1)
+    marked_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
+    (run.instance / "trace_marker").write_text("now")
+    took_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - marked_ns
+    time.sleep(0.1)
+    assert run.end() == 0
+    (segment,) = segments(tmp_path / "t")
+    snapshots = Manifest.read(segment.manifest).clock_snapshots
+    assert len(snapshots) >= 2
+    (begin,) = [
+        int(entry["begin"])
+        for path in segment.index.glob("*.idx")
+        for entry in SeekIndex(path).entries()
+    ]
+    told_ns = Conversion(snapshots).to_realtime_ns(begin)
+    assert -within_ns < told_ns - marked_ns < within_ns + took_ns
