@@ -227,8 +227,7 @@ def test_a_snapshot_is_taken_when_realtime_is_set(lttd: Launcher, tmp_path: Path
 @needs_kernel
 @pytest.mark.parametrize(
     ("name", "within_ns"),
-    [("mono", 2_000_000), ("boot", 2_000_000), ("tai", 2_000_000), ("local", 2_000_000),
-     ("global", 2_000_000), ("x86-tsc", 5_000_000), ("uptime", 50_000_000)],
+    [("tai", 2_000_000), ("local", 2_000_000), ("x86-tsc", 5_000_000), ("uptime", 50_000_000)],
 )  # fmt: skip
 def test_every_trace_clock_is_told_in_wall_clock_time(
     lttd: Launcher, tmp_path: Path, name: str, within_ns: int
