@@ -4,7 +4,7 @@ Rule: what every event has is decoded at once; an event type's own fields are ga
 asked for.  What cannot be decoded is a note that says where and why, and the rest is there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,10 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Column = npt.NDArray[Any]
+
+
+def _nobody_knows(_name: str) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Batch:
     begin: int = 0
     end: int = 0
     """The span, its end not included."""
+    find: Callable[[str], EventType | None] = _nobody_knows
+    """The type of events of which there are none here."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -82,10 +88,10 @@ class Batch:
         for rows in self.by_type():
             if name in (rows.kind.name, f"{rows.kind.system}:{rows.kind.name}"):
                 return rows
-        for kind in self.types:
-            if name in (kind.name, f"{kind.system}:{kind.name}"):
-                return Rows(self, kind, np.empty(0, np.int64))
-        raise KeyError(name)
+        kind = self.find(name)
+        if kind is None:
+            raise KeyError(name)
+        return Rows(self, kind, np.empty(0, np.int64))
 
     def select(self, rows: I64 | Mask) -> "Batch":
         """Return the batch with some of the events only."""
@@ -104,6 +110,7 @@ class Batch:
             self.notes,
             self.begin,
             self.end,
+            self.find,
         )
 
     def columns(self) -> dict[str, Column]:

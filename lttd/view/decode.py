@@ -65,6 +65,14 @@ class Types:
             self._known[key] = kind
         return self._known[key].number
 
+    def find(self, name: str, sources: Sequence[Source]) -> EventType | None:
+        """Return the type called *name*, or ``system:name``, if any source has it."""
+        for source in sources:
+            for number, file in source.formats.files.items():
+                if name in (file.name, f"{file.system}:{file.name}"):
+                    return self.all[int(self.numbers(source, np.array([number], np.uint16))[0])]
+        return None
+
     def short_of(self, kind: EventType) -> EventType:
         """Return the type of such events of *kind* as are shorter than its format says."""
         key = ("short", kind.number)
@@ -126,7 +134,7 @@ class Decoder:
         for source in sources:
             notes += source.formats.notes
             source.formats.notes.clear()
-        batch = self._batch(piece, data, found)
+        batch = self._batch(piece, data, found, sources)
         batch.losses.extend(_losses_of(piece, sources))
         batch.notes.extend(self._fresh(notes))
         return batch
@@ -175,7 +183,9 @@ class Decoder:
             kinds[rows] = self.types.numbers(part.source, ids[rows])
         return kinds
 
-    def _batch(self, piece: Piece, data: memoryview, found: list[_Found]) -> Batch:
+    def _batch(
+        self, piece: Piece, data: memoryview, found: list[_Found], sources: Sequence[Source]
+    ) -> Batch:
         key, time, at, size, cpu, kinds = (
             np.concatenate([one[number] for one in found]) if found else np.empty(0, dtype)
             for number, dtype in enumerate(("u8", "u8", "i8", "u4", "u2", "i4"))
@@ -204,6 +214,7 @@ class Decoder:
             size,
             begin=piece.begin,
             end=piece.end,
+            find=lambda name: self.types.find(name, sources),
         )
 
     def _checked(self, kinds: I32, size: U32) -> I32:
@@ -293,7 +304,8 @@ def _losses_of(piece: Piece, sources: Sequence[Source]) -> list[Loss]:
         at_end = piece.last and first + len(begins) == len(source.index)
         if part is None and not at_end:
             continue
-        floor = piece.begin if at_end else None
+        last = source.index.entries(max(first + len(begins) - 1, 0), first + len(begins))
+        floor = max([piece.begin, *last["end"].tolist()]) if at_end else None
         losses = source.losses.before(first, begins, source.cpu, floor)
         found += [loss for loss in losses if piece.begin <= loss.time < piece.end]
     return sorted(found, key=lambda loss: loss.time)

@@ -1,0 +1,79 @@
+"""Format files of tracefs: every kind of field, and what is none."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lttd.abi.ftrace_format import Field, Kind, id_of, parse_format
+from tests.ftraced import FORMATS, format_text
+
+
+def field(declared: str, size: int, signed: int = 0, **kernel: int) -> Field:
+    text = format_text("made", 9, [f"{declared};8;{size};{signed}"], '""')
+    return parse_format(text, **kernel).own[0]
+
+
+def test_names_ids_and_common_fields_are_read() -> None:
+    found = parse_format(FORMATS["clock/tick"], "clock")
+    assert (found.system, found.name, found.id) == ("clock", "tick", 1)
+    assert [one.name for one in found.own] == ["count", "flags"]
+    assert found.by_name["common_pid"].offset_bytes == 4
+    assert found.fixed_bytes == 16
+    assert found.print_fmt.startswith('"count=%d')
+    assert id_of(FORMATS["clock/tick"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("declared", "size", "kind", "element"),
+    [
+        ("int x", 4, Kind.INT, 4),
+        ("unsigned long long x", 8, Kind.INT, 8),
+        ("const char * x", 8, Kind.INT, 8),
+        ("bool x", 1, Kind.INT, 1),
+        ("int dfd", 8, Kind.INT, 8),  # system calls widen their arguments
+        ("unsigned long args[6]", 48, Kind.ARRAY, 8),
+        ("u8 uuid[16]", 16, Kind.ARRAY, 1),
+        ("__u8 addr[28]", 28, Kind.ARRAY, 1),
+        ("char comm[16]", 16, Kind.CHARS, 1),
+        ("char comm[TASK_COMM_LEN]", 16, Kind.CHARS, 1),
+        ("__data_loc char[] name", 4, Kind.STRING, 1),
+        ("__rel_loc char[] name", 4, Kind.STRING, 1),
+        ("__data_loc u64[] list", 4, Kind.DYNAMIC, 8),
+        ("__data_loc cpumask_t cpus", 4, Kind.BITMASK, 8),
+        ("u32 buf[]", 0, Kind.TAIL, 4),
+        ("char buf[]", 0, Kind.TAIL, 1),
+        ("struct big x", 24, Kind.BYTES, 1),
+    ],
+)
+def test_every_kind_of_field(declared: str, size: int, kind: Kind, element: int) -> None:
+    found = field(declared, size)
+    assert (found.kind, found.element_bytes) == (kind, element)
+    assert found.relative == declared.startswith("__rel_loc")
+
+
+def test_a_32_bit_kernel_has_short_longs() -> None:
+    assert field("unsigned long args[]", 0, long_bytes=4).element_bytes == 4
+    assert field("unsigned long args[6]", 24, long_bytes=4).elements == 6
+
+
+def test_a_big_endian_kernel_has_big_endian_columns() -> None:
+    found = parse_format(FORMATS["clock/tick"], byteorder=">", long_bytes=4)
+    raw = np.frombuffer(bytes(8) + b"\xff\xff\xff\xfe\x00\x00\x00\x03", found.dtype)
+    assert (raw["count"][0], raw["flags"][0]) == (-2, 3)
+
+
+@pytest.mark.parametrize("text", [b"", b"name: x\n", b"name: x\nID: 3\nformat:\n", b"\xff\0"])
+def test_what_is_no_format_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match="format"):
+        parse_format(text)
+
+
+@given(st.binary(max_size=300))
+def test_garbage_raises_nothing_else(garbage: bytes) -> None:
+    text = FORMATS["clock/tick"]
+    for broken in (garbage, text[:100] + garbage + text[100:], text + garbage):
+        try:
+            parse_format(broken)
+        except ValueError:
+            continue

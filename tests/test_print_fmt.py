@@ -1,0 +1,191 @@
+"""Print fmts: what they parse to, and what they print over columns."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lttd.abi.ftrace_format import parse_format
+from lttd.abi.print_fmt import PrintFmt, Unparsable, parse_print_fmt
+from lttd.view.columns import Batch, Rows
+from lttd.view.conversions import Symbols
+from lttd.view.formats import EventType, FormatFile
+from lttd.view.glyphs import decimal, hexadecimal, matrix_of, right_aligned
+from lttd.view.render import Renderer, why_inexpressible
+from tests.ftraced import format_text
+
+FIELDS = [
+    "int i;8;4;1",
+    "unsigned int u;12;4;0",
+    "long long q;16;8;1",
+    "char comm[8];24;8;0",
+    "u8 raw[16];32;16;0",
+    "__data_loc char[] s;48;4;0",
+    "__data_loc u8[] list;52;4;0",
+    "__data_loc cpumask_t cpus;56;4;0",
+    "__rel_loc char[] rel;60;4;0",
+]
+FIXED = 64
+
+
+def event(
+    i: int = 0, u: int = 0, q: int = 0, comm: bytes = b"", raw: bytes = b"", text: bytes = b"dyn"
+) -> bytes:
+    tail = text + b"\0"
+    cpus = struct.pack("<Q", 0b1011)
+    at = FIXED
+    s = len(tail) << 16 | at
+    listed = 3 << 16 | at
+    mask = 8 << 16 | at + len(tail)
+    rel = len(tail) << 16 | 0
+    fixed = struct.pack("<8xiIq8s16sIIII", i, u, q, comm, raw, s, listed, mask, rel)
+    return fixed + tail + cpus
+
+
+def rows_of(printed: str, events: list[bytes]) -> Rows:
+    kind = EventType(0, FormatFile("s", "made", None), 9, "")  # type: ignore[arg-type]
+    kind.format = parse_format(format_text("made", 9, FIELDS, printed))
+    sizes = np.array([len(one) for one in events], np.uint32)
+    at = np.cumsum(sizes) - sizes
+    none = np.zeros(len(events), np.int64)
+    batch = Batch(
+        memoryview(b"".join(events) + bytes(8)),
+        [kind],
+        *(none.astype(dtype) for dtype in ("u8", "u2", "i4", "i4", "u1", "u1")),
+        at.astype(np.int64),
+        sizes,
+    )
+    return Rows(batch, kind, np.arange(len(events)))
+
+
+def lines(printed: str, *events: bytes) -> list[str]:
+    rows = rows_of(printed, list(events))
+    renderer = Renderer(rows.kind.format, Symbols())
+    strip = renderer.strip(rows)
+    assert renderer.reason is None, renderer.reason
+    matrix = matrix_of(strip, len(events))
+    return [bytes(row).replace(b"\0", b"").decode() for row in matrix]
+
+
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        ('"%d %u %lld", REC->i, REC->u, REC->q', "-5 4000000000 -1234567890123"),
+        ('"%x %X %#x %08lx %o", REC->i, REC->u, 255, (unsigned long)REC->i, 8',
+         "fffffffb EE6B2800 0xff fffffffffffffffb 10"),
+        ('"%5d|%-5d|%05d|%+d|%3u", 42, 42, 42, 42, 1234', "   42|42   |00042|+42|1234"),
+        ('"%s|%8s|%-6s|%.2s|%c", REC->comm, REC->comm, REC->comm, REC->comm, 65',
+         "bash|    bash|bash  |ba|A"),
+        ('"100%% %s", "a" "b"', "100% ab"),
+        ('"%d %d %d", 7 / 2, -7 / 2, -7 % 3', "3 -3 -1"),
+        ('"%u %u", 1 << 4 | 3, (5 & 6) ^ 1', "19 5"),
+        ('"%d", REC->i < 0 ? REC->u > 1 && !0 : 9', "1"),
+        ('"%s", REC->i ? "yes" : "no"', "yes"),
+        ('"%u %d %lu", (u8)REC->i, (s16)70000, sizeof(REC->raw)', "251 4464 16"),
+        ('"%u", ((unsigned int)(REC->u >> 20))', "3814"),
+        ('"%s", __print_flags(REC->u & 0xffff, "|", { 0x2000, "X" }, { 0x0800UL, "Y" })', "X|Y"),
+        ('"%s", __print_flags(5, "+", { 1, "A" }, { 2, "B" })', "A+0x4"),
+        ('"%s", __print_symbolic(REC->i, { -5, "MINUS" }, { 1, "ONE" })', "MINUS"),
+        ('"%s", __print_symbolic(77, { ENUM_NOT_TOLD, "X" })', "0x4d"),
+        ('"%s %s", __get_str(s), __get_rel_str(rel)', "dyn dyn"),
+        ('"%d %c", __get_dynamic_array_len(list), __get_str(s)[1]', "3 y"),
+        ('"%s %s", __print_hex(__get_dynamic_array(list), 3), __print_hex_str(REC->raw, 2)',
+         "64 79 6e 0102"),
+        ('"%s", __print_array(__get_dynamic_array(list), 3, 1)', "{0x64,0x79,0x6e}"),
+        ('"%s", __get_bitmask(cpus)', "00000000,0000000b"),
+        ('"%*pbl", 8, __get_dynamic_array(list)', "2,5-6"),
+        ('"%.*s", 2, REC->comm', "ba"),
+        ('"%pI4 %pM %pU", REC->raw, REC->raw, REC->raw',
+         "1.2.3.4 01:02:03:04:05:06 01020304-0506-0708-090a-0b0c0d0e0f10"),
+        ('"%pI6c", REC->raw', "102:304:506:708:90a:b0c:d0e:f10"),
+        ('"%p %ps", (void *)REC->q, 0x10', "0xfffffee08e04fb35 0x10"),
+        ('"%hhu %hd", 257, 65535', "1 -1"),
+        ('"%d", (REC)->i', "-5"),
+        ('"%d", REC->raw[2]', "3"),
+        ('"%d", __builtin_expect(!!(REC->i), 0)', "1"),
+        ("\"%d\\t%d\", '\\n', 'a'", "10\t97"),
+    ],
+)  # fmt: skip
+def test_what_is_printed(printed: str, told: str) -> None:
+    made = event(-5, 4_000_000_000, -1_234_567_890_123, b"bash", bytes(range(1, 17)))
+    assert lines(printed, made) == [told]
+    # Over several rows constants are not columns: the same must come out.
+    other = event(1, 2, 3, b"a-much", bytes(16), b"a longer string")
+    assert lines(printed, made, other, made)[::2] == [told, told]
+
+
+def test_strings_end_at_their_first_nul_whatever_stands_behind() -> None:
+    assert lines('"<%s>", REC->comm', event(comm=b"ab\0cd"), event(comm=b"12345678")) == [
+        "<ab>",
+        "<12345678>",
+    ]
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        '"%d", jiffies_to_msecs(REC->i)',
+        '"%d", REC->nothing',
+        '"%d", unknown_name',
+        '"%p", (((struct page *)vmemmap_base) + (REC->i))',
+        '"%d %d", 1',
+        '"%d", ({ int x = 1; x; })',
+        '"%d", REC->i +',
+        "REC->i",
+        '"%q", 1',
+        '"%s", REC->i ? "a" : 3',
+        '"%d", ' + "(" * 500 + "1" + ")" * 500,
+    ],
+)
+def test_what_cannot_be_expressed_falls_back_to_name_and_value(printed: str) -> None:
+    rows = rows_of(printed, [event(-5, 6, 7, b"bash")])
+    renderer = Renderer(rows.kind.format, Symbols())
+    assert renderer.reason
+    told = bytes(matrix_of(renderer.strip(rows), 1)[0]).replace(b"\0", b"").decode()
+    assert told.startswith("i=-5 u=6 q=7 comm=bash raw={0,")
+    assert "s=dyn" in told
+    assert rows.kind.format is not None
+    assert why_inexpressible(rows.kind.format) == renderer.reason
+
+
+def test_a_dynamic_field_that_points_out_of_its_event_is_cut_off() -> None:
+    made = bytearray(event(text=b"dyn"))
+    struct.pack_into("<I", made, 48, 0xFFFF << 16 | FIXED + 1)
+    told = lines('"%s", __get_str(s)', bytes(made), event())
+    assert told[0] == "yn"
+
+
+@given(st.text(max_size=60))
+def test_garbage_is_unparsable_and_nothing_worse(garbage: str) -> None:
+    for text in (garbage, f'"%d", {garbage}', f'"{garbage}", REC->i'):
+        try:
+            assert isinstance(parse_print_fmt(text), PrintFmt)
+        except Unparsable:
+            continue
+
+
+@given(
+    st.lists(st.integers(-(1 << 63), (1 << 63) - 1), min_size=1, max_size=9),
+    st.integers(0, 20),
+    st.integers(1, 22),
+)
+def test_digits_are_those_of_python(values: list[int], zeros: int, width: int) -> None:
+    def told(strip: list[bytes | np.ndarray]) -> list[str]:  # type: ignore[type-arg]
+        matrix = matrix_of(strip, len(values))
+        return [bytes(row).replace(b"\0", b"").decode() for row in matrix]
+
+    column = np.array(values, np.int64)
+    assert told(decimal(column)) == [str(value) for value in values]
+    assert told(right_aligned(decimal(column), len(values), width)) == [
+        f"{value:{width}d}" for value in values
+    ]
+    unsigned = [value & (1 << 64) - 1 for value in values]
+    zeros = min(zeros, 16)
+    assert told(hexadecimal(column, zeros)) == [f"{value:0{zeros or 1}x}" for value in unsigned]
+    assert told(decimal(column.view(np.uint64), zeros)) == [
+        f"{value:0{zeros or 1}d}" for value in unsigned
+    ]
+    small = column.astype(np.int16)
+    assert told(hexadecimal(small)) == [f"{value & 0xFFFF:x}" for value in small.tolist()]

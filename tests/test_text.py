@@ -1,0 +1,283 @@
+"""``lttv text`` and ``lttv follow``: lines as the kernel prints them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lttd
+from lttd.abi.ftrace_format import parse_format
+from lttd.view import show
+from lttd.view.cli import main
+from lttd.view.columns import Batch
+from lttd.view.conversions import Symbols
+from lttd.view.names import Names
+from lttd.view.opened import OpenedTrace
+from lttd.view.render import why_inexpressible
+from lttd.view.text import Texter, latency_flags, preempt_digits
+from tests.ftraced import Traced, opened, pages_of, switch, tick
+from tests.tools import needs_tool, replayed
+
+LINE = re.compile(r" *(?P<comm>.*)-(?P<pid>\d+) +\[(?P<cpu>\d+)\] (?:\S{5} )? *"
+                  r"(?P<time>\d+\.\d+): +(?P<event>\S+): *(?P<fields>.*?) *")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fixture(tmp_path_factory: pytest.TempPathFactory) -> OpenedTrace:
+    path = tmp_path_factory.mktemp("text") / "t"
+    replayed(path)
+    return lttd.open(path)
+
+
+def text(trace: OpenedTrace, *, piece_bytes: int = 1 << 20, **window: object) -> str:
+    told = []
+    for group in trace.window(piece_bytes=piece_bytes, **window).clocks():  # type: ignore[arg-type]
+        files = [segment.paths.directory / "tracefs/commands" for segment in group.segments]
+        texter = Texter(Names(files), Symbols())
+        told += [b"".join(texter.lines(group.batch(piece))) for piece in group.pieces()]
+    return b"".join(told).decode()
+
+
+def made_lines(made: Traced) -> list[str]:
+    made.finish()
+    return text(lttd.open(made.trace)).splitlines()
+
+
+def test_a_line_has_the_kernels_shape(tmp_path: Path) -> None:
+    made = Traced(tmp_path / "t")
+    made.commands((0, 7, "bash"), (0, 123456, "a-name-too-long-for-it"))
+    events = [
+        tick(-3, flags=5, preempt=0x12),
+        tick(4, pid=123456, flags=0),
+        tick(5, pid=0),
+        tick(6, pid=99),
+    ]
+    events[0] = events[0][:2] + b"\x11" + events[0][3:]
+    made.append([pages_of(1_234_567_890_000, events, delta=400)])
+    assert made_lines(made) == [
+        "            bash-7       [000] d.s21   1234.567890: tick: count=-3 flags=A|0x4",
+        " a-name-too-long-123456  [000] .....   1234.567891: tick: count=4 flags=",
+        "          <idle>-0       [000] .....   1234.567891: tick: count=5 flags=",
+        "           <...>-99      [000] .....   1234.567892: tick: count=6 flags=",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "count", "told"),
+    [(0, 0, "....."), (0x01, 1, "d..1."), (0x81, 0, "D...."), (0x80, 0x20, "b...2"),
+     (0x24, 0, ".N..."), (0x04, 0, ".n..."), (0x06, 0, ".b..."), (0x08, 0, "..h.."),
+     (0x18, 0, "..H.."), (0x10, 0, "..s.."), (0x48, 0, "..Z.."), (0x40, 15, "..zf.")],
+)  # fmt: skip
+def test_the_five_letters_are_those_of_the_kernel(flags: int, count: int, told: str) -> None:
+    assert latency_flags(flags) + preempt_digits(count) == told
+
+
+def test_losses_stand_where_they_happened(fixture: OpenedTrace) -> None:
+    lines = text(fixture).splitlines()
+    lost = [at for at, line in enumerate(lines) if "LOST" in line]
+    assert [lines[at] for at in lost] == ["CPU:0 [LOST 3192 EVENTS]", "CPU:1 [LOST 3192 EVENTS]"]
+    for at in lost:
+        cpu = lines[at][4]
+        before = [line for line in lines[:at] if f"[00{cpu}]" in line][-1]
+        after = next(line for line in lines[at:] if f"[00{cpu}]" in line)
+        gap_s = float(after.split()[3][:-1]) - float(before.split()[3][:-1])
+        assert gap_s > 0.0005  # thousands of events were lost there
+
+
+def test_wide_lines_stand_among_narrow_ones(tmp_path: Path) -> None:
+    made = Traced(tmp_path / "t")
+    events = [opened("/" + "x" * 900, 1) if at == 40 else tick(at) for at in range(100)]
+    events[70] = opened("/" + "y" * 500 + "\nz", 2)
+    made.append([pages_of(1000, events)])
+    made.finish()
+    told = text(lttd.open(tmp_path / "t"))
+    assert "/" + "x" * 900 + " ret=1\n" in told
+    assert "y\nz ret=2\n" in told
+    assert [int(n) for n in re.findall(r"count=(\d+) ", told)] == [
+        at for at in range(100) if at not in (40, 70)
+    ]
+
+
+def test_names_change_when_events_say_so(tmp_path: Path) -> None:
+    made = Traced(tmp_path / "t")
+    made.commands((0, 7, "old"), (1_000_000, 8, "noted"))
+    events = [
+        tick(1), switch(("sh", 7), ("noted", 8)), tick(2, pid=8), tick(3),
+        switch(("ls", 7), ("x", 9)), tick(4), tick(5, pid=9),
+    ]  # fmt: skip
+    made.append([pages_of(1000, events)])
+    lines = made_lines(made)
+    assert [line.split("-")[0].strip() for line in lines] == [
+        "sh", "sh", "noted", "sh", "ls", "ls", "x",
+    ]  # fmt: skip
+
+
+def test_pieces_do_not_change_what_is_shown(fixture: OpenedTrace) -> None:
+    whole = text(fixture).splitlines()
+    parts = text(fixture, piece_bytes=1).splitlines()
+    assert [line[17:] for line in parts] == [line[17:] for line in whole]
+
+
+def run(capfdbinary: pytest.CaptureFixture[bytes], *words: object) -> tuple[int, bytes, str]:
+    status = main([str(word) for word in words])
+    out, err = capfdbinary.readouterr()
+    return status, out, err.decode()
+
+
+def test_several_jobs_write_what_one_writes(
+    fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show, "PIECE_BYTES", 4096)
+    monkeypatch.setattr("lttd.view.window.STREAM_BYTES", 1)
+    alone = run(capfdbinary, "text", fixture.path, "--jobs", 1)
+    assert alone[0] == 0
+    assert alone[1].count(b"\n") == 2250
+    for count in (2, 3):
+        assert run(capfdbinary, "text", fixture.path, "--jobs", count) == alone
+
+
+def test_options_choose_and_shape(
+    fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = fixture.path
+    _, out, _ = run(capfdbinary, "text", path, "-n", 5, "--ns", "--cpu", 1, "--event", "sys_*")
+    assert len(out.splitlines()) == 5
+    assert all(re.search(rb"\[001\] \S{5} +\d+\.\d{9}: sys_", line) for line in out.splitlines())
+    _, out, _ = run(capfdbinary, "text", path, "--where", "id == 110", "--fields", "id")
+    assert out.count(b"sys_exit: id=110\n") > 100
+    _, out, _ = run(capfdbinary, "text", path, "--json", "--begin", "+0.001s", "--end", "+30ms")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert {"time", "cpu", "comm", "pid", "event", "fields"} <= told[0].keys()
+    assert told[0]["time"] >= (fixture.begin or 0) + 1_000_000
+    assert run(capfdbinary, "text", path, "--where", "id ==")[0] == 2
+    assert run(capfdbinary, "text", path, "--begin", "never")[0] == 2
+
+
+def test_json_lines_tell_losses_too(
+    fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    _, out, _ = run(capfdbinary, "text", fixture.path, "--json")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [one["lost"] for one in told if "lost" in one] == [3192, 3192]
+    assert len(told) == 2250
+    assert sorted(one["time"] for one in told) == [one["time"] for one in told]
+
+
+def test_what_cannot_be_shown_is_one_line_on_stderr(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000 * at, [tick(at)]) for at in range(1, 6)])
+    made.finish()
+    shutil.rmtree(made.tracefs / "events/clock")
+    status, out, err = run(capfdbinary, "text", tmp_path / "t")
+    assert status == 0
+    assert out.count(b"unknown-1: bytes=") == 5
+    assert len(err.splitlines()) == 1
+    assert "event id 1" in err
+
+
+def test_a_pipe_that_is_closed_early_ends_quietly(fixture: OpenedTrace) -> None:
+    words = [sys.executable, "-m", "lttd.view.cli", "text", str(fixture.path), "--jobs", "2"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        os.close(os.dup(process.stdout.fileno()))
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 141
+
+
+@needs_tool("trace-cmd")
+def test_the_fixture_reads_as_trace_cmd_reads_it(fixture: OpenedTrace, tmp_path: Path) -> None:
+    out = tmp_path / "trace.dat"
+    assert main(["export", str(fixture.path), "--to", "trace.dat", "-o", str(out)]) == 0
+    report = subprocess.run(
+        ["trace-cmd", "report", "-N", out], capture_output=True, text=True, check=True
+    ).stdout
+    theirs = [found for line in report.splitlines() if (found := LINE.fullmatch(line))]
+    ours = [found for line in text(fixture).splitlines() if (found := LINE.fullmatch(line))]
+    assert len(ours) == len(theirs) == 2248
+    for mine, other in zip(ours, theirs, strict=True):
+        for part in ("pid", "cpu", "time", "event", "fields"):
+            assert mine[part] == other[part]
+        # Who ended before recording has no name there; the events tell it here.
+        assert mine["comm"] == other["comm"] or other["comm"] == "<...>"
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/tracing/events/sched").is_dir(), reason="no tracefs")
+@pytest.mark.slow
+def test_nearly_all_print_fmts_of_this_kernel_can_be_expressed() -> None:
+    whys = [
+        why_inexpressible(parse_format(path.read_bytes(), path.parts[-3]))
+        for path in Path("/sys/kernel/tracing/events").glob("*/*/format")
+    ]
+    assert sum(why is None for why in whys) >= 0.98 * len(whys)
+
+
+# -- following
+
+
+def following(trace: Path, until: Callable[[str], bool], *options: str) -> str:
+    """Run ``lttv follow`` until what it wrote is enough; return that."""
+    words = [sys.executable, "-m", "lttd.view.cli", "follow", str(trace), *options]
+    told = ""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        watchdog = threading.Timer(20, process.kill)
+        watchdog.start()
+        for line in process.stdout:
+            told += line
+            if until(told):
+                process.send_signal(2)
+        assert process.wait() in (0, 130)
+        watchdog.cancel()
+    return told
+
+
+@pytest.mark.slow
+def test_follow_shows_what_is_added_also_in_a_new_segment(tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    first = Traced(trace)
+    first.append([pages_of(1000, [tick(1), tick(2)])])
+
+    def add() -> None:
+        time.sleep(0.8)
+        first.append([pages_of(2000, [tick(3)])])
+        first.finish()
+        second = Traced(trace, number=2)
+        second.append([pages_of(3000, [tick(4)])])
+        second.finish()
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    told = following(trace, lambda told: "count=4" in told, "--from-begin")
+    adding.join()
+    assert re.findall(r"count=(\d)", told) == ["1", "2", "3", "4"]
+
+
+@pytest.mark.slow
+def test_follow_ends_when_the_trace_is_closed(tmp_path: Path) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1), tick(2)])])
+    made.finish()
+    told = following(tmp_path / "t", lambda _: False, "--from-begin", "--until-closed")
+    assert re.findall(r"count=(\d)", told) == ["1", "2"]
+
+
+def test_a_batch_without_events_has_its_losses(tmp_path: Path) -> None:
+    empty = np.empty(0)
+    batch = Batch(
+        memoryview(b""), [], *(empty.astype(d) for d in ("u8", "u2", "i4", "i4", "u1", "u1", "i8")),
+        empty.astype("u4"),
+    )  # fmt: skip
+    assert b"".join(Texter(Names([tmp_path]), Symbols()).lines(batch)) == b""
