@@ -29,9 +29,9 @@ def test_every_event_is_in_its_types_partition(
     lines = export(trace, EVERYTHING, "parquet", tmp_path / "pq")
     events = decoded(trace)
     total = sum(map(len, events.values()))
-    assert lines[-1].startswith(f"{total} events in ")
+    assert lines[-1].startswith(f"{total} events and 2 losses in ")
     found = ds.dataset(tmp_path / "pq", partitioning="hive").to_table(
-        columns=["time", "cpu", "event", "system"]
+        columns=["time", "cpu", "event", "system"], filter=ds.field("system") != "lttd"
     )
     assert found.num_rows == total
     for cpu, ours in events.items():
@@ -84,6 +84,20 @@ def test_every_kind_of_field_has_its_arrow_type(tmp_path: Path) -> None:
     (path,) = (tmp_path / "pq/system=unknown/event=unknown-77").iterdir()
     assert pq.ParquetFile(path).read()["raw"][0].as_py()[8:] == b"\1\2\3\4"
     assert (tmp_path / "pq/system=made/event=printed_undecoded").is_dir()
+
+
+def test_losses_are_rows_at_their_time(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t")
+    made.append([subbuffer(0), subbuffer(1, missed=7)], trailing_loss=5)
+    made.finish()
+    export(Trace(made.trace), EVERYTHING, "parquet", tmp_path / "pq")
+    (path,) = (tmp_path / "pq/system=lttd/event=lost").iterdir()
+    rows = pq.ParquetFile(path).read().to_pylist()
+    assert [(row["lost"], row["unit"], row["reason"]) for row in rows] == [
+        (7, "events", "overwritten"),
+        (5, "events", "dropped"),
+    ]
+    assert rows[0]["time"] == 2000
 
 
 def test_a_window_is_exact_and_an_empty_one_is_told(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ every engine reads; null where nobody noted the clocks), ``cpu``, ``common_pid``
 own fields.  Strings are UTF-8, what is not becomes U+FFFD; arrays are lists.  A file's own metadata
 (``lttd.*``) says where and by what it was recorded.
 
+Losses are rows too, of ``system=lttd/event=lost``: ``lost`` (null: some), ``unit``, ``reason``.
+
 Rule: rows are in the order of time; memory holds a piece of the window and PENDING_ROWS of rows.
 """
 
@@ -23,6 +25,7 @@ from lttd.errors import NotATraceError, UsageError
 from lttd.view.columns import Rows
 from lttd.view.export.arrow import field_array
 from lttd.view.filters import Filter
+from lttd.view.losses import Loss
 from lttd.view.opened import ClockGroup
 from lttd.view.output import nothing_within
 from lttd.view.times import Window
@@ -76,7 +79,7 @@ def export_url(trace: Trace, window: Window, url: str) -> list[str]:
 
 def _export(trace: Trace, window: Window, create: Open) -> list[str]:
     notes: list[str] = []
-    events = files = 0
+    events = files = losses = 0
     for segment in trace.segments:
         group = ClockGroup([segment], window, Filter(None, None, None), notes, PIECE_BYTES)
         sink = _Sink(segment, create)
@@ -86,14 +89,16 @@ def _export(trace: Trace, window: Window, create: Open) -> list[str]:
                 notes += batch.notes
                 for rows in batch.by_type():
                     sink.add(rows)
+                sink.lose(batch.losses)
             sink.finish()
         finally:
             sink.close()
         events += sink.events
         files += sink.files
-    if not events:
+        losses += sink.losses
+    if not events and not losses:
         raise NotATraceError(nothing_within(trace))
-    return [*notes, f"{events} events in {files} files"]
+    return [*notes, f"{events} events and {losses} losses in {files} files"]
 
 
 class _Sink:
@@ -106,6 +111,7 @@ class _Sink:
         self._pending_rows: dict[str, int] = {}
         self._writers: dict[str, tuple[Any, IO[bytes]]] = {}
         self.events = 0
+        self.losses = 0
         self.files = 0
 
     def add(self, rows: Rows) -> None:
@@ -114,10 +120,29 @@ class _Sink:
         name = f"system={kind.system or 'unknown'}/event={kind.name}/"
         if kind.format is None and kind.system:
             name = f"system={kind.system}/event={kind.name}_undecoded/"
-        table = self._table(rows)
-        self._pending.setdefault(name, []).append(table)
-        self._pending_rows[name] = self._pending_rows.get(name, 0) + len(rows)
         self.events += len(rows)
+        self._hold(name, self._table(rows))
+
+    def lose(self, losses: list[Loss]) -> None:
+        """Take known losses."""
+        if not losses:
+            return
+        time = np.array([one.time for one in losses], np.uint64)
+        columns = {
+            "time": pa.array(time.astype(np.int64)),
+            "timestamp": timestamps(time, self._segment),
+            "cpu": pa.array([one.cpu for one in losses], pa.uint16()),
+            "lost": pa.array([one.lost for one in losses], pa.int64()),
+            "unit": pa.array([one.unit.name.lower() for one in losses]),
+            "reason": pa.array([_named(one) for one in losses], pa.string()),
+        }
+        self.losses += len(losses)
+        self._hold("system=lttd/event=lost/", pa.table(columns))
+
+    def _hold(self, name: str, table: Any) -> None:  # noqa: ANN401
+        """Keep a table until there are enough rows of its type, or too many of all."""
+        self._pending.setdefault(name, []).append(table)
+        self._pending_rows[name] = self._pending_rows.get(name, 0) + table.num_rows
         if self._pending_rows[name] >= GROUP_ROWS:
             self._write(name)
         while sum(self._pending_rows.values()) > PENDING_ROWS:
@@ -169,6 +194,10 @@ class _Sink:
         """Close whatever is still open."""
         for name in list(self._writers):
             self._close(name)
+
+
+def _named(loss: Loss) -> str | None:
+    return loss.reason.name.lower() if loss.reason is not None else None
 
 
 def timestamps(time: U64, segment: Segment) -> Any:  # noqa: ANN401
