@@ -15,6 +15,7 @@ from lttd.view.cli import main
 from lttd.view.export import export
 from lttd.view.export.pages import PageMaker, Tally
 from lttd.view.part import Part, parts_within
+from lttd.view.saved import SavedFiles
 from lttd.view.times import ALWAYS_END, EVERYTHING, Moment, Window, window_of
 from lttd.view.trace import Trace
 from tests.fakes import page
@@ -237,6 +238,25 @@ def test_without_any_saved_file_the_events_are_there_all_the_same(tmp_path: Path
     lines = run.stdout.splitlines()
     assert lines[0] == "cpus=3"
     assert sum("UNKNOWN" in line for line in lines) == 6
+
+
+def test_a_pid_has_its_last_command_as_events_have_it(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t")
+    path = made.paths.directory / "tracefs/commands"
+    path.parent.mkdir()
+    path.write_bytes(
+        b"1000\t1\t1\tinit\n1000\t11\t11\tkworker/0:1H-events_highpri\n"
+        b"1000\t12\t12\tkworker/R-rcu_gp\n1000\t13\t13\ta\\nb\\\\c\n"
+        b"2000\t1\t1\tsystemd-and-so-on\n3000\t1\t1\tlater\n3000\t14\t\tnew\n4000\t1"
+    )
+    saved = SavedFiles(Trace(made.trace).segments[0])
+    assert saved.last_commands(2500) == {
+        1: b"systemd-and-so-",
+        11: b"kworker/0:1H",
+        12: b"kworker/R-rcu_g",
+        13: b"a b\\c",
+        14: b"new",
+    }
 
 
 def test_what_one_file_cannot_hold_is_refused(

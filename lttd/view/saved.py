@@ -11,6 +11,9 @@ from typing import Final
 from lttd.abi.ftrace import PageLayout
 from lttd.view.trace import Segment
 
+# /proc tells of a worker what it works at, too; its command, as events have it, is shorter.
+_WORKER: Final = re.compile(rb"(kworker/u?\d+:\d+H?)[-+].*", re.DOTALL)
+_COMMAND_BYTES: Final = 15
 _ESCAPED: Final = re.compile(rb"\\(.)")
 
 
@@ -63,7 +66,8 @@ class SavedFiles:
                 for line in lines:
                     time, pid, _, command = line.rstrip(b"\n").split(b"\t", 3)
                     if int(time) <= until or int(pid) not in found:
-                        found[int(pid)] = _ESCAPED.sub(_unescaped, command)
+                        told = _WORKER.sub(rb"\1", _ESCAPED.sub(_unescaped, command))
+                        found[int(pid)] = told[:_COMMAND_BYTES]
         except (OSError, ValueError):  # absent, or torn at its end
             return found
         return found
