@@ -50,6 +50,8 @@ EXPECTED: Final[dict[int, Nothing]] = {
 }
 # What ``stats`` counts up for as long as the instance lives, whoever reads it.
 _COUNTS: Final = frozenset({"overrun", "commit overrun", "dropped events", "read events"})
+# A take lasts less, in trace-clock ns; a ring of a MiB takes longer to fill up once more.
+SOON: Final = 1_000_000
 # A stopped ring is dry when there is nothing to read and `entries` is 0 (60 of 60 rounds).  Should
 # a kernel count entries that it does not give, it is asked this often.
 LAST_ATTEMPTS: Final = 5
@@ -246,7 +248,10 @@ class FtraceStream:
     def sample(self, before: int | None = None) -> Mapping[str, int]:
         """Show the kernel's counters to the ledger; *before*: the trace clock before a take."""
         fields = self._stats.read()
-        self._ledger.sampled(Sample.of(fields, self._shared.now()), before)
+        now = self._shared.now()
+        if before is not None and now - before > SOON:
+            before = None  # we were held up, and the ring may have filled up anew meanwhile
+        self._ledger.sampled(Sample.of(fields, now), before)
         return fields
 
     def _look_for_others(self, fields: Mapping[str, int]) -> None:
@@ -266,7 +271,11 @@ class FtraceStream:
 
     def _before_take(self) -> int | None:
         # Only a no-overwrite ring's losses need it: see LossLedger.sampled().
-        return None if self._shared.overwrite else self._shared.now()
+        if self._shared.overwrite:
+            return None
+        # What was refused by now lies before all that comes later, however long the take lasts.
+        self.sample()
+        return self._shared.now()
 
     def _flush(self, buffer: bytearray) -> tuple[Nothing | None, int]:
         """Read the sub-buffer being written; end the turn if that was done, or gives nothing."""
@@ -282,8 +291,9 @@ class FtraceStream:
             if stopped and not self.over:
                 self.over = True
                 self._ledger.suspect(Reason.REFUSED, self._shared.now())
+            self._ledger.ran_dry()
+        # Else splice gives nothing just now, which does not mean that nothing is there.
         self._flushed = False
-        self._ledger.ran_dry()
         return Nothing.EVER if self.over else Nothing.YET, 0
 
     def _splice(self, buffer: bytearray) -> tuple[Nothing | None, int]:
