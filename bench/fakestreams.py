@@ -23,7 +23,7 @@ from lttd.files import Disk
 from lttd.reader import Reader
 from lttd.recorder import Recorder, SegmentContents
 from lttd.sources.base import Nothing
-from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
+from lttd.subbuffer import TAKE_BYTES, Batch, BufferPool, StreamId, StreamInfo, make_batch
 from lttd.tracedir import prepare_trace
 
 LAYOUT: Final = PageLayout()
@@ -191,11 +191,12 @@ def main() -> None:
     parser.add_argument("--backlog-mib", type=int, default=64)
     parser.add_argument("--mib-per-s", type=float, help="default: all at once")
     arguments = parser.parse_args()
-    template, pool = pages(arguments.take_kib << 10), BufferPool()
+    template = pages(arguments.take_kib << 10)
+    backlog_bytes = arguments.backlog_mib << 20
+    pool = BufferPool(backlog_bytes + TAKE_BYTES)
     takes = (arguments.mib << 10) // arguments.take_kib // arguments.streams
     streams = [FakeStream(cpu, template, takes, pool) for cpu in range(arguments.streams)]
     rate = arguments.mib_per_s * 1024 / arguments.take_kib if arguments.mib_per_s else None
-    backlog_bytes = arguments.backlog_mib << 20
     print(json.dumps(trio.run(record, arguments.trace, streams, backlog_bytes, rate)))
 
 

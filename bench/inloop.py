@@ -18,10 +18,10 @@ from lttd.clock import take_snapshot
 from lttd.config import SourceSpec
 from lttd.files import Disk
 from lttd.reader import Reader
-from lttd.recorder import Recorder, Segment, SegmentContents
+from lttd.recorder import BACKLOG_BYTES, Recorder, Segment, SegmentContents
 from lttd.sources.base import Source
 from lttd.sources.catalog import open_source
-from lttd.subbuffer import BufferPool
+from lttd.subbuffer import TAKE_BYTES, BufferPool
 from lttd.tracedir import prepare_trace
 
 
@@ -77,7 +77,9 @@ def main() -> None:
     parser.add_argument("trace", type=Path)
     parser.add_argument("--layout", default="packed")
     arguments = parser.parse_args()
-    source = open_source(SourceSpec("ftrace", arguments.instance), BufferPool())
+    source = open_source(
+        SourceSpec("ftrace", arguments.instance), BufferPool(BACKLOG_BYTES + TAKE_BYTES)
+    )
     try:
         print(json.dumps(trio.run(drain, source, arguments.trace, arguments.layout)))
     finally:

@@ -26,7 +26,7 @@ NAME: Final = "lowrate"
 EVENTS: Final = "syscalls:sys_enter_reboot"
 EVENTS_PER_S: Final = 10
 FLUSH_MS: Final = 100
-# The first periodic look at commands comes after 10 s, and the thread it was made in ends 10 s later.
+# The first look at commands comes after 10 s, and the thread it was made in ends 10 s later.
 SETTLE_S: Final = 25.0
 
 

@@ -30,7 +30,7 @@ from lttd.recording import Recording, locked_trace, recover_open_segments
 from lttd.sources.base import Source, When
 from lttd.sources.catalog import open_previous_runs, open_source
 from lttd.stats import StreamSummary, events_lost, summary_json, summary_table
-from lttd.subbuffer import BufferPool
+from lttd.subbuffer import TAKE_BYTES, BufferPool
 
 ATTACH_INTERVAL_S: Final = 10.0
 CLOCK_INTERVAL_S: Final = 60.0
@@ -54,7 +54,7 @@ class Daemon:
         self._config = config
         self._on_ready = on_ready
         self._disk = disk or Disk()
-        self._pool = BufferPool()
+        self._pool = BufferPool(config.backlog_bytes + TAKE_BYTES)
         self._notifier = Notifier()
         self._heart = Heart(self._notifier, self._status)
         self._recordings: list[Recording] = []

@@ -22,9 +22,9 @@ from lttd.errors import SourceError
 from lttd.recorder import Lane, Recorder
 from lttd.sources.base import Nothing, Stream
 
-# At most this many batches (of 1 MiB) before other streams get their turn: 4 MiB are about 25 ms of
-# the fastest CPU seen here, and a quarter of the ring that such a CPU wants.
-TURN_BATCHES: Final = 4
+# At most this many takes before other streams get their turn: 8 MiB are about 50 ms of the fastest
+# CPU seen here, and half of the ring that such a CPU wants.
+TURN_BATCHES: Final = 2
 
 
 class State(enum.Enum):

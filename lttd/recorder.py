@@ -23,7 +23,7 @@ from lttd.clock import Snapshot
 from lttd.errors import LttdError, StorageError, TraceDamagedError
 from lttd.files import Disk, Lock
 from lttd.stats import StreamStats, StreamSummary, summarize
-from lttd.subbuffer import BUFFER_BYTES, ROW_DTYPE, Batch, Gap, Reason, StreamId, StreamInfo, Unit
+from lttd.subbuffer import ROW_DTYPE, TAKE_BYTES, Batch, Gap, Reason, StreamId, StreamInfo, Unit
 from lttd.tracedir import (
     Manifest,
     Position,
@@ -149,7 +149,7 @@ class Recorder:
     def has_room(self) -> bool:
         """Tell whether one more take fits; an empty backlog always takes one."""
         held = self._held_bytes
-        return held + BUFFER_BYTES <= self.backlog_limit_bytes or held == 0
+        return held + TAKE_BYTES <= self.backlog_limit_bytes or held == 0
 
     def call_when_room(self, callback: Callable[[], None]) -> None:
         """Call *callback* once, from any thread, when has_room() may have become true."""

@@ -6,8 +6,8 @@ between its making and its last release().
 """
 
 import enum
+import mmap
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, overload
@@ -15,8 +15,12 @@ from typing import Final, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-# One take fills at most one buffer of this size: what a pipe of 1 MiB moves in one splice.
-BUFFER_BYTES: Final = 1 << 20
+# Memory is handed out in these; a take keeps as many as it fills.
+SLOT_BYTES: Final = 1 << 20
+# At most this much a take: what it costs besides copying is then small beside the copying.
+TAKE_BYTES: Final = 4 * SLOT_BYTES
+# Less than this is copied out, so that a flush of one page does not keep a slot.
+SMALL_BYTES: Final = SLOT_BYTES // 4
 
 ROW_DTYPE: Final = np.dtype(
     [
@@ -138,8 +142,7 @@ class Pieces(Sequence[memoryview]):
         Good as long as the buffer is.
         """
         vectors = np.empty((len(self), 2), np.uint64)
-        address = np.frombuffer(self._buffer, np.uint8).__array_interface__["data"][0]
-        np.add(self._offsets, np.uint64(address), out=vectors[:, 0])
+        np.add(self._offsets, np.uint64(_address(self._buffer)), out=vectors[:, 0])
         vectors[:, 1] = self._lengths
         return vectors
 
@@ -217,22 +220,60 @@ class Batch:
 
 
 class BufferPool:
-    """Buffers that go round between reader and writers; the warmest is handed out first."""
+    """Memory that goes round between reader and writers: slots of one arena, lowest first.
 
-    def __init__(self, buffer_bytes: int = BUFFER_BYTES) -> None:
-        self.buffer_bytes = buffer_bytes
-        self._free: deque[bytearray] = deque()
+    Invariant: a slot is free, or belongs to one buffer that was handed out and not given back.
+    """
 
-    def take(self) -> bytearray:
-        """Return a buffer of ``buffer_bytes``, contents undefined."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            return bytearray(self.buffer_bytes)
+    def __init__(self, arena_bytes: int = 0, *, take_bytes: int = TAKE_BYTES) -> None:
+        """*arena_bytes*: what takes can hold at once; beyond it they get memory of their own."""
+        self.take_bytes = take_bytes
+        """The most that one take is given."""
+        self.least_bytes = min(SLOT_BYTES, take_bytes)
+        """The least."""
+        slots = max(arena_bytes // SLOT_BYTES, 0)
+        self._lock = threading.Lock()
+        self._free = bytearray(b"\1" * slots)
+        self._arena = memoryview(b"")
+        self._base = 0
+        if slots:
+            memory = mmap.mmap(-1, slots * SLOT_BYTES)
+            # Touched for the first time, it costs a page fault for 2 MiB, not for each 4 KiB.
+            memory.madvise(mmap.MADV_HUGEPAGE)
+            self._arena = memoryview(memory)
+            self._base = _address(self._arena)
 
-    def give(self, buffer: bytearray) -> None:
+    def take(self) -> memoryview:
+        """Return least_bytes to take_bytes of memory, contents undefined."""
+        count = self.take_bytes // SLOT_BYTES
+        with self._lock:
+            while count:
+                first = self._free.find(b"\1" * count)
+                if first >= 0:
+                    self._free[first : first + count] = bytes(count)
+                    return self._arena[first * SLOT_BYTES : (first + count) * SLOT_BYTES]
+                count //= 2
+        return memoryview(bytearray(self.least_bytes))
+
+    def trim(self, buffer: memoryview, used_bytes: int) -> memoryview:
+        """Take back the slots behind the first *used_bytes*; return what is left of *buffer*."""
+        keep = -(-used_bytes // SLOT_BYTES) * SLOT_BYTES
+        if keep < len(buffer):
+            self.give(buffer[keep:])
+        return buffer[:keep]
+
+    def give(self, buffer: memoryview) -> None:
         """Take a buffer back.  Callable from any thread."""
-        self._free.append(buffer)
+        at = _address(buffer) - self._base if self._free and len(buffer) else -1
+        if 0 <= at < len(self._arena):
+            first, count = at // SLOT_BYTES, len(buffer) // SLOT_BYTES
+            with self._lock:
+                self._free[first : first + count] = b"\1" * count
+
+
+def _address(buffer: memoryview) -> int:
+    address: int = np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
+    return address
 
 
 def make_batch(
@@ -241,24 +282,16 @@ def make_batch(
     taken_ns: int,
     *,
     pool: BufferPool,
-    buffer: bytearray,
+    buffer: memoryview,
     gaps: tuple[Gap, ...] = (),
 ) -> Batch:
-    """Wrap *buffer*, which came from *pool*; a small take moves into a right-sized copy.
-
-    A flush of one page would otherwise keep a whole buffer in the backlog.
-    """
+    """Wrap *buffer*, which came from *pool*; what it does not fill goes back at once."""
     used = int((rows["offset_bytes"] + rows["kernel_bytes"]).max()) if len(rows) else 0
-    if used * 4 <= pool.buffer_bytes:
-        view = memoryview(bytes(memoryview(buffer)[:used]))
+    if used <= SMALL_BYTES:
+        view = memoryview(bytes(buffer[:used]))
         pool.give(buffer)
         return Batch(stream, view, rows, taken_ns, gaps, held_bytes=used)
+    kept = pool.trim(buffer, used)
     return Batch(
-        stream,
-        memoryview(buffer),
-        rows,
-        taken_ns,
-        gaps,
-        held_bytes=pool.buffer_bytes,
-        recycle=lambda: pool.give(buffer),
+        stream, kept, rows, taken_ns, gaps, held_bytes=len(kept), recycle=lambda: pool.give(kept)
     )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.errors import StorageError, UsageError
-from lttd.files import Disk, File
+from lttd.files import WRITE_BYTES, Disk, File
 from lttd.index import (
     ENTRY_BYTES,
     GAP_BYTES,
@@ -119,7 +119,10 @@ class StreamFile:
             end = int(
                 batch.rows["offset_bytes"][behind - 1] + batch.rows["stored_bytes"][behind - 1]
             )
-            self._data.write_at([batch.buffer[start:end]], (first + begin) * size)
+            to = (first + begin) * size - start
+            for at in range(start, end, WRITE_BYTES):
+                part = batch.buffer[at : min(at + WRITE_BYTES, end)]
+                self._data.write_at([part], to + at)
         end_bytes = (first + len(batch.rows)) * size
         if batch.rows["stored_bytes"][-1] != size:
             self._data.truncate(end_bytes)

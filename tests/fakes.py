@@ -34,8 +34,8 @@ def batch_of(
     rows = rows_of_pages(data, len(data), LAYOUT).rows
     rows["sequence"] = range(first, first + len(rows))
     close_rows(rows, not_before=0, now=1 << 40)
-    pool = BufferPool(max(len(data), 1))
-    return make_batch(stream.id, rows, 0, pool=pool, buffer=bytearray(data), gaps=gaps)
+    pool = BufferPool()
+    return make_batch(stream.id, rows, 0, pool=pool, buffer=memoryview(bytearray(data)), gaps=gaps)
 
 
 class FakeStream:

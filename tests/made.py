@@ -76,9 +76,9 @@ class Ring:
             at = self.begin
             gaps.append(Gap(len(rows), Reason.DROPPED, Unit.EVENTS, trailing_loss, at, at))
             self.discarded += trailing_loss
-        pool = BufferPool(max(len(data), 1))
+        pool = BufferPool()
         return make_batch(
-            self.info.id, rows, 0, pool=pool, buffer=bytearray(data), gaps=tuple(gaps)
+            self.info.id, rows, 0, pool=pool, buffer=memoryview(bytearray(data)), gaps=tuple(gaps)
         )
 
 

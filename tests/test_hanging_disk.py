@@ -22,7 +22,7 @@ from tests.running import PATIENCE_S, assert_whole, free_port, get, info, loaded
 pytestmark = needs_kernel()
 
 HANG_S = 5.0 if os.environ.get("LTTD_NIGHTLY") == "1" else 0.5
-BACKLOG_BYTES = 8 << 20
+BACKLOG_BYTES = 16 << 20
 # The interpreter's own ups and downs: arrays of rows, a scrape.
 SLACK_BYTES = 24 << 20
 

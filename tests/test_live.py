@@ -32,7 +32,7 @@ def entries_on_disk(trace: Path) -> int:
 def test_every_event_of_a_burst_is_in_the_trace(
     lttd: Launcher, tmp_path: Path, syscall_load: Path, layout: str
 ) -> None:
-    # Rings that hold all of it: what a slower machine cannot keep up with is bench/live.py's matter.
+    # Rings that hold all of it: what a slow machine cannot keep up with is bench/live.py's.
     loads = " & ".join(f"{syscall_load} {cpu} {CALLS}" for cpu in range(os.cpu_count() or 1))
     options = ["--events", "raw_syscalls:*", "--buffer-size", "40M", "--layout", layout]
     run = lttd.run("-t", tmp_path / "t", *options, "--", "sh", "-c", f"{loads} & wait")

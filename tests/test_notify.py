@@ -14,7 +14,7 @@ from lttd.notify import READY, STATUS_INTERVAL_S, Heart, Notifier
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
-from lttd.subbuffer import BUFFER_BYTES
+from lttd.subbuffer import TAKE_BYTES
 from tests.fakes import FakeStream, batch_of, event, info, page
 from tests.test_reader import SNAPSHOT, segment_of
 
@@ -133,7 +133,7 @@ async def test_a_tick_that_comes_once_an_hour_starves_no_watchdog(
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    recorder = Recorder(backlog_bytes=4 << 20)
+    recorder = Recorder()
     stream = FakeStream(info(), ())
     segment = segment_of(recorder, tmp_path / "t", stream.info)
     reader = reader_of(recorder, notifier, flush_interval_s=3600.0)
@@ -153,11 +153,11 @@ async def test_a_full_backlog_starves_no_watchdog(
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    recorder = Recorder(backlog_bytes=BUFFER_BYTES)  # its threads do not run: nothing is written
+    recorder = Recorder(backlog_bytes=TAKE_BYTES)  # its threads do not run: nothing is written
     stream = FakeStream(info(), ())
     for number in range(2):
         batch = batch_of(stream.info, [page(number, event(b"abcd"))], first=number)
-        batch.held_bytes = BUFFER_BYTES
+        batch.held_bytes = TAKE_BYTES
         stream.script.append(batch)
     segment = segment_of(recorder, tmp_path / "t", stream.info)
     reader = reader_of(recorder, notifier, flush_interval_s=1.0)
@@ -181,7 +181,7 @@ async def test_a_loop_that_hangs_feeds_no_watchdog(
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    recorder = Recorder(backlog_bytes=4 << 20)
+    recorder = Recorder()
     stream = FakeStream(info(), ())
     segment = segment_of(recorder, tmp_path / "t", stream.info)
     reader = reader_of(recorder, notifier, flush_interval_s=1.0)

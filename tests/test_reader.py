@@ -13,7 +13,7 @@ from lttd.files import Disk
 from lttd.reader import TRANSITIONS, TURN_BATCHES, Event, Reader, State, after
 from lttd.recorder import Recorder, Segment, SegmentContents
 from lttd.sources.base import Nothing
-from lttd.subbuffer import BUFFER_BYTES, Batch, StreamInfo
+from lttd.subbuffer import TAKE_BYTES, Batch, StreamInfo
 from tests.fakes import FakeStream, batch_of, event, info, page
 
 SNAPSHOT = Snapshot(0, 0, 0, 0, 0)
@@ -21,7 +21,7 @@ SNAPSHOT = Snapshot(0, 0, 0, 0, 0)
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    recorder = Recorder(backlog_bytes=4 << 20)
+    recorder = Recorder()
     recorder.start()
     yield recorder
     recorder.close()
@@ -68,7 +68,9 @@ async def test_all_streams_get_a_turn_before_one_gets_its_second(
         nursery.cancel_scope.cancel()
     assert order[: 3 * TURN_BATCHES] == [cpu for cpu in range(3) for _ in range(TURN_BATCHES)]
     segment.close(SNAPSHOT)
-    assert [lane.stats.stored_subbuffers for lane in segment.lanes.values()] == [8, 8, 8]
+    assert [lane.stats.stored_subbuffers for lane in segment.lanes.values()] == [
+        2 * TURN_BATCHES
+    ] * 3
 
 
 async def test_an_offline_cpu_is_asked_again_at_each_tick_only(
@@ -88,13 +90,11 @@ async def test_an_offline_cpu_is_asked_again_at_each_tick_only(
 async def test_reading_stops_while_the_backlog_is_full_and_goes_on_by_itself(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    recorder = Recorder(
-        backlog_bytes=BUFFER_BYTES
-    )  # its threads do not run yet: nothing is written
+    recorder = Recorder(backlog_bytes=TAKE_BYTES)  # its threads do not run yet: nothing is written
     stream = FakeStream(info(), ())
     for number in range(3):
         batch = batch_of(stream.info, [page(number, event(b"abcd"))], first=number)
-        batch.held_bytes = BUFFER_BYTES
+        batch.held_bytes = TAKE_BYTES
         stream.script.append(batch)
     segment = segment_of(recorder, tmp_path / "t", stream.info)
     lane = segment.lanes[stream.info.id]

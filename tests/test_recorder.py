@@ -12,7 +12,7 @@ from lttd.errors import LockedError, StorageError, UsageError
 from lttd.files import Disk, File, Lock, storage_error
 from lttd.index import SeekIndex, read_gaps
 from lttd.recorder import Recorder, Segment, SegmentContents
-from lttd.subbuffer import BUFFER_BYTES, Gap, Reason, StreamInfo, Unit
+from lttd.subbuffer import TAKE_BYTES, Gap, Reason, StreamInfo, Unit
 from lttd.tracedir import Manifest, prepare_trace, read_synced, segments
 from tests.fakes import batch_of, event, info, page
 
@@ -123,7 +123,7 @@ def test_an_abandoned_backlog_is_counted_in_the_trace(tmp_path: Path) -> None:
 
 
 def test_an_empty_backlog_takes_a_batch_larger_than_its_limit() -> None:
-    recorder = Recorder(backlog_bytes=BUFFER_BYTES // 2)
+    recorder = Recorder(backlog_bytes=TAKE_BYTES // 2)
     assert recorder.has_room()
 
 

@@ -188,7 +188,7 @@ def test_every_event_that_a_full_ring_loses_is_told_once(overwrite: bool) -> Non
 
 def test_a_full_ring_is_taken_a_buffer_at_a_time_without_flushing() -> None:
     settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10)
-    pool = BufferPool(64 << 10)
+    pool = BufferPool(take_bytes=64 << 10)
     with closing(open_ftrace(settings, pool)) as source:
         source.start()
         before = os.sched_getaffinity(0)
@@ -577,7 +577,7 @@ def test_a_pipe_is_empty_again_whatever_interrupts_a_take(tmp_path: Path) -> Non
     fd = os.open(tmp_path / "file", os.O_RDONLY)
     # A buffer that is too small breaks the take off after the splice.
     with pytest.raises(SourceError, match="broke off after 4096 of 8192"):
-        pipe.move(fd, 8192, bytearray(4096))
+        pipe.move(fd, 8192, memoryview(bytearray(4096)))
     os.set_blocking(pipe.read_fd, False)
     with pytest.raises(BlockingIOError):
         os.read(pipe.read_fd, 1)

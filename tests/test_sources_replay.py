@@ -103,7 +103,7 @@ def test_files_named_channel_and_cpu_are_streams_of_that_channel(tmp_path: Path)
 def test_a_file_longer_than_a_buffer_comes_in_several_batches(tmp_path: Path) -> None:
     pages = [page(1000 + k, event(b"abcd")) for k in range(5)]
     (tmp_path / "cpu0.pages").write_bytes(b"".join(pages))
-    batches = taken(open_replay(tmp_path, BufferPool(8192)), 0)
+    batches = taken(open_replay(tmp_path, BufferPool(take_bytes=8192)), 0)
     assert [len(batch.rows) for batch in batches] == [2, 2, 1]
     sequence = [number for batch in batches for number in batch.rows["sequence"].tolist()]
     assert sequence == [0, 1, 2, 3, 4]
@@ -166,7 +166,7 @@ def test_whatever_the_bytes_the_books_balance(
     directory = tmp_path_factory.mktemp("garbage")
     data = b"".join(parts)
     (directory / "cpu0.pages").write_bytes(data)
-    batches = taken(open_replay(directory, BufferPool(8192)), 0)
+    batches = taken(open_replay(directory, BufferPool(take_bytes=8192)), 0)
     delivered = sum(batch.kernel_bytes for batch in batches)
     assert delivered + refused_bytes(batches) == len(data)
     for batch in batches:
@@ -201,7 +201,7 @@ def test_what_cannot_be_replayed_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a replay reads ftrace"):
         open_replay(tmp_path, BufferPool(), abi="vhs")
     with pytest.raises(UsageError, match="at most"):
-        open_replay(tmp_path, BufferPool(4096), subbuffer_bytes=8192)
+        open_replay(tmp_path, BufferPool(take_bytes=4096), subbuffer_bytes=8192)
     (tmp_path / "cpu0.b").write_bytes(b"")
     with pytest.raises(UsageError, match="both are"):
         open_replay(tmp_path, BufferPool())

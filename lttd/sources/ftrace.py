@@ -99,9 +99,9 @@ class FtraceSource:
     ) -> None:
         """Make streams of *instance*, which is locked and configured; close() closes it."""
         layout = page_layout(instance)
-        if layout.subbuffer_bytes > pool.buffer_bytes:
+        if layout.subbuffer_bytes > pool.least_bytes:
             raise UsageError(
-                f"sub-buffers of {layout.subbuffer_bytes} bytes: at most {pool.buffer_bytes} go"
+                f"sub-buffers of {layout.subbuffer_bytes} bytes: at most {pool.least_bytes} go"
             )
         self._instance = instance
         self._settings = settings
@@ -231,7 +231,7 @@ def _shared(
     return Shared(
         layout,
         pool,
-        Pipe(pool.buffer_bytes),
+        Pipe(pool.take_bytes),
         now,
         channel=_OWN_CHANNEL if instance.own else instance.name,
         overwrite=overwrites(instance),

@@ -78,8 +78,9 @@ class Pipe:
                 wanted //= 2
             else:
                 break
+        self.capacity_bytes = fcntl.fcntl(self.write_fd, fcntl.F_GETPIPE_SZ)
 
-    def move(self, fd: int, limit_bytes: int, buffer: bytearray) -> int:
+    def move(self, fd: int, limit_bytes: int, buffer: memoryview) -> int:
         """Move whole sub-buffers from *fd* into *buffer*; return the bytes moved.
 
         Raises:
@@ -110,12 +111,12 @@ class Pipe:
             self.read_fd = self.write_fd = -1
 
 
-def _fill(fd: int, buffer: bytearray, used_bytes: int, done_bytes: int) -> None:
+def _fill(fd: int, buffer: memoryview, used_bytes: int, done_bytes: int) -> None:
     """Read until *buffer* holds *used_bytes*; the first *done_bytes* are there already."""
     why = "it ended"
     while done_bytes < used_bytes:
         try:
-            more = os.readv(fd, [memoryview(buffer)[done_bytes:used_bytes]])
+            more = os.readv(fd, [buffer[done_bytes:used_bytes]])
         except OSError as error:
             more, why = 0, os.strerror(error.errno or 0)
         if not more:
@@ -179,7 +180,8 @@ class FtraceStream:
         self._fd = fd
         self._stats = stats
         self._shared = shared
-        self._limit_bytes = shared.pool.buffer_bytes // size * size
+        self._broken: SourceError | None = None
+        self._gathers = shared.overwrite
         # The last thing taken was a part of a sub-buffer; the next may be its continuation.
         self._begun = False
         # This turn has had its partial sub-buffer.
@@ -206,6 +208,8 @@ class FtraceStream:
         """Consume full sub-buffers or, with *flush*, the one being written; see Stream.take()."""
         if self.over:
             return Nothing.EVER
+        if self._broken is not None:
+            raise self._broken
         pool = self._shared.pool
         buffer = pool.take()
         before = self._before_take()
@@ -277,7 +281,7 @@ class FtraceStream:
         self.sample()
         return self._shared.now()
 
-    def _flush(self, buffer: bytearray) -> tuple[Nothing | None, int]:
+    def _flush(self, buffer: memoryview) -> tuple[Nothing | None, int]:
         """Read the sub-buffer being written; end the turn if that was done, or gives nothing."""
         stopped = self._shared.stopped_at is not None
         if stopped or not self._flushed:
@@ -296,17 +300,30 @@ class FtraceStream:
         self._flushed = False
         return Nothing.EVER if self.over else Nothing.YET, 0
 
-    def _splice(self, buffer: bytearray) -> tuple[Nothing | None, int]:
+    def _splice(self, buffer: memoryview) -> tuple[Nothing | None, int]:
+        """Fill *buffer* with whole sub-buffers, as far as there are any."""
+        pipe, used = self._shared.pipe, 0
+        limit = len(buffer) // self.info.subbuffer_bytes * self.info.subbuffer_bytes
+        moved = pipe.capacity_bytes
         try:
-            used = self._shared.pipe.move(self._fd, self._limit_bytes, buffer)
+            # Less than the pipe takes: the ring had no more.  A ring that refuses events while it
+            # is full is asked once, so that what it refused meanwhile is told in its place.
+            while used < limit and moved >= pipe.capacity_bytes and (self._gathers or not used):
+                moved = pipe.move(self._fd, limit - used, buffer[used:])
+                used += moved
         except OSError as error:
-            return self._expected(error), 0
+            if not used:
+                return self._expected(error), 0
+        except SourceError as error:
+            if not used:
+                raise
+            self._broken = error  # told by the next take: what came before it is whole
         return (None, used) if used else (Nothing.YET, 0)
 
-    def _read(self, buffer: bytearray) -> tuple[Nothing | None, int]:
+    def _read(self, buffer: memoryview) -> tuple[Nothing | None, int]:
         """Read one sub-buffer, never less: what a short read left would come back as zeros."""
         try:
-            used = os.readv(self._fd, [memoryview(buffer)[: self.info.subbuffer_bytes]])
+            used = os.readv(self._fd, [buffer[: self.info.subbuffer_bytes]])
         except BlockingIOError:
             used = 0
         except OSError as error:
@@ -327,7 +344,7 @@ class FtraceStream:
         return why
 
     def _taken(
-        self, buffer: bytearray, used_bytes: int, flag: RowFlag, before: int | None
+        self, buffer: memoryview, used_bytes: int, flag: RowFlag, before: int | None
     ) -> Batch:
         """Make a batch of *used_bytes* that the kernel has just released."""
         taken_ns = time.monotonic_ns()

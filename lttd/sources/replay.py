@@ -35,7 +35,7 @@ class ReplayAbi:
     name: str
     subbuffer_bytes: int
     header_bytes: int
-    parse: Callable[[bytearray, int], Pages]
+    parse: Callable[[memoryview, int], Pages]
     """The headers in the first so many bytes of a buffer."""
     last_time: Callable[[memoryview], int]
     """Time of the last event of a sub-buffer."""
@@ -73,10 +73,10 @@ def open_replay(
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory")
     how = ABIS[abi](directory, subbuffer_bytes)
-    if not how.header_bytes < how.subbuffer_bytes <= pool.buffer_bytes:
+    if not how.header_bytes < how.subbuffer_bytes <= pool.least_bytes:
         raise UsageError(
             f"sub-buffers of {how.subbuffer_bytes} bytes:"
-            f" more than {how.header_bytes}, and at most {pool.buffer_bytes}, go"
+            f" more than {how.header_bytes}, and at most {pool.least_bytes}, go"
         )
     files = find_streams(directory, abi)
     if not files:
@@ -237,12 +237,12 @@ class ReplayStream:
             fd, self._fd = self._fd, -1
             os.close(fd)
 
-    def _read(self, buffer: bytearray) -> Batch | None:
+    def _read(self, buffer: memoryview) -> Batch | None:
         size = self._abi.subbuffer_bytes
         limit_bytes = len(buffer) // size * size
         used = 0
         while used < limit_bytes:
-            got = os.readv(self._fd, [memoryview(buffer)[used:limit_bytes]])
+            got = os.readv(self._fd, [buffer[used:limit_bytes]])
             if not got:
                 break
             used += got
@@ -253,7 +253,7 @@ class ReplayStream:
         earlier = self._book.begin
         if len(rows):
             last = int(rows["offset_bytes"][-1])
-            page = memoryview(buffer)[last : last + size]
+            page = buffer[last : last + size]
             self.latest = max(self.latest, min(self._abi.last_time(page), _MAX_TIME))
         self._book.enter(rows, self.latest)
         gaps = damage(rows, damaged, size, earlier, self.latest)
