@@ -64,10 +64,10 @@ def test_a_line_has_the_kernels_shape(tmp_path: Path) -> None:
     events[0] = events[0][:2] + b"\x11" + events[0][3:]
     made.append([pages_of(1_234_567_890_000, events, delta=400)])
     assert made_lines(made) == [
-        "            bash-7       [000] d.s21   1234.567890: tick: count=-3 flags=A|0x4",
-        " a-name-too-long-123456  [000] .....   1234.567891: tick: count=4 flags=",
-        "          <idle>-0       [000] .....   1234.567891: tick: count=5 flags=",
-        "           <...>-99      [000] .....   1234.567892: tick: count=6 flags=",
+        "            bash-7       [000] d.s21  1234.567890: tick: count=-3 flags=A|0x4",
+        " a-name-too-long-123456  [000] .....  1234.567891: tick: count=4 flags=",
+        "          <idle>-0       [000] .....  1234.567891: tick: count=5 flags=",
+        "           <...>-99      [000] .....  1234.567892: tick: count=6 flags=",
     ]
 
 

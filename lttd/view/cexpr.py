@@ -7,14 +7,14 @@ Rule: what has no meaning here raises Inexpressible when it is compiled against 
 the caller falls back for the whole event type, not in the middle of a line.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, Kind, element_bytes
+from lttd.abi.ftrace_format import Kind, element_bytes
 from lttd.abi.print_fmt import (
     Binary,
     Call,
@@ -30,7 +30,6 @@ from lttd.abi.print_fmt import (
     Unknown,
 )
 from lttd.view.columns import Rows, chars
-from lttd.view.glyphs import distinct, per_distinct
 
 Column = npt.NDArray[Any]
 
@@ -51,7 +50,7 @@ class Buffer:
 
 Value = Column | Buffer
 
-_INTS: Final = {
+INTS: Final = {
     (bits, signed): np.dtype(f"{'i' if signed else 'u'}{bits // 8}")
     for bits in (8, 16, 32, 64)
     for signed in (True, False)
@@ -61,26 +60,20 @@ _UNSIGNED_WORDS: Final = ("unsigned", "u", "__u", "size_t", "bool", "__le", "__b
 MOST_STRING_BYTES: Final = 8192
 
 
-def evaluate(node: Node, rows: Rows) -> Value:
-    """Return the value of *node* for *rows*.
+class Evaluation:
+    """Computes for some rows."""
 
-    Raises:
-        Inexpressible: it has none here.
-    """
-    with np.errstate(all="ignore"):
-        return _Evaluation(rows).value(node)
-
-
-class _Evaluation:
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, functions: "Functions") -> None:
         assert rows.kind.format is not None
+        self.functions = functions
         self.rows = rows
         self.format = rows.kind.format
 
     def value(self, node: Node) -> Value:  # noqa: C901, PLR0911  (a row per kind of node)
+        """Return the value of any node."""
         match node:
             case Number(value, bits, signed):
-                return np.array([value], _INTS[bits, signed])
+                return np.array([value], INTS[bits, signed])
             case Text(value):
                 return np.array([value], np.bytes_)
             case FieldRef(name):
@@ -103,12 +96,14 @@ class _Evaluation:
                 raise Inexpressible("a list where a value should be")
 
     def ints(self, node: Node) -> Column:
+        """Return the value of a node that must be a number."""
         value = self.value(node)
         if isinstance(value, Buffer) or value.dtype.kind not in "iu":
             raise Inexpressible("a string or an array where a number should be")
         return value
 
     def buffer(self, node: Node) -> Buffer:
+        """Return the value of a node that must be an array."""
         value = self.value(node)
         if not isinstance(value, Buffer):
             raise Inexpressible("a number where an array should be")
@@ -192,7 +187,7 @@ class _Evaluation:
         if not size:
             # A typedef that is not known: as wide as what it is made of.
             return value
-        return value.astype(_INTS[8 * size, _is_signed(type_)])
+        return value.astype(INTS[8 * size, _is_signed(type_)])
 
     def _element(self, base: Value, number: Column) -> Column:
         count = len(self.rows)
@@ -204,7 +199,7 @@ class _Evaluation:
                     base.pieces, np.broadcast_to(number, (count,)).tolist(), strict=True
                 )
             ]
-            return np.array(picked, _INTS.get((8 * size, base.signed), np.dtype(np.int64)))
+            return np.array(picked, INTS.get((8 * size, base.signed), np.dtype(np.int64)))
         if base.dtype.kind != "S":
             raise Inexpressible("an element of a number")
         width = base.dtype.itemsize
@@ -215,7 +210,7 @@ class _Evaluation:
         return found.astype(np.int8).astype(np.int32)
 
     def _call(self, name: str, arguments: Sequence[Node]) -> Value:
-        function = _FUNCTIONS.get(name)
+        function = self.functions.get(name)
         if function is None:
             raise Inexpressible(f"function {name!r}")
         try:
@@ -287,184 +282,36 @@ def _is_signed(type_: str) -> bool:
     return not any(word.startswith(_UNSIGNED_WORDS) for word in words) and "*" not in type_
 
 
-# -- the kernel's functions
+Functions = Mapping[str, Callable[..., Value]]
+"""What a Call may name: the evaluation is their first argument."""
 
 
-def _pairs(evaluation: _Evaluation, node: Node) -> list[tuple[int, bytes]]:
-    if not isinstance(node, Pairs):
-        raise Inexpressible("no list of names")
-    return [(int(evaluation.ints(value)[0]), name) for value, name in node.pairs]
+def folded(node: Node, evaluation: Evaluation) -> Node:
+    """Return *node* with what is constant in it computed.
 
-
-def _print_flags(
-    evaluation: _Evaluation, value: Node, delimiter: Node, names: Node | None = None
-) -> Column:
-    """Linux kernel/trace/trace_output.c, trace_print_flags_seq."""
-    between = delimiter.value if isinstance(delimiter, Text) else b""
-    pairs = [] if names is None else _pairs(evaluation, names)
-    column = evaluation.ints(value)
-    mask = (1 << 8 * max(column.dtype.itemsize, 4)) - 1
-
-    def told(flags: int) -> bytes:
-        rest, found = flags & mask, []
-        for bits, name in pairs:
-            wanted = bits & mask
-            if rest and wanted and rest & wanted == wanted:
-                rest &= ~wanted
-                found.append(name)
-            elif not wanted and not flags:
-                found.append(name)
-        if rest:
-            found.append(b"0x%x" % rest)
-        return between.join(found)
-
-    return per_distinct(column, told)
-
-
-def _print_symbolic(evaluation: _Evaluation, value: Node, names: Node | None = None) -> Column:
-    """Linux kernel/trace/trace_output.c, trace_print_symbols_seq."""
-    column = evaluation.ints(value)
-    bits = 8 * column.dtype.itemsize
-    mask = (1 << bits) - 1
-    table: dict[int, bytes] = {}
-    for number, name in [] if names is None else _pairs(evaluation, names):
-        table.setdefault(number & mask, name)
-    wide = bits == 64 or column.dtype.kind == "u"
-
-    def told(number: int) -> bytes:
-        name = table.get(number & mask)
-        if name is not None:
-            return name
-        return b"0x%x" % (number & mask if wide else number & 0xFFFF_FFFF_FFFF_FFFF)
-
-    return per_distinct(column, told)
-
-
-def _as_hex(buffer: Buffer, lengths: Column, between: bytes) -> Column:
-    counts = np.broadcast_to(lengths, (len(buffer.pieces),)).tolist()
-    told = [
-        (between.join(b"%02x" % byte for byte in piece[:count]))
-        for piece, count in zip(buffer.pieces, counts, strict=True)
-    ]
-    return _strings(told)
-
-
-def _print_hex(evaluation: _Evaluation, value: Node, length: Node) -> Column:
-    return _as_hex(evaluation.buffer(value), evaluation.ints(length), b" ")
-
-
-def _print_hex_str(evaluation: _Evaluation, value: Node, length: Node) -> Column:
-    return _as_hex(evaluation.buffer(value), evaluation.ints(length), b"")
-
-
-def _print_array(evaluation: _Evaluation, value: Node, count: Node, size: Node) -> Column:
-    """Linux kernel/trace/trace_output.c, trace_print_array_seq."""
-    buffer = evaluation.buffer(value)
-    width = int(evaluation.ints(size)[0])
-    order = "little" if buffer.byteorder == "<" else "big"
-    counts = np.broadcast_to(evaluation.ints(count), (len(buffer.pieces),)).tolist()
-    told = []
-    for piece, many in zip(buffer.pieces, counts, strict=True):
-        whole = piece[: many * width]
-        numbers = (
-            int.from_bytes(whole[at : at + width], order)  # type: ignore[arg-type]
-            for at in range(0, len(whole), width or 1)
-        )
-        told.append(b"{%b}" % b",".join(b"0x%x" % number for number in numbers))
-    return _strings(told)
-
-
-def _name_of(node: Node) -> str:
-    if not isinstance(node, FieldRef):
-        raise Inexpressible("no field's name")
-    return node.name
-
-
-def _known(evaluation: _Evaluation, node: Node) -> str:
-    name = _name_of(node)
-    if name not in evaluation.format.by_name:
-        raise Inexpressible(f"no field {name!r}")
-    return name
-
-
-def _get_str(evaluation: _Evaluation, node: Node) -> Column:
-    return evaluation.text(_known(evaluation, node))
-
-
-def _get_dynamic_array(evaluation: _Evaluation, node: Node) -> Buffer:
-    name = _known(evaluation, node)
-    field = evaluation.rows.field(name)
-    order = evaluation.format.byteorder
-    return Buffer(evaluation.rows.dynamic(name), field.element_bytes, field.signed, order)
-
-
-def _get_dynamic_array_len(evaluation: _Evaluation, node: Node) -> Column:
-    loc = evaluation.rows.records[_known(evaluation, node)]
-    return loc.astype(np.uint32) >> np.uint32(LOC_LENGTH_SHIFT)
-
-
-def _get_bitmask(evaluation: _Evaluation, node: Node) -> Column:
-    """Linux kernel/trace/trace_seq.c, trace_seq_bitmask: hex words of 32 bits."""
-    buffer = _get_dynamic_array(evaluation, node)
-    order = "little" if buffer.byteorder == "<" else "big"
-    told = []
-    for piece in buffer.pieces:
-        # The words are longs, the lowest first, each in the machine's order.
-        size = evaluation.format.long_bytes
-        longs = [piece[at : at + size] for at in range(0, len(piece), size)]
-        number = sum(
-            int.from_bytes(word, order) << 8 * size * at  # type: ignore[arg-type,misc]
-            for at, word in enumerate(longs)
-        )
-        digits = b"%0*x" % (2 * len(piece), number)
-        groups = [digits[max(end - 8, 0) : end] for end in range(len(digits), 0, -8)]
-        told.append(b",".join(reversed(groups)))
-    return _strings(told)
-
-
-def _sizeof(evaluation: _Evaluation, node: Node) -> Column:
-    long_bits = 8 * evaluation.format.long_bytes
-    if isinstance(node, Text):
-        size = element_bytes(node.value.decode(), evaluation.format.long_bytes)
-    elif isinstance(node, FieldRef) and node.name in evaluation.format.by_name:
-        size = evaluation.rows.field(node.name).size_bytes
-    else:
-        size = 0
-    if not size:
-        raise Inexpressible("sizeof what is not known")
-    return np.array([size], _INTS[long_bits, False])
-
-
-def _expect(evaluation: _Evaluation, value: Node, _expected: Node) -> Value:
-    return evaluation.value(value)
-
-
-def _strings(told: list[bytes]) -> Column:
-    return np.array(told, np.bytes_) if told else np.empty(0, "S1")
-
-
-_FUNCTIONS: Final[dict[str, Callable[..., Value]]] = {
-    "__print_flags": _print_flags,
-    "__print_flags_u64": _print_flags,
-    "__print_symbolic": _print_symbolic,
-    "__print_symbolic_u64": _print_symbolic,
-    "__print_hex": _print_hex,
-    "__print_hex_str": _print_hex_str,
-    "__print_array": _print_array,
-    "__get_str": _get_str,
-    "__get_rel_str": _get_str,
-    "__get_sockaddr": _get_dynamic_array,
-    "__get_rel_sockaddr": _get_dynamic_array,
-    "__get_dynamic_array": _get_dynamic_array,
-    "__get_rel_dynamic_array": _get_dynamic_array,
-    "__get_dynamic_array_len": _get_dynamic_array_len,
-    "__get_rel_dynamic_array_len": _get_dynamic_array_len,
-    "__get_bitmask": _get_bitmask,
-    "__get_cpumask": _get_bitmask,
-    "__get_rel_bitmask": _get_bitmask,
-    "__get_rel_cpumask": _get_bitmask,
-    "sizeof": _sizeof,
-    "__builtin_expect": _expect,
-}
-
-__all__ = ["Buffer", "Inexpressible", "Value", "distinct", "evaluate"]
+    Raises:
+        Inexpressible: a constant that is none.
+    """
+    match node:
+        case Binary(operator, left, right):
+            node = Binary(operator, folded(left, evaluation), folded(right, evaluation))
+            constant = isinstance(node.left, Number) and isinstance(node.right, Number)
+        case Unary(operator, operand):
+            node = Unary(operator, folded(operand, evaluation))
+            constant = isinstance(node.operand, Number) and operator not in "*&"
+        case Cast(type_, operand):
+            node = Cast(type_, folded(operand, evaluation))
+            constant = isinstance(node.operand, Number)
+        case Conditional(condition, then, otherwise):
+            parts = (folded(part, evaluation) for part in (condition, then, otherwise))
+            return Conditional(*parts)
+        case Call(name, arguments):
+            return Call(name, tuple(folded(argument, evaluation) for argument in arguments))
+        case Pairs(pairs):
+            return Pairs(tuple((folded(value, evaluation), name) for value, name in pairs))
+        case _:
+            return node
+    if not constant:
+        return node
+    value = evaluation.ints(node)
+    return Number(int(value[0]), 8 * value.dtype.itemsize, value.dtype.kind == "i")

@@ -56,10 +56,13 @@ def _words(matrix: Column) -> Column:
 
 
 @cache
-def _top(tables: Callable[[], tuple[Column, Column]], width: int, last: bool) -> Column:
+def _top(
+    tables: Callable[[], tuple[Column, Column]], width: int, last: bool, padded: bool
+) -> Column:
     """Return the table for a first group that has at most *width* digits."""
     table = tables()[int(last)]
-    matrix = table[: len(table) // 2].view(np.uint8).reshape(-1, 4)
+    half = len(table) // 2
+    matrix = (table[half:] if padded else table[:half]).view(np.uint8).reshape(-1, 4)
     fits = 10**width if tables is _decimal_tables else 16**width
     return _words(matrix[:fits, 4 - width :])
 
@@ -77,7 +80,7 @@ def decimal(values: Column, zeros: int = 0) -> Strip:
     most = int(values.view(np.uint64).max()) if values.dtype.itemsize == 8 else int(values.max())
     width = len(str(most))
     if width <= 4 and not zeros:
-        return [*strip, _top(_decimal_tables, width, True)[values]]
+        return [*strip, _top(_decimal_tables, width, True, False)[values]]
     narrow: Any = np.uint32 if most < 1 << 32 else np.uint64
     rest: Column = values.astype(narrow)
     groups: list[Column] = []
@@ -92,14 +95,18 @@ def hexadecimal(values: Column, zeros: int = 0, *, upper: bool = False) -> Strip
     """Return integers in hex, as unsigned of their width; at least *zeros* digits."""
     if not len(values):
         return [b""]
-    rest = values.view(f"u{values.dtype.itemsize}") if values.dtype.kind == "i" else values
-    width = max((int(rest.max()).bit_length() + 3) // 4, 1)
+    unsigned = values.view(f"u{values.dtype.itemsize}") if values.dtype.kind == "i" else values
+    width = max((int(unsigned.max()).bit_length() + 3) // 4, 1)
     tables = _upper if upper else _lower
-    groups: list[Column] = []
-    for _ in range((max(width, zeros) - 1) // 4):
-        groups.append((rest & rest.dtype.type(0xFFFF)).astype(np.int32))
-        rest = rest >> rest.dtype.type(16) if rest.dtype.itemsize > 2 else np.zeros_like(rest)
-    return _grouped(rest, groups[::-1], tables, width, zeros)
+    # Two bytes are a group: what a shift and a mask would tell is there to be looked at.
+    pairs = np.ascontiguousarray(unsigned, f"<u{max(unsigned.dtype.itemsize, 2)}").view("<u2")
+    pairs = pairs.reshape(len(unsigned), -1)
+    nothing = np.zeros(len(unsigned), np.int32)
+    groups = [
+        pairs[:, at].astype(np.int32) if at < pairs.shape[1] else nothing
+        for at in range((max(width, zeros) - 1) // 4 + 1)
+    ]
+    return _grouped(groups[-1], groups[-2::-1] if len(groups) > 1 else [], tables, width, zeros)
 
 
 def _lower() -> tuple[Column, Column]:
@@ -121,17 +128,18 @@ def _grouped(
     most = max(width, zeros)
     top_width = (most - 1) % 4 + 1
     first = first.astype(np.int32, copy=False)
-    strip: Strip = [_top(tables, top_width, not groups)[first]]
-    if zeros >= most - top_width + 1 and zeros:
+    strip: Strip = [_top(tables, top_width, not groups, zeros >= most)[first]]
+    if most > zeros > most - top_width:
         strip[0] = _zeroed(strip[0], top_width - (most - zeros))
     middle, last = tables()
     half = len(middle) // 2
+    padded = middle[half:]
     begun = first > 0
     for number, group in enumerate(groups):
         behind = 4 * (len(groups) - number)
         table = last if number == len(groups) - 1 else middle
         if zeros >= behind or bool(begun.all()):
-            strip.append(table[group + half])
+            strip.append(padded[group])
         else:
             column = table[group + half * begun]
             strip.append(_zeroed(column, zeros - behind + 4) if zeros > behind - 4 else column)

@@ -5,6 +5,7 @@ expressed is shown as ``name=value`` throughout, never silently as nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +15,12 @@ import numpy.typing as npt
 
 from lttd.abi.ftrace_format import Field, Format, Kind
 from lttd.abi.print_fmt import Conversion, PrintFmt, Unparsable, parse_print_fmt
-from lttd.view.cexpr import Buffer, Inexpressible, Value, evaluate
+from lttd.view.cexpr import Buffer, Evaluation, Inexpressible, Value, folded
 from lttd.view.columns import Batch, Rows
 from lttd.view.conversions import Context, Symbols, converted
 from lttd.view.formats import EventType, FormatFile
 from lttd.view.glyphs import Column, Strip, decimal, hexadecimal, words_of
+from lttd.view.kernel_functions import FUNCTIONS, evaluate
 
 __all__ = ["Renderer", "why_inexpressible"]
 
@@ -50,7 +52,9 @@ class Renderer:
     def _prepare(self, format_: Format) -> None:
         try:
             self._parsed = parse_print_fmt(format_.print_fmt, format_.long_bytes)
-            self._printed(_made_up(format_))
+            made_up = _made_up(format_)
+            self._parsed = _folded(self._parsed, made_up)
+            self._printed(made_up)
         except (Unparsable, Inexpressible, RecursionError) as error:
             self._parsed, self.reason = None, str(error)
 
@@ -108,6 +112,19 @@ class Renderer:
             strip.append(f"{' ' if strip else ''}{field.name}=".encode())
             strip += _settled(_value_of(field, rows), len(rows))
         return _joined(strip)
+
+
+def _folded(parsed: PrintFmt, rows: Rows) -> PrintFmt:
+    evaluation = Evaluation(rows, FUNCTIONS)
+    with np.errstate(all="ignore"):
+        return PrintFmt(
+            tuple(
+                replace(piece, argument=folded(piece.argument, evaluation))
+                if isinstance(piece, Conversion)
+                else piece
+                for piece in parsed.pieces
+            )
+        )
 
 
 def _width(stated: Any, rows: Rows) -> Any:  # noqa: ANN401  (int | None | a column)

@@ -139,10 +139,10 @@ class Texter:
         rest = (time - seconds * np.uint64(unit)).astype(np.uint32)
         low, high = int(seconds.min()), int(seconds.max())
         if high - low < 1 << 16:
-            told = np.array([b"%6d." % second for second in range(low, high + 1)], np.bytes_)
+            told = np.array([b"%5d." % second for second in range(low, high + 1)], np.bytes_)
             whole: Strip = [words_of(told)[(seconds - np.uint64(low)).astype(np.int64)]]
         else:
-            whole = [*right_aligned(decimal(seconds), len(batch), 6), b"."]
+            whole = [*right_aligned(decimal(seconds), len(batch), 5), b"."]
         return [*whole, *decimal(rest, digits)]
 
     def _alike(self, batch: Batch) -> Iterator[tuple[list[EventType], Rows, Renderer]]:
