@@ -261,10 +261,10 @@ def _together(parts: Sequence[Part]) -> tuple[memoryview, list[int]]:
         filled += (begin - filled) % 8  # what is aligned in its file is so in the buffer
         bases.append(begin - filled)
         filled += end - begin
-    buffer = bytearray(filled)
+    buffer = np.empty(filled, np.uint8).data  # unlike a bytearray not cleared first
     for part, base, (begin, end) in zip(parts, bases, extents, strict=True):
         buffer[begin - base : end - base] = part.source.stream.data[begin:end]
-    return memoryview(buffer), bases
+    return buffer, bases
 
 
 def _extent(part: Part) -> tuple[int, int]:

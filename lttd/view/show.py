@@ -3,6 +3,8 @@
 Rule: what cannot be shown is a line on stderr that says where and why; the rest is shown.
 """
 
+import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -26,6 +28,8 @@ from lttd.view.window import FOREVER, PIECE_BYTES, Piece
 WORTH_BYTES: Final = 3 * PIECE_BYTES
 MOST_JOBS: Final = 8
 PROGRESS_S: Final = 0.5
+# glibc malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD.
+MALLOC_OPTIONS: Final = ((-3, 256 << 20), (-1, 512 << 20), (-2, 64 << 20))
 
 
 class Lines(Protocol):
@@ -105,8 +109,21 @@ def maker(group: ClockGroup, show: Show) -> Lines:
     )
 
 
+def _keep_freed_memory() -> None:
+    """Have the C library keep what a piece's arrays leave, for those of the next.
+
+    Each would be mapped anew, a page fault per 4 KiB: 0.73 s of 3.3 s for 5.8 million events, 0.08
+    with this.  glibc only; elsewhere it is merely slower.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, most_bytes in MALLOC_OPTIONS:
+            mallopt(option, most_bytes)
+
+
 def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     """Write the events of a window to stdout; return an exit status."""
+    _keep_freed_memory()
     found = EventWindow(traces, window, show.filter, PIECE_BYTES)
     out = _Out(found.notes, show.most)
     for group in found.clocks():

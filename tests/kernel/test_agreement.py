@@ -1,0 +1,111 @@
+"""The same events in other words: what lttv, trace-cmd and the kernel itself tell of a capture."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lttd.view.cli import main
+
+TRACEFS = Path("/sys/kernel/tracing")
+LINE = re.compile(
+    rb" *(?P<comm>.*)-(?P<pid>\d+) +\[(?P<cpu>\d+)\] (?:(?P<flags>\S{5}) )? *"
+    rb"(?P<time>\d+\.\d+): +(?P<event>\S+): *(?P<fields>.*?) *"
+)
+NIGHTLY = os.environ.get("LTTD_NIGHTLY") == "1"
+# trace-cmd 3.1.6 prints flags=D|P|I for every timer, the kernel what they are.
+DIFFERS_IN_TRACE_CMD = {b"timer_start"}
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not (TRACEFS / "instances").is_dir(), reason="needs root and tracefs"
+    ),
+]
+
+
+def lines_of(text: bytes) -> list[re.Match[bytes]]:
+    return [found for line in text.splitlines() if (found := LINE.fullmatch(line))]
+
+
+def shown(trace: Path, *options: str) -> bytes:
+    words = [sys.executable, "-m", "lttd.view.cli", "text", str(trace), *options]
+    return subprocess.run(words, check=True, capture_output=True).stdout
+
+
+def record(trace: Path, *options: str) -> None:
+    words = [sys.executable, "-m", "lttd.cli", "-t", str(trace), *options]
+    subprocess.run(words, check=True, capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("trace-cmd") is None, reason="no trace-cmd here")
+def test_trace_cmd_reads_the_same_from_a_live_capture(tmp_path: Path) -> None:
+    seconds = 12 if NIGHTLY else 1
+    busy = [sys.executable, "-c", "import os\nwhile True: os.getppid(); os.stat('/tmp')"]
+    loads = [subprocess.Popen(busy) for _ in range(2)]
+    try:
+        record(
+            tmp_path / "t", "--duration", f"{seconds}s", "--buffer-size", "16M",
+            "--events", "sched:*,irq:*,timer:*,syscalls:*",
+        )  # fmt: skip
+    finally:
+        for load in loads:
+            load.kill()
+            load.wait()
+    out = tmp_path / "trace.dat"
+    assert main(["export", str(tmp_path / "t"), "--to", "trace.dat", "-o", str(out)]) == 0
+    report = subprocess.run(["trace-cmd", "report", "-N", out], capture_output=True, check=True)
+    theirs, ours = lines_of(report.stdout), lines_of(shown(tmp_path / "t"))
+    assert len(ours) == len(theirs) > (1_000_000 if NIGHTLY else 10_000)
+    differing: Counter[bytes] = Counter()
+    names: dict[bytes, set[bytes]] = {}
+    for mine, other in zip(ours, theirs, strict=True):
+        for part in ("pid", "cpu", "time", "event"):
+            assert mine[part] == other[part]
+        names.setdefault(mine["pid"], set()).add(mine["comm"])
+        if mine["fields"] != other["fields"]:
+            differing[mine["event"]] += 1
+    assert set(differing) <= DIFFERS_IN_TRACE_CMD
+    # trace-cmd knows one name per pid: those that had one agree, cut as the kernel cuts them.
+    for mine, other in zip(ours, theirs, strict=True):
+        if len(names[mine["pid"]]) == 1 and other["comm"] != b"<...>":
+            assert mine["comm"] == other["comm"][:15]
+
+
+def test_the_kernels_own_text_is_ours_to_the_letter(tmp_path: Path) -> None:
+    instance = TRACEFS / "instances" / f"lttdtest-{os.getpid()}-agree"
+    instance.mkdir()
+    try:
+        (instance / "trace_clock").write_text("mono")
+        for system in ("sched", "irq", "timer"):
+            (instance / "events" / system / "enable").write_text("1")
+        time.sleep(0.3)
+        (instance / "tracing_on").write_text("0")
+        told = lines_of((instance / "trace").read_bytes())
+        record(tmp_path / "t", "--source", f"ftrace:{instance.name}", "--duration", "200ms")
+    finally:
+        instance.rmdir()
+    ours = {
+        (found["cpu"], found["time"], found["event"], found["flags"], found["pid"], plain(found))
+        for found in lines_of(shown(tmp_path / "t"))
+    }
+    assert len(told) > 100
+    missing = [
+        found[0]
+        for found in told
+        if (found["cpu"], found["time"], found["event"], found["flags"], found["pid"], plain(found))
+        not in ours
+    ]
+    assert not missing
+
+
+def plain(found: re.Match[bytes]) -> bytes:
+    """Return the fields less what only the kernel can tell: hashed pointers, names of functions."""
+    return re.sub(rb"(timer|function|mode|hrtimer|callsite)=\S+", b"", found["fields"])
