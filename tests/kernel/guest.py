@@ -94,7 +94,9 @@ def qemu_command(kernel: Kernel, machine: Machine, share: Path, initrd_path: Pat
     return [
         *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-accel", "tcg,thread=multi", "-cpu", "max", "-m", str(machine.memory_mib)),
+        # One thread for all CPUs: with a thread each, a CPU that patches code while another runs it
+        # can leave both going round in the breakpoint (docs/TESTING-KERNEL.md).
+        *("-accel", "tcg,thread=single", "-cpu", "max", "-m", str(machine.memory_mib)),
         *("-smp", f"{machine.cpus},maxcpus={max(machine.cpus, machine.max_cpus)}"),
         *("-kernel", str(kernel.image), "-initrd", str(initrd_path)),
         *("-append", " ".join([*kernel_arguments, *machine.append])),
