@@ -237,9 +237,8 @@ class BufferPool:
         self._arena = memoryview(b"")
         self._base = 0
         if slots:
-            memory = mmap.mmap(-1, slots * SLOT_BYTES)
-            # Touched for the first time, it costs a page fault for 2 MiB, not for each 4 KiB.
-            memory.madvise(mmap.MADV_HUGEPAGE)
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            memory = mmap.mmap(-1, slots * SLOT_BYTES, flags=flags)
             self._arena = memoryview(memory)
             self._base = _address(self._arena)
 

@@ -120,6 +120,8 @@ class StreamFile:
                 batch.rows["offset_bytes"][behind - 1] + batch.rows["stored_bytes"][behind - 1]
             )
             to = (first + begin) * size - start
+            if end - start >= WRITE_BYTES and not self._may_preallocate:
+                self._data.preallocate(to + start, end - start)
             for at in range(start, end, WRITE_BYTES):
                 part = batch.buffer[at : min(at + WRITE_BYTES, end)]
                 self._data.write_at([part], to + at)
