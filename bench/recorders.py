@@ -97,8 +97,12 @@ def last_line(text: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which this checkout's lttd is found."""
-    return {**os.environ, "PYTHONPATH": str(BENCH_DIR.parent)}
+    """Return an environment in which this checkout's lttd is found, and its parts run as in it."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(BENCH_DIR.parent),
+        "OPENBLAS_NUM_THREADS": "1",  # as lttd.cli sets it
+    }
 
 
 # -- lttd

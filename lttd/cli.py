@@ -1,5 +1,6 @@
 """``lttd``: the command line's door to the daemon."""
 
+import gc
 import os
 import stat
 import sys
@@ -27,7 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(config: Config, ready_fd: int = -1) -> int:
     # numpy's OpenBLAS would start a thread a CPU, which spin; nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # What is imported stays: to look through it for garbage, now or later, is in vain.
+    gc.disable()
     from lttd.daemon import run  # noqa: PLC0415  (usage errors need no event loop)
+
+    gc.freeze()
+    gc.enable()
 
     def tell_parent() -> None:
         if ready_fd >= 0:

@@ -33,9 +33,9 @@ TOP_LEVEL: Final = "/"
 OWN_EVENTS: Final = ("sched:*",)
 OWN_CLOCK: Final = "mono"
 OWN_BUFFER_BYTES: Final = 4 << 20
-# Wake up for the smaller of these: a quarter of the ring leaves time, a pipe takes a MiB.
+# Wake up for the smaller of these: a quarter of the ring leaves time, a take has no room for more.
 WAKE_PERCENT: Final = 25
-WAKE_BYTES: Final = 1 << 20
+WAKE_BYTES: Final = 4 << 20
 
 OWN_PREFIX = "lttd-"
 # Process ids stay below 2^22 (PID_MAX_LIMIT): names made by adding it are nobody's process id.

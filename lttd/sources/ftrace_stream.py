@@ -181,6 +181,9 @@ class FtraceStream:
         self._stats = stats
         self._shared = shared
         self._broken: SourceError | None = None
+        # The last take found fewer full sub-buffers than it had room for.  A fast writer finishes
+        # the next one at once: to go on would be to run after it, a few pages at a time.
+        self._emptied = False
         self._gathers = shared.overwrite
         # The last thing taken was a part of a sub-buffer; the next may be its continuation.
         self._begun = False
@@ -210,11 +213,14 @@ class FtraceStream:
             return Nothing.EVER
         if self._broken is not None:
             raise self._broken
+        emptied, self._emptied = self._emptied, False
+        if emptied and not flush:
+            return Nothing.YET
         pool = self._shared.pool
         buffer = pool.take()
         before = self._before_take()
         flags = RowFlag(0)
-        why, used = self._splice(buffer)
+        why, used = (Nothing.YET, 0) if emptied else self._splice(buffer)
         if flush and why is Nothing.YET:
             flags = RowFlag.PARTIAL
             why, used = self._flush(buffer)
@@ -318,6 +324,7 @@ class FtraceStream:
             if not used:
                 raise
             self._broken = error  # told by the next take: what came before it is whole
+        self._emptied = 0 < used < limit
         return (None, used) if used else (Nothing.YET, 0)
 
     def _read(self, buffer: memoryview) -> tuple[Nothing | None, int]:
