@@ -126,9 +126,9 @@ def test_changes_are_undone_backwards_and_what_cannot_be_is_told(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("ring_bytes", "percent"),
-    [(64 << 10, 25), (4 << 20, 25), (16 << 20, 6), (1 << 30, 1), (0, 25)],
+    [(64 << 10, 25), (4 << 20, 25), (16 << 20, 25), (64 << 20, 6), (1 << 30, 1), (0, 25)],
 )
-def test_poll_wakes_at_a_quarter_or_a_mebibyte_and_never_at_once(
+def test_poll_wakes_at_a_quarter_or_four_mebibytes_and_never_at_once(
     ring_bytes: int, percent: int
 ) -> None:
     assert wake_percent(ring_bytes) == percent
