@@ -22,7 +22,7 @@ IOV_MAX: Final = 1024
 IOVEC_BYTES: Final = 16
 # About so much a call.  Page cache folios grow with the call, and those of 2 MiB and more come, on
 # virtual machines that report free memory to their host, from memory that the host has to find
-# first: measured, three times the CPU seconds of the same data in calls of 1 MiB.
+# first: the same data then cost several times the CPU seconds.
 WRITE_BYTES: Final = 1 << 20
 
 _REMEDY: Final = {
@@ -90,7 +90,7 @@ class File:
     def preallocate(self, offset_bytes: int, length_bytes: int) -> bool:
         """Have blocks ready behind the file's end; return whether the file system did so.
 
-        Writing into them costs a fifth less (ext4), and files that grow side by side stay in large
+        Writing into them costs less (ext4), and files that grow side by side stay in large
         pieces.  truncate() to the file's own length gives them back.
         """
         return not _libc.fallocate(self._fd, _FALLOC_FL_KEEP_SIZE, offset_bytes, length_bytes)
