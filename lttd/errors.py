@@ -31,16 +31,6 @@ class SourceError(LttdError):
     """The kernel refused or failed what a source needs while it was being set up or read."""
 
 
-class KernelAbiError(LttdError):
-    """Bytes that the kernel delivered do not parse; they have been consumed."""
-
-    def __init__(self, stream: str, offset_bytes: int, reason: str) -> None:
-        super().__init__(f"{stream}: sub-buffer at byte {offset_bytes} of the take: {reason}")
-        self.stream = stream
-        self.offset_bytes = offset_bytes
-        self.reason = reason
-
-
 class StorageError(LttdError):
     """A file could not be written; what was written before is whole."""
 

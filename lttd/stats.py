@@ -26,7 +26,6 @@ class StreamStats:
     subbuffers_lost: Counter[Reason] = field(default_factory=Counter)
     bytes_lost: Counter[Reason] = field(default_factory=Counter)
     gaps_unknown: int = 0
-    last_taken_ns: int = 0
     # by its writer thread
     stored_bytes: int = 0
     stored_subbuffers: int = 0
@@ -39,7 +38,6 @@ class StreamStats:
         self.subbuffers += len(batch.rows)
         self.delivered_bytes += kernel_bytes
         self.padding_bytes += kernel_bytes - batch.stored_bytes
-        self.last_taken_ns = batch.taken_ns
         for gap in batch.gaps:
             self.lost(gap)
 

@@ -30,8 +30,6 @@ PREALLOCATE_BYTES: Final = 64 << 20
 # Holes are made of whole blocks of the file system.
 BLOCK_BYTES: Final = 4096
 
-LAYOUTS: Final = ("packed", "sparse")
-
 
 class StreamFile:
     """The data, index and gaps files of one stream, written by one thread."""
