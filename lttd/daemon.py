@@ -103,14 +103,16 @@ class Daemon:
         with ExitStack() as stack:
             stack.callback(self._notifier.close)
             async with trio.open_nursery() as nursery:
+                # From here on a signal sets a flag: it interrupts nothing half-way, such as the
+                # start of threads that somebody must end.
+                await nursery.start(self._watch_signals)
                 await self._serve_metrics(nursery)
                 number = stack.enter_context(
                     locked_trace(self._disk, self._config.trace_dir, append=self._config.append)
                 )
-                self._recorder.start()
                 stack.callback(self._recorder.close)
+                self._recorder.start()
                 self._raise_priority(thread_ids())
-                await nursery.start(self._watch_signals)
                 for line in recover_open_segments(self._disk, self._config.trace_dir):
                     say(line)
                 # Sources first: what cannot be asked for leaves earlier rings as they are.
