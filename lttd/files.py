@@ -30,6 +30,7 @@ _REMEDY: Final = {
     errno.EDQUOT: "the quota is used up: free some, or record elsewhere",
     errno.EROFS: "the file system is read-only: record elsewhere",
     errno.EACCES: "permission denied: choose a directory that this user may write",
+    errno.EPERM: "not permitted here: record to a directory of an ordinary file system",
     errno.EFBIG: "the file is as large as the limit allows: raise it (ulimit -f)",
 }
 

@@ -94,6 +94,8 @@ def fill(disk: Path) -> Path:
         (["--buffer-size", "0"], 2, r"0 bytes.*give 64K"),
         (["--buffer-size", "4X"], 2, r"'4X' is no size: write 4096"),
         (["--buffer-size", "1023G"], 1, r"buffer_size_kb.*ask for a smaller buffer"),
+        (["--subbuffer-size", "0"], 2, r"0 bytes: give a multiple of 1024"),
+        (["--events", ","], 2, r"events ',' names none: write globs such as 'sched:"),
         (["--clock", "sundial"], 2, r"no trace clock 'sundial'; it has .*mono"),
         (["--layout", "loose"], 2, r"write packed or sparse"),
         (["--source", "disk:/dev/sda"], 2, r"'disk:/dev/sda'.*must be one of ftrace"),
