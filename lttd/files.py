@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -280,6 +281,11 @@ class Disk:
                 raise
             raise storage_error(path, error) from None
         self.sync_directory(path.parent)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file that nobody needs; where that cannot be done it stays."""
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
     def sync_file_system(self, path: Path) -> None:
         """Make everything durable that was written to where *path* lies."""

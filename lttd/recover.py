@@ -88,6 +88,7 @@ def holds_nothing(segment: SegmentPaths) -> bool:
 def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
     if holds_nothing(segment):
         return []
+    disk.remove(segment.reserve)
     manifest = Manifest.read(segment.manifest)
     is_open = manifest.state == "open"
     synced = read_synced(segment.synced)

@@ -272,6 +272,24 @@ def test_recording_goes_on_past_a_full_disk_if_asked_to_and_counts_the_loss(
         assert sum(gap.count or 0 for gap in gaps if gap.reason is Reason.STORAGE) == refused
 
 
+def test_a_disk_that_stays_full_has_room_for_what_closes_the_trace(
+    lttd: Launcher, tmp_path: Path, syscall_load: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "8M") as disk:
+        options = ["--events", "raw_syscalls:*", "--on-write-error", "continue"]
+        run = lttd.start("-t", disk / TRACE, *options, "--summary", "json").recording()
+        with loaded(syscall_load):
+            until(lambda: run.stats()[0]["read events"] > 500_000, "much more than there is room")
+            fill(disk)
+            assert run.end() == 1
+        assert "no space left" in only_line(run)
+        assert info(disk / TRACE)["state"] == "closed"
+        assert info(disk / TRACE)["streams"] == json.loads(run.stdout)["streams"]
+        assert_whole(disk / TRACE, "--events")
+        (segment,) = segments(disk / TRACE)
+        assert not segment.reserve.exists()
+
+
 # -- signals
 
 
