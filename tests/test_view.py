@@ -290,6 +290,17 @@ def test_a_thousand_bad_entries_make_a_few_lines(tmp_path: Path) -> None:
     assert len(report.notes) == 1
 
 
+def test_losses_outlive_the_loss_of_the_gaps_file(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(trace.glob("*/streams/index/fake_0.gaps")).unlink()
+    assert run("check", str(trace)) == 1
+    assert run("check", "--repair", str(trace)) == 0
+    # All but what was lost behind the last sub-buffer, which has no entry.
+    assert Trace(trace).summaries()[0].lost == {"discarded": 7}
+    capsys.readouterr()
+
+
 def test_a_missing_index_is_found_and_made_again(
     trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
