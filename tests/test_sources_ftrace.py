@@ -158,6 +158,16 @@ def test_flushes_deliver_each_event_once_and_in_order() -> None:
         assert lost(batches) == {}
 
 
+def test_what_stays_in_the_ring_of_a_drain_that_was_broken_off_is_told_once() -> None:
+    with closing(open_ftrace(QUIET, BufferPool())) as source:
+        source.start()
+        mark(instance_of(source), "never taken", times=5)
+        source.stop()
+        batches = [rest for stream in source.streams if (rest := stream.losses())]
+        assert lost(batches) == {Reason.ABANDONED: 5}
+        assert [stream.losses() for stream in source.streams] == [None] * len(source.streams)
+
+
 @pytest.mark.parametrize("overwrite", [True, False])
 def test_every_event_that_a_full_ring_loses_is_told_once(overwrite: bool) -> None:
     settings = FtraceSettings(events=QUIET.events, buffer_bytes=32 << 10, overwrite=overwrite)
@@ -557,7 +567,7 @@ def test_draining_a_ring_that_others_go_on_filling_ends_at_the_stop(foreign: Pat
             source.stop()
             stopped = source.now()
             for stream in source.streams:
-                deadline = time.monotonic() + 2
+                deadline = time.monotonic() + 30
                 rows = []
                 while isinstance(taken := stream.take(flush=True), Batch):
                     rows += taken.rows["begin"].tolist()
