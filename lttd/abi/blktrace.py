@@ -16,6 +16,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lttd.subbuffer import ROW_DTYPE, Rows
+
 Buffer = bytes | bytearray | memoryview
 I64 = npt.NDArray[np.int64]
 Records = npt.NDArray[np.void]
@@ -203,3 +205,29 @@ def _chase(data: Buffer, begin: int, end: int, layout: Layout) -> tuple[list[int
     if at < end:
         damage.append(Damage(at, end - at, "no whole record stands here"))
     return found, damage
+
+
+def rows_of(walked: Walked, time: npt.NDArray[np.uint64], row_bytes: int) -> Rows:
+    """Cut records into sub-buffers of at most *row_bytes* (one record at least), none across a gap.
+
+    *time* is the running maximum of the records' times.  Sequence and totals are left at 0.
+    """
+    offset, size = walked.offset_bytes, walked.size_bytes
+    if not len(offset):
+        return np.empty(0, ROW_DTYPE)
+    ends = offset + size
+    alone = np.flatnonzero(ends[:-1] != offset[1:]) + 1
+    firsts: list[int] = []
+    for begin, behind in pairwise([0, *alone.tolist(), len(offset)]):
+        at = begin
+        while at < behind:
+            firsts.append(at)
+            more = int(np.searchsorted(ends[:behind], offset[at] + row_bytes, "right"))
+            at = max(more, at + 1)
+    lasts = [*(first - 1 for first in firsts[1:]), len(offset) - 1]
+    rows = np.zeros(len(firsts), ROW_DTYPE)
+    rows["offset_bytes"] = offset[firsts]
+    rows["kernel_bytes"] = rows["stored_bytes"] = ends[lasts] - offset[firsts]
+    rows["content_bits"] = rows["stored_bytes"] << np.uint64(3)
+    rows["begin"], rows["end"] = time[firsts], time[lasts]
+    return rows
