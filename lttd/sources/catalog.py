@@ -69,6 +69,10 @@ def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
         raise UsageError("source replay: name the directory: replay:DIR")
     options = _convert(spec, {"abi": str, "subbuffer-size": parse_bytes})
     subbuffer_bytes = options.pop("subbuffer_size", None)
+    if options.get("abi") == "blktrace":
+        from lttd.sources.replay_blktrace import open_blktrace_replay  # noqa: PLC0415
+
+        return open_blktrace_replay(Path(spec.target), pool)
     return open_replay(Path(spec.target), pool, subbuffer_bytes=subbuffer_bytes, **options)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.stored import StoredStream
+from lttd.view.blktrace import BlktraceContexts, BlktraceDecoder
 from lttd.view.columns import Batch
 from lttd.view.decode import FtraceContexts, FtraceDecoder
 from lttd.view.trace import Segment
@@ -36,4 +37,7 @@ class Family(NamedTuple):
     decoder: Callable[[], Decoder]
 
 
-FAMILIES: Final[dict[str, Family]] = {"ftrace": Family(FtraceContexts, FtraceDecoder)}
+FAMILIES: Final[dict[str, Family]] = {
+    "ftrace": Family(FtraceContexts, FtraceDecoder),
+    "blktrace": Family(BlktraceContexts, BlktraceDecoder),
+}
