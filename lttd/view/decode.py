@@ -145,8 +145,8 @@ class _Found(NamedTuple):
     type: I32
 
 
-class _Pages(NamedTuple):
-    """Sub-buffers of streams that have one layout, as they lie in a piece's data."""
+class Pages(NamedTuple):
+    """Sub-buffers of some streams, as they lie in a piece's data."""
 
     offset: I64
     content_end: I64
@@ -190,7 +190,7 @@ class FtraceDecoder:
         layout: PageLayout,
         notes: list[str],
     ) -> Iterator[_Found]:
-        pages = _pages(members, layout, notes)
+        pages = pages_of(members, notes)
         cpus = np.array([part.source.cpu for part, _ in members], np.uint16)
         for walked in ftrace_events.walk(data, pages.offset, pages.content_end, layout):
             for damage in walked.damage:
@@ -310,7 +310,7 @@ def extent(part: Part) -> tuple[int, int]:
     return (int(offset.min()), int((offset + size).max())) if len(offset) else (0, 0)
 
 
-def _pages(members: list[tuple[Part, int]], layout: PageLayout, notes: list[str]) -> _Pages:
+def pages_of(members: list[tuple[Part, int]], notes: list[str]) -> Pages:
     """Say where the content of each sub-buffer lies: what its header and the index agree on."""
     found = []
     for number, (part, base) in enumerate(members):
@@ -326,8 +326,8 @@ def _pages(members: list[tuple[Part, int]], layout: PageLayout, notes: list[str]
         offset = headers.offset_bytes[sound] - base
         begin = entries["begin"][sound].astype(np.uint64)
         part_of = np.full(len(offset), number, np.int64)
-        found.append(_Pages(offset, offset + headers.content_bytes[sound], begin, part_of))
-    return _Pages(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        found.append(Pages(offset, offset + headers.content_bytes[sound], begin, part_of))
+    return Pages(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
 def losses_of(piece: Piece, sources: Sequence[Source]) -> list[Loss]:
@@ -343,6 +343,6 @@ def losses_of(piece: Piece, sources: Sequence[Source]) -> list[Loss]:
             continue
         last = source.index.entries(max(first + len(begins) - 1, 0), first + len(begins))
         floor = max([piece.begin, *last["end"].tolist()]) if at_end else None
-        losses = source.losses.before(first, begins, source.cpu, floor)
+        losses = source.losses.before(first, begins, source.stream.info.id, floor)
         found += [loss for loss in losses if piece.begin <= loss.time < piece.end]
     return sorted(found, key=lambda loss: loss.time)

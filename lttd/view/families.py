@@ -10,6 +10,8 @@ from lttd.stored import StoredStream
 from lttd.view.blktrace import BlktraceContexts, BlktraceDecoder
 from lttd.view.columns import Batch
 from lttd.view.decode import FtraceContexts, FtraceDecoder
+from lttd.view.ltt import LttDecoder
+from lttd.view.ltt_metadata import LttContexts
 from lttd.view.trace import Segment
 from lttd.view.window import Piece, Source
 
@@ -40,4 +42,5 @@ class Family(NamedTuple):
 FAMILIES: Final[dict[str, Family]] = {
     "ftrace": Family(FtraceContexts, FtraceDecoder),
     "blktrace": Family(BlktraceContexts, BlktraceDecoder),
+    "ltt": Family(LttContexts, LttDecoder),
 }

@@ -19,6 +19,7 @@ from lttd.view.columns import Batch, Rows
 from lttd.view.conversions import Symbols
 from lttd.view.formats import EventType
 from lttd.view.glyphs import Column, Strip, decimal, matrix_of, right_aligned, width_of, words_of
+from lttd.view.losses import Loss
 from lttd.view.names import Names
 from lttd.view.render import Renderer
 
@@ -79,7 +80,7 @@ class BlockTexter:
     def lines(self, batch: Batch) -> Iterator[bytes]:
         """Yield the lines of *batch*, a block at a time."""
         if not len(batch):
-            yield b"".join(f"{loss}\n".encode() for loss in batch.losses)
+            yield b"".join(f"{self.lost(loss)}\n".encode() for loss in batch.losses)
             return
         prefix = matrix_of(self.prefix(batch), len(batch))
         bodies = list(self.bodies(batch))
@@ -91,10 +92,14 @@ class BlockTexter:
         told = 0
         for low, high in zip(cuts, [*cuts[1:], None], strict=True):
             while told < len(places) and places[told] == low:
-                yield f"{batch.losses[told]}\n".encode()
+                yield f"{self.lost(batch.losses[told])}\n".encode()
                 told += 1
             if high is not None:
                 yield _block(prefix[low:high], bodies, low, high, most)
+
+    def lost(self, loss: Loss) -> str:
+        """Return a loss's line."""
+        return str(loss)
 
     def prefix(self, batch: Batch) -> Strip:
         """Return what each line begins with."""
