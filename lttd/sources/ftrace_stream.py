@@ -335,11 +335,12 @@ class FtraceStream:
         except OSError as error:
             if not used:
                 return self._expected(error), 0
+            moved = 0
         except SourceError as error:
             if not used:
                 raise
             self._broken = error  # told by the next take: what came before it is whole
-        self._emptied = 0 < used < limit
+        self._emptied = used < limit and moved < pipe.capacity_bytes
         return (None, used) if used else (Nothing.YET, 0)
 
     def _read(self, buffer: memoryview) -> tuple[Nothing | None, int]:
