@@ -235,10 +235,12 @@ def test_without_an_index_the_data_alone_make_the_same_one(layout: str, abi: str
         same = ("begin", "events_discarded", "sequence", "stream_id", "instance_id")
         for name in same:
             assert (entries[name] == told.entries[name]).all(), name
+        if abi == "ltt":
+            assert (entries["end"] == told.entries["end"]).all()
+            return
         # Where a batch ended, the writer knew a later bound or an earlier one; the last is exact.
         assert (entries["end"][:-1] == entries["begin"][1:]).all()
-        last = 12_030 if abi == "ftrace" else told.entries["end"][-1]
-        assert entries["end"][-1] == last
+        assert entries["end"][-1] == 12_030
 
 
 @settings(max_examples=300, deadline=None)

@@ -62,6 +62,10 @@ class Abi(Protocol):
         """
         ...
 
+    def ends(self, data: Buffer, headers: Headers) -> U64 | None:
+        """Return when each was closed; None where headers do not tell."""
+        ...
+
     def decode(self, data: Buffer, headers: Headers) -> Decoded:
         """Count the events and find the last one's time."""
         ...
@@ -122,6 +126,9 @@ class FtraceAbi:
     def _most_bytes(self, room: int) -> int:
         return self.layout.subbuffer_bytes or room
 
+    def ends(self, data: Buffer, headers: Headers) -> None:
+        """Return None: a page says when it begins."""
+
     def decode(self, data: Buffer, headers: Headers) -> Decoded:
         """Walk the events without keeping them."""
         ends = headers.offset_bytes + headers.content_bytes
@@ -161,9 +168,13 @@ class LttAbi:
         bad = np.flatnonzero(found.stored_bytes == 0)
         return found.some(slice(int(bad[0]))) if len(bad) else found
 
+    def ends(self, data: Buffer, headers: Headers) -> U64:
+        """Return when each was closed."""
+        return ltt.headers_at(data, headers.offset_bytes).end
+
     def decode(self, data: Buffer, headers: Headers) -> Decoded:
-        """Find the time at which each was closed; their events are for who knows the markers."""
-        return Decoded(None, ltt.headers_at(data, headers.offset_bytes).end, [])
+        """Tell what headers do; their events are for who knows the markers."""
+        return Decoded(None, self.ends(data, headers), [])
 
 
 ABIS: Final[dict[str, Callable[[StreamInfo, str], Abi]]] = {"ftrace": FtraceAbi, "ltt": LttAbi}
