@@ -143,6 +143,18 @@ def test_the_real_trace_is_read_as_the_published_tests_of_it_say() -> None:
         assert one.sizes_bytes.sum() == path.stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("at", "magic", "word"),
+    [(40, 0x00D6B7ED, "a format before 2.0"), (0, 0xC1FC1FC1, "CTF"), (0, 0, "magic 0x00000000")],
+)
+@pytest.mark.parametrize("order", "<>")
+def test_its_relatives_are_named(order: str, at: int, magic: int, word: str) -> None:
+    head = bytearray(68)
+    struct.pack_into(f"{order}I", head, at, magic)
+    with pytest.raises(ValueError, match=word):
+        ltt.layout_of(head)
+
+
 def damaged(data: bytes, at: int, form: str, value: int) -> bytes:
     made = bytearray(data)
     struct.pack_into(form, made, at, value)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 from itertools import product
@@ -146,6 +148,53 @@ def test_the_real_trace_is_restored_byte_for_byte(real: Trace, tmp_path: Path) -
     assert made.keys() == originals.keys()
     for name, path in originals.items():
         assert made[name].read_bytes() == path.read_bytes(), name
+
+
+@needs_the_real_trace
+def test_a_cut_of_the_real_trace_has_the_same_lines(real: Trace, tmp_path: Path) -> None:
+    window = ("--begin", "13589.86", "--end", "13589.87")
+    done = lttv("cut", real.path, *window, "-o", tmp_path / "cut")
+    assert done.returncode == 0, done.stderr
+    lines = [
+        re.sub(r"\(\S*/", "(", lttv("text", trace, *window).stdout).splitlines()
+        for trace in (real.path, tmp_path / "cut")
+    ]
+    assert len(lines[0]) > 100
+    assert lines[0] == lines[1]
+    again = replayed(tmp_path / "again", directory=REAL)
+    assert len(lttv("text", again.path).stdout.splitlines()) == 15_316
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_seek_finds_the_same_sub_buffer_in_few_steps(
+    tmp_path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer = Tracer()
+    buffer = LttBuffer(tracer, count=8192)
+    for number in range(5000):
+        buffer.log(1, tracer.pack(("u4", number)), tracer.start_tsc + 1000 * number, 4)
+        buffer.flush(tracer.start_tsc + 1000 * number + 500)
+    write_trace(tmp_path / "from", {"metadata_0": LttBuffer(tracer), "kernel_0": buffer})
+    trace = record(tmp_path / "from", tmp_path / "t", layout)
+    one = stream(trace, "kernel_0")
+    reads: list[int] = []
+
+    class Counting:
+        def unpack_from(self, data: bytes, at: int) -> tuple[int]:
+            reads.append(at)
+            (value,) = struct.unpack_from(">Q", data, at)
+            return (value,)
+
+    monkeypatch.setattr("lttd.index._U64", Counting())
+    for number in (0, 1, 2500, 4998, 4999):
+        reads.clear()
+        found = one.index.first_at_or_after(tracer.ns(tracer.start_tsc + 1000 * number - 400))
+        assert len(reads) <= 13
+        at = int(one.index.entries()["offset_bytes"][found])
+        header_bytes = 68 + (16 if number == 0 else 4)  # the first event tells all of its time
+        assert int.from_bytes(one.data[at + header_bytes :][:4], "little") == number
+    past = tracer.ns(tracer.start_tsc + 1000 * 5000)
+    assert one.index.first_at_or_after(past) == len(one.index)
 
 
 def test_padding_becomes_holes(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ CLOCK: Final = "ltt-tsc"
 """Name of the clock in manifests: ns that were counted in cycles."""
 MAGIC: Final = 0x00D6B7ED
 MAGIC_AT: Final = 16
+_OLD_MAGIC_AT: Final = 40  # up to format 1.0
+_CTF_MAGIC: Final = 0xC1FC1FC1
 MAJOR: Final = 2
 LAST_MINOR: Final = 6
 VARYING_SINCE: Final = 5
@@ -140,8 +142,7 @@ def layout_of(data: Buffer, offset_bytes: int = 0) -> Layout:
         raise ValueError(f"{len(head)} bytes are too few for a header")
     order = _order_of(head)
     if order is None:
-        found = struct.unpack_from("<I", head, MAGIC_AT)[0]
-        raise ValueError(f"magic {found:#010x} instead of {MAGIC:#010x}")
+        raise ValueError(_other_magic(head))
     _, _, _, major, minor, pointer, alignment, s, us, frequency, scale, _, _ = _HEADS[order].unpack(
         head
     )
@@ -152,6 +153,16 @@ def layout_of(data: Buffer, offset_bytes: int = 0) -> Layout:
     if not _is_clock(minor, frequency, scale):
         raise ValueError(f"a clock of {frequency} Hz, scale {scale}, cannot be")
     return Layout(order, minor, pointer, alignment, frequency, scale, s * _NS + us * 1000)
+
+
+def _other_magic(head: bytes) -> str:
+    """Say what begins like this, which is no sub-buffer of formats 2.x."""
+    if head[_OLD_MAGIC_AT:][:4] in _MAGICS.values():
+        return "a format before 2.0; known are 2.0 to 2.6"
+    if head[:4] in (_CTF_MAGIC.to_bytes(4, "little"), _CTF_MAGIC.to_bytes(4, "big")):
+        return "CTF, which came after format 2.6"
+    (found,) = struct.unpack_from("<I", head, MAGIC_AT)
+    return f"magic {found:#010x} instead of {MAGIC:#010x}"
 
 
 def has_magic(head: bytes) -> bool:
