@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lttd.abi import ltt
+from lttd.abi import ltt_walk
 from lttd.config import SourceSpec
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk
@@ -75,7 +75,7 @@ def record(directory: Path, trace: Path, layout: str) -> Trace:
 def without_padding(path: Path) -> bytes:
     """Return a file with zeros where its sub-buffers are not used."""
     data = bytearray(path.read_bytes())
-    found = ltt.survey(bytes(data))
+    found = ltt_walk.survey(bytes(data))
     columns = zip(found.offsets_bytes, found.used_bytes, found.sizes_bytes, strict=True)
     for at, used, size in columns:
         data[at + used : at + size] = bytes(size - used)
@@ -109,7 +109,7 @@ def test_packed_data_are_the_used_bytes_and_sparse_data_lie_in_slots(real: Trace
     packed = real.segments[0].manifest.layout == "packed"
     for one in real.segments[0].streams:
         original = (REAL / one.name).read_bytes()
-        found = ltt.survey(original)
+        found = ltt_walk.survey(original)
         entries = one.index.entries()
         slot_bytes = int(found.sizes_bytes.max())
         assert one.info.subbuffer_bytes == slot_bytes
@@ -321,7 +321,7 @@ def test_a_kill_leaves_a_prefix_of_every_channel(tmp_path: Path, layout: str) ->
         restored = kept[name].read_bytes()
         with (tmp_path / "from" / name).open("rb") as file:
             original = file.read(len(restored))
-        used = ltt.survey(block.peek()).used_bytes[0]
+        used = ltt_walk.survey(block.peek()).used_bytes[0]
         for at in range(0, len(restored), 32768):
             assert restored[at : at + used] == original[at : at + used]
 
@@ -330,7 +330,7 @@ def test_damage_is_told_at_once_and_kept_in_the_trace(tmp_path: Path) -> None:
     written(tmp_path / "from", Tracer())
     path = tmp_path / "from" / "kernel_1"
     data = bytearray(path.read_bytes())
-    second = ltt.survey(bytes(data)).offsets_bytes[1]
+    second = ltt_walk.survey(bytes(data)).offsets_bytes[1]
     data[second + 16] ^= 0xFF
     path.write_bytes(data)
     words = [sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t", "--summary", "none"]

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi import ftrace, ftrace_events, ltt
+from lttd.abi import ftrace, ftrace_events, ltt, ltt_walk
 from lttd.subbuffer import StreamInfo
 
 Buffer = bytes | bytearray | memoryview
@@ -163,7 +163,7 @@ class LttAbi:
         if slot_bytes:
             slots = np.arange(start_bytes, len(data) - slot_bytes + 1, slot_bytes, dtype=np.int64)
         else:
-            slots = np.fromiter(ltt.adjoining(data, start_bytes), np.int64)
+            slots = np.fromiter(ltt_walk.adjoining(data, start_bytes), np.int64)
         found = self.headers_at(data, slots)
         bad = np.flatnonzero(found.stored_bytes == 0)
         return found.some(slice(int(bad[0]))) if len(bad) else found
