@@ -112,7 +112,7 @@ class _Found(NamedTuple):
     """Events of some sub-buffers of one stream, in its order."""
 
     key: U64
-    """ns, but never less than the index says that the sub-buffer has."""
+    """ns, but never less than of any event before: a stream keeps its order."""
     time: U64
     """ns."""
     tsc: U64
@@ -161,6 +161,7 @@ class LttDecoder:
         source, base = member[0].source, member[1]
         context: LttContext = source.context
         pages = pages_of([member], notes)
+        floor = np.uint64(0)
         for layout, rows, subbuffers in alike(data, pages.offset, pages.content_end):
             channel = context.walking(layout)
             begin = pages.begin[rows]
@@ -173,7 +174,12 @@ class LttDecoder:
                 key = np.maximum(time, begin[walked.row])
                 segment = source.stream.segment.directory.name
                 kinds = self.types.numbers(channel, walked.id, segment)
-                yield layout, _within(piece, key, time, walked, kinds, number)
+                found = _within(piece, key, time, walked, kinds, number)
+                if len(found.key):
+                    found.key[0] = max(found.key[0], floor)
+                    np.maximum.accumulate(found.key, out=found.key)
+                    floor = found.key[-1]
+                yield layout, found
 
     def _batch(
         self,
