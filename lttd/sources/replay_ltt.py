@@ -28,8 +28,6 @@ from lttd.sources.ltt_rows import LttBook
 from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
 
 _NAME: Final = re.compile(r"(?P<channel>[^.].*)_(?P<cpu>0|[1-9]\d*)")
-METADATA: Final = re.compile(r"(.*/)?metadata")
-"""Name of the channel that is never lost: its first sub-buffer begins when the trace was made."""
 _CHUNK_ROWS: Final = 65536
 # The tracer takes the two times one after the other.
 _START_UNCERTAINTY_NS: Final = 1000
@@ -351,7 +349,7 @@ class LttReplaySource:
 def _start(channels: Sequence[Channel]) -> Snapshot | None:
     """Return how the clocks stood when the trace was made, by its metadata channel."""
     for channel in channels:
-        if METADATA.fullmatch(channel.stream.channel) and not channel.survey.offsets_bytes[0]:
+        if ltt.is_metadata(channel.stream.channel) and not channel.survey.offsets_bytes[0]:
             at, wall_ns = channel.start, channel.layout.start_ns
             # The other two clocks are not known; they count on from it as the trace clock does.
             return Snapshot(at, at, at, wall_ns, _START_UNCERTAINTY_NS)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.stored import StoredStream
+from lttd.view.blktrace import BlktraceContexts, BlktraceDecoder
 from lttd.view.columns import Batch
 from lttd.view.decode import FtraceContexts, FtraceDecoder
 from lttd.view.ltt import LttContexts, LttDecoder
@@ -39,5 +40,6 @@ class Family(NamedTuple):
 
 FAMILIES: Final[dict[str, Family]] = {
     "ftrace": Family(FtraceContexts, FtraceDecoder),
+    "blktrace": Family(BlktraceContexts, BlktraceDecoder),
     "ltt": Family(LttContexts, LttDecoder),
 }

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from lttd.view.blktrace_lines import BlkparseLines
+from lttd.view.blktrace_names import BlktraceNames, first_time
 from lttd.view.columns import Batch
 from lttd.view.conversions import Symbols
 from lttd.view.filters import Filter
@@ -118,12 +120,28 @@ def _ftrace_lines(group: ClockGroup, show: Show) -> Lines:
     )
 
 
+def _blktrace_lines(group: ClockGroup, show: Show) -> Lines:
+    names = BlktraceNames(group.segments)
+    if show.json:
+        return JsonLines(names, show.fields)
+    if show.fields is not None:
+        return Texter(names, Symbols(), nanoseconds=show.nanoseconds, fields=show.fields)
+    streams = [
+        stream
+        for segment in group.segments
+        for stream in segment.streams
+        if stream.info.abi == group.kind
+    ]
+    return BlkparseLines(names, lambda: first_time(streams))
+
+
 def _ltt_lines(group: ClockGroup, show: Show) -> Lines:
     return JsonLines(None, show.fields) if show.json else LttTexter(group.sources, show.fields)
 
 
 _LINES: Final[dict[str, Callable[[ClockGroup, Show], Lines]]] = {
     "ftrace": _ftrace_lines,
+    "blktrace": _blktrace_lines,
     "ltt": _ltt_lines,
 }
 
