@@ -10,8 +10,7 @@ from lttd.stored import StoredStream
 from lttd.view.blktrace import BlktraceContexts, BlktraceDecoder
 from lttd.view.columns import Batch
 from lttd.view.decode import FtraceContexts, FtraceDecoder
-from lttd.view.ltt import LttDecoder
-from lttd.view.ltt_metadata import LttContexts
+from lttd.view.ltt import LttContexts, LttDecoder
 from lttd.view.trace import Segment
 from lttd.view.window import Piece, Source
 
