@@ -22,7 +22,7 @@ from lttd.view.opened import ClockGroup, EventWindow
 from lttd.view.text import Texter
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Trace
-from lttd.view.window import FOREVER, PIECE_BYTES, Piece
+from lttd.view.window import FOREVER, PIECE_BYTES, Piece, extent
 
 # Below this a second process costs more than it saves: some 0.2 s of work.
 WORTH_BYTES: Final = 3 * PIECE_BYTES
@@ -218,9 +218,8 @@ class _Out:
         if not self._shows_progress or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + PROGRESS_S
-        spans = [span for segment in group.segments if (span := segment.span)]
-        begin = max(min(span.begin for span in spans), group.begin)
-        end = min(max(span.end for span in spans), group.end)
+        held = extent(group.sources) or (piece.begin, piece.end)
+        begin, end = max(held[0], group.begin), min(held[1], group.end)
         part = (min(piece.end, end) - begin) / max(end - begin, 1)
         sys.stderr.write(f"\r{part:4.0%} " + ("\r     \r" if part >= 1 else ""))
         sys.stderr.flush()
