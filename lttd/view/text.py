@@ -19,6 +19,7 @@ from lttd.view.columns import Batch, Rows
 from lttd.view.conversions import Symbols
 from lttd.view.formats import EventType
 from lttd.view.glyphs import Column, Strip, decimal, matrix_of, right_aligned, width_of, words_of
+from lttd.view.losses import Loss
 from lttd.view.names import Names
 from lttd.view.render import Renderer
 
@@ -60,7 +61,7 @@ def preempt_digits(count: int) -> str:
     return "".join(f"{digit:x}" if digit else "." for digit in (count & 15, count >> 4))
 
 
-_FLAGS: Final = np.array([latency_flags(flags) for flags in range(256)], "S3").view("V3")
+FLAGS: Final = np.array([latency_flags(flags) for flags in range(256)], "S3").view("V3")
 _PREEMPT: Final = np.array([preempt_digits(count) + " " for count in range(256)], "S3").view("V3")
 
 
@@ -95,7 +96,7 @@ class Texter:
     def lines(self, batch: Batch) -> Iterator[bytes]:
         """Yield the lines of *batch*, a block at a time."""
         if not len(batch):
-            yield b"".join(f"{loss}\n".encode() for loss in batch.losses)
+            yield b"".join(self._lost(loss) for loss in batch.losses)
             return
         prefix = matrix_of(self._prefix(batch), len(batch))
         bodies = [body for rows in self._alike(batch) for body in self._bodies(batch, *rows)]
@@ -107,25 +108,26 @@ class Texter:
         told = 0
         for low, high in zip(cuts, [*cuts[1:], None], strict=True):
             while told < len(places) and places[told] == low:
-                yield f"{batch.losses[told]}\n".encode()
+                yield self._lost(batch.losses[told])
                 told += 1
             if high is not None:
                 yield _block(prefix[low:high], bodies, low, high, most)
 
+    def _lost(self, loss: Loss) -> bytes:
+        return f"{loss}\n".encode()
+
     def _prefix(self, batch: Batch) -> Strip:
         table, pair = self._names.of(batch)
-        told = [b"%16s-%-7d " % (comm, pid) for pid, comm in table.tolist()]
-        who = words_of(np.array(told, np.bytes_))[pair]
+        who = words_of(np.array([self._who(*each) for each in table.tolist()], np.bytes_))[pair]
         cpus = [b"[%03d] " % cpu for cpu in range(int(batch.cpu.max()) + 1)]
         where = words_of(np.array(cpus, np.bytes_))[batch.cpu]
-        return [
-            who,
-            where,
-            _FLAGS[batch.flags],
-            _PREEMPT[batch.preempt],
-            *self._time(batch),
-            b": ",
-        ]
+        return [who, where, *self._flags(batch), *self._time(batch), b": "]
+
+    def _who(self, pid: int, comm: bytes) -> bytes:
+        return b"%16s-%-7d " % (comm, pid)
+
+    def _flags(self, batch: Batch) -> Strip:
+        return [FLAGS[batch.flags], _PREEMPT[batch.preempt]]
 
     def _time(self, batch: Batch) -> Strip:
         if self._counting:
@@ -182,7 +184,12 @@ class Texter:
             head = names if isinstance(names, bytes) else names[batch.type[some.rows]]
             strip = [head, *renderer.strip(some), b"\n"]
             width = width_of(strip)
-            yield _Body(some.rows, width, matrix_of(strip, len(some)).view(f"V{width}").reshape(-1))
+            matrix = self._ends(matrix_of(strip, len(some)))
+            yield _Body(some.rows, width, matrix.view(f"V{width}").reshape(-1))
+
+    def _ends(self, matrix: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return the ends of lines, from the event's name on; here as they are."""
+        return matrix
 
 
 def _usual_width(bodies: Sequence[_Body], count: int) -> int:
