@@ -8,7 +8,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,11 +60,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lttv", description="Look at traces that lttd recorded.", epilog=_EPILOG
     )
-    parser.add_argument("--version", action="version", version=f"lttv {version('lttd')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show it and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in _COMMANDS:
         add(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415  (slow, and rarely asked for)
+
+        print(f"lttv {version('lttd')}")
+        raise SystemExit
 
 
 _Commands = argparse._SubParsersAction  # noqa: SLF001  (argparse gives the type no public name)

@@ -124,7 +124,9 @@ def _keep_freed_memory() -> None:
 def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     """Write the events of a window to stdout; return an exit status."""
     _keep_freed_memory()
-    found = EventWindow(traces, window, show.filter, PIECE_BYTES)
+    # A few lines are there at once: no event is less than 8 bytes, and hardly one is more than 256.
+    enough = PIECE_BYTES if show.most is None else min(PIECE_BYTES, show.most << 8)
+    found = EventWindow(traces, window, show.filter, enough)
     out = _Out(found.notes, show.most)
     for group in found.clocks():
         status = _show_group(group, show, out)

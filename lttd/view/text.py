@@ -222,9 +222,8 @@ def _block(
         place = np.ndarray((count,), f"V{body.width}", matrix, before, (width,))
         place[rows] = body.column[first:behind]
     flat = matrix.reshape(-1)
-    said = flat != 0
-    lines = flat[said].tobytes()
-    return _put_in(lines, said, width, apart) if apart else lines
+    lines = flat.tobytes().translate(None, b"\0")
+    return _put_in(lines, flat != 0, width, apart) if apart else lines
 
 
 def _put_in(
