@@ -35,8 +35,8 @@ MALLOC_OPTIONS: Final = ((-3, 256 << 20), (-1, 512 << 20), (-2, 64 << 20))
 class Lines(Protocol):
     """Makes lines of batches."""
 
-    def lines(self, batch: Batch) -> Iterator[bytes]:
-        """Yield the lines of *batch*, some at a time."""
+    def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
+        """Yield the lines of *batch*, some at a time; of those after *most* maybe none."""
         ...
 
 
@@ -59,7 +59,7 @@ class JsonLines:
         self._names = names
         self._fields = fields
 
-    def lines(self, batch: Batch) -> Iterator[bytes]:
+    def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
         """Yield the lines of *batch*: events and, where they lie, losses."""
         pairs, which = self._names.of(batch)
         told: list[tuple[int, int, dict[str, Any]]] = [
@@ -141,7 +141,7 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
     def make(piece: Piece) -> list[bytes]:
         batch = group.batch(piece)
         out.notes += batch.notes
-        return list(lines.lines(batch))
+        return list(lines.lines(batch, out.left))
 
     def write(piece: Piece, made: list[bytes]) -> None:
         out.write(made)
@@ -188,14 +188,15 @@ class _Out:
     def __init__(self, notes: list[str], most: int | None) -> None:
         self.notes = notes
         self._noted = Noted()
-        self._left = most
+        self.left = most
+        """How many lines are still wanted; None: all."""
         self._next = time.monotonic() + PROGRESS_S
         self._shows_progress = sys.stderr.isatty() and not sys.stdout.isatty()
 
     @property
     def full(self) -> bool:
         """Whether as many lines as were asked for have been written."""
-        return self._left == 0
+        return self.left == 0
 
     def write(self, blocks: list[bytes]) -> None:
         for note in self.notes:
@@ -204,15 +205,15 @@ class _Out:
         self.notes.clear()
         out = sys.stdout.buffer
         for block in blocks:
-            out.write(block if self._left is None else self._cut(block))
+            out.write(block if self.left is None else self._cut(block))
             if self.full:
                 break
         out.flush()
 
     def _cut(self, block: bytes) -> bytes:
-        assert self._left is not None
-        lines = block.splitlines(keepends=True)[: self._left]
-        self._left -= len(lines)
+        assert self.left is not None
+        lines = block.splitlines(keepends=True)[: self.left]
+        self.left -= len(lines)
         return b"".join(lines)
 
     def progress(self, piece: Piece, group: ClockGroup) -> None:

@@ -93,12 +93,17 @@ class Texter:
         self._fields = fields
         self._renderers: dict[object, Renderer] = {}
 
-    def lines(self, batch: Batch) -> Iterator[bytes]:
-        """Yield the lines of *batch*, a block at a time."""
+    def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
+        """Yield the lines of *batch*, a block at a time; *most*: not all that come after so many.
+
+        Who ran is told by all of the events, also by those that are not shown.
+        """
         if not len(batch):
             yield b"".join(self._lost(loss) for loss in batch.losses)
             return
         prefix = matrix_of(self._prefix(batch), len(batch))
+        if most is not None and most < len(batch):
+            batch = batch.select(np.arange(most))
         bodies = [body for rows in self._alike(batch) for body in self._bodies(batch, *rows)]
         places = np.searchsorted(
             batch.time, np.array([loss.time for loss in batch.losses], np.uint64), "left"
