@@ -4,7 +4,20 @@ Rule: construct describes, struct and numpy move: nothing imports this to read d
 every dtype and Struct to it.
 """
 
-from construct import Const, Enum, Int32ub, Int32ul, Int64ub, Int64ul, Struct
+from construct import (
+    Const,
+    Construct,
+    Enum,
+    If,
+    Int8ub,
+    Int32ub,
+    Int32ul,
+    Int64ub,
+    Int64ul,
+    Padding,
+    Struct,
+    this,
+)
 
 FtracePageHeader = Struct(
     "begin" / Int64ul,
@@ -21,6 +34,37 @@ FtracePageHeaderBig = Struct(
     "begin" / Int64ub,
     "commit" / Int64ub,
 )
+
+
+def _ltt_header(u32: Construct, u64: Construct) -> Struct:
+    return Struct(
+        "begin" / u64,
+        "end" / u64,
+        "magic" / Const(0x00D6B7ED, u32),
+        "major" / Const(2, Int8ub),
+        "minor" / Int8ub,
+        "pointer_bytes" / Int8ub,
+        "alignment" / Int8ub,
+        "start_s" / u64,
+        "start_us" / u64,
+        "frequency" / u64,
+        "scale" / u32,
+        "used" / u32,
+        "size" / u32,
+        "events_lost" / If(this.minor >= 2, u32),
+        "corrupted" / If(this.minor >= 2, u32),
+        Padding(lambda context: 4 if context.minor == 0 and context.pointer_bytes == 8 else 0),
+    )
+
+
+LttSubbufferHeader = _ltt_header(Int32ul, Int64ul)
+"""LTTng 0.x include/linux/ltt-tracer.h, struct ltt_subbuffer_header, trace formats 2.0 to 2.6.
+
+``used`` is lost_size up to 2.4 (bytes that are not used), data_size from 2.5 on; ``size`` is
+buf_size up to 2.4, sb_size from 2.5 on.
+"""
+
+LttSubbufferHeaderBig = _ltt_header(Int32ub, Int64ub)
 
 CtfIndexHeader = Struct(
     "magic" / Const(0xC1F1DCC1, Int32ub),
