@@ -123,6 +123,7 @@ class StreamRecord:
             "subbuffer_bytes": info.subbuffer_bytes,
             "header_bytes": info.header_bytes,
             "ctf_stream_id": info.ctf_stream_id,
+            "page_bytes": info.page_bytes,
             "baseline_discarded": self.baseline_discarded,
             "summary": self.summary.to_json() if self.summary else None,
             "counters": self.counters,
@@ -137,6 +138,7 @@ class StreamRecord:
             subbuffer_bytes=value["subbuffer_bytes"],
             header_bytes=value["header_bytes"],
             ctf_stream_id=value["ctf_stream_id"],
+            page_bytes=value.get("page_bytes", 0),
         )
         summary = StreamSummary(**value["summary"]) if value["summary"] else None
         return cls(info, value["baseline_discarded"], summary, value["counters"])
