@@ -16,8 +16,10 @@ Invariant: nothing here raises because of what sub-buffers say, but layout_of().
 """
 
 import struct
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import gcd
 from typing import Final, NamedTuple
 
@@ -143,6 +145,11 @@ def layout_of(data: Buffer, offset_bytes: int = 0) -> Layout:
     return Layout(order, minor, pointer, alignment, frequency, scale, s * _NS + us * 1000)
 
 
+def has_magic(head: bytes) -> bool:
+    """Tell whether a file that begins with *head* begins with a sub-buffer, by its magic."""
+    return _order_of(head) is not None
+
+
 def _order_of(head: bytes) -> str | None:
     magic = head[MAGIC_AT : MAGIC_AT + 4]
     return next((order for order, known in _MAGICS.items() if known == magic), None)
@@ -155,6 +162,7 @@ def _ratio(minor: int, frequency: int, scale: int) -> tuple[int, int]:
     return above // divisor, below // divisor
 
 
+@lru_cache
 def _is_clock(minor: int, frequency: int, scale: int) -> bool:
     return frequency > 0 and scale > 0 and _ratio(minor, frequency, scale)[1] < _MOST_FREQUENCY
 
@@ -233,9 +241,9 @@ def headers_at(data: Buffer, offsets_bytes: I64) -> Headers:
     )
 
 
-def _order_at(data: Buffer, offsets_bytes: I64) -> str:
-    """Return the byte order of the first of these that has a magic."""
-    for at in offsets_bytes.tolist():
+def _order_at(data: Buffer, offsets_bytes: Iterable[int]) -> str:
+    """Return the byte order of the first of these places that has a magic."""
+    for at in offsets_bytes:
         magic = bytes(data[at + MAGIC_AT : at + MAGIC_AT + 4])
         for order, known in _MAGICS.items():
             if magic == known:
@@ -343,35 +351,50 @@ class Survey(NamedTuple):
     used_bytes: I64
     damage: list[Damage]
 
+    @property
+    def page_bytes(self) -> int:
+        """The tracer's page, to which (2.5 and later) all sizes are rounded up.
+
+        The smallest that explains every sub-buffer; PAGE_BYTES where none does.
+        """
+        page_bytes = PAGE_BYTES
+        while page_bytes <= MOST_PAGE_BYTES:
+            if (-(-self.used_bytes // page_bytes) * page_bytes == self.sizes_bytes).all():
+                return page_bytes
+            page_bytes *= 2
+        return PAGE_BYTES
+
 
 def survey(data: Buffer) -> Survey:
     """Follow the headers from the first byte to the last; what is no sub-buffer is skipped.
 
     Behind what does not parse the next one is looked for at every page, never beyond the end.
     """
-    found: list[tuple[int, int, int]] = []
+    offsets, sizes, used_sizes = array("q"), array("q"), array("q")
     damage: list[Damage] = []
     at, room = 0, len(data)
-    order = _order_at(data, np.arange(0, room - LEAST_HEADER_BYTES + 1, PAGE_BYTES))
+    order = _order_at(data, range(0, room, PAGE_BYTES))
     while at < room:
         used, size = _extent(data, at, order)
         if 0 < size <= room - at:
-            found.append((at, size, used))
+            offsets.append(at)
+            sizes.append(size)
+            used_sizes.append(used)
             at += size
             continue
         behind = _next_sound(data, at)
         torn = (size > 0 and behind == room) or room - at < LEAST_HEADER_BYTES
         reason = _reason(data, at, size)
-        damage.append(Damage(len(found), at, behind - at, torn, reason))
+        damage.append(Damage(len(offsets), at, behind - at, torn, reason))
         at = behind
-    columns = np.array(found, np.int64).reshape(len(found), 3)
-    return Survey(columns[:, 0], columns[:, 1], columns[:, 2], damage)
+    where = [np.array(each, np.int64) for each in (offsets, sizes, used_sizes)]
+    return Survey(where[0], where[1], where[2], damage)
 
 
 def adjoining(data: Buffer, start_bytes: int) -> Iterator[int]:
     """Yield where stripped sub-buffers begin that follow each other, until one is not whole."""
     room = len(data)
-    order = _order_at(data, np.array([start_bytes], np.int64)) if start_bytes < room else "<"
+    order = _order_at(data, [start_bytes]) if start_bytes < room else "<"
     at = start_bytes
     while at < room:
         used, size = _extent(data, at, order)
@@ -388,9 +411,10 @@ def _extent(data: Buffer, at: int, order: str) -> tuple[int, int]:
     _, _, magic, major, minor, pointer, alignment, _, _, frequency, scale, used, size = _HEADS[
         order
     ].unpack_from(data, at)
-    if magic != MAGIC or major != MAJOR or minor > LAST_MINOR or not frequency or not scale:
+    if magic != MAGIC or major != MAJOR or minor > LAST_MINOR:
         return 0, 0
-    if pointer not in (4, 8) or alignment not in (0, 4, 8):
+    possible = pointer in (4, 8) and alignment in (0, 4, 8)
+    if not possible or not _is_clock(minor, frequency, scale):
         return 0, 0
     if minor < VARYING_SINCE:
         used = size - used
