@@ -67,10 +67,17 @@ class Reason(enum.IntEnum):
     BACKLOG = 7  # taken, but never written: the backlog was abandoned
     STORAGE = 8  # taken, but the file could not be written
     TORN = 9  # written, but a crash cut it
+    ABANDONED = 10  # still in the ring when recording ended: a second signal, a CPU that is down
 
 
 KERNEL_EVENT_REASONS: Final = frozenset(
-    {Reason.OVERWRITTEN, Reason.DROPPED, Reason.COMMIT_OVERRUN, Reason.DISCARDED}
+    {
+        Reason.OVERWRITTEN,
+        Reason.DROPPED,
+        Reason.COMMIT_OVERRUN,
+        Reason.DISCARDED,
+        Reason.ABANDONED,
+    }
 )
 
 

@@ -3,6 +3,7 @@
     TRACE/20261123T013005Z-000001-ftrace/trace.json
                                          streams/<channel>_<cpu>
                                          streams/index/<channel>_<cpu>.idx, .gaps
+                                         streams/<device>.blktrace.<cpu> for blktrace
 
 Rule: file names and the manifest's keys stand in this file only.
 """
@@ -36,6 +37,17 @@ def escape(channel: str) -> str:
         return channel
     encoded = (chr(b) if chr(b).isalnum() and b < 128 else f"%{b:02X}" for b in channel.encode())
     return "".join(encoded) or "%"
+
+
+def file_name(info: StreamInfo) -> str:
+    """Return the name of a stream's data file: the ABI's own, so that its tools find it.
+
+    ``blkparse -i streams/NAME`` opens ``NAME.blktrace.0``, ``.1`` and so on, until one is absent.
+    """
+    channel, cpu = escape(info.id.channel), info.id.cpu
+    if info.abi == "blktrace":
+        return f"{channel}.blktrace.{cpu}"
+    return StreamId(channel, cpu).name
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +122,7 @@ class StreamRecord:
     @property
     def name(self) -> str:
         """Name of the data file."""
-        return StreamId(escape(self.info.id.channel), self.info.id.cpu).name
+        return file_name(self.info)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest keeps."""

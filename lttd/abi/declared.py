@@ -5,11 +5,14 @@ every dtype and Struct to it.
 """
 
 from construct import (
+    Bytes,
     Const,
     Construct,
     Enum,
     If,
     Int8ub,
+    Int16ub,
+    Int16ul,
     Int32ub,
     Int32ul,
     Int64ub,
@@ -115,3 +118,62 @@ GapRecord = Struct(
     "unit" / Enum(Int32ub, events=1, subbuffers=2, bytes=3),
 )
 """lttd's own; count is 2**64 - 1 where it is not known."""
+
+BlkIoTrace = Struct(
+    "magic" / Const(0x65617407, Int32ul),
+    "sequence" / Int32ul,
+    "time" / Int64ul,
+    "sector" / Int64ul,
+    "bytes" / Int32ul,
+    "action" / Int32ul,
+    "pid" / Int32ul,
+    "device" / Int32ul,
+    "cpu" / Int32ul,
+    "error" / Int16ul,
+    "pdu_len" / Int16ul,
+)
+"""Linux include/uapi/linux/blktrace_api.h, struct blk_io_trace, version 7, little-endian."""
+
+BlkIoTraceBig = Struct(
+    "magic" / Const(0x65617407, Int32ub),
+    "sequence" / Int32ub,
+    "time" / Int64ub,
+    "sector" / Int64ub,
+    "bytes" / Int32ub,
+    "action" / Int32ub,
+    "pid" / Int32ub,
+    "device" / Int32ub,
+    "cpu" / Int32ub,
+    "error" / Int16ub,
+    "pdu_len" / Int16ub,
+)
+
+BlkIoTrace2 = Struct(
+    "magic" / Const(0x65617408, Int32ul),
+    "sequence" / Int32ul,
+    "time" / Int64ul,
+    "sector" / Int64ul,
+    "bytes" / Int32ul,
+    "pid" / Int32ul,
+    "action" / Int64ul,
+    "device" / Int32ul,
+    "cpu" / Int32ul,
+    "error" / Int16ul,
+    "pdu_len" / Int16ul,
+    Padding(12),
+)
+"""The same file, struct blk_io_trace2: version 8, of BLKTRACESETUP2."""
+
+BlkUserTraceSetup = Struct(
+    "name" / Bytes(32),
+    "act_mask" / Int16ul,
+    Padding(2),
+    "buf_size" / Int32ul,
+    "buf_nr" / Int32ul,
+    Padding(4),
+    "start_lba" / Int64ul,
+    "end_lba" / Int64ul,
+    "pid" / Int32ul,
+    Padding(4),
+)
+"""The same file, struct blk_user_trace_setup, on a 64-bit kernel."""

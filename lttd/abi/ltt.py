@@ -77,6 +77,15 @@ _HEADS: Final = {order: struct.Struct(f"{order}2QI4B3Q3I") for order in "<>"}
 _MAGICS: Final = {order: struct.pack(f"{order}I", MAGIC) for order in "<>"}
 
 
+def is_metadata(channel: str) -> bool:
+    """Tell whether a channel, by its name, is the one that describes the others' events.
+
+    It is never lost, and its first sub-buffer begins when the trace was made.  Up to 2.2 it lies in
+    ``control/``.
+    """
+    return channel.rpartition("/")[2] == "metadata"
+
+
 def header_dtype(order: str) -> np.dtype[np.void]:
     """Return what the headers of all versions begin with; *order* is ``<`` or ``>``."""
     return _DTYPES[order]
@@ -286,15 +295,23 @@ def _times(found: npt.NDArray[np.void], minor: I64, sound: Mask) -> tuple[U64, U
     return begin, end
 
 
-def packed_heads(data: Buffer, offsets_bytes: I64, headers: Headers) -> npt.NDArray[np.uint8]:
+def packed_heads(data: Buffer, offsets_bytes: I64, used_bytes: I64) -> npt.NDArray[np.uint8]:
     """Return the headers that the sub-buffers get when their padding is cut off.
 
     Shape (n, LEAST_HEADER_BYTES): what replaces the first bytes of each, so that it still walks:
     the size becomes what is used, and what is unused (up to 2.4) nothing.  All are sound.
     """
+    return resized_heads(data, offsets_bytes, used_bytes, used_bytes)
+
+
+def resized_heads(
+    data: Buffer, offsets_bytes: I64, used_bytes: I64, sizes_bytes: I64
+) -> npt.NDArray[np.uint8]:
+    """Return the headers that the sub-buffers get when each is to take *sizes_bytes*."""
     heads = _gathered(data, offsets_bytes, _DTYPES[_order_at(data, offsets_bytes)])
-    heads["used"][heads["minor"] < VARYING_SINCE] = 0
-    heads["size"] = headers.used_bytes
+    varying = heads["minor"] >= VARYING_SINCE
+    heads["used"] = np.where(varying, used_bytes, sizes_bytes - used_bytes)
+    heads["size"] = sizes_bytes
     return heads.view(np.uint8).reshape(len(heads), LEAST_HEADER_BYTES)
 
 
@@ -328,7 +345,8 @@ def rows_of(data: Buffer, offsets_bytes: I64, sizes_bytes: I64) -> Taken:
     rows["stored_bytes"] = headers.used_bytes
     rows["content_bits"] = headers.used_bytes << 3
     rows["begin"], rows["end"] = headers.begin, headers.end
-    return Taken(rows, packed_heads(data, offsets, headers), headers, damaged)
+    heads = packed_heads(data, offsets, headers.used_bytes)
+    return Taken(rows, heads, headers, damaged)
 
 
 class Damage(NamedTuple):
@@ -368,7 +386,7 @@ class Survey(NamedTuple):
 def survey(data: Buffer) -> Survey:
     """Follow the headers from the first byte to the last; what is no sub-buffer is skipped.
 
-    Behind what does not parse the next one is looked for at every page, never beyond the end.
+    Behind what does not parse the next one is looked for at every page.
     """
     offsets, sizes, used_sizes = array("q"), array("q"), array("q")
     damage: list[Damage] = []

@@ -72,11 +72,15 @@ def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
     subbuffer_bytes = options.pop("subbuffer_size", None)
     directory = Path(spec.target)
     abi = options.pop("abi", None) or ("ltt" if holds_ltt(directory) else "ftrace")
-    if abi != "ltt":
+    if abi not in ("ltt", "blktrace"):
         return open_replay(directory, pool, abi=abi, subbuffer_bytes=subbuffer_bytes)
     if subbuffer_bytes is not None:
-        raise UsageError(f"source {spec}: sub-buffers of LTTng 0.x tell their size themselves")
-    return open_ltt_replay(directory, pool)
+        raise UsageError(f"source {spec}: sub-buffers of {abi} files tell their size themselves")
+    if abi == "ltt":
+        return open_ltt_replay(directory, pool)
+    from lttd.sources.replay_blktrace import open_blktrace_replay  # noqa: PLC0415
+
+    return open_blktrace_replay(directory, pool)
 
 
 def _ltt(spec: SourceSpec, pool: BufferPool) -> Source:

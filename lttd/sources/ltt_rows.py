@@ -19,8 +19,6 @@ from lttd.subbuffer import Gap, Reason, Unit
 
 NAME: Final = re.compile(r"(?P<channel>[^.].*)_(?P<cpu>0|[1-9]\d*)")
 """Of a channel's file, on both sides of lttd."""
-METADATA: Final = re.compile(r"(.*/)?metadata")
-"""Name of the channel that is never lost: its first sub-buffer begins when the trace was made."""
 # The tracer takes the two times one after the other.
 _START_UNCERTAINTY_NS: Final = 1000
 _MODULUS: Final = np.uint64(1 << 32)

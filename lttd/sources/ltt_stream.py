@@ -15,13 +15,13 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi.ltt import LEAST_HEADER_BYTES, Taken, layout_of, rows_of
+from lttd.abi.ltt import LEAST_HEADER_BYTES, Taken, is_metadata, layout_of, rows_of
 from lttd.clock import Snapshot
 from lttd.errors import SourceError
 from lttd.sources.base import Nothing
 from lttd.sources.ltt_channel import READABLE, URGENT, Channel, Held
 from lttd.sources.ltt_loss import LttLedger
-from lttd.sources.ltt_rows import METADATA, LttBook, start_snapshot
+from lttd.sources.ltt_rows import LttBook, start_snapshot
 from lttd.sources.pipe import Pipe
 from lttd.subbuffer import ROW_DTYPE, Batch, BufferPool, StreamId, StreamInfo, make_batch
 
@@ -197,7 +197,7 @@ class LttStream:
         taken_ns, shared = time.monotonic_ns(), self._shared
         sizes = np.array([held.used_bytes for held in helds if not held.refusal], np.int64)
         taken = rows_of(buffer[: int(sizes.sum())], np.cumsum(sizes) - sizes, sizes)
-        if shared.start is None and len(taken.rows) and METADATA.fullmatch(self.info.id.channel):
+        if shared.start is None and len(taken.rows) and is_metadata(self.info.id.channel):
             self._find_start(helds, taken, buffer)
         gaps = self._ledger.enter(helds, taken)
         for held in helds:

@@ -23,7 +23,7 @@ from lttd.abi import ltt
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, SourceError, UsageError
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
-from lttd.sources.ltt_rows import METADATA, NAME, LttBook, start_snapshot
+from lttd.sources.ltt_rows import NAME, LttBook, start_snapshot
 from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
 
 _CHUNK_ROWS: Final = 65536
@@ -345,7 +345,7 @@ class LttReplaySource:
 def _start(channels: Sequence[Channel]) -> Snapshot | None:
     """Return how the clocks stood when the trace was made, by its metadata channel."""
     for channel in channels:
-        if METADATA.fullmatch(channel.stream.channel) and not channel.survey.offsets_bytes[0]:
+        if ltt.is_metadata(channel.stream.channel) and not channel.survey.offsets_bytes[0]:
             return start_snapshot(channel.start, channel.layout.start_ns)
     return None
 
