@@ -388,6 +388,30 @@ def test_a_drain_ends_with_what_the_ring_held_however_fast_the_tracer_runs_on(
     assert (taken, batch) == (5, Nothing.EVER)
 
 
+@pytest.mark.parametrize("faults", [{}, {"uncommitted": 1000}])
+def test_what_a_drain_leaves_in_the_ring_is_some_and_told_once(
+    opened: Opened, faults: dict[str, int]
+) -> None:
+    opened.kernel.fill("kernel_0", 3)
+    opened.kernel.fault("kernel_0", **faults)
+    opened.source.stop()
+    stream = opened.stream("kernel_0")
+    if faults:  # else the drain did not come that far
+        assert stream.take(flush=True) is Nothing.YET
+    told = stream.losses()
+    assert told is not None
+    assert losses([told]) == [(0, Reason.ABANDONED, Unit.SUBBUFFERS, None)]
+    assert stream.losses() is None
+
+
+def test_what_a_tracer_writes_behind_the_drain_is_not_missed(opened: Opened) -> None:
+    opened.kernel.fill("kernel_0", 1)
+    opened.source.stop()
+    opened.drain("kernel_0")
+    opened.kernel.fill("kernel_0", 1)
+    assert opened.stream("kernel_0").losses() is None
+
+
 # -- finding channels
 
 

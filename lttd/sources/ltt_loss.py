@@ -65,6 +65,10 @@ class LttLedger:
         """
         self._broke_off = holding
 
+    def abandon(self) -> None:
+        """Count what stays in the ring: how many sub-buffers, the kernel does not tell."""
+        self._pending.append(_Loss(0, Reason.ABANDONED, Unit.SUBBUFFERS, None))
+
     def rest(self) -> tuple[Gap, ...]:
         """Return, behind all rows, the losses that no sub-buffer has followed."""
         if self._broke_off:

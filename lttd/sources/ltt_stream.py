@@ -89,6 +89,8 @@ class LttStream:
         self._broken: SourceError | None = None
         self._left = channel.subbuffer_count + 1
         """How many a drain still takes: what the ring holds, and the one being written."""
+        self._drained = False
+        """After stop(), the ring was seen empty."""
         self._refusals: set[str] = set()
         self.over = False
         """Nothing more will ever come."""
@@ -125,8 +127,11 @@ class LttStream:
 
     def losses(self) -> Batch | None:
         """Return what was lost behind the last sub-buffer, once it is known to be the last."""
-        if not (self.over or self._broken or self._shared.stopped):
+        if not (self.over or self._shared.stopped):
             return None
+        if not (self.over or self._drained) and self._channel.poll():
+            self._ledger.abandon()  # the drain was broken off, or a writer is held up
+        self._drained = True
         gaps = self._ledger.rest()
         if not gaps:
             return None
@@ -173,7 +178,9 @@ class LttStream:
                 break
             if held is Nothing.EVER:
                 self._end()
+                return helds, held
             if isinstance(held, Nothing):
+                self._drained = self._shared.stopped and not self._channel.poll()
                 return helds, held
             self._left -= self._shared.stopped
             helds.append(held)
