@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.fuse import Server, mounted, unmount
-from tests.made_ltt import LttBuffer, Tracer
+from tests.made_ltt import LttBuffer, Marker, Tracer, describe
 
 GET, PUT, COUNT, SIZE, MAX_SIZE = 0x8004F500, 0x4004F501, 0x8004F502, 0x8004F503, 0x8004F504
 IN, URGENT, HUP = (
@@ -272,6 +272,17 @@ class Machine:
 
     def is_open(self, path: str) -> bool:
         return self.channels[path].is_open
+
+    def describe(self, path: str, *marker: Any) -> None:  # noqa: ANN401
+        """Tell a metadata channel of a marker: channel, name, id, format."""
+        self.tsc += 1000
+        describe(self.channels[path].ring, Marker(*marker), self.tsc)
+
+    def log(self, path: str, event_id: int, *fields: tuple[str, int | bytes]) -> None:
+        """Log an event with these fields."""
+        self.tsc += 1000
+        ring = self.channels[path].ring
+        ring.log(event_id, ring.tracer.pack(*fields), self.tsc)
 
     def lose(self, path: str, events: int, subbuffers: int = 0) -> None:
         self.channels[path].ring.lose(events, subbuffers)

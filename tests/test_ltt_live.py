@@ -15,7 +15,7 @@ from lttd.stored import StoredStream
 from lttd.subbuffer import Reason, Unit
 from lttd.tracedir import Manifest, segments
 from tests.ltt_kernel import Kernel, Load, Report, stripped
-from tests.running import PATIENCE_S, assert_whole, until
+from tests.running import PATIENCE_S, assert_whole, lttv, until
 
 pytestmark = pytest.mark.slow
 
@@ -284,3 +284,25 @@ def test_the_manifest_tells_how_it_was_asked_for(
     assert manifest["source"]["settings"]["channels"] == "normal"
     (snapshot,) = manifest["clock_snapshots"]
     assert snapshot["realtime_ns"] == 1_262_715_366_408_819_000
+
+
+@pytest.mark.parametrize("minor", [2, 4, 6])
+def test_what_was_recorded_is_shown_by_lttv(
+    ltt_kernel: Kernel, lttds: Runs, tmp_path: Path, minor: int
+) -> None:
+    folder = "control/" if minor == 2 else ""
+    ltt_kernel.add(f"{folder}metadata_0", minor=minor)
+    ltt_kernel.add("kernel_1", minor=minor)
+    for number, name in ((2, "irq_entry"), (3, "irq_exit")):
+        channel = "cpu" if minor == 2 else "kernel"
+        words = (channel, name, number, "irq %u name %s")
+        ltt_kernel.describe(f"{folder}metadata_0", *words)
+    for number in range(300):
+        ltt_kernel.log("kernel_1", 2 + number % 2, ("u4", number), ("s", b"eth0"))
+    ltt_kernel.finalize()
+    status, told = lttds.run("-t", tmp_path / "t", "-c", ltt_kernel.root)
+    assert status == 0, told
+    lines = lttv("text", tmp_path / "t", "--event", "*irq_*").stdout.splitlines()
+    assert len(lines) == 300, lines[:2]
+    assert "irq = 298" in lines[298]
+    assert 'name = "eth0"' in lines[298]

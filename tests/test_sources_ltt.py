@@ -140,6 +140,8 @@ def test_a_channel_that_hung_up_is_over_once_it_is_drained_and_is_closed_at_once
     until(lambda: not opened.kernel.is_open("kernel_0"), "the close")
     assert opened.kernel.is_open("kernel_1")
     assert opened.stream("kernel_0").take(flush=True) is Nothing.EVER
+    # Nor does it wake anybody while others go on.
+    assert not is_readable(opened.stream("kernel_0"))
     assert opened.stream("kernel_0").losses() is None
 
 
