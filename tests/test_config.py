@@ -82,13 +82,6 @@ def test_options_of_the_line_win_over_the_spec_and_the_spec_over_the_file(tmp_pa
     assert source.options == {"clock": "mono", "events": "sched:*"}
 
 
-def test_legacy_lttds_letters_name_a_source_of_that_kind() -> None:
-    config = parse_command_line(["-t", "x", "-c", "d", "-f", "-N", "4", "-a", "-d"])
-    assert config.sources == (SourceSpec("ltt", "d", {"channels": "flight"}),)
-    assert (config.append, config.daemon) == (True, True)
-    assert "-N has no effect" in config.notes[0]
-
-
 def test_source_tables_name_their_kind(tmp_path: Path) -> None:
     toml = tmp_path / "lttd.toml"
     toml.write_text(
