@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi import ltt
+from lttd.abi import ltt, ltt_walk
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, SourceError, UsageError
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
@@ -62,7 +62,7 @@ class Channel:
 
     stream: StreamId
     path: Path
-    survey: ltt.Survey
+    survey: ltt_walk.Survey
     layout: ltt.Layout
     """Of its first sub-buffer."""
     start: int
@@ -96,7 +96,7 @@ def walk(stream: StreamId, path: Path) -> Channel | str:
 
 def _walk(stream: StreamId, path: Path, data: memoryview) -> Channel | str:
     with data:
-        survey = ltt.survey(data)
+        survey = ltt_walk.survey(data)
         if not len(survey.offsets_bytes):
             return survey.damage[0].reason
         offsets = survey.offsets_bytes

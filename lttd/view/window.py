@@ -84,8 +84,12 @@ def _derived(stream: StoredStream) -> Entries:
     entries["packet_bits"] = headers.stored_bytes << 3
     entries["content_bits"] = headers.content_bytes << 3
     entries["begin"] = begin
-    entries["end"][:-1] = begin[1:]
-    entries["end"][-1:] = FOREVER
+    ends = stream.abi.ends(stream.data, headers)
+    if ends is None:
+        entries["end"][:-1] = begin[1:]
+        entries["end"][-1:] = FOREVER
+    else:
+        entries["end"] = np.maximum.accumulate(np.maximum(begin, ends))
     return entries
 
 
