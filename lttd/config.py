@@ -216,6 +216,7 @@ SPEC is KIND[:TARGET][,key=value]...
   ftrace            an own tracefs instance, created and removed by lttd (the default)
   ftrace:INSTANCE   an instance that exists; ftrace:/ is the top-level buffer
   replay:DIR        files of whole sub-buffers with their padding: fixtures, old traces
+  ltt:DIR           the channels of an LTTng 0.x trace: DEBUGFS/ltt/NAME
 
 Sizes: 4096, 64K, 4M.  Durations: 100ms, 1s, 5m.
 Exit status: 0 recorded; 1 recording failed part way (what was written is whole and readable);
@@ -275,10 +276,11 @@ def argument_parser() -> argparse.ArgumentParser:
     legacy = parser.add_argument_group("legacy lttd's letters")
     add = legacy.add_argument
     add("-c", "--channel-root", metavar="DIR", help="--source ltt:DIR")
-    add("-f", dest="ltt_channels", action="store_const", const="flight",
-        help="only flight-recorder channels (ltt)")  # fmt: skip
-    add("-n", dest="ltt_channels", action="store_const", const="normal",
-        help="only normal channels (ltt)")  # fmt: skip
+    either = legacy.add_mutually_exclusive_group()
+    either.add_argument("-f", dest="ltt_channels", action="store_const", const="flight",
+        help="only flight-recorder channels: ltt:DIR,channels=flight")  # fmt: skip
+    either.add_argument("-n", dest="ltt_channels", action="store_const", const="normal",
+        help="only the other channels: ltt:DIR,channels=normal")  # fmt: skip
     add("-N", dest="threads", metavar="N", help="accepted, without effect")
     return parser
 

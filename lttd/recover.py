@@ -352,10 +352,7 @@ class _Planner:
         entries["instance_id"] = stream.info.id.cpu
         begin = np.where(rebuild, headers.begin, entries["begin"].astype(np.uint64))
         begin = _running(begin, int(before["begin"]) if before is not None else 0)
-        end = np.where(rebuild, np.append(begin[1:], begin[-1]), entries["end"].astype(np.uint64))
-        if rebuild[-1] and stream.abi is not None:
-            last = stream.abi.decode(stream.data, headers.some(slice(count - 1, None)))
-            end[-1] = max(end[-1], last.end[0])
+        end = np.where(rebuild, self._ends(headers, begin, rebuild), entries["end"].astype("u8"))
         entries["begin"] = begin
         end = np.maximum(end, begin)
         entries["end"] = _running(end, int(before["end"]) if before is not None else 0)
@@ -370,6 +367,21 @@ class _Planner:
             int(before["sequence"]) if before is not None else -1,
         )
         return entries
+
+    def _ends(self, headers: Headers, begin: U64, rebuild: Mask) -> U64:
+        """Return when each was closed; where no header tells, when the next one begins.
+
+        Of the last one the events do, where it is to be rebuilt.
+        """
+        abi, data = self._stream.abi, self._stream.data
+        told = abi.ends(data, headers) if abi is not None else None
+        if told is not None:
+            return told
+        ends = np.append(begin[1:], begin[-1])
+        if rebuild[-1] and abi is not None:
+            last = abi.decode(data, headers.some(slice(len(begin) - 1, None)))
+            ends[-1] = max(ends[-1], last.end[0])
+        return ends
 
     def _all_gaps(self, total: int, torn_bytes: int, entries: Entries) -> tuple[Gap, ...]:
         gaps = [replace(gap, row=min(gap.row, total)) for gap in self._gaps]

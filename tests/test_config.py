@@ -100,6 +100,7 @@ def test_source_tables_name_their_kind(tmp_path: Path) -> None:
     [
         ([], "--trace-dir DIR"),
         (["-t", "x", "--no-such"], "--no-such"),
+        (["-t", "x", "-c", "d", "-f", "-n"], "not allowed with"),
         (["-t", "x", "--layout", "tight"], "packed or sparse"),
         (["-t", "x", "--flush-interval", "0"], "from 1ms"),
         (["-t", "x", "--backlog", "1K"], "at least 1M"),

@@ -18,7 +18,8 @@ from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceErro
 from lttd.sources import ftrace_setup
 from lttd.sources.base import Nothing, When
 from lttd.sources.ftrace import FtraceSettings, FtraceSource, open_ftrace, stale_instances
-from lttd.sources.ftrace_stream import FtraceStream, Pipe
+from lttd.sources.ftrace_stream import FtraceStream
+from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import find_tracefs, parse_stats
 from lttd.subbuffer import TAKE_BYTES, Batch, BufferPool, Reason, RowFlag, Unit
 

@@ -93,7 +93,16 @@ def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
     return open_blktrace_replay(directory, pool)
 
 
+def _ltt(spec: SourceSpec, pool: BufferPool) -> Source:
+    from lttd.sources.ltt import open_ltt  # noqa: PLC0415
+
+    if spec.target is None:
+        raise UsageError("source ltt: name the directory of a trace: ltt:DEBUGFS/ltt/NAME")
+    return open_ltt(Path(spec.target), pool, **_convert(spec, {"channels": str}))
+
+
 _OPENERS: Final[dict[str, Callable[[SourceSpec, BufferPool], Source]]] = {
     "ftrace": _ftrace,
     "replay": _replay,
+    "ltt": _ltt,
 }
