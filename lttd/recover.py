@@ -88,6 +88,7 @@ def holds_nothing(segment: SegmentPaths) -> bool:
 def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
     if holds_nothing(segment):
         return []
+    disk.remove(segment.reserve)
     manifest = Manifest.read(segment.manifest)
     is_open = manifest.state == "open"
     synced = read_synced(segment.synced)
@@ -176,7 +177,7 @@ class _Planner:
         self._gaps, self._gaps_differ = salvage_gaps(map_file(stream.paths.gaps))
         self._floor = self._trusted(vouched) if vouched else 0
         self._judge()
-        if not power_kept and self._find_untold_losses():
+        if (vouched is None or not power_kept) and self._find_untold_losses():
             self._judge()
         if vouched is None:
             self._floor = self._right
@@ -223,7 +224,7 @@ class _Planner:
                 return
 
     def _find_untold_losses(self) -> bool:
-        """Tell again what the index counted as lost and a power loss took from the gaps file."""
+        """Tell again what the index counted as lost and the gaps file does not tell any more."""
         first, behind = self._floor, self._chained
         counts = self._old["events_discarded"][max(first - 1, 0) : behind].astype(np.int64)
         if not first:
@@ -233,6 +234,9 @@ class _Planner:
         rows = np.flatnonzero(untold)
         # Anything else than more, and not absurdly more, is a damaged entry.
         if not len(rows) or untold.min() < 0 or untold.max() >= 1 << 32:
+            return False
+        summary = self._stream.record.summary
+        if summary and int(counts[-1] - counts[0]) > summary.events_lost:
             return False
         for row in rows.tolist():
             begin, count = int(self._old["begin"][first + row]), int(untold[row])
