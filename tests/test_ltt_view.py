@@ -194,7 +194,7 @@ def expected(kind: Kind, values: tuple[Value, ...]) -> str:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(program=programs(30), layout=st.sampled_from(["packed", "sparse"]))
 def test_what_was_logged_is_decoded_and_printed(
     program: Program, layout: str, tmp_path_factory: pytest.TempPathFactory
@@ -387,7 +387,7 @@ def test_metadata_of_an_open_segment_is_read_again_when_there_is_more(tmp_path: 
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(program=programs(20), data=st.data())
 def test_a_mutated_trace_costs_notes_and_nothing_else(
     program: Program, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
