@@ -25,8 +25,10 @@ from lttd.subbuffer import Batch, BufferPool
 from lttd.tracedir import Manifest, SegmentPaths, StreamRecord, create_segment
 from lttd.verify import check
 from lttd.view.cli import main
+from lttd.view.export import export
 from lttd.view.ltt_text import LttTexter
 from lttd.view.opened import OpenedTrace
+from lttd.view.times import EVERYTHING
 from lttd.writer import StreamFile
 from tests.logging_ltt import Kind, Program, Value, kind_of, programs
 from tests.made_ltt import LttBuffer, Marker, Tracer, describe, write_trace
@@ -360,6 +362,21 @@ def test_runs_of_several_tracers_in_one_file_keep_their_own_clocks(tmp_path: Pat
     trace = stored(tmp_path / "in", tmp_path / "t")
     found = [(event["n"], event.time) for event in trace.events(events=["tick"])]
     assert found == [(1, one.ns(one.start_tsc + 100)), (2, other.ns(5_100))]
+
+
+def test_parquet_has_channels_and_markers_as_partitions_and_none_leads_out(tmp_path: Path) -> None:
+    dataset = pytest.importorskip("pyarrow.dataset", reason="no pyarrow here")
+    tracer = Tracer()
+    kind = kind_of(tracer, Marker("kernel", "../../x", 2, "n %u s %s p %p"), ["%u", "%s", "%p"])
+    events = [(kind, (at, b"s%d" % at, 1 << 63), tracer.start_tsc + at) for at in range(5)]
+    put(tmp_path / "in", Program(tracer, [kind], events))
+    export(stored(tmp_path / "in", tmp_path / "t"), EVERYTHING, "parquet", tmp_path / "pq")
+    found = dataset.dataset(tmp_path / "pq", partitioning="hive")
+    rows = found.to_table(filter=dataset.field("system") == "kernel").to_pylist()
+    assert [(row["event"], row["n"], row["s"], row["p"]) for row in rows] == [
+        ("../../x", at, f"s{at}", 1 << 63) for at in range(5)
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "pq", "t"}
 
 
 def test_metadata_of_an_open_segment_is_read_again_when_there_is_more(tmp_path: Path) -> None:
