@@ -31,7 +31,9 @@ from lttd.view.opened import OpenedTrace
 from lttd.view.times import EVERYTHING
 from lttd.writer import StreamFile
 from tests.logging_ltt import Kind, Program, Value, kind_of, programs
+from tests.ltt_kernel import Kernel
 from tests.made_ltt import LttBuffer, Marker, Tracer, describe, write_trace
+from tests.running import PATIENCE_S, until
 
 REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"
 needs_the_real_trace = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/ltt-2.5")
@@ -429,3 +431,34 @@ def test_a_mutated_trace_costs_notes_and_nothing_else(
                 rows.columns()
     check(again.segments[0].paths, events=True)
     shutil.rmtree(directory)
+
+
+@pytest.mark.slow
+def test_what_a_live_kernel_logged_reads_as_it_was_logged(
+    ltt_kernel: Kernel, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for path in ("metadata_0", "metadata_1", "kernel_0", "kernel_1"):
+        ltt_kernel.add(path, count=64)
+    ltt_kernel.describe("metadata_0", "kernel", "printk", 40, "string %s n %u")
+    words = [sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t", "-c", ltt_kernel.root]
+    with subprocess.Popen(words, stderr=subprocess.PIPE) as run:
+        until(lambda: ltt_kernel.is_open("kernel_1"), "lttd")
+        for number in range(400):
+            if number == 200:  # a marker of a channel that nobody knew until now
+                ltt_kernel.add("fs_1", count=64)
+                ltt_kernel.describe("metadata_1", "fs", "read", 0, "n %u count %zu")
+            if number > 200 and number % 3 == 0:
+                ltt_kernel.log("fs_1", 0, ("u4", number), ("u8", 1 << 40))
+            else:
+                ltt_kernel.log(f"kernel_{number % 2}", 40, ("s", b"text " * 9), ("u4", number))
+        until(lambda: ltt_kernel.is_open("fs_1"), "the channel that came later")
+        ltt_kernel.finalize()
+        _, told = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 0, told
+    assert main(["text", str(tmp_path / "t"), "--event", "kernel.*", "--event", "fs.*"]) == 0
+    out, err = capfdbinary.readouterr()
+    assert not err
+    lines = out.decode().splitlines()
+    assert [int(n) for line in lines for n in re.findall(r"\bn = (\d+)", line)] == list(range(400))
+    assert {line.partition(":")[0] for line in lines} == {"kernel.printk", "fs.read"}
+    assert f"count = {1 << 40} }}" in lines[201]
