@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lttd.abi import ltt, ltt_walk
+from lttd.abi.declared import LttEventHeader
 from lttd.abi.ltt_events import Channel, Shape, SubBuffers, Walked, walk
 from lttd.abi.ltt_markers import Marker as Declared
 from lttd.abi.ltt_markers import Markers, Sizes, Stored, core_markers, parse_fields
@@ -82,6 +83,31 @@ def test_sizes_that_do_not_fit_16_bits_are_read(size: int, sized: bool) -> None:
     assert not walked.damage
     assert walked.time.tolist() == [start, start + 1]
     assert walked.payload_bytes.tolist() == [(size - 16 + 1 + 7) // 8 * 8 + 8] * 2
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_headers_are_as_they_are_declared(sized: bool) -> None:
+    tracer = Tracer(sized=sized)
+    kinds = [kind_of(tracer, Marker("kernel", f"m{at}", at, "s %s"), ["%s"]) for at in (2, 28, 40)]
+    events, tsc = [], tracer.start_tsc
+    for number, step in enumerate([0, 5, 9, 1 << 28] * 3):
+        tsc += step
+        text = b"z" * (70_000 if number == 7 else number)
+        events.append((kinds[number % 3], (text,), tsc))
+    program = Program(tracer, kinds, events, 1 << 18)
+    data = program.channel().drain()
+    (walked,) = walked_of(program, data)
+    at = 68
+    ends = walked.payload_at + walked.payload_bytes
+    places = zip(walked.payload_at.tolist(), ends.tolist(), strict=True)
+    for number, (payload, end) in enumerate(places):
+        head = LttEventHeader.parse(data[at:payload])
+        assert head.id == walked.id[number]
+        assert head.time_low == int(walked.time[number]) & ((1 << 27) - 1)
+        assert head.time in (None, walked.time[number])
+        assert (head.large_size or head.size) in (None, end - payload)
+        at = end
+    assert at == subbuffers(data)[1].end_bytes[-1]
 
 
 def test_times_wrap_within_a_subbuffer_as_often_as_it_takes() -> None:
