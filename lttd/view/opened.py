@@ -105,7 +105,7 @@ class ClockGroup:
         self._filter = chosen
         self._notes = notes
         self._piece_bytes = piece_bytes
-        family = FAMILIES.get(kind)
+        family = FAMILIES[kind]() if kind in FAMILIES else None
         self._decoder = family.decoder() if family else None
         self._contexts = family.contexts if family else None
         self._context_of: dict[str, Contexts] = {}

@@ -13,14 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from lttd.view.blktrace_lines import BlkparseLines
-from lttd.view.blktrace_names import BlktraceNames, first_time
 from lttd.view.columns import Batch
 from lttd.view.conversions import Symbols
 from lttd.view.filters import Filter
 from lttd.view.jobs import Noted, in_turn
 from lttd.view.losses import Loss
-from lttd.view.ltt_text import LttTexter
 from lttd.view.names import Names
 from lttd.view.opened import ClockGroup, EventWindow
 from lttd.view.text import Texter
@@ -121,6 +118,9 @@ def _ftrace_lines(group: ClockGroup, show: Show) -> Lines:
 
 
 def _blktrace_lines(group: ClockGroup, show: Show) -> Lines:
+    from lttd.view.blktrace_lines import BlkparseLines  # noqa: PLC0415  (when there is some)
+    from lttd.view.blktrace_names import BlktraceNames, first_time  # noqa: PLC0415
+
     names = BlktraceNames(group.segments)
     if show.json:
         return JsonLines(names, show.fields)
@@ -136,6 +136,8 @@ def _blktrace_lines(group: ClockGroup, show: Show) -> Lines:
 
 
 def _ltt_lines(group: ClockGroup, show: Show) -> Lines:
+    from lttd.view.ltt_text import LttTexter  # noqa: PLC0415
+
     return JsonLines(None, show.fields) if show.json else LttTexter(group.sources, show.fields)
 
 
