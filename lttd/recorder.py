@@ -319,18 +319,24 @@ class Segment:
         self.add_streams(contents.streams)
 
     def add_streams(self, infos: Iterable[StreamInfo]) -> None:
-        """Create the files of streams that have appeared, and tell the manifest."""
-        infos = list(infos)
-        cached_bytes = self._recorder.cached_bytes // max(len(infos), 1)
+        """Create the files of streams that have appeared, and tell the manifest.
+
+        A stream that is there already keeps its files: it goes on.
+        """
+        infos = [info for info in infos if info.id not in self.lanes]
+        cached_bytes = self._recorder.cached_bytes // max(len(infos) + len(self.lanes), 1)
+        lanes = dict(self.lanes)
         for info in infos:
             record = StreamRecord(info)
             record.baseline_discarded = self._baselines.get(record.name, 0)
             paths = self.paths.stream(record.name)
             layout = self.manifest.layout
             file = StreamFile(self._disk, paths, record, layout, cached_bytes)
-            queue = self._recorder.lane_queue(len(self.lanes))
-            self.lanes[info.id] = Lane(file, record, StreamStats(info.id), queue)
+            queue = self._recorder.lane_queue(len(lanes))
+            lanes[info.id] = Lane(file, record, StreamStats(info.id), queue)
             self.manifest.streams.append(record)
+        # Replaced as a whole: other threads go through it.
+        self.lanes = lanes
         self._disk.sync_directory(self.paths.index)
         self._disk.sync_directory(self.paths.streams)
         self._write_manifest()

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lttd.clock import Snapshot, take_snapshot
@@ -67,6 +67,8 @@ class Recording:
 
     source: Source
     segment: Segment
+    _admitted_next: list[Stream] = field(default_factory=list)
+    """Streams that have appeared, and whose files could not be made yet."""
 
     @classmethod
     def begin(cls, recorder: Recorder, trace: Path, number: int, source: Source, layout: str,
@@ -94,6 +96,20 @@ class Recording:
     def streams_and_lanes(self) -> Sequence[tuple[Stream, Lane]]:
         """Pair each stream with where its batches go."""
         return [(stream, self.segment.lanes[stream.info.id]) for stream in self.source.streams]
+
+    def admit(self) -> Sequence[tuple[Stream, Lane]]:
+        """Make files for streams that have appeared; return these streams and their lanes.
+
+        Raises:
+            StorageError: that could not be done; the next call tries again.
+        """
+        self._admitted_next.extend(self.source.discover())
+        if not self._admitted_next:
+            return ()
+        self.segment.add_streams(stream.info for stream in self._admitted_next)
+        admitted = [(stream, self.segment.lanes[stream.info.id]) for stream in self._admitted_next]
+        self._admitted_next.clear()
+        return admitted
 
     def attach(self, when: When) -> None:
         """Write what the segment needs beside its streams."""

@@ -80,6 +80,10 @@ class Stream(Protocol):
         """
         ...
 
+    def urgent(self) -> bool:
+        """Tell whether the kernel says that this stream is about to lose: it is served first."""
+        ...
+
     def losses(self) -> Batch | None:
         """Return, as a batch without rows, losses that the kernel has counted and no batch told.
 
@@ -107,6 +111,24 @@ class Source(Protocol):
     @property
     def streams(self) -> Sequence[Stream]:
         """The streams that are there now."""
+        ...
+
+    @property
+    def grows(self) -> bool:
+        """Whether streams may appear while it is read: discover() is then called at every tick."""
+        ...
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether streams may appear even when all that there were have ended."""
+        ...
+
+    def discover(self) -> Sequence[Stream]:
+        """Open streams that have appeared since the last call, and return them.
+
+        Called from a thread beside the reading loop, and once more between stop() and the drain.
+        One whose id was there before continues that stream: its sequence and times go on rising.
+        """
         ...
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:

@@ -129,6 +129,20 @@ class FtraceSource:
         )
         self.info = _info(instance, settings, name, self._shared)
 
+    @property
+    def grows(self) -> bool:
+        """Whether streams may appear: no, each possible CPU has its files from the start."""
+        return False
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether there may be more when all have ended: no."""
+        return False
+
+    def discover(self) -> Sequence[FtraceStream]:
+        """Return nothing."""
+        return ()
+
     def leave_out(self, thread_ids: Iterable[int]) -> None:
         """Do not record these threads, unless that was asked for or the list is somebody's."""
         path = self._instance.file("set_event_notrace_pid")

@@ -229,6 +229,10 @@ class FtraceStream:
         pool.give(buffer)
         return why
 
+    def urgent(self) -> bool:
+        """Return False: the kernel says nothing of the kind."""
+        return False
+
     def losses(self) -> Batch | None:
         """Return what the kernel counted as lost and no batch told; see Stream.losses()."""
         final = self._shared.stopped_at is not None

@@ -12,11 +12,14 @@ import numpy.typing as npt
 
 from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout
+from lttd.abi.table import FtraceAbi
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.stored import StoredStream
 from lttd.view.columns import Batch, gather
-from lttd.view.formats import EventType, FormatFile
+from lttd.view.formats import EventType, FormatFile, Formats
 from lttd.view.losses import Loss
 from lttd.view.merge import order_by_time
+from lttd.view.trace import Segment
 from lttd.view.window import FOREVER, Part, Piece, Source
 
 U16 = npt.NDArray[np.uint16]
@@ -31,6 +34,31 @@ COMMON_BYTES: Final = 8
 MOST_NOTES: Final = 20
 
 
+class FtraceContext(NamedTuple):
+    """What decoding a stream needs."""
+
+    layout: PageLayout
+    formats: Formats
+
+
+class FtraceContexts:
+    """See ``lttd.view.families.Contexts``."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._tracefs = segment.paths.directory / "tracefs"
+        self._formats: dict[int, Formats] = {}
+
+    def of(self, stream: StoredStream) -> FtraceContext:
+        """Return a stream's layout, and the formats that it shares with others."""
+        assert isinstance(stream.abi, FtraceAbi)
+        layout = stream.abi.layout
+        if layout.long_bytes not in self._formats:
+            self._formats[layout.long_bytes] = Formats(
+                self._tracefs, layout.byteorder, layout.long_bytes
+            )
+        return FtraceContext(layout, self._formats[layout.long_bytes])
+
+
 class Types:
     """The event types of a window, numbered as they are met; over segments by what they are."""
 
@@ -41,9 +69,9 @@ class Types:
 
     def numbers(self, source: Source, ids: U16) -> I32:
         """Return the number of each event's type."""
-        table = self._by_source.get(id(source.formats))
+        table = self._by_source.get(id(source.context.formats))
         if table is None:
-            table = self._by_source[id(source.formats)] = np.full(1 << 16, -1, np.int32)
+            table = self._by_source[id(source.context.formats)] = np.full(1 << 16, -1, np.int32)
         numbers = table[ids]
         if (numbers < 0).any():
             met = np.zeros(1 << 16, np.bool_)
@@ -54,8 +82,8 @@ class Types:
         return numbers
 
     def _number(self, source: Source, one: int) -> int:
-        found = source.formats.get(one)
-        file = source.formats.files.get(one)
+        found = source.context.formats.get(one)
+        file = source.context.formats.files.get(one)
         key = (one, found)
         if key not in self._known:
             segment = source.stream.segment.directory.name
@@ -68,7 +96,7 @@ class Types:
     def find(self, name: str, sources: Sequence[Source]) -> EventType | None:
         """Return the type called *name*, or ``system:name``, if any source has it."""
         for source in sources:
-            for number, file in source.formats.files.items():
+            for number, file in source.context.formats.files.items():
                 if name in (file.name, f"{file.system}:{file.name}"):
                     return self.all[int(self.numbers(source, np.array([number], np.uint16))[0])]
         return None
@@ -112,7 +140,7 @@ class _Pages(NamedTuple):
     """Number of the part that each belongs to."""
 
 
-class Decoder:
+class FtraceDecoder:
     """Turns pieces into batches; keeps the numbers of types and what was noted already."""
 
     def __init__(self) -> None:
@@ -124,16 +152,16 @@ class Decoder:
         parts = [part for each in piece.parts if len((part := _usable(each, notes)).entries)]
         data, bases = _together(parts)
         found: list[_Found] = []
-        for layout in dict.fromkeys(part.source.layout for part in parts):
+        for layout in dict.fromkeys(part.source.context.layout for part in parts):
             members = [
                 (part, base)
                 for part, base in zip(parts, bases, strict=True)
-                if part.source.layout == layout
+                if part.source.context.layout == layout
             ]
             found += self._walk(piece, data, members, layout, notes)
         for source in sources:
-            notes += source.formats.notes
-            source.formats.notes.clear()
+            notes += source.context.formats.notes
+            source.context.formats.notes.clear()
         batch = self._batch(piece, data, found, sources)
         batch.losses.extend(_losses_of(piece, sources))
         batch.notes.extend(self._fresh(notes))
@@ -174,7 +202,7 @@ class Decoder:
             yield _Found(key, time, at, size, cpus[part_of], kinds)
 
     def _kinds(self, members: list[tuple[Part, int]], part_of: I64, ids: U16) -> I32:
-        formats = {id(part.source.formats) for part, _ in members}
+        formats = {id(part.source.context.formats) for part, _ in members}
         if len(formats) == 1:
             return self.types.numbers(members[0][0].source, ids)
         kinds = np.empty(len(ids), np.int32)
@@ -196,7 +224,7 @@ class Decoder:
             time, at, size, cpu, kinds = (
                 time[order], at[order], size[order], cpu[order], kinds[order],
             )  # fmt: skip
-        byteorder = piece.parts[0].source.layout.byteorder if piece.parts else "<"
+        byteorder = piece.parts[0].source.context.layout.byteorder if piece.parts else "<"
         common = np.dtype(
             [("type", "V2"), ("flags", "u1"), ("preempt", "u1"), ("pid", f"{byteorder}i4")]
         )

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -95,6 +95,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 
 def maker(group: ClockGroup, show: Show) -> Lines:
     """Return what makes the lines of one clock group."""
+    return _LINES[group.kind](group, show)
+
+
+def _ftrace_lines(group: ClockGroup, show: Show) -> Lines:
     tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
     names = Names(path / "commands" for path in tracefs)
     if show.json:
@@ -107,6 +111,9 @@ def maker(group: ClockGroup, show: Show) -> Lines:
         counting=clock in COUNTING_CLOCKS,
         fields=show.fields,
     )
+
+
+_LINES: Final[dict[str, Callable[[ClockGroup, Show], Lines]]] = {"ftrace": _ftrace_lines}
 
 
 def _keep_freed_memory() -> None:
@@ -134,6 +141,9 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
 
 
 def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
+    if not group.sources:
+        out.write([])
+        return 0
     lines = maker(group, show)
 
     def make(piece: Piece) -> list[bytes]:

@@ -81,7 +81,9 @@ def _export(trace: Trace, window: Window, create: Open) -> list[str]:
     notes: list[str] = []
     events = files = losses = 0
     for segment in trace.segments:
-        group = ClockGroup([segment], window, Filter(None, None, None), notes, PIECE_BYTES)
+        group = ClockGroup(
+            "ftrace", [segment], window, Filter(None, None, None), notes, PIECE_BYTES
+        )
         sink = _Sink(segment, create)
         try:
             for piece in group.pieces():
