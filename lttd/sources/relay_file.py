@@ -5,17 +5,19 @@ sub-buffer's content when it closes it; what lies beyond is being written, and a
 reserved but not filled in yet looks like any other (kernel/relay.c: relay_switch_subbuf()).
 Rule: ``poll`` says IN exactly while a closed sub-buffer is not consumed (relay_buf_empty()).  What
 ``st_size`` promised before poll said otherwise will never be delivered: it is lost, and counted.
-Invariant: st_size = bytes_read + lost_bytes + what may still be read.
+Invariant: growth of st_size = bytes_read + lost_bytes + what may still be read.
 """
 
 import ctypes
 import enum
 import errno
+import fcntl
 import os
 import select
 from typing import Final, Protocol
 
-from lttd.errors import LttdError, NothingToRecordError, SourceError
+from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError
+from lttd.locks import lock_holder
 from lttd.sources.tracefs import lockdown
 
 # Empty sub-buffers (flushed while they held nothing) fill the ring like others, and two in front of
@@ -84,15 +86,22 @@ class OpenFile:
     """See Descriptor."""
 
     def __init__(self, path: str) -> None:
-        """Open *path*.
+        """Open *path* and take the lock that makes it ours.
 
         Raises:
+            LockedError: another recorder reads it.
             LttdError: it cannot be opened.
         """
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise explained(path, error) from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = lock_holder(self._fd)
+            self.close()
+            raise LockedError(f"{path}: {holder} reads it; stop that first") from None
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
 
@@ -153,6 +162,7 @@ class RelayFile:
         """Open *path*, or take *descriptor* over.
 
         Raises:
+            LockedError: another recorder reads it.
             LttdError: it cannot be opened.
         """
         self.path = path
@@ -161,10 +171,15 @@ class RelayFile:
         """Of closed sub-buffers, promised by ``st_size`` and never delivered."""
         self.ended = False
         """The channel is closed or the file removed, and nothing is left to read."""
+        self.settled = False
+        """All closed sub-buffers were read to their end, so that a record ended there, too."""
         self._told_bytes = 0
-        # Of a closed channel, the last read gave nothing.
         self._dry = False
         self._descriptor: Final = descriptor or OpenFile(path)
+        # What others have read before us, if they have read all there was.
+        self._base_bytes = 0
+        if self._descriptor.ready() is Ready.NO:
+            self._base_bytes = self._descriptor.size_bytes()
 
     def fileno(self) -> int:
         """Return the descriptor to poll: IN once a sub-buffer closed; -1 when closed."""
@@ -172,7 +187,15 @@ class RelayFile:
 
     def promised_bytes(self) -> int:
         """Return how much of closed sub-buffers was neither read nor counted as lost."""
-        return max(self._descriptor.size_bytes() - self.bytes_read - self.lost_bytes, 0)
+        return max(-self._balance_bytes(), 0)
+
+    def surplus_bytes(self) -> int:
+        """Return how much was read beyond all closed sub-buffers: of the open one, or twice."""
+        return max(self._balance_bytes(), 0)
+
+    def _balance_bytes(self) -> int:
+        accounted = self._base_bytes + self.bytes_read + self.lost_bytes
+        return accounted - self._descriptor.size_bytes()
 
     def read(self, buffer: memoryview, *, everything: bool = False) -> int:
         """Read into *buffer* what closed sub-buffers hold; return how many bytes that is.
@@ -182,14 +205,7 @@ class RelayFile:
         """
         used = 0
         for _ in range(_ATTEMPTS):
-            # In this order: what the size promises was closed before poll is asked.
-            promised = self.promised_bytes()
-            ready = self._descriptor.ready()
-            if ready is not Ready.YES and (ready is not Ready.CLOSED or self._dry):
-                self.lost_bytes += promised
-                promised = 0
-            if ready is Ready.GONE:
-                self.ended = True
+            ready, promised = self._look()
             may_read_open = everything or ready is Ready.CLOSED
             if self.ended or (ready is Ready.NO and not may_read_open):
                 break
@@ -199,18 +215,30 @@ class RelayFile:
             limit = room if may_read_open and not promised else min(promised, room)
             got = self._read(buffer[used : used + limit]) if limit else 0
             used += got
-            self._dry = ready is Ready.CLOSED and not got
-            if used == len(buffer) or self._is_over(ready, promised, got):
+            self._dry = not got
+            if ready is Ready.YES and got == promised > 0:
+                # What has closed only just now is left for the next time: not to run after it.
+                self._look()
+                break
+            if ready is Ready.CLOSED and not got and not promised:
+                self.ended = True
+            if used == len(buffer) or (ready is not Ready.YES and not promised):
                 break
         return used
 
-    def _is_over(self, ready: Ready, promised: int, got: int) -> bool:
-        """Tell whether to ask again would give nothing, or what has closed only just now."""
-        if ready is Ready.YES:
-            return got == promised > 0
-        if ready is Ready.CLOSED and not got and not promised:
-            self.ended = True
-        return not promised
+    def _look(self) -> tuple[Ready, int]:
+        """Return what poll says and what is promised; what will not come any more is lost."""
+        # In this order: what the size promises was closed before poll is asked.
+        promised = self.promised_bytes()
+        ready = self._descriptor.ready()
+        closed_and_dry = ready is Ready.CLOSED and self._dry
+        if ready in (Ready.NO, Ready.GONE) or closed_and_dry:
+            self.lost_bytes += promised
+            promised = 0
+        self.settled = ready is Ready.NO and not self.surplus_bytes()
+        self.ended |= ready is Ready.GONE
+        self._dry = False
+        return ready, promised
 
     def _read(self, buffer: memoryview) -> int:
         try:
