@@ -208,12 +208,17 @@ class Reader:
                 self._nursery = None
 
     async def drain(self) -> None:
-        """Take everything that is left, partly filled sub-buffers included, and the last losses."""
+        """Take everything that is left, partly filled sub-buffers included, and the last losses.
+
+        Cancelled, it takes no more; what is left then is among the losses.
+        """
         for reader in self._readers:
             reader.happened(Event.STOP)
-        await self._turns(self._readers, flush=True)
-        for reader in self._readers:
-            reader.tell_losses()
+        try:
+            await self._turns(self._readers, flush=True)
+        finally:
+            for reader in self._readers:
+                reader.tell_losses()
 
     def _serve(self, reader: StreamReader, nursery: trio.Nursery) -> None:
         if reader.stream.fileno() >= 0:

@@ -283,7 +283,7 @@ class SegmentContents:
     layout: str
     streams: tuple[StreamInfo, ...]
     snapshot: Snapshot | None
-    """None where the source's clock is of another time: wall-clock time is not known."""
+    """None where the source's clock is of another time, and nobody noted it."""
     disk: Disk
 
 
@@ -353,8 +353,12 @@ class Segment:
 
     def note_clock(self, snapshot: Snapshot) -> None:
         """Keep one more clock snapshot."""
-        self.manifest.clock_snapshots.append(snapshot)
+        self._keep_snapshot(snapshot)
         self._write_manifest()
+
+    def _keep_snapshot(self, snapshot: Snapshot) -> None:
+        if snapshot not in self.manifest.clock_snapshots:  # a source may know of one only
+            self.manifest.clock_snapshots.append(snapshot)
 
     def sync(self) -> None:
         """Make what was written durable, and then say so in the segment's synced record."""
@@ -386,7 +390,7 @@ class Segment:
                 lane.record.summary = summarize(lane.stats)
                 lane.record.counters = dict(counters.get(lane.record.info.id, {}))
             if snapshot is not None:
-                self.manifest.clock_snapshots.append(snapshot)
+                self._keep_snapshot(snapshot)
             self.manifest.state = "closed"
             self._write_manifest()
         finally:

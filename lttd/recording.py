@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lttd.clock import Snapshot, take_snapshot
 from lttd.errors import StorageError
 from lttd.files import Disk, Lock
 from lttd.recorder import Lane, Recorder, Segment, SegmentContents
-from lttd.sources.base import Source, Stream, When
+from lttd.sources.base import Source, SourceInfo, Stream, When
 from lttd.tracedir import Manifest, missing_directories, prepare_trace, segments_below
 
 
@@ -79,7 +80,7 @@ class Recording:
             StorageError: it cannot be written; nothing of it is left behind.
         """
         contents = SegmentContents(
-            source=asdict(source.info),
+            source=_told(source.info),
             layout=layout,
             streams=tuple(stream.info for stream in source.streams),
             snapshot=_snapshot(source),
@@ -135,5 +136,14 @@ class Recording:
             self.segment.close(_snapshot(self.source), counters)
 
 
+def _told(info: SourceInfo) -> dict[str, Any]:
+    """Return what the manifest says of a source; snapshots stand elsewhere in it."""
+    told = asdict(info)
+    del told["snapshot"]
+    return told
+
+
 def _snapshot(source: Source) -> Snapshot | None:
+    if source.info.snapshot is not None:
+        return source.info.snapshot
     return take_snapshot(source.now) if source.info.live else None

@@ -219,7 +219,10 @@ class _StreamCheck:
         for numbers, headers, ends in _sound_headers(stream, entries):
             assert stream.abi is not None
             decoded = stream.abi.decode(stream.data, headers)
-            line.events += int(decoded.events.sum())
+            if decoded.events is None:
+                line.events = None
+            elif line.events is not None:
+                line.events += int(decoded.events.sum())
             for damage in decoded.damage:
                 number = int(numbers[damage.row])
                 self._find(Finding(path, damage.offset_bytes, damage.reason, number))
@@ -229,7 +232,7 @@ class _StreamCheck:
                 number = int(numbers[row])
                 self._find(Finding(path, int(headers.offset_bytes[row]), reason, number))
         line.read_events = _read_events(stream.record)
-        if line.read_events is not None and line.read_events != line.events:
+        if None not in (line.read_events, line.events) and line.read_events != line.events:
             self._compare(line, gaps)
 
     def _compare(self, line: StreamReport, gaps: list[Gap]) -> None:

@@ -5,10 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.running import Launcher, build_load, launching
 
 NIGHTLY = os.environ.get("LTTD_NIGHTLY") == "1"
+
+# A change must not fail by a chance that it did not bring about: new examples are looked for at
+# night, and how long one takes is not held against a machine that is busy.
+settings.register_profile("lttd", deadline=None, derandomize=not NIGHTLY)
+settings.load_profile("lttd")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

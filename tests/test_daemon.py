@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from lttd.cli import main
+from lttd.command import GRACE_S
 from lttd.index import read_gaps
 from lttd.sources import ftrace_setup
 from lttd.subbuffer import Reason
@@ -296,24 +297,29 @@ def test_a_signal_before_recording_leaves_nothing(lttd: Launcher, tmp_path: Path
         assert lttd.left() == []
 
 
-def test_a_second_sigint_abandons_the_backlog_and_counts_it(
+def test_a_second_signal_abandons_ring_and_backlog_and_counts_them(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
     options = ["--events", "raw_syscalls:*", "--buffer-size", "64M", "--summary", "json"]
     with loaded(syscall_load, (0, 1)):
         run = lttd.start("-t", tmp_path / TRACE, *options).recording()
-        # Stopped, it falls behind: there is much to drain when both signals come.
+        # Stopped, it falls behind: there is much to drain when both signals come, at once, since
+        # nobody can tell how long a drain lasts.
         run.signal(signal.SIGSTOP)
         until(lambda: run.stats()[0]["bytes"] > 32 << 20, "the ring has filled")
-        run.signal(signal.SIGINT).signal(signal.SIGCONT)
-        until(lambda: (run.instance / "tracing_on").read_text() == "0\n", "the drain has begun")
-        run.signal(signal.SIGINT)
+        run.signal(signal.SIGINT).signal(signal.SIGTERM).signal(signal.SIGCONT)
         assert run.wait() == 0
     assert "a second signal" in run.stderr
     assert "Traceback" not in run.stderr
     summary = json.loads(run.stdout)
     assert info(tmp_path / TRACE)["streams"] == summary["streams"]
-    assert_whole(tmp_path / TRACE)
+    lost = [stream["lost"] for stream in summary["streams"]]
+    (segment,) = segments(tmp_path / TRACE)
+    left = [stream.counters["entries"] for stream in Manifest.read(segment.manifest).streams]
+    assert sum(left) > 0
+    assert [each.get("abandoned", 0) for each in lost] == left
+    assert summary["events_lost"] >= sum(left)
+    assert_whole(tmp_path / TRACE, "--events")
 
 
 # -- COMMAND
@@ -384,7 +390,7 @@ def test_a_second_signal_leaves_command_no_time(lttd: Launcher, tmp_path: Path) 
     assert run.process.poll() is None
     run.signal(signal.SIGINT)
     assert run.wait() == 0
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 2 * GRACE_S, "a first signal alone leaves it so much"
     assert "ended with status 137" in run.stderr
 
 

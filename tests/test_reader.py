@@ -144,6 +144,22 @@ async def test_the_final_drain_takes_what_is_left_and_the_last_losses(
     segment.close(SNAPSHOT)
 
 
+async def test_a_final_drain_that_is_broken_off_tells_the_last_losses_all_the_same(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = FakeStream(info(), small_batches(info(), 3 * TURN_BATCHES))
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    stream.lost = batch_of(stream.info, [])
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await reader.drain()
+    assert stream.script, "it was broken off"
+    assert stream.lost is None
+    segment.close(SNAPSHOT)
+
+
 async def test_a_stream_that_appears_while_reading_is_read_to_its_end(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

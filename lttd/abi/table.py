@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi import ftrace, ftrace_events
+from lttd.abi import ftrace, ftrace_events, ltt
 from lttd.subbuffer import StreamInfo
 
 Buffer = bytes | bytearray | memoryview
@@ -42,7 +42,8 @@ class Headers(NamedTuple):
 class Decoded(NamedTuple):
     """What the events of some sub-buffers say, per sub-buffer, and where they do not parse."""
 
-    events: I64
+    events: I64 | None
+    """None: more than the sub-buffers themselves is needed to tell one event from the next."""
     end: U64
     damage: list[ftrace_events.Damage]
 
@@ -134,7 +135,38 @@ class FtraceAbi:
         )
 
 
-ABIS: Final[dict[str, Callable[[StreamInfo, str], Abi]]] = {"ftrace": FtraceAbi}
+class LttAbi:
+    """LTTng 0.x: the header states what is used, and in which byte order.
+
+    How long an event is, the marker's format in another stream tells.
+    """
+
+    def __init__(self, info: StreamInfo, _byteorder: str) -> None:
+        self._most_bytes: Final = info.subbuffer_bytes
+
+    def headers_at(self, data: Buffer, offsets_bytes: I64) -> Headers:
+        """Read the headers at given places."""
+        found = ltt.headers_at(data, offsets_bytes)
+        sound = found.sound & (found.size_bytes <= self._most_bytes)
+        stored = np.where(sound, found.used_bytes, 0)
+        return Headers(offsets_bytes, stored, found.used_bytes, found.begin)
+
+    def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:
+        """Follow the headers; where they adjoin, each tells where the next one is."""
+        if slot_bytes:
+            slots = np.arange(start_bytes, len(data) - slot_bytes + 1, slot_bytes, dtype=np.int64)
+        else:
+            slots = np.fromiter(ltt.adjoining(data, start_bytes), np.int64)
+        found = self.headers_at(data, slots)
+        bad = np.flatnonzero(found.stored_bytes == 0)
+        return found.some(slice(int(bad[0]))) if len(bad) else found
+
+    def decode(self, data: Buffer, headers: Headers) -> Decoded:
+        """Find the time at which each was closed; their events are for who knows the markers."""
+        return Decoded(None, ltt.headers_at(data, headers.offset_bytes).end, [])
+
+
+ABIS: Final[dict[str, Callable[[StreamInfo, str], Abi]]] = {"ftrace": FtraceAbi, "ltt": LttAbi}
 
 
 def abi_of(info: StreamInfo, byteorder: str) -> Abi | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lttd.clock import Snapshot
 from lttd.subbuffer import Batch, StreamInfo
 
 
@@ -54,6 +55,8 @@ class SourceInfo:
     """False: the data are of another time, so that no clock snapshot of now fits them."""
     previous_run: bool = False
     """True: the ring of an lttd that was killed, drained by its successor."""
+    snapshot: Snapshot | None = None
+    """Where the data themselves tell how their clock stood to the wall clock: that."""
 
 
 class Stream(Protocol):

@@ -64,12 +64,23 @@ def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
 
 def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
     from lttd.sources.replay import open_replay  # noqa: PLC0415
+    from lttd.sources.replay_ltt import holds_ltt, open_ltt_replay  # noqa: PLC0415
 
     if spec.target is None:
         raise UsageError("source replay: name the directory: replay:DIR")
     options = _convert(spec, {"abi": str, "subbuffer-size": parse_bytes})
     subbuffer_bytes = options.pop("subbuffer_size", None)
-    return open_replay(Path(spec.target), pool, subbuffer_bytes=subbuffer_bytes, **options)
+    directory = Path(spec.target)
+    abi = options.pop("abi", None) or ("ltt" if holds_ltt(directory) else "ftrace")
+    if abi not in ("ltt", "blktrace"):
+        return open_replay(directory, pool, abi=abi, subbuffer_bytes=subbuffer_bytes)
+    if subbuffer_bytes is not None:
+        raise UsageError(f"source {spec}: sub-buffers of {abi} files tell their size themselves")
+    if abi == "ltt":
+        return open_ltt_replay(directory, pool)
+    from lttd.sources.replay_blktrace import open_blktrace_replay  # noqa: PLC0415
+
+    return open_blktrace_replay(directory, pool)
 
 
 def _relay(spec: SourceSpec, pool: BufferPool) -> Source:

@@ -236,14 +236,25 @@ class FtraceStream:
     def losses(self) -> Batch | None:
         """Return what the kernel counted as lost and no batch told; see Stream.losses()."""
         final = self._shared.stopped_at is not None
-        if final and self._shared.producers_stopped:
-            self.sample()
+        if final:
+            self._look_for_the_last_time()
         gaps = self._ledger.rest(final=final)
         if not final:
             self._look_for_others(self.sample())
         if not gaps:
             return None
         return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
+
+    def _look_for_the_last_time(self) -> None:
+        """Count what was lost since the last take, and what is in the ring and stays there."""
+        stopped = self._shared.producers_stopped
+        fields = self.sample() if stopped else self._stats.read()
+        left = fields.get("entries", 0)
+        if left and not self.over:
+            # Where others write on, how many of them are from before our stop cannot be told.
+            count = left if stopped else None
+            self._ledger.suspect(Reason.ABANDONED, self._shared.now(), count)
+        self.over = True
 
     def counters(self) -> Mapping[str, int]:
         """Return the fields of ``stats``, times in trace-clock units, counts since we took over.
@@ -324,11 +335,12 @@ class FtraceStream:
         except OSError as error:
             if not used:
                 return self._expected(error), 0
+            moved = 0
         except SourceError as error:
             if not used:
                 raise
             self._broken = error  # told by the next take: what came before it is whole
-        self._emptied = 0 < used < limit
+        self._emptied = used < limit and moved < pipe.capacity_bytes
         return (None, used) if used else (Nothing.YET, 0)
 
     def _read(self, buffer: memoryview) -> tuple[Nothing | None, int]:

@@ -69,7 +69,7 @@ def open_replay(
         NothingToRecordError: it holds no stream.
     """
     if abi not in ABIS:
-        raise UsageError(f"abi {abi!r}: a replay reads {', '.join(ABIS)}")
+        raise UsageError(f"abi {abi!r}: a replay reads {', '.join((*ABIS, 'ltt'))}")
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory")
     how = ABIS[abi](directory, subbuffer_bytes)

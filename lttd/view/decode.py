@@ -34,6 +34,21 @@ COMMON_BYTES: Final = 8
 MOST_NOTES: Final = 20
 
 
+class Once:
+    """Notes that were given already."""
+
+    def __init__(self) -> None:
+        self._noted: set[str] = set()
+
+    def fresh(self, notes: list[str]) -> list[str]:
+        """Take *notes* away; return those that are new, of too many the first."""
+        fresh = [note for note in dict.fromkeys(notes) if note not in self._noted]
+        notes.clear()
+        self._noted.update(fresh)
+        more = len(fresh) - MOST_NOTES
+        return fresh if more <= 0 else [*fresh[:MOST_NOTES], f"... and {more} more like these"]
+
+
 class FtraceContext(NamedTuple):
     """What decoding a stream needs."""
 
@@ -130,8 +145,8 @@ class _Found(NamedTuple):
     type: I32
 
 
-class _Pages(NamedTuple):
-    """Sub-buffers of streams that have one layout, as they lie in a piece's data."""
+class Pages(NamedTuple):
+    """Sub-buffers of some streams, as they lie in a piece's data."""
 
     offset: I64
     content_end: I64
@@ -145,12 +160,12 @@ class FtraceDecoder:
 
     def __init__(self) -> None:
         self.types = Types()
-        self._noted: set[str] = set()
+        self._once = Once()
 
     def batch(self, piece: Piece, sources: Sequence[Source], notes: list[str]) -> Batch:
         """Decode one piece; *notes* move into it."""
-        parts = [part for each in piece.parts if len((part := _usable(each, notes)).entries)]
-        data, bases = _together(parts)
+        parts = [part for each in piece.parts if len((part := usable(each, notes)).entries)]
+        data, bases = together(parts)
         found: list[_Found] = []
         for layout in dict.fromkeys(part.source.context.layout for part in parts):
             members = [
@@ -163,16 +178,9 @@ class FtraceDecoder:
             notes += source.context.formats.notes
             source.context.formats.notes.clear()
         batch = self._batch(piece, data, found, sources)
-        batch.losses.extend(_losses_of(piece, sources))
-        batch.notes.extend(self._fresh(notes))
+        batch.losses.extend(losses_of(piece, sources))
+        batch.notes.extend(self._once.fresh(notes))
         return batch
-
-    def _fresh(self, notes: list[str]) -> list[str]:
-        fresh = [note for note in dict.fromkeys(notes) if note not in self._noted]
-        notes.clear()
-        self._noted.update(fresh)
-        more = len(fresh) - MOST_NOTES
-        return fresh if more <= 0 else [*fresh[:MOST_NOTES], f"... and {more} more like these"]
 
     def _walk(
         self,
@@ -182,7 +190,7 @@ class FtraceDecoder:
         layout: PageLayout,
         notes: list[str],
     ) -> Iterator[_Found]:
-        pages = _pages(members, layout, notes)
+        pages = pages_of(members, notes)
         cpus = np.array([part.source.cpu for part, _ in members], np.uint16)
         for walked in ftrace_events.walk(data, pages.offset, pages.content_end, layout):
             for damage in walked.damage:
@@ -257,7 +265,7 @@ class FtraceDecoder:
         return kinds
 
 
-def _usable(part: Part, notes: list[str]) -> Part:
+def usable(part: Part, notes: list[str]) -> Part:
     """Return a part without entries that point out of the file, or far from all the others."""
     stream, entries = part.source.stream, part.entries
     room = len(stream.data)
@@ -277,9 +285,9 @@ def _usable(part: Part, notes: list[str]) -> Part:
     return part._replace(entries=entries[usable])
 
 
-def _together(parts: Sequence[Part]) -> tuple[memoryview, list[int]]:
+def together(parts: Sequence[Part]) -> tuple[memoryview, list[int]]:
     """Return the parts' bytes in one buffer, and what leads from a stream's offset to there."""
-    extents = [_extent(part) for part in parts]
+    extents = [extent(part) for part in parts]
     if len(parts) == 1 and extents[0][0] % 8 == 0:
         begin, end = extents[0]
         return parts[0].source.stream.data[begin:end], [begin]
@@ -295,14 +303,14 @@ def _together(parts: Sequence[Part]) -> tuple[memoryview, list[int]]:
     return buffer, bases
 
 
-def _extent(part: Part) -> tuple[int, int]:
+def extent(part: Part) -> tuple[int, int]:
     """Return which bytes of a stream hold the sub-buffers."""
     offset = part.entries["offset_bytes"].astype(np.int64)
     size = (part.entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
     return (int(offset.min()), int((offset + size).max())) if len(offset) else (0, 0)
 
 
-def _pages(members: list[tuple[Part, int]], layout: PageLayout, notes: list[str]) -> _Pages:
+def pages_of(members: list[tuple[Part, int]], notes: list[str]) -> Pages:
     """Say where the content of each sub-buffer lies: what its header and the index agree on."""
     found = []
     for number, (part, base) in enumerate(members):
@@ -318,11 +326,12 @@ def _pages(members: list[tuple[Part, int]], layout: PageLayout, notes: list[str]
         offset = headers.offset_bytes[sound] - base
         begin = entries["begin"][sound].astype(np.uint64)
         part_of = np.full(len(offset), number, np.int64)
-        found.append(_Pages(offset, offset + headers.content_bytes[sound], begin, part_of))
-    return _Pages(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        found.append(Pages(offset, offset + headers.content_bytes[sound], begin, part_of))
+    return Pages(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-def _losses_of(piece: Piece, sources: Sequence[Source]) -> list[Loss]:
+def losses_of(piece: Piece, sources: Sequence[Source]) -> list[Loss]:
+    """Return what is known to be lost within a piece."""
     rows = {id(part.source): part for part in piece.parts}
     found: list[Loss] = []
     for source in sources:
@@ -334,6 +343,6 @@ def _losses_of(piece: Piece, sources: Sequence[Source]) -> list[Loss]:
             continue
         last = source.index.entries(max(first + len(begins) - 1, 0), first + len(begins))
         floor = max([piece.begin, *last["end"].tolist()]) if at_end else None
-        losses = source.losses.before(first, begins, source.cpu, floor)
+        losses = source.losses.before(first, begins, source.stream.info.id, floor)
         found += [loss for loss in losses if piece.begin <= loss.time < piece.end]
     return sorted(found, key=lambda loss: loss.time)

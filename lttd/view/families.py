@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.stored import StoredStream
+from lttd.view.blktrace import BlktraceContexts, BlktraceDecoder
 from lttd.view.columns import Batch
 from lttd.view.decode import FtraceContexts, FtraceDecoder
+from lttd.view.ltt import LttDecoder
+from lttd.view.ltt_metadata import LttContexts
 from lttd.view.trace import Segment
 from lttd.view.window import Piece, Source
 
@@ -36,4 +39,8 @@ class Family(NamedTuple):
     decoder: Callable[[], Decoder]
 
 
-FAMILIES: Final[dict[str, Family]] = {"ftrace": Family(FtraceContexts, FtraceDecoder)}
+FAMILIES: Final[dict[str, Family]] = {
+    "ftrace": Family(FtraceContexts, FtraceDecoder),
+    "blktrace": Family(BlktraceContexts, BlktraceDecoder),
+    "ltt": Family(LttContexts, LttDecoder),
+}

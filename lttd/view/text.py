@@ -19,6 +19,7 @@ from lttd.view.columns import Batch, Rows
 from lttd.view.conversions import Symbols
 from lttd.view.formats import EventType
 from lttd.view.glyphs import Column, Strip, decimal, matrix_of, right_aligned, width_of, words_of
+from lttd.view.losses import Loss
 from lttd.view.names import Names
 from lttd.view.render import Renderer
 
@@ -64,8 +65,8 @@ _FLAGS: Final = np.array([latency_flags(flags) for flags in range(256)], "S3").v
 _PREEMPT: Final = np.array([preempt_digits(count) + " " for count in range(256)], "S3").view("V3")
 
 
-class _Body(NamedTuple):
-    """The lines' ends of some events: all in a column, or one by one."""
+class Body(NamedTuple):
+    """The lines' ends of some events."""
 
     rows: I64
     width: int
@@ -73,7 +74,43 @@ class _Body(NamedTuple):
     """Opaque words of that width."""
 
 
-class Texter:
+class BlockTexter:
+    """Makes the lines of a batch a block at a time: a prefix that all have, and bodies."""
+
+    def lines(self, batch: Batch) -> Iterator[bytes]:
+        """Yield the lines of *batch*, a block at a time."""
+        if not len(batch):
+            yield b"".join(f"{self.lost(loss)}\n".encode() for loss in batch.losses)
+            return
+        prefix = matrix_of(self.prefix(batch), len(batch))
+        bodies = list(self.bodies(batch))
+        places = np.searchsorted(
+            batch.time, np.array([loss.time for loss in batch.losses], np.uint64), "left"
+        ).tolist()
+        cuts = sorted({*range(0, len(batch), BLOCK_ROWS), *places, len(batch)})
+        most = _usual_width(bodies, len(batch))
+        told = 0
+        for low, high in zip(cuts, [*cuts[1:], None], strict=True):
+            while told < len(places) and places[told] == low:
+                yield f"{self.lost(batch.losses[told])}\n".encode()
+                told += 1
+            if high is not None:
+                yield _block(prefix[low:high], bodies, low, high, most)
+
+    def lost(self, loss: Loss) -> str:
+        """Return a loss's line."""
+        return str(loss)
+
+    def prefix(self, batch: Batch) -> Strip:
+        """Return what each line begins with."""
+        raise NotImplementedError
+
+    def bodies(self, batch: Batch) -> Iterator[Body]:
+        """Return what each line ends with; every event is in one of them."""
+        raise NotImplementedError
+
+
+class Texter(BlockTexter):
     """Formats the batches of one clock group."""
 
     def __init__(
@@ -92,27 +129,13 @@ class Texter:
         self._fields = fields
         self._renderers: dict[object, Renderer] = {}
 
-    def lines(self, batch: Batch) -> Iterator[bytes]:
-        """Yield the lines of *batch*, a block at a time."""
-        if not len(batch):
-            yield b"".join(f"{loss}\n".encode() for loss in batch.losses)
-            return
-        prefix = matrix_of(self._prefix(batch), len(batch))
-        bodies = [body for rows in self._alike(batch) for body in self._bodies(batch, *rows)]
-        places = np.searchsorted(
-            batch.time, np.array([loss.time for loss in batch.losses], np.uint64), "left"
-        ).tolist()
-        cuts = sorted({*range(0, len(batch), BLOCK_ROWS), *places, len(batch)})
-        most = _usual_width(bodies, len(batch))
-        told = 0
-        for low, high in zip(cuts, [*cuts[1:], None], strict=True):
-            while told < len(places) and places[told] == low:
-                yield f"{batch.losses[told]}\n".encode()
-                told += 1
-            if high is not None:
-                yield _block(prefix[low:high], bodies, low, high, most)
+    def bodies(self, batch: Batch) -> Iterator[Body]:
+        """Return what each line ends with."""
+        for rows in self._alike(batch):
+            yield from self._bodies(batch, *rows)
 
-    def _prefix(self, batch: Batch) -> Strip:
+    def prefix(self, batch: Batch) -> Strip:
+        """Return what each line begins with."""
         table, pair = self._names.of(batch)
         told = [b"%16s-%-7d " % (comm, pid) for pid, comm in table.tolist()]
         who = words_of(np.array(told, np.bytes_))[pair]
@@ -168,7 +191,7 @@ class Texter:
 
     def _bodies(
         self, batch: Batch, kinds: list[EventType], rows: Rows, renderer: Renderer
-    ) -> Iterator[_Body]:
+    ) -> Iterator[Body]:
         names: bytes | Column = f"{kinds[0].name}: ".encode()
         if len(kinds) > 1:
             table = np.zeros(len(batch.types), f"S{2 + max(len(kind.name) for kind in kinds)}")
@@ -180,12 +203,16 @@ class Texter:
             if len(some) > renderer.rows_at_once:
                 some = rows.some(slice(0, renderer.rows_at_once))
             head = names if isinstance(names, bytes) else names[batch.type[some.rows]]
-            strip = [head, *renderer.strip(some), b"\n"]
-            width = width_of(strip)
-            yield _Body(some.rows, width, matrix_of(strip, len(some)).view(f"V{width}").reshape(-1))
+            yield body_of(some.rows, [head, *renderer.strip(some), b"\n"])
 
 
-def _usual_width(bodies: Sequence[_Body], count: int) -> int:
+def body_of(rows: I64, strip: Strip) -> Body:
+    """Return the ends of the lines of some events of a batch."""
+    width = width_of(strip)
+    return Body(rows, width, matrix_of(strip, len(rows)).view(f"V{width}").reshape(-1))
+
+
+def _usual_width(bodies: Sequence[Body], count: int) -> int:
     """Return how wide the matrix of a block is to be: enough for nearly all lines."""
     wider = 0
     for body in sorted(bodies, key=lambda body: -body.width):
@@ -196,7 +223,7 @@ def _usual_width(bodies: Sequence[_Body], count: int) -> int:
 
 
 def _block(
-    prefix: npt.NDArray[np.uint8], bodies: Sequence[_Body], low: int, high: int, most: int
+    prefix: npt.NDArray[np.uint8], bodies: Sequence[Body], low: int, high: int, most: int
 ) -> bytes:
     """Return the lines of events ``[low:high)``."""
     count, before = prefix.shape

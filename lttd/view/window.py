@@ -149,7 +149,7 @@ class _Ahead:
     def cut(self, begin: int, most_bytes: int) -> int:
         """Return where a piece from *begin* on is to end."""
         begins = np.concatenate(self._begins)
-        size = np.concatenate([e["packet_bits"].astype(np.uint64) >> 3 for e in self._entries])
+        size = np.concatenate([e["content_bits"].astype(np.uint64) >> 3 for e in self._entries])
         order = np.argsort(begins, kind="stable")
         filled = np.searchsorted(np.cumsum(size[order]), np.uint64(most_bytes), "right")
         later = order[int(filled) :]

@@ -17,6 +17,8 @@ FORMATS: Final[dict[str, str]] = {
     "trace.dat": "lttd.view.export.tracedat",
     "ctf": "lttd.view.export.ctf",
     "parquet": "lttd.view.export.parquet",
+    "blktrace": "lttd.view.export.blktrace",
+    "ltt": "lttd.view.export.ltt",
 }
 """What ``--to`` takes, and the module that does it."""
 
