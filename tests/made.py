@@ -92,10 +92,13 @@ class Made:
     cpus: int = 1
     boot_id: str = "another boot"
     number: int = 1
+    infos: Sequence[StreamInfo] = ()
+    """Of other streams than *cpus* of ftrace."""
 
     def __post_init__(self) -> None:
         self.paths: SegmentPaths = create_segment(self.disk, self.trace, self.number, "fake")
-        self.rings = [Ring(info("fake", cpu)) for cpu in range(self.cpus)]
+        infos = self.infos or [info("fake", cpu) for cpu in range(self.cpus)]
+        self.rings = [Ring(one) for one in infos]
         self.records = [StreamRecord(ring.info) for ring in self.rings]
         self.files = [
             StreamFile(self.disk, self.paths.stream(record.name), record, self.layout)

@@ -79,6 +79,15 @@ def test_a_length_of_nothing_and_one_beyond_all_bounds_are_damage_to_the_end() -
             assert [each[:2] for each in found.damage] == [(12, 104)]
 
 
+def test_after_damage_records_are_found_again_by_the_numbers_in_them() -> None:
+    data = b"".join(prefixed(n, 12 + n % 3 * 8) for n in range(100, 120))
+    found = scanned(data[:30] + data[41:], NUMBERED)
+    assert len(found.damage) == 1
+    assert len(found.offset_bytes) == 19
+    assert [each.records for each in found.missing] == [1]
+    assert found.last_sequence == 119
+
+
 def test_a_stale_record_among_others_is_damage_and_what_it_replaced_is_missing() -> None:
     for stale in (11590, 40000):
         data = b"".join(fixed(n) for n in (22508, 22509, stale, 22511, 22512))

@@ -117,7 +117,7 @@ def test_what_nobody_read_before_us_is_read_record_by_record() -> None:
     for number in range(10, 13):
         model.write(record(number))
     assert records_in(read(file)) == [*range(8, 12)]
-    assert (file.lost_bytes, file.surplus_bytes()) == (0, 0)
+    assert (file.lost_bytes, file.unpromised_bytes) == (0, 8 * 24)
 
 
 def test_what_somebody_read_before_us_is_not_taken_for_promised() -> None:
@@ -127,7 +127,7 @@ def test_what_somebody_read_before_us_is_not_taken_for_promised() -> None:
     assert model.read(memoryview(bytearray(48))) == 48
     file = RelayFile("chan0", model, more)
     assert records_in(read(file)) == [*range(2, 8)]
-    assert (file.lost_bytes, file.surplus_bytes()) == (0, 0)
+    assert (file.lost_bytes, file.unpromised_bytes) == (0, 6 * 24)
 
 
 def test_what_the_kernel_gives_twice_leaves_nothing_behind_unread() -> None:
@@ -145,7 +145,7 @@ def test_what_the_kernel_gives_twice_leaves_nothing_behind_unread() -> None:
     while some := read(file):
         found += some
     assert records_in(found) == [0, 1, 1, 2], "the kernel's own doing"
-    assert (file.lost_bytes, file.surplus_bytes()) == (0, 0)
+    assert (file.lost_bytes, file.unpromised_bytes) == (0, 24)
     model.write(record(3))
     model.flush()
     assert records_in(read(file)) == [3]

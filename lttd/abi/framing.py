@@ -1,8 +1,9 @@
 """Where the records of a relay channel begin and end, and which of them are none.
 
 Rule: pure, and nothing here raises because of what the bytes say: what is no record is damage, and
-what follows it is found again where the framing has a mark to look for (blktrace's magic), else
-lost to the end of what was given.  Every byte is part of a record, of damage, or of the rest.
+what follows it is found again where there is something to look for (blktrace's magic, numbers that
+count on), else lost to the end of what was given.
+Invariant: every byte is part of a record, of damage, or of the rest.
 Rule: a sequence number within the records tells what a length cannot: what was delivered twice or
 from an earlier lap (damage), and how many are missing.
 
@@ -229,7 +230,21 @@ class LengthPrefixed(_Fields):
         return _leading(lengths == length - 4)
 
     def again_at(self, data: memoryview, at: int) -> int:
-        """Return len(data): nothing marks a record."""
+        """Return where a record stands that the next number follows; nothing else marks one."""
+        if self.sequence_at is None:
+            return len(data)
+        head = self.sequence_at + 4
+        for first in range(at, len(data) - head, _SEARCH_BYTES):
+            places = np.arange(first, min(first + _SEARCH_BYTES, len(data) - head))
+            lengths = _gather(data, places, 0, "<u4").astype(np.int64) + 4
+            behind = places + lengths
+            likely = (lengths >= self.least_bytes) & (behind <= len(data) - head)
+            places, behind = places[likely], behind[likely]
+            numbers = _gather(data, places, self.sequence_at, "<u4") + np.uint64(1)
+            following = _gather(data, behind, self.sequence_at, "<u4")
+            found = np.flatnonzero(numbers & np.uint64(0xFFFFFFFF) == following)
+            if len(found):
+                return int(places[found[0]])
         return len(data)
 
 

@@ -150,11 +150,11 @@ class RelayStream:
         return None
 
     def counters(self) -> Mapping[str, int]:
-        """Return what the file promised and gave, in bytes since it was opened last."""
+        """Return what the file gave and did not give, in bytes since it was opened last."""
         return {
             "read bytes": self.file.bytes_read,
             "never delivered bytes": self.file.lost_bytes,
-            "surplus bytes": self.file.surplus_bytes() if self.fileno() >= 0 else 0,
+            "unpromised bytes": self.file.unpromised_bytes,
         }
 
     def close(self) -> None:
@@ -174,7 +174,8 @@ class RelayStream:
         rows, gaps = self._rows(buffer[: kept + got], complete=complete)
         now = shared.now()
         if lost:
-            gaps.append(Gap(len(rows), Reason.REFUSED, Unit.BYTES, lost, self._floor, now))
+            why = Reason.OVERWRITTEN if shared.overwrite else Reason.REFUSED
+            gaps.append(Gap(len(rows), why, Unit.BYTES, lost, self._floor, now))
         if got and not self._kept:
             self._floor = self._looked
         if dry:
