@@ -67,7 +67,7 @@ end_recording() {
 
 @pytest.fixture(scope="session")
 def module(guest: Guest) -> str:
-    """Return where the guest finds the module; what the cache got since it booted it may not see."""
+    """Return where the guest finds the module; not in the cache, whose changes it may not see."""
     kernel = kernel_or_skip()
     try:
         built = build_module(kernel, CHECKOUT / "tests/kernel/relaytest")
