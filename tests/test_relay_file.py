@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lttd.errors import NothingToRecordError
+from lttd.errors import LockedError, NothingToRecordError
 from lttd.sources import relay_file, tracefs
-from lttd.sources.relay_file import RelayFile
+from lttd.sources.relay_file import OpenFile, RelayFile
 from tests.relay_model import STALE, RelayModel
 
 
@@ -232,6 +232,15 @@ def test_whatever_the_kernel_gives_twice_all_that_was_stored_comes_or_is_counted
         assert len(found) < 1 << 20, "it ends"
     missing = sum(value for number, value in written.items() if number not in records_in(found))
     assert missing <= file.lost_bytes
+
+
+def test_a_file_that_another_lttd_reads_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chan0").touch()
+    first = OpenFile(str(tmp_path / "chan0"))
+    with pytest.raises(LockedError, match=r"chan0: .* reads it"):
+        OpenFile(str(tmp_path / "chan0"))
+    first.close()
+    OpenFile(str(tmp_path / "chan0")).close()
 
 
 def test_eperm_under_lockdown_is_named_as_such(

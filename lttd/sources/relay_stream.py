@@ -202,11 +202,12 @@ class RelayStream:
             self._left_bytes = self._left_bytes - got if got else 0
             if got:
                 return got, room
+        if self._left_bytes < 0:
+            return 0, room
+        # Once more: for what comes unpromised, and for what is open where nobody writes.
+        self._left_bytes = -1
         everything = shared.unfinished or shared.is_offline(self.info.id.cpu)
-        if everything and self._left_bytes == 0:
-            self._left_bytes = -1
-            return self.file.read(buffer[: kept + room], kept, everything=True), room
-        return 0, room
+        return self.file.read(buffer[: kept + room], kept, everything=everything), room
 
     def _rows(self, data: memoryview, *, complete: bool) -> tuple[Rows, list[Gap]]:
         framing, now = self._shared.framing, self._shared.now()

@@ -187,7 +187,7 @@ def test_what_a_full_ring_refused_and_what_it_never_gave_is_counted(
         guest,
         module,
         f"""
-        load n_subbufs=4
+        load n_subbufs=4 hold_us=20
         begin_recording {FRAMED}
         order write 0 0 20000 0 100 0 & other=$!
         order write 0 1 20000 0 100 0
@@ -300,6 +300,7 @@ def test_channels_come_and_go(guest: Guest, module: str) -> None:
     assert "first0: went away; 0 bytes of closed sub-buffers" in recorded.output
 
 
+@pytest.mark.nightly
 def test_a_lapped_reader_is_told_by_the_numbers_in_the_records(guest: Guest, module: str) -> None:
     recorded = record(
         guest,
@@ -335,6 +336,7 @@ def test_a_lapped_reader_is_told_by_the_numbers_in_the_records(guest: Guest, mod
     assert "lap its reader without a mark" in recorded.output
 
 
+@pytest.mark.nightly
 def test_where_there_is_no_relay_channel_the_reason_is_told(guest: Guest, module: str) -> None:
     recorded = record(
         guest,
