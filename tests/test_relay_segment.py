@@ -12,7 +12,7 @@ from lttd.tracedir import StreamRecord, segments
 from lttd.verify import check
 from lttd.view.cli import main
 from lttd.writer import StreamFile
-from tests.made import Made
+from tests.made import Made, Ring
 from tests.test_sources_relay import Made as MadeStream
 
 ROW_BYTES = 200
@@ -22,7 +22,7 @@ def recorded(trace: Path, rows: int = 6) -> Made:
     """Row n has ten records with times from 1000 n + 100; before row 3, two are missing."""
     stream = MadeStream(time=8)
     stream.clock.time = 1 << 40
-    made = Made(trace, infos=[stream.stream.info])
+    made = Made(trace, make_ring=lambda cpu: Ring(stream.stream.info))
     for row in range(rows):
         first = row * 10 + (2 if row >= 3 else 0)
         for number in range(first, first + 10):

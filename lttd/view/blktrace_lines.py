@@ -113,10 +113,10 @@ class BlkparseLines(BlockTexter):
         self._since: int | None = None
         self._events: _Events | None = None
 
-    def lines(self, batch: Batch) -> Iterator[bytes]:
-        """Yield the lines of *batch*, a block at a time."""
+    def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
+        """Yield the lines of *batch*, a block at a time; *most*: as BlockTexter takes it."""
         if not len(batch):
-            yield from super().lines(batch)
+            yield from super().lines(batch, most)
             return
         layout = layout_of(batch.data, int(batch.at[0]))
         assert layout is not None  # a record stands there
@@ -124,9 +124,8 @@ class BlkparseLines(BlockTexter):
         printed = (events.act >= 0) & (events.act != _DRV_DATA)
         message = _action(events) == (2 | NOTIFY)
         printed |= message & (events.pdu_bytes > 0)
-        if not printed.all():
-            rows = np.flatnonzero(printed)
-            batch = batch.select(rows)
+        if most is not None or not printed.all():
+            batch = batch.select(np.flatnonzero(printed)[:most])
             if len(batch):
                 events = self._columns(batch, layout)
         self._events = events
