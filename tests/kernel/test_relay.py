@@ -189,8 +189,8 @@ def test_what_a_full_ring_refused_and_what_it_never_gave_is_counted(
         f"""
         load n_subbufs=4 hold_us=20
         begin_recording {FRAMED}
-        order write 0 0 20000 0 100 0 & other=$!
-        order write 0 1 20000 0 100 0
+        order write 0 0 10000 0 100 1 & other=$!
+        order write 0 1 10000 0 100 1
         wait $other
         sleep 0.3
         order flush 0
