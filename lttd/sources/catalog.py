@@ -93,6 +93,29 @@ def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
     return open_blktrace_replay(directory, pool)
 
 
+def _relay(spec: SourceSpec, pool: BufferPool) -> Source:
+    from lttd.sources.relay import RelaySettings, open_relay  # noqa: PLC0415
+
+    if spec.target is None:
+        raise UsageError("source relay: name the directory: relay:DIR")
+    parsers: dict[str, Callable[[Any], Any]] = {
+        "framing": str,
+        "pattern": str,
+        "time": _offset,
+        "sequence": _offset,
+        "overwrite": parse_bool,
+        "unfinished": parse_bool,
+    }
+    return open_relay(RelaySettings(spec.target, **_convert(spec, parsers)), pool)
+
+
+def _offset(value: object) -> int:
+    text = str(value)
+    if not text.isdigit():
+        raise UsageError(f"{value!r} is no place in a record: write a number of bytes")
+    return int(text)
+
+
 def _ltt(spec: SourceSpec, pool: BufferPool) -> Source:
     from lttd.sources.ltt import open_ltt  # noqa: PLC0415
 
@@ -103,6 +126,7 @@ def _ltt(spec: SourceSpec, pool: BufferPool) -> Source:
 
 _OPENERS: Final[dict[str, Callable[[SourceSpec, BufferPool], Source]]] = {
     "ftrace": _ftrace,
+    "relay": _relay,
     "replay": _replay,
     "ltt": _ltt,
 }
