@@ -83,7 +83,31 @@ def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
     return open_blktrace_replay(directory, pool)
 
 
+def _relay(spec: SourceSpec, pool: BufferPool) -> Source:
+    from lttd.sources.relay import RelaySettings, open_relay  # noqa: PLC0415
+
+    if spec.target is None:
+        raise UsageError("source relay: name the directory: relay:DIR")
+    parsers: dict[str, Callable[[Any], Any]] = {
+        "framing": str,
+        "pattern": str,
+        "time": _offset,
+        "sequence": _offset,
+        "overwrite": parse_bool,
+        "unfinished": parse_bool,
+    }
+    return open_relay(RelaySettings(spec.target, **_convert(spec, parsers)), pool)
+
+
+def _offset(value: object) -> int:
+    text = str(value)
+    if not text.isdigit():
+        raise UsageError(f"{value!r} is no place in a record: write a number of bytes")
+    return int(text)
+
+
 _OPENERS: Final[dict[str, Callable[[SourceSpec, BufferPool], Source]]] = {
     "ftrace": _ftrace,
+    "relay": _relay,
     "replay": _replay,
 }
