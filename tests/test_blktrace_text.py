@@ -93,6 +93,15 @@ def test_a_window_is_told_on_the_same_clock_and_with_the_same_names(tmp_path: Pa
     assert alone == [line for line in everything if line.split()[1] == "0"]
 
 
+def test_the_note_of_the_time_makes_wall_clock_times(tmp_path: Path) -> None:
+    second = 1_000_000_000
+    data = timestamp(5 * second, 1_700_000_000) + record(6 * second) + record(8 * second)
+    replayed(written(tmp_path / "raw", data), tmp_path / "trace")
+    assert len(shown(tmp_path / "trace")) == 2
+    late = shown(tmp_path / "trace", "--begin", "2023-11-14T22:13:22Z")
+    assert [line.split()[3] for line in late] == ["2.000000000"]
+
+
 def test_every_action_has_the_line_that_blkparse_prints(tmp_path: Path) -> None:
     fs, wide = c["fs"] | c["queue"], struct.pack
     remap = wide(">IIQ", 8 << 20 | 2, 7 << 20 | 3, 55)
