@@ -303,12 +303,14 @@ class Daemon:
                 self._next_attach = now + ATTACH_INTERVAL_S
                 taken_before = taken
                 taken = sum(each.subbuffers for each in self._observer.streams())
+                # An idle machine is not woken for it.
                 if taken != taken_before:
                     await self._in_thread(lambda each: each.attach(When.PERIODIC))
-                await self._in_thread(_tell_notes)
+                    await self._in_thread(_tell_notes)
             if now >= self._next_clock:
                 self._next_clock = now + CLOCK_INTERVAL_S
                 await self._in_thread(Recording.note_clock)
+                await self._in_thread(_tell_notes)
 
     async def _admit_streams(self) -> None:
         """Look for streams that have appeared whenever the reader has ticked."""
