@@ -52,7 +52,7 @@ NOTES: Final = {0: "note_process", 1: "note_timestamp", 2: "note_message"}
 
 
 def record_dtype(version: int, byteorder: str) -> np.dtype[np.void]:
-    """Return the dtype of a record without its pdu; *byteorder* is ``<`` or ``>``."""
+    """Return the dtype of a record without its pdu; *byteorder* is ``<``, ``>`` or ``=``."""
     e = byteorder
     head = [("magic", f"{e}u4"), ("sequence", f"{e}u4"), ("time", f"{e}u8"), ("sector", f"{e}u8")]
     if version == 7:
