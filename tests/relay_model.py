@@ -106,7 +106,7 @@ class RelayModel:
         return done
 
     def pass_empty(self, most: int) -> None:
-        for _ in range(0 if self.removed else most):
+        for _ in range(0 if self.removed else min(most, self.count)):
             self._available()
 
     def close(self) -> None:

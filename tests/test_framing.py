@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lttd.abi.framing import Damage, Framing, Scan, parse_framing, scan
@@ -144,6 +144,7 @@ PARTS = st.lists(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(PARTS, st.sampled_from([LENGTHS, NUMBERED, FIXED, BLKTRACE]), st.booleans())
 def test_every_byte_is_in_a_record_in_damage_or_left(
     parts: list[bytes], framing: Framing, complete: bool
@@ -164,6 +165,7 @@ def test_every_byte_is_in_a_record_in_damage_or_left(
         assert at == len(data)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(5, 300), max_size=200), st.integers(0, 400))
 def test_the_array_way_and_the_plain_way_find_the_same(lengths: list[int], repeat: int) -> None:
     lengths = [*lengths, *[64] * repeat]

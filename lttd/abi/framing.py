@@ -86,6 +86,11 @@ class Framing(Protocol):
         """What all records are a multiple of, or 1."""
         ...
 
+    @property
+    def head_bytes(self) -> int:
+        """How much of any record there is, at least."""
+        ...
+
     def length_at(self, data: memoryview, at: int) -> int:
         """Return the length of the record at *at*, or NOT_YET or NONE_HERE."""
         ...
@@ -108,6 +113,19 @@ class Framing(Protocol):
     def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask] | None:
         """Return the records' u32 sequence numbers and which of them have one."""
         ...
+
+
+def more_of(framing: Framing, begun: memoryview) -> int:
+    """Return how many bytes follow, at least, in the record that *begun* begins; 0: it is whole.
+
+    Where no record begins, one byte may be another's: there is no more to tell by.
+    """
+    length = framing.length_at(begun, 0) if len(begun) else NOT_YET
+    if length == NOT_YET:
+        return max(framing.head_bytes - len(begun), 1)
+    if length == NONE_HERE:
+        return 0
+    return max(length - len(begun), 0)
 
 
 def _gather(data: memoryview, offsets: I64, at: int, dtype: str) -> U64:
@@ -159,6 +177,11 @@ class Fixed(_Fields):
         """The size."""
         return self.size_bytes
 
+    @property
+    def head_bytes(self) -> int:
+        """The size."""
+        return self.size_bytes
+
     def length_at(self, data: memoryview, at: int) -> int:
         """Return the size."""
         return self.size_bytes
@@ -185,6 +208,11 @@ class LengthPrefixed(_Fields):
     def unit_bytes(self) -> int:
         """1: they are of any size."""
         return 1
+
+    @property
+    def head_bytes(self) -> int:
+        """The length's own."""
+        return 4
 
     def length_at(self, data: memoryview, at: int) -> int:
         """Return 4 and what the first 4 bytes say, if that can be."""
@@ -221,6 +249,11 @@ class Blktrace:
     def unit_bytes(self) -> int:
         """1: what follows a record is of any size."""
         return 1
+
+    @property
+    def head_bytes(self) -> int:
+        """Version 7's."""
+        return 48
 
     def length_at(self, data: memoryview, at: int) -> int:
         """Return the record's size with its ``pdu``, if its magic is right."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lttd.abi.framing import parse_framing
+from lttd.abi.framing import more_of, parse_framing
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.sources import relay_find
 from lttd.sources.base import Attachment, SourceInfo, When
@@ -207,7 +207,9 @@ class RelaySource:
             return reason
         book = self._books.setdefault(candidate.stream, Book())
         born = relay_find.monotonic_of(candidate.born_ns)
-        file = RelayFile(candidate.path, opened)
+        framing = self._shared.framing
+        more = (lambda begun: more_of(framing, begun)) if framing else None
+        file = RelayFile(candidate.path, opened, more)
         self.streams.append(RelayStream(candidate.stream, file, self._shared, book, born))
         return None
 

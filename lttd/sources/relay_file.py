@@ -14,6 +14,8 @@ import errno
 import fcntl
 import os
 import select
+import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError
@@ -23,9 +25,12 @@ from lttd.sources.tracefs import lockdown
 # Empty sub-buffers (flushed while they held nothing) fill the ring like others, and two in front of
 # a full one make the kernel deliver that one twice: relay_file_read_start_pos() steps over the
 # second, which relay_file_read_consume() then takes for the one that was read.  So they are passed
-# one by one before each read, as many as a ring usually has sub-buffers.
-EMPTY_SUBBUFFERS: Final = 64
+# one by one before each read: as many as there can be if nobody flushes more than once a ms.
+LEAST_EMPTY: Final = 4
+MOST_EMPTY: Final = 4096
 _ATTEMPTS: Final = 64
+# So many records are read one by one at most before others get their turn.
+_RECORDS: Final = 4096
 
 _REMEDIES: Final = {
     errno.EACCES: "run lttd as root",
@@ -152,14 +157,27 @@ def explained(path: str, error: OSError) -> LttdError:
     return SourceError(f"{what}; {remedy}" if remedy else what)
 
 
+def _some_more(begun: memoryview) -> int:
+    """Stand for records that nothing is known of: multiples of 8 bytes, as is usual."""
+    return 0 if len(begun) else 8
+
+
 class RelayFile:
     """What was read of a relay file, what was lost of it, and how much of it may be read now.
 
     Nobody else may read it: readers share one cursor, and each would get a part.
     """
 
-    def __init__(self, path: str, descriptor: Descriptor | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        descriptor: Descriptor | None = None,
+        more: Callable[[memoryview], int] | None = None,
+    ) -> None:
         """Open *path*, or take *descriptor* over.
+
+        *more* returns how many bytes follow, at least, in the record that the given bytes begin; 0
+        when it is whole.
 
         Raises:
             LockedError: another recorder reads it.
@@ -176,10 +194,10 @@ class RelayFile:
         self._told_bytes = 0
         self._dry = False
         self._descriptor: Final = descriptor or OpenFile(path)
-        # What others have read before us, if they have read all there was.
-        self._base_bytes = 0
-        if self._descriptor.ready() is Ready.NO:
-            self._base_bytes = self._descriptor.size_bytes()
+        self._more: Final = more or _some_more
+        # What is promised counts from here on: who read what before, nobody can tell.
+        self._base_bytes = self._descriptor.size_bytes()
+        self._passed_ns = 0
 
     def fileno(self) -> int:
         """Return the descriptor to poll: IN once a sub-buffer closed; -1 when closed."""
@@ -190,33 +208,38 @@ class RelayFile:
         return max(-self._balance_bytes(), 0)
 
     def surplus_bytes(self) -> int:
-        """Return how much was read beyond all closed sub-buffers: of the open one, or twice."""
+        """Return how much more was read than closed sub-buffers held since we opened it."""
         return max(self._balance_bytes(), 0)
 
     def _balance_bytes(self) -> int:
         accounted = self._base_bytes + self.bytes_read + self.lost_bytes
         return accounted - self._descriptor.size_bytes()
 
-    def read(self, buffer: memoryview, *, everything: bool = False) -> int:
-        """Read into *buffer* what closed sub-buffers hold; return how many bytes that is.
+    def read(self, buffer: memoryview, begun: int = 0, *, everything: bool = False) -> int:
+        """Read what closed sub-buffers hold behind the first *begun* bytes of *buffer*.
 
-        0: nothing now, or (``ended``) never again.  With *everything*, the sub-buffer that is being
-        written, too: only when nobody writes (the producer was stopped, the CPU is offline).
+        These are of a record that is not whole yet.  Returns the number of bytes read; 0: nothing
+        now, or (``ended``) never again.  With *everything*, the sub-buffer that is being written,
+        too: only when nobody writes (the producer was stopped, the CPU is offline).
         """
-        used = 0
+        used = begun
         for _ in range(_ATTEMPTS):
             ready, promised = self._look()
             may_read_open = everything or ready is Ready.CLOSED
             if self.ended or (ready is Ready.NO and not may_read_open):
                 break
-            if ready is not Ready.NO:
-                self._descriptor.pass_empty(EMPTY_SUBBUFFERS)
+            self._pass_empty(ready)
+            if not promised and ready is Ready.YES:
+                got = self._read_records(buffer, used)
+                used += got
+                if got or not everything:
+                    break
+                continue
             room = len(buffer) - used
-            limit = room if may_read_open and not promised else min(promised, room)
-            got = self._read(buffer[used : used + limit]) if limit else 0
+            got = self._read(buffer[used : used + (min(promised, room) if promised else room)])
             used += got
             self._dry = not got
-            if ready is Ready.YES and got == promised > 0:
+            if ready is Ready.YES and got == promised:
                 # What has closed only just now is left for the next time: not to run after it.
                 self._look()
                 break
@@ -224,7 +247,7 @@ class RelayFile:
                 self.ended = True
             if used == len(buffer) or (ready is not Ready.YES and not promised):
                 break
-        return used
+        return used - begun
 
     def _look(self) -> tuple[Ready, int]:
         """Return what poll says and what is promised; what will not come any more is lost."""
@@ -235,10 +258,41 @@ class RelayFile:
         if ready in (Ready.NO, Ready.GONE) or closed_and_dry:
             self.lost_bytes += promised
             promised = 0
-        self.settled = ready is Ready.NO and not self.surplus_bytes()
+        self.settled = ready is Ready.NO
+        if self.settled:
+            self._base_bytes -= self.surplus_bytes()
         self.ended |= ready is Ready.GONE
         self._dry = False
         return ready, promised
+
+    def _pass_empty(self, ready: Ready) -> None:
+        now = time.monotonic_ns()
+        if ready in (Ready.YES, Ready.CLOSED):
+            passed_ms = (now - self._passed_ns) // 1_000_000
+            self._descriptor.pass_empty(min(max(passed_ms, LEAST_EMPTY), MOST_EMPTY))
+        self._passed_ns = now
+
+    def _read_records(self, buffer: memoryview, used: int) -> int:
+        """Read record by record while poll says that a closed sub-buffer is unread.
+
+        That it is although nothing is promised: what somebody left unread before us, or what the
+        kernel gives twice.  No record lies in two sub-buffers, so none read is of the open one.
+        """
+        start, first, more = 0, used, self._more
+        for _ in range(_RECORDS):
+            if self._descriptor.ready() is not Ready.YES:
+                break
+            wanted = more(buffer[start:used])
+            while wanted > 0 and used + wanted <= len(buffer):
+                got = self._read(buffer[used : used + wanted])
+                used += got
+                wanted = more(buffer[start:used]) if got == wanted else 0
+            if wanted > 0 or used == first:
+                break  # no room, or nothing came
+            start = used
+            self._descriptor.pass_empty(LEAST_EMPTY)
+        self._look()
+        return used - first
 
     def _read(self, buffer: memoryview) -> int:
         try:

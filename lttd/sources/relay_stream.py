@@ -127,7 +127,7 @@ class RelayStream:
         if self.over:
             return Nothing.EVER
         emptied, self._emptied = self._emptied, False
-        if emptied and not self._shared.stopped:
+        if emptied and not self._shared.stopped and not self.file.ended:
             return Nothing.YET
         buffer = self._shared.pool.take()
         try:
@@ -168,15 +168,16 @@ class RelayStream:
         before = shared.now()
         got, room = self._read(buffer, kept)
         lost = self.file.take_lost_bytes()
-        self._emptied = got < room
-        complete = self._emptied and (self.file.settled or self.file.ended or shared.stopped)
+        dry = got < room
+        self._emptied = dry and got > 0
+        complete = dry and (self.file.settled or self.file.ended or shared.stopped)
         rows, gaps = self._rows(buffer[: kept + got], complete=complete)
         now = shared.now()
         if lost:
             gaps.append(Gap(len(rows), Reason.REFUSED, Unit.BYTES, lost, self._floor, now))
         if got and not self._kept:
             self._floor = self._looked
-        if self._emptied:
+        if dry:
             self._looked = before
         if not len(rows) and not gaps:
             return None
@@ -192,18 +193,18 @@ class RelayStream:
         unit = shared.framing.unit_bytes if shared.framing else 1
         room = len(buffer) // unit * unit - kept
         if not shared.stopped:
-            return self.file.read(buffer[kept : kept + room]), room
+            return self.file.read(buffer[: kept + room], kept), room
         if self._left_bytes is None:
             self._left_bytes = self.file.promised_bytes()
         if self._left_bytes > 0:
-            got = self.file.read(buffer[kept : kept + min(room, self._left_bytes)])
+            got = self.file.read(buffer[: kept + min(room, self._left_bytes)], kept)
             self._left_bytes = self._left_bytes - got if got else 0
             if got:
                 return got, room
         everything = shared.unfinished or shared.is_offline(self.info.id.cpu)
         if everything and self._left_bytes == 0:
             self._left_bytes = -1
-            return self.file.read(buffer[kept : kept + room], everything=True), room
+            return self.file.read(buffer[: kept + room], kept, everything=True), room
         return 0, room
 
     def _rows(self, data: memoryview, *, complete: bool) -> tuple[Rows, list[Gap]]:
