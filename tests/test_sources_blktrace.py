@@ -245,7 +245,7 @@ def test_cpus_without_a_file_get_an_empty_one_up_to_the_highest() -> None:
     assert missing_cpus([]) == []
     absent = AbsentStream(StreamId("dm-0", 1))
     assert file_name(absent.info) == "dm-0.blktrace.1"
-    assert absent.take(flush=True) is Nothing.OFFLINE
+    assert absent.take(flush=True) is Nothing.EVER
 
 
 def test_byte_orders_other_than_ours_are_found_by_their_magic() -> None:

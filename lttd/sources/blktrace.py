@@ -46,7 +46,8 @@ class BlktraceSource:
 
     grows: Final = True
     """A CPU that comes online for the first time gets a file."""
-    open_ended: Final = True
+    open_ended: Final = False
+    """When all files have ended, somebody has torn the trace down."""
 
     def __init__(self, settings: BlktraceSettings, trace: BlockTrace, pool: BufferPool) -> None:
         """Open what *trace*, which is set up, has by now; close() closes it."""
@@ -59,6 +60,7 @@ class BlktraceSource:
         self._absent: set[int] = set()
         self._notes_told = 0
         self._closed = False
+        self._gone_told = False
         self.streams: list[BlktraceStream | AbsentStream] = []
         self._dropped = Dropped(f"{trace.directory}/dropped")
         try:
@@ -102,7 +104,8 @@ class BlktraceSource:
         if self._shared.stopped:
             return
         try:
-            self._trace.stop()
+            if self._trace.is_ours():
+                self._trace.stop()
         except LttdError as error:
             self._trace.notes.append(str(error))
         self._shared.stopped = True
@@ -117,6 +120,12 @@ class BlktraceSource:
 
     def notes(self) -> Sequence[str]:
         """Return what was found and undone, each line once."""
+        if not (self._closed or self._gone_told or self._trace.is_ours()):
+            self._gone_told = True
+            self._trace.notes.append(
+                f"{self._trace.directory}: somebody else has torn this trace down: recording ends"
+                " there, and what had not been read of it is lost"
+            )
         told, self._notes_told = self._notes_told, len(self._trace.notes)
         return self._trace.notes[told:]
 

@@ -142,12 +142,14 @@ class BlockTrace:
         debugfs = find_debugfs() if debugfs is None else debugfs
         self._fd = _open_device(settings.device)
         self._is_set_up = False
+        self._is_marked = False
         self._claim: Claim | None = None
         try:
             self._claim = Claim(settings.device, os.fstat(self._fd).st_rdev, debugfs)
             self.name = self._set_up(request)
             self.directory = f"{debugfs}/block/{self.name}"
             self._claim.mark(self.name)
+            self._is_marked = True
         except BaseException:
             self.close()
             raise
@@ -178,12 +180,15 @@ class BlockTrace:
         """Let the kernel produce no more, and close the sub-buffers that it has begun."""
         self._ioctl(STOP, "BLKTRACESTOP")
 
+    def is_ours(self) -> bool:
+        """Tell whether it is still there: whoever may, can tear it down, and set up another."""
+        return self._claim is not None and self._claim.is_there()
+
     def close(self) -> None:
         """Tear the trace down, and give the device back."""
         if self._fd < 0:
             return
-        if self._is_set_up:
-            # Somebody else may have done it (blktrace -k): then there is nothing to be undone.
+        if self._is_set_up and (not self._is_marked or self.is_ours()):
             with suppress(LttdError):
                 self._ioctl(TEARDOWN, "BLKTRACETEARDOWN")
         if self._claim is not None:

@@ -109,11 +109,16 @@ class BlktraceStream(RelayStream):
         return taken
 
     def losses(self) -> Batch | None:
-        """Return what was dropped and no batch told."""
-        if self._dropped is None:
-            return None
-        self._dropped.look()
-        gaps = self._dropped.place(_NO_ROWS, all_of_it=True)
+        """Return what was dropped and no batch told; at the end, also what nobody took."""
+        gaps: list[Gap] = []
+        if self._dropped is not None:
+            self._dropped.look()
+            gaps = self._dropped.place(_NO_ROWS, all_of_it=True)
+        if self._shared.stopped and not self.over:
+            self.over = True
+            now = self._shared.now()
+            if left := self.file.promised_bytes():
+                gaps.append(Gap(0, Reason.ABANDONED, Unit.BYTES, left, self._book.end, now))
         if not gaps:
             return None
         batch = Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns())
@@ -122,8 +127,9 @@ class BlktraceStream(RelayStream):
 
     def _tell(self, batch: Batch, gaps: list[Gap]) -> None:
         for gap in gaps:
-            batch.rows["discarded_total"][gap.row :] += np.uint64(gap.count or 0)
-            self._book.discarded += gap.count or 0
+            if gap.unit is Unit.EVENTS:
+                batch.rows["discarded_total"][gap.row :] += np.uint64(gap.count or 0)
+                self._book.discarded += gap.count or 0
         batch.gaps = tuple(sorted((*batch.gaps, *gaps), key=lambda gap: gap.row))
 
     def counters(self) -> Mapping[str, int]:
@@ -143,8 +149,8 @@ class AbsentStream:
         return -1
 
     def take(self, flush: bool) -> Nothing:
-        """Return that the CPU may come."""
-        return Nothing.OFFLINE
+        """Return that nothing will come: should the CPU do so, it gets a stream of its own."""
+        return Nothing.EVER
 
     def urgent(self) -> bool:
         """Return False."""

@@ -39,11 +39,12 @@ modprobe null_blk nr_devices=1 irqmode=0 || exit
 job() {  # IOS [OPTION...]: of each of two jobs, one a CPU
     local ios=$1
     shift
-    fio --output=/dev/null --ioengine=psync --direct=1 --bssplit=4k/60:16k/30:64k/10 \
+    fio --output="$OUT/fio" --ioengine=psync --direct=1 --bssplit=4k/60:16k/30:64k/10 \
         --rw=randrw --number_ios=$ios --randrepeat=1 --randseed=7 --allow_mounted_write=1 \
         --filename=/dev/nullb0 --size=512m "$@" \
         --name=a --cpus_allowed=0 --name=b --cpus_allowed=1
 }
+requests() { awk '{ print $1 + $5 }' /sys/block/nullb0/stat; }
 begin_recording() {  # KEYS OPTION...: $pid is lttd's
     local keys=$1
     shift
@@ -184,8 +185,11 @@ def test_a_cpu_comes_goes_and_comes_again_and_no_record_is_lost(guest: Guest) ->
         begin_recording ,actions=complete,subbuffer-size=4K
         ! test -e /sys/kernel/debug/block/nullb0/trace1
         echo 1 > $cpu1
+        before=$(requests)
         job 1000 --thinktime=500 --thinktime_blocks=1 & load=$!
-        sleep 1; echo 0 > $cpu1; sleep 0.5; echo 1 > $cpu1
+        # Before its jobs run, fio could not bind them.
+        until [ $(requests) -gt $((before + 200)) ]; do sleep 0.1; done
+        echo 0 > $cpu1; sleep 0.5; echo 1 > $cpu1
         wait $load
         end_recording
         nothing_is_set_up
@@ -250,7 +254,20 @@ def test_a_trace_that_a_killed_lttd_left_is_torn_down_and_somebody_elses_is_not(
         echo refused with $?
         ls /sys/kernel/debug/block/nullb0/trace0 || exit 7
         kill -INT $peer; wait $peer
-        ! test -e /tmp/refused
+        test -e /tmp/refused && exit 8
+        # And ours, torn down and set up anew by somebody else, is ours no more.
+        cp -r /tmp/trace /tmp/first
+        begin_recording "" || exit 9
+        mkdir /tmp/taken
+        blktrace -d /dev/nullb0 -k
+        blktrace -d /dev/nullb0 -D /tmp/taken > /dev/null & peer=$!
+        until ls /sys/kernel/debug/block/nullb0/trace1; do sleep 0.1; done
+        wait $pid
+        echo ended with $?
+        cat "$OUT/stderr"
+        ls /sys/kernel/debug/block/nullb0/trace0 || exit 10
+        kill -INT $peer; wait $peer
+        true
         """,
     )
     recorded.expect_whole()
@@ -261,3 +278,5 @@ def test_a_trace_that_a_killed_lttd_left_is_torn_down_and_somebody_elses_is_not(
     action = per_action(recorded.files())
     assert sum(count for one, count in action.items() if one & ACT_MASK == 8) == 100
     assert not any(one & NOTIFY for one in action)
+    assert "ended with 0" in recorded.output
+    assert "somebody else has torn this trace down" in recorded.output
