@@ -225,11 +225,11 @@ def test_what_a_full_ring_refuses_is_counted_to_the_record(guest: Guest) -> None
     on_disk = sum(per_action(recorded.files()).values())
     assert recorded.refused() % 48 == 0
     assert on_disk + dropped + recorded.refused() // 48 == 2 * (100 + 4000 + 100)
-    # The loss lies between what was before and what came after, and its bounds say when.
+    # It lies between what was before and what came after, but for what shares a sub-buffer.
     text = lttv("text", recorded.out_dir / "trace").stdout.splitlines()
     (at,) = [number for number, line in enumerate(text) if "LOST" in line]
     assert text[at] == f"CPU:0 [LOST {dropped} EVENTS]"
-    assert 0 < at < len(text) - 200
+    assert 1000 < at < len(text) - 100
 
 
 @pytest.mark.nightly
