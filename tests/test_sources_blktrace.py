@@ -10,6 +10,7 @@ import pytest
 
 from lttd.abi import declared
 from lttd.abi.blktrace import CATEGORIES
+from lttd.abi.framing import more_of, parse_framing
 from lttd.cli import main
 from lttd.errors import LockedError, NothingToRecordError, UsageError
 from lttd.sources.base import Nothing
@@ -23,10 +24,13 @@ from lttd.sources.blktrace_device import (
     parse_sectors,
 )
 from lttd.sources.blktrace_rows import Noted, RecordBook
-from lttd.sources.blktrace_stream import AbsentStream, Dropped
-from lttd.subbuffer import ROW_DTYPE, BufferPool, Reason, StreamId, Unit, make_batch
+from lttd.sources.blktrace_stream import AbsentStream, BlktraceStream, Dropped
+from lttd.sources.relay_file import RelayFile
+from lttd.sources.relay_stream import Shared
+from lttd.subbuffer import ROW_DTYPE, Batch, BufferPool, Reason, StreamId, Unit, make_batch
 from lttd.tracedir import file_name
 from tests.blk import message, process, record, timestamp
+from tests.relay_model import RelayModel
 
 NUMBER = os.makedev(8, 1)
 
@@ -238,6 +242,81 @@ def test_a_record_that_lacks_its_end_is_left_for_the_next_time_or_torn() -> None
     last = book.take(memoryview(whole[:-1]), final=True)
     (gap,) = last.gaps
     assert (gap.reason, gap.count) == (Reason.TORN, len(whole) - 1)
+
+
+class Ring:
+    """One CPU's ring in the kernel, and the stream that reads it."""
+
+    def __init__(self, directory: Path) -> None:
+        framing = parse_framing("blktrace")
+        self.model = RelayModel(480, 4)
+        self.shared = Shared(BufferPool(), framing, abi="blktrace", count_missing=False)
+        self.noted = Noted()
+        self.dropped_path = directory / "dropped"
+        self.dropped_path.write_text("0\n")
+        file = RelayFile("trace0", self.model, lambda begun: more_of(framing, begun))
+        self.stream = BlktraceStream(
+            StreamId("sda", 0), file, self.shared, 0, self.noted, Dropped(str(self.dropped_path))
+        )
+        self.written = 0
+
+    def write(self, count: int) -> None:
+        for _ in range(count):
+            time_ns = time.monotonic_ns()
+            if self.model.write(record(time_ns, sequence=self.written)):
+                self.written += 1
+        self.dropped_path.write_text(f"{self.model.refused}\n")
+
+    def taken(self) -> list[Batch]:
+        """Return what a flush and the question for losses give."""
+        batches = []
+        while isinstance(batch := self.stream.take(flush=True), Batch):
+            batches.append(batch)
+        lost = self.stream.losses()
+        return [*batches, lost] if lost is not None else batches
+
+
+def gaps_of(batches: list[Batch]) -> list[tuple[Reason, Unit, int | None]]:
+    return [(gap.reason, gap.unit, gap.count) for batch in batches for gap in batch.gaps]
+
+
+def test_records_made_are_those_stored_and_those_dropped(tmp_path: Path) -> None:
+    ring = Ring(tmp_path)
+    ring.write(45)
+    first = ring.taken()
+    assert (ring.written, ring.model.refused) == (40, 5)
+    assert sum(batch.stored_bytes for batch in first) == 40 * 48
+    assert gaps_of(first) == [(Reason.DROPPED, Unit.EVENTS, 5)]
+    assert ring.stream.counters()["records"] == 40
+    assert ring.stream.counters()["dropped"] == 5
+    # What follows goes on from there: the index counts what was lost so far.
+    ring.write(12)
+    ring.model.flush()
+    (second,) = ring.taken()
+    assert second.rows["discarded_total"].tolist() == [5]
+    assert second.rows["sequence"][0] > 0
+    assert ring.taken() == []
+
+
+def test_what_a_broken_off_drain_leaves_is_counted(tmp_path: Path) -> None:
+    ring = Ring(tmp_path)
+    ring.write(25)
+    ring.shared.stopped = True
+    lost = ring.stream.losses()
+    assert lost is not None
+    assert gaps_of([lost]) == [(Reason.ABANDONED, Unit.BYTES, 2 * 480)]
+    assert ring.stream.take(flush=True) is Nothing.EVER
+    assert ring.stream.losses() is None
+
+
+def test_a_drain_to_the_end_leaves_nothing(tmp_path: Path) -> None:
+    ring = Ring(tmp_path)
+    ring.write(25)
+    ring.model.flush()  # as BLKTRACESTOP does
+    ring.shared.stopped = True
+    batches = ring.taken()
+    assert sum(batch.stored_bytes for batch in batches) == 25 * 48
+    assert gaps_of(batches) == []
 
 
 def test_cpus_without_a_file_get_an_empty_one_up_to_the_highest() -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from lttd.abi.framing import parse_framing
+from lttd.abi.framing import more_of, parse_framing
 from lttd.errors import LttdError
 from lttd.sources.base import Attachment, SourceInfo, When
 from lttd.sources.blktrace_device import BlktraceSettings, BlockTrace, missing_cpus
@@ -53,9 +53,8 @@ class BlktraceSource:
         """Open what *trace*, which is set up, has by now; close() closes it."""
         self._trace = trace
         self._noted = Noted()
-        self._shared = Shared(
-            pool, parse_framing("blktrace", order=_ORDER), abi="blktrace", count_missing=False
-        )
+        self._framing = parse_framing("blktrace", order=_ORDER)
+        self._shared = Shared(pool, self._framing, abi="blktrace", count_missing=False)
         self._opened: set[int] = set()
         self._absent: set[int] = set()
         self._notes_told = 0
@@ -84,9 +83,10 @@ class BlktraceSource:
 
     def _open(self, cpu: int, path: str) -> None:
         tells = not self._opened  # the lowest one
+        file = RelayFile(path, more=lambda begun: more_of(self._framing, begun))
         stream = StreamId(self._trace.name, cpu)
         opened = BlktraceStream(
-            *(stream, RelayFile(path), self._shared, self._shared.now(), self._noted),
+            *(stream, file, self._shared, self._shared.now(), self._noted),
             self._dropped if tells else None,
         )
         self._opened.add(cpu)
