@@ -43,6 +43,8 @@ SYNC_INTERVAL_S: Final = 5.0
 # The beginning of a segment stays in the page cache, where whoever looks at a short recording finds
 # it: a sixteenth of the memory, at most this much, shared by its streams.
 CACHED_BYTES: Final = 1 << 30
+# Kept from the data, so that a full disk has room for the last gaps and the manifest.
+RESERVE_BYTES: Final = 256 << 10
 _NO_ROWS: Final = np.empty(0, ROW_DTYPE)
 
 
@@ -316,6 +318,9 @@ class Segment:
             lttd_version=version("lttd"),
             clock_snapshots=[contents.snapshot] if contents.snapshot else [],
         )
+        reserve = self._disk.open(self.paths.reserve)
+        reserve.preallocate(0, RESERVE_BYTES)
+        reserve.close()
         self.add_streams(contents.streams)
 
     def add_streams(self, infos: Iterable[StreamInfo]) -> None:
@@ -383,7 +388,7 @@ class Segment:
             StorageError: what was written is whole, but the manifest still says ``open``.
         """
         try:
-            self._recorder.drain()
+            self.settle()
             self._tell_refused(snapshot.trace if snapshot else 0)
             self.sync()
             for lane in self.lanes.values():
@@ -398,6 +403,11 @@ class Segment:
             for lane in self.lanes.values():
                 lane.file.close()
             self._lock.release()
+
+    def settle(self) -> None:
+        """Wait for the backlog; then what closes the segment has the room that was kept for it."""
+        self._recorder.drain()
+        self._disk.remove(self.paths.reserve)
 
     def _tell_refused(self, now: int) -> None:
         for lane in self.lanes.values():

@@ -131,6 +131,7 @@ class Recording:
         """
         counters = {stream.info.id: dict(stream.counters()) for stream in self.source.streams}
         try:
+            self.segment.settle()
             self.attach(When.CLOSE)
         finally:
             self.segment.close(_snapshot(self.source), counters)

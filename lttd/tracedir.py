@@ -27,6 +27,7 @@ from lttd.subbuffer import StreamId, StreamInfo
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "trace.json"
 SYNCED: Final = "synced.json"
+RESERVE: Final = ".reserve"
 _SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,})-([a-z]+)")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*")
 
@@ -83,6 +84,11 @@ class SegmentPaths:
     def synced(self) -> Path:
         """The record of what is known to be durable."""
         return self.directory / SYNCED
+
+    @property
+    def reserve(self) -> Path:
+        """Room on the disk for what closes an open segment."""
+        return self.directory / RESERVE
 
     @property
     def streams(self) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lttd.abi import declared, ltt
+from lttd.abi import declared, ltt, ltt_walk
 from lttd.abi.table import abi_of
 from lttd.subbuffer import StreamId, StreamInfo
 from tests.made_ltt import LttBuffer, Tracer
@@ -63,7 +63,7 @@ def test_what_the_tracer_wrote_is_found(tracer: Tracer) -> None:
     buffer = filled(tracer)
     blocks = list(iter(buffer.take, None))
     data = b"".join(blocks)
-    found = ltt.survey(data)
+    found = ltt_walk.survey(data)
     assert found.sizes_bytes.tolist() == [len(block) for block in blocks]
     assert not found.damage
     taken = ltt.rows_of(data, found.offsets_bytes, found.sizes_bytes)
@@ -87,7 +87,7 @@ def test_what_the_tracer_wrote_is_found(tracer: Tracer) -> None:
 @pytest.mark.parametrize("tracer", TRACERS[::5], ids=str)
 def test_stripped_sub_buffers_still_walk(tracer: Tracer) -> None:
     data = filled(tracer).drain()
-    found = ltt.survey(data)
+    found = ltt_walk.survey(data)
     taken = ltt.rows_of(data, found.offsets_bytes, found.sizes_bytes)
     packed = b"".join(
         head.tobytes() + data[at + ltt.LEAST_HEADER_BYTES : at + used]
@@ -129,7 +129,7 @@ def test_the_scale_divides_the_frequency_since_2_2_and_multiplies_it_before(
 @needs_the_real_trace
 def test_the_real_trace_is_read_as_the_published_tests_of_it_say() -> None:
     data = (REAL / "vm_state_0").read_bytes()
-    found = ltt.survey(data)
+    found = ltt_walk.survey(data)
     assert found.sizes_bytes.tolist() == [262144, 8192]
     assert found.used_bytes.tolist() == [262144, 5696]
     layout = ltt.layout_of(data)
@@ -138,9 +138,21 @@ def test_the_real_trace_is_read_as_the_published_tests_of_it_say() -> None:
     first_event = np.array([27013846067263], np.uint64)
     assert layout.ns_of(first_event).tolist() == [13589759412128]
     for path in sorted(REAL.iterdir()):
-        one = ltt.survey(path.read_bytes())
+        one = ltt_walk.survey(path.read_bytes())
         assert not one.damage
         assert one.sizes_bytes.sum() == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("at", "magic", "word"),
+    [(40, 0x00D6B7ED, "a format before 2.0"), (0, 0xC1FC1FC1, "CTF"), (0, 0, "magic 0x00000000")],
+)
+@pytest.mark.parametrize("order", "<>")
+def test_its_relatives_are_named(order: str, at: int, magic: int, word: str) -> None:
+    head = bytearray(68)
+    struct.pack_into(f"{order}I", head, at, magic)
+    with pytest.raises(ValueError, match=word):
+        ltt.layout_of(head)
 
 
 def damaged(data: bytes, at: int, form: str, value: int) -> bytes:
@@ -169,8 +181,8 @@ def test_a_damaged_header_costs_its_own_sub_buffer_and_no_other(
 ) -> None:
     buffer = filled(Tracer())
     first, *others = iter(buffer.take, None)
-    whole = ltt.survey(first + b"".join(others))
-    bad = ltt.survey(damaged(first, at, form, value) + b"".join(others))
+    whole = ltt_walk.survey(first + b"".join(others))
+    bad = ltt_walk.survey(damaged(first, at, form, value) + b"".join(others))
     assert bad.offsets_bytes.tolist() == whole.offsets_bytes.tolist()[1:]
     (gap,) = bad.damage
     assert (gap.number, gap.offset_bytes, gap.length_bytes, gap.torn) == (0, 0, len(first), False)
@@ -179,20 +191,20 @@ def test_a_damaged_header_costs_its_own_sub_buffer_and_no_other(
 
 def test_a_torn_tail_and_garbage_are_told_apart() -> None:
     data = filled(Tracer()).drain()
-    whole = ltt.survey(data)
-    torn = ltt.survey(data[:-5])
+    whole = ltt_walk.survey(data)
+    torn = ltt_walk.survey(data[:-5])
     assert torn.damage[-1].torn
     assert torn.damage[-1].length_bytes == int(whole.sizes_bytes[-1]) - 5
-    few = ltt.survey(data + b"abc").damage
+    few = ltt_walk.survey(data + b"abc").damage
     assert [(gap.length_bytes, gap.torn) for gap in few] == [(3, True)]
-    garbage = ltt.survey(data + bytes(5000)).damage
+    garbage = ltt_walk.survey(data + bytes(5000)).damage
     assert [(gap.length_bytes, gap.torn) for gap in garbage] == [(5000, False)]
 
 
 def test_runs_that_were_appended_keep_their_own_clocks() -> None:
     one, other = Tracer(frequency=10**9), Tracer(frequency=2 * 10**9, start_s=1_262_800_000)
     data = filled(one).drain() + filled(other).drain()
-    found = ltt.survey(data)
+    found = ltt_walk.survey(data)
     taken = ltt.rows_of(data, found.offsets_bytes, found.sizes_bytes)
     assert not taken.damaged
     runs = np.flatnonzero(np.diff(taken.headers.run))
@@ -209,11 +221,11 @@ def test_no_bytes_raise_or_loop(garbage: bytes, at: int, patch: bytes) -> None:
     made = bytearray(HEAD + HEAD)
     made[at : at + len(patch)] = patch
     for data in (garbage, bytes(made), bytes(made)[: at + 1]):
-        found = ltt.survey(data)
+        found = ltt_walk.survey(data)
         told = int(found.sizes_bytes.sum()) + sum(gap.length_bytes for gap in found.damage)
         assert told == len(data)
         ltt.rows_of(data, found.offsets_bytes, found.sizes_bytes)
         with suppress(ValueError):
             ltt.layout_of(data)
-        list(ltt.adjoining(data, 0))
+        list(ltt_walk.adjoining(data, 0))
         ltt.headers_at(data, np.array([-1, 0, 5, 1 << 40]))

@@ -94,6 +94,8 @@ def fill(disk: Path) -> Path:
         (["--buffer-size", "0"], 2, r"0 bytes.*give 64K"),
         (["--buffer-size", "4X"], 2, r"'4X' is no size: write 4096"),
         (["--buffer-size", "1023G"], 1, r"buffer_size_kb.*ask for a smaller buffer"),
+        (["--subbuffer-size", "0"], 2, r"0 bytes: give a multiple of 1024"),
+        (["--events", ","], 2, r"events ',' names none: write globs such as 'sched:"),
         (["--clock", "sundial"], 2, r"no trace clock 'sundial'; it has .*mono"),
         (["--layout", "loose"], 2, r"write packed or sparse"),
         (["--source", "disk:/dev/sda"], 2, r"'disk:/dev/sda'.*must be one of ftrace"),
@@ -268,6 +270,24 @@ def test_recording_goes_on_past_a_full_disk_if_asked_to_and_counts_the_loss(
         (segment,) = segments(disk / TRACE)
         gaps = read_gaps(segment.stream("ftrace_0").gaps)
         assert sum(gap.count or 0 for gap in gaps if gap.reason is Reason.STORAGE) == refused
+
+
+def test_a_disk_that_stays_full_has_room_for_what_closes_the_trace(
+    lttd: Launcher, tmp_path: Path, syscall_load: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "8M") as disk:
+        options = ["--events", "raw_syscalls:*", "--on-write-error", "continue"]
+        run = lttd.start("-t", disk / TRACE, *options, "--summary", "json").recording()
+        with loaded(syscall_load):
+            until(lambda: run.stats()[0]["read events"] > 500_000, "much more than there is room")
+            fill(disk)
+            assert run.end() == 1
+        assert "no space left" in only_line(run)
+        assert info(disk / TRACE)["state"] == "closed"
+        assert info(disk / TRACE)["streams"] == json.loads(run.stdout)["streams"]
+        assert_whole(disk / TRACE, "--events")
+        (segment,) = segments(disk / TRACE)
+        assert not segment.reserve.exists()
 
 
 # -- signals

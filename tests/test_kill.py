@@ -137,6 +137,7 @@ def recover(lttd: Launcher, trace: Path, *, append: bool) -> float:
         done = lttv("check", "--repair", trace)
         assert done.returncode == 0, done.stdout + done.stderr
     assert children_cpu_s() - begin_cpu_s < RECOVERY_CPU_S
+    assert not [each for each in segments_below(trace) if each.reserve.exists()]
     return time.monotonic() - begin
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lttd.abi import ltt
+from lttd.abi import ltt, ltt_walk
 from lttd.abi.ltt_events import Channel, Shape, SubBuffers, Walked, walk
 from lttd.abi.ltt_markers import Marker as Declared
 from lttd.abi.ltt_markers import Markers, Sizes, Stored, core_markers, parse_fields
@@ -18,7 +18,7 @@ LONG32 = Sizes(4, 4, 4, 4)
 
 
 def subbuffers(data: bytes) -> tuple[ltt.Layout, SubBuffers]:
-    found, layout = ltt.survey(data), ltt.layout_of(data)
+    found, layout = ltt_walk.survey(data), ltt.layout_of(data)
     assert not found.damage
     offset = found.offsets_bytes
     begin = np.array([int.from_bytes(data[at : at + 8], _endian(layout)) for at in offset], "u8")

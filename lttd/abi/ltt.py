@@ -16,8 +16,7 @@ Invariant: nothing here raises because of what sub-buffers say, but layout_of().
 """
 
 import struct
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
@@ -37,6 +36,8 @@ CLOCK: Final = "ltt-tsc"
 """Name of the clock in manifests: ns that were counted in cycles."""
 MAGIC: Final = 0x00D6B7ED
 MAGIC_AT: Final = 16
+_OLD_MAGIC_AT: Final = 40  # up to format 1.0
+_CTF_MAGIC: Final = 0xC1FC1FC1
 MAJOR: Final = 2
 LAST_MINOR: Final = 6
 VARYING_SINCE: Final = 5
@@ -47,7 +48,6 @@ LEAST_HEADER_BYTES: Final = 60
 """What the headers of all versions begin with; what stripping changes lies in it."""
 PAGE_BYTES: Final = 4096
 """The smallest page of any tracer: sub-buffers begin at multiples of it."""
-MOST_PAGE_BYTES: Final = 65536
 _NS: Final = 1_000_000_000
 # What conversion carries as a remainder has room above it in a u64; no counter is so fast.
 _MOST_FREQUENCY: Final = 1 << 55
@@ -73,7 +73,8 @@ _DTYPES: Final = {
 _LOSS_DTYPES: Final = {
     order: np.dtype([("events_lost", f"{order}u4"), ("corrupted", f"{order}u4")]) for order in "<>"
 }
-_HEADS: Final = {order: struct.Struct(f"{order}2QI4B3Q3I") for order in "<>"}
+HEADS: Final = {order: struct.Struct(f"{order}2QI4B3Q3I") for order in "<>"}
+"""The same as header_dtype(), for one at a time."""
 _MAGICS: Final = {order: struct.pack(f"{order}I", MAGIC) for order in "<>"}
 
 
@@ -140,18 +141,27 @@ def layout_of(data: Buffer, offset_bytes: int = 0) -> Layout:
         raise ValueError(f"{len(head)} bytes are too few for a header")
     order = _order_of(head)
     if order is None:
-        found = struct.unpack_from("<I", head, MAGIC_AT)[0]
-        raise ValueError(f"magic {found:#010x} instead of {MAGIC:#010x}")
-    _, _, _, major, minor, pointer, alignment, s, us, frequency, scale, _, _ = _HEADS[order].unpack(
+        raise ValueError(_other_magic(head))
+    _, _, _, major, minor, pointer, alignment, s, us, frequency, scale, _, _ = HEADS[order].unpack(
         head
     )
     if major != MAJOR or minor > LAST_MINOR:
         raise ValueError(f"format {major}.{minor}; known are 2.0 to 2.{LAST_MINOR}")
     if pointer not in (4, 8) or alignment not in (0, 4, 8):
         raise ValueError(f"pointers of {pointer} bytes and alignment {alignment} cannot be")
-    if not _is_clock(minor, frequency, scale):
+    if not is_clock(minor, frequency, scale):
         raise ValueError(f"a clock of {frequency} Hz, scale {scale}, cannot be")
     return Layout(order, minor, pointer, alignment, frequency, scale, s * _NS + us * 1000)
+
+
+def _other_magic(head: bytes) -> str:
+    """Say what begins like this, which is no sub-buffer of formats 2.x."""
+    if head[_OLD_MAGIC_AT:][:4] in _MAGICS.values():
+        return "a format before 2.0; known are 2.0 to 2.6"
+    if head[:4] in (_CTF_MAGIC.to_bytes(4, "little"), _CTF_MAGIC.to_bytes(4, "big")):
+        return "CTF, which came after format 2.6"
+    (found,) = struct.unpack_from("<I", head, MAGIC_AT)
+    return f"magic {found:#010x} instead of {MAGIC:#010x}"
 
 
 def has_magic(head: bytes) -> bool:
@@ -172,7 +182,8 @@ def _ratio(minor: int, frequency: int, scale: int) -> tuple[int, int]:
 
 
 @lru_cache
-def _is_clock(minor: int, frequency: int, scale: int) -> bool:
+def is_clock(minor: int, frequency: int, scale: int) -> bool:
+    """Tell whether a header's clock can be one, and be converted."""
     return frequency > 0 and scale > 0 and _ratio(minor, frequency, scale)[1] < _MOST_FREQUENCY
 
 
@@ -223,7 +234,7 @@ def headers_at(data: Buffer, offsets_bytes: I64) -> Headers:
     """Read headers at given places; sound also means that all of the used bytes are there."""
     room = len(data)
     inside = (offsets_bytes >= 0) & (offsets_bytes <= room - LEAST_HEADER_BYTES)
-    order = _order_at(data, offsets_bytes[inside])
+    order = order_at(data, offsets_bytes[inside])
     found = np.zeros(len(offsets_bytes), _DTYPES[order])
     found[inside] = _gathered(data, offsets_bytes[inside], _DTYPES[order])
     minor, used, size = _sizes(found)
@@ -250,7 +261,7 @@ def headers_at(data: Buffer, offsets_bytes: I64) -> Headers:
     )
 
 
-def _order_at(data: Buffer, offsets_bytes: Iterable[int]) -> str:
+def order_at(data: Buffer, offsets_bytes: Iterable[int]) -> str:
     """Return the byte order of the first of these places that has a magic."""
     for at in offsets_bytes:
         magic = bytes(data[at + MAGIC_AT : at + MAGIC_AT + 4])
@@ -286,7 +297,7 @@ def _times(found: npt.NDArray[np.void], minor: I64, sound: Mask) -> tuple[U64, U
         clock = int(minor[first]), int(found["frequency"][first]), int(found["scale"][first])
         same = todo & (found["frequency"] == clock[1]) & (found["scale"] == clock[2])
         same &= (minor >= LOSS_SINCE) == (clock[0] >= LOSS_SINCE)
-        if _is_clock(*clock):
+        if is_clock(*clock):
             ratio = _ratio(*clock)
             begin[same], end[same] = scaled(begin[same], *ratio), scaled(end[same], *ratio)
         else:
@@ -308,7 +319,7 @@ def resized_heads(
     data: Buffer, offsets_bytes: I64, used_bytes: I64, sizes_bytes: I64
 ) -> npt.NDArray[np.uint8]:
     """Return the headers that the sub-buffers get when each is to take *sizes_bytes*."""
-    heads = _gathered(data, offsets_bytes, _DTYPES[_order_at(data, offsets_bytes)])
+    heads = _gathered(data, offsets_bytes, _DTYPES[order_at(data, offsets_bytes)])
     varying = heads["minor"] >= VARYING_SINCE
     heads["used"] = np.where(varying, used_bytes, sizes_bytes - used_bytes)
     heads["size"] = sizes_bytes
@@ -347,121 +358,3 @@ def rows_of(data: Buffer, offsets_bytes: I64, sizes_bytes: I64) -> Taken:
     rows["begin"], rows["end"] = headers.begin, headers.end
     heads = packed_heads(data, offsets, headers.used_bytes)
     return Taken(rows, heads, headers, damaged)
-
-
-class Damage(NamedTuple):
-    """Bytes of a file that hold no sub-buffer."""
-
-    number: int
-    """How many sub-buffers stand before them."""
-    offset_bytes: int
-    length_bytes: int
-    torn: bool
-    """A sub-buffer begins there whose end is not in the file."""
-    reason: str
-
-
-class Survey(NamedTuple):
-    """Where the sub-buffers of a whole file lie."""
-
-    offsets_bytes: I64
-    sizes_bytes: I64
-    used_bytes: I64
-    damage: list[Damage]
-
-    @property
-    def page_bytes(self) -> int:
-        """The tracer's page, to which (2.5 and later) all sizes are rounded up.
-
-        The smallest that explains every sub-buffer; PAGE_BYTES where none does.
-        """
-        page_bytes = PAGE_BYTES
-        while page_bytes <= MOST_PAGE_BYTES:
-            if (-(-self.used_bytes // page_bytes) * page_bytes == self.sizes_bytes).all():
-                return page_bytes
-            page_bytes *= 2
-        return PAGE_BYTES
-
-
-def survey(data: Buffer) -> Survey:
-    """Follow the headers from the first byte to the last; what is no sub-buffer is skipped.
-
-    Behind what does not parse the next one is looked for at every page.
-    """
-    offsets, sizes, used_sizes = array("q"), array("q"), array("q")
-    damage: list[Damage] = []
-    at, room = 0, len(data)
-    order = _order_at(data, range(0, room, PAGE_BYTES))
-    while at < room:
-        used, size = _extent(data, at, order)
-        if 0 < size <= room - at:
-            offsets.append(at)
-            sizes.append(size)
-            used_sizes.append(used)
-            at += size
-            continue
-        behind = _next_sound(data, at)
-        torn = (size > 0 and behind == room) or room - at < LEAST_HEADER_BYTES
-        reason = _reason(data, at, size)
-        damage.append(Damage(len(offsets), at, behind - at, torn, reason))
-        at = behind
-    where = [np.array(each, np.int64) for each in (offsets, sizes, used_sizes)]
-    return Survey(where[0], where[1], where[2], damage)
-
-
-def adjoining(data: Buffer, start_bytes: int) -> Iterator[int]:
-    """Yield where stripped sub-buffers begin that follow each other, until one is not whole."""
-    room = len(data)
-    order = _order_at(data, [start_bytes]) if start_bytes < room else "<"
-    at = start_bytes
-    while at < room:
-        used, size = _extent(data, at, order)
-        if not 0 < used <= room - at or size != used:
-            return
-        yield at
-        at += used
-
-
-def _extent(data: Buffer, at: int, order: str) -> tuple[int, int]:
-    """Return used and delivered bytes of the sub-buffer at a place; (0, 0) if there is none."""
-    if at + LEAST_HEADER_BYTES > len(data):
-        return 0, 0
-    _, _, magic, major, minor, pointer, alignment, _, _, frequency, scale, used, size = _HEADS[
-        order
-    ].unpack_from(data, at)
-    if magic != MAGIC or major != MAJOR or minor > LAST_MINOR:
-        return 0, 0
-    possible = pointer in (4, 8) and alignment in (0, 4, 8)
-    if not possible or not _is_clock(minor, frequency, scale):
-        return 0, 0
-    if minor < VARYING_SINCE:
-        used = size - used
-    elif size - used >= MOST_PAGE_BYTES:  # padding is what fills the last page
-        return 0, 0
-    if not header_bytes_of(minor, pointer) <= used <= size:
-        return 0, 0
-    return used, size
-
-
-def _next_sound(data: Buffer, at: int) -> int:
-    """Return where the next whole sub-buffer begins at a page behind *at*; else the end."""
-    room = len(data)
-    first = (at // PAGE_BYTES + 1) * PAGE_BYTES
-    for start in range(first, room, PAGE_BYTES << 10):
-        offsets = np.arange(start, min(start + (PAGE_BYTES << 10), room), PAGE_BYTES)
-        found = headers_at(data, offsets)
-        whole = np.flatnonzero(found.sound & (found.size_bytes <= room - offsets))
-        if len(whole):
-            return int(offsets[whole[0]])
-    return room
-
-
-def _reason(data: Buffer, at: int, size: int) -> str:
-    """Say why no whole sub-buffer begins at a place."""
-    try:
-        layout_of(data, at)
-    except ValueError as error:
-        return str(error)
-    if size:
-        return f"a sub-buffer of {size} bytes, of which {len(data) - at} are there"
-    return "the sizes in the header cannot be"

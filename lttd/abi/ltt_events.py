@@ -27,17 +27,19 @@ no byte behind a sub-buffer's data is looked at.
 
 import struct
 from array import array
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_events import Damage
-from lttd.abi.ltt import Layout
+from lttd.abi.ltt import Layout, header_dtype, layout_of
 from lttd.abi.ltt_markers import Marker
 
 Buffer = bytes | bytearray | memoryview
+MarkersOf = Callable[[Layout], Mapping[int, Marker]]
+"""Tells what the events of a channel may be, by id."""
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
@@ -84,6 +86,36 @@ class SubBuffers(NamedTuple):
             self.end_bytes[which],
             self.begin[which],
         )
+
+
+class Alike(NamedTuple):
+    """Sub-buffers of one stream that the same tracer wrote."""
+
+    layout: Layout
+    rows: I64
+    """Numbers of them among those that were asked about."""
+    subbuffers: SubBuffers
+
+
+def alike(data: Buffer, offset_bytes: I64, end_bytes: I64) -> Iterator[Alike]:
+    """Tell sub-buffers of one stream apart by tracer; all their headers are sound.
+
+    There is one tracer, unless legacy lttd's ``-a`` put runs of several into one file.
+    """
+    if not len(offset_bytes):
+        return
+    order = layout_of(data, int(offset_bytes[0])).order
+    heads = _gathered(data, offset_bytes, header_dtype(order))
+    told = heads[["minor", "pointer_bytes", "alignment", "frequency", "scale"]]
+    left = np.ones(len(heads), np.bool_)
+    while left.any():
+        first = int(left.argmax())
+        same = left & (told == told[first])
+        rows = np.flatnonzero(same)
+        layout = layout_of(data, int(offset_bytes[first]))
+        at, begin = offset_bytes[rows], heads["begin"][rows].astype(np.uint64)
+        yield Alike(layout, rows, SubBuffers(at, at + layout.header_bytes, end_bytes[rows], begin))
+        left &= ~same
 
 
 class Walked(NamedTuple):
@@ -338,12 +370,16 @@ class _Headers:
         self.behind[self.whole] = at + 8
 
     def _read(self, at: I64, dtype: str) -> npt.NDArray[np.generic]:
-        kind = np.dtype(dtype)
-        if not len(at):
-            return np.empty(0, kind)
-        room = len(self._buffer) - kind.itemsize + 1
-        found: npt.NDArray[np.generic] = np.ndarray((room,), kind, self._buffer, strides=(1,))[at]
-        return found
+        return _gathered(self._buffer, at, np.dtype(dtype))
+
+
+def _gathered(buffer: Buffer, at: I64, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return what stands at each of some places, however aligned."""
+    if not len(at):
+        return np.empty(0, kind)
+    room = len(buffer) - kind.itemsize + 1
+    found: npt.NDArray[Any] = np.ndarray((room,), kind, buffer, strides=(1,))[at]
+    return found
 
 
 def _aligned(at: I64, base: I64, alignment: int | I64) -> I64:

@@ -27,7 +27,8 @@ from lttd.sources.ftrace_setup import (
     page_layout,
     wakes_sensibly,
 )
-from lttd.sources.ftrace_stream import FtraceStream, Pipe, Shared
+from lttd.sources.ftrace_stream import FtraceStream, Shared
+from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import StatsFile, TraceClock, find_tracefs, read_text, write_text
 from lttd.subbuffer import BufferPool
 

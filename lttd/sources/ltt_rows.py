@@ -7,12 +7,29 @@ Rule: a counter that another trace began (a file that was appended to) counts fr
 Invariant: events of the gaps told so far = growth of events_lost = discarded_total.
 """
 
+import re
+from collections.abc import Mapping
+from typing import Final
+
 import numpy as np
 
 from lttd.abi.ltt import U64, Headers, Taken
+from lttd.clock import Snapshot
 from lttd.subbuffer import Gap, Reason, Unit
 
-_MODULUS = np.uint64(1 << 32)
+NAME: Final = re.compile(r"(?P<channel>[^.].*)_(?P<cpu>0|[1-9]\d*)")
+"""Of a channel's file, on both sides of lttd."""
+# The tracer takes the two times one after the other.
+_START_UNCERTAINTY_NS: Final = 1000
+_MODULUS: Final = np.uint64(1 << 32)
+
+
+def start_snapshot(begin: int, wall_ns: int) -> Snapshot:
+    """Return how the clocks stood when a trace was made, by metadata's first header.
+
+    The other two clocks are not known; they count on from it as the trace clock does.
+    """
+    return Snapshot(begin, begin, begin, wall_ns, _START_UNCERTAINTY_NS)
 
 
 class LttBook:
@@ -59,6 +76,17 @@ class LttBook:
         """Return a gap before *row*, at the end of what was entered: bytes that do not parse."""
         reason = Reason.TORN if torn else Reason.DAMAGED
         return Gap(row, reason, Unit.BYTES, length_bytes, self.end, self.end)
+
+    def count_from(self, headers: Headers) -> None:
+        """Count on from what the first of these says: what it lost by then is another's to tell."""
+        self._run = int(headers.run[0])
+        self._counters = {name: int(getattr(headers, name)[0]) for name in self._counters}
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """The tracer's totals, by its own names, as the last sub-buffer has them."""
+        counters = self._counters
+        return {"events_lost": counters["events_lost"], "subbuf_corrupt": counters["corrupted"]}
 
     def _growth(self, name: str, headers: Headers) -> U64:
         """Return, per row, how far a counter came since the row before."""

@@ -9,7 +9,6 @@ Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + th
 
 import mmap
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,17 +19,14 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi import ltt
+from lttd.abi import ltt, ltt_walk
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, SourceError, UsageError
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
-from lttd.sources.ltt_rows import LttBook
+from lttd.sources.ltt_rows import NAME, LttBook, start_snapshot
 from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
 
-_NAME: Final = re.compile(r"(?P<channel>[^.].*)_(?P<cpu>0|[1-9]\d*)")
 _CHUNK_ROWS: Final = 65536
-# The tracer takes the two times one after the other.
-_START_UNCERTAINTY_NS: Final = 1000
 
 
 def find_channels(directory: Path) -> list[tuple[StreamId, Path]]:
@@ -39,7 +35,7 @@ def find_channels(directory: Path) -> list[tuple[StreamId, Path]]:
     for parent, _, names in os.walk(directory):
         inside = Path(parent).relative_to(directory)
         for name in names:
-            match, path = _NAME.fullmatch(name), Path(parent) / name
+            match, path = NAME.fullmatch(name), Path(parent) / name
             if match is not None and path.is_file():
                 channel = (inside / match["channel"]).as_posix()
                 found.append((StreamId(channel, int(match["cpu"])), path))
@@ -66,7 +62,7 @@ class Channel:
 
     stream: StreamId
     path: Path
-    survey: ltt.Survey
+    survey: ltt_walk.Survey
     layout: ltt.Layout
     """Of its first sub-buffer."""
     start: int
@@ -100,7 +96,7 @@ def walk(stream: StreamId, path: Path) -> Channel | str:
 
 def _walk(stream: StreamId, path: Path, data: memoryview) -> Channel | str:
     with data:
-        survey = ltt.survey(data)
+        survey = ltt_walk.survey(data)
         if not len(survey.offsets_bytes):
             return survey.damage[0].reason
         offsets = survey.offsets_bytes
@@ -350,9 +346,7 @@ def _start(channels: Sequence[Channel]) -> Snapshot | None:
     """Return how the clocks stood when the trace was made, by its metadata channel."""
     for channel in channels:
         if ltt.is_metadata(channel.stream.channel) and not channel.survey.offsets_bytes[0]:
-            at, wall_ns = channel.start, channel.layout.start_ns
-            # The other two clocks are not known; they count on from it as the trace clock does.
-            return Snapshot(at, at, at, wall_ns, _START_UNCERTAINTY_NS)
+            return start_snapshot(channel.start, channel.layout.start_ns)
     return None
 
 

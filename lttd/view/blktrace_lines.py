@@ -114,18 +114,17 @@ class BlkparseLines(BlockTexter):
         self._since: int | None = None
         self._events: _Events | None = None
 
-    def lines(self, batch: Batch) -> Iterator[bytes]:
-        """Yield the lines of *batch*, a block at a time."""
+    def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
+        """Yield the lines of *batch*, a block at a time; *most*: as BlockTexter takes it."""
         if not len(batch):
-            yield from super().lines(batch)
+            yield from super().lines(batch, most)
             return
         events = self._columns(batch)
         printed = (events.act >= 0) & (events.act != _DRV_DATA)
         message = _action(events) == (2 | NOTIFY)
         printed |= message & (events.pdu_bytes > 0)
-        if not printed.all():
-            rows = np.flatnonzero(printed)
-            batch = batch.select(rows)
+        if most is not None or not printed.all():
+            batch = batch.select(np.flatnonzero(printed)[:most])
             if len(batch):
                 events = self._columns(batch)
         self._events = events

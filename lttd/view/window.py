@@ -84,9 +84,24 @@ def _derived(stream: StoredStream) -> Entries:
     entries["packet_bits"] = headers.stored_bytes << 3
     entries["content_bits"] = headers.content_bytes << 3
     entries["begin"] = begin
-    entries["end"][:-1] = begin[1:]
-    entries["end"][-1:] = FOREVER
+    ends = stream.abi.ends(stream.data, headers)
+    if ends is None:
+        entries["end"][:-1] = begin[1:]
+        entries["end"][-1:] = FOREVER
+    else:
+        entries["end"] = np.maximum.accumulate(np.maximum(begin, ends))
     return entries
+
+
+def extent(sources: Sequence[Source]) -> tuple[int, int] | None:
+    """Return begin and end of what some streams hold, also of those without an index."""
+    begins, ends = [], []
+    for source in sources:
+        if count := len(source.index):
+            first, last = source.index.entries(0, 1)[0], source.index.entries(count - 1, count)[0]
+            begins.append(int(first["begin"]))
+            ends.append(int(last["end"] if int(last["end"]) < FOREVER else last["begin"]))
+    return (min(begins), max(ends)) if begins else None
 
 
 class Part(NamedTuple):
