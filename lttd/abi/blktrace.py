@@ -25,6 +25,8 @@ Records = npt.NDArray[np.void]
 MAGIC: Final = 0x65617400
 """Of every record, with the version in its lowest byte."""
 RECORD_BYTES: Final = {7: 48, 8: 64}
+ROW_BYTES: Final = 64 << 10
+"""Of a sub-buffer: a window is found to so many bytes; an entry of the index costs 72."""
 COMM_BYTES: Final = 16
 """Of a process note."""
 

@@ -9,13 +9,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from lttd.abi.blktrace import Layout, layout_of, notes, records_at, rows_of, walk
+from lttd.abi.blktrace import ROW_BYTES, Layout, layout_of, notes, records_at, rows_of, walk
 from lttd.sources.base import Attachment
 from lttd.subbuffer import Batch, Gap, Reason, Rows, Unit
 
 NOTES_FILE: Final = "blktrace/notes"
-# A window is found to so many bytes; an entry of the index costs 72.
-ROW_BYTES: Final = 64 << 10
 # Record and pdu: a u16 counts the pdu's bytes.
 MOST_RECORD_BYTES: Final = 64 + (1 << 16) - 1
 
