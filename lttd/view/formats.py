@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from lttd.abi.ftrace_format import Format, id_of, parse_format
 
 _HEAD_BYTES: Final = 256
+_MOST_ID: Final = 0xFFFF
 Key = tuple[int, str, str, int]
 
 
@@ -70,7 +71,7 @@ class Formats:
         except OSError as error:
             self.notes.append(f"{path}: {error.strerror}")
             return
-        if number is None:
+        if number is None or number > _MOST_ID:
             self.notes.append(f"{path}: byte 0: no ID")
         else:
             self._files[number] = FormatFile(system, path.parent.name, path)

@@ -9,10 +9,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from lttd.errors import TraceDamagedError
-from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER, UNKNOWN
+from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER
 from lttd.stored import map_file
 from lttd.subbuffer import Reason, Unit
 
+# More is UNKNOWN, or damage: some.
+_MOST_LOST: Final = (1 << 63) - 1
 _NAMES: Final = {Unit.EVENTS: "EVENTS", Unit.SUBBUFFERS: "SUB-BUFFERS", Unit.BYTES: "BYTES"}
 
 
@@ -65,7 +67,7 @@ class Losses:
         found = []
         for row, begin, end, count, reason, unit in self._gaps[low:high].tolist():
             time = begins[row - first] if row < behind else max(begin, end, floor or 0)
-            known = None if count == UNKNOWN else count
+            known = None if count > _MOST_LOST else count
             if unit in _UNITS:
                 found.append(Loss(time, cpu, known, Unit(unit), _REASONS.get(reason)))
         return found
