@@ -246,7 +246,6 @@ class Instance:
         self.write("tracing_on", 0)
         self.write("trace", "")
         self.write("trace_clock", "mono")
-        self.write("options/overwrite", 0)
         self.write("events/raw_syscalls/enable", 1)
         self.write("tracing_on", 1)
         with syscall_load(calls_per_cpu) as load:

@@ -84,6 +84,9 @@ class FakeStream:
         if not self.due and self.left:
             os.eventfd_read(self._fd)  # else it stays readable, to tell the end
 
+    def urgent(self) -> bool:
+        return False
+
     def losses(self) -> Batch | None:
         """Nothing is ever lost."""
         return None

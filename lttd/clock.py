@@ -132,10 +132,13 @@ def _forward_only(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
 def _piece(before: Snapshot, after: Snapshot) -> _Piece:
     """Tell how REALTIME went from one snapshot to the next, up to when it was set."""
     passed_ns = after.monotonic_ns - before.monotonic_ns
-    suspended = after.boottime_ns - before.boottime_ns - passed_ns > STEP_NS
-    stood_still = abs(after.trace - before.trace - passed_ns) <= STEP_NS + passed_ns // DRIFT
+    with_sleep_ns = after.boottime_ns - before.boottime_ns
+    suspended = with_sleep_ns - passed_ns > STEP_NS
+    went_on = after.trace - before.trace
+    off_ns = abs(went_on - passed_ns)
+    stood_still = off_ns <= min(STEP_NS + passed_ns // DRIFT, abs(went_on - with_sleep_ns))
     if suspended and not stood_still:
-        passed_ns = after.boottime_ns - before.boottime_ns
+        passed_ns = with_sleep_ns
     end_ns = after.realtime_ns
     if abs(end_ns - before.realtime_ns - passed_ns) > STEP_NS:
         end_ns = before.realtime_ns + passed_ns

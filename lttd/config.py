@@ -56,6 +56,18 @@ def parse_bool(value: object) -> bool:
         raise UsageError(f"{value!r} is neither yes nor no") from None
 
 
+def parse_named(name: str, parse: Callable[[Any], Any], value: object) -> Any:  # noqa: ANN401
+    """Parse the value of the option or key called *name*.
+
+    Raises:
+        UsageError: it cannot be; the line begins with *name*.
+    """
+    try:
+        return parse(value)
+    except UsageError as error:
+        raise UsageError(f"{name} {error}") from None
+
+
 def parse_list(value: object) -> tuple[str, ...]:
     """Read ``a,b,c`` or a TOML list."""
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
@@ -128,49 +140,64 @@ class _Option:
 
 def _layout(value: object) -> str:
     if value not in ("packed", "sparse"):
-        raise UsageError(f"layout {value!r}: write packed or sparse")
+        raise UsageError(f"{value!r}: write packed or sparse")
     return str(value)
 
 
 def _summary(value: object) -> str:
     text = str(value)
     if text not in ("table", "json", "none") and not text.startswith("json:"):
-        raise UsageError(f"summary {text!r}: write table, json, json:FILE or none")
-    directory = Path(text.removeprefix("json:")).parent
-    if not directory.is_dir():
-        raise UsageError(f"summary {text!r}: there is no directory {directory}")
+        raise UsageError(f"{text!r}: write table, json, json:FILE or none")
+    path = Path(text.removeprefix("json:"))
+    if not path.parent.is_dir():
+        raise UsageError(f"{text!r}: there is no directory {path.parent}")
+    if text.startswith("json:") and path.is_dir():
+        raise UsageError(f"{text!r}: that is a directory; name a file")
     return text
 
 
 def _on_write_error(value: object) -> str:
     if value not in ("stop", "continue"):
-        raise UsageError(f"on-write-error {value!r}: write stop or continue")
+        raise UsageError(f"{value!r}: write stop or continue")
     return str(value)
 
 
 def _priority(value: object) -> int:
     text = str(value)
     if not (text.isdigit() and 1 <= int(text) <= 99):
-        raise UsageError(f"priority {text!r}: from 1 to 99")
+        raise UsageError(f"{text!r}: from 1 to 99")
     return int(text)
 
 
 def _flush_interval_s(value: object) -> float:
     interval_s = parse_duration_s(value)
     if not 0.001 <= interval_s <= 3600:
-        raise UsageError(f"flush-interval {value!r}: from 1ms to 1h")
+        raise UsageError(f"{value!r}: from 1ms to 1h")
     return interval_s
 
 
 def _backlog_bytes(value: object) -> int:
     size = parse_bytes(value)
     if size < 1 << 20:
-        raise UsageError(f"backlog {value!r}: at least 1M, which is one take")
+        raise UsageError(f"{value!r}: at least 1M")
     return size
 
 
+def _verbose(value: object) -> int:
+    text = str(value)
+    if not text.isdigit():
+        raise UsageError(f"{text!r}: write 0 or 1")
+    return int(text)
+
+
+def _trace_dir(value: object) -> Path:
+    if not value or not isinstance(value, str):
+        raise UsageError(f"{value!r}: write the path of a directory")
+    return Path(value)
+
+
 _OPTIONS: Final[dict[str, _Option]] = {
-    "trace-dir": _Option(lambda value: Path(str(value)), "trace_dir"),
+    "trace-dir": _Option(_trace_dir, "trace_dir"),
     "layout": _Option(_layout, "layout"),
     "append": _Option(parse_bool, "append"),
     "flush-interval": _Option(_flush_interval_s, "flush_interval_s"),
@@ -181,7 +208,7 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "priority": _Option(_priority, "priority"),
     "metrics": _Option(str, "metrics"),
     "daemon": _Option(parse_bool, "daemon"),
-    "verbose": _Option(int, "verbose"),
+    "verbose": _Option(_verbose, "verbose"),
 }
 
 _EPILOG: Final = """\
@@ -189,6 +216,7 @@ SPEC is KIND[:TARGET][,key=value]...
   ftrace            an own tracefs instance, created and removed by lttd (the default)
   ftrace:INSTANCE   an instance that exists; ftrace:/ is the top-level buffer
   replay:DIR        files of whole sub-buffers with their padding: fixtures, old traces
+  ltt:DIR           the channels of an LTTng 0.x trace: DEBUGFS/ltt/NAME
 
 Sizes: 4096, 64K, 4M.  Durations: 100ms, 1s, 5m.
 Exit status: 0 recorded; 1 recording failed part way (what was written is whole and readable);
@@ -197,6 +225,8 @@ Exit status: 0 recorded; 1 recording failed part way (what was written is whole 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:  # noqa: ANN401  (argparse declares NoReturn)
+        if message.startswith("unrecognized arguments: ") and " -" not in message:
+            message += "; a COMMAND goes behind '--'"
         raise UsageError(f"{message} (lttd --help tells more)")
 
 
@@ -246,10 +276,11 @@ def argument_parser() -> argparse.ArgumentParser:
     legacy = parser.add_argument_group("legacy lttd's letters")
     add = legacy.add_argument
     add("-c", "--channel-root", metavar="DIR", help="--source ltt:DIR")
-    add("-f", dest="ltt_channels", action="store_const", const="flight",
-        help="only flight-recorder channels (ltt)")  # fmt: skip
-    add("-n", dest="ltt_channels", action="store_const", const="normal",
-        help="only normal channels (ltt)")  # fmt: skip
+    either = legacy.add_mutually_exclusive_group()
+    either.add_argument("-f", dest="ltt_channels", action="store_const", const="flight",
+        help="only flight-recorder channels: ltt:DIR,channels=flight")  # fmt: skip
+    either.add_argument("-n", dest="ltt_channels", action="store_const", const="normal",
+        help="only the other channels: ltt:DIR,channels=normal")  # fmt: skip
     add("-N", dest="threads", metavar="N", help="accepted, without effect")
     return parser
 
@@ -292,7 +323,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not TOML: {error}") from None
-    known = {*_OPTIONS, *SOURCE_KEYS, "source"}
+    known = {*_OPTIONS, *SOURCE_KEYS, "source", "channel-root"}
     for key in values:
         if key not in known:
             raise UsageError(f"{path}: {key!r} is no option of lttd")
@@ -306,12 +337,12 @@ def _assemble(
     values.pop("threads", None)
     sources = _sources(values, from_file)
     fields = {
-        option.field: option.parse(values[name])
+        option.field: parse_named(name, option.parse, values[name])
         for name, option in _OPTIONS.items()
         if name in values
     }
     if "trace_dir" not in fields:
-        raise UsageError("where should the trace go?  Name it: --trace-dir DIR")
+        raise UsageError("where should the trace go? Name it: --trace-dir DIR")
     if command and fields.get("summary") == "json":
         raise UsageError("with COMMAND, stdout is COMMAND's: write --summary json:FILE")
     if command and not shutil.which(command[0]):

@@ -25,9 +25,9 @@ from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.observe import Observer
 from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
-from lttd.recorder import Recorder
+from lttd.recorder import Lane, Recorder
 from lttd.recording import Recording, locked_trace, recover_open_segments
-from lttd.sources.base import Source, When
+from lttd.sources.base import Source, Stream, When
 from lttd.sources.catalog import open_previous_runs, open_source
 from lttd.stats import StreamSummary, events_lost, summary_json, summary_table
 from lttd.subbuffer import TAKE_BYTES, BufferPool
@@ -66,6 +66,7 @@ class Daemon:
         self._stop = trio.Event()
         self._draining = trio.CancelScope()
         self._housekeeping_due = trio.Event()
+        self._ticked = trio.Event()
         self._house = trio.Lock()
         self._next_attach = trio.current_time() + ATTACH_INTERVAL_S
         self._next_clock = trio.current_time() + CLOCK_INTERVAL_S
@@ -156,6 +157,7 @@ class Daemon:
             for recording in self._recordings:
                 recording.source.leave_out(thread_ids())
                 self._reader.add(recording.streams_and_lanes())
+                self._reader.open_ended |= recording.source.open_ended
                 recording.source.start()
         except BaseException:
             self._discard_all()
@@ -202,6 +204,7 @@ class Daemon:
                 nursery.start_soon(self._reader.run)
                 nursery.start_soon(self._keep_house)
                 nursery.start_soon(self._watch_clock)
+                nursery.start_soon(self._admit_streams)
                 nursery.start_soon(self._end_when_drained)
                 if self._config.duration_s is not None:
                     nursery.start_soon(self._end_after, self._config.duration_s)
@@ -232,6 +235,8 @@ class Daemon:
         self._notifier.status(self._status())
         for recording in self._recordings:
             recording.source.stop()
+        if any(recording.source.grows for recording in self._recordings):
+            await self._admit()
         with self._draining:
             await self._reader.drain()
         for recording in self._recordings:
@@ -283,6 +288,7 @@ class Daemon:
         return text + ("; the backlog is full" if self._reader.pulse.backlog_full else "")
 
     def _on_tick(self) -> None:
+        self._ticked.set()
         now = trio.current_time()
         if now >= self._next_attach or now >= self._next_clock:
             self._housekeeping_due.set()
@@ -297,12 +303,31 @@ class Daemon:
                 self._next_attach = now + ATTACH_INTERVAL_S
                 taken_before = taken
                 taken = sum(each.subbuffers for each in self._observer.streams())
+                # An idle machine is not woken for it.
                 if taken != taken_before:
                     await self._in_thread(lambda each: each.attach(When.PERIODIC))
-                await self._in_thread(_tell_notes)
+                    await self._in_thread(_tell_notes)
             if now >= self._next_clock:
                 self._next_clock = now + CLOCK_INTERVAL_S
                 await self._in_thread(Recording.note_clock)
+                await self._in_thread(_tell_notes)
+
+    async def _admit_streams(self) -> None:
+        """Look for streams that have appeared whenever the reader has ticked."""
+        while any(recording.source.grows for recording in self._recordings):
+            await self._ticked.wait()
+            self._ticked = trio.Event()
+            await self._admit()
+
+    async def _admit(self) -> None:
+        admitted: list[tuple[Stream, Lane]] = []
+
+        def admit(recording: Recording) -> None:
+            if recording.source.grows:
+                admitted.extend(recording.admit())
+
+        await self._in_thread(admit)
+        self._reader.add(admitted)
 
     async def _watch_clock(self) -> None:
         try:

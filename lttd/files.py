@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,7 @@ _REMEDY: Final = {
     errno.EDQUOT: "the quota is used up: free some, or record elsewhere",
     errno.EROFS: "the file system is read-only: record elsewhere",
     errno.EACCES: "permission denied: choose a directory that this user may write",
+    errno.EPERM: "not permitted here: record to a directory of an ordinary file system",
     errno.EFBIG: "the file is as large as the limit allows: raise it (ulimit -f)",
 }
 
@@ -279,6 +281,11 @@ class Disk:
                 raise
             raise storage_error(path, error) from None
         self.sync_directory(path.parent)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file that nobody needs; where that cannot be done it stays."""
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
     def sync_file_system(self, path: Path) -> None:
         """Make everything durable that was written to where *path* lies."""

@@ -72,10 +72,14 @@ def encode_entries(
     *,
     sparse: bool,
 ) -> Entries:
-    """Return the index entries of *rows*, which begin at *offsets_bytes* in the data file."""
+    """Return the index entries of *rows*, which begin at *offsets_bytes* in the data file.
+
+    A packet is as long as the way to the next one: sparse, that is the largest sub-buffer.
+    """
     entries = np.empty(len(rows), ENTRY_DTYPE)
     entries["offset_bytes"] = offsets_bytes
-    entries["packet_bits"] = rows["kernel_bytes" if sparse else "stored_bytes"] << np.uint64(3)
+    stored_bytes = rows["stored_bytes"]
+    entries["packet_bits"] = info.subbuffer_bytes * 8 if sparse else stored_bytes << np.uint64(3)
     entries["content_bits"] = rows["content_bits"]
     entries["begin"] = rows["begin"]
     entries["end"] = rows["end"]

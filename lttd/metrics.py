@@ -134,7 +134,13 @@ BUILD_INFO: Final = Family(
 
 # Losses that can occur, by unit.  One that is not here is shown from its first occurrence on.
 LOSS_REASONS: Final[dict[Family, tuple[Reason, ...]]] = {
-    EVENTS_LOST: (Reason.OVERWRITTEN, Reason.DROPPED, Reason.COMMIT_OVERRUN, Reason.DISCARDED),
+    EVENTS_LOST: (
+        Reason.OVERWRITTEN,
+        Reason.DROPPED,
+        Reason.COMMIT_OVERRUN,
+        Reason.DISCARDED,
+        Reason.ABANDONED,
+    ),
     SUBBUFFERS_LOST: (Reason.OVERWRITTEN, Reason.REFUSED, Reason.BACKLOG, Reason.STORAGE),
     BYTES_LOST: (Reason.DAMAGED, Reason.BACKLOG, Reason.STORAGE, Reason.TORN),
 }

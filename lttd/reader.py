@@ -171,6 +171,9 @@ class Reader:
         """Set when every stream has been read once."""
         self.all_ended = trio.Event()
         """Set when no stream will ever give anything again."""
+        self.open_ended = False
+        """True: others may come even then, so that all_ended stays unset."""
+        self._nursery: trio.Nursery | None = None
         self._readers: list[StreamReader] = []
         self._recorder = recorder
         self._flush_interval_s = flush_interval_s
@@ -181,8 +184,12 @@ class Reader:
         self._room_queue = trio.StrictFIFOLock()
 
     def add(self, streams: Sequence[tuple[Stream, Lane]]) -> None:
-        """Serve these streams, too.  Before run()."""
-        self._readers += [StreamReader(stream, lane, self._recorder) for stream, lane in streams]
+        """Serve these streams, too; from when run() runs, at once."""
+        for stream, lane in streams:
+            reader = StreamReader(stream, lane, self._recorder)
+            self._readers.append(reader)
+            if self._nursery is not None:
+                self._serve(reader, self._nursery)
 
     def failures(self) -> list[SourceError]:
         """Return why streams cannot be read any more; their states are DONE."""
@@ -192,17 +199,30 @@ class Reader:
         """Read until cancelled; then call drain()."""
         async with trio.open_nursery() as nursery:
             for reader in self._readers:
-                if reader.stream.fileno() >= 0:
-                    nursery.start_soon(self._serve_polled, reader)
+                self._serve(reader, nursery)
             nursery.start_soon(self._tick)
+            self._nursery = nursery
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     async def drain(self) -> None:
-        """Take everything that is left, partly filled sub-buffers included, and the last losses."""
+        """Take everything that is left, partly filled sub-buffers included, and the last losses.
+
+        Cancelled, it takes no more; what is left then is among the losses.
+        """
         for reader in self._readers:
             reader.happened(Event.STOP)
-        await self._turns(self._readers, flush=True)
-        for reader in self._readers:
-            reader.tell_losses()
+        try:
+            await self._turns(self._readers, flush=True)
+        finally:
+            for reader in self._readers:
+                reader.tell_losses()
+
+    def _serve(self, reader: StreamReader, nursery: trio.Nursery) -> None:
+        if reader.stream.fileno() >= 0:
+            nursery.start_soon(self._serve_polled, reader)
 
     async def _serve_polled(self, reader: StreamReader) -> None:
         while reader.state is not State.DONE:
@@ -217,15 +237,17 @@ class Reader:
     async def _tick(self) -> None:
         next_tick = trio.current_time()
         while True:
-            for reader in self._readers:
+            present = list(self._readers)
+            for reader in present:
                 reader.happened(Event.WOKEN)
-            await self._turns(self._readers, flush=True)
-            for reader in self._readers:
+            await self._turns(present, flush=True)
+            for reader in present:
                 reader.tell_losses()
             self.first_cycle.set()
             self._ticked.set()
             self._ticked = trio.Event()
-            if all(reader.state is State.DONE for reader in self._readers):
+            ended = all(reader.state is State.DONE for reader in self._readers)
+            if ended and not self.open_ended:
                 self.all_ended.set()
             self._on_tick()
             # Ticks that were missed are not made up for.
@@ -239,10 +261,10 @@ class Reader:
         await trio.sleep_until(deadline)
 
     async def _turns(self, readers: Sequence[StreamReader], *, flush: bool) -> None:
-        """Give each of *readers* turn after turn until all have run dry."""
+        """Give each of *readers* turn after turn, urgent ones first, until all have run dry."""
         busy = [reader for reader in readers if reader.has_more()]
         while busy:
-            for reader in busy:
+            for reader in sorted(busy, key=lambda each: not each.stream.urgent()):
                 reader.turn(flush=flush)
                 self.pulse.turns += 1
             self.pulse.last_turn_ns = time.monotonic_ns()

@@ -43,6 +43,8 @@ SYNC_INTERVAL_S: Final = 5.0
 # The beginning of a segment stays in the page cache, where whoever looks at a short recording finds
 # it: a sixteenth of the memory, at most this much, shared by its streams.
 CACHED_BYTES: Final = 1 << 30
+# Kept from the data, so that a full disk has room for the last gaps and the manifest.
+RESERVE_BYTES: Final = 256 << 10
 _NO_ROWS: Final = np.empty(0, ROW_DTYPE)
 
 
@@ -283,7 +285,7 @@ class SegmentContents:
     layout: str
     streams: tuple[StreamInfo, ...]
     snapshot: Snapshot | None
-    """None where the source's clock is of another time: wall-clock time is not known."""
+    """None where the source's clock is of another time, and nobody noted it."""
     disk: Disk
 
 
@@ -316,21 +318,30 @@ class Segment:
             lttd_version=version("lttd"),
             clock_snapshots=[contents.snapshot] if contents.snapshot else [],
         )
+        reserve = self._disk.open(self.paths.reserve)
+        reserve.preallocate(0, RESERVE_BYTES)
+        reserve.close()
         self.add_streams(contents.streams)
 
     def add_streams(self, infos: Iterable[StreamInfo]) -> None:
-        """Create the files of streams that have appeared, and tell the manifest."""
-        infos = list(infos)
-        cached_bytes = self._recorder.cached_bytes // max(len(infos), 1)
+        """Create the files of streams that have appeared, and tell the manifest.
+
+        A stream that is there already keeps its files: it goes on.
+        """
+        infos = [info for info in infos if info.id not in self.lanes]
+        cached_bytes = self._recorder.cached_bytes // max(len(infos) + len(self.lanes), 1)
+        lanes = dict(self.lanes)
         for info in infos:
             record = StreamRecord(info)
             record.baseline_discarded = self._baselines.get(record.name, 0)
             paths = self.paths.stream(record.name)
             layout = self.manifest.layout
             file = StreamFile(self._disk, paths, record, layout, cached_bytes)
-            queue = self._recorder.lane_queue(len(self.lanes))
-            self.lanes[info.id] = Lane(file, record, StreamStats(info.id), queue)
+            queue = self._recorder.lane_queue(len(lanes))
+            lanes[info.id] = Lane(file, record, StreamStats(info.id), queue)
             self.manifest.streams.append(record)
+        # Replaced as a whole: other threads go through it.
+        self.lanes = lanes
         self._disk.sync_directory(self.paths.index)
         self._disk.sync_directory(self.paths.streams)
         self._write_manifest()
@@ -347,8 +358,12 @@ class Segment:
 
     def note_clock(self, snapshot: Snapshot) -> None:
         """Keep one more clock snapshot."""
-        self.manifest.clock_snapshots.append(snapshot)
+        self._keep_snapshot(snapshot)
         self._write_manifest()
+
+    def _keep_snapshot(self, snapshot: Snapshot) -> None:
+        if snapshot not in self.manifest.clock_snapshots:  # a source may know of one only
+            self.manifest.clock_snapshots.append(snapshot)
 
     def sync(self) -> None:
         """Make what was written durable, and then say so in the segment's synced record."""
@@ -373,14 +388,14 @@ class Segment:
             StorageError: what was written is whole, but the manifest still says ``open``.
         """
         try:
-            self._recorder.drain()
+            self.settle()
             self._tell_refused(snapshot.trace if snapshot else 0)
             self.sync()
             for lane in self.lanes.values():
                 lane.record.summary = summarize(lane.stats)
                 lane.record.counters = dict(counters.get(lane.record.info.id, {}))
             if snapshot is not None:
-                self.manifest.clock_snapshots.append(snapshot)
+                self._keep_snapshot(snapshot)
             self.manifest.state = "closed"
             self._write_manifest()
         finally:
@@ -388,6 +403,11 @@ class Segment:
             for lane in self.lanes.values():
                 lane.file.close()
             self._lock.release()
+
+    def settle(self) -> None:
+        """Wait for the backlog; then what closes the segment has the room that was kept for it."""
+        self._recorder.drain()
+        self._disk.remove(self.paths.reserve)
 
     def _tell_refused(self, now: int) -> None:
         for lane in self.lanes.values():

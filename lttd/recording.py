@@ -3,14 +3,15 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lttd.clock import Snapshot, take_snapshot
 from lttd.errors import StorageError
 from lttd.files import Disk, Lock
 from lttd.recorder import Lane, Recorder, Segment, SegmentContents
-from lttd.sources.base import Source, Stream, When
+from lttd.sources.base import Source, SourceInfo, Stream, When
 from lttd.tracedir import Manifest, missing_directories, prepare_trace, segments_below
 
 
@@ -67,6 +68,8 @@ class Recording:
 
     source: Source
     segment: Segment
+    _admitted_next: list[Stream] = field(default_factory=list)
+    """Streams that have appeared, and whose files could not be made yet."""
 
     @classmethod
     def begin(cls, recorder: Recorder, trace: Path, number: int, source: Source, layout: str,
@@ -77,7 +80,7 @@ class Recording:
             StorageError: it cannot be written; nothing of it is left behind.
         """
         contents = SegmentContents(
-            source=asdict(source.info),
+            source=_told(source.info),
             layout=layout,
             streams=tuple(stream.info for stream in source.streams),
             snapshot=_snapshot(source),
@@ -94,6 +97,20 @@ class Recording:
     def streams_and_lanes(self) -> Sequence[tuple[Stream, Lane]]:
         """Pair each stream with where its batches go."""
         return [(stream, self.segment.lanes[stream.info.id]) for stream in self.source.streams]
+
+    def admit(self) -> Sequence[tuple[Stream, Lane]]:
+        """Make files for streams that have appeared; return these streams and their lanes.
+
+        Raises:
+            StorageError: that could not be done; the next call tries again.
+        """
+        self._admitted_next.extend(self.source.discover())
+        if not self._admitted_next:
+            return ()
+        self.segment.add_streams(stream.info for stream in self._admitted_next)
+        admitted = [(stream, self.segment.lanes[stream.info.id]) for stream in self._admitted_next]
+        self._admitted_next.clear()
+        return admitted
 
     def attach(self, when: When) -> None:
         """Write what the segment needs beside its streams."""
@@ -114,10 +131,20 @@ class Recording:
         """
         counters = {stream.info.id: dict(stream.counters()) for stream in self.source.streams}
         try:
+            self.segment.settle()
             self.attach(When.CLOSE)
         finally:
             self.segment.close(_snapshot(self.source), counters)
 
 
+def _told(info: SourceInfo) -> dict[str, Any]:
+    """Return what the manifest says of a source; snapshots stand elsewhere in it."""
+    told = asdict(info)
+    del told["snapshot"]
+    return told
+
+
 def _snapshot(source: Source) -> Snapshot | None:
+    if source.info.snapshot is not None:
+        return source.info.snapshot
     return take_snapshot(source.now) if source.info.live else None

@@ -88,6 +88,7 @@ def holds_nothing(segment: SegmentPaths) -> bool:
 def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
     if holds_nothing(segment):
         return []
+    disk.remove(segment.reserve)
     manifest = Manifest.read(segment.manifest)
     is_open = manifest.state == "open"
     synced = read_synced(segment.synced)
@@ -176,7 +177,7 @@ class _Planner:
         self._gaps, self._gaps_differ = salvage_gaps(map_file(stream.paths.gaps))
         self._floor = self._trusted(vouched) if vouched else 0
         self._judge()
-        if not power_kept and self._find_untold_losses():
+        if (vouched is None or not power_kept) and self._find_untold_losses():
             self._judge()
         if vouched is None:
             self._floor = self._right
@@ -223,7 +224,7 @@ class _Planner:
                 return
 
     def _find_untold_losses(self) -> bool:
-        """Tell again what the index counted as lost and a power loss took from the gaps file."""
+        """Tell again what the index counted as lost and the gaps file does not tell any more."""
         first, behind = self._floor, self._chained
         counts = self._old["events_discarded"][max(first - 1, 0) : behind].astype(np.int64)
         if not first:
@@ -233,6 +234,9 @@ class _Planner:
         rows = np.flatnonzero(untold)
         # Anything else than more, and not absurdly more, is a damaged entry.
         if not len(rows) or untold.min() < 0 or untold.max() >= 1 << 32:
+            return False
+        summary = self._stream.record.summary
+        if summary and int(counts[-1] - counts[0]) > summary.events_lost:
             return False
         for row in rows.tolist():
             begin, count = int(self._old["begin"][first + row]), int(untold[row])
@@ -348,10 +352,7 @@ class _Planner:
         entries["instance_id"] = stream.info.id.cpu
         begin = np.where(rebuild, headers.begin, entries["begin"].astype(np.uint64))
         begin = _running(begin, int(before["begin"]) if before is not None else 0)
-        end = np.where(rebuild, np.append(begin[1:], begin[-1]), entries["end"].astype(np.uint64))
-        if rebuild[-1] and stream.abi is not None:
-            last = stream.abi.decode(stream.data, headers.some(slice(count - 1, None)))
-            end[-1] = max(end[-1], last.end[0])
+        end = np.where(rebuild, self._ends(headers, begin, rebuild), entries["end"].astype("u8"))
         entries["begin"] = begin
         end = np.maximum(end, begin)
         entries["end"] = _running(end, int(before["end"]) if before is not None else 0)
@@ -366,6 +367,21 @@ class _Planner:
             int(before["sequence"]) if before is not None else -1,
         )
         return entries
+
+    def _ends(self, headers: Headers, begin: U64, rebuild: Mask) -> U64:
+        """Return when each was closed; where no header tells, when the next one begins.
+
+        Of the last one the events do, where it is to be rebuilt.
+        """
+        abi, data = self._stream.abi, self._stream.data
+        told = abi.ends(data, headers) if abi is not None else None
+        if told is not None:
+            return told
+        ends = np.append(begin[1:], begin[-1])
+        if rebuild[-1] and abi is not None:
+            last = abi.decode(data, headers.some(slice(len(begin) - 1, None)))
+            ends[-1] = max(ends[-1], last.end[0])
+        return ends
 
     def _all_gaps(self, total: int, torn_bytes: int, entries: Entries) -> tuple[Gap, ...]:
         gaps = [replace(gap, row=min(gap.row, total)) for gap in self._gaps]

@@ -8,7 +8,7 @@ import enum
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Batch, Gap, Reason, StreamId, Unit
 
@@ -231,11 +231,29 @@ def summary_table(streams: Iterable[StreamSummary]) -> str:
 
 
 def losses_text(lost: Mapping[str, int], gaps_unknown: int = 0) -> str:
-    """Say what was lost, by reason."""
-    parts = [f"{count:,} {key.replace('_', ' ')}" for key, count in lost.items()]
+    """Say what was lost: how many of what, and how; keys as lost_key() makes them."""
+    parts = []
+    for key, count in lost.items():
+        suffix, noun = next(each for each in _NOUNS if key.endswith(each[0]))
+        reason = key.removesuffix(suffix)
+        parts.append(f"{counted(count, noun)} {_HOW.get(reason, reason)}")
     if gaps_unknown:
-        parts.append(f"some, {gaps_unknown} times")
+        parts.append(f"some, {counted(gaps_unknown, 'time')}")
     return ", ".join(parts) or "nothing"
+
+
+_NOUNS: Final = (("_subbuffers", "sub-buffer"), ("_bytes", "byte"), ("", "event"))
+_HOW: Final = {
+    "commit_overrun": "overrun while being written",
+    "backlog": "abandoned",
+    "storage": "not written",
+    "abandoned": "left in the ring",
+}
+
+
+def counted(number: int, noun: str) -> str:
+    """Write ``1 event``, ``2,000 events``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def human_bytes(size_bytes: int) -> str:

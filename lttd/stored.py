@@ -100,11 +100,22 @@ class StoredStream:
         """Return the totals as *entries* and *gaps* tell them."""
         stats = StreamStats(self.info.id, subbuffers=len(entries), stored_subbuffers=len(entries))
         stats.stored_bytes = self._stored_bytes(entries, gaps)
-        if self.info.subbuffer_bytes:
-            stats.padding_bytes = len(entries) * self.info.subbuffer_bytes - stats.stored_bytes
+        stats.padding_bytes = self._delivered_bytes(entries, stats.stored_bytes)
+        stats.padding_bytes -= stats.stored_bytes
         for gap in gaps:
             stats.lost(gap)
         return summarize(stats)
+
+    def _delivered_bytes(self, entries: Entries, stored_bytes: int) -> int:
+        """Return what the kernel gave for these entries; what is stored where nobody can tell."""
+        page_bytes = self.info.page_bytes
+        if not page_bytes:
+            return len(entries) * self.info.subbuffer_bytes or stored_bytes
+        return sum(
+            int((-(-content // page_bytes) * page_bytes).sum())
+            for at in range(0, len(entries), CHUNK_ENTRIES)
+            for content in [_content_bytes(entries[at : at + CHUNK_ENTRIES])]
+        )
 
     def _stored_bytes(self, entries: Entries, gaps: list[Gap]) -> int:
         if not len(entries):
@@ -112,7 +123,7 @@ class StoredStream:
         if not self.slot_bytes:  # they adjoin, so the last one's end is the sum
             return int(entries["offset_bytes"][-1]) + (int(entries["packet_bits"][-1]) >> 3)
         total = sum(
-            int(entries["content_bits"][at : at + CHUNK_ENTRIES].sum(dtype=np.uint64)) >> 3
+            int(_content_bytes(entries[at : at + CHUNK_ENTRIES]).sum())
             for at in range(0, len(entries), CHUNK_ENTRIES)
         )
         # Behind the content a sub-buffer may keep the count of what was lost before it.
@@ -121,6 +132,10 @@ class StoredStream:
             headers = self.headers(entries[rows])
             total += int(np.maximum(headers.stored_bytes - headers.content_bytes, 0).sum())
         return total
+
+
+def _content_bytes(entries: Entries) -> I64:
+    return (entries["content_bits"] >> np.uint64(3)).astype(np.int64)
 
 
 def lost_before(gaps: list[Gap], first: int, behind: int) -> U64:

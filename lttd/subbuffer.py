@@ -10,6 +10,7 @@ import mmap
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple, overload
 
 import numpy as np
@@ -66,10 +67,17 @@ class Reason(enum.IntEnum):
     BACKLOG = 7  # taken, but never written: the backlog was abandoned
     STORAGE = 8  # taken, but the file could not be written
     TORN = 9  # written, but a crash cut it
+    ABANDONED = 10  # still in the ring when recording ended: a second signal, a CPU that is down
 
 
 KERNEL_EVENT_REASONS: Final = frozenset(
-    {Reason.OVERWRITTEN, Reason.DROPPED, Reason.COMMIT_OVERRUN, Reason.DISCARDED}
+    {
+        Reason.OVERWRITTEN,
+        Reason.DROPPED,
+        Reason.COMMIT_OVERRUN,
+        Reason.DISCARDED,
+        Reason.ABANDONED,
+    }
 )
 
 
@@ -93,9 +101,12 @@ class StreamInfo:
     abi: str
     """Which of ``lttd.abi`` reads its sub-buffers."""
     subbuffer_bytes: int
-    """Size of the kernel's sub-buffers, or 0 where they vary."""
+    """Size of the kernel's sub-buffers, or 0 where nobody knows how large one can be."""
     header_bytes: int
     ctf_stream_id: int = 0
+    page_bytes: int = 0
+    """Not 0: a sub-buffer is delivered no longer than it is used, rounded up to this, and
+    subbuffer_bytes is the most that one can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +158,44 @@ class Pieces(Sequence[memoryview]):
         return vectors
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """Bytes to overwrite in a packed copy, so that a stripped sub-buffer agrees with itself."""
+class HeadedPieces(Pieces):
+    """The same with other first bytes: every piece becomes two, a head of its own and the rest."""
 
-    row: int
-    offset_bytes: int
-    """From the sub-buffer's own start."""
-    value: bytes
+    def __init__(self, plain: Pieces, heads: npt.NDArray[np.uint8]) -> None:
+        """*heads*: shape (pieces, bytes), contiguous; no piece is shorter than its head."""
+        self._head_bytes = heads.shape[1]
+        head_bytes = np.uint64(self._head_bytes)
+        super().__init__(
+            plain._buffer,  # noqa: SLF001  (of the same class)
+            plain._offsets + head_bytes,  # noqa: SLF001
+            plain._lengths - head_bytes,  # noqa: SLF001
+        )
+        self.size_bytes += heads.size
+        self._heads: memoryview = heads.reshape(-1).data
+
+    def __len__(self) -> int:
+        return 2 * len(self._offsets)
+
+    @overload
+    def __getitem__(self, key: int) -> memoryview: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[memoryview]: ...
+    def __getitem__(self, key: int | slice) -> memoryview | list[memoryview]:
+        if isinstance(key, slice):
+            return [self[number] for number in range(*key.indices(len(self)))]
+        number, rest = divmod(range(len(self))[key], 2)
+        start = number * self._head_bytes
+        return super().__getitem__(number) if rest else self._heads[start:][: self._head_bytes]
+
+    def iovecs(self) -> Column:
+        """Return the pieces as C's ``struct iovec`` has them; good as long as this is."""
+        vectors = np.empty((len(self), 2), np.uint64)
+        numbers = np.arange(len(self._offsets), dtype=np.uint64)
+        vectors[0::2, 0] = numbers * np.uint64(self._head_bytes) + np.uint64(_address(self._heads))
+        vectors[0::2, 1] = self._head_bytes
+        np.add(self._offsets, np.uint64(_address(self._buffer)), out=vectors[1::2, 0])
+        vectors[1::2, 1] = self._lengths
+        return vectors
 
 
 def _nothing_to_recycle() -> None:
@@ -171,7 +212,9 @@ class Batch:
     taken_ns: int
     """CLOCK_MONOTONIC when the take was over."""
     gaps: tuple[Gap, ...] = ()
-    patches: tuple[Patch, ...] = ()
+    heads: npt.NDArray[np.uint8] | None = None
+    """What a packed copy has in place of each row's first bytes, so that a stripped sub-buffer
+    agrees with itself: shape (rows, bytes)."""
     held_bytes: int = 0
     """What the batch keeps from being used again; the backlog is charged for it."""
     recycle: Callable[[], None] = _nothing_to_recycle
@@ -189,21 +232,9 @@ class Batch:
         return int(self.rows["stored_bytes"].sum())
 
     def pieces(self) -> Sequence[memoryview]:
-        """Return header and content of every row, patched, for one ``writev``."""
+        """Return header and content of every row, with their packed heads, for one ``writev``."""
         plain = Pieces(self.buffer, self.rows["offset_bytes"], self.rows["stored_bytes"])
-        if not self.patches:
-            return plain
-        pieces = list(plain)
-        for row in {patch.row for patch in self.patches}:
-            pieces[row] = self._patched(row, pieces[row])
-        return pieces
-
-    def _patched(self, row: int, piece: memoryview) -> memoryview:
-        copy = bytearray(piece)
-        for patch in self.patches:
-            if patch.row == row:
-                copy[patch.offset_bytes : patch.offset_bytes + len(patch.value)] = patch.value
-        return memoryview(copy)
+        return plain if self.heads is None else HeadedPieces(plain, self.heads)
 
     def hold(self) -> None:
         """Count one more consumer that will call release()."""
@@ -291,6 +322,5 @@ def make_batch(
         pool.give(buffer)
         return Batch(stream, view, rows, taken_ns, gaps, held_bytes=used)
     kept = pool.trim(buffer, used)
-    return Batch(
-        stream, kept, rows, taken_ns, gaps, held_bytes=len(kept), recycle=lambda: pool.give(kept)
-    )
+    recycle = partial(pool.give, kept)
+    return Batch(stream, kept, rows, taken_ns, gaps, held_bytes=len(kept), recycle=recycle)

@@ -3,6 +3,7 @@
     TRACE/20261123T013005Z-000001-ftrace/trace.json
                                          streams/<channel>_<cpu>
                                          streams/index/<channel>_<cpu>.idx, .gaps
+                                         streams/<device>.blktrace.<cpu> for blktrace
 
 Rule: file names and the manifest's keys stand in this file only.
 """
@@ -26,6 +27,7 @@ from lttd.subbuffer import StreamId, StreamInfo
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "trace.json"
 SYNCED: Final = "synced.json"
+RESERVE: Final = ".reserve"
 _SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,})-([a-z]+)")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*")
 
@@ -36,6 +38,17 @@ def escape(channel: str) -> str:
         return channel
     encoded = (chr(b) if chr(b).isalnum() and b < 128 else f"%{b:02X}" for b in channel.encode())
     return "".join(encoded) or "%"
+
+
+def file_name(info: StreamInfo) -> str:
+    """Return the name of a stream's data file: the ABI's own, so that its tools find it.
+
+    ``blkparse -i streams/NAME`` opens ``NAME.blktrace.0``, ``.1`` and so on, until one is absent.
+    """
+    channel, cpu = escape(info.id.channel), info.id.cpu
+    if info.abi == "blktrace":
+        return f"{channel}.blktrace.{cpu}"
+    return StreamId(channel, cpu).name
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +84,11 @@ class SegmentPaths:
     def synced(self) -> Path:
         """The record of what is known to be durable."""
         return self.directory / SYNCED
+
+    @property
+    def reserve(self) -> Path:
+        """Room on the disk for what closes an open segment."""
+        return self.directory / RESERVE
 
     @property
     def streams(self) -> Path:
@@ -110,7 +128,7 @@ class StreamRecord:
     @property
     def name(self) -> str:
         """Name of the data file."""
-        return StreamId(escape(self.info.id.channel), self.info.id.cpu).name
+        return file_name(self.info)
 
     def to_json(self) -> dict[str, Any]:
         """Return what the manifest keeps."""
@@ -123,6 +141,7 @@ class StreamRecord:
             "subbuffer_bytes": info.subbuffer_bytes,
             "header_bytes": info.header_bytes,
             "ctf_stream_id": info.ctf_stream_id,
+            "page_bytes": info.page_bytes,
             "baseline_discarded": self.baseline_discarded,
             "summary": self.summary.to_json() if self.summary else None,
             "counters": self.counters,
@@ -137,6 +156,7 @@ class StreamRecord:
             subbuffer_bytes=value["subbuffer_bytes"],
             header_bytes=value["header_bytes"],
             ctf_stream_id=value["ctf_stream_id"],
+            page_bytes=value.get("page_bytes", 0),
         )
         summary = StreamSummary(**value["summary"]) if value["summary"] else None
         return cls(info, value["baseline_discarded"], summary, value["counters"])

@@ -112,7 +112,7 @@ class StreamFile:
     def _write_sparse(self, batch: Batch) -> tuple[npt.NDArray[np.uint64], int]:
         size = self._record.info.subbuffer_bytes
         first = self._position.entries
-        for begin, behind in _runs_without_holes(batch.rows):
+        for begin, behind in _runs_without_holes(batch.rows, size):
             start = int(batch.rows["offset_bytes"][begin])
             end = int(
                 batch.rows["offset_bytes"][behind - 1] + batch.rows["stored_bytes"][behind - 1]
@@ -186,13 +186,13 @@ class StreamFile:
                 file.close()
 
 
-def _runs_without_holes(rows: Rows) -> list[tuple[int, int]]:
-    """Split rows where a whole block is padding, or where they do not adjoin in their buffer.
+def _runs_without_holes(rows: Rows, slot_bytes: int) -> list[tuple[int, int]]:
+    """Split rows where a whole block is padding, or where their slots do not adjoin in the buffer.
 
     Padding of less than a block cannot become a hole: it is written along, in one call.
     """
     padding = rows["kernel_bytes"] - rows["stored_bytes"]
-    ends = rows["offset_bytes"] + rows["kernel_bytes"]
+    ends = rows["offset_bytes"] + np.uint64(slot_bytes)
     cut_behind = padding[:-1] >= BLOCK_BYTES
     cut_behind |= ends[:-1] != rows["offset_bytes"][1:]
     bounds = [0, *(np.flatnonzero(cut_behind) + 1).tolist(), len(rows)]

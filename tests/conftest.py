@@ -5,10 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+from tests.fuse import why_no_fuse
+from tests.ltt_kernel import Kernel, running_kernel
 from tests.running import Launcher, build_load, launching
 
 NIGHTLY = os.environ.get("LTTD_NIGHTLY") == "1"
+
+# A change must not fail by a chance that it did not bring about: new examples are looked for at
+# night, and how long one takes is not held against a machine that is busy.
+settings.register_profile("lttd", deadline=None, derandomize=not NIGHTLY)
+settings.load_profile("lttd")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,3 +36,18 @@ def lttd(tmp_path: Path) -> Iterator[Launcher]:
 def syscall_load(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program that does nothing but system calls."""
     return build_load(tmp_path_factory.mktemp("load"))
+
+
+@pytest.fixture(scope="session")
+def _ltt_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    if why := why_no_fuse():
+        pytest.skip(f"no emulated kernel: {why}")
+    with running_kernel(tmp_path_factory.mktemp("ltt")) as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def ltt_kernel(_ltt_kernel: Kernel) -> Iterator[Kernel]:
+    """An emulated LTTng 0.x kernel, at first without channels."""
+    yield _ltt_kernel
+    _ltt_kernel.clear()

@@ -46,6 +46,7 @@ class FakeStream:
         self.script = deque(script)
         self.when_over = Nothing.YET
         self.takes: list[bool] = []
+        self.is_urgent = False
         self.lost: Batch | None = None
 
     def fileno(self) -> int:
@@ -57,6 +58,9 @@ class FakeStream:
         if isinstance(taken, Exception):
             raise taken
         return taken
+
+    def urgent(self) -> bool:
+        return self.is_urgent
 
     def losses(self) -> Batch | None:
         lost, self.lost = self.lost, None

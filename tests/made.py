@@ -1,13 +1,17 @@
 """Segments made by the writer itself, for tests of what reads them."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from lttd.abi.ftrace import close_rows, rows_of_pages
+from lttd.abi.ltt import rows_of
 from lttd.clock import Snapshot
 from lttd.files import Disk
+from lttd.sources.ltt_rows import LttBook
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamInfo, Unit, make_batch
 from lttd.tracedir import (
@@ -82,6 +86,29 @@ class Ring:
         )
 
 
+class LttRing:
+    """The same of sub-buffers that an LTT tracer made."""
+
+    def __init__(self, stream: StreamInfo) -> None:
+        self.info = stream
+        self.book = LttBook()
+
+    def batch(self, blocks: Sequence[bytes], *, trailing_loss: int = 0) -> Batch:
+        assert not trailing_loss, "its counters come in headers"
+        data = memoryview(bytearray(b"".join(blocks)))
+        sizes = np.array([len(block) for block in blocks], np.int64)
+        taken = rows_of(data, np.cumsum(sizes) - sizes, sizes)
+        gaps = self.book.enter(taken)
+        pool = BufferPool()
+        made = make_batch(self.info.id, taken.rows, 0, pool=pool, buffer=data, gaps=gaps)
+        made.heads = taken.heads
+        return made
+
+
+def _ftrace_ring(cpu: int) -> "Ring | LttRing":
+    return Ring(info("fake", cpu))
+
+
 @dataclass
 class Made:
     """A segment that is being written; ``finish`` closes it as the recorder would."""
@@ -92,10 +119,11 @@ class Made:
     cpus: int = 1
     boot_id: str = "another boot"
     number: int = 1
+    make_ring: Callable[[int], Ring | LttRing] = _ftrace_ring
 
     def __post_init__(self) -> None:
         self.paths: SegmentPaths = create_segment(self.disk, self.trace, self.number, "fake")
-        self.rings = [Ring(info("fake", cpu)) for cpu in range(self.cpus)]
+        self.rings = [self.make_ring(cpu) for cpu in range(self.cpus)]
         self.records = [StreamRecord(ring.info) for ring in self.rings]
         self.files = [
             StreamFile(self.disk, self.paths.stream(record.name), record, self.layout)
@@ -148,4 +176,4 @@ class Made:
         return self
 
 
-__all__ = ["LAYOUT", "Made", "Ring", "event", "page", "record_at", "subbuffer"]
+__all__ = ["LAYOUT", "LttRing", "Made", "Ring", "event", "page", "record_at", "subbuffer"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,26 @@ from lttd.errors import LttdError
 from lttd.sources.tracefs import find_tracefs, parse_stats
 
 BENCH = Path(__file__).parents[1] / "bench"
-# No longer than a test may take, whatever hangs.
-PATIENCE_S = 30.0
+# Only there to end what hangs: a machine that is busy with other things may take its time.
+PATIENCE_S = 120.0
 # Instances are named as no other lttd on this machine names its own, or looks for.  What moved is
 # synced often, so that short runs have a synced record, too.
 LAUNCHER = """
-import sys
+import signal, sys
 from lttd.sources import ftrace_setup
 ftrace_setup.OWN_PREFIX = sys.argv.pop(1)
 from lttd.recorder import Recorder
 Recorder.__init__.__kwdefaults__["sync_interval_s"] = float(sys.argv.pop(1))
-from lttd.cli import main
+from lttd import cli
+parse = cli.parse_command_line
+def heed_signals_and_parse(arguments):
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    return parse(arguments)
+cli.parse_command_line = heed_signals_and_parse
+# Who waits for this may interrupt main() from its first step on, and not what stands here.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 open("begun", "w").close()
-sys.exit(main())
+sys.exit(cli.main())
 """
 # An event that never happens: what is in the rings is what the test writes.
 QUIET = ("--events", "sched:sched_process_hang")
@@ -228,9 +236,13 @@ def assert_whole(trace: Path, *options: str) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
+    """Return a port that nobody has, and that no connection gets by itself meanwhile."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    below = range(first - 10_000, first) if first > 12_000 else range(first, 1 << 16)
+    for port in random.sample(below, 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 def get(port: int, path: str) -> tuple[int, str]:

@@ -50,6 +50,17 @@ class World:
             self.boottime_ns += part_ns
             self.realtime_ns += part_ns
 
+    def could_tell(self, run_ns: int, suspended_ns: int) -> bool:
+        """Tell whether anybody can say if the trace clock stood still meanwhile.
+
+        Where its units are not ns, it must not have stood still, nor look so by chance.
+        """
+        if self.units_per_us == 1000:
+            return True
+        went_on = (run_ns + suspended_ns) * self.units_per_us // 1000
+        chance = abs(went_on - run_ns) <= clock.STEP_NS + run_ns // clock.DRIFT + 1
+        return self.follows == "boot" and not chance
+
     def suspend(self, ns: int) -> None:
         self.boottime_ns += ns
         self.realtime_ns += ns
@@ -75,8 +86,7 @@ def test_what_happens_to_the_clocks_is_seen_in_the_snapshots(
     world.snap()
     for run_ns, what, by_ns in story:
         world.run(run_ns)
-        # Nobody can tell whether a clock stood still whose units are not known.
-        if what == "suspend" and (units_per_us == 1000 or follows == "boot"):
+        if what == "suspend" and world.could_tell(run_ns, abs(by_ns)):
             world.suspend(abs(by_ns))
         elif what == "set":
             world.realtime_ns += by_ns
@@ -202,25 +212,31 @@ def set_realtime_by_us(us: int) -> None:
 
 @pytest.mark.skipif(not CAN_SET, reason="not root")
 def test_the_watch_tells_each_time_that_realtime_is_set() -> None:
-    with closing(ClockWatch()) as watch:
-        assert not watch.was_set()
-        for us in (1, -1):
-            set_realtime_by_us(us)
-            assert watch.was_set()
-            assert not watch.was_set()
+    def told() -> list[bool]:
+        with closing(ClockWatch()) as watch:
+            answers = [watch.was_set()]
+            for us in (1, -1):
+                set_realtime_by_us(us)
+                answers += [watch.was_set(), watch.was_set()]
+            return answers
+
+    # Somebody else may set it between two questions, but not each time.
+    assert any(told() == [False, True, False, True, False] for _ in range(5))
 
 
 @needs_kernel
 def test_a_snapshot_is_taken_when_realtime_is_set(lttd: Launcher, tmp_path: Path) -> None:
     run = lttd.start("-t", tmp_path / "t", *QUIET, "--flush-interval", "1h").recording()
     (segment,) = segments(tmp_path / "t")
-    time.sleep(0.2)  # nothing tells when the watch has begun
     before = len(Manifest.read(segment.manifest).clock_snapshots)
-    set_realtime_by_us(1)
-    set_realtime_by_us(-1)
-    until(
-        lambda: len(Manifest.read(segment.manifest).clock_snapshots) > before, "one more snapshot"
-    )
+
+    def is_noted() -> bool:
+        # Again and again: nothing tells when the watch has begun.
+        set_realtime_by_us(1)
+        set_realtime_by_us(-1)
+        return len(Manifest.read(segment.manifest).clock_snapshots) > before
+
+    until(is_noted, "one more snapshot")
     assert run.end() == 0
 
 
@@ -253,4 +269,6 @@ def test_every_trace_clock_is_told_in_wall_clock_time(
         for entry in SeekIndex(path).entries()
     ]
     told_ns = Conversion(snapshots).to_realtime_ns(begin)
+    # What was sampled on a busy machine says itself how far it may be out.
+    within_ns += max(snapshot.uncertainty_ns for snapshot in snapshots)
     assert -within_ns < told_ns - marked_ns < within_ns + took_ns

@@ -7,6 +7,7 @@ import pytest
 from lttd.config import (
     Config,
     SourceSpec,
+    argument_parser,
     parse_bytes,
     parse_command_line,
     parse_duration_s,
@@ -99,9 +100,15 @@ def test_source_tables_name_their_kind(tmp_path: Path) -> None:
     [
         ([], "--trace-dir DIR"),
         (["-t", "x", "--no-such"], "--no-such"),
+        (["-t", "x", "-c", "d", "-f", "-n"], "not allowed with"),
         (["-t", "x", "--layout", "tight"], "packed or sparse"),
         (["-t", "x", "--flush-interval", "0"], "from 1ms"),
         (["-t", "x", "--backlog", "1K"], "at least 1M"),
+        (["-t", "x", "--buffer-size"], "--buffer-size: expected one argument"),
+        (["-t", "x", "--duration", "soon"], "duration 'soon' is no duration: write 100ms"),
+        (["-t", "x", "make", "all"], "make all; a COMMAND goes behind '--'"),
+        (["-t", ""], "trace-dir '': write the path of a directory"),
+        (["-t", "x", "--summary", "json:/"], "summary 'json:/': that is a directory"),
         (["-t", "x", "--summary", "xml"], "table, json"),
         (["-t", "x", "--summary", "json", "--", "true"], "json:FILE"),
         (["-t", "x", "--", "/no/such/program"], "/no/such/program"),
@@ -124,6 +131,46 @@ def test_a_file_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
     toml.write_text("flush = 3\n")
     with pytest.raises(UsageError, match="'flush' is no option"):
         parse_command_line(["-t", "x", "--config", str(toml)])
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("duration = [1]", r"duration \[1\] is no duration"),
+        ('verbose = "very"', "verbose 'very': write 0 or 1"),
+        ('append = "maybe"', "append 'maybe' is neither yes nor no"),
+        ("trace-dir = 3", "trace-dir 3: write the path"),
+        ('layout = "tight"', "layout 'tight': write packed or sparse"),
+        ("backlog = 1000", "backlog 1000: at least 1M"),
+        ("priority = 100", "priority '100': from 1 to 99"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_by_its_key(tmp_path: Path, line: str, says: str) -> None:
+    toml = tmp_path / "lttd.toml"
+    toml.write_text(f"{line}\n")
+    with pytest.raises(UsageError, match=says):
+        parse_command_line(["--config", str(toml)])
+
+
+def test_every_long_option_has_a_key_of_its_name(tmp_path: Path) -> None:
+    toml = tmp_path / "lttd.toml"
+    values = {
+        "trace-dir": '"t"', "source": '"ftrace"', "append": "true", "duration": '"1s"',
+        "summary": '"none"', "daemon": "true", "verbose": "1", "events": '["sched:*"]',
+        "buffer-size": '"1M"', "subbuffer-size": '"8K"', "clock": '"boot"', "overwrite": "false",
+        "trace-self": "true", "kallsyms": "true", "layout": '"sparse"', "flush-interval": '"1s"',
+        "backlog": '"8M"', "on-write-error": '"stop"', "priority": "1", "metrics": '":9469"',
+    }  # fmt: skip
+    toml.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
+    config = parse_command_line(["--config", str(toml)])
+    assert (config.append, config.daemon, config.layout) == (True, True, "sparse")
+    assert config.sources[0].options["overwrite"] is False
+    toml.write_text('trace-dir = "t"\nchannel-root = "/d"\n')
+    assert parse_command_line(["--config", str(toml)]).sources == (SourceSpec("ltt", "/d"),)
+    options = {option for action in argument_parser()._actions for option in action.option_strings}
+    long_ones = {option[2:] for option in options if option.startswith("--")}
+    no_keys = {"help", "version", "config", "no-overwrite"}
+    assert long_ones - no_keys == {*values, "channel-root"}
 
 
 def test_legacy_letters_keep_their_meaning() -> None:

@@ -14,6 +14,7 @@ from lttd.view.cut import cut
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING
 from lttd.view.trace import Trace
+from tests.running import PATIENCE_S
 from tests.tools import replayed
 
 FORMATS = ("trace.dat", "ctf")
@@ -60,5 +61,7 @@ def test_any_flipped_bit_and_any_cut_end_in_an_export_or_in_one_line(
         cut(Trace(work / "t"), EVERYTHING, work / "cut")
     if (work / "ctf").exists() and shutil.which("babeltrace2"):
         command = ["babeltrace2", "--output-format=dummy", work / "ctf"]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        run = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
         assert run.returncode == 0, run.stderr

@@ -276,9 +276,9 @@ def test_what_one_file_cannot_hold_is_refused(
         "lttv: 3 events of 1 sub-buffers in 1 pages, 0 events lost\n"
     )
     for record in other.manifest.streams:
-        object.__setattr__(record.info, "abi", "blktrace")
+        object.__setattr__(record.info, "abi", "lttng")
     other.write_manifest()
-    with pytest.raises(UsageError, match="blktrace does not fit"):
+    with pytest.raises(UsageError, match="lttng does not fit"):
         export(Trace(other.paths.directory), EVERYTHING, "trace.dat", tmp_path / "t.dat")
     assert sorted(os.listdir(tmp_path)) == ["one.dat", "t"]
 

@@ -68,7 +68,8 @@ def test_kernel_metrics_summary_and_info_tell_one_number(
         run.signal(signal.SIGCONT)
         lost = sum(scraped_losses(port, mode).values())
         until(lambda: sum(scraped_losses(port, mode).values()) > lost, "it goes on")
-    # The load is over: what is lost is lost, and a few ticks later everybody knows.
+    # No event more, whatever else runs here: what is lost is lost, and soon everybody knows.
+    (run.instance / "events/enable").write_text("0")
     until(lambda: scraped_losses(port, mode) == kernel_losses(run, mode), "metrics agree")
     kernel = kernel_losses(run, mode)
     assert run.end() == 0

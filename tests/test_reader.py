@@ -142,3 +142,86 @@ async def test_the_final_drain_takes_what_is_left_and_the_last_losses(
     assert stream.lost is None
     assert segment.lanes[stream.info.id].stats.subbuffers == 2
     segment.close(SNAPSHOT)
+
+
+async def test_a_final_drain_that_is_broken_off_tells_the_last_losses_all_the_same(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = FakeStream(info(), small_batches(info(), 3 * TURN_BATCHES))
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    stream.lost = batch_of(stream.info, [])
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await reader.drain()
+    assert stream.script, "it was broken off"
+    assert stream.lost is None
+    segment.close(SNAPSHOT)
+
+
+async def test_a_stream_that_appears_while_reading_is_read_to_its_end(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    first = FakeStream(info(cpu=0), [])
+    segment = segment_of(recorder, tmp_path / "t", first.info)
+    later = FakeStream(info(cpu=1), small_batches(info(cpu=1), 3))
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(first, segment.lanes[first.info.id])])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await reader.first_cycle.wait()
+        segment.add_streams([later.info])
+        reader.add([(later, segment.lanes[later.info.id])])
+        await trio.sleep(1.5)
+        nursery.cancel_scope.cancel()
+    segment.close(SNAPSHOT)
+    assert segment.lanes[later.info.id].stats.stored_subbuffers == 3
+
+
+async def test_an_open_ended_source_is_not_over_when_its_streams_are(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = FakeStream(info(), [Nothing.EVER])
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.open_ended = True
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await trio.sleep(3)
+        assert not reader.all_ended.is_set()
+        reader.open_ended = False
+        await reader.all_ended.wait()
+        nursery.cancel_scope.cancel()
+    segment.close(SNAPSHOT)
+
+
+async def test_urgent_streams_are_served_first(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    infos = [info(cpu=cpu) for cpu in range(3)]
+    segment = segment_of(recorder, tmp_path / "t", *infos)
+    order: list[int] = []
+
+    class Noting(FakeStream):
+        def take(self, flush: bool) -> Batch | Nothing:
+            order.append(self.info.id.cpu)
+            return super().take(flush)
+
+    streams = [Noting(each, []) for each in infos]
+    streams[2].is_urgent = True
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(s, segment.lanes[s.info.id]) for s in streams])
+    await reader.drain()
+    segment.close(SNAPSHOT)
+    assert order == [2, 0, 1]
+
+
+def test_a_stream_that_is_there_already_keeps_its_files(recorder: Recorder, tmp_path: Path) -> None:
+    segment = segment_of(recorder, tmp_path / "t", info(cpu=0))
+    lane = segment.lanes[info(cpu=0).id]
+    segment.add_streams([info(cpu=0), info(cpu=1)])
+    assert segment.lanes[info(cpu=0).id] is lane
+    assert len(segment.manifest.streams) == 2
+    segment.close(SNAPSHOT)

@@ -25,6 +25,7 @@ from lttd.view.opened import OpenedTrace
 from lttd.view.render import why_inexpressible
 from lttd.view.text import Texter, latency_flags, preempt_digits
 from tests.ftraced import Traced, opened, pages_of, switch, tick
+from tests.running import PATIENCE_S
 from tests.tools import needs_tool, replayed
 
 LINE = re.compile(r" *(?P<comm>.*)-(?P<pid>\d+) +\[(?P<cpu>\d+)\] (?:\S{5} )? *"
@@ -233,7 +234,7 @@ def following(trace: Path, until: Callable[[str], bool], *options: str) -> str:
     told = ""
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        watchdog = threading.Timer(20, process.kill)
+        watchdog = threading.Timer(PATIENCE_S, process.kill)
         watchdog.start()
         for line in process.stdout:
             told += line

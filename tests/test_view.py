@@ -12,7 +12,7 @@ import lttd
 from lttd.clock import Snapshot
 from lttd.errors import LttdError, NotATraceError, TraceDamagedError
 from lttd.files import Lock
-from lttd.stats import StreamSummary
+from lttd.stats import StreamSummary, losses_text
 from lttd.tracedir import Manifest
 from lttd.verify import MOST_FINDINGS, check
 from lttd.view.cli import PIPE_CLOSED, main
@@ -50,6 +50,15 @@ def test_opening_reads_the_manifests_only(trace: Path) -> None:
     opened = lttd.open(trace)
     assert [stream.name for stream in opened.segments[0].streams] == ["fake_0", "fake_1"]
     assert opened.summaries()[0].events_lost == 10
+
+
+def test_losses_are_told_with_their_units() -> None:
+    lost = {"overwritten": 1, "commit_overrun": 2000, "storage_subbuffers": 3, "torn_bytes": 1}
+    assert losses_text(lost, 2) == (
+        "1 event overwritten, 2,000 events overrun while being written,"
+        " 3 sub-buffers not written, 1 byte torn, some, 2 times"
+    )
+    assert losses_text({}) == "nothing"
 
 
 def test_importing_lttd_and_its_viewer_loads_nothing_of_the_daemon() -> None:
@@ -144,7 +153,7 @@ def test_a_damaged_manifest_is_one_line_that_says_where(
 def test_info_tells_people_what_was_recorded(trace: Path) -> None:
     text = info_text(Trace(trace))
     assert "2023-11-14T22:13:20.000000000Z" in text
-    assert "7 overwritten, 3 dropped" in text
+    assert "7 events overwritten, 3 events dropped" in text
     assert "closed, 1 segment" in text
 
 
@@ -281,6 +290,17 @@ def test_a_thousand_bad_entries_make_a_few_lines(tmp_path: Path) -> None:
     assert len(report.notes) == 1
 
 
+def test_losses_outlive_the_loss_of_the_gaps_file(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(trace.glob("*/streams/index/fake_0.gaps")).unlink()
+    assert run("check", str(trace)) == 1
+    assert run("check", "--repair", str(trace)) == 0
+    # All but what was lost behind the last sub-buffer, which has no entry.
+    assert Trace(trace).summaries()[0].lost == {"discarded": 7}
+    capsys.readouterr()
+
+
 def test_a_missing_index_is_found_and_made_again(
     trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,7 +310,7 @@ def test_a_missing_index_is_found_and_made_again(
     assert run("check", "--repair", str(trace)) == 0
     assert run("check", "--events", "--json", str(trace)) == 0
     captured = capsys.readouterr()
-    assert "3 index entries made again" in captured.out
+    assert "3 of them indexed again" in captured.out
     assert "--repair makes it again" in captured.err
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lttd.errors import StorageError, UsageError
 from lttd.files import Disk, File, storage_error
 from lttd.index import SeekIndex, read_gaps
-from lttd.subbuffer import Batch, Patch, StreamId, StreamInfo
+from lttd.subbuffer import Batch, StreamId, StreamInfo
 from lttd.tracedir import SegmentPaths, StreamPaths, StreamRecord
 from lttd.writer import StreamFile
 from tests.made import Made, Ring, subbuffer
@@ -72,18 +72,21 @@ def test_packed_data_are_headers_and_content_exactly(
     assert entries["sequence"].tolist() == list(range(len(entries)))
 
 
-def test_patches_reach_a_packed_file_and_not_the_buffer(tmp_path: Path) -> None:
+def test_packed_heads_reach_a_packed_file_and_not_the_buffer(tmp_path: Path) -> None:
     ring = Ring()
-    batch = ring.batch([subbuffer(0), subbuffer(1)])
-    batch = Batch(
-        batch.stream, batch.buffer, batch.rows, 0, patches=(Patch(1, 8, b"\xaa\xbb\xcc"),)
-    )
+    batch = ring.batch([subbuffer(number) for number in range(5)])
+    batch.heads = np.arange(5 * 12, dtype=np.uint8).reshape(5, 12)
     before = bytes(batch.buffer)
     file = StreamFile(Disk(), paths_in(tmp_path), StreamRecord(ring.info), "packed")
     file.append(batch)
     file.close()
     size = int(batch.rows["stored_bytes"][0])
-    assert paths_in(tmp_path).data.read_bytes()[size + 8 : size + 11] == b"\xaa\xbb\xcc"
+    written = paths_in(tmp_path).data.read_bytes()
+    for row, head in enumerate(batch.heads):
+        rest = bytes(batch.buffer)[row * 4096 + 12 : row * 4096 + size]
+        assert written[row * size :][:size] == head.tobytes() + rest
+    # What a short write falls back to.
+    assert b"".join(batch.pieces()) == b"".join(batch.pieces()[:]) == written
     assert bytes(batch.buffer) == before
 
 

@@ -18,8 +18,8 @@ from lttd.view.trace import Trace
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "ftrace"
 
 
-def replayed(trace: Path, *options: str) -> Trace:
-    words = [sys.executable, "-m", "lttd.cli", "-t", trace, "--source", f"replay:{FIXTURE}"]
+def replayed(trace: Path, *options: str, directory: Path = FIXTURE) -> Trace:
+    words = [sys.executable, "-m", "lttd.cli", "-t", trace, "--source", f"replay:{directory}"]
     subprocess.run([*words, *options], check=True, capture_output=True)
     return Trace(trace)
 

@@ -4,7 +4,23 @@ Rule: construct describes, struct and numpy move: nothing imports this to read d
 every dtype and Struct to it.
 """
 
-from construct import Const, Enum, Int32ub, Int32ul, Int64ub, Int64ul, Struct
+from construct import (
+    Bytes,
+    Const,
+    Construct,
+    Enum,
+    If,
+    Int8ub,
+    Int16ub,
+    Int16ul,
+    Int32ub,
+    Int32ul,
+    Int64ub,
+    Int64ul,
+    Padding,
+    Struct,
+    this,
+)
 
 FtracePageHeader = Struct(
     "begin" / Int64ul,
@@ -21,6 +37,37 @@ FtracePageHeaderBig = Struct(
     "begin" / Int64ub,
     "commit" / Int64ub,
 )
+
+
+def _ltt_header(u32: Construct, u64: Construct) -> Struct:
+    return Struct(
+        "begin" / u64,
+        "end" / u64,
+        "magic" / Const(0x00D6B7ED, u32),
+        "major" / Const(2, Int8ub),
+        "minor" / Int8ub,
+        "pointer_bytes" / Int8ub,
+        "alignment" / Int8ub,
+        "start_s" / u64,
+        "start_us" / u64,
+        "frequency" / u64,
+        "scale" / u32,
+        "used" / u32,
+        "size" / u32,
+        "events_lost" / If(this.minor >= 2, u32),
+        "corrupted" / If(this.minor >= 2, u32),
+        Padding(lambda context: 4 if context.minor == 0 and context.pointer_bytes == 8 else 0),
+    )
+
+
+LttSubbufferHeader = _ltt_header(Int32ul, Int64ul)
+"""LTTng 0.x include/linux/ltt-tracer.h, struct ltt_subbuffer_header, trace formats 2.0 to 2.6.
+
+``used`` is lost_size up to 2.4 (bytes that are not used), data_size from 2.5 on; ``size`` is
+buf_size up to 2.4, sb_size from 2.5 on.
+"""
+
+LttSubbufferHeaderBig = _ltt_header(Int32ub, Int64ub)
 
 CtfIndexHeader = Struct(
     "magic" / Const(0xC1F1DCC1, Int32ub),
@@ -71,3 +118,62 @@ GapRecord = Struct(
     "unit" / Enum(Int32ub, events=1, subbuffers=2, bytes=3),
 )
 """lttd's own; count is 2**64 - 1 where it is not known."""
+
+BlkIoTrace = Struct(
+    "magic" / Const(0x65617407, Int32ul),
+    "sequence" / Int32ul,
+    "time" / Int64ul,
+    "sector" / Int64ul,
+    "bytes" / Int32ul,
+    "action" / Int32ul,
+    "pid" / Int32ul,
+    "device" / Int32ul,
+    "cpu" / Int32ul,
+    "error" / Int16ul,
+    "pdu_len" / Int16ul,
+)
+"""Linux include/uapi/linux/blktrace_api.h, struct blk_io_trace, version 7, little-endian."""
+
+BlkIoTraceBig = Struct(
+    "magic" / Const(0x65617407, Int32ub),
+    "sequence" / Int32ub,
+    "time" / Int64ub,
+    "sector" / Int64ub,
+    "bytes" / Int32ub,
+    "action" / Int32ub,
+    "pid" / Int32ub,
+    "device" / Int32ub,
+    "cpu" / Int32ub,
+    "error" / Int16ub,
+    "pdu_len" / Int16ub,
+)
+
+BlkIoTrace2 = Struct(
+    "magic" / Const(0x65617408, Int32ul),
+    "sequence" / Int32ul,
+    "time" / Int64ul,
+    "sector" / Int64ul,
+    "bytes" / Int32ul,
+    "pid" / Int32ul,
+    "action" / Int64ul,
+    "device" / Int32ul,
+    "cpu" / Int32ul,
+    "error" / Int16ul,
+    "pdu_len" / Int16ul,
+    Padding(12),
+)
+"""The same file, struct blk_io_trace2: version 8, of BLKTRACESETUP2."""
+
+BlkUserTraceSetup = Struct(
+    "name" / Bytes(32),
+    "act_mask" / Int16ul,
+    Padding(2),
+    "buf_size" / Int32ul,
+    "buf_nr" / Int32ul,
+    Padding(4),
+    "start_lba" / Int64ul,
+    "end_lba" / Int64ul,
+    "pid" / Int32ul,
+    Padding(4),
+)
+"""The same file, struct blk_user_trace_setup, on a 64-bit kernel."""

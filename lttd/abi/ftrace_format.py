@@ -49,6 +49,8 @@ class Kind(enum.Enum):
     """A flexible array: whatever stands behind the fixed part, to the event's end."""
     BYTES = enum.auto()
     """Of another size: a struct, an address."""
+    SPAN = enum.auto()
+    """A string wherever it lies: the record holds its begin and end, counted from the event's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class Field:
         """Return the dtype of the fixed part."""
         if self.kind in (Kind.STRING, Kind.DYNAMIC, Kind.BITMASK):
             return np.dtype(f"{byteorder}u4")
+        if self.kind is Kind.SPAN:
+            return np.dtype((np.int64, (2,)))
         if self.kind is Kind.INT:
             return self.element_dtype(byteorder)
         if self.kind is Kind.ARRAY:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi import ftrace, ftrace_events
+from lttd.abi import ftrace, ftrace_events, ltt, ltt_events, ltt_walk
 from lttd.subbuffer import StreamInfo
 
 Buffer = bytes | bytearray | memoryview
@@ -42,7 +42,8 @@ class Headers(NamedTuple):
 class Decoded(NamedTuple):
     """What the events of some sub-buffers say, per sub-buffer, and where they do not parse."""
 
-    events: I64
+    events: I64 | None
+    """None: more than the sub-buffers themselves is needed to tell one event from the next."""
     end: U64
     damage: list[ftrace_events.Damage]
 
@@ -59,6 +60,10 @@ class Abi(Protocol):
 
         They adjoin, or with *slot_bytes* each begins at a multiple of it.
         """
+        ...
+
+    def ends(self, data: Buffer, headers: Headers) -> U64 | None:
+        """Return when each was closed; None where headers do not tell."""
         ...
 
     def decode(self, data: Buffer, headers: Headers) -> Decoded:
@@ -121,6 +126,9 @@ class FtraceAbi:
     def _most_bytes(self, room: int) -> int:
         return self.layout.subbuffer_bytes or room
 
+    def ends(self, data: Buffer, headers: Headers) -> None:
+        """Return None: a page says when it begins."""
+
     def decode(self, data: Buffer, headers: Headers) -> Decoded:
         """Walk the events without keeping them."""
         ends = headers.offset_bytes + headers.content_bytes
@@ -134,7 +142,60 @@ class FtraceAbi:
         )
 
 
-ABIS: Final[dict[str, Callable[[StreamInfo, str], Abi]]] = {"ftrace": FtraceAbi}
+class LttAbi:
+    """LTTng 0.x: the header states what is used, and in which byte order.
+
+    How long an event is, the marker's format in another stream tells.
+    """
+
+    def __init__(self, info: StreamInfo, _byteorder: str) -> None:
+        self._most_bytes: Final = info.subbuffer_bytes
+        self.markers: ltt_events.MarkersOf | None = None
+        """What the events are, by id; for who knows the segment's metadata to set."""
+
+    def headers_at(self, data: Buffer, offsets_bytes: I64) -> Headers:
+        """Read the headers at given places."""
+        found = ltt.headers_at(data, offsets_bytes)
+        sound = found.sound & (found.size_bytes <= self._most_bytes)
+        stored = np.where(sound, found.used_bytes, 0)
+        return Headers(offsets_bytes, stored, found.used_bytes, found.begin)
+
+    def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:
+        """Follow the headers; where they adjoin, each tells where the next one is."""
+        if slot_bytes:
+            slots = np.arange(start_bytes, len(data) - slot_bytes + 1, slot_bytes, dtype=np.int64)
+        else:
+            slots = np.fromiter(ltt_walk.adjoining(data, start_bytes), np.int64)
+        found = self.headers_at(data, slots)
+        bad = np.flatnonzero(found.stored_bytes == 0)
+        return found.some(slice(int(bad[0]))) if len(bad) else found
+
+    def ends(self, data: Buffer, headers: Headers) -> U64:
+        """Return when each was closed."""
+        return ltt.headers_at(data, headers.offset_bytes).end
+
+    def decode(self, data: Buffer, headers: Headers) -> Decoded:
+        """Walk the events without keeping them.
+
+        Without the markers that only tells when each was closed, and no number of events.
+        """
+        end = self.ends(data, headers)
+        if self.markers is None:
+            return Decoded(None, end, [])
+        events = np.zeros(len(end), np.int64)
+        damage: list[ftrace_events.Damage] = []
+        behind = headers.offset_bytes + headers.content_bytes
+        for layout, rows, subbuffers in ltt_events.alike(data, headers.offset_bytes, behind):
+            channel = ltt_events.Channel(self.markers(layout), layout)
+            for walked in ltt_events.walk(data, subbuffers, channel):
+                some = rows[walked.first_row :][: len(walked.row_events)]
+                events[some] = walked.row_events
+                end[some] = layout.ns_of(walked.row_end)
+                damage += [each._replace(row=int(rows[each.row])) for each in walked.damage]
+        return Decoded(events, end, damage)
+
+
+ABIS: Final[dict[str, Callable[[StreamInfo, str], Abi]]] = {"ftrace": FtraceAbi, "ltt": LttAbi}
 
 
 def abi_of(info: StreamInfo, byteorder: str) -> Abi | None:

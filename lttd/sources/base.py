@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from lttd.clock import Snapshot
 from lttd.subbuffer import Batch, StreamInfo
 
 
@@ -54,6 +55,8 @@ class SourceInfo:
     """False: the data are of another time, so that no clock snapshot of now fits them."""
     previous_run: bool = False
     """True: the ring of an lttd that was killed, drained by its successor."""
+    snapshot: Snapshot | None = None
+    """Where the data themselves tell how their clock stood to the wall clock: that."""
 
 
 class Stream(Protocol):
@@ -78,6 +81,10 @@ class Stream(Protocol):
         Raises:
             SourceError: the stream cannot be read any more.
         """
+        ...
+
+    def urgent(self) -> bool:
+        """Tell whether the kernel says that this stream is about to lose: it is served first."""
         ...
 
     def losses(self) -> Batch | None:
@@ -107,6 +114,24 @@ class Source(Protocol):
     @property
     def streams(self) -> Sequence[Stream]:
         """The streams that are there now."""
+        ...
+
+    @property
+    def grows(self) -> bool:
+        """Whether streams may appear while it is read: discover() is then called at every tick."""
+        ...
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether streams may appear even when all that there were have ended."""
+        ...
+
+    def discover(self) -> Sequence[Stream]:
+        """Open streams that have appeared since the last call, and return them.
+
+        Called from a thread beside the reading loop, and once more between stop() and the drain.
+        One whose id was there before continues that stream: its sequence and times go on rising.
+        """
         ...
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lttd.config import SourceSpec, parse_bool, parse_bytes, parse_list
+from lttd.config import SourceSpec, parse_bool, parse_bytes, parse_list, parse_named
 from lttd.errors import UsageError
 from lttd.sources.base import Source
 from lttd.subbuffer import BufferPool
@@ -38,7 +38,17 @@ def _convert(spec: SourceSpec, parsers: dict[str, Callable[[Any], Any]]) -> dict
         if key not in parsers:
             known = ", ".join(parsers)
             raise UsageError(f"source {spec}: {key!r} is no key of {spec.kind}; it has {known}")
-    return {key.replace("-", "_"): parsers[key](value) for key, value in spec.options.items()}
+    return {
+        key.replace("-", "_"): parse_named(key, parsers[key], value)
+        for key, value in spec.options.items()
+    }
+
+
+def _events(value: object) -> tuple[str, ...]:
+    globs = parse_list(value)
+    if not globs:
+        raise UsageError(f"{value!r} names none: write globs such as 'sched:*,irq:*'")
+    return globs
 
 
 def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
@@ -47,7 +57,7 @@ def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
     options = _convert(
         spec,
         {
-            "events": parse_list,
+            "events": _events,
             "buffer-size": parse_bytes,
             "subbuffer-size": parse_bytes,
             "clock": str,
@@ -64,15 +74,35 @@ def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
 
 def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
     from lttd.sources.replay import open_replay  # noqa: PLC0415
+    from lttd.sources.replay_ltt import holds_ltt, open_ltt_replay  # noqa: PLC0415
 
     if spec.target is None:
         raise UsageError("source replay: name the directory: replay:DIR")
     options = _convert(spec, {"abi": str, "subbuffer-size": parse_bytes})
     subbuffer_bytes = options.pop("subbuffer_size", None)
-    return open_replay(Path(spec.target), pool, subbuffer_bytes=subbuffer_bytes, **options)
+    directory = Path(spec.target)
+    abi = options.pop("abi", None) or ("ltt" if holds_ltt(directory) else "ftrace")
+    if abi not in ("ltt", "blktrace"):
+        return open_replay(directory, pool, abi=abi, subbuffer_bytes=subbuffer_bytes)
+    if subbuffer_bytes is not None:
+        raise UsageError(f"source {spec}: sub-buffers of {abi} files tell their size themselves")
+    if abi == "ltt":
+        return open_ltt_replay(directory, pool)
+    from lttd.sources.replay_blktrace import open_blktrace_replay  # noqa: PLC0415
+
+    return open_blktrace_replay(directory, pool)
+
+
+def _ltt(spec: SourceSpec, pool: BufferPool) -> Source:
+    from lttd.sources.ltt import open_ltt  # noqa: PLC0415
+
+    if spec.target is None:
+        raise UsageError("source ltt: name the directory of a trace: ltt:DEBUGFS/ltt/NAME")
+    return open_ltt(Path(spec.target), pool, **_convert(spec, {"channels": str}))
 
 
 _OPENERS: Final[dict[str, Callable[[SourceSpec, BufferPool], Source]]] = {
     "ftrace": _ftrace,
     "replay": _replay,
+    "ltt": _ltt,
 }

@@ -27,7 +27,8 @@ from lttd.sources.ftrace_setup import (
     page_layout,
     wakes_sensibly,
 )
-from lttd.sources.ftrace_stream import FtraceStream, Pipe, Shared
+from lttd.sources.ftrace_stream import FtraceStream, Shared
+from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import StatsFile, TraceClock, find_tracefs, read_text, write_text
 from lttd.subbuffer import BufferPool
 
@@ -128,6 +129,20 @@ class FtraceSource:
             instance, self.now, kallsyms=settings.kallsyms, previous_run=previous_run
         )
         self.info = _info(instance, settings, name, self._shared)
+
+    @property
+    def grows(self) -> bool:
+        """Whether streams may appear: no, each possible CPU has its files from the start."""
+        return False
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether there may be more when all have ended: no."""
+        return False
+
+    def discover(self) -> Sequence[FtraceStream]:
+        """Return nothing."""
+        return ()
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
         """Do not record these threads, unless that was asked for or the list is somebody's."""

@@ -90,9 +90,9 @@ class LossLedger:
             if count:
                 self._pending.append(_Interval(reason, count, last.now, sample.now, at))
 
-    def suspect(self, reason: Reason, now: int) -> None:
-        """Take note that some events may be missing, nobody can tell how many."""
-        self._pending.append(_Interval(reason, None, self._last.now, now, now))
+    def suspect(self, reason: Reason, now: int, count: int | None = None) -> None:
+        """Take note that *count* events are missing, or that some may be and nobody knows."""
+        self._pending.append(_Interval(reason, count, self._last.now, now, now))
 
     def page_turned(self) -> None:
         """Say that the kernel turned to a new page, or had none, since the last sample.

@@ -337,7 +337,7 @@ def _set_clock(instance: Instance, clock: str) -> None:
 
 
 def _set_subbuffer_bytes(instance: Instance, size_bytes: int) -> None:
-    if size_bytes % 1024:
+    if size_bytes <= 0 or size_bytes % 1024:
         raise UsageError(f"a sub-buffer of {size_bytes} bytes: give a multiple of 1024")
     _try_to_set(instance, "buffer_subbuf_size_kb", str(size_bytes >> 10))
 

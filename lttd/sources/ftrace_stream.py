@@ -24,6 +24,7 @@ from lttd.errors import LockedError, SourceError
 from lttd.locks import lock_holder
 from lttd.sources.base import Nothing
 from lttd.sources.ftrace_loss import LossLedger, Sample, growth
+from lttd.sources.pipe import Pipe, fill
 from lttd.sources.rows import RowBook, damage
 from lttd.sources.tracefs import StatsFile, explained
 from lttd.subbuffer import (
@@ -38,7 +39,6 @@ from lttd.subbuffer import (
 )
 
 _NO_ROWS: Final = np.zeros(0, ROW_DTYPE)
-_SPLICE_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 # What splice and read of trace_pipe_raw may say without anything being wrong.
 EXPECTED: Final[dict[int, Nothing]] = {
@@ -55,73 +55,6 @@ SOON: Final = 1_000_000
 # A stopped ring is dry when there is nothing to read and `entries` is 0 (60 of 60 rounds).  Should
 # a kernel count entries that it does not give, it is asked this often.
 LAST_ATTEMPTS: Final = 5
-
-
-class Pipe:
-    """The pipe through which pages go from the rings into buffers; one per reading thread.
-
-    Invariant: it is empty whenever no take() is under way.
-    """
-
-    def __init__(self, wanted_bytes: int) -> None:
-        self._wanted_bytes = wanted_bytes
-        self._open()
-
-    def _open(self) -> None:
-        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
-        wanted = self._wanted_bytes
-        # Above /proc/sys/fs/pipe-max-size, or with many pipes about, only the privileged may.
-        while wanted > 65536:
-            try:
-                fcntl.fcntl(self.write_fd, fcntl.F_SETPIPE_SZ, wanted)
-            except OSError:
-                wanted //= 2
-            else:
-                break
-        self.capacity_bytes = fcntl.fcntl(self.write_fd, fcntl.F_GETPIPE_SZ)
-
-    def move(self, fd: int, limit_bytes: int, buffer: memoryview) -> int:
-        """Move whole sub-buffers from *fd* into *buffer*; return the bytes moved.
-
-        Raises:
-            OSError: splice gave nothing.
-            SourceError: what splice gave could not be read.
-        """
-        try:
-            moved = os.splice(fd, self.write_fd, limit_bytes, flags=_SPLICE_FLAGS)
-            if moved:
-                _fill(self.read_fd, buffer, moved, 0)
-        except OSError:
-            raise  # splice gave nothing: the pipe is as empty as it was
-        except BaseException:
-            # A signal handler may raise between the two calls: what is in the pipe is nobody's.
-            self._renew()
-            raise
-        return moved
-
-    def _renew(self) -> None:
-        self.close()
-        self._open()
-
-    def close(self) -> None:
-        """Give the descriptors back."""
-        if self.read_fd >= 0:
-            os.close(self.read_fd)
-            os.close(self.write_fd)
-            self.read_fd = self.write_fd = -1
-
-
-def _fill(fd: int, buffer: memoryview, used_bytes: int, done_bytes: int) -> None:
-    """Read until *buffer* holds *used_bytes*; the first *done_bytes* are there already."""
-    why = "it ended"
-    while done_bytes < used_bytes:
-        try:
-            more = os.readv(fd, [buffer[done_bytes:used_bytes]])
-        except OSError as error:
-            more, why = 0, os.strerror(error.errno or 0)
-        if not more:
-            raise SourceError(f"a take broke off after {done_bytes} of {used_bytes} bytes: {why}")
-        done_bytes += more
 
 
 def lock_raw(path: str) -> int:
@@ -229,17 +162,32 @@ class FtraceStream:
         pool.give(buffer)
         return why
 
+    def urgent(self) -> bool:
+        """Return False: the kernel says nothing of the kind."""
+        return False
+
     def losses(self) -> Batch | None:
         """Return what the kernel counted as lost and no batch told; see Stream.losses()."""
         final = self._shared.stopped_at is not None
-        if final and self._shared.producers_stopped:
-            self.sample()
+        if final:
+            self._look_for_the_last_time()
         gaps = self._ledger.rest(final=final)
         if not final:
             self._look_for_others(self.sample())
         if not gaps:
             return None
         return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
+
+    def _look_for_the_last_time(self) -> None:
+        """Count what was lost since the last take, and what is in the ring and stays there."""
+        stopped = self._shared.producers_stopped
+        fields = self.sample() if stopped else self._stats.read()
+        left = fields.get("entries", 0)
+        if left and not self.over:
+            # Where others write on, how many of them are from before our stop cannot be told.
+            count = left if stopped else None
+            self._ledger.suspect(Reason.ABANDONED, self._shared.now(), count)
+        self.over = True
 
     def counters(self) -> Mapping[str, int]:
         """Return the fields of ``stats``, times in trace-clock units, counts since we took over.
@@ -320,11 +268,12 @@ class FtraceStream:
         except OSError as error:
             if not used:
                 return self._expected(error), 0
+            moved = 0
         except SourceError as error:
             if not used:
                 raise
             self._broken = error  # told by the next take: what came before it is whole
-        self._emptied = 0 < used < limit
+        self._emptied = used < limit and moved < pipe.capacity_bytes
         return (None, used) if used else (Nothing.YET, 0)
 
     def _read(self, buffer: memoryview) -> tuple[Nothing | None, int]:
@@ -337,7 +286,7 @@ class FtraceStream:
             return self._expected(error), 0
         if used:
             self._flushed = True
-            _fill(self._fd, buffer, self.info.subbuffer_bytes, used)
+            fill(self._fd, buffer, self.info.subbuffer_bytes, used)
             return None, self.info.subbuffer_bytes
         # Nothing (said as EAGAIN, or as 0 with tracing off): a ring that had lapped us would give.
         self._ledger.page_turned()

@@ -69,7 +69,7 @@ def open_replay(
         NothingToRecordError: it holds no stream.
     """
     if abi not in ABIS:
-        raise UsageError(f"abi {abi!r}: a replay reads {', '.join(ABIS)}")
+        raise UsageError(f"abi {abi!r}: a replay reads {', '.join((*ABIS, 'ltt'))}")
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory")
     how = ABIS[abi](directory, subbuffer_bytes)
@@ -223,6 +223,10 @@ class ReplayStream:
             return Nothing.EVER
         return batch
 
+    def urgent(self) -> bool:
+        """Return False: a file waits."""
+        return False
+
     def losses(self) -> Batch | None:
         """Return nothing: files have no counters, and batches told what is in them."""
         return None
@@ -307,6 +311,20 @@ class ReplaySource:
             },
             live=False,
         )
+
+    @property
+    def grows(self) -> bool:
+        """Whether streams may appear: no, the files are those that there were."""
+        return False
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether there may be more when all have ended: no."""
+        return False
+
+    def discover(self) -> Sequence[ReplayStream]:
+        """Return nothing."""
+        return ()
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
         """Do nothing: it was recorded already."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from lttd.files import Disk
 from lttd.recover import StreamRecovery, recover
+from lttd.stats import counted
 from lttd.tracedir import SegmentPaths
 from lttd.verify import Report, check
 
@@ -20,11 +21,11 @@ def repair(segment: SegmentPaths) -> list[str]:
 
 
 def _told(one: StreamRecovery) -> str:
-    parts = [f"{one.entries} sub-buffers"]
+    parts = [counted(one.entries, "sub-buffer")]
     if one.rebuilt_entries:
-        parts.append(f"{one.rebuilt_entries} index entries made again")
+        parts.append(f"{one.rebuilt_entries:,} of them indexed again")
     if one.torn_bytes:
-        parts.append(f"{one.torn_bytes} torn bytes cut and counted")
+        parts.append(f"{counted(one.torn_bytes, 'torn byte')} cut and counted")
     return f"{one.name}: repaired: {', '.join(parts)}"
 
 
@@ -73,12 +74,11 @@ def report_text(reports: list[Report], repaired: list[str]) -> str:
     findings = [str(one) for report in reports for one in report.findings]
     notes = [note for report in reports for note in report.notes]
     streams = [stream for report in reports for stream in report.streams]
-    counted = [stream.events for stream in streams if stream.events is not None]
-    total = (
-        f"{len(reports)} segment{'s' * (len(reports) != 1)}, {len(streams)} streams,"
-        f" {sum(stream.subbuffers for stream in streams)} sub-buffers"
-    )
-    if counted:
-        total += f", {sum(counted)} events"
-    verdict = "whole" if not findings else f"damaged, {len(findings)} findings"
+    subbuffers = sum(stream.subbuffers for stream in streams)
+    totals = [(len(reports), "segment"), (len(streams), "stream"), (subbuffers, "sub-buffer")]
+    events = [stream.events for stream in streams if stream.events is not None]
+    if events:
+        totals.append((sum(events), "event"))
+    total = ", ".join(counted(number, noun) for number, noun in totals)
+    verdict = "whole" if not findings else f"damaged, {counted(len(findings), 'finding')}"
     return "\n".join([*repaired, *findings, *notes, f"{verdict}: {total}"])

@@ -59,6 +59,8 @@ class Batch:
     """The span, its end not included."""
     find: Callable[[str], EventType | None] = _nobody_knows
     """The type of events of which there are none here."""
+    stream: I32 | None = None
+    """Which of the window's streams each is from; None where nobody asks for that."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -111,6 +113,7 @@ class Batch:
             self.begin,
             self.end,
             self.find,
+            None if self.stream is None else self.stream[rows],
         )
 
     def columns(self) -> dict[str, Column]:
@@ -171,6 +174,11 @@ class Rows:
         """Where in the batch's data each begins."""
         return self.batch.at[self.rows]
 
+    @cached_property
+    def size_bytes(self) -> I64:
+        """How many bytes each has of its own."""
+        return self.batch.size_bytes[self.rows].astype(np.int64)
+
     @property
     def names(self) -> list[str]:
         """Its own fields."""
@@ -184,6 +192,8 @@ class Rows:
         dtype = self.kind.format.dtype
         if not len(self.rows):
             return np.empty(0, dtype)
+        if self.kind.records_of is not None:
+            return self.kind.records_of(self.batch.data, self.at, self.size_bytes)
         # Gathered as opaque bytes: six times faster than field by field.
         return gather(self.batch.data, self.at, np.dtype(f"V{dtype.itemsize}")).view(dtype)
 
@@ -229,7 +239,10 @@ class Rows:
         What would lie outside of the event is cut off.
         """
         one = self.field(name)
-        size = self.batch.size_bytes[self.rows].astype(np.int64)
+        size = self.size_bytes
+        if one.kind is Kind.SPAN:
+            span = self.records[name]
+            return self.at + span[:, 0], self.at + span[:, 1]
         if one.kind in (Kind.TAIL, Kind.BYTES, Kind.CHARS, Kind.ARRAY, Kind.INT):
             begin = np.full(len(size), one.offset_bytes, np.int64)
             end = size if one.kind is Kind.TAIL else begin + one.size_bytes
@@ -250,7 +263,7 @@ class Rows:
 
     def raw(self) -> list[bytes]:
         """Return the events' own bytes."""
-        ends = self.at + self.batch.size_bytes[self.rows]
+        ends = self.at + self.size_bytes
         data = self.batch.data
         return [bytes(data[a:b]) for a, b in zip(self.at.tolist(), ends.tolist(), strict=True)]
 
@@ -283,3 +296,20 @@ def chars(column: Column) -> Column:
     if size > 1 and ((raw[:, 1:] != 0) & (raw[:, :-1] == 0)).any():
         raw = np.where(np.logical_and.accumulate(raw != 0, axis=1), raw, np.uint8(0))
     return raw.view(f"S{size}").reshape(-1)
+
+
+def inside(length: I64) -> I64:
+    """Return 0, 1, ... for each of some lengths, one after the other."""
+    behind = np.cumsum(length)
+    total = int(behind[-1]) if len(length) else 0
+    return np.arange(total, dtype=np.int64) - np.repeat(behind - length, length)
+
+
+def until_nul(raw: U8, begin: I64, length: I64) -> I64:
+    """Return how long each string is before its first NUL."""
+    start = np.cumsum(length) - length
+    zeros = np.flatnonzero(raw[np.repeat(begin, length) + inside(length)] == 0)
+    if not len(zeros):
+        return length
+    first = zeros[np.minimum(np.searchsorted(zeros, start), len(zeros) - 1)] - start
+    return np.where((first >= 0) & (first < length), first, length)

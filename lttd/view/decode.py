@@ -12,11 +12,14 @@ import numpy.typing as npt
 
 from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout
+from lttd.abi.table import FtraceAbi
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.stored import StoredStream
 from lttd.view.columns import Batch, gather
-from lttd.view.formats import EventType, FormatFile
+from lttd.view.formats import EventType, FormatFile, Formats
 from lttd.view.losses import Loss
 from lttd.view.merge import order_by_time
+from lttd.view.trace import Segment
 from lttd.view.window import FOREVER, Part, Piece, Source
 
 U16 = npt.NDArray[np.uint16]
@@ -31,6 +34,46 @@ COMMON_BYTES: Final = 8
 MOST_NOTES: Final = 20
 
 
+class Once:
+    """Notes that were given already."""
+
+    def __init__(self) -> None:
+        self._noted: set[str] = set()
+
+    def fresh(self, notes: list[str]) -> list[str]:
+        """Take *notes* away; return those that are new, of too many the first."""
+        fresh = [note for note in dict.fromkeys(notes) if note not in self._noted]
+        notes.clear()
+        self._noted.update(fresh)
+        more = len(fresh) - MOST_NOTES
+        return fresh if more <= 0 else [*fresh[:MOST_NOTES], f"... and {more} more like these"]
+
+
+class FtraceContext(NamedTuple):
+    """What decoding a stream needs."""
+
+    layout: PageLayout
+    formats: Formats
+
+
+class FtraceContexts:
+    """See ``lttd.view.families.Contexts``."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._tracefs = segment.paths.directory / "tracefs"
+        self._formats: dict[int, Formats] = {}
+
+    def of(self, stream: StoredStream) -> FtraceContext:
+        """Return a stream's layout, and the formats that it shares with others."""
+        assert isinstance(stream.abi, FtraceAbi)
+        layout = stream.abi.layout
+        if layout.long_bytes not in self._formats:
+            self._formats[layout.long_bytes] = Formats(
+                self._tracefs, layout.byteorder, layout.long_bytes
+            )
+        return FtraceContext(layout, self._formats[layout.long_bytes])
+
+
 class Types:
     """The event types of a window, numbered as they are met; over segments by what they are."""
 
@@ -41,9 +84,9 @@ class Types:
 
     def numbers(self, source: Source, ids: U16) -> I32:
         """Return the number of each event's type."""
-        table = self._by_source.get(id(source.formats))
+        table = self._by_source.get(id(source.context.formats))
         if table is None:
-            table = self._by_source[id(source.formats)] = np.full(1 << 16, -1, np.int32)
+            table = self._by_source[id(source.context.formats)] = np.full(1 << 16, -1, np.int32)
         numbers = table[ids]
         if (numbers < 0).any():
             met = np.zeros(1 << 16, np.bool_)
@@ -54,8 +97,8 @@ class Types:
         return numbers
 
     def _number(self, source: Source, one: int) -> int:
-        found = source.formats.get(one)
-        file = source.formats.files.get(one)
+        found = source.context.formats.get(one)
+        file = source.context.formats.files.get(one)
         key = (one, found)
         if key not in self._known:
             segment = source.stream.segment.directory.name
@@ -68,7 +111,7 @@ class Types:
     def find(self, name: str, sources: Sequence[Source]) -> EventType | None:
         """Return the type called *name*, or ``system:name``, if any source has it."""
         for source in sources:
-            for number, file in source.formats.files.items():
+            for number, file in source.context.formats.files.items():
                 if name in (file.name, f"{file.system}:{file.name}"):
                     return self.all[int(self.numbers(source, np.array([number], np.uint16))[0])]
         return None
@@ -102,8 +145,8 @@ class _Found(NamedTuple):
     type: I32
 
 
-class _Pages(NamedTuple):
-    """Sub-buffers of streams that have one layout, as they lie in a piece's data."""
+class Pages(NamedTuple):
+    """Sub-buffers of some streams, as they lie in a piece's data."""
 
     offset: I64
     content_end: I64
@@ -112,39 +155,32 @@ class _Pages(NamedTuple):
     """Number of the part that each belongs to."""
 
 
-class Decoder:
+class FtraceDecoder:
     """Turns pieces into batches; keeps the numbers of types and what was noted already."""
 
     def __init__(self) -> None:
         self.types = Types()
-        self._noted: set[str] = set()
+        self._once = Once()
 
     def batch(self, piece: Piece, sources: Sequence[Source], notes: list[str]) -> Batch:
         """Decode one piece; *notes* move into it."""
-        parts = [part for each in piece.parts if len((part := _usable(each, notes)).entries)]
-        data, bases = _together(parts)
+        parts = [part for each in piece.parts if len((part := usable(each, notes)).entries)]
+        data, bases = together(parts)
         found: list[_Found] = []
-        for layout in dict.fromkeys(part.source.layout for part in parts):
+        for layout in dict.fromkeys(part.source.context.layout for part in parts):
             members = [
                 (part, base)
                 for part, base in zip(parts, bases, strict=True)
-                if part.source.layout == layout
+                if part.source.context.layout == layout
             ]
             found += self._walk(piece, data, members, layout, notes)
         for source in sources:
-            notes += source.formats.notes
-            source.formats.notes.clear()
+            notes += source.context.formats.notes
+            source.context.formats.notes.clear()
         batch = self._batch(piece, data, found, sources)
-        batch.losses.extend(_losses_of(piece, sources))
-        batch.notes.extend(self._fresh(notes))
+        batch.losses.extend(losses_of(piece, sources))
+        batch.notes.extend(self._once.fresh(notes))
         return batch
-
-    def _fresh(self, notes: list[str]) -> list[str]:
-        fresh = [note for note in dict.fromkeys(notes) if note not in self._noted]
-        notes.clear()
-        self._noted.update(fresh)
-        more = len(fresh) - MOST_NOTES
-        return fresh if more <= 0 else [*fresh[:MOST_NOTES], f"... and {more} more like these"]
 
     def _walk(
         self,
@@ -154,7 +190,7 @@ class Decoder:
         layout: PageLayout,
         notes: list[str],
     ) -> Iterator[_Found]:
-        pages = _pages(members, layout, notes)
+        pages = pages_of(members, notes)
         cpus = np.array([part.source.cpu for part, _ in members], np.uint16)
         for walked in ftrace_events.walk(data, pages.offset, pages.content_end, layout):
             for damage in walked.damage:
@@ -175,7 +211,7 @@ class Decoder:
             yield _Found(key, time, at, size, cpus[part_of], kinds)
 
     def _kinds(self, members: list[tuple[Part, int]], part_of: I64, ids: U16) -> I32:
-        formats = {id(part.source.formats) for part, _ in members}
+        formats = {id(part.source.context.formats) for part, _ in members}
         if len(formats) == 1:
             return self.types.numbers(members[0][0].source, ids)
         kinds = np.empty(len(ids), np.int32)
@@ -197,7 +233,7 @@ class Decoder:
             time, at, size, cpu, kinds = (
                 time[order], at[order], size[order], cpu[order], kinds[order],
             )  # fmt: skip
-        byteorder = piece.parts[0].source.layout.byteorder if piece.parts else "<"
+        byteorder = piece.parts[0].source.context.layout.byteorder if piece.parts else "<"
         common = np.dtype(
             [("type", "V2"), ("flags", "u1"), ("preempt", "u1"), ("pid", f"{byteorder}i4")]
         )
@@ -230,7 +266,7 @@ class Decoder:
         return kinds
 
 
-def _usable(part: Part, notes: list[str]) -> Part:
+def usable(part: Part, notes: list[str]) -> Part:
     """Return a part without entries that point out of the file, or far from all the others."""
     stream, entries = part.source.stream, part.entries
     room = len(stream.data)
@@ -250,9 +286,9 @@ def _usable(part: Part, notes: list[str]) -> Part:
     return part._replace(entries=entries[usable])
 
 
-def _together(parts: Sequence[Part]) -> tuple[memoryview, list[int]]:
+def together(parts: Sequence[Part]) -> tuple[memoryview, list[int]]:
     """Return the parts' bytes in one buffer, and what leads from a stream's offset to there."""
-    extents = [_extent(part) for part in parts]
+    extents = [extent(part) for part in parts]
     if len(parts) == 1 and extents[0][0] % 8 == 0:
         begin, end = extents[0]
         return parts[0].source.stream.data[begin:end], [begin]
@@ -268,14 +304,14 @@ def _together(parts: Sequence[Part]) -> tuple[memoryview, list[int]]:
     return buffer, bases
 
 
-def _extent(part: Part) -> tuple[int, int]:
+def extent(part: Part) -> tuple[int, int]:
     """Return which bytes of a stream hold the sub-buffers."""
     offset = part.entries["offset_bytes"].astype(np.int64)
     size = (part.entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
     return (int(offset.min()), int((offset + size).max())) if len(offset) else (0, 0)
 
 
-def _pages(members: list[tuple[Part, int]], layout: PageLayout, notes: list[str]) -> _Pages:
+def pages_of(members: list[tuple[Part, int]], notes: list[str]) -> Pages:
     """Say where the content of each sub-buffer lies: what its header and the index agree on."""
     found = []
     for number, (part, base) in enumerate(members):
@@ -291,11 +327,12 @@ def _pages(members: list[tuple[Part, int]], layout: PageLayout, notes: list[str]
         offset = headers.offset_bytes[sound] - base
         begin = entries["begin"][sound].astype(np.uint64)
         part_of = np.full(len(offset), number, np.int64)
-        found.append(_Pages(offset, offset + headers.content_bytes[sound], begin, part_of))
-    return _Pages(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        found.append(Pages(offset, offset + headers.content_bytes[sound], begin, part_of))
+    return Pages(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-def _losses_of(piece: Piece, sources: Sequence[Source]) -> list[Loss]:
+def losses_of(piece: Piece, sources: Sequence[Source]) -> list[Loss]:
+    """Return what is known to be lost within a piece."""
     rows = {id(part.source): part for part in piece.parts}
     found: list[Loss] = []
     for source in sources:
@@ -307,6 +344,6 @@ def _losses_of(piece: Piece, sources: Sequence[Source]) -> list[Loss]:
             continue
         last = source.index.entries(max(first + len(begins) - 1, 0), first + len(begins))
         floor = max([piece.begin, *last["end"].tolist()]) if at_end else None
-        losses = source.losses.before(first, begins, source.cpu, floor)
+        losses = source.losses.before(first, begins, source.stream.info.id, floor)
         found += [loss for loss in losses if piece.begin <= loss.time < piece.end]
     return sorted(found, key=lambda loss: loss.time)

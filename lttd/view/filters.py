@@ -280,7 +280,7 @@ class Filter:
         """Whether a type of events is wanted."""
         if self._globs is None:
             return True
-        names = (kind.name, f"{kind.system}:{kind.name}", f"{kind.system}/{kind.name}")
+        names = (kind.name, *(f"{kind.system}{sign}{kind.name}" for sign in ":/."))
         return any(fnmatchcase(name, glob) for name in names for glob in self._globs)
 
     def of(self, batch: Batch) -> Batch:

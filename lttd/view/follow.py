@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from lttd.abi.table import FtraceAbi
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.stored import StoredStream
 from lttd.tracedir import Manifest, SegmentPaths, segments
@@ -32,10 +31,12 @@ class _Followed:
         self.directory = segment.paths.directory
         self.closed = False
         self._show = show
-        self._group = ClockGroup([segment], EVERYTHING, show.filter, notes, 1)
+        kind = next((stream.info.abi for stream in segment.streams), "")
+        self._group = ClockGroup(kind, [segment], EVERYTHING, show.filter, notes, 1)
         self._notes = notes
         self._lines: Lines = maker(self._group, show)
         self._commands_bytes = -1
+        self._seen = {stream.name for stream in segment.streams}
         self._shown = {
             source.stream.name: _entries(source.stream) if skip else 0
             for source in self._group.sources
@@ -54,12 +55,10 @@ class _Followed:
         segment = Segment(SegmentPaths(self.directory))
         self.closed = segment.manifest.state == "closed"
         for stream in segment.streams:
-            new = stream.name not in self._shown
-            if new and isinstance(stream.abi, FtraceAbi) and self._group.sources:
-                if not self._show.filter.wants_cpu(stream.info.id.cpu):
-                    continue
-                formats = self._group.sources[0].formats
-                self._group.sources.append(Source(stream, formats, self._notes))
+            if stream.name in self._seen:
+                continue
+            self._seen.add(stream.name)
+            if self._group.add(stream):
                 self._shown[stream.name] = 0
 
     def lines(self) -> list[bytes]:
@@ -71,7 +70,7 @@ class _Followed:
                 continue
             # Mappings do not grow with their files.
             stream = _again(source.stream)
-            fresh = Source(stream, source.formats, self._notes)
+            fresh = Source(stream, source.context, self._notes)
             self._group.sources[number] = fresh
             parts.append(Part(fresh, first, fresh.index.entries(first)))
             self._shown[stream.name] = first + len(parts[-1].entries)

@@ -4,14 +4,21 @@ Rule: of every file only the id is read until an event of that type is to be sho
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from lttd.abi.ftrace_format import Format, id_of, parse_format
 
 _HEAD_BYTES: Final = 256
 _MOST_ID: Final = 0xFFFF
 Key = tuple[int, str, str, int]
+I64 = npt.NDArray[np.int64]
+RecordsOf = Callable[[memoryview, I64, I64], npt.NDArray[np.void]]
+"""Called with data, where the events begin in it, and how many bytes each has."""
 
 
 class FormatFile(NamedTuple):
@@ -25,7 +32,7 @@ class FormatFile(NamedTuple):
 class EventType:
     """One type of events, as one window numbers them."""
 
-    __slots__ = ("format", "id", "name", "number", "segment", "system")
+    __slots__ = ("format", "id", "name", "number", "records_of", "segment", "system")
 
     def __init__(self, number: int, file: FormatFile | None, of_id: int, segment: str) -> None:
         self.number = number
@@ -36,6 +43,9 @@ class EventType:
         self.name = file.name if file else f"unknown-{of_id}"
         self.format: Format | None = None
         """None where no format file tells what it is."""
+        self.records_of: RecordsOf | None = None
+        """What makes records in that format of events whose fields have no fixed places; None:
+        the events' own bytes are such records."""
 
 
 class Formats:

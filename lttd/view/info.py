@@ -4,7 +4,7 @@ import datetime as dt
 import json
 from typing import Any
 
-from lttd.stats import summary_json, summary_table
+from lttd.stats import counted, summary_json, summary_table
 from lttd.view.times import COUNTING_CLOCKS
 from lttd.view.trace import Trace
 
@@ -36,9 +36,8 @@ def info_text(trace: Trace) -> str:
     last = trace.segments[-1].manifest
     machine = last.machine
     spec = str(last.source.get("spec", last.source.get("kind", "")))
-    number = len(trace.segments)
     lines = [
-        ("trace", f"{trace.path} ({trace.state}, {number} segment{'s' * (number != 1)})"),
+        ("trace", f"{trace.path} ({trace.state}, {counted(len(trace.segments), 'segment')})"),
         ("source", f"{spec}, clock {last.clock}, {last.layout}"),
         ("recorded on", f"{machine.get('host', '?')}, Linux {machine.get('kernel', '?')}"),
     ]

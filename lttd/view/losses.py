@@ -11,7 +11,7 @@ import numpy as np
 from lttd.errors import TraceDamagedError
 from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER
 from lttd.stored import map_file
-from lttd.subbuffer import Reason, Unit
+from lttd.subbuffer import Reason, StreamId, Unit
 
 # More is UNKNOWN, or damage: some.
 _MOST_LOST: Final = (1 << 63) - 1
@@ -29,6 +29,7 @@ class Loss(NamedTuple):
     unit: Unit
     reason: Reason | None
     """None where the file names one that is not known."""
+    channel: str = ""
 
     def __str__(self) -> str:
         """Write it as the kernel does."""
@@ -54,7 +55,7 @@ class Losses:
         count = (len(raw) - len(GAPS_HEADER)) // GAP_BYTES
         self._gaps = np.frombuffer(raw, GAP_DTYPE, count, len(GAPS_HEADER))
 
-    def before(self, first: int, begins: list[int], cpu: int, floor: int | None) -> list[Loss]:
+    def before(self, first: int, begins: list[int], of: StreamId, floor: int | None) -> list[Loss]:
         """Return the losses before rows ``first`` and on, which begin at *begins*.
 
         Unless *floor* is None also those that come after all rows, no sooner than then.
@@ -69,7 +70,8 @@ class Losses:
             time = begins[row - first] if row < behind else max(begin, end, floor or 0)
             known = None if count > _MOST_LOST else count
             if unit in _UNITS:
-                found.append(Loss(time, cpu, known, Unit(unit), _REASONS.get(reason)))
+                why = _REASONS.get(reason)
+                found.append(Loss(time, of.cpu, known, Unit(unit), why, of.channel))
         return found
 
     def _first_at(self, row: int) -> int:

@@ -54,6 +54,9 @@ def parse_commands(text: bytes, into: Noted, tgids: dict[int, int] | None = None
 class Names:
     """The commands that some segments of one boot noted."""
 
+    idle: bytes | None = IDLE
+    """What pid 0 is called, whoever notes it; None: as noted."""
+
     def __init__(self, files: Iterable[Path]) -> None:
         self._files = list(files)
         self._noted: Noted | None = None
@@ -70,12 +73,16 @@ class Names:
             self._noted = {}
             for path in self._files:
                 try:
-                    parse_commands(path.read_bytes(), self._noted, self._tgids)
+                    self.parse(path.read_bytes(), self._noted)
                 except OSError:
                     continue  # none were noted: then the events must tell
             for seen in self._noted.values():
                 seen.sort()
         return self._noted
+
+    def parse(self, text: bytes, into: Noted) -> None:
+        """Read what one of the files says."""
+        parse_commands(text, into, self._tgids)
 
     def of(self, batch: Batch) -> tuple[Column, Column]:
         """Return (pid, command) pairs as two columns, and for each event which pair it has.
@@ -106,8 +113,8 @@ class Names:
         return table, pair
 
     def _seen(self, pid: int, told: list[tuple[int, bytes]], begin: int) -> list[tuple[int, bytes]]:
-        if pid == 0:
-            return [(0, IDLE)]
+        if pid == 0 and self.idle is not None:
+            return [(0, self.idle)]
         noted = self.noted.get(pid, [])
         if not told:
             return noted

@@ -14,11 +14,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from lttd.abi.table import FtraceAbi
+from lttd.stored import StoredStream
 from lttd.view.columns import Batch, Rows
-from lttd.view.decode import Decoder
+from lttd.view.families import FAMILIES, Contexts
 from lttd.view.filters import Filter
-from lttd.view.formats import Formats
 from lttd.view.times import Moment, Window, parse_moment
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import PIECE_BYTES, Piece, Source, pieces
@@ -74,34 +73,42 @@ class EventWindow:
                 yield group.batch(piece)
 
     def clocks(self) -> list["ClockGroup"]:
-        """Return what can be merged: segments that share a clock."""
-        groups: dict[object, list[Segment]] = {}
+        """Return what can be merged: segments of one kind that share a clock."""
+        groups: dict[tuple[str, object], list[Segment]] = {}
         for segment in self._segments:
             manifest = segment.manifest
-            groups.setdefault((manifest.clock, manifest.machine.get("boot_id")), []).append(segment)
+            clock = (manifest.clock, manifest.machine.get("boot_id"))
+            for kind in dict.fromkeys(stream.info.abi for stream in segment.streams):
+                groups.setdefault((kind, clock), []).append(segment)
         opened = [
-            ClockGroup(members, self._window, self._filter, self.notes, self._piece_bytes)
-            for members in groups.values()
+            ClockGroup(kind, members, self._window, self._filter, self.notes, self._piece_bytes)
+            for (kind, _), members in groups.items()
         ]
         return sorted(opened, key=lambda group: group.first_realtime_ns)
 
 
 class ClockGroup:
-    """Segments whose trace-clock times can be compared."""
+    """Segments of one kind whose trace-clock times can be compared."""
 
     def __init__(
         self,
+        kind: str,
         segments: Sequence[Segment],
         window: Window,
         chosen: Filter,
         notes: list[str],
         piece_bytes: int,
     ) -> None:
+        self.kind = kind
+        """The ABI of their sub-buffers."""
         self.segments = segments
         self._filter = chosen
         self._notes = notes
         self._piece_bytes = piece_bytes
-        self._decoder = Decoder()
+        family = FAMILIES[kind]() if kind in FAMILIES else None
+        self._decoder = family.decoder() if family else None
+        self._contexts = family.contexts if family else None
+        self._context_of: dict[str, Contexts] = {}
         self.sources: list[Source] = []
         self._opened: list[Segment] = []
         bounds = [window.bounds(segment) for segment in segments]
@@ -111,21 +118,22 @@ class ClockGroup:
             self._add(segment)
 
     def _add(self, segment: Segment) -> None:
-        formats: dict[int, Formats] = {}
+        if self._contexts:
+            self._context_of[str(segment.paths.directory)] = self._contexts(segment)
         for stream in segment.streams:
-            if not isinstance(stream.abi, FtraceAbi):
-                kind = stream.info.abi
-                self._notes.append(f"{stream.paths.data}: {kind} events cannot be decoded; skipped")
-                continue
-            if not self._filter.wants_cpu(stream.info.id.cpu):
-                continue
-            layout = stream.abi.layout
-            known = formats.get(layout.long_bytes)
-            if known is None:
-                known = formats[layout.long_bytes] = Formats(
-                    segment.paths.directory / "tracefs", layout.byteorder, layout.long_bytes
-                )
-            self.sources.append(Source(stream, known, self._notes))
+            self.add(stream)
+
+    def add(self, stream: StoredStream) -> bool:
+        """Take in a stream of one of the segments; tell whether it is wanted and can be decoded."""
+        if stream.info.abi != self.kind or not self._filter.wants_cpu(stream.info.id.cpu):
+            return False
+        contexts = self._context_of.get(str(stream.segment.directory))
+        if contexts is None:
+            what = f"{self.kind} events cannot be decoded; skipped"
+            self._notes.append(f"{stream.paths.data}: {what}")
+            return False
+        self.sources.append(Source(stream, contexts.of(stream), self._notes))
+        return True
 
     @property
     def first_realtime_ns(self) -> int:
@@ -140,6 +148,7 @@ class ClockGroup:
 
     def batch(self, piece: Piece) -> Batch:
         """Decode a piece."""
+        assert self._decoder is not None  # else there are no sources, and no pieces
         batch = self._decoder.batch(piece, self.sources, self._notes)
         return self._filter.of(batch)
 

@@ -1,17 +1,19 @@
 """What of a stream lies in a window: whole sub-buffers, and the losses among them.
 
 Rule: entries are found by bisection, and none outside is looked at; gaps are few, and read whole.
+Rule: a stream that describes the others is kept whole, whatever the window is.
 Invariant: a loss is kept where it touches the window, or stands just before the first sub-buffer
 that is kept, whose own header may tell of it.
 """
 
 from dataclasses import replace
 
+from lttd.abi import ltt
 from lttd.errors import TraceDamagedError
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
 from lttd.stored import StoredStream
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
-from lttd.view.times import Window
+from lttd.view.times import ALWAYS_END, Window
 from lttd.view.trace import Segment
 
 
@@ -25,6 +27,10 @@ class Part:
             TraceDamagedError: index or gaps cannot be used; ``lttv check --repair`` helps.
         """
         self.stream = stream
+        self.whole = stream.info.abi == "ltt" and ltt.is_metadata(stream.info.id.channel)
+        """Whether all of the stream is kept; it then counts as empty, which no window is for."""
+        if self.whole:
+            begin, end = 0, ALWAYS_END
         index = stream.index
         self.first, self.behind = index.between(begin, end)
         self.entries: Entries = index.entries(self.first, self.behind)
@@ -38,7 +44,7 @@ class Part:
     @property
     def empty(self) -> bool:
         """Whether neither sub-buffer nor loss lies in the window."""
-        return not len(self.entries) and not self.gaps
+        return self.whole or (not len(self.entries) and not self.gaps)
 
     def _keeps(self, gap: Gap, begin: int, end: int) -> bool:
         if gap.row < self.behind:

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -17,6 +17,7 @@ from lttd.view.columns import Batch
 from lttd.view.conversions import Symbols
 from lttd.view.filters import Filter
 from lttd.view.jobs import Noted, in_turn
+from lttd.view.losses import Loss
 from lttd.view.names import Names
 from lttd.view.opened import ClockGroup, EventWindow
 from lttd.view.text import Texter
@@ -55,38 +56,41 @@ class Show:
 class JsonLines:
     """An object per line."""
 
-    def __init__(self, names: Names, fields: Sequence[str] | None) -> None:
+    def __init__(self, names: Names | None, fields: Sequence[str] | None) -> None:
+        """*names*: None where events do not tell who ran, but of a channel of several."""
         self._names = names
         self._fields = fields
 
     def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
         """Yield the lines of *batch*: events and, where they lie, losses."""
-        pairs, which = self._names.of(batch)
+        who = self._names.of(batch) if self._names else None
         told: list[tuple[int, int, dict[str, Any]]] = [
-            (loss.time, -1, _loss_json(loss)) for loss in batch.losses
+            (loss.time, -1, _loss_json(loss, channel=who is None)) for loss in batch.losses
         ]
         for rows in batch.by_type():
             names = [n for n in rows.names if self._fields is None or n in self._fields]
             columns = {name: rows.column(name).tolist() for name in names}
             if rows.kind.format is None:
                 columns = {"bytes": [raw.hex() for raw in rows.raw()]}
-            heads = zip(
-                rows.rows.tolist(), rows.time.tolist(), rows.cpu.tolist(), rows.pid.tolist(),
-                which[rows.rows].tolist(), strict=True,
-            )  # fmt: skip
-            for number, (at, when, cpu, pid, pair) in enumerate(heads):
+            heads = zip(rows.rows.tolist(), rows.time.tolist(), rows.cpu.tolist(), strict=True)
+            for number, (at, when, cpu) in enumerate(heads):
                 fields = {name: _plain(values[number]) for name, values in columns.items()}
-                comm = _plain(pairs["comm"][pair].item())
-                head = {"time": when, "cpu": cpu, "comm": comm, "pid": pid}
+                head: dict[str, Any] = {"time": when, "cpu": cpu}
+                if who is None:
+                    head["channel"] = rows.kind.system
+                else:
+                    head["comm"] = _plain(who[0]["comm"][who[1][at]].item())
+                    head["pid"] = int(batch.pid[at])
                 told.append((when, at, head | {"event": rows.kind.name, "fields": fields}))
         told.sort(key=lambda one: one[:2])
         yield b"".join(json.dumps(value).encode() + b"\n" for _, _, value in told)
 
 
-def _loss_json(loss: Any) -> dict[str, Any]:  # noqa: ANN401
+def _loss_json(loss: Loss, *, channel: bool) -> dict[str, Any]:
     reason = loss.reason.name.lower() if loss.reason else None
     unit = loss.unit.name.lower()
-    return {"time": loss.time, "cpu": loss.cpu, "lost": loss.lost, "unit": unit, "reason": reason}
+    head = {"time": loss.time, "cpu": loss.cpu} | ({"channel": loss.channel} if channel else {})
+    return head | {"lost": loss.lost, "unit": unit, "reason": reason}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
@@ -95,6 +99,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
 
 def maker(group: ClockGroup, show: Show) -> Lines:
     """Return what makes the lines of one clock group."""
+    return _LINES[group.kind](group, show)
+
+
+def _ftrace_lines(group: ClockGroup, show: Show) -> Lines:
     tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
     names = Names(path / "commands" for path in tracefs)
     if show.json:
@@ -107,6 +115,37 @@ def maker(group: ClockGroup, show: Show) -> Lines:
         counting=clock in COUNTING_CLOCKS,
         fields=show.fields,
     )
+
+
+def _blktrace_lines(group: ClockGroup, show: Show) -> Lines:
+    from lttd.view.blktrace_lines import BlkparseLines  # noqa: PLC0415  (when there is some)
+    from lttd.view.blktrace_names import BlktraceNames, first_time  # noqa: PLC0415
+
+    names = BlktraceNames(group.segments)
+    if show.json:
+        return JsonLines(names, show.fields)
+    if show.fields is not None:
+        return Texter(names, Symbols(), nanoseconds=show.nanoseconds, fields=show.fields)
+    streams = [
+        stream
+        for segment in group.segments
+        for stream in segment.streams
+        if stream.info.abi == group.kind
+    ]
+    return BlkparseLines(names, lambda: first_time(streams))
+
+
+def _ltt_lines(group: ClockGroup, show: Show) -> Lines:
+    from lttd.view.ltt_text import LttTexter  # noqa: PLC0415
+
+    return JsonLines(None, show.fields) if show.json else LttTexter(group.sources, show.fields)
+
+
+_LINES: Final[dict[str, Callable[[ClockGroup, Show], Lines]]] = {
+    "ftrace": _ftrace_lines,
+    "blktrace": _blktrace_lines,
+    "ltt": _ltt_lines,
+}
 
 
 def _keep_freed_memory() -> None:
@@ -136,6 +175,9 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
 
 
 def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
+    if not group.sources:
+        out.write([])
+        return 0
     lines = maker(group, show)
 
     def make(piece: Piece) -> list[bytes]:

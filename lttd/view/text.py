@@ -65,8 +65,8 @@ FLAGS: Final = np.array([latency_flags(flags) for flags in range(256)], "S3").vi
 _PREEMPT: Final = np.array([preempt_digits(count) + " " for count in range(256)], "S3").view("V3")
 
 
-class _Body(NamedTuple):
-    """The lines' ends of some events: all in a column, or one by one."""
+class Body(NamedTuple):
+    """The lines' ends of some events."""
 
     rows: I64
     width: int
@@ -74,7 +74,48 @@ class _Body(NamedTuple):
     """Opaque words of that width."""
 
 
-class Texter:
+class BlockTexter:
+    """Makes the lines of a batch a block at a time: a prefix that all have, and bodies."""
+
+    def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
+        """Yield the lines of *batch*, a block at a time; *most*: not all that come after so many.
+
+        Who ran is told by all of the events, also by those that are not shown.
+        """
+        if not len(batch):
+            yield b"".join(f"{self.lost(loss)}\n".encode() for loss in batch.losses)
+            return
+        prefix = matrix_of(self.prefix(batch), len(batch))
+        if most is not None and most < len(batch):
+            batch = batch.select(np.arange(most))
+        bodies = list(self.bodies(batch))
+        places = np.searchsorted(
+            batch.time, np.array([loss.time for loss in batch.losses], np.uint64), "left"
+        ).tolist()
+        cuts = sorted({*range(0, len(batch), BLOCK_ROWS), *places, len(batch)})
+        usual = _usual_width(bodies, len(batch))
+        told = 0
+        for low, high in zip(cuts, [*cuts[1:], None], strict=True):
+            while told < len(places) and places[told] == low:
+                yield f"{self.lost(batch.losses[told])}\n".encode()
+                told += 1
+            if high is not None:
+                yield _block(prefix[low:high], bodies, low, high, usual)
+
+    def lost(self, loss: Loss) -> str:
+        """Return a loss's line."""
+        return str(loss)
+
+    def prefix(self, batch: Batch) -> Strip:
+        """Return what each line begins with."""
+        raise NotImplementedError
+
+    def bodies(self, batch: Batch) -> Iterator[Body]:
+        """Return what each line ends with; every event is in one of them."""
+        raise NotImplementedError
+
+
+class Texter(BlockTexter):
     """Formats the batches of one clock group."""
 
     def __init__(
@@ -93,35 +134,13 @@ class Texter:
         self._fields = fields
         self._renderers: dict[object, Renderer] = {}
 
-    def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
-        """Yield the lines of *batch*, a block at a time; *most*: not all that come after so many.
+    def bodies(self, batch: Batch) -> Iterator[Body]:
+        """Return what each line ends with."""
+        for rows in self._alike(batch):
+            yield from self._bodies(batch, *rows)
 
-        Who ran is told by all of the events, also by those that are not shown.
-        """
-        if not len(batch):
-            yield b"".join(self._lost(loss) for loss in batch.losses)
-            return
-        prefix = matrix_of(self._prefix(batch), len(batch))
-        if most is not None and most < len(batch):
-            batch = batch.select(np.arange(most))
-        bodies = [body for rows in self._alike(batch) for body in self._bodies(batch, *rows)]
-        places = np.searchsorted(
-            batch.time, np.array([loss.time for loss in batch.losses], np.uint64), "left"
-        ).tolist()
-        cuts = sorted({*range(0, len(batch), BLOCK_ROWS), *places, len(batch)})
-        most = _usual_width(bodies, len(batch))
-        told = 0
-        for low, high in zip(cuts, [*cuts[1:], None], strict=True):
-            while told < len(places) and places[told] == low:
-                yield self._lost(batch.losses[told])
-                told += 1
-            if high is not None:
-                yield _block(prefix[low:high], bodies, low, high, most)
-
-    def _lost(self, loss: Loss) -> bytes:
-        return f"{loss}\n".encode()
-
-    def _prefix(self, batch: Batch) -> Strip:
+    def prefix(self, batch: Batch) -> Strip:
+        """Return what each line begins with."""
         table, pair = self._names.of(batch)
         who = words_of(np.array([self._who(*each) for each in table.tolist()], np.bytes_))[pair]
         cpus = [b"[%03d] " % cpu for cpu in range(int(batch.cpu.max()) + 1)]
@@ -175,7 +194,7 @@ class Texter:
 
     def _bodies(
         self, batch: Batch, kinds: list[EventType], rows: Rows, renderer: Renderer
-    ) -> Iterator[_Body]:
+    ) -> Iterator[Body]:
         names: bytes | Column = f"{kinds[0].name}: ".encode()
         if len(kinds) > 1:
             table = np.zeros(len(batch.types), f"S{2 + max(len(kind.name) for kind in kinds)}")
@@ -187,17 +206,16 @@ class Texter:
             if len(some) > renderer.rows_at_once:
                 some = rows.some(slice(0, renderer.rows_at_once))
             head = names if isinstance(names, bytes) else names[batch.type[some.rows]]
-            strip = [head, *renderer.strip(some), b"\n"]
-            width = width_of(strip)
-            matrix = self._ends(matrix_of(strip, len(some)))
-            yield _Body(some.rows, width, matrix.view(f"V{width}").reshape(-1))
-
-    def _ends(self, matrix: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Return the ends of lines, from the event's name on; here as they are."""
-        return matrix
+            yield body_of(some.rows, [head, *renderer.strip(some), b"\n"])
 
 
-def _usual_width(bodies: Sequence[_Body], count: int) -> int:
+def body_of(rows: I64, strip: Strip) -> Body:
+    """Return the ends of the lines of some events of a batch."""
+    width = width_of(strip)
+    return Body(rows, width, matrix_of(strip, len(rows)).view(f"V{width}").reshape(-1))
+
+
+def _usual_width(bodies: Sequence[Body], count: int) -> int:
     """Return how wide the matrix of a block is to be: enough for nearly all lines."""
     wider = 0
     for body in sorted(bodies, key=lambda body: -body.width):
@@ -208,7 +226,7 @@ def _usual_width(bodies: Sequence[_Body], count: int) -> int:
 
 
 def _block(
-    prefix: npt.NDArray[np.uint8], bodies: Sequence[_Body], low: int, high: int, most: int
+    prefix: npt.NDArray[np.uint8], bodies: Sequence[Body], low: int, high: int, most: int
 ) -> bytes:
     """Return the lines of events ``[low:high)``."""
     count, before = prefix.shape

@@ -10,16 +10,14 @@ Invariant: spans adjoin, none is empty, and each event of the window lies in exa
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.table import FtraceAbi
 from lttd.errors import TraceDamagedError
 from lttd.index import ENTRY_DTYPE, Entries, SeekIndex
 from lttd.stored import StoredStream
-from lttd.view.formats import Formats
 from lttd.view.losses import Losses
 
 # Content of a piece: some 200 000 events, and arrays of some 60 MB when they become text.
@@ -52,11 +50,10 @@ class KnownIndex:
 class Source:
     """One stream, opened to be decoded."""
 
-    def __init__(self, stream: StoredStream, formats: Formats, notes: list[str]) -> None:
-        assert isinstance(stream.abi, FtraceAbi)
+    def __init__(self, stream: StoredStream, context: Any, notes: list[str]) -> None:  # noqa: ANN401
         self.stream = stream
-        self.formats = formats
-        self.layout = stream.abi.layout
+        self.context = context
+        """What the decoder of its family needs to know; see ``lttd.view.families``."""
         self.cpu = stream.info.id.cpu
         self._notes = notes
 
@@ -66,6 +63,9 @@ class Source:
         try:
             return self.stream.index
         except (TraceDamagedError, OSError) as error:
+            if self.stream.abi is None:
+                self._notes.append(f"{error}; nothing of it can be shown")
+                return KnownIndex(np.empty(0, ENTRY_DTYPE))
             self._notes.append(f"{error}; read from end to end instead")
             return KnownIndex(_derived(self.stream))
 
@@ -84,8 +84,12 @@ def _derived(stream: StoredStream) -> Entries:
     entries["packet_bits"] = headers.stored_bytes << 3
     entries["content_bits"] = headers.content_bytes << 3
     entries["begin"] = begin
-    entries["end"][:-1] = begin[1:]
-    entries["end"][-1:] = FOREVER
+    ends = stream.abi.ends(stream.data, headers)
+    if ends is None:
+        entries["end"][:-1] = begin[1:]
+        entries["end"][-1:] = FOREVER
+    else:
+        entries["end"] = np.maximum.accumulate(np.maximum(begin, ends))
     return entries
 
 
@@ -160,7 +164,7 @@ class _Ahead:
     def cut(self, begin: int, most_bytes: int) -> int:
         """Return where a piece from *begin* on is to end."""
         begins = np.concatenate(self._begins)
-        size = np.concatenate([e["packet_bits"].astype(np.uint64) >> 3 for e in self._entries])
+        size = np.concatenate([e["content_bits"].astype(np.uint64) >> 3 for e in self._entries])
         order = np.argsort(begins, kind="stable")
         filled = np.searchsorted(np.cumsum(size[order]), np.uint64(most_bytes), "right")
         later = order[int(filled) :]

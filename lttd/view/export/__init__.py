@@ -18,6 +18,8 @@ FORMATS: Final[dict[str, str]] = {
     "ctf": "lttd.view.export.ctf",
     "parquet": "lttd.view.export.parquet",
     "perfetto": "lttd.view.export.perfetto",
+    "blktrace": "lttd.view.export.blktrace",
+    "ltt": "lttd.view.export.ltt",
 }
 """What ``--to`` takes, and the module that does it."""
 

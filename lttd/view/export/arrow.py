@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lttd.abi.ftrace_format import Field, Kind
-from lttd.view.columns import Rows
-from lttd.view.export.ctf_events import inside, is_text, until_nul
+from lttd.view.columns import Rows, inside, until_nul
+from lttd.view.export.ctf_events import is_text
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
@@ -28,7 +28,7 @@ def field_array(rows: Rows, name: str) -> Array:
     raw = np.frombuffer(rows.batch.data, np.uint8)
     if one.kind is Kind.BYTES:
         return _binary(raw, begin, end - begin, pa.binary())
-    if one.kind is Kind.CHARS or is_text(one):
+    if one.kind in (Kind.CHARS, Kind.SPAN) or is_text(one):
         return _strings(raw, begin, until_nul(raw, begin, end - begin))
     return _dynamic(raw, begin, end - begin, one, rows)
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, LOC_OFFSET_MASK, Field, Format, Kind
+from lttd.view.columns import inside, until_nul
 from lttd.view.formats import Formats
 
 U8 = npt.NDArray[np.uint8]
@@ -230,23 +231,6 @@ class Encoder:
             at = at + COUNT_BYTES
         number = inside(one.length)
         out[np.repeat(at, one.length) + number] = raw[np.repeat(one.begin, one.length) + number]
-
-
-def inside(length: I64) -> I64:
-    """Return 0, 1, ... for each of some lengths, one after the other."""
-    behind = np.cumsum(length)
-    total = int(behind[-1]) if len(length) else 0
-    return np.arange(total, dtype=np.int64) - np.repeat(behind - length, length)
-
-
-def until_nul(raw: U8, begin: I64, length: I64) -> I64:
-    """Return how long each string is before its first NUL."""
-    start = np.cumsum(length) - length
-    zeros = np.flatnonzero(raw[np.repeat(begin, length) + inside(length)] == 0)
-    if not len(zeros):
-        return length
-    first = zeros[np.minimum(np.searchsorted(zeros, start), len(zeros) - 1)] - start
-    return np.where((first >= 0) & (first < length), first, length)
 
 
 def _gather(data: memoryview, at: I64, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -143,6 +143,7 @@ class PageMaker:
             behind[damage.row] = damage.offset_bytes
             self._tally.notes.append(f"{path}: byte {damage.offset_bytes}: {damage.reason}")
         self._tally.subbuffers += len(found.begin)
+        assert decoded.events is not None
         self._tally.events += int(decoded.events.sum())
         columns = zip(
             sound.tolist(),

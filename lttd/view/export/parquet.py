@@ -82,15 +82,17 @@ def _export(trace: Trace, window: Window, create: Open) -> list[str]:
     notes: list[str] = []
     events = files = losses = 0
     for segment in trace.segments:
-        group = ClockGroup([segment], window, Filter(None, None, None), notes, PIECE_BYTES)
         sink = _Sink(segment, create)
         try:
-            for piece in group.pieces():
-                batch = group.batch(piece)
-                notes += batch.notes
-                for rows in batch.by_type():
-                    sink.add(rows)
-                sink.lose(batch.losses)
+            for kind in dict.fromkeys(stream.info.abi for stream in segment.streams):
+                chosen = Filter(None, None, None)
+                group = ClockGroup(kind, [segment], window, chosen, notes, PIECE_BYTES)
+                for piece in group.pieces():
+                    batch = group.batch(piece)
+                    notes += batch.notes
+                    for rows in batch.by_type():
+                        sink.add(rows)
+                    sink.lose(batch.losses)
             sink.finish()
         finally:
             sink.close()

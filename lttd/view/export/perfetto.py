@@ -13,11 +13,11 @@ Rule: memory holds a piece of the window; an event is one line, whatever its fie
 Perfetto cannot show stands there as a comment.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from lttd.errors import NotATraceError, UsageError
 from lttd.view.columns import Batch
@@ -28,7 +28,7 @@ from lttd.view.losses import Loss
 from lttd.view.names import Names
 from lttd.view.opened import EventWindow
 from lttd.view.output import nothing_within
-from lttd.view.text import FLAGS, Texter
+from lttd.view.text import FLAGS, Body, Texter
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Trace
 from lttd.view.window import PIECE_BYTES
@@ -58,19 +58,22 @@ class SystraceTexter(Texter):
     def _flags(self, batch: Batch) -> Strip:
         return [FLAGS[batch.flags], _DEPTH[batch.preempt]]
 
-    def _ends(self, matrix: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        body = matrix[:, :-1]
-        body[body == ord("\n")] = ord(" ")
-        return matrix
+    def bodies(self, batch: Batch) -> Iterator[Body]:
+        """Return what each line ends with, in which no line ends."""
+        for body in super().bodies(batch):
+            text = body.column.view(np.uint8).reshape(-1, body.width)[:, :-1]
+            text[text == ord("\n")] = ord(" ")
+            yield body
 
-    def _lost(self, loss: Loss) -> bytes:
-        return f"# {loss}\n".encode()
+    def lost(self, loss: Loss) -> str:
+        """Return a loss's line: a comment."""
+        return f"# {loss}"
 
 
 def export(trace: Trace, window: Window, out: Path) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
     found = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES)
-    groups = [group for group in found.clocks() if group.sources]
+    groups = [each for each in found.clocks() if each.kind == "ftrace" and each.sources]
     clocks = sorted({segment.manifest.clock for group in groups for segment in group.segments})
     if len(groups) > 1 or COUNTING_CLOCKS & set(clocks):
         raise UsageError(

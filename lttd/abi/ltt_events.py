@@ -1,0 +1,415 @@
+"""Walks the events of LTTng 0.x sub-buffers (trace formats 2.0 to 2.6).
+
+An event is a u32, its id in the top 5 bits and 27 bits of the time below; what the id asks for;
+then the payload, whose size only its marker tells::
+
+    id 0-28   that is the id
+    id 29     u16 id, u16 size (0xFFFF: a u32 size follows), u64 time, all of it
+    id 30     u16 id, u16 size (0xFFFF: a u32 size follows)
+    id 31     u16 id
+
+Where the trace is aligned, the u32, the u64, the payload and each of its integers are, to their
+size and no more than the alignment; in 2.4 and 2.5 to their size.  Strings and what follows the
+u32 never are.
+
+Source of the layout: LTTng 0.x include/linux/ltt-tracer.h and ltt/ltt-tracer.c; LTTV
+ltt/tracefile.c, ltt_tracefile_read_update_event.
+
+Where an event begins follows from the size of the one before it, so that is found one by one, by
+one table look-up for most; sub-buffers are too long and too few to be walked side by side.  All
+else (ids, times, payloads) is told for a whole batch at once.
+
+Rule: nothing here raises because of what the bytes say: a sub-buffer is damaged from the first
+event that does not fit, what stands before it counts, and every other sub-buffer is unharmed.
+Invariant: an event is at least 4 bytes, so a sub-buffer of n bytes takes n / 4 steps at most; and
+no byte behind a sub-buffer's data is looked at.
+"""
+
+import struct
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.ftrace_events import Damage
+from lttd.abi.ltt import Layout, header_dtype, layout_of
+from lttd.abi.ltt_markers import Marker
+
+Buffer = bytes | bytearray | memoryview
+MarkersOf = Callable[[Layout], Mapping[int, Marker]]
+"""Tells what the events of a channel may be, by id."""
+U16 = npt.NDArray[np.uint16]
+U32 = npt.NDArray[np.uint32]
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+ID_SIZE_TSC: Final = 29
+ID_SIZE: Final = 30
+ID_ONLY: Final = 31
+FIRST_EXTENDED: Final = ID_SIZE_TSC
+SIZE_FOLLOWS: Final = 0xFFFF
+TIME_BITS: Final = 27
+_TIME_MASK: Final = (1 << TIME_BITS) - 1
+_NATURAL: Final = (4, 5)
+ALIGNMENTS: Final = (0, 4, 8)
+# An event header has 28 bytes at most; a look at one that is cut off ends in these.
+_BEYOND: Final = bytes(40)
+# What a batch may hold of data: at 4 bytes an event at least, some 70 MB of arrays at most.
+BATCH_BYTES: Final = 2 << 20
+
+
+def aligned_to(layout: Layout, size_bytes: int, alignment: int) -> int:
+    """Return what something of *size_bytes* is aligned to, where the trace or a marker says so."""
+    if not alignment:
+        return 1
+    return size_bytes if layout.minor in _NATURAL else min(size_bytes, alignment)
+
+
+class SubBuffers(NamedTuple):
+    """Some sub-buffers of one stream, in a buffer."""
+
+    offset_bytes: I64
+    events_bytes: I64
+    """Where the events begin: behind the header."""
+    end_bytes: I64
+    """Where they end; no sooner than they begin, and within the buffer."""
+    begin: U64
+    """``cycle_count_begin``: full TSC."""
+
+    def some(self, which: slice | npt.NDArray[np.bool_]) -> "SubBuffers":
+        """Return some of them."""
+        return SubBuffers(
+            self.offset_bytes[which],
+            self.events_bytes[which],
+            self.end_bytes[which],
+            self.begin[which],
+        )
+
+
+class Alike(NamedTuple):
+    """Sub-buffers of one stream that the same tracer wrote."""
+
+    layout: Layout
+    rows: I64
+    """Numbers of them among those that were asked about."""
+    subbuffers: SubBuffers
+
+
+def alike(data: Buffer, offset_bytes: I64, end_bytes: I64) -> Iterator[Alike]:
+    """Tell sub-buffers of one stream apart by tracer; all their headers are sound.
+
+    There is one tracer, unless legacy lttd's ``-a`` put runs of several into one file.
+    """
+    if not len(offset_bytes):
+        return
+    order = layout_of(data, int(offset_bytes[0])).order
+    heads = _gathered(data, offset_bytes, header_dtype(order))
+    told = heads[["minor", "pointer_bytes", "alignment", "frequency", "scale"]]
+    left = np.ones(len(heads), np.bool_)
+    while left.any():
+        first = int(left.argmax())
+        same = left & (told == told[first])
+        rows = np.flatnonzero(same)
+        layout = layout_of(data, int(offset_bytes[first]))
+        at, begin = offset_bytes[rows], heads["begin"][rows].astype(np.uint64)
+        yield Alike(layout, rows, SubBuffers(at, at + layout.header_bytes, end_bytes[rows], begin))
+        left &= ~same
+
+
+class Walked(NamedTuple):
+    """Events of some sub-buffers in stream order, and what became of each sub-buffer."""
+
+    first_row: int
+    """Number of the first of these rows; ``row`` and ``damage`` count on from it."""
+    time: U64
+    """Full TSC."""
+    id: U16
+    payload_at: I64
+    """Byte in the buffer: the first field, aligned."""
+    payload_bytes: I64
+    row: I64
+    row_events: I64
+    row_end: U64
+    """Per row: TSC of its last event, or where it begins."""
+    damage: list[Damage]
+
+
+class Shape:
+    """How the payload of a marker's events is laid out.
+
+    Integers between two strings are a run: how far it goes depends on where it begins, modulo 8.
+    """
+
+    def __init__(self, marker: Marker, layout: Layout) -> None:
+        self.marker = marker
+        alignments = [
+            aligned_to(layout, field.stored.size_bytes, marker.alignment)
+            for field in marker.fields
+            if not field.is_string
+        ]
+        self.alignment = max(alignments, default=1)
+        """Of the payload."""
+        self._runs: list[tuple[int, ...]] = []
+        """Before each string, and behind the last one."""
+        run: list[tuple[int, int]] = []
+        self.strings = 0
+        for field in marker.fields:
+            if field.is_string:
+                self.strings += 1
+                self._runs.append(_lengths(run))
+                run = []
+            else:
+                size = field.stored.size_bytes
+                run.append((size, aligned_to(layout, size, marker.alignment)))
+        self._runs.append(_lengths(run))
+
+    @property
+    def fixed_bytes(self) -> int | None:
+        """Size of the payload; None where strings tell."""
+        return None if self.strings else self._runs[0][0]
+
+    def behind(self, data: bytes, begin: int, end: int) -> int:
+        """Return where a payload at *begin* ends; -1 where a string does not end before *end*."""
+        at = begin
+        for run in self._runs[:-1]:
+            at = data.find(0, at + run[(at - begin) & 7], end) + 1
+            if not at:
+                return -1
+        return at + self._runs[-1][(at - begin) & 7]
+
+
+def _lengths(run: list[tuple[int, int]]) -> tuple[int, ...]:
+    """Return how long integers, (size, alignment) each, are from each place modulo 8 on."""
+    lengths = []
+    for begin in range(8):
+        at = begin
+        for size, alignment in run:
+            at = _up(at, alignment) + size
+        lengths.append(at - begin)
+    return tuple(lengths)
+
+
+def _up(at: int, alignment: int) -> int:
+    return (at + alignment - 1) & -alignment
+
+
+class Channel:
+    """What walking the sub-buffers of one channel needs to know."""
+
+    def __init__(self, markers: Mapping[int, Marker], layout: Layout) -> None:
+        self.layout: Final = layout
+        self.shapes: Final = {
+            one: Shape(marker, layout)
+            for one, marker in markers.items()
+            if marker.alignment in ALIGNMENTS
+        }
+        self.header_alignment: Final = aligned_to(layout, 4, layout.alignment)
+        self.time_alignment: Final = aligned_to(layout, 8, layout.alignment)
+        self._id_byte: Final = 3 if layout.order == "<" else 0
+        self._u16: Final = struct.Struct(f"{layout.order}H")
+        self._u32: Final = struct.Struct(f"{layout.order}I")
+        short = self._lengths(4, FIRST_EXTENDED)
+        self._short: Final = [short.get(at, 0) for at in range(256)]
+        self._extended: Final = self._lengths(6, 1 << 16)
+        self.alignment_of: Final = np.ones(1 << 16, np.int64)
+        """Per id: what the payload is aligned to."""
+        for one, shape in self.shapes.items():
+            self.alignment_of[one] = shape.alignment
+
+    def _lengths(self, header_bytes: int, behind: int) -> dict[int, int]:
+        """Return, by id << 3 | place modulo 8, the size of events that have no string."""
+        return {
+            one << 3 | place: _up(place + header_bytes, shape.alignment) + size - place
+            for one, shape in self.shapes.items()
+            if one < behind and (size := shape.fixed_bytes) is not None
+            for place in range(8)
+        }
+
+    def ends(self, data: bytes, at: int, end: int) -> "tuple[array[int], str]":
+        """Return where the events of a sub-buffer end, and what is wrong with the one after.
+
+        *data* is a whole sub-buffer and _BEYOND; events lie in ``[at:end)``.  The reason is empty
+        where they fill that.
+        """
+        found = array("q")
+        append = found.append
+        short, id_byte = self._short, self._id_byte
+        over = self.header_alignment - 1
+        while at < end:
+            head = at + over & ~over
+            length = short[data[head + id_byte] & 0xF8 | head & 7]
+            if length:
+                at = head + length
+            else:
+                at, wrong = self._any(data, head, end)
+                if wrong:
+                    return found, wrong
+            if at > end:
+                return found, "event runs past the data"
+            append(at)
+        return found, ""
+
+    def _any(self, data: bytes, head: int, end: int) -> tuple[int, str]:
+        """Return where an event ends, or what is wrong with it."""
+        code = data[head + self._id_byte] >> 3
+        if code == ID_ONLY:
+            (one,) = self._u16.unpack_from(data, head + 4)
+            length = self._extended.get(one << 3 | head & 7)
+            if length is not None:
+                return head + length, ""
+        one, at, stated = self._header(data, head, code)
+        if at > end:
+            return -1, "event is cut off"
+        shape = self.shapes.get(one)
+        if shape is None:
+            return -1, f"no marker is known for event id {one}"
+        begin = _up(at, shape.alignment)
+        behind = shape.behind(data, begin, end)
+        if behind < 0:
+            return -1, f"a string of {shape.marker.name} does not end"
+        if stated >= 0 and behind - begin != stated:
+            what = f"{shape.marker.name} has {behind - begin} bytes, its header says {stated}"
+            return -1, what
+        return behind, ""
+
+    def _header(self, data: bytes, head: int, code: int) -> tuple[int, int, int]:
+        """Return id, where the header ends, and the payload's size; -1 where it states none."""
+        at = head + 4
+        if code < FIRST_EXTENDED:
+            return code, at, -1
+        (one,) = self._u16.unpack_from(data, at)
+        at += 2
+        if code == ID_ONLY:
+            return one, at, -1
+        (stated,) = self._u16.unpack_from(data, at)
+        at += 2
+        if stated == SIZE_FOLLOWS:
+            (stated,) = self._u32.unpack_from(data, at)
+            at += 4
+        if code == ID_SIZE_TSC:
+            at = _up(at, self.time_alignment) + 8
+        return one, at, stated
+
+
+def walk(buffer: Buffer, rows: SubBuffers, channel: Channel) -> Iterator[Walked]:
+    """Yield the events of sub-buffers of one channel, a bounded batch at a time."""
+    filled = np.cumsum(rows.end_bytes - rows.offset_bytes)
+    first = 0
+    while first < len(filled):
+        so_far = int(filled[first - 1]) if first else 0
+        behind = max(int(np.searchsorted(filled, so_far + BATCH_BYTES, "right")), first + 1)
+        some = rows.some(slice(first, behind))
+        yield _walked(buffer, some, first, channel)
+        first = behind
+
+
+def _walked(buffer: Buffer, rows: SubBuffers, first_row: int, channel: Channel) -> Walked:
+    view = memoryview(buffer)
+    found, damage = [], []
+    places = zip(*(column.tolist() for column in rows[:3]), strict=True)
+    for number, (offset, begin, end) in enumerate(places):
+        data = bytes(view[offset:end]) + _BEYOND
+        ends, wrong = channel.ends(data, begin - offset, end - offset)
+        found.append(np.frombuffer(ends, np.int64) + offset)
+        if wrong:
+            last = int(found[-1][-1]) if len(ends) else begin
+            damage.append(Damage(number + first_row, last, wrong))
+    counts = np.array([len(each) for each in found], np.int64)
+    row = np.repeat(np.arange(len(counts)), counts)
+    ends_at = np.concatenate(found)
+    starts = np.empty_like(ends_at)
+    starts[1:] = ends_at[:-1]
+    firsts = (np.cumsum(counts) - counts)[counts > 0]
+    starts[firsts] = rows.events_bytes[counts > 0]
+    base = rows.offset_bytes[row]
+    head = _aligned(starts, base, channel.header_alignment)
+    events = _Headers(buffer, head, base, channel)
+    time = _times(events, firsts, rows.begin[counts > 0])
+    row_end = rows.begin.copy()
+    row_end[counts > 0] = time[firsts + counts[counts > 0] - 1]
+    payload = _aligned(events.behind, base, channel.alignment_of[events.id])
+    return Walked(
+        first_row,
+        time,
+        events.id,
+        payload,
+        ends_at - payload,
+        row + first_row,
+        counts,
+        row_end,
+        damage,
+    )
+
+
+class _Headers:
+    """Event headers, read where they begin."""
+
+    def __init__(self, buffer: Buffer, head: I64, base: I64, channel: Channel) -> None:
+        self._buffer = buffer
+        self._order = order = channel.layout.order
+        word: U32 = self._read(head, f"{order}u4").astype(np.uint32)
+        code = word >> np.uint32(TIME_BITS)
+        self.low = word & np.uint32(_TIME_MASK)
+        """27 bits of the time."""
+        self.id = code.astype(np.uint16)
+        self.behind = head + 4
+        """Where the header ends."""
+        self.whole = np.flatnonzero(code == ID_SIZE_TSC)
+        """Which tell the whole time."""
+        extended = np.flatnonzero(code >= FIRST_EXTENDED)
+        self.id[extended] = self._read(head[extended] + 4, f"{order}u2")
+        self.behind[extended] += 2
+        sized = extended[code[extended] != ID_ONLY]
+        size = self._read(head[sized] + 6, f"{order}u2")
+        self.behind[sized] += np.where(size == SIZE_FOLLOWS, 6, 2)
+        at = _aligned(self.behind[self.whole], base[self.whole], channel.time_alignment)
+        self.tsc: U64 = self._read(at, f"{order}u8").astype(np.uint64)
+        """Of those."""
+        self.behind[self.whole] = at + 8
+
+    def _read(self, at: I64, dtype: str) -> npt.NDArray[np.generic]:
+        return _gathered(self._buffer, at, np.dtype(dtype))
+
+
+def _gathered(buffer: Buffer, at: I64, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return what stands at each of some places, however aligned."""
+    if not len(at):
+        return np.empty(0, kind)
+    room = len(buffer) - kind.itemsize + 1
+    found: npt.NDArray[Any] = np.ndarray((room,), kind, buffer, strides=(1,))[at]
+    return found
+
+
+def _aligned(at: I64, base: I64, alignment: int | I64) -> I64:
+    """Move places up to what they are aligned to within their sub-buffer."""
+    if isinstance(alignment, int) and alignment == 1:
+        return at
+    moved: I64 = at + ((base - at) & (alignment - 1))
+    return moved
+
+
+def _times(events: _Headers, firsts: I64, begin: U64) -> U64:
+    """Return full TSCs: of 27 bits that are fewer than before, the next higher ones are meant.
+
+    They are counted from the begin of the sub-buffer, or from the last event that tells all of it.
+    """
+    low = events.low.copy()
+    low[events.whole] = (events.tsc & np.uint64(_TIME_MASK)).astype(np.uint32)
+    before = np.empty_like(low)
+    before[1:] = low[:-1]
+    before[firsts] = (begin & np.uint64(_TIME_MASK)).astype(np.uint32)
+    wraps = low < before
+    wraps[events.whole] = False
+    passed = np.cumsum(wraps)
+    told = np.zeros(len(low), np.uint64)
+    told[firsts] = begin
+    told[events.whole] = events.tsc
+    known = np.zeros(len(low), np.bool_)
+    known[firsts] = known[events.whole] = True
+    last = np.cumsum(known) - 1
+    since: I64 = passed - (passed - wraps)[known][last]
+    high = told[known][last] & ~np.uint64(_TIME_MASK)
+    times: U64 = high + (since.astype(np.uint64) << np.uint64(TIME_BITS)) + low
+    return times

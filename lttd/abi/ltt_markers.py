@@ -1,0 +1,256 @@
+"""The markers of an LTTng 0.x trace: what its metadata channel says of every event's fields.
+
+A marker is declared by two events, in any order: one gives it an id within its channel and the
+sizes of C's types, the other a format string.  For each field that has a name, maybe how it is
+stored, and how a program would print it::
+
+    pid %d  state #2d%ld  ip 0x%lX  protocol #n2u%hu  filename %s
+
+Source of the grammar: LTTng 0.x ltt/ltt-serialize.c, LTTV ltt/marker.c and
+doc/developer/lttng-format-string.txt.  Where the two differ, the kernel wrote the bytes: of ``#8``
+it takes no notice, so that the C type alone says how long such a field is.
+
+Rule: pure, and nothing raises because of what a trace says; of two declarations that differ the
+first one counts, and the conflict is told.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+ID_EVENT: Final = 0
+FORMAT_EVENT: Final = 1
+PER_CHANNEL_SINCE: Final = 3
+"""Minor version from which ids are a channel's own, and declarations name it."""
+
+_FLAGS: Final = "-+ #0"
+_QUALIFIERS: Final = "hlLZztS"
+_SIGNED: Final = "di"
+_UNSIGNED: Final = "ouxX"
+_POSSIBLE_BYTES: Final = frozenset((1, 2, 4, 8))
+
+
+class Sizes(NamedTuple):
+    """What a marker's id event says of the traced machine, all in bytes."""
+
+    int_bytes: int = 4
+    long_bytes: int = 8
+    pointer_bytes: int = 8
+    size_t_bytes: int = 8
+    alignment: int = 0
+    """Fields are aligned to no more than this; 0: not at all."""
+
+
+class Stored(NamedTuple):
+    """How a value lies in the trace."""
+
+    size_bytes: int
+    """0: a string."""
+    signed: bool = False
+    pointer: bool = False
+
+
+class MarkerField(NamedTuple):
+    """One field of a marker."""
+
+    name: str
+    stored: Stored
+    network: bool = False
+    """Big-endian, whatever the trace is."""
+    literal: str = ""
+    """What stands right before the value: the ``0x`` of ``ip 0x%lX``."""
+    flags: str = ""
+    letter: str = "d"
+    """With the flags: how C would print it, as a long long."""
+
+    @property
+    def is_string(self) -> bool:
+        """Whether it ends at its NUL."""
+        return not self.stored.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """One type of events."""
+
+    channel: str
+    name: str
+    id: int
+    fields: tuple[MarkerField, ...]
+    alignment: int
+
+
+def parse_fields(text: str, sizes: Sizes) -> tuple[MarkerField, ...]:
+    """Return the fields that a format string declares."""
+    return tuple(_Parser(text, sizes).parse())
+
+
+class _Parser:
+    """Goes through a format string as LTTV does: a name is the first word behind a conversion."""
+
+    def __init__(self, text: str, sizes: Sizes) -> None:
+        self._text = text
+        self._sizes = sizes
+        self._at = 0
+        self._stored: Stored | None = None
+        self._network = False
+        self._literal = ""
+        self._name: str | None = None
+        self._word: str | None = ""
+        """Of the name, while it is read."""
+        self._fields: list[MarkerField] = []
+
+    def parse(self) -> list[MarkerField]:
+        while self._at < len(self._text):
+            letter = self._text[self._at]
+            self._at += 1
+            if letter in "#%" and self._peek() == letter:
+                self._at += 1
+                self._literal += letter
+            elif letter == "#":
+                self._take_stored()
+            elif letter == "%":
+                self._take_conversion()
+            elif letter == " ":
+                self._literal = ""
+                if self._word is not None and self._name is None:
+                    self._name = self._word
+            else:
+                self._literal += letter
+                if self._name is None:
+                    self._word = (self._word or "") + letter
+        return self._fields
+
+    def _peek(self) -> str:
+        return self._text[self._at : self._at + 1]
+
+    def _next(self) -> str:
+        """Take a letter; at the end none, for good."""
+        letter = self._peek()
+        self._at += len(letter)
+        return letter
+
+    def _take_stored(self) -> None:
+        """Read what follows a ``#``; a letter that means nothing there is swallowed, too."""
+        self._network = False
+        while self._peek() == "n":
+            self._network = True
+            self._at += 1
+        qualifier = self._qualifier(_QUALIFIERS + "1248")
+        found = self._typed(qualifier, self._next())
+        if found is not None and qualifier != "8":
+            self._stored = found
+
+    def _take_conversion(self) -> None:
+        """Read what follows a ``%``, and make the field."""
+        flags = ""
+        while (letter := self._peek()) and letter in _FLAGS:
+            flags += self._next()
+        qualifier = self._qualifier(_QUALIFIERS)
+        letter = self._next()
+        declared = self._typed(qualifier, letter)
+        if declared is not None:
+            stored = declared if self._stored is None or letter == "s" else self._stored
+            name = self._name or f"field {len(self._fields) + 1}"
+            self._fields.append(
+                MarkerField(name, stored, self._network, self._literal, flags, letter)
+            )
+        self._stored, self._network, self._literal = None, False, ""
+        self._name = self._word = None
+
+    def _qualifier(self, known: str) -> str:
+        letter = self._peek()
+        if not letter or letter not in known:
+            return ""
+        self._at += 1
+        if letter == "l" and self._peek() == "l":
+            self._at += 1
+            return "L"
+        return letter
+
+    def _typed(self, qualifier: str, letter: str) -> Stored | None:
+        sizes = self._sizes
+        if letter in ("c", "s"):
+            return Stored(1 if letter == "c" else 0)
+        if letter == "p":
+            return Stored(sizes.pointer_bytes, pointer=True)
+        if not letter or letter not in _SIGNED + _UNSIGNED:
+            return None
+        told = {"L": 8, "l": sizes.long_bytes, "Z": sizes.size_t_bytes, "z": sizes.size_t_bytes,
+                "t": sizes.pointer_bytes, "h": 2, "1": 1, "2": 2, "4": 4, "8": 8}  # fmt: skip
+        return Stored(told.get(qualifier, sizes.int_bytes), letter in _SIGNED)
+
+
+def core_markers(minor: int, alignment: int) -> dict[int, Marker]:
+    """Return what the metadata channel itself consists of, by id."""
+    channel = "channel %s " if minor >= PER_CHANNEL_SINCE else ""
+    sizes = "int #1u%zu long #1u%zu pointer #1u%zu size_t #1u%zu alignment #1u%u"
+    told = {
+        ID_EVENT: ("core_marker_id", f"{channel}name %s event_id %hu {sizes}"),
+        FORMAT_EVENT: ("core_marker_format", f"{channel}name %s format %s"),
+    }
+    return {
+        number: Marker("metadata", name, number, parse_fields(text, Sizes()), alignment)
+        for number, (name, text) in told.items()
+    }
+
+
+class Markers:
+    """The declarations of one trace, from the metadata of all its CPUs."""
+
+    def __init__(self) -> None:
+        self._ids: dict[tuple[str, int], tuple[str, Sizes]] = {}
+        self._formats: dict[tuple[str, str], str] = {}
+        self.conflicts: list[str] = []
+        """Declarations that differ from an earlier one, a line each."""
+
+    def add_event(self, number: int, payload: bytes, *, minor: int, byteorder: str) -> bool:
+        """Take in an event of the metadata channel; tell whether it is one.
+
+        *byteorder* is ``<`` or ``>``.
+        """
+        strings = (1 if minor >= PER_CHANNEL_SINCE else 0) + (2 if number == FORMAT_EVENT else 1)
+        *told, rest = payload.split(b"\0", strings)
+        if len(told) != strings:
+            return False
+        words = [word.decode(errors="replace") for word in told]
+        channel = words.pop(0) if minor >= PER_CHANNEL_SINCE else ""
+        if number == FORMAT_EVENT:
+            self._add_format(channel, words[0], words[1])
+            return True
+        # Between the strings and the id there may be one byte, for its alignment.
+        place = len(rest) - 7
+        if number != ID_EVENT or place not in (0, 1):
+            return False
+        order = "little" if byteorder == "<" else "big"
+        one = int.from_bytes(rest[place : place + 2], order)  # type: ignore[arg-type]
+        self._add_id(channel, words[0], one, Sizes(*rest[place + 2 :]))
+        return True
+
+    def _add_id(self, channel: str, name: str, one: int, sizes: Sizes) -> None:
+        if any(size not in _POSSIBLE_BYTES for size in sizes[:4]):
+            self.conflicts.append(f"{_joined(channel, name)}: types of {sizes[:4]} bytes")
+            return
+        known = self._ids.setdefault((channel, one), (name, sizes))
+        if known != (name, sizes):
+            what = "other sizes" if known[0] == name else f"the id of {_joined(channel, known[0])}"
+            self.conflicts.append(f"{_joined(channel, name)}: id {one} is declared with {what}")
+
+    def _add_format(self, channel: str, name: str, text: str) -> None:
+        known = self._formats.setdefault((channel, name), text)
+        if known != text:
+            self.conflicts.append(f"{_joined(channel, name)}: declared as {known!r} and {text!r}")
+
+    def of(self, channel: str) -> Mapping[int, Marker]:
+        """Return the markers whose events *channel* may hold, by id."""
+        found = {}
+        for (declared, one), (name, sizes) in self._ids.items():
+            text = self._formats.get((declared, name))
+            if declared in (channel, "") and text is not None:
+                fields = parse_fields(text, sizes)
+                found[one] = Marker(channel, name, one, fields, sizes.alignment)
+        return found
+
+
+def _joined(channel: str, name: str) -> str:
+    return f"{channel}.{name}" if channel else name

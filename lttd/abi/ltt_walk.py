@@ -1,0 +1,149 @@
+"""Where the sub-buffers of LTTng 0.x lie, in a file that has only them: each tells its own size.
+
+Rule: nothing here raises, and nothing is read beyond the end; what is no sub-buffer is told.
+Invariant: sub-buffers and damage that survey() tells cover the file.
+"""
+
+from array import array
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from lttd.abi.ltt import (
+    HEADS,
+    I64,
+    LAST_MINOR,
+    LEAST_HEADER_BYTES,
+    MAGIC,
+    MAJOR,
+    PAGE_BYTES,
+    VARYING_SINCE,
+    Buffer,
+    header_bytes_of,
+    headers_at,
+    is_clock,
+    layout_of,
+    order_at,
+)
+
+MOST_PAGE_BYTES: Final = 65536
+"""The largest page of any tracer: what padding there is from format 2.5 on is less."""
+
+
+class Damage(NamedTuple):
+    """Bytes of a file that hold no sub-buffer."""
+
+    number: int
+    """How many sub-buffers stand before them."""
+    offset_bytes: int
+    length_bytes: int
+    torn: bool
+    """A sub-buffer begins there whose end is not in the file."""
+    reason: str
+
+
+class Survey(NamedTuple):
+    """Where the sub-buffers of a whole file lie."""
+
+    offsets_bytes: I64
+    sizes_bytes: I64
+    used_bytes: I64
+    damage: list[Damage]
+
+    @property
+    def page_bytes(self) -> int:
+        """The tracer's page, to which (2.5 and later) all sizes are rounded up.
+
+        The smallest that explains every sub-buffer; PAGE_BYTES where none does.
+        """
+        page_bytes = PAGE_BYTES
+        while page_bytes <= MOST_PAGE_BYTES:
+            if (-(-self.used_bytes // page_bytes) * page_bytes == self.sizes_bytes).all():
+                return page_bytes
+            page_bytes *= 2
+        return PAGE_BYTES
+
+
+def survey(data: Buffer) -> Survey:
+    """Follow the headers from the first byte to the last; what is no sub-buffer is skipped.
+
+    Behind what does not parse the next one is looked for at every page.
+    """
+    offsets, sizes, used_sizes = array("q"), array("q"), array("q")
+    damage: list[Damage] = []
+    at, room = 0, len(data)
+    order = order_at(data, range(0, room, PAGE_BYTES))
+    while at < room:
+        used, size = _extent(data, at, order)
+        if 0 < size <= room - at:
+            offsets.append(at)
+            sizes.append(size)
+            used_sizes.append(used)
+            at += size
+            continue
+        behind = _next_sound(data, at)
+        torn = (size > 0 and behind == room) or room - at < LEAST_HEADER_BYTES
+        reason = _reason(data, at, size)
+        damage.append(Damage(len(offsets), at, behind - at, torn, reason))
+        at = behind
+    where = [np.array(each, np.int64) for each in (offsets, sizes, used_sizes)]
+    return Survey(where[0], where[1], where[2], damage)
+
+
+def adjoining(data: Buffer, start_bytes: int) -> Iterator[int]:
+    """Yield where stripped sub-buffers begin that follow each other, until one is not whole."""
+    room = len(data)
+    order = order_at(data, [start_bytes]) if start_bytes < room else "<"
+    at = start_bytes
+    while at < room:
+        used, size = _extent(data, at, order)
+        if not 0 < used <= room - at or size != used:
+            return
+        yield at
+        at += used
+
+
+def _extent(data: Buffer, at: int, order: str) -> tuple[int, int]:
+    """Return used and delivered bytes of the sub-buffer at a place; (0, 0) if there is none."""
+    if at + LEAST_HEADER_BYTES > len(data):
+        return 0, 0
+    _, _, magic, major, minor, pointer, alignment, _, _, frequency, scale, used, size = HEADS[
+        order
+    ].unpack_from(data, at)
+    if magic != MAGIC or major != MAJOR or minor > LAST_MINOR:
+        return 0, 0
+    possible = pointer in (4, 8) and alignment in (0, 4, 8)
+    if not possible or not is_clock(minor, frequency, scale):
+        return 0, 0
+    if minor < VARYING_SINCE:
+        used = size - used
+    elif size - used >= MOST_PAGE_BYTES:  # padding is what fills the last page
+        return 0, 0
+    if not header_bytes_of(minor, pointer) <= used <= size:
+        return 0, 0
+    return used, size
+
+
+def _next_sound(data: Buffer, at: int) -> int:
+    """Return where the next whole sub-buffer begins at a page behind *at*; else the end."""
+    room = len(data)
+    first = (at // PAGE_BYTES + 1) * PAGE_BYTES
+    for start in range(first, room, PAGE_BYTES << 10):
+        offsets = np.arange(start, min(start + (PAGE_BYTES << 10), room), PAGE_BYTES)
+        found = headers_at(data, offsets)
+        whole = np.flatnonzero(found.sound & (found.size_bytes <= room - offsets))
+        if len(whole):
+            return int(offsets[whole[0]])
+    return room
+
+
+def _reason(data: Buffer, at: int, size: int) -> str:
+    """Say why no whole sub-buffer begins at a place."""
+    try:
+        layout_of(data, at)
+    except ValueError as error:
+        return str(error)
+    if size:
+        return f"a sub-buffer of {size} bytes, of which {len(data) - at} are there"
+    return "the sizes in the header cannot be"

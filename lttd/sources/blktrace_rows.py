@@ -1,0 +1,87 @@
+"""Blktrace records, as they come, -> rows: cut between records, timed by the records' own times.
+
+Rule: what is no record becomes a gap, and the rest is kept.
+Invariant: bytes given = stored bytes of the rows + bytes of the gaps + those left for next time.
+"""
+
+from collections import deque
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from lttd.abi.blktrace import Layout, Walked, layout_of, notes, records_at, rows_of, walk
+from lttd.subbuffer import Gap, Reason, Rows, Unit
+
+# A window is found to so many bytes; an entry of the index costs 72.
+ROW_BYTES: Final = 64 << 10
+# Record and pdu: a u16 counts the pdu's bytes.
+MOST_RECORD_BYTES: Final = 64 + (1 << 16) - 1
+
+
+class Taken(NamedTuple):
+    """What some bytes hold."""
+
+    rows: Rows
+    gaps: tuple[Gap, ...]
+    whole_bytes: int
+    """What lies behind is the beginning of a record."""
+
+
+class RecordBook:
+    """Makes the rows of one stream; keeps what its times and numbers go on from."""
+
+    def __init__(self, noted: deque[bytes]) -> None:
+        """*noted* gets the records that say who a process is, and what time it was."""
+        self.latest = 0
+        """Time of the latest record."""
+        self.layout: Layout | None = None
+        self.records = 0
+        self._noted = noted
+        self._sequence = 0
+
+    def take(self, data: memoryview, *, final: bool) -> Taken:
+        """Find the records in *data*; *final*: nothing follows, so that what is cut is torn."""
+        self.layout = self.layout or layout_of(data)
+        layout = self.layout or Layout(7, "<")
+        walked = walk(data, 0, len(data), layout)
+        whole = len(data)
+        damage = list(walked.damage)
+        if damage and damage[-1].offset_bytes + damage[-1].size_bytes == len(data) and not final:
+            # The last may only lack its end.
+            last = damage[-1]
+            if last.size_bytes < MOST_RECORD_BYTES and _begins(data, last.offset_bytes, layout):
+                whole = last.offset_bytes
+                damage.pop()
+        records = records_at(data, walked.offset_bytes, layout)
+        self._note(data, walked, layout)
+        self.records += len(records)
+        before = self.latest
+        time = np.maximum.accumulate(np.maximum(records["time"].astype(np.uint64), before))
+        rows = rows_of(walked, time, ROW_BYTES)
+        rows["sequence"] = np.arange(self._sequence, self._sequence + len(rows))
+        self._sequence += len(rows)
+        if len(time):
+            self.latest = int(time[-1])
+        gaps = [
+            self._gap(rows, before, one.offset_bytes, one.size_bytes, torn=final) for one in damage
+        ]
+        return Taken(rows, tuple(gaps), whole)
+
+    def _gap(self, rows: Rows, before: int, at: int, size_bytes: int, *, torn: bool) -> Gap:
+        row = int(np.searchsorted(rows["offset_bytes"], at))
+        begin = int(rows["end"][row - 1]) if row else before
+        end = int(rows["begin"][row]) if row < len(rows) else max(self.latest, begin)
+        reason = Reason.TORN if torn and row == len(rows) else Reason.DAMAGED
+        return Gap(row, reason, Unit.BYTES, size_bytes, begin, max(begin, end))
+
+    def _note(self, data: memoryview, walked: Walked, layout: Layout) -> None:
+        for row in notes(data, walked, layout).tolist():
+            at, size = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
+            self._noted.append(bytes(data[at : at + size]))
+
+
+def _begins(data: memoryview, at: int, layout: Layout) -> bool:
+    """Tell whether a record may begin at *at*, as far as it is there."""
+    magic = layout.magic
+    there = bytes(data[at : at + len(magic)])
+    return magic.startswith(there)

@@ -1,0 +1,222 @@
+"""One channel file of LTTng 0.x: what its ioctls, splice and poll say, and what that means.
+
+A reader reserves the oldest closed sub-buffer (GET), splices it from offset 0 and releases it
+(PUT); number 3 is the fixed size up to format 2.4, and from 2.5 on, where number 4 says how large
+sub-buffers can be, the bytes to read of the one that is held.  All arguments are u32.
+
+Rule: what is held is put back, whatever goes wrong meanwhile.
+Invariant: no byte of a sub-buffer leaves this file before the kernel has said that it was whole.
+
+Source: LTTng 0.x ltt/ltt-relay-vfs.c (ltt_ioctl, ltt_poll), ltt/ltt-relay-splice.c,
+include/linux/ltt-relay.h; ltt-control liblttd/liblttd.c for the reader's side.
+"""
+
+import errno
+import fcntl
+import os
+import platform
+import select
+import struct
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from lttd.errors import LockedError, NothingToRecordError, SourceError
+from lttd.sources.base import Nothing
+from lttd.sources.pipe import Pipe
+from lttd.sources.tracefs import explained
+
+READABLE: Final = select.POLLIN
+URGENT: Final = select.POLLPRI
+"""Every sub-buffer is full: the kernel says it *instead of* READABLE."""
+OVER: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
+"""The trace was destroyed and all of it read."""
+NAME_IT: Final = "name the directory of one trace: DEBUGFS/ltt/NAME"
+COOKIES: Final = 1 << 32
+"""Cookies are positions modulo this."""
+
+_U32: Final = struct.Struct("=I")
+_TYPE: Final = 0xF5
+# Where the direction stands in a request differs: Linux include/uapi/asm-generic/ioctl.h, and
+# arch/{alpha,mips,powerpc,sparc}/include/uapi/asm/ioctl.h, where READ and WRITE are 3 bits wide.
+_THREE_BITS: Final = platform.machine().startswith(("alpha", "mips", "ppc", "sparc"))
+_READ, _WRITE = (0x40000000, 0x80000000) if _THREE_BITS else (0x80000000, 0x40000000)
+
+
+def _request(direction: int, number: int) -> int:
+    return direction | _U32.size << 16 | _TYPE << 8 | number
+
+
+GET: Final = _request(_READ, 0)
+PUT: Final = _request(_WRITE, 1)
+COUNT: Final = _request(_READ, 2)
+SIZE: Final = _request(_READ, 3)
+MAX_SIZE: Final = _request(_READ, 4)
+
+# After poll said that there is something: a writer has reserved space there and is not done.  It
+# is by the time that a few calls have taken, or something holds it up for long.
+LOOKS: Final = 16
+# A sub-buffer has to fit into memory; the tracer takes all of its buffers from the kernel's own.
+MOST_BYTES: Final = 1 << 30
+_NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EINTR})
+_NO_CHANNEL: Final = frozenset({errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+class Held(NamedTuple):
+    """A sub-buffer that was read and released."""
+
+    cookie: int
+    """Where it lay in what was ever written, in bytes modulo COOKIES."""
+    used_bytes: int
+    """Its length; 0 where it was refused."""
+    refusal: str = ""
+    """Why what was read of it is not to be kept; empty if it is."""
+
+
+class Channel:
+    """An open channel file; this process is its only reader."""
+
+    def __init__(self, path: str) -> None:
+        """Open a channel and ask for its sizes.
+
+        Raises:
+            LockedError: somebody else reads it.
+            NothingToRecordError: it is no channel, or closed to us.
+            SourceError: it is gone, or says what cannot be.
+        """
+        self.path = path
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            raise _unopened(path, error) from error
+        try:
+            self._ask_sizes()
+        except BaseException:
+            os.close(self.fd)
+            raise
+        self.holds = False
+        """A sub-buffer is reserved; after an error: and is not kept."""
+        self._poll = select.poll()
+        self._poll.register(self.fd, READABLE | URGENT)
+
+    def _ask_sizes(self) -> None:
+        self.subbuffer_count = self._size(COUNT)
+        largest = self._ask(MAX_SIZE, _NO_CHANNEL)
+        self.varying = largest is not None
+        """Whether a sub-buffer is delivered no longer than it is used (2.5 and later)."""
+        self.subbuffer_bytes = self._size(SIZE) if largest is None else largest
+        if not self.subbuffer_count or not 0 < self.subbuffer_bytes <= MOST_BYTES:
+            sizes = f"{self.subbuffer_count} sub-buffers of {self.subbuffer_bytes} bytes"
+            raise SourceError(f"{self.path}: says that it has {sizes}, which cannot be")
+
+    def poll(self) -> int:
+        """Return what the kernel says of it now: READABLE or URGENT, OVER, or 0."""
+        return next((found for _, found in self._poll.poll(0)), 0)
+
+    def take(self, pipe: Pipe, buffer: memoryview) -> Held | Nothing:
+        """Read the oldest sub-buffer into *buffer*, which any fits, and release it.
+
+        Raises:
+            SourceError: the channel cannot be read any more.
+        """
+        cookie = self._get()
+        if isinstance(cookie, Nothing):
+            return cookie
+        used, refusal = 0, ""
+        self.holds = True
+        try:
+            used = self._size(SIZE) if self.varying else self.subbuffer_bytes
+            if 0 < used <= self.subbuffer_bytes:
+                self._read(pipe, buffer, used)
+            else:
+                refusal = f"a sub-buffer of {used} bytes, of {self.subbuffer_bytes} at most"
+        except OSError as error:
+            refusal = f"splice: {os.strerror(error.errno or 0)}"
+        finally:
+            pushed = not self._put(cookie)
+        self.holds = False
+        if pushed:
+            refusal = "pushed by the writer while it was read"
+        return Held(cookie, 0 if refusal else used, refusal)
+
+    def close(self) -> None:
+        """Give the descriptor back: a kernel that destroys the trace waits for that."""
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            with suppress(OSError):  # it is closed even so
+                os.close(fd)
+
+    def _get(self) -> int | Nothing:
+        cookie = self._ask(GET, _NOT_NOW)
+        for _ in range(LOOKS):
+            if cookie is not None:
+                return cookie
+            said = self.poll()
+            if said & OVER:
+                return Nothing.EVER
+            if not said:
+                break
+            # poll() asks whether the writer is elsewhere, not whether all was committed.
+            cookie = self._ask(GET, _NOT_NOW)
+        return Nothing.YET if cookie is None else cookie
+
+    def _read(self, pipe: Pipe, buffer: memoryview, used_bytes: int) -> None:
+        """Read the sub-buffer that is held; a splice gives 16 pages at most."""
+        done = 0
+        while done < used_bytes:
+            moved = pipe.move(self.fd, used_bytes - done, buffer[done:used_bytes], done)
+            if not moved:
+                raise OSError(errno.ENODATA, "splice gave nothing")
+            done += moved
+
+    def _put(self, cookie: int) -> bool:
+        """Release what is held; False: the writer had taken it back meanwhile."""
+        try:
+            fcntl.ioctl(self.fd, PUT, _U32.pack(cookie))
+        except OSError as error:
+            # Kernels with a sub-buffer of the reader's own (LTTng 0.147 and later) never say so.
+            if error.errno == errno.EIO:
+                return False
+            raise _unreadable(self.path, error, "PUT") from error
+        return True
+
+    def _size(self, request: int) -> int:
+        found = self._ask(request, frozenset())
+        assert found is not None
+        return found
+
+    def _ask(self, request: int, expected: frozenset[int]) -> int | None:
+        """Return what an ioctl answers, None if with one of the *expected* errors."""
+        argument = bytearray(_U32.size)
+        try:
+            fcntl.ioctl(self.fd, request, argument)
+        except OSError as error:
+            if error.errno in expected:
+                return None
+            if request == COUNT and error.errno in _NO_CHANNEL:
+                raise _no_channel(self.path) from error
+            raise _unreadable(self.path, error, f"ioctl {request & 0xFF}") from error
+        value: int = _U32.unpack(argument)[0]
+        return value
+
+
+def _no_channel(path: str) -> NothingToRecordError:
+    """Return what to raise for a file that is no channel of LTTng 0.x."""
+    what = f"{path}: no LTTng 0.x channel (it knows none of the ioctls)"
+    return NothingToRecordError(what, NAME_IT)
+
+
+def _unopened(path: str, error: OSError) -> Exception:
+    if error.errno == errno.EBUSY:
+        return LockedError(f"{path}: has a reader, and can have only one; stop the other lttd")
+    if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+        return SourceError(f"{path}: {os.strerror(error.errno)}; its trace was destroyed")
+    return explained(path, error)
+
+
+def _unreadable(path: str, error: OSError, doing: str) -> SourceError:
+    told = {
+        errno.EBUSY: "another process reads this channel, too: stop the other lttd",
+        errno.EFAULT: "the kernel cannot take a sub-buffer back: its buffer is damaged",
+    }
+    reason = told.get(error.errno or 0, "the channel cannot be read any more")
+    return SourceError(f"{path}: {doing}: {os.strerror(error.errno or 0)}; {reason}")

@@ -1,0 +1,98 @@
+"""What a stream of LTT sub-buffers adds to rows that ``lttd.abi.ltt`` has parsed.
+
+The tracer's counters are totals modulo 2**32 as they stood when a sub-buffer was closed: what one
+grew by was lost between the end of the sub-buffer before and the end of this one.
+
+Rule: a counter that another trace began (a file that was appended to) counts from 0.
+Invariant: events of the gaps told so far = growth of events_lost = discarded_total.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from lttd.abi.ltt import U64, Headers, Taken
+from lttd.clock import Snapshot
+from lttd.subbuffer import Gap, Reason, Unit
+
+NAME: Final = re.compile(r"(?P<channel>[^.].*)_(?P<cpu>0|[1-9]\d*)")
+"""Of a channel's file, on both sides of lttd."""
+# The tracer takes the two times one after the other.
+_START_UNCERTAINTY_NS: Final = 1000
+_MODULUS: Final = np.uint64(1 << 32)
+
+
+def start_snapshot(begin: int, wall_ns: int) -> Snapshot:
+    """Return how the clocks stood when a trace was made, by metadata's first header.
+
+    The other two clocks are not known; they count on from it as the trace clock does.
+    """
+    return Snapshot(begin, begin, begin, wall_ns, _START_UNCERTAINTY_NS)
+
+
+class LttBook:
+    """Numbers the rows of one stream, makes their times running maxima, and tells its losses."""
+
+    def __init__(self) -> None:
+        self.end = 0
+        """Of the last row, ns."""
+        self._begin = 0
+        self._sequence = 0
+        self._discarded = 0
+        self._run = -1
+        self._counters = {"events_lost": 0, "corrupted": 0}
+
+    def enter(self, taken: Taken) -> tuple[Gap, ...]:
+        """Complete the rows; return what the tracer lost, in the order of the rows."""
+        rows, headers = taken.rows, taken.headers
+        if not len(rows):
+            return ()
+        begin = np.maximum.accumulate(np.maximum(rows["begin"], np.uint64(self._begin)))
+        end = np.maximum(np.maximum(rows["end"], begin), np.uint64(self.end))
+        rows["begin"], rows["end"] = begin, np.maximum.accumulate(end)
+        count = len(rows)
+        rows["sequence"] = np.arange(self._sequence, self._sequence + count, dtype=np.uint64)
+        events = self._growth("events_lost", headers)
+        rows["discarded_total"] = self._discarded + np.cumsum(events)
+        ends = [self.end or int(begin[0]), *rows["end"].tolist()]
+        gaps = [
+            Gap(row, reason, unit, int(lost[row]), min(ends[row], ends[row + 1]), ends[row + 1])
+            for lost, reason, unit in (
+                (events, Reason.DISCARDED, Unit.EVENTS),
+                # A sub-buffer that was needed again before all of its events were committed.
+                (self._growth("corrupted", headers), Reason.COMMIT_OVERRUN, Unit.SUBBUFFERS),
+            )
+            for row in np.flatnonzero(lost).tolist()
+        ]
+        self._begin, self.end = int(begin[-1]), ends[-1]
+        self._sequence += count
+        self._discarded = int(rows["discarded_total"][-1])
+        self._run = int(headers.run[-1])
+        return tuple(sorted(gaps, key=lambda gap: gap.row))
+
+    def unread(self, row: int, length_bytes: int, *, torn: bool = False) -> Gap:
+        """Return a gap before *row*, at the end of what was entered: bytes that do not parse."""
+        reason = Reason.TORN if torn else Reason.DAMAGED
+        return Gap(row, reason, Unit.BYTES, length_bytes, self.end, self.end)
+
+    def count_from(self, headers: Headers) -> None:
+        """Count on from what the first of these says: what it lost by then is another's to tell."""
+        self._run = int(headers.run[0])
+        self._counters = {name: int(getattr(headers, name)[0]) for name in self._counters}
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """The tracer's totals, by its own names, as the last sub-buffer has them."""
+        counters = self._counters
+        return {"events_lost": counters["events_lost"], "subbuf_corrupt": counters["corrupted"]}
+
+    def _growth(self, name: str, headers: Headers) -> U64:
+        """Return, per row, how far a counter came since the row before."""
+        values: U64 = getattr(headers, name)
+        last = 0 if int(headers.run[0]) != self._run else self._counters[name]
+        before = np.concatenate((np.array([last], np.uint64), values[:-1]))
+        before[1:][headers.run[1:] != headers.run[:-1]] = 0
+        self._counters[name] = int(values[-1])
+        return (values - before) % _MODULUS

@@ -1,0 +1,80 @@
+"""The way that spliced sub-buffers take from the kernel into memory of ours."""
+
+import fcntl
+import os
+from typing import Final
+
+from lttd.errors import SourceError
+
+_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+
+class Pipe:
+    """The pipe through which pages go from the kernel into buffers; one per reading thread.
+
+    Invariant: it is empty whenever no take() is under way.
+    """
+
+    def __init__(self, wanted_bytes: int) -> None:
+        self._wanted_bytes = wanted_bytes
+        self._open()
+
+    def _open(self) -> None:
+        self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
+        wanted = self._wanted_bytes
+        # Above /proc/sys/fs/pipe-max-size, or with many pipes about, only the privileged may.
+        while wanted > 65536:
+            try:
+                fcntl.fcntl(self.write_fd, fcntl.F_SETPIPE_SZ, wanted)
+            except OSError:
+                wanted //= 2
+            else:
+                break
+        self.capacity_bytes = fcntl.fcntl(self.write_fd, fcntl.F_GETPIPE_SZ)
+
+    def move(
+        self, fd: int, limit_bytes: int, buffer: memoryview, offset_bytes: int | None = None
+    ) -> int:
+        """Move what one splice of *fd* gives into *buffer*; return the bytes moved.
+
+        *offset_bytes*: where in the file, for one that is addressed; None: what comes next.
+
+        Raises:
+            OSError: splice gave nothing.
+            SourceError: what splice gave could not be read.
+        """
+        try:
+            moved = os.splice(fd, self.write_fd, limit_bytes, offset_bytes, flags=_FLAGS)
+            if moved:
+                fill(self.read_fd, buffer, moved, 0)
+        except OSError:
+            raise  # splice gave nothing: the pipe is as empty as it was
+        except BaseException:
+            # A signal handler may raise between the two calls: what is in the pipe is nobody's.
+            self._renew()
+            raise
+        return moved
+
+    def _renew(self) -> None:
+        self.close()
+        self._open()
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        if self.read_fd >= 0:
+            os.close(self.read_fd)
+            os.close(self.write_fd)
+            self.read_fd = self.write_fd = -1
+
+
+def fill(fd: int, buffer: memoryview, used_bytes: int, done_bytes: int) -> None:
+    """Read until *buffer* holds *used_bytes*; the first *done_bytes* are there already."""
+    why = "it ended"
+    while done_bytes < used_bytes:
+        try:
+            more = os.readv(fd, [buffer[done_bytes:used_bytes]])
+        except OSError as error:
+            more, why = 0, os.strerror(error.errno or 0)
+        if not more:
+            raise SourceError(f"a take broke off after {done_bytes} of {used_bytes} bytes: {why}")
+        done_bytes += more

@@ -1,0 +1,142 @@
+"""Files as ``blktrace`` writes them: a directory of ``DEVICE.blktrace.CPU``, for ``blkparse -i``.
+
+    OUT/nullb0.blktrace.0, .1, ...        blkparse -i OUT/nullb0
+
+Each holds the records of the window, as the kernel made them, after the notes of processes and of
+the time from before it, without which no name would be known.  A CPU that was idle has an empty
+file: blkparse stops at the first number that is not there.
+
+Rule: records are copied whole; what is none is left out and told.
+Invariant: a CPU's records are in the order in which they were recorded.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from lttd.abi.blktrace import Layout, layout_of, records_at, walk
+from lttd.errors import NotATraceError, UsageError
+from lttd.files import Disk, File
+from lttd.view.blktrace_names import NOTES_FILE, noted_records
+from lttd.view.output import nothing_within
+from lttd.view.part import Part, parts_within
+from lttd.view.times import Window
+from lttd.view.trace import Segment, Trace
+
+# Sub-buffers that are copied in one go: at most 4 MiB.
+_ROWS_AT_ONCE: Final = 64
+_READABLE_VERSION: Final = 7
+
+
+def export(trace: Trace, window: Window, out: Path) -> list[str]:
+    """See ``lttd.view.export.Exporter``."""
+    found = [(segment, parts_within(segment, window)) for segment in trace.segments]
+    found = [(s, parts) for s, parts in found if any(not part.empty for part in parts)]
+    if not found:
+        raise NotATraceError(nothing_within(trace))
+    _refuse_others(trace, [segment for segment, _ in found])
+    disk = Disk()
+    disk.make_directory(out)
+    writing = _Writing(disk, out)
+    try:
+        for segment, parts in found:
+            writing.add(segment, parts, window)
+    finally:
+        writing.close()
+    return writing.told()
+
+
+def _refuse_others(trace: Trace, used: list[Segment]) -> None:
+    for segment in used:
+        others = {stream.info.abi for stream in segment.streams} - {"blktrace"}
+        if others:
+            name = segment.paths.directory.name
+            raise UsageError(f"{name}: {', '.join(sorted(others))} is no block trace")
+    boots = {segment.manifest.machine.get("boot_id") for segment in used}
+    if len(boots) > 1:
+        raise UsageError(
+            f"{trace.path}: its segments are of different boots, whose times cannot be compared:"
+            f" export them one by one, as {used[0].paths.directory} first"
+        )
+
+
+class _Writing:
+    """The files in the making."""
+
+    def __init__(self, disk: Disk, out: Path) -> None:
+        self._disk = disk
+        self._out = out
+        self._files: dict[tuple[str, int], tuple[File, int]] = {}
+        self._noted: set[bytes] = set()
+        self._records = 0
+        self._losses = 0
+        self._notes: list[str] = []
+
+    def add(self, segment: Segment, parts: list[Part], window: Window) -> None:
+        """Write what one segment has."""
+        begin, end = window.bounds(segment)
+        names = {part.stream.info.id.channel for part in parts}
+        for time, cpu, record in noted_records(segment.paths.directory / NOTES_FILE):
+            # Several devices have each their own notes; they say the same of a process.
+            if time < begin and record not in self._noted:
+                self._noted.add(record)
+                for name in names:
+                    self._put(name, cpu, record)
+        for part in parts:
+            stream = part.stream.info.id
+            for name in names:
+                self._put(name, stream.cpu, b"")
+            self._losses += len(part.gaps)
+            for data in self._within(part, begin, end):
+                self._put(stream.channel, stream.cpu, data)
+
+    def _within(self, part: Part, begin: int, end: int) -> Iterator[bytes]:
+        """Yield the records within [*begin*, *end*], those that adjoin together."""
+        data, path = part.stream.data, part.stream.paths.data
+        for first in range(0, len(part.entries), _ROWS_AT_ONCE):
+            some = part.entries[first : first + _ROWS_AT_ONCE]
+            start = int(some["offset_bytes"][0])
+            behind = int(some["offset_bytes"][-1]) + (int(some["packet_bits"][-1]) >> 3)
+            layout = layout_of(data, start) or Layout(_READABLE_VERSION, "<")
+            if layout.version != _READABLE_VERSION:
+                self._tell(f"{path}: records of version {layout.version}, which blkparse 1 refuses")
+            walked = walk(data, start, min(behind, len(data)), layout)
+            for damage in walked.damage:
+                self._tell(f"{path}: byte {damage.offset_bytes}: {damage.reason}; left out")
+            times = records_at(data, walked.offset_bytes, layout)["time"].astype(np.uint64)
+            times = np.maximum.accumulate(np.maximum(times, np.uint64(int(some["begin"][0]))))
+            kept = np.flatnonzero((times >= np.uint64(begin)) & (times <= np.uint64(end)))
+            self._records += len(kept)
+            offset = walked.offset_bytes[kept]
+            ends = offset + walked.size_bytes[kept]
+            apart = np.flatnonzero(ends[:-1] != offset[1:]) + 1
+            bounds = [0, *apart.tolist(), len(kept)] if len(kept) else []
+            for low, high in pairwise(bounds):
+                yield bytes(data[int(offset[low]) : int(ends[high - 1])])
+
+    def _put(self, name: str, cpu: int, data: bytes) -> None:
+        file, at = self._files.get((name, cpu)) or (self._open(name, cpu), 0)
+        self._files[name, cpu] = file, file.write_at([data], at) if data else at
+
+    def _open(self, name: str, cpu: int) -> File:
+        return self._disk.open(self._out / f"{name.replace('/', '_')}.blktrace.{cpu}")
+
+    def _tell(self, note: str) -> None:
+        if note not in self._notes:
+            self._notes.append(note)
+
+    def close(self) -> None:
+        """Make files for the CPUs between, and close all."""
+        for name, last in sorted({(name, cpu) for name, cpu in self._files}):
+            for cpu in range(last):
+                self._put(name, cpu, b"")
+        for file, _ in self._files.values():
+            file.close()
+
+    def told(self) -> list[str]:
+        """Return what is to be told, line by line."""
+        lost = f", {self._losses} losses, of which they cannot tell" if self._losses else ""
+        return [*self._notes, f"{self._records} records in {len(self._files)} files{lost}"]

@@ -1,0 +1,140 @@
+"""A directory of ``<channel>_<cpu>`` files, as legacy lttd left it and LTTV opens it.
+
+Every sub-buffer becomes as large again as the tracer delivered it: from format 2.5 on what is used,
+rounded up to the tracer's pages, before that the buffer's fixed size; headers say so again, padding
+is zero (and a hole where it is whole blocks).
+
+Rule: bytes are moved, never decoded; the metadata channel is whole, whatever the window is.
+Invariant: of an undamaged recording, header and events of every sub-buffer are the tracer's own.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import numpy as np
+
+from lttd.abi import ltt
+from lttd.errors import NotATraceError, TraceDamagedError, UsageError
+from lttd.files import Disk, File
+from lttd.stored import StoredStream
+from lttd.subbuffer import Reason
+from lttd.view.output import nothing_within
+from lttd.view.part import Part, parts_within
+from lttd.view.times import Window
+from lttd.view.trace import Segment, Trace
+
+# Sub-buffers whose headers are looked at in one go.
+ROWS_AT_ONCE: Final = 4096
+_TOLD_BY_TRACER: Final = {Reason.DISCARDED, Reason.COMMIT_OVERRUN}
+
+
+def export(trace: Trace, window: Window, out: Path) -> list[str]:
+    """See ``lttd.view.export.Exporter``."""
+    found = [(segment, parts_within(segment, window)) for segment in trace.segments]
+    found = [(s, parts) for s, parts in found if any(len(p.entries) for p in parts)]
+    within = any(not part.empty for _, parts in found for part in parts)
+    if not within and not (found and window.everything):
+        raise NotATraceError(nothing_within(trace))
+    _refuse_what_does_not_fit(trace, [segment for segment, _ in found])
+    tally = _Tally()
+    disk = Disk()
+    disk.make_directory(out)
+    files: dict[Path, int] = {}
+    for _, parts in found:
+        for part in parts:
+            if len(part.entries):
+                path = out / _name(part.stream)
+                files[path] = _write(disk, path, files.get(path, 0), part, tally)
+            tally.lost(part)
+    return tally.told(len(files))
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What went into an export."""
+
+    subbuffers: int = 0
+    bytes: int = 0
+    untold: int = 0
+    """Losses that the sub-buffers' own counters do not tell, and the format has no place for."""
+    notes: list[str] = field(default_factory=list)
+
+    def lost(self, part: Part) -> None:
+        self.untold += sum(gap.reason not in _TOLD_BY_TRACER for gap in part.gaps)
+
+    def told(self, files: int) -> list[str]:
+        held = f"{self.subbuffers} sub-buffers, {self.bytes} bytes, in {files} files"
+        lost = f"; {self.untold} losses cannot be told in this format" if self.untold else ""
+        return [*self.notes, held + lost]
+
+
+def _refuse_what_does_not_fit(trace: Trace, segments: list[Segment]) -> None:
+    starts: dict[int, str] = {}
+    for segment in segments:
+        name = segment.paths.directory.name
+        for stream in segment.streams:
+            if stream.info.abi != "ltt":
+                raise UsageError(f"{name}: {stream.info.abi} sub-buffers are none of LTTng 0.x's")
+            start = _start_of(stream)
+            if start is not None:
+                starts.setdefault(start, name)
+    if len(starts) > 1:
+        raise UsageError(
+            f"{trace.path}: {' and '.join(list(starts.values())[:2])} are different traces:"
+            " export one segment at a time"
+        )
+
+
+def _start_of(stream: StoredStream) -> int | None:
+    """Return when the stream's trace was made; None where its first sub-buffer does not tell."""
+    entries = stream.index.entries(0, 1)
+    if not len(entries):
+        return None
+    try:
+        return ltt.layout_of(stream.data, int(entries["offset_bytes"][0])).start_ns
+    except ValueError:
+        return None
+
+
+def _name(stream: StoredStream) -> PurePosixPath:
+    """Return a file's name, which may lie in a folder as the channel did."""
+    name = PurePosixPath(stream.info.id.name)
+    if name.is_absolute() or ".." in name.parts:
+        reason = f"a channel cannot be called {stream.info.id.channel!r}"
+        raise TraceDamagedError(stream.segment.manifest, 0, reason)
+    return name
+
+
+def _write(disk: Disk, path: Path, at: int, part: Part, tally: _Tally) -> int:
+    """Write a part's sub-buffers from *at* on; return where they end."""
+    disk.make_directory(path.parent)
+    file = disk.open(path)
+    try:
+        for first in range(0, len(part.entries), ROWS_AT_ONCE):
+            at = _write_some(file, at, part, slice(first, first + ROWS_AT_ONCE), tally)
+        file.truncate(at)
+    finally:
+        file.close()
+    return at
+
+
+def _write_some(file: File, at: int, part: Part, which: slice, tally: _Tally) -> int:
+    stream = part.stream
+    data, info = stream.data, stream.info
+    found = stream.headers(part.entries[which])
+    for offset in found.offset_bytes[found.stored_bytes == 0].tolist():
+        what = "no sub-buffer here; left out"
+        tally.notes.append(f"{stream.paths.data}: byte {offset}: {what}")
+    sound = found.some(np.flatnonzero(found.stored_bytes))
+    offsets, used = sound.offset_bytes, sound.stored_bytes
+    unit = info.page_bytes or info.subbuffer_bytes
+    sizes = -(-used // unit) * unit
+    heads = ltt.resized_heads(data, offsets, used, sizes)
+    for number, (start, length) in enumerate(zip(offsets.tolist(), used.tolist(), strict=True)):
+        rest = data[start + ltt.LEAST_HEADER_BYTES : start + length]
+        file.write_at([heads[number].data, rest], at)
+        at += int(sizes[number])
+    tally.subbuffers += len(offsets)
+    tally.bytes += int(sizes.sum())
+    return at

@@ -1,0 +1,139 @@
+"""Records of the block layer: walked, in any byte order and version, and where they are damaged."""
+
+import struct
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from construct import Struct
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lttd.abi import declared
+from lttd.abi.blktrace import (
+    ACTIONS,
+    Layout,
+    layout_of,
+    notes,
+    pdu_of,
+    record_dtype,
+    records_at,
+    walk,
+)
+from tests.blk import SHARED, c, message, process, record, timestamp
+
+LAYOUTS = [Layout(version, order) for version in (7, 8) for order in "<>"]
+PDUS = st.sampled_from([b"", bytes(8), bytes(16), b"m", b"text\n", bytes(127)])
+
+
+@pytest.mark.parametrize(
+    ("declaration", "version", "order"),
+    [
+        (declared.BlkIoTrace, 7, "<"),
+        (declared.BlkIoTraceBig, 7, ">"),
+        (declared.BlkIoTrace2, 8, "<"),
+    ],
+)
+def test_the_dtypes_are_what_is_declared(declaration: Struct, version: int, order: str) -> None:
+    raw = bytearray(range(1, declaration.sizeof() + 1))
+    struct.pack_into(f"{order}I", raw, 0, 0x65617400 | version)
+    dtype = record_dtype(version, order)
+    assert dtype.itemsize == Layout(version, order).record_bytes == declaration.sizeof()
+    parsed = declaration.parse(raw)
+    (found,) = np.frombuffer(raw, dtype)
+    names = [name for name in dtype.names or () if name != "pad"]
+    assert {name: int(found[name]) for name in names} == {name: parsed[name] for name in names}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(pdus=st.lists(PDUS, min_size=1, max_size=40))
+def test_every_record_is_found_whatever_stands_behind_it(layout: Layout, pdus: list[bytes]) -> None:
+    made = [
+        record(at, pdu=pdu, sequence=at, order=layout.byteorder, version=layout.version)
+        for at, pdu in enumerate(pdus)
+    ]
+    data = b"".join(made)
+    assert layout_of(data) == layout
+    walked = walk(data, 0, len(data), layout)
+    assert walked.damage == []
+    assert walked.size_bytes.tolist() == [len(one) for one in made]
+    records = records_at(data, walked.offset_bytes, layout)
+    assert records["sequence"].tolist() == list(range(len(pdus)))
+    found = [
+        pdu_of(data, at, size, 0, layout)
+        for at, size in zip(walked.offset_bytes.tolist(), walked.size_bytes.tolist(), strict=True)
+    ]
+    assert found == pdus
+
+
+def test_a_magic_within_a_pdu_is_no_record() -> None:
+    inner = record(5)
+    data = record(1, pdu=inner) + record(2)
+    walked = walk(data, 0, len(data), Layout(7, "<"))
+    assert walked.offset_bytes.tolist() == [0, 96]
+    assert not walked.damage
+
+
+def test_a_record_cut_in_its_middle_is_damage_and_the_next_one_is_found() -> None:
+    data = record(1) + record(2)[:20] + record(3)
+    walked = walk(data, 0, len(data), Layout(7, "<"))
+    assert walked.offset_bytes.tolist() == [0, 68]
+    assert [(one.offset_bytes, one.size_bytes) for one in walked.damage] == [(48, 20)]
+
+
+def test_a_torn_tail_is_damage() -> None:
+    data = record(1) + record(2, pdu=bytes(16))[:-1]
+    walked = walk(data, 0, len(data), Layout(7, "<"))
+    assert walked.offset_bytes.tolist() == [0]
+    assert [(one.offset_bytes, one.size_bytes) for one in walked.damage] == [(48, 63)]
+
+
+@given(
+    parts=st.lists(st.one_of(PDUS.map(lambda pdu: record(pdu=pdu)), st.binary(max_size=80))),
+    junk=st.binary(max_size=60),
+)
+def test_records_and_damage_are_all_there_is_whatever_the_bytes(
+    parts: list[bytes], junk: bytes
+) -> None:
+    data = b"".join(parts) + junk
+    walked = walk(data, 0, len(data), Layout(7, "<"))
+    spans = [
+        *zip(walked.offset_bytes.tolist(), walked.size_bytes.tolist(), strict=True),
+        *((one.offset_bytes, one.size_bytes) for one in walked.damage),
+    ]
+    spans.sort()
+    assert sum(size for _, size in spans) == len(data)
+    assert all(at + size == after for (at, size), (after, _) in pairwise(spans))
+
+
+def test_what_is_no_record_has_no_layout() -> None:
+    assert layout_of(b"") is None
+    assert layout_of(bytes(48)) is None
+    assert layout_of(struct.pack("<I", 0x65617409)) is None
+
+
+def test_notes_of_process_and_time_are_told_from_the_rest() -> None:
+    data = process(1, 5, "sh") + record(2) + timestamp(3, 9) + message(4, b"hello")
+    walked = walk(data, 0, len(data), Layout(7, "<"))
+    assert notes(data, walked, Layout(7, "<")).tolist() == [0, 2]
+
+
+def test_a_cgroups_id_is_not_part_of_a_pdu() -> None:
+    data = record(1, 2 | 1 << 8 | c["notify"], bytes(8) + b"hello")
+    assert pdu_of(data, 0, len(data), 2 | 1 << 8, Layout(7, "<")) == b"hello"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
+@pytest.mark.parametrize(("cpu", "count"), [(0, 1650), (1, 1667)])
+def test_real_data_is_records_from_end_to_end(cpu: int, count: int) -> None:
+    data = (SHARED / f"cap.blktrace.{cpu}").read_bytes()
+    layout = layout_of(data)
+    assert layout == Layout(7, "<")
+    walked = walk(data, 0, len(data), layout)
+    assert not walked.damage
+    records = records_at(data, walked.offset_bytes, layout)
+    assert len(records) == count
+    assert set(records["cpu"].tolist()) == {cpu}
+    traced = np.delete(records, notes(data, walked, layout))
+    assert traced["sequence"].tolist() == list(range(1, len(traced) + 1))
+    assert set((traced["action"] & 0xFF).tolist()) <= set(ACTIONS)

@@ -1,0 +1,243 @@
+"""Block traces as lines: those of blkparse, for real records and for made-up ones."""
+
+import gzip
+import io
+import json
+import shutil
+import struct
+import subprocess
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import lttd
+from lttd.cli import main as record_main
+from lttd.view.blktrace_lines import dump
+from lttd.view.cli import main as view_main
+from tests.blk import SHARED, c, message, process, record, timestamp
+
+needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
+needs_blkparse = pytest.mark.skipif(not shutil.which("blkparse"), reason="no blkparse")
+
+
+def replayed(directory: Path, trace: Path) -> Path:
+    """Record what *directory* holds; return the segment's directory of streams."""
+    with redirect_stderr(io.StringIO()) as told:
+        spec = f"replay:{directory},abi=blktrace"
+        status = record_main(["-t", str(trace), "--source", spec, "--summary", "none"])
+    assert status == 0, told.getvalue()
+    (streams,) = trace.glob("*/streams")
+    return streams
+
+
+class _Out(io.StringIO):
+    def __init__(self) -> None:
+        super().__init__()
+        self.buffer = io.BytesIO()
+
+
+def shown(trace: Path, *options: str) -> list[str]:
+    """Return the lines of ``lttv text``."""
+    out = _Out()
+    with redirect_stdout(out), redirect_stderr(io.StringIO()) as told:
+        assert view_main(["text", str(trace), *options]) == 0
+    assert told.getvalue() == ""
+    return out.buffer.getvalue().decode().splitlines()
+
+
+def parsed(streams: Path, name: str) -> list[str]:
+    """Return the lines of ``blkparse``."""
+    run = subprocess.run(
+        ["blkparse", "-q", "-i", name], cwd=streams, capture_output=True, text=True, check=True
+    )
+    assert "ad " not in run.stderr.replace("read", ""), run.stderr  # Bad magic, bad action
+    return [line for line in run.stdout.splitlines() if not line.startswith("Input file")]
+
+
+def written(directory: Path, *cpus: bytes) -> Path:
+    directory.mkdir()
+    for cpu, data in enumerate(cpus):
+        (directory / f"made.blktrace.{cpu}").write_bytes(data)
+    return directory
+
+
+@needs_data
+def test_a_real_trace_is_shown_as_blkparse_shows_it_line_for_line(tmp_path: Path) -> None:
+    golden = gzip.decompress((SHARED / "cap.blkparse.txt.gz").read_bytes()).decode()
+    golden = golden[: golden.index("CPU0 (cap):")]
+    replayed(SHARED, tmp_path / "trace")
+    lines = shown(tmp_path / "trace")
+    assert len(lines) == 3312
+    assert lines == golden.splitlines()
+
+
+@needs_data
+@needs_blkparse
+def test_blkparse_reads_a_segments_streams_where_they_lie(tmp_path: Path) -> None:
+    streams = replayed(SHARED, tmp_path / "trace")
+    assert parsed(streams, "cap") == shown(tmp_path / "trace")
+
+
+@needs_data
+def test_a_window_is_told_on_the_same_clock_and_with_the_same_names(tmp_path: Path) -> None:
+    replayed(SHARED, tmp_path / "trace")
+    everything = shown(tmp_path / "trace")
+    window = shown(tmp_path / "trace", "--begin", "+870ms", "--end", "+880ms")
+    assert 0 < len(window) < len(everything)
+    first = everything.index(window[0])
+    assert window == everything[first : first + len(window)]
+    alone = shown(tmp_path / "trace", "--cpu", "0")
+    assert alone == [line for line in everything if line.split()[1] == "0"]
+
+
+def test_every_action_has_the_line_that_blkparse_prints(tmp_path: Path) -> None:
+    fs, wide = c["fs"] | c["queue"], struct.pack
+    remap = wide(">IIQ", 8 << 20 | 2, 7 << 20 | 3, 55)
+    data = [
+        timestamp(900, 1_700_000_000),
+        process(1000, 10, "task one"),
+        record(2000, 1 | fs | c["write"] | c["sync"]),
+        record(3000, 1 | fs | c["flush"] | c["write"], size=0),
+        record(4000, 11 | fs, wide(">Q", 2), size=0),
+        record(5000, 13 | fs | c["discard"], wide(">Q", 77), sequence=9),
+        record(6000, 15 | fs | c["meta"], remap, size=8192),
+        record(7000, 7 | c["pc"], b"\x12\x01\0\0", size=36, pid=7),
+        record(8000, 8 | c["pc"], error=5),
+        record(9000, 8 | fs, error=65531, size=511),
+        message(10_000, b"hello\0there"),
+        record(11_000, 17 | fs | c["drv_data"], b"driver"),
+        record(12_000, 16 | fs),
+        record(13_000, 2 | 1 << 8 | fs, bytes(8)),
+    ]
+    replayed(written(tmp_path / "raw", b"".join(data)), tmp_path / "trace")
+    assert shown(tmp_path / "trace") == [
+        "  8,1    0        1     0.000000000    10  Q  WS 100 + 8 [task one]",
+        "  8,1    0        1     0.000001000    10  Q  FW [task one]",
+        "  8,1    0        1     0.000002000    10 UT   N [task one] 2",
+        "  8,1    0        9     0.000003000    10  X   D 100 / 77 [task one]",
+        "  7,3    0        1     0.000004000    10  A  RM 100 + 16 <- (8,2) 55",
+        "  8,1    0        1     0.000005000     7  D   R 36 (12 01 00 ..) [(null)]",
+        "  8,1    0        1     0.000006000    10  C   R [5]",
+        "  8,1    0        1     0.000007000    10  C   R 100 [65531]",
+        "  8,1    0        0     0.000008000     0  m   N hello",
+        "  8,1    0        1     0.000010000    10 16   R 100 + 8 [task one]",
+        "  8,1    0        1     0.000011000    10  M   R 100 + 8 [task one]",
+    ]
+
+
+# What blkparse prints a line for: acts of requests with a command, and of all others.
+_PC_ACTS = st.sampled_from([1, 4, 5, 6, 7, 8, 12])
+_FS_ACTS = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15])
+_RW = st.sets(
+    st.sampled_from(["read", "write", "flush", "sync", "ahead", "meta", "discard", "fua"])
+).map(lambda names: sum(c[name] for name in names))
+
+
+@st.composite
+def _made(draw: st.DrawFn, time: int, cpu: int) -> bytes:
+    if draw(st.integers(0, 9)) == 0:
+        return message(time, draw(st.binary(min_size=1, max_size=20)).replace(b"\n", b" "), cpu)
+    commanded = draw(st.booleans())
+    act = draw(_PC_ACTS if commanded else _FS_ACTS)
+    pdu = {10: 8, 11: 8, 13: 8, 15: 16}.get(act, 0)
+    behind = draw(st.binary(min_size=pdu, max_size=pdu))
+    if commanded and act in (7, 8, 12):
+        behind = draw(st.binary(max_size=20))
+    return record(
+        time,
+        act | c["pc" if commanded else "fs"] | draw(_RW),
+        behind,
+        sequence=draw(st.integers(0, (1 << 32) - 1)),
+        sector=draw(st.integers(0, (1 << 64) - 1)),
+        size=draw(st.sampled_from([0, 1, 511, 512, 4096, (1 << 32) - 1])),
+        pid=draw(st.sampled_from([0, 1, 10, 123456])),
+        device=draw(st.integers(0, (1 << 32) - 1)),
+        error=draw(st.integers(0, 65535)),
+        cpu=cpu,
+    )
+
+
+@st.composite
+def _traces(draw: st.DrawFn) -> list[bytes]:
+    files = [process(1, 10, "ten", 0) + process(2, 1, "a b\tc", 0), process(1, 0, "swapper/1", 1)]
+    time = 100
+    for _ in range(draw(st.integers(1, 25))):
+        cpu = draw(st.integers(0, 1))
+        time += draw(st.sampled_from([1, 999, 10**9, 10**14]))
+        files[cpu] += draw(_made(time, cpu))
+    return files
+
+
+@needs_blkparse
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(files=_traces())
+def test_whatever_blkparse_prints_is_printed(
+    tmp_path_factory: pytest.TempPathFactory, files: list[bytes]
+) -> None:
+    directory = tmp_path_factory.mktemp("blk")
+    streams = replayed(written(directory / "raw", *files), directory / "trace")
+    out = _Out()
+    with redirect_stdout(out):
+        assert view_main(["text", str(directory / "trace")]) == 0
+    run = subprocess.run(
+        ["blkparse", "-q", "-i", "made"], cwd=streams, capture_output=True, check=True
+    )
+    expected = [
+        line for line in run.stdout.split(b"\n") if not line.startswith(b"Input file made.blktr")
+    ]
+    assert out.buffer.getvalue().split(b"\n") == expected
+
+
+def test_equal_times_keep_the_cpu_that_came_before(tmp_path: Path) -> None:
+    one = record(10, cpu=0) + record(20, cpu=0, sequence=2)
+    other = record(15, cpu=1) + record(20, cpu=1, sequence=2)
+    replayed(written(tmp_path / "raw", one, other), tmp_path / "trace")
+    assert [line.split()[1] for line in shown(tmp_path / "trace")] == ["0", "1", "1", "0"]
+
+
+def test_bytes_that_are_no_records_are_told_and_what_follows_is_shown(tmp_path: Path) -> None:
+    data = record(1) + b"x" * 30 + record(2, sequence=2) + record(3)[:40]
+    trace = tmp_path / "trace"
+    replayed(written(tmp_path / "raw", data), trace)
+    lines = shown(trace)
+    assert [line for line in lines if "LOST" in line] == [
+        "CPU:0 [LOST 30 BYTES]",
+        "CPU:0 [LOST 40 BYTES]",
+    ]
+    assert len(lines) == 4
+
+
+@needs_data
+def test_fields_are_columns_for_where_and_json_and_the_library(tmp_path: Path) -> None:
+    replayed(SHARED, tmp_path / "trace")
+    large = shown(tmp_path / "trace", "--where", "bytes > 32768", "--event", "issue", "--json")
+    assert large
+    for line in large:
+        event = json.loads(line)
+        assert event["event"] == "issue"
+        assert event["fields"]["bytes"] > 32768
+        assert event["comm"] in ("fio", "kworker/0:1H", "kworker/1:1H")
+    (batch,) = lttd.open(str(tmp_path / "trace")).window()
+    unplugs = batch["unplug_timer"]
+    assert set(unplugs["requests"].tolist()) == {1}
+    assert {kind.system for kind in batch.types} == {"blktrace"}
+    told = shown(tmp_path / "trace", "--event", "queue", "--fields", "sector,bytes", "-n", "1")
+    assert told[0].endswith("queue: sector=267160 bytes=65536")
+
+
+@pytest.mark.parametrize(
+    ("pdu", "text"),
+    [
+        (b"", b""),
+        (b"\0", b"00 .."),
+        (b"\x12\0\x03", b"12 00 03"),
+        (b"\x12\0\0", b"12 00 .."),
+    ],
+)
+def test_a_command_is_dumped_until_only_zeros_are_left(pdu: bytes, text: bytes) -> None:
+    assert dump(pdu) == text
