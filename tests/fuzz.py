@@ -10,6 +10,7 @@ LttdError.  An input that breaks it becomes a file in ``fixtures/fuzz``, which t
 """
 
 import argparse
+import io
 import random
 import re
 import resource
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,11 +129,14 @@ class Fuzzer:
     """The traces, those who read them, and one input at a time."""
 
     def __init__(self, directory: Path) -> None:
+        from lttd.errors import UsageError  # noqa: PLC0415  (after instrumentation)
+
         self.out = directory / "out"
-        self.victims = [Victim(make(directory / make.__name__)) for make in (small, recorded)]
+        self.victims = [Victim(make(directory / make.__name__)) for make in MAKERS]
         for victim in self.victims:
-            for reader in READERS if find_spec("pyarrow") else READERS[:-1]:
-                reader(victim.trace, self.out)  # whole: there is nothing to complain of
+            for reader in READERS:
+                with suppress(UsageError):  # of another kind, or without pyarrow
+                    reader(victim.trace, self.out)  # whole: there is nothing to complain of
                 self.remove_output()
 
     def run(self, data: bytes) -> None:
@@ -190,6 +194,56 @@ def recorded(trace: Path) -> Path:
     shutil.copytree(FIXTURES / "ftrace/events", made.paths.directory / "tracefs/events")
     made.finish()
     return trace
+
+
+def blocks(trace: Path) -> Path:
+    """Make a trace of what a block device did."""
+    from tests.blk import c, message, process, record, timestamp  # noqa: PLC0415
+
+    for cpu in (0, 1):
+        told = [timestamp(10, 1_700_000_000, cpu), process(20, 10, "dd", cpu)]
+        for number in range(12):
+            action = (number % 8 + 1) | c["fs"] | c["write"]
+            told.append(record(100 * number + 30, action, b"pdu!" * (number % 3), cpu=cpu))
+        told.append(message(2000, b"hello", cpu))
+        _put(trace.parent / "blktrace" / f"made.blktrace.{cpu}", b"".join(told))
+    return _replayed(trace.parent / "blktrace", "blktrace", trace)
+
+
+def markers(trace: Path) -> Path:
+    """Make a trace of LTTng 0.x."""
+    from tests.logging_ltt import kind_of  # noqa: PLC0415
+    from tests.made_ltt import LttBuffer, Marker, Tracer, describe, write_trace  # noqa: PLC0415
+
+    tracer = Tracer()
+    kind = kind_of(tracer, Marker("kernel", "say", 2, "s %s n %u"), ["%s", "%u"])
+    buffers = {name: LttBuffer(tracer) for name in ("metadata_0", "kernel_0", "kernel_1")}
+    describe(buffers["metadata_0"], kind.marker, tracer.start_tsc)
+    for number in range(60):
+        payload = kind.payload(tracer, (b"x" * number, number))
+        buffers[f"kernel_{number % 2}"].log(2, payload, tracer.start_tsc + 9 * number, 4)
+    write_trace(trace.parent / "ltt", buffers)
+    return _replayed(trace.parent / "ltt", "ltt", trace)
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+
+
+def _replayed(directory: Path, abi: str, trace: Path) -> Path:
+    from lttd.cli import main as record  # noqa: PLC0415
+
+    spec = f"replay:{directory},abi={abi}"
+    with redirect_stderr(io.StringIO()) as told:
+        status = record(["-t", str(trace), "--source", spec, "--summary", "none"])
+    if status:
+        raise ValueError(told.getvalue())
+    return trace
+
+
+# What is new goes to the end of both lists: inputs count in them.
+MAKERS: Final[Sequence[Callable[[Path], Path]]] = (small, recorded, blocks, markers)
 
 
 def columns(trace: Path, _: Path) -> None:
@@ -264,8 +318,8 @@ def exported(trace: Path, out: Path, *, to: str) -> None:
 READERS: Final[Sequence[Callable[[Path, Path], None]]] = (
     columns, text, partial(text, json=True), info, check, narrow, drawn,
     partial(exported, to="trace.dat"), partial(exported, to="ctf"),
-    partial(exported, to="perfetto"),
-    partial(exported, to="parquet"),
+    partial(exported, to="perfetto"), partial(exported, to="parquet"),
+    partial(exported, to="blktrace"), partial(exported, to="ltt"),
 )  # fmt: skip
 
 

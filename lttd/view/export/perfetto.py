@@ -73,7 +73,11 @@ class SystraceTexter(Texter):
 def export(trace: Trace, window: Window, out: Path) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
     found = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES)
-    groups = [each for each in found.clocks() if each.kind == "ftrace" and each.sources]
+    every = found.clocks()
+    groups = [each for each in every if each.kind == "ftrace"]
+    if not groups:
+        kinds = " and ".join(sorted({each.kind for each in every})) or "nothing"
+        raise UsageError(f"{trace.path}: holds {kinds}; only ftrace fits into Perfetto's text")
     clocks = sorted({segment.manifest.clock for group in groups for segment in group.segments})
     if len(groups) > 1 or COUNTING_CLOCKS & set(clocks):
         raise UsageError(
