@@ -11,6 +11,7 @@ LttdError.  An input that breaks it becomes a file in ``fixtures/fuzz``, which t
 
 import argparse
 import io
+import os
 import random
 import re
 import resource
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -256,16 +257,15 @@ def columns(trace: Path, _: Path) -> None:
 
 
 def text(trace: Path, _: Path, *, json: bool = False) -> None:
-    """Make lines."""
-    import lttd  # noqa: PLC0415
+    """Write lines."""
     from lttd.view.filters import Filter  # noqa: PLC0415
-    from lttd.view.show import Show, maker  # noqa: PLC0415
+    from lttd.view.show import Show, show_text  # noqa: PLC0415
+    from lttd.view.times import EVERYTHING  # noqa: PLC0415
+    from lttd.view.trace import Trace  # noqa: PLC0415
 
-    for group in lttd.open(trace).window().clocks():
-        lines = maker(group, Show(Filter(None, None, None), json=json))
-        for piece in group.pieces():
-            for _block in lines.lines(group.batch(piece)):
-                pass
+    show = Show(Filter(None, None, None), json=json, jobs=1)
+    with Path(os.devnull).open("w") as out, redirect_stdout(out), redirect_stderr(out):
+        show_text([Trace(trace)], EVERYTHING, show)
 
 
 def info(trace: Path, _: Path) -> None:

@@ -23,6 +23,7 @@ from lttd.view.filters import Filter
 from lttd.view.losses import Loss
 from lttd.view.opened import ClockGroup, EventWindow
 from lttd.view.output import nothing_within
+from lttd.view.progress import pieces_of
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Span, Trace
 from lttd.view.window import FOREVER, PIECE_BYTES, Source, extent
@@ -159,7 +160,7 @@ def rates_of(trace: Trace, window: Window, chosen: Filter, notes: list[str]) -> 
         for source in group.sources:
             rates.cpu(source.cpu)
             _note_recorded(rates, source, group, edges)
-        for piece in group.pieces():
+        for piece in pieces_of(group):
             batch = group.batch(piece)
             notes += batch.notes
             _count(rates, batch, edges)

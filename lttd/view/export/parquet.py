@@ -28,6 +28,7 @@ from lttd.view.filters import Filter
 from lttd.view.losses import Loss
 from lttd.view.opened import ClockGroup
 from lttd.view.output import nothing_within
+from lttd.view.progress import pieces_of
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import PIECE_BYTES
@@ -87,7 +88,7 @@ def _export(trace: Trace, window: Window, create: Open) -> list[str]:
             for kind in dict.fromkeys(stream.info.abi for stream in segment.streams):
                 chosen = Filter(None, None, None)
                 group = ClockGroup(kind, [segment], window, chosen, notes, PIECE_BYTES)
-                for piece in group.pieces():
+                for piece in pieces_of(group):
                     batch = group.batch(piece)
                     notes += batch.notes
                     for rows in batch.by_type():

@@ -28,6 +28,7 @@ from lttd.view.losses import Loss
 from lttd.view.names import Names
 from lttd.view.opened import EventWindow
 from lttd.view.output import nothing_within
+from lttd.view.progress import pieces_of
 from lttd.view.text import FLAGS, Body, Texter
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Trace
@@ -92,7 +93,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
             tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
             names = Names(path / "commands" for path in tracefs)
             texter = SystraceTexter(names, Symbols(tracefs[-1] / "kallsyms"), nanoseconds=True)
-            for piece in group.pieces():
+            for piece in pieces_of(group):
                 batch = group.batch(piece)
                 notes += batch.notes
                 events += len(batch)
