@@ -335,6 +335,39 @@ def test_follow_shows_what_is_added_also_in_a_new_segment(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_follow_begins_before_there_is_a_stream(tmp_path: Path) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1), tick(2)])])
+    streams, made.manifest.streams = made.manifest.streams, []
+    made.write_manifest()
+
+    def add() -> None:
+        time.sleep(0.8)
+        made.manifest.streams = streams
+        made.finish()
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    told = following(tmp_path / "t", lambda told: "count=2" in told)
+    adding.join()
+    assert re.findall(r"count=(\d)", told) == ["1", "2"]
+
+
+@pytest.mark.slow
+def test_follow_tells_what_it_cannot_decode(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1)])])
+    made.finish()
+    text_ = made.paths.manifest.read_text().replace('"abi": "ftrace"', '"abi": "other"')
+    made.paths.manifest.write_text(text_)
+    status, out, err = run(capfdbinary, "follow", tmp_path / "t", "--until-closed")
+    assert (status, out) == (0, b"")
+    assert "other events cannot be decoded" in err
+
+
+@pytest.mark.slow
 def test_follow_ends_when_the_trace_is_closed(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     made.append([pages_of(1000, [tick(1), tick(2)])])
