@@ -8,7 +8,9 @@ from typing import Final
 from bench.common import CannotMeasureError, Options, add_options, options_from
 from bench.report import OUT_DIR, Cell, Report, figure_row, print_table
 
-NAMES: Final = ("drain", "live", "loss", "start", "lowrate", "seek", "seek_ltt", "streams")
+NAMES: Final = (
+    "drain", "live", "loss", "start", "lowrate", "seek", "seek_ltt", "streams", "window", "text",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -97,9 +97,12 @@ def last_line(text: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which this checkout's lttd is found, and its parts run as in it."""
+    """Return an environment in which this checkout's lttd is found, and its parts run as in it.
+
+    Modules may keep their bytecode, as those of an installed package do.
+    """
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         "PYTHONPATH": str(BENCH_DIR.parent),
         "OPENBLAS_NUM_THREADS": "1",  # as lttd.cli sets it
     }

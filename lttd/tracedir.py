@@ -206,6 +206,9 @@ class Manifest:
             snapshots = value["clock_snapshots"]
             value["clock_snapshots"] = [Snapshot.from_json(snapshot) for snapshot in snapshots]
             return cls(**value)
+        except FileNotFoundError:
+            reason = "missing; move its segment elsewhere, and the others can be read"
+            raise TraceDamagedError(path, 0, reason) from None
         except OSError as error:
             raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -6,16 +6,18 @@ order opposite to writing (index, then data), so that growth is no finding.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.table import Headers
+from lttd.abi.table import Headers, LttAbi
 from lttd.errors import LockedError, TraceDamagedError
 from lttd.files import Lock
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
+from lttd.ltt_segment import SegmentMarkers, channel_of
 from lttd.recover import holds_nothing
 from lttd.stored import CHUNK_ENTRIES, Agreement, StoredStream, agreements
 from lttd.subbuffer import Gap, Reason
@@ -115,9 +117,14 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
         report.findings.append(
             Finding(segment.manifest, 0, "its recorder is gone; lttv check --repair closes it")
         )
+    markers = SegmentMarkers(segment, manifest)
     for record in manifest.streams:
         stream = StoredStream(segment, manifest, record)
+        if events and isinstance(stream.abi, LttAbi):
+            markers.refresh()
+            stream.abi.markers = partial(markers.of, channel_of(stream))
         _StreamCheck(report, stream, growing=state == "live").run(events=events)
+    report.notes += markers.notes
     known = {record.name for record in manifest.streams}
     for path in sorted(segment.streams.glob("*")):
         if path.is_file() and path.name not in known | {"metadata"}:

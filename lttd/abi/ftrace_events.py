@@ -116,7 +116,7 @@ class _Lockstep:
         self._kept: list[tuple[U64, I64, U32, I64, I64]] = []
         starts = offsets + layout.header_bytes
         shifts = offsets & 3
-        for shift in np.unique(shifts).tolist():
+        for shift in np.flatnonzero(np.bincount(shifts)).tolist():  # np.unique would load numpy.ma
             rows = np.flatnonzero(shifts == shift)
             self._walk(rows, starts[rows], ends[rows], shift)
 
@@ -168,11 +168,12 @@ class _Lockstep:
         base = np.cumsum(self.row_events) - self.row_events
         total = int(self.row_events.sum()) if self._keep else 0
         time, payload = np.empty(total, np.uint64), np.empty(total, np.int64)
-        length, row = np.empty(total, np.uint32), np.empty(total, np.int64)
+        length = np.empty(total, np.uint32)
         while self._kept:
             times, payloads, lengths, rows, numbers = self._kept.pop()
             to = base[rows] + numbers
-            time[to], payload[to], length[to], row[to] = times, payloads, lengths, rows
+            time[to], payload[to], length[to] = times, payloads, lengths
+        row = np.arange(first_row, first_row + len(base))
         # A row may be noted twice: by its odd end, and by what is wrong before it.
         where = {d.row: d for d in sorted(self.damage, key=lambda d: -d.offset_bytes)}
         damage = [where[r]._replace(row=r + first_row) for r in sorted(where)]
@@ -181,7 +182,7 @@ class _Lockstep:
             time,
             payload,
             length,
-            row + first_row,
+            np.repeat(row, self.row_events) if self._keep else row[:0],
             self.row_events,
             self.row_end,
             damage,

@@ -27,17 +27,19 @@ no byte behind a sub-buffer's data is looked at.
 
 import struct
 from array import array
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_events import Damage
-from lttd.abi.ltt import Layout
-from lttd.abi.ltt_markers import Marker
+from lttd.abi.ltt import Layout, header_dtype, layout_of
+from lttd.abi.ltt_markers import Marker, Sizes
 
 Buffer = bytes | bytearray | memoryview
+MarkersOf = Callable[[Layout], Mapping[int, Marker]]
+"""Tells what the events of a channel may be, by id."""
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
@@ -51,7 +53,6 @@ SIZE_FOLLOWS: Final = 0xFFFF
 TIME_BITS: Final = 27
 _TIME_MASK: Final = (1 << TIME_BITS) - 1
 _NATURAL: Final = (4, 5)
-ALIGNMENTS: Final = (0, 4, 8)
 # An event header has 28 bytes at most; a look at one that is cut off ends in these.
 _BEYOND: Final = bytes(40)
 # What a batch may hold of data: at 4 bytes an event at least, some 70 MB of arrays at most.
@@ -86,6 +87,36 @@ class SubBuffers(NamedTuple):
         )
 
 
+class Alike(NamedTuple):
+    """Sub-buffers of one stream that the same tracer wrote."""
+
+    layout: Layout
+    rows: I64
+    """Numbers of them among those that were asked about."""
+    subbuffers: SubBuffers
+
+
+def alike(data: Buffer, offset_bytes: I64, end_bytes: I64) -> Iterator[Alike]:
+    """Tell sub-buffers of one stream apart by tracer; all their headers are sound.
+
+    There is one tracer, unless legacy lttd's ``-a`` put runs of several into one file.
+    """
+    if not len(offset_bytes):
+        return
+    order = layout_of(data, int(offset_bytes[0])).order
+    heads = _gathered(data, offset_bytes, header_dtype(order))
+    told = heads[["minor", "pointer_bytes", "alignment", "frequency", "scale"]]
+    left = np.ones(len(heads), np.bool_)
+    while left.any():
+        first = int(left.argmax())
+        same = left & (told == told[first])
+        rows = np.flatnonzero(same)
+        layout = layout_of(data, int(offset_bytes[first]))
+        at, begin = offset_bytes[rows], heads["begin"][rows].astype(np.uint64)
+        yield Alike(layout, rows, SubBuffers(at, at + layout.header_bytes, end_bytes[rows], begin))
+        left &= ~same
+
+
 class Walked(NamedTuple):
     """Events of some sub-buffers in stream order, and what became of each sub-buffer."""
 
@@ -105,15 +136,14 @@ class Walked(NamedTuple):
 
 
 class Shape:
-    """How the payload of a marker's events is laid out.
+    """How the payload of events is laid out that some markers have in common.
 
     Integers between two strings are a run: how far it goes depends on where it begins, modulo 8.
     """
 
     def __init__(self, marker: Marker, layout: Layout) -> None:
-        self.marker = marker
         alignments = [
-            aligned_to(layout, field.stored.size_bytes, marker.alignment)
+            aligned_to(layout, field.stored.size_bytes, marker.sizes.alignment)
             for field in marker.fields
             if not field.is_string
         ]
@@ -130,7 +160,7 @@ class Shape:
                 run = []
             else:
                 size = field.stored.size_bytes
-                run.append((size, aligned_to(layout, size, marker.alignment)))
+                run.append((size, aligned_to(layout, size, marker.sizes.alignment)))
         self._runs.append(_lengths(run))
 
     @property
@@ -168,11 +198,14 @@ class Channel:
 
     def __init__(self, markers: Mapping[int, Marker], layout: Layout) -> None:
         self.layout: Final = layout
-        self.shapes: Final = {
-            one: Shape(marker, layout)
-            for one, marker in markers.items()
-            if marker.alignment in ALIGNMENTS
-        }
+        self.markers: Final = markers
+        made: dict[tuple[str, Sizes], Shape] = {}
+        self.shapes: Final[dict[int, Shape]] = {}
+        for one, marker in markers.items():
+            kind = marker.format, marker.sizes
+            if kind not in made:
+                made[kind] = Shape(marker, layout)
+            self.shapes[one] = made[kind]
         self.header_alignment: Final = aligned_to(layout, 4, layout.alignment)
         self.time_alignment: Final = aligned_to(layout, 8, layout.alignment)
         self._id_byte: Final = 3 if layout.order == "<" else 0
@@ -236,10 +269,10 @@ class Channel:
         begin = _up(at, shape.alignment)
         behind = shape.behind(data, begin, end)
         if behind < 0:
-            return -1, f"a string of {shape.marker.name} does not end"
+            return -1, f"a string of {self.markers[one].name} does not end"
         if stated >= 0 and behind - begin != stated:
-            what = f"{shape.marker.name} has {behind - begin} bytes, its header says {stated}"
-            return -1, what
+            name = self.markers[one].name
+            return -1, f"{name} has {behind - begin} bytes, its header says {stated}"
         return behind, ""
 
     def _header(self, data: bytes, head: int, code: int) -> tuple[int, int, int]:
@@ -338,12 +371,16 @@ class _Headers:
         self.behind[self.whole] = at + 8
 
     def _read(self, at: I64, dtype: str) -> npt.NDArray[np.generic]:
-        kind = np.dtype(dtype)
-        if not len(at):
-            return np.empty(0, kind)
-        room = len(self._buffer) - kind.itemsize + 1
-        found: npt.NDArray[np.generic] = np.ndarray((room,), kind, self._buffer, strides=(1,))[at]
-        return found
+        return _gathered(self._buffer, at, np.dtype(dtype))
+
+
+def _gathered(buffer: Buffer, at: I64, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return what stands at each of some places, however aligned."""
+    if not len(at):
+        return np.empty(0, kind)
+    room = len(buffer) - kind.itemsize + 1
+    found: npt.NDArray[Any] = np.ndarray((room,), kind, buffer, strides=(1,))[at]
+    return found
 
 
 def _aligned(at: I64, base: I64, alignment: int | I64) -> I64:

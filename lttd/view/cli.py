@@ -8,7 +8,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,11 +60,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lttv", description="Look at traces that lttd recorded.", epilog=_EPILOG
     )
-    parser.add_argument("--version", action="version", version=f"lttv {version('lttd')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show it and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_info, _add_text, _add_follow, _add_formats, _add_check, _add_cut, _add_export):
+    for add in _COMMANDS:
         add(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415  (slow, and rarely asked for)
+
+        print(f"lttv {version('lttd')}")
+        raise SystemExit
 
 
 _Commands = argparse._SubParsersAction  # noqa: SLF001  (argparse gives the type no public name)
@@ -125,6 +132,13 @@ def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command.add_argument("-o", "--output", metavar="OUT", required=True, help=text)
 
 
+def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    command = _add(commands, "plot", _plot, "a picture: rates by CPU, losses, the busiest events")
+    _add_window(command)
+    _add_which(command)
+    _add_output(command, "picture to make, not there yet: .svg, .html or .png")
+
+
 def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command = _add(commands, "text", _text, "events as lines, merged over CPUs by time")
     command.add_argument(
@@ -150,7 +164,7 @@ def _add_formats(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add(commands, "formats", _formats, text)
 
 
-def _add_choice(command: argparse.ArgumentParser) -> None:
+def _add_which(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--cpu", metavar="N", type=int, action="append", help="of this CPU only; may be repeated"
     )
@@ -162,6 +176,10 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
         metavar="EXPR",
         help="only where this holds of an event's fields: 'prev_pid == 42 and prev_prio < 100'",
     )
+
+
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    _add_which(command)
     command.add_argument("--fields", metavar="A,B", help="these fields only, as name=value")
     command.add_argument("--json", action="store_true", help="one JSON object per line")
     command.add_argument("--ns", action="store_true", help="time stamps to the nanosecond")
@@ -178,6 +196,11 @@ def _add_window(command: argparse.ArgumentParser) -> None:
 
 def _add_output(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help=text)
+
+
+_COMMANDS = (
+    _add_info, _add_text, _add_follow, _add_formats, _add_check, _add_cut, _add_export, _add_plot,
+)  # fmt: skip
 
 
 # numpy and what needs it are loaded by the command that runs, not by --help.
@@ -270,6 +293,20 @@ def _export(options: argparse.Namespace) -> int:
     trace = Trace(options.trace)
     window = window_of(trace, options.begin, options.end)
     for line in export(trace, window, options.to, options.output):
+        print(f"lttv: {line}", file=sys.stderr)
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from lttd.view.filters import Filter  # noqa: PLC0415
+    from lttd.view.plot import plot  # noqa: PLC0415
+    from lttd.view.times import window_of  # noqa: PLC0415
+    from lttd.view.trace import Trace  # noqa: PLC0415
+
+    trace = Trace(options.trace)
+    window = window_of(trace, options.begin, options.end)
+    chosen = Filter(options.cpu, options.event, options.where)
+    for line in plot(trace, window, chosen, options.output):
         print(f"lttv: {line}", file=sys.stderr)
     return 0
 

@@ -197,14 +197,15 @@ class FtraceDecoder:
                 part, base = members[int(pages.part[damage.row])]
                 path, place = part.source.stream.paths.data, damage.offset_bytes - base
                 notes.append(f"{path}: byte {place}: {damage.reason}; the rest of it is left out")
-            key = np.maximum(walked.time, pages.begin[walked.row])
+            rows = slice(walked.first_row, walked.first_row + len(walked.row_events))
+            key = np.maximum(walked.time, np.repeat(pages.begin[rows], walked.row_events))
             kept = (key >= np.uint64(piece.begin)) & (walked.payload_bytes >= COMMON_BYTES)
             kept &= key < np.uint64(piece.end) if piece.end <= FOREVER else True
-            time, at, size, row = walked.time, walked.payload_at, walked.payload_bytes, walked.row
+            time, at, size = walked.time, walked.payload_at, walked.payload_bytes
+            part_of = np.repeat(pages.part[rows], walked.row_events)
             if not kept.all():
                 key, time, at = key[kept], time[kept], at[kept]
-                size, row = size[kept], row[kept]
-            part_of = pages.part[row]
+                size, part_of = size[kept], part_of[kept]
             ids = gather(data, at, np.dtype(f"{layout.byteorder}u2")).astype(np.uint16, copy=False)
             kinds = self._kinds(members, part_of, ids)
             yield _Found(key, time, at, size, cpus[part_of], kinds)

@@ -7,11 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.stored import StoredStream
-from lttd.view.blktrace import BlktraceContexts, BlktraceDecoder
 from lttd.view.columns import Batch
-from lttd.view.decode import FtraceContexts, FtraceDecoder
-from lttd.view.ltt import LttDecoder
-from lttd.view.ltt_metadata import LttContexts
 from lttd.view.trace import Segment
 from lttd.view.window import Piece, Source
 
@@ -39,8 +35,29 @@ class Family(NamedTuple):
     decoder: Callable[[], Decoder]
 
 
-FAMILIES: Final[dict[str, Family]] = {
-    "ftrace": Family(FtraceContexts, FtraceDecoder),
-    "blktrace": Family(BlktraceContexts, BlktraceDecoder),
-    "ltt": Family(LttContexts, LttDecoder),
+# What decodes one kind is loaded when there is something of it.
+
+
+def _ftrace() -> Family:
+    from lttd.view.decode import FtraceContexts, FtraceDecoder  # noqa: PLC0415
+
+    return Family(FtraceContexts, FtraceDecoder)
+
+
+def _blktrace() -> Family:
+    from lttd.view.blktrace import BlktraceContexts, BlktraceDecoder  # noqa: PLC0415
+
+    return Family(BlktraceContexts, BlktraceDecoder)
+
+
+def _ltt() -> Family:
+    from lttd.view.ltt import LttContexts, LttDecoder  # noqa: PLC0415
+
+    return Family(LttContexts, LttDecoder)
+
+
+FAMILIES: Final[dict[str, Callable[[], Family]]] = {
+    "ftrace": _ftrace,
+    "blktrace": _blktrace,
+    "ltt": _ltt,
 }

@@ -36,6 +36,7 @@ class _Followed:
         self._notes = notes
         self._lines: Lines = maker(self._group, show)
         self._commands_bytes = -1
+        self._seen = {stream.name for stream in segment.streams}
         self._shown = {
             source.stream.name: _entries(source.stream) if skip else 0
             for source in self._group.sources
@@ -54,12 +55,10 @@ class _Followed:
         segment = Segment(SegmentPaths(self.directory))
         self.closed = segment.manifest.state == "closed"
         for stream in segment.streams:
-            new = stream.name not in self._shown
-            if new and stream.info.abi == self._group.kind and self._group.sources:
-                if not self._show.filter.wants_cpu(stream.info.id.cpu):
-                    continue
-                context = self._group.sources[0].context
-                self._group.sources.append(Source(stream, context, self._notes))
+            if stream.name in self._seen:
+                continue
+            self._seen.add(stream.name)
+            if self._group.add(stream):
                 self._shown[stream.name] = 0
 
     def lines(self) -> list[bytes]:

@@ -15,20 +15,53 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi import ltt
-from lttd.abi.ltt_events import Channel, Walked, walk
+from lttd.abi.ltt_events import Channel, Walked, alike, walk
 from lttd.abi.ltt_markers import Marker
+from lttd.ltt_segment import SegmentMarkers, channel_of
+from lttd.stored import StoredStream
 from lttd.view.columns import Batch
 from lttd.view.decode import Once, losses_of, pages_of, together, usable
 from lttd.view.formats import EventType, FormatFile
 from lttd.view.ltt_fields import MarkerRecords, format_of
-from lttd.view.ltt_metadata import LttContext, alike
 from lttd.view.merge import order_by_time
+from lttd.view.trace import Segment
 from lttd.view.window import FOREVER, Part, Piece, Source
 
 U16 = npt.NDArray[np.uint16]
 U64 = npt.NDArray[np.uint64]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+
+
+class LttContext:
+    """What decoding one channel of a segment needs."""
+
+    def __init__(self, markers: SegmentMarkers, channel: str) -> None:
+        self.channel = channel
+        self.markers = markers
+        self._walking: dict[tuple[ltt.Layout, int], Channel] = {}
+
+    def walking(self, layout: ltt.Layout) -> Channel:
+        """Return what walking sub-buffers of *layout* needs to know, by what is known now."""
+        key = (layout, self.markers.version)
+        if key not in self._walking:
+            self._walking[key] = Channel(self.markers.of(self.channel, layout), layout)
+        return self._walking[key]
+
+
+class LttContexts:
+    """See ``lttd.view.families.Contexts``."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._markers = SegmentMarkers(segment.paths, segment.manifest)
+        self._channels: dict[str, LttContext] = {}
+
+    def of(self, stream: StoredStream) -> LttContext:
+        """Return a channel's context, which its CPUs share."""
+        channel = channel_of(stream)
+        if channel not in self._channels:
+            self._channels[channel] = LttContext(self._markers, channel)
+        return self._channels[channel]
 
 
 class LttTypes:
@@ -41,14 +74,16 @@ class LttTypes:
 
     def numbers(self, channel: Channel, ids: U16, segment: str) -> I32:
         """Return the number of each event's type; *channel* knows all the ids."""
-        known = self._tables.get(id(channel))
-        if known is None:
-            table = np.full(max(channel.shapes, default=0) + 1, -1, np.int32)
-            for one, shape in channel.shapes.items():
-                table[one] = self._type(shape.marker, channel.layout, segment).number
+        if id(channel) not in self._tables:
+            table = np.full(max(channel.markers, default=0) + 1, -1, np.int32)
             # With the channel, so that none has its id after it is gone.
-            known = self._tables[id(channel)] = (channel, table)
-        numbers: I32 = known[1][ids]
+            self._tables[id(channel)] = (channel, table)
+        table = self._tables[id(channel)][1]
+        numbers: I32 = table[ids]
+        if (numbers < 0).any():
+            for one in np.unique(ids[numbers < 0]).tolist():
+                table[one] = self._type(channel.markers[one], channel.layout, segment).number
+            numbers = table[ids]
         return numbers
 
     def _type(self, marker: Marker, layout: ltt.Layout, segment: str) -> EventType:
@@ -69,17 +104,18 @@ class LttTypes:
                 layout = ltt.layout_of(source.stream.data)
             except ValueError:
                 continue
-            channel = source.context.walking(layout)
-            self.numbers(channel, np.empty(0, np.uint16), source.stream.segment.directory.name)
-        names = ((kind.name, f"{kind.system}:{kind.name}") for kind in self.all)
-        return next((kind for kind, of in zip(self.all, names, strict=True) if name in of), None)
+            channel, segment = source.context.walking(layout), source.stream.segment.directory.name
+            for one, marker in channel.markers.items():
+                if name in (marker.name, f"{marker.channel}:{marker.name}"):
+                    return self.all[int(self.numbers(channel, np.array([one]), segment)[0])]
+        return None
 
 
 class _Found(NamedTuple):
     """Events of some sub-buffers of one stream, in its order."""
 
     key: U64
-    """ns, but never less than the index says that the sub-buffer has."""
+    """ns, but never less than of any event before: a stream keeps its order."""
     time: U64
     """ns."""
     tsc: U64
@@ -128,6 +164,7 @@ class LttDecoder:
         source, base = member[0].source, member[1]
         context: LttContext = source.context
         pages = pages_of([member], notes)
+        floor = np.uint64(0)
         for layout, rows, subbuffers in alike(data, pages.offset, pages.content_end):
             channel = context.walking(layout)
             begin = pages.begin[rows]
@@ -140,7 +177,12 @@ class LttDecoder:
                 key = np.maximum(time, begin[walked.row])
                 segment = source.stream.segment.directory.name
                 kinds = self.types.numbers(channel, walked.id, segment)
-                yield layout, _within(piece, key, time, walked, kinds, number)
+                found = _within(piece, key, time, walked, kinds, number)
+                if len(found.key):
+                    found.key[0] = max(found.key[0], floor)
+                    np.maximum.accumulate(found.key, out=found.key)
+                    floor = found.key[-1]
+                yield layout, found
 
     def _batch(
         self,

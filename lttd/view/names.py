@@ -39,7 +39,7 @@ _TELLING: Final = {
 Noted = dict[int, list[tuple[int, bytes]]]
 
 
-def parse_commands(text: bytes, into: Noted) -> None:
+def parse_commands(text: bytes, into: Noted, tgids: dict[int, int] | None = None) -> None:
     """Read lines of time, pid, tgid and command; what does not parse is left out."""
     for line in text.splitlines():
         parts = line.split(b"\t", 3)
@@ -47,6 +47,8 @@ def parse_commands(text: bytes, into: Noted) -> None:
             continue
         told = parts[3].replace(b"\\n", b"\n").replace(b"\\\\", b"\\")
         into.setdefault(int(parts[1]), []).append((int(parts[0]), told[:COMM_BYTES]))
+        if tgids is not None and parts[2].isdigit():
+            tgids[int(parts[1])] = int(parts[2])
 
 
 class Names:
@@ -58,6 +60,11 @@ class Names:
     def __init__(self, files: Iterable[Path]) -> None:
         self._files = list(files)
         self._noted: Noted | None = None
+        self._tgids: dict[int, int] = {}
+
+    def tgid(self, pid: int) -> int | None:
+        """Return which process a task was last seen to belong to; None where nobody noted it."""
+        return self._tgids.get(pid) if self.noted else None
 
     @property
     def noted(self) -> Noted:
@@ -75,7 +82,7 @@ class Names:
 
     def parse(self, text: bytes, into: Noted) -> None:
         """Read what one of the files says."""
-        parse_commands(text, into)
+        parse_commands(text, into, self._tgids)
 
     def of(self, batch: Batch) -> tuple[Column, Column]:
         """Return (pid, command) pairs as two columns, and for each event which pair it has.

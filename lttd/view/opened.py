@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from lttd.stored import StoredStream
 from lttd.view.columns import Batch, Rows
 from lttd.view.families import FAMILIES, Contexts
 from lttd.view.filters import Filter
@@ -104,9 +105,10 @@ class ClockGroup:
         self._filter = chosen
         self._notes = notes
         self._piece_bytes = piece_bytes
-        family = FAMILIES.get(kind)
+        family = FAMILIES[kind]() if kind in FAMILIES else None
         self._decoder = family.decoder() if family else None
         self._contexts = family.contexts if family else None
+        self._context_of: dict[str, Contexts] = {}
         self.sources: list[Source] = []
         self._opened: list[Segment] = []
         bounds = [window.bounds(segment) for segment in segments]
@@ -116,15 +118,22 @@ class ClockGroup:
             self._add(segment)
 
     def _add(self, segment: Segment) -> None:
-        contexts: Contexts | None = self._contexts(segment) if self._contexts else None
+        if self._contexts:
+            self._context_of[str(segment.paths.directory)] = self._contexts(segment)
         for stream in segment.streams:
-            if stream.info.abi != self.kind or not self._filter.wants_cpu(stream.info.id.cpu):
-                continue
-            if contexts is None:
-                what = f"{self.kind} events cannot be decoded; skipped"
-                self._notes.append(f"{stream.paths.data}: {what}")
-                continue
-            self.sources.append(Source(stream, contexts.of(stream), self._notes))
+            self.add(stream)
+
+    def add(self, stream: StoredStream) -> bool:
+        """Take in a stream of one of the segments; tell whether it is wanted and can be decoded."""
+        if stream.info.abi != self.kind or not self._filter.wants_cpu(stream.info.id.cpu):
+            return False
+        contexts = self._context_of.get(str(stream.segment.directory))
+        if contexts is None:
+            what = f"{self.kind} events cannot be decoded; skipped"
+            self._notes.append(f"{stream.paths.data}: {what}")
+            return False
+        self.sources.append(Source(stream, contexts.of(stream), self._notes))
+        return True
 
     @property
     def first_realtime_ns(self) -> int:

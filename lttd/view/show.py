@@ -13,20 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from lttd.view.blktrace_lines import BlkparseLines
-from lttd.view.blktrace_names import BlktraceNames, first_time
 from lttd.view.columns import Batch
 from lttd.view.conversions import Symbols
 from lttd.view.filters import Filter
 from lttd.view.jobs import Noted, in_turn
 from lttd.view.losses import Loss
-from lttd.view.ltt_text import LttTexter
 from lttd.view.names import Names
 from lttd.view.opened import ClockGroup, EventWindow
 from lttd.view.text import Texter
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Trace
-from lttd.view.window import FOREVER, PIECE_BYTES, Piece
+from lttd.view.window import FOREVER, PIECE_BYTES, Piece, extent
 
 # Below this a second process costs more than it saves: some 0.2 s of work.
 WORTH_BYTES: Final = 3 * PIECE_BYTES
@@ -39,8 +36,8 @@ MALLOC_OPTIONS: Final = ((-3, 256 << 20), (-1, 512 << 20), (-2, 64 << 20))
 class Lines(Protocol):
     """Makes lines of batches."""
 
-    def lines(self, batch: Batch) -> Iterator[bytes]:
-        """Yield the lines of *batch*, some at a time."""
+    def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
+        """Yield the lines of *batch*, some at a time; of those after *most* maybe none."""
         ...
 
 
@@ -64,7 +61,7 @@ class JsonLines:
         self._names = names
         self._fields = fields
 
-    def lines(self, batch: Batch) -> Iterator[bytes]:
+    def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
         """Yield the lines of *batch*: events and, where they lie, losses."""
         who = self._names.of(batch) if self._names else None
         told: list[tuple[int, int, dict[str, Any]]] = [
@@ -121,6 +118,9 @@ def _ftrace_lines(group: ClockGroup, show: Show) -> Lines:
 
 
 def _blktrace_lines(group: ClockGroup, show: Show) -> Lines:
+    from lttd.view.blktrace_lines import BlkparseLines  # noqa: PLC0415  (when there is some)
+    from lttd.view.blktrace_names import BlktraceNames, first_time  # noqa: PLC0415
+
     names = BlktraceNames(group.segments)
     if show.json:
         return JsonLines(names, show.fields)
@@ -136,6 +136,8 @@ def _blktrace_lines(group: ClockGroup, show: Show) -> Lines:
 
 
 def _ltt_lines(group: ClockGroup, show: Show) -> Lines:
+    from lttd.view.ltt_text import LttTexter  # noqa: PLC0415
+
     return JsonLines(None, show.fields) if show.json else LttTexter(group.sources, show.fields)
 
 
@@ -161,7 +163,9 @@ def _keep_freed_memory() -> None:
 def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     """Write the events of a window to stdout; return an exit status."""
     _keep_freed_memory()
-    found = EventWindow(traces, window, show.filter, PIECE_BYTES)
+    # A few lines are there at once: no event is less than 8 bytes, and hardly one is more than 256.
+    enough = PIECE_BYTES if show.most is None else min(PIECE_BYTES, show.most << 8)
+    found = EventWindow(traces, window, show.filter, enough)
     out = _Out(found.notes, show.most)
     for group in found.clocks():
         status = _show_group(group, show, out)
@@ -179,7 +183,7 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
     def make(piece: Piece) -> list[bytes]:
         batch = group.batch(piece)
         out.notes += batch.notes
-        return list(lines.lines(batch))
+        return list(lines.lines(batch, out.left))
 
     def write(piece: Piece, made: list[bytes]) -> None:
         out.write(made)
@@ -226,14 +230,15 @@ class _Out:
     def __init__(self, notes: list[str], most: int | None) -> None:
         self.notes = notes
         self._noted = Noted()
-        self._left = most
+        self.left = most
+        """How many lines are still wanted; None: all."""
         self._next = time.monotonic() + PROGRESS_S
         self._shows_progress = sys.stderr.isatty() and not sys.stdout.isatty()
 
     @property
     def full(self) -> bool:
         """Whether as many lines as were asked for have been written."""
-        return self._left == 0
+        return self.left == 0
 
     def write(self, blocks: list[bytes]) -> None:
         for note in self.notes:
@@ -242,15 +247,15 @@ class _Out:
         self.notes.clear()
         out = sys.stdout.buffer
         for block in blocks:
-            out.write(block if self._left is None else self._cut(block))
+            out.write(block if self.left is None else self._cut(block))
             if self.full:
                 break
         out.flush()
 
     def _cut(self, block: bytes) -> bytes:
-        assert self._left is not None
-        lines = block.splitlines(keepends=True)[: self._left]
-        self._left -= len(lines)
+        assert self.left is not None
+        lines = block.splitlines(keepends=True)[: self.left]
+        self.left -= len(lines)
         return b"".join(lines)
 
     def progress(self, piece: Piece, group: ClockGroup) -> None:
@@ -258,9 +263,8 @@ class _Out:
         if not self._shows_progress or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + PROGRESS_S
-        spans = [span for segment in group.segments if (span := segment.span)]
-        begin = max(min(span.begin for span in spans), group.begin)
-        end = min(max(span.end for span in spans), group.end)
+        held = extent(group.sources) or (piece.begin, piece.end)
+        begin, end = max(held[0], group.begin), min(held[1], group.end)
         part = (min(piece.end, end) - begin) / max(end - begin, 1)
         sys.stderr.write(f"\r{part:4.0%} " + ("\r     \r" if part >= 1 else ""))
         sys.stderr.flush()

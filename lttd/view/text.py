@@ -61,7 +61,7 @@ def preempt_digits(count: int) -> str:
     return "".join(f"{digit:x}" if digit else "." for digit in (count & 15, count >> 4))
 
 
-_FLAGS: Final = np.array([latency_flags(flags) for flags in range(256)], "S3").view("V3")
+FLAGS: Final = np.array([latency_flags(flags) for flags in range(256)], "S3").view("V3")
 _PREEMPT: Final = np.array([preempt_digits(count) + " " for count in range(256)], "S3").view("V3")
 
 
@@ -77,25 +77,30 @@ class Body(NamedTuple):
 class BlockTexter:
     """Makes the lines of a batch a block at a time: a prefix that all have, and bodies."""
 
-    def lines(self, batch: Batch) -> Iterator[bytes]:
-        """Yield the lines of *batch*, a block at a time."""
+    def lines(self, batch: Batch, most: int | None = None) -> Iterator[bytes]:
+        """Yield the lines of *batch*, a block at a time; *most*: not all that come after so many.
+
+        Who ran is told by all of the events, also by those that are not shown.
+        """
         if not len(batch):
             yield b"".join(f"{self.lost(loss)}\n".encode() for loss in batch.losses)
             return
         prefix = matrix_of(self.prefix(batch), len(batch))
+        if most is not None and most < len(batch):
+            batch = batch.select(np.arange(most))
         bodies = list(self.bodies(batch))
         places = np.searchsorted(
             batch.time, np.array([loss.time for loss in batch.losses], np.uint64), "left"
         ).tolist()
         cuts = sorted({*range(0, len(batch), BLOCK_ROWS), *places, len(batch)})
-        most = _usual_width(bodies, len(batch))
+        usual = _usual_width(bodies, len(batch))
         told = 0
         for low, high in zip(cuts, [*cuts[1:], None], strict=True):
             while told < len(places) and places[told] == low:
                 yield f"{self.lost(batch.losses[told])}\n".encode()
                 told += 1
             if high is not None:
-                yield _block(prefix[low:high], bodies, low, high, most)
+                yield _block(prefix[low:high], bodies, low, high, usual)
 
     def lost(self, loss: Loss) -> str:
         """Return a loss's line."""
@@ -137,18 +142,16 @@ class Texter(BlockTexter):
     def prefix(self, batch: Batch) -> Strip:
         """Return what each line begins with."""
         table, pair = self._names.of(batch)
-        told = [b"%16s-%-7d " % (comm, pid) for pid, comm in table.tolist()]
-        who = words_of(np.array(told, np.bytes_))[pair]
+        who = words_of(np.array([self._who(*each) for each in table.tolist()], np.bytes_))[pair]
         cpus = [b"[%03d] " % cpu for cpu in range(int(batch.cpu.max()) + 1)]
         where = words_of(np.array(cpus, np.bytes_))[batch.cpu]
-        return [
-            who,
-            where,
-            _FLAGS[batch.flags],
-            _PREEMPT[batch.preempt],
-            *self._time(batch),
-            b": ",
-        ]
+        return [who, where, *self._flags(batch), *self._time(batch), b": "]
+
+    def _who(self, pid: int, comm: bytes) -> bytes:
+        return b"%16s-%-7d " % (comm, pid)
+
+    def _flags(self, batch: Batch) -> Strip:
+        return [FLAGS[batch.flags], _PREEMPT[batch.preempt]]
 
     def _time(self, batch: Batch) -> Strip:
         if self._counting:
@@ -242,9 +245,8 @@ def _block(
         place = np.ndarray((count,), f"V{body.width}", matrix, before, (width,))
         place[rows] = body.column[first:behind]
     flat = matrix.reshape(-1)
-    said = flat != 0
-    lines = flat[said].tobytes()
-    return _put_in(lines, said, width, apart) if apart else lines
+    lines = flat.tobytes().translate(None, b"\0")
+    return _put_in(lines, flat != 0, width, apart) if apart else lines
 
 
 def _put_in(

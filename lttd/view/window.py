@@ -93,6 +93,17 @@ def _derived(stream: StoredStream) -> Entries:
     return entries
 
 
+def extent(sources: Sequence[Source]) -> tuple[int, int] | None:
+    """Return begin and end of what some streams hold, also of those without an index."""
+    begins, ends = [], []
+    for source in sources:
+        if count := len(source.index):
+            first, last = source.index.entries(0, 1)[0], source.index.entries(count - 1, count)[0]
+            begins.append(int(first["begin"]))
+            ends.append(int(last["end"] if int(last["end"]) < FOREVER else last["begin"]))
+    return (min(begins), max(ends)) if begins else None
+
+
 class Part(NamedTuple):
     """Sub-buffers ``[first:behind)`` of one stream."""
 

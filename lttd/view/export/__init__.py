@@ -17,6 +17,7 @@ FORMATS: Final[dict[str, str]] = {
     "trace.dat": "lttd.view.export.tracedat",
     "ctf": "lttd.view.export.ctf",
     "parquet": "lttd.view.export.parquet",
+    "perfetto": "lttd.view.export.perfetto",
     "blktrace": "lttd.view.export.blktrace",
     "ltt": "lttd.view.export.ltt",
 }

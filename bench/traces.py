@@ -1,0 +1,127 @@
+"""Real traces for what reads traces: recorded here, and made long by repeating them.
+
+What is repeated are a real trace's sub-buffers with the time stamps in their headers moved on, put
+through the writer as a source's batches are; formats, names and clocks are the original's.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bench.common import CannotMeasureError, cpus, tracefs
+from bench.recorders import environment, last_line, lttd_command
+from lttd.abi.ftrace import close_rows, rows_of_pages
+from lttd.abi.table import FtraceAbi
+from lttd.files import Disk
+from lttd.stored import StoredStream
+from lttd.subbuffer import Batch
+from lttd.tracedir import Manifest, StreamRecord, create_segment
+from lttd.view.cut import cut
+from lttd.view.times import Moment, Window
+from lttd.view.trace import Trace
+from lttd.writer import StreamFile
+
+BUSY: Final = "import os\nwhile True: os.getppid(); os.stat('/tmp')"
+BURSTS: Final = (
+    "import os, time\nwhile True:\n for _ in range(40): os.getppid()\n time.sleep(0.0005)"
+)
+
+
+def record(trace: Path, seconds: float, load: str, events: str) -> Trace:
+    """Record *events* while a Python program *load* runs on each of two CPUs.
+
+    Raises:
+        CannotMeasureError: this kernel cannot be recorded here, or something was lost.
+    """
+    tracefs()
+    command = lttd_command(
+        "--trace-dir", str(trace), "--events", events, "--buffer-size", "32M",
+        "--duration", f"{seconds}s", "--summary", "none",
+    )  # fmt: skip
+    loads = [
+        subprocess.Popen(["taskset", "-c", str(cpu), sys.executable, "-c", load]) for cpu in cpus()
+    ]
+    try:
+        done = subprocess.run(
+            command, stderr=subprocess.PIPE, text=True, check=False, env=environment()
+        )
+    finally:
+        for each in loads:
+            each.kill()
+            each.wait()
+    if done.returncode:
+        raise CannotMeasureError(last_line(done.stderr))
+    return Trace(trace)
+
+
+def first_subbuffers(trace: Trace, out: Path, count: int) -> Trace:
+    """Cut off what begins a trace, until it has so many sub-buffers in all streams.
+
+    Raises:
+        CannotMeasureError: it has fewer.
+    """
+    (segment,) = trace.segments
+    begins = np.sort(np.concatenate([s.index.entries()["begin"] for s in segment.streams]))
+    if len(begins) <= count:
+        raise CannotMeasureError(f"{trace.path}: only {len(begins)} sub-buffers were recorded")
+    return cut(trace, Window(end=Moment(int(begins[count - 1]), wall=False)), out)
+
+
+def repeated(trace: Trace, out: Path, times: int) -> Trace:
+    """Write a trace of *times* what *trace* holds, one after the other."""
+    (segment,) = trace.segments
+    disk = Disk()
+    paths = create_segment(disk, out, 1, "ftrace")
+    shutil.copytree(segment.paths.directory / "tracefs", paths.directory / "tracefs")
+    records = []
+    for stream in segment.streams:
+        record_ = StreamRecord(stream.info)
+        file = StreamFile(disk, paths.stream(record_.name), record_, "packed", 0)
+        for batch in _batches(stream, times, period_ns(trace)):
+            file.append(batch)
+        file.sync()
+        file.close()
+        records.append(record_)
+    old = segment.manifest
+    manifest = Manifest(
+        source=old.source, layout="packed", machine=old.machine, streams=records,
+        clock_snapshots=old.clock_snapshots,
+    )  # fmt: skip
+    for record_ in records:
+        made = StoredStream(paths, manifest, record_)
+        record_.summary = made.derived_summary(made.index.entries(), [])
+    manifest.state = "closed"
+    disk.replace(paths.manifest, manifest.encode())
+    return Trace(out)
+
+
+def period_ns(trace: Trace) -> int:
+    """Return by how much each repetition comes after the one before."""
+    assert trace.span is not None
+    return trace.span.end - trace.span.begin
+
+
+def _batches(stream: StoredStream, times: int, period: int) -> Iterator[Batch]:
+    """Yield a stream's sub-buffers, padded again, *times* times."""
+    assert isinstance(stream.abi, FtraceAbi)
+    layout, size = stream.abi.layout, stream.info.subbuffer_bytes
+    entries = stream.index.entries()
+    padded = bytearray(size * len(entries))
+    for number, entry in enumerate(entries):
+        at, stored = int(entry["offset_bytes"]), int(entry["packet_bits"]) >> 3
+        padded[number * size : number * size + stored] = stream.data[at : at + stored]
+    stamps = np.ndarray((len(entries),), f"{layout.byteorder}u8", padded, strides=(size,))
+    last, not_before = int(entries["end"][-1]), 0
+    for number in range(times):
+        rows = rows_of_pages(padded, len(padded), layout).rows
+        not_before = close_rows(rows, not_before=not_before, now=last + number * period)
+        rows["sequence"] = np.arange(len(rows)) + number * len(rows)
+        yield Batch(
+            stream.info.id, memoryview(padded), rows, 0, (), held_bytes=len(padded),
+        )  # fmt: skip
+        stamps += np.uint64(period)

@@ -1,0 +1,114 @@
+"""What the metadata streams of an LTTng 0.x segment declare: the markers of its other streams.
+
+They are ordinary streams, ``metadata_<cpu>``; all of them are read whole when the first event of
+the segment is to be told, and again when an open segment has more of them.
+
+Rule: a declaration that cannot be read is a note; events that need it are then damage.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.ltt import Layout, is_metadata
+from lttd.abi.ltt_events import Channel, alike, walk
+from lttd.abi.ltt_markers import Marker, Markers, core_markers
+from lttd.abi.table import Headers
+from lttd.errors import TraceDamagedError
+from lttd.stored import StoredStream
+from lttd.tracedir import Manifest, SegmentPaths
+
+I64 = npt.NDArray[np.int64]
+
+METADATA: Final = "metadata"
+MOST_NOTES: Final = 100
+_FLIGHT: Final = "flight-"
+
+
+def channel_of(stream: StoredStream) -> str:
+    """Return what the metadata calls a stream's channel: no directory, no ``flight-``."""
+    return stream.info.id.channel.rpartition("/")[2].removeprefix(_FLIGHT)
+
+
+class SegmentMarkers:
+    """The markers of one segment."""
+
+    def __init__(self, paths: SegmentPaths, manifest: Manifest) -> None:
+        self._paths = paths
+        self._manifest = manifest
+        self._markers = Markers()
+        self._read: tuple[tuple[str, int], ...] | None = None
+        self.version = 0
+        """Counts how often they were read."""
+        self.notes: list[str] = []
+        """What could not be read, a line each; the reader takes them away."""
+
+    def refresh(self) -> None:
+        """Read what is there, if that is more than before."""
+        if self._read is not None:
+            if self._manifest.state == "closed":
+                return
+            try:
+                self._manifest = Manifest.read(self._paths.manifest)
+            except TraceDamagedError as error:
+                self.notes.append(str(error))
+                return
+        streams = [StoredStream(self._paths, self._manifest, one) for one in self._manifest.streams]
+        streams = [one for one in streams if is_metadata(one.info.id.channel)]
+        sizes = tuple((one.name, _size(one)) for one in streams)
+        if sizes == self._read:
+            return
+        self._read = sizes
+        self.version += 1
+        self._markers = Markers()
+        for stream in streams:
+            self._take(stream)
+        directory = self._paths.directory
+        self.notes += [f"{directory}: {each}" for each in self._markers.conflicts]
+
+    def of(self, channel: str, layout: Layout) -> Mapping[int, Marker]:
+        """Return what the events of a channel may be, by id."""
+        if channel == METADATA:
+            return core_markers(layout.minor, layout.alignment)
+        return self._markers.of(channel)
+
+    def _take(self, stream: StoredStream) -> None:
+        data, headers = stream.data, self._headers(stream)
+        ends = headers.offset_bytes + headers.content_bytes
+        for layout, _, subbuffers in alike(data, headers.offset_bytes, ends):
+            channel = Channel(self.of(METADATA, layout), layout)
+            for walked in walk(data, subbuffers, channel):
+                wrong = [(each.offset_bytes, each.reason) for each in walked.damage]
+                ids, places = walked.id.tolist(), walked.payload_at.tolist()
+                for one, at, size in zip(ids, places, walked.payload_bytes.tolist(), strict=True):
+                    payload = bytes(data[at : at + size])
+                    minor, order = layout.minor, layout.order
+                    if not self._markers.add_event(one, payload, minor=minor, byteorder=order):
+                        wrong.append((at, "no declaration of a marker"))
+                path, more = stream.paths.data, max(MOST_NOTES - len(self.notes), 0)
+                self.notes += [f"{path}: byte {at}: {why}" for at, why in wrong[:more]]
+
+    def _headers(self, stream: StoredStream) -> Headers:
+        """Return the sub-buffers that the index tells of; without one those that adjoin."""
+        assert stream.abi is not None
+        try:
+            headers = stream.headers(stream.index.entries())
+        except TraceDamagedError as error:
+            self.notes.append(f"{error}; read from end to end instead")
+            headers = stream.abi.walk(stream.data, 0, stream.slot_bytes)
+        sound = np.flatnonzero(headers.stored_bytes > 0)
+        damaged = np.flatnonzero(headers.stored_bytes == 0)
+        self.notes += [
+            f"{stream.paths.data}: byte {at}: no sub-buffer stands here"
+            for at in headers.offset_bytes[damaged].tolist()
+        ]
+        return headers.some(sound)
+
+
+def _size(stream: StoredStream) -> int:
+    try:
+        return stream.paths.index.stat().st_size
+    except OSError:
+        return 0  # not written to yet

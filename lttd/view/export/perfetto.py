@@ -1,0 +1,102 @@
+"""The text that Perfetto's UI imports: ftrace's own, as systrace and ``cat trace`` give it.
+
+    # tracer: nop
+    ...
+    <comm, 16>-<pid, 7> (<tgid, 7>) [<cpu, 3>] <4 flags> <seconds, 9 decimals>: <event>: <fields>
+
+Source of the shape: Linux kernel/trace/trace.c, print_func_help_header_irq, with record-tgid; of
+what is read, Perfetto's src/trace_processor/importers/systrace: the first line names the format,
+``#`` begins a comment, four letters of flags (a fifth, since Linux 5.17, is more than all its
+versions take), any number of decimals.
+
+Rule: memory holds a piece of the window; an event is one line, whatever its fields hold; what
+Perfetto cannot show stands there as a comment.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from lttd.errors import NotATraceError, UsageError
+from lttd.view.columns import Batch
+from lttd.view.conversions import Symbols
+from lttd.view.filters import Filter
+from lttd.view.glyphs import Strip
+from lttd.view.losses import Loss
+from lttd.view.names import Names
+from lttd.view.opened import EventWindow
+from lttd.view.output import nothing_within
+from lttd.view.text import FLAGS, Body, Texter
+from lttd.view.times import COUNTING_CLOCKS, Window
+from lttd.view.trace import Trace
+from lttd.view.window import PIECE_BYTES
+
+HEADER: Final = b"""\
+# tracer: nop
+#
+#                                      _-----=> irqs-off
+#                                     / _----=> need-resched
+#                                    | / _---=> hardirq/softirq
+#                                    || / _--=> preempt-depth
+#                                    ||| /
+#           TASK-PID      TGID   CPU#  ||||   TIMESTAMP  FUNCTION
+#              | |          |      |   ||||      |         |
+"""
+_DEPTH: Final = np.array([f"{n & 15:x} " if n & 15 else ". " for n in range(256)], "S2").view("V2")
+
+
+class SystraceTexter(Texter):
+    """Lines with the process beside the task, and a flag less."""
+
+    def _who(self, pid: int, comm: bytes) -> bytes:
+        tgid = self._names.tgid(pid)
+        told = b"(-------)" if tgid is None else b"(%7d)" % tgid
+        return b"%16s-%-7d %s " % (comm.replace(b"\n", b" "), pid, told)
+
+    def _flags(self, batch: Batch) -> Strip:
+        return [FLAGS[batch.flags], _DEPTH[batch.preempt]]
+
+    def bodies(self, batch: Batch) -> Iterator[Body]:
+        """Return what each line ends with, in which no line ends."""
+        for body in super().bodies(batch):
+            text = body.column.view(np.uint8).reshape(-1, body.width)[:, :-1]
+            text[text == ord("\n")] = ord(" ")
+            yield body
+
+    def lost(self, loss: Loss) -> str:
+        """Return a loss's line: a comment."""
+        return f"# {loss}"
+
+
+def export(trace: Trace, window: Window, out: Path) -> list[str]:
+    """See ``lttd.view.export.Exporter``."""
+    found = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES)
+    groups = [each for each in found.clocks() if each.kind == "ftrace" and each.sources]
+    clocks = sorted({segment.manifest.clock for group in groups for segment in group.segments})
+    if len(groups) > 1 or COUNTING_CLOCKS & set(clocks):
+        raise UsageError(
+            f"{trace.path}: Perfetto's text has one clock, in seconds, and this trace {clocks} of"
+            f" {len(groups)} recordings: export one segment, recorded with --clock mono"
+        )
+    notes: list[str] = []
+    events = losses = 0
+    with out.open("wb") as file:
+        file.write(HEADER)
+        for group in groups:
+            tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
+            names = Names(path / "commands" for path in tracefs)
+            texter = SystraceTexter(names, Symbols(tracefs[-1] / "kallsyms"), nanoseconds=True)
+            for piece in group.pieces():
+                batch = group.batch(piece)
+                notes += batch.notes
+                events += len(batch)
+                losses += len(batch.losses)
+                file.writelines(texter.lines(batch))
+    if not events and not losses:
+        raise NotATraceError(nothing_within(trace))
+    told = [f"{events} events"]
+    if losses:
+        told.append(f"{losses} losses, which Perfetto does not show, are comments in the text")
+    return [*notes, *told]

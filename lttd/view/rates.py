@@ -1,0 +1,246 @@
+"""How many events and losses there were, by CPU and by slice of time: what ``lttv plot`` draws.
+
+Times are on one axis for the whole trace: ns since its begin, as ``--begin +T`` counts them: by the
+trace clock where all segments share one that counts ns, else by the wall clock.
+
+Rule: memory holds one piece of the window and the counts, however long the trace.
+Invariant: every event of the window is in exactly one slice.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.clock import Conversion
+from lttd.errors import NotATraceError, UsageError
+from lttd.subbuffer import Unit
+from lttd.view.columns import Batch
+from lttd.view.filters import Filter
+from lttd.view.losses import Loss
+from lttd.view.opened import ClockGroup, EventWindow
+from lttd.view.output import nothing_within
+from lttd.view.times import COUNTING_CLOCKS, Window
+from lttd.view.trace import Span, Trace
+from lttd.view.window import FOREVER, PIECE_BYTES, Source, extent
+
+MOST_SLICES: Final = 480
+FEWEST_SLICES: Final = 24
+"""Fewer are not made only because there are few events."""
+EVENTS_PER_SLICE: Final = 8
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+
+
+@dataclass
+class CpuRates:
+    """One CPU's counts per slice."""
+
+    events: I64
+    lost: I64
+    """In events; a loss of unknown number, or in another unit, is in ``losses`` alone."""
+    losses: I64
+    """How many losses lie there."""
+
+
+@dataclass
+class Rates:
+    """What a window holds, counted."""
+
+    span: Span
+    """What the window has of the trace: its own first and last time."""
+    begin_ns: int
+    """Of the first slice, since the trace's begin."""
+    slice_ns: int
+    slices: int
+    cpus: dict[int, CpuRates] = field(default_factory=dict)
+    types: Counter[str] = field(default_factory=Counter)
+    """Events by ``system:name``."""
+    lost: Counter[Unit] = field(default_factory=Counter)
+    unknown_losses: int = 0
+    recorded: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    """In which slices something was being recorded."""
+
+    @property
+    def events(self) -> int:
+        """Events in all."""
+        return self.types.total()
+
+    @property
+    def end_ns(self) -> int:
+        """Behind the last slice."""
+        return self.begin_ns + self.slice_ns * self.slices
+
+    def cpu(self, number: int) -> CpuRates:
+        """Return the counts of a CPU; the first time they are zeros."""
+        if number not in self.cpus:
+            self.cpus[number] = CpuRates(*(np.zeros(self.slices, np.int64) for _ in range(3)))
+        return self.cpus[number]
+
+    def merged(self, factor: int) -> "Rates":
+        """Return the same in slices *factor* times as long."""
+        slices = -(-self.slices // factor)
+        fill = slices * factor - self.slices
+
+        def merge(counts: I64) -> I64:
+            summed: I64 = np.pad(counts, (0, fill)).reshape(slices, factor).sum(axis=1)
+            return summed
+
+        cpus = {
+            number: CpuRates(merge(one.events), merge(one.lost), merge(one.losses))
+            for number, one in self.cpus.items()
+        }
+        recorded = merge(self.recorded.astype(np.int64)) > 0
+        return Rates(
+            self.span, self.begin_ns, self.slice_ns * factor, slices, cpus,
+            self.types, self.lost, self.unknown_losses, recorded,
+        )  # fmt: skip
+
+
+class _Axis:
+    """Places trace-clock times of clock groups in slices."""
+
+    def __init__(self, trace: Trace, groups: Sequence[ClockGroup]) -> None:
+        counting = any(s.manifest.clock in COUNTING_CLOCKS for s in trace.segments)
+        self._wall = len(groups) > 1 or counting
+        self._conversions: dict[int, Conversion] = {}
+        if self._wall:
+            for group in groups:
+                snapshots = [s for one in group.segments for s in one.manifest.clock_snapshots]
+                if not snapshots:
+                    raise UsageError(f"{trace.path}: no clock snapshot says how its clocks go")
+                self._conversions[id(group)] = Conversion(snapshots)
+        self._origin = 0
+        begins = [self.at(group, held[0]) for group in groups if (held := extent(group.sources))]
+        self._origin = min(begins, default=0)
+
+    def at(self, group: ClockGroup, time: int) -> int:
+        """Return ns since the trace's begin."""
+        if self._wall:
+            return self._conversions[id(group)].to_realtime_ns(time) - self._origin
+        return time - self._origin
+
+    def edges(self, group: ClockGroup, rates: Rates) -> U64:
+        """Return at which times of the trace clock the second slice and the following begin."""
+        at = range(rates.begin_ns + rates.slice_ns, rates.end_ns, rates.slice_ns)
+        if self._wall:
+            back = self._conversions[id(group)].to_trace
+            times = [back(each + self._origin) for each in at]
+        else:
+            times = [each + self._origin for each in at]
+        return np.array([min(max(time, 0), FOREVER) for time in times], np.uint64)
+
+
+def rates_of(trace: Trace, window: Window, chosen: Filter, notes: list[str]) -> Rates:
+    """Count what *window* holds of *trace*; *notes* tell what cannot be.
+
+    Raises:
+        NotATraceError: nothing was recorded within the window.
+        UsageError: times of different clocks, and nobody noted how they go.
+    """
+    found = EventWindow([trace], window, chosen, PIECE_BYTES)
+    groups = [group for group in found.clocks() if group.sources]
+    axis = _Axis(trace, groups)
+    held = [(group, span) for group in groups if (span := _held(group, group.sources))]
+    if not held:
+        raise NotATraceError(nothing_within(trace))
+    rates = _empty(
+        _span(held),
+        min(axis.at(group, begin) for group, (begin, _) in held),
+        max(axis.at(group, end) for group, (_, end) in held),
+    )
+    for group in groups:
+        edges = axis.edges(group, rates)
+        for source in group.sources:
+            rates.cpu(source.cpu)
+            _note_recorded(rates, source, group, edges)
+        for piece in group.pieces():
+            batch = group.batch(piece)
+            notes += batch.notes
+            _count(rates, batch, edges)
+    notes += found.notes
+    for factor in _coarser(rates):
+        rates = rates.merged(factor)
+    return rates
+
+
+def _held(group: ClockGroup, sources: Sequence[Source]) -> tuple[int, int] | None:
+    """Return from when to when some streams have something of the window."""
+    held = extent(sources)
+    if held is None or held[1] < group.begin or held[0] > group.end:
+        return None
+    return max(held[0], group.begin), min(held[1], group.end)
+
+
+def _span(held: Sequence[tuple[ClockGroup, tuple[int, int]]]) -> Span:
+    (first, (begin, _)), (last, (_, end)) = held[0], held[-1]
+    begins, ends = first.segments[0].conversion, last.segments[-1].conversion
+    return Span(
+        begin,
+        end,
+        begins.to_realtime_ns(begin) if begins else None,
+        ends.to_realtime_ns(end) if ends else None,
+    )
+
+
+def _empty(span: Span, begin_ns: int, end_ns: int) -> Rates:
+    """Return slices of a round length, begun at a multiple of it."""
+    unit, number = 1, 0
+    while (end_ns - begin_ns) // (unit * (1, 2, 5)[number]) + 2 > MOST_SLICES:
+        number += 1
+        if number == 3:
+            unit, number = unit * 10, 0
+    slice_ns = unit * (1, 2, 5)[number]
+    first = begin_ns // slice_ns
+    slices = end_ns // slice_ns - first + 1
+    rates = Rates(span, first * slice_ns, slice_ns, slices)
+    rates.recorded = np.zeros(slices, np.bool_)
+    return rates
+
+
+def _coarser(rates: Rates) -> Iterator[int]:
+    """Yield by what to lengthen slices until there are enough events in each: 1, 2, 5, 10, ..."""
+    slices, slice_ns = rates.slices, rates.slice_ns
+    while slices > 5 * FEWEST_SLICES and rates.events < EVENTS_PER_SLICE * slices:
+        factor = 2 if str(slice_ns)[0] in "15" else 5
+        slices, slice_ns = -(-slices // factor), slice_ns * factor
+        yield factor
+
+
+def _note_recorded(rates: Rates, source: Source, group: ClockGroup, edges: U64) -> None:
+    held = _held(group, [source])
+    if held is None:
+        return
+    bounds = np.array(held, np.uint64)
+    first, last = np.searchsorted(edges, bounds, "right").tolist()
+    rates.recorded[first : last + 1] = True
+
+
+def _count(rates: Rates, batch: Batch, edges: U64) -> None:
+    slices = rates.slices
+    if len(batch):
+        at = np.searchsorted(edges, batch.time, "right") + batch.cpu.astype(np.int64) * slices
+        counts = np.bincount(at, minlength=(int(batch.cpu.max()) + 1) * slices)
+        for cpu, events in enumerate(counts.reshape(-1, slices)):
+            if events.any():
+                rates.cpu(cpu).events[:] += events
+        for number, count in enumerate(np.bincount(batch.type, minlength=len(batch.types))):
+            if count:
+                kind = batch.types[number]
+                rates.types[f"{kind.system}:{kind.name}" if kind.system else kind.name] += count
+    for loss in batch.losses:
+        _count_loss(rates, loss, int(np.searchsorted(edges, np.uint64(loss.time), "right")))
+
+
+def _count_loss(rates: Rates, loss: Loss, at: int) -> None:
+    one = rates.cpu(loss.cpu)
+    one.losses[at] += 1
+    if loss.lost is None:
+        rates.unknown_losses += 1
+    else:
+        rates.lost[loss.unit] += loss.lost
+        if loss.unit is Unit.EVENTS:
+            one.lost[at] += loss.lost
