@@ -116,7 +116,8 @@ def files_of(paths: SegmentPaths) -> dict[Path, bytes]:
 def recovered_is_a_whole_prefix(told: Story, paths: SegmentPaths) -> list[StreamRecovery]:
     vouched = read_synced(paths.synced).get(told.record.name)
     found = recover(paths, ForgetfulDisk())
-    report = check(paths, events=True)
+    # LTT's events cannot be decoded without the markers, which are in another channel.
+    report = check(paths, events=told.record.info.abi != "ltt")
     assert report.findings == []
     assert report.state == "closed"
     entries = Trace(paths.directory).segments[0].streams[0].index.entries()
