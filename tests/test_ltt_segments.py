@@ -317,16 +317,23 @@ def test_a_kill_leaves_a_prefix_of_every_channel(tmp_path: Path, layout: str) ->
     tracer = Tracer()
     block = LttBuffer(tracer, subbuffer_bytes=32768)
     while not block.readable:
-        block.log(1, b"content!" * 40, tracer.start_tsc + 10 * len(block.logged))
+        block.log(1, b"content!" * 39 + b"content\0", tracer.start_tsc + 10 * len(block.logged))
     (tmp_path / "from").mkdir()
-    write_trace(tmp_path / "from", {"metadata_0": LttBuffer(tracer)})
+    metadata = LttBuffer(tracer)
+    describe(metadata, Marker("kernel", "content", 1, "text %s"), tracer.start_tsc)
+    write_trace(tmp_path / "from", {"metadata_0": metadata})
     for cpu in (0, 1):
         (tmp_path / "from" / f"kernel_{cpu}").write_bytes(block.peek() * 6000)
     words = [sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t", "--layout", layout]
     words += ["--source", f"replay:{tmp_path / 'from'}", "--backlog", "8M"]
     run = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    data = "*/streams/kernel_*"
-    until(lambda: any(path.stat().st_size for path in tmp_path.glob(f"t/{data}")), "data")
+
+    def is_written() -> bool:
+        # Without the markers nothing could be decoded.
+        sizes = {path.name: path.stat().st_size for path in tmp_path.glob("t/*/streams/*_*")}
+        return bool(sizes.pop("metadata_0", 0)) and any(sizes.values())
+
+    until(is_written, "data")
     run.send_signal(signal.SIGKILL)
     run.wait()
     done = lttv("check", "--repair", tmp_path / "t")
