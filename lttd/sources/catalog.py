@@ -51,6 +51,12 @@ def _events(value: object) -> tuple[str, ...]:
     return globs
 
 
+def _sizes_in_bytes(options: dict[str, Any]) -> None:
+    for name in ("buffer_size", "subbuffer_size"):
+        if name in options:
+            options[name.replace("_size", "_bytes")] = options.pop(name)
+
+
 def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
     from lttd.sources.ftrace import FtraceSettings, open_ftrace  # noqa: PLC0415
 
@@ -66,9 +72,7 @@ def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
             "kallsyms": parse_bool,
         },
     )
-    for name in ("buffer_size", "subbuffer_size"):
-        if name in options:
-            options[name.replace("_size", "_bytes")] = options.pop(name)
+    _sizes_in_bytes(options)
     return open_ftrace(FtraceSettings(instance=spec.target, **options), pool)
 
 
@@ -109,6 +113,33 @@ def _relay(spec: SourceSpec, pool: BufferPool) -> Source:
     return open_relay(RelaySettings(spec.target, **_convert(spec, parsers)), pool)
 
 
+def _blktrace(spec: SourceSpec, pool: BufferPool) -> Source:
+    from lttd.sources.blktrace import BlktraceSettings, open_blktrace  # noqa: PLC0415
+    from lttd.sources.blktrace_device import parse_sectors  # noqa: PLC0415
+
+    if spec.target is None:
+        raise UsageError("source blktrace: name the device: blktrace:/dev/X")
+    options = _convert(
+        spec,
+        {
+            "actions": parse_list,
+            "buffer-size": parse_bytes,
+            "subbuffer-size": parse_bytes,
+            "sectors": parse_sectors,
+            "pid": _number,
+        },
+    )
+    _sizes_in_bytes(options)
+    return open_blktrace(BlktraceSettings(spec.target, **options), pool)
+
+
+def _number(value: object) -> int:
+    text = str(value)
+    if not text.isdigit():
+        raise UsageError(f"{value!r} is no number")
+    return int(text)
+
+
 def _offset(value: object) -> int:
     text = str(value)
     if not text.isdigit():
@@ -125,6 +156,7 @@ def _ltt(spec: SourceSpec, pool: BufferPool) -> Source:
 
 
 _OPENERS: Final[dict[str, Callable[[SourceSpec, BufferPool], Source]]] = {
+    "blktrace": _blktrace,
     "ftrace": _ftrace,
     "relay": _relay,
     "replay": _replay,
