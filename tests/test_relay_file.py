@@ -14,6 +14,11 @@ from lttd.sources.relay_file import OpenFile, RelayFile
 from tests.relay_model import STALE, RelayModel
 
 
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_file, "PATIENCE_NS", 0)
+
+
 def record(number: int, length: int = 24) -> bytes:
     """Return a record that says its number and length, and is filled with the number."""
     return number.to_bytes(4, "little") + bytes([length]) + bytes([number % 200]) * (length - 5)
@@ -117,6 +122,7 @@ def test_what_nobody_read_before_us_is_read_record_by_record() -> None:
     for number in range(10, 13):
         model.write(record(number))
     assert records_in(read(file)) == [*range(8, 12)]
+    assert read(file) == b""
     assert (file.lost_bytes, file.unpromised_bytes) == (0, 8 * 24)
 
 
@@ -127,6 +133,7 @@ def test_what_somebody_read_before_us_is_not_taken_for_promised() -> None:
     assert model.read(memoryview(bytearray(48))) == 48
     file = RelayFile("chan0", model, more)
     assert records_in(read(file)) == [*range(2, 8)]
+    assert read(file) == b""
     assert (file.lost_bytes, file.unpromised_bytes) == (0, 6 * 24)
 
 
@@ -145,10 +152,31 @@ def test_what_the_kernel_gives_twice_leaves_nothing_behind_unread() -> None:
     while some := read(file):
         found += some
     assert records_in(found) == [0, 1, 1, 2], "the kernel's own doing"
+    assert read(file) == b""
     assert (file.lost_bytes, file.unpromised_bytes) == (0, 24)
     model.write(record(3))
     model.flush()
     assert records_in(read(file)) == [3]
+
+
+def test_a_promise_that_comes_late_is_no_surplus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_file, "PATIENCE_NS", 1 << 60)
+    model = RelayModel(100, 4)
+    file = RelayFile("chan0", model, more)
+    found = b""
+
+    def look() -> None:
+        nonlocal found
+        found += read(file)
+
+    model.between = look
+    for number in range(40):
+        model.write(record(number))
+    model.between = lambda: None
+    while some := read(file, everything=True):
+        found += some
+    assert records_in(found) == [*range(40)]
+    assert (file.lost_bytes, file.unpromised_bytes) == (0, 0)
 
 
 def test_what_a_removed_file_still_promised_is_lost() -> None:

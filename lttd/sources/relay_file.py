@@ -26,9 +26,12 @@ from lttd.sources.tracefs import lockdown
 # a full one make the kernel deliver that one twice: relay_file_read_start_pos() steps over the
 # second, which relay_file_read_consume() then takes for the one that was read.  So they are passed
 # one by one before each read: as many as there can be if nobody flushes more than once a ms.
-LEAST_EMPTY: Final = 4
 MOST_EMPTY: Final = 4096
+# So many between two records that are read one by one.
+_BETWEEN_RECORDS: Final = 4
 _ATTEMPTS: Final = 64
+# How long a promise may lag behind poll, even where the CPU that makes it is taken away meanwhile.
+PATIENCE_NS: Final = 50_000_000
 # So many records are read one by one at most before others get their turn.
 _RECORDS: Final = 4096
 
@@ -200,6 +203,7 @@ class RelayFile:
         # What is promised counts from here on: who read what before, nobody can tell.
         self._base_bytes = self._descriptor.size_bytes()
         self._passed_ns = 0
+        self._surplus_bytes = self._surplus_ns = 0
 
     def fileno(self) -> int:
         """Return the descriptor to poll: IN once a sub-buffer closed; -1 when closed."""
@@ -258,18 +262,29 @@ class RelayFile:
             promised = 0
         self.settled = ready is Ready.NO
         if self.settled:
-            surplus = max(self._balance_bytes(), 0)
-            self.unpromised_bytes += surplus
-            self._base_bytes -= surplus
+            self._accept_surplus()
         self.ended |= ready is Ready.GONE
         self._dry = False
         return ready, promised
+
+    def _accept_surplus(self) -> None:
+        """Take what was read beyond the promise for unpromised, once it has stayed so.
+
+        The kernel raises ``st_size`` a moment after it has let poll say that a sub-buffer closed.
+        """
+        surplus, now = max(self._balance_bytes(), 0), time.monotonic_ns()
+        if surplus != self._surplus_bytes:
+            self._surplus_bytes, self._surplus_ns = surplus, now
+        elif surplus and now - self._surplus_ns >= PATIENCE_NS:
+            self.unpromised_bytes += surplus
+            self._base_bytes -= surplus
+            self._surplus_bytes = 0
 
     def _pass_empty(self, ready: Ready) -> None:
         now = time.monotonic_ns()
         if ready in (Ready.YES, Ready.CLOSED):
             passed_ms = (now - self._passed_ns) // 1_000_000
-            self._descriptor.pass_empty(min(max(passed_ms, LEAST_EMPTY), MOST_EMPTY))
+            self._descriptor.pass_empty(min(passed_ms + 1, MOST_EMPTY))
         self._passed_ns = now
 
     def _read_records(self, buffer: memoryview, used: int) -> int:
@@ -290,7 +305,7 @@ class RelayFile:
             if wanted > 0 or used == first:
                 break  # no room, or nothing came
             start = used
-            self._descriptor.pass_empty(LEAST_EMPTY)
+            self._descriptor.pass_empty(_BETWEEN_RECORDS)
         self._look()
         return used - first
 

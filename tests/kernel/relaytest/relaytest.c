@@ -94,25 +94,28 @@ struct order {
 	unsigned int pause_us;
 };
 
+/* Of one task for each channel and CPU, bound to that: nobody else counts or fills in there. */
 static void make_record(const struct order *order)
 {
-	struct count *count;
+	unsigned int cpu = raw_smp_processor_id();
+	struct count *count = &counts[order->channel][cpu];
+	unsigned int payload = order->least + count->made * 37 % (order->most - order->least + 1);
+	unsigned int size = sizeof(struct record) + payload;
 	struct record *record;
-	unsigned int payload, size;
 	unsigned long flags;
 
 	local_irq_save(flags);
-	count = &counts[order->channel][smp_processor_id()];
-	payload = order->least + count->made * 37 % (order->most - order->least + 1);
-	size = sizeof(*record) + payload;
 	record = relay_reserve(channels[order->channel], size);
+	if (record && hold_us) {
+		local_irq_restore(flags);
+		usleep_range(hold_us, hold_us + 10);
+		local_irq_save(flags);
+	}
 	if (record) {
-		if (hold_us)
-			udelay(hold_us);
 		record->behind = cpu_to_le32(size - 4);
 		record->sequence = cpu_to_le32(count->made);
 		record->ns = cpu_to_le64(ktime_get_ns());
-		record->cpu = cpu_to_le16(smp_processor_id());
+		record->cpu = cpu_to_le16(cpu);
 		record->payload = cpu_to_le16(payload);
 		record->check = cpu_to_le32(~count->made);
 		memset(record + 1, (u8)count->made, payload);
