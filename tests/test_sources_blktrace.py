@@ -102,6 +102,25 @@ def test_a_device_that_cannot_be_traced_is_told_and_nothing_stays_open(tmp_path:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_kernel_that_bars_relay_files_is_named_and_left_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, directory = Path("/dev/loop0"), Path("/sys/kernel/debug/block/loop0")
+    if os.geteuid() or not device.is_block_device() or not directory.is_dir():
+        pytest.skip("not root, or no loop device, or no debugfs")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    arguments = ["-t", str(tmp_path / "t"), "--source", f"blktrace:{device}", "--duration", "0.1s"]
+    status = main(arguments)
+    assert not list(directory.glob("trace*")), "it was torn down"
+    if status == 0:
+        pytest.skip("this kernel bars nothing")
+    assert status == 77
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "trace0: Operation not permitted" in line
+    assert "lockdown" in line
+    assert not (tmp_path / "t").exists()
+
+
 class Debugfs:
     """What of debugfs says which trace is there."""
 
