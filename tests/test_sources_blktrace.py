@@ -274,9 +274,9 @@ class Ring:
         self.dropped_path = directory / "dropped"
         self.dropped_path.write_text("0\n")
         file = RelayFile("trace0", self.model, lambda begun: more_of(framing, begun))
-        self.stream = BlktraceStream(
-            StreamId("sda", 0), file, self.shared, 0, self.noted, Dropped(str(self.dropped_path))
-        )
+        dropped = Dropped(str(self.dropped_path))
+        stream = StreamId("sda", 0)
+        self.stream = BlktraceStream(stream, file, self.shared, self.noted, dropped, 4 * 480)
         self.written = 0
 
     def write(self, count: int) -> None:
@@ -315,6 +315,16 @@ def test_records_made_are_those_stored_and_those_dropped(tmp_path: Path) -> None
     assert second.rows["discarded_total"].tolist() == [5]
     assert second.rows["sequence"][0] > 0
     assert ring.taken() == []
+
+
+def test_a_ring_more_than_half_full_is_served_first(tmp_path: Path) -> None:
+    ring = Ring(tmp_path)
+    ring.write(25)
+    assert not ring.stream.urgent()
+    ring.write(10)
+    assert ring.stream.urgent()
+    ring.taken()
+    assert not ring.stream.urgent()
 
 
 def test_what_a_broken_off_drain_leaves_is_counted(tmp_path: Path) -> None:
