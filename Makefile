@@ -25,9 +25,10 @@ test-kernel: $(VENV)/installed
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench
 
-# What is too slow for every change: all rounds of the benchmarks, hundreds of kills, systemd.
+# What is too slow for every change: all rounds of the benchmarks, hundreds of kills, systemd, fuzzing.
 nightly: $(VENV)/installed-bench
 	LTTD_NIGHTLY=1 $(BIN)/pytest
+	$(BIN)/python -m tests.fuzz --minutes 10
 	$(BIN)/python -m bench
 
 $(VENV)/bin/python:

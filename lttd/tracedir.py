@@ -205,11 +205,42 @@ class Manifest:
             value["streams"] = [StreamRecord.from_json(record) for record in value["streams"]]
             snapshots = value["clock_snapshots"]
             value["clock_snapshots"] = [Snapshot.from_json(snapshot) for snapshot in snapshots]
-            return cls(**value)
+            manifest = cls(**value)
+            _refuse_implausible(manifest)
+        except FileNotFoundError:
+            reason = "missing; move its segment elsewhere, and the others can be read"
+            raise TraceDamagedError(path, 0, reason) from None
         except OSError as error:
             raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TraceDamagedError(path, 0, f"not a manifest ({error!r})") from None
+        return manifest
+
+
+def _refuse_implausible(manifest: Manifest) -> None:
+    """Let nobody who reads a manifest meet a value of another type, or one that no clock shows.
+
+    Raises:
+        ValueError: there is one.
+    """
+    texts = [*manifest.machine.values(), manifest.source["clock"]]
+    counts: list[object] = []
+    for record in manifest.streams:
+        info = record.info
+        texts += [info.id.channel, info.abi]
+        counts += [info.id.cpu << 44, info.subbuffer_bytes << 32, info.header_bytes << 32]
+        counts += [info.ctf_stream_id, record.baseline_discarded, *record.counters.values()]
+        if record.summary is not None:
+            told = record.summary.to_json()
+            texts.append(told.pop("name"))
+            counts += [*told.pop("lost").values(), *told.values()]
+    counts += [value for one in manifest.clock_snapshots for value in (one.trace, one.realtime_ns)]
+    if manifest.layout not in ("packed", "sparse") or manifest.state not in ("open", "closed"):
+        raise ValueError(f"layout {manifest.layout!r}, state {manifest.state!r}")
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(f"{wrong[0]!r} is no text")
+    if wrong := [n for n in counts if not isinstance(n, int) or not 0 <= n < 1 << 64]:
+        raise ValueError(f"{wrong[0]!r} is no count")
 
 
 def this_machine() -> dict[str, str]:

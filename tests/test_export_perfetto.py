@@ -11,6 +11,7 @@ from lttd.view.cli import main
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING, window_of
 from tests.ftraced import Traced, opened, pages_of, switch, tick
+from tests.fuzz import blocks
 from tests.tools import replayed
 
 # Perfetto, src/trace_processor/importers/systrace/systrace_line_tokenizer.cc, the strictest one.
@@ -96,3 +97,9 @@ def test_several_clocks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one clock"):
         export(lttd.open(tmp_path / "t"), EVERYTHING, "perfetto", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_ftrace_is_refused(tmp_path: Path) -> None:
+    blocks(tmp_path / "t")
+    with pytest.raises(UsageError, match="holds blktrace; only ftrace"):
+        export(lttd.open(tmp_path / "t"), EVERYTHING, "perfetto", tmp_path / "out")

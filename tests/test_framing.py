@@ -61,14 +61,14 @@ def test_what_is_not_whole_is_left_for_later_or_is_damage_where_records_end() ->
     assert scanned(data, LENGTHS, complete=False).whole_bytes == 12
     found = scanned(data, LENGTHS)
     assert found.whole_bytes == len(data)
-    assert found.damage == [Damage(12, 11, "no record begins here")]
+    assert found.damage == [Damage(12, 11, "a record is cut short")]
 
 
 def test_after_damage_blktrace_goes_on_at_the_next_magic() -> None:
     data = blk(1) + b"\xee" * 21 + blk(2) + blk(3)
     found = scanned(data, BLKTRACE)
     assert found.offset_bytes.tolist() == [0, 69, 117]
-    assert found.damage == [Damage(48, 21, "no record begins here")]
+    assert [each[:2] for each in found.damage] == [(48, 21)]
 
 
 def test_a_length_of_nothing_and_one_beyond_all_bounds_are_damage_to_the_end() -> None:
@@ -77,6 +77,15 @@ def test_a_length_of_nothing_and_one_beyond_all_bounds_are_damage_to_the_end() -
         for complete in (False, True):
             found = scanned(data, LENGTHS, complete=complete)
             assert [each[:2] for each in found.damage] == [(12, 104)]
+
+
+def test_after_damage_records_are_found_again_by_the_numbers_in_them() -> None:
+    data = b"".join(prefixed(n, 12 + n % 3 * 8) for n in range(100, 120))
+    found = scanned(data[:30] + data[41:], NUMBERED)
+    assert len(found.damage) == 1
+    assert len(found.offset_bytes) == 19
+    assert [each.records for each in found.missing] == [1]
+    assert found.last_sequence == 119
 
 
 def test_a_stale_record_among_others_is_damage_and_what_it_replaced_is_missing() -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lttd.errors import NothingToRecordError
+from lttd.errors import LockedError, NothingToRecordError
 from lttd.sources import relay_file, tracefs
-from lttd.sources.relay_file import RelayFile
+from lttd.sources.relay_file import OpenFile, RelayFile
 from tests.relay_model import STALE, RelayModel
 
 
@@ -117,7 +117,7 @@ def test_what_nobody_read_before_us_is_read_record_by_record() -> None:
     for number in range(10, 13):
         model.write(record(number))
     assert records_in(read(file)) == [*range(8, 12)]
-    assert (file.lost_bytes, file.surplus_bytes()) == (0, 0)
+    assert (file.lost_bytes, file.unpromised_bytes) == (0, 8 * 24)
 
 
 def test_what_somebody_read_before_us_is_not_taken_for_promised() -> None:
@@ -127,7 +127,7 @@ def test_what_somebody_read_before_us_is_not_taken_for_promised() -> None:
     assert model.read(memoryview(bytearray(48))) == 48
     file = RelayFile("chan0", model, more)
     assert records_in(read(file)) == [*range(2, 8)]
-    assert (file.lost_bytes, file.surplus_bytes()) == (0, 0)
+    assert (file.lost_bytes, file.unpromised_bytes) == (0, 6 * 24)
 
 
 def test_what_the_kernel_gives_twice_leaves_nothing_behind_unread() -> None:
@@ -145,7 +145,7 @@ def test_what_the_kernel_gives_twice_leaves_nothing_behind_unread() -> None:
     while some := read(file):
         found += some
     assert records_in(found) == [0, 1, 1, 2], "the kernel's own doing"
-    assert (file.lost_bytes, file.surplus_bytes()) == (0, 0)
+    assert (file.lost_bytes, file.unpromised_bytes) == (0, 24)
     model.write(record(3))
     model.flush()
     assert records_in(read(file)) == [3]
@@ -232,6 +232,15 @@ def test_whatever_the_kernel_gives_twice_all_that_was_stored_comes_or_is_counted
         assert len(found) < 1 << 20, "it ends"
     missing = sum(value for number, value in written.items() if number not in records_in(found))
     assert missing <= file.lost_bytes
+
+
+def test_a_file_that_another_lttd_reads_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chan0").touch()
+    first = OpenFile(str(tmp_path / "chan0"))
+    with pytest.raises(LockedError, match=r"chan0: .* reads it"):
+        OpenFile(str(tmp_path / "chan0"))
+    first.close()
+    OpenFile(str(tmp_path / "chan0")).close()
 
 
 def test_eperm_under_lockdown_is_named_as_such(

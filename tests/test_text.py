@@ -16,7 +16,7 @@ import pytest
 
 import lttd
 from lttd.abi.ftrace_format import parse_format
-from lttd.view import show
+from lttd.view import progress, show
 from lttd.view.cli import main
 from lttd.view.columns import Batch
 from lttd.view.conversions import Symbols
@@ -198,6 +198,74 @@ def test_a_pipe_that_is_closed_early_ends_quietly(fixture: OpenedTrace) -> None:
         assert process.wait() == 141
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_terminal_sees_how_far_it_is_and_nothing_stays(
+    fixture: OpenedTrace, tmp_path: Path, jobs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0)
+    monkeypatch.setattr(show, "PIECE_BYTES", 4096)
+    monkeypatch.setattr("lttd.view.window.STREAM_BYTES", 1)
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal, (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(["text", str(fixture.path), "--jobs", jobs]) == 0
+        told = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    shares = [int(share) for share in re.findall(r"(\d+)%\r", told)]
+    assert len(shares) > 3
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
+    assert told.endswith("%\r    \r")
+    assert (tmp_path / "out").read_text().count("\n") == 2250
+
+
+def test_several_traces_of_one_boot_are_merged_by_time(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for number, name in enumerate(("a", "b", "c")):
+        made = Traced(tmp_path / name)
+        made.append([pages_of(3000 * at + 1000 * number, [tick(at)] * 3) for at in range(1, 5)])
+        made.finish()
+    paths = [tmp_path / name for name in "abc"]
+    status, out, err = run(capfdbinary, "text", *paths, "--ns", "--begin", "6.01us")
+    assert status == 2  # no unit there: 6.01us is no time
+    assert "is no time" in err
+    status, out, err = run(capfdbinary, "text", *paths, "--ns", "--begin", "0.00000601")
+    times = [line.split()[3] for line in out.decode().splitlines()]
+    assert (status, err, len(times)) == (0, "", 27)
+    assert times == sorted(times)
+    assert out.count(b"count=2") == 9
+
+
+def test_a_segment_removed_in_the_middle_is_told_and_the_others_are_shown(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for number in (1, 2, 3, 4, 5):
+        made = Traced(tmp_path / "t", number=number)
+        made.append([pages_of(1000 * number, [tick(number)])])
+        made.finish()
+        if number in (2, 3):
+            shutil.rmtree(made.paths.directory)
+    status, out, err = run(capfdbinary, "text", tmp_path / "t")
+    assert status == 0
+    assert re.findall(rb"count=(\d)", out) == [b"1", b"4", b"5"]
+    assert err == f"lttv: {tmp_path / 't'}: segments 2 and 3 are not there\n"
+
+
+def test_without_any_saved_file_events_are_shown_as_bytes(
+    fixture: OpenedTrace, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    shutil.copytree(fixture.path, tmp_path / "t")
+    for tracefs in (tmp_path / "t").glob("*/tracefs"):
+        shutil.rmtree(tracefs)
+    status, out, err = run(capfdbinary, "text", tmp_path / "t")
+    assert status == 0
+    assert out.count(b": bytes=") == 2248
+    assert out.count(b"LOST 3192 EVENTS") == 2
+    assert all("no format of event id" in line for line in err.splitlines())
+
+
 @needs_tool("trace-cmd")
 def test_the_fixture_reads_as_trace_cmd_reads_it(fixture: OpenedTrace, tmp_path: Path) -> None:
     out = tmp_path / "trace.dat"
@@ -264,6 +332,39 @@ def test_follow_shows_what_is_added_also_in_a_new_segment(tmp_path: Path) -> Non
     told = following(trace, lambda told: "count=4" in told, "--from-begin")
     adding.join()
     assert re.findall(r"count=(\d)", told) == ["1", "2", "3", "4"]
+
+
+@pytest.mark.slow
+def test_follow_begins_before_there_is_a_stream(tmp_path: Path) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1), tick(2)])])
+    streams, made.manifest.streams = made.manifest.streams, []
+    made.write_manifest()
+
+    def add() -> None:
+        time.sleep(0.8)
+        made.manifest.streams = streams
+        made.finish()
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    told = following(tmp_path / "t", lambda told: "count=2" in told)
+    adding.join()
+    assert re.findall(r"count=(\d)", told) == ["1", "2"]
+
+
+@pytest.mark.slow
+def test_follow_tells_what_it_cannot_decode(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1)])])
+    made.finish()
+    text_ = made.paths.manifest.read_text().replace('"abi": "ftrace"', '"abi": "other"')
+    made.paths.manifest.write_text(text_)
+    status, out, err = run(capfdbinary, "follow", tmp_path / "t", "--until-closed")
+    assert (status, out) == (0, b"")
+    assert "other events cannot be decoded" in err
 
 
 @pytest.mark.slow

@@ -1,24 +1,25 @@
 """Where the records of a relay channel begin and end, and which of them are none.
 
 Rule: pure, and nothing here raises because of what the bytes say: what is no record is damage, and
-what follows it is found again where the framing has a mark to look for (blktrace's magic), else
-lost to the end of what was given.  Every byte is part of a record, of damage, or of the rest.
+what follows it is found again where there is something to look for (blktrace's magic, numbers that
+count on), else lost to the end of what was given.
+Invariant: every byte is part of a record, of damage, or of the rest.
 Rule: a sequence number within the records tells what a length cannot: what was delivered twice or
 from an earlier lap (damage), and how many are missing.
 
-``blktrace``: Linux include/uapi/linux/blktrace_api.h, ``struct blk_io_trace`` (48 bytes, version 7)
-and ``blk_io_trace2`` (64 bytes, version 8), each followed by ``pdu_len`` bytes.
+``blktrace``: see ``lttd.abi.blktrace``.
 ``fixed:N``: records of N bytes.  ``u32le-length``: a u32 that counts the bytes which follow it, 0
 never; so a record is 4 bytes longer than that says.
 """
 
 import struct
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi import blktrace
 from lttd.abi.sequence import judge
 from lttd.errors import UsageError
 
@@ -29,12 +30,9 @@ Mask = npt.NDArray[np.bool_]
 # No record is larger than a sub-buffer; a length beyond this is no length.
 MOST_RECORD_BYTES: Final = 1 << 20
 _LENGTH: Final = struct.Struct("<I")
-_BLKTRACE_MAGIC: Final = 0x65617400
-_NOTIFY: Final = 1 << 26
-# So many records of one length in a row, and the next ones are looked at as an array.
-_ALIKE: Final = 4
-_FIRST_RUN: Final = 64
 _SEARCH_BYTES: Final = 1 << 16
+# Record and pdu: a u16 counts the pdu's bytes.
+_MOST_BLKTRACE_BYTES: Final = 64 + (1 << 16) - 1
 
 NOT_YET: Final = 0
 """As a record's length: what is there is too short to tell."""
@@ -58,6 +56,16 @@ class Missing(NamedTuple):
     records: int
 
 
+class Walked(NamedTuple):
+    """Where the records of some bytes are."""
+
+    offset_bytes: I64
+    size_bytes: I64
+    damage: list[Damage]
+    whole_bytes: int
+    """Behind this begins a record that is not whole yet."""
+
+
 class Scan(NamedTuple):
     """What some bytes hold."""
 
@@ -77,11 +85,6 @@ class Framing(Protocol):
     """How records follow each other."""
 
     @property
-    def name(self) -> str:
-        """As in a SPEC."""
-        ...
-
-    @property
     def unit_bytes(self) -> int:
         """What all records are a multiple of, or 1."""
         ...
@@ -95,15 +98,8 @@ class Framing(Protocol):
         """Return the length of the record at *at*, or NOT_YET or NONE_HERE."""
         ...
 
-    def alike(self, data: memoryview, at: int, length: int, most: int) -> int:
-        """Return how many records of this *length* follow each other at *at*, at most *most*.
-
-        All *most* of them lie within *data*, and the first is one.
-        """
-        ...
-
-    def again_at(self, data: memoryview, at: int) -> int:
-        """Return where, from *at* on, a record may begin; len(data) where that cannot be told."""
+    def walk(self, data: memoryview) -> Walked:
+        """Find the records in *data*, which begins with one and may end within one."""
         ...
 
     def times(self, data: memoryview, offsets: I64) -> U64 | None:
@@ -131,8 +127,9 @@ def more_of(framing: Framing, begun: memoryview) -> int:
 def _gather(data: memoryview, offsets: I64, at: int, dtype: str) -> U64:
     """Return a field that lies *at* bytes behind each offset, wherever that is aligned to."""
     size = np.dtype(dtype).itemsize
-    everywhere = np.ndarray((max(len(data) - size + 1, 0),), dtype, data, strides=(1,))
-    values: U64 = everywhere[offsets + at].astype(np.uint64)
+    # Opaque: six times faster than as numbers.
+    everywhere = np.ndarray((max(len(data) - size + 1, 0),), f"V{size}", data, strides=(1,))
+    values: U64 = everywhere[offsets + at].view(dtype).astype(np.uint64)
     return values
 
 
@@ -163,14 +160,9 @@ class _Fields:
 
 @dataclass(frozen=True, slots=True)
 class Fixed(_Fields):
-    """Records of one size."""
+    """``fixed:N``: records of one size."""
 
     size_bytes: int = 0
-
-    @property
-    def name(self) -> str:
-        """``fixed:N``."""
-        return f"fixed:{self.size_bytes}"
 
     @property
     def unit_bytes(self) -> int:
@@ -186,33 +178,21 @@ class Fixed(_Fields):
         """Return the size."""
         return self.size_bytes
 
-    def alike(self, data: memoryview, at: int, length: int, most: int) -> int:
-        """Return *most*."""
-        return most
-
-    def again_at(self, data: memoryview, at: int) -> int:
-        """Return len(data): nothing marks a record."""
-        return len(data)
+    def walk(self, data: memoryview) -> Walked:
+        """Return as many as there is room for."""
+        offsets = np.arange(0, len(data) - self.size_bytes + 1, self.size_bytes, dtype=np.int64)
+        sizes = np.full(len(offsets), self.size_bytes, np.int64)
+        return Walked(offsets, sizes, [], len(offsets) * self.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class LengthPrefixed(_Fields):
     """``u32le-length``."""
 
-    @property
-    def name(self) -> str:
-        """The framing's name."""
-        return "u32le-length"
-
-    @property
-    def unit_bytes(self) -> int:
-        """1: they are of any size."""
-        return 1
-
-    @property
-    def head_bytes(self) -> int:
-        """The length's own."""
-        return 4
+    unit_bytes: ClassVar[int] = 1
+    """They are of any size."""
+    head_bytes: ClassVar[int] = 4
+    """The length's own."""
 
     def length_at(self, data: memoryview, at: int) -> int:
         """Return 4 and what the first 4 bytes say, if that can be."""
@@ -220,16 +200,46 @@ class LengthPrefixed(_Fields):
             return NOT_YET
         (behind,) = _LENGTH.unpack_from(data, at)
         length: int = behind + 4
-        least = max(self.least_bytes, 5)
-        return length if least <= length <= MOST_RECORD_BYTES else NONE_HERE
+        return length if max(self.least_bytes, 5) <= length <= MOST_RECORD_BYTES else NONE_HERE
 
-    def alike(self, data: memoryview, at: int, length: int, most: int) -> int:
-        """Compare the next lengths with this one."""
-        lengths = np.ndarray((most,), "<u4", data, at, (length,))
-        return _leading(lengths == length - 4)
+    def walk(self, data: memoryview) -> Walked:
+        """Go from length to length, and over what is none to where numbers count on again."""
+        starts: list[int] = []
+        sizes: list[int] = []
+        damage: list[Damage] = []
+        at, room, length_of = 0, len(data), _LENGTH.unpack_from
+        least, most = max(self.least_bytes, 5), MOST_RECORD_BYTES
+        while at + 4 <= room:
+            size = length_of(data, at)[0] + 4
+            sound = least <= size <= most
+            if not sound or at + size > room:
+                again = self._again_at(data, at + 1)
+                if sound and again == room:
+                    break
+                damage.append(Damage(at, again - at, "no record begins here"))
+                at = again
+                continue
+            starts.append(at)
+            sizes.append(size)
+            at += size
+        return Walked(np.array(starts, np.int64), np.array(sizes, np.int64), damage, at)
 
-    def again_at(self, data: memoryview, at: int) -> int:
-        """Return len(data): nothing marks a record."""
+    def _again_at(self, data: memoryview, at: int) -> int:
+        """Return where a record stands that the next number follows; nothing else marks one."""
+        if self.sequence_at is None:
+            return len(data)
+        head = self.sequence_at + 4
+        for first in range(at, len(data) - head, _SEARCH_BYTES):
+            places = np.arange(first, min(first + _SEARCH_BYTES, len(data) - head))
+            lengths = _gather(data, places, 0, "<u4").astype(np.int64) + 4
+            behind = places + lengths
+            likely = (lengths >= self.least_bytes) & (behind <= len(data) - head)
+            places, behind = places[likely], behind[likely]
+            numbers = _gather(data, places, self.sequence_at, "<u4") + np.uint64(1)
+            following = _gather(data, behind, self.sequence_at, "<u4")
+            found = np.flatnonzero(numbers & np.uint64(0xFFFFFFFF) == following)
+            if len(found):
+                return int(places[found[0]])
         return len(data)
 
 
@@ -239,73 +249,57 @@ class Blktrace:
 
     order: str = "<"
     """``<`` or ``>``."""
-
-    @property
-    def name(self) -> str:
-        """The framing's name."""
-        return "blktrace"
-
-    @property
-    def unit_bytes(self) -> int:
-        """1: what follows a record is of any size."""
-        return 1
-
-    @property
-    def head_bytes(self) -> int:
-        """Version 7's."""
-        return 48
+    unit_bytes: ClassVar[int] = 1
+    """What follows a record is of any size."""
+    head_bytes: ClassVar[int] = 48
+    """Version 7's."""
 
     def length_at(self, data: memoryview, at: int) -> int:
         """Return the record's size with its ``pdu``, if its magic is right."""
         if at + 4 > len(data):
             return NOT_YET
-        (magic,) = struct.unpack_from(f"{self.order}I", data, at)
-        size = _BLKTRACE_BYTES.get(magic)
-        if size is None:
+        layout = blktrace.layout_of(data, at)
+        if layout is None:
             return NONE_HERE
-        if at + size > len(data):
+        if at + layout.record_bytes > len(data):
             return NOT_YET
-        (pdu,) = struct.unpack_from(f"{self.order}H", data, at + size - _PDU_BEFORE_END[magic])
-        length: int = size + pdu
+        (record,) = blktrace.records_at(data, np.array([at]), layout)
+        length: int = layout.record_bytes + int(record["pdu_len"])
         return length
 
-    def alike(self, data: memoryview, at: int, length: int, most: int) -> int:
-        """Compare the next magics and ``pdu_len`` with this one's."""
-        (magic,) = struct.unpack_from(f"{self.order}I", data, at)
-        size = _BLKTRACE_BYTES[magic]
-        pdu_at = at + size - _PDU_BEFORE_END[magic]
-        magics = np.ndarray((most,), f"{self.order}u4", data, at, (length,))
-        pdus = np.ndarray((most,), f"{self.order}u2", data, pdu_at, (length,))
-        return _leading((magics == magic) & (pdus == length - size))
-
-    def again_at(self, data: memoryview, at: int) -> int:
-        """Return where the next magic stands that another one, or the end, follows."""
-        for first in range(at, len(data) - 3, _SEARCH_BYTES):
-            count = min(_SEARCH_BYTES, len(data) - 3 - first)
-            words = np.ndarray((count,), f"{self.order}u4", data, first, (1,))
-            for found in np.flatnonzero(np.isin(words, list(_BLKTRACE_BYTES))).tolist():
-                length = self.length_at(data, first + found)
-                behind = first + found + length
-                if length == NOT_YET or behind >= len(data):
-                    return int(first + found)
-                if self.length_at(data, behind) != NONE_HERE:
-                    return int(first + found)
-        return len(data)
+    def walk(self, data: memoryview) -> Walked:
+        """Go from magic to magic."""
+        layout = self._layout(data)
+        found = blktrace.walk(data, 0, len(data), layout)
+        damage = [Damage(*each) for each in found.damage]
+        whole = len(data)
+        if damage and sum(damage[-1][:2]) == len(data):
+            last = damage.pop()
+            whole -= _unfinished_bytes(data[last.offset_bytes :], layout.magic)
+            if whole > last.offset_bytes:
+                damage.append(last._replace(size_bytes=whole - last.offset_bytes))
+        return Walked(found.offset_bytes, found.size_bytes, damage, whole)
 
     def times(self, data: memoryview, offsets: I64) -> U64:
         """Return ``time``: CLOCK_MONOTONIC."""
         return _gather(data, offsets, 8, f"{self.order}u8")
 
-    def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask]:
-        """Return ``sequence``; notes have none, and version 8 is not asked."""
-        numbers = _gather(data, offsets, 4, f"{self.order}u4")
-        version_7 = _gather(data, offsets, 0, f"{self.order}u4") == _BLKTRACE_MAGIC | 7
-        notes = _gather(data, offsets, 28, f"{self.order}u4") & np.uint64(_NOTIFY)
-        return numbers, version_7 & (notes == 0)
+    def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask] | None:
+        """Return ``sequence``; notes have none."""
+        records = blktrace.records_at(data, offsets, self._layout(data, int(offsets[0])))
+        return records["sequence"].astype(np.uint64), records["action"] & blktrace.NOTIFY == 0
+
+    def _layout(self, data: memoryview, at: int = 0) -> blktrace.Layout:
+        return blktrace.layout_of(data, at) or blktrace.Layout(7, self.order)
 
 
-_BLKTRACE_BYTES: Final = {_BLKTRACE_MAGIC | 7: 48, _BLKTRACE_MAGIC | 8: 64}
-_PDU_BEFORE_END: Final = {_BLKTRACE_MAGIC | 7: 2, _BLKTRACE_MAGIC | 8: 14}
+def _unfinished_bytes(tail: memoryview, magic: bytes) -> int:
+    """Return how much of the end may be the beginning of a record."""
+    end = bytes(tail[-_MOST_BLKTRACE_BYTES:])
+    at = end.rfind(magic)
+    if at >= 0:
+        return len(end) - at
+    return next((size for size in (3, 2, 1) if end.endswith(magic[:size])), 0)
 
 
 def parse_framing(
@@ -345,7 +339,10 @@ def scan(
     *last_sequence*: of the record before.  *suspect_before_missing*: what stands before missing
     records may have been overwritten while it was read, and is damage.
     """
-    offsets, sizes, damage, whole = _walk(data, framing, complete=complete)
+    offsets, sizes, damage, whole = framing.walk(data)
+    if complete and whole < len(data):
+        damage.append(Damage(whole, len(data) - whole, "a record is cut short"))
+        whole = len(data)
     missing: list[Missing] = []
     numbered = framing.sequences(data, offsets) if len(offsets) else None
     if numbered is not None:
@@ -364,43 +361,6 @@ def scan(
     return Scan(offsets, sizes, time, whole, sorted(damage), missing, last_sequence)
 
 
-def _walk(
-    data: memoryview, framing: Framing, *, complete: bool
-) -> tuple[I64, I64, list[Damage], int]:
-    """Return offsets and sizes of records, damage, and where an unfinished record begins."""
-    runs: list[tuple[int, int, int]] = []
-    damage: list[Damage] = []
-    at, end, same, size, ahead = 0, len(data), 0, 0, _FIRST_RUN
-    while at < end:
-        length = framing.length_at(data, at)
-        if length == NOT_YET or at + length > end:
-            if not complete:
-                break
-            length = NONE_HERE
-        if length == NONE_HERE:
-            again = max(framing.again_at(data, at + 1), at + 1)
-            damage.append(Damage(at, again - at, "no record begins here"))
-            at = again
-            continue
-        same, size, ahead = (same + 1, size, ahead) if length == size else (1, length, _FIRST_RUN)
-        count = 1
-        if same >= _ALIKE:
-            count = framing.alike(data, at, length, min(ahead, (end - at) // length))
-            ahead = ahead * 8 if count == ahead else _FIRST_RUN
-        runs.append((at, length, count))
-        at += count * length
-    return *_records(runs), damage, at
-
-
-def _records(runs: list[tuple[int, int, int]]) -> tuple[I64, I64]:
-    if not runs:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    starts, lengths, counts = np.array(runs, np.int64).T
-    sizes = np.repeat(lengths, counts)
-    number_in_run = np.arange(len(sizes)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(starts, counts) + number_in_run * sizes, sizes
-
-
 def _spans(offsets: I64, sizes: I64, sound: Mask) -> list[Damage]:
     """Return one Damage for each unsound record or row of them."""
     spans: list[Damage] = []
@@ -411,8 +371,3 @@ def _spans(offsets: I64, sizes: I64, sound: Mask) -> list[Damage]:
             spans.pop()
         spans.append(Damage(at, size, "out of sequence: stale, repeated or overwritten"))
     return spans
-
-
-def _leading(mask: Mask) -> int:
-    """Return how many of *mask* are true before the first that is not."""
-    return len(mask) if mask.all() else int(np.argmin(mask))

@@ -35,6 +35,15 @@ class PageLayout:
     long_bytes: int = 8
     byteorder: str = "<"
 
+    def __post_init__(self) -> None:
+        """Refuse what no kernel has.
+
+        Raises:
+            ValueError: a long of another size.
+        """
+        if self.long_bytes not in (4, 8):
+            raise ValueError(f"a long of {self.long_bytes} bytes")
+
     @property
     def header_bytes(self) -> int:
         """Bytes before the content: the time stamp and the commit word."""

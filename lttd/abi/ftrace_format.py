@@ -182,6 +182,8 @@ def parse_format(
     fields = tuple(_field_of(found, long_bytes) for found in _FIELD.finditer(head))
     if not fields:
         raise ValueError("no fields in the format")
+    if len({field.name for field in fields}) < len(fields):
+        raise ValueError("two fields of one name")
     printed = _PRINT.search(told)
     return Format(
         system,

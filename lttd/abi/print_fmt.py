@@ -450,7 +450,10 @@ def _number(token: str, long_bits: int) -> Number:
     suffix = token[len(digits) :].lower()
     hexadecimal = digits[:2].lower() == "0x"
     octal = len(digits) > 1 and digits[0] == "0" and not hexadecimal
-    value = int(digits, 16 if hexadecimal else 8 if octal else 10)
+    try:
+        value = int(digits, 16 if hexadecimal else 8 if octal else 10)
+    except ValueError:
+        raise Unparsable(f"number {token!r}") from None
     least = 64 if "ll" in suffix else long_bits if "l" in suffix else 32
     for bits in (32, 64):
         for signed in (True, False):

@@ -275,7 +275,10 @@ ABIS: Final[dict[str, Callable[[StreamInfo, str], Abi]]] = {
 def abi_of(info: StreamInfo, byteorder: str) -> Abi | None:
     """Return what can read a stream's sub-buffers, or None where its ABI states no sizes.
 
-    *byteorder* is ``little`` or ``big``, as the manifest says.
+    None, too, where the manifest states what cannot be.  *byteorder* is ``little`` or ``big``.
     """
     make = ABIS.get(info.abi)
-    return make(info, byteorder) if make else None
+    try:
+        return make(info, byteorder) if make else None
+    except ValueError:
+        return None

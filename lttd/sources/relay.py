@@ -146,7 +146,6 @@ class RelaySource:
 
     def discover(self) -> Sequence[RelayStream]:
         """Open channels that have appeared, and CPUs that came online for the first time."""
-        self._tell_ended()
         before = len(self.streams)
         for candidate in self._new():
             try:
@@ -175,6 +174,7 @@ class RelaySource:
 
     def notes(self) -> Sequence[str]:
         """Return which channels went away and what could not be opened, each line once."""
+        self._tell_ended()
         notes, self._notes = self._notes, []
         return notes
 

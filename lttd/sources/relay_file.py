@@ -5,7 +5,7 @@ sub-buffer's content when it closes it; what lies beyond is being written, and a
 reserved but not filled in yet looks like any other (kernel/relay.c: relay_switch_subbuf()).
 Rule: ``poll`` says IN exactly while a closed sub-buffer is not consumed (relay_buf_empty()).  What
 ``st_size`` promised before poll said otherwise will never be delivered: it is lost, and counted.
-Invariant: growth of st_size = bytes_read + lost_bytes + what may still be read.
+Invariant: growth of st_size = bytes_read - unpromised_bytes + lost_bytes + what may still be read.
 """
 
 import ctypes
@@ -187,6 +187,8 @@ class RelayFile:
         self.bytes_read = 0
         self.lost_bytes = 0
         """Of closed sub-buffers, promised by ``st_size`` and never delivered."""
+        self.unpromised_bytes = 0
+        """Read although nothing was promised: left by others before us, or given twice."""
         self.ended = False
         """The channel is closed or the file removed, and nothing is left to read."""
         self.settled = False
@@ -206,10 +208,6 @@ class RelayFile:
     def promised_bytes(self) -> int:
         """Return how much of closed sub-buffers was neither read nor counted as lost."""
         return max(-self._balance_bytes(), 0)
-
-    def surplus_bytes(self) -> int:
-        """Return how much more was read than closed sub-buffers held since we opened it."""
-        return max(self._balance_bytes(), 0)
 
     def _balance_bytes(self) -> int:
         accounted = self._base_bytes + self.bytes_read + self.lost_bytes
@@ -260,7 +258,9 @@ class RelayFile:
             promised = 0
         self.settled = ready is Ready.NO
         if self.settled:
-            self._base_bytes -= self.surplus_bytes()
+            surplus = max(self._balance_bytes(), 0)
+            self.unpromised_bytes += surplus
+            self._base_bytes -= surplus
         self.ended |= ready is Ready.GONE
         self._dry = False
         return ready, promised

@@ -150,11 +150,11 @@ class RelayStream:
         return None
 
     def counters(self) -> Mapping[str, int]:
-        """Return what the file promised and gave, in bytes since it was opened last."""
+        """Return what the file gave and did not give, in bytes since it was opened last."""
         return {
             "read bytes": self.file.bytes_read,
             "never delivered bytes": self.file.lost_bytes,
-            "surplus bytes": self.file.surplus_bytes() if self.fileno() >= 0 else 0,
+            "unpromised bytes": self.file.unpromised_bytes,
         }
 
     def close(self) -> None:
@@ -174,7 +174,8 @@ class RelayStream:
         rows, gaps = self._rows(buffer[: kept + got], complete=complete)
         now = shared.now()
         if lost:
-            gaps.append(Gap(len(rows), Reason.REFUSED, Unit.BYTES, lost, self._floor, now))
+            why = Reason.OVERWRITTEN if shared.overwrite else Reason.REFUSED
+            gaps.append(Gap(len(rows), why, Unit.BYTES, lost, self._floor, now))
         if got and not self._kept:
             self._floor = self._looked
         if dry:
@@ -201,11 +202,12 @@ class RelayStream:
             self._left_bytes = self._left_bytes - got if got else 0
             if got:
                 return got, room
+        if self._left_bytes < 0:
+            return 0, room
+        # Once more: for what comes unpromised, and for what is open where nobody writes.
+        self._left_bytes = -1
         everything = shared.unfinished or shared.is_offline(self.info.id.cpu)
-        if everything and self._left_bytes == 0:
-            self._left_bytes = -1
-            return self.file.read(buffer[: kept + room], kept, everything=True), room
-        return 0, room
+        return self.file.read(buffer[: kept + room], kept, everything=everything), room
 
     def _rows(self, data: memoryview, *, complete: bool) -> tuple[Rows, list[Gap]]:
         framing, now = self._shared.framing, self._shared.now()

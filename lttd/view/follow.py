@@ -31,16 +31,19 @@ class _Followed:
         self.directory = segment.paths.directory
         self.closed = False
         self._show = show
-        kind = next((stream.info.abi for stream in segment.streams), "")
-        self._group = ClockGroup(kind, [segment], EVERYTHING, show.filter, notes, 1)
         self._notes = notes
-        self._lines: Lines = maker(self._group, show)
+        self._group = self._opened(segment)
+        self._lines: Lines  # made with the first of them
         self._commands_bytes = -1
         self._seen = {stream.name for stream in segment.streams}
         self._shown = {
             source.stream.name: _entries(source.stream) if skip else 0
             for source in self._group.sources
         }
+
+    def _opened(self, segment: Segment) -> ClockGroup:
+        kind = next((stream.info.abi for stream in segment.streams), "")
+        return ClockGroup(kind, [segment], EVERYTHING, self._show.filter, self._notes, 1)
 
     def has_more(self) -> bool:
         """Look at the sizes of the index files."""
@@ -54,6 +57,10 @@ class _Followed:
         """Take in what the manifest says by now: CPUs that came later, and the end."""
         segment = Segment(SegmentPaths(self.directory))
         self.closed = segment.manifest.state == "closed"
+        if not self._seen and segment.streams:
+            self._group = self._opened(segment)  # only now it is known of what kind it is
+            self._seen = {stream.name for stream in segment.streams}
+            self._shown = {source.stream.name: 0 for source in self._group.sources}
         for stream in segment.streams:
             if stream.name in self._seen:
                 continue
@@ -128,6 +135,7 @@ def follow(
             sleep(SETTLE_S)
             for one in followed:
                 _write(one.lines(), notes)
+        _write([], notes)
         for paths in segments(trace):
             if paths.directory not in seen and paths.manifest.is_file():
                 seen.add(paths.directory)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from lttd.abi.ftrace_format import Format, id_of, parse_format
 
 _HEAD_BYTES: Final = 256
+_MOST_ID: Final = 0xFFFF
 Key = tuple[int, str, str, int]
 I64 = npt.NDArray[np.int64]
 RecordsOf = Callable[[memoryview, I64, I64], npt.NDArray[np.void]]
@@ -80,7 +81,7 @@ class Formats:
         except OSError as error:
             self.notes.append(f"{path}: {error.strerror}")
             return
-        if number is None:
+        if number is None or number > _MOST_ID:
             self.notes.append(f"{path}: byte 0: no ID")
         else:
             self._files[number] = FormatFile(system, path.parent.name, path)

@@ -9,10 +9,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from lttd.errors import TraceDamagedError
-from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER, UNKNOWN
+from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER
 from lttd.stored import map_file
 from lttd.subbuffer import Reason, StreamId, Unit
 
+# More is UNKNOWN, or damage: some.
+_MOST_LOST: Final = (1 << 63) - 1
 _NAMES: Final = {Unit.EVENTS: "EVENTS", Unit.SUBBUFFERS: "SUB-BUFFERS", Unit.BYTES: "BYTES"}
 
 
@@ -66,7 +68,7 @@ class Losses:
         found = []
         for row, begin, end, count, reason, unit in self._gaps[low:high].tolist():
             time = begins[row - first] if row < behind else max(begin, end, floor or 0)
-            known = None if count == UNKNOWN else count
+            known = None if count > _MOST_LOST else count
             if unit in _UNITS:
                 why = _REASONS.get(reason)
                 found.append(Loss(time, of.cpu, known, Unit(unit), why, of.channel))

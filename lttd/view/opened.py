@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from lttd.abi.table import ABIS
 from lttd.stored import StoredStream
 from lttd.view.columns import Batch, Rows
 from lttd.view.families import FAMILIES, Contexts
@@ -128,7 +129,7 @@ class ClockGroup:
         if stream.info.abi != self.kind or not self._filter.wants_cpu(stream.info.id.cpu):
             return False
         contexts = self._context_of.get(str(stream.segment.directory))
-        if contexts is None:
+        if contexts is None or (stream.abi is None and self.kind in ABIS):
             what = f"{self.kind} events cannot be decoded; skipped"
             self._notes.append(f"{stream.paths.data}: {what}")
             return False

@@ -23,6 +23,7 @@ from lttd.view.filters import Filter
 from lttd.view.losses import Loss
 from lttd.view.opened import ClockGroup, EventWindow
 from lttd.view.output import nothing_within
+from lttd.view.progress import pieces_of
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Span, Trace
 from lttd.view.window import FOREVER, PIECE_BYTES, Source, extent
@@ -31,6 +32,8 @@ MOST_SLICES: Final = 480
 FEWEST_SLICES: Final = 24
 """Fewer are not made only because there are few events."""
 EVENTS_PER_SLICE: Final = 8
+MOST_LOST: Final = 1 << 50
+"""Of one loss: what damage makes of a number must not overflow a sum."""
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
@@ -150,14 +153,14 @@ def rates_of(trace: Trace, window: Window, chosen: Filter, notes: list[str]) -> 
     rates = _empty(
         _span(held),
         min(axis.at(group, begin) for group, (begin, _) in held),
-        max(axis.at(group, end) for group, (_, end) in held),
+        max(axis.at(group, time) for group, times in held for time in times),
     )
     for group in groups:
         edges = axis.edges(group, rates)
         for source in group.sources:
             rates.cpu(source.cpu)
             _note_recorded(rates, source, group, edges)
-        for piece in group.pieces():
+        for piece in pieces_of(group):
             batch = group.batch(piece)
             notes += batch.notes
             _count(rates, batch, edges)
@@ -243,4 +246,4 @@ def _count_loss(rates: Rates, loss: Loss, at: int) -> None:
     else:
         rates.lost[loss.unit] += loss.lost
         if loss.unit is Unit.EVENTS:
-            one.lost[at] += loss.lost
+            one.lost[at] += min(loss.lost, MOST_LOST)

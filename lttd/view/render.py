@@ -27,6 +27,7 @@ __all__ = ["Renderer", "why_inexpressible"]
 # Formats with dynamic strings make columns as wide as the longest one: fewer rows at once.
 DYNAMIC_ROWS: Final = 2048
 STATIC_ROWS: Final = 1 << 17
+MOST_WIDTH: Final = 4096
 _DYNAMIC: Final = (Kind.STRING, Kind.DYNAMIC, Kind.BITMASK, Kind.TAIL)
 
 
@@ -100,6 +101,8 @@ class Renderer:
     def _at_width(
         self, conversion: Conversion, value: Value, count: int, widths: Sequence[Any]
     ) -> Strip:
+        if any(width is not None and abs(width) > MOST_WIDTH for width in widths):
+            raise Inexpressible(f"a width of more than {MOST_WIDTH}")
         self._context.width, self._context.precision = widths
         return converted(conversion, value, count, self._context)
 

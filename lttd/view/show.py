@@ -8,7 +8,6 @@ import ctypes
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -20,15 +19,16 @@ from lttd.view.jobs import Noted, in_turn
 from lttd.view.losses import Loss
 from lttd.view.names import Names
 from lttd.view.opened import ClockGroup, EventWindow
+from lttd.view.progress import Progress
 from lttd.view.text import Texter
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Trace
-from lttd.view.window import FOREVER, PIECE_BYTES, Piece, extent
+from lttd.view.window import FOREVER, PIECE_BYTES, Piece
 
 # Below this a second process costs more than it saves: some 0.2 s of work.
 WORTH_BYTES: Final = 3 * PIECE_BYTES
 MOST_JOBS: Final = 8
-PROGRESS_S: Final = 0.5
+MOST_NAMED: Final = 8
 # glibc malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD.
 MALLOC_OPTIONS: Final = ((-3, 256 << 20), (-1, 512 << 20), (-2, 64 << 20))
 
@@ -166,6 +166,9 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     # A few lines are there at once: no event is less than 8 bytes, and hardly one is more than 256.
     enough = PIECE_BYTES if show.most is None else min(PIECE_BYTES, show.most << 8)
     found = EventWindow(traces, window, show.filter, enough)
+    for trace in traces:
+        if trace.removed:
+            found.notes.append(f"{trace.path}: {_numbered(trace.removed)} not there")
     out = _Out(found.notes, show.most)
     for group in found.clocks():
         status = _show_group(group, show, out)
@@ -174,11 +177,19 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     return 0
 
 
+def _numbered(segments: Sequence[int]) -> str:
+    *before, last = map(str, segments)
+    if len(before) > MOST_NAMED:
+        return f"{len(segments)} segments between others are"
+    return f"segments {', '.join(before)} and {last} are" if before else f"segment {last} is"
+
+
 def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
     if not group.sources:
         out.write([])
         return 0
     lines = maker(group, show)
+    progress = Progress(group, wanted=not sys.stdout.isatty())
 
     def make(piece: Piece) -> list[bytes]:
         batch = group.batch(piece)
@@ -187,15 +198,18 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
 
     def write(piece: Piece, made: list[bytes]) -> None:
         out.write(made)
-        out.progress(piece, group)
+        progress.reached(piece)
 
     jobs = 1 if show.most is not None else _jobs(group, show.jobs)
     if jobs > 1:
-        return in_turn(group.pieces, make, write, jobs)
+        status = in_turn(group.pieces, make, write, jobs)
+        progress.done()
+        return status
     for piece in group.pieces():
         write(piece, make(piece))
         if out.full:
             break
+    progress.done()
     return 0
 
 
@@ -225,15 +239,13 @@ def _held_bytes(group: ClockGroup, number: int) -> int:
 
 
 class _Out:
-    """Where lines, notes and progress go."""
+    """Where lines and notes go."""
 
     def __init__(self, notes: list[str], most: int | None) -> None:
         self.notes = notes
         self._noted = Noted()
         self.left = most
         """How many lines are still wanted; None: all."""
-        self._next = time.monotonic() + PROGRESS_S
-        self._shows_progress = sys.stderr.isatty() and not sys.stdout.isatty()
 
     @property
     def full(self) -> bool:
@@ -257,14 +269,3 @@ class _Out:
         lines = block.splitlines(keepends=True)[: self.left]
         self.left -= len(lines)
         return b"".join(lines)
-
-    def progress(self, piece: Piece, group: ClockGroup) -> None:
-        """Say on a terminal how far the window has been shown."""
-        if not self._shows_progress or time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + PROGRESS_S
-        held = extent(group.sources) or (piece.begin, piece.end)
-        begin, end = max(held[0], group.begin), min(held[1], group.end)
-        part = (min(piece.end, end) - begin) / max(end - begin, 1)
-        sys.stderr.write(f"\r{part:4.0%} " + ("\r     \r" if part >= 1 else ""))
-        sys.stderr.flush()

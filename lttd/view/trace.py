@@ -81,9 +81,19 @@ class Trace:
             TraceDamagedError: a manifest cannot be read.
         """
         self.path = Path(path)
-        self.segments = [Segment(each) for each in segments(self.path) if not holds_nothing(each)]
+        found = segments(self.path)
+        self._empty = {each.number for each in found if holds_nothing(each)}
+        self.segments = [Segment(each) for each in found if each.number not in self._empty]
         if not self.segments:
             raise NotATraceError(f"{path}: recording ended before anything was recorded")
+
+    @cached_property
+    def removed(self) -> list[int]:
+        """Numbers of segments between others that are not there; a cut leaves out what it likes."""
+        if any("cut" in segment.manifest.source for segment in self.segments):
+            return []
+        there = {segment.paths.number for segment in self.segments} | self._empty
+        return [number for number in range(min(there), max(there)) if number not in there]
 
     @property
     def state(self) -> str:

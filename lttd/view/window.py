@@ -101,7 +101,7 @@ def extent(sources: Sequence[Source]) -> tuple[int, int] | None:
             first, last = source.index.entries(0, 1)[0], source.index.entries(count - 1, count)[0]
             begins.append(int(first["begin"]))
             ends.append(int(last["end"] if int(last["end"]) < FOREVER else last["begin"]))
-    return (min(begins), max(ends)) if begins else None
+    return (min(begins), max(*begins, *ends)) if begins else None
 
 
 class Part(NamedTuple):

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from lttd.view.cli import main
+from lttd.view.render import why_inexpressible
+from lttd.view.share import formats_of, share_text
 
 TRACEFS = Path("/sys/kernel/tracing")
 LINE = re.compile(
@@ -73,10 +75,19 @@ def test_trace_cmd_reads_the_same_from_a_live_capture(tmp_path: Path) -> None:
         if mine["fields"] != other["fields"]:
             differing[mine["event"]] += 1
     assert set(differing) <= DIFFERS_IN_TRACE_CMD
+    assert share_as_printed(tmp_path / "t", ours) > 0.99
     # trace-cmd knows one name per pid: those that had one agree, cut as the kernel cuts them.
     for mine, other in zip(ours, theirs, strict=True):
         if len(names[mine["pid"]]) == 1 and other["comm"] != b"<...>":
             assert mine["comm"] == other["comm"][:15]
+
+
+def share_as_printed(trace: Path, lines: list[re.Match[bytes]]) -> float:
+    """Return and print what share of some lines is as their print fmt says; see lttv formats."""
+    fallen_back = {one.name.encode() for one in formats_of(trace) if why_inexpressible(one)}
+    share = sum(line["event"] not in fallen_back for line in lines) / len(lines)
+    print(f"{share:.2%} of {len(lines)} events, {share_text(trace).splitlines()[-1]}")
+    return share
 
 
 def test_the_kernels_own_text_is_ours_to_the_letter(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ Rule: rows are in the order of time; memory holds a piece of the window and PEND
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ from lttd.view.filters import Filter
 from lttd.view.losses import Loss
 from lttd.view.opened import ClockGroup
 from lttd.view.output import nothing_within
+from lttd.view.progress import pieces_of
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import PIECE_BYTES
@@ -37,6 +39,7 @@ GROUP_ROWS: Final = 1 << 17
 PENDING_ROWS: Final = 1 << 20
 """Rows of all types that wait to become one."""
 _US_NS: Final = 1000
+_MOST_TIME: Final = np.uint64(1 << 62)
 U64 = npt.NDArray[np.uint64]
 Open = Callable[[str], IO[bytes]]
 
@@ -86,7 +89,7 @@ def _export(trace: Trace, window: Window, create: Open) -> list[str]:
             for kind in dict.fromkeys(stream.info.abi for stream in segment.streams):
                 chosen = Filter(None, None, None)
                 group = ClockGroup(kind, [segment], window, chosen, notes, PIECE_BYTES)
-                for piece in group.pieces():
+                for piece in pieces_of(group):
                     batch = group.batch(piece)
                     notes += batch.notes
                     for rows in batch.by_type():
@@ -119,9 +122,10 @@ class _Sink:
     def add(self, rows: Rows) -> None:
         """Take events of one type."""
         kind = rows.kind
-        name = f"system={kind.system or 'unknown'}/event={kind.name}/"
-        if kind.format is None and kind.system:
-            name = f"system={kind.system}/event={kind.name}_undecoded/"
+        undecoded = "_undecoded" if kind.format is None and kind.system else ""
+        # Names of markers are what a trace says they are: none leads out of the directory.
+        system, event = (quote(word, safe="") for word in (kind.system or "unknown", kind.name))
+        name = f"system={system}/event={event}{undecoded}/"
         self.events += len(rows)
         self._hold(name, self._table(rows))
 
@@ -206,18 +210,22 @@ def timestamps(time: U64, segment: Segment) -> Any:  # noqa: ANN401
     """Return the wall-clock times of a column, as the segment's conversion has them, in us.
 
     Between two snapshots the conversion is a straight line, which floats hold to a ns: what they
-    take part in is no more than how far the clocks drifted apart.
+    take part in is no more than how far the clocks drifted apart.  A time of more than a century,
+    which damage makes, has none.
     """
     kind = pa.timestamp("us", tz="UTC")
     wall = segment.conversion
-    if wall is None or not len(time):
+    beyond = time > _MOST_TIME
+    if wall is None or beyond.all():
         return pa.nulls(len(time), kind)
+    time = np.where(beyond, time[~beyond][0], time)
     first, last = int(time.min()), int(time.max())
     bends = {snapshot.trace for snapshot in segment.manifest.clock_snapshots}
     begins = [first, *sorted(bend for bend in bends if first < bend <= last)]
     ends = [*(begin - 1 for begin in begins[1:]), last]
     real = [
-        (wall.to_realtime_ns(a), wall.to_realtime_ns(b)) for a, b in zip(begins, ends, strict=True)
+        (_bounded(wall.to_realtime_ns(a)), _bounded(wall.to_realtime_ns(b)))
+        for a, b in zip(begins, ends, strict=True)
     ]
     slopes = [
         (b_ns - a_ns - (b - a)) / max(b - a, 1)
@@ -228,4 +236,8 @@ def timestamps(time: U64, segment: Segment) -> Any:  # noqa: ANN401
     since = at - np.array(begins, np.int64)[piece]
     drift = np.floor(since * np.array(slopes)[piece]).astype(np.int64)
     found = np.array([a_ns for a_ns, _ in real], np.int64)[piece] + since + drift
-    return pa.array(found // _US_NS, pa.int64()).cast(kind)
+    return pa.array(found // _US_NS, pa.int64(), mask=beyond).cast(kind)
+
+
+def _bounded(realtime_ns: int) -> int:
+    return min(max(realtime_ns, 0), int(_MOST_TIME))

@@ -28,6 +28,7 @@ from lttd.view.losses import Loss
 from lttd.view.names import Names
 from lttd.view.opened import EventWindow
 from lttd.view.output import nothing_within
+from lttd.view.progress import pieces_of
 from lttd.view.text import FLAGS, Body, Texter
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Trace
@@ -73,7 +74,11 @@ class SystraceTexter(Texter):
 def export(trace: Trace, window: Window, out: Path) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
     found = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES)
-    groups = [each for each in found.clocks() if each.kind == "ftrace" and each.sources]
+    every = found.clocks()
+    groups = [each for each in every if each.kind == "ftrace"]
+    if not groups:
+        kinds = " and ".join(sorted({each.kind for each in every})) or "nothing"
+        raise UsageError(f"{trace.path}: holds {kinds}; only ftrace fits into Perfetto's text")
     clocks = sorted({segment.manifest.clock for group in groups for segment in group.segments})
     if len(groups) > 1 or COUNTING_CLOCKS & set(clocks):
         raise UsageError(
@@ -88,7 +93,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
             tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
             names = Names(path / "commands" for path in tracefs)
             texter = SystraceTexter(names, Symbols(tracefs[-1] / "kallsyms"), nanoseconds=True)
-            for piece in group.pieces():
+            for piece in pieces_of(group):
                 batch = group.batch(piece)
                 notes += batch.notes
                 events += len(batch)

@@ -16,11 +16,13 @@
  *	u32 ~sequence
  * The sequence number of a CPU counts every record that was made, stored or refused.
  */
+#include <linux/cpu.h>
 #include <linux/debugfs.h>
 #include <linux/delay.h>
 #include <linux/module.h>
 #include <linux/relay.h>
 #include <linux/seq_file.h>
+#include <linux/smp.h>
 #include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
@@ -139,6 +141,28 @@ static long make_records(void *argument)
 	return 0;
 }
 
+/* Not relay_flush(): that closes a sub-buffer while its CPU may be filling in a record. */
+static void flush_cpu(void *buf)
+{
+	relay_switch_subbuf(buf, 0);
+}
+
+static void flush_channel(struct rchan *channel)
+{
+	unsigned int cpu;
+
+	cpus_read_lock();
+	for_each_possible_cpu(cpu) {
+		struct rchan_buf *buf = *per_cpu_ptr(channel->buf, cpu);
+
+		if (buf && cpu_online(cpu))
+			smp_call_function_single(cpu, flush_cpu, buf, 1);
+		else if (buf)
+			flush_cpu(buf);
+	}
+	cpus_read_unlock();
+}
+
 static int open_channel(unsigned int number)
 {
 	if (channels[number])
@@ -164,7 +188,7 @@ static ssize_t control_write(struct file *file, const char __user *user, size_t 
 			error = work_on_cpu(cpu, make_records, &order);
 	} else if (sscanf(text, "flush %u", &order.channel) == 1) {
 		if (order.channel < ARRAY_SIZE(names) && channels[order.channel]) {
-			relay_flush(channels[order.channel]);
+			flush_channel(channels[order.channel]);
 			error = 0;
 		}
 	} else if (!strncmp(text, "open", 4)) {
@@ -205,7 +229,7 @@ static void flush_all(struct work_struct *work)
 
 	for (number = 0; number < ARRAY_SIZE(names); number++)
 		if (channels[number])
-			relay_flush(channels[number]);
+			flush_channel(channels[number]);
 	schedule_delayed_work(&flusher, msecs_to_jiffies(flush_ms));
 }
 
