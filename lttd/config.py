@@ -23,7 +23,7 @@ _KIND: Final = re.compile(r"([a-z]+)(?:$|[:,])")
 # A comma that begins a key, unless it is escaped.
 _KEY: Final = re.compile(r"(?<!\\),(?=[a-z-]+=)")
 
-KINDS: Final = ("ftrace", "replay", "ltt")
+KINDS: Final = ("ftrace", "blktrace", "relay", "replay", "ltt")
 # Keys of a SPEC that are also options of the command line, for the one source.
 SOURCE_KEYS: Final[tuple[str, ...]] = (
     "events", "buffer-size", "subbuffer-size", "clock", "overwrite", "trace-self", "kallsyms",
@@ -215,6 +215,8 @@ _EPILOG: Final = """\
 SPEC is KIND[:TARGET][,key=value]...
   ftrace            an own tracefs instance, created and removed by lttd (the default)
   ftrace:INSTANCE   an instance that exists; ftrace:/ is the top-level buffer
+  blktrace:/dev/X   the block layer's trace of a device (docs/BLKTRACE.md tells its keys)
+  relay:DIR         every relay channel below DIR (docs/RELAY.md tells its keys)
   replay:DIR        files of whole sub-buffers with their padding: fixtures, old traces
   ltt:DIR           the channels of an LTTng 0.x trace: DEBUGFS/ltt/NAME
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ltt import Layout
+from lttd.abi.ltt import Layout, is_metadata
 from lttd.abi.ltt_events import Channel, alike, walk
 from lttd.abi.ltt_markers import Marker, Markers, core_markers
 from lttd.abi.table import Headers
@@ -23,6 +23,7 @@ from lttd.tracedir import Manifest, SegmentPaths
 I64 = npt.NDArray[np.int64]
 
 METADATA: Final = "metadata"
+MOST_NOTES: Final = 100
 _FLIGHT: Final = "flight-"
 
 
@@ -55,7 +56,7 @@ class SegmentMarkers:
                 self.notes.append(str(error))
                 return
         streams = [StoredStream(self._paths, self._manifest, one) for one in self._manifest.streams]
-        streams = [one for one in streams if channel_of(one) == METADATA]
+        streams = [one for one in streams if is_metadata(one.info.id.channel)]
         sizes = tuple((one.name, _size(one)) for one in streams)
         if sizes == self._read:
             return
@@ -65,7 +66,7 @@ class SegmentMarkers:
         for stream in streams:
             self._take(stream)
         directory = self._paths.directory
-        self.notes += [f"{directory}: {each}; the first counts" for each in self._markers.conflicts]
+        self.notes += [f"{directory}: {each}" for each in self._markers.conflicts]
 
     def of(self, channel: str, layout: Layout) -> Mapping[int, Marker]:
         """Return what the events of a channel may be, by id."""
@@ -86,7 +87,8 @@ class SegmentMarkers:
                     minor, order = layout.minor, layout.order
                     if not self._markers.add_event(one, payload, minor=minor, byteorder=order):
                         wrong.append((at, "no declaration of a marker"))
-                self.notes += [f"{stream.paths.data}: byte {at}: {why}" for at, why in wrong]
+                path, more = stream.paths.data, max(MOST_NOTES - len(self.notes), 0)
+                self.notes += [f"{path}: byte {at}: {why}" for at, why in wrong[:more]]
 
     def _headers(self, stream: StoredStream) -> Headers:
         """Return the sub-buffers that the index tells of; without one those that adjoin."""

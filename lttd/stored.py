@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.table import Headers, abi_of
+from lttd.abi.table import BlktraceAbi, Headers, abi_of
 from lttd.errors import TraceDamagedError
 from lttd.index import Entries, SeekIndex, read_gaps
 from lttd.stats import StreamStats, StreamSummary, summarize
@@ -88,7 +88,11 @@ class StoredStream:
         """Read the sub-buffers' own headers where *entries* say that they are."""
         if self.abi is None:
             raise AssertionError(f"{self.info.abi} sub-buffers do not state their size")
-        return self.abi.headers_at(self.data, entries["offset_bytes"].astype(np.int64))
+        offset = entries["offset_bytes"].astype(np.int64)
+        if isinstance(self.abi, BlktraceAbi):  # there are none: the entries tell
+            size = (entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
+            return self.abi.told(self.data, offset, size, entries["begin"].astype(np.uint64))
+        return self.abi.headers_at(self.data, offset)
 
     def summary(self) -> StreamSummary:
         """Return the totals: the manifest's once the segment is closed, else of index and gaps."""

@@ -207,6 +207,9 @@ class Manifest:
             value["clock_snapshots"] = [Snapshot.from_json(snapshot) for snapshot in snapshots]
             manifest = cls(**value)
             _refuse_implausible(manifest)
+        except FileNotFoundError:
+            reason = "missing; move its segment elsewhere, and the others can be read"
+            raise TraceDamagedError(path, 0, reason) from None
         except OSError as error:
             raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

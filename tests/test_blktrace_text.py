@@ -93,6 +93,15 @@ def test_a_window_is_told_on_the_same_clock_and_with_the_same_names(tmp_path: Pa
     assert alone == [line for line in everything if line.split()[1] == "0"]
 
 
+def test_the_note_of_the_time_makes_wall_clock_times(tmp_path: Path) -> None:
+    second = 1_000_000_000
+    data = timestamp(5 * second, 1_700_000_000) + record(6 * second) + record(8 * second)
+    replayed(written(tmp_path / "raw", data), tmp_path / "trace")
+    assert len(shown(tmp_path / "trace")) == 2
+    late = shown(tmp_path / "trace", "--begin", "2023-11-14T22:13:22Z")
+    assert [line.split()[3] for line in late] == ["2.000000000"]
+
+
 def test_every_action_has_the_line_that_blkparse_prints(tmp_path: Path) -> None:
     fs, wide = c["fs"] | c["queue"], struct.pack
     remap = wide(">IIQ", 8 << 20 | 2, 7 << 20 | 3, 55)
@@ -173,7 +182,7 @@ def _traces(draw: st.DrawFn) -> list[bytes]:
 
 @needs_blkparse
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(files=_traces())
 def test_whatever_blkparse_prints_is_printed(
@@ -191,6 +200,67 @@ def test_whatever_blkparse_prints_is_printed(
         line for line in run.stdout.split(b"\n") if not line.startswith(b"Input file made.blktr")
     ]
     assert out.buffer.getvalue().split(b"\n") == expected
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("version", [7, 8])
+def test_any_version_and_byte_order_has_the_same_lines(
+    tmp_path: Path, version: int, order: str
+) -> None:
+    def made(time: int, action: int, pdu: bytes = b"", cpu: int = 0) -> bytes:
+        return record(time, action, pdu, cpu=cpu, order=order, version=version)
+
+    fs = c["fs"] | c["write"]
+    odd = (
+        made(1, c["notify"], b"sh".ljust(16, b"\0"))
+        + made(10, 1 | fs)
+        + made(20, 11 | fs, struct.pack(">Q", 3))
+    )
+    # Beside a CPU as they usually are: nothing says that both are of one machine.
+    usual = record(15, 8 | fs, cpu=1, error=5)
+    replayed(written(tmp_path / "raw", odd, usual), tmp_path / "trace")
+    assert shown(tmp_path / "trace") == [
+        "  8,1    0        1     0.000000000    10  Q   W 100 + 8 [sh]",
+        "  8,1    1        1     0.000000005    10  C   W 100 + 8 [5]",
+        "  8,1    0        1     0.000000010    10 UT   W [sh] 3",
+    ]
+    events = [json.loads(line) for line in shown(tmp_path / "trace", "--json")]
+    assert [event["fields"].get("requests") for event in events] == [None, None, None, 3]
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["", "index/"]), st.floats(0, 1, exclude_max=True), st.integers(1, 255)
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_any_flipped_bit_is_shown_or_told(
+    tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[str, float, int]]
+) -> None:
+    directory = tmp_path_factory.mktemp("blk")
+    made = process(1, 10, "sh") + b"".join(
+        record(at, pdu=bytes(8 * (at % 3)), sequence=at) for at in range(10, 60)
+    )
+    streams = replayed(written(directory / "raw", made, message(5, b"hi", 1)), directory / "trace")
+    for below, where, mask in flips:
+        path = streams / below / ("made.blktrace.0" + (".idx" if below else ""))
+        data = bytearray(path.read_bytes())
+        data[int(where * len(data))] ^= mask
+        path.write_bytes(data)
+    for options in ([], ["--json"], ["--fields", "sector"]):
+        with redirect_stdout(_Out()), redirect_stderr(io.StringIO()):
+            assert view_main(["text", str(directory / "trace"), *options]) in (0, 1)
+    out = directory / "out"
+    with redirect_stdout(_Out()), redirect_stderr(io.StringIO()):
+        assert view_main(
+            ["export", str(directory / "trace"), "--to", "blktrace", "-o", str(out)]
+        ) in (0, 1, 2)
 
 
 def test_equal_times_keep_the_cpu_that_came_before(tmp_path: Path) -> None:

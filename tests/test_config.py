@@ -37,7 +37,7 @@ def test_a_comma_begins_a_key_only_before_a_name_and_an_equals_sign(
 
 @pytest.mark.parametrize("text", ["", "disk:/dev/sda", "ftracex", "ftrace;x", ":x"])
 def test_an_unknown_kind_is_refused_with_the_known_ones(text: str) -> None:
-    with pytest.raises(UsageError, match="ftrace, replay"):
+    with pytest.raises(UsageError, match="ftrace, blktrace, relay, replay"):
         parse_spec(text)
 
 

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lttd.abi import ltt, ltt_walk
+from lttd.abi.declared import LttEventHeader
 from lttd.abi.ltt_events import Channel, Shape, SubBuffers, Walked, walk
 from lttd.abi.ltt_markers import Marker as Declared
 from lttd.abi.ltt_markers import Markers, Sizes, Stored, core_markers, parse_fields
@@ -55,7 +56,7 @@ def walked_of(program: Program, data: bytes) -> list[Walked]:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(programs())
 @example(Program(Tracer(minor=2), []))
 def test_any_sequence_of_logged_events_comes_back(program: Program) -> None:
@@ -82,6 +83,31 @@ def test_sizes_that_do_not_fit_16_bits_are_read(size: int, sized: bool) -> None:
     assert not walked.damage
     assert walked.time.tolist() == [start, start + 1]
     assert walked.payload_bytes.tolist() == [(size - 16 + 1 + 7) // 8 * 8 + 8] * 2
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_headers_are_as_they_are_declared(sized: bool) -> None:
+    tracer = Tracer(sized=sized)
+    kinds = [kind_of(tracer, Marker("kernel", f"m{at}", at, "s %s"), ["%s"]) for at in (2, 28, 40)]
+    events, tsc = [], tracer.start_tsc
+    for number, step in enumerate([0, 5, 9, 1 << 28] * 3):
+        tsc += step
+        text = b"z" * (70_000 if number == 7 else number)
+        events.append((kinds[number % 3], (text,), tsc))
+    program = Program(tracer, kinds, events, 1 << 18)
+    data = program.channel().drain()
+    (walked,) = walked_of(program, data)
+    at = 68
+    ends = walked.payload_at + walked.payload_bytes
+    places = zip(walked.payload_at.tolist(), ends.tolist(), strict=True)
+    for number, (payload, end) in enumerate(places):
+        head = LttEventHeader.parse(data[at:payload])
+        assert head.id == walked.id[number]
+        assert head.time_low == int(walked.time[number]) & ((1 << 27) - 1)
+        assert head.time in (None, walked.time[number])
+        assert (head.large_size or head.size) in (None, end - payload)
+        at = end
+    assert at == subbuffers(data)[1].end_bytes[-1]
 
 
 def test_times_wrap_within_a_subbuffer_as_often_as_it_takes() -> None:
@@ -157,8 +183,8 @@ def test_declarations_that_differ_are_told_and_the_first_one_counts() -> None:
         for event in Program(tracer, [kind]).metadata().logged:
             assert markers.add_event(event.id, event.payload, minor=6, byteorder="<")
     assert markers.conflicts == [
-        "fs.read: declared as 'fd %u' and 'fd %d'",
-        "fs.write: id 1 is declared with the id of fs.read",
+        "fs.read: declared as 'fd %u' and 'fd %d'; the first counts",
+        "fs.write: id 1 is declared with the id of fs.read; the first counts",
     ]
     assert markers.of("fs")[1].name == "read"
     assert not markers.of("fs")[1].fields[0].stored.signed
@@ -213,8 +239,8 @@ def test_mutated_data_costs_events_and_nothing_else(program: Program, data: st.D
 
 def test_a_payload_of_many_strings_and_integers_keeps_its_alignment() -> None:
     layout = ltt.Layout("<", 6, 4, 4, 1, 1, 0)
-    markers = parse_fields("a %s b %llu c %s d #1u%u e %hu f %s", LONG32)
-    shape = Shape(Declared("k", "m", 0, markers, 4), layout)
+    fields = parse_fields("a %s b %llu c %s d #1u%u e %hu f %s", LONG32)
+    shape = Shape(Declared("k", "m", 0, "", LONG32._replace(alignment=4), fields), layout)
     assert (shape.alignment, shape.strings, shape.fixed_bytes) == (4, 3, None)
     #        a          b aligned to 4 on 32 bits   c      d    e          f
     data = b"xy\0" + b"\0" + bytes(8) + b"z\0" + b"\1" + b"\0" + b"\2\0" + b"\0"
@@ -227,10 +253,29 @@ def test_empty_events_take_a_bounded_memory_each() -> None:
     layout = ltt.Layout("<", 6, 8, 0, 1_000_000_000, 1, 0)
     size = 1 << 20
     rows = SubBuffers(*(np.array([value]) for value in (0, 0, size)), np.zeros(1, np.uint64))
-    channel = Channel({0: Declared("k", "tick", 0, (), 0)}, layout)
+    channel = Channel({0: Declared("k", "tick", 0, "", LONG32, ())}, layout)
     tracemalloc.start()
     (walked,) = walk(bytes(size), rows, channel)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(walked.time) == size // 4
     assert most < 160 * size // 4
+
+
+def test_what_no_tracer_declares_is_refused_before_it_takes_hours() -> None:
+    markers = Markers()
+
+    def declare(one: int, sizes: bytes) -> None:
+        payload = b"fs\0m%d\0" % one + one.to_bytes(2, "little") + sizes
+        assert markers.add_event(0, payload, minor=6, byteorder="<")
+
+    long = b"a %d " * 10_000
+    assert markers.add_event(1, b"fs\0long\0" + long + b"\0", minor=6, byteorder="<")
+    declare(1, bytes((4, 3, 8, 8, 0)))
+    for one in range(2, 300):
+        declare(one, bytes((4, 8, 8, 8, 0)) if one % 2 else bytes((1, 1, 1, one % 4 + 1, 0)))
+    assert markers.conflicts[:2] == [
+        "fs.long: a format of 50000 bytes; not read",
+        "fs.m1: types of (4, 3, 8, 8, 0) bytes; not read",
+    ]
+    assert len(markers.conflicts) < 110

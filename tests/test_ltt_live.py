@@ -220,6 +220,29 @@ def test_another_run_is_appended_as_a_segment(
     assert not ltt_kernel.is_open("kernel_0")
 
 
+def test_flight_recorder_channels_are_dumped_beside_a_run_that_goes_on(
+    ltt_kernel: Kernel, lttds: Runs, tmp_path: Path
+) -> None:
+    for path in ("kernel_0", "flight-fs_0"):
+        ltt_kernel.add(path, overwrite=path.startswith("flight"))
+        ltt_kernel.fill(path, 2)
+    normal = lttds.start("-t", "out", "-c", ltt_kernel.root, "-n", "--flush-interval", "50ms")
+    until(lambda: segments_of(tmp_path / "out"), "the recording")
+    # What lttctl does to destroy a trace; the directory is another's.
+    for letters in ((), ("-a",)):
+        status, told = lttds.run("-t", "out", "-c", ltt_kernel.root, "-f", *letters)
+        assert status in (1, 2), told
+        assert "out" in told
+    flight = lttds.start("-t", "flight", "-c", ltt_kernel.root, "-f", "--flush-interval", "50ms")
+    until(lambda: ltt_kernel.is_open("flight-fs_0"), "the second recording")
+    ltt_kernel.finalize()
+    for run, name, path in ((normal, "out", "kernel_0"), (flight, "flight", "flight-fs_0")):
+        _, told = run.communicate(timeout=PATIENCE_S)
+        assert run.returncode == 0, told
+        assert recorded(tmp_path / name).keys() == {path}
+        assert_is_all(recorded(tmp_path / name)[path], ltt_kernel.report(path))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_all_that_can_be_read(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path, number: int

@@ -55,13 +55,13 @@ def written(directory: Path, tracer: Tracer, *, subbuffer_bytes: int = 16384) ->
     write_trace(directory, buffers)
 
 
-def record(directory: Path, trace: Path, layout: str) -> Trace:
-    """Replay into *trace* within this process."""
+def record(directory: Path, trace: Path, layout: str, number: int = 1) -> Trace:
+    """Replay into segment *number* of *trace* within this process."""
     source = open_source(SourceSpec("replay", str(directory), {}), BufferPool())
     recorder = Recorder()
     recorder.start()
     try:
-        recording = Recording.begin(recorder, trace, 1, source, layout, Disk())
+        recording = Recording.begin(recorder, trace, number, source, layout, Disk())
         for stream, lane in recording.streams_and_lanes():
             while isinstance(batch := stream.take(flush=True), Batch):
                 recorder.offer(lane, batch)
@@ -232,6 +232,24 @@ def test_every_format_is_kept_whole_and_restored(
     export(trace, EVERYTHING, "ltt", tmp_path / "out")
     for name in NAMES:
         assert (tmp_path / "out" / name).read_bytes() == without_padding(tmp_path / "from" / name)
+
+
+def test_segments_of_one_trace_are_joined(tmp_path: Path) -> None:
+    written(tmp_path / "whole", Tracer())
+    for part in (1, 2):
+        (tmp_path / f"part{part}").mkdir()
+    for name in NAMES:
+        original = (tmp_path / "whole" / name).read_bytes()
+        starts = ltt_walk.survey(original).offsets_bytes
+        middle = int(starts[len(starts) // 2])
+        (tmp_path / "part1" / name).write_bytes(original[: middle or None])
+        (tmp_path / "part2" / name).write_bytes(original[middle:] if middle else b"")
+    for number in (1, 2):
+        record(tmp_path / f"part{number}", tmp_path / "t", "packed", number)
+    export(Trace(tmp_path / "t"), EVERYTHING, "ltt", tmp_path / "out")
+    for name in NAMES:
+        restored = (tmp_path / "out" / name).read_bytes()
+        assert restored == without_padding(tmp_path / "whole" / name)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

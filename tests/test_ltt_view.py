@@ -25,11 +25,15 @@ from lttd.subbuffer import Batch, BufferPool
 from lttd.tracedir import Manifest, SegmentPaths, StreamRecord, create_segment
 from lttd.verify import check
 from lttd.view.cli import main
+from lttd.view.export import export
 from lttd.view.ltt_text import LttTexter
 from lttd.view.opened import OpenedTrace
+from lttd.view.times import EVERYTHING
 from lttd.writer import StreamFile
 from tests.logging_ltt import Kind, Program, Value, kind_of, programs
+from tests.ltt_kernel import Kernel
 from tests.made_ltt import LttBuffer, Marker, Tracer, describe, write_trace
+from tests.running import PATIENCE_S, until
 
 REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"
 needs_the_real_trace = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/ltt-2.5")
@@ -194,7 +198,7 @@ def expected(kind: Kind, values: tuple[Value, ...]) -> str:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(program=programs(30), layout=st.sampled_from(["packed", "sparse"]))
 def test_what_was_logged_is_decoded_and_printed(
     program: Program, layout: str, tmp_path_factory: pytest.TempPathFactory
@@ -362,6 +366,21 @@ def test_runs_of_several_tracers_in_one_file_keep_their_own_clocks(tmp_path: Pat
     assert found == [(1, one.ns(one.start_tsc + 100)), (2, other.ns(5_100))]
 
 
+def test_parquet_has_channels_and_markers_as_partitions_and_none_leads_out(tmp_path: Path) -> None:
+    dataset = pytest.importorskip("pyarrow.dataset", reason="no pyarrow here")
+    tracer = Tracer()
+    kind = kind_of(tracer, Marker("kernel", "../../x", 2, "n %u s %s p %p"), ["%u", "%s", "%p"])
+    events = [(kind, (at, b"s%d" % at, 1 << 63), tracer.start_tsc + at) for at in range(5)]
+    put(tmp_path / "in", Program(tracer, [kind], events))
+    export(stored(tmp_path / "in", tmp_path / "t"), EVERYTHING, "parquet", tmp_path / "pq")
+    found = dataset.dataset(tmp_path / "pq", partitioning="hive")
+    rows = found.to_table(filter=dataset.field("system") == "kernel").to_pylist()
+    assert [(row["event"], row["n"], row["s"], row["p"]) for row in rows] == [
+        ("../../x", at, f"s{at}", 1 << 63) for at in range(5)
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "pq", "t"}
+
+
 def test_metadata_of_an_open_segment_is_read_again_when_there_is_more(tmp_path: Path) -> None:
     tracer = Tracer()
     _, metadata = counting(tracer)
@@ -387,7 +406,7 @@ def test_metadata_of_an_open_segment_is_read_again_when_there_is_more(tmp_path: 
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(program=programs(20), data=st.data())
 def test_a_mutated_trace_costs_notes_and_nothing_else(
     program: Program, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -412,3 +431,34 @@ def test_a_mutated_trace_costs_notes_and_nothing_else(
                 rows.columns()
     check(again.segments[0].paths, events=True)
     shutil.rmtree(directory)
+
+
+@pytest.mark.slow
+def test_what_a_live_kernel_logged_reads_as_it_was_logged(
+    ltt_kernel: Kernel, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for path in ("metadata_0", "metadata_1", "kernel_0", "kernel_1"):
+        ltt_kernel.add(path, count=64)
+    ltt_kernel.describe("metadata_0", "kernel", "printk", 40, "string %s n %u")
+    words = [sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t", "-c", ltt_kernel.root]
+    with subprocess.Popen(words, stderr=subprocess.PIPE) as run:
+        until(lambda: ltt_kernel.is_open("kernel_1"), "lttd")
+        for number in range(400):
+            if number == 200:  # a marker of a channel that nobody knew until now
+                ltt_kernel.add("fs_1", count=64)
+                ltt_kernel.describe("metadata_1", "fs", "read", 0, "n %u count %zu")
+            if number > 200 and number % 3 == 0:
+                ltt_kernel.log("fs_1", 0, ("u4", number), ("u8", 1 << 40))
+            else:
+                ltt_kernel.log(f"kernel_{number % 2}", 40, ("s", b"text " * 9), ("u4", number))
+        until(lambda: ltt_kernel.is_open("fs_1"), "the channel that came later")
+        ltt_kernel.finalize()
+        _, told = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 0, told
+    assert main(["text", str(tmp_path / "t"), "--event", "kernel.*", "--event", "fs.*"]) == 0
+    out, err = capfdbinary.readouterr()
+    assert not err
+    lines = out.decode().splitlines()
+    assert [int(n) for line in lines for n in re.findall(r"\bn = (\d+)", line)] == list(range(400))
+    assert {line.partition(":")[0] for line in lines} == {"kernel.printk", "fs.read"}
+    assert f"count = {1 << 40} }}" in lines[201]

@@ -270,6 +270,27 @@ def test_threads_that_are_left_out_are_not_recorded() -> None:
         )
 
 
+def test_a_thread_that_cannot_be_left_out_while_recording_is_told_once_and_no_reason_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(path: str, _: str) -> None:
+        raise SourceError(f"{path}: gone")
+
+    with closing(open_ftrace(QUIET, BufferPool())) as source:
+        list(source.notes())
+        with monkeypatch.context() as patch:
+            patch.setattr("lttd.sources.ftrace.write_text", refuse)
+            with pytest.raises(SourceError):
+                source.leave_out([1])
+        source.start()
+        with monkeypatch.context() as patch:
+            patch.setattr("lttd.sources.ftrace.write_text", refuse)
+            for _ in range(2):
+                source.leave_out([2])
+        assert list(source.notes()) == [f"{instance_of(source)}/set_event_notrace_pid: gone"]
+        drain(source)
+
+
 def test_poll_waits_for_a_share_of_the_ring_and_then_wakes() -> None:
     settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10)
     with closing(open_ftrace(settings, BufferPool())) as source:

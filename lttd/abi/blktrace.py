@@ -25,6 +25,8 @@ Records = npt.NDArray[np.void]
 MAGIC: Final = 0x65617400
 """Of every record, with the version in its lowest byte."""
 RECORD_BYTES: Final = {7: 48, 8: 64}
+ROW_BYTES: Final = 64 << 10
+"""Of a sub-buffer: a window is found to so many bytes; an entry of the index costs 72."""
 COMM_BYTES: Final = 16
 """Of a process note."""
 
@@ -52,7 +54,7 @@ NOTES: Final = {0: "note_process", 1: "note_timestamp", 2: "note_message"}
 
 
 def record_dtype(version: int, byteorder: str) -> np.dtype[np.void]:
-    """Return the dtype of a record without its pdu; *byteorder* is ``<`` or ``>``."""
+    """Return the dtype of a record without its pdu; *byteorder* is ``<``, ``>`` or ``=``."""
     e = byteorder
     head = [("magic", f"{e}u4"), ("sequence", f"{e}u4"), ("time", f"{e}u8"), ("sector", f"{e}u8")]
     if version == 7:

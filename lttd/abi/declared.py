@@ -6,10 +6,12 @@ every dtype and Struct to it.
 
 from construct import (
     Bytes,
+    Computed,
     Const,
     Construct,
     Enum,
     If,
+    IfThenElse,
     Int8ub,
     Int16ub,
     Int16ul,
@@ -68,6 +70,17 @@ buf_size up to 2.4, sb_size from 2.5 on.
 """
 
 LttSubbufferHeaderBig = _ltt_header(Int32ub, Int64ub)
+
+LttEventHeader = Struct(
+    "word" / Int32ul,
+    "kind" / Computed(this.word >> 27),
+    "time_low" / Computed(this.word & 0x7FFFFFF),
+    "id" / IfThenElse(this.kind < 29, Computed(this.kind), Int16ul),
+    "size" / If((this.kind == 29) | (this.kind == 30), Int16ul),
+    "large_size" / If(this.size == 0xFFFF, Int32ul),
+    "time" / If(this.kind == 29, Int64ul),
+)
+"""LTTng 0.x include/linux/ltt-tracer.h, ltt_write_event_header; little-endian, not aligned."""
 
 CtfIndexHeader = Struct(
     "magic" / Const(0xC1F1DCC1, Int32ub),

@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from lttd.abi.ftrace_events import Damage
 from lttd.abi.ltt import Layout, header_dtype, layout_of
-from lttd.abi.ltt_markers import Marker
+from lttd.abi.ltt_markers import Marker, Sizes
 
 Buffer = bytes | bytearray | memoryview
 MarkersOf = Callable[[Layout], Mapping[int, Marker]]
@@ -53,7 +53,6 @@ SIZE_FOLLOWS: Final = 0xFFFF
 TIME_BITS: Final = 27
 _TIME_MASK: Final = (1 << TIME_BITS) - 1
 _NATURAL: Final = (4, 5)
-ALIGNMENTS: Final = (0, 4, 8)
 # An event header has 28 bytes at most; a look at one that is cut off ends in these.
 _BEYOND: Final = bytes(40)
 # What a batch may hold of data: at 4 bytes an event at least, some 70 MB of arrays at most.
@@ -137,15 +136,14 @@ class Walked(NamedTuple):
 
 
 class Shape:
-    """How the payload of a marker's events is laid out.
+    """How the payload of events is laid out that some markers have in common.
 
     Integers between two strings are a run: how far it goes depends on where it begins, modulo 8.
     """
 
     def __init__(self, marker: Marker, layout: Layout) -> None:
-        self.marker = marker
         alignments = [
-            aligned_to(layout, field.stored.size_bytes, marker.alignment)
+            aligned_to(layout, field.stored.size_bytes, marker.sizes.alignment)
             for field in marker.fields
             if not field.is_string
         ]
@@ -162,7 +160,7 @@ class Shape:
                 run = []
             else:
                 size = field.stored.size_bytes
-                run.append((size, aligned_to(layout, size, marker.alignment)))
+                run.append((size, aligned_to(layout, size, marker.sizes.alignment)))
         self._runs.append(_lengths(run))
 
     @property
@@ -200,11 +198,14 @@ class Channel:
 
     def __init__(self, markers: Mapping[int, Marker], layout: Layout) -> None:
         self.layout: Final = layout
-        self.shapes: Final = {
-            one: Shape(marker, layout)
-            for one, marker in markers.items()
-            if marker.alignment in ALIGNMENTS
-        }
+        self.markers: Final = markers
+        made: dict[tuple[str, Sizes], Shape] = {}
+        self.shapes: Final[dict[int, Shape]] = {}
+        for one, marker in markers.items():
+            kind = marker.format, marker.sizes
+            if kind not in made:
+                made[kind] = Shape(marker, layout)
+            self.shapes[one] = made[kind]
         self.header_alignment: Final = aligned_to(layout, 4, layout.alignment)
         self.time_alignment: Final = aligned_to(layout, 8, layout.alignment)
         self._id_byte: Final = 3 if layout.order == "<" else 0
@@ -268,10 +269,10 @@ class Channel:
         begin = _up(at, shape.alignment)
         behind = shape.behind(data, begin, end)
         if behind < 0:
-            return -1, f"a string of {shape.marker.name} does not end"
+            return -1, f"a string of {self.markers[one].name} does not end"
         if stated >= 0 and behind - begin != stated:
-            what = f"{shape.marker.name} has {behind - begin} bytes, its header says {stated}"
-            return -1, what
+            name = self.markers[one].name
+            return -1, f"{name} has {behind - begin} bytes, its header says {stated}"
         return behind, ""
 
     def _header(self, data: bytes, head: int, code: int) -> tuple[int, int, int]:

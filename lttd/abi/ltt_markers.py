@@ -15,7 +15,7 @@ first one counts, and the conflict is told.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 ID_EVENT: Final = 0
@@ -28,6 +28,11 @@ _QUALIFIERS: Final = "hlLZztS"
 _SIGNED: Final = "di"
 _UNSIGNED: Final = "ouxX"
 _POSSIBLE_BYTES: Final = frozenset((1, 2, 4, 8))
+_ALIGNMENTS: Final = (0, 4, 8)
+# What no tracer ever wrote must not take hours to read.
+MOST_FORMAT_BYTES: Final = 16384
+MOST_SIZES: Final = 4
+MOST_CONFLICTS: Final = 100
 
 
 class Sizes(NamedTuple):
@@ -76,8 +81,10 @@ class Marker:
     channel: str
     name: str
     id: int
-    fields: tuple[MarkerField, ...]
-    alignment: int
+    format: str
+    sizes: Sizes
+    fields: tuple[MarkerField, ...] = field(compare=False, repr=False)
+    """What the format declares, with these sizes."""
 
 
 def parse_fields(text: str, sizes: Sizes) -> tuple[MarkerField, ...]:
@@ -185,12 +192,13 @@ def core_markers(minor: int, alignment: int) -> dict[int, Marker]:
     """Return what the metadata channel itself consists of, by id."""
     channel = "channel %s " if minor >= PER_CHANNEL_SINCE else ""
     sizes = "int #1u%zu long #1u%zu pointer #1u%zu size_t #1u%zu alignment #1u%u"
+    size = Sizes(alignment=alignment)
     told = {
         ID_EVENT: ("core_marker_id", f"{channel}name %s event_id %hu {sizes}"),
         FORMAT_EVENT: ("core_marker_format", f"{channel}name %s format %s"),
     }
     return {
-        number: Marker("metadata", name, number, parse_fields(text, Sizes()), alignment)
+        number: Marker("metadata", name, number, text, size, parse_fields(text, size))
         for number, (name, text) in told.items()
     }
 
@@ -201,8 +209,10 @@ class Markers:
     def __init__(self) -> None:
         self._ids: dict[tuple[str, int], tuple[str, Sizes]] = {}
         self._formats: dict[tuple[str, str], str] = {}
+        self._machines: set[Sizes] = set()
+        self._parsed: dict[tuple[str, Sizes], tuple[MarkerField, ...]] = {}
         self.conflicts: list[str] = []
-        """Declarations that differ from an earlier one, a line each."""
+        """Declarations that cannot be, or differ from an earlier one: a line each, of the first."""
 
     def add_event(self, number: int, payload: bytes, *, minor: int, byteorder: str) -> bool:
         """Take in an event of the metadata channel; tell whether it is one.
@@ -228,18 +238,33 @@ class Markers:
         return True
 
     def _add_id(self, channel: str, name: str, one: int, sizes: Sizes) -> None:
-        if any(size not in _POSSIBLE_BYTES for size in sizes[:4]):
-            self.conflicts.append(f"{_joined(channel, name)}: types of {sizes[:4]} bytes")
+        possible = all(size in _POSSIBLE_BYTES for size in sizes[:4])
+        if not possible or sizes.alignment not in _ALIGNMENTS or not self._fits(sizes):
+            self._refuse(channel, name, f"types of {tuple(sizes)} bytes; not read")
             return
         known = self._ids.setdefault((channel, one), (name, sizes))
         if known != (name, sizes):
             what = "other sizes" if known[0] == name else f"the id of {_joined(channel, known[0])}"
-            self.conflicts.append(f"{_joined(channel, name)}: id {one} is declared with {what}")
+            self._refuse(channel, name, f"id {one} is declared with {what}; the first counts")
+
+    def _fits(self, sizes: Sizes) -> bool:
+        """Tell whether there are no more kinds of machines than one file can be from."""
+        if len(self._machines) < MOST_SIZES:
+            self._machines.add(sizes)
+        return sizes in self._machines
+
+    def _refuse(self, channel: str, name: str, why: str) -> None:
+        if len(self.conflicts) < MOST_CONFLICTS:
+            self.conflicts.append(f"{_joined(channel, name)}: {why}")
 
     def _add_format(self, channel: str, name: str, text: str) -> None:
+        if len(text) > MOST_FORMAT_BYTES:
+            self._refuse(channel, name, f"a format of {len(text)} bytes; not read")
+            return
         known = self._formats.setdefault((channel, name), text)
         if known != text:
-            self.conflicts.append(f"{_joined(channel, name)}: declared as {known!r} and {text!r}")
+            what = f"declared as {known!r} and {text!r}; the first counts"
+            self._refuse(channel, name, what)
 
     def of(self, channel: str) -> Mapping[int, Marker]:
         """Return the markers whose events *channel* may hold, by id."""
@@ -247,8 +272,10 @@ class Markers:
         for (declared, one), (name, sizes) in self._ids.items():
             text = self._formats.get((declared, name))
             if declared in (channel, "") and text is not None:
-                fields = parse_fields(text, sizes)
-                found[one] = Marker(channel, name, one, fields, sizes.alignment)
+                if (text, sizes) not in self._parsed:
+                    self._parsed[text, sizes] = parse_fields(text, sizes)
+                fields = self._parsed[text, sizes]
+                found[one] = Marker(channel, name, one, text, sizes, fields)
         return found
 
 

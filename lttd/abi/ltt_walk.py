@@ -82,7 +82,7 @@ def survey(data: Buffer) -> Survey:
             used_sizes.append(used)
             at += size
             continue
-        behind = _next_sound(data, at)
+        behind = _next_sound(data, at, order)
         torn = (size > 0 and behind == room) or room - at < LEAST_HEADER_BYTES
         reason = _reason(data, at, size)
         damage.append(Damage(len(offsets), at, behind - at, torn, reason))
@@ -125,16 +125,17 @@ def _extent(data: Buffer, at: int, order: str) -> tuple[int, int]:
     return used, size
 
 
-def _next_sound(data: Buffer, at: int) -> int:
+def _next_sound(data: Buffer, at: int, order: str) -> int:
     """Return where the next whole sub-buffer begins at a page behind *at*; else the end."""
-    room = len(data)
-    first = (at // PAGE_BYTES + 1) * PAGE_BYTES
-    for start in range(first, room, PAGE_BYTES << 10):
-        offsets = np.arange(start, min(start + (PAGE_BYTES << 10), room), PAGE_BYTES)
-        found = headers_at(data, offsets)
-        whole = np.flatnonzero(found.sound & (found.size_bytes <= room - offsets))
-        if len(whole):
-            return int(offsets[whole[0]])
+    room, pages = len(data), 16
+    start = (at // PAGE_BYTES + 1) * PAGE_BYTES
+    while start < room:
+        behind = min(start + pages * PAGE_BYTES, room)
+        offsets = np.arange(start, behind, PAGE_BYTES)
+        for offset in offsets[headers_at(data, offsets).sound].tolist():
+            if 0 < _extent(data, offset, order)[1] <= room - offset:
+                return int(offset)
+        start, pages = behind, min(2 * pages, 1024)
     return room
 
 

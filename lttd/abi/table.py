@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi import ftrace, ftrace_events, ltt, ltt_events, ltt_walk
+from lttd.abi import blktrace, ftrace, ftrace_events, ltt, ltt_events, ltt_walk
 from lttd.subbuffer import StreamInfo
 
 Buffer = bytes | bytearray | memoryview
@@ -195,7 +195,81 @@ class LttAbi:
         return Decoded(events, end, damage)
 
 
-ABIS: Final[dict[str, Callable[[StreamInfo, str], Abi]]] = {"ftrace": FtraceAbi, "ltt": LttAbi}
+class BlktraceAbi:
+    """Block traces: records from end to end; a sub-buffer is as many of them as its entry says.
+
+    So the index is the witness of sizes, and one that is lost is made again with others.
+    """
+
+    def __init__(self, _info: StreamInfo, _byteorder: str) -> None:
+        pass
+
+    def headers_at(self, data: Buffer, offsets_bytes: I64) -> Headers:
+        """Take each to reach to the next, the last to the data's end."""
+        sizes = np.diff(offsets_bytes, append=len(data))
+        return self.told(data, offsets_bytes, sizes, np.zeros(len(sizes), np.uint64))
+
+    def told(self, data: Buffer, offsets_bytes: I64, sizes_bytes: I64, begin: U64) -> Headers:
+        """Take them to be as their entries say, where a record begins there."""
+        sizes = np.where(
+            (offsets_bytes >= 0)
+            & (sizes_bytes > 0)
+            & (sizes_bytes <= len(data))
+            & (offsets_bytes <= len(data) - sizes_bytes),
+            sizes_bytes,
+            0,
+        )
+        for row in np.flatnonzero(sizes).tolist():
+            if blktrace.layout_of(data, int(offsets_bytes[row])) is None:
+                sizes[row] = 0
+        return Headers(offsets_bytes, sizes, sizes_bytes, begin)
+
+    def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:
+        """Follow the records until one is not whole; *slot_bytes* is 0: they vary in size."""
+        layout = blktrace.layout_of(data, start_bytes)
+        if layout is None:
+            nothing = np.empty(0, np.int64)
+            return Headers(nothing, nothing, nothing, nothing.astype(np.uint64))
+        walked = blktrace.walk(data, start_bytes, len(data), layout)
+        if walked.damage:
+            whole = int(np.searchsorted(walked.offset_bytes, walked.damage[0].offset_bytes))
+            walked = blktrace.Walked(walked.offset_bytes[:whole], walked.size_bytes[:whole], [])
+        records = blktrace.records_at(data, walked.offset_bytes, layout)
+        time = np.maximum.accumulate(records["time"].astype(np.uint64))
+        rows = blktrace.rows_of(walked, time, blktrace.ROW_BYTES)
+        size = rows["stored_bytes"].astype(np.int64)
+        return Headers(rows["offset_bytes"].astype(np.int64), size, size, rows["begin"])
+
+    def ends(self, data: Buffer, headers: Headers) -> U64:
+        """Return the time of the latest record of each."""
+        return self.decode(data, headers).end
+
+    def decode(self, data: Buffer, headers: Headers) -> Decoded:
+        """Count the records."""
+        events = np.zeros(len(headers.begin), np.int64)
+        end = np.zeros(len(headers.begin), np.uint64)
+        damage: list[ftrace_events.Damage] = []
+        spans = zip(headers.offset_bytes.tolist(), headers.stored_bytes.tolist(), strict=True)
+        for row, (at, size) in enumerate(spans):
+            layout = blktrace.layout_of(data, at)
+            if layout is None:
+                damage.append(ftrace_events.Damage(row, at, "no block trace record stands here"))
+                continue
+            walked = blktrace.walk(data, at, at + size, layout)
+            damage += [
+                ftrace_events.Damage(row, one.offset_bytes, one.reason) for one in walked.damage
+            ]
+            records = blktrace.records_at(data, walked.offset_bytes, layout)
+            events[row] = len(records)
+            end[row] = records["time"].max() if len(records) else 0
+        return Decoded(events, end, damage)
+
+
+ABIS: Final[dict[str, Callable[[StreamInfo, str], Abi]]] = {
+    "blktrace": BlktraceAbi,
+    "ftrace": FtraceAbi,
+    "ltt": LttAbi,
+}
 
 
 def abi_of(info: StreamInfo, byteorder: str) -> Abi | None:

@@ -9,13 +9,40 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from lttd.abi.blktrace import Layout, Walked, layout_of, notes, records_at, rows_of, walk
-from lttd.subbuffer import Gap, Reason, Rows, Unit
+from lttd.abi.blktrace import ROW_BYTES, Layout, layout_of, notes, records_at, rows_of, walk
+from lttd.sources.base import Attachment
+from lttd.subbuffer import Batch, Gap, Reason, Rows, Unit
 
-# A window is found to so many bytes; an entry of the index costs 72.
-ROW_BYTES: Final = 64 << 10
+NOTES_FILE: Final = "blktrace/notes"
 # Record and pdu: a u16 counts the pdu's bytes.
 MOST_RECORD_BYTES: Final = 64 + (1 << 16) - 1
+
+
+class Noted:
+    """The records that say who a process is, and what time it was."""
+
+    def __init__(self) -> None:
+        self.records: deque[bytes] = deque()
+
+    def add(self, batch: Batch) -> int:
+        """Keep those of a batch; return how many records it has."""
+        count = 0
+        for offset, size in zip(
+            batch.rows["offset_bytes"].tolist(), batch.rows["stored_bytes"].tolist(), strict=True
+        ):
+            data = batch.buffer[offset : offset + size]
+            layout = layout_of(data) or Layout(7, "<")
+            walked = walk(data, 0, size, layout)
+            count += len(walked.offset_bytes)
+            for row in notes(data, walked, layout).tolist():
+                at, length = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
+                self.records.append(bytes(data[at : at + length]))
+        return count
+
+    def attachment(self) -> list[Attachment]:
+        """Return what was kept since the last call."""
+        data = b"".join(self.records.popleft() for _ in range(len(self.records)))
+        return [Attachment(NOTES_FILE, data, append=True)] if data else []
 
 
 class Taken(NamedTuple):
@@ -30,13 +57,10 @@ class Taken(NamedTuple):
 class RecordBook:
     """Makes the rows of one stream; keeps what its times and numbers go on from."""
 
-    def __init__(self, noted: deque[bytes]) -> None:
-        """*noted* gets the records that say who a process is, and what time it was."""
+    def __init__(self) -> None:
         self.latest = 0
         """Time of the latest record."""
         self.layout: Layout | None = None
-        self.records = 0
-        self._noted = noted
         self._sequence = 0
 
     def take(self, data: memoryview, *, final: bool) -> Taken:
@@ -53,8 +77,6 @@ class RecordBook:
                 whole = last.offset_bytes
                 damage.pop()
         records = records_at(data, walked.offset_bytes, layout)
-        self._note(data, walked, layout)
-        self.records += len(records)
         before = self.latest
         time = np.maximum.accumulate(np.maximum(records["time"].astype(np.uint64), before))
         rows = rows_of(walked, time, ROW_BYTES)
@@ -73,11 +95,6 @@ class RecordBook:
         end = int(rows["begin"][row]) if row < len(rows) else max(self.latest, begin)
         reason = Reason.TORN if torn and row == len(rows) else Reason.DAMAGED
         return Gap(row, reason, Unit.BYTES, size_bytes, begin, max(begin, end))
-
-    def _note(self, data: memoryview, walked: Walked, layout: Layout) -> None:
-        for row in notes(data, walked, layout).tolist():
-            at, size = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
-            self._noted.append(bytes(data[at : at + size]))
 
 
 def _begins(data: memoryview, at: int, layout: Layout) -> bool:

@@ -51,6 +51,12 @@ def _events(value: object) -> tuple[str, ...]:
     return globs
 
 
+def _sizes_in_bytes(options: dict[str, Any]) -> None:
+    for name in ("buffer_size", "subbuffer_size"):
+        if name in options:
+            options[name.replace("_size", "_bytes")] = options.pop(name)
+
+
 def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
     from lttd.sources.ftrace import FtraceSettings, open_ftrace  # noqa: PLC0415
 
@@ -66,9 +72,7 @@ def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
             "kallsyms": parse_bool,
         },
     )
-    for name in ("buffer_size", "subbuffer_size"):
-        if name in options:
-            options[name.replace("_size", "_bytes")] = options.pop(name)
+    _sizes_in_bytes(options)
     return open_ftrace(FtraceSettings(instance=spec.target, **options), pool)
 
 
@@ -93,6 +97,56 @@ def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
     return open_blktrace_replay(directory, pool)
 
 
+def _relay(spec: SourceSpec, pool: BufferPool) -> Source:
+    from lttd.sources.relay import RelaySettings, open_relay  # noqa: PLC0415
+
+    if spec.target is None:
+        raise UsageError("source relay: name the directory: relay:DIR")
+    parsers: dict[str, Callable[[Any], Any]] = {
+        "framing": str,
+        "pattern": str,
+        "time": _offset,
+        "sequence": _offset,
+        "overwrite": parse_bool,
+        "unfinished": parse_bool,
+    }
+    return open_relay(RelaySettings(spec.target, **_convert(spec, parsers)), pool)
+
+
+def _blktrace(spec: SourceSpec, pool: BufferPool) -> Source:
+    from lttd.sources.blktrace import BlktraceSettings, open_blktrace  # noqa: PLC0415
+    from lttd.sources.blktrace_device import parse_sectors  # noqa: PLC0415
+
+    if spec.target is None:
+        raise UsageError("source blktrace: name the device: blktrace:/dev/X")
+    options = _convert(
+        spec,
+        {
+            "actions": parse_list,
+            "buffer-size": parse_bytes,
+            "subbuffer-size": parse_bytes,
+            "sectors": parse_sectors,
+            "pid": _number,
+        },
+    )
+    _sizes_in_bytes(options)
+    return open_blktrace(BlktraceSettings(spec.target, **options), pool)
+
+
+def _number(value: object) -> int:
+    text = str(value)
+    if not text.isdigit():
+        raise UsageError(f"{value!r} is no number")
+    return int(text)
+
+
+def _offset(value: object) -> int:
+    text = str(value)
+    if not text.isdigit():
+        raise UsageError(f"{value!r} is no place in a record: write a number of bytes")
+    return int(text)
+
+
 def _ltt(spec: SourceSpec, pool: BufferPool) -> Source:
     from lttd.sources.ltt import open_ltt  # noqa: PLC0415
 
@@ -102,7 +156,9 @@ def _ltt(spec: SourceSpec, pool: BufferPool) -> Source:
 
 
 _OPENERS: Final[dict[str, Callable[[SourceSpec, BufferPool], Source]]] = {
+    "blktrace": _blktrace,
     "ftrace": _ftrace,
+    "relay": _relay,
     "replay": _replay,
     "ltt": _ltt,
 }

@@ -4,7 +4,7 @@ Rule: what was made is removed and what was changed is undone, whatever goes wro
 that a killed lttd could not remove are drained by the next one, untouched but for being stopped.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from typing import Final
 
@@ -109,6 +109,7 @@ class FtraceSource:
         self._previous_run = previous_run
         self._leaves_out = instance.own and not previous_run and not settings.trace_self
         self._left_out: set[int] = set()
+        self._started = False
         self._notes_told = 0
         self._looked = previous_run
         self._others_told = False
@@ -145,7 +146,21 @@ class FtraceSource:
         return ()
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Do not record these threads, unless that was asked for or the list is somebody's."""
+        """Do not record these threads, unless that was asked for or the list is somebody's.
+
+        While recording, where that cannot be done any more, tracefs being unmounted, say, they are
+        recorded along.
+        """
+        new = set(thread_ids) - self._left_out
+        try:
+            self._leave_out(new)
+        except LttdError as error:
+            if not self._started:
+                raise
+            self._instance.notes.append(str(error))
+        self._left_out |= new
+
+    def _leave_out(self, new: Set[int]) -> None:
         path = self._instance.file("set_event_notrace_pid")
         if self._previous_run or self._settings.trace_self:
             return
@@ -154,11 +169,9 @@ class FtraceSource:
                 return
             self._instance.undo.remember(path, "", truncate=True)
             self._leaves_out = True
-        new = set(thread_ids) - self._left_out
         if new:
             # Without O_TRUNC, this adds to the list.  It can take the kernel 50 ms.
             write_text(path, " ".join(map(str, sorted(new))))
-            self._left_out |= new
 
     def start(self) -> None:
         """Turn tracing on; what a killed lttd left stays off."""
@@ -166,6 +179,7 @@ class FtraceSource:
             write_text(self._instance.file("tracing_on"), "1")
         elif not self._instance.own:
             self._instance.producers.change(self._instance.file("tracing_on"), "1")
+        self._started = True
 
     def stop(self) -> None:
         """Turn tracing off in an own instance, elsewhere only what start() and we turned on.

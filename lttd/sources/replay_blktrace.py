@@ -5,20 +5,29 @@ Rule: as for any replay, what the files hold is what there is; a torn end is a g
 
 import os
 import re
+import struct
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
+from lttd.abi.blktrace import NOTIFY, layout_of, pdu_of, records_at, walk
+from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, SourceError, UsageError
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
-from lttd.sources.blktrace_rows import MOST_RECORD_BYTES, RecordBook
+from lttd.sources.blktrace_rows import MOST_RECORD_BYTES, Noted, RecordBook
 from lttd.sources.replay import ReplaySource, StreamPath
 from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
 
+# The note of the time is among the first records of one of the files.
+_START_BYTES: Final = 64 << 10
+# The wall clock is read just before the note gets its own time: some microseconds on a busy CPU.
+_START_UNCERTAINTY_NS: Final = 100_000
+_TIMESTAMP: Final = 1 | NOTIFY
+_WALL: Final = struct.Struct("2I")
 _NAME: Final = re.compile(r"(?P<name>.+)\.blktrace\.(?P<cpu>\d+)")
-NOTES_FILE: Final = "blktrace/notes"
 
 
 def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
@@ -45,7 +54,7 @@ def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
 class BlktraceReplayStream:
     """See ``lttd.sources.base.Stream``."""
 
-    def __init__(self, file: StreamPath, pool: BufferPool, noted: deque[bytes]) -> None:
+    def __init__(self, file: StreamPath, pool: BufferPool, noted: Noted) -> None:
         self.info = StreamInfo(file.stream, "blktrace", subbuffer_bytes=0, header_bytes=0)
         self.path = file.path
         try:
@@ -53,7 +62,9 @@ class BlktraceReplayStream:
         except OSError as error:
             raise SourceError(f"{file.path}: {error.strerror}") from error
         self._pool = pool
-        self._book = RecordBook(noted)
+        self._book = RecordBook()
+        self._noted = noted
+        self._records = 0
         self._at = 0
 
     @property
@@ -86,12 +97,14 @@ class BlktraceReplayStream:
         # What is read anew next time is more than a record: it can only be garbage at the end.
         taken = self._book.take(buffer[:used], final=used < max(len(buffer), MOST_RECORD_BYTES))
         self._at += taken.whole_bytes
-        return make_batch(
+        batch = make_batch(
             *(self.info.id, taken.rows, time.monotonic_ns()),
             pool=self._pool,
             buffer=buffer,
             gaps=taken.gaps,
         )
+        self._records += self._noted.add(batch)
+        return batch
 
     def urgent(self) -> bool:
         """Return False: a file waits."""
@@ -103,7 +116,7 @@ class BlktraceReplayStream:
 
     def counters(self) -> Mapping[str, int]:
         """Return how many records there were."""
-        return {"records": self._book.records}
+        return {"records": self._records}
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -116,7 +129,7 @@ class BlktraceReplay(ReplaySource):
     """See ``lttd.sources.base.Source``."""
 
     def __init__(self, directory: Path, files: list[StreamPath], pool: BufferPool) -> None:
-        self._noted: deque[bytes] = deque()
+        self._noted = Noted()
         self._notes = []
         self.streams: list[BlktraceReplayStream] = []  # type: ignore[assignment]
         try:
@@ -131,10 +144,33 @@ class BlktraceReplay(ReplaySource):
             "files": [file.path.name for file in files],
         }
         self.info = SourceInfo(
-            "replay", f"replay:{directory},abi=blktrace", "mono", settings, live=False
+            *("replay", f"replay:{directory},abi=blktrace", "mono", settings),
+            live=False,
+            snapshot=_start([file.path for file in files]),
         )
 
     def attachments(self, when: When) -> Iterator[Attachment]:
         """Return the notes of processes and of the time that were met since the last call."""
-        if noted := b"".join(self._noted.popleft() for _ in range(len(self._noted))):
-            yield Attachment(NOTES_FILE, noted, append=True)
+        yield from self._noted.attachment()
+
+
+def _start(paths: Iterable[Path]) -> Snapshot | None:
+    """Return how the clocks stood at the start, by the note of the time that is made then."""
+    for path in paths:
+        with path.open("rb") as file:
+            data = file.read(_START_BYTES)
+        layout = layout_of(data)
+        if layout is None:
+            continue
+        walked = walk(data, 0, len(data), layout)
+        records = records_at(data, walked.offset_bytes, layout)
+        for row in np.flatnonzero(records["action"] == _TIMESTAMP).tolist():
+            at, size = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
+            pdu = pdu_of(data, at, size, 0, layout)
+            if len(pdu) == _WALL.size:
+                seconds, ns = struct.unpack(f"{layout.byteorder}2I", pdu)
+                mono = int(records["time"][row])
+                wall_ns = seconds * 1_000_000_000 + ns
+                # How long the machine had slept is not known.
+                return Snapshot(mono, mono, mono, wall_ns, _START_UNCERTAINTY_NS)
+    return None

@@ -71,14 +71,15 @@ def explained(path: str, error: OSError, doing: str = "") -> LttdError:
     """Return what to raise for *error* at *path*: one line with the remedy."""
     what = f"{path}: {doing}{os.strerror(error.errno or 0)}"
     if error.errno in _SET_UP_FIRST:
-        return NothingToRecordError(what, _SET_UP_FIRST[error.errno] + _lockdown())
+        return NothingToRecordError(what, _SET_UP_FIRST[error.errno] + lockdown())
     remedy = _REMEDIES.get(error.errno or 0)
     if error.errno == errno.ENOENT and not os.path.isdir(os.path.dirname(path)):
         remedy = "the instance was removed, or tracefs unmounted"
     return SourceError(f"{what}; {remedy}" if remedy else what)
 
 
-def _lockdown() -> str:
+def lockdown() -> str:
+    """Return `` (lockdown=MODE)`` where the kernel keeps things even from root, else nothing."""
     try:
         mode = re.search(r"\[(\w+)\]", LOCKDOWN.read_text())
     except OSError:

@@ -23,8 +23,8 @@ from lttd.abi.blktrace import (
     CATEGORY_SHIFT,
     CGROUP_BYTES,
     NOTIFY,
-    Layout,
     layout_of,
+    record_dtype,
     records_at,
 )
 from lttd.view.columns import Batch, gather
@@ -50,6 +50,7 @@ _MINOR_BITS: Final = 20
 _SECTOR_SHIFT: Final = 9
 # What printf() makes of a name that blkparse does not know.
 _NO_NAME: Final = b"(null)"
+_COMMON: Final = record_dtype(8, "=")
 # Bit of the table -> of the category; 3 is "has bytes".
 _RWBS_BITS: Final = ("flush", "discard", "write", None, "fua", "ahead", "sync", "meta")
 
@@ -118,25 +119,23 @@ class BlkparseLines(BlockTexter):
         if not len(batch):
             yield from super().lines(batch, most)
             return
-        layout = layout_of(batch.data, int(batch.at[0]))
-        assert layout is not None  # a record stands there
-        events = self._columns(batch, layout)
+        events = self._columns(batch)
         printed = (events.act >= 0) & (events.act != _DRV_DATA)
         message = _action(events) == (2 | NOTIFY)
         printed |= message & (events.pdu_bytes > 0)
         if most is not None or not printed.all():
             batch = batch.select(np.flatnonzero(printed)[:most])
             if len(batch):
-                events = self._columns(batch, layout)
+                events = self._columns(batch)
         self._events = events
         yield from super().lines(batch)
 
-    def _columns(self, batch: Batch, layout: Layout) -> _Events:
-        records = records_at(batch.data, batch.at, layout)
+    def _columns(self, batch: Batch) -> _Events:
+        records, head_bytes = _records(batch)
         action = records["action"].astype(np.uint64)
         note = action & np.uint64(NOTIFY) != 0
         cgroup = np.where(action & np.uint64(ACT_CGROUP), CGROUP_BYTES, 0)
-        behind = layout.record_bytes + cgroup
+        behind = head_bytes + cgroup
         table, pair = self._names.of(batch)
         comms = [_NO_NAME if comm == UNKNOWN else comm for comm in table["comm"].tolist()]
         return _Events(
@@ -254,6 +253,25 @@ class BlkparseLines(BlockTexter):
     def _message(self, events: _Events, rows: I64) -> Iterator[Body]:
         told = [events.pdu(row).partition(b"\0")[0] + b"\n" for row in rows.tolist()]
         yield body_of(rows, [words_of(np.array(told, np.bytes_))])
+
+
+def _records(batch: Batch) -> tuple[npt.NDArray[np.void], I64]:
+    """Return the records, and the size of each without its pdu."""
+    magics = gather(batch.data, batch.at, np.dtype("V4"))
+    records = np.empty(len(batch), _COMMON)
+    head_bytes = np.zeros(len(batch), np.int64)
+    # One, unless streams of several machines are shown together.
+    for magic in {one.tobytes() for one in np.unique(magics.view("u4")).view("V4")}:
+        layout = layout_of(magic)
+        assert layout is not None  # each is a record's
+        rows = np.flatnonzero(magics == np.void(magic))
+        found = records_at(batch.data, batch.at[rows], layout)
+        if len(rows) == len(batch) and found.dtype.isnative:
+            return found, np.full(len(batch), layout.record_bytes)
+        for name in found.dtype.names or ():
+            records[name][rows] = found[name]
+        head_bytes[rows] = layout.record_bytes
+    return records, head_bytes
 
 
 def _action(events: _Events) -> U64:

@@ -74,14 +74,16 @@ class LttTypes:
 
     def numbers(self, channel: Channel, ids: U16, segment: str) -> I32:
         """Return the number of each event's type; *channel* knows all the ids."""
-        known = self._tables.get(id(channel))
-        if known is None:
-            table = np.full(max(channel.shapes, default=0) + 1, -1, np.int32)
-            for one, shape in channel.shapes.items():
-                table[one] = self._type(shape.marker, channel.layout, segment).number
+        if id(channel) not in self._tables:
+            table = np.full(max(channel.markers, default=0) + 1, -1, np.int32)
             # With the channel, so that none has its id after it is gone.
-            known = self._tables[id(channel)] = (channel, table)
-        numbers: I32 = known[1][ids]
+            self._tables[id(channel)] = (channel, table)
+        table = self._tables[id(channel)][1]
+        numbers: I32 = table[ids]
+        if (numbers < 0).any():
+            for one in np.unique(ids[numbers < 0]).tolist():
+                table[one] = self._type(channel.markers[one], channel.layout, segment).number
+            numbers = table[ids]
         return numbers
 
     def _type(self, marker: Marker, layout: ltt.Layout, segment: str) -> EventType:
@@ -102,10 +104,11 @@ class LttTypes:
                 layout = ltt.layout_of(source.stream.data)
             except ValueError:
                 continue
-            channel = source.context.walking(layout)
-            self.numbers(channel, np.empty(0, np.uint16), source.stream.segment.directory.name)
-        names = ((kind.name, f"{kind.system}:{kind.name}") for kind in self.all)
-        return next((kind for kind, of in zip(self.all, names, strict=True) if name in of), None)
+            channel, segment = source.context.walking(layout), source.stream.segment.directory.name
+            for one, marker in channel.markers.items():
+                if name in (marker.name, f"{marker.channel}:{marker.name}"):
+                    return self.all[int(self.numbers(channel, np.array([one]), segment)[0])]
+        return None
 
 
 class _Found(NamedTuple):

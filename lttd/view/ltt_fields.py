@@ -13,7 +13,7 @@ from lttd.abi.ftrace_format import Field, Format, Kind
 from lttd.abi.ltt import Layout
 from lttd.abi.ltt_events import aligned_to
 from lttd.abi.ltt_markers import Marker, MarkerField
-from lttd.view.columns import gather, until_nul
+from lttd.view.columns import gather, inside
 
 I64 = npt.NDArray[np.int64]
 _NATIVE: Final = "<" if sys.byteorder == "little" else ">"
@@ -23,11 +23,13 @@ _SPAN_BYTES: Final = 16
 def format_of(marker: Marker, layout: Layout) -> Format:
     """Return the format of the records of a marker's events; fields are called as it says."""
     fields: list[Field] = []
+    taken: set[str] = set()
     at = 0
     for one in marker.fields:
-        name, number = one.name, 2
-        while name in [field.name for field in fields]:
+        name, number = one.name, len(fields) + 1
+        while name in taken:
             name, number = f"{one.name}_{number}", number + 1
+        taken.add(name)
         field = _field(name, one, at)
         fields.append(field)
         at += field.size_bytes
@@ -51,29 +53,19 @@ class MarkerRecords:
         self.marker = marker
         self._dtype = format_.dtype
         self._fields = [
-            (field, one, self._stored(one, layout), self._alignment(marker, one, layout))
+            (field, *_stored(one, marker, layout))
             for field, one in zip(format_.fields, marker.fields, strict=True)
         ]
-
-    @staticmethod
-    def _stored(one: MarkerField, layout: Layout) -> np.dtype[Any]:
-        if one.is_string:
-            return np.dtype("V1")
-        order = ">" if one.network else layout.order
-        return np.dtype(f"{order}{'i' if one.stored.signed else 'u'}{one.stored.size_bytes}")
-
-    @staticmethod
-    def _alignment(marker: Marker, one: MarkerField, layout: Layout) -> int:
-        return 1 if one.is_string else aligned_to(layout, one.stored.size_bytes, marker.alignment)
+        self._has_strings = any(one.is_string for one in marker.fields)
 
     def __call__(self, data: memoryview, at: I64, size_bytes: I64) -> npt.NDArray[np.void]:
         """Return the fields of the events at some places."""
         records = np.empty(len(at), self._dtype)
-        raw = np.frombuffer(data, np.uint8)
+        ends = _Ends(data, at, size_bytes) if self._has_strings else None
         place = np.zeros(len(at), np.int64)
-        for field, one, stored, alignment in self._fields:
-            if one.is_string:
-                behind = place + until_nul(raw, at + place, size_bytes - place)
+        for field, stored, alignment in self._fields:
+            if ends is not None and field.kind is Kind.SPAN:
+                behind = ends.behind(place)
                 records[field.name] = np.stack((place, behind), axis=1)
                 place = behind + 1
             else:
@@ -81,3 +73,28 @@ class MarkerRecords:
                 records[field.name] = gather(data, at + place, stored)
                 place = place + stored.itemsize
         return records
+
+
+def _stored(one: MarkerField, marker: Marker, layout: Layout) -> tuple[np.dtype[Any], int]:
+    """Return how a field lies in an event, and what it is aligned to there."""
+    size, signed, _ = one.stored
+    if one.is_string:
+        return np.dtype("V1"), 1
+    order = ">" if one.network else layout.order
+    dtype = np.dtype(f"{order}{'i' if signed else 'u'}{size}")
+    return dtype, aligned_to(layout, size, marker.sizes.alignment)
+
+
+class _Ends:
+    """Where the strings of some events end: all their NULs, looked for once."""
+
+    def __init__(self, data: memoryview, at: I64, size_bytes: I64) -> None:
+        raw = np.frombuffer(data, np.uint8)
+        self._begin = np.cumsum(size_bytes) - size_bytes
+        self._nuls = np.flatnonzero(raw[np.repeat(at, size_bytes) + inside(size_bytes)] == 0)
+
+    def behind(self, place: I64) -> I64:
+        """Return where each string ends that begins at *place* of its event; each does."""
+        number = np.searchsorted(self._nuls, self._begin + place)
+        behind: I64 = self._nuls[number] - self._begin
+        return behind

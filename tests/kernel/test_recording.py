@@ -25,10 +25,12 @@ QUIET = "--events sched:sched_process_hang"
 PRELUDE = r"""
 export PYTHONPATH=$CHECKOUT TRACING=/sys/kernel/tracing
 cat > /tmp/marks.py <<'P'
-import errno, os, sys, time
+import errno, os, signal, sys, time
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
 fd = os.open(sys.argv[1] + "/trace_marker", os.O_WRONLY)
 end, n = time.monotonic() + float(sys.argv[2]), 0
-while time.monotonic() < end:
+while time.monotonic() < end and not told:
     try:
         os.write(fd, b"mark %08d\n" % n)
     except OSError as error:
@@ -44,7 +46,7 @@ begin_recording() {  # OPTION...: $pid is lttd's, $instance its own
     "$PYTHON" -m lttd.cli -t /tmp/trace --summary json:"$OUT/summary" "$@" 2> "$OUT/stderr" &
     pid=$!
     instance=$TRACING/instances/lttd-$pid
-    for _ in $(seq 300); do
+    for _ in $(seq 1200); do
         # A new instance is on, too; lttd leaves its own threads out just before it starts.
         [ "$(cat "$instance/tracing_on" 2> /dev/null)" = 1 ] &&
             [ -n "$(cat "$instance/set_event_notrace_pid")" ] && return
@@ -58,6 +60,12 @@ begin_recording() {  # OPTION...: $pid is lttd's, $instance its own
 marks() {
     set -- "$PYTHON" -IS /tmp/marks.py "$instance" "$@"
     if [ $BASHPID = $$ ]; then "$@"; else exec "$@"; fi
+}
+# COUNT: waits until so many more were written; how long a busy host takes for it nobody knows.
+more_marks() {
+    local sum='/^(entries|overrun|dropped events|read events):/ { n += $NF } END { print n }'
+    local goal=$(($(awk "$sum" $instance/per_cpu/cpu*/stats) + $1))
+    until [ $(awk "$sum" $instance/per_cpu/cpu*/stats) -ge $goal ]; do sleep 0.1; done
 }
 end_recording() {
     kill -TERM $pid
@@ -115,7 +123,7 @@ class Recorded:
         return events
 
 
-def record(guest: Guest, script: str, timeout_s: float = 120.0, *, status: int = 0) -> Recorded:
+def record(guest: Guest, script: str, timeout_s: float = 300.0, *, status: int = 0) -> Recorded:
     result = guest.run(PRELUDE + script, timeout_s)
     result.expect(status)
     return Recorded(result.output, result.out_dir)
@@ -156,14 +164,14 @@ def test_a_cpu_goes_off_and_on_under_load_and_nothing_is_lost(guest: Guest) -> N
         cpu1=/sys/devices/system/cpu/cpu1/online
         trap 'echo 1 > $cpu1' EXIT
         begin_recording {QUIET} --buffer-size 16M --flush-interval 200ms
-        marks 12 0.0002 > $OUT/written & load=$!
+        marks 600 0.0002 > $OUT/written & load=$!
         for round in 1 2 3; do
-            taskset -apc 1 $load; sleep 1.5
-            echo 0 > $cpu1; sleep 1
+            taskset -apc 1 $load; more_marks 500
+            echo 0 > $cpu1; more_marks 500
             echo 1 > $cpu1
         done
-        taskset -apc 1 $load
-        wait $load
+        taskset -apc 1 $load; more_marks 500
+        kill $load; wait $load
         end_recording
         no_instance_is_left
         """,
@@ -206,10 +214,11 @@ def test_a_recorder_stopped_for_ten_seconds_goes_on_and_tells_what_was_overwritt
         guest,
         f"""set -e
         begin_recording {QUIET} --buffer-size 64K
-        marks 14 > $OUT/written & load=$!
+        marks 600 > $OUT/written & load=$!
         sleep 1
         kill -STOP $pid; sleep 10; kill -CONT $pid
-        wait $load
+        more_marks 500
+        kill $load; wait $load
         end_recording
         """,
     )
@@ -228,10 +237,11 @@ def test_without_overwriting_the_newest_are_refused_and_counted(guest: Guest) ->
         guest,
         f"""set -e
         begin_recording {QUIET} --buffer-size 64K --no-overwrite
-        marks 8 > $OUT/written & load=$!
+        marks 600 > $OUT/written & load=$!
         sleep 1
         kill -STOP $pid; sleep 4; kill -CONT $pid
-        wait $load
+        more_marks 500
+        kill $load; wait $load
         end_recording
         """,
     )

@@ -15,6 +15,7 @@ Rule: rows are in the order of time; memory holds a piece of the window and PEND
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -121,9 +122,10 @@ class _Sink:
     def add(self, rows: Rows) -> None:
         """Take events of one type."""
         kind = rows.kind
-        name = f"system={kind.system or 'unknown'}/event={kind.name}/"
-        if kind.format is None and kind.system:
-            name = f"system={kind.system}/event={kind.name}_undecoded/"
+        undecoded = "_undecoded" if kind.format is None and kind.system else ""
+        # Names of markers are what a trace says they are: none leads out of the directory.
+        system, event = (quote(word, safe="") for word in (kind.system or "unknown", kind.name))
+        name = f"system={system}/event={event}{undecoded}/"
         self.events += len(rows)
         self._hold(name, self._table(rows))
 

@@ -1,0 +1,373 @@
+"""Where the records of a relay channel begin and end, and which of them are none.
+
+Rule: pure, and nothing here raises because of what the bytes say: what is no record is damage, and
+what follows it is found again where there is something to look for (blktrace's magic, numbers that
+count on), else lost to the end of what was given.
+Invariant: every byte is part of a record, of damage, or of the rest.
+Rule: a sequence number within the records tells what a length cannot: what was delivered twice or
+from an earlier lap (damage), and how many are missing.
+
+``blktrace``: see ``lttd.abi.blktrace``.
+``fixed:N``: records of N bytes.  ``u32le-length``: a u32 that counts the bytes which follow it, 0
+never; so a record is 4 bytes longer than that says.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi import blktrace
+from lttd.abi.sequence import judge
+from lttd.errors import UsageError
+
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+# No record is larger than a sub-buffer; a length beyond this is no length.
+MOST_RECORD_BYTES: Final = 1 << 20
+_LENGTH: Final = struct.Struct("<I")
+_SEARCH_BYTES: Final = 1 << 16
+# Record and pdu: a u16 counts the pdu's bytes.
+_MOST_BLKTRACE_BYTES: Final = 64 + (1 << 16) - 1
+
+NOT_YET: Final = 0
+"""As a record's length: what is there is too short to tell."""
+NONE_HERE: Final = -1
+"""As a record's length: no record begins here."""
+
+
+class Damage(NamedTuple):
+    """Bytes that are no sound record."""
+
+    offset_bytes: int
+    size_bytes: int
+    reason: str
+
+
+class Missing(NamedTuple):
+    """Records that the sequence numbers say are missing."""
+
+    offset_bytes: int
+    """Of the record before which they are missing."""
+    records: int
+
+
+class Walked(NamedTuple):
+    """Where the records of some bytes are."""
+
+    offset_bytes: I64
+    size_bytes: I64
+    damage: list[Damage]
+    whole_bytes: int
+    """Behind this begins a record that is not whole yet."""
+
+
+class Scan(NamedTuple):
+    """What some bytes hold."""
+
+    offset_bytes: I64
+    """Of each sound record."""
+    size_bytes: I64
+    time: U64 | None
+    """Of each sound record, in ns; None where the framing has no times."""
+    whole_bytes: int
+    """Behind this begins a record that is not whole yet."""
+    damage: list[Damage]
+    missing: list[Missing]
+    last_sequence: int | None
+
+
+class Framing(Protocol):
+    """How records follow each other."""
+
+    @property
+    def unit_bytes(self) -> int:
+        """What all records are a multiple of, or 1."""
+        ...
+
+    @property
+    def head_bytes(self) -> int:
+        """How much of any record there is, at least."""
+        ...
+
+    def length_at(self, data: memoryview, at: int) -> int:
+        """Return the length of the record at *at*, or NOT_YET or NONE_HERE."""
+        ...
+
+    def walk(self, data: memoryview) -> Walked:
+        """Find the records in *data*, which begins with one and may end within one."""
+        ...
+
+    def times(self, data: memoryview, offsets: I64) -> U64 | None:
+        """Return the records' own times in ns, if they have any."""
+        ...
+
+    def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask] | None:
+        """Return the records' u32 sequence numbers and which of them have one."""
+        ...
+
+
+def more_of(framing: Framing, begun: memoryview) -> int:
+    """Return how many bytes follow, at least, in the record that *begun* begins; 0: it is whole.
+
+    Where no record begins, one byte may be another's: there is no more to tell by.
+    """
+    length = framing.length_at(begun, 0) if len(begun) else NOT_YET
+    if length == NOT_YET:
+        return max(framing.head_bytes - len(begun), 1)
+    if length == NONE_HERE:
+        return 0
+    return max(length - len(begun), 0)
+
+
+def _gather(data: memoryview, offsets: I64, at: int, dtype: str) -> U64:
+    """Return a field that lies *at* bytes behind each offset, wherever that is aligned to."""
+    size = np.dtype(dtype).itemsize
+    # Opaque: six times faster than as numbers.
+    everywhere = np.ndarray((max(len(data) - size + 1, 0),), f"V{size}", data, strides=(1,))
+    values: U64 = everywhere[offsets + at].view(dtype).astype(np.uint64)
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Where time (u64, ns) and sequence number (u32) stand in each record; None: nowhere."""
+
+    time_at: int | None = None
+    sequence_at: int | None = None
+
+    @property
+    def least_bytes(self) -> int:
+        """How long a record is that has both."""
+        time_end = 0 if self.time_at is None else self.time_at + 8
+        return max(time_end, 0 if self.sequence_at is None else self.sequence_at + 4)
+
+    def times(self, data: memoryview, offsets: I64) -> U64 | None:
+        """Return the records' own times in ns, if they have any."""
+        return None if self.time_at is None else _gather(data, offsets, self.time_at, "<u8")
+
+    def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask] | None:
+        """Return the records' u32 sequence numbers; all have one."""
+        if self.sequence_at is None:
+            return None
+        numbers = _gather(data, offsets, self.sequence_at, "<u4")
+        return numbers, np.ones(len(offsets), np.bool_)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed(_Fields):
+    """``fixed:N``: records of one size."""
+
+    size_bytes: int = 0
+
+    @property
+    def unit_bytes(self) -> int:
+        """The size."""
+        return self.size_bytes
+
+    @property
+    def head_bytes(self) -> int:
+        """The size."""
+        return self.size_bytes
+
+    def length_at(self, data: memoryview, at: int) -> int:
+        """Return the size."""
+        return self.size_bytes
+
+    def walk(self, data: memoryview) -> Walked:
+        """Return as many as there is room for."""
+        offsets = np.arange(0, len(data) - self.size_bytes + 1, self.size_bytes, dtype=np.int64)
+        sizes = np.full(len(offsets), self.size_bytes, np.int64)
+        return Walked(offsets, sizes, [], len(offsets) * self.size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class LengthPrefixed(_Fields):
+    """``u32le-length``."""
+
+    unit_bytes: ClassVar[int] = 1
+    """They are of any size."""
+    head_bytes: ClassVar[int] = 4
+    """The length's own."""
+
+    def length_at(self, data: memoryview, at: int) -> int:
+        """Return 4 and what the first 4 bytes say, if that can be."""
+        if at + 4 > len(data):
+            return NOT_YET
+        (behind,) = _LENGTH.unpack_from(data, at)
+        length: int = behind + 4
+        return length if max(self.least_bytes, 5) <= length <= MOST_RECORD_BYTES else NONE_HERE
+
+    def walk(self, data: memoryview) -> Walked:
+        """Go from length to length, and over what is none to where numbers count on again."""
+        starts: list[int] = []
+        sizes: list[int] = []
+        damage: list[Damage] = []
+        at, room, length_of = 0, len(data), _LENGTH.unpack_from
+        least, most = max(self.least_bytes, 5), MOST_RECORD_BYTES
+        while at + 4 <= room:
+            size = length_of(data, at)[0] + 4
+            sound = least <= size <= most
+            if not sound or at + size > room:
+                again = self._again_at(data, at + 1)
+                if sound and again == room:
+                    break
+                damage.append(Damage(at, again - at, "no record begins here"))
+                at = again
+                continue
+            starts.append(at)
+            sizes.append(size)
+            at += size
+        return Walked(np.array(starts, np.int64), np.array(sizes, np.int64), damage, at)
+
+    def _again_at(self, data: memoryview, at: int) -> int:
+        """Return where a record stands that the next number follows; nothing else marks one."""
+        if self.sequence_at is None:
+            return len(data)
+        head = self.sequence_at + 4
+        for first in range(at, len(data) - head, _SEARCH_BYTES):
+            places = np.arange(first, min(first + _SEARCH_BYTES, len(data) - head))
+            lengths = _gather(data, places, 0, "<u4").astype(np.int64) + 4
+            behind = places + lengths
+            likely = (lengths >= self.least_bytes) & (behind <= len(data) - head)
+            places, behind = places[likely], behind[likely]
+            numbers = _gather(data, places, self.sequence_at, "<u4") + np.uint64(1)
+            following = _gather(data, behind, self.sequence_at, "<u4")
+            found = np.flatnonzero(numbers & np.uint64(0xFFFFFFFF) == following)
+            if len(found):
+                return int(places[found[0]])
+        return len(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Blktrace:
+    """``blktrace``, versions 7 and 8, in the byte order of the machine that recorded."""
+
+    order: str = "<"
+    """``<`` or ``>``."""
+    unit_bytes: ClassVar[int] = 1
+    """What follows a record is of any size."""
+    head_bytes: ClassVar[int] = 48
+    """Version 7's."""
+
+    def length_at(self, data: memoryview, at: int) -> int:
+        """Return the record's size with its ``pdu``, if its magic is right."""
+        if at + 4 > len(data):
+            return NOT_YET
+        layout = blktrace.layout_of(data, at)
+        if layout is None:
+            return NONE_HERE
+        if at + layout.record_bytes > len(data):
+            return NOT_YET
+        (record,) = blktrace.records_at(data, np.array([at]), layout)
+        length: int = layout.record_bytes + int(record["pdu_len"])
+        return length
+
+    def walk(self, data: memoryview) -> Walked:
+        """Go from magic to magic."""
+        layout = self._layout(data)
+        found = blktrace.walk(data, 0, len(data), layout)
+        damage = [Damage(*each) for each in found.damage]
+        whole = len(data)
+        if damage and sum(damage[-1][:2]) == len(data):
+            last = damage.pop()
+            whole -= _unfinished_bytes(data[last.offset_bytes :], layout.magic)
+            if whole > last.offset_bytes:
+                damage.append(last._replace(size_bytes=whole - last.offset_bytes))
+        return Walked(found.offset_bytes, found.size_bytes, damage, whole)
+
+    def times(self, data: memoryview, offsets: I64) -> U64:
+        """Return ``time``: CLOCK_MONOTONIC."""
+        return _gather(data, offsets, 8, f"{self.order}u8")
+
+    def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask] | None:
+        """Return ``sequence``; notes have none."""
+        records = blktrace.records_at(data, offsets, self._layout(data, int(offsets[0])))
+        return records["sequence"].astype(np.uint64), records["action"] & blktrace.NOTIFY == 0
+
+    def _layout(self, data: memoryview, at: int = 0) -> blktrace.Layout:
+        return blktrace.layout_of(data, at) or blktrace.Layout(7, self.order)
+
+
+def _unfinished_bytes(tail: memoryview, magic: bytes) -> int:
+    """Return how much of the end may be the beginning of a record."""
+    end = bytes(tail[-_MOST_BLKTRACE_BYTES:])
+    at = end.rfind(magic)
+    if at >= 0:
+        return len(end) - at
+    return next((size for size in (3, 2, 1) if end.endswith(magic[:size])), 0)
+
+
+def parse_framing(
+    text: str, *, time_at: int | None = None, sequence_at: int | None = None, order: str = "<"
+) -> Framing:
+    """Return what ``framing=`` in a SPEC names.
+
+    Raises:
+        UsageError: no such framing, or it cannot have these fields.
+    """
+    kind, _, size = text.partition(":")
+    if kind == "blktrace" and not size:
+        if (time_at, sequence_at) != (None, None):
+            raise UsageError("framing blktrace has its own time and sequence")
+        return Blktrace(order)
+    if kind == "u32le-length" and not size:
+        return LengthPrefixed(time_at, sequence_at)
+    if kind != "fixed" or not size.isdigit() or not 0 < int(size) <= MOST_RECORD_BYTES:
+        raise UsageError(f"framing {text!r}: write blktrace, fixed:BYTES or u32le-length")
+    fixed = Fixed(time_at, sequence_at, int(size))
+    if fixed.least_bytes > fixed.size_bytes:
+        raise UsageError(f"framing {text}: time and sequence must lie within the {size} bytes")
+    return fixed
+
+
+def scan(
+    data: memoryview,
+    framing: Framing,
+    *,
+    complete: bool,
+    last_sequence: int | None = None,
+    suspect_before_missing: bool = False,
+) -> Scan:
+    """Find the records in *data*, which begins with one.
+
+    *complete*: it ends behind one, too, so that one which is not whole is damage.
+    *last_sequence*: of the record before.  *suspect_before_missing*: what stands before missing
+    records may have been overwritten while it was read, and is damage.
+    """
+    offsets, sizes, damage, whole = framing.walk(data)
+    if complete and whole < len(data):
+        damage.append(Damage(whole, len(data) - whole, "a record is cut short"))
+        whole = len(data)
+    missing: list[Missing] = []
+    numbered = framing.sequences(data, offsets) if len(offsets) else None
+    if numbered is not None:
+        numbers, have = numbered
+        judged = judge(numbers[have], last_sequence)
+        last_sequence = judged.last
+        sound = np.ones(len(offsets), np.bool_)
+        sound[have] = judged.sound
+        at = offsets[have]
+        if suspect_before_missing:
+            sound[np.flatnonzero(have)[[row - 1 for row, _ in judged.missing if row]]] = False
+        missing = [Missing(int(at[row]), count) for row, count in judged.missing]
+        damage += _spans(offsets, sizes, sound)
+        offsets, sizes = offsets[sound], sizes[sound]
+    time = framing.times(data, offsets)
+    return Scan(offsets, sizes, time, whole, sorted(damage), missing, last_sequence)
+
+
+def _spans(offsets: I64, sizes: I64, sound: Mask) -> list[Damage]:
+    """Return one Damage for each unsound record or row of them."""
+    spans: list[Damage] = []
+    for row in np.flatnonzero(~sound).tolist():
+        at, size = int(offsets[row]), int(sizes[row])
+        if spans and spans[-1].offset_bytes + spans[-1].size_bytes == at:
+            at, size = spans[-1].offset_bytes, spans[-1].size_bytes + size
+            spans.pop()
+        spans.append(Damage(at, size, "out of sequence: stale, repeated or overwritten"))
+    return spans

@@ -1,0 +1,61 @@
+"""What u32 sequence numbers tell of records: which are new, and how many are missing.
+
+Rule: pure; numbers are of one CPU, count on by one and wrap.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+U64 = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Judged(NamedTuple):
+    """What some sequence numbers tell."""
+
+    sound: Mask
+    missing: list[tuple[int, int]]
+    """Before which number how many are missing."""
+    last: int | None
+
+
+def judge(numbers: U64, last: int | None) -> Judged:
+    """Tell new records from repeated and stale ones, by runs that count on by one.
+
+    Numbers are u32 and wrap.  What goes back is stale, unless it begins anew at 0 or 1; a single
+    number that leaps ahead of those that follow it is a stale record's, too.
+    """
+    sound = np.ones(len(numbers), np.bool_)
+    missing: list[tuple[int, int]] = []
+    if not len(numbers):
+        return Judged(sound, missing, last)
+    steps = (numbers[1:] - numbers[:-1]) & np.uint64(0xFFFFFFFF)
+    bounds = [0, *(np.flatnonzero(steps != 1) + 1).tolist(), len(numbers)]
+    for run, (first, behind) in enumerate(pairwise(bounds)):
+        number = int(numbers[first])
+        ahead = 1 if last is None else _signed(number - last)
+        if ahead > 1:
+            following = int(numbers[behind]) if run + 2 < len(bounds) else None
+            assert last is not None
+            if (
+                behind - first == 1
+                and following is not None
+                and 1 <= _signed(following - last) < ahead
+            ):
+                sound[first] = False
+                continue
+            missing.append((first, ahead - 1))
+        elif ahead < 1 and not (number < 2 and behind - first > 1):
+            fresh = first + 1 - ahead
+            sound[first : min(fresh, behind)] = False
+            if fresh >= behind:
+                continue
+        last = int(numbers[behind - 1])
+    return Judged(sound, missing, last)
+
+
+def _signed(difference: int) -> int:
+    return (difference + (1 << 31)) % (1 << 32) - (1 << 31)

@@ -1,0 +1,293 @@
+"""A block device whose trace lttd sets up, starts, stops and tears down; and whose trace it is.
+
+The kernel has one trace per device, and keeps it when whoever set it up is killed.  So a file in
+the runtime directory says which one was ours: locked while its lttd lives, and naming the trace by
+the inode of a file that the kernel made for it, which no other trace has.
+
+Rule: a trace is torn down only if it is ours.
+Source of the ioctls: Linux include/uapi/linux/fs.h and blktrace_api.h; kernel/trace/blktrace.c.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import stat
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from lttd.abi.blktrace import CATEGORIES
+from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
+from lttd.locks import lock_holder
+
+SETUP: Final = 0xC0481273
+START: Final = 0x1274
+STOP: Final = 0x1275
+TEARDOWN: Final = 0x1276
+SETUP_STRUCT: Final = struct.Struct("<32sH2xII4xQQI4x")
+"""struct blk_user_trace_setup: name, act_mask, buf_size, buf_nr, start_lba, end_lba, pid."""
+
+MOUNTS: Final = Path("/proc/mounts")
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+RUNTIME_DIRECTORY: Final = "/run/lttd"
+SUBBUFFER_BYTES: Final = 64 << 10
+BUFFER_BYTES: Final = 4 << 20
+_MOST_SUBBUFFER_BYTES: Final = 16 << 20  # as blktrace has it
+
+_REFUSED: Final = {
+    errno.ENOTTY: "use a kernel with CONFIG_BLK_DEV_IO_TRACE",
+    errno.EPERM: "run lttd as root (CAP_SYS_ADMIN)",
+    errno.EACCES: "run lttd as root (CAP_SYS_ADMIN)",
+    errno.ENOENT: "mount -t debugfs debugfs /sys/kernel/debug",
+}
+_FAILED: Final = {
+    errno.EINVAL: "this kernel does not take these settings",
+    errno.EIO: "ask for a smaller buffer",
+    errno.ENOMEM: "ask for a smaller buffer",
+    errno.ENODEV: "the device was removed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BlktraceSettings:
+    """What a SPEC says of ``blktrace``."""
+
+    device: str
+    actions: tuple[str, ...] = ()
+    """Names of categories, as ``blktrace -a`` has them; none: all."""
+    buffer_bytes: int = BUFFER_BYTES
+    """Of each CPU's ring."""
+    subbuffer_bytes: int = SUBBUFFER_BYTES
+    sectors: tuple[int, int] | None = None
+    """First and last to be traced."""
+    pid: int = 0
+    """0: everybody's."""
+
+    @property
+    def act_mask(self) -> int:
+        """What the kernel calls the actions; 0: all.
+
+        Raises:
+            UsageError: there is none of such a name.
+        """
+        for name in self.actions:
+            if name.lower() not in CATEGORIES:
+                raise UsageError(f"actions: {name!r} is none of {', '.join(CATEGORIES)}")
+        return sum(1 << CATEGORIES.index(name) for name in {one.lower() for one in self.actions})
+
+    @property
+    def subbuffers(self) -> int:
+        """How many sub-buffers a ring has."""
+        return max(self.buffer_bytes // self.subbuffer_bytes, 2)
+
+    def packed(self) -> bytearray:
+        """Return the struct that BLKTRACESETUP takes.
+
+        Raises:
+            UsageError: it has no room for what was asked.
+        """
+        if not 4096 <= self.subbuffer_bytes <= _MOST_SUBBUFFER_BYTES:
+            raise UsageError(f"sub-buffers of {self.subbuffer_bytes} bytes: from 4K to 16M go")
+        first, last = self.sectors or (0, 0)
+        try:
+            numbers = (self.act_mask, self.subbuffer_bytes, self.subbuffers, first, last, self.pid)
+            return bytearray(SETUP_STRUCT.pack(b"", *numbers))
+        except struct.error as error:
+            raise UsageError(f"{self.device}: {error}") from None
+
+
+def parse_sectors(value: object) -> tuple[int, int]:
+    """Read ``2048-4095``."""
+    found = re.fullmatch(r"(\d+)-(\d+)", str(value))
+    if found is None or int(found[1]) > int(found[2]):
+        raise UsageError(f"sectors {value!r}: write FIRST-LAST, as 2048-4095")
+    return int(found[1]), int(found[2])
+
+
+def find_debugfs(mounts: Path = MOUNTS) -> str:
+    """Return where debugfs is mounted.
+
+    Raises:
+        NothingToRecordError: nowhere.
+    """
+    for line in mounts.read_text().splitlines():
+        words = line.split()
+        if len(words) > 2 and words[2] == "debugfs":
+            return words[1]
+    raise NothingToRecordError(
+        "debugfs is not mounted", "mount -t debugfs debugfs /sys/kernel/debug"
+    )
+
+
+class BlockTrace:
+    """The trace of one device, from SETUP to TEARDOWN."""
+
+    def __init__(self, settings: BlktraceSettings, *, debugfs: str | None = None) -> None:
+        """Set it up; one that a killed lttd has left is torn down first.
+
+        Raises:
+            UsageError: no block device, or settings that cannot be.
+            NothingToRecordError: no such device, or no right to it.
+            LockedError: somebody else traces it.
+            SourceError: the kernel refuses.
+        """
+        self.notes: list[str] = []
+        self._device = settings.device
+        request = settings.packed()
+        debugfs = find_debugfs() if debugfs is None else debugfs
+        self._fd = _open_device(settings.device)
+        self._is_set_up = False
+        self._is_marked = False
+        self._claim: Claim | None = None
+        try:
+            self._claim = Claim(settings.device, os.fstat(self._fd).st_rdev, debugfs)
+            self.name = self._set_up(request)
+            self.directory = f"{debugfs}/block/{self.name}"
+            self._claim.mark(self.name)
+            self._is_marked = True
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, request: bytearray) -> str:
+        assert self._claim is not None
+        if self._claim.is_there():
+            # Stopped twice, or never started: EINVAL.  It is torn down all the same.
+            with suppress(LttdError):
+                self._ioctl(STOP, "BLKTRACESTOP")
+            self._ioctl(TEARDOWN, "BLKTRACETEARDOWN")
+            self.notes.append(
+                f"{self._device}: a killed lttd had left its trace set up: torn down, with what"
+                " nobody had read of it"
+            )
+        try:
+            fcntl.ioctl(self._fd, SETUP, request)
+        except OSError as error:
+            raise self._explained(error, "BLKTRACESETUP") from error
+        self._is_set_up = True
+        return bytes(request[:32]).partition(b"\0")[0].decode()
+
+    def start(self) -> None:
+        """Let the kernel produce."""
+        self._ioctl(START, "BLKTRACESTART")
+
+    def stop(self) -> None:
+        """Let the kernel produce no more, and close the sub-buffers that it has begun."""
+        self._ioctl(STOP, "BLKTRACESTOP")
+
+    def is_ours(self) -> bool:
+        """Tell whether it is still there: whoever may, can tear it down, and set up another."""
+        return self._claim is not None and self._claim.is_there()
+
+    def close(self) -> None:
+        """Tear the trace down, and give the device back."""
+        if self._fd < 0:
+            return
+        if self._is_set_up and (not self._is_marked or self.is_ours()):
+            with suppress(LttdError):
+                self._ioctl(TEARDOWN, "BLKTRACETEARDOWN")
+        if self._claim is not None:
+            self._claim.release(clear=self._is_set_up)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _ioctl(self, number: int, name: str) -> None:
+        try:
+            fcntl.ioctl(self._fd, number)
+        except OSError as error:
+            raise self._explained(error, name) from error
+
+    def _explained(self, error: OSError, doing: str) -> LttdError:
+        what = f"{self._device}: {doing}: {os.strerror(error.errno or 0)}"
+        if error.errno == errno.EBUSY:
+            return LockedError(
+                f"{self._device} is being traced by somebody else, and the kernel has one trace"
+                f" for each device: stop that one (blktrace -d {self._device} -k ends it)"
+            )
+        if error.errno in _REFUSED:
+            return NothingToRecordError(what, _REFUSED[error.errno])
+        remedy = _FAILED.get(error.errno or 0)
+        return SourceError(f"{what}; {remedy}" if remedy else what)
+
+
+def _open_device(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        what = f"{path}: {error.strerror}"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise NothingToRecordError(what, "run lttd as root") from None
+        raise NothingToRecordError(what, "name a block device: blktrace:/dev/X") from None
+    if not stat.S_ISBLK(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UsageError(f"{path} is no block device")
+    return fd
+
+
+class Claim:
+    """The file that says which trace of a device is lttd's."""
+
+    def __init__(
+        self, device: str, number: int, debugfs: str, directory: str | None = None
+    ) -> None:
+        """Lock it.
+
+        Raises:
+            LockedError: a living lttd has it.
+            NothingToRecordError: the directory cannot be written.
+        """
+        base = directory or os.environ.get("RUNTIME_DIRECTORY", RUNTIME_DIRECTORY).split(":")[0]
+        self.path = f"{base}/blktrace-{os.major(number)}:{os.minor(number)}"
+        self._debugfs = debugfs
+        try:
+            os.makedirs(base, mode=0o750, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise NothingToRecordError(
+                f"{self.path}: {error.strerror}", "run lttd as root, or set RUNTIME_DIRECTORY"
+            ) from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = lock_holder(self._fd)
+            os.close(self._fd)
+            raise LockedError(f"{device} is being traced by {holder}") from None
+
+    def mark(self, name: str) -> None:
+        """Say that the trace called *name*, which is set up now, is ours."""
+        value = {"name": name, "inode": self._inode(name), "boot_id": _boot_id()}
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps(value).encode(), 0)
+
+    def is_there(self) -> bool:
+        """Tell whether the trace that was marked last is still set up."""
+        try:
+            value = json.loads(os.pread(self._fd, 4096, 0))
+            marked = value["inode"], value["boot_id"]
+            return marked == (self._inode(str(value["name"])), _boot_id())
+        except (ValueError, KeyError, TypeError, OSError):
+            return False
+
+    def release(self, *, clear: bool) -> None:
+        """Give the lock back; *clear*: no trace is ours any more."""
+        if clear:
+            os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+    def _inode(self, name: str) -> int:
+        # Made anew by each SETUP; debugfs numbers its inodes on and on.
+        return os.stat(f"{self._debugfs}/block/{name}/dropped").st_ino
+
+
+def _boot_id() -> str:
+    return BOOT_ID.read_text().strip()
+
+
+def missing_cpus(cpus: Sequence[int]) -> list[int]:
+    """Return the CPUs below the highest that have no file."""
+    return sorted(set(range(max(cpus, default=-1) + 1)) - set(cpus))

@@ -1,0 +1,303 @@
+"""The block layer's trace on a real kernel, beside blktrace's own and under what kernels do to it.
+
+A null_blk device serves two fio jobs whose requests are the same each time, so that how many
+records there have to be is known without asking anybody who records them.
+"""
+
+import json
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lttd.abi.blktrace import ACT_MASK, NOTIFY, layout_of, notes, records_at, walk
+from lttd.subbuffer import Reason
+from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.verify import check
+from lttd.view.trace import Trace
+from tests.kernel.guest import Guest
+from tests.running import lttv
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which("fio") and shutil.which("blktrace")), reason="no fio, or no blktrace"
+    ),
+]
+
+# irqmode=0: a request is completed where it is submitted, so that nobody else's name is noted.
+PRELUDE = r"""
+export PYTHONPATH=$CHECKOUT
+modprobe null_blk nr_devices=1 irqmode=0 || exit
+job() {  # IOS [OPTION...]: of each of two jobs, one a CPU
+    local ios=$1
+    shift
+    fio --output="$OUT/fio" --ioengine=psync --direct=1 --bssplit=4k/60:16k/30:64k/10 \
+        --rw=randrw --number_ios=$ios --randrepeat=1 --randseed=7 --allow_mounted_write=1 \
+        --filename=/dev/nullb0 --size=512m "$@" \
+        --name=a --cpus_allowed=0 --name=b --cpus_allowed=1
+}
+requests() { awk '{ print $1 + $5 }' /sys/block/nullb0/stat; }
+begin_recording() {  # KEYS OPTION...: $pid is lttd's
+    local keys=$1
+    shift
+    rm -rf /tmp/trace
+    "$PYTHON" -m lttd.cli -t /tmp/trace --source "blktrace:/dev/nullb0$keys" \
+        --summary json:"$OUT/summary" "$@" 2> "$OUT/stderr" &
+    pid=$!
+    for _ in $(seq 300); do
+        # The timestamp of START is a record: from then on there is something.
+        [ -e /tmp/trace/*/trace.json ] && grep -q nullb0 /tmp/trace/*/trace.json &&
+            sleep 0.5 && return
+        kill -0 $pid 2> /dev/null || break
+        sleep 0.1
+    done
+    cat "$OUT/stderr"
+    return 1
+}
+end_recording() {
+    kill -TERM $pid
+    wait $pid
+    local status=$?
+    cat "$OUT/stderr"
+    cp -r /tmp/trace "$OUT/trace"
+    return $status
+}
+nothing_is_set_up() { ! ls /sys/kernel/debug/block/nullb0/trace* 2> /dev/null; }
+"""
+
+
+@dataclass
+class Recorded:
+    """What came back of a recording."""
+
+    output: str
+    out_dir: Path
+
+    @property
+    def segment(self) -> SegmentPaths:
+        return segments(self.out_dir / "trace")[-1]
+
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest.read(self.segment.manifest)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads((self.out_dir / "summary").read_text())
+        return value
+
+    def counter(self, name: str) -> int:
+        return sum(record.counters.get(name, 0) for record in self.manifest.streams)
+
+    def files(self) -> list[Path]:
+        return [self.segment.stream(record.name).data for record in self.manifest.streams]
+
+    def expect_whole(self) -> None:
+        report = check(self.segment)
+        assert [str(finding) for finding in report.findings] == []
+        assert report.state == "closed"
+
+    def expect_no_damage(self) -> None:
+        """Every byte is part of a record, and each CPU's numbers go on by one."""
+        for path in self.files():
+            numbers = np.array([int(one["sequence"]) for one in events(path)])
+            assert (np.diff(numbers) == 1).all(), path
+
+    def refused(self) -> int:
+        """Return the bytes of closed sub-buffers that the kernel never delivered."""
+        lost = [stream.gaps for stream in Trace(self.out_dir / "trace").segments[-1].streams]
+        return sum(gap.count or 0 for gaps in lost for gap in gaps if gap.reason is Reason.REFUSED)
+
+
+def events(path: Path) -> Iterator[Any]:
+    """Yield the records of a file that are no notes."""
+    data = path.read_bytes()
+    layout = layout_of(data)
+    if layout is None:
+        assert not data
+        return
+    walked = walk(data, 0, len(data), layout)
+    assert walked.damage == []
+    records = records_at(data, walked.offset_bytes, layout)
+    yield from np.delete(records, notes(data, walked, layout))
+
+
+def per_action(files: list[Path]) -> Counter[int]:
+    return Counter(int(one["action"]) for path in files for one in events(path))
+
+
+def record(guest: Guest, script: str, timeout_s: float = 120.0, *, status: int = 0) -> Recorded:
+    result = guest.run(PRELUDE + script, timeout_s)
+    result.expect(status)
+    return Recorded(result.output, result.out_dir)
+
+
+def test_the_records_are_those_that_blktrace_writes_and_blkparse_reads_them(guest: Guest) -> None:
+    recorded = record(
+        guest,
+        """set -e
+        begin_recording ,subbuffer-size=16K
+        job 200
+        end_recording
+        nothing_is_set_up
+        mkdir /tmp/peer
+        blktrace -d /dev/nullb0 -D /tmp/peer & peer=$!
+        until ls /sys/kernel/debug/block/nullb0/trace1; do sleep 0.1; done
+        sleep 1
+        job 200
+        kill -INT $peer; wait $peer || true
+        cp -r /tmp/peer $OUT/peer
+        """,
+    )
+    recorded.expect_whole()
+    recorded.expect_no_damage()
+    assert recorded.summary["events_lost"] == 0
+    peer = sorted((recorded.out_dir / "peer").glob("nullb0.blktrace.*"))
+    assert [path.name for path in recorded.files()] == [path.name for path in peer]
+    found = per_action(recorded.files())
+    assert found == per_action(peer)
+    assert sum(count for action, count in found.items() if action & ACT_MASK == 1) == 400
+    # blkparse reads what lies there, without complaint, and shows what lttv does.
+    run = subprocess.run(
+        ["blkparse", "-q", "-i", "nullb0"],
+        cwd=recorded.segment.streams, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stderr == ""
+    lines = [line for line in run.stdout.splitlines() if not line.startswith("Input file")]
+    assert lines == lttv("text", recorded.out_dir / "trace").stdout.splitlines()
+
+
+@pytest.mark.nightly
+def test_a_cpu_comes_goes_and_comes_again_and_no_record_is_lost(guest: Guest) -> None:
+    recorded = record(
+        guest,
+        """set -e
+        cpu1=/sys/devices/system/cpu/cpu1/online
+        trap 'echo 1 > $cpu1' EXIT
+        echo 0 > $cpu1
+        begin_recording ,actions=complete,subbuffer-size=4K
+        ! test -e /sys/kernel/debug/block/nullb0/trace1
+        echo 1 > $cpu1
+        before=$(requests)
+        job 1000 --thinktime=500 --thinktime_blocks=1 & load=$!
+        # Before its jobs run, fio could not bind them.
+        until [ $(requests) -gt $((before + 200)) ]; do sleep 0.1; done
+        echo 0 > $cpu1; sleep 0.5; echo 1 > $cpu1
+        wait $load
+        end_recording
+        nothing_is_set_up
+        """,
+    )
+    recorded.expect_whole()
+    recorded.expect_no_damage()
+    assert recorded.counter("dropped") == 0
+    assert sum(per_action(recorded.files()).values()) == 2000
+    assert all(any(True for _ in events(path)) for path in recorded.files())
+
+
+def test_what_a_full_ring_refuses_is_counted_to_the_record_while_a_cpu_comes_and_goes(
+    guest: Guest,
+) -> None:
+    recorded = record(
+        guest,
+        """set -e
+        cpu1=/sys/devices/system/cpu/cpu1/online
+        trap 'echo 1 > $cpu1' EXIT
+        echo 0 > $cpu1
+        begin_recording ,actions=complete,buffer-size=32K,subbuffer-size=8K
+        echo 1 > $cpu1
+        job 100
+        kill -STOP $pid
+        job 4000
+        kill -CONT $pid
+        sleep 2
+        before=$(requests)
+        job 100 --thinktime=2000 --thinktime_blocks=1 & load=$!
+        until [ $(requests) -gt $((before + 20)) ]; do sleep 0.05; done
+        echo 0 > $cpu1; sleep 0.2; echo 1 > $cpu1
+        wait $load
+        end_recording
+        nothing_is_set_up
+        """,
+    )
+    recorded.expect_whole()
+    recorded.expect_no_damage()
+    dropped = recorded.counter("dropped")
+    assert dropped > 4000
+    assert recorded.summary["events_lost"] == dropped
+    on_disk = sum(per_action(recorded.files()).values())
+    assert recorded.refused() % 48 == 0
+    assert on_disk + dropped + recorded.refused() // 48 == 2 * (100 + 4000 + 100)
+    # It lies between what was before and what came after, but for what shares a sub-buffer.
+    text = lttv("text", recorded.out_dir / "trace").stdout.splitlines()
+    at = next(number for number, line in enumerate(text) if "LOST" in line)
+    assert text[at].startswith("CPU:0 [LOST ")
+    assert 1000 < at < len(text) - 100
+
+
+@pytest.mark.nightly
+def test_a_trace_that_a_killed_lttd_left_is_torn_down_by_the_next_one(guest: Guest) -> None:
+    recorded = record(
+        guest,
+        """
+        begin_recording "" || exit
+        job 50
+        kill -KILL $pid; wait $pid
+        ls /sys/kernel/debug/block/nullb0/trace0 || exit 3
+        begin_recording ""  || exit 4
+        job 50
+        end_recording || exit 5
+        nothing_is_set_up
+        """,
+        300,
+    )
+    recorded.expect_whole()
+    recorded.expect_no_damage()
+    assert "a killed lttd had left its trace set up: torn down" in recorded.output
+    action = per_action(recorded.files())
+    assert sum(count for one, count in action.items() if one & ACT_MASK == 8) == 100
+    assert not any(one & NOTIFY for one in action)
+
+
+@pytest.mark.nightly
+def test_a_trace_that_is_somebody_elses_is_left_alone(guest: Guest) -> None:
+    result = guest.run(
+        PRELUDE
+        + """
+        others() {
+            mkdir $1
+            blktrace -d /dev/nullb0 -D $1 > /dev/null & peer=$!
+            until ls /sys/kernel/debug/block/nullb0/trace1 2> /dev/null; do sleep 0.1; done
+        }
+        others /tmp/other
+        "$PYTHON" -m lttd.cli -t /tmp/refused --source blktrace:/dev/nullb0
+        echo refused with $?
+        ls /sys/kernel/debug/block/nullb0/trace0 || exit 7
+        kill -INT $peer; wait $peer
+        test -e /tmp/refused && exit 8
+        # And ours, torn down and set up anew by somebody else, is ours no more.
+        begin_recording "" || exit 9
+        blktrace -d /dev/nullb0 -k
+        others /tmp/taken
+        wait $pid
+        echo ended with $?
+        cat "$OUT/stderr"
+        ls /sys/kernel/debug/block/nullb0/trace0 || exit 10
+        kill -INT $peer; wait $peer
+        nothing_is_set_up
+        """,
+        300,
+    )
+    result.expect(0)
+    assert "/dev/nullb0 is being traced by somebody else" in result.output
+    assert "refused with 1" in result.output
+    assert "ended with 0" in result.output
+    assert "somebody else has torn this trace down" in result.output

@@ -1,0 +1,360 @@
+"""Relay channels of a module of our own (tests/kernel/relaytest) on a real kernel.
+
+The module knows what it made, stored and refused, per CPU; each record says its number and is
+filled with it.  So what is on disk is held against what was made, not against what lttd believes.
+"""
+
+import json
+import re
+import shutil
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lttd.index import read_gaps
+from lttd.subbuffer import Reason, Unit
+from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.verify import check
+from tests.kernel.conftest import kernel_or_skip
+from tests.kernel.guest import Guest
+from tests.kernel.image import CHECKOUT, GuestUnavailableError
+from tests.kernel.modules import build_module
+
+pytestmark = [pytest.mark.guest, pytest.mark.slow]
+
+HEAD = struct.Struct("<IIQHHI")
+FRAMED = ",framing=u32le-length,time=8,sequence=4"
+
+PRELUDE = r"""
+set -e
+export PYTHONPATH=$CHECKOUT
+DEBUG=/sys/kernel/debug
+RELAY=$DEBUG/relaytest
+mountpoint -q $DEBUG || mount -t debugfs debugfs $DEBUG
+unload() { if [ -d $RELAY ]; then rmmod relaytest; fi; }
+trap unload EXIT
+load() { unload; insmod $MODULE "$@"; }
+order() { echo "$@" > $RELAY/control; }
+begin_recording() {  # KEYS OPTION...
+    local keys=$1; shift
+    rm -rf /tmp/trace
+    "$PYTHON" -m lttd.cli -t /tmp/trace --source "relay:$RELAY$keys" --flush-interval 100ms \
+        --summary json:"$OUT/summary" "$@" 2> "$OUT/stderr" &
+    pid=$!
+    for _ in $(seq 900); do
+        [ -e "$(echo /tmp/trace/*/trace.json)" ] && return
+        kill -0 $pid 2> /dev/null || break
+        sleep 0.1
+    done
+    cat "$OUT/stderr"
+    return 1
+}
+end_recording() {
+    if [ -d $RELAY ]; then cp $RELAY/status "$OUT/status"; fi
+    kill -TERM $pid
+    local status=0
+    wait $pid || status=$?
+    cat "$OUT/stderr"
+    cp -r /tmp/trace "$OUT/trace"
+    return $status
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def module(guest: Guest) -> str:
+    """Return where the guest finds the module; not in the cache, whose changes it may not see."""
+    kernel = kernel_or_skip()
+    try:
+        built = build_module(kernel, CHECKOUT / "tests/kernel/relaytest")
+    except GuestUnavailableError as error:
+        pytest.skip(f"no relay module: {error}")
+    shutil.copy(built, guest.share)
+    return f"/out/{built.name}"
+
+
+def numbers_in(data: bytes) -> list[int]:
+    """Return the numbers of the records in *data*; fail where it holds anything else."""
+    numbers, at = [], 0
+    while at < len(data):
+        number = number_at(data, at)
+        assert number is not None, f"damage at byte {at} of {len(data)}"
+        numbers.append(number)
+        at += int.from_bytes(data[at : at + 4], "little") + 4
+    return numbers
+
+
+def number_at(data: bytes, at: int) -> int | None:
+    """Return the number of the sound record at *at*, or None."""
+    if at + HEAD.size > len(data):
+        return None
+    behind, number, _, _, payload, check_word = HEAD.unpack_from(data, at)
+    content = data[at + HEAD.size : at + HEAD.size + payload]
+    sound = behind + 4 == HEAD.size + payload and check_word == number ^ 0xFFFFFFFF
+    return number if sound and content == bytes([number & 255]) * payload else None
+
+
+@dataclass
+class Recorded:
+    """What came back of a recording."""
+
+    output: str
+    out_dir: Path
+
+    @cached_property
+    def segment(self) -> SegmentPaths:
+        (segment,) = segments(self.out_dir / "trace")
+        return segment
+
+    @property
+    def names(self) -> list[str]:
+        return [record.name for record in Manifest.read(self.segment.manifest).streams]
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads((self.out_dir / "summary").read_text())
+        return value
+
+    def data(self, name: str) -> bytes:
+        return self.segment.stream(name).data.read_bytes()
+
+    def lost(self, name: str, reason: Reason, unit: Unit) -> int:
+        gaps = read_gaps(self.segment.stream(name).gaps)
+        return sum(gap.count or 0 for gap in gaps if (gap.reason, gap.unit) == (reason, unit))
+
+    def made(self, name: str) -> dict[str, int]:
+        """Return the module's own counts of one CPU."""
+        channel, _, cpu = name.rpartition("_")
+        words = re.search(rf"^{channel} {cpu} (.*)$", self.status, re.MULTILINE)
+        assert words, self.status
+        parts = words[1].split()
+        return dict(zip(parts[::2], map(int, parts[1::2]), strict=True))
+
+    @property
+    def status(self) -> str:
+        return (self.out_dir / "status").read_text()
+
+    def expect_whole(self) -> None:
+        report = check(self.segment)
+        assert [str(finding) for finding in report.findings] == []
+        assert report.state == "closed"
+
+
+def record(guest: Guest, module: str, script: str, timeout_s: float = 120.0) -> Recorded:
+    result = guest.run(f"{PRELUDE.replace('$MODULE', module)}{script}", timeout_s).expect(0)
+    return Recorded(result.output, result.out_dir)
+
+
+def test_every_record_arrives_once_with_a_cpu_away_in_the_middle(guest: Guest, module: str) -> None:
+    recorded = record(
+        guest,
+        module,
+        f"""
+        cpu1=/sys/devices/system/cpu/cpu1/online
+        trap 'echo 1 > $cpu1; unload' EXIT
+        load n_subbufs=256 flush_ms=20
+        begin_recording {FRAMED}
+        order write 0 0 4000 0 200 50 & other=$!
+        order write 0 1 2000 0 200 50
+        order write 0 1 7 0 200 0
+        echo 0 > $cpu1; sleep 0.5
+        echo 1 > $cpu1
+        order write 0 1 2000 0 200 50
+        wait $other
+        sleep 0.2
+        order flush 0
+        end_recording
+        """,
+    )
+    recorded.expect_whole()
+    for name in ("first_0", "first_1"):
+        made = recorded.made(name)
+        assert made["refused"] == 0
+        assert numbers_in(recorded.data(name)) == list(range(made["made"]))
+    assert recorded.made("first_1")["made"] == 4007
+    assert recorded.summary["events_lost"] == 0
+    assert all(not stream["lost"] for stream in recorded.summary["streams"])
+
+
+def test_what_a_full_ring_refused_and_what_it_never_gave_is_counted(
+    guest: Guest, module: str
+) -> None:
+    recorded = record(
+        guest,
+        module,
+        f"""
+        load n_subbufs=4 hold_us=20
+        begin_recording {FRAMED}
+        order write 0 0 10000 0 100 1 & other=$!
+        order write 0 1 10000 0 100 1
+        wait $other
+        sleep 0.3
+        order flush 0
+        for cpu in 0 1; do order write 0 $cpu 50 0 100 200; done
+        order flush 0
+        sleep 0.3
+        end_recording
+        """,
+    )
+    recorded.expect_whole()
+    for name in ("first_0", "first_1"):
+        made, data = recorded.made(name), recorded.data(name)
+        numbers = numbers_in(data)
+        assert numbers == sorted(set(numbers))
+        assert made["refused"] > 0
+        lost_bytes = recorded.lost(name, Reason.REFUSED, Unit.BYTES)
+        damaged_bytes = recorded.lost(name, Reason.DAMAGED, Unit.BYTES)
+        print(name, made, "on disk", len(numbers), "never given", lost_bytes, damaged_bytes)
+        assert made["stored_bytes"] == len(data) + lost_bytes
+        assert damaged_bytes == 0
+        dropped = recorded.lost(name, Reason.DROPPED, Unit.EVENTS)
+        # Before the first record nobody knows that more were made.
+        assert made["made"] == numbers[0] + len(numbers) + dropped
+        assert made["made"] - len(numbers) >= made["refused"]
+
+
+NAIVE = """
+import os, select, sys
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_NONBLOCK)
+out = open(sys.argv[2], "wb", buffering=0)
+os.sched_setaffinity(0, {0})
+print("ready", flush=True)
+while not os.path.exists(sys.argv[3]):
+    out.write(os.read(fd, 65536))
+while data := os.read(fd, 65536):
+    out.write(data)
+"""
+
+
+def test_who_reads_everything_gets_damage_and_lttd_none(guest: Guest, module: str) -> None:
+    recorded = record(
+        guest,
+        module,
+        f"""
+        cat > /tmp/naive.py <<'P'
+{NAIVE}
+P
+        load n_subbufs=512 hold_us=100
+        rm -f /tmp/enough
+        "$PYTHON" -IS /tmp/naive.py $RELAY/first1 "$OUT/naive" /tmp/enough > /tmp/said & naive=$!
+        until [ -s /tmp/said ]; do sleep 0.1; done
+        order write 0 1 4000 0 100 0
+        touch /tmp/enough
+        wait $naive
+        load n_subbufs=512 hold_us=100
+        begin_recording {FRAMED}
+        order write 0 1 4000 0 100 0
+        order flush 0
+        end_recording
+        """,
+    )
+    naive = (recorded.out_dir / "naive").read_bytes()
+    sound = damaged = at = 0
+    while at < len(naive):
+        if number_at(naive, at) is None:
+            damaged += 1
+            at += 1
+            while at < len(naive) and number_at(naive, at) is None:
+                at += 1
+        else:
+            sound += 1
+            at += int.from_bytes(naive[at : at + 4], "little") + 4
+    print(f"read everything: {sound} of 4000 records, {damaged} damaged places")
+    assert damaged > 0
+    assert sound < 4000
+    recorded.expect_whole()
+    assert numbers_in(recorded.data("first_1")) == list(range(4000))
+    assert recorded.summary["events_lost"] == 0
+
+
+def test_channels_come_and_go(guest: Guest, module: str) -> None:
+    recorded = record(
+        guest,
+        module,
+        f"""
+        load n_subbufs=256 flush_ms=20
+        begin_recording {FRAMED}
+        order write 0 0 100 0 100 0
+        order open
+        sleep 0.5
+        order write 1 1 300 0 100 0
+        sleep 0.3
+        cp $RELAY/status "$OUT/before"
+        unload
+        sleep 0.5
+        load n_subbufs=256 flush_ms=20
+        sleep 0.5
+        order write 0 0 200 0 100 0
+        sleep 0.3
+        end_recording
+        """,
+    )
+    recorded.expect_whole()
+    assert {"first_0", "first_1", "late_0", "late_1"} <= set(recorded.names)
+    assert numbers_in(recorded.data("late_1")) == list(range(300))
+    assert numbers_in(recorded.data("first_0")) == [*range(100), *range(200)]
+    assert "first0: went away; 0 bytes of closed sub-buffers" in recorded.output
+
+
+@pytest.mark.nightly
+def test_a_lapped_reader_is_told_by_the_numbers_in_the_records(guest: Guest, module: str) -> None:
+    recorded = record(
+        guest,
+        module,
+        f"""
+        load n_subbufs=4 overwrite=1
+        begin_recording {FRAMED},overwrite=yes
+        order write 0 1 10 0 100 200
+        order flush 0
+        sleep 0.3
+        order write 0 1 20000 0 100 0
+        sleep 0.3
+        order write 0 1 10 0 100 200
+        order flush 0
+        sleep 0.3
+        end_recording
+        ! "$PYTHON" -m lttd.cli -t /tmp/refused --source relay:$RELAY,overwrite=yes
+        """,
+    )
+    recorded.expect_whole()
+    made, numbers = recorded.made("first_1"), numbers_in(recorded.data("first_1"))
+    assert made["refused"] == 0
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == made["made"] - 1
+    overwritten = recorded.lost("first_1", Reason.OVERWRITTEN, Unit.EVENTS)
+    damaged = recorded.lost("first_1", Reason.DAMAGED, Unit.BYTES)
+    # What stands before a loss may be overwritten in part, and is told as damaged bytes.
+    suspect = made["made"] - len(numbers) - overwritten
+    print(made, "on disk", len(numbers), "overwritten", overwritten, "damaged bytes", damaged)
+    assert 0 <= 24 * suspect <= damaged
+    assert numbers[0] == 0
+    assert overwritten > 0
+    assert "lap its reader without a mark" in recorded.output
+
+
+@pytest.mark.nightly
+def test_where_there_is_no_relay_channel_the_reason_is_told(guest: Guest, module: str) -> None:
+    recorded = record(
+        guest,
+        module,
+        """
+        load
+        tell() {
+            local status=0
+            "$PYTHON" -m lttd.cli -t /tmp/none --source "$1" || status=$?
+            echo "status $status"
+        }
+        mkdir -p /tmp/files /tmp/empty; echo > /tmp/files/trace0
+        tell relay:/tmp/empty
+        tell relay:/tmp/files
+        tell relay:$RELAY,pattern=other
+        ls -d /tmp/none || echo "nothing is left"
+        """,
+    )
+    assert recorded.output.count("status 77") == 3
+    assert "/tmp/files/trace0 is a regular file on tmpfs, no relay file" in recorded.output
+    assert "nothing is left" in recorded.output

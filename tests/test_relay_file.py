@@ -1,0 +1,253 @@
+"""A relay file is read up to its last closed sub-buffer, and what it never gave is counted."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lttd.errors import LockedError, NothingToRecordError
+from lttd.sources import relay_file, tracefs
+from lttd.sources.relay_file import OpenFile, RelayFile
+from tests.relay_model import STALE, RelayModel
+
+
+def record(number: int, length: int = 24) -> bytes:
+    """Return a record that says its number and length, and is filled with the number."""
+    return number.to_bytes(4, "little") + bytes([length]) + bytes([number % 200]) * (length - 5)
+
+
+def records_in(data: bytes) -> list[int]:
+    """Return the numbers of the records in *data*; fail where it is anything else."""
+    numbers, at = [], 0
+    while at < len(data):
+        number, length = int.from_bytes(data[at : at + 4], "little"), data[at + 4]
+        assert data[at : at + length] == record(number, length), f"damage at byte {at}"
+        numbers.append(number)
+        at += length
+    return numbers
+
+
+def more(begun: memoryview) -> int:
+    """Tell how many bytes follow in a record."""
+    return (5 if len(begun) < 5 else begun[4]) - len(begun)
+
+
+def read(file: RelayFile, *, everything: bool = False, room_bytes: int = 1 << 16) -> bytes:
+    buffer = memoryview(bytearray(room_bytes))
+    return bytes(buffer[: file.read(buffer, everything=everything)])
+
+
+def test_the_sub_buffer_that_is_being_written_is_left_alone() -> None:
+    model = RelayModel(100, 4)
+    file = RelayFile("chan0", model, more)
+    for number in range(10):
+        model.write(record(number))
+    assert records_in(read(file)) == [*range(8)]
+    assert read(file) == b""
+    assert records_in(read(file, everything=True)) == [8, 9]
+    assert file.lost_bytes == 0
+
+
+def test_a_record_that_is_reserved_and_not_filled_in_is_not_read() -> None:
+    model = RelayModel(100, 8)
+    file = RelayFile("chan0", model, more)
+    found = b""
+    naive = 0
+
+    def look() -> None:
+        nonlocal found, naive
+        found += read(file)
+        open_bytes = model.data[model.current * model.size :][: min(model.offset, model.size)]
+        naive += STALE in open_bytes
+
+    model.between = look
+    for number in range(200):
+        model.write(record(number))
+    model.between = lambda: None
+    found += read(file, everything=True)
+    assert naive > 0, "who reads everything would have got bytes that nobody wrote"
+    assert records_in(found) == [*range(200)]
+
+
+def test_empty_sub_buffers_are_consumed_so_that_they_do_not_fill_the_ring() -> None:
+    model = RelayModel(100, 4)
+    file = RelayFile("chan0", model, more)
+    for number in range(20):
+        model.flush()
+        assert read(file) == b"", "nothing is delivered by passing an empty sub-buffer"
+        model.write(record(number))
+        model.flush()
+        assert records_in(read(file)) == [number]
+    assert model.refused == 0
+    assert file.lost_bytes == 0
+
+
+def test_a_reader_that_comes_between_full_and_refusing_loses_a_sub_buffer_and_says_so() -> None:
+    model = RelayModel(100, 2)
+    file = RelayFile("chan0", model, more)
+    found, looked = b"", False
+
+    def look() -> None:
+        nonlocal found, looked
+        if model.produced == 2 and model.offset == 0:
+            found, looked = read(file), True
+
+    model.between = look
+    for number in range(9):
+        model.write(record(number))
+    model.between = lambda: None
+    model.flush()
+    found += read(file)
+    assert looked
+    numbers = records_in(found)
+    assert 24 * (9 - len(numbers)) == file.take_lost_bytes() == 96
+    assert file.take_lost_bytes() == 0, "each loss is told once"
+    assert file.lost_bytes == 96
+
+
+def test_what_nobody_read_before_us_is_read_record_by_record() -> None:
+    model = RelayModel(100, 4)
+    for number in range(10):
+        model.write(record(number))
+    file = RelayFile("chan0", model, more)
+    assert records_in(read(file)) == [*range(8)]
+    for number in range(10, 13):
+        model.write(record(number))
+    assert records_in(read(file)) == [*range(8, 12)]
+    assert (file.lost_bytes, file.unpromised_bytes) == (0, 8 * 24)
+
+
+def test_what_somebody_read_before_us_is_not_taken_for_promised() -> None:
+    model = RelayModel(100, 4)
+    for number in range(10):
+        model.write(record(number))
+    assert model.read(memoryview(bytearray(48))) == 48
+    file = RelayFile("chan0", model, more)
+    assert records_in(read(file)) == [*range(2, 8)]
+    assert (file.lost_bytes, file.unpromised_bytes) == (0, 6 * 24)
+
+
+def test_what_the_kernel_gives_twice_leaves_nothing_behind_unread() -> None:
+    model = RelayModel(100, 8)
+    file = RelayFile("chan0", model, more)
+    model.write(record(0))
+    model.flush()
+    model.flush()
+    model.flush()
+    model.write(record(1))
+    model.flush()
+    model.write(record(2))
+    model.flush()
+    found = b""
+    while some := read(file):
+        found += some
+    assert records_in(found) == [0, 1, 1, 2], "the kernel's own doing"
+    assert (file.lost_bytes, file.unpromised_bytes) == (0, 24)
+    model.write(record(3))
+    model.flush()
+    assert records_in(read(file)) == [3]
+
+
+def test_what_a_removed_file_still_promised_is_lost() -> None:
+    model = RelayModel(100, 4)
+    file = RelayFile("chan0", model, more)
+    for number in range(10):
+        model.write(record(number))
+    model.removed = True
+    assert read(file) == b""
+    assert file.ended
+    assert file.lost_bytes == 8 * 24
+
+
+def test_a_closed_channel_is_drained_to_its_end() -> None:
+    model = RelayModel(100, 4)
+    file = RelayFile("chan0", model, more)
+    for number in range(10):
+        model.write(record(number))
+    model.closed = True
+    found = b""
+    while not file.ended:
+        found += read(file)
+    assert records_in(found) == [*range(10)]
+    assert file.lost_bytes == 0
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(5, 60)),
+        st.tuples(st.just("flush"), st.just(0)),
+        st.tuples(st.just("read"), st.integers(61, 300)),
+    ),
+    max_size=80,
+)
+
+
+@settings(deadline=None)
+@given(STEPS, st.integers(2, 5))
+def test_every_byte_is_delivered_refused_or_counted_lost(
+    steps: list[tuple[str, int]], subbuffers: int
+) -> None:
+    model = RelayModel(100, subbuffers)
+    file = RelayFile("chan0", model, more)
+    found, written = b"", 0
+    for number, (what, value) in enumerate(steps):
+        if what == "flush" and not model.offset:
+            # Two empty ones between full ones are more than the kernel can count.
+            found += read(file)
+        if what == "write":
+            written += value if model.write(record(number, value)) else 0
+        elif what == "flush":
+            model.flush()
+        else:
+            found += read(file, room_bytes=value)
+    while some := read(file, everything=True):
+        found += some
+        assert len(found) <= written, "nothing comes twice"
+    numbers = records_in(found)
+    assert numbers == sorted(set(numbers))
+    assert len(found) + file.lost_bytes == written
+
+
+@settings(deadline=None)
+@given(STEPS, st.integers(2, 5))
+def test_whatever_the_kernel_gives_twice_all_that_was_stored_comes_or_is_counted_lost(
+    steps: list[tuple[str, int]], subbuffers: int
+) -> None:
+    model = RelayModel(100, subbuffers)
+    file = RelayFile("chan0", model, more)
+    found, written = b"", {}
+    for number, (what, value) in enumerate(steps):
+        if what == "write":
+            if model.write(record(number, value)):
+                written[number] = value
+        elif what == "flush":
+            model.flush()
+        else:
+            found += read(file, room_bytes=value)
+    while some := read(file, everything=True):
+        found += some
+        assert len(found) < 1 << 20, "it ends"
+    missing = sum(value for number, value in written.items() if number not in records_in(found))
+    assert missing <= file.lost_bytes
+
+
+def test_a_file_that_another_lttd_reads_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chan0").touch()
+    first = OpenFile(str(tmp_path / "chan0"))
+    with pytest.raises(LockedError, match=r"chan0: .* reads it"):
+        OpenFile(str(tmp_path / "chan0"))
+    first.close()
+    OpenFile(str(tmp_path / "chan0")).close()
+
+
+def test_eperm_under_lockdown_is_named_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lockdown").write_text("none [integrity] confidentiality\n")
+    monkeypatch.setattr(tracefs, "LOCKDOWN", tmp_path / "lockdown")
+    error = relay_file.explained("chan0", OSError(errno.EPERM, os.strerror(errno.EPERM)))
+    assert isinstance(error, NothingToRecordError)
+    assert "lockdown=integrity" in str(error)

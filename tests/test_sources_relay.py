@@ -1,0 +1,363 @@
+"""What relay files give becomes rows, gaps and times; what is no relay channel is told."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lttd.abi.framing import more_of, parse_framing
+from lttd.config import SourceSpec, parse_spec
+from lttd.errors import NothingToRecordError, UsageError
+from lttd.sources import relay_find
+from lttd.sources.base import Nothing
+from lttd.sources.catalog import open_source
+from lttd.sources.relay_file import RelayFile
+from lttd.sources.relay_stream import Book, RelayStream, Shared
+from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, Unit
+from tests.relay_model import RelayModel
+
+CHANNEL = StreamId("chan", 0)
+
+
+class Clock:
+    """Counts the times that it is asked."""
+
+    def __init__(self) -> None:
+        self.time = 1000
+
+    def __call__(self) -> int:
+        self.time += 1
+        return self.time
+
+
+def record(number: int, payload: int = 4, *, time: int = 0) -> bytes:
+    """Return a length-prefixed record with its number at byte 4 and its time at byte 8."""
+    body = struct.pack("<IQ", number, time) + bytes([number % 256]) * payload
+    return struct.pack("<I", len(body)) + body
+
+
+class Made:
+    """A stream of a model of the kernel's buffer."""
+
+    def __init__(
+        self, framing: str | None = "u32le-length", *, model: RelayModel | None = None,
+        book: Book | None = None, sequence: int | None = 4, time: int | None = None,
+        overwrite: bool = False, unfinished: bool = False,
+    ) -> None:  # fmt: skip
+        self.model = model or RelayModel(200, 8)
+        parsed = None
+        if framing == "blktrace":
+            parsed = parse_framing(framing)
+        elif framing:
+            parsed = parse_framing(framing, sequence_at=sequence, time_at=time)
+        self.clock = Clock()
+        self.shared = Shared(
+            BufferPool(), parsed, overwrite=overwrite, unfinished=unfinished, now=self.clock
+        )
+        more = (lambda begun: more_of(parsed, begun)) if parsed else None
+        file = RelayFile("chan0", self.model, more)
+        self.stream = RelayStream(CHANNEL, file, self.shared, book or Book(), born=1000)
+
+    def write(self, *numbers: int, time: int = 0) -> None:
+        for number in numbers:
+            self.model.write(record(number, time=time))
+
+    def take(self) -> Batch:
+        taken = self.stream.take(flush=True)
+        assert isinstance(taken, Batch), taken
+        return taken
+
+    def takes(self) -> list[Batch]:
+        """Take until there is nothing, and what is left at the end."""
+        taken = []
+        self.shared.stopped = True
+        while isinstance(some := self.stream.take(flush=True), Batch):
+            taken.append(some)
+        return taken
+
+
+def numbers_of(batch: Batch) -> list[int]:
+    found = []
+    for piece in batch.pieces():
+        at = 0
+        while at < len(piece):
+            length, number = struct.unpack_from("<II", piece, at)
+            found.append(number)
+            at += 4 + length
+    return found
+
+
+def gap(batch: Batch) -> tuple[int, Reason, Unit, int | None]:
+    (only,) = batch.gaps
+    return only.row, only.reason, only.unit, only.count
+
+
+def test_what_closed_between_two_looks_is_one_row_with_the_times_of_its_capture() -> None:
+    made = Made(None)
+    assert made.stream.take(flush=True) is Nothing.YET
+    looked = made.clock.time
+    made.write(*range(25))
+    batch = made.take()
+    (row,) = batch.rows
+    assert row["stored_bytes"] == row["kernel_bytes"] == made.model.st_size
+    assert 1000 == row["begin"] < looked < row["end"] <= made.clock.time
+    made.stream.take(flush=True)
+    made.write(*range(25, 40))
+    made.model.flush()
+    (later,) = made.take().rows
+    assert 1000 < later["begin"] <= looked, (
+        "it was open when we looked before the one before it closed"
+    )
+    assert later["sequence"] == row["sequence"] + 1
+
+
+def test_framed_records_have_their_own_times() -> None:
+    made = Made(time=8)
+    made.write(0, 1, time=900)
+    made.write(2, time=880)
+    made.model.flush()
+    batch = made.take()
+    assert [(int(r["begin"]), int(r["end"])) for r in batch.rows] == [(880, 900)]
+    made.stream.take(flush=True)
+    made.write(3, time=890)
+    made.write(4, time=1 << 60)
+    made.model.flush()
+    (row,) = made.take().rows
+    assert 890 == row["begin"] < row["end"] <= made.clock.time, "no time is later than now"
+
+
+def test_a_record_that_is_not_whole_stands_before_what_comes_next() -> None:
+    made = Made("fixed:16", sequence=None)
+    made.model.write(bytes(range(10)))
+    made.model.flush()
+    # As in the middle of a sub-buffer that a take could not hold.
+    made.stream._kept = b"123456"
+    (row,) = made.take().rows
+    assert row["stored_bytes"] == 16
+
+
+def test_what_is_damaged_is_a_gap_and_not_in_the_rows() -> None:
+    made = Made()
+    made.write(0, 1)
+    made.model.write(bytes(30))
+    made.model.flush()
+    batch = made.take()
+    assert numbers_of(batch) == [0, 1]
+    assert gap(batch) == (1, Reason.DAMAGED, Unit.BYTES, 30)
+
+
+def test_numbers_that_are_missing_are_lost_events_before_the_row_that_follows() -> None:
+    made = Made()
+    made.write(5, 6, 10, 11)
+    made.model.flush()
+    batch = made.take()
+    assert gap(batch) == (1, Reason.DROPPED, Unit.EVENTS, 3)
+    assert batch.rows["discarded_total"].tolist() == [0, 3]
+    made.stream.take(flush=True)
+    made.write(13)
+    made.model.flush()
+    batch = made.take()
+    assert gap(batch) == (0, Reason.DROPPED, Unit.EVENTS, 1)
+    assert batch.rows["discarded_total"].tolist() == [4]
+
+
+def test_in_a_ring_that_overwrites_the_record_before_a_loss_is_not_trusted() -> None:
+    made = Made(overwrite=True)
+    made.write(5, 6, 10, 11)
+    made.model.flush()
+    batch = made.take()
+    assert numbers_of(batch) == [5, 10, 11]
+    assert [(each.reason, each.unit) for each in batch.gaps] == [
+        (Reason.DAMAGED, Unit.BYTES),
+        (Reason.OVERWRITTEN, Unit.EVENTS),
+    ]
+
+
+def test_what_was_promised_and_never_came_is_refused_bytes() -> None:
+    made = Made(model=RelayModel(100, 2))
+
+    def look() -> None:
+        if made.model.produced == 2 and made.model.offset == 0:
+            assert made.stream.take(flush=True) is Nothing.YET, "caught in the middle"
+
+    taken: list[Batch] = []
+    made.model.between = look
+    made.write(*range(11))
+    made.model.between = lambda: None
+    made.model.flush()
+    taken += made.takes()
+    gaps = [each for batch in taken for each in batch.gaps]
+    refused = [each for each in gaps if each.reason is Reason.REFUSED]
+    assert [(each.unit, each.count) for each in refused] == [(Unit.BYTES, 100)]
+    assert sum(len(numbers_of(batch)) for batch in taken) == 11 - 5 - made.model.refused
+
+
+def test_at_the_end_what_is_not_closed_stays_unless_that_was_asked_for() -> None:
+    for unfinished, expected in ((False, [*range(10)]), (True, [*range(12)])):
+        made = Made(unfinished=unfinished)
+        made.write(*range(12))
+        assert [n for batch in made.takes() for n in numbers_of(batch)] == expected
+
+
+def test_at_the_end_a_cpu_that_is_offline_is_read_to_the_end() -> None:
+    made = Made()
+    made.shared.is_offline = lambda cpu: cpu == 0
+    made.write(*range(12))
+    assert [n for batch in made.takes() for n in numbers_of(batch)] == [*range(12)]
+
+
+def test_at_the_end_a_producer_that_goes_on_does_not_keep_us() -> None:
+    made = Made(model=RelayModel(200, 4))
+    made.write(*range(12))
+    made.shared.stopped = True
+    taken = 0
+    for number in range(12, 2000, 12):
+        if not isinstance(made.stream.take(flush=True), Batch):
+            break
+        taken += 1
+        made.write(*range(number, number + 12))
+    assert taken == 2
+
+
+def test_a_channel_that_went_away_is_over_and_its_unread_bytes_are_lost() -> None:
+    made = Made()
+    made.write(*range(12))
+    made.model.removed = True
+    assert gap(made.take()) == (0, Reason.REFUSED, Unit.BYTES, 200)
+    assert made.stream.take(flush=True) is Nothing.EVER
+
+
+def test_a_stream_that_comes_again_goes_on_rising() -> None:
+    book = Book()
+    first = Made(book=book)
+    first.write(3, 5)
+    first.model.flush()
+    last = first.take().rows[-1]
+    again = Made(book=book)
+    again.write(0)
+    again.model.flush()
+    (row,) = again.take().rows
+    assert row["sequence"] == last["sequence"] + 1
+    assert row["begin"] >= last["begin"]
+    assert row["discarded_total"] == 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 60)), max_size=60), st.booleans())
+def test_all_bytes_are_in_rows_gaps_or_still_in_the_ring(
+    steps: list[tuple[int, int]], framed: bool
+) -> None:
+    made = Made("u32le-length" if framed else None, sequence=None)
+    stored = damaged = 0
+    batches = []
+    for what, size in steps:
+        if what < 70:
+            made.model.write(record(what, size))
+        elif what < 80:
+            made.model.write(bytes(size + 1))
+        elif what < 85:
+            made.model.flush()
+        elif isinstance(some := made.stream.take(flush=True), Batch):
+            batches.append(some)
+    batches += made.takes()
+    for batch in batches:
+        stored += batch.stored_bytes
+        damaged += sum(g.count or 0 for g in batch.gaps if g.reason is Reason.DAMAGED)
+        batch.release()
+    assert stored + damaged == made.stream.file.bytes_read
+    assert made.stream._kept == b""
+    rows = [row for batch in batches for row in batch.rows]
+    for column in ("begin", "end", "sequence"):
+        values = [int(row[column]) for row in rows]
+        assert values == sorted(values)
+
+
+# --- finding them ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "cpus", "split"),
+    [
+        ("trace0", 2, ("trace", 0)),
+        ("chan11", 64, ("chan", 11)),
+        ("chan11", 2, ("chan1", 1)),
+        ("chan01", 64, ("chan0", 1)),
+        ("dropped", 2, ("dropped", -1)),
+        ("chan9", 2, ("chan9", -1)),
+        ("7", 64, ("7", -1)),
+    ],
+)
+def test_a_name_is_split_by_how_many_cpus_there_are(
+    name: str, cpus: int, split: tuple[str, int]
+) -> None:
+    assert relay_find.split_cpu(name, cpus) == split
+
+
+def test_files_are_found_at_any_depth_by_the_channels_name(tmp_path: Path) -> None:
+    for name in ("top0", "block/nullb0/trace0", "block/nullb0/trace1", "block/nullb0/dropped"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(pattern: str) -> list[str]:
+        streams = [each.stream for each in relay_find.candidates(str(tmp_path), pattern, 2)]
+        return [f"{each.channel}:{each.cpu}" for each in streams]
+
+    assert found("*") == ["top:0", "block/nullb0/trace:0", "block/nullb0/trace:1"]
+    assert found("trace") == found("block/*") == found("*")[1:]
+
+
+def test_a_file_that_can_be_sought_in_is_no_relay_file(tmp_path: Path) -> None:
+    (tmp_path / "trace0").touch()
+    fd = os.open(tmp_path / "trace0", os.O_RDONLY)
+    try:
+        assert relay_find.why_no_relay_file(fd) == "a file that can be sought in"
+    finally:
+        os.close(fd)
+
+
+def test_cpus_are_read_as_the_kernel_lists_them(tmp_path: Path) -> None:
+    (tmp_path / "online").write_text("0-2,5\n")
+    assert relay_find.cpus_in(tmp_path / "online") == {0, 1, 2, 5}
+    assert relay_find.cpus_in(tmp_path / "absent") == set()
+    assert relay_find.count_of_cpus(tmp_path / "online") == 6
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("relay", "relay:DIR"),
+        ("relay:/x,framing=fixed", "framing"),
+        ("relay:/x,time=8", "name its framing"),
+        ("relay:/x,framing=fixed:8,sequence=x", "place in a record"),
+        ("relay:/x,overwrite=yes", "only numbers in the records tell"),
+        ("relay:/x,size=8", "no key of relay"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(spec: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_source(parse_spec(spec), BufferPool())
+
+
+def test_a_directory_without_channels_is_nothing_to_record(tmp_path: Path) -> None:
+    spec = SourceSpec("relay", str(tmp_path))
+    with pytest.raises(NothingToRecordError, match="no file <channel><cpu>"):
+        open_source(spec, BufferPool())
+    (tmp_path / "trace0").touch()
+    with pytest.raises(NothingToRecordError, match=r"trace0 is a regular file on .* replay:DIR"):
+        open_source(spec, BufferPool())
+    with pytest.raises(NothingToRecordError, match="not a directory"):
+        open_source(SourceSpec("relay", str(tmp_path / "absent")), BufferPool())
+
+
+def test_gaps_lie_between_the_rows_that_they_are_between() -> None:
+    made = Made(time=8)
+    made.write(0, time=100)
+    made.write(5, time=500)
+    made.model.flush()
+    batch = made.take()
+    (only,) = batch.gaps
+    assert isinstance(only, Gap)
+    assert (only.begin, only.end) == (100, 500)
