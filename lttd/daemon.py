@@ -257,7 +257,10 @@ class Daemon:
     async def _watch_signals(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as received:
+        ends = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            ends.append(signal.SIGHUP)  # the terminal is gone, and nohup was not asked for
+        with trio.open_signal_receiver(*ends) as received:
             task_status.started()
             async for number in received:
                 self._signals += 1

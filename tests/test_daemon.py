@@ -293,10 +293,11 @@ def test_a_disk_that_stays_full_has_room_for_what_closes_the_trace(
 # -- signals
 
 
-def test_sigint_ends_recording_in_order(lttd: Launcher, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_recording_in_order(lttd: Launcher, tmp_path: Path, number: int) -> None:
     run = lttd.start("-t", tmp_path / TRACE, *QUIET).recording()
     mark(run, "the last word")
-    assert run.signal(signal.SIGINT).wait() == 0
+    assert run.signal(number).wait() == 0
     assert b"the last word" in data_of(tmp_path / TRACE)
     assert_whole(tmp_path / TRACE, "--events")
 
