@@ -37,7 +37,8 @@ def run(options: Options) -> Report:
         raise CannotMeasureError("no trace-cmd to compare with: apt install trace-cmd")
     rounds = options.rounds_or(proper=5, quick=1)
     with scratch(options.disk_dir) as directory:
-        trace = record(directory / "t", 1 if options.quick else 8, BUSY, EVENTS)
+        turns = LEAST_EVENTS // (80 if options.quick else 8) + 1
+        trace = record(directory / "t", BUSY.format(count=turns), EVENTS)
         exported = directory / "t.dat"
         export(trace, EVERYTHING, "trace.dat", exported)
         commands = {

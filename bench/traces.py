@@ -4,6 +4,7 @@ What is repeated are a real trace's sub-buffers with the time stamps in their he
 through the writer as a source's batches are; formats, names and clocks are the original's.
 """
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,34 +27,33 @@ from lttd.view.times import Moment, Window
 from lttd.view.trace import Trace
 from lttd.writer import StreamFile
 
-BUSY: Final = "import os\nwhile True: os.getppid(); os.stat('/tmp')"
-BURSTS: Final = (
-    "import os, time\nwhile True:\n for _ in range(40): os.getppid()\n time.sleep(0.0005)"
-)
+BUSY: Final = "import os\nfor _ in range({count}): os.getppid(); os.stat('/tmp')"
+"""Four syscall events a turn."""
+BURSTS: Final = """\
+import os, time
+end = time.monotonic() + {seconds}
+while time.monotonic() < end:
+    for _ in range(40): os.getppid()
+    time.sleep(0.0005)
+"""
 
 
-def record(trace: Path, seconds: float, load: str, events: str) -> Trace:
-    """Record *events* while a Python program *load* runs on each of two CPUs.
+def record(trace: Path, load: str, events: str) -> Trace:
+    """Record *events* while a Python program *load* runs on each of two CPUs, until both end.
 
     Raises:
-        CannotMeasureError: this kernel cannot be recorded here, or something was lost.
+        CannotMeasureError: this kernel cannot be recorded here.
     """
     tracefs()
+    alone = f"{shlex.quote(sys.executable)} -c {shlex.quote(load)}"
+    both = "".join(f"taskset -c {cpu} {alone} & " for cpu in cpus())
     command = lttd_command(
         "--trace-dir", str(trace), "--events", events, "--buffer-size", "32M",
-        "--duration", f"{seconds}s", "--summary", "none",
+        "--summary", "none", "--", "sh", "-c", f"{both}wait",
     )  # fmt: skip
-    loads = [
-        subprocess.Popen(["taskset", "-c", str(cpu), sys.executable, "-c", load]) for cpu in cpus()
-    ]
-    try:
-        done = subprocess.run(
-            command, stderr=subprocess.PIPE, text=True, check=False, env=environment()
-        )
-    finally:
-        for each in loads:
-            each.kill()
-            each.wait()
+    done = subprocess.run(
+        command, stderr=subprocess.PIPE, text=True, check=False, env=environment()
+    )
     if done.returncode:
         raise CannotMeasureError(last_line(done.stderr))
     return Trace(trace)

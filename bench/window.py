@@ -33,7 +33,7 @@ def run(options: Options) -> Report:
     times = 100 if options.quick else 1000
     rounds = options.rounds_or(proper=20, quick=5)
     with scratch(options.disk_dir) as directory:
-        recorded = record(directory / "recorded", 3, BURSTS, EVENTS)
+        recorded = record(directory / "recorded", BURSTS.format(seconds=3), EVENTS)
         short = first_subbuffers(recorded, directory / "short", FEW)
         if period_ns(short) < 2 * WINDOW_NS:
             raise CannotMeasureError(f"{FEW} sub-buffers were full after {period_ns(short)} ns")

@@ -21,6 +21,8 @@ class Command:
     def __init__(self, words: Sequence[str]) -> None:
         self.words = words
         self._process: trio.Process | None = None
+        self._starting: trio.Event | None = None
+        """Set once it has been started, or could not be; None before that was tried."""
         self._signals: list[int] = []
         self._hurry = trio.CancelScope()
 
@@ -36,7 +38,11 @@ class Command:
         Raises:
             OSError: it cannot be run.
         """
-        self._process = await trio.lowlevel.open_process(self.words)
+        self._starting = trio.Event()
+        try:
+            self._process = await trio.lowlevel.open_process(self.words)
+        finally:
+            self._starting.set()
         for number in self._signals:
             self._pass_on(number)
         try:
@@ -58,6 +64,9 @@ class Command:
 
     async def end(self) -> None:
         """Wait until it has ended: by itself where a signal told it to, else when it is told."""
+        if self._starting is not None:
+            # It may be at work already while its start is not known here yet.
+            await self._starting.wait()
         process = self._process
         if process is None or process.returncode is not None:
             return

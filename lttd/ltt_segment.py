@@ -80,7 +80,8 @@ class SegmentMarkers:
         for layout, _, subbuffers in alike(data, headers.offset_bytes, ends):
             channel = Channel(self.of(METADATA, layout), layout)
             for walked in walk(data, subbuffers, channel):
-                wrong = [(each.offset_bytes, each.reason) for each in walked.damage]
+                damage = walked.damage + walked.undeclared
+                wrong = [(each.offset_bytes, each.reason) for each in damage]
                 ids, places = walked.id.tolist(), walked.payload_at.tolist()
                 for one, at, size in zip(ids, places, walked.payload_bytes.tolist(), strict=True):
                     payload = bytes(data[at : at + size])

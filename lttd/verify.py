@@ -226,6 +226,10 @@ class _StreamCheck:
         for numbers, headers, ends in _sound_headers(stream, entries):
             assert stream.abi is not None
             decoded = stream.abi.decode(stream.data, headers)
+            if decoded.undeclared and line.events is not None:
+                first = decoded.undeclared[0]
+                what = f"{first.reason}: the stream's events are not counted"
+                self._report.notes.append(f"{path}: byte {first.offset_bytes}: {what}")
             if decoded.events is None:
                 line.events = None
             elif line.events is not None:

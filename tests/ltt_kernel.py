@@ -20,6 +20,7 @@ import errno
 import os
 import random
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -411,6 +412,9 @@ def running_kernel(root: Path) -> Iterator[Kernel]:
 
 def serve(root: str, connection_fd: int) -> None:
     """Emulate until the connection ends."""
+    # What ends a whole process group at once ends the tests, and by their end this.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     connection = Connection(connection_fd)
     with mounted(Path(root)) as fd:
         machine = Machine(Server(fd))

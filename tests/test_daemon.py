@@ -102,7 +102,7 @@ def fill(disk: Path) -> Path:
         (["--source", "ftrace,colour=red"], 2, r"'colour' is no key of ftrace; it has events"),
         (["--source", "ftrace:nobodys"], 77, r"no instance 'nobodys'; make it with mkdir"),
         (["--source", "replay:/nonexistent"], 2, r"/nonexistent"),
-        (["--source", "ltt:/x"], 2, r"cannot read ltt yet"),
+        (["--source", "ltt:/x"], 77, r"/x: No such file.*; mount debugfs, set a trace up"),
         (["--metrics", "9469"], 2, r"not ADDR:PORT, such as"),
         (["--summary", "json:/nonexistent/file"], 2, r"there is no directory /nonexistent"),
         (["--config", "/nonexistent.toml"], 2, r"/nonexistent.toml: No such file"),

@@ -37,7 +37,7 @@ def markers_of(metadata: bytes) -> Markers:
     markers = Markers()
     channel = Channel(core_markers(layout.minor, layout.alignment), layout)
     for walked in walk(metadata, rows, channel):
-        assert not walked.damage
+        assert not walked.damage + walked.undeclared
         for one, payload in zip(walked.id.tolist(), payloads(metadata, walked), strict=True):
             assert markers.add_event(one, payload, minor=layout.minor, byteorder=layout.order)
     return markers
@@ -64,7 +64,7 @@ def test_any_sequence_of_logged_events_comes_back(program: Program) -> None:
     data = buffer.drain()
     found = []
     for walked in walked_of(program, data):
-        assert not walked.damage
+        assert not walked.damage + walked.undeclared
         found += zip(walked.id.tolist(), walked.time.tolist(), payloads(data, walked), strict=True)
     assert found == [tuple(one) for one in buffer.logged]
 
@@ -201,7 +201,8 @@ def test_an_id_without_a_format_ends_the_subbuffer() -> None:
     markers = markers_of(program.metadata().drain())
     (walked,) = walk(data, rows, Channel(markers.of("kernel"), layout))
     assert walked.row_events.tolist() == [2]
-    (damage,) = walked.damage
+    (damage,) = walked.undeclared
+    assert not walked.damage
     assert (damage.row, damage.reason) == (0, "no marker is known for event id 3")
     # Header, an event with its whole TSC, one without.
     assert damage.offset_bytes == 68 + (4 + 4 + 8 + 4) + (4 + 4)

@@ -307,7 +307,11 @@ def test_without_metadata_every_channel_says_what_is_missing(
     reason = "no marker is known for event id 2; the rest of it is left out"
     assert err.decode().splitlines() == [f"lttv: {path}: byte 68: {reason}"]
     report = check(trace.segments[0].paths, events=True)
-    assert [finding.reason for finding in report.findings] == [reason.partition(";")[0]]
+    assert report.whole
+    assert report.notes == [
+        f"{path}: byte 68: {reason.partition(';')[0]}: the stream's events are not counted"
+    ]
+    assert [one.events for one in report.streams if one.name == "kernel_0"] == [None]
 
 
 def test_declarations_that_contradict_each_other_are_told(tmp_path: Path) -> None:

@@ -102,6 +102,25 @@ def test_a_device_that_cannot_be_traced_is_told_and_nothing_stays_open(tmp_path:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_kernel_that_bars_relay_files_is_named_and_left_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, directory = Path("/dev/loop0"), Path("/sys/kernel/debug/block/loop0")
+    if os.geteuid() or not device.is_block_device() or not directory.is_dir():
+        pytest.skip("not root, or no loop device, or no debugfs")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+    arguments = ["-t", str(tmp_path / "t"), "--source", f"blktrace:{device}", "--duration", "0.1s"]
+    status = main(arguments)
+    assert not list(directory.glob("trace*")), "it was torn down"
+    if status == 0:
+        pytest.skip("this kernel bars nothing")
+    assert status == 77
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "trace0: Operation not permitted" in line
+    assert "lockdown" in line
+    assert not (tmp_path / "t").exists()
+
+
 class Debugfs:
     """What of debugfs says which trace is there."""
 
@@ -255,9 +274,9 @@ class Ring:
         self.dropped_path = directory / "dropped"
         self.dropped_path.write_text("0\n")
         file = RelayFile("trace0", self.model, lambda begun: more_of(framing, begun))
-        self.stream = BlktraceStream(
-            StreamId("sda", 0), file, self.shared, 0, self.noted, Dropped(str(self.dropped_path))
-        )
+        dropped = Dropped(str(self.dropped_path))
+        stream = StreamId("sda", 0)
+        self.stream = BlktraceStream(stream, file, self.shared, self.noted, dropped, 4 * 480)
         self.written = 0
 
     def write(self, count: int) -> None:
@@ -296,6 +315,16 @@ def test_records_made_are_those_stored_and_those_dropped(tmp_path: Path) -> None
     assert second.rows["discarded_total"].tolist() == [5]
     assert second.rows["sequence"][0] > 0
     assert ring.taken() == []
+
+
+def test_a_ring_more_than_half_full_is_served_first(tmp_path: Path) -> None:
+    ring = Ring(tmp_path)
+    ring.write(25)
+    assert not ring.stream.urgent()
+    ring.write(10)
+    assert ring.stream.urgent()
+    ring.taken()
+    assert not ring.stream.urgent()
 
 
 def test_what_a_broken_off_drain_leaves_is_counted(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ ID_SIZE: Final = 30
 ID_ONLY: Final = 31
 FIRST_EXTENDED: Final = ID_SIZE_TSC
 SIZE_FOLLOWS: Final = 0xFFFF
+UNDECLARED: Final = "no marker is known"
 TIME_BITS: Final = 27
 _TIME_MASK: Final = (1 << TIME_BITS) - 1
 _NATURAL: Final = (4, 5)
@@ -133,6 +134,8 @@ class Walked(NamedTuple):
     row_end: U64
     """Per row: TSC of its last event, or where it begins."""
     damage: list[Damage]
+    undeclared: list[Damage]
+    """Where the rest of a sub-buffer cannot be read, since no marker is known for an id."""
 
 
 class Shape:
@@ -265,7 +268,7 @@ class Channel:
             return -1, "event is cut off"
         shape = self.shapes.get(one)
         if shape is None:
-            return -1, f"no marker is known for event id {one}"
+            return -1, f"{UNDECLARED} for event id {one}"
         begin = _up(at, shape.alignment)
         behind = shape.behind(data, begin, end)
         if behind < 0:
@@ -308,7 +311,9 @@ def walk(buffer: Buffer, rows: SubBuffers, channel: Channel) -> Iterator[Walked]
 
 def _walked(buffer: Buffer, rows: SubBuffers, first_row: int, channel: Channel) -> Walked:
     view = memoryview(buffer)
-    found, damage = [], []
+    found = []
+    damage: list[Damage] = []
+    undeclared: list[Damage] = []
     places = zip(*(column.tolist() for column in rows[:3]), strict=True)
     for number, (offset, begin, end) in enumerate(places):
         data = bytes(view[offset:end]) + _BEYOND
@@ -316,7 +321,8 @@ def _walked(buffer: Buffer, rows: SubBuffers, first_row: int, channel: Channel) 
         found.append(np.frombuffer(ends, np.int64) + offset)
         if wrong:
             last = int(found[-1][-1]) if len(ends) else begin
-            damage.append(Damage(number + first_row, last, wrong))
+            told = undeclared if wrong.startswith(UNDECLARED) else damage
+            told.append(Damage(number + first_row, last, wrong))
     counts = np.array([len(each) for each in found], np.int64)
     row = np.repeat(np.arange(len(counts)), counts)
     ends_at = np.concatenate(found)
@@ -341,6 +347,7 @@ def _walked(buffer: Buffer, rows: SubBuffers, first_row: int, channel: Channel) 
         counts,
         row_end,
         damage,
+        undeclared,
     )
 
 

@@ -5,7 +5,7 @@ no sizes: its index is the only witness.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -46,6 +46,8 @@ class Decoded(NamedTuple):
     """None: more than the sub-buffers themselves is needed to tell one event from the next."""
     end: U64
     damage: list[ftrace_events.Damage]
+    undeclared: Sequence[ftrace_events.Damage] = ()
+    """Where events are of a kind that nobody told of: no damage, but no number of events either."""
 
 
 class Abi(Protocol):
@@ -184,6 +186,7 @@ class LttAbi:
             return Decoded(None, end, [])
         events = np.zeros(len(end), np.int64)
         damage: list[ftrace_events.Damage] = []
+        undeclared: list[ftrace_events.Damage] = []
         behind = headers.offset_bytes + headers.content_bytes
         for layout, rows, subbuffers in ltt_events.alike(data, headers.offset_bytes, behind):
             channel = ltt_events.Channel(self.markers(layout), layout)
@@ -192,7 +195,8 @@ class LttAbi:
                 events[some] = walked.row_events
                 end[some] = layout.ns_of(walked.row_end)
                 damage += [each._replace(row=int(rows[each.row])) for each in walked.damage]
-        return Decoded(events, end, damage)
+                undeclared += walked.undeclared
+        return Decoded(None if undeclared else events, end, damage, undeclared)
 
 
 class BlktraceAbi:

@@ -52,6 +52,7 @@ class BlktraceSource:
     def __init__(self, settings: BlktraceSettings, trace: BlockTrace, pool: BufferPool) -> None:
         """Open what *trace*, which is set up, has by now; close() closes it."""
         self._trace = trace
+        self._ring_bytes = settings.subbuffers * settings.subbuffer_bytes
         self._noted = Noted()
         self._framing = parse_framing("blktrace", order=_ORDER)
         self._shared = Shared(pool, self._framing, abi="blktrace", count_missing=False)
@@ -85,10 +86,8 @@ class BlktraceSource:
         tells = not self._opened  # the lowest one
         file = RelayFile(path, more=lambda begun: more_of(self._framing, begun))
         stream = StreamId(self._trace.name, cpu)
-        opened = BlktraceStream(
-            *(stream, file, self._shared, self._shared.now(), self._noted),
-            self._dropped if tells else None,
-        )
+        dropped = self._dropped if tells else None
+        opened = BlktraceStream(stream, file, self._shared, self._noted, dropped, self._ring_bytes)
         self._opened.add(cpu)
         self.streams.append(opened)
 

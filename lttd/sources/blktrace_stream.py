@@ -87,13 +87,14 @@ class BlktraceStream(RelayStream):
         stream: StreamId,
         file: RelayFile,
         shared: Shared,
-        born: int,
         noted: Noted,
         dropped: Dropped | None,
+        ring_bytes: int,
     ) -> None:
         """*dropped*: only of the stream that tells it."""
-        super().__init__(stream, file, shared, Book(), born)
+        super().__init__(stream, file, shared, Book(), shared.now())
         self.records = 0
+        self._ring_bytes = ring_bytes
         self._noted = noted
         self._dropped = dropped
 
@@ -107,6 +108,10 @@ class BlktraceStream(RelayStream):
             if self._dropped is not None:
                 self._tell(taken, self._dropped.place(taken.rows, all_of_it=False))
         return taken
+
+    def urgent(self) -> bool:
+        """Tell whether the ring is more than half full of closed sub-buffers."""
+        return not self.over and 2 * self.file.promised_bytes() > self._ring_bytes
 
     def losses(self) -> Batch | None:
         """Return what was dropped and no batch told; at the end, also what nobody took."""

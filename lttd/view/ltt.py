@@ -169,7 +169,7 @@ class LttDecoder:
             channel = context.walking(layout)
             begin = pages.begin[rows]
             for walked in walk(data, subbuffers, channel):
-                for damage in walked.damage:
+                for damage in walked.damage + walked.undeclared:
                     path, place = source.stream.paths.data, damage.offset_bytes - base
                     what = f"{damage.reason}; the rest of it is left out"
                     notes.append(f"{path}: byte {place}: {what}")
