@@ -101,11 +101,14 @@ class StoredStream:
         return self.derived_summary(self.index.entries(), self.gaps)
 
     def derived_summary(self, entries: Entries, gaps: list[Gap]) -> StreamSummary:
-        """Return the totals as *entries* and *gaps* tell them."""
+        """Return the totals as *entries* and *gaps* tell them.
+
+        An entry that is damaged and that nobody has looked at makes no more of them than can be.
+        """
         stats = StreamStats(self.info.id, subbuffers=len(entries), stored_subbuffers=len(entries))
         stats.stored_bytes = self._stored_bytes(entries, gaps)
-        stats.padding_bytes = self._delivered_bytes(entries, stats.stored_bytes)
-        stats.padding_bytes -= stats.stored_bytes
+        delivered_bytes = self._delivered_bytes(entries, stats.stored_bytes)
+        stats.padding_bytes = max(delivered_bytes - stats.stored_bytes, 0)
         for gap in gaps:
             stats.lost(gap)
         return summarize(stats)
@@ -125,9 +128,10 @@ class StoredStream:
         if not len(entries):
             return 0
         if not self.slot_bytes:  # they adjoin, so the last one's end is the sum
-            return int(entries["offset_bytes"][-1]) + (int(entries["packet_bits"][-1]) >> 3)
+            end = int(entries["offset_bytes"][-1]) + (int(entries["packet_bits"][-1]) >> 3)
+            return min(end, len(self.data))
         total = sum(
-            int(_content_bytes(entries[at : at + CHUNK_ENTRIES]).sum())
+            int(np.minimum(_content_bytes(entries[at : at + CHUNK_ENTRIES]), self.slot_bytes).sum())
             for at in range(0, len(entries), CHUNK_ENTRIES)
         )
         # Behind the content a sub-buffer may keep the count of what was lost before it.
