@@ -8,7 +8,8 @@ the caller falls back for the whole event type, not in the middle of a line.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -29,7 +30,7 @@ from lttd.abi.print_fmt import (
     Unary,
     Unknown,
 )
-from lttd.view.columns import Rows, chars
+from lttd.view.columns import Rows, chars, gather
 
 Column = npt.NDArray[Any]
 
@@ -42,10 +43,41 @@ class Inexpressible(ValueError):  # noqa: N818  (not a fault: the caller falls b
 class Buffer:
     """Bytes per row: an array field, or what a ``__get_dynamic_array`` is."""
 
-    pieces: list[bytes]
+    data: memoryview
+    begin: npt.NDArray[np.int64]
+    """Where in the data each begins ..."""
+    end: npt.NDArray[np.int64]
+    """... and ends."""
     element_bytes: int
     signed: bool
     byteorder: str
+
+    @classmethod
+    def of(cls, rows: Rows, name: str, element_bytes: int, byteorder: str) -> "Buffer":
+        """Return a field's."""
+        return cls(
+            rows.batch.data, *rows.spans(name), element_bytes, rows.field(name).signed, byteorder
+        )
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes themselves: an object a row, for what columns cannot do."""
+        spans = zip(self.begin.tolist(), self.end.tolist(), strict=True)
+        return [bytes(self.data[a:b]) for a, b in spans]
+
+    def element(self, number: Column) -> Column:
+        """Return each row's element of some number; 0 where there is none."""
+        size = self.element_bytes
+        if (8 * size, self.signed) not in INTS:
+            raise Inexpressible(f"an element of {size} bytes")
+        native = INTS[8 * size, self.signed]
+        inside = (number >= 0) & (number < (self.end - self.begin) // size)
+        if not inside.any():
+            return np.zeros(len(inside), native)
+        at = np.where(inside, self.begin + np.where(inside, number, 0).astype(np.int64) * size, 0)
+        stored = np.dtype(f"{self.byteorder}{native.kind}{size}")
+        found = gather(self.data, at, stored).astype(native)
+        return np.where(inside, found, native.type(0))
 
 
 Value = Column | Buffer
@@ -120,9 +152,7 @@ class Evaluation:
         tail_of_text = field.kind is Kind.TAIL and field.element_bytes == 1
         if field.kind in (Kind.CHARS, Kind.STRING) or tail_of_text:
             return self.text(name)
-        return Buffer(
-            self.rows.dynamic(name), field.element_bytes, field.signed, self.format.byteorder
-        )
+        return Buffer.of(self.rows, name, field.element_bytes, self.format.byteorder)
 
     def text(self, name: str) -> Column:
         """Return a field's strings, without a Python object each where they are many."""
@@ -148,8 +178,7 @@ class Evaluation:
             if not isinstance(operand, FieldRef):
                 raise Inexpressible("the address of a value")
             field = self.rows.field(operand.name)
-            order = self.format.byteorder
-            return Buffer(self.rows.dynamic(operand.name), field.size_bytes, field.signed, order)
+            return Buffer.of(self.rows, operand.name, field.size_bytes, self.format.byteorder)
         if operator == "*":
             return self._element(self.value(operand), np.zeros(1, np.int32))
         value = _promoted(self.ints(operand))
@@ -178,7 +207,7 @@ class Evaluation:
             if "*" not in type_:
                 raise Inexpressible("an array as a number")
             element = element_bytes(type_.replace("*", "").strip(), long_bytes) or 1
-            return Buffer(value.pieces, element, _is_signed(type_), value.byteorder)
+            return replace(value, element_bytes=element, signed=_is_signed(type_))
         if value.dtype.kind == "S":
             return value
         if type_.rsplit(maxsplit=1)[-1] == "bool":
@@ -190,16 +219,8 @@ class Evaluation:
         return value.astype(INTS[8 * size, _is_signed(type_)])
 
     def _element(self, base: Value, number: Column) -> Column:
-        count = len(self.rows)
         if isinstance(base, Buffer):
-            size, order = base.element_bytes, "little" if base.byteorder == "<" else "big"
-            picked = [
-                int.from_bytes(piece[at * size : (at + 1) * size], order, signed=base.signed)  # type: ignore[arg-type]
-                for piece, at in zip(
-                    base.pieces, np.broadcast_to(number, (count,)).tolist(), strict=True
-                )
-            ]
-            return np.array(picked, INTS.get((8 * size, base.signed), np.dtype(np.int64)))
+            return base.element(number)
         if base.dtype.kind != "S":
             raise Inexpressible("an element of a number")
         width = base.dtype.itemsize

@@ -82,7 +82,7 @@ def _print_symbolic(evaluation: Evaluation, value: Node, names: Node | None = No
 
 
 def _as_hex(buffer: Buffer, lengths: Column, between: bytes) -> Column:
-    counts = np.broadcast_to(lengths, (len(buffer.pieces),)).tolist()
+    counts = np.broadcast_to(lengths, (len(buffer.begin),)).tolist()
     told = [
         (between.join(b"%02x" % byte for byte in piece[:count]))
         for piece, count in zip(buffer.pieces, counts, strict=True)
@@ -103,7 +103,7 @@ def _print_array(evaluation: Evaluation, value: Node, count: Node, size: Node) -
     buffer = evaluation.buffer(value)
     width = int(evaluation.ints(size)[0])
     order = "little" if buffer.byteorder == "<" else "big"
-    counts = np.broadcast_to(evaluation.ints(count), (len(buffer.pieces),)).tolist()
+    counts = np.broadcast_to(evaluation.ints(count), (len(buffer.begin),)).tolist()
     told = []
     for piece, many in zip(buffer.pieces, counts, strict=True):
         whole = piece[: many * width]
@@ -136,7 +136,7 @@ def _get_dynamic_array(evaluation: Evaluation, node: Node) -> Buffer:
     name = _known(evaluation, node)
     field = evaluation.rows.field(name)
     order = evaluation.format.byteorder
-    return Buffer(evaluation.rows.dynamic(name), field.element_bytes, field.signed, order)
+    return Buffer.of(evaluation.rows, name, field.element_bytes, order)
 
 
 def _get_dynamic_array_len(evaluation: Evaluation, node: Node) -> Column:

@@ -142,8 +142,8 @@ def _width(stated: Any, rows: Rows) -> Any:  # noqa: ANN401  (int | None | a col
 
 def _row_of(value: Value, number: int) -> Value:
     if isinstance(value, Buffer):
-        piece = value.pieces[number]
-        return Buffer([piece], value.element_bytes, value.signed, value.byteorder)
+        one = slice(number, number + 1)
+        return replace(value, begin=value.begin[one], end=value.end[one])
     return value[number : number + 1] if len(value) > 1 else value
 
 
