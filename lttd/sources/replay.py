@@ -7,20 +7,20 @@ Files are found as a copied tracefs tree (``per_cpu/cpuN/trace_pipe_raw``), else
 as ``<channel>_<cpu>``.
 """
 
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from lttd.abi.ftrace import PageLayout, Pages, parse_header_page, rows_of_pages
-from lttd.errors import NothingToRecordError, SourceError, UsageError
+from lttd.errors import NothingToRecordError, UsageError
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
 from lttd.sources.ftrace_loss import LossLedger, Sample
 from lttd.sources.replay_files import tracefs_files
+from lttd.sources.replayed import FileSource, FileStream
 from lttd.sources.rows import RowBook, damage
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, StreamInfo, Unit, make_batch
 
@@ -182,85 +182,48 @@ def _last_event_time(page: memoryview, layout: PageLayout) -> int:
     return now
 
 
-class ReplayStream:
-    """See ``lttd.sources.base.Stream``."""
+class ReplayStream(FileStream):
+    """A file of sub-buffers that have one size."""
 
     def __init__(self, file: StreamPath, abi: ReplayAbi, pool: BufferPool) -> None:
-        self.info = StreamInfo(file.stream, abi.name, abi.subbuffer_bytes, abi.header_bytes)
-        self.path = file.path
-        try:
-            self._fd = os.open(file.path, os.O_RDONLY)
-        except OSError as error:
-            raise SourceError(f"{file.path}: {error.strerror}") from error
+        info = StreamInfo(file.stream, abi.name, abi.subbuffer_bytes, abi.header_bytes)
+        super().__init__(info, file.path, pool)
         self._abi = abi
-        self._pool = pool
+        self._at = 0
         self._book = RowBook()
         self._ledger: LossLedger | None = None
-        self.latest = 0
-        """Time of the last event that was taken."""
+        self._latest = 0
 
     @property
-    def size_bytes(self) -> int:
-        """Size of the file."""
-        return os.fstat(self._fd).st_size if self._fd >= 0 else 0
-
-    def fileno(self) -> int:
-        """Return -1: a regular file is always ready."""
-        return -1
+    def latest(self) -> int:
+        """Time of the last event that was taken."""
+        return self._latest
 
     def take(self, flush: bool) -> Batch | Nothing:
         """Read the next buffer full; see Stream.take()."""
-        if self._fd < 0:
+        if self.closed:
             return Nothing.EVER
-        buffer = self._pool.take()
-        try:
-            batch = self._read(buffer)
-        except OSError as error:
-            raise SourceError(f"{self.path}: {error.strerror}") from error
-        if batch is None:
-            self._pool.give(buffer)
+        size = self._abi.subbuffer_bytes
+        buffer = self.pool.take()
+        used = self.read_into(buffer[: len(buffer) // size * size], self._at)
+        if not used:
+            self.pool.give(buffer)
             self.close()
             return Nothing.EVER
-        return batch
+        self._at += used
+        return self._batch(buffer, used)
 
-    def urgent(self) -> bool:
-        """Return False: a file waits."""
-        return False
-
-    def losses(self) -> Batch | None:
-        """Return nothing: files have no counters, and batches told what is in them."""
-        return None
-
-    def counters(self) -> Mapping[str, int]:
-        """Return nothing."""
-        return {}
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
-
-    def _read(self, buffer: memoryview) -> Batch | None:
+    def _batch(self, buffer: memoryview, used: int) -> Batch:
         size = self._abi.subbuffer_bytes
-        limit_bytes = len(buffer) // size * size
-        used = 0
-        while used < limit_bytes:
-            got = os.readv(self._fd, [buffer[used:limit_bytes]])
-            if not got:
-                break
-            used += got
-        if not used:
-            return None
         whole = used // size * size
         rows, missed, damaged = self._abi.parse(buffer, whole)
         earlier = self._book.begin
         if len(rows):
             last = int(rows["offset_bytes"][-1])
             page = buffer[last : last + size]
-            self.latest = max(self.latest, min(self._abi.last_time(page), _MAX_TIME))
-        self._book.enter(rows, self.latest)
-        gaps = damage(rows, damaged, size, earlier, self.latest)
+            self._latest = max(self._latest, min(self._abi.last_time(page), _MAX_TIME))
+        self._book.enter(rows, self._latest)
+        gaps = damage(rows, damaged, size, earlier, self._latest)
         if len(rows):
             if self._ledger is None:
                 first = int(rows["begin"][0])
@@ -268,30 +231,23 @@ class ReplayStream:
             gaps = (*self._ledger.place(rows, missed), *gaps)
         if used > whole:
             torn = used - whole
-            end = max(self.latest, self._book.begin)
+            end = max(self._latest, self._book.begin)
             gaps = (*gaps, Gap(len(rows), Reason.TORN, Unit.BYTES, torn, end, end))
         taken_ns = time.monotonic_ns()
-        return make_batch(self.info.id, rows, taken_ns, pool=self._pool, buffer=buffer, gaps=gaps)
+        return make_batch(self.info.id, rows, taken_ns, pool=self.pool, buffer=buffer, gaps=gaps)
 
 
 _MAX_TIME: Final = (1 << 64) - 1
 
 
-class ReplaySource:
-    """See ``lttd.sources.base.Source``."""
+class ReplaySource(FileSource[ReplayStream]):
+    """A directory of such files."""
 
     def __init__(
         self, directory: Path, abi: ReplayAbi, files: Sequence[StreamPath], pool: BufferPool
     ) -> None:
+        super().__init__((ReplayStream(file, abi, pool) for file in files), abi.notes)
         self._directory = directory
-        self._notes = list(abi.notes)
-        self.streams: list[ReplayStream] = []
-        try:
-            for file in files:
-                self.streams.append(ReplayStream(file, abi, pool))
-        except BaseException:
-            self.close()
-            raise
         for stream in self.streams:
             torn = stream.size_bytes % abi.subbuffer_bytes
             if torn:
@@ -312,47 +268,10 @@ class ReplaySource:
             live=False,
         )
 
-    @property
-    def grows(self) -> bool:
-        """Whether streams may appear: no, the files are those that there were."""
-        return False
-
-    @property
-    def open_ended(self) -> bool:
-        """Whether there may be more when all have ended: no."""
-        return False
-
-    def discover(self) -> Sequence[ReplayStream]:
-        """Return nothing."""
-        return ()
-
-    def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Do nothing: it was recorded already."""
-
-    def start(self) -> None:
-        """Do nothing: the files are filled."""
-
-    def stop(self) -> None:
-        """Do nothing: what the files hold is still to be drained."""
-
-    def now(self) -> int:
-        """Return the time of the latest event taken: the clock stands where the data does."""
-        return max(stream.latest for stream in self.streams)
-
     def attachments(self, when: When) -> Iterator[Attachment]:
         """Return the format files that lie beside the streams, once."""
         if when is When.OPEN:
             yield from tracefs_files(self._directory)
-
-    def notes(self) -> Sequence[str]:
-        """Return what was odd about the files, each line once."""
-        notes, self._notes = self._notes, []
-        return notes
-
-    def close(self) -> None:
-        """Close the files."""
-        for stream in self.streams:
-            stream.close()
 
     def _clock(self) -> str:
         try:

@@ -3,7 +3,6 @@
 Rule: as for any replay, what the files hold is what there is; a torn end is a gap.
 """
 
-import os
 import re
 import struct
 import time
@@ -15,10 +14,11 @@ import numpy as np
 
 from lttd.abi.blktrace import NOTIFY, layout_of, pdu_of, records_at, walk
 from lttd.clock import Snapshot
-from lttd.errors import NothingToRecordError, SourceError, UsageError
+from lttd.errors import NothingToRecordError, UsageError
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
 from lttd.sources.blktrace_rows import MOST_RECORD_BYTES, Noted, RecordBook
-from lttd.sources.replay import ReplaySource, StreamPath
+from lttd.sources.replay import StreamPath
+from lttd.sources.replayed import FileSource, FileStream
 from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
 
 # The note of the time is among the first records of one of the files.
@@ -51,17 +51,12 @@ def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
     return BlktraceReplay(directory, sorted(files, key=lambda file: file.stream), pool)
 
 
-class BlktraceReplayStream:
-    """See ``lttd.sources.base.Stream``."""
+class BlktraceReplayStream(FileStream):
+    """One CPU's file."""
 
     def __init__(self, file: StreamPath, pool: BufferPool, noted: Noted) -> None:
-        self.info = StreamInfo(file.stream, "blktrace", subbuffer_bytes=0, header_bytes=0)
-        self.path = file.path
-        try:
-            self._fd = os.open(file.path, os.O_RDONLY)
-        except OSError as error:
-            raise SourceError(f"{file.path}: {error.strerror}") from error
-        self._pool = pool
+        info = StreamInfo(file.stream, "blktrace", subbuffer_bytes=0, header_bytes=0)
+        super().__init__(info, file.path, pool)
         self._book = RecordBook()
         self._noted = noted
         self._records = 0
@@ -72,26 +67,14 @@ class BlktraceReplayStream:
         """Time of the latest record that was taken."""
         return self._book.latest
 
-    def fileno(self) -> int:
-        """Return -1: a regular file is always ready."""
-        return -1
-
     def take(self, flush: bool) -> Batch | Nothing:
         """Read the next buffer full; see Stream.take()."""
-        if self._fd < 0:
+        if self.closed:
             return Nothing.EVER
-        buffer = self._pool.take()
-        used = 0
-        try:
-            while used < len(buffer):
-                got = os.preadv(self._fd, [buffer[used:]], self._at + used)
-                if not got:
-                    break
-                used += got
-        except OSError as error:
-            raise SourceError(f"{self.path}: {error.strerror}") from error
+        buffer = self.pool.take()
+        used = self.read_into(buffer, self._at)
         if not used:
-            self._pool.give(buffer)
+            self.pool.give(buffer)
             self.close()
             return Nothing.EVER
         # What is read anew next time is more than a record: it can only be garbage at the end.
@@ -99,45 +82,24 @@ class BlktraceReplayStream:
         self._at += taken.whole_bytes
         batch = make_batch(
             *(self.info.id, taken.rows, time.monotonic_ns()),
-            pool=self._pool,
+            pool=self.pool,
             buffer=buffer,
             gaps=taken.gaps,
         )
         self._records += self._noted.add(batch)
         return batch
 
-    def urgent(self) -> bool:
-        """Return False: a file waits."""
-        return False
-
-    def losses(self) -> Batch | None:
-        """Return nothing: batches told what is in the files."""
-        return None
-
     def counters(self) -> Mapping[str, int]:
         """Return how many records there were."""
         return {"records": self._records}
 
-    def close(self) -> None:
-        """Give the descriptor back."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
 
-
-class BlktraceReplay(ReplaySource):
-    """See ``lttd.sources.base.Source``."""
+class BlktraceReplay(FileSource[BlktraceReplayStream]):
+    """The files of one block trace."""
 
     def __init__(self, directory: Path, files: list[StreamPath], pool: BufferPool) -> None:
         self._noted = Noted()
-        self._notes = []
-        self.streams: list[BlktraceReplayStream] = []  # type: ignore[assignment]
-        try:
-            for file in files:
-                self.streams.append(BlktraceReplayStream(file, pool, self._noted))
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(BlktraceReplayStream(file, pool, self._noted) for file in files)
         settings = {
             "directory": str(directory),
             "abi": "blktrace",

@@ -11,7 +11,7 @@ import mmap
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +22,9 @@ import numpy as np
 from lttd.abi import ltt, ltt_walk
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, SourceError, UsageError
-from lttd.sources.base import Attachment, Nothing, SourceInfo, When
+from lttd.sources.base import Nothing, SourceInfo
 from lttd.sources.ltt_rows import NAME, LttBook, start_snapshot
+from lttd.sources.replayed import FileSource, FileStream
 from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
 
 _CHUNK_ROWS: Final = 65536
@@ -145,18 +146,12 @@ def open_ltt_replay(directory: Path, pool: BufferPool) -> "LttReplaySource":
     return LttReplaySource(directory, channels, notes, pool)
 
 
-class LttReplayStream:
-    """See ``lttd.sources.base.Stream``."""
+class LttReplayStream(FileStream):
+    """A channel's file."""
 
     def __init__(self, channel: Channel, pool: BufferPool) -> None:
-        self.info = channel.info
-        self.path = channel.path
-        try:
-            self._fd = os.open(channel.path, os.O_RDONLY)
-        except OSError as error:
-            raise SourceError(f"{channel.path}: {error.strerror}") from error
+        super().__init__(channel.info, channel.path, pool)
         self._survey = channel.survey
-        self._pool = pool
         self._book = LttBook()
         self._row = 0
         """How many sub-buffers were taken."""
@@ -168,43 +163,18 @@ class LttReplayStream:
         """Trace clock at the end of what was taken."""
         return self._book.end
 
-    def fileno(self) -> int:
-        """Return -1: a regular file is always ready."""
-        return -1
-
     def take(self, flush: bool) -> Batch | Nothing:
         """Read the next sub-buffers that adjoin; see Stream.take()."""
         survey = self._survey
         over = self._row == len(survey.offsets_bytes) and self._damage == len(survey.damage)
-        if self._fd < 0 or over:
+        if self.closed or over:
             self.close()
             return Nothing.EVER
-        buffer = self._pool.take()
+        buffer = self.pool.take()
         if len(buffer) < self.info.subbuffer_bytes:
-            self._pool.give(buffer)
+            self.pool.give(buffer)
             buffer = memoryview(bytearray(self.info.subbuffer_bytes))
-        try:
-            return self._read(buffer)
-        except OSError as error:
-            raise SourceError(f"{self.path}: {error.strerror}") from error
-
-    def urgent(self) -> bool:
-        """Return False: a file waits."""
-        return False
-
-    def losses(self) -> Batch | None:
-        """Return nothing: batches told what the sub-buffers say."""
-        return None
-
-    def counters(self) -> Mapping[str, int]:
-        """Return nothing."""
-        return {}
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        return self._read(buffer)
 
     def _read(self, buffer: memoryview) -> Batch:
         """Read up to the next damage, or as much as *buffer* holds; tell damage on the way."""
@@ -214,7 +184,7 @@ class LttReplayStream:
         sizes = self._survey.sizes_bytes[first:behind]
         if len(offsets):
             start, length = int(offsets[0]), int(sizes.sum())
-            if _read_all(self._fd, buffer[:length], start) < length:
+            if self.read_into(buffer[:length], start) < length:
                 raise SourceError(f"{self.path}: became shorter while it was read")
             offsets = offsets - start
         taken = ltt.rows_of(buffer, offsets, sizes)
@@ -228,7 +198,7 @@ class LttReplayStream:
             self.info.id,
             taken.rows,
             time.monotonic_ns(),
-            pool=self._pool,
+            pool=self.pool,
             buffer=buffer,
             gaps=tuple(gaps),
         )
@@ -256,31 +226,15 @@ class LttReplayStream:
         return gaps
 
 
-def _read_all(fd: int, buffer: memoryview, offset_bytes: int) -> int:
-    used = 0
-    while used < len(buffer):
-        got = os.preadv(fd, [buffer[used:]], offset_bytes + used)
-        if not got:
-            break
-        used += got
-    return used
-
-
-class LttReplaySource:
-    """See ``lttd.sources.base.Source``."""
+class LttReplaySource(FileSource[LttReplayStream]):
+    """The channels of one trace."""
 
     def __init__(
         self, directory: Path, channels: Sequence[Channel], notes: list[str], pool: BufferPool
     ) -> None:
-        self._notes = notes
-        self.streams: list[LttReplayStream] = []
-        try:
-            for channel in channels:
-                self.streams.append(LttReplayStream(channel, pool))
-                self._notes += _notes_on(channel)
-        except BaseException:
-            self.close()
-            raise
+        super().__init__((LttReplayStream(channel, pool) for channel in channels), notes)
+        for channel in channels:
+            self._notes += _notes_on(channel)
         layout = channels[0].layout
         self.info = SourceInfo(
             "replay",
@@ -299,47 +253,6 @@ class LttReplaySource:
             live=False,
             snapshot=_start(channels),
         )
-
-    @property
-    def grows(self) -> bool:
-        """Whether streams may appear: no, the files are those that there were."""
-        return False
-
-    @property
-    def open_ended(self) -> bool:
-        """Whether there may be more when all have ended: no."""
-        return False
-
-    def discover(self) -> Sequence[LttReplayStream]:
-        """Return nothing."""
-        return ()
-
-    def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Do nothing: it was recorded already."""
-
-    def start(self) -> None:
-        """Do nothing: the files are filled."""
-
-    def stop(self) -> None:
-        """Do nothing: what the files hold is still to be drained."""
-
-    def now(self) -> int:
-        """Return the time of the latest sub-buffer taken: the clock stands where the data does."""
-        return max(stream.latest for stream in self.streams)
-
-    def attachments(self, when: When) -> Iterator[Attachment]:
-        """Return nothing: what describes the events is a channel itself."""
-        return iter(())
-
-    def notes(self) -> Sequence[str]:
-        """Return what was odd about the files, each line once."""
-        notes, self._notes = self._notes, []
-        return notes
-
-    def close(self) -> None:
-        """Close the files."""
-        for stream in self.streams:
-            stream.close()
 
 
 def _start(channels: Sequence[Channel]) -> Snapshot | None:
