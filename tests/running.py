@@ -40,6 +40,8 @@ def heed_signals_and_parse(arguments):
 cli.parse_command_line = heed_signals_and_parse
 # Who waits for this may interrupt main() from its first step on, and not what stands here.
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+# Whoever runs the tests may have been told to outlive a terminal.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 open("begun", "w").close()
 sys.exit(cli.main())
 """
