@@ -129,9 +129,10 @@ class StreamReader:
                 self.happened(Event.GOT)
 
     def tell_losses(self) -> None:
-        """Offer what the kernel's counters say was lost and no batch has told."""
-        if self.failure is not None:
-            return
+        """Offer what the kernel's counters say was lost and no batch has told.
+
+        Of a stream that has failed, too: what was lost with it is known only then.
+        """
         try:
             batch = self.stream.losses()
         except SourceError as error:
@@ -141,7 +142,7 @@ class StreamReader:
             self._recorder.offer(self._lane, batch)
 
     def _fail(self, error: SourceError) -> None:
-        self.failure = error
+        self.failure = self.failure or error  # the first says why
         self.happened(Event.FAILED)
 
 

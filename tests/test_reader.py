@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trio
 import trio.testing
@@ -13,7 +14,7 @@ from lttd.files import Disk
 from lttd.reader import TRANSITIONS, TURN_BATCHES, Event, Reader, State, after
 from lttd.recorder import Recorder, Segment, SegmentContents
 from lttd.sources.base import Nothing
-from lttd.subbuffer import TAKE_BYTES, Batch, StreamInfo
+from lttd.subbuffer import ROW_DTYPE, TAKE_BYTES, Batch, Gap, Reason, StreamInfo, Unit
 from tests.fakes import FakeStream, batch_of, event, info, page
 
 SNAPSHOT = Snapshot(0, 0, 0, 0, 0)
@@ -128,6 +129,24 @@ async def test_a_stream_that_fails_is_told_and_the_others_go_on(
     assert [str(error) for error in reader.failures()] == ["gone"]
     segment.close(SNAPSHOT)
     assert segment.lanes[good.info.id].stats.stored_subbuffers == 3
+
+
+async def test_what_was_lost_with_a_stream_that_failed_is_told(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = FakeStream(info(), [SourceError("broke")])
+    gap = Gap(0, Reason.REFUSED, Unit.SUBBUFFERS, 1, 5, 5)
+    stream.lost = Batch(stream.info.id, memoryview(b""), np.zeros(0, ROW_DTYPE), 0, (gap,))
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    lane = segment.lanes[stream.info.id]
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, lane)])
+    with trio.move_on_after(1.5):
+        await reader.run()
+    await reader.drain()
+    segment.close(SNAPSHOT)
+    assert lane.stats.subbuffers_lost == {Reason.REFUSED: 1}
+    assert [str(error) for error in reader.failures()] == ["broke"]
 
 
 async def test_the_final_drain_takes_what_is_left_and_the_last_losses(
