@@ -89,7 +89,7 @@ def _shared(settings: RelaySettings, pool: BufferPool) -> Shared:
         # blktrace numbers only what it stored, so that what is missing was lost with its bytes.
         count_missing=not is_blktrace,
         unfinished=settings.unfinished,
-        is_offline=lambda cpu: cpu not in relay_find.cpus_in(relay_find.ONLINE_CPUS),
+        is_offline=relay_find.is_offline,
     )
 
 
