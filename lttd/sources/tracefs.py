@@ -30,6 +30,7 @@ _REMEDIES: Final = {
     errno.EINVAL: "this kernel does not take that value",
     errno.EBUSY: "somebody else has it open or mapped: stop the other tracer",
     errno.ENOMEM: "ask for a smaller buffer",
+    errno.EMFILE: "let lttd open more files (ulimit -n; systemd: LimitNOFILE=)",
     errno.ENOENT: "this kernel does not have it",
     errno.ENODEV: "the instance was removed",
 }
