@@ -1,5 +1,6 @@
 """The reading loop, against streams that do what no kernel does on demand."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -243,4 +244,40 @@ def test_a_stream_that_is_there_already_keeps_its_files(recorder: Recorder, tmp_
     segment.add_streams([info(cpu=0), info(cpu=1)])
     assert segment.lanes[info(cpu=0).id] is lane
     assert len(segment.manifest.streams) == 2
+    segment.close(SNAPSHOT)
+
+
+async def test_a_stream_that_ends_is_closed_while_poll_waits_for_it_and_another_may_follow(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Polled(FakeStream):
+        def __init__(self, script: list[Batch | Nothing | Exception]) -> None:
+            super().__init__(info(), script)
+            self.fds = os.pipe()
+
+        def fileno(self) -> int:
+            return self.fds[0] if self.fds else -1
+
+        def close(self) -> None:
+            for fd in self.fds:
+                os.close(fd)
+            self.fds = ()
+
+    first = Polled([Nothing.YET, Nothing.EVER])
+    segment = segment_of(recorder, tmp_path / "t", first.info)
+    lane = segment.lanes[first.info.id]
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.open_ended = True
+    reader.add([(first, lane)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await trio.sleep(1.5)
+        assert first.fileno() == -1
+        again = Polled(small_batches(info(), 3))
+        reader.add([(again, lane)])
+        os.write(again.fds[1], b"!")
+        await trio.sleep(0.2)
+        assert lane.stats.subbuffers == 3, "poll told of them, not the tick"
+        nursery.cancel_scope.cancel()
+    again.close()
     segment.close(SNAPSHOT)
