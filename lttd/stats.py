@@ -12,12 +12,17 @@ from typing import Any, Final, NamedTuple
 
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Batch, Gap, Reason, StreamId, Unit
 
+StreamKey = tuple[str, StreamId]
+"""Source and stream."""
+
 
 @dataclass(slots=True)
 class StreamStats:
     """What happened in one stream since lttd took it over."""
 
     stream: StreamId
+    source: str = ""
+    """Whose it is: kind and target, as ``ltt:/sys/kernel/debug/ltt/x``; two may have equal ids."""
     # by the reading thread
     subbuffers: int = 0
     delivered_bytes: int = 0
@@ -65,6 +70,11 @@ class StreamStats:
         """Count what was taken and never written: its content; its padding stays padding."""
         self.unwritten_subbuffers += len(batch.rows)
         self.unwritten_bytes += batch.stored_bytes
+
+    @property
+    def key(self) -> StreamKey:
+        """What tells it from all others of a run."""
+        return self.source, self.stream
 
     @property
     def refused_bytes(self) -> int:
@@ -170,9 +180,9 @@ class DaemonGauges:
     """The first error that a writer met and did not get over, as one line."""
     write_errors: Mapping[str, int] = field(default_factory=dict)
     """By the errno's name."""
-    fill: Mapping[StreamId, Fill] = field(default_factory=dict)
+    fill: Mapping[StreamKey, Fill] = field(default_factory=dict)
     """Only of streams whose kernel tells it."""
-    foreign_read_events: Mapping[StreamId, int] = field(default_factory=dict)
+    foreign_read_events: Mapping[StreamKey, int] = field(default_factory=dict)
     """Events that somebody else consumed; only of streams whose kernel tells it, then from 0 on."""
 
     def troubles(self, now_ns: int) -> dict[Trouble, str]:
