@@ -54,7 +54,7 @@ class Observer:
         for recording in self._recordings:
             ring_bytes = recording.source.info.settings.get("buffer_bytes")
             for stream in recording.source.streams:
-                key = recording.segment.source_name, stream.info.id
+                key = recording.segment.manifest.source_name, stream.info.id
                 self._look_at(stream, key, ring_bytes, fill, foreign)
         return DaemonGauges(
             backlog_bytes=recorder.backlog_bytes,

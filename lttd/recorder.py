@@ -354,13 +354,7 @@ class Segment:
         record.baseline_discarded = self._baselines.get(record.name, 0)
         paths = self.paths.stream(record.name)
         file = StreamFile(self._disk, paths, record, self.manifest.layout, cached_bytes)
-        return Lane(file, record, StreamStats(info.id, self.source_name), queue)
-
-    @property
-    def source_name(self) -> str:
-        """Kind and target of the source: its SPEC without the keys."""
-        spec: str = self.manifest.source["spec"]
-        return spec.partition(",")[0]
+        return Lane(file, record, StreamStats(info.id, self.manifest.source_name), queue)
 
     def attach(self, name: str, data: bytes, *, append: bool) -> None:
         """Write a file that decoding needs beside the streams; *name* is below the segment."""

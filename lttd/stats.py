@@ -96,6 +96,8 @@ class StreamSummary:
     lost: dict[str, int]
     """By reason, in its own unit: ``overwritten``, ``torn_bytes``, ``backlog_subbuffers``."""
     gaps_unknown: int = 0
+    source: str = ""
+    """As StreamStats has it; the table tells it where there are several."""
 
     def to_json(self) -> dict[str, Any]:
         """Return one element of the JSON summary's streams."""
@@ -125,6 +127,7 @@ def summarize(stats: StreamStats) -> StreamSummary:
         events_lost=events_lost(stats.events_lost),
         lost=lost,
         gaps_unknown=stats.gaps_unknown,
+        source=stats.source,
     )
 
 
@@ -206,12 +209,16 @@ class DaemonGauges:
 
 
 def summary_table(streams: Iterable[StreamSummary]) -> str:
-    """Return the summary as a table for people: one line a stream, and a last one for all."""
+    """Return the summary as a table for people: one line a stream, and a last one for all.
+
+    Of several sources each line says whose it is.
+    """
     rows = [("stream", "sub-buffers", "payload", "padding stripped", "lost")]
     summaries = list(streams)
+    several = len({row.source for row in summaries}) > 1
     rows += [
         (
-            row.name,
+            f"{row.source} {row.name}" if several else row.name,
             f"{row.subbuffers:,}",
             human_bytes(row.payload_bytes),
             human_bytes(row.padding_bytes),
