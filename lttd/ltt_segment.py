@@ -3,22 +3,26 @@
 They are ordinary streams, ``metadata_<cpu>``; all of them are read whole when the first event of
 the segment is to be told, and again when an open segment has more of them.
 
+A kernel gives each declaration once: who recorded a trace in several runs, or its flight-recorder
+channels alone, has them in another segment.  So where a segment has not the beginning of metadata,
+those of the other segments that are of the same trace of the kernel count, too.
+
 Rule: a declaration that cannot be read is a note; events that need it are then damage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ltt import Layout, is_metadata
+from lttd.abi.ltt import Layout, is_metadata, layout_of
 from lttd.abi.ltt_events import Channel, alike, walk
 from lttd.abi.ltt_markers import Marker, Markers, core_markers
 from lttd.abi.table import Headers
 from lttd.errors import TraceDamagedError
 from lttd.stored import StoredStream
-from lttd.tracedir import Manifest, SegmentPaths
+from lttd.tracedir import Manifest, SegmentPaths, segments_below
 
 I64 = npt.NDArray[np.int64]
 
@@ -55,16 +59,23 @@ class SegmentMarkers:
             except TraceDamagedError as error:
                 self.notes.append(str(error))
                 return
-        streams = [StoredStream(self._paths, self._manifest, one) for one in self._manifest.streams]
-        streams = [one for one in streams if is_metadata(one.info.id.channel)]
-        sizes = tuple((one.name, _size(one)) for one in streams)
+        ours = list(_streams(self._paths, self._manifest))
+        streams = [one for one in ours if is_metadata(one.info.id.channel)]
+        starts: set[int] = set()
+        # Whoever has taken the beginning of metadata knows by it what time it was.
+        if not self._manifest.clock_snapshots:
+            starts = {start for one in ours if (start := _start(one)) is not None}
+        others = list(self._elsewhere()) if starts else []
+        sizes = tuple((str(one.paths.data), _size(one)) for one in (*streams, *others))
         if sizes == self._read:
             return
         self._read = sizes
         self.version += 1
         self._markers = Markers()
         for stream in streams:
-            self._take(stream)
+            self._take(stream, None)
+        for stream in others:
+            self._take(stream, starts)
         directory = self._paths.directory
         self.notes += [f"{directory}: {each}" for each in self._markers.conflicts]
 
@@ -74,10 +85,30 @@ class SegmentMarkers:
             return core_markers(layout.minor, layout.alignment)
         return self._markers.of(channel)
 
-    def _take(self, stream: StoredStream) -> None:
+    def _elsewhere(self) -> Iterator[StoredStream]:
+        """Yield the metadata streams of the other segments in the directory."""
+        try:
+            others = segments_below(self._paths.directory.absolute().parent)
+        except OSError:
+            return  # the segment can be read, what it lies in cannot
+        for paths in others:
+            if paths.directory.name == self._paths.directory.absolute().name:
+                continue
+            try:
+                manifest = Manifest.read(paths.manifest)
+            except TraceDamagedError:
+                continue  # told where that one is read
+            for stream in _streams(paths, manifest):
+                if is_metadata(stream.info.id.channel):
+                    yield stream
+
+    def _take(self, stream: StoredStream, starts: set[int] | None) -> None:
+        """Read a metadata stream; *starts*: only what is of traces that were made then."""
         data, headers = stream.data, self._headers(stream)
         ends = headers.offset_bytes + headers.content_bytes
         for layout, _, subbuffers in alike(data, headers.offset_bytes, ends):
+            if starts is not None and layout.start_ns not in starts:
+                continue
             channel = Channel(self.of(METADATA, layout), layout)
             for walked in walk(data, subbuffers, channel):
                 damage = walked.damage + walked.undeclared
@@ -106,6 +137,26 @@ class SegmentMarkers:
             for at in headers.offset_bytes[damaged].tolist()
         ]
         return headers.some(sound)
+
+
+def _streams(paths: SegmentPaths, manifest: Manifest) -> Iterator[StoredStream]:
+    return (
+        StoredStream(paths, manifest, record)
+        for record in manifest.streams
+        if record.info.abi == "ltt"
+    )
+
+
+def _start(stream: StoredStream) -> int | None:
+    """Return when the trace was made, wall clock in ns, by a stream's first sub-buffer."""
+    assert stream.abi is not None
+    try:
+        headers = stream.headers(stream.index.entries()[:1])
+    except TraceDamagedError:
+        return None
+    if not len(headers.stored_bytes) or not headers.stored_bytes[0]:
+        return None
+    return layout_of(stream.data, int(headers.offset_bytes[0])).start_ns
 
 
 def _size(stream: StoredStream) -> int:

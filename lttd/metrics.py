@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from lttd.stats import DaemonGauges, StreamStats, Trouble
-from lttd.subbuffer import KERNEL_EVENT_REASONS, Reason, StreamId
+from lttd.stats import DaemonGauges, StreamKey, StreamStats, Trouble
+from lttd.subbuffer import KERNEL_EVENT_REASONS, Reason
 
 
 class Snapshots(Protocol):
@@ -47,8 +47,8 @@ class Family:
     labels: tuple[str, ...] = ()
 
 
-_BY_STREAM: Final = ("channel", "cpu")
-_BY_REASON: Final = ("channel", "cpu", "reason")
+_BY_STREAM: Final = ("channel", "cpu", "source")
+_BY_REASON: Final = (*_BY_STREAM, "reason")
 
 EVENTS_LOST: Final = Family(
     "lttd_events_lost_total",
@@ -65,7 +65,7 @@ SUBBUFFERS_LOST: Final = Family(
 BYTES_LOST: Final = Family(
     "lttd_bytes_lost_total",
     "counter",
-    "Bytes taken from the kernel and not stored, or cut off a file by a crash.",
+    "Bytes that the kernel never gave, that were not stored, or that a crash cut off a file.",
     _BY_REASON,
 )
 GAPS_UNKNOWN: Final = Family(
@@ -141,8 +141,21 @@ LOSS_REASONS: Final[dict[Family, tuple[Reason, ...]]] = {
         Reason.DISCARDED,
         Reason.ABANDONED,
     ),
-    SUBBUFFERS_LOST: (Reason.OVERWRITTEN, Reason.REFUSED, Reason.BACKLOG, Reason.STORAGE),
-    BYTES_LOST: (Reason.DAMAGED, Reason.BACKLOG, Reason.STORAGE, Reason.TORN),
+    SUBBUFFERS_LOST: (
+        Reason.OVERWRITTEN,
+        Reason.COMMIT_OVERRUN,
+        Reason.REFUSED,
+        Reason.BACKLOG,
+        Reason.STORAGE,
+    ),
+    BYTES_LOST: (
+        Reason.OVERWRITTEN,
+        Reason.REFUSED,
+        Reason.DAMAGED,
+        Reason.BACKLOG,
+        Reason.STORAGE,
+        Reason.TORN,
+    ),
 }
 # What lttd took and did not store: what the books call refused.
 REFUSALS: Final = (Reason.DAMAGED, Reason.BACKLOG, Reason.STORAGE)
@@ -209,7 +222,7 @@ class RecorderCollector(Collector):
     def _tables(self, escape: Callable[[str], str]) -> Iterator[Table]:
         gauges = self._snapshots.gauges()
         streams = [
-            ((escape(stats.stream.channel), str(stats.stream.cpu)), stats)
+            ((escape(stats.stream.channel), str(stats.stream.cpu), escape(stats.source)), stats)
             for stats in _one_a_stream(self._snapshots.streams())
         ]
         yield from _losses(streams, gauges)
@@ -217,7 +230,7 @@ class RecorderCollector(Collector):
         yield SUBBUFFERS_READ, [(labels, stats.subbuffers) for labels, stats in streams]
         yield STORED_BYTES, [(labels, stats.stored_bytes) for labels, stats in streams]
         yield PADDING_BYTES, [(labels, stats.padding_bytes) for labels, stats in streams]
-        yield from _gauge_tables(gauges, [(labels, stats.stream) for labels, stats in streams])
+        yield from _gauge_tables(gauges, [(labels, stats.key) for labels, stats in streams])
         version, kernel = self._build
         yield BUILD_INFO, [((escape(version), escape(kernel)), 1)]
 
@@ -241,16 +254,17 @@ def _escape(label: str) -> str:
 
 def _one_a_stream(streams: Sequence[StreamStats]) -> list[StreamStats]:
     """Add up what came for one stream more than once; the originals are left alone."""
-    merged: dict[StreamId, StreamStats] = {}
+    merged: dict[StreamKey, StreamStats] = {}
     for stats in streams:
-        before = merged.get(stats.stream)
-        merged[stats.stream] = stats if before is None else _sum(before, stats)
+        before = merged.get(stats.key)
+        merged[stats.key] = stats if before is None else _sum(before, stats)
     return list(merged.values())
 
 
 def _sum(one: StreamStats, other: StreamStats) -> StreamStats:
     return StreamStats(
         one.stream,
+        one.source,
         subbuffers=one.subbuffers + other.subbuffers,
         padding_bytes=one.padding_bytes + other.padding_bytes,
         events_lost=one.events_lost + other.events_lost,
@@ -263,7 +277,8 @@ def _sum(one: StreamStats, other: StreamStats) -> StreamStats:
     )
 
 
-Streams = list[tuple[tuple[str, str], StreamStats]]
+Labels = tuple[str, str, str]
+Streams = list[tuple[Labels, StreamStats]]
 Counts = Mapping[Reason, int]
 
 
@@ -271,9 +286,9 @@ def _losses(streams: Streams, gauges: DaemonGauges) -> Iterator[Table]:
     # The recorder names the reason of its refusals when the segment is closed; until then they are
     # counted without one, and it follows from the same fact that the recorder will go by.
     refusal = Reason.BACKLOG if gauges.writer_failure is None else Reason.STORAGE
-    events: list[tuple[tuple[str, str], Counts]] = []
-    subbuffers: list[tuple[tuple[str, str], Counts]] = []
-    bytes_: list[tuple[tuple[str, str], Counts]] = []
+    events: list[tuple[Labels, Counts]] = []
+    subbuffers: list[tuple[Labels, Counts]] = []
+    bytes_: list[tuple[Labels, Counts]] = []
     for labels, stats in streams:
         events.append((labels, stats.events_lost))
         refused = stats.unwritten_subbuffers
@@ -292,7 +307,7 @@ def _with_refused(lost: Counts, refused: int, refusal: Reason) -> Counts:
 
 def _by_reason(
     family: Family,
-    losses: list[tuple[tuple[str, str], Counts]],
+    losses: list[tuple[Labels, Counts]],
     *,
     only: Collection[Reason] = frozenset(Reason),
 ) -> list[Sample]:
@@ -307,13 +322,11 @@ def _by_reason(
     return samples
 
 
-def _gauge_tables(
-    gauges: DaemonGauges, streams: list[tuple[tuple[str, str], StreamId]]
-) -> Iterator[Table]:
+def _gauge_tables(gauges: DaemonGauges, streams: list[tuple[Labels, StreamKey]]) -> Iterator[Table]:
     foreign, fill = gauges.foreign_read_events, gauges.fill
-    yield FOREIGN_READ, [(labels, foreign[id_]) for labels, id_ in streams if id_ in foreign]
-    yield FILL_RATIO, [(labels, fill[id_].ratio) for labels, id_ in streams if id_ in fill]
-    yield LAG, [(labels, fill[id_].lag_seconds) for labels, id_ in streams if id_ in fill]
+    yield FOREIGN_READ, [(labels, foreign[key]) for labels, key in streams if key in foreign]
+    yield FILL_RATIO, [(labels, fill[key].ratio) for labels, key in streams if key in fill]
+    yield LAG, [(labels, fill[key].lag_seconds) for labels, key in streams if key in fill]
     yield BACKLOG, [((), gauges.backlog_bytes)]
     yield BACKLOG_HIGH_WATER, [((), gauges.backlog_high_water_bytes)]
     yield BACKLOG_LIMIT, [((), gauges.backlog_limit_bytes)]

@@ -13,8 +13,7 @@ from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording
 from lttd.sources.base import Stream
-from lttd.stats import DaemonGauges, Fill, StreamStats
-from lttd.subbuffer import StreamId
+from lttd.stats import DaemonGauges, Fill, StreamKey, StreamStats
 from lttd.tracedir import segments_below
 
 # The loop comes round at every tick; so many of them missed, and at least this long, is a stall.
@@ -50,12 +49,13 @@ class Observer:
     def gauges(self) -> DaemonGauges:
         """Return how the daemon stands now."""
         recorder, pulse = self._recorder, self._reader.pulse
-        fill: dict[StreamId, Fill] = {}
-        foreign: dict[StreamId, int] = {}
+        fill: dict[StreamKey, Fill] = {}
+        foreign: dict[StreamKey, int] = {}
         for recording in self._recordings:
             ring_bytes = recording.source.info.settings.get("buffer_bytes")
             for stream in recording.source.streams:
-                self._look_at(stream, ring_bytes, fill, foreign)
+                key = recording.segment.manifest.source_name, stream.info.id
+                self._look_at(stream, key, ring_bytes, fill, foreign)
         return DaemonGauges(
             backlog_bytes=recorder.backlog_bytes,
             backlog_limit_bytes=recorder.backlog_limit_bytes,
@@ -74,19 +74,20 @@ class Observer:
     def _look_at(
         self,
         stream: Stream,
+        key: StreamKey,
         ring_bytes: int | None,
-        fill: dict[StreamId, Fill],
-        foreign: dict[StreamId, int],
+        fill: dict[StreamKey, Fill],
+        foreign: dict[StreamKey, int],
     ) -> None:
         try:
             counters = stream.counters()
         except SourceError:
             return  # its end is told elsewhere
         if "foreign read events" in counters:
-            foreign[stream.info.id] = counters["foreign read events"]
+            foreign[key] = counters["foreign read events"]
         if ring_bytes and "bytes" in counters and "now ts" in counters:
             waiting = counters["now ts"] - counters["oldest event ts"] if counters["entries"] else 0
-            fill[stream.info.id] = Fill(counters["bytes"] / ring_bytes, max(waiting, 0) / 1e9)
+            fill[key] = Fill(counters["bytes"] / ring_bytes, max(waiting, 0) / 1e9)
 
     def health(self) -> tuple[bool, str]:
         """Return whether recording works as it should, and in one line why not."""

@@ -100,7 +100,8 @@ class StreamReader:
         self.batches = 0
         """How many were taken so far."""
         self.failure: SourceError | None = None
-        self._lane = lane
+        self.lane = lane
+        self.closed = False
         self._recorder = recorder
 
     def has_more(self) -> bool:
@@ -124,24 +125,32 @@ class StreamReader:
             if isinstance(taken, Nothing):
                 self.happened(_EVENT_OF[taken])
             else:
-                self._recorder.offer(self._lane, taken)
+                self._recorder.offer(self.lane, taken)
                 self.batches += 1
                 self.happened(Event.GOT)
 
     def tell_losses(self) -> None:
-        """Offer what the kernel's counters say was lost and no batch has told."""
-        if self.failure is not None:
-            return
+        """Offer what the kernel's counters say was lost and no batch has told.
+
+        Of a stream that has failed, too: what was lost with it is known only then.
+        """
         try:
             batch = self.stream.losses()
         except SourceError as error:
             self._fail(error)
             return
         if batch is not None:
-            self._recorder.offer(self._lane, batch)
+            self._recorder.offer(self.lane, batch)
+
+    def close(self) -> None:
+        """Give the descriptor of a stream that has ended back, and wake who waits for it."""
+        self.closed = True
+        if self.stream.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.stream.fileno())
+        self.stream.close()
 
     def _fail(self, error: SourceError) -> None:
-        self.failure = error
+        self.failure = self.failure or error  # the first says why
         self.happened(Event.FAILED)
 
 
@@ -186,6 +195,8 @@ class Reader:
     def add(self, streams: Sequence[tuple[Stream, Lane]]) -> None:
         """Serve these streams, too; from when run() runs, at once."""
         for stream, lane in streams:
+            # One that has ended, and goes on in this one, need not be asked for losses any more.
+            self._readers = [one for one in self._readers if one.lane is not lane or not one.closed]
             reader = StreamReader(stream, lane, self._recorder)
             self._readers.append(reader)
             if self._nursery is not None:
@@ -226,7 +237,10 @@ class Reader:
 
     async def _serve_polled(self, reader: StreamReader) -> None:
         while reader.state is not State.DONE:
-            await trio.lowlevel.wait_readable(reader.stream.fileno())
+            try:
+                await trio.lowlevel.wait_readable(reader.stream.fileno())
+            except trio.ClosedResourceError:
+                return  # it has ended
             batches = reader.batches
             reader.happened(Event.WOKEN)
             await self._turns([reader], flush=False)
@@ -243,6 +257,9 @@ class Reader:
             await self._turns(present, flush=True)
             for reader in present:
                 reader.tell_losses()
+                if reader.state is State.DONE and not (reader.failure or reader.closed):
+                    # The kernel keeps a ring whose file is gone as long as somebody has it open.
+                    reader.close()
             self.first_cycle.set()
             self._ticked.set()
             self._ticked = trio.Event()

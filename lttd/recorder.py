@@ -327,24 +327,34 @@ class Segment:
         """Create the files of streams that have appeared, and tell the manifest.
 
         A stream that is there already keeps its files: it goes on.
+
+        Raises:
+            StorageError: that could not be done; asked again, it is as if for the first time.
         """
-        infos = [info for info in infos if info.id not in self.lanes]
-        cached_bytes = self._recorder.cached_bytes // max(len(infos) + len(self.lanes), 1)
-        lanes = dict(self.lanes)
-        for info in infos:
-            record = StreamRecord(info)
-            record.baseline_discarded = self._baselines.get(record.name, 0)
-            paths = self.paths.stream(record.name)
-            layout = self.manifest.layout
-            file = StreamFile(self._disk, paths, record, layout, cached_bytes)
-            queue = self._recorder.lane_queue(len(lanes))
-            lanes[info.id] = Lane(file, record, StreamStats(info.id), queue)
-            self.manifest.streams.append(record)
+        new = {info.id: info for info in infos if info.id not in self.lanes}
+        cached_bytes = self._recorder.cached_bytes // max(len(new) + len(self.lanes), 1)
+        added: dict[StreamId, Lane] = {}
+        try:
+            for info in new.values():
+                queue = self._recorder.lane_queue(len(self.lanes) + len(added))
+                added[info.id] = self._make_lane(info, queue, cached_bytes)
+        except LttdError:
+            for lane in added.values():
+                lane.file.close()
+            raise
+        self.manifest.streams += [lane.record for lane in added.values()]
         # Replaced as a whole: other threads go through it.
-        self.lanes = lanes
+        self.lanes = {**self.lanes, **added}
         self._disk.sync_directory(self.paths.index)
         self._disk.sync_directory(self.paths.streams)
         self._write_manifest()
+
+    def _make_lane(self, info: StreamInfo, queue: "SimpleQueue[_Job]", cached_bytes: int) -> Lane:
+        record = StreamRecord(info)
+        record.baseline_discarded = self._baselines.get(record.name, 0)
+        paths = self.paths.stream(record.name)
+        file = StreamFile(self._disk, paths, record, self.manifest.layout, cached_bytes)
+        return Lane(file, record, StreamStats(info.id, self.manifest.source_name), queue)
 
     def attach(self, name: str, data: bytes, *, append: bool) -> None:
         """Write a file that decoding needs beside the streams; *name* is below the segment."""

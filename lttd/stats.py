@@ -12,12 +12,17 @@ from typing import Any, Final, NamedTuple
 
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Batch, Gap, Reason, StreamId, Unit
 
+StreamKey = tuple[str, StreamId]
+"""Source and stream."""
+
 
 @dataclass(slots=True)
 class StreamStats:
     """What happened in one stream since lttd took it over."""
 
     stream: StreamId
+    source: str = ""
+    """Whose it is: kind and target, as ``ltt:/sys/kernel/debug/ltt/x``; two may have equal ids."""
     # by the reading thread
     subbuffers: int = 0
     delivered_bytes: int = 0
@@ -67,6 +72,11 @@ class StreamStats:
         self.unwritten_bytes += batch.stored_bytes
 
     @property
+    def key(self) -> StreamKey:
+        """What tells it from all others of a run."""
+        return self.source, self.stream
+
+    @property
     def refused_bytes(self) -> int:
         """What was delivered and is not stored: it does not parse, or was not written."""
         return self.unwritten_bytes + self.bytes_lost[Reason.DAMAGED]
@@ -86,6 +96,8 @@ class StreamSummary:
     lost: dict[str, int]
     """By reason, in its own unit: ``overwritten``, ``torn_bytes``, ``backlog_subbuffers``."""
     gaps_unknown: int = 0
+    source: str = ""
+    """As StreamStats has it; the table tells it where there are several."""
 
     def to_json(self) -> dict[str, Any]:
         """Return one element of the JSON summary's streams."""
@@ -115,6 +127,7 @@ def summarize(stats: StreamStats) -> StreamSummary:
         events_lost=events_lost(stats.events_lost),
         lost=lost,
         gaps_unknown=stats.gaps_unknown,
+        source=stats.source,
     )
 
 
@@ -170,9 +183,9 @@ class DaemonGauges:
     """The first error that a writer met and did not get over, as one line."""
     write_errors: Mapping[str, int] = field(default_factory=dict)
     """By the errno's name."""
-    fill: Mapping[StreamId, Fill] = field(default_factory=dict)
+    fill: Mapping[StreamKey, Fill] = field(default_factory=dict)
     """Only of streams whose kernel tells it."""
-    foreign_read_events: Mapping[StreamId, int] = field(default_factory=dict)
+    foreign_read_events: Mapping[StreamKey, int] = field(default_factory=dict)
     """Events that somebody else consumed; only of streams whose kernel tells it, then from 0 on."""
 
     def troubles(self, now_ns: int) -> dict[Trouble, str]:
@@ -196,12 +209,16 @@ class DaemonGauges:
 
 
 def summary_table(streams: Iterable[StreamSummary]) -> str:
-    """Return the summary as a table for people: one line a stream, and a last one for all."""
+    """Return the summary as a table for people: one line a stream, and a last one for all.
+
+    Of several sources each line says whose it is.
+    """
     rows = [("stream", "sub-buffers", "payload", "padding stripped", "lost")]
     summaries = list(streams)
+    several = len({row.source for row in summaries}) > 1
     rows += [
         (
-            row.name,
+            f"{row.source} {row.name}" if several else row.name,
             f"{row.subbuffers:,}",
             human_bytes(row.payload_bytes),
             human_bytes(row.padding_bytes),

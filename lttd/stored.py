@@ -52,6 +52,7 @@ class StoredStream:
         self.info = record.info
         self.name = record.name
         self.paths = segment.stream(record.name)
+        self.source_name = manifest.source_name
         self.byteorder = manifest.machine.get("byteorder", "little")
         self.slot_bytes = self.info.subbuffer_bytes if manifest.layout == "sparse" else 0
         """Where sub-buffers lie apart (sparse), how far; else 0."""
@@ -105,7 +106,8 @@ class StoredStream:
 
         An entry that is damaged and that nobody has looked at makes no more of them than can be.
         """
-        stats = StreamStats(self.info.id, subbuffers=len(entries), stored_subbuffers=len(entries))
+        stats = StreamStats(self.info.id, self.source_name)
+        stats.subbuffers = stats.stored_subbuffers = len(entries)
         stats.stored_bytes = self._stored_bytes(entries, gaps)
         delivered_bytes = self._delivered_bytes(entries, stats.stored_bytes)
         stats.padding_bytes = max(delivered_bytes - stats.stored_bytes, 0)

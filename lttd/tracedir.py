@@ -14,7 +14,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -131,7 +131,7 @@ class StreamRecord:
         return file_name(self.info)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the manifest keeps."""
+        """Return what the manifest keeps; the source stands in it once, for all of them."""
         info = self.info
         return {
             "name": self.name,
@@ -143,7 +143,7 @@ class StreamRecord:
             "ctf_stream_id": info.ctf_stream_id,
             "page_bytes": info.page_bytes,
             "baseline_discarded": self.baseline_discarded,
-            "summary": self.summary.to_json() if self.summary else None,
+            "summary": _summary_json(self.summary) if self.summary else None,
             "counters": self.counters,
         }
 
@@ -160,6 +160,12 @@ class StreamRecord:
         )
         summary = StreamSummary(**value["summary"]) if value["summary"] else None
         return cls(info, value["baseline_discarded"], summary, value["counters"])
+
+
+def _summary_json(summary: StreamSummary) -> dict[str, Any]:
+    value = summary.to_json()
+    del value["source"]
+    return value
 
 
 @dataclass(slots=True)
@@ -180,6 +186,11 @@ class Manifest:
     def clock(self) -> str:
         """Name of the trace clock."""
         return str(self.source["clock"])
+
+    @property
+    def source_name(self) -> str:
+        """Kind and target of the source: its SPEC without the keys."""
+        return str(self.source.get("spec", "")).partition(",")[0]
 
     def encode(self) -> bytes:
         """Return the file's content."""
@@ -206,6 +217,9 @@ class Manifest:
             snapshots = value["clock_snapshots"]
             value["clock_snapshots"] = [Snapshot.from_json(snapshot) for snapshot in snapshots]
             manifest = cls(**value)
+            for record in manifest.streams:
+                if record.summary:
+                    record.summary = replace(record.summary, source=manifest.source_name)
             _refuse_implausible(manifest)
         except FileNotFoundError:
             reason = "missing; move its segment elsewhere, and the others can be read"
@@ -232,7 +246,7 @@ def _refuse_implausible(manifest: Manifest) -> None:
         counts += [info.ctf_stream_id, record.baseline_discarded, *record.counters.values()]
         if record.summary is not None:
             told = record.summary.to_json()
-            texts.append(told.pop("name"))
+            texts += [told.pop("name"), told.pop("source")]
             counts += [*told.pop("lost").values(), *told.values()]
     counts += [value for one in manifest.clock_snapshots for value in (one.trace, one.realtime_ns)]
     if manifest.layout not in ("packed", "sparse") or manifest.state not in ("open", "closed"):

@@ -248,9 +248,10 @@ class Machine:
     _late: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
 
     def add(self, path: str, *, minor: int = 6, order: str = "<", urgent_from: int | None = None,
-            **how: Any) -> None:  # noqa: ANN401  # fmt: skip
+            start_us: int = 408_819, **how: Any) -> None:  # noqa: ANN401  # fmt: skip
         """Make a channel file; *how*: of LttBuffer; *urgent_from*: sub-buffers, for POLLPRI."""
-        ring = Ring(Tracer(minor=minor, order=order, start_tsc=self.tsc), **how)
+        tracer = Tracer(minor=minor, order=order, start_tsc=self.tsc, start_us=start_us)
+        ring = Ring(tracer, **how)
         self.channels[path] = ChannelFile(self.server, path, ring, urgent_from)
         self.server.add(path, self.channels[path])
 
@@ -284,6 +285,12 @@ class Machine:
         self.tsc += 1000
         ring = self.channels[path].ring
         ring.log(event_id, ring.tracer.pack(*fields), self.tsc)
+
+    def flush(self, path: str) -> None:
+        """Close the sub-buffer that is being written."""
+        self.tsc += 1000
+        self.channels[path].ring.flush(self.tsc)
+        self.channels[path].changed()
 
     def lose(self, path: str, events: int, subbuffers: int = 0) -> None:
         self.channels[path].ring.lose(events, subbuffers)

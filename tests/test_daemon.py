@@ -619,7 +619,7 @@ def test_whoever_else_reads_is_found_and_told_once(
                         ["taskset", "1", "sh", "-c", f"echo nobody > {instance}/trace_marker"],
                         check=True,
                     )
-                if re.search(r'foreign_read_events_total\{.*cpu="0"\} [1-9]', scraped(port)):
+                if re.search(r'foreign_read_events_total\{.*cpu="0".*\} [1-9]', scraped(port)):
                     return True
             return False
 

@@ -41,7 +41,8 @@ def kernel_losses(run: Run, mode: str) -> dict[str, int]:
 
 
 def scraped_losses(port: int, mode: str) -> dict[str, int]:
-    pattern = rf'events_lost_total\{{channel="ftrace",cpu="(\d+)",reason="{REASONS[mode]}"\}} (\S+)'
+    labels = rf'channel="ftrace",cpu="(\d+)",source="[^"]*",reason="{REASONS[mode]}"'
+    pattern = rf"events_lost_total\{{{labels}\}} (\S+)"
     return {f"ftrace_{cpu}": int(float(n)) for cpu, n in re.findall(pattern, scraped(port))}
 
 

@@ -329,3 +329,44 @@ def test_what_was_recorded_is_shown_by_lttv(
     assert len(lines) == 300, lines[:2]
     assert "irq = 298" in lines[298]
     assert 'name = "eth0"' in lines[298]
+
+
+def test_what_an_earlier_run_or_another_source_took_of_metadata_describes_a_segments_events(
+    ltt_kernel: Kernel, lttds: Runs, tmp_path: Path
+) -> None:
+    names = ("metadata_0", "kernel_0", "flight-fs_0")
+    for name in names:
+        ltt_kernel.add(name)
+    ltt_kernel.describe("metadata_0", "kernel", "tick", 3, "n %u")
+    ltt_kernel.describe("metadata_0", "fs", "tock", 4, "n %u")
+    words = ("-t", tmp_path / "t", "--flush-interval", "20ms", "--duration")
+    root = ltt_kernel.root
+    for letters in ((), ("-a",)):
+        ltt_kernel.log("kernel_0", 3, ("u4", 40 + len(letters)))
+        ltt_kernel.log("flight-fs_0", 4, ("u4", 50 + len(letters)))
+        for name in names:
+            ltt_kernel.flush(name)
+        sources = (f"--source=ltt:{root},channels={kind}" for kind in ("normal", "flight"))
+        status, told = lttds.run(*words, "200ms", *sources, *letters)
+        assert status == 0, told
+    shown = lttv("text", tmp_path / "t")
+    for event in ("tick", "tock"):
+        lines = [line for line in shown.stdout.splitlines() if f".{event}: " in line]
+        assert len(lines) == 2, (shown.stdout, shown.stderr)
+    assert_whole(tmp_path / "t")
+
+
+def test_metadata_of_another_trace_of_the_kernel_describes_nothing(
+    ltt_kernel: Kernel, lttds: Runs, tmp_path: Path
+) -> None:
+    for start_us, name in enumerate(("metadata_0", "flight-kernel_0")):
+        ltt_kernel.add(name, start_us=start_us)
+    ltt_kernel.describe("metadata_0", "kernel", "tick", 3, "n %u")
+    ltt_kernel.log("flight-kernel_0", 3, ("u4", 1))
+    ltt_kernel.finalize()
+    sources = (f"--source=ltt:{ltt_kernel.root},channels={kind}" for kind in ("normal", "flight"))
+    status, told = lttds.run("-t", tmp_path / "t", *sources)
+    assert status == 0, told
+    shown = lttv("text", tmp_path / "t")
+    assert "kernel.tick: " not in shown.stdout
+    assert "no marker is known for event id 3" in shown.stderr

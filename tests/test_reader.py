@@ -1,5 +1,6 @@
 """The reading loop, against streams that do what no kernel does on demand."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from lttd.files import Disk
 from lttd.reader import TRANSITIONS, TURN_BATCHES, Event, Reader, State, after
 from lttd.recorder import Recorder, Segment, SegmentContents
 from lttd.sources.base import Nothing
-from lttd.subbuffer import TAKE_BYTES, Batch, StreamInfo
+from lttd.subbuffer import ROW_DTYPE, TAKE_BYTES, Batch, Gap, Reason, StreamInfo, Unit
 from tests.fakes import FakeStream, batch_of, event, info, page
 
 SNAPSHOT = Snapshot(0, 0, 0, 0, 0)
@@ -132,6 +133,24 @@ async def test_a_stream_that_fails_is_told_and_the_others_go_on(
     assert segment.lanes[good.info.id].stats.stored_subbuffers == 3
 
 
+async def test_what_was_lost_with_a_stream_that_failed_is_told(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = FakeStream(info(), [SourceError("broke")])
+    gap = Gap(0, Reason.REFUSED, Unit.SUBBUFFERS, 1, 5, 5)
+    stream.lost = Batch(stream.info.id, memoryview(b""), np.zeros(0, ROW_DTYPE), 0, (gap,))
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    lane = segment.lanes[stream.info.id]
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, lane)])
+    with trio.move_on_after(1.5):
+        await reader.run()
+    await reader.drain()
+    segment.close(SNAPSHOT)
+    assert lane.stats.subbuffers_lost == {Reason.REFUSED: 1}
+    assert [str(error) for error in reader.failures()] == ["broke"]
+
+
 async def test_the_final_drain_takes_what_is_left_and_the_last_losses(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -226,6 +245,42 @@ def test_a_stream_that_is_there_already_keeps_its_files(recorder: Recorder, tmp_
     segment.add_streams([info(cpu=0), info(cpu=1)])
     assert segment.lanes[info(cpu=0).id] is lane
     assert len(segment.manifest.streams) == 2
+    segment.close(SNAPSHOT)
+
+
+async def test_a_stream_that_ends_is_closed_while_poll_waits_for_it_and_another_may_follow(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Polled(FakeStream):
+        def __init__(self, script: list[Batch | Nothing | Exception]) -> None:
+            super().__init__(info(), script)
+            self.fds = os.pipe()
+
+        def fileno(self) -> int:
+            return self.fds[0] if self.fds else -1
+
+        def close(self) -> None:
+            for fd in self.fds:
+                os.close(fd)
+            self.fds = ()
+
+    first = Polled([Nothing.YET, Nothing.EVER])
+    segment = segment_of(recorder, tmp_path / "t", first.info)
+    lane = segment.lanes[first.info.id]
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.open_ended = True
+    reader.add([(first, lane)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await trio.sleep(1.5)
+        assert first.fileno() == -1
+        again = Polled(small_batches(info(), 3))
+        reader.add([(again, lane)])
+        os.write(again.fds[1], b"!")
+        await trio.sleep(0.2)
+        assert lane.stats.subbuffers == 3, "poll told of them, not the tick"
+        nursery.cancel_scope.cancel()
+    again.close()
     segment.close(SNAPSHOT)
 
 

@@ -193,3 +193,27 @@ def test_losses_told_with_a_refused_batch_still_stand_in_the_trace(tmp_path: Pat
     gaps = read_gaps(segment.paths.stream("fake_0").gaps)
     assert [(g.reason, g.count) for g in gaps] == [(Reason.BACKLOG, 1), (Reason.OVERWRITTEN, 7)]
     assert segment.summaries()[0].events_lost == 7
+
+
+def test_streams_whose_files_could_not_be_made_are_made_at_the_second_time(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    class Failing(Disk):
+        bad = ""
+
+        def open(self, path: Path, *, truncate: bool = False) -> File:
+            if self.bad and path.name == self.bad:
+                raise storage_error(path, OSError(errno.ENOSPC, "full"))
+            return super().open(path, truncate=truncate)
+
+    disk = Failing()
+    segment = segment_of(recorder, tmp_path / "t", info(cpu=0), disk=disk)
+    disk.bad = "fake_2"
+    with pytest.raises(StorageError):
+        segment.add_streams([info(cpu=1), info(cpu=2)])
+    assert list(segment.lanes) == [info(cpu=0).id]
+    disk.bad = ""
+    segment.add_streams([info(cpu=1), info(cpu=2)])
+    segment.close(SNAPSHOT)
+    manifest = Manifest.read(segment.paths.manifest)
+    assert [record.name for record in manifest.streams] == ["fake_0", "fake_1", "fake_2"]

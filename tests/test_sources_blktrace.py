@@ -12,7 +12,7 @@ from lttd.abi import declared
 from lttd.abi.blktrace import CATEGORIES
 from lttd.abi.framing import more_of, parse_framing
 from lttd.cli import main
-from lttd.errors import LockedError, NothingToRecordError, UsageError
+from lttd.errors import LockedError, NothingToRecordError, SourceError, UsageError
 from lttd.sources.base import Nothing
 from lttd.sources.blktrace_device import (
     SETUP_STRUCT,
@@ -75,6 +75,7 @@ def test_sub_buffers_of_no_use_are_refused_before_the_kernel_is_asked(size: int)
         ("blktrace:/dev/null,events=x", 2, "'events' is no key of blktrace"),
         ("blktrace:/dev/null,actions=reads", 2, "is none of"),
         ("blktrace:/dev/null,pid=me", 2, "'me' is no number"),
+        ("blktrace:/dev/null,sectors=x", 2, "lttd: sectors 'x': write FIRST-LAST"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(
@@ -93,6 +94,8 @@ def test_without_debugfs_the_remedy_is_named(tmp_path: Path) -> None:
         find_debugfs(mounts)
     mounts.write_text("none /debug debugfs rw 0 0\n")
     assert find_debugfs(mounts) == "/debug"
+    mounts.write_bytes(b"none /\xff proc rw 0 0\nnone /a\\040b debugfs rw 0 0\n")
+    assert find_debugfs(mounts) == "/a b"
 
 
 def test_a_device_that_cannot_be_traced_is_told_and_nothing_stays_open(tmp_path: Path) -> None:
@@ -167,6 +170,11 @@ def test_a_trace_of_another_boot_is_not_ours(tmp_path: Path) -> None:
     assert not claim.is_there()
     path.write_text("torn {")
     assert not claim.is_there()
+
+
+def test_a_trace_that_the_kernel_made_no_files_for_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="block/sda1/dropped: No such file"):
+        Debugfs(tmp_path).claim().mark("sda1")
 
 
 def test_two_lttds_do_not_trace_one_device(tmp_path: Path) -> None:

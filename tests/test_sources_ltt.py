@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import select
 from collections.abc import Iterator
 from pathlib import Path
@@ -487,6 +488,37 @@ def test_a_new_channel_of_an_old_name_continues_the_stream(opened: Opened) -> No
     (batch,), _ = opened.drain("kernel_0")
     assert batch.rows["sequence"].tolist() == [2]
     assert opened.names == ["kernel_0", "kernel_1"]
+
+
+def test_a_new_channel_of_an_old_name_and_other_sizes_is_told_and_left_alone(
+    opened: Opened,
+) -> None:
+    opened.kernel.finalize("kernel_0")
+    opened.drain("kernel_0")
+    opened.kernel.remove("kernel_0")
+    opened.kernel.add("kernel_0", subbuffer_bytes=16384)
+    assert [*opened.source.discover(), *opened.source.discover()] == []
+    (note,) = opened.source.notes()
+    assert "kernel_0: was made anew with sub-buffers of 16384 bytes, not" in note
+    until(lambda: not opened.kernel.is_open("kernel_0"), "the close")
+
+
+def test_a_channel_for_which_no_descriptor_is_left_is_told(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lttd.sources.ltt._allow_descriptors", lambda channels: None)
+    opened.kernel.add("fs_0")
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, before[1]))
+    try:
+        assert opened.source.discover() == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    (note,) = opened.source.notes()
+    assert "fs_0: Too many open files; let lttd open more" in note
+    assert [stream.info.id.name for stream in opened.source.discover()] == ["fs_0"]
 
 
 def test_inotify_tells_what_a_rescan_would_find_later(ltt_kernel: Kernel, tmp_path: Path) -> None:

@@ -222,6 +222,24 @@ def test_at_the_end_a_producer_that_goes_on_does_not_keep_us() -> None:
     assert taken == 2
 
 
+def test_what_a_drain_that_was_broken_off_has_left_is_counted_once() -> None:
+    made = Made()
+    made.write(*range(12))
+    made.shared.stopped = True
+    batch = made.stream.losses()
+    assert batch is not None
+    assert gap(batch) == (0, Reason.ABANDONED, Unit.BYTES, 200)
+    assert made.stream.losses() is None
+
+
+def test_what_a_producer_that_goes_on_writes_behind_the_drain_is_no_loss() -> None:
+    made = Made()
+    made.write(*range(12))
+    made.takes()
+    made.write(*range(12, 24))
+    assert made.stream.losses() is None
+
+
 def test_a_channel_that_went_away_is_over_and_its_unread_bytes_are_lost() -> None:
     made = Made()
     made.write(*range(12))
@@ -316,6 +334,21 @@ def test_a_file_that_can_be_sought_in_is_no_relay_file(tmp_path: Path) -> None:
         assert relay_find.why_no_relay_file(fd) == "a file that can be sought in"
     finally:
         os.close(fd)
+
+
+def test_a_cpu_of_which_nothing_is_known_is_not_taken_for_offline(tmp_path: Path) -> None:
+    online = tmp_path / "online"
+    assert not relay_find.is_offline(1, online)
+    online.write_text("0,2-3\n")
+    assert [relay_find.is_offline(cpu, online) for cpu in range(4)] == [False, True, False, False]
+
+
+def test_the_file_system_is_found_whatever_bytes_other_mount_points_have(tmp_path: Path) -> None:
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_bytes(
+        b"30 1 0:40 / /mnt/\xff rw - tmpfs none rw\n31 1 0:7 / /d rw - debugfs none rw\n"
+    )
+    assert relay_find.file_system_of(os.makedev(0, 7), mountinfo) == "debugfs"
 
 
 def test_cpus_are_read_as_the_kernel_lists_them(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import lttd
 from lttd.clock import Snapshot
 from lttd.errors import LttdError, NotATraceError, TraceDamagedError
 from lttd.files import Lock
-from lttd.stats import StreamSummary, losses_text
+from lttd.stats import StreamSummary, losses_text, summary_table
 from lttd.tracedir import Manifest
 from lttd.verify import MOST_FINDINGS, check
 from lttd.view.cli import PIPE_CLOSED, main
@@ -88,7 +88,9 @@ def test_totals_are_the_same_from_the_manifest_and_from_index_and_gaps(tmp_path:
         while_open = Trace(tmp_path / layout).summaries()
         stored = 52 + 60 + 496
         assert while_open[0] == StreamSummary(
-            "fake_0", 0, 3, stored, 3 * 4096 - stored, 10, {"overwritten": 7, "dropped": 3}
+            *("fake_0", 0, 3, stored, 3 * 4096 - stored, 10),
+            lost={"overwritten": 7, "dropped": 3},
+            source="fake",
         )
 
 
@@ -101,6 +103,25 @@ def test_segments_of_one_trace_are_summed_by_stream(tmp_path: Path) -> None:
     assert (one.subbuffers, one.events_lost, one.lost["dropped"]) == (6, 20, 6)
     assert (other.subbuffers, other.events_lost) == (1, 0)
     assert merge_summaries([]) == []
+
+
+def test_streams_of_one_name_and_two_sources_are_two_lines_that_say_whose_they_are(
+    tmp_path: Path,
+) -> None:
+    for number, spec in enumerate(("ltt:/a", "ltt:/b,channels=flight"), 1):
+        made = recorded(tmp_path / "t", cpus=1, number=number)
+        made.manifest.source["spec"] = spec
+        made.finish()
+    one, other = Trace(tmp_path / "t").summaries()
+    assert (one.source, one.name, other.source, other.name) == (
+        "ltt:/a",
+        "fake_0",
+        "ltt:/b",
+        "fake_0",
+    )
+    lines = summary_table([one, other]).splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["ltt:/a", "fake_0"], ["ltt:/b", "fake_0"]]
+    assert "ltt:/a" not in summary_table([one])
 
 
 def test_over_two_boots_the_wall_clock_says_what_is_first(tmp_path: Path) -> None:

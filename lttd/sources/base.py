@@ -99,7 +99,10 @@ class Stream(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Give the descriptor back; the reader does so when the stream has ended, too.
+
+        losses() and counters() can still be asked then, and close() called again.
+        """
         ...
 
 

@@ -24,6 +24,7 @@ from typing import Final
 from lttd.abi.blktrace import CATEGORIES
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.locks import lock_holder
+from lttd.sources.tracefs import mount_points
 
 SETUP: Final = 0xC0481273
 START: Final = 0x1274
@@ -105,7 +106,7 @@ def parse_sectors(value: object) -> tuple[int, int]:
     """Read ``2048-4095``."""
     found = re.fullmatch(r"(\d+)-(\d+)", str(value))
     if found is None or int(found[1]) > int(found[2]):
-        raise UsageError(f"sectors {value!r}: write FIRST-LAST, as 2048-4095")
+        raise UsageError(f"{value!r}: write FIRST-LAST, as 2048-4095")
     return int(found[1]), int(found[2])
 
 
@@ -115,10 +116,8 @@ def find_debugfs(mounts: Path = MOUNTS) -> str:
     Raises:
         NothingToRecordError: nowhere.
     """
-    for line in mounts.read_text().splitlines():
-        words = line.split()
-        if len(words) > 2 and words[2] == "debugfs":
-            return words[1]
+    for point in mount_points(mounts, "debugfs"):
+        return point
     raise NothingToRecordError(
         "debugfs is not mounted", "mount -t debugfs debugfs /sys/kernel/debug"
     )
@@ -259,10 +258,20 @@ class Claim:
             raise LockedError(f"{device} is being traced by {holder}") from None
 
     def mark(self, name: str) -> None:
-        """Say that the trace called *name*, which is set up now, is ours."""
-        value = {"name": name, "inode": self._inode(name), "boot_id": _boot_id()}
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(value).encode(), 0)
+        """Say that the trace called *name*, which is set up now, is ours.
+
+        Raises:
+            SourceError: the kernel has made no files for it, or this one cannot be written.
+        """
+        try:
+            value = {"name": name, "inode": self._inode(name), "boot_id": _boot_id()}
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(value).encode(), 0)
+        except OSError as error:
+            what = f"{error.filename or self.path}: {error.strerror}"
+            raise SourceError(
+                f"{what}; a trace that cannot be marked as lttd's is torn down"
+            ) from None
 
     def is_there(self) -> bool:
         """Tell whether the trace that was marked last is still set up."""

@@ -115,15 +115,10 @@ class BlktraceStream(RelayStream):
 
     def losses(self) -> Batch | None:
         """Return what was dropped and no batch told; at the end, also what nobody took."""
-        gaps: list[Gap] = []
+        gaps = self.abandoned()
         if self._dropped is not None:
             self._dropped.look()
-            gaps = self._dropped.place(_NO_ROWS, all_of_it=True)
-        if self._shared.stopped and not self.over:
-            self.over = True
-            now = self._shared.now()
-            if left := self.file.promised_bytes():
-                gaps.append(Gap(0, Reason.ABANDONED, Unit.BYTES, left, self._book.end, now))
+            gaps = self._dropped.place(_NO_ROWS, all_of_it=True) + gaps
         if not gaps:
             return None
         batch = Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns())

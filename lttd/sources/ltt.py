@@ -25,7 +25,7 @@ from lttd.sources.ltt_rows import LttBook
 from lttd.sources.ltt_stream import LttStream, Shared, Urgency
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import explained
-from lttd.subbuffer import BufferPool, StreamId
+from lttd.subbuffer import BufferPool, StreamId, StreamInfo
 
 CHANNELS: Final = ("all", "flight", "normal")
 # Channel, its epoll, data, index, gaps; and what lttd has besides.
@@ -77,6 +77,8 @@ class LttSource:
         self._channels = channels
         self._books: dict[StreamId, LttBook] = {}
         self._identities: dict[StreamId, tuple[int, int]] = {}
+        self._infos: dict[StreamId, StreamInfo] = {}
+        """As the segment has them."""
         self._refused: set[ChannelFile] = set()
         with ExitStack() as stack:
             self._tree = ChannelTree(str(directory), channels, rescan_s)
@@ -182,6 +184,10 @@ class LttSource:
         book = self._books.setdefault(file.stream, LttBook())
         try:
             stream = LttStream(file.stream, channel, book, self._shared, fresh=fresh)
+            _refuse_other_sizes(file.path, self._infos.setdefault(file.stream, stream.info), stream)
+        except OSError as error:
+            channel.close()
+            raise explained(file.path, error) from error
         except BaseException:
             channel.close()
             raise
@@ -195,6 +201,18 @@ class LttSource:
         # Some kernels before LTTng 0.203 did not call flight-recorder channels by the prefix.
         asked = f"{self._tree.passed_over} are there that are not asked for"
         return NothingToRecordError(f"{where}; {asked}", f"-f takes {FLIGHT}*, -n the others")
+
+
+def _refuse_other_sizes(path: str, before: StreamInfo, stream: LttStream) -> None:
+    """Let a stream go on with sub-buffers like those that it had: the segment has one size.
+
+    Raises:
+        SourceError: the channel was made anew with others.
+    """
+    if stream.info != before:
+        stream.close()
+        sizes = f"sub-buffers of {stream.info.subbuffer_bytes} bytes, not {before.subbuffer_bytes}"
+        raise SourceError(f"{path}: was made anew with {sizes}: start lttd again to record it")
 
 
 def _allow_descriptors(channels: int) -> None:

@@ -89,7 +89,7 @@ def _shared(settings: RelaySettings, pool: BufferPool) -> Shared:
         # blktrace numbers only what it stored, so that what is missing was lost with its bytes.
         count_missing=not is_blktrace,
         unfinished=settings.unfinished,
-        is_offline=lambda cpu: cpu not in relay_find.cpus_in(relay_find.ONLINE_CPUS),
+        is_offline=relay_find.is_offline,
     )
 
 
@@ -128,11 +128,14 @@ class RelaySource:
         errors: list[LttdError] = []
         for candidate in self._new():
             try:
-                reason = self._open(candidate)
+                opened = self._open(candidate)
             except LttdError as error:
                 errors.append(error)
+                continue
+            if isinstance(opened, RelayStream):
+                self.streams.append(opened)
             else:
-                reasons += [f"{candidate.path} is {reason}"] if reason else []
+                reasons.append(f"{candidate.path} is {opened}")
         if self.streams:
             self._notes += [f"not recorded: {error}" for error in errors]
             return
@@ -146,13 +149,21 @@ class RelaySource:
 
     def discover(self) -> Sequence[RelayStream]:
         """Open channels that have appeared, and CPUs that came online for the first time."""
-        before = len(self.streams)
+        found = []
         for candidate in self._new():
             try:
-                self._open(candidate)
+                opened = self._open(candidate)
             except LttdError as error:
                 self._notes.append(f"not recorded: {error}")
-        return self.streams[before:]
+            else:
+                found += [opened] if isinstance(opened, RelayStream) else []
+        if found:
+            self._tell_ended()
+            # Replaced as a whole: other threads go through it.
+            ids = {stream.info.id for stream in found}
+            kept = [one for one in self.streams if not (one.over and one.info.id in ids)]
+            self.streams = kept + found
+        return found
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
         """Do nothing: what the module records is its own affair."""
@@ -195,7 +206,7 @@ class RelaySource:
         self._seen = {each.path: (each.device, each.inode) for each in found}
         return new
 
-    def _open(self, candidate: Candidate) -> str | None:
+    def _open(self, candidate: Candidate) -> RelayStream | str:
         """Open a relay file as a stream; return what it is if it is none."""
         file_system = relay_find.file_system_of(candidate.device)
         if file_system not in relay_find.FILE_SYSTEMS:
@@ -210,17 +221,18 @@ class RelaySource:
         framing = self._shared.framing
         more = (lambda begun: more_of(framing, begun)) if framing else None
         file = RelayFile(candidate.path, opened, more)
-        self.streams.append(RelayStream(candidate.stream, file, self._shared, book, born))
-        return None
+        return RelayStream(candidate.stream, file, self._shared, book, born)
 
     def _tell_ended(self) -> None:
-        for stream in [each for each in self.streams if each.over and each not in self._ended]:
-            self._ended.append(stream)
-            lost = stream.file.lost_bytes
-            self._notes.append(
-                f"{stream.file.path}: went away; {lost} bytes of closed sub-buffers were lost"
-                " with it, and what the open one held nobody can tell"
-            )
+        ended = [stream for stream in self.streams if stream.over]
+        for stream in ended:
+            if stream not in self._ended:
+                lost = stream.file.lost_bytes
+                self._notes.append(
+                    f"{stream.file.path}: went away; {lost} bytes of closed sub-buffers were lost"
+                    " with it, and what the open one held nobody can tell"
+                )
+        self._ended = ended
 
 
 def _text(value: object) -> str:

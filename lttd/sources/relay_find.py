@@ -90,11 +90,12 @@ def why_no_relay_file(fd: int) -> str | None:
 
 def file_system_of(device: int, mountinfo: Path = MOUNTINFO) -> str:
     """Return the type of the file system with this device number (proc(5), mountinfo)."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in mountinfo.read_text().splitlines():
-        words = line.split(" ")
-        if words[2] == wanted:
-            return words[words.index("-") + 1]
+    wanted = b"%d:%d" % (os.major(device), os.minor(device))
+    # Bytes: of paths, which may be of any, only blanks and line ends are escaped.
+    for line in mountinfo.read_bytes().split(b"\n"):
+        words = line.split(b" ")
+        if len(words) > 2 and words[2] == wanted:
+            return os.fsdecode(words[words.index(b"-") + 1])
     return "an unknown file system"
 
 
@@ -113,6 +114,12 @@ def cpus_in(path: Path) -> set[int]:
     for first, last in re.findall(r"(\d+)(?:-(\d+))?", text):
         cpus.update(range(int(first), int(last or first) + 1))
     return cpus
+
+
+def is_offline(cpu: int, online: Path = ONLINE_CPUS) -> bool:
+    """Tell whether a CPU is known to be down; where that cannot be read, none is."""
+    cpus = cpus_in(online)
+    return bool(cpus) and cpu not in cpus
 
 
 def monotonic_of(realtime_ns: int) -> int:

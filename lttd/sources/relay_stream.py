@@ -146,8 +146,25 @@ class RelayStream:
         return False
 
     def losses(self) -> Batch | None:
-        """Return nothing: batches tell all."""
-        return None
+        """Return what nobody took, once that is certain: the last drain was broken off."""
+        gaps = self.abandoned()
+        if not gaps:
+            return None
+        taken_ns = time.monotonic_ns()
+        return Batch(self.info.id, memoryview(b""), _NO_ROWS, taken_ns, tuple(gaps))
+
+    def abandoned(self) -> list[Gap]:
+        """Return, once, what was closed when the source was stopped and was not taken since."""
+        if self.over or not self._shared.stopped:
+            return []
+        self.over = True
+        left = self.file.promised_bytes() if self._left_bytes is None else self._left_bytes
+        count = max(left, 0) + len(self._kept)
+        if not count:
+            return []
+        end = self._book.end
+        now = max(self._shared.now(), end)
+        return [Gap(0, Reason.ABANDONED, Unit.BYTES, count, end, now)]
 
     def counters(self) -> Mapping[str, int]:
         """Return what the file gave and did not give, in bytes since it was opened last."""

@@ -30,6 +30,7 @@ _REMEDIES: Final = {
     errno.EINVAL: "this kernel does not take that value",
     errno.EBUSY: "somebody else has it open or mapped: stop the other tracer",
     errno.ENOMEM: "ask for a smaller buffer",
+    errno.EMFILE: "let lttd open more files (ulimit -n; systemd: LimitNOFILE=)",
     errno.ENOENT: "this kernel does not have it",
     errno.ENODEV: "the instance was removed",
 }
@@ -41,7 +42,7 @@ def find_tracefs(mounts: Path = MOUNTS) -> Path:
     Raises:
         NothingToRecordError: it is mounted nowhere, or closed to us.
     """
-    points = list(_mount_points(mounts.read_bytes()))
+    points = list(mount_points(mounts, "tracefs"))
     if not points:
         raise NothingToRecordError(
             "tracefs is not mounted", f"mount -t tracefs tracefs {USUAL_MOUNT_POINT}"
@@ -58,10 +59,11 @@ def find_tracefs(mounts: Path = MOUNTS) -> Path:
     return Path(root)
 
 
-def _mount_points(mounts: bytes) -> Iterator[str]:
-    for line in mounts.splitlines():
+def mount_points(mounts: Path, file_system: str) -> Iterator[str]:
+    """Yield where file systems of a type are mounted."""
+    for line in mounts.read_bytes().splitlines():
         words = line.split()
-        if len(words) > 2 and words[2] == b"tracefs":
+        if len(words) > 2 and words[2] == os.fsencode(file_system):
             # Blanks in a mount point stand as octal escapes: getmntent(3).
             unescaped = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), words[1])
             yield os.fsdecode(unescaped)

@@ -144,11 +144,12 @@ class Trace:
 
 
 def merge_summaries(summaries: Iterable[StreamSummary]) -> list[StreamSummary]:
-    """Add up the lines of streams that have the same name."""
-    merged: dict[str, StreamSummary] = {}
+    """Add up the lines of streams that have the same name and are of the same source."""
+    merged: dict[tuple[str, str], StreamSummary] = {}
     for one in summaries:
-        so_far = merged.get(one.name)
-        merged[one.name] = one if so_far is None else _sum(so_far, one)
+        key = one.source, one.name
+        so_far = merged.get(key)
+        merged[key] = one if so_far is None else _sum(so_far, one)
     return list(merged.values())
 
 
@@ -162,6 +163,7 @@ def _sum(a: StreamSummary, b: StreamSummary) -> StreamSummary:
         events_lost=a.events_lost + b.events_lost,
         lost=dict(Counter(a.lost) + Counter(b.lost)),
         gaps_unknown=a.gaps_unknown + b.gaps_unknown,
+        source=a.source,
     )
 
 
