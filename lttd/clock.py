@@ -178,9 +178,11 @@ class ClockWatch:
     def _arm(self) -> None:
         # struct itimerspec: interval and value, each in s and ns.
         never = struct.pack("@4l", 0, 0, _NEVER_S, 0)
-        if _libc.timerfd_settime(self.fd, _TIMER_ABSTIME_CANCEL_ON_SET, never, None):
+        while _libc.timerfd_settime(self.fd, _TIMER_ABSTIME_CANCEL_ON_SET, never, None):
             number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+            # Set once more since it was last looked at: that is told once, and then it is armed.
+            if number != errno.ECANCELED:
+                raise OSError(number, os.strerror(number))
 
     def was_set(self) -> bool:
         """Tell whether it happened since the last time this was asked."""

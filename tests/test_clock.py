@@ -3,6 +3,7 @@
 import ctypes
 import itertools
 import os
+import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -222,6 +223,26 @@ def test_the_watch_tells_each_time_that_realtime_is_set() -> None:
 
     # Somebody else may set it between two questions, but not each time.
     assert any(told() == [False, True, False, True, False] for _ in range(5))
+
+
+@pytest.mark.skipif(not CAN_SET, reason="not root")
+def test_the_watch_stays_armed_however_often_realtime_is_set() -> None:
+    def step() -> None:
+        for _ in range(5000):
+            set_realtime_by_us(1)
+            set_realtime_by_us(-1)
+
+    stepping = threading.Thread(target=step)
+    with closing(ClockWatch()) as watch:
+        stepping.start()
+        answers = 0
+        while stepping.is_alive():
+            answers += watch.was_set()
+        assert answers > 0
+        watch.was_set()
+        set_realtime_by_us(1)
+        assert watch.was_set()
+        set_realtime_by_us(-1)
 
 
 @needs_kernel
