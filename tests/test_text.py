@@ -163,6 +163,46 @@ def test_options_choose_and_shape(
     assert run(capfdbinary, "text", path, "--begin", "never")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--cpu", 77], "--cpu: the trace has none of these, but 0, 1"),
+        (["--event", "sys_exti"], "--event sys_exti: no event is named so; near: sys_exit"),
+        (["--event", "raw_syscalls:sys_*", "--event", "nosuch*"], "--event nosuch*: no event"),
+        (["--where", "idd == 1"], "--where: no such event has a field idd"),
+        (["--where", "prev_comm == bash"], "a string is quoted: 'bash'"),
+        (
+            ["--event", "sys_exit", "--fields", "id,rett"],
+            "--fields: no such event has a field rett",
+        ),
+        (["--begin", "+100s"], "nothing was recorded within these times; there is "),
+    ],
+)
+def test_what_no_event_can_be_is_told_also_of_several_jobs(
+    fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], words: list[object], told: str
+) -> None:
+    for jobs in (1, 2):
+        status, _, err = run(capfdbinary, "text", fixture.path, "--jobs", jobs, *words)
+        assert status == 0
+        assert told in err
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("where", ["pid == 99999", "common_pid == 1 and event == 'sys_exit'"])
+def test_what_only_did_not_happen_is_no_note(
+    fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], where: str
+) -> None:
+    status, out, err = run(capfdbinary, "text", fixture.path, "--where", where)
+    assert (status, err) == (0, "")
+    assert all(b" [LOST " in line for line in out.splitlines())
+
+
+@pytest.mark.parametrize("words", [("-n", -1), ("--jobs", 0), ("--cpu", "x")])
+def test_numbers_that_cannot_be_are_usage(fixture: OpenedTrace, words: tuple[object, ...]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["text", str(fixture.path), *map(str, words)])
+
+
 def test_json_lines_tell_losses_too(
     fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

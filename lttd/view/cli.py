@@ -146,8 +146,8 @@ def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
     )
     _add_window(command)
     _add_choice(command)
-    command.add_argument("-n", metavar="N", type=int, help="no more than this many lines")
-    command.add_argument("--jobs", metavar="N", type=int, help="processes (default: what pays)")
+    command.add_argument("-n", metavar="N", type=_number, help="no more than this many lines")
+    command.add_argument("--jobs", metavar="N", type=_count, help="processes (default: what pays)")
 
 
 def _add_follow(commands: "_Commands[argparse.ArgumentParser]") -> None:
@@ -164,9 +164,25 @@ def _add_formats(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add(commands, "formats", _formats, text)
 
 
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return int(text)
+
+
 def _add_which(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--cpu", metavar="N", type=int, action="append", help="of this CPU only; may be repeated"
+        "--cpu",
+        metavar="N",
+        type=_number,
+        action="append",
+        help="of this CPU only; may be repeated",
     )
     command.add_argument(
         "--event", metavar="GLOB", action="append", help="NAME or SYSTEM:NAME; may be repeated"

@@ -61,6 +61,10 @@ _ALLOWED: Final = (
     ast.UAdd, ast.BinOp, ast.Compare, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant,
     ast.Tuple, ast.List, ast.Subscript, *_ARITHMETIC, *_COMPARISONS,
 )  # fmt: skip
+COMMON: Final = frozenset(
+    ("event", "system", "time", "timestamp", "cpu", "pid", "flags", "preempt_count")
+)
+"""Names that every event has, also as ``common_``*name*."""
 MOST_NODES: Final = 500
 MOST_BITS: Final = 63
 
@@ -85,6 +89,8 @@ class Where:
         for node in nodes:
             self._check(node)
         self._body = tree.body
+        self.names: Final = dict.fromkeys(n.id for n in nodes if isinstance(n, ast.Name))
+        """What it names, in the order of the tree."""
 
     def _check(self, node: ast.AST) -> None:
         what = type(node).__name__
@@ -253,6 +259,12 @@ def _is_text(value: Value) -> bool:
     return isinstance(value, bytes)
 
 
+def matches(system: str, name: str, glob: str) -> bool:
+    """Whether a glob of ``--event`` means a type of events."""
+    names = (name, *(f"{system}{sign}{name}" for sign in ":/."))
+    return any(fnmatchcase(each, glob) for each in names)
+
+
 class Filter:
     """What a window keeps of what it holds."""
 
@@ -268,9 +280,8 @@ class Filter:
             UsageError: *where* is no expression.
         """
         self._cpus = frozenset(cpus) if cpus else None
-        self._globs = tuple(events) if events else None
-        self._where = Where(where) if where else None
-        self._wanted: dict[int, bool] = {}
+        self.globs: Final = tuple(events) if events else None
+        self.where: Final = Where(where) if where else None
 
     def wants_cpu(self, cpu: int) -> bool:
         """Whether events of a CPU are wanted."""
@@ -278,20 +289,19 @@ class Filter:
 
     def wants(self, kind: EventType) -> bool:
         """Whether a type of events is wanted."""
-        if self._globs is None:
+        if self.globs is None:
             return True
-        names = (kind.name, *(f"{kind.system}{sign}{kind.name}" for sign in ":/."))
-        return any(fnmatchcase(name, glob) for name in names for glob in self._globs)
+        return any(matches(kind.system, kind.name, glob) for glob in self.globs)
 
     def of(self, batch: Batch) -> Batch:
         """Return the batch without what is not wanted; its losses stay."""
-        if self._globs is not None and len(batch):
+        if self.globs is not None and len(batch):
             wanted = np.array([self.wants(kind) for kind in batch.types])
             keep = wanted[batch.type]
             batch = batch if keep.all() else batch.select(np.flatnonzero(keep))
-        if self._where is None or not len(batch):
+        if self.where is None or not len(batch):
             return batch
         keep = np.zeros(len(batch), np.bool_)
         for rows in batch.by_type():
-            keep[rows.rows] = self._where.mask(rows)
+            keep[rows.rows] = self.where.mask(rows)
         return batch if keep.all() else batch.select(np.flatnonzero(keep))
