@@ -283,6 +283,18 @@ class Filter:
         self.globs: Final = tuple(events) if events else None
         self.where: Final = Where(where) if where else None
 
+    def __bool__(self) -> bool:
+        """Whether anything may be left out."""
+        return not (self._cpus is None and self.globs is None and self.where is None)
+
+    def __str__(self) -> str:
+        """Write what is wanted, for people."""
+        cpus = sorted(self._cpus or ())
+        parts = [f"CPU {', '.join(map(str, cpus))}"] if cpus else []
+        parts += [", ".join(self.globs)] if self.globs else []
+        parts += [f"where {self.where.text}"] if self.where else []
+        return "; ".join(parts)
+
     def wants_cpu(self, cpu: int) -> bool:
         """Whether events of a CPU are wanted."""
         return self._cpus is None or cpu in self._cpus
