@@ -21,6 +21,7 @@ from lttd.abi.blktrace import Layout, layout_of, records_at, walk
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
 from lttd.view.blktrace_names import NOTES_FILE, noted_records
+from lttd.view.export import does_not_fit
 from lttd.view.output import nothing_within
 from lttd.view.part import Part, parts_within
 from lttd.view.times import Window
@@ -53,8 +54,7 @@ def _refuse_others(trace: Trace, used: list[Segment]) -> None:
     for segment in used:
         others = {stream.info.abi for stream in segment.streams} - {"blktrace"}
         if others:
-            name = segment.paths.directory.name
-            raise UsageError(f"{name}: {', '.join(sorted(others))} is no block trace")
+            raise does_not_fit(segment.paths.directory.name, others, "blktrace")
     boots = {segment.manifest.machine.get("boot_id") for segment in used}
     if len(boots) > 1:
         raise UsageError(

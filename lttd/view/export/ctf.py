@@ -19,9 +19,10 @@ import numpy as np
 from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout
 from lttd.abi.table import FtraceAbi
-from lttd.errors import NotATraceError, UsageError
+from lttd.errors import NotATraceError
 from lttd.files import Disk, File
 from lttd.index import PAST_ALL
+from lttd.view.export import does_not_fit
 from lttd.view.export.ctf_events import COMMON_BYTES, I64, U8, Encoder, Events, Types
 from lttd.view.export.ctf_metadata import metadata
 from lttd.view.export.pages import Tally
@@ -63,7 +64,8 @@ def _export_segment(
 ) -> None:
     layouts = {part.stream.abi.layout for part in parts if isinstance(part.stream.abi, FtraceAbi)}
     if len(layouts) != 1 or any(part.stream.abi is None for part in parts):
-        raise UsageError(f"{segment.paths.directory.name}: only ftrace can be made CTF")
+        kinds = {part.stream.info.abi for part in parts}
+        raise does_not_fit(segment.paths.directory.name, kinds, "ctf")
     layout = layouts.pop()
     formats = Formats(
         segment.paths.directory / "tracefs", layout.byteorder, long_bytes=layout.long_bytes

@@ -19,6 +19,7 @@ from lttd.errors import NotATraceError, TraceDamagedError, UsageError
 from lttd.files import Disk, File
 from lttd.stored import StoredStream
 from lttd.subbuffer import Reason
+from lttd.view.export import does_not_fit
 from lttd.view.output import nothing_within
 from lttd.view.part import Part, parts_within
 from lttd.view.times import Window
@@ -75,7 +76,7 @@ def _refuse_what_does_not_fit(trace: Trace, segments: list[Segment]) -> None:
         name = segment.paths.directory.name
         for stream in segment.streams:
             if stream.info.abi != "ltt":
-                raise UsageError(f"{name}: {stream.info.abi} sub-buffers are none of LTTng 0.x's")
+                raise does_not_fit(name, {stream.info.abi}, "ltt")
             start = _start_of(stream)
             if start is not None:
                 starts.setdefault(start, name)

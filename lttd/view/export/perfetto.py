@@ -76,16 +76,14 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
     found = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES)
     every = found.clocks()
     groups = [each for each in every if each.kind == "ftrace"]
-    if not groups:
-        kinds = " and ".join(sorted({each.kind for each in every})) or "nothing"
-        raise UsageError(f"{trace.path}: holds {kinds}; only ftrace fits into Perfetto's text")
+    others = sorted({each.kind for each in every} - {"ftrace"})
     clocks = sorted({segment.manifest.clock for group in groups for segment in group.segments})
     if len(groups) > 1 or COUNTING_CLOCKS & set(clocks):
         raise UsageError(
             f"{trace.path}: Perfetto's text has one clock, in seconds, and this trace {clocks} of"
             f" {len(groups)} recordings: export one segment, recorded with --clock mono"
         )
-    notes: list[str] = []
+    notes = [f"{kind} does not fit into Perfetto's text: left out" for kind in others]
     events = losses = 0
     with out.open("wb") as file:
         file.write(HEADER)
