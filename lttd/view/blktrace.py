@@ -31,9 +31,10 @@ from lttd.abi.blktrace import (
 from lttd.abi.ftrace_format import Field, Format, Kind
 from lttd.stored import StoredStream
 from lttd.view.columns import Batch
-from lttd.view.decode import Once, extent, losses_of, together, usable
+from lttd.view.decode import extent, losses_of, together, usable
 from lttd.view.formats import EventType, FormatFile
 from lttd.view.merge import order_by_time
+from lttd.view.notes import Once
 from lttd.view.trace import Segment
 from lttd.view.window import FOREVER, Part, Piece, Source
 

@@ -94,6 +94,10 @@ class Formats:
 
     def _parse(self, number: int) -> Format | None:
         file = self.files.get(number)
+        if not self.files:
+            if not self._parsed:  # the first: one line for all
+                self.notes.append(f"{self._events}: no format of any event: all shown as bytes")
+            return None
         if file is None:
             self.notes.append(f"{self._events}: no format of event id {number}: shown as bytes")
             return None

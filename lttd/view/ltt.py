@@ -20,10 +20,11 @@ from lttd.abi.ltt_markers import Marker
 from lttd.ltt_segment import SegmentMarkers, channel_of
 from lttd.stored import StoredStream
 from lttd.view.columns import Batch
-from lttd.view.decode import Once, losses_of, pages_of, together, usable
+from lttd.view.decode import losses_of, pages_of, together, usable
 from lttd.view.formats import EventType, FormatFile
 from lttd.view.ltt_fields import MarkerRecords, format_of
 from lttd.view.merge import order_by_time
+from lttd.view.notes import Once
 from lttd.view.trace import Segment
 from lttd.view.window import FOREVER, Part, Piece, Source
 

@@ -13,6 +13,7 @@ from lttd.files import Disk
 from lttd.subbuffer import Unit
 from lttd.view.filters import Filter
 from lttd.view.info import made_on, seconds, utc
+from lttd.view.notes import Notes
 from lttd.view.output import new_output
 from lttd.view.picture import Head, svg
 from lttd.view.rates import Rates, rates_of
@@ -42,7 +43,7 @@ def plot(trace: Trace, window: Window, chosen: Filter, out: Path) -> list[str]:
     with new_output(out, Disk()) as made:
         rates = rates_of(trace, window, chosen, notes)
         made.write_bytes(write(head_of(trace, rates, chosen), rates))
-    return list(dict.fromkeys(notes))
+    return Notes(notes).told()
 
 
 def head_of(trace: Trace, rates: Rates, chosen: Filter) -> Head:

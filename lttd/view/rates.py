@@ -151,7 +151,7 @@ def rates_of(trace: Trace, window: Window, chosen: Filter, notes: list[str]) -> 
     axis = _Axis(trace, groups)
     held = [(group, span) for group in groups if (span := _held(group, group.sources))]
     if not held:
-        why = [f"{trace.path}: {line}" for line in unmatched(every, chosen)]
+        why = [*found.notes, *(f"{trace.path}: {line}" for line in unmatched(every, chosen))]
         raise NotATraceError(why[0] if why else nothing_within(trace))
     rates = _empty(
         _span(held),

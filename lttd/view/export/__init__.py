@@ -73,7 +73,7 @@ def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[s
     except ImportError as error:
         raise UsageError(f"{to} needs {error.name}: pip install 'lttd[{to}]'") from None
     kinds = {stream.info.abi for segment in trace.segments for stream in segment.streams}
-    if FORMATS[to].takes not in (None, *kinds):
+    if not kinds & _taken(to):
         raise does_not_fit(str(trace.path), kinds, to)
     if "://" in str(out):
         if not hasattr(exporter, "export_url"):
@@ -83,18 +83,21 @@ def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[s
         return exporter.export(trace, window, made)
 
 
+def _taken(to: str) -> set[str]:
+    """Return the ABIs whose sub-buffers a format can be made of."""
+    from lttd.view.families import FAMILIES  # noqa: PLC0415
+
+    takes = FORMATS[to].takes
+    return {takes} if takes else set(FAMILIES)
+
+
 def does_not_fit(where: str, kinds: set[str], to: str) -> "UsageError":
     """Return the error that says what *where* holds, what the format takes, and what fits."""
     from lttd.errors import UsageError  # noqa: PLC0415
-    from lttd.view.families import FAMILIES  # noqa: PLC0415
 
     held = " and ".join(sorted(kinds)) or "nothing"
-    fit = [
-        name
-        for name, (_, takes) in FORMATS.items()
-        if kinds <= ({takes} if takes else FAMILIES.keys())
-    ]
+    taken = ", ".join(sorted(_taken(to)))
+    fit = ", ".join(name for name in FORMATS if kinds <= _taken(name)) or "none"
     return UsageError(
-        f"{where}: holds {held}, and --to {to} takes only {FORMATS[to].takes}; what fits is"
-        f" {', '.join(fit) or 'none'}"
+        f"{where}: holds {held}, and --to {to} takes only {taken}; what fits is {fit}"
     )

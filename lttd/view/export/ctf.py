@@ -79,7 +79,7 @@ def _export_segment(
             stream.write(file, window.bounds(segment))
         finally:
             file.close()
-    tally.notes += formats.notes
+    tally.notes.add(*formats.notes)
     manifest = segment.manifest
     snapshots = manifest.clock_snapshots
     environment = {
@@ -152,7 +152,7 @@ class _Stream:
 
     def _damaged(self, at: int, reason: str) -> None:
         self._tally.losses_unknown += 1
-        self._tally.notes.append(f"{self._part.stream.paths.data}: byte {at}: {reason}")
+        self._tally.notes.add(f"{self._part.stream.paths.data}: byte {at}: {reason}")
 
     def _put(self, file: File, events: Events, rows: I64) -> None:
         """Write packets of *events*; a new one begins behind each loss."""

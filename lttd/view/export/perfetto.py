@@ -26,6 +26,7 @@ from lttd.view.filters import Filter
 from lttd.view.glyphs import Strip
 from lttd.view.losses import Loss
 from lttd.view.names import Names
+from lttd.view.notes import Notes
 from lttd.view.opened import EventWindow
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
@@ -83,7 +84,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
             f"{trace.path}: Perfetto's text has one clock, in seconds, and this trace {clocks} of"
             f" {len(groups)} recordings: export one segment, recorded with --clock mono"
         )
-    notes = [f"{kind} does not fit into Perfetto's text: left out" for kind in others]
+    notes = Notes(f"{kind} does not fit into Perfetto's text: left out" for kind in others)
     events = losses = 0
     with out.open("wb") as file:
         file.write(HEADER)
@@ -93,7 +94,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
             texter = SystraceTexter(names, Symbols(tracefs[-1] / "kallsyms"), nanoseconds=True)
             for piece in pieces_of(group):
                 batch = group.batch(piece)
-                notes += batch.notes
+                notes.add(*batch.notes)
                 events += len(batch)
                 losses += len(batch.losses)
                 file.writelines(texter.lines(batch))
@@ -102,4 +103,4 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
     told = [f"{events} events"]
     if losses:
         told.append(f"{losses} losses, which Perfetto does not show, are comments in the text")
-    return [*notes, *told]
+    return [*notes.told(), *told]
