@@ -9,7 +9,6 @@ Rule: nothing here raises because of what the bytes say; what is no record is a 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -115,7 +114,7 @@ class Types:
         key = (action, note, short, layout)
         if key not in self._known:
             name = name_of(action, note=note)
-            file = FormatFile(SYSTEM, name, Path())  # there is no file
+            file = FormatFile(SYSTEM, name)
             kind = EventType(len(self.all), file, action, "")
             if not short:
                 plain = name.removesuffix("_cgroup")

@@ -105,7 +105,7 @@ class Types:
         """Return the type of such events of *kind* as are shorter than its format says."""
         key = ("short", kind.number)
         if key not in self._known:
-            file = FormatFile(kind.system, kind.name, None)  # type: ignore[arg-type]
+            file = FormatFile(kind.system, kind.name)
             short = EventType(len(self.all), file, kind.id, kind.segment)
             self.all.append(short)
             self._known[key] = short

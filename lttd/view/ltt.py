@@ -8,7 +8,6 @@ where and why, given once.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -90,7 +89,7 @@ class LttTypes:
     def _type(self, marker: Marker, layout: ltt.Layout, segment: str) -> EventType:
         key = (marker, layout.order, layout.minor)
         if key not in self._known:
-            file = FormatFile(marker.channel, marker.name, Path())
+            file = FormatFile(marker.channel, marker.name)
             kind = EventType(len(self.all), file, marker.id, segment)
             kind.format = format_of(marker, layout)
             kind.records_of = MarkerRecords(marker, layout, kind.format)

@@ -7,7 +7,6 @@ expressed is shown as ``name=value`` throughout, never silently as nothing.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -198,7 +197,7 @@ def _strings(told: list[bytes]) -> Column:
 def _made_up(format_: Format) -> Rows:
     """Return one event of zeros, to try a print fmt on."""
     data = memoryview(bytes(format_.fixed_bytes + 8))
-    kind = EventType(0, FormatFile(format_.system, format_.name, Path()), format_.id, "")
+    kind = EventType(0, FormatFile(format_.system, format_.name), format_.id, "")
     kind.format = format_
     zero: npt.NDArray[Any] = np.zeros(1, np.int64)
     batch = Batch(
