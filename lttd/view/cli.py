@@ -142,7 +142,7 @@ def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
 def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command = _add(commands, "text", _text, "events as lines, merged over CPUs by time")
     command.add_argument(
-        "more", metavar="TRACE", type=Path, nargs="*", help="other traces, merged by time"
+        "more", metavar="MORE", type=Path, nargs="*", help="other traces, merged by time"
     )
     _add_window(command)
     _add_choice(command)
@@ -151,7 +151,7 @@ def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
 
 
 def _add_follow(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    command = _add(commands, "follow", _follow, "the same, live, while lttd writes")
+    command = _add(commands, "follow", _follow, "new events as lines, live, while lttd writes")
     command.add_argument("--from-begin", action="store_true", help="what is there already, first")
     command.add_argument(
         "--until-closed", action="store_true", help="end when the recording has ended"
@@ -190,7 +190,8 @@ def _add_which(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--where",
         metavar="EXPR",
-        help="only where this holds of an event's fields: 'prev_pid == 42 and prev_prio < 100'",
+        help="only where this holds of an event's fields, or of event, system, time (ns), cpu, pid:"
+        " 'prev_pid == 42 and next_comm == \"sshd\"'",
     )
 
 
