@@ -20,9 +20,12 @@ from lttd.view import progress, show
 from lttd.view.cli import main
 from lttd.view.columns import Batch
 from lttd.view.conversions import Symbols
+from lttd.view.filters import Filter
+from lttd.view.follow import follow
 from lttd.view.names import Names
 from lttd.view.opened import OpenedTrace
 from lttd.view.render import why_inexpressible
+from lttd.view.show import Show
 from lttd.view.text import Texter, latency_flags, preempt_digits
 from tests.ftraced import Traced, opened, pages_of, switch, tick
 from tests.running import PATIENCE_S
@@ -376,6 +379,26 @@ def test_follow_shows_what_is_added_also_in_a_new_segment(tmp_path: Path) -> Non
     told = following(trace, lambda told: "count=4" in told, "--from-begin")
     adding.join()
     assert re.findall(r"count=(\d)", told) == ["1", "2", "3", "4"]
+
+
+def test_follow_shows_every_segment_that_is_being_written(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    both = [Traced(tmp_path / "t", number=number) for number in (1, 2)]
+    for at, made in enumerate(both, 1):
+        made.append([pages_of(1000, [tick(at)])])
+    added: list[Traced] = []
+
+    def add(_: float) -> None:
+        for at, made in enumerate(both, 3):
+            if made not in added:
+                made.append([pages_of(2000, [tick(at)])])
+                made.finish()
+                added.append(made)
+
+    wanted = Show(Filter())
+    assert follow(tmp_path / "t", wanted, until_closed=True, sleep=add) == 0
+    assert re.findall(rb"count=(\d)", capfdbinary.readouterr().out) == [b"3", b"4"]
 
 
 @pytest.mark.slow

@@ -65,10 +65,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.time)
 
-    def of_type(self, kind: EventType, rows: I64 | None = None) -> "Rows":
-        """Return the events of one type; *rows* where the caller has them already."""
-        return Rows(self, kind, np.flatnonzero(self.type == kind.number) if rows is None else rows)
-
     @cached_property
     def _kinds(self) -> list[tuple[EventType, I64]]:
         counts = np.bincount(self.type, minlength=len(self.types))

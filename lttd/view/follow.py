@@ -125,10 +125,11 @@ def follow(
     """
     notes: list[str] = []
     known = segments(trace)
-    followed = [_Followed(Segment(known[-1]), show, notes, skip=not from_begin)]
+    opened = [Segment(paths) for paths in known]
+    if not from_begin:  # each of several sources has a segment of its own
+        opened = [one for one in opened if one.manifest.state == "open"] or opened[-1:]
+    followed = [_Followed(segment, show, notes, skip=not from_begin) for segment in opened]
     seen = {paths.directory for paths in known}
-    if from_begin:
-        followed = [_Followed(Segment(paths), show, notes, skip=False) for paths in known]
     while True:
         more = [one.has_more() for one in followed]
         if any(more):
