@@ -401,6 +401,23 @@ def test_follow_shows_every_segment_that_is_being_written(
     assert re.findall(rb"count=(\d)", capfdbinary.readouterr().out) == [b"3", b"4"]
 
 
+def test_follow_says_what_it_waits_for_where_recording_has_ended(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1)])])
+    made.finish()
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(tmp_path / "t", Show(Filter()), sleep=interrupt)
+    out, err = capfdbinary.readouterr()
+    assert out == b""
+    assert b"recording has ended; waits for more" in err
+
+
 @pytest.mark.slow
 def test_follow_begins_before_there_is_a_stream(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
