@@ -162,7 +162,9 @@ def test_options_choose_and_shape(
     told = [json.loads(line) for line in out.splitlines()]
     assert {"time", "cpu", "comm", "pid", "event", "fields"} <= told[0].keys()
     assert told[0]["time"] >= (fixture.begin or 0) + 1_000_000
-    assert run(capfdbinary, "text", path, "--where", "id ==")[0] == 2
+    for where, told in (("id ==", "invalid syntax at its end"), ("id = 1", "; equal is ==")):
+        status, _, err = run(capfdbinary, "text", path, "--where", where)
+        assert (status, told in err) == (2, True)
     assert run(capfdbinary, "text", path, "--begin", "never")[0] == 2
 
 

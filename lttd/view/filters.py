@@ -14,6 +14,7 @@ means: nothing is ever evaluated by Python.
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -81,7 +82,11 @@ class Where:
         self.text = text
         try:
             tree = ast.parse(text.strip(), mode="eval")
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        except SyntaxError as error:
+            hint = "; equal is ==" if re.search(r"[^=!<>]=(?!=)", text) else ""
+            where = f"at character {error.offset}" if error.offset else "at its end"
+            raise UsageError(f"--where {text!r}: {error.msg} {where}{hint}") from None
+        except (ValueError, RecursionError, MemoryError) as error:
             raise UsageError(f"--where {text!r}: {error}") from None
         nodes = list(ast.walk(tree))
         if len(nodes) > MOST_NODES:
