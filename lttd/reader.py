@@ -264,18 +264,24 @@ class Reader:
         """Give each of *readers* turn after turn, urgent ones first, until all have run dry."""
         busy = [reader for reader in readers if reader.has_more()]
         while busy:
-            for reader in sorted(busy, key=lambda each: not each.stream.urgent()):
+            busy = sorted(busy, key=lambda each: not each.stream.urgent())
+            for at, reader in enumerate(busy):
+                if not self._recorder.has_room():
+                    busy = busy[at:] + busy[:at]  # who gets no turn now is first in the next round
+                    break
                 reader.turn(flush=flush)
                 self.pulse.turns += 1
             self.pulse.last_turn_ns = time.monotonic_ns()
             self._on_beat()
             busy = [reader for reader in busy if reader.has_more()]
-            if busy and not self._recorder.has_room():
+            if busy and (self._room_queue.locked() or not self._recorder.has_room()):
                 # One at a time, first come first served: a release makes room for one take, not
-                # for all who wait.
+                # for all who wait, and nobody who comes by takes it before them.
                 async with self._room_queue:
-                    await self._room()
-            await trio.lowlevel.checkpoint()
+                    if not self._recorder.has_room():
+                        await self._room()
+            else:
+                await trio.lowlevel.checkpoint()
 
     async def _room(self) -> None:
         """Wait until the backlog has room.  Meanwhile the kernel counts what it loses."""

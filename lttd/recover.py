@@ -86,9 +86,9 @@ def holds_nothing(segment: SegmentPaths) -> bool:
 
 
 def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
+    disk.remove(segment.reserve)
     if holds_nothing(segment):
         return []
-    disk.remove(segment.reserve)
     manifest = Manifest.read(segment.manifest)
     is_open = manifest.state == "open"
     synced = read_synced(segment.synced)

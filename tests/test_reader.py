@@ -1,8 +1,10 @@
 """The reading loop, against streams that do what no kernel does on demand."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trio
 import trio.testing
@@ -225,3 +227,52 @@ def test_a_stream_that_is_there_already_keeps_its_files(recorder: Recorder, tmp_
     assert segment.lanes[info(cpu=0).id] is lane
     assert len(segment.manifest.streams) == 2
     segment.close(SNAPSHOT)
+
+
+class ScarceRoom:
+    """A recorder that has room for one take now and then."""
+
+    def __init__(self) -> None:
+        self.room = 0
+        self.wanted: list[Callable[[], None]] = []
+        self.order: list[int] = []
+
+    def has_room(self) -> bool:
+        return self.room > 0
+
+    def call_when_room(self, callback: Callable[[], None]) -> None:
+        if self.has_room():
+            callback()
+        else:
+            self.wanted.append(callback)
+
+    def offer(self, lane: object, batch: Batch) -> None:
+        self.room -= 1
+        self.order.append(batch.stream.cpu)
+
+    def make_room(self) -> None:
+        self.room += 1
+        wanted, self.wanted = self.wanted, []
+        for callback in wanted:
+            callback()
+
+
+async def test_nobody_overtakes_who_waits_for_room(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    recorder = ScarceRoom()
+    reader = Reader(recorder, flush_interval_s=1.0)  # type: ignore[arg-type]
+    infos = [info(cpu=cpu) for cpu in range(8)]
+    reader.add([(FakeStream(each, small_batches(each, 40)), None) for each in infos])  # type: ignore[misc]
+    async with trio.open_nursery() as nursery:
+        for each in reader._readers:
+            nursery.start_soon(partial(reader._turns, [each], flush=False))
+        while len(recorder.order) < 160:
+            await trio.lowlevel.checkpoint()
+            while recorder.room < 3:
+                recorder.make_room()
+        nursery.cancel_scope.cancel()
+    # A stream has had its turn again after all the others had theirs, maybe twice.
+    for cpu in range(8):
+        turns = [at for at, taken in enumerate(recorder.order) if taken == cpu]
+        assert max(np.diff(turns)) <= 3 * 8

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lttd.errors import LockedError, LttdError
-from lttd.files import Lock
+from lttd.files import Disk, Lock
 from lttd.recover import StreamRecovery, recover
 from lttd.subbuffer import Reason, StreamId, StreamInfo, Unit
-from lttd.tracedir import Manifest, SegmentPaths, read_synced, this_machine
+from lttd.tracedir import Manifest, SegmentPaths, create_segment, read_synced, this_machine
 from lttd.verify import check
 from lttd.view.trace import Trace
 from tests.forgetful import ForgetfulDisk, Op, killed, power_loss, put
@@ -375,3 +375,10 @@ def test_the_log_of_a_story_syncs_data_before_its_index() -> None:
     data, index = told.stream.data, told.stream.index
     assert [p for p in synced if p in (data, index)] == [data, index] * 2
     assert isinstance(told.log[0], Op)
+
+
+def test_a_segment_without_a_manifest_keeps_no_reserve(tmp_path: Path) -> None:
+    paths = create_segment(Disk(), tmp_path, 1, "fake")
+    paths.reserve.write_bytes(bytes(4096))
+    assert recover(paths, Disk()) == []
+    assert not paths.reserve.exists()
