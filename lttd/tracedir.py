@@ -227,7 +227,9 @@ class Manifest:
         except OSError as error:
             raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise TraceDamagedError(path, 0, f"not a manifest ({error!r})") from None
+            what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+            reason = f"no manifest: {what}; move its segment elsewhere, and the others can be read"
+            raise TraceDamagedError(path, 0, reason) from None
         return manifest
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import lttd
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING
 from lttd.view.trace import Trace
@@ -62,3 +63,14 @@ def test_events_per_second_by_pid_are_the_same_in_parquet_and_in_text(tmp_path: 
     assert found == seconds_by_text(tmp_path / "t")
     assert found.total() == 120
     assert len(found) > 20
+
+
+def test_what_is_looked_at_in_a_shell_tells_what_it_is(tmp_path: Path) -> None:
+    replayed(tmp_path / "t")
+    trace = lttd.open(tmp_path / "t")
+    batch = next(iter(trace.window(events=["sys_exit"])))
+    assert re.fullmatch(r"<[\d,]+ events of 1 type, \d+ to \d+>", repr(batch))
+    assert re.fullmatch(r"<[\d,]+ raw_syscalls:sys_exit: id, ret>", repr(batch["sys_exit"]))
+    assert repr(trace) == f"<OpenedTrace {tmp_path / 't'}, 1 segment>"
+    with pytest.raises(KeyError, match="nosuch"):
+        batch["sys_exit"]["nosuch"]

@@ -390,7 +390,7 @@ def test_a_directory_without_channels_has_its_own_exit_status(tmp_path: Path) ->
 
 def test_what_is_none_of_ltts_or_several_traces_is_not_exported(tmp_path: Path) -> None:
     ftrace = replayed(tmp_path / "ftrace")
-    with pytest.raises(UsageError, match="ftrace sub-buffers"):
+    with pytest.raises(UsageError, match="holds ftrace, and --to ltt takes only ltt"):
         export(ftrace, EVERYTHING, "ltt", tmp_path / "out")
     for number in (1, 2):
         written(tmp_path / f"from{number}", Tracer(start_s=number))

@@ -152,6 +152,23 @@ def test_a_picture_of_no_events_says_so(tmp_path: Path) -> None:
     assert "no events here" in (tmp_path / "p.svg").read_text()
 
 
+def test_a_picture_says_what_it_leaves_out(tmp_path: Path) -> None:
+    made(tmp_path / "t").finish()
+    words = ["--cpu", "1", "--event", "ti*", "--where", "count < 1000 and count >= 0 and pid == 5"]
+    assert main(["plot", str(tmp_path / "t"), *words, "-o", str(tmp_path / "p.svg")]) == 0
+    told = (tmp_path / "p.svg").read_text()
+    assert "only CPU 1; ti*; where count &lt; 1000 and count &gt;" in told
+    assert "pid == 5" not in told
+    assert main(["plot", str(tmp_path / "t"), "-o", str(tmp_path / "whole.svg")]) == 0
+    assert " only " not in (tmp_path / "whole.svg").read_text()
+
+
+def test_a_replay_is_not_said_to_be_of_the_machine_it_was_made_on(tmp_path: Path) -> None:
+    replayed(tmp_path / "t")
+    assert main(["plot", str(tmp_path / "t"), "-o", str(tmp_path / "p.svg")]) == 0
+    assert "t: replayed on " in (tmp_path / "p.svg").read_text()
+
+
 def test_without_an_index_there_is_a_picture_and_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

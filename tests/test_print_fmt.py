@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from lttd.abi.ftrace_format import parse_format
 from lttd.abi.print_fmt import PrintFmt, Unparsable, parse_print_fmt
+from lttd.view.cexpr import Buffer
 from lttd.view.columns import Batch, Rows
 from lttd.view.conversions import Symbols
 from lttd.view.formats import EventType, FormatFile
-from lttd.view.glyphs import decimal, hexadecimal, matrix_of, right_aligned
+from lttd.view.glyphs import decimal, distinct_rows, hexadecimal, matrix_of, right_aligned
 from lttd.view.render import Renderer, why_inexpressible
 from tests.ftraced import format_text
 
@@ -45,7 +46,7 @@ def event(
 
 
 def rows_of(printed: str, events: list[bytes]) -> Rows:
-    kind = EventType(0, FormatFile("s", "made", None), 9, "")  # type: ignore[arg-type]
+    kind = EventType(0, FormatFile("s", "made"), 9, "")
     kind.format = parse_format(format_text("made", 9, FIELDS, printed))
     sizes = np.array([len(one) for one in events], np.uint32)
     at = np.cumsum(sizes) - sizes
@@ -189,3 +190,23 @@ def test_digits_are_those_of_python(values: list[int], zeros: int, width: int) -
     ]
     small = column.astype(np.int16)
     assert told(hexadecimal(small)) == [f"{value & 0xFFFF:x}" for value in small.tolist()]
+
+
+@given(st.integers(1, 20), st.data())
+def test_rows_of_bytes_are_the_same_where_their_content_is(width: int, data: st.DataObject) -> None:
+    some = st.lists(st.binary(min_size=width, max_size=width), min_size=1, max_size=9)
+    rows = data.draw(st.lists(st.sampled_from(data.draw(some)), max_size=200))
+    matrix = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, width)
+    first, which = distinct_rows(matrix)
+    assert [rows[first[one]] for one in which] == rows
+    assert len(first) == len(set(rows))
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"ab\0", b"ab", b"\0\0\0", b"x" * 70]), max_size=20))
+def test_what_is_told_of_bytes_is_told_of_each(pieces: list[bytes]) -> None:
+    end = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
+    begin = end - np.array([len(piece) for piece in pieces], np.int64)
+    buffer = Buffer(memoryview(b"".join(pieces)), begin, end, 1, False, "<")
+    assert buffer.told(lambda one: one.hex().encode()).tolist() == [
+        piece.hex().encode() for piece in pieces
+    ]

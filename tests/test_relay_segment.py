@@ -81,3 +81,27 @@ def test_sparse_is_refused_in_a_line(tmp_path: Path) -> None:
     paths = recorded(tmp_path / "t").leave().paths.stream("other_0")
     with pytest.raises(UsageError, match="varying size cannot be sparse"):
         StreamFile(Disk(), paths, StreamRecord(info), "sparse")
+
+
+def test_each_command_says_in_one_line_what_it_cannot_do_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, out = str(tmp_path / "t"), str(tmp_path / "out")
+    recorded(tmp_path / "t").finish()
+    told = []
+    for words, status in (
+        (["text", trace], 0),
+        (["plot", trace, "-o", f"{out}.svg"], 2),
+        (["formats", trace], 2),
+        (["export", trace, "--to", "trace.dat", "-o", out], 2),
+        (["export", trace, "--to", "parquet", "-o", out], 2),
+    ):
+        assert main(words) == status
+        (line,) = capsys.readouterr().err.splitlines()
+        told.append(line)
+    skipped = "relay events cannot be decoded, nobody says what they are; skipped. lttv info counts"
+    assert skipped in told[0]
+    assert skipped in told[1]
+    assert told[2].endswith("no event formats, which only ftrace has")
+    assert told[3].endswith("holds relay, and --to trace.dat takes only ftrace; what fits is none")
+    assert "--to parquet takes only blktrace, ftrace, ltt; what fits is none" in told[4]

@@ -20,9 +20,12 @@ from lttd.view import progress, show
 from lttd.view.cli import main
 from lttd.view.columns import Batch
 from lttd.view.conversions import Symbols
+from lttd.view.filters import Filter
+from lttd.view.follow import follow
 from lttd.view.names import Names
 from lttd.view.opened import OpenedTrace
 from lttd.view.render import why_inexpressible
+from lttd.view.show import Show
 from lttd.view.text import Texter, latency_flags, preempt_digits
 from tests.ftraced import Traced, opened, pages_of, switch, tick
 from tests.running import PATIENCE_S
@@ -159,8 +162,50 @@ def test_options_choose_and_shape(
     told = [json.loads(line) for line in out.splitlines()]
     assert {"time", "cpu", "comm", "pid", "event", "fields"} <= told[0].keys()
     assert told[0]["time"] >= (fixture.begin or 0) + 1_000_000
-    assert run(capfdbinary, "text", path, "--where", "id ==")[0] == 2
+    for where, told in (("id ==", "invalid syntax at its end"), ("id = 1", "; equal is ==")):
+        status, _, err = run(capfdbinary, "text", path, "--where", where)
+        assert (status, told in err) == (2, True)
     assert run(capfdbinary, "text", path, "--begin", "never")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--cpu", 77], "--cpu: the trace has none of these, but 0, 1"),
+        (["--event", "sys_exti"], "--event sys_exti: no event is named so; near: sys_exit"),
+        (["--event", "raw_syscalls:sys_*", "--event", "nosuch*"], "--event nosuch*: no event"),
+        (["--where", "idd == 1"], "--where: no such event has a field idd"),
+        (["--where", "prev_comm == bash"], "a string is quoted: 'bash'"),
+        (
+            ["--event", "sys_exit", "--fields", "id,rett"],
+            "--fields: no such event has a field rett",
+        ),
+        (["--begin", "+100s"], "nothing was recorded within these times; there is "),
+    ],
+)
+def test_what_no_event_can_be_is_told_also_of_several_jobs(
+    fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], words: list[object], told: str
+) -> None:
+    for jobs in (1, 2):
+        status, _, err = run(capfdbinary, "text", fixture.path, "--jobs", jobs, *words)
+        assert status == 0
+        assert told in err
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("where", ["pid == 99999", "common_pid == 1 and event == 'sys_exit'"])
+def test_what_only_did_not_happen_is_no_note(
+    fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], where: str
+) -> None:
+    status, out, err = run(capfdbinary, "text", fixture.path, "--where", where)
+    assert (status, err) == (0, "")
+    assert all(b" [LOST " in line for line in out.splitlines())
+
+
+@pytest.mark.parametrize("words", [("-n", -1), ("--jobs", 0), ("--cpu", "x")])
+def test_numbers_that_cannot_be_are_usage(fixture: OpenedTrace, words: tuple[object, ...]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["text", str(fixture.path), *map(str, words)])
 
 
 def test_json_lines_tell_losses_too(
@@ -266,7 +311,8 @@ def test_without_any_saved_file_events_are_shown_as_bytes(
     assert status == 0
     assert out.count(b": bytes=") == 2248
     assert out.count(b"LOST 3192 EVENTS") == 2
-    assert all("no format of event id" in line for line in err.splitlines())
+    (line,) = err.splitlines()
+    assert "no format of any event: all shown as bytes" in line
 
 
 @needs_tool("trace-cmd")
@@ -335,6 +381,43 @@ def test_follow_shows_what_is_added_also_in_a_new_segment(tmp_path: Path) -> Non
     told = following(trace, lambda told: "count=4" in told, "--from-begin")
     adding.join()
     assert re.findall(r"count=(\d)", told) == ["1", "2", "3", "4"]
+
+
+def test_follow_shows_every_segment_that_is_being_written(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    both = [Traced(tmp_path / "t", number=number) for number in (1, 2)]
+    for at, made in enumerate(both, 1):
+        made.append([pages_of(1000, [tick(at)])])
+    added: list[Traced] = []
+
+    def add(_: float) -> None:
+        for at, made in enumerate(both, 3):
+            if made not in added:
+                made.append([pages_of(2000, [tick(at)])])
+                made.finish()
+                added.append(made)
+
+    wanted = Show(Filter())
+    assert follow(tmp_path / "t", wanted, until_closed=True, sleep=add) == 0
+    assert re.findall(rb"count=(\d)", capfdbinary.readouterr().out) == [b"3", b"4"]
+
+
+def test_follow_says_what_it_waits_for_where_recording_has_ended(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1)])])
+    made.finish()
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(tmp_path / "t", Show(Filter()), sleep=interrupt)
+    out, err = capfdbinary.readouterr()
+    assert out == b""
+    assert b"recording has ended; waits for more" in err
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ Rule: nothing here raises because of what the bytes say; what is no record is a 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -31,9 +30,10 @@ from lttd.abi.blktrace import (
 from lttd.abi.ftrace_format import Field, Format, Kind
 from lttd.stored import StoredStream
 from lttd.view.columns import Batch
-from lttd.view.decode import Once, extent, losses_of, together, usable
+from lttd.view.decode import extent, losses_of, together, usable
 from lttd.view.formats import EventType, FormatFile
 from lttd.view.merge import order_by_time
+from lttd.view.notes import Once
 from lttd.view.trace import Segment
 from lttd.view.window import FOREVER, Part, Piece, Source
 
@@ -114,7 +114,7 @@ class Types:
         key = (action, note, short, layout)
         if key not in self._known:
             name = name_of(action, note=note)
-            file = FormatFile(SYSTEM, name, Path())  # there is no file
+            file = FormatFile(SYSTEM, name)
             kind = EventType(len(self.all), file, action, "")
             if not short:
                 plain = name.removesuffix("_cgroup")

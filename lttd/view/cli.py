@@ -142,16 +142,16 @@ def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
 def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command = _add(commands, "text", _text, "events as lines, merged over CPUs by time")
     command.add_argument(
-        "more", metavar="TRACE", type=Path, nargs="*", help="other traces, merged by time"
+        "more", metavar="MORE", type=Path, nargs="*", help="other traces, merged by time"
     )
     _add_window(command)
     _add_choice(command)
-    command.add_argument("-n", metavar="N", type=int, help="no more than this many lines")
-    command.add_argument("--jobs", metavar="N", type=int, help="processes (default: what pays)")
+    command.add_argument("-n", metavar="N", type=_number, help="no more than this many lines")
+    command.add_argument("--jobs", metavar="N", type=_count, help="processes (default: what pays)")
 
 
 def _add_follow(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    command = _add(commands, "follow", _follow, "the same, live, while lttd writes")
+    command = _add(commands, "follow", _follow, "new events as lines, live, while lttd writes")
     command.add_argument("--from-begin", action="store_true", help="what is there already, first")
     command.add_argument(
         "--until-closed", action="store_true", help="end when the recording has ended"
@@ -164,9 +164,25 @@ def _add_formats(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add(commands, "formats", _formats, text)
 
 
+def _count(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return int(text)
+
+
 def _add_which(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--cpu", metavar="N", type=int, action="append", help="of this CPU only; may be repeated"
+        "--cpu",
+        metavar="N",
+        type=_number,
+        action="append",
+        help="of this CPU only; may be repeated",
     )
     command.add_argument(
         "--event", metavar="GLOB", action="append", help="NAME or SYSTEM:NAME; may be repeated"
@@ -174,7 +190,8 @@ def _add_which(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--where",
         metavar="EXPR",
-        help="only where this holds of an event's fields: 'prev_pid == 42 and prev_prio < 100'",
+        help="only where this holds of an event's fields, or of event, system, time (ns), cpu, pid:"
+        " 'prev_pid == 42 and next_comm == \"sshd\"'",
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, LOC_OFFSET_MASK, Field, Kind
+from lttd.stats import counted
 from lttd.view.formats import EventType
 from lttd.view.interop import arrow_table, polars_frame
 from lttd.view.losses import Loss
@@ -31,7 +32,7 @@ def _nobody_knows(_name: str) -> None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """Events of one piece of a window, in the order of time, as columns of equal length."""
 
@@ -65,9 +66,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.time)
 
-    def of_type(self, kind: EventType, rows: I64 | None = None) -> "Rows":
-        """Return the events of one type; *rows* where the caller has them already."""
-        return Rows(self, kind, np.flatnonzero(self.type == kind.number) if rows is None else rows)
+    def __repr__(self) -> str:
+        span = f", {self.time[0]} to {self.time[-1]}" if len(self) else ""
+        return f"<{counted(len(self), 'event')} of {counted(len(self._kinds), 'type')}{span}>"
 
     @cached_property
     def _kinds(self) -> list[tuple[EventType, I64]]:
@@ -149,6 +150,9 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} {self.kind.system}:{self.kind.name}: {', '.join(self.names)}>"
 
     def some(self, which: slice | I64 | Mask) -> "Rows":
         """Return some of them."""

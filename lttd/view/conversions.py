@@ -4,7 +4,6 @@ Source of the kernel's own conversions: Linux lib/vsprintf.c, Documentation/core
 Plain pointers are printed as they are: the trace holds addresses, and trace-cmd shows them.
 """
 
-import ipaddress
 from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +70,7 @@ def converted(conversion: Conversion, value: Value, count: int, context: "Contex
         return _pointer(conversion, value, count, context)
     if isinstance(value, Buffer):
         if letter == "s":
-            return [words_of(_strings([p.partition(b"\0")[0] for p in value.pieces]))]
+            return [words_of(value.told(lambda piece: piece.partition(b"\0")[0]))]
         raise Inexpressible(f"%{letter} of an array")
     if letter == "s":
         return _string(conversion, value, context)
@@ -183,7 +182,7 @@ def _pointer(conversion: Conversion, value: Value, count: int, context: Context)
     told = _teller(extension)
     if told is None or not isinstance(value, Buffer):
         raise Inexpressible(f"%p{extension}")
-    return [words_of(_strings([told(piece) for piece in value.pieces]))]
+    return [words_of(value.told(told))]
 
 
 def _symbol(extension: str, value: Value, context: Context) -> Strip:
@@ -199,12 +198,14 @@ def _bit_list(value: Value, context: Context) -> Strip:
     if not isinstance(value, Buffer):
         raise Inexpressible("a bit list of a number")
     bits = context.width
-    told = []
-    for piece in value.pieces:
+
+    def told(piece: bytes) -> bytes:
         number = int.from_bytes(piece, "little" if context.byteorder == "<" else "big")
-        held = [at for at in range(min(8 * len(piece), bits or 1 << 16)) if number >> at & 1]
-        told.append(_ranges(held))
-    return [words_of(_strings(told))]
+        return _ranges(
+            [at for at in range(min(8 * len(piece), bits or 1 << 16)) if number >> at & 1]
+        )
+
+    return [words_of(value.told(told))]
 
 
 def _ranges(held: list[int]) -> bytes:
@@ -238,6 +239,8 @@ def _ipv6(raw: bytes, *, compressed: bool) -> bytes:
         return b"?"
     if not compressed:
         return ":".join(raw[at : at + 2].hex() for at in range(0, 16, 2)).encode()
+    import ipaddress  # noqa: PLC0415  (for those who trace the network)
+
     address = ipaddress.IPv6Address(raw[:16])
     mapped = address.ipv4_mapped
     return (f"::ffff:{mapped}" if mapped else str(address)).encode()
@@ -267,7 +270,3 @@ def _uuid(raw: bytes, order: str) -> bytes:
         at += size
     told = "-".join(groups)
     return (told.upper() if order in ("B", "L") else told).encode()
-
-
-def _strings(told: list[bytes]) -> Column:
-    return np.array(told, np.bytes_) if told else np.empty(0, "S1")

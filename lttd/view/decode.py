@@ -19,6 +19,7 @@ from lttd.view.columns import Batch, gather
 from lttd.view.formats import EventType, FormatFile, Formats
 from lttd.view.losses import Loss
 from lttd.view.merge import order_by_time
+from lttd.view.notes import Once
 from lttd.view.trace import Segment
 from lttd.view.window import FOREVER, Part, Piece, Source
 
@@ -31,22 +32,6 @@ Mask = npt.NDArray[np.bool_]
 
 COMMON_BYTES: Final = 8
 # A file of garbage must not fill the screen: after so many of a piece the rest is a number.
-MOST_NOTES: Final = 20
-
-
-class Once:
-    """Notes that were given already."""
-
-    def __init__(self) -> None:
-        self._noted: set[str] = set()
-
-    def fresh(self, notes: list[str]) -> list[str]:
-        """Take *notes* away; return those that are new, of too many the first."""
-        fresh = [note for note in dict.fromkeys(notes) if note not in self._noted]
-        notes.clear()
-        self._noted.update(fresh)
-        more = len(fresh) - MOST_NOTES
-        return fresh if more <= 0 else [*fresh[:MOST_NOTES], f"... and {more} more like these"]
 
 
 class FtraceContext(NamedTuple):
@@ -120,7 +105,7 @@ class Types:
         """Return the type of such events of *kind* as are shorter than its format says."""
         key = ("short", kind.number)
         if key not in self._known:
-            file = FormatFile(kind.system, kind.name, None)  # type: ignore[arg-type]
+            file = FormatFile(kind.system, kind.name)
             short = EventType(len(self.all), file, kind.id, kind.segment)
             self.all.append(short)
             self._known[key] = short

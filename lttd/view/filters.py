@@ -14,6 +14,7 @@ means: nothing is ever evaluated by Python.
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -61,6 +62,10 @@ _ALLOWED: Final = (
     ast.UAdd, ast.BinOp, ast.Compare, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant,
     ast.Tuple, ast.List, ast.Subscript, *_ARITHMETIC, *_COMPARISONS,
 )  # fmt: skip
+COMMON: Final = frozenset(
+    ("event", "system", "time", "timestamp", "cpu", "pid", "flags", "preempt_count")
+)
+"""Names that every event has, also as ``common_``*name*."""
 MOST_NODES: Final = 500
 MOST_BITS: Final = 63
 
@@ -77,7 +82,11 @@ class Where:
         self.text = text
         try:
             tree = ast.parse(text.strip(), mode="eval")
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        except SyntaxError as error:
+            hint = "; equal is ==" if re.search(r"[^=!<>]=(?!=)", text) else ""
+            where = f"at character {error.offset}" if error.offset else "at its end"
+            raise UsageError(f"--where {text!r}: {error.msg} {where}{hint}") from None
+        except (ValueError, RecursionError, MemoryError) as error:
             raise UsageError(f"--where {text!r}: {error}") from None
         nodes = list(ast.walk(tree))
         if len(nodes) > MOST_NODES:
@@ -85,6 +94,8 @@ class Where:
         for node in nodes:
             self._check(node)
         self._body = tree.body
+        self.names: Final = dict.fromkeys(n.id for n in nodes if isinstance(n, ast.Name))
+        """What it names, in the order of the tree."""
 
     def _check(self, node: ast.AST) -> None:
         what = type(node).__name__
@@ -253,6 +264,12 @@ def _is_text(value: Value) -> bool:
     return isinstance(value, bytes)
 
 
+def matches(system: str, name: str, glob: str) -> bool:
+    """Whether a glob of ``--event`` means a type of events."""
+    names = (name, *(f"{system}{sign}{name}" for sign in ":/."))
+    return any(fnmatchcase(each, glob) for each in names)
+
+
 class Filter:
     """What a window keeps of what it holds."""
 
@@ -268,9 +285,20 @@ class Filter:
             UsageError: *where* is no expression.
         """
         self._cpus = frozenset(cpus) if cpus else None
-        self._globs = tuple(events) if events else None
-        self._where = Where(where) if where else None
-        self._wanted: dict[int, bool] = {}
+        self.globs: Final = tuple(events) if events else None
+        self.where: Final = Where(where) if where else None
+
+    def __bool__(self) -> bool:
+        """Whether anything may be left out."""
+        return not (self._cpus is None and self.globs is None and self.where is None)
+
+    def __str__(self) -> str:
+        """Write what is wanted, for people."""
+        cpus = sorted(self._cpus or ())
+        parts = [f"CPU {', '.join(map(str, cpus))}"] if cpus else []
+        parts += [", ".join(self.globs)] if self.globs else []
+        parts += [f"where {self.where.text}"] if self.where else []
+        return "; ".join(parts)
 
     def wants_cpu(self, cpu: int) -> bool:
         """Whether events of a CPU are wanted."""
@@ -278,20 +306,19 @@ class Filter:
 
     def wants(self, kind: EventType) -> bool:
         """Whether a type of events is wanted."""
-        if self._globs is None:
+        if self.globs is None:
             return True
-        names = (kind.name, *(f"{kind.system}{sign}{kind.name}" for sign in ":/."))
-        return any(fnmatchcase(name, glob) for name in names for glob in self._globs)
+        return any(matches(kind.system, kind.name, glob) for glob in self.globs)
 
     def of(self, batch: Batch) -> Batch:
         """Return the batch without what is not wanted; its losses stay."""
-        if self._globs is not None and len(batch):
+        if self.globs is not None and len(batch):
             wanted = np.array([self.wants(kind) for kind in batch.types])
             keep = wanted[batch.type]
             batch = batch if keep.all() else batch.select(np.flatnonzero(keep))
-        if self._where is None or not len(batch):
+        if self.where is None or not len(batch):
             return batch
         keep = np.zeros(len(batch), np.bool_)
         for rows in batch.by_type():
-            keep[rows.rows] = self._where.mask(rows)
+            keep[rows.rows] = self.where.mask(rows)
         return batch if keep.all() else batch.select(np.flatnonzero(keep))

@@ -56,7 +56,7 @@ class _Followed:
     def _add_streams(self) -> None:
         """Take in what the manifest says by now: CPUs that came later, and the end."""
         segment = Segment(SegmentPaths(self.directory))
-        self.closed = segment.manifest.state == "closed"
+        self.closed = _is_closed(segment)
         if not self._seen and segment.streams:
             self._group = self._opened(segment)  # only now it is known of what kind it is
             self._seen = {stream.name for stream in segment.streams}
@@ -96,6 +96,10 @@ class _Followed:
             self._lines = maker(self._group, self._show)
 
 
+def _is_closed(segment: Segment) -> bool:
+    return segment.manifest.state == "closed"
+
+
 def _again(stream: StoredStream) -> StoredStream:
     manifest = Manifest.read(stream.segment.manifest)
     return StoredStream(stream.segment, manifest, stream.record)
@@ -125,10 +129,13 @@ def follow(
     """
     notes: list[str] = []
     known = segments(trace)
-    followed = [_Followed(Segment(known[-1]), show, notes, skip=not from_begin)]
+    opened = [Segment(paths) for paths in known]
+    if not from_begin:  # each of several sources has a segment of its own
+        opened = [one for one in opened if not _is_closed(one)] or opened[-1:]
+    followed = [_Followed(segment, show, notes, skip=not from_begin) for segment in opened]
     seen = {paths.directory for paths in known}
-    if from_begin:
-        followed = [_Followed(Segment(paths), show, notes, skip=False) for paths in known]
+    if not (from_begin or until_closed) and all(_is_closed(segment) for segment in opened):
+        notes.append(f"{trace}: recording has ended; waits for more (--from-begin: what is there)")
     while True:
         more = [one.has_more() for one in followed]
         if any(more):

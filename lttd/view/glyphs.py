@@ -161,6 +161,11 @@ def words_of(column: Column) -> Column:
     return np.ascontiguousarray(column).view(f"V{max(column.dtype.itemsize, 1)}")
 
 
+def strings_of(told: Sequence[bytes]) -> Column:
+    """Return bytes objects as strings (dtype S)."""
+    return np.array(told, np.bytes_) if told else np.empty(0, "S1")
+
+
 def right_aligned(strip: Strip, count: int, width: int) -> Strip:
     """Put blanks before what is shorter than *width*."""
     matrix = matrix_of(strip, count)
@@ -209,6 +214,20 @@ def distinct(values: Column) -> tuple[Column, Column]:
             return (found + low).astype(values.dtype), number[offset]
     uniques, inverse = np.unique(values, return_inverse=True)
     return uniques, inverse.reshape(-1)
+
+
+def distinct_rows(matrix: npt.NDArray[np.uint8]) -> tuple[Column, Column]:
+    """Return a row's number for each content that occurs, and for each row which content it has."""
+    count, width = matrix.shape
+    words = np.zeros((count, -(-width // 8)), np.uint64)
+    words.view(np.uint8)[:, :width] = matrix
+    which: Column = np.zeros(count, np.int64)
+    for word in words.T:
+        values, number = distinct(np.ascontiguousarray(word))
+        _, which = distinct(which * len(values) + number)
+    first = np.zeros(int(which.max(initial=-1)) + 1, np.int64)
+    first[which] = np.arange(count)
+    return first, which
 
 
 def per_distinct(values: Column, told: Callable[[Any], bytes]) -> Column:

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from lttd.stats import counted, summary_json, summary_table
+from lttd.tracedir import Manifest
 from lttd.view.times import COUNTING_CLOCKS
 from lttd.view.trace import Trace
 
@@ -34,12 +35,11 @@ def info_text(trace: Trace) -> str:
     """Return the same for people."""
     span = trace.span
     last = trace.segments[-1].manifest
-    machine = last.machine
     spec = str(last.source.get("spec", last.source.get("kind", "")))
     lines = [
         ("trace", f"{trace.path} ({trace.state}, {counted(len(trace.segments), 'segment')})"),
         ("source", f"{spec}, clock {last.clock}, {last.layout}"),
-        ("recorded on", f"{machine.get('host', '?')}, Linux {machine.get('kernel', '?')}"),
+        made_on(last),
     ]
     if span is None:
         lines.append(("begin", "nothing was recorded"))
@@ -53,6 +53,13 @@ def info_text(trace: Trace) -> str:
         lines.append(("duration", f"{seconds(length_ns)} s"))
     head = "\n".join(f"{name:<12}{value}" for name, value in lines)
     return f"{head}\n\n{summary_table(trace.summaries())}"
+
+
+def made_on(manifest: Manifest) -> tuple[str, str]:
+    """Return what lttd did, and on which machine: a replay's data may be of any other."""
+    done = "replayed on" if manifest.source.get("kind") == "replay" else "recorded on"
+    machine = manifest.machine
+    return done, f"{machine.get('host', '?')}, Linux {machine.get('kernel', '?')}"
 
 
 def duration_ns(trace: Trace) -> int | None:

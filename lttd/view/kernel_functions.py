@@ -13,7 +13,7 @@ from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, element_bytes
 from lttd.abi.print_fmt import FieldRef, Node, Number, Pairs, Text
 from lttd.view.cexpr import INTS, Buffer, Evaluation, Inexpressible, Value
 from lttd.view.columns import Rows
-from lttd.view.glyphs import per_distinct
+from lttd.view.glyphs import per_distinct, strings_of
 
 Column = npt.NDArray[Any]
 
@@ -87,7 +87,7 @@ def _as_hex(buffer: Buffer, lengths: Column, between: bytes) -> Column:
         (between.join(b"%02x" % byte for byte in piece[:count]))
         for piece, count in zip(buffer.pieces, counts, strict=True)
     ]
-    return _strings(told)
+    return strings_of(told)
 
 
 def _print_hex(evaluation: Evaluation, value: Node, length: Node) -> Column:
@@ -112,7 +112,7 @@ def _print_array(evaluation: Evaluation, value: Node, count: Node, size: Node) -
             for at in range(0, len(whole), width or 1)
         )
         told.append(b"{%b}" % b",".join(b"0x%x" % number for number in numbers))
-    return _strings(told)
+    return strings_of(told)
 
 
 def _name_of(node: Node) -> str:
@@ -148,10 +148,10 @@ def _get_bitmask(evaluation: Evaluation, node: Node) -> Column:
     """Linux kernel/trace/trace_seq.c, trace_seq_bitmask: hex words of 32 bits."""
     buffer = _get_dynamic_array(evaluation, node)
     order = "little" if buffer.byteorder == "<" else "big"
-    told = []
-    for piece in buffer.pieces:
+    size = evaluation.format.long_bytes
+
+    def told(piece: bytes) -> bytes:
         # The words are longs, the lowest first, each in the machine's order.
-        size = evaluation.format.long_bytes
         longs = [piece[at : at + size] for at in range(0, len(piece), size)]
         number = sum(
             int.from_bytes(word, order) << 8 * size * at  # type: ignore[arg-type,misc]
@@ -159,8 +159,9 @@ def _get_bitmask(evaluation: Evaluation, node: Node) -> Column:
         )
         digits = b"%0*x" % (2 * len(piece), number)
         groups = [digits[max(end - 8, 0) : end] for end in range(len(digits), 0, -8)]
-        told.append(b",".join(reversed(groups)))
-    return _strings(told)
+        return b",".join(reversed(groups))
+
+    return buffer.told(told)
 
 
 def _sizeof(evaluation: Evaluation, node: Node) -> Column:
@@ -178,10 +179,6 @@ def _sizeof(evaluation: Evaluation, node: Node) -> Column:
 
 def _expect(evaluation: Evaluation, value: Node, _expected: Node) -> Value:
     return evaluation.value(value)
-
-
-def _strings(told: list[bytes]) -> Column:
-    return np.array(told, np.bytes_) if told else np.empty(0, "S1")
 
 
 FUNCTIONS: Final[dict[str, Callable[..., Value]]] = {

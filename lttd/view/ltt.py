@@ -8,7 +8,6 @@ where and why, given once.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +19,11 @@ from lttd.abi.ltt_markers import Marker
 from lttd.ltt_segment import SegmentMarkers, channel_of
 from lttd.stored import StoredStream
 from lttd.view.columns import Batch
-from lttd.view.decode import Once, losses_of, pages_of, together, usable
+from lttd.view.decode import losses_of, pages_of, together, usable
 from lttd.view.formats import EventType, FormatFile
 from lttd.view.ltt_fields import MarkerRecords, format_of
 from lttd.view.merge import order_by_time
+from lttd.view.notes import Once
 from lttd.view.trace import Segment
 from lttd.view.window import FOREVER, Part, Piece, Source
 
@@ -89,7 +89,7 @@ class LttTypes:
     def _type(self, marker: Marker, layout: ltt.Layout, segment: str) -> EventType:
         key = (marker, layout.order, layout.minor)
         if key not in self._known:
-            file = FormatFile(marker.channel, marker.name, Path())
+            file = FormatFile(marker.channel, marker.name)
             kind = EventType(len(self.all), file, marker.id, segment)
             kind.format = format_of(marker, layout)
             kind.records_of = MarkerRecords(marker, layout, kind.format)

@@ -31,7 +31,6 @@ from lttd.view.window import Source
 
 I64 = npt.NDArray[np.int64]
 _SECOND_NS: Final = 1_000_000_000
-_NO_ARGUMENT: Final = Number(0, 32, True)
 
 
 class LttTexter(BlockTexter):

@@ -130,11 +130,20 @@ class ClockGroup:
             return False
         contexts = self._context_of.get(str(stream.segment.directory))
         if contexts is None or (stream.abi is None and self.kind in ABIS):
-            what = f"{self.kind} events cannot be decoded; skipped"
-            self._notes.append(f"{stream.paths.data}: {what}")
+            self._note_undecoded(stream, known=contexts is not None)
             return False
         self.sources.append(Source(stream, contexts.of(stream), self._notes))
         return True
+
+    def _note_undecoded(self, stream: StoredStream, *, known: bool) -> None:
+        if known:
+            what = f"{self.kind} events cannot be decoded as the manifest describes them; skipped"
+            note = f"{stream.paths.data}: {what}"
+        else:
+            what = f"{self.kind} events cannot be decoded, nobody says what they are; skipped."
+            note = f"{stream.segment.directory}: {what} lttv info counts the bytes, by stream"
+        if note not in self._notes:
+            self._notes.append(note)
 
     @property
     def first_realtime_ns(self) -> int:

@@ -12,7 +12,8 @@ from lttd.errors import UsageError
 from lttd.files import Disk
 from lttd.subbuffer import Unit
 from lttd.view.filters import Filter
-from lttd.view.info import seconds, utc
+from lttd.view.info import made_on, seconds, utc
+from lttd.view.notes import Notes
 from lttd.view.output import new_output
 from lttd.view.picture import Head, svg
 from lttd.view.rates import Rates, rates_of
@@ -21,6 +22,8 @@ from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Span, Trace
 
 PNG_ZOOM: Final = 2
+# So that it does not meet what was lost, on the right of the same line.
+ONLY_CHARS: Final = 48
 
 
 def plot(trace: Trace, window: Window, chosen: Filter, out: Path) -> list[str]:
@@ -39,13 +42,12 @@ def plot(trace: Trace, window: Window, chosen: Filter, out: Path) -> list[str]:
     notes: list[str] = []
     with new_output(out, Disk()) as made:
         rates = rates_of(trace, window, chosen, notes)
-        made.write_bytes(write(head_of(trace, rates), rates))
-    return list(dict.fromkeys(notes))
+        made.write_bytes(write(head_of(trace, rates, chosen), rates))
+    return Notes(notes).told()
 
 
-def head_of(trace: Trace, rates: Rates) -> Head:
-    """Say what a picture is of."""
-    machine = trace.segments[-1].manifest.machine
+def head_of(trace: Trace, rates: Rates, chosen: Filter) -> Head:
+    """Say what a picture is of, and what it leaves out."""
     clock = trace.segments[-1].manifest.clock
     told = [f"{rates.events:,} events"]
     if rates.types:
@@ -55,9 +57,13 @@ def head_of(trace: Trace, rates: Rates) -> Head:
     if rates.events:
         told.append(f"{short(rates.events * 1e9 / length_ns)} events/s on average")
     told.append(f"slices of {duration(rates.slice_ns)}")
+    if chosen:
+        only = f"only {chosen}"
+        told.append(only if len(only) <= ONLY_CHARS else f"{only[: ONLY_CHARS - 1]}…")
     name = trace.path.resolve().name
-    where = f"{machine.get('host') or '?'}, Linux {machine.get('kernel', '?')}"
-    return Head(f"{name}: {where}", _when(rates.span, clock), " · ".join(told), _lost(rates))
+    done, where = made_on(trace.segments[-1].manifest)
+    title = f"{name}: {where}" if done == "recorded on" else f"{name}: {done} {where}"
+    return Head(title, _when(rates.span, clock), " · ".join(told), _lost(rates))
 
 
 def _when(span: Span, clock: str) -> str:

@@ -26,6 +26,7 @@ from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Span, Trace
+from lttd.view.unmatched import unmatched
 from lttd.view.window import FOREVER, PIECE_BYTES, Source, extent
 
 MOST_SLICES: Final = 480
@@ -145,11 +146,13 @@ def rates_of(trace: Trace, window: Window, chosen: Filter, notes: list[str]) -> 
         UsageError: times of different clocks, and nobody noted how they go.
     """
     found = EventWindow([trace], window, chosen, PIECE_BYTES)
-    groups = [group for group in found.clocks() if group.sources]
+    every = found.clocks()
+    groups = [group for group in every if group.sources]
     axis = _Axis(trace, groups)
     held = [(group, span) for group in groups if (span := _held(group, group.sources))]
     if not held:
-        raise NotATraceError(nothing_within(trace))
+        why = [*found.notes, *(f"{trace.path}: {line}" for line in unmatched(every, chosen))]
+        raise NotATraceError(why[0] if why else nothing_within(trace))
     rates = _empty(
         _span(held),
         min(axis.at(group, begin) for group, (begin, _) in held),
@@ -164,7 +167,7 @@ def rates_of(trace: Trace, window: Window, chosen: Filter, notes: list[str]) -> 
             batch = group.batch(piece)
             notes += batch.notes
             _count(rates, batch, edges)
-    notes += found.notes
+    notes += [*found.notes, *unmatched(every, chosen)]
     for factor in _coarser(rates):
         rates = rates.merged(factor)
     return rates

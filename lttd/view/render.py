@@ -7,7 +7,6 @@ expressed is shown as ``name=value`` throughout, never silently as nothing.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +18,7 @@ from lttd.view.cexpr import Buffer, Evaluation, Inexpressible, Value, folded
 from lttd.view.columns import Batch, Rows
 from lttd.view.conversions import Context, Symbols, converted
 from lttd.view.formats import EventType, FormatFile
-from lttd.view.glyphs import Column, Strip, decimal, hexadecimal, words_of
+from lttd.view.glyphs import Strip, decimal, hexadecimal, strings_of, words_of
 from lttd.view.kernel_functions import FUNCTIONS, evaluate
 
 __all__ = ["Renderer", "why_inexpressible"]
@@ -62,7 +61,7 @@ class Renderer:
     def strip(self, rows: Rows) -> Strip:
         """Return the text of each row, one strip."""
         if self._format is None:
-            return [b"bytes=", words_of(_strings([raw.hex().encode() for raw in rows.raw()]))]
+            return [b"bytes=", words_of(strings_of([raw.hex().encode() for raw in rows.raw()]))]
         if self._parsed is not None:
             try:
                 return self._printed(rows)
@@ -96,7 +95,7 @@ class Renderer:
             ]
             strip = self._at_width(conversion, _row_of(value, number), 1, mine)
             told.append(_plain(strip))
-        return [words_of(_strings(told))]
+        return [words_of(strings_of(told))]
 
     def _at_width(
         self, conversion: Conversion, value: Value, count: int, widths: Sequence[Any]
@@ -185,20 +184,16 @@ def _value_of(field: Field, rows: Rows) -> Strip:
         return [words_of(value)]
     if field.kind is Kind.ARRAY:
         told = [",".join(str(one) for one in row).encode() for row in value.tolist()]
-        return [b"{", words_of(_strings(told)), b"}"]
+        return [b"{", words_of(strings_of(told)), b"}"]
     text = field.kind is Kind.STRING or (field.kind is Kind.TAIL and "char" in field.type)
     pieces = [piece.rstrip(b"\n") if text else piece.hex().encode() for piece in value.tolist()]
-    return [words_of(_strings(pieces))]
-
-
-def _strings(told: list[bytes]) -> Column:
-    return np.array(told, np.bytes_) if told else np.empty(0, "S1")
+    return [words_of(strings_of(pieces))]
 
 
 def _made_up(format_: Format) -> Rows:
     """Return one event of zeros, to try a print fmt on."""
     data = memoryview(bytes(format_.fixed_bytes + 8))
-    kind = EventType(0, FormatFile(format_.system, format_.name, Path()), format_.id, "")
+    kind = EventType(0, FormatFile(format_.system, format_.name), format_.id, "")
     kind.format = format_
     zero: npt.NDArray[Any] = np.zeros(1, np.int64)
     batch = Batch(

@@ -35,7 +35,7 @@ def share_text(path: Path) -> str:
     """
     whys = {f"{one.system}:{one.name}": why_inexpressible(one) for one in formats_of(path)}
     if not whys:
-        raise NotATraceError(f"{path}: no event formats")
+        raise NotATraceError(f"{path}: no event formats, which only ftrace has")
     lines = [f"{name}: {why}" for name, why in sorted(whys.items()) if why is not None]
     held = Counter(why is None for why in whys.values())
     share = held[True] / len(whys)

@@ -23,6 +23,7 @@ from lttd.view.progress import Progress
 from lttd.view.text import Texter
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Trace
+from lttd.view.unmatched import unmatched
 from lttd.view.window import FOREVER, PIECE_BYTES, Piece
 
 # Below this a second process costs more than it saves: some 0.2 s of work.
@@ -170,10 +171,13 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
         if trace.removed:
             found.notes.append(f"{trace.path}: {_numbered(trace.removed)} not there")
     out = _Out(found.notes, show.most)
-    for group in found.clocks():
+    groups = found.clocks()
+    for group in groups:
         status = _show_group(group, show, out)
         if status or out.full:
             return status
+    out.notes += unmatched(groups, show.filter, show.fields)
+    out.write([])
     return 0
 
 

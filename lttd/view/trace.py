@@ -14,7 +14,7 @@ from pathlib import Path
 from lttd.clock import Conversion
 from lttd.errors import NotATraceError, TraceDamagedError
 from lttd.recover import holds_nothing
-from lttd.stats import StreamSummary
+from lttd.stats import StreamSummary, counted
 from lttd.stored import StoredStream
 from lttd.tracedir import Manifest, SegmentPaths, segments
 
@@ -86,6 +86,9 @@ class Trace:
         self.segments = [Segment(each) for each in found if each.number not in self._empty]
         if not self.segments:
             raise NotATraceError(f"{path}: recording ended before anything was recorded")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path}, {counted(len(self.segments), 'segment')}>"
 
     @cached_property
     def removed(self) -> list[int]:

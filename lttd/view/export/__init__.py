@@ -7,21 +7,31 @@ trace.
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
+    from lttd.errors import UsageError
     from lttd.view.times import Window
     from lttd.view.trace import Trace
 
-FORMATS: Final[dict[str, str]] = {
-    "trace.dat": "lttd.view.export.tracedat",
-    "ctf": "lttd.view.export.ctf",
-    "parquet": "lttd.view.export.parquet",
-    "perfetto": "lttd.view.export.perfetto",
-    "blktrace": "lttd.view.export.blktrace",
-    "ltt": "lttd.view.export.ltt",
+
+class Target(NamedTuple):
+    """What makes a format, and of what."""
+
+    module: str
+    takes: str | None
+    """The ABI of the sub-buffers that fit; None: all that can be decoded."""
+
+
+FORMATS: Final[dict[str, Target]] = {
+    "trace.dat": Target("lttd.view.export.tracedat", "ftrace"),
+    "ctf": Target("lttd.view.export.ctf", "ftrace"),
+    "parquet": Target("lttd.view.export.parquet", None),
+    "perfetto": Target("lttd.view.export.perfetto", "ftrace"),
+    "blktrace": Target("lttd.view.export.blktrace", "blktrace"),
+    "ltt": Target("lttd.view.export.ltt", "ltt"),
 }
-"""What ``--to`` takes, and the module that does it."""
+"""What ``--to`` takes, and what does it."""
 
 
 class Exporter(Protocol):
@@ -59,12 +69,35 @@ def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[s
     from lttd.view.output import new_output  # noqa: PLC0415
 
     try:
-        exporter = cast("Exporter", import_module(FORMATS[to]))
+        exporter = cast("Exporter", import_module(FORMATS[to].module))
     except ImportError as error:
         raise UsageError(f"{to} needs {error.name}: pip install 'lttd[{to}]'") from None
+    kinds = {stream.info.abi for segment in trace.segments for stream in segment.streams}
+    if not kinds & _taken(to):
+        raise does_not_fit(str(trace.path), kinds, to)
     if "://" in str(out):
         if not hasattr(exporter, "export_url"):
             raise UsageError(f"{out}: {to} is written to a path, not to a URL")
         return cast("UrlExporter", exporter).export_url(trace, window, str(out))
     with new_output(Path(out), Disk()) as made:
         return exporter.export(trace, window, made)
+
+
+def _taken(to: str) -> set[str]:
+    """Return the ABIs whose sub-buffers a format can be made of."""
+    from lttd.view.families import FAMILIES  # noqa: PLC0415
+
+    takes = FORMATS[to].takes
+    return {takes} if takes else set(FAMILIES)
+
+
+def does_not_fit(where: str, kinds: set[str], to: str) -> "UsageError":
+    """Return the error that says what *where* holds, what the format takes, and what fits."""
+    from lttd.errors import UsageError  # noqa: PLC0415
+
+    held = " and ".join(sorted(kinds)) or "nothing"
+    taken = ", ".join(sorted(_taken(to)))
+    fit = ", ".join(name for name in FORMATS if kinds <= _taken(name)) or "none"
+    return UsageError(
+        f"{where}: holds {held}, and --to {to} takes only {taken}; what fits is {fit}"
+    )

@@ -21,6 +21,8 @@ from lttd.abi.blktrace import Layout, layout_of, records_at, walk
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
 from lttd.view.blktrace_names import NOTES_FILE, noted_records
+from lttd.view.export import does_not_fit
+from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
 from lttd.view.part import Part, parts_within
 from lttd.view.times import Window
@@ -53,8 +55,7 @@ def _refuse_others(trace: Trace, used: list[Segment]) -> None:
     for segment in used:
         others = {stream.info.abi for stream in segment.streams} - {"blktrace"}
         if others:
-            name = segment.paths.directory.name
-            raise UsageError(f"{name}: {', '.join(sorted(others))} is no block trace")
+            raise does_not_fit(segment.paths.directory.name, others, "blktrace")
     boots = {segment.manifest.machine.get("boot_id") for segment in used}
     if len(boots) > 1:
         raise UsageError(
@@ -73,7 +74,7 @@ class _Writing:
         self._noted: set[bytes] = set()
         self._records = 0
         self._losses = 0
-        self._notes: list[str] = []
+        self._notes = Notes()
 
     def add(self, segment: Segment, parts: list[Part], window: Window) -> None:
         """Write what one segment has."""
@@ -102,10 +103,12 @@ class _Writing:
             behind = int(some["offset_bytes"][-1]) + (int(some["packet_bits"][-1]) >> 3)
             layout = layout_of(data, start) or Layout(_READABLE_VERSION, "<")
             if layout.version != _READABLE_VERSION:
-                self._tell(f"{path}: records of version {layout.version}, which blkparse 1 refuses")
+                self._notes.add(
+                    f"{path}: records of version {layout.version}, which blkparse 1 refuses"
+                )
             walked = walk(data, start, min(behind, len(data)), layout)
             for damage in walked.damage:
-                self._tell(f"{path}: byte {damage.offset_bytes}: {damage.reason}; left out")
+                self._notes.add(f"{path}: byte {damage.offset_bytes}: {damage.reason}; left out")
             times = records_at(data, walked.offset_bytes, layout)["time"].astype(np.uint64)
             times = np.maximum.accumulate(np.maximum(times, np.uint64(int(some["begin"][0]))))
             kept = np.flatnonzero((times >= np.uint64(begin)) & (times <= np.uint64(end)))
@@ -124,10 +127,6 @@ class _Writing:
     def _open(self, name: str, cpu: int) -> File:
         return self._disk.open(self._out / f"{name.replace('/', '_')}.blktrace.{cpu}")
 
-    def _tell(self, note: str) -> None:
-        if note not in self._notes:
-            self._notes.append(note)
-
     def close(self) -> None:
         """Make files for the CPUs between, and close all."""
         for name, last in sorted({(name, cpu) for name, cpu in self._files}):
@@ -139,4 +138,4 @@ class _Writing:
     def told(self) -> list[str]:
         """Return what is to be told, line by line."""
         lost = f", {self._losses} losses, of which they cannot tell" if self._losses else ""
-        return [*self._notes, f"{self._records} records in {len(self._files)} files{lost}"]
+        return [*self._notes.told(), f"{self._records} records in {len(self._files)} files{lost}"]

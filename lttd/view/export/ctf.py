@@ -19,9 +19,10 @@ import numpy as np
 from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout
 from lttd.abi.table import FtraceAbi
-from lttd.errors import NotATraceError, UsageError
+from lttd.errors import NotATraceError
 from lttd.files import Disk, File
 from lttd.index import PAST_ALL
+from lttd.view.export import does_not_fit
 from lttd.view.export.ctf_events import COMMON_BYTES, I64, U8, Encoder, Events, Types
 from lttd.view.export.ctf_metadata import metadata
 from lttd.view.export.pages import Tally
@@ -63,7 +64,8 @@ def _export_segment(
 ) -> None:
     layouts = {part.stream.abi.layout for part in parts if isinstance(part.stream.abi, FtraceAbi)}
     if len(layouts) != 1 or any(part.stream.abi is None for part in parts):
-        raise UsageError(f"{segment.paths.directory.name}: only ftrace can be made CTF")
+        kinds = {part.stream.info.abi for part in parts}
+        raise does_not_fit(segment.paths.directory.name, kinds, "ctf")
     layout = layouts.pop()
     formats = Formats(
         segment.paths.directory / "tracefs", layout.byteorder, long_bytes=layout.long_bytes
@@ -77,7 +79,7 @@ def _export_segment(
             stream.write(file, window.bounds(segment))
         finally:
             file.close()
-    tally.notes += formats.notes
+    tally.notes.add(*formats.notes)
     manifest = segment.manifest
     snapshots = manifest.clock_snapshots
     environment = {
@@ -150,7 +152,7 @@ class _Stream:
 
     def _damaged(self, at: int, reason: str) -> None:
         self._tally.losses_unknown += 1
-        self._tally.notes.append(f"{self._part.stream.paths.data}: byte {at}: {reason}")
+        self._tally.notes.add(f"{self._part.stream.paths.data}: byte {at}: {reason}")
 
     def _put(self, file: File, events: Events, rows: I64) -> None:
         """Write packets of *events*; a new one begins behind each loss."""

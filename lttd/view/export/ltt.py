@@ -19,6 +19,8 @@ from lttd.errors import NotATraceError, TraceDamagedError, UsageError
 from lttd.files import Disk, File
 from lttd.stored import StoredStream
 from lttd.subbuffer import Reason
+from lttd.view.export import does_not_fit
+from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
 from lttd.view.part import Part, parts_within
 from lttd.view.times import Window
@@ -58,7 +60,7 @@ class _Tally:
     bytes: int = 0
     untold: int = 0
     """Losses that the sub-buffers' own counters do not tell, and the format has no place for."""
-    notes: list[str] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
 
     def lost(self, part: Part) -> None:
         self.untold += sum(gap.reason not in _TOLD_BY_TRACER for gap in part.gaps)
@@ -66,7 +68,7 @@ class _Tally:
     def told(self, files: int) -> list[str]:
         held = f"{self.subbuffers} sub-buffers, {self.bytes} bytes, in {files} files"
         lost = f"; {self.untold} losses cannot be told in this format" if self.untold else ""
-        return [*self.notes, held + lost]
+        return [*self.notes.told(), held + lost]
 
 
 def _refuse_what_does_not_fit(trace: Trace, segments: list[Segment]) -> None:
@@ -75,7 +77,7 @@ def _refuse_what_does_not_fit(trace: Trace, segments: list[Segment]) -> None:
         name = segment.paths.directory.name
         for stream in segment.streams:
             if stream.info.abi != "ltt":
-                raise UsageError(f"{name}: {stream.info.abi} sub-buffers are none of LTTng 0.x's")
+                raise does_not_fit(name, {stream.info.abi}, "ltt")
             start = _start_of(stream)
             if start is not None:
                 starts.setdefault(start, name)
@@ -125,7 +127,7 @@ def _write_some(file: File, at: int, part: Part, which: slice, tally: _Tally) ->
     found = stream.headers(part.entries[which])
     for offset in found.offset_bytes[found.stored_bytes == 0].tolist():
         what = "no sub-buffer here; left out"
-        tally.notes.append(f"{stream.paths.data}: byte {offset}: {what}")
+        tally.notes.add(f"{stream.paths.data}: byte {offset}: {what}")
     sound = found.some(np.flatnonzero(found.stored_bytes))
     offsets, used = sound.offset_bytes, sound.stored_bytes
     unit = info.page_bytes or info.subbuffer_bytes

@@ -21,6 +21,7 @@ import numpy as np
 from lttd.abi.ftrace import MISSED_EVENTS, MISSED_STORED, PageLayout
 from lttd.abi.table import FtraceAbi, Headers
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
+from lttd.view.notes import Notes
 from lttd.view.part import Part
 
 # Sub-buffers that are decoded, and pages that are written, in one go.
@@ -49,8 +50,7 @@ class Tally:
     pages: int = 0
     events_lost: int = 0
     losses_unknown: int = 0
-    notes: list[str] = field(default_factory=list)
-    """What could not be shown, a line each."""
+    notes: Notes = field(default_factory=Notes)
 
     def lost(self, gap: Gap) -> int | None:
         """Count one gap; return how many events it is, None where nobody knows."""
@@ -66,7 +66,7 @@ class Tally:
         if self.losses_unknown:
             lost += f" and {self.losses_unknown} times some"
         held = f"{self.events} events of {self.subbuffers} sub-buffers"
-        return [*self.notes, f"{held} in {self.pages} {pages}, {lost}"]
+        return [*self.notes.told(), f"{held} in {self.pages} {pages}, {lost}"]
 
 
 @dataclass(slots=True)
@@ -141,7 +141,7 @@ class PageMaker:
         damaged = {damage.row for damage in decoded.damage}
         for damage in decoded.damage:
             behind[damage.row] = damage.offset_bytes
-            self._tally.notes.append(f"{path}: byte {damage.offset_bytes}: {damage.reason}")
+            self._tally.notes.add(f"{path}: byte {damage.offset_bytes}: {damage.reason}")
         self._tally.subbuffers += len(found.begin)
         assert decoded.events is not None
         self._tally.events += int(decoded.events.sum())
@@ -172,7 +172,7 @@ class PageMaker:
         self._damaged()
         at = int(part.entries["offset_bytes"][row])
         name = part.stream.paths.data
-        self._tally.notes.append(f"{name}: byte {at}: no sub-buffer here; left out")
+        self._tally.notes.add(f"{name}: byte {at}: no sub-buffer here; left out")
 
     def _put(self, begin: int, end: int, content: memoryview) -> None:
         """Let *content*, whose base time is *begin*, go on the open page, or open one for it."""

@@ -27,6 +27,7 @@ from lttd.view.columns import Rows
 from lttd.view.export.arrow import field_array
 from lttd.view.filters import Filter
 from lttd.view.losses import Loss
+from lttd.view.notes import Notes
 from lttd.view.opened import ClockGroup
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
@@ -82,6 +83,7 @@ def export_url(trace: Trace, window: Window, url: str) -> list[str]:
 
 def _export(trace: Trace, window: Window, create: Open) -> list[str]:
     notes: list[str] = []
+    told = Notes()
     events = files = losses = 0
     for segment in trace.segments:
         sink = _Sink(segment, create)
@@ -91,7 +93,7 @@ def _export(trace: Trace, window: Window, create: Open) -> list[str]:
                 group = ClockGroup(kind, [segment], window, chosen, notes, PIECE_BYTES)
                 for piece in pieces_of(group):
                     batch = group.batch(piece)
-                    notes += batch.notes
+                    told.add(*batch.notes)
                     for rows in batch.by_type():
                         sink.add(rows)
                     sink.lose(batch.losses)
@@ -103,7 +105,8 @@ def _export(trace: Trace, window: Window, create: Open) -> list[str]:
         losses += sink.losses
     if not events and not losses:
         raise NotATraceError(nothing_within(trace))
-    return [*notes, f"{events} events and {losses} losses in {files} files"]
+    told.add(*notes)
+    return [*told.told(), f"{events} events and {losses} losses in {files} files"]
 
 
 class _Sink:

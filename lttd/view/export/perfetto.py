@@ -26,6 +26,7 @@ from lttd.view.filters import Filter
 from lttd.view.glyphs import Strip
 from lttd.view.losses import Loss
 from lttd.view.names import Names
+from lttd.view.notes import Notes
 from lttd.view.opened import EventWindow
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
@@ -76,16 +77,14 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
     found = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES)
     every = found.clocks()
     groups = [each for each in every if each.kind == "ftrace"]
-    if not groups:
-        kinds = " and ".join(sorted({each.kind for each in every})) or "nothing"
-        raise UsageError(f"{trace.path}: holds {kinds}; only ftrace fits into Perfetto's text")
+    others = sorted({each.kind for each in every} - {"ftrace"})
     clocks = sorted({segment.manifest.clock for group in groups for segment in group.segments})
     if len(groups) > 1 or COUNTING_CLOCKS & set(clocks):
         raise UsageError(
             f"{trace.path}: Perfetto's text has one clock, in seconds, and this trace {clocks} of"
             f" {len(groups)} recordings: export one segment, recorded with --clock mono"
         )
-    notes: list[str] = []
+    notes = Notes(f"{kind} does not fit into Perfetto's text: left out" for kind in others)
     events = losses = 0
     with out.open("wb") as file:
         file.write(HEADER)
@@ -95,7 +94,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
             texter = SystraceTexter(names, Symbols(tracefs[-1] / "kallsyms"), nanoseconds=True)
             for piece in pieces_of(group):
                 batch = group.batch(piece)
-                notes += batch.notes
+                notes.add(*batch.notes)
                 events += len(batch)
                 losses += len(batch.losses)
                 file.writelines(texter.lines(batch))
@@ -104,4 +103,4 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
     told = [f"{events} events"]
     if losses:
         told.append(f"{losses} losses, which Perfetto does not show, are comments in the text")
-    return [*notes, *told]
+    return [*notes.told(), *told]

@@ -24,6 +24,7 @@ from lttd.abi.ftrace import PageLayout
 from lttd.abi.table import FtraceAbi
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
+from lttd.view.export import does_not_fit
 from lttd.view.export.pages import PageMaker, Tally
 from lttd.view.output import nothing_within
 from lttd.view.part import Part, parts_within
@@ -91,8 +92,7 @@ def _common_layout(trace: Trace, used: list[Segment]) -> PageLayout:
     for segment in used:
         for stream in segment.streams:
             if not isinstance(stream.abi, FtraceAbi):
-                name = segment.paths.directory.name
-                raise UsageError(f"{name}: {stream.info.abi} does not fit into trace.dat")
+                raise does_not_fit(segment.paths.directory.name, {stream.info.abi}, "trace.dat")
             machine = segment.manifest.machine.get("boot_id")
             layout = stream.abi.layout
             kinds.setdefault((layout, segment.manifest.clock, machine), layout)

@@ -1,0 +1,102 @@
+"""What was asked for that no event of a trace can be: a misspelt name, a time outside.
+
+Rule: an answer that is empty for such a reason says so; one that is merely empty says nothing.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from lttd.view.filters import COMMON, Filter, matches
+from lttd.view.formats import FormatFile, Formats
+from lttd.view.info import seconds
+from lttd.view.opened import ClockGroup
+from lttd.view.window import extent
+
+_MOST_NEAR: Final = 3
+_ALIKE: Final = 0.75
+
+
+def unmatched(
+    groups: Sequence[ClockGroup], chosen: Filter, fields: Sequence[str] | None = None
+) -> list[str]:
+    """Return a line for each thing asked for that is not there.
+
+    Names are looked for in saved formats, thus where all that was decoded is ftrace.
+    """
+    sources = [source for group in groups for source in group.sources]
+    if not sources:
+        return list(_cpus(groups, chosen))
+    if told := _outside(groups):
+        return [told]
+    if any(group.kind != "ftrace" for group in groups):
+        return []
+    formats = list(dict.fromkeys(source.context.formats for source in sources))
+    return [*_events(formats, chosen), *_fields(formats, chosen, fields or ())]
+
+
+def _cpus(groups: Sequence[ClockGroup], chosen: Filter) -> Iterator[str]:
+    there = sorted(
+        {s.info.id.cpu for group in groups for segment in group.segments for s in segment.streams}
+    )
+    if there and not any(chosen.wants_cpu(cpu) for cpu in there):
+        yield f"--cpu: the trace has none of these, but {', '.join(map(str, there))}"
+
+
+def _outside(groups: Sequence[ClockGroup]) -> str | None:
+    """Say that the window holds nothing, and what there is."""
+    held = [(group, found) for group in groups if (found := extent(group.sources))]
+    if not held or any(b <= group.end and e >= group.begin for group, (b, e) in held):
+        return None
+    there = " and ".join(f"{seconds(begin)} to {seconds(end)}" for _, (begin, end) in held)
+    return f"nothing was recorded within these times; there is {there}"
+
+
+def _files(formats: Sequence[Formats]) -> dict[tuple[str, str], tuple[Formats, int]]:
+    """Return where each type's format is."""
+    found: dict[tuple[str, str], tuple[Formats, int]] = {}
+    for one in formats:
+        for number, file in one.files.items():
+            found.setdefault(_key(file), (one, number))
+    return found
+
+
+def _key(file: FormatFile) -> tuple[str, str]:
+    return file.system, file.name
+
+
+def _events(formats: Sequence[Formats], chosen: Filter) -> Iterator[str]:
+    known = _files(formats)
+    for glob in chosen.globs or ():
+        if known and not any(matches(*key, glob) for key in known):
+            names = [name for _, name in known] + [f"{system}:{name}" for system, name in known]
+            yield f"--event {glob}: no event is named so{_near(glob, names)}"
+
+
+def _fields(formats: Sequence[Formats], chosen: Filter, fields: Sequence[str]) -> Iterator[str]:
+    named = chosen.where.names if chosen.where else ()
+    sought = {name: "--where" for name in named if not _is_common(name)}
+    sought |= dict.fromkeys(fields, "--fields")
+    if not sought:
+        return
+    there: set[str] = set()
+    for key, (one, number) in _files(formats).items():
+        if not chosen.globs or any(matches(*key, glob) for glob in chosen.globs):
+            found = one.get(number)
+            there.update(field.name for field in found.own) if found else None
+            if sought.keys() <= there:
+                return
+    for name, option in sought.items():
+        if there and name not in there:
+            quoted = f"; a string is quoted: '{name}'" if option == "--where" else ""
+            near = _near(name, sorted(there))
+            yield f"{option}: no such event has a field {name}{near}{quoted}"
+
+
+def _is_common(name: str) -> bool:
+    return name in COMMON or name.startswith("common_")
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=_MOST_NEAR, cutoff=_ALIKE)
+    return f"; near: {', '.join(near)}" if near else ""
