@@ -367,3 +367,21 @@ def test_a_stream_that_the_manifest_does_not_know_is_found(tmp_path: Path) -> No
 def test_every_error_of_the_package_has_an_exit_status() -> None:
     assert LttdError.exit_status == 1
     assert NotATraceError.exit_status == 2
+
+
+def test_a_segment_whose_manifest_is_damaged_is_left_out_and_the_others_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (1, 2, 3):
+        made = Made(tmp_path / "t", number=number)
+        made.append([subbuffer(number)])
+        made.finish()
+    manifest = sorted((tmp_path / "t").glob("*/trace.json"))[1]
+    manifest.write_bytes(b"{")
+    for command in (["info"], ["text"], ["cut", "-o", str(tmp_path / "cut")]):
+        assert run(*command, str(tmp_path / "t")) == 0
+        told = capsys.readouterr()
+        assert told.err.count(str(manifest)) == 1
+        assert "its segment is left out" in told.err
+        assert "not there" not in told.err
+    assert len(Trace(tmp_path / "cut").segments) == 2

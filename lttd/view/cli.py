@@ -15,6 +15,7 @@ from lttd.errors import LttdError
 
 if TYPE_CHECKING:
     from lttd.view.show import Show
+    from lttd.view.trace import Trace
 
 INTERRUPTED = 128 + 2
 PIPE_CLOSED = 128 + 13
@@ -223,11 +224,20 @@ _COMMANDS = (
 # numpy and what needs it are loaded by the command that runs, not by --help.
 
 
-def _info(options: argparse.Namespace) -> int:
-    from lttd.view.info import dump, info_json, info_text  # noqa: PLC0415
+def _opened(path: Path) -> "Trace":
+    """Open a trace, and say which of its segments cannot be read."""
     from lttd.view.trace import Trace  # noqa: PLC0415
 
-    trace = Trace(options.trace)
+    trace = Trace(path)
+    for error in trace.unreadable:
+        print(f"lttv: {error}; its segment is left out", file=sys.stderr)
+    return trace
+
+
+def _info(options: argparse.Namespace) -> int:
+    from lttd.view.info import dump, info_json, info_text  # noqa: PLC0415
+
+    trace = _opened(options.trace)
     print(dump(info_json(trace)) if options.json else info_text(trace))
     return 0
 
@@ -236,9 +246,8 @@ def _text(options: argparse.Namespace) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here needs its threads
     from lttd.view.show import show_text  # noqa: PLC0415
     from lttd.view.times import window_of  # noqa: PLC0415
-    from lttd.view.trace import Trace  # noqa: PLC0415
 
-    traces = [Trace(path) for path in (options.trace, *options.more)]
+    traces = [_opened(path) for path in (options.trace, *options.more)]
     window = window_of(traces[0], options.begin, options.end)
     return show_text(traces, window, _show_of(options))
 
@@ -294,9 +303,8 @@ def _cut(options: argparse.Namespace) -> int:
     from lttd.view.cut import cut  # noqa: PLC0415
     from lttd.view.info import info_text  # noqa: PLC0415
     from lttd.view.times import window_of  # noqa: PLC0415
-    from lttd.view.trace import Trace  # noqa: PLC0415
 
-    trace = Trace(options.trace)
+    trace = _opened(options.trace)
     window = window_of(trace, options.begin, options.end)
     print(info_text(cut(trace, window, options.output)))
     return 0
@@ -305,9 +313,8 @@ def _cut(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from lttd.view.export import export  # noqa: PLC0415
     from lttd.view.times import window_of  # noqa: PLC0415
-    from lttd.view.trace import Trace  # noqa: PLC0415
 
-    trace = Trace(options.trace)
+    trace = _opened(options.trace)
     window = window_of(trace, options.begin, options.end)
     for line in export(trace, window, options.to, options.output):
         print(f"lttv: {line}", file=sys.stderr)
@@ -318,9 +325,8 @@ def _plot(options: argparse.Namespace) -> int:
     from lttd.view.filters import Filter  # noqa: PLC0415
     from lttd.view.plot import plot  # noqa: PLC0415
     from lttd.view.times import window_of  # noqa: PLC0415
-    from lttd.view.trace import Trace  # noqa: PLC0415
 
-    trace = Trace(options.trace)
+    trace = _opened(options.trace)
     window = window_of(trace, options.begin, options.end)
     chosen = Filter(options.cpu, options.event, options.where)
     for line in plot(trace, window, chosen, options.output):

@@ -78,24 +78,38 @@ class Trace:
 
         Raises:
             NotATraceError: *path* holds no trace.
-            TraceDamagedError: a manifest cannot be read.
+            TraceDamagedError: no manifest can be read.
         """
         self.path = Path(path)
         found = segments(self.path)
-        self._empty = {each.number for each in found if holds_nothing(each)}
-        self.segments = [Segment(each) for each in found if each.number not in self._empty]
+        self._left_out = {each.number for each in found if holds_nothing(each)}
+        self.segments: list[Segment] = []
+        self.unreadable: list[TraceDamagedError] = []
+        """Why some of its segments are not among the others."""
+        for each in found:
+            if each.number not in self._left_out:
+                self._open(each)
+        if not self.segments and self.unreadable:
+            raise self.unreadable[0]
         if not self.segments:
             raise NotATraceError(f"{path}: recording ended before anything was recorded")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}, {counted(len(self.segments), 'segment')}>"
 
+    def _open(self, paths: SegmentPaths) -> None:
+        try:
+            self.segments.append(Segment(paths))
+        except TraceDamagedError as error:
+            self.unreadable.append(error)
+            self._left_out.add(paths.number)
+
     @cached_property
     def removed(self) -> list[int]:
         """Numbers of segments between others that are not there; a cut leaves out what it likes."""
         if any("cut" in segment.manifest.source for segment in self.segments):
             return []
-        there = {segment.paths.number for segment in self.segments} | self._empty
+        there = {segment.paths.number for segment in self.segments} | self._left_out
         return [number for number in range(min(there), max(there)) if number not in there]
 
     @property
