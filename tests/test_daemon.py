@@ -321,13 +321,15 @@ def test_a_signal_before_recording_leaves_nothing(lttd: Launcher, tmp_path: Path
 def test_a_second_signal_abandons_ring_and_backlog_and_counts_them(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
-    options = ["--events", "raw_syscalls:*", "--buffer-size", "64M", "--summary", "json"]
+    options = ["--events", "raw_syscalls:*", "--buffer-size", "128M", "--summary", "json"]
+    # Until the second signal is heard, a few turns are taken: no more than there is room for.
+    options += ["--backlog", "8M"]
     with loaded(syscall_load, (0, 1)):
         run = lttd.start("-t", tmp_path / TRACE, *options).recording()
         # Stopped, it falls behind: there is much to drain when both signals come, at once, since
         # nobody can tell how long a drain lasts.
         run.signal(signal.SIGSTOP)
-        until(lambda: run.stats()[0]["bytes"] > 32 << 20, "the ring has filled")
+        until(lambda: run.stats()[0]["bytes"] > 96 << 20, "the ring has filled")
         run.signal(signal.SIGINT).signal(signal.SIGTERM).signal(signal.SIGCONT)
         assert run.wait() == 0
     assert "a second signal" in run.stderr
