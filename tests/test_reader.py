@@ -42,6 +42,18 @@ def small_batches(stream: StreamInfo, number: int) -> list[Batch]:
     return [batch_of(stream, [page(i, event(b"abcd"))], first=i) for i in range(1, number + 1)]
 
 
+class Noting(FakeStream):
+    """Notes in *order* whose turn it is."""
+
+    def __init__(self, stream: StreamInfo, script: list[Batch], order: list[int]) -> None:
+        super().__init__(stream, script)
+        self.order = order
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        self.order.append(self.info.id.cpu)
+        return super().take(flush)
+
+
 def test_every_state_has_a_row_and_leads_to_the_end() -> None:
     assert TRANSITIONS.keys() == set(State)
     for state, row in TRANSITIONS.items():
@@ -57,13 +69,8 @@ async def test_all_streams_get_a_turn_before_one_gets_its_second(
     segment = segment_of(recorder, tmp_path / "t", *infos)
     order: list[int] = []
 
-    class Noting(FakeStream):
-        def take(self, flush: bool) -> Batch | Nothing:
-            order.append(self.info.id.cpu)
-            return super().take(flush)
-
     reader = Reader(recorder, flush_interval_s=1.0)
-    streams = [Noting(each, small_batches(each, TURN_BATCHES * 2)) for each in infos]
+    streams = [Noting(each, small_batches(each, TURN_BATCHES * 2), order) for each in infos]
     reader.add([(s, segment.lanes[s.info.id]) for s in streams])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reader.run)
@@ -225,12 +232,7 @@ async def test_urgent_streams_are_served_first(
     segment = segment_of(recorder, tmp_path / "t", *infos)
     order: list[int] = []
 
-    class Noting(FakeStream):
-        def take(self, flush: bool) -> Batch | Nothing:
-            order.append(self.info.id.cpu)
-            return super().take(flush)
-
-    streams = [Noting(each, []) for each in infos]
+    streams = [Noting(each, [], order) for each in infos]
     streams[2].is_urgent = True
     reader = Reader(recorder, flush_interval_s=1.0)
     reader.add([(s, segment.lanes[s.info.id]) for s in streams])
