@@ -20,8 +20,9 @@ from bench.common import cpu_s
 from lttd.abi.ftrace import PageLayout, close_rows, rows_of_pages
 from lttd.clock import take_snapshot
 from lttd.files import Disk
+from lttd.open_segment import SegmentContents
 from lttd.reader import Reader
-from lttd.recorder import Recorder, SegmentContents
+from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
 from lttd.subbuffer import TAKE_BYTES, Batch, BufferPool, StreamId, StreamInfo, make_batch
 from lttd.tracedir import prepare_trace

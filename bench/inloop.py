@@ -17,15 +17,16 @@ from bench.common import cpu_s
 from lttd.clock import take_snapshot
 from lttd.config import SourceSpec
 from lttd.files import Disk
+from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.reader import Reader
-from lttd.recorder import BACKLOG_BYTES, Recorder, Segment, SegmentContents
+from lttd.recorder import BACKLOG_BYTES, Recorder
 from lttd.sources.base import Source
 from lttd.sources.catalog import open_source
 from lttd.subbuffer import TAKE_BYTES, BufferPool
 from lttd.tracedir import prepare_trace
 
 
-def open_segment(recorder: Recorder, source: Source, trace: Path, layout: str) -> Segment:
+def open_segment(recorder: Recorder, source: Source, trace: Path, layout: str) -> OpenSegment:
     """Create the trace directory and a segment for all streams of *source*."""
     disk = Disk()
     number = prepare_trace(disk, trace, append=False)

@@ -25,9 +25,9 @@ from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.observe import Observer
 from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
-from lttd.recorder import Lane, Recorder
-from lttd.recording import Recording, locked_trace, recover_open_segments
-from lttd.sources.base import Source, Stream, When
+from lttd.recorder import Recorder
+from lttd.recording import Recording, Served, locked_trace, recover_open_segments
+from lttd.sources.base import Source, When
 from lttd.sources.catalog import open_previous_runs, open_source
 from lttd.stats import StreamSummary, events_lost, summary_json, summary_table
 from lttd.subbuffer import TAKE_BYTES, BufferPool
@@ -323,7 +323,7 @@ class Daemon:
             await self._admit()
 
     async def _admit(self) -> None:
-        admitted: list[tuple[Stream, Lane]] = []
+        admitted: list[Served] = []
 
         def admit(recording: Recording) -> None:
             if recording.source.grows:

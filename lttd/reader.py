@@ -19,7 +19,8 @@ from typing import Final
 import trio
 
 from lttd.errors import SourceError
-from lttd.recorder import Lane, Recorder
+from lttd.lane import Lane
+from lttd.recorder import Recorder
 from lttd.sources.base import Nothing, Stream
 
 # At most this many takes before other streams get their turn: 8 MiB are about 50 ms of the fastest

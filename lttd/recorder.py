@@ -1,4 +1,4 @@
-"""Stands between reading and the disk: a bounded backlog, writer threads, the open segments.
+"""Stands between reading and the disk: a bounded backlog, and the threads that write and sync.
 
 Rule: offer() never waits; what a reader must wait for is room, before it takes from the kernel.
 Rule: take -> backlog -> append data -> append entry; data is synced before its index.
@@ -6,35 +6,17 @@ Invariant: a stream is written by one thread; held bytes = offered less released
 """
 
 import os
-import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-
-from lttd.clock import Snapshot
-from lttd.errors import LttdError, StorageError, TraceDamagedError
-from lttd.files import Disk, Lock
-from lttd.stats import StreamStats, StreamSummary, summarize
-from lttd.subbuffer import ROW_DTYPE, TAKE_BYTES, Batch, Gap, Reason, StreamId, StreamInfo, Unit
-from lttd.tracedir import (
-    Manifest,
-    Position,
-    SegmentPaths,
-    StreamRecord,
-    create_segment,
-    encode_synced,
-    segments_below,
-    this_machine,
-)
-from lttd.writer import StreamFile
+from lttd.errors import LttdError, StorageError
+from lttd.lane import Jobs, Lane
+from lttd.open_segment import OpenSegment, SegmentContents
+from lttd.subbuffer import TAKE_BYTES, Batch, Reason
 
 BACKLOG_BYTES: Final = 64 << 20
 # Two, so that one file's slow write does not hold up the streams of the other half.
@@ -43,58 +25,6 @@ SYNC_INTERVAL_S: Final = 5.0
 # The beginning of a segment stays in the page cache, where whoever looks at a short recording finds
 # it: a sixteenth of the memory, at most this much, shared by its streams.
 CACHED_BYTES: Final = 1 << 30
-# Kept from the data, so that a full disk has room for the last gaps and the manifest.
-RESERVE_BYTES: Final = 256 << 10
-_NO_ROWS: Final = np.empty(0, ROW_DTYPE)
-
-
-@dataclass(slots=True)
-class Lane:
-    """One stream on its way to the disk."""
-
-    file: StreamFile
-    record: StreamRecord
-    stats: StreamStats
-    queue: "SimpleQueue[_Job]"
-    synced: Position | None = None
-    refused: Counter[Reason] = field(default_factory=Counter)
-    """Sub-buffers that were taken and not written, and that no gap tells yet."""
-    refused_gaps: list[Gap] = field(default_factory=list)
-    """The gaps that came with them: counted, but not in the file yet."""
-
-    def refuse(self, batch: Batch, reason: Reason) -> None:
-        """Count a batch that is not written."""
-        self.stats.unwritten(batch)
-        self.refused[reason] += len(batch.rows)
-        self.refused_gaps += batch.gaps
-
-    def tell_refused(self, at: int) -> None:
-        """Write, behind what is in the file, gaps for what was refused since the last one.
-
-        Raises:
-            StorageError: not even that can be written; it stays untold.
-        """
-        if not self.refused and not self.refused_gaps:
-            return
-        gaps = [
-            Gap(0, reason, Unit.SUBBUFFERS, count, at, at)
-            for reason, count in self.refused.items()
-            if count
-        ]
-        told = (*gaps, *(replace(gap, row=0) for gap in self.refused_gaps))
-        self.file.append(Batch(self.record.info.id, memoryview(b""), _NO_ROWS, 0, told))
-        self.count_refused(gaps)
-
-    def count_refused(self, gaps: Iterable[Gap]) -> None:
-        """Count *gaps*, which tell all that was refused so far."""
-        for gap in gaps:
-            self.stats.lost(gap)
-        self.refused.clear()
-        self.refused_gaps.clear()
-
-
-# A batch for a lane; an event to set when all before it is done; None to end.
-_Job = tuple[Lane, Batch] | threading.Event | None
 
 
 class Recorder:
@@ -125,8 +55,8 @@ class Recorder:
         self._abandoned = False
         self._keep_going = keep_going
         self._on_failure = on_failure
-        self._segments: list[Segment] = []
-        self._queues: list[SimpleQueue[_Job]] = [SimpleQueue() for _ in range(WRITER_THREADS)]
+        self._segments: list[OpenSegment] = []
+        self._queues: list[Jobs] = [SimpleQueue() for _ in range(WRITER_THREADS)]
         self._moved = threading.Event()
         self._closing = threading.Event()
         self._sync_interval_s = sync_interval_s
@@ -175,7 +105,7 @@ class Recorder:
 
     # -- the writers' side
 
-    def _write(self, queue: "SimpleQueue[_Job]") -> None:
+    def _write(self, queue: Jobs) -> None:
         while (job := queue.get()) is not None:
             if isinstance(job, threading.Event):
                 job.set()
@@ -239,17 +169,17 @@ class Recorder:
 
     # -- segments
 
-    def open_segment(self, trace: Path, number: int, contents: "SegmentContents") -> "Segment":
+    def open_segment(self, trace: Path, number: int, contents: SegmentContents) -> OpenSegment:
         """Create a segment on disk, ready for offers.
 
         Raises:
             StorageError: it could not be created; nothing of it remains open.
         """
-        segment = Segment(self, trace, number, contents)
+        segment = OpenSegment(self, trace, number, contents)
         self._segments.append(segment)
         return segment
 
-    def lane_queue(self, number: int) -> "SimpleQueue[_Job]":
+    def lane_queue(self, number: int) -> Jobs:
         """Return the queue of the thread that stream *number* is pinned to."""
         return self._queues[number % len(self._queues)]
 
@@ -261,7 +191,7 @@ class Recorder:
         for mark in marks:
             mark.wait()
 
-    def forget(self, segment: "Segment") -> None:
+    def forget(self, segment: OpenSegment) -> None:
         """Sync *segment* no more: it is closed."""
         self._segments.remove(segment)
 
@@ -276,176 +206,6 @@ class Recorder:
                 thread.join()
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentContents:
-    """What a segment is opened for."""
-
-    source: Mapping[str, Any]
-    """What the manifest says of the source: kind, spec, clock, settings, previous_run."""
-    layout: str
-    streams: tuple[StreamInfo, ...]
-    snapshot: Snapshot | None
-    """None where the source's clock is of another time, and nobody noted it."""
-    disk: Disk
-
-
-class Segment:
-    """An open segment: its streams' files, its manifest and its lock."""
-
-    def __init__(
-        self, recorder: Recorder, trace: Path, number: int, contents: SegmentContents
-    ) -> None:
-        self._recorder = recorder
-        self._disk = contents.disk
-        self._guard = threading.Lock()
-        self._baselines = _baselines(trace, str(contents.source["kind"]))
-        self.paths: SegmentPaths = create_segment(
-            self._disk, trace, number, str(contents.source["kind"])
-        )
-        self._lock = Lock(self.paths.directory)
-        self.lanes: dict[StreamId, Lane] = {}
-        try:
-            self._create(contents)
-        except LttdError:
-            shutil.rmtree(self.paths.directory, ignore_errors=True)
-            raise
-
-    def _create(self, contents: SegmentContents) -> None:
-        self.manifest = Manifest(
-            source=dict(contents.source),
-            layout=contents.layout,
-            machine=this_machine(),
-            lttd_version=version("lttd"),
-            clock_snapshots=[contents.snapshot] if contents.snapshot else [],
-        )
-        reserve = self._disk.open(self.paths.reserve)
-        reserve.preallocate(0, RESERVE_BYTES)
-        reserve.close()
-        self.add_streams(contents.streams)
-
-    def add_streams(self, infos: Iterable[StreamInfo]) -> None:
-        """Create the files of streams that have appeared, and tell the manifest.
-
-        A stream that is there already keeps its files: it goes on.
-
-        Raises:
-            StorageError: that could not be done; asked again, it is as if for the first time.
-        """
-        new = {info.id: info for info in infos if info.id not in self.lanes}
-        cached_bytes = self._recorder.cached_bytes // max(len(new) + len(self.lanes), 1)
-        added: dict[StreamId, Lane] = {}
-        try:
-            for info in new.values():
-                queue = self._recorder.lane_queue(len(self.lanes) + len(added))
-                added[info.id] = self._make_lane(info, queue, cached_bytes)
-        except LttdError:
-            for lane in added.values():
-                lane.file.close()
-            raise
-        self.manifest.streams += [lane.record for lane in added.values()]
-        # Replaced as a whole: other threads go through it.
-        self.lanes = {**self.lanes, **added}
-        self._disk.sync_directory(self.paths.index)
-        self._disk.sync_directory(self.paths.streams)
-        self._write_manifest()
-
-    def _make_lane(self, info: StreamInfo, queue: "SimpleQueue[_Job]", cached_bytes: int) -> Lane:
-        record = StreamRecord(info)
-        record.baseline_discarded = self._baselines.get(record.name, 0)
-        paths = self.paths.stream(record.name)
-        file = StreamFile(self._disk, paths, record, self.manifest.layout, cached_bytes)
-        return Lane(file, record, StreamStats(info.id, self.manifest.source_name), queue)
-
-    def attach(self, name: str, data: bytes, *, append: bool) -> None:
-        """Write a file that decoding needs beside the streams; *name* is below the segment."""
-        path = self.paths.directory / name
-        self._disk.make_directory(path.parent)
-        file = self._disk.open(path, truncate=not append)
-        try:
-            file.write_at([data], file.size_bytes() if append else 0)
-        finally:
-            file.close()
-
-    def note_clock(self, snapshot: Snapshot) -> None:
-        """Keep one more clock snapshot."""
-        self._keep_snapshot(snapshot)
-        self._write_manifest()
-
-    def _keep_snapshot(self, snapshot: Snapshot) -> None:
-        if snapshot not in self.manifest.clock_snapshots:  # a source may know of one only
-            self.manifest.clock_snapshots.append(snapshot)
-
-    def sync(self) -> None:
-        """Make what was written durable, and then say so in the segment's synced record."""
-        with self._guard:
-            before = {lane.record.name: lane.synced for lane in self.lanes.values()}
-            for lane in list(self.lanes.values()):
-                if lane.file.position != lane.synced:
-                    lane.synced = lane.file.sync()
-            after = {lane.record.name: lane.synced for lane in self.lanes.values()}
-            if after != before:
-                known = {name: position for name, position in after.items() if position}
-                self._disk.replace(self.paths.synced, encode_synced(known))
-
-    def close(
-        self,
-        snapshot: Snapshot | None,
-        counters: Mapping[StreamId, Mapping[str, int]] = MappingProxyType({}),
-    ) -> None:
-        """Wait for the backlog, count what was refused, sync, close the manifest.
-
-        Raises:
-            StorageError: what was written is whole, but the manifest still says ``open``.
-        """
-        try:
-            self.settle()
-            self._tell_refused(snapshot.trace if snapshot else 0)
-            self.sync()
-            for lane in self.lanes.values():
-                lane.record.summary = summarize(lane.stats)
-                lane.record.counters = dict(counters.get(lane.record.info.id, {}))
-            if snapshot is not None:
-                self._keep_snapshot(snapshot)
-            self.manifest.state = "closed"
-            self._write_manifest()
-        finally:
-            self._recorder.forget(self)
-            for lane in self.lanes.values():
-                lane.file.close()
-            self._lock.release()
-
-    def settle(self) -> None:
-        """Wait for the backlog; then what closes the segment has the room that was kept for it."""
-        self._recorder.drain()
-        self._disk.remove(self.paths.reserve)
-
-    def _tell_refused(self, now: int) -> None:
-        for lane in self.lanes.values():
-            try:
-                lane.tell_refused(now)
-            except StorageError:
-                # The disk has no room for the gap: summary and metrics still tell it.
-                lane.count_refused(
-                    Gap(0, reason, Unit.SUBBUFFERS, count, now, now)
-                    for reason, count in list(lane.refused.items())
-                )
-
-    def discard(self) -> None:
-        """Remove the segment: nothing was recorded into it."""
-        self._recorder.forget(self)
-        for lane in self.lanes.values():
-            lane.file.close()
-        self._lock.release()
-        shutil.rmtree(self.paths.directory, ignore_errors=True)
-
-    def summaries(self) -> list[StreamSummary]:
-        """Return one summary a stream, as of now."""
-        return [summarize(lane.stats) for lane in self.lanes.values()]
-
-    def _write_manifest(self) -> None:
-        self._disk.replace(self.paths.manifest, self.manifest.encode())
-
-
 def _begin_of(batch: Batch) -> int:
     return int(batch.rows["begin"][0]) if len(batch.rows) else 0
 
@@ -453,19 +213,3 @@ def _begin_of(batch: Batch) -> int:
 def _cached_bytes() -> int:
     memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(CACHED_BYTES, memory_bytes // 16)
-
-
-def _baselines(trace: Path, kind: str) -> dict[str, int]:
-    """Return events_discarded per stream name at the end of the newest segment of this kind."""
-    for paths in reversed(segments_below(trace)):
-        try:
-            manifest = Manifest.read(paths.manifest)
-        except TraceDamagedError:
-            continue
-        if manifest.source.get("kind") == kind:
-            return {
-                record.name: record.baseline_discarded
-                + (record.summary.events_lost if record.summary else 0)
-                for record in manifest.streams
-            }
-    return {}

@@ -10,7 +10,9 @@ from typing import Any
 from lttd.clock import Snapshot, take_snapshot
 from lttd.errors import StorageError
 from lttd.files import Disk, Lock
-from lttd.recorder import Lane, Recorder, Segment, SegmentContents
+from lttd.lane import Lane
+from lttd.open_segment import OpenSegment, SegmentContents
+from lttd.recorder import Recorder
 from lttd.sources.base import Source, SourceInfo, Stream, When
 from lttd.tracedir import Manifest, missing_directories, prepare_trace, segments_below
 
@@ -62,12 +64,16 @@ def recover_open_segments(disk: Disk, trace: Path) -> list[str]:
     return lines
 
 
+Served = tuple[Stream, Lane]
+"""A stream, and where its batches go."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
     """A source and its open segment."""
 
     source: Source
-    segment: Segment
+    segment: OpenSegment
     _admitted_next: list[Stream] = field(default_factory=list)
     """Streams that have appeared, and whose files could not be made yet."""
 
@@ -94,11 +100,11 @@ class Recording:
             raise
         return recording
 
-    def streams_and_lanes(self) -> Sequence[tuple[Stream, Lane]]:
+    def streams_and_lanes(self) -> Sequence[Served]:
         """Pair each stream with where its batches go."""
         return [(stream, self.segment.lanes[stream.info.id]) for stream in self.source.streams]
 
-    def admit(self) -> Sequence[tuple[Stream, Lane]]:
+    def admit(self) -> Sequence[Served]:
         """Make files for streams that have appeared; return these streams and their lanes.
 
         Raises:

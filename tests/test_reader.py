@@ -13,8 +13,9 @@ import trio.testing
 from lttd.clock import Snapshot
 from lttd.errors import SourceError
 from lttd.files import Disk
+from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.reader import TRANSITIONS, TURN_BATCHES, Event, Reader, State, after
-from lttd.recorder import Recorder, Segment, SegmentContents
+from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
 from lttd.subbuffer import ROW_DTYPE, TAKE_BYTES, Batch, Gap, Reason, StreamInfo, Unit
 from tests.fakes import FakeStream, batch_of, event, info, page
@@ -30,7 +31,7 @@ def recorder() -> Iterator[Recorder]:
     recorder.close()
 
 
-def segment_of(recorder: Recorder, trace: Path, *streams: StreamInfo) -> Segment:
+def segment_of(recorder: Recorder, trace: Path, *streams: StreamInfo) -> OpenSegment:
     trace.mkdir(exist_ok=True)
     source = {"kind": "fake", "spec": "fake", "clock": "mono"}
     return recorder.open_segment(

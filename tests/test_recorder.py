@@ -11,7 +11,8 @@ from lttd.clock import Snapshot
 from lttd.errors import LockedError, StorageError, UsageError
 from lttd.files import Disk, File, Lock, storage_error
 from lttd.index import SeekIndex, read_gaps
-from lttd.recorder import Recorder, Segment, SegmentContents
+from lttd.open_segment import OpenSegment, SegmentContents
+from lttd.recorder import Recorder
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason, StreamInfo, Unit
 from lttd.tracedir import Manifest, prepare_trace, read_synced, segments
 from tests.fakes import batch_of, event, info, page
@@ -30,7 +31,7 @@ def recorder() -> Iterator[Recorder]:
 
 def segment_of(
     recorder: Recorder, trace: Path, *streams: StreamInfo, number: int = 1, disk: Disk | None = None
-) -> Segment:
+) -> OpenSegment:
     trace.mkdir(exist_ok=True)
     contents = SegmentContents(SOURCE, "packed", streams, SNAPSHOT, disk or Disk())
     return recorder.open_segment(trace, number, contents)

@@ -1,0 +1,238 @@
+"""An open segment on disk: the files of its streams, its manifest, its synced record, its lock.
+
+Rule: what was written is synced, data before index, before the synced record says so.
+Rule: the manifest says ``closed`` only when the backlog was written and all of it is synced.
+"""
+
+import shutil
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+from lttd.clock import Snapshot
+from lttd.errors import LttdError, StorageError, TraceDamagedError
+from lttd.files import Disk, Lock
+from lttd.lane import Jobs, Lane
+from lttd.stats import StreamStats, StreamSummary, summarize
+from lttd.subbuffer import Gap, StreamId, StreamInfo, Unit
+from lttd.tracedir import (
+    Manifest,
+    SegmentPaths,
+    StreamRecord,
+    create_segment,
+    encode_synced,
+    segments_below,
+    this_machine,
+)
+from lttd.writer import StreamFile
+
+# Kept from the data, so that a full disk has room for the last gaps and the manifest.
+RESERVE_BYTES: Final = 256 << 10
+
+
+class Writers(Protocol):
+    """The threads that write what is offered to a segment's lanes."""
+
+    cached_bytes: int
+
+    def lane_queue(self, number: int) -> Jobs:
+        """Return the queue of the thread that stream *number* is pinned to."""
+        ...
+
+    def drain(self) -> None:
+        """Wait until everything offered so far was written or refused."""
+        ...
+
+    def forget(self, segment: "OpenSegment") -> None:
+        """Sync *segment* no more: it is closed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentContents:
+    """What a segment is opened for."""
+
+    source: Mapping[str, Any]
+    """What the manifest says of the source: kind, spec, clock, settings, previous_run."""
+    layout: str
+    streams: tuple[StreamInfo, ...]
+    snapshot: Snapshot | None
+    """None where the source's clock is of another time, and nobody noted it."""
+    disk: Disk
+
+
+class OpenSegment:
+    """An open segment: its streams' files, its manifest and its lock."""
+
+    def __init__(
+        self, writers: Writers, trace: Path, number: int, contents: SegmentContents
+    ) -> None:
+        self._writers = writers
+        self._disk = contents.disk
+        self._guard = threading.Lock()
+        self._baselines = _baselines(trace, str(contents.source["kind"]))
+        self.paths: SegmentPaths = create_segment(
+            self._disk, trace, number, str(contents.source["kind"])
+        )
+        self._lock = Lock(self.paths.directory)
+        self.lanes: dict[StreamId, Lane] = {}
+        try:
+            self._create(contents)
+        except LttdError:
+            shutil.rmtree(self.paths.directory, ignore_errors=True)
+            raise
+
+    def _create(self, contents: SegmentContents) -> None:
+        self.manifest = Manifest(
+            source=dict(contents.source),
+            layout=contents.layout,
+            machine=this_machine(),
+            lttd_version=version("lttd"),
+            clock_snapshots=[contents.snapshot] if contents.snapshot else [],
+        )
+        reserve = self._disk.open(self.paths.reserve)
+        reserve.preallocate(0, RESERVE_BYTES)
+        reserve.close()
+        self.add_streams(contents.streams)
+
+    def add_streams(self, infos: Iterable[StreamInfo]) -> None:
+        """Create the files of streams that have appeared, and tell the manifest.
+
+        A stream that is there already keeps its files: it goes on.
+
+        Raises:
+            StorageError: that could not be done; asked again, it is as if for the first time.
+        """
+        new = {info.id: info for info in infos if info.id not in self.lanes}
+        cached_bytes = self._writers.cached_bytes // max(len(new) + len(self.lanes), 1)
+        added: dict[StreamId, Lane] = {}
+        try:
+            for info in new.values():
+                queue = self._writers.lane_queue(len(self.lanes) + len(added))
+                added[info.id] = self._make_lane(info, queue, cached_bytes)
+        except LttdError:
+            for lane in added.values():
+                lane.file.close()
+            raise
+        self.manifest.streams += [lane.record for lane in added.values()]
+        # Replaced as a whole: other threads go through it.
+        self.lanes = {**self.lanes, **added}
+        self._disk.sync_directory(self.paths.index)
+        self._disk.sync_directory(self.paths.streams)
+        self._write_manifest()
+
+    def _make_lane(self, info: StreamInfo, queue: Jobs, cached_bytes: int) -> Lane:
+        record = StreamRecord(info)
+        record.baseline_discarded = self._baselines.get(record.name, 0)
+        paths = self.paths.stream(record.name)
+        file = StreamFile(self._disk, paths, record, self.manifest.layout, cached_bytes)
+        return Lane(file, record, StreamStats(info.id, self.manifest.source_name), queue)
+
+    def attach(self, name: str, data: bytes, *, append: bool) -> None:
+        """Write a file that decoding needs beside the streams; *name* is below the segment."""
+        path = self.paths.directory / name
+        self._disk.make_directory(path.parent)
+        file = self._disk.open(path, truncate=not append)
+        try:
+            file.write_at([data], file.size_bytes() if append else 0)
+        finally:
+            file.close()
+
+    def note_clock(self, snapshot: Snapshot) -> None:
+        """Keep one more clock snapshot."""
+        self._keep_snapshot(snapshot)
+        self._write_manifest()
+
+    def _keep_snapshot(self, snapshot: Snapshot) -> None:
+        if snapshot not in self.manifest.clock_snapshots:  # a source may know of one only
+            self.manifest.clock_snapshots.append(snapshot)
+
+    def sync(self) -> None:
+        """Make what was written durable, and then say so in the segment's synced record."""
+        with self._guard:
+            before = {lane.record.name: lane.synced for lane in self.lanes.values()}
+            for lane in list(self.lanes.values()):
+                if lane.file.position != lane.synced:
+                    lane.synced = lane.file.sync()
+            after = {lane.record.name: lane.synced for lane in self.lanes.values()}
+            if after != before:
+                known = {name: position for name, position in after.items() if position}
+                self._disk.replace(self.paths.synced, encode_synced(known))
+
+    def close(
+        self,
+        snapshot: Snapshot | None,
+        counters: Mapping[StreamId, Mapping[str, int]] = MappingProxyType({}),
+    ) -> None:
+        """Wait for the backlog, count what was refused, sync, close the manifest.
+
+        Raises:
+            StorageError: what was written is whole, but the manifest still says ``open``.
+        """
+        try:
+            self.settle()
+            self._tell_refused(snapshot.trace if snapshot else 0)
+            self.sync()
+            for lane in self.lanes.values():
+                lane.record.summary = summarize(lane.stats)
+                lane.record.counters = dict(counters.get(lane.record.info.id, {}))
+            if snapshot is not None:
+                self._keep_snapshot(snapshot)
+            self.manifest.state = "closed"
+            self._write_manifest()
+        finally:
+            self._writers.forget(self)
+            for lane in self.lanes.values():
+                lane.file.close()
+            self._lock.release()
+
+    def settle(self) -> None:
+        """Wait for the backlog; then what closes the segment has the room that was kept for it."""
+        self._writers.drain()
+        self._disk.remove(self.paths.reserve)
+
+    def _tell_refused(self, now: int) -> None:
+        for lane in self.lanes.values():
+            try:
+                lane.tell_refused(now)
+            except StorageError:
+                # The disk has no room for the gap: summary and metrics still tell it.
+                lane.count_refused(
+                    Gap(0, reason, Unit.SUBBUFFERS, count, now, now)
+                    for reason, count in list(lane.refused.items())
+                )
+
+    def discard(self) -> None:
+        """Remove the segment: nothing was recorded into it."""
+        self._writers.forget(self)
+        for lane in self.lanes.values():
+            lane.file.close()
+        self._lock.release()
+        shutil.rmtree(self.paths.directory, ignore_errors=True)
+
+    def summaries(self) -> list[StreamSummary]:
+        """Return one summary a stream, as of now."""
+        return [summarize(lane.stats) for lane in self.lanes.values()]
+
+    def _write_manifest(self) -> None:
+        self._disk.replace(self.paths.manifest, self.manifest.encode())
+
+
+def _baselines(trace: Path, kind: str) -> dict[str, int]:
+    """Return events_discarded per stream name at the end of the newest segment of this kind."""
+    for paths in reversed(segments_below(trace)):
+        try:
+            manifest = Manifest.read(paths.manifest)
+        except TraceDamagedError:
+            continue
+        if manifest.source.get("kind") == kind:
+            return {
+                record.name: record.baseline_discarded
+                + (record.summary.events_lost if record.summary else 0)
+                for record in manifest.streams
+            }
+    return {}
