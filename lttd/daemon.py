@@ -21,6 +21,7 @@ from lttd.command import Command
 from lttd.config import Config
 from lttd.errors import LttdError, StorageError, UsageError
 from lttd.files import Disk
+from lttd.health import Health
 from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.observe import Observer
 from lttd.priority import raise_priority, thread_ids
@@ -55,6 +56,7 @@ class Daemon:
         self._on_ready = on_ready
         self._disk = disk or Disk()
         self._pool = BufferPool(config.backlog_bytes + TAKE_BYTES)
+        self._health = Health(say)
         self._notifier = Notifier()
         self._heart = Heart(self._notifier, self._status)
         self._recordings: list[Recording] = []
@@ -87,6 +89,7 @@ class Daemon:
             config.trace_dir,
             self._recorder,
             self._reader,
+            self._health,
             self._recordings,
             config.flush_interval_s,
         )
@@ -136,7 +139,7 @@ class Daemon:
 
         listeners = await open_listeners(parse_address(self._config.metrics))
         render = make_render(self._observer, version=version("lttd"))
-        await nursery.start(Endpoint(render, self._observer.health).serve, listeners)
+        await nursery.start(Endpoint(render, self._health.verdict).serve, listeners)
 
     def _raise_priority(self, threads: Sequence[int]) -> None:
         if self._config.priority is not None:

@@ -9,7 +9,6 @@ FAMILIES is the only list of what there is; docs/METRICS.md explains it and a te
 """
 
 import os
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -18,7 +17,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from lttd.stats import DaemonGauges, StreamKey, StreamStats, Trouble
+from lttd.health import Trouble
+from lttd.stats import DaemonGauges, StreamKey, StreamStats
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Reason
 
 
@@ -334,5 +334,4 @@ def _gauge_tables(gauges: DaemonGauges, streams: list[tuple[Labels, StreamKey]])
     yield WRITE_ERRORS, [((errno,), count) for errno, count in errors.items()]
     yield SEGMENTS, [((), gauges.segments)]
     yield TURNS, [((), gauges.turns_total)]
-    troubles = gauges.troubles(time.clock_gettime_ns(time.CLOCK_MONOTONIC))
-    yield UNHEALTHY, [((trouble.value,), int(trouble in troubles)) for trouble in Trouble]
+    yield UNHEALTHY, [((each.value,), int(each in gauges.troubles)) for each in Trouble]

@@ -4,11 +4,12 @@ Rule: everything is read when it is asked for; nothing here is called while nobo
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from lttd.errors import SourceError
+from lttd.health import Condition, Health, Trouble
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording
@@ -29,14 +30,17 @@ class Observer:
         trace_dir: Path,
         recorder: Recorder,
         reader: Reader,
+        health: Health,
         recordings: Sequence[Recording],
         flush_interval_s: float,
     ) -> None:
         self._trace_dir = trace_dir
         self._recorder = recorder
         self._reader = reader
+        self._health = health
         self._recordings = recordings
         self._stalled_ns = int(max(STALLED_TICKS * flush_interval_s, STALLED_S) * 1e9)
+        health.ask(self._look_at_loops)
 
     def streams(self) -> Sequence[StreamStats]:
         """Return every stream's counters."""
@@ -63,9 +67,8 @@ class Observer:
             segments=len(segments_below(self._trace_dir)),
             turns_total=pulse.turns,
             last_turn_ns=pulse.last_turn_ns,
-            reading_stalled=time.monotonic_ns() - pulse.last_turn_ns > self._stalled_ns,
-            backlog_full=pulse.backlog_full,
             writer_failure=str(recorder.failure) if recorder.failure else None,
+            troubles=frozenset(each.trouble for each in self._health.conditions()),
             write_errors=dict(recorder.write_errors),
             fill=fill,
             foreign_read_events=foreign,
@@ -89,6 +92,15 @@ class Observer:
             waiting = counters["now ts"] - counters["oldest event ts"] if counters["entries"] else 0
             fill[key] = Fill(counters["bytes"] / ring_bytes, max(waiting, 0) / 1e9)
 
-    def health(self) -> tuple[bool, str]:
-        """Return whether recording works as it should, and in one line why not."""
-        return self.gauges().health(time.monotonic_ns())
+    def _look_at_loops(self) -> Iterator[Condition]:
+        """Yield what reading and writing cannot report themselves."""
+        recorder, pulse = self._recorder, self._reader.pulse
+        idle_ns = time.monotonic_ns() - pulse.last_turn_ns
+        if idle_ns > self._stalled_ns:
+            words = f"reading stalled: no turn for {idle_ns / 1e9:.1f} s"
+            yield Condition(Trouble.READING_STALLED, "", words)
+        if pulse.backlog_full:
+            held, limit = recorder.backlog_bytes, recorder.backlog_limit_bytes
+            yield Condition(Trouble.BACKLOG_FULL, "", f"backlog full: {held} of {limit} bytes")
+        if recorder.failure is not None:
+            yield Condition(Trouble.WRITER_FAILED, "", f"a writer failed: {recorder.failure}")

@@ -4,12 +4,12 @@ Rule: each field has one writing thread; nobody locks.
 Invariant: delivered = stored + padding + refused + what is still in the backlog.
 """
 
-import enum
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from lttd.health import Trouble
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Batch, Gap, Reason, StreamId, Unit
 
 StreamKey = tuple[str, StreamId]
@@ -157,14 +157,6 @@ class Fill(NamedTuple):
     """How long the oldest event that was not read yet had been waiting."""
 
 
-class Trouble(enum.StrEnum):
-    """Why a daemon that runs is not healthy all the same."""
-
-    READING_STALLED = "reading_stalled"
-    BACKLOG_FULL = "backlog_full"
-    WRITER_FAILED = "writer_failed"
-
-
 @dataclass(frozen=True, slots=True)
 class DaemonGauges:
     """Where the daemon stands at one moment: what is not counted by a stream's own counters."""
@@ -177,35 +169,16 @@ class DaemonGauges:
     turns_total: int
     last_turn_ns: int
     """CLOCK_MONOTONIC."""
-    reading_stalled: bool = False
-    backlog_full: bool = False
     writer_failure: str | None = None
     """The first error that a writer met and did not get over, as one line."""
+    troubles: frozenset[Trouble] = frozenset()
+    """What makes lttd unhealthy now."""
     write_errors: Mapping[str, int] = field(default_factory=dict)
     """By the errno's name."""
     fill: Mapping[StreamKey, Fill] = field(default_factory=dict)
     """Only of streams whose kernel tells it."""
     foreign_read_events: Mapping[StreamKey, int] = field(default_factory=dict)
     """Events that somebody else consumed; only of streams whose kernel tells it, then from 0 on."""
-
-    def troubles(self, now_ns: int) -> dict[Trouble, str]:
-        """Return what is wrong, each in words; empty when all is well."""
-        found = {}
-        if self.reading_stalled:
-            idle_s = (now_ns - self.last_turn_ns) / 1e9
-            found[Trouble.READING_STALLED] = f"reading stalled: no turn for {idle_s:.1f} s"
-        if self.backlog_full:
-            found[Trouble.BACKLOG_FULL] = (
-                f"backlog full: {self.backlog_bytes} of {self.backlog_limit_bytes} bytes"
-            )
-        if self.writer_failure is not None:
-            found[Trouble.WRITER_FAILED] = f"a writer failed: {self.writer_failure}"
-        return found
-
-    def health(self, now_ns: int) -> tuple[bool, str]:
-        """Return whether recording works as it should, and in one line why not."""
-        found = self.troubles(now_ns)
-        return not found, "; ".join(found.values()) or "ok"
 
 
 def summary_table(streams: Iterable[StreamSummary]) -> str:

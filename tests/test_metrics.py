@@ -20,8 +20,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lttd.endpoint import Address, Endpoint, open_listeners
+from lttd.health import Trouble
 from lttd.metrics import FAMILIES, LOSS_REASONS, WRITE_ERRNOS, RecorderCollector, make_render
-from lttd.stats import DaemonGauges, Fill, StreamStats, Trouble
+from lttd.stats import DaemonGauges, Fill, StreamStats
 from lttd.subbuffer import Gap, Reason, StreamId, Unit
 from tests.running import PATIENCE_S, free_port
 
@@ -247,23 +248,11 @@ def test_the_daemons_own_state_is_shown() -> None:
     assert value_of(samples, "lttd_build_info", version="0.1.0", kernel="6.18.0") == 1
 
 
-def test_health_names_every_trouble_and_the_metrics_have_the_same() -> None:
-    well = Numbers()
-    assert well.gauges().health(0) == (True, "ok")
-    sick = Numbers(reading_stalled=True, backlog_full=True, writer_failure="x_0: disk full")
-    assert sick.gauges().health(10_250_000_000) == (
-        False,
-        "reading stalled: no turn for 3.2 s; backlog full: 5242880 of 67108864 bytes; "
-        "a writer failed: x_0: disk full",
-    )
-    assert by_reason(shown(well), "lttd_unhealthy") == dict.fromkeys(Trouble, 0)
-    assert by_reason(shown(sick), "lttd_unhealthy") == dict.fromkeys(Trouble, 1)
-    partly = Numbers(backlog_full=True)
-    assert by_reason(shown(partly), "lttd_unhealthy") == {
-        "reading_stalled": 0,
-        "backlog_full": 1,
-        "writer_failed": 0,
-    }
+def test_every_trouble_is_shown_and_only_those_that_last_are_1() -> None:
+    assert by_reason(shown(Numbers()), "lttd_unhealthy") == dict.fromkeys(Trouble, 0)
+    sick = Numbers(troubles=frozenset({Trouble.BACKLOG_FULL}))
+    found = by_reason(shown(sick), "lttd_unhealthy")
+    assert found == dict.fromkeys(Trouble, 0) | {Trouble.BACKLOG_FULL: 1}
 
 
 def test_a_scrape_of_256_streams_holds_the_loop_for_a_few_milliseconds() -> None:
@@ -329,6 +318,15 @@ def test_the_document_lists_every_value_that_is_there_from_the_first_scrape() ->
         if {"reason", "errno"} & set(dict(labels))
     }
     assert listed == found
+
+
+def test_the_document_explains_each_trouble_in_the_words_of_the_program() -> None:
+    explained = {
+        value.strip("`"): meaning
+        for name, value, meaning in rows_of((DOCS / "METRICS.md").read_text(), 3)
+        if name == "`lttd_unhealthy`"
+    }
+    assert explained == {trouble.value: trouble.meaning for trouble in Trouble}
 
 
 def test_rules_and_queries_use_documented_metrics_only() -> None:
@@ -463,7 +461,7 @@ async def ask_until(port: int, path: str, **parameters: str) -> dict[str, Any]:
 )
 async def test_a_real_prometheus_scrapes_the_endpoint(tmp_path: Path) -> None:
     numbers = busy_numbers(cpus=256)
-    health = numbers.gauges().health(0)
+    health = True, "ok"
     server = Endpoint(make_render(numbers, version="0.1.0"), lambda: health)
     listeners = await open_listeners(Address("127.0.0.1", 0))
     target = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"

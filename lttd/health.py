@@ -1,0 +1,149 @@
+"""The one place that knows why lttd is not healthy: /healthz and lttd_unhealthy both ask it.
+
+A condition is a trouble, the place where it is (a stream or a file; empty: lttd as a whole), and
+words.  A *state* lasts from begins() to ends().  An *act* that cannot be undone (somebody emptied a
+ring) lasts ACT_NS after it happened.  A *probe* is asked whenever somebody wants to know, for what
+nobody could report, such as a reading loop that hangs.
+
+Rule: begins(), ends() and happened() write one line each, but one a minute and trouble at most; the
+next line says how many were left out.
+Thread-safe.  The clock is handed in, so that tests need none.
+"""
+
+import enum
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable
+from typing import Final, NamedTuple
+
+ACT_NS: Final = 60_000_000_000
+LINE_INTERVAL_NS: Final = 60_000_000_000
+
+
+class Trouble(enum.StrEnum):
+    """Why a daemon that runs is not healthy: the value of ``lttd_unhealthy``'s label, its help."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> "Trouble":
+        """Make the member *value*, which docs/METRICS.md explains by *meaning*."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    READING_STALLED = "reading_stalled", "The reading loop has not gone round for too long."
+    BACKLOG_FULL = (
+        "backlog_full",
+        "The disk is slower than the kernel: reading waits, the kernel loses.",
+    )
+    WRITER_FAILED = (
+        "writer_failed",
+        "A file could not be written; what was written before is whole.",
+    )
+
+
+class Condition(NamedTuple):
+    """One thing that is wrong now."""
+
+    trouble: Trouble
+    where: str
+    """A stream or a file; empty: lttd as a whole."""
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.words}" if self.where else self.words
+
+
+Probe = Callable[[], Iterable[Condition]]
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+class Limiter:
+    """Lets one line of a kind pass in each interval, with the number of those held back."""
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        now_ns: Callable[[], int] = time.monotonic_ns,
+        interval_ns: int = LINE_INTERVAL_NS,
+    ) -> None:
+        self._say = say
+        self._now_ns = now_ns
+        self._interval_ns = interval_ns
+        self._lock = threading.Lock()
+        self._not_before: dict[Hashable, int] = {}
+        self._held_back: dict[Hashable, int] = {}
+
+    def say(self, kind: Hashable, text: str) -> None:
+        """Write *text*, unless a line of this kind was written less than an interval ago."""
+        now = self._now_ns()
+        with self._lock:
+            if now < self._not_before.get(kind, now):
+                self._held_back[kind] = self._held_back.get(kind, 0) + 1
+                return
+            self._not_before[kind] = now + self._interval_ns
+            more = self._held_back.pop(kind, 0)
+        self._say(f"{text} ({more} more of these since the last such line)" if more else text)
+
+
+class Health:
+    """What is wrong with lttd now."""
+
+    def __init__(
+        self,
+        say: Callable[[str], None] = _silent,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """*say*: where lines go; *now_ns*: a clock that never goes back."""
+        self._limiter = Limiter(say, now_ns)
+        self._now_ns = now_ns
+        self._lock = threading.Lock()
+        self._states: dict[tuple[Trouble, str], str] = {}
+        self._acts: dict[tuple[Trouble, str], tuple[str, int]] = {}
+        self._probes: list[Probe] = []
+
+    def begins(self, trouble: Trouble, words: str, where: str = "") -> None:
+        """Say that something is wrong from now on; again while it lasts: in these words."""
+        with self._lock:
+            new = (trouble, where) not in self._states
+            self._states[trouble, where] = words
+        if new:
+            self._limiter.say(trouble, str(Condition(trouble, where, words)))
+
+    def ends(self, trouble: Trouble, words: str, where: str = "") -> None:
+        """Say that it is over, in words for the user; nothing if it never began."""
+        with self._lock:
+            known = self._states.pop((trouble, where), None)
+        if known is not None:
+            self._limiter.say((trouble, "over"), str(Condition(trouble, where, words)))
+
+    def happened(self, trouble: Trouble, words: str, where: str = "") -> None:
+        """Say that somebody did something that is over already; it counts for a minute."""
+        with self._lock:
+            self._acts[trouble, where] = words, self._now_ns() + ACT_NS
+        self._limiter.say(trouble, str(Condition(trouble, where, words)))
+
+    def ask(self, probe: Probe) -> None:
+        """Ask *probe*, too, whenever somebody wants to know."""
+        self._probes.append(probe)
+
+    def conditions(self) -> list[Condition]:
+        """Return what is wrong now, in the order of Trouble."""
+        now = self._now_ns()
+        with self._lock:
+            self._acts = {key: act for key, act in self._acts.items() if act[1] > now}
+            found = [Condition(*key, words) for key, words in self._states.items()]
+            found += [Condition(*key, words) for key, (words, _) in self._acts.items()]
+        for probe in self._probes:
+            found += probe()
+        order = list(Trouble)
+        return sorted(found, key=lambda each: order.index(each.trouble))
+
+    def verdict(self) -> tuple[bool, str]:
+        """Return whether recording works as it should, and in one line why not."""
+        found = self.conditions()
+        return not found, "; ".join(map(str, found)) or "ok"
