@@ -32,6 +32,7 @@ from lttd.sources.base import Source, When
 from lttd.sources.catalog import open_previous_runs, open_source
 from lttd.stats import StreamSummary, events_lost, summary_json, summary_table
 from lttd.subbuffer import TAKE_BYTES, BufferPool
+from lttd.tracedir import segments_below
 
 ATTACH_INTERVAL_S: Final = 10.0
 CLOCK_INTERVAL_S: Final = 60.0
@@ -86,7 +87,6 @@ class Daemon:
             self._notifier.beat_interval_s,
         )
         self._observer = Observer(
-            config.trace_dir,
             self._recorder,
             self._reader,
             self._health,
@@ -119,6 +119,7 @@ class Daemon:
                 self._raise_priority(thread_ids())
                 for line in recover_open_segments(self._disk, self._config.trace_dir):
                     say(line)
+                self._recorder.segment_count = len(segments_below(self._config.trace_dir))
                 # Sources first: what cannot be asked for leaves earlier rings as they are.
                 sources = self._open_sources(stack)
                 number = await self._drain_previous_runs(number)

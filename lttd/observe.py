@@ -1,11 +1,11 @@
 """What is told of a running daemon: from recorder, reader and sources to metrics and health.
 
 Rule: everything is read when it is asked for; nothing here is called while nobody asks.
+Rule: a scrape never touches the disk, which may hang: the loop that answers it also reads.
 """
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 from lttd.errors import SourceError
@@ -15,7 +15,6 @@ from lttd.recorder import Recorder
 from lttd.recording import Recording
 from lttd.sources.base import Stream
 from lttd.stats import DaemonGauges, Fill, StreamKey, StreamStats
-from lttd.tracedir import segments_below
 
 # The loop comes round at every tick; so many of them missed, and at least this long, is a stall.
 STALLED_TICKS: Final = 3
@@ -27,14 +26,12 @@ class Observer:
 
     def __init__(
         self,
-        trace_dir: Path,
         recorder: Recorder,
         reader: Reader,
         health: Health,
         recordings: Sequence[Recording],
         flush_interval_s: float,
     ) -> None:
-        self._trace_dir = trace_dir
         self._recorder = recorder
         self._reader = reader
         self._health = health
@@ -64,7 +61,7 @@ class Observer:
             backlog_bytes=recorder.backlog_bytes,
             backlog_limit_bytes=recorder.backlog_limit_bytes,
             backlog_high_water_bytes=recorder.backlog_high_water_bytes,
-            segments=len(segments_below(self._trace_dir)),
+            segments=recorder.segment_count,
             turns_total=pulse.turns,
             last_turn_ns=pulse.last_turn_ns,
             writer_failure=str(recorder.failure) if recorder.failure else None,

@@ -47,7 +47,7 @@ class Writers(Protocol):
         """Wait until everything offered so far was written or refused."""
         ...
 
-    def forget(self, segment: "OpenSegment") -> None:
+    def forget(self, segment: "OpenSegment", *, removed: bool = False) -> None:
         """Sync *segment* no more: it is closed."""
         ...
 
@@ -208,7 +208,7 @@ class OpenSegment:
 
     def discard(self) -> None:
         """Remove the segment: nothing was recorded into it."""
-        self._writers.forget(self)
+        self._writers.forget(self, removed=True)
         for lane in self.lanes.values():
             lane.file.close()
         self._lock.release()

@@ -49,6 +49,8 @@ class Recorder:
         self.write_errors: Counter[str] = Counter()
         """By the errno's name."""
         self.last_write_error: StorageError | None = None
+        self.segment_count = 0
+        """Segments in the trace directory: kept here, so that nobody lists it to count them."""
         self._held_bytes = 0
         self._lock = threading.Lock()
         self._room_wanted: list[Callable[[], None]] = []
@@ -177,6 +179,7 @@ class Recorder:
         """
         segment = OpenSegment(self, trace, number, contents)
         self._segments.append(segment)
+        self.segment_count += 1
         return segment
 
     def lane_queue(self, number: int) -> Jobs:
@@ -191,9 +194,10 @@ class Recorder:
         for mark in marks:
             mark.wait()
 
-    def forget(self, segment: OpenSegment) -> None:
-        """Sync *segment* no more: it is closed."""
+    def forget(self, segment: OpenSegment, *, removed: bool = False) -> None:
+        """Sync *segment* no more: it is closed, or *removed*."""
         self._segments.remove(segment)
+        self.segment_count -= removed
 
     def close(self) -> None:
         """End the threads once all that was offered is written."""

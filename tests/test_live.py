@@ -2,14 +2,26 @@
 
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.sources.inotify import IN_OPEN, Inotify
 from lttd.stored import StoredStream
 from lttd.tracedir import Manifest, segments
-from tests.running import QUIET, Launcher, assert_whole, info, needs_kernel, until
+from tests.running import (
+    QUIET,
+    Launcher,
+    assert_whole,
+    free_port,
+    get,
+    info,
+    needs_kernel,
+    scraped,
+    until,
+)
 
 pytestmark = needs_kernel()
 
@@ -72,3 +84,28 @@ def test_an_event_is_on_disk_and_indexed_within_the_flush_interval(
         stored = sum(int(bits) // 8 for bits in entries["packet_bits"])
         assert stored == stream.paths.data.stat().st_size
         assert (entries["packet_bits"] == entries["content_bits"]).all()
+
+
+def test_a_scrape_and_a_health_question_leave_the_trace_directory_alone(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    trace, port = tmp_path / "t", free_port()
+    for number in range(2):
+        assert lttd.run("-t", trace, *QUIET, "--append", "--", "true").process.returncode == 0
+        assert len(segments(trace)) == number + 1
+    options = ["--append", "--metrics", f"127.0.0.1:{port}"]
+    run = lttd.start("-t", trace, *QUIET, *options).recording()
+    until(lambda: get(port, "/healthz")[0] == 200, "the endpoint")
+    with closing(Inotify()) as disk:
+        assert disk.watch(str(trace), IN_OPEN) >= 0
+        for segment in segments(trace):
+            assert disk.watch(str(segment.directory), IN_OPEN) >= 0
+        assert disk.heard(), "listing the segments is heard"
+        assert "\nlttd_segments 3\n" in scraped(port)
+        assert get(port, "/healthz") == (200, "ok\n")
+        assert not disk.heard()
+    # A directory that cannot be listed changes nothing.
+    trace.rename(tmp_path / "gone")
+    assert "\nlttd_segments 3\n" in scraped(port)
+    (tmp_path / "gone").rename(trace)
+    assert run.end() == 0

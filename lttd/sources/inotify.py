@@ -1,42 +1,70 @@
-"""Hearing that something was created in some directories.
+"""Hearing what happens to files and directories.
 
 Source: inotify(7); the standard library has no door to it.
 """
 
 import ctypes
 import os
-from typing import Final
+import struct
+from typing import Final, NamedTuple
 
-_IN_CREATE: Final = 0x100
-_IN_MOVED_TO: Final = 0x80
-_IN_ONLYDIR: Final = 0x01000000
+IN_OPEN: Final = 0x20
+IN_MOVED_TO: Final = 0x80
+IN_CREATE: Final = 0x100
+IN_ONLYDIR: Final = 0x01000000
+
+_APPEARED: Final = IN_CREATE | IN_MOVED_TO | IN_ONLYDIR
 _READ_BYTES: Final = 65536
+_HEAD: Final = struct.Struct("iIII")
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
+class Heard(NamedTuple):
+    """One event: the number that watch() returned (-1: events were lost), and IN_ flags."""
+
+    watch: int
+    mask: int
+
+
 class Inotify:
-    """Tells whether to look again; where the kernel refuses, it always says no."""
+    """Reports what happened to what is watched; where the kernel refuses, nothing ever does."""
 
     def __init__(self) -> None:
         self._fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    def watch(self, directory: str) -> None:
-        """Hear of this directory, too."""
-        if self._fd >= 0:
-            flags = _IN_CREATE | _IN_MOVED_TO | _IN_ONLYDIR
-            _libc.inotify_add_watch(self._fd, os.fsencode(directory), flags)
+    def fileno(self) -> int:
+        """Return the descriptor to wait on, or -1 where the kernel refuses."""
+        return self._fd
 
-    def heard(self) -> bool:
-        """Tell whether anything was created since the last call."""
-        heard = False
+    def watch(self, path: str, mask: int = _APPEARED) -> int:
+        """Hear of *mask* of *path*, too; return the watch's number, or -1.
+
+        Without *mask*: of what is created in the directory *path*.
+        """
+        if self._fd < 0:
+            return -1
+        number: int = _libc.inotify_add_watch(self._fd, os.fsencode(path), mask)
+        return number
+
+    def events(self) -> list[Heard]:
+        """Return what happened since the last call."""
+        found: list[Heard] = []
         while self._fd >= 0:
             try:
-                os.read(self._fd, _READ_BYTES)
+                data = os.read(self._fd, _READ_BYTES)
             except OSError:  # EAGAIN: that was all
-                return heard
-            heard = True
-        return heard
+                break
+            at = 0
+            while at < len(data):
+                watch, mask, _, name_bytes = _HEAD.unpack_from(data, at)
+                found.append(Heard(watch, mask))
+                at += _HEAD.size + name_bytes
+        return found
+
+    def heard(self) -> bool:
+        """Tell whether anything happened since the last call."""
+        return bool(self.events())
 
     def close(self) -> None:
         """Give the descriptor back."""
