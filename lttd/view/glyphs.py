@@ -203,15 +203,20 @@ def width_of(strip: Strip) -> int:
 def distinct(values: Column) -> tuple[Column, Column]:
     """Return the values that occur, and for each row which it is."""
     if len(values) > 64 and values.dtype.kind in "iu":
-        low = int(values.min())
-        span = int(values.max()) - low
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        low = values.min()
+        span = int(values.max()) - int(low)
         if span < _SMALL_RANGE:
-            offset = (values - values.dtype.type(low)).astype(np.int32)
+            # Modulo 2^n, as unsigned of the values' width: neither a kernel address (2^63 and
+            # more) nor the span of a narrow signed type has a larger dtype to go to.
+            unsigned = np.dtype(f"u{values.dtype.itemsize}")
+            least = low.view(unsigned)
+            offset = (values.view(unsigned) - least).astype(np.int32)
             number = np.zeros(span + 1, np.int32)
             number[offset] = 1
             found = np.flatnonzero(number)
             number[found] = np.arange(len(found), dtype=np.int32)
-            return (found + low).astype(values.dtype), number[offset]
+            return (found.astype(unsigned) + least).view(values.dtype), number[offset]
     uniques, inverse = np.unique(values, return_inverse=True)
     return uniques, inverse.reshape(-1)
 

@@ -160,7 +160,7 @@ class Texter(BlockTexter):
             unit, digits, time = 1_000_000_000, 9, batch.time
         else:
             # As ns2usecs() in kernel/trace/trace.c: to the nearest one.
-            unit, digits, time = 1_000_000, 6, (batch.time + np.uint64(500)) // np.uint64(1000)
+            unit, digits, time = 1_000_000, 6, _to_us(batch.time)
         seconds = time // np.uint64(unit)
         rest = (time - seconds * np.uint64(unit)).astype(np.uint32)
         low, high = int(seconds.min()), int(seconds.max())
@@ -207,6 +207,12 @@ class Texter(BlockTexter):
                 some = rows.some(slice(0, renderer.rows_at_once))
             head = names if isinstance(names, bytes) else names[batch.type[some.rows]]
             yield body_of(some.rows, [head, *renderer.strip(some), b"\n"])
+
+
+def _to_us(time_ns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Round to the nearest microsecond; what is added does not wrap at 2^64 - 1."""
+    us = time_ns // np.uint64(1000)
+    return us + (time_ns - us * np.uint64(1000) >= np.uint64(500))
 
 
 def body_of(rows: I64, strip: Strip) -> Body:

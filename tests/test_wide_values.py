@@ -1,0 +1,129 @@
+"""Values from 2^63 to 2^64 - 1, as kernel addresses are, through every helper that computes."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from lttd.abi.print_fmt import Conversion, FieldRef
+from lttd.view.conversions import Context, Symbols, converted
+from lttd.view.glyphs import (
+    Strip,
+    decimal,
+    distinct,
+    hexadecimal,
+    matrix_of,
+    per_distinct,
+    right_aligned,
+)
+from lttd.view.merge import order_by_time
+from lttd.view.names import Names
+from lttd.view.text import Texter
+from tests.test_print_fmt import event, lines, rows_of
+
+MANY = 100
+"""More rows than the few that np.unique is left to."""
+TOP, HIGH = (1 << 64) - 1, 1 << 63
+NARROW, WIDE = 65_535, 1 << 20
+
+
+def spread(low: int, span: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Return MANY values from *low* to *low* + *span*, out of order, several of them twice."""
+    values = [low + span * (37 * at % MANY) // (MANY - 1) for at in range(MANY - 10)]
+    return np.array([*values, *values[:10]], dtype)
+
+
+SPREADS = [
+    *(spread(low, span, np.uint64) for span in (0, 1, 255, NARROW, WIDE, HIGH - 1)
+      for low in (0, HIGH - 1, HIGH, TOP - span)),
+    *(spread(low, span, np.int64) for span in (0, 255, NARROW, WIDE)
+      for low in (-HIGH, -1, HIGH - 1 - span)),
+    spread(-128, 255, np.int8), spread(0, 255, np.uint8),
+    spread(-(1 << 15), NARROW, np.int16), spread(0, NARROW, np.uint16),
+    spread(-(1 << 31), NARROW, np.int32), spread((1 << 32) - 1 - NARROW, NARROW, np.uint32),
+    spread(HIGH, NARROW, ">u8"),
+]  # fmt: skip
+
+
+def shown(strip: Strip, count: int) -> list[str]:
+    rows = matrix_of(strip, count)
+    return [bytes(row).replace(b"\0", b"").decode() for row in rows]
+
+
+@pytest.mark.parametrize("values", SPREADS, ids=lambda v: f"{v.dtype}-{min(v)}-{max(v)}")
+def test_distinct_values_and_their_rows_are_those_of_python(values: npt.NDArray[Any]) -> None:
+    found, which = distinct(values)
+    assert found.dtype == values.dtype.newbyteorder("=")
+    assert found.tolist() == sorted(set(values.tolist()))
+    assert found[which].tolist() == values.tolist()
+    told = per_distinct(values, lambda value: b"%d" % value)
+    assert told.tolist() == [b"%d" % value for value in values.tolist()]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [v for v in SPREADS if v.dtype.isnative],
+    ids=lambda v: f"{v.dtype}-{min(v)}-{max(v)}",
+)
+def test_digits_of_whole_columns_are_those_of_python(values: npt.NDArray[Any]) -> None:
+    plain, bits = values.tolist(), 8 * values.dtype.itemsize
+    assert shown(decimal(values), MANY) == [str(value) for value in plain]
+    assert shown(right_aligned(decimal(values), MANY, 21), MANY) == [f"{v:21}" for v in plain]
+    unsigned = [value % (1 << bits) for value in plain]
+    assert shown(hexadecimal(values), MANY) == [f"{value:x}" for value in unsigned]
+    assert shown(hexadecimal(values, 16), MANY) == [f"{value:016x}" for value in unsigned]
+
+
+@pytest.mark.parametrize(
+    ("letter", "flags", "told"),
+    [("u", "", "%d"), ("x", "", "%x"), ("X", "", "%X"), ("x", "#", "0x%x"), ("o", "", "%o"),
+     ("u", "0", "%021d"), ("u", "-", "%-21d"), ("p", "", "0x%x")],
+)  # fmt: skip
+@pytest.mark.parametrize("low", [HIGH - 1, HIGH, TOP - NARROW])
+def test_conversions_print_wide_values(letter: str, flags: str, told: str, low: int) -> None:
+    values = spread(low, NARROW, np.uint64)
+    width = 21 if flags in ("0", "-") else None
+    one = Conversion(flags, width, None, "ll", letter, "", FieldRef("q"))
+    strip = converted(one, values, MANY, Context(8, "<", Symbols()))
+    assert shown(strip, MANY) == [told % value for value in values.tolist()]
+
+
+@pytest.mark.parametrize("low", [-HIGH, -NARROW - 1, HIGH - 1 - NARROW])
+def test_functions_of_print_fmts_take_wide_values(low: int) -> None:
+    """A field of 64 bits, by flags, symbol, address and arithmetic, on more than 64 rows."""
+    printed = (
+        '"%s|%s|%ps|%llu|%llx|%lld", __print_flags((u64)REC->q, "|", { 1ULL << 63, "TOP" }),'
+        ' __print_symbolic((u64)REC->q, { 0xffffffffffffffffULL, "ALL" }), (void *)REC->q,'
+        " (u64)REC->q, ~(u64)REC->q, REC->q / 2"
+    )
+    values = spread(low, NARROW, np.int64).tolist()
+    expected = []
+    for value in values:
+        wide = value % (1 << 64)
+        rest = wide & ~HIGH
+        flags = [*(["TOP"] if wide & HIGH else []), *([f"0x{rest:x}"] if rest else [])]
+        symbol = "ALL" if wide == TOP else f"0x{wide:x}"
+        half = abs(value) // 2 * (-1 if value < 0 else 1)
+        expected.append(f"{'|'.join(flags)}|{symbol}|0x{wide:x}|{wide}|{wide ^ TOP:x}|{half}")
+    assert lines(printed, *(event(q=value) for value in values)) == expected
+
+
+def test_events_are_put_in_order_up_to_the_last_time_there_is() -> None:
+    times = spread(TOP - NARROW, NARROW, np.uint64)
+    order = order_by_time(times)
+    assert order is not None
+    assert times[order].tolist() == sorted(times.tolist())
+
+
+def test_a_line_shows_the_last_time_that_there_is() -> None:
+    """2^64 - 1 ns, rounded to us as the kernel does; no half is added that would wrap."""
+    texter = Texter(Names([]), Symbols())
+    batch = rows_of('"%d", REC->i', [event()] * MANY).batch
+    times = spread(TOP - NARROW, NARROW, np.uint64)
+    found = b"".join(texter.lines(replace(batch, time=times))).decode().splitlines()
+    us = [(time + 500) // 1000 for time in times.tolist()]
+    assert [line.split()[3] for line in found] == [
+        f"{each // 1_000_000}.{each % 1_000_000:06}:" for each in us
+    ]
