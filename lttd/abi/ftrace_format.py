@@ -73,6 +73,12 @@ class Field:
         """How many elements the fixed part holds."""
         return self.size_bytes // self.element_bytes if self.element_bytes else 0
 
+    @property
+    def is_text(self) -> bool:
+        """Whether its bytes are a string."""
+        tail_of_text = self.kind is Kind.TAIL and self.type in ("char", "const char")
+        return self.kind in (Kind.CHARS, Kind.STRING, Kind.SPAN) or tail_of_text
+
     def element_dtype(self, byteorder: str) -> np.dtype[np.generic]:
         """Return the dtype of one element."""
         return np.dtype(f"{byteorder}{'i' if self.signed else 'u'}{self.element_bytes}")

@@ -3,10 +3,13 @@
     prev_pid == 42 and prev_prio < 100
     comm == "bash" or next_comm in ("sshd", "cron")
     len > 4096 and flags & 0x2 and not name == "lo"
+    "ssh" in comm and args[0] == 3
 
 Names are the event's own fields, and ``event``, ``system``, ``time``, ``cpu``, ``pid``, ``flags``
 and ``preempt_count`` of every event (an event's own field of that name goes first;
 ``common_pid`` is always who ran).  A comparison with a field that an event does not have is false.
+``"text" in field`` looks for a part of a string, ``field in ("one", "other")`` for one of several.
+A string's trailing newlines, as markers have them, do not count.
 
 Rule: the expression is parsed into Python's syntax tree, and this file alone says what a node
 means: nothing is ever evaluated by Python.
@@ -68,6 +71,9 @@ COMMON: Final = frozenset(
 """Names that every event has, also as ``common_``*name*."""
 MOST_NODES: Final = 500
 MOST_BITS: Final = 63
+_LEAST_INT: Final = -(1 << 63)
+_MOST_INT: Final = (1 << 64) - 1
+_MOST_SIGNED: Final = (1 << 63) - 1
 
 
 class Where:
@@ -160,6 +166,10 @@ def value_of(rows: Rows, name: str) -> Value:
         column = rows.column(name)
     except KeyError:
         return _common(rows, name)
+    if column.dtype.kind == "O" and rows.field(name).is_text:
+        cut = np.empty(len(column), np.object_)
+        cut[:] = [text.rstrip(b"\n") for text in column.tolist()]
+        return cut
     return _comparable(column)
 
 
@@ -222,6 +232,7 @@ def _arithmetic(op: ast.operator, a: Value, b: Value) -> Value:
             isinstance(value, np.ndarray) and value.dtype.kind in "SOV"
         ):
             raise TypeError("arithmetic with what is no number")
+        _refuse_array(value)
     constants = all(isinstance(value, int) for value in (a, b))
     if isinstance(op, ast.LShift | ast.Mult) and constants:
         bits = b if isinstance(op, ast.LShift) else int(b).bit_length()
@@ -232,30 +243,76 @@ def _arithmetic(op: ast.operator, a: Value, b: Value) -> Value:
     return _ARITHMETIC[type(op)](*_matched(a, b))
 
 
+def _refuse_array(value: Value) -> None:
+    if isinstance(value, np.ndarray) and value.ndim > 1:
+        last = value.shape[1] - 1
+        raise TypeError(f"an array has no single value: name an element, from [0] to [{last}]")
+
+
 def _matched(a: Value, b: Value) -> tuple[Value, Value]:
-    """Bring u64 and signed 64 bits together without leaving the integers."""
+    """Bring two operands of arithmetic to one type of 64 bits, without leaving the integers.
+
+    As C does with a constant: u64 stays so (-4096 becomes its two's complement), i64 becomes u64
+    with a constant from 2^63 on.  Of two columns, one of each, the unsigned one becomes signed.
+    """
+    _refuse_beyond(a, b)
     kinds = {value.dtype.str[1:] for value in (a, b) if isinstance(value, np.ndarray)}
-    if kinds == {"u8", "i8"} or (
-        kinds == {"u8"} and any(isinstance(value, int) and value < 0 for value in (a, b))
-    ):
-        a, b = (v.astype(np.int64) if isinstance(v, np.ndarray) else v for v in (a, b))
+    if kinds == {"u8", "i8"}:
+        return a.astype(np.int64), b.astype(np.int64)
+    if kinds == {"u8"}:
+        a, b = (value & _MOST_INT if isinstance(value, int) else value for value in (a, b))
+    elif kinds == {"i8"} and any(isinstance(v, int) and v > _MOST_SIGNED for v in (a, b)):
+        a, b = (v.astype(np.uint64) if isinstance(v, np.ndarray) else v for v in (a, b))
     return a, b
+
+
+def _refuse_beyond(*values: Value) -> None:
+    for value in values:
+        if isinstance(value, int) and not _LEAST_INT <= value <= _MOST_INT:
+            raise OverflowError("a constant beyond 64 bits")
 
 
 def _compared(op: ast.cmpop, a: Value, b: Value, count: int) -> Mask:
     if MISSING in _either(a, b):
         return np.zeros(count, np.bool_)
     if isinstance(op, ast.In | ast.NotIn):
-        members = b if isinstance(b, tuple) else (b,)
-        equal = [_compared(ast.Eq(), a, member, count) for member in members]
-        found: Mask = np.logical_or.reduce(equal) if equal else np.zeros(count, np.bool_)
+        found = _contained(a, b, count)
         return ~found if isinstance(op, ast.NotIn) else found
     if isinstance(a, tuple) or isinstance(b, tuple):
         raise TypeError("a list is for: in")
     if _is_text(a) != _is_text(b):
         raise TypeError("a string is compared with a number")
-    a, b = _matched(a, b) if not _is_text(a) else (a, b)
+    _refuse_array(a)
+    _refuse_array(b)
+    _refuse_beyond(a, b)
+    a, b = (_signed_beside(value, other) for value, other in ((a, b), (b, a)))
     return np.broadcast_to(np.asarray(_COMPARISONS[type(op)](a, b), np.bool_), (count,))
+
+
+def _signed_beside(value: Value, other: Value) -> Value:
+    """Take u64 as signed beside a negative constant: ``args[0] == -100`` means what it says."""
+    negative = isinstance(other, int) and other < 0
+    return value.astype(np.int64) if negative and isinstance(value, np.ndarray) else value
+
+
+def _contained(a: Value, b: Value, count: int) -> Mask:
+    """Tell for each row whether *a* is one of a list, or a part of a field's text."""
+    if isinstance(b, np.ndarray) and _is_text(b):
+        return _part_of(a, b)
+    if isinstance(b, np.ndarray) or not isinstance(b, tuple | bytes):
+        raise TypeError('in is for a list or a text: write (1, 2), or "part" in field')
+    members = b if isinstance(b, tuple) else (b,)
+    equal = [_compared(ast.Eq(), a, member, count) for member in members]
+    found: Mask = np.logical_or.reduce(equal) if equal else np.zeros(count, np.bool_)
+    return found
+
+
+def _part_of(part: Value, column: npt.NDArray[Any]) -> Mask:
+    if not isinstance(part, bytes):
+        raise TypeError('only a constant is looked for in a field\'s text: "part" in field')
+    if column.dtype.kind == "S":
+        return np.char.find(column, part) >= 0
+    return np.array([part in text for text in column.tolist()], np.bool_)
 
 
 def _is_text(value: Value) -> bool:

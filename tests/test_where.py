@@ -1,0 +1,100 @@
+"""``--where``: what an expression means of numbers up to 2^64 - 1, of arrays and of text."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from lttd.abi.ftrace_format import parse_format
+from lttd.errors import UsageError
+from lttd.view.columns import Batch, Rows
+from lttd.view.filters import Where
+from lttd.view.formats import EventType, FormatFile
+from tests.ftraced import format_text
+
+FIELDS = [
+    "unsigned long ip;8;8;0",
+    "long ret;16;8;1",
+    "unsigned long args[2];24;16;0",
+    "char comm[16];40;16;0",
+    "char buf[];56;0;0",
+]
+HIGH, TOP = 1 << 63, (1 << 64) - 1
+
+
+def made(*events: tuple[int, int, tuple[int, int], bytes, bytes]) -> Rows:
+    kind = EventType(0, FormatFile("s", "made"), 9, "")
+    kind.format = parse_format(format_text("made", 9, FIELDS, '""'))
+    records = [
+        struct.pack("<8xQqQQ16s", ip, ret, *args, comm) + buf for ip, ret, args, comm, buf in events
+    ]
+    sizes = np.array([len(one) for one in records], np.uint32)
+    none = np.zeros(len(records), np.int64)
+    batch = Batch(
+        memoryview(b"".join(records) + bytes(8)),
+        [kind],
+        *(none.astype(dtype) for dtype in ("u8", "u2", "i4", "i4", "u1", "u1")),
+        (np.cumsum(sizes) - sizes).astype(np.int64),
+        sizes,
+    )
+    return Rows(batch, kind, np.arange(len(records)))
+
+
+ROWS = made(
+    (0xFFFF_FFFF_8100_0000, -22, (3, TOP - 99), b"sshd", b"begin of it\n\0"),
+    (HIGH, 0, (4, 1), b"bash", b"x\n\0"),
+    (TOP, HIGH - 1, (5, HIGH), b"sh", b"x\0"),
+    (5, -HIGH, (6, 7), b"sshd-session", b"\0"),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        (f"ip == {TOP}", [2]), (f"ip >= {HIGH}", [0, 1, 2]), ("ip > 5", [0, 1, 2]),
+        (f"ip & {0xFFFF_FFFF_0000_0000} == {0xFFFF_FFFF_0000_0000}", [0, 2]),
+        ("ip & -4096 == ip", [0, 1]), ("ip - 1 == 4", [3]), ("ip >> 63 == 1", [0, 1, 2]),
+        (f"ret & {HIGH} == {HIGH}", [0, 3]), (f"ret & {TOP} == {TOP - 21}", [0]),
+        (f"ret < {HIGH}", [0, 1, 2, 3]), (f"ret == {HIGH}", []), (f"ret >= -{HIGH}", [0, 1, 2, 3]),
+        ("ret == -22", [0]), ("ret > ip", []), ("ip > ret", [0, 1, 2, 3]),
+        ("args[1] == -100", [0]), ("args[1] < 0", []), (f"args[1] == {HIGH}", [2]),
+        ("args[0] in (3, 6)", [0, 3]), ("args[0] not in (3, 6)", [1, 2]),
+    ],
+)  # fmt: skip
+def test_numbers_mean_what_they_say_up_to_the_largest(text: str, chosen: list[int]) -> None:
+    assert np.flatnonzero(Where(text).mask(ROWS)).tolist() == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ('"sh" in comm', [0, 1, 2, 3]), ('"ssh" in comm', [0, 3]), ('"ssh" not in comm', [1, 2]),
+        ('comm in ("bash", "sh")', [1, 2]), ('comm in ("sh")', [2]), ('comm == "sh"', [2]),
+        ('buf == "x"', [1, 2]), ('buf in ("x", "")', [1, 2, 3]), ('"of" in buf', [0]),
+        ('buf == ""', [3]), ("buf", [0, 1, 2]),
+        ('"sshd" in event', []), ('event == "made"', [0, 1, 2, 3]),
+    ],
+)  # fmt: skip
+def test_text_is_found_in_text_and_hidden_newlines_do_not_count(
+    text: str, chosen: list[int]
+) -> None:
+    assert np.flatnonzero(Where(text).mask(ROWS)).tolist() == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("args == 3", "name an element, from [0] to [1]"),
+        ("args + 1 == 3", "name an element, from [0] to [1]"),
+        ("args[2] == 3", "no element 2"),
+        ("3 in args", "in is for a list or a text"),
+        ("3 in comm", "only a constant"),
+        ("comm == 3", "a string is compared with a number"),
+        (f"ip == {HIGH} + {HIGH}", "beyond 64 bits"),
+        (f"ret + -{TOP} == 1", "beyond 64 bits"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_in_lttvs_own_words(text: str, told: str) -> None:
+    with pytest.raises(UsageError, match=r"^--where .*made: ") as refused:
+        Where(text).mask(ROWS)
+    assert told in str(refused.value)
