@@ -92,7 +92,7 @@ def fill(disk: Path) -> Path:
     [
         (["--events", "sched:swich"], 2, r"'sched:swich'.*did you mean .*sched:sched_switch"),
         (["--buffer-size", "0"], 2, r"0 bytes.*give 64K"),
-        (["--buffer-size", "4X"], 2, r"'4X' is no size: write 4096"),
+        (["--buffer-size", "4X"], 2, r"'4X' is not a valid size; write 4096"),
         (["--buffer-size", "1023G"], 1, r"buffer_size_kb.*ask for a smaller buffer"),
         (["--subbuffer-size", "0"], 2, r"0 bytes: give a multiple of 1024"),
         (["--events", ","], 2, r"events ',' names none: write globs such as 'sched:"),
@@ -212,7 +212,7 @@ def test_a_toml_file_with_a_key_that_is_no_option_is_refused(
 ) -> None:
     (tmp_path / "c.toml").write_text('events = ["sched:*"]\ncolour = "red"\n')
     run = lttd.run("-t", tmp_path / TRACE, "--config", tmp_path / "c.toml")
-    assert "'colour' is no option of lttd" in only_line(run)
+    assert "'colour' is not an option of lttd" in only_line(run)
     assert run.process.returncode == 2
 
 

@@ -70,11 +70,11 @@ def test_sub_buffers_of_no_use_are_refused_before_the_kernel_is_asked(size: int)
     ("spec", "status", "words"),
     [
         ("blktrace", 2, "name the device"),
-        ("blktrace:/dev/null", 2, "/dev/null is no block device"),
+        ("blktrace:/dev/null", 2, "/dev/null is not a block device"),
         ("blktrace:/dev/none", 77, "/dev/none: No such file"),
         ("blktrace:/dev/null,events=x", 2, "'events' is no key of blktrace"),
         ("blktrace:/dev/null,actions=reads", 2, "is none of"),
-        ("blktrace:/dev/null,pid=me", 2, "'me' is no number"),
+        ("blktrace:/dev/null,pid=me", 2, "pid 'me' is not a valid number"),
         ("blktrace:/dev/null,sectors=x", 2, "lttd: sectors 'x': write FIRST-LAST"),
     ],
 )
@@ -105,6 +105,7 @@ def test_a_device_that_cannot_be_traced_is_told_and_nothing_stays_open(tmp_path:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.kernel
 def test_a_kernel_that_bars_relay_files_is_named_and_left_as_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -364,7 +364,7 @@ def test_cpus_are_read_as_the_kernel_lists_them(tmp_path: Path) -> None:
         ("relay", "relay:DIR"),
         ("relay:/x,framing=fixed", "framing"),
         ("relay:/x,time=8", "name its framing"),
-        ("relay:/x,framing=fixed:8,sequence=x", "place in a record"),
+        ("relay:/x,framing=fixed:8,sequence=x", "sequence 'x' is not a valid number"),
         ("relay:/x,overwrite=yes", "only numbers in the records tell"),
         ("relay:/x,size=8", "no key of relay"),
     ],

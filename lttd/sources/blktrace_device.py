@@ -138,12 +138,12 @@ class BlockTrace:
         self.notes: list[str] = []
         self._device = settings.device
         request = settings.packed()
-        debugfs = find_debugfs() if debugfs is None else debugfs
         self._fd = _open_device(settings.device)
         self._is_set_up = False
         self._is_marked = False
         self._claim: Claim | None = None
         try:
+            debugfs = find_debugfs() if debugfs is None else debugfs
             self._claim = Claim(settings.device, os.fstat(self._fd).st_rdev, debugfs)
             self.name = self._set_up(request)
             self.directory = f"{debugfs}/block/{self.name}"
@@ -224,7 +224,7 @@ def _open_device(path: str) -> int:
         raise NothingToRecordError(what, "name a block device: blktrace:/dev/X") from None
     if not stat.S_ISBLK(os.fstat(fd).st_mode):
         os.close(fd)
-        raise UsageError(f"{path} is no block device")
+        raise UsageError(f"{path} is not a block device; name one: blktrace:/dev/X")
     return fd
 
 

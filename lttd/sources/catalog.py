@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lttd.config import SourceSpec, parse_bool, parse_bytes, parse_list, parse_named
+from lttd.config import SourceSpec
 from lttd.errors import UsageError
+from lttd.parsers import parse_bool, parse_bytes, parse_count, parse_list, parse_named, shown
 from lttd.sources.base import Source
 from lttd.subbuffer import BufferPool
 
@@ -45,7 +46,7 @@ def _convert(spec: SourceSpec, parsers: dict[str, Callable[[Any], Any]]) -> dict
 def _events(value: object) -> tuple[str, ...]:
     globs = parse_list(value)
     if not globs:
-        raise UsageError(f"{value!r} names none: write globs such as 'sched:*,irq:*'")
+        raise UsageError(f"{shown(value)} names none: write globs such as 'sched:*,irq:*'")
     return globs
 
 
@@ -103,8 +104,8 @@ def _relay(spec: SourceSpec, pool: BufferPool) -> Source:
     parsers: dict[str, Callable[[Any], Any]] = {
         "framing": str,
         "pattern": str,
-        "time": _offset,
-        "sequence": _offset,
+        "time": parse_count,
+        "sequence": parse_count,
         "overwrite": parse_bool,
         "unfinished": parse_bool,
     }
@@ -124,25 +125,11 @@ def _blktrace(spec: SourceSpec, pool: BufferPool) -> Source:
             "buffer-size": parse_bytes,
             "subbuffer-size": parse_bytes,
             "sectors": parse_sectors,
-            "pid": _number,
+            "pid": parse_count,
         },
     )
     _sizes_in_bytes(options)
     return open_blktrace(BlktraceSettings(spec.target, **options), pool)
-
-
-def _number(value: object) -> int:
-    text = str(value)
-    if not text.isdigit():
-        raise UsageError(f"{value!r} is no number")
-    return int(text)
-
-
-def _offset(value: object) -> int:
-    text = str(value)
-    if not text.isdigit():
-        raise UsageError(f"{value!r} is no place in a record: write a number of bytes")
-    return int(text)
 
 
 def _ltt(spec: SourceSpec, pool: BufferPool) -> Source:

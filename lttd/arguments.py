@@ -1,0 +1,89 @@
+"""The command line of ``lttd``: which options there are, and their help."""
+
+import argparse
+from typing import Any, Final
+
+from lttd.errors import UsageError
+
+_EPILOG: Final = """\
+SPEC is KIND[:TARGET][,key=value]...
+  ftrace            an own tracefs instance, created and removed by lttd (the default)
+  ftrace:INSTANCE   an instance that exists; ftrace:/ is the top-level buffer
+  blktrace:/dev/X   the block layer's trace of a device (docs/BLKTRACE.md tells its keys)
+  relay:DIR         every relay channel below DIR (docs/RELAY.md tells its keys)
+  replay:DIR        files of whole sub-buffers with their padding: fixtures, old traces
+  ltt:DIR           the channels of an LTTng 0.x trace: DEBUGFS/ltt/NAME
+
+Sizes: 4096, 64K, 4M.  Durations: 100ms, 1s, 5m.
+Exit status: 0 recorded; 1 recording failed part way (what was written is whole and readable);
+2 usage; 77 nothing here to record from."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:  # noqa: ANN401  (argparse declares NoReturn)
+        if message.startswith("unrecognized arguments: ") and " -" not in message:
+            message += "; a COMMAND goes behind '--'"
+        raise UsageError(f"{message} (lttd --help tells more)")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of lttd's command line; nothing has a default in it."""
+    parser = _Parser(
+        prog="lttd",
+        usage="lttd --trace-dir DIR [--source SPEC]... [options] [-- COMMAND...]",
+        description="Record the kernel's per-CPU trace buffers, without padding or silent loss.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("-t", "--trace-dir", metavar="DIR", help="where the trace goes: new, empty, or --append")
+    add("--source", metavar="SPEC", action="append", help="what to record; may be repeated")
+    add("--config", metavar="FILE", help="TOML file with options by their long names")
+    add("-a", "--append", action="store_true", help="add a segment to the trace that is there")
+    add("--duration", metavar="T", help="stop after this time")
+    add("--summary", metavar="HOW", help="table (default), json, json:FILE or none")
+    add("-d", "--daemon", action="store_true", help="go to the background once recording runs")
+    add("-v", "--verbose", action="count", help="tell what is done, on stderr")
+    add("--version", action="version", version=_version())
+    what = parser.add_argument_group("what to record (for the one source; else in its SPEC)")
+    add = what.add_argument
+    add("--events", metavar="GLOBS", action="append",
+        help="such as 'sched:*,irq:*' (default sched:*); may be repeated")  # fmt: skip
+    add("--buffer-size", metavar="SIZE", help="ring per CPU (default 4M)")
+    add("--subbuffer-size", metavar="SIZE", help="where the kernel offers it (default 4K)")
+    add("--clock", metavar="NAME", help="trace clock (default mono)")
+    add("--overwrite", dest="overwrite", action="store_const", const="yes",
+        help="a full ring loses its oldest events (default)")  # fmt: skip
+    add("--no-overwrite", dest="overwrite", action="store_const", const="no",
+        help="a full ring refuses new events")  # fmt: skip
+    add("--trace-self", action="store_const", const="yes", help="record lttd's own threads, too")
+    add("--kallsyms", action="store_const", const="yes", help="keep /proc/kallsyms in the trace")
+    how = parser.add_argument_group("how to write it")
+    add = how.add_argument
+    add("--layout", metavar="HOW", help="packed (default), or sparse: padding is a hole")
+    add("--flush-interval", metavar="T", help="an event is on disk after at most this (default 1s)")
+    add("--backlog", metavar="SIZE", help="memory between reading and the disk (default 64M)")
+    add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
+    add(
+        "--priority", metavar="N", help="real-time priority (1-99) against CPU hogs; off by default"
+    )
+    add("--metrics", metavar="ADDR:PORT", help="serve /metrics and /healthz, off by default")
+    legacy = parser.add_argument_group("legacy lttd's letters")
+    add = legacy.add_argument
+    add("-c", "--channel-root", metavar="DIR", action="append",
+        help="--source ltt:DIR; may be repeated")  # fmt: skip
+    either = legacy.add_mutually_exclusive_group()
+    either.add_argument("-f", dest="ltt_channels", action="store_const", const="flight",
+        help="only flight-recorder channels: ltt:DIR,channels=flight")  # fmt: skip
+    either.add_argument("-n", dest="ltt_channels", action="store_const", const="normal",
+        help="only the other channels: ltt:DIR,channels=normal")  # fmt: skip
+    add("-N", dest="threads", metavar="N", help="accepted, without effect")
+    return parser
+
+
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415  (slow, and rarely asked for)
+
+    return f"lttd {version('lttd')}"

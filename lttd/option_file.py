@@ -1,0 +1,73 @@
+"""The TOML file that ``--config`` names: read whole, and refused unless it is small and plain.
+
+Rule: opening it waits for nobody (a FIFO has no writer yet), and what it holds is what an option
+can hold: text without NUL, numbers of 64 bits, lists of these, and tables of these for sources.
+"""
+
+import os
+import stat
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from lttd.errors import UsageError
+from lttd.parsers import shown
+
+MOST_BYTES: Final = 1 << 20
+_MOST_INTEGER: Final = 1 << 63
+
+
+def read_options(path: str, known: Collection[str]) -> dict[str, Any]:
+    """Return the keys and values of the file.
+
+    Raises:
+        UsageError: it cannot be read, is not TOML, or has a key that is not in *known*.
+    """
+    import tomllib  # noqa: PLC0415  (only with --config)
+
+    try:
+        values = tomllib.loads(_read(path).decode())
+    except RecursionError:
+        raise UsageError(f"{path}: not TOML for lttd: nested too deeply") from None
+    except ValueError as error:  # of its syntax, of UTF-8, of an integer with 5,000 digits
+        raise UsageError(f"{path}: not TOML: {error}") from None
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(f"{path}: {shown(key)} is not an option of lttd")
+        _check(f"{path}: {key}", value, tables=key == "source")
+    return values
+
+
+def _read(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UsageError(f"{path}: not a regular file; name a TOML file of options")
+            data = bytearray()
+            while len(data) <= MOST_BYTES and (more := os.read(fd, MOST_BYTES + 1 - len(data))):
+                data += more
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if len(data) > MOST_BYTES:
+        raise UsageError(f"{path}: larger than {MOST_BYTES >> 20} MiB; name a TOML file of options")
+    return bytes(data)
+
+
+def _check(what: str, value: object, *, tables: bool = False, lists: bool = True) -> None:
+    """Refuse a value that no option can have; *tables*, *lists*: whether it may be one."""
+    if isinstance(value, Mapping) and tables:
+        for key, item in value.items():
+            _check(f"{what}.{shown(key)[1:-1]}", item)
+    elif isinstance(value, list) and lists:
+        for item in value:
+            _check(what, item, tables=tables, lists=False)
+    elif isinstance(value, Mapping | list):
+        raise UsageError(f"{what}: nested too deeply; write a value, or a list of values")
+    elif isinstance(value, str) and "\0" in value:
+        raise UsageError(f"{what}: {shown(value)} contains a NUL character; remove it")
+    elif isinstance(value, int) and not -_MOST_INTEGER <= value < _MOST_INTEGER:
+        raise UsageError(f"{what}: a number of more than 64 bits; write a smaller one")
+    elif not isinstance(value, str | int | float):
+        raise UsageError(f"{what}: {value} is a date or time; no option takes one")

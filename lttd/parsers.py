@@ -1,0 +1,101 @@
+"""Values as people write them, on the command line and in TOML: sizes, durations, paths, globs.
+
+Rule: whatever is written, each parser returns a value or raises UsageError, in one short line.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from lttd.errors import UsageError
+
+_SIZE: Final = re.compile(r"(\d{1,18})\s*([KMGT]?)(i?B)?", re.IGNORECASE | re.ASCII)
+_DURATION: Final = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(ns|us|ms|s|m|h|d)?", re.ASCII)
+_SECONDS: Final = {
+    "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0,
+}  # fmt: skip
+# A petabyte and a century: whatever is written above was not meant.
+MOST_BYTES: Final = 1 << 50
+MOST_S: Final = 36500 * 86400.0
+_MOST_DIGITS: Final = 18
+_SHOWN_CHARACTERS: Final = 60
+
+
+def shown(value: object) -> str:
+    """Return the repr of what was written, cut where it is too long for a line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
+
+
+def parse_bytes(value: object) -> int:
+    """Read ``4096``, ``64K``, ``4M``, ``1GiB``."""
+    found = _SIZE.fullmatch(str(value).strip())
+    if not found:
+        raise UsageError(f"{shown(value)} is not a valid size; write 4096, 64K, 4M or 1G")
+    size_bytes = int(found[1]) << (" KMGT".index(found[2].upper() or " ") * 10)
+    if size_bytes > MOST_BYTES:
+        raise UsageError(f"{shown(value)} is too large; write at most {MOST_BYTES >> 40}T")
+    return size_bytes
+
+
+def parse_duration_s(value: object) -> float:
+    """Read ``100ms``, ``1s``, ``2m``, ``1h``; a bare number is seconds."""
+    found = _DURATION.fullmatch(str(value).strip())
+    if not found:
+        raise UsageError(f"{shown(value)} is not a valid duration; write 100ms, 1s, 5m or 2h")
+    duration_s = float(found[1]) * _SECONDS[found[2]]
+    if duration_s > MOST_S:
+        raise UsageError(f"{shown(value)} is too long; write at most {MOST_S / 86400:.0f}d")
+    return duration_s
+
+
+def parse_bool(value: object) -> bool:
+    """Read ``yes``, ``true``, ``on``, ``1`` and their opposites."""
+    known = {"yes": True, "true": True, "on": True, "1": True}
+    known |= {"no": False, "false": False, "off": False, "0": False}
+    try:
+        return known[str(value).lower()]
+    except KeyError:
+        raise UsageError(f"{shown(value)} is neither yes nor no") from None
+
+
+def parse_count(value: object) -> int:
+    """Read a number that is not negative, in decimal."""
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        raise UsageError(f"{shown(value)} is not a valid number; write one such as 8")
+    return int(text)
+
+
+def parse_list(value: object) -> tuple[str, ...]:
+    """Read ``a,b,c``, a list of such, or both from a repeated option: ``a,b`` and ``c``."""
+    written = value if isinstance(value, list | tuple) else [value]
+    parts = (part.strip() for item in written for part in str(item).split(","))
+    return tuple(part for part in parts if part)
+
+
+def parse_path(value: object) -> str:
+    """Return a path with ``~`` and ``~user`` expanded, as a shell does after a blank."""
+    path = str(value)
+    if not path.startswith("~"):
+        return path
+    expanded = os.path.expanduser(path)  # noqa: PTH111  (pathlib raises RuntimeError)
+    if expanded.startswith("~"):
+        home = shown(path.partition("/")[0])
+        raise UsageError(
+            f"{shown(path)}: {home} names no home directory; write ./~ for such a name"
+        )
+    return expanded
+
+
+def parse_named(name: str, parse: Callable[[Any], Any], value: object) -> Any:  # noqa: ANN401
+    """Parse the value of the option or key called *name*.
+
+    Raises:
+        UsageError: it cannot be; the line begins with *name*.
+    """
+    try:
+        return parse(value)
+    except UsageError as error:
+        raise UsageError(f"{name} {error}") from None
