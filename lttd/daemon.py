@@ -117,8 +117,9 @@ class Daemon:
                 stack.callback(self._recorder.close)
                 self._recorder.start()
                 self._raise_priority(thread_ids())
-                for line in recover_open_segments(self._disk, self._config.trace_dir):
-                    say(line)
+                for recovered in recover_open_segments(self._disk, self._config.trace_dir):
+                    say(recovered.line)
+                    self._observer.also(recovered.streams)
                 self._recorder.segment_count = len(segments_below(self._config.trace_dir))
                 # Sources first: what cannot be asked for leaves earlier rings as they are.
                 sources = self._open_sources(stack)

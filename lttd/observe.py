@@ -5,7 +5,7 @@ Rule: a scrape never touches the disk, which may hang: the loop that answers it 
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from lttd.errors import SourceError
@@ -36,12 +36,17 @@ class Observer:
         self._reader = reader
         self._health = health
         self._recordings = recordings
+        self._recovered: list[StreamStats] = []
         self._stalled_ns = int(max(STALLED_TICKS * flush_interval_s, STALLED_S) * 1e9)
         health.ask(self._look_at_loops)
 
+    def also(self, recovered: Iterable[StreamStats]) -> None:
+        """Count what recovery cut off streams of an earlier run, also of those not recorded now."""
+        self._recovered += recovered
+
     def streams(self) -> Sequence[StreamStats]:
         """Return every stream's counters."""
-        return [
+        return self._recovered + [
             lane.stats
             for recording in self._recordings
             for lane in recording.segment.lanes.values()

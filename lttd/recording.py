@@ -14,6 +14,7 @@ from lttd.lane import Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.sources.base import Source, SourceInfo, Stream, When
+from lttd.stats import StreamStats
 from lttd.tracedir import Manifest, missing_directories, prepare_trace, segments_below
 
 
@@ -44,13 +45,23 @@ def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
                 break
 
 
-def recover_open_segments(disk: Disk, trace: Path) -> list[str]:
-    """Make whole what a killed lttd has left open; return a line for each such segment.
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A segment that a killed lttd had left open, and that is whole again."""
+
+    line: str
+    """What the user is told of it."""
+    streams: tuple[StreamStats, ...]
+    """What was cut off each stream, so that the metrics of this run count it."""
+
+
+def recover_open_segments(disk: Disk, trace: Path) -> list[Recovered]:
+    """Make whole what a killed lttd has left open.
 
     Raises:
         TraceDamagedError: a segment's manifest is unreadable.
     """
-    lines = []
+    recovered = []
     for segment in segments_below(trace):
         if segment.manifest.exists() and Manifest.read(segment.manifest).state != "open":
             continue
@@ -59,9 +70,11 @@ def recover_open_segments(disk: Disk, trace: Path) -> list[str]:
         if holds_nothing(segment):
             shutil.rmtree(segment.directory)
             continue
-        torn_bytes = sum(stream.torn_bytes for stream in recover(segment, disk))
-        lines.append(f"{segment.directory}: was left open; recovered, {torn_bytes} torn bytes cut")
-    return lines
+        found = recover(segment, disk)
+        torn_bytes = sum(stream.torn_bytes for stream in found)
+        line = f"{segment.directory}: was left open; recovered, {torn_bytes} torn bytes cut"
+        recovered.append(Recovered(line, tuple(stream.stats() for stream in found)))
+    return recovered
 
 
 Served = tuple[Stream, Lane]

@@ -28,8 +28,9 @@ from lttd.index import (
     salvage_entries,
     salvage_gaps,
 )
+from lttd.stats import StreamStats
 from lttd.stored import StoredStream, agreements, lost_before, map_file
-from lttd.subbuffer import Gap, Reason, Unit
+from lttd.subbuffer import Gap, Reason, StreamId, Unit
 from lttd.tracedir import (
     Manifest,
     Position,
@@ -54,12 +55,21 @@ class StreamRecovery:
     """What recover() made of one stream."""
 
     name: str
+    stream: StreamId
+    source: str
+    """As StreamStats has it."""
     entries: int
     rebuilt_entries: int
     """How many of them were not in the index, or stood there wrongly."""
     torn_bytes: int
     """Bytes cut off the data, or missing from it although they had entries."""
     changed: bool
+
+    def stats(self) -> StreamStats:
+        """Return what was cut as counters, for the metrics of the run that recovers."""
+        stats = StreamStats(self.stream, self.source)
+        stats.bytes_lost[Reason.TORN] = self.torn_bytes
+        return stats
 
 
 def recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
@@ -156,7 +166,13 @@ class _Plan:
         finally:
             index.close()
         return StreamRecovery(
-            stream.name, self.position.entries, self.rebuilt, self.torn_bytes, self.changed
+            name=stream.name,
+            stream=stream.info.id,
+            source=stream.source_name,
+            entries=self.position.entries,
+            rebuilt_entries=self.rebuilt,
+            torn_bytes=self.torn_bytes,
+            changed=self.changed,
         )
 
 

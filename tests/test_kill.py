@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -16,7 +17,18 @@ import pytest
 from lttd.index import read_gaps
 from lttd.subbuffer import TAKE_BYTES, Reason
 from lttd.tracedir import Manifest, Position, SegmentPaths, read_synced, segments_below
-from tests.running import Launcher, Run, assert_whole, loaded, lttv, needs_kernel
+from tests.running import (
+    QUIET,
+    Launcher,
+    Run,
+    assert_whole,
+    free_port,
+    loaded,
+    lttv,
+    needs_kernel,
+    scraped,
+    until,
+)
 
 pytestmark = needs_kernel()
 
@@ -189,6 +201,31 @@ def test_a_killed_recording_is_whole_again_after_append_or_repair(
 ) -> None:
     figures = rounds(lttd, syscall_load, tmp_path, [Instant(each) for each in (0.5, 0.4, 0.0)])
     assert figures.with_synced
+
+
+def test_bytes_that_a_kill_tore_are_in_the_metrics_of_the_run_that_recovers(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    trace, port = tmp_path / "t", free_port()
+    run = lttd.start("-t", trace, *QUIET).recording()
+
+    def is_stored() -> bool:
+        (run.instance / "trace_marker").write_text("a mark")
+        return bool([path for path in trace.glob("*/streams/ftrace_*") if path.stat().st_size])
+
+    until(is_stored, "something is stored")
+    run.signal(signal.SIGKILL).wait()
+    (segment,) = segments_below(trace)
+    for data in segment.streams.glob("ftrace_*"):
+        os.truncate(data, max(data.stat().st_size - 5, 0))  # as a power loss may
+    again = lttd.start("-t", trace, "--append", *QUIET, "--metrics", f"127.0.0.1:{port}")
+    again.recording()
+    until(lambda: "lttd_bytes_lost" in scraped(port), "the endpoint")
+    torn = re.findall(r'bytes_lost_total.*source="ftrace",reason="torn"} (\d+)', scraped(port))
+    told = re.findall(r"recovered, (\d+) torn bytes cut", again.stderr)
+    assert told == [str(sum(map(int, torn)))]
+    assert told != ["0"]
+    assert again.end() == 0
 
 
 @pytest.mark.nightly

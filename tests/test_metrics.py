@@ -1,6 +1,7 @@
 """What a scrape shows: every loss once, from 0 on, in the words of docs/METRICS.md."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,10 +21,16 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lttd.endpoint import Address, Endpoint, open_listeners
-from lttd.health import Trouble
+from lttd.files import Disk
+from lttd.health import Health, Trouble
 from lttd.metrics import FAMILIES, LOSS_REASONS, WRITE_ERRNOS, RecorderCollector, make_render
+from lttd.observe import Observer
+from lttd.reader import Reader
+from lttd.recorder import Recorder
+from lttd.recording import recover_open_segments
 from lttd.stats import DaemonGauges, Fill, StreamStats
 from lttd.subbuffer import Gap, Reason, StreamId, Unit
+from tests.made import Made, subbuffer
 from tests.running import PATIENCE_S, free_port
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -81,6 +88,37 @@ def busy_numbers(cpus: int = 2) -> Numbers:
 
 def collector(numbers: Numbers) -> RecorderCollector:
     return RecorderCollector(numbers, version="0.1.0", kernel="6.18.0")
+
+
+TORN_BYTES = 21
+"""What is left of the last sub-buffer in torn_trace()."""
+
+
+def torn_trace(trace: Path) -> Path:
+    """Make what a killed lttd leaves: an open segment, its last sub-buffer cut in the middle."""
+    made = Made(trace)
+    made.append([subbuffer(0), subbuffer(1)])
+    made.leave()
+    data = made.paths.stream(made.records[0].name).data
+    last = int(made.stream().index.entries()["offset_bytes"][-1])
+    os.truncate(data, last + TORN_BYTES)
+    return trace
+
+
+def recovering(trace: Path) -> Observer:
+    """Return the numbers of a run that has just recovered *trace*, and that records nothing yet."""
+    recorder, health = Recorder(), Health()
+    observer = Observer(recorder, Reader(recorder, 1.0), health, [], 1.0)
+    for recovered in recover_open_segments(Disk(), trace):
+        observer.also(recovered.streams)
+    return observer
+
+
+def torn_samples(trace: Path) -> dict[str, float]:
+    """Return what a scrape of that run shows of torn bytes, by labels."""
+    text = RecorderCollector(recovering(trace), version="0.1.0", kernel="6.18.0").text()
+    found = re.findall(r'^lttd_bytes_lost_total\{(.*,reason="torn")\} (\S+)$', text, re.M)
+    return {labels: float(value) for labels, value in found}
 
 
 def scraped(text: str) -> Samples:
@@ -185,12 +223,14 @@ def test_what_lttd_refused_is_counted_at_once_and_not_again_when_its_reason_is_t
     assert in_bytes == dict.fromkeys(in_bytes, 0) | {"damaged": 4096, reason.name.lower(): 700}
 
 
-def test_the_books_balance_in_what_is_scraped() -> None:
+def test_the_books_balance_in_what_is_scraped(tmp_path: Path) -> None:
     stats = busy_stream(source="ltt:/a")
     stats.unwritten_bytes += 700
-    stats.bytes_lost[Reason.TORN] += 99  # of an earlier run: not delivered in this one
     stats.delivered_bytes = stats.stored_bytes + stats.padding_bytes + stats.refused_bytes
-    samples = shown(Numbers(stats))
+    # Of an earlier run, of the same stream: not delivered in this one.
+    (torn,) = recovering(torn_trace(tmp_path / "t")).streams()
+    torn.source, torn.stream = stats.source, stats.stream
+    samples = shown(Numbers(stats, torn))
     lost = by_reason(samples, "lttd_bytes_lost_total")
     stream = {"source": "ltt:/a", "channel": "sched", "cpu": "0"}
     assert stats.delivered_bytes == (
@@ -198,6 +238,15 @@ def test_the_books_balance_in_what_is_scraped() -> None:
         + value_of(samples, "lttd_padding_bytes_total", **stream)
         + sum(lost[reason] for reason in ("damaged", "backlog", "storage"))
     )
+
+
+def test_torn_bytes_that_recovery_cut_are_in_the_scrape_of_the_run_that_recovers(
+    tmp_path: Path,
+) -> None:
+    cut_bytes = Made(tmp_path / "x").rings[0].batch([subbuffer(1)]).stored_bytes
+    labels = 'channel="fake",cpu="0",source="fake",reason="torn"'
+    assert torn_samples(torn_trace(tmp_path / "t")) == {labels: cut_bytes}
+    assert torn_samples(tmp_path / "t") == {}, "it is whole: the next run has nothing to tell"
 
 
 def test_a_stream_that_was_in_several_segments_is_added_up() -> None:
@@ -378,10 +427,6 @@ RAISED_BY = {
     "LttdSubbuffersLost": {f'lttd_subbuffers_lost_total{{{STREAM},reason="refused"}}': "0x7 1x4"},
     "LttdBytesNeverGiven": {f'lttd_bytes_lost_total{{{STREAM},reason="refused"}}': "0x7 4096x4"},
     "LttdDamaged": {f'lttd_bytes_lost_total{{{STREAM},reason="damaged"}}': "0x7 4096x4"},
-    "LttdRecoveredFromCrash": {
-        f'lttd_bytes_lost_total{{{STREAM},reason="torn"}}': "_x6 17x4",
-        'process_start_time_seconds{job="lttd",instance="a"}': "_x6 360x4",
-    },
     "LttdWriteErrors": {'lttd_write_errors_total{instance="a",errno="ENOSPC"}': "0x7 1x4"},
     "LttdUnhealthy": {'lttd_unhealthy{instance="a",reason="backlog_full"}': "0x6 1x4"},
     "LttdReadingStandsStill": {'lttd_read_turns_total{instance="a"}': "10 20 20x9"},
@@ -413,9 +458,16 @@ QUIET = {
 
 @needs_promtool
 def test_each_alert_is_raised_by_its_trouble_and_by_nothing_else(tmp_path: Path) -> None:
-    assert RAISED_BY.keys() == set(re.findall(r"alert: (\w+)", ALERTS.read_text()))
+    ((labels, torn_bytes),) = torn_samples(torn_trace(tmp_path / "t")).items()
+    recovered = {
+        f'lttd_bytes_lost_total{{{STREAM},reason="torn"}}': "0x10",
+        f'lttd_bytes_lost_total{{instance="a",{labels}}}': f"_x6 {torn_bytes:.0f}x4",
+        'process_start_time_seconds{job="lttd",instance="a"}': "_x6 360x4",
+    }
+    raised_by = RAISED_BY | {"LttdRecoveredFromCrash": recovered}
+    assert raised_by.keys() == set(re.findall(r"alert: (\w+)", ALERTS.read_text()))
     cases: list[tuple[dict[str, str], list[str]]] = [(QUIET, [])]
-    cases += [(QUIET | series, [alert]) for alert, series in RAISED_BY.items()]
+    cases += [(QUIET | series, [alert]) for alert, series in raised_by.items()]
     tests = [
         {
             "interval": "1m",
