@@ -1,0 +1,454 @@
+"""Reaches files through an open directory, so that nobody can lead lttd to another file.
+
+A user names a directory, and lttd opens it once; that name may contain symbolic links.  Below it no
+symbolic link is followed, and ``..`` leads nowhere: openat2(2) with RESOLVE_BENEATH does so in the
+kernel (Linux 5.6, fddb5d430ad9); where it is missing, each component is opened with O_NOFOLLOW.
+Whoever renames or replaces the directory afterwards changes nothing.
+
+    trace = OpenDirectory.open(Path("/var/lib/lttd/t1"))
+    manifest = trace.place(trace.path / "20261123T013005Z-000001-ftrace" / "trace.json")
+    manifest.read(limit_bytes=1 << 20)
+
+Rule: paths are full paths, as messages print them; each begins with the path of its directory.
+Rule: only regular files are opened, and never in a way that waits: a FIFO, a device or a socket is
+refused before it is opened.
+Rule: a file that is written to is ours and has one link; so is a file that is created.
+Invariant: no method here reaches anything outside of the directory that it is called on.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import shutil
+import stat
+import struct
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+FILE_MODE: Final = 0o640
+DIRECTORY_MODE: Final = 0o750
+
+_SYS_OPENAT2: Final = 437  # on every architecture that Python runs on
+# include/uapi/linux/openat2.h
+_RESOLVE_NO_MAGICLINKS: Final = 0x02
+_RESOLVE_NO_SYMLINKS: Final = 0x04
+_RESOLVE_BENEATH: Final = 0x08
+_RESOLVE: Final = _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
+_LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE: Final = _WRITE | os.O_CREAT | os.O_EXCL
+_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+_READ_BYTES: Final = 1 << 20
+
+_KINDS: Final = {
+    stat.S_IFLNK: "a symbolic link, and none is followed here",
+    stat.S_IFIFO: "a FIFO, not a regular file",
+    stat.S_IFSOCK: "a socket, not a regular file",
+    stat.S_IFCHR: "a device, not a regular file",
+    stat.S_IFBLK: "a device, not a regular file",
+    stat.S_IFDIR: "a directory, not a regular file",
+}
+
+
+class RefusedError(OSError):
+    """A file is there, and lttd does not use it: the text says why, and fits a terminal."""
+
+    def __init__(self, number: int, reason: str, path: str | Path) -> None:
+        super().__init__(number, reason, str(path))
+
+
+_OPEN_HOW: Final = struct.Struct("=3Q")  # flags, mode, resolve
+_syscall: Final = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.argtypes = [
+    ctypes.c_long,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_size_t,
+]
+_syscall.restype = ctypes.c_long
+_Open = Callable[[int, str, int, int], int]
+
+
+def open_by_kernel(directory: int, name: str, flags: int, mode: int = 0) -> int:
+    """Open *name* below *directory* by one openat2(2); return the descriptor."""
+    encoded, how = os.fsencode(name), _OPEN_HOW.pack(flags, mode, _RESOLVE)
+    while True:
+        opened: int = _syscall(_SYS_OPENAT2, directory, encoded, how, len(how))
+        if opened >= 0:
+            return opened
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number), name)
+
+
+def open_by_steps(directory: int, name: str, flags: int, mode: int = 0) -> int:
+    """Open *name* below *directory* component by component; return the descriptor."""
+    *above, last = [part for part in name.split("/") if part not in ("", ".")] or ["."]
+    if ".." in (*above, last) or name.startswith("/"):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+    at = directory
+    try:
+        for part in above:
+            # O_PATH would open a symbolic link itself; O_DIRECTORY makes that ENOTDIR.
+            below = os.open(part, _LOOK | os.O_DIRECTORY, dir_fd=at)
+            if at != directory:
+                os.close(at)
+            at = below
+        return os.open(last, flags | os.O_NOFOLLOW, mode, dir_fd=at)
+    finally:
+        if at != directory:
+            os.close(at)
+
+
+def _ways() -> _Open:
+    """Return how to open: ask the kernel itself, since sandboxes refuse calls that they lack."""
+    root = os.open("/", _LOOK)
+    try:
+        os.close(open_by_kernel(root, ".", _LOOK))
+    except OSError:
+        return open_by_steps
+    finally:
+        os.close(root)
+    return open_by_kernel
+
+
+class _Relative(NamedTuple):
+    above: str
+    name: str
+
+
+class OpenDirectory:
+    """An open directory, and every operation on what lies below it.
+
+    All methods raise OSError; its subclass RefusedError where lttd, not the kernel, refuses.
+    """
+
+    _open: _Open | None = None
+    """How to open; found out once."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """Take over *fd*, which is open on the directory that *path* names."""
+        self.path = path
+        self.fd = fd
+        self._prefix = {".": "", "/": "/"}.get(os.fspath(path), f"{path}/")
+        self._closer = weakref.finalize(self, os.close, fd)
+        if OpenDirectory._open is None:
+            OpenDirectory._open = staticmethod(_ways())
+
+    @classmethod
+    def open(cls, path: Path) -> "OpenDirectory":
+        """Open the directory that a user names; symbolic links in *path* are followed, once."""
+        return cls(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.path}>"
+
+    def close(self) -> None:
+        """Close the descriptor; what is garbage does so by itself."""
+        self._closer()
+
+    def holds(self, path: str | Path) -> bool:
+        """Tell whether *path* is this directory, or is written as a path below it."""
+        text = os.fspath(path)
+        if not self._prefix:  # it is ``.``, and all paths that lead down are below it
+            return not text.startswith(("/", "../"))
+        return text == os.fspath(self.path) or text.startswith(self._prefix)
+
+    def place(self, path: str | Path) -> "Place":
+        """Return *path* as a place that is reached through this directory."""
+        return Place(self, os.fspath(path))
+
+    def enter(self, path: str | Path) -> "OpenDirectory":
+        """Open a directory below this one, with a descriptor of its own."""
+        return OpenDirectory(Path(path), self.open_directory(path))
+
+    def open_directory(self, path: str | Path) -> int:
+        """Open this directory or one below it; return the descriptor."""
+        return self._reach(self._inside(path), _DIRECTORY)
+
+    # -- looking
+
+    def stat(self, path: str | Path) -> os.stat_result:
+        """Return the status of a file; of a symbolic link itself."""
+        fd = self._reach(self._inside(path), _LOOK)
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def is_file(self, path: str | Path) -> bool:
+        """Tell whether *path* is a regular file; what cannot be reached is none."""
+        try:
+            return stat.S_ISREG(self.stat(path).st_mode)
+        except OSError:
+            return False
+
+    def is_directory(self, path: str | Path) -> bool:
+        """Tell whether *path* is a directory; what cannot be reached is none."""
+        try:
+            return stat.S_ISDIR(self.stat(path).st_mode)
+        except OSError:
+            return False
+
+    def exists(self, path: str | Path) -> bool:
+        """Tell whether there is anything at *path*, a symbolic link included."""
+        try:
+            self.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def names(self, path: str | Path) -> list[str]:
+        """Return the names of everything in a directory, sorted."""
+        with self._listed(path) as entries:
+            return sorted(entry.name for entry in entries)
+
+    def directories(self, path: str | Path) -> list[str]:
+        """Return the names of the directories in a directory, sorted; links are none."""
+        with self._listed(path) as entries:
+            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+
+    def walk(self, path: str | Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+        """Yield each directory from *path* on with its directories and what else it holds.
+
+        Who iterates may remove from the first list where not to go; symbolic links are in the
+        second.
+        """
+        with self._listed(path) as entries:
+            found = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries)
+        below = [name for name, is_directory in found if is_directory]
+        yield Path(path), below, [name for name, is_directory in found if not is_directory]
+        for name in below:
+            yield from self.walk(Path(path) / name)
+
+    # -- reading
+
+    def open_file(self, path: str | Path) -> int:
+        """Open a regular file for reading; return the descriptor."""
+        inside = self._inside(path)
+        self._refuse_irregular(inside, path)
+        fd = self._reach(inside, _READ)
+        return self._checked(fd, path, lambda status: None)
+
+    def read(self, path: str | Path, *, limit_bytes: int) -> bytes:
+        """Return the whole of a regular file, which is refused where it has more than the limit."""
+        fd = self.open_file(path)
+        try:
+            size_bytes = os.fstat(fd).st_size
+            parts: list[bytes] = []
+            left = limit_bytes + 1
+            while size_bytes <= limit_bytes and left:
+                part = os.read(fd, min(left, max(size_bytes + 1, _READ_BYTES)))
+                if not part:
+                    return b"".join(parts)
+                parts.append(part)
+                left -= len(part)
+        finally:
+            os.close(fd)
+        reason = f"has {size_bytes:,} bytes or more, and {limit_bytes:,} are the limit"
+        raise RefusedError(errno.EFBIG, reason, path)
+
+    def map(self, path: str | Path) -> memoryview:
+        """Map a regular file for reading; of an empty one the view is empty."""
+        fd = self.open_file(path)
+        try:
+            if not os.fstat(fd).st_size:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
+        except ValueError as error:  # cut to nothing meanwhile, or more than the address space
+            raise RefusedError(errno.EFBIG, str(error), path) from None
+        finally:
+            os.close(fd)
+
+    # -- writing
+
+    def refuse_foreign(self) -> None:
+        """Refuse to write into a directory that another user owns, or may write to."""
+        status = os.fstat(self.fd)
+        if status.st_uid != os.geteuid():
+            reason = f"belongs to user {status.st_uid}, and only its owner may write a trace there"
+            raise RefusedError(errno.EPERM, f"{reason}: name another directory", self.path)
+        if status.st_mode & _WRITABLE_BY_OTHERS:
+            reason = "other users may write to it: chmod go-w, or name another directory"
+            raise RefusedError(errno.EPERM, reason, self.path)
+
+    def open_for_writing(self, path: str | Path, mode: int = FILE_MODE) -> int:
+        """Open a file for writing, created where absent; return the descriptor.
+
+        A file that is there must be regular, ours, and have no other name.
+        """
+        inside = self._inside(path)
+        with suppress(FileExistsError):
+            return self._reach(inside, _CREATE, mode)
+        self._refuse_irregular(inside, path)
+        return self._checked(self._reach(inside, _WRITE), path, _why_not_ours)
+
+    def create(self, path: str | Path, mode: int = FILE_MODE) -> int:
+        """Create a file under a name that nobody has used; return the descriptor."""
+        return self._reach(self._inside(path), _CREATE, mode)
+
+    def make_directory(self, path: str | Path) -> None:
+        """Create a directory and its parents, where absent."""
+        try:
+            os.close(self.open_directory(path))
+        except FileNotFoundError:
+            above, name = _split(self._inside(path))
+            if above != ".":
+                self.make_directory(self._prefix + above)
+            with self._parent(path) as (fd, _), suppress(FileExistsError):
+                os.mkdir(name, DIRECTORY_MODE, dir_fd=fd)
+            os.close(self.open_directory(path))
+
+    def create_directory(self, path: str | Path) -> None:
+        """Create a directory that is not there yet."""
+        with self._parent(path) as (fd, name):
+            os.mkdir(name, DIRECTORY_MODE, dir_fd=fd)
+
+    def rename(self, path: str | Path, to: str) -> None:
+        """Give a file another name in its directory; what has that name is replaced."""
+        with self._parent(path) as (fd, name):
+            os.rename(name, to, src_dir_fd=fd, dst_dir_fd=fd)
+
+    def remove_file(self, path: str | Path) -> None:
+        """Remove a name: of a symbolic link, that of the link."""
+        with self._parent(path) as (fd, name):
+            os.unlink(name, dir_fd=fd)
+
+    def remove_directory(self, path: str | Path) -> None:
+        """Remove an empty directory."""
+        with self._parent(path) as (fd, name):
+            os.rmdir(name, dir_fd=fd)
+
+    def remove_tree(self, path: str | Path) -> None:
+        """Remove a directory with all that it holds; no symbolic link is followed."""
+        with self._parent(path) as (fd, name):
+            shutil.rmtree(name, dir_fd=fd)
+
+    # -- how
+
+    def _inside(self, path: str | Path) -> str:
+        text = os.fspath(path)
+        if text == os.fspath(self.path):
+            return "."
+        if not self.holds(text):
+            raise AssertionError(f"{text} is not below {self.path}")
+        return text[len(self._prefix) :]
+
+    def _reach(self, inside: str, flags: int, mode: int = 0) -> int:
+        assert OpenDirectory._open is not None
+        try:
+            return OpenDirectory._open(self.fd, inside, flags, mode)
+        except OSError as error:
+            path = self._prefix + inside
+            if error.errno == errno.ELOOP:
+                raise RefusedError(errno.ELOOP, _KINDS[stat.S_IFLNK], path) from None
+            if error.errno == errno.EXDEV:
+                raise RefusedError(errno.EXDEV, "leads out of its directory", path) from None
+            error.filename = path
+            raise
+
+    @contextmanager
+    def _parent(self, path: str | Path) -> Iterator[tuple[int, str]]:
+        above, name = _split(self._inside(path))
+        fd = self._reach(above, _DIRECTORY)
+        try:
+            yield fd, name
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _listed(self, path: str | Path) -> Iterator["os._ScandirIterator[str]"]:
+        fd = self.open_directory(path)
+        try:
+            with os.scandir(fd) as entries:
+                yield entries
+        finally:
+            os.close(fd)
+
+    def _refuse_irregular(self, inside: str, path: str | Path) -> None:
+        """Look before opening: to open a device may be to act on it."""
+        self._checked(self._reach(inside, _LOOK), path, lambda status: None, keep=False)
+
+    def _checked(
+        self,
+        fd: int,
+        path: str | Path,
+        why_not: Callable[[os.stat_result], str | None],
+        *,
+        keep: bool = True,
+    ) -> int:
+        status = os.fstat(fd)
+        regular = stat.S_ISREG(status.st_mode)
+        reason = (
+            why_not(status) if regular else _KINDS.get(stat.S_IFMT(status.st_mode), "not a file")
+        )
+        if reason is not None or not keep:
+            os.close(fd)
+        if reason is not None:
+            raise RefusedError(errno.EPERM if regular else errno.EINVAL, reason, path)
+        return fd
+
+
+def _why_not_ours(status: os.stat_result) -> str | None:
+    if status.st_uid != os.geteuid():
+        return f"belongs to user {status.st_uid}: only its owner may write to it"
+    if status.st_nlink != 1:
+        return f"has {status.st_nlink} names, and one of them may be elsewhere: not written to"
+    return None
+
+
+def _split(inside: str) -> _Relative:
+    above, _, name = inside.rpartition("/")
+    if name in ("", ".", ".."):
+        raise AssertionError(f"{inside!r} is not a name below a directory")
+    return _Relative(above or ".", name)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path and the open directory that it is reached through."""
+
+    directory: OpenDirectory
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def name(self) -> str:
+        """The last component of the path."""
+        return self.path.rpartition("/")[2]
+
+    def __truediv__(self, name: str) -> "Place":
+        return Place(self.directory, f"{self.path}/{name}")
+
+    def stat(self) -> os.stat_result:
+        """See OpenDirectory.stat()."""
+        return self.directory.stat(self.path)
+
+    def open(self) -> int:
+        """See OpenDirectory.open_file()."""
+        return self.directory.open_file(self.path)
+
+    def read(self, *, limit_bytes: int) -> bytes:
+        """See OpenDirectory.read()."""
+        return self.directory.read(self.path, limit_bytes=limit_bytes)
+
+    def map(self) -> memoryview:
+        """See OpenDirectory.map()."""
+        return self.directory.map(self.path)
+
+
+def place_of(where: Place | Path) -> Place:
+    """Return a place as it is, and a path as a place in the directory that it names."""
+    if isinstance(where, Place):
+        return where
+    return OpenDirectory.open(where.parent).place(where)

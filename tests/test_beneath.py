@@ -1,0 +1,245 @@
+"""Below a directory that somebody named, nothing leads elsewhere, and nothing waits."""
+
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lttd import beneath
+from lttd.beneath import OpenDirectory, RefusedError, place_of
+
+LIMIT_BYTES = 100
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+
+@pytest.fixture(params=["open_by_kernel", "open_by_steps"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Open by openat2, and as where the kernel has none."""
+    name: str = request.param
+    monkeypatch.setattr(OpenDirectory, "_open", staticmethod(getattr(beneath, name)))
+    return name
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Iterator[OpenDirectory]:
+    (tmp_path / "t" / "below").mkdir(parents=True)
+    (tmp_path / "t" / "below" / "file").write_bytes(b"inside")
+    (tmp_path / "victim").write_bytes(b"outside")
+    opened = OpenDirectory.open(tmp_path / "t")
+    yield opened
+    opened.close()
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(os.path.relpath(path))
+
+
+def a_device(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+
+
+IRREGULAR = {
+    "a FIFO": os.mkfifo,
+    "a socket": a_socket,
+    "a directory": os.mkdir,
+    "a symbolic link": lambda path: os.symlink("../victim", path),
+    "a device": a_device,
+}
+irregular = pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=needs_root if k == "a device" else ()) for k in IRREGULAR]
+)
+
+
+def put(kind: str, path: Path) -> Path:
+    make: Callable[[Path], None] = IRREGULAR[kind]
+    make(path)
+    return path
+
+
+def test_the_kernel_here_is_asked_first() -> None:
+    assert beneath._ways() in (beneath.open_by_kernel, beneath.open_by_steps)
+
+
+def test_a_file_is_read_and_mapped_whole(trace: OpenDirectory) -> None:
+    path = trace.path / "below" / "file"
+    assert trace.read(path, limit_bytes=6) == b"inside"
+    assert bytes(trace.place(path).map()) == b"inside"
+    path.write_bytes(b"")
+    assert trace.read(path, limit_bytes=0) == b""
+    assert bytes(trace.map(path)) == b""
+
+
+def test_a_file_beyond_the_limit_is_refused_without_reading_it(trace: OpenDirectory) -> None:
+    path = trace.path / "giant"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(RefusedError, match=r"1,099,511,627,776 bytes or more, and 100 are the"):
+        trace.read(path, limit_bytes=LIMIT_BYTES)
+    os.truncate(path, LIMIT_BYTES + 1)
+    with pytest.raises(RefusedError):
+        trace.read(path, limit_bytes=LIMIT_BYTES)
+
+
+@irregular
+def test_only_regular_files_are_read_and_no_other_makes_us_wait(
+    trace: OpenDirectory, kind: str
+) -> None:
+    path = put(kind, trace.path / "odd")
+    for use in (lambda: trace.read(path, limit_bytes=LIMIT_BYTES), lambda: trace.map(path)):
+        with pytest.raises(RefusedError, match=kind):
+            use()
+    assert not trace.is_file(path)
+
+
+@irregular
+def test_only_regular_files_are_written_to(trace: OpenDirectory, kind: str) -> None:
+    path = put(kind, trace.path / "odd")
+    with pytest.raises(RefusedError, match=kind):
+        trace.open_for_writing(path)
+    with pytest.raises(FileExistsError):
+        trace.create(path)
+
+
+def test_a_symbolic_link_in_the_middle_of_a_path_is_not_followed(
+    trace: OpenDirectory, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").write_bytes(b"outside")
+    (trace.path / "link").symlink_to(tmp_path / "elsewhere")
+    path = trace.path / "link" / "file"
+    uses: list[Callable[[], object]] = [
+        lambda: trace.read(path, limit_bytes=LIMIT_BYTES),
+        lambda: trace.open_for_writing(path),
+        lambda: trace.open_for_writing(trace.path / "link" / "new"),
+        lambda: trace.create(trace.path / "link" / "new"),
+        lambda: trace.make_directory(trace.path / "link" / "new"),
+        lambda: trace.create_directory(trace.path / "link" / "new"),
+        lambda: trace.make_directory(trace.path / "link"),
+        lambda: trace.rename(path, "new"),
+        lambda: trace.remove_file(path),
+        lambda: trace.remove_tree(trace.path / "link"),
+        lambda: trace.names(trace.path / "link"),
+        lambda: trace.enter(trace.path / "link"),
+    ]
+    for use in uses:
+        with pytest.raises(OSError, match=r"link|[Nn]ot a directory"):
+            use()
+    assert os.listdir(tmp_path / "elsewhere") == ["file"]
+    assert next(trace.walk(trace.path))[1:] == (["below"], ["link"])
+    assert trace.directories(trace.path) == ["below"]
+
+
+def test_two_dots_lead_nowhere(trace: OpenDirectory) -> None:
+    for path in (trace.path / ".." / "victim", trace.path / "below" / ".." / ".." / "victim"):
+        with pytest.raises(RefusedError, match="leads out"):
+            trace.read(path, limit_bytes=LIMIT_BYTES)
+    with pytest.raises(AssertionError, match="not below"):
+        trace.read(trace.path.parent / "victim", limit_bytes=LIMIT_BYTES)
+
+
+def test_the_path_that_is_named_may_contain_links_and_is_resolved_once(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_bytes(b"real")
+    (tmp_path / "link").symlink_to("real")
+    named = OpenDirectory.open(tmp_path / "link")
+    (tmp_path / "link").unlink()
+    (tmp_path / "real").rename(tmp_path / "moved")
+    (tmp_path / "link").mkdir()
+    os.close(named.open_for_writing(tmp_path / "link" / "new"))
+    assert named.read(tmp_path / "link" / "file", limit_bytes=LIMIT_BYTES) == b"real"
+    assert sorted(os.listdir(tmp_path / "moved")) == ["file", "new"]
+    assert os.listdir(tmp_path / "link") == []
+
+
+@pytest.mark.parametrize("name", [".", "t", "./t", "../here/t"])
+def test_a_directory_may_be_named_in_any_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    here = tmp_path / "here"
+    (here / "t").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    (here / name / "file").write_bytes(b"here")
+    opened = OpenDirectory.open(Path(name))
+    path = Path(name) / "file"
+    assert opened.holds(path)
+    assert not opened.holds(tmp_path / "victim")
+    assert opened.read(path, limit_bytes=LIMIT_BYTES) == b"here"
+    assert opened.names(Path(name)) == sorted(os.listdir(name))
+
+
+def test_what_is_written_to_has_one_name(trace: OpenDirectory, tmp_path: Path) -> None:
+    path = trace.path / "linked"
+    os.link(tmp_path / "victim", path)
+    with pytest.raises(RefusedError, match="has 2 names"):
+        trace.open_for_writing(path)
+    assert trace.read(path, limit_bytes=LIMIT_BYTES) == b"outside"
+
+
+@needs_root
+def test_what_is_written_to_is_ours(trace: OpenDirectory) -> None:
+    path = trace.path / "below" / "file"
+    os.chown(path, 65534, 65534)
+    with pytest.raises(RefusedError, match="belongs to user 65534"):
+        trace.open_for_writing(path)
+    assert trace.read(path, limit_bytes=LIMIT_BYTES) == b"inside"
+
+
+@needs_root
+def test_a_directory_of_another_user_is_not_for_writing(trace: OpenDirectory) -> None:
+    trace.refuse_foreign()
+    os.chown(trace.path, 65534, 0)
+    with pytest.raises(RefusedError, match="belongs to user 65534, and only its owner may"):
+        trace.refuse_foreign()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_a_directory_that_others_may_write_to_is_not_for_writing(
+    trace: OpenDirectory, mode: int
+) -> None:
+    trace.path.chmod(mode)
+    with pytest.raises(RefusedError, match="chmod go-w"):
+        trace.refuse_foreign()
+
+
+def test_directories_are_made_with_their_parents(trace: OpenDirectory) -> None:
+    path = trace.path / "a" / "b" / "c"
+    trace.make_directory(path)
+    trace.make_directory(path)
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (path, path.parent)} == {0o750}
+    with pytest.raises(FileExistsError):
+        trace.create_directory(path)
+    with pytest.raises(NotADirectoryError):
+        trace.make_directory(trace.path / "below" / "file" / "c")
+
+
+def test_a_tree_is_removed_with_its_links_and_not_what_they_lead_to(
+    trace: OpenDirectory, tmp_path: Path
+) -> None:
+    (trace.path / "below" / "link").symlink_to(tmp_path)
+    trace.remove_tree(trace.path / "below")
+    assert os.listdir(trace.path) == []
+    assert (tmp_path / "victim").exists()
+
+
+def test_nothing_stays_open(trace: OpenDirectory, tmp_path: Path) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    os.mkfifo(trace.path / "fifo")
+    os.link(tmp_path / "victim", trace.path / "linked")
+    for name in ("fifo", "linked", "absent", "below", "below/file/x"):
+        for use in (trace.open_for_writing, trace.map, trace.make_directory, trace.stat):
+            try:
+                got = use(trace.path / name)
+            except OSError:
+                continue
+            if isinstance(got, int):
+                os.close(got)
+    trace.enter(trace.path / "below")
+    place_of(trace.path / "below" / "file").map().release()
+    assert descriptors() == before
