@@ -78,6 +78,7 @@ class Daemon:
             backlog_bytes=config.backlog_bytes,
             keep_going=config.on_write_error == "continue",
             on_failure=lambda: token.run_sync_soon(self._stop.set),
+            health=self._health,
         )
         self._reader = Reader(
             self._recorder,
@@ -361,12 +362,13 @@ class Daemon:
         try:
             async with self._house:
                 await trio.to_thread.run_sync(work)
+        except StorageError as error:
+            self._recorder.failed(error, self._config.trace_dir)
         except LttdError as error:
-            if isinstance(error, StorageError) and self._config.on_write_error == "continue":
-                self._recorder.last_write_error = error
-                return
             self._failures.append(error)
             self._stop.set()
+        else:
+            self._recorder.succeeded(self._config.trace_dir)
 
     # -- what is told at the end
 

@@ -34,11 +34,15 @@ class SourceError(LttdError):
 class StorageError(LttdError):
     """A file could not be written; what was written before is whole."""
 
-    def __init__(self, path: Path, reason: str, errno_name: str = "EIO") -> None:
+    def __init__(
+        self, path: Path, reason: str, errno_name: str = "EIO", *, end_bytes: int | None = None
+    ) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
         self.errno_name = errno_name
+        self.end_bytes = end_bytes
+        """Of a write: the offset up to which it went; None where nothing is known of that."""
 
 
 class LockedError(LttdError):

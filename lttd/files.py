@@ -36,11 +36,11 @@ _REMEDY: Final = {
 }
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """Turn an errno into the one line that says what to do."""
+def storage_error(path: Path, error: OSError, *, end_bytes: int | None = None) -> StorageError:
+    """Turn an errno into the one line that says what to do; *end_bytes* as StorageError has it."""
     number = error.errno or 0
     reason = _REMEDY.get(number, error.strerror or str(error))
-    return StorageError(path, reason, errno.errorcode.get(number, "EIO"))
+    return StorageError(path, reason, errno.errorcode.get(number, "EIO"), end_bytes=end_bytes)
 
 
 # sync_file_range(2) and fallocate(2) with flags are not in os; pwritev2(2) is, but wants an object
@@ -99,22 +99,22 @@ class File:
 
     def size_bytes(self) -> int:
         """Return the file's length."""
-        return os.fstat(self._fd).st_size
+        try:
+            return os.fstat(self._fd).st_size
+        except OSError as error:
+            raise storage_error(self.path, error) from None
 
     def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
         """Write all *pieces* one after the other; return the offset behind them.
 
         Raises:
-            StorageError: less than all was written; what stands behind *offset_bytes* is undefined.
+            StorageError: less than all was written; its ``end_bytes`` says how much.
         """
         uncached = self._cached_until_bytes is not None and offset_bytes >= self._cached_until_bytes
-        try:
-            if isinstance(pieces, Pieces) and pieces.size_bytes:
-                end_bytes = self._write_gathered(pieces, offset_bytes, uncached=uncached)
-            else:
-                end_bytes = self._write_pieces(pieces, offset_bytes)
-        except OSError as error:
-            raise storage_error(self.path, error) from None
+        if isinstance(pieces, Pieces) and pieces.size_bytes:
+            end_bytes = self._write_gathered(pieces, offset_bytes, uncached=uncached)
+        else:
+            end_bytes = self._write_pieces(pieces, offset_bytes)
         if uncached and not self._can_bypass_cache:
             self._write_behind(end_bytes)
         return end_bytes
@@ -147,7 +147,10 @@ class File:
         for at in range(0, len(pieces), IOV_MAX):
             run = list(pieces[at : at + IOV_MAX])
             while run:
-                written_bytes = os.pwritev(self._fd, run, offset_bytes)
+                try:
+                    written_bytes = os.pwritev(self._fd, run, offset_bytes)
+                except OSError as error:
+                    raise storage_error(self.path, error, end_bytes=offset_bytes) from None
                 offset_bytes += written_bytes
                 run = _behind(run, written_bytes)
         return offset_bytes

@@ -41,6 +41,10 @@ class Trouble(enum.StrEnum):
         "writer_failed",
         "A file could not be written; what was written before is whole.",
     )
+    UNSYNCED = (
+        "unsynced",
+        "A sync failed: of what was written since the last one, some may not be on the disk.",
+    )
 
 
 class Condition(NamedTuple):

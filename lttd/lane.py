@@ -1,25 +1,55 @@
-"""One stream on its way to the disk: its files, its counters, and what was refused.
+"""One stream on its way to the disk: its files, its counters, and what is not in its files.
 
 Rule: a lane is written by the one thread whose queue it names; other threads only read from it.
+Rule: a sync that failed is final.  Linux reports it once, may have dropped what it could not write,
+and calls the next sync a success: so the synced record never goes on from there.
 Invariant: what was taken and is not in the files is counted in the stats, and stands in a gap as
-soon as one can be written.
+soon as one can be written.  However long that takes, the untold gaps are a few.
 """
 
 import threading
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
 
+from lttd.errors import StorageError
 from lttd.stats import StreamStats
 from lttd.subbuffer import ROW_DTYPE, Batch, Gap, Reason, Unit
 from lttd.tracedir import Position, StreamRecord
 from lttd.writer import StreamFile
 
 _NO_ROWS: Final = np.empty(0, ROW_DTYPE)
+
+
+class Untold:
+    """Gaps that are not in the file yet: merged into one for each reason and unit.
+
+    A gap of an unknown count stays apart, so that it does not hide the counts that are known.
+    """
+
+    def __init__(self) -> None:
+        self._gaps: dict[tuple[Reason, Unit, bool], Gap] = {}
+
+    def add(self, gap: Gap) -> None:
+        """Keep *gap* until it can be written, before whatever comes next."""
+        key = gap.reason, gap.unit, gap.count is None
+        known = self._gaps.get(key)
+        if known is None:
+            self._gaps[key] = replace(gap, row=0)
+            return
+        count = None if known.count is None or gap.count is None else known.count + gap.count
+        begin, end = min(known.begin, gap.begin), max(known.end, gap.end)
+        self._gaps[key] = Gap(0, gap.reason, gap.unit, count, begin, end)
+
+    def gaps(self) -> tuple[Gap, ...]:
+        """Return them, all in row 0."""
+        return tuple(self._gaps.values())
+
+    def clear(self) -> None:
+        """Forget them: they are written."""
+        self._gaps.clear()
 
 
 @dataclass(slots=True)
@@ -30,41 +60,74 @@ class Lane:
     record: StreamRecord
     stats: StreamStats
     queue: "Jobs"
+    untold: Untold = field(default_factory=Untold)
+    failing: bool = False
+    """Whether the last write failed."""
+    failed_lately: bool = False
+    """Whether one failed since the last retry()."""
     synced: Position | None = None
-    refused: Counter[Reason] = field(default_factory=Counter)
-    """Sub-buffers that were taken and not written, and that no gap tells yet."""
-    refused_gaps: list[Gap] = field(default_factory=list)
-    """The gaps that came with them: counted, but not in the file yet."""
+    """How far the stream is known to be durable."""
+    tried: Position | None = None
+    """How far it had been written when it was last synced, with or without success."""
+    unsynced: StorageError | None = None
+    """The first sync that failed: from *synced* on nobody knows what is on the disk."""
+    _synced_latest: int = 0
 
-    def refuse(self, batch: Batch, reason: Reason) -> None:
-        """Count a batch that is not written."""
-        self.stats.unwritten(batch)
-        self.refused[reason] += len(batch.rows)
-        self.refused_gaps += batch.gaps
+    def write(self, batch: Batch) -> StorageError | None:
+        """Write a batch as far as it fits, and what is untold before it; count the rest.
 
-    def tell_refused(self, at: int) -> None:
-        """Write, behind what is in the file, gaps for what was refused since the last one.
+        Return why it did not fit.
+        """
+        done = self.file.append(batch, self.untold.gaps())
+        self.stats.stored(batch.rows[: done.rows])
+        if done.rows or done.error is None:
+            self.untold.clear()
+        if done.error is not None:
+            self.refuse(batch, Reason.STORAGE, done.rows)
+        return done.error
+
+    def refuse(self, batch: Batch, reason: Reason, first: int = 0) -> None:
+        """Count what is not written of a batch: all from row *first* on."""
+        rows = batch.rows[first:]
+        if len(rows):
+            self.stats.unwritten(rows, reason)
+            begin, end = int(rows["begin"][0]), int(rows["end"][-1])
+            self.untold.add(Gap(0, reason, Unit.SUBBUFFERS, len(rows), begin, end))
+        for gap in batch.gaps:
+            if gap.row > first or not first:
+                self.untold.add(gap)
+
+    def tell(self) -> StorageError | None:
+        """Write what is untold, and cut off what an earlier failure left half written."""
+        return self.write(self._batch())
+
+    def retry(self) -> None:
+        """Have tell() done by the lane's thread.  Callable from any thread."""
+        self.queue.put((self, self._batch()))
+
+    def sync(self) -> None:
+        """Make what was written durable.
 
         Raises:
-            StorageError: not even that can be written; it stays untold.
+            StorageError: that failed; a gap that says so is on its way to the file.
         """
-        if not self.refused and not self.refused_gaps:
+        if self.file.position == self.tried:
             return
-        gaps = [
-            Gap(0, reason, Unit.SUBBUFFERS, count, at, at)
-            for reason, count in self.refused.items()
-            if count
-        ]
-        told = (*gaps, *(replace(gap, row=0) for gap in self.refused_gaps))
-        self.file.append(Batch(self.record.info.id, memoryview(b""), _NO_ROWS, 0, told))
-        self.count_refused(gaps)
+        latest = self.file.latest
+        try:
+            self.tried = self.file.sync()
+        except StorageError as error:
+            if self.unsynced is None:
+                self.unsynced = error
+                self.stats.unsynced += 1
+                gap = Gap(0, Reason.UNSYNCED, Unit.BYTES, None, self._synced_latest, latest)
+                self.queue.put((self, self._batch(gap)))
+            raise
+        if self.unsynced is None:
+            self.synced, self._synced_latest = self.tried, latest
 
-    def count_refused(self, gaps: Iterable[Gap]) -> None:
-        """Count *gaps*, which tell all that was refused so far."""
-        for gap in gaps:
-            self.stats.lost(gap)
-        self.refused.clear()
-        self.refused_gaps.clear()
+    def _batch(self, *gaps: Gap) -> Batch:
+        return Batch(self.record.info.id, memoryview(b""), _NO_ROWS, 0, gaps)
 
 
 # A batch for a lane; an event to set when all before it is done; None to end.

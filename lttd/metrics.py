@@ -9,6 +9,7 @@ FAMILIES is the only list of what there is; docs/METRICS.md explains it and a te
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -71,7 +72,7 @@ BYTES_LOST: Final = Family(
 GAPS_UNKNOWN: Final = Family(
     "lttd_gaps_unknown_total",
     "counter",
-    "Losses of which the kernel says that they happened, but not how much was lost.",
+    "Losses of a size that nobody knows: the kernel does not tell it, or a sync failed.",
     _BY_STREAM,
 )
 SUBBUFFERS_READ: Final = Family(
@@ -157,8 +158,6 @@ LOSS_REASONS: Final[dict[Family, tuple[Reason, ...]]] = {
         Reason.TORN,
     ),
 }
-# What lttd took and did not store: what the books call refused.
-REFUSALS: Final = (Reason.DAMAGED, Reason.BACKLOG, Reason.STORAGE)
 # What a file system gives up with; others are shown from their first occurrence on.
 WRITE_ERRNOS: Final = ("EDQUOT", "EFBIG", "EIO", "ENOSPC", "EROFS")
 
@@ -225,8 +224,8 @@ class RecorderCollector(Collector):
             ((escape(stats.stream.channel), str(stats.stream.cpu), escape(stats.source)), stats)
             for stats in _one_a_stream(self._snapshots.streams())
         ]
-        yield from _losses(streams, gauges)
-        yield GAPS_UNKNOWN, [(labels, stats.gaps_unknown) for labels, stats in streams]
+        yield from _losses(streams)
+        yield GAPS_UNKNOWN, [(labels, stats.unknown) for labels, stats in streams]
         yield SUBBUFFERS_READ, [(labels, stats.subbuffers) for labels, stats in streams]
         yield STORED_BYTES, [(labels, stats.stored_bytes) for labels, stats in streams]
         yield PADDING_BYTES, [(labels, stats.padding_bytes) for labels, stats in streams]
@@ -274,6 +273,7 @@ def _sum(one: StreamStats, other: StreamStats) -> StreamStats:
         stored_bytes=one.stored_bytes + other.stored_bytes,
         unwritten_bytes=one.unwritten_bytes + other.unwritten_bytes,
         unwritten_subbuffers=one.unwritten_subbuffers + other.unwritten_subbuffers,
+        unsynced=one.unsynced + other.unsynced,
     )
 
 
@@ -282,27 +282,21 @@ Streams = list[tuple[Labels, StreamStats]]
 Counts = Mapping[Reason, int]
 
 
-def _losses(streams: Streams, gauges: DaemonGauges) -> Iterator[Table]:
-    # The recorder names the reason of its refusals when the segment is closed; until then they are
-    # counted without one, and it follows from the same fact that the recorder will go by.
-    refusal = Reason.BACKLOG if gauges.writer_failure is None else Reason.STORAGE
+def _losses(streams: Streams) -> Iterator[Table]:
     events: list[tuple[Labels, Counts]] = []
     subbuffers: list[tuple[Labels, Counts]] = []
     bytes_: list[tuple[Labels, Counts]] = []
     for labels, stats in streams:
         events.append((labels, stats.events_lost))
-        refused = stats.unwritten_subbuffers
-        subbuffers.append((labels, _with_refused(stats.subbuffers_lost, refused, refusal)))
-        bytes_.append((labels, _with_refused(stats.bytes_lost, stats.refused_bytes, refusal)))
+        subbuffers.append((labels, _both(stats.subbuffers_lost, stats.unwritten_subbuffers)))
+        bytes_.append((labels, _both(stats.bytes_lost, stats.unwritten_bytes)))
     yield EVENTS_LOST, _by_reason(EVENTS_LOST, events, only=KERNEL_EVENT_REASONS)
     yield SUBBUFFERS_LOST, _by_reason(SUBBUFFERS_LOST, subbuffers)
     yield BYTES_LOST, _by_reason(BYTES_LOST, bytes_)
 
 
-def _with_refused(lost: Counts, refused: int, refusal: Reason) -> Counts:
-    """Give *refusal* what was refused and is in *lost* under none of its reasons yet."""
-    untold = refused and refused - sum(lost.get(reason, 0) for reason in REFUSALS)
-    return {**lost, refusal: lost.get(refusal, 0) + untold} if untold > 0 else lost
+def _both(lost: Counter[Reason], unwritten: Counter[Reason]) -> Counts:
+    return lost + unwritten if unwritten.total() else lost
 
 
 def _by_reason(

@@ -69,7 +69,6 @@ class Observer:
             segments=recorder.segment_count,
             turns_total=pulse.turns,
             last_turn_ns=pulse.last_turn_ns,
-            writer_failure=str(recorder.failure) if recorder.failure else None,
             troubles=frozenset(each.trouble for each in self._health.conditions()),
             write_errors=dict(recorder.write_errors),
             fill=fill,

@@ -18,7 +18,7 @@ from lttd.errors import LttdError, StorageError, TraceDamagedError
 from lttd.files import Disk, Lock
 from lttd.lane import Jobs, Lane
 from lttd.stats import StreamStats, StreamSummary, summarize
-from lttd.subbuffer import Gap, StreamId, StreamInfo, Unit
+from lttd.subbuffer import StreamId, StreamInfo
 from lttd.tracedir import (
     Manifest,
     SegmentPaths,
@@ -45,6 +45,10 @@ class Writers(Protocol):
 
     def drain(self) -> None:
         """Wait until everything offered so far was written or refused."""
+        ...
+
+    def failed(self, error: StorageError) -> None:
+        """Count something that could not be written."""
         ...
 
     def forget(self, segment: "OpenSegment", *, removed: bool = False) -> None:
@@ -74,6 +78,7 @@ class OpenSegment:
         self._writers = writers
         self._disk = contents.disk
         self._guard = threading.Lock()
+        self._is_open = True
         self._baselines = _baselines(trace, str(contents.source["kind"]))
         self.paths: SegmentPaths = create_segment(
             self._disk, trace, number, str(contents.source["kind"])
@@ -152,16 +157,34 @@ class OpenSegment:
             self.manifest.clock_snapshots.append(snapshot)
 
     def sync(self) -> None:
-        """Make what was written durable, and then say so in the segment's synced record."""
+        """Make what was written durable, and then say so in the segment's synced record.
+
+        Raises:
+            StorageError: the first that failed; what could be synced is.
+        """
         with self._guard:
+            if not self._is_open:
+                return
+            failed: StorageError | None = None
             before = {lane.record.name: lane.synced for lane in self.lanes.values()}
             for lane in list(self.lanes.values()):
-                if lane.file.position != lane.synced:
-                    lane.synced = lane.file.sync()
+                try:
+                    lane.sync()
+                except StorageError as error:
+                    failed = failed or error
             after = {lane.record.name: lane.synced for lane in self.lanes.values()}
             if after != before:
                 known = {name: position for name, position in after.items() if position}
                 self._disk.replace(self.paths.synced, encode_synced(known))
+        if failed is not None:
+            raise failed
+
+    def retry(self) -> None:
+        """Have lanes that failed try again, also those that nothing more comes for."""
+        with self._guard:
+            for lane in self.lanes.values():
+                if lane.failing and self._is_open:
+                    lane.retry()
 
     def close(
         self,
@@ -175,8 +198,8 @@ class OpenSegment:
         """
         try:
             self.settle()
-            self._tell_refused(snapshot.trace if snapshot else 0)
-            self.sync()
+            self._tell()
+            self._sync_for_good()
             for lane in self.lanes.values():
                 lane.record.summary = summarize(lane.stats)
                 lane.record.counters = dict(counters.get(lane.record.info.id, {}))
@@ -185,33 +208,43 @@ class OpenSegment:
             self.manifest.state = "closed"
             self._write_manifest()
         finally:
-            self._writers.forget(self)
-            for lane in self.lanes.values():
-                lane.file.close()
-            self._lock.release()
+            self._let_go()
 
     def settle(self) -> None:
         """Wait for the backlog; then what closes the segment has the room that was kept for it."""
         self._writers.drain()
         self._disk.remove(self.paths.reserve)
 
-    def _tell_refused(self, now: int) -> None:
+    def _tell(self) -> None:
+        """Write the last gaps; where even they have no room, summary and metrics still tell it."""
         for lane in self.lanes.values():
-            try:
-                lane.tell_refused(now)
-            except StorageError:
-                # The disk has no room for the gap: summary and metrics still tell it.
-                lane.count_refused(
-                    Gap(0, reason, Unit.SUBBUFFERS, count, now, now)
-                    for reason, count in list(lane.refused.items())
-                )
+            error = lane.tell()
+            if error is not None:
+                self._writers.failed(error)
 
-    def discard(self) -> None:
-        """Remove the segment: nothing was recorded into it."""
-        self._writers.forget(self, removed=True)
+    def _sync_for_good(self) -> None:
+        try:
+            self.sync()
+        except StorageError as error:
+            # The gap that says so is to be durable, too.
+            self._writers.failed(error)
+            self._writers.drain()
+            self._tell()
+            self.sync()
+
+    def _let_go(self, *, removed: bool = False) -> None:
+        with self._guard:
+            self._is_open = False
+        self._writers.forget(self, removed=removed)
+        # A retry may be on its way to a file of ours.
+        self._writers.drain()
         for lane in self.lanes.values():
             lane.file.close()
         self._lock.release()
+
+    def discard(self) -> None:
+        """Remove the segment: nothing was recorded into it."""
+        self._let_go(removed=True)
         shutil.rmtree(self.paths.directory, ignore_errors=True)
 
     def summaries(self) -> list[StreamSummary]:

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from lttd.errors import LttdError, StorageError
+from lttd.health import Health, Trouble
 from lttd.lane import Jobs, Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.subbuffer import TAKE_BYTES, Batch, Reason
@@ -38,6 +39,7 @@ class Recorder:
         cached_bytes: int | None = None,
         keep_going: bool = False,
         on_failure: Callable[[], None] = lambda: None,
+        health: Health | None = None,
     ) -> None:
         """*keep_going*: what cannot be written is counted, and recording goes on."""
         self.backlog_limit_bytes = backlog_bytes
@@ -57,6 +59,7 @@ class Recorder:
         self._abandoned = False
         self._keep_going = keep_going
         self._on_failure = on_failure
+        self._health = health or Health()
         self._segments: list[OpenSegment] = []
         self._queues: list[Jobs] = [SimpleQueue() for _ in range(WRITER_THREADS)]
         self._moved = threading.Event()
@@ -121,23 +124,39 @@ class Recorder:
 
     def _append(self, lane: Lane, batch: Batch) -> None:
         try:
-            lane.tell_refused(_begin_of(batch))
-            lane.file.append(batch)
-        except StorageError as error:
+            error = lane.write(batch)
+        except Exception as bug:  # noqa: BLE001  (it must stop the daemon, not one thread)
             lane.refuse(batch, Reason.STORAGE)
-            self._count(error)
-        except Exception as error:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
-            lane.refuse(batch, Reason.STORAGE)
-            self._fail(LttdError(f"{lane.record.name}: writer failed: {error!r}"))
-        else:
-            lane.stats.stored(batch)
-            self._moved.set()
+            self._fail(LttdError(f"{lane.record.name}: writer failed: {bug!r}"))
+            return
+        # Also after a failure: the thread that syncs sees to it that it is tried again.
+        self._moved.set()
+        if error is not None:
+            lane.failing = lane.failed_lately = True
+            self.failed(error, lane.file.path)
+        elif lane.failing:
+            # That a gap fits is a good sign only where no sub-buffers came meanwhile that do not.
+            lane.failing = lane.failed_lately and not len(batch.rows)
+            lane.failed_lately = False
+            if not lane.failing:
+                self.succeeded(lane.file.path)
 
-    def _count(self, error: StorageError) -> None:
+    def failed(self, error: StorageError, where: Path | None = None) -> None:
+        """Count what could not be written to *where*; lttd is unhealthy until it has succeeded().
+
+        Where recording shall not go on past that, it ends now.
+        """
         self.write_errors[error.errno_name] += 1
         self.last_write_error = error
-        if not self._keep_going:
+        if self._keep_going:
+            where = where or error.path
+            self._health.begins(Trouble.WRITER_FAILED, error.reason, str(where))
+        else:
             self._fail(error)
+
+    def succeeded(self, where: Path) -> None:
+        """Say that *where* can be written again."""
+        self._health.ends(Trouble.WRITER_FAILED, "can be written again", str(where))
 
     def _fail(self, error: LttdError) -> None:
         if self.failure is None:
@@ -163,11 +182,23 @@ class Recorder:
                 return
             self._moved.clear()
             for segment in list(self._segments):
-                try:
-                    segment.sync()
-                except StorageError as error:
-                    self._count(error)
-                    self._moved.set()
+                self._sync(segment)
+
+    def _sync(self, segment: OpenSegment) -> None:
+        try:
+            segment.sync()
+        except StorageError as error:
+            self.failed(error, segment.paths.synced)
+            self._moved.set()
+        else:
+            self.succeeded(segment.paths.synced)
+        for lane in segment.lanes.values():
+            if lane.unsynced is not None:
+                words = f"{lane.unsynced.reason}: of what was written since the last sync, some may"
+                self._health.begins(
+                    Trouble.UNSYNCED, f"{words} not be on the disk", str(lane.file.path)
+                )
+        segment.retry()
 
     # -- segments
 
@@ -208,10 +239,6 @@ class Recorder:
         for thread in (*self._threads, self._syncer):
             if thread.ident is not None:
                 thread.join()
-
-
-def _begin_of(batch: Batch) -> int:
-    return int(batch.rows["begin"][0]) if len(batch.rows) else 0
 
 
 def _cached_bytes() -> int:

@@ -10,10 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from lttd.health import Trouble
-from lttd.subbuffer import KERNEL_EVENT_REASONS, Batch, Gap, Reason, StreamId, Unit
+from lttd.subbuffer import KERNEL_EVENT_REASONS, Batch, Gap, Reason, Rows, StreamId, Unit
 
 StreamKey = tuple[str, StreamId]
 """Source and stream."""
+
+
+def _unwritten() -> Counter[Reason]:
+    # No key is added later: other threads go through it meanwhile.
+    return Counter({Reason.BACKLOG: 0, Reason.STORAGE: 0})
 
 
 @dataclass(slots=True)
@@ -34,8 +39,10 @@ class StreamStats:
     # by its writer thread
     stored_bytes: int = 0
     stored_subbuffers: int = 0
-    unwritten_bytes: int = 0
-    unwritten_subbuffers: int = 0
+    unwritten_bytes: Counter[Reason] = field(default_factory=_unwritten)
+    unwritten_subbuffers: Counter[Reason] = field(default_factory=_unwritten)
+    unsynced: int = 0
+    """Times that a sync failed: how much of what was stored is on the disk, nobody knows then."""
 
     def took(self, batch: Batch) -> None:
         """Count what the kernel delivered, and what it said was lost."""
@@ -61,15 +68,15 @@ class StreamStats:
             # It stands in no row, yet the kernel delivered it.
             self.delivered_bytes += gap.count
 
-    def stored(self, batch: Batch) -> None:
+    def stored(self, rows: Rows) -> None:
         """Count what reached the file."""
-        self.stored_subbuffers += len(batch.rows)
-        self.stored_bytes += batch.stored_bytes
+        self.stored_subbuffers += len(rows)
+        self.stored_bytes += int(rows["stored_bytes"].sum())
 
-    def unwritten(self, batch: Batch) -> None:
+    def unwritten(self, rows: Rows, reason: Reason) -> None:
         """Count what was taken and never written: its content; its padding stays padding."""
-        self.unwritten_subbuffers += len(batch.rows)
-        self.unwritten_bytes += batch.stored_bytes
+        self.unwritten_subbuffers[reason] += len(rows)
+        self.unwritten_bytes[reason] += int(rows["stored_bytes"].sum())
 
     @property
     def key(self) -> StreamKey:
@@ -77,9 +84,14 @@ class StreamStats:
         return self.source, self.stream
 
     @property
+    def unknown(self) -> int:
+        """Losses of which nobody knows how much was lost."""
+        return self.gaps_unknown + self.unsynced
+
+    @property
     def refused_bytes(self) -> int:
         """What was delivered and is not stored: it does not parse, or was not written."""
-        return self.unwritten_bytes + self.bytes_lost[Reason.DAMAGED]
+        return self.unwritten_bytes.total() + self.bytes_lost[Reason.DAMAGED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +126,7 @@ def summarize(stats: StreamStats) -> StreamSummary:
     lost: dict[str, int] = {}
     for unit, counter in (
         (Unit.EVENTS, stats.events_lost),
-        (Unit.SUBBUFFERS, stats.subbuffers_lost),
+        (Unit.SUBBUFFERS, stats.subbuffers_lost + stats.unwritten_subbuffers),
         (Unit.BYTES, stats.bytes_lost),
     ):
         lost |= {lost_key(reason, unit): count for reason, count in counter.items() if count}
@@ -126,7 +138,7 @@ def summarize(stats: StreamStats) -> StreamSummary:
         padding_bytes=stats.padding_bytes,
         events_lost=events_lost(stats.events_lost),
         lost=lost,
-        gaps_unknown=stats.gaps_unknown,
+        gaps_unknown=stats.unknown,
         source=stats.source,
     )
 
@@ -169,8 +181,6 @@ class DaemonGauges:
     turns_total: int
     last_turn_ns: int
     """CLOCK_MONOTONIC."""
-    writer_failure: str | None = None
-    """The first error that a writer met and did not get over, as one line."""
     troubles: frozenset[Trouble] = frozenset()
     """What makes lttd unhealthy now."""
     write_errors: Mapping[str, int] = field(default_factory=dict)

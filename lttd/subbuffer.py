@@ -68,6 +68,7 @@ class Reason(enum.IntEnum):
     STORAGE = 8  # taken, but the file could not be written
     TORN = 9  # written, but a crash cut it
     ABANDONED = 10  # still in the ring when recording ended: a second signal, a CPU that is down
+    UNSYNCED = 11  # written, but a sync failed: some of it may not be on the disk
 
 
 KERNEL_EVENT_REASONS: Final = frozenset(

@@ -1,12 +1,16 @@
 """Writes one stream: packed or sparse data, then its index entries.
 
 Rule: release, then data, then index: an entry is appended only when the bytes it names are in the
-file, and a batch is in the file whole or not at all.
-Invariant: the data file ends where the last entry's sub-buffer ends.
+file.  Of a batch that does not fit, the first sub-buffers that do are stored, each whole.
+Invariant: the files end where the last entry's sub-buffer ends.  As long as that cannot be had,
+because a cut failed, nothing is appended.
 """
 
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +31,18 @@ from lttd.tracedir import Position, StreamPaths, StreamRecord
 # A file that has grown so large gets blocks ahead of its end, as much again, up to a limit.
 PREALLOCATE_FROM_BYTES: Final = 4 << 20
 PREALLOCATE_BYTES: Final = 64 << 20
+Ends = npt.NDArray[np.uint64]
 # Holes are made of whole blocks of the file system.
 BLOCK_BYTES: Final = 4096
+
+
+class Appended(NamedTuple):
+    """What append() did."""
+
+    rows: int
+    """How many of the batch's sub-buffers are in the file: so many of the first."""
+    error: StorageError | None = None
+    """Why that is not all of them.  A gap is in the file if it lies before or right behind them."""
 
 
 class StreamFile:
@@ -59,6 +73,9 @@ class StreamFile:
         # Where there are holes to be, blocks ahead of them would fill them.
         self._may_preallocate = not self._sparse or info.subbuffer_bytes <= BLOCK_BYTES
         self._preallocated_bytes = 0
+        self._latest = 0
+        # Whether something half written may stand behind the end.
+        self._ragged = False
         self._data = disk.open(paths.data, truncate=True)
         if cached_bytes is not None:
             self._data.cache_until(cached_bytes)
@@ -73,43 +90,118 @@ class StreamFile:
         """How far the stream has been written; readable from any thread."""
         return self._position
 
-    def append(self, batch: Batch) -> None:
-        """Write a batch: gaps, data, entries.
+    @property
+    def path(self) -> Path:
+        """The data file."""
+        return self._paths.data
+
+    @property
+    def latest(self) -> int:
+        """Trace clock at the end of what has been written; 0 before the first sub-buffer."""
+        return self._latest
+
+    def append(self, batch: Batch, before: Sequence[Gap] = ()) -> Appended:
+        """Write gaps, data and entries of a batch, as far as they fit.
+
+        *before*: gaps that lie before its first sub-buffer, in row 0.
+        """
+        rows, ends = batch.rows, self._ends(batch)
+        gaps = [*before, *sorted(batch.gaps, key=lambda gap: gap.row)]
+        try:
+            self.cut()
+            if gaps:
+                self._append_gaps(gaps)
+            if len(rows):
+                self._append_rows(batch)
+                self._append_entries(rows, ends)
+        except StorageError as error:
+            self._ragged = True
+            count = self._fitting(batch, ends, error)
+            there = [gap for gap in gaps if gap.row <= count] if count else []
+            self._advance(rows[:count], ends, len(there))
+            with suppress(StorageError):
+                self.cut()
+            return Appended(count, error)
+        self._advance(rows, ends, len(gaps))
+        return Appended(len(rows))
+
+    def cut(self) -> None:
+        """Cut off what is half written, if anything is; a full disk still lets a file shrink.
 
         Raises:
-            StorageError: nothing of the batch remains in the files.
+            StorageError: that cannot be done now.
         """
-        entries, data_bytes, gaps = self._position.entries, self._position.data_bytes, 0
-        try:
-            if batch.gaps:
-                gaps = self._append_gaps(batch.gaps)
-            if len(batch.rows):
-                data_bytes = self._append_rows(batch)
-                entries += len(batch.rows)
-        except StorageError:
-            self._take_back()
-            raise
-        self._position = Position(entries, data_bytes, self._position.gaps + gaps)
+        if not self._ragged:
+            return
+        self._data.truncate(self._position.data_bytes)
+        self._index.truncate(self._index_bytes)
+        if self._gaps_file is not None:
+            self._gaps_file.truncate(self._gaps_bytes)
+        self._ragged = False
 
-    def _append_rows(self, batch: Batch) -> int:
+    def _ends(self, batch: Batch) -> Ends:
+        """Return where each sub-buffer of *batch*, or its slot, will end in the file."""
+        if self._sparse:
+            first = self._position.entries + 1
+            numbers = np.arange(first, first + len(batch.rows), dtype=np.uint64)
+            return numbers * np.uint64(self._record.info.subbuffer_bytes)
+        ends: Ends = np.cumsum(batch.rows["stored_bytes"], dtype=np.uint64)
+        return ends + np.uint64(self._position.data_bytes)
+
+    def _fitting(self, batch: Batch, ends: Ends, error: StorageError) -> int:
+        """Return how many sub-buffers are in the data and have entries after *error*."""
+        rows = len(batch.rows)
+        if error.path == self._data.path:
+            written = ends
+            if self._sparse:
+                # Padding is not written.
+                slot_bytes = np.uint64(self._record.info.subbuffer_bytes)
+                written = ends - slot_bytes + batch.rows["stored_bytes"]
+            rows = int(np.searchsorted(written, np.uint64(error.end_bytes or 0), side="right"))
+            if not rows:
+                return 0
+            try:
+                # First: it may give back the block that the index wants.
+                self._data.truncate(int(ends[rows - 1]))
+                self._append_entries(batch.rows[:rows], ends)
+            except StorageError as another:
+                error = another
+            else:
+                return rows
+        if error.path != self._index.path:
+            return 0
+        entries_bytes = max((error.end_bytes or 0) - self._index_bytes, 0)
+        return min(rows, entries_bytes // ENTRY_BYTES)
+
+    def _advance(self, rows: Rows, ends: Ends, gaps: int) -> None:
+        at = self._position
+        gaps += at.gaps
+        if len(rows):
+            self._latest = int(rows["end"][-1])
+            self._position = Position(at.entries + len(rows), int(ends[len(rows) - 1]), gaps)
+        else:
+            self._position = Position(at.entries, at.data_bytes, gaps)
+
+    def _append_rows(self, batch: Batch) -> None:
         if self._may_preallocate:
             self._preallocate(batch)
-        write = self._write_sparse if self._sparse else self._write_packed
-        offsets, end_bytes = write(batch)
-        entries = encode_entries(batch.rows, offsets, self._record.info, sparse=self._sparse)
+        if self._sparse:
+            self._write_sparse(batch)
+        else:
+            self._data.write_at(batch.pieces(), self._position.data_bytes)
+
+    def _append_entries(self, rows: Rows, ends: Ends) -> None:
+        offsets = np.empty(len(rows), np.uint64)
+        offsets[0], offsets[1:] = self._position.data_bytes, ends[: len(rows) - 1]
+        entries = encode_entries(rows, offsets, self._record.info, sparse=self._sparse)
         entries["events_discarded"] += np.uint64(self._record.baseline_discarded)
-        at = len(INDEX_HEADER) + self._position.entries * ENTRY_BYTES
-        self._index.write_at([entries.tobytes()], at)
-        return end_bytes
+        self._index.write_at([entries.tobytes()], self._index_bytes)
 
-    def _write_packed(self, batch: Batch) -> tuple[npt.NDArray[np.uint64], int]:
-        start = self._position.data_bytes
-        stored = batch.rows["stored_bytes"]
-        ends = np.cumsum(stored, dtype=np.uint64) + np.uint64(start)
-        self._data.write_at(batch.pieces(), start)
-        return ends - stored, int(ends[-1])
+    @property
+    def _index_bytes(self) -> int:
+        return len(INDEX_HEADER) + self._position.entries * ENTRY_BYTES
 
-    def _write_sparse(self, batch: Batch) -> tuple[npt.NDArray[np.uint64], int]:
+    def _write_sparse(self, batch: Batch) -> None:
         size = self._record.info.subbuffer_bytes
         first = self._position.entries
         for begin, behind in _runs_without_holes(batch.rows, size):
@@ -123,13 +215,10 @@ class StreamFile:
             for at in range(start, end, WRITE_BYTES):
                 part = batch.buffer[at : min(at + WRITE_BYTES, end)]
                 self._data.write_at([part], to + at)
-        end_bytes = (first + len(batch.rows)) * size
         if batch.rows["stored_bytes"][-1] != size:
-            self._data.truncate(end_bytes)
-        numbers = np.arange(first, first + len(batch.rows), dtype=np.uint64)
-        return numbers * np.uint64(size), end_bytes
+            self._data.truncate((first + len(batch.rows)) * size)
 
-    def _append_gaps(self, gaps: tuple[Gap, ...]) -> int:
+    def _append_gaps(self, gaps: Sequence[Gap]) -> None:
         if self._gaps_file is None:
             self._gaps_file = self._disk.open(self._paths.gaps, truncate=True)
         records = encode_gaps(gaps, self._position.entries)
@@ -138,20 +227,11 @@ class StreamFile:
             self._gaps_file.write_at([records], self._gaps_bytes)
         else:
             self._gaps_file.write_at([GAPS_HEADER + records], 0)
-        return len(gaps)
 
     @property
     def _gaps_bytes(self) -> int:
         count = self._position.gaps
         return len(GAPS_HEADER) + count * GAP_BYTES if count else 0
-
-    def _take_back(self) -> None:
-        """Cut off what was half written; a full disk still lets a file shrink."""
-        position = self._position
-        self._data.truncate(position.data_bytes)
-        self._index.truncate(len(INDEX_HEADER) + position.entries * ENTRY_BYTES)
-        if self._gaps_file is not None:
-            self._gaps_file.truncate(self._gaps_bytes)
 
     def _preallocate(self, batch: Batch) -> None:
         end_bytes = self._position.data_bytes
@@ -180,7 +260,8 @@ class StreamFile:
     def close(self) -> None:
         """Give blocks ahead of the end back and close the files; nothing is synced by it."""
         if self._preallocated_bytes:
-            self._data.truncate(self._position.data_bytes)
+            with suppress(StorageError):  # they are only room that nobody uses
+                self._data.truncate(self._position.data_bytes)
         for file in (self._data, self._index, self._gaps_file):
             if file is not None:
                 file.close()

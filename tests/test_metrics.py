@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import trio
 from hypothesis import given
@@ -28,8 +29,8 @@ from lttd.observe import Observer
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import recover_open_segments
-from lttd.stats import DaemonGauges, Fill, StreamStats
-from lttd.subbuffer import Gap, Reason, StreamId, Unit
+from lttd.stats import DaemonGauges, Fill, StreamStats, summarize
+from lttd.subbuffer import ROW_DTYPE, Gap, Reason, Rows, StreamId, Unit
 from tests.made import Made, subbuffer
 from tests.running import PATIENCE_S, free_port
 
@@ -74,6 +75,13 @@ def busy_stream(channel: str = "sched", cpu: int = 0, source: str = "ftrace") ->
     ):
         stats.lost(Gap(0, reason, unit, count, 0, 0))
     return stats
+
+
+def some_rows(count: int, stored_bytes: int) -> Rows:
+    """Return so many rows with so many bytes in all."""
+    rows = np.zeros(count, ROW_DTYPE)
+    rows["stored_bytes"][0] = stored_bytes
+    return rows
 
 
 def busy_numbers(cpus: int = 2) -> Numbers:
@@ -204,28 +212,29 @@ def test_a_loss_of_a_new_kind_is_shown_once_it_occurs() -> None:
     assert by_reason(shown(Numbers(stats)), "lttd_subbuffers_lost_total")["discarded"] == 4
 
 
-@pytest.mark.parametrize(
-    ("failure", "reason"), [(None, Reason.BACKLOG), ("disk full", Reason.STORAGE)]
-)
-def test_what_lttd_refused_is_counted_at_once_and_not_again_when_its_reason_is_told(
-    failure: str | None, reason: Reason
-) -> None:
+@pytest.mark.parametrize("reason", [Reason.BACKLOG, Reason.STORAGE])
+def test_what_lttd_did_not_write_is_counted_at_once_under_its_reason(reason: Reason) -> None:
     stats = busy_stream()
-    stats.unwritten_subbuffers += 6
-    stats.unwritten_bytes += 700
-    numbers = Numbers(stats, writer_failure=failure)
-    before = shown(numbers)
-    stats.lost(Gap(0, reason, Unit.SUBBUFFERS, 6, 0, 0))  # as closing a segment does
-    assert shown(numbers) == before
-    subbuffers = by_reason(before, "lttd_subbuffers_lost_total")
+    stats.unwritten(some_rows(6, 700), reason)
+    samples = shown(Numbers(stats))
+    subbuffers = by_reason(samples, "lttd_subbuffers_lost_total")
     assert subbuffers == dict.fromkeys(subbuffers, 0) | {"refused": 1, reason.name.lower(): 6}
-    in_bytes = by_reason(before, "lttd_bytes_lost_total")
+    in_bytes = by_reason(samples, "lttd_bytes_lost_total")
     assert in_bytes == dict.fromkeys(in_bytes, 0) | {"damaged": 4096, reason.name.lower(): 700}
+    assert summarize(stats).lost[f"{reason.name.lower()}_subbuffers"] == 6
+
+
+def test_a_failed_sync_is_a_loss_of_unknown_size() -> None:
+    stats = busy_stream()
+    stats.unsynced += 1
+    labels = {"source": "ftrace", "channel": "sched", "cpu": "0"}
+    assert value_of(shown(Numbers(stats)), "lttd_gaps_unknown_total", **labels) == 3
+    assert summarize(stats).gaps_unknown == 3
 
 
 def test_the_books_balance_in_what_is_scraped(tmp_path: Path) -> None:
     stats = busy_stream(source="ltt:/a")
-    stats.unwritten_bytes += 700
+    stats.unwritten(some_rows(6, 700), Reason.STORAGE)
     stats.delivered_bytes = stats.stored_bytes + stats.padding_bytes + stats.refused_bytes
     # Of an earlier run, of the same stream: not delivered in this one.
     (torn,) = recovering(torn_trace(tmp_path / "t")).streams()

@@ -3,19 +3,25 @@
 import errno
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lttd.clock import Snapshot
 from lttd.errors import LockedError, StorageError, UsageError
 from lttd.files import Disk, File, Lock, storage_error
+from lttd.health import Health
 from lttd.index import SeekIndex, read_gaps
+from lttd.lane import Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason, StreamInfo, Unit
 from lttd.tracedir import Manifest, prepare_trace, read_synced, segments
+from lttd.verify import check
 from tests.fakes import batch_of, event, info, page
+from tests.running import PATIENCE_S
 
 SNAPSHOT = Snapshot(100, 100, 100, 1_000_000_100, 1)
 SOURCE = {"kind": "fake", "spec": "fake", "clock": "mono"}
@@ -50,8 +56,11 @@ class FullDisk(Disk):
             def write_at(self, pieces: list[bytes | memoryview], offset_bytes: int) -> int:  # type: ignore[override]
                 wanted = sum(map(len, pieces))
                 if path.parent.name == "streams" and wanted > disk.room_bytes:
-                    super().write_at([b"".join(pieces)[: disk.room_bytes]], offset_bytes)
-                    raise storage_error(path, OSError(errno.ENOSPC, "full"))
+                    part = b"".join(pieces)[: disk.room_bytes]
+                    disk.room_bytes = 0
+                    end_bytes = super().write_at([part], offset_bytes)
+                    full = OSError(errno.ENOSPC, "full")
+                    raise storage_error(path, full, end_bytes=end_bytes)
                 disk.room_bytes -= wanted * (path.parent.name == "streams")
                 return super().write_at(pieces, offset_bytes)
 
@@ -86,7 +95,7 @@ def test_what_was_offered_is_on_disk_indexed_and_counted(
     assert recorder.backlog_bytes == 0
 
 
-def test_a_batch_whose_file_is_full_is_refused_whole_and_told(tmp_path: Path) -> None:
+def test_a_subbuffer_that_does_not_fit_is_refused_whole_and_told(tmp_path: Path) -> None:
     failed: list[bool] = []
     recorder = Recorder(on_failure=lambda: failed.append(True))
     recorder.start()
@@ -104,7 +113,7 @@ def test_a_batch_whose_file_is_full_is_refused_whole_and_told(tmp_path: Path) ->
     paths = segment.paths.stream("fake_0")
     assert paths.data.stat().st_size == 48
     assert len(SeekIndex(paths.index)) == 2
-    assert read_gaps(paths.gaps) == [Gap(2, Reason.STORAGE, Unit.SUBBUFFERS, 1, 100, 100)]
+    assert read_gaps(paths.gaps) == [Gap(2, Reason.STORAGE, Unit.SUBBUFFERS, 1, 2, 1 << 40)]
     stats = lane.stats
     assert stats.delivered_bytes == stats.stored_bytes + stats.padding_bytes + stats.refused_bytes
 
@@ -218,3 +227,220 @@ def test_streams_whose_files_could_not_be_made_are_made_at_the_second_time(
     segment.close(SNAPSHOT)
     manifest = Manifest.read(segment.paths.manifest)
     assert [record.name for record in manifest.streams] == ["fake_0", "fake_1", "fake_2"]
+
+
+# -- recording goes on past failures
+
+
+class FailingDisk(Disk):
+    """Fails writes and syncs of the files whose names are in *bad*."""
+
+    def __init__(self) -> None:
+        self.bad: dict[str, set[str]] = {"write": set(), "sync": set(), "cut": set()}
+
+    def open(self, path: Path, *, truncate: bool = False) -> File:
+        bad = self.bad
+
+        def fail(what: str, end_bytes: int | None = None) -> None:
+            if path.name in bad[what]:
+                raise storage_error(path, OSError(errno.EIO, "bad sector"), end_bytes=end_bytes)
+
+        class FailingFile(File):
+            def write_at(self, pieces: list[bytes | memoryview], offset_bytes: int) -> int:  # type: ignore[override]
+                if path.name in bad["write"]:
+                    # Half of it is there.
+                    data = b"".join(pieces)
+                    end_bytes = super().write_at([data[: len(data) // 2]], offset_bytes)
+                    fail("write", end_bytes)
+                return super().write_at(pieces, offset_bytes)
+
+            def truncate(self, size_bytes: int) -> None:
+                fail("cut")
+                super().truncate(size_bytes)
+
+            def sync(self) -> None:
+                fail("sync")
+                super().sync()
+
+        return FailingFile(path, truncate=truncate)
+
+
+@dataclass
+class Going:
+    """A recording that goes on past failures, of one stream whose sub-buffers hold one event."""
+
+    recorder: Recorder
+    segment: OpenSegment
+    lane: Lane
+    disk: FailingDisk
+    health: Health
+    lines: list[str]
+    offered: int = 0
+    discarded: int = 0
+
+    def offer(self, count: int, gaps: tuple[Gap, ...] = ()) -> None:
+        pages = [page(10 + self.offered + at, event(b"abcd")) for at in range(count)]
+        batch = batch_of(self.lane.record.info, pages, first=self.offered, gaps=gaps)
+        batch.rows["end"] = batch.rows["begin"]
+        batch.rows["discarded_total"] = self.discarded
+        for gap in gaps:
+            if gap.unit is Unit.EVENTS:
+                batch.rows["discarded_total"][gap.row :] += np.uint64(gap.count or 0)
+                self.discarded += gap.count or 0
+        self.offered += count
+        self.recorder.offer(self.lane, batch)
+        self.recorder.drain()
+
+    def retry(self) -> None:
+        """Do what the thread that syncs does every few seconds."""
+        self.recorder._sync(self.segment)
+        self.recorder.drain()
+
+    def close(self) -> list[Gap]:
+        """Return the gaps of the trace, which is whole and tells of all that is missing."""
+        self.segment.close(SNAPSHOT)
+        assert check(self.segment.paths, events=True).findings == []
+        stats = self.lane.stats
+        assert stats.delivered_bytes == (
+            stats.stored_bytes + stats.padding_bytes + stats.refused_bytes
+        )
+        gaps = read_gaps(self.segment.paths.stream("fake_0").gaps)
+        lost = [gap.count or 0 for gap in gaps if gap.reason is Reason.STORAGE]
+        stored = len(SeekIndex(self.segment.paths.stream("fake_0").index))
+        assert stored + sum(lost) == self.offered
+        assert self.segment.summaries()[0].lost.get("storage_subbuffers", 0) == sum(lost)
+        return gaps
+
+
+@pytest.fixture(params=["packed", "sparse"])
+def going(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Going]:
+    lines: list[str] = []
+    health = Health(lines.append)
+    # Nothing is synced but when a test says so.
+    recorder = Recorder(keep_going=True, health=health, sync_interval_s=PATIENCE_S)
+    recorder.start()
+    disk, stream = FailingDisk(), info()
+    (tmp_path / "t").mkdir()
+    contents = SegmentContents(SOURCE, request.param, (stream,), SNAPSHOT, disk)
+    segment = recorder.open_segment(tmp_path / "t", 1, contents)
+    yield Going(recorder, segment, segment.lanes[stream.id], disk, health, lines)
+    recorder.close()
+
+
+def test_lttd_is_unhealthy_while_writes_fail_and_healthy_when_one_succeeds(going: Going) -> None:
+    going.offer(2)
+    assert going.health.verdict() == (True, "ok")
+    going.disk.bad["write"] = {"fake_0"}
+    going.offer(1)
+    path = going.segment.paths.stream("fake_0").data
+    assert going.health.verdict() == (False, f"{path}: bad sector")
+    going.offer(1)
+    assert going.recorder.failure is None
+    assert going.recorder.write_errors == {"EIO": 2}
+    assert going.lines == [f"{path}: bad sector"]
+    going.disk.bad["write"] = set()
+    going.offer(1)
+    assert going.health.verdict() == (True, "ok")
+    assert going.lines == [f"{path}: bad sector", f"{path}: can be written again"]
+    assert going.close() == [Gap(2, Reason.STORAGE, Unit.SUBBUFFERS, 2, 12, 13)]
+
+
+def test_a_stream_that_nothing_more_comes_for_is_tried_again_and_is_healthy(going: Going) -> None:
+    going.disk.bad["write"] = {"fake_0"}
+    going.offer(1)
+    going.retry()
+    assert not going.health.verdict()[0], "that a gap fits tells nothing yet"
+    going.retry()
+    assert going.health.verdict() == (True, "ok")
+    assert going.close() == [Gap(0, Reason.STORAGE, Unit.SUBBUFFERS, 1, 10, 10)]
+
+
+def test_a_long_outage_leaves_one_gap_for_each_reason_and_unit(going: Going) -> None:
+    going.disk.bad["write"] = {"fake_0", "fake_0.gaps"}
+    kernel = [
+        Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, 7, 1, 2),
+        Gap(0, Reason.DAMAGED, Unit.BYTES, 4096, 3, 4),
+        Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, None, 5, 6),
+    ]
+    for number in range(300):
+        going.offer(1, gaps=(kernel[number % 3],))
+        assert len(going.lane.untold.gaps()) <= 4
+    going.disk.bad["write"] = set()
+    going.lane.stats.delivered_bytes -= 100 * 4096  # of which no row tells here
+    going.lane.stats.padding_bytes -= 100 * 4096
+    assert set(going.close()) == {
+        Gap(0, Reason.STORAGE, Unit.SUBBUFFERS, 300, 10, 309),
+        Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, 700, 1, 2),
+        Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, None, 5, 6),
+        Gap(0, Reason.DAMAGED, Unit.BYTES, 409_600, 3, 4),
+    }
+
+
+@pytest.mark.parametrize("name", ["fake_0", "fake_0.idx"])
+def test_of_a_batch_the_first_subbuffers_that_fit_are_stored(going: Going, name: str) -> None:
+    before = Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, 7, 1, 2)
+    behind = Gap(9, Reason.OVERWRITTEN, Unit.EVENTS, 3, 18, 19)
+    going.offer(1)
+    going.disk.bad["write"] = {name}
+    going.offer(10, gaps=(behind, before))
+    stored = len(SeekIndex(going.segment.paths.stream("fake_0").index))
+    assert stored in (5, 6)
+    going.disk.bad["write"] = set()
+    going.offer(1)
+    assert going.close() == [
+        Gap(1, before.reason, before.unit, before.count, 1, 2),
+        Gap(stored, Reason.STORAGE, Unit.SUBBUFFERS, 11 - stored, 10 + stored, 20),
+        Gap(stored, behind.reason, behind.unit, behind.count, 18, 19),
+    ]
+
+
+def test_nothing_is_appended_behind_what_could_not_be_cut_off(going: Going) -> None:
+    going.offer(1)
+    going.disk.bad |= {"write": {"fake_0"}, "cut": {"fake_0"}}
+    going.offer(1)
+    going.disk.bad["write"] = set()
+    going.offer(1)
+    going.disk.bad["cut"] = set()
+    going.offer(1)
+    assert going.close() == [Gap(1, Reason.STORAGE, Unit.SUBBUFFERS, 2, 11, 12)]
+
+
+def test_a_later_sync_does_not_vouch_for_what_an_earlier_one_failed_for(going: Going) -> None:
+    going.offer(1)
+    going.retry()
+    vouched = read_synced(going.segment.paths.synced)
+    going.offer(1)
+    going.disk.bad["sync"] = {"fake_0"}
+    going.retry()
+    path = going.segment.paths.stream("fake_0").data
+    words = "bad sector: of what was written since the last sync, some may not be on the disk"
+    assert f"{path}: {words}" in going.health.verdict()[1]
+    going.disk.bad["sync"] = set()
+    going.offer(1)
+    going.retry()
+    assert going.health.verdict() == (False, f"{path}: {words}"), "until the segment is closed"
+    assert read_synced(going.segment.paths.synced) == vouched
+    assert going.close() == [Gap(2, Reason.UNSYNCED, Unit.BYTES, None, 10, 11)]
+    assert read_synced(going.segment.paths.synced) == vouched
+    assert going.segment.summaries()[0].gaps_unknown == 1
+    assert going.recorder.last_write_error is not None
+
+
+def test_one_stream_that_cannot_be_synced_does_not_keep_the_others_from_it(going: Going) -> None:
+    other = info("other")
+    going.segment.add_streams([other])
+    going.disk.bad["sync"] = {"fake_0"}
+    going.offer(1)
+    going.recorder.offer(going.segment.lanes[other.id], batch_of(other, [page(1, b"")]))
+    going.recorder.drain()
+    going.retry()
+    assert read_synced(going.segment.paths.synced).keys() == {"other_0"}
+
+
+def test_a_sync_that_fails_at_the_end_is_told_in_the_trace(going: Going) -> None:
+    going.offer(1)
+    going.disk.bad["sync"] = {"fake_0"}
+    with pytest.raises(StorageError):
+        going.lane.sync()
+    going.disk.bad["sync"] = set()
+    assert going.close() == [Gap(1, Reason.UNSYNCED, Unit.BYTES, None, 0, 10)]

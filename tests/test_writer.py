@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lttd.errors import StorageError, UsageError
+from lttd.errors import UsageError
 from lttd.files import Disk, File, storage_error
-from lttd.index import SeekIndex, read_gaps
+from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex, read_gaps
 from lttd.subbuffer import Batch, StreamId, StreamInfo
 from lttd.tracedir import SegmentPaths, StreamPaths, StreamRecord
 from lttd.writer import StreamFile
@@ -28,10 +28,14 @@ def paths_in(directory: Path) -> StreamPaths:
 
 
 class SmallDisk(Disk):
-    """A disk with room for a given number of bytes; what fits of a write is written."""
+    """A disk with room for a given number of bytes; what fits of a write is written.
 
-    def __init__(self, room_bytes: int) -> None:
+    Files that *full* does not name may use up as much as they like.
+    """
+
+    def __init__(self, room_bytes: int, full: str = "") -> None:
         self.room_bytes = room_bytes
+        self.full = full
 
     def open(self, path: Path, *, truncate: bool = False) -> File:
         return _SmallFile(self, path, truncate=truncate)
@@ -43,12 +47,14 @@ class _SmallFile(File):
         self._disk = disk
 
     def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
+        if self._disk.full not in ("", self.path.name):
+            return super().write_at(pieces, offset_bytes)
         data = b"".join(pieces)
         fits = data[: self._disk.room_bytes]
         self._disk.room_bytes -= len(fits)
         end = super().write_at([fits], offset_bytes) if fits else offset_bytes
         if len(fits) < len(data):
-            raise storage_error(self.path, OSError(errno.ENOSPC, "full"))
+            raise storage_error(self.path, OSError(errno.ENOSPC, "full"), end_bytes=end)
         return end
 
 
@@ -143,35 +149,50 @@ def contents(paths: StreamPaths) -> tuple[bytes, bytes, int]:
 
 @pytest.mark.parametrize("layout", ["packed", "sparse"])
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_full_disk_leaves_the_files_as_they_were_wherever_it_fills(
-    tmp_path: Path, layout: str, lost: bool
+@pytest.mark.parametrize("full", ["", "fake_0", "fake_0.idx", "fake_0.gaps"])
+def test_a_full_disk_keeps_the_subbuffers_that_fit_wherever_it_fills(
+    tmp_path: Path, layout: str, lost: bool, full: str
 ) -> None:
     first = [subbuffer(0), subbuffer(1, missed=3 if lost else None)]
     second = [subbuffer(2), subbuffer(3, missed=4), subbuffer(4)]
+    whole = Made(tmp_path / "whole", layout)
+    whole.append(first)
+    whole.append(second)
+    data, index, _ = contents(whole.leave().paths.stream("fake_0"))
+    ends = [*whole.stream().index.entries()["offset_bytes"].tolist()[1:], len(data)]
+    kept: list[int] = []
     room = 0
     while True:
         ring = Ring()
         paths = paths_in(tmp_path / str(room))
-        disk = SmallDisk(1 << 20)
+        disk = SmallDisk(1 << 20, full)
         file = StreamFile(disk, paths, StreamRecord(ring.info), layout)
         file.append(ring.batch(first))
-        before, position = contents(paths), file.position
         disk.room_bytes = room
-        try:
-            file.append(ring.batch(second))
-        except StorageError:
-            assert contents(paths) == before
-            assert file.position == position
-        else:
+        done = file.append(ring.batch(second))
+        kept.append(done.rows)
+        if done.error is None:
             break
+        position = file.position
+        assert position.entries == 2 + done.rows
+        assert position.data_bytes == ends[position.entries - 1]
+        # The gap stands before the second sub-buffer.
+        assert position.gaps == lost + (done.rows > 0)
+        assert contents(paths) == (
+            data[: position.data_bytes],
+            index[: len(INDEX_HEADER) + position.entries * ENTRY_BYTES],
+            position.gaps,
+        )
         disk.room_bytes = 1 << 20
         file.append(ring.batch([subbuffer(5, missed=1)]))
-        assert len(SeekIndex(paths.index)) == 3
-        assert len(read_gaps(paths.gaps)) == 1 + lost
+        assert len(SeekIndex(paths.index)) == 3 + done.rows
+        assert len(read_gaps(paths.gaps)) == 1 + position.gaps
         file.close()
-        room += 7 if layout == "packed" else 501
+        room += 7 if layout == "packed" or full not in ("", "fake_0") else 501
     file.close()
-    assert room > 100
+    in_part = full in ("fake_0", "fake_0.idx") or (not full and layout == "packed")
+    assert sorted(set(kept)) == ([0, 1, 2, 3] if in_part else [0, 3])
+    assert kept == sorted(kept)
 
 
 @contextmanager
@@ -189,11 +210,11 @@ def test_a_limit_on_the_files_size_is_met_as_a_full_disk_is(tmp_path: Path) -> N
     ring, paths = Ring(), paths_in(tmp_path)
     file = StreamFile(Disk(), paths, StreamRecord(ring.info), "packed")
     file.append(ring.batch([subbuffer(0)]))
-    before = contents(paths)
+    # The data reach it with the third sub-buffer, the index with its second entry.
     with files_no_larger_than(150):
-        with pytest.raises(StorageError, match="ulimit"):
-            file.append(ring.batch([subbuffer(n) for n in range(1, 9)]))
-        assert contents(paths) == before
+        done = file.append(ring.batch([subbuffer(n) for n in range(1, 9)]))
+        assert (done.rows, "ulimit" in str(done.error)) == (0, True)
+        assert len(SeekIndex(paths.index)) == 1
     file.append(ring.batch([subbuffer(9)]))
     file.close()
     assert len(SeekIndex(paths.index)) == 2
