@@ -24,7 +24,15 @@ from lttd.open_segment import SegmentContents
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
-from lttd.subbuffer import TAKE_BYTES, Batch, BufferPool, StreamId, StreamInfo, make_batch
+from lttd.subbuffer import (
+    TAKE_BYTES,
+    Batch,
+    BufferPool,
+    Reason,
+    StreamId,
+    StreamInfo,
+    make_batch,
+)
 from lttd.tracedir import prepare_trace
 
 LAYOUT: Final = PageLayout()
@@ -91,6 +99,9 @@ class FakeStream:
     def losses(self) -> Batch | None:
         """Nothing is ever lost."""
         return None
+
+    def unplaced(self) -> Mapping[Reason, int]:
+        return {}
 
     def counters(self) -> Mapping[str, int]:
         """There is no kernel to count."""

@@ -86,6 +86,7 @@ class Daemon:
             self._on_tick,
             lambda: self._heart.beat(trio.current_time()),
             self._notifier.beat_interval_s,
+            self._health,
         )
         self._observer = Observer(
             self._recorder,
@@ -190,9 +191,10 @@ class Daemon:
         for source in open_previous_runs(self._config.sources, self._pool):
             try:
                 recording = self._begin(source, number)
-                reader = Reader(self._recorder, self._config.flush_interval_s)
+                reader = Reader(self._recorder, self._config.flush_interval_s, health=self._health)
                 reader.add(recording.streams_and_lanes())
                 await reader.drain()
+                self._failures += reader.failures()
                 await trio.to_thread.run_sync(recording.close)
             finally:
                 source.close()
@@ -291,7 +293,7 @@ class Daemon:
         """Say how recording stands, for ``systemctl status``."""
         stats = self._observer.streams()
         taken = sum(each.subbuffers for each in stats)
-        lost = sum(events_lost(each.events_lost) for each in stats)
+        lost = sum(events_lost(each.lost_so_far()) for each in stats)
         doing = "stopping; recorded" if self._stop.is_set() else "recording"
         text = f"{doing} to {self._config.trace_dir}, {taken} sub-buffers, {lost} events lost"
         return text + ("; the backlog is full" if self._reader.pulse.backlog_full else "")

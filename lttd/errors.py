@@ -31,6 +31,10 @@ class SourceError(LttdError):
     """The kernel refused or failed what a source needs while it was being set up or read."""
 
 
+class StreamLostError(SourceError):
+    """A stream can never be read again; any other SourceError may be over when it is asked next."""
+
+
 class StorageError(LttdError):
     """A file could not be written; what was written before is whole."""
 

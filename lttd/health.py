@@ -37,6 +37,11 @@ class Trouble(enum.StrEnum):
         "backlog_full",
         "The disk is slower than the kernel: reading waits, the kernel loses.",
     )
+    STREAM_FAILING = (
+        "stream_failing",
+        "A stream cannot be read now; lttd tries again, and the kernel counts what it loses.",
+    )
+    STREAM_LOST = "stream_lost", "A stream cannot be read ever again; the others are."
     WRITER_FAILED = (
         "writer_failed",
         "A file could not be written; what was written before is whole.",
@@ -119,10 +124,10 @@ class Health:
             self._limiter.say(trouble, str(Condition(trouble, where, words)))
 
     def ends(self, trouble: Trouble, words: str, where: str = "") -> None:
-        """Say that it is over, in words for the user; nothing if it never began."""
+        """Say that it is over, in words for the user unless empty; nothing if it never began."""
         with self._lock:
             known = self._states.pop((trouble, where), None)
-        if known is not None:
+        if known is not None and words:
             self._limiter.say((trouble, "over"), str(Condition(trouble, where, words)))
 
     def happened(self, trouble: Trouble, words: str, where: str = "") -> None:

@@ -267,6 +267,7 @@ def _sum(one: StreamStats, other: StreamStats) -> StreamStats:
         subbuffers=one.subbuffers + other.subbuffers,
         padding_bytes=one.padding_bytes + other.padding_bytes,
         events_lost=one.events_lost + other.events_lost,
+        unplaced=Counter(one.unplaced) + Counter(other.unplaced),
         subbuffers_lost=one.subbuffers_lost + other.subbuffers_lost,
         bytes_lost=one.bytes_lost + other.bytes_lost,
         gaps_unknown=one.gaps_unknown + other.gaps_unknown,
@@ -287,7 +288,7 @@ def _losses(streams: Streams) -> Iterator[Table]:
     subbuffers: list[tuple[Labels, Counts]] = []
     bytes_: list[tuple[Labels, Counts]] = []
     for labels, stats in streams:
-        events.append((labels, stats.events_lost))
+        events.append((labels, stats.lost_so_far()))
         subbuffers.append((labels, _both(stats.subbuffers_lost, stats.unwritten_subbuffers)))
         bytes_.append((labels, _both(stats.bytes_lost, stats.unwritten_bytes)))
     yield EVENTS_LOST, _by_reason(EVENTS_LOST, events, only=KERNEL_EVENT_REASONS)

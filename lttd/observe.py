@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from lttd.errors import SourceError
+from lttd.errors import LttdError
 from lttd.health import Condition, Health, Trouble
+from lttd.lane import Lane
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording
@@ -45,12 +46,23 @@ class Observer:
         self._recovered += recovered
 
     def streams(self) -> Sequence[StreamStats]:
-        """Return every stream's counters."""
+        """Return every stream's counters, with what the kernel has lost by now."""
+        for recording in self._recordings:
+            for stream in recording.source.streams:
+                self._ask(stream, recording.segment.lanes.get(stream.info.id))
         return self._recovered + [
             lane.stats
             for recording in self._recordings
             for lane in recording.segment.lanes.values()
         ]
+
+    def _ask(self, stream: Stream, lane: Lane | None) -> None:
+        if lane is None:
+            return  # it has appeared, and has no files yet
+        try:
+            lane.stats.unplaced = stream.unplaced()
+        except LttdError:
+            return  # the reader meets it, too, and reports it
 
     def gauges(self) -> DaemonGauges:
         """Return how the daemon stands now."""
@@ -85,7 +97,7 @@ class Observer:
     ) -> None:
         try:
             counters = stream.counters()
-        except SourceError:
+        except LttdError:
             return  # its end is told elsewhere
         if "foreign read events" in counters:
             foreign[key] = counters["foreign read events"]

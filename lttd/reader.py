@@ -4,6 +4,8 @@ Rule: every state and transition of a stream lives in TRANSITIONS below.
 Rule: wait *or* tick: a stream is taken from when poll says so, and flushed at every tick, because
 poll on trace_pipe_raw says nothing of partly filled sub-buffers and is not to be trusted everywhere
 (Linux ffe3986fece6, v6.9).  One tick serves all streams; turns are bounded.
+Rule: a stream that cannot be read is asked again, first after RETRY_FIRST_S, then ever more seldom,
+for as long as recording runs; lttd is unhealthy meanwhile.  Only a StreamLostError is final.
 Rule: on_beat() is called whenever the loop has come round, and every beat_interval_s where it
 sleeps or waits for room; never from beside it, so that a loop that hangs gives no sign of life.
 Invariant: between two awaits at most one stream's turn runs, so nothing here needs a lock.
@@ -18,7 +20,8 @@ from typing import Final
 
 import trio
 
-from lttd.errors import SourceError
+from lttd.errors import LttdError, SourceError, StreamLostError
+from lttd.health import Health, Trouble
 from lttd.lane import Lane
 from lttd.recorder import Recorder
 from lttd.sources.base import Nothing, Stream
@@ -26,6 +29,12 @@ from lttd.sources.base import Nothing, Stream
 # At most this many takes before other streams get their turn: 8 MiB are about 50 ms of the fastest
 # CPU seen here, and half of the ring that such a CPU wants.
 TURN_BATCHES: Final = 2
+# A stream that could not be read is asked again after this, doubled each time; at ticks.
+RETRY_FIRST_S: Final = 0.1
+RETRY_MOST_S: Final = 10.0
+_MOST_DOUBLED: Final = 10
+# At the end nobody waits: so many attempts to drain, one after the other.
+LAST_ATTEMPTS: Final = 5
 
 
 class State(enum.Enum):
@@ -34,6 +43,7 @@ class State(enum.Enum):
     CATCHING_UP = enum.auto()  # there may be more at once
     WAITING = enum.auto()  # for poll or the tick
     PARKED = enum.auto()  # the CPU is away: for the tick
+    BACKING_OFF = enum.auto()  # it could not be read: until it is time to try again
     FLUSHING = enum.auto()  # the end has come: until nothing is left
     DONE = enum.auto()
 
@@ -45,8 +55,10 @@ class Event(enum.Enum):
     NOTHING_YET = enum.auto()
     WENT_OFFLINE = enum.auto()
     ENDED = enum.auto()
-    FAILED = enum.auto()
+    FAILED = enum.auto()  # this time
+    LOST = enum.auto()  # for good
     WOKEN = enum.auto()  # by poll or the tick
+    RETRY = enum.auto()  # woken when it is time to try again
     STOP = enum.auto()
 
 
@@ -56,18 +68,28 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.NOTHING_YET: State.WAITING,
         Event.WENT_OFFLINE: State.PARKED,
         Event.ENDED: State.DONE,
-        Event.FAILED: State.DONE,
+        Event.FAILED: State.BACKING_OFF,
+        Event.LOST: State.DONE,
         Event.WOKEN: State.CATCHING_UP,
         Event.STOP: State.FLUSHING,
     },
     State.WAITING: {
-        Event.FAILED: State.DONE,
+        Event.FAILED: State.BACKING_OFF,
+        Event.LOST: State.DONE,
         Event.WOKEN: State.CATCHING_UP,
         Event.STOP: State.FLUSHING,
     },
     State.PARKED: {
-        Event.FAILED: State.DONE,
+        Event.FAILED: State.BACKING_OFF,
+        Event.LOST: State.DONE,
         Event.WOKEN: State.CATCHING_UP,
+        Event.STOP: State.FLUSHING,
+    },
+    State.BACKING_OFF: {
+        Event.FAILED: State.BACKING_OFF,
+        Event.LOST: State.DONE,
+        Event.WOKEN: State.BACKING_OFF,
+        Event.RETRY: State.CATCHING_UP,
         Event.STOP: State.FLUSHING,
     },
     State.FLUSHING: {
@@ -75,9 +97,15 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.NOTHING_YET: State.DONE,
         Event.WENT_OFFLINE: State.DONE,
         Event.ENDED: State.DONE,
-        Event.FAILED: State.DONE,
+        Event.FAILED: State.FLUSHING,
+        Event.LOST: State.DONE,
     },
-    State.DONE: {Event.WOKEN: State.DONE, Event.STOP: State.DONE, Event.FAILED: State.DONE},
+    State.DONE: {
+        Event.FAILED: State.DONE,
+        Event.LOST: State.DONE,
+        Event.WOKEN: State.DONE,
+        Event.STOP: State.DONE,
+    },
 }
 
 _EVENT_OF: Final = {
@@ -95,15 +123,21 @@ def after(state: State, event: Event) -> State:
 class StreamReader:
     """One stream, its state, and the lane that its batches go to."""
 
-    def __init__(self, stream: Stream, lane: Lane, recorder: Recorder) -> None:
+    def __init__(self, stream: Stream, lane: Lane, recorder: Recorder, health: Health) -> None:
         self.stream = stream
         self.state = State.CATCHING_UP
         self.batches = 0
         """How many were taken so far."""
         self.failure: SourceError | None = None
+        """Why it can never be read again."""
         self.lane = lane
         self.closed = False
         self._recorder = recorder
+        self._health = health
+        self._failed_at: float | None = None
+        """When the first of the attempts failed that have failed since the last success."""
+        self._failed_attempts = 0
+        self._retry_at = 0.0
 
     def has_more(self) -> bool:
         """Tell whether another turn may find something at once."""
@@ -113,6 +147,16 @@ class StreamReader:
         """Follow the table."""
         self.state = after(self.state, event)
 
+    def wake(self) -> None:
+        """Say that poll or the tick has come; it may be time to try again, too."""
+        due = self.state is State.BACKING_OFF and trio.current_time() >= self._retry_at
+        self.happened(Event.RETRY if due else Event.WOKEN)
+
+    def stop(self) -> None:
+        """Say that the end has come: what is left is to be taken now."""
+        self._failed_attempts = 0
+        self.happened(Event.STOP)
+
     def turn(self, *, flush: bool) -> None:
         """Take what there is, as long as the backlog has room, at most a turn's worth."""
         for _ in range(TURN_BATCHES):
@@ -120,9 +164,11 @@ class StreamReader:
                 return
             try:
                 taken = self.stream.take(flush)
-            except SourceError as error:
+            except (LttdError, OSError) as error:
                 self._fail(error)
                 return
+            if self._failed_at is not None:
+                self._succeed(self._failed_at)
             if isinstance(taken, Nothing):
                 self.happened(_EVENT_OF[taken])
             else:
@@ -130,18 +176,24 @@ class StreamReader:
                 self.batches += 1
                 self.happened(Event.GOT)
 
-    def tell_losses(self) -> None:
+    def tell_losses(self, *, attempts: int = 1) -> None:
         """Offer what the kernel's counters say was lost and no batch has told.
 
-        Of a stream that has failed, too: what was lost with it is known only then.
+        Of a stream that has failed, too: what was lost with it is known only then.  With more than
+        one of *attempts*, this is the last call: a stream that fails in all of them is given up.
         """
-        try:
-            batch = self.stream.losses()
-        except SourceError as error:
-            self._fail(error)
+        for attempt in range(1, attempts + 1):
+            try:
+                batch = self.stream.losses()
+            except (LttdError, OSError) as error:
+                if attempt == attempts > 1:
+                    self._lose(error)
+                else:
+                    self._fail(error)
+                continue
+            if batch is not None:
+                self._recorder.offer(self.lane, batch)
             return
-        if batch is not None:
-            self._recorder.offer(self.lane, batch)
 
     def close(self) -> None:
         """Give the descriptor of a stream that has ended back, and wake who waits for it."""
@@ -150,9 +202,39 @@ class StreamReader:
             trio.lowlevel.notify_closing(self.stream.fileno())
         self.stream.close()
 
-    def _fail(self, error: SourceError) -> None:
-        self.failure = self.failure or error  # the first says why
+    def _fail(self, error: LttdError | OSError) -> None:
+        """Back off; at the end, or where that is final, give the stream up."""
+        now = trio.current_time()
+        if self._failed_at is None:
+            self._failed_at, self._failed_attempts = now, 0
+        self._failed_attempts += 1
+        given_up = self.state is State.FLUSHING and self._failed_attempts >= LAST_ATTEMPTS
+        if given_up or isinstance(error, StreamLostError):
+            self._lose(error)
+            return
+        if self.state is not State.DONE:
+            words = f"cannot be read, trying again: {error}"
+            self._health.begins(Trouble.STREAM_FAILING, words, self._where)
+        doubled = min(self._failed_attempts - 1, _MOST_DOUBLED)
+        self._retry_at = now + min(RETRY_FIRST_S * 2**doubled, RETRY_MOST_S)
         self.happened(Event.FAILED)
+
+    def _lose(self, error: LttdError | OSError) -> None:
+        if self.failure is None:  # the first says why
+            self.failure = error if isinstance(error, SourceError) else SourceError(str(error))
+        self._health.ends(Trouble.STREAM_FAILING, "", self._where)
+        self._health.begins(Trouble.STREAM_LOST, f"is given up: {error}", self._where)
+        self.happened(Event.LOST)
+
+    def _succeed(self, failed_at: float) -> None:
+        lasted_s = trio.current_time() - failed_at
+        words = f"is read again after {lasted_s:.1f} s, {self._failed_attempts} attempts failed"
+        self._failed_at = None
+        self._health.ends(Trouble.STREAM_FAILING, words, self._where)
+
+    @property
+    def _where(self) -> str:
+        return f"{self.lane.stats.source}: stream {self.stream.info.id.name}"
 
 
 @dataclass(slots=True)
@@ -175,6 +257,7 @@ class Reader:
         on_tick: Callable[[], None] = lambda: None,
         on_beat: Callable[[], None] = lambda: None,
         beat_interval_s: float = math.inf,
+        health: Health | None = None,
     ) -> None:
         self.pulse = Pulse(last_turn_ns=time.monotonic_ns())
         self.first_cycle = trio.Event()
@@ -190,6 +273,7 @@ class Reader:
         self._on_tick = on_tick
         self._on_beat = on_beat
         self._beat_interval_s = beat_interval_s
+        self._health = health or Health()
         self._ticked = trio.Event()
         self._room_queue = trio.StrictFIFOLock()
 
@@ -198,7 +282,7 @@ class Reader:
         for stream, lane in streams:
             # One that has ended, and goes on in this one, need not be asked for losses any more.
             self._readers = [one for one in self._readers if one.lane is not lane or not one.closed]
-            reader = StreamReader(stream, lane, self._recorder)
+            reader = StreamReader(stream, lane, self._recorder, self._health)
             self._readers.append(reader)
             if self._nursery is not None:
                 self._serve(reader, self._nursery)
@@ -225,12 +309,12 @@ class Reader:
         Cancelled, it takes no more; what is left then is among the losses.
         """
         for reader in self._readers:
-            reader.happened(Event.STOP)
+            reader.stop()
         try:
             await self._turns(self._readers, flush=True)
         finally:
             for reader in self._readers:
-                reader.tell_losses()
+                reader.tell_losses(attempts=LAST_ATTEMPTS)
 
     def _serve(self, reader: StreamReader, nursery: trio.Nursery) -> None:
         if reader.stream.fileno() >= 0:
@@ -243,7 +327,7 @@ class Reader:
             except trio.ClosedResourceError:
                 return  # it has ended
             batches = reader.batches
-            reader.happened(Event.WOKEN)
+            reader.wake()
             await self._turns([reader], flush=False)
             if reader.batches == batches:
                 # Poll says readable, yet there is nothing: asking again would spin.
@@ -254,7 +338,7 @@ class Reader:
         while True:
             present = list(self._readers)
             for reader in present:
-                reader.happened(Event.WOKEN)
+                reader.wake()
             await self._turns(present, flush=True)
             for reader in present:
                 reader.tell_losses()

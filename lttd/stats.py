@@ -36,6 +36,8 @@ class StreamStats:
     subbuffers_lost: Counter[Reason] = field(default_factory=Counter)
     bytes_lost: Counter[Reason] = field(default_factory=Counter)
     gaps_unknown: int = 0
+    unplaced: Mapping[Reason, int] = field(default_factory=dict)
+    """Events that the kernel counts as lost, and that no batch has told when it was last asked."""
     # by its writer thread
     stored_bytes: int = 0
     stored_subbuffers: int = 0
@@ -77,6 +79,10 @@ class StreamStats:
         """Count what was taken and never written: its content; its padding stays padding."""
         self.unwritten_subbuffers[reason] += len(rows)
         self.unwritten_bytes[reason] += int(rows["stored_bytes"].sum())
+
+    def lost_so_far(self) -> Counter[Reason]:
+        """Return all events that are known to be lost, wherever in the trace they will be told."""
+        return self.events_lost + Counter(self.unplaced)
 
     @property
     def key(self) -> StreamKey:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from lttd.abi.ftrace import PageLayout, close_rows, rows_of_pages
 from lttd.sources.base import Nothing
-from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
+from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, StreamInfo, make_batch
 
 LAYOUT = PageLayout()
 
@@ -65,6 +65,9 @@ class FakeStream:
     def losses(self) -> Batch | None:
         lost, self.lost = self.lost, None
         return lost
+
+    def unplaced(self) -> Mapping[Reason, int]:
+        return {}
 
     def counters(self) -> Mapping[str, int]:
         return {}

@@ -198,9 +198,17 @@ def test_any_history_tells_exactly_what_the_kernel_counted_since_we_came(
                 ledger.ran_dry()
                 tell(ledger.rest())
                 ledger.sampled(kernel.sample())
+                # Wherever it will be told: it is known now.
+                unplaced = ledger.unplaced()
+                for reason, grown in (
+                    (Reason.OVERWRITTEN, kernel.overrun - overrun),
+                    (Reason.DROPPED, kernel.dropped - dropped),
+                ):
+                    assert told[reason] + unplaced[reason] == grown
     ledger.sampled(kernel.sample())
     tell(ledger.rest(final=True))
     assert told[Reason.OVERWRITTEN] == kernel.overrun - overrun
     assert told[Reason.DROPPED] == kernel.dropped - dropped
     assert ledger.discarded_total == sum(told.values())
+    assert not ledger.unplaced().total()
     assert all(earlier <= later for earlier, later in pairwise(totals))

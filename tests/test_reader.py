@@ -11,10 +11,21 @@ import trio
 import trio.testing
 
 from lttd.clock import Snapshot
-from lttd.errors import SourceError
+from lttd.errors import LttdError, SourceError, StreamLostError
 from lttd.files import Disk
+from lttd.health import Health, Trouble
 from lttd.open_segment import OpenSegment, SegmentContents
-from lttd.reader import TRANSITIONS, TURN_BATCHES, Event, Reader, State, after
+from lttd.reader import (
+    LAST_ATTEMPTS,
+    RETRY_FIRST_S,
+    RETRY_MOST_S,
+    TRANSITIONS,
+    TURN_BATCHES,
+    Event,
+    Reader,
+    State,
+    after,
+)
 from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
 from lttd.subbuffer import ROW_DTYPE, TAKE_BYTES, Batch, Gap, Reason, StreamInfo, Unit
@@ -125,26 +136,132 @@ async def test_reading_stops_while_the_backlog_is_full_and_goes_on_by_itself(
     recorder.close()
 
 
-async def test_a_stream_that_fails_is_told_and_the_others_go_on(
+async def test_a_stream_that_is_lost_for_good_is_reported_and_the_others_go_on(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    bad = FakeStream(info(cpu=0), [SourceError("gone")])
+    bad = FakeStream(info(cpu=0), [StreamLostError("gone")])
     good = FakeStream(info(cpu=1), small_batches(info(cpu=1), 3))
     segment = segment_of(recorder, tmp_path / "t", bad.info, good.info)
-    reader = Reader(recorder, flush_interval_s=1.0)
+    health = Health()
+    reader = Reader(recorder, flush_interval_s=1.0, health=health)
     reader.add([(s, segment.lanes[s.info.id]) for s in (bad, good)])
     with trio.move_on_after(0.5):
         await reader.run()
+    assert [each.trouble for each in health.conditions()] == [Trouble.STREAM_LOST]
     await reader.drain()
     assert [str(error) for error in reader.failures()] == ["gone"]
     segment.close(SNAPSHOT)
     assert segment.lanes[good.info.id].stats.stored_subbuffers == 3
 
 
+class Failing(FakeStream):
+    """Cannot be read while *error* is set; notes when it was asked."""
+
+    def __init__(self, error: Exception | None, script: list[Batch] | None = None) -> None:
+        super().__init__(info(), script or [])
+        self.error = error
+        self.asked_at: list[float] = []
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        self.asked_at.append(trio.current_time())
+        if self.error is not None:
+            raise self.error
+        return super().take(flush)
+
+
+async def test_a_stream_that_cannot_be_read_is_asked_ever_more_seldom_until_it_can(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = Failing(SourceError("Input/output error"), small_batches(info(), 3))
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    lines: list[str] = []
+    health = Health(lines.append, lambda: int(trio.current_time() * 1e9))
+    reader = Reader(recorder, flush_interval_s=0.05, health=health)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await reader.first_cycle.wait()
+        assert health.verdict() == (
+            False,
+            "fake: stream fake_0: cannot be read, trying again: Input/output error",
+        )
+        await trio.sleep(100)
+        pauses_s = np.diff(stream.asked_at)
+        assert all(pauses_s[1:] >= pauses_s[:-1] - 0.051)
+        assert RETRY_FIRST_S <= pauses_s[0] <= RETRY_FIRST_S + 0.06
+        assert RETRY_MOST_S <= pauses_s[-1] <= RETRY_MOST_S + 0.06
+        stream.error = None
+        await trio.sleep(RETRY_MOST_S + 0.1)
+        assert health.verdict() == (True, "ok")
+        nursery.cancel_scope.cancel()
+    await reader.drain()
+    segment.close(SNAPSHOT)
+    assert segment.lanes[stream.info.id].stats.stored_subbuffers == 3
+    assert reader.failures() == []
+    assert len(lines) == 2
+    assert "is read again after 1" in lines[1]
+
+
+@pytest.mark.parametrize(
+    "error", [SourceError("EIO"), LttdError("what else"), OSError(5, "Input/output error")]
+)
+async def test_whatever_one_attempt_raises_costs_a_pause_and_nothing_else(
+    recorder: Recorder,
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+    error: Exception,
+) -> None:
+    stream = FakeStream(info(), [error, *small_batches(info(), 3)])
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    with trio.move_on_after(1.5):
+        await reader.run()
+    assert segment.lanes[stream.info.id].stats.subbuffers == 3
+    await reader.drain()
+    segment.close(SNAPSHOT)
+    assert reader.failures() == []
+
+
+@pytest.mark.parametrize("failures", [LAST_ATTEMPTS - 1, LAST_ATTEMPTS])
+async def test_the_final_drain_tries_a_few_times_before_it_gives_a_stream_up(
+    recorder: Recorder,
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+    failures: int,
+) -> None:
+    errors = [SourceError("Input/output error")] * failures
+    stream = FakeStream(info(), [*errors, *small_batches(info(), 2)])
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    await reader.drain()
+    segment.close(SNAPSHOT)
+    healed = failures < LAST_ATTEMPTS
+    assert segment.lanes[stream.info.id].stats.subbuffers == (2 if healed else 0)
+    assert len(reader.failures()) == (0 if healed else 1)
+
+
+async def test_last_losses_that_cannot_be_asked_for_fail_the_run(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Uncounted(FakeStream):
+        def losses(self) -> Batch | None:
+            raise SourceError("stats: Input/output error")
+
+    stream = Uncounted(info(), [])
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    await reader.drain()
+    segment.close(SNAPSHOT)
+    assert [str(error) for error in reader.failures()] == ["stats: Input/output error"]
+
+
 async def test_what_was_lost_with_a_stream_that_failed_is_told(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    stream = FakeStream(info(), [SourceError("broke")])
+    stream = FakeStream(info(), [StreamLostError("broke")])
     gap = Gap(0, Reason.REFUSED, Unit.SUBBUFFERS, 1, 5, 5)
     stream.lost = Batch(stream.info.id, memoryview(b""), np.zeros(0, ROW_DTYPE), 0, (gap,))
     segment = segment_of(recorder, tmp_path / "t", stream.info)

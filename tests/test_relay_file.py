@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lttd.errors import LockedError, NothingToRecordError
+from lttd.errors import LockedError, NothingToRecordError, SourceError
 from lttd.sources import relay_file, tracefs
 from lttd.sources.relay_file import OpenFile, RelayFile
 from tests.relay_model import STALE, RelayModel
@@ -177,6 +177,27 @@ def test_a_promise_that_comes_late_is_no_surplus(monkeypatch: pytest.MonkeyPatch
         found += some
     assert records_in(found) == [*range(40)]
     assert (file.lost_bytes, file.unpromised_bytes) == (0, 0)
+
+
+def test_a_read_that_fails_once_is_no_end_of_the_file() -> None:
+    class FailsOnce(RelayModel):
+        fails = True
+
+        def read(self, buffer: memoryview) -> int:
+            if self.fails:
+                self.fails = False
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(buffer)
+
+    model = FailsOnce(100, 4)
+    file = RelayFile("chan0", model, more)
+    for number in range(8):
+        model.write(record(number))
+    with pytest.raises(SourceError, match="chan0: Input/output error"):
+        read(file)
+    assert records_in(read(file)) == [*range(4)]
+    assert not file.ended
+    assert file.lost_bytes == 0
 
 
 def test_what_a_removed_file_still_promised_is_lost() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
-from lttd.sources import ftrace_setup
+from lttd.sources import ftrace_setup, pipe
 from lttd.sources.base import Nothing, When
 from lttd.sources.ftrace import FtraceSettings, FtraceSource, open_ftrace, stale_instances
 from lttd.sources.ftrace_stream import FtraceStream
@@ -434,7 +434,7 @@ def test_attachments_are_tracefs_files_and_commands_come_only_when_they_change()
 
 KILLED = """
 import sys, time
-from lttd.sources import ftrace_setup
+from lttd.sources import ftrace_setup, pipe
 from lttd.sources.ftrace import FtraceSettings, open_ftrace
 from lttd.subbuffer import BufferPool
 ftrace_setup.OWN_PREFIX = sys.argv[1]
@@ -551,6 +551,33 @@ def test_nothing_that_was_not_asked_for_is_written_to_a_foreign_instance(foreign
         assert settings_of(foreign) == before
         (foreign / "tracing_on").write_text("0")
         drain(source)
+
+
+def test_a_take_that_breaks_off_costs_what_it_held_and_the_next_one_is_whole(
+    instances: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10)
+    with closing(open_ftrace(settings, BufferPool())) as source, on_cpu_0():
+        source.start()
+        stream = source.streams[0]
+        mark(instance_of(source), "x" * 900, times=40)  # ten sub-buffers
+        with monkeypatch.context() as patched:
+            patched.setattr(pipe, "fill", breaks_off)
+            with pytest.raises(SourceError, match="broke off"):
+                stream.take(flush=False)
+        mark(instance_of(source), "y" * 900, times=40)
+        batches = [batch for batch in drain(source) if batch.stream == stream.info.id]
+        gaps = [gap for batch in batches for gap in batch.gaps]
+        assert [(gap.reason, gap.unit) for gap in gaps] == [(Reason.REFUSED, Unit.SUBBUFFERS)]
+        assert gaps[0].count is not None
+        rows = sum(len(batch.rows) for batch in batches)
+        assert gaps[0].count + rows >= 20
+        assert content(batches).count(b"y" * 900) == 40
+
+
+def breaks_off(fd: int, buffer: memoryview, used_bytes: int, done_bytes: int) -> None:
+    os.read(fd, used_bytes)
+    raise pipe.TakeBrokeOffError(0, used_bytes, "Input/output error")
 
 
 def test_what_a_foreign_ring_holds_already_is_delivered(foreign: Path) -> None:

@@ -337,6 +337,17 @@ def test_a_channel_that_breaks_is_an_error_behind_what_was_whole(
     assert told is None or losses([told]) == [(0, Reason.REFUSED, Unit.SUBBUFFERS, 1)]
 
 
+def test_a_channel_that_could_not_be_read_goes_on_when_it_can(opened: Opened) -> None:
+    opened.kernel.fill("kernel_0", 2)
+    opened.kernel.fault("kernel_0", get_errno=errno.EIO)
+    stream = opened.stream("kernel_0")
+    with pytest.raises(SourceError, match="Input/output error"):
+        stream.take(flush=False)
+    opened.kernel.fault("kernel_0", get_errno=0)
+    assert [len(batch.rows) for batch in opened.drain("kernel_0")[0]] == [2]
+    assert stream.losses() is None
+
+
 # -- several channels
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lttd.clock import Snapshot
-from lttd.subbuffer import Batch, StreamInfo
+from lttd.subbuffer import Batch, Reason, StreamInfo
 
 
 class Nothing(enum.Enum):
@@ -79,7 +79,8 @@ class Stream(Protocol):
         is returned, so the caller may keep it as long as it likes.
 
         Raises:
-            SourceError: the stream cannot be read any more.
+            SourceError: the stream cannot be read now; the reader asks again later.
+            StreamLostError: it never can again.
         """
         ...
 
@@ -91,6 +92,13 @@ class Stream(Protocol):
         """Return, as a batch without rows, losses that the kernel has counted and no batch told.
 
         Called after each flush that left the stream dry, and once more after the last.
+        """
+        ...
+
+    def unplaced(self) -> Mapping[Reason, int]:
+        """Return events that the kernel has counted as lost by now, and that no batch has told yet.
+
+        A loss is told where it belongs, which can be known much later than that it happened.
         """
         ...
 

@@ -159,6 +159,10 @@ class AbsentStream:
     def losses(self) -> None:
         """Return nothing."""
 
+    def unplaced(self) -> Mapping[Reason, int]:
+        """Return nothing."""
+        return {}
+
     def counters(self) -> Mapping[str, int]:
         """Return nothing."""
         return {}

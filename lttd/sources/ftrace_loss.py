@@ -12,6 +12,7 @@ stream than the moment they were noticed, because the full ring was still to be 
 Source: Linux kernel/trace/ring_buffer.c, rb_get_reader_page() and ring_buffer_read_page().
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -43,10 +44,11 @@ class _Interval(NamedTuple):
     """A loss that no page tells: it lies before the first row that begins at *place_from*."""
 
     reason: Reason
-    events: int | None
+    lost: int | None
     begin: int
     end: int
     place_from: int
+    unit: Unit = Unit.EVENTS
 
 
 def growth(before: int, after: int) -> int:
@@ -90,9 +92,11 @@ class LossLedger:
             if count:
                 self._pending.append(_Interval(reason, count, last.now, sample.now, at))
 
-    def suspect(self, reason: Reason, now: int, count: int | None = None) -> None:
+    def suspect(
+        self, reason: Reason, now: int, count: int | None = None, unit: Unit = Unit.EVENTS
+    ) -> None:
         """Take note that *count* events are missing, or that some may be and nobody knows."""
-        self._pending.append(_Interval(reason, count, self._last.now, now, now))
+        self._pending.append(_Interval(reason, count, self._last.now, now, now, unit))
 
     def page_turned(self) -> None:
         """Say that the kernel turned to a new page, or had none, since the last sample.
@@ -121,7 +125,7 @@ class LossLedger:
             gaps.sort(key=lambda gap: gap.row)
         rows["discarded_total"] = self.discarded_total
         for gap in gaps:
-            self.discarded_total += gap.count or 0
+            self.discarded_total += _events(gap.unit, gap.count)
             rows["discarded_total"][gap.row :] = self.discarded_total
         self._last_begin = int(rows["begin"][-1])
         self._settle()
@@ -137,8 +141,17 @@ class LossLedger:
         self._settle()
         count = len(self._pending) if final else self._ripe
         ripe, self._pending, self._ripe = self._pending[:count], self._pending[count:], 0
-        self.discarded_total += sum(interval.events or 0 for interval in ripe)
+        self.discarded_total += sum(_events(interval.unit, interval.lost) for interval in ripe)
         return tuple(_gap(0, interval) for interval in ripe)
+
+    def unplaced(self) -> Counter[Reason]:
+        """Return how many events were lost by the last sample that no gap has told yet."""
+        found: Counter[Reason] = Counter()
+        if not self._pages_only:
+            found[Reason.OVERWRITTEN] = max(self._overwritten - self._told, 0)
+        for interval in self._pending:
+            found[interval.reason] += _events(interval.unit, interval.lost)
+        return found
 
     def _from_pages(self, rows: Rows, missed: Sequence[tuple[int, int | None]]) -> list[Gap]:
         gaps = []
@@ -184,4 +197,8 @@ class LossLedger:
 
 
 def _gap(row: int, interval: _Interval) -> Gap:
-    return Gap(row, interval.reason, Unit.EVENTS, interval.events, interval.begin, interval.end)
+    return Gap(row, interval.reason, interval.unit, interval.lost, interval.begin, interval.end)
+
+
+def _events(unit: Unit, count: int | None) -> int:
+    return (count or 0) if unit is Unit.EVENTS else 0

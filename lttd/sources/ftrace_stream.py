@@ -20,11 +20,11 @@ from typing import Final
 import numpy as np
 
 from lttd.abi.ftrace import PageLayout, rows_of_pages
-from lttd.errors import LockedError, SourceError
+from lttd.errors import LockedError, LttdError, SourceError
 from lttd.locks import lock_holder
 from lttd.sources.base import Nothing
 from lttd.sources.ftrace_loss import LossLedger, Sample, growth
-from lttd.sources.pipe import Pipe, fill
+from lttd.sources.pipe import Pipe, TakeBrokeOffError, fill
 from lttd.sources.rows import RowBook, damage
 from lttd.sources.tracefs import StatsFile, explained
 from lttd.subbuffer import (
@@ -35,6 +35,7 @@ from lttd.subbuffer import (
     RowFlag,
     StreamId,
     StreamInfo,
+    Unit,
     make_batch,
 )
 
@@ -113,7 +114,10 @@ class FtraceStream:
         self._fd = fd
         self._stats = stats
         self._shared = shared
+        # What went wrong in a take that gave something all the same: the next one raises it.
         self._broken: SourceError | None = None
+        # The rest of a sub-buffer that could not be read to its end is not a sub-buffer.
+        self._remainder_bytes = 0
         # The last take found fewer full sub-buffers than it had room for.  A fast writer finishes
         # the next one at once: to go on would be to run after it, a few pages at a time.
         self._emptied = False
@@ -144,23 +148,35 @@ class FtraceStream:
         """Consume full sub-buffers or, with *flush*, the one being written; see Stream.take()."""
         if self.over:
             return Nothing.EVER
-        if self._broken is not None:
-            raise self._broken
+        broken, self._broken = self._broken, None
+        if broken is not None:
+            raise broken
         emptied, self._emptied = self._emptied, False
         if emptied and not flush:
             return Nothing.YET
-        pool = self._shared.pool
-        buffer = pool.take()
+        buffer = self._shared.pool.take()
+        try:
+            taken = self._take(buffer, flush=flush, emptied=emptied)
+        except BaseException:
+            self._shared.pool.give(buffer)
+            raise
+        if isinstance(taken, Nothing):
+            self._shared.pool.give(buffer)
+        return taken
+
+    def _take(self, buffer: memoryview, *, flush: bool, emptied: bool) -> Batch | Nothing:
         before = self._before_take()
         flags = RowFlag(0)
-        why, used = (Nothing.YET, 0) if emptied else self._splice(buffer)
-        if flush and why is Nothing.YET:
-            flags = RowFlag.PARTIAL
-            why, used = self._flush(buffer)
-        if why is None:
-            return self._taken(buffer, used, flags, before)
-        pool.give(buffer)
-        return why
+        try:
+            self._pass_remainder(buffer)
+            why, used = (Nothing.YET, 0) if emptied else self._splice(buffer)
+            if flush and why is Nothing.YET:
+                flags = RowFlag.PARTIAL
+                why, used = self._flush(buffer)
+        except TakeBrokeOffError as error:
+            self._lose_take(error)
+            raise
+        return self._taken(buffer, used, flags, before) if why is None else why
 
     def urgent(self) -> bool:
         """Return False: the kernel says nothing of the kind."""
@@ -177,6 +193,12 @@ class FtraceStream:
         if not gaps:
             return None
         return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
+
+    def unplaced(self) -> Mapping[Reason, int]:
+        """Ask the kernel what it has lost by now that no batch tells yet; see Stream.unplaced()."""
+        if self._shared.stopped_at is None:
+            self.sample()
+        return self._ledger.unplaced()
 
     def _look_for_the_last_time(self) -> None:
         """Count what was lost since the last take, and what is in the ring and stays there."""
@@ -269,10 +291,11 @@ class FtraceStream:
             if not used:
                 return self._expected(error), 0
             moved = 0
-        except SourceError as error:
+        except TakeBrokeOffError as error:
             if not used:
                 raise
-            self._broken = error  # told by the next take: what came before it is whole
+            self._lose_take(error)
+            self._broken = error  # raised by the next take: what came before it is whole
         self._emptied = used < limit and moved < pipe.capacity_bytes
         return (None, used) if used else (Nothing.YET, 0)
 
@@ -286,11 +309,32 @@ class FtraceStream:
             return self._expected(error), 0
         if used:
             self._flushed = True
-            fill(self._fd, buffer, self.info.subbuffer_bytes, used)
+            try:
+                fill(self._fd, buffer, self.info.subbuffer_bytes, used)
+            except TakeBrokeOffError as error:
+                self._remainder_bytes = error.unread_bytes
+                raise
             return None, self.info.subbuffer_bytes
         # Nothing (said as EAGAIN, or as 0 with tracing off): a ring that had lapped us would give.
         self._ledger.page_turned()
         return Nothing.YET, 0
+
+    def _pass_remainder(self, buffer: memoryview) -> None:
+        """Read what is left of a sub-buffer that broke off, and throw it away."""
+        while self._remainder_bytes:
+            try:
+                got = os.readv(self._fd, [buffer[: self._remainder_bytes]])
+            except OSError as error:
+                self._expected(error)
+                return
+            if not got:
+                return
+            self._remainder_bytes -= got
+
+    def _lose_take(self, error: TakeBrokeOffError) -> None:
+        """Count what was taken from the ring and came to nothing."""
+        count = -(-error.used_bytes // self.info.subbuffer_bytes)
+        self._ledger.suspect(Reason.REFUSED, self._shared.now(), count, Unit.SUBBUFFERS)
 
     def _expected(self, error: OSError) -> Nothing:
         why = EXPECTED.get(error.errno or 0)
@@ -314,7 +358,11 @@ class FtraceStream:
             ledger.page_turned()
         self._begun = bool(flag)
         if missed or before is not None:
-            self.sample(before)
+            try:
+                self.sample(before)
+            except LttdError as error:
+                # The next sample counts; what was taken must not be lost for it.
+                self._broken = SourceError(str(error))
         earlier = self._book.begin
         self._book.enter(rows, now)
         rows["flags"] |= np.uint64(flag)

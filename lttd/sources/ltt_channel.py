@@ -20,7 +20,7 @@ import struct
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from lttd.errors import LockedError, NothingToRecordError, SourceError
+from lttd.errors import LockedError, NothingToRecordError, SourceError, StreamLostError
 from lttd.sources.base import Nothing
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import explained
@@ -116,7 +116,8 @@ class Channel:
         """Read the oldest sub-buffer into *buffer*, which any fits, and release it.
 
         Raises:
-            SourceError: the channel cannot be read any more.
+            SourceError: the channel cannot be read now; nothing is held.
+            StreamLostError: what is held cannot be released: it can never be read again.
         """
         cookie = self._get()
         if isinstance(cookie, Nothing):
@@ -131,6 +132,8 @@ class Channel:
                 refusal = f"a sub-buffer of {used} bytes, of {self.subbuffer_bytes} at most"
         except OSError as error:
             refusal = f"splice: {os.strerror(error.errno or 0)}"
+        except SourceError as error:
+            refusal = str(error)
         finally:
             pushed = not self._put(cookie)
         self.holds = False
@@ -176,7 +179,7 @@ class Channel:
             # Kernels with a sub-buffer of the reader's own (LTTng 0.147 and later) never say so.
             if error.errno == errno.EIO:
                 return False
-            raise _unreadable(self.path, error, "PUT") from error
+            raise StreamLostError(str(_unreadable(self.path, error, "PUT"))) from error
         return True
 
     def _size(self, request: int) -> int:
@@ -218,5 +221,5 @@ def _unreadable(path: str, error: OSError, doing: str) -> SourceError:
         errno.EBUSY: "another process reads this channel, too: stop the other lttd",
         errno.EFAULT: "the kernel cannot take a sub-buffer back: its buffer is damaged",
     }
-    reason = told.get(error.errno or 0, "the channel cannot be read any more")
+    reason = told.get(error.errno or 0, "the channel cannot be read")
     return SourceError(f"{path}: {doing}: {os.strerror(error.errno or 0)}; {reason}")

@@ -10,6 +10,7 @@ import os
 import select
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,13 +18,13 @@ import numpy as np
 
 from lttd.abi.ltt import LEAST_HEADER_BYTES, Taken, is_metadata, layout_of, rows_of
 from lttd.clock import Snapshot
-from lttd.errors import SourceError
+from lttd.errors import SourceError, StreamLostError
 from lttd.sources.base import Nothing
 from lttd.sources.ltt_channel import READABLE, URGENT, Channel, Held
 from lttd.sources.ltt_loss import LttLedger
 from lttd.sources.ltt_rows import LttBook, start_snapshot
 from lttd.sources.pipe import Pipe
-from lttd.subbuffer import ROW_DTYPE, Batch, BufferPool, StreamId, StreamInfo, make_batch
+from lttd.subbuffer import ROW_DTYPE, Batch, BufferPool, Reason, StreamId, StreamInfo, make_batch
 
 # As many as fit into the memory of a take if each is a page; those that were refused count, too.
 MOST_HELD: Final = 1024
@@ -38,7 +39,13 @@ class Urgency:
 
     def watch(self, fd: int) -> None:
         """Ask for this descriptor, too, until it is closed."""
-        self._epoll.register(fd, URGENT)
+        with suppress(FileExistsError):
+            self._epoll.register(fd, URGENT)
+
+    def leave(self, fd: int) -> None:
+        """Do not ask for this one: nobody gains if others make way for what cannot be read."""
+        with suppress(OSError, ValueError):  # it is closed, or left already
+            self._epoll.unregister(fd)
 
     def urgent(self) -> set[int]:
         """Return the descriptors that are urgent now."""
@@ -87,6 +94,7 @@ class LttStream:
         self._ledger = LttLedger(book, channel.subbuffer_bytes, fresh=fresh)
         self._shared = shared
         self._broken: SourceError | None = None
+        self._left_urgency = False
         self._left = channel.subbuffer_count + 1
         """How many a drain still takes: what the ring holds, and the one being written."""
         self._drained = False
@@ -108,18 +116,27 @@ class LttStream:
 
         The one being written is the tracer's: only it, or the end of the trace, can close it.
         """
-        if self._broken is not None:
-            raise self._broken
+        self._raise_broken()
         if self.over:
             return Nothing.EVER
         buffer = self._memory()
         helds, why = self._fill(buffer)
         if not helds:
             self._shared.pool.give(buffer)
-            if self._broken is not None:
-                raise self._broken
+            self._raise_broken()
             return why or Nothing.YET
         return self._taken(buffer, helds)
+
+    def _raise_broken(self) -> None:
+        """Raise what went wrong: for ever if the channel is lost, else once."""
+        broken = self._broken
+        if not isinstance(broken, StreamLostError):
+            self._broken = None
+        if broken is not None:
+            raise broken
+        if self._left_urgency and not self.over:
+            self._left_urgency = False
+            self._shared.urgency.watch(self._channel.fd)
 
     def urgent(self) -> bool:
         """Tell whether every sub-buffer of the ring is full."""
@@ -136,6 +153,10 @@ class LttStream:
         if not gaps:
             return None
         return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
+
+    def unplaced(self) -> Mapping[Reason, int]:
+        """Return nothing: what is known to be lost is in a batch at once."""
+        return {}
 
     def counters(self) -> Mapping[str, int]:
         """Return the tracer's totals, modulo 2**32, as the last sub-buffer has them."""
@@ -171,8 +192,12 @@ class LttStream:
             try:
                 held = self._channel.take(self._shared.pipe, buffer[used:])
             except SourceError as error:
-                # Told by the next take, if there is something to give: that is whole.
+                # Raised by the next take, if there is something to give: that is whole.
                 self._broken = error
+                self._left_urgency = True
+                self._shared.urgency.leave(self._channel.fd)
+                if not isinstance(error, StreamLostError):
+                    break
                 self._ledger.broke_off(holding=self._channel.holds)
                 self._end()
                 break

@@ -9,6 +9,16 @@ from lttd.errors import SourceError
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
+class TakeBrokeOffError(SourceError):
+    """What the kernel has given away could not be read to its end, and is lost."""
+
+    def __init__(self, done_bytes: int, used_bytes: int, why: str) -> None:
+        super().__init__(f"a take broke off after {done_bytes} of {used_bytes} bytes: {why}")
+        self.used_bytes = used_bytes
+        """How much is lost: all of it."""
+        self.unread_bytes = used_bytes - done_bytes
+
+
 class Pipe:
     """The pipe through which pages go from the kernel into buffers; one per reading thread.
 
@@ -41,7 +51,7 @@ class Pipe:
 
         Raises:
             OSError: splice gave nothing.
-            SourceError: what splice gave could not be read.
+            TakeBrokeOffError: what splice gave could not be read.
         """
         try:
             moved = os.splice(fd, self.write_fd, limit_bytes, offset_bytes, flags=_FLAGS)
@@ -68,7 +78,11 @@ class Pipe:
 
 
 def fill(fd: int, buffer: memoryview, used_bytes: int, done_bytes: int) -> None:
-    """Read until *buffer* holds *used_bytes*; the first *done_bytes* are there already."""
+    """Read until *buffer* holds *used_bytes*; the first *done_bytes* are there already.
+
+    Raises:
+        TakeBrokeOffError: no more came.
+    """
     why = "it ended"
     while done_bytes < used_bytes:
         try:
@@ -76,5 +90,5 @@ def fill(fd: int, buffer: memoryview, used_bytes: int, done_bytes: int) -> None:
         except OSError as error:
             more, why = 0, os.strerror(error.errno or 0)
         if not more:
-            raise SourceError(f"a take broke off after {done_bytes} of {used_bytes} bytes: {why}")
+            raise TakeBrokeOffError(done_bytes, used_bytes, why)
         done_bytes += more

@@ -42,6 +42,7 @@ _REMEDIES: Final = {
 }
 # The file is no longer the channel's: debugfs_remove() while we have it open (full proxy), or the
 # module behind it is gone.
+# Only poll tells that apart from a read that failed once.
 _GONE: Final = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO})
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -313,8 +314,8 @@ class RelayFile:
         try:
             got = self._descriptor.read(buffer)
         except OSError as error:
-            if error.errno not in _GONE:
-                raise explained(self.path, error) from error
+            if error.errno not in _GONE or self._descriptor.ready() is not Ready.GONE:
+                raise SourceError(str(explained(self.path, error))) from error
             self.lost_bytes += self.promised_bytes()
             self.ended = True
             return 0

@@ -166,6 +166,10 @@ class RelayStream:
         now = max(self._shared.now(), end)
         return [Gap(0, Reason.ABANDONED, Unit.BYTES, count, end, now)]
 
+    def unplaced(self) -> Mapping[Reason, int]:
+        """Return nothing: what is known to be lost is in a batch at once."""
+        return {}
+
     def counters(self) -> Mapping[str, int]:
         """Return what the file gave and did not give, in bytes since it was opened last."""
         return {

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from lttd.errors import SourceError
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
-from lttd.subbuffer import Batch, BufferPool, StreamInfo
+from lttd.subbuffer import Batch, BufferPool, Reason, StreamInfo
 
 
 class FileStream:
@@ -77,6 +77,10 @@ class FileStream:
     def losses(self) -> Batch | None:
         """Return nothing: batches told what is in the file."""
         return None
+
+    def unplaced(self) -> Mapping[Reason, int]:
+        """Return nothing: what is known to be lost is in a batch at once."""
+        return {}
 
     def counters(self) -> Mapping[str, int]:
         """Return nothing: no kernel counts here."""
