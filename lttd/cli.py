@@ -8,20 +8,22 @@ from collections.abc import Sequence
 
 from lttd.config import Config, parse_command_line
 from lttd.errors import LttdError
+from lttd.terminal import fill_standard_descriptors, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run lttd; return its exit status: 0, 1, 2 or 77, as ``lttd --help`` tells."""
+    fill_standard_descriptors()
     try:
         config = parse_command_line(sys.argv[1:] if arguments is None else arguments)
         if config.daemon:
             return _in_background(config)
         return _run(config)
     except LttdError as error:
-        sys.stderr.write(f"lttd: {error}\n")
+        say(str(error))
         return error.exit_status
     except KeyboardInterrupt:
-        sys.stderr.write("lttd: interrupted before anything was recorded\n")
+        say("interrupted before anything was recorded")
         return 1
 
 

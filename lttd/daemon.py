@@ -7,7 +7,6 @@ A second signal abandons the backlog and counts it.
 
 import json
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -19,7 +18,7 @@ import trio
 from lttd.clock import ClockWatch
 from lttd.command import Command
 from lttd.config import Config
-from lttd.errors import LttdError, StorageError, UsageError
+from lttd.errors import LttdError, OutputError, StorageError, UsageError
 from lttd.files import Disk
 from lttd.health import Health
 from lttd.notify import READY, STOPPING, Heart, Notifier
@@ -32,19 +31,11 @@ from lttd.sources.base import Source, When
 from lttd.sources.catalog import open_previous_runs, open_source
 from lttd.stats import StreamSummary, events_lost, summary_json, summary_table
 from lttd.subbuffer import TAKE_BYTES, BufferPool
+from lttd.terminal import put_line, say, say_lines
 from lttd.tracedir import segments_below
 
 ATTACH_INTERVAL_S: Final = 10.0
 CLOCK_INTERVAL_S: Final = 60.0
-
-
-def say(text: str) -> None:
-    """Tell the user something on stderr; a closed stderr does not stop recording."""
-    try:
-        sys.stderr.write(f"lttd: {text}\n")
-        sys.stderr.flush()
-    except OSError:
-        return
 
 
 class Daemon:
@@ -385,7 +376,7 @@ class Daemon:
             say(f"{self._config.command[0]}: ended with status {status}")
         how = self._config.summary
         if how == "table" and self._summaries:
-            sys.stderr.write(summary_table(self._summaries) + "\n")
+            say_lines(summary_table(self._summaries))
         elif how.startswith("json"):
             value: dict[str, Any] = summary_json(self._summaries)
             if self._config.command:
@@ -394,6 +385,8 @@ class Daemon:
                 _write_json(value, how.removeprefix("json").removeprefix(":"))
             except OSError as error:
                 self._failures.append(LttdError(f"--summary {how}: {error.strerror}"))
+            except OutputError as error:
+                self._failures.append(error)
 
 
 def _tell_notes(recording: Recording) -> None:
@@ -402,12 +395,11 @@ def _tell_notes(recording: Recording) -> None:
 
 
 def _write_json(value: dict[str, Any], path: str) -> None:
-    text = json.dumps(value) + "\n"
+    text = json.dumps(value)
     if path:
-        Path(path).write_text(text)
+        Path(path).write_text(f"{text}\n")
     else:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        put_line(text)
 
 
 def run(config: Config, on_ready: Callable[[], None] = lambda: None) -> int:

@@ -63,6 +63,10 @@ class TraceDamagedError(LttdError):
         self.reason = reason
 
 
+class OutputError(LttdError):
+    """Standard output does not take what was asked for."""
+
+
 class NotATraceError(LttdError):
     """The path holds no trace."""
 

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from lttd.health import Trouble
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Batch, Gap, Reason, Rows, StreamId, Unit
+from lttd.terminal import printable
 
 StreamKey = tuple[str, StreamId]
 """Source and stream."""
@@ -200,14 +201,14 @@ class DaemonGauges:
 def summary_table(streams: Iterable[StreamSummary]) -> str:
     """Return the summary as a table for people: one line a stream, and a last one for all.
 
-    Of several sources each line says whose it is.
+    Of several sources each line says whose it is.  Names are escaped (lttd.terminal).
     """
     rows = [("stream", "sub-buffers", "payload", "padding stripped", "lost")]
     summaries = list(streams)
     several = len({row.source for row in summaries}) > 1
     rows += [
         (
-            f"{row.source} {row.name}" if several else row.name,
+            printable(f"{row.source} {row.name}" if several else row.name),
             f"{row.subbuffers:,}",
             human_bytes(row.payload_bytes),
             human_bytes(row.padding_bytes),

@@ -1,0 +1,167 @@
+r"""The only way out to stderr and stdout: escaped text, by writers that survive any descriptor.
+
+What is escaped, and how a reader sees it:
+
+    control characters below U+0080, but tab     \x1b    one byte
+    bytes that are not UTF-8                     \xff    one byte
+    C1 controls, U+0080 to U+009F                \u009b
+    bidirectional controls, line separators      \u202e  U+061C, U+200E-F, U+2028-E, U+2066-9
+    surrogates                                   \ud800
+
+Everything else stays, backslashes too: the escaped text is for people; programs read JSON.
+
+Rules:
+* Each line is escaped whole.  Only ``say_lines()`` writes line breaks, and its caller escaped every
+  value in them.
+* ``say()`` never raises and never waits: recording goes on.  A line that finds no reader is
+  counted, and the next line that gets through says how many are missing.
+* ``put()`` writes everything or raises: whoever asked for output must learn that it is incomplete.
+* Both write to the descriptor.  A text stream would keep what it could not write, and fail once
+  more at exit (status 120).
+"""
+
+import errno
+import os
+import re
+import select
+import sys
+import threading
+import time
+from typing import Final, TextIO
+
+from lttd.errors import OutputError
+
+# Poll says that a pipe is writable when so many bytes fit: pipe(7), PIPE_BUF on Linux.
+_PIPE_BUF: Final = 4096
+_SUMMARY_PATIENCE_S: Final = 10.0
+_UNSAFE: Final = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """Return *text* as one line without control characters; see the head of this file."""
+    return text if text.isprintable() else _UNSAFE.sub(_escaped, text)
+
+
+def printable_bytes(raw: bytes) -> bytes:
+    """Return UTF-8 bytes as one line without control characters and without invalid bytes."""
+    return printable(raw.decode("utf-8", "surrogateescape")).encode()
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # PEP 383: a byte that is not UTF-8
+        code -= 0xDC00
+        return f"\\x{code:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+
+
+def fill_standard_descriptors() -> None:
+    """Open /dev/null in place of each of the descriptors 0 to 2 that is closed.
+
+    No file or socket that is opened later can then get one of these numbers.  ``sys.stdout`` and
+    ``sys.stderr`` stay None, so what is written there still counts as not written.
+    """
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
+
+
+class _Stderr:
+    """Writes lines as long as somebody takes them, and counts those that nobody took."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # threads that write to the disk have something to say, too
+        self._missing_lines = 0
+        self._inside_line = False
+
+    def write(self, text: str, program: str, patience_s: float) -> None:
+        """Write whole lines; wait for a reader at most *patience_s*."""
+        with self._lock:
+            head = "\n" if self._inside_line else ""
+            if self._missing_lines:
+                head += f"{program}: {self._missing_lines} lines before this one were not written\n"
+            data = f"{head}{text}".encode()
+            try:
+                written = _write_all(sys.stderr, data, patience_s)
+            except OSError:
+                written = 0
+            if written == len(data):
+                self._missing_lines = 0
+                self._inside_line = False
+            else:
+                self._missing_lines += text.count("\n")
+                self._inside_line |= written > 0
+
+
+_STDERR: Final = _Stderr()
+
+
+def say(text: str, program: str = "lttd") -> None:
+    """Write one line to stderr: escaped, never waiting, never failing."""
+    _STDERR.write(f"{program}: {printable(text)}\n", program, 0.0)
+
+
+def say_lines(text: str, program: str = "lttd") -> None:
+    """Write lines to stderr whose values are escaped already; wait up to 10 s for a slow reader."""
+    _STDERR.write(f"{text}\n", program, _SUMMARY_PATIENCE_S)
+
+
+def put(data: bytes) -> None:
+    """Write all of *data* to stdout, however long its reader takes.
+
+    Raises:
+        BrokenPipeError: the reader went away.
+        OutputError: stdout is closed, its disk is full, or something else failed.
+    """
+    try:
+        _write_all(sys.stdout, data, None)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = " is closed" if error.errno == errno.EBADF else f": {error.strerror}"
+        raise OutputError(f"standard output{reason}; the output is incomplete") from None
+
+
+def put_line(text: str) -> None:
+    """Write text and a line break to stdout; errors as put()'s."""
+    put(f"{text}\n".encode(errors="backslashreplace"))
+
+
+def _write_all(stream: TextIO | None, data: bytes, patience_s: float | None) -> int:
+    """Write to a stream's descriptor; return how many bytes were written.
+
+    These can be fewer only with *patience_s*, which bounds the waiting; None: waits for all.
+
+    Raises:
+        OSError: the descriptor does not take them.
+    """
+    if stream is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    try:
+        fd = stream.fileno()
+    except (OSError, ValueError):  # no file: a test or a program that uses lttd captures it
+        stream.write(data.decode())
+        stream.flush()
+        return len(data)
+    end = None if patience_s is None else time.monotonic() + patience_s
+    rest = memoryview(data)
+    must_wait = end is not None
+    while rest:
+        if must_wait and not _takes_more(fd, end):
+            break
+        try:
+            rest = rest[os.write(fd, rest if end is None else rest[:_PIPE_BUF]) :]
+        except BlockingIOError:  # somebody made it non-blocking for all who share it
+            must_wait = True
+    return len(data) - len(rest)
+
+
+def _takes_more(fd: int, end: float | None) -> bool:
+    """Wait until a descriptor takes bytes, at most until *end* on the monotonic clock."""
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    left_ms = None if end is None else max(end - time.monotonic(), 0) * 1000
+    return bool(poller.poll(left_ms))

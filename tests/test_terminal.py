@@ -1,0 +1,155 @@
+"""What reaches a terminal, and what becomes of lines that nobody takes."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lttd.terminal import printable, printable_bytes
+
+RUN = [sys.executable, "-c"]
+SAY = "from lttd.terminal import say; say('one'); say('two')"
+PUT = "from lttd.terminal import put; put(b'x' * 300_000)"
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("plain text, with \\ and é and 漢字 and 🐧", None),
+        ("a\ttab stays", None),
+        ("line\nbreak\r", "line\\x0abreak\\x0d"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("\x00\x07\x7f", "\\x00\\x07\\x7f"),
+        ("C1: \x9b31m \x85 \x80 \x9f", "C1: \\u009b31m \\u0085 \\u0080 \\u009f"),
+        ("\xa0 is a space", None),
+        ("\u202egnp.exe\u2066\u2069", "\\u202egnp.exe\\u2066\\u2069"),
+        ("\u061c\u200e\u200f", "\\u061c\\u200e\\u200f"),
+        ("\u2028\u2029", "\\u2028\\u2029"),
+        ("\ud800 \udfff", "\\ud800 \\udfff"),
+        ("path \udcff\udc80", "path \\xff\\x80"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_escaped_and_the_rest_stays(
+    raw: str, shown: str | None
+) -> None:
+    assert printable(raw) == (raw if shown is None else shown)
+
+
+def test_bytes_that_are_no_utf8_are_escaped_one_by_one() -> None:
+    assert printable_bytes(b"ok \xc3\xa9 \xff \xc2 \xed\xa0\x80") == (
+        b"ok \xc3\xa9 \\xff \\xc2 \\xed\\xa0\\x80"
+    )
+
+
+def test_bytes_of_a_c1_control_are_escaped_together() -> None:
+    assert printable_bytes(b"\xc2\x9b \x9b") == b"\\u009b \\x9b"
+
+
+@given(st.text(st.characters()))
+def test_what_is_escaped_is_one_line_that_encodes_and_is_not_escaped_again(text: str) -> None:
+    once = printable(text)
+    assert len(once.splitlines()) <= 1
+    once.encode()
+    assert printable(once) == once
+
+
+@given(st.binary())
+def test_any_bytes_become_utf8_without_control_bytes(raw: bytes) -> None:
+    shown = printable_bytes(raw)
+    shown.decode()
+    assert not [byte for byte in shown if (byte < 32 and byte != 9) or byte == 127]
+
+
+def ended(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
+    script = f"{shlex.join([*RUN, code])} {redirection}"
+    return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "2</dev/null", ">&- 2>&-"])
+def test_a_line_that_stderr_does_not_take_changes_no_status(where: str) -> None:
+    assert ended(SAY, where).returncode == 0
+
+
+def with_pipe(code: str, before: Callable[[int, int], None]) -> tuple[subprocess.Popen[bytes], int]:
+    """Start Python with a pipe as stdout and stderr; return it and the end to read from."""
+    reading, writing = os.pipe()
+    before(reading, writing)
+    process = subprocess.Popen([*RUN, code], stdout=writing, stderr=writing)
+    os.close(writing)
+    return process, reading
+
+
+def test_a_line_to_a_pipe_without_a_reader_changes_no_status() -> None:
+    process, _ = with_pipe(SAY, lambda reading, _: os.close(reading))
+    assert process.wait(30) == 0
+
+
+def test_a_reader_that_does_not_read_holds_nobody_up_and_misses_counted_lines() -> None:
+    code = (
+        "import os, sys; from lttd.terminal import say\n"
+        "for n in range(2000): say('x' * 100)\n"
+        "os.write(1, b'.')\n"
+        "os.read(0, 1)\n"
+        "say('later')"
+    )
+    reading, writing = os.pipe()
+    with (
+        open(reading, "rb", buffering=0) as pipe,
+        subprocess.Popen(
+            [*RUN, code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writing
+        ) as process,
+    ):
+        os.close(writing)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"."  # it is done with all, and nobody has read one
+        os.set_blocking(reading, False)
+        read = b"".join(iter(lambda: pipe.read(4096) or b"", b""))
+        os.set_blocking(reading, True)
+        process.stdin.write(b".")
+        process.stdin.close()
+        read += b"".join(iter(lambda: pipe.read(4096) or b"", b""))
+    assert process.returncode == 0
+    lines = read.decode().splitlines()
+    full = lines.count(f"lttd: {'x' * 100}")
+    assert lines[-2:] == [
+        f"lttd: {2000 - full} lines before this one were not written",
+        "lttd: later",
+    ]
+
+
+def test_what_is_put_to_a_full_disk_is_an_error_of_one_line() -> None:
+    code = f"from lttd.errors import *\ntry:\n {PUT}\nexcept OutputError as e: exit(str(e))"
+    for where, reason in (
+        (">/dev/full", ": No space left on device"),
+        (">&-", " is closed"),
+        ("1</dev/null", " is closed"),
+    ):
+        run = ended(code, where)
+        assert (run.returncode, run.stderr) == (
+            1,
+            f"standard output{reason}; the output is incomplete\n",
+        )
+
+
+def test_what_is_put_to_a_nonblocking_pipe_arrives_whole() -> None:
+    process, reading = with_pipe(PUT, lambda _, writing: os.set_blocking(writing, False))
+    with open(reading, "rb") as pipe:
+        assert pipe.read() == b"x" * 300_000
+    assert process.wait(30) == 0
+
+
+def test_closed_descriptors_are_filled_so_that_no_file_gets_their_number() -> None:
+    code = (
+        "import os; from lttd.terminal import fill_standard_descriptors as fill\n"
+        "fill()\n"
+        "fd = os.open('/etc/passwd', os.O_RDONLY)\n"
+        "names = {os.readlink(f'/proc/self/fd/{number}') for number in range(3)}\n"
+        "exit(0 if fd > 2 and names == {'/dev/null'} else 1)"
+    )
+    assert ended(code, "<&- >&- 2>&-").returncode == 0
