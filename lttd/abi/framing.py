@@ -22,13 +22,14 @@ import numpy.typing as npt
 from lttd.abi import blktrace
 from lttd.abi.sequence import judge
 from lttd.errors import UsageError
+from lttd.limits import RELAY_RECORD
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
-# No record is larger than a sub-buffer; a length beyond this is no length.
-MOST_RECORD_BYTES: Final = 1 << 20
+# A length beyond this is no length.
+MOST_RECORD_BYTES: Final = RELAY_RECORD.most
 _LENGTH: Final = struct.Struct("<I")
 _SEARCH_BYTES: Final = 1 << 16
 # Record and pdu: a u16 counts the pdu's bytes.

@@ -24,7 +24,9 @@ COMMIT_MASK: Final = (1 << 27) - 1
 MISSED_STORED: Final = 1 << 30
 MISSED_EVENTS: Final = 1 << 31
 
-_FIELD: Final = re.compile(rb"field:[^;]*?(\w+);\s*offset:(\d+);\s*size:(\d+);")
+_FIELD: Final = re.compile(
+    rb"[ \t]*+field:([^;]*+);[ \t]*+offset:(\d{1,9}+);[ \t]*+size:(\d{1,9}+);"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def parse_header_page(text: bytes, byteorder: str = "<") -> PageLayout:
     Raises:
         ValueError: the text is not a header_page.
     """
-    fields = {m[1]: (int(m[2]), int(m[3])) for m in _FIELD.finditer(text)}
+    lines = (_FIELD.match(line) for line in text.split(b"\n"))
+    fields = {m[1].split()[-1]: (int(m[2]), int(m[3])) for m in lines if m and m[1].strip()}
     if not {b"timestamp", b"commit", b"data"} <= fields.keys():
         raise ValueError("no timestamp, commit and data fields in header_page")
     (data_offset, data_bytes), (_, long_bytes) = fields[b"data"], fields[b"commit"]

@@ -20,11 +20,14 @@ Rule: pure; a size that is stated wins over what a type's name suggests.
 
 import enum
 import re
+import string
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+
+from lttd.limits import NUMBER_DIGITS
 
 LOC_OFFSET_MASK: Final = 0xFFFF
 LOC_LENGTH_SHIFT: Final = 16
@@ -139,19 +142,16 @@ class Format:
         )
 
 
-_ID: Final = re.compile(rb"^ID:[ \t]*(\d+)", re.MULTILINE)
-_NAME: Final = re.compile(r"^name:[ \t]*(\S+)", re.MULTILINE)
+# Each pattern is linear in what it is given: a repetition never has to give anything back (``*+``),
+# and none matches over the end of a line.
+_ID: Final = re.compile(rb"^ID:[ \t]*+(\d++)", re.MULTILINE)
+_NAME: Final = re.compile(r"^name:[ \t]*+(\S++)", re.MULTILINE)
 _FIELD: Final = re.compile(
-    r"^\s*field:(?P<declared>[^;]*);\s*offset:(?P<offset>\d+);\s*size:(?P<size>\d+);"
-    r"(?:\s*signed:(?P<signed>[01]);)?",
-    re.MULTILINE,
+    r"[ \t]*+field:(?P<declared>[^;]*+);[ \t]*+offset:(?P<offset>[0-9]++);"
+    r"[ \t]*+size:(?P<size>[0-9]++);(?:[ \t]*+signed:(?P<signed>[01]);)?"
 )
-_PRINT: Final = re.compile(r"^print fmt:[ \t]*(.*)", re.MULTILINE | re.DOTALL)
-_DECLARED: Final = re.compile(
-    r"(?P<loc>__data_loc|__rel_loc)?\s*(?P<type>.*?)\s*(?P<open>\[[^\]]*\])?\s*"
-    r"(?P<name>[A-Za-z_]\w*)\s*(?P<array>\[.*\])?\s*$",
-    re.DOTALL,
-)
+_PRINT: Final = "\nprint fmt:"
+_WORD: Final = string.ascii_letters + string.digits + "_"
 _INT_SIZES: Final = (1, 2, 4, 8)
 _CHARS: Final = frozenset({"char", "const char", "unsigned char", "signed char"})
 _BITMASKS: Final = frozenset({"cpumask_t", "cpumask"})
@@ -169,7 +169,7 @@ _WORDS_OF: Final = {
 def id_of(text: bytes) -> int | None:
     """Return the id that a format file states, without parsing the rest."""
     found = _ID.search(text)
-    return int(found[1]) if found else None
+    return int(found[1]) if found and len(found[1]) <= NUMBER_DIGITS.most else None
 
 
 def parse_format(
@@ -184,50 +184,76 @@ def parse_format(
     number, name = id_of(text), _NAME.search(told)
     if number is None or name is None:
         raise ValueError("no name and ID in the format")
-    head, _, _ = told.partition("\nprint fmt:")
-    fields = tuple(_field_of(found, long_bytes) for found in _FIELD.finditer(head))
+    head, _, printed = told.partition(_PRINT)
+    lines = (_FIELD.match(line) for line in head.split("\n"))
+    fields = tuple(_field_of(found, long_bytes) for found in lines if found)
     if not fields:
         raise ValueError("no fields in the format")
     if len({field.name for field in fields}) < len(fields):
         raise ValueError("two fields of one name")
-    printed = _PRINT.search(told)
     return Format(
         system,
         name[1],
         number,
         fields,
-        printed[1].strip() if printed else "",
+        printed.strip(),
         byteorder,
         long_bytes,
     )
 
 
+class _Declared(NamedTuple):
+    """The parts of ``__data_loc char[] name`` or ``char name[16]``."""
+
+    location: str
+    type: str
+    array: str | None
+    """With its brackets, wherever they stand."""
+    name: str
+
+
+def _declared(text: str) -> _Declared | None:
+    """Take a declaration apart from its end; None where it has no name."""
+    location = next((word for word in ("__data_loc", "__rel_loc") if text.startswith(word)), "")
+    rest, array = text[len(location) :].strip(), None
+    if rest.endswith("]"):
+        at = rest.find("[")
+        if at < 0:
+            return None
+        rest, array = rest[:at].rstrip(), rest[at:]
+    name = rest[len(rest.rstrip(_WORD)) :].lstrip(string.digits)
+    of_type = rest[: len(rest) - len(name)].rstrip()
+    if array is None and of_type.endswith("]"):
+        at = of_type.find("[", of_type.rfind("]", 0, -1) + 1)
+        if at >= 0:
+            of_type, array = of_type[:at].rstrip(), of_type[at:]
+    return _Declared(location, " ".join(of_type.split()), array, name) if name else None
+
+
 def _field_of(found: re.Match[str], long_bytes: int) -> Field:
-    declared = _DECLARED.match(found["declared"].strip())
+    declared = _declared(found["declared"].strip())
     if declared is None:
-        raise ValueError(f"field {found['declared']!r}")
-    offset, size = int(found["offset"]), int(found["size"])
+        raise ValueError(f"field {found['declared'][:40]!r}")
+    offset, size = _number(found["offset"]), _number(found["size"])
     if offset + size > LOC_OFFSET_MASK:
-        raise ValueError(f"field {declared['name']} ends at {offset + size}")
-    named = " ".join(declared["type"].split())
-    kind, element = _kind_of(declared, named, size, long_bytes)
+        raise ValueError(f"field {declared.name[:40]} ends at {offset + size}")
+    named = declared.type
+    kind, element = _kind_of(declared, size, long_bytes)
     signed = found["signed"] == "1" if found["signed"] else not _is_unsigned(named)
-    return Field(
-        declared["name"],
-        named,
-        offset,
-        size,
-        signed,
-        kind,
-        element,
-        declared["loc"] == "__rel_loc",
-    )
+    relative = declared.location == "__rel_loc"
+    return Field(declared.name, named, offset, size, signed, kind, element, relative)
 
 
-def _kind_of(declared: re.Match[str], named: str, size: int, long_bytes: int) -> tuple[Kind, int]:
+def _number(digits: str) -> int:
+    if len(digits) > NUMBER_DIGITS.most:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _kind_of(declared: _Declared, size: int, long_bytes: int) -> tuple[Kind, int]:
+    named, stated = declared.type, declared.array
     element = element_bytes(named, long_bytes)
-    stated = declared["array"] or declared["open"]
-    if declared["loc"] is not None and size == 4:
+    if declared.location and size == 4:
         if named in _BITMASKS:
             return Kind.BITMASK, long_bytes
         return (Kind.STRING, 1) if named in _CHARS else (Kind.DYNAMIC, element or 1)
@@ -239,8 +265,9 @@ def _kind_of(declared: re.Match[str], named: str, size: int, long_bytes: int) ->
 def _array_kind(stated: str, named: str, size: int, element: int) -> tuple[Kind, int]:
     if not size:
         return Kind.TAIL, element or 1
-    if stated.isdigit() and int(stated) and size % int(stated) == 0:
-        element = size // int(stated)
+    if stated.isdecimal() and len(stated) <= NUMBER_DIGITS.most and int(stated):
+        count = int(stated)
+        element = size // count if size % count == 0 else element
     if named in ("char", "const char"):
         return Kind.CHARS, 1
     if element in _INT_SIZES and size % element == 0:

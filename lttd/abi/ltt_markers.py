@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from lttd.limits import MARKER_FORMAT, MARKER_SIZES
+
 ID_EVENT: Final = 0
 FORMAT_EVENT: Final = 1
 PER_CHANNEL_SINCE: Final = 3
@@ -29,9 +31,6 @@ _SIGNED: Final = "di"
 _UNSIGNED: Final = "ouxX"
 _POSSIBLE_BYTES: Final = frozenset((1, 2, 4, 8))
 _ALIGNMENTS: Final = (0, 4, 8)
-# What no tracer ever wrote must not take hours to read.
-MOST_FORMAT_BYTES: Final = 16384
-MOST_SIZES: Final = 4
 MOST_CONFLICTS: Final = 100
 
 
@@ -249,7 +248,7 @@ class Markers:
 
     def _fits(self, sizes: Sizes) -> bool:
         """Tell whether there are no more kinds of machines than one file can be from."""
-        if len(self._machines) < MOST_SIZES:
+        if len(self._machines) < MARKER_SIZES.most:
             self._machines.add(sizes)
         return sizes in self._machines
 
@@ -258,7 +257,7 @@ class Markers:
             self.conflicts.append(f"{_joined(channel, name)}: {why}")
 
     def _add_format(self, channel: str, name: str, text: str) -> None:
-        if len(text) > MOST_FORMAT_BYTES:
+        if len(text) > MARKER_FORMAT.most:
             self._refuse(channel, name, f"a format of {len(text)} bytes; not read")
             return
         known = self._formats.setdefault((channel, name), text)

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from lttd.limits import NUMBER_DIGITS, PRINT_FMT_DEPTH
+
 
 class Unparsable(ValueError):  # noqa: N818  (not a fault: the caller falls back)
     """The print fmt holds what this parser does not know."""
@@ -133,30 +135,33 @@ class PrintFmt:
     pieces: tuple[bytes | Conversion, ...]
 
 
+# Each pattern is linear in what it is given: no repetition gives anything back (``*+``).
 _TOKEN: Final = re.compile(
-    r"""\s*(?:
-        (?P<string>"(?:[^"\\]|\\.)*")
-      | (?P<char>'(?:[^'\\]|\\.[0-9a-f]*)')
-      | (?P<number>0[xX][0-9a-fA-F]+[uUlL]*|\d+[uUlL]*)
-      | (?P<name>[A-Za-z_]\w*)
+    r"""\s*+(?:
+        (?P<string>"(?:[^"\\]++|\\.)*+")
+      | (?P<char>'(?:[^'\\]|\\.[0-9a-f]*+)')
+      | (?P<number>0[xX][0-9a-fA-F]++[uUlL]*+|[0-9]++[uUlL]*+)
+      | (?P<name>[A-Za-z_]\w*+)
       | (?P<operator>->|<<|>>|<=|>=|==|!=|&&|\|\||[-+*/%&|^~!<>?:,.(){}\[\]])
     )""",
     re.VERBOSE | re.DOTALL,
 )
 _CONVERSION: Final = re.compile(
-    r"%(?P<flags>[-+ #0]*)(?P<width>\d+|\*)?(?:\.(?P<precision>\d+|\*)?)?"
+    r"%(?P<flags>[-+ #0]*+)(?P<width>[0-9]++|\*)?+(?:\.(?P<precision>[0-9]++|\*)?+)?+"
     r"(?P<length>hh|h|ll|l|z|Z|t|j|L|q)?(?P<letter>[diouxXcspn%])"
 )
 # Linux lib/vsprintf.c, pointer(): what may follow %p, the longest first.
 _EXTENSION: Final = re.compile(
-    r"I[46]?S[pfs]*c?[pfs]*|[Ii][46][hnbl]?c?|[iI]6c|[Mm][FR]?|U[bBlL]|U|[sS]R?|[fF]|x|"
+    r"I[46]?S[pfs]*+c?[pfs]*+|[Ii][46][hnbl]?c?|[iI]6c|[Mm][FR]?|U[bBlL]|U|[sS]R?|[fF]|x|"
     r"b?l|e|K|d[dt]?|B|R|r|[Dg]|"
 )
-_ESCAPES: Final = {"n": "\n", "t": "\t", "\\": "\\", '"': '"', "'": "'", "r": "\r", "a": "\a"}
+_ESCAPES: Final = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a"}
+_ESCAPED: Final = re.compile(rb"\\(x[0-9a-fA-F]++|[0-7]{1,3}+|.)", re.DOTALL)
 _PRECEDENCE: Final = (
     ("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<", ">", "<=", ">="),
     ("<<", ">>"), ("+", "-"), ("*", "/", "%"),
 )  # fmt: skip
+_LEVELS: Final = {word: level for level, words in enumerate(_PRECEDENCE) for word in words}
 _SIZED: Final = {f"{u}{k}{bits}" for u in ("", "__") for k in "us" for bits in (8, 16, 32, 64)}
 _ORDERED: Final = {f"__{order}{bits}" for order in ("le", "be") for bits in (16, 32, 64)}
 _TYPE_WORDS: Final = (
@@ -165,7 +170,6 @@ _TYPE_WORDS: Final = (
     | _SIZED
     | _ORDERED
 )
-MOST_DEPTH: Final = 200
 
 
 def parse_print_fmt(text: str, long_bytes: int = 8) -> PrintFmt:
@@ -184,13 +188,12 @@ def parse_print_fmt(text: str, long_bytes: int = 8) -> PrintFmt:
     return PrintFmt(tuple(_pieces(told, arguments)))
 
 
-def _pieces(told: str, arguments: list[Node]) -> list[bytes | Conversion]:
+def _pieces(fmt: bytes, arguments: list[Node]) -> list[bytes | Conversion]:
     given = iter(arguments)
+    told = fmt.decode("latin-1")  # a letter a byte, whatever the bytes are
 
     def star(stated: str | None) -> int | Node | None:
-        if stated == "*":
-            return next(given)
-        return int(stated) if stated else None
+        return next(given) if stated == "*" else _width(stated)
 
     pieces: list[bytes | Conversion] = []
     at = 0
@@ -198,7 +201,7 @@ def _pieces(told: str, arguments: list[Node]) -> list[bytes | Conversion]:
         for found in _CONVERSION.finditer(told):
             if found.start() < at:
                 continue
-            pieces.append(told[at : found.start()].encode())
+            pieces.append(told[at : found.start()].encode("latin-1"))
             at = found.end()
             if found["letter"] == "%":
                 pieces.append(b"%")
@@ -227,17 +230,28 @@ def _pieces(told: str, arguments: list[Node]) -> list[bytes | Conversion]:
     rest = told[at:]
     if "%" in rest:
         raise Unparsable(f"conversion {rest[rest.index('%') :][:8]!r}")
-    return [piece for piece in [*pieces, rest.encode()] if piece != b""]
+    return [piece for piece in [*pieces, rest.encode("latin-1")] if piece != b""]
+
+
+def _width(stated: str | None) -> int | None:
+    if stated and len(stated) > NUMBER_DIGITS.most:
+        raise Unparsable(f"a width of {len(stated)} digits")
+    return int(stated) if stated else None
 
 
 class _Parser:
-    """Recursive descent, one token ahead."""
+    """Recursive descent, one token ahead.
+
+    Invariant: ``_height`` is that of the tree which was parsed last; neither it nor the parser's
+    own depth passes PRINT_FMT_DEPTH, so that whoever walks the tree may recurse.
+    """
 
     def __init__(self, text: str, long_bytes: int) -> None:
         self._long_bits = 8 * long_bytes
         self._tokens = _tokens(text)
         self._at = 0
         self._depth = 0
+        self._height = 0
 
     @property
     def token(self) -> str | None:
@@ -260,7 +274,7 @@ class _Parser:
     def _wrong(self, what: str) -> NoReturn:
         raise Unparsable(f"{what} {self.token!r}")
 
-    def strings(self) -> str:
+    def strings(self) -> bytes:
         """Return adjoining string constants as one."""
         parts = []
         while self._kind == "string":
@@ -268,39 +282,59 @@ class _Parser:
             self._at += 1
         if not parts:
             self._wrong("expected a string, not")
-        return "".join(parts)
+        return b"".join(parts)
 
     def expression(self) -> Node:
-        self._depth += 1
-        if self._depth > MOST_DEPTH:
-            raise Unparsable("nested too deeply")
+        self._deeper(1)
         condition = self._binary(0)
         if self.accept("?"):
+            height = self._height
             # GNU C leaves the middle out where it is the condition itself.
             then = condition if self.token == ":" else self.expression()
+            height = max(height, self._height)
             self._expect(":")
             condition = Conditional(condition, then, self.expression())
-        self._depth -= 1
+            self._grow(height)
+        self._deeper(-1)
         return condition
 
-    def _binary(self, level: int) -> Node:
-        if level == len(_PRECEDENCE):
-            return self._unary()
-        left = self._binary(level + 1)
-        while self._kind == "operator" and self.token in _PRECEDENCE[level]:
-            operator = str(self.token)
+    def _deeper(self, levels: int) -> None:
+        self._depth += levels
+        if self._depth > PRINT_FMT_DEPTH.most:
+            raise Unparsable("nested too deeply")
+
+    def _grow(self, height: int = 0) -> None:
+        """Put a node over the tree that was parsed last, and over one of *height*."""
+        self._height = max(self._height, height) + 1
+        if self._height > PRINT_FMT_DEPTH.most:
+            raise Unparsable("nested too deeply")
+
+    def _binary(self, least: int) -> Node:
+        """Take what operators of at least that level join; they group from the left."""
+        left = self._unary()
+        while self._kind == "operator" and _LEVELS.get(str(self.token), -1) >= least:
+            operator, height = str(self.token), self._height
             self._at += 1
-            left = Binary(operator, left, self._binary(level + 1))
+            left = Binary(operator, left, self._binary(_LEVELS[operator] + 1))
+            self._grow(height)
         return left
 
     def _unary(self) -> Node:
         for operator in "-+~!*&":
             if self.accept(operator):
+                self._deeper(1)
                 operand = self._unary()
+                self._deeper(-1)
+                self._grow()
                 return operand if operator == "+" else Unary(operator, operand)
         named = self._cast()
         if named is not None:
-            return Cast(named, self._unary())
+            self._deeper(1)
+            cast = Cast(named, self._unary())
+            self._deeper(-1)
+            self._grow()
+            return cast
+        self._height = 1
         return self._postfix(self._primary())
 
     def _cast(self) -> str | None:
@@ -323,7 +357,7 @@ class _Parser:
     def _primary(self) -> Node:
         kind, token = self._kind, self.token
         if kind == "string":
-            return Text(self.strings().encode())
+            return Text(self.strings())
         if self.accept("("):
             inside = self.expression()
             self._expect(")")
@@ -334,7 +368,7 @@ class _Parser:
         if kind == "number":
             return _number(token, self._long_bits)
         if kind == "char":
-            return Number(ord(_unescaped(token[1:-1])[:1] or "\0"), 32, signed=True)
+            return Number(ord(_unescaped(token[1:-1])[:1] or b"\0"), 32, signed=True)
         return self._named(token)
 
     def _named(self, token: str) -> Node:
@@ -355,8 +389,10 @@ class _Parser:
                 node = FieldRef(str(self.token))
                 self._at += 1
             elif self.accept("["):
+                height = self._height
                 node = Index(node, self.expression())
                 self._expect("]")
+                self._grow(height)
             else:
                 return node
 
@@ -372,7 +408,7 @@ class _Parser:
     def _arguments(self) -> tuple[Node, ...]:
         found: list[Node] = []
         pairs: list[tuple[Node, bytes]] = []
-        paired = False
+        paired, height = False, 0
         while not self.accept(")"):
             if self.accept("{"):
                 paired = True
@@ -383,8 +419,10 @@ class _Parser:
                 self._at += 1
             else:
                 found.append(self.expression())
+            height = max(height, self._height)
             if not self.accept(",") and self.token != ")":
                 self._wrong("in arguments:")
+        self._grow(height)
         return (*found, Pairs(tuple(pairs))) if paired else tuple(found)
 
     def _pair(self) -> list[tuple[Node, bytes]]:
@@ -447,6 +485,8 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 def _number(token: str, long_bits: int) -> Number:
     """Give a constant the first type of C's list that holds it."""
     digits = token.rstrip("uUlL")
+    if len(digits) > NUMBER_DIGITS.most:
+        raise Unparsable(f"a constant of {len(digits)} digits")
     suffix = token[len(digits) :].lower()
     hexadecimal = digits[:2].lower() == "0x"
     octal = len(digits) > 1 and digits[0] == "0" and not hexadecimal
@@ -466,16 +506,17 @@ def _number(token: str, long_bits: int) -> Number:
     return Number(value, 64, signed=False)
 
 
-def _unescaped(told: str) -> str:
+def _unescaped(told: str) -> bytes:
+    """Return the bytes that C's compiler makes of a constant; an escape is one byte."""
     if "\\" not in told:
-        return told
+        return told.encode()
 
-    def plain(found: re.Match[str]) -> str:
+    def plain(found: re.Match[bytes]) -> bytes:
         code = found[1]
-        if code[0] == "x":
-            return chr(int(code[1:], 16))
-        if code[0].isdigit():
-            return chr(int(code, 8))
+        if code[:1] == b"x" and len(code) > 1:
+            return bytes((int(code[-2:].lstrip(b"x"), 16),))
+        if code.isdigit():
+            return bytes((int(code, 8) & 0xFF,))
         return _ESCAPES.get(code, code)
 
-    return re.sub(r"\\(x[0-9a-fA-F]+|[0-7]{1,3}|.)", plain, told, flags=re.DOTALL)
+    return _ESCAPED.sub(plain, told.encode())

@@ -19,6 +19,9 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
 
+_CHUNK_SLOTS: Final = 65536
+
+
 class Headers(NamedTuple):
     """Sub-buffers by their own headers."""
 
@@ -73,6 +76,25 @@ class Abi(Protocol):
         ...
 
 
+def _sound_slots(abi: Abi, data: Buffer, start_bytes: int, slot_bytes: int) -> Headers:
+    """Read the header of each slot until one does not parse.
+
+    In chunks: a file that ends with a hole of a terabyte has as many slots as it says, and no
+    header in them.
+    """
+    found: list[Headers] = []
+    behind = len(data) - slot_bytes + 1
+    step = _CHUNK_SLOTS * slot_bytes
+    for first in range(start_bytes, max(behind, start_bytes + 1), step):
+        offsets = np.arange(first, min(first + step, behind), slot_bytes, dtype=np.int64)
+        slots = abi.headers_at(data, offsets)
+        bad = np.flatnonzero(slots.stored_bytes == 0)
+        found.append(slots.some(slice(int(bad[0]))) if len(bad) else slots)
+        if len(bad):
+            break
+    return Headers(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
 class FtraceAbi:
     """Ftrace: header + commit + (bit 30 ? long : 0)."""
 
@@ -104,10 +126,7 @@ class FtraceAbi:
     def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:
         """Follow the headers; where they adjoin, each tells where the next one is."""
         if slot_bytes:
-            offsets = np.arange(start_bytes, len(data) - slot_bytes + 1, slot_bytes, dtype=np.int64)
-            slots = self.headers_at(data, offsets)
-            bad = np.flatnonzero(slots.stored_bytes == 0)
-            return slots.some(slice(int(bad[0]))) if len(bad) else slots
+            return _sound_slots(self, data, start_bytes, slot_bytes)
         return self.headers_at(data, np.array(self._chase(data, start_bytes), np.int64))
 
     def _chase(self, data: Buffer, at: int) -> list[int]:
@@ -165,9 +184,8 @@ class LttAbi:
     def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:
         """Follow the headers; where they adjoin, each tells where the next one is."""
         if slot_bytes:
-            slots = np.arange(start_bytes, len(data) - slot_bytes + 1, slot_bytes, dtype=np.int64)
-        else:
-            slots = np.fromiter(ltt_walk.adjoining(data, start_bytes), np.int64)
+            return _sound_slots(self, data, start_bytes, slot_bytes)
+        slots = np.fromiter(ltt_walk.adjoining(data, start_bytes), np.int64)
         found = self.headers_at(data, slots)
         bad = np.flatnonzero(found.stored_bytes == 0)
         return found.some(slice(int(bad[0]))) if len(bad) else found

@@ -1,0 +1,109 @@
+"""How much lttd reads of a file that somebody else may have written, and why no more.
+
+Rule: every limit on the size, the number or the depth of stored things is a row of this table, with
+its reason.  A limit is far above what a kernel or lttd writes, and low enough that a reader stays
+below 1 GB of memory and answers within seconds.
+"""
+
+from typing import Final, NamedTuple
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+
+
+class Limit(NamedTuple):
+    """One row of the table."""
+
+    most: int
+    unit: str
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        """Name it as an error message does: ``at most 24 MiB of a manifest are read``."""
+        return f"at most {self.told} of {self.what} are read"
+
+    @property
+    def told(self) -> str:
+        """The number and its unit, for people."""
+        if self.unit != "bytes":
+            return f"{self.most:,} {self.unit}"
+        return f"{self.most // MIB} MiB" if self.most >= MIB else f"{self.most // KIB} KiB"
+
+
+MANIFEST: Final = Limit(
+    24 * MIB,
+    "bytes",
+    "a manifest (trace.json)",
+    "8,192 CPUs, the most that Linux knows, with two channels take 15 MiB;"
+    " JSON becomes up to 32 times larger in memory",
+)
+SYNCED: Final = Limit(
+    8 * MIB, "bytes", "a synced record (synced.json)", "a stream takes 80 bytes of it"
+)
+STREAMS: Final = Limit(
+    32_000,
+    "streams",
+    "a segment",
+    "a process maps at most 65,530 files (vm.max_map_count), and a stream has two",
+)
+GAPS: Final = Limit(
+    2_000_000,
+    "gaps",
+    "a stream",
+    "one takes 250 bytes of memory where all are read (check, repair, info of an open segment)",
+)
+AT_ONE_TIME: Final = Limit(
+    1 << 18,
+    "entries that begin at one time",
+    "an index",
+    "a sub-buffer takes the kernel longer than a tick of any clock; zeros do not",
+)
+FORMAT: Final = Limit(
+    256 * KIB, "bytes", "an event's format", "the longest of 2,323 on a Linux 6.18 has 5,523 bytes"
+)
+FORMATS: Final = Limit(
+    16 * MIB, "bytes", "all formats of a segment", "the 2,323 of a Linux 6.18 have 2.0 MB"
+)
+EVENT_TYPES: Final = Limit(65_536, "event types", "a segment", "an event names its type by 16 bits")
+PRINT_FMT_DEPTH: Final = Limit(
+    64, "levels", "a print fmt's expression", "the deepest of Linux 6.18 has 14"
+)
+NUMBER_DIGITS: Final = Limit(
+    24, "digits", "a number in a format", "2^64 has 20; Python's int() takes quadratic time"
+)
+HEADER_PAGE: Final = Limit(
+    16 * KIB,
+    "bytes",
+    "a small file of tracefs (header_page, trace_clock)",
+    "the longest has 300 bytes",
+)
+KALLSYMS: Final = Limit(
+    64 * MIB, "bytes", "kallsyms", "122,133 functions of a Linux 6.18 take 5.4 MB"
+)
+SYMBOLS: Final = Limit(2_000_000, "functions", "kallsyms", "16 times as many as that kernel has")
+COMMANDS: Final = Limit(
+    64 * MIB, "bytes", "the noted commands (tracefs/commands)", "a task takes 25 bytes"
+)
+COMMAND_LINES: Final = Limit(
+    1_000_000,
+    "lines",
+    "the noted commands (tracefs/commands)",
+    "one takes 250 bytes of memory and some microseconds",
+)
+TRACEFS_FILE: Final = Limit(
+    64 * MIB,
+    "bytes",
+    "another file of tracefs",
+    "saved_tgids has up to 4,194,304 lines (the largest pid) of some 14 bytes",
+)
+MARKER_FORMAT: Final = Limit(
+    16 * KIB, "bytes", "a marker's format (LTTng 0.x)", "the longest known has 120 bytes"
+)
+MARKER_SIZES: Final = Limit(
+    4, "kinds of machines", "the markers of a trace", "a trace is of one machine"
+)
+RELAY_RECORD: Final = Limit(
+    MIB, "bytes", "a record of a relay channel", "no record is larger than a sub-buffer"
+)
+CPUS: Final = Limit(65_536, "CPUs", "a machine", "Linux knows 8,192 at most (CONFIG_NR_CPUS)")
