@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from lttd.errors import LockedError, StorageError
+from lttd.errors import LockedError, StorageError, TraceDamagedError
+from lttd.limits import Limit
 from lttd.locks import lock_holder
 from lttd.subbuffer import Pieces
 
@@ -41,6 +42,30 @@ def storage_error(path: Path, error: OSError, *, end_bytes: int | None = None) -
     number = error.errno or 0
     reason = _REMEDY.get(number, error.strerror or str(error))
     return StorageError(path, reason, errno.errorcode.get(number, "EIO"), end_bytes=end_bytes)
+
+
+def read_limited(path: Path, limit: Limit) -> bytes:
+    """Read a file whole, if it is no larger than its row of ``lttd.limits`` allows.
+
+    Raises:
+        TraceDamagedError: it is larger.
+        OSError: it cannot be read.
+    """
+    data, size_bytes = read_head(path, limit.most)
+    if size_bytes > limit.most:
+        raise TraceDamagedError(path, limit.most, f"{size_bytes} bytes; {limit}")
+    return data
+
+
+def read_head(path: Path, most_bytes: int) -> tuple[bytes, int]:
+    """Return the first *most_bytes* of a file, and how many bytes it has."""
+    with path.open("rb", buffering=0) as file:
+        parts, left = [], most_bytes
+        while left and (part := os.read(file.fileno(), min(left, 1 << 20))):
+            parts.append(part)
+            left -= len(part)
+        size_bytes = os.fstat(file.fileno()).st_size
+    return b"".join(parts), max(size_bytes, most_bytes - left)
 
 
 # sync_file_range(2) and fallocate(2) with flags are not in os; pwritev2(2) is, but wants an object
@@ -240,6 +265,21 @@ def _extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
             behind = min(os.lseek(fd, start, os.SEEK_HOLE), end)
             yield start, behind
             start = behind
+
+
+def data_extents(path: Path, start: int) -> list[tuple[int, int]]:
+    """Return the ranges of a file from *start* on that are no holes; none where it is absent.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            return list(_extents(file.fileno(), start, os.fstat(file.fileno()).st_size))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise storage_error(path, error) from None
 
 
 def _behind(pieces: list[bytes | memoryview], skip_bytes: int) -> list[bytes | memoryview]:

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.errors import TraceDamagedError
+from lttd.files import read_head
+from lttd.limits import AT_ONE_TIME, GAPS
 from lttd.subbuffer import Gap, Reason, StreamInfo, Unit
 
 HEADER: Final = struct.Struct(">4I")
@@ -59,7 +61,9 @@ GAP_DTYPE: Final = np.dtype(
 GAP_BYTES: Final = 40
 GAPS_MAGIC: Final = 0x6C676170  # "lgap"
 GAPS_HEADER: Final = HEADER.pack(GAPS_MAGIC, 1, 0, GAP_BYTES)
+_MOST_GAPS_BYTES: Final = HEADER.size + GAPS.most * GAP_BYTES
 UNKNOWN: Final = (1 << 64) - 1
+MOST_LOST: Final = (1 << 63) - 1  # more is UNKNOWN, or damage: some
 PAST_ALL: Final = UNKNOWN  # a row that no index reaches
 
 Entries = npt.NDArray[np.void]
@@ -117,11 +121,12 @@ def parse_gaps(data: bytes, path: Path) -> list[Gap]:
     if not data:
         return []
     _check_header(data, path, GAPS_MAGIC, GAP_BYTES)
-    records = np.frombuffer(data, GAP_DTYPE, (len(data) - HEADER.size) // GAP_BYTES, HEADER.size)
+    count = (len(data) - HEADER.size) // GAP_BYTES
+    records = np.frombuffer(data, GAP_DTYPE, count, HEADER.size)
     gaps: list[Gap] = []
     for number, (row, begin, end, count, reason, unit) in enumerate(records.tolist()):
         try:
-            known = None if count == UNKNOWN else count
+            known = None if count > MOST_LOST else count
             gaps.append(Gap(row, Reason(reason), Unit(unit), known, begin, end))
         except ValueError as error:
             raise TraceDamagedError(path, HEADER.size + number * GAP_BYTES, str(error)) from None
@@ -129,11 +134,28 @@ def parse_gaps(data: bytes, path: Path) -> list[Gap]:
 
 
 def read_gaps(path: Path) -> list[Gap]:
-    """Return what a gaps file holds; none where it is absent."""
+    """Return what a gaps file holds; none where it is absent.
+
+    Raises:
+        TraceDamagedError: it does not parse, or holds more than are read.
+    """
     try:
-        return parse_gaps(path.read_bytes(), path)
+        data, size_bytes = read_head(path, _MOST_GAPS_BYTES)
     except FileNotFoundError:
         return []
+    refuse_too_many_gaps(path, size_bytes)
+    return parse_gaps(data, path)
+
+
+def refuse_too_many_gaps(path: Path, size_bytes: int) -> None:
+    """Reject a gaps file that is too large to be read as a whole.
+
+    Raises:
+        TraceDamagedError: it is.
+    """
+    if size_bytes > _MOST_GAPS_BYTES:
+        reason = f"{(size_bytes - HEADER.size) // GAP_BYTES:,} gaps; {GAPS}"
+        raise TraceDamagedError(path, _MOST_GAPS_BYTES, f"{reason}; move the file elsewhere")
 
 
 def salvage_entries(raw: memoryview) -> Entries:
@@ -170,7 +192,7 @@ def salvage_gaps(raw: memoryview) -> tuple[list[Gap], bool]:
 
 def _gap_of(row: int, begin: int, end: int, count: int, reason: int, unit: int) -> Gap | None:
     try:
-        known = None if count == UNKNOWN else count
+        known = None if count > MOST_LOST else count
         return Gap(row, Reason(reason), Unit(unit), known, begin, end)
     except ValueError:
         return None
@@ -214,6 +236,25 @@ class SeekIndex:
 
     def __len__(self) -> int:
         return (self._size_bytes - HEADER.size) // ENTRY_BYTES
+
+    def refuse_more_than(self, data_bytes: int, least_bytes: int) -> None:
+        """Reject an index of more entries than a data file can have sub-buffers.
+
+        *least_bytes*: what the smallest sub-buffer takes of it.  The last entry is looked at, too:
+        zeros that reach to the end are what a hole or a power loss leaves.
+
+        Raises:
+            TraceDamagedError: it has.
+        """
+        count, most = len(self), data_bytes // least_bytes
+        remedy = "lttv check --repair makes it again"
+        if count > most:
+            at = HEADER.size + most * ENTRY_BYTES
+            reason = f"{count:,} entries for {data_bytes:,} bytes of data; {remedy}"
+            raise TraceDamagedError(self.path, at, reason)
+        if count > AT_ONE_TIME.most and not self.entries(count - 1).tobytes().strip(b"\0"):
+            at = HEADER.size + (count - 1) * ENTRY_BYTES
+            raise TraceDamagedError(self.path, at, f"the last entry is all zeros; {remedy}")
 
     @property
     def torn_bytes(self) -> int:

@@ -17,6 +17,7 @@ from lttd.clock import Snapshot
 from lttd.errors import LttdError, StorageError, TraceDamagedError
 from lttd.files import Disk, Lock
 from lttd.lane import Jobs, Lane
+from lttd.plausible import MOST_COUNT
 from lttd.stats import StreamStats, StreamSummary, summarize
 from lttd.subbuffer import StreamId, StreamInfo
 from lttd.tracedir import (
@@ -263,9 +264,12 @@ def _baselines(trace: Path, kind: str) -> dict[str, int]:
         except TraceDamagedError:
             continue
         if manifest.source.get("kind") == kind:
-            return {
-                record.name: record.baseline_discarded
-                + (record.summary.events_lost if record.summary else 0)
-                for record in manifest.streams
-            }
+            return {record.name: _baseline(record) for record in manifest.streams}
     return {}
+
+
+def _baseline(record: StreamRecord) -> int:
+    """Return where a stream's count of lost events goes on; damage must not make it overflow."""
+    lost = record.summary.events_lost if record.summary else 0
+    total = record.baseline_discarded + lost
+    return total if total <= MOST_COUNT // 2 else 0

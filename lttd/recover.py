@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.table import Headers
-from lttd.files import Disk, Lock
+from lttd.files import Disk, Lock, data_extents
 from lttd.index import (
     ENTRY_BYTES,
     ENTRY_DTYPE,
@@ -25,6 +25,7 @@ from lttd.index import (
     INDEX_HEADER,
     Entries,
     encode_gaps,
+    refuse_too_many_gaps,
     salvage_entries,
     salvage_gaps,
 )
@@ -190,7 +191,9 @@ class _Planner:
         self._data_bytes = len(stream.data)
         self._raw_index = map_file(stream.paths.index)
         self._old = salvage_entries(self._raw_index)
-        self._gaps, self._gaps_differ = salvage_gaps(map_file(stream.paths.gaps))
+        raw_gaps = map_file(stream.paths.gaps)
+        refuse_too_many_gaps(stream.paths.gaps, len(raw_gaps))
+        self._gaps, self._gaps_differ = salvage_gaps(raw_gaps)
         self._floor = self._trusted(vouched) if vouched else 0
         self._judge()
         if (vouched is None or not power_kept) and self._find_untold_losses():
@@ -344,14 +347,16 @@ class _Planner:
 
     def _written_bytes(self) -> int:
         """Return where zeros begin that reach to the data's end and may never have been written."""
-        data, start = self._stream.data, self._end_of(self._floor)
-        for behind in range(self._data_bytes, start, -_CHUNK_BYTES):
-            first = max(behind - _CHUNK_BYTES, start)
-            nonzero = np.flatnonzero(np.frombuffer(data[first:behind], np.uint8))
-            if len(nonzero):
-                start = first + int(nonzero[-1]) + 1
+        start = self._end_of(self._floor)
+        written = start
+        # Holes are zeros that take no time.
+        for first, behind in reversed(data_extents(self._stream.paths.data, start)):
+            written = _behind_nonzero(self._stream.data, first, min(behind, self._data_bytes))
+            if written > first:
                 break
-        return -(-start // DISK_BLOCK_BYTES) * DISK_BLOCK_BYTES
+        else:
+            written = start
+        return -(-written // DISK_BLOCK_BYTES) * DISK_BLOCK_BYTES
 
     def _entries(self, keep: int, headers: Headers, old: Entries, rebuild: Mask) -> Entries:
         """Return the entries from number *keep* on."""
@@ -411,6 +416,16 @@ class _Planner:
             ):
                 gaps.append(Gap(total, Reason.TORN, Unit.BYTES, torn_bytes, begin, begin))
         return tuple(gaps)
+
+
+def _behind_nonzero(data: memoryview, start: int, end: int) -> int:
+    """Return where the zeros begin that reach to *end*; *start* where there is nothing else."""
+    for behind in range(end, start, -_CHUNK_BYTES):
+        first = max(behind - _CHUNK_BYTES, start)
+        nonzero = np.flatnonzero(np.frombuffer(data[first:behind], np.uint8))
+        if len(nonzero):
+            return first + int(nonzero[-1]) + 1
+    return start
 
 
 def _leading(mask: Mask) -> int:

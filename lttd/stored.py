@@ -43,6 +43,13 @@ def map_file(path: Path) -> memoryview:
         raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
 
 
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # told where the data are read
+
+
 class StoredStream:
     """The data, index and gaps files of one stream."""
 
@@ -68,13 +75,21 @@ class StoredStream:
         """The index, mapped.
 
         Raises:
-            TraceDamagedError: absent, or not an index.
+            TraceDamagedError: absent, not an index, or larger than the data can be described by.
         """
         try:
-            return SeekIndex(self.paths.index)
+            index = SeekIndex(self.paths.index)
         except FileNotFoundError:
             reason = "no index; lttv check --repair makes it again"
             raise TraceDamagedError(self.paths.index, 0, reason) from None
+        # In this order: the data file of a live trace is ahead of its index.
+        index.refuse_more_than(_size_bytes(self.paths.data), self._least_bytes)
+        return index
+
+    @property
+    def _least_bytes(self) -> int:
+        """What a sub-buffer takes of the data file, at least."""
+        return max(self.slot_bytes, self.info.header_bytes, 1)
 
     @cached_property
     def gaps(self) -> list[Gap]:

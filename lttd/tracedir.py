@@ -14,13 +14,16 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from lttd.clock import Snapshot
 from lttd.errors import NotATraceError, TraceDamagedError, UsageError
-from lttd.files import Disk, storage_error
+from lttd.files import Disk, read_limited, storage_error
+from lttd.limits import MANIFEST as MANIFEST_LIMIT
+from lttd.limits import SYNCED as SYNCED_LIMIT
+from lttd.plausible import is_count, parse_json, refuse_implausible
 from lttd.stats import StreamSummary
 from lttd.subbuffer import StreamId, StreamInfo
 
@@ -28,6 +31,8 @@ FORMAT_VERSION: Final = 1
 MANIFEST: Final = "trace.json"
 SYNCED: Final = "synced.json"
 RESERVE: Final = ".reserve"
+MOST_FILE_NAME: Final = 250
+"""Linux allows 255, and an index's name ends with .idx, a gaps file's with .gaps."""
 _SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,})-([a-z]+)")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*")
 
@@ -158,6 +163,8 @@ class StreamRecord:
             ctf_stream_id=value["ctf_stream_id"],
             page_bytes=value.get("page_bytes", 0),
         )
+        if len(file_name(info)) > MOST_FILE_NAME:
+            raise ValueError(f"channel {info.id.channel[:40]!r}... is too long for a file's name")
         summary = StreamSummary(**value["summary"]) if value["summary"] else None
         return cls(info, value["baseline_discarded"], summary, value["counters"])
 
@@ -208,11 +215,12 @@ class Manifest:
             TraceDamagedError: it is absent, not JSON, of a later format or lacks a key.
         """
         try:
-            value = json.loads(path.read_bytes())
+            value = parse_json(read_limited(path, MANIFEST_LIMIT))
             version = value.pop("format_version")
             if version != FORMAT_VERSION:
-                reason = f"format version {version}; this lttv knows {FORMAT_VERSION}"
+                reason = f"format version {version!a:.40}; this lttv knows {FORMAT_VERSION}"
                 raise TraceDamagedError(path, 0, reason)
+            refuse_implausible(value)
             value["streams"] = [StreamRecord.from_json(record) for record in value["streams"]]
             snapshots = value["clock_snapshots"]
             value["clock_snapshots"] = [Snapshot.from_json(snapshot) for snapshot in snapshots]
@@ -220,43 +228,16 @@ class Manifest:
             for record in manifest.streams:
                 if record.summary:
                     record.summary = replace(record.summary, source=manifest.source_name)
-            _refuse_implausible(manifest)
         except FileNotFoundError:
             reason = "missing; move its segment elsewhere, and the others can be read"
             raise TraceDamagedError(path, 0, reason) from None
         except OSError as error:
             raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
             reason = f"no manifest: {what}; move its segment elsewhere, and the others can be read"
-            raise TraceDamagedError(path, 0, reason) from None
+            raise TraceDamagedError(path, getattr(error, "pos", 0), reason) from None
         return manifest
-
-
-def _refuse_implausible(manifest: Manifest) -> None:
-    """Let nobody who reads a manifest meet a value of another type, or one that no clock shows.
-
-    Raises:
-        ValueError: there is one.
-    """
-    texts = [*manifest.machine.values(), manifest.source["clock"]]
-    counts: list[object] = []
-    for record in manifest.streams:
-        info = record.info
-        texts += [info.id.channel, info.abi]
-        counts += [info.id.cpu << 44, info.subbuffer_bytes << 32, info.header_bytes << 32]
-        counts += [info.ctf_stream_id, record.baseline_discarded, *record.counters.values()]
-        if record.summary is not None:
-            told = record.summary.to_json()
-            texts += [told.pop("name"), told.pop("source")]
-            counts += [*told.pop("lost").values(), *told.values()]
-    counts += [value for one in manifest.clock_snapshots for value in (one.trace, one.realtime_ns)]
-    if manifest.layout not in ("packed", "sparse") or manifest.state not in ("open", "closed"):
-        raise ValueError(f"layout {manifest.layout!r}, state {manifest.state!r}")
-    if wrong := [text for text in texts if not isinstance(text, str)]:
-        raise ValueError(f"{wrong[0]!r} is no text")
-    if wrong := [n for n in counts if not isinstance(n, int) or not 0 <= n < 1 << 64]:
-        raise ValueError(f"{wrong[0]!r} is no count")
 
 
 def this_machine() -> dict[str, str]:
@@ -280,10 +261,13 @@ def encode_synced(positions: Mapping[str, Position]) -> bytes:
 def read_synced(path: Path) -> dict[str, Position]:
     """Read the synced record; nothing is known to be durable where it is absent or unreadable."""
     try:
-        streams = json.loads(path.read_bytes())["streams"]
-        return {str(name): Position(**at) for name, at in streams.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        streams = parse_json(read_limited(path, SYNCED_LIMIT))["streams"]
+        found = {str(name): Position(**at) for name, at in streams.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, TraceDamagedError):
         return {}
+    if not all(is_count(number) for at in found.values() for number in astuple(at)):
+        return {}
+    return found
 
 
 def segments(trace: Path) -> list[SegmentPaths]:

@@ -178,10 +178,13 @@ class _StreamCheck:
         good = found.right
         if good.all():
             return
-        for row in np.flatnonzero(~good).tolist():
-            # One line an entry: what is wrong first explains the rest.
-            kind = next(name for name in found._fields if not getattr(found, name)[row])
-            self._find(self._at_entry(first + row, entries, kind))
+        explained = good.copy()
+        # One line an entry: what is wrong first explains the rest.
+        for kind, holds in zip(found._fields, found, strict=True):
+            rows = np.flatnonzero(~holds & ~explained)
+            explained |= ~holds
+            for row in rows[: MOST_FINDINGS + 1].tolist():
+                self._find(self._at_entry(first + row, entries, kind))
 
     def _at_entry(self, number: int, entries: Entries, kind: str) -> Finding:
         if kind in ("size", "begin", "inside"):

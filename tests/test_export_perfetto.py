@@ -11,7 +11,7 @@ from lttd.view.cli import main
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING, window_of
 from tests.ftraced import Traced, opened, pages_of, switch, tick
-from tests.fuzz import blocks
+from tests.fuzz_traces import blocks
 from tests.tools import replayed
 
 # Perfetto, src/trace_processor/importers/systrace/systrace_line_tokenizer.cc, the strictest one.

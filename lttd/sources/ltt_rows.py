@@ -17,7 +17,7 @@ from lttd.abi.ltt import U64, Headers, Taken
 from lttd.clock import Snapshot
 from lttd.subbuffer import Gap, Reason, Unit
 
-NAME: Final = re.compile(r"(?P<channel>[^.].*)_(?P<cpu>0|[1-9]\d*)")
+NAME: Final = re.compile(r"(?P<channel>[^.].*)_(?P<cpu>0|[1-9][0-9]{0,4})")
 """Of a channel's file, on both sides of lttd."""
 # The tracer takes the two times one after the other.
 _START_UNCERTAINTY_NS: Final = 1000

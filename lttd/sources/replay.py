@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lttd.abi.ftrace import PageLayout, Pages, parse_header_page, rows_of_pages
-from lttd.errors import NothingToRecordError, UsageError
+from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
+from lttd.files import read_limited
+from lttd.limits import CPUS, HEADER_PAGE
+from lttd.plausible import is_name
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
 from lttd.sources.ftrace_loss import LossLedger, Sample
 from lttd.sources.replay_files import tracefs_files
@@ -103,9 +106,9 @@ def find_streams(directory: Path, abi: str) -> list[StreamPath]:
     files = [path for path in sorted(directory.iterdir()) if path.is_file()]
     tree = sorted(directory.glob("per_cpu/cpu*/trace_pipe_raw"))
     for found in (
-        [_named(path, path.parent.name, r"cpu(?P<cpu>\d+)", abi) for path in tree],
-        [_named(path, path.name, r"cpu(?P<cpu>\d+)(\..*)?", abi) for path in files],
-        [_named(path, path.name, r"(?P<channel>[^.].*)_(?P<cpu>\d+)", abi) for path in files],
+        [_named(path, path.parent.name, r"cpu(?P<cpu>[0-9]+)", abi) for path in tree],
+        [_named(path, path.name, r"cpu(?P<cpu>[0-9]+)(\..*)?", abi) for path in files],
+        [_named(path, path.name, r"(?P<channel>[^.].*)_(?P<cpu>[0-9]+)", abi) for path in files],
     ):
         streams = sorted((one for one in found if one), key=lambda one: one.stream)
         for one, other in pairwise(streams):
@@ -121,7 +124,10 @@ def _named(path: Path, name: str, pattern: str, channel: str) -> StreamPath | No
     if match is None:
         return None
     words = match.groupdict()
-    return StreamPath(path, StreamId(words.get("channel", channel), int(words["cpu"])))
+    cpu, named = int(words["cpu"]), words.get("channel", channel)
+    if cpu >= CPUS.most or not is_name(named):
+        return None
+    return StreamPath(path, StreamId(named, cpu))
 
 
 def _page_layout(
@@ -133,11 +139,12 @@ def _page_layout(
         if not path.is_file():
             continue
         try:
-            layout = parse_header_page(path.read_bytes())
-        except ValueError as error:
-            return PageLayout(asked), (
-                f"{path}: {error}; sub-buffers of {asked} bytes are assumed",
-            )
+            layout = parse_header_page(read_limited(path, HEADER_PAGE))
+        except (ValueError, TraceDamagedError) as error:
+            what = str(error) if isinstance(error, TraceDamagedError) else f"{path}: {error}"
+            return PageLayout(asked), (f"{what}; sub-buffers of {asked} bytes are assumed",)
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from None
         if subbuffer_bytes in (None, layout.subbuffer_bytes):
             return layout, ()
         size = layout.subbuffer_bytes
@@ -271,12 +278,12 @@ class ReplaySource(FileSource[ReplayStream]):
     def attachments(self, when: When) -> Iterator[Attachment]:
         """Return the format files that lie beside the streams, once."""
         if when is When.OPEN:
-            yield from tracefs_files(self._directory)
+            yield from tracefs_files(self._directory, self._notes)
 
     def _clock(self) -> str:
         try:
-            text = (self._directory / "trace_clock").read_text()
-        except OSError:
+            text = read_limited(self._directory / "trace_clock", HEADER_PAGE)
+        except (OSError, TraceDamagedError):
             return "unknown"
-        chosen = re.search(r"\[(\S+)\]", text)
-        return chosen[1] if chosen else "unknown"
+        chosen = re.search(rb"\[([\w-]{1,64}+)\]", text)
+        return chosen[1].decode() if chosen else "unknown"

@@ -15,6 +15,8 @@ import numpy as np
 from lttd.abi.blktrace import NOTIFY, layout_of, pdu_of, records_at, walk
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, UsageError
+from lttd.files import read_head
+from lttd.plausible import is_name
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
 from lttd.sources.blktrace_rows import MOST_RECORD_BYTES, Noted, RecordBook
 from lttd.sources.replay import StreamPath
@@ -27,7 +29,7 @@ _START_BYTES: Final = 64 << 10
 _START_UNCERTAINTY_NS: Final = 100_000
 _TIMESTAMP: Final = 1 | NOTIFY
 _WALL: Final = struct.Struct("2I")
-_NAME: Final = re.compile(r"(?P<name>.+)\.blktrace\.(?P<cpu>\d+)")
+_NAME: Final = re.compile(r"(?P<name>.+)\.blktrace\.(?P<cpu>[0-9]{1,5})")
 
 
 def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
@@ -42,7 +44,7 @@ def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
     files = [
         StreamPath(path, StreamId(found["name"], int(found["cpu"])))
         for path in sorted(directory.iterdir())
-        if path.is_file() and (found := _NAME.fullmatch(path.name))
+        if path.is_file() and (found := _NAME.fullmatch(path.name)) and is_name(found["name"])
     ]
     if not files:
         raise NothingToRecordError(
@@ -119,8 +121,7 @@ class BlktraceReplay(FileSource[BlktraceReplayStream]):
 def _start(paths: Iterable[Path]) -> Snapshot | None:
     """Return how the clocks stood at the start, by the note of the time that is made then."""
     for path in paths:
-        with path.open("rb") as file:
-            data = file.read(_START_BYTES)
+        data, _ = read_head(path, _START_BYTES)
         layout = layout_of(data)
         if layout is None:
             continue

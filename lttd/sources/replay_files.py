@@ -1,11 +1,22 @@
 """The small files beside replayed ftrace streams, under the names that tracefs gives them."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from lttd.errors import TraceDamagedError
+from lttd.files import read_limited
+from lttd.limits import (
+    COMMAND_LINES,
+    COMMANDS,
+    FORMAT,
+    FORMATS,
+    HEADER_PAGE,
+    KALLSYMS,
+    TRACEFS_FILE,
+    Limit,
+)
 from lttd.sources.base import Attachment
 
 _TOP: Final = ("trace_clock", "printk_formats", "kallsyms", "saved_cmdlines", "saved_tgids")
@@ -19,52 +30,88 @@ _IN_TREE: Final = (
 )
 
 
-def tracefs_files(directory: Path) -> Iterator[Attachment]:
+def tracefs_files(directory: Path, notes: list[str]) -> Iterator[Attachment]:
     """Return the files of a copied tracefs tree, or of a folder with all of them side by side.
 
     There, ``NAME.format`` does not tell its system; what stands before the name's first underline
-    is taken for it.
+    is taken for it.  *notes* gets a line for each file that is left out.
     """
+    copies = _Copies(notes)
     if not (directory / "events").is_dir():
         for name in _HEADERS:
-            yield from _copy(directory / name, f"events/{name}")
+            yield from copies.of(directory / name, f"events/{name}")
         for path in sorted(directory.glob("*.format")):
-            yield from _copy(path, f"events/{_system(path.stem)}/{path.stem}/format")
+            yield from copies.of(path, f"events/{_system(path.stem)}/{path.stem}/format")
     for pattern in _IN_TREE:
         for path in sorted(directory.glob(pattern)):
-            yield from _copy(path, str(path.relative_to(directory)))
+            yield from copies.of(path, str(path.relative_to(directory)))
     if not (directory / "commands").exists():
-        yield from _commands(directory)
+        yield from _commands(directory, copies)
 
 
-def _copy(path: Path, name: str) -> Iterator[Attachment]:
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return
-    yield Attachment(f"tracefs/{name}", data)
+class _Copies:
+    """Reads small files, as far as the limits allow."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+        self._left_bytes = FORMATS.most
+        """Of all formats together."""
+
+    def of(self, path: Path, name: str) -> Iterator[Attachment]:
+        """Yield a file's copy; nothing where it is absent or too large."""
+        limit = _LIMITS.get(path.name, FORMAT if path.suffix == ".format" else TRACEFS_FILE)
+        data = self.read(path, limit)
+        if data is None:
+            return
+        if limit is FORMAT:
+            self._left_bytes -= len(data)
+            if self._left_bytes < 0:
+                self._notes.append(f"{path}: {FORMATS}; left out")
+                return
+        yield Attachment(f"tracefs/{name}", data)
+
+    def read(self, path: Path, limit: Limit) -> bytes | None:
+        """Return a file's content; None where it is absent, unreadable or too large."""
+        try:
+            return read_limited(path, limit)
+        except FileNotFoundError:
+            return None
+        except TraceDamagedError as error:
+            self._notes.append(f"{error}; left out")
+        except OSError as error:
+            self._notes.append(f"{path}: {error.strerror}; left out")
+        return None
+
+
+_LIMITS: Final = {
+    "format": FORMAT,
+    "header_page": HEADER_PAGE,
+    "header_event": HEADER_PAGE,
+    "trace_clock": HEADER_PAGE,
+    "stats": HEADER_PAGE,
+    "kallsyms": KALLSYMS,
+    "commands": COMMANDS,
+}
 
 
 def _system(event: str) -> str:
     return "syscalls" if re.match(r"sys_(enter|exit)_", event) else event.partition("_")[0]
 
 
-def _commands(directory: Path) -> Iterator[Attachment]:
+def _commands(directory: Path, copies: _Copies) -> Iterator[Attachment]:
     """Make the ``commands`` that a recording has (see ftrace_files) of saved_cmdlines."""
-    tgids = dict(_pairs(directory / "saved_tgids"))
+    tgids = dict(_pairs(copies.read(directory / "saved_tgids", TRACEFS_FILE)))
     lines = [
         b"0\t%b\t%b\t%b\n" % (pid, tgids.get(pid, b""), command.replace(b"\\", b"\\\\"))
-        for pid, command in _pairs(directory / "saved_cmdlines")
+        for pid, command in _pairs(copies.read(directory / "saved_cmdlines", TRACEFS_FILE))
         if command != b"<...>"
     ]
     if lines:
         yield Attachment("tracefs/commands", b"".join(lines), append=True)
 
 
-def _pairs(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    if not os.path.exists(path):
-        return
-    for line in path.read_bytes().splitlines():
+def _pairs(text: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    for line in (text or b"").splitlines()[: COMMAND_LINES.most]:
         pid, _, rest = line.partition(b" ")
         if pid.isdigit():
             yield pid, rest

@@ -22,6 +22,7 @@ import numpy as np
 from lttd.abi import ltt, ltt_walk
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, SourceError, UsageError
+from lttd.plausible import is_name
 from lttd.sources.base import Nothing, SourceInfo
 from lttd.sources.ltt_rows import NAME, LttBook, start_snapshot
 from lttd.sources.replayed import FileSource, FileStream
@@ -39,7 +40,8 @@ def find_channels(directory: Path) -> list[tuple[StreamId, Path]]:
             match, path = NAME.fullmatch(name), Path(parent) / name
             if match is not None and path.is_file():
                 channel = (inside / match["channel"]).as_posix()
-                found.append((StreamId(channel, int(match["cpu"])), path))
+                if is_name(channel):
+                    found.append((StreamId(channel, int(match["cpu"])), path))
     return sorted(found)
 
 

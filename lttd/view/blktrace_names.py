@@ -6,6 +6,7 @@ has these records together, so that a window need not read what comes before it.
 Rule: names are those of the notes; of several of a pid the latest at or before the time counts.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,9 @@ from lttd.abi.blktrace import (
 )
 from lttd.abi.blktrace import notes as notes_of
 from lttd.errors import TraceDamagedError
-from lttd.stored import StoredStream, map_file
+from lttd.files import read_limited
+from lttd.limits import COMMANDS
+from lttd.stored import StoredStream
 from lttd.view.columns import Batch
 from lttd.view.names import Column, Names, Noted
 from lttd.view.trace import Segment
@@ -62,9 +65,9 @@ class BlktraceNames(Names):
                 times, pids = rows.time.tolist(), rows.pid.tolist()
                 for time, pid, comm in zip(times, pids, rows["comm"].tolist(), strict=True):
                     seen = self.noted.setdefault(pid, [])
-                    if (time, comm) not in seen:
-                        seen.append((time, comm))
-                        seen.sort()
+                    at = bisect_left(seen, (time, comm))
+                    if seen[at : at + 1] != [(time, comm)]:
+                        seen.insert(at, (time, comm))
         return super().of(batch)
 
 
@@ -83,14 +86,18 @@ def _first_of(stream: StoredStream) -> Iterator[int]:
         entries = stream.index.entries()
     except (TraceDamagedError, OSError):
         return
+    end = 0
     for first in range(0, len(entries), _ENTRIES_AT_ONCE):
         some = entries[first : first + _ENTRIES_AT_ONCE]
         begin = int(some["offset_bytes"][0])
+        if begin < end:
+            continue  # damaged: what was walked is not walked again
         end = int(some["offset_bytes"][-1]) + (int(some["packet_bits"][-1]) >> 3)
-        layout = layout_of(stream.data, begin)
+        end = min(end, len(stream.data))
+        layout = layout_of(stream.data, begin) if begin < end else None
         if layout is None:
             continue
-        walked = walk(stream.data, begin, min(end, len(stream.data)), layout)
+        walked = walk(stream.data, begin, end, layout)
         records = records_at(stream.data, walked.offset_bytes, layout)
         events = np.delete(records, notes_of(stream.data, walked, layout))
         if len(events):
@@ -99,8 +106,17 @@ def _first_of(stream: StoredStream) -> Iterator[int]:
 
 
 def noted_records(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Yield time, CPU and bytes of each record of a notes file."""
-    raw = bytes(map_file(path))
+    """Yield time, CPU and bytes of each record of a notes file; none where it is absent.
+
+    Raises:
+        TraceDamagedError: it is too large, or cannot be read.
+    """
+    try:
+        raw = read_limited(path, COMMANDS)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
     layout = layout_of(raw)
     if layout is None:
         return

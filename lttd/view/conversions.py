@@ -6,6 +6,7 @@ Plain pointers are printed as they are: the trace holds addresses, and trace-cmd
 
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.print_fmt import Conversion
+from lttd.errors import TraceDamagedError
+from lttd.files import read_limited
+from lttd.limits import KALLSYMS, SYMBOLS
 from lttd.view.cexpr import Buffer, Inexpressible, Value
 from lttd.view.glyphs import (
     Strip,
@@ -24,30 +28,41 @@ from lttd.view.glyphs import (
 )
 
 Column = npt.NDArray[Any]
+_FUNCTION_KINDS: Final = frozenset((b"t", b"T", b"w", b"W"))
+# Linux include/linux/kallsyms.h: KSYM_NAME_LEN.
+MOST_SYMBOL_BYTES: Final = 512
 _UUID_GROUPS: Final = (4, 2, 2, 2, 6)
 
 
 class Symbols:
     """Kernel functions by address, from the segment's ``kallsyms`` where it keeps one."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, notes: list[str] | None = None) -> None:
+        """*notes* gets a line where *path* is too large to be read."""
         self._path = path
         self._table: tuple[list[int], list[bytes]] | None = None
+        if path is not None and notes is not None and _size_bytes(path) > KALLSYMS.most:
+            notes.append(f"{path}: byte {KALLSYMS.most}: {KALLSYMS}; addresses stay numbers")
 
     def _load(self) -> tuple[list[int], list[bytes]]:
         if self._table is None:
-            found = []
-            try:
-                lines = self._path.read_bytes().splitlines() if self._path else []
-            except OSError:
-                lines = []
-            for line in lines:
-                parts = line.split()
-                if len(parts) >= 3 and parts[1] in b"tTwW":
-                    found.append((int(parts[0], 16), parts[2]))
+            found: list[tuple[int, bytes]] = []
+            for line in self._lines():
+                parts = line.split(None, 3)
+                if len(parts) < 3 or parts[1] not in _FUNCTION_KINDS or len(parts[0]) > 16:
+                    continue
+                with suppress(ValueError):  # what is no address is no function's
+                    found.append((int(parts[0], 16), parts[2][:MOST_SYMBOL_BYTES]))
             found.sort()
             self._table = [at for at, _ in found], [name for _, name in found]
         return self._table
+
+    def _lines(self) -> list[bytes]:
+        try:
+            lines = read_limited(self._path, KALLSYMS).splitlines() if self._path else []
+        except (OSError, TraceDamagedError):
+            return []  # a note was given
+        return lines[: SYMBOLS.most]
 
     def told(self, address: int, *, offset: bool) -> bytes:
         """Return ``name+0x12``, or the address where no name is known."""
@@ -57,6 +72,13 @@ class Symbols:
             return b"0x%x" % address
         beyond = address - addresses[number]
         return names[number] + (b"+0x%x" % beyond if offset else b"")
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def converted(conversion: Conversion, value: Value, count: int, context: "Context") -> Strip:

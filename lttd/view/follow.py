@@ -93,7 +93,7 @@ class _Followed:
         size = commands.stat().st_size if commands.is_file() else 0
         if size != self._commands_bytes:
             self._commands_bytes = size
-            self._lines = maker(self._group, self._show)
+            self._lines = maker(self._group, self._show, self._notes)
 
 
 def _is_closed(segment: Segment) -> bool:

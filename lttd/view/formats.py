@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import Format, id_of, parse_format
+from lttd.errors import TraceDamagedError
+from lttd.files import read_limited
+from lttd.limits import EVENT_TYPES, FORMAT
 
 _HEAD_BYTES: Final = 256
 _MOST_ID: Final = 0xFFFF
@@ -66,9 +69,16 @@ class Formats:
         """Every type that the segment knows, by id."""
         if self._files is None:
             self._files = {}
-            for system in _directories(str(self._events)):
-                for event in _directories(f"{self._events}/{system}"):
-                    self._note_file(system, event)
+            found = (
+                (system, event)
+                for system in _directories(str(self._events))
+                for event in _directories(f"{self._events}/{system}")
+            )
+            for number, (system, event) in enumerate(found):
+                if number == EVENT_TYPES.most:
+                    self.notes.append(f"{self._events}: {EVENT_TYPES}; the others are left out")
+                    break
+                self._note_file(system, event)
         return self._files
 
     def _note_file(self, system: str, event: str) -> None:
@@ -106,15 +116,16 @@ class Formats:
             return None
         try:
             return parse_format(
-                Path(file.path).read_bytes(),
+                read_limited(Path(file.path), FORMAT),
                 file.system,
                 byteorder=self._byteorder,
                 long_bytes=self._long_bytes,
             )
         except OSError as error:
             self.notes.append(f"{file.path}: {error.strerror}: {file.name} is shown as bytes")
-        except ValueError as error:
-            self.notes.append(f"{file.path}: {error}: {file.name} is shown as bytes")
+        except (ValueError, TraceDamagedError) as error:
+            where = "" if isinstance(error, TraceDamagedError) else f"{file.path}: "
+            self.notes.append(f"{where}{error}: {file.name} is shown as bytes")
         return None
 
 

@@ -9,12 +9,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from lttd.errors import TraceDamagedError
-from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER
+from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER, MOST_LOST, refuse_too_many_gaps
 from lttd.stored import map_file
 from lttd.subbuffer import Reason, StreamId, Unit
 
-# More is UNKNOWN, or damage: some.
-_MOST_LOST: Final = (1 << 63) - 1
 _NAMES: Final = {Unit.EVENTS: "EVENTS", Unit.SUBBUFFERS: "SUB-BUFFERS", Unit.BYTES: "BYTES"}
 
 
@@ -44,6 +42,7 @@ class Losses:
         self._gaps = np.empty(0, GAP_DTYPE)
         try:
             raw = map_file(path)
+            refuse_too_many_gaps(path, len(raw))
         except TraceDamagedError as error:
             notes.append(f"{error}; its losses are not shown")
             return
@@ -68,7 +67,7 @@ class Losses:
         found = []
         for row, begin, end, count, reason, unit in self._gaps[low:high].tolist():
             time = begins[row - first] if row < behind else max(begin, end, floor or 0)
-            known = None if count > _MOST_LOST else count
+            known = None if count > MOST_LOST else count
             if unit in _UNITS:
                 why = _REASONS.get(reason)
                 found.append(Loss(time, of.cpu, known, Unit(unit), why, of.channel))

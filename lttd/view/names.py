@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lttd.files import read_head
+from lttd.limits import COMMAND_LINES, COMMANDS, NUMBER_DIGITS, Limit
 from lttd.view.columns import Batch, Rows
 from lttd.view.glyphs import distinct
 
@@ -20,6 +22,9 @@ Column = npt.NDArray[Any]
 
 UNKNOWN: Final = b"<...>"
 IDLE: Final = b"<idle>"
+FOREVER: Final = (1 << 64) - 1
+_LEAST_LINE_BYTES: Final = len(b"1\t1\t\ta\n")
+MOST_PID: Final = (1 << 31) - 1
 COMM_BYTES: Final = 15
 """TASK_COMM_LEN less its NUL; /proc tells longer names of kernel threads."""
 
@@ -41,14 +46,25 @@ Noted = dict[int, list[tuple[int, bytes]]]
 
 def parse_commands(text: bytes, into: Noted, tgids: dict[int, int] | None = None) -> None:
     """Read lines of time, pid, tgid and command; what does not parse is left out."""
-    for line in text.splitlines():
+    for line in text.splitlines()[: COMMAND_LINES.most]:
         parts = line.split(b"\t", 3)
-        if len(parts) != 4 or not (parts[0].isdigit() and parts[1].isdigit()):
+        if len(parts) != 4:
+            continue
+        time, pid = number_of(parts[0], FOREVER), number_of(parts[1], MOST_PID)
+        if time is None or pid is None:
             continue
         told = parts[3].replace(b"\\n", b"\n").replace(b"\\\\", b"\\")
-        into.setdefault(int(parts[1]), []).append((int(parts[0]), told[:COMM_BYTES]))
-        if tgids is not None and parts[2].isdigit():
-            tgids[int(parts[1])] = int(parts[2])
+        into.setdefault(pid, []).append((time, told[:COMM_BYTES]))
+        if tgids is not None and (tgid := number_of(parts[2], MOST_PID)) is not None:
+            tgids[pid] = tgid
+
+
+def number_of(digits: bytes, most: int) -> int | None:
+    """Return the number that *digits* write; None where they are none, or one beyond *most*."""
+    if len(digits) > NUMBER_DIGITS.most or not digits.isdigit():
+        return None
+    number = int(digits)
+    return number if number <= most else None
 
 
 class Names:
@@ -57,8 +73,11 @@ class Names:
     idle: bytes | None = IDLE
     """What pid 0 is called, whoever notes it; None: as noted."""
 
-    def __init__(self, files: Iterable[Path]) -> None:
+    def __init__(self, files: Iterable[Path], notes: list[str] | None = None) -> None:
+        """*notes* gets a line for each file that is too large to be read whole."""
         self._files = list(files)
+        if notes is not None:
+            notes += (note for path in self._files if (note := _too_large(path)))
         self._noted: Noted | None = None
         self._tgids: dict[int, int] = {}
 
@@ -73,7 +92,7 @@ class Names:
             self._noted = {}
             for path in self._files:
                 try:
-                    self.parse(path.read_bytes(), self._noted)
+                    self.parse(read_head(path, COMMANDS.most)[0], self._noted)
                 except OSError:
                     continue  # none were noted: then the events must tell
             for seen in self._noted.values():
@@ -120,6 +139,18 @@ class Names:
             return noted
         within = noted[bisect_right(noted, (begin, b"\xff")) :]
         return sorted(told + within)
+
+
+def _too_large(path: Path) -> str | None:
+    try:
+        size_bytes = path.stat().st_size
+        limit: Limit | None = COMMANDS if size_bytes > COMMANDS.most else None
+        if size_bytes > _LEAST_LINE_BYTES * COMMAND_LINES.most and limit is None:
+            data, _ = read_head(path, COMMANDS.most)
+            limit = COMMAND_LINES if data.count(b"\n") > COMMAND_LINES.most else None
+    except OSError:
+        return None  # told by what is shown in place of the names
+    return limit and f"{path}: {limit}; later names come from the events alone"
 
 
 def _told_by(batch: Batch) -> Noted:

@@ -4,16 +4,24 @@ Rule: what is absent or unreadable is empty: the events are there all the same.
 """
 
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from lttd.abi.ftrace import PageLayout
+from lttd.errors import TraceDamagedError
+from lttd.files import read_limited
+from lttd.limits import COMMAND_LINES, COMMANDS, EVENT_TYPES, FORMAT, FORMATS, TRACEFS_FILE
+from lttd.view.names import FOREVER, MOST_PID, number_of
 from lttd.view.trace import Segment
 
 # /proc tells of a worker what it works at, too; its command, as events have it, is shorter.
 _WORKER: Final = re.compile(rb"(kworker/u?\d+:\d+H?)[-+].*", re.DOTALL)
 _COMMAND_BYTES: Final = 15
+# A worker's name with what it works at, each byte escaped; and such a line.
+_MOST_NOTED_BYTES: Final = 128
+_MOST_LINE_BYTES: Final = 4096
 _ESCAPED: Final = re.compile(rb"\\(.)")
 
 
@@ -24,9 +32,13 @@ class SavedFiles:
         self._root = segment.paths.directory / "tracefs"
 
     def read(self, name: str) -> bytes:
-        """Return a file's content; *name* is as below tracefs."""
+        """Return a file's content; *name* is as below tracefs.
+
+        Raises:
+            TraceDamagedError: it is too large.
+        """
         try:
-            return (self._root / name).read_bytes()
+            return read_limited(self._root / name, TRACEFS_FILE)
         except OSError:
             return b""
 
@@ -45,11 +57,22 @@ class SavedFiles:
         )
 
     def formats(self) -> dict[tuple[str, str], bytes]:
-        """Return every format file by (system, event)."""
-        return {
-            (path.parts[-3], path.parts[-2]): path.read_bytes()
-            for path in self._root.glob("events/*/*/format")
-        }
+        """Return every format file by (system, event).
+
+        Raises:
+            TraceDamagedError: one is too large, or all are, or there are too many.
+        """
+        found: dict[tuple[str, str], bytes] = {}
+        left = FORMATS.most
+        for number, path in enumerate(self._root.glob("events/*/*/format")):
+            if number == EVENT_TYPES.most:
+                raise TraceDamagedError(path, 0, f"{EVENT_TYPES}; remove the others")
+            text = read_limited(path, FORMAT)
+            left -= len(text)
+            if left < 0:
+                raise TraceDamagedError(path, 0, f"{FORMATS}; remove what no event needs")
+            found[path.parts[-3], path.parts[-2]] = text
+        return found
 
     @cached_property
     def _commands(self) -> Path:
@@ -61,16 +84,29 @@ class SavedFiles:
         Where its first one was seen later only, that one.
         """
         found: dict[int, bytes] = {}
+        for line in self._command_lines():
+            parts = line.rstrip(b"\n").split(b"\t", 3)
+            if len(parts) != 4:
+                continue  # torn at its end
+            time, pid = number_of(parts[0], FOREVER), number_of(parts[1], MOST_PID)
+            if time is None or pid is None:
+                continue
+            if time <= until or pid not in found:
+                told = _WORKER.sub(rb"\1", _ESCAPED.sub(_unescaped, parts[3][:_MOST_NOTED_BYTES]))
+                found[pid] = told[:_COMMAND_BYTES]
+        return found
+
+    def _command_lines(self) -> Iterator[bytes]:
         try:
             with self._commands.open("rb") as lines:
-                for line in lines:
-                    time, pid, _, command = line.rstrip(b"\n").split(b"\t", 3)
-                    if int(time) <= until or int(pid) not in found:
-                        told = _WORKER.sub(rb"\1", _ESCAPED.sub(_unescaped, command))
-                        found[int(pid)] = told[:_COMMAND_BYTES]
-        except (OSError, ValueError):  # absent, or torn at its end
-            return found
-        return found
+                # A line without an end is read in parts that do not parse.
+                for _ in range(COMMAND_LINES.most):
+                    line = lines.readline(_MOST_LINE_BYTES)
+                    if not line or lines.tell() > COMMANDS.most:
+                        return
+                    yield line
+        except OSError:
+            return  # absent
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:

@@ -98,27 +98,27 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def maker(group: ClockGroup, show: Show) -> Lines:
-    """Return what makes the lines of one clock group."""
-    return _LINES[group.kind](group, show)
+def maker(group: ClockGroup, show: Show, notes: list[str]) -> Lines:
+    """Return what makes the lines of one clock group; *notes* gets what it does without."""
+    return _LINES[group.kind](group, show, notes)
 
 
-def _ftrace_lines(group: ClockGroup, show: Show) -> Lines:
+def _ftrace_lines(group: ClockGroup, show: Show, notes: list[str]) -> Lines:
     tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
-    names = Names(path / "commands" for path in tracefs)
+    names = Names((path / "commands" for path in tracefs), notes)
     if show.json:
         return JsonLines(names, show.fields)
     clock = group.segments[0].manifest.clock
     return Texter(
         names,
-        Symbols(tracefs[-1] / "kallsyms"),
+        Symbols(tracefs[-1] / "kallsyms", notes),
         nanoseconds=show.nanoseconds,
         counting=clock in COUNTING_CLOCKS,
         fields=show.fields,
     )
 
 
-def _blktrace_lines(group: ClockGroup, show: Show) -> Lines:
+def _blktrace_lines(group: ClockGroup, show: Show, _notes: list[str]) -> Lines:
     from lttd.view.blktrace_lines import BlkparseLines  # noqa: PLC0415  (when there is some)
     from lttd.view.blktrace_names import BlktraceNames, first_time  # noqa: PLC0415
 
@@ -136,13 +136,13 @@ def _blktrace_lines(group: ClockGroup, show: Show) -> Lines:
     return BlkparseLines(names, lambda: first_time(streams))
 
 
-def _ltt_lines(group: ClockGroup, show: Show) -> Lines:
+def _ltt_lines(group: ClockGroup, show: Show, _notes: list[str]) -> Lines:
     from lttd.view.ltt_text import LttTexter  # noqa: PLC0415
 
     return JsonLines(None, show.fields) if show.json else LttTexter(group.sources, show.fields)
 
 
-_LINES: Final[dict[str, Callable[[ClockGroup, Show], Lines]]] = {
+_LINES: Final[dict[str, Callable[[ClockGroup, Show, list[str]], Lines]]] = {
     "ftrace": _ftrace_lines,
     "blktrace": _blktrace_lines,
     "ltt": _ltt_lines,
@@ -181,18 +181,21 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     return 0
 
 
-def _numbered(segments: Sequence[int]) -> str:
-    *before, last = map(str, segments)
-    if len(before) > MOST_NAMED:
-        return f"{len(segments)} segments between others are"
-    return f"segments {', '.join(before)} and {last} are" if before else f"segment {last} is"
+def _numbered(missing: Sequence[range]) -> str:
+    count = sum(numbers.stop - numbers.start for numbers in missing)  # len() ends at 2^63
+    if count == 1:
+        return f"segment {missing[0].start} is"
+    if count > MOST_NAMED + 1:
+        return f"{count} segments between others are"
+    *before, last = (str(number) for numbers in missing for number in numbers)
+    return f"segments {', '.join(before)} and {last} are"
 
 
 def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
     if not group.sources:
         out.write([])
         return 0
-    lines = maker(group, show)
+    lines = maker(group, show, out.notes)
     progress = Progress(group, wanted=not sys.stdout.isatty())
 
     def make(piece: Piece) -> list[bytes]:

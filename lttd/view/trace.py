@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from lttd.clock import Conversion
@@ -105,12 +106,16 @@ class Trace:
             self._left_out.add(paths.number)
 
     @cached_property
-    def removed(self) -> list[int]:
-        """Numbers of segments between others that are not there; a cut leaves out what it likes."""
+    def removed(self) -> list[range]:
+        """Numbers of segments between others that are not there; a cut leaves out what it likes.
+
+        As ranges: a name may state any number.
+        """
         if any("cut" in segment.manifest.source for segment in self.segments):
             return []
-        there = {segment.paths.number for segment in self.segments} | self._left_out
-        return [number for number in range(min(there), max(there)) if number not in there]
+        there = sorted({segment.paths.number for segment in self.segments} | self._left_out)
+        missing = (range(one + 1, other) for one, other in pairwise(there))
+        return [numbers for numbers in missing if numbers]
 
     @property
     def state(self) -> str:

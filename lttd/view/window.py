@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.errors import TraceDamagedError
-from lttd.index import ENTRY_DTYPE, Entries, SeekIndex
+from lttd.index import ENTRY_BYTES, ENTRY_DTYPE, HEADER, Entries, SeekIndex
+from lttd.limits import AT_ONE_TIME
 from lttd.stored import StoredStream
 from lttd.view.losses import Losses
 
@@ -154,6 +155,13 @@ class _Ahead:
                 begins = seen["begin"].astype(np.uint64)
                 if len(seen) <= count or int(begins[-1]) > begin:
                     break
+                if count > AT_ONE_TIME.most:
+                    raise TraceDamagedError(
+                        source.stream.paths.index,
+                        HEADER.size + (at + count) * ENTRY_BYTES,
+                        f"{count:,} entries do not begin later than {begin}; {AT_ONE_TIME};"
+                        " lttv check --repair makes the index again",
+                    )
                 count *= 2  # nothing but sub-buffers that begin at one time, or before
             if len(seen) > count:
                 self.horizon = min(self.horizon, int(begins[-1]))

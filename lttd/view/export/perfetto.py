@@ -90,8 +90,11 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
         file.write(HEADER)
         for group in groups:
             tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
-            names = Names(path / "commands" for path in tracefs)
-            texter = SystraceTexter(names, Symbols(tracefs[-1] / "kallsyms"), nanoseconds=True)
+            without: list[str] = []
+            names = Names((path / "commands" for path in tracefs), without)
+            symbols = Symbols(tracefs[-1] / "kallsyms", without)
+            notes.add(*without)
+            texter = SystraceTexter(names, symbols, nanoseconds=True)
             for piece in pieces_of(group):
                 batch = group.batch(piece)
                 notes.add(*batch.notes)

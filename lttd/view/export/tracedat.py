@@ -14,6 +14,7 @@ Rule: the tables are written last, into room that was left for them, so that pag
 Invariant: the trace clock's times stay as they are.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -185,7 +186,7 @@ class _Writing:
         yield number("I", len(own)) + b"".join(sized("Q", text) for text in own)
         yield number("I", len(systems))
         for system, texts in systems.items():
-            yield system.encode() + b"\0" + number("I", len(texts))
+            yield os.fsencode(system) + b"\0" + number("I", len(texts))
             yield from (sized("Q", text) for text in texts)
         yield sized("I", next((text for one in files if (text := one.read("kallsyms"))), b""))
         yield sized("I", files[-1].read("printk_formats"))

@@ -1,0 +1,117 @@
+"""What the fuzzer damages: traces of every kind, and directories that a replay reads.
+
+Imports of lttd stand within functions: atheris instruments what is imported later.
+"""
+
+import io
+import shutil
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Final
+
+FIXTURES: Final = Path(__file__).parents[1] / "fixtures"
+
+
+def small(trace: Path) -> Path:
+    """Make a trace with every kind of field, losses and an unknown event in a few pages."""
+    from tests.ftraced import Traced, opened, pages_of, switch, tick  # noqa: PLC0415
+
+    made = Traced(trace, cpus=2)
+    made.commands((0, 7, "bash"), (1500, 8, "sh"))
+    for cpu in (0, 1):
+        for number in range(4):
+            events = [tick(number), opened("/a/b" * number, 1), switch(("x", 7), ("y", 8))]
+            events.append(struct.pack("<HBBiI", 99, 0, 0, 7, number))
+            made.append([pages_of(1000 * number + cpu, events)], cpu=cpu)
+        made.append([], cpu=cpu, trailing_loss=5)
+    made.finish()
+    return trace
+
+
+def recorded(trace: Path) -> Path:
+    """Make a trace of some sub-buffers that a kernel gave, with its own formats."""
+    from tests.made import Made  # noqa: PLC0415
+
+    made = Made(trace, cpus=2)
+    for cpu in (0, 1):
+        raw = (FIXTURES / f"ftrace/per_cpu/cpu{cpu}/trace_pipe_raw").read_bytes()
+        pages = [raw[at : at + 4096] for at in range(0, len(raw), 4096)]
+        made.append(pages[:8], cpu=cpu)
+    shutil.copytree(FIXTURES / "ftrace/events", made.paths.directory / "tracefs/events")
+    made.finish()
+    return trace
+
+
+def blocks(trace: Path) -> Path:
+    """Make a trace of what a block device did."""
+    from tests.blk import c, message, process, record, timestamp  # noqa: PLC0415
+
+    for cpu in (0, 1):
+        told = [timestamp(10, 1_700_000_000, cpu), process(20, 10, "dd", cpu)]
+        for number in range(12):
+            action = (number % 8 + 1) | c["fs"] | c["write"]
+            told.append(record(100 * number + 30, action, b"pdu!" * (number % 3), cpu=cpu))
+        told.append(message(2000, b"hello", cpu))
+        _put(trace.parent / "blktrace" / f"made.blktrace.{cpu}", b"".join(told))
+    return _replayed(trace.parent / "blktrace", "blktrace", trace)
+
+
+def markers(trace: Path) -> Path:
+    """Make a trace of LTTng 0.x."""
+    from tests.logging_ltt import kind_of  # noqa: PLC0415
+    from tests.made_ltt import LttBuffer, Marker, Tracer, describe, write_trace  # noqa: PLC0415
+
+    tracer = Tracer()
+    kind = kind_of(tracer, Marker("kernel", "say", 2, "s %s n %u"), ["%s", "%u"])
+    buffers = {name: LttBuffer(tracer) for name in ("metadata_0", "kernel_0", "kernel_1")}
+    describe(buffers["metadata_0"], kind.marker, tracer.start_tsc)
+    for number in range(60):
+        payload = kind.payload(tracer, (b"x" * number, number))
+        buffers[f"kernel_{number % 2}"].log(2, payload, tracer.start_tsc + 9 * number, 4)
+    write_trace(trace.parent / "ltt", buffers)
+    return _replayed(trace.parent / "ltt", "ltt", trace)
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _replayed(directory: Path, abi: str, trace: Path) -> Path:
+    from lttd.cli import main as record  # noqa: PLC0415
+
+    spec = f"replay:{directory},abi={abi}"
+    with redirect_stderr(io.StringIO()) as told:
+        status = record(["-t", str(trace), "--source", spec, "--summary", "none"])
+    if status:
+        raise ValueError(told.getvalue())
+    return trace
+
+
+def ftrace_files(directory: Path) -> Path:
+    """Make a copied tracefs tree of some sub-buffers."""
+    shutil.copytree(FIXTURES / "ftrace", directory)
+    for path in directory.glob("per_cpu/cpu*/trace_pipe_raw"):
+        path.write_bytes(path.read_bytes()[: 8 * 4096])
+    return directory
+
+
+def blktrace_files(directory: Path) -> Path:
+    """Make what ``blktrace`` writes."""
+    blocks(directory.parent / "unused-blocks")
+    shutil.copytree(directory.parent / "blktrace", directory)
+    return directory
+
+
+def ltt_files(directory: Path) -> Path:
+    """Make a trace as legacy lttd wrote it."""
+    markers(directory.parent / "unused-markers")
+    shutil.copytree(directory.parent / "ltt", directory)
+    return directory
+
+
+# What is new goes to the end: inputs count in these.
+TRACES: Final[Sequence[Callable[[Path], Path]]] = (small, recorded, blocks, markers)
+SOURCES: Final[Sequence[Callable[[Path], Path]]] = (ftrace_files, blktrace_files, ltt_files)

@@ -1,0 +1,250 @@
+"""Files that are far larger than what they describe are refused at once, by a limit."""
+
+import json
+import os
+import shutil
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lttd import limits
+from lttd.abi.table import FtraceAbi, abi_of
+from lttd.errors import TraceDamagedError
+from lttd.files import Disk, read_limited
+from lttd.index import ENTRY_BYTES, GAPS_HEADER, UNKNOWN, SeekIndex, encode_gaps, read_gaps
+from lttd.limits import AT_ONE_TIME, COMMAND_LINES, COMMANDS, GAPS, KALLSYMS, Limit
+from lttd.recover import recover
+from lttd.stored import StoredStream, map_file
+from lttd.subbuffer import Gap, Reason, StreamId, StreamInfo, Unit
+from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.verify import MOST_FINDINGS, check
+from lttd.view.cli import main as view
+from lttd.view.conversions import Symbols
+from lttd.view.names import Names
+from tests.confined import confined
+from tests.fuzz_traces import small
+
+TERABYTE = 1 << 40
+ROWS = [value for value in vars(limits).values() if isinstance(value, Limit)]
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    return small(tmp_path / "t")
+
+
+@pytest.fixture
+def segment(trace: Path) -> SegmentPaths:
+    return segments(trace)[0]
+
+
+def stream_of(segment: SegmentPaths) -> StoredStream:
+    manifest = Manifest.read(segment.manifest)
+    return StoredStream(segment, manifest, manifest.streams[0])
+
+
+def quickly(act: Callable[[], object]) -> str:
+    """Run *act* in a process with 1 GiB and 10 s; return what it returned."""
+    ended = confined(act)
+    assert ended.well, ended.told
+    return ended.told
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
+def test_every_limit_has_a_reason(row: Limit) -> None:
+    assert row.most > 0
+    assert row.unit
+    assert len(row.why) > 20
+
+
+def test_a_file_beyond_its_limit_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    path.touch()
+    os.truncate(path, TERABYTE)
+    with pytest.raises(TraceDamagedError) as raised:
+        read_limited(path, limits.MANIFEST)
+    assert str(raised.value) == (
+        f"{path}: byte 25165824: 1099511627776 bytes;"
+        " at most 24 MiB of a manifest (trace.json) are read"
+    )
+
+
+@pytest.mark.parametrize("arguments", [["info"], ["text"], ["check"], ["check", "--repair"]])
+@pytest.mark.parametrize(
+    "name",
+    ["trace.json", "streams/index/fake_0.idx", "streams/fake_0", "streams/index/fake_0.gaps"],
+)
+def test_a_sparse_terabyte_in_place_of_a_file_costs_neither_time_nor_memory(
+    trace: Path, segment: SegmentPaths, name: str, arguments: list[str]
+) -> None:
+    os.truncate(segment.directory / name, TERABYTE)
+    command, *options = arguments
+    quickly(lambda: view([command, *options, str(trace)]))
+
+
+def test_an_index_of_more_entries_than_the_data_can_hold_is_refused(segment: SegmentPaths) -> None:
+    path = segment.stream("fake_0").index
+    data_bytes = segment.stream("fake_0").data.stat().st_size
+    os.truncate(path, 1 << 30)
+    with pytest.raises(TraceDamagedError, match="14,913,080 entries for") as raised:
+        _ = stream_of(segment).index
+    assert raised.value.offset_bytes == 16 + data_bytes // 16 * ENTRY_BYTES
+    assert [one.reason for one in check(segment).findings] == [raised.value.reason]
+    recover(segment, Disk())
+    assert check(segment).whole
+
+
+def test_an_index_that_ends_with_zeros_is_refused_though_the_data_are_as_large(
+    segment: SegmentPaths,
+) -> None:
+    paths = segment.stream("fake_0")
+    os.truncate(paths.index, 1 << 30)
+    os.truncate(paths.data, TERABYTE)
+    with pytest.raises(TraceDamagedError, match="the last entry is all zeros"):
+        _ = stream_of(segment).index
+    quickly(lambda: recover(segment, Disk()))
+    assert check(segment).whole
+
+
+def test_entries_that_all_begin_at_one_time_are_not_gathered(
+    trace: Path, segment: SegmentPaths
+) -> None:
+    paths = segment.stream("fake_0")
+    whole = paths.index.read_bytes()
+    with paths.index.open("r+b") as index:
+        index.seek(16 + 12_000_000 * ENTRY_BYTES)
+        index.write(whole[-ENTRY_BYTES:])
+    os.truncate(paths.data, TERABYTE)
+
+    def text() -> str:
+        status = view(["text", str(trace)])
+        return f"status {status}"
+
+    assert quickly(text) == "status 1"
+    count = len(SeekIndex(paths.index))
+    assert count == 12_000_001 > AT_ONE_TIME.most
+
+
+def test_check_describes_few_of_many_bad_entries(segment: SegmentPaths) -> None:
+    paths = segment.stream("fake_0")
+    with paths.index.open("ab") as index:
+        index.write(struct.pack(">9Q", *[7] * 9) * 400_000)
+    os.truncate(paths.data, TERABYTE)
+    begun = time.process_time()
+    found = check(segment)
+    assert time.process_time() - begun < 5
+    assert 1 <= len(found.findings) <= 10 * MOST_FINDINGS
+
+
+def test_a_gaps_file_beyond_its_limit_is_refused(segment: SegmentPaths) -> None:
+    path = segment.stream("fake_0").gaps
+    with path.open("wb") as gaps:
+        gaps.write(GAPS_HEADER)
+        os.truncate(gaps.fileno(), 16 + 40 * (GAPS.most + 1))
+    with pytest.raises(TraceDamagedError, match="2,000,001 gaps; at most 2,000,000 gaps of a str"):
+        read_gaps(path)
+    with pytest.raises(TraceDamagedError, match="2,000,001 gaps"):
+        recover(segment, Disk())
+
+
+@pytest.mark.parametrize("count", [(1 << 63), UNKNOWN - 1])
+def test_a_loss_beyond_63_bits_is_a_loss_of_unknown_number(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "a.gaps"
+    path.write_bytes(GAPS_HEADER + encode_gaps([Gap(0, Reason.TORN, Unit.EVENTS, count, 1, 1)], 0))
+    assert [gap.count for gap in read_gaps(path)] == [None]
+
+
+def test_repair_keeps_what_is_before_a_hole_of_a_terabyte(segment: SegmentPaths) -> None:
+    manifest = json.loads(segment.manifest.read_bytes())
+    segment.manifest.write_text(json.dumps(manifest | {"state": "open"}))
+    path = segment.stream("fake_0").data
+    before = path.read_bytes()
+    os.truncate(path, TERABYTE)
+    quickly(lambda: recover(segment, Disk()))
+    assert path.read_bytes() == before
+
+
+def test_sparse_slots_are_walked_to_the_first_that_was_never_written(tmp_path: Path) -> None:
+    path = tmp_path / "ftrace_0"
+    path.write_bytes((struct.pack("<QQ", 5, 100) + bytes(4080)) * 3)
+    os.truncate(path, TERABYTE)
+    info = StreamInfo(StreamId("ftrace", 0), "ftrace", 4096, 16)
+
+    def walk() -> int:
+        abi = abi_of(info, "little")
+        assert isinstance(abi, FtraceAbi)
+        return len(abi.walk(map_file(path), 0, 4096).begin)
+
+    assert quickly(walk) == "3"
+
+
+def test_missing_segments_are_counted_not_listed(trace: Path, segment: SegmentPaths) -> None:
+    name = segment.directory.name.replace("000001", "1000000000000")
+    shutil.copytree(segment.directory, trace / name)
+    assert quickly(lambda: view(["text", str(trace)])) == "0"
+
+
+def test_names_beyond_the_limit_of_the_commands_are_left_out_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "commands"
+    path.write_bytes(b"5\t7\t7\tbash\n")
+    os.truncate(path, TERABYTE)
+    notes: list[str] = []
+    names = Names([path], notes)
+    assert names.noted == {7: [(5, b"bash")]}
+    assert notes == [f"{path}: {COMMANDS}; later names come from the events alone"]
+
+
+def test_names_beyond_the_limit_of_lines_are_left_out_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "commands"
+    path.write_bytes(b"5\t7\t7\ta\n" * COMMAND_LINES.most + b"6\t8\t8\tb\n")
+    notes: list[str] = []
+    assert list(Names([path], notes).noted) == [7]
+    assert notes == [f"{path}: {COMMAND_LINES}; later names come from the events alone"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"%s\t7\t7\ta" % (b"9" * 5000), b"1\t%s\t7\ta" % (b"9" * 5000), b"1\t-7\t7\ta", b"1\t7"],
+)
+def test_a_line_of_commands_that_is_none_is_left_out(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "commands"
+    path.write_bytes(line + b"\n5\t7\t7\tbash\n")
+    assert Names([path]).noted == {7: [(5, b"bash")]}
+
+
+def test_kallsyms_beyond_its_limit_is_left_out_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "kallsyms"
+    path.write_bytes(b"ff t start\n")
+    assert Symbols(path).told(0xFF, offset=False) == b"start"
+    os.truncate(path, TERABYTE)
+    notes: list[str] = []
+    assert Symbols(path, notes).told(0xFF, offset=False) == b"0xff"
+    assert notes == [f"{path}: byte {KALLSYMS.most}: {KALLSYMS}; addresses stay numbers"]
+
+
+def test_lines_of_kallsyms_that_name_no_function_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "kallsyms"
+    path.write_bytes(b"zz t a\n" + b"f" * 5000 + b" t b\nff t " + b"x" * 10_000 + b"\nff\n")
+    assert Symbols(path).told(0xFF, offset=True) == b"x" * 512 + b"+0x0"
+
+
+EVENT_FILES = ["events/files/opened/format", "events/header_page", "commands", "kallsyms"]
+
+
+@pytest.mark.parametrize("name", EVENT_FILES)
+@pytest.mark.parametrize(
+    "arguments", [["text"], ["text", "--json"], ["formats"], ["export", "--to", "trace.dat"]]
+)
+def test_a_sparse_terabyte_among_the_files_of_tracefs_leaves_the_rest_readable(
+    tmp_path: Path, trace: Path, segment: SegmentPaths, name: str, arguments: list[str]
+) -> None:
+    path = segment.directory / "tracefs" / name
+    path.touch()
+    os.truncate(path, TERABYTE)
+    command, *options = arguments
+    out = ["-o", str(tmp_path / "out")] if command == "export" else []
+    status = quickly(lambda: view([command, *options, *out, str(trace)]))
+    assert status == ("1" if command == "export" and name != "commands" else "0")
