@@ -2,32 +2,55 @@
 
 import gc
 import os
+import signal
 import stat
 import sys
+import threading
 from collections.abc import Sequence
+from functools import partial
 
 from lttd.config import Config, parse_command_line
 from lttd.errors import LttdError
+from lttd.notify import ADDRESSED
+from lttd.signals import MEANINGS, Meaning, Signals
+from lttd.start import (
+    exit_if_threads_run,
+    raise_file_limit,
+    threads_that_fail_end_all,
+    unforeseen,
+)
 from lttd.terminal import fill_standard_descriptors, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run lttd; return its exit status: 0, 1, 2 or 77, as ``lttd --help`` tells."""
+    # Before anything is opened: it could get the number of a descriptor that is closed.
     fill_standard_descriptors()
-    try:
-        config = parse_command_line(sys.argv[1:] if arguments is None else arguments)
-        if config.daemon:
-            return _in_background(config)
-        return _run(config)
-    except LttdError as error:
-        say(str(error))
-        return error.exit_status
-    except KeyboardInterrupt:
-        say("interrupted before anything was recorded")
-        return 1
+    threads = frozenset(thread.ident for thread in threading.enumerate() if thread.ident)
+    with Signals() as signals, threads_that_fail_end_all():
+        try:
+            config = parse_command_line(sys.argv[1:] if arguments is None else arguments)
+            if config.daemon:
+                return _in_background(config, signals)
+            return _run(config, signals)
+        except LttdError as error:
+            say(str(error))
+            return error.exit_status
+        except Exception as error:  # noqa: BLE001  (no traceback reaches a user)
+            say(unforeseen(error))
+            exit_if_threads_run(threads)
+            return 1
 
 
-def _run(config: Config, ready_fd: int = -1) -> int:
+def _run(config: Config, signals: Signals, ready_fd: int = -1) -> int:
+    command = None
+    if config.command:
+        from lttd.command import Command  # noqa: PLC0415  (loads the event loop)
+
+        command = Command(config.command)
+        # It is forked before anything is changed that it would inherit.
+        command.spawn(partial(_prepare_command, config, signals))
+    raise_file_limit()
     # numpy's OpenBLAS would start a thread a CPU, which spin; nothing here multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # What is imported stays: to look through it for garbage, now or later, is in vain.
@@ -40,10 +63,21 @@ def _run(config: Config, ready_fd: int = -1) -> int:
     def tell_parent() -> None:
         if ready_fd >= 0:
             _leave_terminal()
-            os.write(ready_fd, b"\0")
+            try:
+                os.write(ready_fd, b"\0")
+            except BrokenPipeError:
+                say("whoever started this daemon did not wait for it; it records all the same")
             os.close(ready_fd)
 
-    return run(config, tell_parent)
+    return run(config, tell_parent, signals, command)
+
+
+def _prepare_command(config: Config, signals: Signals) -> None:
+    signals.restore_for_exec()
+    for name in ADDRESSED:
+        os.environ.pop(name, None)
+    if config.daemon:
+        _leave_terminal()
 
 
 def _leave_terminal() -> None:
@@ -55,19 +89,34 @@ def _leave_terminal() -> None:
     os.close(nowhere)
 
 
-def _in_background(config: Config) -> int:
+def _in_background(config: Config, signals: Signals) -> int:
     """Fork before any thread, lock or event loop exists; exit when the child records or failed."""
     ready_fd, child_fd = os.pipe()
-    pid = os.fork()
+    with signals.held_back():
+        pid = os.fork()
+        if pid != 0:
+            # What would end us ends the daemon: else it would go on, and nobody knew of it.
+            signals.deliver_to(partial(_end_daemon, pid))
     if pid == 0:
         os.close(ready_fd)
         os.setsid()
-        return _run(config, child_fd)
+        return _run(config, signals, child_fd)
     os.close(child_fd)
-    if os.read(ready_fd, 1):
+    is_recording = bool(os.read(ready_fd, 1))
+    signals.ending()
+    if is_recording:
         return 0
     _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        say(f"the daemon was killed by signal {-code} before it recorded")
+        return 1
+    return code  # 0: there was little to record, and it is recorded
+
+
+def _end_daemon(pid: int, number: int) -> None:
+    if MEANINGS[number] is Meaning.END:
+        os.kill(pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,32 @@
 """COMMAND: what is run while lttd records.
 
+    spawn()   before lttd changes anything about itself: a forked child waits
+    run()     the child becomes COMMAND
+    end()     it has ended, by itself or because it was told to
+
+Rule: COMMAND finds the process as lttd was started: environment, limits, signal dispositions and
+mask, umask, scheduling, descriptors.  Forked at the start, it inherits nothing that lttd does to
+itself later, and no thread is there whose lock could be forked with it.  Two exceptions: systemd's
+variables are addressed to lttd, and what Python ignores before main() has its default (SIGPIPE).
 Rule: COMMAND's failure is reported and does not change lttd's status; SIGTERM is forwarded, SIGINT,
 which a terminal sends to both, is not sent twice.
 Rule: COMMAND is over before recording ends, so that its own end is recorded.
 """
 
+import errno
+import os
 import signal
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final, NoReturn
 
 import trio
 
 # Told to end, COMMAND has so long before it is told once more, and then before it is killed.
 GRACE_S: Final = 5.0
+_GO: Final = b"\0"
+# Where the kernel has no pidfd (before Linux 5.3), COMMAND's end is looked for so often.
+_LOOK_S: Final = 0.05
 
 
 class Command:
@@ -20,17 +34,32 @@ class Command:
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = words
-        self._process: trio.Process | None = None
-        self._starting: trio.Event | None = None
-        """Set once it has been started, or could not be; None before that was tried."""
+        self.pid: int | None = None
+        """Known from spawn() on; COMMAND keeps it when it begins."""
+        self.status: int | None = None
+        """As a shell says it, 128 + n for a signal; None before its end, or without a beginning."""
+        self._go_fd = -1
+        self._failed_fd = -1
+        self._begun = False
+        self._ended = trio.Event()
         self._signals: list[int] = []
         self._hurry = trio.CancelScope()
 
-    @property
-    def status(self) -> int | None:
-        """As a shell tells it: 128 + n for a signal; None before its end."""
-        code = self._process.returncode if self._process is not None else None
-        return 128 - code if code is not None and code < 0 else code
+    def spawn(self, prepare: Callable[[], None] = lambda: None) -> None:
+        """Fork the child that waits for run(); *prepare* puts back there what lttd has changed.
+
+        Raises:
+            OSError: there can be no further process.
+        """
+        go_fd, self._go_fd = os.pipe()
+        self._failed_fd, failed_fd = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._go_fd)
+            os.close(self._failed_fd)
+            _become(self.words, go_fd, failed_fd, prepare)
+        os.close(go_fd)
+        os.close(failed_fd)
 
     async def run(self) -> None:
         """Run to its end.
@@ -38,18 +67,24 @@ class Command:
         Raises:
             OSError: it cannot be run.
         """
-        self._starting = trio.Event()
-        try:
-            self._process = await trio.lowlevel.open_process(self.words)
-        finally:
-            self._starting.set()
+        assert self.pid is not None
+        self._begun = True
         for number in self._signals:
             self._pass_on(number)
         try:
-            await self._process.wait()
+            with suppress(BrokenPipeError):  # somebody killed it while it waited
+                os.write(self._go_fd, _GO)
+            await trio.lowlevel.wait_readable(self._failed_fd)
+            number = int(os.read(self._failed_fd, 16) or b"0")
+            await _until_exited(self.pid)
         except trio.Cancelled:
-            self._process.kill()  # recording ended while it was being started
+            os.kill(self.pid, signal.SIGKILL)  # recording ended while it was being started
             raise
+        finally:
+            self._reap()
+        if number:
+            self.status = None
+            raise OSError(number, os.strerror(number))
 
     def signalled(self, number: int) -> None:
         """Pass a signal on that lttd got; a second one leaves COMMAND no time."""
@@ -59,24 +94,71 @@ class Command:
             self._hurry.cancel()
 
     def _pass_on(self, number: int) -> None:
-        if number == signal.SIGTERM and self._process is not None:
-            self._process.terminate()
+        if number == signal.SIGTERM:
+            self._send(number)
+
+    def _send(self, number: int) -> None:
+        # A child that is not reaped keeps its number to itself.
+        if self._begun and self.pid is not None and not self._ended.is_set():
+            os.kill(self.pid, number)
 
     async def end(self) -> None:
         """Wait until it has ended: by itself where a signal told it to, else when it is told."""
-        if self._starting is not None:
-            # It may be at work already while its start is not known here yet.
-            await self._starting.wait()
-        process = self._process
-        if process is None or process.returncode is not None:
+        if not self._begun:
+            self.give_up()
             return
         if not self._signals:
-            process.terminate()
+            self._send(signal.SIGTERM)
         with self._hurry:
             with trio.move_on_after(GRACE_S):
-                await process.wait()
-            process.terminate()
+                await self._ended.wait()
+            self._send(signal.SIGTERM)
             with trio.move_on_after(GRACE_S):
-                await process.wait()
-        process.kill()
-        await process.wait()
+                await self._ended.wait()
+        self._send(signal.SIGKILL)
+        await self._ended.wait()
+
+    def give_up(self) -> None:
+        """Let the child that waits exit; nothing where there is none, or COMMAND has begun."""
+        if self.pid is not None and not self._begun and not self._ended.is_set():
+            os.close(self._go_fd)
+            self._go_fd = -1
+            self._reap()
+            self.status = None
+
+    def _reap(self) -> None:
+        assert self.pid is not None
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self.status = 128 - code if code < 0 else code
+        for fd in (self._go_fd, self._failed_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._ended.set()
+
+
+def _become(
+    words: Sequence[str], go_fd: int, failed_fd: int, prepare: Callable[[], None]
+) -> NoReturn:
+    try:
+        prepare()
+        if os.read(go_fd, 1) == _GO:
+            os.execvp(words[0], list(words))  # all descriptors of lttd are closed by this
+    except OSError as error:
+        os.write(failed_fd, str(error.errno or errno.EIO).encode())
+    finally:
+        os._exit(127)
+
+
+async def _until_exited(pid: int) -> None:
+    """Wait until *pid* can be reaped."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:  # ENOSYS
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while os.waitid(os.P_PID, pid, flags) is None:  # noqa: ASYNC110, ASYNC222  (no event)
+            await trio.sleep(_LOOK_S)
+        return
+    try:
+        await trio.lowlevel.wait_readable(fd)
+    finally:
+        os.close(fd)

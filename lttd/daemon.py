@@ -6,7 +6,7 @@ A second signal abandons the backlog and counts it.
 """
 
 import json
-import signal
+import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -27,6 +27,7 @@ from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording, Served, locked_trace, recover_open_segments
+from lttd.signals import MEANINGS, Meaning, Signals
 from lttd.sources.base import Source, When
 from lttd.sources.catalog import open_previous_runs, open_source
 from lttd.stats import StreamSummary, events_lost, summary_json, summary_table
@@ -42,21 +43,28 @@ class Daemon:
     """A run, from configuration to exit status."""
 
     def __init__(
-        self, config: Config, on_ready: Callable[[], None] = lambda: None, disk: Disk | None = None
+        self,
+        config: Config,
+        on_ready: Callable[[], None] = lambda: None,
+        disk: Disk | None = None,
+        signals: Signals | None = None,
+        command: Command | None = None,
     ) -> None:
+        """*signals*: already taken over; *command*: already spawned."""
         self._config = config
         self._on_ready = on_ready
         self._disk = disk or Disk()
-        self._pool = BufferPool(config.backlog_bytes + TAKE_BYTES)
+        self._signals = signals or Signals()
+        self._command = command or Command(())
+        self._pool = _pool_of(config.backlog_bytes)
         self._health = Health(say)
         self._notifier = Notifier()
         self._heart = Heart(self._notifier, self._status)
         self._recordings: list[Recording] = []
         self._summaries: list[StreamSummary] = []
         self._failures: list[LttdError] = []
-        self._command = Command(config.command)
         self._unrunnable: UsageError | None = None
-        self._signals = 0
+        self._ends_heard = 0
         self._stop = trio.Event()
         self._draining = trio.CancelScope()
         self._housekeeping_due = trio.Event()
@@ -64,11 +72,11 @@ class Daemon:
         self._house = trio.Lock()
         self._next_attach = trio.current_time() + ATTACH_INTERVAL_S
         self._next_clock = trio.current_time() + CLOCK_INTERVAL_S
-        token = trio.lowlevel.current_trio_token()
+        self._token = trio.lowlevel.current_trio_token()
         self._recorder = Recorder(
             backlog_bytes=config.backlog_bytes,
             keep_going=config.on_write_error == "continue",
-            on_failure=lambda: token.run_sync_soon(self._stop.set),
+            on_failure=lambda: self._token.run_sync_soon(self._stop.set),
             health=self._health,
         )
         self._reader = Reader(
@@ -99,10 +107,12 @@ class Daemon:
             say(note)
         with ExitStack() as stack:
             stack.callback(self._notifier.close)
+            stack.callback(self._command.give_up)
+            # From here on a signal sets a flag: it interrupts nothing half-way, such as the start
+            # of threads that somebody must end.
+            self._signals.deliver_to(self._hear)
+            stack.push(lambda *_: self._signals.ending())
             async with trio.open_nursery() as nursery:
-                # From here on a signal sets a flag: it interrupts nothing half-way, such as the
-                # start of threads that somebody must end.
-                await nursery.start(self._watch_signals)
                 await self._serve_metrics(nursery)
                 number = stack.enter_context(
                     locked_trace(self._disk, self._config.trace_dir, append=self._config.append)
@@ -253,22 +263,22 @@ class Daemon:
 
     # -- what ends it
 
-    async def _watch_signals(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        ends = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            ends.append(signal.SIGHUP)  # the terminal is gone, and nohup was not asked for
-        with trio.open_signal_receiver(*ends) as received:
-            task_status.started()
-            async for number in received:
-                self._signals += 1
-                if self._signals > 1:
-                    say("a second signal: what is not written yet is abandoned and counted")
-                    self._draining.cancel()
-                    self._recorder.abandon_backlog()
-                self._command.signalled(number)
-                self._stop.set()
+    def _hear(self, number: int) -> None:
+        """Have a signal handled by the loop; this runs wherever the signal interrupted it."""
+        self._token.run_sync_soon(self._signalled, number)
+
+    def _signalled(self, number: int) -> None:
+        if MEANINGS[number] is Meaning.NONE:
+            if line := self._signals.report(number):
+                say(line)
+            return
+        self._ends_heard += 1
+        if self._ends_heard > 1:
+            say("a second signal: what is not written yet is abandoned and counted")
+            self._draining.cancel()
+            self._recorder.abandon_backlog()
+        self._command.signalled(number)
+        self._stop.set()
 
     async def _end_after(self, duration_s: float) -> None:
         await trio.sleep(duration_s)
@@ -402,7 +412,20 @@ def _write_json(value: dict[str, Any], path: str) -> None:
         put_line(text)
 
 
-def run(config: Config, on_ready: Callable[[], None] = lambda: None) -> int:
+def _pool_of(backlog_bytes: int) -> BufferPool:
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    has = f"this machine has {memory_bytes >> 20}M of memory"
+    try:
+        if backlog_bytes <= memory_bytes:
+            return BufferPool(backlog_bytes + TAKE_BYTES)
+    except (OSError, MemoryError):
+        has = "this process may not have so much memory (ulimit -v)"
+    raise UsageError(f"backlog {backlog_bytes >> 20}M: {has}; ask for less")
+
+
+def run(
+    config: Config, on_ready: Callable[[], None], signals: Signals, command: Command | None
+) -> int:
     """Run a daemon to its end; return the exit status.
 
     Raises:
@@ -410,7 +433,7 @@ def run(config: Config, on_ready: Callable[[], None] = lambda: None) -> int:
     """
 
     async def main() -> int:
-        return await Daemon(config, on_ready).run()
+        return await Daemon(config, on_ready, signals=signals, command=command).run()
 
     try:
         return trio.run(main, strict_exception_groups=True)

@@ -16,6 +16,8 @@ STOPPING: Final = "STOPPING=1"
 # of it passes at most, as sd_watchdog_enabled(3) advises.
 BEATS_PER_WATCHDOG: Final = 4
 STATUS_INTERVAL_S: Final = 1.0
+ADDRESSED: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""Variables that are addressed to lttd, not to its children."""
 
 
 class Notifier:

@@ -63,10 +63,11 @@ def fill_standard_descriptors() -> None:
     No file or socket that is opened later can then get one of these numbers.  ``sys.stdout`` and
     ``sys.stderr`` stay None, so what is written there still counts as not written.
     """
-    fd = os.open(os.devnull, os.O_RDWR)
-    while fd <= 2:
-        fd = os.open(os.devnull, os.O_RDWR)
-    os.close(fd)
+    for fd, flags in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, flags)  # gets the lowest number that is free: this one
 
 
 class _Stderr:

@@ -22,6 +22,7 @@ from lttd.errors import LttdError
 from lttd.sources.tracefs import find_tracefs, parse_stats
 
 BENCH = Path(__file__).parents[1] / "bench"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 # Only there to end what hangs: a machine that is busy with other things may take its time.
 PATIENCE_S = 120.0
 # Instances are named as no other lttd on this machine names its own, or looks for.  What moved is

@@ -46,7 +46,8 @@ def _convert(spec: SourceSpec, parsers: dict[str, Callable[[Any], Any]]) -> dict
 def _events(value: object) -> tuple[str, ...]:
     globs = parse_list(value)
     if not globs:
-        raise UsageError(f"{shown(value)} names none: write globs such as 'sched:*,irq:*'")
+        written = ",".join(map(str, value)) if isinstance(value, list) else value
+        raise UsageError(f"{shown(written)} names none: write globs such as 'sched:*,irq:*'")
     return globs
 
 

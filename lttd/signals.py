@@ -1,0 +1,139 @@
+"""What each signal means to lttd, from the first step of main() to its last.
+
+    phase          a signal that ends        one without a meaning yet
+    starting       exit 1, nothing is made   one line
+    recording      deliver()                 deliver()
+    ending         nothing, for a while      nothing
+
+Rule: no signal but SIGKILL and those of a crash ends lttd half-way.
+Rule: the handler takes no lock and writes through no buffer, since it may interrupt whoever does.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from types import FrameType, TracebackType
+from typing import Any, Final, Self
+
+
+class Meaning(Enum):
+    """What lttd does for a signal."""
+
+    END = "end in order"
+    NONE = "report once a minute and go on"
+
+
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+_FREE: Final = (
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF),
+    *(signal.SIGXCPU, signal.SIGXFSZ, signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT),
+    *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
+)
+MEANINGS: Final[Mapping[int, Meaning]] = {
+    **dict.fromkeys(_ENDS, Meaning.END),
+    **dict.fromkeys(_FREE, Meaning.NONE),
+}
+"""Not in it: signals that stop and continue, those of a crash, SIGPIPE and SIGCHLD."""
+# nohup, and a shell without a terminal, ask for this one to be ignored.
+_MAY_BE_IGNORED: Final = frozenset({signal.SIGHUP})
+# Python ignores these before main() runs, and nobody can tell what they were.
+_UNKNOWN_BEFORE: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+REPORT_INTERVAL_S: Final = 60.0
+# What is left to do at the end takes less, unless something hangs.
+ENDING_S: Final = 10.0
+
+
+def name_of(number: int) -> str:
+    """Return how people call a signal."""
+    if signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    return signal.Signals(number).name
+
+
+class Signals:
+    """The signals of this process; a context manager that puts back what was before."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._before: dict[int, Any] = {}
+        self._mask_before: set[int] = set()
+        self._deliver: Callable[[int], None] | None = None
+        self._ending_since: float | None = None
+        self._reported: dict[int, float] = {}
+
+    def __enter__(self) -> Self:
+        """Take all of MEANINGS over.  Only the main thread may do this."""
+        self._mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        for number in MEANINGS:
+            if number in _MAY_BE_IGNORED and signal.getsignal(number) is signal.SIG_IGN:
+                continue
+            self._before[number] = signal.signal(number, self._handle)
+        # Whoever started lttd with SIGCHLD ignored would hide from it how COMMAND ended.
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, MEANINGS)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before.clear()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask_before)
+
+    def restore_for_exec(self) -> None:
+        """In a forked child: put everything back as the program found it when it was started."""
+        for number, before in self._before.items():
+            is_ignored = before is signal.SIG_IGN and number not in _UNKNOWN_BEFORE
+            signal.signal(number, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+        for number in _UNKNOWN_BEFORE:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask_before)
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Have signals wait meanwhile."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, MEANINGS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def deliver_to(self, deliver: Callable[[int], None]) -> None:
+        """Call *deliver* for each signal from now on; it runs within a signal handler."""
+        self._deliver = deliver
+
+    def ending(self) -> None:
+        """Deliver no more: what a signal could end is ending."""
+        self._deliver = None
+        self._ending_since = self._now()
+
+    def report(self, number: int) -> str | None:
+        """Return the line for a signal without a meaning; None where it was said lately."""
+        now = self._now()
+        if now < self._reported.get(number, -REPORT_INTERVAL_S) + REPORT_INTERVAL_S:
+            return None
+        self._reported[number] = now
+        return f"{name_of(number)} has no meaning for lttd and is ignored; SIGTERM ends recording"
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._deliver is not None:
+            self._deliver(number)
+        elif MEANINGS[number] is Meaning.NONE:
+            if self._ending_since is None and (line := self.report(number)):
+                _write_now(line)
+        elif self._ending_since is None:
+            _write_now("interrupted before anything was recorded")
+            os._exit(1)
+        elif self._now() > self._ending_since + ENDING_S:
+            _write_now("interrupted while it was ending, which hangs")
+            os._exit(1)
+
+
+def _write_now(line: str) -> None:
+    try:
+        os.write(2, f"lttd: {line}\n".encode())
+    except OSError:
+        return

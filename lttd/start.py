@@ -1,0 +1,92 @@
+"""What a run needs before it opens anything, and the one line for a failure that nobody foresaw."""
+
+import errno
+import os
+import resource
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from lttd.terminal import say
+
+_MORE_MEMORY: Final = "allow lttd more memory (ulimit -v; systemd: MemoryMax=)"
+_MORE_TASKS: Final = "allow lttd more threads (ulimit -u, -v; systemd: TasksMax=)"
+_REMEDIES: Final = {
+    errno.EMFILE: "let lttd open more files (ulimit -n; systemd: LimitNOFILE=)",
+    errno.ENFILE: "let this machine open more files (sysctl fs.file-max)",
+    errno.ENOMEM: _MORE_MEMORY,
+    errno.EAGAIN: _MORE_TASKS,
+}
+_NO_THREAD: Final = "can't start new thread"
+_MOST_CHARACTERS: Final = 300
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may: a few per CPU and channel."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return
+
+
+def unforeseen(error: BaseException) -> str:
+    """Return the line for an error that lttd does not raise on purpose."""
+    error, others = _first_of(error)
+    words = " ".join(_words(error).split())
+    if len(words) > _MOST_CHARACTERS:
+        words = words[: _MOST_CHARACTERS - 3] + "..."
+    return words + (f" (and {others} more errors)" if others else "")
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"out of memory; {_MORE_MEMORY}"
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+        return f"no thread could be started; {_MORE_TASKS}"
+    if isinstance(error, ImportError):
+        # numpy wraps it in a page of advice: what failed is at its root.
+        while error.__cause__ is not None:
+            error = error.__cause__
+        return f"cannot load what lttd is made of: {error}; install it anew, or {_MORE_MEMORY}"
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; {_REMEDIES[error.errno]}"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"unforeseen {type(error).__name__}{where}: {error}; please report this line"
+
+
+def _first_of(error: BaseException) -> tuple[BaseException, int]:
+    """Return the first error of a nest of groups, and how many others there are."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error, 0
+    leaves = [_first_of(inner) for inner in error.exceptions]
+    return leaves[0][0], sum(others for _, others in leaves) + len(leaves) - 1
+
+
+@contextmanager
+def threads_that_fail_end_all() -> Iterator[None]:
+    """End the process when a thread fails: nobody would do its work, and all would wait for it."""
+
+    def end(failed: threading.ExceptHookArgs) -> None:
+        if failed.exc_value is None or isinstance(failed.exc_value, SystemExit):
+            return
+        say(unforeseen(failed.exc_value))
+        os._exit(1)
+
+    before, threading.excepthook = threading.excepthook, end
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def exit_if_threads_run(before: frozenset[int]) -> None:
+    """Leave at once where threads are left that nobody will end: an exit would wait for them."""
+    left = {thread.ident for thread in threading.enumerate() if not thread.daemon} - before
+    if left:
+        os._exit(1)

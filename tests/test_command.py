@@ -1,0 +1,172 @@
+"""COMMAND finds the process as lttd was started, whatever lttd has done to itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from lttd.command import Command
+from lttd.signals import Signals
+from tests.running import PATIENCE_S, Launcher, needs_kernel
+
+# What a program can see of what it inherits.  The last line is its descriptors.
+PROBE = r"""
+grep -E '^(SigBlk|SigIgn|SigCgt|Umask|Cap...|NoNewPrivs|Seccomp|CoreDumping)' /proc/self/status
+cat /proc/self/limits /proc/self/oom_score_adj /proc/self/personality
+cut -d' ' -f5,6,18,19,40,41 /proc/self/stat
+cat /proc/self/timerslack_ns
+env | grep -v '^_=' | sort
+pwd
+ls -l /proc/self/fd | sed 's/.*:.. //; s/pipe:.*/pipe/' | grep -v '/proc/'
+"""
+# As odd as a parent can be.
+ODD_PARENT = """
+ulimit -Sn 300; ulimit -Sc 0; ulimit -Su 4000; umask 057; trap '' USR1 QUIT HUP RTMIN+4
+echo 300 > /proc/self/oom_score_adj
+exec 7< /dev/zero
+export ODD=parent OMP_NUM_THREADS=3
+exec "$@"
+"""
+BLOCKING = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGTERM})
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+# Python ignores these two unasked; what they were before lttd, it could not know.
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def instance(lttd: Launcher) -> Iterator[str]:
+    """An instance for lttds that run without the launcher, as it changes what they inherit."""
+    name = f"{lttd.prefix}command"
+    (lttd.instances / name).mkdir()
+    yield name
+    (lttd.instances / name).rmdir()
+
+
+class TestOnThisKernel:
+    pytestmark = needs_kernel()
+
+    @pytest.mark.parametrize("options", [[], ["--priority", "1"]], ids=["", "priority"])
+    def test_command_inherits_what_lttd_did_and_nothing_of_lttd(
+        self, instance: str, tmp_path: Path, options: list[str]
+    ) -> None:
+        odd = ["nice", "-n3", "sh", "-c", ODD_PARENT, "sh", sys.executable, "-c", BLOCKING]
+        # Before its shell starts, which clears the mask.
+        mask = ["/bin/grep", "-E", "^Sig", "/proc/self/status"]
+        probe = ["/bin/sh", "-c", PROBE]
+        words = [sys.executable, "-m", "lttd.cli", "-t", str(tmp_path / "t"), *options]
+        words += ["--source", f"ftrace:{instance}", "--summary", f"json:{tmp_path}/summary"]
+        found = []
+        for command in (mask, [*words, "--", *mask], probe, [*words, "-a", "--", *probe]):
+            with (tmp_path / "out").open("w+") as out:
+                null = subprocess.DEVNULL
+                done = subprocess.run(
+                    [*odd, *command],
+                    stdin=null,
+                    stdout=out,
+                    stderr=null,
+                    timeout=PATIENCE_S,
+                    check=False,
+                )
+                assert done.returncode == 0
+            found.append((tmp_path / "out").read_text().splitlines())
+        assert found[1] == found[0]
+        assert f"SigBlk:\t{1 << 13 | 1 << 14:016x}" in found[0]
+        assert found[3] == found[2]
+        assert {"ODD=parent", "7 -> /dev/zero", "300"} <= set(found[2])
+        assert json.loads((tmp_path / "summary").read_text())["command_status"] == 0
+
+    def test_a_killed_command_is_told_by_its_signal(self, lttd: Launcher, tmp_path: Path) -> None:
+        run = lttd.run("-t", tmp_path / "t", "--", "sh", "-c", "kill -9 $$")
+        assert run.process.returncode == 0
+        assert "lttd: sh: ended with status 137" in run.lines
+
+
+async def test_command_is_forked_before_it_runs_and_keeps_its_id(tmp_path: Path) -> None:
+    command = Command(["sh", "-c", f"echo $$ > {tmp_path}/pid; exit 3"])
+    command.spawn()
+    assert command.pid is not None
+    assert not (tmp_path / "pid").exists()
+    await command.run()
+    assert int((tmp_path / "pid").read_text()) == command.pid
+    assert command.status == 3
+
+
+async def test_a_program_that_cannot_be_executed_is_an_error_and_no_status(tmp_path: Path) -> None:
+    (tmp_path / "script").write_text("#!/nonexistent\n")
+    (tmp_path / "script").chmod(0o755)
+    command = Command([str(tmp_path / "script")])
+    command.spawn()
+    with pytest.raises(FileNotFoundError):
+        await command.run()
+    assert command.status is None
+
+
+async def test_a_command_that_was_not_run_leaves_no_process() -> None:
+    command = Command(["touch", "/nonexistent/x"])
+    command.spawn()
+    await command.end()
+    assert command.status is None
+    assert command.pid is not None
+    with pytest.raises(ChildProcessError):
+        os.waitpid(command.pid, 0)  # noqa: ASYNC222  (it has none)
+
+
+async def test_a_command_that_was_killed_while_it_waited_has_that_status() -> None:
+    command = Command(["true"])
+    command.spawn()
+    assert command.pid is not None
+    os.kill(command.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, command.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  (at once)
+    await command.run()
+    assert command.status == 128 + signal.SIGKILL
+
+
+async def test_without_pidfds_the_end_is_noticed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    def refuse(_: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    command = Command(["sh", "-c", "exit 4"])
+    command.spawn()
+    await command.run()
+    assert command.status == 4
+
+
+async def test_when_recording_ends_first_command_is_killed_and_reaped() -> None:
+    command = Command(["sleep", "60"])
+    command.spawn()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(command.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert command.status == 128 + signal.SIGKILL
+
+
+def test_a_child_that_waits_ends_with_whoever_forked_it() -> None:
+    code = "from lttd.command import Command; c = Command(['true']); c.spawn(); print(c.pid)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    # Its end is the end of its copy of stdout, too: run() has waited for that.
+    assert not Path(f"/proc/{int(run.stdout)}/exe").exists()
+
+
+def test_dispositions_that_python_overwrites_are_the_default() -> None:
+    with Signals() as signals:
+        pid = os.fork()
+        if pid == 0:
+            signals.restore_for_exec()
+            ignored = [n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN]
+            os._exit(len(ignored))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -1,0 +1,140 @@
+"""What signals mean to lttd: which end it in order, which it reports, and that none is half-way."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lttd.signals import MEANINGS, REPORT_INTERVAL_S, Meaning, Signals, name_of
+from tests.running import (
+    FIXTURES,
+    PATIENCE_S,
+    QUIET,
+    Launcher,
+    assert_whole,
+    needs_kernel,
+    until,
+)
+
+ENDS = [number for number, meaning in MEANINGS.items() if meaning is Meaning.END]
+FREE = [number for number, meaning in MEANINGS.items() if meaning is Meaning.NONE]
+# What the kernel does by itself for these is what people expect of them.
+LEFT_ALONE = {
+    *("SIGKILL", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCONT", "SIGCHLD", "SIGPIPE"),
+    *("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS"),
+    *("SIGURG", "SIGWINCH"),
+}
+# Signals that wait while the program is executed arrive as soon as it lets them.
+WITH_SIGNALS_WAITING = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+for number in sys.argv.pop(1).split(","):
+    os.kill(os.getpid(), int(number))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def replay_with_waiting(numbers: list[int], trace: Path) -> subprocess.CompletedProcess[str]:
+    waiting = ",".join(map(str, numbers))
+    words = [sys.executable, "-c", WITH_SIGNALS_WAITING, waiting, sys.executable, "-m", "lttd.cli"]
+    words += ["-t", str(trace), "--source", f"replay:{FIXTURES}/ftrace", "--summary", "none"]
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def test_every_signal_is_in_the_table_or_left_to_the_kernel() -> None:
+    others = {signal.Signals[name].value for name in LEFT_ALONE}
+    assert set(MEANINGS) | others == {int(number) for number in signal.valid_signals()}
+    assert not set(MEANINGS) & others
+
+
+def test_signals_of_a_kind_are_reported_once_a_minute() -> None:
+    now = 0.0
+    signals = Signals(lambda: now)
+    lines = []
+    for now in range(3 * int(REPORT_INTERVAL_S)):  # noqa: B007  (the lambda reads it)
+        lines += [signals.report(signal.SIGUSR1), signals.report(signal.SIGRTMIN + 3)]
+    said = [line for line in lines if line]
+    assert len(said) == 6
+    assert {line.partition(" ")[0] for line in said} == {"SIGUSR1", "SIGRTMIN+3"}
+    assert [name_of(n) for n in (signal.SIGRTMIN, signal.SIGRTMAX)] == ["SIGRTMIN", "SIGRTMAX"]
+
+
+def test_what_was_before_is_put_back() -> None:
+    before = [signal.getsignal(number) for number in MEANINGS]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with Signals():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert [signal.getsignal(number) for number in MEANINGS] == before
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
+
+
+@pytest.mark.slow
+def test_signals_without_a_meaning_that_arrive_at_the_start_are_reported_and_ignored(
+    tmp_path: Path,
+) -> None:
+    run = replay_with_waiting(FREE, tmp_path / "t")
+    assert run.returncode == 0, run.stderr
+    # Python discards SIGXFSZ before main() runs.
+    said = [line.split()[1] for line in run.stderr.splitlines()]
+    assert sorted([*said, "SIGXFSZ"]) == sorted(map(name_of, FREE))
+    assert_whole(tmp_path / "t")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ENDS, ids=name_of)
+def test_a_signal_at_the_start_ends_lttd_before_anything_is_made(
+    tmp_path: Path, number: int
+) -> None:
+    run = replay_with_waiting([number], tmp_path / "t")
+    assert (run.returncode, run.stderr) == (1, "lttd: interrupted before anything was recorded\n")
+    assert not (tmp_path / "t").exists()
+
+
+class TestOnThisKernel:
+    pytestmark = needs_kernel()
+
+    def test_no_signal_ends_a_recording_half_way(self, lttd: Launcher, tmp_path: Path) -> None:
+        run = lttd.start("-t", tmp_path / "t", *QUIET, "--summary", "none").recording()
+        for _ in range(3):
+            for number in FREE:
+                run.signal(number)
+        until(lambda: len(run.lines) == len(FREE), "each kind is reported")
+        (run.instance / "trace_marker").write_text("the last word")
+        assert run.signal(signal.SIGQUIT).wait() == 0
+        assert len(run.lines) == len(FREE), "and each once"
+        assert_whole(tmp_path / "t", "--events")
+        data = b"".join(path.read_bytes() for path in tmp_path.glob("t/*/streams/ftrace_?"))
+        assert b"the last word" in data
+
+    def test_a_stop_from_the_terminal_stops_and_continues(
+        self, lttd: Launcher, tmp_path: Path
+    ) -> None:
+        run = lttd.start("-t", tmp_path / "t", *QUIET, "--summary", "none").recording()
+        run.signal(signal.SIGTSTP)
+        stat = Path(f"/proc/{run.process.pid}/stat")
+        until(lambda: stat.read_text().rpartition(") ")[2][0] == "T", "it is stopped")
+        run.signal(signal.SIGCONT)
+        assert run.end() == 0
+        assert run.stderr == ""
+
+    def test_nohup_is_heeded(self, lttd: Launcher, tmp_path: Path) -> None:
+        words = ["nohup", sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t", "--append"]
+        name = f"{lttd.prefix}nohup"
+        (lttd.instances / name).mkdir()
+        process = subprocess.Popen([*words, "--source", f"ftrace:{name}"], stderr=subprocess.PIPE)
+        try:
+            until(lambda: list(tmp_path.glob("t/*/trace.json")), "it records")
+            os.kill(process.pid, signal.SIGHUP)
+            os.kill(process.pid, signal.SIGUSR1)
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, b"")
+            assert any(b"SIGUSR1" in line for line in lines)
+            assert process.poll() is None
+        finally:
+            process.terminate()
+            assert process.communicate(timeout=PATIENCE_S) is not None
+            (lttd.instances / name).rmdir()
+        assert process.returncode == 0

@@ -1,0 +1,225 @@
+"""How lttd begins: descriptors, limits, the background; and how it ends what nobody foresaw."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from lttd.start import unforeseen
+from tests.running import FIXTURES, PATIENCE_S, QUIET, Launcher, assert_whole, needs_kernel, until
+
+REPLAY = ("--source", f"replay:{FIXTURES}/ftrace", "--summary", "none")
+LTTD = (sys.executable, "-m", "lttd.cli")
+
+
+def run(*words: str | Path, under: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run lttd; one that hangs, or ignores SIGTERM, fails."""
+    command = [*under, *LTTD, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+def only_line(done: subprocess.CompletedProcess[str]) -> str:
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("lttd: ")
+    return line
+
+
+# -- the line for what nobody foresaw
+
+
+def chained() -> ImportError:
+    error = ImportError("\n\nIMPORTANT: PLEASE READ THIS\n\nfor advice")
+    error.__cause__ = ImportError("libx.so: failed to map segment")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "out of memory; allow lttd more memory (ulimit -v"),
+        (RuntimeError("can't start new thread"), "no thread could be started; allow lttd more"),
+        (OSError(errno.EMFILE, "Too many open files", "/x"), "/x: Too many open files; let lttd"),
+        (chained(), "cannot load what lttd is made of: libx.so: failed to map segment; install"),
+        (KeyError("a\nb" * 1000), "unforeseen KeyError: 'a\\nba"),
+        (ExceptionGroup("", [ExceptionGroup("", [MemoryError(), KeyError()])]), "out of memory"),
+        (ExceptionGroup("", [MemoryError(), KeyError()]), "(and 1 more errors)"),
+    ],
+)
+def test_whatever_fails_is_one_short_line(error: BaseException, says: str) -> None:
+    line = unforeseen(error)
+    assert says in line
+    assert "\n" not in line
+    assert len(line) < 350
+
+
+def test_what_is_unforeseen_says_where_it_happened() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        1 / 0  # noqa: B018
+    assert "unforeseen ZeroDivisionError at test_start.py:" in unforeseen(caught.value)
+
+
+THREAD_FAILS = """
+import threading
+from lttd.start import threads_that_fail_end_all
+with threads_that_fail_end_all():
+    threading.Thread(target=lambda: {}["x"], name="writer").start()
+    threading.Event().wait()  # for what the thread does not do
+"""
+
+
+@pytest.mark.slow
+def test_a_thread_that_fails_ends_the_process_that_waits_for_it() -> None:
+    words = [sys.executable, "-c", THREAD_FAILS]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 1
+    assert "unforeseen KeyError at <string>:5: 'x'" in only_line(done)
+
+
+# What breaks in the loop itself leaves the run's threads behind: closing its descriptors does so.
+LOOP_BREAKS = """
+import os, sys
+from lttd import cli
+def leave_terminal():
+    os.closerange(3, 64)
+cli._leave_terminal = leave_terminal
+sys.exit(cli.main())
+"""
+READER_BREAKS = """
+import sys
+from lttd import cli, reader
+async def run(self):
+    raise KeyError("x")
+reader.Reader.run = run
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", [LOOP_BREAKS, READER_BREAKS], ids=["loop", "reader"])
+@pytest.mark.parametrize("daemon", [[], ["-d"]], ids=["", "daemon"])
+def test_a_failure_that_nobody_foresaw_is_one_line_and_status_1_and_nothing_hangs(
+    tmp_path: Path, broken: str, daemon: list[str]
+) -> None:
+    if broken is LOOP_BREAKS and not daemon:
+        pytest.skip("only a daemon leaves its terminal")
+    words = [sys.executable, "-c", broken, "-t", str(tmp_path / "t"), *daemon, *REPLAY]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 1
+    assert "lttd: unforeseen " in only_line(done)
+
+
+# -- limits
+
+
+def test_the_soft_limit_of_files_is_raised(tmp_path: Path) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    done = run("-t", tmp_path / "t", *REPLAY, under=["prlimit", f"--nofile=12:{hard}"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_whole(tmp_path / "t")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", [6, 8, 10, 12, 14, 16])
+def test_too_few_files_are_one_line(tmp_path: Path, files: int) -> None:
+    done = run("-t", tmp_path / "t", *REPLAY, under=["prlimit", f"--nofile={files}:{files}"])
+    assert done.returncode in (1, 2)
+    assert "Too many open files" in only_line(done)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size_mb", [30, 60, 110, 140, 170, 200])
+def test_too_little_address_space_is_one_line(tmp_path: Path, size_mb: int) -> None:
+    done = run("-t", tmp_path / "t", *REPLAY, under=["prlimit", f"--as={size_mb << 20}"])
+    if done.returncode != 0:  # how much it takes is the libraries' business
+        assert done.returncode in (1, 2)
+        assert "Traceback" not in done.stderr
+        only_line(done)
+
+
+@pytest.mark.slow
+def test_too_few_processes_are_one_line(tmp_path: Path) -> None:
+    # Somebody whom limits bind, and who may read this Python wherever it is.
+    nobody = ["setpriv", "--reuid=64999", "--inh-caps=+dac_override"]
+    nobody += ["--ambient-caps=+dac_override"]
+    if os.geteuid() or subprocess.run([*nobody, "true"], check=False).returncode:
+        pytest.skip("not root, or no setpriv with ambient capabilities")
+    under = [*nobody, "prlimit", "--nproc=1"]
+    done = run("-t", tmp_path / "t", *REPLAY, under=under)
+    assert done.returncode == 1
+    assert "no thread could be started; allow lttd more threads" in only_line(done)
+    for option in (["-d"], ["--", "true"]):
+        done = run("-t", tmp_path / "t", *REPLAY[:2], *option, under=under)
+        assert done.returncode == 1
+        assert "allow lttd more threads" in only_line(done)
+    assert not (tmp_path / "t").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "says"),
+    [
+        ("1T", [], "this machine has "),
+        ("1024T", [], "this machine has "),
+        ("256M", ["prlimit", f"--as={300 << 20}"], "this process may not have so much memory"),
+    ],
+)
+def test_a_backlog_that_no_memory_holds_is_refused(
+    tmp_path: Path, size: str, limit: list[str], says: str
+) -> None:
+    done = run("-t", tmp_path / "t", "--backlog", size, *REPLAY, under=limit)
+    assert done.returncode == 2
+    assert says in only_line(done)
+    assert not (tmp_path / "t").exists()
+
+
+# -- the background
+
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"]
+
+
+def test_standard_descriptors_that_are_closed_are_nothing_that_lttd_opens(tmp_path: Path) -> None:
+    under = ["sh", "-c", f'exec "$@" {CLOSED[-1]}', "sh"]
+    assert run("-t", tmp_path / "t", *REPLAY, under=under).returncode == 0
+    assert_whole(tmp_path / "t")
+
+
+class TestOnThisKernel:
+    pytestmark = needs_kernel()
+
+    @pytest.mark.parametrize("closed", CLOSED)
+    def test_a_daemon_with_closed_descriptors_records_and_ends_when_told(
+        self, lttd: Launcher, tmp_path: Path, closed: str
+    ) -> None:
+        under = ["sh", "-c", f'exec "$@" {closed}', "sh"]
+        parent = lttd.start("-t", tmp_path / "t", "-d", *QUIET, under=under)
+        assert parent.wait() == 0, parent.stderr
+        (name,) = lttd.left()
+        pid = int(name.removeprefix(lttd.prefix))
+        for fd in (0, 1, 2):
+            is_log = fd > 0 and (">&-", "2>&-")[fd - 1] not in closed.split()
+            log = (parent.out_path, parent.err_path)[fd - 1]
+            assert os.readlink(f"/proc/{pid}/fd/{fd}") == (str(log) if is_log else "/dev/null")
+        (lttd.instances / name / "trace_marker").write_text("the last word")
+        os.kill(pid, signal.SIGTERM)
+        until(lambda: not Path(f"/proc/{pid}").exists(), "the daemon has ended")
+        assert_whole(tmp_path / "t", "--events")
+        assert b"the last word" in b"".join(
+            path.read_bytes() for path in tmp_path.glob("t/*/streams/ftrace_?")
+        )
+
+    def test_a_signal_to_the_parent_of_a_daemon_that_starts_ends_both(
+        self, lttd: Launcher, tmp_path: Path
+    ) -> None:
+        run = lttd.start("-t", tmp_path / "t", "-d", *QUIET)
+        children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children")
+        until(children.read_text, "the daemon is there")
+        (pid,) = map(int, children.read_text().split())
+        run.signal(signal.SIGTERM)
+        # It may have been ready already; then it was told to end all the same.
+        assert run.wait() in (0, 1)
+        until(lambda: not Path(f"/proc/{pid}").exists(), "the daemon has ended")
