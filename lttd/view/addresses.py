@@ -66,9 +66,7 @@ class Symbols:
             return None
         begin = addresses[behind - 1]
         size = addresses[behind] - begin if behind < len(addresses) else None
-        if (
-            size is None or size > MOST_SYMBOL_BYTES
-        ):  # the last, or the kernel's last
+        if size is None or size > MOST_SYMBOL_BYTES:  # the last, or the kernel's last
             size = None
             if address - begin >= LAST_SYMBOL_BYTES:
                 return None
