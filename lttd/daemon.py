@@ -18,7 +18,7 @@ import trio
 from lttd.clock import ClockWatch
 from lttd.command import Command
 from lttd.config import Config
-from lttd.errors import LttdError, OutputError, StorageError, UsageError
+from lttd.errors import LttdError, OutputError, StorageError, UsageError, refusal
 from lttd.files import Disk
 from lttd.health import Health
 from lttd.notify import READY, STOPPING, Heart, Notifier
@@ -367,8 +367,8 @@ class Daemon:
                 await trio.to_thread.run_sync(work)
         except StorageError as error:
             self._recorder.failed(error, self._config.trace_dir)
-        except LttdError as error:
-            self._failures.append(error)
+        except (LttdError, OSError, MemoryError) as error:
+            self._failures.append(refusal(error) or LttdError(str(error)))
             self._stop.set()
         else:
             self._recorder.succeeded(self._config.trace_dir)
@@ -438,7 +438,10 @@ def run(
     try:
         return trio.run(main, strict_exception_groups=True)
     except BaseExceptionGroup as group:
-        raise _only_error(group) from None
+        error = _only_error(group)
+    except (OSError, MemoryError, RuntimeError) as alone:
+        error = alone
+    raise refusal(error) or error from None
 
 
 def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

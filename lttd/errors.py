@@ -1,5 +1,6 @@
 """Everything that lttd raises on purpose: one line that says what, where, and what to do."""
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,6 +9,21 @@ class LttdError(Exception):
     """Base of all errors that a public function may raise; its text is fit for a terminal."""
 
     exit_status: ClassVar[int] = 1
+
+
+def refusal(error: BaseException) -> LttdError | None:
+    """Return as one line what the system refused in a place that has no better words for it.
+
+    None where *error* is not of that kind: then it is a bug.
+    """
+    if isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return LttdError(f"{where}{error.strerror or error}; nothing more is recorded")
+    if isinstance(error, MemoryError):
+        return LttdError("memory is used up: allow lttd more, or give it a smaller --backlog")
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return LttdError("no thread can be started: allow lttd more (ulimit -u, TasksMax=)")
+    return None
 
 
 class UsageError(LttdError):

@@ -239,8 +239,9 @@ class File:
             raise storage_error(self.path, error) from None
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        os.close(self._fd)
+        """Give the descriptor back; an error here says nothing that sync() did not."""
+        with suppress(OSError):
+            os.close(self._fd)
 
 
 # source, target, count, offsets in both -> copied
@@ -372,5 +373,6 @@ class Lock:
             raise storage_error(path, error) from None
 
     def release(self) -> None:
-        """Let somebody else have it."""
-        os.close(self._fd)
+        """Let somebody else have it; a close that fails has closed all the same."""
+        with suppress(OSError):
+            os.close(self._fd)

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from lttd.errors import LttdError, StorageError
+from lttd.errors import LttdError, StorageError, refusal
 from lttd.health import Health, Trouble
 from lttd.lane import Jobs, Lane
 from lttd.open_segment import OpenSegment, SegmentContents
@@ -127,7 +127,7 @@ class Recorder:
             error = lane.write(batch)
         except Exception as bug:  # noqa: BLE001  (it must stop the daemon, not one thread)
             lane.refuse(batch, Reason.STORAGE)
-            self._fail(LttdError(f"{lane.record.name}: writer failed: {bug!r}"))
+            self._fail(refusal(bug) or LttdError(f"{lane.record.name}: writer failed: {bug!r}"))
             return
         # Also after a failure: the thread that syncs sees to it that it is tried again.
         self._moved.set()
@@ -190,6 +190,8 @@ class Recorder:
         except StorageError as error:
             self.failed(error, segment.paths.synced)
             self._moved.set()
+        except Exception as bug:  # noqa: BLE001  (it must stop the daemon, not one thread)
+            self._fail(refusal(bug) or LttdError(f"syncing failed: {bug!r}"))
         else:
             self.succeeded(segment.paths.synced)
         for lane in segment.lanes.values():

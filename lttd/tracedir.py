@@ -11,6 +11,7 @@ Rule: file names and the manifest's keys stand in this file only.
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lttd.clock import Snapshot
-from lttd.errors import NotATraceError, TraceDamagedError, UsageError
+from lttd.errors import NotATraceError, StorageError, TraceDamagedError, UsageError
 from lttd.files import Disk, read_limited, storage_error
 from lttd.limits import MANIFEST as MANIFEST_LIMIT
 from lttd.limits import SYNCED as SYNCED_LIMIT
@@ -340,9 +341,17 @@ def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
 
 
 def create_segment(disk: Disk, trace: Path, number: int, kind: str) -> SegmentPaths:
-    """Create the directories of a new segment."""
+    """Create the directories of a new segment.
+
+    Raises:
+        StorageError: that failed; nothing of it is left.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     paths = SegmentPaths(trace / f"{stamp}-{number:06d}-{kind}")
-    disk.make_directory(paths.index)
-    disk.sync_directory(trace)
+    try:
+        disk.make_directory(paths.index)
+        disk.sync_directory(trace)
+    except StorageError:
+        shutil.rmtree(paths.directory, ignore_errors=True)
+        raise
     return paths

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,20 @@ def until(condition: Callable[[], object], what: str) -> None:
 class Run:
     """One lttd process."""
 
-    def __init__(self, launcher: "Launcher", words: Sequence[str], cwd: Path) -> None:
+    def __init__(
+        self,
+        launcher: "Launcher",
+        words: Sequence[str],
+        cwd: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.launcher = launcher
         # Files, not pipes: a test looks into them while lttd runs.
         self.out_path, self.err_path = cwd / "stdout", cwd / "stderr"
         with self.out_path.open("wb") as out, self.err_path.open("wb") as err:
-            self.process = subprocess.Popen(words, cwd=cwd, stdout=out, stderr=err)
+            self.process = subprocess.Popen(
+                words, cwd=cwd, stdout=out, stderr=err, env={**os.environ, **(environment or {})}
+            )
 
     @property
     def stdout(self) -> str:
@@ -153,11 +161,18 @@ class Launcher:
         options = [sys.executable, "-c", LAUNCHER, self.prefix, str(sync_s)]
         return options + [str(word) for word in arguments]
 
-    def start(self, *arguments: str | Path, under: Sequence[str] = (), sync_s: float = 0.1) -> Run:
+    def start(
+        self,
+        *arguments: str | Path,
+        under: Sequence[str] = (),
+        sync_s: float = 0.1,
+        environment: Mapping[str, str] | None = None,
+    ) -> Run:
         cwd = self.cwd / f"run{len(self.runs)}"
         cwd.mkdir()
         cwd.chmod(0o777)  # for who runs as nobody
-        run = Run(self, [*under, *self.words(*arguments, sync_s=sync_s)], cwd)
+        words = [*under, *self.words(*arguments, sync_s=sync_s)]
+        run = Run(self, words, cwd, environment)
         self.runs.append(run)
         return run
 
@@ -181,9 +196,12 @@ class Launcher:
 
 
 @contextmanager
-def launching(cwd: Path) -> Iterator[Launcher]:
-    """Give a launcher; whatever happens, nothing of it is left in the kernel."""
-    launcher = Launcher(cwd, f"lttdtest{os.getpid()}-")
+def launching(cwd: Path, mark: str = "") -> Iterator[Launcher]:
+    """Give a launcher; whatever happens, nothing of it is left in the kernel.
+
+    *mark*: tells those apart that are used at once.
+    """
+    launcher = Launcher(cwd, f"lttdtest{os.getpid()}{mark}-")
     try:
         yield launcher
         left = launcher.left()

@@ -1,13 +1,8 @@
 """What a ring loses under load: one number everywhere, and the gap where the hole is."""
 
 import json
-import os
 import re
 import signal
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +11,7 @@ import pytest
 from lttd.index import SeekIndex, read_gaps
 from lttd.subbuffer import Reason, Unit
 from lttd.tracedir import SegmentPaths, segments
+from tests.marks import marks, numbers_by_row
 from tests.running import (
     QUIET,
     Launcher,
@@ -84,53 +80,6 @@ def test_kernel_metrics_summary_and_info_tell_one_number(
     (segment,) = segments(tmp_path / "t")
     assert {name: gap_losses(segment, name, mode) for name in kernel} == kernel
     assert_whole(tmp_path / "t", "--events")
-
-
-MARK = struct.Struct("<I8sQ")
-MAGIC = b"numbered"
-
-
-@dataclass
-class Marks:
-    """Writes numbered events into a ring; a full one that refuses says so to the writer."""
-
-    fd: int
-    number: int = 0
-    refused: list[int] = field(default_factory=list)
-
-    def write(self, count: int = 1) -> None:
-        for _ in range(count):
-            try:
-                os.write(self.fd, MARK.pack(7, MAGIC, self.number))
-            except OSError:  # EBADF: there is no room
-                self.refused.append(self.number)
-            self.number += 1
-
-
-@contextmanager
-def marks(run: Run) -> Iterator[Marks]:
-    """Mark on CPU 0."""
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {0})
-    fd = os.open(run.instance / "trace_marker_raw", os.O_WRONLY)
-    try:
-        yield Marks(fd)
-    finally:
-        os.close(fd)
-        os.sched_setaffinity(0, cpus)
-
-
-def numbers_by_row(segment: SegmentPaths, stream: str) -> list[list[int]]:
-    """Return the numbers of the marks in each sub-buffer, found by their bytes alone."""
-    paths = segment.stream(stream)
-    data = paths.data.read_bytes()
-    rows = []
-    for entry in SeekIndex(paths.index).entries():
-        begin = int(entry["offset_bytes"])
-        part = data[begin : begin + int(entry["packet_bits"]) // 8]
-        found = re.finditer(MAGIC, part)
-        rows.append([struct.unpack_from("<Q", part, match.end())[0] for match in found])
-    return rows
 
 
 @pytest.mark.parametrize("mode", ["overwrite", "no-overwrite"])

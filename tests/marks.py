@@ -1,0 +1,58 @@
+"""Numbered events: what is missing from a trace is known by number."""
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from lttd.index import SeekIndex
+from lttd.tracedir import SegmentPaths
+from tests.running import Run
+
+MARK = struct.Struct("<I8sQ")
+MAGIC = b"numbered"
+
+
+@dataclass
+class Marks:
+    """Writes numbered events into a ring; a full one that refuses says so to the writer."""
+
+    fd: int
+    number: int = 0
+    refused: list[int] = field(default_factory=list)
+
+    def write(self, count: int = 1) -> None:
+        for _ in range(count):
+            try:
+                os.write(self.fd, MARK.pack(7, MAGIC, self.number))
+            except OSError:  # EBADF: there is no room
+                self.refused.append(self.number)
+            self.number += 1
+
+
+@contextmanager
+def marks(run: Run) -> Iterator[Marks]:
+    """Mark on CPU 0."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {0})
+    fd = os.open(run.instance / "trace_marker_raw", os.O_WRONLY)
+    try:
+        yield Marks(fd)
+    finally:
+        os.close(fd)
+        os.sched_setaffinity(0, cpus)
+
+
+def numbers_by_row(segment: SegmentPaths, stream: str) -> list[list[int]]:
+    """Return the numbers of the marks in each sub-buffer, found by their bytes alone."""
+    paths = segment.stream(stream)
+    data = paths.data.read_bytes()
+    rows = []
+    for entry in SeekIndex(paths.index).entries():
+        begin = int(entry["offset_bytes"])
+        part = data[begin : begin + int(entry["packet_bits"]) // 8]
+        found = re.finditer(MAGIC, part)
+        rows.append([struct.unpack_from("<Q", part, match.end())[0] for match in found])
+    return rows
