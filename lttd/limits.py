@@ -79,9 +79,12 @@ HEADER_PAGE: Final = Limit(
     "the longest has 300 bytes",
 )
 KALLSYMS: Final = Limit(
-    64 * MIB, "bytes", "kallsyms", "122,133 functions of a Linux 6.18 take 5.4 MB"
+    64 * MIB, "bytes", "kallsyms", "122,133 symbols of a Linux 6.18 take 5.4 MB"
 )
-SYMBOLS: Final = Limit(2_000_000, "functions", "kallsyms", "16 times as many as that kernel has")
+SYMBOLS: Final = Limit(2_000_000, "symbols", "kallsyms", "16 times as many as that kernel has")
+PRINTK_FORMATS: Final = Limit(
+    4 * MIB, "bytes", "printk_formats", "the 128 strings of a Linux 6.18 take 5 KB"
+)
 COMMANDS: Final = Limit(
     64 * MIB, "bytes", "the noted commands (tracefs/commands)", "a task takes 25 bytes"
 )

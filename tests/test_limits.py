@@ -21,8 +21,8 @@ from lttd.stored import StoredStream, map_file
 from lttd.subbuffer import Gap, Reason, StreamId, StreamInfo, Unit
 from lttd.tracedir import Manifest, SegmentPaths, segments
 from lttd.verify import MOST_FINDINGS, check
+from lttd.view.addresses import Symbols
 from lttd.view.cli import main as view
-from lttd.view.conversions import Symbols
 from lttd.view.names import Names
 from tests.confined import confined
 from tests.fuzz_traces import small
@@ -218,17 +218,17 @@ def test_a_line_of_commands_that_is_none_is_left_out(tmp_path: Path, line: bytes
 def test_kallsyms_beyond_its_limit_is_left_out_with_a_note(tmp_path: Path) -> None:
     path = tmp_path / "kallsyms"
     path.write_bytes(b"ff t start\n")
-    assert Symbols(path).told(0xFF, offset=False) == b"start"
+    assert Symbols(tmp_path).told(0xFF, offset=False) == b"start"
     os.truncate(path, TERABYTE)
     notes: list[str] = []
-    assert Symbols(path, notes).told(0xFF, offset=False) == b"0xff"
+    assert Symbols(tmp_path, notes).told(0xFF, offset=False) == b"0xff"
     assert notes == [f"{path}: byte {KALLSYMS.most}: {KALLSYMS}; addresses stay numbers"]
 
 
 def test_lines_of_kallsyms_that_name_no_function_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "kallsyms"
     path.write_bytes(b"zz t a\n" + b"f" * 5000 + b" t b\nff t " + b"x" * 10_000 + b"\nff\n")
-    assert Symbols(path).told(0xFF, offset=True) == b"x" * 512 + b"+0x0"
+    assert Symbols(tmp_path).told(0xFF, offset=True) == b"x" * 512 + b"+0x0"
 
 
 EVENT_FILES = ["events/files/opened/format", "events/header_page", "commands", "kallsyms"]

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from lttd.abi.ftrace_format import parse_format
 from lttd.abi.print_fmt import PrintFmt, Unparsable, parse_print_fmt
+from lttd.view.addresses import Symbols
 from lttd.view.cexpr import Buffer
 from lttd.view.columns import Batch, Rows
-from lttd.view.conversions import Symbols
 from lttd.view.formats import EventType, FormatFile
 from lttd.view.glyphs import decimal, distinct_rows, hexadecimal, matrix_of, right_aligned
 from lttd.view.render import Renderer, why_inexpressible
@@ -101,7 +101,7 @@ def lines(printed: str, *events: bytes) -> list[str]:
         ('"%pI4 %pM %pU", REC->raw, REC->raw, REC->raw',
          "1.2.3.4 01:02:03:04:05:06 01020304-0506-0708-090a-0b0c0d0e0f10"),
         ('"%pI6c", REC->raw', "102:304:506:708:90a:b0c:d0e:f10"),
-        ('"%p %ps", (void *)REC->q, 0x10', "0xfffffee08e04fb35 0x10"),
+        ('"%p %ps", (void *)REC->q, 0x10', "fffffee08e04fb35 0x10"),
         ('"%hhu %hd", 257, 65535', "1 -1"),
         ('"%d", (REC)->i', "-5"),
         ('"%d", REC->raw[2]', "3"),
@@ -136,11 +136,10 @@ def test_strings_end_at_their_first_nul_whatever_stands_behind() -> None:
         '"%d", REC->i +',
         "REC->i",
         '"%q", 1',
-        '"%s", REC->i ? "a" : 3',
         '"%d", ' + "(" * 500 + "1" + ")" * 500,
     ],
 )
-def test_what_cannot_be_expressed_falls_back_to_name_and_value(printed: str) -> None:
+def test_where_no_conversion_can_be_expressed_all_fields_are_name_and_value(printed: str) -> None:
     rows = rows_of(printed, [event(-5, 6, 7, b"bash")])
     renderer = Renderer(rows.kind.format, Symbols())
     assert renderer.reason
@@ -149,6 +148,41 @@ def test_what_cannot_be_expressed_falls_back_to_name_and_value(printed: str) -> 
     assert "s=dyn" in told
     assert rows.kind.format is not None
     assert why_inexpressible(rows.kind.format) == renderer.reason
+
+
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        ('"page=%p pfn=0x%lx order=%d", ((struct page *)vmemmap_base) + REC->q, REC->q, REC->i',
+         "pfn=0x7 order=-5"),
+        ('"i=%d age=%lu u=%u", REC->i, (jiffies - REC->q) / 250, REC->u', "i=-5 u=6 q=7"),
+        ('"i=%d age=%lu", REC->i, jiffies - REC->u', "i=-5 u=6"),
+        ('"%s/%d, %s", mc_error_type(REC->u), REC->i, __get_str(s)', "?/-5, dyn u=6"),
+        ('"%s %s", ({ const char *ret = trace_seq(REC->u, 1); ret; }), REC->comm', "? bash u=6"),
+        ('"n=%d, m=%d (%d)", nobody, REC->i, REC->i', "m=-5 (-5)"),
+        ('"%d %s", REC->i, REC->u == 6 ? 0 : "text"', "-5 (null)"),
+        ('"%s", REC->u == 7 ? "text" : REC->q', "0x7"),
+        ('"%d%%", REC->i', "-5%"),
+    ],
+)  # fmt: skip
+def test_only_the_conversions_that_cannot_be_expressed_are_left_out(
+    printed: str, told: str
+) -> None:
+    rows = rows_of(printed, [event(-5, 6, 7, b"bash")] * 3)
+    strip = Renderer(rows.kind.format, Symbols()).strip(rows)
+    lines_of = [bytes(row).replace(b"\0", b"").decode() for row in matrix_of(strip, 3)]
+    assert lines_of == [told] * 3
+
+
+def test_a_text_wider_than_all_is_cut_and_its_type_goes_on_as_before() -> None:
+    """A width that is found only in the middle of a trace must not change how lines look."""
+    long = b"x" * 9000
+    made = [event(i=5000, text=long), event(i=2, text=long), event(i=-3, text=long), event(i=1)]
+    told = lines('"%.*s|%d", REC->i, __get_str(s), REC->i', *made)
+    assert [len(line) for line in told] == [5005, 4, 3, 3]
+    assert [line.rpartition("|")[2] for line in told] == ["5000", "2", "-3", "1"]
+    wide = lines('"%*s|", REC->i, __get_str(s)', event(i=1 << 30, text=b"ab"))
+    assert wide == [f"{'ab':>4096}|"]
 
 
 def test_a_dynamic_field_that_points_out_of_its_event_is_cut_off() -> None:

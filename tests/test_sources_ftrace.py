@@ -449,6 +449,31 @@ time.sleep(60)
 """
 
 
+def formats_of(source: FtraceSource, when: When) -> set[str]:
+    return {
+        one.name.removeprefix("tracefs/events/").removesuffix("/format")
+        for one in source.attachments(when)
+        if one.name.endswith("/format")
+    }
+
+
+def test_formats_are_saved_of_all_that_a_foreign_ring_can_hold(foreign: Path) -> None:
+    """Events that were switched off again before we came are in the ring all the same."""
+    (foreign / "events/enable").write_text("0")
+    with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
+        saved = formats_of(source, When.OPEN)
+    there = {f"{path.parts[-3]}/{path.parts[-2]}" for path in foreign.glob("events/*/*/format")}
+    assert {"sched/sched_switch", "ftrace/print"} <= there
+    assert saved == there
+
+
+def test_formats_are_saved_of_what_somebody_enabled_in_an_own_instance() -> None:
+    with closing(open_ftrace(QUIET, BufferPool())) as source:
+        assert not any(name.startswith("signal/") for name in formats_of(source, When.OPEN))
+        (instance_of(source) / "events/signal/enable").write_text("1")
+        assert {"signal/signal_generate", "signal/signal_deliver"} <= formats_of(source, When.CLOSE)
+
+
 @pytest.fixture
 def killed() -> None:
     """A recorder that was killed, and what it recorded is in its ring."""

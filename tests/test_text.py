@@ -17,9 +17,9 @@ import pytest
 import lttd
 from lttd.abi.ftrace_format import parse_format
 from lttd.view import progress, show
+from lttd.view.addresses import Symbols
 from lttd.view.cli import main
 from lttd.view.columns import Batch
-from lttd.view.conversions import Symbols
 from lttd.view.filters import Filter
 from lttd.view.follow import follow
 from lttd.view.names import Names

@@ -10,7 +10,9 @@
     print fmt: "prev_comm=%s ...", REC->prev_comm, ...
 
 A ``__data_loc`` field is a u32: length << 16 | offset from the event's first byte; a ``__rel_loc``
-one counts its offset from its own end.
+one counts its offset from its own end.  Linux 2.6.31 had a u16, the offset alone: such data goes on
+to the event's end.  ``__data_loc char[][2] arg`` is two of them, and becomes the fields ``arg[0]``
+and ``arg[1]``.
 
 Source of the layout: Linux Documentation/trace/events.rst; ``f_show`` in
 kernel/trace/trace_events.c; include/trace/stages/.
@@ -89,7 +91,7 @@ class Field:
     def dtype(self, byteorder: str) -> "np.dtype[np.generic]":
         """Return the dtype of the fixed part."""
         if self.kind in (Kind.STRING, Kind.DYNAMIC, Kind.BITMASK):
-            return np.dtype(f"{byteorder}u4")
+            return np.dtype(f"{byteorder}u{self.size_bytes}")
         if self.kind is Kind.SPAN:
             return np.dtype((np.int64, (2,)))
         if self.kind is Kind.INT:
@@ -152,6 +154,8 @@ _FIELD: Final = re.compile(
 )
 _PRINT: Final = "\nprint fmt:"
 _WORD: Final = string.ascii_letters + string.digits + "_"
+_LOC_BYTES: Final = 4
+_OLD_LOC_BYTES: Final = 2
 _INT_SIZES: Final = (1, 2, 4, 8)
 _CHARS: Final = frozenset({"char", "const char", "unsigned char", "signed char"})
 _BITMASKS: Final = frozenset({"cpumask_t", "cpumask"})
@@ -186,7 +190,9 @@ def parse_format(
         raise ValueError("no name and ID in the format")
     head, _, printed = told.partition(_PRINT)
     lines = (_FIELD.match(line) for line in head.split("\n"))
-    fields = tuple(_field_of(found, long_bytes) for found in lines if found)
+    fields = tuple(
+        field for found in lines if found for field in _fields_of(found, long_bytes, name[1])
+    )
     if not fields:
         raise ValueError("no fields in the format")
     if len({field.name for field in fields}) < len(fields):
@@ -230,18 +236,30 @@ def _declared(text: str) -> _Declared | None:
     return _Declared(location, " ".join(of_type.split()), array, name) if name else None
 
 
-def _field_of(found: re.Match[str], long_bytes: int) -> Field:
+def _fields_of(found: re.Match[str], long_bytes: int, event: str) -> list[Field]:
+    """Return the field that a line declares; of an array of strings each one."""
     declared = _declared(found["declared"].strip())
     if declared is None:
         raise ValueError(f"field {found['declared'][:40]!r}")
     offset, size = _number(found["offset"]), _number(found["size"])
+    name, named = declared.name, declared.type
     if offset + size > LOC_OFFSET_MASK:
-        raise ValueError(f"field {declared.name[:40]} ends at {offset + size}")
-    named = declared.type
+        raise ValueError(f"field {name[:40]} ends at {offset + size}")
     kind, element = _kind_of(declared, size, long_bytes)
+    if event == "kernel_stack" and name == "caller" and kind is Kind.ARRAY:
+        # Declared with eight frames, yet as long as the event is.
+        kind, size = Kind.TAIL, 0
     signed = found["signed"] == "1" if found["signed"] else not _is_unsigned(named)
     relative = declared.location == "__rel_loc"
-    return Field(declared.name, named, offset, size, signed, kind, element, relative)
+    if declared.location and size > _LOC_BYTES and size % _LOC_BYTES == 0 and named == "char[]":
+        return [
+            Field(
+                *(f"{name}[{number}]", "char", offset + number * _LOC_BYTES, _LOC_BYTES),
+                *(signed, Kind.STRING, 1, relative),
+            )
+            for number in range(size // _LOC_BYTES)
+        ]
+    return [Field(name, named, offset, size, signed, kind, element, relative)]
 
 
 def _number(digits: str) -> int:
@@ -253,7 +271,7 @@ def _number(digits: str) -> int:
 def _kind_of(declared: _Declared, size: int, long_bytes: int) -> tuple[Kind, int]:
     named, stated = declared.type, declared.array
     element = element_bytes(named, long_bytes)
-    if declared.location and size == 4:
+    if declared.location and size in (_OLD_LOC_BYTES, _LOC_BYTES):
         if named in _BITMASKS:
             return Kind.BITMASK, long_bytes
         return (Kind.STRING, 1) if named in _CHARS else (Kind.DYNAMIC, element or 1)

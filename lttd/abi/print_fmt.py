@@ -5,10 +5,12 @@
 Source of the language: ``TP_printk`` as the kernel's compiler saw it, macros expanded; what of C
 occurs there is listed in libtraceevent's event-parse.c.
 
-Rule: pure; what is not understood is an Unparsable that says what, never a guess.
+Rule: pure; what is not understood is never a guess: of an argument an Unparsed that says why, so
+that the other ones still count, of the rest an Unparsable.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -109,9 +111,19 @@ class Pairs:
     pairs: tuple[tuple["Node", bytes], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Unparsed:
+    """An argument that this parser does not know."""
+
+    why: str
+    fields: tuple[str, ...]
+    """The fields that it names."""
+
+
 Node = (
     Number | Text | FieldRef | Unknown | Unary | Binary | Conditional | Cast | Index | Call | Pairs
-)
+    | Unparsed
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +155,7 @@ _TOKEN: Final = re.compile(
       | (?P<number>0[xX][0-9a-fA-F]++[uUlL]*+|[0-9]++[uUlL]*+)
       | (?P<name>[A-Za-z_]\w*+)
       | (?P<operator>->|<<|>>|<=|>=|==|!=|&&|\|\||[-+*/%&|^~!<>?:,.(){}\[\]])
+      | (?P<other>[=;\#@$`\\])
     )""",
     re.VERBOSE | re.DOTALL,
 )
@@ -182,13 +195,13 @@ def parse_print_fmt(text: str, long_bytes: int = 8) -> PrintFmt:
     told = parser.strings()
     arguments: list[Node] = []
     while parser.accept(","):
-        arguments.append(parser.expression())
+        arguments.append(parser.argument())
     if parser.token is not None:
         raise Unparsable(f"{parser.token!r} behind the arguments")
     return PrintFmt(tuple(_pieces(told, arguments)))
 
 
-def _pieces(fmt: bytes, arguments: list[Node]) -> list[bytes | Conversion]:
+def _pieces(fmt: bytes, arguments: Sequence[Node]) -> list[bytes | Conversion]:
     given = iter(arguments)
     told = fmt.decode("latin-1")  # a letter a byte, whatever the bytes are
 
@@ -283,6 +296,34 @@ class _Parser:
         if not parts:
             self._wrong("expected a string, not")
         return b"".join(parts)
+
+    def argument(self) -> Node:
+        """Return the expression up to the next comma outside of brackets, or an Unparsed."""
+        begin = self._at
+        try:
+            found = self.expression()
+            if self.token is not None and not self._stands(","):
+                self._wrong("behind an argument:")
+        except Unparsable as error:
+            self._depth = self._height = 0
+            self._at = self._end_of_argument(begin)
+            words = [token for _, token in self._tokens[begin : self._at]]
+            return Unparsed(str(error), _fields_in(words))
+        return found
+
+    def _stands(self, token: str) -> bool:
+        return self.token == token and self._kind == "operator"
+
+    def _end_of_argument(self, at: int) -> int:
+        depth = 0
+        while at < len(self._tokens):
+            kind, token = self._tokens[at]
+            if kind == "operator":
+                if token == "," and depth <= 0:
+                    break
+                depth += (token in "([{") - (token in ")]}")
+            at += 1
+        return at
 
     def expression(self) -> Node:
         self._deeper(1)
@@ -443,6 +484,43 @@ class _Parser:
     def _is_bare(self) -> bool:
         after = self._tokens[self._at + 1][1] if self._at + 1 < len(self._tokens) else None
         return after in (",", ")") and self.token not in ("REC", "true", "false", "NULL")
+
+
+def _fields_in(words: list[str]) -> tuple[str, ...]:
+    """Return the fields that some tokens name: REC->name, __get_str(name)."""
+    found: dict[str, None] = {}
+    for before, sign, name in zip(words, words[1:], words[2:], strict=False):
+        if (before == "REC" and sign == "->") or (before.startswith("__get_") and sign == "("):
+            found[name] = None
+    return tuple(found)
+
+
+def fields_of(node: Node) -> set[str]:  # noqa: PLR0911  (a row per kind of node)
+    """Return the fields that a value is made of."""
+    match node:
+        case FieldRef(name):
+            return {name}
+        case Unparsed(_, names):
+            return set(names)
+        case Unary(_, operand) | Cast(_, operand):
+            return fields_of(operand)
+        case Binary(_, left, right) | Index(left, right):
+            return fields_of(left) | fields_of(right)
+        case Conditional(condition, then, otherwise):
+            return fields_of(condition) | fields_of(then) | fields_of(otherwise)
+        case Call(_, arguments):
+            return set().union(*(fields_of(argument) for argument in arguments))
+        case _:
+            return set()
+
+
+def parse_conversions(fmt: bytes) -> PrintFmt:
+    """Parse a format string whose arguments lie elsewhere: each is Unknown, each ``*`` too.
+
+    Raises:
+        Unparsable: it holds a conversion that is not known here.
+    """
+    return PrintFmt(tuple(_pieces(fmt, [Unknown("")] * (3 * fmt.count(b"%")))))
 
 
 def holds_unknown(node: Node) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 
 from lttd.errors import LttdError
 from lttd.sources.base import Attachment, When
-from lttd.sources.ftrace_setup import Instance
+from lttd.sources.ftrace_setup import Instance, enabled_events
 from lttd.sources.ftrace_stream import FtraceStream
 from lttd.sources.tracefs import events_of, read_bytes, systems
 
@@ -33,6 +33,8 @@ class FtraceFiles:
         self._now = now
         self._kallsyms = kallsyms
         self._starts_empty = instance.own and not previous_run
+        # A ring that others filled may hold any event, also one that is switched off by now.
+        self._knows_events = self._starts_empty
         self._given: dict[str, int] = {}
         self._saved: set[bytes] = set()
         self._commands: dict[int, tuple[bytes, bytes]] = {}
@@ -51,7 +53,7 @@ class FtraceFiles:
         """Return (name below the segment, path) of the files to copy."""
         instance = self._instance
         local = ["events/header_page", "events/header_event", "trace_clock"]
-        for system in ("ftrace", *self._systems()):
+        for system in ("ftrace", *self._systems(when)):
             events = events_of(instance.file(f"events/{system}"))
             local += [f"events/{system}/{event}/format" for event in events]
         for name in local:
@@ -60,10 +62,16 @@ class FtraceFiles:
         if self._kallsyms and when is When.OPEN:
             yield "tracefs/kallsyms", KALLSYMS
 
-    def _systems(self) -> list[str]:
+    def _systems(self, when: When) -> list[str]:
+        """Return the systems whose events the ring can hold."""
         enabled = {name.partition(":")[0] for name in self._instance.events}
         try:
-            return systems(self._instance.file("events")) if "*" in enabled else sorted(enabled)
+            if when is When.CLOSE and self._knows_events:
+                # Somebody may have enabled more of them meanwhile.
+                enabled |= {name.partition(":")[0] for name in enabled_events(self._instance.path)}
+            if "*" in enabled or not self._knows_events:
+                return systems(self._instance.file("events"))
+            return sorted(enabled)
         except LttdError:
             return []  # tracefs was unmounted underneath: what was copied at open will do
 

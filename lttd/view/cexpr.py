@@ -3,8 +3,8 @@
 A value is a column of integers in the dtype that C would compute in, a column of strings (dtype S),
 or a Buffer; of length one where it is the same for every row.
 
-Rule: what has no meaning here raises Inexpressible when it is compiled against any rows, so that
-the caller falls back for the whole event type, not in the middle of a line.
+Rule: what has no meaning here raises Inexpressible whatever the rows hold, also for a made-up one,
+so that the caller knows beforehand which conversions it must leave out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +29,10 @@ from lttd.abi.print_fmt import (
     Text,
     Unary,
     Unknown,
+    Unparsed,
 )
 from lttd.view.columns import Rows, chars, gather
-from lttd.view.glyphs import distinct_rows, strings_of
+from lttd.view.glyphs import distinct_rows, per_distinct, strings_of
 
 Column = npt.NDArray[Any]
 
@@ -110,9 +111,12 @@ _MOST_ALIKE_BYTES: Final = 64
 class Evaluation:
     """Computes for some rows."""
 
-    def __init__(self, rows: Rows, functions: "Functions") -> None:
+    def __init__(
+        self, rows: Rows, functions: "Functions", pointed_to: "PointedTo | None" = None
+    ) -> None:
         assert rows.kind.format is not None
         self.functions = functions
+        self._pointed_to = pointed_to or _as_pointer
         self.rows = rows
         self.format = rows.kind.format
 
@@ -139,6 +143,8 @@ class Evaluation:
                 return self._call(name, arguments)
             case Unknown(name):
                 raise Inexpressible(f"unknown name {name!r}")
+            case Unparsed(why):
+                raise Inexpressible(why)
             case Pairs():
                 raise Inexpressible("a list where a value should be")
 
@@ -210,11 +216,15 @@ class Evaluation:
         if isinstance(a, Buffer) or isinstance(b, Buffer):
             raise Inexpressible("a choice of arrays")
         if (a.dtype.kind == "S") != (b.dtype.kind == "S"):
-            a, b = _null_as_text(a), _null_as_text(b)
+            a, b = self._as_text(a), self._as_text(b)
         if a.dtype.kind in "iu":
             common = _common(a, b)
             a, b = a.astype(common), b.astype(common)
         return np.where(truth, a, b)
+
+    def _as_text(self, value: Column) -> Column:
+        """Return strings as they are, and for pointers beside them what they point to."""
+        return value if value.dtype.kind == "S" else per_distinct(value, self._pointed_to)
 
     def _cast(self, type_: str, value: Value) -> Value:
         long_bytes = self.format.long_bytes
@@ -267,11 +277,8 @@ def _common(a: Column, b: Column) -> np.dtype[Any]:
     return a_type if a_type.kind == "u" else b_type
 
 
-def _null_as_text(value: Column) -> Column:
-    """Return a string: a null pointer as printf shows it."""
-    if value.dtype.kind != "S" and not (len(value) == 1 and value[0] == 0):
-        raise Inexpressible("a choice of a string and a number")
-    return value if value.dtype.kind == "S" else np.array([b"(null)"])
+def _as_pointer(address: int) -> bytes:
+    return b"0x%x" % (address & (1 << 64) - 1) if address else b"(null)"
 
 
 _COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
@@ -318,6 +325,8 @@ def _is_signed(type_: str) -> bool:
     return not any(word.startswith(_UNSIGNED_WORDS) for word in words) and "*" not in type_
 
 
+PointedTo = Callable[[int], bytes]
+"""Returns the string at an address, or the address."""
 Functions = Mapping[str, Callable[..., Value]]
 """What a Call may name: the evaluation is their first argument."""
 

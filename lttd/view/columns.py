@@ -7,7 +7,7 @@ asked for.  What cannot be decoded is a note that says where and why, and the re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Column = npt.NDArray[Any]
+
+# A __data_loc of an old kernel: the offset alone.
+_OFFSET_BYTES: Final = 2
 
 
 def _nobody_knows(_name: str) -> None:
@@ -255,7 +258,8 @@ class Rows:
             begin = loc & LOC_OFFSET_MASK
             if one.relative:
                 begin = begin + one.offset_bytes + one.size_bytes
-            end = begin + (loc >> LOC_LENGTH_SHIFT)
+            states_length = one.size_bytes > _OFFSET_BYTES
+            end = begin + (loc >> LOC_LENGTH_SHIFT) if states_length else size
         begin, end = np.minimum(begin, size), np.minimum(end, size)
         return self.at + begin, self.at + end
 
@@ -264,6 +268,15 @@ class Rows:
         data = self.batch.data
         begin, end = self.spans(name)
         return [bytes(data[a:b]) for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
+
+    def lists(self, name: str) -> list[list[int]]:
+        """Return the elements of a field, per event."""
+        one = self.field(name)
+        assert self.kind.format is not None
+        dtype = one.element_dtype(self.kind.format.byteorder)
+        size = dtype.itemsize
+        pieces = self.dynamic(name)
+        return [np.frombuffer(raw, dtype, len(raw) // size).tolist() for raw in pieces]
 
     def raw(self) -> list[bytes]:
         """Return the events' own bytes."""

@@ -1,22 +1,19 @@
 """``%d``, ``%s``, ``%pI4`` and the like: values -> strips.
 
 Source of the kernel's own conversions: Linux lib/vsprintf.c, Documentation/core-api/printk-formats.
-Plain pointers are printed as they are: the trace holds addresses, and trace-cmd shows them.
+Plain pointers are printed as they are, not hashed: as the kernel does with options/hash-ptr off.
 """
 
-from bisect import bisect_right
+import errno
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.print_fmt import Conversion
-from lttd.errors import TraceDamagedError
-from lttd.files import read_limited
-from lttd.limits import KALLSYMS, SYMBOLS
+from lttd.view.addresses import Symbols
 from lttd.view.cexpr import Buffer, Inexpressible, Value
 from lttd.view.glyphs import (
     Strip,
@@ -28,57 +25,7 @@ from lttd.view.glyphs import (
 )
 
 Column = npt.NDArray[Any]
-_FUNCTION_KINDS: Final = frozenset((b"t", b"T", b"w", b"W"))
-# Linux include/linux/kallsyms.h: KSYM_NAME_LEN.
-MOST_SYMBOL_BYTES: Final = 512
 _UUID_GROUPS: Final = (4, 2, 2, 2, 6)
-
-
-class Symbols:
-    """Kernel functions by address, from the segment's ``kallsyms`` where it keeps one."""
-
-    def __init__(self, path: Path | None = None, notes: list[str] | None = None) -> None:
-        """*notes* gets a line where *path* is too large to be read."""
-        self._path = path
-        self._table: tuple[list[int], list[bytes]] | None = None
-        if path is not None and notes is not None and _size_bytes(path) > KALLSYMS.most:
-            notes.append(f"{path}: byte {KALLSYMS.most}: {KALLSYMS}; addresses stay numbers")
-
-    def _load(self) -> tuple[list[int], list[bytes]]:
-        if self._table is None:
-            found: list[tuple[int, bytes]] = []
-            for line in self._lines():
-                parts = line.split(None, 3)
-                if len(parts) < 3 or parts[1] not in _FUNCTION_KINDS or len(parts[0]) > 16:
-                    continue
-                with suppress(ValueError):  # what is no address is no function's
-                    found.append((int(parts[0], 16), parts[2][:MOST_SYMBOL_BYTES]))
-            found.sort()
-            self._table = [at for at, _ in found], [name for _, name in found]
-        return self._table
-
-    def _lines(self) -> list[bytes]:
-        try:
-            lines = read_limited(self._path, KALLSYMS).splitlines() if self._path else []
-        except (OSError, TraceDamagedError):
-            return []  # a note was given
-        return lines[: SYMBOLS.most]
-
-    def told(self, address: int, *, offset: bool) -> bytes:
-        """Return ``name+0x12``, or the address where no name is known."""
-        addresses, names = self._load()
-        number = bisect_right(addresses, address) - 1
-        if number < 0 or not addresses[number]:
-            return b"0x%x" % address
-        beyond = address - addresses[number]
-        return names[number] + (b"+0x%x" % beyond if offset else b"")
-
-
-def _size_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def converted(conversion: Conversion, value: Value, count: int, context: "Context") -> Strip:
@@ -115,6 +62,14 @@ class Context:
         self.width: int | None = None
         """Of a ``*``, where it is the same for all rows; likewise:"""
         self.precision: int | None = None
+
+    def pointed_to(self, address: int) -> bytes:
+        """Return the string that lies at an address of the kernel, where the trace tells it."""
+        address &= (1 << 8 * self.long_bytes) - 1
+        if not address:
+            return b"(null)"
+        told = self.symbols.text(address)
+        return b"0x%x" % address if told is None else told
 
 
 def _sized(conversion: Conversion, value: Column, long_bytes: int) -> Column:
@@ -178,10 +133,9 @@ def _string(conversion: Conversion, value: Column, context: Context) -> Strip:
     width = context.width if not isinstance(conversion.width, int) else conversion.width
     most = context.precision if not isinstance(conversion.precision, int) else conversion.precision
     if value.dtype.kind != "S":
-        # A pointer to a string: what it pointed to may be known by its address.
-        return [words_of(per_distinct(value, lambda at: b"0x%x" % (at & (1 << 64) - 1)))]
+        value = per_distinct(value, context.pointed_to)
     if most is not None:
-        value = value.astype(f"S{max(most, 1)}") if most else np.array([b""], "S1")
+        value = value.astype(f"S{most}") if most > 0 else np.array([b""], "S1")
     if width:
         justify = np.char.ljust if "-" in conversion.flags else np.char.rjust
         value = justify(value, abs(width))
@@ -198,13 +152,23 @@ def _pointer(conversion: Conversion, value: Value, count: int, context: Context)
     if extension in ("", "x", "K", "e"):
         if isinstance(value, Buffer) or value.dtype.kind == "S":
             raise Inexpressible("the address of an event's own bytes")
-        return [b"0x", *hexadecimal(value.astype(f"u{context.long_bytes}"))]
+        if extension == "e":
+            return [words_of(per_distinct(value, partial(_error_pointer, context)))]
+        return hexadecimal(value.astype(f"u{context.long_bytes}"), 2 * context.long_bytes)
     if extension in ("bl", "l"):
         return _bit_list(value, context)
     told = _teller(extension)
     if told is None or not isinstance(value, Buffer):
         raise Inexpressible(f"%p{extension}")
     return [words_of(value.told(told))]
+
+
+def _error_pointer(context: "Context", address: int) -> bytes:
+    """Linux lib/vsprintf.c, err_ptr: the last 4095 addresses are errors."""
+    number = (1 << 8 * context.long_bytes) - (address & (1 << 8 * context.long_bytes) - 1)
+    if number in errno.errorcode:
+        return f"-{errno.errorcode[number]}".encode()
+    return b"%0*x" % (2 * context.long_bytes, address & (1 << 8 * context.long_bytes) - 1)
 
 
 def _symbol(extension: str, value: Value, context: Context) -> Strip:

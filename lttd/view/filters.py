@@ -135,6 +135,9 @@ class Where:
             case ast.Tuple(elts=elements) | ast.List(elts=elements):
                 return tuple(self._value(each, rows) for each in elements)
             case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=int(at))):
+                one_of_strings = value_of(rows, f"{name}[{at}]")
+                if one_of_strings is not MISSING:
+                    return one_of_strings
                 return _element(value_of(rows, name), at)
             case ast.BoolOp(op=op, values=values):
                 masks = [_truth(self._value(each, rows), len(rows)) for each in values]

@@ -9,23 +9,23 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, element_bytes
-from lttd.abi.print_fmt import FieldRef, Node, Number, Pairs, Text
-from lttd.view.cexpr import INTS, Buffer, Evaluation, Inexpressible, Value
+from lttd.abi.ftrace_format import element_bytes
+from lttd.abi.print_fmt import FieldRef, Index, Node, Number, Pairs, Text, Unknown
+from lttd.view.cexpr import INTS, Buffer, Evaluation, Inexpressible, PointedTo, Value
 from lttd.view.columns import Rows
 from lttd.view.glyphs import per_distinct, strings_of
 
 Column = npt.NDArray[Any]
 
 
-def evaluate(node: Node, rows: Rows) -> Value:
-    """Return the value of *node* for *rows*.
+def evaluate(node: Node, rows: Rows, pointed_to: PointedTo | None = None) -> Value:
+    """Return the value of *node* for *rows*; *pointed_to* tells what strings pointers mean.
 
     Raises:
         Inexpressible: it has none here.
     """
     with np.errstate(all="ignore"):
-        return Evaluation(rows, FUNCTIONS).value(node)
+        return Evaluation(rows, FUNCTIONS, pointed_to).value(node)
 
 
 def _pairs(evaluation: Evaluation, node: Node) -> list[tuple[int, bytes]]:
@@ -116,6 +116,11 @@ def _print_array(evaluation: Evaluation, value: Node, count: Node, size: Node) -
 
 
 def _name_of(node: Node) -> str:
+    """Return the field that a node names; ``arg[1]`` is a string of an array of them."""
+    if isinstance(node, Index) and isinstance(node.number, Number):
+        base = node.base
+        if isinstance(base, FieldRef | Unknown):
+            return f"{base.name}[{node.number.value}]"
     if not isinstance(node, FieldRef):
         raise Inexpressible("no field's name")
     return node.name
@@ -132,6 +137,18 @@ def _get_str(evaluation: Evaluation, node: Node) -> Column:
     return evaluation.text(_known(evaluation, node))
 
 
+def _probed_str(evaluation: Evaluation, node: Node) -> Column:
+    """Linux kernel/trace/trace_probe.c, print_type_string: quoted, or that it was unreadable.
+
+    A string that was read has its NUL at least.
+    """
+    name = _known(evaluation, node)
+    begin, end = evaluation.rows.spans(name)
+    told = evaluation.text(name)
+    quoted = np.char.add(np.char.add(b'"', told), b'"')
+    return np.where(end > begin, quoted, b"(fault)")
+
+
 def _get_dynamic_array(evaluation: Evaluation, node: Node) -> Buffer:
     name = _known(evaluation, node)
     field = evaluation.rows.field(name)
@@ -140,8 +157,8 @@ def _get_dynamic_array(evaluation: Evaluation, node: Node) -> Buffer:
 
 
 def _get_dynamic_array_len(evaluation: Evaluation, node: Node) -> Column:
-    loc = evaluation.rows.records[_known(evaluation, node)]
-    return loc.astype(np.uint32) >> np.uint32(LOC_LENGTH_SHIFT)
+    begin, end = evaluation.rows.spans(_known(evaluation, node))
+    return (end - begin).astype(np.uint32)
 
 
 def _get_bitmask(evaluation: Evaluation, node: Node) -> Column:
@@ -181,6 +198,9 @@ def _expect(evaluation: Evaluation, value: Node, _expected: Node) -> Value:
     return evaluation.value(value)
 
 
+PROBED_STR: Final = "__probed_str"
+"""Not the kernel's: a string that a probe read, with its quotes."""
+
 FUNCTIONS: Final[dict[str, Callable[..., Value]]] = {
     "__print_flags": _print_flags,
     "__print_flags_u64": _print_flags,
@@ -191,6 +211,7 @@ FUNCTIONS: Final[dict[str, Callable[..., Value]]] = {
     "__print_array": _print_array,
     "__get_str": _get_str,
     "__get_rel_str": _get_str,
+    PROBED_STR: _probed_str,
     "__get_sockaddr": _get_dynamic_array,
     "__get_rel_sockaddr": _get_dynamic_array,
     "__get_dynamic_array": _get_dynamic_array,

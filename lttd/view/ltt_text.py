@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from lttd.abi.ltt_markers import MarkerField
 from lttd.abi.print_fmt import Conversion, Number
+from lttd.view.addresses import Symbols
 from lttd.view.columns import Batch, Rows
-from lttd.view.conversions import Context, Symbols, converted
+from lttd.view.conversions import Context, converted
 from lttd.view.formats import EventType
 from lttd.view.glyphs import Column, Strip, decimal, hexadecimal, words_of
 from lttd.view.losses import Loss

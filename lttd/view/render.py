@@ -1,33 +1,61 @@
 """What stands behind ``event: `` in a line: by the event's print fmt, else ``name=value``.
 
-Rule: an event type is tried once, on a made-up event of zeros; one whose print fmt cannot be
-expressed is shown as ``name=value`` throughout, never silently as nothing.
+Rule: an event type is tried once, on a made-up event of zeros.  A conversion that cannot be
+expressed is left out with its label, and a field that nothing else shows is added as
+``name=value``; where none can be, all fields are shown so, never silently nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import Field, Format, Kind
-from lttd.abi.print_fmt import Conversion, PrintFmt, Unparsable, parse_print_fmt
-from lttd.view.cexpr import Buffer, Evaluation, Inexpressible, Value, folded
+from lttd.abi.print_fmt import (
+    Conversion,
+    FieldRef,
+    Node,
+    PrintFmt,
+    Unary,
+    Unparsable,
+    fields_of,
+    parse_print_fmt,
+)
+from lttd.view.addresses import Symbols
+from lttd.view.cexpr import (
+    MOST_STRING_BYTES,
+    Buffer,
+    Evaluation,
+    Inexpressible,
+    Value,
+    folded,
+)
 from lttd.view.columns import Batch, Rows
-from lttd.view.conversions import Context, Symbols, converted
+from lttd.view.conversions import Context, converted
 from lttd.view.formats import EventType, FormatFile
+from lttd.view.ftrace_own import Printer, printer_of
 from lttd.view.glyphs import Strip, decimal, hexadecimal, strings_of, words_of
 from lttd.view.kernel_functions import FUNCTIONS, evaluate
+from lttd.view.probes import as_probes_print
 
-__all__ = ["Renderer", "why_inexpressible"]
+__all__ = ["Renderer", "tried", "why_inexpressible"]
 
 # Formats with dynamic strings make columns as wide as the longest one: fewer rows at once.
 DYNAMIC_ROWS: Final = 2048
 STATIC_ROWS: Final = 1 << 17
 MOST_WIDTH: Final = 4096
 _DYNAMIC: Final = (Kind.STRING, Kind.DYNAMIC, Kind.BITMASK, Kind.TAIL)
+
+
+class LeftOut(NamedTuple):
+    """A conversion that cannot be expressed."""
+
+    label: str
+    """What stands before it."""
+    why: str
 
 
 class Renderer:
@@ -39,35 +67,67 @@ class Renderer:
         self._format = format_
         self._only = fields
         self._parsed: PrintFmt | None = None
+        self._added: tuple[Field, ...] = ()
+        self._own: Printer | None = None
         self.reason: str | None = None
-        """Why the print fmt is not used."""
+        """Why the print fmt is not used, or not all of it."""
+        self.left_out: list[LeftOut] = []
+        self.conversions = 0
+        """How many the print fmt has."""
         dynamic = False
         if format_ is not None:
             self._context = Context(format_.long_bytes, format_.byteorder, symbols)
             dynamic = any(field.kind in _DYNAMIC for field in format_.fields)
             if fields is None:
+                self._own = printer_of(format_)
                 self._prepare(format_)
         self.rows_at_once = DYNAMIC_ROWS if dynamic or format_ is None else STATIC_ROWS
 
     def _prepare(self, format_: Format) -> None:
         try:
-            self._parsed = parse_print_fmt(format_.print_fmt, format_.long_bytes)
-            made_up = _made_up(format_)
-            self._parsed = _folded(self._parsed, made_up)
-            self._printed(made_up)
-        except (Unparsable, Inexpressible, RecursionError) as error:
-            self._parsed, self.reason = None, str(error)
+            parsed = parse_print_fmt(format_.print_fmt, format_.long_bytes)
+        except (Unparsable, RecursionError) as error:
+            self.reason = str(error)
+            return
+        made_up = _made_up(format_)
+        parsed = as_probes_print(parsed, format_)
+        pieces: list[bytes | Conversion | None] = []
+        for number, piece in enumerate(parsed.pieces):
+            if isinstance(piece, bytes):
+                pieces.append(piece)
+                continue
+            self.conversions += 1
+            try:
+                pieces.append(self._tried(piece, made_up))
+            except (Inexpressible, RecursionError) as error:
+                before = parsed.pieces[number - 1] if number else b""
+                label = before if isinstance(before, bytes) else b""
+                self.left_out.append(LeftOut(label.decode(errors="replace"), str(error)))
+                pieces.append(None)
+        self.reason = self.left_out[0].why if self.left_out else None
+        if not self.left_out or any(isinstance(piece, Conversion) for piece in pieces):
+            self._parsed = PrintFmt(tuple(_without_left_out(pieces)))
+            self._added = _shown_by_none(parsed, pieces, format_)
+
+    def _tried(self, conversion: Conversion, made_up: Rows) -> Conversion:
+        """Return a conversion with its constants computed.
+
+        Raises:
+            Inexpressible: it cannot be printed.
+        """
+        with np.errstate(all="ignore"):
+            argument = folded(conversion.argument, Evaluation(made_up, FUNCTIONS))
+        conversion = replace(conversion, argument=argument)
+        self._conversion(conversion, made_up)
+        return conversion
 
     def strip(self, rows: Rows) -> Strip:
         """Return the text of each row, one strip."""
         if self._format is None:
             return [b"bytes=", words_of(strings_of([raw.hex().encode() for raw in rows.raw()]))]
-        if self._parsed is not None:
-            try:
-                return self._printed(rows)
-            except Inexpressible as error:
-                self._parsed, self.reason = None, str(error)
-        return self._named(rows)
+        if self._own is not None:
+            return _joined(_settled(self._own(rows, self._context), len(rows)))
+        return self._named(rows) if self._parsed is None else self._printed(rows)
 
     def _printed(self, rows: Rows) -> Strip:
         assert self._parsed is not None
@@ -77,11 +137,19 @@ class Renderer:
                 strip.append(piece)
             else:
                 strip += _settled(self._conversion(piece, rows), len(rows))
+        for field in self._added:
+            strip += [f" {field.name}=".encode(), *_settled(_value_of(field, rows), len(rows))]
         return _joined(strip)
 
     def _conversion(self, conversion: Conversion, rows: Rows) -> Strip:
-        value = evaluate(conversion.argument, rows)
-        widths = [_width(one, rows) for one in (conversion.width, conversion.precision)]
+        value = evaluate(_argument(conversion, rows), rows, self._context.pointed_to)
+        widths = [
+            _width(one, rows, most)
+            for one, most in (
+                (conversion.width, MOST_WIDTH),
+                (conversion.precision, MOST_STRING_BYTES),
+            )
+        ]
         if all(isinstance(one, int | None) for one in widths):
             return self._at_width(conversion, value, len(rows), widths)
         # ``%.*s`` and its like, where each row has its own width.
@@ -100,8 +168,6 @@ class Renderer:
     def _at_width(
         self, conversion: Conversion, value: Value, count: int, widths: Sequence[Any]
     ) -> Strip:
-        if any(width is not None and abs(width) > MOST_WIDTH for width in widths):
-            raise Inexpressible(f"a width of more than {MOST_WIDTH}")
         self._context.width, self._context.precision = widths
         return converted(conversion, value, count, self._context)
 
@@ -116,25 +182,63 @@ class Renderer:
         return _joined(strip)
 
 
-def _folded(parsed: PrintFmt, rows: Rows) -> PrintFmt:
-    evaluation = Evaluation(rows, FUNCTIONS)
-    with np.errstate(all="ignore"):
-        return PrintFmt(
-            tuple(
-                replace(piece, argument=folded(piece.argument, evaluation))
-                if isinstance(piece, Conversion)
-                else piece
-                for piece in parsed.pieces
+def _without_left_out(pieces: Sequence[bytes | Conversion | None]) -> Iterator[bytes | Conversion]:
+    """Yield the pieces without the label of what is left out; where it has none, with a ``?``."""
+    kept: list[bytes | Conversion] = []
+    cut = False
+    for piece in pieces:
+        if piece is not None:
+            literal = (
+                piece.removeprefix(b",").lstrip(b" ") if cut and isinstance(piece, bytes) else piece
             )
-        )
+            kept.append(literal)
+            cut = False
+            continue
+        before = kept.pop() if kept and isinstance(kept[-1], bytes) else b""
+        assert isinstance(before, bytes)
+        stem = before.rstrip(b"=: ")
+        begin = max(stem.rfind(b" "), stem.rfind(b","), stem.rfind(b"("), stem.rfind(b"\t")) + 1
+        if len(stem) == len(before.rstrip(b" ")) or begin == len(stem):
+            kept.append(before + b"?")
+        else:
+            kept.append(before[:begin])
+            cut = True
+    if cut and isinstance(kept[-1], bytes):
+        kept[-1] = kept[-1].rstrip(b" ,")
+    yield from (piece for piece in kept if piece != b"")
 
 
-def _width(stated: Any, rows: Rows) -> Any:  # noqa: ANN401  (int | None | a column)
+def _shown_by_none(
+    parsed: PrintFmt, pieces: Sequence[bytes | Conversion | None], format_: Format
+) -> tuple[Field, ...]:
+    """Return the fields that only conversions which are left out would have shown."""
+    shown: set[str] = set()
+    hidden: set[str] = set()
+    for whole, kept in zip(parsed.pieces, pieces, strict=True):
+        if isinstance(whole, Conversion):
+            (hidden if kept is None else shown).update(fields_of(whole.argument))
+    return tuple(field for field in format_.own if field.name in hidden - shown)
+
+
+def _argument(conversion: Conversion, rows: Rows) -> Node:
+    """Return what is printed: of characters that are no text, as of an address, the bytes."""
+    argument = conversion.argument
+    if conversion.extension[:1] in tuple("UIiMm") and isinstance(argument, FieldRef):
+        known = rows.kind.format.by_name.get(argument.name) if rows.kind.format else None
+        if known is not None and known.kind is Kind.CHARS:
+            return Unary("&", argument)
+    return argument
+
+
+def _width(stated: Any, rows: Rows, most: int) -> Any:  # noqa: ANN401  (int | None | a column)
+    """Return how wide each is to be; no wider than *most*, so that memory is bounded."""
     if stated is None or isinstance(stated, int):
-        return stated
+        return stated if stated is None else max(min(stated, most), -most)
     value = evaluate(stated, rows)
     if isinstance(value, Buffer) or value.dtype.kind not in "iu":
         raise Inexpressible("a width that is no number")
+    # As the kernel takes it: a vararg of the type int.
+    value = value.astype(np.int32).clip(-most, most)
     same = len(value) and (value == value[0]).all()
     return int(value[0]) if same else value
 
@@ -185,6 +289,9 @@ def _value_of(field: Field, rows: Rows) -> Strip:
     if field.kind is Kind.ARRAY:
         told = [",".join(str(one) for one in row).encode() for row in value.tolist()]
         return [b"{", words_of(strings_of(told)), b"}"]
+    if field.kind in (Kind.DYNAMIC, Kind.TAIL) and field.element_bytes > 1:
+        lists = [",".join(str(one) for one in row).encode() for row in rows.lists(field.name)]
+        return [b"{", words_of(strings_of(lists)), b"}"]
     text = field.kind is Kind.STRING or (field.kind is Kind.TAIL and "char" in field.type)
     pieces = [piece.rstrip(b"\n") if text else piece.hex().encode() for piece in value.tolist()]
     return [words_of(strings_of(pieces))]
@@ -217,5 +324,10 @@ def _no_symbols() -> Symbols:
 
 
 def why_inexpressible(format_: Format) -> str | None:
-    """Return why a format's print fmt cannot be used; None where it can."""
+    """Return why a format's print fmt cannot be used, or not all of it; None where it can."""
     return Renderer(format_, _no_symbols()).reason
+
+
+def tried(format_: Format) -> Renderer:
+    """Return what is found out of a format by trying it."""
+    return Renderer(format_, _no_symbols())

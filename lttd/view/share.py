@@ -1,6 +1,5 @@
-"""``lttv formats``: of the event types there are, how many print fmts can be expressed here."""
+"""``lttv formats``: which conversions of all print fmts can be expressed here, and which not."""
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from lttd.abi.ftrace_format import Format
 from lttd.errors import NotATraceError
 from lttd.tracedir import segments
 from lttd.view.formats import Formats
-from lttd.view.render import why_inexpressible
+from lttd.view.render import LeftOut, tried
 
 
 def formats_of(path: Path) -> Iterator[Format]:
@@ -28,16 +27,37 @@ def formats_of(path: Path) -> Iterator[Format]:
 
 
 def share_text(path: Path) -> str:
-    """Return a line per type that falls back to ``name=value``, and the share that does not.
+    """Return a line per conversion that is left out, and the shares of those that are not.
 
     Raises:
         NotATraceError: no formats there.
     """
-    whys = {f"{one.system}:{one.name}": why_inexpressible(one) for one in formats_of(path)}
-    if not whys:
+    lines = []
+    types = whole = conversions = left_out = 0
+    for one in formats_of(path):
+        found = tried(one)
+        types += 1
+        whole += found.reason is None
+        conversions += found.conversions
+        left_out += len(found.left_out)
+        name = f"{one.system}:{one.name}"
+        if found.reason is not None and not found.left_out:
+            lines.append(f"{name}: {found.reason}: shown as name=value")
+        lines += [f"{name}: {label_of(each)}{each.why}" for each in found.left_out]
+    if not types:
         raise NotATraceError(f"{path}: no event formats, which only ftrace has")
-    lines = [f"{name}: {why}" for name, why in sorted(whys.items()) if why is not None]
-    held = Counter(why is None for why in whys.values())
-    share = held[True] / len(whys)
-    lines.append(f"{held[True]} of {len(whys)} event types as their print fmt says ({share:.1%})")
-    return "\n".join(lines)
+    printed = conversions - left_out
+    share, part = whole / types, printed / max(conversions, 1)
+    return "\n".join(
+        [
+            *sorted(lines),
+            f"{printed} of {conversions} conversions ({part:.2%})",
+            f"{whole} of {types} event types as their print fmt says ({share:.1%})",
+        ]
+    )
+
+
+def label_of(left_out: LeftOut) -> str:
+    """Return what a conversion stands behind, as the begin of a line."""
+    words = left_out.label.split()
+    return f"{words[-1]} " if words else ""

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from lttd.view.columns import Batch
-from lttd.view.conversions import Symbols
+from lttd.abi.ftrace_format import Kind
+from lttd.view.addresses import Symbols
+from lttd.view.columns import Batch, Rows
 from lttd.view.filters import Filter
 from lttd.view.jobs import Noted, in_turn
 from lttd.view.losses import Loss
@@ -70,7 +71,7 @@ class JsonLines:
         ]
         for rows in batch.by_type():
             names = [n for n in rows.names if self._fields is None or n in self._fields]
-            columns = {name: rows.column(name).tolist() for name in names}
+            columns = {name: _values(rows, name) for name in names}
             if rows.kind.format is None:
                 columns = {"bytes": [raw.hex() for raw in rows.raw()]}
             heads = zip(rows.rows.tolist(), rows.time.tolist(), rows.cpu.tolist(), strict=True)
@@ -85,6 +86,15 @@ class JsonLines:
                 told.append((when, at, head | {"event": rows.kind.name, "fields": fields}))
         told.sort(key=lambda one: one[:2])
         yield b"".join(json.dumps(value).encode() + b"\n" for _, _, value in told)
+
+
+def _values(rows: Rows, name: str) -> list[Any]:
+    """Return a field of each event; integers of any number as lists."""
+    field = rows.field(name)
+    if field.kind in (Kind.DYNAMIC, Kind.TAIL) and field.element_bytes > 1:
+        return rows.lists(name)
+    values: list[Any] = rows.column(name).tolist()
+    return values
 
 
 def _loss_json(loss: Loss, *, channel: bool) -> dict[str, Any]:
@@ -111,7 +121,7 @@ def _ftrace_lines(group: ClockGroup, show: Show, notes: list[str]) -> Lines:
     clock = group.segments[0].manifest.clock
     return Texter(
         names,
-        Symbols(tracefs[-1] / "kallsyms", notes),
+        Symbols(tracefs[-1], notes),
         nanoseconds=show.nanoseconds,
         counting=clock in COUNTING_CLOCKS,
         fields=show.fields,

@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lttd.view.addresses import Symbols
 from lttd.view.columns import Batch, Rows
-from lttd.view.conversions import Symbols
 from lttd.view.formats import EventType
 from lttd.view.glyphs import Column, Strip, decimal, matrix_of, right_aligned, width_of, words_of
 from lttd.view.losses import Loss
@@ -186,7 +186,9 @@ class Texter(BlockTexter):
 
     def _renderer(self, kind: EventType) -> Renderer:
         format_ = kind.format
-        key = (format_.print_fmt, format_.fields) if format_ else None
+        # Of ftrace's own the print fmt does not tell all: see ftrace_own.
+        own = format_.name if format_ and format_.system == "ftrace" else None
+        key = (own, format_.print_fmt, format_.fields) if format_ else None
         renderer = self._renderers.get(key)
         if renderer is None:
             renderer = self._renderers[key] = Renderer(format_, self._symbols, self._fields)

@@ -27,6 +27,8 @@ I64 = npt.NDArray[np.int64]
 COMMON_BYTES: Final = 8
 COUNT_BYTES: Final = 2
 _MOST_BYTES: Final = 0xFFFF
+# A __data_loc of an old kernel: the offset alone.
+_OFFSET_BYTES: Final = 2
 DYNAMIC: Final = frozenset({Kind.STRING, Kind.DYNAMIC, Kind.BITMASK, Kind.TAIL})
 
 
@@ -211,11 +213,12 @@ class Encoder:
                 begin = np.full(len(rows), one.offset_bytes, np.int64)
                 end = size
             else:
-                loc = _gather(data, at + one.offset_bytes, np.dtype(f"{self._order}u4"))
-                begin = (loc & np.uint32(LOC_OFFSET_MASK)).astype(np.int64)
+                loc = _gather(data, at + one.offset_bytes, one.dtype(self._order)).astype(np.int64)
+                begin = loc & LOC_OFFSET_MASK
                 if one.relative:
                     begin += one.offset_bytes + one.size_bytes
-                end = begin + (loc >> np.uint32(LOC_LENGTH_SHIFT)).astype(np.int64)
+                states_length = one.size_bytes > _OFFSET_BYTES
+                end = begin + (loc >> LOC_LENGTH_SHIFT) if states_length else size
             begin, end = np.minimum(begin, size), np.minimum(end, size)
             length = np.minimum(end - begin, _MOST_BYTES)
             if is_text(one):

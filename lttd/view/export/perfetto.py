@@ -20,8 +20,8 @@ from typing import Final
 import numpy as np
 
 from lttd.errors import NotATraceError, UsageError
+from lttd.view.addresses import Symbols
 from lttd.view.columns import Batch
-from lttd.view.conversions import Symbols
 from lttd.view.filters import Filter
 from lttd.view.glyphs import Strip
 from lttd.view.losses import Loss
@@ -92,7 +92,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
             tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
             without: list[str] = []
             names = Names((path / "commands" for path in tracefs), without)
-            symbols = Symbols(tracefs[-1] / "kallsyms", without)
+            symbols = Symbols(tracefs[-1], without)
             notes.add(*without)
             texter = SystraceTexter(names, symbols, nanoseconds=True)
             for piece in pieces_of(group):

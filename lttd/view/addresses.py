@@ -1,0 +1,138 @@
+"""What a kernel address stands for: a function by ``kallsyms``, a string by ``printk_formats``.
+
+    ffffffff812a4d10 T __fput                    # also with [module]
+    0xffffffff8281a424 : "Start context switch"  # newlines, tabs, quotes and backslashes escaped
+
+Source: Linux kernel/kallsyms.c, get_symbol_pos() and __sprint_symbol(); kernel/trace/
+trace_printk.c, t_show().
+
+Rule: an address that no file explains stays a number; nothing is guessed.
+"""
+
+import re
+from bisect import bisect_right
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lttd.errors import TraceDamagedError
+from lttd.files import read_limited
+from lttd.limits import KALLSYMS, PRINTK_FORMATS, SYMBOLS, Limit
+
+# No function or variable of a kernel is as large: beyond lies what the table says nothing of.
+MOST_SYMBOL_BYTES: Final = 64 << 20
+LAST_SYMBOL_BYTES: Final = 4096
+# Linux include/linux/kallsyms.h: KSYM_NAME_LEN.
+MOST_NAME_BYTES: Final = 512
+MOST_ADDRESS_DIGITS: Final = 16
+_ABSOLUTE: Final = (b"a", b"A")
+_FORMAT: Final = re.compile(rb'^0x([0-9a-f]{1,16}) : "(.*)"$', re.MULTILINE)
+_ESCAPE: Final = re.compile(rb'\\([nt"\\])')
+_ESCAPES: Final = {b"n": b"\n", b"t": b"\t", b'"': b'"', b"\\": b"\\"}
+
+
+class Symbol(NamedTuple):
+    """The symbol that an address lies in."""
+
+    name: bytes
+    offset_bytes: int
+    size_bytes: int | None
+    """To the next symbol; None: there is none near."""
+    module: bytes
+    """``[name]``, or empty."""
+
+
+class Symbols:
+    """Functions and strings of one kernel by address, each file read when it is needed first."""
+
+    def __init__(self, tracefs: Path | None = None, notes: list[str] | None = None) -> None:
+        """*tracefs*: where a segment keeps the files; None, or a file is absent: all unknown.
+
+        *notes* gets a line for each file that is too large to be read.
+        """
+        self._tracefs = tracefs
+        self._table: tuple[list[int], list[bytes], list[bytes]] | None = None
+        self._strings: dict[int, bytes] | None = None
+        for limit in (KALLSYMS, PRINTK_FORMATS) if tracefs and notes is not None else ():
+            path = tracefs / limit.what  # type: ignore[operator]
+            if _size_bytes(path) > limit.most:
+                notes.append(f"{path}: byte {limit.most}: {limit}; addresses stay numbers")  # type: ignore[union-attr]
+
+    def find(self, address: int) -> Symbol | None:
+        """Return the symbol that *address* lies in, of several the first that the kernel lists."""
+        addresses, names, modules = self._loaded()
+        behind = bisect_right(addresses, address)
+        if not behind:
+            return None
+        begin = addresses[behind - 1]
+        size = addresses[behind] - begin if behind < len(addresses) else None
+        if size is None or size > MOST_SYMBOL_BYTES:  # the last, or the kernel's last
+            size = None
+            if address - begin >= LAST_SYMBOL_BYTES:
+                return None
+        return Symbol(names[behind - 1], address - begin, size, modules[behind - 1])
+
+    def told(self, address: int, *, offset: bool) -> bytes:
+        """Return ``name+0x12/0x34 [module]``, as %pS does, or only the name, as %ps does."""
+        found = self.find(address)
+        if found is None:
+            return b"0x%x" % address
+        where = b"+0x%x" % found.offset_bytes if offset else b""
+        if offset and found.size_bytes is not None:
+            where += b"/0x%x" % found.size_bytes
+        return found.name + where + (b" " + found.module if found.module else b"")
+
+    def name(self, address: int) -> bytes:
+        """Return the bare name, as the kernel's stacks have it; else the address."""
+        found = self.find(address)
+        return found.name if found else b"0x%08x" % address
+
+    def text(self, address: int) -> bytes | None:
+        """Return the string at *address*; None where the kernel did not list it."""
+        if self._strings is None:
+            self._strings = {
+                int(at, 16): _ESCAPE.sub(_unescaped, told)
+                for at, told in _FORMAT.findall(self._read(PRINTK_FORMATS))
+            }
+        return self._strings.get(address)
+
+    def _loaded(self) -> tuple[list[int], list[bytes], list[bytes]]:
+        if self._table is None:
+            self._table = _parsed(self._read(KALLSYMS))
+        return self._table
+
+    def _read(self, limit: Limit) -> bytes:
+        """Read the file that a limit is for; a note was given if it is too large."""
+        if self._tracefs is None:
+            return b""
+        try:
+            return read_limited(self._tracefs / limit.what, limit)
+        except (OSError, TraceDamagedError):
+            return b""
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    return _ESCAPES[found[1]]
+
+
+def _parsed(kallsyms: bytes) -> tuple[list[int], list[bytes], list[bytes]]:
+    """Return addresses, names and modules by address; of aliases the one that is listed first."""
+    found: dict[int, tuple[bytes, bytes]] = {}
+    for line in kallsyms.splitlines()[: SYMBOLS.most]:
+        words = line.split(None, 3)
+        if len(words) < 3 or words[1] in _ABSOLUTE or len(words[0]) > MOST_ADDRESS_DIGITS:
+            continue
+        with suppress(ValueError):  # what is no address is no function's
+            address = int(words[0], 16)
+            if address and address not in found:
+                module = words[3].strip() if len(words) > 3 else b""
+                found[address] = words[2][:MOST_NAME_BYTES], module[:MOST_NAME_BYTES]
+    addresses = sorted(found)
+    return addresses, [found[at][0] for at in addresses], [found[at][1] for at in addresses]

@@ -1,0 +1,361 @@
+"""What only the kernel's own code says: stacks, trace_printk(), strings by address, probes."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lttd.abi.ftrace_format import Kind, parse_format
+from lttd.view.addresses import Symbols
+from lttd.view.columns import Batch, Rows
+from lttd.view.filters import Where
+from lttd.view.formats import EventType, FormatFile
+from lttd.view.glyphs import matrix_of
+from lttd.view.render import Renderer, why_inexpressible
+from tests.ftraced import format_text
+
+KALLSYMS = b"""\
+0000000000000000 A fixed_percpu_data
+0000000000001000 A cpu_debug_store
+ffffffff81000000 T _text
+ffffffff81000000 T startup_64
+ffffffff81000040 t alpha
+ffffffff81000100 D beta
+ffffffff81000180 T _end
+ffffffffc0000000 t modular\t[a_module]
+ffffffffc0000080 t last\t[a_module]
+"""
+PRINTK_FORMATS = b"""\
+0xffffffff82000010 : "Start context switch"
+0xffffffff82000040 : "fig: cpu=%d\\n"
+0xffffffff82000060 : "tab\\tquote\\"back\\\\slash\\n"
+0xffffffff82000080 : "%s %5d|%-4u|%hhd %hx %c|%lld %lu %zu %llx"
+0xffffffff820000a0 : "%.3s|%*d|%.*s|%%|%p|%ps|%pS|%pI4|%s"
+0xffffffff820000c0 : "%q"
+0xc1000040 : "32-bit %ld %lld %s %p\\n"
+"""
+ALPHA, MODULAR = 0xFFFF_FFFF_8100_0050, 0xFFFF_FFFF_C000_0004
+
+
+@pytest.fixture
+def symbols(tmp_path: Path) -> Symbols:
+    (tmp_path / "kallsyms").write_bytes(KALLSYMS)
+    (tmp_path / "printk_formats").write_bytes(PRINTK_FORMATS)
+    return Symbols(tmp_path)
+
+
+def shown(
+    text: bytes,
+    events: list[bytes],
+    symbols: Symbols,
+    *,
+    system: str = "ftrace",
+    long_bytes: int = 8,
+    byteorder: str = "<",
+) -> list[str]:
+    """Return the lines that the events of a format make."""
+    rows = rows_of(text, events, system, long_bytes, byteorder)
+    assert rows.kind.format is not None
+    assert why_inexpressible(rows.kind.format) is None
+    strip = Renderer(rows.kind.format, symbols).strip(rows)
+    return [bytes(row).replace(b"\0", b"").decode() for row in matrix_of(strip, len(events))]
+
+
+def rows_of(
+    text: bytes, events: list[bytes], system: str, long_bytes: int = 8, byteorder: str = "<"
+) -> Rows:
+    format_ = parse_format(text, system, byteorder=byteorder, long_bytes=long_bytes)
+    kind = EventType(0, FormatFile(system, format_.name), format_.id, "")
+    kind.format = format_
+    sizes = np.array([len(one) for one in events], np.uint32)
+    none = np.zeros(len(events), np.int64)
+    batch = Batch(
+        memoryview(b"".join(events) + bytes(64)),
+        [kind],
+        *(none.astype(dtype) for dtype in ("u8", "u2", "i4", "i4", "u1", "u1")),
+        (np.cumsum(sizes) - sizes).astype(np.int64),
+        sizes,
+    )
+    return Rows(batch, kind, np.arange(len(events)))
+
+
+FRAMES = ", ".join(f"(void *)REC->caller[{n}]" for n in range(8))
+STACK_FMT = '"' + "\\t=> %ps\\n" * 8 + f'", {FRAMES}'
+KERNEL_STACK = format_text(
+    "kernel_stack", 4, ["int size;8;4;1", "unsigned long caller[8];16;64;0"], STACK_FMT
+)
+USER_STACK = format_text(
+    "user_stack", 12, ["unsigned int tgid;8;4;0", "unsigned long caller[8];16;64;0"], STACK_FMT
+)
+
+
+@pytest.mark.parametrize("frames", [0, 1, 4, 8, 10, 60])
+def test_a_kernel_stack_has_as_many_frames_as_its_event(symbols: Symbols, frames: int) -> None:
+    addresses = [ALPHA + 8 * (at % 4) for at in range(frames)]
+    made = struct.pack(f"<8xii{frames}Q", frames, 0, *addresses)
+    whole = "<stack trace>" + "\n => alpha" * frames
+    one = struct.pack("<8xii2Q", 2, 0, MODULAR, 0x1234)
+    assert shown(KERNEL_STACK, [made, one, made], symbols) == [
+        whole,
+        "<stack trace>\n => modular\n => 0x00001234",
+        whole,
+    ]
+
+
+def test_a_kernel_stack_ends_at_its_mark_and_its_stated_size(symbols: Symbols) -> None:
+    top = (1 << 64) - 1
+    marked = struct.pack("<8xii4Q", 4, 0, ALPHA, top, ALPHA, top)
+    short = struct.pack("<8xii3Q", 1, 0, ALPHA, 0, 0)
+    lies = struct.pack("<8xii1Q", 1 << 30, 0, ALPHA)
+    trampoline = struct.pack("<8xii2Q", 2, 0, (1 << 31) - 1, ALPHA)
+    one = "<stack trace>\n => alpha"
+    assert shown(KERNEL_STACK, [marked, short, lies, trampoline], symbols) == [
+        one, one, one, "<stack trace>\n => [FTRACE TRAMPOLINE]\n => alpha",
+    ]  # fmt: skip
+
+
+def test_a_stack_of_a_32_bit_kernel_has_its_longs(tmp_path: Path) -> None:
+    (tmp_path / "kallsyms").write_bytes(b"c1000000 T alpha\nc1000100 T omega\n")
+    text = format_text(
+        "kernel_stack", 4, ["int size;8;4;1", "unsigned long caller[8];12;32;0"], STACK_FMT
+    )
+    made = struct.pack(">8xi3I", 3, 0xC1000010, 0xC1000020, 0xFFFFFFFF)
+    told = shown(text, [made], Symbols(tmp_path), long_bytes=4, byteorder=">")
+    assert told == ["<stack trace>\n => alpha\n => alpha"]
+
+
+def test_a_user_stack_has_no_frames_of_zero(symbols: Symbols) -> None:
+    made = struct.pack("<8xII8Q", 1, 0, 0x7F00_0000_1234, 0x55, *(6 * [0]))
+    assert shown(USER_STACK, [made], symbols) == [
+        "<user stack trace>\n =>  <00007f0000001234>\n =>  <0000000000000055>"
+    ]
+
+
+def test_the_frames_of_a_stack_are_a_list_for_programs() -> None:
+    caller = parse_format(KERNEL_STACK, "ftrace").by_name["caller"]
+    assert (caller.kind, caller.element_bytes, caller.size_bytes) == (Kind.TAIL, 8, 0)
+
+
+# -- strings by address
+
+
+def test_a_pointer_to_a_string_is_the_string_that_the_kernel_listed(symbols: Symbols) -> None:
+    text = format_text("rcu_utilization", 7, ["const char * s;8;8;0"], '"%s", REC->s')
+    at = [0xFFFF_FFFF_8200_0010, 0xFFFF_FFFF_8200_0060, 0xFFFF_FFFF_8200_0011, 0]
+    made = [struct.pack("<8xQ", one) for one in at]
+    assert shown(text, made, symbols, system="rcu") == [
+        "Start context switch",
+        'tab\tquote"back\\slash\n',
+        "0xffffffff82000011",
+        "(null)",
+    ]
+
+
+def test_a_choice_of_a_pointer_and_a_text_is_one_text(symbols: Symbols) -> None:
+    text = format_text("chosen", 7, ["const char * s;8;8;0"], '"<%s>", REC->s ? REC->s : "none"')
+    made = [struct.pack("<8xQ", one) for one in (0xFFFF_FFFF_8200_0010, 0, 5)]
+    told = shown(text, made, symbols, system="s")
+    assert told == ["<Start context switch>", "<none>", "<0x5>"]
+
+
+def test_bputs_prints_the_function_and_the_string(symbols: Symbols) -> None:
+    text = format_text(
+        *("bputs", 15, ["unsigned long ip;8;8;0", "const char * str;16;8;0"]),
+        '"%ps: %s", (void *)REC->ip, REC->str',
+    )
+    made = [struct.pack("<8xQQ", ALPHA, at) for at in (0xFFFF_FFFF_8200_0010, 6)]
+    assert shown(text, made, symbols) == ["alpha: Start context switch", "alpha: 0x6"]
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (0xFFFF_FFFF_8100_0000, "_text+0x0/0x40 _text"),
+        (0xFFFF_FFFF_8100_00FF, "alpha+0xbf/0xc0 alpha"),
+        (MODULAR, "modular+0x4/0x80 [a_module] modular [a_module]"),
+        (0xFFFF_FFFF_9000_0000, "0xffffffff90000000 0xffffffff90000000"),
+        (0xFFFF_FFFF_D000_0000, "0xffffffffd0000000 0xffffffffd0000000"),
+        (0x7FFF_0000_0000, "0x7fff00000000 0x7fff00000000"),
+        (0x1004, "0x1004 0x1004"),
+        (0, "0x0 0x0"),
+    ],
+)
+def test_a_symbol_has_the_size_and_module_that_the_kernel_prints(
+    symbols: Symbols, address: int, told: str
+) -> None:
+    text = format_text("at", 7, ["void * p;8;8;0"], '"%pS %ps", REC->p, REC->p')
+    assert shown(text, [struct.pack("<8xQ", address)], symbols, system="s") == [told]
+
+
+@pytest.mark.parametrize(
+    ("long_bytes", "told"),
+    [(8, "ffff888100000000 0000000000000000 -ENOMEM"), (4, "c1000000 00000000 -ENOMEM")],
+)
+def test_a_pointer_is_as_wide_as_the_kernels_long(
+    symbols: Symbols, long_bytes: int, told: str
+) -> None:
+    size = long_bytes
+    fields = [f"void * {name};{8 + at * size};{size};0" for at, name in enumerate("abc")]
+    text = format_text("p", 7, fields, '"%p %px %pe", REC->a, REC->b, REC->c')
+    values = (0xFFFF_8881_0000_0000 if size == 8 else 0xC100_0000, 0, (1 << 8 * size) - 12)
+    made = struct.pack("<8x3Q" if size == 8 else "<8x3I", *values)
+    assert shown(text, [made], symbols, system="s", long_bytes=size) == [told]
+
+
+# -- trace_printk(): arguments as vbin_printf() packs them
+
+
+class Packed:
+    """Arguments as Linux lib/vsprintf.c, vbin_printf(), lays them into words."""
+
+    def __init__(self, byteorder: str = "<") -> None:
+        self.data = b""
+        self._order = byteorder
+
+    def number(self, value: int, size: int) -> "Packed":
+        aligned = min(size, 4)
+        self.data += bytes(-len(self.data) % aligned)
+        code = {1: "B", 2: "H", 4: "I", 8: "Q"}[size]
+        self.data += struct.pack(self._order + code, value & ((1 << 8 * size) - 1))
+        return self
+
+    def text(self, value: bytes) -> "Packed":
+        self.data += value + b"\0"
+        return self
+
+
+def bprint(packed: Packed, fmt: int, ip: int = ALPHA, *, order: str = "<", size: int = 8) -> bytes:
+    head = struct.pack(f"{order}8x{'QQ' if size == 8 else 'II'}", ip, fmt)
+    return head + packed.data + bytes(-len(packed.data) % 4)
+
+
+BPRINT_FMT = '"%ps: %s", (void *)REC->ip, REC->fmt'
+BPRINT = format_text(
+    *("bprint", 6, ["unsigned long ip;8;8;0", "const char * fmt;16;8;0", "u32 buf[];24;0;0"]),
+    BPRINT_FMT,
+)
+
+
+def test_bprint_is_formatted_from_its_binary_arguments(symbols: Symbols) -> None:
+    plain = Packed().number(-3, 4)
+    numbers = Packed().text(b"abc").number(-42, 4).number(7, 4).number(-1, 1).number(0xBEEF, 2)
+    numbers.number(ord("Z"), 1).number(-5, 8).number(1 << 63, 8).number(9, 8).number(-1, 8)
+    widths = Packed().text(b"abcdef").number(6, 4).number(-7, 4).number(2, 4).text(b"xyz")
+    widths.number(0xFFFF_8881_0000_0000, 8).number(ALPHA, 8).number(MODULAR, 8)
+    widths.text(b"10.0.0.1").text(b"end")
+    made = [
+        bprint(plain, 0xFFFF_FFFF_8200_0040),
+        bprint(numbers, 0xFFFF_FFFF_8200_0080),
+        bprint(widths, 0xFFFF_FFFF_8200_00A0),
+        bprint(Packed(), 0xFFFF_FFFF_8200_0010, 0x99),
+    ]
+    assert shown(BPRINT, made, symbols) == [
+        "alpha: fig: cpu=-3",
+        "alpha: abc   -42|7   |-1 beef Z|-5 9223372036854775808 9 ffffffffffffffff",
+        "alpha: abc|    -7|xy|%|ffff888100000000|alpha|modular+0x4/0x80 [a_module]|10.0.0.1|end",
+        "0x00000099: Start context switch",
+    ]
+
+
+def test_bprint_of_a_32_bit_big_endian_kernel(tmp_path: Path) -> None:
+    (tmp_path / "printk_formats").write_bytes(PRINTK_FORMATS)
+    text = format_text(
+        *("bprint", 6, ["unsigned long ip;8;4;0", "const char * fmt;12;4;0", "u32 buf[];16;0;0"]),
+        BPRINT_FMT,
+    )
+    packed = Packed(">").number(-6, 4).number(1 << 40, 8).text(b"s").number(0xC1000010, 4)
+    made = bprint(packed, 0xC1000040, 0xC1000099, order=">", size=4)
+    told = shown(text, [made], Symbols(tmp_path), long_bytes=4, byteorder=">")
+    assert told == [f"0xc1000099: 32-bit -6 {1 << 40} s c1000010"]
+
+
+def test_bprint_without_its_format_or_all_its_arguments_shows_what_there_is(
+    symbols: Symbols,
+) -> None:
+    made = [
+        bprint(Packed().number(1, 4), 0xFFFF_FFFF_8200_0099),
+        bprint(Packed().number(1, 4), 0xFFFF_FFFF_820000C0),
+        bprint(Packed(), 0xFFFF_FFFF_8200_0040),
+        bprint(Packed().number(0x61616161, 4), 0xFFFF_FFFF_8200_0080),
+    ]
+    assert shown(BPRINT, made, symbols) == [
+        "alpha: 0xffffffff82000099 01000000",
+        "alpha: 0xffffffff820000c0 01000000",
+        "alpha: fig: cpu=[...]",
+        "alpha: [...]",
+    ]
+
+
+# -- probes, and strings that lie elsewhere
+
+
+STRINGS = format_text(
+    *("up", 9, ["unsigned long __probe_ip;8;8;0", "__data_loc char[][2] v;16;8;1"]),
+    '"(%lx) v={\\"%s\\",\\"%s\\"}", REC->__probe_ip, __get_str(v[0]), __get_str(v[1])',
+)
+
+
+def strings(*texts: bytes | None, ip: int = 0x5555_1129) -> bytes:
+    """Return an event of a uprobe with ustring[2]; None: it could not be read."""
+    locs, tail = [], b""
+    for text in texts:
+        told = b"" if text is None else text + b"\0"
+        locs.append(len(told) << 16 | 24 + len(tail))
+        tail += told
+    return struct.pack(f"<8xQ{len(locs)}I", ip, *locs) + tail
+
+
+def test_an_array_of_strings_is_its_strings_and_says_which_could_not_be_read(
+    symbols: Symbols,
+) -> None:
+    made = [strings(b"first", b"second one"), strings(None, b""), strings(b"x", None, ip=ALPHA)]
+    assert shown(STRINGS, made, symbols, system="uprobes") == [
+        '(0x55551129) v={"first","second one"}',
+        '(0x55551129) v={(fault),""}',
+        '(alpha+0x10/0xc0) v={"x",(fault)}',
+    ]
+
+
+def test_the_strings_of_an_array_are_fields_of_their_own() -> None:
+    fields = parse_format(STRINGS, "uprobes").own
+    assert [(one.name, one.kind, one.offset_bytes) for one in fields[1:]] == [
+        ("v[0]", Kind.STRING, 16), ("v[1]", Kind.STRING, 20),
+    ]  # fmt: skip
+
+
+def test_an_expression_names_a_string_of_an_array_as_its_element() -> None:
+    rows = rows_of(STRINGS, [strings(b"a", b"b"), strings(b"b", None)], "uprobes")
+    assert Where('v[0] == "b"').mask(rows).tolist() == [False, True]
+    assert Where('"b" in v[1]').mask(rows).tolist() == [True, False]
+
+
+def test_a_return_probe_says_first_where_it_returns_to(symbols: Symbols) -> None:
+    text = format_text(
+        "r",
+        9,
+        [
+            "unsigned long __probe_func;8;8;0",
+            "unsigned long __probe_ret_ip;16;8;0",
+            "__data_loc char[] a;24;4;1",
+        ],
+        '"(%lx <- %lx) a=\\"%s\\"", REC->__probe_func, REC->__probe_ret_ip, __get_str(a)',
+    )
+    made = struct.pack("<8xQQI", ALPHA, MODULAR, 28)
+    told = shown(text, [made], symbols, system="kprobes")
+    assert told == ["(modular+0x4/0x80 [a_module] <- alpha+0x10/0xc0) a=(fault)"]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_data_loc_of_two_bytes_is_an_offset_and_reaches_to_the_events_end(
+    symbols: Symbols, order: str
+) -> None:
+    """Linux 2.6.31."""
+    text = format_text(
+        "old",
+        9,
+        ["__data_loc char[] a;8;2;0", "__data_loc char[] b;10;2;0", "int n;12;4;1"],
+        '"%s %s %d", __get_str(a), __get_str(b), REC->n',
+    )
+    made = struct.pack(f"{order}8xHHi", 16, 22, -1) + b"hello\0world\0"
+    assert shown(text, [made], symbols, system="s", byteorder=order) == ["hello world -1"]
