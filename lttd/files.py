@@ -51,21 +51,42 @@ def read_limited(path: Path, limit: Limit) -> bytes:
         TraceDamagedError: it is larger.
         OSError: it cannot be read.
     """
-    data, size_bytes = read_head(path, limit.most)
-    if size_bytes > limit.most:
-        raise TraceDamagedError(path, limit.most, f"{size_bytes} bytes; {limit}")
+    with path.open("rb", buffering=0) as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        data = b"" if size_bytes > limit.most else _read(file.fileno(), limit.most + 1)
+    if max(size_bytes, len(data)) > limit.most:
+        reason = f"{max(size_bytes, len(data)):,} bytes; {limit}"
+        raise TraceDamagedError(path, limit.most, reason)
     return data
 
 
-def read_head(path: Path, most_bytes: int) -> tuple[bytes, int]:
-    """Return the first *most_bytes* of a file, and how many bytes it has."""
+def read_head(path: Path, most_bytes: int) -> bytes:
+    """Return the first *most_bytes* of a file."""
     with path.open("rb", buffering=0) as file:
-        parts, left = [], most_bytes
-        while left and (part := os.read(file.fileno(), min(left, 1 << 20))):
-            parts.append(part)
-            left -= len(part)
-        size_bytes = os.fstat(file.fileno()).st_size
-    return b"".join(parts), max(size_bytes, most_bytes - left)
+        return _read(file.fileno(), most_bytes)
+
+
+def _read(fd: int, most_bytes: int) -> bytes:
+    parts, left = [], most_bytes
+    while left and (part := os.read(fd, min(left, 1 << 20))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def refuse_hole(path: Path, fd: int, limit: Limit) -> None:
+    """Reject a file with a hole that is larger than any real one: to read it takes for ever.
+
+    Raises:
+        TraceDamagedError: there is one.
+    """
+    size_bytes = os.fstat(fd).st_size
+    behind = 0
+    for start, end in (*_extents(fd, 0, size_bytes), (size_bytes, size_bytes)):
+        if start - behind > limit.most:
+            reason = f"a hole of {start - behind:,} bytes; {limit}; truncate -s {behind} cuts it"
+            raise TraceDamagedError(path, behind, reason)
+        behind = end
 
 
 # sync_file_range(2) and fallocate(2) with flags are not in os; pwritev2(2) is, but wants an object

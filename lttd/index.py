@@ -140,10 +140,10 @@ def read_gaps(path: Path) -> list[Gap]:
         TraceDamagedError: it does not parse, or holds more than are read.
     """
     try:
-        data, size_bytes = read_head(path, _MOST_GAPS_BYTES)
+        refuse_too_many_gaps(path, path.stat().st_size)
+        data = read_head(path, _MOST_GAPS_BYTES)
     except FileNotFoundError:
         return []
-    refuse_too_many_gaps(path, size_bytes)
     return parse_gaps(data, path)
 
 

@@ -109,4 +109,16 @@ MARKER_SIZES: Final = Limit(
 RELAY_RECORD: Final = Limit(
     MIB, "bytes", "a record of a relay channel", "no record is larger than a sub-buffer"
 )
+HOLE: Final = Limit(
+    2 * MIB,
+    "bytes",
+    "a hole in a replayed file",
+    "a sub-buffer has at most 1 MiB, so that its padding is less",
+)
+BLKTRACE_PACKET: Final = Limit(
+    128 * KIB,
+    "bytes",
+    "a sub-buffer of block trace records",
+    "lttd cuts them after 64 KiB, and a record has at most 65,599 bytes",
+)
 CPUS: Final = Limit(65_536, "CPUs", "a machine", "Linux knows 8,192 at most (CONFIG_NR_CPUS)")

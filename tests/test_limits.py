@@ -12,6 +12,7 @@ import pytest
 
 from lttd import limits
 from lttd.abi.table import FtraceAbi, abi_of
+from lttd.cli import main as record
 from lttd.errors import TraceDamagedError
 from lttd.files import Disk, read_limited
 from lttd.index import ENTRY_BYTES, GAPS_HEADER, UNKNOWN, SeekIndex, encode_gaps, read_gaps
@@ -25,7 +26,7 @@ from lttd.view.addresses import Symbols
 from lttd.view.cli import main as view
 from lttd.view.names import Names
 from tests.confined import confined
-from tests.fuzz_traces import small
+from tests.fuzz_traces import blktrace_files, blocks, ftrace_files, ltt_files, small
 
 TERABYTE = 1 << 40
 ROWS = [value for value in vars(limits).values() if isinstance(value, Limit)]
@@ -67,7 +68,7 @@ def test_a_file_beyond_its_limit_is_refused_unread(tmp_path: Path) -> None:
     with pytest.raises(TraceDamagedError) as raised:
         read_limited(path, limits.MANIFEST)
     assert str(raised.value) == (
-        f"{path}: byte 25165824: 1099511627776 bytes;"
+        f"{path}: byte 25165824: 1,099,511,627,776 bytes;"
         " at most 24 MiB of a manifest (trace.json) are read"
     )
 
@@ -248,3 +249,59 @@ def test_a_sparse_terabyte_among_the_files_of_tracefs_leaves_the_rest_readable(
     out = ["-o", str(tmp_path / "out")] if command == "export" else []
     status = quickly(lambda: view([command, *options, *out, str(trace)]))
     assert status == ("1" if command == "export" and name != "commands" else "0")
+
+
+REPLAYED = [
+    (ftrace_files, "ftrace", "per_cpu/cpu0/trace_pipe_raw"),
+    (blktrace_files, "blktrace", "made.blktrace.0"),
+    (ltt_files, "ltt", "kernel_0"),
+]
+
+
+@pytest.mark.parametrize(("make", "abi", "name"), REPLAYED, ids=["ftrace", "blktrace", "ltt"])
+def test_a_hole_that_no_sub_buffer_has_ends_a_replay_with_a_remedy(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    make: Callable[[Path], Path],
+    abi: str,
+    name: str,
+) -> None:
+    path = make(tmp_path / "from") / name
+    size_bytes = -(-path.stat().st_size // 4096) * 4096
+    os.truncate(path, TERABYTE)
+    capfd.readouterr()
+    arguments = ["-t", str(tmp_path / "t"), "--source", f"replay:{tmp_path / 'from'},abi={abi}"]
+    assert quickly(lambda: record(arguments)) == "1"
+    hole = TERABYTE - size_bytes
+    assert capfd.readouterr().err == (
+        f"lttd: {path}: byte {size_bytes}: a hole of {hole:,} bytes; at most 2 MiB of a hole in"
+        f" a replayed file are read; truncate -s {size_bytes} cuts it\n"
+    )
+
+
+def test_repair_of_a_block_trace_keeps_what_is_before_a_hole_of_a_terabyte(tmp_path: Path) -> None:
+    (segment,) = segments(blocks(tmp_path / "t"))
+    path = segment.streams / "made.blktrace.0"
+    before = path.read_bytes()
+    os.truncate(path, TERABYTE)
+    segment.stream("made.blktrace.0").index.unlink()
+    quickly(lambda: recover(segment, Disk()))
+    assert path.read_bytes() == before
+    assert check(segment, events=True).whole
+
+
+SMALL_FILES = ["events/header_page", "kallsyms", "saved_cmdlines", "saved_tgids", "trace_clock"]
+
+
+@pytest.mark.parametrize("name", [*SMALL_FILES, "events/sched/sched_switch/format"])
+def test_a_sparse_terabyte_beside_replayed_files_is_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = ftrace_files(tmp_path / "from") / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.truncate(path, TERABYTE)
+    arguments = ["-t", str(tmp_path / "t"), "--source", f"replay:{tmp_path / 'from'}"]
+    assert quickly(lambda: record(arguments)) == "0"
+    told = capfd.readouterr().err
+    assert name == "trace_clock" or f"{path}: byte " in told

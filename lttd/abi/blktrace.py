@@ -26,6 +26,8 @@ MAGIC: Final = 0x65617400
 """Of every record, with the version in its lowest byte."""
 RECORD_BYTES: Final = {7: 48, 8: 64}
 ROW_BYTES: Final = 64 << 10
+# Record and pdu: a u16 counts the pdu's bytes.
+MOST_RECORD_BYTES: Final = 64 + (1 << 16) - 1
 """Of a sub-buffer: a window is found to so many bytes; an entry of the index costs 72."""
 COMM_BYTES: Final = 16
 """Of a process note."""

@@ -32,8 +32,6 @@ Mask = npt.NDArray[np.bool_]
 MOST_RECORD_BYTES: Final = RELAY_RECORD.most
 _LENGTH: Final = struct.Struct("<I")
 _SEARCH_BYTES: Final = 1 << 16
-# Record and pdu: a u16 counts the pdu's bytes.
-_MOST_BLKTRACE_BYTES: Final = 64 + (1 << 16) - 1
 
 NOT_YET: Final = 0
 """As a record's length: what is there is too short to tell."""
@@ -296,7 +294,7 @@ class Blktrace:
 
 def _unfinished_bytes(tail: memoryview, magic: bytes) -> int:
     """Return how much of the end may be the beginning of a record."""
-    end = bytes(tail[-_MOST_BLKTRACE_BYTES:])
+    end = bytes(tail[-blktrace.MOST_RECORD_BYTES :])
     at = end.rfind(magic)
     if at >= 0:
         return len(end) - at

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi import blktrace, ftrace, ftrace_events, ltt, ltt_events, ltt_walk
+from lttd.limits import BLKTRACE_PACKET
 from lttd.subbuffer import StreamInfo
 
 Buffer = bytes | bytearray | memoryview
@@ -20,6 +21,7 @@ I64 = npt.NDArray[np.int64]
 
 
 _CHUNK_SLOTS: Final = 65536
+_WALK_BYTES: Final = 16 << 20
 
 
 class Headers(NamedTuple):
@@ -217,6 +219,27 @@ class LttAbi:
         return Decoded(None if undeclared else events, end, damage, undeclared)
 
 
+def _adjoining_records(data: Buffer, at: int, layout: blktrace.Layout) -> tuple[I64, I64]:
+    """Return offsets and sizes of the records from *at* on, until one is not whole.
+
+    In steps: what follows may be a hole of a terabyte.
+    """
+    found: list[blktrace.Walked] = []
+    while at < len(data):
+        end = min(at + _WALK_BYTES, len(data))
+        walked = blktrace.walk(data, at, end, layout)
+        cut = walked.damage[0].offset_bytes if walked.damage else end
+        whole = int(np.searchsorted(walked.offset_bytes, cut))
+        found.append(blktrace.Walked(walked.offset_bytes[:whole], walked.size_bytes[:whole], []))
+        if cut == at or (end - cut) > blktrace.MOST_RECORD_BYTES:
+            break  # else the step's end has cut a record
+        at = cut
+    if not found:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    offsets = np.concatenate([each.offset_bytes for each in found])
+    return offsets, np.concatenate([each.size_bytes for each in found])
+
+
 class BlktraceAbi:
     """Block traces: records from end to end; a sub-buffer is as many of them as its entry says.
 
@@ -236,7 +259,7 @@ class BlktraceAbi:
         sizes = np.where(
             (offsets_bytes >= 0)
             & (sizes_bytes > 0)
-            & (sizes_bytes <= len(data))
+            & (sizes_bytes <= min(len(data), BLKTRACE_PACKET.most))
             & (offsets_bytes <= len(data) - sizes_bytes),
             sizes_bytes,
             0,
@@ -252,10 +275,8 @@ class BlktraceAbi:
         if layout is None:
             nothing = np.empty(0, np.int64)
             return Headers(nothing, nothing, nothing, nothing.astype(np.uint64))
-        walked = blktrace.walk(data, start_bytes, len(data), layout)
-        if walked.damage:
-            whole = int(np.searchsorted(walked.offset_bytes, walked.damage[0].offset_bytes))
-            walked = blktrace.Walked(walked.offset_bytes[:whole], walked.size_bytes[:whole], [])
+        offsets, sizes = _adjoining_records(data, start_bytes, layout)
+        walked = blktrace.Walked(offsets, sizes, [])
         records = blktrace.records_at(data, walked.offset_bytes, layout)
         time = np.maximum.accumulate(records["time"].astype(np.uint64))
         rows = blktrace.rows_of(walked, time, blktrace.ROW_BYTES)

@@ -9,13 +9,20 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from lttd.abi.blktrace import ROW_BYTES, Layout, layout_of, notes, records_at, rows_of, walk
+from lttd.abi.blktrace import (
+    MOST_RECORD_BYTES,
+    ROW_BYTES,
+    Layout,
+    layout_of,
+    notes,
+    records_at,
+    rows_of,
+    walk,
+)
 from lttd.sources.base import Attachment
 from lttd.subbuffer import Batch, Gap, Reason, Rows, Unit
 
 NOTES_FILE: Final = "blktrace/notes"
-# Record and pdu: a u16 counts the pdu's bytes.
-MOST_RECORD_BYTES: Final = 64 + (1 << 16) - 1
 
 
 class Noted:

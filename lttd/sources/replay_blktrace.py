@@ -12,13 +12,13 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi.blktrace import NOTIFY, layout_of, pdu_of, records_at, walk
+from lttd.abi.blktrace import MOST_RECORD_BYTES, NOTIFY, layout_of, pdu_of, records_at, walk
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, UsageError
 from lttd.files import read_head
 from lttd.plausible import is_name
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
-from lttd.sources.blktrace_rows import MOST_RECORD_BYTES, Noted, RecordBook
+from lttd.sources.blktrace_rows import Noted, RecordBook
 from lttd.sources.replay import StreamPath
 from lttd.sources.replayed import FileSource, FileStream
 from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
@@ -121,7 +121,7 @@ class BlktraceReplay(FileSource[BlktraceReplayStream]):
 def _start(paths: Iterable[Path]) -> Snapshot | None:
     """Return how the clocks stood at the start, by the note of the time that is made then."""
     for path in paths:
-        data, _ = read_head(path, _START_BYTES)
+        data = read_head(path, _START_BYTES)
         layout = layout_of(data)
         if layout is None:
             continue

@@ -21,7 +21,9 @@ import numpy as np
 
 from lttd.abi import ltt, ltt_walk
 from lttd.clock import Snapshot
-from lttd.errors import NothingToRecordError, SourceError, UsageError
+from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
+from lttd.files import refuse_hole
+from lttd.limits import HOLE
 from lttd.plausible import is_name
 from lttd.sources.base import Nothing, SourceInfo
 from lttd.sources.ltt_rows import NAME, LttBook, start_snapshot
@@ -91,8 +93,11 @@ def walk(stream: StreamId, path: Path) -> Channel | str:
         with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 return "it is empty"
+            refuse_hole(path, file.fileno(), HOLE)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _walk(stream, path, memoryview(data))
+    except TraceDamagedError as error:
+        raise SourceError(str(error)) from None
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from None
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from lttd.errors import SourceError
+from lttd.errors import SourceError, TraceDamagedError
+from lttd.files import refuse_hole
+from lttd.limits import HOLE
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamInfo
 
@@ -29,6 +31,11 @@ class FileStream:
             self._fd = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise SourceError(f"{path}: {error.strerror}") from error
+        try:
+            refuse_hole(path, self._fd, HOLE)
+        except (OSError, TraceDamagedError) as error:
+            self.close()
+            raise SourceError(str(error)) from None
 
     @property
     def closed(self) -> bool:

@@ -92,7 +92,7 @@ class Names:
             self._noted = {}
             for path in self._files:
                 try:
-                    self.parse(read_head(path, COMMANDS.most)[0], self._noted)
+                    self.parse(read_head(path, COMMANDS.most), self._noted)
                 except OSError:
                     continue  # none were noted: then the events must tell
             for seen in self._noted.values():
@@ -146,7 +146,7 @@ def _too_large(path: Path) -> str | None:
         size_bytes = path.stat().st_size
         limit: Limit | None = COMMANDS if size_bytes > COMMANDS.most else None
         if size_bytes > _LEAST_LINE_BYTES * COMMAND_LINES.most and limit is None:
-            data, _ = read_head(path, COMMANDS.most)
+            data = read_head(path, COMMANDS.most)
             limit = COMMAND_LINES if data.count(b"\n") > COMMAND_LINES.most else None
     except OSError:
         return None  # told by what is shown in place of the names
