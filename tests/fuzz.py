@@ -1,147 +1,53 @@
-"""``python -m tests.fuzz``: damages traces at random and reads them, for as long as it is told to.
+"""``python -m tests.fuzz``: damages traces at random and uses them, for as long as it is told to.
 
-An input is a program of damage: a byte chooses the trace, one who reads it, and each 8 bytes
-after that do one thing to one of its files.  So an input is small, means the same tomorrow, and
-what a fuzzer learns of it holds.  With atheris (``pip install atheris``) coverage guides the
-search, else it is blind.
+An input is a program of damage: a byte chooses what is damaged (a trace, or files for a replay),
+one what is then run on it (see ``fuzz_targets``), and each 8 bytes after that do one thing to one
+of its files (see ``fuzz_damage``).  So an input is small, means the same tomorrow, and what a
+fuzzer learns of it holds.  ``--guided`` (``pip install atheris``) lets coverage guide the search,
+in one process; else it is blind, and each input is run in a child with 10 s and 1 GiB of memory.
 
-Rule: whatever the files hold, a reader ends soon, in bounded memory, and raises nothing but
+Rule: whatever the files hold, what is run ends soon, in bounded memory, and raises nothing but
 LttdError.  An input that breaks it becomes a file in ``fixtures/fuzz``, which test_fuzz.py replays.
 """
 
 import argparse
-import os
+import gc
 import random
-import re
-import resource
-import shutil
-import signal
-import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from functools import partial
-from importlib.util import find_spec
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
-from tests.fuzz_traces import FIXTURES, TRACES
+from tests.confined import MOST_SECONDS, Ended, Worker
+from tests.fuzz_damage import MOST_STEPS, STEP, Victim
+from tests.fuzz_targets import REPLAYS, TARGETS, WRITERS, Target, remove
+from tests.fuzz_traces import FIXTURES, SOURCES, TRACES
 
 CORPUS: Final = FIXTURES / "fuzz"
-MOST_SECONDS: Final = 20
-MOST_MEMORY_BYTES: Final = 6 << 30
-STEP: Final = struct.Struct("<BBHI")
-MOST_STEPS: Final = 12
-EDGES: Final = (
-    0,
-    1,
-    7,
-    8,
-    0x7F,
-    0xFF,
-    0xFFFF,
-    1 << 20,
-    1 << 31,
-    (1 << 32) - 1,
-    1 << 63,
-    (1 << 64) - 1,
-)
-
-
-@contextmanager
-def quick() -> Iterator[None]:
-    """Raise if what is done inside takes too long."""
-
-    def late(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"more than {MOST_SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(MOST_SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-class Victim:
-    """A trace, and its files as they should be."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-        self.whole = {
-            path: path.read_bytes() for path in sorted(trace.rglob("*")) if path.is_file()
-        }
-        # Streams and their indexes are most of the code: they are most of the places, too.
-        streams = [path for path in self.whole if "streams" in path.parts]
-        self.places = [*streams, *streams, *self.whole]
-
-    def damage(self, program: bytes) -> set[Path]:
-        """Do what *program* says; return the files that it touched."""
-        now = dict(self.whole)
-        touched = set()
-        for number in range(min(len(program) // STEP.size, MOST_STEPS)):
-            which, what, at, value = STEP.unpack_from(program, number * STEP.size)
-            path = self.places[which % len(self.places)]
-            now[path] = _damaged(now[path], what, at, value)
-            touched.add(path)
-        for path in touched:
-            path.unlink()  # another inode: what was mapped stays what it was
-            if now[path] is not None:
-                path.write_bytes(now[path])
-        return touched
-
-    def restore(self, touched: set[Path]) -> None:
-        """Make files what they were."""
-        for path in touched:
-            path.unlink(missing_ok=True)
-            path.write_bytes(self.whole[path])
-
-
-def _damaged(held: bytes, what: int, at: int, value: int) -> bytes:
-    data = bytearray(held)
-    place, edge = at * len(data) >> 16, EDGES[value % len(EDGES)]
-    match what % 8:
-        case 0 if data:
-            data[place] ^= 1 << value % 8
-        case 1 if data:
-            data[place] = value & 0xFF
-        case 2:
-            data[place & ~3 : (place & ~3) + 4] = struct.pack("<I", value)
-        case 3:
-            order = "little" if value & 1 else "big"
-            data[place & ~7 : (place & ~7) + 8] = edge.to_bytes(8, order)  # type: ignore[arg-type]
-        case 4:
-            del data[place:]
-        case 5:
-            del data[place : place + value % 97]
-        case 6:
-            data[place:place] = data[place : place + value % 97]
-        case _:  # a number in a text
-            if found := re.compile(rb"\d+").search(data, place):
-                data[slice(*found.span())] = str(-edge if value & 256 else edge).encode()
-    return bytes(data)
 
 
 class Fuzzer:
-    """The traces, those who read them, and one input at a time."""
+    """What is damaged, what is run, and one input at a time."""
 
     def __init__(self, directory: Path) -> None:
-        from lttd.errors import UsageError  # noqa: PLC0415  (after instrumentation)
-
         self.out = directory / "out"
-        self.victims = [Victim(make(directory / make.__name__)) for make in TRACES]
-        for victim in self.victims:
-            for reader in READERS:
-                with suppress(UsageError):  # of another kind, or without pyarrow
-                    reader(victim.trace, self.out)  # whole: there is nothing to complain of
-                self.remove_output()
+        self.traces = [Victim(make(directory / make.__name__)) for make in TRACES]
+        self.sources = [Victim(make(directory / make.__name__)) for make in SOURCES]
+
+    def chosen(self, data: bytes) -> tuple[Victim, str, Target]:
+        """Return what an input damages, and what it runs on that."""
+        victims = [*self.traces, *self.sources]
+        victim = victims[data[0] % len(victims)]
+        targets = TARGETS if victim in self.traces else REPLAYS
+        name = list(targets)[data[1] % len(targets)]
+        return victim, name, targets[name]
 
     def run(self, data: bytes) -> None:
-        """Read one damaged trace.
+        """Damage, run and restore.
 
         Raises:
             Exception: whatever is not LttdError.
@@ -150,131 +56,88 @@ class Fuzzer:
 
         if len(data) < 2:
             return
-        victim = self.victims[data[0] % len(self.victims)]
-        reader = READERS[data[1] % len(READERS)]
+        victim, name, target = self.chosen(data)
         touched = victim.damage(data[2:])
         try:
-            with quick(), suppress(LttdError):
-                reader(victim.trace, self.out)
+            with suppress(LttdError):
+                target(victim.directory, self.out)
         finally:
-            victim.restore(touched)
-            self.remove_output()
+            gc.unfreeze()  # lttd freezes what there is when it starts, which is once
+            gc.collect()
+            victim.restore(None if name in WRITERS else touched)
+            remove(self.out)
 
-    def remove_output(self) -> None:
-        """Make room for what the next one makes."""
-        if self.out.is_dir():
-            shutil.rmtree(self.out)
-        self.out.unlink(missing_ok=True)
-
-
-def columns(trace: Path, _: Path) -> None:
-    """Read all columns of what a condition leaves."""
-    import lttd  # noqa: PLC0415
-
-    for batch in lttd.open(trace).window(where="prev_pid == 7 or count > 1 or id"):
-        for rows in batch.by_type():
-            rows.columns()
+    def restore(self) -> None:
+        """Make everything what it was: after a child that was stopped half-way."""
+        for victim in (*self.traces, *self.sources):
+            victim.restore()
+        remove(self.out)
 
 
-def text(trace: Path, _: Path, *, json: bool = False) -> None:
-    """Write lines."""
-    from lttd.view.filters import Filter  # noqa: PLC0415
-    from lttd.view.show import Show, show_text  # noqa: PLC0415
-    from lttd.view.times import EVERYTHING  # noqa: PLC0415
-    from lttd.view.trace import Trace  # noqa: PLC0415
+class Finds:
+    """Inputs that broke the rule, one of each kind, in files."""
 
-    show = Show(Filter(None, None, None), json=json, jobs=1)
-    with Path(os.devnull).open("w") as out, redirect_stdout(out), redirect_stderr(out):
-        show_text([Trace(trace)], EVERYTHING, show)
+    def __init__(self, directory: Path, seed: int) -> None:
+        self._directory = directory
+        self._seed = seed
+        self.kinds: Counter[str] = Counter()
 
-
-def info(trace: Path, _: Path) -> None:
-    """Tell what there is."""
-    from lttd.view.info import dump, info_json, info_text  # noqa: PLC0415
-    from lttd.view.trace import Trace  # noqa: PLC0415
-
-    info_text(Trace(trace))
-    dump(info_json(Trace(trace)))
-
-
-def check(trace: Path, _: Path) -> None:
-    """Say what is wrong."""
-    from lttd.tracedir import segments  # noqa: PLC0415
-    from lttd.view.check import check_all, report_text  # noqa: PLC0415
-
-    report_text(*check_all(segments(trace), events=True, repairing=False))
+    def add(self, name: str, data: bytes, ended: Ended) -> None:
+        """Keep and show the first of a kind."""
+        lines = [line.strip() for line in ended.told.splitlines() if line.strip()]
+        places = [line.split(", in ")[0] for line in lines if line.startswith("File ")]
+        kind = f"{lines[-1] if lines else 'nothing'} {places[-1] if places else name}"
+        kind = kind if ended.told.startswith("Traceback") else f"{name}: {kind}"
+        self.kinds[kind] += 1
+        if self.kinds[kind] == 1:
+            path = self._directory / f"crash-{self._seed}-{len(self.kinds)}.bin"
+            path.write_bytes(data)
+            print(f"{path}: {name}: {data.hex()}\n{ended.told}", file=sys.stderr, flush=True)
 
 
-def narrow(trace: Path, out: Path) -> None:
-    """Cut."""
-    from lttd.view.cut import cut  # noqa: PLC0415
-    from lttd.view.times import window_of  # noqa: PLC0415
-    from lttd.view.trace import Trace  # noqa: PLC0415
-
-    opened = Trace(trace)
-    cut(opened, window_of(opened, "+1us", "-1us"), out)
-
-
-def drawn(trace: Path, out: Path) -> None:
-    """Draw."""
-    from lttd.view.filters import Filter  # noqa: PLC0415
-    from lttd.view.plot import plot  # noqa: PLC0415
-    from lttd.view.times import EVERYTHING  # noqa: PLC0415
-    from lttd.view.trace import Trace  # noqa: PLC0415
-
-    out.mkdir()
-    plot(Trace(trace), EVERYTHING, Filter(None, None, None), out / "p.html")
-
-
-def exported(trace: Path, out: Path, *, to: str) -> None:
-    """Export."""
-    from lttd.view.export import export  # noqa: PLC0415
-    from lttd.view.times import EVERYTHING  # noqa: PLC0415
-    from lttd.view.trace import Trace  # noqa: PLC0415
-
-    export(Trace(trace), EVERYTHING, to, out)
-
-
-READERS: Final[Sequence[Callable[[Path, Path], None]]] = (
-    columns, text, partial(text, json=True), info, check, narrow, drawn,
-    partial(exported, to="trace.dat"), partial(exported, to="ctf"),
-    partial(exported, to="perfetto"), partial(exported, to="parquet"),
-    partial(exported, to="blktrace"), partial(exported, to="ltt"),
-)  # fmt: skip
-
-
-def blind(fuzzer: Fuzzer, seconds: float, seed: int) -> int:
-    """Run random inputs; return how many."""
+def blind(fuzzer: Fuzzer, seconds: float, seed: int, finds: Finds) -> tuple[Counter[str], float]:
+    """Run random inputs; return how many by what was run, and the seconds that the slowest took."""
     rng = random.Random(seed)
-    end, count = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+    worker = Worker(fuzzer.run)
+    end, counts, slowest = time.monotonic() + seconds, Counter[str](), 0.0
+    while (begun := time.monotonic()) < end:
         data = rng.randbytes(2 + STEP.size * rng.randint(1, MOST_STEPS))
-        try:
-            fuzzer.run(data)
-        except Exception:
-            name = Path(f"crash-{seed}-{count}")
-            name.write_bytes(data)
-            print(f"{name}: {data.hex()}", file=sys.stderr)
-            raise
-        count += 1
-    return count
+        _, name, _ = fuzzer.chosen(data)
+        ended = worker.run(data)
+        if not ended.well and not ended.told.startswith("Traceback"):
+            # A busy machine may have been slow: whether the input is, a second run tells.
+            fuzzer.restore()
+            ended = worker.run(data)
+            if not ended.well:
+                fuzzer.restore()
+        elif ended.well:
+            slowest = max(slowest, time.monotonic() - begun)
+        if not ended.well:
+            finds.add(name, data, ended)
+        counts[name] += 1
+    worker.stop()
+    return counts, slowest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fuzz, by coverage where atheris is."""
+    """Fuzz; return 1 if something broke the rule."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--blind", action="store_true", help="without atheris")
-    parser.add_argument("--corpus", type=Path, help="where what is new is kept (atheris)")
+    parser.add_argument("--guided", action="store_true", help="by coverage, with atheris")
+    parser.add_argument("--corpus", type=Path, help="where what is new is kept (--guided)")
+    parser.add_argument("--keep", type=Path, default=Path(), help="where finds are written")
     options = parser.parse_args(arguments)
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY_BYTES,) * 2)
     with tempfile.TemporaryDirectory(prefix="lttd-fuzz-", dir=_memory()) as directory:
-        if options.blind or not find_spec("atheris"):
-            count = blind(Fuzzer(Path(directory)), options.minutes * 60, options.seed)
-            print(f"{count} inputs, without atheris: nothing but LttdError came out")
-            return 0
-        return _guided(options, Path(directory))
+        if options.guided:
+            return _guided(options, Path(directory))
+        finds = Finds(options.keep, options.seed)
+        counts, slowest = blind(Fuzzer(Path(directory)), options.minutes * 60, options.seed, finds)
+    by_target = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    print(f"{counts.total()} inputs, seed {options.seed}: {by_target}")
+    print(f"{len(finds.kinds)} kinds of finds; the slowest input took {slowest:.1f} s,"
+          f" each had {MOST_SECONDS} s and 1 GiB")  # fmt: skip
+    return 1 if finds.kinds else 0
 
 
 def _memory() -> str | None:

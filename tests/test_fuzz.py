@@ -1,11 +1,15 @@
 """What the fuzzer once found, again; and that it finds."""
 
+import os
 import random
+import time
 from pathlib import Path
 
 import pytest
 
-from tests import fuzz
+from tests import fuzz, fuzz_damage
+from tests.confined import Worker
+from tests.fuzz_targets import REPLAYS, TARGETS
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +21,31 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> fuzz.Fuzzer:
 def test_what_was_found_once_ends_in_an_error_of_ours_or_in_none(
     fuzzer: fuzz.Fuzzer, found: Path
 ) -> None:
-    fuzzer.run(found.read_bytes())
+    worker = Worker(fuzzer.run)
+    ended = worker.run(found.read_bytes())
+    worker.stop()
+    fuzzer.restore()
+    assert ended.well, ended.told
 
 
-def test_every_reader_bears_some_damage(fuzzer: fuzz.Fuzzer) -> None:
+def test_every_target_bears_some_damage(fuzzer: fuzz.Fuzzer) -> None:
     rng = random.Random(5)
-    for number in range(2 * len(fuzz.READERS)):
-        steps = rng.randbytes(8 * rng.randint(1, 4))
-        fuzzer.run(bytes((number // len(fuzz.READERS), number % len(fuzz.READERS))) + steps)
+    worker = Worker(fuzzer.run)
+    for victim in range(len(fuzzer.traces) + len(fuzzer.sources)):
+        targets = TARGETS if victim < len(fuzzer.traces) else REPLAYS
+        for target in range(len(targets)):
+            data = bytes((victim, target)) + b"".join(
+                fuzz_damage.STEP.pack(
+                    rng.getrandbits(8),
+                    rng.randrange(fuzz_damage.REPLACE),
+                    rng.getrandbits(16),
+                    rng.getrandbits(32),
+                )
+                for _ in range(rng.randint(1, 3))
+            )
+            ended = worker.run(data)
+            assert ended.well, f"{data.hex()}: {ended.told}"
+    worker.stop()
 
 
 def test_damage_is_undone_and_an_error_is_not_swallowed(
@@ -33,8 +54,40 @@ def test_damage_is_undone_and_an_error_is_not_swallowed(
     def fails(_trace: Path, _out: Path) -> None:
         raise KeyError
 
-    monkeypatch.setattr(fuzz, "READERS", [fails])
+    monkeypatch.setattr(fuzz, "TARGETS", {"fails": fails})
     with pytest.raises(KeyError):
         fuzzer.run(bytes(2) + bytes((0, 4, 0, 0, 0, 0, 0, 0)))
-    for victim in fuzzer.victims:
+    for victim in fuzzer.traces:
         assert {path: path.read_bytes() for path in victim.whole} == victim.whole
+
+
+def test_every_kind_of_file_is_put_in_place_of_one_and_taken_away(fuzzer: fuzz.Fuzzer) -> None:
+    victim = fuzzer.traces[0]
+    kinds = set()
+    for value in range(16):
+        step = fuzz_damage.STEP.pack(0, fuzz_damage.REPLACE, 0, value | 1 << 8)
+        (path,) = victim.damage(step)
+        kinds.add("none" if not os.path.lexists(path) else path.lstat().st_mode & 0o170000)
+        victim.restore({path})
+        assert path.read_bytes() == victim.whole[path]
+    assert len(kinds) >= 6
+
+
+def test_a_hang_and_a_hunger_for_memory_end_the_input_alone() -> None:
+    def act(data: bytes) -> None:
+        if data == b"hang":
+            time.sleep(60)
+        if data == b"eat":
+            bytearray(2 << 30)
+        if data == b"die":
+            os._exit(3)
+
+    worker = Worker(act)
+    try:
+        assert worker.run(b"").well
+        assert worker.run(b"hang", most_seconds=0.2).told == "not over after 0.2 s"
+        assert worker.run(b"eat").told.endswith("MemoryError\n")
+        assert worker.run(b"die").told.startswith("ended with status ")
+        assert worker.run(b"").well
+    finally:
+        worker.stop()
