@@ -7,6 +7,7 @@ import stat
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from lttd.config import Config, parse_command_line
@@ -92,21 +93,20 @@ def _leave_terminal() -> None:
 def _in_background(config: Config, signals: Signals) -> int:
     """Fork before any thread, lock or event loop exists; exit when the child records or failed."""
     ready_fd, child_fd = os.pipe()
-    with signals.held_back():
-        pid = os.fork()
-        if pid != 0:
-            # What would end us ends the daemon: else it would go on, and nobody knew of it.
-            signals.deliver_to(partial(_end_daemon, pid))
-    if pid == 0:
-        os.close(ready_fd)
-        os.setsid()
-        return _run(config, signals, child_fd)
-    os.close(child_fd)
-    is_recording = bool(os.read(ready_fd, 1))
-    signals.ending()
-    if is_recording:
-        return 0
-    _, status = os.waitpid(pid, 0)
+    with ExitStack() as waiting:
+        with signals.held_back():
+            pid = os.fork()
+            if pid != 0:
+                # What would end us ends the daemon: else it would go on, and nobody knew of it.
+                waiting.enter_context(signals.delivered_to(partial(_end_daemon, pid)))
+        if pid == 0:
+            os.close(ready_fd)
+            os.setsid()
+            return _run(config, signals, child_fd)
+        os.close(child_fd)
+        if os.read(ready_fd, 1):
+            return 0
+        _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         say(f"the daemon was killed by signal {-code} before it recorded")

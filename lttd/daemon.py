@@ -105,13 +105,11 @@ class Daemon:
         """
         for note in self._config.notes:
             say(note)
-        with ExitStack() as stack:
+        # Within, a signal sets a flag: it interrupts nothing half-way, such as the start of threads
+        # that somebody must end.
+        with ExitStack() as stack, self._signals.delivered_to(self._hear):
             stack.callback(self._notifier.close)
             stack.callback(self._command.give_up)
-            # From here on a signal sets a flag: it interrupts nothing half-way, such as the start
-            # of threads that somebody must end.
-            self._signals.deliver_to(self._hear)
-            stack.push(lambda *_: self._signals.ending())
             async with trio.open_nursery() as nursery:
                 await self._serve_metrics(nursery)
                 number = stack.enter_context(

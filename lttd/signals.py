@@ -101,14 +101,15 @@ class Signals:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def deliver_to(self, deliver: Callable[[int], None]) -> None:
-        """Call *deliver* for each signal from now on; it runs within a signal handler."""
+    @contextmanager
+    def delivered_to(self, deliver: Callable[[int], None]) -> Iterator[None]:
+        """Call *deliver*, within a signal handler, for each signal; afterwards lttd is ending."""
         self._deliver = deliver
-
-    def ending(self) -> None:
-        """Deliver no more: what a signal could end is ending."""
-        self._deliver = None
-        self._ending_since = self._now()
+        try:
+            yield
+        finally:
+            self._deliver = None
+            self._ending_since = self._now()
 
     def report(self, number: int) -> str | None:
         """Return the line for a signal without a meaning; None where it was said lately."""
