@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from lttd.errors import LttdError
-from lttd.sources.tracefs import find_tracefs, parse_stats
+from lttd.sources.mounts import find_tracefs
+from lttd.sources.tracefs import parse_stats
 
 BENCH = Path(__file__).parents[1] / "bench"
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -14,8 +14,8 @@ import trio
 from lttd.config import parse_command_line
 from lttd.daemon import Daemon
 from lttd.sources import ftrace, ftrace_setup
+from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
-from lttd.sources.tracefs import find_tracefs
 from tests.running import (
     PATIENCE_S,
     assert_whole,

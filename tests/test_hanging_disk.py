@@ -14,7 +14,7 @@ from lttd.config import parse_command_line
 from lttd.daemon import Daemon
 from lttd.files import Disk, File
 from lttd.sources import ftrace_setup
-from lttd.sources.tracefs import find_tracefs
+from lttd.sources.mounts import find_tracefs
 from lttd.stats import StreamStats
 from lttd.subbuffer import Reason
 from tests.running import PATIENCE_S, assert_whole, free_port, get, info, loaded, needs_kernel

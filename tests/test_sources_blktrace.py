@@ -19,7 +19,6 @@ from lttd.sources.blktrace_device import (
     BlktraceSettings,
     BlockTrace,
     Claim,
-    find_debugfs,
     missing_cpus,
     parse_sectors,
 )
@@ -85,17 +84,6 @@ def test_what_cannot_be_is_said_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
     assert not (tmp_path / "t").exists()
-
-
-def test_without_debugfs_the_remedy_is_named(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text("proc /proc proc rw 0 0\n")
-    with pytest.raises(NothingToRecordError, match="mount -t debugfs"):
-        find_debugfs(mounts)
-    mounts.write_text("none /debug debugfs rw 0 0\n")
-    assert find_debugfs(mounts) == "/debug"
-    mounts.write_bytes(b"none /\xff proc rw 0 0\nnone /a\\040b debugfs rw 0 0\n")
-    assert find_debugfs(mounts) == "/a b"
 
 
 def test_a_device_that_cannot_be_traced_is_told_and_nothing_stays_open(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from lttd.sources import ftrace_setup, pipe
 from lttd.sources.base import Nothing, When
 from lttd.sources.ftrace import FtraceSettings, FtraceSource, open_ftrace, stale_instances
 from lttd.sources.ftrace_stream import FtraceStream
+from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
-from lttd.sources.tracefs import find_tracefs, parse_stats
+from lttd.sources.tracefs import parse_stats
 from lttd.subbuffer import TAKE_BYTES, Batch, BufferPool, Reason, RowFlag, Unit
 
 PREFIX = f"lttdtest-{os.getpid()}-"

@@ -7,7 +7,7 @@ import pytest
 
 from lttd.errors import NothingToRecordError, SourceError, UsageError
 from lttd.sources.ftrace_setup import wake_percent
-from lttd.sources.tracefs import Undo, explained, find_events, find_tracefs, parse_stats, read_text
+from lttd.sources.tracefs import Undo, explained, find_events, parse_stats, read_text
 
 STATS = b"""entries: 25
 overrun: 3
@@ -77,20 +77,6 @@ def test_stats_are_fields_by_the_kernels_names_in_nanoseconds() -> None:
     assert fields["dropped events"] == 7
     assert fields["now ts"] == 673_029_233_000
     assert parse_stats(b"now ts: 1234567\n") == {"now ts": 1234567}
-
-
-def test_where_tracefs_is_not_mounted_the_remedy_is_to_mount_it(tmp_path: Path) -> None:
-    (tmp_path / "mounts").write_text("proc /proc proc rw 0 0\n")
-    with pytest.raises(NothingToRecordError, match="mount -t tracefs tracefs /sys/kernel/tracing"):
-        find_tracefs(tmp_path / "mounts")
-
-
-def test_a_mount_point_with_a_blank_is_found(tmp_path: Path) -> None:
-    point = tmp_path / "a tree"
-    (point / "instances").mkdir(parents=True)
-    escaped = str(point).replace(" ", r"\040")
-    (tmp_path / "mounts").write_text(f"tracefs {escaped} tracefs rw 0 0\n")
-    assert find_tracefs(tmp_path / "mounts") == point
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])

@@ -24,7 +24,8 @@ from typing import Final
 from lttd.abi.blktrace import CATEGORIES
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.locks import lock_holder
-from lttd.sources.tracefs import mount_points
+from lttd.sources.mounts import find_debugfs
+from lttd.sources.refused import Capability, remedy
 
 SETUP: Final = 0xC0481273
 START: Final = 0x1274
@@ -33,7 +34,6 @@ TEARDOWN: Final = 0x1276
 SETUP_STRUCT: Final = struct.Struct("<32sH2xII4xQQI4x")
 """struct blk_user_trace_setup: name, act_mask, buf_size, buf_nr, start_lba, end_lba, pid."""
 
-MOUNTS: Final = Path("/proc/mounts")
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 RUNTIME_DIRECTORY: Final = "/run/lttd"
 SUBBUFFER_BYTES: Final = 64 << 10
@@ -42,8 +42,6 @@ _MOST_SUBBUFFER_BYTES: Final = 16 << 20  # as blktrace has it
 
 _REFUSED: Final = {
     errno.ENOTTY: "use a kernel with CONFIG_BLK_DEV_IO_TRACE",
-    errno.EPERM: "run lttd as root (CAP_SYS_ADMIN)",
-    errno.EACCES: "run lttd as root (CAP_SYS_ADMIN)",
     errno.ENOENT: "mount -t debugfs debugfs /sys/kernel/debug",
 }
 _FAILED: Final = {
@@ -108,19 +106,6 @@ def parse_sectors(value: object) -> tuple[int, int]:
     if found is None or int(found[1]) > int(found[2]):
         raise UsageError(f"{value!r}: write FIRST-LAST, as 2048-4095")
     return int(found[1]), int(found[2])
-
-
-def find_debugfs(mounts: Path = MOUNTS) -> str:
-    """Return where debugfs is mounted.
-
-    Raises:
-        NothingToRecordError: nowhere.
-    """
-    for point in mount_points(mounts, "debugfs"):
-        return point
-    raise NothingToRecordError(
-        "debugfs is not mounted", "mount -t debugfs debugfs /sys/kernel/debug"
-    )
 
 
 class BlockTrace:
@@ -208,10 +193,12 @@ class BlockTrace:
                 f"{self._device} is being traced by somebody else, and the kernel has one trace"
                 f" for each device: stop that one (blktrace -d {self._device} -k ends it)"
             )
+        if error.errno in (errno.EPERM, errno.EACCES):
+            return NothingToRecordError(what, remedy(errno.EPERM, Capability.CAP_SYS_ADMIN))
         if error.errno in _REFUSED:
             return NothingToRecordError(what, _REFUSED[error.errno])
-        remedy = _FAILED.get(error.errno or 0)
-        return SourceError(f"{what}; {remedy}" if remedy else what)
+        helps = _FAILED.get(error.errno or 0)
+        return SourceError(f"{what}; {helps}" if helps else what)
 
 
 def _open_device(path: str) -> int:
@@ -220,7 +207,7 @@ def _open_device(path: str) -> int:
     except OSError as error:
         what = f"{path}: {error.strerror}"
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise NothingToRecordError(what, "run lttd as root") from None
+            raise NothingToRecordError(what, remedy(error.errno)) from None
         raise NothingToRecordError(what, "name a block device: blktrace:/dev/X") from None
     if not stat.S_ISBLK(os.fstat(fd).st_mode):
         os.close(fd)

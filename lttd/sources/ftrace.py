@@ -28,8 +28,9 @@ from lttd.sources.ftrace_setup import (
     wakes_sensibly,
 )
 from lttd.sources.ftrace_stream import FtraceStream, Shared
+from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
-from lttd.sources.tracefs import StatsFile, TraceClock, find_tracefs, read_text, write_text
+from lttd.sources.tracefs import StatsFile, TraceClock, read_text, write_text
 from lttd.subbuffer import BufferPool
 
 __all__ = ["FtraceSettings", "FtraceSource", "open_ftrace", "stale_instances"]
@@ -45,7 +46,7 @@ def open_ftrace(settings: FtraceSettings, pool: BufferPool) -> "FtraceSource":
         LockedError: another recorder reads it.
         UsageError: an event, clock or size that cannot be.
     """
-    root = str(find_tracefs())
+    root = str(find_tracefs(settings.instance))
     if settings.instance is None:
         instance, configure = make_own(root), configure_own
     else:

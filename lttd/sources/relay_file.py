@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError
 from lttd.locks import lock_holder
-from lttd.sources.tracefs import lockdown
+from lttd.sources.refused import remedy
 
 # Empty sub-buffers (flushed while they held nothing) fill the ring like others, and two in front of
 # a full one make the kernel deliver that one twice: relay_file_read_start_pos() steps over the
@@ -36,8 +36,6 @@ PATIENCE_NS: Final = 50_000_000
 _RECORDS: Final = 4096
 
 _REMEDIES: Final = {
-    errno.EACCES: "run lttd as root",
-    errno.EPERM: "run lttd as root; lockdown bars files of debugfs that can be written or mapped",
     errno.ENODEV: "its channel is being removed",
 }
 # The file is no longer the channel's: debugfs_remove() while we have it open (full proxy), or the
@@ -155,10 +153,10 @@ class OpenFile:
 def explained(path: str, error: OSError) -> LttdError:
     """Return what to raise for *error* at *path*: one line with the remedy."""
     what = f"{path}: {os.strerror(error.errno or 0)}"
-    remedy = _REMEDIES.get(error.errno or 0)
-    if error.errno in (errno.EACCES, errno.EPERM) and remedy:
-        return NothingToRecordError(what, remedy + lockdown())
-    return SourceError(f"{what}; {remedy}" if remedy else what)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NothingToRecordError(what, remedy(error.errno))
+    helps = _REMEDIES.get(error.errno or 0)
+    return SourceError(f"{what}; {helps}" if helps else what)
 
 
 def _some_more(begun: memoryview) -> int:

@@ -1,4 +1,4 @@
-"""Finding tracefs, and its small files: read, written, put back; errors name file and remedy.
+"""The small files of tracefs: read, written, put back; errors name file and remedy.
 
 Rule: a setting of an instance that is not ours is changed through an Undo, or not at all.
 """
@@ -6,26 +6,17 @@ Rule: a setting of an instance that is not ours is changed through an Undo, or n
 import difflib
 import errno
 import os
-import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Final, NamedTuple
 
 from lttd.clock import READABLE
 from lttd.errors import LttdError, NothingToRecordError, SourceError, UsageError
-
-MOUNTS: Final = Path("/proc/mounts")
-LOCKDOWN: Final = Path("/sys/kernel/security/lockdown")
-USUAL_MOUNT_POINT: Final = "/sys/kernel/tracing"
+from lttd.sources.mounts import READ_WRITE
+from lttd.sources.refused import remedy
 
 # What the kernel means when it refuses a file of tracefs, and what can be done about it.
-_SET_UP_FIRST: Final = {
-    errno.EACCES: "run lttd as root",
-    errno.EPERM: "run lttd as root, and see /sys/kernel/security/lockdown for what the kernel bars",
-    errno.EROFS: "mount tracefs read-write (systemd: ProtectKernelTunables=no)",
-}
 _REMEDIES: Final = {
     errno.EINVAL: "this kernel does not take that value",
     errno.EBUSY: "somebody else has it open or mapped: stop the other tracer",
@@ -36,57 +27,17 @@ _REMEDIES: Final = {
 }
 
 
-def find_tracefs(mounts: Path = MOUNTS) -> Path:
-    """Return where tracefs is mounted.
-
-    Raises:
-        NothingToRecordError: it is mounted nowhere, or closed to us.
-    """
-    points = list(mount_points(mounts, "tracefs"))
-    if not points:
-        raise NothingToRecordError(
-            "tracefs is not mounted", f"mount -t tracefs tracefs {USUAL_MOUNT_POINT}"
-        )
-    root = USUAL_MOUNT_POINT if USUAL_MOUNT_POINT in points else points[0]
-    try:
-        os.listdir(f"{root}/instances")
-    except FileNotFoundError:
-        raise NothingToRecordError(
-            f"{root} has no instances directory", "use a kernel with CONFIG_EVENT_TRACING"
-        ) from None
-    except OSError as error:
-        raise explained(f"{root}/instances", error) from error
-    return Path(root)
-
-
-def mount_points(mounts: Path, file_system: str) -> Iterator[str]:
-    """Yield where file systems of a type are mounted."""
-    for line in mounts.read_bytes().splitlines():
-        words = line.split()
-        if len(words) > 2 and words[2] == os.fsencode(file_system):
-            # Blanks in a mount point stand as octal escapes: getmntent(3).
-            unescaped = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), words[1])
-            yield os.fsdecode(unescaped)
-
-
 def explained(path: str, error: OSError, doing: str = "") -> LttdError:
     """Return what to raise for *error* at *path*: one line with the remedy."""
     what = f"{path}: {doing}{os.strerror(error.errno or 0)}"
-    if error.errno in _SET_UP_FIRST:
-        return NothingToRecordError(what, _SET_UP_FIRST[error.errno] + lockdown())
-    remedy = _REMEDIES.get(error.errno or 0)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NothingToRecordError(what, remedy(error.errno))
+    if error.errno == errno.EROFS:
+        return NothingToRecordError(what, READ_WRITE)
+    helps = _REMEDIES.get(error.errno or 0)
     if error.errno == errno.ENOENT and not os.path.isdir(os.path.dirname(path)):
-        remedy = "the instance was removed, or tracefs unmounted"
-    return SourceError(f"{what}; {remedy}" if remedy else what)
-
-
-def lockdown() -> str:
-    """Return `` (lockdown=MODE)`` where the kernel keeps things even from root, else nothing."""
-    try:
-        mode = re.search(r"\[(\w+)\]", LOCKDOWN.read_text())
-    except OSError:
-        return ""
-    return f" (lockdown={mode[1]})" if mode and mode[1] != "none" else ""
+        helps = "the instance was removed, or tracefs unmounted"
+    return SourceError(f"{what}; {helps}" if helps else what)
 
 
 def read_bytes(path: str) -> bytes:

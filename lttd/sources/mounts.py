@@ -1,0 +1,101 @@
+"""Where tracefs and debugfs are, of all the places where they may be mounted.
+
+Rule: every mount is tried, the usual one first; one that is covered, read-only or closed to us is
+passed by while another one can be used.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from lttd.errors import LttdError, NothingToRecordError
+from lttd.sources.refused import remedy
+
+MOUNTS: Final = Path("/proc/mounts")
+USUAL_TRACEFS: Final = "/sys/kernel/tracing"
+USUAL_DEBUGFS: Final = "/sys/kernel/debug"
+READ_WRITE: Final = "mount tracefs read-write (systemd: ProtectKernelTunables=no)"
+
+
+def find_tracefs(instance: str | None = None, mounts: Path = MOUNTS) -> Path:
+    """Return a mount of tracefs where *instance* can be recorded; None: one of lttd's own.
+
+    Raises:
+        NothingToRecordError: it is mounted nowhere, or closed to us wherever it is.
+    """
+    refused: list[LttdError] = []
+    for root in _places_of_tracefs(mounts):
+        error = _why_not(root, instance)
+        if error is None:
+            return Path(root)
+        refused.append(error)
+    if refused:
+        raise refused[0]
+    raise NothingToRecordError(
+        "tracefs is not mounted", f"mount -t tracefs tracefs {USUAL_TRACEFS}"
+    )
+
+
+def _places_of_tracefs(mounts: Path) -> Iterator[str]:
+    points = dict.fromkeys(mount_points(mounts, "tracefs"))
+    yield from sorted(points, key=lambda point: point != USUAL_TRACEFS)
+    # debugfs mounts tracefs in itself when somebody looks there.
+    for point in dict.fromkeys(mount_points(mounts, "debugfs")):
+        if f"{point}/tracing" not in points and os.path.isdir(f"{point}/tracing/events"):
+            yield f"{point}/tracing"
+
+
+def _why_not(root: str, instance: str | None) -> LttdError | None:
+    """Return what keeps lttd from recording there; it lists nothing, which takes a right more."""
+    instances = f"{root}/instances"
+    path = root if instance == "/" else instances
+    try:
+        os.stat(instances)
+        # Its owner may record a named one, and make none.
+        allowed = os.access(path, os.X_OK if instance else os.W_OK | os.X_OK)
+        read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except FileNotFoundError:
+        return NothingToRecordError(
+            f"{root} has no instances directory", "use a kernel with CONFIG_EVENT_TRACING"
+        )
+    except OSError as error:
+        number = error.errno or errno.EACCES
+        return NothingToRecordError(f"{instances}: {error.strerror}", remedy(number))
+    if read_only:
+        return NothingToRecordError(f"{path}: {os.strerror(errno.EROFS)}", READ_WRITE)
+    if not allowed:
+        return NothingToRecordError(f"{path}: {os.strerror(errno.EACCES)}", remedy(errno.EACCES))
+    return None
+
+
+def find_debugfs(mounts: Path = MOUNTS) -> str:
+    """Return where debugfs is mounted.
+
+    Raises:
+        NothingToRecordError: nowhere.
+    """
+    points = list(dict.fromkeys(mount_points(mounts, "debugfs")))
+    if not points:
+        raise NothingToRecordError(
+            "debugfs is not mounted", f"mount -t debugfs debugfs {USUAL_DEBUGFS}"
+        )
+    points.sort(key=lambda point: point != USUAL_DEBUGFS)
+    # One that something else was mounted over is in the list all the same.
+    return next((point for point in points if _is_debugfs(point)), points[0])
+
+
+def _is_debugfs(point: str) -> bool:
+    return os.path.isdir(f"{point}/bdi") or os.path.isdir(f"{point}/block")
+
+
+def mount_points(mounts: Path, file_system: str) -> Iterator[str]:
+    """Yield where file systems of a type are mounted."""
+    for line in mounts.read_bytes().splitlines():
+        words = line.split()
+        if len(words) > 2 and words[2] == os.fsencode(file_system):
+            # Blanks in a mount point stand as octal escapes: getmntent(3).
+            unescaped = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), words[1])
+            yield os.fsdecode(unescaped)

@@ -1,0 +1,63 @@
+"""Why the kernel refuses something, and what helps: root is never told to become root.
+
+Rule: what is said is looked up, not guessed: the user, its user namespace, its capabilities
+(CapEff), and what lockdown keeps from everybody.
+"""
+
+import enum
+import errno
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+STATUS: Final = Path("/proc/self/status")
+UID_MAP: Final = Path("/proc/self/uid_map")
+LOCKDOWN: Final = Path("/sys/kernel/security/lockdown")
+# All 2^32 - 1 ids are mapped to themselves in the initial namespace, and in no other.
+_INITIAL_UID_MAP: Final = ["0", "0", "4294967295"]
+
+
+class Capability(enum.IntEnum):
+    """Source: Linux include/uapi/linux/capability.h."""
+
+    CAP_DAC_OVERRIDE = 1
+    CAP_SYS_ADMIN = 21
+
+
+def remedy(number: int, needed: Capability | None = None) -> str:
+    """Return what helps against EACCES or EPERM; *needed*: what EPERM asks for in this place."""
+    if number == errno.EACCES:
+        needed = Capability.CAP_DAC_OVERRIDE
+    if os.geteuid() != 0:
+        return f"run lttd as root{_name(needed)}"
+    if UID_MAP.read_text().split() != _INITIAL_UID_MAP:
+        return "this root is one of a user namespace only: run lttd as the machine's"
+    if needed is not None and not has(needed):
+        return (
+            f"this root lacks {needed.name}: give it (systemd: CapabilityBoundingSet=;"
+            " docker: --cap-add)"
+        )
+    mode = lockdown()
+    if number == errno.EPERM and mode:
+        return f"lockdown={mode} keeps it from root, too ({LOCKDOWN}): boot without"
+    return "lockdown, a container or a security module keeps it from root, too: see dmesg"
+
+
+def _name(needed: Capability | None) -> str:
+    return "" if needed is None else f" ({needed.name})"
+
+
+def has(capability: Capability) -> bool:
+    """Tell whether this process has *capability* in effect."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", STATUS.read_text(), re.MULTILINE)
+    return found is not None and bool(int(found[1], 16) >> capability & 1)
+
+
+def lockdown() -> str:
+    """Return the mode of lockdown; empty where there is none, or nobody can tell."""
+    try:
+        mode = re.search(r"\[(\w+)\]", LOCKDOWN.read_text())
+    except OSError:
+        return ""
+    return mode[1] if mode and mode[1] != "none" else ""
