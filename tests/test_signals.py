@@ -36,6 +36,8 @@ for number in sys.argv.pop(1).split(","):
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
+OWN_GROUP = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
 
 def replay_with_waiting(numbers: list[int], trace: Path) -> subprocess.CompletedProcess[str]:
     waiting = ",".join(map(str, numbers))
@@ -112,7 +114,9 @@ class TestOnThisKernel:
     def test_a_stop_from_the_terminal_stops_and_continues(
         self, lttd: Launcher, tmp_path: Path
     ) -> None:
-        run = lttd.start("-t", tmp_path / "t", *QUIET, "--summary", "none").recording()
+        # The kernel discards it for a group that nobody of its session looks after.
+        group = [sys.executable, "-c", OWN_GROUP]
+        run = lttd.start("-t", tmp_path / "t", *QUIET, "--summary", "none", under=group).recording()
         run.signal(signal.SIGTSTP)
         stat = Path(f"/proc/{run.process.pid}/stat")
         until(lambda: stat.read_text().rpartition(") ")[2][0] == "T", "it is stopped")
