@@ -70,6 +70,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "--priority", metavar="N", help="real-time priority (1-99) against CPU hogs; off by default"
     )
     add("--metrics", metavar="ADDR:PORT", help="serve /metrics and /healthz, off by default")
+    add("--web-allow-host", metavar="NAME", action="append",
+        help="what else clients of --metrics may call this machine; may be repeated")  # fmt: skip
     legacy = parser.add_argument_group("legacy lttd's letters")
     add = legacy.add_argument
     add("-c", "--channel-root", metavar="DIR", action="append",

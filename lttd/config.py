@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from lttd.arguments import argument_parser
 from lttd.errors import UsageError
+from lttd.hosts import parse_host_names
 from lttd.option_file import read_options
 from lttd.parsers import (
     parse_bool,
@@ -100,6 +101,8 @@ class Config:
     priority: int | None = None
     """SCHED_FIFO for lttd's threads; None leaves them as they are."""
     metrics: str | None = None
+    web_allow_hosts: frozenset[str] = frozenset()
+    """What clients of ``metrics`` may call this machine, besides its own names."""
     daemon: bool = False
     verbose: int = 0
     notes: tuple[str, ...] = ()
@@ -181,6 +184,7 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "on-write-error": _Option(_one_of("stop", "continue"), "on_write_error"),
     "priority": _Option(_priority, "priority"),
     "metrics": _Option(str, "metrics"),
+    "web-allow-host": _Option(parse_host_names, "web_allow_hosts"),
     "daemon": _Option(parse_bool, "daemon"),
     "verbose": _Option(parse_count, "verbose"),
 }

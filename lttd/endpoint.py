@@ -8,8 +8,9 @@ Invariant: nothing that a client sends, and no failure to answer it, ends serve(
 
 import errno
 import logging
+import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -18,6 +19,7 @@ import h11
 import trio
 
 from lttd.errors import UsageError
+from lttd.hosts import allows
 
 # Prometheus sends about 300 bytes.
 REQUEST_BYTES: Final = 8 << 10
@@ -42,6 +44,7 @@ ACCEPT_LATER_S: Final = 1.0
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
 
+_PORT: Final = re.compile(r"\d{1,5}", re.ASCII)
 _LOG: Final = logging.getLogger(__name__)
 
 _REMEDY: Final = {
@@ -74,7 +77,7 @@ def parse_address(text: str) -> Address:
     """
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not (colon and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+    if not (colon and _PORT.fullmatch(port) and int(port) < 1 << 16):
         raise UsageError(f"--metrics {text}: not ADDR:PORT, such as 127.0.0.1:9469")
     if bracketed:
         host = host[1:-1]
@@ -95,6 +98,10 @@ async def open_listeners(address: Address) -> list[trio.SocketListener]:
         return await trio.open_tcp_listeners(
             address.port, host=address.host, backlog=MAX_CONNECTIONS
         )
+    except UnicodeError as error:  # a label of 300 characters, say
+        raise UsageError(
+            f"--metrics {address}: not a name; give a numeric address such as 127.0.0.1"
+        ) from error
     except socket.gaierror as error:
         raise UsageError(
             f"--metrics {address}: {error.strerror}; give a numeric address such as 127.0.0.1"
@@ -140,7 +147,14 @@ class Answer:
 class Endpoint:
     """Answers from two functions, which are called on the loop that serve() runs in."""
 
-    def __init__(self, render: Callable[[], bytes], health: Callable[[], tuple[bool, str]]) -> None:
+    def __init__(
+        self,
+        render: Callable[[], bytes],
+        health: Callable[[], tuple[bool, str]],
+        host_names: Collection[str] = frozenset(),
+    ) -> None:
+        """*host_names*: what clients may call this machine, besides what hosts.py lists."""
+        self._host_names = host_names
         self._render = render
         self._health = health
         self._made: dict[bytes, tuple[Answer, float]] = {}  # by path; answer, and when
@@ -187,15 +201,20 @@ class Endpoint:
                 if request is None:
                     return
                 method = request.method
-                answer = self._answer(method, request.target.partition(b"?")[0])
+                answer = self._answer(request)
         await _send(connection, stream, answer, with_body=method != b"HEAD")
         await _linger(stream)
 
-    def _answer(self, method: bytes, path: bytes) -> Answer:
+    def _answer(self, request: h11.Request) -> Answer:
+        path = request.target.partition(b"?")[0]
+        hosts = [value for name, value in request.headers if name == b"host"]
+        # h11 has refused HTTP/1.1 without exactly one.
+        if not all(allows(host.decode("latin-1"), self._host_names) for host in hosts):
+            return Answer(421, b"not a name of this server; --web-allow-host NAME makes it one\n")
         make = {b"/metrics": self._metrics, b"/healthz": self._healthz}.get(path)
         if make is None:
             return Answer(404, b"there are /metrics and /healthz\n")
-        if method not in (b"GET", b"HEAD"):
+        if request.method not in (b"GET", b"HEAD"):
             return Answer(405, b"GET and HEAD only\n")
         now = trio.current_time()
         made, made_at = self._made.get(path, (None, 0.0))

@@ -161,6 +161,7 @@ def test_every_long_option_has_a_key_of_its_name(tmp_path: Path) -> None:
         "buffer-size": '"1M"', "subbuffer-size": '"8K"', "clock": '"boot"', "overwrite": "false",
         "trace-self": "true", "kallsyms": "true", "layout": '"sparse"', "flush-interval": '"1s"',
         "backlog": '"8M"', "on-write-error": '"stop"', "priority": "1", "metrics": '":9469"',
+        "web-allow-host": '["a", "b"]',
     }  # fmt: skip
     toml.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
     config = parse_command_line(["--config", str(toml)])
@@ -213,6 +214,13 @@ def test_sources_of_the_line_replace_all_of_the_file_and_every_c_counts(tmp_path
     assert both == (SourceSpec("replay", "/x"), SourceSpec("ltt", "/y"))
     line = ["--config", str(toml), "-c", "/a", "-c", "/b"]
     assert parse_command_line(line).sources == (SourceSpec("ltt", "/a"), SourceSpec("ltt", "/b"))
+
+
+def test_hosts_add_up_and_are_not_split() -> None:
+    line = ["-t", "x", "--web-allow-host", "A.example", "--web-allow-host", "b"]
+    assert parse_command_line(line).web_allow_hosts == {"a.example", "b"}
+    with pytest.raises(UsageError, match="web-allow-host 'a,b': write a host's name"):
+        parse_command_line(["-t", "x", "--web-allow-host", "a,b"])
 
 
 def test_a_tilde_is_a_home_directory_wherever_a_path_is_named(

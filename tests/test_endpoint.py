@@ -1,6 +1,7 @@
 """The HTTP endpoint: answers in full, and nothing that a client does costs more than its share."""
 
 import itertools
+import os
 import socket
 import threading
 import time
@@ -16,9 +17,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from lttd import endpoint
 from lttd.endpoint import Address, Endpoint, open_listeners, parse_address
 from lttd.errors import UsageError
+from lttd.hosts import parse_host_names
 
 BODY = b"# HELP x y\n# TYPE x counter\nx 1\n"
-GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def healthy() -> tuple[bool, str]:
@@ -95,7 +97,7 @@ async def test_head_has_the_headers_of_get_and_no_body() -> None:
 
 
 async def test_healthz_says_ok_or_503_with_the_reason() -> None:
-    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     status, _, body = parsed(await exchange(Endpoint(Rendering(), healthy), request))
     assert (status, body) == (200, b"ok\n")
     sick = Endpoint(Rendering(), lambda: (False, "backlog full: 7 of 7 bytes"))
@@ -106,15 +108,15 @@ async def test_healthz_says_ok_or_503_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-        (b"GET http://x/metrics HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 404),
-        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", 405),
-        (b"OPTIONS /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"GET http://x/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+        (b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", 405),
+        (b"OPTIONS /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello\r\n\r\n", 400),
         (b"GET /metrics HTTP/1.1\r\n\r\n", 400),  # no Host
-        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1, 2\r\n\r\n", 400),
-        (b"GET /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1, 2\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
         (b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 100_000, 431),
         (b"\x00" * 100_000, 400),
         (b"\r\n" * 50_000, 400),
@@ -130,9 +132,69 @@ async def test_what_is_no_good_request_gets_the_fitting_status(
     assert (headers.get("allow") == "GET, HEAD") == (status == 405)
 
 
-async def test_http_1_0_is_understood() -> None:
-    reply = await exchange(Endpoint(Rendering(), healthy), b"GET /metrics HTTP/1.0\r\n\r\n")
-    assert parsed(reply)[0] == 200
+NODE = os.uname().nodename
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(
+            "127.0.0.1",
+            "127.0.0.1:9469",
+            "[::1]:9469",
+            "[fe80::1%25eth0]",
+            "192.0.2.7:80",
+            "10.1.2.3:",
+        ),
+        *("localhost", "LocalHost.:9469", NODE, f"{NODE.upper()}:9469", NODE.partition(".")[0]),
+        *("db1.example.com:9469", "DB1.example.com."),
+    ],
+)
+async def test_the_names_of_this_machine_are_answered_to(host: str) -> None:
+    server = Endpoint(Rendering(), healthy, parse_host_names(["db1.example.COM.", "x"]))
+    assert parsed(await exchange(server, GET.replace(b"localhost", host.encode())))[0] == 200
+
+
+@pytest.mark.parametrize("path", [b"/metrics", b"/healthz", b"/"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:9469", "localhost.evil.example", "127.0.0.1.evil.example"),
+        *(
+            "",
+            ":9469",
+            "[evil.example]",
+            "[127.0.0.1]",
+            "::1",
+            "127.1",
+            "0x7f000001",
+            "localhost:x",
+        ),
+        *(f"{NODE}.evil.example", "localhost evil.example", "evil\xff", "127.0.0.1@evil.example"),
+    ],
+)
+async def test_any_other_name_is_misdirected_in_one_line(host: str, path: bytes) -> None:
+    rendering = Rendering()
+    request = GET.replace(b"localhost", host.encode("latin-1")).replace(b"/metrics", path)
+    status, _, body = parsed(await exchange(Endpoint(rendering, healthy), request))
+    assert status == 421
+    assert body == b"not a name of this server; --web-allow-host NAME makes it one\n"
+    assert rendering.times == 0
+
+
+async def test_http_1_0_passes_without_a_host_and_not_with_another_one() -> None:
+    server = Endpoint(Rendering(), healthy)
+    assert parsed(await exchange(server, b"GET /metrics HTTP/1.0\r\n\r\n"))[0] == 200
+    request = b"GET /metrics HTTP/1.0\r\nHost: evil.example\r\n\r\n"
+    assert parsed(await exchange(server, request))[0] == 421
+
+
+@pytest.mark.parametrize(
+    "name", ["", "*", "*.example.com", "http://x", "x:9469", "a b", "x/", "[::1]", "é", "x" * 300]
+)
+def test_what_is_no_hosts_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="write a host's name, without scheme, port"):
+        parse_host_names([name])
 
 
 async def test_only_the_first_of_pipelined_requests_is_answered() -> None:
@@ -327,6 +389,7 @@ def test_addresses_are_parsed_and_written_alike(text: str, address: Address) -> 
             "x:65536",
             "x:-1",
             "x:\uff11",
+            "x:" + "1" * 5000,
         ),
         *("::1:9469", "[::1]", "[::1]9469", "[]:1", "[x]:1", "[::1:9469", "::1]:9469", "a b:1"),
         "http://localhost:9469",
@@ -356,7 +419,12 @@ async def test_a_busy_port_is_refused_before_anything_else_happens(host: str | N
 
 @pytest.mark.parametrize(
     ("host", "remedy"),
-    [("192.0.2.1", "no such address"), ("no-such-host.invalid", "give a numeric address")],
+    [
+        ("192.0.2.1", "no such address"),
+        ("no-such-host.invalid", "give a numeric address"),
+        ("x" * 300, "give a numeric address"),
+        ("a..b", "give a numeric address"),
+    ],
 )
 async def test_an_address_that_is_not_ours_is_refused_with_the_remedy(
     host: str, remedy: str

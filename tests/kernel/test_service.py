@@ -214,6 +214,9 @@ def test_the_hardening_is_in_force(service_guest: Guest) -> None:
         inside 'test -n "$(ls -A /root /home | grep -v :)"'
         inside 'test -e /tmp/marks.py'
         inside 'test -e /dev/ttyS0'
+        for name in MemoryMax TasksMax LimitCORE IPAddressDeny IPAddressAllow; do
+            echo "$name $(show $name)"
+        done
         systemd-analyze security --no-pager --json=short lttd > $OUT/security
         systemd-analyze security --no-pager lttd | tail -1
         systemctl stop lttd
@@ -227,6 +230,12 @@ def test_the_hardening_is_in_force(service_guest: Guest) -> None:
         "Seccomp: 2",
     ]
     assert sum("Read-only file system" in line for line in lines) == 4
+    limits = {line.split()[0]: line.split()[1:] for line in lines if " " in line}
+    assert limits["MemoryMax"] == [str(1 << 30)]
+    assert limits["TasksMax"] == ["32"]
+    assert limits["LimitCORE"] == ["0"]
+    assert sorted(limits["IPAddressDeny"]) == ["0.0.0.0/0", "::/0"]
+    assert sorted(limits["IPAddressAllow"]) == ["127.0.0.0/8", "::1/128"]
     assert json.loads((result.out_dir / "security").read_text())
     exposure = re.search(r"exposure level for lttd.service: (\d+\.\d)", lines[-1])
     assert exposure
