@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,25 @@ def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> fuzz.Fuzzer:
     return fuzz.Fuzzer(tmp_path_factory.mktemp("fuzz"))
 
 
+@pytest.fixture(scope="module")
+def worker(fuzzer: fuzz.Fuzzer) -> Iterator[Worker]:
+    worker = Worker(fuzzer.run)
+    yield worker
+    worker.stop()
+
+
 @pytest.mark.parametrize("found", sorted(fuzz.CORPUS.iterdir()), ids=lambda path: path.stem)
 def test_what_was_found_once_ends_in_an_error_of_ours_or_in_none(
-    fuzzer: fuzz.Fuzzer, found: Path
+    fuzzer: fuzz.Fuzzer, worker: Worker, found: Path
 ) -> None:
-    worker = Worker(fuzzer.run)
     ended = worker.run(found.read_bytes())
-    worker.stop()
-    fuzzer.restore()
+    if not ended.well:
+        fuzzer.restore()
     assert ended.well, ended.told
 
 
-def test_every_target_bears_some_damage(fuzzer: fuzz.Fuzzer) -> None:
+def test_every_target_bears_some_damage(fuzzer: fuzz.Fuzzer, worker: Worker) -> None:
     rng = random.Random(5)
-    worker = Worker(fuzzer.run)
     for victim in range(len(fuzzer.traces) + len(fuzzer.sources)):
         targets = TARGETS if victim < len(fuzzer.traces) else REPLAYS
         for target in range(len(targets)):
@@ -45,7 +51,6 @@ def test_every_target_bears_some_damage(fuzzer: fuzz.Fuzzer) -> None:
             )
             ended = worker.run(data)
             assert ended.well, f"{data.hex()}: {ended.told}"
-    worker.stop()
 
 
 def test_damage_is_undone_and_an_error_is_not_swallowed(

@@ -168,7 +168,11 @@ class Renderer:
     def _at_width(
         self, conversion: Conversion, value: Value, count: int, widths: Sequence[Any]
     ) -> Strip:
-        self._context.width, self._context.precision = widths
+        width, precision = self._context.width, self._context.precision = widths
+        if isinstance(conversion.width, int):
+            conversion = replace(conversion, width=width)
+        if isinstance(conversion.precision, int):
+            conversion = replace(conversion, precision=precision)
         return converted(conversion, value, count, self._context)
 
     def _named(self, rows: Rows) -> Strip:
