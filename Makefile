@@ -17,7 +17,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 unit: $(VENV)/installed
-	$(BIN)/pytest
+	tools/run-tests $(BIN)/pytest
 
 test-kernel: $(VENV)/installed
 	$(BIN)/pytest tests/kernel
