@@ -27,7 +27,7 @@ bench: $(VENV)/installed-bench
 
 # What is too slow for every change: all rounds of the benchmarks, hundreds of kills, systemd, fuzzing.
 nightly: $(VENV)/installed-bench
-	LTTD_NIGHTLY=1 $(BIN)/pytest
+	LTTD_NIGHTLY=1 tools/run-tests $(BIN)/pytest
 	$(BIN)/python -m tests.fuzz --minutes 10
 	$(BIN)/python -m bench
 
