@@ -1,9 +1,11 @@
 """The command line of ``lttd``: which options there are, and their help."""
 
 import argparse
+from contextlib import suppress
 from typing import Any, Final
 
 from lttd.errors import UsageError
+from lttd.terminal import put
 
 _EPILOG: Final = """\
 SPEC is KIND[:TARGET][,key=value]...
@@ -24,6 +26,11 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments: ") and " -" not in message:
             message += "; a COMMAND goes behind '--'"
         raise UsageError(f"{message} (lttd --help tells more)")
+
+    def _print_message(self, message: str, _: object = None) -> None:
+        """Write help or version; a stream would fail once more at exit."""
+        with suppress(BrokenPipeError):  # its reader has seen enough
+            put(message.encode())
 
 
 def argument_parser() -> argparse.ArgumentParser:

@@ -34,13 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if config.daemon:
                 return _in_background(config, signals)
             return _run(config, signals)
+        except SystemExit:
+            raise  # --help, --version
         except LttdError as error:
             say(str(error))
-            return error.exit_status
-        except Exception as error:  # noqa: BLE001  (no traceback reaches a user)
+            status = error.exit_status
+        except BaseException as error:  # noqa: BLE001  (no traceback reaches a user)
             say(unforeseen(error))
-            exit_if_threads_run(threads)
-            return 1
+            status = 1
+        exit_if_threads_run(threads, status)
+        return status
 
 
 def _run(config: Config, signals: Signals, ready_fd: int = -1) -> int:

@@ -85,8 +85,8 @@ def threads_that_fail_end_all() -> Iterator[None]:
         threading.excepthook = before
 
 
-def exit_if_threads_run(before: frozenset[int]) -> None:
-    """Leave at once where threads are left that nobody will end: an exit would wait for them."""
+def exit_if_threads_run(before: frozenset[int], status: int) -> None:
+    """Exit at once where threads are left, because the loop broke: nobody will end them."""
     left = {thread.ident for thread in threading.enumerate() if not thread.daemon} - before
     if left:
-        os._exit(1)
+        os._exit(status)

@@ -23,6 +23,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "nightly" in item.keywords and not NIGHTLY:
             item.add_marker(pytest.mark.skip(reason="nightly: LTTD_NIGHTLY=1 runs it"))
+        # tools/run-tests runs the others where no tracefs is.
+        if "lttd" in getattr(item, "fixturenames", ()) and "kernel" not in item.keywords:
+            raise pytest.UsageError(f"{item.nodeid} records from this kernel: mark it so")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from lttd import clock
 from lttd.clock import ClockWatch, Conversion, Snapshot, take_snapshot
 from lttd.index import SeekIndex
 from lttd.tracedir import Manifest, segments
-from tests.running import QUIET, Launcher, until, why_no_kernel
+from tests.running import QUIET, Launcher, needs_kernel, until
 
 S = 1_000_000_000
 
@@ -182,7 +183,12 @@ def test_an_attempt_during_which_realtime_was_set_back_is_not_the_tightest(
 
 # -- the kernel's clocks
 
-needs_kernel = pytest.mark.skipif(bool(why_no_kernel()), reason=why_no_kernel())
+
+def on_this_kernel(test: Callable[..., None]) -> Callable[..., None]:
+    for mark in needs_kernel():
+        test = mark(test)
+    return test
+
 
 CAN_SET: bool = os.geteuid() == 0
 
@@ -245,7 +251,7 @@ def test_the_watch_stays_armed_however_often_realtime_is_set() -> None:
         set_realtime_by_us(-1)
 
 
-@needs_kernel
+@on_this_kernel
 def test_a_snapshot_is_taken_when_realtime_is_set(lttd: Launcher, tmp_path: Path) -> None:
     run = lttd.start("-t", tmp_path / "t", *QUIET, "--flush-interval", "1h").recording()
     (segment,) = segments(tmp_path / "t")
@@ -261,7 +267,7 @@ def test_a_snapshot_is_taken_when_realtime_is_set(lttd: Launcher, tmp_path: Path
     assert run.end() == 0
 
 
-@needs_kernel
+@on_this_kernel
 @pytest.mark.parametrize(
     ("name", "within_ns"),
     [("tai", 2_000_000), ("local", 2_000_000), ("x86-tsc", 5_000_000), ("uptime", 50_000_000)],

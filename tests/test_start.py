@@ -111,7 +111,20 @@ def test_a_failure_that_nobody_foresaw_is_one_line_and_status_1_and_nothing_hang
     words = [sys.executable, "-c", broken, "-t", str(tmp_path / "t"), *daemon, *REPLAY]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1
-    assert "lttd: unforeseen " in only_line(done)
+    line = only_line(done)
+    assert broken is LOOP_BREAKS or "unforeseen KeyError at " in line
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_that_finds_no_room_is_a_failure_of_one_line(option: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    for where, status, lines in ((">/dev/full", 1, 1), (">&-", 1, 1), ("| true", 0, 0), ("", 0, 0)):
+        script = f'set -o pipefail; "$@" {where}'
+        words = ["bash", "-c", script, "bash", *LTTD, option]
+        done = subprocess.run(
+            words, capture_output=True, env=environment, timeout=PATIENCE_S, check=False
+        )
+        assert (done.returncode, len(done.stderr.splitlines())) == (status, lines), done.stderr
 
 
 # -- limits

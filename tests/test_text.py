@@ -332,6 +332,7 @@ def test_the_fixture_reads_as_trace_cmd_reads_it(fixture: OpenedTrace, tmp_path:
         assert mine["comm"] == other["comm"] or other["comm"] == "<...>"
 
 
+@pytest.mark.kernel
 @pytest.mark.skipif(not Path("/sys/kernel/tracing/events/sched").is_dir(), reason="no tracefs")
 @pytest.mark.slow
 def test_nearly_all_print_fmts_of_this_kernel_can_be_expressed() -> None:
