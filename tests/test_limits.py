@@ -12,19 +12,21 @@ import pytest
 
 from lttd import limits
 from lttd.abi.table import FtraceAbi, abi_of
-from lttd.cli import main as record
+from lttd.cli import main as lttd
 from lttd.errors import TraceDamagedError
 from lttd.files import Disk, read_limited
 from lttd.index import ENTRY_BYTES, GAPS_HEADER, UNKNOWN, SeekIndex, encode_gaps, read_gaps
 from lttd.limits import AT_ONE_TIME, COMMAND_LINES, COMMANDS, GAPS, KALLSYMS, Limit
 from lttd.recover import recover
+from lttd.sources.blktrace_rows import Noted, RecordBook
 from lttd.stored import StoredStream, map_file
-from lttd.subbuffer import Gap, Reason, StreamId, StreamInfo, Unit
+from lttd.subbuffer import Batch, Gap, Reason, StreamId, StreamInfo, Unit
 from lttd.tracedir import Manifest, SegmentPaths, segments
 from lttd.verify import MOST_FINDINGS, check
 from lttd.view.addresses import Symbols
 from lttd.view.cli import main as view
 from lttd.view.names import Names
+from tests.blk import record
 from tests.confined import confined
 from tests.fuzz_traces import blktrace_files, blocks, ftrace_files, ltt_files, small
 
@@ -271,7 +273,7 @@ def test_a_hole_that_no_sub_buffer_has_ends_a_replay_with_a_remedy(
     os.truncate(path, TERABYTE)
     capfd.readouterr()
     arguments = ["-t", str(tmp_path / "t"), "--source", f"replay:{tmp_path / 'from'},abi={abi}"]
-    assert quickly(lambda: record(arguments)) == "1"
+    assert quickly(lambda: lttd(arguments)) == "1"
     hole = TERABYTE - size_bytes
     assert capfd.readouterr().err == (
         f"lttd: {path}: byte {size_bytes}: a hole of {hole:,} bytes; at most 2 MiB of a hole in"
@@ -302,6 +304,18 @@ def test_a_sparse_terabyte_beside_replayed_files_is_left_out(
     path.touch()
     os.truncate(path, TERABYTE)
     arguments = ["-t", str(tmp_path / "t"), "--source", f"replay:{tmp_path / 'from'}"]
-    assert quickly(lambda: record(arguments)) == "0"
+    assert quickly(lambda: lttd(arguments)) == "0"
     told = capfd.readouterr().err
     assert name == "trace_clock" or f"{path}: byte " in told
+
+
+def test_damage_behind_each_record_of_a_block_trace_takes_linear_time() -> None:
+    one = record(30, 1, b"") + b"....."
+    book, noted = RecordBook(), Noted()
+    begun = time.process_time()
+    data = memoryview(one * 40_000)
+    taken = book.take(data, final=True)
+    batch = Batch(StreamId("made", 0), data, taken.rows, 0, taken.gaps)
+    assert noted.add(batch) == len(taken.rows) == 40_000
+    assert len(taken.gaps) == 40_000
+    assert time.process_time() - begun < 5

@@ -33,18 +33,17 @@ class Noted:
 
     def add(self, batch: Batch) -> int:
         """Keep those of a batch; return how many records it has."""
-        count = 0
-        for offset, size in zip(
-            batch.rows["offset_bytes"].tolist(), batch.rows["stored_bytes"].tolist(), strict=True
-        ):
-            data = batch.buffer[offset : offset + size]
-            layout = layout_of(data) or Layout(7, "<")
-            walked = walk(data, 0, size, layout)
-            count += len(walked.offset_bytes)
-            for row in notes(data, walked, layout).tolist():
-                at, length = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
-                self.records.append(bytes(data[at : at + length]))
-        return count
+        if not len(batch.rows):
+            return 0
+        begin, last = int(batch.rows["offset_bytes"][0]), batch.rows[-1]
+        data = batch.buffer[begin : int(last["offset_bytes"]) + int(last["stored_bytes"])]
+        layout = layout_of(data) or Layout(7, "<")
+        # Once, not row by row: damage may leave a row to each record.
+        walked = walk(data, 0, len(data), layout)
+        for row in notes(data, walked, layout).tolist():
+            at, length = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
+            self.records.append(bytes(data[at : at + length]))
+        return len(walked.offset_bytes)
 
     def attachment(self) -> list[Attachment]:
         """Return what was kept since the last call."""
@@ -91,13 +90,16 @@ class RecordBook:
         self._sequence += len(rows)
         if len(time):
             self.latest = int(time[-1])
+        places = [one.offset_bytes for one in damage]
+        behind = np.searchsorted(rows["offset_bytes"], places).tolist()
         gaps = [
-            self._gap(rows, before, one.offset_bytes, one.size_bytes, torn=final) for one in damage
+            self._gap(rows, before, row, one.size_bytes, torn=final)
+            for row, one in zip(behind, damage, strict=True)
         ]
         return Taken(rows, tuple(gaps), whole)
 
-    def _gap(self, rows: Rows, before: int, at: int, size_bytes: int, *, torn: bool) -> Gap:
-        row = int(np.searchsorted(rows["offset_bytes"], at))
+    def _gap(self, rows: Rows, before: int, row: int, size_bytes: int, *, torn: bool) -> Gap:
+        """Return the gap of damage that lies before a row."""
         begin = int(rows["end"][row - 1]) if row else before
         end = int(rows["begin"][row]) if row < len(rows) else max(self.latest, begin)
         reason = Reason.TORN if torn and row == len(rows) else Reason.DAMAGED
