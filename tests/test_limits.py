@@ -63,6 +63,13 @@ def test_every_limit_has_a_reason(row: Limit) -> None:
     assert len(row.why) > 20
 
 
+def test_the_table_in_the_docs_is_the_table_in_the_code() -> None:
+    page = (Path(__file__).parents[1] / "docs/SECURITY.md").read_text()
+    table = [f"| {row.what} | {row.told} | {row.why} |" for row in ROWS]
+    assert "\n".join(table) in page
+    assert page.count("| at most |") == 1
+
+
 def test_a_file_beyond_its_limit_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     path.touch()
