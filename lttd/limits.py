@@ -35,11 +35,11 @@ MANIFEST: Final = Limit(
     24 * MIB,
     "bytes",
     "a manifest (trace.json)",
-    "8,192 CPUs, the most that Linux knows, with two channels take 15 MiB;"
+    "8,192 CPUs, the most that Linux knows, with two channels take 12 MiB;"
     " JSON becomes up to 32 times larger in memory",
 )
 SYNCED: Final = Limit(
-    8 * MIB, "bytes", "a synced record (synced.json)", "a stream takes 80 bytes of it"
+    8 * MIB, "bytes", "a synced record (synced.json)", "a stream takes 85 bytes of it"
 )
 STREAMS: Final = Limit(
     32_000,
@@ -51,7 +51,7 @@ GAPS: Final = Limit(
     2_000_000,
     "gaps",
     "a stream",
-    "one takes 250 bytes of memory where all are read (check, repair, info of an open segment)",
+    "one takes 300 bytes of memory where all are read (check, repair, info of an open segment)",
 )
 AT_ONE_TIME: Final = Limit(
     1 << 18,
@@ -86,13 +86,13 @@ PRINTK_FORMATS: Final = Limit(
     4 * MIB, "bytes", "printk_formats", "the 128 strings of a Linux 6.18 take 5 KB"
 )
 COMMANDS: Final = Limit(
-    64 * MIB, "bytes", "the noted commands (tracefs/commands)", "a task takes 25 bytes"
+    64 * MIB, "bytes", "the noted commands (tracefs/commands)", "a task takes 25 to 50 bytes"
 )
 COMMAND_LINES: Final = Limit(
     1_000_000,
     "lines",
     "the noted commands (tracefs/commands)",
-    "one takes 250 bytes of memory and some microseconds",
+    "one takes 350 bytes of memory, and a task is one",
 )
 TRACEFS_FILE: Final = Limit(
     64 * MIB,

@@ -5,8 +5,10 @@ the latest one at or before the time counts, else the first one after it.
 Invariant: what a line shows depends on the trace and the piece, not on who formats it.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.files import read_head
-from lttd.limits import COMMAND_LINES, COMMANDS, NUMBER_DIGITS, Limit
+from lttd.limits import COMMAND_LINES, COMMANDS, Limit
 from lttd.view.columns import Batch, Rows
 from lttd.view.glyphs import distinct
 
@@ -23,6 +25,8 @@ Column = npt.NDArray[Any]
 UNKNOWN: Final = b"<...>"
 IDLE: Final = b"<idle>"
 FOREVER: Final = (1 << 64) - 1
+COMMAND: Final = re.compile(rb"^(\d{1,20}+)\t(\d{1,10}+)\t(\d{0,10}+)\t([^\n]*+)$", re.MULTILINE)
+"""A line of ``tracefs/commands``: time, pid, tgid and command."""
 _LEAST_LINE_BYTES: Final = len(b"1\t1\t\ta\n")
 MOST_PID: Final = (1 << 31) - 1
 COMM_BYTES: Final = 15
@@ -46,25 +50,16 @@ Noted = dict[int, list[tuple[int, bytes]]]
 
 def parse_commands(text: bytes, into: Noted, tgids: dict[int, int] | None = None) -> None:
     """Read lines of time, pid, tgid and command; what does not parse is left out."""
-    for line in text.splitlines()[: COMMAND_LINES.most]:
-        parts = line.split(b"\t", 3)
-        if len(parts) != 4:
+    for found in islice(COMMAND.finditer(text), COMMAND_LINES.most):
+        time, pid, tgid = int(found[1]), int(found[2]), found[3]
+        if time > FOREVER or pid > MOST_PID:
             continue
-        time, pid = number_of(parts[0], FOREVER), number_of(parts[1], MOST_PID)
-        if time is None or pid is None:
-            continue
-        told = parts[3].replace(b"\\n", b"\n").replace(b"\\\\", b"\\")
+        told = found[4][: 2 * COMM_BYTES]  # escaped, a byte may be two
+        if b"\\" in told:
+            told = told.replace(b"\\n", b"\n").replace(b"\\\\", b"\\")
         into.setdefault(pid, []).append((time, told[:COMM_BYTES]))
-        if tgids is not None and (tgid := number_of(parts[2], MOST_PID)) is not None:
-            tgids[pid] = tgid
-
-
-def number_of(digits: bytes, most: int) -> int | None:
-    """Return the number that *digits* write; None where they are none, or one beyond *most*."""
-    if len(digits) > NUMBER_DIGITS.most or not digits.isdigit():
-        return None
-    number = int(digits)
-    return number if number <= most else None
+        if tgids is not None and tgid.isdigit():
+            tgids[pid] = int(tgid)
 
 
 class Names:

@@ -13,7 +13,7 @@ from lttd.abi.ftrace import PageLayout
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
 from lttd.limits import COMMAND_LINES, COMMANDS, EVENT_TYPES, FORMAT, FORMATS, TRACEFS_FILE
-from lttd.view.names import FOREVER, MOST_PID, number_of
+from lttd.view.names import COMMAND, FOREVER, MOST_PID
 from lttd.view.trace import Segment
 
 # /proc tells of a worker what it works at, too; its command, as events have it, is shorter.
@@ -85,14 +85,14 @@ class SavedFiles:
         """
         found: dict[int, bytes] = {}
         for line in self._command_lines():
-            parts = line.rstrip(b"\n").split(b"\t", 3)
-            if len(parts) != 4:
+            parts = COMMAND.match(line)
+            if parts is None:
                 continue  # torn at its end
-            time, pid = number_of(parts[0], FOREVER), number_of(parts[1], MOST_PID)
-            if time is None or pid is None:
+            time, pid = int(parts[1]), int(parts[2])
+            if time > FOREVER or pid > MOST_PID:
                 continue
             if time <= until or pid not in found:
-                told = _WORKER.sub(rb"\1", _ESCAPED.sub(_unescaped, parts[3][:_MOST_NOTED_BYTES]))
+                told = _WORKER.sub(rb"\1", _ESCAPED.sub(_unescaped, parts[4][:_MOST_NOTED_BYTES]))
                 found[pid] = told[:_COMMAND_BYTES]
         return found
 
