@@ -28,6 +28,7 @@ from tests.fuzz_targets import REPLAYS, TARGETS, WRITERS, Target, remove
 from tests.fuzz_traces import FIXTURES, SOURCES, TRACES
 
 CORPUS: Final = FIXTURES / "fuzz"
+_COLLECT_AFTER: Final = 16
 
 
 class Fuzzer:
@@ -35,6 +36,7 @@ class Fuzzer:
 
     def __init__(self, directory: Path) -> None:
         self.out = directory / "out"
+        self._inputs = 0
         self.traces = [Victim(make(directory / make.__name__)) for make in TRACES]
         self.sources = [Victim(make(directory / make.__name__)) for make in SOURCES]
 
@@ -62,8 +64,10 @@ class Fuzzer:
             with suppress(LttdError):
                 target(victim.directory, self.out)
         finally:
-            gc.unfreeze()  # lttd freezes what there is when it starts, which is once
-            gc.collect()
+            self._inputs += 1
+            if self._inputs % _COLLECT_AFTER == 0:
+                gc.unfreeze()  # lttd freezes what there is when it starts: once, as a rule
+                gc.collect()
             victim.restore(None if name in WRITERS else touched)
             remove(self.out)
 
