@@ -28,6 +28,7 @@ from lttd.tracedir import prepare_trace
 
 def open_segment(recorder: Recorder, source: Source, trace: Path, layout: str) -> OpenSegment:
     """Create the trace directory and a segment for all streams of *source*."""
+    trace.mkdir(mode=0o750, exist_ok=True)
     disk = Disk()
     number = prepare_trace(disk, trace, append=False)
     contents = SegmentContents(

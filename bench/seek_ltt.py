@@ -101,7 +101,7 @@ def write_channel(directory: Path, layout: str, size: int) -> StreamPaths:
     directory.mkdir()
     paths = paths_in(directory)
     info = StreamInfo(StreamId("kernel", 0), "ltt", SLOT_BYTES, 68, page_bytes=_PAGE_BYTES)
-    file = StreamFile(Disk(), paths, StreamRecord(info), layout)
+    file = StreamFile(Disk(directory), paths, StreamRecord(info), layout)
     for first in range(0, size, _CHUNK_ROWS):
         file.append(_batch(info, np.arange(first, min(first + _CHUNK_ROWS, size))))
     file.sync()

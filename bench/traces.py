@@ -75,6 +75,7 @@ def first_subbuffers(trace: Trace, out: Path, count: int) -> Trace:
 def repeated(trace: Trace, out: Path, times: int) -> Trace:
     """Write a trace of *times* what *trace* holds, one after the other."""
     (segment,) = trace.segments
+    out.mkdir(mode=0o750, exist_ok=True)
     disk = Disk()
     paths = create_segment(disk, out, 1, "ftrace")
     shutil.copytree(segment.paths.directory / "tracefs", paths.directory / "tracefs")

@@ -100,24 +100,30 @@ def open_by_steps(directory: int, name: str, flags: int, mode: int = 0) -> int:
             # O_PATH would open a symbolic link itself; O_DIRECTORY makes that ENOTDIR.
             below = os.open(part, _LOOK | os.O_DIRECTORY, dir_fd=at)
             if at != directory:
-                os.close(at)
+                close_fd(at)
             at = below
         return os.open(last, flags | os.O_NOFOLLOW, mode, dir_fd=at)
     finally:
         if at != directory:
-            os.close(at)
+            close_fd(at)
 
 
 def _ways() -> _Open:
     """Return how to open: ask the kernel itself, since sandboxes refuse calls that they lack."""
     root = os.open("/", _LOOK)
     try:
-        os.close(open_by_kernel(root, ".", _LOOK))
+        close_fd(open_by_kernel(root, ".", _LOOK))
     except OSError:
         return open_by_steps
     finally:
-        os.close(root)
+        close_fd(root)
     return open_by_kernel
+
+
+def close_fd(fd: int) -> None:
+    """Close a descriptor; a close that fails has closed all the same."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 class _Relative(NamedTuple):
@@ -139,7 +145,7 @@ class OpenDirectory:
         self.path = path
         self.fd = fd
         self._prefix = {".": "", "/": "/"}.get(os.fspath(path), f"{path}/")
-        self._closer = weakref.finalize(self, os.close, fd)
+        self._closer = weakref.finalize(self, close_fd, fd)
         if OpenDirectory._open is None:
             OpenDirectory._open = staticmethod(_ways())
 
@@ -182,7 +188,7 @@ class OpenDirectory:
         try:
             return os.fstat(fd)
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def is_file(self, path: str | Path) -> bool:
         """Tell whether *path* is a regular file; what cannot be reached is none."""
@@ -198,13 +204,15 @@ class OpenDirectory:
         except OSError:
             return False
 
-    def exists(self, path: str | Path) -> bool:
-        """Tell whether there is anything at *path*, a symbolic link included."""
+    def is_missing(self, path: str | Path) -> bool:
+        """Tell whether nothing has the name *path*; what cannot be reached may be there."""
         try:
             self.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
+            return True
+        except OSError:
             return False
-        return True
+        return False
 
     def names(self, path: str | Path) -> list[str]:
         """Return the names of everything in a directory, sorted."""
@@ -252,7 +260,7 @@ class OpenDirectory:
                 parts.append(part)
                 left -= len(part)
         finally:
-            os.close(fd)
+            close_fd(fd)
         reason = f"has {size_bytes:,} bytes or more, and {limit_bytes:,} are the limit"
         raise RefusedError(errno.EFBIG, reason, path)
 
@@ -266,7 +274,7 @@ class OpenDirectory:
         except ValueError as error:  # cut to nothing meanwhile, or more than the address space
             raise RefusedError(errno.EFBIG, str(error), path) from None
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     # -- writing
 
@@ -298,14 +306,14 @@ class OpenDirectory:
     def make_directory(self, path: str | Path) -> None:
         """Create a directory and its parents, where absent."""
         try:
-            os.close(self.open_directory(path))
+            close_fd(self.open_directory(path))
         except FileNotFoundError:
             above, name = _split(self._inside(path))
             if above != ".":
                 self.make_directory(self._prefix + above)
             with self._parent(path) as (fd, _), suppress(FileExistsError):
                 os.mkdir(name, DIRECTORY_MODE, dir_fd=fd)
-            os.close(self.open_directory(path))
+            close_fd(self.open_directory(path))
 
     def create_directory(self, path: str | Path) -> None:
         """Create a directory that is not there yet."""
@@ -362,7 +370,7 @@ class OpenDirectory:
         try:
             yield fd, name
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     @contextmanager
     def _listed(self, path: str | Path) -> Iterator["os._ScandirIterator[str]"]:
@@ -371,7 +379,7 @@ class OpenDirectory:
             with os.scandir(fd) as entries:
                 yield entries
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def _refuse_irregular(self, inside: str, path: str | Path) -> None:
         """Look before opening: to open a device may be to act on it."""
@@ -391,7 +399,7 @@ class OpenDirectory:
             why_not(status) if regular else _KINDS.get(stat.S_IFMT(status.st_mode), "not a file")
         )
         if reason is not None or not keep:
-            os.close(fd)
+            close_fd(fd)
         if reason is not None:
             raise RefusedError(errno.EPERM if regular else errno.EINVAL, reason, path)
         return fd
@@ -433,6 +441,13 @@ class Place:
     def stat(self) -> os.stat_result:
         """See OpenDirectory.stat()."""
         return self.directory.stat(self.path)
+
+    def size_bytes(self) -> int:
+        """Return how large the file is; 0 where it cannot be reached, which its readers report."""
+        try:
+            return self.stat().st_size
+        except OSError:
+            return 0
 
     def open(self) -> int:
         """See OpenDirectory.open_file()."""

@@ -2,6 +2,7 @@
 
 Rule: what makes bytes durable or exclusive stands here and nowhere else, so that a test can put a
 disk that forgets in its place.
+Rule: a disk writes below directories that it holds open, and nowhere else; these are ours alone.
 """
 
 import ctypes
@@ -13,13 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from lttd.beneath import OpenDirectory, Place, RefusedError, close_fd, place_of
 from lttd.errors import LockedError, StorageError, TraceDamagedError
 from lttd.limits import Limit
-from lttd.locks import lock_holder
+from lttd.locks import is_listed, lock_holder
 from lttd.subbuffer import Pieces
 
-FILE_MODE: Final = 0o640
-DIRECTORY_MODE: Final = 0o750
+# Nobody else can open the file, so nobody else can hold its lock.
+LOCK_MODE: Final = 0o600
 IOV_MAX: Final = 1024
 IOVEC_BYTES: Final = 16
 # About so much a call.  Page cache folios grow with the call, and those of 2 MiB and more come, on
@@ -40,30 +42,39 @@ _REMEDY: Final = {
 def storage_error(path: Path, error: OSError, *, end_bytes: int | None = None) -> StorageError:
     """Turn an errno into the one line that says what to do; *end_bytes* as StorageError has it."""
     number = error.errno or 0
-    reason = _REMEDY.get(number, error.strerror or str(error))
+    reason = error.strerror or str(error)
+    if not isinstance(error, RefusedError):
+        reason = _REMEDY.get(number, reason)
     return StorageError(path, reason, errno.errorcode.get(number, "EIO"), end_bytes=end_bytes)
 
 
-def read_limited(path: Path, limit: Limit) -> bytes:
+def read_limited(where: Place | Path, limit: Limit) -> bytes:
     """Read a file whole, if it is no larger than its row of ``lttd.limits`` allows.
 
     Raises:
         TraceDamagedError: it is larger.
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is not a regular file.
     """
-    with path.open("rb", buffering=0) as file:
-        size_bytes = os.fstat(file.fileno()).st_size
-        data = b"" if size_bytes > limit.most else _read(file.fileno(), limit.most + 1)
+    place = place_of(where)
+    fd = place.open()
+    try:
+        size_bytes = os.fstat(fd).st_size
+        data = b"" if size_bytes > limit.most else _read(fd, limit.most + 1)
+    finally:
+        close_fd(fd)
     if max(size_bytes, len(data)) > limit.most:
         reason = f"{max(size_bytes, len(data)):,} bytes; {limit}"
-        raise TraceDamagedError(path, limit.most, reason)
+        raise TraceDamagedError(Path(place.path), limit.most, reason)
     return data
 
 
-def read_head(path: Path, most_bytes: int) -> bytes:
+def read_head(where: Place | Path, most_bytes: int) -> bytes:
     """Return the first *most_bytes* of a file."""
-    with path.open("rb", buffering=0) as file:
-        return _read(file.fileno(), most_bytes)
+    fd = place_of(where).open()
+    try:
+        return _read(fd, most_bytes)
+    finally:
+        close_fd(fd)
 
 
 def _read(fd: int, most_bytes: int) -> bytes:
@@ -116,13 +127,10 @@ _libc.syncfs.argtypes = [ctypes.c_int]
 class File:
     """A file open for writing at offsets that the caller keeps."""
 
-    def __init__(self, path: Path, *, truncate: bool = False) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if truncate else 0)
+    def __init__(self, path: Path, fd: int) -> None:
+        """Take over *fd*, which is open for writing; messages call the file *path*."""
         self.path = path
-        try:
-            self._fd = os.open(path, flags, FILE_MODE)
-        except OSError as error:
-            raise storage_error(path, error) from None
+        self._fd = fd
         self._cached_until_bytes: int | None = None
         self._can_bypass_cache = True
         self._written_out_bytes = 0
@@ -261,8 +269,7 @@ class File:
 
     def close(self) -> None:
         """Give the descriptor back; an error here says nothing that sync() did not."""
-        with suppress(OSError):
-            os.close(self._fd)
+        close_fd(self._fd)
 
 
 # source, target, count, offsets in both -> copied
@@ -289,19 +296,22 @@ def _extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
             start = behind
 
 
-def data_extents(path: Path, start: int) -> list[tuple[int, int]]:
+def data_extents(place: Place, start: int) -> list[tuple[int, int]]:
     """Return the ranges of a file from *start* on that are no holes; none where it is absent.
 
     Raises:
         StorageError: it cannot be read.
     """
     try:
-        with path.open("rb", buffering=0) as file:
-            return list(_extents(file.fileno(), start, os.fstat(file.fileno()).st_size))
+        fd = place.open()
+        try:
+            return list(_extents(fd, start, os.fstat(fd).st_size))
+        finally:
+            close_fd(fd)
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise storage_error(path, error) from None
+        raise storage_error(Path(place.path), error) from None
 
 
 def _behind(pieces: list[bytes | memoryview], skip_bytes: int) -> list[bytes | memoryview]:
@@ -313,35 +323,83 @@ def _behind(pieces: list[bytes | memoryview], skip_bytes: int) -> list[bytes | m
 
 
 class Disk:
-    """How files come to be and are made durable; tests put one in its place that forgets."""
+    """Creates files and makes them durable; tests put one in its place that forgets.
+
+    All methods raise StorageError.
+    """
+
+    _held: tuple[OpenDirectory, ...] = ()
+
+    def __init__(self, *directories: Path) -> None:
+        """Write below *directories*, and below what is held later."""
+        for each in directories:
+            self.hold(each)
+
+    def hold(self, where: Path | OpenDirectory) -> OpenDirectory:
+        """Write below a directory from now on; return it opened.
+
+        A path that is held already is not looked up again.
+        """
+        path = where if isinstance(where, Path) else where.path
+        for held in self._held:
+            if held is where or (held.path == path and isinstance(where, Path)):
+                return held
+        try:
+            directory = OpenDirectory.open(where) if isinstance(where, Path) else where
+            directory.refuse_foreign()
+        except OSError as error:
+            raise storage_error(path, error) from None
+        self._held = (directory, *self._held)
+        return directory
+
+    def release(self, directory: OpenDirectory) -> None:
+        """Write below *directory* no more."""
+        self._held = tuple(held for held in self._held if held is not directory)
+
+    def _holder(self, path: Path) -> OpenDirectory:
+        """Return the innermost directory that *path* is below, the one that was held last."""
+        holders = [held for held in self._held if held.holds(path)]
+        if not holders:
+            raise AssertionError(f"{path} is in no directory that is held for writing")
+        return max(holders, key=lambda held: len(held.path.parts))
 
     def open(self, path: Path, *, truncate: bool = False) -> File:
         """Open for writing, created where absent."""
-        return File(path, truncate=truncate)
+        try:
+            file = self.file(path, self._holder(path).open_for_writing(path))
+        except OSError as error:
+            raise storage_error(path, error) from None
+        if truncate and file.size_bytes():
+            file.truncate(0)
+        return file
+
+    def file(self, path: Path, fd: int) -> File:
+        """Return the file that was opened; tests put another kind in its place."""
+        return File(path, fd)
 
     def make_directory(self, path: Path) -> None:
         """Create a directory and its parents, where absent."""
         try:
-            # mkdir(parents=True) would give the parents another mode.
-            for each in (*reversed(path.parents), path):
-                if not each.is_dir():
-                    each.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+            self._holder(path).make_directory(path)
         except OSError as error:
             raise storage_error(path, error) from None
 
     def replace(self, path: Path, data: bytes) -> None:
         """Put *data* in *path*'s place: after a crash it is the old file or the new one, whole."""
-        temporary = path.with_name(f".{path.name}.new")
+        holder, temporary = self._holder(path), path.with_name(f".{path.name}.new")
         try:
-            file = self.open(temporary, truncate=True)
+            with suppress(FileNotFoundError):
+                holder.remove_file(temporary)
+            file = self.open(temporary)
             try:
                 file.write_at([data], 0)
                 file.sync()
             finally:
                 file.close()
-            temporary.replace(path)
+            holder.rename(temporary, path.name)
         except (OSError, StorageError) as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                holder.remove_file(temporary)
             if isinstance(error, StorageError):
                 raise
             raise storage_error(path, error) from None
@@ -350,50 +408,115 @@ class Disk:
     def remove(self, path: Path) -> None:
         """Remove a file that nobody needs; where that cannot be done it stays."""
         with suppress(OSError):
-            path.unlink(missing_ok=True)
+            self._holder(path).remove_file(path)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory and what it holds; where that cannot be done it stays."""
+        with suppress(OSError):
+            self._holder(path.parent).remove_tree(path)
 
     def sync_file_system(self, path: Path) -> None:
         """Make everything durable that was written to where *path* lies."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = self._opened(path)
         try:
             if _libc.syncfs(fd):
                 number = ctypes.get_errno()
                 raise storage_error(path, OSError(number, os.strerror(number)))
         finally:
-            os.close(fd)
+            close_fd(fd)
 
     def sync_directory(self, path: Path) -> None:
         """Make names durable."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = self._opened(path)
         try:
             os.fsync(fd)
         except OSError as error:
             raise storage_error(path, error) from None
         finally:
-            os.close(fd)
+            close_fd(fd)
+
+    def sync_parent(self, directory: OpenDirectory) -> None:
+        """Make the names in the directory that has *directory* durable; it may be anybody's."""
+        try:
+            fd = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory.fd)
+            try:
+                os.fsync(fd)
+            finally:
+                close_fd(fd)
+        except OSError as error:
+            raise storage_error(directory.path.parent, error) from None
+
+    def _opened(self, path: Path) -> int:
+        try:
+            return self._holder(path).open_directory(path)
+        except OSError as error:
+            raise storage_error(path, error) from None
 
 
 class Lock:
-    """An exclusive flock on a directory or file, held until release() or the process's end."""
+    """An exclusive flock, held until release() or the process's end.
 
-    def __init__(self, path: Path) -> None:
-        """Take the lock at once.
+    It is on a file that only its owner can open: any user who may read a directory could lock that.
+    The file is there while the lock is held, and after a kill.
+    """
+
+    def __init__(self, directory: OpenDirectory, path: Path) -> None:
+        """Take the lock at once, by a file at *path*, which is below *directory*.
 
         Raises:
             LockedError: somebody else has it; the text names the pid where the kernel tells it.
+            StorageError: the file cannot be made.
         """
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._directory, self._path = directory, path
+        while True:
+            try:
+                self._fd = directory.open_for_writing(path, LOCK_MODE)
+            except OSError as error:
+                raise storage_error(path, error) from None
+            try:
+                if self._take():
+                    return
+            except BaseException:
+                close_fd(self._fd)
+                raise
+            close_fd(self._fd)
+
+    def _take(self) -> bool:
+        """Lock the file; return whether it is still the one of that name."""
         try:
+            os.fchmod(self._fd, LOCK_MODE)  # it may have been copied here
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(os.fstat(self._fd), self._directory.stat(self._path))
         except BlockingIOError:
-            holder = lock_holder(self._fd)
-            os.close(self._fd)
-            raise LockedError(f"{path}: in use by {holder}; stop it, or choose another") from None
+            where, holder = self._path.parent, lock_holder(self._fd)
+            raise LockedError(f"{where}: in use by {holder}; stop it, or choose another") from None
+        except FileNotFoundError:
+            return False
         except OSError as error:
-            os.close(self._fd)
-            raise storage_error(path, error) from None
+            raise storage_error(self._path, error) from None
 
     def release(self) -> None:
         """Let somebody else have it; a close that fails has closed all the same."""
         with suppress(OSError):
-            os.close(self._fd)
+            self._directory.remove_file(self._path)
+        close_fd(self._fd)
+
+
+def is_locked(place: Place) -> bool:
+    """Tell whether somebody holds the lock that a file is for.
+
+    Who may not open the file learns it from /proc/locks, which is of one pid namespace.
+    """
+    try:
+        if is_listed(place.stat()):
+            return True
+        fd = place.open()
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        close_fd(fd)
+    return False

@@ -9,7 +9,6 @@ Invariant: entries are ordered by offset; begin and end never step back; a torn 
 """
 
 import mmap
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from lttd.beneath import Place, place_of
 from lttd.errors import TraceDamagedError
 from lttd.files import read_head
 from lttd.limits import AT_ONE_TIME, GAPS
@@ -133,17 +133,21 @@ def parse_gaps(data: bytes, path: Path) -> list[Gap]:
     return gaps
 
 
-def read_gaps(path: Path) -> list[Gap]:
+def read_gaps(where: Place | Path) -> list[Gap]:
     """Return what a gaps file holds; none where it is absent.
 
     Raises:
-        TraceDamagedError: it does not parse, or holds more than are read.
+        TraceDamagedError: it cannot be read, does not parse, or holds more than are read.
     """
+    place = place_of(where)
+    path = Path(place.path)
     try:
-        refuse_too_many_gaps(path, path.stat().st_size)
-        data = read_head(path, _MOST_GAPS_BYTES)
+        refuse_too_many_gaps(path, place.stat().st_size)
+        data = read_head(place, _MOST_GAPS_BYTES)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
     return parse_gaps(data, path)
 
 
@@ -217,22 +221,28 @@ def _check_header(data: bytes | mmap.mmap, path: Path, magic: int, record_bytes:
 class SeekIndex:
     """A stream's index, mapped, never read as a whole.  Also of a trace that is still written."""
 
-    def __init__(self, path: Path) -> None:
-        """Map *path*.
+    def __init__(self, where: Place | Path) -> None:
+        """Map the file.
 
         Raises:
             TraceDamagedError: not an index.
             FileNotFoundError: there is none.
         """
-        self.path = path
-        with path.open("rb") as file:
-            self._size_bytes = os.fstat(file.fileno()).st_size
-            if not self._size_bytes:
-                raise TraceDamagedError(path, 0, "empty")
-            self._map = mmap.mmap(file.fileno(), self._size_bytes, access=mmap.ACCESS_READ)
+        place = place_of(where)
+        self.path = Path(place.path)
+        try:
+            view = place.map()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise TraceDamagedError(self.path, 0, error.strerror or str(error)) from None
+        if not isinstance(view.obj, mmap.mmap):
+            raise TraceDamagedError(self.path, 0, "empty")
+        self._map = view.obj
+        self._size_bytes = len(view)
         # One page a step is all that a bisection wants of the disk.
         self._map.madvise(mmap.MADV_RANDOM)
-        _check_header(self._map, path, MAGIC, ENTRY_BYTES)
+        _check_header(self._map, self.path, MAGIC, ENTRY_BYTES)
 
     def __len__(self) -> int:
         return (self._size_bytes - HEADER.size) // ENTRY_BYTES

@@ -6,14 +6,28 @@ from pathlib import Path
 
 def lock_holder(fd: int) -> str:
     """Say who holds the flock on the file behind *fd*, by /proc/locks: command and pid."""
-    status = os.fstat(fd)
+    pid = _holder_pid(os.fstat(fd))
+    try:
+        command = Path(f"/proc/{pid}/comm").read_text(errors="replace")
+    except OSError:
+        return "another process"
+    return f"{command.strip()} (pid {pid})"
+
+
+def is_listed(status: os.stat_result) -> bool:
+    """Tell whether /proc/locks has a flock on the file of *status*."""
+    return _holder_pid(status) is not None
+
+
+def _holder_pid(status: os.stat_result) -> str | None:
     wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
-        for line in Path("/proc/locks").read_text().splitlines():
-            words = line.split()
-            if words[1] == "FLOCK" and words[5] == wanted:
-                command = Path(f"/proc/{words[4]}/comm").read_text(errors="replace")
-                return f"{command.strip()} (pid {words[4]})"
-    except (OSError, IndexError):
-        pass
-    return "another process"
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        words = line.split()
+        # A process that waits for a lock has one word more.
+        if words[1] == "FLOCK" and words[5] == wanted:
+            return words[4]
+    return None

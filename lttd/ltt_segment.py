@@ -55,7 +55,7 @@ class SegmentMarkers:
             if self._manifest.state == "closed":
                 return
             try:
-                self._manifest = Manifest.read(self._paths.manifest)
+                self._manifest = Manifest.read(self._paths.place(self._paths.manifest))
             except TraceDamagedError as error:
                 self.notes.append(str(error))
                 return
@@ -95,7 +95,7 @@ class SegmentMarkers:
             if paths.directory.name == self._paths.directory.absolute().name:
                 continue
             try:
-                manifest = Manifest.read(paths.manifest)
+                manifest = Manifest.read(paths.place(paths.manifest))
             except TraceDamagedError:
                 continue  # told where that one is read
             for stream in _streams(paths, manifest):
@@ -161,6 +161,6 @@ def _start(stream: StoredStream) -> int | None:
 
 def _size(stream: StoredStream) -> int:
     try:
-        return stream.paths.index.stat().st_size
+        return stream.segment.place(stream.paths.index).stat().st_size
     except OSError:
         return 0  # not written to yet

@@ -4,7 +4,6 @@ Rule: what was written is synced, data before index, before the synced record sa
 Rule: the manifest says ``closed`` only when the backlog was written and all of it is synced.
 """
 
-import shutil
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from lttd.beneath import OpenDirectory
 from lttd.clock import Snapshot
-from lttd.errors import LttdError, StorageError, TraceDamagedError
+from lttd.errors import StorageError, TraceDamagedError
 from lttd.files import Disk, Lock
 from lttd.lane import Jobs, Lane
 from lttd.plausible import MOST_COUNT
@@ -80,16 +80,19 @@ class OpenSegment:
         self._disk = contents.disk
         self._guard = threading.Lock()
         self._is_open = True
-        self._baselines = _baselines(trace, str(contents.source["kind"]))
+        self._baselines = _baselines(self._disk.hold(trace), str(contents.source["kind"]))
         self.paths: SegmentPaths = create_segment(
             self._disk, trace, number, str(contents.source["kind"])
         )
-        self._lock = Lock(self.paths.directory)
         self.lanes: dict[StreamId, Lane] = {}
+        self._lock: Lock | None = None
         try:
+            self._lock = Lock(self.paths.base, self.paths.lock)
             self._create(contents)
-        except LttdError:
-            shutil.rmtree(self.paths.directory, ignore_errors=True)
+        except BaseException:
+            # Files first: to remove directories takes descriptors.
+            self._close_files()
+            self._disk.remove_tree(self.paths.directory)
             raise
 
     def _create(self, contents: SegmentContents) -> None:
@@ -101,8 +104,10 @@ class OpenSegment:
             clock_snapshots=[contents.snapshot] if contents.snapshot else [],
         )
         reserve = self._disk.open(self.paths.reserve)
-        reserve.preallocate(0, RESERVE_BYTES)
-        reserve.close()
+        try:
+            reserve.preallocate(0, RESERVE_BYTES)
+        finally:
+            reserve.close()
         self.add_streams(contents.streams)
 
     def add_streams(self, infos: Iterable[StreamInfo]) -> None:
@@ -120,7 +125,7 @@ class OpenSegment:
             for info in new.values():
                 queue = self._writers.lane_queue(len(self.lanes) + len(added))
                 added[info.id] = self._make_lane(info, queue, cached_bytes)
-        except LttdError:
+        except BaseException:
             for lane in added.values():
                 lane.file.close()
             raise
@@ -233,20 +238,25 @@ class OpenSegment:
             self._tell()
             self.sync()
 
+    def discard(self) -> None:
+        """Remove the segment: nothing was recorded into it."""
+        self._let_go(removed=True)
+        self._disk.remove_tree(self.paths.directory)
+
     def _let_go(self, *, removed: bool = False) -> None:
         with self._guard:
             self._is_open = False
         self._writers.forget(self, removed=removed)
         # A retry may be on its way to a file of ours.
         self._writers.drain()
+        self._close_files()
+
+    def _close_files(self) -> None:
         for lane in self.lanes.values():
             lane.file.close()
-        self._lock.release()
-
-    def discard(self) -> None:
-        """Remove the segment: nothing was recorded into it."""
-        self._let_go(removed=True)
-        shutil.rmtree(self.paths.directory, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.release()
+        self._disk.release(self.paths.base)
 
     def summaries(self) -> list[StreamSummary]:
         """Return one summary a stream, as of now."""
@@ -256,11 +266,11 @@ class OpenSegment:
         self._disk.replace(self.paths.manifest, self.manifest.encode())
 
 
-def _baselines(trace: Path, kind: str) -> dict[str, int]:
+def _baselines(trace: OpenDirectory, kind: str) -> dict[str, int]:
     """Return events_discarded per stream name at the end of the newest segment of this kind."""
     for paths in reversed(segments_below(trace)):
         try:
-            manifest = Manifest.read(paths.manifest)
+            manifest = Manifest.read(paths.place(paths.manifest))
         except TraceDamagedError:
             continue
         if manifest.source.get("kind") == kind:

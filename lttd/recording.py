@@ -1,21 +1,31 @@
 """A source and the segment that it is recorded into, from opening to closing both."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lttd.clock import Snapshot, take_snapshot
-from lttd.errors import StorageError
-from lttd.files import Disk, Lock
+from lttd.errors import LttdError, StorageError
+from lttd.files import Disk, Lock, storage_error
 from lttd.lane import Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.sources.base import Source, SourceInfo, Stream, When
 from lttd.stats import StreamStats
-from lttd.tracedir import Manifest, missing_directories, prepare_trace, segments_below
+from lttd.tracedir import (
+    LOCK,
+    Manifest,
+    SegmentPaths,
+    foreign_names,
+    made_directory,
+    prepare_trace,
+    segments_below,
+)
+
+# So many lines of what is left aside help; more would hide the others.
+MOST_LINES: Final = 8
 
 
 @contextmanager
@@ -26,28 +36,24 @@ def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
     are removed.
 
     Raises:
-        UsageError: it holds a trace and *append* is not set, or something that is no trace.
+        UsageError: it holds a trace and *append* is not set, or something that is no trace; or it
+            is not this user's alone.
         LockedError: another lttd records into it.
     """
-    made = missing_directories(trace)
-    try:
-        number = prepare_trace(disk, trace, append=append)
-        lock = Lock(trace)
+    with made_directory(trace) as directory:
+        disk.hold(directory)
+        prepare_trace(disk, trace, append=append)
+        lock = Lock(directory, trace / LOCK)
         try:
-            yield number
+            # Again: another lttd may have ended meanwhile.
+            yield prepare_trace(disk, trace, append=append)
         finally:
             lock.release()
-    finally:
-        for path in made:
-            try:
-                path.rmdir()
-            except OSError:  # something is in it, or it never came to be
-                break
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A segment that a killed lttd had left open, and that is whole again."""
+    """A segment that a killed lttd had left open and that is whole again, or one left as it is."""
 
     line: str
     """What the user is told of it."""
@@ -58,23 +64,48 @@ class Recovered:
 def recover_open_segments(disk: Disk, trace: Path) -> list[Recovered]:
     """Make whole what a killed lttd has left open.
 
-    Raises:
-        TraceDamagedError: a segment's manifest is unreadable.
+    What cannot be recovered, and what is not a segment, is reported and left as it is: old files
+    never stop a recording.
     """
-    recovered = []
-    for segment in segments_below(trace):
-        if segment.manifest.exists() and Manifest.read(segment.manifest).state != "open":
-            continue
-        from lttd.recover import holds_nothing, recover  # noqa: PLC0415  (seldom needed)
-
-        if holds_nothing(segment):
-            shutil.rmtree(segment.directory)
-            continue
-        found = recover(segment, disk)
-        torn_bytes = sum(stream.torn_bytes for stream in found)
-        line = f"{segment.directory}: was left open; recovered, {torn_bytes} torn bytes cut"
-        recovered.append(Recovered(line, tuple(stream.stats() for stream in found)))
+    directory = disk.hold(trace)
+    recovered: list[Recovered] = []
+    left = [f"{trace / name}: is not a segment" for name in foreign_names(directory)]
+    for segment in segments_below(directory):
+        try:
+            recovered += _recovered(disk, segment)
+        except LttdError as error:
+            left.append(str(error))
+        except OSError as error:
+            left.append(str(storage_error(segment.directory, error)))
+        except Exception as error:  # noqa: BLE001  (whatever an old segment holds)
+            left.append(f"{segment.directory}: cannot be recovered: {error!r}")
+    recovered += [Recovered(f"{line}; left as it is", ()) for line in left[:MOST_LINES]]
+    if len(left) > MOST_LINES:
+        more = f"{trace}: {len(left) - MOST_LINES} more are left as they are"
+        recovered.append(Recovered(more, ()))
     return recovered
+
+
+def _recovered(disk: Disk, segment: SegmentPaths) -> list[Recovered]:
+    """Recover a segment if it was left open.
+
+    Raises:
+        LttdError: it cannot be recovered, or nobody can tell what it holds.
+        OSError: it is not ours.
+    """
+    has_manifest = not segment.base.is_missing(segment.manifest)
+    if has_manifest and Manifest.read(segment.place(segment.manifest)).state != "open":
+        return []
+    from lttd.recover import holds_nothing, recover  # noqa: PLC0415  (seldom needed)
+
+    if holds_nothing(segment):
+        segment.base.enter(segment.directory).refuse_foreign()
+        disk.remove_tree(segment.directory)
+        return []
+    found = recover(segment, disk)
+    torn_bytes = sum(stream.torn_bytes for stream in found)
+    line = f"{segment.directory}: was left open; recovered, {torn_bytes} torn bytes cut"
+    return [Recovered(line, tuple(stream.stats() for stream in found))]
 
 
 Served = tuple[Stream, Lane]

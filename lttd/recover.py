@@ -10,6 +10,7 @@ before the manifest says ``closed``; recovering again, or after a crash while re
 the same.
 """
 
+import stat
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.table import Headers
-from lttd.files import Disk, Lock, data_extents
+from lttd.files import Disk, Lock, data_extents, storage_error
 from lttd.index import (
     ENTRY_BYTES,
     ENTRY_DTYPE,
@@ -81,28 +82,49 @@ def recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
         TraceDamagedError: its manifest cannot be read, though there are data.
         StorageError: something could not be written; recover() again goes on from there.
     """
-    lock = Lock(segment.directory)
     try:
-        return _recover(segment, disk)
+        disk.hold(segment.base)
+        own = replace(segment, base=segment.base.enter(segment.directory))
+        disk.hold(own.base)
+    except OSError as error:
+        raise storage_error(segment.directory, error) from None
+    try:
+        lock = Lock(own.base, own.lock)
+        try:
+            return _recover(own, disk)
+        finally:
+            lock.release()
     finally:
-        lock.release()
+        disk.release(own.base)
 
 
 def holds_nothing(segment: SegmentPaths) -> bool:
     """Tell whether recording ended before the segment had a manifest: then it never had data."""
-    if segment.manifest.exists():
+    base = segment.base
+    try:
+        base.stat(segment.manifest)
+    except FileNotFoundError:
+        pass
+    except OSError:
         return False
-    data = [path for path in segment.streams.glob("*") if path.is_file()]
-    return not any(path.stat().st_size for path in data)
+    else:
+        return False
+    try:
+        found = [base.stat(segment.streams / name) for name in base.names(segment.streams)]
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return not any(status.st_size for status in found if not stat.S_ISDIR(status.st_mode))
 
 
 def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
     disk.remove(segment.reserve)
     if holds_nothing(segment):
         return []
-    manifest = Manifest.read(segment.manifest)
+    manifest = Manifest.read(segment.place(segment.manifest))
     is_open = manifest.state == "open"
-    synced = read_synced(segment.synced)
+    synced = read_synced(segment.place(segment.synced))
     # What only a process lost is in the kernel's page cache: zeros can then not stand for it.
     power_kept = manifest.machine.get("boot_id") == this_machine()["boot_id"]
     found, positions = [], {}
@@ -189,9 +211,9 @@ class _Planner:
         """*vouched*: what is known to be durable; None: trust nothing, but cut nothing sound."""
         self._stream = stream
         self._data_bytes = len(stream.data)
-        self._raw_index = map_file(stream.paths.index)
+        self._raw_index = map_file(stream.segment.place(stream.paths.index))
         self._old = salvage_entries(self._raw_index)
-        raw_gaps = map_file(stream.paths.gaps)
+        raw_gaps = map_file(stream.segment.place(stream.paths.gaps))
         refuse_too_many_gaps(stream.paths.gaps, len(raw_gaps))
         self._gaps, self._gaps_differ = salvage_gaps(raw_gaps)
         self._floor = self._trusted(vouched) if vouched else 0
@@ -349,8 +371,9 @@ class _Planner:
         """Return where zeros begin that reach to the data's end and may never have been written."""
         start = self._end_of(self._floor)
         written = start
+        extents = data_extents(self._stream.segment.place(self._stream.paths.data), start)
         # Holes are zeros that take no time.
-        for first, behind in reversed(data_extents(self._stream.paths.data, start)):
+        for first, behind in reversed(extents):
             written = _behind_nonzero(self._stream.data, first, min(behind, self._data_bytes))
             if written > first:
                 break

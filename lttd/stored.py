@@ -5,7 +5,6 @@ Invariant: a packed data file is the sub-buffers of the index one after the othe
 a sparse one has each in its slot.
 """
 
-import mmap
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.table import BlktraceAbi, Headers, abi_of
+from lttd.beneath import Place, place_of
 from lttd.errors import TraceDamagedError
 from lttd.index import Entries, SeekIndex, read_gaps
 from lttd.stats import StreamStats, StreamSummary, summarize
@@ -30,24 +30,15 @@ _Int = TypeVar("_Int", np.int64, np.uint64)
 CHUNK_ENTRIES: Final = 65536
 
 
-def map_file(path: Path) -> memoryview:
+def map_file(where: Place | Path) -> memoryview:
     """Map a file for reading; an absent one is as good as an empty one."""
+    place = place_of(where)
     try:
-        with path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return place.map()
     except FileNotFoundError:
         return memoryview(b"")
-    except ValueError:  # mmap's way to say that the file is empty
-        return memoryview(b"")
     except OSError as error:
-        raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
-
-
-def _size_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0  # told where the data are read
+        raise TraceDamagedError(Path(place.path), 0, error.strerror or str(error)) from None
 
 
 class StoredStream:
@@ -68,7 +59,7 @@ class StoredStream:
     @cached_property
     def data(self) -> memoryview:
         """The data file, mapped."""
-        return map_file(self.paths.data)
+        return map_file(self.segment.place(self.paths.data))
 
     @cached_property
     def index(self) -> SeekIndex:
@@ -78,12 +69,13 @@ class StoredStream:
             TraceDamagedError: absent, not an index, or larger than the data can be described by.
         """
         try:
-            index = SeekIndex(self.paths.index)
+            index = SeekIndex(self.segment.place(self.paths.index))
         except FileNotFoundError:
             reason = "no index; lttv check --repair makes it again"
             raise TraceDamagedError(self.paths.index, 0, reason) from None
         # In this order: the data file of a live trace is ahead of its index.
-        index.refuse_more_than(_size_bytes(self.paths.data), self._least_bytes)
+        data_bytes = self.segment.place(self.paths.data).size_bytes()
+        index.refuse_more_than(data_bytes, self._least_bytes)
         return index
 
     @property
@@ -98,7 +90,7 @@ class StoredStream:
         Raises:
             TraceDamagedError: the file does not parse.
         """
-        return read_gaps(self.paths.gaps)
+        return read_gaps(self.segment.place(self.paths.gaps))
 
     def headers(self, entries: Entries) -> Headers:
         """Read the sub-buffers' own headers where *entries* say that they are."""

@@ -1,9 +1,11 @@
 """Names on disk: a trace is a directory of segments, a segment is self-contained.
 
+    TRACE/.lock                              while lttd records
     TRACE/20261123T013005Z-000001-ftrace/trace.json
                                          streams/<channel>_<cpu>
                                          streams/index/<channel>_<cpu>.idx, .gaps
                                          streams/<device>.blktrace.<cpu> for blktrace
+                                         .lock, .reserve while it is recorded
 
 Rule: file names and the manifest's keys stand in this file only.
 """
@@ -11,14 +13,16 @@ Rule: file names and the manifest's keys stand in this file only.
 import json
 import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, astuple, dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+from lttd.beneath import OpenDirectory, Place, RefusedError
 from lttd.clock import Snapshot
 from lttd.errors import NotATraceError, StorageError, TraceDamagedError, UsageError
 from lttd.files import Disk, read_limited, storage_error
@@ -32,9 +36,13 @@ FORMAT_VERSION: Final = 1
 MANIFEST: Final = "trace.json"
 SYNCED: Final = "synced.json"
 RESERVE: Final = ".reserve"
+LOCK: Final = ".lock"
 MOST_FILE_NAME: Final = 250
 """Linux allows 255, and an index's name ends with .idx, a gaps file's with .gaps."""
-_SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,})-([a-z]+)")
+MOST_NUMBER: Final = 999_999_999
+_SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,9})-([a-z]+)")
+# What a file system puts into a directory by itself, and a killed lttd.
+_NOT_FOREIGN: Final = re.compile(r"lost\+found|\.nfs.*|" + re.escape(LOCK))
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*")
 
 
@@ -80,6 +88,22 @@ class SegmentPaths:
     """Where everything of one segment lies."""
 
     directory: Path
+    base: OpenDirectory = field(compare=False)
+    """The directory that all of it is reached through: the segment, or the trace that has it."""
+
+    def place(self, path: Path) -> Place:
+        """Return a path of this segment as what can be read."""
+        return self.base.place(path)
+
+    @property
+    def tracefs(self) -> Place:
+        """The files of tracefs that are kept beside the streams."""
+        return self.place(self.directory / "tracefs")
+
+    @property
+    def lock(self) -> Path:
+        """The file that whoever writes the segment has locked."""
+        return self.directory / LOCK
 
     @property
     def manifest(self) -> Path:
@@ -209,14 +233,15 @@ class Manifest:
         return json.dumps(value, indent=1).encode() + b"\n"
 
     @classmethod
-    def read(cls, path: Path) -> "Manifest":
+    def read(cls, where: Place | Path) -> "Manifest":
         """Read a segment's manifest.
 
         Raises:
             TraceDamagedError: it is absent, not JSON, of a later format or lacks a key.
         """
+        path = where if isinstance(where, Path) else Path(where.path)
         try:
-            value = parse_json(read_limited(path, MANIFEST_LIMIT))
+            value = parse_json(read_limited(where, MANIFEST_LIMIT))
             version = value.pop("format_version")
             if version != FORMAT_VERSION:
                 reason = f"format version {version!a:.40}; this lttv knows {FORMAT_VERSION}"
@@ -259,10 +284,10 @@ def encode_synced(positions: Mapping[str, Position]) -> bytes:
     return json.dumps({"streams": {name: asdict(at) for name, at in positions.items()}}).encode()
 
 
-def read_synced(path: Path) -> dict[str, Position]:
+def read_synced(where: Place | Path) -> dict[str, Position]:
     """Read the synced record; nothing is known to be durable where it is absent or unreadable."""
     try:
-        streams = parse_json(read_limited(path, SYNCED_LIMIT))["streams"]
+        streams = parse_json(read_limited(where, SYNCED_LIMIT))["streams"]
         found = {str(name): Position(**at) for name, at in streams.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, TraceDamagedError):
         return {}
@@ -277,81 +302,141 @@ def segments(trace: Path) -> list[SegmentPaths]:
     Raises:
         NotATraceError: there is none.
     """
-    if (trace / MANIFEST).is_file():
-        return [SegmentPaths(trace)]
-    found = segments_below(trace)
+    try:
+        base = OpenDirectory.open(trace)
+    except FileNotFoundError:
+        raise NotATraceError(f"{trace}: no such directory") from None
+    except OSError as error:
+        raise NotATraceError(f"{trace}: {error.strerror}") from None
+    if base.is_file(trace / MANIFEST):
+        return [SegmentPaths(trace, base)]
+    try:
+        found = segments_below(base)
+    except OSError as error:
+        raise NotATraceError(f"{trace}: {error.strerror}") from None
     if not found:
-        what = "no lttd trace" if trace.is_dir() else "no such directory"
-        raise NotATraceError(f"{trace}: {what}")
+        raise NotATraceError(f"{trace}: no lttd trace")
     return found
 
 
-def segments_below(trace: Path) -> list[SegmentPaths]:
-    """Return the segments that *trace* holds, in the order of their numbers; maybe none."""
-    children = trace.iterdir() if trace.is_dir() else ()
-    found = [
-        SegmentPaths(child)
-        for child in children
-        if _SEGMENT.fullmatch(child.name) and child.is_dir()
-    ]
+def segments_below(trace: Path | OpenDirectory) -> list[SegmentPaths]:
+    """Return the segments that *trace* holds, in the order of their numbers; maybe none.
+
+    A symbolic link to a segment is among them: reading it says that it is none.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    if isinstance(trace, Path):
+        try:
+            trace = OpenDirectory.open(trace)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    names = filter(_SEGMENT.fullmatch, trace.names(trace.path))
+    found = [SegmentPaths(trace.path / name, trace) for name in names]
     return sorted(found, key=lambda segment: segment.number)
 
 
-def missing_directories(trace: Path) -> list[Path]:
-    """Return what has to be made for *trace* to be there, the innermost first.
+def foreign_names(trace: OpenDirectory) -> list[str]:
+    """Return what a trace directory holds besides segments and what comes there by itself.
 
     Raises:
-        UsageError: a part of its path is a file.
-        StorageError: this user may not look there.
+        StorageError: the directory cannot be listed.
     """
-    missing = []
+    try:
+        names = trace.names(trace.path)
+    except OSError as error:
+        raise storage_error(trace.path, error) from None
+    return [n for n in names if not _SEGMENT.fullmatch(n) and not _NOT_FOREIGN.fullmatch(n)]
+
+
+@contextmanager
+def made_directory(trace: Path) -> Iterator[OpenDirectory]:
+    """Open the directory *trace*, created with its parents where absent.
+
+    What was created and is empty at the end is removed: nothing came to be recorded.
+
+    Raises:
+        UsageError: a part of its path is a file, or another user may change what is in it.
+        StorageError: it can be neither opened nor created.
+    """
+    base, missing = _nearest(trace)
+    try:
+        try:
+            if missing:
+                base.make_directory(trace)
+            directory = base.enter(trace) if missing else base
+            directory.refuse_foreign()
+        except RefusedError as error:
+            raise UsageError(f"{trace}: {error.strerror}") from None
+        except OSError as error:
+            raise storage_error(trace, error) from None
+        yield directory
+    finally:
+        with suppress(OSError):  # something is in it, or it never came to be
+            for path in missing:
+                base.remove_directory(path)
+
+
+def _nearest(trace: Path) -> tuple[OpenDirectory, list[Path]]:
+    """Open the innermost directory there is on the way to *trace*; return what is missing, too."""
+    missing: list[Path] = []
     for path in (trace, *trace.parents):
         try:
-            if path.is_dir():
-                break
-            if path.exists():
-                raise UsageError(f"{trace}: {path} is a file; name a directory, or a new path")
+            return OpenDirectory.open(path), missing
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if isinstance(error, NotADirectoryError) and os.path.lexists(path):
+                raise UsageError(
+                    f"{trace}: {path} is a file; name a directory, or a new path"
+                ) from None
+            missing.append(path)
         except OSError as error:
             raise storage_error(path, error) from None
-        missing.append(path)
-    return missing
+    raise AssertionError("every path begins at a directory")
 
 
 def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
-    """Make *trace* ready for a new segment; return the number that it gets.
+    """Hold *trace* for writing; return the number of the next segment.
 
     Raises:
-        UsageError: it holds something already and *append* is not set, or something foreign.
+        UsageError: it holds something already and *append* is not set, or only what is foreign.
     """
-    disk.make_directory(trace)
-    try:
-        names = {child.name for child in trace.iterdir()}
-    except OSError as error:
-        raise storage_error(trace, error) from None
-    found = segments_below(trace)
-    foreign = names - {segment.directory.name for segment in found}
-    if foreign:
-        example = min(foreign)
+    directory = disk.hold(trace)
+    foreign = foreign_names(directory)
+    used = {segment.number for segment in segments_below(directory)}
+    if foreign and not used:
         raise UsageError(
-            f"{trace}: holds {example!r}, which is no segment; name an empty directory"
+            f"{trace}: holds {foreign[0]!r}, which is no segment; name an empty directory"
         )
-    if found and not append:
+    if used and not append:
         raise UsageError(f"{trace}: holds a trace already; --append adds to it")
-    return max((segment.number for segment in found), default=0) + 1
+    number = max(used, default=0) + 1
+    if number > MOST_NUMBER:
+        number = next(number for number in count(1) if number not in used)
+    return number
 
 
 def create_segment(disk: Disk, trace: Path, number: int, kind: str) -> SegmentPaths:
-    """Create the directories of a new segment.
+    """Create the directories of a new segment, which is then held for writing.
 
     Raises:
-        StorageError: that failed; nothing of it is left.
+        StorageError: they cannot be created; none is left.
     """
+    directory = disk.hold(trace)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    paths = SegmentPaths(trace / f"{stamp}-{number:06d}-{kind}")
+    path = trace / f"{stamp}-{number:06d}-{kind}"
     try:
+        directory.create_directory(path)
+    except OSError as error:
+        raise storage_error(path, error) from None
+    try:
+        paths = SegmentPaths(path, directory.enter(path))
+        disk.hold(paths.base)
         disk.make_directory(paths.index)
         disk.sync_directory(trace)
-    except StorageError:
-        shutil.rmtree(paths.directory, ignore_errors=True)
-        raise
+    except (OSError, StorageError) as error:
+        disk.remove_tree(path)
+        if isinstance(error, StorageError):
+            raise
+        raise storage_error(path, error) from None
     return paths

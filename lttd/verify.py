@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.table import Headers, LttAbi
-from lttd.errors import LockedError, TraceDamagedError
-from lttd.files import Lock
+from lttd.errors import TraceDamagedError
+from lttd.files import is_locked
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
 from lttd.ltt_segment import SegmentMarkers, channel_of
 from lttd.recover import holds_nothing
@@ -108,7 +108,7 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
     if holds_nothing(segment):
         note = f"{segment.directory}: recording ended before anything was recorded"
         return Report(segment.directory, "empty", notes=[note])
-    manifest = Manifest.read(segment.manifest)
+    manifest = Manifest.read(segment.place(segment.manifest))
     state = manifest.state
     if state == "open" and is_live(segment):
         state = "live"
@@ -126,19 +126,25 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
         _StreamCheck(report, stream, growing=state == "live").run(events=events)
     report.notes += markers.notes
     known = {record.name for record in manifest.streams}
-    for path in sorted(segment.streams.glob("*")):
-        if path.is_file() and path.name not in known | {"metadata"}:
+    for name in _names_of_streams(segment):
+        if name not in known | {"metadata"}:
+            path = segment.streams / name
             report.findings.append(Finding(path, 0, "the manifest knows no such stream"))
     return report
 
 
+def _names_of_streams(segment: SegmentPaths) -> list[str]:
+    """Return what is beside the streams' directory of indexes; that may be anything."""
+    try:
+        names = segment.base.names(segment.streams)
+    except OSError:
+        return []  # found where the streams are read
+    return [name for name in names if name != segment.index.name]
+
+
 def is_live(segment: SegmentPaths) -> bool:
     """Tell whether somebody holds the segment's lock: it is being recorded, or recovered."""
-    try:
-        Lock(segment.directory).release()
-    except LockedError:
-        return True
-    return False
+    return is_locked(segment.place(segment.lock))
 
 
 class _StreamCheck:

@@ -32,11 +32,10 @@ class Op:
 
 
 class LoggedFile(File):
-    def __init__(self, log: list[Op], path: Path, *, truncate: bool) -> None:
-        super().__init__(path, truncate=truncate)
+    def __init__(self, log: list[Op], path: Path, fd: int) -> None:
+        super().__init__(path, fd)
         self._log = log
-        if truncate:
-            log.append(Op("truncate", path))
+        log.append(Op("write", path))  # it is there from now on
 
     def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
         self._log.append(Op("write", self.path, offset_bytes, b"".join(pieces)))
@@ -52,10 +51,11 @@ class LoggedFile(File):
 
 class ForgetfulDisk(Disk):
     def __init__(self) -> None:
+        super().__init__()
         self.log: list[Op] = []
 
-    def open(self, path: Path, *, truncate: bool = False) -> File:
-        return LoggedFile(self.log, path, truncate=truncate)
+    def file(self, path: Path, fd: int) -> File:
+        return LoggedFile(self.log, path, fd)
 
     def replace(self, path: Path, data: bytes) -> None:
         path.write_bytes(data)

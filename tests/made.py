@@ -9,6 +9,7 @@ import numpy as np
 
 from lttd.abi.ftrace import close_rows, rows_of_pages
 from lttd.abi.ltt import rows_of
+from lttd.beneath import OpenDirectory
 from lttd.clock import Snapshot
 from lttd.files import Disk
 from lttd.sources.ltt_rows import LttBook
@@ -105,6 +106,11 @@ class LttRing:
         return made
 
 
+def segment_at(directory: Path) -> SegmentPaths:
+    """Return the segment that *directory* is."""
+    return SegmentPaths(directory, OpenDirectory.open(directory))
+
+
 def _ftrace_ring(cpu: int) -> "Ring | LttRing":
     return Ring(info("fake", cpu))
 
@@ -122,6 +128,7 @@ class Made:
     make_ring: Callable[[int], Ring | LttRing] = _ftrace_ring
 
     def __post_init__(self) -> None:
+        self.trace.mkdir(mode=0o750, parents=True, exist_ok=True)
         self.paths: SegmentPaths = create_segment(self.disk, self.trace, self.number, "fake")
         self.rings = [self.make_ring(cpu) for cpu in range(self.cpus)]
         self.records = [StreamRecord(ring.info) for ring in self.rings]
@@ -176,4 +183,14 @@ class Made:
         return self
 
 
-__all__ = ["LAYOUT", "LttRing", "Made", "Ring", "event", "page", "record_at", "subbuffer"]
+__all__ = [
+    "LAYOUT",
+    "LttRing",
+    "Made",
+    "Ring",
+    "event",
+    "page",
+    "record_at",
+    "segment_at",
+    "subbuffer",
+]

@@ -9,6 +9,7 @@ from lttd.recover import recover
 from lttd.tracedir import SegmentPaths
 from lttd.verify import check
 from tests.blk import process, record
+from tests.made import segment_at
 from tests.test_blktrace_text import replayed, shown, written
 
 RECORDS = 3000
@@ -20,7 +21,7 @@ def segment(tmp_path: Path) -> SegmentPaths:
         record(at, pdu=bytes(8 * (at % 3)), sequence=at) for at in range(10, 10 + RECORDS - 1)
     )
     streams = replayed(written(tmp_path / "raw", data), tmp_path / "trace")
-    return SegmentPaths(streams.parent)
+    return segment_at(streams.parent)
 
 
 def data_of(segment: SegmentPaths) -> Path:

@@ -223,7 +223,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
             file.seek(at)
             file.write(b"x" * 5000)
         file.truncate(4 << 20)
-    copy = File(target)
+    copy = Disk(tmp_path).open(target)
     with source.open("rb") as opened:
         copy.copy_from(opened.fileno(), 4096, (4 << 20) - 4096, 0)
         with pytest.raises(StorageError, match="too early"):
@@ -239,7 +239,7 @@ def test_between_file_systems_it_is_copied_by_hand(tmp_path: Path) -> None:
         pytest.skip("there is only one file system here")
     source = shm / f"lttd-test-{os.getpid()}"
     source.write_bytes(bytes(range(256)) * 10_000)
-    copy = File(tmp_path / "target")
+    copy = Disk(tmp_path).open(tmp_path / "target")
     try:
         with source.open("rb") as opened:
             copy.copy_from(opened.fileno(), 7, 2_000_000, 3)

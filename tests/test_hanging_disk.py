@@ -34,7 +34,7 @@ class HangingDisk(Disk):
         self.works = threading.Event()
         self.works.set()
 
-    def open(self, path: Path, *, truncate: bool = False) -> File:
+    def file(self, path: Path, fd: int) -> File:
         works = self.works
 
         class HangingFile(File):
@@ -43,7 +43,7 @@ class HangingDisk(Disk):
                     assert works.wait(PATIENCE_S)
                 return super().write_at(pieces, offset_bytes)
 
-        return HangingFile(path, truncate=truncate)
+        return HangingFile(path, fd)
 
 
 def resident_bytes() -> int:

@@ -17,6 +17,7 @@ import pytest
 from lttd.index import read_gaps
 from lttd.subbuffer import TAKE_BYTES, Reason
 from lttd.tracedir import Manifest, Position, SegmentPaths, read_synced, segments_below
+from tests.made import segment_at
 from tests.running import (
     QUIET,
     Launcher,
@@ -80,7 +81,7 @@ def synced_of(trace: Path) -> dict[tuple[str, str], Position]:
 
 
 def kept_of(trace: Path, segment: str, stream: str) -> int:
-    return SegmentPaths(trace / segment).stream(stream).data.stat().st_size
+    return segment_at(trace / segment).stream(stream).data.stat().st_size
 
 
 def own_segment(trace: Path) -> SegmentPaths | None:

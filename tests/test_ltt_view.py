@@ -22,7 +22,7 @@ from lttd.files import Disk
 from lttd.ltt_segment import SegmentMarkers
 from lttd.sources.catalog import open_source
 from lttd.subbuffer import Batch, BufferPool
-from lttd.tracedir import Manifest, SegmentPaths, StreamRecord, create_segment
+from lttd.tracedir import Manifest, StreamRecord, create_segment
 from lttd.verify import check
 from lttd.view.cli import main
 from lttd.view.export import export
@@ -59,6 +59,7 @@ def text(trace: OpenedTrace, *events: str, piece_bytes: int = 1 << 20) -> str:
 def stored(directory: Path, trace: Path, layout: str = "packed") -> OpenedTrace:
     """Replay a directory into a trace, without the daemon."""
     source = open_source(SourceSpec("replay", str(directory), {"abi": "ltt"}), BufferPool())
+    trace.mkdir()
     disk = Disk()
     paths = create_segment(disk, trace, 1, "replay")
     records = []
@@ -418,7 +419,7 @@ def test_a_mutated_trace_costs_notes_and_nothing_else(
     directory = tmp_path_factory.mktemp("ltt")
     put(directory / "in", program)
     trace = stored(directory / "in", directory / "t")
-    streams = SegmentPaths(trace.segments[0].paths.directory).streams
+    streams = trace.segments[0].paths.streams
     paths = [path for path in sorted(streams.rglob("*")) if path.is_file()]
     for path in paths:
         raw = bytearray(path.read_bytes())

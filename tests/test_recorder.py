@@ -49,7 +49,7 @@ class FullDisk(Disk):
     def __init__(self, room_bytes: int) -> None:
         self.room_bytes = room_bytes
 
-    def open(self, path: Path, *, truncate: bool = False) -> File:
+    def file(self, path: Path, fd: int) -> File:
         disk = self
 
         class FullFile(File):
@@ -64,7 +64,7 @@ class FullDisk(Disk):
                 disk.room_bytes -= wanted * (path.parent.name == "streams")
                 return super().write_at(pieces, offset_bytes)
 
-        return FullFile(path, truncate=truncate)
+        return FullFile(path, fd)
 
 
 def test_what_was_offered_is_on_disk_indexed_and_counted(
@@ -170,9 +170,9 @@ def test_an_open_segment_is_locked_and_a_closed_one_is_not(
 ) -> None:
     segment = segment_of(recorder, tmp_path / "t", info())
     with pytest.raises(LockedError, match=r"in use by .+ \(pid \d+\)"):
-        Lock(segment.paths.directory)
+        Lock(segment.paths.base, segment.paths.lock)
     segment.close(SNAPSHOT)
-    Lock(segment.paths.directory).release()
+    Lock(segment.paths.base, segment.paths.lock).release()
 
 
 def test_a_directory_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
@@ -236,9 +236,10 @@ class FailingDisk(Disk):
     """Fails writes and syncs of the files whose names are in *bad*."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.bad: dict[str, set[str]] = {"write": set(), "sync": set(), "cut": set()}
 
-    def open(self, path: Path, *, truncate: bool = False) -> File:
+    def file(self, path: Path, fd: int) -> File:
         bad = self.bad
 
         def fail(what: str, end_bytes: int | None = None) -> None:
@@ -262,7 +263,7 @@ class FailingDisk(Disk):
                 fail("sync")
                 super().sync()
 
-        return FailingFile(path, truncate=truncate)
+        return FailingFile(path, fd)
 
 
 @dataclass

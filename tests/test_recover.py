@@ -21,7 +21,7 @@ from lttd.tracedir import Manifest, SegmentPaths, create_segment, read_synced, t
 from lttd.verify import check
 from lttd.view.trace import Trace
 from tests.forgetful import ForgetfulDisk, Op, killed, power_loss, put
-from tests.made import LttRing, Made, subbuffer
+from tests.made import LttRing, Made, segment_at, subbuffer
 from tests.made_ltt import LttBuffer, Tracer
 
 LAYOUTS = ("packed", "sparse")
@@ -102,7 +102,7 @@ def on_disk(told: Story, files: dict[Path, bytes]) -> Iterator[SegmentPaths]:
     try:
         told.paths.index.mkdir(parents=True)
         put(files)
-        yield told.paths
+        yield segment_at(told.paths.directory)
     finally:
         shutil.rmtree(told.trace)
 
@@ -331,7 +331,7 @@ def test_only_what_is_beyond_the_synced_record_is_looked_at() -> None:
 def test_a_live_segment_is_refused(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(0)])
-    lock = Lock(made.paths.directory)
+    lock = Lock(made.paths.base, made.paths.lock)
     with pytest.raises(LockedError):
         recover(made.paths, ForgetfulDisk())
     report = check(made.paths)

@@ -80,7 +80,7 @@ def test_sparse_is_refused_in_a_line(tmp_path: Path) -> None:
     info = MadeStream().stream.info
     paths = recorded(tmp_path / "t").leave().paths.stream("other_0")
     with pytest.raises(UsageError, match="varying size cannot be sparse"):
-        StreamFile(Disk(), paths, StreamRecord(info), "sparse")
+        StreamFile(Disk(tmp_path), paths, StreamRecord(info), "sparse")
 
 
 def test_each_command_says_in_one_line_what_it_cannot_do_with_it(

@@ -350,7 +350,7 @@ def test_a_live_trace_is_checked_and_not_repaired(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = recorded(tmp_path / "t")
-    lock = Lock(made.paths.directory)
+    lock = Lock(made.paths.base, made.paths.lock)
     assert run("check", str(tmp_path / "t")) == 0
     assert run("check", "--repair", str(tmp_path / "t")) == 1
     assert f"pid {os.getpid()}" in capsys.readouterr().err

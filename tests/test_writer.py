@@ -16,14 +16,14 @@ from lttd.errors import UsageError
 from lttd.files import Disk, File, storage_error
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex, read_gaps
 from lttd.subbuffer import Batch, StreamId, StreamInfo
-from lttd.tracedir import SegmentPaths, StreamPaths, StreamRecord
+from lttd.tracedir import StreamPaths, StreamRecord
 from lttd.writer import StreamFile
-from tests.made import Made, Ring, subbuffer
+from tests.made import Made, Ring, segment_at, subbuffer
 
 
 def paths_in(directory: Path) -> StreamPaths:
-    segment = SegmentPaths(directory)
-    segment.index.mkdir(parents=True, exist_ok=True)
+    (directory / "streams" / "index").mkdir(parents=True, exist_ok=True)
+    segment = segment_at(directory)
     return segment.stream("fake_0")
 
 
@@ -34,16 +34,17 @@ class SmallDisk(Disk):
     """
 
     def __init__(self, room_bytes: int, full: str = "") -> None:
+        super().__init__()
         self.room_bytes = room_bytes
         self.full = full
 
-    def open(self, path: Path, *, truncate: bool = False) -> File:
-        return _SmallFile(self, path, truncate=truncate)
+    def file(self, path: Path, fd: int) -> File:
+        return _SmallFile(self, path, fd)
 
 
 class _SmallFile(File):
-    def __init__(self, disk: SmallDisk, path: Path, *, truncate: bool) -> None:
-        super().__init__(path, truncate=truncate)
+    def __init__(self, disk: SmallDisk, path: Path, fd: int) -> None:
+        super().__init__(path, fd)
         self._disk = disk
 
     def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
@@ -83,7 +84,7 @@ def test_packed_heads_reach_a_packed_file_and_not_the_buffer(tmp_path: Path) -> 
     batch = ring.batch([subbuffer(number) for number in range(5)])
     batch.heads = np.arange(5 * 12, dtype=np.uint8).reshape(5, 12)
     before = bytes(batch.buffer)
-    file = StreamFile(Disk(), paths_in(tmp_path), StreamRecord(ring.info), "packed")
+    file = StreamFile(Disk(tmp_path), paths_in(tmp_path), StreamRecord(ring.info), "packed")
     file.append(batch)
     file.close()
     size = int(batch.rows["stored_bytes"][0])
@@ -112,7 +113,7 @@ def big_batch(first: int, stored: list[int]) -> Batch:
 
 def test_sparse_sub_buffers_stand_in_their_slots_and_padding_is_a_hole(tmp_path: Path) -> None:
     paths = paths_in(tmp_path)
-    file = StreamFile(Disk(), paths, StreamRecord(BIG), "sparse")
+    file = StreamFile(Disk(tmp_path), paths, StreamRecord(BIG), "sparse")
     batches = [big_batch(0, [65536, 4096, 4096, 60_000]), big_batch(4, [8192, 4096])]
     for batch in batches:
         file.append(batch)
@@ -140,7 +141,7 @@ def test_sparse_sub_buffers_stand_in_their_slots_and_padding_is_a_hole(tmp_path:
 def test_sub_buffers_of_varying_size_cannot_be_sparse(tmp_path: Path) -> None:
     info = StreamInfo(StreamId("fake", 0), "other", 0, 16)
     with pytest.raises(UsageError):
-        StreamFile(Disk(), paths_in(tmp_path), StreamRecord(info), "sparse")
+        StreamFile(Disk(tmp_path), paths_in(tmp_path), StreamRecord(info), "sparse")
 
 
 def contents(paths: StreamPaths) -> tuple[bytes, bytes, int]:
@@ -166,6 +167,7 @@ def test_a_full_disk_keeps_the_subbuffers_that_fit_wherever_it_fills(
         ring = Ring()
         paths = paths_in(tmp_path / str(room))
         disk = SmallDisk(1 << 20, full)
+        disk.hold(tmp_path)
         file = StreamFile(disk, paths, StreamRecord(ring.info), layout)
         file.append(ring.batch(first))
         disk.room_bytes = room
@@ -208,7 +210,7 @@ def files_no_larger_than(size_bytes: int) -> Iterator[None]:
 
 def test_a_limit_on_the_files_size_is_met_as_a_full_disk_is(tmp_path: Path) -> None:
     ring, paths = Ring(), paths_in(tmp_path)
-    file = StreamFile(Disk(), paths, StreamRecord(ring.info), "packed")
+    file = StreamFile(Disk(tmp_path), paths, StreamRecord(ring.info), "packed")
     file.append(ring.batch([subbuffer(0)]))
     # The data reach it with the third sub-buffer, the index with its second entry.
     with files_no_larger_than(150):
@@ -222,7 +224,7 @@ def test_a_limit_on_the_files_size_is_met_as_a_full_disk_is(tmp_path: Path) -> N
 
 def test_what_is_synced_is_what_was_appended_before(tmp_path: Path) -> None:
     ring = Ring()
-    file = StreamFile(Disk(), paths_in(tmp_path), StreamRecord(ring.info), "packed")
+    file = StreamFile(Disk(tmp_path), paths_in(tmp_path), StreamRecord(ring.info), "packed")
     file.append(ring.batch([subbuffer(0), subbuffer(1)], trailing_loss=4))
     position = file.sync()
     file.append(ring.batch([subbuffer(2)]))
@@ -234,7 +236,7 @@ def test_what_is_synced_is_what_was_appended_before(tmp_path: Path) -> None:
 def test_discarded_totals_go_on_from_the_segment_before(tmp_path: Path) -> None:
     ring, paths = Ring(), paths_in(tmp_path)
     record = StreamRecord(ring.info, baseline_discarded=1000)
-    file = StreamFile(Disk(), paths, record, "packed")
+    file = StreamFile(Disk(tmp_path), paths, record, "packed")
     file.append(ring.batch([subbuffer(0), subbuffer(1, missed=7)]))
     file.close()
     assert SeekIndex(paths.index).entries()["events_discarded"].tolist() == [1000, 1007]

@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 
+from lttd.beneath import Place, close_fd
 from lttd.clock import Snapshot
-from lttd.errors import NotATraceError
+from lttd.errors import NotATraceError, TraceDamagedError
 from lttd.files import Disk
 from lttd.index import GAPS_HEADER, INDEX_HEADER, encode_gaps
 from lttd.stored import CHUNK_ENTRIES, StoredStream
@@ -55,10 +56,11 @@ def cut(trace: Trace, window: Window, out: Path, disk: Disk | None = None) -> Tr
 def _cut_segment(
     segment: Segment, parts: list[Part], window: Window, out: Path, disk: Disk
 ) -> None:
-    paths = SegmentPaths(out / segment.paths.directory.name)
+    paths = SegmentPaths(out / segment.paths.directory.name, disk.hold(out))
     disk.make_directory(paths.index)
-    for name in _attachments(segment.paths.directory):
-        _copy(disk, segment.paths.directory / name, paths.directory / name)
+    for name in _attachments(segment.paths):
+        source = segment.paths.place(segment.paths.directory / name)
+        _copy(disk, source, paths.directory / name)
     begin, end = window.bounds(segment)
     old = segment.manifest
     manifest = replace(
@@ -77,7 +79,8 @@ def _write(part: Part, segment: SegmentPaths, manifest: Manifest, disk: Disk) ->
     start, length = part.extent()
     record = StreamRecord(part.stream.info, part.baseline)
     paths = segment.stream(record.name)
-    _copy(disk, part.stream.paths.data, paths.data, start, length)
+    source = part.stream.segment.place(part.stream.paths.data)
+    _copy(disk, source, paths.data, start, length)
     index = disk.open(paths.index)
     try:
         at = index.write_at([INDEX_HEADER], 0)
@@ -99,23 +102,27 @@ def _write(part: Part, segment: SegmentPaths, manifest: Manifest, disk: Disk) ->
 
 
 def _copy(
-    disk: Disk, source: Path, target: Path, start: int = 0, length: int | None = None
+    disk: Disk, source: Place, target: Path, start: int = 0, length: int | None = None
 ) -> None:
     disk.make_directory(target.parent)
     file = disk.open(target, truncate=True)
     try:
-        with source.open("rb") as opened:
-            fd = opened.fileno()
+        fd = source.open()
+        try:
             length_bytes = os.fstat(fd).st_size if length is None else length
             file.copy_from(fd, start, length_bytes, 0)
+        finally:
+            close_fd(fd)
+    except OSError as error:
+        raise TraceDamagedError(Path(source.path), 0, error.strerror or str(error)) from None
     finally:
         file.close()
 
 
-def _attachments(segment: Path) -> Iterator[Path]:
-    """Yield the files beside the streams, and CTF's own description of them."""
-    for directory, below, names in os.walk(segment):
-        inside = Path(directory).relative_to(segment)
+def _attachments(segment: SegmentPaths) -> Iterator[Path]:
+    """Yield what is beside the streams, and CTF's own description of them."""
+    for directory, below, names in segment.base.walk(segment.directory):
+        inside = directory.relative_to(segment.directory)
         below[:] = [] if inside == Path("streams") else [d for d in below if d not in _OF_THE_WHOLE]
         for name in names:
             of_streams = inside == Path("streams") and name != "metadata"

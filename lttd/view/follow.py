@@ -12,7 +12,7 @@ from typing import Final
 
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.stored import StoredStream
-from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.tracedir import Manifest, segments
 from lttd.view.opened import ClockGroup
 from lttd.view.show import Lines, Show, maker
 from lttd.view.times import EVERYTHING
@@ -28,7 +28,7 @@ class _Followed:
     """One segment, and how far each of its streams has been shown."""
 
     def __init__(self, segment: Segment, show: Show, notes: list[str], *, skip: bool) -> None:
-        self.directory = segment.paths.directory
+        self._paths = segment.paths
         self.closed = False
         self._show = show
         self._notes = notes
@@ -55,7 +55,7 @@ class _Followed:
 
     def _add_streams(self) -> None:
         """Take in what the manifest says by now: CPUs that came later, and the end."""
-        segment = Segment(SegmentPaths(self.directory))
+        segment = Segment(self._paths)
         self.closed = _is_closed(segment)
         if not self._seen and segment.streams:
             self._group = self._opened(segment)  # only now it is known of what kind it is
@@ -89,8 +89,11 @@ class _Followed:
         return list(self._lines.lines(batch))
 
     def _refresh_names(self) -> None:
-        commands = self.directory / "tracefs" / "commands"
-        size = commands.stat().st_size if commands.is_file() else 0
+        commands = self._paths.place(self._paths.directory / "tracefs" / "commands")
+        try:
+            size = commands.stat().st_size
+        except OSError:
+            size = 0
         if size != self._commands_bytes:
             self._commands_bytes = size
             self._lines = maker(self._group, self._show, self._notes)
@@ -101,13 +104,13 @@ def _is_closed(segment: Segment) -> bool:
 
 
 def _again(stream: StoredStream) -> StoredStream:
-    manifest = Manifest.read(stream.segment.manifest)
+    manifest = Manifest.read(stream.segment.place(stream.segment.manifest))
     return StoredStream(stream.segment, manifest, stream.record)
 
 
 def _entries(stream: StoredStream) -> int:
     try:
-        size = stream.paths.index.stat().st_size
+        size = stream.segment.place(stream.paths.index).stat().st_size
     except OSError:
         return 0  # not written to yet
     return max(size - len(INDEX_HEADER), 0) // ENTRY_BYTES
@@ -144,7 +147,7 @@ def follow(
                 _write(one.lines(), notes)
         _write([], notes)
         for paths in segments(trace):
-            if paths.directory not in seen and paths.manifest.is_file():
+            if paths.directory not in seen and paths.base.is_file(paths.manifest):
                 seen.add(paths.directory)
                 followed.append(_Followed(Segment(paths), show, notes, skip=False))
         # A manifest says "closed" only after the last entry: has_more() reads it before the sizes.

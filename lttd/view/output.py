@@ -32,14 +32,16 @@ def new_output(out: Path, disk: Disk) -> Iterator[Path]:
         beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
     except OSError as error:
         raise storage_error(parent, error) from None
+    held = disk.hold(beside)
     try:
         made = beside / out.name
         yield made
         disk.sync_file_system(beside)
         _refuse_existing(out)
         made.rename(out)
-        disk.sync_directory(parent)
+        disk.sync_parent(held)
     finally:
+        disk.release(held)
         shutil.rmtree(beside, ignore_errors=True)
 
 

@@ -75,7 +75,7 @@ class Part:
         last = self.entries[-1]
         length = int(last["offset_bytes"]) + (int(last["packet_bits"]) >> 3) - start
         path = self.stream.paths
-        if length < 0 or start + length > path.data.stat().st_size:
+        if length < 0 or start + length > self.stream.segment.place(path.data).stat().st_size:
             at = len(INDEX_HEADER) + (self.behind - 1) * ENTRY_BYTES
             reason = "names bytes that the data does not have; see lttv check"
             raise TraceDamagedError(path.index, at, reason)

@@ -41,7 +41,7 @@ class Segment:
             TraceDamagedError: it cannot be read.
         """
         self.paths = paths
-        self.manifest = Manifest.read(paths.manifest)
+        self.manifest = Manifest.read(paths.place(paths.manifest))
         self.streams = [
             StoredStream(paths, self.manifest, record) for record in self.manifest.streams
         ]

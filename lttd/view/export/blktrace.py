@@ -40,7 +40,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
     if not found:
         raise NotATraceError(nothing_within(trace))
     _refuse_others(trace, [segment for segment, _ in found])
-    disk = Disk()
+    disk = Disk(out.parent)
     disk.make_directory(out)
     writing = _Writing(disk, out)
     try:

@@ -45,7 +45,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
     if not found:
         raise NotATraceError(nothing_within(trace))
     tally = Tally()
-    disk = Disk()
+    disk = Disk(out.parent)
     for segment, parts in found:
         alone = len(found) == 1
         _export_segment(

@@ -40,7 +40,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
         raise NotATraceError(nothing_within(trace))
     _refuse_what_does_not_fit(trace, [segment for segment, _ in found])
     tally = _Tally()
-    disk = Disk()
+    disk = Disk(out.parent)
     disk.make_directory(out)
     files: dict[Path, int] = {}
     for _, parts in found:

@@ -75,7 +75,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
     layout = _common_layout(trace, used)
     tally = Tally()
     writing = _Writing(used, layout, _buffers(found))
-    file = Disk().open(out)
+    file = Disk(out.parent).open(out)
     try:
         writing.write(file, window, tally)
     finally:
