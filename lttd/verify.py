@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.ftrace import NEAR
 from lttd.abi.table import Headers, LttAbi
 from lttd.errors import TraceDamagedError
 from lttd.files import is_locked
@@ -20,8 +21,10 @@ from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
 from lttd.ltt_segment import SegmentMarkers, channel_of
 from lttd.recover import holds_nothing
 from lttd.stored import CHUNK_ENTRIES, Agreement, StoredStream, agreements
-from lttd.subbuffer import Gap, Reason
+from lttd.subbuffer import TAKE_BYTES, Gap, Reason
 from lttd.tracedir import Manifest, SegmentPaths, StreamRecord
+
+U64 = npt.NDArray[np.uint64]
 
 # One bad byte can put many entries wrong; more lines than this per kind and stream help nobody.
 MOST_FINDINGS: Final = 8
@@ -232,6 +235,7 @@ class _StreamCheck:
     def _events(self, line: StreamReport, entries: Entries, gaps: list[Gap]) -> None:
         stream, path = self._stream, self._stream.paths.data
         line.events = 0
+        last_events = entries["end"].astype(np.uint64)
         for numbers, headers, ends in _sound_headers(stream, entries):
             assert stream.abi is not None
             decoded = stream.abi.decode(stream.data, headers)
@@ -246,14 +250,37 @@ class _StreamCheck:
             for damage in decoded.damage:
                 number = int(numbers[damage.row])
                 self._find(Finding(path, damage.offset_bytes, damage.reason, number))
+            last_events[numbers] = decoded.end
             late = decoded.end > ends
             for row in np.flatnonzero(late).tolist():
                 reason = "an event is later than the entry's end"
                 number = int(numbers[row])
                 self._find(Finding(path, int(headers.offset_bytes[row]), reason, number))
+        if stream.info.abi == "ftrace":
+            self._bounds(line, entries, last_events)
         line.read_events = _read_events(stream.record)
         if None not in (line.read_events, line.events) and line.read_events != line.events:
             self._compare(line, gaps)
+
+    def _bounds(self, line: StreamReport, entries: Entries, last_events: U64) -> None:
+        """An entry ends with its events, or at most a take later: longer ones widen windows."""
+        if not len(entries):
+            return
+        take_rows = max(TAKE_BYTES // (self._stream.info.subbuffer_bytes or TAKE_BYTES), 1)
+        end = entries["end"].astype(np.uint64)
+        begin = entries["begin"].astype(np.uint64)
+        # What comes a take later begins after it; behind the last one comes nothing.
+        bound = np.full(len(end), last_events.max())
+        bound[:-take_rows] = begin[take_rows:]
+        bound = np.maximum.accumulate(np.maximum(bound, last_events))
+        over = np.where(end > bound, end - bound, np.uint64(0))
+        count = int((over > np.uint64(NEAR)).sum())
+        if count:
+            self._report.notes.append(
+                f"{line.name}: {count:,} of {len(end):,} entries end up to"
+                f" {int(over.max()) / 1e9:.3f} s after the events that they hold: a window there"
+                " takes more than it needs"
+            )
 
     def _compare(self, line: StreamReport, gaps: list[Gap]) -> None:
         assert line.events is not None

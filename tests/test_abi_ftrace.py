@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lttd.abi.ftrace import PageLayout, parse_header_page, rows_of_pages
+from lttd.abi.ftrace import PageLayout, last_event_time, parse_header_page, rows_of_pages
 from lttd.abi.ftrace_events import BATCH_ROWS, Walked, count, walk
 from lttd.abi.table import FtraceAbi
 from lttd.subbuffer import StreamId, StreamInfo
@@ -141,6 +141,22 @@ def test_lockstep_is_a_plain_walk(
         assert int(found.row_end[row]) == int(counted.row_end[row]) == wanted.end
         assert damage.get(row) == wanted.damaged_at
     assert (np.diff(found.row) >= 0).all()
+
+
+@given(buffers())
+def test_the_last_events_time_is_that_of_a_walk(
+    made: tuple[PageLayout, bytes, list[int], list[int]],
+) -> None:
+    layout, buffer, offsets, ends = made
+    for offset, end in zip(offsets, ends, strict=True):
+        content = end - offset - layout.header_bytes
+        page = bytearray(buffer[offset:end])
+        commit = content if layout.long_bytes == 4 else content | 1 << 63
+        code = "I" if layout.long_bytes == 4 else "Q"
+        struct.pack_into(f"{layout.byteorder}{code}", page, 8, commit)
+        expected = plain_walk(bytes(page), 0, len(page), layout)
+        if expected.damaged_at is None:
+            assert last_event_time(bytes(page) + b"\xff" * 8, layout) == expected.end
 
 
 def one_page(*records: bytes, begin: int = 1000) -> tuple[Walked, PageLayout]:

@@ -166,6 +166,26 @@ def test_what_is_damaged_is_told_and_the_rest_is_there(tmp_path: Path) -> None:
     assert any(str(data) in note for note in notes)
 
 
+@pytest.mark.parametrize("begin", [0, 1500, 4100])
+def test_damage_is_told_with_its_byte_in_the_file(tmp_path: Path, begin: int) -> None:
+    """Of the second CPU's file too, and in windows that begin in the middle of a file."""
+    path = tmp_path / "t"
+    made = numbered(path, pages=6).finish()
+    broken = {}
+    for cpu in (0, 1):
+        data = made.stream(cpu).paths.data
+        raw = bytearray(data.read_bytes())
+        broken[cpu] = len(raw) // 6 * 4 + 16 + 7 * 20
+        struct.pack_into("<I", raw, broken[cpu], 28)  # a record that runs too far
+        data.write_bytes(raw)
+    notes = [note for batch in lttd.open(path).window(begin=begin) for note in batch.notes]
+    assert sorted(notes) == [
+        f"{made.stream(cpu).paths.data}: byte {broken[cpu]}: record runs past the content;"
+        " the rest of it is left out"
+        for cpu in (0, 1)
+    ]
+
+
 def test_without_an_index_the_data_is_read_from_end_to_end(tmp_path: Path) -> None:
     made = numbered(tmp_path / "t", pages=5, cpus=1).finish()
     made.stream().paths.index.unlink()

@@ -315,6 +315,27 @@ def test_without_metadata_every_channel_says_what_is_missing(
     assert [one.events for one in report.streams if one.name == "kernel_0"] == [None]
 
 
+def test_a_note_names_the_byte_in_the_file_also_in_a_later_window(tmp_path: Path) -> None:
+    tracer = Tracer()
+    kind, _ = counting(tracer)
+    kernel, data = LttBuffer(tracer, count=2), b""
+    for number in range(3000):
+        kernel.log(2, kind.payload(tracer, (number,)), tracer.start_tsc + 1000 * number, 4)
+        if number % 500 == 499:
+            data += kernel.drain()
+    kernel.finalize(tracer.start_tsc + 10**7)
+    write_trace(tmp_path / "in", {"metadata_0": LttBuffer(tracer)})
+    (tmp_path / "in/kernel_0").write_bytes(data + kernel.drain())
+    trace = stored(tmp_path / "in", tmp_path / "t")
+    stream = next(one for one in trace.segments[0].streams if one.name == "kernel_0")
+    entries = stream.index.entries()
+    assert len(entries) > 3
+    begin = int(entries["begin"][2]) + 1
+    notes = [note for batch in trace.window(begin=begin) for note in batch.notes]
+    offsets = [int(at) + 68 for at in entries["offset_bytes"][2:].tolist()]
+    assert [int(re.findall(r"byte (\d+):", note)[0]) for note in notes] == offsets
+
+
 def test_declarations_that_contradict_each_other_are_told(tmp_path: Path) -> None:
     tracer = Tracer()
     kind, metadata = counting(tracer)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lttd.abi.ftrace import PageLayout, last_event_time
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.sources import ftrace_setup, pipe
 from lttd.sources.base import Nothing, When
@@ -613,6 +614,28 @@ def test_what_a_foreign_ring_holds_already_is_delivered(foreign: Path) -> None:
     with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
         source.start()
         assert b"before you came" in content(drain(source))
+
+
+def test_a_sub_buffer_ends_with_its_events_however_long_ago_they_were(foreign: Path) -> None:
+    """A full ring of which a take gets a part: no entry may reach to the time of the take."""
+    (foreign / "events/enable").write_text("0")
+    (foreign / "buffer_size_kb").write_text("512")
+    with on_cpu_0():
+        mark(foreign, "z" * 900, times=300)
+    (foreign / "tracing_on").write_text("0")
+    with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool(take_bytes=64 << 10))) as one:
+        filled_by = one.now()
+        batches = [batch for batch in drain(one) if len(batch.rows) and batch.stream.cpu == 0]
+        rows = np.concatenate([batch.rows for batch in batches])
+        assert len(batches) > 3
+        begins, ends = rows["begin"].astype(np.int64), rows["end"].astype(np.int64)
+        assert (ends[:-1] <= begins[1:]).all()
+        assert (ends >= begins).all()
+        assert ends[-1] < filled_by
+        layout = PageLayout()
+        last = batches[-1].rows[-1]
+        raw = bytes(list(batches[-1].pieces())[-1])
+        assert int(last["end"]) == last_event_time(raw, layout)
 
 
 def test_what_a_foreign_ring_lost_before_is_not_counted(foreign: Path) -> None:

@@ -12,6 +12,7 @@ import lttd
 from lttd.clock import Snapshot
 from lttd.errors import LttdError, NotATraceError, TraceDamagedError
 from lttd.files import Lock
+from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.stats import StreamSummary, losses_text, summary_table
 from lttd.tracedir import Manifest
 from lttd.verify import MOST_FINDINGS, check
@@ -246,6 +247,26 @@ def test_events_are_held_against_the_kernels_own_count(tmp_path: Path) -> None:
         "3 events decoded, the kernel counted 5 as read: somebody else reads this buffer too"
     ]
     assert check(made.paths).whole
+
+
+def test_entries_that_end_long_after_their_events_are_told(tmp_path: Path) -> None:
+    """As those of a ring that was full when lttd attached once were: by nothing else visible."""
+    made = recorded(tmp_path / "t", cpus=1)
+    made.finish()
+    assert check(made.paths, events=True).notes == []
+    index = made.paths.stream("fake_0").index
+    raw = bytearray(index.read_bytes())
+    for number in (1, 2):
+        at = len(INDEX_HEADER) + number * ENTRY_BYTES + 4 * 8
+        raw[at : at + 8] = (1_000_000_000_000).to_bytes(8, "big")
+    index.write_bytes(raw)
+    report = check(made.paths, events=True)
+    assert report.findings == []
+    assert report.notes == [
+        "fake_0: 2 of 3 entries end up to 1000.000 s after the events that they hold: a window"
+        " there takes more than it needs"
+    ]
+    assert check(made.paths).notes == []
 
 
 def damaged(made: Made, which: str, at: int, value: bytes) -> list[str]:

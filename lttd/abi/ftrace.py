@@ -11,6 +11,7 @@ kbuffer does, never by clearing the two flags.
 """
 
 import re
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -23,6 +24,12 @@ from lttd.subbuffer import ROW_DTYPE, RowFlag, Rows
 COMMIT_MASK: Final = (1 << 27) - 1
 MISSED_STORED: Final = 1 << 30
 MISSED_EVENTS: Final = 1 << 31
+
+NEAR: Final = 100_000_000
+"""How much later than its last event an entry may end, in ns: a flush comes as often."""
+_DELTA_MASK: Final = (1 << 27) - 1
+_STAMP_MASK: Final = (1 << 59) - 1
+_ZERO: Final = bytes(4)
 
 _FIELD: Final = re.compile(
     rb"[ \t]*+field:([^;]*+);[ \t]*+offset:(\d{1,9}+);[ \t]*+size:(\d{1,9}+);"
@@ -157,11 +164,47 @@ def _without_damaged(
     return Pages(rows[sound], kept, damaged)
 
 
+def last_event_time(page: memoryview | bytes, layout: PageLayout) -> int:
+    """Return the time of the last event of the sub-buffer that *page* begins with.
+
+    Walks the heads of events, a word of kind and time delta each (see ftrace_events, which walks
+    many sub-buffers at once); what does not parse ends the walk.
+    """
+    order, head = layout.byteorder, layout.header_bytes
+    little = order == "<"
+    now = int(struct.unpack_from(f"{order}Q", page)[0])
+    (commit,) = struct.unpack_from(f"{order}I", page, 8 if little else head - 4)
+    count = min(commit & COMMIT_MASK, len(page) - head) // 4
+    words = struct.unpack_from(f"{order}{count + 1}I", bytes(page[head : head + 4 * count]) + _ZERO)
+    at = 0
+    while at < count:
+        word = words[at]
+        # Bit fields stand from the other end in a big-endian kernel.
+        kind, delta = (word & 31, word >> 5) if little else (word >> 27, word & _DELTA_MASK)
+        if 0 < kind < 29:
+            at += kind + 1
+        elif kind >= 30:
+            at += 2
+        elif (kind == 29 and not delta) or words[at + 1] < 4:
+            break  # the rest is unused, or no event
+        else:
+            at += 1 + (words[at + 1] + 3) // 4
+        if at > count:
+            break
+        if kind == 30:
+            delta += words[at - 1] << 27
+        elif kind == 31:  # absolute: 59 bits, the top 5 are those of the page
+            delta = ((words[at - 1] << 27) + delta & _STAMP_MASK) - (now & _STAMP_MASK)
+        now += delta
+    return now
+
+
 def close_rows(rows: Rows, *, not_before: int, now: int) -> int:
     """Fill in ``end`` and make begin and end running maxima; return the new *not_before*.
 
     Inside a batch a sub-buffer ends no later than the next one begins; only decoding would tell
-    more.  The last one ends no later than *now*, the trace clock read after the take.
+    more.  The last one ends no later than *now*: its last event's time, or the trace clock read
+    soon after that.
     """
     if not len(rows):
         return not_before

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi.ftrace import PageLayout, rows_of_pages
+from lttd.abi.ftrace import NEAR, PageLayout, last_event_time, rows_of_pages
 from lttd.errors import LockedError, LttdError, SourceError
 from lttd.locks import lock_holder
 from lttd.sources.base import Nothing
@@ -33,6 +33,7 @@ from lttd.subbuffer import (
     BufferPool,
     Reason,
     RowFlag,
+    Rows,
     StreamId,
     StreamInfo,
     Unit,
@@ -364,7 +365,7 @@ class FtraceStream:
                 # The next sample counts; what was taken must not be lost for it.
                 self._broken = SourceError(str(error))
         earlier = self._book.begin
-        self._book.enter(rows, now)
+        self._book.enter(rows, self._end_of(rows, buffer, now, drained=self._emptied or bool(flag)))
         rows["flags"] |= np.uint64(flag)
         gaps = ledger.place(rows, missed)
         if damaged:
@@ -373,3 +374,14 @@ class FtraceStream:
             # Not ours to stop: what begins later than that is no longer asked for.
             self.over = self._book.begin > shared.stopped_at
         return make_batch(self.info.id, rows, taken_ns, pool=shared.pool, buffer=buffer, gaps=gaps)
+
+    def _end_of(self, rows: Rows, buffer: memoryview, now: int, *, drained: bool) -> int:
+        """Return a time that no event of *rows* is later than, and hardly earlier.
+
+        *now*, where the take drained the ring and its last sub-buffer was begun just before.
+        Else the ring holds more, or was filled long ago, and the last event's time tells.
+        """
+        if not len(rows) or (drained and now - int(rows["begin"][-1]) <= NEAR):
+            return now
+        at, size = int(rows["offset_bytes"][-1]), self.info.subbuffer_bytes
+        return min(last_event_time(buffer[at : at + size], self._shared.layout), now)

@@ -15,7 +15,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from lttd.abi.ftrace import PageLayout, Pages, parse_header_page, rows_of_pages
+from lttd.abi.ftrace import (
+    PageLayout,
+    Pages,
+    last_event_time,
+    parse_header_page,
+    rows_of_pages,
+)
 from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
 from lttd.files import read_limited
 from lttd.limits import CPUS, HEADER_PAGE
@@ -52,7 +58,7 @@ def _ftrace(directory: Path, subbuffer_bytes: int | None) -> ReplayAbi:
         layout.subbuffer_bytes,
         layout.header_bytes,
         lambda buffer, used_bytes: rows_of_pages(buffer, used_bytes, layout),
-        lambda page: _last_event_time(page, layout),
+        lambda page: last_event_time(page, layout),
         notes,
     )
 
@@ -150,43 +156,6 @@ def _page_layout(
         size = layout.subbuffer_bytes
         return layout, (f"{path} says sub-buffers of {size} bytes, not {subbuffer_bytes}",)
     return PageLayout(asked), ()
-
-
-def _last_event_time(page: memoryview, layout: PageLayout) -> int:
-    """Return the time at the end of a sub-buffer's content, stored loss count aside.
-
-    Walks event headers: u32 of type_len (5 bits) and time_delta (27 bits); Linux
-    include/linux/ring_buffer.h, ``enum ring_buffer_type``.
-    """
-    order = "little" if layout.byteorder == "<" else "big"
-
-    def u32(at: int) -> int:
-        return int.from_bytes(page[at : at + 4], order)  # type: ignore[arg-type]
-
-    now = int.from_bytes(page[:8], order)  # type: ignore[arg-type]
-    commit = u32(8 if order == "little" else layout.header_bytes - 4) & ((1 << 27) - 1)
-    at, end = layout.header_bytes, layout.header_bytes + commit
-    while at + 4 <= end:
-        word = u32(at)
-        # Bit fields stand from the other end in a big-endian kernel.
-        kind, delta = (
-            (word & 31, word >> 5) if order == "little" else (word >> 27, word & 0x7FFFFFF)
-        )
-        if kind == 31:  # absolute: 59 bits, the top 5 are those of the page
-            now = (now & ~((1 << 59) - 1)) | ((u32(at + 4) << 27) + delta)
-            at += 8
-        elif kind == 30:
-            now += (u32(at + 4) << 27) + delta
-            at += 8
-        elif kind in (0, 29):
-            if kind == 29 and not delta:
-                break
-            now += delta
-            at += 4 + max(4, (u32(at + 4) + 3) & ~3)
-        else:
-            now += delta
-            at += 4 + 4 * kind
-    return now
 
 
 class ReplayStream(FileStream):

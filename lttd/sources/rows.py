@@ -22,7 +22,7 @@ class RowBook:
         if not len(rows):
             return
         self.begin = close_rows(rows, not_before=self.begin, now=now)
-        # The last row of a take ends "now", which the next take's first ones may end before.
+        # The last row of a take may end "now", which the next take's first ones end before.
         ends = np.maximum(rows["end"], np.uint64(self._end))
         rows["end"] = np.maximum.accumulate(ends)
         self._end = int(rows["end"][-1])

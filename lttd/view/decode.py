@@ -180,7 +180,7 @@ class FtraceDecoder:
         for walked in ftrace_events.walk(data, pages.offset, pages.content_end, layout):
             for damage in walked.damage:
                 part, base = members[int(pages.part[damage.row])]
-                path, place = part.source.stream.paths.data, damage.offset_bytes - base
+                path, place = part.source.stream.paths.data, damage.offset_bytes + base
                 notes.append(f"{path}: byte {place}: {damage.reason}; the rest of it is left out")
             rows = slice(walked.first_row, walked.first_row + len(walked.row_events))
             key = np.maximum(walked.time, np.repeat(pages.begin[rows], walked.row_events))

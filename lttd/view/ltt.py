@@ -170,7 +170,7 @@ class LttDecoder:
             begin = pages.begin[rows]
             for walked in walk(data, subbuffers, channel):
                 for damage in walked.damage + walked.undeclared:
-                    path, place = source.stream.paths.data, damage.offset_bytes - base
+                    path, place = source.stream.paths.data, damage.offset_bytes + base
                     what = f"{damage.reason}; the rest of it is left out"
                     notes.append(f"{path}: byte {place}: {what}")
                 time = layout.ns_of(walked.time)
