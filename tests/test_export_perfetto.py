@@ -1,6 +1,7 @@
 """The text for Perfetto's UI: every line is one that its importer takes."""
 
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from lttd.errors import NotATraceError, UsageError
 from lttd.view.cli import main
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING, window_of
-from tests.ftraced import Traced, opened, pages_of, switch, tick
+from tests.ftraced import Traced, format_text, opened, pages_of, switch, tick
 from tests.fuzz_traces import blocks
 from tests.tools import replayed
 
@@ -18,6 +19,9 @@ from tests.tools import replayed
 LINE = re.compile(
     r"-(\d+)\s+\(?\s*(\d+|-+)?\)?\s?\[(\d+)\]\s*[a-zA-Z0-9.]{0,4}\s+(\d+\.\d+):\s+(\S+):"
 )
+
+NAMES = {"print": "tracing_mark_write"}
+"""What the importer looks for."""
 
 
 def exported(trace: Path, begin: str | None = None, end: str | None = None) -> list[str]:
@@ -45,7 +49,7 @@ def test_the_importer_takes_every_line_of_the_fixture(
     told = [LINE.search(line) for line in lines if not line.startswith("#")]
     assert None not in told
     events = [
-        (str(event.pid), f"{event.cpu:03}", event.name)
+        (str(event.pid), f"{event.cpu:03}", NAMES.get(event.name, event.name))
         for event in lttd.open(tmp_path / "t").events()
     ]
     assert [found.group(1, 3, 5) for found in told if found] == events
@@ -63,6 +67,44 @@ def test_tasks_have_their_process_and_times_all_digits(tmp_path: Path) -> None:
         "           <...>-9       (-------) [000] ....  1234.567890030: tick: count=3 flags=",
         "          worker-7       (      5) [000] ....  1234.567890040: sched_switch: "
         "worker:7 ==> y:8",
+    ]
+
+
+PRINT = format_text(
+    *("print", 5, ["unsigned long ip;8;8;0", "char buf[];16;0;0"]),
+    '"%ps: %s", (void *)REC->ip, REC->buf',
+)
+WRITER, CALLER = 0xFFFF_FFFF_8100_0004, 0xFFFF_FFFF_8100_0104
+
+
+def marker(text: bytes, ip: int = WRITER, pid: int = 7) -> bytes:
+    made = struct.pack("<HBBiQ", 5, 0, 0, pid, ip) + text + b"\n\0"
+    return made + bytes(-len(made) % 4)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_marker_stands_as_the_importer_looks_for_it(tmp_path: Path, named: bool) -> None:
+    made = Traced(tmp_path / "t")
+    path = made.tracefs / "events/ftrace/print/format"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(PRINT)
+    if named:
+        (made.tracefs / "kallsyms").write_text(
+            "ffffffff81000000 t tracing_mark_write\nffffffff81000100 t caller\n"
+            "ffffffff81000200 t last\n"
+        )
+    events = [marker(b"B|7|outer"), marker(b"C|7|n|3"), marker(b"said", CALLER), marker(b"E|7")]
+    made.append([pages_of(1000, [*events, tick(1)])])
+    made.finish()
+    lines = [line for line in exported(tmp_path / "t") if not line.startswith("#")]
+    assert all(LINE.search(line) for line in lines)
+    says = "caller" if named else "tracing_mark_write"
+    assert [line.partition(": ")[2] for line in lines] == [
+        "tracing_mark_write: B|7|outer",
+        "tracing_mark_write: C|7|n|3",
+        f"{says}: said",
+        "tracing_mark_write: E|7",
+        "tick: count=1 flags=",
     ]
 
 

@@ -1,6 +1,7 @@
 """``lttv export --to trace.dat``: the kernel's whole pages again, and how trace-cmd reads them."""
 
 import os
+import re
 import struct
 import subprocess
 from pathlib import Path
@@ -19,6 +20,8 @@ from lttd.view.saved import SavedFiles
 from lttd.view.times import ALWAYS_END, EVERYTHING, Moment, Window, window_of
 from lttd.view.trace import Trace
 from tests.fakes import page
+from tests.ftraced import Traced, tick
+from tests.ftraced import pages_of as pages_of_events
 from tests.made import LAYOUT, Made, record_at, subbuffer
 from tests.running import Launcher, needs_kernel, until
 from tests.tools import decoded, needs_tool, replayed, trace_cmd_report
@@ -257,6 +260,25 @@ def test_a_pid_has_its_last_command_as_events_have_it(tmp_path: Path) -> None:
         13: b"a b\\c",
         14: b"new",
     }
+
+
+@needs_tool("trace-cmd")
+def test_a_task_with_an_empty_name_costs_no_other_its_own(tmp_path: Path) -> None:
+    made = Traced(tmp_path / "t")
+    made.commands((0, 5, "first"), (0, 6, ""), (0, 7, "  "), (0, 8, "later"), (0, 9, "last one"))
+    made.append([pages_of_events(1000, [tick(pid, pid=pid) for pid in range(5, 10)])])
+    made.finish()
+    export(Trace(made.trace), EVERYTHING, "trace.dat", tmp_path / "t.dat")
+    run = subprocess.run(
+        ["trace-cmd", "report", "-N", tmp_path / "t.dat"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shown = [re.match(r" *(.*)-(\d+) +\[", line) for line in run.stdout.splitlines()[1:]]
+    assert [(one[1], int(one[2])) for one in shown if one] == [
+        ("first", 5), ("<...>", 6), ("<...>", 7), ("later", 8), ("last one", 9),
+    ]  # fmt: skip
 
 
 def test_what_one_file_cannot_hold_is_refused(

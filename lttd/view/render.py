@@ -65,6 +65,7 @@ class Renderer:
         self, format_: Format | None, symbols: Symbols, fields: Sequence[str] | None = None
     ) -> None:
         self._format = format_
+        self.symbols = symbols
         self._only = fields
         self._parsed: PrintFmt | None = None
         self._added: tuple[Field, ...] = ()

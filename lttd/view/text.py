@@ -191,17 +191,23 @@ class Texter(BlockTexter):
         key = (own, format_.print_fmt, format_.fields) if format_ else None
         renderer = self._renderers.get(key)
         if renderer is None:
-            renderer = self._renderers[key] = Renderer(format_, self._symbols, self._fields)
+            renderer = self._renderers[key] = self._new_renderer(kind)
         return renderer
+
+    def _new_renderer(self, kind: EventType) -> Renderer:
+        return Renderer(kind.format, self._symbols, self._fields)
+
+    def _name_of(self, kind: EventType) -> bytes:
+        return f"{kind.name}: ".encode()
 
     def _bodies(
         self, batch: Batch, kinds: list[EventType], rows: Rows, renderer: Renderer
     ) -> Iterator[Body]:
-        names: bytes | Column = f"{kinds[0].name}: ".encode()
+        names: bytes | Column = self._name_of(kinds[0])
         if len(kinds) > 1:
             table = np.zeros(len(batch.types), f"S{2 + max(len(kind.name) for kind in kinds)}")
             for kind in kinds:
-                table[kind.number] = f"{kind.name}: ".encode()
+                table[kind.number] = self._name_of(kind)
             names = words_of(table)
         for at in range(0, len(rows), renderer.rows_at_once):
             some = rows.some(slice(at, at + renderer.rows_at_once)) if at else rows

@@ -21,15 +21,17 @@ import numpy as np
 
 from lttd.errors import NotATraceError, UsageError
 from lttd.view.addresses import Symbols
-from lttd.view.columns import Batch
+from lttd.view.columns import Batch, Rows
 from lttd.view.filters import Filter
-from lttd.view.glyphs import Strip
+from lttd.view.formats import EventType
+from lttd.view.glyphs import Strip, per_distinct, strings_of, words_of
 from lttd.view.losses import Loss
 from lttd.view.names import Names
 from lttd.view.notes import Notes
 from lttd.view.opened import EventWindow
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
+from lttd.view.render import Renderer
 from lttd.view.text import FLAGS, Body, Texter
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Trace
@@ -46,7 +48,34 @@ HEADER: Final = b"""\
 #           TASK-PID      TGID   CPU#  ||||   TIMESTAMP  FUNCTION
 #              | |          |      |   ||||      |         |
 """
+MARKER: Final = b"tracing_mark_write"
 _DEPTH: Final = np.array([f"{n & 15:x} " if n & 15 else ". " for n in range(256)], "S2").view("V2")
+
+
+def _is_marker(kind: EventType) -> bool:
+    return kind.format is not None and (kind.system, kind.name) == ("ftrace", "print")
+
+
+class MarkerRenderer(Renderer):
+    """Writes markers as the kernel does, whatever addresses are known: the importer looks for it.
+
+    Of a trace_printk() that is a function's name; of a marker, and where no name is known,
+    ``tracing_mark_write``.
+    """
+
+    def strip(self, rows: Rows) -> Strip:
+        """Return ``tracing_mark_write: text``."""
+
+        def told(address: int) -> bytes:
+            found = self.symbols.find(address)
+            return (found.name if found else MARKER) + b": "
+
+        try:
+            where = [words_of(per_distinct(rows.records["ip"], told))]
+            text = words_of(strings_of([one.rstrip(b"\n") for one in rows.column("buf").tolist()]))
+        except (KeyError, ValueError):  # of another kernel, which has other fields
+            return super().strip(rows)
+        return [*where, text]
 
 
 class SystraceTexter(Texter):
@@ -59,6 +88,15 @@ class SystraceTexter(Texter):
 
     def _flags(self, batch: Batch) -> Strip:
         return [FLAGS[batch.flags], _DEPTH[batch.preempt]]
+
+    def _name_of(self, kind: EventType) -> bytes:
+        """Return what stands before an event's fields: nothing before a marker's, see _Marker."""
+        return b"" if _is_marker(kind) else super()._name_of(kind)
+
+    def _new_renderer(self, kind: EventType) -> Renderer:
+        if _is_marker(kind):
+            return MarkerRenderer(kind.format, self._symbols)
+        return super()._new_renderer(kind)
 
     def bodies(self, batch: Batch) -> Iterator[Body]:
         """Return what each line ends with, in which no line ends."""

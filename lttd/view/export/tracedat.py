@@ -193,7 +193,9 @@ class _Writing:
         commands: dict[int, bytes] = {}
         for segment, one in zip(self._segments, files, strict=True):
             commands |= one.last_commands(window.bounds(segment)[1])
-        lines = (b"%d %b\n" % (pid, name) for pid, name in sorted(commands.items()))
+        # trace-cmd reads "%d %m[^\n]": at a name of nothing but blanks it loses all that follow.
+        named = ((pid, name) for pid, name in sorted(commands.items()) if name.strip())
+        lines = (b"%d %b\n" % each for each in named)
         yield sized("Q", b"".join(lines))
         yield number("I", self._cpus)
 
