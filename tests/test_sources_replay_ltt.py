@@ -13,7 +13,8 @@ from lttd.config import SourceSpec
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.sources.base import Nothing
 from lttd.sources.catalog import open_source
-from lttd.sources.replay_ltt import LttReplaySource, holds_ltt, open_ltt_replay
+from lttd.sources.replay_detect import detect
+from lttd.sources.replay_ltt import LttReplaySource, open_ltt_replay
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, Unit
 from tests.made_ltt import LttBuffer, Marker, Tracer, describe, write_trace
 
@@ -251,7 +252,7 @@ def test_a_file_without_a_sub_buffer_is_left_out_with_the_reason(
 
 def test_a_directory_without_channels_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes_1").write_text("no channel")
-    assert not holds_ltt(tmp_path)
+    assert getattr(detect(tmp_path), "abi", None) != "ltt"
     with pytest.raises(NothingToRecordError, match=r"no channel of LTTng 0\.x.*too few"):
         opened(tmp_path, abi="ltt")
     with pytest.raises(UsageError, match="not a directory"):

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lttd.config import SourceSpec
 from lttd.errors import UsageError
 from lttd.parsers import parse_bool, parse_bytes, parse_count, parse_list, parse_named, shown
 from lttd.sources.base import Source
 from lttd.subbuffer import BufferPool
+
+if TYPE_CHECKING:
+    from lttd.sources.replayed import FileSource
 
 
 def open_source(spec: SourceSpec, pool: BufferPool) -> Source:
@@ -77,24 +80,34 @@ def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
 
 
 def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
-    from lttd.sources.replay import open_replay  # noqa: PLC0415
-    from lttd.sources.replay_ltt import holds_ltt, open_ltt_replay  # noqa: PLC0415
+    from lttd.sources.replay_detect import detect  # noqa: PLC0415
 
     if spec.target is None:
         raise UsageError("source replay: name the directory: replay:DIR")
     options = _convert(spec, {"abi": str, "subbuffer-size": parse_bytes})
     subbuffer_bytes = options.pop("subbuffer_size", None)
-    directory = Path(spec.target)
-    abi = options.pop("abi", None) or ("ltt" if holds_ltt(directory) else "ftrace")
+    directory, abi = Path(spec.target), options.pop("abi", None)
+    detected = None if abi else detect(directory)
+    source = _open_replay(
+        spec, directory, detected.abi if detected else abi or "ftrace", subbuffer_bytes, pool
+    )
+    if detected is not None:
+        source.note(str(detected))
+    return source
+
+
+def _open_replay(
+    spec: SourceSpec, directory: Path, abi: str, subbuffer_bytes: int | None, pool: BufferPool
+) -> "FileSource[Any]":
+    from lttd.sources.replay import open_replay  # noqa: PLC0415
+    from lttd.sources.replay_blktrace import open_blktrace_replay  # noqa: PLC0415
+    from lttd.sources.replay_ltt import open_ltt_replay  # noqa: PLC0415
+
     if abi not in ("ltt", "blktrace"):
         return open_replay(directory, pool, abi=abi, subbuffer_bytes=subbuffer_bytes)
     if subbuffer_bytes is not None:
         raise UsageError(f"source {spec}: sub-buffers of {abi} files tell their size themselves")
-    if abi == "ltt":
-        return open_ltt_replay(directory, pool)
-    from lttd.sources.replay_blktrace import open_blktrace_replay  # noqa: PLC0415
-
-    return open_blktrace_replay(directory, pool)
+    return (open_ltt_replay if abi == "ltt" else open_blktrace_replay)(directory, pool)
 
 
 def _relay(spec: SourceSpec, pool: BufferPool) -> Source:

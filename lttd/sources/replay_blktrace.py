@@ -41,16 +41,22 @@ def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
     """
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory")
+    files = find_blktraces(directory)
+    if not files:
+        raise NothingToRecordError(
+            f"{directory} holds no block trace", "give it files NAME.blktrace.CPU"
+        )
+    return BlktraceReplay(directory, files, pool)
+
+
+def find_blktraces(directory: Path) -> list[StreamPath]:
+    """Return the files of *directory* that are named as blktrace names its own."""
     files = [
         StreamPath(path, StreamId(found["name"], int(found["cpu"])))
         for path in sorted(directory.iterdir())
         if path.is_file() and (found := _NAME.fullmatch(path.name)) and is_name(found["name"])
     ]
-    if not files:
-        raise NothingToRecordError(
-            f"{directory} holds no block trace", "give it files NAME.blktrace.CPU"
-        )
-    return BlktraceReplay(directory, sorted(files, key=lambda file: file.stream), pool)
+    return sorted(files, key=lambda file: file.stream)
 
 
 class BlktraceReplayStream(FileStream):

@@ -47,12 +47,8 @@ def find_channels(directory: Path) -> list[tuple[StreamId, Path]]:
     return sorted(found)
 
 
-def holds_ltt(directory: Path) -> bool:
-    """Tell whether a file below *directory* begins as a channel of LTTng 0.x does."""
-    return any(_begins_with_magic(path) for _, path in find_channels(directory))
-
-
-def _begins_with_magic(path: Path) -> bool:
+def has_ltt_magic(path: Path) -> bool:
+    """Tell whether a file begins as a channel of LTTng 0.x does."""
     try:
         with path.open("rb") as file:
             head = file.read(ltt.LEAST_HEADER_BYTES)

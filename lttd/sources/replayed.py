@@ -141,6 +141,10 @@ class FileSource(Generic[StreamT]):
         """Return nothing: what the streams hold is enough."""
         return iter(())
 
+    def note(self, line: str) -> None:
+        """Add a line to what notes() tells."""
+        self._notes.append(line)
+
     def notes(self) -> Sequence[str]:
         """Return what was odd about the files, each line once."""
         notes, self._notes = self._notes, []
