@@ -99,8 +99,9 @@ class StoredStream:
         offset = entries["offset_bytes"].astype(np.int64)
         if isinstance(self.abi, BlktraceAbi):  # there are none: the entries tell
             size = (entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
-            return self.abi.told(self.data, offset, size, entries["begin"].astype(np.uint64))
-        return self.abi.headers_at(self.data, offset)
+            begin = entries["begin"].astype(np.uint64)
+            return _without_repeats(self.abi.told(self.data, offset, size, begin))
+        return _without_repeats(self.abi.headers_at(self.data, offset))
 
     def summary(self) -> StreamSummary:
         """Return the totals: the manifest's once the segment is closed, else of index and gaps."""
@@ -153,6 +154,24 @@ class StoredStream:
 
 def _content_bytes(entries: Entries) -> I64:
     return (entries["content_bits"] >> np.uint64(3)).astype(np.int64)
+
+
+def _without_repeats(headers: Headers) -> Headers:
+    """Take sub-buffers that lie within earlier ones for none, where many do.
+
+    An index of a few MB could else name the same bytes a million times.  One wrong offset is not
+    such a case: what follows it is kept.
+    """
+    offset, size = headers.offset_bytes, headers.stored_bytes
+    there = size > 0
+    if not there.any():
+        return headers
+    ends = np.where(there, offset + size, 0)
+    named_bytes = int(ends.max()) - int(offset[there].min())
+    if int(size.sum()) <= 2 * named_bytes:
+        return headers
+    behind = np.concatenate(([0], np.maximum.accumulate(ends)[:-1]))
+    return headers._replace(stored_bytes=np.where(offset >= behind, size, 0))
 
 
 def lost_before(gaps: list[Gap], first: int, behind: int) -> U64:

@@ -99,6 +99,11 @@ class Finds:
             print(f"{path}: {name}: {data.hex()}\n{ended.told}", file=sys.stderr, flush=True)
 
 
+def _may_be_of_others(ended: Ended) -> bool:
+    """Tell whether the machine or earlier inputs may be the reason: then a second run tells."""
+    return not ended.told.startswith("Traceback") or "MemoryError" in ended.told[-200:]
+
+
 def blind(fuzzer: Fuzzer, seconds: float, seed: int, finds: Finds) -> tuple[Counter[str], float]:
     """Run random inputs; return how many by what was run, and the seconds that the slowest took."""
     rng = random.Random(seed)
@@ -108,8 +113,8 @@ def blind(fuzzer: Fuzzer, seconds: float, seed: int, finds: Finds) -> tuple[Coun
         data = rng.randbytes(2 + STEP.size * rng.randint(1, MOST_STEPS))
         _, name, _ = fuzzer.chosen(data)
         ended = worker.run(data)
-        if not ended.well and not ended.told.startswith("Traceback"):
-            # A busy machine may have been slow: whether the input is, a second run tells.
+        if not ended.well and _may_be_of_others(ended):
+            worker.stop()
             fuzzer.restore()
             ended = worker.run(data)
             if not ended.well:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lttd import limits
@@ -15,7 +16,16 @@ from lttd.abi.table import FtraceAbi, abi_of
 from lttd.cli import main as lttd
 from lttd.errors import TraceDamagedError
 from lttd.files import Disk, read_limited
-from lttd.index import ENTRY_BYTES, GAPS_HEADER, UNKNOWN, SeekIndex, encode_gaps, read_gaps
+from lttd.index import (
+    ENTRY_BYTES,
+    ENTRY_DTYPE,
+    GAPS_HEADER,
+    INDEX_HEADER,
+    UNKNOWN,
+    SeekIndex,
+    encode_gaps,
+    read_gaps,
+)
 from lttd.limits import AT_ONE_TIME, COMMAND_LINES, COMMANDS, GAPS, KALLSYMS, Limit
 from lttd.recover import recover
 from lttd.sources.blktrace_rows import Noted, RecordBook
@@ -326,3 +336,19 @@ def test_damage_behind_each_record_of_a_block_trace_takes_linear_time() -> None:
     assert noted.add(batch) == len(taken.rows) == 40_000
     assert len(taken.gaps) == 40_000
     assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("arguments", [["text"], ["check", "--events"], ["info"], ["plot"]])
+def test_an_index_that_names_one_page_over_and_over_is_read_once(
+    tmp_path: Path, trace: Path, segment: SegmentPaths, arguments: list[str]
+) -> None:
+    paths = segment.stream("fake_0")
+    whole = np.frombuffer(paths.index.read_bytes(), ENTRY_DTYPE, offset=16)
+    first = np.repeat(whole[:1], 300_000)
+    first["begin"] = first["end"] = np.arange(len(first)) + int(whole["begin"][0])
+    paths.index.write_bytes(INDEX_HEADER + first.tobytes() + whole[-1:].tobytes())
+    os.truncate(paths.data, TERABYTE)
+    command, *options = arguments
+    out = ["-o", str(tmp_path / "p.svg")] if command == "plot" else []
+    status = quickly(lambda: view([command, *options, *out, str(trace)]))
+    assert status == ("1" if command == "check" else "0")
