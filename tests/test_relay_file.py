@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lttd.errors import LockedError, NothingToRecordError, SourceError
-from lttd.sources import relay_file, tracefs
+from lttd.sources import refused, relay_file
 from lttd.sources.relay_file import OpenFile, RelayFile
 from tests.relay_model import STALE, RelayModel
 
@@ -296,7 +296,10 @@ def test_eperm_under_lockdown_is_named_as_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lockdown").write_text("none [integrity] confidentiality\n")
-    monkeypatch.setattr(tracefs, "LOCKDOWN", tmp_path / "lockdown")
+    (tmp_path / "uid_map").write_text("0 0 4294967295\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(refused, "LOCKDOWN", tmp_path / "lockdown")
+    monkeypatch.setattr(refused, "UID_MAP", tmp_path / "uid_map")
     error = relay_file.explained("chan0", OSError(errno.EPERM, os.strerror(errno.EPERM)))
     assert isinstance(error, NothingToRecordError)
     assert "lockdown=integrity" in str(error)
