@@ -42,7 +42,14 @@ OWN_GROUP = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:
 def replay_with_waiting(numbers: list[int], trace: Path) -> subprocess.CompletedProcess[str]:
     waiting = ",".join(map(str, numbers))
     words = [sys.executable, "-c", WITH_SIGNALS_WAITING, waiting, sys.executable, "-m", "lttd.cli"]
-    words += ["-t", str(trace), "--source", f"replay:{FIXTURES}/ftrace", "--summary", "none"]
+    words += [
+        "-t",
+        str(trace),
+        "--source",
+        f"replay:{FIXTURES}/ftrace,abi=ftrace",
+        "--summary",
+        "none",
+    ]
     return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 

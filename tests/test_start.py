@@ -15,7 +15,7 @@ import pytest
 from lttd.start import unforeseen
 from tests.running import FIXTURES, PATIENCE_S, QUIET, Launcher, assert_whole, needs_kernel, until
 
-REPLAY = ("--source", f"replay:{FIXTURES}/ftrace", "--summary", "none")
+REPLAY = ("--source", f"replay:{FIXTURES}/ftrace,abi=ftrace", "--summary", "none")
 LTTD = (sys.executable, "-m", "lttd.cli")
 
 
