@@ -65,6 +65,15 @@ class StorageError(LttdError):
         """Of a write: the offset up to which it went; None where nothing is known of that."""
 
 
+class LostFileError(StorageError):
+    """Somebody removed, replaced or cut a file while it was written: what it held is lost."""
+
+    def __init__(self, path: Path, reason: str, left_bytes: int) -> None:
+        super().__init__(path, reason)
+        self.left_bytes = left_bytes
+        """How much of it is still there."""
+
+
 class LockedError(LttdError):
     """Somebody else has what would have to be ours alone."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from lttd.beneath import OpenDirectory, Place, RefusedError, close_fd, place_of
-from lttd.errors import LockedError, StorageError, TraceDamagedError
+from lttd.errors import LockedError, LostFileError, StorageError, TraceDamagedError
 from lttd.limits import Limit
 from lttd.locks import is_listed, lock_holder
 from lttd.subbuffer import Pieces
@@ -153,8 +153,30 @@ class File:
 
     def size_bytes(self) -> int:
         """Return the file's length."""
+        return self.status().st_size
+
+    def status(self) -> os.stat_result:
+        """Return what the kernel says of the file, whatever name it has now."""
         try:
-            return os.fstat(self._fd).st_size
+            return os.fstat(self._fd)
+        except OSError as error:
+            raise storage_error(self.path, error) from None
+
+    def refuse_if_cut(self, least_bytes: int) -> None:
+        """Refuse a file that is shorter than what was written to it.
+
+        Raises:
+            LostFileError: somebody cut it.
+        """
+        size_bytes = self.size_bytes()
+        if size_bytes < least_bytes:
+            reason = f"somebody cut it to {size_bytes} of {least_bytes} bytes while it was recorded"
+            raise LostFileError(self.path, reason, size_bytes)
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """Return what the file holds there; less at its end."""
+        try:
+            return os.pread(self._fd, length_bytes, offset_bytes)
         except OSError as error:
             raise storage_error(self.path, error) from None
 
@@ -376,6 +398,34 @@ class Disk:
     def file(self, path: Path, fd: int) -> File:
         """Return the file that was opened; tests put another kind in its place."""
         return File(path, fd)
+
+    def status(self, path: Path) -> os.stat_result | None:
+        """Return what *path* leads to now, through the directory that is held; None: nothing."""
+        try:
+            return self._holder(path).stat(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(path, error) from None
+
+    def refuse_if_gone(self, file: File, least_bytes: int) -> None:
+        """Compare a file that is written with what its path leads to.
+
+        More names than one are nobody's loss.
+
+        Raises:
+            LostFileError: it was removed, replaced, renamed or cut.
+        """
+        status, named = file.status(), self.status(file.path)
+        if named is not None:
+            if os.path.samestat(status, named):
+                file.refuse_if_cut(least_bytes)
+                return
+            reason = "somebody put another file in its place while it was recorded"
+        else:
+            how = "renamed" if status.st_nlink else "removed"
+            reason = f"somebody {how} it while it was recorded"
+        raise LostFileError(file.path, reason, 0)
 
     def make_directory(self, path: Path) -> None:
         """Create a directory and its parents, where absent."""

@@ -46,6 +46,14 @@ class Trouble(enum.StrEnum):
         "writer_failed",
         "A file could not be written; what was written before is whole.",
     )
+    FILE_LOST = (
+        "file_lost",
+        "Somebody removed, replaced or cut a file of the trace: what it held is lost.",
+    )
+    TRACE_MOVED = (
+        "trace_moved",
+        "The trace directory, or a segment in it, is no longer where recording began.",
+    )
     UNSYNCED = (
         "unsynced",
         "A sync failed: of what was written since the last one, some may not be on the disk.",

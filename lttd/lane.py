@@ -8,17 +8,18 @@ soon as one can be written.  However long that takes, the untold gaps are a few.
 """
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
 
-from lttd.errors import StorageError
+from lttd.errors import LostFileError, StorageError
 from lttd.stats import StreamStats
 from lttd.subbuffer import ROW_DTYPE, Batch, Gap, Reason, Unit
 from lttd.tracedir import Position, StreamRecord
-from lttd.writer import StreamFile
+from lttd.writer import Left, StreamFile
 
 _NO_ROWS: Final = np.empty(0, ROW_DTYPE)
 
@@ -71,19 +72,26 @@ class Lane:
     """How far it had been written when it was last synced, with or without success."""
     unsynced: StorageError | None = None
     """The first sync that failed: from *synced* on nobody knows what is on the disk."""
+    gone: LostFileError | None = None
+    """Why nothing more is written: somebody removed, replaced or cut a file."""
     _synced_latest: int = 0
 
     def write(self, batch: Batch) -> StorageError | None:
         """Write a batch as far as it fits, and what is untold before it; count the rest.
 
-        Return why it did not fit.
+        Return why it did not fit; nothing is written to files that somebody has removed.
         """
+        if self.gone is not None:
+            self.refuse(batch, Reason.STORAGE)
+            return None
         done = self.file.append(batch, self.untold.gaps())
         self.stats.stored(batch.rows[: done.rows])
         if done.rows or done.error is None:
             self.untold.clear()
         if done.error is not None:
             self.refuse(batch, Reason.STORAGE, done.rows)
+        if isinstance(done.error, LostFileError):
+            self._lose(done.error)
         return done.error
 
     def refuse(self, batch: Batch, reason: Reason, first: int = 0) -> None:
@@ -109,8 +117,16 @@ class Lane:
         """Make what was written durable.
 
         Raises:
+            LostFileError: somebody has removed, replaced or cut a file; said once.
             StorageError: that failed; a gap that says so is on its way to the file.
         """
+        if self.gone is not None:
+            return
+        try:
+            self.file.look()
+        except LostFileError as error:
+            self._lose(error)
+            raise
         if self.file.position == self.tried:
             return
         latest = self.file.latest
@@ -125,6 +141,20 @@ class Lane:
             raise
         if self.unsynced is None:
             self.synced, self._synced_latest = self.tried, latest
+
+    def _lose(self, error: LostFileError) -> None:
+        self.gone = error
+        self.count_gone()
+
+    def count_gone(self) -> None:
+        """Count what was lost with a file; exact when nobody writes any more."""
+        if self.gone is None:
+            return
+        left = Left(0, 0)
+        with suppress(StorageError):  # the index is gone as well
+            left = self.file.left(self.gone)
+        self.stats.removed_subbuffers = self.stats.stored_subbuffers - left.rows
+        self.stats.removed_bytes = self.stats.stored_bytes - left.stored_bytes
 
     def _batch(self, *gaps: Gap) -> Batch:
         return Batch(self.record.info.id, memoryview(b""), _NO_ROWS, 0, gaps)

@@ -148,6 +148,7 @@ LOSS_REASONS: Final[dict[Family, tuple[Reason, ...]]] = {
         Reason.REFUSED,
         Reason.BACKLOG,
         Reason.STORAGE,
+        Reason.REMOVED,
     ),
     BYTES_LOST: (
         Reason.OVERWRITTEN,
@@ -156,6 +157,7 @@ LOSS_REASONS: Final[dict[Family, tuple[Reason, ...]]] = {
         Reason.BACKLOG,
         Reason.STORAGE,
         Reason.TORN,
+        Reason.REMOVED,
     ),
 }
 # What a file system gives up with; others are shown from their first occurrence on.
@@ -275,6 +277,8 @@ def _sum(one: StreamStats, other: StreamStats) -> StreamStats:
         unwritten_bytes=one.unwritten_bytes + other.unwritten_bytes,
         unwritten_subbuffers=one.unwritten_subbuffers + other.unwritten_subbuffers,
         unsynced=one.unsynced + other.unsynced,
+        removed_bytes=one.removed_bytes + other.removed_bytes,
+        removed_subbuffers=one.removed_subbuffers + other.removed_subbuffers,
     )
 
 
@@ -289,15 +293,11 @@ def _losses(streams: Streams) -> Iterator[Table]:
     bytes_: list[tuple[Labels, Counts]] = []
     for labels, stats in streams:
         events.append((labels, stats.lost_so_far()))
-        subbuffers.append((labels, _both(stats.subbuffers_lost, stats.unwritten_subbuffers)))
-        bytes_.append((labels, _both(stats.bytes_lost, stats.unwritten_bytes)))
+        subbuffers.append((labels, stats.all_subbuffers_lost))
+        bytes_.append((labels, stats.all_bytes_lost))
     yield EVENTS_LOST, _by_reason(EVENTS_LOST, events, only=KERNEL_EVENT_REASONS)
     yield SUBBUFFERS_LOST, _by_reason(SUBBUFFERS_LOST, subbuffers)
     yield BYTES_LOST, _by_reason(BYTES_LOST, bytes_)
-
-
-def _both(lost: Counter[Reason], unwritten: Counter[Reason]) -> Counts:
-    return lost + unwritten if unwritten.total() else lost
 
 
 def _by_reason(

@@ -4,6 +4,7 @@ Rule: what was written is synced, data before index, before the synced record sa
 Rule: the manifest says ``closed`` only when the backlog was written and all of it is synced.
 """
 
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ class Writers(Protocol):
         """Count something that could not be written."""
         ...
 
+    def look(self, segment: "OpenSegment") -> None:
+        """Report a segment that is no longer where it was."""
+        ...
+
     def forget(self, segment: "OpenSegment", *, removed: bool = False) -> None:
         """Sync *segment* no more: it is closed."""
         ...
@@ -80,7 +85,8 @@ class OpenSegment:
         self._disk = contents.disk
         self._guard = threading.Lock()
         self._is_open = True
-        self._baselines = _baselines(self._disk.hold(trace), str(contents.source["kind"]))
+        self._trace = self._disk.hold(trace)
+        self._baselines = _baselines(self._trace, str(contents.source["kind"]))
         self.paths: SegmentPaths = create_segment(
             self._disk, trace, number, str(contents.source["kind"])
         )
@@ -185,6 +191,21 @@ class OpenSegment:
         if failed is not None:
             raise failed
 
+    def moved(self) -> StorageError | None:
+        """Tell what is no longer where recording began: the trace directory, or the segment.
+
+        What is written goes on to be written there, since the directories are held open.
+        """
+        at = self._trace
+        try:
+            if os.path.samestat(at.path.stat(), os.fstat(at.fd)):
+                at = self.paths.base
+                if os.path.samestat(self._trace.stat(at.path), os.fstat(at.fd)):
+                    return None
+        except OSError:
+            pass
+        return StorageError(at.path, "somebody renamed or removed it while it was recorded")
+
     def retry(self) -> None:
         """Have lanes that failed try again, also those that nothing more comes for."""
         with self._guard:
@@ -206,7 +227,9 @@ class OpenSegment:
             self.settle()
             self._tell()
             self._sync_for_good()
+            self._writers.look(self)
             for lane in self.lanes.values():
+                lane.count_gone()
                 lane.record.summary = summarize(lane.stats)
                 lane.record.counters = dict(counters.get(lane.record.info.id, {}))
             if snapshot is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from lttd.errors import LttdError, StorageError, refusal
+from lttd.errors import LostFileError, LttdError, StorageError, refusal
 from lttd.health import Health, Trouble
 from lttd.lane import Jobs, Lane
 from lttd.open_segment import OpenSegment, SegmentContents
@@ -146,13 +146,29 @@ class Recorder:
 
         Where recording shall not go on past that, it ends now.
         """
-        self.write_errors[error.errno_name] += 1
         self.last_write_error = error
+        if isinstance(error, LostFileError):
+            if self._keep_going:
+                self._health.begins(Trouble.FILE_LOST, error.reason, str(error.path))
+            else:
+                self._fail(error)
+            return
+        self.write_errors[error.errno_name] += 1
         if self._keep_going:
             where = where or error.path
             self._health.begins(Trouble.WRITER_FAILED, error.reason, str(where))
         else:
             self._fail(error)
+
+    def look(self, segment: OpenSegment) -> None:
+        """Report a segment that is no longer where it was; what is written there is not lost."""
+        moved = segment.moved()
+        if moved is None:
+            for path in (segment.paths.directory.parent, segment.paths.directory):
+                self._health.ends(Trouble.TRACE_MOVED, "is where it was again", str(path))
+            return
+        self._health.begins(Trouble.TRACE_MOVED, moved.reason, str(moved.path))
+        self.last_write_error = moved
 
     def succeeded(self, where: Path) -> None:
         """Say that *where* can be written again."""
@@ -194,6 +210,7 @@ class Recorder:
             self._fail(refusal(bug) or LttdError(f"syncing failed: {bug!r}"))
         else:
             self.succeeded(segment.paths.synced)
+        self.look(segment)
         for lane in segment.lanes.values():
             if lane.unsynced is not None:
                 words = f"{lane.unsynced.reason}: of what was written since the last sync, some may"

@@ -22,6 +22,13 @@ def _unwritten() -> Counter[Reason]:
     return Counter({Reason.BACKLOG: 0, Reason.STORAGE: 0})
 
 
+def _all(lost: Counter[Reason], unwritten: Counter[Reason], removed: int) -> Counter[Reason]:
+    # Of many streams most have lost nothing: a scrape is not to add for them.
+    if not removed and not unwritten.total():
+        return lost
+    return lost + unwritten + Counter({Reason.REMOVED: removed})
+
+
 @dataclass(slots=True)
 class StreamStats:
     """What happened in one stream since lttd took it over."""
@@ -46,6 +53,10 @@ class StreamStats:
     unwritten_subbuffers: Counter[Reason] = field(default_factory=_unwritten)
     unsynced: int = 0
     """Times that a sync failed: how much of what was stored is on the disk, nobody knows then."""
+
+    removed_bytes: int = 0
+    """Of what was stored: lost with a file that somebody removed, replaced or cut."""
+    removed_subbuffers: int = 0
 
     def took(self, batch: Batch) -> None:
         """Count what the kernel delivered, and what it said was lost."""
@@ -91,6 +102,16 @@ class StreamStats:
         return self.source, self.stream
 
     @property
+    def all_subbuffers_lost(self) -> Counter[Reason]:
+        """Sub-buffers lost in the kernel, not written, or lost after that."""
+        return _all(self.subbuffers_lost, self.unwritten_subbuffers, self.removed_subbuffers)
+
+    @property
+    def all_bytes_lost(self) -> Counter[Reason]:
+        """The same in bytes."""
+        return _all(self.bytes_lost, self.unwritten_bytes, self.removed_bytes)
+
+    @property
     def unknown(self) -> int:
         """Losses of which nobody knows how much was lost."""
         return self.gaps_unknown + self.unsynced
@@ -133,15 +154,15 @@ def summarize(stats: StreamStats) -> StreamSummary:
     lost: dict[str, int] = {}
     for unit, counter in (
         (Unit.EVENTS, stats.events_lost),
-        (Unit.SUBBUFFERS, stats.subbuffers_lost + stats.unwritten_subbuffers),
+        (Unit.SUBBUFFERS, stats.all_subbuffers_lost),
         (Unit.BYTES, stats.bytes_lost),
     ):
         lost |= {lost_key(reason, unit): count for reason, count in counter.items() if count}
     return StreamSummary(
         name=stats.stream.name,
         cpu=stats.stream.cpu,
-        subbuffers=stats.stored_subbuffers,
-        payload_bytes=stats.stored_bytes,
+        subbuffers=stats.stored_subbuffers - stats.removed_subbuffers,
+        payload_bytes=stats.stored_bytes - stats.removed_bytes,
         padding_bytes=stats.padding_bytes,
         events_lost=events_lost(stats.events_lost),
         lost=lost,
@@ -254,6 +275,7 @@ _HOW: Final = {
     "commit_overrun": "overrun while being written",
     "backlog": "abandoned",
     "storage": "not written",
+    "removed": "removed from the disk",
     "abandoned": "left in the ring",
 }
 

@@ -69,6 +69,7 @@ class Reason(enum.IntEnum):
     TORN = 9  # written, but a crash cut it
     ABANDONED = 10  # still in the ring when recording ended: a second signal, a CPU that is down
     UNSYNCED = 11  # written, but a sync failed: some of it may not be on the disk
+    REMOVED = 12  # written, and then somebody removed, replaced or cut the file
 
 
 KERNEL_EVENT_REASONS: Final = frozenset(

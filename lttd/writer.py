@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lttd.errors import StorageError, UsageError
+from lttd.errors import LostFileError, StorageError, UsageError
 from lttd.files import WRITE_BYTES, Disk, File
 from lttd.index import (
     ENTRY_BYTES,
@@ -24,6 +24,7 @@ from lttd.index import (
     INDEX_HEADER,
     encode_entries,
     encode_gaps,
+    salvage_entries,
 )
 from lttd.subbuffer import Batch, Gap, Rows
 from lttd.tracedir import Position, StreamPaths, StreamRecord
@@ -32,6 +33,7 @@ from lttd.tracedir import Position, StreamPaths, StreamRecord
 PREALLOCATE_FROM_BYTES: Final = 4 << 20
 PREALLOCATE_BYTES: Final = 64 << 20
 Ends = npt.NDArray[np.uint64]
+_CHUNK_ENTRIES: Final = 1 << 14
 # Holes are made of whole blocks of the file system.
 BLOCK_BYTES: Final = 4096
 
@@ -43,6 +45,13 @@ class Appended(NamedTuple):
     """How many of the batch's sub-buffers are in the file: so many of the first."""
     error: StorageError | None = None
     """Why that is not all of them.  A gap is in the file if it lies before or right behind them."""
+
+
+class Left(NamedTuple):
+    """What is left of a stream that somebody removed or cut."""
+
+    rows: int
+    stored_bytes: int
 
 
 class StreamFile:
@@ -109,11 +118,16 @@ class StreamFile:
         gaps = [*before, *sorted(batch.gaps, key=lambda gap: gap.row)]
         try:
             self.cut()
+            # The next write would make a hole of what was cut.
+            self._data.refuse_if_cut(self._position.data_bytes)
+            self._index.refuse_if_cut(self._index_bytes)
             if gaps:
                 self._append_gaps(gaps)
             if len(rows):
                 self._append_rows(batch)
                 self._append_entries(rows, ends)
+        except LostFileError as error:
+            return Appended(0, error)
         except StorageError as error:
             self._ragged = True
             count = self._fitting(batch, ends, error)
@@ -256,6 +270,40 @@ class StreamFile:
                 self._gaps_named = True
         self._index.sync()
         return position
+
+    def look(self) -> None:
+        """See whether the files are still those that their paths lead to.
+
+        May be called from another thread than the one that appends.
+
+        Raises:
+            LostFileError: somebody removed, replaced, renamed or cut one.
+        """
+        # Taken before the files are looked at: they only grow.
+        position, index_bytes, gaps_bytes = self.position, self._index_bytes, self._gaps_bytes
+        self._disk.refuse_if_gone(self._data, position.data_bytes)
+        self._disk.refuse_if_gone(self._index, index_bytes)
+        if self._gaps_file is not None:
+            self._disk.refuse_if_gone(self._gaps_file, gaps_bytes)
+
+    def left(self, error: LostFileError) -> Left:
+        """Return what is left of the stream after *error*; a lost index can be made anew."""
+        position, info = self._position, self._record.info
+        rows = stored_bytes = 0
+        data_bytes = error.left_bytes if error.path == self._data.path else position.data_bytes
+        while rows < position.entries:
+            at = len(INDEX_HEADER) + rows * ENTRY_BYTES
+            some = min(position.entries - rows, _CHUNK_ENTRIES)
+            entries = salvage_entries(
+                memoryview(INDEX_HEADER + self._index.read_at(at, some * ENTRY_BYTES))
+            )
+            size = entries["content_bits" if self._sparse else "packet_bits"] >> np.uint64(3)
+            slot = np.uint64(info.subbuffer_bytes) if self._sparse else size
+            whole = int((entries["offset_bytes"] + slot <= np.uint64(data_bytes)).sum())
+            rows, stored_bytes = rows + whole, stored_bytes + int(size[:whole].sum())
+            if whole < some:
+                break
+        return Left(rows, stored_bytes)
 
     def close(self) -> None:
         """Give blocks ahead of the end back and close the files; nothing is synced by it."""

@@ -2,15 +2,19 @@
 
 import errno
 import json
+import os
+import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lttd.beneath import OpenDirectory
 from lttd.clock import Snapshot
-from lttd.errors import LockedError, StorageError, UsageError
+from lttd.errors import LockedError, LostFileError, StorageError, UsageError
 from lttd.files import Disk, File, Lock, storage_error
 from lttd.health import Health
 from lttd.index import SeekIndex, read_gaps
@@ -18,7 +22,7 @@ from lttd.lane import Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason, StreamInfo, Unit
-from lttd.tracedir import Manifest, prepare_trace, read_synced, segments
+from lttd.tracedir import Manifest, SegmentPaths, prepare_trace, read_synced, segments
 from lttd.verify import check
 from tests.fakes import batch_of, event, info, page
 from tests.running import PATIENCE_S
@@ -445,3 +449,141 @@ def test_a_sync_that_fails_at_the_end_is_told_in_the_trace(going: Going) -> None
         going.lane.sync()
     going.disk.bad["sync"] = set()
     assert going.close() == [Gap(1, Reason.UNSYNCED, Unit.BYTES, None, 0, 10)]
+
+
+# -- others reach into the trace
+
+
+def act_on(path: Path, act: str) -> None:
+    if act == "removed":
+        path.unlink()
+    elif act == "renamed":
+        path.rename(path.with_name("elsewhere"))
+    elif act == "replaced":
+        copy = path.with_name("copy")
+        copy.write_bytes(path.read_bytes())
+        copy.rename(path)
+    else:
+        os.truncate(path, int(act))
+
+
+@pytest.mark.parametrize(
+    ("act", "left", "words"),
+    [
+        ("removed", 0, "somebody removed it"),
+        ("renamed", 0, "somebody renamed it"),
+        ("replaced", 0, "somebody put another file in its place"),
+        ("0", 0, "somebody cut it to 0 of "),
+        ("50", 2, "somebody cut it to 50 of "),
+    ],
+)
+@pytest.mark.parametrize("seen_by", ["sync", "write", "close"])
+def test_what_a_lost_data_file_held_is_counted_and_not_claimed_as_stored(
+    going: Going, act: str, left: int, words: str, seen_by: str
+) -> None:
+    going.offer(5)
+    path = going.segment.paths.stream("fake_0").data
+    if act == "50" and going.segment.manifest.layout == "sparse":
+        left = 0
+    act_on(path, act)
+    if seen_by == "sync":
+        going.retry()
+        assert going.health.verdict()[1].startswith(f"{path}: {words}")
+        assert [line for line in going.lines if words in line] == going.lines
+        assert len(going.lines) == 1
+    if seen_by == "write" or seen_by == "sync":
+        going.offer(1)
+    unwritten = going.offered - 5
+    if act in ("0", "50"):
+        stats = going.lane.stats
+        assert stats.removed_subbuffers == (5 - left if seen_by != "close" else 0)
+    going.segment.close(SNAPSHOT)
+    (summary,) = going.segment.summaries()
+    removed = summary.lost["removed_subbuffers"]
+    assert removed + summary.subbuffers + summary.lost.get("storage_subbuffers", 0) == going.offered
+    if seen_by == "write" and act in ("removed", "renamed", "replaced"):
+        left, unwritten = 0, 0  # it was written, to a file that is gone
+    assert summary.subbuffers == left
+    assert summary.lost.get("storage_subbuffers", 0) == unwritten
+    assert going.lane.stats.all_bytes_lost[Reason.REMOVED] > 0
+    assert isinstance(going.recorder.last_write_error, LostFileError)
+    assert going.recorder.write_errors == {}
+
+
+@pytest.mark.parametrize("name", ["index/fake_0.idx", "index/fake_0.gaps"])
+@pytest.mark.parametrize("act", ["removed", "0"])
+def test_a_lost_index_or_gaps_file_ends_the_stream_and_its_data_remain(
+    going: Going, name: str, act: str
+) -> None:
+    gap = Gap(0, Reason.DAMAGED, Unit.BYTES, 1, 1, 2)
+    going.offer(2, gaps=(gap,))
+    act_on(going.segment.paths.streams / name, act)
+    going.retry()
+    assert not going.health.verdict()[0]
+    going.segment.close(SNAPSHOT)
+    (summary,) = going.segment.summaries()
+    # What no index tells of can be found in the data by a repair.
+    assert summary.subbuffers + summary.lost.get("removed_subbuffers", 0) == 2
+    assert isinstance(going.recorder.last_write_error, LostFileError)
+
+
+def test_a_second_name_of_a_file_is_not_a_loss(going: Going, tmp_path: Path) -> None:
+    going.offer(1)
+    (tmp_path / "backup").hardlink_to(going.segment.paths.stream("fake_0").data)
+    going.retry()
+    going.offer(1)
+    assert going.close() == []
+    assert going.recorder.last_write_error is None
+
+
+@pytest.mark.parametrize("what", ["trace", "segment"])
+@pytest.mark.parametrize("seen_by", ["sync", "close"])
+def test_a_renamed_directory_is_reported_and_goes_on_being_recorded_into(
+    going: Going, tmp_path: Path, what: str, seen_by: str
+) -> None:
+    going.offer(1)
+    segment = going.segment.paths.directory
+    path = tmp_path / "t" if what == "trace" else segment
+    path.rename(path.with_name("elsewhere"))
+    if seen_by == "sync":
+        going.retry()
+        words = f"{path}: somebody renamed or removed it while it was recorded"
+        assert words in going.health.verdict()[1]
+        assert len(going.lines) == 1
+    going.offer(1)
+    going.segment.close(SNAPSHOT)
+    assert going.recorder.last_write_error is not None
+    (summary,) = going.segment.summaries()
+    assert (summary.subbuffers, summary.lost) == (2, {})
+    now = path.with_name("elsewhere") / (segment.name if what == "trace" else "")
+    with closing(OpenDirectory.open(now)) as base:
+        assert check(SegmentPaths(now, base), events=True).findings == []
+
+
+def test_a_removed_trace_is_a_loss_of_all_that_was_stored(going: Going, tmp_path: Path) -> None:
+    going.offer(3)
+    shutil.rmtree(tmp_path / "t")
+    going.retry()
+    assert "somebody removed it" in going.health.verdict()[1]
+    going.offer(1)
+    with pytest.raises(StorageError):
+        going.segment.close(SNAPSHOT)
+    (summary,) = going.segment.summaries()
+    assert summary.subbuffers == 0
+    assert summary.lost == {"storage_subbuffers": 1, "removed_subbuffers": 3}
+
+
+def test_recording_ends_when_a_file_is_lost_unless_it_is_to_go_on(tmp_path: Path) -> None:
+    failed: list[bool] = []
+    recorder = Recorder(on_failure=lambda: failed.append(True), sync_interval_s=PATIENCE_S)
+    recorder.start()
+    stream = info()
+    segment = segment_of(recorder, tmp_path / "t", stream)
+    recorder.offer(segment.lanes[stream.id], batch_of(stream, [page(1, b"")]))
+    recorder.drain()
+    segment.paths.stream("fake_0").data.unlink()
+    recorder._sync(segment)
+    assert failed == [True]
+    assert "fake_0: somebody removed it while it was recorded" in str(recorder.failure)
+    segment.close(SNAPSHOT)
+    recorder.close()
