@@ -1,11 +1,9 @@
 """The command line of ``lttd``: which options there are, and their help."""
 
 import argparse
-from contextlib import suppress
 from typing import Any, Final
 
-from lttd.errors import UsageError
-from lttd.terminal import put
+from lttd.usage import Parser, ShowVersion
 
 _EPILOG: Final = """\
 SPEC is KIND[:TARGET][,key=value]...
@@ -21,16 +19,11 @@ Exit status: 0 recorded; 1 recording failed part way (what was written is whole 
 2 usage; 77 nothing here to record from."""
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     def error(self, message: str) -> Any:  # noqa: ANN401  (argparse declares NoReturn)
         if message.startswith("unrecognized arguments: ") and " -" not in message:
             message += "; a COMMAND goes behind '--'"
-        raise UsageError(f"{message} (lttd --help tells more)")
-
-    def _print_message(self, message: str, _: object = None) -> None:
-        """Write help or version; a stream would fail once more at exit."""
-        with suppress(BrokenPipeError):  # its reader has seen enough
-            put(message.encode())
+        super().error(message)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -53,7 +46,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--summary", metavar="HOW", help="table (default), json, json:FILE or none")
     add("-d", "--daemon", action="store_true", help="go to the background once recording runs")
     add("-v", "--verbose", action="count", help="tell what is done, on stderr")
-    add("--version", action="version", version=_version())
+    add("--version", action=ShowVersion, nargs=0, help="show it and exit")
     what = parser.add_argument_group("what to record (for the one source; else in its SPEC)")
     add = what.add_argument
     add("--events", metavar="GLOBS", action="append",
@@ -90,9 +83,3 @@ def argument_parser() -> argparse.ArgumentParser:
         help="only the other channels: ltt:DIR,channels=normal")  # fmt: skip
     add("-N", dest="threads", metavar="N", help="accepted, without effect")
     return parser
-
-
-def _version() -> str:
-    from importlib.metadata import version  # noqa: PLC0415  (slow, and rarely asked for)
-
-    return f"lttd {version('lttd')}"

@@ -31,6 +31,8 @@ from typing import Final, TextIO
 
 from lttd.errors import OutputError
 
+PIPE_CLOSED: Final = 128 + 13
+"""Exit status where whoever reads our output went away first, as a shell reports SIGPIPE."""
 # Poll says that a pipe is writable when so many bytes fit: pipe(7), PIPE_BUF on Linux.
 _PIPE_BUF: Final = 4096
 _SUMMARY_PATIENCE_S: Final = 10.0
@@ -108,6 +110,19 @@ def say(text: str, program: str = "lttd") -> None:
 def say_lines(text: str, program: str = "lttd") -> None:
     """Write lines to stderr whose values are escaped already; wait up to 10 s for a slow reader."""
     _STDERR.write(f"{text}\n", program, _SUMMARY_PATIENCE_S)
+
+
+def overwrite_line(text: str) -> None:
+    """Write text to stderr that whatever is written next overwrites; for terminals."""
+    _STDERR.write(f"{printable(text)}\r", "", 0.0)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether a person looks at a stream; a closed one is None."""
+    try:
+        return stream is not None and stream.isatty()
+    except (OSError, ValueError):
+        return False
 
 
 def put(data: bytes) -> None:

@@ -26,6 +26,7 @@ from lttd.beneath import OpenDirectory, Place, RefusedError
 from lttd.clock import Snapshot
 from lttd.errors import NotATraceError, StorageError, TraceDamagedError, UsageError
 from lttd.files import Disk, read_limited, storage_error
+from lttd.foreign import why_no_trace
 from lttd.limits import MANIFEST as MANIFEST_LIMIT
 from lttd.limits import SYNCED as SYNCED_LIMIT
 from lttd.plausible import is_count, parse_json, refuse_implausible
@@ -304,10 +305,8 @@ def segments(trace: Path) -> list[SegmentPaths]:
     """
     try:
         base = OpenDirectory.open(trace)
-    except FileNotFoundError:
-        raise NotATraceError(f"{trace}: no such directory") from None
-    except OSError as error:
-        raise NotATraceError(f"{trace}: {error.strerror}") from None
+    except OSError:
+        raise NotATraceError(f"{trace}: {why_no_trace(trace)}") from None
     if base.is_file(trace / MANIFEST):
         return [SegmentPaths(trace, base)]
     try:
@@ -315,7 +314,7 @@ def segments(trace: Path) -> list[SegmentPaths]:
     except OSError as error:
         raise NotATraceError(f"{trace}: {error.strerror}") from None
     if not found:
-        raise NotATraceError(f"{trace}: no lttd trace")
+        raise NotATraceError(f"{trace}: {why_no_trace(trace)}")
     return found
 
 

@@ -116,7 +116,8 @@ def test_a_line_break_in_a_field_breaks_no_line(tmp_path: Path) -> None:
     lines = [line for line in exported(tmp_path / "t") if not line.startswith("#")]
     assert all(LINE.search(line) for line in lines)
     assert lines[0].strip() == (
-        "a -1 [x-7       (      7) [000] ....     0.000001010: opened: path=/a # b c ret=1"
+        "a\\x0a-1 [x-7       (      7) [000] ....     0.000001010: opened: "
+        "path=/a\\x0a# b\\x0ac ret=1"
     )
     assert len(lines) == 2
 

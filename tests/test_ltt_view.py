@@ -22,6 +22,7 @@ from lttd.files import Disk
 from lttd.ltt_segment import SegmentMarkers
 from lttd.sources.catalog import open_source
 from lttd.subbuffer import Batch, BufferPool
+from lttd.terminal import printable_bytes
 from lttd.tracedir import Manifest, StreamRecord, create_segment
 from lttd.verify import check
 from lttd.view.cli import main
@@ -187,11 +188,11 @@ def expected(kind: Kind, values: tuple[Value, ...]) -> str:
     words = kind.marker.format.split()
     for name, declared, value in zip(words[::2], words[1::2], values, strict=True):
         if isinstance(value, bytes):
-            shown = '"' + value.decode("utf-8", "surrogateescape") + '"'
+            shown = f'"{printable_bytes(value).decode()}"'
         elif "p" in declared:
             shown = f"0x{value:x}"
         elif declared.endswith("c"):
-            shown = bytes([value]).replace(b"\0", b"").decode("utf-8", "surrogateescape")
+            shown = printable_bytes(bytes([value]).replace(b"\0", b"")).decode()
         else:
             shown = f"{value:X}" if declared.endswith("X") else str(value)
         told.append(f"{name} = {shown}")

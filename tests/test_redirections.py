@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lttd.tracedir import Manifest, segments
+from tests.tools import replayed
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "ftrace"
 Ended = subprocess.CompletedProcess[bytes]
@@ -53,3 +54,57 @@ def test_a_json_summary_that_stdout_does_not_take_is_a_failure_of_one_line(
     run = recorded(tmp_path / "t", where, "--summary", "json")
     assert (run.returncode, run.stderr) == (1, b"lttd: %b\n" % line if line else b"")
     assert is_closed(tmp_path / "t")
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return replayed(tmp_path_factory.mktemp("redirected") / "t").path
+
+
+# Every command of lttv that writes to stdout.
+SHOWS = (["info"], ["info", "--json"], ["text"], ["text", "--jobs", "2"],
+         ["follow", "--from-begin", "--until-closed"], ["formats"], ["check"])  # fmt: skip
+
+
+@pytest.mark.parametrize("words", SHOWS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        (">/dev/full", b"standard output: No space left on device; the output is incomplete"),
+        (">&-", b"standard output is closed; the output is incomplete"),
+        (">&- 2>&-", None),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_a_failure_of_one_line(
+    trace: Path, words: list[str], where: str, line: bytes | None
+) -> None:
+    run = ended("lttd.view.cli", [words[0], trace, *words[1:]], where)
+    assert (run.returncode, run.stderr) == (1, b"lttv: %b\n" % line if line else b"")
+
+
+@pytest.mark.parametrize("words", SHOWS, ids=" ".join)
+def test_a_reader_that_went_away_ends_lttv_quietly(trace: Path, words: list[str]) -> None:
+    run = ended("lttd.view.cli", [words[0], trace, *words[1:]], "| true")
+    assert (run.returncode, run.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "2> >(true)", "<&- 2>&-"])
+def test_notes_that_stderr_does_not_take_change_no_status(trace: Path, where: str) -> None:
+    whole = ended("lttd.view.cli", ["text", trace], "")
+    words: list[str | Path] = ["text", trace, "--event", "none_such", "--event", "*"]
+    run = ended("lttd.view.cli", words, where)
+    assert run.returncode == 0
+    assert run.stdout == whole.stdout
+    assert run.stdout
+
+
+@pytest.mark.parametrize("module", ["lttd.cli", "lttd.view.cli"])
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.parametrize(("where", "status"), [(">/dev/full", 1), (">&-", 1), ("| true", 0)])
+def test_help_that_cannot_be_written_is_no_traceback(
+    module: str, option: str, where: str, status: int
+) -> None:
+    run = ended(module, [option], where)
+    assert run.returncode == status
+    assert run.stderr.count(b"\n") == (status == 1)
+    assert b"Traceback" not in run.stderr

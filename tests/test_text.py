@@ -105,7 +105,7 @@ def test_wide_lines_stand_among_narrow_ones(tmp_path: Path) -> None:
     made.finish()
     told = text(lttd.open(tmp_path / "t"))
     assert "/" + "x" * 900 + " ret=1\n" in told
-    assert "y\nz ret=2\n" in told
+    assert "y\\x0az ret=2\n" in told
     assert [int(n) for n in re.findall(r"count=(\d+) ", told)] == [
         at for at in range(100) if at not in (40, 70)
     ]
@@ -202,10 +202,27 @@ def test_what_only_did_not_happen_is_no_note(
     assert all(b" [LOST " in line for line in out.splitlines())
 
 
-@pytest.mark.parametrize("words", [("-n", -1), ("--jobs", 0), ("--cpu", "x")])
-def test_numbers_that_cannot_be_are_usage(fixture: OpenedTrace, words: tuple[object, ...]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["text", str(fixture.path), *map(str, words)])
+@pytest.mark.parametrize(
+    "words",
+    [("-n", -1), ("--jobs", 0), ("--cpu", "x"), ("-n", "9" * 5000), ("--cpu", "9" * 5000),
+     ("--jobs", 10**6), ("--jobs", "9" * 5000), ("-n", "\u0669"), ("--begin", "9" * 5000),
+     ("--end", "+" + "9" * 5000 + "s"), ("--begin", "1." + "9" * 5000), ("--begin", "x" * 100_000),
+     ("--begin", "99:" * 3000), ("--end", "2026-11-23T" + "1:" * 3000), ("--where", "9" * 5000),
+     ("--where", "(" * 5000), ("--where", "x" * 100_000 + "="), ("--where", "not " * 5000 + "1"),
+     ("--where", "-" * 5000 + "1"), ("--no-such-option", "x"), ("--bad\n\x1b[31m", ""),
+     ("--begin", "1\n2"), ("--where", "a\x1b[31m =")],
+    ids=lambda words: f"{words[0]} {words[1]!s:.9}",
+)  # fmt: skip
+def test_an_argument_that_cannot_be_is_one_line_and_usage(
+    fixture: OpenedTrace, capfd: pytest.CaptureFixture[str], words: tuple[object, ...]
+) -> None:
+    assert main(["text", str(fixture.path), *map(str, words)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("lttv: ")
+    assert len(err) < 800
+    assert err[:-1].isprintable()
+    assert err[-1] == "\n"
 
 
 def test_json_lines_tell_losses_too(

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
 from lttd.limits import KALLSYMS, PRINTK_FORMATS, SYMBOLS, Limit
+from lttd.terminal import printable_bytes
 
 # No function or variable of a kernel is as large: beyond lies what the table says nothing of.
 MOST_SYMBOL_BYTES: Final = 64 << 20
@@ -80,12 +81,12 @@ class Symbols:
         where = b"+0x%x" % found.offset_bytes if offset else b""
         if offset and found.size_bytes is not None:
             where += b"/0x%x" % found.size_bytes
-        return found.name + where + (b" " + found.module if found.module else b"")
+        return printable_bytes(found.name + where + (b" " + found.module if found.module else b""))
 
     def name(self, address: int) -> bytes:
         """Return the bare name, as the kernel's stacks have it; else the address."""
         found = self.find(address)
-        return found.name if found else b"0x%08x" % address
+        return printable_bytes(found.name) if found else b"0x%08x" % address
 
     def text(self, address: int) -> bytes | None:
         """Return the string at *address*; None where the kernel did not list it."""

@@ -27,6 +27,7 @@ from lttd.abi.blktrace import (
     record_dtype,
     records_at,
 )
+from lttd.terminal import printable_bytes
 from lttd.view.columns import Batch, gather
 from lttd.view.glyphs import Column, Strip, decimal, per_distinct, right_aligned, words_of
 from lttd.view.names import UNKNOWN, Names
@@ -137,7 +138,10 @@ class BlkparseLines(BlockTexter):
         cgroup = np.where(action & np.uint64(ACT_CGROUP), CGROUP_BYTES, 0)
         behind = head_bytes + cgroup
         table, pair = self._names.of(batch)
-        comms = [_NO_NAME if comm == UNKNOWN else comm for comm in table["comm"].tolist()]
+        comms = [
+            _NO_NAME if comm == UNKNOWN else printable_bytes(comm)
+            for comm in table["comm"].tolist()
+        ]
         return _Events(
             batch,
             records,
@@ -251,7 +255,8 @@ class BlkparseLines(BlockTexter):
         yield body_of(rows, [words_of(np.array(told, np.bytes_))])
 
     def _message(self, events: _Events, rows: I64) -> Iterator[Body]:
-        told = [events.pdu(row).partition(b"\0")[0] + b"\n" for row in rows.tolist()]
+        said = (events.pdu(row).partition(b"\0")[0].rstrip(b"\n") for row in rows.tolist())
+        told = [printable_bytes(text) + b"\n" for text in said]
         yield body_of(rows, [words_of(np.array(told, np.bytes_))])
 
 

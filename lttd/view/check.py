@@ -5,6 +5,7 @@ from typing import Any
 from lttd.files import Disk
 from lttd.recover import StreamRecovery, recover
 from lttd.stats import counted
+from lttd.terminal import printable
 from lttd.tracedir import SegmentPaths
 from lttd.verify import Report, check
 
@@ -81,4 +82,4 @@ def report_text(reports: list[Report], repaired: list[str]) -> str:
         totals.append((sum(events), "event"))
     total = ", ".join(counted(number, noun) for number, noun in totals)
     verdict = "whole" if not findings else f"damaged, {counted(len(findings), 'finding')}"
-    return "\n".join([*repaired, *findings, *notes, f"{verdict}: {total}"])
+    return "\n".join(map(printable, [*repaired, *findings, *notes, f"{verdict}: {total}"]))

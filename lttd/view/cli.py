@@ -5,6 +5,7 @@ interrupted; 141 the reader of our output went away first.
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,37 +13,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lttd.errors import LttdError
+from lttd.terminal import PIPE_CLOSED, fill_standard_descriptors, put_line, say
+from lttd.usage import Parser, ShowVersion, shortened
 
 if TYPE_CHECKING:
     from lttd.view.show import Show
     from lttd.view.trace import Trace
 
 INTERRUPTED = 128 + 2
-PIPE_CLOSED = 128 + 13
+MOST_DIGITS = 18
+MOST_JOBS = 256
 
 _EPILOG = "Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace there."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lttv``; return its exit status."""
-    options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
-    run: Callable[[argparse.Namespace], int] = options.run
+    fill_standard_descriptors()
     try:
-        status = run(options)
-        sys.stdout.flush()
+        options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
     except LttdError as error:
-        print(f"lttv: {error}", file=sys.stderr)
+        _say(shortened(str(error)))
         return error.exit_status
     except BrokenPipeError:
-        # What is still buffered would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except KeyboardInterrupt:
         return INTERRUPTED
-    except OSError as error:
-        print(f"lttv: {error.filename or options.trace}: {error.strerror}", file=sys.stderr)
-        return 1
-    return status
+    except Exception as error:  # noqa: BLE001  (no traceback reaches a user)
+        _say(shortened(_unforeseen(error)))
+        return 2 if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG else 1
+
+
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    from lttd.start import unforeseen  # noqa: PLC0415  (needed only here)
+
+    return unforeseen(error)
+
+
+def _say(text: str) -> None:
+    say(text, "lttv")
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -58,22 +71,14 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="lttv", description="Look at traces that lttd recorded.", epilog=_EPILOG
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show it and exit")
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show it and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add in _COMMANDS:
         add(commands)
     return parser
-
-
-class _Version(argparse.Action):
-    def __call__(self, *_: object) -> None:
-        from importlib.metadata import version  # noqa: PLC0415  (slow, and rarely asked for)
-
-        print(f"lttv {version('lttd')}")
-        raise SystemExit
 
 
 _Commands = argparse._SubParsersAction  # noqa: SLF001  (argparse gives the type no public name)
@@ -148,7 +153,7 @@ def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add_window(command)
     _add_choice(command)
     command.add_argument("-n", metavar="N", type=_number, help="no more than this many lines")
-    command.add_argument("--jobs", metavar="N", type=_count, help="processes (default: what pays)")
+    command.add_argument("--jobs", metavar="N", type=_jobs, help="processes (default: what pays)")
 
 
 def _add_follow(commands: "_Commands[argparse.ArgumentParser]") -> None:
@@ -165,15 +170,16 @@ def _add_formats(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add(commands, "formats", _formats, text)
 
 
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
+def _jobs(text: str) -> int:
+    number = _number(text)
+    if not 1 <= number <= MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST_JOBS}")
+    return number
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of up to {MOST_DIGITS} digits")
     return int(text)
 
 
@@ -230,7 +236,7 @@ def _opened(path: Path) -> "Trace":
 
     trace = Trace(path)
     for error in trace.unreadable:
-        print(f"lttv: {error}; its segment is left out", file=sys.stderr)
+        _say(f"{error}; its segment is left out")
     return trace
 
 
@@ -238,7 +244,7 @@ def _info(options: argparse.Namespace) -> int:
     from lttd.view.info import dump, info_json, info_text  # noqa: PLC0415
 
     trace = _opened(options.trace)
-    print(dump(info_json(trace)) if options.json else info_text(trace))
+    put_line(dump(info_json(trace)) if options.json else info_text(trace))
     return 0
 
 
@@ -281,7 +287,7 @@ def _show_of(options: argparse.Namespace) -> "Show":
 def _formats(options: argparse.Namespace) -> int:
     from lttd.view.share import share_text  # noqa: PLC0415
 
-    print(share_text(options.trace))
+    put_line(share_text(options.trace))
     return 0
 
 
@@ -293,9 +299,9 @@ def _check(options: argparse.Namespace) -> int:
     found = segments(options.trace)
     reports, repaired = check_all(found, events=options.events, repairing=options.repair)
     if options.json:
-        print(dump(report_json(reports, repaired)))
+        put_line(dump(report_json(reports, repaired)))
     else:
-        print(report_text(reports, repaired))
+        put_line(report_text(reports, repaired))
     return 0 if all(report.whole for report in reports) else 1
 
 
@@ -306,7 +312,7 @@ def _cut(options: argparse.Namespace) -> int:
 
     trace = _opened(options.trace)
     window = window_of(trace, options.begin, options.end)
-    print(info_text(cut(trace, window, options.output)))
+    put_line(info_text(cut(trace, window, options.output)))
     return 0
 
 
@@ -317,7 +323,7 @@ def _export(options: argparse.Namespace) -> int:
     trace = _opened(options.trace)
     window = window_of(trace, options.begin, options.end)
     for line in export(trace, window, options.to, options.output):
-        print(f"lttv: {line}", file=sys.stderr)
+        _say(line)
     return 0
 
 
@@ -330,7 +336,7 @@ def _plot(options: argparse.Namespace) -> int:
     window = window_of(trace, options.begin, options.end)
     chosen = Filter(options.cpu, options.event, options.where)
     for line in plot(trace, window, chosen, options.output):
-        print(f"lttv: {line}", file=sys.stderr)
+        _say(line)
     return 0
 
 

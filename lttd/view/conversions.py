@@ -12,7 +12,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.print_fmt import Conversion
+from lttd.abi.print_fmt import Conversion, PrintFmt
+from lttd.terminal import printable_bytes
 from lttd.view.addresses import Symbols
 from lttd.view.cexpr import Buffer, Inexpressible, Value
 from lttd.view.glyphs import (
@@ -20,6 +21,7 @@ from lttd.view.glyphs import (
     decimal,
     hexadecimal,
     per_distinct,
+    printable_strings,
     right_aligned,
     words_of,
 )
@@ -39,14 +41,14 @@ def converted(conversion: Conversion, value: Value, count: int, context: "Contex
         return _pointer(conversion, value, count, context)
     if isinstance(value, Buffer):
         if letter == "s":
-            return [words_of(value.told(lambda piece: piece.partition(b"\0")[0]))]
+            return [words_of(value.told(lambda piece: printable_bytes(piece.partition(b"\0")[0])))]
         raise Inexpressible(f"%{letter} of an array")
     if letter == "s":
         return _string(conversion, value, context)
     if value.dtype.kind == "S":
         raise Inexpressible(f"%{letter} of a string")
     if letter == "c":
-        return [words_of(per_distinct(value, lambda code: bytes((code & 0xFF,))))]
+        return [words_of(per_distinct(value, _character))]
     if letter == "n":
         raise Inexpressible("%n")
     return _number(conversion, _sized(conversion, value, context.long_bytes), count)
@@ -129,6 +131,19 @@ def _slowly(conversion: Conversion, value: Column) -> Strip:
     return [words_of(per_distinct(value, told))]
 
 
+def printable_literals(parsed: PrintFmt) -> PrintFmt:
+    """Escape what stands between conversions; drop the line breaks at the end."""
+    *before, last = parsed.pieces or (b"",)
+    pieces = [*before, last.rstrip(b"\n") if isinstance(last, bytes) else last]
+    return PrintFmt(
+        tuple(printable_bytes(one) if isinstance(one, bytes) else one for one in pieces)
+    )
+
+
+def _character(code: int) -> bytes:
+    return printable_bytes(bytes((code & 0xFF,))) if code & 0xFF else b""
+
+
 def _string(conversion: Conversion, value: Column, context: Context) -> Strip:
     width = context.width if not isinstance(conversion.width, int) else conversion.width
     most = context.precision if not isinstance(conversion.precision, int) else conversion.precision
@@ -136,6 +151,7 @@ def _string(conversion: Conversion, value: Column, context: Context) -> Strip:
         value = per_distinct(value, context.pointed_to)
     if most is not None:
         value = value.astype(f"S{most}") if most > 0 else np.array([b""], "S1")
+    value = printable_strings(value)
     if width:
         justify = np.char.ljust if "-" in conversion.flags else np.char.rjust
         value = justify(value, abs(width))

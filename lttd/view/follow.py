@@ -4,7 +4,6 @@ Rule: every stream is read from where it was left, so that nothing is left out o
 are ordered within what arrives together.  The flush interval bounds how late that is.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final
 
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.stored import StoredStream
+from lttd.terminal import put, say
 from lttd.tracedir import Manifest, segments
 from lttd.view.opened import ClockGroup
 from lttd.view.show import Lines, Show, maker
@@ -159,8 +159,7 @@ def follow(
 
 def _write(blocks: list[bytes], notes: list[str]) -> None:
     for note in dict.fromkeys(notes):
-        sys.stderr.write(f"lttv: {note}\n")
+        say(note, "lttv")
     notes.clear()
     for block in blocks:
-        sys.stdout.buffer.write(block)
-    sys.stdout.buffer.flush()
+        put(block)

@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 from lttd.abi.ftrace_format import Format, Kind
 from lttd.abi.print_fmt import Conversion, PrintFmt, Unparsable, parse_conversions
+from lttd.terminal import printable_bytes
 from lttd.view.cexpr import Buffer, Value
 from lttd.view.columns import Rows
-from lttd.view.conversions import Context, converted
+from lttd.view.conversions import Context, converted, printable_literals
 from lttd.view.glyphs import Column, Strip, per_distinct, strings_of, words_of
 
 # Linux kernel/trace/trace.h.
@@ -86,7 +87,7 @@ def _frames(
 def _bputs(rows: Rows, context: Context) -> Strip:
     def told(address: int) -> bytes:
         text = context.symbols.text(address)
-        return b"0x%x" % address if text is None else text.rstrip(b"\n")
+        return b"0x%x" % address if text is None else printable_bytes(text.rstrip(b"\n"))
 
     return [*_function(rows, context), words_of(per_distinct(rows.records["str"], told))]
 
@@ -111,7 +112,7 @@ def _parsed(text: bytes | None) -> PrintFmt | None:
     if text is None:
         return None
     try:
-        return parse_conversions(text)
+        return printable_literals(parse_conversions(text))
     except Unparsable:
         return None
 
@@ -133,7 +134,7 @@ def _binary_text(known: PrintFmt, piece: bytes, context: Context) -> bytes:
         except struct.error:  # the event ends here
             parts.append(b"[...]")
             break
-    return b"".join(parts).rstrip(b"\n")
+    return b"".join(parts)
 
 
 class _Arguments:
@@ -159,7 +160,7 @@ class _Arguments:
         context.width, context.precision = widths
         value: Value
         if not self._is_kept(conversion):
-            return self._string()
+            return printable_bytes(self._string())
         if conversion.letter == "s":
             value = np.array([self._string()], np.bytes_)
         else:

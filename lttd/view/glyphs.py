@@ -14,12 +14,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lttd.terminal import printable_bytes
+
 Column = npt.NDArray[Any]
 U64 = npt.NDArray[np.uint64]
 Strip = list[bytes | Column]
 
 _GROUP: Final = 10_000
 _SMALL_RANGE: Final = 1 << 16
+_DELETE: Final = 0x7F
 
 
 @cache
@@ -159,6 +162,29 @@ def _zeroed(column: bytes | Column, digits: int) -> Column:
 def words_of(column: Column) -> Column:
     """Return strings (dtype S) as a column of a strip."""
     return np.ascontiguousarray(column).view(f"V{max(column.dtype.itemsize, 1)}")
+
+
+def printable_words(column: Column) -> Column:
+    """Return strings of a trace (dtype S) as a column of a strip: escaped by lttd.terminal."""
+    return words_of(printable_strings(column))
+
+
+def printable_strings(column: Column) -> Column:
+    """Return strings (dtype S), those escaped that a terminal would not show as they are.
+
+    A column is looked through as one array of bytes.  Objects are made only for the rows that hold
+    a control character or a byte beyond ASCII, one per content.
+    """
+    raw = np.ascontiguousarray(column).view(np.uint8)
+    unsafe = (raw < ord(" ")) & (raw != 0) & (raw != ord("\t"))
+    if raw.max(initial=0) < _DELETE and not unsafe.any():
+        return column
+    unsafe |= raw >= _DELETE
+    rows = unsafe.reshape(len(column), -1).any(axis=1)
+    escaped = per_distinct(column[rows], printable_bytes)
+    found = column.astype(f"S{max(column.dtype.itemsize, escaped.dtype.itemsize)}")
+    found[rows] = escaped
+    return found
 
 
 def strings_of(told: Sequence[bytes]) -> Column:

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 from lttd.stats import counted, summary_json, summary_table
+from lttd.terminal import printable
 from lttd.tracedir import Manifest
 from lttd.view.times import COUNTING_CLOCKS
 from lttd.view.trace import Trace
@@ -51,7 +52,7 @@ def info_text(trace: Trace) -> str:
     length_ns = duration_ns(trace)
     if length_ns is not None:
         lines.append(("duration", f"{seconds(length_ns)} s"))
-    head = "\n".join(f"{name:<12}{value}" for name, value in lines)
+    head = "\n".join(f"{name:<12}{printable(value)}" for name, value in lines)
     return f"{head}\n\n{summary_table(trace.summaries())}"
 
 

@@ -9,15 +9,17 @@ Rule: between fork and exit a job neither returns nor raises into the caller's c
 import mmap
 import os
 import struct
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final, NoReturn, TypeVar
 
+from lttd.errors import LttdError
+from lttd.start import unforeseen
+from lttd.terminal import PIPE_CLOSED, say
+
 Item = TypeVar("Item")
 _STEP: Final = struct.Struct("<Q")
 NOTES_BYTES: Final = 1 << 16
-PIPE_CLOSED: Final = 128 + 13
 INTERRUPTED: Final = 128 + 2
 
 
@@ -50,8 +52,6 @@ def in_turn(
 
     *items* must give the same in each of them.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
     pipes = [os.pipe() for _ in range(count)]
     children = []
     for number in range(count):
@@ -106,11 +106,12 @@ def _job(
         status = PIPE_CLOSED
     except KeyboardInterrupt:
         status = INTERRUPTED
+    except LttdError as error:
+        say(str(error), "lttv")
+        status = error.exit_status
     except Exception as error:  # noqa: BLE001  (a job must not go on as a second caller)
-        sys.stderr.write(f"lttv: {type(error).__name__}: {error}\n")
+        say(unforeseen(error), "lttv")
     finally:
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
         os._exit(status)
 
 

@@ -20,11 +20,12 @@ import numpy.typing as npt
 
 from lttd.abi.ltt_markers import MarkerField
 from lttd.abi.print_fmt import Conversion, Number
+from lttd.terminal import printable
 from lttd.view.addresses import Symbols
 from lttd.view.columns import Batch, Rows
 from lttd.view.conversions import Context, converted
 from lttd.view.formats import EventType
-from lttd.view.glyphs import Column, Strip, decimal, hexadecimal, words_of
+from lttd.view.glyphs import Column, Strip, decimal, hexadecimal, printable_words, words_of
 from lttd.view.losses import Loss
 from lttd.view.ltt_fields import MarkerRecords
 from lttd.view.text import BlockTexter, Body, body_of
@@ -49,9 +50,9 @@ class LttTexter(BlockTexter):
     def prefix(self, batch: Batch) -> Strip:
         """Return everything but the fields."""
         assert batch.stream is not None
-        names = [f"{kind.system}.{kind.name}: ".encode() for kind in batch.types]
+        names = [f"{printable(f'{kind.system}.{kind.name}')}: ".encode() for kind in batch.types]
         places = [
-            f" ({one.stream.segment.directory}/{one.stream.info.id.name})".encode()
+            printable(f" ({one.stream.segment.directory}/{one.stream.info.id.name})").encode()
             for one in self._sources
         ]
         seconds = batch.time // np.uint64(_SECOND_NS)
@@ -70,7 +71,7 @@ class LttTexter(BlockTexter):
             for some in _of_one_length(rows, [one.name for one in values if one.is_string]):
                 strip: Strip = []
                 for value in values:
-                    strip += [f"{', ' if strip else ' { '}{value.name} = ".encode()]
+                    strip += [f"{', ' if strip else ' { '}{printable(value.name)} = ".encode()]
                     strip += value.strip(some)
                 yield body_of(some.rows, [*strip, b" }\n" if strip else b"\n"])
 
@@ -94,7 +95,7 @@ class _Value:
         self.name = name
         self.is_string = field.is_string
         self._pointer = field.stored.pointer
-        self._before = field.literal.encode()
+        self._before = printable(field.literal).encode()
         self._context = Context(long_bytes, "<", Symbols())
         self._conversion = Conversion(
             field.flags, None, None, "ll", field.letter, "", Number(0, 32, True)
@@ -133,4 +134,4 @@ def _words(rows: Rows, name: str) -> Column:
     raw = np.frombuffer(rows.batch.data, np.uint8)
     matrix = np.zeros((len(rows), width), np.uint8)
     matrix[within] = raw[(begin[:, np.newaxis] + np.arange(width))[within]]
-    return matrix.view(f"V{width}").reshape(-1)
+    return printable_words(matrix.view(f"S{width}").reshape(-1))

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from lttd.terminal import is_terminal, overwrite_line
 from lttd.view.opened import ClockGroup
 from lttd.view.window import Piece, extent
 
 EVERY_S: Final = 0.5
 # The cursor waits where the line begins: whoever writes next writes over what stands there.
-_TOLD: Final = "{:4.0%}\r"
-_CLEAR: Final = "    \r"
+_TOLD: Final = "{:4.0%}"
+_CLEAR: Final = "    "
 
 
 class Progress:
@@ -22,7 +23,7 @@ class Progress:
 
     def __init__(self, group: ClockGroup, *, wanted: bool = True) -> None:
         self._group = group
-        self._on = wanted and sys.stderr.isatty()
+        self._on = wanted and is_terminal(sys.stderr)
         self._next = time.monotonic() + EVERY_S
 
     def reached(self, piece: Piece) -> None:
@@ -33,16 +34,12 @@ class Progress:
         held = extent(self._group.sources) or (piece.begin, piece.end)
         begin, end = max(held[0], self._group.begin), min(held[1], self._group.end)
         part = (min(piece.end, end) - begin) / max(end - begin, 1)
-        self._write(_TOLD.format(min(part, 1)))
+        overwrite_line(_TOLD.format(min(part, 1)))
 
     def done(self) -> None:
         """Leave nothing behind."""
         if self._on:
-            self._write(_CLEAR)
-
-    def _write(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+            overwrite_line(_CLEAR)
 
 
 def pieces_of(group: ClockGroup) -> Iterator[Piece]:

@@ -24,6 +24,7 @@ from lttd.abi.print_fmt import (
     fields_of,
     parse_print_fmt,
 )
+from lttd.terminal import printable
 from lttd.view.addresses import Symbols
 from lttd.view.cexpr import (
     MOST_STRING_BYTES,
@@ -34,10 +35,17 @@ from lttd.view.cexpr import (
     folded,
 )
 from lttd.view.columns import Batch, Rows
-from lttd.view.conversions import Context, converted
+from lttd.view.conversions import Context, converted, printable_literals
 from lttd.view.formats import EventType, FormatFile
 from lttd.view.ftrace_own import Printer, printer_of
-from lttd.view.glyphs import Strip, decimal, hexadecimal, strings_of, words_of
+from lttd.view.glyphs import (
+    Strip,
+    decimal,
+    hexadecimal,
+    printable_words,
+    strings_of,
+    words_of,
+)
 from lttd.view.kernel_functions import FUNCTIONS, evaluate
 from lttd.view.probes import as_probes_print
 
@@ -91,7 +99,7 @@ class Renderer:
             self.reason = str(error)
             return
         made_up = _made_up(format_)
-        parsed = as_probes_print(parsed, format_)
+        parsed = printable_literals(as_probes_print(parsed, format_))
         pieces: list[bytes | Conversion | None] = []
         for number, piece in enumerate(parsed.pieces):
             if isinstance(piece, bytes):
@@ -139,7 +147,10 @@ class Renderer:
             else:
                 strip += _settled(self._conversion(piece, rows), len(rows))
         for field in self._added:
-            strip += [f" {field.name}=".encode(), *_settled(_value_of(field, rows), len(rows))]
+            strip += [
+                f" {printable(field.name)}=".encode(),
+                *_settled(_value_of(field, rows), len(rows)),
+            ]
         return _joined(strip)
 
     def _conversion(self, conversion: Conversion, rows: Rows) -> Strip:
@@ -182,7 +193,7 @@ class Renderer:
         for field in self._format.own:
             if self._only is not None and field.name not in self._only:
                 continue
-            strip.append(f"{' ' if strip else ''}{field.name}=".encode())
+            strip.append(f"{' ' if strip else ''}{printable(field.name)}=".encode())
             strip += _settled(_value_of(field, rows), len(rows))
         return _joined(strip)
 
@@ -290,7 +301,7 @@ def _value_of(field: Field, rows: Rows) -> Strip:
         return [b"0x", *hexadecimal(column)] if "*" in field.type else decimal(column)
     value = rows.column(field.name)
     if field.kind is Kind.CHARS:
-        return [words_of(value)]
+        return [printable_words(value)]
     if field.kind is Kind.ARRAY:
         told = [",".join(str(one) for one in row).encode() for row in value.tolist()]
         return [b"{", words_of(strings_of(told)), b"}"]
@@ -299,7 +310,7 @@ def _value_of(field: Field, rows: Rows) -> Strip:
         return [b"{", words_of(strings_of(lists)), b"}"]
     text = field.kind is Kind.STRING or (field.kind is Kind.TAIL and "char" in field.type)
     pieces = [piece.rstrip(b"\n") if text else piece.hex().encode() for piece in value.tolist()]
-    return [words_of(strings_of(pieces))]
+    return [printable_words(strings_of(pieces))]
 
 
 def _made_up(format_: Format) -> Rows:

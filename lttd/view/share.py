@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lttd.abi.ftrace_format import Format
 from lttd.errors import NotATraceError
+from lttd.terminal import printable
 from lttd.tracedir import segments
 from lttd.view.formats import Formats
 from lttd.view.render import LeftOut, tried
@@ -50,7 +51,7 @@ def share_text(path: Path) -> str:
     share, part = whole / types, printed / max(conversions, 1)
     return "\n".join(
         [
-            *sorted(lines),
+            *map(printable, sorted(lines)),
             f"{printed} of {conversions} conversions ({part:.2%})",
             f"{whole} of {types} event types as their print fmt says ({share:.1%})",
         ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from lttd.abi.ftrace_format import Kind
+from lttd.terminal import is_terminal, put, say
 from lttd.view.addresses import Symbols
 from lttd.view.columns import Batch, Rows
 from lttd.view.filters import Filter
@@ -206,7 +207,7 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
         out.write([])
         return 0
     lines = maker(group, show, out.notes)
-    progress = Progress(group, wanted=not sys.stdout.isatty())
+    progress = Progress(group, wanted=not is_terminal(sys.stdout))
 
     def make(piece: Piece) -> list[bytes]:
         batch = group.batch(piece)
@@ -233,6 +234,8 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
 def _jobs(group: ClockGroup, wanted: int | None) -> int:
     """Return how many processes are worth it."""
     try:
+        if sys.stdout is None:
+            return 1
         sys.stdout.fileno()
     except (OSError, ValueError):
         return 1  # stdout is no file: what a job wrote would be lost
@@ -272,14 +275,12 @@ class _Out:
     def write(self, blocks: list[bytes]) -> None:
         for note in self.notes:
             if self._noted.is_new(note):
-                sys.stderr.write(f"lttv: {note}\n")
+                say(note, "lttv")
         self.notes.clear()
-        out = sys.stdout.buffer
         for block in blocks:
-            out.write(block if self.left is None else self._cut(block))
+            put(block if self.left is None else self._cut(block))
             if self.full:
                 break
-        out.flush()
 
     def _cut(self, block: bytes) -> bytes:
         assert self.left is not None

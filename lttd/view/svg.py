@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
+from lttd.terminal import printable
+
 FONT: Final = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
 # XML 1.0, section 2.2: what a document cannot have in it, not even escaped.
 _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -18,8 +20,8 @@ _UNITS_NS: Final = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"), (1, 
 
 
 def clean(text: str) -> str:
-    """Return *text* as it can stand in a document."""
-    return escape(_NO_XML.sub("\ufffd", text))
+    """Return *text* as it can stand in a document: escaped as for a terminal, and as XML is."""
+    return escape(_NO_XML.sub("\ufffd", printable(text)))
 
 
 def element(name: str, content: str = "", **attributes: object) -> str:

@@ -6,7 +6,8 @@ Source of the shape: Linux kernel/trace/trace_output.c, trace_print_context and 
 
 Rule: event types that are printed alike (sys_exit_*, sched_wak*) are printed together; every line
 of a block lies in one matrix of bytes, from which the NULs are then taken out.
-Invariant: as many lines as events, and one more per loss.
+Rule: values and names are escaped before they become part of a line (lttd.terminal).
+Invariant: as many lines as events, one more per loss, and of a stack one more per function.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lttd.terminal import printable, printable_bytes
 from lttd.view.addresses import Symbols
 from lttd.view.columns import Batch, Rows
 from lttd.view.formats import EventType
@@ -83,7 +85,7 @@ class BlockTexter:
         Who ran is told by all of the events, also by those that are not shown.
         """
         if not len(batch):
-            yield b"".join(f"{self.lost(loss)}\n".encode() for loss in batch.losses)
+            yield b"".join(map(self._loss_line, batch.losses))
             return
         prefix = matrix_of(self.prefix(batch), len(batch))
         if most is not None and most < len(batch):
@@ -97,10 +99,13 @@ class BlockTexter:
         told = 0
         for low, high in zip(cuts, [*cuts[1:], None], strict=True):
             while told < len(places) and places[told] == low:
-                yield f"{self.lost(batch.losses[told])}\n".encode()
+                yield self._loss_line(batch.losses[told])
                 told += 1
             if high is not None:
                 yield _block(prefix[low:high], bodies, low, high, usual)
+
+    def _loss_line(self, loss: Loss) -> bytes:
+        return f"{printable(self.lost(loss))}\n".encode()
 
     def lost(self, loss: Loss) -> str:
         """Return a loss's line."""
@@ -148,7 +153,7 @@ class Texter(BlockTexter):
         return [who, where, *self._flags(batch), *self._time(batch), b": "]
 
     def _who(self, pid: int, comm: bytes) -> bytes:
-        return b"%16s-%-7d " % (comm, pid)
+        return b"%16s-%-7d " % (printable_bytes(comm), pid)
 
     def _flags(self, batch: Batch) -> Strip:
         return [FLAGS[batch.flags], _PREEMPT[batch.preempt]]
@@ -198,16 +203,17 @@ class Texter(BlockTexter):
         return Renderer(kind.format, self._symbols, self._fields)
 
     def _name_of(self, kind: EventType) -> bytes:
-        return f"{kind.name}: ".encode()
+        return f"{printable(kind.name)}: ".encode()
 
     def _bodies(
         self, batch: Batch, kinds: list[EventType], rows: Rows, renderer: Renderer
     ) -> Iterator[Body]:
-        names: bytes | Column = self._name_of(kinds[0])
+        heads = {kind.number: self._name_of(kind) for kind in kinds}
+        names: bytes | Column = heads[kinds[0].number]
         if len(kinds) > 1:
-            table = np.zeros(len(batch.types), f"S{2 + max(len(kind.name) for kind in kinds)}")
-            for kind in kinds:
-                table[kind.number] = self._name_of(kind)
+            table = np.zeros(len(batch.types), f"S{max(map(len, heads.values()))}")
+            for number, told in heads.items():
+                table[number] = told
             names = words_of(table)
         for at in range(0, len(rows), renderer.rows_at_once):
             some = rows.some(slice(at, at + renderer.rows_at_once)) if at else rows

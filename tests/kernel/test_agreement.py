@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lttd.terminal import printable_bytes
 from lttd.view.cli import main
 from lttd.view.render import why_inexpressible
 from lttd.view.share import formats_of, share_text
@@ -34,7 +35,9 @@ pytestmark = [
 
 
 def lines_of(text: bytes) -> list[re.Match[bytes]]:
-    return [found for line in text.splitlines() if (found := LINE.fullmatch(line))]
+    """Match the lines of a text, which are escaped as lttv escapes: the same for all of them."""
+    escaped = map(printable_bytes, text.split(b"\n"))
+    return [found for line in escaped if (found := LINE.fullmatch(line))]
 
 
 def shown(trace: Path, *options: str) -> bytes:

@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 
 from lttd.errors import NotATraceError, UsageError
+from lttd.terminal import printable_bytes
 from lttd.view.addresses import Symbols
 from lttd.view.columns import Batch, Rows
 from lttd.view.filters import Filter
@@ -84,7 +85,7 @@ class SystraceTexter(Texter):
     def _who(self, pid: int, comm: bytes) -> bytes:
         tgid = self._names.tgid(pid)
         told = b"(-------)" if tgid is None else b"(%7d)" % tgid
-        return b"%16s-%-7d %s " % (comm.replace(b"\n", b" "), pid, told)
+        return b"%16s-%-7d %s " % (printable_bytes(comm), pid, told)
 
     def _flags(self, batch: Batch) -> Strip:
         return [FLAGS[batch.flags], _DEPTH[batch.preempt]]
@@ -99,7 +100,7 @@ class SystraceTexter(Texter):
         return super()._new_renderer(kind)
 
     def bodies(self, batch: Batch) -> Iterator[Body]:
-        """Return what each line ends with, in which no line ends."""
+        """Return what each line ends with; the functions of a stack share a line."""
         for body in super().bodies(batch):
             text = body.column.view(np.uint8).reshape(-1, body.width)[:, :-1]
             text[text == ord("\n")] = ord(" ")

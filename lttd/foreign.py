@@ -1,0 +1,66 @@
+"""Says what a path is that holds no trace of lttd, and which program reads it."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+_HEAD_BYTES: Final = 16
+# What a file begins with -> what it is, what reads it.
+_FILES: Final = (
+    (b"\x17\x08\x44tracing", "a trace.dat of trace-cmd", "trace-cmd report, or KernelShark"),
+    (b"PERFILE2", "a perf.data", "perf script"),
+    (b"PAR1", "a Parquet file", "Polars, DuckDB or pyarrow"),
+    (b"\xc1\x1f\xfc\xc1", "a stream of a CTF trace", "babeltrace2 DIRECTORY"),
+    (b"\x57\x1d\xd1\x75", "the metadata of a CTF trace", "babeltrace2 DIRECTORY"),
+    (b"/* CTF", "the metadata of a CTF trace", "babeltrace2 DIRECTORY"),
+    (b"# tracer:", "the text of a trace", "Perfetto's UI, or a pager"),
+)
+_KINDS: Final = (
+    (stat.S_ISREG, "a file"),
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+_OURS: Final = "a trace is the directory that lttd --trace-dir named"
+
+
+def why_no_trace(path: Path) -> str:
+    """Return in a few words what *path* is, and what to use instead.
+
+    Nothing but the first bytes of a regular file is read.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return "no such directory" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
+    if stat.S_ISREG(mode):
+        head = _head(path)
+        for magic, what, reader in _FILES:
+            if head.startswith(magic):
+                return f"is {what}, not a trace of lttd; use {reader}"
+    if stat.S_ISDIR(mode):
+        if (path / "metadata").is_file():
+            return "is a CTF trace, not one of lttd; use babeltrace2"
+        if (path / "metadata_0").is_file():
+            return (
+                "is a trace of LTTng 0.x; lttd -t NEW --source replay:DIR makes one of lttd of it"
+            )
+        return f"holds no trace of lttd; {_OURS}"
+    what = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
+    return f"is {what}, not a trace of lttd; {_OURS}"
+
+
+def _head(path: Path) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _HEAD_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)

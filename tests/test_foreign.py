@@ -1,0 +1,56 @@
+"""A path that holds no trace of lttd: what it is, and what reads it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lttd.view.cli import main
+
+
+@pytest.mark.parametrize("command", ["info", "text", "follow", "check", "formats"])
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"\x17\x08\x44tracing6\0", "is a trace.dat of trace-cmd, not a trace of lttd; use trace-"),
+        (b"PERFILE2", "is a perf.data, not a trace of lttd; use perf script"),
+        (b"\xc1\x1f\xfc\xc1", "is a stream of a CTF trace, not a trace of lttd; use babeltrace2"),
+        (b"", "is a file, not a trace of lttd; a trace is the directory that lttd --trace-dir na"),
+    ],
+)
+def test_a_file_of_another_tool_is_named_with_what_reads_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, head: bytes, what: str
+) -> None:
+    path = tmp_path / "trace.dat"
+    path.write_bytes(head)
+    assert main([command, str(path)]) == 2
+    assert capfd.readouterr().err.startswith(f"lttv: {path}: {what}")
+
+
+def test_a_fifo_is_named_and_not_opened(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "t")
+    assert main(["info", str(tmp_path / "t")]) == 2
+    assert ": is a FIFO, not a trace of lttd; " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("metadata", "is a CTF trace, not one of lttd; use babeltrace2"),
+        ("metadata_0", "is a trace of LTTng 0.x; lttd -t NEW --source replay:DIR makes one of"),
+        ("notes", "holds no trace of lttd; a trace is the directory that lttd --trace-dir named"),
+    ],
+)
+def test_a_directory_of_another_tool_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], file: str, what: str
+) -> None:
+    (tmp_path / file).write_bytes(b"x")
+    assert main(["info", str(tmp_path)]) == 2
+    assert capfd.readouterr().err.startswith(f"lttv: {tmp_path}: {what}")
+
+
+def test_a_name_that_no_file_can_have_is_usage(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "x" * 5000]) == 2
+    err = capfd.readouterr().err
+    assert err.endswith(": File name too long\n")
+    assert len(err) < 800
