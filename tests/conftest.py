@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(f"{item.nodeid} records from this kernel: mark it so")
 
 
+@pytest.fixture(autouse=True)
+def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where an lttd in the test's own process notes what it changes."""
+    path = tmp_path / "runtime"
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(path))
+    return path
+
+
 @pytest.fixture
 def lttd(tmp_path: Path) -> Iterator[Launcher]:
     """Starts lttds, and sees to it that none leaves anything in the kernel."""

@@ -1,0 +1,309 @@
+"""The runtime directory: notes that root reads back, for as long as the kernel keeps its state.
+
+It is ``/run/lttd`` for root and ``$XDG_RUNTIME_DIR/lttd`` for a user; ``$RUNTIME_DIRECTORY``, which
+systemd sets (and tests), comes first.  Whoever can write there decides which files lttd changes, so
+the directory must belong to this user and be writable by nobody else, and so must each note.
+
+Rule: the directory is opened once and checked; everything in it is reached by its descriptor, and
+no symlink below it is followed.
+Rule: a note is visible only once it is whole and locked.  The lock lasts as long as its writer, so
+a note that somebody else can lock is the note of a dead process.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from lttd.errors import LockedError, NothingToRecordError
+
+ROOTS_DIRECTORY: Final = "/run/lttd"
+DIRECTORY_MODE: Final = 0o750
+NOTE_MODE: Final = 0o600
+# A directory that holds more, or a note that is larger, was not written by lttd.
+MOST_NOTES: Final = 4096
+MOST_NOTE_BYTES: Final = 4 << 20
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_REMEDY: Final = (
+    "run lttd as root, or set RUNTIME_DIRECTORY to a directory that only this user can write"
+)
+_TEMPORARY: Final = ".new-"
+_number = itertools.count()
+
+
+def boot_id() -> str:
+    """Return what tells this boot from all others; empty where /proc does not say."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """A process, as one of the same boot can recognise it."""
+
+    pid: int
+    start_ticks: int
+    """When it started, by field 22 of ``/proc/PID/stat``; 0 where that is not known."""
+    pid_namespace: int
+    """Inode of ``/proc/PID/ns/pid``: pids of another one mean other processes."""
+
+    @classmethod
+    def this(cls) -> "Recorder":
+        """Return this process."""
+        try:
+            text = Path("/proc/self/stat").read_text(errors="replace")
+            # The command, in parentheses, may contain blanks and parentheses: proc(5).
+            start_ticks = int(text.rpartition(")")[2].split()[19])
+            namespace = Path("/proc/self/ns/pid").stat().st_ino
+        except (OSError, IndexError, ValueError):
+            start_ticks = namespace = 0
+        return cls(os.getpid(), start_ticks, namespace)
+
+
+def directory_path() -> str:
+    """Return where this user's runtime directory is.
+
+    Raises:
+        NothingToRecordError: this user has none.
+    """
+    given = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if given:
+        return given
+    if os.geteuid() == 0:
+        return ROOTS_DIRECTORY
+    users = os.environ.get("XDG_RUNTIME_DIR", "")
+    if users:
+        return f"{users}/lttd"
+    raise NothingToRecordError("no runtime directory: XDG_RUNTIME_DIR is not set", _REMEDY)
+
+
+def known_notes() -> list[str]:
+    """Return the names of all notes; of a directory that is missing or not to be trusted, none."""
+    try:
+        if not Path(directory_path()).is_dir():
+            return []
+        with RuntimeDirectory() as directory:
+            return directory.names()
+    except NothingToRecordError:
+        return []
+
+
+class RuntimeDirectory:
+    """This user's runtime directory, opened and checked."""
+
+    def __init__(self) -> None:
+        """Open it, and make it where it is missing.
+
+        Raises:
+            NothingToRecordError: it cannot be made, or somebody else can write in it.
+        """
+        self.path = directory_path()
+        self._fd = -1
+        try:
+            with contextlib.suppress(FileExistsError):
+                Path(self.path).mkdir(DIRECTORY_MODE, parents=True)
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            raise self._refused(self.path, error.strerror or str(error)) from None
+        status = os.fstat(self._fd)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            self.close()
+            raise self._refused(self.path, "others can write in it, so it is not to be trusted")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the directory; notes that are held stay held."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def names(self) -> list[str]:
+        """Return the names of all notes, sorted; at most MOST_NOTES.
+
+        Raises:
+            NothingToRecordError: the directory cannot be read.
+        """
+        try:
+            with os.scandir(self._fd) as entries:
+                visible = (entry.name for entry in entries if not entry.name.startswith("."))
+                return sorted(itertools.islice(visible, MOST_NOTES))
+        except OSError as error:
+            raise self._refused(self.path, error.strerror or str(error)) from None
+
+    def create(self, name: str, content: bytes) -> "Note":
+        """Make a note that holds *content*, and hold its lock.
+
+        Raises:
+            FileExistsError: there is one of that name.
+            NothingToRecordError: it cannot be written.
+        """
+        return self._written(name, content, os.link)
+
+    def replace(self, name: str, content: bytes) -> "Note":
+        """Make a note, in place of one of that name where there is one; hold its lock.
+
+        Raises:
+            NothingToRecordError: it cannot be written.
+        """
+        return self._written(name, content, os.rename)
+
+    def hold(self, name: str) -> "Note | None":
+        """Lock the note of a dead process; None: there is no such note, or it is not one of ours.
+
+        Raises:
+            LockedError: its writer lives, or somebody else holds it at this moment.
+        """
+        flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            fd = os.open(name, flags, dir_fd=self._fd)
+        except OSError:
+            return None
+        try:
+            if not self._is_note(fd):
+                os.close(fd)
+                return None
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_ino == os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_ino:
+                return Note(self, name, fd)
+        except BlockingIOError:
+            os.close(fd)
+            raise LockedError(f"{self.path}/{name}: in use") from None
+        except OSError:
+            pass  # it was removed meanwhile
+        os.close(fd)
+        return None
+
+    def open_claim(self, name: str) -> int:
+        """Return a descriptor of the file *name*, which is made where it is missing.
+
+        Raises:
+            NothingToRecordError: it cannot be opened.
+        """
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            fd = os.open(name, flags, NOTE_MODE, dir_fd=self._fd)
+        except OSError as error:
+            raise self._refused(f"{self.path}/{name}", error.strerror or str(error)) from None
+        if not self._is_note(fd):
+            os.close(fd)
+            raise self._refused(f"{self.path}/{name}", "not a file that lttd made")
+        return fd
+
+    def remove(self, name: str) -> None:
+        """Remove a note; one that is not there is no error."""
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=self._fd)
+
+    def read(self, name: str) -> tuple[bytes, int] | None:
+        """Return a note's content and when it was written, in ns of CLOCK_REALTIME.
+
+        None: there is no such note, or it is not one of ours.
+        """
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._fd)
+        except OSError:
+            return None
+        try:
+            if not self._is_note(fd):
+                return None
+            return os.pread(fd, MOST_NOTE_BYTES, 0), os.fstat(fd).st_mtime_ns
+        finally:
+            os.close(fd)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file that nobody locks, in place of the one of that name.
+
+        Raises:
+            NothingToRecordError: it cannot be written.
+        """
+        self.replace(name, content).release()
+
+    def _written(self, name: str, content: bytes, appear: Callable[..., None]) -> "Note":
+        """Write a locked new file; have it appear as *name* by os.link() or os.rename()."""
+        temporary = f"{_TEMPORARY}{os.getpid()}-{next(_number)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.remove, temporary)
+            try:
+                self.remove(temporary)  # of a process that had our pid and was killed just here
+                fd = os.open(temporary, flags, NOTE_MODE, dir_fd=self._fd)
+                close_on_error = stack.enter_context(contextlib.ExitStack())
+                close_on_error.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _write_whole(fd, content)
+                appear(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            except FileExistsError:
+                raise
+            except OSError as error:
+                raise self._refused(f"{self.path}/{name}", error.strerror or str(error)) from None
+            close_on_error.pop_all()
+            return Note(self, name, fd)
+
+    @staticmethod
+    def _is_note(fd: int) -> bool:
+        status = os.fstat(fd)
+        ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+        return ours and stat.S_ISREG(status.st_mode) and status.st_size <= MOST_NOTE_BYTES
+
+    @staticmethod
+    def _refused(path: str, reason: str) -> NothingToRecordError:
+        return NothingToRecordError(f"{path}: {reason}", _REMEDY)
+
+
+class Note:
+    """A file of the runtime directory whose lock this process holds."""
+
+    def __init__(self, directory: RuntimeDirectory, name: str, fd: int) -> None:
+        self.name = name
+        self._directory = directory
+        self._fd = fd
+
+    def content(self) -> bytes:
+        """Return everything that it holds."""
+        return os.pread(self._fd, MOST_NOTE_BYTES, 0)
+
+    def append(self, content: bytes) -> None:
+        """Add *content* at the end, by one write.
+
+        Raises:
+            NothingToRecordError: it cannot be written.
+        """
+        try:
+            _write_whole(self._fd, content)
+        except OSError as error:
+            path = f"{self._directory.path}/{self.name}"
+            raise NothingToRecordError(f"{path}: {error.strerror}", _REMEDY) from None
+
+    def remove(self) -> None:
+        """Remove the file, then its lock."""
+        self._directory.remove(self.name)
+        self.release()
+
+    def release(self) -> None:
+        """Unlock the file and leave it there."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+def _write_whole(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]
