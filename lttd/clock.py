@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
+from lttd.namespaces import kernel_clock_ns
+
 # The trace clocks that user space can read, and how.
 READABLE: Final[dict[str, int]] = {
     "mono": time.CLOCK_MONOTONIC,
@@ -56,8 +58,8 @@ def take_snapshot(read_trace_clock: Callable[[], int]) -> Snapshot:
     for _ in range(ATTEMPTS):
         before_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
         trace = read_trace_clock()
-        monotonic_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        boottime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        monotonic_ns = kernel_clock_ns(time.CLOCK_MONOTONIC)
+        boottime_ns = kernel_clock_ns(time.CLOCK_BOOTTIME)
         after_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
         width_ns = after_ns - before_ns
         if width_ns < 0 and best is not None:

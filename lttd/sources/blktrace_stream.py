@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from lttd.errors import SourceError
+from lttd.namespaces import kernel_monotonic_ns
 from lttd.sources.base import Nothing
 from lttd.sources.blktrace_rows import Noted
 from lttd.sources.relay_file import RelayFile
@@ -35,7 +36,7 @@ class Dropped:
         self.path = path
         self.total = 0
         self.told = 0
-        self._looked_ns = time.monotonic_ns()
+        self._looked_ns = kernel_monotonic_ns()
         self._untold: deque[tuple[int, int, int]] = deque()
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -46,7 +47,7 @@ class Dropped:
         """Read the number; what it grew by was lost since the last look."""
         if self._fd < 0:
             return
-        before, now = self._looked_ns, time.monotonic_ns()
+        before, now = self._looked_ns, kernel_monotonic_ns()
         try:
             total = int(os.pread(self._fd, 32, 0) or b"0")
         except (OSError, ValueError):

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from lttd.namespaces import kernel_monotonic_ns
 from lttd.subbuffer import StreamId
 
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
@@ -124,4 +125,4 @@ def is_offline(cpu: int, online: Path = ONLINE_CPUS) -> bool:
 
 def monotonic_of(realtime_ns: int) -> int:
     """Return the CLOCK_MONOTONIC of a past REALTIME, as if that had not been set since."""
-    return max(time.monotonic_ns() - max(time.time_ns() - realtime_ns, 0), 0)
+    return max(kernel_monotonic_ns() - max(time.time_ns() - realtime_ns, 0), 0)

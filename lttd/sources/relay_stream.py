@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.framing import Framing, Scan, scan
+from lttd.namespaces import kernel_monotonic_ns
 from lttd.sources.base import Nothing
 from lttd.sources.relay_file import RelayFile
 from lttd.subbuffer import (
@@ -54,7 +55,7 @@ class Shared:
     """The source was stopped: this is the last drain."""
     is_offline: Callable[[int], bool] = lambda cpu: False
     """Whether nobody can write into the buffer of this CPU now."""
-    now: Callable[[], int] = time.monotonic_ns
+    now: Callable[[], int] = kernel_monotonic_ns
 
 
 @dataclass(slots=True)

@@ -1,0 +1,78 @@
+"""Where this process and the kernel mean different things by the same number.
+
+Tracing knows no namespaces: the kernel records and filters by the process ids of the initial pid
+namespace, and its trace clocks have no offset.  A process in a container may have other ids than
+the kernel uses, and its CLOCK_MONOTONIC and CLOCK_BOOTTIME may be shifted.
+
+Source: Linux include/linux/proc_ns.h (inodes of the initial namespaces); time_namespaces(7);
+kernel/time/namespace.c, proc_timens_show_offsets().
+"""
+
+import functools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+PID_INITIAL: Final = 0xEFFFFFFC
+"""PROC_PID_INIT_INO."""
+TIME_INITIAL: Final = 0xEFFFFFFA
+"""PROC_TIME_INIT_INO."""
+NAMESPACES: Final = Path("/proc/self/ns")
+OFFSETS: Final = Path("/proc/self/timens_offsets")
+
+_SHIFTED: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
+    {
+        "monotonic": (time.CLOCK_MONOTONIC, time.CLOCK_MONOTONIC_RAW),
+        "boottime": (time.CLOCK_BOOTTIME,),
+    }
+)
+
+
+def kernel_knows_our_pids(namespaces: Path = NAMESPACES) -> bool:
+    """Tell whether the kernel's process ids are those that this process sees.
+
+    Without /proc nobody can tell, so that they are not relied upon.
+    """
+    return _inode(namespaces / "pid") == PID_INITIAL
+
+
+def offsets_ns(namespaces: Path = NAMESPACES, offsets: Path = OFFSETS) -> Mapping[int, int]:
+    """Return by how much this process's clocks are ahead of the kernel's, by clock id."""
+    here = _inode(namespaces / "time")
+    # The file tells of the namespace that children get, which is another one until exec or fork.
+    if here in (0, TIME_INITIAL) or here != _inode(namespaces / "time_for_children"):
+        return {}
+    found = {}
+    for line in offsets.read_text().splitlines():
+        name, seconds, nanoseconds = line.split()
+        for clock_id in _SHIFTED.get(name, ()):
+            found[clock_id] = int(seconds) * 1_000_000_000 + int(nanoseconds)
+    return found
+
+
+@functools.cache
+def _our_offsets_ns() -> Mapping[int, int]:
+    try:
+        return offsets_ns()
+    except (OSError, ValueError):
+        return {}
+
+
+def kernel_clock_ns(clock_id: int) -> int:
+    """Read a clock as the kernel does when it records."""
+    return time.clock_gettime_ns(clock_id) - _our_offsets_ns().get(clock_id, 0)
+
+
+def kernel_monotonic_ns() -> int:
+    """Read CLOCK_MONOTONIC as the kernel does when it records."""
+    return kernel_clock_ns(time.CLOCK_MONOTONIC)
+
+
+def _inode(path: Path) -> int:
+    """Return what identifies a namespace; 0 where the kernel has none of this kind."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0
