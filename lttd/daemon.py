@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,17 +27,25 @@ from lttd.observe import Observer
 from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
 from lttd.recorder import Recorder
-from lttd.recording import Recording, Served, locked_trace, recover_open_segments
+from lttd.recording import (
+    Recording,
+    Served,
+    locked_trace,
+    owner_of,
+    recover_open_segments,
+)
 from lttd.signals import MEANINGS, Meaning, Signals
-from lttd.sources.base import Source, When
+from lttd.sources.base import Owner, Source, When
 from lttd.sources.catalog import open_previous_runs, open_source
-from lttd.stats import StreamSummary, events_lost, summary_json, summary_table
-from lttd.subbuffer import TAKE_BYTES, BufferPool
+from lttd.stats import StreamSummary, events_lost, lost_key, summary_json, summary_table
+from lttd.subbuffer import TAKE_BYTES, BufferPool, Reason, Unit
 from lttd.terminal import put_line, say, say_lines
 from lttd.tracedir import segments_below
 
 ATTACH_INTERVAL_S: Final = 10.0
 CLOCK_INTERVAL_S: Final = 60.0
+# How long lttd was dead already is known to this; it is written where nothing reaches a disk.
+MARK_INTERVAL_S: Final = 10.0
 
 
 class Daemon:
@@ -73,6 +82,7 @@ class Daemon:
         self._next_attach = trio.current_time() + ATTACH_INTERVAL_S
         self._next_clock = trio.current_time() + CLOCK_INTERVAL_S
         self._token = trio.lowlevel.current_trio_token()
+        self._next_mark = trio.current_time() + MARK_INTERVAL_S
         self._recorder = Recorder(
             backlog_bytes=config.backlog_bytes,
             keep_going=config.on_write_error == "continue",
@@ -123,8 +133,9 @@ class Daemon:
                     self._observer.also(recovered.streams)
                 self._recorder.segment_count = len(segments_below(self._config.trace_dir))
                 # Sources first: what cannot be asked for leaves earlier rings as they are.
-                sources = self._open_sources(stack)
-                number = await self._drain_previous_runs(number)
+                owner = owner_of(self._disk, self._config.trace_dir)
+                sources = self._open_sources(stack, owner)
+                number = await self._drain_previous_runs(number, owner)
                 self._begin_all(sources, number)
                 await self._read()
                 await self._end()
@@ -148,11 +159,11 @@ class Daemon:
         if self._config.priority is not None:
             raise_priority(threads, self._config.priority)
 
-    def _open_sources(self, stack: ExitStack) -> list[Source]:
+    def _open_sources(self, stack: ExitStack, owner: Owner) -> list[Source]:
         sources = []
         for spec in self._config.sources:
-            sources.append(open_source(spec, self._pool))
-            stack.callback(sources[-1].close)
+            sources.append(open_source(spec, self._pool, owner))
+            stack.callback(_close, sources[-1])
         return sources
 
     def _begin_all(self, sources: Sequence[Source], number: int) -> None:
@@ -180,14 +191,18 @@ class Daemon:
         recording = Recording.begin(
             self._recorder, config.trace_dir, number, source, config.layout, self._disk
         )
+        recording.mark_progress()
         _tell_notes(recording)
         if config.verbose:
             say(f"{source.info.spec} -> {recording.segment.paths.directory}")
         return recording
 
-    async def _drain_previous_runs(self, number: int) -> int:
-        """Bring rings that killed lttds left in the kernel into segments of their own."""
-        for source in open_previous_runs(self._config.sources, self._pool):
+    async def _drain_previous_runs(self, number: int, owner: Owner) -> int:
+        """Bring rings that a killed lttd left of this trace into segments of their own."""
+        sources, lines = open_previous_runs(self._config.sources, self._pool, owner)
+        for line in lines:
+            say(line)
+        for source in sources:
             try:
                 recording = self._begin(source, number)
                 reader = Reader(self._recorder, self._config.flush_interval_s, health=self._health)
@@ -196,12 +211,16 @@ class Daemon:
                 self._failures += reader.failures()
                 await trio.to_thread.run_sync(recording.close)
             finally:
-                source.close()
+                _close(source)
             number += 1
-            found = sum(summary.subbuffers for summary in recording.segment.summaries())
+            # Counted as the source that the killed lttd recorded: one of lttd's own.
+            lanes = recording.segment.lanes.values()
+            self._observer.also(replace(lane.stats, source=source.info.kind) for lane in lanes)
+            summaries = recording.segment.summaries()
+            found = sum(summary.subbuffers for summary in summaries)
             say(
                 f"{source.info.spec}: {found} sub-buffers of a previous run are kept in "
-                f"{recording.segment.paths.directory}"
+                f"{recording.segment.paths.directory}" + _killed(summaries)
             )
         return number
 
@@ -300,6 +319,10 @@ class Daemon:
     def _on_tick(self) -> None:
         self._ticked.set()
         now = trio.current_time()
+        if now >= self._next_mark:
+            self._next_mark = now + MARK_INTERVAL_S
+            for recording in self._recordings:
+                recording.mark_progress()
         if now >= self._next_attach or now >= self._next_clock:
             self._housekeeping_due.set()
 
@@ -397,9 +420,28 @@ class Daemon:
                 self._failures.append(error)
 
 
+def _killed(summaries: Sequence[StreamSummary]) -> str:
+    """Say what a killed lttd took and did not store; nothing where all is stored."""
+    key = lost_key(Reason.KILLED, Unit.EVENTS)
+    count = sum(summary.lost.get(key, 0) for summary in summaries)
+    if not count:
+        return ""
+    return f"; {count:,} events that it had taken before and not stored are counted there as lost"
+
+
 def _tell_notes(recording: Recording) -> None:
-    for note in recording.source.notes():
-        say(f"{recording.source.info.spec}: {note}")
+    _tell_notes_of(recording.source)
+
+
+def _tell_notes_of(source: Source) -> None:
+    for note in source.notes():
+        say(f"{source.info.spec}: {note}")
+
+
+def _close(source: Source) -> None:
+    """Close a source, and tell what could not be undone or removed."""
+    source.close()
+    _tell_notes_of(source)
 
 
 def _write_json(value: dict[str, Any], path: str) -> None:

@@ -141,6 +141,7 @@ LOSS_REASONS: Final[dict[Family, tuple[Reason, ...]]] = {
         Reason.COMMIT_OVERRUN,
         Reason.DISCARDED,
         Reason.ABANDONED,
+        Reason.KILLED,
     ),
     SUBBUFFERS_LOST: (
         Reason.OVERWRITTEN,

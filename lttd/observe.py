@@ -42,7 +42,7 @@ class Observer:
         health.ask(self._look_at_loops)
 
     def also(self, recovered: Iterable[StreamStats]) -> None:
-        """Count what recovery cut off streams of an earlier run, also of those not recorded now."""
+        """Count what became of an earlier run, also of streams that are not recorded now."""
         self._recovered += recovered
 
     def streams(self) -> Sequence[StreamStats]:

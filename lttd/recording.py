@@ -1,5 +1,6 @@
 """A source and the segment that it is recorded into, from opening to closing both."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,7 +13,7 @@ from lttd.files import Disk, Lock, storage_error
 from lttd.lane import Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
-from lttd.sources.base import Source, SourceInfo, Stream, When
+from lttd.sources.base import Owner, Source, SourceInfo, Stored, Stream, When
 from lttd.stats import StreamStats
 from lttd.tracedir import (
     LOCK,
@@ -49,6 +50,22 @@ def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
             yield prepare_trace(disk, trace, append=append)
         finally:
             lock.release()
+
+
+def owner_of(disk: Disk, trace: Path) -> Owner:
+    """Return how a source knows the trace that it is recorded into."""
+    directory = disk.hold(trace)
+
+    def stored(segment: str, stream: str, first: int) -> Stored | None:
+        from lttd.unstored import stored_from  # noqa: PLC0415  (needed after a kill only)
+
+        try:
+            return stored_from(directory, segment, stream, first)
+        except Exception:  # noqa: BLE001  (whatever an old segment holds, recording starts)
+            return None
+
+    status = os.fstat(directory.fd)
+    return Owner(status.st_dev, status.st_ino, os.path.realpath(trace), stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +183,10 @@ class Recording:
         """Write what the segment needs beside its streams."""
         for attachment in self.source.attachments(when):
             self.segment.attach(attachment.name, attachment.data, append=attachment.append)
+
+    def mark_progress(self) -> None:
+        """Leave a sign of life, and how far it has come, where a kill leaves data in the kernel."""
+        self.source.mark_progress(self.segment.paths.directory.name)
 
     def note_clock(self) -> None:
         """Keep one more clock snapshot."""

@@ -277,6 +277,7 @@ _HOW: Final = {
     "storage": "not written",
     "removed": "removed from the disk",
     "abandoned": "left in the ring",
+    "killed": "taken and not stored by a killed lttd",
 }
 
 

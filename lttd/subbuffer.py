@@ -70,6 +70,7 @@ class Reason(enum.IntEnum):
     ABANDONED = 10  # still in the ring when recording ended: a second signal, a CPU that is down
     UNSYNCED = 11  # written, but a sync failed: some of it may not be on the disk
     REMOVED = 12  # written, and then somebody removed, replaced or cut the file
+    KILLED = 13  # taken by an lttd that was killed before it had stored them
 
 
 KERNEL_EVENT_REASONS: Final = frozenset(
@@ -79,6 +80,7 @@ KERNEL_EVENT_REASONS: Final = frozenset(
         Reason.COMMIT_OVERRUN,
         Reason.DISCARDED,
         Reason.ABANDONED,
+        Reason.KILLED,
     }
 )
 
@@ -109,6 +111,8 @@ class StreamInfo:
     page_bytes: int = 0
     """Not 0: a sub-buffer is delivered no longer than it is used, rounded up to this, and
     subbuffer_bytes is the most that one can have."""
+    read_events_before: int = 0
+    """How many events of the ring the kernel had counted as read when lttd took it over."""
 
 
 @dataclass(frozen=True, slots=True)

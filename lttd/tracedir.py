@@ -173,6 +173,7 @@ class StreamRecord:
             "header_bytes": info.header_bytes,
             "ctf_stream_id": info.ctf_stream_id,
             "page_bytes": info.page_bytes,
+            "read_events_before": info.read_events_before,
             "baseline_discarded": self.baseline_discarded,
             "summary": _summary_json(self.summary) if self.summary else None,
             "counters": self.counters,
@@ -188,6 +189,7 @@ class StreamRecord:
             header_bytes=value["header_bytes"],
             ctf_stream_id=value["ctf_stream_id"],
             page_bytes=value.get("page_bytes", 0),
+            read_events_before=value.get("read_events_before", 0),
         )
         if len(file_name(info)) > MOST_FILE_NAME:
             raise ValueError(f"channel {info.id.channel[:40]!r}... is too long for a file's name")

@@ -4,7 +4,7 @@ Rule: check only reports; what it finds in an open segment that is being recorde
 order opposite to writing (index, then data), so that growth is no finding.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -82,6 +82,12 @@ class StreamReport:
     """Decoded; None where that was not asked for, or nobody can."""
     read_events: int | None = None
     """The kernel's own count."""
+    read_events_before: int = 0
+    """The kernel's own count when lttd took the stream over."""
+    killed: int | None = 0
+    """What a killed lttd had taken before and not stored; None: an unknown number."""
+    own_losses: bool = False
+    """Gaps tell of what was taken and not stored, in other units than events."""
 
 
 @dataclass(slots=True)
@@ -93,6 +99,8 @@ class Report:
     """closed, open (its recorder is gone) or live."""
     streams: list[StreamReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    continues: str = ""
+    """Name of the segment that a killed lttd recorded of the same rings."""
     notes: list[str] = field(default_factory=list)
     """What is worth a line and is no damage."""
 
@@ -115,7 +123,7 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
     state = manifest.state
     if state == "open" and is_live(segment):
         state = "live"
-    report = Report(segment.directory, state)
+    report = Report(segment.directory, state, continues=str(manifest.source.get("continues", "")))
     if state == "open":
         report.findings.append(
             Finding(segment.manifest, 0, "its recorder is gone; lttv check --repair closes it")
@@ -143,6 +151,42 @@ def _names_of_streams(segment: SegmentPaths) -> list[str]:
     except OSError:
         return []  # found where the streams are read
     return [name for name in names if name != segment.index.name]
+
+
+def compare_killed(reports: Sequence[Report]) -> None:
+    """Hold what killed lttds stored, and what gaps say is missing, against the kernel's count.
+
+    Add a finding where they do not make it up; call with decoded events.
+    """
+    by_name = {report.segment.name: report for report in reports}
+    continued = {report.continues for report in reports}
+    for report in reports:
+        if report.continues in by_name and report.segment.name not in continued:
+            for stream in report.streams:
+                _compare_runs(report, stream, _earlier_runs(report, stream.name, by_name))
+
+
+def _earlier_runs(last: Report, stream: str, by_name: Mapping[str, Report]) -> list[StreamReport]:
+    """Return the stream in each segment of the same ring before *last*, the latest first."""
+    runs: list[StreamReport] = []
+    report = by_name.get(last.continues)
+    while report is not None and len(runs) < len(by_name):
+        runs += [one for one in report.streams if one.name == stream]
+        report = by_name.get(report.continues)
+    return runs
+
+
+def _compare_runs(report: Report, last: StreamReport, runs: Sequence[StreamReport]) -> None:
+    events = [run.events for run in runs]
+    killed = [run.killed for run in (last, *runs)]
+    if not runs or None in events or None in killed or any(run.own_losses for run in runs):
+        return
+    taken = last.read_events_before - runs[-1].read_events_before
+    stored, lost = sum(filter(None, events)), sum(filter(None, killed))
+    if stored + lost != taken + (runs[-1].killed or 0):
+        words = f"{last.name}: killed lttds had taken {taken:,} events; their segments hold"
+        words += f" {stored:,}, and {lost:,} are counted as lost with them"
+        report.findings.append(Finding(report.segment / "trace.json", 0, words))
 
 
 def is_live(segment: SegmentPaths) -> bool:
@@ -236,7 +280,7 @@ class _StreamCheck:
         stream, path = self._stream, self._stream.paths.data
         line.events = 0
         last_events = entries["end"].astype(np.uint64)
-        for numbers, headers, ends in _sound_headers(stream, entries):
+        for numbers, headers, ends in sound_headers(stream, entries):
             assert stream.abi is not None
             decoded = stream.abi.decode(stream.data, headers)
             if decoded.undeclared and line.events is not None:
@@ -259,6 +303,10 @@ class _StreamCheck:
         if stream.info.abi == "ftrace":
             self._bounds(line, entries, last_events)
         line.read_events = _read_events(stream.record)
+        line.read_events_before = stream.info.read_events_before
+        counts = [gap.count for gap in gaps if gap.reason is Reason.KILLED]
+        line.killed = None if None in counts else sum(filter(None, counts))
+        line.own_losses = any(gap.reason in _OWN_LOSSES - {Reason.TORN} for gap in gaps)
         if None not in (line.read_events, line.events) and line.read_events != line.events:
             self._compare(line, gaps)
 
@@ -294,7 +342,7 @@ class _StreamCheck:
         self._find(Finding(self._stream.paths.data, 0, words + guess))
 
 
-def _sound_headers(
+def sound_headers(
     stream: StoredStream, entries: Entries
 ) -> Iterator[tuple[npt.NDArray[np.intp], Headers, npt.NDArray[np.uint64]]]:
     """Yield numbers, headers and ends of entries whose header parses; others were found already."""

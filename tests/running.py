@@ -30,8 +30,8 @@ PATIENCE_S = 120.0
 # synced often, so that short runs have a synced record, too.
 LAUNCHER = """
 import signal, sys
-from lttd.sources import ftrace_setup
-ftrace_setup.OWN_PREFIX = sys.argv.pop(1)
+from lttd.sources import ftrace_instance
+ftrace_instance.OWN_PREFIX = sys.argv.pop(1)
 from lttd.recorder import Recorder
 Recorder.__init__.__kwdefaults__["sync_interval_s"] = float(sys.argv.pop(1))
 from lttd import cli
@@ -86,9 +86,14 @@ class Run:
         self.launcher = launcher
         # Files, not pipes: a test looks into them while lttd runs.
         self.out_path, self.err_path = cwd / "stdout", cwd / "stderr"
+        own = {"RUNTIME_DIRECTORY": str(launcher.runtime)}
         with self.out_path.open("wb") as out, self.err_path.open("wb") as err:
             self.process = subprocess.Popen(
-                words, cwd=cwd, stdout=out, stderr=err, env={**os.environ, **(environment or {})}
+                words,
+                cwd=cwd,
+                stdout=out,
+                stderr=err,
+                env={**os.environ, **own, **(environment or {})},
             )
 
     @property
@@ -155,6 +160,8 @@ class Launcher:
     def __init__(self, cwd: Path, prefix: str) -> None:
         self.cwd = cwd
         self.prefix = prefix
+        self.runtime = cwd / "runtime"
+        """Where these lttds note what they change: no other lttd of this machine looks there."""
         self.instances = find_tracefs() / "instances"
         self.runs: list[Run] = []
 

@@ -21,7 +21,7 @@ import pytest
 from lttd.cli import main
 from lttd.command import GRACE_S
 from lttd.index import read_gaps
-from lttd.sources import ftrace_setup
+from lttd.sources import ftrace_instance
 from lttd.subbuffer import Reason
 from lttd.tracedir import Manifest, segments
 from tests.fakes import LAYOUT, event, page
@@ -121,7 +121,7 @@ def test_what_cannot_be_is_one_line_with_its_remedy_and_leaves_nothing(
     status: int,
     says: str,
 ) -> None:
-    monkeypatch.setattr(ftrace_setup, "OWN_PREFIX", lttd.prefix)
+    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", lttd.prefix)
     assert main(["-t", str(tmp_path / "new" / TRACE), *arguments]) == status
     told = capsys.readouterr()
     (line,) = told.err.splitlines()

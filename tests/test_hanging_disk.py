@@ -13,7 +13,7 @@ import trio
 from lttd.config import parse_command_line
 from lttd.daemon import Daemon
 from lttd.files import Disk, File
-from lttd.sources import ftrace_setup
+from lttd.sources import ftrace_instance
 from lttd.sources.mounts import find_tracefs
 from lttd.stats import StreamStats
 from lttd.subbuffer import Reason
@@ -58,7 +58,7 @@ async def test_a_hanging_disk_costs_bounded_memory_is_told_and_got_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syscall_load: Path
 ) -> None:
     prefix = f"lttdtest{os.getpid()}hang-"
-    monkeypatch.setattr(ftrace_setup, "OWN_PREFIX", prefix)
+    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", prefix)
     port = free_port()
     words = ["-t", str(tmp_path / "t"), "--events", "raw_syscalls:*", "--buffer-size", "256K"]
     words += ["--flush-interval", "20ms", "--backlog", str(BACKLOG_BYTES), "--summary", "none"]

@@ -178,7 +178,15 @@ def one_round(lttd: Launcher, trace: Path, figures: Figures, when: Instant, appe
             # No event of raw_syscalls is smaller than 24 bytes.
             assert missing <= (BACKLOG_BYTES + TAKE_BYTES) // 24, (stream, missing)
             figures.missing_events.append(missing)
+            if append:
+                assert told_missing(trace, stream) == missing, stream
     figures.whole += 1
+
+
+def told_missing(trace: Path, stream: str) -> int:
+    """Return how many events of *stream* the trace says that a killed lttd took and lost."""
+    gaps = [gap for one in segments_below(trace) for gap in read_gaps(one.stream(stream).gaps)]
+    return sum(gap.count or 0 for gap in gaps if gap.reason is Reason.KILLED)
 
 
 def rounds(lttd: Launcher, program: Path, directory: Path, instants: Sequence[Instant]) -> Figures:
@@ -189,7 +197,7 @@ def rounds(lttd: Launcher, program: Path, directory: Path, instants: Sequence[In
             one_round(lttd, trace, figures, when, append=number % 2 == 0)
             if trace.is_dir():
                 shutil.rmtree(trace)
-    # What repairs left in the kernel is the next recording's.
+    # What repairs left in the kernel goes with the traces that are gone.
     last = lttd.run("-t", directory / "last", *OPTIONS, "--duration", "1ms")
     assert last.process.returncode == 0, last.stderr
     assert_whole(directory / "last", "--events")

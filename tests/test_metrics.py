@@ -203,6 +203,7 @@ def test_events_lost_are_the_kernels_counts_and_nothing_else() -> None:
         "commit_overrun": 0,
         "discarded": 0,
         "abandoned": 0,
+        "killed": 0,
     }
 
 

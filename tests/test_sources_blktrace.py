@@ -128,7 +128,7 @@ class Debugfs:
         self.dropped.write_text("0\n")
 
     def claim(self) -> Claim:
-        return Claim("/dev/sda1", NUMBER, str(self.root), str(self.root / "run"))
+        return Claim("/dev/sda1", NUMBER, str(self.root))
 
 
 def test_a_trace_is_ours_after_a_kill_and_no_longer_when_it_was_set_up_anew(
@@ -176,7 +176,7 @@ def test_two_lttds_do_not_trace_one_device(tmp_path: Path) -> None:
 
 
 def test_a_runtime_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("a file")
+    (tmp_path / "runtime").write_text("a file")
     with pytest.raises(NothingToRecordError, match="RUNTIME_DIRECTORY"):
         Debugfs(tmp_path).claim()
 

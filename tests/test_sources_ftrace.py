@@ -2,9 +2,6 @@
 
 import os
 import select
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +13,9 @@ import pytest
 
 from lttd.abi.ftrace import PageLayout, last_event_time
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
-from lttd.sources import ftrace_setup, pipe
-from lttd.sources.base import Nothing, When
-from lttd.sources.ftrace import FtraceSettings, FtraceSource, open_ftrace, stale_instances
+from lttd.sources import ftrace_instance, pipe
+from lttd.sources.base import NO_OWNER, Nothing, When
+from lttd.sources.ftrace import FtraceSettings, FtraceSource, open_ftrace, open_left_by_kill
 from lttd.sources.ftrace_stream import FtraceStream
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
@@ -42,7 +39,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.skipif(bool(why_not()), reason=why
 @pytest.fixture(autouse=True)
 def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where instances are.  Those made here have names of ours, and none is left behind."""
-    monkeypatch.setattr(ftrace_setup, "OWN_PREFIX", PREFIX)
+    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", PREFIX)
     directory = find_tracefs() / "instances"
     yield directory
     left = [name for name in os.listdir(directory) if name.startswith(PREFIX)]
@@ -281,12 +278,12 @@ def test_a_thread_that_cannot_be_left_out_while_recording_is_told_once_and_no_re
     with closing(open_ftrace(QUIET, BufferPool())) as source:
         list(source.notes())
         with monkeypatch.context() as patch:
-            patch.setattr("lttd.sources.ftrace.write_text", refuse)
+            patch.setattr("lttd.sources.undo.write_text", refuse)
             with pytest.raises(SourceError):
                 source.leave_out([1])
         source.start()
         with monkeypatch.context() as patch:
-            patch.setattr("lttd.sources.ftrace.write_text", refuse)
+            patch.setattr("lttd.sources.undo.write_text", refuse)
             for _ in range(2):
                 source.leave_out([2])
         assert list(source.notes()) == [f"{instance_of(source)}/set_event_notrace_pid: gone"]
@@ -365,7 +362,7 @@ def test_two_own_instances_have_nothing_in_common() -> None:
         closing(open_ftrace(QUIET, BufferPool())) as other,
     ):
         assert instance_of(one) != instance_of(other)
-        assert stale_instances(BufferPool()) == []
+        assert open_left_by_kill(BufferPool(), NO_OWNER) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -390,7 +387,7 @@ def test_an_interrupt_while_setting_up_leaves_nothing_behind(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ftrace_setup, "_enable", interrupt)
+    monkeypatch.setattr("lttd.sources.ftrace_setup._enable", interrupt)
     with pytest.raises(KeyboardInterrupt):
         open_ftrace(QUIET, BufferPool())
     assert not [name for name in os.listdir(instances) if name.startswith(PREFIX)]
@@ -432,25 +429,6 @@ def test_attachments_are_tracefs_files_and_commands_come_only_when_they_change()
         assert "tracefs/events/header_page" not in closed
 
 
-# -- what a killed lttd left
-
-KILLED = """
-import sys, time
-from lttd.sources import ftrace_setup, pipe
-from lttd.sources.ftrace import FtraceSettings, open_ftrace
-from lttd.subbuffer import BufferPool
-ftrace_setup.OWN_PREFIX = sys.argv[1]
-settings = FtraceSettings(events=("sched:sched_process_hang",), clock="boot")
-source = open_ftrace(settings, BufferPool())
-source.start()
-path = "/sys/kernel/tracing/instances/" + source.info.settings["instance"]
-with open(path + "/trace_marker", "w") as marker:
-    marker.write("left behind")
-print(flush=True)
-time.sleep(60)
-"""
-
-
 def formats_of(source: FtraceSource, when: When) -> set[str]:
     return {
         one.name.removeprefix("tracefs/events/").removesuffix("/format")
@@ -474,56 +452,6 @@ def test_formats_are_saved_of_what_somebody_enabled_in_an_own_instance() -> None
         assert not any(name.startswith("signal/") for name in formats_of(source, When.OPEN))
         (instance_of(source) / "events/signal/enable").write_text("1")
         assert {"signal/signal_generate", "signal/signal_deliver"} <= formats_of(source, When.CLOSE)
-
-
-@pytest.fixture
-def killed() -> None:
-    """A recorder that was killed, and what it recorded is in its ring."""
-    root = str(Path(__file__).parents[1])
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, PREFIX],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": root},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"\n"
-    assert stale_instances(BufferPool()) == []
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-
-
-@pytest.mark.usefixtures("killed")
-def test_a_killed_runs_ring_is_drained_once_as_it_was_and_then_removed() -> None:
-    (source,) = stale_instances(BufferPool())
-    path = instance_of(source)
-    with closing(source):
-        assert source.info.previous_run
-        assert source.info.clock == "boot"
-        assert source.info.settings["events"] == ["sched:sched_process_hang"]
-        assert stale_instances(BufferPool()) == []
-        assert any("sched_process_hang" in one.name for one in source.attachments(When.OPEN))
-        source.start()
-        assert (path / "tracing_on").read_text() == "0\n"
-        assert b"left behind" in content(drain(source))
-    assert not path.exists()
-
-
-@pytest.mark.usefixtures("killed")
-def test_a_killed_runs_ring_that_nobody_drained_stays_for_the_next() -> None:
-    (source,) = stale_instances(BufferPool())
-    source.close()
-    (again,) = stale_instances(BufferPool())
-    with closing(again):
-        assert b"left behind" in content(drain(again))
-    assert stale_instances(BufferPool()) == []
-
-
-def test_of_an_empty_ring_that_was_left_behind_nothing_is_told(instances: Path) -> None:
-    path = instances / f"{PREFIX}1"
-    path.mkdir()
-    assert stale_instances(BufferPool()) == []
-    assert not path.exists()
 
 
 # -- an instance that is not ours

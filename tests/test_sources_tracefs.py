@@ -7,7 +7,7 @@ import pytest
 
 from lttd.errors import NothingToRecordError, SourceError, UsageError
 from lttd.sources.ftrace_setup import wake_percent
-from lttd.sources.tracefs import Undo, explained, find_events, parse_stats, read_text
+from lttd.sources.tracefs import explained, find_events, parse_stats
 
 STATS = b"""entries: 25
 overrun: 3
@@ -92,22 +92,6 @@ def test_what_the_kernel_refuses_names_the_file_and_what_was_written() -> None:
     assert isinstance(error, SourceError)
     assert str(error).startswith("/sys/x: writing '5': Invalid argument")
     assert "\n" not in str(error)
-
-
-def test_changes_are_undone_backwards_and_what_cannot_be_is_told(tmp_path: Path) -> None:
-    setting, gone = tmp_path / "a", tmp_path / "b"
-    setting.write_text("1")
-    gone.write_text("1")
-    undo = Undo()
-    undo.change(str(setting), "2")
-    undo.change(str(gone), "2")
-    undo.change(str(setting), "3")
-    undo.change(str(setting), "3")
-    gone.unlink()
-    (line,) = undo.run()
-    assert str(gone) in line
-    assert read_text(str(setting)) == "1"
-    assert undo.run() == []
 
 
 @pytest.mark.parametrize(

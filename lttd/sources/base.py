@@ -4,9 +4,9 @@ Rule: a Stream is synchronous, never blocks and knows no event loop, so that a f
 """
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.clock import Snapshot
 from lttd.subbuffer import Batch, Reason, StreamInfo
@@ -18,6 +18,38 @@ class Nothing(enum.Enum):
     YET = "the writer has not finished a sub-buffer"
     OFFLINE = "the CPU is down or absent; it may come back"
     EVER = "the stream is over and drained"
+
+
+class Stored(NamedTuple):
+    """How many events of a stream are on disk, and the trace clock of the last of them."""
+
+    events: int
+    end: int
+
+
+def _nothing_stored(_segment: str, _stream: str, _first: int) -> Stored | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The trace that a source is recorded into: it alone gets what a kill leaves in the kernel."""
+
+    device: int
+    inode: int
+    path: str
+    stored: Callable[[str, str, int], Stored | None] = field(
+        default=_nothing_stored, compare=False, repr=False
+    )
+    """Counts what an earlier segment holds of a stream, from sub-buffer number *first* on."""
+
+    def is_trace(self, other: "Owner") -> bool:
+        """Tell whether *other* is the same directory, whatever it is called now."""
+        return bool(self.inode) and (self.device, self.inode) == (other.device, other.inode)
+
+
+NO_OWNER: Final = Owner(0, 0, "")
+"""For a source that is opened without a trace: nothing that others left is its own."""
 
 
 class When(enum.Enum):
@@ -55,6 +87,8 @@ class SourceInfo:
     """False: the data are of another time, so that no clock snapshot of now fits them."""
     previous_run: bool = False
     """True: the ring of an lttd that was killed, drained by its successor."""
+    continues: str = ""
+    """Name of the segment that a killed lttd recorded of the same rings before, if any."""
     snapshot: Snapshot | None = None
     """Where the data themselves tell how their clock stood to the wall clock: that."""
 
@@ -163,6 +197,13 @@ class Source(Protocol):
 
     def attachments(self, when: When) -> Iterable[Attachment]:
         """Return what the segment needs beside the streams.  Called from any one thread."""
+        ...
+
+    def mark_progress(self, segment: str) -> None:
+        """Leave a sign of life, and how much of *segment* was taken, for who comes after a kill.
+
+        Called between takes, by the thread that takes.
+        """
         ...
 
     def notes(self) -> Sequence[str]:

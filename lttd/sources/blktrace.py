@@ -117,6 +117,9 @@ class BlktraceSource:
         """Return the notes of processes and of the time that were met since the last call."""
         return self._noted.attachment()
 
+    def mark_progress(self, segment: str) -> None:
+        """Do nothing: a kill leaves no data in the kernel that a later run could take."""
+
     def notes(self) -> Sequence[str]:
         """Return what was found and undone, each line once."""
         if not (self._closed or self._gone_told or self._trace.is_ours()):

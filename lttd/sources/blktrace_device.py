@@ -18,12 +18,13 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from lttd.abi.blktrace import CATEGORIES
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.locks import lock_holder
+from lttd.namespaces import kernel_knows_our_pids
+from lttd.runtime import RuntimeDirectory, boot_id
 from lttd.sources.mounts import find_debugfs
 from lttd.sources.refused import Capability, remedy
 
@@ -34,8 +35,6 @@ TEARDOWN: Final = 0x1276
 SETUP_STRUCT: Final = struct.Struct("<32sH2xII4xQQI4x")
 """struct blk_user_trace_setup: name, act_mask, buf_size, buf_nr, start_lba, end_lba, pid."""
 
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-RUNTIME_DIRECTORY: Final = "/run/lttd"
 SUBBUFFER_BYTES: Final = 64 << 10
 BUFFER_BYTES: Final = 4 << 20
 _MOST_SUBBUFFER_BYTES: Final = 16 << 20  # as blktrace has it
@@ -120,6 +119,9 @@ class BlockTrace:
             LockedError: somebody else traces it.
             SourceError: the kernel refuses.
         """
+        if settings.pid and not kernel_knows_our_pids():
+            what = f"pid={settings.pid}: the kernel knows processes by the ids of the initial pid"
+            raise UsageError(f"{what} namespace, and lttd runs in another: leave pid out")
         self.notes: list[str] = []
         self._device = settings.device
         request = settings.packed()
@@ -218,25 +220,18 @@ def _open_device(path: str) -> int:
 class Claim:
     """The file that says which trace of a device is lttd's."""
 
-    def __init__(
-        self, device: str, number: int, debugfs: str, directory: str | None = None
-    ) -> None:
+    def __init__(self, device: str, number: int, debugfs: str) -> None:
         """Lock it.
 
         Raises:
             LockedError: a living lttd has it.
             NothingToRecordError: the directory cannot be written.
         """
-        base = directory or os.environ.get("RUNTIME_DIRECTORY", RUNTIME_DIRECTORY).split(":")[0]
-        self.path = f"{base}/blktrace-{os.major(number)}:{os.minor(number)}"
+        name = f"blktrace-{os.major(number)}:{os.minor(number)}"
         self._debugfs = debugfs
-        try:
-            os.makedirs(base, mode=0o750, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise NothingToRecordError(
-                f"{self.path}: {error.strerror}", "run lttd as root, or set RUNTIME_DIRECTORY"
-            ) from None
+        with RuntimeDirectory() as directory:
+            self.path = f"{directory.path}/{name}"
+            self._fd = directory.open_claim(name)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -251,7 +246,7 @@ class Claim:
             SourceError: the kernel has made no files for it, or this one cannot be written.
         """
         try:
-            value = {"name": name, "inode": self._inode(name), "boot_id": _boot_id()}
+            value = {"name": name, "inode": self._inode(name), "boot_id": boot_id()}
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, json.dumps(value).encode(), 0)
         except OSError as error:
@@ -265,7 +260,7 @@ class Claim:
         try:
             value = json.loads(os.pread(self._fd, 4096, 0))
             marked = value["inode"], value["boot_id"]
-            return marked == (self._inode(str(value["name"])), _boot_id())
+            return marked == (self._inode(str(value["name"])), boot_id())
         except (ValueError, KeyError, TypeError, OSError):
             return False
 
@@ -278,10 +273,6 @@ class Claim:
     def _inode(self, name: str) -> int:
         # Made anew by each SETUP; debugfs numbers its inodes on and on.
         return os.stat(f"{self._debugfs}/block/{name}/dropped").st_ino
-
-
-def _boot_id() -> str:
-    return BOOT_ID.read_text().strip()
 
 
 def missing_cpus(cpus: Sequence[int]) -> list[int]:

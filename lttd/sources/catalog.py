@@ -5,33 +5,50 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from lttd.config import SourceSpec
-from lttd.errors import UsageError
+from lttd.errors import NothingToRecordError, UsageError
 from lttd.parsers import parse_bool, parse_bytes, parse_count, parse_list, parse_named, shown
-from lttd.sources.base import Source
+from lttd.runtime import known_notes
+from lttd.sources.base import NO_OWNER, Owner, Source
 from lttd.subbuffer import BufferPool
 
 if TYPE_CHECKING:
     from lttd.sources.replayed import FileSource
 
 
-def open_source(spec: SourceSpec, pool: BufferPool) -> Source:
-    """Set up what *spec* names; nothing of it is left behind when that fails.
+def open_source(spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER) -> Source:
+    """Set up what *spec* names, to be recorded into *owner*; nothing is left if that fails.
 
     Raises:
         UsageError: the SPEC asks for what cannot be.
         NothingToRecordError: this machine does not have it.
         LockedError: somebody else reads it.
     """
+    if spec.kind == "ftrace":
+        return _ftrace(spec, pool, owner)
     return _OPENERS[spec.kind](spec, pool)
 
 
-def open_previous_runs(specs: Sequence[SourceSpec], pool: BufferPool) -> Sequence[Source]:
-    """Return what killed lttds have left in the kernel, where *specs* would make the like."""
-    if not any(spec.kind == "ftrace" and spec.target is None for spec in specs):
-        return ()
-    from lttd.sources.ftrace import stale_instances  # noqa: PLC0415
+def open_previous_runs(
+    specs: Sequence[SourceSpec], pool: BufferPool, owner: Owner
+) -> tuple[Sequence[Source], Sequence[str]]:
+    """Return what killed lttds left in the kernel of the trace *owner*, and lines for the user.
 
-    return stale_instances(pool)
+    Other traces' leftovers, and settings that were not put back, are dealt with by the way.
+    """
+    targets = [spec.target for spec in specs if spec.kind == "ftrace"]
+    records_ftrace = bool(targets)
+    if not records_ftrace and not any(name.startswith("ftrace-") for name in known_notes()):
+        return (), ()
+    from lttd.sources.ftrace import open_left_by_kill  # noqa: PLC0415
+
+    try:
+        # Who may record one instance may have no right to make others.
+        instance = None if None in targets else next(iter(targets), None)
+        return open_left_by_kill(pool, owner, instance, report_unknown=records_ftrace)
+    except NothingToRecordError as error:
+        if records_ftrace:
+            raise
+        return (), (f"what a killed lttd changed in tracefs stays: {error}",)
 
 
 def _convert(spec: SourceSpec, parsers: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
@@ -60,7 +77,7 @@ def _sizes_in_bytes(options: dict[str, Any]) -> None:
             options[name.replace("_size", "_bytes")] = options.pop(name)
 
 
-def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
+def _ftrace(spec: SourceSpec, pool: BufferPool, owner: Owner) -> Source:
     from lttd.sources.ftrace import FtraceSettings, open_ftrace  # noqa: PLC0415
 
     options = _convert(
@@ -76,7 +93,7 @@ def _ftrace(spec: SourceSpec, pool: BufferPool) -> Source:
         },
     )
     _sizes_in_bytes(options)
-    return open_ftrace(FtraceSettings(instance=spec.target, **options), pool)
+    return open_ftrace(FtraceSettings(instance=spec.target, **options), pool, owner)
 
 
 def _replay(spec: SourceSpec, pool: BufferPool) -> Source:
@@ -156,7 +173,6 @@ def _ltt(spec: SourceSpec, pool: BufferPool) -> Source:
 
 _OPENERS: Final[dict[str, Callable[[SourceSpec, BufferPool], Source]]] = {
     "blktrace": _blktrace,
-    "ftrace": _ftrace,
     "relay": _relay,
     "replay": _replay,
     "ltt": _ltt,

@@ -1,7 +1,8 @@
 """The kernel's ftrace ring buffers, by tracefs: an instance of lttd's own, a named one, the top.
 
 Rule: what was made is removed and what was changed is undone, whatever goes wrong; own instances
-that a killed lttd could not remove are drained by the next one, untouched but for being stopped.
+that a killed lttd could not remove are drained by the next one that records into the same trace,
+untouched but for being stopped.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -10,19 +11,20 @@ from typing import Final
 
 from lttd.abi.ftrace import PageLayout
 from lttd.errors import LttdError, UsageError
-from lttd.sources.base import Attachment, SourceInfo, When
+from lttd.namespaces import kernel_knows_our_pids
+from lttd.sources.base import NO_OWNER, Attachment, Owner, SourceInfo, When
 from lttd.sources.ftrace_files import FtraceFiles
+from lttd.sources.ftrace_instance import Instance, make_own, open_named
+from lttd.sources.ftrace_killed import unstored
+from lttd.sources.ftrace_left import Leftovers
 from lttd.sources.ftrace_others import other_readers
 from lttd.sources.ftrace_setup import (
     FtraceSettings,
-    Instance,
     clock_of,
     configure_foreign,
     configure_own,
     enabled_events,
-    lock_stale,
-    make_own,
-    open_named,
+    inherits_pids,
     overwrites,
     page_layout,
     wakes_sensibly,
@@ -31,14 +33,19 @@ from lttd.sources.ftrace_stream import FtraceStream, Shared
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import StatsFile, TraceClock, read_text, write_text
+from lttd.sources.undo import PIDS_FILE
 from lttd.subbuffer import BufferPool
 
-__all__ = ["FtraceSettings", "FtraceSource", "open_ftrace", "stale_instances"]
+__all__ = ["FtraceSettings", "FtraceSource", "open_ftrace", "open_left_by_kill"]
 
 _OWN_CHANNEL: Final = "ftrace"
+# So many marks of the progress are kept: as old as a backlog that waits for a slow disk can be.
+_MARKS: Final = 4
 
 
-def open_ftrace(settings: FtraceSettings, pool: BufferPool) -> "FtraceSource":
+def open_ftrace(
+    settings: FtraceSettings, pool: BufferPool, owner: Owner = NO_OWNER
+) -> "FtraceSource":
     """Make and configure an own instance, or take over the one that *settings* names.
 
     Raises:
@@ -48,44 +55,57 @@ def open_ftrace(settings: FtraceSettings, pool: BufferPool) -> "FtraceSource":
     """
     root = str(find_tracefs(settings.instance))
     if settings.instance is None:
-        instance, configure = make_own(root), configure_own
+        instance, configure = make_own(root, owner), configure_own
     else:
-        instance, configure = open_named(root, settings.instance), configure_foreign
+        instance, configure = open_named(root, settings.instance, owner), configure_foreign
     try:
         configure(instance, settings)
-        return FtraceSource(instance, settings, pool)
+        source = FtraceSource(instance, settings, pool)
     except BaseException:
         instance.close()
         raise
-
-
-def stale_instances(pool: BufferPool) -> "list[FtraceSource]":
-    """Open what killed lttds left in the kernel, for draining; closing what is dry removes it."""
-    sources: list[FtraceSource] = []
     try:
-        for instance in lock_stale(str(find_tracefs())):
+        source.tell_unstored(owner)
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+def open_left_by_kill(
+    pool: BufferPool, owner: Owner, instance: str | None = None, *, report_unknown: bool = False
+) -> "tuple[list[FtraceSource], list[str]]":
+    """Open what killed lttds left of the trace *owner*; closing what is drained removes it.
+
+    What they left of other traces, and what they changed, is dealt with by the way: the lines that
+    are returned, too, say how.  *instance*: the one that this user records; None: lttd's own.
+    """
+    sources: list[FtraceSource] = []
+    left = Leftovers(str(find_tracefs(instance)), owner)
+    try:
+        for found in left.own_instances():
             try:
-                source = _previous_run(instance, pool)
-            except LttdError:
-                instance.unlock()  # being made or removed at this moment: another lttd's
+                found.events = enabled_events(found.path)
+                spec = FtraceSettings(found.name)
+                source = FtraceSource(found, spec, pool, previous_run=True)
+            except BaseException as error:
+                found.leave()
+                if not isinstance(error, LttdError):
+                    raise
+                left.lines.append(str(error))
                 continue
-            except BaseException:
-                instance.unlock()
-                raise
-            if source.holds_data():
+            if source.tell_unstored(owner) or source.holds_data():
                 sources.append(source)
             else:
                 source.close()
+                left.lines += source.notes()
+        if report_unknown:
+            left.report_unknown()
     except BaseException:
         for source in sources:
             source.close()
         raise
-    return sources
-
-
-def _previous_run(instance: Instance, pool: BufferPool) -> "FtraceSource":
-    instance.events = enabled_events(instance.path)
-    return FtraceSource(instance, FtraceSettings(instance.name), pool, previous_run=True)
+    return sources, left.lines
 
 
 class FtraceSource:
@@ -110,11 +130,13 @@ class FtraceSource:
         self._previous_run = previous_run
         self._leaves_out = instance.own and not previous_run and not settings.trace_self
         self._left_out: set[int] = set()
+        self._marks: dict[str, list[tuple[int, int]]] = {}
         self._started = False
         self._notes_told = 0
         self._looked = previous_run
         self._others_told = False
         self._closed = False
+        self._mark_failed = False
         name = clock_of(instance)
         with ExitStack() as stack:
             self._clock = TraceClock(name, instance.file("per_cpu/cpu0/stats"))
@@ -126,11 +148,13 @@ class FtraceSource:
                 self._shared.producers_stopped = True
                 self._shared.stopped_at = self.now()
             self.streams = _streams(instance, self._shared)
+            for stream in self.streams:
+                stack.callback(stream.close)
+            self._files = FtraceFiles(
+                instance, self.now, kallsyms=settings.kallsyms, previous_run=previous_run
+            )
+            self.info = _info(instance, settings, name, self._shared)
             stack.pop_all()
-        self._files = FtraceFiles(
-            instance, self.now, kallsyms=settings.kallsyms, previous_run=previous_run
-        )
-        self.info = _info(instance, settings, name, self._shared)
 
     @property
     def grows(self) -> bool:
@@ -162,24 +186,38 @@ class FtraceSource:
         self._left_out |= new
 
     def _leave_out(self, new: Set[int]) -> None:
-        path = self._instance.file("set_event_notrace_pid")
         if self._previous_run or self._settings.trace_self:
             return
+        if not kernel_knows_our_pids():
+            self._note_once(
+                "lttd runs in a pid namespace, whose process ids the kernel's trace does not know:"
+                " its own threads are recorded, too, and names of tasks come from saved_cmdlines"
+                " alone; run lttd in the initial pid namespace for both"
+            )
+            return
         if not self._leaves_out:
-            if read_text(path):
+            if read_text(self._instance.file(PIDS_FILE)):
                 return
-            self._instance.undo.remember(path, "", truncate=True)
+            if inherits_pids(self._instance):
+                self._note_once(
+                    "event-fork is set, so leaving lttd's threads out would leave out COMMAND and"
+                    " whatever else they start: they are recorded; write 0 to options/event-fork"
+                    " to leave them out"
+                )
+                return
             self._leaves_out = True
-        if new:
-            # Without O_TRUNC, this adds to the list.  It can take the kernel 50 ms.
-            write_text(path, " ".join(map(str, sorted(new))))
+        self._instance.undo.leave_out(new)
+
+    def _note_once(self, note: str) -> None:
+        if note not in self._instance.notes:
+            self._instance.notes.append(note)
 
     def start(self) -> None:
         """Turn tracing on; what a killed lttd left stays off."""
         if self._instance.own and not self._previous_run:
             write_text(self._instance.file("tracing_on"), "1")
         elif not self._instance.own:
-            self._instance.producers.change(self._instance.file("tracing_on"), "1")
+            self._instance.undo.change("tracing_on", "1")
         self._started = True
 
     def stop(self) -> None:
@@ -195,7 +233,7 @@ class FtraceSource:
             if self._instance.own:
                 write_text(path, "0")
             else:
-                self._instance.notes += self._instance.producers.run()
+                self._instance.notes += self._instance.undo.stop_producing()
             shared.producers_stopped = self._instance.own or read_text(path) == "0"
         except LttdError as error:
             self._instance.notes.append(str(error))
@@ -213,9 +251,46 @@ class FtraceSource:
 
     def notes(self) -> Sequence[str]:
         """Return what the kernel changed or refused, and who else reads, each line once."""
-        self._tell_others()
+        if not self._closed:
+            self._tell_others()
         told, self._notes_told = self._notes_told, len(self._instance.notes)
         return self._instance.notes[told:]
+
+    def mark_progress(self, segment: str) -> None:
+        """Leave a sign of life, and how far every stream has come; see Source.mark_progress()."""
+        record = self._instance.record
+        if record is None or self._closed:
+            return
+        try:
+            for stream in self.streams:
+                marks = self._marks.setdefault(stream.info.id.name, [])
+                if not marks:
+                    # Should this run be killed, too, before its gap for them is stored, they are
+                    # counted again.
+                    marks.append((0, stream.info.read_events_before - stream.unstored))
+                taken, read_events = (0, 0) if stream.over else stream.mark()
+                if taken and (taken, read_events) != marks[-1]:
+                    marks.append((taken, read_events))
+                # The first one, and some: what was taken of late may not have been stored yet.
+                del marks[1:-_MARKS]
+            record.mark(segment, self._marks)
+        except LttdError as error:
+            if not self._mark_failed:
+                self._instance.notes.append(str(error))
+            self._mark_failed = True
+
+    def tell_unstored(self, owner: Owner) -> bool:
+        """Count what a killed lttd took of these rings and did not store; return whether it did."""
+        progress = self._instance.progress
+        told = False
+        for stream in self.streams if progress is not None and progress.segment else ():
+            assert progress is not None
+            name, read_events = stream.info.id.name, stream.info.read_events_before
+            missing = unstored(name, read_events, progress, owner)
+            if missing is not None:
+                stream.tell_unstored(missing.count, missing.begin)
+                told = True
+        return told
 
     def _tell_others(self) -> None:
         """Note who else reads, once: at the start, when reading shows it, or at the end."""
@@ -251,7 +326,9 @@ class FtraceSource:
             stream.close()
         self._clock.close()
         self._shared.pipe.close()
-        if not keep:
+        if keep:
+            self._instance.leave()
+        else:
             self._instance.close()
 
 
@@ -291,4 +368,7 @@ def _info(instance: Instance, settings: FtraceSettings, clock: str, shared: Shar
         "instance": settings.instance or instance.name,
     }
     spec = "ftrace" if settings.instance is None else f"ftrace:{settings.instance}"
-    return SourceInfo("ftrace", spec, clock, made, previous_run=shared.previous_run)
+    continues = instance.progress.segment if instance.progress is not None else ""
+    return SourceInfo(
+        "ftrace", spec, clock, made, previous_run=shared.previous_run, continues=continues
+    )

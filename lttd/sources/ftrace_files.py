@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from lttd.errors import LttdError
+from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.base import Attachment, When
-from lttd.sources.ftrace_setup import Instance, enabled_events
+from lttd.sources.ftrace_instance import Instance
+from lttd.sources.ftrace_setup import enabled_events
 from lttd.sources.ftrace_stream import FtraceStream
 from lttd.sources.tracefs import events_of, read_bytes, systems
 
@@ -32,6 +34,7 @@ class FtraceFiles:
         self._instance = instance
         self._now = now
         self._kallsyms = kallsyms
+        self._kernel_knows_our_pids = kernel_knows_our_pids()
         self._starts_empty = instance.own and not previous_run
         # A ring that others filled may hold any event, also one that is switched off by now.
         self._knows_events = self._starts_empty
@@ -88,7 +91,8 @@ class FtraceFiles:
     def _who_ran(self, when: When) -> Iterator[Attachment]:
         now = self._now()
         seen = self._new_saved(when)
-        seen.update(_tasks())
+        if self._kernel_knows_our_pids:
+            seen.update(_tasks())
         lines = [
             b"%d\t%d\t%b\t%b\n" % (now, pid, tgid, _escaped(command))
             for pid, (tgid, command) in sorted(seen.items())

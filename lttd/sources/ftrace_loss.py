@@ -98,6 +98,11 @@ class LossLedger:
         """Take note that *count* events are missing, or that some may be and nobody knows."""
         self._pending.append(_Interval(reason, count, self._last.now, now, now, unit))
 
+    def lost_before_all(self, reason: Reason, count: int | None, begin: int, end: int) -> None:
+        """Take note of a loss that lies before every row to come."""
+        self._pending.insert(0, _Interval(reason, count, begin, end, 0))
+        self._ripe += 1
+
     def page_turned(self) -> None:
         """Say that the kernel turned to a new page, or had none, since the last sample.
 

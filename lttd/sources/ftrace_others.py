@@ -18,6 +18,24 @@ def other_readers(instance_path: str) -> list[str]:
     return [f"{_command_of(pid)} (pid {pid})" for pid in _processes() if _has_open(pid, files)]
 
 
+def holders(instance_path: str) -> list[str]:
+    """Return ``command (pid n)`` of each other process that has any file of an instance open."""
+    return [
+        f"{_command_of(pid)} (pid {pid})"
+        for pid in _processes()
+        if any(name.startswith(f"{instance_path}/") for name in _open_files(pid))
+    ]
+
+
+def _open_files(pid: str) -> Iterator[str]:
+    directory = f"/proc/{pid}/fd"
+    try:
+        for name in os.listdir(directory):
+            yield os.readlink(f"{directory}/{name}")
+    except OSError:
+        pass  # it has ended, or is none of ours to look at
+
+
 def _consuming_files(instance_path: str) -> Iterator[tuple[int, int]]:
     directories = [instance_path]
     try:
@@ -35,7 +53,10 @@ def _consuming_files(instance_path: str) -> Iterator[tuple[int, int]]:
 
 def _processes() -> Iterator[str]:
     own = str(os.getpid())
-    return (name for name in os.listdir("/proc") if name.isdigit() and name != own)
+    try:
+        return (name for name in os.listdir("/proc") if name.isdigit() and name != own)
+    except OSError:
+        return iter(())  # no /proc here, or no descriptor left to look into it
 
 
 def _has_open(pid: str, files: set[tuple[int, int]]) -> bool:

@@ -110,9 +110,14 @@ class FtraceStream:
 
     def __init__(self, cpu: int, fd: int, stats: StatsFile, shared: Shared) -> None:
         """Take over *fd*, locked, and *stats*; what the counters say now is the base."""
-        layout = shared.layout
-        size = layout.subbuffer_bytes
-        self.info = StreamInfo(StreamId(shared.channel, cpu), "ftrace", size, layout.header_bytes)
+        fields, now = stats.read(), shared.now()
+        self.info = StreamInfo(
+            StreamId(shared.channel, cpu),
+            "ftrace",
+            shared.layout.subbuffer_bytes,
+            shared.layout.header_bytes,
+            read_events_before=fields.get("read events", 0),
+        )
         self._fd = fd
         self._stats = stats
         self._shared = shared
@@ -134,13 +139,28 @@ class FtraceStream:
         self._read_events = 0
         self.over = False
         """Nothing more will ever come."""
+        self.unstored = 0
+        """How many events a killed lttd took before and did not store."""
         self._book = RowBook()
-        fields, now = stats.read(), shared.now()
         self._base = fields
         self._ledger = LossLedger(Sample.of(fields, now), pages_only=shared.previous_run)
         if shared.previous_run and (fields.get("dropped events") or fields.get("commit overrun")):
             # The killed run told some of them in its own segment; how many, nobody knows.
             self._ledger.suspect(Reason.DROPPED, now)
+
+    def mark(self) -> tuple[int, int]:
+        """Return how many sub-buffers were taken, and the kernel's ``read events`` for them."""
+        return self._book.sequence, self._stats.read().get("read events", 0)
+
+    def tell_unstored(self, count: int | None, begin: int) -> None:
+        """Have it counted that a killed lttd took *count* events of this ring and lost them.
+
+        *begin*: trace clock of the last event before them; None: their number is not known.
+        """
+        self.unstored = count or 0
+        now = self._shared.now()
+        oldest = self._base.get("oldest event ts") or now
+        self._ledger.lost_before_all(Reason.KILLED, count, begin, max(min(oldest, now), begin))
 
     def fileno(self) -> int:
         """Return the descriptor to wait on, or -1 where poll would spin."""

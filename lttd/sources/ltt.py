@@ -156,6 +156,9 @@ class LttSource:
         """Return nothing: metadata are channels, too."""
         return iter(())
 
+    def mark_progress(self, segment: str) -> None:
+        """Do nothing: a kill leaves no data in the kernel that a later run could take."""
+
     def notes(self) -> Sequence[str]:
         """Return what was passed over or refused, each line once."""
         told = []

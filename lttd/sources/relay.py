@@ -183,6 +183,9 @@ class RelaySource:
         """Return nothing."""
         return ()
 
+    def mark_progress(self, segment: str) -> None:
+        """Do nothing: a kill leaves no data in the kernel that a later run could take."""
+
     def notes(self) -> Sequence[str]:
         """Return which channels went away and what could not be opened, each line once."""
         self._tell_ended()

@@ -145,6 +145,9 @@ class FileSource(Generic[StreamT]):
         """Add a line to what notes() tells."""
         self._notes.append(line)
 
+    def mark_progress(self, segment: str) -> None:
+        """Do nothing: a kill leaves no data in the kernel that a later run could take."""
+
     def notes(self) -> Sequence[str]:
         """Return what was odd about the files, each line once."""
         notes, self._notes = self._notes, []

@@ -14,8 +14,9 @@ class RowBook:
     def __init__(self) -> None:
         self.begin = 0
         """Of the last row."""
+        self.sequence = 0
+        """Number of the next row."""
         self._end = 0
-        self._sequence = 0
 
     def enter(self, rows: Rows, now: int) -> None:
         """Fill in sequence, begin and end; *now* is no less than the time of any event in them."""
@@ -26,8 +27,8 @@ class RowBook:
         ends = np.maximum(rows["end"], np.uint64(self._end))
         rows["end"] = np.maximum.accumulate(ends)
         self._end = int(rows["end"][-1])
-        rows["sequence"] = np.arange(self._sequence, self._sequence + len(rows), dtype=np.uint64)
-        self._sequence += len(rows)
+        rows["sequence"] = np.arange(self.sequence, self.sequence + len(rows), dtype=np.uint64)
+        self.sequence += len(rows)
 
 
 def damage(

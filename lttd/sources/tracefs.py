@@ -1,18 +1,18 @@
 """The small files of tracefs: read, written, put back; errors name file and remedy.
 
-Rule: a setting of an instance that is not ours is changed through an Undo, or not at all.
+Rule: a setting of an instance that is not ours is changed through an Undo (undo.py), or not at all.
 """
 
 import difflib
 import errno
 import os
-import time
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 from lttd.clock import READABLE
 from lttd.errors import LttdError, NothingToRecordError, SourceError, UsageError
+from lttd.namespaces import kernel_clock_ns
 from lttd.sources.mounts import READ_WRITE
 from lttd.sources.refused import remedy
 
@@ -75,36 +75,6 @@ def write_text(path: str, text: str, *, truncate: bool = False) -> None:
             os.close(fd)
     except OSError as error:
         raise explained(path, error, f"writing {text!r}: ") from error
-
-
-class Undo:
-    """Settings that were changed where they are not ours, and how each one was."""
-
-    def __init__(self) -> None:
-        self._before: list[tuple[str, str, bool]] = []
-
-    def change(self, path: str, text: str) -> None:
-        """Write *text* unless it stands there already; remember what stood there."""
-        before = read_text(path)
-        if before == text:
-            return
-        write_text(path, text)
-        self.remember(path, before)
-
-    def remember(self, path: str, before: str, *, truncate: bool = False) -> None:
-        """Have *before* written back to *path* by run()."""
-        self._before.append((path, before, truncate))
-
-    def run(self) -> list[str]:
-        """Put everything back, last change first; return a line for each that would not go."""
-        failed = []
-        while self._before:
-            path, before, truncate = self._before.pop()
-            try:
-                write_text(path, before, truncate=truncate)
-            except LttdError as error:
-                failed.append(f"not undone: {error}")
-        return failed
 
 
 class EnableFile(NamedTuple):
@@ -217,7 +187,7 @@ class TraceClock:
     def now(self) -> int:
         """Return the time in the trace clock's units; never less than it is."""
         if self._clock_id is not None:
-            return time.clock_gettime_ns(self._clock_id)
+            return kernel_clock_ns(self._clock_id)
         assert self._stats is not None
         # Where the kernel prints seconds, it cuts to the microsecond.
         text = self._stats.text()

@@ -7,7 +7,7 @@ from lttd.recover import StreamRecovery, recover
 from lttd.stats import counted
 from lttd.terminal import printable
 from lttd.tracedir import SegmentPaths
-from lttd.verify import Report, check
+from lttd.verify import Report, check, compare_killed
 
 
 def repair(segment: SegmentPaths) -> list[str]:
@@ -46,6 +46,8 @@ def check_all(
             repaired += repair(segment)
             report = check(segment, events=events)
         reports.append(report)
+    if events:
+        compare_killed(reports)
     return reports, repaired
 
 

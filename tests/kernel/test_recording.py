@@ -371,6 +371,48 @@ def test_a_ring_that_the_machine_has_no_memory_for_leaves_nothing_behind(guest: 
     assert "ask for a smaller buffer" in recorded.output
 
 
+def test_an_own_instance_inherits_no_option_and_another_trace_gets_no_ring(guest: Guest) -> None:
+    recorded = record(
+        guest,
+        f"""set -e
+        set_all() {{
+            for pair in "$@"; do echo ${{pair#*=}} > $TRACING/options/${{pair%=*}}; done
+        }}
+        trap 'set_all overwrite=1 stacktrace=0 userstacktrace=0 irq-info=1 markers=1' EXIT
+        set_all overwrite=0 stacktrace=1 userstacktrace=1 irq-info=0 markers=0
+        begin_recording {QUIET} --flush-interval 10m
+        for name in overwrite stacktrace userstacktrace irq-info markers event-fork; do
+            echo $name $(cat $instance/options/$name)
+        done > $OUT/options
+        marks 1 0.001 > $OUT/written
+        kill -KILL $pid
+        wait $pid || true
+        "$PYTHON" -m lttd.cli -t /tmp/other {QUIET} --duration 1s --summary none 2> $OUT/other
+        "$PYTHON" -m lttd.cli -t /tmp/trace --append {QUIET} --duration 1s --summary none
+        no_instance_is_left
+        rm -rf /tmp/other
+        cp -r /tmp/trace $OUT/trace
+        """,
+    )
+    options = dict(line.split() for line in (recorded.out_dir / "options").read_text().splitlines())
+    assert options == {
+        "overwrite": "1",
+        "stacktrace": "0",
+        "userstacktrace": "0",
+        "irq-info": "1",
+        "markers": "1",
+        "event-fork": "0",
+    }
+    other = (recorded.out_dir / "other").read_text()
+    assert "lttd --append -t /tmp/trace keeps them" in other
+    written = int((recorded.out_dir / "written").read_text())
+    streams = [one.stream(f"ftrace_{cpu}").data for one in recorded.segments for cpu in (0, 1)]
+    found = b"".join(path.read_bytes() for path in streams)
+    marks = sorted(int(number) for number in re.findall(rb"mark (\d{8})\n", found))
+    assert marks == list(range(written))
+    recorded.expect_whole()
+
+
 def test_what_a_killed_recorder_left_in_the_rings_is_kept_by_the_next_one(guest: Guest) -> None:
     recorded = record(
         guest,

@@ -1,0 +1,284 @@
+"""Settings of an instance that is not lttd's own: changed, written down first, and put back.
+
+Rule: a change is written to the instance's record before it is made, so that whatever kills lttd,
+the next start of any lttd can put it back.
+Rule: a setting is put back only while it holds what lttd wrote: who changed it since meant to.
+Rule: SETTINGS lists every file that lttd changes.  A record that names another file is refused.
+Rule: what has the value already is not written: writing a clock empties the ring even then.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lttd.errors import LttdError
+from lttd.sources.tracefs import events_of, read_text, systems, write_text
+
+PIDS_FILE: Final = "set_event_notrace_pid"
+_NAME: Final = r"[\w-][\w.-]*"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A kind of file below an instance that lttd may write."""
+
+    file: re.Pattern[str]
+    value: re.Pattern[str]
+    produces: bool = False
+    """It makes the kernel record, so it is put back as soon as recording stops."""
+    empties: bool = False
+    """Writing it loses what the ring holds, so a ring that holds data keeps it."""
+
+
+SETTINGS: Final = (
+    Setting(re.compile(rf"events/({_NAME}/){{0,2}}enable"), re.compile("[01]"), produces=True),
+    Setting(re.compile("tracing_on"), re.compile("[01]"), produces=True),
+    Setting(re.compile(rf"options/{_NAME}"), re.compile("[01]")),
+    Setting(re.compile("buffer_percent"), re.compile(r"\d{1,3}")),
+    # Made smaller, a ring drops its oldest events.
+    Setting(
+        re.compile(r"per_cpu/cpu\d{1,5}/buffer_size_kb"), re.compile(r"\d{1,12}"), empties=True
+    ),
+    Setting(re.compile("buffer_subbuf_size_kb"), re.compile(r"\d{1,12}"), empties=True),
+    Setting(re.compile("trace_clock"), re.compile(_NAME), empties=True),
+)
+
+
+def setting_of(file: str) -> Setting | None:
+    """Return the row of SETTINGS that *file*, a path below an instance, belongs to."""
+    return next((one for one in SETTINGS if one.file.fullmatch(file)), None)
+
+
+def read_setting(path: str) -> str:
+    """Return a setting's value as it would be written."""
+    text = read_text(path)
+    name = os.path.basename(path)
+    if name == "trace_clock":
+        chosen = re.search(r"\[(\S+)\]", text)
+        return chosen[1] if chosen else text
+    if name == "enable":
+        return text[:1]  # "0*" and "1*": a trigger sits on the event
+    return text.split()[0] if text else text  # "7 (expanded: 1408)"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One setting that lttd changed."""
+
+    file: str
+    """Path below the instance."""
+    before: str
+    after: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return what a record keeps."""
+        return {slot: getattr(self, slot) for slot in self.__slots__}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Change":
+        """Read back what to_json() made.
+
+        Raises:
+            ValueError: it names a file or a value that lttd never writes.
+        """
+        file, before, after = (str(value.get(slot, "")) for slot in cls.__slots__)
+        setting = setting_of(file)
+        if setting is None:
+            raise ValueError(f"{file!r} is not a setting that lttd changes")
+        for text in (before, after):
+            if not setting.value.fullmatch(text):
+                raise ValueError(f"{text!r} is not a value of {file}")
+        return cls(file, before, after)
+
+
+def _unrecorded(_: Mapping[str, Any]) -> None:
+    return None
+
+
+class Undo:
+    """What lttd changed in one instance."""
+
+    def __init__(
+        self, path: str, write_down: Callable[[Mapping[str, Any]], None] = _unrecorded
+    ) -> None:
+        """*path*: the instance's; *write_down* adds a line to its record."""
+        self._path = path
+        self._write_down = write_down
+        self._changes: dict[str, Change] = {}
+        self._inherited: dict[str, Change] = {}
+        self._pids: set[int] = set()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything is still to be put back."""
+        return bool(self._changes or self._inherited or self._pids)
+
+    def inherit(self, changes: Iterable[Change]) -> None:
+        """Take over what a killed lttd changed in this instance."""
+        for change in changes:
+            for each in _events_one_by_one(self._path, change):
+                self._inherited[each.file] = each
+        for each in self._inherited.values():
+            self._write_down(each.to_json())
+
+    def change(self, file: str, text: str) -> None:
+        """Write *text* to a setting unless it has that value.
+
+        Raises:
+            LttdError: the kernel refuses, or the change cannot be written down.
+        """
+        now = read_setting(self._file(file))
+        inherited = self._inherited.pop(file, None)
+        if inherited is not None:
+            self._changes[file] = inherited
+        if now == text:
+            return
+        known = self._changes.pop(file, None)
+        self._note(Change(file, known.before if known else now, text))
+        write_text(self._file(file), text)
+        made = read_setting(self._file(file))
+        if made != text:  # sizes are rounded
+            self._note(Change(file, self._changes[file].before, made))
+
+    def keep(self, name: str) -> bool:
+        """Leave a setting, or all below a directory, as a killed lttd set it: it is wanted again.
+
+        Return whether there was any.
+        """
+        kept = [f for f in self._inherited if f == name or f.startswith(f"{name}/")]
+        for file in kept:
+            self._changes[file] = self._inherited.pop(file)
+        return bool(kept)
+
+    def drop_inherited(self) -> list[str]:
+        """Put back what a killed lttd changed and nobody wants now; return what went wrong.
+
+        What would empty the ring stays until the end.
+        """
+        waiting = [each for each in self._inherited.values() if _empties(each)]
+        for each in waiting:
+            self._changes[each.file] = self._inherited.pop(each.file)
+        return self._put_back(self._inherited, list(self._inherited))
+
+    def leave_out(self, pids: Iterable[int]) -> None:
+        """Add *pids* to the list of those that are not recorded."""
+        new = sorted(set(pids) - self._pids)
+        if not new:
+            return
+        self._write_down({"left_out": new})
+        self._pids.update(new)
+        # Without O_TRUNC, this adds to the list.  It can take the kernel 50 ms.
+        write_text(self._file(PIDS_FILE), " ".join(map(str, new)))
+
+    def stop_producing(self) -> list[str]:
+        """Put back what makes the kernel record; return a line for each that would not go."""
+        return self._put_back(self._changes, [f for f in self._changes if _produces(f)])
+
+    def run(self) -> list[str]:
+        """Put everything back, last change first; return a line for each that would not go."""
+        failed = self._put_back(self._inherited, list(self._inherited))
+        failed += self._put_back(self._changes, list(self._changes))
+        if self._pids:
+            try:
+                remove_pids(self._path, self._pids)
+                self._write_down({"undone": [PIDS_FILE]})
+                self._pids.clear()
+            except LttdError as error:
+                failed.append(f"not undone: {error}")
+        return failed
+
+    def _file(self, file: str) -> str:
+        return f"{self._path}/{file}"
+
+    def _note(self, change: Change) -> None:
+        self._write_down(change.to_json())
+        self._changes[change.file] = change
+
+    def _put_back(self, changes: dict[str, Change], files: Sequence[str]) -> list[str]:
+        lines, undone = [], []
+        for file in reversed(files):
+            try:
+                line = put_back(self._path, changes[file])
+            except LttdError as error:
+                lines.append(f"not undone: {error}")
+                continue
+            lines += [line] if line else []
+            undone.append(file)
+            del changes[file]
+        if undone:
+            try:
+                self._write_down({"undone": undone})
+            except LttdError as error:
+                lines.append(str(error))
+        return lines
+
+
+def put_back(path: str, change: Change) -> str:
+    """Undo one change of the instance at *path*; return why it was left, or nothing.
+
+    Raises:
+        LttdError: the kernel refuses.
+    """
+    file = f"{path}/{change.file}"
+    if not os.path.exists(file):
+        return ""  # the event's module or the instance has gone
+    now = read_setting(file)
+    if now == change.before:
+        return ""
+    if now == "X":  # some of these events were switched since, and each is looked at
+        for each in _events_one_by_one(path, change):
+            if each.file != change.file:
+                put_back(path, each)
+        return ""
+    if now != change.after:
+        return (
+            f"{file}: was set to {now!r} by somebody else and is left so; it was {change.before!r}"
+            " before lttd changed it"
+        )
+    write_text(file, change.before)
+    return ""
+
+
+def remove_pids(path: str, pids: Iterable[int]) -> None:
+    """Take *pids* out of the list of those that are not recorded; the others stay.
+
+    Raises:
+        LttdError: the kernel refuses.
+    """
+    file = f"{path}/{PIDS_FILE}"
+    listed = {int(word) for word in read_text(file).split() if word.isdigit()}
+    ours = listed & set(pids)
+    if ours:
+        # One write: a list that is written in parts cuts numbers in two.
+        write_text(file, " ".join(map(str, sorted(listed - ours))), truncate=True)
+
+
+def waits(change: Change, unread_events: int) -> bool:
+    """Tell whether putting *change* back has to wait until the ring is drained."""
+    return bool(unread_events) and _empties(change)
+
+
+def _produces(file: str) -> bool:
+    setting = setting_of(file)
+    return setting is not None and setting.produces
+
+
+def _empties(change: Change) -> bool:
+    setting = setting_of(change.file)
+    return setting is not None and setting.empties
+
+
+def _events_one_by_one(path: str, change: Change) -> list[Change]:
+    """Return the same for each event, where *change* is of a whole system or of all events."""
+    words = change.file.split("/")
+    if words[0] != "events" or len(words) == 4:
+        return [change]
+    names = [words[1]] if len(words) == 3 else systems(f"{path}/events")
+    return [
+        Change(f"events/{system}/{event}/enable", change.before, change.after)
+        for system in names
+        for event in events_of(f"{path}/events/{system}")
+        if os.path.exists(f"{path}/events/{system}/{event}/enable")
+    ]

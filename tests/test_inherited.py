@@ -1,0 +1,123 @@
+"""What an instance has from the top level or from before, and what lttd then writes of it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from lttd.sources import ftrace_instance
+from lttd.sources.ftrace import FtraceSettings, open_ftrace
+from lttd.sources.ftrace_setup import OWN_OPTIONS
+from lttd.sources.inotify import Inotify
+from lttd.sources.mounts import find_tracefs
+from lttd.subbuffer import BufferPool
+from tests.running import Launcher, lttv, needs_kernel
+
+pytestmark = needs_kernel()
+
+IN_MODIFY = 0x2
+PREFIX = f"lttdinherit{os.getpid()}-"
+QUIET = ("sched:sched_process_hang",)
+
+
+@pytest.fixture
+def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", PREFIX)
+    directory = find_tracefs() / "instances"
+    yield directory
+    left = [name for name in os.listdir(directory) if name.startswith(PREFIX)]
+    for name in left:
+        (directory / name).rmdir()
+    assert left == []
+
+
+@pytest.fixture
+def foreign(instances: Path) -> Iterator[Path]:
+    path = instances / f"{PREFIX}foreign"
+    path.mkdir()
+    (path / "trace_clock").write_text("mono")
+    (path / "trace_marker").write_text("in the ring")
+    yield path
+    path.rmdir()
+
+
+@pytest.fixture
+def contrary() -> Iterator[None]:
+    """The top level has every option the other way round, and gets them back."""
+    options = find_tracefs() / "options"
+    before = {name: (options / name).read_text() for name, _ in OWN_OPTIONS}
+    try:
+        for name, text in OWN_OPTIONS:
+            (options / name).write_text("0" if text == "1" else "1")
+        yield
+    finally:
+        for name, text in before.items():
+            (options / name).write_text(text)
+
+
+def unread(instance: Path) -> int:
+    stats = [path.read_text() for path in instance.glob("per_cpu/cpu*/stats")]
+    return sum(int(text.partition("entries: ")[2].split()[0]) for text in stats)
+
+
+@pytest.mark.usefixtures("contrary")
+@pytest.mark.parametrize("overwrite", [None, True, False])
+def test_an_own_instance_has_its_options_whatever_the_top_level_has(
+    instances: Path, overwrite: bool | None
+) -> None:
+    settings = FtraceSettings(events=QUIET, overwrite=overwrite)
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        path = instances / str(source.info.settings["instance"])
+        found = {name: (path / "options" / name).read_text().strip() for name, _ in OWN_OPTIONS}
+        assert found == dict(OWN_OPTIONS) | {"overwrite": str(int(overwrite is not False))}
+
+
+def test_what_a_foreign_instance_has_already_is_not_written_and_its_ring_is_kept(
+    foreign: Path,
+) -> None:
+    size_kb = (foreign / "buffer_size_kb").read_text().split()[0]
+    written = Inotify()
+    names = ["trace_clock", "options/overwrite", "per_cpu/cpu0/buffer_size_kb", "tracing_on"]
+    subbuffer_kb = foreign / "buffer_subbuf_size_kb"
+    if subbuffer_kb.exists():
+        names.append(subbuffer_kb.name)
+    for name in names:
+        assert written.watch(str(foreign / name), IN_MODIFY) >= 0
+    settings = FtraceSettings(
+        foreign.name,
+        clock="mono",
+        overwrite=True,
+        buffer_bytes=int(size_kb) << 10,
+        subbuffer_bytes=int(subbuffer_kb.read_text()) << 10 if subbuffer_kb.exists() else None,
+    )
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        source.start()
+        assert unread(foreign) == 1
+        source.stop()
+    assert not written.heard()
+
+
+def test_a_clock_that_is_asked_for_says_how_many_events_it_cost(foreign: Path) -> None:
+    settings = FtraceSettings(foreign.name, clock="boot")
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        expected = "setting trace_clock emptied the ring: 1 events that it held are gone"
+        assert expected in list(source.notes())
+
+
+def test_command_is_recorded_where_its_parents_absence_would_be_inherited(
+    lttd: Launcher, tmp_path: Path, foreign: Path
+) -> None:
+    (foreign / "options/event-fork").write_text("1")
+    source = ("--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_exec")
+    command = ("--", "sh", "-c", "/bin/true; exec /bin/echo hello")
+    run = lttd.run("-t", tmp_path / "t", *source, "--summary", "none", *command)
+    assert run.process.returncode == 0, run.stderr
+    (line,) = run.lines
+    assert "event-fork is set" in line
+    assert "write 0 to options/event-fork" in line
+    text = lttv("text", tmp_path / "t", "--event", "sched_process_exec").stdout
+    for name in ("/bin/true", "/bin/echo"):
+        assert f"filename={name}" in text
+    assert (foreign / "set_event_notrace_pid").read_text() == ""

@@ -1,0 +1,522 @@
+"""kill -9, and what the next lttds make of what it left in the kernel: rings, settings, losses."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lttd.index import read_gaps
+from lttd.sources.ftrace_record import record_name
+from lttd.sources.inotify import Inotify
+from lttd.subbuffer import Gap, Reason
+from lttd.tracedir import Manifest, segments, segments_below
+from tests.running import (
+    QUIET,
+    Launcher,
+    Run,
+    assert_whole,
+    free_port,
+    get,
+    info,
+    lttv,
+    needs_kernel,
+    scraped,
+    until,
+)
+
+pytestmark = needs_kernel()
+
+IN_MODIFY = 0x2
+NOW = ("--flush-interval", "20ms", "--summary", "none")
+BRIEF = (*QUIET, *NOW, "--duration", "50ms")
+# Writers stop for good as soon as there is a file "hang" in the run's directory.
+HANGING = """
+import os, time
+from lttd.writer import StreamFile
+append = StreamFile.append
+def append_or_hang(self, *arguments):
+    while os.path.exists("hang"):
+        time.sleep(0.01)
+    return append(self, *arguments)
+StreamFile.append = append_or_hang
+"""
+
+
+def mark(instance: Path, text: str, times: int = 1) -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {0})
+    fd = os.open(instance / "trace_marker", os.O_WRONLY)
+    try:
+        for _ in range(times):
+            os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+        os.sched_setaffinity(0, before)
+
+
+def data_of(trace: Path) -> bytes:
+    streams = (path for segment in segments_below(trace) for path in segment.streams.iterdir())
+    return b"".join(path.read_bytes() for path in streams if path.is_file())
+
+
+def gaps_of(trace: Path) -> list[Gap]:
+    found = (path for segment in segments(trace) for path in segment.index.glob("*.gaps"))
+    return [gap for path in found for gap in read_gaps(path)]
+
+
+def read_events(instance: Path) -> int:
+    return sum(
+        int(re.findall(r"^read events: (\d+)", path.read_text(), re.MULTILINE)[0])
+        for path in instance.glob("per_cpu/cpu*/stats")
+    )
+
+
+def killed(lttd: Launcher, trace: Path, text: str = "left behind", times: int = 3) -> Run:
+    """Return a run that was killed with marks in its ring."""
+    run = lttd.start("-t", trace, *QUIET, "--flush-interval", "1h").recording()
+    until(lambda: list(trace.glob("*/trace.json")), "it has a segment")
+    mark(run.instance, text, times)
+    run.signal(signal.SIGKILL).wait()
+    return run
+
+
+def age(lttd: Launcher, seconds: float) -> None:
+    """Let what the dead wrote look as if it was written earlier."""
+    moment = time.clock_gettime(time.CLOCK_REALTIME) - seconds
+    for path in lttd.runtime.iterdir():
+        os.utime(path, (moment, moment))
+
+
+def records(lttd: Launcher) -> list[str]:
+    return sorted(path.name for path in lttd.runtime.iterdir())
+
+
+@pytest.fixture
+def foreign(lttd: Launcher) -> Iterator[Path]:
+    """Somebody else's instance, in which nothing happens by itself."""
+    path = lttd.instances / f"{lttd.prefix}foreign"
+    path.mkdir()
+    (path / "tracing_on").write_text("0")
+    yield path
+    path.rmdir()
+
+
+# -- whose a ring is
+
+
+def test_a_killed_runs_ring_is_drained_into_its_own_trace_and_no_other(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a", "of a alone")
+    other = lttd.run("-t", tmp_path / "b", *BRIEF)
+    assert other.process.returncode == 0
+    (line,) = other.lines
+    assert f"{run.instance}: left by an lttd that was killed (pid {run.process.pid})" in line
+    assert f"it holds 3 events of {tmp_path}/a and records on" in line
+    assert f"lttd --append -t {tmp_path}/a keeps them, rmdir {run.instance} discards them" in line
+    assert b"of a alone" not in data_of(tmp_path / "b")
+    assert (run.instance / "tracing_on").read_text() == "1\n"
+    again = lttd.run("-t", tmp_path / "a", "--append", *BRIEF)
+    assert again.process.returncode == 0
+    assert data_of(tmp_path / "a").count(b"of a alone") == 3
+    assert_whole(tmp_path / "a", "--events")
+    assert lttd.left() == []
+    assert records(lttd) == []
+
+
+def test_a_renamed_trace_gets_its_ring(lttd: Launcher, tmp_path: Path) -> None:
+    killed(lttd, tmp_path / "a", "renamed")
+    (tmp_path / "a").rename(tmp_path / "elsewhere")
+    other = lttd.run("-t", tmp_path / "b", *BRIEF)
+    assert "removed" not in other.stderr, "it is there under another name"
+    assert lttd.run("-t", tmp_path / "elsewhere", "-a", *BRIEF).process.returncode == 0
+    assert b"renamed" in data_of(tmp_path / "elsewhere")
+    assert records(lttd) == []
+
+
+def test_a_copied_trace_does_not_get_the_ring_of_the_original(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    killed(lttd, tmp_path / "a", "original")
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    lttd.run("-t", tmp_path / "copy", "-a", *BRIEF)
+    assert b"original" not in data_of(tmp_path / "copy")
+    lttd.run("-t", tmp_path / "a", "-a", *BRIEF)
+    assert b"original" in data_of(tmp_path / "a")
+
+
+def test_a_ring_whose_recorder_is_long_dead_is_switched_off_and_keeps_its_data(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a", "kept")
+    age(lttd, 61)
+    (line,) = lttd.run("-t", tmp_path / "b", *BRIEF).lines
+    assert "its tracing was on and is off now" in line
+    assert (run.instance / "tracing_on").read_text() == "0\n"
+    (line,) = lttd.run("-t", tmp_path / "c", *BRIEF).lines
+    assert "it holds 3 events" in line
+    assert " off now" not in line
+    lttd.run("-t", tmp_path / "a", "-a", *BRIEF)
+    assert data_of(tmp_path / "a").count(b"kept") == 3
+
+
+def test_the_ring_of_a_trace_that_is_gone_is_removed_and_its_events_are_counted(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a", times=7)
+    shutil.rmtree(tmp_path / "a")
+    (line,) = lttd.run("-t", tmp_path / "b", *BRIEF).lines
+    assert str(run.instance) in line
+    assert f"whose trace {tmp_path}/a is gone, too: removed, and 7 events with it" in line
+    assert lttd.left() == []
+    assert records(lttd) == []
+
+
+def test_a_new_trace_with_the_inode_of_a_removed_one_does_not_get_its_ring(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a", "of the removed")
+    (tmp_path / "b").mkdir()
+    record = lttd.runtime / record_name(run.instance.name)
+    inode, taken_over = (tmp_path / "a").stat().st_ino, (tmp_path / "b").stat().st_ino
+    shutil.rmtree(tmp_path / "a")
+    record.write_text(record.read_text().replace(str(inode), str(taken_over)))
+    lttd.run("-t", tmp_path / "b", *BRIEF)
+    assert b"of the removed" not in data_of(tmp_path / "b")
+    os.rmdir(run.instance)
+
+
+def test_an_instance_that_nothing_tells_lttd_made_is_left_alone_and_told(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    path = lttd.instances / f"{lttd.prefix}43"
+    path.mkdir()
+    try:
+        (line,) = lttd.run("-t", tmp_path / "a", *BRIEF).lines
+        assert f"{path}: nothing tells that lttd made it" in line
+        assert f"rmdir {path} removes it" in line
+        assert path.is_dir()
+    finally:
+        path.rmdir()
+
+
+def test_an_instance_that_somebody_made_in_place_of_a_killed_ones_is_left_alone(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a")
+    run.instance.rmdir()
+    run.instance.mkdir()
+    try:
+        for name in ("b", "a"):
+            again = lttd.run("-t", tmp_path / name, "--append", *BRIEF)
+            assert "nothing tells that lttd made it" in again.stderr
+            assert run.instance.is_dir()
+        assert records(lttd) == []
+    finally:
+        run.instance.rmdir()
+
+
+def test_what_was_killed_before_it_recorded_anything_goes_without_a_word(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a", times=0)
+    (lttd.runtime / f"progress-{run.instance.name}").unlink()
+    assert lttd.run("-t", tmp_path / "b", *BRIEF).stderr == ""
+    assert lttd.left() == []
+    assert records(lttd) == []
+
+
+def test_a_record_of_another_boot_or_by_another_hand_changes_nothing(
+    lttd: Launcher, tmp_path: Path, foreign: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a")
+    record = lttd.runtime / record_name(run.instance.name)
+    text = record.read_text()
+    head = json.loads(text.splitlines()[0])
+    (lttd.runtime / "ftrace-forged").write_text(
+        json.dumps({**head, "instance": foreign.name, "own": False})
+        + '\n{"file": "../../../../../etc/motd", "before": "0", "after": "1"}\n'
+    )
+    os.mkfifo(lttd.runtime / "ftrace-fifo")
+    (lttd.runtime / "ftrace-link").symlink_to(record)
+    record.write_text(text.replace(head["boot_id"], "another"))
+    other = lttd.run("-t", tmp_path / "b", *BRIEF)
+    assert other.process.returncode == 0
+    assert "is not a setting that lttd changes" in other.stderr
+    assert run.instance.is_dir(), "nobody knows whose it is"
+    assert not record.exists()
+    run.instance.rmdir()
+
+
+def test_a_ring_that_somebody_removed_before_its_trace_got_it_is_told(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a")
+    run.instance.rmdir()
+    assert lttd.run("-t", tmp_path / "b", *BRIEF).stderr == ""
+    again = lttd.run("-t", tmp_path / "a", "-a", *BRIEF)
+    assert f"{run.instance}: somebody removed it, with what a killed lttd had" in again.stderr
+    assert records(lttd) == []
+
+
+# -- what was taken and not stored
+
+
+@contextmanager
+def hanging(lttd: Launcher, trace: Path, *options: str) -> Iterator[Run]:
+    """Give a run whose writers can be made to hang; kill it."""
+    words = lttd.words("-t", trace, *NOW, *options)
+    words[2] = HANGING + words[2]
+    cwd = lttd.cwd / f"run{len(lttd.runs)}"
+    cwd.mkdir()
+    run = Run(lttd, words, cwd)
+    lttd.runs.append(run)
+    until(lambda: list(trace.glob("*/trace.json")), "it has a segment")
+    yield run
+    run.signal(signal.SIGKILL).wait()
+
+
+def lose(lttd: Launcher, trace: Path, instance: Path, run: Run) -> None:
+    """Have 100 marks stored, 50 taken and not stored, and 7 left in the ring."""
+    before = read_events(instance)
+    mark(instance, "stored", 100)
+    until(lambda: data_of(trace).count(b"stored") == 100, "they are stored")
+    (lttd.cwd / f"run{len(lttd.runs) - 1}" / "hang").touch()
+    mark(instance, "taken", 50)
+    until(lambda: read_events(instance) == before + 150, "they are taken")
+    run.signal(signal.SIGSTOP)
+    mark(instance, "left", 7)
+
+
+def assert_loss_is_told(lttd: Launcher, trace: Path, gap_segment: int) -> None:
+    report = assert_whole(trace, "--events")
+    assert not report["findings"]
+    (gap,) = [gap for gap in gaps_of(trace) if gap.reason is Reason.KILLED]
+    assert gap.count == 50
+    assert gap.begin <= gap.end
+    (stream,) = [one for one in info(trace)["streams"] if one["lost"].get("killed")]
+    assert stream["lost"]["killed"] == 50
+    assert info(trace)["events_lost"] == 50
+    assert "50 events taken and not stored by a killed lttd" in lttv("info", trace).stdout
+    manifest = Manifest.read(segments(trace)[gap_segment].manifest)
+    assert manifest.source["continues"] == segments(trace)[0].directory.name
+    data = data_of(trace)
+    assert [data.count(text) for text in (b"stored", b"taken", b"left")] == [100, 0, 7]
+
+
+def test_events_that_a_killed_lttd_took_and_did_not_store_are_a_gap(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    trace = tmp_path / "t"
+    with hanging(lttd, trace, *QUIET) as run:
+        run.recording()
+        lose(lttd, trace, run.instance, run)
+    port = free_port()
+    metrics = ("--metrics", f"127.0.0.1:{port}")
+    again = lttd.start("-t", trace, "--append", *QUIET, *NOW, *metrics)
+    again.recording()
+    until(lambda: get(port, "/healthz")[0] == 200, "it answers")
+    lost = re.findall(r'^lttd_events_lost_total\{.*reason="killed".*\} (\d+)', scraped(port), re.M)
+    assert sorted(map(int, lost))[-2:] == [0, 50]
+    assert again.end() == 0
+    assert "50 events that it had taken before and not stored are counted there" in again.stderr
+    assert_loss_is_told(lttd, trace, 1)
+
+
+def test_of_an_instance_that_is_not_lttds_they_are_a_gap_of_the_next_segment(
+    lttd: Launcher, tmp_path: Path, foreign: Path
+) -> None:
+    trace, source = tmp_path / "t", ("--source", f"ftrace:{foreign.name}")
+    (foreign / "tracing_on").write_text("1")
+    mark(foreign, "somebody else's", 3)
+    with (foreign / "per_cpu/cpu0/trace_pipe_raw").open("rb", buffering=0) as ring:
+        ring.read(4096)
+    with hanging(lttd, trace, *source) as run:
+        until(lambda: Path(foreign / "set_event_notrace_pid").read_text(), "it records")
+        lose(lttd, trace, foreign, run)
+    again = lttd.run("-t", trace, "-a", *source, *NOW, "--duration", "50ms")
+    assert again.process.returncode == 0
+    assert_loss_is_told(lttd, trace, 1)
+    # Told once: another run, killed or not, adds nothing to it.
+    assert lttd.run("-t", trace, "-a", *source, *NOW, "--duration", "50ms").process.returncode == 0
+    assert_loss_is_told(lttd, trace, 1)
+
+
+def test_a_loss_that_no_gap_can_tell_is_told_in_a_line(
+    lttd: Launcher, tmp_path: Path, foreign: Path
+) -> None:
+    trace = tmp_path / "t"
+    (foreign / "tracing_on").write_text("1")
+    with hanging(lttd, trace, "--source", f"ftrace:{foreign.name}") as run:
+        until((foreign / "set_event_notrace_pid").read_text, "it records")
+        lose(lttd, trace, foreign, run)
+    again = lttd.run("-t", trace, "-a", *BRIEF)
+    assert "of 50 events that a killed lttd took of it and did not store" in again.stderr
+    assert records(lttd) == []
+
+
+def test_where_all_was_stored_a_kill_is_no_loss(lttd: Launcher, tmp_path: Path) -> None:
+    run = lttd.start("-t", tmp_path / "t", *QUIET, *NOW).recording()
+    mark(run.instance, "stored", 100)
+    until(lambda: data_of(tmp_path / "t").count(b"stored") == 100, "they are stored")
+    run.signal(signal.SIGKILL).wait()
+    again = lttd.run("-t", tmp_path / "t", "-a", *BRIEF)
+    assert "not stored" not in again.stderr
+    assert not gaps_of(tmp_path / "t")
+    assert_whole(tmp_path / "t", "--events")
+    assert lttd.left() == []
+
+
+def test_a_kill_while_a_killed_ones_ring_is_drained_counts_nothing_twice(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    trace = tmp_path / "t"
+    with hanging(lttd, trace, *QUIET) as run:
+        run.recording()
+        lose(lttd, trace, run.instance, run)
+    number = len(lttd.runs)
+    (lttd.cwd / f"run{number}").mkdir()
+    words = lttd.words("-t", trace, "--append", *QUIET, *NOW)
+    words[2] = HANGING + words[2]
+    (lttd.cwd / f"run{number}" / "hang").touch()
+    second = Run(lttd, words, lttd.cwd / f"run{number}")
+    lttd.runs.append(second)
+    until(lambda: read_events(run.instance) == 157, "the ring is drained, and nothing stored")
+    second.signal(signal.SIGKILL).wait()
+    assert lttd.run("-t", trace, "-a", *BRIEF).process.returncode == 0
+    assert_whole(trace, "--events")
+    assert sum(gap.count or 0 for gap in gaps_of(trace)) == 57
+    assert lttd.left() == []
+
+
+# -- settings that are not lttd's
+
+
+CHANGED = ("tracing_on", "trace_clock", "set_event", "set_event_notrace_pid", "options/overwrite")
+CHANGED += ("per_cpu/cpu0/buffer_size_kb", "buffer_percent")
+
+
+def settings_of(instance: Path) -> dict[str, str]:
+    return {name: (instance / name).read_text() for name in CHANGED}
+
+
+def killed_on(lttd: Launcher, foreign: Path, trace: Path) -> list[str]:
+    """Kill an lttd that has changed a lot in *foreign*; return its options."""
+    (foreign / "buffer_percent").write_text("0")
+    options = ["--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_hang,oom:*"]
+    options += ["--clock", "boot", "--no-overwrite", "--buffer-size", "256K"]
+    run = lttd.start("-t", trace, *options)
+    until(lambda: (foreign / "tracing_on").read_text() == "1\n", "it records")
+    until((foreign / "set_event_notrace_pid").read_text, "it is left out")
+    run.signal(signal.SIGKILL).wait()
+    return options
+
+
+def test_the_next_start_of_any_lttd_puts_back_what_a_killed_one_changed(
+    lttd: Launcher, tmp_path: Path, foreign: Path
+) -> None:
+    before = settings_of(foreign)
+    before["buffer_percent"] = "0\n"
+    killed_on(lttd, foreign, tmp_path / "a")
+    assert all(value != before[name] for name, value in settings_of(foreign).items())
+    (foreign / "trace").write_text("")  # nothing is left to be lost
+    fd = os.open(foreign / "set_event_notrace_pid", os.O_WRONLY)
+    os.write(fd, b"4194303")
+    os.close(fd)
+    (line, *_) = lttd.run("-t", tmp_path / "b", *BRIEF).lines
+    assert f"{foreign}: an lttd that was killed" in line
+    assert "put back are" in line
+    before["set_event_notrace_pid"] = "4194303\n"
+    assert settings_of(foreign) == before
+    assert lttd.run("-t", tmp_path / "c", *BRIEF).stderr == "", "told once"
+
+
+def test_what_would_empty_a_ring_waits_until_its_data_are_read(
+    lttd: Launcher, tmp_path: Path, foreign: Path
+) -> None:
+    before = settings_of(foreign)
+    killed_on(lttd, foreign, tmp_path / "a")
+    mark(foreign, "not to be lost")
+    other = lttd.run("-t", tmp_path / "b", *BRIEF)
+    assert "trace_clock" in other.stderr
+    assert "would lose its" in other.stderr
+    now = settings_of(foreign)
+    assert (now["tracing_on"], now["set_event"]) == ("0\n", ""), "nothing records any more"
+    assert now["trace_clock"] != before["trace_clock"]
+    source = ("--source", f"ftrace:{foreign.name}", *NOW, "--duration", "50ms")
+    assert lttd.run("-t", tmp_path / "a", "-a", *source).process.returncode == 0
+    assert b"not to be lost" in data_of(tmp_path / "a")
+    assert settings_of(foreign) == before | {"buffer_percent": "0\n"}
+
+
+def test_a_start_that_wants_the_same_takes_it_over_without_switching_it_off(
+    lttd: Launcher, tmp_path: Path, foreign: Path
+) -> None:
+    before = settings_of(foreign) | {"buffer_percent": "0\n"}
+    options = killed_on(lttd, foreign, tmp_path / "a")
+    written = Inotify()
+    for name in ("tracing_on", "trace_clock", "options/overwrite", "events/oom/enable"):
+        assert written.watch(str(foreign / name), IN_MODIFY) >= 0
+    written.watch(str(foreign / "events/oom/mark_victim/enable"), IN_MODIFY)
+    mark(foreign, "of the killed one")
+    again = lttd.start("-t", tmp_path / "a", "--append", *options, *NOW)
+    until(lambda: len(segments_below(tmp_path / "a")) == 2, "it records")
+    until(lambda: b"of the killed one" in data_of(tmp_path / "a"), "it drained the ring")
+    assert not written.heard()
+    assert again.end() == 0
+    assert settings_of(foreign) == before
+    assert_whole(tmp_path / "a", "--events")
+    assert records(lttd) == []
+
+
+def test_a_start_that_wants_less_switches_the_rest_off(
+    lttd: Launcher, tmp_path: Path, foreign: Path
+) -> None:
+    killed_on(lttd, foreign, tmp_path / "a")
+    source = ("--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_hang")
+    run = lttd.start("-t", tmp_path / "a", "--append", *source, *NOW)
+    until(lambda: len(segments_below(tmp_path / "a")) == 2, "it records")
+    until(lambda: (foreign / "set_event").read_text().split() == ["sched:sched_process_hang"], "")
+    assert (foreign / "options/overwrite").read_text() == "1\n"
+    assert run.end() == 0
+    assert (foreign / "set_event").read_text() == ""
+
+
+# -- the end
+
+
+def test_an_instance_that_somebody_holds_open_is_switched_off_and_told(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = lttd.start("-t", tmp_path / "a", "--events", "sched:*", *NOW).recording()
+    holder = (run.instance / "trace").open("rb")
+    assert run.end() == 0
+    (line,) = [line for line in run.lines if "stays" in line]
+    assert f"{run.instance} stays, because" in line
+    assert f"(pid {os.getpid()})" in line
+    assert f"then rmdir {run.instance}" in line
+    assert (run.instance / "set_event").read_text() == ""
+    assert (run.instance / "tracing_on").read_text() == "0\n"
+    still = lttd.run("-t", tmp_path / "b", *BRIEF)
+    assert f"{run.instance} stays" in still.stderr
+    holder.close()
+    assert lttd.run("-t", tmp_path / "c", *BRIEF).stderr == ""
+    assert lttd.left() == []
+    assert records(lttd) == []
+
+
+@pytest.mark.parametrize("descriptors", [10, 11, 13, 15, 16, 17, 18, 20, 24, 28])
+def test_too_few_descriptors_leave_no_instance_and_no_record(
+    lttd: Launcher, tmp_path: Path, descriptors: int
+) -> None:
+    limit = ["prlimit", f"--nofile={descriptors}:{descriptors}"]
+    lttd.run("-t", tmp_path / "a", *BRIEF, under=limit)
+    assert lttd.left() == []
+    assert not lttd.runtime.exists() or records(lttd) == []

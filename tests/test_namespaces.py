@@ -1,0 +1,132 @@
+"""Ids and clocks that the kernel understands otherwise than a process in a container."""
+
+import re
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from lttd.clock import Conversion
+from lttd.errors import UsageError
+from lttd.namespaces import (
+    PID_INITIAL,
+    TIME_INITIAL,
+    kernel_clock_ns,
+    kernel_knows_our_pids,
+    offsets_ns,
+)
+from lttd.sources.blktrace_device import BlktraceSettings, BlockTrace
+from lttd.tracedir import Manifest, segments
+from tests.running import QUIET, Launcher, assert_whole, lttv, needs_kernel
+
+OFFSETS = "monotonic      100000         5\nboottime       -3000         7\n"
+NOW = ("--flush-interval", "20ms", "--summary", "none")
+PID_NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
+TIME_NAMESPACE = ("unshare", "--time", "--fork", "--monotonic", "100000", "--boottime", "200000")
+
+
+def namespaces(tmp_path: Path, **inodes: int) -> Path:
+    """Return a directory like /proc/self/ns, with hard links, since inodes cannot be chosen."""
+    directory = tmp_path / "ns"
+    directory.mkdir()
+    (directory / "a").touch()
+    for name in inodes:
+        (directory / name).hardlink_to(directory / "a")
+    return directory
+
+
+def may(*words: str) -> bool:
+    return subprocess.run([*words, "true"], check=False, capture_output=True).returncode == 0
+
+
+def test_the_initial_namespaces_are_known_by_their_inodes() -> None:
+    assert (PID_INITIAL, TIME_INITIAL) == (4026531836, 4026531834)
+
+
+def test_the_offsets_of_a_time_namespace_are_read_by_clock(tmp_path: Path) -> None:
+    directory = namespaces(tmp_path, time=1, time_for_children=1)
+    (tmp_path / "offsets").write_text(OFFSETS)
+    found = offsets_ns(directory, tmp_path / "offsets")
+    assert found == {
+        time.CLOCK_MONOTONIC: 100_000_000_000_005,
+        time.CLOCK_MONOTONIC_RAW: 100_000_000_000_005,
+        time.CLOCK_BOOTTIME: -2_999_999_999_993,
+    }
+
+
+def test_the_offsets_of_a_namespace_that_only_children_get_are_not_ours(tmp_path: Path) -> None:
+    directory = namespaces(tmp_path, time=1)
+    (directory / "time_for_children").write_text("another inode")
+    (tmp_path / "offsets").write_text(OFFSETS)
+    assert offsets_ns(directory, tmp_path / "offsets") == {}
+
+
+def test_where_the_kernel_has_no_time_namespaces_no_clock_is_shifted(tmp_path: Path) -> None:
+    assert offsets_ns(tmp_path, tmp_path / "none") == {}
+    assert abs(kernel_clock_ns(time.CLOCK_TAI) - time.clock_gettime_ns(time.CLOCK_TAI)) < 10**9
+
+
+def test_without_proc_no_pid_is_relied_upon(tmp_path: Path) -> None:
+    assert not kernel_knows_our_pids(tmp_path)
+
+
+def test_a_block_trace_of_one_pid_is_refused_where_the_kernel_knows_it_by_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lttd.sources.blktrace_device.kernel_knows_our_pids", lambda: False)
+    with pytest.raises(UsageError, match=r"pid=7: .* leave pid out"):
+        BlockTrace(BlktraceSettings("/dev/null", pid=7), debugfs=str(tmp_path))
+
+
+def command_lines(trace: Path) -> list[Mapping[str, str]]:
+    path = segments(trace)[-1].directory / "tracefs/commands"
+    names = ("time", "pid", "tgid", "command")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [dict(zip(names, line.split("\t"), strict=True)) for line in lines]
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@needs_kernel()[-1]
+@pytest.mark.skipif(not may(*PID_NAMESPACE), reason="no pid namespaces here")
+def test_in_a_pid_namespace_no_pid_is_written_no_name_taken_and_that_is_said(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    arguments = ("-t", tmp_path / "t", "--events", "sched:sched_process_exec", *NOW)
+    seen = f"cat {lttd.instances}/{lttd.prefix}*/set_event_notrace_pid > {tmp_path}/pids"
+    command = ("--", "sh", "-c", f"{seen}; exec sleep 0.1")
+    run = lttd.run(*arguments, *command, under=PID_NAMESPACE)
+    assert run.process.returncode == 0, run.stderr
+    assert (tmp_path / "pids").read_text() == ""
+    (line,) = run.lines
+    assert "in a pid namespace, whose process ids the kernel's trace does not know" in line
+    # In there, lttd is process 1 or near it: such ids are init's and kernel threads' here.
+    init = Path("/proc/1/comm").read_text().strip()
+    names = {each["command"] for each in command_lines(tmp_path / "t") if each["pid"] == "1"}
+    assert names <= {init}
+    assert_whole(tmp_path / "t", "--events")
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@needs_kernel()[-1]
+@pytest.mark.skipif(not may(*TIME_NAMESPACE), reason="no time namespaces here")
+@pytest.mark.parametrize("clock", ["mono", "boot", "mono_raw"])
+def test_in_a_time_namespace_events_have_the_time_at_which_they_happened(
+    lttd: Launcher, tmp_path: Path, clock: str
+) -> None:
+    trace = tmp_path / "t"
+    mark = f"echo here | tee {lttd.instances}/{lttd.prefix}*/trace_marker"
+    before_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
+    arguments = ("-t", trace, *QUIET, *NOW, "--clock", clock, "--", "sh", "-c", f"{mark}; sleep 1")
+    run = lttd.run(*arguments, under=TIME_NAMESPACE)
+    after_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
+    assert run.process.returncode == 0, run.stderr
+    manifest = Manifest.read(segments(trace)[-1].manifest)
+    text = lttv("text", trace).stdout
+    ((seconds, micros),) = re.findall(r" (\d+)\.(\d+): .*here", text)
+    happened = int(seconds) * 1_000_000_000 + int(micros.ljust(9, "0"))
+    assert before_ns <= Conversion(manifest.clock_snapshots).to_realtime_ns(happened) <= after_ns
+    assert_whole(trace, "--events")

@@ -1,0 +1,269 @@
+"""What lttd changes where it is not its own: written down first, put back, on a made-up tree."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lttd.errors import NothingToRecordError
+from lttd.runtime import Recorder, boot_id
+from lttd.sources.ftrace_record import Left, parse_record
+from lttd.sources.undo import SETTINGS, Change, Undo, put_back, remove_pids, setting_of
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Path:
+    path = tmp_path / "instance"
+    for event in ("sched/sched_switch", "sched/sched_waking", "irq/irq_handler_entry"):
+        (path / "events" / event).mkdir(parents=True)
+        (path / "events" / event / "enable").write_text("0\n")
+    for system in ("sched", "irq"):
+        (path / "events" / system / "enable").write_text("0\n")
+    (path / "options").mkdir()
+    (path / "options/overwrite").write_text("1\n")
+    (path / "tracing_on").write_text("0\n")
+    (path / "trace_clock").write_text("[local] global mono\n")
+    (path / "set_event_notrace_pid").write_text("")
+    return path
+
+
+def setting(path: Path) -> str:
+    return path.read_text().strip()
+
+
+def head(**changed: object) -> dict[str, Any]:
+    recorder = Recorder.this()
+    value = {
+        "instance": "lttd-1",
+        "own": True,
+        "boot_id": boot_id(),
+        "trace": {"device": 1, "inode": 2, "path": "/trace"},
+        "recorder": {slot: getattr(recorder, slot) for slot in Recorder.__slots__},
+    }
+    return value | changed
+
+
+def record(*lines: Mapping[str, Any], **changed: object) -> Left:
+    text = "".join(json.dumps(line) + "\n" for line in (head(**changed), *lines))
+    return parse_record(text.encode())
+
+
+def test_a_change_is_written_down_before_it_is_made(instance: Path) -> None:
+    seen = []
+
+    def write_down(line: Mapping[str, Any]) -> None:
+        seen.append((dict(line), setting(instance / "options/overwrite")))
+
+    Undo(str(instance), write_down).change("options/overwrite", "0")
+    assert seen == [({"file": "options/overwrite", "before": "1", "after": "0"}, "1")]
+    assert setting(instance / "options/overwrite") == "0"
+
+
+def test_a_change_that_cannot_be_written_down_is_not_made(instance: Path) -> None:
+    def refuse(_: Mapping[str, Any]) -> None:
+        raise NothingToRecordError("full", "make room")
+
+    undo = Undo(str(instance), refuse)
+    with pytest.raises(NothingToRecordError):
+        undo.change("tracing_on", "1")
+    with pytest.raises(NothingToRecordError):
+        undo.leave_out([7])
+    assert setting(instance / "tracing_on") == "0"
+    assert setting(instance / "set_event_notrace_pid") == ""
+
+
+def test_what_has_the_value_already_is_neither_written_nor_put_back(instance: Path) -> None:
+    for name in ("trace_clock", "tracing_on"):
+        (instance / name).chmod(0o400)
+    written: list[Mapping[str, Any]] = []
+    undo = Undo(str(instance), written.append)
+    before = (instance / "trace_clock").stat().st_mtime_ns
+    undo.change("trace_clock", "local")
+    undo.change("tracing_on", "0")
+    assert not written
+    assert undo.run() == []
+    assert (instance / "trace_clock").stat().st_mtime_ns == before
+
+
+def test_changes_are_put_back_to_how_the_first_one_found_them(instance: Path) -> None:
+    undo = Undo(str(instance))
+    undo.change("options/overwrite", "0")
+    undo.change("tracing_on", "1")
+    undo.change("options/overwrite", "1")
+    undo.change("options/overwrite", "0")
+    assert undo.run() == []
+    assert setting(instance / "options/overwrite") == "1"
+    assert setting(instance / "tracing_on") == "0"
+    assert not undo.changed
+
+
+def test_what_somebody_changed_since_is_left_and_told(instance: Path) -> None:
+    (instance / "buffer_percent").write_text("0\n")
+    undo = Undo(str(instance))
+    undo.change("buffer_percent", "25")
+    (instance / "buffer_percent").write_text("50\n")
+    (line,) = undo.run()
+    assert "buffer_percent: was set to '50' by somebody else and is left so; it was '0'" in line
+    assert setting(instance / "buffer_percent") == "50"
+
+
+def test_what_was_put_back_by_somebody_else_is_not_told(instance: Path) -> None:
+    undo = Undo(str(instance))
+    undo.change("options/overwrite", "0")
+    (instance / "options/overwrite").write_text("1")
+    assert undo.run() == []
+
+
+def test_what_makes_the_kernel_record_is_put_back_first_and_said_so(instance: Path) -> None:
+    written: list[Mapping[str, Any]] = []
+    undo = Undo(str(instance), written.append)
+    undo.change("options/overwrite", "0")
+    undo.change("tracing_on", "1")
+    undo.change("events/sched/enable", "1")
+    undo.stop_producing()
+    assert setting(instance / "tracing_on") == "0"
+    assert setting(instance / "options/overwrite") == "0"
+    left = record(*written)
+    assert list(left.changes) == ["options/overwrite"]
+
+
+def test_of_a_system_that_was_switched_in_part_since_the_rest_is_put_back(instance: Path) -> None:
+    change = Change("events/sched/enable", "0", "1")
+    (instance / "events/sched/enable").write_text("X\n")
+    (instance / "events/sched/sched_switch/enable").write_text("1\n")
+    put_back(str(instance), change)
+    assert setting(instance / "events/sched/sched_switch/enable") == "0"
+    assert setting(instance / "events/sched/enable") == "X", "no system was written"
+
+
+def test_a_next_start_keeps_what_it_wants_and_puts_back_the_rest(instance: Path) -> None:
+    for name in ("events/sched/enable", "events/sched/sched_switch/enable"):
+        (instance / name).write_text("1\n")
+    (instance / "events/sched/sched_waking/enable").write_text("1\n")
+    (instance / "options/overwrite").write_text("0\n")
+    (instance / "trace_clock").write_text("[mono] local\n")
+    undo = Undo(str(instance))
+    undo.inherit(
+        [
+            Change("events/sched/enable", "0", "1"),
+            Change("options/overwrite", "1", "0"),
+            Change("trace_clock", "local", "mono"),
+        ]
+    )
+    undo.keep("events/sched/sched_switch")
+    assert undo.drop_inherited() == []
+    assert setting(instance / "events/sched/sched_switch/enable") == "1"
+    assert setting(instance / "events/sched/sched_waking/enable") == "0"
+    assert setting(instance / "options/overwrite") == "1"
+    assert setting(instance / "trace_clock") == "[mono] local", "it would empty the ring"
+    undo.stop_producing()
+    assert setting(instance / "events/sched/sched_switch/enable") == "0"
+    undo.run()
+    assert setting(instance / "trace_clock").startswith("local")
+
+
+def test_only_our_pids_leave_the_list(instance: Path) -> None:
+    file = instance / "set_event_notrace_pid"
+    file.write_text("5\n71\n72\n99\n")
+    remove_pids(str(instance), {71, 72, 100})
+    assert file.read_text().split() == ["5", "99"]
+    remove_pids(str(instance), {5, 99})
+    assert file.read_text() == ""
+
+
+# -- what the reader of records accepts
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "/etc/passwd",
+        "../../etc/passwd",
+        "events/../../../etc/enable",
+        "options/../trace_clock",
+        "events/sched/sched_switch/filter",
+        "events/a/b/c/enable",
+        "trace_marker",
+        "set_event",
+        "per_cpu/cpu0/trace_pipe_raw",
+        "tracing_on\n",
+        "",
+    ],
+)
+def test_a_record_that_names_another_file_is_refused(file: str) -> None:
+    with pytest.raises(ValueError, match="is not a setting that lttd changes"):
+        record({"file": file, "before": "0", "after": "1"})
+
+
+@pytest.mark.parametrize(
+    ("file", "value"),
+    [
+        ("tracing_on", "2"),
+        ("trace_clock", "mono\nx"),
+        ("options/overwrite", ""),
+        ("buffer_percent", "-1"),
+        ("per_cpu/cpu0/buffer_size_kb", "9" * 20),
+    ],
+)
+def test_a_record_with_a_value_that_lttd_never_writes_is_refused(file: str, value: str) -> None:
+    with pytest.raises(ValueError, match="is not a value of"):
+        record({"file": file, "before": value, "after": "1"})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 100,
+        b"[]\n",
+        b"{}\n",
+        b"[" * 100_000 + b"\n",
+        json.dumps(head(trace=7)).encode() + b"\n",
+        json.dumps(head(recorder={})).encode() + b"\n",
+        json.dumps(head()).encode() + b"\n[]\n",
+        json.dumps(head()).encode() + b'\n{"undone": 5}\n',
+        json.dumps(head()).encode() + b'\n{"left_out": ["x"]}\n',
+        json.dumps(head()).encode() + b"\n{}" * 200_000 + b"\n",
+    ],
+)
+def test_what_is_not_a_record_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_record(content)
+
+
+def test_a_last_line_that_a_kill_cut_short_tells_of_no_change() -> None:
+    text = json.dumps(head()) + '\n{"made": 77}\n{"file": "tracing_on", "bef'
+    left = parse_record(text.encode())
+    assert left.made == 77
+    assert not left.changes
+
+
+def test_what_was_undone_is_not_undone_again() -> None:
+    left = record(
+        {"file": "tracing_on", "before": "0", "after": "1"},
+        {"left_out": [4, 5]},
+        {"undone": ["tracing_on", "set_event_notrace_pid"]},
+        {"left_out": [6]},
+    )
+    assert not left.changes
+    assert left.pids == {6}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "buffer_percent",
+        "buffer_subbuf_size_kb",
+        "events/enable",
+        "events/sched/enable",
+        "events/sched/sched_switch/enable",
+        "options/overwrite",
+        "per_cpu/cpu12/buffer_size_kb",
+        "trace_clock",
+        "tracing_on",
+    ],
+)
+def test_every_setting_that_lttd_changes_is_in_the_table(file: str) -> None:
+    assert setting_of(file) in SETTINGS
