@@ -5,21 +5,19 @@ manifests, release the sources; metrics and systemd hear of it last, then the su
 A second signal abandons the backlog and counts it.
 """
 
-import json
 import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
 
 from lttd.clock import ClockWatch
 from lttd.command import Command
 from lttd.config import Config
-from lttd.errors import LttdError, OutputError, StorageError, UsageError, refusal
+from lttd.errors import LttdError, StorageError, UsageError, refusal
 from lttd.files import Disk
 from lttd.health import Health
 from lttd.notify import READY, STOPPING, Heart, Notifier
@@ -37,9 +35,10 @@ from lttd.recording import (
 from lttd.signals import MEANINGS, Meaning, Signals
 from lttd.sources.base import Owner, Source, When
 from lttd.sources.catalog import open_previous_runs, open_source
-from lttd.stats import StreamSummary, events_lost, lost_key, summary_json, summary_table
+from lttd.stats import StreamSummary, events_lost, lost_key
 from lttd.subbuffer import TAKE_BYTES, BufferPool, Reason, Unit
-from lttd.terminal import put_line, say, say_lines
+from lttd.summary import write_summary
+from lttd.terminal import say
 from lttd.tracedir import segments_below
 
 ATTACH_INTERVAL_S: Final = 10.0
@@ -405,19 +404,11 @@ class Daemon:
         status = self._command.status
         if status:
             say(f"{self._config.command[0]}: ended with status {status}")
-        how = self._config.summary
-        if how == "table" and self._summaries:
-            say_lines(summary_table(self._summaries))
-        elif how.startswith("json"):
-            value: dict[str, Any] = summary_json(self._summaries)
-            if self._config.command:
-                value["command_status"] = status
-            try:
-                _write_json(value, how.removeprefix("json").removeprefix(":"))
-            except OSError as error:
-                self._failures.append(LttdError(f"--summary {how}: {error.strerror}"))
-            except OutputError as error:
-                self._failures.append(error)
+        about = {"command_status": status} if self._config.command else {}
+        try:
+            write_summary(self._config.summary, self._summaries, about)
+        except LttdError as error:
+            self._failures.append(error)
 
 
 def _killed(summaries: Sequence[StreamSummary]) -> str:
@@ -442,14 +433,6 @@ def _close(source: Source) -> None:
     """Close a source, and tell what could not be undone or removed."""
     source.close()
     _tell_notes_of(source)
-
-
-def _write_json(value: dict[str, Any], path: str) -> None:
-    text = json.dumps(value)
-    if path:
-        Path(path).write_text(f"{text}\n")
-    else:
-        put_line(text)
 
 
 def _pool_of(backlog_bytes: int) -> BufferPool:

@@ -1,14 +1,23 @@
 """Everything that lttd raises on purpose: one line that says what, where, and what to do."""
 
+import errno
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class LttdError(Exception):
     """Base of all errors that a public function may raise; its text is fit for a terminal."""
 
     exit_status: ClassVar[int] = 1
+
+
+_REMEDIES: Final = {
+    errno.EMFILE: "let lttd open more files (ulimit -n; systemd: LimitNOFILE=)",
+    errno.ENFILE: "let this machine open more files (sysctl fs.file-max)",
+    errno.ENOMEM: "allow lttd more memory (ulimit -v; systemd: MemoryMax=)",
+    errno.EAGAIN: "allow lttd more threads (ulimit -u; systemd: TasksMax=)",
+}
 
 
 def refusal(error: BaseException) -> LttdError | None:
@@ -18,7 +27,8 @@ def refusal(error: BaseException) -> LttdError | None:
     """
     if isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        return LttdError(f"{where}{error.strerror or error}; nothing more is recorded")
+        remedy = _REMEDIES.get(error.errno or 0, "nothing more is recorded")
+        return LttdError(f"{where}{error.strerror or error}; {remedy}")
     if isinstance(error, MemoryError):
         return LttdError("memory is used up: allow lttd more, or give it a smaller --backlog")
     if isinstance(error, RuntimeError) and "start new thread" in str(error):

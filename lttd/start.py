@@ -1,6 +1,5 @@
 """What a run needs before it opens anything, and the one line for a failure that nobody foresaw."""
 
-import errno
 import os
 import resource
 import threading
@@ -10,17 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from lttd.errors import refusal
 from lttd.terminal import say
 
-_MORE_MEMORY: Final = "allow lttd more memory (ulimit -v; systemd: MemoryMax=)"
-_MORE_TASKS: Final = "allow lttd more threads (ulimit -u, -v; systemd: TasksMax=)"
-_REMEDIES: Final = {
-    errno.EMFILE: "let lttd open more files (ulimit -n; systemd: LimitNOFILE=)",
-    errno.ENFILE: "let this machine open more files (sysctl fs.file-max)",
-    errno.ENOMEM: _MORE_MEMORY,
-    errno.EAGAIN: _MORE_TASKS,
-}
-_NO_THREAD: Final = "can't start new thread"
 _MOST_CHARACTERS: Final = 300
 
 
@@ -43,18 +34,13 @@ def unforeseen(error: BaseException) -> str:
 
 
 def _words(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return f"out of memory; {_MORE_MEMORY}"
-    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
-        return f"no thread could be started; {_MORE_TASKS}"
     if isinstance(error, ImportError):
         # numpy wraps it in a page of advice: what failed is at its root.
         while error.__cause__ is not None:
             error = error.__cause__
-        return f"cannot load what lttd is made of: {error}; install it anew, or {_MORE_MEMORY}"
-    if isinstance(error, OSError) and error.errno in _REMEDIES:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; {_REMEDIES[error.errno]}"
+        return f"cannot load {error}; install lttd anew, or allow it more memory (ulimit -v)"
+    if refused := refusal(error):
+        return str(refused)
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"unforeseen {type(error).__name__}{where}: {error}; please report this line"

@@ -43,12 +43,15 @@ def chained() -> ImportError:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (MemoryError(), "out of memory; allow lttd more memory (ulimit -v"),
-        (RuntimeError("can't start new thread"), "no thread could be started; allow lttd more"),
+        (MemoryError(), "memory is used up: allow lttd more"),
+        (RuntimeError("can't start new thread"), "no thread can be started: allow lttd more"),
         (OSError(errno.EMFILE, "Too many open files", "/x"), "/x: Too many open files; let lttd"),
-        (chained(), "cannot load what lttd is made of: libx.so: failed to map segment; install"),
+        (chained(), "cannot load libx.so: failed to map segment; install lttd anew"),
         (KeyError("a\nb" * 1000), "unforeseen KeyError: 'a\\nba"),
-        (ExceptionGroup("", [ExceptionGroup("", [MemoryError(), KeyError()])]), "out of memory"),
+        (
+            ExceptionGroup("", [ExceptionGroup("", [MemoryError(), KeyError()])]),
+            "memory is used up",
+        ),
         (ExceptionGroup("", [MemoryError(), KeyError()]), "(and 1 more errors)"),
     ],
 )
@@ -174,7 +177,7 @@ def test_too_few_processes_are_one_line(tmp_path: Path) -> None:
     under = [*nobody, "prlimit", "--nproc=1"]
     done = run("-t", tmp_path / "t", *REPLAY, under=under)
     assert done.returncode == 1
-    assert re.search(r"no thread .* started.*allow lttd more .*ulimit -u", only_line(done))
+    assert re.search(r"no thread can be started: allow lttd more .*ulimit -u", only_line(done))
     for option in (["-d"], ["--", "true"]):
         done = run("-t", tmp_path / "t", *REPLAY[:2], *option, under=under)
         assert done.returncode == 1
