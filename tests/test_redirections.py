@@ -22,7 +22,9 @@ def ended(module: str, words: list[str | Path], where: str) -> Ended:
 
 
 def recorded(trace: Path, where: str, *arguments: str) -> Ended:
-    return ended("lttd.cli", ["-t", trace, "--source", f"replay:{FIXTURE}", *arguments], where)
+    return ended(
+        "lttd.cli", ["-t", trace, "--source", f"replay:{FIXTURE},abi=ftrace", *arguments], where
+    )
 
 
 def is_closed(trace: Path) -> bool:
