@@ -101,7 +101,16 @@ TRACEFS_FILE: Final = Limit(
     "saved_tgids has up to 4,194,304 lines (the largest pid) of some 14 bytes",
 )
 MARKER_FORMAT: Final = Limit(
-    16 * KIB, "bytes", "a marker's format (LTTng 0.x)", "the longest known has 120 bytes"
+    16 * KIB,
+    "bytes",
+    "a marker's format (LTTng 0.x)",
+    "those of LTTng's own probes are a line of source each",
+)
+MARKERS: Final = Limit(
+    16 * MIB,
+    "bytes",
+    "all declarations of markers (LTTng 0.x)",
+    "an id has 16 bits: as many as one channel can have, of 256 bytes each",
 )
 MARKER_SIZES: Final = Limit(
     4, "kinds of machines", "the markers of a trace", "a trace is of one machine"

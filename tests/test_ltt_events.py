@@ -12,6 +12,7 @@ from lttd.abi.declared import LttEventHeader
 from lttd.abi.ltt_events import Channel, Shape, SubBuffers, Walked, walk
 from lttd.abi.ltt_markers import Marker as Declared
 from lttd.abi.ltt_markers import Markers, Sizes, Stored, core_markers, parse_fields
+from lttd.limits import MARKERS
 from tests.logging_ltt import Program, kind_of, programs
 from tests.made_ltt import LttBuffer, Marker, Tracer
 
@@ -280,3 +281,12 @@ def test_what_no_tracer_declares_is_refused_before_it_takes_hours() -> None:
         "fs.m1: types of (4, 3, 8, 8, 0) bytes; not read",
     ]
     assert len(markers.conflicts) < 110
+
+
+def test_declarations_beyond_their_limit_are_left_out_and_reported_once() -> None:
+    markers = Markers()
+    text = b"x %d" + b" " * 10_000
+    for number in range(2000):
+        payload = b"kernel\0name%d\0%b\0" % (number, text)
+        assert markers.add_event(1, payload, minor=6, byteorder="<")
+    assert markers.conflicts == [f"{MARKERS}; later ones are left out"]

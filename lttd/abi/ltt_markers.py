@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from lttd.limits import MARKER_FORMAT, MARKER_SIZES
+from lttd.limits import MARKER_FORMAT, MARKER_SIZES, MARKERS
 
 ID_EVENT: Final = 0
 FORMAT_EVENT: Final = 1
@@ -210,6 +210,7 @@ class Markers:
         self._formats: dict[tuple[str, str], str] = {}
         self._machines: set[Sizes] = set()
         self._parsed: dict[tuple[str, Sizes], tuple[MarkerField, ...]] = {}
+        self._left_bytes = MARKERS.most
         self.conflicts: list[str] = []
         """Declarations that cannot be, or differ from an earlier one: a line each, of the first."""
 
@@ -222,6 +223,8 @@ class Markers:
         *told, rest = payload.split(b"\0", strings)
         if len(told) != strings:
             return False
+        if not self._has_room(sum(map(len, told))):
+            return True
         words = [word.decode(errors="replace") for word in told]
         channel = words.pop(0) if minor >= PER_CHANNEL_SINCE else ""
         if number == FORMAT_EVENT:
@@ -245,6 +248,14 @@ class Markers:
         if known != (name, sizes):
             what = "other sizes" if known[0] == name else f"the id of {_joined(channel, known[0])}"
             self._refuse(channel, name, f"id {one} is declared with {what}; the first counts")
+
+    def _has_room(self, size_bytes: int) -> bool:
+        """Tell whether a declaration of that size is still kept."""
+        if 0 <= self._left_bytes < size_bytes:
+            self.conflicts.append(f"{MARKERS}; later ones are left out")
+            self._left_bytes = -1
+        self._left_bytes -= size_bytes
+        return self._left_bytes >= 0
 
     def _fits(self, sizes: Sizes) -> bool:
         """Tell whether there are no more kinds of machines than one file can be from."""
