@@ -7,7 +7,6 @@ Invariant: nothing that a client sends, and no failure to answer it, ends serve(
 """
 
 import errno
-import logging
 import re
 import socket
 from collections.abc import Callable, Collection
@@ -20,6 +19,8 @@ import trio
 
 from lttd.errors import UsageError
 from lttd.hosts import allows
+from lttd.start import unforeseen
+from lttd.terminal import printable, say
 
 # Prometheus sends about 300 bytes.
 REQUEST_BYTES: Final = 8 << 10
@@ -45,7 +46,6 @@ METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
 
 _PORT: Final = re.compile(r"\d{1,5}", re.ASCII)
-_LOG: Final = logging.getLogger(__name__)
 
 _REMEDY: Final = {
     errno.EADDRINUSE: "the port is in use; choose another, or stop what `ss -ltnp` shows there",
@@ -196,7 +196,7 @@ class Endpoint:
             try:
                 request = await _receive_request(connection, stream)
             except h11.RemoteProtocolError as error:
-                answer = Answer(error.error_status_hint, f"{error}\n".encode())
+                answer = Answer(error.error_status_hint, f"{printable(str(error))}\n".encode())
             else:
                 if request is None:
                     return
@@ -226,8 +226,8 @@ class Endpoint:
     def _make(self, make: Callable[[], Answer]) -> Answer:
         try:
             return make()
-        except Exception:  # noqa: BLE001  (a bug here must not end the recording that it watches)
-            _LOG.exception("/metrics or /healthz could not be answered")
+        except Exception as error:  # noqa: BLE001  (a bug here must not end the recording)
+            say(f"/metrics or /healthz could not be answered: {unforeseen(error)}")
             return Answer(500, b"lttd could not make this answer; its log says why\n")
 
     def _metrics(self) -> Answer:
@@ -235,7 +235,7 @@ class Endpoint:
 
     def _healthz(self) -> Answer:
         healthy, reason = self._health()
-        return Answer(200 if healthy else 503, f"{reason}\n".encode())
+        return Answer(200 if healthy else 503, f"{printable(reason)}\n".encode())
 
 
 async def _receive_request(

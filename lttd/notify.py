@@ -9,6 +9,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from lttd.terminal import printable
+
 READY: Final = "READY=1"
 WATCHDOG: Final = "WATCHDOG=1"
 STOPPING: Final = "STOPPING=1"
@@ -59,7 +61,7 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """Set the line that ``systemctl status`` shows."""
-        self.send(f"STATUS={text}")
+        self.send(f"STATUS={printable(text)}")  # a line break would begin another message
 
     def close(self) -> None:
         """Give the socket back; what is sent then is heard by nobody."""

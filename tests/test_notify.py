@@ -204,3 +204,10 @@ async def test_a_loop_that_hangs_feeds_no_watchdog(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reader.run)
     assert fed == [[]]
+
+
+def test_a_line_break_in_a_status_begins_no_message_of_its_own(
+    manager: socket.socket, notifier: Notifier
+) -> None:
+    notifier.status("recording to /x\nMAINPID=1\nSTOPPING=1\x1b")
+    assert heard(manager) == ["STATUS=recording to /x\\x0aMAINPID=1\\x0aSTOPPING=1\\x1b"]

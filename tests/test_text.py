@@ -16,6 +16,10 @@ import pytest
 
 import lttd
 from lttd.abi.ftrace_format import parse_format
+from lttd.beneath import OpenDirectory
+from lttd.errors import LttdError
+from lttd.files import Lock
+from lttd.tracedir import LOCK
 from lttd.view import progress, show
 from lttd.view.addresses import Symbols
 from lttd.view.cli import main
@@ -436,6 +440,61 @@ def test_follow_says_what_it_waits_for_where_recording_has_ended(
     out, err = capfdbinary.readouterr()
     assert out == b""
     assert b"recording has ended; waits for more" in err
+
+
+def test_follow_ends_with_a_line_when_the_recorder_was_killed(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1)])])
+    polls: list[float] = []
+    with pytest.raises(LttdError, match="ended without closing it; lttd --append or lttv check"):
+        follow(
+            tmp_path / "t", Show(Filter()), until_closed=True, from_begin=True, sleep=polls.append
+        )
+    assert b"count=1" in capfdbinary.readouterr().out
+    assert sum(polls) == pytest.approx(3, abs=0.5)
+
+
+def test_follow_waits_while_somebody_records_or_recovers(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1)])])
+    directory = OpenDirectory.open(tmp_path / "t")
+    locks = [Lock(directory, made.paths.lock)]
+    polls = 0
+
+    def poll(_: float) -> None:
+        nonlocal polls
+        polls += 1
+        if polls == 50:  # it was killed, and the next one starts
+            locks.append(Lock(directory, tmp_path / "t" / LOCK))
+            locks.pop(0).release()
+        if polls == 100:
+            made.finish()
+
+    assert follow(tmp_path / "t", Show(Filter()), until_closed=True, sleep=poll) == 0
+    locks.pop().release()
+    assert capfdbinary.readouterr() == (b"", b"")
+
+
+def test_follow_says_once_that_the_recorder_was_killed_and_waits(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1)])])
+    polls = 0
+
+    def poll(_: float) -> None:
+        nonlocal polls
+        polls += 1
+        if polls == 60:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(tmp_path / "t", Show(Filter()), sleep=poll)
+    assert capfdbinary.readouterr().err.count(b"ended without closing it") == 1
 
 
 @pytest.mark.slow

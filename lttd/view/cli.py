@@ -1,7 +1,8 @@
 """``lttv``: looks at traces.
 
-Exit status: 0 done (check: whole); 1 failed (check: damaged); 2 usage, or no trace there; 130
-interrupted; 141 the reader of our output went away first.
+Exit status: 0 done (check: whole); 1 failed (check: damaged; follow: the recorder was killed), or
+stdout did not take the output; 2 usage, or no trace there; 130 interrupted; 141 the reader of our
+output went away first.
 """
 
 import argparse
@@ -160,7 +161,9 @@ def _add_follow(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command = _add(commands, "follow", _follow, "new events as lines, live, while lttd writes")
     command.add_argument("--from-begin", action="store_true", help="what is there already, first")
     command.add_argument(
-        "--until-closed", action="store_true", help="end when the recording has ended"
+        "--until-closed",
+        action="store_true",
+        help="end when the recording has ended: 0; 1 if its recorder was killed",
     )
     _add_choice(command)
 

@@ -40,7 +40,7 @@ def cut(trace: Trace, window: Window, out: Path, disk: Disk | None = None) -> Tr
         StorageError: *out* could not be written; nothing is left of it.
     """
     disk = disk or Disk()
-    with new_output(out, disk) as made:
+    with new_output(out, disk, trace) as made:
         disk.make_directory(made)
         kept = 0
         for segment in trace.segments:

@@ -2,6 +2,7 @@
 
 Rule: every stream is read from where it was left, so that nothing is left out or shown twice; lines
 are ordered within what arrives together.  The flush interval bounds how late that is.
+Rule: a segment is over when its manifest says "closed", or when its lock has been free for 3 s.
 """
 
 import time
@@ -9,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from lttd.beneath import close_fd
+from lttd.errors import LttdError
+from lttd.files import is_locked
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.stored import StoredStream
 from lttd.terminal import put, say
-from lttd.tracedir import Manifest, segments
+from lttd.tracedir import LOCK, Manifest, SegmentPaths, segments
 from lttd.view.opened import ClockGroup
 from lttd.view.show import Lines, Show, maker
 from lttd.view.times import EVERYTHING
@@ -22,13 +26,17 @@ from lttd.view.window import FOREVER, Part, Piece, Source
 POLL_S: Final = 0.2
 # From the first new entry of a flush to that of the last stream.
 SETTLE_S: Final = 0.05
+# A recorder that was killed may be started again at once, and recovers what it left.
+DEAD_POLLS: Final = 15
+# Two and a half times as long as a recorder leaves a manifest alone.
+QUIET_NS: Final = 150_000_000_000
 
 
 class _Followed:
     """One segment, and how far each of its streams has been shown."""
 
     def __init__(self, segment: Segment, show: Show, notes: list[str], *, skip: bool) -> None:
-        self._paths = segment.paths
+        self.paths = segment.paths
         self.closed = False
         self._show = show
         self._notes = notes
@@ -55,7 +63,7 @@ class _Followed:
 
     def _add_streams(self) -> None:
         """Take in what the manifest says by now: CPUs that came later, and the end."""
-        segment = Segment(self._paths)
+        segment = Segment(self.paths)
         self.closed = _is_closed(segment)
         if not self._seen and segment.streams:
             self._group = self._opened(segment)  # only now it is known of what kind it is
@@ -89,7 +97,7 @@ class _Followed:
         return list(self._lines.lines(batch))
 
     def _refresh_names(self) -> None:
-        commands = self._paths.place(self._paths.directory / "tracefs" / "commands")
+        commands = self.paths.place(self.paths.directory / "tracefs" / "commands")
         try:
             size = commands.stat().st_size
         except OSError:
@@ -101,6 +109,56 @@ class _Followed:
 
 def _is_closed(segment: Segment) -> bool:
     return segment.manifest.state == "closed"
+
+
+def _has_recorder(paths: SegmentPaths) -> bool:
+    """Tell whether somebody records a segment that is open, or is about to recover it.
+
+    Whoever may not open the lock file, and does not see its lock in /proc/locks either (a viewer in
+    another pid namespace), goes by the manifest: a recorder renews it every minute.
+    """
+    lock = paths.place(paths.lock)
+    # Whoever starts holds the lock of the trace; it is the same where a segment is looked at alone.
+    if is_locked(lock) or is_locked(paths.place(paths.base.path / LOCK)):
+        return True
+    try:
+        close_fd(lock.open())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        age_ns = time.time_ns() - paths.place(paths.manifest).stat().st_mtime_ns
+        return age_ns < QUIET_NS
+    return False
+
+
+class _Recorders:
+    """Notices that nobody is left who would add to a trace or close it."""
+
+    def __init__(self, trace: Path, notes: list[str], *, until_closed: bool) -> None:
+        self._trace = trace
+        self._notes = notes
+        self._until_closed = until_closed
+        self._silent_polls = 0
+
+    def poll(self, left_open: list[SegmentPaths], *, came: bool) -> None:
+        """Look after the segments that are open; *came*: there was something new just now.
+
+        Raises:
+            LttdError: all their recorders have been gone for DEAD_POLLS, and until_closed is set.
+        """
+        if not left_open or came or any(map(_has_recorder, left_open)):
+            self._silent_polls = 0
+            return
+        self._silent_polls += 1
+        if self._silent_polls != DEAD_POLLS:
+            return
+        ended = (
+            f"{self._trace}: the recorder of {left_open[0].directory.name} ended without closing"
+            " it; lttd --append or lttv check --repair makes it whole"
+        )
+        if self._until_closed:
+            raise LttdError(ended)
+        self._notes.append(f"{ended}; waits for more")
 
 
 def _again(stream: StoredStream) -> StoredStream:
@@ -129,8 +187,10 @@ def follow(
     Raises:
         NotATraceError: there is no trace yet.
         TraceDamagedError: a manifest cannot be read.
+        LttdError: *until_closed*, and nobody is there any more who would close it.
     """
     notes: list[str] = []
+    recorders = _Recorders(trace, notes, until_closed=until_closed)
     known = segments(trace)
     opened = [Segment(paths) for paths in known]
     if not from_begin:  # each of several sources has a segment of its own
@@ -154,6 +214,7 @@ def follow(
         if until_closed and all(one.closed for one in followed) and not any(more):
             return 0
         followed = [one for one in followed if not one.closed or one.has_more()] or followed[-1:]
+        recorders.poll([one.paths for one in followed if not one.closed], came=any(more))
         sleep(POLL_S)
 
 

@@ -40,7 +40,7 @@ def plot(trace: Trace, window: Window, chosen: Filter, out: Path) -> list[str]:
     if write is png:
         _resvg()  # before the work, not after
     notes: list[str] = []
-    with new_output(out, Disk()) as made:
+    with new_output(out, Disk(), trace) as made:
         rates = rates_of(trace, window, chosen, notes)
         made.write_bytes(write(head_of(trace, rates, chosen), rates))
     return Notes(notes).told()

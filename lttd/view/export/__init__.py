@@ -79,7 +79,7 @@ def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[s
         if not hasattr(exporter, "export_url"):
             raise UsageError(f"{out}: {to} is written to a path, not to a URL")
         return cast("UrlExporter", exporter).export_url(trace, window, str(out))
-    with new_output(Path(out), Disk()) as made:
+    with new_output(Path(out), Disk(), trace) as made:
         return exporter.export(trace, window, made)
 
 

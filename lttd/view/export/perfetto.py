@@ -69,7 +69,7 @@ class MarkerRenderer(Renderer):
 
         def told(address: int) -> bytes:
             found = self.symbols.find(address)
-            return (found.name if found else MARKER) + b": "
+            return (printable_bytes(found.name) if found else MARKER) + b": "
 
         try:
             where = [words_of(per_distinct(rows.records["ip"], told))]

@@ -1,0 +1,73 @@
+"""What lttv makes of a trace can be read by whom the trace can be read by, and nobody else."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lttd.view.cli import main
+from tests.ftraced import Traced, pages_of, tick
+
+MAKES = (
+    ["cut", "-o", "new"],
+    ["plot", "-o", "new.svg"],
+    ["plot", "-o", "new.html"],
+    *(
+        ["export", "--to", name, "-o", "new"]
+        for name in ("trace.dat", "ctf", "perfetto", "parquet")
+    ),
+)
+
+
+@pytest.fixture
+def plain_umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def trace_of(tmp_path: Path, mode: int) -> Path:
+    made = Traced(tmp_path / "t")
+    made.append([pages_of(1000, [tick(1)])])
+    made.finish()
+    for path in (tmp_path / "t").rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+    return tmp_path / "t"
+
+
+def modes_of(path: Path) -> set[tuple[bool, str]]:
+    """Return the permissions of a file, or of a directory and of everything in it."""
+    return {
+        (each.is_dir(), oct(stat.S_IMODE(each.stat().st_mode))) for each in (path, *path.rglob("*"))
+    }
+
+
+@pytest.mark.usefixtures("plain_umask")
+@pytest.mark.parametrize("words", MAKES, ids=lambda words: " ".join(words[:3]))
+@pytest.mark.parametrize(
+    ("mode", "of_file", "of_directory"),
+    [(0o640, "0o640", "0o750"), (0o600, "0o600", "0o700"), (0o644, "0o644", "0o755"),
+     (0o666, "0o644", "0o755"), (0o440, "0o640", "0o750")],
+)  # fmt: skip
+def test_what_is_made_of_a_trace_has_its_permissions(
+    tmp_path: Path, words: list[str], mode: int, of_file: str, of_directory: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    trace = trace_of(tmp_path, mode)
+    *options, name = words
+    assert main([options[0], str(trace), *options[1:], str(tmp_path / name)]) == 0
+    found = modes_of(tmp_path / name)
+    assert found <= {(False, of_file), (True, of_directory)}
+    assert (False, of_file) in found
+
+
+def test_one_file_of_a_trace_that_is_private_makes_all_that_is_made_of_it_private(
+    tmp_path: Path,
+) -> None:
+    trace = trace_of(tmp_path, 0o644)
+    next(trace.glob("*/streams/*_0")).chmod(0o600)
+    assert main(["export", str(trace), "--to", "ctf", "-o", str(tmp_path / "ctf")]) == 0
+    assert modes_of(tmp_path / "ctf") == {(False, "0o600"), (True, "0o700")}
