@@ -10,8 +10,9 @@ Rule: an address that no file explains stays a number; nothing is guessed.
 """
 
 import re
-from bisect import bisect_right
-from contextlib import suppress
+from bisect import bisect_left, bisect_right
+from itertools import islice
+from operator import le
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -25,8 +26,10 @@ MOST_SYMBOL_BYTES: Final = 64 << 20
 LAST_SYMBOL_BYTES: Final = 4096
 # Linux include/linux/kallsyms.h: KSYM_NAME_LEN.
 MOST_NAME_BYTES: Final = 512
-MOST_ADDRESS_DIGITS: Final = 16
-_ABSOLUTE: Final = (b"a", b"A")
+# Absolute ones (A) are no addresses of the kernel's.
+_SYMBOL: Final = re.compile(
+    rb"^([0-9a-fA-F]{1,16})[ \t]+[^aA\s][ \t]++(\S++)(?:[ \t]++(\[[^\s]*+))?", re.MULTILINE
+)
 _FORMAT: Final = re.compile(rb'^0x([0-9a-f]{1,16}) : "(.*)"$', re.MULTILINE)
 _ESCAPE: Final = re.compile(rb'\\([nt"\\])')
 _ESCAPES: Final = {b"n": b"\n", b"t": b"\t", b'"': b'"', b"\\": b"\\"}
@@ -52,7 +55,7 @@ class Symbols:
         *notes* gets a line for each file that is too large to be read.
         """
         self._tracefs = tracefs
-        self._table: tuple[list[int], list[bytes], list[bytes]] | None = None
+        self._table: tuple[list[int], list[tuple[bytes, bytes, bytes]]] | None = None
         self._strings: dict[int, bytes] | None = None
         for limit in (KALLSYMS, PRINTK_FORMATS) if tracefs and notes is not None else ():
             path = tracefs / limit.what  # type: ignore[operator]
@@ -61,7 +64,7 @@ class Symbols:
 
     def find(self, address: int) -> Symbol | None:
         """Return the symbol that *address* lies in, of several the first that the kernel lists."""
-        addresses, names, modules = self._loaded()
+        addresses, words = self._loaded()
         behind = bisect_right(addresses, address)
         if not behind:
             return None
@@ -71,7 +74,8 @@ class Symbols:
             size = None
             if address - begin >= LAST_SYMBOL_BYTES:
                 return None
-        return Symbol(names[behind - 1], address - begin, size, modules[behind - 1])
+        _, name, module = words[bisect_left(addresses, begin)]
+        return Symbol(name[:MOST_NAME_BYTES], address - begin, size, module[:MOST_NAME_BYTES])
 
     def told(self, address: int, *, offset: bool) -> bytes:
         """Return ``name+0x12/0x34 [module]``, as %pS does, or only the name, as %ps does."""
@@ -97,7 +101,7 @@ class Symbols:
             }
         return self._strings.get(address)
 
-    def _loaded(self) -> tuple[list[int], list[bytes], list[bytes]]:
+    def _loaded(self) -> tuple[list[int], list[tuple[bytes, bytes, bytes]]]:
         if self._table is None:
             self._table = _parsed(self._read(KALLSYMS))
         return self._table
@@ -123,17 +127,15 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
     return _ESCAPES[found[1]]
 
 
-def _parsed(kallsyms: bytes) -> tuple[list[int], list[bytes], list[bytes]]:
-    """Return addresses, names and modules by address; of aliases the one that is listed first."""
-    found: dict[int, tuple[bytes, bytes]] = {}
-    for line in kallsyms.splitlines()[: SYMBOLS.most]:
-        words = line.split(None, 3)
-        if len(words) < 3 or words[1] in _ABSOLUTE or len(words[0]) > MOST_ADDRESS_DIGITS:
-            continue
-        with suppress(ValueError):  # what is no address is no function's
-            address = int(words[0], 16)
-            if address and address not in found:
-                module = words[3].strip() if len(words) > 3 else b""
-                found[address] = words[2][:MOST_NAME_BYTES], module[:MOST_NAME_BYTES]
-    addresses = sorted(found)
-    return addresses, [found[at][0] for at in addresses], [found[at][1] for at in addresses]
+def _parsed(kallsyms: bytes) -> tuple[list[int], list[tuple[bytes, bytes, bytes]]]:
+    """Return addresses in order, and what stands beside each; aliases as they are listed."""
+    found = _SYMBOL.findall(kallsyms)[: SYMBOLS.most]
+    addresses = [int(words[0], 16) for words in found]
+    if all(map(le, addresses, islice(addresses, 1, None))):
+        order = list(range(len(found)))
+    else:
+        order = sorted(range(len(found)), key=addresses.__getitem__)
+    # Zeros are what a reader without the right to see addresses is shown.
+    begin = next((at for at, number in enumerate(order) if addresses[number]), len(found))
+    order = order[begin:]
+    return [addresses[at] for at in order], [found[at] for at in order]

@@ -225,8 +225,11 @@ class Texter(BlockTexter):
 
 def _to_us(time_ns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Round to the nearest microsecond; what is added does not wrap at 2^64 - 1."""
+    half = np.uint64(500)
+    if not len(time_ns) or time_ns.max() <= np.uint64((1 << 64) - 1) - half:
+        return (time_ns + half) // np.uint64(1000)
     us = time_ns // np.uint64(1000)
-    return us + (time_ns - us * np.uint64(1000) >= np.uint64(500))
+    return us + (time_ns - us * np.uint64(1000) >= half)
 
 
 def body_of(rows: I64, strip: Strip) -> Body:
