@@ -146,7 +146,7 @@ def test_a_pointer_to_a_string_is_the_string_that_the_kernel_listed(symbols: Sym
     made = [struct.pack("<8xQ", one) for one in at]
     assert shown(text, made, symbols, system="rcu") == [
         "Start context switch",
-        'tab\tquote"back\\slash\n',
+        'tab\tquote"back\\slash\\x0a',
         "0xffffffff82000011",
         "(null)",
     ]
