@@ -130,4 +130,16 @@ BLKTRACE_PACKET: Final = Limit(
     "a sub-buffer of block trace records",
     "lttd cuts them after 64 KiB, and a record has at most 65,599 bytes",
 )
+NOTE: Final = Limit(
+    4 * MIB,
+    "bytes",
+    "a note of the runtime directory",
+    "one that takes over each of 2,323 events that a killed lttd enabled has 200 KB",
+)
+NOTES: Final = Limit(
+    4096, "notes", "the runtime directory", "each running or killed lttd has two for each instance"
+)
+NOTE_LINES: Final = Limit(
+    100_000, "lines", "a note of the runtime directory", "one is added for each setting changed"
+)
 CPUS: Final = Limit(65_536, "CPUs", "a machine", "Linux knows 8,192 at most (CONFIG_NR_CPUS)")

@@ -22,13 +22,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from lttd.errors import LockedError, NothingToRecordError
+from lttd.limits import NOTE, NOTES
 
 ROOTS_DIRECTORY: Final = "/run/lttd"
 DIRECTORY_MODE: Final = 0o750
 NOTE_MODE: Final = 0o600
-# A directory that holds more, or a note that is larger, was not written by lttd.
-MOST_NOTES: Final = 4096
-MOST_NOTE_BYTES: Final = 4 << 20
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _REMEDY: Final = (
     "run lttd as root, or set RUNTIME_DIRECTORY to a directory that only this user can write"
@@ -136,7 +134,7 @@ class RuntimeDirectory:
             os.close(fd)
 
     def names(self) -> list[str]:
-        """Return the names of all notes, sorted; at most MOST_NOTES.
+        """Return the names of all notes, sorted, as far as the limit on their number goes.
 
         Raises:
             NothingToRecordError: the directory cannot be read.
@@ -144,7 +142,7 @@ class RuntimeDirectory:
         try:
             with os.scandir(self._fd) as entries:
                 visible = (entry.name for entry in entries if not entry.name.startswith("."))
-                return sorted(itertools.islice(visible, MOST_NOTES))
+                return sorted(itertools.islice(visible, NOTES.most))
         except OSError as error:
             raise self._refused(self.path, error.strerror or str(error)) from None
 
@@ -224,7 +222,7 @@ class RuntimeDirectory:
         try:
             if not self._is_note(fd):
                 return None
-            return os.pread(fd, MOST_NOTE_BYTES, 0), os.fstat(fd).st_mtime_ns
+            return os.pread(fd, NOTE.most, 0), os.fstat(fd).st_mtime_ns
         finally:
             os.close(fd)
 
@@ -261,7 +259,7 @@ class RuntimeDirectory:
     def _is_note(fd: int) -> bool:
         status = os.fstat(fd)
         ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
-        return ours and stat.S_ISREG(status.st_mode) and status.st_size <= MOST_NOTE_BYTES
+        return ours and stat.S_ISREG(status.st_mode) and status.st_size <= NOTE.most
 
     @staticmethod
     def _refused(path: str, reason: str) -> NothingToRecordError:
@@ -278,7 +276,7 @@ class Note:
 
     def content(self) -> bytes:
         """Return everything that it holds."""
-        return os.pread(self._fd, MOST_NOTE_BYTES, 0)
+        return os.pread(self._fd, NOTE.most, 0)
 
     def append(self, content: bytes) -> None:
         """Add *content* at the end, by one write.

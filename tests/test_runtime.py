@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lttd.errors import LockedError, NothingToRecordError
+from lttd.limits import NOTE
 from lttd.runtime import (
-    MOST_NOTE_BYTES,
     ROOTS_DIRECTORY,
     Note,
     Recorder,
@@ -130,7 +130,7 @@ def test_what_lttd_did_not_write_is_not_a_note(
     else:
         path.touch(0o600)
         if kind == "giant":
-            os.truncate(path, MOST_NOTE_BYTES + 1)
+            os.truncate(path, NOTE.most + 1)
         else:
             path.chmod(0o666)
     assert directory.hold("note") is None

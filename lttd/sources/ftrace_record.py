@@ -23,13 +23,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from lttd.errors import LttdError
+from lttd.limits import NOTE_LINES
 from lttd.runtime import Note, Recorder, RuntimeDirectory, boot_id, known_notes
 from lttd.sources.base import NO_OWNER, Owner
 from lttd.sources.undo import PIDS_FILE, Change
 
 PREFIX: Final = "ftrace-"
 _PROGRESS: Final = "progress-"
-_MOST_LINES: Final = 100_000
 _NAME_BYTES: Final = 200
 Marks = Mapping[str, Sequence[tuple[int, int]]]
 """By stream: how many sub-buffers had been taken when the kernel's ``read events`` was so much."""
@@ -65,7 +65,7 @@ def parse_record(content: bytes) -> Left:
     """
     # The last line has no end if its writer was killed: what it tells of was not done.
     lines = content.split(b"\n")[:-1]
-    if not lines or len(lines) > _MOST_LINES:
+    if not lines or len(lines) > NOTE_LINES.most:
         raise ValueError(f"{len(lines)} lines")
     try:
         head = json.loads(lines[0])
