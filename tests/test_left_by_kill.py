@@ -341,6 +341,8 @@ def test_of_an_instance_that_is_not_lttds_they_are_a_gap_of_the_next_segment(
     with hanging(lttd, trace, *source) as run:
         until(lambda: Path(foreign / "set_event_notrace_pid").read_text(), "it records")
         lose(lttd, trace, foreign, run)
+    wrong = lttd.run("-t", trace, "-a", *source, "--events", "no:such")
+    assert wrong.process.returncode == 2
     again = lttd.run("-t", trace, "-a", *source, *NOW, "--duration", "50ms")
     assert again.process.returncode == 0
     assert_loss_is_told(lttd, trace, 1)

@@ -274,6 +274,7 @@ class FtraceSource:
                 # The first one, and some: what was taken of late may not have been stored yet.
                 del marks[1:-_MARKS]
             record.mark(segment, self._marks)
+            self._instance.progress = None
         except LttdError as error:
             if not self._mark_failed:
                 self._instance.notes.append(str(error))

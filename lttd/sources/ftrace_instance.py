@@ -52,7 +52,7 @@ class Instance:
     record: InstanceRecord | None = None
     """None: a user without a runtime directory records from an instance that is not lttd's."""
     progress: Progress | None = None
-    """How far a killed lttd had come with this instance."""
+    """How far a killed lttd had come with this instance; None once a segment tells of it."""
     events: list[str] = field(default_factory=list)
     """Globs and names that are enabled."""
     notes: list[str] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Instance:
         self.notes += self.undo.run()
         if record is None:
             return
-        if self.undo.changed:
+        if self.undo.changed or self.progress is not None:
             record.release()
         else:
             record.remove()
