@@ -33,7 +33,7 @@ from lttd.recording import (
     recover_open_segments,
 )
 from lttd.signals import MEANINGS, Meaning, Signals
-from lttd.sources.base import Owner, Source, When
+from lttd.sources.base import Owner, Source, Watch, When
 from lttd.sources.catalog import open_previous_runs, open_source
 from lttd.stats import StreamSummary, events_lost, lost_key
 from lttd.subbuffer import TAKE_BYTES, BufferPool, Reason, Unit
@@ -175,6 +175,8 @@ class Daemon:
                 self._reader.add(recording.streams_and_lanes())
                 self._reader.open_ended |= recording.source.open_ended
                 recording.source.start()
+                if recording.source.watch is not None:
+                    recording.source.watch.arm(self._health)
         except BaseException:
             self._discard_all()
             raise
@@ -229,6 +231,9 @@ class Daemon:
                 nursery.start_soon(self._reader.run)
                 nursery.start_soon(self._keep_house)
                 nursery.start_soon(self._watch_clock)
+                for recording in self._recordings:
+                    if recording.source.watch is not None:
+                        nursery.start_soon(self._watch_others, recording.source.watch)
                 nursery.start_soon(self._admit_streams)
                 nursery.start_soon(self._end_when_drained)
                 if self._config.duration_s is not None:
@@ -322,8 +327,23 @@ class Daemon:
             self._next_mark = now + MARK_INTERVAL_S
             for recording in self._recordings:
                 recording.mark_progress()
-        if now >= self._next_attach or now >= self._next_clock:
+        for recording in self._recordings:
+            if recording.source.watch is not None:
+                recording.source.watch.tick()
+        if now >= self._next_attach or now >= self._next_clock or self._wants_closer_look():
             self._housekeeping_due.set()
+
+    def _wants_closer_look(self) -> bool:
+        watches = (recording.source.watch for recording in self._recordings)
+        return any(watch is not None and watch.wants_closer_look for watch in watches)
+
+    async def _watch_others(self, watch: Watch) -> None:
+        """Hear at once what other tools do; where the kernel cannot say it, the tick finds out."""
+        while watch.fileno() >= 0:
+            await trio.lowlevel.wait_readable(watch.fileno())
+            watch.heard()
+            if watch.wants_closer_look:
+                self._housekeeping_due.set()
 
     async def _keep_house(self) -> None:
         taken = 0
@@ -331,12 +351,16 @@ class Daemon:
             await self._housekeeping_due.wait()
             self._housekeeping_due = trio.Event()
             now = trio.current_time()
+            if self._wants_closer_look():
+                await self._in_thread(_look_closer)
+                await self._in_thread(_tell_notes)
             if now >= self._next_attach:
                 self._next_attach = now + ATTACH_INTERVAL_S
                 taken_before = taken
                 taken = sum(each.subbuffers for each in self._observer.streams())
                 # An idle machine is not woken for it.
                 if taken != taken_before:
+                    await self._in_thread(_look_closer)
                     await self._in_thread(lambda each: each.attach(When.PERIODIC))
                     await self._in_thread(_tell_notes)
             if now >= self._next_clock:
@@ -418,6 +442,11 @@ def _killed(summaries: Sequence[StreamSummary]) -> str:
     if not count:
         return ""
     return f"; {count:,} events that it had taken before and not stored are counted there as lost"
+
+
+def _look_closer(recording: Recording) -> None:
+    if recording.source.watch is not None:
+        recording.source.watch.look_closer()
 
 
 def _tell_notes(recording: Recording) -> None:

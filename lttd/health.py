@@ -42,6 +42,20 @@ class Trouble(enum.StrEnum):
         "A stream cannot be read now; lttd tries again, and the kernel counts what it loses.",
     )
     STREAM_LOST = "stream_lost", "A stream cannot be read ever again; the others are."
+    TRACING_OFF = "tracing_off", "Tracing was turned off while lttd records; lttd leaves it so."
+    EVENTS_OFF = "events_off", "Events that lttd records were turned off by another process."
+    FILTER_SET = "filter_set", "Another process set a filter: of events, pids or CPUs."
+    SETTING_CHANGED = (
+        "setting_changed",
+        "Another process changed the clock, the sub-buffer size, the tracer or the overwrite mode; "
+        "with another clock or size nothing is read.",
+    )
+    FOREIGN_READER = (
+        "foreign_reader",
+        "Another process has a file open that consumes from the ring, or had within a minute.",
+    )
+    RING_EMPTIED = "ring_emptied", "Another process emptied the ring within the last minute."
+    RING_RESIZED = "ring_resized", "Another process resized the ring within the last minute."
     WRITER_FAILED = (
         "writer_failed",
         "A file could not be written; what was written before is whole.",

@@ -6,7 +6,12 @@ from pathlib import Path
 
 def lock_holder(fd: int) -> str:
     """Say who holds the flock on the file behind *fd*, by /proc/locks: command and pid."""
-    pid = _holder_pid(os.fstat(fd))
+    return holder_of(os.fstat(fd))
+
+
+def holder_of(status: os.stat_result) -> str:
+    """Say the same of the file of *status*, which need not be open."""
+    pid = _holder_pid(status)
     try:
         command = Path(f"/proc/{pid}/comm").read_text(errors="replace")
     except OSError:

@@ -142,6 +142,7 @@ LOSS_REASONS: Final[dict[Family, tuple[Reason, ...]]] = {
         Reason.DISCARDED,
         Reason.ABANDONED,
         Reason.KILLED,
+        Reason.FOREIGN_READ,
     ),
     SUBBUFFERS_LOST: (
         Reason.OVERWRITTEN,

@@ -278,6 +278,7 @@ _HOW: Final = {
     "removed": "removed from the disk",
     "abandoned": "left in the ring",
     "killed": "taken and not stored by a killed lttd",
+    "foreign_read": "read by another process",
 }
 
 

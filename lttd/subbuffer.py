@@ -71,6 +71,10 @@ class Reason(enum.IntEnum):
     UNSYNCED = 11  # written, but a sync failed: some of it may not be on the disk
     REMOVED = 12  # written, and then somebody removed, replaced or cut the file
     KILLED = 13  # taken by an lttd that was killed before it had stored them
+    FOREIGN_READ = 14  # another process read them out of the ring
+    EMPTIED = 15  # another process emptied the ring
+    SWITCHED_OFF = 16  # another process turned tracing, or events, off
+    FILTERED = 17  # another process set a filter
 
 
 KERNEL_EVENT_REASONS: Final = frozenset(
@@ -81,6 +85,7 @@ KERNEL_EVENT_REASONS: Final = frozenset(
         Reason.DISCARDED,
         Reason.ABANDONED,
         Reason.KILLED,
+        Reason.FOREIGN_READ,
     }
 )
 

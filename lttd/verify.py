@@ -334,9 +334,18 @@ class _StreamCheck:
         assert line.events is not None
         assert line.read_events is not None
         words = f"{line.events} events decoded, the kernel counted {line.read_events} as read"
-        missing = line.read_events - line.events
-        if missing > 0 and any(gap.reason in _OWN_LOSSES for gap in gaps):
+        foreign = [gap.count for gap in gaps if gap.reason is Reason.FOREIGN_READ]
+        missing = line.read_events - line.events - sum(count or 0 for count in foreign)
+        reasons = {gap.reason for gap in gaps}
+        if not missing:
+            self._report.notes.append(f"{line.name}: {words}; another process read the others")
+            return
+        if missing > 0 and (reasons & _OWN_LOSSES or None in foreign):
             self._report.notes.append(f"{line.name}: {words}; the gaps tell of what is missing")
+            return
+        if Reason.EMPTIED in reasons:
+            # Whoever empties a ring sets its counters to 0, at a moment that nobody knows.
+            self._report.notes.append(f"{line.name}: {words}; another process emptied the ring")
             return
         guess = ": somebody else reads this buffer too" if missing > 0 else ""
         self._find(Finding(self._stream.paths.data, 0, words + guess))

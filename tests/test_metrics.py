@@ -204,6 +204,7 @@ def test_events_lost_are_the_kernels_counts_and_nothing_else() -> None:
         "discarded": 0,
         "abandoned": 0,
         "killed": 0,
+        "foreign_read": 0,
     }
 
 
@@ -439,6 +440,7 @@ RAISED_BY = {
     "LttdDamaged": {f'lttd_bytes_lost_total{{{STREAM},reason="damaged"}}': "0x7 4096x4"},
     "LttdWriteErrors": {'lttd_write_errors_total{instance="a",errno="ENOSPC"}': "0x7 1x4"},
     "LttdUnhealthy": {'lttd_unhealthy{instance="a",reason="backlog_full"}': "0x6 1x4"},
+    "LttdInterference": {'lttd_unhealthy{instance="a",reason="ring_emptied"}': "0x7 1 0x2"},
     "LttdReadingStandsStill": {'lttd_read_turns_total{instance="a"}': "10 20 20x9"},
     "LttdBacklogFilling": {
         'lttd_backlog_bytes{instance="a"}': "0x6 40x4",

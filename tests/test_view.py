@@ -14,6 +14,7 @@ from lttd.errors import LttdError, NotATraceError, TraceDamagedError
 from lttd.files import Lock
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.stats import StreamSummary, losses_text, summary_table
+from lttd.subbuffer import Gap, Reason, Unit
 from lttd.tracedir import Manifest
 from lttd.verify import MOST_FINDINGS, check
 from lttd.view.cli import PIPE_CLOSED, main
@@ -267,6 +268,30 @@ def test_entries_that_end_long_after_their_events_are_told(tmp_path: Path) -> No
         " there takes more than it needs"
     ]
     assert check(made.paths).notes == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "count", "read_events", "note"),
+    [
+        (Reason.FOREIGN_READ, 2, 5, "another process read the others"),
+        (Reason.FOREIGN_READ, 2, 6, ""),
+        (Reason.FOREIGN_READ, None, 6, "the gaps tell of what is missing"),
+        (Reason.EMPTIED, None, 1, "another process emptied the ring"),
+        (Reason.SWITCHED_OFF, None, 5, ""),
+    ],
+)
+def test_what_another_process_did_to_a_ring_is_no_damage(
+    tmp_path: Path, reason: Reason, count: int | None, read_events: int, note: str
+) -> None:
+    made = recorded(tmp_path / "t")
+    batch = made.rings[1].batch([])
+    batch.gaps = (Gap(0, reason, Unit.EVENTS, count, 0, 9),)
+    made.files[1].append(batch)
+    made.records[1].counters = {"read events": read_events}
+    made.finish()
+    report = check(made.paths, events=True)
+    assert report.whole == bool(note), report.findings
+    assert [note in each for each in report.notes] == [True] * bool(note)
 
 
 def damaged(made: Made, which: str, at: int, value: bytes) -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.clock import Snapshot
+from lttd.health import Health
 from lttd.subbuffer import Batch, Reason, StreamInfo
 
 
@@ -148,6 +149,36 @@ class Stream(Protocol):
         ...
 
 
+class Watch(Protocol):
+    """Notices what other tools do to what is recorded, and reports it to Health.
+
+    All but look_closer() is called on the reading thread.
+    """
+
+    wants_closer_look: bool
+    """True: call look_closer() soon."""
+
+    def arm(self, health: Health) -> None:
+        """Take what is now for what has to be, and notice from here on what changes."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on, or -1; heard() is called when it is readable."""
+        ...
+
+    def heard(self) -> None:
+        """Look at what was changed."""
+        ...
+
+    def tick(self) -> None:
+        """Look at what changes unheard; called at every tick."""
+        ...
+
+    def look_closer(self) -> None:
+        """Do what takes longer.  Called from a thread beside the reading loop."""
+        ...
+
+
 class Source(Protocol):
     """Several streams that are set up, started and stopped together: one segment's source."""
 
@@ -159,6 +190,11 @@ class Source(Protocol):
     @property
     def streams(self) -> Sequence[Stream]:
         """The streams that are there now."""
+        ...
+
+    @property
+    def watch(self) -> Watch | None:
+        """Who notices what other tools do to it; None where nobody can."""
         ...
 
     @property

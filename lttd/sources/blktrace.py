@@ -44,6 +44,7 @@ def open_blktrace(settings: BlktraceSettings, pool: BufferPool) -> "BlktraceSour
 class BlktraceSource:
     """See ``lttd.sources.base.Source``."""
 
+    watch: Final = None
     grows: Final = True
     """A CPU that comes online for the first time gets a file."""
     open_ended: Final = False

@@ -13,11 +13,11 @@ from lttd.abi.ftrace import PageLayout
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.base import NO_OWNER, Attachment, Owner, SourceInfo, When
+from lttd.sources.ftrace_counts import RingCounts
 from lttd.sources.ftrace_files import FtraceFiles
 from lttd.sources.ftrace_instance import Instance, make_own, open_named
 from lttd.sources.ftrace_killed import unstored
 from lttd.sources.ftrace_left import Leftovers
-from lttd.sources.ftrace_others import other_readers
 from lttd.sources.ftrace_setup import (
     FtraceSettings,
     clock_of,
@@ -30,6 +30,7 @@ from lttd.sources.ftrace_setup import (
     wakes_sensibly,
 )
 from lttd.sources.ftrace_stream import FtraceStream, Shared
+from lttd.sources.ftrace_watch import FtraceWatch
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import StatsFile, TraceClock, read_text, write_text
@@ -133,8 +134,6 @@ class FtraceSource:
         self._marks: dict[str, list[tuple[int, int]]] = {}
         self._started = False
         self._notes_told = 0
-        self._looked = previous_run
-        self._others_told = False
         self._closed = False
         self._mark_failed = False
         name = clock_of(instance)
@@ -144,6 +143,7 @@ class FtraceSource:
             self._shared = _shared(instance, layout, pool, self._clock.now)
             stack.callback(self._shared.pipe.close)
             self._shared.previous_run = previous_run
+            self._shared.same_clock = lambda: clock_of(instance) == name
             if previous_run:
                 self._shared.producers_stopped = True
                 self._shared.stopped_at = self.now()
@@ -155,6 +155,7 @@ class FtraceSource:
             )
             self.info = _info(instance, settings, name, self._shared)
             stack.pop_all()
+        self.watch = FtraceWatch(instance, self.streams, self._shared)
 
     @property
     def grows(self) -> bool:
@@ -228,6 +229,7 @@ class FtraceSource:
         shared = self._shared
         if shared.stopped_at is not None:
             return
+        self.watch.disarm()
         path = self._instance.file("tracing_on")
         try:
             if self._instance.own:
@@ -250,9 +252,7 @@ class FtraceSource:
         return self._files.attachments(when, self.streams)
 
     def notes(self) -> Sequence[str]:
-        """Return what the kernel changed or refused, and who else reads, each line once."""
-        if not self._closed:
-            self._tell_others()
+        """Return what the kernel changed or refused, each line once."""
         told, self._notes_told = self._notes_told, len(self._instance.notes)
         return self._instance.notes[told:]
 
@@ -293,23 +293,6 @@ class FtraceSource:
                 told = True
         return told
 
-    def _tell_others(self) -> None:
-        """Note who else reads, once: at the start, when reading shows it, or at the end."""
-        foreign = sum(stream.foreign_read_events for stream in self.streams)
-        if self._others_told or (self._looked and not foreign):
-            return
-        self._looked = True
-        who = other_readers(self._instance.path)
-        if not who and not foreign:
-            return
-        self._others_told = True
-        readers = ", ".join(who) or "somebody"
-        has = f"has consumed {foreign} events" if foreign else "can consume events"
-        self._instance.notes.append(
-            f"{readers} {has} of this buffer, too: what one reader takes the other lacks; stop it,"
-            " or record from another instance"
-        )
-
     def holds_data(self) -> bool:
         """Tell whether anything is left to be taken."""
         return any(not stream.over and stream.counters().get("entries") for stream in self.streams)
@@ -322,6 +305,7 @@ class FtraceSource:
         if self._closed:
             return
         self._closed = True
+        self.watch.disarm()
         keep = self._previous_run and self.holds_data()
         for stream in self.streams:
             stream.close()
@@ -354,7 +338,7 @@ def _streams(instance: Instance, shared: Shared) -> list[FtraceStream]:
         for cpu in sorted(instance.raw_fds):
             stats = StatsFile(instance.file(f"per_cpu/cpu{cpu}/stats"))
             stack.callback(stats.close)
-            streams.append(FtraceStream(cpu, instance.raw_fds[cpu], stats, shared))
+            streams.append(FtraceStream(cpu, instance.raw_fds[cpu], RingCounts(stats), shared))
         instance.raw_fds.clear()
         stack.pop_all()
     return streams

@@ -20,13 +20,15 @@ from typing import Final
 import numpy as np
 
 from lttd.abi.ftrace import NEAR, PageLayout, last_event_time, rows_of_pages
+from lttd.abi.ftrace_events import count
 from lttd.errors import LockedError, LttdError, SourceError
-from lttd.locks import lock_holder
+from lttd.locks import holder_of, is_listed, lock_holder
 from lttd.sources.base import Nothing
-from lttd.sources.ftrace_loss import LossLedger, Sample, growth
+from lttd.sources.ftrace_counts import RingCounts
+from lttd.sources.ftrace_loss import LossLedger, Sample
 from lttd.sources.pipe import Pipe, TakeBrokeOffError, fill
 from lttd.sources.rows import RowBook, damage
-from lttd.sources.tracefs import StatsFile, explained
+from lttd.sources.tracefs import explained
 from lttd.subbuffer import (
     ROW_DTYPE,
     Batch,
@@ -50,8 +52,6 @@ EXPECTED: Final[dict[int, Nothing]] = {
     errno.EINTR: Nothing.YET,  # a signal's handler raised nothing; the tick comes back
     errno.ENODEV: Nothing.OFFLINE,  # the CPU has no buffer now
 }
-# What ``stats`` counts up for as long as the instance lives, whoever reads it.
-_COUNTS: Final = frozenset({"overrun", "commit overrun", "dropped events", "read events"})
 # A take lasts less, in trace-clock ns; a ring of a MiB takes longer to fill up once more.
 SOON: Final = 1_000_000
 WALKED_BYTES: Final = 16 << 10
@@ -63,11 +63,16 @@ LAST_ATTEMPTS: Final = 5
 def lock_raw(path: str) -> int:
     """Open a ``trace_pipe_raw`` for non-blocking reads and take the lock that makes it ours.
 
+    One that is seen to be locked is not even opened: its owner hears of openings, and would have to
+    take us for somebody who consumes.
+
     Raises:
         LockedError: another recorder has it.
         LttdError: it cannot be opened.
     """
     try:
+        if is_listed(status := os.stat(path)):
+            raise _locked(path, holder_of(status))
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise explained(path, error) from error
@@ -76,13 +81,15 @@ def lock_raw(path: str) -> int:
     except BlockingIOError:
         holder = lock_holder(fd)
         os.close(fd)
-        raise LockedError(
-            f"{path}: {holder} reads it; stop that, or record from another instance"
-        ) from None
+        raise _locked(path, holder) from None
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _locked(path: str, holder: str) -> LockedError:
+    return LockedError(f"{path}: {holder} reads it; stop that, or record from another instance")
 
 
 @dataclass(slots=True)
@@ -101,6 +108,10 @@ class Shared:
     previous_run: bool = False
     stopped_at: int | None = None
     """Trace clock just after stop(); None before."""
+    same_clock: Callable[[], bool] = lambda: True
+    """Reads whether the trace clock is the one of the segment."""
+    paused: bool = False
+    """What the rings hold does not belong into this segment: another clock, say."""
     producers_stopped: bool = False
     """stop() could keep the kernel from writing any more."""
 
@@ -108,9 +119,9 @@ class Shared:
 class FtraceStream:
     """See ``lttd.sources.base.Stream``."""
 
-    def __init__(self, cpu: int, fd: int, stats: StatsFile, shared: Shared) -> None:
-        """Take over *fd*, locked, and *stats*; what the counters say now is the base."""
-        fields, now = stats.read(), shared.now()
+    def __init__(self, cpu: int, fd: int, counts: RingCounts, shared: Shared) -> None:
+        """Take over *fd*, locked, and *counts*."""
+        fields, now = counts.read(), shared.now()
         self.info = StreamInfo(
             StreamId(shared.channel, cpu),
             "ftrace",
@@ -119,7 +130,7 @@ class FtraceStream:
             read_events_before=fields.get("read events", 0),
         )
         self._fd = fd
-        self._stats = stats
+        self._counts = counts
         self._shared = shared
         # What went wrong in a take that gave something all the same: the next one raises it.
         self._broken: SourceError | None = None
@@ -133,10 +144,6 @@ class FtraceStream:
         self._begun = False
         # This turn has had its partial sub-buffer.
         self._flushed = False
-        self.foreign_read_events = 0
-        """Counted by the kernel as read while we read nothing."""
-        self._took = True
-        self._read_events = 0
         self.over = False
         """Nothing more will ever come."""
         self.unstored = 0
@@ -150,7 +157,7 @@ class FtraceStream:
 
     def mark(self) -> tuple[int, int]:
         """Return how many sub-buffers were taken, and the kernel's ``read events`` for them."""
-        return self._book.sequence, self._stats.read().get("read events", 0)
+        return self._book.sequence, self._counts.read().get("read events", 0)
 
     def tell_unstored(self, count: int | None, begin: int) -> None:
         """Have it counted that a killed lttd took *count* events of this ring and lost them.
@@ -170,6 +177,8 @@ class FtraceStream:
         """Consume full sub-buffers or, with *flush*, the one being written; see Stream.take()."""
         if self.over:
             return Nothing.EVER
+        if self._shared.paused:
+            return Nothing.OFFLINE
         broken, self._broken = self._broken, None
         if broken is not None:
             raise broken
@@ -211,7 +220,8 @@ class FtraceStream:
             self._look_for_the_last_time()
         gaps = self._ledger.rest(final=final)
         if not final:
-            self._look_for_others(self.sample())
+            self.sample()
+            self._look_for_others()
         if not gaps:
             return None
         return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
@@ -225,7 +235,8 @@ class FtraceStream:
     def _look_for_the_last_time(self) -> None:
         """Count what was lost since the last take, and what is in the ring and stays there."""
         stopped = self._shared.producers_stopped
-        fields = self.sample() if stopped else self._stats.read()
+        fields = self.sample() if stopped else self._counts.read()
+        self._look_for_others()
         left = fields.get("entries", 0)
         if left and not self.over:
             # Where others write on, how many of them are from before our stop cannot be told.
@@ -238,30 +249,77 @@ class FtraceStream:
 
         One is ours: ``foreign read events``, which somebody else was seen to consume.
         """
-        fields = self._stats.read()
-        for name in _COUNTS & fields.keys():
-            fields[name] = growth(self._base.get(name, 0), fields[name])
-        return fields | {"foreign read events": self.foreign_read_events}
+        return {**self._counts.since_the_base(), "foreign read events": self.foreign_read_events}
 
     def stats_text(self) -> bytes:
         """Return ``stats`` verbatim."""
-        return self._stats.text()
+        return self._counts.text()
 
     def sample(self, before: int | None = None) -> Mapping[str, int]:
         """Show the kernel's counters to the ledger; *before*: the trace clock before a take."""
-        fields = self._stats.read()
+        fields = self._counts.read()
         now = self._shared.now()
         if before is not None and now - before > SOON:
             before = None  # we were held up, and the ring may have filled up anew meanwhile
         self._ledger.sampled(Sample.of(fields, now), before)
         return fields
 
-    def _look_for_others(self, fields: Mapping[str, int]) -> None:
-        """Count what was read since the last tick, if it was not by us."""
-        read_events = fields.get("read events", 0)
-        if not self._took:
-            self.foreign_read_events += growth(self._read_events, read_events)
-        self._read_events, self._took = read_events, False
+    def _try_to_sample(self, before: int | None = None) -> None:
+        """Do so where the next sample will do as well; the next take says why it could not."""
+        try:
+            self.sample(before)
+        except LttdError as error:
+            self._broken = SourceError(str(error))
+
+    def _look_for_others(self) -> None:
+        """Count what was read since the last time, and not by us; as far as that is known."""
+        others = self._counts.look_for_others()
+        if others:
+            self._ledger.suspect(Reason.FOREIGN_READ, self._shared.now(), others)
+
+    # -- what other tools do; see ftrace_watch
+
+    @property
+    def foreign_read_events(self) -> int:
+        """What somebody else was seen to consume."""
+        return self._counts.foreign_read_events
+
+    def count_reads(self) -> None:
+        """Count from now on how many events we take, so that what others take is known.
+
+        What they took since the last tick is not, if we took meanwhile, too.
+        """
+        if self._counts.counting:
+            return
+        self._counts.counting = True
+        self._try_to_sample()
+        others = self._counts.look_for_others()
+        if others != 0:
+            self._ledger.suspect(Reason.FOREIGN_READ, self._shared.now(), others)
+
+    def trust_reads(self) -> None:
+        """Count no longer: nobody else has a file open that consumes."""
+        self._counts.counting = False
+
+    def was_emptied(self) -> bool:
+        """Tell whether the counters were seen to run backwards since this was last asked."""
+        return self._counts.was_emptied()
+
+    def looks_emptied(self) -> bool:
+        """Ask the counters now."""
+        self._try_to_sample()
+        return self._counts.was_emptied()
+
+    def note_emptied(self) -> None:
+        """Take note that somebody emptied the ring: how much was in it, nobody knows."""
+        self._try_to_sample()
+        self._counts.was_emptied()
+        self._begun = False
+        self.suspect(Reason.EMPTIED)
+
+    def suspect(self, reason: Reason) -> None:
+        """Take note that events may be missing from here on, or until here."""
+        self._ledger.suspect(reason, self._shared.now())
 
     def close(self) -> None:
         """Give the descriptors, and with them the lock, back."""
@@ -269,7 +327,7 @@ class FtraceStream:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
-        self._stats.close()
+        self._counts.close()
 
     def _before_take(self) -> int | None:
         # Only a no-overwrite ring's losses need it: see LossLedger.sampled().
@@ -287,7 +345,7 @@ class FtraceStream:
                 why, used = self._read(buffer)
                 if why is not Nothing.YET:
                     return why, used
-                self.over = stopped and not self._stats.read().get("entries")
+                self.over = stopped and not self._counts.read().get("entries")
                 if self.over:
                     break
             if stopped and not self.over:
@@ -341,6 +399,19 @@ class FtraceStream:
         self._ledger.page_turned()
         return Nothing.YET, 0
 
+    def _is_out_of_time(self, rows: Rows, now: int) -> bool:
+        """Tell whether sub-buffers begin when none can that follows the last one."""
+        if not len(rows):
+            return False
+        return int(rows["begin"][0]) < self._book.begin or int(rows["begin"][-1]) > now
+
+    def _events_in(self, buffer: memoryview, rows: Rows) -> int:
+        """Count the events of sub-buffers, as the kernel counts ``read events``."""
+        offsets = rows["offset_bytes"].astype(np.int64)
+        ends = offsets + (rows["content_bits"].astype(np.int64) >> 3)
+        walked = count(buffer, offsets, ends, self._shared.layout)
+        return sum(int(some.row_events.sum()) for some in walked)
+
     def _pass_remainder(self, buffer: memoryview) -> None:
         """Read what is left of a sub-buffer that broke off, and throw it away."""
         while self._remainder_bytes:
@@ -355,6 +426,7 @@ class FtraceStream:
 
     def _lose_take(self, error: TakeBrokeOffError) -> None:
         """Count what was taken from the ring and came to nothing."""
+        self._counts.took(None)
         count = -(-error.used_bytes // self.info.subbuffer_bytes)
         self._ledger.suspect(Reason.REFUSED, self._shared.now(), count, Unit.SUBBUFFERS)
 
@@ -367,24 +439,27 @@ class FtraceStream:
 
     def _taken(
         self, buffer: memoryview, used_bytes: int, flag: RowFlag, before: int | None
-    ) -> Batch:
-        """Make a batch of *used_bytes* that the kernel has just released."""
+    ) -> Batch | Nothing:
+        """Make a batch of *used_bytes* that the kernel has just released.
+
+        Nothing, if they are of another clock: whoever changed it has emptied the ring before.
+        """
         taken_ns = time.monotonic_ns()
-        self._took = True
         shared, ledger = self._shared, self._ledger
         now = shared.now()
         if shared.producers_stopped and shared.stopped_at is not None:
             now = min(now, shared.stopped_at)
         rows, missed, damaged = rows_of_pages(buffer, used_bytes, shared.layout)
+        self._counts.took(self._events_in(buffer, rows) if self._counts.counting else None)
         if used_bytes > self._begun * self.info.subbuffer_bytes:
             ledger.page_turned()
         self._begun = bool(flag)
+        if self._is_out_of_time(rows, now) and not shared.same_clock():
+            shared.paused = True
+            ledger.suspect(Reason.EMPTIED, now)
+            return Nothing.OFFLINE
         if missed or before is not None:
-            try:
-                self.sample(before)
-            except LttdError as error:
-                # The next sample counts; what was taken must not be lost for it.
-                self._broken = SourceError(str(error))
+            self._try_to_sample(before)
         earlier = self._book.begin
         self._book.enter(rows, self._end_of(rows, buffer, now, drained=self._emptied or bool(flag)))
         rows["flags"] |= np.uint64(flag)

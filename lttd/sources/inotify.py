@@ -8,9 +8,14 @@ import os
 import struct
 from typing import Final, NamedTuple
 
+IN_MODIFY: Final = 0x2
+IN_CLOSE_WRITE: Final = 0x8
+IN_CLOSE_NOWRITE: Final = 0x10
 IN_OPEN: Final = 0x20
 IN_MOVED_TO: Final = 0x80
 IN_CREATE: Final = 0x100
+IN_Q_OVERFLOW: Final = 0x4000
+IN_IGNORED: Final = 0x8000
 IN_ONLYDIR: Final = 0x01000000
 
 _APPEARED: Final = IN_CREATE | IN_MOVED_TO | IN_ONLYDIR

@@ -109,6 +109,10 @@ class LttSource:
         return replace(self._info, snapshot=self._shared.start)
 
     @property
+    def watch(self) -> None:
+        """Nobody notices what other tools do to it."""
+
+    @property
     def grows(self) -> bool:
         """Whether streams may appear: yes, tracers make channels, and CPUs are brought online."""
         return True

@@ -96,6 +96,7 @@ def _shared(settings: RelaySettings, pool: BufferPool) -> Shared:
 class RelaySource:
     """See ``lttd.sources.base.Source``."""
 
+    watch: Final = None
     grows: Final = True
     """Channels may appear while it is read."""
     open_ended: Final = True

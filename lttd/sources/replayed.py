@@ -107,6 +107,7 @@ class FileSource(Generic[StreamT]):
     """Files as a ``lttd.sources.base.Source``; a kind adds its info, and attachments."""
 
     info: SourceInfo
+    watch = None
     grows = False
     open_ended = False
 

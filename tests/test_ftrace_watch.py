@@ -1,0 +1,282 @@
+"""What changes of an instance's files mean: plain files stand for tracefs, inotify is real."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lttd.health import Health, Trouble
+from lttd.sources.ftrace_counts import RingCounts
+from lttd.sources.ftrace_instance import Instance
+from lttd.sources.ftrace_stream import Shared
+from lttd.sources.ftrace_watch import SETTINGS, FtraceWatch, Setting
+from lttd.sources.tracefs import StatsFile
+from lttd.sources.undo import Undo
+from lttd.subbuffer import Reason, StreamId, StreamInfo
+
+VALUES = {
+    "tracing_on": "1",
+    "trace_clock": "local [mono]",
+    "buffer_subbuf_size_kb": "4",
+    "current_tracer": "nop",
+    "options/overwrite": "1",
+    "set_event_pid": "",
+    "tracing_cpumask": "3",
+    "set_event": "sched:sched_switch\nsched:sched_waking",
+    "trace": "",
+    "trace_pipe": "",
+    "buffer_size_kb": "64",
+    "per_cpu/cpu0/trace": "",
+    "per_cpu/cpu0/trace_pipe_raw": "",
+    "events/sched/enable": "1",
+    "events/sched/filter": "none",
+    "events/sched/sched_switch/enable": "1",
+    "events/sched/sched_switch/filter": "none",
+    "events/sched/sched_switch/trigger": "# none",
+    "events/sched/sched_waking/enable": "1",
+    "events/sched/sched_waking/filter": "none",
+    "events/sched/sched_waking/trigger": "# none",
+}
+
+
+class Ring:
+    """What a watch wants of a stream; notes what it was told."""
+
+    info = StreamInfo(StreamId("ftrace", 0), "ftrace", 4096, 16)
+
+    def __init__(self) -> None:
+        self.suspected: list[Reason] = []
+        self.foreign_read_events = 0
+        self.counts = False
+        self.emptied = False
+
+    def suspect(self, reason: Reason) -> None:
+        self.suspected.append(reason)
+
+    def note_emptied(self) -> None:
+        self.emptied = False
+        self.suspected.append(Reason.EMPTIED)
+
+    def was_emptied(self) -> bool:
+        emptied, self.emptied = self.emptied, False
+        return emptied
+
+    looks_emptied = was_emptied
+
+    def count_reads(self) -> None:
+        self.counts = True
+
+    def trust_reads(self) -> None:
+        self.counts = False
+
+
+class Watched:
+    """An instance of plain files, and its watch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        for name, value in VALUES.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_text(value + "\n")
+        self.ring, self.health = Ring(), Health()
+        self.shared = Shared.__new__(Shared)
+        self.shared.paused = False
+        self.instance = Instance("/nowhere", str(path), "made", True, {}, Undo(str(path)))
+        self.watch = FtraceWatch(self.instance, [self.ring], self.shared)  # type: ignore[list-item]
+        self.watch.arm(self.health)
+        self.look()
+        assert self.troubles() == set()
+
+    def look(self) -> None:
+        """Do what the daemon does at a tick."""
+        self.watch.tick()
+        if self.watch.wants_closer_look:
+            self.watch.look_closer()
+            self.watch.tick()
+
+    def write(self, name: str, value: str) -> None:
+        """Write as tracefs sees it: one modification."""
+        fd = os.open(self.path / name, os.O_WRONLY)
+        os.write(fd, f"{value}\n".ljust(len(VALUES[name]) + 1).encode())
+        os.close(fd)
+        self.watch.heard()
+
+    def troubles(self) -> set[Trouble]:
+        return {each.trouble for each in self.health.conditions()}
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    found = Watched(tmp_path)
+    yield found
+    found.watch.disarm()
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.file)
+def test_a_setting_is_in_trouble_as_long_as_it_differs(watched: Watched, setting: Setting) -> None:
+    reasons = [setting.reason] if setting.reason else []
+    watched.write(setting.file, "0")
+    assert watched.troubles() == {setting.trouble}
+    assert watched.shared.paused == setting.pauses
+    assert watched.ring.suspected == reasons
+    watched.look()
+    assert watched.ring.suspected == reasons, "once"
+    watched.write(setting.file, VALUES[setting.file])
+    assert watched.troubles() == set()
+    assert not watched.shared.paused
+    assert watched.ring.suspected == 2 * reasons
+
+
+def test_what_changes_back_at_once_is_an_act(watched: Watched) -> None:
+    for value in ("0", "1"):
+        fd = os.open(watched.path / "tracing_on", os.O_WRONLY)
+        os.write(fd, value.encode())
+        os.close(fd)
+    watched.watch.heard()
+    assert watched.troubles() == {Trouble.TRACING_OFF}
+    assert watched.ring.suspected == [Reason.SWITCHED_OFF]
+
+
+def test_what_is_written_as_it_was_is_nothing(watched: Watched) -> None:
+    for name in ("tracing_on", "set_event", "buffer_size_kb", "events/sched/filter"):
+        watched.write(name, VALUES[name])
+    assert watched.troubles() == set()
+    assert watched.ring.suspected == []
+
+
+def test_the_same_clock_written_again_empties_the_ring(watched: Watched) -> None:
+    watched.write("trace_clock", VALUES["trace_clock"])
+    assert watched.troubles() == {Trouble.RING_EMPTIED}
+    assert watched.ring.suspected == [Reason.EMPTIED]
+
+
+@pytest.mark.parametrize("name", ["trace", "per_cpu/cpu0/trace"])
+def test_clearing_the_ring_is_an_act(watched: Watched, name: str) -> None:
+    watched.write(name, "")
+    assert watched.troubles() == {Trouble.RING_EMPTIED}
+    assert watched.ring.suspected == [Reason.EMPTIED]
+
+
+def test_counters_that_ran_backwards_are_found_at_the_tick(watched: Watched) -> None:
+    watched.ring.emptied = True
+    watched.look()
+    assert watched.troubles() == {Trouble.RING_EMPTIED}
+    assert watched.ring.suspected == [Reason.EMPTIED]
+
+
+def test_events_are_missed_one_by_one(watched: Watched) -> None:
+    watched.write("set_event", "sched:sched_switch")
+    assert watched.troubles() == {Trouble.EVENTS_OFF}
+    (path,) = (each.words for each in watched.health.conditions())
+    assert path == "1 of 2 events were turned off, such as sched:sched_waking"
+    watched.write("set_event", VALUES["set_event"])
+    assert watched.troubles() == set()
+    assert watched.ring.suspected == [Reason.SWITCHED_OFF] * 2
+
+
+def test_a_filter_of_an_event_is_found_whoever_set_it(watched: Watched) -> None:
+    (watched.path / "events/sched/sched_waking/filter").write_text("pid == 1\n")
+    watched.watch.heard()
+    assert watched.troubles() == {Trouble.FILTER_SET}
+    (watched.path / "events/sched/sched_waking/filter").write_text("none\n")
+    watched.watch.heard()
+    assert watched.troubles() == set()
+    assert watched.ring.suspected == [Reason.FILTERED] * 2
+
+
+def test_tracing_that_the_kernel_turned_off_is_reported_unless_a_trigger_was_to(
+    watched: Watched,
+) -> None:
+    quiet = watched.path / "quiet"
+    quiet.write_text("0\n")
+    quiet.rename(watched.path / "tracing_on")  # another inode: nothing is heard of it
+    fd = os.open(watched.path / "tracing_on", os.O_RDONLY)
+    os.dup2(fd, watched.watch._on_fd)
+    os.close(fd)
+    trigger = watched.path / "events/sched/sched_switch/trigger"
+    trigger.write_text("traceoff:unlimited\n")
+    watched.look()
+    assert watched.troubles() == set()
+    assert "as a traceoff trigger asks for (sched:sched_switch)" in watched.instance.notes[-1]
+    watched.watch._off_explained = None
+    trigger.write_text("# none\n")
+    watched.look()
+    watched.look()
+    assert watched.troubles() == {Trouble.TRACING_OFF}
+
+
+def test_a_reader_is_counted_from_when_it_opens_until_it_closes(watched: Watched) -> None:
+    fd = os.open(watched.path / "per_cpu/cpu0/trace_pipe_raw", os.O_RDONLY)
+    watched.watch.heard()
+    assert watched.ring.counts
+    watched.look()
+    assert watched.troubles() == {Trouble.FOREIGN_READER}
+    os.close(fd)
+    watched.watch.heard()
+    watched.look()
+    assert not watched.ring.counts
+    assert watched.troubles() == set()
+
+
+def test_a_reader_that_has_closed_before_anybody_looked_is_an_act(watched: Watched) -> None:
+    os.close(os.open(watched.path / "trace_pipe", os.O_RDONLY))
+    watched.watch.heard()
+    assert watched.ring.counts
+    watched.look()
+    assert not watched.ring.counts
+    (found,) = watched.health.conditions()
+    assert found.trouble is Trouble.FOREIGN_READER
+    assert found.words.startswith("somebody opened a file that consumes events")
+
+
+def test_what_lttd_does_itself_at_the_end_is_not_noticed(watched: Watched) -> None:
+    watched.watch.disarm()
+    (watched.path / "tracing_on").write_text("0\n")
+    watched.look()
+    assert watched.troubles() == set()
+
+
+# -- the counters
+
+
+class Stats:
+    """A ``stats`` that a test writes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.set(0, 0)
+        self.counts = RingCounts(StatsFile(str(path)))
+
+    def set(self, overrun: int, read_events: int) -> None:
+        self._path.write_text(f"entries: 7\noverrun: {overrun}\nread events: {read_events}\n")
+
+
+def test_totals_outlive_a_reset(tmp_path: Path) -> None:
+    stats = Stats(tmp_path / "stats")
+    for overrun, read_events in ((5, 100), (9, 150), (0, 20), (3, 30)):
+        stats.set(overrun, read_events)
+        stats.counts.read()
+    assert stats.counts.was_emptied()
+    assert not stats.counts.was_emptied(), "told once"
+    found = stats.counts.since_the_base()
+    assert (found["overrun"], found["read events"], found["entries"]) == (9 + 3, 150 + 30, 7)
+
+
+def test_what_others_read_is_what_the_kernel_counted_and_we_did_not_take(tmp_path: Path) -> None:
+    stats = Stats(tmp_path / "stats")
+    counts = stats.counts
+
+    def others(read_events: int, *ours: int | None) -> int | None:
+        for some in ours:
+            counts.took(some)
+        stats.set(0, read_events)
+        counts.read()
+        return counts.look_for_others()
+
+    assert others(10) == 10
+    assert others(100, 60, 20) == 10
+    assert others(200, 50, None) is None, "nobody counted"
+    assert others(230, 30) == 0
+    assert others(40, 90) == 0, "a reset may hide some, and makes none up"
+    assert counts.foreign_read_events == 20
