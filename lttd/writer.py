@@ -88,8 +88,13 @@ class StreamFile:
         self._data = disk.open(paths.data, truncate=True)
         if cached_bytes is not None:
             self._data.cache_until(cached_bytes)
-        self._index = disk.open(paths.index, truncate=True)
-        self._index.write_at([INDEX_HEADER], 0)
+        try:
+            self._index = disk.open(paths.index, truncate=True)
+            self._index.write_at([INDEX_HEADER], 0)
+        except StorageError:
+            # Its descriptor may be what removing the segment lacks.
+            self._data.close()
+            raise
         self._gaps_file: File | None = None
         # Whether the name of that file, which appears with the first loss, is durable.
         self._gaps_named = False
