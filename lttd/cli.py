@@ -27,10 +27,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run lttd; return its exit status: 0, 1, 2 or 77, as ``lttd --help`` tells."""
     # Before anything is opened: it could get the number of a descriptor that is closed.
     fill_standard_descriptors()
+    signals = Signals()
+    if arguments is not None:
+        with signals:
+            return _guarded(arguments, signals)
+    # This is the process's last work: what arrives until it has exited shall not change its status.
+    signals.take_over()
+    return _guarded(sys.argv[1:], signals)
+
+
+def _guarded(arguments: Sequence[str], signals: Signals) -> int:
+    """Return the exit status, whatever happens."""
     threads = frozenset(thread.ident for thread in threading.enumerate() if thread.ident)
-    with Signals() as signals, threads_that_fail_end_all():
+    with threads_that_fail_end_all():
         try:
-            config = parse_command_line(sys.argv[1:] if arguments is None else arguments)
+            config = parse_command_line(arguments)
             if config.daemon:
                 return _in_background(config, signals)
             return _run(config, signals)
@@ -42,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BaseException as error:  # noqa: BLE001  (no traceback reaches a user)
             say(unforeseen(error))
             status = 1
-        exit_if_threads_run(threads, status)
-        return status
+    exit_if_threads_run(threads, status)
+    return status
 
 
 def _run(config: Config, signals: Signals, ready_fd: int = -1) -> int:

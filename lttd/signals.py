@@ -54,7 +54,7 @@ def name_of(number: int) -> str:
 
 
 class Signals:
-    """The signals of this process; a context manager that puts back what was before."""
+    """The signals of this process; as a context manager it puts back what was before."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -65,7 +65,11 @@ class Signals:
         self._reported: dict[int, float] = {}
 
     def __enter__(self) -> Self:
-        """Take all of MEANINGS over.  Only the main thread may do this."""
+        self.take_over()
+        return self
+
+    def take_over(self) -> None:
+        """Handle all of MEANINGS.  Only the main thread may do this."""
         self._mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         for number in MEANINGS:
             if number in _MAY_BE_IGNORED and signal.getsignal(number) is signal.SIG_IGN:
@@ -74,7 +78,6 @@ class Signals:
         # Whoever started lttd with SIGCHLD ignored would hide from it how COMMAND ended.
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, MEANINGS)
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:  # fmt: skip

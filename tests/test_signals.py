@@ -102,6 +102,24 @@ def test_a_signal_at_the_start_ends_lttd_before_anything_is_made(
     assert not (tmp_path / "t").exists()
 
 
+SIGNALLED_AT_EXIT = """
+import atexit, os, sys
+from lttd import cli
+numbers = [int(number) for number in sys.argv.pop(1).split(",")]
+atexit.register(lambda: [os.kill(os.getpid(), number) for number in numbers])
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_while_the_process_exits_does_not_change_its_status(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SIGNALLED_AT_EXIT, ",".join(map(str, MEANINGS))]
+    words += ["-t", str(tmp_path / "t"), "--source", f"replay:{FIXTURES}/ftrace,abi=ftrace"]
+    words += ["--summary", "none"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 class TestOnThisKernel:
     pytestmark = needs_kernel()
 
