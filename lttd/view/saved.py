@@ -92,7 +92,11 @@ class SavedFiles:
             if time > FOREVER or pid > MOST_PID:
                 continue
             if time <= until or pid not in found:
-                told = _WORKER.sub(rb"\1", _ESCAPED.sub(_unescaped, parts[4][:_MOST_NOTED_BYTES]))
+                told = parts[4][:_MOST_NOTED_BYTES]
+                if b"\\" in told:
+                    told = _ESCAPED.sub(_unescaped, told)
+                if b"kworker/" in told:
+                    told = _WORKER.sub(rb"\1", told)
                 found[pid] = told[:_COMMAND_BYTES]
         return found
 
