@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--backlog-mib", type=int, default=64)
     parser.add_argument("--mib-per-s", type=float, help="default: all at once")
     arguments = parser.parse_args()
+    arguments.trace.mkdir(mode=0o750, exist_ok=True)
     template = pages(arguments.take_kib << 10)
     backlog_bytes = arguments.backlog_mib << 20
     pool = BufferPool(backlog_bytes + TAKE_BYTES)

@@ -366,6 +366,9 @@ class OpenDirectory:
     @contextmanager
     def _parent(self, path: str | Path) -> Iterator[tuple[int, str]]:
         above, name = _split(self._inside(path))
+        if above == ".":
+            yield self.fd, name
+            return
         fd = self._reach(above, _DIRECTORY)
         try:
             yield fd, name
@@ -441,13 +444,6 @@ class Place:
     def stat(self) -> os.stat_result:
         """See OpenDirectory.stat()."""
         return self.directory.stat(self.path)
-
-    def size_bytes(self) -> int:
-        """Return how large the file is; 0 where it cannot be reached, which its readers report."""
-        try:
-            return self.stat().st_size
-        except OSError:
-            return 0
 
     def open(self) -> int:
         """See OpenDirectory.open_file()."""

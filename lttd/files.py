@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,8 @@ from lttd.limits import Limit
 from lttd.locks import is_listed, lock_holder
 from lttd.subbuffer import Pieces
 
+# What it takes to remove a segment without attachments: one for each level.
+SPARE_DESCRIPTORS: Final = 4
 # Nobody else can open the file, so nobody else can hold its lock.
 LOCK_MODE: Final = 0o600
 IOV_MAX: Final = 1024
@@ -66,6 +68,14 @@ def read_limited(where: Place | Path, limit: Limit) -> bytes:
         reason = f"{max(size_bytes, len(data)):,} bytes; {limit}"
         raise TraceDamagedError(Path(place.path), limit.most, reason)
     return data
+
+
+def size_bytes(where: Place | Path) -> int:
+    """Return how large a file is; 0 where that cannot be told, which its readers report."""
+    try:
+        return place_of(where).stat().st_size
+    except OSError:
+        return 0
 
 
 def read_head(where: Place | Path, most_bytes: int) -> bytes:
@@ -455,6 +465,28 @@ class Disk:
             raise storage_error(path, error) from None
         self.sync_directory(path.parent)
 
+    @contextmanager
+    def whole_or_absent(self, path: Path) -> Iterator[None]:
+        """Remove the directory *path*, which was just created, if the block that fills it fails.
+
+        To remove it takes descriptors, which may be what has run out: some are kept for that.
+        """
+        spare: list[int] = []
+        try:
+            try:
+                spare += (os.dup(self._holder(path.parent).fd) for _ in range(SPARE_DESCRIPTORS))
+                yield
+            except OSError as error:
+                raise storage_error(path, error) from None
+        except BaseException:
+            while spare:
+                close_fd(spare.pop())
+            self.remove_tree(path)
+            raise
+        finally:
+            while spare:
+                close_fd(spare.pop())
+
     def remove(self, path: Path) -> None:
         """Remove a file that nobody needs; where that cannot be done it stays."""
         with suppress(OSError):
@@ -462,8 +494,12 @@ class Disk:
 
     def remove_tree(self, path: Path) -> None:
         """Remove a directory and what it holds; where that cannot be done it stays."""
+        holder = self._holder(path.parent)
         with suppress(OSError):
-            self._holder(path.parent).remove_tree(path)
+            try:
+                holder.remove_directory(path)  # takes no descriptor
+            except OSError:
+                holder.remove_tree(path)
 
     def sync_file_system(self, path: Path) -> None:
         """Make everything durable that was written to where *path* lies."""

@@ -20,7 +20,7 @@ from lttd.abi.ltt import Layout, is_metadata, layout_of
 from lttd.abi.ltt_events import Channel, alike, walk
 from lttd.abi.ltt_markers import Marker, Markers, core_markers
 from lttd.abi.table import Headers
-from lttd.errors import TraceDamagedError
+from lttd.errors import StorageError, TraceDamagedError
 from lttd.stored import StoredStream
 from lttd.tracedir import Manifest, SegmentPaths, segments_below
 
@@ -89,7 +89,7 @@ class SegmentMarkers:
         """Yield the metadata streams of the other segments in the directory."""
         try:
             others = segments_below(self._paths.directory.absolute().parent)
-        except OSError:
+        except StorageError:
             return  # the segment can be read, what it lies in cannot
         for paths in others:
             if paths.directory.name == self._paths.directory.absolute().name:

@@ -92,14 +92,13 @@ class OpenSegment:
         )
         self.lanes: dict[StreamId, Lane] = {}
         self._lock: Lock | None = None
-        try:
-            self._lock = Lock(self.paths.base, self.paths.lock)
-            self._create(contents)
-        except BaseException:
-            # Files first: to remove directories takes descriptors.
-            self._close_files()
-            self._disk.remove_tree(self.paths.directory)
-            raise
+        with self._disk.whole_or_absent(self.paths.directory):
+            try:
+                self._lock = Lock(self.paths.base, self.paths.lock)
+                self._create(contents)
+            except BaseException:
+                self._close_files()
+                raise
 
     def _create(self, contents: SegmentContents) -> None:
         self.manifest = Manifest(

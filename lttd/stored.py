@@ -16,6 +16,7 @@ import numpy.typing as npt
 from lttd.abi.table import BlktraceAbi, Headers, abi_of
 from lttd.beneath import Place, place_of
 from lttd.errors import TraceDamagedError
+from lttd.files import size_bytes
 from lttd.index import Entries, SeekIndex, read_gaps
 from lttd.stats import StreamStats, StreamSummary, summarize
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
@@ -74,7 +75,7 @@ class StoredStream:
             reason = "no index; lttv check --repair makes it again"
             raise TraceDamagedError(self.paths.index, 0, reason) from None
         # In this order: the data file of a live trace is ahead of its index.
-        data_bytes = self.segment.place(self.paths.data).size_bytes()
+        data_bytes = size_bytes(self.segment.place(self.paths.data))
         index.refuse_more_than(data_bytes, self._least_bytes)
         return index
 

@@ -313,8 +313,8 @@ def segments(trace: Path) -> list[SegmentPaths]:
         return [SegmentPaths(trace, base)]
     try:
         found = segments_below(base)
-    except OSError as error:
-        raise NotATraceError(f"{trace}: {error.strerror}") from None
+    except StorageError as error:
+        raise NotATraceError(str(error)) from None
     if not found:
         raise NotATraceError(f"{trace}: {why_no_trace(trace)}")
     return found
@@ -326,14 +326,16 @@ def segments_below(trace: Path | OpenDirectory) -> list[SegmentPaths]:
     A symbolic link to a segment is among them: reading it says that it is none.
 
     Raises:
-        OSError: the directory cannot be listed.
+        StorageError: the directory cannot be listed.
     """
-    if isinstance(trace, Path):
-        try:
-            trace = OpenDirectory.open(trace)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-    names = filter(_SEGMENT.fullmatch, trace.names(trace.path))
+    path = trace if isinstance(trace, Path) else trace.path
+    try:
+        trace = OpenDirectory.open(trace) if isinstance(trace, Path) else trace
+        names = filter(_SEGMENT.fullmatch, trace.names(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise storage_error(path, error) from None
     found = [SegmentPaths(trace.path / name, trace) for name in names]
     return sorted(found, key=lambda segment: segment.number)
 
@@ -430,14 +432,13 @@ def create_segment(disk: Disk, trace: Path, number: int, kind: str) -> SegmentPa
         directory.create_directory(path)
     except OSError as error:
         raise storage_error(path, error) from None
-    try:
+    with disk.whole_or_absent(path):
         paths = SegmentPaths(path, directory.enter(path))
         disk.hold(paths.base)
-        disk.make_directory(paths.index)
-        disk.sync_directory(trace)
-    except (OSError, StorageError) as error:
-        disk.remove_tree(path)
-        if isinstance(error, StorageError):
+        try:
+            disk.make_directory(paths.index)
+            disk.sync_directory(trace)
+        except BaseException:
+            disk.release(paths.base)
             raise
-        raise storage_error(path, error) from None
     return paths

@@ -7,7 +7,7 @@ because a cut failed, nothing is appended.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -88,13 +88,13 @@ class StreamFile:
         self._data = disk.open(paths.data, truncate=True)
         if cached_bytes is not None:
             self._data.cache_until(cached_bytes)
-        try:
+        with ExitStack() as undo:
+            # A descriptor left open may be what removing the segment lacks.
+            undo.callback(self._data.close)
             self._index = disk.open(paths.index, truncate=True)
+            undo.callback(self._index.close)
             self._index.write_at([INDEX_HEADER], 0)
-        except StorageError:
-            # Its descriptor may be what removing the segment lacks.
-            self._data.close()
-            raise
+            undo.pop_all()
         self._gaps_file: File | None = None
         # Whether the name of that file, which appears with the first loss, is durable.
         self._gaps_named = False

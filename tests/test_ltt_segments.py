@@ -61,6 +61,7 @@ def record(directory: Path, trace: Path, layout: str, number: int = 1) -> Trace:
     recorder = Recorder()
     recorder.start()
     try:
+        trace.mkdir(mode=0o750, exist_ok=True)
         recording = Recording.begin(recorder, trace, number, source, layout, Disk())
         for stream, lane in recording.streams_and_lanes():
             while isinstance(batch := stream.take(flush=True), Batch):

@@ -20,9 +20,10 @@ from typing import Final
 import numpy as np
 
 from lttd.abi import ltt, ltt_walk
+from lttd.beneath import place_of
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
-from lttd.files import refuse_hole
+from lttd.files import read_head, refuse_hole
 from lttd.limits import HOLE
 from lttd.plausible import is_name
 from lttd.sources.base import Nothing, SourceInfo
@@ -50,8 +51,7 @@ def find_channels(directory: Path) -> list[tuple[StreamId, Path]]:
 def has_ltt_magic(path: Path) -> bool:
     """Tell whether a file begins as a channel of LTTng 0.x does."""
     try:
-        with path.open("rb") as file:
-            head = file.read(ltt.LEAST_HEADER_BYTES)
+        head = read_head(path, ltt.LEAST_HEADER_BYTES)
     except OSError:
         return False
     return ltt.has_magic(head)
@@ -86,7 +86,7 @@ def walk(stream: StreamId, path: Path) -> Channel | str:
         SourceError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(place_of(path).open(), "rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 return "it is empty"
             refuse_hole(path, file.fileno(), HOLE)

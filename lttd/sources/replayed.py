@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from lttd.beneath import place_of
 from lttd.errors import SourceError, TraceDamagedError
 from lttd.files import refuse_hole
 from lttd.limits import HOLE
@@ -28,7 +29,7 @@ class FileStream:
         self.path = path
         self.pool = pool
         try:
-            self._fd = os.open(path, os.O_RDONLY)
+            self._fd = place_of(path).open()
         except OSError as error:
             raise SourceError(f"{path}: {error.strerror}") from error
         try:

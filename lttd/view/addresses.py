@@ -16,8 +16,9 @@ from operator import le
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
-from lttd.files import read_limited
+from lttd.files import read_limited, size_bytes
 from lttd.limits import KALLSYMS, PRINTK_FORMATS, SYMBOLS, Limit
 from lttd.terminal import printable_bytes
 
@@ -49,7 +50,7 @@ class Symbol(NamedTuple):
 class Symbols:
     """Functions and strings of one kernel by address, each file read when it is needed first."""
 
-    def __init__(self, tracefs: Path | None = None, notes: list[str] | None = None) -> None:
+    def __init__(self, tracefs: Place | Path | None = None, notes: list[str] | None = None) -> None:
         """*tracefs*: where a segment keeps the files; None, or a file is absent: all unknown.
 
         *notes* gets a line for each file that is too large to be read.
@@ -59,7 +60,7 @@ class Symbols:
         self._strings: dict[int, bytes] | None = None
         for limit in (KALLSYMS, PRINTK_FORMATS) if tracefs and notes is not None else ():
             path = tracefs / limit.what  # type: ignore[operator]
-            if _size_bytes(path) > limit.most:
+            if size_bytes(path) > limit.most:
                 notes.append(f"{path}: byte {limit.most}: {limit}; addresses stay numbers")  # type: ignore[union-attr]
 
     def find(self, address: int) -> Symbol | None:
@@ -114,13 +115,6 @@ class Symbols:
             return read_limited(self._tracefs / limit.what, limit)
         except (OSError, TraceDamagedError):
             return b""
-
-
-def _size_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:

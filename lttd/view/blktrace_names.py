@@ -22,6 +22,7 @@ from lttd.abi.blktrace import (
     walk,
 )
 from lttd.abi.blktrace import notes as notes_of
+from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
 from lttd.limits import COMMANDS
@@ -40,7 +41,9 @@ class BlktraceNames(Names):
     idle: bytes | None = None
 
     def __init__(self, segments: Sequence[Segment]) -> None:
-        super().__init__(segment.paths.directory / NOTES_FILE for segment in segments)
+        super().__init__(
+            segment.paths.place(segment.paths.directory / NOTES_FILE) for segment in segments
+        )
 
     def parse(self, text: bytes, into: Noted) -> None:
         """Read records; what does not parse is left out."""
@@ -105,18 +108,18 @@ def _first_of(stream: StoredStream) -> Iterator[int]:
             return
 
 
-def noted_records(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def noted_records(place: Place) -> Iterator[tuple[int, int, bytes]]:
     """Yield time, CPU and bytes of each record of a notes file; none where it is absent.
 
     Raises:
         TraceDamagedError: it is too large, or cannot be read.
     """
     try:
-        raw = read_limited(path, COMMANDS)
+        raw = read_limited(place, COMMANDS)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
+        raise TraceDamagedError(Path(place.path), 0, error.strerror or str(error)) from None
     layout = layout_of(raw)
     if layout is None:
         return

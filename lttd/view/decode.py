@@ -45,7 +45,7 @@ class FtraceContexts:
     """See ``lttd.view.families.Contexts``."""
 
     def __init__(self, segment: Segment) -> None:
-        self._tracefs = segment.paths.directory / "tracefs"
+        self._tracefs = segment.paths.tracefs
         self._formats: dict[int, Formats] = {}
 
     def of(self, stream: StoredStream) -> FtraceContext:

@@ -12,7 +12,7 @@ from typing import Final
 
 from lttd.beneath import close_fd
 from lttd.errors import LttdError
-from lttd.files import is_locked
+from lttd.files import is_locked, size_bytes
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.stored import StoredStream
 from lttd.terminal import put, say
@@ -97,11 +97,8 @@ class _Followed:
         return list(self._lines.lines(batch))
 
     def _refresh_names(self) -> None:
-        commands = self.paths.place(self.paths.directory / "tracefs" / "commands")
-        try:
-            size = commands.stat().st_size
-        except OSError:
-            size = 0
+        commands = self.paths.tracefs / "commands"
+        size = size_bytes(commands)
         if size != self._commands_bytes:
             self._commands_bytes = size
             self._lines = maker(self._group, self._show, self._notes)

@@ -5,13 +5,13 @@ Rule: of every file only the id is read until an event of that type is to be sho
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import Format, id_of, parse_format
+from lttd.beneath import Place, close_fd
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
 from lttd.limits import EVENT_TYPES, FORMAT
@@ -55,7 +55,7 @@ class EventType:
 class Formats:
     """The format files of one segment."""
 
-    def __init__(self, tracefs: Path, byteorder: str, long_bytes: int) -> None:
+    def __init__(self, tracefs: Place, byteorder: str, long_bytes: int) -> None:
         self._events = tracefs / "events"
         self._byteorder = byteorder
         self._long_bytes = long_bytes
@@ -71,8 +71,8 @@ class Formats:
             self._files = {}
             found = (
                 (system, event)
-                for system in _directories(str(self._events))
-                for event in _directories(f"{self._events}/{system}")
+                for system in _directories(self._events)
+                for event in _directories(self._events / system)
             )
             for number, (system, event) in enumerate(found):
                 if number == EVENT_TYPES.most:
@@ -86,11 +86,11 @@ class Formats:
         path = f"{self._events}/{system}/{event}/format"
         assert self._files is not None
         try:
-            fd = os.open(path, os.O_RDONLY)
+            fd = self._events.directory.open_file(path)
             try:
                 number = id_of(os.read(fd, _HEAD_BYTES))
             finally:
-                os.close(fd)
+                close_fd(fd)
         except OSError as error:
             self.notes.append(f"{path}: {error.strerror}")
             return
@@ -116,7 +116,7 @@ class Formats:
             return None
         try:
             return parse_format(
-                read_limited(Path(file.path), FORMAT),
+                read_limited(self._events.directory.place(file.path), FORMAT),
                 file.system,
                 byteorder=self._byteorder,
                 long_bytes=self._long_bytes,
@@ -129,9 +129,8 @@ class Formats:
         return None
 
 
-def _directories(parent: str) -> list[str]:
+def _directories(parent: Place) -> list[str]:
     try:
-        with os.scandir(parent) as found:
-            return sorted(each.name for each in found if each.is_dir())
+        return parent.directory.directories(parent.path)
     except OSError:
         return []

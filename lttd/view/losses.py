@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
 from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER, MOST_LOST, refuse_too_many_gaps
 from lttd.stored import map_file
@@ -38,10 +39,10 @@ class Loss(NamedTuple):
 class Losses:
     """The gaps of one stream."""
 
-    def __init__(self, path: Path, notes: list[str]) -> None:
+    def __init__(self, place: Place, notes: list[str]) -> None:
         self._gaps = np.empty(0, GAP_DTYPE)
         try:
-            raw = map_file(path)
+            path, raw = Path(place.path), map_file(place)
             refuse_too_many_gaps(path, len(raw))
         except TraceDamagedError as error:
             notes.append(f"{error}; its losses are not shown")
@@ -49,7 +50,7 @@ class Losses:
         if not len(raw):
             return
         if bytes(raw[: len(GAPS_HEADER)]) != GAPS_HEADER:
-            notes.append(f"{path}: byte 0: no gaps file; its losses are not shown")
+            notes.append(f"{place}: byte 0: no gaps file; its losses are not shown")
             return
         count = (len(raw) - len(GAPS_HEADER)) // GAP_BYTES
         self._gaps = np.frombuffer(raw, GAP_DTYPE, count, len(GAPS_HEADER))

@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.files import read_head
+from lttd.beneath import Place
+from lttd.files import read_head, size_bytes
 from lttd.limits import COMMAND_LINES, COMMANDS, Limit
 from lttd.view.columns import Batch, Rows
 from lttd.view.glyphs import distinct
@@ -68,7 +69,7 @@ class Names:
     idle: bytes | None = IDLE
     """What pid 0 is called, whoever notes it; None: as noted."""
 
-    def __init__(self, files: Iterable[Path], notes: list[str] | None = None) -> None:
+    def __init__(self, files: Iterable[Place | Path], notes: list[str] | None = None) -> None:
         """*notes* gets a line for each file that is too large to be read whole."""
         self._files = list(files)
         if notes is not None:
@@ -136,11 +137,11 @@ class Names:
         return sorted(told + within)
 
 
-def _too_large(path: Path) -> str | None:
+def _too_large(path: Place | Path) -> str | None:
+    size = size_bytes(path)
+    limit: Limit | None = COMMANDS if size > COMMANDS.most else None
     try:
-        size_bytes = path.stat().st_size
-        limit: Limit | None = COMMANDS if size_bytes > COMMANDS.most else None
-        if size_bytes > _LEAST_LINE_BYTES * COMMAND_LINES.most and limit is None:
+        if size > _LEAST_LINE_BYTES * COMMAND_LINES.most and limit is None:
             data = read_head(path, COMMANDS.most)
             limit = COMMAND_LINES if data.count(b"\n") > COMMAND_LINES.most else None
     except OSError:

@@ -3,13 +3,16 @@
 Rule: what is absent or unreadable is empty: the events are there all the same.
 """
 
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from lttd.abi.ftrace import PageLayout
+from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
 from lttd.limits import COMMAND_LINES, COMMANDS, EVENT_TYPES, FORMAT, FORMATS, TRACEFS_FILE
@@ -29,7 +32,7 @@ class SavedFiles:
     """``tracefs/`` of one segment."""
 
     def __init__(self, segment: Segment) -> None:
-        self._root = segment.paths.directory / "tracefs"
+        self._root = segment.paths.tracefs
 
     def read(self, name: str) -> bytes:
         """Return a file's content; *name* is as below tracefs.
@@ -64,18 +67,32 @@ class SavedFiles:
         """
         found: dict[tuple[str, str], bytes] = {}
         left = FORMATS.most
-        for number, path in enumerate(self._root.glob("events/*/*/format")):
+        for number, (system, event) in enumerate(self._event_types()):
+            place = self._root / f"events/{system}/{event}/format"
+            path = Path(place.path)
             if number == EVENT_TYPES.most:
                 raise TraceDamagedError(path, 0, f"{EVENT_TYPES}; remove the others")
-            text = read_limited(path, FORMAT)
+            try:
+                text = read_limited(place, FORMAT)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
             left -= len(text)
             if left < 0:
                 raise TraceDamagedError(path, 0, f"{FORMATS}; remove what no event needs")
-            found[path.parts[-3], path.parts[-2]] = text
+            found[system, event] = text
         return found
 
+    def _event_types(self) -> Iterator[tuple[str, str]]:
+        directories, events = self._root.directory.directories, self._root / "events"
+        with suppress(OSError):  # absent
+            for system in directories(events.path):
+                for event in directories((events / system).path):
+                    yield system, event
+
     @cached_property
-    def _commands(self) -> Path:
+    def _commands(self) -> Place:
         return self._root / "commands"
 
     def last_commands(self, until: int) -> dict[int, bytes]:
@@ -102,7 +119,7 @@ class SavedFiles:
 
     def _command_lines(self) -> Iterator[bytes]:
         try:
-            with self._commands.open("rb") as lines:
+            with os.fdopen(self._commands.open(), "rb") as lines:
                 # A line without an end is read in parts that do not parse.
                 for _ in range(COMMAND_LINES.most):
                     line = lines.readline(_MOST_LINE_BYTES)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lttd.abi.ftrace_format import Format
+from lttd.beneath import OpenDirectory
 from lttd.errors import NotATraceError
 from lttd.terminal import printable
 from lttd.tracedir import segments
@@ -17,10 +18,12 @@ def formats_of(path: Path) -> Iterator[Format]:
     Raises:
         NotATraceError: neither.
     """
-    if (path / "events").is_dir():
-        found = Formats(path, "<", 8)
-    else:
-        found = Formats(segments(path)[-1].directory / "tracefs", "<", 8)
+    try:
+        tracefs = OpenDirectory.open(path).place(path)
+        named = tracefs.directory.is_directory(path / "events")
+    except OSError:
+        named = False  # segments() says why
+    found = Formats(tracefs if named else segments(path)[-1].tracefs, "<", 8)
     for number in sorted(found.files):
         format_ = found.get(number)
         if format_ is not None:

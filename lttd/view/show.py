@@ -115,7 +115,7 @@ def maker(group: ClockGroup, show: Show, notes: list[str]) -> Lines:
 
 
 def _ftrace_lines(group: ClockGroup, show: Show, notes: list[str]) -> Lines:
-    tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
+    tracefs = [segment.paths.tracefs for segment in group.segments]
     names = Names((path / "commands" for path in tracefs), notes)
     if show.json:
         return JsonLines(names, show.fields)

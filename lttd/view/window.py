@@ -73,7 +73,7 @@ class Source:
     @cached_property
     def losses(self) -> Losses:
         """What the stream is known to have lost."""
-        return Losses(self.stream.paths.gaps, self._notes)
+        return Losses(self.stream.segment.place(self.stream.paths.gaps), self._notes)
 
 
 def _derived(stream: StoredStream) -> Entries:

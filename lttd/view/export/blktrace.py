@@ -80,7 +80,8 @@ class _Writing:
         """Write what one segment has."""
         begin, end = window.bounds(segment)
         names = {part.stream.info.id.channel for part in parts}
-        for time, cpu, record in noted_records(segment.paths.directory / NOTES_FILE):
+        notes = segment.paths.place(segment.paths.directory / NOTES_FILE)
+        for time, cpu, record in noted_records(notes):
             # Several devices have each their own notes; they say the same of a process.
             if time < begin and record not in self._noted:
                 self._noted.add(record)

@@ -67,9 +67,7 @@ def _export_segment(
         kinds = {part.stream.info.abi for part in parts}
         raise does_not_fit(segment.paths.directory.name, kinds, "ctf")
     layout = layouts.pop()
-    formats = Formats(
-        segment.paths.directory / "tracefs", layout.byteorder, long_bytes=layout.long_bytes
-    )
+    formats = Formats(segment.paths.tracefs, layout.byteorder, long_bytes=layout.long_bytes)
     types = Types(formats, layout.byteorder)
     disk.make_directory(out)
     for part in parts:

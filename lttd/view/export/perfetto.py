@@ -128,7 +128,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
     with out.open("wb") as file:
         file.write(HEADER)
         for group in groups:
-            tracefs = [segment.paths.directory / "tracefs" for segment in group.segments]
+            tracefs = [segment.paths.tracefs for segment in group.segments]
             without: list[str] = []
             names = Names((path / "commands" for path in tracefs), without)
             symbols = Symbols(tracefs[-1], without)

@@ -1,0 +1,460 @@
+"""Nobody leads lttd or lttv out of a trace, and nothing in a trace makes them wait."""
+
+import gc
+import json
+import os
+import resource
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lttd.errors import LttdError, StorageError, TraceDamagedError, UsageError
+from lttd.files import Disk, Lock, is_locked
+from lttd.open_segment import SegmentContents
+from lttd.recorder import Recorder
+from lttd.recording import Recovered, locked_trace, recover_open_segments
+from lttd.recover import recover
+from lttd.tracedir import Manifest, create_segment, prepare_trace, segments
+from lttd.verify import check
+from lttd.view.cli import main as lttv
+from lttd.view.cut import cut
+from lttd.view.times import EVERYTHING
+from lttd.view.trace import Trace
+from tests.fakes import info
+from tests.made import SNAPSHOT, Made, segment_at, subbuffer
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+
+def recorded(trace: Path, *, number: int = 1) -> Made:
+    made = Made(trace, number=number)
+    made.append([subbuffer(0), subbuffer(1)], trailing_loss=3)
+    made.sync()
+    return made
+
+
+def left_open(trace: Path, *, number: int = 1) -> Made:
+    """A segment of a killed lttd, with more in it than its synced record tells."""
+    made = recorded(trace, number=number)
+    made.append([subbuffer(2)])
+    return made.leave()
+
+
+def with_tracefs(made: Made) -> Made:
+    events = made.paths.directory / "tracefs" / "events" / "sched" / "sched_switch"
+    events.mkdir(parents=True)
+    (events / "format").write_bytes(b'name: sched_switch\nID: 314\nformat:\n\nprint fmt: ""\n')
+    (made.paths.directory / "tracefs" / "commands").write_bytes(b"1\t1\t1\tinit\n")
+    return made
+
+
+def files_of(made: Made) -> list[str]:
+    found = [p for p in sorted(made.paths.directory.rglob("*")) if p.is_file()]
+    return [str(path.relative_to(made.paths.directory)) for path in found]
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    path = tmp_path / "victim"
+    path.write_bytes(b"precious")
+    return path
+
+
+def lines_of(found: Sequence[Recovered]) -> list[str]:
+    return [one.line for one in found]
+
+
+# -- nothing outside is written to
+
+WRITTEN = ["trace.json", "synced.json", "streams/fake_0", "streams/index/fake_0.idx"]
+WRITTEN += ["streams/index/fake_0.gaps"]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_repair_does_not_write_through_a_link(
+    tmp_path: Path, victim: Path, name: str, link: Callable[[Path, Path], None]
+) -> None:
+    made = left_open(tmp_path / "t")
+    made.paths.synced.unlink()
+    path = made.paths.directory / name
+    if name == "trace.json":
+        shutil.copy(path, victim)
+    before = victim.read_bytes()
+    path.unlink(missing_ok=True)
+    link(victim, path)
+    with suppress(LttdError):  # synced.json is made anew
+        recover(made.paths, Disk())
+    assert victim.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", [".trace.json.new", ".synced.json.new", ".reserve", ".lock"])
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_a_temporary_that_is_a_link_is_removed_or_refused_and_not_written_through(
+    tmp_path: Path, victim: Path, name: str, link: Callable[[Path, Path], None]
+) -> None:
+    made = left_open(tmp_path / "t")
+    link(victim, made.paths.directory / name)
+    before = victim.stat()
+    if name == ".lock":
+        with pytest.raises(StorageError, match=r"symbolic link|2 names"):
+            recover(made.paths, Disk())
+    else:
+        recover(made.paths, Disk())
+        assert check(made.paths).whole
+        assert not (made.paths.directory / name).exists()
+    assert victim.read_bytes() == b"precious"
+    assert victim.stat().st_mode == before.st_mode
+
+
+@pytest.mark.parametrize("name", ["streams", "streams/index"])
+def test_a_linked_directory_is_not_followed_by_repair(tmp_path: Path, name: str) -> None:
+    made = left_open(tmp_path / "t")
+    path = made.paths.directory / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    before = {p: p.read_bytes() for p in (tmp_path / "elsewhere").rglob("*") if p.is_file()}
+    with pytest.raises(LttdError):
+        recover(made.paths, Disk())
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_append_reports_links_in_one_line_and_records(tmp_path: Path, victim: Path) -> None:
+    trace = tmp_path / "t"
+    made = left_open(trace)
+    data = made.paths.stream("fake_0").data
+    data.unlink()
+    data.symlink_to(victim)
+    disk = Disk()
+    with locked_trace(disk, trace, append=True) as number:
+        (line,) = lines_of(recover_open_segments(disk, trace))
+        create_segment(disk, trace, number, "fake")
+    assert "a symbolic link" in line
+    assert line.endswith("left as it is")
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_closed_segment_with_several_links_is_left_alone_and_no_reason_to_stop(
+    tmp_path: Path,
+) -> None:
+    trace = tmp_path / "t"
+    made = recorded(trace).finish()
+    for name in files_of(made):
+        os.link(made.paths.directory / name, tmp_path / name.replace("/", "-"))
+    disk = Disk()
+    with locked_trace(disk, trace, append=True) as number:
+        assert recover_open_segments(disk, trace) == []
+        assert number == 2
+    assert check(made.paths).whole
+
+
+def test_a_trace_may_be_named_by_a_link_which_is_resolved_once(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o750)
+    (tmp_path / "t").symlink_to("real")
+    (tmp_path / "other").mkdir()
+    disk = Disk()
+    with locked_trace(disk, tmp_path / "t", append=False) as number:
+        (tmp_path / "t").unlink()
+        (tmp_path / "t").symlink_to("other")
+        paths = create_segment(disk, tmp_path / "t", number, "fake")
+        disk.replace(paths.manifest, b"{}")
+    assert os.listdir(tmp_path / "other") == []
+    assert (tmp_path / "real" / paths.directory.name / "trace.json").read_bytes() == b"{}"
+
+
+def test_a_live_segment_that_is_renamed_and_replaced_keeps_its_writes(
+    tmp_path: Path, victim: Path
+) -> None:
+    trace = tmp_path / "t"
+    made = recorded(trace)
+    there = made.paths.directory.rename(tmp_path / "moved")
+    hostile = made.paths.directory
+    (hostile / "streams" / "index").mkdir(parents=True)
+    for name in ("trace.json", "synced.json", ".synced.json.new", "streams/index/fake_0.gaps"):
+        (hostile / name).symlink_to(victim)
+    made.append([subbuffer(2)])
+    made.finish()
+    assert victim.read_bytes() == b"precious"
+    assert all((hostile / name).is_symlink() for name in ("trace.json", "synced.json"))
+    assert Manifest.read(there / "trace.json").state == "closed"
+
+
+# -- who may write where
+
+
+@needs_root
+def test_a_trace_of_another_user_is_not_written_to(tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    made = left_open(trace)
+    os.chown(trace, NOBODY, NOBODY)
+    with pytest.raises(UsageError, match=rf"t: belongs to user {NOBODY}"):
+        locked_trace(Disk(), trace, append=True).__enter__()
+    with pytest.raises(StorageError, match=rf"belongs to user {NOBODY}"):
+        recover(segments(trace)[0], Disk())
+    assert Trace(trace).state == "open"
+    assert not made.paths.lock.exists()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o757])
+def test_a_trace_that_others_may_write_to_is_not_written_to(tmp_path: Path, mode: int) -> None:
+    trace = tmp_path / "t"
+    left_open(trace)
+    trace.chmod(mode)
+    with pytest.raises(UsageError, match="chmod go-w"):
+        locked_trace(Disk(), trace, append=True).__enter__()
+
+
+@needs_root
+def test_the_parents_of_a_trace_may_belong_to_anybody(tmp_path: Path) -> None:
+    parent = tmp_path / "home"
+    parent.mkdir(mode=0o777)
+    os.chown(parent, NOBODY, NOBODY)
+    disk = Disk()
+    with locked_trace(disk, parent / "new" / "t", append=False) as number:
+        (parent / "new").rename(parent / "away")
+        (parent / "new").symlink_to("/etc")
+        create_segment(disk, parent / "new" / "t", number, "fake")
+    assert len(os.listdir(parent / "away" / "t")) == 1
+
+
+# -- locks
+
+
+@needs_root
+def test_a_user_who_may_read_a_trace_cannot_lock_it(tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    recorded(trace).finish()
+    trace.chmod(0o755)
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(path.stat().st_mode | 0o055)
+    code = (
+        "import fcntl, os, sys, time\n"
+        f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+        f"for path in ({str(trace)!r}, {str(segments(trace)[0].directory)!r}):\n"
+        "    try: fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "    except PermissionError: pass\n"
+        "print('locked', flush=True); sys.stdin.read()\n"
+    )
+    attacker = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert attacker.stdout is not None
+    try:
+        assert attacker.stdout.readline() == "locked\n"
+        with locked_trace(Disk(), trace, append=True) as number:
+            assert number == 2
+            assert stat.S_IMODE((trace / ".lock").stat().st_mode) == 0o600
+    finally:
+        attacker.communicate("")
+
+
+def test_a_lock_file_that_a_kill_left_is_taken_over_and_removed(tmp_path: Path) -> None:
+    base = segment_at(tmp_path).base
+    path = tmp_path / ".lock"
+    path.touch(mode=0o644)
+    assert not is_locked(base.place(path))
+    lock = Lock(base, path)
+    assert is_locked(base.place(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    lock.release()
+    assert not path.exists()
+
+
+# -- what is no regular file is neither read nor waited for
+
+
+def a_socket(path: Path) -> None:
+    here = os.getcwd()
+    os.chdir(path.parent)
+    try:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+KINDS: dict[str, Callable[[Path], None]] = {
+    "fifo": os.mkfifo,
+    "socket": a_socket,
+    "directory": os.mkdir,
+    "link": lambda path: os.symlink("/proc/self/maps", path),
+}
+FILES = ["trace.json", "synced.json", "streams/fake_0", "streams/index/fake_0.idx"]
+FILES += ["streams/index/fake_0.gaps", "tracefs/commands"]
+FILES += ["tracefs/events/sched/sched_switch/format"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FILES)
+def test_every_command_answers_whatever_kind_of_file_is_there(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, kind: str
+) -> None:
+    made = with_tracefs(recorded(tmp_path / "t")).finish()
+    path = made.paths.directory / name
+    path.unlink()
+    KINDS[kind](path)
+    trace, out = str(tmp_path / "t"), str(tmp_path / "out")
+    for words in (
+        ["info", trace], ["text", trace], ["check", trace], ["formats", trace],
+        ["cut", trace, "-o", out], ["export", trace, "--to", "trace.dat", "-o", f"{out}.dat"],
+        ["export", trace, "--to", "ctf", "-o", f"{out}.ctf"], ["check", "--repair", trace],
+    ):  # fmt: skip
+        assert lttv(words) in (0, 1, 2), words
+        told = capfd.readouterr()
+        assert "Traceback" not in told.err
+        assert "[vdso]" not in told.out
+    found = [p for p in tmp_path.rglob("*") if p.is_file() and not p.is_symlink()]
+    assert not any(b"[vdso]" in each.read_bytes() for each in found)
+
+
+def test_cut_refuses_to_copy_what_a_link_points_to(tmp_path: Path, victim: Path) -> None:
+    made = with_tracefs(recorded(tmp_path / "t")).finish()
+    (made.paths.directory / "tracefs" / "saved_tgids").symlink_to(victim)
+    with pytest.raises(TraceDamagedError, match="saved_tgids: byte 0: a symbolic link"):
+        cut(Trace(tmp_path / "t"), EVERYTHING, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+# -- recording starts whatever old files hold
+
+
+def garbage(made: Made) -> None:
+    made.paths.manifest.write_bytes(b"\0garbage")
+
+
+def missing(made: Made) -> None:
+    made.paths.manifest.unlink()
+
+
+def newer(made: Made) -> None:
+    value = json.loads(made.paths.manifest.read_bytes()) | {"format_version": 99}
+    made.paths.manifest.write_text(json.dumps(value))
+
+
+def unreadable(made: Made) -> None:
+    shutil.rmtree(made.paths.directory)
+    made.paths.directory.symlink_to("/nonexistent")
+
+
+def file_instead(made: Made) -> None:
+    shutil.rmtree(made.paths.directory)
+    made.paths.directory.touch()
+
+
+def foreign(made: Made) -> None:
+    os.chown(made.paths.directory, NOBODY, NOBODY)
+
+
+OLD = [garbage, missing, newer, unreadable, file_instead]
+
+
+@pytest.mark.parametrize("damage", [*OLD, pytest.param(foreign, marks=needs_root)])
+@pytest.mark.parametrize("closed", [True, False])
+def test_an_old_segment_is_reported_left_and_recorded_past(
+    tmp_path: Path, damage: Callable[[Made], None], closed: bool
+) -> None:
+    trace = tmp_path / "t"
+    made = recorded(trace).finish() if closed else left_open(trace)
+    damage(made)
+    before = sorted(trace.rglob("*"))
+    disk = Disk()
+    with locked_trace(disk, trace, append=True) as number:
+        lines = lines_of(recover_open_segments(disk, trace))
+        assert sorted(p for p in trace.rglob("*") if p.name != ".lock") == before
+        create_segment(disk, trace, number, "fake")
+    assert number == 2
+    if damage is foreign and closed:
+        assert lines == []  # nothing has to be written to it
+    else:
+        (line,) = lines
+        assert line.startswith(str(made.paths.directory))
+        assert line.endswith("; left as it is")
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", ".cut.k2j3h4", "20261127T000000Z-1000000000000-ftrace"]
+)
+def test_what_is_no_segment_is_reported_and_recorded_past(tmp_path: Path, name: str) -> None:
+    trace = tmp_path / "t"
+    recorded(trace).finish()
+    (trace / name).mkdir()
+    disk = Disk()
+    with locked_trace(disk, trace, append=True) as number:
+        assert number == 2
+        (line,) = lines_of(recover_open_segments(disk, trace))
+    assert line == f"{trace / name}: is not a segment; left as it is"
+
+
+def test_what_a_file_system_puts_there_by_itself_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    (trace / "lost+found").mkdir(parents=True)
+    (trace / ".nfs0000000000c0ffee").touch()
+    trace.chmod(0o750)
+    disk = Disk()
+    with locked_trace(disk, trace, append=False) as number:
+        assert number == 1
+        assert recover_open_segments(disk, trace) == []
+
+
+def test_many_old_segments_are_reported_in_few_lines(tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    for number in range(1, 31):
+        (trace / f"20261127T000000Z-{number:06d}-ftrace" / "streams").mkdir(parents=True)
+        (trace / f"20261127T000000Z-{number:06d}-ftrace" / "trace.json").write_bytes(b"no")
+    trace.chmod(0o750)
+    disk = Disk()
+    with locked_trace(disk, trace, append=True) as number:
+        lines = lines_of(recover_open_segments(disk, trace))
+    assert (number, len(lines)) == (31, 9)
+    assert lines[-1] == f"{trace}: 22 more are left as they are"
+
+
+def test_the_last_number_is_followed_by_a_free_one(tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    trace.mkdir(mode=0o750)
+    for number in (1, 999_999_999):
+        (trace / f"20261127T000000Z-{number:06d}-ftrace").mkdir()
+    assert prepare_trace(Disk(), trace, append=True) == 2
+
+
+# -- nothing is left half-made
+
+
+def test_a_segment_for_which_descriptors_run_out_leaves_nothing(tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    trace.mkdir(mode=0o750)
+    source = {"kind": "fake", "spec": "fake", "clock": "mono", "settings": {}}
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def made_with(descriptors: int) -> bool:
+        disk = Disk(trace)
+        streams = (info("fake", 0), info("fake", 1))
+        contents = SegmentContents(source, "packed", streams, SNAPSHOT, disk)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, hard))
+        try:
+            segment = Recorder().open_segment(trace, 1, contents)
+        except StorageError as error:
+            assert error.reason == "Too many open files"  # noqa: PT017
+            return False
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        segment._close_files()
+        return True
+
+    before = os.listdir("/proc/self/fd")
+    failed = 0
+    while not made_with(failed):
+        assert os.listdir(trace) == []
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+        failed += 1
+    assert failed > len({"trace", "segment", "lock", "data", "index"})
+    assert len(os.listdir(trace)) == 1
