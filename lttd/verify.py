@@ -46,6 +46,12 @@ _OWN_LOSSES: Final = {
     Reason.STORAGE,
     Reason.TORN,
 }
+# With one of these, what a killed lttd took is not the sum of what it stored and what is missing.
+_UNBALANCED: Final = (_OWN_LOSSES - {Reason.TORN}) | {
+    Reason.EMPTIED,
+    Reason.FOREIGN_READ,
+    Reason.REMOVED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,8 @@ class StreamReport:
     """The kernel's own count when lttd took the stream over."""
     killed: int | None = 0
     """What a killed lttd had taken before and not stored; None: an unknown number."""
-    own_losses: bool = False
-    """Gaps tell of what was taken and not stored, in other units than events."""
+    other_losses: bool = False
+    """Gaps tell of what was read and is not stored, by others or in other units than events."""
 
 
 @dataclass(slots=True)
@@ -179,7 +185,7 @@ def _earlier_runs(last: Report, stream: str, by_name: Mapping[str, Report]) -> l
 def _compare_runs(report: Report, last: StreamReport, runs: Sequence[StreamReport]) -> None:
     events = [run.events for run in runs]
     killed = [run.killed for run in (last, *runs)]
-    if not runs or None in events or None in killed or any(run.own_losses for run in runs):
+    if not runs or None in events or None in killed or any(run.other_losses for run in runs):
         return
     taken = last.read_events_before - runs[-1].read_events_before
     stored, lost = sum(filter(None, events)), sum(filter(None, killed))
@@ -306,7 +312,7 @@ class _StreamCheck:
         line.read_events_before = stream.info.read_events_before
         counts = [gap.count for gap in gaps if gap.reason is Reason.KILLED]
         line.killed = None if None in counts else sum(filter(None, counts))
-        line.own_losses = any(gap.reason in _OWN_LOSSES - {Reason.TORN} for gap in gaps)
+        line.other_losses = any(gap.reason in _UNBALANCED for gap in gaps)
         if None not in (line.read_events, line.events) and line.read_events != line.events:
             self._compare(line, gaps)
 
