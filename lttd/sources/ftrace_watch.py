@@ -375,7 +375,8 @@ class FtraceWatch:
         path, opened, self._opened = self._instance.path, self._opened, False
         readers = ", ".join(who) or ("somebody" if self._open else "")
         foreign = sum(stream.foreign_read_events for stream in self._streams)
-        self._has_readers = bool(readers)
+        had_readers, self._has_readers = self._has_readers, bool(readers)
+        grew, self._foreign_reported = foreign > self._foreign_reported, foreign
         for stream in self._streams:
             if readers:
                 stream.count_reads()
@@ -389,12 +390,13 @@ class FtraceWatch:
             )
             self._health.begins(Trouble.FOREIGN_READER, words, path)
             return
-        over = f"nobody else reads this buffer any more; {foreign} events went to others"
-        self._health.ends(Trouble.FOREIGN_READER, over, path)
-        if opened or foreign > self._foreign_reported:
-            words = f"somebody opened a file that consumes events; {foreign} events went to others"
+        went = f"{foreign} events went to others"
+        if had_readers:
+            words = f"nobody else reads this buffer any more; {went}"
+            self._health.ends(Trouble.FOREIGN_READER, words, path)
+        elif opened or grew:
+            words = f"somebody opened a file that consumes events; {went}"
             self._health.happened(Trouble.FOREIGN_READER, words, path)
-        self._foreign_reported = foreign
 
     # -- inotify and files
 
