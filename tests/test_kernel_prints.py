@@ -13,6 +13,7 @@ from lttd.view.filters import Where
 from lttd.view.formats import EventType, FormatFile
 from lttd.view.glyphs import matrix_of
 from lttd.view.render import Renderer, why_inexpressible
+from lttd.view.share import share_text
 from tests.ftraced import format_text
 
 KALLSYMS = b"""\
@@ -359,3 +360,21 @@ def test_a_data_loc_of_two_bytes_is_an_offset_and_reaches_to_the_events_end(
     )
     made = struct.pack(f"{order}8xHHi", 16, 22, -1) + b"hello\0world\0"
     assert shown(text, [made], symbols, system="s", byteorder=order) == ["hello world -1"]
+
+
+def test_conversions_are_counted_and_those_left_out_are_named(tmp_path: Path) -> None:
+    texts = {
+        "kmem/alloc": ('"page=%p n=%d", vmemmap_base + REC->n, REC->n', ["int n;8;4;1"]),
+        "sched/plain": ('"%d of %d", REC->n, REC->n', ["int n;8;4;1"]),
+        "other/none": ('"%d", jiffies', ["int n;8;4;1"]),
+    }
+    for number, (name, (printed, fields)) in enumerate(texts.items(), 1):
+        path = tmp_path / "events" / name / "format"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(format_text(name.partition("/")[2], number, fields, printed))
+    assert share_text(tmp_path).splitlines() == [
+        "kmem:alloc: page= unknown name 'vmemmap_base'",
+        "other:none: unknown name 'jiffies'",
+        "3 of 5 conversions (60.00%)",
+        "1 of 3 event types as their print fmt says (33.3%)",
+    ]
