@@ -90,7 +90,7 @@ def known_notes() -> list[str]:
             return []
         with RuntimeDirectory() as directory:
             return directory.names()
-    except NothingToRecordError:
+    except (NothingToRecordError, PermissionError):  # of whoever called su, say: closed to us
         return []
 
 

@@ -62,7 +62,7 @@ class TestOnThisKernel:
     ) -> None:
         odd = ["nice", "-n3", "sh", "-c", ODD_PARENT, "sh", sys.executable, "-c", BLOCKING]
         # Before its shell starts, which clears the mask.
-        mask = ["/bin/grep", "-E", "^Sig", "/proc/self/status"]
+        mask = ["/bin/grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"]
         probe = ["/bin/sh", "-c", PROBE]
         words = [sys.executable, "-m", "lttd.cli", "-t", str(tmp_path / "t"), *options]
         words += ["--source", f"ftrace:{instance}", "--summary", f"json:{tmp_path}/summary"]
