@@ -54,7 +54,11 @@ class Recording:
         return get(self._port, "/healthz")[1]
 
     def until_troubles(self, *troubles: str) -> None:
-        until(lambda: self.troubles() == set(troubles), f"{troubles}, not {self.troubles()}")
+        """Wait for these and no others; not for long, since a load is recorded meanwhile."""
+        deadline = time.monotonic() + 20
+        while (found := self.troubles()) != set(troubles):
+            assert time.monotonic() < deadline, f"{found}: {self.run.stderr}"
+            time.sleep(0.02)
 
     def lines_about(self, name: str) -> list[str]:
         return [line for line in self.run.lines if name in line]

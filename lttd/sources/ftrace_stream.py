@@ -299,7 +299,10 @@ class FtraceStream:
 
     def trust_reads(self) -> None:
         """Count no longer: nobody else has a file open that consumes."""
-        self._counts.counting = False
+        if self._counts.counting:
+            self._try_to_sample()
+            self._look_for_others()  # what they took last
+            self._counts.counting = False
 
     def was_emptied(self) -> bool:
         """Tell whether the counters were seen to run backwards since this was last asked."""

@@ -374,14 +374,14 @@ class FtraceWatch:
         """Report who can consume from the ring besides us."""
         path, opened, self._opened = self._instance.path, self._opened, False
         readers = ", ".join(who) or ("somebody" if self._open else "")
-        foreign = sum(stream.foreign_read_events for stream in self._streams)
         had_readers, self._has_readers = self._has_readers, bool(readers)
-        grew, self._foreign_reported = foreign > self._foreign_reported, foreign
         for stream in self._streams:
             if readers:
                 stream.count_reads()
             else:
                 stream.trust_reads()
+        foreign = sum(stream.foreign_read_events for stream in self._streams)
+        grew, self._foreign_reported = foreign > self._foreign_reported, foreign
         if readers:
             has = f"has consumed {foreign} events" if foreign else "can consume events"
             words = (
