@@ -13,6 +13,7 @@ import trio
 from lttd.config import parse_command_line
 from lttd.daemon import Daemon
 from lttd.files import Disk, File
+from lttd.signals import Signals
 from lttd.sources import ftrace_instance
 from lttd.sources.mounts import find_tracefs
 from lttd.stats import StreamStats
@@ -64,7 +65,8 @@ async def test_a_hanging_disk_costs_bounded_memory_is_told_and_got_over(
     words += ["--flush-interval", "20ms", "--backlog", str(BACKLOG_BYTES), "--summary", "none"]
     config = parse_command_line([*words, "--metrics", f"127.0.0.1:{port}"])
     disk, ready, status = HangingDisk(), trio.Event(), []
-    daemon = Daemon(config, ready.set, disk)
+    signals = Signals()
+    daemon = Daemon(config, ready.set, disk, signals=signals)
     recorder, streams = daemon._recorder, daemon._observer.streams
 
     async def health() -> tuple[int, str]:
@@ -78,7 +80,7 @@ async def test_a_hanging_disk_costs_bounded_memory_is_told_and_got_over(
     async def run() -> None:
         status.append(await daemon.run())
 
-    with loaded(syscall_load, (0, 1)), trio.fail_after(PATIENCE_S):
+    with signals, loaded(syscall_load, (0, 1)), trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             await ready.wait()
