@@ -76,6 +76,7 @@ def lines(printed: str, *events: bytes) -> list[str]:
         ('"%d %u %lld", REC->i, REC->u, REC->q', "-5 4000000000 -1234567890123"),
         ('"%x %X %#x %08lx %o", REC->i, REC->u, 255, (unsigned long)REC->i, 8',
          "fffffffb EE6B2800 0xff fffffffffffffffb 10"),
+        ('"%#x|%#X|%#o|%#o|%#8x|%#x", 0, 0, 0, 8, 0, REC->i + 5', "0x0|0X0|0|010|     0x0|0x0"),
         ('"%5d|%-5d|%05d|%+d|%3u", 42, 42, 42, 42, 1234', "   42|42   |00042|+42|1234"),
         ('"%s|%8s|%-6s|%.2s|%c", REC->comm, REC->comm, REC->comm, REC->comm, 65',
          "bash|    bash|bash  |ba|A"),

@@ -95,8 +95,6 @@ def _number(conversion: Conversion, value: Column, count: int) -> Strip:
         if letter not in "xX" or width or least is not None:
             return _slowly(conversion, value)
         prefix = [b"0" + letter.encode()]
-        if (value == 0).any():
-            return _slowly(conversion, value)
     if least is not None or (value.dtype.kind == "i" and "0" in flags and (value < 0).any()):
         return _slowly(conversion, value)
     zeros = width if width and "0" in flags else 0
@@ -116,7 +114,7 @@ def _slowly(conversion: Conversion, value: Column) -> Strip:
     ):
         raise Inexpressible("a number as wide as another says")
     letter = "d" if conversion.letter in "diu" else conversion.letter
-    # C writes 0 for %#x of 0 and a bare 0 before octal digits, Python 0x0 and 0o.
+    # Linux lib/vsprintf.c, number(): 0x also before 0, unlike C; a bare 0 before octal digits.
     spec = "%" + conversion.flags
     spec += str(conversion.width) if conversion.width else ""
     spec += f".{conversion.precision}" if conversion.precision is not None else ""
@@ -126,7 +124,7 @@ def _slowly(conversion: Conversion, value: Column) -> Strip:
     def told(number: int) -> bytes:
         if letter == "o" and b"#" in plain:
             return bare % number if not number else (b"0" + bare % number)
-        return (plain if number else bare) % number
+        return plain % number
 
     return [words_of(per_distinct(value, told))]
 
