@@ -1,0 +1,228 @@
+"""What lttv prints of events is what the kernel's own ``trace`` file prints, event by event.
+
+One ring is printed twice: by the kernel (``cat trace`` with ``options/hash-ptr`` 0), and by lttv
+from what lttd then took of it.  Beside it lttd records everything live.
+
+Rule: whatever differs has a row in REASONS that says why; both sides are then brought to what they
+have in common.  What differs beyond that fails.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+from lttd import open as opened
+from lttd.sources.mounts import find_tracefs
+from tests.conftest import NIGHTLY
+from tests.running import Launcher, needs_kernel
+
+pytestmark = needs_kernel()
+
+SECONDS: Final = 10 if NIGHTLY else 2
+# A part of the millions of lines of a live recording will do by day.
+LIVE_WINDOW: Final = () if NIGHTLY else ("--end", "+300ms")
+RING_KIB: Final = 32 << 10 if NIGHTLY else 3 << 10
+LOAD: Final = r"""
+while :; do
+    find /etc /usr/lib/python3 -type f 2>/dev/null | head -500 | xargs cat | md5sum
+    dd if=/dev/zero of="$1/file" bs=64k count=40 conv=fsync; rm "$1/file"
+    "$2" -c 'import mmap, os, socket
+a, b = socket.socketpair(); a.send(bytes(100)); b.recv(100)
+memory = mmap.mmap(-1, 1 << 20); memory[0] = 1
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.sendto(b"x", ("127.0.0.1", 9))
+os.fork() or os._exit(0); os.wait()'
+done
+"""
+
+
+class Reason(NamedTuple):
+    """Why some events are printed otherwise, and what both sides have in common."""
+
+    events: str
+    why: str
+    pattern: str
+    common: str
+
+
+_NUMBERS = (
+    "the kernel prints a call, NAME(argument: value); lttv the event's name and its print fmt"
+)
+_ADDRESS = "page= is computed with an address that the format does not tell (vmemmap_base)"
+_CONSTANT = "the format names constants whose values it does not tell: lttv prints their bits"
+_TEXT = "a pointer to a text that the kernel does not list in printk_formats"
+_JIFFIES = "age= is computed with the time at which the kernel prints"
+REASONS: Final = (
+    Reason("sys_enter_*", _NUMBERS, r"\b(?:0x)?0*([0-9a-f]+)(?=,|$)", r"\1"),
+    Reason("sys_exit_*", _NUMBERS, r"0x0*([0-9a-f])", r"\1"),
+    Reason("mm_page_*", _ADDRESS, r"^page=\S+ ", ""),
+    Reason("mm_vmscan_write_folio", _ADDRESS, r"^page=\S+ ", ""),
+    Reason("writeback_*", _CONSTANT, r"\b(flags|state)[= ]\S*", r"\1"),
+    Reason("writeback_*", _JIFFIES, r" age=\d+", ""),
+    Reason("block_*", _CONSTANT, r"(?:none|rt|be|idle|0x[0-3]),(?=\d+,\d+ \[)", ""),
+    Reason("hrtimer_*", _CONSTANT, r"mode=\S+", ""),
+    Reason("ma_*", _TEXT, r"^\S+", ""),
+    Reason("devres_log", _TEXT, r"^(\S+) +\S+", r"\1"),
+)
+
+
+class Line(NamedTuple):
+    """A line, without the command, which the kernel knows for some pids only."""
+
+    head: tuple[str, str, str, str]
+    """pid, CPU, flags, time."""
+    event: str
+    body: str
+
+
+_HEAD: Final = re.compile(r" *.*?-(\d+) +\[(\d+)\] (\S{5}) +(\d+\.\d+): (.*)", re.DOTALL)
+_CALL: Final = re.compile(r"sys_(\w+)\((.*)\)", re.DOTALL)
+_RETURN: Final = re.compile(r"sys_(\w+) -> (.*)", re.DOTALL)
+_STACK: Final = re.compile(r"<(user )?stack trace>")
+# lttv escapes what is no letter, the kernel writes it as it is.
+_CONTROL: Final = re.compile(r"\\x[0-9a-f]{2}|\\[0-7]{3}|[\0-\x08\x0b-\x1f\x7f-\x9f]|�")
+
+
+def named(text: str) -> tuple[str, str]:
+    """Return event and fields, however the kernel writes the two."""
+    if found := _CALL.fullmatch(text):
+        return f"sys_enter_{found[1]}", found[2]
+    if found := _RETURN.fullmatch(text):
+        return f"sys_exit_{found[1]}", found[2]
+    if found := _STACK.match(text):
+        return "user_stack" if found[1] else "kernel_stack", text
+    name, _, fields = text.partition(":")
+    if name == "print":  # lttv: the event's name, then as the kernel the function's
+        name, _, fields = fields.strip().partition(":")
+    return name.strip(), fields.strip()
+
+
+def lines_of(text: str) -> dict[str, list[Line]]:
+    """Return the lines by CPU; one without a head goes on with the line before."""
+    found: dict[str, list[Line]] = defaultdict(list)
+    whole: list[str] = []
+    for line in text.split("\n"):
+        if line.startswith(("#", "CPU:")):
+            continue
+        if _HEAD.fullmatch(line) or not whole:
+            whole.append(line)
+        else:
+            whole[-1] += f"\n{line}"
+    for line in whole:
+        if match := _HEAD.fullmatch(_CONTROL.sub("", line)):
+            found[match[2]].append(Line(match.groups()[:4], *named(match[5].rstrip())))
+    return found
+
+
+def common(line: Line) -> tuple[str, set[str]]:
+    """Return what both sides print of a line, and why that is not all."""
+    body, why = line.body, set()
+    for reason in REASONS:
+        if fnmatchcase(line.event, reason.events):
+            body, count = re.subn(reason.pattern, reason.common, body)
+            why |= {reason.why} if count else set()
+    return body.strip(), why
+
+
+@pytest.fixture
+def ring() -> Iterator[Path]:
+    """An instance that records everything, and says what was in it."""
+    path = find_tracefs() / f"instances/lttdtest-agree-{os.getpid()}"
+    path.mkdir()
+    try:
+        for name, value in (
+            ("tracing_on", "0"), ("trace_clock", "mono"), ("options/hash-ptr", "0"),
+            ("options/overwrite", "0"), ("buffer_size_kb", str(RING_KIB)), ("events/enable", "1"),
+        ):  # fmt: skip
+            (path / name).write_text(value)
+        yield path
+    finally:
+        (path / "tracing_on").write_text("0")
+        (path / "events/enable").write_text("0")
+        path.rmdir()
+
+
+def load(tmp_path: Path, ring: Path) -> None:
+    """Do a bit of everything for a while; a part of it with stacks and markers."""
+    (ring / "options/stacktrace").write_text("1")
+    (ring / "options/userstacktrace").write_text("1")
+    (ring / "tracing_on").write_text("1")
+    with (ring / "trace_marker").open("w") as marker:
+        for number in range(100):
+            print(f"marker {number}", file=marker, flush=True)
+    (ring / "options/stacktrace").write_text("0")
+    (ring / "options/userstacktrace").write_text("0")
+    subprocess.run(
+        ["timeout", str(SECONDS), "sh", "-c", LOAD, "load", tmp_path, sys.executable],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    (ring / "tracing_on").write_text("0")
+
+
+def shown(trace: Path, *options: str) -> tuple[Path, str]:
+    """Return the file that the text is in, and what is said beside it."""
+    out = trace.with_suffix(".txt")
+    with out.open("wb") as file:
+        words = [sys.executable, "-m", "lttd.view.cli", "text", str(trace), *options]
+        run = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, check=False)
+    told = run.stderr.decode()
+    assert run.returncode == 0, told
+    assert "Traceback" not in told
+    return out, told
+
+
+def test_every_event_is_printed_as_the_kernel_prints_it(
+    tmp_path: Path, lttd: Launcher, ring: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("-t", tmp_path / "live", "--events", "*:*", "--buffer-size", "2M", "--no-overwrite")
+    live = lttd.start(*words).recording()
+    load(tmp_path, ring)
+    # Before the other's events are switched off: with all of them recorded, that takes long.
+    assert live.end() == 0, live.stderr
+    (ring / "events/enable").write_text("0")
+    kernel = lines_of((ring / "trace").read_text(errors="replace"))
+    source = f"ftrace:{ring.name},kallsyms=yes"
+    taken = lttd.start("-t", tmp_path / "t", "--source", source, "--", "true")
+    assert taken.wait() == 0, taken.stderr
+    told, notes = shown(tmp_path / "t")
+    ours = lines_of(told.read_text(errors="replace"))
+    types: Counter[str] = Counter()
+    excused: dict[str, Counter[str]] = defaultdict(Counter)
+    wrong: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for cpu in kernel:
+        assert len(ours[cpu]) == len(kernel[cpu])
+        for one, other in zip(kernel[cpu], ours[cpu], strict=True):
+            assert (one.head, one.event) == (other.head, other.event), (one, other)
+            types[one.event] += 1
+            if one.body == other.body:
+                continue
+            (theirs, why), (mine, more) = common(one), common(other)
+            if theirs != mine:
+                wrong[one.event].append((one.body, other.body))
+            for each in why | more:
+                excused[each][one.event] += 1
+    live_text, live_notes = shown(tmp_path / "live", *LIVE_WINDOW)
+    with live_text.open("rb") as file:
+        live_lines = sum(1 for _ in file)
+    live_types: set[str] = set()
+    for batch in opened(tmp_path / "live").window():
+        live_types |= {rows.kind.name for rows in batch.by_type()}
+    with capsys.disabled():
+        print(f"\n{len(types)} types, {sum(types.values()):,} lines as the kernel prints them;")
+        print(f"live: {len(live_types)} types, {live_lines:,} lines; otherwise:")
+        for why, events in sorted(excused.items()):
+            print(f"  {why}: {events.total():,} lines of {', '.join(sorted(events))}")
+    assert {event: pairs[:2] for event, pairs in wrong.items()} == {}
+    assert {"kernel_stack", "user_stack", "tracing_mark_write", "sched_switch"} <= set(types)
+    assert not any("shown as bytes" in note for note in (notes, live_notes))
+    often = {event for event, count in types.items() if count > 100}
+    assert often - live_types <= {"kernel_stack", "user_stack", "tracing_mark_write"}
