@@ -13,7 +13,7 @@ import trio
 
 from lttd.config import parse_command_line
 from lttd.daemon import Daemon
-from lttd.sources import ftrace, ftrace_setup
+from lttd.sources import ftrace, ftrace_instance
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
 from tests.running import (
@@ -54,7 +54,7 @@ async def test_a_cpu_that_cannot_be_read_is_reported_at_once_and_its_losses_are_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syscall_load: Path
 ) -> None:
     broken = threading.Event()
-    monkeypatch.setattr(ftrace_setup, "OWN_PREFIX", prefix := f"lttdtest{os.getpid()}eio-")
+    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", prefix := f"lttdtest{os.getpid()}eio-")
     monkeypatch.setattr(ftrace, "Pipe", failing_pipe(broken))
     port, trace = free_port(), tmp_path / "t"
     words = ["-t", str(trace), "--events", "raw_syscalls:*", "--buffer-size", "512K"]
@@ -104,7 +104,7 @@ async def test_a_cpu_that_fails_until_the_end_fails_the_run_and_its_losses_are_c
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syscall_load: Path
 ) -> None:
     broken = threading.Event()
-    monkeypatch.setattr(ftrace_setup, "OWN_PREFIX", f"lttdtest{os.getpid()}eio-")
+    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", f"lttdtest{os.getpid()}eio-")
     monkeypatch.setattr(ftrace, "Pipe", failing_pipe(broken))
     words = ["-t", str(tmp_path / "t"), "--events", "raw_syscalls:*", "--buffer-size", "512K"]
     words += ["--flush-interval", "50ms", "--summary", "none", "--duration", "1s"]
