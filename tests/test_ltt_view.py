@@ -416,7 +416,7 @@ def test_metadata_of_an_open_segment_is_read_again_when_there_is_more(tmp_path: 
     paths = trace.segments[0].paths
     manifest = Manifest.read(paths.manifest)
     manifest.state = "open"
-    Disk().replace(paths.manifest, manifest.encode())
+    paths.manifest.write_bytes(manifest.encode())
     index = paths.stream("metadata_0").index
     whole = index.read_bytes()
     index.write_bytes(whole[:16])
