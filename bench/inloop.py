@@ -21,7 +21,7 @@ from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.reader import Reader
 from lttd.recorder import BACKLOG_BYTES, Recorder
 from lttd.sources.base import Source
-from lttd.sources.catalog import open_source
+from lttd.sources.registry import open_source
 from lttd.subbuffer import TAKE_BYTES, BufferPool
 from lttd.tracedir import prepare_trace
 

@@ -22,7 +22,7 @@ from lttd.files import Disk
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch
 from lttd.tracedir import Manifest, StreamRecord, create_segment
-from lttd.view.cut import cut
+from lttd.view.commands.cut import cut
 from lttd.view.times import Moment, Window
 from lttd.view.trace import Trace
 from lttd.writer import StreamFile

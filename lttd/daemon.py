@@ -21,7 +21,6 @@ from lttd.errors import LttdError, StorageError, UsageError, refusal
 from lttd.files import Disk
 from lttd.health import Health
 from lttd.notify import READY, STOPPING, Heart, Notifier
-from lttd.observe import Observer
 from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
 from lttd.recorder import Recorder
@@ -34,8 +33,9 @@ from lttd.recording import (
 )
 from lttd.signals import MEANINGS, Meaning, Signals
 from lttd.sources.base import Owner, Source, Watch, When
-from lttd.sources.catalog import open_previous_runs, open_source
+from lttd.sources.registry import open_previous_runs, open_source
 from lttd.stats import StreamSummary, events_lost, lost_key
+from lttd.status import Observer
 from lttd.subbuffer import TAKE_BYTES, BufferPool, Reason, Unit
 from lttd.summary import write_summary
 from lttd.terminal import say

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import Metric as Scraped
 from prometheus_client.registry import Collector
 
 from lttd.health import Trouble
@@ -39,7 +40,7 @@ class Snapshots(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class Metric:
     """One metric: its name as scraped, and the names of its labels."""
 
     name: str
@@ -51,90 +52,90 @@ class Family:
 _BY_STREAM: Final = ("channel", "cpu", "source")
 _BY_REASON: Final = (*_BY_STREAM, "reason")
 
-EVENTS_LOST: Final = Family(
+EVENTS_LOST: Final = Metric(
     "lttd_events_lost_total",
     "counter",
     "Events lost before lttd could read them, as counted by the kernel.",
     _BY_REASON,
 )
-SUBBUFFERS_LOST: Final = Family(
+SUBBUFFERS_LOST: Final = Metric(
     "lttd_subbuffers_lost_total",
     "counter",
     "Sub-buffers lost whole, or taken from the kernel and not stored.",
     _BY_REASON,
 )
-BYTES_LOST: Final = Family(
+BYTES_LOST: Final = Metric(
     "lttd_bytes_lost_total",
     "counter",
     "Bytes that the kernel never gave, that were not stored, or that a crash cut off a file.",
     _BY_REASON,
 )
-GAPS_UNKNOWN: Final = Family(
+GAPS_UNKNOWN: Final = Metric(
     "lttd_gaps_unknown_total",
     "counter",
     "Losses of a size that nobody knows: the kernel does not tell it, or a sync failed.",
     _BY_STREAM,
 )
-SUBBUFFERS_READ: Final = Family(
+SUBBUFFERS_READ: Final = Metric(
     "lttd_subbuffers_read_total", "counter", "Sub-buffers taken from the kernel.", _BY_STREAM
 )
-STORED_BYTES: Final = Family(
+STORED_BYTES: Final = Metric(
     "lttd_stored_bytes_total",
     "counter",
     "Bytes of sub-buffers written to data files: headers and content.",
     _BY_STREAM,
 )
-PADDING_BYTES: Final = Family(
+PADDING_BYTES: Final = Metric(
     "lttd_padding_bytes_total",
     "counter",
     "Bytes of padding that the kernel delivered and lttd left out.",
     _BY_STREAM,
 )
-FILL_RATIO: Final = Family(
+FILL_RATIO: Final = Metric(
     "lttd_buffer_fill_ratio",
     "gauge",
     "Share of the kernel's ring that is written and not read yet, 0 to 1.",
     _BY_STREAM,
 )
-LAG: Final = Family(
+LAG: Final = Metric(
     "lttd_reader_lag_seconds",
     "gauge",
     "How long the oldest event not read yet has been waiting in the ring.",
     _BY_STREAM,
 )
-FOREIGN_READ: Final = Family(
+FOREIGN_READ: Final = Metric(
     "lttd_foreign_read_events_total",
     "counter",
     "Events that another reader consumed from the ring.",
     _BY_STREAM,
 )
-BACKLOG: Final = Family(
+BACKLOG: Final = Metric(
     "lttd_backlog_bytes", "gauge", "Memory held by what was taken and is not written yet."
 )
-BACKLOG_HIGH_WATER: Final = Family(
+BACKLOG_HIGH_WATER: Final = Metric(
     "lttd_backlog_high_water_bytes", "gauge", "The most that the backlog has held since the start."
 )
-BACKLOG_LIMIT: Final = Family(
+BACKLOG_LIMIT: Final = Metric(
     "lttd_backlog_limit_bytes", "gauge", "What the backlog may hold; at that, reading stops."
 )
-WRITE_ERRORS: Final = Family(
+WRITE_ERRORS: Final = Metric(
     "lttd_write_errors_total", "counter", "Writes to the trace directory that failed.", ("errno",)
 )
-SEGMENTS: Final = Family(
+SEGMENTS: Final = Metric(
     "lttd_segments", "gauge", "Segments in the trace directory, open ones included."
 )
-TURNS: Final = Family(
+TURNS: Final = Metric(
     "lttd_read_turns_total", "counter", "Turns of the reading loop; it stands still when lttd does."
 )
-UNHEALTHY: Final = Family(
+UNHEALTHY: Final = Metric(
     "lttd_unhealthy", "gauge", "1 while /healthz gives this reason, else 0.", ("reason",)
 )
-BUILD_INFO: Final = Family(
+BUILD_INFO: Final = Metric(
     "lttd_build_info", "gauge", "Always 1; the labels tell what runs.", ("version", "kernel")
 )
 
 # Losses that can occur, by unit.  One that is not here is shown from its first occurrence on.
-LOSS_REASONS: Final[dict[Family, tuple[Reason, ...]]] = {
+LOSS_REASONS: Final[dict[Metric, tuple[Reason, ...]]] = {
     EVENTS_LOST: (
         Reason.OVERWRITTEN,
         Reason.DROPPED,
@@ -187,7 +188,7 @@ FAMILIES: Final = (
 )
 
 Sample = tuple[tuple[str, ...], float]
-Table = tuple[Family, list[Sample]]
+Table = tuple[Metric, list[Sample]]
 
 
 class RecorderCollector(Collector):
@@ -197,7 +198,7 @@ class RecorderCollector(Collector):
         self._snapshots = snapshots
         self._build = (version, kernel)
 
-    def collect(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Scraped]:
         """Yield the families as prometheus_client has them."""
         for family, samples in self._tables(str):
             make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
@@ -303,7 +304,7 @@ def _losses(streams: Streams) -> Iterator[Table]:
 
 
 def _by_reason(
-    family: Family,
+    family: Metric,
     losses: list[tuple[Labels, Counts]],
     *,
     only: Collection[Reason] = frozenset(Reason),

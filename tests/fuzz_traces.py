@@ -32,7 +32,7 @@ def small(trace: Path) -> Path:
 
 def recorded(trace: Path) -> Path:
     """Make a trace of some sub-buffers that a kernel gave, with its own formats."""
-    from tests.made import Made  # noqa: PLC0415
+    from tests.segment_builder import Made  # noqa: PLC0415
 
     made = Made(trace, cpus=2)
     for cpu in (0, 1):
@@ -61,7 +61,7 @@ def blocks(trace: Path) -> Path:
 def markers(trace: Path) -> Path:
     """Make a trace of LTTng 0.x."""
     from tests.logging_ltt import kind_of  # noqa: PLC0415
-    from tests.made_ltt import LttBuffer, Marker, Tracer, describe, write_trace  # noqa: PLC0415
+    from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace  # noqa: PLC0415
 
     tracer = Tracer()
     kind = kind_of(tracer, Marker("kernel", "say", 2, "s %s n %u"), ["%s", "%u"])

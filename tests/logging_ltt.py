@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from tests.made_ltt import LttBuffer, Marker, Tracer, describe
+from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe
 
 # How a field is declared, and how the tracer then stores it; "w" is the width of a long.
 DECLARED = {

@@ -9,7 +9,7 @@
 
 The file system is FUSE, served by a process of its own, so that what it emulates goes on while a
 consumer waits in a system call, and so that a consumer cannot hang when it dies.  The rules are
-those of LTTng 0.x ltt/ltt-relay-vfs.c, as docs of the source in lttd/sources/ltt_channel.py say.
+those of LTTng 0.x ltt/ltt-relay-vfs.c, as docs of the source in lttd/sources/ltt/channel.py say.
 
 What differs from such a kernel: a splice goes by FUSE's page cache; inotify hears nothing of what
 is made here; and, since real writers hardly ever leave every sub-buffer full (they refuse the event
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.fuse import Server, mounted, unmount
-from tests.made_ltt import LttBuffer, Marker, Tracer, describe
+from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe
 
 GET, PUT, COUNT, SIZE, MAX_SIZE = 0x8004F500, 0x4004F501, 0x8004F502, 0x8004F503, 0x8004F504
 IN, URGENT, HUP = (

@@ -6,7 +6,7 @@ filling it in; raising ``produced``, raising ``st_size``, and beginning the next
 
 import errno
 
-from lttd.sources.relay_file import Ready
+from lttd.sources.relay.file import Ready
 
 STALE = 0xEE
 

@@ -30,7 +30,7 @@ PATIENCE_S = 120.0
 # synced often, so that short runs have a synced record, too.
 LAUNCHER = """
 import signal, sys
-from lttd.sources import ftrace_instance
+from lttd.sources.ftrace import instance as ftrace_instance
 ftrace_instance.OWN_PREFIX = sys.argv.pop(1)
 from lttd.recorder import Recorder
 Recorder.__init__.__kwdefaults__["sync_interval_s"] = float(sys.argv.pop(1))

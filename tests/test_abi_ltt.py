@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lttd.abi import declared, ltt, ltt_walk
 from lttd.abi.table import abi_of
 from lttd.subbuffer import StreamId, StreamInfo
-from tests.made_ltt import LttBuffer, Tracer
+from tests.segment_builder_ltt import LttBuffer, Tracer
 
 REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"
 needs_the_real_trace = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/ltt-2.5")

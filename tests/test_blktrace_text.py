@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import lttd
 from lttd.cli import main as record_main
 from lttd.terminal import printable_bytes
-from lttd.view.blktrace_lines import dump
+from lttd.view.blktrace.lines import dump
 from lttd.view.cli import main as view_main
 from tests.blk import SHARED, c, message, process, record, timestamp
 

@@ -9,7 +9,7 @@ from lttd.recover import recover
 from lttd.tracedir import SegmentPaths
 from lttd.verify import check
 from tests.blk import process, record
-from tests.made import segment_at
+from tests.segment_builder import segment_at
 from tests.test_blktrace_text import replayed, shown, written
 
 RECORDS = 3000

@@ -13,10 +13,10 @@ from lttd.subbuffer import Gap, Reason
 from lttd.tracedir import Manifest, segments
 from lttd.verify import check
 from lttd.view.cli import main
-from lttd.view.cut import cut
+from lttd.view.commands.cut import cut
 from lttd.view.times import EVERYTHING, Moment, Window
 from lttd.view.trace import Trace
-from tests.made import SNAPSHOT, Made, subbuffer
+from tests.segment_builder import SNAPSHOT, Made, subbuffer
 
 
 def between(begin: int, end: int) -> Window:

@@ -21,7 +21,7 @@ import pytest
 from lttd.cli import main
 from lttd.command import GRACE_S
 from lttd.index import read_gaps
-from lttd.sources import ftrace_instance
+from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.subbuffer import Reason
 from lttd.tracedir import Manifest, segments
 from tests.fakes import LAYOUT, event, page

@@ -13,7 +13,7 @@ from lttd.view.export import export
 from lttd.view.times import EVERYTHING, Moment, Window
 from lttd.view.trace import Trace
 from tests.fakes import page
-from tests.made import SNAPSHOT, Made, record_at, subbuffer
+from tests.segment_builder import SNAPSHOT, Made, record_at, subbuffer
 from tests.tools import CtfEvent, babeltrace, decoded, needs_tool, replayed
 
 pytestmark = needs_tool("babeltrace2")

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lttd.errors import LttdError
-from lttd.view.cut import cut
+from lttd.view.commands.cut import cut
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING
 from lttd.view.trace import Trace

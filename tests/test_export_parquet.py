@@ -15,7 +15,7 @@ from lttd.errors import NotATraceError, UsageError
 from lttd.view.export import export, parquet
 from lttd.view.times import EVERYTHING, Moment, Window
 from lttd.view.trace import Trace
-from tests.made import SNAPSHOT, Made, subbuffer
+from tests.segment_builder import SNAPSHOT, Made, subbuffer
 from tests.test_export_ctf import common, every_kind, made_of
 from tests.tools import decoded, replayed
 

@@ -15,15 +15,15 @@ from lttd.subbuffer import Gap, Reason, Unit
 from lttd.view.cli import main
 from lttd.view.export import export
 from lttd.view.export.pages import PageMaker, Tally
-from lttd.view.part import Part, parts_within
-from lttd.view.saved import SavedFiles
+from lttd.view.ftrace.saved import SavedFiles
+from lttd.view.part import Selection, parts_within
 from lttd.view.times import ALWAYS_END, EVERYTHING, Moment, Window, window_of
 from lttd.view.trace import Trace
 from tests.fakes import page
 from tests.ftraced import Traced, tick
 from tests.ftraced import pages_of as pages_of_events
-from tests.made import LAYOUT, Made, record_at, subbuffer
 from tests.running import Launcher, needs_kernel, until
+from tests.segment_builder import LAYOUT, Made, record_at, subbuffer
 from tests.tools import decoded, needs_tool, replayed, trace_cmd_report
 
 ROOM = LAYOUT.subbuffer_bytes - LAYOUT.header_bytes
@@ -40,7 +40,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Trace:
 def pages_of(made: Made, cpu: int = 0) -> tuple[list[bytes], Tally]:
     tally = Tally()
     maker = PageMaker(LAYOUT, tally)
-    part = Part(made.stream(cpu), 0, ALWAYS_END)
+    part = Selection(made.stream(cpu), 0, ALWAYS_END)
     data = b"".join(bytes(some) for some in maker.pages(part)) + bytes(maker.rest())
     size = LAYOUT.subbuffer_bytes
     assert len(data) == size * tally.pages
@@ -223,7 +223,7 @@ def test_what_runs_beside_is_an_instance_and_what_follows_is_joined(tmp_path: Pa
 
 
 def make_half(segment: Path, window: Window, out: Path) -> None:
-    from lttd.view.cut import cut  # noqa: PLC0415
+    from lttd.view.commands.cut import cut  # noqa: PLC0415
 
     cut(Trace(segment), window, out)
 

@@ -13,7 +13,8 @@ import trio
 
 from lttd.config import parse_command_line
 from lttd.daemon import Daemon
-from lttd.sources import ftrace, ftrace_instance
+from lttd.sources.ftrace import instance as ftrace_instance
+from lttd.sources.ftrace import source as ftrace
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
 from tests.running import (

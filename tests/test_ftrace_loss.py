@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lttd.sources.ftrace_loss import LossLedger, Sample
+from lttd.sources.ftrace.loss import LossLedger, Sample
 from lttd.subbuffer import ROW_DTYPE, Gap, Reason, Rows, Unit
 
 

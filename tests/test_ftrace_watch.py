@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from lttd.health import Health, Trouble
-from lttd.sources.ftrace_counts import RingCounts
-from lttd.sources.ftrace_instance import Instance
-from lttd.sources.ftrace_stream import Shared
-from lttd.sources.ftrace_watch import SETTINGS, FtraceWatch, Setting
+from lttd.sources.ftrace.counts import RingCounts
+from lttd.sources.ftrace.instance import Instance
+from lttd.sources.ftrace.stream import Shared
+from lttd.sources.ftrace.undo import Undo
+from lttd.sources.ftrace.watch import SETTINGS, FtraceWatch, Setting
 from lttd.sources.tracefs import StatsFile
-from lttd.sources.undo import Undo
 from lttd.subbuffer import Reason, StreamId, StreamInfo
 
 VALUES = {

@@ -14,7 +14,7 @@ from lttd.config import parse_command_line
 from lttd.daemon import Daemon
 from lttd.files import Disk, File
 from lttd.signals import Signals
-from lttd.sources import ftrace_instance
+from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.sources.mounts import find_tracefs
 from lttd.stats import StreamStats
 from lttd.subbuffer import Reason

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lttd.sources import ftrace_instance
-from lttd.sources.ftrace import FtraceSettings, open_ftrace
-from lttd.sources.ftrace_setup import OWN_OPTIONS
+from lttd.sources.ftrace import instance as ftrace_instance
+from lttd.sources.ftrace.setup import OWN_OPTIONS
+from lttd.sources.ftrace.source import FtraceSettings, open_ftrace
 from lttd.sources.inotify import Inotify
 from lttd.sources.mounts import find_tracefs
 from lttd.subbuffer import BufferPool

@@ -8,12 +8,12 @@ import pytest
 
 from lttd.abi.ftrace_format import Kind, parse_format
 from lttd.view.addresses import Symbols
-from lttd.view.columns import Batch, Rows
+from lttd.view.columns import EventBatch, EventRows
+from lttd.view.commands.formats import share_text
 from lttd.view.filters import Where
 from lttd.view.formats import EventType, FormatFile
+from lttd.view.ftrace.render import Renderer, why_inexpressible
 from lttd.view.glyphs import matrix_of
-from lttd.view.render import Renderer, why_inexpressible
-from lttd.view.share import share_text
 from tests.ftraced import format_text
 
 KALLSYMS = b"""\
@@ -65,20 +65,20 @@ def shown(
 
 def rows_of(
     text: bytes, events: list[bytes], system: str, long_bytes: int = 8, byteorder: str = "<"
-) -> Rows:
+) -> EventRows:
     format_ = parse_format(text, system, byteorder=byteorder, long_bytes=long_bytes)
     kind = EventType(0, FormatFile(system, format_.name), format_.id, "")
     kind.format = format_
     sizes = np.array([len(one) for one in events], np.uint32)
     none = np.zeros(len(events), np.int64)
-    batch = Batch(
+    batch = EventBatch(
         memoryview(b"".join(events) + bytes(64)),
         [kind],
         *(none.astype(dtype) for dtype in ("u8", "u2", "i4", "i4", "u1", "u1")),
         (np.cumsum(sizes) - sizes).astype(np.int64),
         sizes,
     )
-    return Rows(batch, kind, np.arange(len(events)))
+    return EventRows(batch, kind, np.arange(len(events)))
 
 
 FRAMES = ", ".join(f"(void *)REC->caller[{n}]" for n in range(8))

@@ -17,7 +17,6 @@ import pytest
 from lttd.index import read_gaps
 from lttd.subbuffer import TAKE_BYTES, Reason
 from lttd.tracedir import Manifest, Position, SegmentPaths, read_synced, segments_below
-from tests.made import segment_at
 from tests.running import (
     QUIET,
     Launcher,
@@ -30,6 +29,7 @@ from tests.running import (
     scraped,
     until,
 )
+from tests.segment_builder import segment_at
 
 pytestmark = needs_kernel()
 

@@ -24,11 +24,11 @@ from lttd.recover import recover
 from lttd.tracedir import Manifest, create_segment, prepare_trace, segments
 from lttd.verify import check
 from lttd.view.cli import main as lttv
-from lttd.view.cut import cut
+from lttd.view.commands.cut import cut
 from lttd.view.times import EVERYTHING
 from lttd.view.trace import Trace
 from tests.fakes import info
-from tests.made import SNAPSHOT, Made, segment_at, subbuffer
+from tests.segment_builder import SNAPSHOT, Made, segment_at, subbuffer
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

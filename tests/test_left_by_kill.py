@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lttd.index import read_gaps
-from lttd.sources.ftrace_record import record_name
+from lttd.sources.ftrace.record import record_name
 from lttd.sources.inotify import Inotify
 from lttd.subbuffer import Gap, Reason
 from lttd.tracedir import Manifest, segments, segments_below

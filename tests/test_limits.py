@@ -28,14 +28,14 @@ from lttd.index import (
 )
 from lttd.limits import AT_ONE_TIME, COMMAND_LINES, COMMANDS, GAPS, KALLSYMS, Limit
 from lttd.recover import recover
-from lttd.sources.blktrace_rows import Noted, RecordBook
+from lttd.sources.blktrace.rows import Noted, RecordBook
 from lttd.stored import StoredStream, map_file
 from lttd.subbuffer import Batch, Gap, Reason, StreamId, StreamInfo, Unit
 from lttd.tracedir import Manifest, SegmentPaths, segments
 from lttd.verify import MOST_FINDINGS, check
 from lttd.view.addresses import Symbols
 from lttd.view.cli import main as view
-from lttd.view.names import Names
+from lttd.view.task_names import Names
 from tests.blk import record
 from tests.confined import confined
 from tests.fuzz_traces import blktrace_files, blocks, ftrace_files, ltt_files, small

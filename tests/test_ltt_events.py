@@ -14,7 +14,7 @@ from lttd.abi.ltt_markers import Marker as Declared
 from lttd.abi.ltt_markers import Markers, Sizes, Stored, core_markers, parse_fields
 from lttd.limits import MARKERS
 from tests.logging_ltt import Program, kind_of, programs
-from tests.made_ltt import LttBuffer, Marker, Tracer
+from tests.segment_builder_ltt import LttBuffer, Marker, Tracer
 
 LONG32 = Sizes(4, 4, 4, 4)
 

@@ -19,17 +19,17 @@ from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk
 from lttd.recorder import Recorder
 from lttd.recording import Recording
-from lttd.sources.catalog import open_source
+from lttd.sources.registry import open_source
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch, BufferPool
 from lttd.tracedir import segments
 from lttd.verify import check
-from lttd.view.cut import cut
+from lttd.view.commands.cut import cut
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING, Moment, Window, window_of
 from lttd.view.trace import Trace
-from tests.made_ltt import LttBuffer, Marker, Tracer, describe, write_trace
 from tests.running import lttv, until
+from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace
 from tests.tools import replayed
 
 REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"

@@ -20,21 +20,21 @@ from lttd.config import SourceSpec
 from lttd.errors import LttdError
 from lttd.files import Disk
 from lttd.ltt_segment import SegmentMarkers
-from lttd.sources.catalog import open_source
+from lttd.sources.registry import open_source
 from lttd.subbuffer import Batch, BufferPool
 from lttd.terminal import printable_bytes
 from lttd.tracedir import Manifest, StreamRecord, create_segment
 from lttd.verify import check
 from lttd.view.cli import main
 from lttd.view.export import export
-from lttd.view.ltt_text import LttTexter
-from lttd.view.opened import OpenedTrace
+from lttd.view.library import OpenedTrace
+from lttd.view.ltt.lines import LttTexter
 from lttd.view.times import EVERYTHING
 from lttd.writer import StreamFile
 from tests.logging_ltt import Kind, Program, Value, kind_of, programs
 from tests.ltt_kernel import Kernel
-from tests.made_ltt import LttBuffer, Marker, Tracer, describe, write_trace
 from tests.running import PATIENCE_S, until
+from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace
 
 REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"
 needs_the_real_trace = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/ltt-2.5")

@@ -25,14 +25,14 @@ from lttd.endpoint import Address, Endpoint, open_listeners
 from lttd.files import Disk
 from lttd.health import Health, Trouble
 from lttd.metrics import FAMILIES, LOSS_REASONS, WRITE_ERRNOS, RecorderCollector, make_render
-from lttd.observe import Observer
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import recover_open_segments
 from lttd.stats import DaemonGauges, Fill, StreamStats, summarize
+from lttd.status import Observer
 from lttd.subbuffer import ROW_DTYPE, Gap, Reason, Rows, StreamId, Unit
-from tests.made import Made, subbuffer
 from tests.running import PATIENCE_S, free_port
+from tests.segment_builder import Made, subbuffer
 
 DOCS = Path(__file__).parents[1] / "docs"
 ALERTS = DOCS / "alerts.yml"

@@ -17,7 +17,7 @@ from lttd.namespaces import (
     kernel_knows_our_pids,
     offsets_ns,
 )
-from lttd.sources.blktrace_device import BlktraceSettings, BlockTrace
+from lttd.sources.blktrace.device import BlktraceSettings, BlockTrace
 from lttd.tracedir import Manifest, segments
 from tests.running import QUIET, Launcher, assert_whole, lttv, needs_kernel
 
@@ -75,7 +75,7 @@ def test_without_proc_no_pid_is_relied_upon(tmp_path: Path) -> None:
 def test_a_block_trace_of_one_pid_is_refused_where_the_kernel_knows_it_by_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("lttd.sources.blktrace_device.kernel_knows_our_pids", lambda: False)
+    monkeypatch.setattr("lttd.sources.blktrace.device.kernel_knows_our_pids", lambda: False)
     with pytest.raises(UsageError, match=r"pid=7: .* leave pid out"):
         BlockTrace(BlktraceSettings("/dev/null", pid=7), debugfs=str(tmp_path))
 

@@ -12,7 +12,7 @@ from lttd.limits import STREAMS
 from lttd.plausible import parse_json
 from lttd.tracedir import Manifest, read_synced
 from tests.fuzz_traces import small
-from tests.made import Made
+from tests.segment_builder import Made
 
 Json = dict[str, Any]
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 import lttd
 from lttd.errors import NotATraceError, UsageError
 from lttd.view.cli import main
+from lttd.view.commands.plot import html, plot
 from lttd.view.filters import Filter
 from lttd.view.picture import Head, svg
-from lttd.view.plot import html, plot
 from lttd.view.rates import Rates, rates_of
 from lttd.view.svg import duration, moment, round_up, short, tick_step
 from lttd.view.times import EVERYTHING, window_of

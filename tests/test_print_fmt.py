@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from lttd.abi.ftrace_format import parse_format
 from lttd.abi.print_fmt import PrintFmt, Unparsable, parse_print_fmt
 from lttd.view.addresses import Symbols
-from lttd.view.cexpr import Buffer
-from lttd.view.columns import Batch, Rows
+from lttd.view.columns import EventBatch, EventRows
 from lttd.view.formats import EventType, FormatFile
+from lttd.view.ftrace.cexpr import Buffer
+from lttd.view.ftrace.render import Renderer, why_inexpressible
 from lttd.view.glyphs import decimal, distinct_rows, hexadecimal, matrix_of, right_aligned
-from lttd.view.render import Renderer, why_inexpressible
 from tests.ftraced import format_text
 
 FIELDS = [
@@ -45,20 +45,20 @@ def event(
     return fixed + tail + cpus
 
 
-def rows_of(printed: str, events: list[bytes]) -> Rows:
+def rows_of(printed: str, events: list[bytes]) -> EventRows:
     kind = EventType(0, FormatFile("s", "made"), 9, "")
     kind.format = parse_format(format_text("made", 9, FIELDS, printed))
     sizes = np.array([len(one) for one in events], np.uint32)
     at = np.cumsum(sizes) - sizes
     none = np.zeros(len(events), np.int64)
-    batch = Batch(
+    batch = EventBatch(
         memoryview(b"".join(events) + bytes(8)),
         [kind],
         *(none.astype(dtype) for dtype in ("u8", "u2", "i4", "i4", "u1", "u1")),
         at.astype(np.int64),
         sizes,
     )
-    return Rows(batch, kind, np.arange(len(events)))
+    return EventRows(batch, kind, np.arange(len(events)))
 
 
 def lines(printed: str, *events: bytes) -> list[str]:

@@ -21,8 +21,8 @@ from lttd.tracedir import Manifest, SegmentPaths, create_segment, read_synced, t
 from lttd.verify import check
 from lttd.view.trace import Trace
 from tests.forgetful import ForgetfulDisk, Op, killed, power_loss, put
-from tests.made import LttRing, Made, segment_at, subbuffer
-from tests.made_ltt import LttBuffer, Tracer
+from tests.segment_builder import LttRing, Made, segment_at, subbuffer
+from tests.segment_builder_ltt import LttBuffer, Tracer
 
 LAYOUTS = ("packed", "sparse")
 ABIS = ("ftrace", "ltt")

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lttd.errors import LockedError, NothingToRecordError, SourceError
-from lttd.sources import refused, relay_file
-from lttd.sources.relay_file import OpenFile, RelayFile
+from lttd.sources import refused
+from lttd.sources.relay import file as relay_file
+from lttd.sources.relay.file import OpenFile, RelayFile
 from tests.relay_model import STALE, RelayModel
 
 

@@ -12,7 +12,7 @@ from lttd.tracedir import StreamRecord, segments
 from lttd.verify import check
 from lttd.view.cli import main
 from lttd.writer import StreamFile
-from tests.made import Made, Ring
+from tests.segment_builder import Made, Ring
 from tests.test_sources_relay import Made as MadeStream
 
 ROW_BYTES = 200

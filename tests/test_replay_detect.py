@@ -7,11 +7,11 @@ import pytest
 
 from lttd.config import SourceSpec
 from lttd.errors import UsageError
-from lttd.sources.catalog import open_source
-from lttd.sources.replay_detect import detect
+from lttd.sources.registry import open_source
+from lttd.sources.replay.detect import detect
 from lttd.subbuffer import BufferPool
 from tests.fakes import page
-from tests.made_ltt import LttBuffer, Tracer, write_trace
+from tests.segment_builder_ltt import LttBuffer, Tracer, write_trace
 from tests.test_abi_blktrace import record
 
 PAGE = page(1000, b"\x01\0\0\0\x01\0\0\0")

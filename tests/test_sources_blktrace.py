@@ -14,7 +14,7 @@ from lttd.abi.framing import more_of, parse_framing
 from lttd.cli import main
 from lttd.errors import LockedError, NothingToRecordError, SourceError, UsageError
 from lttd.sources.base import Nothing
-from lttd.sources.blktrace_device import (
+from lttd.sources.blktrace.device import (
     SETUP_STRUCT,
     BlktraceSettings,
     BlockTrace,
@@ -22,10 +22,10 @@ from lttd.sources.blktrace_device import (
     missing_cpus,
     parse_sectors,
 )
-from lttd.sources.blktrace_rows import Noted, RecordBook
-from lttd.sources.blktrace_stream import AbsentStream, BlktraceStream, Dropped
-from lttd.sources.relay_file import RelayFile
-from lttd.sources.relay_stream import Shared
+from lttd.sources.blktrace.rows import Noted, RecordBook
+from lttd.sources.blktrace.stream import AbsentStream, BlktraceStream, Dropped
+from lttd.sources.relay.file import RelayFile
+from lttd.sources.relay.stream import Shared
 from lttd.subbuffer import ROW_DTYPE, Batch, BufferPool, Reason, StreamId, Unit, make_batch
 from lttd.tracedir import file_name
 from tests.blk import message, process, record, timestamp

@@ -13,10 +13,11 @@ import pytest
 
 from lttd.abi.ftrace import PageLayout, last_event_time
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
-from lttd.sources import ftrace_instance, pipe
+from lttd.sources import pipe
 from lttd.sources.base import NO_OWNER, Nothing, When
-from lttd.sources.ftrace import FtraceSettings, FtraceSource, open_ftrace, open_left_by_kill
-from lttd.sources.ftrace_stream import FtraceStream
+from lttd.sources.ftrace import instance as ftrace_instance
+from lttd.sources.ftrace.source import FtraceSettings, FtraceSource, open_ftrace, open_left_by_kill
+from lttd.sources.ftrace.stream import FtraceStream
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import parse_stats
@@ -278,12 +279,12 @@ def test_a_thread_that_cannot_be_left_out_while_recording_is_told_once_and_no_re
     with closing(open_ftrace(QUIET, BufferPool())) as source:
         list(source.notes())
         with monkeypatch.context() as patch:
-            patch.setattr("lttd.sources.undo.write_text", refuse)
+            patch.setattr("lttd.sources.ftrace.undo.write_text", refuse)
             with pytest.raises(SourceError):
                 source.leave_out([1])
         source.start()
         with monkeypatch.context() as patch:
-            patch.setattr("lttd.sources.undo.write_text", refuse)
+            patch.setattr("lttd.sources.ftrace.undo.write_text", refuse)
             for _ in range(2):
                 source.leave_out([2])
         assert list(source.notes()) == [f"{instance_of(source)}/set_event_notrace_pid: gone"]
@@ -387,7 +388,7 @@ def test_an_interrupt_while_setting_up_leaves_nothing_behind(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lttd.sources.ftrace_setup._enable", interrupt)
+    monkeypatch.setattr("lttd.sources.ftrace.setup._enable", interrupt)
     with pytest.raises(KeyboardInterrupt):
         open_ftrace(QUIET, BufferPool())
     assert not [name for name in os.listdir(instances) if name.startswith(PREFIX)]

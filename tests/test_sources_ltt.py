@@ -12,9 +12,9 @@ import pytest
 
 from lttd.errors import LockedError, NothingToRecordError, SourceError, UsageError
 from lttd.sources.base import Nothing
-from lttd.sources.ltt import LttSource, open_ltt
-from lttd.sources.ltt_channel import Channel
-from lttd.sources.ltt_stream import LttStream
+from lttd.sources.ltt.channel import Channel
+from lttd.sources.ltt.source import LttSource, open_ltt
+from lttd.sources.ltt.stream import LttStream
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, Unit
 from tests.ltt_kernel import Kernel, running_kernel, stripped
 from tests.running import until
@@ -517,7 +517,7 @@ def test_a_new_channel_of_an_old_name_and_other_sizes_is_told_and_left_alone(
 def test_a_channel_for_which_no_descriptor_is_left_is_told(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lttd.sources.ltt._allow_descriptors", lambda channels: None)
+    monkeypatch.setattr("lttd.sources.ltt.source._allow_descriptors", lambda channels: None)
     opened.kernel.add("fs_0")
     lowest_free = os.dup(0)
     os.close(lowest_free)

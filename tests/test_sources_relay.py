@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from lttd.abi.framing import more_of, parse_framing
 from lttd.config import SourceSpec, parse_spec
 from lttd.errors import NothingToRecordError, UsageError
-from lttd.sources import relay_find
 from lttd.sources.base import Nothing
-from lttd.sources.catalog import open_source
-from lttd.sources.relay_file import RelayFile
-from lttd.sources.relay_stream import Book, RelayStream, Shared
+from lttd.sources.registry import open_source
+from lttd.sources.relay import find as relay_find
+from lttd.sources.relay.file import RelayFile
+from lttd.sources.relay.stream import Book, RelayStream, Shared
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, Unit
 from tests.relay_model import RelayModel
 

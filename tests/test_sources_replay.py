@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lttd.errors import NothingToRecordError, UsageError
 from lttd.sources.base import Nothing, When
-from lttd.sources.replay import ReplaySource, open_replay
+from lttd.sources.replay.source import ReplaySource, open_replay
 from lttd.sources.tracefs import parse_stats
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, Unit
 from tests.fakes import event, page

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from lttd.config import SourceSpec
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.sources.base import Nothing
-from lttd.sources.catalog import open_source
-from lttd.sources.replay_detect import detect
-from lttd.sources.replay_ltt import LttReplaySource, open_ltt_replay
+from lttd.sources.registry import open_source
+from lttd.sources.replay.detect import detect
+from lttd.sources.replay.ltt import LttReplaySource, open_ltt_replay
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, Unit
-from tests.made_ltt import LttBuffer, Marker, Tracer, describe, write_trace
+from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace
 
 REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"
 needs_the_real_trace = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/ltt-2.5")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lttd.errors import NothingToRecordError, SourceError, UsageError
-from lttd.sources.ftrace_setup import wake_percent
+from lttd.sources.ftrace.setup import wake_percent
 from lttd.sources.tracefs import explained, find_events, parse_stats
 
 STATS = b"""entries: 25

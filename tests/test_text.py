@@ -20,17 +20,18 @@ from lttd.beneath import OpenDirectory
 from lttd.errors import LttdError
 from lttd.files import Lock
 from lttd.tracedir import LOCK
-from lttd.view import progress, show
+from lttd.view import progress
 from lttd.view.addresses import Symbols
 from lttd.view.cli import main
-from lttd.view.columns import Batch
+from lttd.view.columns import EventBatch
+from lttd.view.commands import text as show
+from lttd.view.commands.follow import follow
+from lttd.view.commands.text import Show
 from lttd.view.filters import Filter
-from lttd.view.follow import follow
-from lttd.view.names import Names
-from lttd.view.opened import OpenedTrace
-from lttd.view.render import why_inexpressible
-from lttd.view.show import Show
-from lttd.view.text import Texter, latency_flags, preempt_digits
+from lttd.view.ftrace.lines import Texter, latency_flags, preempt_digits
+from lttd.view.ftrace.render import why_inexpressible
+from lttd.view.library import OpenedTrace
+from lttd.view.task_names import Names
 from tests.ftraced import Traced, opened, pages_of, switch, tick
 from tests.running import PATIENCE_S
 from tests.tools import needs_tool, replayed
@@ -542,7 +543,7 @@ def test_follow_ends_when_the_trace_is_closed(tmp_path: Path) -> None:
 
 def test_a_batch_without_events_has_its_losses(tmp_path: Path) -> None:
     empty = np.empty(0)
-    batch = Batch(
+    batch = EventBatch(
         memoryview(b""), [], *(empty.astype(d) for d in ("u8", "u2", "i4", "i4", "u1", "u1", "i8")),
         empty.astype("u4"),
     )  # fmt: skip

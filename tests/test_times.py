@@ -8,7 +8,7 @@ from lttd.clock import Snapshot
 from lttd.errors import UsageError
 from lttd.view.times import Moment, Window, parse_moment, window_of
 from lttd.view.trace import Trace
-from tests.made import SNAPSHOT, Made, subbuffer
+from tests.segment_builder import SNAPSHOT, Made, subbuffer
 
 # The trace begins at 1000 on its clock, at 22:13:20 UTC, and ends at 3500.
 WALL_NS = SNAPSHOT.realtime_ns

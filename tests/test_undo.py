@@ -9,8 +9,8 @@ import pytest
 
 from lttd.errors import NothingToRecordError
 from lttd.runtime import Recorder, boot_id
-from lttd.sources.ftrace_record import Left, parse_record
-from lttd.sources.undo import SETTINGS, Change, Undo, put_back, remove_pids, setting_of
+from lttd.sources.ftrace.record import Left, parse_record
+from lttd.sources.ftrace.undo import SETTINGS, Change, Undo, put_back, remove_pids, setting_of
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ needs_systemd = pytest.mark.skipif(
 RESIDENT = """
 import os
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
-import lttd.daemon, lttd.endpoint, lttd.metrics, lttd.sources.ftrace
+import lttd.daemon, lttd.endpoint, lttd.metrics, lttd.sources.ftrace.source
 from lttd.config import Config
 from lttd.subbuffer import TAKE_BYTES, BufferPool
 pool = BufferPool(Config("t", ()).backlog_bytes + TAKE_BYTES)

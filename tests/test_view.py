@@ -18,9 +18,9 @@ from lttd.subbuffer import Gap, Reason, Unit
 from lttd.tracedir import Manifest
 from lttd.verify import MOST_FINDINGS, check
 from lttd.view.cli import PIPE_CLOSED, main
-from lttd.view.info import info_json, info_text, seconds, utc
+from lttd.view.commands.info import info_json, info_text, seconds, utc
 from lttd.view.trace import Trace, merge_summaries
-from tests.made import SNAPSHOT, Made, subbuffer
+from tests.segment_builder import SNAPSHOT, Made, subbuffer
 
 
 def recorded(trace: Path, *, cpus: int = 2, number: int = 1, layout: str = "packed") -> Made:
@@ -66,7 +66,7 @@ def test_losses_are_told_with_their_units() -> None:
 def test_importing_lttd_and_its_viewer_loads_nothing_of_the_daemon() -> None:
     code = (
         "import sys, lttd, lttd.view.cli; early = 'numpy' in sys.modules\n"
-        "lttd.open; import lttd.view.check\n"
+        "lttd.open; import lttd.view.commands.check\n"
         "print(early, [m for m in ('trio', 'prometheus_client', 'construct') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ import pytest
 
 from lttd.abi.ftrace_format import parse_format
 from lttd.errors import UsageError
-from lttd.view.columns import Batch, Rows
+from lttd.view.columns import EventBatch, EventRows
 from lttd.view.filters import Where
 from lttd.view.formats import EventType, FormatFile
 from tests.ftraced import format_text
@@ -22,7 +22,7 @@ FIELDS = [
 HIGH, TOP = 1 << 63, (1 << 64) - 1
 
 
-def made(*events: tuple[int, int, tuple[int, int], bytes, bytes]) -> Rows:
+def made(*events: tuple[int, int, tuple[int, int], bytes, bytes]) -> EventRows:
     kind = EventType(0, FormatFile("s", "made"), 9, "")
     kind.format = parse_format(format_text("made", 9, FIELDS, '""'))
     records = [
@@ -30,14 +30,14 @@ def made(*events: tuple[int, int, tuple[int, int], bytes, bytes]) -> Rows:
     ]
     sizes = np.array([len(one) for one in records], np.uint32)
     none = np.zeros(len(records), np.int64)
-    batch = Batch(
+    batch = EventBatch(
         memoryview(b"".join(records) + bytes(8)),
         [kind],
         *(none.astype(dtype) for dtype in ("u8", "u2", "i4", "i4", "u1", "u1")),
         (np.cumsum(sizes) - sizes).astype(np.int64),
         sizes,
     )
-    return Rows(batch, kind, np.arange(len(records)))
+    return EventRows(batch, kind, np.arange(len(records)))
 
 
 ROWS = made(

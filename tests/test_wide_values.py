@@ -10,6 +10,7 @@ import pytest
 from lttd.abi.print_fmt import Conversion, FieldRef
 from lttd.view.addresses import Symbols
 from lttd.view.conversions import Context, converted
+from lttd.view.ftrace.lines import Texter
 from lttd.view.glyphs import (
     Strip,
     decimal,
@@ -20,8 +21,7 @@ from lttd.view.glyphs import (
     right_aligned,
 )
 from lttd.view.merge import order_by_time
-from lttd.view.names import Names
-from lttd.view.text import Texter
+from lttd.view.task_names import Names
 from tests.test_print_fmt import event, lines, rows_of
 
 MANY = 100

@@ -18,7 +18,7 @@ from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex, read_gaps
 from lttd.subbuffer import Batch, StreamId, StreamInfo
 from lttd.tracedir import StreamPaths, StreamRecord
 from lttd.writer import StreamFile
-from tests.made import Made, Ring, segment_at, subbuffer
+from tests.segment_builder import Made, Ring, segment_at, subbuffer
 
 
 def paths_in(directory: Path) -> StreamPaths:

@@ -18,7 +18,7 @@ from lttd.terminal import PIPE_CLOSED, fill_standard_descriptors, put_line, say
 from lttd.usage import Parser, ShowVersion, shortened
 
 if TYPE_CHECKING:
-    from lttd.view.show import Show
+    from lttd.view.commands.text import Show
     from lttd.view.trace import Trace
 
 INTERRUPTED = 128 + 2
@@ -244,7 +244,7 @@ def _opened(path: Path) -> "Trace":
 
 
 def _info(options: argparse.Namespace) -> int:
-    from lttd.view.info import dump, info_json, info_text  # noqa: PLC0415
+    from lttd.view.commands.info import dump, info_json, info_text  # noqa: PLC0415
 
     trace = _opened(options.trace)
     put_line(dump(info_json(trace)) if options.json else info_text(trace))
@@ -253,7 +253,7 @@ def _info(options: argparse.Namespace) -> int:
 
 def _text(options: argparse.Namespace) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here needs its threads
-    from lttd.view.show import show_text  # noqa: PLC0415
+    from lttd.view.commands.text import show_text  # noqa: PLC0415
     from lttd.view.times import window_of  # noqa: PLC0415
 
     traces = [_opened(path) for path in (options.trace, *options.more)]
@@ -263,7 +263,7 @@ def _text(options: argparse.Namespace) -> int:
 
 def _follow(options: argparse.Namespace) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from lttd.view.follow import follow  # noqa: PLC0415
+    from lttd.view.commands.follow import follow  # noqa: PLC0415
 
     return follow(
         options.trace,
@@ -274,8 +274,8 @@ def _follow(options: argparse.Namespace) -> int:
 
 
 def _show_of(options: argparse.Namespace) -> "Show":
+    from lttd.view.commands.text import Show  # noqa: PLC0415
     from lttd.view.filters import Filter  # noqa: PLC0415
-    from lttd.view.show import Show  # noqa: PLC0415
 
     return Show(
         Filter(options.cpu, options.event, options.where),
@@ -288,7 +288,7 @@ def _show_of(options: argparse.Namespace) -> "Show":
 
 
 def _formats(options: argparse.Namespace) -> int:
-    from lttd.view.share import share_text  # noqa: PLC0415
+    from lttd.view.commands.formats import share_text  # noqa: PLC0415
 
     put_line(share_text(options.trace))
     return 0
@@ -296,8 +296,8 @@ def _formats(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from lttd.tracedir import segments  # noqa: PLC0415
-    from lttd.view.check import check_all, report_json, report_text  # noqa: PLC0415
-    from lttd.view.info import dump  # noqa: PLC0415
+    from lttd.view.commands.check import check_all, report_json, report_text  # noqa: PLC0415
+    from lttd.view.commands.info import dump  # noqa: PLC0415
 
     found = segments(options.trace)
     reports, repaired = check_all(found, events=options.events, repairing=options.repair)
@@ -309,8 +309,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _cut(options: argparse.Namespace) -> int:
-    from lttd.view.cut import cut  # noqa: PLC0415
-    from lttd.view.info import info_text  # noqa: PLC0415
+    from lttd.view.commands.cut import cut  # noqa: PLC0415
+    from lttd.view.commands.info import info_text  # noqa: PLC0415
     from lttd.view.times import window_of  # noqa: PLC0415
 
     trace = _opened(options.trace)
@@ -331,8 +331,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
+    from lttd.view.commands.plot import plot  # noqa: PLC0415
     from lttd.view.filters import Filter  # noqa: PLC0415
-    from lttd.view.plot import plot  # noqa: PLC0415
     from lttd.view.times import window_of  # noqa: PLC0415
 
     trace = _opened(options.trace)

@@ -36,7 +36,7 @@ def _nobody_knows(_name: str) -> None:
 
 
 @dataclass(frozen=True, repr=False)
-class Batch:
+class EventBatch:
     """Events of one piece of a window, in the order of time, as columns of equal length."""
 
     data: memoryview
@@ -84,12 +84,12 @@ class Batch:
             if counts[kind.number]
         ]
 
-    def by_type(self) -> Iterator["Rows"]:
+    def by_type(self) -> Iterator["EventRows"]:
         """Yield the events of every type that occurs."""
         for kind, rows in self._kinds:
-            yield Rows(self, kind, rows)
+            yield EventRows(self, kind, rows)
 
-    def __getitem__(self, name: str) -> "Rows":
+    def __getitem__(self, name: str) -> "EventRows":
         """Return the events called *name*, or ``system:name``; maybe none."""
         for rows in self.by_type():
             if name in (rows.kind.name, f"{rows.kind.system}:{rows.kind.name}"):
@@ -97,11 +97,11 @@ class Batch:
         kind = self.find(name)
         if kind is None:
             raise KeyError(name)
-        return Rows(self, kind, np.empty(0, np.int64))
+        return EventRows(self, kind, np.empty(0, np.int64))
 
-    def select(self, rows: I64 | Mask) -> "Batch":
+    def select(self, rows: I64 | Mask) -> "EventBatch":
         """Return the batch with some of the events only."""
-        return Batch(
+        return EventBatch(
             self.data,
             self.types,
             self.time[rows],
@@ -141,10 +141,10 @@ class Batch:
         return polars_frame(self.columns())
 
 
-class Rows:
+class EventRows:
     """The events of one type in a batch; its fields are columns: ``rows["prev_pid"]``."""
 
-    def __init__(self, batch: Batch, kind: EventType, rows: I64) -> None:
+    def __init__(self, batch: EventBatch, kind: EventType, rows: I64) -> None:
         self.batch = batch
         self.kind = kind
         self.rows = rows
@@ -157,9 +157,9 @@ class Rows:
     def __repr__(self) -> str:
         return f"<{len(self):,} {self.kind.system}:{self.kind.name}: {', '.join(self.names)}>"
 
-    def some(self, which: slice | I64 | Mask) -> "Rows":
+    def some(self, which: slice | I64 | Mask) -> "EventRows":
         """Return some of them."""
-        return Rows(self.batch, self.kind, self.rows[which])
+        return EventRows(self.batch, self.kind, self.rows[which])
 
     @property
     def time(self) -> U64:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lttd.abi.print_fmt import Conversion, PrintFmt
 from lttd.terminal import printable_bytes
 from lttd.view.addresses import Symbols
-from lttd.view.cexpr import Buffer, Inexpressible, Value
+from lttd.view.ftrace.cexpr import Buffer, Inexpressible, Value
 from lttd.view.glyphs import (
     Strip,
     decimal,

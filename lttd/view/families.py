@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.stored import StoredStream
-from lttd.view.columns import Batch
+from lttd.view.columns import EventBatch
 from lttd.view.trace import Segment
-from lttd.view.window import Piece, Source
+from lttd.view.window import Piece, WindowStream
 
 
 class Contexts(Protocol):
@@ -23,7 +23,7 @@ class Contexts(Protocol):
 class Decoder(Protocol):
     """Makes batches of pieces; one serves all pieces of a window."""
 
-    def batch(self, piece: Piece, sources: Sequence[Source], notes: list[str]) -> Batch:
+    def batch(self, piece: Piece, sources: Sequence[WindowStream], notes: list[str]) -> EventBatch:
         """Decode one piece; *notes* move into the batch."""
         ...
 
@@ -39,19 +39,19 @@ class Family(NamedTuple):
 
 
 def _ftrace() -> Family:
-    from lttd.view.decode import FtraceContexts, FtraceDecoder  # noqa: PLC0415
+    from lttd.view.ftrace.decode import FtraceContexts, FtraceDecoder  # noqa: PLC0415
 
     return Family(FtraceContexts, FtraceDecoder)
 
 
 def _blktrace() -> Family:
-    from lttd.view.blktrace import BlktraceContexts, BlktraceDecoder  # noqa: PLC0415
+    from lttd.view.blktrace.decode import BlktraceContexts, BlktraceDecoder  # noqa: PLC0415
 
     return Family(BlktraceContexts, BlktraceDecoder)
 
 
 def _ltt() -> Family:
-    from lttd.view.ltt import LttContexts, LttDecoder  # noqa: PLC0415
+    from lttd.view.ltt.decode import LttContexts, LttDecoder  # noqa: PLC0415
 
     return Family(LttContexts, LttDecoder)
 

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.errors import UsageError
-from lttd.view.columns import Batch, Rows
+from lttd.view.columns import EventBatch, EventRows
 from lttd.view.formats import EventType
 
 Mask = npt.NDArray[np.bool_]
@@ -114,7 +114,7 @@ class Where:
             if not fits:
                 raise UsageError(f"--where {self.text!r}: {node.value!r} is not allowed here")
 
-    def mask(self, rows: Rows) -> Mask:
+    def mask(self, rows: EventRows) -> Mask:
         """Tell for each event whether it is wanted.
 
         Raises:
@@ -126,7 +126,7 @@ class Where:
         except (TypeError, ValueError, OverflowError, np.exceptions.DTypePromotionError) as error:
             raise UsageError(f"--where {self.text!r}: {rows.kind.name}: {error}") from None
 
-    def _value(self, node: ast.AST, rows: Rows) -> Value:  # noqa: PLR0911  (a row per kind of node)
+    def _value(self, node: ast.AST, rows: EventRows) -> Value:  # noqa: PLR0911  (a row per kind of node)
         match node:
             case ast.Constant(value=value):
                 return value.encode() if isinstance(value, str) else value
@@ -163,7 +163,7 @@ def _either(a: Value, b: Value) -> list[Value]:
     return [value for value in (a, b) if isinstance(value, _Missing)]
 
 
-def value_of(rows: Rows, name: str) -> Value:
+def value_of(rows: EventRows, name: str) -> Value:
     """Return a column by the name that an expression uses, or MISSING."""
     try:
         column = rows.column(name)
@@ -176,7 +176,7 @@ def value_of(rows: Rows, name: str) -> Value:
     return _comparable(column)
 
 
-def _common(rows: Rows, name: str) -> Value:
+def _common(rows: EventRows, name: str) -> Value:
     batch, at, name = rows.batch, rows.rows, name.removeprefix("common_")
     kind = {"event": rows.kind.name, "system": rows.kind.system}
     if name in kind:
@@ -370,7 +370,7 @@ class Filter:
             return True
         return any(matches(kind.system, kind.name, glob) for glob in self.globs)
 
-    def of(self, batch: Batch) -> Batch:
+    def of(self, batch: EventBatch) -> EventBatch:
         """Return the batch without what is not wanted; its losses stay."""
         if self.globs is not None and len(batch):
             wanted = np.array([self.wants(kind) for kind in batch.types])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lttd.errors import UsageError
 from lttd.files import Disk, storage_error
-from lttd.view.info import seconds
+from lttd.view.commands.info import seconds
 from lttd.view.trace import Trace
 
 

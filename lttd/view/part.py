@@ -17,7 +17,7 @@ from lttd.view.times import ALWAYS_END, Window
 from lttd.view.trace import Segment
 
 
-class Part:
+class Selection:
     """What of one stream lies in the window."""
 
     def __init__(self, stream: StoredStream, begin: int, end: int) -> None:
@@ -82,7 +82,7 @@ class Part:
         return start, length
 
 
-def parts_within(segment: Segment, window: Window) -> list[Part]:
+def parts_within(segment: Segment, window: Window) -> list[Selection]:
     """Return what of each of the segment's streams lies in *window*, maybe nothing."""
     begin, end = window.bounds(segment)
-    return [Part(stream, begin, end) for stream in segment.streams]
+    return [Selection(stream, begin, end) for stream in segment.streams]

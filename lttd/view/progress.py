@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from lttd.terminal import is_terminal, overwrite_line
-from lttd.view.opened import ClockGroup
+from lttd.view.library import ClockGroup
 from lttd.view.window import Piece, extent
 
 EVERY_S: Final = 0.5

@@ -18,16 +18,16 @@ import numpy.typing as npt
 from lttd.clock import Conversion
 from lttd.errors import NotATraceError, UsageError
 from lttd.subbuffer import Unit
-from lttd.view.columns import Batch
+from lttd.view.columns import EventBatch
 from lttd.view.filters import Filter
+from lttd.view.library import ClockGroup, EventWindow
 from lttd.view.losses import Loss
-from lttd.view.opened import ClockGroup, EventWindow
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Span, Trace
 from lttd.view.unmatched import unmatched
-from lttd.view.window import FOREVER, PIECE_BYTES, Source, extent
+from lttd.view.window import FOREVER, PIECE_BYTES, WindowStream, extent
 
 MOST_SLICES: Final = 480
 FEWEST_SLICES: Final = 24
@@ -173,7 +173,7 @@ def rates_of(trace: Trace, window: Window, chosen: Filter, notes: list[str]) -> 
     return rates
 
 
-def _held(group: ClockGroup, sources: Sequence[Source]) -> tuple[int, int] | None:
+def _held(group: ClockGroup, sources: Sequence[WindowStream]) -> tuple[int, int] | None:
     """Return from when to when some streams have something of the window."""
     held = extent(sources)
     if held is None or held[1] < group.begin or held[0] > group.end:
@@ -216,7 +216,7 @@ def _coarser(rates: Rates) -> Iterator[int]:
         yield factor
 
 
-def _note_recorded(rates: Rates, source: Source, group: ClockGroup, edges: U64) -> None:
+def _note_recorded(rates: Rates, source: WindowStream, group: ClockGroup, edges: U64) -> None:
     held = _held(group, [source])
     if held is None:
         return
@@ -225,7 +225,7 @@ def _note_recorded(rates: Rates, source: Source, group: ClockGroup, edges: U64) 
     rates.recorded[first : last + 1] = True
 
 
-def _count(rates: Rates, batch: Batch, edges: U64) -> None:
+def _count(rates: Rates, batch: EventBatch, edges: U64) -> None:
     slices = rates.slices
     if len(batch):
         at = np.searchsorted(edges, batch.time, "right") + batch.cpu.astype(np.int64) * slices

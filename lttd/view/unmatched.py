@@ -7,10 +7,10 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from lttd.view.commands.info import seconds
 from lttd.view.filters import COMMON, Filter, matches
 from lttd.view.formats import FormatFile, Formats
-from lttd.view.info import seconds
-from lttd.view.opened import ClockGroup
+from lttd.view.library import ClockGroup
 from lttd.view.window import extent
 
 _MOST_NEAR: Final = 3

@@ -48,7 +48,7 @@ class KnownIndex:
         return int(np.searchsorted(self._entries["end"].astype(np.uint64), np.uint64(time)))
 
 
-class Source:
+class WindowStream:
     """One stream, opened to be decoded."""
 
     def __init__(self, stream: StoredStream, context: Any, notes: list[str]) -> None:  # noqa: ANN401
@@ -94,7 +94,7 @@ def _derived(stream: StoredStream) -> Entries:
     return entries
 
 
-def extent(sources: Sequence[Source]) -> tuple[int, int] | None:
+def extent(sources: Sequence[WindowStream]) -> tuple[int, int] | None:
     """Return begin and end of what some streams hold, also of those without an index."""
     begins, ends = [], []
     for source in sources:
@@ -105,10 +105,10 @@ def extent(sources: Sequence[Source]) -> tuple[int, int] | None:
     return (min(begins), max(*begins, *ends)) if begins else None
 
 
-class Part(NamedTuple):
+class StreamSlice(NamedTuple):
     """Sub-buffers ``[first:behind)`` of one stream."""
 
-    source: Source
+    source: WindowStream
     first: int
     entries: Entries
 
@@ -119,12 +119,12 @@ class Piece(NamedTuple):
     begin: int
     end: int
     """Not included."""
-    parts: list[Part]
+    parts: list[StreamSlice]
     last: bool
 
 
 def pieces(
-    sources: Sequence[Source], begin: int, end: int, piece_bytes: int = PIECE_BYTES
+    sources: Sequence[WindowStream], begin: int, end: int, piece_bytes: int = PIECE_BYTES
 ) -> Iterator[Piece]:
     """Yield the pieces of [*begin*, *end*], both included, in the order of time."""
     most_bytes = max(piece_bytes, STREAM_BYTES * len(sources))
@@ -141,7 +141,7 @@ def pieces(
 class _Ahead:
     """What comes next in every stream, as far as one piece may need it."""
 
-    def __init__(self, sources: Sequence[Source], positions: list[int], begin: int) -> None:
+    def __init__(self, sources: Sequence[WindowStream], positions: list[int], begin: int) -> None:
         self._sources = sources
         self._positions = positions
         self._entries: list[Entries] = []
@@ -179,7 +179,7 @@ class _Ahead:
         later = later[begins[later] > np.uint64(begin)]
         return min(int(begins[later[0]]), self.horizon) if len(later) else self.horizon
 
-    def take(self, behind: int) -> tuple[list[Part], list[int]]:
+    def take(self, behind: int) -> tuple[list[StreamSlice], list[int]]:
         """Return what begins before *behind*, and where each stream goes on."""
         parts, positions = [], []
         until = np.uint64(min(behind, FOREVER))
@@ -189,7 +189,7 @@ class _Ahead:
         ):
             count = int(np.searchsorted(begins, until, side))  # type: ignore[call-overload]
             if count:
-                parts.append(Part(source, at, seen[:count]))
+                parts.append(StreamSlice(source, at, seen[:count]))
             ends = seen["end"][:count].astype(np.uint64)
             positions.append(at + int(np.searchsorted(ends, until, side)))  # type: ignore[call-overload]
         return parts, positions

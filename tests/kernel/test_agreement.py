@@ -13,8 +13,8 @@ import pytest
 
 from lttd.terminal import printable_bytes
 from lttd.view.cli import main
-from lttd.view.render import why_inexpressible
-from lttd.view.share import formats_of, share_text
+from lttd.view.commands.formats import formats_of, share_text
+from lttd.view.ftrace.render import why_inexpressible
 
 TRACEFS = Path("/sys/kernel/tracing")
 LINE = re.compile(

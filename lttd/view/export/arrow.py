@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lttd.abi.ftrace_format import Field, Kind
-from lttd.view.columns import Rows, inside, until_nul
+from lttd.view.columns import EventRows, inside, until_nul
 from lttd.view.export.ctf_events import is_text
 
 I64 = npt.NDArray[np.int64]
@@ -15,7 +15,7 @@ U8 = npt.NDArray[np.uint8]
 Array = Any  # pyarrow has no types
 
 
-def field_array(rows: Rows, name: str) -> Array:
+def field_array(rows: EventRows, name: str) -> Array:
     """Return one field of some events: integers, strings, lists, or binary for what is opaque."""
     one = rows.field(name)
     if one.kind is Kind.INT:
@@ -33,7 +33,7 @@ def field_array(rows: Rows, name: str) -> Array:
     return _dynamic(raw, begin, end - begin, one, rows)
 
 
-def _dynamic(raw: U8, begin: I64, length: I64, one: Field, rows: Rows) -> Array:
+def _dynamic(raw: U8, begin: I64, length: I64, one: Field, rows: EventRows) -> Array:
     count = length // one.element_bytes
     assert rows.kind.format is not None
     dtype = one.element_dtype(rows.kind.format.byteorder)

@@ -20,11 +20,11 @@ import numpy as np
 from lttd.abi.blktrace import Layout, layout_of, records_at, walk
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
-from lttd.view.blktrace_names import NOTES_FILE, noted_records
+from lttd.view.blktrace.process_names import NOTES_FILE, noted_records
 from lttd.view.export import does_not_fit
 from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
-from lttd.view.part import Part, parts_within
+from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 
@@ -76,7 +76,7 @@ class _Writing:
         self._losses = 0
         self._notes = Notes()
 
-    def add(self, segment: Segment, parts: list[Part], window: Window) -> None:
+    def add(self, segment: Segment, parts: list[Selection], window: Window) -> None:
         """Write what one segment has."""
         begin, end = window.bounds(segment)
         names = {part.stream.info.id.channel for part in parts}
@@ -95,7 +95,7 @@ class _Writing:
             for data in self._within(part, begin, end):
                 self._put(stream.channel, stream.cpu, data)
 
-    def _within(self, part: Part, begin: int, end: int) -> Iterator[bytes]:
+    def _within(self, part: Selection, begin: int, end: int) -> Iterator[bytes]:
         """Yield the records within [*begin*, *end*], those that adjoin together."""
         data, path = part.stream.data, part.stream.paths.data
         for first in range(0, len(part.entries), _ROWS_AT_ONCE):

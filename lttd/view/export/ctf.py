@@ -28,7 +28,7 @@ from lttd.view.export.ctf_metadata import metadata
 from lttd.view.export.pages import Tally
 from lttd.view.formats import Formats
 from lttd.view.output import nothing_within
-from lttd.view.part import Part, parts_within
+from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 
@@ -60,7 +60,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
 
 
 def _export_segment(
-    segment: Segment, parts: list[Part], window: Window, disk: Disk, out: Path, tally: Tally
+    segment: Segment, parts: list[Selection], window: Window, disk: Disk, out: Path, tally: Tally
 ) -> None:
     layouts = {part.stream.abi.layout for part in parts if isinstance(part.stream.abi, FtraceAbi)}
     if len(layouts) != 1 or any(part.stream.abi is None for part in parts):
@@ -100,7 +100,7 @@ def _export_segment(
 class _Stream:
     """One CPU's packets in the making."""
 
-    def __init__(self, part: Part, layout: PageLayout, encoder: Encoder, tally: Tally) -> None:
+    def __init__(self, part: Selection, layout: PageLayout, encoder: Encoder, tally: Tally) -> None:
         self._part = part
         self._layout = layout
         self._encoder = encoder

@@ -22,7 +22,7 @@ from lttd.subbuffer import Reason
 from lttd.view.export import does_not_fit
 from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
-from lttd.view.part import Part, parts_within
+from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 
@@ -62,7 +62,7 @@ class _Tally:
     """Losses that the sub-buffers' own counters do not tell, and the format has no place for."""
     notes: Notes = field(default_factory=Notes)
 
-    def lost(self, part: Part) -> None:
+    def lost(self, part: Selection) -> None:
         self.untold += sum(gap.reason not in _TOLD_BY_TRACER for gap in part.gaps)
 
     def told(self, files: int) -> list[str]:
@@ -108,7 +108,7 @@ def _name(stream: StoredStream) -> PurePosixPath:
     return name
 
 
-def _write(disk: Disk, path: Path, at: int, part: Part, tally: _Tally) -> int:
+def _write(disk: Disk, path: Path, at: int, part: Selection, tally: _Tally) -> int:
     """Write a part's sub-buffers from *at* on; return where they end."""
     disk.make_directory(path.parent)
     file = disk.open(path)
@@ -121,7 +121,7 @@ def _write(disk: Disk, path: Path, at: int, part: Part, tally: _Tally) -> int:
     return at
 
 
-def _write_some(file: File, at: int, part: Part, which: slice, tally: _Tally) -> int:
+def _write_some(file: File, at: int, part: Selection, which: slice, tally: _Tally) -> int:
     stream = part.stream
     data, info = stream.data, stream.info
     found = stream.headers(part.entries[which])

@@ -22,7 +22,7 @@ from lttd.abi.ftrace import MISSED_EVENTS, MISSED_STORED, PageLayout
 from lttd.abi.table import FtraceAbi, Headers
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
 from lttd.view.notes import Notes
-from lttd.view.part import Part
+from lttd.view.part import Selection
 
 # Sub-buffers that are decoded, and pages that are written, in one go.
 ROWS_AT_ONCE: Final = 2048
@@ -91,7 +91,7 @@ class PageMaker:
         self._open: _Page | None = None
         self._done = bytearray()
 
-    def pages(self, part: Part) -> Iterator[bytearray]:
+    def pages(self, part: Selection) -> Iterator[bytearray]:
         """Yield the pages of *part*, some at a time; the last one stays open for what follows."""
         stream = part.stream
         abi = stream.abi
@@ -129,7 +129,12 @@ class PageMaker:
         self._loss.some = True
 
     def _add(
-        self, part: Part, abi: FtraceAbi, first: int, found: Headers, losses: dict[int, list[Gap]]
+        self,
+        part: Selection,
+        abi: FtraceAbi,
+        first: int,
+        found: Headers,
+        losses: dict[int, list[Gap]],
     ) -> None:
         """Take the sub-buffers from row *first* on."""
         data, path = part.stream.data, part.stream.paths.data
@@ -168,7 +173,7 @@ class PageMaker:
             self._lose(losses.get(first + missing, []))
             self._unsound(part, first + missing)
 
-    def _unsound(self, part: Part, row: int) -> None:
+    def _unsound(self, part: Selection, row: int) -> None:
         self._damaged()
         at = int(part.entries["offset_bytes"][row])
         name = part.stream.paths.data

@@ -23,12 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lttd.errors import NotATraceError, UsageError
-from lttd.view.columns import Rows
+from lttd.view.columns import EventRows
 from lttd.view.export.arrow import field_array
 from lttd.view.filters import Filter
+from lttd.view.library import ClockGroup
 from lttd.view.losses import Loss
 from lttd.view.notes import Notes
-from lttd.view.opened import ClockGroup
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
 from lttd.view.times import Window
@@ -122,7 +122,7 @@ class _Sink:
         self.losses = 0
         self.files = 0
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: EventRows) -> None:
         """Take events of one type."""
         kind = rows.kind
         undecoded = "_undecoded" if kind.format is None and kind.system else ""
@@ -157,7 +157,7 @@ class _Sink:
         while sum(self._pending_rows.values()) > PENDING_ROWS:
             self._write(max(self._pending_rows, key=lambda one: self._pending_rows[one]))
 
-    def _table(self, rows: Rows) -> Any:  # noqa: ANN401
+    def _table(self, rows: EventRows) -> Any:  # noqa: ANN401
         time = rows.time
         columns = {
             "time": pa.array(time.astype(np.int64)),

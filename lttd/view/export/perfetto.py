@@ -22,18 +22,18 @@ import numpy as np
 from lttd.errors import NotATraceError, UsageError
 from lttd.terminal import printable_bytes
 from lttd.view.addresses import Symbols
-from lttd.view.columns import Batch, Rows
+from lttd.view.columns import EventBatch, EventRows
 from lttd.view.filters import Filter
 from lttd.view.formats import EventType
+from lttd.view.ftrace.lines import FLAGS, Body, Texter
+from lttd.view.ftrace.render import Renderer
 from lttd.view.glyphs import Strip, per_distinct, strings_of, words_of
+from lttd.view.library import EventWindow
 from lttd.view.losses import Loss
-from lttd.view.names import Names
 from lttd.view.notes import Notes
-from lttd.view.opened import EventWindow
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
-from lttd.view.render import Renderer
-from lttd.view.text import FLAGS, Body, Texter
+from lttd.view.task_names import Names
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Trace
 from lttd.view.window import PIECE_BYTES
@@ -64,7 +64,7 @@ class MarkerRenderer(Renderer):
     ``tracing_mark_write``.
     """
 
-    def strip(self, rows: Rows) -> Strip:
+    def strip(self, rows: EventRows) -> Strip:
         """Return ``tracing_mark_write: text``."""
 
         def told(address: int) -> bytes:
@@ -87,7 +87,7 @@ class SystraceTexter(Texter):
         told = b"(-------)" if tgid is None else b"(%7d)" % tgid
         return b"%16s-%-7d %s " % (printable_bytes(comm), pid, told)
 
-    def _flags(self, batch: Batch) -> Strip:
+    def _flags(self, batch: EventBatch) -> Strip:
         return [FLAGS[batch.flags], _DEPTH[batch.preempt]]
 
     def _name_of(self, kind: EventType) -> bytes:
@@ -99,7 +99,7 @@ class SystraceTexter(Texter):
             return MarkerRenderer(kind.format, self._symbols)
         return super()._new_renderer(kind)
 
-    def bodies(self, batch: Batch) -> Iterator[Body]:
+    def bodies(self, batch: EventBatch) -> Iterator[Body]:
         """Return what each line ends with; the functions of a stack share a line."""
         for body in super().bodies(batch):
             text = body.column.view(np.uint8).reshape(-1, body.width)[:, :-1]

@@ -27,9 +27,9 @@ from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
 from lttd.view.export import does_not_fit
 from lttd.view.export.pages import PageMaker, Tally
+from lttd.view.ftrace.saved import SavedFiles
 from lttd.view.output import nothing_within
-from lttd.view.part import Part, parts_within
-from lttd.view.saved import SavedFiles
+from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 
@@ -43,22 +43,22 @@ class _Buffer:
     """One ring buffer of the recorded machine: per CPU what is to be joined."""
 
     name: str
-    cpus: dict[int, list[Part]] = field(default_factory=dict)
+    cpus: dict[int, list[Selection]] = field(default_factory=dict)
     table_at: int = 0
     """Where in the file its "flyrecord" stands."""
 
-    def takes(self, parts: list[Part]) -> bool:
+    def takes(self, parts: list[Selection]) -> bool:
         """Tell whether *parts*, of one segment, follow all that is here."""
         return all(
             _begins_after(self.cpus.get(part.stream.info.id.cpu, []), part) for part in parts
         )
 
-    def join(self, parts: list[Part]) -> None:
+    def join(self, parts: list[Selection]) -> None:
         for part in parts:
             self.cpus.setdefault(part.stream.info.id.cpu, []).append(part)
 
 
-def _begins_after(joined: list[Part], part: Part) -> bool:
+def _begins_after(joined: list[Selection], part: Selection) -> bool:
     before = [one for one in joined if len(one.entries)]
     if not before or not len(part.entries):
         return True
@@ -105,7 +105,7 @@ def _common_layout(trace: Trace, used: list[Segment]) -> PageLayout:
     return next(iter(kinds.values()))
 
 
-def _buffers(found: list[tuple[Segment, list[Part]]]) -> list[_Buffer]:
+def _buffers(found: list[tuple[Segment, list[Selection]]]) -> list[_Buffer]:
     """Distribute the segments' streams: what follows is joined, what runs beside is apart."""
     buffers: list[_Buffer] = []
     for _, parts in found:
@@ -155,7 +155,7 @@ class _Writing:
             clock = struct.pack(f"{self._order}Q", len(self._clock)) + self._clock
             file.write_at([_FLYRECORD, *table, clock], buffer.table_at)
 
-    def _write_cpu(self, file: File, at: int, parts: list[Part], tally: Tally) -> int:
+    def _write_cpu(self, file: File, at: int, parts: list[Selection], tally: Tally) -> int:
         maker = PageMaker(self._layout, tally)
         for part in parts:
             for pages in maker.pages(part):

@@ -1,0 +1,1 @@
+"""Source ``blktrace``: the block layer's trace of a device."""

@@ -1,0 +1,172 @@
+"""One CPU of a block trace, and the one number that the kernel has for what all CPUs lost.
+
+Rule: ``dropped`` is of all CPUs, and a dropped record leaves no mark: neither a gap in the CPU's
+sequence numbers nor padding.  So it is told in the stream of the lowest CPU, whichever CPU lost,
+between two looks at the number: bounds in time that are true, in a place that is an agreement.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from lttd.errors import SourceError
+from lttd.namespaces import kernel_monotonic_ns
+from lttd.sources.base import Nothing
+from lttd.sources.blktrace.rows import Noted
+from lttd.sources.relay.file import RelayFile
+from lttd.sources.relay.stream import Book, RelayStream, Shared
+from lttd.subbuffer import ROW_DTYPE, Batch, Gap, Reason, Rows, StreamId, StreamInfo, Unit
+
+_NO_ROWS: Final = np.zeros(0, ROW_DTYPE)
+
+
+class Dropped:
+    """``dropped``: how many records the kernel could not store, and when that grew."""
+
+    def __init__(self, path: str) -> None:
+        """Open it.
+
+        Raises:
+            SourceError: it cannot be opened.
+        """
+        self.path = path
+        self.total = 0
+        self.told = 0
+        self._looked_ns = kernel_monotonic_ns()
+        self._untold: deque[tuple[int, int, int]] = deque()
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from None
+
+    def look(self) -> None:
+        """Read the number; what it grew by was lost since the last look."""
+        if self._fd < 0:
+            return
+        before, now = self._looked_ns, kernel_monotonic_ns()
+        try:
+            total = int(os.pread(self._fd, 32, 0) or b"0")
+        except (OSError, ValueError):
+            return  # torn down by somebody else: what it said last is what is known
+        if total > self.total:
+            self._untold.append((before, now, total - self.total))
+            self.total = total
+        self._looked_ns = now
+
+    def place(self, rows: Rows, *, all_of_it: bool) -> list[Gap]:
+        """Return, as gaps, what was lost before rows that begin after it was seen.
+
+        *all_of_it*: and, behind all rows, what is left.
+        """
+        gaps = []
+        while self._untold:
+            begin, end, count = self._untold[0]
+            row = int(np.searchsorted(rows["begin"], np.uint64(end), "right"))
+            if row == len(rows) and not all_of_it:
+                break
+            self._untold.popleft()
+            self.told += count
+            gaps.append(Gap(row, Reason.DROPPED, Unit.EVENTS, count, begin, end))
+        return gaps
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+class BlktraceStream(RelayStream):
+    """See ``lttd.sources.base.Stream``."""
+
+    def __init__(
+        self,
+        stream: StreamId,
+        file: RelayFile,
+        shared: Shared,
+        noted: Noted,
+        dropped: Dropped | None,
+        ring_bytes: int,
+    ) -> None:
+        """*dropped*: only of the stream that tells it."""
+        super().__init__(stream, file, shared, Book(), shared.now())
+        self.records = 0
+        self._ring_bytes = ring_bytes
+        self._noted = noted
+        self._dropped = dropped
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        """Consume closed sub-buffers; see Stream.take()."""
+        if self._dropped is not None:
+            self._dropped.look()
+        taken = super().take(flush)
+        if isinstance(taken, Batch):
+            self.records += self._noted.add(taken)
+            if self._dropped is not None:
+                self._tell(taken, self._dropped.place(taken.rows, all_of_it=False))
+        return taken
+
+    def urgent(self) -> bool:
+        """Tell whether the ring is more than half full of closed sub-buffers."""
+        return not self.over and 2 * self.file.promised_bytes() > self._ring_bytes
+
+    def losses(self) -> Batch | None:
+        """Return what was dropped and no batch told; at the end, also what nobody took."""
+        gaps = self.abandoned()
+        if self._dropped is not None:
+            self._dropped.look()
+            gaps = self._dropped.place(_NO_ROWS, all_of_it=True) + gaps
+        if not gaps:
+            return None
+        batch = Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns())
+        self._tell(batch, gaps)
+        return batch
+
+    def _tell(self, batch: Batch, gaps: list[Gap]) -> None:
+        for gap in gaps:
+            if gap.unit is Unit.EVENTS:
+                batch.rows["discarded_total"][gap.row :] += np.uint64(gap.count or 0)
+                self._book.discarded += gap.count or 0
+        batch.gaps = tuple(sorted((*batch.gaps, *gaps), key=lambda gap: gap.row))
+
+    def counters(self) -> Mapping[str, int]:
+        """Return what was read, and what the kernel says was dropped on all CPUs."""
+        counted = {**super().counters(), "records": self.records}
+        return counted | ({"dropped": self._dropped.total} if self._dropped else {})
+
+
+class AbsentStream:
+    """A CPU without a file, so that the files of those above it are found by blkparse."""
+
+    def __init__(self, stream: StreamId) -> None:
+        self.info = StreamInfo(stream, "blktrace", subbuffer_bytes=0, header_bytes=0)
+
+    def fileno(self) -> int:
+        """Return -1."""
+        return -1
+
+    def take(self, flush: bool) -> Nothing:
+        """Return that nothing will come: should the CPU do so, it gets a stream of its own."""
+        return Nothing.EVER
+
+    def urgent(self) -> bool:
+        """Return False."""
+        return False
+
+    def losses(self) -> None:
+        """Return nothing."""
+
+    def unplaced(self) -> Mapping[Reason, int]:
+        """Return nothing."""
+        return {}
+
+    def counters(self) -> Mapping[str, int]:
+        """Return nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing."""

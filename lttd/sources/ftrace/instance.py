@@ -1,0 +1,321 @@
+"""A tracefs instance: made or found, locked, and removed or put back.
+
+Rule: an own instance (``lttd-<number>``) is made after its record says so, configured freely, and
+removed; anywhere else only what was asked for is written, and undone.
+Rule: lttd removes only directories whose inode its record names: those that it made.
+Invariant: whoever holds the flock on the ``trace_pipe_raw`` of an instance's first CPU may use the
+instance.  CPUs are locked in ascending order, so two who want the same one cannot share it.
+"""
+
+import errno
+import os
+import re
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
+from lttd.runtime import RuntimeDirectory
+from lttd.sources.base import NO_OWNER, Owner
+from lttd.sources.ftrace.other_readers import holders
+from lttd.sources.ftrace.record import InstanceRecord, Left, Progress, open_left, record_name
+from lttd.sources.ftrace.stream import lock_raw
+from lttd.sources.ftrace.undo import Undo, remove_pids
+from lttd.sources.tracefs import explained, parse_stats, read_bytes, read_text, write_text
+
+TOP_LEVEL: Final = "/"
+OWN_PREFIX = "lttd-"
+# Process ids stay below 2^22 (PID_MAX_LIMIT), so a name made by adding it is not a process id.
+_NEXT_NAME: Final = 1 << 22
+_NAMES: Final = 16
+# A stale instance that another lttd just looks at is open for a moment.
+_ATTEMPTS: Final = 20
+_PAUSE_S: Final = 0.01
+# Somebody else removed it, or does so at this moment.
+_GONE: Final = (errno.ENOENT, errno.ENODEV)
+
+
+@dataclass
+class Instance:
+    """An instance directory, with the locked ``trace_pipe_raw`` of each of its CPUs."""
+
+    root: str
+    """Where tracefs is mounted."""
+    path: str
+    name: str
+    own: bool
+    raw_fds: dict[int, int]
+    """By CPU."""
+    undo: Undo
+    record: InstanceRecord | None = None
+    """None: a user without a runtime directory records from an instance that is not lttd's."""
+    progress: Progress | None = None
+    """How far a killed lttd had come with this instance; None once a segment tells of it."""
+    events: list[str] = field(default_factory=list)
+    """Globs and names that are enabled."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ring_bytes(self) -> int:
+        """Size of one CPU's ring, as it is now."""
+        # "7 (expanded: 1408)" as long as nothing was recorded.
+        return int(read_text(self.file("per_cpu/cpu0/buffer_size_kb")).split()[0]) << 10
+
+    def file(self, name: str) -> str:
+        """Return the path of one of its files."""
+        return f"{self.path}/{name}"
+
+    def unlock(self) -> None:
+        """Close what is in raw_fds."""
+        while self.raw_fds:
+            os.close(self.raw_fds.popitem()[1])
+
+    def leave(self) -> None:
+        """Unlock the instance and leave it, as it is, to the next lttd."""
+        self.unlock()
+        if self.record is not None:
+            self.record.release()
+
+    def close(self) -> None:
+        """Unlock; then put back what was changed, or remove the instance."""
+        self.unlock()
+        record, self.record = self.record, None
+        if self.own:
+            self.notes += remove_own(self.path, record)
+            return
+        self.notes += self.undo.run()
+        if record is None:
+            return
+        if self.undo.changed or self.progress is not None:
+            record.release()
+        else:
+            record.remove()
+
+
+def make_own(root: str, owner: Owner = NO_OWNER) -> Instance:
+    """Create and lock an instance that nobody else has, to be recorded into *owner*.
+
+    Raises:
+        NothingToRecordError: no tracefs, no right to it, or no runtime directory.
+    """
+    directory = RuntimeDirectory()
+    try:
+        number = os.getpid()
+        for _ in range(_NAMES):
+            instance = _try_to_make(root, f"{OWN_PREFIX}{number}", directory, owner)
+            if instance is not None:
+                return instance
+            number += _NEXT_NAME
+    except BaseException:
+        directory.close()
+        raise
+    directory.close()
+    raise SourceError(f"{root}/instances: all names from {OWN_PREFIX}{os.getpid()} on are taken")
+
+
+def _try_to_make(
+    root: str, name: str, directory: RuntimeDirectory, owner: Owner
+) -> Instance | None:
+    """Return the instance called *name*; None: somebody has one, or a record of one."""
+    path = f"{root}/instances/{name}"
+    if os.path.lexists(path):
+        return None
+    try:
+        record = InstanceRecord.create(directory, name, owner, own=True)
+    except FileExistsError:
+        return None
+    made = False
+    try:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            record.forget()
+            return None
+        except OSError as error:
+            raise explained(path, error, "creating it: ") from error
+        made = True
+        record.write_down({"made": os.stat(path).st_ino})
+        return Instance(root, path, name, True, lock_all(path), Undo(path), record)
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                os.rmdir(path)
+        record.forget()
+        raise
+
+
+def open_named(root: str, name: str, owner: Owner = NO_OWNER) -> Instance:
+    """Lock an instance that exists, or the top level; take over what a killed lttd changed in it.
+
+    Raises:
+        LockedError: another recorder has it.
+        NothingToRecordError: there is no such instance.
+    """
+    if name == TOP_LEVEL:
+        path, shown = root, "top"
+    elif not name or "/" in name or name in {".", ".."}:
+        raise UsageError(f"{name!r} cannot be the name of a tracefs instance")
+    else:
+        path, shown = f"{root}/instances/{name}", name
+    if not os.path.isdir(path):
+        raise NothingToRecordError(
+            f"tracefs has no instance {name!r}",
+            f"make it with mkdir {path}, or name none for one of lttd's own",
+        )
+    instance = Instance(root, path, shown, False, lock_all(path), Undo(path))
+    try:
+        _hold_record(instance, name, owner)
+    except BaseException:
+        instance.leave()
+        raise
+    return instance
+
+
+def _hold_record(instance: Instance, name: str, owner: Owner) -> None:
+    try:
+        directory = RuntimeDirectory()
+    except NothingToRecordError as error:
+        if os.geteuid() == 0:
+            raise
+        what = "after a kill, what lttd changed in this instance would stay as it is"
+        instance.notes.append(f"{error.reason}: {what}; {error.remedy}")
+        return
+    # Held until ours has taken its place: another lttd would put back what is wanted again.
+    old = hold_left(record_name(name))
+    left = _left_by(old, instance, owner) if old is not None else None
+    instance.record = InstanceRecord.replace(directory, name, owner)
+    instance.undo = Undo(instance.path, instance.record.write_down)
+    if old is not None:
+        old.release()
+    if left is not None:
+        instance.undo.inherit(left.changes.values())
+        remove_pids(instance.path, left.pids)
+
+
+def _left_by(record: InstanceRecord, instance: Instance, owner: Owner) -> Left | None:
+    """Return what a killed lttd changed in an instance that is locked by us now."""
+    try:
+        left = record.left()
+    except ValueError:
+        return None
+    if not left.of_this_boot or left.own:
+        return None
+    if owner.is_trace(left.owner):
+        instance.progress = record.progress()
+    return left
+
+
+def hold_left(name: str) -> InstanceRecord | None:
+    """Hold the record of a dead recorder, which another lttd may be looking at just now.
+
+    Raises:
+        LockedError: its recorder lives.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            return open_left(name)
+        except LockedError as error:
+            failure = error
+            time.sleep(_PAUSE_S)
+    raise failure
+
+
+def lock_all(path: str) -> dict[int, int]:
+    """Open and lock the ``trace_pipe_raw`` of each CPU of the instance at *path*.
+
+    Raises:
+        LockedError: another recorder has it.
+        LttdError: one cannot be opened.
+    """
+    fds: dict[int, int] = {}
+    try:
+        for cpu in cpus_of(path):
+            fds[cpu] = lock_raw(f"{path}/per_cpu/cpu{cpu}/trace_pipe_raw")
+    except BaseException:
+        for fd in fds.values():
+            os.close(fd)
+        raise
+    return fds
+
+
+def cpus_of(path: str) -> Sequence[int]:
+    """Return the CPUs of the instance at *path*, in ascending order.
+
+    Raises:
+        LttdError: it has none, or has gone.
+    """
+    try:
+        names = os.listdir(f"{path}/per_cpu")
+    except OSError as error:
+        raise explained(f"{path}/per_cpu", error) from error
+    cpus = sorted(int(name[3:]) for name in names if re.fullmatch(r"cpu\d+", name))
+    if not cpus:
+        raise SourceError(f"{path}/per_cpu: no CPU in it")
+    return cpus
+
+
+def unread_events(path: str) -> int:
+    """Return how many events the rings of the instance at *path* hold."""
+    return sum(
+        parse_stats(read_bytes(f"{path}/per_cpu/cpu{cpu}/stats")).get("entries", 0)
+        for cpu in cpus_of(path)
+    )
+
+
+def remove_own(path: str, record: InstanceRecord | None) -> list[str]:
+    """Remove an instance that lttd made, and its record; return why that could not be done.
+
+    One that somebody holds open stays, switched off; its record lets the next lttd remove it.
+    """
+    failure = _remove(path)
+    if failure is None:
+        if record is not None:
+            record.remove()
+        return []
+    if not os.path.isdir(os.path.dirname(path)):
+        line = f"{path} stays, because tracefs was unmounted: mount it; the next lttd removes it"
+    else:
+        line = f"{_why_it_stays(path, failure)}{_switched_off(path, record)}"
+        line += f": end that, then rmdir {path}"
+    if record is not None:
+        record.release()
+    return [line]
+
+
+def _why_it_stays(path: str, failure: OSError) -> str:
+    if failure.errno != errno.EBUSY:
+        return f"{path} stays: {os.strerror(failure.errno or 0)}"
+    who = ", ".join(holders(path)) or "somebody"
+    return f"{path} stays, because {who} has a file of it open"
+
+
+def _switched_off(path: str, record: InstanceRecord | None) -> str:
+    try:
+        write_text(f"{path}/tracing_on", "0")
+        write_text(f"{path}/events/enable", "0")
+        if record is not None:
+            record.write_down({"finished": True})
+    except LttdError as error:
+        return f"; switching it off failed, too: {error}"
+    return "; its events are off"
+
+
+def _remove(path: str) -> OSError | None:
+    """Remove an instance; return why not."""
+    failure: OSError | None = None
+    for _ in range(_ATTEMPTS):
+        try:
+            os.rmdir(path)
+        except OSError as error:
+            failure = error
+            if error.errno in _GONE:
+                # Without tracefs it is out of reach, and there all the same.
+                return None if os.path.isdir(os.path.dirname(path)) else failure
+            if error.errno != errno.EBUSY:
+                return failure
+            time.sleep(_PAUSE_S)
+        else:
+            return None
+    return failure

@@ -1,0 +1,271 @@
+"""What killed lttds left in tracefs, by the records that they left in the runtime directory.
+
+    whose record         its instance         what happens
+    another boot's       any                  the record is removed
+    any                  made anew            the record is removed
+    any                  gone                 reported to the start of its trace
+    this trace's own     any                  drained into a segment of this trace, then removed
+    another trace's own  holds nothing        removed
+                         trace is there       reported; tracing is turned off after a minute
+                         trace has gone       removed; how many events went with it is reported
+    not lttd's own       any                  the settings are put back; the ring keeps its data
+
+Rule: the data of a ring belong to the trace that it was recorded into.
+Rule: an instance without a record was not made by lttd as far as anybody knows, so it is reported
+and left alone.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from lttd.errors import LockedError, LttdError
+from lttd.sources.base import Owner
+from lttd.sources.ftrace import instance as ftrace_instance
+from lttd.sources.ftrace.instance import (
+    TOP_LEVEL,
+    Instance,
+    cpus_of,
+    hold_left,
+    lock_all,
+    remove_own,
+    unread_events,
+)
+from lttd.sources.ftrace.killed import unstored
+from lttd.sources.ftrace.record import (
+    InstanceRecord,
+    Left,
+    open_left,
+    owner_in,
+    record_name,
+    record_names,
+)
+from lttd.sources.ftrace.stream import lock_raw
+from lttd.sources.ftrace.undo import PIDS_FILE, Undo, put_back, remove_pids, waits
+from lttd.sources.tracefs import parse_stats, read_bytes, read_text, write_text
+
+# Its owner may be started again at once.  After that, a ring that records slows the machine down.
+GRACE_S: Final = 60.0
+# Names beside a trace directory that is missing, to find it renamed.
+_SIBLINGS: Final = 10_000
+_LISTED: Final = 3
+
+
+class Leftovers:
+    """Goes through all records of the dead, one by one."""
+
+    def __init__(self, root: str, owner: Owner) -> None:
+        """*root*: where tracefs is mounted; *owner*: the trace that is recorded now."""
+        self._root = root
+        self._owner = owner
+        self.lines: list[str] = []
+        """What the user should know."""
+
+    def own_instances(self) -> Iterator[Instance]:
+        """Deal with every record; yield, locked and stopped, the instances of this trace."""
+        for name in record_names():
+            record = self._hold(name)
+            if record is None:
+                continue
+            try:
+                instance = self._deal_with(record)
+            except (LttdError, OSError) as error:  # such as: it is removed at this moment
+                self.lines.append(str(error))
+                instance = None
+            except BaseException:
+                record.release()
+                raise
+            if instance is None:
+                record.release()
+            else:
+                yield instance
+
+    def report_unknown(self) -> None:
+        """Report instances that look like lttd's, have no record, and are read by nobody."""
+        try:
+            names = sorted(os.listdir(f"{self._root}/instances"))
+        except OSError:
+            return  # who may use one instance need not see the others
+        for name in names:
+            path = f"{self._root}/instances/{name}"
+            if not re.fullmatch(rf"{re.escape(ftrace_instance.OWN_PREFIX)}\d+", name):
+                continue
+            if not _has_record(name) and _is_unused(path):
+                what = "nothing tells that lttd made it, and nobody reads it, so it is left alone"
+                self.lines.append(f"{path}: {what}; rmdir {path} removes it")
+
+    def _hold(self, name: str) -> InstanceRecord | None:
+        try:
+            # Of this trace, whose lock we have, all recorders are dead: only a look at it can be
+            # in the way, and that is soon over.
+            return hold_left(name) if self._owner.is_trace(owner_in(name)) else open_left(name)
+        except LockedError:
+            return None  # its recorder lives
+
+    def _deal_with(self, record: InstanceRecord) -> Instance | None:
+        try:
+            left = record.left()
+        except ValueError as error:
+            self.lines.append(f"{record.path}: {error}; lttd did not write it: remove it")
+            return None
+        path = self._path_of(left)
+        if not left.of_this_boot:
+            record.remove()
+        elif not os.path.isdir(path):
+            self._report_removed(record, left, path)
+        elif not left.own:
+            self._put_back(record, left, path)
+        elif left.made != os.stat(path).st_ino:
+            record.remove()  # it is not the one that lttd made
+        elif left.finished or (not record.progress().segment and not unread_events(path)):
+            self.lines += remove_own(path, record)
+        elif self._is_ours(record, left):
+            return self._take_over(record, left, path)
+        else:
+            self._report(record, left, path)
+        return None
+
+    def _path_of(self, left: Left) -> str:
+        name = left.instance
+        if name == TOP_LEVEL:
+            return self._root
+        plain = name not in {"", ".", ".."} and "/" not in name
+        return f"{self._root}/instances/{name}" if plain else ""
+
+    def _is_ours(self, record: InstanceRecord, left: Left) -> bool:
+        """Tell whether the ring was recorded into the trace that is recorded now.
+
+        A directory can have the inode of one that was removed: then its path, and what it holds,
+        are others.
+        """
+        if not self._owner.is_trace(left.owner):
+            return False
+        segment = record.progress().segment
+        here = bool(segment) and os.path.isdir(f"{self._owner.path}/{segment}")
+        return here or left.owner.path == self._owner.path
+
+    def _take_over(self, record: InstanceRecord, left: Left, path: str) -> Instance | None:
+        try:
+            raw_fds = lock_all(path)
+        except LockedError as error:
+            self.lines.append(f"{error}; it holds what a killed lttd recorded into this trace")
+            return None
+        progress = record.progress()
+        instance = Instance(
+            self._root, path, left.instance, True, raw_fds, Undo(path), record, progress
+        )
+        try:
+            # Not to be removed before it is drained: its data are the last run's.
+            _switch_off(path)
+        except BaseException:
+            instance.unlock()
+            raise
+        return instance
+
+    def _report(self, record: InstanceRecord, left: Left, path: str) -> None:
+        events = unread_events(path)
+        who = f"{path}: left by an lttd that was killed (pid {left.recorder.pid})"
+        if _has_gone(left.owner):
+            refused = remove_own(path, record)
+            what = f"whose trace {left.owner.path} is gone, too"
+            self.lines += refused or [f"{who}, {what}: removed, and {events:,} events with it"]
+            return
+        state = f"it holds {events:,} events of {left.owner.path}"
+        if record.progress().age_s > GRACE_S:
+            if _switch_off(path):
+                state += "; its tracing was on and is off now"
+        elif read_text(f"{path}/tracing_on") == "1":
+            state += " and records on"
+        remedy = f"lttd --append -t {left.owner.path} keeps them, rmdir {path} discards them"
+        self.lines.append(f"{who}; {state}; {remedy}")
+
+    def _report_removed(self, record: InstanceRecord, left: Left, path: str) -> None:
+        """Tell the owner of a ring that somebody has removed; keep the record until then."""
+        if left.own and left.made and not _has_gone(left.owner):
+            if not self._is_ours(record, left):
+                return
+            what = "with what a killed lttd had recorded for this trace and not stored"
+            self.lines.append(f"{path}: somebody removed it, {what}; how much is not known")
+        record.remove()
+
+    def _put_back(self, record: InstanceRecord, left: Left, path: str) -> None:
+        """Undo what a killed lttd changed in an instance that is not lttd's own."""
+        events = unread_events(path)
+        done, waiting = [PIDS_FILE] if left.pids else [], []
+        remove_pids(path, left.pids)
+        for change in reversed(left.changes.values()):
+            if waits(change, events):
+                waiting.append(change)
+                continue
+            line = put_back(path, change)
+            self.lines += [line] if line else []
+            done.append(change.file)
+        who = f"{path}: an lttd that was killed (pid {left.recorder.pid})"
+        if done:
+            record.write_down({"undone": done})
+            self.lines.append(f"{who} had changed it: put back are {_listed(done)}")
+        if waiting:
+            what = f"left {_listed([change.file for change in waiting])} changed: to put that back"
+            what += f" would lose its {events:,} unread events"
+            remedy = "record from it, or read them, and it is put back by the next lttd"
+            self.lines.append(f"{who} {what}; {remedy}")
+        elif self._owner.is_trace(left.owner):
+            self._tell_unstored(record, path)
+            record.remove()
+        elif _has_gone(left.owner):
+            record.remove()
+
+    def _tell_unstored(self, record: InstanceRecord, path: str) -> None:
+        """Report what was lost of a ring that this run does not record, so that no gap tells."""
+        progress, lost = record.progress(), 0
+        for stream in progress.marks:
+            file = f"{path}/per_cpu/cpu{stream.rpartition('_')[2]}/stats"
+            taken = parse_stats(read_bytes(file)).get("read events", 0)
+            missing = unstored(stream, taken, progress, self._owner)
+            lost += missing.count or 0 if missing else 0
+        if lost:
+            what = f"of {lost:,} events that a killed lttd took of it and did not store"
+            self.lines.append(f"{path}: no gap in the trace tells {what}: record from it, too")
+
+
+def _listed(files: Sequence[str]) -> str:
+    more = f" and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
+    return ", ".join(files[:_LISTED]) + more
+
+
+def _switch_off(path: str) -> bool:
+    """Turn tracing off; return whether it was on."""
+    was_on = read_text(f"{path}/tracing_on") != "0"
+    if was_on:
+        write_text(f"{path}/tracing_on", "0")
+    return was_on
+
+
+def _has_gone(owner: Owner) -> bool:
+    """Tell whether a trace directory was removed; of one that is not mounted, nobody knows."""
+    path, parent = owner.path, os.path.dirname(owner.path)
+    while not os.path.exists(path) and path not in ("", "/"):
+        path = os.path.dirname(path)
+    try:
+        status = os.stat(path)
+        inodes = {status.st_ino}
+        if os.path.isdir(parent):  # renamed where it was, it is still there
+            with os.scandir(parent) as siblings:
+                inodes |= {entry.inode() for entry in itertools.islice(siblings, _SIBLINGS)}
+    except OSError:
+        return False
+    return status.st_dev == owner.device and owner.inode not in inodes
+
+
+def _has_record(instance: str) -> bool:
+    return record_name(instance) in record_names()
+
+
+def _is_unused(path: str) -> bool:
+    try:
+        os.close(lock_raw(f"{path}/per_cpu/cpu{cpus_of(path)[0]}/trace_pipe_raw"))
+    except (LttdError, OSError):
+        return False  # in use, or being made or removed at this moment
+    return True

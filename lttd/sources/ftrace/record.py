@@ -1,0 +1,253 @@
+"""What the runtime directory says of a tracefs instance that an lttd uses: whose it is, and why.
+
+    ftrace-lttd-4711     {"instance": "lttd-4711", "own": true, "boot_id": ..., "trace": ..., ...}
+                         {"made": 77265}
+    ftrace-%2F           {"instance": "/", "own": false, ...}
+                         {"file": "events/irq/enable", "before": "0", "after": "1"}
+                         {"left_out": [4711, 4712]}
+                         {"undone": ["events/irq/enable"]}
+    progress-lttd-4711   {"segment": "20261127T...", "streams": {"ftrace_0": [[0, 0], [512, 4096]]}}
+
+A record is written before the instance is made or changed, and removed after it was removed or put
+back.  Lines are added, each by one write; one that a kill cut short tells of a change that was not
+made.  The lock of the record is its recorder's life.  The progress is written anew every few
+seconds, so that its age is how long a dead recorder has been dead.
+"""
+
+import json
+import os
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from lttd.errors import LttdError
+from lttd.limits import NOTE_LINES
+from lttd.runtime import Note, Recorder, RuntimeDirectory, boot_id, known_notes
+from lttd.sources.base import NO_OWNER, Owner
+from lttd.sources.ftrace.undo import PIDS_FILE, Change
+
+PREFIX: Final = "ftrace-"
+_PROGRESS: Final = "progress-"
+_NAME_BYTES: Final = 200
+Marks = Mapping[str, Sequence[tuple[int, int]]]
+"""By stream: how many sub-buffers had been taken when the kernel's ``read events`` was so much."""
+
+
+@dataclass(slots=True)
+class Left:
+    """What a record says, once its recorder is dead."""
+
+    instance: str
+    own: bool
+    boot_id: str
+    owner: Owner
+    recorder: Recorder
+    made: int = 0
+    """Inode of the instance's directory, made by lttd; 0: it came not so far."""
+    finished: bool = False
+    """Drained and switched off; only removing it did not work."""
+    changes: dict[str, Change] = field(default_factory=dict)
+    pids: set[int] = field(default_factory=set)
+
+    @property
+    def of_this_boot(self) -> bool:
+        """False: what it tells of ended with another boot."""
+        return self.boot_id == boot_id()
+
+
+def parse_record(content: bytes) -> Left:
+    """Read a record.
+
+    Raises:
+        ValueError: lttd did not write it, or not this one.
+    """
+    # The last line has no end if its writer was killed: what it tells of was not done.
+    lines = content.split(b"\n")[:-1]
+    if not lines or len(lines) > NOTE_LINES.most:
+        raise ValueError(f"{len(lines)} lines")
+    try:
+        head = json.loads(lines[0])
+        left = Left(
+            str(head["instance"]),
+            head["own"] is True,
+            str(head["boot_id"]),
+            _owner(head["trace"]),
+            Recorder(**{slot: int(head["recorder"][slot]) for slot in Recorder.__slots__}),
+        )
+        for line in lines[1:]:
+            _add(left, json.loads(line))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a record: {error!r}") from None
+    return left
+
+
+def _owner(trace: Mapping[str, Any]) -> Owner:
+    return Owner(int(trace["device"]), int(trace["inode"]), str(trace["path"]))
+
+
+def _add(left: Left, line: Mapping[str, Any]) -> None:
+    if "file" in line:
+        change = Change.from_json(line)
+        left.changes[change.file] = change
+    for file in line.get("undone", ()):
+        left.changes.pop(str(file), None)
+        if file == PIDS_FILE:
+            left.pids.clear()
+    left.pids.update(map(int, line.get("left_out", ())))
+    left.made = int(line.get("made", left.made))
+    left.finished |= line.get("finished") is True
+
+
+class InstanceRecord:
+    """The record of an instance that this process uses, and its progress."""
+
+    def __init__(self, directory: RuntimeDirectory, note: Note) -> None:
+        """*note*: the record, which this process holds."""
+        self._directory = directory
+        self._note = note
+        self._progress = _PROGRESS + note.name.removeprefix(PREFIX)
+
+    @property
+    def path(self) -> str:
+        """Where the record is."""
+        return f"{self._directory.path}/{self._note.name}"
+
+    @classmethod
+    def create(
+        cls, directory: RuntimeDirectory, instance: str, owner: Owner, *, own: bool
+    ) -> "InstanceRecord":
+        """Make and hold the record of *instance*.
+
+        Raises:
+            FileExistsError: there is one.
+            NothingToRecordError: it cannot be written.
+        """
+        content = _head(instance, owner, own=own)
+        return cls(directory, directory.create(record_name(instance), content))
+
+    @classmethod
+    def replace(cls, directory: RuntimeDirectory, instance: str, owner: Owner) -> "InstanceRecord":
+        """Make and hold the record of *instance*, in place of a dead recorder's."""
+        content = _head(instance, owner, own=False)
+        return cls(directory, directory.replace(record_name(instance), content))
+
+    def left(self) -> Left:
+        """Return what it says.
+
+        Raises:
+            ValueError: lttd did not write it.
+        """
+        return parse_record(self._note.content())
+
+    def write_down(self, line: Mapping[str, Any]) -> None:
+        """Add a line.
+
+        Raises:
+            NothingToRecordError: it cannot be written.
+        """
+        self._note.append(json.dumps(line).encode() + b"\n")
+
+    def mark(self, segment: str, marks: Marks) -> None:
+        """Write how far the recording of *segment* has come: a sign of life."""
+        value = {"segment": segment, "streams": {name: list(each) for name, each in marks.items()}}
+        self._directory.write(self._progress, json.dumps(value).encode())
+
+    def progress(self) -> "Progress":
+        """Return how far it had come, and when."""
+        found = self._directory.read(self._progress) or self._directory.read(self._note.name)
+        if found is None:
+            return Progress("", {}, 0.0)
+        content, written_ns = found
+        try:
+            value = json.loads(content)
+            marks = {
+                str(name): [(int(rows), int(events)) for rows, events in each]
+                for name, each in value["streams"].items()
+            }
+            segment = str(value["segment"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            segment, marks = "", {}
+        return Progress(segment, marks, (time.time_ns() - written_ns) / 1e9)
+
+    def remove(self) -> None:
+        """Remove it: nothing is left that it tells of."""
+        self.forget()
+        self._directory.close()
+
+    def forget(self) -> None:
+        """Remove it, and leave the runtime directory open."""
+        self._directory.remove(self._progress)
+        self._note.remove()
+
+    def release(self) -> None:
+        """Leave it to the next lttd."""
+        self._note.release()
+        self._directory.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a recorder had come when it last said so."""
+
+    segment: str
+    """Name of the segment's directory; empty: it never began one."""
+    marks: Marks
+    age_s: float
+
+
+def record_name(instance: str) -> str:
+    """Return the name of an instance's record."""
+    quoted = urllib.parse.quote(instance, safe="", errors="surrogateescape")
+    if len(quoted) > _NAME_BYTES:
+        import hashlib  # noqa: PLC0415  (seldom needed)
+
+        quoted = hashlib.sha256(os.fsencode(instance)).hexdigest()
+    return PREFIX + quoted
+
+
+def record_names() -> list[str]:
+    """Return the names of all records."""
+    return [name for name in known_notes() if name.startswith(PREFIX)]
+
+
+def owner_in(name: str) -> Owner:
+    """Return whose the record called *name* is, without holding it."""
+    try:
+        with RuntimeDirectory() as directory:
+            content, _ = directory.read(name) or (b"", 0)
+        return parse_record(content).owner
+    except (LttdError, ValueError):
+        return NO_OWNER
+
+
+def open_left(name: str) -> InstanceRecord | None:
+    """Hold the record called *name*; None: it has gone, or is not a file of ours.
+
+    Raises:
+        LockedError: its recorder lives.
+        LttdError: no runtime directory.
+    """
+    directory = RuntimeDirectory()
+    try:
+        note = directory.hold(name)
+    except LttdError:
+        directory.close()
+        raise
+    if note is None:
+        directory.close()
+        return None
+    return InstanceRecord(directory, note)
+
+
+def _head(instance: str, owner: Owner, *, own: bool) -> bytes:
+    trace = {"device": owner.device, "inode": owner.inode, "path": owner.path}
+    value = {
+        "instance": instance,
+        "own": own,
+        "boot_id": boot_id(),
+        "trace": trace,
+        "recorder": asdict(Recorder.this()),
+    }
+    return json.dumps(value).encode() + b"\n"

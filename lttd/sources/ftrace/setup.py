@@ -1,0 +1,265 @@
+"""What is set in a tracefs instance before it is recorded, and how the kernel took it.
+
+Rule: an own instance inherits options of the top level, so each one that matters is set; anywhere
+else only what was asked for is set, through an Undo.
+Rule: what has the value already is not written: writing a clock empties the ring even then.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from lttd.abi.ftrace import PageLayout, parse_header_page
+from lttd.errors import LttdError, UsageError
+from lttd.sources.ftrace.instance import Instance, unread_events
+from lttd.sources.ftrace.undo import read_setting
+from lttd.sources.tracefs import (
+    events_of,
+    find_events,
+    read_bytes,
+    read_text,
+    systems,
+    write_text,
+)
+
+OWN_EVENTS: Final = ("sched:*",)
+OWN_CLOCK: Final = "mono"
+OWN_BUFFER_BYTES: Final = 4 << 20
+# Wake up for the smaller of these: a quarter of the ring leaves time, a take has no room for more.
+WAKE_PERCENT: Final = 25
+WAKE_BYTES: Final = 4 << 20
+# What a new instance inherits from the top level and what changes the events that it records, or
+# whether it records.  The other options change how the kernel prints.
+OWN_OPTIONS: Final = (
+    ("overwrite", "1"),
+    ("record-tgid", "1"),
+    ("irq-info", "1"),
+    ("markers", "1"),
+    ("stacktrace", "0"),
+    ("userstacktrace", "0"),
+    ("func_stack_trace", "0"),
+    ("event-fork", "0"),
+    ("function-fork", "0"),
+    ("pause-on-trace", "0"),
+    ("disable_on_free", "0"),
+)
+
+
+@dataclass(frozen=True)
+class FtraceSettings:
+    """What to record and how; None leaves a foreign instance as it is, and an own one's default."""
+
+    instance: str | None = None
+    """None: one of lttd's own; ``/``: the top level; else a name below ``instances``."""
+    events: tuple[str, ...] = ()
+    buffer_bytes: int | None = None
+    """Per CPU."""
+    subbuffer_bytes: int | None = None
+    clock: str | None = None
+    overwrite: bool | None = None
+    trace_self: bool = False
+    kallsyms: bool = False
+
+
+def configure_own(instance: Instance, settings: FtraceSettings) -> None:
+    """Set up an instance that has just been made; it records nothing before tracing_on is 1."""
+    _set(instance, "tracing_on", "0")
+    _set_clock(instance, settings.clock or OWN_CLOCK)
+    if settings.subbuffer_bytes is not None:
+        _set_subbuffer_bytes(instance, settings.subbuffer_bytes)
+    _set_buffer_bytes(
+        instance, settings.buffer_bytes if settings.buffer_bytes is not None else OWN_BUFFER_BYTES
+    )
+    for name, text in OWN_OPTIONS:
+        if os.path.exists(instance.file(f"options/{name}")):
+            _try_to_set(instance, f"options/{name}", text)
+    if settings.overwrite is not None:
+        _set(instance, "options/overwrite", str(int(settings.overwrite)))
+    _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
+    _enable(instance, settings.events or OWN_EVENTS)
+    _tell_differences(instance, settings)
+
+
+def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
+    """Write what was asked for, and what keeps poll from spinning; remember how it was."""
+    undo = instance.undo
+    if settings.clock is not None:
+        _set_clock(instance, settings.clock)
+    if settings.subbuffer_bytes is not None:
+        _set_subbuffer_bytes(instance, settings.subbuffer_bytes)
+    if settings.buffer_bytes is not None:
+        _set_buffer_bytes(instance, settings.buffer_bytes)
+    if settings.overwrite is not None:
+        _set(instance, "options/overwrite", str(int(settings.overwrite)))
+    if not undo.keep("buffer_percent") and _read_or(instance, "buffer_percent", "50") == "0":
+        _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
+    _enable(instance, settings.events)
+    undo.keep("tracing_on")
+    instance.notes += undo.drop_inherited()
+    _tell_differences(instance, settings)
+    instance.events = enabled_events(instance.path)
+
+
+def wake_percent(ring_size_bytes: int) -> int:
+    """Return the buffer_percent to set; 0 would make poll report readable for ever."""
+    return max(1, min(WAKE_PERCENT, 100 * WAKE_BYTES // max(ring_size_bytes, 1)))
+
+
+def wakes_sensibly(instance: Instance) -> bool:
+    """Tell whether poll waits for some fill; before Linux 5.0, or with 0, it would spin."""
+    return _read_or(instance, "buffer_percent", "0") != "0"
+
+
+def page_layout(instance: Instance) -> PageLayout:
+    """Ask the instance how its sub-buffers look."""
+    order = "<" if sys.byteorder == "little" else ">"
+    try:
+        return parse_header_page(read_bytes(instance.file("events/header_page")), order)
+    except (LttdError, ValueError):
+        size_kb = int(_read_or(instance, "buffer_subbuf_size_kb", "0"))
+        return PageLayout((size_kb << 10) or os.sysconf("SC_PAGESIZE"), byteorder=order)
+
+
+def overwrites(instance: Instance) -> bool:
+    """Tell whether a full ring loses its oldest events rather than the newest."""
+    return read_text(instance.file("options/overwrite")) == "1"
+
+
+def inherits_pids(instance: Instance) -> bool:
+    """Tell whether who is started by a process that is left out is left out, too."""
+    return _read_or(instance, "options/event-fork", "0") == "1"
+
+
+def clock_of(instance: Instance) -> str:
+    """Return the name of the instance's trace clock."""
+    return read_setting(instance.file("trace_clock"))
+
+
+def enabled_events(path: str) -> list[str]:
+    """Return what is enabled in an instance: ``system:*``, or events one by one."""
+    names = []
+    for system in systems(f"{path}/events"):
+        directory = f"{path}/events/{system}"
+        state = _state(f"{directory}/enable")
+        if state == "1":
+            names.append(f"{system}:*")
+        elif state == "X":
+            names += [
+                f"{system}:{event}"
+                for event in events_of(directory)
+                if _state(f"{directory}/{event}/enable") == "1"
+            ]
+    return names
+
+
+def _state(enable_file: str) -> str:
+    try:
+        return read_setting(enable_file)
+    except LttdError:
+        return ""  # some events have none; a module may have gone
+
+
+def _set(instance: Instance, name: str, text: str) -> None:
+    if not instance.own:
+        instance.undo.change(name, text)
+    elif read_setting(instance.file(name)) != text:
+        write_text(instance.file(name), text)
+
+
+def _try_to_set(instance: Instance, name: str, text: str) -> None:
+    try:
+        _set(instance, name, text)
+    except LttdError as error:
+        instance.notes.append(str(error))
+
+
+def _read_or(instance: Instance, name: str, default: str) -> str:
+    try:
+        return read_text(instance.file(name))
+    except LttdError:
+        return default
+
+
+def _set_clock(instance: Instance, clock: str) -> None:
+    known = read_text(instance.file("trace_clock")).replace("[", "").replace("]", "").split()
+    if clock not in known:
+        raise UsageError(f"this kernel has no trace clock {clock!r}; it has {', '.join(known)}")
+    _set_and_tell_loss(instance, "trace_clock", clock)
+
+
+def _set_subbuffer_bytes(instance: Instance, size_bytes: int) -> None:
+    if size_bytes <= 0 or size_bytes % 1024:
+        raise UsageError(f"a sub-buffer of {size_bytes} bytes: give a multiple of 1024")
+    try:
+        _set_and_tell_loss(instance, "buffer_subbuf_size_kb", str(size_bytes >> 10))
+    except LttdError as error:
+        instance.notes.append(str(error))
+
+
+def _set_and_tell_loss(instance: Instance, name: str, text: str) -> None:
+    """Set what empties the ring; note how many events were in it."""
+    before = read_setting(instance.file(name))
+    events = 0 if instance.own or before == text else unread_events(instance.path)
+    _set(instance, name, text)
+    if events:
+        what = f"setting {name} emptied the ring: {events:,} events that it held are gone"
+        instance.notes.append(what)
+
+
+def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
+    if size_bytes < 1024:
+        raise UsageError(f"a buffer of {size_bytes} bytes holds no event: give 64K or more")
+    text = str(max(1, -(-size_bytes // 1024)))
+    if instance.own:
+        _set(instance, "buffer_size_kb", text)
+        return
+    for cpu in sorted(instance.raw_fds):
+        _set(instance, f"per_cpu/cpu{cpu}/buffer_size_kb", text)
+
+
+def _enable(instance: Instance, globs: Sequence[str]) -> None:
+    refused = []
+    files = find_events(instance.file("events"), globs)
+    for file in files:
+        try:
+            if instance.own:
+                write_text(file.path, "1")
+            else:
+                _enable_what_is_off(instance, os.path.relpath(file.path, instance.path))
+            instance.events.append(file.name)
+        except LttdError as error:
+            refused.append(error)
+    if files and len(refused) == len(files):
+        raise refused[0]
+    instance.notes += map(str, refused)
+
+
+def _enable_what_is_off(instance: Instance, file: str) -> None:
+    """Enable an event, a system, or all; only what was off is switched off again."""
+    state, directory = _state(instance.file(file)), os.path.dirname(file)
+    if state == "X":
+        for name in events_of(instance.file(directory)):
+            _enable_what_is_off(instance, f"{directory}/{name}/enable")
+        return
+    instance.undo.keep(directory)
+    if state == "0":
+        instance.undo.change(file, "1")
+
+
+def _tell_differences(instance: Instance, settings: FtraceSettings) -> None:
+    """Note what was asked for and what the kernel made of it."""
+    asked_and_made = (
+        ("buffer size", settings.buffer_bytes, instance.ring_bytes),
+        ("sub-buffer size", settings.subbuffer_bytes, page_layout(instance).subbuffer_bytes),
+    )
+    for what, asked, made in asked_and_made:
+        if asked is not None and asked != made:
+            instance.notes.append(
+                f"{what}: asked for {-(-asked // 1024)} KiB, the kernel made {made >> 10} KiB"
+            )
+    if settings.overwrite is not None and overwrites(instance) != settings.overwrite:
+        instance.notes.append(
+            f"overwrite: asked for {settings.overwrite}, the kernel kept the other"
+        )

@@ -1,0 +1,359 @@
+"""The kernel's ftrace ring buffers, by tracefs: an instance of lttd's own, a named one, the top.
+
+Rule: what was made is removed and what was changed is undone, whatever goes wrong; own instances
+that a killed lttd could not remove are drained by the next one that records into the same trace,
+untouched but for being stopped.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import ExitStack
+from typing import Final
+
+from lttd.abi.ftrace import PageLayout
+from lttd.errors import LttdError, UsageError
+from lttd.namespaces import kernel_knows_our_pids
+from lttd.sources.base import NO_OWNER, Attachment, Owner, SourceInfo, When
+from lttd.sources.ftrace.attachments import FtraceFiles
+from lttd.sources.ftrace.counts import RingCounts
+from lttd.sources.ftrace.instance import Instance, make_own, open_named
+from lttd.sources.ftrace.killed import unstored
+from lttd.sources.ftrace.left import Leftovers
+from lttd.sources.ftrace.setup import (
+    FtraceSettings,
+    clock_of,
+    configure_foreign,
+    configure_own,
+    enabled_events,
+    inherits_pids,
+    overwrites,
+    page_layout,
+    wakes_sensibly,
+)
+from lttd.sources.ftrace.stream import FtraceStream, Shared
+from lttd.sources.ftrace.undo import PIDS_FILE
+from lttd.sources.ftrace.watch import FtraceWatch
+from lttd.sources.mounts import find_tracefs
+from lttd.sources.pipe import Pipe
+from lttd.sources.tracefs import StatsFile, TraceClock, read_text, write_text
+from lttd.subbuffer import BufferPool
+
+__all__ = ["FtraceSettings", "FtraceSource", "open_ftrace", "open_left_by_kill"]
+
+_OWN_CHANNEL: Final = "ftrace"
+# So many marks of the progress are kept: as old as a backlog that waits for a slow disk can be.
+_MARKS: Final = 4
+
+
+def open_ftrace(
+    settings: FtraceSettings, pool: BufferPool, owner: Owner = NO_OWNER
+) -> "FtraceSource":
+    """Make and configure an own instance, or take over the one that *settings* names.
+
+    Raises:
+        NothingToRecordError: no tracefs here, no such instance, or no right to it.
+        LockedError: another recorder reads it.
+        UsageError: an event, clock or size that cannot be.
+    """
+    root = str(find_tracefs(settings.instance))
+    if settings.instance is None:
+        instance, configure = make_own(root, owner), configure_own
+    else:
+        instance, configure = open_named(root, settings.instance, owner), configure_foreign
+    try:
+        configure(instance, settings)
+        source = FtraceSource(instance, settings, pool)
+    except BaseException:
+        instance.close()
+        raise
+    try:
+        source.tell_unstored(owner)
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+def open_left_by_kill(
+    pool: BufferPool, owner: Owner, instance: str | None = None, *, report_unknown: bool = False
+) -> "tuple[list[FtraceSource], list[str]]":
+    """Open what killed lttds left of the trace *owner*; closing what is drained removes it.
+
+    What they left of other traces, and what they changed, is dealt with by the way: the lines that
+    are returned, too, say how.  *instance*: the one that this user records; None: lttd's own.
+    """
+    sources: list[FtraceSource] = []
+    left = Leftovers(str(find_tracefs(instance)), owner)
+    try:
+        for found in left.own_instances():
+            try:
+                found.events = enabled_events(found.path)
+                spec = FtraceSettings(found.name)
+                source = FtraceSource(found, spec, pool, previous_run=True)
+            except BaseException as error:
+                found.leave()
+                if not isinstance(error, LttdError):
+                    raise
+                left.lines.append(str(error))
+                continue
+            if source.tell_unstored(owner) or source.holds_data():
+                sources.append(source)
+            else:
+                source.close()
+                left.lines += source.notes()
+        if report_unknown:
+            left.report_unknown()
+    except BaseException:
+        for source in sources:
+            source.close()
+        raise
+    return sources, left.lines
+
+
+class FtraceSource:
+    """See ``lttd.sources.base.Source``."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        settings: FtraceSettings,
+        pool: BufferPool,
+        *,
+        previous_run: bool = False,
+    ) -> None:
+        """Make streams of *instance*, which is locked and configured; close() closes it."""
+        layout = page_layout(instance)
+        if layout.subbuffer_bytes > pool.least_bytes:
+            raise UsageError(
+                f"sub-buffers of {layout.subbuffer_bytes} bytes: at most {pool.least_bytes} go"
+            )
+        self._instance = instance
+        self._settings = settings
+        self._previous_run = previous_run
+        self._leaves_out = instance.own and not previous_run and not settings.trace_self
+        self._left_out: set[int] = set()
+        self._marks: dict[str, list[tuple[int, int]]] = {}
+        self._started = False
+        self._notes_told = 0
+        self._closed = False
+        self._mark_failed = False
+        name = clock_of(instance)
+        with ExitStack() as stack:
+            self._clock = TraceClock(name, instance.file("per_cpu/cpu0/stats"))
+            stack.callback(self._clock.close)
+            self._shared = _shared(instance, layout, pool, self._clock.now)
+            stack.callback(self._shared.pipe.close)
+            self._shared.previous_run = previous_run
+            self._shared.same_clock = lambda: clock_of(instance) == name
+            if previous_run:
+                self._shared.producers_stopped = True
+                self._shared.stopped_at = self.now()
+            self.streams = _streams(instance, self._shared)
+            for stream in self.streams:
+                stack.callback(stream.close)
+            self._files = FtraceFiles(
+                instance, self.now, kallsyms=settings.kallsyms, previous_run=previous_run
+            )
+            self.info = _info(instance, settings, name, self._shared)
+            stack.pop_all()
+        self.watch = FtraceWatch(instance, self.streams, self._shared)
+
+    @property
+    def grows(self) -> bool:
+        """Whether streams may appear: no, each possible CPU has its files from the start."""
+        return False
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether there may be more when all have ended: no."""
+        return False
+
+    def discover(self) -> Sequence[FtraceStream]:
+        """Return nothing."""
+        return ()
+
+    def leave_out(self, thread_ids: Iterable[int]) -> None:
+        """Do not record these threads, unless that was asked for or the list is somebody's.
+
+        While recording, where that cannot be done any more, tracefs being unmounted, say, they are
+        recorded along.
+        """
+        new = set(thread_ids) - self._left_out
+        try:
+            self._leave_out(new)
+        except LttdError as error:
+            if not self._started:
+                raise
+            self._instance.notes.append(str(error))
+        self._left_out |= new
+
+    def _leave_out(self, new: Set[int]) -> None:
+        if self._previous_run or self._settings.trace_self:
+            return
+        if not kernel_knows_our_pids():
+            self._note_once(
+                "lttd runs in a pid namespace, whose process ids the kernel's trace does not know:"
+                " its own threads are recorded, too, and names of tasks come from saved_cmdlines"
+                " alone; run lttd in the initial pid namespace for both"
+            )
+            return
+        if not self._leaves_out:
+            if read_text(self._instance.file(PIDS_FILE)):
+                return
+            if inherits_pids(self._instance):
+                self._note_once(
+                    "event-fork is set, so leaving lttd's threads out would leave out COMMAND and"
+                    " whatever else they start: they are recorded; write 0 to options/event-fork"
+                    " to leave them out"
+                )
+                return
+            self._leaves_out = True
+        self._instance.undo.leave_out(new)
+
+    def _note_once(self, note: str) -> None:
+        if note not in self._instance.notes:
+            self._instance.notes.append(note)
+
+    def start(self) -> None:
+        """Turn tracing on; what a killed lttd left stays off."""
+        if self._instance.own and not self._previous_run:
+            write_text(self._instance.file("tracing_on"), "1")
+        elif not self._instance.own:
+            self._instance.undo.change("tracing_on", "1")
+        self._started = True
+
+    def stop(self) -> None:
+        """Turn tracing off in an own instance, elsewhere only what start() and we turned on.
+
+        Where that cannot be done, tracefs being unmounted, say, the rings are drained all the same.
+        """
+        shared = self._shared
+        if shared.stopped_at is not None:
+            return
+        self.watch.disarm()
+        path = self._instance.file("tracing_on")
+        try:
+            if self._instance.own:
+                write_text(path, "0")
+            else:
+                self._instance.notes += self._instance.undo.stop_producing()
+            shared.producers_stopped = self._instance.own or read_text(path) == "0"
+        except LttdError as error:
+            self._instance.notes.append(str(error))
+        for stream in self.streams:
+            stream.sample()
+        shared.stopped_at = self.now()
+
+    def now(self) -> int:
+        """Read the trace clock."""
+        return self._clock.now()
+
+    def attachments(self, when: When) -> Iterator[Attachment]:
+        """Return format files, commands, and at the end the kernel's counters."""
+        return self._files.attachments(when, self.streams)
+
+    def notes(self) -> Sequence[str]:
+        """Return what the kernel changed or refused, each line once."""
+        told, self._notes_told = self._notes_told, len(self._instance.notes)
+        return self._instance.notes[told:]
+
+    def mark_progress(self, segment: str) -> None:
+        """Leave a sign of life, and how far every stream has come; see Source.mark_progress()."""
+        record = self._instance.record
+        if record is None or self._closed:
+            return
+        try:
+            for stream in self.streams:
+                marks = self._marks.setdefault(stream.info.id.name, [])
+                if not marks:
+                    # Should this run be killed, too, before its gap for them is stored, they are
+                    # counted again.
+                    marks.append((0, stream.info.read_events_before - stream.unstored))
+                taken, read_events = (0, 0) if stream.over else stream.mark()
+                if taken and (taken, read_events) != marks[-1]:
+                    marks.append((taken, read_events))
+                # The first one, and some: what was taken of late may not have been stored yet.
+                del marks[1:-_MARKS]
+            record.mark(segment, self._marks)
+            self._instance.progress = None
+        except LttdError as error:
+            if not self._mark_failed:
+                self._instance.notes.append(str(error))
+            self._mark_failed = True
+
+    def tell_unstored(self, owner: Owner) -> bool:
+        """Count what a killed lttd took of these rings and did not store; return whether it did."""
+        progress = self._instance.progress
+        told = False
+        for stream in self.streams if progress is not None and progress.segment else ():
+            assert progress is not None
+            name, read_events = stream.info.id.name, stream.info.read_events_before
+            missing = unstored(name, read_events, progress, owner)
+            if missing is not None:
+                stream.tell_unstored(missing.count, missing.begin)
+                told = True
+        return told
+
+    def holds_data(self) -> bool:
+        """Tell whether anything is left to be taken."""
+        return any(not stream.over and stream.counters().get("entries") for stream in self.streams)
+
+    def close(self) -> None:
+        """Close the streams; put back what was changed, or remove an own instance.
+
+        What a killed lttd left and nobody drained stays for the next one.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self.watch.disarm()
+        keep = self._previous_run and self.holds_data()
+        for stream in self.streams:
+            stream.close()
+        self._clock.close()
+        self._shared.pipe.close()
+        if keep:
+            self._instance.leave()
+        else:
+            self._instance.close()
+
+
+def _shared(
+    instance: Instance, layout: PageLayout, pool: BufferPool, now: Callable[[], int]
+) -> Shared:
+    return Shared(
+        layout,
+        pool,
+        Pipe(pool.take_bytes),
+        now,
+        channel=_OWN_CHANNEL if instance.own else instance.name,
+        overwrite=overwrites(instance),
+        pollable=wakes_sensibly(instance),
+    )
+
+
+def _streams(instance: Instance, shared: Shared) -> list[FtraceStream]:
+    """Make a stream of each locked descriptor; the streams own them then."""
+    streams: list[FtraceStream] = []
+    with ExitStack() as stack:
+        for cpu in sorted(instance.raw_fds):
+            stats = StatsFile(instance.file(f"per_cpu/cpu{cpu}/stats"))
+            stack.callback(stats.close)
+            streams.append(FtraceStream(cpu, instance.raw_fds[cpu], RingCounts(stats), shared))
+        instance.raw_fds.clear()
+        stack.pop_all()
+    return streams
+
+
+def _info(instance: Instance, settings: FtraceSettings, clock: str, shared: Shared) -> SourceInfo:
+    made = {
+        "events": list(instance.events),
+        "buffer_bytes": instance.ring_bytes,
+        "subbuffer_bytes": shared.layout.subbuffer_bytes,
+        "overwrite": shared.overwrite,
+        "instance": settings.instance or instance.name,
+    }
+    spec = "ftrace" if settings.instance is None else f"ftrace:{settings.instance}"
+    continues = instance.progress.segment if instance.progress is not None else ""
+    return SourceInfo(
+        "ftrace", spec, clock, made, previous_run=shared.previous_run, continues=continues
+    )

@@ -1,0 +1,425 @@
+"""What other tools do to an instance while lttd records from it: noticed, reported, not undone.
+
+Rule: inotify only says when to look; what is so, is read back.  The kernel's own doings make no
+inotify event, and a watch below ``events`` goes deaf when the kernel drops the file's dentry
+(seen on 6.18 after ``drop_caches``); so all is looked at again, now and then.
+Rule: single files are watched, never a directory and never ``trace_marker``: a watch on the
+directory makes every marker write 2 to 2.7 times slower.
+Rule: from arm() to disarm() lttd itself writes nothing but set_event_notrace_pid, which is not
+watched; what it reads makes no event of those that are asked for.
+
+A setting that is not as it was is a state, until it is as it was.  What is over already (somebody
+cleared ``trace``) is an act.  Each is a gap, too, of unknown number, in every stream it concerns;
+of what others read the number is known, by the kernel's own count.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Final, NamedTuple
+
+from lttd.errors import LttdError
+from lttd.health import Health, Trouble
+from lttd.sources.ftrace.instance import Instance
+from lttd.sources.ftrace.other_readers import other_readers
+from lttd.sources.ftrace.stream import FtraceStream, Shared
+from lttd.sources.inotify import (
+    IN_CLOSE_NOWRITE,
+    IN_CLOSE_WRITE,
+    IN_IGNORED,
+    IN_MODIFY,
+    IN_OPEN,
+    IN_Q_OVERFLOW,
+    Inotify,
+)
+from lttd.sources.tracefs import read_text
+from lttd.subbuffer import Reason
+
+# How often everything is looked at, whatever inotify says.
+LOOK_AGAIN_NS: Final = 10_000_000_000
+# Reading so many files takes a tenth of a second, beside the reading loop; what is beyond is seen
+# when it is written, as long as its watch is not deaf.
+MOST_FILTERS: Final = 8192
+_WRITTEN: Final = IN_MODIFY | IN_CLOSE_WRITE
+_OPENED: Final = IN_OPEN | IN_CLOSE_WRITE | IN_CLOSE_NOWRITE
+_PAUSES: Final = "; nothing is read until it is, since a segment has one clock and one size"
+
+
+class Setting(NamedTuple):
+    """A file of an instance whose value must stay as it was when recording began."""
+
+    file: str
+    trouble: Trouble
+    reason: Reason | None
+    """Of the gap; None: the kernel counts what is lost by it."""
+    pauses: bool = False
+    """What the ring holds meanwhile does not belong into the segment."""
+
+
+TRACING_ON: Final = Setting("tracing_on", Trouble.TRACING_OFF, Reason.SWITCHED_OFF)
+SETTINGS: Final = (
+    TRACING_ON,
+    Setting("trace_clock", Trouble.SETTING_CHANGED, Reason.EMPTIED, pauses=True),
+    Setting("buffer_subbuf_size_kb", Trouble.SETTING_CHANGED, Reason.EMPTIED, pauses=True),
+    Setting("current_tracer", Trouble.SETTING_CHANGED, Reason.EMPTIED),
+    Setting("options/overwrite", Trouble.SETTING_CHANGED, None),
+    Setting("set_event_pid", Trouble.FILTER_SET, Reason.FILTERED),
+    Setting("tracing_cpumask", Trouble.FILTER_SET, Reason.FILTERED),
+)
+
+Masks = Sequence[int]
+
+
+class FtraceWatch:
+    """See ``lttd.sources.base.Watch``."""
+
+    def __init__(self, instance: Instance, streams: Sequence[FtraceStream], shared: Shared) -> None:
+        self.wants_closer_look = True
+        self._instance = instance
+        self._streams = streams
+        self._shared = shared
+        self._health = Health()
+        self._inotify: Inotify | None = None
+        self._heard_of: dict[int, Callable[[Masks], None]] = {}
+        self._normal: dict[str, str | None] = {}
+        self._away: set[str] = set()
+        """Files whose value is not as it was."""
+        self._events: frozenset[str] = frozenset()
+        self._events_off = 0
+        self._filters: dict[str, str] = {}
+        self._filtered: set[str] = set()
+        self._open: set[str] = set()
+        """Consuming files that were opened, and not closed since."""
+        self._opened = False
+        self._has_readers = False
+        self._foreign_reported = 0
+        self._off_explained: bool | None = None
+        """Tracing went off and nobody wrote that: whether a trigger did; None: not known yet."""
+        self._on_fd = -1
+        self._look_again_ns = 0
+        self._found: deque[Callable[[], None]] = deque()
+        """What look_closer() found, for the reading thread to judge."""
+
+    # -- from the reading thread
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on, or -1."""
+        return self._inotify.fileno() if self._inotify else -1
+
+    def arm(self, health: Health) -> None:
+        """Take what is now for what has to be; notice from here on what changes."""
+        self._health = health
+        self._inotify = Inotify()
+        for setting in SETTINGS:
+            self._normal[setting.file] = self._read(setting.file)
+            self._hear(setting.file, self._on_setting(setting))
+        overwrite = next(each for each in SETTINGS if each.file == "options/overwrite")
+        self._hear("trace_options", self._on_setting(overwrite))
+        self._events = self._enabled() or frozenset()
+        for name in ("set_event", "events/enable"):
+            self._hear(name, lambda _: self._look_at_events())
+        self._hear("trace", self._on_cleared("trace", self._streams))
+        self._hear("trace_pipe", self._on_opened("trace_pipe", self._streams), _OPENED)
+        self._hear_size("buffer_size_kb")
+        for stream in self._streams:
+            cpu = f"per_cpu/cpu{stream.info.id.cpu}"
+            self._hear(f"{cpu}/trace", self._on_cleared(f"{cpu}/trace", [stream]))
+            for name in (f"{cpu}/trace_pipe", f"{cpu}/trace_pipe_raw"):
+                self._hear(name, self._on_opened(name, [stream]), _OPENED)
+            self._hear_size(f"{cpu}/buffer_size_kb")
+        self._look_again_ns = time.monotonic_ns() + LOOK_AGAIN_NS
+        with suppress(OSError):  # then inotify and the look now and then have to do
+            self._on_fd = os.open(self._instance.file("tracing_on"), os.O_RDONLY | os.O_CLOEXEC)
+
+    def disarm(self) -> None:
+        """Notice nothing more: what comes now are our own changes."""
+        if self._inotify is not None:
+            self.heard()
+            self._inotify.close()
+            self._inotify = None
+        if self._on_fd >= 0:
+            os.close(self._on_fd)
+            self._on_fd = -1
+
+    def heard(self) -> None:
+        """Look at what inotify has said."""
+        if self._inotify is None:
+            return
+        masks: dict[int, list[int]] = {}
+        for watch, mask in self._inotify.events():
+            if mask & IN_Q_OVERFLOW:
+                self._look_again_ns = 0
+            if not mask & IN_IGNORED:
+                masks.setdefault(watch, []).append(mask)
+        for watch, some in masks.items():
+            if watch in self._heard_of:
+                self._heard_of[watch](some)
+
+    def tick(self) -> None:
+        """Look at what makes no inotify event; one short read, unless it is time for all of it."""
+        if self._inotify is None:
+            return
+        self.heard()
+        while self._found:
+            self._found.popleft()()
+        self._look_whether_on()
+        emptied = [stream for stream in self._streams if stream.was_emptied()]
+        if emptied:
+            self._tell_emptied(self._instance.path, "the kernel's counters ran backwards", emptied)
+        foreign = sum(stream.foreign_read_events for stream in self._streams)
+        self.wants_closer_look |= foreign > self._foreign_reported and not self._has_readers
+        if time.monotonic_ns() >= self._look_again_ns:
+            self._look_again_ns = time.monotonic_ns() + LOOK_AGAIN_NS
+            for setting in SETTINGS[1:]:
+                self._look_at(setting)
+            self._look_at_events()
+            self.wants_closer_look |= self._has_readers
+
+    # -- from a thread beside the reading loop
+
+    def look_closer(self) -> None:
+        """Watch the files of events; find out who reads, and why tracing is off."""
+        self.wants_closer_look = False
+        if self._inotify is None:
+            return
+        if not self._filters:
+            self._hear_events()
+        self._found.append(partial(self._judge_filters, self._values(self._filters)))
+        with suppress(OSError):  # /proc cannot be listed just now
+            self._found.append(partial(self._judge_readers, other_readers(self._instance.path)))
+        if self._read(TRACING_ON.file) != self._normal[TRACING_ON.file]:
+            self._found.append(partial(self._judge_triggers, list(self._triggers())))
+
+    # -- settings
+
+    def _on_setting(self, setting: Setting) -> Callable[[Masks], None]:
+        return lambda masks: self._look_at(setting, writes=_writes(masks))
+
+    def _look_at(self, setting: Setting, writes: int = 0) -> None:
+        """Compare a setting with what it was; *writes*: how often somebody has just written it."""
+        value, normal = self._read(setting.file), self._normal[setting.file]
+        if value is None or normal is None:
+            return
+        path, was_away = self._instance.file(setting.file), setting.file in self._away
+        if value != normal:
+            self._away.add(setting.file)
+            self._health.begins(setting.trouble, _words(setting, value, normal), path)
+            if not was_away or (writes and setting.reason is Reason.EMPTIED):
+                self._suspect(setting.reason)
+        elif was_away:
+            self._away.discard(setting.file)
+            self._health.ends(setting.trouble, f"is {normal or 'empty'} again", path)
+            self._suspect(setting.reason)
+        elif writes:
+            self._look_at_rewrite(setting, writes)
+        self._shared.paused = any(each.pauses and each.file in self._away for each in SETTINGS)
+
+    def _look_at_rewrite(self, setting: Setting, writes: int) -> None:
+        """Judge writes that left the value as it was: it may have been another one in between."""
+        path = self._instance.file(setting.file)
+        if setting.reason is Reason.EMPTIED:
+            # The same clock once more empties a ring; so may a refused tracer, as counters tell.
+            emptied = [stream for stream in self._streams if stream.looks_emptied()]
+            if emptied or setting.file == "trace_clock":
+                self._tell_emptied(path, "another process wrote it", self._streams)
+        elif writes > 1 and setting.reason is not None:
+            words = "another process changed it and changed it back"
+            self._health.happened(setting.trouble, words, path)
+            self._suspect(setting.reason)
+
+    def _look_whether_on(self) -> None:
+        """Find out whether tracing went off unheard: the kernel turns it off itself, too."""
+        try:
+            on = os.pread(self._on_fd, 8, 0).strip().decode() == self._normal[TRACING_ON.file]
+        except OSError:
+            return
+        if on:
+            if TRACING_ON.file in self._away or self._off_explained is not None:
+                self._off_explained = None
+                self._look_at(TRACING_ON)
+        elif TRACING_ON.file not in self._away:
+            if self._off_explained is None:
+                self.wants_closer_look = True
+            elif not self._off_explained:
+                self._look_at(TRACING_ON)
+
+    def _judge_triggers(self, names: Sequence[str]) -> None:
+        """Say that tracing is off because somebody asked the kernel for that; or is it?"""
+        if self._off_explained is not None or TRACING_ON.file in self._away:
+            return
+        self._off_explained = bool(names)
+        if names:
+            self.wants_closer_look = True  # whoever looks closer tells the notes, too
+            self._instance.notes.append(
+                f"tracing is off, as a traceoff trigger asks for ({names[0]}); write 1 to "
+                f"{self._instance.file('tracing_on')} to go on"
+            )
+
+    def _triggers(self) -> Iterable[str]:
+        """Return the events that have a traceoff trigger."""
+        for name in sorted(self._events):
+            path = f"events/{name.replace(':', '/')}/trigger"
+            lines = (self._read(path) or "").splitlines()
+            if any(line.startswith("traceoff") for line in lines):
+                yield name
+
+    def _suspect(self, reason: Reason | None, streams: Sequence[FtraceStream] = ()) -> None:
+        for stream in streams or self._streams:
+            if reason is Reason.EMPTIED:
+                stream.note_emptied()
+            elif reason is not None:
+                stream.suspect(reason)
+
+    # -- the ring
+
+    def _on_cleared(self, name: str, streams: Sequence[FtraceStream]) -> Callable[[Masks], None]:
+        path = self._instance.file(name)
+        return lambda _: self._tell_emptied(path, "another process wrote it", streams)
+
+    def _tell_emptied(self, path: str, how: str, streams: Sequence[FtraceStream]) -> None:
+        words = f"{how}: what the ring held, and was not read yet, is gone"
+        self._health.happened(Trouble.RING_EMPTIED, words, path)
+        self._suspect(Reason.EMPTIED, streams)
+
+    def _hear_size(self, name: str) -> None:
+        self._normal[name] = self._read(name)
+        self._hear(name, lambda _: self._look_at_size(name))
+
+    def _look_at_size(self, name: str) -> None:
+        before, self._normal[name] = self._normal[name], self._read(name)
+        if self._normal[name] != before:
+            words = f"another process changed it from {before} KiB to {self._normal[name]} KiB"
+            self._health.happened(Trouble.RING_RESIZED, words, self._instance.file(name))
+
+    # -- events and their filters
+
+    def _hear_events(self) -> None:
+        filters: dict[str, str] = {}
+        for name in sorted(self._events)[: MOST_FILTERS // 2]:
+            directory = f"events/{name.replace(':', '/')}"
+            file = f"{directory}/filter"
+            filters[file] = self._read(file) or "none"
+            self._hear(file, self._on_filters([file]))
+            self._hear(f"{directory}/enable", lambda _: self._look_at_events())
+        for system in sorted({name.partition(":")[0] for name in self._events}):
+            start = f"events/{system}/"
+            self._hear(f"{start}enable", lambda _: self._look_at_events())
+            files = [file for file in filters if file.startswith(start)]
+            self._hear(f"{start}filter", self._on_filters(files))
+        self._filters = filters
+
+    def _on_filters(self, files: Sequence[str]) -> Callable[[Masks], None]:
+        return lambda _: self._judge_filters(self._values(files))
+
+    def _values(self, files: Iterable[str]) -> dict[str, str]:
+        return {file: value for file in files if (value := self._read(file)) is not None}
+
+    def _judge_filters(self, values: Mapping[str, str]) -> None:
+        """Compare filters of events with what they were."""
+        before = set(self._filtered)
+        for file, value in values.items():
+            if value == self._filters.get(file):
+                self._filtered.discard(file)
+            else:
+                self._filtered.add(file)
+        path = self._instance.file("events")
+        if self._filtered:
+            example = min(self._filtered)
+            text = f"filters were changed of {len(self._filtered)} events, such as {example}"
+            self._health.begins(Trouble.FILTER_SET, f"{text}: {self._read(example)}", path)
+        else:
+            self._health.ends(Trouble.FILTER_SET, "all filters are as they were", path)
+        if before != self._filtered:
+            self._suspect(Reason.FILTERED)
+
+    def _enabled(self) -> frozenset[str] | None:
+        text = self._read("set_event")
+        return None if text is None else frozenset(text.splitlines())
+
+    def _look_at_events(self) -> None:
+        """Compare what is enabled with what was; more than that is not our concern."""
+        path, enabled = self._instance.file("set_event"), self._enabled()
+        if enabled is None:
+            return
+        missing = self._events - enabled
+        if missing:
+            words = f"{len(missing)} of {len(self._events)} events were turned off, such as "
+            self._health.begins(Trouble.EVENTS_OFF, words + min(missing), path)
+        else:
+            self._health.ends(Trouble.EVENTS_OFF, "all events are on again", path)
+        if len(missing) != self._events_off:
+            self._events_off = len(missing)
+            self._suspect(Reason.SWITCHED_OFF)
+
+    # -- other readers
+
+    def _on_opened(self, name: str, streams: Sequence[FtraceStream]) -> Callable[[Masks], None]:
+        def opened(masks: Masks) -> None:
+            if any(mask & IN_OPEN for mask in masks):
+                self._opened = True
+                for stream in streams:
+                    stream.count_reads()
+            if masks[-1] & IN_OPEN:
+                self._open.add(name)
+            else:
+                self._open.discard(name)
+            self.wants_closer_look = True
+
+        return opened
+
+    def _judge_readers(self, who: Sequence[str]) -> None:
+        """Report who can consume from the ring besides us."""
+        path, opened, self._opened = self._instance.path, self._opened, False
+        readers = ", ".join(who) or ("somebody" if self._open else "")
+        had_readers, self._has_readers = self._has_readers, bool(readers)
+        for stream in self._streams:
+            if readers:
+                stream.count_reads()
+            else:
+                stream.trust_reads()
+        foreign = sum(stream.foreign_read_events for stream in self._streams)
+        grew, self._foreign_reported = foreign > self._foreign_reported, foreign
+        if readers:
+            has = f"has consumed {foreign} events" if foreign else "can consume events"
+            words = (
+                f"{readers} {has} of this buffer, too: what one reader takes the other lacks; "
+                "stop it, or record from another instance"
+            )
+            self._health.begins(Trouble.FOREIGN_READER, words, path)
+            return
+        went = f"{foreign} events went to others"
+        if had_readers:
+            words = f"nobody else reads this buffer any more; {went}"
+            self._health.ends(Trouble.FOREIGN_READER, words, path)
+        elif opened or grew:
+            words = f"somebody opened a file that consumes events; {went}"
+            self._health.happened(Trouble.FOREIGN_READER, words, path)
+
+    # -- inotify and files
+
+    def _hear(self, name: str, then: Callable[[Masks], None], mask: int = _WRITTEN) -> None:
+        inotify = self._inotify
+        watch = inotify.watch(self._instance.file(name), mask) if inotify else -1
+        if watch >= 0:
+            self._heard_of[watch] = then
+
+    def _read(self, name: str) -> str | None:
+        """Read a file of the instance; None where that cannot be done."""
+        try:
+            return read_text(self._instance.file(name))
+        except LttdError:
+            return None
+
+
+def _writes(masks: Masks) -> int:
+    return sum(bool(mask & IN_MODIFY) for mask in masks)
+
+
+def _words(setting: Setting, value: str, normal: str) -> str:
+    if setting.trouble is Trouble.TRACING_OFF:
+        return "tracing was turned off while lttd records; write 1 to it to go on"
+    words = f"is {value or 'empty'} now and was {normal or 'empty'} when recording began"
+    return words + (_PAUSES if setting.pauses else "")

@@ -1,0 +1,1 @@
+"""Source ``ltt``: the channels of an LTTng 0.x kernel."""

@@ -1,0 +1,1 @@
+"""Source ``relay``: the relay channels of kernel modules."""

@@ -1,0 +1,243 @@
+"""Every relay channel below a directory, whichever kernel module it is of.
+
+Rule: the producer is not ours: nothing is started, stopped or flushed.
+Rule: channels come and go; one that comes again under the same name continues its stream.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from lttd.abi.framing import more_of, parse_framing
+from lttd.errors import LttdError, NothingToRecordError, UsageError
+from lttd.sources.base import Attachment, SourceInfo, When
+from lttd.sources.relay import find as relay_find
+from lttd.sources.relay.file import OpenFile, RelayFile
+from lttd.sources.relay.find import Candidate
+from lttd.sources.relay.stream import Book, RelayStream, Shared
+from lttd.subbuffer import BufferPool, StreamId
+
+_REMEDY: Final = "load the module that makes one, or name its directory (and mount debugfs)"
+_ORDER: Final = "<" if sys.byteorder == "little" else ">"
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """What a SPEC says of ``relay``."""
+
+    directory: str
+    framing: str | None = None
+    pattern: str = "*"
+    time: int | None = None
+    """Where a record has its time: u64, CLOCK_MONOTONIC in ns."""
+    sequence: int | None = None
+    """Where a record has its number: u32, counted on per CPU."""
+    overwrite: bool = False
+    unfinished: bool = False
+
+    def written(self) -> Mapping[str, object]:
+        """Return what differs from the defaults, by the SPEC's keys."""
+        keys = ("framing", "pattern", "time", "sequence", "overwrite", "unfinished")
+        values = {key: getattr(self, key) for key in keys}
+        return {
+            key: value for key, value in values.items() if value not in (None, False, "*")
+        }  # fmt: skip
+
+
+def open_relay(settings: RelaySettings, pool: BufferPool) -> "RelaySource":
+    """Open the channels that are there.
+
+    Raises:
+        UsageError: a framing that cannot be, or overwriting that could not be told.
+        NothingToRecordError: no channel, or no right to it.
+        LockedError: another recorder reads one.
+    """
+    shared = _shared(settings, pool)
+    if not os.path.isdir(settings.directory):
+        raise NothingToRecordError(f"{settings.directory} is not a directory", _REMEDY)
+    source = RelaySource(settings, shared)
+    try:
+        source.open_all()
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+def _shared(settings: RelaySettings, pool: BufferPool) -> Shared:
+    framing = None
+    if settings.framing is not None:
+        framing = parse_framing(
+            settings.framing, time_at=settings.time, sequence_at=settings.sequence, order=_ORDER
+        )
+    elif (settings.time, settings.sequence) != (None, None):
+        raise UsageError("relay: time= and sequence= are places in a record: name its framing=")
+    if settings.overwrite and settings.sequence is None:
+        raise UsageError(
+            "relay: a ring that overwrites can lap its reader without a mark, in the middle of a"
+            " read: only numbers in the records tell; name framing= and sequence=, or use"
+            " a channel that refuses when it is full"
+        )
+    is_blktrace = settings.framing == "blktrace"
+    return Shared(
+        pool,
+        framing,
+        abi="blktrace" if is_blktrace else "relay",
+        overwrite=settings.overwrite,
+        # blktrace numbers only what it stored, so that what is missing was lost with its bytes.
+        count_missing=not is_blktrace,
+        unfinished=settings.unfinished,
+        is_offline=relay_find.is_offline,
+    )
+
+
+class RelaySource:
+    """See ``lttd.sources.base.Source``."""
+
+    watch: Final = None
+    grows: Final = True
+    """Channels may appear while it is read."""
+    open_ended: Final = True
+    """Even when all that there were have ended."""
+
+    def __init__(self, settings: RelaySettings, shared: Shared) -> None:
+        self.streams: list[RelayStream] = []
+        self._settings = settings
+        self._shared = shared
+        self._books: dict[StreamId, Book] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._notes: list[str] = []
+        self._ended: list[RelayStream] = []
+        self.info = SourceInfo(
+            "relay",
+            f"relay:{settings.directory}"
+            + "".join(f",{key}={_text(value)}" for key, value in settings.written().items()),
+            "mono",
+            {"directory": settings.directory, **settings.written()},
+        )
+
+    def open_all(self) -> None:
+        """Open what is there.
+
+        Raises:
+            NothingToRecordError: there is no relay file.
+            LttdError: one cannot be opened.
+        """
+        reasons: list[str] = []
+        errors: list[LttdError] = []
+        for candidate in self._new():
+            try:
+                opened = self._open(candidate)
+            except LttdError as error:
+                errors.append(error)
+                continue
+            if isinstance(opened, RelayStream):
+                self.streams.append(opened)
+            else:
+                reasons.append(f"{candidate.path} is {opened}")
+        if self.streams:
+            self._notes += [f"not recorded: {error}" for error in errors]
+            return
+        if errors:
+            raise errors[0]
+        what = f"{reasons[0]}, no relay file" if reasons else "no file <channel><cpu> in it"
+        remedy = "for files of whole sub-buffers there is replay:DIR" if reasons else _REMEDY
+        raise NothingToRecordError(
+            f"{self._settings.directory} has no relay channel: {what}", remedy
+        )
+
+    def discover(self) -> Sequence[RelayStream]:
+        """Open channels that have appeared, and CPUs that came online for the first time."""
+        found = []
+        for candidate in self._new():
+            try:
+                opened = self._open(candidate)
+            except LttdError as error:
+                self._notes.append(f"not recorded: {error}")
+            else:
+                found += [opened] if isinstance(opened, RelayStream) else []
+        if found:
+            self._tell_ended()
+            # Replaced as a whole: other threads go through it.
+            ids = {stream.info.id for stream in found}
+            kept = [one for one in self.streams if not (one.over and one.info.id in ids)]
+            self.streams = kept + found
+        return found
+
+    def leave_out(self, thread_ids: Iterable[int]) -> None:
+        """Do nothing: what the module records is its own affair."""
+
+    def start(self) -> None:
+        """Do nothing: the producer is not ours."""
+
+    def stop(self) -> None:
+        """Have the last drain end, although the producer may go on."""
+        self._shared.stopped = True
+
+    def now(self) -> int:
+        """Read CLOCK_MONOTONIC."""
+        return self._shared.now()
+
+    def attachments(self, when: When) -> Iterable[Attachment]:
+        """Return nothing."""
+        return ()
+
+    def mark_progress(self, segment: str) -> None:
+        """Do nothing: a kill leaves no data in the kernel that a later run could take."""
+
+    def notes(self) -> Sequence[str]:
+        """Return which channels went away and what could not be opened, each line once."""
+        self._tell_ended()
+        notes, self._notes = self._notes, []
+        return notes
+
+    def close(self) -> None:
+        """Close the files."""
+        for stream in self.streams:
+            stream.close()
+
+    def _new(self) -> list[Candidate]:
+        """Return what was not there, or was another file, when this was asked before."""
+        settings = self._settings
+        found = list(
+            relay_find.candidates(
+                settings.directory, settings.pattern, relay_find.count_of_cpus()
+            )
+        )  # fmt: skip
+        new = [each for each in found if self._seen.get(each.path) != (each.device, each.inode)]
+        self._seen = {each.path: (each.device, each.inode) for each in found}
+        return new
+
+    def _open(self, candidate: Candidate) -> RelayStream | str:
+        """Open a relay file as a stream; return what it is if it is none."""
+        file_system = relay_find.file_system_of(candidate.device)
+        if file_system not in relay_find.FILE_SYSTEMS:
+            return f"a regular file on {file_system}"
+        opened = OpenFile(candidate.path)
+        reason = relay_find.why_no_relay_file(opened.fileno())
+        if reason:
+            opened.close()
+            return reason
+        book = self._books.setdefault(candidate.stream, Book())
+        born = relay_find.monotonic_of(candidate.born_ns)
+        framing = self._shared.framing
+        more = (lambda begun: more_of(framing, begun)) if framing else None
+        file = RelayFile(candidate.path, opened, more)
+        return RelayStream(candidate.stream, file, self._shared, book, born)
+
+    def _tell_ended(self) -> None:
+        ended = [stream for stream in self.streams if stream.over]
+        for stream in ended:
+            if stream not in self._ended:
+                lost = stream.file.lost_bytes
+                self._notes.append(
+                    f"{stream.file.path}: went away; {lost} bytes of closed sub-buffers were lost"
+                    " with it, and what the open one held nobody can tell"
+                )
+        self._ended = ended
+
+
+def _text(value: object) -> str:
+    return "yes" if value is True else str(value)

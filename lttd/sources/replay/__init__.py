@@ -1,0 +1,1 @@
+"""Source ``replay``: files of whole sub-buffers that were recorded before."""

@@ -1,0 +1,145 @@
+"""Replays what ``blktrace`` wrote: ``NAME.blktrace.CPU``, records from end to end.
+
+Rule: as for any replay, what the files hold is what there is; a torn end is a gap.
+"""
+
+import re
+import struct
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from lttd.abi.blktrace import MOST_RECORD_BYTES, NOTIFY, layout_of, pdu_of, records_at, walk
+from lttd.clock import Snapshot
+from lttd.errors import NothingToRecordError, UsageError
+from lttd.files import read_head
+from lttd.plausible import is_name
+from lttd.sources.base import Attachment, Nothing, SourceInfo, When
+from lttd.sources.blktrace.rows import Noted, RecordBook
+from lttd.sources.replay.files import FileSource, FileStream
+from lttd.sources.replay.source import StreamPath
+from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
+
+# The note of the time is among the first records of one of the files.
+_START_BYTES: Final = 64 << 10
+# The wall clock is read just before the note gets its own time: some microseconds on a busy CPU.
+_START_UNCERTAINTY_NS: Final = 100_000
+_TIMESTAMP: Final = 1 | NOTIFY
+_WALL: Final = struct.Struct("2I")
+_NAME: Final = re.compile(r"(?P<name>.+)\.blktrace\.(?P<cpu>[0-9]{1,5})")
+
+
+def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
+    """Open every ``NAME.blktrace.CPU`` of *directory*.
+
+    Raises:
+        UsageError: no such directory.
+        NothingToRecordError: it holds none.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory")
+    files = find_blktraces(directory)
+    if not files:
+        raise NothingToRecordError(
+            f"{directory} holds no block trace", "give it files NAME.blktrace.CPU"
+        )
+    return BlktraceReplay(directory, files, pool)
+
+
+def find_blktraces(directory: Path) -> list[StreamPath]:
+    """Return the files of *directory* that are named as blktrace names its own."""
+    files = [
+        StreamPath(path, StreamId(found["name"], int(found["cpu"])))
+        for path in sorted(directory.iterdir())
+        if path.is_file() and (found := _NAME.fullmatch(path.name)) and is_name(found["name"])
+    ]
+    return sorted(files, key=lambda file: file.stream)
+
+
+class BlktraceReplayStream(FileStream):
+    """One CPU's file."""
+
+    def __init__(self, file: StreamPath, pool: BufferPool, noted: Noted) -> None:
+        info = StreamInfo(file.stream, "blktrace", subbuffer_bytes=0, header_bytes=0)
+        super().__init__(info, file.path, pool)
+        self._book = RecordBook()
+        self._noted = noted
+        self._records = 0
+        self._at = 0
+
+    @property
+    def latest(self) -> int:
+        """Time of the latest record that was taken."""
+        return self._book.latest
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        """Read the next buffer full; see Stream.take()."""
+        if self.closed:
+            return Nothing.EVER
+        buffer = self.pool.take()
+        used = self.read_into(buffer, self._at)
+        if not used:
+            self.pool.give(buffer)
+            self.close()
+            return Nothing.EVER
+        # What is read anew next time is more than a record: it can only be garbage at the end.
+        taken = self._book.take(buffer[:used], final=used < max(len(buffer), MOST_RECORD_BYTES))
+        self._at += taken.whole_bytes
+        batch = make_batch(
+            *(self.info.id, taken.rows, time.monotonic_ns()),
+            pool=self.pool,
+            buffer=buffer,
+            gaps=taken.gaps,
+        )
+        self._records += self._noted.add(batch)
+        return batch
+
+    def counters(self) -> Mapping[str, int]:
+        """Return how many records there were."""
+        return {"records": self._records}
+
+
+class BlktraceReplay(FileSource[BlktraceReplayStream]):
+    """The files of one block trace."""
+
+    def __init__(self, directory: Path, files: list[StreamPath], pool: BufferPool) -> None:
+        self._noted = Noted()
+        super().__init__(BlktraceReplayStream(file, pool, self._noted) for file in files)
+        settings = {
+            "directory": str(directory),
+            "abi": "blktrace",
+            "files": [file.path.name for file in files],
+        }
+        self.info = SourceInfo(
+            *("replay", f"replay:{directory},abi=blktrace", "mono", settings),
+            live=False,
+            snapshot=_start([file.path for file in files]),
+        )
+
+    def attachments(self, when: When) -> Iterator[Attachment]:
+        """Return the notes of processes and of the time that were met since the last call."""
+        yield from self._noted.attachment()
+
+
+def _start(paths: Iterable[Path]) -> Snapshot | None:
+    """Return how the clocks stood at the start, by the note of the time that is made then."""
+    for path in paths:
+        data = read_head(path, _START_BYTES)
+        layout = layout_of(data)
+        if layout is None:
+            continue
+        walked = walk(data, 0, len(data), layout)
+        records = records_at(data, walked.offset_bytes, layout)
+        for row in np.flatnonzero(records["action"] == _TIMESTAMP).tolist():
+            at, size = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
+            pdu = pdu_of(data, at, size, 0, layout)
+            if len(pdu) == _WALL.size:
+                seconds, ns = struct.unpack(f"{layout.byteorder}2I", pdu)
+                mono = int(records["time"][row])
+                wall_ns = seconds * 1_000_000_000 + ns
+                # How long the machine had slept is not known.
+                return Snapshot(mono, mono, mono, wall_ns, _START_UNCERTAINTY_NS)
+    return None

@@ -1,0 +1,69 @@
+"""Which ABI the files of a replayed directory have, by their names and first bytes.
+
+    NAME.blktrace.CPU                            blktrace
+    CHANNEL_CPU with LTTng 0.x's magic           ltt
+    per_cpu/cpuN/trace_pipe_raw, cpuN.*, CHANNEL_CPU   ftrace
+    metadata, a text or packets of CTF           CTF, which is not replayed
+
+Rule: nothing is guessed: a directory that could be of two kinds is refused, and ``abi=`` decides.
+"""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lttd.errors import UsageError
+from lttd.sources.replay.blktrace import find_blktraces
+from lttd.sources.replay.ltt import find_channels, has_ltt_magic
+from lttd.sources.replay.source import find_streams
+
+# CTF 1.8, sections 7.1.1 and 7.1.2: a text, or packets of it.
+_CTF_TEXT: Final = b"/* CTF 1"
+_CTF_PACKETS: Final = (b"\x75\xd1\x1d\x57", b"\x57\x1d\xd1\x75")
+
+
+class Detected(NamedTuple):
+    """What a directory holds."""
+
+    abi: str
+    by: Path
+    """The file that tells."""
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"{self.by}: replayed as abi={self.abi}, by its name or first bytes"
+
+
+def detect(directory: Path) -> Detected | None:
+    """Return what *directory* holds; None where nothing tells.
+
+    Raises:
+        UsageError: two kinds, or one that no replay reads, or not a directory.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory")
+    found = [Detected("blktrace", one.path) for one in find_blktraces(directory)[:1]]
+    ltt = (path for _, path in find_channels(directory) if has_ltt_magic(path))
+    if (path := next(ltt, None)) is not None:
+        found.append(Detected("ltt", path))
+    elif _is_ctf(directory / "metadata"):
+        raise UsageError(
+            f"{directory}/metadata: a CTF trace, which no replay reads (babeltrace2 does): replay"
+            " files of ftrace, blktrace or LTTng 0.x"
+        )
+    else:
+        found += [Detected("ftrace", one.path) for one in find_streams(directory, "ftrace")[:1]]
+    if len(found) > 1:
+        kinds = " and ".join(f"{one.abi} ({one.by.name})" for one in found)
+        raise UsageError(f"{directory} holds {kinds}: say which with replay:DIR,abi=")
+    return found[0] if found else None
+
+
+def _is_ctf(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(len(_CTF_TEXT))
+    except OSError:
+        return False
+    return head == _CTF_TEXT or head[:4] in _CTF_PACKETS

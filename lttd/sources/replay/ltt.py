@@ -1,0 +1,283 @@
+"""Traces of LTTng 0.x that legacy lttd wrote: ``<channel>_<cpu>`` files of whole sub-buffers.
+
+Up to format 2.2 some of them lie in ``control/``; the folder is then part of the channel's name.
+
+Rule: where the sub-buffers lie is found out when a file is opened, by one walk over its headers:
+how large one can be must be known before the first is written.
+Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + those of a TORN one.
+"""
+
+import mmap
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from lttd.abi import ltt, ltt_walk
+from lttd.beneath import place_of
+from lttd.clock import Snapshot
+from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
+from lttd.files import read_head, refuse_hole
+from lttd.limits import HOLE
+from lttd.plausible import is_name
+from lttd.sources.base import Nothing, SourceInfo
+from lttd.sources.ltt.rows import NAME, LttBook, start_snapshot
+from lttd.sources.replay.files import FileSource, FileStream
+from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
+
+_CHUNK_ROWS: Final = 65536
+
+
+def find_channels(directory: Path) -> list[tuple[StreamId, Path]]:
+    """Return the files below *directory* that are named as channels are, in order."""
+    found = []
+    for parent, _, names in os.walk(directory):
+        inside = Path(parent).relative_to(directory)
+        for name in names:
+            match, path = NAME.fullmatch(name), Path(parent) / name
+            if match is not None and path.is_file():
+                channel = (inside / match["channel"]).as_posix()
+                if is_name(channel):
+                    found.append((StreamId(channel, int(match["cpu"])), path))
+    return sorted(found)
+
+
+def has_ltt_magic(path: Path) -> bool:
+    """Tell whether a file begins as a channel of LTTng 0.x does."""
+    try:
+        head = read_head(path, ltt.LEAST_HEADER_BYTES)
+    except OSError:
+        return False
+    return ltt.has_magic(head)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One file, walked."""
+
+    stream: StreamId
+    path: Path
+    survey: ltt_walk.Survey
+    layout: ltt.Layout
+    """Of its first sub-buffer."""
+    start: int
+    """Trace clock, ns: when that was begun."""
+    runs: int
+    """How many traces its sub-buffers are from: legacy lttd could append to its files."""
+
+    @property
+    def info(self) -> StreamInfo:
+        """What the manifest says of it."""
+        most, layout = int(self.survey.sizes_bytes.max()), self.layout
+        page_bytes = self.survey.page_bytes if layout.varying else 0
+        return StreamInfo(self.stream, "ltt", most, layout.header_bytes, page_bytes=page_bytes)
+
+
+def walk(stream: StreamId, path: Path) -> Channel | str:
+    """Walk a file's headers; return why, where it holds no sub-buffer.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    try:
+        with os.fdopen(place_of(path).open(), "rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                return "it is empty"
+            refuse_hole(path, file.fileno(), HOLE)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _walk(stream, path, memoryview(data))
+    except TraceDamagedError as error:
+        raise SourceError(str(error)) from None
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from None
+
+
+def _walk(stream: StreamId, path: Path, data: memoryview) -> Channel | str:
+    with data:
+        survey = ltt_walk.survey(data)
+        if not len(survey.offsets_bytes):
+            return survey.damage[0].reason
+        offsets = survey.offsets_bytes
+        begin = int(ltt.headers_at(data, offsets[:1]).begin[0])
+        layout = ltt.layout_of(data, int(offsets[0]))
+        return Channel(stream, path, survey, layout, begin, _runs(data, offsets))
+
+
+def _runs(data: memoryview, offsets_bytes: ltt.I64) -> int:
+    runs: set[int] = set()
+    for at in range(0, len(offsets_bytes), _CHUNK_ROWS):
+        found = ltt.headers_at(data, offsets_bytes[at : at + _CHUNK_ROWS])
+        runs |= set(np.unique(found.run).tolist())
+    return len(runs)
+
+
+def open_ltt_replay(directory: Path, pool: BufferPool) -> "LttReplaySource":
+    """Open every channel below *directory*.
+
+    Raises:
+        UsageError: no such directory, or it holds several traces.
+        NothingToRecordError: it holds no channel.
+        SourceError: a file cannot be read.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory")
+    channels, notes = [], []
+    for stream, path in find_channels(directory):
+        found = walk(stream, path)
+        if isinstance(found, str):
+            notes.append(f"{path}: {found}; left out")
+        else:
+            channels.append(found)
+    if not channels:
+        why = f" ({notes[0]})" if notes else ""
+        raise NothingToRecordError(
+            f"{directory} holds no channel of LTTng 0.x{why}",
+            "give it files <channel>_<cpu> of trace format 2.0 to 2.6",
+        )
+    for one, other in pairwise(channels):
+        if one.layout.start_ns != other.layout.start_ns:
+            raise UsageError(
+                f"{one.path} and {other.path} are of traces that began at different times:"
+                " name the directory of one"
+            )
+    return LttReplaySource(directory, channels, notes, pool)
+
+
+class LttReplayStream(FileStream):
+    """A channel's file."""
+
+    def __init__(self, channel: Channel, pool: BufferPool) -> None:
+        super().__init__(channel.info, channel.path, pool)
+        self._survey = channel.survey
+        self._book = LttBook()
+        self._row = 0
+        """How many sub-buffers were taken."""
+        self._damage = 0
+        """How many places of damage were told."""
+
+    @property
+    def latest(self) -> int:
+        """Trace clock at the end of what was taken."""
+        return self._book.end
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        """Read the next sub-buffers that adjoin; see Stream.take()."""
+        survey = self._survey
+        over = self._row == len(survey.offsets_bytes) and self._damage == len(survey.damage)
+        if self.closed or over:
+            self.close()
+            return Nothing.EVER
+        buffer = self.pool.take()
+        if len(buffer) < self.info.subbuffer_bytes:
+            self.pool.give(buffer)
+            buffer = memoryview(bytearray(self.info.subbuffer_bytes))
+        return self._read(buffer)
+
+    def _read(self, buffer: memoryview) -> Batch:
+        """Read up to the next damage, or as much as *buffer* holds; tell damage on the way."""
+        gaps = self._unread(0)
+        first, behind = self._row, self._next_behind(len(buffer))
+        offsets = self._survey.offsets_bytes[first:behind]
+        sizes = self._survey.sizes_bytes[first:behind]
+        if len(offsets):
+            start, length = int(offsets[0]), int(sizes.sum())
+            if self.read_into(buffer[:length], start) < length:
+                raise SourceError(f"{self.path}: became shorter while it was read")
+            offsets = offsets - start
+        taken = ltt.rows_of(buffer, offsets, sizes)
+        gaps += self._book.enter(taken)
+        # Only where somebody wrote to the file since it was walked.
+        gaps += [self._book.unread(row, int(sizes[number])) for row, number in taken.damaged]
+        self._row = behind
+        gaps += self._unread(len(taken.rows))
+        gaps.sort(key=lambda gap: gap.row)
+        batch = make_batch(
+            self.info.id,
+            taken.rows,
+            time.monotonic_ns(),
+            pool=self.pool,
+            buffer=buffer,
+            gaps=tuple(gaps),
+        )
+        batch.heads = taken.heads
+        return batch
+
+    def _next_behind(self, room_bytes: int) -> int:
+        """Return up to which sub-buffer one read goes: those that adjoin and fit."""
+        survey, first = self._survey, self._row
+        limit = len(survey.offsets_bytes)
+        if self._damage < len(survey.damage):
+            limit = survey.damage[self._damage].number
+        ends = np.cumsum(survey.sizes_bytes[first : min(limit, first + room_bytes // 4096)])
+        return first + int(np.searchsorted(ends, room_bytes, "right"))
+
+    def _unread(self, row: int) -> list[Gap]:
+        """Return gaps for damage that lies where the stream stands."""
+        gaps = []
+        while self._damage < len(self._survey.damage):
+            damage = self._survey.damage[self._damage]
+            if damage.number > self._row:
+                break
+            gaps.append(self._book.unread(row, damage.length_bytes, torn=damage.torn))
+            self._damage += 1
+        return gaps
+
+
+class LttReplaySource(FileSource[LttReplayStream]):
+    """The channels of one trace."""
+
+    def __init__(
+        self, directory: Path, channels: Sequence[Channel], notes: list[str], pool: BufferPool
+    ) -> None:
+        super().__init__((LttReplayStream(channel, pool) for channel in channels), notes)
+        for channel in channels:
+            self._notes += _notes_on(channel)
+        layout = channels[0].layout
+        self.info = SourceInfo(
+            "replay",
+            f"replay:{directory}",
+            ltt.CLOCK,
+            {
+                "directory": str(directory),
+                "abi": "ltt",
+                "format": f"{ltt.MAJOR}.{layout.minor}",
+                "byteorder": "little" if layout.order == "<" else "big",
+                "pointer_bytes": layout.pointer_bytes,
+                "alignment": layout.alignment,
+                "frequency": layout.frequency,
+                "files": [str(channel.path.relative_to(directory)) for channel in channels],
+            },
+            live=False,
+            snapshot=_start(channels),
+        )
+
+
+def _start(channels: Sequence[Channel]) -> Snapshot | None:
+    """Return how the clocks stood when the trace was made, by its metadata channel."""
+    for channel in channels:
+        if ltt.is_metadata(channel.stream.channel) and not channel.survey.offsets_bytes[0]:
+            return start_snapshot(channel.start, channel.layout.start_ns)
+    return None
+
+
+def _notes_on(channel: Channel) -> Iterator[str]:
+    if channel.runs > 1:
+        yield (
+            f"{channel.path}: {channel.runs} traces were appended to each other;"
+            " wall-clock times are right for the first alone"
+        )
+    reasons = Counter((damage.reason, damage.torn) for damage in channel.survey.damage)
+    for damage in channel.survey.damage:
+        count = reasons.pop((damage.reason, damage.torn), 0)
+        if count:
+            more = f", and {count - 1} more like it" if count > 1 else ""
+            yield (
+                f"{channel.path}: byte {damage.offset_bytes}: {damage.reason};"
+                f" {damage.length_bytes} bytes are left out{more}"
+            )

@@ -1,0 +1,258 @@
+"""Regular files of whole sub-buffers with their padding: fixtures, crash dumps, old traces.
+
+Rule: a replay is a kernel buffer that somebody filled before; it ends at end of file.
+Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + those of a TORN one.
+
+Files are found as a copied tracefs tree (``per_cpu/cpuN/trace_pipe_raw``), else as ``cpuN.*``, else
+as ``<channel>_<cpu>``.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from lttd.abi.ftrace import (
+    PageLayout,
+    Pages,
+    last_event_time,
+    parse_header_page,
+    rows_of_pages,
+)
+from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
+from lttd.files import read_limited
+from lttd.limits import CPUS, HEADER_PAGE
+from lttd.plausible import is_name
+from lttd.sources.base import Attachment, Nothing, SourceInfo, When
+from lttd.sources.ftrace.loss import LossLedger, Sample
+from lttd.sources.replay.attachments import tracefs_files
+from lttd.sources.replay.files import FileSource, FileStream
+from lttd.sources.rows import RowBook, damage
+from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, StreamInfo, Unit, make_batch
+
+DEFAULT_SUBBUFFER_BYTES: Final = 4096
+_HEADER_PAGES: Final = ("events/header_page", "header_page")
+
+
+@dataclass(frozen=True)
+class ReplayAbi:
+    """How to read the sub-buffers of one kind of file."""
+
+    name: str
+    subbuffer_bytes: int
+    header_bytes: int
+    parse: Callable[[memoryview, int], Pages]
+    """The headers in the first so many bytes of a buffer."""
+    last_time: Callable[[memoryview], int]
+    """Time of the last event of a sub-buffer."""
+    notes: tuple[str, ...] = ()
+
+
+def _ftrace(directory: Path, subbuffer_bytes: int | None) -> ReplayAbi:
+    layout, notes = _page_layout(directory, subbuffer_bytes)
+    return ReplayAbi(
+        "ftrace",
+        layout.subbuffer_bytes,
+        layout.header_bytes,
+        lambda buffer, used_bytes: rows_of_pages(buffer, used_bytes, layout),
+        lambda page: last_event_time(page, layout),
+        notes,
+    )
+
+
+ABIS: Final[Mapping[str, Callable[[Path, int | None], ReplayAbi]]] = {"ftrace": _ftrace}
+
+
+def open_replay(
+    directory: Path, pool: BufferPool, *, abi: str = "ftrace", subbuffer_bytes: int | None = None
+) -> "ReplaySource":
+    """Open every stream that *directory* holds.
+
+    *subbuffer_bytes* is for files without a header_page beside them.
+
+    Raises:
+        UsageError: no such directory, kind of file, or size.
+        NothingToRecordError: it holds no stream.
+    """
+    if abi not in ABIS:
+        raise UsageError(f"abi {abi!r}: a replay reads {', '.join((*ABIS, 'ltt'))}")
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory")
+    how = ABIS[abi](directory, subbuffer_bytes)
+    if not how.header_bytes < how.subbuffer_bytes <= pool.least_bytes:
+        raise UsageError(
+            f"sub-buffers of {how.subbuffer_bytes} bytes:"
+            f" more than {how.header_bytes}, and at most {pool.least_bytes}, go"
+        )
+    files = find_streams(directory, abi)
+    if not files:
+        raise NothingToRecordError(
+            f"{directory} holds no stream",
+            "give it files per_cpu/cpuN/trace_pipe_raw, cpuN.* or <channel>_<cpu>",
+        )
+    return ReplaySource(directory, how, files, pool)
+
+
+class StreamPath(NamedTuple):
+    """A file and what it is a stream of."""
+
+    path: Path
+    stream: StreamId
+
+
+def find_streams(directory: Path, abi: str) -> list[StreamPath]:
+    """Return the streams of *directory*, by the first way of naming them that finds any.
+
+    Raises:
+        UsageError: two files would be the same stream.
+    """
+    files = [path for path in sorted(directory.iterdir()) if path.is_file()]
+    tree = sorted(directory.glob("per_cpu/cpu*/trace_pipe_raw"))
+    for found in (
+        [_named(path, path.parent.name, r"cpu(?P<cpu>[0-9]+)", abi) for path in tree],
+        [_named(path, path.name, r"cpu(?P<cpu>[0-9]+)(\..*)?", abi) for path in files],
+        [_named(path, path.name, r"(?P<channel>[^.].*)_(?P<cpu>[0-9]+)", abi) for path in files],
+    ):
+        streams = sorted((one for one in found if one), key=lambda one: one.stream)
+        for one, other in pairwise(streams):
+            if one.stream == other.stream:
+                raise UsageError(f"{one.path} and {other.path}: both are {one.stream.name}")
+        if streams:
+            return streams
+    return []
+
+
+def _named(path: Path, name: str, pattern: str, channel: str) -> StreamPath | None:
+    match = re.fullmatch(pattern, name)
+    if match is None:
+        return None
+    words = match.groupdict()
+    cpu, named = int(words["cpu"]), words.get("channel", channel)
+    if cpu >= CPUS.most or not is_name(named):
+        return None
+    return StreamPath(path, StreamId(named, cpu))
+
+
+def _page_layout(
+    directory: Path, subbuffer_bytes: int | None
+) -> tuple[PageLayout, tuple[str, ...]]:
+    asked = subbuffer_bytes or DEFAULT_SUBBUFFER_BYTES
+    for name in _HEADER_PAGES:
+        path = directory / name
+        if not path.is_file():
+            continue
+        try:
+            layout = parse_header_page(read_limited(path, HEADER_PAGE))
+        except (ValueError, TraceDamagedError) as error:
+            what = str(error) if isinstance(error, TraceDamagedError) else f"{path}: {error}"
+            return PageLayout(asked), (f"{what}; sub-buffers of {asked} bytes are assumed",)
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from None
+        if subbuffer_bytes in (None, layout.subbuffer_bytes):
+            return layout, ()
+        size = layout.subbuffer_bytes
+        return layout, (f"{path} says sub-buffers of {size} bytes, not {subbuffer_bytes}",)
+    return PageLayout(asked), ()
+
+
+class ReplayStream(FileStream):
+    """A file of sub-buffers that have one size."""
+
+    def __init__(self, file: StreamPath, abi: ReplayAbi, pool: BufferPool) -> None:
+        info = StreamInfo(file.stream, abi.name, abi.subbuffer_bytes, abi.header_bytes)
+        super().__init__(info, file.path, pool)
+        self._abi = abi
+        self._at = 0
+        self._book = RowBook()
+        self._ledger: LossLedger | None = None
+        self._latest = 0
+
+    @property
+    def latest(self) -> int:
+        """Time of the last event that was taken."""
+        return self._latest
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        """Read the next buffer full; see Stream.take()."""
+        if self.closed:
+            return Nothing.EVER
+        size = self._abi.subbuffer_bytes
+        buffer = self.pool.take()
+        used = self.read_into(buffer[: len(buffer) // size * size], self._at)
+        if not used:
+            self.pool.give(buffer)
+            self.close()
+            return Nothing.EVER
+        self._at += used
+        return self._batch(buffer, used)
+
+    def _batch(self, buffer: memoryview, used: int) -> Batch:
+        size = self._abi.subbuffer_bytes
+        whole = used // size * size
+        rows, missed, damaged = self._abi.parse(buffer, whole)
+        earlier = self._book.begin
+        if len(rows):
+            last = int(rows["offset_bytes"][-1])
+            page = buffer[last : last + size]
+            self._latest = max(self._latest, min(self._abi.last_time(page), _MAX_TIME))
+        self._book.enter(rows, self._latest)
+        gaps = damage(rows, damaged, size, earlier, self._latest)
+        if len(rows):
+            if self._ledger is None:
+                first = int(rows["begin"][0])
+                self._ledger = LossLedger(Sample(first, 0, 0, 0), pages_only=True)
+            gaps = (*self._ledger.place(rows, missed), *gaps)
+        if used > whole:
+            torn = used - whole
+            end = max(self._latest, self._book.begin)
+            gaps = (*gaps, Gap(len(rows), Reason.TORN, Unit.BYTES, torn, end, end))
+        taken_ns = time.monotonic_ns()
+        return make_batch(self.info.id, rows, taken_ns, pool=self.pool, buffer=buffer, gaps=gaps)
+
+
+_MAX_TIME: Final = (1 << 64) - 1
+
+
+class ReplaySource(FileSource[ReplayStream]):
+    """A directory of such files."""
+
+    def __init__(
+        self, directory: Path, abi: ReplayAbi, files: Sequence[StreamPath], pool: BufferPool
+    ) -> None:
+        super().__init__((ReplayStream(file, abi, pool) for file in files), abi.notes)
+        self._directory = directory
+        for stream in self.streams:
+            torn = stream.size_bytes % abi.subbuffer_bytes
+            if torn:
+                self._notes.append(
+                    f"{stream.path}: {torn} bytes behind the last whole sub-buffer of"
+                    f" {abi.subbuffer_bytes} are left out"
+                )
+        self.info = SourceInfo(
+            "replay",
+            f"replay:{directory}",
+            self._clock(),
+            {
+                "directory": str(directory),
+                "abi": abi.name,
+                "subbuffer_bytes": abi.subbuffer_bytes,
+                "files": [str(file.path.relative_to(directory)) for file in files],
+            },
+            live=False,
+        )
+
+    def attachments(self, when: When) -> Iterator[Attachment]:
+        """Return the format files that lie beside the streams, once."""
+        if when is When.OPEN:
+            yield from tracefs_files(self._directory, self._notes)
+
+    def _clock(self) -> str:
+        try:
+            text = read_limited(self._directory / "trace_clock", HEADER_PAGE)
+        except (OSError, TraceDamagedError):
+            return "unknown"
+        chosen = re.search(rb"\[([\w-]{1,64}+)\]", text)
+        return chosen[1].decode() if chosen else "unknown"

@@ -1,0 +1,1 @@
+"""Family ``blktrace``: decodes and prints records of the block layer."""

@@ -1,0 +1,261 @@
+"""Decodes blktrace records: an event type per action, each record one event.
+
+The events' system is ``blktrace``, their names are the kernel's own (``queue``, ``issue``,
+``complete``, ...; ``note_process``, ``note_timestamp``, ``note_message``), their fields those of
+the record; what some actions have behind it is fields, too.
+
+Rule: nothing here raises because of what the bytes say; what is no record is a note.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.blktrace import (
+    ACT_CGROUP,
+    ACT_MASK,
+    ACTIONS,
+    CGROUP_BYTES,
+    COMM_BYTES,
+    NOTES,
+    NOTIFY,
+    Layout,
+    layout_of,
+    records_at,
+    walk,
+)
+from lttd.abi.ftrace_format import Field, Format, Kind
+from lttd.stored import StoredStream
+from lttd.view.columns import EventBatch
+from lttd.view.formats import EventType, FormatFile
+from lttd.view.ftrace.decode import extent, losses_of, together, usable
+from lttd.view.merge import order_by_time
+from lttd.view.notes import Once
+from lttd.view.trace import Segment
+from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
+
+U64 = npt.NDArray[np.uint64]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+SYSTEM: Final = "blktrace"
+# Fields that a batch has for every event, so that they are no event's own.
+_COMMON: Final = ("magic", "time", "pid", "cpu")
+_LAYOUT_TRIES: Final = 16
+
+
+class BigEndianField(Field):
+    """A field that is big-endian in every record."""
+
+    __slots__ = ()
+
+    def element_dtype(self, byteorder: str) -> np.dtype[np.generic]:
+        """Return the dtype of one element."""
+        return np.dtype(f">u{self.element_bytes}")
+
+
+def _int(name: str, at: int, size: int) -> Field:
+    return Field(name, f"u{8 * size}", at, size, False, Kind.INT, size)
+
+
+def _big(name: str, at: int, size: int) -> Field:
+    return BigEndianField(name, f"__be{8 * size}", at, size, False, Kind.INT, size)
+
+
+_REQUESTS: Final = (_big("requests", 0, 8),)
+# What stands behind a record, by the event's name; Linux kernel/trace/blktrace.c.
+_PDU_FIELDS: Final[dict[str, tuple[Field, ...]]] = {
+    "unplug_io": _REQUESTS,
+    "unplug_timer": _REQUESTS,
+    "split": (_big("new_sector", 0, 8),),
+    "remap": (_big("device_from", 0, 4), _big("device_to", 4, 4), _big("sector_from", 8, 8)),
+    "note_process": (Field("comm", "char", 0, COMM_BYTES, False, Kind.CHARS, 1),),
+    "note_timestamp": (_int("seconds", 0, 4), _int("nanoseconds", 4, 4)),
+    "note_message": (Field("message", "char", 0, 0, False, Kind.TAIL, 1),),
+    "drv_data": (Field("data", "u8", 0, 0, False, Kind.TAIL, 1),),
+}
+
+
+def format_of(name: str, action: int, layout: Layout) -> Format:
+    """Return the fields of the events of one action."""
+    fields = []
+    for field, (dtype, at, *_) in (layout.dtype.fields or {}).items():
+        if field != "pad":
+            common = "common_" if field in _COMMON else ""
+            fields.append(_int(common + field, at, dtype.itemsize))
+    at = layout.record_bytes
+    if action & ACT_CGROUP:
+        fields.append(_int("cgroup", at, CGROUP_BYTES))
+        at += CGROUP_BYTES
+    behind = _PDU_FIELDS.get(name, ())
+    fields += [replace(one, offset_bytes=at + one.offset_bytes) for one in behind]
+    return Format(SYSTEM, name, action, tuple(fields), "", layout.byteorder, 8)
+
+
+def name_of(action: int, *, note: bool) -> str:
+    """Return what the events of an action are called."""
+    known = NOTES if note else ACTIONS
+    name = known.get(action & ACT_MASK, f"{'note' if note else 'action'}_{action & ACT_MASK}")
+    return f"{name}_cgroup" if action & ACT_CGROUP else name
+
+
+class Types:
+    """The event types of a window, numbered as they are met."""
+
+    def __init__(self) -> None:
+        self.all: list[EventType] = []
+        self._known: dict[tuple[int, bool, bool, Layout], EventType] = {}
+
+    def number(self, action: int, *, note: bool, short: bool, layout: Layout) -> EventType:
+        """Return the type of an action; of one whose record is *short* nobody knows the fields."""
+        key = (action, note, short, layout)
+        if key not in self._known:
+            name = name_of(action, note=note)
+            file = FormatFile(SYSTEM, name)
+            kind = EventType(len(self.all), file, action, "")
+            if not short:
+                plain = name.removesuffix("_cgroup")
+                kind.format = format_of(plain, action, layout)
+            self.all.append(kind)
+            self._known[key] = kind
+        return self._known[key]
+
+    def find(self, name: str) -> EventType | None:
+        """Return the type called *name*, or ``blktrace:name``, if there is such an action."""
+        layout = Layout(7, "<")
+        for note, names in ((False, ACTIONS), (True, NOTES)):
+            for action, told in names.items():
+                if name in (told, f"{SYSTEM}:{told}"):
+                    return self.number(action, note=note, short=False, layout=layout)
+        return None
+
+
+class BlktraceContexts:
+    """See ``lttd.view.families.Contexts``: records say themselves all that there is to know."""
+
+    def __init__(self, segment: Segment) -> None:
+        pass
+
+    def of(self, stream: StoredStream) -> None:
+        """Return nothing."""
+
+
+class _Found(NamedTuple):
+    """Events of one part, in stream order."""
+
+    key: U64
+    """What they are ordered by: the latest time so far, as the index has it."""
+    time: U64
+    pid: I32
+    type: I32
+    cpu: npt.NDArray[np.uint16]
+    at: I64
+    size_bytes: npt.NDArray[np.uint32]
+
+
+class BlktraceDecoder:
+    """Turns pieces into batches."""
+
+    def __init__(self) -> None:
+        self.types = Types()
+        self._once = Once()
+
+    def batch(self, piece: Piece, sources: Sequence[WindowStream], notes: list[str]) -> EventBatch:
+        """Decode one piece; *notes* move into it."""
+        parts = [part for each in piece.parts if len((part := usable(each, notes)).entries)]
+        data, bases = together(parts)
+        found = [
+            self._walk(piece, data, part, base, notes)
+            for part, base in zip(parts, bases, strict=True)
+        ]
+        key, time, pid, kind, cpu, at, size = (
+            np.concatenate([one[number] for one in found]) if found else np.empty(0, dtype)
+            for number, dtype in enumerate(("u8", "u8", "i4", "i4", "u2", "i8", "u4"))
+        )
+        stream = np.repeat(np.arange(len(found)), [len(one.key) for one in found])
+        order = _merged(key, stream)
+        nothing = np.zeros(len(key), np.uint8)
+        return EventBatch(
+            data,
+            self.types.all,
+            *(time[order], cpu[order], kind[order], pid[order], nothing, nothing),
+            *(at[order], size[order]),
+            losses=losses_of(piece, sources),
+            notes=self._once.fresh(notes),
+            begin=piece.begin,
+            end=piece.end,
+            find=self.types.find,
+        )
+
+    def _walk(
+        self, piece: Piece, data: memoryview, part: StreamSlice, base: int, notes: list[str]
+    ) -> _Found:
+        begin, end = extent(part)
+        path = part.source.stream.paths.data
+        offsets = part.entries["offset_bytes"][:_LAYOUT_TRIES].astype(np.int64) - base
+        layouts = (layout_of(data, at) for at in offsets.tolist())
+        layout = next((one for one in layouts if one), None)
+        if layout is None:
+            notes.append(f"{path}: byte {begin}: no blktrace records; left out")
+            layout, end = Layout(7, "<"), begin
+        walked = walk(data, begin - base, end - base, layout)
+        notes += [f"{path}: byte {d.offset_bytes + base}: {d.reason}" for d in walked.damage]
+        records = records_at(data, walked.offset_bytes, layout)
+        time = records["time"].astype(np.uint64)
+        key = np.maximum.accumulate(np.maximum(time, np.uint64(int(part.entries["begin"][0]))))
+        kept = key >= np.uint64(piece.begin)
+        kept &= key < np.uint64(piece.end) if piece.end <= FOREVER else True
+        records, size = records[kept], walked.size_bytes[kept]
+        return _Found(
+            key[kept],
+            time[kept],
+            records["pid"].astype(np.int32),
+            self._kinds(records["action"].astype(np.uint64), size, layout),
+            np.full(len(records), part.source.cpu, np.uint16),
+            walked.offset_bytes[kept],
+            size.astype(np.uint32),
+        )
+
+    def _kinds(self, action: U64, size: I64, layout: Layout) -> I32:
+        """Return the number of each record's type."""
+        note = action & np.uint64(NOTIFY) != 0
+        act = (action & np.uint64(ACT_MASK | ACT_CGROUP)).astype(np.int64)
+        which = act << 1 | note
+        kinds = np.empty(len(act), np.int32)
+        for one in np.unique(which).tolist():
+            rows = np.flatnonzero(which == one)
+            whole = self.types.number(one >> 1, note=bool(one & 1), short=False, layout=layout)
+            kinds[rows] = whole.number
+            assert whole.format is not None
+            short = rows[size[rows] < whole.format.fixed_bytes]
+            if len(short):
+                of_short = self.types.number(
+                    one >> 1, note=bool(one & 1), short=True, layout=layout
+                )
+                kinds[short] = of_short.number
+        return kinds
+
+
+def _merged(key: U64, stream: I64) -> I64:
+    """Return the order of time; of equal times, as blkparse does, first those of the CPU that the
+    event before was of.
+    """
+    order = order_by_time(key)
+    if order is None:
+        order = np.arange(len(key))
+    time, of = key[order], stream[order]
+    tied = np.flatnonzero((time[1:] == time[:-1]) & (of[1:] != of[:-1]))
+    behind = 0
+    for at in tied.tolist():
+        if at < behind:
+            continue
+        first = int(np.searchsorted(time, time[at], "left"))
+        behind = int(np.searchsorted(time, time[at], "right"))
+        if first:
+            later = of[first:behind] != of[first - 1]
+            rows = np.argsort(later, kind="stable") + first
+            order[first:behind], of[first:behind] = order[rows], of[rows]
+    return order

@@ -1,0 +1,131 @@
+"""What notes in a block trace tell for all of it: who a process is, and when it began.
+
+The kernel notes a task's name just before its first record, once; ``blktrace/notes`` in a segment
+has these records together, so that a window need not read what comes before it.
+
+Rule: names are those of the notes; of several of a pid the latest at or before the time counts.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from lttd.abi.blktrace import (
+    COMM_BYTES,
+    NOTIFY,
+    layout_of,
+    pdu_of,
+    records_at,
+    walk,
+)
+from lttd.abi.blktrace import notes as notes_of
+from lttd.beneath import Place
+from lttd.errors import TraceDamagedError
+from lttd.files import read_limited
+from lttd.limits import COMMANDS
+from lttd.stored import StoredStream
+from lttd.view.columns import EventBatch
+from lttd.view.task_names import Column, Names, Noted
+from lttd.view.trace import Segment
+
+NOTES_FILE: Final = "blktrace/notes"
+_ENTRIES_AT_ONCE: Final = 16
+
+
+class BlktraceNames(Names):
+    """The processes of some segments of one boot."""
+
+    idle: bytes | None = None
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        super().__init__(
+            segment.paths.place(segment.paths.directory / NOTES_FILE) for segment in segments
+        )
+
+    def parse(self, text: bytes, into: Noted) -> None:
+        """Read records; what does not parse is left out."""
+        layout = layout_of(text)
+        if layout is None:
+            return
+        walked = walk(text, 0, len(text), layout)
+        records = records_at(text, walked.offset_bytes, layout)
+        for row in np.flatnonzero(records["action"] == NOTIFY).tolist():
+            at, size = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
+            comm = pdu_of(text, at, size, 0, layout)[:COMM_BYTES].partition(b"\0")[0]
+            told = int(records["time"][row]), comm
+            into.setdefault(int(records["pid"][row]), []).append(told)
+
+    def of(self, batch: EventBatch) -> tuple[Column, Column]:
+        """Return what Names.of() does; what the batch tells stays known.
+
+        A recorder that was killed, or is at work, has notes that are not in its file yet.
+        """
+        for rows in batch.by_type():
+            if rows.kind.name == "note_process" and rows.kind.format is not None:
+                times, pids = rows.time.tolist(), rows.pid.tolist()
+                for time, pid, comm in zip(times, pids, rows["comm"].tolist(), strict=True):
+                    seen = self.noted.setdefault(pid, [])
+                    at = bisect_left(seen, (time, comm))
+                    if seen[at : at + 1] != [(time, comm)]:
+                        seen.insert(at, (time, comm))
+        return super().of(batch)
+
+
+def first_time(streams: Sequence[StoredStream]) -> int:
+    """Return the time of the first event: what blkparse counts times from; 0 where there is none.
+
+    Notes of processes and of the time are no events.
+    """
+    found = [time for stream in streams for time in _first_of(stream)]
+    return min(found, default=0)
+
+
+def _first_of(stream: StoredStream) -> Iterator[int]:
+    """Yield the time of a stream's first event, if it has one."""
+    try:
+        entries = stream.index.entries()
+    except (TraceDamagedError, OSError):
+        return
+    end = 0
+    for first in range(0, len(entries), _ENTRIES_AT_ONCE):
+        some = entries[first : first + _ENTRIES_AT_ONCE]
+        begin = int(some["offset_bytes"][0])
+        if begin < end:
+            continue  # damaged: what was walked is not walked again
+        end = int(some["offset_bytes"][-1]) + (int(some["packet_bits"][-1]) >> 3)
+        end = min(end, len(stream.data))
+        layout = layout_of(stream.data, begin) if begin < end else None
+        if layout is None:
+            continue
+        walked = walk(stream.data, begin, end, layout)
+        records = records_at(stream.data, walked.offset_bytes, layout)
+        events = np.delete(records, notes_of(stream.data, walked, layout))
+        if len(events):
+            yield int(events["time"][0])
+            return
+
+
+def noted_records(place: Place) -> Iterator[tuple[int, int, bytes]]:
+    """Yield time, CPU and bytes of each record of a notes file; none where it is absent.
+
+    Raises:
+        TraceDamagedError: it is too large, or cannot be read.
+    """
+    try:
+        raw = read_limited(place, COMMANDS)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise TraceDamagedError(Path(place.path), 0, error.strerror or str(error)) from None
+    layout = layout_of(raw)
+    if layout is None:
+        return
+    walked = walk(raw, 0, len(raw), layout)
+    records = records_at(raw, walked.offset_bytes, layout)
+    for row, (at, size) in enumerate(
+        zip(walked.offset_bytes.tolist(), walked.size_bytes.tolist(), strict=True)
+    ):
+        yield int(records["time"][row]), int(records["cpu"][row]), raw[at : at + size]

@@ -1,0 +1,138 @@
+"""``lttv cut``: a smaller trace, of whole sub-buffers that are copied and never decoded.
+
+Rule: what a window costs is what it holds: a bisection per stream, a copy in the kernel, and the
+index entries of the window alone.
+Invariant: the cut is an ordinary, closed trace; what was lost earlier than the losses that are kept
+is in the baseline, so that the index's running totals hold.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from lttd.beneath import Place, close_fd
+from lttd.clock import Snapshot
+from lttd.errors import NotATraceError, TraceDamagedError
+from lttd.files import Disk
+from lttd.index import GAPS_HEADER, INDEX_HEADER, encode_gaps
+from lttd.stored import CHUNK_ENTRIES, StoredStream
+from lttd.tracedir import MANIFEST, SYNCED, Manifest, SegmentPaths, StreamRecord
+from lttd.view.output import new_output, nothing_within
+from lttd.view.part import Selection, parts_within
+from lttd.view.times import Window
+from lttd.view.trace import Segment, Trace
+
+# Written by lttd about the whole recording, so not true of a part of it.
+_OF_THE_WHOLE: Final = ("per_cpu",)
+
+
+def cut(trace: Trace, window: Window, out: Path, disk: Disk | None = None) -> Trace:
+    """Copy what *window* holds to a new trace at *out*; return it opened.
+
+    Raises:
+        UsageError: *out* is there already.
+        NotATraceError: nothing was recorded within the window.
+        TraceDamagedError: an index cannot be used; ``lttv check --repair`` makes it again.
+        StorageError: *out* could not be written; nothing is left of it.
+    """
+    disk = disk or Disk()
+    with new_output(out, disk, trace) as made:
+        disk.make_directory(made)
+        kept = 0
+        for segment in trace.segments:
+            parts = parts_within(segment, window)
+            if any(not part.empty for part in parts):
+                _cut_segment(segment, parts, window, made, disk)
+                kept += 1
+        if not kept:
+            raise NotATraceError(nothing_within(trace))
+    return Trace(out)
+
+
+def _cut_segment(
+    segment: Segment, parts: list[Selection], window: Window, out: Path, disk: Disk
+) -> None:
+    paths = SegmentPaths(out / segment.paths.directory.name, disk.hold(out))
+    disk.make_directory(paths.index)
+    for name in _attachments(segment.paths):
+        source = segment.paths.place(segment.paths.directory / name)
+        _copy(disk, source, paths.directory / name)
+    begin, end = window.bounds(segment)
+    old = segment.manifest
+    manifest = replace(
+        old,
+        source=old.source
+        | {"cut": {"begin": begin, "end": end, "from": str(segment.paths.directory)}},
+        state="closed",
+        clock_snapshots=_snapshots(old.clock_snapshots, begin, end),
+        streams=[_write(part, paths, old, disk) for part in parts],
+    )
+    disk.replace(paths.manifest, manifest.encode())
+
+
+def _write(part: Selection, segment: SegmentPaths, manifest: Manifest, disk: Disk) -> StreamRecord:
+    """Write a stream's files; return what the manifest says of it."""
+    start, length = part.extent()
+    record = StreamRecord(part.stream.info, part.baseline)
+    paths = segment.stream(record.name)
+    source = part.stream.segment.place(part.stream.paths.data)
+    _copy(disk, source, paths.data, start, length)
+    index = disk.open(paths.index)
+    try:
+        at = index.write_at([INDEX_HEADER], 0)
+        for first in range(0, len(part.entries), CHUNK_ENTRIES):
+            some = part.entries[first : first + CHUNK_ENTRIES].copy()
+            some["offset_bytes"] -= np.uint64(start)
+            at = index.write_at([some.tobytes()], at)
+    finally:
+        index.close()
+    if part.gaps:
+        gaps = disk.open(paths.gaps)
+        try:
+            gaps.write_at([GAPS_HEADER, encode_gaps(part.gaps, 0)], 0)
+        finally:
+            gaps.close()
+    made = StoredStream(segment, manifest, record)
+    record.summary = made.derived_summary(made.index.entries(), part.gaps)
+    return record
+
+
+def _copy(
+    disk: Disk, source: Place, target: Path, start: int = 0, length: int | None = None
+) -> None:
+    disk.make_directory(target.parent)
+    file = disk.open(target, truncate=True)
+    try:
+        fd = source.open()
+        try:
+            length_bytes = os.fstat(fd).st_size if length is None else length
+            file.copy_from(fd, start, length_bytes, 0)
+        finally:
+            close_fd(fd)
+    except OSError as error:
+        raise TraceDamagedError(Path(source.path), 0, error.strerror or str(error)) from None
+    finally:
+        file.close()
+
+
+def _attachments(segment: SegmentPaths) -> Iterator[Path]:
+    """Yield what is beside the streams, and CTF's own description of them."""
+    for directory, below, names in segment.base.walk(segment.directory):
+        inside = directory.relative_to(segment.directory)
+        below[:] = [] if inside == Path("streams") else [d for d in below if d not in _OF_THE_WHOLE]
+        for name in names:
+            of_streams = inside == Path("streams") and name != "metadata"
+            if name not in (MANIFEST, SYNCED) and not of_streams and not name.startswith("."):
+                yield inside / name
+
+
+def _snapshots(snapshots: list[Snapshot], begin: int, end: int) -> list[Snapshot]:
+    """Return those that convert the window's times: within it, and one on either side."""
+    times = sorted(snapshot.trace for snapshot in snapshots)
+    low = max((time for time in times if time <= begin), default=0)
+    high = min((time for time in times if time >= end), default=times[-1] if times else 0)
+    return [snapshot for snapshot in snapshots if low <= snapshot.trace <= high]

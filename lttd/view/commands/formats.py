@@ -1,0 +1,67 @@
+"""``lttv formats``: which conversions of all print fmts can be expressed here, and which not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from lttd.abi.ftrace_format import Format
+from lttd.beneath import OpenDirectory
+from lttd.errors import NotATraceError
+from lttd.terminal import printable
+from lttd.tracedir import segments
+from lttd.view.formats import Formats
+from lttd.view.ftrace.render import LeftOut, tried
+
+
+def formats_of(path: Path) -> Iterator[Format]:
+    """Yield the formats below a tracefs, or of a trace's last segment.
+
+    Raises:
+        NotATraceError: neither.
+    """
+    try:
+        tracefs = OpenDirectory.open(path).place(path)
+        named = tracefs.directory.is_directory(path / "events")
+    except OSError:
+        named = False  # segments() says why
+    found = Formats(tracefs if named else segments(path)[-1].tracefs, "<", 8)
+    for number in sorted(found.files):
+        format_ = found.get(number)
+        if format_ is not None:
+            yield format_
+
+
+def share_text(path: Path) -> str:
+    """Return a line per conversion that is left out, and the shares of those that are not.
+
+    Raises:
+        NotATraceError: no formats there.
+    """
+    lines = []
+    types = whole = conversions = left_out = 0
+    for one in formats_of(path):
+        found = tried(one)
+        types += 1
+        whole += found.reason is None
+        conversions += found.conversions
+        left_out += len(found.left_out)
+        name = f"{one.system}:{one.name}"
+        if found.reason is not None and not found.left_out:
+            lines.append(f"{name}: {found.reason}: shown as name=value")
+        lines += [f"{name}: {label_of(each)}{each.why}" for each in found.left_out]
+    if not types:
+        raise NotATraceError(f"{path}: no event formats, which only ftrace has")
+    printed = conversions - left_out
+    share, part = whole / types, printed / max(conversions, 1)
+    return "\n".join(
+        [
+            *map(printable, sorted(lines)),
+            f"{printed} of {conversions} conversions ({part:.2%})",
+            f"{whole} of {types} event types as their print fmt says ({share:.1%})",
+        ]
+    )
+
+
+def label_of(left_out: LeftOut) -> str:
+    """Return what a conversion stands behind, as the begin of a line."""
+    words = left_out.label.split()
+    return f"{words[-1]} " if words else ""

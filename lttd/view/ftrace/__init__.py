@@ -1,0 +1,1 @@
+"""Family ``ftrace``: decodes and prints what tracefs describes."""

@@ -1,0 +1,285 @@
+"""Batches -> lines, in the shape that the kernel prints and importers read:
+
+    <comm, 16>-<pid, 7> [<cpu, 3>] <flags> <seconds>.<microseconds>: <event>: <fields>
+
+Source of the shape: Linux kernel/trace/trace_output.c, trace_print_context and trace_print_lat_fmt.
+
+Rule: event types that are printed alike (sys_exit_*, sched_wak*) are printed together; every line
+of a block lies in one matrix of bytes, from which the NULs are then taken out.
+Rule: values and names are escaped before they become part of a line (lttd.terminal).
+Invariant: as many lines as events, one more per loss, and of a stack one more per function.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.terminal import printable, printable_bytes
+from lttd.view.addresses import Symbols
+from lttd.view.columns import EventBatch, EventRows
+from lttd.view.formats import EventType
+from lttd.view.ftrace.render import Renderer
+from lttd.view.glyphs import Column, Strip, decimal, matrix_of, right_aligned, width_of, words_of
+from lttd.view.losses import Loss
+from lttd.view.task_names import Names
+
+I64 = npt.NDArray[np.int64]
+
+BLOCK_ROWS: Final = 1 << 14
+# Types that are wider than all but so many of the events are put in line by line.
+WIDE_SHARE: Final = 0.02
+
+# Linux include/linux/trace_events.h, enum trace_flag_type.
+IRQS_OFF, RESCHED_LAZY, NEED_RESCHED = 0x01, 0x02, 0x04
+HARDIRQ, SOFTIRQ, PREEMPT_RESCHED, NMI, BH_OFF = 0x08, 0x10, 0x20, 0x40, 0x80
+_RESCHED: Final = {
+    NEED_RESCHED | RESCHED_LAZY | PREEMPT_RESCHED: "B",
+    NEED_RESCHED | PREEMPT_RESCHED: "N",
+    RESCHED_LAZY | PREEMPT_RESCHED: "L",
+    NEED_RESCHED | RESCHED_LAZY: "b",
+    NEED_RESCHED: "n",
+    RESCHED_LAZY: "l",
+    PREEMPT_RESCHED: "p",
+}
+
+
+def latency_flags(flags: int) -> str:
+    """Return the first three letters of the kernel's flags."""
+    off = "D" if flags & IRQS_OFF and flags & BH_OFF else "d" if flags & IRQS_OFF else "."
+    off = "b" if off == "." and flags & BH_OFF else off
+    resched = _RESCHED.get(flags & (NEED_RESCHED | RESCHED_LAZY | PREEMPT_RESCHED), ".")
+    hard, soft = bool(flags & HARDIRQ), bool(flags & SOFTIRQ)
+    if flags & NMI:
+        where = "Z" if hard else "z"
+    else:
+        where = ("H" if soft else "h") if hard else ("s" if soft else ".")
+    return off + resched + where
+
+
+def preempt_digits(count: int) -> str:
+    """Return the last two: preemption and migration disabled, how deep."""
+    return "".join(f"{digit:x}" if digit else "." for digit in (count & 15, count >> 4))
+
+
+FLAGS: Final = np.array([latency_flags(flags) for flags in range(256)], "S3").view("V3")
+_PREEMPT: Final = np.array([preempt_digits(count) + " " for count in range(256)], "S3").view("V3")
+
+
+class Body(NamedTuple):
+    """The lines' ends of some events."""
+
+    rows: I64
+    width: int
+    column: Column
+    """Opaque words of that width."""
+
+
+class BlockTexter:
+    """Makes the lines of a batch a block at a time: a prefix that all have, and bodies."""
+
+    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
+        """Yield the lines of *batch*, a block at a time; *most*: not all that come after so many.
+
+        Who ran is told by all of the events, also by those that are not shown.
+        """
+        if not len(batch):
+            yield b"".join(map(self._loss_line, batch.losses))
+            return
+        prefix = matrix_of(self.prefix(batch), len(batch))
+        if most is not None and most < len(batch):
+            batch = batch.select(np.arange(most))
+        bodies = list(self.bodies(batch))
+        places = np.searchsorted(
+            batch.time, np.array([loss.time for loss in batch.losses], np.uint64), "left"
+        ).tolist()
+        cuts = sorted({*range(0, len(batch), BLOCK_ROWS), *places, len(batch)})
+        usual = _usual_width(bodies, len(batch))
+        told = 0
+        for low, high in zip(cuts, [*cuts[1:], None], strict=True):
+            while told < len(places) and places[told] == low:
+                yield self._loss_line(batch.losses[told])
+                told += 1
+            if high is not None:
+                yield _block(prefix[low:high], bodies, low, high, usual)
+
+    def _loss_line(self, loss: Loss) -> bytes:
+        return f"{printable(self.lost(loss))}\n".encode()
+
+    def lost(self, loss: Loss) -> str:
+        """Return a loss's line."""
+        return str(loss)
+
+    def prefix(self, batch: EventBatch) -> Strip:
+        """Return what each line begins with."""
+        raise NotImplementedError
+
+    def bodies(self, batch: EventBatch) -> Iterator[Body]:
+        """Return what each line ends with; every event is in one of them."""
+        raise NotImplementedError
+
+
+class Texter(BlockTexter):
+    """Formats the batches of one clock group."""
+
+    def __init__(
+        self,
+        names: Names,
+        symbols: Symbols,
+        *,
+        nanoseconds: bool = False,
+        counting: bool = False,
+        fields: Sequence[str] | None = None,
+    ) -> None:
+        self._names = names
+        self._symbols = symbols
+        self._nanoseconds = nanoseconds
+        self._counting = counting
+        self._fields = fields
+        self._renderers: dict[object, Renderer] = {}
+
+    def bodies(self, batch: EventBatch) -> Iterator[Body]:
+        """Return what each line ends with."""
+        for rows in self._alike(batch):
+            yield from self._bodies(batch, *rows)
+
+    def prefix(self, batch: EventBatch) -> Strip:
+        """Return what each line begins with."""
+        table, pair = self._names.of(batch)
+        who = words_of(np.array([self._who(*each) for each in table.tolist()], np.bytes_))[pair]
+        cpus = [b"[%03d] " % cpu for cpu in range(int(batch.cpu.max()) + 1)]
+        where = words_of(np.array(cpus, np.bytes_))[batch.cpu]
+        return [who, where, *self._flags(batch), *self._time(batch), b": "]
+
+    def _who(self, pid: int, comm: bytes) -> bytes:
+        return b"%16s-%-7d " % (printable_bytes(comm), pid)
+
+    def _flags(self, batch: EventBatch) -> Strip:
+        return [FLAGS[batch.flags], _PREEMPT[batch.preempt]]
+
+    def _time(self, batch: EventBatch) -> Strip:
+        if self._counting:
+            return right_aligned(decimal(batch.time), len(batch), 12)
+        if self._nanoseconds:
+            unit, digits, time = 1_000_000_000, 9, batch.time
+        else:
+            # As ns2usecs() in kernel/trace/trace.c: to the nearest one.
+            unit, digits, time = 1_000_000, 6, _to_us(batch.time)
+        seconds = time // np.uint64(unit)
+        rest = (time - seconds * np.uint64(unit)).astype(np.uint32)
+        low, high = int(seconds.min()), int(seconds.max())
+        if high - low < 1 << 16:
+            told = np.array([b"%5d." % second for second in range(low, high + 1)], np.bytes_)
+            whole: Strip = [words_of(told)[(seconds - np.uint64(low)).astype(np.int64)]]
+        else:
+            whole = [*right_aligned(decimal(seconds), len(batch), 5), b"."]
+        return [*whole, *decimal(rest, digits)]
+
+    def _alike(self, batch: EventBatch) -> Iterator[tuple[list[EventType], EventRows, Renderer]]:
+        """Yield events by how they are printed, whatever they are called."""
+        found: dict[int, tuple[Renderer, list[EventRows]]] = {}
+        for rows in batch.by_type():
+            renderer = self._renderer(rows.kind)
+            found.setdefault(id(renderer), (renderer, []))[1].append(rows)
+        for renderer, members in found.values():
+            kinds = [rows.kind for rows in members]
+            together = members[0].rows
+            if len(members) > 1:
+                together = np.sort(np.concatenate([rows.rows for rows in members]))
+            yield kinds, EventRows(batch, kinds[0], together), renderer
+
+    def _renderer(self, kind: EventType) -> Renderer:
+        format_ = kind.format
+        # Of ftrace's own the print fmt does not tell all: see ftrace_own.
+        own = format_.name if format_ and format_.system == "ftrace" else None
+        key = (own, format_.print_fmt, format_.fields) if format_ else None
+        renderer = self._renderers.get(key)
+        if renderer is None:
+            renderer = self._renderers[key] = self._new_renderer(kind)
+        return renderer
+
+    def _new_renderer(self, kind: EventType) -> Renderer:
+        return Renderer(kind.format, self._symbols, self._fields)
+
+    def _name_of(self, kind: EventType) -> bytes:
+        return f"{printable(kind.name)}: ".encode()
+
+    def _bodies(
+        self, batch: EventBatch, kinds: list[EventType], rows: EventRows, renderer: Renderer
+    ) -> Iterator[Body]:
+        heads = {kind.number: self._name_of(kind) for kind in kinds}
+        names: bytes | Column = heads[kinds[0].number]
+        if len(kinds) > 1:
+            table = np.zeros(len(batch.types), f"S{max(map(len, heads.values()))}")
+            for number, told in heads.items():
+                table[number] = told
+            names = words_of(table)
+        for at in range(0, len(rows), renderer.rows_at_once):
+            some = rows.some(slice(at, at + renderer.rows_at_once)) if at else rows
+            if len(some) > renderer.rows_at_once:
+                some = rows.some(slice(0, renderer.rows_at_once))
+            head = names if isinstance(names, bytes) else names[batch.type[some.rows]]
+            yield body_of(some.rows, [head, *renderer.strip(some), b"\n"])
+
+
+def _to_us(time_ns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Round to the nearest microsecond; what is added does not wrap at 2^64 - 1."""
+    half = np.uint64(500)
+    if not len(time_ns) or time_ns.max() <= np.uint64((1 << 64) - 1) - half:
+        return (time_ns + half) // np.uint64(1000)
+    us = time_ns // np.uint64(1000)
+    return us + (time_ns - us * np.uint64(1000) >= half)
+
+
+def body_of(rows: I64, strip: Strip) -> Body:
+    """Return the ends of the lines of some events of a batch."""
+    width = width_of(strip)
+    return Body(rows, width, matrix_of(strip, len(rows)).view(f"V{width}").reshape(-1))
+
+
+def _usual_width(bodies: Sequence[Body], count: int) -> int:
+    """Return how wide the matrix of a block is to be: enough for nearly all lines."""
+    wider = 0
+    for body in sorted(bodies, key=lambda body: -body.width):
+        wider += len(body.rows)
+        if wider > WIDE_SHARE * count:
+            return body.width
+    return max((body.width for body in bodies), default=0)
+
+
+def _block(
+    prefix: npt.NDArray[np.uint8], bodies: Sequence[Body], low: int, high: int, most: int
+) -> bytes:
+    """Return the lines of events ``[low:high)``."""
+    count, before = prefix.shape
+    width = before + most
+    matrix = np.zeros((count, width), np.uint8)
+    matrix[:, :before] = prefix
+    apart: list[tuple[int, Any]] = []
+    for body in bodies:
+        first, behind = np.searchsorted(body.rows, (low, high)).tolist()
+        if first == behind:
+            continue
+        rows = body.rows[first:behind] - low
+        if body.width > most:
+            apart += zip(rows.tolist(), body.column[first:behind].tolist(), strict=True)
+            continue
+        place = np.ndarray((count,), f"V{body.width}", matrix, before, (width,))
+        place[rows] = body.column[first:behind]
+    flat = matrix.reshape(-1)
+    lines = flat.tobytes().translate(None, b"\0")
+    return _put_in(lines, flat != 0, width, apart) if apart else lines
+
+
+def _put_in(
+    lines: bytes, said: npt.NDArray[np.bool_], width: int, apart: list[tuple[int, Any]]
+) -> bytes:
+    """Put the ends of lines that are wider than the matrix where those lines end."""
+    parts, at, counted = [], 0, 0
+    for row, wide in sorted(apart):
+        behind = (row + 1) * width
+        end = at + int(np.count_nonzero(said[counted:behind]))
+        parts += [lines[at:end], bytes(wide).replace(b"\0", b"")]
+        at, counted = end, behind
+    return b"".join([*parts, lines[at:]])

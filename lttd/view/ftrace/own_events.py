@@ -1,0 +1,222 @@
+"""Events of ftrace itself, whose print fmt does not say what the kernel prints of them.
+
+    kernel_stack: <stack trace>
+     => __schedule
+     => schedule
+    bprint: my_function: count=3
+
+Source: Linux kernel/trace/trace_output.c, trace_stack_print(), trace_user_stack_print(),
+trace_bprint_print(), trace_bputs_print(); lib/vsprintf.c, vbin_printf() and bstr_printf().
+
+Rule: an event is cut off where its bytes end, whatever they say of their number.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.ftrace_format import Format, Kind
+from lttd.abi.print_fmt import Conversion, PrintFmt, Unparsable, parse_conversions
+from lttd.terminal import printable_bytes
+from lttd.view.columns import EventRows
+from lttd.view.conversions import Context, converted, printable_literals
+from lttd.view.ftrace.cexpr import Buffer, Value
+from lttd.view.glyphs import Column, Strip, per_distinct, strings_of, words_of
+
+# Linux kernel/trace/trace.h.
+FTRACE_TRAMPOLINE_MARKER: Final = (1 << 31) - 1
+# Linux lib/vsprintf.c: with these %p keeps the pointer, with others the text that it made of it.
+_KEPT_POINTERS: Final = ("", "S", "s", "x", "K", "e", "f", "F")
+_SIZES: Final = {"hh": 1, "h": 2, "": 4}
+
+Printer = Callable[[EventRows, Context], Strip]
+
+
+def printer_of(format_: Format) -> Printer | None:
+    """Return what prints the events of a format; None where its print fmt says it all."""
+    if format_.system != "ftrace" or format_.name not in _PRINTERS:
+        return None
+    needed, printer = _PRINTERS[format_.name]
+    fields = format_.by_name
+    kinds = all(fields[name].kind in kinds for name, kinds in needed.items() if name in fields)
+    return printer if kinds and needed.keys() <= fields.keys() else None
+
+
+def _kernel_stack(rows: EventRows, context: Context) -> Strip:
+    frames = Buffer.of(rows, "caller", context.long_bytes, context.byteorder)
+    counts = (frames.end - frames.begin) // context.long_bytes
+    if "size" in rows.kind.format.by_name:  # type: ignore[union-attr]
+        stated = rows.records["size"].astype(np.int64)
+        counts = np.where(stated > 0, np.minimum(counts, stated), counts)
+    last = (1 << 8 * context.long_bytes) - 1
+
+    def told(address: int) -> bytes:
+        if address == FTRACE_TRAMPOLINE_MARKER:
+            return b"\n => [FTRACE TRAMPOLINE]"
+        return b"\n => " + context.symbols.name(address)
+
+    return [b"<stack trace>", *_frames(frames, counts, np.uint64(last), told)]
+
+
+def _user_stack(rows: EventRows, context: Context) -> Strip:
+    frames = Buffer.of(rows, "caller", context.long_bytes, context.byteorder)
+    counts = (frames.end - frames.begin) // context.long_bytes
+    digits = 2 * context.long_bytes
+    return [
+        b"<user stack trace>",
+        *_frames(frames, counts, np.uint64(0), lambda at: b"\n =>  <%0*x>" % (digits, at)),
+    ]
+
+
+def _frames(
+    frames: Buffer, counts: npt.NDArray[np.int64], end: np.uint64, told: Callable[[int], bytes]
+) -> Iterator[Column]:
+    """Yield the first line of each stack, the second, ..., up to its count or an *end* mark."""
+    going = np.ones(len(counts), np.bool_)
+    for number in range(int(counts.max(initial=0))):
+        addresses = frames.element(np.array([number], np.int64)).astype(np.uint64)
+        going &= (number < counts) & (addresses != end)
+        if not going.any():
+            return
+        yield words_of(np.where(going, per_distinct(addresses, told), b""))
+
+
+def _bputs(rows: EventRows, context: Context) -> Strip:
+    def told(address: int) -> bytes:
+        text = context.symbols.text(address)
+        return b"0x%x" % address if text is None else printable_bytes(text.rstrip(b"\n"))
+
+    return [*_function(rows, context), words_of(per_distinct(rows.records["str"], told))]
+
+
+def _bprint(rows: EventRows, context: Context) -> Strip:
+    formats: dict[int, PrintFmt | None] = {}
+    arguments = Buffer.of(rows, "buf", 4, context.byteorder).pieces
+    told = []
+    for address, piece in zip(rows.records["fmt"].tolist(), arguments, strict=True):
+        if address not in formats:
+            formats[address] = _parsed(context.symbols.text(address))
+        known = formats[address]
+        told.append(_raw(address, piece) if known is None else _binary_text(known, piece, context))
+    return [*_function(rows, context), words_of(strings_of(told))]
+
+
+def _function(rows: EventRows, context: Context) -> Strip:
+    return [words_of(per_distinct(rows.records["ip"], context.symbols.name)), b": "]
+
+
+def _parsed(text: bytes | None) -> PrintFmt | None:
+    if text is None:
+        return None
+    try:
+        return printable_literals(parse_conversions(text))
+    except Unparsable:
+        return None
+
+
+def _raw(address: int, piece: bytes) -> bytes:
+    """Show where the format lies, and the arguments' bytes."""
+    return b"0x%x %b" % (address, piece.hex().encode())
+
+
+def _binary_text(known: PrintFmt, piece: bytes, context: Context) -> bytes:
+    arguments = _Arguments(piece, context)
+    parts = []
+    for one in known.pieces:
+        if isinstance(one, bytes):
+            parts.append(one)
+            continue
+        try:
+            parts.append(arguments.text_of(one))
+        except struct.error:  # the event ends here
+            parts.append(b"[...]")
+            break
+    return b"".join(parts)
+
+
+class _Arguments:
+    """The arguments of one trace_printk(), as vbin_printf() packs them in words of 32 bits."""
+
+    def __init__(self, piece: bytes, context: Context) -> None:
+        self._piece = piece
+        self._context = context
+        self._at = 0
+
+    def text_of(self, conversion: Conversion) -> bytes:
+        """Take what one conversion prints.
+
+        Raises:
+            struct.error: the event holds no more.
+        """
+        context = self._context
+        widths = [
+            self._number(4, signed=True) if stated is not None and not isinstance(stated, int)
+            else stated
+            for stated in (conversion.width, conversion.precision)
+        ]  # fmt: skip
+        context.width, context.precision = widths
+        value: Value
+        if not self._is_kept(conversion):
+            return printable_bytes(self._string())
+        if conversion.letter == "s":
+            value = np.array([self._string()], np.bytes_)
+        else:
+            size = self._size(conversion)
+            signed = conversion.letter in "di"
+            number = self._number(size, signed=signed)
+            value = np.array([number], f"{'i' if signed else 'u'}{size}")
+        strip = converted(_with_widths(conversion, widths), value, 1, context)
+        parts = (c if isinstance(c, bytes) else c[:1].tobytes() for c in strip)
+        return b"".join(parts).replace(b"\0", b"")
+
+    def _is_kept(self, conversion: Conversion) -> bool:
+        if conversion.letter != "p" or conversion.extension in _KEPT_POINTERS:
+            return True
+        # Linux before v4.20 kept all pointers; a text begins with what can be printed.
+        return not (self._at < len(self._piece) and 0x20 <= self._piece[self._at] < 0x7F)
+
+    def _size(self, conversion: Conversion) -> int:
+        if conversion.letter == "c":
+            return 1
+        if conversion.letter == "p" or conversion.length in ("l", "z", "Z", "t"):
+            return self._context.long_bytes
+        return _SIZES.get(conversion.length, 8)
+
+    def _number(self, size: int, *, signed: bool) -> int:
+        aligned = min(size, 4)
+        at = -(-self._at // aligned) * aligned
+        order = "little" if self._context.byteorder == "<" else "big"
+        if at + size > len(self._piece):
+            raise struct.error
+        self._at = at + size
+        return int.from_bytes(self._piece[at : at + size], order, signed=signed)  # type: ignore[arg-type]
+
+    def _string(self) -> bytes:
+        end = self._piece.find(b"\0", self._at)
+        if end < 0:
+            raise struct.error
+        begin, self._at = self._at, end + 1
+        return self._piece[begin:end]
+
+
+def _with_widths(conversion: Conversion, widths: list[int | None]) -> Conversion:
+    width, precision = widths
+    flags = conversion.flags
+    if width is not None and width < 0:
+        flags, width = flags + "-", -width
+    return Conversion(
+        *(flags, width, precision, conversion.length, conversion.letter, conversion.extension),
+        conversion.argument,
+    )
+
+
+_INT: Final = (Kind.INT,)
+_PRINTERS: Final[dict[str, tuple[dict[str, tuple[Kind, ...]], Printer]]] = {
+    "kernel_stack": ({"caller": (Kind.TAIL,)}, _kernel_stack),
+    "user_stack": ({"caller": (Kind.ARRAY, Kind.TAIL)}, _user_stack),
+    "bprint": ({"ip": _INT, "fmt": _INT, "buf": (Kind.TAIL,)}, _bprint),
+    "bputs": ({"ip": _INT, "str": _INT}, _bputs),
+}

@@ -1,0 +1,58 @@
+"""Events of dynamic probes as the kernel prints them, which their print fmt does not say.
+
+    kprobe:  (do_sys_openat2+0x4/0x150) name="/etc/passwd"
+    return:  (0x55bfc115a160 <- 0x55bfc115a129) text=(fault)
+
+Source: Linux kernel/trace/trace_kprobe.c, print_kprobe_event() and print_kretprobe_event();
+kernel/trace/trace_uprobe.c, print_uprobe_event(); trace_probe.c, print_type_string().
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from lttd.abi.ftrace_format import Format
+from lttd.abi.print_fmt import Call, Conversion, FieldRef, PrintFmt
+from lttd.view.ftrace.kernel_functions import PROBED_STR
+
+_WHERE: Final = ("__probe_ip", "__probe_func", "__probe_ret_ip")
+_GET_STR: Final = ("__get_str", "__get_rel_str")
+_QUOTE: Final = b'"'
+
+
+def as_probes_print(parsed: PrintFmt, format_: Format) -> PrintFmt:
+    """Return the print fmt of a probe's event as the kernel prints it; others' as they are."""
+    names = format_.by_name
+    if not any(name in names for name in _WHERE) or format_.system == "ftrace":
+        return parsed
+    pieces = [_place(piece) for piece in parsed.pieces]
+    if "__probe_ret_ip" in names:  # the kernel says first where it returns to
+        at = [n for n, piece in enumerate(pieces) if _field_of(piece) in _WHERE]
+        if len(at) == 2:
+            pieces[at[0]], pieces[at[1]] = pieces[at[1]], pieces[at[0]]
+    for number in range(1, len(pieces) - 1):
+        before, piece, behind = pieces[number - 1 : number + 2]
+        if not (isinstance(before, bytes) and isinstance(behind, bytes)):
+            continue
+        if _prints_string(piece) and before.endswith(_QUOTE) and behind.startswith(_QUOTE):
+            assert isinstance(piece, Conversion)
+            assert isinstance(piece.argument, Call)
+            told = Call(PROBED_STR, piece.argument.arguments)
+            pieces[number - 1 : number + 2] = before[:-1], replace(piece, argument=told), behind[1:]
+    return PrintFmt(tuple(piece for piece in pieces if piece != b""))
+
+
+def _place(piece: bytes | Conversion) -> bytes | Conversion:
+    """Print an address of code as a symbol, and 0x before one that has none."""
+    if isinstance(piece, Conversion) and _field_of(piece) in _WHERE:
+        return replace(piece, letter="p", extension="S", length="")
+    return piece
+
+
+def _field_of(piece: bytes | Conversion) -> str | None:
+    found = piece.argument if isinstance(piece, Conversion) else None
+    return found.name if isinstance(found, FieldRef) else None
+
+
+def _prints_string(piece: bytes | Conversion) -> bool:
+    found = piece.argument if isinstance(piece, Conversion) else None
+    return isinstance(found, Call) and found.name in _GET_STR

@@ -1,0 +1,349 @@
+"""What stands behind ``event: `` in a line: by the event's print fmt, else ``name=value``.
+
+Rule: an event type is tried once, on a made-up event of zeros.  A conversion that cannot be
+expressed is left out with its label, and a field that nothing else shows is added as
+``name=value``; where none can be, all fields are shown so, never silently nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.ftrace_format import Field, Format, Kind
+from lttd.abi.print_fmt import (
+    Conversion,
+    FieldRef,
+    Node,
+    PrintFmt,
+    Unary,
+    Unparsable,
+    fields_of,
+    parse_print_fmt,
+)
+from lttd.terminal import printable
+from lttd.view.addresses import Symbols
+from lttd.view.columns import EventBatch, EventRows
+from lttd.view.conversions import Context, converted, printable_literals
+from lttd.view.formats import EventType, FormatFile
+from lttd.view.ftrace.cexpr import (
+    MOST_STRING_BYTES,
+    Buffer,
+    Evaluation,
+    Inexpressible,
+    Value,
+    folded,
+)
+from lttd.view.ftrace.kernel_functions import FUNCTIONS, evaluate
+from lttd.view.ftrace.own_events import Printer, printer_of
+from lttd.view.ftrace.probes import as_probes_print
+from lttd.view.glyphs import (
+    Strip,
+    decimal,
+    hexadecimal,
+    printable_words,
+    strings_of,
+    words_of,
+)
+
+__all__ = ["Renderer", "tried", "why_inexpressible"]
+
+# Formats with dynamic strings make columns as wide as the longest one: fewer rows at once.
+DYNAMIC_ROWS: Final = 2048
+STATIC_ROWS: Final = 1 << 17
+MOST_WIDTH: Final = 4096
+_DYNAMIC: Final = (Kind.STRING, Kind.DYNAMIC, Kind.BITMASK, Kind.TAIL)
+
+
+class LeftOut(NamedTuple):
+    """A conversion that cannot be expressed."""
+
+    label: str
+    """What stands before it."""
+    why: str
+
+
+class Renderer:
+    """Makes the text of one event type's fields."""
+
+    def __init__(
+        self, format_: Format | None, symbols: Symbols, fields: Sequence[str] | None = None
+    ) -> None:
+        self._format = format_
+        self.symbols = symbols
+        self._only = fields
+        self._parsed: PrintFmt | None = None
+        self._added: tuple[Field, ...] = ()
+        self._own: Printer | None = None
+        self.reason: str | None = None
+        """Why the print fmt is not used, or not all of it."""
+        self.left_out: list[LeftOut] = []
+        self.conversions = 0
+        """How many the print fmt has."""
+        dynamic = False
+        if format_ is not None:
+            self._context = Context(format_.long_bytes, format_.byteorder, symbols)
+            dynamic = any(field.kind in _DYNAMIC for field in format_.fields)
+            if fields is None:
+                self._own = printer_of(format_)
+                self._prepare(format_)
+        self.rows_at_once = DYNAMIC_ROWS if dynamic or format_ is None else STATIC_ROWS
+
+    def _prepare(self, format_: Format) -> None:
+        try:
+            parsed = parse_print_fmt(format_.print_fmt, format_.long_bytes)
+        except (Unparsable, RecursionError) as error:
+            self.reason = str(error)
+            return
+        made_up = _made_up(format_)
+        parsed = printable_literals(as_probes_print(parsed, format_))
+        pieces: list[bytes | Conversion | None] = []
+        for number, piece in enumerate(parsed.pieces):
+            if isinstance(piece, bytes):
+                pieces.append(piece)
+                continue
+            self.conversions += 1
+            try:
+                pieces.append(self._tried(piece, made_up))
+            except (Inexpressible, RecursionError) as error:
+                before = parsed.pieces[number - 1] if number else b""
+                label = before if isinstance(before, bytes) else b""
+                self.left_out.append(LeftOut(label.decode(errors="replace"), str(error)))
+                pieces.append(None)
+        self.reason = self.left_out[0].why if self.left_out else None
+        if not self.left_out or any(isinstance(piece, Conversion) for piece in pieces):
+            self._parsed = PrintFmt(tuple(_without_left_out(pieces)))
+            self._added = _shown_by_none(parsed, pieces, format_)
+
+    def _tried(self, conversion: Conversion, made_up: EventRows) -> Conversion:
+        """Return a conversion with its constants computed.
+
+        Raises:
+            Inexpressible: it cannot be printed.
+        """
+        with np.errstate(all="ignore"):
+            argument = folded(conversion.argument, Evaluation(made_up, FUNCTIONS))
+        conversion = replace(conversion, argument=argument)
+        self._conversion(conversion, made_up)
+        return conversion
+
+    def strip(self, rows: EventRows) -> Strip:
+        """Return the text of each row, one strip."""
+        if self._format is None:
+            return [b"bytes=", words_of(strings_of([raw.hex().encode() for raw in rows.raw()]))]
+        if self._own is not None:
+            return _joined(_settled(self._own(rows, self._context), len(rows)))
+        return self._named(rows) if self._parsed is None else self._printed(rows)
+
+    def _printed(self, rows: EventRows) -> Strip:
+        assert self._parsed is not None
+        strip: Strip = []
+        for piece in self._parsed.pieces:
+            if isinstance(piece, bytes):
+                strip.append(piece)
+            else:
+                strip += _settled(self._conversion(piece, rows), len(rows))
+        for field in self._added:
+            strip += [
+                f" {printable(field.name)}=".encode(),
+                *_settled(_value_of(field, rows), len(rows)),
+            ]
+        return _joined(strip)
+
+    def _conversion(self, conversion: Conversion, rows: EventRows) -> Strip:
+        value = evaluate(_argument(conversion, rows), rows, self._context.pointed_to)
+        widths = [
+            _width(one, rows, most)
+            for one, most in (
+                (conversion.width, MOST_WIDTH),
+                (conversion.precision, MOST_STRING_BYTES),
+            )
+        ]
+        if all(isinstance(one, int | None) for one in widths):
+            return self._at_width(conversion, value, len(rows), widths)
+        # ``%.*s`` and its like, where each row has its own width.
+        columns = [
+            np.broadcast_to(np.asarray(w if w is not None else -1), len(rows)) for w in widths
+        ]
+        told = []
+        for number in range(len(rows)):
+            mine = [
+                None if w is None else int(c[number]) for w, c in zip(widths, columns, strict=True)
+            ]
+            strip = self._at_width(conversion, _row_of(value, number), 1, mine)
+            told.append(_plain(strip))
+        return [words_of(strings_of(told))]
+
+    def _at_width(
+        self, conversion: Conversion, value: Value, count: int, widths: Sequence[Any]
+    ) -> Strip:
+        width, precision = self._context.width, self._context.precision = widths
+        if isinstance(conversion.width, int):
+            conversion = replace(conversion, width=width)
+        if isinstance(conversion.precision, int):
+            conversion = replace(conversion, precision=precision)
+        return converted(conversion, value, count, self._context)
+
+    def _named(self, rows: EventRows) -> Strip:
+        assert self._format is not None
+        strip: Strip = []
+        for field in self._format.own:
+            if self._only is not None and field.name not in self._only:
+                continue
+            strip.append(f"{' ' if strip else ''}{printable(field.name)}=".encode())
+            strip += _settled(_value_of(field, rows), len(rows))
+        return _joined(strip)
+
+
+def _without_left_out(pieces: Sequence[bytes | Conversion | None]) -> Iterator[bytes | Conversion]:
+    """Yield the pieces without the label of what is left out; where it has none, with a ``?``."""
+    kept: list[bytes | Conversion] = []
+    cut = False
+    for piece in pieces:
+        if piece is not None:
+            literal = (
+                piece.removeprefix(b",").lstrip(b" ") if cut and isinstance(piece, bytes) else piece
+            )
+            kept.append(literal)
+            cut = False
+            continue
+        before = kept.pop() if kept and isinstance(kept[-1], bytes) else b""
+        assert isinstance(before, bytes)
+        stem = before.rstrip(b"=: ")
+        begin = max(stem.rfind(b" "), stem.rfind(b","), stem.rfind(b"("), stem.rfind(b"\t")) + 1
+        if len(stem) == len(before.rstrip(b" ")) or begin == len(stem):
+            kept.append(before + b"?")
+        else:
+            kept.append(before[:begin])
+            cut = True
+    if cut and isinstance(kept[-1], bytes):
+        kept[-1] = kept[-1].rstrip(b" ,")
+    yield from (piece for piece in kept if piece != b"")
+
+
+def _shown_by_none(
+    parsed: PrintFmt, pieces: Sequence[bytes | Conversion | None], format_: Format
+) -> tuple[Field, ...]:
+    """Return the fields that only conversions which are left out would have shown."""
+    shown: set[str] = set()
+    hidden: set[str] = set()
+    for whole, kept in zip(parsed.pieces, pieces, strict=True):
+        if isinstance(whole, Conversion):
+            (hidden if kept is None else shown).update(fields_of(whole.argument))
+    return tuple(field for field in format_.own if field.name in hidden - shown)
+
+
+def _argument(conversion: Conversion, rows: EventRows) -> Node:
+    """Return what is printed: of characters that are no text, as of an address, the bytes."""
+    argument = conversion.argument
+    if conversion.extension[:1] in tuple("UIiMm") and isinstance(argument, FieldRef):
+        known = rows.kind.format.by_name.get(argument.name) if rows.kind.format else None
+        if known is not None and known.kind is Kind.CHARS:
+            return Unary("&", argument)
+    return argument
+
+
+def _width(stated: Any, rows: EventRows, most: int) -> Any:  # noqa: ANN401  (int | None | a column)
+    """Return how wide each is to be; no wider than *most*, so that memory is bounded."""
+    if stated is None or isinstance(stated, int):
+        return stated if stated is None else max(min(stated, most), -most)
+    value = evaluate(stated, rows)
+    if isinstance(value, Buffer) or value.dtype.kind not in "iu":
+        raise Inexpressible("a width that is no number")
+    # As the kernel takes it: a vararg of the type int.
+    value = value.astype(np.int32).clip(-most, most)
+    same = len(value) and (value == value[0]).all()
+    return int(value[0]) if same else value
+
+
+def _row_of(value: Value, number: int) -> Value:
+    if isinstance(value, Buffer):
+        one = slice(number, number + 1)
+        return replace(value, begin=value.begin[one], end=value.end[one])
+    return value[number : number + 1] if len(value) > 1 else value
+
+
+def _plain(strip: Strip) -> bytes:
+    parts = (c if isinstance(c, bytes) else c[:1].tobytes() for c in strip)
+    return b"".join(parts).replace(b"\0", b"")
+
+
+def _settled(strip: Strip, count: int) -> Strip:
+    """Make constant bytes of what is the same in every row."""
+    if count == 1 or not any(isinstance(c, np.ndarray) and len(c) == 1 for c in strip):
+        return strip
+    return [
+        c.tobytes().replace(b"\0", b"") if isinstance(c, np.ndarray) and len(c) == 1 else c
+        for c in strip
+    ]
+
+
+def _joined(strip: Strip) -> Strip:
+    """Put constants that adjoin together."""
+    joined: Strip = []
+    for column in strip:
+        last = joined[-1] if joined else None
+        if isinstance(column, bytes) and isinstance(last, bytes):
+            joined[-1] = last + column
+        else:
+            joined.append(column)
+    return joined
+
+
+def _value_of(field: Field, rows: EventRows) -> Strip:
+    """Print a field as its type says: addresses in hex, the rest in decimal."""
+    if field.kind is Kind.INT:
+        column = rows.records[field.name]
+        column = column.astype(column.dtype.newbyteorder("="), copy=False)
+        return [b"0x", *hexadecimal(column)] if "*" in field.type else decimal(column)
+    value = rows.column(field.name)
+    if field.kind is Kind.CHARS:
+        return [printable_words(value)]
+    if field.kind is Kind.ARRAY:
+        told = [",".join(str(one) for one in row).encode() for row in value.tolist()]
+        return [b"{", words_of(strings_of(told)), b"}"]
+    if field.kind in (Kind.DYNAMIC, Kind.TAIL) and field.element_bytes > 1:
+        lists = [",".join(str(one) for one in row).encode() for row in rows.lists(field.name)]
+        return [b"{", words_of(strings_of(lists)), b"}"]
+    text = field.kind is Kind.STRING or (field.kind is Kind.TAIL and "char" in field.type)
+    pieces = [piece.rstrip(b"\n") if text else piece.hex().encode() for piece in value.tolist()]
+    return [printable_words(strings_of(pieces))]
+
+
+def _made_up(format_: Format) -> EventRows:
+    """Return one event of zeros, to try a print fmt on."""
+    data = memoryview(bytes(format_.fixed_bytes + 8))
+    kind = EventType(0, FormatFile(format_.system, format_.name), format_.id, "")
+    kind.format = format_
+    zero: npt.NDArray[Any] = np.zeros(1, np.int64)
+    batch = EventBatch(
+        data,
+        [kind],
+        zero.astype(np.uint64),
+        zero.astype(np.uint16),
+        zero.astype(np.int32),
+        zero.astype(np.int32),
+        zero.astype(np.uint8),
+        zero.astype(np.uint8),
+        zero,
+        np.array([format_.fixed_bytes], np.uint32),
+    )
+    return EventRows(batch, kind, zero)
+
+
+@cache
+def _no_symbols() -> Symbols:
+    return Symbols()
+
+
+def why_inexpressible(format_: Format) -> str | None:
+    """Return why a format's print fmt cannot be used, or not all of it; None where it can."""
+    return Renderer(format_, _no_symbols()).reason
+
+
+def tried(format_: Format) -> Renderer:
+    """Return what is found out of a format by trying it."""
+    return Renderer(format_, _no_symbols())

@@ -1,0 +1,135 @@
+"""The files of tracefs that a segment keeps beside its streams.
+
+Rule: what is absent or unreadable is empty: the events are there all the same.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from lttd.abi.ftrace import PageLayout
+from lttd.beneath import Place
+from lttd.errors import TraceDamagedError
+from lttd.files import read_limited
+from lttd.limits import COMMAND_LINES, COMMANDS, EVENT_TYPES, FORMAT, FORMATS, TRACEFS_FILE
+from lttd.view.task_names import COMMAND, FOREVER, MOST_PID
+from lttd.view.trace import Segment
+
+# /proc tells of a worker what it works at, too; its command, as events have it, is shorter.
+_WORKER: Final = re.compile(rb"(kworker/u?\d+:\d+H?)[-+].*", re.DOTALL)
+_COMMAND_BYTES: Final = 15
+# A worker's name with what it works at, each byte escaped; and such a line.
+_MOST_NOTED_BYTES: Final = 128
+_MOST_LINE_BYTES: Final = 4096
+_ESCAPED: Final = re.compile(rb"\\(.)")
+
+
+class SavedFiles:
+    """``tracefs/`` of one segment."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._root = segment.paths.tracefs
+
+    def read(self, name: str) -> bytes:
+        """Return a file's content; *name* is as below tracefs.
+
+        Raises:
+            TraceDamagedError: it is too large.
+        """
+        try:
+            return read_limited(self._root / name, TRACEFS_FILE)
+        except OSError:
+            return b""
+
+    def header_page(self, layout: PageLayout) -> bytes:
+        """Return ``events/header_page``, or what it would say of *layout*."""
+        long_bytes, head = layout.long_bytes, layout.header_bytes
+        return (
+            self.read("events/header_page")
+            or (
+                "\tfield: u64 timestamp;\toffset:0;\tsize:8;\tsigned:0;\n"
+                f"\tfield: local_t commit;\toffset:8;\tsize:{long_bytes};\tsigned:1;\n"
+                f"\tfield: int overwrite;\toffset:8;\tsize:1;\tsigned:1;\n"
+                f"\tfield: char data;\toffset:{head};\tsize:{layout.subbuffer_bytes - head};"
+                "\tsigned:1;\n"
+            ).encode()
+        )
+
+    def formats(self) -> dict[tuple[str, str], bytes]:
+        """Return every format file by (system, event).
+
+        Raises:
+            TraceDamagedError: one is too large, or all are, or there are too many.
+        """
+        found: dict[tuple[str, str], bytes] = {}
+        left = FORMATS.most
+        for number, (system, event) in enumerate(self._event_types()):
+            place = self._root / f"events/{system}/{event}/format"
+            path = Path(place.path)
+            if number == EVENT_TYPES.most:
+                raise TraceDamagedError(path, 0, f"{EVENT_TYPES}; remove the others")
+            try:
+                text = read_limited(place, FORMAT)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
+            left -= len(text)
+            if left < 0:
+                raise TraceDamagedError(path, 0, f"{FORMATS}; remove what no event needs")
+            found[system, event] = text
+        return found
+
+    def _event_types(self) -> Iterator[tuple[str, str]]:
+        directories, events = self._root.directory.directories, self._root / "events"
+        with suppress(OSError):  # absent
+            for system in directories(events.path):
+                for event in directories((events / system).path):
+                    yield system, event
+
+    @cached_property
+    def _commands(self) -> Place:
+        return self._root / "commands"
+
+    def last_commands(self, until: int) -> dict[int, bytes]:
+        """Return the command that each pid had last, up to the trace-clock time *until*.
+
+        Where its first one was seen later only, that one.
+        """
+        found: dict[int, bytes] = {}
+        for line in self._command_lines():
+            parts = COMMAND.match(line)
+            if parts is None:
+                continue  # torn at its end
+            time, pid = int(parts[1]), int(parts[2])
+            if time > FOREVER or pid > MOST_PID:
+                continue
+            if time <= until or pid not in found:
+                told = parts[4][:_MOST_NOTED_BYTES]
+                if b"\\" in told:
+                    told = _ESCAPED.sub(_unescaped, told)
+                if b"kworker/" in told:
+                    told = _WORKER.sub(rb"\1", told)
+                found[pid] = told[:_COMMAND_BYTES]
+        return found
+
+    def _command_lines(self) -> Iterator[bytes]:
+        try:
+            with os.fdopen(self._commands.open(), "rb") as lines:
+                # A line without an end is read in parts that do not parse.
+                for _ in range(COMMAND_LINES.most):
+                    line = lines.readline(_MOST_LINE_BYTES)
+                    if not line or lines.tell() > COMMANDS.most:
+                        return
+                    yield line
+        except OSError:
+            return  # absent
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    # A line end inside a command would end the line that it is written to.
+    return b" " if found[1] == b"n" else found[1]

@@ -1,0 +1,223 @@
+"""What ``lttd.open`` returns: a trace, and windows of its events.
+
+    trace = lttd.open("TRACE")
+    for batch in trace.window(begin="+1s", end="+1.1s", events=["sched:*"]):
+        switches = batch["sched_switch"]
+        print(switches.time, switches["prev_pid"])
+    for event in trace.events(end="+10ms", where="prev_pid == 42"):
+        print(event.time, event.name, event["prev_comm"])
+
+Rule: nothing is read before it is iterated over, and no more than a piece is held.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from lttd.abi.table import ABIS
+from lttd.stored import StoredStream
+from lttd.view.columns import EventBatch, EventRows
+from lttd.view.families import FAMILIES, Contexts
+from lttd.view.filters import Filter
+from lttd.view.times import Moment, Window, parse_moment
+from lttd.view.trace import Segment, Trace
+from lttd.view.window import PIECE_BYTES, Piece, WindowStream, pieces
+
+When = int | str | Moment | None
+"""Trace-clock units, or what the options ``--begin`` and ``--end`` take."""
+
+
+class Event:
+    """One event, for small things: ``event.time``, ``event["prev_comm"]``."""
+
+    __slots__ = ("_number", "_rows", "cpu", "name", "pid", "time")
+
+    def __init__(self, rows: EventRows, number: int) -> None:
+        at = rows.rows[number]
+        self.time = int(rows.batch.time[at])
+        self.cpu = int(rows.batch.cpu[at])
+        self.pid = int(rows.batch.pid[at])
+        self.name = rows.kind.name
+        self._rows = rows
+        self._number = number
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  (an integer, bytes or a list)
+        """Return one field's value."""
+        value = self._rows.column(name)[self._number]
+        return value.tolist() if hasattr(value, "tolist") else value
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The event's own fields."""
+        return {name: self[name] for name in self._rows.names}
+
+    def __repr__(self) -> str:
+        return f"<{self.time} cpu {self.cpu} pid {self.pid} {self.name} {self.fields}>"
+
+
+class EventWindow:
+    """A window of some traces; iterate over it for batches.  ``notes`` tell what is not shown."""
+
+    def __init__(
+        self, traces: Sequence[Trace], window: Window, chosen: Filter, piece_bytes: int
+    ) -> None:
+        self.notes: list[str] = []
+        self._window = window
+        self._filter = chosen
+        self._piece_bytes = piece_bytes
+        self._segments = [segment for trace in traces for segment in trace.segments]
+
+    def __iter__(self) -> Iterator[EventBatch]:
+        """Yield batches in the order of time; segments of another clock come after."""
+        for group in self.clocks():
+            for piece in group.pieces():
+                yield group.batch(piece)
+
+    def clocks(self) -> list["ClockGroup"]:
+        """Return what can be merged: segments of one kind that share a clock."""
+        groups: dict[tuple[str, object], list[Segment]] = {}
+        for segment in self._segments:
+            manifest = segment.manifest
+            clock = (manifest.clock, manifest.machine.get("boot_id"))
+            for kind in dict.fromkeys(stream.info.abi for stream in segment.streams):
+                groups.setdefault((kind, clock), []).append(segment)
+        opened = [
+            ClockGroup(kind, members, self._window, self._filter, self.notes, self._piece_bytes)
+            for (kind, _), members in groups.items()
+        ]
+        return sorted(opened, key=lambda group: group.first_realtime_ns)
+
+
+class ClockGroup:
+    """Segments of one kind whose trace-clock times can be compared."""
+
+    def __init__(
+        self,
+        kind: str,
+        segments: Sequence[Segment],
+        window: Window,
+        chosen: Filter,
+        notes: list[str],
+        piece_bytes: int,
+    ) -> None:
+        self.kind = kind
+        """The ABI of their sub-buffers."""
+        self.segments = segments
+        self._filter = chosen
+        self._notes = notes
+        self._piece_bytes = piece_bytes
+        family = FAMILIES[kind]() if kind in FAMILIES else None
+        self._decoder = family.decoder() if family else None
+        self._contexts = family.contexts if family else None
+        self._context_of: dict[str, Contexts] = {}
+        self.sources: list[WindowStream] = []
+        self._opened: list[Segment] = []
+        bounds = [window.bounds(segment) for segment in segments]
+        self.begin = min(begin for begin, _ in bounds)
+        self.end = max(end for _, end in bounds)
+        for segment in segments:
+            self._add(segment)
+
+    def _add(self, segment: Segment) -> None:
+        if self._contexts:
+            self._context_of[str(segment.paths.directory)] = self._contexts(segment)
+        for stream in segment.streams:
+            self.add(stream)
+
+    def add(self, stream: StoredStream) -> bool:
+        """Take in a stream of one of the segments; tell whether it is wanted and can be decoded."""
+        if stream.info.abi != self.kind or not self._filter.wants_cpu(stream.info.id.cpu):
+            return False
+        contexts = self._context_of.get(str(stream.segment.directory))
+        if contexts is None or (stream.abi is None and self.kind in ABIS):
+            self._note_undecoded(stream, known=contexts is not None)
+            return False
+        self.sources.append(WindowStream(stream, contexts.of(stream), self._notes))
+        return True
+
+    def _note_undecoded(self, stream: StoredStream, *, known: bool) -> None:
+        if known:
+            what = f"{self.kind} events cannot be decoded as the manifest describes them; skipped"
+            note = f"{stream.paths.data}: {what}"
+        else:
+            what = f"{self.kind} events cannot be decoded, nobody says what they are; skipped."
+            note = f"{stream.segment.directory}: {what} lttv info counts the bytes, by stream"
+        if note not in self._notes:
+            self._notes.append(note)
+
+    @property
+    def first_realtime_ns(self) -> int:
+        """What says which group is first."""
+        snapshots = self.segments[0].manifest.clock_snapshots
+        return min((s.realtime_ns for s in snapshots), default=0)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the spans of the window; cheap: nothing is decoded."""
+        if self.sources:
+            yield from pieces(self.sources, self.begin, self.end, self._piece_bytes)
+
+    def batch(self, piece: Piece) -> EventBatch:
+        """Decode a piece."""
+        assert self._decoder is not None  # else there are no sources, and no pieces
+        batch = self._decoder.batch(piece, self.sources, self._notes)
+        return self._filter.of(batch)
+
+
+class OpenedTrace(Trace):
+    """A trace whose events can be read."""
+
+    def window(
+        self,
+        begin: When = None,
+        end: When = None,
+        *,
+        cpus: Iterable[int] | None = None,
+        events: Iterable[str] | None = None,
+        where: str | None = None,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> EventWindow:
+        """Return a window; both ends are included, None is the trace's own.
+
+        *events* are globs over ``name`` or ``system:name``; *where* is an expression over fields,
+        see filters.py; a batch comes from about *piece_bytes* of sub-buffers.
+
+        Raises:
+            UsageError: a time or an expression that cannot be.
+        """
+        window = Window(_moment(begin, self), _moment(end, self))
+        return EventWindow([self], window, Filter(cpus, events, where), piece_bytes)
+
+    def events(
+        self,
+        begin: When = None,
+        end: When = None,
+        *,
+        cpus: Iterable[int] | None = None,
+        events: Iterable[str] | None = None,
+        where: str | None = None,
+    ) -> Iterator[Event]:
+        """Yield single events: convenient, and slow.  Arguments as for window()."""
+        for batch in self.window(begin, end, cpus=cpus, events=events, where=where):
+            place: list[tuple[EventRows, int] | None] = [None] * len(batch)
+            for rows in batch.by_type():
+                for number, at in enumerate(rows.rows.tolist()):
+                    place[at] = (rows, number)
+            for found in place:
+                assert found is not None
+                yield Event(*found)
+
+
+def _moment(when: When, trace: Trace) -> Moment | None:
+    if isinstance(when, str):
+        return parse_moment(when, trace)
+    return Moment(when, wall=False) if isinstance(when, int) else when
+
+
+def open_trace(path: str | os.PathLike[str]) -> OpenedTrace:
+    """Open the trace at *path*; ``lttd.open`` is this.
+
+    Raises:
+        NotATraceError: *path* holds no trace.
+        TraceDamagedError: a manifest cannot be read.
+    """
+    return OpenedTrace(path)

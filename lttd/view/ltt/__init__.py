@@ -1,0 +1,1 @@
+"""Family ``ltt``: decodes and prints events of LTTng 0.x."""

@@ -1,0 +1,233 @@
+"""LTTng 0.x: pieces of a window -> batches, every channel's events by its own markers.
+
+An event type's system is the channel, its name the marker's.  Times are in ns, but the order of
+events is that of the cycles they were counted in, of which several may be in one ns.
+
+Rule: nothing here raises because of what the bytes say; what cannot be shown is a note that says
+where and why, given once.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi import ltt
+from lttd.abi.ltt_events import Channel, Walked, alike, walk
+from lttd.abi.ltt_markers import Marker
+from lttd.ltt_segment import SegmentMarkers, channel_of
+from lttd.stored import StoredStream
+from lttd.view.columns import EventBatch
+from lttd.view.formats import EventType, FormatFile
+from lttd.view.ftrace.decode import losses_of, pages_of, together, usable
+from lttd.view.ltt.fields import MarkerRecords, format_of
+from lttd.view.merge import order_by_time
+from lttd.view.notes import Once
+from lttd.view.trace import Segment
+from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
+
+U16 = npt.NDArray[np.uint16]
+U64 = npt.NDArray[np.uint64]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+
+class LttContext:
+    """What decoding one channel of a segment needs."""
+
+    def __init__(self, markers: SegmentMarkers, channel: str) -> None:
+        self.channel = channel
+        self.markers = markers
+        self._walking: dict[tuple[ltt.Layout, int], Channel] = {}
+
+    def walking(self, layout: ltt.Layout) -> Channel:
+        """Return what walking sub-buffers of *layout* needs to know, by what is known now."""
+        key = (layout, self.markers.version)
+        if key not in self._walking:
+            self._walking[key] = Channel(self.markers.of(self.channel, layout), layout)
+        return self._walking[key]
+
+
+class LttContexts:
+    """See ``lttd.view.families.Contexts``."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._markers = SegmentMarkers(segment.paths, segment.manifest)
+        self._channels: dict[str, LttContext] = {}
+
+    def of(self, stream: StoredStream) -> LttContext:
+        """Return a channel's context, which its CPUs share."""
+        channel = channel_of(stream)
+        if channel not in self._channels:
+            self._channels[channel] = LttContext(self._markers, channel)
+        return self._channels[channel]
+
+
+class LttTypes:
+    """The event types of a window, numbered as they are met; over segments by what they are."""
+
+    def __init__(self) -> None:
+        self.all: list[EventType] = []
+        self._known: dict[tuple[Marker, str, int], EventType] = {}
+        self._tables: dict[int, tuple[Channel, I32]] = {}
+
+    def numbers(self, channel: Channel, ids: U16, segment: str) -> I32:
+        """Return the number of each event's type; *channel* knows all the ids."""
+        if id(channel) not in self._tables:
+            table = np.full(max(channel.markers, default=0) + 1, -1, np.int32)
+            # With the channel, so that none has its id after it is gone.
+            self._tables[id(channel)] = (channel, table)
+        table = self._tables[id(channel)][1]
+        numbers: I32 = table[ids]
+        if (numbers < 0).any():
+            for one in np.unique(ids[numbers < 0]).tolist():
+                table[one] = self._type(channel.markers[one], channel.layout, segment).number
+            numbers = table[ids]
+        return numbers
+
+    def _type(self, marker: Marker, layout: ltt.Layout, segment: str) -> EventType:
+        key = (marker, layout.order, layout.minor)
+        if key not in self._known:
+            file = FormatFile(marker.channel, marker.name)
+            kind = EventType(len(self.all), file, marker.id, segment)
+            kind.format = format_of(marker, layout)
+            kind.records_of = MarkerRecords(marker, layout, kind.format)
+            self.all.append(kind)
+            self._known[key] = kind
+        return self._known[key]
+
+    def find(self, name: str, sources: Sequence[WindowStream]) -> EventType | None:
+        """Return the type called *name*, or ``channel:name``, if any source has it."""
+        for source in sources:
+            try:
+                layout = ltt.layout_of(source.stream.data)
+            except ValueError:
+                continue
+            channel, segment = source.context.walking(layout), source.stream.segment.directory.name
+            for one, marker in channel.markers.items():
+                if name in (marker.name, f"{marker.channel}:{marker.name}"):
+                    return self.all[int(self.numbers(channel, np.array([one]), segment)[0])]
+        return None
+
+
+class _Found(NamedTuple):
+    """Events of some sub-buffers of one stream, in its order."""
+
+    key: U64
+    """ns, but never less than of any event before: a stream keeps its order."""
+    time: U64
+    """ns."""
+    tsc: U64
+    at: I64
+    size_bytes: I64
+    type: I32
+    stream: I32
+
+
+class LttDecoder:
+    """Turns pieces into batches; keeps the numbers of types and what was noted already."""
+
+    def __init__(self) -> None:
+        self.types = LttTypes()
+        self._once = Once()
+
+    def batch(self, piece: Piece, sources: Sequence[WindowStream], notes: list[str]) -> EventBatch:
+        """Decode one piece; *notes* move into it."""
+        for markers in dict.fromkeys(source.context.markers for source in sources):
+            markers.refresh()
+            notes += markers.notes
+            markers.notes.clear()
+        parts = [part for each in piece.parts if len((part := usable(each, notes)).entries)]
+        data, bases = together(parts)
+        number_of = {id(source): number for number, source in enumerate(sources)}
+        found: list[_Found] = []
+        clocks = set()
+        for part, base in zip(parts, bases, strict=True):
+            number = number_of[id(part.source)]
+            for layout, one in self._walk(piece, data, (part, base), number, notes):
+                found.append(one)
+                clocks.add((layout.frequency, layout.scale, layout.minor < ltt.LOSS_SINCE))
+        batch = self._batch(piece, data, found, sources, one_clock=len(clocks) == 1)
+        batch.losses.extend(losses_of(piece, sources))
+        batch.notes.extend(self._once.fresh(notes))
+        return batch
+
+    def _walk(
+        self,
+        piece: Piece,
+        data: memoryview,
+        member: tuple[StreamSlice, int],
+        number: int,
+        notes: list[str],
+    ) -> Iterator[tuple[ltt.Layout, _Found]]:
+        source, base = member[0].source, member[1]
+        context: LttContext = source.context
+        pages = pages_of([member], notes)
+        floor = np.uint64(0)
+        for layout, rows, subbuffers in alike(data, pages.offset, pages.content_end):
+            channel = context.walking(layout)
+            begin = pages.begin[rows]
+            for walked in walk(data, subbuffers, channel):
+                for damage in walked.damage + walked.undeclared:
+                    path, place = source.stream.paths.data, damage.offset_bytes + base
+                    what = f"{damage.reason}; the rest of it is left out"
+                    notes.append(f"{path}: byte {place}: {what}")
+                time = layout.ns_of(walked.time)
+                key = np.maximum(time, begin[walked.row])
+                segment = source.stream.segment.directory.name
+                kinds = self.types.numbers(channel, walked.id, segment)
+                found = _within(piece, key, time, walked, kinds, number)
+                if len(found.key):
+                    found.key[0] = max(found.key[0], floor)
+                    np.maximum.accumulate(found.key, out=found.key)
+                    floor = found.key[-1]
+                yield layout, found
+
+    def _batch(
+        self,
+        piece: Piece,
+        data: memoryview,
+        found: list[_Found],
+        sources: Sequence[WindowStream],
+        *,
+        one_clock: bool,
+    ) -> EventBatch:
+        key, time, tsc, at, size, kinds, stream = (
+            np.concatenate([one[number] for one in found]) if found else np.empty(0, dtype)
+            for number, dtype in enumerate(("u8", "u8", "u8", "i8", "i8", "i4", "i4"))
+        )
+        cycles = one_clock and bool((key == time).all())
+        order = order_by_time(tsc if cycles else key)
+        if order is not None:
+            time, at, size, kinds, stream = (
+                column[order] for column in (time, at, size, kinds, stream)
+            )
+        cpus = np.array([source.cpu for source in sources], np.uint16)
+        nothing = np.zeros(len(time), np.uint8)
+        return EventBatch(
+            data,
+            self.types.all,
+            time,
+            cpus[stream],
+            kinds,
+            np.full(len(time), -1, np.int32),
+            nothing,
+            nothing,
+            at,
+            size.astype(np.uint32),
+            begin=piece.begin,
+            end=piece.end,
+            find=lambda name: self.types.find(name, sources),
+            stream=stream,
+        )
+
+
+def _within(piece: Piece, key: U64, time: U64, walked: Walked, kinds: I32, number: int) -> _Found:
+    """Keep what lies in the piece's span."""
+    kept = key >= np.uint64(piece.begin)
+    kept &= key < np.uint64(piece.end) if piece.end <= FOREVER else True
+    columns = (key, time, walked.time, walked.payload_at, walked.payload_bytes, kinds)
+    if not kept.all():
+        columns = tuple(column[kept] for column in columns)  # type: ignore[assignment]
+    return _Found(*columns, np.full(len(columns[0]), number, np.int32))

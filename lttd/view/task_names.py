@@ -1,0 +1,182 @@
+"""Who ran: the command of a pid at a time, from ``tracefs/commands`` and from the events.
+
+Rule: what the events of a piece say of a task goes before what was noted outside of it; of several,
+the latest one at or before the time counts, else the first one after it.
+Invariant: what a line shows depends on the trace and the piece, not on who formats it.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.beneath import Place
+from lttd.files import read_head, size_bytes
+from lttd.limits import COMMAND_LINES, COMMANDS, Limit
+from lttd.view.columns import EventBatch, EventRows
+from lttd.view.glyphs import distinct
+
+Column = npt.NDArray[Any]
+
+UNKNOWN: Final = b"<...>"
+IDLE: Final = b"<idle>"
+FOREVER: Final = (1 << 64) - 1
+COMMAND: Final = re.compile(rb"^(\d{1,20}+)\t(\d{1,10}+)\t(\d{0,10}+)\t([^\n]*+)$", re.MULTILINE)
+"""A line of ``tracefs/commands``: time, pid, tgid and command."""
+_LEAST_LINE_BYTES: Final = len(b"1\t1\t\ta\n")
+MOST_PID: Final = (1 << 31) - 1
+COMM_BYTES: Final = 15
+"""TASK_COMM_LEN less its NUL; /proc tells longer names of kernel threads."""
+
+# event -> pairs of (field of the pid, field of the command): true from the event on.
+_TELLING: Final = {
+    "sched_switch": (("prev_pid", "prev_comm"), ("next_pid", "next_comm")),
+    "sched_waking": (("pid", "comm"),),
+    "sched_wakeup": (("pid", "comm"),),
+    "sched_wakeup_new": (("pid", "comm"),),
+    "sched_process_fork": (("child_pid", "child_comm"), ("parent_pid", "parent_comm")),
+    "sched_process_exit": (("pid", "comm"),),
+    "sched_process_free": (("pid", "comm"),),
+    "sched_process_exec": (("pid", "filename"),),
+    "task_newtask": (("pid", "comm"),),
+    "task_rename": (("pid", "newcomm"),),
+}
+Noted = dict[int, list[tuple[int, bytes]]]
+
+
+def parse_commands(text: bytes, into: Noted, tgids: dict[int, int] | None = None) -> None:
+    """Read lines of time, pid, tgid and command; what does not parse is left out."""
+    for found in islice(COMMAND.finditer(text), COMMAND_LINES.most):
+        time, pid, tgid = int(found[1]), int(found[2]), found[3]
+        if time > FOREVER or pid > MOST_PID:
+            continue
+        told = found[4][: 2 * COMM_BYTES]  # escaped, a byte may be two
+        if b"\\" in told:
+            told = told.replace(b"\\n", b"\n").replace(b"\\\\", b"\\")
+        into.setdefault(pid, []).append((time, told[:COMM_BYTES]))
+        if tgids is not None and tgid.isdigit():
+            tgids[pid] = int(tgid)
+
+
+class Names:
+    """The commands that some segments of one boot noted."""
+
+    idle: bytes | None = IDLE
+    """What pid 0 is called, whoever notes it; None: as noted."""
+
+    def __init__(self, files: Iterable[Place | Path], notes: list[str] | None = None) -> None:
+        """*notes* gets a line for each file that is too large to be read whole."""
+        self._files = list(files)
+        if notes is not None:
+            notes += (note for path in self._files if (note := _too_large(path)))
+        self._noted: Noted | None = None
+        self._tgids: dict[int, int] = {}
+
+    def tgid(self, pid: int) -> int | None:
+        """Return which process a task was last seen to belong to; None where nobody noted it."""
+        return self._tgids.get(pid) if self.noted else None
+
+    @property
+    def noted(self) -> Noted:
+        """Per pid, when it was seen to be what."""
+        if self._noted is None:
+            self._noted = {}
+            for path in self._files:
+                try:
+                    self.parse(read_head(path, COMMANDS.most), self._noted)
+                except OSError:
+                    continue  # none were noted: then the events must tell
+            for seen in self._noted.values():
+                seen.sort()
+        return self._noted
+
+    def parse(self, text: bytes, into: Noted) -> None:
+        """Read what one of the files says."""
+        parse_commands(text, into, self._tgids)
+
+    def of(self, batch: EventBatch) -> tuple[Column, Column]:
+        """Return (pid, command) pairs as two columns, and for each event which pair it has.
+
+        The pairs are one structured column: ``pid`` and ``comm``.
+        """
+        pids, which = distinct(batch.pid)
+        told = _told_by(batch)
+        pairs: list[tuple[int, bytes]] = []
+        first = np.zeros(len(pids), np.int64)
+        changing: list[tuple[int, list[tuple[int, bytes]]]] = []
+        for number, pid in enumerate(pids.tolist()):
+            seen = self._seen(pid, told.get(pid, []), batch.begin)
+            first[number] = len(pairs)
+            names = {name for _, name in seen}
+            if len(names) > 1:
+                changing.append((number, seen))
+                pairs += [(pid, name) for _, name in seen]
+            else:
+                pairs.append((pid, seen[0][1] if seen else UNKNOWN))
+        pair = first[which]
+        for number, seen in changing:
+            rows = np.flatnonzero(which == number)
+            times = np.array([time for time, _ in seen], np.uint64)
+            at = np.searchsorted(times, batch.time[rows], "right").astype(np.int64) - 1
+            pair[rows] = first[number] + np.maximum(at, 0)
+        table = np.array(pairs, [("pid", np.int64), ("comm", f"S{COMM_BYTES}")])
+        return table, pair
+
+    def _seen(self, pid: int, told: list[tuple[int, bytes]], begin: int) -> list[tuple[int, bytes]]:
+        if pid == 0 and self.idle is not None:
+            return [(0, self.idle)]
+        noted = self.noted.get(pid, [])
+        if not told:
+            return noted
+        within = noted[bisect_right(noted, (begin, b"\xff")) :]
+        return sorted(told + within)
+
+
+def _too_large(path: Place | Path) -> str | None:
+    size = size_bytes(path)
+    limit: Limit | None = COMMANDS if size > COMMANDS.most else None
+    try:
+        if size > _LEAST_LINE_BYTES * COMMAND_LINES.most and limit is None:
+            data = read_head(path, COMMANDS.most)
+            limit = COMMAND_LINES if data.count(b"\n") > COMMAND_LINES.most else None
+    except OSError:
+        return None  # told by what is shown in place of the names
+    return limit and f"{path}: {limit}; later names come from the events alone"
+
+
+def _told_by(batch: EventBatch) -> Noted:
+    """Return what the batch's own events say, only where it changes."""
+    found: list[tuple[Column, Column, Column]] = []
+    for rows in batch.by_type():
+        for pid_field, comm_field in _TELLING.get(rows.kind.name, ()):
+            found += _observed(rows, pid_field, comm_field)
+    if not found:
+        return {}
+    times, pids, comms = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((times, pids))
+    times, pids, comms = times[order], pids[order], comms[order]
+    new = np.ones(len(pids), np.bool_)
+    new[1:] = (pids[1:] != pids[:-1]) | (comms[1:] != comms[:-1])
+    told: Noted = {}
+    for pid, time, comm in zip(
+        pids[new].tolist(), times[new].tolist(), comms[new].tolist(), strict=True
+    ):
+        told.setdefault(pid, []).append((time, comm))
+    return told
+
+
+def _observed(rows: EventRows, pid: str, comm: str) -> Iterator[tuple[Column, Column, Column]]:
+    try:
+        pids, comms = rows.column(pid), rows.column(comm)
+    except KeyError:
+        return  # of another kernel, which names its fields otherwise
+    if comms.dtype.kind == "O":
+        named = [name.rpartition(b"/")[2][:COMM_BYTES] for name in comms.tolist()]
+        comms = np.array(named or [b""], f"S{COMM_BYTES}")[: len(named)]
+    if pids.dtype.kind in "iu" and comms.dtype.kind == "S":
+        yield rows.time, pids.astype(np.int64), comms.astype(f"S{COMM_BYTES}")

@@ -1,0 +1,196 @@
+"""Segments made by the writer itself, for tests of what reads them."""
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lttd.abi.ftrace import close_rows, rows_of_pages
+from lttd.abi.ltt import rows_of
+from lttd.beneath import OpenDirectory
+from lttd.clock import Snapshot
+from lttd.files import Disk
+from lttd.sources.ltt.rows import LttBook
+from lttd.stored import StoredStream
+from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamInfo, Unit, make_batch
+from lttd.tracedir import (
+    Manifest,
+    Position,
+    SegmentPaths,
+    StreamRecord,
+    create_segment,
+    encode_synced,
+)
+from lttd.writer import StreamFile
+from tests.fakes import LAYOUT, event, info, page
+
+SNAPSHOT = Snapshot(
+    trace=1_000,
+    monotonic_ns=1_000,
+    boottime_ns=1_000,
+    realtime_ns=1_700_000_000_000_000_000,
+    uncertainty_ns=10,
+)
+
+
+def record_at(delta: int, payload: bytes) -> bytes:
+    """Return a short data record *delta* after the one before."""
+    return struct.pack("<I", delta << 5 | len(payload) // 4) + payload
+
+
+def subbuffer(number: int, *, events: int = 3, words: int = 2, missed: int | None = None) -> bytes:
+    """Return a padded sub-buffer of *events* that begins at 1000 * (number + 1); never zeros."""
+    payload = bytes((number * 7 + at) % 255 + 1 for at in range(4 * words))
+    content = b"".join(record_at(10, payload) for _ in range(events))
+    whole = bytearray(page(1000 * (number + 1), content))
+    if missed is not None:
+        word = len(content) | 1 << 31 | 1 << 30
+        struct.pack_into("<Q", whole, 8, word)
+        struct.pack_into("<Q", whole, 16 + len(content), missed)
+    return bytes(whole)
+
+
+class Ring:
+    """Makes batches as a source would: numbers, running maxima, losses with their totals."""
+
+    def __init__(self, stream: StreamInfo | None = None) -> None:
+        self.info = stream or info()
+        self.number = 0
+        self.discarded = 0
+        self.begin = 0
+
+    def batch(self, pages: Sequence[bytes], *, trailing_loss: int = 0) -> Batch:
+        data = b"".join(pages)
+        found = rows_of_pages(data, len(data), LAYOUT)
+        rows = found.rows
+        self.begin = close_rows(rows, not_before=self.begin, now=0)
+        if len(rows):
+            rows["end"][-1] += 500
+            rows["sequence"] = range(self.number, self.number + len(rows))
+        self.number += len(rows)
+        gaps = []
+        rows["discarded_total"] = self.discarded
+        for row, count in found.missed:
+            begin = int(rows["begin"][row])
+            gaps.append(Gap(row, Reason.OVERWRITTEN, Unit.EVENTS, count, begin, begin))
+            self.discarded += count or 0
+            rows["discarded_total"][row:] = self.discarded
+        if trailing_loss:
+            at = self.begin
+            gaps.append(Gap(len(rows), Reason.DROPPED, Unit.EVENTS, trailing_loss, at, at))
+            self.discarded += trailing_loss
+        pool = BufferPool()
+        return make_batch(
+            self.info.id, rows, 0, pool=pool, buffer=memoryview(bytearray(data)), gaps=tuple(gaps)
+        )
+
+
+class LttRing:
+    """The same of sub-buffers that an LTT tracer made."""
+
+    def __init__(self, stream: StreamInfo) -> None:
+        self.info = stream
+        self.book = LttBook()
+
+    def batch(self, blocks: Sequence[bytes], *, trailing_loss: int = 0) -> Batch:
+        assert not trailing_loss, "its counters come in headers"
+        data = memoryview(bytearray(b"".join(blocks)))
+        sizes = np.array([len(block) for block in blocks], np.int64)
+        taken = rows_of(data, np.cumsum(sizes) - sizes, sizes)
+        gaps = self.book.enter(taken)
+        pool = BufferPool()
+        made = make_batch(self.info.id, taken.rows, 0, pool=pool, buffer=data, gaps=gaps)
+        made.heads = taken.heads
+        return made
+
+
+def segment_at(directory: Path) -> SegmentPaths:
+    """Return the segment that *directory* is."""
+    return SegmentPaths(directory, OpenDirectory.open(directory))
+
+
+def _ftrace_ring(cpu: int) -> "Ring | LttRing":
+    return Ring(info("fake", cpu))
+
+
+@dataclass
+class Made:
+    """A segment that is being written; ``finish`` closes it as the recorder would."""
+
+    trace: Path
+    layout: str = "packed"
+    disk: Disk = field(default_factory=Disk)
+    cpus: int = 1
+    boot_id: str = "another boot"
+    number: int = 1
+    make_ring: Callable[[int], Ring | LttRing] = _ftrace_ring
+
+    def __post_init__(self) -> None:
+        self.trace.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self.paths: SegmentPaths = create_segment(self.disk, self.trace, self.number, "fake")
+        self.rings = [self.make_ring(cpu) for cpu in range(self.cpus)]
+        self.records = [StreamRecord(ring.info) for ring in self.rings]
+        self.files = [
+            StreamFile(self.disk, self.paths.stream(record.name), record, self.layout)
+            for record in self.records
+        ]
+        self.synced: dict[str, Position] = {}
+        self.manifest = Manifest(
+            source={"kind": "fake", "spec": "fake", "clock": "mono"},
+            layout=self.layout,
+            machine={
+                "host": "h",
+                "boot_id": self.boot_id,
+                "kernel": "6.18.0",
+                "architecture": "x86_64",
+                "byteorder": "little",
+            },
+            streams=self.records,
+            clock_snapshots=[SNAPSHOT],
+        )
+        self.write_manifest()
+
+    def write_manifest(self) -> None:
+        self.disk.replace(self.paths.manifest, self.manifest.encode())
+
+    def append(self, pages: Sequence[bytes], *, cpu: int = 0, trailing_loss: int = 0) -> None:
+        self.files[cpu].append(self.rings[cpu].batch(pages, trailing_loss=trailing_loss))
+
+    def sync(self) -> None:
+        for record, file in zip(self.records, self.files, strict=True):
+            self.synced[record.name] = file.sync()
+        self.disk.replace(self.paths.synced, encode_synced(self.synced))
+
+    def stream(self, cpu: int = 0) -> StoredStream:
+        return StoredStream(self.paths, self.manifest, self.records[cpu])
+
+    def leave(self) -> "Made":
+        """Give the files back as they are: what a killed daemon leaves."""
+        for file in self.files:
+            file.close()
+        return self
+
+    def finish(self) -> "Made":
+        self.sync()
+        self.leave()
+        for cpu, record in enumerate(self.records):
+            stream = self.stream(cpu)
+            record.summary = stream.derived_summary(stream.index.entries(), stream.gaps)
+        self.manifest.state = "closed"
+        self.write_manifest()
+        return self
+
+
+__all__ = [
+    "LAYOUT",
+    "LttRing",
+    "Made",
+    "Ring",
+    "event",
+    "page",
+    "record_at",
+    "segment_at",
+    "subbuffer",
+]
