@@ -148,11 +148,15 @@ class Daemon:
         from importlib.metadata import version  # noqa: PLC0415  (only with --metrics)
 
         from lttd.endpoint import Endpoint, open_listeners, parse_address  # noqa: PLC0415
+        from lttd.hosts import plain_name  # noqa: PLC0415
         from lttd.metrics import make_render  # noqa: PLC0415
 
-        listeners = await open_listeners(parse_address(self._config.metrics))
+        address = parse_address(self._config.metrics)
+        listeners = await open_listeners(address)
         render = make_render(self._observer, version=version("lttd"))
-        await nursery.start(Endpoint(render, self._health.verdict).serve, listeners)
+        # Whoever starts lttd on a name of this machine may scrape it by that name.
+        names = self._config.web_allow_hosts | {plain_name(address.host or "localhost")}
+        await nursery.start(Endpoint(render, self._health.verdict, names).serve, listeners)
 
     def _raise_priority(self, threads: Sequence[int]) -> None:
         if self._config.priority is not None:

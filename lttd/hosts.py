@@ -24,7 +24,7 @@ def parse_host_names(value: object) -> frozenset[str]:
     Raises:
         UsageError: one of them is not the name of a host.
     """
-    names = [_plain(str(name)) for name in (value if isinstance(value, list) else [value])]
+    names = [plain_name(str(name)) for name in (value if isinstance(value, list) else [value])]
     for name in names:
         if not _NAME.fullmatch(name):
             raise UsageError(f"{shown(name)}: write a host's name, without scheme, port or '*'")
@@ -38,16 +38,17 @@ def allows(host: str, names: Iterable[str]) -> bool:
         return False
     if found["ipv6"] is not None:
         return _is_address(found["ipv6"].partition("%")[0], 6)
-    name = _plain(found["name"])
+    name = plain_name(found["name"])
     return name in _own_names() or name in names or _is_address(name, 4)
 
 
 def _own_names() -> set[str]:
-    node = _plain(os.uname().nodename)
+    node = plain_name(os.uname().nodename)
     return {"localhost", node, node.partition(".")[0]} - {""}
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return *name* as names are compared."""
     return name.strip().lower().removesuffix(".")
 
 

@@ -1,5 +1,6 @@
 """lttd from its command line to its exit status, on the kernel that runs here."""
 
+import http.client
 import json
 import os
 import re
@@ -206,6 +207,23 @@ def test_a_port_that_is_taken_is_told_before_anything_is_made(
     assert f"127.0.0.1:{port}: the port is in use; choose another" in only_line(run)
     assert run.process.returncode == 2
     assert not (tmp_path / TRACE).exists()
+
+
+def test_who_names_another_host_is_refused_unless_web_allow_host_lists_it(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    port = free_port()
+    options = ["--metrics", f"127.0.0.2:{port}", "--web-allow-host", "db1.example"]
+    run = lttd.start("-t", tmp_path / TRACE, *QUIET, *options).recording()
+
+    def status(host: str) -> int:
+        with closing(http.client.HTTPConnection("127.0.0.2", port, PATIENCE_S)) as client:
+            client.request("GET", "/healthz", headers={"Host": host})
+            return client.getresponse().status
+
+    names = ("127.0.0.2", "localhost", "DB1.example.", "db2.example", "evil.db1.example")
+    assert [status(f"{name}:{port}") for name in names] == [200, 200, 200, 421, 421]
+    assert run.end() == 0
 
 
 def test_a_toml_file_with_a_key_that_is_no_option_is_refused(
