@@ -12,7 +12,7 @@ class LttdError(Exception):
     exit_status: ClassVar[int] = 1
 
 
-_REMEDIES: Final = {
+REMEDIES: Final = {
     errno.EMFILE: "let lttd open more files (ulimit -n; systemd: LimitNOFILE=)",
     errno.ENFILE: "let this machine open more files (sysctl fs.file-max)",
     errno.ENOMEM: "allow lttd more memory (ulimit -v; systemd: MemoryMax=)",
@@ -27,12 +27,15 @@ def refusal(error: BaseException) -> LttdError | None:
     """
     if isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        remedy = _REMEDIES.get(error.errno or 0, "nothing more is recorded")
+        remedy = REMEDIES.get(error.errno or 0, "nothing more is recorded")
         return LttdError(f"{where}{error.strerror or error}; {remedy}")
     if isinstance(error, MemoryError):
         return LttdError("memory is used up: allow lttd more, or give it a smaller --backlog")
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
-        return LttdError("no thread can be started: allow lttd more (ulimit -u, TasksMax=)")
+        return LttdError(
+            "no thread can be started: allow lttd more threads (ulimit -u; systemd: TasksMax=), "
+            "or more memory (ulimit -v; systemd: MemoryMax=)"
+        )
     return None
 
 

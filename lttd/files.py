@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from lttd.beneath import OpenDirectory, Place, RefusedError, close_fd, place_of
-from lttd.errors import LockedError, LostFileError, StorageError, TraceDamagedError
+from lttd.errors import (
+    REMEDIES,
+    LockedError,
+    LostFileError,
+    StorageError,
+    TraceDamagedError,
+)
 from lttd.limits import Limit
 from lttd.locks import is_listed, lock_holder
 from lttd.subbuffer import Pieces
@@ -38,6 +44,9 @@ _REMEDY: Final = {
     errno.EACCES: "permission denied: choose a directory that this user may write",
     errno.EPERM: "not permitted here: record to a directory of an ordinary file system",
     errno.EFBIG: "the file is as large as the limit allows: raise it (ulimit -f)",
+    errno.EMFILE: f"too many open files: {REMEDIES[errno.EMFILE]}",
+    errno.ENFILE: f"too many open files: {REMEDIES[errno.ENFILE]}",
+    errno.ENOMEM: f"no memory: {REMEDIES[errno.ENOMEM]}",
 }
 
 

@@ -29,7 +29,8 @@ def read_options(path: str, known: Collection[str]) -> dict[str, Any]:
     except RecursionError:
         raise UsageError(f"{path}: not TOML for lttd: nested too deeply") from None
     except ValueError as error:  # of its syntax, of UTF-8, of an integer with 5,000 digits
-        raise UsageError(f"{path}: not TOML: {error}") from None
+        reason = str(error).partition("; use sys.")[0]  # advice to those who write Python
+        raise UsageError(f"{path}: not TOML: {reason}") from None
     for key, value in values.items():
         if key not in known:
             raise UsageError(f"{path}: {shown(key)} is not an option of lttd")

@@ -302,7 +302,7 @@ def test_a_config_that_is_not_a_small_regular_file_is_refused_at_once(
         ("[[source]]\nkind = 5", "kind must be one of"),
         ('[[source]]\nkind = "replay"\ntarget = 5', "target 5: write a text"),
         ('trace-dir = "a\\u0000b"', "contains a NUL character"),
-        (f"backlog = {'9' * 5000}", "not TOML"),
+        (f"backlog = {'9' * 5000}", r"not TOML: .*value has 5000 digits$"),
         (f"backlog = 0x{'f' * 5000}", "a number of more than 64 bits"),
         ("duration = 1e400", "duration inf is not a valid duration"),
         ("flush-interval = nan", "flush-interval nan is not a valid duration"),

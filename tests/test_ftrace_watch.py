@@ -151,6 +151,11 @@ def test_the_same_clock_written_again_empties_the_ring(watched: Watched) -> None
     assert watched.ring.suspected == [Reason.EMPTIED]
 
 
+def test_another_clock_is_called_by_its_name_alone(watched: Watched) -> None:
+    watched.write("trace_clock", "[local] mono")
+    assert "trace_clock: is local now and was mono when" in watched.health.verdict()[1]
+
+
 @pytest.mark.parametrize("name", ["trace", "per_cpu/cpu0/trace"])
 def test_clearing_the_ring_is_an_act(watched: Watched, name: str) -> None:
     watched.write(name, "")

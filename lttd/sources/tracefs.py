@@ -6,12 +6,13 @@ Rule: a setting of an instance that is not ours is changed through an Undo (undo
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 from lttd.clock import READABLE
-from lttd.errors import LttdError, NothingToRecordError, SourceError, UsageError
+from lttd.errors import REMEDIES, LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.namespaces import kernel_clock_ns
 from lttd.sources.mounts import READ_WRITE
 from lttd.sources.refused import remedy
@@ -21,7 +22,7 @@ _REMEDIES: Final = {
     errno.EINVAL: "this kernel does not take that value",
     errno.EBUSY: "somebody else has it open or mapped: stop the other tracer",
     errno.ENOMEM: "ask for a smaller buffer",
-    errno.EMFILE: "let lttd open more files (ulimit -n; systemd: LimitNOFILE=)",
+    errno.EMFILE: REMEDIES[errno.EMFILE],
     errno.ENOENT: "this kernel does not have it",
     errno.ENODEV: "the instance was removed",
 }
@@ -51,6 +52,12 @@ def read_bytes(path: str) -> bytes:
             return file.readall()
     except OSError as error:
         raise explained(path, error) from error
+
+
+def chosen_of(text: str) -> str:
+    """Return the word in brackets of a file that lists what can be chosen, such as trace_clock."""
+    chosen = re.search(r"\[(\S+)\]", text)
+    return chosen[1] if chosen else text
 
 
 def read_text(path: str) -> str:

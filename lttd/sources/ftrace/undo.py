@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lttd.errors import LttdError
-from lttd.sources.tracefs import events_of, read_text, systems, write_text
+from lttd.sources.tracefs import chosen_of, events_of, read_text, systems, write_text
 
 PIDS_FILE: Final = "set_event_notrace_pid"
 _NAME: Final = r"[\w-][\w.-]*"
@@ -56,8 +56,7 @@ def read_setting(path: str) -> str:
     text = read_text(path)
     name = os.path.basename(path)
     if name == "trace_clock":
-        chosen = re.search(r"\[(\S+)\]", text)
-        return chosen[1] if chosen else text
+        return chosen_of(text)
     if name == "enable":
         return text[:1]  # "0*" and "1*": a trigger sits on the event
     return text.split()[0] if text else text  # "7 (expanded: 1408)"

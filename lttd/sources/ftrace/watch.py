@@ -35,7 +35,7 @@ from lttd.sources.inotify import (
     IN_Q_OVERFLOW,
     Inotify,
 )
-from lttd.sources.tracefs import read_text
+from lttd.sources.tracefs import chosen_of, read_text
 from lttd.subbuffer import Reason
 
 # How often everything is looked at, whatever inotify says.
@@ -114,7 +114,7 @@ class FtraceWatch:
         self._health = health
         self._inotify = Inotify()
         for setting in SETTINGS:
-            self._normal[setting.file] = self._read(setting.file)
+            self._normal[setting.file] = self._read_setting(setting)
             self._hear(setting.file, self._on_setting(setting))
         overwrite = next(each for each in SETTINGS if each.file == "options/overwrite")
         self._hear("trace_options", self._on_setting(overwrite))
@@ -200,7 +200,7 @@ class FtraceWatch:
 
     def _look_at(self, setting: Setting, writes: int = 0) -> None:
         """Compare a setting with what it was; *writes*: how often somebody has just written it."""
-        value, normal = self._read(setting.file), self._normal[setting.file]
+        value, normal = self._read_setting(setting), self._normal[setting.file]
         if value is None or normal is None:
             return
         path, was_away = self._instance.file(setting.file), setting.file in self._away
@@ -405,6 +405,10 @@ class FtraceWatch:
         watch = inotify.watch(self._instance.file(name), mask) if inotify else -1
         if watch >= 0:
             self._heard_of[watch] = then
+
+    def _read_setting(self, setting: Setting) -> str | None:
+        text = self._read(setting.file)
+        return chosen_of(text) if text and setting.file == "trace_clock" else text
 
     def _read(self, name: str) -> str | None:
         """Read a file of the instance; None where that cannot be done."""
