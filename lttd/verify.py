@@ -353,6 +353,9 @@ class _StreamCheck:
             # Whoever empties a ring sets its counters to 0, at a moment that nobody knows.
             self._report.notes.append(f"{line.name}: {words}; another process emptied the ring")
             return
+        if missing > 0 and self._told:
+            self._report.notes.append(f"{line.name}: {words}; what is damaged cannot be counted")
+            return
         guess = ": somebody else reads this buffer too" if missing > 0 else ""
         self._find(Finding(self._stream.paths.data, 0, words + guess))
 

@@ -250,6 +250,18 @@ def test_events_are_held_against_the_kernels_own_count(tmp_path: Path) -> None:
     assert check(made.paths).whole
 
 
+def test_no_other_reader_is_blamed_for_events_of_damaged_subbuffers(tmp_path: Path) -> None:
+    made = recorded(tmp_path / "t", cpus=1)
+    made.records[0].counters = {"read events": 46}
+    made.finish()
+    data = made.paths.stream("fake_0").data
+    data.write_bytes(data.read_bytes()[:100])
+    report = check(made.paths, events=True)
+    assert report.findings
+    assert not any("somebody else" in finding.reason for finding in report.findings)
+    assert any("what is damaged cannot be counted" in note for note in report.notes)
+
+
 def test_entries_that_end_long_after_their_events_are_told(tmp_path: Path) -> None:
     """As those of a ring that was full when lttd attached once were: by nothing else visible."""
     made = recorded(tmp_path / "t", cpus=1)
