@@ -40,6 +40,7 @@ from lttd.subbuffer import TAKE_BYTES, BufferPool, Reason, Unit
 from lttd.summary import write_summary
 from lttd.terminal import say
 from lttd.tracedir import segments_below
+from lttd.version import VERSION
 
 ATTACH_INTERVAL_S: Final = 10.0
 CLOCK_INTERVAL_S: Final = 60.0
@@ -145,15 +146,13 @@ class Daemon:
     async def _serve_metrics(self, nursery: trio.Nursery) -> None:
         if self._config.metrics is None:
             return
-        from importlib.metadata import version  # noqa: PLC0415  (only with --metrics)
-
         from lttd.endpoint import Endpoint, open_listeners, parse_address  # noqa: PLC0415
         from lttd.hosts import plain_name  # noqa: PLC0415
         from lttd.metrics import make_render  # noqa: PLC0415
 
         address = parse_address(self._config.metrics)
         listeners = await open_listeners(address)
-        render = make_render(self._observer, version=version("lttd"))
+        render = make_render(self._observer, version=VERSION)
         # Whoever starts lttd on a name of this machine may scrape it by that name.
         names = self._config.web_allow_hosts | {plain_name(address.host or "localhost")}
         await nursery.start(Endpoint(render, self._health.verdict, names).serve, listeners)

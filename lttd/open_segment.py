@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -30,6 +29,7 @@ from lttd.tracedir import (
     segments_below,
     this_machine,
 )
+from lttd.version import VERSION
 from lttd.writer import StreamFile
 
 # Kept from the data, so that a full disk has room for the last gaps and the manifest.
@@ -105,7 +105,7 @@ class OpenSegment:
             source=dict(contents.source),
             layout=contents.layout,
             machine=this_machine(),
-            lttd_version=version("lttd"),
+            lttd_version=VERSION,
             clock_snapshots=[contents.snapshot] if contents.snapshot else [],
         )
         reserve = self._disk.open(self.paths.reserve)

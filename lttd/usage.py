@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from lttd.errors import UsageError
 from lttd.terminal import put
+from lttd.version import VERSION
 
 _MOST_CHARACTERS: Final = 600
 
@@ -36,9 +37,7 @@ class ShowVersion(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Raise SystemExit; OutputError as Parser does."""
-        from importlib.metadata import version  # noqa: PLC0415  (slow, and rarely asked for)
-
-        parser._print_message(f"{parser.prog} {version('lttd')}\n")  # noqa: SLF001
+        parser._print_message(f"{parser.prog} {VERSION}\n")  # noqa: SLF001
         raise SystemExit
 
 

@@ -19,9 +19,8 @@ from tests.running import QUIET, Launcher, Run, assert_whole, needs_kernel
 
 # Imports everything first: the interpreter may be out of an ordinary user's reach.
 AS_USER = """
-import importlib.metadata, os, sys
+import os, sys
 import lttd.daemon, lttd.recover, lttd.sources.ftrace.source
-importlib.metadata.version("lttd")
 from lttd import cli
 uid = int(sys.argv.pop(1))
 os.setgroups([])
