@@ -75,7 +75,8 @@ class StoredStream:
             reason = "no index; lttv check --repair makes it again"
             raise TraceDamagedError(self.paths.index, 0, reason) from None
         # In this order: the data file of a live trace is ahead of its index.
-        data_bytes = size_bytes(self.segment.place(self.paths.data))
+        # Where there are none, mapping them says why.
+        data_bytes = size_bytes(self.segment.place(self.paths.data)) or len(self.data)
         index.refuse_more_than(data_bytes, self._least_bytes)
         return index
 

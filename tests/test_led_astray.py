@@ -315,6 +315,16 @@ def test_every_command_answers_whatever_kind_of_file_is_there(
     assert not any(b"[vdso]" in each.read_bytes() for each in found)
 
 
+def test_check_says_what_kind_of_file_is_in_the_place_of_data(tmp_path: Path) -> None:
+    made = recorded(tmp_path / "t").finish()
+    data = made.paths.stream("fake_0").data
+    data.unlink()
+    os.mkfifo(data)
+    assert [str(one) for one in check(made.paths).findings] == [
+        f"{data}: byte 0: a FIFO, not a regular file"
+    ]
+
+
 def test_cut_refuses_to_copy_what_a_link_points_to(tmp_path: Path, victim: Path) -> None:
     made = with_tracefs(recorded(tmp_path / "t")).finish()
     (made.paths.directory / "tracefs" / "saved_tgids").symlink_to(victim)
