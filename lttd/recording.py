@@ -10,6 +10,7 @@ from typing import Any, Final
 from lttd.clock import Snapshot, take_snapshot
 from lttd.errors import LttdError, StorageError
 from lttd.files import Disk, Lock, storage_error
+from lttd.handles import handle_of
 from lttd.lane import Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
@@ -65,7 +66,8 @@ def owner_of(disk: Disk, trace: Path) -> Owner:
             return None
 
     status = os.fstat(directory.fd)
-    return Owner(status.st_dev, status.st_ino, os.path.realpath(trace), stored)
+    handle = handle_of(directory.fd)
+    return Owner(status.st_dev, status.st_ino, os.path.realpath(trace), handle, stored)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,8 @@ class Recorder:
     """When it started, by field 22 of ``/proc/PID/stat``; 0 where that is not known."""
     pid_namespace: int
     """Inode of ``/proc/PID/ns/pid``: pids of another one mean other processes."""
+    mount_namespace: int = 0
+    """Inode of ``/proc/PID/ns/mnt``: paths of another one may mean other files."""
 
     @classmethod
     def this(cls) -> "Recorder":
@@ -60,10 +62,10 @@ class Recorder:
             text = Path("/proc/self/stat").read_text(errors="replace")
             # The command, in parentheses, may contain blanks and parentheses: proc(5).
             start_ticks = int(text.rpartition(")")[2].split()[19])
-            namespace = Path("/proc/self/ns/pid").stat().st_ino
+            namespaces = [Path(f"/proc/self/ns/{kind}").stat().st_ino for kind in ("pid", "mnt")]
         except (OSError, IndexError, ValueError):
-            start_ticks = namespace = 0
-        return cls(os.getpid(), start_ticks, namespace)
+            start_ticks, namespaces = 0, [0, 0]
+        return cls(os.getpid(), start_ticks, *namespaces)
 
 
 def directory_path() -> str:

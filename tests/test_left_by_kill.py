@@ -141,6 +141,56 @@ def test_a_renamed_trace_gets_its_ring(lttd: Launcher, tmp_path: Path) -> None:
     assert records(lttd) == []
 
 
+def test_a_trace_that_was_moved_anywhere_on_its_disk_gets_its_ring(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    killed(lttd, tmp_path / "a", "moved")
+    (tmp_path / "archive" / "old").mkdir(parents=True)
+    (tmp_path / "a").rename(tmp_path / "archive" / "old" / "a")
+    other = lttd.run("-t", tmp_path / "b", *BRIEF)
+    assert "removed" not in other.stderr
+    moved = tmp_path / "archive" / "old" / "a"
+    assert lttd.run("-t", moved, "-a", *BRIEF).process.returncode == 0
+    assert b"moved" in data_of(moved)
+    assert records(lttd) == []
+
+
+@pytest.mark.parametrize("capabilities", ["all", "without CAP_DAC_READ_SEARCH"])
+def test_a_start_that_sees_another_tmp_does_not_take_a_trace_there_for_gone(
+    lttd: Launcher, tmp_path: Path, capabilities: str
+) -> None:
+    """systemd's PrivateTmp= puts another directory of the same file system there."""
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "private").mkdir()
+    run = killed(lttd, tmp_path / "tmp" / "a", "hidden")
+    around = ["unshare", "--mount", "sh", "-c"]
+    around += [f'mount --bind {tmp_path}/private {tmp_path}/tmp && exec "$@"', "sh"]
+    if capabilities != "all":
+        around += ["setpriv", "--bounding-set=-dac_read_search", "--inh-caps=-all"]
+    other = lttd.run("-t", tmp_path / "b", *BRIEF, under=around)
+    assert other.process.returncode == 0
+    (line,) = other.lines
+    assert "removed" not in line
+    assert run.instance.exists()
+    lttd.run("-t", tmp_path / "tmp" / "a", "-a", *BRIEF)
+    assert b"hidden" in data_of(tmp_path / "tmp" / "a")
+
+
+def test_a_trace_with_the_inode_of_one_that_was_removed_is_not_taken_for_it(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run, inode = killed(lttd, tmp_path / "a", times=7), (tmp_path / "a").stat().st_ino
+    shutil.rmtree(tmp_path / "a")
+    for number in range(50):
+        (tmp_path / f"{number}").mkdir()
+    if inode not in (path.stat().st_ino for path in tmp_path.iterdir()):
+        pytest.skip("this file system has not used the inode again")
+    (line,) = lttd.run("-t", tmp_path / "49", *BRIEF).lines
+    assert "is gone, too: removed, and 7 events with it" in line
+    assert not run.instance.exists()
+    assert records(lttd) == []
+
+
 def test_a_copied_trace_does_not_get_the_ring_of_the_original(
     lttd: Launcher, tmp_path: Path
 ) -> None:

@@ -39,6 +39,8 @@ class Owner:
     device: int
     inode: int
     path: str
+    handle: str = ""
+    """As lttd.handles has it: a number of an inode is used again; empty: the disk has none."""
     stored: Callable[[str, str, int], Stored | None] = field(
         default=_nothing_stored, compare=False, repr=False
     )
@@ -46,6 +48,8 @@ class Owner:
 
     def is_trace(self, other: "Owner") -> bool:
         """Tell whether *other* is the same directory, whatever it is called now."""
+        if self.handle and other.handle and self.handle != other.handle:
+            return False
         return bool(self.inode) and (self.device, self.inode) == (other.device, other.inode)
 
 

@@ -22,6 +22,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from lttd.errors import LockedError, LttdError
+from lttd.handles import is_there
+from lttd.runtime import Recorder
 from lttd.sources.base import Owner
 from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.sources.ftrace.instance import (
@@ -167,7 +169,7 @@ class Leftovers:
     def _report(self, record: InstanceRecord, left: Left, path: str) -> None:
         events = unread_events(path)
         who = f"{path}: left by an lttd that was killed (pid {left.recorder.pid})"
-        if _has_gone(left.owner):
+        if _has_gone(left):
             refused = remove_own(path, record)
             what = f"whose trace {left.owner.path} is gone, too"
             self.lines += refused or [f"{who}, {what}: removed, and {events:,} events with it"]
@@ -183,7 +185,7 @@ class Leftovers:
 
     def _report_removed(self, record: InstanceRecord, left: Left, path: str) -> None:
         """Tell the owner of a ring that somebody has removed; keep the record until then."""
-        if left.own and left.made and not _has_gone(left.owner):
+        if left.own and left.made and not _has_gone(left):
             if not self._is_ours(record, left):
                 return
             what = "with what a killed lttd had recorded for this trace and not stored"
@@ -214,7 +216,7 @@ class Leftovers:
         elif self._owner.is_trace(left.owner):
             self._tell_unstored(record, path)
             record.remove()
-        elif _has_gone(left.owner):
+        elif _has_gone(left):
             record.remove()
 
     def _tell_unstored(self, record: InstanceRecord, path: str) -> None:
@@ -243,20 +245,41 @@ def _switch_off(path: str) -> bool:
     return was_on
 
 
-def _has_gone(owner: Owner) -> bool:
+def _has_gone(left: Left) -> bool:
     """Tell whether a trace directory was removed; of one that is not mounted, nobody knows."""
+    owner = left.owner
     path, parent = owner.path, os.path.dirname(owner.path)
-    while not os.path.exists(path) and path not in ("", "/"):
-        path = os.path.dirname(path)
     try:
+        while _is_missing(path) and path not in ("", "/"):
+            path = os.path.dirname(path)
         status = os.stat(path)
+        if status.st_dev != owner.device:
+            return False
+        there = is_there(owner.handle, path if os.path.isdir(path) else parent)
+        if there is not None:
+            return not there
+        if left.recorder.mount_namespace != Recorder.this().mount_namespace:
+            return False  # the path may lead elsewhere from here: a service has a /tmp of its own
         inodes = {status.st_ino}
         if os.path.isdir(parent):  # renamed where it was, it is still there
             with os.scandir(parent) as siblings:
                 inodes |= {entry.inode() for entry in itertools.islice(siblings, _SIBLINGS)}
     except OSError:
         return False
-    return status.st_dev == owner.device and owner.inode not in inodes
+    return owner.inode not in inodes
+
+
+def _is_missing(path: str) -> bool:
+    """Tell whether nothing has the name *path*.
+
+    Raises:
+        OSError: nobody can tell; a directory on the way to it may be closed to this user.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    return False
 
 
 def _has_record(instance: str) -> bool:

@@ -74,7 +74,7 @@ def parse_record(content: bytes) -> Left:
             head["own"] is True,
             str(head["boot_id"]),
             _owner(head["trace"]),
-            Recorder(**{slot: int(head["recorder"][slot]) for slot in Recorder.__slots__}),
+            Recorder(**{slot: int(head["recorder"].get(slot, 0)) for slot in Recorder.__slots__}),
         )
         for line in lines[1:]:
             _add(left, json.loads(line))
@@ -84,7 +84,8 @@ def parse_record(content: bytes) -> Left:
 
 
 def _owner(trace: Mapping[str, Any]) -> Owner:
-    return Owner(int(trace["device"]), int(trace["inode"]), str(trace["path"]))
+    handle = str(trace.get("handle", ""))
+    return Owner(int(trace["device"]), int(trace["inode"]), str(trace["path"]), handle)
 
 
 def _add(left: Left, line: Mapping[str, Any]) -> None:
@@ -242,7 +243,7 @@ def open_left(name: str) -> InstanceRecord | None:
 
 
 def _head(instance: str, owner: Owner, *, own: bool) -> bytes:
-    trace = {"device": owner.device, "inode": owner.inode, "path": owner.path}
+    trace = {slot: getattr(owner, slot) for slot in ("device", "inode", "path", "handle")}
     value = {
         "instance": instance,
         "own": own,
