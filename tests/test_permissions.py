@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lttd.files import Disk
 from lttd.view.cli import main
+from lttd.view.output import new_output
+from lttd.view.trace import Trace
 from tests.ftraced import Traced, pages_of, tick
 
 MAKES = (
@@ -71,3 +74,19 @@ def test_one_file_of_a_trace_that_is_private_makes_all_that_is_made_of_it_privat
     next(trace.glob("*/streams/*_0")).chmod(0o600)
     assert main(["export", str(trace), "--to", "ctf", "-o", str(tmp_path / "ctf")]) == 0
     assert modes_of(tmp_path / "ctf") == {(False, "0o600"), (True, "0o700")}
+
+
+def test_who_puts_another_directory_in_place_of_unfinished_output_gains_nothing(
+    tmp_path: Path,
+) -> None:
+    trace, victim = Trace(trace_of(tmp_path, 0o644)), tmp_path / "victim"
+    victim.mkdir()
+    (victim / "new").write_bytes(b"secret")
+    (victim / "new").chmod(0o600)
+    with new_output(tmp_path / "new", Disk(), trace) as made:
+        made.write_bytes(b"mine")
+        made.parent.rename(tmp_path / "aside")
+        made.parent.symlink_to(victim)
+    assert stat.S_IMODE((victim / "new").stat().st_mode) == 0o600
+    assert (victim / "new").read_bytes() == b"secret"
+    assert (tmp_path / "new").read_bytes() == b"mine"

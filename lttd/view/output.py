@@ -2,15 +2,17 @@
 
 Rule: it is made in a directory beside that nobody else can enter, and renamed when it is done; what
 is there is never touched.
+Rule: the directory beside is made, filled in and renamed from by its descriptor: its parent may be
+anybody's, who could put another one in its place.
 """
 
 import os
-import shutil
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lttd.beneath import OpenDirectory, close_fd
 from lttd.errors import UsageError
 from lttd.files import Disk, storage_error
 from lttd.view.commands.info import seconds
@@ -31,33 +33,52 @@ def new_output(out: Path, disk: Disk, trace: Trace) -> Iterator[Path]:
     parent = out.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{parent}: no such directory")
+    beside = parent / f".{out.name}.{secrets.token_hex(4)}"
     try:
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+        above = OpenDirectory.open(parent)
+        above.create_directory(beside)
+        held = above.enter(beside)
+        os.fchmod(held.fd, 0o700)
     except OSError as error:
         raise storage_error(parent, error) from None
-    held = disk.hold(beside)
+    disk.hold(held)
     try:
         made = beside / out.name
         yield made
-        _permit(made, trace)
+        _permit(held, made, _mode_of(trace))
         disk.sync_file_system(beside)
         _refuse_existing(out)
-        made.rename(out)
+        os.rename(made.name, out.name, src_dir_fd=held.fd, dst_dir_fd=above.fd)
         disk.sync_parent(held)
     finally:
         disk.release(held)
-        shutil.rmtree(beside, ignore_errors=True)
+        with suppress(OSError):
+            above.remove_tree(beside)
 
 
-def _permit(made: Path, trace: Trace) -> None:
-    """Give what was made the permissions of the trace, less what the umask takes away."""
+def _permit(held: OpenDirectory, made: Path, mode: int) -> None:
+    """Give what was made the permissions *mode*, less what the umask takes away."""
     mask = os.umask(0o077)
     os.umask(mask)
-    mode = _mode_of(trace) & ~mask
-    for path in (made, *made.rglob("*")):
-        is_directory = path.is_dir()
-        # Whoever may read a directory's files may enter it.
-        path.chmod(mode | (mode & 0o444) >> 2 if is_directory else mode)
+    mode &= ~mask
+    if held.is_file(made):
+        _chmod(held.open_file(made), mode)
+        return
+    # Whoever may read a directory's files may enter it.
+    enter = mode | (mode & 0o444) >> 2
+    for directory, below, files in held.walk(made):
+        for name in below:
+            _chmod(held.open_directory(directory / name), enter)
+        for name in files:
+            _chmod(held.open_file(directory / name), mode)
+    _chmod(held.open_directory(made), enter)
+
+
+def _chmod(fd: int, mode: int) -> None:
+    try:
+        os.fchmod(fd, mode)
+    finally:
+        close_fd(fd)
 
 
 def _mode_of(trace: Trace) -> int:
