@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from lttd.limits import DEPTH
+
 FILE_MODE: Final = 0o640
 DIRECTORY_MODE: Final = 0o750
 
@@ -228,14 +230,21 @@ class OpenDirectory:
         """Yield each directory from *path* on with its directories and what else it holds.
 
         Who iterates may remove from the first list where not to go; symbolic links are in the
-        second.
+        second.  More levels than any trace has are refused.
         """
-        with self._listed(path) as entries:
-            found = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries)
-        below = [name for name, is_directory in found if is_directory]
-        yield Path(path), below, [name for name, is_directory in found if not is_directory]
-        for name in below:
-            yield from self.walk(Path(path) / name)
+        levels = [[os.fspath(path)]]
+        while levels:
+            if not levels[-1]:
+                levels.pop()
+                continue
+            at = levels[-1].pop()
+            if len(levels) > DEPTH.most:
+                raise RefusedError(errno.ELOOP, f"is too deep: {DEPTH}", at)
+            with self._listed(at) as entries:
+                found = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in entries)
+            below = [name for name, is_directory in found if is_directory]
+            yield Path(at), below, [name for name, is_directory in found if not is_directory]
+            levels.append([f"{at}/{name}" for name in reversed(below)])
 
     # -- reading
 

@@ -65,6 +65,9 @@ FORMAT: Final = Limit(
 FORMATS: Final = Limit(
     16 * MIB, "bytes", "all formats of a segment", "the 2,323 of a Linux 6.18 have 2.0 MB"
 )
+DEPTH: Final = Limit(
+    16, "levels of directories", "a segment", "tracefs/events/SYSTEM/EVENT is the deepest there is"
+)
 EVENT_TYPES: Final = Limit(65_536, "event types", "a segment", "an event names its type by 16 bits")
 PRINT_FMT_DEPTH: Final = Limit(
     64, "levels", "a print fmt's expression", "the deepest of Linux 6.18 has 14"

@@ -10,7 +10,6 @@ before the manifest says ``closed``; recovering again, or after a crash while re
 the same.
 """
 
-import stat
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -100,22 +99,21 @@ def recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
 
 def holds_nothing(segment: SegmentPaths) -> bool:
     """Tell whether recording ended before the segment had a manifest: then it never had data."""
+    streams, index = segment.streams, segment.index
+    # Whatever else is there, an lttd that was killed so early did not make it.
+    made = {segment.lock.name, segment.reserve.name, streams.name, f".{segment.manifest.name}.new"}
     base = segment.base
     try:
-        base.stat(segment.manifest)
-    except FileNotFoundError:
-        pass
+        if not made.issuperset(base.names(segment.directory)):
+            return False
+        if base.is_missing(streams):
+            return True
+        files = [(streams / name, 0) for name in base.names(streams) if name != index.name]
+        if not base.is_missing(index):
+            files += [(index / name, len(INDEX_HEADER)) for name in base.names(index)]
+        return all(base.is_file(path) and base.stat(path).st_size <= most for path, most in files)
     except OSError:
         return False
-    else:
-        return False
-    try:
-        found = [base.stat(segment.streams / name) for name in base.names(segment.streams)]
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return not any(status.st_size for status in found if not stat.S_ISDIR(status.st_mode))
 
 
 def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:

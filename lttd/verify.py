@@ -102,7 +102,7 @@ class Report:
 
     segment: Path
     state: str
-    """closed, open (its recorder is gone) or live."""
+    """closed, open (its recorder is gone), live, empty, or unreadable."""
     streams: list[StreamReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     continues: str = ""

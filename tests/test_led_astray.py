@@ -389,6 +389,68 @@ def test_an_old_segment_is_reported_left_and_recorded_past(
         assert line.endswith("; left as it is")
 
 
+def notes(segment: Path) -> None:
+    shutil.rmtree(segment / "streams")
+    (segment / "notes.txt").write_text("of somebody's own")
+
+
+def only_losses(segment: Path) -> None:
+    (segment / "streams" / made_stream(segment)).write_bytes(b"")
+
+
+def only_an_index(segment: Path) -> None:
+    only_losses(segment)
+    for path in segment.glob("streams/index/*.gaps"):
+        path.unlink()
+
+
+def somebodys_directory(segment: Path) -> None:
+    shutil.rmtree(segment / "streams")
+    (segment / "streams" / "backup").mkdir(parents=True)
+
+
+def made_stream(segment: Path) -> str:
+    (path,) = (path for path in (segment / "streams").iterdir() if path.is_file())
+    return path.name
+
+
+@pytest.mark.parametrize("damage", [notes, only_losses, only_an_index, somebodys_directory])
+def test_a_segment_without_a_manifest_is_removed_only_if_nothing_but_lttds_beginning_is_in_it(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    trace = tmp_path / "t"
+    segment = left_open(trace).paths.directory
+    (segment / "trace.json").unlink()
+    (segment / "synced.json").unlink()
+    damage(segment)
+    before = sorted(trace.rglob("*"))
+    disk = Disk()
+    with locked_trace(disk, trace, append=True):
+        (line,) = lines_of(recover_open_segments(disk, trace))
+    assert line.startswith(str(segment))
+    assert line.endswith("; left as it is")
+    assert sorted(trace.rglob("*")) == before
+
+
+@pytest.mark.parametrize("where", ["tracefs", "tracefs/events"])
+def test_a_directory_that_is_deeper_than_any_trace_is_told_in_a_line_by_cut(
+    tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = with_tracefs(recorded(tmp_path / "t")).finish()
+    at = os.open(made.paths.directory / where, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    assert lttv(["cut", str(tmp_path / "t"), "-o", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "at most 16 levels of directories of a segment are read" in line
+    assert not (tmp_path / "out").exists()
+    subprocess.run(["rm", "-rf", tmp_path / "t"], check=True)
+
+
 @pytest.mark.parametrize(
     "name", ["notes.txt", ".cut.k2j3h4", "20261127T000000Z-1000000000000-ftrace"]
 )
@@ -468,3 +530,42 @@ def test_a_segment_for_which_descriptors_run_out_leaves_nothing(tmp_path: Path) 
         failed += 1
     assert failed > len({"trace", "segment", "lock", "data", "index"})
     assert len(os.listdir(trace)) == 1
+
+
+@pytest.mark.parametrize("repairing", [[], ["--repair"]])
+def test_a_segment_that_cannot_be_read_keeps_no_other_from_being_checked_and_repaired(
+    tmp_path: Path, repairing: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t"
+    (recorded(trace, number=1).finish().paths.manifest).write_bytes(b"garbage")
+    left_open(trace, number=2)
+    assert lttv(["check", *repairing, "--json", str(trace)]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert "no manifest" in told["findings"][0]["reason"]
+    after = "closed" if repairing else "open"
+    assert [each["state"] for each in told["segments"]] == ["unreadable", after]
+    assert len(told["findings"]) == (1 if repairing else 2)
+
+
+def test_a_segment_that_may_not_be_written_keeps_no_other_from_being_repaired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t"
+    made = left_open(trace, number=1)
+    stream = made.paths.streams / made_stream(made.paths.directory)
+    os.link(stream, tmp_path / "elsewhere")
+    left_open(trace, number=2)
+    assert lttv(["check", "--repair", str(trace)]) == 1
+    printed = capsys.readouterr().out
+    assert f"{stream}: byte 0: has 2 names" in printed
+    assert "damaged, 1 finding: 2 segments" in printed
+
+
+def test_follow_leaves_out_a_segment_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t"
+    (recorded(trace, number=1).finish().paths.manifest).write_bytes(b"garbage")
+    recorded(trace, number=2).finish()
+    assert lttv(["follow", "--until-closed", str(trace)]) == 0
+    assert "its segment is left out" in capsys.readouterr().err

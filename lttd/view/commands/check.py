@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from lttd.errors import StorageError, TraceDamagedError
 from lttd.files import Disk
 from lttd.recover import StreamRecovery, recover
 from lttd.stats import counted
 from lttd.terminal import printable
 from lttd.tracedir import SegmentPaths
-from lttd.verify import Report, check, compare_killed
+from lttd.verify import Finding, Report, check, compare_killed
 
 
 def repair(segment: SegmentPaths) -> list[str]:
@@ -35,20 +36,31 @@ def check_all(
 ) -> tuple[list[Report], list[str]]:
     """Check every segment; return reports and, when *repairing*, what was repaired first.
 
+    One that cannot be read or repaired is a finding, and keeps no other from it.
+
     Raises:
         LockedError: a segment to be repaired is being recorded.
-        TraceDamagedError: a manifest cannot be read.
     """
-    reports, repaired = [], []
+    reports: list[Report] = []
+    repaired: list[str] = []
     for segment in found:
-        report = check(segment, events=events)
-        if repairing and (report.findings or report.state == "live"):
-            repaired += repair(segment)
+        try:
             report = check(segment, events=events)
+            if repairing and (report.findings or report.state == "live"):
+                repaired += repair(segment)
+                report = check(segment, events=events)
+        except TraceDamagedError as error:
+            report = _unusable(segment, Finding(error.path, error.offset_bytes, error.reason))
+        except StorageError as error:
+            report = _unusable(segment, Finding(error.path, 0, error.reason))
         reports.append(report)
     if events:
         compare_killed(reports)
     return reports, repaired
+
+
+def _unusable(segment: SegmentPaths, finding: Finding) -> Report:
+    return Report(segment.directory, "unreadable", findings=[finding])
 
 
 def report_json(reports: list[Report], repaired: list[str]) -> dict[str, Any]:

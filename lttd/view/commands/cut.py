@@ -121,13 +121,18 @@ def _copy(
 
 def _attachments(segment: SegmentPaths) -> Iterator[Path]:
     """Yield what is beside the streams, and CTF's own description of them."""
-    for directory, below, names in segment.base.walk(segment.directory):
-        inside = directory.relative_to(segment.directory)
-        below[:] = [] if inside == Path("streams") else [d for d in below if d not in _OF_THE_WHOLE]
-        for name in names:
-            of_streams = inside == Path("streams") and name != "metadata"
-            if name not in (MANIFEST, SYNCED) and not of_streams and not name.startswith("."):
-                yield inside / name
+    try:
+        for directory, below, names in segment.base.walk(segment.directory):
+            inside = directory.relative_to(segment.directory)
+            is_streams = inside == Path("streams")
+            below[:] = [] if is_streams else [d for d in below if d not in _OF_THE_WHOLE]
+            for name in names:
+                of_streams = is_streams and name != "metadata"
+                if name not in (MANIFEST, SYNCED) and not of_streams and not name.startswith("."):
+                    yield inside / name
+    except OSError as error:
+        where = Path(error.filename or segment.directory)
+        raise TraceDamagedError(where, 0, error.strerror or str(error)) from None
 
 
 def _snapshots(snapshots: list[Snapshot], begin: int, end: int) -> list[Snapshot]:

@@ -20,7 +20,7 @@ from lttd.tracedir import LOCK, Manifest, SegmentPaths, segments
 from lttd.view.commands.text import Lines, Show, maker
 from lttd.view.library import ClockGroup
 from lttd.view.times import EVERYTHING
-from lttd.view.trace import Segment
+from lttd.view.trace import Segment, Trace
 from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
 
 POLL_S: Final = 0.2
@@ -183,17 +183,19 @@ def follow(
 
     Raises:
         NotATraceError: there is no trace yet.
-        TraceDamagedError: a manifest cannot be read.
+        TraceDamagedError: no manifest can be read, or not that of a segment that is followed.
         LttdError: *until_closed*, and nobody is there any more who would close it.
     """
     notes: list[str] = []
     recorders = _Recorders(trace, notes, until_closed=until_closed)
-    known = segments(trace)
-    opened = [Segment(paths) for paths in known]
+    found = Trace(trace)
+    notes += [f"{error}; its segment is left out" for error in found.unreadable]
+    opened = found.segments
     if not from_begin:  # each of several sources has a segment of its own
         opened = [one for one in opened if not _is_closed(one)] or opened[-1:]
     followed = [_Followed(segment, show, notes, skip=not from_begin) for segment in opened]
-    seen = {paths.directory for paths in known}
+    seen = {segment.paths.directory for segment in found.segments}
+    seen |= {error.path.parent for error in found.unreadable}
     if not (from_begin or until_closed) and all(_is_closed(segment) for segment in opened):
         notes.append(f"{trace}: recording has ended; waits for more (--from-begin: what is there)")
     while True:
