@@ -314,15 +314,20 @@ class OpenDirectory:
 
     def make_directory(self, path: str | Path) -> None:
         """Create a directory and its parents, where absent."""
-        try:
-            close_fd(self.open_directory(path))
-        except FileNotFoundError:
-            above, name = _split(self._inside(path))
-            if above != ".":
-                self.make_directory(self._prefix + above)
-            with self._parent(path) as (fd, _), suppress(FileExistsError):
-                os.mkdir(name, DIRECTORY_MODE, dir_fd=fd)
-            close_fd(self.open_directory(path))
+        missing = [os.fspath(path)]
+        while missing:
+            try:
+                close_fd(self.open_directory(missing[-1]))
+                missing.pop()
+            except FileNotFoundError:
+                above, name = _split(self._inside(missing[-1]))
+                try:
+                    with self._parent(missing[-1]) as (fd, _), suppress(FileExistsError):
+                        os.mkdir(name, DIRECTORY_MODE, dir_fd=fd)
+                except FileNotFoundError:
+                    if above == ".":
+                        raise
+                    missing.append(self._prefix + above)
 
     def create_directory(self, path: str | Path) -> None:
         """Create a directory that is not there yet."""

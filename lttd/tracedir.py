@@ -392,6 +392,9 @@ def _nearest(trace: Path) -> tuple[OpenDirectory, list[Path]]:
                 raise UsageError(
                     f"{trace}: {path} is a file; name a directory, or a new path"
                 ) from None
+            if path.name == "..":
+                words = f"{path.parent} is not there, so .. leads nowhere; name a path without it"
+                raise UsageError(f"{trace}: {words}") from None
             missing.append(path)
         except OSError as error:
             raise storage_error(path, error) from None

@@ -569,3 +569,20 @@ def test_follow_leaves_out_a_segment_that_cannot_be_read(
     recorded(trace, number=2).finish()
     assert lttv(["follow", "--until-closed", str(trace)]) == 0
     assert "its segment is left out" in capsys.readouterr().err
+
+
+def test_a_path_that_leads_through_what_is_missing_is_told_in_a_line(tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / ".." / "t"
+    with (
+        pytest.raises(UsageError, match=r"missing is not there, so \.\. leads nowhere"),
+        locked_trace(Disk(), missing, append=False),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_may_be_far_below_what_is_there(tmp_path: Path) -> None:
+    far = tmp_path.joinpath(*"d" * 1200)
+    with locked_trace(Disk(), far, append=False) as number:
+        assert number == 1
+    assert list(tmp_path.iterdir()) == []

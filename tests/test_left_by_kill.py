@@ -176,21 +176,6 @@ def test_a_start_that_sees_another_tmp_does_not_take_a_trace_there_for_gone(
     assert b"hidden" in data_of(tmp_path / "tmp" / "a")
 
 
-def test_a_trace_with_the_inode_of_one_that_was_removed_is_not_taken_for_it(
-    lttd: Launcher, tmp_path: Path
-) -> None:
-    run, inode = killed(lttd, tmp_path / "a", times=7), (tmp_path / "a").stat().st_ino
-    shutil.rmtree(tmp_path / "a")
-    for number in range(50):
-        (tmp_path / f"{number}").mkdir()
-    if inode not in (path.stat().st_ino for path in tmp_path.iterdir()):
-        pytest.skip("this file system has not used the inode again")
-    (line,) = lttd.run("-t", tmp_path / "49", *BRIEF).lines
-    assert "is gone, too: removed, and 7 events with it" in line
-    assert not run.instance.exists()
-    assert records(lttd) == []
-
-
 def test_a_copied_trace_does_not_get_the_ring_of_the_original(
     lttd: Launcher, tmp_path: Path
 ) -> None:
@@ -229,18 +214,20 @@ def test_the_ring_of_a_trace_that_is_gone_is_removed_and_its_events_are_counted(
     assert records(lttd) == []
 
 
-def test_a_new_trace_with_the_inode_of_a_removed_one_does_not_get_its_ring(
+def test_a_new_trace_with_the_inode_of_a_removed_one_is_not_taken_for_it(
     lttd: Launcher, tmp_path: Path
 ) -> None:
-    run = killed(lttd, tmp_path / "a", "of the removed")
+    run = killed(lttd, tmp_path / "a", "of the removed", times=7)
     (tmp_path / "b").mkdir()
+    # As file systems do soon, but not when they are asked to.
     record = lttd.runtime / record_name(run.instance.name)
     inode, taken_over = (tmp_path / "a").stat().st_ino, (tmp_path / "b").stat().st_ino
     shutil.rmtree(tmp_path / "a")
-    record.write_text(record.read_text().replace(str(inode), str(taken_over)))
-    lttd.run("-t", tmp_path / "b", *BRIEF)
+    record.write_text(record.read_text().replace(f'"inode": {inode}', f'"inode": {taken_over}'))
+    (line,) = lttd.run("-t", tmp_path / "b", *BRIEF).lines
+    assert "is gone, too: removed, and 7 events with it" in line
     assert b"of the removed" not in data_of(tmp_path / "b")
-    os.rmdir(run.instance)
+    assert records(lttd) == []
 
 
 def test_an_instance_that_nothing_tells_lttd_made_is_left_alone_and_told(
