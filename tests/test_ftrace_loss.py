@@ -50,6 +50,33 @@ def test_a_count_that_found_no_room_in_its_page_comes_at_the_next_row() -> None:
     assert rows["discarded_total"].tolist() == [9]
 
 
+def test_one_suspicion_over_and_over_is_one_gap_between_batches() -> None:
+    ledger = LossLedger(NOTHING_LOST)
+    for now in range(100, 200):
+        ledger.sampled(Sample(now, 0, 0, 0))
+        ledger.suspect(Reason.SWITCHED_OFF, now)
+    ledger.suspect(Reason.EMPTIED, 200)
+    ledger.suspect(Reason.SWITCHED_OFF, 210)
+    gaps = ledger.place(rows_at(50, 250), [])
+    told = [(gap.row, gap.reason, gap.count, gap.begin, gap.end) for gap in gaps]
+    assert told == [
+        (1, Reason.SWITCHED_OFF, None, 100, 199),
+        (1, Reason.EMPTIED, None, 199, 200),
+        (1, Reason.SWITCHED_OFF, None, 199, 210),
+    ]
+    ledger.suspect(Reason.SWITCHED_OFF, 260)
+    assert len(ledger.place(rows_at(300), [])) == 1, "what comes after a batch is another gap"
+
+
+def test_a_suspicion_that_is_older_than_all_to_come_does_not_grow() -> None:
+    ledger = LossLedger(NOTHING_LOST)
+    ledger.suspect(Reason.EMPTIED, 100)
+    ledger.ran_dry()
+    ledger.suspect(Reason.EMPTIED, 200)
+    assert [gap.end for gap in ledger.rest()] == [100]
+    assert [gap.end for gap in ledger.rest(final=True)] == [200]
+
+
 def test_overwritten_events_wait_until_a_page_could_have_told_them() -> None:
     ledger = LossLedger(NOTHING_LOST)
     ledger.sampled(Sample(30, 5, 0, 0))

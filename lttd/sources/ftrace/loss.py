@@ -95,8 +95,17 @@ class LossLedger:
     def suspect(
         self, reason: Reason, now: int, count: int | None = None, unit: Unit = Unit.EVENTS
     ) -> None:
-        """Take note that *count* events are missing, or that some may be and nobody knows."""
-        self._pending.append(_Interval(reason, count, self._last.now, now, now, unit))
+        """Take note that *count* events are missing, or that some may be and nobody knows.
+
+        Of the latter the same reason again before a batch came is one interval that grows: somebody
+        may write to a file in a loop.
+        """
+        interval = _Interval(reason, count, self._last.now, now, now, unit)
+        last = self._pending[-1] if len(self._pending) > self._ripe else None
+        if count is None and last and (last.reason, last.lost, last.unit) == (reason, None, unit):
+            self._pending[-1] = interval._replace(begin=last.begin)
+        else:
+            self._pending.append(interval)
 
     def lost_before_all(self, reason: Reason, count: int | None, begin: int, end: int) -> None:
         """Take note of a loss that lies before every row to come."""
