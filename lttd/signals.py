@@ -29,14 +29,15 @@ class Meaning(Enum):
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 _FREE: Final = (
     *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF),
-    *(signal.SIGXCPU, signal.SIGXFSZ, signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT),
+    *(signal.SIGXCPU, signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT),
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 MEANINGS: Final[Mapping[int, Meaning]] = {
     **dict.fromkeys(_ENDS, Meaning.END),
     **dict.fromkeys(_FREE, Meaning.NONE),
 }
-"""Not in it: signals that stop and continue, those of a crash, SIGPIPE and SIGCHLD."""
+"""Not in it: signals that stop and continue, those of a crash, SIGCHLD, and SIGPIPE and SIGXFSZ,
+which Python has ignored: a write that fails says why."""
 # nohup, and a shell without a terminal, ask for this one to be ignored.
 _MAY_BE_IGNORED: Final = frozenset({signal.SIGHUP})
 # Python ignores these before main() runs, and nobody can tell what they were.
@@ -89,7 +90,7 @@ class Signals:
     def restore_for_exec(self) -> None:
         """In a forked child: put everything back as the program found it when it was started."""
         for number, before in self._before.items():
-            is_ignored = before is signal.SIG_IGN and number not in _UNKNOWN_BEFORE
+            is_ignored = before is signal.SIG_IGN
             signal.signal(number, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
         for number in _UNKNOWN_BEFORE:
             signal.signal(number, signal.SIG_DFL)

@@ -149,6 +149,13 @@ def test_the_soft_limit_of_files_is_raised(tmp_path: Path) -> None:
     assert_whole(tmp_path / "t")
 
 
+def test_a_limit_of_the_size_of_files_is_one_line(tmp_path: Path) -> None:
+    done = run("-t", tmp_path / "t", *REPLAY, under=["prlimit", "--fsize=10240"])
+    assert done.returncode == 1
+    assert "the file is as large as the limit allows: raise it (ulimit -f)" in only_line(done)
+    assert_whole(tmp_path / "t")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("files", [6, 8, 10, 12, 14, 16])
 def test_too_few_files_are_one_line(tmp_path: Path, files: int) -> None:
