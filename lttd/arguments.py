@@ -9,8 +9,8 @@ _EPILOG: Final = """\
 SPEC is KIND[:TARGET][,key=value]...
   ftrace            an own tracefs instance, created and removed by lttd (the default)
   ftrace:INSTANCE   an instance that exists; ftrace:/ is the top-level buffer
-  blktrace:/dev/X   the block layer's trace of a device (docs/BLKTRACE.md tells its keys)
-  relay:DIR         every relay channel below DIR (docs/RELAY.md tells its keys)
+  blktrace:/dev/X   the block layer's trace of a device (keys: docs/BLKTRACE.md)
+  relay:DIR         every relay channel below DIR (keys: docs/RELAY.md)
   replay:DIR        files of whole sub-buffers with their padding: fixtures, old traces
   ltt:DIR           the channels of an LTTng 0.x trace: DEBUGFS/ltt/NAME
 
@@ -22,7 +22,7 @@ Exit status: 0 recorded; 1 recording failed part way (what was written is whole 
 class _Parser(Parser):
     def error(self, message: str) -> Any:  # noqa: ANN401  (argparse declares NoReturn)
         if message.startswith("unrecognized arguments: ") and " -" not in message:
-            message += "; a COMMAND goes behind '--'"
+            message += "; write COMMAND after '--'"
         super().error(message)
 
 
@@ -38,21 +38,35 @@ def argument_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("-t", "--trace-dir", metavar="DIR", help="where the trace goes: new, empty, or --append")
-    add("--source", metavar="SPEC", action="append", help="what to record; may be repeated")
+    add(
+        "-t",
+        "--trace-dir",
+        metavar="DIR",
+        help="directory of the trace: new or empty, unless --append",
+    )
+    add(
+        "--source",
+        metavar="SPEC",
+        action="append",
+        help="what to record, see below; may be repeated",
+    )
     add("--config", metavar="FILE", help="TOML file with options by their long names")
-    add("-a", "--append", action="store_true", help="add a segment to the trace that is there")
+    add("-a", "--append", action="store_true", help="add a segment to the trace in DIR")
     add("--duration", metavar="T", help="stop after this time")
     add("--summary", metavar="HOW", help="table (default), json, json:FILE or none")
     add("-d", "--daemon", action="store_true", help="go to the background once recording runs")
-    add("-v", "--verbose", action="count", help="tell what is done, on stderr")
+    add("-v", "--verbose", action="count", help="print more to stderr")
     add("--version", action=ShowVersion, nargs=0, help="show it and exit")
-    what = parser.add_argument_group("what to record (for the one source; else in its SPEC)")
+    what = parser.add_argument_group("what to record (with several sources: keys of each SPEC)")
     add = what.add_argument
     add("--events", metavar="GLOBS", action="append",
         help="such as 'sched:*,irq:*' (default sched:*); may be repeated")  # fmt: skip
     add("--buffer-size", metavar="SIZE", help="ring per CPU (default 4M)")
-    add("--subbuffer-size", metavar="SIZE", help="where the kernel offers it (default 4K)")
+    add(
+        "--subbuffer-size",
+        metavar="SIZE",
+        help="unit of the ring, if the kernel can set it (default 4K)",
+    )
     add("--clock", metavar="NAME", help="trace clock (default mono)")
     add("--overwrite", dest="overwrite", action="store_const", const="yes",
         help="a full ring loses its oldest events (default)")  # fmt: skip
@@ -63,15 +77,15 @@ def argument_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how to write it")
     add = how.add_argument
     add("--layout", metavar="HOW", help="packed (default), or sparse: padding is a hole")
-    add("--flush-interval", metavar="T", help="an event is on disk after at most this (default 1s)")
-    add("--backlog", metavar="SIZE", help="memory between reading and the disk (default 64M)")
+    add("--flush-interval", metavar="T", help="longest time until an event is on disk (default 1s)")
+    add("--backlog", metavar="SIZE", help="memory for data that wait for the disk (default 64M)")
     add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
     add(
         "--priority", metavar="N", help="real-time priority (1-99) against CPU hogs; off by default"
     )
     add("--metrics", metavar="ADDR:PORT", help="serve /metrics and /healthz, off by default")
     add("--web-allow-host", metavar="NAME", action="append",
-        help="what else clients of --metrics may call this machine; may be repeated")  # fmt: skip
+        help="a further host name that --metrics answers to; may be repeated")  # fmt: skip
     legacy = parser.add_argument_group("legacy lttd's letters")
     add = legacy.add_argument
     add("-c", "--channel-root", metavar="DIR", action="append",

@@ -294,7 +294,9 @@ class OpenDirectory:
             reason = f"belongs to user {status.st_uid}, and only its owner may write a trace there"
             raise RefusedError(errno.EPERM, f"{reason}: name another directory", self.path)
         if status.st_mode & _WRITABLE_BY_OTHERS:
-            reason = "other users may write to it: chmod go-w, or name another directory"
+            shared = status.st_mode & stat.S_ISVTX  # such as /tmp, which has to stay so
+            remedy = "name a new one below it" if shared else "chmod go-w, or name another"
+            reason = f"other users may write to it: {remedy}"
             raise RefusedError(errno.EPERM, reason, self.path)
 
     def open_for_writing(self, path: str | Path, mode: int = FILE_MODE) -> int:

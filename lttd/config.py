@@ -228,7 +228,7 @@ def _assemble(
         if name in values
     }
     if "trace_dir" not in fields:
-        raise UsageError("where should the trace go? Name it: --trace-dir DIR")
+        raise UsageError("no directory for the trace; name one: --trace-dir DIR")
     if command and fields.get("summary") == "json":
         raise UsageError("with COMMAND, stdout is COMMAND's: write --summary json:FILE")
     if command and not shutil.which(command[0]):
@@ -250,7 +250,7 @@ def _sources(values: dict[str, Any], from_file: Mapping[str, Any]) -> tuple[Sour
         specs = [SourceSpec("ftrace")]
     elif len(specs) > 1 and common:
         example = next(iter(common))
-        raise UsageError(f"with several sources, {example} belongs into its SPEC: ,{example}=...")
+        raise UsageError(f"with several sources, write {example} in each SPEC: ,{example}=...")
     # Options of the command line win over the SPEC's; those of the file do not.
     above = {key: value for key, value in common.items() if values[key] is not from_file.get(key)}
     return tuple(
@@ -272,5 +272,5 @@ def _from_table(table: dict[str, Any]) -> SourceSpec:
     if kind not in KINDS:
         raise UsageError(f"[[source]]: kind must be one of {', '.join(KINDS)}, not {shown(kind)}")
     if not isinstance(target, str | None):
-        raise UsageError(f"[[source]]: target {shown(target)}: write a text")
+        raise UsageError(f"[[source]]: target {shown(target)}: write a string")
     return SourceSpec(kind, _target(kind, target), options)

@@ -78,13 +78,13 @@ def parse_address(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not (colon and _PORT.fullmatch(port) and int(port) < 1 << 16):
-        raise UsageError(f"--metrics {text}: not ADDR:PORT, such as 127.0.0.1:9469")
+        raise UsageError(f"--metrics {text} is not ADDR:PORT; write one such as 127.0.0.1:9469")
     if bracketed:
         host = host[1:-1]
     elif ":" in host:
-        raise UsageError(f"--metrics {text}: an IPv6 address needs brackets: [::1]:9469")
+        raise UsageError(f"--metrics {text}: an IPv6 address needs brackets; write [::1]:9469")
     if (bracketed and ":" not in host) or set(host) & set("[]/ "):
-        raise UsageError(f"--metrics {text}: not an address; give one such as 127.0.0.1 or [::1]")
+        raise UsageError(f"--metrics {text} is not an address; write one such as 127.0.0.1:9469")
     return Address(host or None, int(port))
 
 
@@ -100,7 +100,7 @@ async def open_listeners(address: Address) -> list[trio.SocketListener]:
         )
     except UnicodeError as error:  # a label of 300 characters, say
         raise UsageError(
-            f"--metrics {address}: not a name; give a numeric address such as 127.0.0.1"
+            f"--metrics {address} is not a host name; write a numeric address such as 127.0.0.1"
         ) from error
     except socket.gaierror as error:
         raise UsageError(

@@ -42,15 +42,19 @@ def why_no_trace(path: Path) -> str:
             if head.startswith(magic):
                 return f"is {what}, not a trace of lttd; use {reader}"
     if stat.S_ISDIR(mode):
-        if (path / "metadata").is_file():
-            return "is a CTF trace, not one of lttd; use babeltrace2"
-        if (path / "metadata_0").is_file():
-            return (
-                "is a trace of LTTng 0.x; lttd -t NEW --source replay:DIR makes one of lttd of it"
-            )
-        return f"holds no trace of lttd; {_OURS}"
+        return _why_no_trace_in(path)
     what = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
     return f"is {what}, not a trace of lttd; {_OURS}"
+
+
+def _why_no_trace_in(directory: Path) -> str:
+    if not os.access(directory, os.R_OK | os.X_OK):
+        return "permission denied: look at it as a user who may read it"
+    if (directory / "metadata").is_file():
+        return "is a CTF trace, not one of lttd; use babeltrace2"
+    if (directory / "metadata_0").is_file():
+        return "is a trace of LTTng 0.x; lttd -t NEW --source replay:DIR makes one of lttd of it"
+    return f"holds no trace of lttd; {_OURS}"
 
 
 def _head(path: Path) -> bytes:

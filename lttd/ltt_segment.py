@@ -133,7 +133,7 @@ class SegmentMarkers:
         sound = np.flatnonzero(headers.stored_bytes > 0)
         damaged = np.flatnonzero(headers.stored_bytes == 0)
         self.notes += [
-            f"{stream.paths.data}: byte {at}: no sub-buffer stands here"
+            f"{stream.paths.data}: byte {at}: no sub-buffer begins here"
             for at in headers.offset_bytes[damaged].tolist()
         ]
         return headers.some(sound)

@@ -171,4 +171,4 @@ def _hold(value: Any, where: str, must: Mapping[str, Test], may: Mapping[str, Te
     tests = dict(must) | {key: test for key, test in may.items() if key in value}
     for key, test in tests.items():
         if not test(value[key]):
-            raise ValueError(f"{where}.{key} is {_shown(value[key])}, which it cannot be")
+            raise ValueError(f"{where}.{key} has the impossible value {_shown(value[key])}")

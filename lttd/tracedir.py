@@ -389,9 +389,8 @@ def _nearest(trace: Path) -> tuple[OpenDirectory, list[Path]]:
             return OpenDirectory.open(path), missing
         except (FileNotFoundError, NotADirectoryError) as error:
             if isinstance(error, NotADirectoryError) and os.path.lexists(path):
-                raise UsageError(
-                    f"{trace}: {path} is a file; name a directory, or a new path"
-                ) from None
+                what = "is a file" if path == trace else f"{path} is a file"
+                raise UsageError(f"{trace}: {what}; name a directory, or a new path") from None
             if path.name == "..":
                 words = f"{path.parent} is not there, so .. leads nowhere; name a path without it"
                 raise UsageError(f"{trace}: {words}") from None
@@ -412,7 +411,7 @@ def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
     used = {segment.number for segment in segments_below(directory)}
     if foreign and not used:
         raise UsageError(
-            f"{trace}: holds {foreign[0]!r}, which is no segment; name an empty directory"
+            f"{trace}: holds {foreign[0]!r}, which is not a segment; name an empty directory"
         )
     if used and not append:
         raise UsageError(f"{trace}: holds a trace already; --append adds to it")

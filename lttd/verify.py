@@ -34,7 +34,7 @@ _WRONG: Final = {
     "inside": "its bytes are not in the data",
     "in_order": "steps back in time or number",
     "ours": "names another stream",
-    "counted": "events_discarded does not go on by what the gaps tell",
+    "counted": "events_discarded does not grow by the counts of the gaps",
     "size": "the sub-buffer's header says another size",
     "begin": "the sub-buffer's header says another begin",
 }
@@ -260,14 +260,14 @@ class _StreamCheck:
             end = int(entries["offset_bytes"][-1]) + (int(entries["packet_bits"][-1]) >> 3)
         more = len(stream.data) - end
         if more > 0 and not self._growing:
-            self._find(Finding(stream.paths.data, end, f"{more} bytes behind the last entry"))
+            self._find(Finding(stream.paths.data, end, f"{more} bytes after the last entry"))
         torn = stream.index.torn_bytes
         if torn and not self._growing:
             at = len(INDEX_HEADER) + len(entries) * ENTRY_BYTES
-            self._find(Finding(stream.paths.index, at, f"{torn} bytes behind the last entry"))
+            self._find(Finding(stream.paths.index, at, f"{torn} bytes after the last entry"))
         for gap in gaps:
             if gap.row > len(entries) and not self._growing:
-                reason = f"a gap stands before entry {gap.row}, which is not there"
+                reason = f"a gap lies before entry {gap.row}, which does not exist"
                 self._find(Finding(stream.paths.gaps, 0, reason))
 
     def _books(self, entries: Entries, gaps: list[Gap]) -> None:

@@ -393,9 +393,9 @@ def cell(outcome: Outcome) -> str:
     lost = outcome.made - outcome.stored
     parts = [str(outcome.status)]
     if lost and outcome.stored:
-        parts.append(f"{lost} lost, told")
+        parts.append(f"{lost} lost, counted")
     elif lost:
-        parts.append("nothing recorded" if not outcome.state else "all lost, told")
+        parts.append("nothing recorded" if not outcome.state else "all lost, counted")
     if outcome.state.startswith("open"):
         parts.append("left open, repairable")
     return ", ".join(parts)

@@ -205,6 +205,12 @@ def test_a_directory_that_others_may_write_to_is_not_for_writing(
         trace.refuse_foreign()
 
 
+def test_nobody_is_asked_to_close_a_directory_that_all_users_share(trace: OpenDirectory) -> None:
+    trace.path.chmod(0o1777)
+    with pytest.raises(RefusedError, match="name a new one below it"):
+        trace.refuse_foreign()
+
+
 def test_directories_are_made_with_their_parents(trace: OpenDirectory) -> None:
     path = trace.path / "a" / "b" / "c"
     trace.make_directory(path)

@@ -42,7 +42,7 @@ def test_a_record_that_is_none_any_more_is_found(segment: SegmentPaths) -> None:
     data_of(segment).write_bytes(data)
     report = check(segment, events=True)
     (finding,) = report.findings
-    assert (finding.offset_bytes, finding.reason) == (at, "no whole record stands here")
+    assert (finding.offset_bytes, finding.reason) == (at, "no whole record begins here")
 
 
 def test_without_its_index_a_trace_is_shown_all_the_same_and_repaired(

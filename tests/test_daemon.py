@@ -97,15 +97,19 @@ def fill(disk: Path) -> Path:
         (["--buffer-size", "4X"], 2, r"'4X' is not a valid size; write 4096"),
         (["--buffer-size", "1023G"], 1, r"buffer_size_kb.*ask for a smaller buffer"),
         (["--subbuffer-size", "0"], 2, r"0 bytes: give a multiple of 1024"),
-        (["--events", ","], 2, r"events ',' names none: write globs such as 'sched:"),
+        (["--events", ","], 2, r"events ',' names no event; write globs such as 'sched:"),
         (["--clock", "sundial"], 2, r"no trace clock 'sundial'; it has .*mono"),
         (["--layout", "loose"], 2, r"write packed or sparse"),
         (["--source", "disk:/dev/sda"], 2, r"'disk:/dev/sda'.*must be one of ftrace"),
-        (["--source", "ftrace,colour=red"], 2, r"'colour' is no key of ftrace; it has events"),
+        (
+            ["--source", "ftrace,colour=red"],
+            2,
+            r"'colour' is not a key of ftrace; its keys are events",
+        ),
         (["--source", "ftrace:nobodys"], 77, r"no instance 'nobodys'; make it with mkdir"),
         (["--source", "replay:/nonexistent"], 2, r"/nonexistent"),
         (["--source", "ltt:/x"], 77, r"/x: No such file.*; mount debugfs, set a trace up"),
-        (["--metrics", "9469"], 2, r"not ADDR:PORT, such as"),
+        (["--metrics", "9469"], 2, r"is not ADDR:PORT; write one such as"),
         (["--summary", "json:/nonexistent/file"], 2, r"there is no directory /nonexistent"),
         (["--config", "/nonexistent.toml"], 2, r"/nonexistent.toml: No such file"),
         (["--no-such-option"], 2, r"--no-such-option .*lttd --help"),
@@ -152,7 +156,7 @@ def test_a_directory_with_something_else_in_it_is_left_alone(
     (tmp_path / TRACE).mkdir()
     (tmp_path / TRACE / "thesis.tex").touch()
     run = lttd.run("-t", tmp_path / TRACE)
-    assert "holds 'thesis.tex', which is no segment; name an empty directory" in only_line(run)
+    assert "holds 'thesis.tex', which is not a segment; name an empty directory" in only_line(run)
     assert run.process.returncode == 2
     assert os.listdir(tmp_path / TRACE) == ["thesis.tex"]
 

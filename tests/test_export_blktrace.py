@@ -68,7 +68,7 @@ def test_what_is_no_block_trace_is_refused_in_one_line(tmp_path: Path) -> None:
     for to in ("ctf", "trace.dat"):
         with pytest.raises(
             UsageError,
-            match=r"holds blktrace, and --to .* takes only ftrace; what fits is parquet, blktrace",
+            match=r"holds blktrace, and --to .* takes only ftrace; formats for it: parquet, b",
         ):
             export(Trace(tmp_path / "b"), EVERYTHING, to, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -229,7 +229,7 @@ def test_what_is_no_ftrace_is_refused(tmp_path: Path) -> None:
     object.__setattr__(made.records[0].info, "abi", "lttng")
     made.write_manifest()
     with pytest.raises(
-        UsageError, match=r"holds lttng, and --to ctf takes only ftrace; what fits is none$"
+        UsageError, match=r"holds lttng, and --to ctf takes only ftrace; formats for it: none$"
     ):
         export(Trace(made.trace), EVERYTHING, "ctf", tmp_path / "ctf")
     assert os.listdir(tmp_path) == ["t"]

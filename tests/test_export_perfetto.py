@@ -146,6 +146,6 @@ def test_what_is_no_ftrace_is_refused(tmp_path: Path) -> None:
     blocks(tmp_path / "t")
     with pytest.raises(
         UsageError,
-        match="holds blktrace, and --to perfetto takes only ftrace; what fits is parquet, b",
+        match="holds blktrace, and --to perfetto takes only ftrace; formats for it: parquet, b",
     ):
         export(lttd.open(tmp_path / "t"), EVERYTHING, "perfetto", tmp_path / "out")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lttd.foreign import why_no_trace
 from lttd.view.cli import main
 
 
@@ -54,3 +55,23 @@ def test_a_name_that_no_file_can_have_is_usage(capfd: pytest.CaptureFixture[str]
     err = capfd.readouterr().err
     assert err.endswith(": File name too long\n")
     assert len(err) < 800
+
+
+def test_a_directory_that_is_closed_to_the_user_is_named_itself(tmp_path: Path) -> None:
+    closed = tmp_path / "t"
+    closed.mkdir(mode=0o700)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:  # root reads everything: ask as nobody
+        tmp_path.chmod(0o755)
+        os.chdir(tmp_path)
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        else:
+            closed.chmod(0)
+        os.write(writer, why_no_trace(Path("t")).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 100).startswith(b"permission denied: look at it as a user who")
+    os.close(reader)
+    os.close(writer)

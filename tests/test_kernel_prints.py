@@ -375,6 +375,6 @@ def test_conversions_are_counted_and_those_left_out_are_named(tmp_path: Path) ->
     assert share_text(tmp_path).splitlines() == [
         "kmem:alloc: page= unknown name 'vmemmap_base'",
         "other:none: unknown name 'jiffies'",
-        "3 of 5 conversions (60.00%)",
-        "1 of 3 event types as their print fmt says (33.3%)",
+        "3 of 5 conversions print as in the kernel (60.00%)",
+        "1 of 3 event types print as their print fmt says (33.3%)",
     ]

@@ -237,7 +237,7 @@ def test_an_instance_that_nothing_tells_lttd_made_is_left_alone_and_told(
     path.mkdir()
     try:
         (line,) = lttd.run("-t", tmp_path / "a", *BRIEF).lines
-        assert f"{path}: nothing tells that lttd made it" in line
+        assert f"{path}: no record says that lttd made it" in line
         assert f"rmdir {path} removes it" in line
         assert path.is_dir()
     finally:
@@ -253,7 +253,7 @@ def test_an_instance_that_somebody_made_in_place_of_a_killed_ones_is_left_alone(
     try:
         for name in ("b", "a"):
             again = lttd.run("-t", tmp_path / name, "--append", *BRIEF)
-            assert "nothing tells that lttd made it" in again.stderr
+            assert "no record says that lttd made it" in again.stderr
             assert run.instance.is_dir()
         assert records(lttd) == []
     finally:

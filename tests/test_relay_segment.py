@@ -103,5 +103,7 @@ def test_each_command_says_in_one_line_what_it_cannot_do_with_it(
     assert skipped in told[0]
     assert skipped in told[1]
     assert told[2].endswith("no event formats, which only ftrace has")
-    assert told[3].endswith("holds relay, and --to trace.dat takes only ftrace; what fits is none")
-    assert "--to parquet takes only blktrace, ftrace, ltt; what fits is none" in told[4]
+    assert told[3].endswith(
+        "holds relay, and --to trace.dat takes only ftrace; formats for it: none"
+    )
+    assert "--to parquet takes only blktrace, ftrace, ltt; formats for it: none" in told[4]

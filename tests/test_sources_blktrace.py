@@ -71,7 +71,7 @@ def test_sub_buffers_of_no_use_are_refused_before_the_kernel_is_asked(size: int)
         ("blktrace", 2, "name the device"),
         ("blktrace:/dev/null", 2, "/dev/null is not a block device"),
         ("blktrace:/dev/none", 77, "/dev/none: No such file"),
-        ("blktrace:/dev/null,events=x", 2, "'events' is no key of blktrace"),
+        ("blktrace:/dev/null,events=x", 2, "'events' is not a key of blktrace"),
         ("blktrace:/dev/null,actions=reads", 2, "is none of"),
         ("blktrace:/dev/null,pid=me", 2, "pid 'me' is not a valid number"),
         ("blktrace:/dev/null,sectors=x", 2, "lttd: sectors 'x': write FIRST-LAST"),

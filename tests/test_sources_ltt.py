@@ -510,7 +510,7 @@ def test_a_new_channel_of_an_old_name_and_other_sizes_is_told_and_left_alone(
     opened.kernel.add("kernel_0", subbuffer_bytes=16384)
     assert [*opened.source.discover(), *opened.source.discover()] == []
     (note,) = opened.source.notes()
-    assert "kernel_0: was made anew with sub-buffers of 16384 bytes, not" in note
+    assert "kernel_0: was recreated with sub-buffers of 16384 bytes, not" in note
     until(lambda: not opened.kernel.is_open("kernel_0"), "the close")
 
 

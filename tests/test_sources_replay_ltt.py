@@ -270,7 +270,7 @@ def test_two_traces_at_once_are_refused(tmp_path: Path) -> None:
 
 def test_a_sub_buffer_size_cannot_be_asked_for(tmp_path: Path) -> None:
     made(tmp_path, Tracer())
-    with pytest.raises(UsageError, match="tell their size themselves"):
+    with pytest.raises(UsageError, match="state their size themselves"):
         opened(tmp_path, **{"subbuffer-size": "4096"})
 
 

@@ -55,7 +55,7 @@ def test_every_documented_form_names_a_moment_exactly(
     trace: Trace, text: str, value: int | None, wall: bool
 ) -> None:
     if value is None:
-        with pytest.raises(UsageError, match="is no time"):
+        with pytest.raises(UsageError, match="is not a valid time"):
             parse_moment(text, trace)
     else:
         assert parse_moment(text, trace) == Moment(value, wall)

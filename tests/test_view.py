@@ -343,7 +343,7 @@ def test_padding_on_disk_is_found(tmp_path: Path) -> None:
     path = made.paths.stream("fake_0").data
     path.write_bytes(path.read_bytes() + bytes(100))
     assert [str(f) for f in check(made.paths).findings] == [
-        f"{path}: byte 608: 100 bytes behind the last entry"
+        f"{path}: byte 608: 100 bytes after the last entry"
     ]
 
 

@@ -203,11 +203,11 @@ def _chase(data: Buffer, begin: int, end: int, layout: Layout) -> tuple[list[int
         if behind > end or (behind > after and behind not in known):
             continue  # cut short: another one begins within it
         if place_at > at:
-            damage.append(Damage(at, place_at - at, "no whole record stands here"))
+            damage.append(Damage(at, place_at - at, "no whole record begins here"))
         found.append(place_at)
         at = behind
     if at < end:
-        damage.append(Damage(at, end - at, "no whole record stands here"))
+        damage.append(Damage(at, end - at, "no whole record begins here"))
     return found, damage
 
 

@@ -148,9 +148,9 @@ def layout_of(data: Buffer, offset_bytes: int = 0) -> Layout:
     if major != MAJOR or minor > LAST_MINOR:
         raise ValueError(f"format {major}.{minor}; known are 2.0 to 2.{LAST_MINOR}")
     if pointer not in (4, 8) or alignment not in (0, 4, 8):
-        raise ValueError(f"pointers of {pointer} bytes and alignment {alignment} cannot be")
+        raise ValueError(f"pointers of {pointer} bytes and alignment {alignment} are impossible")
     if not is_clock(minor, frequency, scale):
-        raise ValueError(f"a clock of {frequency} Hz, scale {scale}, cannot be")
+        raise ValueError(f"a clock of {frequency} Hz, scale {scale}, is impossible")
     return Layout(order, minor, pointer, alignment, frequency, scale, s * _NS + us * 1000)
 
 

@@ -296,7 +296,7 @@ class BlktraceAbi:
         for row, (at, size) in enumerate(spans):
             layout = blktrace.layout_of(data, at)
             if layout is None:
-                damage.append(ftrace_events.Damage(row, at, "no block trace record stands here"))
+                damage.append(ftrace_events.Damage(row, at, "no block trace record begins here"))
                 continue
             walked = blktrace.walk(data, at, at + size, layout)
             damage += [

@@ -56,7 +56,9 @@ def _convert(spec: SourceSpec, parsers: dict[str, Callable[[Any], Any]]) -> dict
     for key in spec.options:
         if key not in parsers:
             known = ", ".join(parsers)
-            raise UsageError(f"source {spec}: {key!r} is no key of {spec.kind}; it has {known}")
+            raise UsageError(
+                f"source {spec}: {key!r} is not a key of {spec.kind}; its keys are {known}"
+            )
     return {
         key.replace("-", "_"): parse_named(key, parsers[key], value)
         for key, value in spec.options.items()
@@ -67,7 +69,7 @@ def _events(value: object) -> tuple[str, ...]:
     globs = parse_list(value)
     if not globs:
         written = ",".join(map(str, value)) if isinstance(value, list) else value
-        raise UsageError(f"{shown(written)} names none: write globs such as 'sched:*,irq:*'")
+        raise UsageError(f"{shown(written)} names no event; write globs such as 'sched:*,irq:*'")
     return globs
 
 
@@ -123,7 +125,7 @@ def _open_replay(
     if abi not in ("ltt", "blktrace"):
         return open_replay(directory, pool, abi=abi, subbuffer_bytes=subbuffer_bytes)
     if subbuffer_bytes is not None:
-        raise UsageError(f"source {spec}: sub-buffers of {abi} files tell their size themselves")
+        raise UsageError(f"source {spec}: sub-buffers of {abi} files state their size themselves")
     return (open_ltt_replay if abi == "ltt" else open_blktrace_replay)(directory, pool)
 
 

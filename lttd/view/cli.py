@@ -25,7 +25,8 @@ INTERRUPTED = 128 + 2
 MOST_DIGITS = 18
 MOST_JOBS = 256
 
-_EPILOG = "Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace there."
+_EPILOG = """Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace there; 130 interrupted;
+141 the reader of the output ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +74,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(
-        prog="lttv", description="Look at traces that lttd recorded.", epilog=_EPILOG
+        prog="lttv", description="Show, cut and export traces that lttd recorded.", epilog=_EPILOG
     )
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="show it and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -102,13 +103,13 @@ def _add(
 
 
 def _add_info(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    text = "what was recorded, from when to when, how much, what was lost"
+    text = "print source, times, size and losses of a trace"
     command = _add(commands, "info", _info, text)
     command.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
 def _add_check(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    text = "verify every file against the others; 0 whole, 1 damaged"
+    text = "verify every file against the others; status 0: whole, 1: damaged"
     command = _add(commands, "check", _check, text)
     command.add_argument(
         "--repair", action="store_true", help="rebuild indexes, cut torn tails, close the trace"
@@ -116,60 +117,68 @@ def _add_check(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command.add_argument(
         "--events",
         action="store_true",
-        help="decode every event, and compare with the kernel's own count",
+        help="decode every event, compare with the kernel's own count",
     )
     command.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
 def _add_cut(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    text = "a smaller trace: sub-buffers copied whole, never decoded"
+    text = "copy a window to a new trace, in whole sub-buffers, without decoding"
     command = _add(commands, "cut", _cut, text)
     _add_window(command)
-    _add_output(command, "directory of the new trace; not there yet")
+    _add_output(command, "directory of the new trace; must not exist")
 
 
 def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
     from lttd.view.export import FORMATS  # noqa: PLC0415
 
-    command = _add(commands, "export", _export, "the trace as other tools want it")
+    command = _add(commands, "export", _export, "convert a trace for other tools")
     formats = ", ".join(FORMATS)
-    command.add_argument("--to", metavar="FORMAT", choices=FORMATS, required=True, help=formats)
+    command.add_argument(
+        "--to", metavar="FORMAT", choices=FORMATS, required=True, help=f"one of {formats}"
+    )
     _add_window(command)
-    text = "file or directory to make, not there yet; parquet: or a URL that fsspec can write"
+    text = "file or directory to make; must not exist; for parquet also a URL that fsspec can write"
     command.add_argument("-o", "--output", metavar="OUT", required=True, help=text)
 
 
 def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    command = _add(commands, "plot", _plot, "a picture: rates by CPU, losses, the busiest events")
+    command = _add(
+        commands, "plot", _plot, "draw a picture: rates by CPU, losses, the busiest events"
+    )
     _add_window(command)
     _add_which(command)
-    _add_output(command, "picture to make, not there yet: .svg, .html or .png")
+    _add_output(command, "picture to make, .svg, .html or .png; must not exist")
 
 
 def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    command = _add(commands, "text", _text, "events as lines, merged over CPUs by time")
+    command = _add(commands, "text", _text, "print events as lines, merged over CPUs by time")
     command.add_argument(
         "more", metavar="MORE", type=Path, nargs="*", help="other traces, merged by time"
     )
     _add_window(command)
     _add_choice(command)
-    command.add_argument("-n", metavar="N", type=_number, help="no more than this many lines")
-    command.add_argument("--jobs", metavar="N", type=_jobs, help="processes (default: what pays)")
+    command.add_argument("-n", metavar="N", type=_number, help="stop after this many lines")
+    command.add_argument(
+        "--jobs", metavar="N", type=_jobs, help="number of processes (default: by size and CPUs)"
+    )
 
 
 def _add_follow(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    command = _add(commands, "follow", _follow, "new events as lines, live, while lttd writes")
-    command.add_argument("--from-begin", action="store_true", help="what is there already, first")
+    command = _add(commands, "follow", _follow, "print new events as lines, while lttd writes")
+    command.add_argument(
+        "--from-begin", action="store_true", help="print the recorded events first"
+    )
     command.add_argument(
         "--until-closed",
         action="store_true",
-        help="end when the recording has ended: 0; 1 if its recorder was killed",
+        help="end with the recording; status 1 if its recorder was killed",
     )
     _add_choice(command)
 
 
 def _add_formats(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    text = "which event types can be shown as their print fmt says; TRACE may be a tracefs"
+    text = "list the event types that do not print as their print fmt says; TRACE may be a tracefs"
     _add(commands, "formats", _formats, text)
 
 
@@ -192,22 +201,25 @@ def _add_which(command: argparse.ArgumentParser) -> None:
         metavar="N",
         type=_number,
         action="append",
-        help="of this CPU only; may be repeated",
+        help="only events of this CPU; may be repeated",
     )
     command.add_argument(
-        "--event", metavar="GLOB", action="append", help="NAME or SYSTEM:NAME; may be repeated"
+        "--event",
+        metavar="GLOB",
+        action="append",
+        help="only events of this NAME or SYSTEM:NAME; may be repeated",
     )
     command.add_argument(
         "--where",
         metavar="EXPR",
-        help="only where this holds of an event's fields, or of event, system, time (ns), cpu, pid:"
-        " 'prev_pid == 42 and next_comm == \"sshd\"'",
+        help="only events for which this is true, over their fields and event, system, time (ns),"
+        " cpu, pid: 'prev_pid == 42 and next_comm == \"sshd\"'",
     )
 
 
 def _add_choice(command: argparse.ArgumentParser) -> None:
     _add_which(command)
-    command.add_argument("--fields", metavar="A,B", help="these fields only, as name=value")
+    command.add_argument("--fields", metavar="A,B", help="print these fields only, as name=value")
     command.add_argument("--json", action="store_true", help="one JSON object per line")
     command.add_argument("--ns", action="store_true", help="time stamps to the nanosecond")
 

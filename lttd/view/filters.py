@@ -223,7 +223,7 @@ def _unary(op: ast.unaryop, value: Value, count: int) -> Value:
     if isinstance(value, _Missing):
         return MISSING
     if isinstance(value, bytes):
-        raise TypeError("a string is no number")
+        raise TypeError("a string is not a number")
     if isinstance(op, ast.USub):
         return -(value.astype(np.int64) if isinstance(value, np.ndarray) else value)
     return ~value if isinstance(op, ast.Invert) else value
@@ -234,7 +234,7 @@ def _arithmetic(op: ast.operator, a: Value, b: Value) -> Value:
         if isinstance(value, bytes | tuple) or (
             isinstance(value, np.ndarray) and value.dtype.kind in "SOV"
         ):
-            raise TypeError("arithmetic with what is no number")
+            raise TypeError("arithmetic needs numbers")
         _refuse_array(value)
     constants = all(isinstance(value, int) for value in (a, b))
     if isinstance(op, ast.LShift | ast.Mult) and constants:

@@ -140,7 +140,7 @@ class ClockGroup:
             what = f"{self.kind} events cannot be decoded as the manifest describes them; skipped"
             note = f"{stream.paths.data}: {what}"
         else:
-            what = f"{self.kind} events cannot be decoded, nobody says what they are; skipped."
+            what = f"{self.kind} events cannot be decoded: their format is unknown; skipped."
             note = f"{stream.segment.directory}: {what} lttv info counts the bytes, by stream"
         if note not in self._notes:
             self._notes.append(note)

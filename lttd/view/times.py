@@ -54,7 +54,9 @@ class Moment:
             return self.value
         if segment.conversion is None:
             name = segment.paths.directory.name
-            raise UsageError(f"{name}: has no clock snapshot: give times in trace-clock seconds")
+            raise UsageError(
+                f"{name}: has no clock snapshot; write times in seconds of the trace clock"
+            )
         return min(max(segment.conversion.to_trace(self.value), 0), ALWAYS_END)
 
 
@@ -116,7 +118,7 @@ def parse_moment(text: str, trace: Trace) -> Moment:
 
 def _no_time(text: str) -> UsageError:
     forms = "seconds of the trace clock, HH:MM:SS, YYYY-MM-DDTHH:MM:SS, +1.5s or -1.5s"
-    return UsageError(f"{text!r} is no time: give {forms}")
+    return UsageError(f"{text!r} is not a valid time; write {forms}")
 
 
 def _scaled_ns(found: re.Match[str], unit_ns: int) -> int:
@@ -143,7 +145,7 @@ def _relative(found: re.Match[str], trace: Trace) -> Moment:
 def _of_day(found: re.Match[str], text: str, trace: Trace) -> Moment:
     span = _span(trace, text)
     if span.begin_realtime_ns is None or span.end_realtime_ns is None:
-        raise UsageError(f"{text}: the trace has no clock snapshot, so nobody knows its day")
+        raise UsageError(f"{text}: the trace has no clock snapshot, so its day is unknown")
     hours, minutes = int(found["h"]), int(found["m"])
     of_minute_ns = _scaled_ns(found, _SECOND_NS) if found["whole"] else 0
     if hours > 23 or minutes > 59 or of_minute_ns >= 60 * _SECOND_NS:

@@ -40,7 +40,7 @@ def _cpus(groups: Sequence[ClockGroup], chosen: Filter) -> Iterator[str]:
         {s.info.id.cpu for group in groups for segment in group.segments for s in segment.streams}
     )
     if there and not any(chosen.wants_cpu(cpu) for cpu in there):
-        yield f"--cpu: the trace has none of these, but {', '.join(map(str, there))}"
+        yield f"--cpu: no such CPU in the trace; it has {', '.join(map(str, there))}"
 
 
 def _outside(groups: Sequence[ClockGroup]) -> str | None:
@@ -70,7 +70,7 @@ def _events(formats: Sequence[Formats], chosen: Filter) -> Iterator[str]:
     for glob in chosen.globs or ():
         if known and not any(matches(*key, glob) for key in known):
             names = [name for _, name in known] + [f"{system}:{name}" for system, name in known]
-            yield f"--event {glob}: no event is named so{_near(glob, names)}"
+            yield f"--event {glob}: no event of the trace matches{_near(glob, names)}"
 
 
 def _fields(formats: Sequence[Formats], chosen: Filter, fields: Sequence[str]) -> Iterator[str]:

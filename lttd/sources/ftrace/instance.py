@@ -156,7 +156,7 @@ def open_named(root: str, name: str, owner: Owner = NO_OWNER) -> Instance:
     if name == TOP_LEVEL:
         path, shown = root, "top"
     elif not name or "/" in name or name in {".", ".."}:
-        raise UsageError(f"{name!r} cannot be the name of a tracefs instance")
+        raise UsageError(f"{name!r} is not a valid name of a tracefs instance")
     else:
         path, shown = f"{root}/instances/{name}", name
     if not os.path.isdir(path):

@@ -95,7 +95,7 @@ class Leftovers:
             if not re.fullmatch(rf"{re.escape(ftrace_instance.OWN_PREFIX)}\d+", name):
                 continue
             if not _has_record(name) and _is_unused(path):
-                what = "nothing tells that lttd made it, and nobody reads it, so it is left alone"
+                what = "no record says that lttd made it, and nobody reads it; it is left alone"
                 self.lines.append(f"{path}: {what}; rmdir {path} removes it")
 
     def _hold(self, name: str) -> InstanceRecord | None:
@@ -229,7 +229,7 @@ class Leftovers:
             lost += missing.count or 0 if missing else 0
         if lost:
             what = f"of {lost:,} events that a killed lttd took of it and did not store"
-            self.lines.append(f"{path}: no gap in the trace tells {what}: record from it, too")
+            self.lines.append(f"{path}: no gap in the trace states {what}; record from it, too")
 
 
 def _listed(files: Sequence[str]) -> str:

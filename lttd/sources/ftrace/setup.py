@@ -191,7 +191,9 @@ def _set_clock(instance: Instance, clock: str) -> None:
 
 def _set_subbuffer_bytes(instance: Instance, size_bytes: int) -> None:
     if size_bytes <= 0 or size_bytes % 1024:
-        raise UsageError(f"a sub-buffer of {size_bytes} bytes: give a multiple of 1024")
+        raise UsageError(
+            f"a sub-buffer of {size_bytes} bytes is not possible; write a multiple of 1024"
+        )
     try:
         _set_and_tell_loss(instance, "buffer_subbuf_size_kb", str(size_bytes >> 10))
     except LttdError as error:
@@ -210,7 +212,7 @@ def _set_and_tell_loss(instance: Instance, name: str, text: str) -> None:
 
 def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
     if size_bytes < 1024:
-        raise UsageError(f"a buffer of {size_bytes} bytes holds no event: give 64K or more")
+        raise UsageError(f"a buffer of {size_bytes} bytes is too small; write 64K or more")
     text = str(max(1, -(-size_bytes // 1024)))
     if instance.own:
         _set(instance, "buffer_size_kb", text)

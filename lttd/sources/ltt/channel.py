@@ -106,7 +106,7 @@ class Channel:
         self.subbuffer_bytes = self._size(SIZE) if largest is None else largest
         if not self.subbuffer_count or not 0 < self.subbuffer_bytes <= MOST_BYTES:
             sizes = f"{self.subbuffer_count} sub-buffers of {self.subbuffer_bytes} bytes"
-            raise SourceError(f"{self.path}: says that it has {sizes}, which cannot be")
+            raise SourceError(f"{self.path}: reports impossible sizes: {sizes}")
 
     def poll(self) -> int:
         """Return what the kernel says of it now: READABLE or URGENT, OVER, or 0."""

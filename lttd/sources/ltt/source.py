@@ -219,7 +219,7 @@ def _refuse_other_sizes(path: str, before: StreamInfo, stream: LttStream) -> Non
     if stream.info != before:
         stream.close()
         sizes = f"sub-buffers of {stream.info.subbuffer_bytes} bytes, not {before.subbuffer_bytes}"
-        raise SourceError(f"{path}: was made anew with {sizes}: start lttd again to record it")
+        raise SourceError(f"{path}: was recreated with {sizes}; restart lttd to record it")
 
 
 def _allow_descriptors(channels: int) -> None:

@@ -4,6 +4,7 @@ Rule: the producer is not ours: nothing is started, stopped or flushed.
 Rule: channels come and go; one that comes again under the same name continues its stream.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Final
 
 from lttd.abi.framing import more_of, parse_framing
 from lttd.errors import LttdError, NothingToRecordError, UsageError
+from lttd.sources import refused
 from lttd.sources.base import Attachment, SourceInfo, When
 from lttd.sources.relay import find as relay_find
 from lttd.sources.relay.file import OpenFile, RelayFile
@@ -142,6 +144,9 @@ class RelaySource:
             return
         if errors:
             raise errors[0]
+        if not os.access(self._settings.directory, os.R_OK | os.X_OK):
+            what = f"{self._settings.directory}: {os.strerror(errno.EACCES)}"
+            raise NothingToRecordError(what, refused.remedy(errno.EACCES))
         what = f"{reasons[0]}, no relay file" if reasons else "no file <channel><cpu> in it"
         remedy = "for files of whole sub-buffers there is replay:DIR" if reasons else _REMEDY
         raise NothingToRecordError(

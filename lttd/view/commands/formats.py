@@ -55,8 +55,8 @@ def share_text(path: Path) -> str:
     return "\n".join(
         [
             *map(printable, sorted(lines)),
-            f"{printed} of {conversions} conversions ({part:.2%})",
-            f"{whole} of {types} event types as their print fmt says ({share:.1%})",
+            f"{printed} of {conversions} conversions print as in the kernel ({part:.2%})",
+            f"{whole} of {types} event types print as their print fmt says ({share:.1%})",
         ]
     )
 

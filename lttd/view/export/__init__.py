@@ -99,5 +99,5 @@ def does_not_fit(where: str, kinds: set[str], to: str) -> "UsageError":
     taken = ", ".join(sorted(_taken(to)))
     fit = ", ".join(name for name in FORMATS if kinds <= _taken(name)) or "none"
     return UsageError(
-        f"{where}: holds {held}, and --to {to} takes only {taken}; what fits is {fit}"
+        f"{where}: holds {held}, and --to {to} takes only {taken}; formats for it: {fit}"
     )

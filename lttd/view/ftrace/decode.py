@@ -307,7 +307,7 @@ def pages_of(members: list[tuple[StreamSlice, int]], notes: list[str]) -> Pages:
         sound = (headers.stored_bytes > 0) & (headers.content_bytes <= stated)
         differ = ~sound | (headers.content_bytes != indexed)
         for row in np.flatnonzero(differ).tolist():
-            what = "header differs from the index" if sound[row] else "no sub-buffer stands here"
+            what = "header differs from the index" if sound[row] else "no sub-buffer begins here"
             notes.append(f"{stream.paths.data}: byte {int(headers.offset_bytes[row])}: {what}")
         offset = headers.offset_bytes[sound] - base
         begin = entries["begin"][sound].astype(np.uint64)

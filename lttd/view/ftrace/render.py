@@ -252,7 +252,7 @@ def _width(stated: Any, rows: EventRows, most: int) -> Any:  # noqa: ANN401  (in
         return stated if stated is None else max(min(stated, most), -most)
     value = evaluate(stated, rows)
     if isinstance(value, Buffer) or value.dtype.kind not in "iu":
-        raise Inexpressible("a width that is no number")
+        raise Inexpressible("a width that is not a number")
     # As the kernel takes it: a vararg of the type int.
     value = value.astype(np.int32).clip(-most, most)
     same = len(value) and (value == value[0]).all()
