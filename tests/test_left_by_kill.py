@@ -214,6 +214,36 @@ def test_the_ring_of_a_trace_that_is_gone_is_removed_and_its_events_are_counted(
     assert records(lttd) == []
 
 
+def test_the_ring_of_another_trace_is_not_recorded_by_its_instances_name(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a", "of a alone")
+    by_name = ("--source", f"ftrace:{run.instance.name}", "--duration", "50ms")
+    for trace in ("a", "b"):
+        other = lttd.run("-t", tmp_path / trace, "-a", *by_name)
+        assert other.process.returncode == 2
+        (line,) = [line for line in other.lines if run.instance.name in line]
+        assert f"lttd --append -t {tmp_path}/a keeps it" in line
+    lttd.run("-t", tmp_path / "a", "-a", *BRIEF)
+    assert data_of(tmp_path / "a").count(b"of a alone") == 3
+    assert records(lttd) == []
+
+
+def test_an_instance_whose_name_is_not_utf8_is_refused_in_a_line(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    path = lttd.instances / os.fsdecode(lttd.prefix.encode() + b"\xff")
+    path.mkdir()
+    try:
+        refused = lttd.run("-t", tmp_path / "a", "--source", f"ftrace:{path.name}")
+        assert refused.process.returncode == 2
+        (line,) = refused.lines
+        assert "this name of an instance is not UTF-8" in line
+        assert not (tmp_path / "a").exists()
+    finally:
+        path.rmdir()
+
+
 def test_a_new_trace_with_the_inode_of_a_removed_one_is_not_taken_for_it(
     lttd: Launcher, tmp_path: Path
 ) -> None:

@@ -441,6 +441,17 @@ def test_channels_are_found_in_folders_and_named_by_their_path(ltt_kernel: Kerne
     opened.source.close()
 
 
+def test_a_channel_whose_name_no_manifest_can_hold_is_passed_over(ltt_kernel: Kernel) -> None:
+    ltt_kernel.add("cpu_0", minor=2)
+    ltt_kernel.add(f"{'x' * 200}/{'y' * 100}_0")
+    opened = Opened(ltt_kernel)
+    assert opened.names == ["cpu_0"]
+    assert [note.split(": ", 1)[1] for note in opened.source.notes()] == [
+        "passed over: its name is not UTF-8, or too long"
+    ]
+    opened.source.close()
+
+
 @pytest.mark.parametrize(
     ("channels", "names"),
     [

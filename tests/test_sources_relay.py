@@ -327,6 +327,13 @@ def test_files_are_found_at_any_depth_by_the_channels_name(tmp_path: Path) -> No
     assert found("trace") == found("block/*") == found("*")[1:]
 
 
+def test_a_channel_whose_name_no_manifest_can_hold_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "good0").touch()
+    (tmp_path / os.fsdecode(b"\xff0")).touch()
+    found = [each.stream.channel for each in relay_find.candidates(str(tmp_path), "*", 2)]
+    assert found == ["good"]
+
+
 def test_a_file_that_can_be_sought_in_is_no_relay_file(tmp_path: Path) -> None:
     (tmp_path / "trace0").touch()
     fd = os.open(tmp_path / "trace0", os.O_RDONLY)

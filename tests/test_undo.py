@@ -225,6 +225,7 @@ def test_a_record_with_a_value_that_lttd_never_writes_is_refused(file: str, valu
         json.dumps(head()).encode() + b"\n[]\n",
         json.dumps(head()).encode() + b'\n{"undone": 5}\n',
         json.dumps(head()).encode() + b'\n{"left_out": ["x"]}\n',
+        json.dumps(head()).encode() + b'\n{"left_out": [Infinity]}\n',
         json.dumps(head()).encode() + b"\n{}" * 200_000 + b"\n",
     ],
 )

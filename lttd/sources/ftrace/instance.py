@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
+from lttd.plausible import is_name
 from lttd.runtime import RuntimeDirectory
 from lttd.sources.base import NO_OWNER, Owner
 from lttd.sources.ftrace.other_readers import holders
@@ -159,6 +160,8 @@ def open_named(root: str, name: str, owner: Owner = NO_OWNER) -> Instance:
         raise UsageError(f"{name!r} is not a valid name of a tracefs instance")
     else:
         path, shown = f"{root}/instances/{name}", name
+    if not is_name(shown):
+        raise UsageError(f"{name!a:.80}: this name of an instance is not UTF-8, or too long")
     if not os.path.isdir(path):
         raise NothingToRecordError(
             f"tracefs has no instance {name!r}",
@@ -184,7 +187,12 @@ def _hold_record(instance: Instance, name: str, owner: Owner) -> None:
         return
     # Held until ours has taken its place: another lttd would put back what is wanted again.
     old = hold_left(record_name(name))
-    left = _left_by(old, instance, owner) if old is not None else None
+    try:
+        left = _left_by(old, instance, owner) if old is not None else None
+    except BaseException:
+        if old is not None:
+            old.release()
+        raise
     instance.record = InstanceRecord.replace(directory, name, owner)
     instance.undo = Undo(instance.path, instance.record.write_down)
     if old is not None:
@@ -200,7 +208,13 @@ def _left_by(record: InstanceRecord, instance: Instance, owner: Owner) -> Left |
         left = record.left()
     except ValueError:
         return None
-    if not left.of_this_boot or left.own:
+    if not left.of_this_boot:
+        return None
+    if left.own:
+        if left.made == os.stat(instance.path).st_ino:
+            what = f"{instance.name} holds what a killed lttd recorded into {left.owner.path}"
+            remedy = f"lttd --append -t {left.owner.path} keeps it, and needs no --source for that"
+            raise UsageError(f"{what}: {remedy}")
         return None
     if owner.is_trace(left.owner):
         instance.progress = record.progress()

@@ -69,16 +69,17 @@ def parse_record(content: bytes) -> Left:
         raise ValueError(f"{len(lines)} lines")
     try:
         head = json.loads(lines[0])
+        recorder = {"mount_namespace": 0} | head["recorder"]
         left = Left(
             str(head["instance"]),
             head["own"] is True,
             str(head["boot_id"]),
             _owner(head["trace"]),
-            Recorder(**{slot: int(head["recorder"].get(slot, 0)) for slot in Recorder.__slots__}),
+            Recorder(**{slot: int(recorder[slot]) for slot in Recorder.__slots__}),
         )
         for line in lines[1:]:
             _add(left, json.loads(line))
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a record: {error!r}") from None
     return left
 
@@ -168,7 +169,7 @@ class InstanceRecord:
                 for name, each in value["streams"].items()
             }
             segment = str(value["segment"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             segment, marks = "", {}
         return Progress(segment, marks, (time.time_ns() - written_ns) / 1e9)
 

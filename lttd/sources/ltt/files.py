@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from lttd.plausible import is_name
 from lttd.sources.inotify import Inotify
 from lttd.sources.ltt.rows import NAME
 from lttd.subbuffer import StreamId
@@ -94,6 +95,8 @@ class ChannelTree:
         words = NAME.fullmatch(name)
         if words is None:
             self._tell(f"{path}: passed over: its name does not end in _CPU")
+        elif not is_name(prefix + words["channel"]):
+            self._tell(f"{path}: passed over: its name is not UTF-8, or too long")
         elif self._channels == "all" or (self._channels == "flight") == name.startswith(FLIGHT):
             yield ChannelFile(
                 path, StreamId(prefix + words["channel"], int(words["cpu"])), identity

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lttd.namespaces import kernel_monotonic_ns
+from lttd.plausible import is_name
 from lttd.subbuffer import StreamId
 
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
@@ -47,7 +48,9 @@ def candidates(directory: str, pattern: str, cpus: int) -> Iterator[Candidate]:
         for name in sorted(names):
             base, cpu = split_cpu(name, cpus)
             channel = prefix + base
-            if cpu < 0 or not (fnmatchcase(channel, pattern) or fnmatchcase(base, pattern)):
+            if cpu < 0 or not is_name(channel):
+                continue
+            if not (fnmatchcase(channel, pattern) or fnmatchcase(base, pattern)):
                 continue
             path = os.path.join(parent, name)
             try:
