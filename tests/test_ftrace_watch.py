@@ -283,6 +283,8 @@ def test_what_others_read_is_what_the_kernel_counted_and_we_did_not_take(tmp_pat
     assert others(10) == 10
     assert others(100, 60, 20) == 10
     assert others(200, 50, None) is None, "nobody counted"
+    assert counts.unsure
     assert others(230, 30) == 0
+    assert not counts.unsure
     assert others(40, 90) == 0, "a reset may hide some, and makes none up"
     assert counts.foreign_read_events == 20

@@ -306,6 +306,24 @@ def test_what_another_process_did_to_a_ring_is_no_damage(
     assert [note in each for each in report.notes] == [True] * bool(note)
 
 
+def test_what_was_taken_while_somebody_changed_the_clock_is_no_damage(tmp_path: Path) -> None:
+    made = recorded(tmp_path / "t", cpus=1)
+    made.append([subbuffer(3)])
+    batch = made.rings[0].batch([])
+    batch.gaps = (Gap(0, Reason.EMPTIED, Unit.EVENTS, None, 3_500, 9_000),)
+    made.files[0].append(batch)
+    made.finish()
+    index = made.paths.stream("fake_0").index
+    raw = bytearray(index.read_bytes())
+    for number in (2, 3):  # begin at 3,000, before the doubtful time, and at 4,000
+        at = len(INDEX_HEADER) + number * ENTRY_BYTES
+        begin = raw[at + 3 * 8 : at + 4 * 8]
+        raw[at + 4 * 8 : at + 5 * 8] = begin
+    index.write_bytes(raw)
+    late = [f.entry for f in check(made.paths, events=True).findings if "later" in f.reason]
+    assert late == [2]
+
+
 def damaged(made: Made, which: str, at: int, value: bytes) -> list[str]:
     path = getattr(made.paths.stream("fake_0"), which)
     raw = bytearray(path.read_bytes())
@@ -325,7 +343,7 @@ def damaged(made: Made, which: str, at: int, value: bytes) -> list[str]:
         ("index", 16 + 7, b"\1", "fake_0.idx: 0: does not begin where the one before it ends"),
         ("index", 16 + 38, b"\0", "fake_0.idx: 0: steps back in time or number"),
         ("index", 16 + 55, b"\1", "fake_0.idx: 0: names another stream"),
-        ("index", 88 + 47, b"\1", "fake_0.idx: 1: events_discarded does not go on"),
+        ("index", 88 + 47, b"\1", "fake_0.idx: 1: events_discarded does not grow by"),
         ("index", 0, b"\0", "fake_0.idx: None: magic"),
         ("gaps", 16 + 35, b"\x77", "fake_0.gaps: None: 119 is not a valid Reason"),
     ],

@@ -28,6 +28,8 @@ class RingCounts:
         """Seen to be consumed by somebody else."""
         self._read_before = 0
         self._our_events: int | None = 0
+        self.unsure = False
+        """The last look_for_others() could not tell: somebody may have read then."""
 
     def read(self) -> dict[str, int]:
         """Return the fields as they are now."""
@@ -66,6 +68,7 @@ class RingCounts:
         grown = self._grown["read events"] - self._read_before
         ours, self._our_events = self._our_events, 0
         self._read_before = self._grown["read events"]
+        self.unsure = ours is None
         if ours is None:
             return None
         others = max(grown - ours, 0)

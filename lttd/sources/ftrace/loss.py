@@ -92,15 +92,28 @@ class LossLedger:
             if count:
                 self._pending.append(_Interval(reason, count, last.now, sample.now, at))
 
+    @property
+    def sampled_at(self) -> int:
+        """Trace clock at the last sample."""
+        return self._last.now
+
     def suspect(
-        self, reason: Reason, now: int, count: int | None = None, unit: Unit = Unit.EVENTS
+        self,
+        reason: Reason,
+        now: int,
+        count: int | None = None,
+        unit: Unit = Unit.EVENTS,
+        begin: int | None = None,
     ) -> None:
         """Take note that *count* events are missing, or that some may be and nobody knows.
+
+        *begin*: since when; None: since the last sample.
 
         Of the latter the same reason again before a batch came is one interval that grows: somebody
         may write to a file in a loop.
         """
-        interval = _Interval(reason, count, self._last.now, now, now, unit)
+        since = self._last.now if begin is None else begin
+        interval = _Interval(reason, count, since, now, now, unit)
         last = self._pending[-1] if len(self._pending) > self._ripe else None
         if count is None and last and (last.reason, last.lost, last.unit) == (reason, None, unit):
             self._pending[-1] = interval._replace(begin=last.begin)

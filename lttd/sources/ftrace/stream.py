@@ -150,6 +150,7 @@ class FtraceStream:
         """How many events a killed lttd took before and did not store."""
         self._book = RowBook()
         self._base = fields
+        self._ticked_at = now
         self._ledger = LossLedger(Sample.of(fields, now), pages_only=shared.previous_run)
         if shared.previous_run and (fields.get("dropped events") or fields.get("commit overrun")):
             # The killed run told some of them in its own segment; how many, nobody knows.
@@ -222,6 +223,7 @@ class FtraceStream:
         if not final:
             self.sample()
             self._look_for_others()
+            self._ticked_at = self._ledger.sampled_at
         if not gaps:
             return None
         return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
@@ -287,14 +289,19 @@ class FtraceStream:
     def count_reads(self) -> None:
         """Count from now on how many events we take, so that what others take is known.
 
-        What they took since the last tick is not, if we took meanwhile, too.
+        What they took before is not, if we took meanwhile, too: since the last tick, and in the one
+        before, too, which may have ended after the opening and before it was heard of.
         """
-        if self._counts.counting:
+        counts = self._counts
+        if counts.counting:
             return
-        self._counts.counting = True
+        counts.counting = True
+        before = counts.unsure
         self._try_to_sample()
-        others = self._counts.look_for_others()
-        if others != 0:
+        others = counts.look_for_others()
+        if before or counts.unsure:
+            self.suspect(Reason.FOREIGN_READ)
+        if others:
             self._ledger.suspect(Reason.FOREIGN_READ, self._shared.now(), others)
 
     def trust_reads(self) -> None:
@@ -314,11 +321,15 @@ class FtraceStream:
         return self._counts.was_emptied()
 
     def note_emptied(self) -> None:
-        """Take note that somebody emptied the ring: how much was in it, nobody knows."""
+        """Take note that somebody emptied the ring: how much was in it, nobody knows.
+
+        What was taken since the last tick may be of another clock already: the gap reaches so far.
+        """
+        begin = self._ticked_at
         self._try_to_sample()
         self._counts.was_emptied()
         self._begun = False
-        self.suspect(Reason.EMPTIED)
+        self._ledger.suspect(Reason.EMPTIED, self._shared.now(), begin=begin)
 
     def suspect(self, reason: Reason) -> None:
         """Take note that events may be missing from here on, or until here."""
