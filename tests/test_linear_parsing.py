@@ -11,7 +11,7 @@ import pytest
 
 from lttd.abi.ftrace import parse_header_page
 from lttd.abi.ftrace_format import id_of, parse_format
-from lttd.abi.print_fmt import Text, Unparsable, parse_print_fmt
+from lttd.abi.print_fmt import Conversion, Number, Text, Unparsed, parse_print_fmt
 from lttd.limits import FORMAT, HEADER_PAGE
 from tests.ftraced import FORMATS
 
@@ -147,6 +147,10 @@ def test_an_escape_is_one_byte(escaped: str, byte: bytes) -> None:
     assert conversion.argument == Text(byte)
 
 
-def test_what_is_nested_too_deeply_says_so() -> None:
-    with pytest.raises(Unparsable, match="nested too deeply"):
-        parse_print_fmt('"%d", ' + "(" * 100 + "1" + ")" * 100)
+def test_an_argument_that_is_nested_too_deeply_says_so_and_leaves_the_next_one_alone() -> None:
+    parsed = parse_print_fmt('"%d %d", ' + "(" * 100 + "1" + ")" * 100 + ", 2")
+    deep, _, plain = parsed.pieces
+    assert isinstance(deep, Conversion)
+    assert deep.argument == Unparsed("nested too deeply", ())
+    assert isinstance(plain, Conversion)
+    assert plain.argument == Number(2, bits=32, signed=True)
