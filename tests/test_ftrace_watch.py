@@ -21,7 +21,9 @@ VALUES = {
     "buffer_subbuf_size_kb": "4",
     "current_tracer": "nop",
     "options/overwrite": "1",
+    "options/event-fork": "0",
     "set_event_pid": "",
+    "set_event_notrace_pid": "",
     "tracing_cpumask": "3",
     "set_event": "sched:sched_switch\nsched:sched_waking",
     "trace": "",
@@ -95,6 +97,11 @@ class Watched:
             self.watch.look_closer()
             self.watch.tick()
 
+    def look_again(self) -> None:
+        """Look at everything, as every LOOK_AGAIN_NS."""
+        self.watch._look_again_ns = 0
+        self.look()
+
     def write(self, name: str, value: str) -> None:
         """Write as tracefs sees it: one modification."""
         fd = os.open(self.path / name, os.O_WRONLY)
@@ -126,6 +133,44 @@ def test_a_setting_is_in_trouble_as_long_as_it_differs(watched: Watched, setting
     assert watched.troubles() == set()
     assert not watched.shared.paused
     assert watched.ring.suspected == 2 * reasons
+
+
+def test_pids_that_the_kernel_adds_and_removes_itself_are_no_trouble(watched: Watched) -> None:
+    watched.write("options/event-fork", "1")
+    for name in ("set_event_pid", "set_event_notrace_pid"):
+        # What the kernel does makes no inotify event: neither does another file in its place.
+        (watched.path / "new").write_text("7\n8\n")
+        (watched.path / "new").rename(watched.path / name)
+    watched.look_again()
+    assert watched.troubles() == set()
+    assert watched.ring.suspected == []
+
+
+def test_pids_that_a_process_writes_are_an_act_where_the_kernel_changes_them_too(
+    watched: Watched,
+) -> None:
+    watched.write("options/event-fork", "1")
+    watched.write("set_event_pid", "7")
+    assert watched.troubles() == {Trouble.FILTER_SET}
+    assert watched.ring.suspected == [Reason.FILTERED]
+
+
+def test_pids_that_others_have_left_out_are_in_trouble_as_long_as_they_are(
+    watched: Watched,
+) -> None:
+    pids = watched.path / "set_event_notrace_pid"
+    watched.instance.undo.leave_out([41, 42])
+    watched.look_again()
+    assert watched.troubles() == set(), "these are our own"
+    pids.write_text("41\n42\n1234\n")
+    watched.look_again()
+    watched.look_again()
+    assert "1 pids more left out, such as 1234" in watched.health.verdict()[1]
+    assert watched.ring.suspected == [Reason.FILTERED], "once"
+    pids.write_text("")
+    watched.look_again()
+    assert watched.troubles() == set()
+    assert watched.ring.suspected == 2 * [Reason.FILTERED]
 
 
 def test_what_changes_back_at_once_is_an_act(watched: Watched) -> None:

@@ -161,6 +161,11 @@ class Undo:
             self._changes[each.file] = self._inherited.pop(each.file)
         return self._put_back(self._inherited, list(self._inherited))
 
+    @property
+    def left_out(self) -> frozenset[int]:
+        """The pids that lttd has added to the list of those that are not recorded."""
+        return frozenset(self._pids)
+
     def leave_out(self, pids: Iterable[int]) -> None:
         """Add *pids* to the list of those that are not recorded."""
         new = sorted(set(pids) - self._pids)

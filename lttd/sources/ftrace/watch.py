@@ -6,7 +6,7 @@ inotify event, and a watch below ``events`` goes deaf when the kernel drops the 
 Rule: single files are watched, never a directory and never ``trace_marker``: a watch on the
 directory makes every marker write 2 to 2.7 times slower.
 Rule: from arm() to disarm() lttd itself writes nothing but set_event_notrace_pid, which is not
-watched; what it reads makes no event of those that are asked for.
+watched but read now and then; what it reads makes no event of those that are asked for.
 
 A setting that is not as it was is a state, until it is as it was.  What is over already (somebody
 cleared ``trace``) is an act.  Each is a gap, too, of unknown number, in every stream it concerns;
@@ -26,6 +26,7 @@ from lttd.health import Health, Trouble
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.other_readers import other_readers
 from lttd.sources.ftrace.stream import FtraceStream, Shared
+from lttd.sources.ftrace.undo import PIDS_FILE
 from lttd.sources.inotify import (
     IN_CLOSE_NOWRITE,
     IN_CLOSE_WRITE,
@@ -85,6 +86,10 @@ class FtraceWatch:
         self._inotify: Inotify | None = None
         self._heard_of: dict[int, Callable[[Masks], None]] = {}
         self._normal: dict[str, str | None] = {}
+        self._left_out_before: frozenset[str] = frozenset()
+        """Pids that others had the kernel leave out when recording began."""
+        self._left_out: frozenset[str] = frozenset()
+        """Those that came since."""
         self._away: set[str] = set()
         """Files whose value is not as it was."""
         self._events: frozenset[str] = frozenset()
@@ -116,6 +121,7 @@ class FtraceWatch:
         for setting in SETTINGS:
             self._normal[setting.file] = self._read_setting(setting)
             self._hear(setting.file, self._on_setting(setting))
+        self._left_out_before = self._left_out_by_others() or frozenset()
         overwrite = next(each for each in SETTINGS if each.file == "options/overwrite")
         self._hear("trace_options", self._on_setting(overwrite))
         self._events = self._enabled() or frozenset()
@@ -175,6 +181,7 @@ class FtraceWatch:
             self._look_again_ns = time.monotonic_ns() + LOOK_AGAIN_NS
             for setting in SETTINGS[1:]:
                 self._look_at(setting)
+            self._look_at_left_out()
             self._look_at_events()
             self.wants_closer_look |= self._has_readers
 
@@ -200,6 +207,12 @@ class FtraceWatch:
 
     def _look_at(self, setting: Setting, writes: int = 0) -> None:
         """Compare a setting with what it was; *writes*: how often somebody has just written it."""
+        if setting.file == "set_event_pid" and self._pids_change_by_themselves():
+            if writes:
+                path = self._instance.file(setting.file)
+                self._health.happened(setting.trouble, "another process wrote it", path)
+                self._suspect(setting.reason)
+            return
         value, normal = self._read_setting(setting), self._normal[setting.file]
         if value is None or normal is None:
             return
@@ -229,6 +242,34 @@ class FtraceWatch:
             words = "another process changed it and changed it back"
             self._health.happened(setting.trouble, words, path)
             self._suspect(setting.reason)
+
+    def _pids_change_by_themselves(self) -> bool:
+        """Tell whether the kernel itself adds children to lists of pids, and removes the dead."""
+        return self._read("options/event-fork") == "1"
+
+    def _left_out_by_others(self) -> frozenset[str] | None:
+        """Return whom others have the kernel leave out; None where that cannot be told."""
+        text = self._read(PIDS_FILE)
+        if text is None or self._pids_change_by_themselves():
+            return None
+        # Read after the list, so that what lttd adds meanwhile is in it.
+        ours = {str(pid) for pid in self._instance.undo.left_out}
+        return frozenset(text.split()) - ours
+
+    def _look_at_left_out(self) -> None:
+        """Compare whom others have left out with whom they had when recording began."""
+        found, path = self._left_out_by_others(), self._instance.file(PIDS_FILE)
+        if found is None:
+            return
+        more = found - self._left_out_before
+        if more:
+            words = f"another process has {len(more)} pids more left out, such as {min(more)}"
+            self._health.begins(Trouble.FILTER_SET, words, path)
+        else:
+            self._health.ends(Trouble.FILTER_SET, "no more pids are left out than before", path)
+        if more != self._left_out:
+            self._left_out = more
+            self._suspect(Reason.FILTERED)
 
     def _look_whether_on(self) -> None:
         """Find out whether tracing went off unheard: the kernel turns it off itself, too."""
