@@ -1,6 +1,8 @@
 """What changes of an instance's files mean: plain files stand for tracefs, inotify is real."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +173,30 @@ def test_pids_that_others_have_left_out_are_in_trouble_as_long_as_they_are(
     watched.look_again()
     assert watched.troubles() == set()
     assert watched.ring.suspected == 2 * [Reason.FILTERED]
+
+
+WITHOUT_INOTIFY = """
+import sys
+from pathlib import Path
+from tests.test_ftrace_watch import Watched
+watched = Watched(Path(sys.argv[1]))
+watched.write("tracing_on", "0")
+watched.look()
+print(*watched.troubles(), *watched.instance.notes, sep="\\n")
+"""
+
+
+def test_without_inotify_a_line_says_so_and_a_look_still_finds_what_lasts(tmp_path: Path) -> None:
+    refuse = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
+    words = ["unshare", "--user", "--map-root-user", "sh", "-c", refuse, "sh"]
+    if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no user namespace, or none with limits of its own")
+    words += [sys.executable, "-c", WITHOUT_INOTIFY, str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    trouble, note = done.stdout.splitlines()
+    assert trouble == Trouble.TRACING_OFF
+    assert "the kernel refuses inotify" in note
+    assert "max_user_instances" in note
 
 
 def test_what_changes_back_at_once_is_an_act(watched: Watched) -> None:

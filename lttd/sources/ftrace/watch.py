@@ -118,6 +118,11 @@ class FtraceWatch:
         """Take what is now for what has to be; notice from here on what changes."""
         self._health = health
         self._inotify = Inotify()
+        if self._inotify.fileno() < 0:
+            self._instance.notes.append(
+                "the kernel refuses inotify, so what other tools do to the buffer is noticed late, "
+                "and what they undo soon is not: raise fs.inotify.max_user_instances (sysctl)"
+            )
         for setting in SETTINGS:
             self._normal[setting.file] = self._read_setting(setting)
             self._hear(setting.file, self._on_setting(setting))
