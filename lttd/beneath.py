@@ -316,20 +316,18 @@ class OpenDirectory:
 
     def make_directory(self, path: str | Path) -> None:
         """Create a directory and its parents, where absent."""
-        missing = [os.fspath(path)]
-        while missing:
+        inside = self._inside(path)
+        with suppress(FileNotFoundError):
+            close_fd(self.open_directory(path))
+            return
+        for end in (*(at for at, letter in enumerate(inside) if letter == "/"), len(inside)):
+            step = self._prefix + inside[:end]
             try:
-                close_fd(self.open_directory(missing[-1]))
-                missing.pop()
+                close_fd(self.open_directory(step))
             except FileNotFoundError:
-                above, name = _split(self._inside(missing[-1]))
-                try:
-                    with self._parent(missing[-1]) as (fd, _), suppress(FileExistsError):
-                        os.mkdir(name, DIRECTORY_MODE, dir_fd=fd)
-                except FileNotFoundError:
-                    if above == ".":
-                        raise
-                    missing.append(self._prefix + above)
+                with suppress(FileExistsError):
+                    self.create_directory(step)
+                close_fd(self.open_directory(step))
 
     def create_directory(self, path: str | Path) -> None:
         """Create a directory that is not there yet."""
