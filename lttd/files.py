@@ -9,6 +9,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,9 @@ from lttd.subbuffer import Pieces
 SPARE_DESCRIPTORS: Final = 4
 # Nobody else can open the file, so nobody else can hold its lock.
 LOCK_MODE: Final = 0o600
+# So often, and so long each time, is_locked() may be in the way of who takes a lock.
+_ASKED: Final = 10
+_ASKING_S: Final = 0.005
 IOV_MAX: Final = 1024
 IOVEC_BYTES: Final = 16
 # About so much a call.  Page cache folios grow with the call, and those of 2 MiB and more come, on
@@ -580,7 +584,7 @@ class Lock:
         """Lock the file; return whether it is still the one of that name."""
         try:
             os.fchmod(self._fd, LOCK_MODE)  # it may have been copied here
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._flock()
             return os.path.samestat(os.fstat(self._fd), self._directory.stat(self._path))
         except BlockingIOError:
             where, holder = self._path.parent, lock_holder(self._fd)
@@ -589,6 +593,15 @@ class Lock:
             return False
         except OSError as error:
             raise storage_error(self._path, error) from None
+
+    def _flock(self) -> None:
+        """Take the lock; a viewer that asks whether somebody has it has it for a moment itself."""
+        for _ in range(_ASKED):
+            with suppress(BlockingIOError):
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(_ASKING_S)
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def release(self) -> None:
         """Let somebody else have it; a close that fails has closed all the same."""

@@ -9,12 +9,14 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from lttd.beneath import OpenDirectory
 from lttd.errors import LttdError, StorageError, TraceDamagedError, UsageError
 from lttd.files import Disk, Lock, is_locked
 from lttd.open_segment import SegmentContents
@@ -569,6 +571,28 @@ def test_follow_leaves_out_a_segment_that_cannot_be_read(
     recorded(trace, number=2).finish()
     assert lttv(["follow", "--until-closed", str(trace)]) == 0
     assert "its segment is left out" in capsys.readouterr().err
+
+
+def test_viewers_that_ask_who_has_a_lock_do_not_keep_it_from_who_takes_it(tmp_path: Path) -> None:
+    trace, ended = OpenDirectory.open(tmp_path), threading.Event()
+    path = tmp_path / ".lock"
+    path.touch(0o600)
+
+    def ask() -> None:
+        while not ended.is_set():
+            is_locked(trace.place(path))
+
+    viewers = [threading.Thread(target=ask) for _ in range(2)]
+    for viewer in viewers:
+        viewer.start()
+    try:
+        for _ in range(1000):
+            Lock(trace, path).release()
+            path.touch(0o600)
+    finally:
+        ended.set()
+        for viewer in viewers:
+            viewer.join()
 
 
 def test_a_path_that_leads_through_what_is_missing_is_told_in_a_line(tmp_path: Path) -> None:
