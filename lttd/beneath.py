@@ -7,7 +7,7 @@ Whoever renames or replaces the directory afterwards changes nothing.
 
     trace = OpenDirectory.open(Path("/var/lib/lttd/t1"))
     manifest = trace.place(trace.path / "20261123T013005Z-000001-ftrace" / "trace.json")
-    manifest.read(limit_bytes=1 << 20)
+    fd = manifest.open()
 
 Rule: paths are full paths, as messages print them; each begins with the path of its directory.
 Rule: only regular files are opened, and never in a way that waits: a FIFO, a device or a socket is
@@ -47,7 +47,6 @@ _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = _WRITE | os.O_CREAT | os.O_EXCL
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
-_READ_BYTES: Final = 1 << 20
 
 _KINDS: Final = {
     stat.S_IFLNK: "a symbolic link, and none is followed here",
@@ -255,24 +254,6 @@ class OpenDirectory:
         fd = self._reach(inside, _READ)
         return self._checked(fd, path, lambda status: None)
 
-    def read(self, path: str | Path, *, limit_bytes: int) -> bytes:
-        """Return the whole of a regular file, which is refused where it has more than the limit."""
-        fd = self.open_file(path)
-        try:
-            size_bytes = os.fstat(fd).st_size
-            parts: list[bytes] = []
-            left = limit_bytes + 1
-            while size_bytes <= limit_bytes and left:
-                part = os.read(fd, min(left, max(size_bytes + 1, _READ_BYTES)))
-                if not part:
-                    return b"".join(parts)
-                parts.append(part)
-                left -= len(part)
-        finally:
-            close_fd(fd)
-        reason = f"has {size_bytes:,} bytes or more, and {limit_bytes:,} are the limit"
-        raise RefusedError(errno.EFBIG, reason, path)
-
     def map(self, path: str | Path) -> memoryview:
         """Map a regular file for reading; of an empty one the view is empty."""
         fd = self.open_file(path)
@@ -462,10 +443,6 @@ class Place:
     def open(self) -> int:
         """See OpenDirectory.open_file()."""
         return self.directory.open_file(self.path)
-
-    def read(self, *, limit_bytes: int) -> bytes:
-        """See OpenDirectory.read()."""
-        return self.directory.read(self.path, limit_bytes=limit_bytes)
 
     def map(self) -> memoryview:
         """See OpenDirectory.map()."""

@@ -11,7 +11,6 @@ import pytest
 from lttd import beneath
 from lttd.beneath import OpenDirectory, RefusedError, place_of
 
-LIMIT_BYTES = 100
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
 
@@ -60,28 +59,22 @@ def put(kind: str, path: Path) -> Path:
     return path
 
 
+def read(directory: OpenDirectory, path: Path) -> bytes:
+    with open(directory.open_file(path), "rb") as file:
+        return file.read()
+
+
 def test_the_kernel_here_is_asked_first() -> None:
     assert beneath._ways() in (beneath.open_by_kernel, beneath.open_by_steps)
 
 
 def test_a_file_is_read_and_mapped_whole(trace: OpenDirectory) -> None:
     path = trace.path / "below" / "file"
-    assert trace.read(path, limit_bytes=6) == b"inside"
+    assert read(trace, path) == b"inside"
     assert bytes(trace.place(path).map()) == b"inside"
     path.write_bytes(b"")
-    assert trace.read(path, limit_bytes=0) == b""
+    assert read(trace, path) == b""
     assert bytes(trace.map(path)) == b""
-
-
-def test_a_file_beyond_the_limit_is_refused_without_reading_it(trace: OpenDirectory) -> None:
-    path = trace.path / "giant"
-    path.touch()
-    os.truncate(path, 1 << 40)
-    with pytest.raises(RefusedError, match=r"1,099,511,627,776 bytes or more, and 100 are the"):
-        trace.read(path, limit_bytes=LIMIT_BYTES)
-    os.truncate(path, LIMIT_BYTES + 1)
-    with pytest.raises(RefusedError):
-        trace.read(path, limit_bytes=LIMIT_BYTES)
 
 
 @irregular
@@ -89,7 +82,7 @@ def test_only_regular_files_are_read_and_no_other_makes_us_wait(
     trace: OpenDirectory, kind: str
 ) -> None:
     path = put(kind, trace.path / "odd")
-    for use in (lambda: trace.read(path, limit_bytes=LIMIT_BYTES), lambda: trace.map(path)):
+    for use in (lambda: trace.open_file(path), lambda: trace.map(path)):
         with pytest.raises(RefusedError, match=kind):
             use()
     assert not trace.is_file(path)
@@ -112,7 +105,7 @@ def test_a_symbolic_link_in_the_middle_of_a_path_is_not_followed(
     (trace.path / "link").symlink_to(tmp_path / "elsewhere")
     path = trace.path / "link" / "file"
     uses: list[Callable[[], object]] = [
-        lambda: trace.read(path, limit_bytes=LIMIT_BYTES),
+        lambda: trace.open_file(path),
         lambda: trace.open_for_writing(path),
         lambda: trace.open_for_writing(trace.path / "link" / "new"),
         lambda: trace.create(trace.path / "link" / "new"),
@@ -136,9 +129,9 @@ def test_a_symbolic_link_in_the_middle_of_a_path_is_not_followed(
 def test_two_dots_lead_nowhere(trace: OpenDirectory) -> None:
     for path in (trace.path / ".." / "victim", trace.path / "below" / ".." / ".." / "victim"):
         with pytest.raises(RefusedError, match="leads out"):
-            trace.read(path, limit_bytes=LIMIT_BYTES)
+            trace.open_file(path)
     with pytest.raises(AssertionError, match="not below"):
-        trace.read(trace.path.parent / "victim", limit_bytes=LIMIT_BYTES)
+        trace.open_file(trace.path.parent / "victim")
 
 
 def test_the_path_that_is_named_may_contain_links_and_is_resolved_once(tmp_path: Path) -> None:
@@ -150,7 +143,7 @@ def test_the_path_that_is_named_may_contain_links_and_is_resolved_once(tmp_path:
     (tmp_path / "real").rename(tmp_path / "moved")
     (tmp_path / "link").mkdir()
     os.close(named.open_for_writing(tmp_path / "link" / "new"))
-    assert named.read(tmp_path / "link" / "file", limit_bytes=LIMIT_BYTES) == b"real"
+    assert read(named, tmp_path / "link" / "file") == b"real"
     assert sorted(os.listdir(tmp_path / "moved")) == ["file", "new"]
     assert os.listdir(tmp_path / "link") == []
 
@@ -167,7 +160,7 @@ def test_a_directory_may_be_named_in_any_way(
     path = Path(name) / "file"
     assert opened.holds(path)
     assert not opened.holds(tmp_path / "victim")
-    assert opened.read(path, limit_bytes=LIMIT_BYTES) == b"here"
+    assert read(opened, path) == b"here"
     assert opened.names(Path(name)) == sorted(os.listdir(name))
 
 
@@ -176,7 +169,7 @@ def test_what_is_written_to_has_one_name(trace: OpenDirectory, tmp_path: Path) -
     os.link(tmp_path / "victim", path)
     with pytest.raises(RefusedError, match="has 2 names"):
         trace.open_for_writing(path)
-    assert trace.read(path, limit_bytes=LIMIT_BYTES) == b"outside"
+    assert read(trace, path) == b"outside"
 
 
 @needs_root
@@ -185,7 +178,7 @@ def test_what_is_written_to_is_ours(trace: OpenDirectory) -> None:
     os.chown(path, 65534, 65534)
     with pytest.raises(RefusedError, match="belongs to user 65534"):
         trace.open_for_writing(path)
-    assert trace.read(path, limit_bytes=LIMIT_BYTES) == b"inside"
+    assert read(trace, path) == b"inside"
 
 
 @needs_root
