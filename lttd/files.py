@@ -603,10 +603,23 @@ class Lock:
             time.sleep(_ASKING_S)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    def is_in_place(self) -> bool:
+        """Tell whether whoever asks for the lock would still meet it, as far as can be told."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), self._directory.stat(self._path))
+        except FileNotFoundError:
+            return False
+        except OSError:  # too many open files, say
+            return True
+
     def release(self) -> None:
-        """Let somebody else have it; a close that fails has closed all the same."""
-        with suppress(OSError):
-            self._directory.remove_file(self._path)
+        """Let somebody else have it; a close that fails has closed all the same.
+
+        A file that somebody put in its place may be the lock of another one.
+        """
+        if self.is_in_place():
+            with suppress(OSError):
+                self._directory.remove_file(self._path)
         close_fd(self._fd)
 
 

@@ -66,7 +66,7 @@ class Trouble(enum.StrEnum):
     )
     TRACE_MOVED = (
         "trace_moved",
-        "The trace directory, or a segment in it, is no longer where recording began.",
+        "The trace directory, a segment in it or its lock is no longer where recording began.",
     )
     UNSYNCED = (
         "unsynced",

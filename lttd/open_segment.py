@@ -191,7 +191,7 @@ class OpenSegment:
             raise failed
 
     def moved(self) -> StorageError | None:
-        """Tell what is no longer where recording began: the trace directory, or the segment.
+        """Tell what is no longer where it was: the trace directory, the segment, or its lock.
 
         What is written goes on to be written there, since the directories are held open.
         """
@@ -200,10 +200,16 @@ class OpenSegment:
             if os.path.samestat(at.path.stat(), os.fstat(at.fd)):
                 at = self.paths.base
                 if os.path.samestat(self._trace.stat(at.path), os.fstat(at.fd)):
-                    return None
+                    return self._lost_lock()
         except OSError:
             pass
         return StorageError(at.path, "somebody renamed or removed it while it was recorded")
+
+    def _lost_lock(self) -> StorageError | None:
+        if self._lock is None or self._lock.is_in_place():
+            return None
+        words = "somebody removed it: nothing keeps lttv check --repair or another lttd from here"
+        return StorageError(self.paths.lock, words)
 
     def retry(self) -> None:
         """Have lanes that failed try again, also those that nothing more comes for."""

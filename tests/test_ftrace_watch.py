@@ -31,6 +31,7 @@ VALUES = {
     "trace": "",
     "trace_pipe": "",
     "buffer_size_kb": "64",
+    "free_buffer": "",
     "per_cpu/cpu0/trace": "",
     "per_cpu/cpu0/trace_pipe_raw": "",
     "events/sched/enable": "1",
@@ -173,6 +174,16 @@ def test_pids_that_others_have_left_out_are_in_trouble_as_long_as_they_are(
     watched.look_again()
     assert watched.troubles() == set()
     assert watched.ring.suspected == 2 * [Reason.FILTERED]
+
+
+def test_rings_that_are_freed_are_found_smaller_at_the_next_tick(watched: Watched) -> None:
+    watched.write("free_buffer", "")
+    # The kernel itself writes the new size.
+    (watched.path / "new").write_text("7\n")
+    (watched.path / "new").rename(watched.path / "buffer_size_kb")
+    watched.look()
+    assert watched.troubles() == {Trouble.RING_RESIZED}
+    assert "from 64 KiB to 7 KiB" in watched.health.verdict()[1]
 
 
 WITHOUT_INOTIFY = """

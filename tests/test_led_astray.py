@@ -523,6 +523,7 @@ def test_a_segment_for_which_descriptors_run_out_leaves_nothing(tmp_path: Path) 
         segment._close_files()
         return True
 
+    gc.collect()  # what other tests left open is not closed meanwhile
     before = os.listdir("/proc/self/fd")
     failed = 0
     while not made_with(failed):

@@ -560,6 +560,24 @@ def test_a_renamed_directory_is_reported_and_goes_on_being_recorded_into(
         assert check(SegmentPaths(now, base), events=True).findings == []
 
 
+@pytest.mark.parametrize("act", ["removed", "replaced"])
+def test_a_removed_lock_is_reported_and_what_is_there_now_is_left_alone(
+    going: Going, act: str
+) -> None:
+    lock = going.segment.paths.lock
+    going.offer(1)
+    lock.unlink()
+    if act == "replaced":
+        lock.touch()
+    going.retry()
+    words = f"{lock}: somebody removed it: nothing keeps lttv check --repair or another lttd"
+    assert words in going.health.verdict()[1]
+    assert len(going.lines) == 1
+    going.segment.close(SNAPSHOT)
+    assert lock.exists() == (act == "replaced")
+    assert going.recorder.last_write_error is not None
+
+
 def test_a_removed_trace_is_a_loss_of_all_that_was_stored(going: Going, tmp_path: Path) -> None:
     going.offer(3)
     shutil.rmtree(tmp_path / "t")

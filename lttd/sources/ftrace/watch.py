@@ -86,6 +86,8 @@ class FtraceWatch:
         self._inotify: Inotify | None = None
         self._heard_of: dict[int, Callable[[Masks], None]] = {}
         self._normal: dict[str, str | None] = {}
+        self._sizes: list[str] = []
+        """Files that say how large a ring is."""
         self._left_out_before: frozenset[str] = frozenset()
         """Pids that others had the kernel leave out when recording began."""
         self._left_out: frozenset[str] = frozenset()
@@ -135,6 +137,8 @@ class FtraceWatch:
         self._hear("trace", self._on_cleared("trace", self._streams))
         self._hear("trace_pipe", self._on_opened("trace_pipe", self._streams), _OPENED)
         self._hear_size("buffer_size_kb")
+        # Its close shrinks all rings, after inotify has said so: the next tick looks.
+        self._hear("free_buffer", self._look_soon)
         for stream in self._streams:
             cpu = f"per_cpu/cpu{stream.info.id.cpu}"
             self._hear(f"{cpu}/trace", self._on_cleared(f"{cpu}/trace", [stream]))
@@ -186,6 +190,8 @@ class FtraceWatch:
             self._look_again_ns = time.monotonic_ns() + LOOK_AGAIN_NS
             for setting in SETTINGS[1:]:
                 self._look_at(setting)
+            for name in self._sizes:
+                self._look_at_size(name)
             self._look_at_left_out()
             self._look_at_events()
             self.wants_closer_look |= self._has_readers
@@ -330,7 +336,11 @@ class FtraceWatch:
         self._health.happened(Trouble.RING_EMPTIED, words, path)
         self._suspect(Reason.EMPTIED, streams)
 
+    def _look_soon(self, _: Masks) -> None:
+        self._look_again_ns = 0
+
     def _hear_size(self, name: str) -> None:
+        self._sizes.append(name)
         self._normal[name] = self._read(name)
         self._hear(name, lambda _: self._look_at_size(name))
 
