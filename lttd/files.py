@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from lttd.beneath import OpenDirectory, Place, RefusedError, close_fd, place_of
 from lttd.errors import (
@@ -417,6 +417,13 @@ class Disk:
         if truncate and file.size_bytes():
             file.truncate(0)
         return file
+
+    def create(self, path: Path) -> IO[bytes]:
+        """Create a file to write to from its begin to its end."""
+        try:
+            return os.fdopen(self._holder(path).create(path), "wb")
+        except OSError as error:
+            raise storage_error(path, error) from None
 
     def file(self, path: Path, fd: int) -> File:
         """Return the file that was opened; tests put another kind in its place."""

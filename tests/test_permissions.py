@@ -3,13 +3,16 @@
 import os
 import stat
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from lttd.files import Disk
 from lttd.view.cli import main
+from lttd.view.export import FORMATS
 from lttd.view.output import new_output
+from lttd.view.times import EVERYTHING
 from lttd.view.trace import Trace
 from tests.ftraced import Traced, pages_of, tick
 
@@ -90,3 +93,17 @@ def test_who_puts_another_directory_in_place_of_unfinished_output_gains_nothing(
     assert stat.S_IMODE((victim / "new").stat().st_mode) == 0o600
     assert (victim / "new").read_bytes() == b"secret"
     assert (tmp_path / "new").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("to", ["trace.dat", "ctf", "perfetto", "parquet"])
+def test_nothing_is_exported_through_a_link_in_place_of_unfinished_output(
+    tmp_path: Path, to: str
+) -> None:
+    trace, victim, disk = Trace(trace_of(tmp_path, 0o644)), tmp_path / "victim", Disk()
+    victim.mkdir()
+    with new_output(tmp_path / "new", disk, trace) as made:
+        made.parent.rename(tmp_path / "aside")
+        made.parent.symlink_to(victim)
+        import_module(FORMATS[to].module).export(trace, EVERYTHING, made, disk)
+    assert list(victim.iterdir()) == []
+    assert (tmp_path / "new").exists()

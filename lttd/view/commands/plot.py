@@ -40,9 +40,10 @@ def plot(trace: Trace, window: Window, chosen: Filter, out: Path) -> list[str]:
     if write is png:
         _resvg()  # before the work, not after
     notes: list[str] = []
-    with new_output(out, Disk(), trace) as made:
+    disk = Disk()
+    with new_output(out, disk, trace) as made, disk.create(made) as file:
         rates = rates_of(trace, window, chosen, notes)
-        made.write_bytes(write(head_of(trace, rates, chosen), rates))
+        file.write(write(head_of(trace, rates, chosen), rates))
     return Notes(notes).told()
 
 

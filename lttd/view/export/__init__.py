@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
     from lttd.errors import UsageError
+    from lttd.files import Disk
     from lttd.view.times import Window
     from lttd.view.trace import Trace
 
@@ -37,8 +38,8 @@ FORMATS: Final[dict[str, Target]] = {
 class Exporter(Protocol):
     """What a module of FORMATS is."""
 
-    def export(self, trace: "Trace", window: "Window", out: Path) -> list[str]:
-        """Write what *window* holds to *out*; return what is to be told.
+    def export(self, trace: "Trace", window: "Window", out: Path, disk: "Disk") -> list[str]:
+        """Write what *window* holds to *out*, by *disk* alone; return what is to be told.
 
         Raises:
             UsageError: this trace cannot be in that format.
@@ -79,8 +80,9 @@ def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[s
         if not hasattr(exporter, "export_url"):
             raise UsageError(f"{out}: {to} is written to a path, not to a URL")
         return cast("UrlExporter", exporter).export_url(trace, window, str(out))
-    with new_output(Path(out), Disk(), trace) as made:
-        return exporter.export(trace, window, made)
+    disk = Disk()
+    with new_output(Path(out), disk, trace) as made:
+        return exporter.export(trace, window, made, disk)
 
 
 def _taken(to: str) -> set[str]:

@@ -33,14 +33,13 @@ _ROWS_AT_ONCE: Final = 64
 _READABLE_VERSION: Final = 7
 
 
-def export(trace: Trace, window: Window, out: Path) -> list[str]:
+def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
     found = [(segment, parts_within(segment, window)) for segment in trace.segments]
     found = [(s, parts) for s, parts in found if any(not part.empty for part in parts)]
     if not found:
         raise NotATraceError(nothing_within(trace))
     _refuse_others(trace, [segment for segment, _ in found])
-    disk = Disk(out.parent)
     disk.make_directory(out)
     writing = _Writing(disk, out)
     try:

@@ -38,14 +38,13 @@ _ROWS_AT_ONCE: Final = 1024
 _NOTHING: Final[U8] = np.empty(0, np.uint8)
 
 
-def export(trace: Trace, window: Window, out: Path) -> list[str]:
+def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
     found = [(segment, parts_within(segment, window)) for segment in trace.segments]
     found = [(s, parts) for s, parts in found if any(len(part.entries) for part in parts)]
     if not found:
         raise NotATraceError(nothing_within(trace))
     tally = Tally()
-    disk = Disk(out.parent)
     for segment, parts in found:
         alone = len(found) == 1
         _export_segment(

@@ -31,7 +31,7 @@ ROWS_AT_ONCE: Final = 4096
 _TOLD_BY_TRACER: Final = {Reason.DISCARDED, Reason.COMMIT_OVERRUN}
 
 
-def export(trace: Trace, window: Window, out: Path) -> list[str]:
+def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
     found = [(segment, parts_within(segment, window)) for segment in trace.segments]
     found = [(s, parts) for s, parts in found if any(len(p.entries) for p in parts)]
@@ -40,7 +40,6 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
         raise NotATraceError(nothing_within(trace))
     _refuse_what_does_not_fit(trace, [segment for segment, _ in found])
     tally = _Tally()
-    disk = Disk(out.parent)
     disk.make_directory(out)
     files: dict[Path, int] = {}
     for _, parts in found:

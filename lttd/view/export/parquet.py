@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lttd.errors import NotATraceError, UsageError
+from lttd.files import Disk
 from lttd.view.columns import EventRows
 from lttd.view.export.arrow import field_array
 from lttd.view.filters import Filter
@@ -45,15 +46,15 @@ U64 = npt.NDArray[np.uint64]
 Open = Callable[[str], IO[bytes]]
 
 
-def export(trace: Trace, window: Window, out: Path) -> list[str]:
+def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
 
     def create(name: str) -> IO[bytes]:
         path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("wb")
+        disk.make_directory(path.parent)
+        return disk.create(path)
 
-    out.mkdir()
+    disk.make_directory(out)
     return _export(trace, window, create)
 
 

@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 
 from lttd.errors import NotATraceError, UsageError
+from lttd.files import Disk
 from lttd.terminal import printable_bytes
 from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
@@ -111,7 +112,7 @@ class SystraceTexter(Texter):
         return f"# {loss}"
 
 
-def export(trace: Trace, window: Window, out: Path) -> list[str]:
+def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
     found = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES)
     every = found.clocks()
@@ -125,7 +126,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
         )
     notes = Notes(f"{kind} does not fit into Perfetto's text: left out" for kind in others)
     events = losses = 0
-    with out.open("wb") as file:
+    with disk.create(out) as file:
         file.write(HEADER)
         for group in groups:
             tracefs = [segment.paths.tracefs for segment in group.segments]

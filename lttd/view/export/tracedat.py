@@ -65,7 +65,7 @@ def _begins_after(joined: list[Selection], part: Selection) -> bool:
     return bool(before[-1].entries["begin"][-1] <= part.entries["begin"][0])
 
 
-def export(trace: Trace, window: Window, out: Path) -> list[str]:
+def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
     found = [(segment, parts_within(segment, window)) for segment in trace.segments]
     found = [(s, parts) for s, parts in found if any(len(part.entries) for part in parts)]
@@ -75,7 +75,7 @@ def export(trace: Trace, window: Window, out: Path) -> list[str]:
     layout = _common_layout(trace, used)
     tally = Tally()
     writing = _Writing(used, layout, _buffers(found))
-    file = Disk(out.parent).open(out)
+    file = disk.open(out)
     try:
         writing.write(file, window, tally)
     finally:
