@@ -31,6 +31,7 @@ VALUES = {
     "trace": "",
     "trace_pipe": "",
     "buffer_size_kb": "64",
+    "per_cpu/cpu0/buffer_size_kb": "64",
     "free_buffer": "",
     "per_cpu/cpu0/trace": "",
     "per_cpu/cpu0/trace_pipe_raw": "",
@@ -184,6 +185,17 @@ def test_rings_that_are_freed_are_found_smaller_at_the_next_tick(watched: Watche
     watched.look()
     assert watched.troubles() == {Trouble.RING_RESIZED}
     assert "from 64 KiB to 7 KiB" in watched.health.verdict()[1]
+
+
+@pytest.mark.parametrize("name", ["buffer_size_kb", "per_cpu/cpu0/buffer_size_kb"])
+def test_one_resize_is_one_act_whatever_files_say_it(watched: Watched, name: str) -> None:
+    other = {"buffer_size_kb", "per_cpu/cpu0/buffer_size_kb"} - {name}
+    (watched.path / "new").write_text("8\n")
+    (watched.path / "new").rename(watched.path / other.pop())
+    watched.write(name, "8")
+    watched.look_again()
+    assert len(watched.health.conditions()) == 1
+    assert f"{name}: another process changed it from 64" in watched.health.verdict()[1]
 
 
 WITHOUT_INOTIFY = """

@@ -190,8 +190,7 @@ class FtraceWatch:
             self._look_again_ns = time.monotonic_ns() + LOOK_AGAIN_NS
             for setting in SETTINGS[1:]:
                 self._look_at(setting)
-            for name in self._sizes:
-                self._look_at_size(name)
+            self._look_at_size("buffer_size_kb")  # X where those of CPUs differ
             self._look_at_left_out()
             self._look_at_events()
             self.wants_closer_look |= self._has_readers
@@ -345,10 +344,13 @@ class FtraceWatch:
         self._hear(name, lambda _: self._look_at_size(name))
 
     def _look_at_size(self, name: str) -> None:
-        before, self._normal[name] = self._normal[name], self._read(name)
-        if self._normal[name] != before:
-            words = f"another process changed it from {before} KiB to {self._normal[name]} KiB"
-            self._health.happened(Trouble.RING_RESIZED, words, self._instance.file(name))
+        before, now = self._normal[name], self._read(name)
+        if now == before:
+            return
+        for each in self._sizes:  # one write changes what several files say
+            self._normal[each] = self._read(each)
+        words = f"another process changed it from {before} KiB to {now} KiB"
+        self._health.happened(Trouble.RING_RESIZED, words, self._instance.file(name))
 
     # -- events and their filters
 
