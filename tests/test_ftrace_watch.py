@@ -198,6 +198,16 @@ def test_one_resize_is_one_act_whatever_files_say_it(watched: Watched, name: str
     assert f"{name}: another process changed it from 64" in watched.health.verdict()[1]
 
 
+def test_a_ring_that_the_kernel_makes_late_is_no_resize(watched: Watched) -> None:
+    watched.watch.disarm()
+    (watched.path / "buffer_size_kb").write_text("7 (expanded: 1408)\n")
+    watched.watch.arm(watched.health)
+    (watched.path / "new").write_text("1410\n")
+    (watched.path / "new").rename(watched.path / "buffer_size_kb")
+    watched.look_again()
+    assert watched.troubles() == set()
+
+
 WITHOUT_INOTIFY = """
 import sys
 from pathlib import Path

@@ -349,6 +349,8 @@ class FtraceWatch:
             return
         for each in self._sizes:  # one write changes what several files say
             self._normal[each] = self._read(each)
+        if before is None or now is None or "expanded" in before:
+            return  # "7 (expanded: 1408)": the kernel makes a ring when the first event is enabled
         words = f"another process changed it from {before} KiB to {now} KiB"
         self._health.happened(Trouble.RING_RESIZED, words, self._instance.file(name))
 
