@@ -577,6 +577,9 @@ class Lock:
         while True:
             try:
                 self._fd = directory.open_for_writing(path, LOCK_MODE)
+            except RefusedError as error:
+                reason = f"{error.strerror}; it is no lock of lttd: remove it"
+                raise StorageError(path, reason, "EPERM") from None
             except OSError as error:
                 raise storage_error(path, error) from None
             try:

@@ -289,6 +289,22 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "directory": os.mkdir,
     "link": lambda path: os.symlink("/proc/self/maps", path),
 }
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_what_is_in_the_place_of_a_lock_is_refused_with_the_remedy(
+    tmp_path: Path, kind: str
+) -> None:
+    trace = tmp_path / "t"
+    trace.mkdir(mode=0o750)
+    KINDS[kind](trace / ".lock")
+    with (
+        pytest.raises(StorageError, match=r"\.lock: .*; it is no lock of lttd: remove it"),
+        locked_trace(Disk(), trace, append=False),
+    ):
+        pass
+
+
 FILES = ["trace.json", "synced.json", "streams/fake_0", "streams/index/fake_0.idx"]
 FILES += ["streams/index/fake_0.gaps", "tracefs/commands"]
 FILES += ["tracefs/events/sched/sched_switch/format"]
