@@ -226,6 +226,9 @@ def test_a_record_with_a_value_that_lttd_never_writes_is_refused(file: str, valu
         json.dumps(head()).encode() + b'\n{"undone": 5}\n',
         json.dumps(head()).encode() + b'\n{"left_out": ["x"]}\n',
         json.dumps(head()).encode() + b'\n{"left_out": [Infinity]}\n',
+        json.dumps(head(instance="a\0b")).encode() + b"\n",
+        json.dumps(head(instance="\ud800")).encode() + b"\n",
+        json.dumps(head(trace={"device": 1, "inode": 1, "path": "/a\0b"})).encode() + b"\n",
         json.dumps(head()).encode() + b"\n{}" * 200_000 + b"\n",
     ],
 )

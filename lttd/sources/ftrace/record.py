@@ -71,7 +71,7 @@ def parse_record(content: bytes) -> Left:
         head = json.loads(lines[0])
         recorder = {"mount_namespace": 0} | head["recorder"]
         left = Left(
-            str(head["instance"]),
+            _path(head["instance"]),
             head["own"] is True,
             str(head["boot_id"]),
             _owner(head["trace"]),
@@ -86,7 +86,18 @@ def parse_record(content: bytes) -> Left:
 
 def _owner(trace: Mapping[str, Any]) -> Owner:
     handle = str(trace.get("handle", ""))
-    return Owner(int(trace["device"]), int(trace["inode"]), str(trace["path"]), handle)
+    return Owner(int(trace["device"]), int(trace["inode"]), _path(trace["path"]), handle)
+
+
+def _path(value: object) -> str:
+    """Return a path as it is, if it can be one.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if b"\0" in os.fsencode(str(value)):
+        raise ValueError("a path with a NUL")
+    return str(value)
 
 
 def _add(left: Left, line: Mapping[str, Any]) -> None:
