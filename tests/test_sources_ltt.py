@@ -640,7 +640,7 @@ def test_a_channel_that_is_closed_to_us_says_what_bars_it(
 def test_sizes_that_cannot_be_are_refused(ltt_kernel: Kernel) -> None:
     ltt_kernel.add("kernel_0")
     ltt_kernel.fault("kernel_0", no_subbuffers=1)
-    with pytest.raises(SourceError, match="says that it has 0 sub-buffers"):
+    with pytest.raises(SourceError, match="impossible sizes: 0 sub-buffers"):
         Channel(f"{ltt_kernel.root}/kernel_0")
     until(lambda: not ltt_kernel.is_open("kernel_0"), "the close")
 
