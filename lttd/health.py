@@ -32,7 +32,7 @@ class Trouble(enum.StrEnum):
         member.meaning = meaning
         return member
 
-    READING_STALLED = "reading_stalled", "The reading loop has not gone round for too long."
+    READING_STALLED = "reading_stalled", "The reading loop has not finished a turn for too long."
     BACKLOG_FULL = (
         "backlog_full",
         "The disk is slower than the kernel: reading waits, the kernel loses.",
@@ -41,7 +41,7 @@ class Trouble(enum.StrEnum):
         "stream_failing",
         "A stream cannot be read now; lttd tries again, and the kernel counts what it loses.",
     )
-    STREAM_LOST = "stream_lost", "A stream cannot be read ever again; the others are."
+    STREAM_LOST = "stream_lost", "A stream can never be read again; the others are read."
     TRACING_OFF = "tracing_off", "Tracing was turned off while lttd records; lttd leaves it so."
     EVENTS_OFF = "events_off", "Events that lttd records were turned off by another process."
     FILTER_SET = "filter_set", "Another process set a filter: of events, pids or CPUs."
@@ -52,7 +52,8 @@ class Trouble(enum.StrEnum):
     )
     FOREIGN_READER = (
         "foreign_reader",
-        "Another process has a file open that consumes from the ring, or had within a minute.",
+        "Another process has a file open that consumes from the ring, or had one within the last "
+        "minute.",
     )
     RING_EMPTIED = "ring_emptied", "Another process emptied the ring within the last minute."
     RING_RESIZED = "ring_resized", "Another process resized the ring within the last minute."
@@ -62,7 +63,7 @@ class Trouble(enum.StrEnum):
     )
     FILE_LOST = (
         "file_lost",
-        "Somebody removed, replaced or cut a file of the trace: what it held is lost.",
+        "Somebody removed, replaced or truncated a file of the trace: its content is lost.",
     )
     TRACE_MOVED = (
         "trace_moved",
@@ -70,7 +71,7 @@ class Trouble(enum.StrEnum):
     )
     UNSYNCED = (
         "unsynced",
-        "A sync failed: of what was written since the last one, some may not be on the disk.",
+        "A sync failed: some of the data since the last sync may not be on the disk.",
     )
 
 
