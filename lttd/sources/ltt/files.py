@@ -84,7 +84,9 @@ class ChannelTree:
             status = os.stat(path)
         except OSError:
             return  # it has vanished
-        if stat.S_ISDIR(status.st_mode) and _identity(status) not in seen:
+        if stat.S_ISDIR(status.st_mode) and not is_name(prefix + name):
+            self._tell(f"{path}: passed over: its name is not UTF-8, or too long")
+        elif stat.S_ISDIR(status.st_mode) and _identity(status) not in seen:
             yield from self._in(path, f"{prefix}{name}/", seen)
         elif stat.S_ISREG(status.st_mode):
             yield from self._file(path, prefix, name, _identity(status))

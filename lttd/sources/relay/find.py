@@ -44,6 +44,9 @@ def candidates(directory: str, pattern: str, cpus: int) -> Iterator[Candidate]:
     for parent, directories, names in os.walk(directory):
         directories.sort()
         way = os.path.relpath(parent, directory)
+        if not is_name(way):  # so is no channel below, however deep that goes
+            directories.clear()
+            continue
         prefix = "" if way == "." else f"{way}/"
         for name in sorted(names):
             base, cpu = split_cpu(name, cpus)

@@ -37,8 +37,11 @@ _CHUNK_ROWS: Final = 65536
 def find_channels(directory: Path) -> list[tuple[StreamId, Path]]:
     """Return the files below *directory* that are named as channels are, in order."""
     found = []
-    for parent, _, names in os.walk(directory):
+    for parent, below, names in os.walk(directory):
         inside = Path(parent).relative_to(directory)
+        if not is_name(inside.as_posix()):  # so is no channel below, however deep that goes
+            below.clear()
+            continue
         for name in names:
             match, path = NAME.fullmatch(name), Path(parent) / name
             if match is not None and path.is_file():
