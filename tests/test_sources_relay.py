@@ -373,7 +373,7 @@ def test_cpus_are_read_as_the_kernel_lists_them(tmp_path: Path) -> None:
         ("relay:/x,time=8", "name its framing"),
         ("relay:/x,framing=fixed:8,sequence=x", "sequence 'x' is not a valid number"),
         ("relay:/x,overwrite=yes", "only numbers in the records tell"),
-        ("relay:/x,size=8", "no key of relay"),
+        ("relay:/x,size=8", "is not a key of relay"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused(spec: str, words: str) -> None:
