@@ -400,7 +400,7 @@ def test_what_is_no_address_is_refused_in_one_line_with_an_example(text: str) ->
     with pytest.raises(UsageError) as caught:
         parse_address(text)
     message = str(caught.value)
-    assert message.startswith(f"--metrics {text}: ")
+    assert message.startswith((f"--metrics {text} is not ", f"--metrics {text}: "))
     assert "127.0.0.1" in message or "[::1]" in message
     assert "\n" not in message
 
@@ -422,9 +422,9 @@ async def test_a_busy_port_is_refused_before_anything_else_happens(host: str | N
     ("host", "remedy"),
     [
         ("192.0.2.1", "no such address"),
-        ("no-such-host.invalid", "give a numeric address"),
-        ("x" * 300, "give a numeric address"),
-        ("a..b", "give a numeric address"),
+        ("no-such-host.invalid", "(give|write) a numeric address"),
+        ("x" * 300, "(give|write) a numeric address"),
+        ("a..b", "(give|write) a numeric address"),
     ],
 )
 async def test_an_address_that_is_not_ours_is_refused_with_the_remedy(

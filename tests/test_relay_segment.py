@@ -99,7 +99,7 @@ def test_each_command_says_in_one_line_what_it_cannot_do_with_it(
         assert main(words) == status
         (line,) = capsys.readouterr().err.splitlines()
         told.append(line)
-    skipped = "relay events cannot be decoded, nobody says what they are; skipped. lttv info counts"
+    skipped = "relay events cannot be decoded: their format is unknown; skipped. lttv info counts"
     assert skipped in told[0]
     assert skipped in told[1]
     assert told[2].endswith("no event formats, which only ftrace has")
