@@ -65,6 +65,7 @@ REASONS: Final = (
     Reason("mm_page_*", _ADDRESS, r"^page=\S+ ", ""),
     Reason("mm_vmscan_write_folio", _ADDRESS, r"^page=\S+ ", ""),
     Reason("writeback_*", _CONSTANT, r"\b(flags|state)[= ]\S*", r"\1"),
+    Reason("sb_*_inode_writeback", _CONSTANT, r"\bstate \S*", "state"),
     Reason("writeback_*", _JIFFIES, r" age=\d+", ""),
     Reason("block_*", _CONSTANT, r"(?:none|rt|be|idle|0x[0-3]),(?=\d+,\d+ \[)", ""),
     Reason("hrtimer_*", _CONSTANT, r"mode=\S+", ""),
