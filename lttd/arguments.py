@@ -1,4 +1,4 @@
-"""The command line of ``lttd``: which options there are, and their help."""
+"""The command line of ``lttd``: its options and their help."""
 
 import argparse
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""From TOML and command line to one frozen Config.
+"""Parse TOML and command line into one frozen Config.
 
 Rule: defaults < TOML < command line.  A list option that is repeated on the command line adds up,
 and replaces the file's list.  Every long option is a TOML key of the same name; SPECs are
@@ -43,7 +43,7 @@ LIST_KEYS: Final = ("events", "actions")
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """One SPEC: what to consume, and how."""
+    """One SPEC: a source and its options."""
 
     kind: str
     target: str | None = None
@@ -85,7 +85,7 @@ def _target(kind: str, written: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything that a run of lttd was asked for."""
+    """All options of a run of lttd."""
 
     trace_dir: Path
     sources: tuple[SourceSpec, ...]
@@ -97,16 +97,16 @@ class Config:
     summary: str = "table"
     """``table``, ``json``, ``json:FILE`` or ``none``."""
     on_write_error: str = "stop"
-    """``stop``, or ``continue``: what cannot be written is counted as lost."""
+    """``stop``, or ``continue``: count data that cannot be written as lost."""
     priority: int | None = None
     """SCHED_FIFO for lttd's threads; None leaves them as they are."""
     metrics: str | None = None
     web_allow_hosts: frozenset[str] = frozenset()
-    """What clients of ``metrics`` may call this machine, besides its own names."""
+    """Further host names that ``metrics`` answers to."""
     daemon: bool = False
     verbose: int = 0
     notes: tuple[str, ...] = ()
-    """Lines to tell the user before anything starts."""
+    """Lines to print before anything starts."""
     command: tuple[str, ...] = ()
 
 
@@ -194,10 +194,10 @@ _KNOWN: Final = frozenset({*_OPTIONS, *SOURCE_KEYS, *_SOURCES})
 
 
 def parse_command_line(arguments: Sequence[str]) -> Config:
-    """Return what the command line and the TOML file it names ask for.
+    """Return the options of the command line and of the TOML file that it names.
 
     Raises:
-        UsageError: they ask for what cannot be.
+        UsageError: an option is not valid.
     """
     options, command = list(arguments), []
     if "--" in options:

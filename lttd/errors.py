@@ -1,4 +1,4 @@
-"""Everything that lttd raises on purpose: one line that says what, where, and what to do."""
+"""The errors of lttd: each is one line with the failure, its place and the remedy."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 
 class LttdError(Exception):
-    """Base of all errors that a public function may raise; its text is fit for a terminal."""
+    """Base of all errors that a public function may raise; its text is one line."""
 
     exit_status: ClassVar[int] = 1
 
@@ -21,7 +21,7 @@ REMEDIES: Final = {
 
 
 def refusal(error: BaseException) -> LttdError | None:
-    """Return as one line what the system refused in a place that has no better words for it.
+    """Return an error for a refusal of the system that the caller has no better words for.
 
     None where *error* is not of that kind: then it is a bug.
     """
@@ -40,13 +40,13 @@ def refusal(error: BaseException) -> LttdError | None:
 
 
 class UsageError(LttdError):
-    """The command line, configuration or a SPEC asks for what cannot be."""
+    """The command line, the configuration or a SPEC is not valid."""
 
     exit_status = 2
 
 
 class NothingToRecordError(LttdError):
-    """This machine has nothing that the source could record from, and what to do about it."""
+    """This machine has nothing that the source can record from; carries the remedy."""
 
     exit_status = 77
 
@@ -57,11 +57,11 @@ class NothingToRecordError(LttdError):
 
 
 class SourceError(LttdError):
-    """The kernel refused or failed what a source needs while it was being set up or read."""
+    """The kernel refused or failed an operation of a source, at its set-up or while reading."""
 
 
 class StreamLostError(SourceError):
-    """A stream can never be read again; any other SourceError may be over when it is asked next."""
+    """A stream can never be read again; after any other SourceError, try again."""
 
 
 class StorageError(LttdError):
@@ -75,24 +75,24 @@ class StorageError(LttdError):
         self.reason = reason
         self.errno_name = errno_name
         self.end_bytes = end_bytes
-        """Of a write: the offset up to which it went; None where nothing is known of that."""
+        """Offset up to which a failed write went; None: unknown, or not a write."""
 
 
 class LostFileError(StorageError):
-    """Somebody removed, replaced or cut a file while it was written: what it held is lost."""
+    """Somebody removed, replaced or truncated a file while lttd wrote it: its content is lost."""
 
     def __init__(self, path: Path, reason: str, left_bytes: int) -> None:
         super().__init__(path, reason)
         self.left_bytes = left_bytes
-        """How much of it is still there."""
+        """Bytes that are still there."""
 
 
 class LockedError(LttdError):
-    """Somebody else has what would have to be ours alone."""
+    """Another process holds a resource that lttd needs alone."""
 
 
 class TraceDamagedError(LttdError):
-    """A trace on disk does not hold what its format says, and where."""
+    """A file of a trace does not match its format; carries the path and the offset."""
 
     def __init__(self, path: Path, offset_bytes: int, reason: str) -> None:
         super().__init__(f"{path}: byte {offset_bytes}: {reason}")
@@ -102,7 +102,7 @@ class TraceDamagedError(LttdError):
 
 
 class OutputError(LttdError):
-    """Standard output does not take what was asked for."""
+    """Standard output does not accept the output."""
 
 
 class NotATraceError(LttdError):

@@ -1,4 +1,4 @@
-"""Says what a path is that holds no trace of lttd, and which program reads it."""
+"""Names the kind of a path that holds no trace of lttd, and the program that reads it."""
 
 import os
 import stat
@@ -28,7 +28,7 @@ _OURS: Final = "a trace is the directory that lttd --trace-dir named"
 
 
 def why_no_trace(path: Path) -> str:
-    """Return in a few words what *path* is, and what to use instead.
+    """Return in a few words the kind of *path*, and the program to use instead.
 
     Nothing but the first bytes of a regular file is read.
     """

@@ -1,4 +1,4 @@
-"""What both command lines have in common: help through the guarded writer, errors of one line."""
+"""Common parts of both command lines: help through the guarded writer, errors of one line."""
 
 import argparse
 from contextlib import suppress
@@ -42,7 +42,7 @@ class ShowVersion(argparse.Action):
 
 
 def shortened(text: str) -> str:
-    """Cut what does not fit into a line that a person reads; its begin and its end stay."""
+    """Shorten a line that is too long for a person; keep its begin and its end."""
     if len(text) <= _MOST_CHARACTERS:
         return text
     return f"{text[: _MOST_CHARACTERS // 2]} [...] {text[-_MOST_CHARACTERS // 3 :]}"

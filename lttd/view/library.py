@@ -1,4 +1,4 @@
-"""What ``lttd.open`` returns: a trace, and windows of its events.
+"""The API of ``lttd.open``: a trace, and windows of its events.
 
     trace = lttd.open("TRACE")
     for batch in trace.window(begin="+1s", end="+1.1s", events=["sched:*"]):
@@ -7,7 +7,7 @@
     for event in trace.events(end="+10ms", where="prev_pid == 42"):
         print(event.time, event.name, event["prev_comm"])
 
-Rule: nothing is read before it is iterated over, and no more than a piece is held.
+Rule: iteration reads, nothing else does; memory holds one piece at a time.
 """
 
 import os
@@ -28,7 +28,7 @@ When = int | str | Moment | None
 
 
 class Event:
-    """One event, for small things: ``event.time``, ``event["prev_comm"]``."""
+    """One event, for small traces: ``event.time``, ``event["prev_comm"]``."""
 
     __slots__ = ("_number", "_rows", "cpu", "name", "pid", "time")
 
@@ -56,7 +56,7 @@ class Event:
 
 
 class EventWindow:
-    """A window of some traces; iterate over it for batches.  ``notes`` tell what is not shown."""
+    """A window of some traces; iterate over it for batches; ``notes`` list what is not shown."""
 
     def __init__(
         self, traces: Sequence[Trace], window: Window, chosen: Filter, piece_bytes: int
@@ -74,7 +74,7 @@ class EventWindow:
                 yield group.batch(piece)
 
     def clocks(self) -> list["ClockGroup"]:
-        """Return what can be merged: segments of one kind that share a clock."""
+        """Return groups of segments that can be merged: of one kind and one clock."""
         groups: dict[tuple[str, object], list[Segment]] = {}
         for segment in self._segments:
             manifest = segment.manifest
@@ -125,7 +125,7 @@ class ClockGroup:
             self.add(stream)
 
     def add(self, stream: StoredStream) -> bool:
-        """Take in a stream of one of the segments; tell whether it is wanted and can be decoded."""
+        """Add a stream of one of the segments; return whether it is wanted and can be decoded."""
         if stream.info.abi != self.kind or not self._filter.wants_cpu(stream.info.id.cpu):
             return False
         contexts = self._context_of.get(str(stream.segment.directory))
