@@ -349,16 +349,16 @@ class _StreamCheck:
             self._report.notes.append(f"{line.name}: {words}; another process read the others")
             return
         if missing > 0 and (reasons & _OWN_LOSSES or None in foreign):
-            self._report.notes.append(f"{line.name}: {words}; the gaps tell of what is missing")
+            self._report.notes.append(f"{line.name}: {words}; the gaps list the missing ones")
             return
         if Reason.EMPTIED in reasons:
             # Whoever empties a ring sets its counters to 0, at a moment that nobody knows.
             self._report.notes.append(f"{line.name}: {words}; another process emptied the ring")
             return
         if missing > 0 and self._told:
-            self._report.notes.append(f"{line.name}: {words}; what is damaged cannot be counted")
+            self._report.notes.append(f"{line.name}: {words}; damaged events cannot be counted")
             return
-        guess = ": somebody else reads this buffer too" if missing > 0 else ""
+        guess = ": another process reads this buffer, too" if missing > 0 else ""
         self._find(Finding(self._stream.paths.data, 0, words + guess))
 
 

@@ -337,7 +337,7 @@ def test_a_reader_that_has_closed_before_anybody_looked_is_an_act(watched: Watch
     assert not watched.ring.counts
     (found,) = watched.health.conditions()
     assert found.trouble is Trouble.FOREIGN_READER
-    assert found.words.startswith("somebody opened a file that consumes events")
+    assert found.words.startswith("another process opened a file that consumes events")
 
 
 def test_what_lttd_does_itself_at_the_end_is_not_noticed(watched: Watched) -> None:

@@ -443,7 +443,7 @@ def test_follow_says_what_it_waits_for_where_recording_has_ended(
         follow(tmp_path / "t", Show(Filter()), sleep=interrupt)
     out, err = capfdbinary.readouterr()
     assert out == b""
-    assert b"recording has ended; waits for more" in err
+    assert b"recording has ended; waiting for more" in err
 
 
 def test_follow_ends_with_a_line_when_the_recorder_was_killed(

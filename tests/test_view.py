@@ -245,7 +245,7 @@ def test_events_are_held_against_the_kernels_own_count(tmp_path: Path) -> None:
     report = check(made.paths, events=True)
     assert [(s.events, s.read_events) for s in report.streams] == [(46, 46), (3, 5)]
     assert [f.reason for f in report.findings] == [
-        "3 events decoded, the kernel counted 5 as read: somebody else reads this buffer too"
+        "3 events decoded, the kernel counted 5 as read: another process reads this buffer, too"
     ]
     assert check(made.paths).whole
 
@@ -259,7 +259,7 @@ def test_no_other_reader_is_blamed_for_events_of_damaged_subbuffers(tmp_path: Pa
     report = check(made.paths, events=True)
     assert report.findings
     assert not any("somebody else" in finding.reason for finding in report.findings)
-    assert any("what is damaged cannot be counted" in note for note in report.notes)
+    assert any("damaged events cannot be counted" in note for note in report.notes)
 
 
 def test_entries_that_end_long_after_their_events_are_told(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_entries_that_end_long_after_their_events_are_told(tmp_path: Path) -> No
     [
         (Reason.FOREIGN_READ, 2, 5, "another process read the others"),
         (Reason.FOREIGN_READ, 2, 6, ""),
-        (Reason.FOREIGN_READ, None, 6, "the gaps tell of what is missing"),
+        (Reason.FOREIGN_READ, None, 6, "the gaps list the missing ones"),
         (Reason.EMPTIED, None, 1, "another process emptied the ring"),
         (Reason.SWITCHED_OFF, None, 5, ""),
     ],

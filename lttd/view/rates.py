@@ -115,7 +115,7 @@ class _Axis:
             for group in groups:
                 snapshots = [s for one in group.segments for s in one.manifest.clock_snapshots]
                 if not snapshots:
-                    raise UsageError(f"{trace.path}: no clock snapshot says how its clocks go")
+                    raise UsageError(f"{trace.path}: no clock snapshot relates its clocks")
                 self._conversions[id(group)] = Conversion(snapshots)
         self._origin = 0
         begins = [self.at(group, held[0]) for group in groups if (held := extent(group.sources))]

@@ -356,5 +356,5 @@ def test_where_there_is_no_relay_channel_the_reason_is_told(guest: Guest, module
         """,
     )
     assert recorded.output.count("status 77") == 3
-    assert "/tmp/files/trace0 is a regular file on tmpfs, no relay file" in recorded.output
+    assert "/tmp/files/trace0 is a regular file on tmpfs, not a relay file" in recorded.output
     assert "nothing is left" in recorded.output

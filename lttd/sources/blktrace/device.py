@@ -75,7 +75,9 @@ class BlktraceSettings:
         """
         for name in self.actions:
             if name.lower() not in CATEGORIES:
-                raise UsageError(f"actions: {name!r} is none of {', '.join(CATEGORIES)}")
+                raise UsageError(
+                    f"actions: {name!r} is not an action; write {', '.join(CATEGORIES)}"
+                )
         return sum(1 << CATEGORIES.index(name) for name in {one.lower() for one in self.actions})
 
     @property
@@ -90,7 +92,9 @@ class BlktraceSettings:
             UsageError: it has no room for what was asked.
         """
         if not 4096 <= self.subbuffer_bytes <= _MOST_SUBBUFFER_BYTES:
-            raise UsageError(f"sub-buffers of {self.subbuffer_bytes} bytes: from 4K to 16M go")
+            raise UsageError(
+                f"sub-buffers of {self.subbuffer_bytes} bytes are not possible; write 4K to 16M"
+            )
         first, last = self.sectors or (0, 0)
         try:
             numbers = (self.act_mask, self.subbuffer_bytes, self.subbuffers, first, last, self.pid)

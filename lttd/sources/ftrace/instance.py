@@ -165,7 +165,7 @@ def open_named(root: str, name: str, owner: Owner = NO_OWNER) -> Instance:
     if not os.path.isdir(path):
         raise NothingToRecordError(
             f"tracefs has no instance {name!r}",
-            f"make it with mkdir {path}, or name none for one of lttd's own",
+            f"make it with mkdir {path}, or leave NAME out for an instance of lttd's own",
         )
     instance = Instance(root, path, shown, False, lock_all(path), Undo(path))
     try:

@@ -445,17 +445,17 @@ class FtraceWatch:
         if readers:
             has = f"has consumed {foreign} events" if foreign else "can consume events"
             words = (
-                f"{readers} {has} of this buffer, too: what one reader takes the other lacks; "
+                f"{readers} {has} of this buffer, too: each event goes to one of them only; "
                 "stop it, or record from another instance"
             )
             self._health.begins(Trouble.FOREIGN_READER, words, path)
             return
         went = f"{foreign} events went to others"
         if had_readers:
-            words = f"nobody else reads this buffer any more; {went}"
+            words = f"no other process reads this buffer now; {went}"
             self._health.ends(Trouble.FOREIGN_READER, words, path)
         elif opened or grew:
-            words = f"somebody opened a file that consumes events; {went}"
+            words = f"another process opened a file that consumes events; {went}"
             self._health.happened(Trouble.FOREIGN_READER, words, path)
 
     # -- inotify and files

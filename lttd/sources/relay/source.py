@@ -147,8 +147,8 @@ class RelaySource:
         if not os.access(self._settings.directory, os.R_OK | os.X_OK):
             what = f"{self._settings.directory}: {os.strerror(errno.EACCES)}"
             raise NothingToRecordError(what, refused.remedy(errno.EACCES))
-        what = f"{reasons[0]}, no relay file" if reasons else "no file <channel><cpu> in it"
-        remedy = "for files of whole sub-buffers there is replay:DIR" if reasons else _REMEDY
+        what = f"{reasons[0]}, not a relay file" if reasons else "no file <channel><cpu> in it"
+        remedy = "use replay:DIR for files of whole sub-buffers" if reasons else _REMEDY
         raise NothingToRecordError(
             f"{self._settings.directory} has no relay channel: {what}", remedy
         )

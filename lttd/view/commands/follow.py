@@ -155,7 +155,7 @@ class _Recorders:
         )
         if self._until_closed:
             raise LttdError(ended)
-        self._notes.append(f"{ended}; waits for more")
+        self._notes.append(f"{ended}; waiting for more")
 
 
 def _again(stream: StoredStream) -> StoredStream:
@@ -197,7 +197,10 @@ def follow(
     seen = {segment.paths.directory for segment in found.segments}
     seen |= {error.path.parent for error in found.unreadable}
     if not (from_begin or until_closed) and all(_is_closed(segment) for segment in opened):
-        notes.append(f"{trace}: recording has ended; waits for more (--from-begin: what is there)")
+        notes.append(
+            f"{trace}: recording has ended; waiting for more "
+            "(--from-begin prints the recorded events)"
+        )
     while True:
         more = [one.has_more() for one in followed]
         if any(more):
