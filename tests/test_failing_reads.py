@@ -13,6 +13,7 @@ import trio
 
 from lttd.config import parse_command_line
 from lttd.daemon import Daemon
+from lttd.signals import Signals
 from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.sources.ftrace import source as ftrace
 from lttd.sources.mounts import find_tracefs
@@ -61,7 +62,8 @@ async def test_a_cpu_that_cannot_be_read_is_reported_at_once_and_its_losses_are_
     words = ["-t", str(trace), "--events", "raw_syscalls:*", "--buffer-size", "512K"]
     words += ["--flush-interval", "50ms", "--summary", "none", "--metrics", f"127.0.0.1:{port}"]
     ready, status = trio.Event(), []
-    daemon = Daemon(parse_command_line(words), ready.set)
+    signals = Signals()
+    daemon = Daemon(parse_command_line(words), ready.set, signals=signals)
 
     async def run() -> None:
         status.append(await daemon.run())
@@ -76,7 +78,7 @@ async def test_a_cpu_that_cannot_be_read_is_reported_at_once_and_its_losses_are_
     def lost_on_cpu_0() -> int:
         return overwritten(scraped(port)).get(0, 0)
 
-    with loaded(syscall_load, (0,)), trio.fail_after(PATIENCE_S):
+    with signals, loaded(syscall_load, (0,)), trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run)
             await ready.wait()
