@@ -1,6 +1,7 @@
 """What several test modules share."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from tests.ltt_kernel import Kernel, running_kernel
 from tests.running import Launcher, build_load, launching
 
 NIGHTLY = os.environ.get("LTTD_NIGHTLY") == "1"
+
+# nohup and a shell's background jobs ignore these, and every program that a test starts would, too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A change must not fail by a chance that it did not bring about: new examples are looked for at
 # night, and how long one takes is not held against a machine that is busy.
