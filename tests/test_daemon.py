@@ -267,7 +267,8 @@ def test_a_disk_that_fills_up_stops_recording_and_all_that_was_written_is_whole(
 def test_recording_goes_on_past_a_full_disk_if_asked_to_and_counts_the_loss(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
-    with small_disk(tmp_path / "disk", "32M") as disk:
+    # Large enough that the load does not fill it itself before anybody sees lttd healthy again.
+    with small_disk(tmp_path / "disk", "768M") as disk:
         filler = disk / "filler"
         options = ["--events", "raw_syscalls:*", "--on-write-error", "continue"]
         options += ["--flush-interval", "100ms", "--summary", "json"]
