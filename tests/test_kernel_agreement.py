@@ -22,7 +22,7 @@ import pytest
 from lttd import open as opened
 from lttd.sources.mounts import find_tracefs
 from tests.conftest import NIGHTLY
-from tests.running import Launcher, needs_kernel
+from tests.running import Launcher, info, needs_kernel
 
 pytestmark = needs_kernel()
 
@@ -225,5 +225,6 @@ def test_every_event_is_printed_as_the_kernel_prints_it(
     assert {event: pairs[:2] for event, pairs in wrong.items()} == {}
     assert {"kernel_stack", "user_stack", "tracing_mark_write", "sched_switch"} <= set(types)
     assert not any("shown as bytes" in note for note in (notes, live_notes))
-    often = {event for event, count in types.items() if count > 100}
-    assert often - live_types <= {"kernel_stack", "user_stack", "tracing_mark_write"}
+    if not info(tmp_path / "live")["events_lost"]:  # else some types may be among what was lost
+        often = {event for event, count in types.items() if count > 100}
+        assert often - live_types <= {"kernel_stack", "user_stack", "tracing_mark_write"}
