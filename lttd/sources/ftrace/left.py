@@ -39,8 +39,8 @@ from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.record import (
     InstanceRecord,
     Left,
+    glance,
     open_left,
-    owner_in,
     record_name,
     record_names,
 )
@@ -99,10 +99,14 @@ class Leftovers:
                 self.lines.append(f"{path}: {what}; rmdir {path} removes it")
 
     def _hold(self, name: str) -> InstanceRecord | None:
+        seen = glance(name)
+        if seen is not None and seen.recorder == Recorder.this():
+            return None  # we live
         try:
-            # Of this trace, whose lock we have, all recorders are dead: only a look at it can be
-            # in the way, and that is soon over.
-            return hold_left(name) if self._owner.is_trace(owner_in(name)) else open_left(name)
+            # Of this trace, whose lock we have, all other recorders are dead: only a look at it
+            # can be in the way, and that is soon over.
+            of_this_trace = seen is not None and self._owner.is_trace(seen.owner)
+            return hold_left(name) if of_this_trace else open_left(name)
         except LockedError:
             return None  # its recorder lives
 

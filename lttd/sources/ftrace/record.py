@@ -25,7 +25,7 @@ from typing import Any, Final
 from lttd.errors import LttdError
 from lttd.limits import NOTE_LINES
 from lttd.runtime import Note, Recorder, RuntimeDirectory, boot_id, known_notes
-from lttd.sources.base import NO_OWNER, Owner
+from lttd.sources.base import Owner
 from lttd.sources.ftrace.undo import PIDS_FILE, Change
 
 PREFIX: Final = "ftrace-"
@@ -225,14 +225,14 @@ def record_names() -> list[str]:
     return [name for name in known_notes() if name.startswith(PREFIX)]
 
 
-def owner_in(name: str) -> Owner:
-    """Return whose the record called *name* is, without holding it."""
+def glance(name: str) -> Left | None:
+    """Return what the record called *name* says, without holding it; None: nothing to be used."""
     try:
         with RuntimeDirectory() as directory:
             content, _ = directory.read(name) or (b"", 0)
-        return parse_record(content).owner
+        return parse_record(content)
     except (LttdError, ValueError):
-        return NO_OWNER
+        return None
 
 
 def open_left(name: str) -> InstanceRecord | None:
