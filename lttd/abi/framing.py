@@ -28,7 +28,7 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
-# A length beyond this is no length.
+# A greater length is damage: no record is so long.
 MOST_RECORD_BYTES: Final = RELAY_RECORD.most
 _LENGTH: Final = struct.Struct("<I")
 _SEARCH_BYTES: Final = 1 << 16

@@ -26,7 +26,7 @@ MISSED_STORED: Final = 1 << 30
 MISSED_EVENTS: Final = 1 << 31
 
 NEAR: Final = 100_000_000
-"""How much later than its last event an entry may end, in ns: a flush comes as often."""
+"""An entry ends at most this much later than its last event, in ns: a flush comes as often."""
 _DELTA_MASK: Final = (1 << 27) - 1
 _STAMP_MASK: Final = (1 << 59) - 1
 _ZERO: Final = bytes(4)

@@ -80,7 +80,7 @@ class Field:
 
     @property
     def is_text(self) -> bool:
-        """Whether its bytes are a string."""
+        """True: its bytes are a string."""
         tail_of_text = self.kind is Kind.TAIL and self.type in ("char", "const char")
         return self.kind in (Kind.CHARS, Kind.STRING, Kind.SPAN) or tail_of_text
 
