@@ -34,7 +34,9 @@ PDUS = st.sampled_from([b"", bytes(8), bytes(16), b"m", b"text\n", bytes(127)])
         (declared.BlkIoTrace2, 8, "<"),
     ],
 )
-def test_the_dtypes_are_what_is_declared(declaration: Struct, version: int, order: str) -> None:
+def test_the_dtypes_match_the_declared_layouts(
+    declaration: Struct, version: int, order: str
+) -> None:
     raw = bytearray(range(1, declaration.sizeof() + 1))
     struct.pack_into(f"{order}I", raw, 0, 0x65617400 | version)
     dtype = record_dtype(version, order)
@@ -47,7 +49,9 @@ def test_the_dtypes_are_what_is_declared(declaration: Struct, version: int, orde
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @given(pdus=st.lists(PDUS, min_size=1, max_size=40))
-def test_every_record_is_found_whatever_stands_behind_it(layout: Layout, pdus: list[bytes]) -> None:
+def test_the_walk_finds_every_record_whatever_its_payload(
+    layout: Layout, pdus: list[bytes]
+) -> None:
     made = [
         record(at, pdu=pdu, sequence=at, order=layout.byteorder, version=layout.version)
         for at, pdu in enumerate(pdus)
@@ -66,7 +70,7 @@ def test_every_record_is_found_whatever_stands_behind_it(layout: Layout, pdus: l
     assert found == pdus
 
 
-def test_a_magic_within_a_pdu_is_no_record() -> None:
+def test_a_magic_inside_a_payload_does_not_begin_a_record() -> None:
     inner = record(5)
     data = record(1, pdu=inner) + record(2)
     walked = walk(data, 0, len(data), Layout(7, "<"))
@@ -74,14 +78,14 @@ def test_a_magic_within_a_pdu_is_no_record() -> None:
     assert not walked.damage
 
 
-def test_a_record_cut_in_its_middle_is_damage_and_the_next_one_is_found() -> None:
+def test_the_walk_reports_a_cut_record_and_finds_the_next_one() -> None:
     data = record(1) + record(2)[:20] + record(3)
     walked = walk(data, 0, len(data), Layout(7, "<"))
     assert walked.offset_bytes.tolist() == [0, 68]
     assert [(one.offset_bytes, one.size_bytes) for one in walked.damage] == [(48, 20)]
 
 
-def test_a_torn_tail_is_damage() -> None:
+def test_the_walk_reports_a_torn_tail_as_damage() -> None:
     data = record(1) + record(2, pdu=bytes(16))[:-1]
     walked = walk(data, 0, len(data), Layout(7, "<"))
     assert walked.offset_bytes.tolist() == [0]
@@ -92,9 +96,7 @@ def test_a_torn_tail_is_damage() -> None:
     parts=st.lists(st.one_of(PDUS.map(lambda pdu: record(pdu=pdu)), st.binary(max_size=80))),
     junk=st.binary(max_size=60),
 )
-def test_records_and_damage_are_all_there_is_whatever_the_bytes(
-    parts: list[bytes], junk: bytes
-) -> None:
+def test_records_and_damage_cover_every_byte_of_any_input(parts: list[bytes], junk: bytes) -> None:
     data = b"".join(parts) + junk
     walked = walk(data, 0, len(data), Layout(7, "<"))
     spans = [
@@ -106,26 +108,26 @@ def test_records_and_damage_are_all_there_is_whatever_the_bytes(
     assert all(at + size == after for (at, size), (after, _) in pairwise(spans))
 
 
-def test_what_is_no_record_has_no_layout() -> None:
+def test_bytes_without_a_record_have_no_layout() -> None:
     assert layout_of(b"") is None
     assert layout_of(bytes(48)) is None
     assert layout_of(struct.pack("<I", 0x65617409)) is None
 
 
-def test_notes_of_process_and_time_are_told_from_the_rest() -> None:
+def test_process_and_time_notes_are_distinguished_from_other_records() -> None:
     data = process(1, 5, "sh") + record(2) + timestamp(3, 9) + message(4, b"hello")
     walked = walk(data, 0, len(data), Layout(7, "<"))
     assert notes(data, walked, Layout(7, "<")).tolist() == [0, 2]
 
 
-def test_a_cgroups_id_is_not_part_of_a_pdu() -> None:
+def test_a_payload_excludes_the_cgroup_id() -> None:
     data = record(1, 2 | 1 << 8 | c["notify"], bytes(8) + b"hello")
     assert pdu_of(data, 0, len(data), 2 | 1 << 8, Layout(7, "<")) == b"hello"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
 @pytest.mark.parametrize(("cpu", "count"), [(0, 1650), (1, 1667)])
-def test_real_data_is_records_from_end_to_end(cpu: int, count: int) -> None:
+def test_real_data_contains_records_from_end_to_end(cpu: int, count: int) -> None:
     data = (SHARED / f"cap.blktrace.{cpu}").read_bytes()
     layout = layout_of(data)
     assert layout == Layout(7, "<")

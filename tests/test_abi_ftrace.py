@@ -124,7 +124,7 @@ def walked(
 
 
 @given(buffers())
-def test_lockstep_is_a_plain_walk(
+def test_the_array_walk_finds_the_same_events_as_a_plain_walk(
     given_buffer: tuple[PageLayout, bytes, list[int], list[int]],
 ) -> None:
     layout, data, offsets, ends = given_buffer
@@ -144,7 +144,7 @@ def test_lockstep_is_a_plain_walk(
 
 
 @given(buffers())
-def test_the_last_events_time_is_that_of_a_walk(
+def test_the_last_event_time_equals_that_of_a_plain_walk(
     made: tuple[PageLayout, bytes, list[int], list[int]],
 ) -> None:
     layout, buffer, offsets, ends = made
@@ -171,7 +171,7 @@ L = PageLayout()
 
 @pytest.mark.parametrize("length", [0, 1, 3])
 @pytest.mark.parametrize("kind", [0, 29])
-def test_a_length_of_nothing_ends_the_sub_buffer_and_says_where(kind: int, length: int) -> None:
+def test_a_record_without_a_length_ends_the_walk_and_is_reported(kind: int, length: int) -> None:
     no_length = word(L, kind, 1) + struct.pack("<I", length)
     found, _ = one_page(record(L, 1, 5, 0), no_length, record(L, 1, 5, 0))
     assert found.time.tolist() == [1005]
@@ -179,18 +179,18 @@ def test_a_length_of_nothing_ends_the_sub_buffer_and_says_where(kind: int, lengt
 
 
 @pytest.mark.parametrize("kind", [1, 28])
-def test_a_record_past_the_content_ends_the_sub_buffer_and_says_where(kind: int) -> None:
+def test_a_record_past_the_content_ends_the_walk_and_is_reported(kind: int) -> None:
     found, _ = one_page(record(L, 2, 5, 0), word(L, kind, 5))
     assert found.time.tolist() == [1005]
     assert [(d.row, d.offset_bytes) for d in found.damage] == [(0, 28)]
 
 
-def test_discarded_events_take_time_and_are_none() -> None:
+def test_discarded_events_advance_the_time_and_are_not_returned() -> None:
     found, _ = one_page(record(L, 29, 7, 8), record(L, 1, 5, 0))
     assert (found.time.tolist(), found.row_events.tolist()) == ([1012], [1])
 
 
-def test_the_rest_of_a_page_may_be_unused() -> None:
+def test_the_walk_ignores_the_unused_rest_of_a_page() -> None:
     found, _ = one_page(record(L, 1, 5, 0), word(L, 29, 0), b"any thing here..")
     assert (found.time.tolist(), found.damage) == ([1005], [])
 
@@ -207,7 +207,7 @@ def test_a_time_extension_shifts_by_27_bits() -> None:
     assert found.time.tolist() == [1000 + (4 << 27) + 14]
 
 
-def test_many_rows_come_in_batches_and_in_order() -> None:
+def test_many_rows_come_in_ordered_batches() -> None:
     rows = BATCH_ROWS + 100
     page = struct.pack("<QQ", 5, 8) + record(L, 1, 3, 0)
     offsets = np.arange(rows, dtype=np.int64) * len(page)
@@ -223,9 +223,7 @@ def test_many_rows_come_in_batches_and_in_order() -> None:
 @given(st.binary(min_size=256 * 3, max_size=256 * 3), st.sampled_from(LAYOUTS))
 @example(b"\xff" * 768, LAYOUTS[0])
 @example(bytes(768), LAYOUTS[1])
-def test_any_page_is_a_row_or_marked_damaged_and_the_books_balance(
-    data: bytes, layout: PageLayout
-) -> None:
+def test_every_page_becomes_a_row_or_is_marked_damaged(data: bytes, layout: PageLayout) -> None:
     pages = rows_of_pages(data, len(data), layout)
     rows = pages.rows
     assert len(rows) + len(pages.damaged) == 3
@@ -238,7 +236,7 @@ def test_any_page_is_a_row_or_marked_damaged_and_the_books_balance(
 
 
 @given(st.lists(st.integers(0, 240), min_size=1, max_size=6), st.sampled_from(LAYOUTS), st.data())
-def test_packed_sub_buffers_say_their_own_size(
+def test_packed_sub_buffers_are_found_by_their_own_sizes(
     sizes: list[int], layout: PageLayout, data: st.DataObject
 ) -> None:
     size = "Q" if layout.long_bytes == 8 else "I"
@@ -262,7 +260,7 @@ def test_packed_sub_buffers_say_their_own_size(
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))
-def test_any_bytes_can_be_walked_for_sub_buffers(data: bytes, start: int) -> None:
+def test_walking_any_bytes_for_sub_buffers_raises_nothing(data: bytes, start: int) -> None:
     abi = FtraceAbi(StreamInfo(StreamId("x", 0), "ftrace", 256, 16), "little")
     for slot in (0, 64):
         found = abi.walk(data, start, slot)
@@ -325,7 +323,7 @@ def test_trace_cmd_reports_the_same_events_at_the_same_times() -> None:
 
 @pytest.mark.skipif(not FTRACE.is_dir(), reason="the shared traces are not here")
 @pytest.mark.parametrize("cpu", [0, 1])
-def test_real_pages_are_walked_as_plainly(cpu: int) -> None:
+def test_the_array_walk_of_real_pages_equals_a_plain_walk(cpu: int) -> None:
     layout = parse_header_page((FTRACE / "raw/header_page").read_bytes())
     data = (FTRACE / f"raw/cpu{cpu}.pages").read_bytes()
     rows = rows_of_pages(data, len(data), layout).rows

@@ -39,7 +39,7 @@ def filled(tracer: Tracer, *, events: int = 600, flush_every: int = 70) -> LttBu
 
 
 @pytest.mark.parametrize("order", "<>")
-def test_the_dtype_is_what_the_declaration_says(order: str) -> None:
+def test_the_ltt_header_dtype_matches_its_declaration(order: str) -> None:
     declaration = declared.LttSubbufferHeader if order == "<" else declared.LttSubbufferHeaderBig
     tracer = Tracer(order=order)
     raw = filled(tracer).peek()
@@ -50,7 +50,9 @@ def test_the_dtype_is_what_the_declaration_says(order: str) -> None:
 
 
 @pytest.mark.parametrize(("minor", "pointer"), list(product(range(7), (4, 8))))
-def test_headers_are_as_long_as_the_declaration_of_their_version(minor: int, pointer: int) -> None:
+def test_the_header_length_matches_the_declaration_of_each_version(
+    minor: int, pointer: int
+) -> None:
     fields = dict.fromkeys(("begin", "end", "start_s", "start_us", "frequency", "scale", "used"), 1)
     fields |= {"size": 1, "events_lost": 1, "corrupted": 1, "alignment": 0}
     made = declared.LttSubbufferHeader.build(fields | {"minor": minor, "pointer_bytes": pointer})
@@ -59,7 +61,7 @@ def test_headers_are_as_long_as_the_declaration_of_their_version(minor: int, poi
 
 
 @pytest.mark.parametrize("tracer", TRACERS, ids=str)
-def test_what_the_tracer_wrote_is_found(tracer: Tracer) -> None:
+def test_the_survey_finds_every_sub_buffer_that_the_tracer_wrote(tracer: Tracer) -> None:
     buffer = filled(tracer)
     blocks = list(iter(buffer.take, None))
     data = b"".join(blocks)
@@ -85,7 +87,7 @@ def test_what_the_tracer_wrote_is_found(tracer: Tracer) -> None:
 
 
 @pytest.mark.parametrize("tracer", TRACERS[::5], ids=str)
-def test_stripped_sub_buffers_still_walk(tracer: Tracer) -> None:
+def test_sub_buffers_without_padding_can_be_walked(tracer: Tracer) -> None:
     data = filled(tracer).drain()
     found = ltt_walk.survey(data)
     taken = ltt.rows_of(data, found.offsets_bytes, found.sizes_bytes)
@@ -110,13 +112,13 @@ def test_stripped_sub_buffers_still_walk(tracer: Tracer) -> None:
     above=st.integers(1, (1 << 62) - 1),
     below=st.integers(1, (1 << 55) - 1),
 )
-def test_times_are_exact_whatever_the_clock(counts: list[int], above: int, below: int) -> None:
+def test_times_are_exact_for_any_clock_frequency(counts: list[int], above: int, below: int) -> None:
     made = ltt.scaled(np.array(counts, np.uint64), above, below)
     assert made.tolist() == [min(n * above // below, (1 << 64) - 1) for n in counts]
 
 
 @pytest.mark.parametrize(("minor", "hz"), [(1, 1_987_809_000 * 3), (2, 1_987_809_000 // 3)])
-def test_the_scale_divides_the_frequency_since_2_2_and_multiplies_it_before(
+def test_the_scale_divides_the_frequency_since_2_2_and_multiplied_it_before(
     minor: int, hz: int
 ) -> None:
     tracer = Tracer(minor=minor, frequency=1_987_809_000, scale=3, start_tsc=hz)
@@ -127,7 +129,7 @@ def test_the_scale_divides_the_frequency_since_2_2_and_multiplies_it_before(
 
 
 @needs_the_real_trace
-def test_the_real_trace_is_read_as_the_published_tests_of_it_say() -> None:
+def test_the_real_trace_has_the_values_of_its_published_tests() -> None:
     data = (REAL / "vm_state_0").read_bytes()
     found = ltt_walk.survey(data)
     assert found.sizes_bytes.tolist() == [262144, 8192]
@@ -148,7 +150,9 @@ def test_the_real_trace_is_read_as_the_published_tests_of_it_say() -> None:
     [(40, 0x00D6B7ED, "a format before 2.0"), (0, 0xC1FC1FC1, "CTF"), (0, 0, "magic 0x00000000")],
 )
 @pytest.mark.parametrize("order", "<>")
-def test_its_relatives_are_named(order: str, at: int, magic: int, word: str) -> None:
+def test_files_of_related_formats_are_refused_by_name(
+    order: str, at: int, magic: int, word: str
+) -> None:
     head = bytearray(68)
     struct.pack_into(f"{order}I", head, at, magic)
     with pytest.raises(ValueError, match=word):
@@ -176,7 +180,7 @@ def damaged(data: bytes, at: int, form: str, value: int) -> bytes:
         (56, "<I", 65536, "are there"),
     ],
 )
-def test_a_damaged_header_costs_its_own_sub_buffer_and_no_other(
+def test_a_damaged_header_loses_only_its_own_sub_buffer(
     at: int, form: str, value: int, word: str
 ) -> None:
     buffer = filled(Tracer())
@@ -189,7 +193,7 @@ def test_a_damaged_header_costs_its_own_sub_buffer_and_no_other(
     assert word in gap.reason
 
 
-def test_a_torn_tail_and_garbage_are_told_apart() -> None:
+def test_the_survey_distinguishes_a_torn_tail_from_garbage() -> None:
     data = filled(Tracer()).drain()
     whole = ltt_walk.survey(data)
     torn = ltt_walk.survey(data[:-5])
@@ -201,7 +205,7 @@ def test_a_torn_tail_and_garbage_are_told_apart() -> None:
     assert [(gap.length_bytes, gap.torn) for gap in garbage] == [(5000, False)]
 
 
-def test_runs_that_were_appended_keep_their_own_clocks() -> None:
+def test_appended_runs_keep_their_own_clocks() -> None:
     one, other = Tracer(frequency=10**9), Tracer(frequency=2 * 10**9, start_s=1_262_800_000)
     data = filled(one).drain() + filled(other).drain()
     found = ltt_walk.survey(data)
@@ -217,7 +221,9 @@ HEAD = filled(Tracer()).peek()
 
 
 @given(st.binary(max_size=9000), st.integers(0, 8191), st.binary(max_size=80))
-def test_no_bytes_raise_or_loop(garbage: bytes, at: int, patch: bytes) -> None:
+def test_surveying_any_bytes_ends_without_an_exception(
+    garbage: bytes, at: int, patch: bytes
+) -> None:
     made = bytearray(HEAD + HEAD)
     made[at : at + len(patch)] = patch
     for data in (garbage, bytes(made), bytes(made)[: at + 1]):

@@ -103,7 +103,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @given(SPECS, st.lists(OPTIONS, max_size=2))
 @example("ftrace:\n", [])
 @example(f"replay:{FIXTURES}/ftrace,subbuffer-size=1024T", [])
-def test_anything_asked_for_is_done_or_refused_in_one_line(
+def test_every_command_line_is_obeyed_or_refused_in_one_line(
     here: Path, capfd: pytest.CaptureFixture[str], spec: str, options: list[tuple[str, str]]
 ) -> None:
     capfd.readouterr()

@@ -68,7 +68,7 @@ def test_the_kernel_here_is_asked_first() -> None:
     assert beneath._ways() in (beneath.open_by_kernel, beneath.open_by_steps)
 
 
-def test_a_file_is_read_and_mapped_whole(trace: OpenDirectory) -> None:
+def test_a_file_is_read_and_mapped_as_a_whole(trace: OpenDirectory) -> None:
     path = trace.path / "below" / "file"
     assert read(trace, path) == b"inside"
     assert bytes(trace.place(path).map()) == b"inside"
@@ -78,7 +78,7 @@ def test_a_file_is_read_and_mapped_whole(trace: OpenDirectory) -> None:
 
 
 @irregular
-def test_only_regular_files_are_read_and_no_other_makes_us_wait(
+def test_only_regular_files_are_read_and_no_other_kind_blocks(
     trace: OpenDirectory, kind: str
 ) -> None:
     path = put(kind, trace.path / "odd")
@@ -126,7 +126,7 @@ def test_a_symbolic_link_in_the_middle_of_a_path_is_not_followed(
     assert trace.directories(trace.path) == ["below"]
 
 
-def test_two_dots_lead_nowhere(trace: OpenDirectory) -> None:
+def test_a_path_with_two_dots_is_refused(trace: OpenDirectory) -> None:
     for path in (trace.path / ".." / "victim", trace.path / "below" / ".." / ".." / "victim"):
         with pytest.raises(RefusedError, match="leads out"):
             trace.open_file(path)
@@ -134,7 +134,7 @@ def test_two_dots_lead_nowhere(trace: OpenDirectory) -> None:
         trace.open_file(trace.path.parent / "victim")
 
 
-def test_the_path_that_is_named_may_contain_links_and_is_resolved_once(tmp_path: Path) -> None:
+def test_links_in_the_path_of_the_directory_itself_are_resolved_once(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "file").write_bytes(b"real")
     (tmp_path / "link").symlink_to("real")
@@ -149,7 +149,7 @@ def test_the_path_that_is_named_may_contain_links_and_is_resolved_once(tmp_path:
 
 
 @pytest.mark.parametrize("name", [".", "t", "./t", "../here/t"])
-def test_a_directory_may_be_named_in_any_way(
+def test_a_directory_opens_under_any_form_of_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     here = tmp_path / "here"
@@ -164,7 +164,9 @@ def test_a_directory_may_be_named_in_any_way(
     assert opened.names(Path(name)) == sorted(os.listdir(name))
 
 
-def test_what_is_written_to_has_one_name(trace: OpenDirectory, tmp_path: Path) -> None:
+def test_a_file_with_two_names_is_not_opened_for_writing(
+    trace: OpenDirectory, tmp_path: Path
+) -> None:
     path = trace.path / "linked"
     os.link(tmp_path / "victim", path)
     with pytest.raises(RefusedError, match="has 2 names"):
@@ -173,7 +175,7 @@ def test_what_is_written_to_has_one_name(trace: OpenDirectory, tmp_path: Path) -
 
 
 @needs_root
-def test_what_is_written_to_is_ours(trace: OpenDirectory) -> None:
+def test_a_file_of_another_user_is_not_opened_for_writing(trace: OpenDirectory) -> None:
     path = trace.path / "below" / "file"
     os.chown(path, 65534, 65534)
     with pytest.raises(RefusedError, match="belongs to user 65534"):
@@ -182,7 +184,7 @@ def test_what_is_written_to_is_ours(trace: OpenDirectory) -> None:
 
 
 @needs_root
-def test_a_directory_of_another_user_is_not_for_writing(trace: OpenDirectory) -> None:
+def test_a_directory_of_another_user_is_refused_for_writing(trace: OpenDirectory) -> None:
     trace.refuse_foreign()
     os.chown(trace.path, 65534, 0)
     with pytest.raises(RefusedError, match="belongs to user 65534, and only its owner may"):
@@ -190,7 +192,7 @@ def test_a_directory_of_another_user_is_not_for_writing(trace: OpenDirectory) ->
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o702])
-def test_a_directory_that_others_may_write_to_is_not_for_writing(
+def test_a_directory_that_others_may_write_to_is_refused_for_writing(
     trace: OpenDirectory, mode: int
 ) -> None:
     trace.path.chmod(mode)
@@ -198,13 +200,13 @@ def test_a_directory_that_others_may_write_to_is_not_for_writing(
         trace.refuse_foreign()
 
 
-def test_nobody_is_asked_to_close_a_directory_that_all_users_share(trace: OpenDirectory) -> None:
+def test_the_remedy_for_a_shared_directory_is_a_new_one_below_it(trace: OpenDirectory) -> None:
     trace.path.chmod(0o1777)
     with pytest.raises(RefusedError, match="name a new one below it"):
         trace.refuse_foreign()
 
 
-def test_directories_are_made_with_their_parents(trace: OpenDirectory) -> None:
+def test_a_directory_is_made_together_with_its_parents(trace: OpenDirectory) -> None:
     path = trace.path / "a" / "b" / "c"
     trace.make_directory(path)
     trace.make_directory(path)
@@ -215,7 +217,7 @@ def test_directories_are_made_with_their_parents(trace: OpenDirectory) -> None:
         trace.make_directory(trace.path / "below" / "file" / "c")
 
 
-def test_a_tree_is_removed_with_its_links_and_not_what_they_lead_to(
+def test_removing_a_tree_removes_its_links_and_keeps_their_targets(
     trace: OpenDirectory, tmp_path: Path
 ) -> None:
     (trace.path / "below" / "link").symlink_to(tmp_path)
@@ -224,7 +226,7 @@ def test_a_tree_is_removed_with_its_links_and_not_what_they_lead_to(
     assert (tmp_path / "victim").exists()
 
 
-def test_nothing_stays_open(trace: OpenDirectory, tmp_path: Path) -> None:
+def test_no_call_leaves_a_descriptor_open(trace: OpenDirectory, tmp_path: Path) -> None:
     def descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))
 

@@ -60,7 +60,7 @@ def written(directory: Path, *cpus: bytes) -> Path:
 
 
 @needs_data
-def test_a_real_trace_is_shown_as_blkparse_shows_it_line_for_line(tmp_path: Path) -> None:
+def test_the_lines_of_a_real_trace_equal_those_of_blkparse(tmp_path: Path) -> None:
     golden = gzip.decompress((SHARED / "cap.blkparse.txt.gz").read_bytes()).decode()
     golden = golden[: golden.index("CPU0 (cap):")]
     replayed(SHARED, tmp_path / "trace")
@@ -71,13 +71,13 @@ def test_a_real_trace_is_shown_as_blkparse_shows_it_line_for_line(tmp_path: Path
 
 @needs_data
 @needs_blkparse
-def test_blkparse_reads_a_segments_streams_where_they_lie(tmp_path: Path) -> None:
+def test_blkparse_reads_the_streams_of_a_segment_in_place(tmp_path: Path) -> None:
     streams = replayed(SHARED, tmp_path / "trace")
     assert parsed(streams, "cap") == shown(tmp_path / "trace")
 
 
 @needs_data
-def test_a_window_is_told_on_the_same_clock_and_with_the_same_names(tmp_path: Path) -> None:
+def test_a_window_has_the_same_times_and_names_as_the_whole_trace(tmp_path: Path) -> None:
     replayed(SHARED, tmp_path / "trace")
     everything = shown(tmp_path / "trace")
     window = shown(tmp_path / "trace", "--begin", "+870ms", "--end", "+880ms")
@@ -88,7 +88,7 @@ def test_a_window_is_told_on_the_same_clock_and_with_the_same_names(tmp_path: Pa
     assert alone == [line for line in everything if line.split()[1] == "0"]
 
 
-def test_the_note_of_the_time_makes_wall_clock_times(tmp_path: Path) -> None:
+def test_the_time_note_gives_wall_clock_times(tmp_path: Path) -> None:
     second = 1_000_000_000
     data = timestamp(5 * second, 1_700_000_000) + record(6 * second) + record(8 * second)
     replayed(written(tmp_path / "raw", data), tmp_path / "trace")
@@ -97,7 +97,7 @@ def test_the_note_of_the_time_makes_wall_clock_times(tmp_path: Path) -> None:
     assert [line.split()[3] for line in late] == ["2.000000000"]
 
 
-def test_every_action_has_the_line_that_blkparse_prints(tmp_path: Path) -> None:
+def test_every_action_prints_the_line_that_blkparse_prints(tmp_path: Path) -> None:
     fs, wide = c["fs"] | c["queue"], struct.pack
     remap = wide(">IIQ", 8 << 20 | 2, 7 << 20 | 3, 55)
     data = [
@@ -180,7 +180,7 @@ def _traces(draw: st.DrawFn) -> list[bytes]:
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(files=_traces())
-def test_whatever_blkparse_prints_is_printed(
+def test_any_made_up_trace_prints_as_blkparse_prints_it(
     tmp_path_factory: pytest.TempPathFactory, files: list[bytes]
 ) -> None:
     directory = tmp_path_factory.mktemp("blk")
@@ -201,7 +201,7 @@ def test_whatever_blkparse_prints_is_printed(
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("version", [7, 8])
-def test_any_version_and_byte_order_has_the_same_lines(
+def test_every_version_and_byte_order_prints_the_same_lines(
     tmp_path: Path, version: int, order: str
 ) -> None:
     def made(time: int, action: int, pdu: bytes = b"", cpu: int = 0) -> bytes:
@@ -237,7 +237,7 @@ def test_any_version_and_byte_order_has_the_same_lines(
         max_size=6,
     )
 )
-def test_any_flipped_bit_is_shown_or_told(
+def test_flipped_bits_raise_no_exception_in_text_or_export(
     tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[str, float, int]]
 ) -> None:
     directory = tmp_path_factory.mktemp("blk")
@@ -260,14 +260,14 @@ def test_any_flipped_bit_is_shown_or_told(
         ) in (0, 1, 2)
 
 
-def test_equal_times_keep_the_cpu_that_came_before(tmp_path: Path) -> None:
+def test_events_of_equal_times_continue_with_the_cpu_before(tmp_path: Path) -> None:
     one = record(10, cpu=0) + record(20, cpu=0, sequence=2)
     other = record(15, cpu=1) + record(20, cpu=1, sequence=2)
     replayed(written(tmp_path / "raw", one, other), tmp_path / "trace")
     assert [line.split()[1] for line in shown(tmp_path / "trace")] == ["0", "1", "1", "0"]
 
 
-def test_bytes_that_are_no_records_are_told_and_what_follows_is_shown(tmp_path: Path) -> None:
+def test_bytes_between_records_are_reported_and_later_records_are_shown(tmp_path: Path) -> None:
     data = record(1) + b"x" * 30 + record(2, sequence=2) + record(3)[:40]
     trace = tmp_path / "trace"
     replayed(written(tmp_path / "raw", data), trace)
@@ -280,7 +280,7 @@ def test_bytes_that_are_no_records_are_told_and_what_follows_is_shown(tmp_path: 
 
 
 @needs_data
-def test_fields_are_columns_for_where_and_json_and_the_library(tmp_path: Path) -> None:
+def test_where_json_and_the_library_use_the_fields_of_a_record(tmp_path: Path) -> None:
     replayed(SHARED, tmp_path / "trace")
     large = shown(tmp_path / "trace", "--where", "bytes > 32768", "--event", "issue", "--json")
     assert large
@@ -306,5 +306,5 @@ def test_fields_are_columns_for_where_and_json_and_the_library(tmp_path: Path) -
         (b"\x12\0\0", b"12 00 .."),
     ],
 )
-def test_a_command_is_dumped_until_only_zeros_are_left(pdu: bytes, text: bytes) -> None:
+def test_a_command_dump_ends_before_trailing_zeros(pdu: bytes, text: bytes) -> None:
     assert dump(pdu) == text

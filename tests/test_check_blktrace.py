@@ -28,14 +28,14 @@ def data_of(segment: SegmentPaths) -> Path:
     return segment.streams / "made.blktrace.0"
 
 
-def test_every_record_is_counted(segment: SegmentPaths) -> None:
+def test_check_counts_every_block_record(segment: SegmentPaths) -> None:
     report = check(segment, events=True)
     assert report.whole
     assert [stream.events for stream in report.streams] == [RECORDS]
     assert report.streams[0].subbuffers == 3
 
 
-def test_a_record_that_is_none_any_more_is_found(segment: SegmentPaths) -> None:
+def test_check_finds_a_record_whose_magic_is_damaged(segment: SegmentPaths) -> None:
     data = bytearray(data_of(segment).read_bytes())
     at = data.index(record(100, pdu=bytes(8), sequence=100))
     data[at] ^= 1
@@ -45,7 +45,7 @@ def test_a_record_that_is_none_any_more_is_found(segment: SegmentPaths) -> None:
     assert (finding.offset_bytes, finding.reason) == (at, "no whole record begins here")
 
 
-def test_without_its_index_a_trace_is_shown_all_the_same_and_repaired(
+def test_a_block_trace_without_its_index_is_shown_and_repaired(
     segment: SegmentPaths,
 ) -> None:
     trace = segment.directory.parent
@@ -61,7 +61,7 @@ def test_without_its_index_a_trace_is_shown_all_the_same_and_repaired(
     assert shown(trace) == expected
 
 
-def test_records_that_a_kill_left_without_an_entry_get_one_and_half_a_record_is_cut(
+def test_recovery_indexes_whole_records_after_a_kill_and_cuts_half_a_record(
     segment: SegmentPaths,
 ) -> None:
     more = record(5000, sequence=5000)

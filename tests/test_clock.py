@@ -81,7 +81,7 @@ happenings = st.lists(
 
 
 @given(st.sampled_from(["mono", "boot"]), st.sampled_from([1000, 2593, 7]), happenings)
-def test_what_happens_to_the_clocks_is_seen_in_the_snapshots(
+def test_the_snapshots_reveal_suspends_and_clock_changes(
     follows: str, units_per_us: int, story: list[tuple[int, str, int]]
 ) -> None:
     world = World(follows, units_per_us)
@@ -105,7 +105,7 @@ def test_what_happens_to_the_clocks_is_seen_in_the_snapshots(
 
 
 @given(happenings, st.integers(-100 * S, 2000 * S))
-def test_a_wall_clock_time_that_was_skipped_is_when_it_was_set(
+def test_a_skipped_wall_clock_time_maps_to_the_moment_of_the_change(
     story: list[tuple[int, str, int]], after_ns: int
 ) -> None:
     world = World()
@@ -121,7 +121,7 @@ def test_a_wall_clock_time_that_was_skipped_is_when_it_was_set(
     assert conversion.to_realtime_ns(trace - 1) < realtime_ns
 
 
-def test_a_set_clock_does_not_bend_the_times_before_it() -> None:
+def test_setting_the_clock_does_not_change_earlier_times() -> None:
     world = World()
     world.snap()
     world.run(60 * S)
@@ -132,7 +132,7 @@ def test_a_set_clock_does_not_bend_the_times_before_it() -> None:
     assert conversion.to_realtime_ns(65 * S) == 1_700_003_660 * S
 
 
-def test_beyond_the_snapshots_the_nearest_ones_offset_holds() -> None:
+def test_times_beyond_the_snapshots_use_the_offset_of_the_nearest_one() -> None:
     conversion = Conversion(
         [Snapshot(1000, 1000, 1000, 5000, 0), Snapshot(2000, 2000, 2000, 6000, 0)]
     )
@@ -143,7 +143,7 @@ def test_beyond_the_snapshots_the_nearest_ones_offset_holds() -> None:
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 1 << 62)] * 4), min_size=1, max_size=6), st.integers())
-def test_snapshots_of_any_kind_convert_to_something(
+def test_any_snapshots_convert_without_an_exception(
     clocks: list[tuple[int, int, int, int]], moment: int
 ) -> None:
     conversion = Conversion([Snapshot(*each, uncertainty_ns=0) for each in clocks])
@@ -167,12 +167,12 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return script
 
 
-def test_the_tightest_of_a_few_attempts_is_kept(scripted: list[int]) -> None:
+def test_a_snapshot_keeps_the_tightest_of_several_attempts(scripted: list[int]) -> None:
     scripted[:] = [0, 5000, 6000, 6100, 7000, 7002, 8000, 9000, 9000, 9999]
     assert take_snapshot(lambda: 1).realtime_ns == 7001
 
 
-def test_an_attempt_during_which_realtime_was_set_back_is_not_the_tightest(
+def test_an_attempt_is_dropped_if_realtime_was_set_back_during_it(
     scripted: list[int],
 ) -> None:
     scripted[:] = [9_000_000, 1000]
@@ -218,7 +218,7 @@ def set_realtime_by_us(us: int) -> None:
 
 
 @pytest.mark.skipif(not CAN_SET, reason="not root")
-def test_the_watch_tells_each_time_that_realtime_is_set() -> None:
+def test_the_watch_reports_every_change_of_realtime() -> None:
     def told() -> list[bool]:
         with closing(ClockWatch()) as watch:
             answers = [watch.was_set()]
@@ -232,7 +232,7 @@ def test_the_watch_tells_each_time_that_realtime_is_set() -> None:
 
 
 @pytest.mark.skipif(not CAN_SET, reason="not root")
-def test_the_watch_stays_armed_however_often_realtime_is_set() -> None:
+def test_the_watch_stays_armed_after_thousands_of_changes() -> None:
     def step() -> None:
         for _ in range(5000):
             set_realtime_by_us(1)
@@ -252,7 +252,7 @@ def test_the_watch_stays_armed_however_often_realtime_is_set() -> None:
 
 
 @on_this_kernel
-def test_a_snapshot_is_taken_when_realtime_is_set(lttd: Launcher, tmp_path: Path) -> None:
+def test_setting_realtime_makes_lttd_take_a_snapshot(lttd: Launcher, tmp_path: Path) -> None:
     run = lttd.start("-t", tmp_path / "t", *QUIET, "--flush-interval", "1h").recording()
     (segment,) = segments(tmp_path / "t")
     before = len(Manifest.read(segment.manifest).clock_snapshots)
@@ -272,7 +272,7 @@ def test_a_snapshot_is_taken_when_realtime_is_set(lttd: Launcher, tmp_path: Path
     ("name", "within_ns"),
     [("tai", 2_000_000), ("local", 2_000_000), ("x86-tsc", 5_000_000), ("uptime", 50_000_000)],
 )  # fmt: skip
-def test_every_trace_clock_is_told_in_wall_clock_time(
+def test_every_trace_clock_converts_to_wall_clock_time(
     lttd: Launcher, tmp_path: Path, name: str, within_ns: int
 ) -> None:
     run = lttd.start("-t", tmp_path / "t", *QUIET, "--clock", name)

@@ -54,27 +54,25 @@ EVERY = sorted(
 )
 
 
-def test_every_event_comes_once_in_the_order_of_time(trace: OpenedTrace) -> None:
+def test_a_window_returns_every_event_once_in_order_of_time(trace: OpenedTrace) -> None:
     for piece_bytes in (1, 500, 5000, 1 << 20):
         assert counts(trace, piece_bytes=piece_bytes) == EVERY
 
 
 @given(st.integers(0, 41_000), st.integers(0, 41_000))
-def test_a_window_holds_what_lies_in_it_both_ends_included(
-    trace: OpenedTrace, begin: int, end: int
-) -> None:
+def test_a_window_includes_both_of_its_ends(trace: OpenedTrace, begin: int, end: int) -> None:
     expected = [time for time in EVERY if begin <= time <= end]
     assert counts(trace, begin=begin, end=end, piece_bytes=700) == expected
 
 
-def test_cpus_and_names_choose(trace: OpenedTrace) -> None:
+def test_cpus_and_event_names_select_events(trace: OpenedTrace) -> None:
     assert counts(trace, cpus=[1]) == [time for time in EVERY if time % 10]
     assert counts(trace, events=["clock:*"]) == EVERY
     assert counts(trace, events=["t?ck"]) == EVERY
     assert sum(len(batch) for batch in trace.window(events=["sched*"])) == 0
 
 
-def test_an_expression_chooses_and_what_it_lacks_is_false(trace: OpenedTrace) -> None:
+def test_an_expression_selects_events_and_a_missing_field_is_false(trace: OpenedTrace) -> None:
     assert counts(trace, where="count > 100 and count <= 2020") == [
         time for time in EVERY if 100 < time <= 2020
     ]
@@ -93,18 +91,18 @@ def test_an_expression_chooses_and_what_it_lacks_is_false(trace: OpenedTrace) ->
         "None", "(a := 1)", "1" * 50, "x" + " or x" * 400,
     ],
 )  # fmt: skip
-def test_what_is_no_expression_is_refused(text: str) -> None:
+def test_an_invalid_expression_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         Where(text)
 
 
 @pytest.mark.parametrize("text", ["count == 'a'", "count + 'a' == 1", "count / 0 == 1"])
-def test_types_that_do_not_go_together_are_refused(trace: OpenedTrace, text: str) -> None:
+def test_operands_of_different_types_are_refused(trace: OpenedTrace, text: str) -> None:
     with pytest.raises(UsageError):
         counts(trace, where=text)
 
 
-def test_fields_of_all_kinds_are_columns(tmp_path: Path) -> None:
+def test_fields_of_every_type_are_columns(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     events = [opened("/etc/passwd", -2), switch(("a", 1), ("bb", 2)), opened("", 3), tick(-1)]
     made.append([pages_of(5, events)])
@@ -121,7 +119,7 @@ def test_fields_of_all_kinds_are_columns(tmp_path: Path) -> None:
         batch["tick"]["nothing"]
 
 
-def test_single_events_tell_their_fields(tmp_path: Path) -> None:
+def test_a_single_event_has_its_fields(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     made.append([pages_of(5, [opened("/x", 1), tick(3)])])
     made.finish()
@@ -130,7 +128,7 @@ def test_single_events_tell_their_fields(tmp_path: Path) -> None:
     assert second.fields == {"count": 3, "flags": 0}
 
 
-def test_losses_come_with_the_batch_in_which_they_lie(tmp_path: Path) -> None:
+def test_a_batch_carries_the_losses_within_its_times(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     page = bytearray(pages_of(2000, [tick(1)]))
     body = page[16:36]
@@ -147,7 +145,7 @@ def test_losses_come_with_the_batch_in_which_they_lie(tmp_path: Path) -> None:
     assert not [loss for batch in trace.window(begin=2001, end=2010) for loss in batch.losses]
 
 
-def test_what_is_damaged_is_told_and_the_rest_is_there(tmp_path: Path) -> None:
+def test_damage_is_noted_and_all_other_events_are_returned(tmp_path: Path) -> None:
     path = tmp_path / "t"
     made = numbered(path, pages=6, cpus=1).finish()
     data = made.stream().paths.data
@@ -167,7 +165,7 @@ def test_what_is_damaged_is_told_and_the_rest_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("begin", [0, 1500, 4100])
-def test_damage_is_told_with_its_byte_in_the_file(tmp_path: Path, begin: int) -> None:
+def test_a_note_names_the_damaged_byte_of_the_file(tmp_path: Path, begin: int) -> None:
     """Of the second CPU's file too, and in windows that begin in the middle of a file."""
     path = tmp_path / "t"
     made = numbered(path, pages=6).finish()
@@ -186,7 +184,7 @@ def test_damage_is_told_with_its_byte_in_the_file(tmp_path: Path, begin: int) ->
     ]
 
 
-def test_without_an_index_the_data_is_read_from_end_to_end(tmp_path: Path) -> None:
+def test_a_stream_without_an_index_is_read_from_end_to_end(tmp_path: Path) -> None:
     made = numbered(tmp_path / "t", pages=5, cpus=1).finish()
     made.stream().paths.index.unlink()
     opened_trace = lttd.open(tmp_path / "t")
@@ -197,7 +195,7 @@ def test_without_an_index_the_data_is_read_from_end_to_end(tmp_path: Path) -> No
     assert "no index" in notes[0]
 
 
-def test_an_event_without_a_format_is_there_as_bytes(tmp_path: Path) -> None:
+def test_an_event_without_a_format_is_returned_as_bytes(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     made.append([pages_of(5, [tick(1), struct.pack("<HBBiI", 99, 0, 0, 5, 6), tick(2)[:8]])])
     made.finish()
@@ -208,7 +206,7 @@ def test_an_event_without_a_format_is_there_as_bytes(tmp_path: Path) -> None:
     assert batch["unknown-99"].raw() == [struct.pack("<HBBiI", 99, 0, 0, 5, 6)]
 
 
-def test_flipped_bits_never_raise(tmp_path: Path) -> None:
+def test_flipped_bits_never_raise_in_a_window(tmp_path: Path) -> None:
     made = numbered(tmp_path / "t", pages=8).finish()
     rng = random.Random(3)
     files = [made.stream(cpu).paths.data for cpu in (0, 1)]

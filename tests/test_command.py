@@ -57,7 +57,7 @@ class TestOnThisKernel:
     pytestmark = needs_kernel()
 
     @pytest.mark.parametrize("options", [[], ["--priority", "1"]], ids=["", "priority"])
-    def test_command_inherits_what_lttd_did_and_nothing_of_lttd(
+    def test_command_inherits_the_state_in_which_lttd_was_started(
         self, instance: str, tmp_path: Path, options: list[str]
     ) -> None:
         odd = ["nice", "-n3", "sh", "-c", ODD_PARENT, "sh", sys.executable, "-c", BLOCKING]
@@ -86,7 +86,9 @@ class TestOnThisKernel:
         assert {"ODD=parent", "7 -> /dev/zero", "300"} <= set(found[2])
         assert json.loads((tmp_path / "summary").read_text())["command_status"] == 0
 
-    def test_a_killed_command_is_told_by_its_signal(self, lttd: Launcher, tmp_path: Path) -> None:
+    def test_a_killed_command_is_reported_with_its_signal(
+        self, lttd: Launcher, tmp_path: Path
+    ) -> None:
         run = lttd.run("-t", tmp_path / "t", "--", "sh", "-c", "kill -9 $$")
         assert run.process.returncode == 0
         assert "lttd: sh: ended with status 137" in run.lines
@@ -102,7 +104,7 @@ async def test_command_is_forked_before_it_runs_and_keeps_its_id(tmp_path: Path)
     assert command.status == 3
 
 
-async def test_a_program_that_cannot_be_executed_is_an_error_and_no_status(tmp_path: Path) -> None:
+async def test_a_program_that_cannot_be_executed_raises_and_has_no_status(tmp_path: Path) -> None:
     (tmp_path / "script").write_text("#!/nonexistent\n")
     (tmp_path / "script").chmod(0o755)
     command = Command([str(tmp_path / "script")])
@@ -112,7 +114,7 @@ async def test_a_program_that_cannot_be_executed_is_an_error_and_no_status(tmp_p
     assert command.status is None
 
 
-async def test_a_command_that_was_not_run_leaves_no_process() -> None:
+async def test_ending_a_command_that_never_ran_leaves_no_process() -> None:
     command = Command(["touch", "/nonexistent/x"])
     command.spawn()
     await command.end()
@@ -122,7 +124,7 @@ async def test_a_command_that_was_not_run_leaves_no_process() -> None:
         os.waitpid(command.pid, 0)  # noqa: ASYNC222  (it has none)
 
 
-async def test_a_command_that_was_killed_while_it_waited_has_that_status() -> None:
+async def test_a_command_killed_before_it_ran_has_the_status_of_its_signal() -> None:
     command = Command(["true"])
     command.spawn()
     assert command.pid is not None
@@ -132,7 +134,7 @@ async def test_a_command_that_was_killed_while_it_waited_has_that_status() -> No
     assert command.status == 128 + signal.SIGKILL
 
 
-async def test_without_pidfds_the_end_is_noticed_all_the_same(
+async def test_the_end_of_command_is_noticed_without_pidfds(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     def refuse(_: int) -> int:
@@ -145,7 +147,7 @@ async def test_without_pidfds_the_end_is_noticed_all_the_same(
     assert command.status == 4
 
 
-async def test_when_recording_ends_first_command_is_killed_and_reaped() -> None:
+async def test_command_is_killed_and_reaped_if_recording_ends_first() -> None:
     command = Command(["sleep", "60"])
     command.spawn()
     async with trio.open_nursery() as nursery:
@@ -155,14 +157,14 @@ async def test_when_recording_ends_first_command_is_killed_and_reaped() -> None:
     assert command.status == 128 + signal.SIGKILL
 
 
-def test_a_child_that_waits_ends_with_whoever_forked_it() -> None:
+def test_a_waiting_child_ends_with_its_parent() -> None:
     code = "from lttd.command import Command; c = Command(['true']); c.spawn(); print(c.pid)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
     # Its end is the end of its copy of stdout, too: run() has waited for that.
     assert not Path(f"/proc/{int(run.stdout)}/exe").exists()
 
 
-def test_dispositions_that_python_overwrites_are_the_default() -> None:
+def test_signals_that_python_ignores_are_reset_before_exec() -> None:
     with Signals() as signals:
         pid = os.fork()
         if pid == 0:

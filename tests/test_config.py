@@ -37,7 +37,7 @@ def test_a_comma_begins_a_key_only_before_a_name_and_an_equals_sign(
 
 
 @pytest.mark.parametrize("text", ["", "disk:/dev/sda", "ftracex", "ftrace;x", ":x"])
-def test_an_unknown_kind_is_refused_with_the_known_ones(text: str) -> None:
+def test_an_unknown_kind_is_refused_with_a_list_of_the_known_ones(text: str) -> None:
     with pytest.raises(UsageError, match="ftrace, blktrace, relay, replay"):
         parse_spec(text)
 
@@ -58,7 +58,7 @@ def test_sizes_and_durations_have_the_usual_units() -> None:
             parse_duration_s(bad)
 
 
-def test_the_default_is_an_own_ftrace_instance() -> None:
+def test_the_default_source_is_an_own_ftrace_instance() -> None:
     assert parse_command_line(["-t", "x"]) == Config(Path("x"), (SourceSpec("ftrace"),))
 
 
@@ -84,7 +84,7 @@ def test_options_of_the_line_win_over_the_spec_and_the_spec_over_the_file(tmp_pa
     assert source.options == {"clock": "mono", "events": ["sched:*"]}
 
 
-def test_source_tables_name_their_kind(tmp_path: Path) -> None:
+def test_a_source_table_names_its_kind(tmp_path: Path) -> None:
     toml = tmp_path / "lttd.toml"
     toml.write_text(
         'trace-dir = "t"\n[[source]]\nkind = "ftrace"\nevents = ["sched:*", "irq:*"]\n'
@@ -118,7 +118,7 @@ def test_source_tables_name_their_kind(tmp_path: Path) -> None:
         (["-t", "x", "--source", "ftrace", "--source", "ftrace:a", "--events", "x"], "events"),
     ],
 )
-def test_what_cannot_be_is_one_line_that_says_what_to_write(
+def test_an_invalid_argument_is_refused_in_one_line_with_a_remedy(
     arguments: list[str], says: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -146,14 +146,16 @@ def test_a_file_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
         ("priority = 100", "priority 100: write a priority from 1 to 99"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_by_its_key(tmp_path: Path, line: str, says: str) -> None:
+def test_an_invalid_value_of_the_file_is_named_by_its_key(
+    tmp_path: Path, line: str, says: str
+) -> None:
     toml = tmp_path / "lttd.toml"
     toml.write_text(f"{line}\n")
     with pytest.raises(UsageError, match=says):
         parse_command_line(["--config", str(toml)])
 
 
-def test_every_long_option_has_a_key_of_its_name(tmp_path: Path) -> None:
+def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
     toml = tmp_path / "lttd.toml"
     values = {
         "trace-dir": '"t"', "source": '"ftrace"', "append": "true", "duration": '"1s"',
@@ -175,7 +177,7 @@ def test_every_long_option_has_a_key_of_its_name(tmp_path: Path) -> None:
     assert long_ones - no_keys == {*values, "channel-root"}
 
 
-def test_legacy_letters_keep_their_meaning() -> None:
+def test_options_of_legacy_lttd_keep_their_meaning() -> None:
     config = parse_command_line(["-t", "x", "-c", "/d/ltt/t", "-f", "-N", "4", "-a", "-d", "-v"])
     assert config.sources == (SourceSpec("ltt", "/d/ltt/t", {"channels": "flight"}),)
     assert (config.append, config.daemon, config.verbose) == (True, True, 1)
@@ -191,7 +193,7 @@ def test_legacy_letters_keep_their_meaning() -> None:
         ([], ("f:*", "g:*", "h:*")),
     ],
 )
-def test_a_repeated_list_adds_up_and_replaces_the_files(
+def test_a_repeated_list_option_adds_up_and_replaces_the_list_of_the_file(
     tmp_path: Path, line: list[str], globs: tuple[str, ...]
 ) -> None:
     toml = tmp_path / "lttd.toml"
@@ -207,7 +209,7 @@ def test_only_globs_are_split_at_commas(tmp_path: Path) -> None:
     assert [source.target for source in config.sources] == ["/c,d", "/e,f", "/g,h"]
 
 
-def test_sources_of_the_line_replace_all_of_the_file_and_every_c_counts(tmp_path: Path) -> None:
+def test_sources_of_the_line_replace_those_of_the_file(tmp_path: Path) -> None:
     toml = tmp_path / "lttd.toml"
     toml.write_text('trace-dir = "t"\nsource = ["replay:/x"]\nchannel-root = "/y"\n')
     both = parse_command_line(["--config", str(toml)]).sources
@@ -216,14 +218,14 @@ def test_sources_of_the_line_replace_all_of_the_file_and_every_c_counts(tmp_path
     assert parse_command_line(line).sources == (SourceSpec("ltt", "/a"), SourceSpec("ltt", "/b"))
 
 
-def test_hosts_add_up_and_are_not_split() -> None:
+def test_repeated_hosts_add_up_and_are_not_split_at_commas() -> None:
     line = ["-t", "x", "--web-allow-host", "A.example", "--web-allow-host", "b"]
     assert parse_command_line(line).web_allow_hosts == {"a.example", "b"}
     with pytest.raises(UsageError, match="web-allow-host 'a,b': write a host's name"):
         parse_command_line(["-t", "x", "--web-allow-host", "a,b"])
 
 
-def test_a_tilde_is_a_home_directory_wherever_a_path_is_named(
+def test_a_tilde_expands_to_a_home_directory_in_every_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -244,7 +246,7 @@ def test_a_tilde_is_a_home_directory_wherever_a_path_is_named(
     assert parse_command_line(["-tx~"]).trace_dir == Path("x~")
 
 
-def test_a_tilde_of_nobody_is_refused_instead_of_taken_for_a_name() -> None:
+def test_a_tilde_of_an_unknown_user_is_refused() -> None:
     with pytest.raises(UsageError, match=r"'~no-such-user' names no home directory"):
         parse_command_line(["-t", "~no-such-user/x"])
 
@@ -312,7 +314,7 @@ def test_a_config_that_is_not_a_small_regular_file_is_refused_at_once(
         ("\udcff", "not TOML"),
     ],
 )
-def test_a_file_that_no_option_can_follow_is_refused_in_one_line(
+def test_a_file_with_an_impossible_value_is_refused_in_one_line(
     tmp_path: Path, text: str, says: str
 ) -> None:
     toml = tmp_path / "lttd.toml"
@@ -351,7 +353,7 @@ def parsed_or_refused(arguments: list[str]) -> None:
 
 
 @given(st.lists(st.one_of(WORDS, st.tuples(st.sampled_from(LONG_OPTIONS), WORDS)), max_size=6))
-def test_any_command_line_is_parsed_or_refused(parts: list[str | tuple[str, str]]) -> None:
+def test_every_command_line_is_parsed_or_refused(parts: list[str | tuple[str, str]]) -> None:
     line = [word for part in parts for word in (part if isinstance(part, tuple) else (part,))]
     # These two leave by SystemExit on purpose.
     assume(not {"--help", "--version"} & {word.partition("=")[0] for word in line})
@@ -374,7 +376,7 @@ TOML_VALUES: st.SearchStrategy[str] = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted(_KNOWN)), TOML_VALUES, max_size=4), st.binary())
-def test_any_file_is_parsed_or_refused(
+def test_every_config_file_is_parsed_or_refused(
     tmp_path_factory: pytest.TempPathFactory, options: dict[str, str], garbage: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.toml"

@@ -66,7 +66,9 @@ def assert_whole(path: Path) -> None:
         assert report.whole, report.findings
 
 
-def test_any_window_is_a_whole_trace_of_what_seek_finds(trace: Trace, tmp_path: Path) -> None:
+def test_any_cut_window_is_a_whole_trace_of_the_sub_buffers_that_seek_finds(
+    trace: Trace, tmp_path: Path
+) -> None:
     whole = contents(stream(trace))
     index = stream(trace).index
     for number, (begin, end) in enumerate(
@@ -82,7 +84,7 @@ def test_any_window_is_a_whole_trace_of_what_seek_finds(trace: Trace, tmp_path: 
             assert (stream(made).index.entries()[field] == kept[field]).all()
 
 
-def test_everything_is_everything(trace: Trace, tmp_path: Path) -> None:
+def test_a_cut_of_everything_equals_the_trace(trace: Trace, tmp_path: Path) -> None:
     made = cut(trace, EVERYTHING, tmp_path / "c")
     assert made.summaries() == trace.summaries()
     for one, other in zip(made.segments[0].streams, trace.segments[0].streams, strict=True):
@@ -91,9 +93,7 @@ def test_everything_is_everything(trace: Trace, tmp_path: Path) -> None:
         assert one.gaps == other.gaps
 
 
-def test_what_was_lost_before_the_window_is_no_loss_of_the_cut(
-    trace: Trace, tmp_path: Path
-) -> None:
+def test_a_cut_does_not_count_losses_before_its_window(trace: Trace, tmp_path: Path) -> None:
     made = cut(trace, between(5000, 9000), tmp_path / "c")
     # The entry that begins at 4000 ends at 4500; 7 were lost before 3000, 3 before 5000.
     record = stream(made).record
@@ -112,7 +112,7 @@ def test_a_loss_just_before_the_first_sub_buffer_is_kept(trace: Trace, tmp_path:
     assert stream(made).summary().events_lost == 7
 
 
-def test_a_loss_that_reaches_into_the_window_from_behind_is_kept(
+def test_a_loss_after_the_last_sub_buffer_is_kept_if_it_is_in_the_window(
     trace: Trace, tmp_path: Path
 ) -> None:
     # The trailing loss is known to lie at 10000.
@@ -120,7 +120,7 @@ def test_a_loss_that_reaches_into_the_window_from_behind_is_kept(
     assert stream(cut(trace, between(9500, 9900), tmp_path / "d")).summary().events_lost == 0
 
 
-def test_attachments_and_what_converts_the_windows_times_come_along(tmp_path: Path) -> None:
+def test_a_cut_keeps_attachments_and_the_clock_snapshots_of_its_window(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t").finish()
     times = (1000, 2000, 3000, 4000, 5000)
     made.manifest.clock_snapshots = [
@@ -152,7 +152,7 @@ def test_attachments_and_what_converts_the_windows_times_come_along(tmp_path: Pa
     }
 
 
-def test_segments_that_the_window_does_not_touch_are_left_out(tmp_path: Path) -> None:
+def test_a_cut_leaves_out_segments_outside_its_window(tmp_path: Path) -> None:
     recorded(tmp_path / "t").finish()
     later = Made(tmp_path / "t", number=2)
     later.append([subbuffer(50), subbuffer(51)])
@@ -174,7 +174,7 @@ def test_a_trace_that_is_being_written_can_be_cut(tmp_path: Path) -> None:
     assert_whole(tmp_path / "c")
 
 
-def test_what_is_there_is_not_overwritten(trace: Trace, tmp_path: Path) -> None:
+def test_a_cut_does_not_overwrite_an_existing_file(trace: Trace, tmp_path: Path) -> None:
     out = tmp_path / "c"
     out.write_text("mine")
     with pytest.raises(UsageError, match="is there already"):
@@ -197,7 +197,7 @@ class FullDisk(Disk):
         return super().open(path, truncate=truncate)
 
 
-def test_a_full_disk_leaves_nothing_half_made(trace: Trace, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_cut(trace: Trace, tmp_path: Path) -> None:
     for files in range(8):
         with pytest.raises(StorageError, match="no space left"):
             cut(trace, EVERYTHING, tmp_path / "c", FullDisk(files))
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_nothing_half_made(trace: Trace, tmp_path: Path) -> N
     cut(trace, EVERYTHING, tmp_path / "c", FullDisk(20))
 
 
-def test_an_index_that_names_no_data_is_damage_not_a_short_copy(tmp_path: Path) -> None:
+def test_an_index_beyond_its_data_is_reported_as_damage(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t").finish()
     os.truncate(made.stream().paths.data, 100)
     with pytest.raises(TraceDamagedError, match="lttv check"):
@@ -216,7 +216,7 @@ def test_an_index_that_names_no_data_is_damage_not_a_short_copy(tmp_path: Path) 
     assert os.listdir(tmp_path) == ["t"]
 
 
-def test_holes_stay_holes(tmp_path: Path) -> None:
+def test_a_copy_keeps_holes(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     with source.open("wb") as file:
         for at in (0, 1 << 20, 3 << 20):
@@ -233,7 +233,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
     assert target.stat().st_blocks <= source.stat().st_blocks
 
 
-def test_between_file_systems_it_is_copied_by_hand(tmp_path: Path) -> None:
+def test_a_copy_works_between_two_file_systems(tmp_path: Path) -> None:
     shm = Path("/dev/shm")
     if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is only one file system here")
@@ -249,7 +249,7 @@ def test_between_file_systems_it_is_copied_by_hand(tmp_path: Path) -> None:
         source.unlink()
 
 
-def test_the_command_takes_every_form_of_time(
+def test_lttv_cut_accepts_every_form_of_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorded(tmp_path / "t").finish()

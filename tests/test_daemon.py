@@ -117,7 +117,7 @@ def fill(disk: Path) -> Path:
         (["--", "/etc/passwd"], 2, r"/etc/passwd: no such program, or not executable"),
     ],
 )
-def test_what_cannot_be_is_one_line_with_its_remedy_and_leaves_nothing(
+def test_an_impossible_request_is_refused_with_a_remedy_and_leaves_nothing(
     lttd: Launcher,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -138,7 +138,7 @@ def test_what_cannot_be_is_one_line_with_its_remedy_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("content", [b"\0" * 4096, b"\xff" * 4096, b"no pages of any kind"])
-def test_garbage_to_replay_is_counted_not_crashed_on(
+def test_a_replay_of_garbage_counts_it_and_ends_well(
     lttd: Launcher, tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / "old").mkdir()
@@ -150,9 +150,7 @@ def test_garbage_to_replay_is_counted_not_crashed_on(
         assert_whole(tmp_path / TRACE, "--events")
 
 
-def test_a_directory_with_something_else_in_it_is_left_alone(
-    lttd: Launcher, tmp_path: Path
-) -> None:
+def test_a_directory_with_other_files_is_left_alone(lttd: Launcher, tmp_path: Path) -> None:
     (tmp_path / TRACE).mkdir()
     (tmp_path / TRACE / "thesis.tex").touch()
     run = lttd.run("-t", tmp_path / TRACE)
@@ -169,7 +167,7 @@ def test_a_file_cannot_be_a_trace_directory(lttd: Launcher, tmp_path: Path, belo
     assert run.process.returncode == 2
 
 
-def test_without_tracefs_the_remedy_is_to_mount_it(lttd: Launcher, tmp_path: Path) -> None:
+def test_lttd_without_tracefs_asks_to_mount_it(lttd: Launcher, tmp_path: Path) -> None:
     script = 'while umount -l "$(awk \'$3=="tracefs"{print $2; exit}\' /proc/mounts)"; do :; done'
     script += ' 2>/dev/null; umount -l /sys/kernel/debug 2>/dev/null; exec "$@"'
     under = ["unshare", "-m", "sh", "-c", script, "sh"]
@@ -179,7 +177,7 @@ def test_without_tracefs_the_remedy_is_to_mount_it(lttd: Launcher, tmp_path: Pat
     assert not (tmp_path / TRACE).exists()
 
 
-def test_who_may_not_trace_is_told_so(lttd: Launcher) -> None:
+def test_a_user_without_permission_to_trace_is_refused_with_the_reason(lttd: Launcher) -> None:
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     if (
         not os.access(sys.executable, os.X_OK)
@@ -202,9 +200,7 @@ def test_who_may_not_trace_is_told_so(lttd: Launcher) -> None:
         assert run.process.returncode == 1
 
 
-def test_a_port_that_is_taken_is_told_before_anything_is_made(
-    lttd: Launcher, tmp_path: Path
-) -> None:
+def test_a_busy_port_is_refused_before_anything_is_made(lttd: Launcher, tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         run = lttd.run("-t", tmp_path / TRACE, "--metrics", f"127.0.0.1:{port}")
@@ -213,7 +209,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_made(
     assert not (tmp_path / TRACE).exists()
 
 
-def test_who_names_another_host_is_refused_unless_web_allow_host_lists_it(
+def test_a_request_for_another_host_is_refused_unless_the_option_allows_it(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -230,9 +226,7 @@ def test_who_names_another_host_is_refused_unless_web_allow_host_lists_it(
     assert run.end() == 0
 
 
-def test_a_toml_file_with_a_key_that_is_no_option_is_refused(
-    lttd: Launcher, tmp_path: Path
-) -> None:
+def test_a_toml_file_with_an_unknown_key_is_refused(lttd: Launcher, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('events = ["sched:*"]\ncolour = "red"\n')
     run = lttd.run("-t", tmp_path / TRACE, "--config", tmp_path / "c.toml")
     assert "'colour' is not an option of lttd" in only_line(run)
@@ -242,7 +236,7 @@ def test_a_toml_file_with_a_key_that_is_no_option_is_refused(
 # -- the disk
 
 
-def test_a_disk_that_is_full_before_leaves_no_trace(lttd: Launcher, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_from_the_start_leaves_no_trace(lttd: Launcher, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "1M") as disk:
         fill(disk)
         run = lttd.run("-t", disk / TRACE, "--duration", "1s")
@@ -251,7 +245,7 @@ def test_a_disk_that_is_full_before_leaves_no_trace(lttd: Launcher, tmp_path: Pa
         assert os.listdir(disk) == ["filler"]
 
 
-def test_a_disk_that_fills_up_stops_recording_and_all_that_was_written_is_whole(
+def test_a_disk_that_fills_up_stops_recording_and_leaves_a_whole_trace(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "8M") as disk:
@@ -264,7 +258,7 @@ def test_a_disk_that_fills_up_stops_recording_and_all_that_was_written_is_whole(
         assert info(disk / TRACE)["payload_bytes"] > 4 << 20
 
 
-def test_recording_goes_on_past_a_full_disk_if_asked_to_and_counts_the_loss(
+def test_recording_continues_past_a_full_disk_if_asked_to_and_counts_the_loss(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
     # Large enough that the load does not fill it itself before anybody sees lttd healthy again.
@@ -300,7 +294,7 @@ def test_recording_goes_on_past_a_full_disk_if_asked_to_and_counts_the_loss(
         assert sum(gap.count or 0 for gap in gaps if gap.reason is Reason.STORAGE) == refused
 
 
-def test_a_disk_that_stays_full_has_room_for_what_closes_the_trace(
+def test_a_disk_that_stays_full_has_room_to_close_the_trace(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "8M") as disk:
@@ -324,7 +318,7 @@ def test_a_disk_that_stays_full_has_room_for_what_closes_the_trace(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_recording_in_order(lttd: Launcher, tmp_path: Path, number: int) -> None:
+def test_a_signal_ends_a_recording_in_order(lttd: Launcher, tmp_path: Path, number: int) -> None:
     run = lttd.start("-t", tmp_path / TRACE, *QUIET).recording()
     mark(run, "the last word")
     assert run.signal(number).wait() == 0
@@ -348,7 +342,7 @@ def test_a_signal_before_recording_leaves_nothing(lttd: Launcher, tmp_path: Path
         assert lttd.left() == []
 
 
-def test_a_second_signal_abandons_ring_and_backlog_and_counts_them(
+def test_a_second_signal_abandons_the_ring_and_the_backlog_and_counts_both(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
     options = ["--events", "raw_syscalls:*", "--buffer-size", "128M", "--summary", "json"]
@@ -422,7 +416,9 @@ def test_sigterm_is_forwarded_and_recording_ends_after_command(
     assert json.loads((tmp_path / "summary").read_text())["command_status"] == status
 
 
-def test_sigint_is_not_sent_on_and_ends_when_command_does(lttd: Launcher, tmp_path: Path) -> None:
+def test_sigint_is_not_forwarded_and_recording_ends_after_command(
+    lttd: Launcher, tmp_path: Path
+) -> None:
     script = "trap 'touch int' INT; trap 'touch term' TERM; touch started; sleep 1; touch over"
     run = lttd.start("-t", tmp_path / TRACE, *QUIET, "--", "sh", "-c", script)
     cwd = run.out_path.parent
@@ -433,7 +429,7 @@ def test_sigint_is_not_sent_on_and_ends_when_command_does(lttd: Launcher, tmp_pa
     assert not (cwd / "term").exists()
 
 
-def test_a_second_signal_leaves_command_no_time(lttd: Launcher, tmp_path: Path) -> None:
+def test_a_second_signal_kills_command_at_once(lttd: Launcher, tmp_path: Path) -> None:
     script = "trap '' TERM INT; touch started; while :; do sleep 0.05; done"
     run = lttd.start("-t", tmp_path / TRACE, *QUIET, "--", "sh", "-c", script)
     until((run.out_path.parent / "started").exists, "COMMAND runs")
@@ -461,7 +457,7 @@ def children_of(pattern: str) -> list[int]:
     return [int(pid) for pid in found.stdout.split()]
 
 
-def test_a_daemons_parent_exits_when_it_records_and_lets_go_of_everything(
+def test_the_parent_of_a_daemon_exits_once_it_records_and_holds_nothing(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     # Were the pipe not let go of, run() would wait for the daemon's end.
@@ -481,7 +477,7 @@ def test_a_daemons_parent_exits_when_it_records_and_lets_go_of_everything(
     assert_whole(tmp_path / TRACE)
 
 
-def test_a_daemon_that_cannot_record_gives_its_parent_line_and_status(
+def test_a_daemon_that_cannot_record_passes_its_error_to_its_parent(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     run = lttd.run("-t", tmp_path / TRACE, "-d", "--source", "ftrace:nobodys")
@@ -490,7 +486,7 @@ def test_a_daemon_that_cannot_record_gives_its_parent_line_and_status(
     assert not (tmp_path / TRACE).exists()
 
 
-def test_a_daemons_log_file_is_kept(lttd: Launcher, tmp_path: Path) -> None:
+def test_the_log_file_of_a_daemon_is_kept(lttd: Launcher, tmp_path: Path) -> None:
     run = lttd.run("-t", tmp_path / TRACE, "-d", "--duration", "300ms", *QUIET)
     assert run.process.returncode == 0
     until(lambda: not children_of(str(tmp_path / TRACE)), "the daemon has ended")
@@ -500,9 +496,7 @@ def test_a_daemons_log_file_is_kept(lttd: Launcher, tmp_path: Path) -> None:
 # -- several sources, one configuration, one trace after another
 
 
-def test_a_toml_file_says_what_the_command_line_can_and_the_latter_wins(
-    lttd: Launcher, tmp_path: Path
-) -> None:
+def test_the_command_line_wins_over_the_toml_file_in_a_run(lttd: Launcher, tmp_path: Path) -> None:
     config = f"""
 trace-dir = "{tmp_path}/elsewhere"
 duration = "100ms"
@@ -548,7 +542,7 @@ def test_each_of_several_sources_has_segments_of_its_own(lttd: Launcher, tmp_pat
     assert_whole(tmp_path / TRACE)
 
 
-def test_a_second_source_that_cannot_be_leaves_nothing_of_the_first(
+def test_a_second_source_that_fails_leaves_nothing_of_the_first(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     sources = ["--source", "ftrace", "--source", "ftrace:nobodys"]
@@ -558,7 +552,7 @@ def test_a_second_source_that_cannot_be_leaves_nothing_of_the_first(
     assert lttd.left() == []
 
 
-def test_a_trace_is_added_to_when_asked_only(lttd: Launcher, tmp_path: Path) -> None:
+def test_lttd_adds_to_a_trace_only_if_asked_to(lttd: Launcher, tmp_path: Path) -> None:
     again = ["-t", tmp_path / TRACE, "--duration", "100ms", *QUIET, "--summary", "none"]
     assert lttd.run(*again).process.returncode == 0
     refused = lttd.run(*again)
@@ -569,7 +563,7 @@ def test_a_trace_is_added_to_when_asked_only(lttd: Launcher, tmp_path: Path) -> 
     assert_whole(tmp_path / TRACE)
 
 
-def test_a_usage_error_leaves_a_killed_runs_ring_to_who_can_record(
+def test_a_usage_error_leaves_the_ring_of_a_killed_run_alone(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     run = lttd.start("-t", tmp_path / TRACE, *QUIET).recording()
@@ -588,7 +582,9 @@ def test_a_usage_error_leaves_a_killed_runs_ring_to_who_can_record(
 # -- exclusion
 
 
-def test_a_second_lttd_on_the_same_trace_is_refused_by_name(lttd: Launcher, tmp_path: Path) -> None:
+def test_a_second_lttd_on_the_same_trace_is_refused_with_the_first_named(
+    lttd: Launcher, tmp_path: Path
+) -> None:
     first = lttd.start("-t", tmp_path / TRACE, *QUIET).recording()
     second = lttd.run("-t", tmp_path / TRACE, "--append", *QUIET)
     assert f"(pid {first.process.pid}); stop it, or choose another" in only_line(second)
@@ -597,7 +593,7 @@ def test_a_second_lttd_on_the_same_trace_is_refused_by_name(lttd: Launcher, tmp_
     assert_whole(tmp_path / TRACE)
 
 
-def test_a_second_lttd_on_the_same_instance_is_refused_by_name(
+def test_a_second_lttd_on_the_same_instance_is_refused_with_the_first_named(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     name = f"{lttd.prefix}shared"
@@ -614,14 +610,14 @@ def test_a_second_lttd_on_the_same_instance_is_refused_by_name(
         (lttd.instances / name).rmdir()
 
 
-def test_what_is_recorded_is_for_its_owner_and_group_alone(lttd: Launcher, tmp_path: Path) -> None:
+def test_only_the_owner_and_the_group_may_read_a_recording(lttd: Launcher, tmp_path: Path) -> None:
     assert lttd.run("-t", tmp_path / TRACE, *QUIET, "--duration", "50ms").process.returncode == 0
     for path in (tmp_path / TRACE).rglob("*"):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o007, path
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_whoever_else_reads_is_found_and_told_once(
+def test_another_reader_is_found_and_reported_once(
     lttd: Launcher, tmp_path: Path, late: bool
 ) -> None:
     name = f"{lttd.prefix}shared"

@@ -26,7 +26,7 @@ def deep(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("spec", ["replay:{}", "replay:{},abi=ltt", "relay:{}", "ltt:{}"])
-def test_a_source_tells_in_a_line_that_it_finds_nothing_however_deep_it_would_have_to_look(
+def test_a_source_reports_in_one_line_that_a_deep_directory_holds_nothing(
     deep: Path, tmp_path: Path, spec: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["-t", str(tmp_path / "t"), "--source", spec.format(deep)]) == 77

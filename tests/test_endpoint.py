@@ -83,12 +83,12 @@ async def test_metrics_are_served_with_their_type() -> None:
     assert headers["connection"] == "close"
 
 
-async def test_a_query_is_no_part_of_the_path() -> None:
+async def test_a_query_does_not_belong_to_the_path() -> None:
     request = GET.replace(b"/metrics", b"/metrics?name[]=up")
     assert parsed(await exchange(Endpoint(Rendering(), healthy), request))[0] == 200
 
 
-async def test_head_has_the_headers_of_get_and_no_body() -> None:
+async def test_a_head_request_gets_the_headers_of_get_without_a_body() -> None:
     server = Endpoint(Rendering(), healthy)
     of_get = parsed(await exchange(server, GET))[1]
     reply = await exchange(server, GET.replace(b"GET", b"HEAD"))
@@ -96,7 +96,7 @@ async def test_head_has_the_headers_of_get_and_no_body() -> None:
     assert reply.endswith(b"\r\n\r\n")
 
 
-async def test_healthz_says_ok_or_503_with_the_reason() -> None:
+async def test_healthz_answers_ok_or_503_with_the_reason() -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     status, _, body = parsed(await exchange(Endpoint(Rendering(), healthy), request))
     assert (status, body) == (200, b"ok\n")
@@ -122,7 +122,7 @@ async def test_healthz_says_ok_or_503_with_the_reason() -> None:
         (b"\r\n" * 50_000, 400),
     ],
 )
-async def test_what_is_no_good_request_gets_the_fitting_status(
+async def test_a_bad_request_gets_the_matching_status(
     request_: bytes, status: int, autojump_clock: trio.testing.MockClock
 ) -> None:
     rendering = Rendering()
@@ -150,7 +150,7 @@ NODE = os.uname().nodename
         *("db1.example.com:9469", "DB1.example.com."),
     ],
 )
-async def test_the_names_of_this_machine_are_answered_to(host: str) -> None:
+async def test_the_endpoint_answers_to_the_names_of_this_machine(host: str) -> None:
     server = Endpoint(Rendering(), healthy, parse_host_names(["db1.example.COM.", "x"]))
     assert parsed(await exchange(server, GET.replace(b"localhost", host.encode())))[0] == 200
 
@@ -173,7 +173,7 @@ async def test_the_names_of_this_machine_are_answered_to(host: str) -> None:
         *(f"{NODE}.evil.example", "localhost evil.example", "evil\xff", "127.0.0.1@evil.example"),
     ],
 )
-async def test_any_other_name_is_misdirected_in_one_line(host: str, path: bytes) -> None:
+async def test_any_other_host_name_is_refused_as_misdirected(host: str, path: bytes) -> None:
     rendering = Rendering()
     request = GET.replace(b"localhost", host.encode("latin-1")).replace(b"/metrics", path)
     status, _, body = parsed(await exchange(Endpoint(rendering, healthy), request))
@@ -182,7 +182,7 @@ async def test_any_other_name_is_misdirected_in_one_line(host: str, path: bytes)
     assert rendering.times == 0
 
 
-async def test_http_1_0_passes_without_a_host_and_not_with_another_one() -> None:
+async def test_http_1_0_passes_without_a_host_and_fails_with_a_foreign_one() -> None:
     server = Endpoint(Rendering(), healthy)
     assert parsed(await exchange(server, b"GET /metrics HTTP/1.0\r\n\r\n"))[0] == 200
     request = b"GET /metrics HTTP/1.0\r\nHost: evil.example\r\n\r\n"
@@ -192,7 +192,7 @@ async def test_http_1_0_passes_without_a_host_and_not_with_another_one() -> None
 @pytest.mark.parametrize(
     "name", ["", "*", "*.example.com", "http://x", "x:9469", "a b", "x/", "[::1]", "é", "x" * 300]
 )
-def test_what_is_no_hosts_name_is_refused(name: str) -> None:
+def test_an_invalid_host_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="write a host's name, without scheme, port"):
         parse_host_names([name])
 
@@ -217,7 +217,9 @@ async def test_many_scrapes_at_once_are_rendered_once(
     assert rendering.times == 2
 
 
-async def test_a_request_byte_by_byte_is_answered(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_request_that_comes_byte_by_byte_is_answered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Endpoint(Rendering(), healthy).handle, theirs)
@@ -228,7 +230,7 @@ async def test_a_request_byte_by_byte_is_answered(autojump_clock: trio.testing.M
         await ours.aclose()
 
 
-async def test_a_request_that_never_ends_is_told_so_and_dropped(
+async def test_a_request_that_never_ends_gets_an_answer_and_is_dropped(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
@@ -252,7 +254,7 @@ async def test_a_client_that_does_not_read_its_answer_is_dropped(
     assert trio.current_time() - begin == pytest.approx(endpoint.CONNECTION_DEADLINE_S)
 
 
-async def test_a_client_that_goes_on_sending_is_read_to_a_bound(
+async def test_a_client_that_keeps_sending_is_read_up_to_a_limit(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
@@ -268,7 +270,7 @@ async def test_a_client_that_goes_on_sending_is_read_to_a_bound(
     assert sent_bytes <= endpoint.LINGER_BYTES + 2 * endpoint.RECEIVE_BYTES
 
 
-async def test_a_client_that_goes_away_is_nobodys_trouble() -> None:
+async def test_a_client_that_disconnects_causes_no_error() -> None:
     for request in (b"", b"GET /met", GET):
         ours, theirs = trio.testing.memory_stream_pair()
         await ours.send_all(request)
@@ -276,7 +278,7 @@ async def test_a_client_that_goes_away_is_nobodys_trouble() -> None:
         await Endpoint(Rendering(), healthy).handle(theirs)
 
 
-async def test_clients_that_sit_there_do_not_keep_a_scrape_out(
+async def test_idle_clients_do_not_keep_a_scrape_out(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     server = Endpoint(Rendering(), healthy)
@@ -299,7 +301,7 @@ async def test_clients_that_sit_there_do_not_keep_a_scrape_out(
 
 
 @pytest.mark.parametrize("path", [b"/metrics", b"/healthz"])
-async def test_a_bug_in_rendering_is_a_500_and_one_line_in_the_log(
+async def test_an_exception_in_rendering_gives_a_500_and_one_line_in_the_log(
     path: bytes, capfd: pytest.CaptureFixture[str], autojump_clock: trio.testing.MockClock
 ) -> None:
     def broken() -> bytes:
@@ -335,7 +337,7 @@ class HungryListener(trio.abc.Listener[trio.SocketStream]):
         await trio.lowlevel.checkpoint()
 
 
-async def test_clients_are_let_in_no_faster_than_can_be_afforded(
+async def test_the_endpoint_limits_the_rate_of_new_clients(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     pair = socket.socketpair()
@@ -349,7 +351,7 @@ async def test_clients_are_let_in_no_faster_than_can_be_afforded(
     pair[1].close()
 
 
-async def test_no_descriptor_left_is_waited_out_quietly(
+async def test_the_endpoint_waits_quietly_while_no_descriptor_is_left(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     pair = socket.socketpair()
@@ -372,7 +374,7 @@ async def test_no_descriptor_left_is_waited_out_quietly(
         (":9469", Address(None, 9469)),
     ],
 )
-def test_addresses_are_parsed_and_written_alike(text: str, address: Address) -> None:
+def test_a_parsed_address_is_written_back_alike(text: str, address: Address) -> None:
     assert parse_address(text) == address
     assert str(address) == text
 
@@ -396,7 +398,7 @@ def test_addresses_are_parsed_and_written_alike(text: str, address: Address) -> 
         "http://localhost:9469",
     ],
 )
-def test_what_is_no_address_is_refused_in_one_line_with_an_example(text: str) -> None:
+def test_an_invalid_address_is_refused_in_one_line_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_address(text)
     message = str(caught.value)
@@ -406,7 +408,7 @@ def test_what_is_no_address_is_refused_in_one_line_with_an_example(text: str) ->
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", None])
-async def test_a_busy_port_is_refused_before_anything_else_happens(host: str | None) -> None:
+async def test_a_busy_port_is_refused_when_the_endpoint_opens(host: str | None) -> None:
     try:
         listeners = await open_listeners(Address(host, 0))
     except UsageError as error:
@@ -427,7 +429,7 @@ async def test_a_busy_port_is_refused_before_anything_else_happens(host: str | N
         ("a..b", "(give|write) a numeric address"),
     ],
 )
-async def test_an_address_that_is_not_ours_is_refused_with_the_remedy(
+async def test_an_address_of_another_machine_is_refused_with_a_remedy(
     host: str, remedy: str
 ) -> None:
     with pytest.raises(UsageError, match=remedy):

@@ -49,7 +49,7 @@ def lines_of(made: Traced, capfd: pytest.CaptureFixture[str], *options: str) -> 
     return ran(capfd, "text", made.trace, *options)[0].splitlines()
 
 
-def test_a_task_that_names_itself_badly_stays_on_its_line(
+def test_a_hostile_task_name_stays_on_its_line(
     made: Traced, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (made.tracefs / "commands").write_bytes(b"0\t7\t7\t" + b"\x1b[31m\\n# x\xff\n")
@@ -65,7 +65,7 @@ def test_a_task_that_names_itself_badly_stays_on_its_line(
 @pytest.mark.parametrize(
     "options", [[], ["--fields", "buf,path"], ["--jobs", "2"], ["-n", "3"]], ids=str
 )
-def test_values_are_escaped_and_a_markers_own_line_break_is_dropped(
+def test_values_are_escaped_and_the_final_newline_of_a_marker_is_dropped(
     made: Traced, capfd: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     made.append([pages_of(1000, [marker(NASTY), marker("ends\n"), opened(f"/{NASTY}é", 1)])])
@@ -98,7 +98,7 @@ def test_names_and_literals_of_format_files_are_escaped(
     assert line.endswith(": ti\\x0ack\\x1b: n=27\\x0a# forged\\x0d and \\x1b")
 
 
-def test_what_a_column_holds_besides_is_not_touched(
+def test_escaping_leaves_the_spaces_of_a_column_unchanged(
     made: Traced, capfd: pytest.CaptureFixture[str]
 ) -> None:
     paths = [f"/plain{at}" if at % 50 else f"/{NASTY}{at}" for at in range(500)]
@@ -132,7 +132,7 @@ def test_symbols_of_a_kallsyms_file_are_escaped(
     assert line.endswith(": called: do\\x1b[31m_\\xff")
 
 
-def test_info_and_check_escape_what_a_manifest_says(
+def test_info_and_check_escape_the_values_of_a_manifest(
     made: Traced, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made.append([pages_of(1000, [tick(1)])])
@@ -160,7 +160,7 @@ def test_an_error_names_a_path_in_one_line(
     assert err == f"lttv: {tmp_path}/{SHOWN}\\xff: no such directory\n"
 
 
-def test_a_message_and_a_process_of_a_block_trace_stay_on_their_lines(
+def test_messages_and_process_names_of_a_block_trace_stay_on_their_lines(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "raw").mkdir()

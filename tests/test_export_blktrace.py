@@ -14,7 +14,7 @@ from tests.tools import replayed as replayed_ftrace
 
 
 @needs_data
-def test_an_export_of_everything_is_what_was_recorded(tmp_path: Path) -> None:
+def test_an_export_of_everything_equals_the_recorded_files(tmp_path: Path) -> None:
     replayed(SHARED, tmp_path / "trace")
     lines = export(Trace(tmp_path / "trace"), EVERYTHING, "blktrace", tmp_path / "out")
     assert lines == ["3317 records in 2 files"]
@@ -25,7 +25,7 @@ def test_an_export_of_everything_is_what_was_recorded(tmp_path: Path) -> None:
 
 @needs_data
 @needs_blkparse
-def test_a_window_has_its_records_alone_and_the_names_from_before_it(tmp_path: Path) -> None:
+def test_a_block_window_has_its_own_records_and_the_earlier_process_names(tmp_path: Path) -> None:
     replayed(SHARED, tmp_path / "trace")
     trace = Trace(tmp_path / "trace")
     window = window_of(trace, "+870ms", "+880ms")
@@ -40,7 +40,7 @@ def test_a_window_has_its_records_alone_and_the_names_from_before_it(tmp_path: P
     ]
 
 
-def test_an_idle_cpu_has_an_empty_file(tmp_path: Path) -> None:
+def test_an_idle_cpu_gets_an_empty_file(tmp_path: Path) -> None:
     raw = written(tmp_path / "raw", process(1, 10, "sh") + record(2))
     (raw / "made.blktrace.3").write_bytes(record(5, cpu=3))
     replayed(raw, tmp_path / "trace")
@@ -61,7 +61,7 @@ def test_a_window_cuts_between_records_and_keeps_damage_out(tmp_path: Path) -> N
     assert lines == ["2 records in 1 files, 1 losses, of which they cannot tell"]
 
 
-def test_what_is_no_block_trace_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_trace_of_another_kind_is_not_exported_as_a_block_trace(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds ftrace, and --to blktrace takes only"):
         export(replayed_ftrace(tmp_path / "f"), EVERYTHING, "blktrace", tmp_path / "out")
     replayed(written(tmp_path / "raw", record(1)), tmp_path / "b")
@@ -74,7 +74,7 @@ def test_what_is_no_block_trace_is_refused_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_window_without_anything_is_no_export(tmp_path: Path) -> None:
+def test_a_window_without_records_is_not_exported(tmp_path: Path) -> None:
     replayed(written(tmp_path / "raw", record(1000)), tmp_path / "trace")
     trace = Trace(tmp_path / "trace")
     window = window_of(trace, "5", "6")
@@ -83,7 +83,7 @@ def test_a_window_without_anything_is_no_export(tmp_path: Path) -> None:
 
 
 @needs_data
-def test_parquet_has_a_table_per_action_with_the_records_fields(tmp_path: Path) -> None:
+def test_parquet_has_a_table_per_block_action(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     replayed(SHARED, tmp_path / "trace")
     export(Trace(tmp_path / "trace"), EVERYTHING, "parquet", tmp_path / "out")

@@ -92,7 +92,7 @@ def made_of(directory: Path, events: list[bytes]) -> Trace:
     return Trace(directory / "t")
 
 
-def test_every_kind_of_field_comes_out_as_it_went_in(tmp_path: Path) -> None:
+def test_every_type_of_field_survives_the_ctf_export(tmp_path: Path) -> None:
     events = [
         every_kind(b"hello\0", [1, 2, 3], 0b101, b"by\0"),
         every_kind(b"\0", [], 1 << 63, b"\0\0\0"),
@@ -129,7 +129,7 @@ def test_every_kind_of_field_comes_out_as_it_went_in(tmp_path: Path) -> None:
     ]
 
 
-def test_what_nobody_knows_or_is_too_short_is_bytes(tmp_path: Path) -> None:
+def test_unknown_and_short_events_are_exported_as_bytes(tmp_path: Path) -> None:
     events = [
         common(77) + b"\1\2\3\4",
         common(301),  # lacks the field that its format has
@@ -154,7 +154,7 @@ def test_what_nobody_knows_or_is_too_short_is_bytes(tmp_path: Path) -> None:
     assert any("no format of event id 77" in line for line in lines)
 
 
-def test_places_that_lie_outside_of_an_event_are_cut(tmp_path: Path) -> None:
+def test_dynamic_fields_outside_their_event_are_cut(tmp_path: Path) -> None:
     whole = every_kind(b"text\0", [1], 1, b"n\0")
     wild = whole[:52] + struct.pack(
         "<4I", *[0xFFFF << 16 | 60, 8 << 16 | 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF]
@@ -166,7 +166,7 @@ def test_places_that_lie_outside_of_an_event_are_cut(tmp_path: Path) -> None:
     assert found[1].fields.endswith('numbers = [ ], _mask_length = 0, mask = [ ], near = ""')
 
 
-def test_babeltrace_reads_every_event_and_where_some_were_lost(tmp_path: Path) -> None:
+def test_babeltrace_reads_every_event_and_every_loss(tmp_path: Path) -> None:
     trace = replayed(tmp_path / "t")
     (told,) = export(trace, EVERYTHING, "ctf", tmp_path / "ctf")
     found, warnings = babeltrace(tmp_path / "ctf")
@@ -178,7 +178,7 @@ def test_babeltrace_reads_every_event_and_where_some_were_lost(tmp_path: Path) -
     assert [int(re.findall(r"discarded (\d+) events", line)[0]) for line in warnings] == lost
 
 
-def test_losses_are_told_before_between_and_behind(tmp_path: Path) -> None:
+def test_losses_are_exported_before_between_and_after_events(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(0, missed=1), subbuffer(1), subbuffer(2, missed=20)], trailing_loss=300)
     made.finish()
@@ -189,7 +189,7 @@ def test_losses_are_told_before_between_and_behind(tmp_path: Path) -> None:
     assert counts == [1, 20, 300]
 
 
-def test_a_window_is_exact(tmp_path: Path) -> None:
+def test_a_window_exports_exactly_its_events(tmp_path: Path) -> None:
     trace = replayed(tmp_path / "t")
     middle = decoded(trace)[0][300:700]
     begin, end = middle[0][0], middle[-1][0]
@@ -202,7 +202,7 @@ def test_a_window_is_exact(tmp_path: Path) -> None:
         export(trace, Window(Moment(1, wall=False), Moment(2, wall=False)), "ctf", tmp_path / "no")
 
 
-def test_segments_are_traces_of_one_time(tmp_path: Path) -> None:
+def test_segments_become_ctf_traces_on_one_time_axis(tmp_path: Path) -> None:
     for number, boot in ((1, "one"), (2, "another")):
         made = Made(tmp_path / "t", number=number, boot_id=boot)
         made.append([subbuffer(number)])
@@ -222,7 +222,7 @@ def test_segments_are_traces_of_one_time(tmp_path: Path) -> None:
     assert [one.time for one in found] == [2010, 2020, 2030, 3010, 3020, 3030]
 
 
-def test_what_is_no_ftrace_is_refused(tmp_path: Path) -> None:
+def test_a_trace_without_ftrace_events_is_refused(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(0)])
     made.finish()
@@ -235,7 +235,7 @@ def test_what_is_no_ftrace_is_refused(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["t"]
 
 
-def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(0)])
     made.finish()
@@ -245,7 +245,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         export(Trace(made.trace), EVERYTHING, "parquet", tmp_path / "pq")
 
 
-def test_time_that_steps_back_does_not_stop_a_reader(tmp_path: Path) -> None:
+def test_a_time_that_steps_back_does_not_stop_babeltrace(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     payload = common(77)
     made.append([page(9000, record_at(10, payload)), page(5000, record_at(10, payload))])

@@ -38,7 +38,7 @@ FLIPS = st.lists(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(FLIPS, st.none() | st.floats(0, 1))
-def test_any_flipped_bit_and_any_cut_end_in_an_export_or_in_one_line(
+def test_damaged_traces_are_exported_or_refused_in_one_line(
     sound: Path, tmp_path: Path, flips: list[tuple[str, int, float, int]], end: float | None
 ) -> None:
     work = tmp_path / "work"

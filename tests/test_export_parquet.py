@@ -20,7 +20,7 @@ from tests.test_export_ctf import common, every_kind, made_of
 from tests.tools import decoded, replayed
 
 
-def test_every_event_is_in_its_types_partition(
+def test_every_event_is_in_the_partition_of_its_type(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parquet, "GROUP_ROWS", 100)
@@ -39,7 +39,7 @@ def test_every_event_is_in_its_types_partition(
         assert sorted((row["time"], row["event"]) for row in rows) == sorted(ours)
 
 
-def test_a_file_is_in_the_order_of_time_and_says_where_it_is_from(tmp_path: Path) -> None:
+def test_a_parquet_file_is_ordered_by_time_and_names_its_trace(tmp_path: Path) -> None:
     trace = replayed(tmp_path / "t")
     export(trace, EVERYTHING, "parquet", tmp_path / "pq")
     files = sorted((tmp_path / "pq").rglob("*.parquet"))
@@ -53,7 +53,7 @@ def test_a_file_is_in_the_order_of_time_and_says_where_it_is_from(tmp_path: Path
         assert b"lttd.boot_id" in told
 
 
-def test_every_kind_of_field_has_its_arrow_type(tmp_path: Path) -> None:
+def test_every_type_of_field_has_its_arrow_type(tmp_path: Path) -> None:
     events = [
         every_kind(b"hello\0", [1, 2, 3], 0b101, b"by\0"),
         every_kind(b"\xff\0\0\0\0\0", [], 1 << 63, b"\0\0\0"),
@@ -86,7 +86,7 @@ def test_every_kind_of_field_has_its_arrow_type(tmp_path: Path) -> None:
     assert (tmp_path / "pq/system=made/event=printed_undecoded").is_dir()
 
 
-def test_losses_are_rows_at_their_time(tmp_path: Path) -> None:
+def test_losses_are_rows_at_their_times(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(0), subbuffer(1, missed=7)], trailing_loss=5)
     made.finish()
@@ -100,7 +100,7 @@ def test_losses_are_rows_at_their_time(tmp_path: Path) -> None:
     assert rows[0]["time"] == 2000
 
 
-def test_a_window_is_exact_and_an_empty_one_is_told(tmp_path: Path) -> None:
+def test_a_parquet_window_is_exact_and_an_empty_one_is_refused(tmp_path: Path) -> None:
     trace = replayed(tmp_path / "t")
     middle = decoded(trace)[0][300:700]
     window = Window(Moment(middle[0][0], wall=False), Moment(middle[-1][0], wall=False))
@@ -113,7 +113,7 @@ def test_a_window_is_exact_and_an_empty_one_is_told(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["pq", "t"]
 
 
-def test_without_clock_snapshots_there_is_no_timestamp(tmp_path: Path) -> None:
+def test_parquet_has_no_timestamp_without_clock_snapshots(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(0)])
     made.finish()
@@ -124,7 +124,7 @@ def test_without_clock_snapshots_there_is_no_timestamp(tmp_path: Path) -> None:
     assert found["timestamp"].null_count == 3
 
 
-def test_it_is_written_to_any_url(tmp_path: Path) -> None:
+def test_parquet_is_written_to_any_url(tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec")
     made = Made(tmp_path / "t")
     made.append([subbuffer(0)])
@@ -144,7 +144,7 @@ def test_it_is_written_to_any_url(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("drift_ns", [0, 700, -40, 3 * 3600 * 10**9])
-def test_timestamps_of_columns_are_those_of_the_conversion(tmp_path: Path, drift_ns: int) -> None:
+def test_the_timestamps_of_columns_equal_the_converted_times(tmp_path: Path, drift_ns: int) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(0)])
     minute_ns = 60 * 10**9

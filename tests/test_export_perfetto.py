@@ -32,7 +32,7 @@ def exported(trace: Path, begin: str | None = None, end: str | None = None) -> l
     return out.read_text().splitlines()
 
 
-def test_the_importer_takes_every_line_of_the_fixture(
+def test_the_importer_accepts_every_line_of_the_fixture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     replayed(tmp_path / "t")
@@ -55,7 +55,7 @@ def test_the_importer_takes_every_line_of_the_fixture(
     assert [found.group(1, 3, 5) for found in told if found] == events
 
 
-def test_tasks_have_their_process_and_times_all_digits(tmp_path: Path) -> None:
+def test_perfetto_lines_have_the_process_and_all_digits_of_the_time(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     (made.tracefs / "commands").write_text("0\t7\t5\tworker\n0\t8\t8\ta b-1 [x\n")
     events = [tick(1), tick(2, pid=8, preempt=3), tick(3, pid=9), switch(("worker", 7), ("y", 8))]
@@ -83,7 +83,7 @@ def marker(text: bytes, ip: int = WRITER, pid: int = 7) -> bytes:
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_marker_stands_as_the_importer_looks_for_it(tmp_path: Path, named: bool) -> None:
+def test_a_marker_has_the_form_that_the_importer_expects(tmp_path: Path, named: bool) -> None:
     made = Traced(tmp_path / "t")
     path = made.tracefs / "events/ftrace/print/format"
     path.parent.mkdir(parents=True)
@@ -108,7 +108,7 @@ def test_a_marker_stands_as_the_importer_looks_for_it(tmp_path: Path, named: boo
     ]
 
 
-def test_a_line_break_in_a_field_breaks_no_line(tmp_path: Path) -> None:
+def test_a_newline_in_a_field_does_not_break_the_line(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     made.commands((0, 7, "a\\n-1 [x"))
     made.append([pages_of(1000, [opened("/a\n# b\nc", 1), tick(1)])])
@@ -122,7 +122,7 @@ def test_a_line_break_in_a_field_breaks_no_line(tmp_path: Path) -> None:
     assert len(lines) == 2
 
 
-def test_a_window_is_exact(tmp_path: Path) -> None:
+def test_a_window_exports_exactly_its_events(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     made.append([pages_of(1000 * at, [tick(at), tick(at)]) for at in range(1, 9)])
     made.finish()
@@ -132,7 +132,7 @@ def test_a_window_is_exact(tmp_path: Path) -> None:
         exported(tmp_path / "t", "+1s", "+2s")
 
 
-def test_several_clocks_are_refused(tmp_path: Path) -> None:
+def test_a_perfetto_export_of_several_clocks_is_refused(tmp_path: Path) -> None:
     for number, boot in enumerate(("a", "b"), 1):
         made = Traced(tmp_path / "t", number=number, boot_id=boot)
         made.append([pages_of(1000, [tick(1)])])
@@ -142,7 +142,7 @@ def test_several_clocks_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_ftrace_is_refused(tmp_path: Path) -> None:
+def test_a_trace_without_ftrace_events_is_refused(tmp_path: Path) -> None:
     blocks(tmp_path / "t")
     with pytest.raises(
         UsageError,

@@ -66,7 +66,7 @@ def read_in_parts(begin: int, deltas: list[int], cuts: set[int]) -> list[bytes]:
     st.lists(st.lists(st.integers(0, 1000), min_size=1, max_size=40), min_size=1, max_size=5),
     st.sets(st.integers(0, 39)),
 )
-def test_whatever_was_flushed_pages_come_out_as_the_kernel_had_them(
+def test_glued_pages_equal_those_of_the_kernel_whatever_was_flushed(
     tmp_path_factory: pytest.TempPathFactory, kernel_pages: list[list[int]], cuts: set[int]
 ) -> None:
     made = Made(tmp_path_factory.mktemp("glue") / "t")
@@ -80,7 +80,7 @@ def test_whatever_was_flushed_pages_come_out_as_the_kernel_had_them(
     assert pages_of(made)[0] == whole
 
 
-def test_parts_that_do_not_fit_into_one_page_stay_apart(tmp_path: Path) -> None:
+def test_parts_that_do_not_fit_into_one_page_are_not_glued(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     event = record_at(0, bytes(range(1, 109)))
     content = event * (ROOM // 2 // len(event) + 1)
@@ -109,7 +109,7 @@ def test_a_loss_is_flagged_on_the_next_page_with_its_number(tmp_path: Path) -> N
     assert tally.events_lost == 15
 
 
-def test_a_loss_keeps_continuations_apart(tmp_path: Path) -> None:
+def test_parts_before_and_after_a_loss_are_not_glued(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     first, second = read_in_parts(1000, [10, 20, 30], {2})
     made.append([first], trailing_loss=1)
@@ -120,7 +120,7 @@ def test_a_loss_keeps_continuations_apart(tmp_path: Path) -> None:
     assert word_of(pages[1]) >> 30 == 3
 
 
-def test_without_room_or_number_only_the_flag_is_set(tmp_path: Path) -> None:
+def test_a_loss_without_room_or_number_sets_only_the_flag(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     full = page(2000, record_at(1, bytes(range(1, 109))) * 36 + record_at(1, b"1234" * 11))
     assert len(full.rstrip(b"\0")) > LAYOUT.subbuffer_bytes - 32
@@ -137,7 +137,7 @@ def test_without_room_or_number_only_the_flag_is_set(tmp_path: Path) -> None:
     assert tally.events_lost == 3
 
 
-def test_what_does_not_parse_is_left_out_told_and_marked(tmp_path: Path) -> None:
+def test_a_page_that_does_not_parse_is_left_out_reported_and_marked(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(number) for number in range(5)])
     made.finish()
@@ -176,7 +176,9 @@ def test_trace_cmd_reads_every_event_at_its_time(trace: Trace, tmp_path: Path) -
 
 
 @needs_tool("trace-cmd")
-def test_a_window_is_the_sub_buffers_that_touch_it(trace: Trace, tmp_path: Path) -> None:
+def test_a_trace_dat_window_holds_the_sub_buffers_that_touch_it(
+    trace: Trace, tmp_path: Path
+) -> None:
     stream = trace.segments[0].streams[0]
     begin, end = int(stream.index.entries()["begin"][8]), int(stream.index.entries()["begin"][12])
     window = Window(Moment(begin, wall=False), Moment(end, wall=False))
@@ -194,7 +196,7 @@ def test_a_window_is_the_sub_buffers_that_touch_it(trace: Trace, tmp_path: Path)
 
 
 @needs_tool("trace-cmd")
-def test_what_runs_beside_is_an_instance_and_what_follows_is_joined(tmp_path: Path) -> None:
+def test_parallel_recordings_become_instances_and_later_ones_are_joined(tmp_path: Path) -> None:
     replayed(tmp_path / "t")
     trace = replayed(tmp_path / "t", "--append")
     export(trace, EVERYTHING, "trace.dat", tmp_path / "beside.dat")
@@ -229,7 +231,7 @@ def make_half(segment: Path, window: Window, out: Path) -> None:
 
 
 @needs_tool("trace-cmd")
-def test_without_any_saved_file_the_events_are_there_all_the_same(tmp_path: Path) -> None:
+def test_events_are_exported_without_any_saved_file(tmp_path: Path) -> None:
     made = Made(tmp_path / "t", cpus=3)
     # Without a loss: trace-cmd 3.1.6 ends at one that stands before an event of unknown format.
     made.append([subbuffer(0), subbuffer(1)], cpu=2)
@@ -243,7 +245,7 @@ def test_without_any_saved_file_the_events_are_there_all_the_same(tmp_path: Path
     assert sum("UNKNOWN" in line for line in lines) == 6
 
 
-def test_a_pid_has_its_last_command_as_events_have_it(tmp_path: Path) -> None:
+def test_a_pid_has_the_last_command_that_events_name(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     path = made.paths.directory / "tracefs/commands"
     path.parent.mkdir()
@@ -263,7 +265,7 @@ def test_a_pid_has_its_last_command_as_events_have_it(tmp_path: Path) -> None:
 
 
 @needs_tool("trace-cmd")
-def test_a_task_with_an_empty_name_costs_no_other_its_own(tmp_path: Path) -> None:
+def test_an_empty_task_name_does_not_hide_later_names(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     made.commands((0, 5, "first"), (0, 6, ""), (0, 7, "  "), (0, 8, "later"), (0, 9, "last one"))
     made.append([pages_of_events(1000, [tick(pid, pid=pid) for pid in range(5, 10)])])
@@ -281,7 +283,7 @@ def test_a_task_with_an_empty_name_costs_no_other_its_own(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
-def test_what_one_file_cannot_hold_is_refused(
+def test_a_trace_that_one_trace_dat_cannot_hold_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = Made(tmp_path / "t")
@@ -308,7 +310,9 @@ def test_what_one_file_cannot_hold_is_refused(
 class TestOnThisKernel:
     pytestmark = [*needs_kernel(), needs_tool("trace-cmd")]  # noqa: RUF012
 
-    def test_a_quiet_second_of_flushes_is_a_few_pages(self, lttd: Launcher, tmp_path: Path) -> None:
+    def test_a_quiet_second_of_flushes_becomes_few_pages(
+        self, lttd: Launcher, tmp_path: Path
+    ) -> None:
         run = lttd.start(
             *("-t", tmp_path / "t", "--events", "sched:sched_switch,timer:*"),
             *("--flush-interval", "10ms", "--duration", "1500ms"),

@@ -52,7 +52,7 @@ def overwritten(metrics: str) -> dict[int, int]:
     return {int(cpu): int(count) for cpu, count in line.findall(metrics)}
 
 
-async def test_a_cpu_that_cannot_be_read_is_reported_at_once_and_its_losses_are_counted(
+async def test_an_unreadable_cpu_is_reported_at_once_and_its_losses_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syscall_load: Path
 ) -> None:
     broken = threading.Event()
@@ -103,7 +103,7 @@ async def test_a_cpu_that_cannot_be_read_is_reported_at_once_and_its_losses_are_
     assert left == []
 
 
-async def test_a_cpu_that_fails_until_the_end_fails_the_run_and_its_losses_are_counted(
+async def test_a_cpu_unreadable_to_the_end_fails_the_run_and_counts_its_losses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syscall_load: Path
 ) -> None:
     broken = threading.Event()

@@ -68,7 +68,7 @@ def test_a_recording_survives_every_call_that_fails(place: str) -> None:
         (resource.RLIMIT_FSIZE, 100),
     ],
 )
-def test_a_limit_of_the_system_is_told_in_lines_and_leaves_nothing_half_made(
+def test_a_system_limit_is_reported_in_lines_and_leaves_nothing_half_made(
     tmp_path: Path, limit: int, value: int
 ) -> None:
     (tmp_path / "old").mkdir()

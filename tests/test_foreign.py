@@ -19,7 +19,7 @@ from lttd.view.cli import main
         (b"", "is a file, not a trace of lttd; a trace is the directory that lttd --trace-dir na"),
     ],
 )
-def test_a_file_of_another_tool_is_named_with_what_reads_it(
+def test_a_file_of_another_tool_is_named_with_the_program_that_reads_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, head: bytes, what: str
 ) -> None:
     path = tmp_path / "trace.dat"
@@ -50,14 +50,14 @@ def test_a_directory_of_another_tool_is_named(
     assert capfd.readouterr().err.startswith(f"lttv: {tmp_path}: {what}")
 
 
-def test_a_name_that_no_file_can_have_is_usage(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_impossible_file_name_is_a_usage_error(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "x" * 5000]) == 2
     err = capfd.readouterr().err
     assert err.endswith(": File name too long\n")
     assert len(err) < 800
 
 
-def test_a_directory_that_is_closed_to_the_user_is_named_itself(tmp_path: Path) -> None:
+def test_a_directory_without_read_permission_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "t"
     closed.mkdir(mode=0o700)
     reader, writer = os.pipe()

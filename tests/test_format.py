@@ -46,13 +46,13 @@ def test_names_ids_and_common_fields_are_read() -> None:
         ("struct big x", 24, Kind.BYTES, 1),
     ],
 )
-def test_every_kind_of_field(declared: str, size: int, kind: Kind, element: int) -> None:
+def test_every_type_of_field_is_parsed(declared: str, size: int, kind: Kind, element: int) -> None:
     found = field(declared, size)
     assert (found.kind, found.element_bytes) == (kind, element)
     assert found.relative == declared.startswith("__rel_loc")
 
 
-def test_a_32_bit_kernel_has_short_longs() -> None:
+def test_a_32_bit_kernel_has_longs_of_4_bytes() -> None:
     assert field("unsigned long args[]", 0, long_bytes=4).element_bytes == 4
     assert field("unsigned long args[6]", 24, long_bytes=4).elements == 6
 
@@ -64,13 +64,13 @@ def test_a_big_endian_kernel_has_big_endian_columns() -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"name: x\n", b"name: x\nID: 3\nformat:\n", b"\xff\0"])
-def test_what_is_no_format_is_refused(text: bytes) -> None:
+def test_a_text_that_is_not_a_format_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match="format"):
         parse_format(text)
 
 
 @given(st.binary(max_size=300))
-def test_garbage_raises_nothing_else(garbage: bytes) -> None:
+def test_garbage_in_a_format_raises_only_its_own_error(garbage: bytes) -> None:
     text = FORMATS["clock/tick"]
     for broken in (garbage, text[:100] + garbage + text[100:], text + garbage):
         try:

@@ -60,16 +60,16 @@ def recorded(tmp_path: Path, pages: tuple[int, ...] | None) -> Path:
 
 
 @pytest.mark.parametrize("name", ["ftrace_0", "index/ftrace_0.idx"])
-def test_the_example_is_what_lttd_writes(tmp_path: Path, name: str) -> None:
+def test_lttd_writes_the_bytes_of_the_example(tmp_path: Path, name: str) -> None:
     assert (recorded(tmp_path, IN_THE_EXAMPLE) / name).read_bytes() == dumps()[name]
 
 
-def test_the_gaps_of_the_example_are_what_lttd_writes(tmp_path: Path) -> None:
+def test_lttd_writes_the_gaps_of_the_example(tmp_path: Path) -> None:
     name = "index/ftrace_0.gaps"
     assert (recorded(tmp_path, None) / name).read_bytes() == dumps()[name]
 
 
-def test_the_values_beside_the_data_are_those_of_the_bytes() -> None:
+def test_the_values_beside_the_data_match_its_bytes() -> None:
     data = dumps()["ftrace_0"]
     rows = table_rows("bytes")
     assert rows
@@ -82,7 +82,7 @@ def test_the_values_beside_the_data_are_those_of_the_bytes() -> None:
             assert int.from_bytes(cut, "little") == int(value)
 
 
-def test_the_values_below_the_index_are_those_of_its_entries(tmp_path: Path) -> None:
+def test_the_values_below_the_index_match_its_entries(tmp_path: Path) -> None:
     path = tmp_path / "idx"
     path.write_bytes(dumps()["index/ftrace_0.idx"])
     first, second = SeekIndex(path).entries().tolist()
@@ -94,12 +94,12 @@ def test_the_values_below_the_index_are_those_of_its_entries(tmp_path: Path) -> 
     assert f"{second[1]} bits, begin {second[3]}" in text
 
 
-def test_the_sentence_below_the_gaps_is_what_they_say() -> None:
+def test_the_sentence_below_the_gaps_matches_them() -> None:
     (gap,) = parse_gaps(dumps()["index/ftrace_0.gaps"], PAGE)
     words = f"Before entry {gap.row}, between {gap.begin} and {gap.end}, {gap.count} events were"
     assert f"{words} {gap.reason.name.lower()}" in PAGE.read_text()
 
 
-def test_every_reason_of_a_gap_has_its_row() -> None:
+def test_every_gap_reason_has_a_row() -> None:
     rows = table_rows("`reason`")
     assert [(int(row[0]), row[1]) for row in rows] == [(r.value, r.name.lower()) for r in Reason]

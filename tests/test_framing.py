@@ -38,7 +38,7 @@ def scanned(data: bytes, framing: Framing, *, complete: bool = True, **more: obj
     return scan(memoryview(data), framing, complete=complete, **more)  # type: ignore[arg-type]
 
 
-def test_records_of_all_lengths_are_found_with_their_times() -> None:
+def test_records_of_every_length_are_found_with_their_times() -> None:
     for make in (blk, blk8):
         records = [make(n + 1, b"p" * (n % 3 * 8), time=1000 + n) for n in range(50)]
         found = scanned(b"".join(records), BLKTRACE)
@@ -48,7 +48,7 @@ def test_records_of_all_lengths_are_found_with_their_times() -> None:
         assert not found.damage
 
 
-def test_many_records_alike_are_all_found() -> None:
+def test_many_equal_records_are_all_found() -> None:
     data = b"".join(blk(n + 1) for n in range(5000)) + blk(5001, b"8 bytes!") + blk(5002)
     found = scanned(data, BLKTRACE)
     assert len(found.offset_bytes) == 5002
@@ -56,7 +56,7 @@ def test_many_records_alike_are_all_found() -> None:
     assert found.last_sequence == 5002
 
 
-def test_what_is_not_whole_is_left_for_later_or_is_damage_where_records_end() -> None:
+def test_an_incomplete_record_is_left_for_later_or_is_damage_at_the_end() -> None:
     data = prefixed(0) + prefixed(1)[:-1]
     assert scanned(data, LENGTHS, complete=False).whole_bytes == 12
     found = scanned(data, LENGTHS)
@@ -64,14 +64,14 @@ def test_what_is_not_whole_is_left_for_later_or_is_damage_where_records_end() ->
     assert found.damage == [Damage(12, 11, "a record is cut short")]
 
 
-def test_after_damage_blktrace_goes_on_at_the_next_magic() -> None:
+def test_blktrace_framing_resumes_at_the_next_magic_after_damage() -> None:
     data = blk(1) + b"\xee" * 21 + blk(2) + blk(3)
     found = scanned(data, BLKTRACE)
     assert found.offset_bytes.tolist() == [0, 69, 117]
     assert [each[:2] for each in found.damage] == [(48, 21)]
 
 
-def test_a_length_of_nothing_and_one_beyond_all_bounds_are_damage_to_the_end() -> None:
+def test_impossible_record_lengths_are_damage_up_to_the_end() -> None:
     for length in (0, 0xFFFFFFFF):
         data = prefixed(0) + struct.pack("<I", length) + bytes(100)
         for complete in (False, True):
@@ -79,7 +79,7 @@ def test_a_length_of_nothing_and_one_beyond_all_bounds_are_damage_to_the_end() -
             assert [each[:2] for each in found.damage] == [(12, 104)]
 
 
-def test_after_damage_records_are_found_again_by_the_numbers_in_them() -> None:
+def test_records_after_damage_are_found_by_their_numbers() -> None:
     data = b"".join(prefixed(n, 12 + n % 3 * 8) for n in range(100, 120))
     found = scanned(data[:30] + data[41:], NUMBERED)
     assert len(found.damage) == 1
@@ -88,7 +88,7 @@ def test_after_damage_records_are_found_again_by_the_numbers_in_them() -> None:
     assert found.last_sequence == 119
 
 
-def test_a_stale_record_among_others_is_damage_and_what_it_replaced_is_missing() -> None:
+def test_a_stale_record_is_damage_and_the_replaced_record_is_missing() -> None:
     for stale in (11590, 40000):
         data = b"".join(fixed(n) for n in (22508, 22509, stale, 22511, 22512))
         found = scanned(data, FIXED)
@@ -97,7 +97,7 @@ def test_a_stale_record_among_others_is_damage_and_what_it_replaced_is_missing()
         assert found.missing == [(48, 1)]
 
 
-def test_what_comes_twice_is_damage_once() -> None:
+def test_a_repeated_record_is_damage_once() -> None:
     data = b"".join(fixed(n) for n in [*range(10, 20), *range(10, 20), 20, 21])
     found = scanned(data, FIXED)
     assert [each[:2] for each in found.damage] == [(160, 160)]
@@ -105,7 +105,7 @@ def test_what_comes_twice_is_damage_once() -> None:
     assert found.last_sequence == 21
 
 
-def test_numbers_go_on_over_takes_wrap_and_begin_anew() -> None:
+def test_record_numbers_continue_over_takes_wrap_and_restart() -> None:
     assert not scanned(fixed(8) + fixed(9), FIXED, last_sequence=7).missing
     assert scanned(fixed(8), FIXED, last_sequence=4).missing == [(0, 3)]
     assert not scanned(fixed(0xFFFFFFFF) + fixed(0) + fixed(1), FIXED).damage
@@ -113,14 +113,14 @@ def test_numbers_go_on_over_takes_wrap_and_begin_anew() -> None:
     assert (again.damage, again.missing, again.last_sequence) == ([], [], 2)
 
 
-def test_what_stands_before_missing_records_may_be_overwritten() -> None:
+def test_the_record_before_a_gap_in_the_numbers_may_be_overwritten() -> None:
     data = b"".join(fixed(n) for n in (1, 2, 90, 91))
     found = scanned(data, FIXED, suspect_before_missing=True)
     assert found.missing == [(32, 87)]
     assert found.offset_bytes.tolist() == [0, 32, 48]
 
 
-def test_notes_of_blktrace_have_no_number() -> None:
+def test_blktrace_notes_are_not_numbered() -> None:
     data = blk(1) + blk(77777, b"comm", action=1 << 26) + blk(2)
     found = scanned(data, BLKTRACE)
     assert len(found.offset_bytes) == 3
@@ -130,7 +130,7 @@ def test_notes_of_blktrace_have_no_number() -> None:
 @pytest.mark.parametrize(
     "text", ["fixed", "fixed:0", "fixed:x", "u32le", "blktrace:8", "fixed:99999999"]
 )
-def test_a_framing_that_does_not_exist_is_refused(text: str) -> None:
+def test_an_unknown_framing_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="framing"):
         parse_framing(text)
 
@@ -155,7 +155,7 @@ PARTS = st.lists(
 
 @settings(deadline=None)
 @given(PARTS, st.sampled_from([LENGTHS, NUMBERED, FIXED, BLKTRACE]), st.booleans())
-def test_every_byte_is_in_a_record_in_damage_or_left(
+def test_every_byte_is_in_a_record_or_damage_or_left_over(
     parts: list[bytes], framing: Framing, complete: bool
 ) -> None:
     data = b"".join(parts)
@@ -176,7 +176,9 @@ def test_every_byte_is_in_a_record_in_damage_or_left(
 
 @settings(deadline=None)
 @given(st.lists(st.integers(5, 300), max_size=200), st.integers(0, 400))
-def test_the_array_way_and_the_plain_way_find_the_same(lengths: list[int], repeat: int) -> None:
+def test_the_array_framer_and_the_plain_framer_find_the_same_records(
+    lengths: list[int], repeat: int
+) -> None:
     lengths = [*lengths, *[64] * repeat]
     data = b"".join(struct.pack("<I", n - 4) + bytes(n - 4) for n in lengths)
     found = scanned(data, LENGTHS)

@@ -24,7 +24,7 @@ def events_in(gaps: tuple[Gap, ...]) -> int:
 NOTHING_LOST = Sample(0, 0, 0, 0)
 
 
-def test_what_pages_count_is_not_counted_again_from_overrun() -> None:
+def test_losses_that_pages_report_are_not_counted_again_from_overrun() -> None:
     ledger = LossLedger(NOTHING_LOST)
     ledger.sampled(Sample(30, 7, 0, 0))
     rows = rows_at(10, 20)
@@ -36,7 +36,7 @@ def test_what_pages_count_is_not_counted_again_from_overrun() -> None:
     assert ledger.rest(final=True) == ()
 
 
-def test_a_count_that_found_no_room_in_its_page_comes_at_the_next_row() -> None:
+def test_a_count_without_room_in_its_page_is_reported_at_the_next_row() -> None:
     ledger = LossLedger(NOTHING_LOST)
     ledger.sampled(Sample(30, 9, 0, 0))
     (some,) = ledger.place(rows_at(10, 20), [(1, None)])
@@ -50,7 +50,7 @@ def test_a_count_that_found_no_room_in_its_page_comes_at_the_next_row() -> None:
     assert rows["discarded_total"].tolist() == [9]
 
 
-def test_one_suspicion_over_and_over_is_one_gap_between_batches() -> None:
+def test_a_repeated_suspicion_of_loss_is_one_gap() -> None:
     ledger = LossLedger(NOTHING_LOST)
     for now in range(100, 200):
         ledger.sampled(Sample(now, 0, 0, 0))
@@ -68,7 +68,7 @@ def test_one_suspicion_over_and_over_is_one_gap_between_batches() -> None:
     assert len(ledger.place(rows_at(300), [])) == 1, "what comes after a batch is another gap"
 
 
-def test_a_suspicion_that_is_older_than_all_to_come_does_not_grow() -> None:
+def test_a_suspicion_older_than_all_later_rows_does_not_grow() -> None:
     ledger = LossLedger(NOTHING_LOST)
     ledger.suspect(Reason.EMPTIED, 100)
     ledger.ran_dry()
@@ -77,7 +77,7 @@ def test_a_suspicion_that_is_older_than_all_to_come_does_not_grow() -> None:
     assert [gap.end for gap in ledger.rest(final=True)] == [200]
 
 
-def test_overwritten_events_wait_until_a_page_could_have_told_them() -> None:
+def test_overwritten_events_are_counted_once_a_page_could_have_reported_them() -> None:
     ledger = LossLedger(NOTHING_LOST)
     ledger.sampled(Sample(30, 5, 0, 0))
     assert ledger.rest() == ()
@@ -87,7 +87,7 @@ def test_overwritten_events_wait_until_a_page_could_have_told_them() -> None:
     assert ledger.rest(final=True) == ()
 
 
-def test_events_lost_before_we_came_are_not_ours() -> None:
+def test_events_lost_before_the_start_are_not_counted() -> None:
     ledger = LossLedger(Sample(100, 1000, 0, 0))
     ledger.sampled(Sample(130, 1003, 0, 0))
     gaps = ledger.place(rows_at(90, 110), [(0, 1003)])
@@ -95,14 +95,14 @@ def test_events_lost_before_we_came_are_not_ours() -> None:
     assert all(gap.begin <= gap.end for gap in gaps)
 
 
-def test_a_page_that_only_tells_of_the_time_before_makes_no_gap() -> None:
+def test_a_page_that_reports_only_earlier_losses_makes_no_gap() -> None:
     ledger = LossLedger(Sample(100, 1000, 0, 0))
     ledger.sampled(Sample(130, 1000, 0, 0))
     assert ledger.place(rows_at(90), [(0, 1000)]) == ()
     assert ledger.discarded_total == 0
 
 
-def test_a_counter_that_the_kernel_reset_is_no_negative_loss() -> None:
+def test_a_counter_reset_by_the_kernel_gives_no_negative_loss() -> None:
     ledger = LossLedger(NOTHING_LOST)
     ledger.sampled(Sample(10, 50, 40, 0))
     ledger.sampled(Sample(20, 3, 2, 0))
@@ -114,7 +114,7 @@ def test_a_counter_that_the_kernel_reset_is_no_negative_loss() -> None:
     assert lost[Reason.DROPPED] == 42
 
 
-def test_refused_events_stand_before_the_first_subbuffer_that_begins_after_them() -> None:
+def test_the_gap_of_refused_events_precedes_the_next_later_sub_buffer() -> None:
     ledger = LossLedger(NOTHING_LOST)
     ledger.sampled(Sample(100, 0, 0, 0))
     # The ring was full from 120 on; the take at 150 made room; the sample after it told.
@@ -127,7 +127,7 @@ def test_refused_events_stand_before_the_first_subbuffer_that_begins_after_them(
     assert rows["discarded_total"].tolist() == [0, 12, 12]
 
 
-def test_refused_events_come_with_no_row_once_everything_older_was_delivered() -> None:
+def test_refused_events_are_reported_without_a_row_once_older_data_are_delivered() -> None:
     ledger = LossLedger(NOTHING_LOST)
     ledger.sampled(Sample(160, 0, 12, 1))
     assert ledger.rest() == ()
@@ -141,7 +141,7 @@ def test_refused_events_come_with_no_row_once_everything_older_was_delivered() -
     assert [gap.count for gap in ledger.rest(final=True)] == [3]
 
 
-def test_of_a_killed_runs_ring_the_pages_alone_are_counted() -> None:
+def test_only_pages_count_the_losses_in_the_ring_of_a_killed_run() -> None:
     ledger = LossLedger(Sample(100, 500, 70, 0), pages_only=True)
     ledger.suspect(Reason.DROPPED, 100)
     ledger.sampled(Sample(110, 500, 70, 0))
@@ -149,7 +149,7 @@ def test_of_a_killed_runs_ring_the_pages_alone_are_counted() -> None:
     assert [(gap.reason, gap.count) for gap in ledger.rest(final=True)] == [(Reason.DROPPED, None)]
 
 
-def test_a_kernel_without_a_counter_never_counts_it() -> None:
+def test_a_missing_kernel_counter_counts_no_loss() -> None:
     assert Sample.of({"overrun": 4}, 9) == Sample(9, 4, 0, 0)
 
 
@@ -189,7 +189,7 @@ ACTION = st.one_of(
     dropped=st.integers(0, 500),
     read_before=st.booleans(),
 )
-def test_any_history_tells_exactly_what_the_kernel_counted_since_we_came(
+def test_any_history_gives_exactly_the_losses_that_the_kernel_counted(
     actions: list[tuple[object, ...]], overrun: int, dropped: int, read_before: bool
 ) -> None:
     kernel = Kernel(overrun, dropped, read_before=read_before)

@@ -125,7 +125,9 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.file)
-def test_a_setting_is_in_trouble_as_long_as_it_differs(watched: Watched, setting: Setting) -> None:
+def test_a_setting_is_reported_for_as_long_as_it_differs(
+    watched: Watched, setting: Setting
+) -> None:
     reasons = [setting.reason] if setting.reason else []
     watched.write(setting.file, "0")
     assert watched.troubles() == {setting.trouble}
@@ -139,7 +141,7 @@ def test_a_setting_is_in_trouble_as_long_as_it_differs(watched: Watched, setting
     assert watched.ring.suspected == 2 * reasons
 
 
-def test_pids_that_the_kernel_adds_and_removes_itself_are_no_trouble(watched: Watched) -> None:
+def test_pids_that_the_kernel_changes_itself_are_not_reported(watched: Watched) -> None:
     watched.write("options/event-fork", "1")
     for name in ("set_event_pid", "set_event_notrace_pid"):
         # What the kernel does makes no inotify event: neither does another file in its place.
@@ -150,7 +152,7 @@ def test_pids_that_the_kernel_adds_and_removes_itself_are_no_trouble(watched: Wa
     assert watched.ring.suspected == []
 
 
-def test_pids_that_a_process_writes_are_an_act_where_the_kernel_changes_them_too(
+def test_a_pid_list_that_the_kernel_also_changes_is_reported_as_an_act(
     watched: Watched,
 ) -> None:
     watched.write("options/event-fork", "1")
@@ -159,7 +161,7 @@ def test_pids_that_a_process_writes_are_an_act_where_the_kernel_changes_them_too
     assert watched.ring.suspected == [Reason.FILTERED]
 
 
-def test_pids_that_others_have_left_out_are_in_trouble_as_long_as_they_are(
+def test_pids_excluded_by_others_are_reported_for_as_long_as_they_are(
     watched: Watched,
 ) -> None:
     pids = watched.path / "set_event_notrace_pid"
@@ -177,7 +179,7 @@ def test_pids_that_others_have_left_out_are_in_trouble_as_long_as_they_are(
     assert watched.ring.suspected == 2 * [Reason.FILTERED]
 
 
-def test_rings_that_are_freed_are_found_smaller_at_the_next_tick(watched: Watched) -> None:
+def test_a_freed_ring_is_found_at_the_next_tick(watched: Watched) -> None:
     watched.write("free_buffer", "")
     # The kernel itself writes the new size.
     (watched.path / "new").write_text("7\n")
@@ -188,7 +190,7 @@ def test_rings_that_are_freed_are_found_smaller_at_the_next_tick(watched: Watche
 
 
 @pytest.mark.parametrize("name", ["buffer_size_kb", "per_cpu/cpu0/buffer_size_kb"])
-def test_one_resize_is_one_act_whatever_files_say_it(watched: Watched, name: str) -> None:
+def test_a_resize_that_several_files_show_is_one_act(watched: Watched, name: str) -> None:
     other = {"buffer_size_kb", "per_cpu/cpu0/buffer_size_kb"} - {name}
     (watched.path / "new").write_text("8\n")
     (watched.path / "new").rename(watched.path / other.pop())
@@ -198,7 +200,7 @@ def test_one_resize_is_one_act_whatever_files_say_it(watched: Watched, name: str
     assert f"{name}: another process changed it from 64" in watched.health.verdict()[1]
 
 
-def test_a_ring_that_the_kernel_makes_late_is_no_resize(watched: Watched) -> None:
+def test_a_ring_that_the_kernel_allocates_late_is_not_a_resize(watched: Watched) -> None:
     watched.watch.disarm()
     (watched.path / "buffer_size_kb").write_text("7 (expanded: 1408)\n")
     watched.watch.arm(watched.health)
@@ -219,7 +221,7 @@ print(*watched.troubles(), *watched.instance.notes, sep="\\n")
 """
 
 
-def test_without_inotify_a_line_says_so_and_a_look_still_finds_what_lasts(tmp_path: Path) -> None:
+def test_lasting_changes_are_found_without_inotify_and_a_line_says_so(tmp_path: Path) -> None:
     refuse = 'echo 0 > /proc/sys/user/max_inotify_instances && exec "$@"'
     words = ["unshare", "--user", "--map-root-user", "sh", "-c", refuse, "sh"]
     if subprocess.run([*words, "true"], capture_output=True, check=False).returncode:
@@ -232,7 +234,7 @@ def test_without_inotify_a_line_says_so_and_a_look_still_finds_what_lasts(tmp_pa
     assert "max_user_instances" in note
 
 
-def test_what_changes_back_at_once_is_an_act(watched: Watched) -> None:
+def test_a_setting_that_changes_back_at_once_is_an_act(watched: Watched) -> None:
     for value in ("0", "1"):
         fd = os.open(watched.path / "tracing_on", os.O_WRONLY)
         os.write(fd, value.encode())
@@ -242,7 +244,7 @@ def test_what_changes_back_at_once_is_an_act(watched: Watched) -> None:
     assert watched.ring.suspected == [Reason.SWITCHED_OFF]
 
 
-def test_what_is_written_as_it_was_is_nothing(watched: Watched) -> None:
+def test_writing_the_same_value_is_not_reported(watched: Watched) -> None:
     for name in ("tracing_on", "set_event", "buffer_size_kb", "events/sched/filter"):
         watched.write(name, VALUES[name])
     assert watched.troubles() == set()
@@ -255,26 +257,26 @@ def test_the_same_clock_written_again_empties_the_ring(watched: Watched) -> None
     assert watched.ring.suspected == [Reason.EMPTIED]
 
 
-def test_another_clock_is_called_by_its_name_alone(watched: Watched) -> None:
+def test_another_clock_is_reported_by_its_name_alone(watched: Watched) -> None:
     watched.write("trace_clock", "[local] mono")
     assert "trace_clock: is local now and was mono when" in watched.health.verdict()[1]
 
 
 @pytest.mark.parametrize("name", ["trace", "per_cpu/cpu0/trace"])
-def test_clearing_the_ring_is_an_act(watched: Watched, name: str) -> None:
+def test_clearing_the_ring_is_reported_as_an_act(watched: Watched, name: str) -> None:
     watched.write(name, "")
     assert watched.troubles() == {Trouble.RING_EMPTIED}
     assert watched.ring.suspected == [Reason.EMPTIED]
 
 
-def test_counters_that_ran_backwards_are_found_at_the_tick(watched: Watched) -> None:
+def test_counters_that_run_backwards_are_found_at_the_next_tick(watched: Watched) -> None:
     watched.ring.emptied = True
     watched.look()
     assert watched.troubles() == {Trouble.RING_EMPTIED}
     assert watched.ring.suspected == [Reason.EMPTIED]
 
 
-def test_events_are_missed_one_by_one(watched: Watched) -> None:
+def test_each_event_that_is_turned_off_is_named(watched: Watched) -> None:
     watched.write("set_event", "sched:sched_switch")
     assert watched.troubles() == {Trouble.EVENTS_OFF}
     (path,) = (each.words for each in watched.health.conditions())
@@ -284,7 +286,7 @@ def test_events_are_missed_one_by_one(watched: Watched) -> None:
     assert watched.ring.suspected == [Reason.SWITCHED_OFF] * 2
 
 
-def test_a_filter_of_an_event_is_found_whoever_set_it(watched: Watched) -> None:
+def test_a_filter_on_an_event_is_found_whoever_set_it(watched: Watched) -> None:
     (watched.path / "events/sched/sched_waking/filter").write_text("pid == 1\n")
     watched.watch.heard()
     assert watched.troubles() == {Trouble.FILTER_SET}
@@ -315,7 +317,7 @@ def test_tracing_that_the_kernel_turned_off_is_reported_unless_a_trigger_was_to(
     assert watched.troubles() == {Trouble.TRACING_OFF}
 
 
-def test_a_reader_is_counted_from_when_it_opens_until_it_closes(watched: Watched) -> None:
+def test_another_reader_is_counted_from_its_open_to_its_close(watched: Watched) -> None:
     fd = os.open(watched.path / "per_cpu/cpu0/trace_pipe_raw", os.O_RDONLY)
     watched.watch.heard()
     assert watched.ring.counts
@@ -329,7 +331,7 @@ def test_a_reader_is_counted_from_when_it_opens_until_it_closes(watched: Watched
     assert watched.troubles() == set()
 
 
-def test_a_reader_that_has_closed_before_anybody_looked_is_an_act(watched: Watched) -> None:
+def test_a_reader_that_closed_before_the_tick_is_an_act(watched: Watched) -> None:
     os.close(os.open(watched.path / "trace_pipe", os.O_RDONLY))
     watched.watch.heard()
     assert watched.ring.counts
@@ -340,7 +342,7 @@ def test_a_reader_that_has_closed_before_anybody_looked_is_an_act(watched: Watch
     assert found.words.startswith("another process opened a file that consumes events")
 
 
-def test_what_lttd_does_itself_at_the_end_is_not_noticed(watched: Watched) -> None:
+def test_changes_that_lttd_makes_at_the_end_are_not_reported(watched: Watched) -> None:
     watched.watch.disarm()
     (watched.path / "tracing_on").write_text("0\n")
     watched.look()
@@ -362,7 +364,7 @@ class Stats:
         self._path.write_text(f"entries: 7\noverrun: {overrun}\nread events: {read_events}\n")
 
 
-def test_totals_outlive_a_reset(tmp_path: Path) -> None:
+def test_totals_survive_a_reset_of_the_kernel_counters(tmp_path: Path) -> None:
     stats = Stats(tmp_path / "stats")
     for overrun, read_events in ((5, 100), (9, 150), (0, 20), (3, 30)):
         stats.set(overrun, read_events)
@@ -373,7 +375,7 @@ def test_totals_outlive_a_reset(tmp_path: Path) -> None:
     assert (found["overrun"], found["read events"], found["entries"]) == (9 + 3, 150 + 30, 7)
 
 
-def test_what_others_read_is_what_the_kernel_counted_and_we_did_not_take(tmp_path: Path) -> None:
+def test_foreign_reads_are_the_kernels_count_less_our_own(tmp_path: Path) -> None:
     stats = Stats(tmp_path / "stats")
     counts = stats.counts
 

@@ -26,7 +26,7 @@ def worker(fuzzer: fuzz.Fuzzer) -> Iterator[Worker]:
 
 
 @pytest.mark.parametrize("found", sorted(fuzz.CORPUS.iterdir()), ids=lambda path: path.stem)
-def test_what_was_found_once_ends_in_an_error_of_ours_or_in_none(
+def test_every_saved_find_ends_in_our_own_error_or_in_none(
     fuzzer: fuzz.Fuzzer, worker: Worker, found: Path
 ) -> None:
     ended = worker.run(found.read_bytes())
@@ -35,7 +35,7 @@ def test_what_was_found_once_ends_in_an_error_of_ours_or_in_none(
     assert ended.well, ended.told
 
 
-def test_every_target_bears_some_damage(fuzzer: fuzz.Fuzzer, worker: Worker) -> None:
+def test_every_target_survives_some_damage(fuzzer: fuzz.Fuzzer, worker: Worker) -> None:
     rng = random.Random(5)
     for victim in range(len(fuzzer.traces) + len(fuzzer.sources)):
         targets = TARGETS if victim < len(fuzzer.traces) else REPLAYS
@@ -45,7 +45,7 @@ def test_every_target_bears_some_damage(fuzzer: fuzz.Fuzzer, worker: Worker) -> 
             assert ended.well, f"{data.hex()}: {ended.told}"
 
 
-def test_damage_is_undone_and_an_error_is_not_swallowed(
+def test_the_fuzzer_undoes_damage_and_passes_errors_on(
     fuzzer: fuzz.Fuzzer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_trace: Path, _out: Path) -> None:
@@ -58,7 +58,7 @@ def test_damage_is_undone_and_an_error_is_not_swallowed(
         assert {path: path.read_bytes() for path in victim.whole} == victim.whole
 
 
-def test_every_kind_of_file_is_put_in_place_of_one_and_taken_away(fuzzer: fuzz.Fuzzer) -> None:
+def test_every_kind_of_file_replaces_a_file_and_is_removed_again(fuzzer: fuzz.Fuzzer) -> None:
     victim = fuzzer.traces[0]
     kinds = set()
     for value in range(16):
@@ -70,7 +70,7 @@ def test_every_kind_of_file_is_put_in_place_of_one_and_taken_away(fuzzer: fuzz.F
     assert len(kinds) >= 6
 
 
-def test_a_hang_and_a_hunger_for_memory_end_the_input_alone() -> None:
+def test_a_hang_or_too_much_memory_ends_only_that_input() -> None:
     def act(data: bytes) -> None:
         if data == b"hang":
             time.sleep(60)

@@ -23,7 +23,7 @@ def made(path: Path) -> str:
 
 
 @needs_root
-def test_a_directory_that_was_moved_is_still_there(tmp_path: Path) -> None:
+def test_a_moved_directory_is_still_found(tmp_path: Path) -> None:
     handle = made(tmp_path / "a")
     (tmp_path / "far" / "away").mkdir(parents=True)
     (tmp_path / "a").rename(tmp_path / "far" / "away" / "b")
@@ -31,7 +31,7 @@ def test_a_directory_that_was_moved_is_still_there(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_directory_that_was_removed_has_gone_although_its_inode_is_used_again(
+def test_a_removed_directory_is_gone_even_if_its_inode_is_reused(
     tmp_path: Path,
 ) -> None:
     handle, inode = made(tmp_path / "a"), (tmp_path / "a").stat().st_ino
@@ -44,7 +44,7 @@ def test_a_directory_that_was_removed_has_gone_although_its_inode_is_used_again(
 
 
 @needs_root
-def test_a_removed_directory_that_somebody_has_open_has_gone(tmp_path: Path) -> None:
+def test_a_removed_directory_is_gone_even_while_a_process_has_it_open(tmp_path: Path) -> None:
     handle = made(tmp_path / "a")
     fd = os.open(tmp_path / "a", os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -55,6 +55,6 @@ def test_a_removed_directory_that_somebody_has_open_has_gone(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("handle", ["", "1", "1:", "1:zz", "x:00", "1:" + "00" * 200, "9" * 30])
-def test_nobody_can_tell_of_what_is_no_handle(tmp_path: Path, handle: str) -> None:
+def test_an_invalid_handle_gives_no_answer(tmp_path: Path, handle: str) -> None:
     assert is_there(handle, str(tmp_path)) in (None, False)
     assert is_there(handle, str(tmp_path / "nowhere")) is None

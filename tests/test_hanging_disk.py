@@ -55,7 +55,7 @@ def lost(stats: Sequence[StreamStats]) -> int:
     return sum(each.events_lost[Reason.OVERWRITTEN] for each in stats)
 
 
-async def test_a_hanging_disk_costs_bounded_memory_is_told_and_got_over(
+async def test_a_hanging_disk_uses_bounded_memory_and_recording_resumes_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syscall_load: Path
 ) -> None:
     prefix = f"lttdtest{os.getpid()}hang-"

@@ -33,11 +33,11 @@ def health(clock: Clock, lines: list[str]) -> Health:
 FULL, FAILED = Trouble.BACKLOG_FULL, Trouble.WRITER_FAILED
 
 
-def test_nothing_reported_is_healthy(health: Health) -> None:
+def test_health_is_good_while_nothing_is_reported(health: Health) -> None:
     assert health.verdict() == (True, "ok")
 
 
-def test_a_state_lasts_until_it_ends_however_long_that_is(health: Health, clock: Clock) -> None:
+def test_a_state_lasts_until_its_end(health: Health, clock: Clock) -> None:
     health.begins(FAILED, "disk full", "x_0")
     clock.now += 100 * ACT_NS
     assert health.verdict() == (False, "x_0: disk full")
@@ -61,14 +61,14 @@ def test_an_act_that_is_repeated_counts_from_the_last_time(health: Health, clock
     assert health.verdict() == (False, "twice")
 
 
-def test_two_streams_in_the_same_trouble_are_both_named(health: Health) -> None:
+def test_two_streams_with_the_same_trouble_are_both_named(health: Health) -> None:
     health.begins(FAILED, "disk full", "x_0")
     health.begins(FAILED, "device failed", "x_1")
     health.ends(FAILED, "well", "x_0")
     assert health.conditions() == [Condition(FAILED, "x_1", "device failed")]
 
 
-def test_a_probe_is_asked_each_time(health: Health) -> None:
+def test_every_health_check_asks_the_probe(health: Health) -> None:
     found: list[Condition] = []
     health.ask(lambda: found)
     assert health.verdict() == (True, "ok")
@@ -77,7 +77,7 @@ def test_a_probe_is_asked_each_time(health: Health) -> None:
     assert health.verdict() == (False, "full; failed")
 
 
-def test_beginning_and_end_are_a_line_each_and_going_on_is_none(
+def test_a_trouble_writes_one_line_at_its_begin_and_one_at_its_end(
     health: Health, lines: list[str]
 ) -> None:
     health.begins(FAILED, "disk full", "x_0")
@@ -88,7 +88,7 @@ def test_beginning_and_end_are_a_line_each_and_going_on_is_none(
     assert lines == ["x_0: disk full", "x_0: written again"]
 
 
-def test_of_a_trouble_one_line_a_minute_is_written_and_the_next_counts_the_others(
+def test_a_trouble_writes_one_line_a_minute_and_counts_the_others(
     health: Health, clock: Clock, lines: list[str]
 ) -> None:
     for number in range(20):
@@ -103,7 +103,7 @@ def test_of_a_trouble_one_line_a_minute_is_written_and_the_next_counts_the_other
     ]
 
 
-def test_a_limiter_holds_back_by_kind(clock: Clock, lines: list[str]) -> None:
+def test_a_limiter_limits_each_kind_of_line(clock: Clock, lines: list[str]) -> None:
     limiter = Limiter(lines.append, clock, interval_ns=10)
     limiter.say("a", "one")
     limiter.say("b", "two")
@@ -114,7 +114,7 @@ def test_a_limiter_holds_back_by_kind(clock: Clock, lines: list[str]) -> None:
     assert lines == ["one", "two", "four"]
 
 
-def test_threads_may_report_while_another_one_asks(health: Health) -> None:
+def test_threads_may_report_while_another_thread_asks(health: Health) -> None:
     def report(number: int) -> None:
         for _ in range(500):
             health.begins(FAILED, "failed", str(number))

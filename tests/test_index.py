@@ -49,7 +49,7 @@ def somewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     st.lists(st.integers(0, 50) | U64, max_size=80),
     st.lists(st.integers(0, 60) | U64, min_size=1),
 )
-def test_seek_is_a_linear_scan_also_with_equal_times_and_running_maxima(
+def test_seek_equals_a_linear_scan_with_equal_times_and_running_maxima(
     somewhere: Path, times: list[int], wanted: list[int]
 ) -> None:
     ends = np.maximum.accumulate(np.array(times, np.uint64)).tolist() if times else []
@@ -76,7 +76,10 @@ def test_seek_touches_few_pages_of_a_long_index(somewhere: Path) -> None:
         (PageLayout(byteorder=">").header_dtype, declared.FtracePageHeaderBig),
     ],
 )
-def test_a_dtype_is_what_its_declaration_says(dtype: np.dtype[np.void], declaration: Any) -> None:  # noqa: ANN401
+def test_the_index_dtypes_match_their_declarations(
+    dtype: np.dtype[np.void],
+    declaration: Any,  # noqa: ANN401
+) -> None:
     assert dtype.itemsize == declaration.sizeof()
     names = [part.name for part in declaration.subcons]
     assert list(dtype.names or ()) == names
@@ -86,7 +89,7 @@ def test_a_dtype_is_what_its_declaration_says(dtype: np.dtype[np.void], declarat
         assert int(np.frombuffer(raw, dtype)[name][0]) == int(getattr(said, name))
 
 
-def test_the_headers_are_what_their_declarations_say() -> None:
+def test_the_file_headers_match_their_declarations() -> None:
     assert declared.CtfIndexHeader.build({}) == INDEX_HEADER
     assert declared.GapsHeader.build({}) == GAPS_HEADER
     assert (declared.CtfIndexEntry.sizeof(), declared.GapRecord.sizeof()) == (
@@ -115,14 +118,14 @@ GAPS = st.builds(
 
 
 @given(st.lists(GAPS, max_size=8))
-def test_gaps_come_back_as_they_were_written(gaps: list[Gap]) -> None:
+def test_gaps_are_read_back_as_written(gaps: list[Gap]) -> None:
     data = GAPS_HEADER + encode_gaps(gaps, 0) if gaps else b""
     assert parse_gaps(data, Path("x")) == gaps
     assert salvage_gaps(memoryview(data)) == (gaps, False)
 
 
 @given(st.binary(max_size=200), st.booleans())
-def test_any_bytes_are_gaps_or_the_packages_own_error(data: bytes, headed: bool) -> None:
+def test_any_bytes_parse_as_gaps_or_raise_our_own_error(data: bytes, headed: bool) -> None:
     data = GAPS_HEADER + data if headed else data
     salvage_gaps(memoryview(data))
     salvage_entries(memoryview(data))
@@ -132,7 +135,7 @@ def test_any_bytes_are_gaps_or_the_packages_own_error(data: bytes, headed: bool)
 
 @settings(deadline=None)
 @given(data=st.binary(max_size=200), headed=st.booleans(), time=U64)
-def test_any_bytes_are_an_index_or_the_packages_own_error(
+def test_any_bytes_parse_as_an_index_or_raise_our_own_error(
     somewhere: Path, data: bytes, headed: bool, time: int
 ) -> None:
     path = somewhere / "any.idx"

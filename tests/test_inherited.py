@@ -64,7 +64,7 @@ def unread(instance: Path) -> int:
 
 @pytest.mark.usefixtures("contrary")
 @pytest.mark.parametrize("overwrite", [None, True, False])
-def test_an_own_instance_has_its_options_whatever_the_top_level_has(
+def test_an_own_instance_has_its_options_whatever_the_top_level_sets(
     instances: Path, overwrite: bool | None
 ) -> None:
     settings = FtraceSettings(events=QUIET, overwrite=overwrite)
@@ -74,7 +74,7 @@ def test_an_own_instance_has_its_options_whatever_the_top_level_has(
         assert found == dict(OWN_OPTIONS) | {"overwrite": str(int(overwrite is not False))}
 
 
-def test_what_a_foreign_instance_has_already_is_not_written_and_its_ring_is_kept(
+def test_an_equal_setting_of_a_foreign_instance_is_not_written(
     foreign: Path,
 ) -> None:
     size_kb = (foreign / "buffer_size_kb").read_text().split()[0]
@@ -99,14 +99,14 @@ def test_what_a_foreign_instance_has_already_is_not_written_and_its_ring_is_kept
     assert not written.heard()
 
 
-def test_a_clock_that_is_asked_for_says_how_many_events_it_cost(foreign: Path) -> None:
+def test_changing_the_clock_reports_how_many_events_it_erased(foreign: Path) -> None:
     settings = FtraceSettings(foreign.name, clock="boot")
     with closing(open_ftrace(settings, BufferPool())) as source:
         expected = "setting trace_clock emptied the ring: 1 events that it held are gone"
         assert expected in list(source.notes())
 
 
-def test_command_is_recorded_where_its_parents_absence_would_be_inherited(
+def test_command_is_recorded_although_its_parent_is_excluded(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
     (foreign / "options/event-fork").write_text("1")

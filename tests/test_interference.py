@@ -90,7 +90,7 @@ def recording(lttd: Launcher, tmp_path: Path, syscall_load: Path) -> Iterator[Re
         yield found
 
 
-def test_nothing_is_wrong_while_nobody_interferes(recording: Recording) -> None:
+def test_lttd_reports_nothing_while_nobody_interferes(recording: Recording) -> None:
     subprocess.run(["head", "-c", "100", recording.run.instance / "trace"], check=True)
     for _ in range(10):
         assert recording.troubles() == set()
@@ -100,7 +100,7 @@ def test_nothing_is_wrong_while_nobody_interferes(recording: Recording) -> None:
     assert recording.lines_about("process") == []
 
 
-def test_tracing_that_is_turned_off_is_reported_until_it_is_on_again(recording: Recording) -> None:
+def test_turned_off_tracing_is_reported_until_it_is_on_again(recording: Recording) -> None:
     recording.write("tracing_on", "0")
     recording.until_troubles("tracing_off")
     assert "tracing_on: tracing was turned off" in recording.health()
@@ -114,7 +114,7 @@ def test_tracing_that_is_turned_off_is_reported_until_it_is_on_again(recording: 
     assert len(recording.lines_about("is 1 again")) == 1
 
 
-def test_a_traceoff_trigger_that_somebody_asked_for_is_no_interference(
+def test_a_traceoff_trigger_is_not_reported_as_interference(
     recording: Recording,
 ) -> None:
     recording.write("events/raw_syscalls/sys_enter/trigger", "traceoff:1")
@@ -125,7 +125,7 @@ def test_a_traceoff_trigger_that_somebody_asked_for_is_no_interference(
 
 
 @pytest.mark.parametrize("name", ["set_event", "events/enable", "events/raw_syscalls/enable"])
-def test_events_that_are_turned_off_are_reported_until_they_are_on_again(
+def test_turned_off_events_are_reported_until_they_are_on_again(
     recording: Recording, name: str
 ) -> None:
     recording.write(name, "" if name == "set_event" else "0")
@@ -161,7 +161,7 @@ def test_a_filter_is_reported_until_it_is_gone(
 
 
 @pytest.mark.parametrize("name", ["trace", "per_cpu/cpu0/trace"])
-def test_a_ring_that_is_emptied_is_a_gap_each_time_and_one_line(
+def test_emptying_the_ring_makes_a_gap_each_time_and_one_line(
     recording: Recording, name: str
 ) -> None:
     for _ in range(20):
@@ -191,7 +191,7 @@ def test_another_clock_pauses_reading_until_the_first_one_is_back(
     assert Reason.EMPTIED in recording.unknown()
 
 
-def test_the_same_clock_written_once_more_empties_the_ring(recording: Recording) -> None:
+def test_writing_the_same_clock_again_empties_the_ring(recording: Recording) -> None:
     recording.write("trace_clock", "mono")
     recording.until_troubles("ring_emptied")
     recording.end()
@@ -227,7 +227,7 @@ def test_another_overwrite_mode_is_reported_and_its_losses_are_counted(
 
 
 @pytest.mark.parametrize("name", ["trace_pipe", "per_cpu/cpu0/trace_pipe_raw"])
-def test_what_another_reader_takes_is_counted_and_named(recording: Recording, name: str) -> None:
+def test_the_events_that_another_reader_takes_are_counted(recording: Recording, name: str) -> None:
     path = recording.run.instance / name
     reader = subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL)
     try:
@@ -250,7 +250,7 @@ def test_what_another_reader_takes_is_counted_and_named(recording: Recording, na
     assert info(recording.trace)["events_lost"] >= found
 
 
-def test_another_lttd_that_looks_at_the_instance_is_no_reader(
+def test_another_lttd_that_inspects_the_instance_is_not_a_reader(
     recording: Recording, lttd: Launcher, tmp_path: Path
 ) -> None:
     other = lttd.run("-t", tmp_path / "other", *EVENTS, "--duration", "100ms")
@@ -260,7 +260,7 @@ def test_another_lttd_that_looks_at_the_instance_is_no_reader(
     assert recording.unknown() == set()
 
 
-def test_watches_that_have_gone_deaf_are_made_up_for(recording: Recording) -> None:
+def test_changes_are_found_after_watches_have_gone_deaf(recording: Recording) -> None:
     Path("/proc/sys/vm/drop_caches").write_text("2")
     recording.write("events/raw_syscalls/sys_exit/enable", "0")
     recording.until_troubles("events_off")

@@ -92,7 +92,7 @@ USER_STACK = format_text(
 
 
 @pytest.mark.parametrize("frames", [0, 1, 4, 8, 10, 60])
-def test_a_kernel_stack_has_as_many_frames_as_its_event(symbols: Symbols, frames: int) -> None:
+def test_a_kernel_stack_prints_every_frame_of_its_event(symbols: Symbols, frames: int) -> None:
     addresses = [ALPHA + 8 * (at % 4) for at in range(frames)]
     made = struct.pack(f"<8xii{frames}Q", frames, 0, *addresses)
     whole = "<stack trace>" + "\n => alpha" * frames
@@ -116,7 +116,7 @@ def test_a_kernel_stack_ends_at_its_mark_and_its_stated_size(symbols: Symbols) -
     ]  # fmt: skip
 
 
-def test_a_stack_of_a_32_bit_kernel_has_its_longs(tmp_path: Path) -> None:
+def test_a_stack_of_a_32_bit_kernel_has_frames_of_4_bytes(tmp_path: Path) -> None:
     (tmp_path / "kallsyms").write_bytes(b"c1000000 T alpha\nc1000100 T omega\n")
     text = format_text(
         "kernel_stack", 4, ["int size;8;4;1", "unsigned long caller[8];12;32;0"], STACK_FMT
@@ -126,14 +126,14 @@ def test_a_stack_of_a_32_bit_kernel_has_its_longs(tmp_path: Path) -> None:
     assert told == ["<stack trace>\n => alpha\n => alpha"]
 
 
-def test_a_user_stack_has_no_frames_of_zero(symbols: Symbols) -> None:
+def test_a_user_stack_omits_frames_of_zero(symbols: Symbols) -> None:
     made = struct.pack("<8xII8Q", 1, 0, 0x7F00_0000_1234, 0x55, *(6 * [0]))
     assert shown(USER_STACK, [made], symbols) == [
         "<user stack trace>\n =>  <00007f0000001234>\n =>  <0000000000000055>"
     ]
 
 
-def test_the_frames_of_a_stack_are_a_list_for_programs() -> None:
+def test_json_and_the_library_give_a_stack_as_a_list() -> None:
     caller = parse_format(KERNEL_STACK, "ftrace").by_name["caller"]
     assert (caller.kind, caller.element_bytes, caller.size_bytes) == (Kind.TAIL, 8, 0)
 
@@ -141,7 +141,7 @@ def test_the_frames_of_a_stack_are_a_list_for_programs() -> None:
 # -- strings by address
 
 
-def test_a_pointer_to_a_string_is_the_string_that_the_kernel_listed(symbols: Symbols) -> None:
+def test_a_pointer_in_printk_formats_prints_its_string(symbols: Symbols) -> None:
     text = format_text("rcu_utilization", 7, ["const char * s;8;8;0"], '"%s", REC->s')
     at = [0xFFFF_FFFF_8200_0010, 0xFFFF_FFFF_8200_0060, 0xFFFF_FFFF_8200_0011, 0]
     made = [struct.pack("<8xQ", one) for one in at]
@@ -153,7 +153,7 @@ def test_a_pointer_to_a_string_is_the_string_that_the_kernel_listed(symbols: Sym
     ]
 
 
-def test_a_choice_of_a_pointer_and_a_text_is_one_text(symbols: Symbols) -> None:
+def test_a_conditional_between_a_pointer_and_a_text_prints_text(symbols: Symbols) -> None:
     text = format_text("chosen", 7, ["const char * s;8;8;0"], '"<%s>", REC->s ? REC->s : "none"')
     made = [struct.pack("<8xQ", one) for one in (0xFFFF_FFFF_8200_0010, 0, 5)]
     told = shown(text, made, symbols, system="s")
@@ -259,7 +259,7 @@ def test_bprint_is_formatted_from_its_binary_arguments(symbols: Symbols) -> None
     ]
 
 
-def test_bprint_of_a_32_bit_big_endian_kernel(tmp_path: Path) -> None:
+def test_bprint_of_a_32_bit_big_endian_kernel_is_formatted(tmp_path: Path) -> None:
     (tmp_path / "printk_formats").write_bytes(PRINTK_FORMATS)
     text = format_text(
         *("bprint", 6, ["unsigned long ip;8;4;0", "const char * fmt;12;4;0", "u32 buf[];16;0;0"]),
@@ -271,7 +271,7 @@ def test_bprint_of_a_32_bit_big_endian_kernel(tmp_path: Path) -> None:
     assert told == [f"0xc1000099: 32-bit -6 {1 << 40} s c1000010"]
 
 
-def test_bprint_without_its_format_or_all_its_arguments_shows_what_there_is(
+def test_bprint_without_format_or_arguments_shows_its_data(
     symbols: Symbols,
 ) -> None:
     made = [
@@ -307,7 +307,7 @@ def strings(*texts: bytes | None, ip: int = 0x5555_1129) -> bytes:
     return struct.pack(f"<8xQ{len(locs)}I", ip, *locs) + tail
 
 
-def test_an_array_of_strings_is_its_strings_and_says_which_could_not_be_read(
+def test_an_array_of_strings_prints_each_string_and_marks_faults(
     symbols: Symbols,
 ) -> None:
     made = [strings(b"first", b"second one"), strings(None, b""), strings(b"x", None, ip=ALPHA)]
@@ -318,7 +318,7 @@ def test_an_array_of_strings_is_its_strings_and_says_which_could_not_be_read(
     ]
 
 
-def test_the_strings_of_an_array_are_fields_of_their_own() -> None:
+def test_each_string_of_an_array_is_a_field() -> None:
     fields = parse_format(STRINGS, "uprobes").own
     assert [(one.name, one.kind, one.offset_bytes) for one in fields[1:]] == [
         ("v[0]", Kind.STRING, 16), ("v[1]", Kind.STRING, 20),
@@ -331,7 +331,7 @@ def test_an_expression_names_a_string_of_an_array_as_its_element() -> None:
     assert Where('"b" in v[1]').mask(rows).tolist() == [True, False]
 
 
-def test_a_return_probe_says_first_where_it_returns_to(symbols: Symbols) -> None:
+def test_a_return_probe_prints_its_return_address_first(symbols: Symbols) -> None:
     text = format_text(
         "r",
         9,
@@ -362,7 +362,7 @@ def test_a_data_loc_of_two_bytes_is_an_offset_and_reaches_to_the_events_end(
     assert shown(text, [made], symbols, system="s", byteorder=order) == ["hello world -1"]
 
 
-def test_conversions_are_counted_and_those_left_out_are_named(tmp_path: Path) -> None:
+def test_lttv_formats_counts_conversions_and_names_those_left_out(tmp_path: Path) -> None:
     texts = {
         "kmem/alloc": ('"page=%p n=%d", vmemmap_base + REC->n, REC->n', ["int n;8;4;1"]),
         "sched/plain": ('"%d of %d", REC->n, REC->n', ["int n;8;4;1"]),

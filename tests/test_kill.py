@@ -205,16 +205,14 @@ def rounds(lttd: Launcher, program: Path, directory: Path, instants: Sequence[In
     return figures
 
 
-def test_a_killed_recording_is_whole_again_after_append_or_repair(
+def test_append_or_repair_makes_a_killed_recording_whole(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
     figures = rounds(lttd, syscall_load, tmp_path, [Instant(each) for each in (0.5, 0.4, 0.0)])
     assert figures.with_synced
 
 
-def test_bytes_that_a_kill_tore_are_in_the_metrics_of_the_run_that_recovers(
-    lttd: Launcher, tmp_path: Path
-) -> None:
+def test_the_metrics_of_the_recovering_run_count_torn_bytes(lttd: Launcher, tmp_path: Path) -> None:
     trace, port = tmp_path / "t", free_port()
     run = lttd.start("-t", trace, *QUIET).recording()
 
@@ -238,7 +236,7 @@ def test_bytes_that_a_kill_tore_are_in_the_metrics_of_the_run_that_recovers(
 
 
 @pytest.mark.nightly
-def test_200_kills_at_random_instants_leave_200_whole_traces(
+def test_two_hundred_kills_at_random_times_leave_whole_traces(
     lttd: Launcher, tmp_path: Path, syscall_load: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = int(os.environ.get("LTTD_SEED", random.randrange(1 << 32)))

@@ -144,7 +144,7 @@ def test_append_reports_links_in_one_line_and_records(tmp_path: Path, victim: Pa
     assert victim.read_bytes() == b"precious"
 
 
-def test_a_closed_segment_with_several_links_is_left_alone_and_no_reason_to_stop(
+def test_a_closed_segment_with_hard_links_is_left_alone_and_recording_starts(
     tmp_path: Path,
 ) -> None:
     trace = tmp_path / "t"
@@ -172,7 +172,7 @@ def test_a_trace_may_be_named_by_a_link_which_is_resolved_once(tmp_path: Path) -
     assert (tmp_path / "real" / paths.directory.name / "trace.json").read_bytes() == b"{}"
 
 
-def test_a_live_segment_that_is_renamed_and_replaced_keeps_its_writes(
+def test_a_live_segment_keeps_its_writes_after_a_rename_and_replacement(
     tmp_path: Path, victim: Path
 ) -> None:
     trace = tmp_path / "t"
@@ -231,7 +231,7 @@ def test_the_parents_of_a_trace_may_belong_to_anybody(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_a_user_who_may_read_a_trace_cannot_lock_it(tmp_path: Path) -> None:
+def test_a_user_with_read_permission_cannot_lock_a_trace(tmp_path: Path) -> None:
     trace = tmp_path / "t"
     recorded(trace).finish()
     trace.chmod(0o755)
@@ -292,7 +292,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_what_is_in_the_place_of_a_lock_is_refused_with_the_remedy(
+def test_a_wrong_kind_of_file_in_place_of_a_lock_is_refused_with_a_remedy(
     tmp_path: Path, kind: str
 ) -> None:
     trace = tmp_path / "t"
@@ -312,7 +312,7 @@ FILES += ["tracefs/events/sched/sched_switch/format"]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FILES)
-def test_every_command_answers_whatever_kind_of_file_is_there(
+def test_every_command_ends_whatever_kind_of_file_is_there(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, kind: str
 ) -> None:
     made = with_tracefs(recorded(tmp_path / "t")).finish()
@@ -333,7 +333,7 @@ def test_every_command_answers_whatever_kind_of_file_is_there(
     assert not any(b"[vdso]" in each.read_bytes() for each in found)
 
 
-def test_check_says_what_kind_of_file_is_in_the_place_of_data(tmp_path: Path) -> None:
+def test_check_names_the_kind_of_file_in_place_of_data(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t").finish()
     data = made.paths.stream("fake_0").data
     data.unlink()
@@ -343,7 +343,7 @@ def test_check_says_what_kind_of_file_is_in_the_place_of_data(tmp_path: Path) ->
     ]
 
 
-def test_cut_refuses_to_copy_what_a_link_points_to(tmp_path: Path, victim: Path) -> None:
+def test_cut_refuses_to_copy_the_target_of_a_link(tmp_path: Path, victim: Path) -> None:
     made = with_tracefs(recorded(tmp_path / "t")).finish()
     (made.paths.directory / "tracefs" / "saved_tgids").symlink_to(victim)
     with pytest.raises(TraceDamagedError, match="saved_tgids: byte 0: a symbolic link"):
@@ -386,7 +386,7 @@ OLD = [garbage, missing, newer, unreadable, file_instead]
 
 @pytest.mark.parametrize("damage", [*OLD, pytest.param(foreign, marks=needs_root)])
 @pytest.mark.parametrize("closed", [True, False])
-def test_an_old_segment_is_reported_left_and_recorded_past(
+def test_an_old_segment_is_reported_and_left_and_recording_starts(
     tmp_path: Path, damage: Callable[[Made], None], closed: bool
 ) -> None:
     trace = tmp_path / "t"
@@ -451,7 +451,7 @@ def test_a_segment_without_a_manifest_is_removed_only_if_nothing_but_lttds_begin
 
 
 @pytest.mark.parametrize("where", ["tracefs", "tracefs/events"])
-def test_a_directory_that_is_deeper_than_any_trace_is_told_in_a_line_by_cut(
+def test_cut_reports_a_directory_that_is_too_deep_in_one_line(
     tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = with_tracefs(recorded(tmp_path / "t")).finish()
@@ -472,7 +472,9 @@ def test_a_directory_that_is_deeper_than_any_trace_is_told_in_a_line_by_cut(
 @pytest.mark.parametrize(
     "name", ["notes.txt", ".cut.k2j3h4", "20261127T000000Z-1000000000000-ftrace"]
 )
-def test_what_is_no_segment_is_reported_and_recorded_past(tmp_path: Path, name: str) -> None:
+def test_a_directory_that_is_not_a_segment_is_reported_and_recording_starts(
+    tmp_path: Path, name: str
+) -> None:
     trace = tmp_path / "t"
     recorded(trace).finish()
     (trace / name).mkdir()
@@ -483,7 +485,7 @@ def test_what_is_no_segment_is_reported_and_recorded_past(tmp_path: Path, name: 
     assert line == f"{trace / name}: is not a segment; left as it is"
 
 
-def test_what_a_file_system_puts_there_by_itself_is_no_reason_to_refuse(tmp_path: Path) -> None:
+def test_files_that_a_file_system_makes_itself_do_not_stop_a_recording(tmp_path: Path) -> None:
     trace = tmp_path / "t"
     (trace / "lost+found").mkdir(parents=True)
     (trace / ".nfs0000000000c0ffee").touch()
@@ -507,7 +509,7 @@ def test_many_old_segments_are_reported_in_few_lines(tmp_path: Path) -> None:
     assert lines[-1] == f"{trace}: 22 more are left as they are"
 
 
-def test_the_last_number_is_followed_by_a_free_one(tmp_path: Path) -> None:
+def test_a_free_number_follows_the_last_segment_number(tmp_path: Path) -> None:
     trace = tmp_path / "t"
     trace.mkdir(mode=0o750)
     for number in (1, 999_999_999):
@@ -518,7 +520,7 @@ def test_the_last_number_is_followed_by_a_free_one(tmp_path: Path) -> None:
 # -- nothing is left half-made
 
 
-def test_a_segment_for_which_descriptors_run_out_leaves_nothing(tmp_path: Path) -> None:
+def test_a_start_without_enough_descriptors_leaves_no_segment(tmp_path: Path) -> None:
     trace = tmp_path / "t"
     trace.mkdir(mode=0o750)
     source = {"kind": "fake", "spec": "fake", "clock": "mono", "settings": {}}
@@ -552,7 +554,7 @@ def test_a_segment_for_which_descriptors_run_out_leaves_nothing(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("repairing", [[], ["--repair"]])
-def test_a_segment_that_cannot_be_read_keeps_no_other_from_being_checked_and_repaired(
+def test_an_unreadable_segment_does_not_stop_check_and_repair_of_others(
     tmp_path: Path, repairing: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = tmp_path / "t"
@@ -566,7 +568,7 @@ def test_a_segment_that_cannot_be_read_keeps_no_other_from_being_checked_and_rep
     assert len(told["findings"]) == (1 if repairing else 2)
 
 
-def test_a_segment_that_may_not_be_written_keeps_no_other_from_being_repaired(
+def test_a_read_only_segment_does_not_stop_repair_of_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace = tmp_path / "t"
@@ -590,7 +592,7 @@ def test_follow_leaves_out_a_segment_that_cannot_be_read(
     assert "its segment is left out" in capsys.readouterr().err
 
 
-def test_viewers_that_ask_who_has_a_lock_do_not_keep_it_from_who_takes_it(tmp_path: Path) -> None:
+def test_a_viewer_that_asks_for_the_holder_of_a_lock_does_not_block_it(tmp_path: Path) -> None:
     trace, ended = OpenDirectory.open(tmp_path), threading.Event()
     path = tmp_path / ".lock"
     path.touch(0o600)
@@ -612,7 +614,7 @@ def test_viewers_that_ask_who_has_a_lock_do_not_keep_it_from_who_takes_it(tmp_pa
             viewer.join()
 
 
-def test_a_path_that_leads_through_what_is_missing_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_path_through_a_missing_directory_is_refused_in_one_line(tmp_path: Path) -> None:
     missing = tmp_path / "missing" / ".." / "t"
     with (
         pytest.raises(UsageError, match=r"missing is not there, so \.\. leads nowhere"),
@@ -622,7 +624,7 @@ def test_a_path_that_leads_through_what_is_missing_is_told_in_a_line(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_trace_may_be_far_below_what_is_there(tmp_path: Path) -> None:
+def test_a_trace_is_made_with_all_its_missing_parents(tmp_path: Path) -> None:
     far = tmp_path.joinpath(*"d" * 1200)
     with locked_trace(Disk(), far, append=False) as number:
         assert number == 1

@@ -111,7 +111,7 @@ def foreign(lttd: Launcher) -> Iterator[Path]:
 # -- whose a ring is
 
 
-def test_a_killed_runs_ring_is_drained_into_its_own_trace_and_no_other(
+def test_the_ring_of_a_killed_run_is_drained_into_its_own_trace_only(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     run = killed(lttd, tmp_path / "a", "of a alone")
@@ -156,7 +156,7 @@ def test_a_trace_that_was_moved_anywhere_on_its_disk_gets_its_ring(
 
 
 @pytest.mark.parametrize("capabilities", ["all", "without CAP_DAC_READ_SEARCH"])
-def test_a_start_that_sees_another_tmp_does_not_take_a_trace_there_for_gone(
+def test_a_start_with_another_tmp_does_not_consider_a_trace_there_gone(
     lttd: Launcher, tmp_path: Path, capabilities: str
 ) -> None:
     """systemd's PrivateTmp= puts another directory of the same file system there."""
@@ -260,7 +260,7 @@ def test_a_new_trace_with_the_inode_of_a_removed_one_is_not_taken_for_it(
     assert records(lttd) == []
 
 
-def test_an_instance_that_nothing_tells_lttd_made_is_left_alone_and_told(
+def test_an_instance_without_a_record_is_left_alone_and_reported(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     path = lttd.instances / f"{lttd.prefix}43"
@@ -274,7 +274,7 @@ def test_an_instance_that_nothing_tells_lttd_made_is_left_alone_and_told(
         path.rmdir()
 
 
-def test_an_instance_that_somebody_made_in_place_of_a_killed_ones_is_left_alone(
+def test_an_instance_made_anew_under_the_name_of_a_killed_run_is_left_alone(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     run = killed(lttd, tmp_path / "a")
@@ -290,9 +290,7 @@ def test_an_instance_that_somebody_made_in_place_of_a_killed_ones_is_left_alone(
         run.instance.rmdir()
 
 
-def test_what_was_killed_before_it_recorded_anything_goes_without_a_word(
-    lttd: Launcher, tmp_path: Path
-) -> None:
+def test_the_empty_ring_of_a_killed_run_is_removed_silently(lttd: Launcher, tmp_path: Path) -> None:
     run = killed(lttd, tmp_path / "a", times=0)
     (lttd.runtime / f"progress-{run.instance.name}").unlink()
     assert lttd.run("-t", tmp_path / "b", *BRIEF).stderr == ""
@@ -300,7 +298,7 @@ def test_what_was_killed_before_it_recorded_anything_goes_without_a_word(
     assert records(lttd) == []
 
 
-def test_a_record_of_another_boot_or_by_another_hand_changes_nothing(
+def test_a_record_of_another_boot_or_another_program_changes_nothing(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
     run = killed(lttd, tmp_path / "a")
@@ -322,7 +320,7 @@ def test_a_record_of_another_boot_or_by_another_hand_changes_nothing(
     run.instance.rmdir()
 
 
-def test_a_ring_that_somebody_removed_before_its_trace_got_it_is_told(
+def test_a_ring_that_was_removed_before_it_was_drained_is_reported(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     run = killed(lttd, tmp_path / "a")
@@ -378,7 +376,7 @@ def assert_loss_is_told(lttd: Launcher, trace: Path, gap_segment: int) -> None:
     assert [data.count(text) for text in (b"stored", b"taken", b"left")] == [100, 0, 7]
 
 
-def test_events_that_a_killed_lttd_took_and_did_not_store_are_a_gap(
+def test_a_gap_counts_the_events_that_a_killed_lttd_took_and_did_not_store(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     trace = tmp_path / "t"
@@ -397,7 +395,7 @@ def test_events_that_a_killed_lttd_took_and_did_not_store_are_a_gap(
     assert_loss_is_told(lttd, trace, 1)
 
 
-def test_of_an_instance_that_is_not_lttds_they_are_a_gap_of_the_next_segment(
+def test_in_a_foreign_instance_the_next_segment_has_the_gap_of_a_kill(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
     trace, source = tmp_path / "t", ("--source", f"ftrace:{foreign.name}")
@@ -418,7 +416,7 @@ def test_of_an_instance_that_is_not_lttds_they_are_a_gap_of_the_next_segment(
     assert_loss_is_told(lttd, trace, 1)
 
 
-def test_a_loss_that_no_gap_can_tell_is_told_in_a_line(
+def test_a_loss_that_no_gap_can_hold_is_reported_in_a_line(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
     trace = tmp_path / "t"
@@ -431,7 +429,7 @@ def test_a_loss_that_no_gap_can_tell_is_told_in_a_line(
     assert records(lttd) == []
 
 
-def test_where_all_was_stored_a_kill_is_no_loss(lttd: Launcher, tmp_path: Path) -> None:
+def test_a_kill_after_everything_was_stored_is_not_a_loss(lttd: Launcher, tmp_path: Path) -> None:
     run = lttd.start("-t", tmp_path / "t", *QUIET, *NOW).recording()
     mark(run.instance, "stored", 100)
     until(lambda: data_of(tmp_path / "t").count(b"stored") == 100, "they are stored")
@@ -443,7 +441,7 @@ def test_where_all_was_stored_a_kill_is_no_loss(lttd: Launcher, tmp_path: Path) 
     assert lttd.left() == []
 
 
-def test_a_kill_while_a_killed_ones_ring_is_drained_counts_nothing_twice(
+def test_a_second_kill_during_the_drain_counts_nothing_twice(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     trace = tmp_path / "t"
@@ -488,7 +486,7 @@ def killed_on(lttd: Launcher, foreign: Path, trace: Path) -> list[str]:
     return options
 
 
-def test_the_next_start_of_any_lttd_puts_back_what_a_killed_one_changed(
+def test_the_next_start_of_any_lttd_undoes_the_changes_of_a_killed_one(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
     before = settings_of(foreign)
@@ -507,7 +505,7 @@ def test_the_next_start_of_any_lttd_puts_back_what_a_killed_one_changed(
     assert lttd.run("-t", tmp_path / "c", *BRIEF).stderr == "", "told once"
 
 
-def test_what_would_empty_a_ring_waits_until_its_data_are_read(
+def test_a_change_that_would_empty_a_ring_is_undone_after_the_drain(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
     before = settings_of(foreign)
@@ -525,7 +523,7 @@ def test_what_would_empty_a_ring_waits_until_its_data_are_read(
     assert settings_of(foreign) == before | {"buffer_percent": "0\n"}
 
 
-def test_a_start_that_wants_the_same_takes_it_over_without_switching_it_off(
+def test_a_start_with_the_same_options_takes_over_without_a_pause(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
     before = settings_of(foreign) | {"buffer_percent": "0\n"}
@@ -545,7 +543,7 @@ def test_a_start_that_wants_the_same_takes_it_over_without_switching_it_off(
     assert records(lttd) == []
 
 
-def test_a_start_that_wants_less_switches_the_rest_off(
+def test_a_start_with_fewer_events_turns_the_others_off(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
     killed_on(lttd, foreign, tmp_path / "a")
@@ -561,7 +559,7 @@ def test_a_start_that_wants_less_switches_the_rest_off(
 # -- the end
 
 
-def test_an_instance_that_somebody_holds_open_is_switched_off_and_told(
+def test_an_instance_that_another_process_holds_open_is_turned_off_and_reported(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     run = lttd.start("-t", tmp_path / "a", "--events", "sched:*", *NOW).recording()

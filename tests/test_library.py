@@ -65,7 +65,7 @@ def test_events_per_second_by_pid_are_the_same_in_parquet_and_in_text(tmp_path: 
     assert len(found) > 20
 
 
-def test_what_is_looked_at_in_a_shell_tells_what_it_is(tmp_path: Path) -> None:
+def test_objects_of_the_library_describe_themselves_in_a_shell(tmp_path: Path) -> None:
     replayed(tmp_path / "t")
     trace = lttd.open(tmp_path / "t")
     batch = next(iter(trace.window(events=["sys_exit"])))

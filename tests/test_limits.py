@@ -73,7 +73,7 @@ def test_every_limit_has_a_reason(row: Limit) -> None:
     assert len(row.why) > 20
 
 
-def test_the_table_in_the_docs_is_the_table_in_the_code() -> None:
+def test_the_table_in_the_docs_matches_the_table_in_the_code() -> None:
     page = (Path(__file__).parents[1] / "docs/SECURITY.md").read_text()
     table = [f"| {row.what} | {row.told} | {row.why} |" for row in ROWS]
     assert "\n".join(table) in page
@@ -97,7 +97,7 @@ def test_a_file_beyond_its_limit_is_refused_unread(tmp_path: Path) -> None:
     "name",
     ["trace.json", "streams/index/fake_0.idx", "streams/fake_0", "streams/index/fake_0.gaps"],
 )
-def test_a_sparse_terabyte_in_place_of_a_file_costs_neither_time_nor_memory(
+def test_a_sparse_terabyte_in_place_of_a_file_takes_little_time_and_memory(
     trace: Path, segment: SegmentPaths, name: str, arguments: list[str]
 ) -> None:
     os.truncate(segment.directory / name, TERABYTE)
@@ -129,7 +129,7 @@ def test_an_index_that_ends_with_zeros_is_refused_though_the_data_are_as_large(
     assert check(segment).whole
 
 
-def test_entries_that_all_begin_at_one_time_are_not_gathered(
+def test_entries_that_all_begin_at_one_time_are_read_in_pieces(
     trace: Path, segment: SegmentPaths
 ) -> None:
     paths = segment.stream("fake_0")
@@ -148,7 +148,7 @@ def test_entries_that_all_begin_at_one_time_are_not_gathered(
     assert count == 12_000_001 > AT_ONE_TIME.most
 
 
-def test_check_describes_few_of_many_bad_entries(segment: SegmentPaths) -> None:
+def test_check_describes_a_few_of_many_bad_entries(segment: SegmentPaths) -> None:
     paths = segment.stream("fake_0")
     with paths.index.open("ab") as index:
         index.write(struct.pack(">9Q", *[7] * 9) * 400_000)
@@ -171,13 +171,13 @@ def test_a_gaps_file_beyond_its_limit_is_refused(segment: SegmentPaths) -> None:
 
 
 @pytest.mark.parametrize("count", [(1 << 63), UNKNOWN - 1])
-def test_a_loss_beyond_63_bits_is_a_loss_of_unknown_number(tmp_path: Path, count: int) -> None:
+def test_a_loss_beyond_63_bits_has_an_unknown_number(tmp_path: Path, count: int) -> None:
     path = tmp_path / "a.gaps"
     path.write_bytes(GAPS_HEADER + encode_gaps([Gap(0, Reason.TORN, Unit.EVENTS, count, 1, 1)], 0))
     assert [gap.count for gap in read_gaps(path)] == [None]
 
 
-def test_repair_keeps_what_is_before_a_hole_of_a_terabyte(segment: SegmentPaths) -> None:
+def test_repair_keeps_the_data_before_a_hole_of_a_terabyte(segment: SegmentPaths) -> None:
     manifest = json.loads(segment.manifest.read_bytes())
     segment.manifest.write_text(json.dumps(manifest | {"state": "open"}))
     path = segment.stream("fake_0").data
@@ -201,7 +201,9 @@ def test_sparse_slots_are_walked_to_the_first_that_was_never_written(tmp_path: P
     assert quickly(walk) == "3"
 
 
-def test_missing_segments_are_counted_not_listed(trace: Path, segment: SegmentPaths) -> None:
+def test_many_missing_segments_are_counted_and_not_listed(
+    trace: Path, segment: SegmentPaths
+) -> None:
     name = segment.directory.name.replace("000001", "1000000000000")
     shutil.copytree(segment.directory, trace / name)
     assert quickly(lambda: view(["text", str(trace)])) == "0"
@@ -229,7 +231,7 @@ def test_names_beyond_the_limit_of_lines_are_left_out_with_a_note(tmp_path: Path
     "line",
     [b"%s\t7\t7\ta" % (b"9" * 5000), b"1\t%s\t7\ta" % (b"9" * 5000), b"1\t-7\t7\ta", b"1\t7"],
 )
-def test_a_line_of_commands_that_is_none_is_left_out(tmp_path: Path, line: bytes) -> None:
+def test_an_invalid_line_of_commands_is_left_out(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "commands"
     path.write_bytes(line + b"\n5\t7\t7\tbash\n")
     assert Names([path]).noted == {7: [(5, b"bash")]}
@@ -245,7 +247,7 @@ def test_kallsyms_beyond_its_limit_is_left_out_with_a_note(tmp_path: Path) -> No
     assert notes == [f"{path}: byte {KALLSYMS.most}: {KALLSYMS}; addresses stay numbers"]
 
 
-def test_lines_of_kallsyms_that_name_no_function_are_left_out(tmp_path: Path) -> None:
+def test_lines_of_kallsyms_without_a_function_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "kallsyms"
     path.write_bytes(b"zz t a\n" + b"f" * 5000 + b" t b\nff t " + b"x" * 10_000 + b"\nff\n")
     assert Symbols(tmp_path).told(0xFF, offset=True) == b"x" * 512 + b"+0x0"
@@ -278,7 +280,7 @@ REPLAYED = [
 
 
 @pytest.mark.parametrize(("make", "abi", "name"), REPLAYED, ids=["ftrace", "blktrace", "ltt"])
-def test_a_hole_that_no_sub_buffer_has_ends_a_replay_with_a_remedy(
+def test_a_hole_too_large_for_a_sub_buffer_ends_a_replay_with_a_remedy(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     make: Callable[[Path], Path],
@@ -298,7 +300,7 @@ def test_a_hole_that_no_sub_buffer_has_ends_a_replay_with_a_remedy(
     )
 
 
-def test_repair_of_a_block_trace_keeps_what_is_before_a_hole_of_a_terabyte(tmp_path: Path) -> None:
+def test_repair_of_a_block_trace_keeps_the_data_before_a_hole(tmp_path: Path) -> None:
     (segment,) = segments(blocks(tmp_path / "t"))
     path = segment.streams / "made.blktrace.0"
     before = path.read_bytes()
@@ -326,7 +328,7 @@ def test_a_sparse_terabyte_beside_replayed_files_is_left_out(
     assert name == "trace_clock" or f"{path}: byte " in told
 
 
-def test_damage_behind_each_record_of_a_block_trace_takes_linear_time() -> None:
+def test_damage_after_every_block_record_takes_linear_time() -> None:
     one = record(30, 1, b"") + b"....."
     book, noted = RecordBook(), Noted()
     begun = time.process_time()

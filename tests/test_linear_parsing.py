@@ -111,7 +111,7 @@ def quickly(parse: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("depth", [13, 40])
-def test_what_kernels_nest_is_parsed(depth: int) -> None:
+def test_the_nesting_that_kernels_use_is_parsed(depth: int) -> None:
     parse_print_fmt('"%d", ' + "(" * depth + "REC->a" + ")" * depth)
     parse_print_fmt('"%d", REC->a' + "+1" * depth)
 
@@ -139,7 +139,7 @@ def test_operators_group_as_in_c() -> None:
         (r"\x", b"x"),
     ],
 )
-def test_an_escape_is_one_byte(escaped: str, byte: bytes) -> None:
+def test_an_octal_or_hex_escape_is_one_byte(escaped: str, byte: bytes) -> None:
     assert parse_print_fmt(f'"{escaped}"').pieces == (byte,)
     parse_print_fmt(f"\"%d\", '{escaped}'")
     (conversion,) = parse_print_fmt(f'"%s", "{escaped}"').pieces
@@ -147,7 +147,7 @@ def test_an_escape_is_one_byte(escaped: str, byte: bytes) -> None:
     assert conversion.argument == Text(byte)
 
 
-def test_an_argument_that_is_nested_too_deeply_says_so_and_leaves_the_next_one_alone() -> None:
+def test_an_argument_nested_too_deeply_is_reported_and_others_are_parsed() -> None:
     parsed = parse_print_fmt('"%d %d", ' + "(" * 100 + "1" + ")" * 100 + ", 2")
     deep, _, plain = parsed.pieces
     assert isinstance(deep, Conversion)

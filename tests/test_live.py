@@ -86,7 +86,7 @@ def test_an_event_is_on_disk_and_indexed_within_the_flush_interval(
         assert (entries["packet_bits"] == entries["content_bits"]).all()
 
 
-def test_a_scrape_and_a_health_question_leave_the_trace_directory_alone(
+def test_scrapes_and_health_checks_do_not_touch_the_trace_directory(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     trace, port = tmp_path / "t", free_port()

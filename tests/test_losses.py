@@ -50,7 +50,7 @@ def gap_losses(segment: SegmentPaths, stream: str, mode: str) -> int:
 
 
 @pytest.mark.parametrize("mode", ["overwrite", "no-overwrite"])
-def test_kernel_metrics_summary_and_info_tell_one_number(
+def test_kernel_metrics_summary_and_info_agree_on_the_losses(
     lttd: Launcher, tmp_path: Path, syscall_load: Path, mode: str
 ) -> None:
     port = free_port()
@@ -83,7 +83,7 @@ def test_kernel_metrics_summary_and_info_tell_one_number(
 
 
 @pytest.mark.parametrize("mode", ["overwrite", "no-overwrite"])
-def test_a_gap_stands_where_the_numbers_of_the_events_have_a_hole(
+def test_every_hole_in_the_event_numbers_has_a_gap(
     lttd: Launcher, tmp_path: Path, mode: str
 ) -> None:
     run = lttd.start("-t", tmp_path / "t", *TINY, *QUIET, f"--{mode}").recording()

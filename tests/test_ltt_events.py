@@ -60,7 +60,7 @@ def walked_of(program: Program, data: bytes) -> list[Walked]:
 @settings(deadline=None, max_examples=40)
 @given(programs())
 @example(Program(Tracer(minor=2), []))
-def test_any_sequence_of_logged_events_comes_back(program: Program) -> None:
+def test_every_sequence_of_logged_events_is_decoded(program: Program) -> None:
     buffer = program.channel()
     data = buffer.drain()
     found = []
@@ -87,7 +87,7 @@ def test_sizes_that_do_not_fit_16_bits_are_read(size: int, sized: bool) -> None:
 
 
 @pytest.mark.parametrize("sized", [False, True])
-def test_headers_are_as_they_are_declared(sized: bool) -> None:
+def test_the_event_headers_match_their_declarations(sized: bool) -> None:
     tracer = Tracer(sized=sized)
     kinds = [kind_of(tracer, Marker("kernel", f"m{at}", at, "s %s"), ["%s"]) for at in (2, 28, 40)]
     events, tsc = [], tracer.start_tsc
@@ -111,7 +111,7 @@ def test_headers_are_as_they_are_declared(sized: bool) -> None:
     assert at == subbuffers(data)[1].end_bytes[-1]
 
 
-def test_times_wrap_within_a_subbuffer_as_often_as_it_takes() -> None:
+def test_times_may_wrap_many_times_within_a_sub_buffer() -> None:
     tracer = Tracer(start_tsc=(1 << 40) + (1 << 27) - 5)
     kind = kind_of(tracer, Marker("kernel", "tick", 3, ""), [])
     steps = np.cumsum([0, 4, 1, (1 << 27) - 1, (1 << 27) - 1, 1 << 27, 3, (1 << 27) - 1])
@@ -149,7 +149,7 @@ def test_times_wrap_within_a_subbuffer_as_often_as_it_takes() -> None:
         ("", []), ("no fields at all", []), ("end %", []), ("end #", []), ("end %l", []),
     ],
 )  # fmt: skip
-def test_format_strings_are_read_as_the_tracer_read_them(
+def test_format_strings_are_parsed_as_the_tracer_parses_them(
     text: str, told: list[tuple[str, Stored, bool, str, str]]
 ) -> None:
     found = [
@@ -160,12 +160,12 @@ def test_format_strings_are_read_as_the_tracer_read_them(
 
 
 @given(st.text() | st.text("%#nld12848sp cuxhzXZt0-+"))
-def test_any_text_is_read_as_some_fields(text: str) -> None:
+def test_any_text_parses_as_fields_without_an_exception(text: str) -> None:
     fields = parse_fields(text, LONG32)
     assert len(fields) <= text.count("%")
 
 
-def test_declarations_may_come_in_any_order_twice_and_from_every_cpu() -> None:
+def test_declarations_may_come_in_any_order_and_repeatedly() -> None:
     tracer, marker = Tracer(), Marker("fs", "read", 1, "fd %u")
     program = Program(tracer, [kind_of(tracer, marker, ["%u"])])
     events = [(one.id, one.payload) for one in program.metadata().logged]
@@ -177,7 +177,7 @@ def test_declarations_may_come_in_any_order_twice_and_from_every_cpu() -> None:
     assert not markers.of("kernel")
 
 
-def test_declarations_that_differ_are_told_and_the_first_one_counts() -> None:
+def test_of_contradicting_declarations_the_first_one_is_used_and_a_note_says_so() -> None:
     tracer, markers = Tracer(), Markers()
     for name, one, text in [("read", 1, "fd %u"), ("read", 1, "fd %d"), ("write", 1, "fd %u")]:
         kind = kind_of(tracer, Marker("fs", name, one, text), [])
@@ -223,7 +223,7 @@ def test_a_size_that_is_not_the_markers_ends_the_subbuffer() -> None:
 @pytest.mark.slow
 @settings(deadline=None)
 @given(programs(20), st.data())
-def test_mutated_data_costs_events_and_nothing_else(program: Program, data: st.DataObject) -> None:
+def test_decoding_mutated_data_raises_no_exception(program: Program, data: st.DataObject) -> None:
     raw = bytearray(program.channel().drain())
     layout, rows = subbuffers(bytes(raw))
     channel = Channel(markers_of(program.metadata().drain()).of("kernel"), layout)
@@ -251,7 +251,7 @@ def test_a_payload_of_many_strings_and_integers_keeps_its_alignment() -> None:
 
 
 @pytest.mark.slow
-def test_empty_events_take_a_bounded_memory_each() -> None:
+def test_each_empty_event_uses_bounded_memory() -> None:
     layout = ltt.Layout("<", 6, 8, 0, 1_000_000_000, 1, 0)
     size = 1 << 20
     rows = SubBuffers(*(np.array([value]) for value in (0, 0, size)), np.zeros(1, np.uint64))
@@ -264,7 +264,7 @@ def test_empty_events_take_a_bounded_memory_each() -> None:
     assert most < 160 * size // 4
 
 
-def test_what_no_tracer_declares_is_refused_before_it_takes_hours() -> None:
+def test_impossible_declarations_are_refused_quickly() -> None:
     markers = Markers()
 
     def declare(one: int, sizes: bytes) -> None:

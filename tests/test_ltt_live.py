@@ -104,7 +104,7 @@ def assert_is_all(stream: StoredStream, report: Report, *, fresh: bool = False) 
         pytest.param(4, "packed", 100_000, marks=pytest.mark.nightly),
     ],
 )
-def test_all_that_a_busy_tracer_wrote_is_on_disk_or_counted(
+def test_all_data_of_a_busy_tracer_are_stored_or_counted(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path, minor: int, layout: str, count: int
 ) -> None:
     how = {
@@ -168,7 +168,7 @@ def test_a_sparse_file_has_a_hole_where_a_subbuffer_had_padding(
         (("-f", "-N", "4"), ["flight-fs_0"]),
     ],
 )
-def test_legacy_lttds_letters_mean_what_they_meant(
+def test_the_options_of_legacy_lttd_work_as_before(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path, letters: Sequence[str], names: list[str]
 ) -> None:
     for path in ("kernel_0", "flight-fs_0", "control/metadata_0"):
@@ -183,7 +183,7 @@ def test_legacy_lttds_letters_mean_what_they_meant(
     assert files == sorted(name.replace("/", "%2F") for name in names)
 
 
-def test_in_the_background_it_records_until_the_trace_is_destroyed(
+def test_a_background_lttd_records_until_the_trace_is_destroyed(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path
 ) -> None:
     ltt_kernel.add("kernel_0")
@@ -199,7 +199,7 @@ def test_in_the_background_it_records_until_the_trace_is_destroyed(
     assert_is_all(recorded(tmp_path / "out")["kernel_0"], ltt_kernel.report("kernel_0"))
 
 
-def test_another_run_is_appended_as_a_segment(
+def test_a_second_run_is_appended_as_a_segment(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path
 ) -> None:
     words = ["-t", tmp_path / "t", "-c", ltt_kernel.root]
@@ -220,7 +220,7 @@ def test_another_run_is_appended_as_a_segment(
     assert not ltt_kernel.is_open("kernel_0")
 
 
-def test_flight_recorder_channels_are_dumped_beside_a_run_that_goes_on(
+def test_flight_recorder_channels_can_be_dumped_during_another_run(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path
 ) -> None:
     for path in ("kernel_0", "flight-fs_0"):
@@ -244,7 +244,7 @@ def test_flight_recorder_channels_are_dumped_beside_a_run_that_goes_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_all_that_can_be_read(
+def test_a_signal_ends_an_ltt_recording_with_all_readable_data(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path, number: int
 ) -> None:
     ltt_kernel.add("kernel_0", count=16)
@@ -270,7 +270,7 @@ def segments_of(trace: Path) -> bool:
     return any(path.name == "trace.json" for path in trace.glob("*/*"))
 
 
-def test_a_channel_that_breaks_fails_the_run_and_the_others_are_recorded(
+def test_a_broken_channel_fails_the_run_and_the_others_are_recorded(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path
 ) -> None:
     for path in ("kernel_0", "kernel_1"):
@@ -286,7 +286,7 @@ def test_a_channel_that_breaks_fails_the_run_and_the_others_are_recorded(
 
 
 @pytest.mark.parametrize("letters", [(), ("-d",)])
-def test_nothing_to_record_is_told_before_anything_is_made(
+def test_a_directory_with_nothing_to_record_is_refused_before_anything_is_made(
     lttds: Runs, tmp_path: Path, letters: Sequence[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -295,7 +295,7 @@ def test_nothing_to_record_is_told_before_anything_is_made(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_manifest_tells_how_it_was_asked_for(
+def test_the_manifest_records_the_options_of_the_run(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path
 ) -> None:
     ltt_kernel.add("metadata_0")
@@ -311,7 +311,7 @@ def test_the_manifest_tells_how_it_was_asked_for(
 
 
 @pytest.mark.parametrize("minor", [2, 4, 6])
-def test_what_was_recorded_is_shown_by_lttv(
+def test_lttv_shows_a_recording_of_ltt(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path, minor: int
 ) -> None:
     folder = "control/" if minor == 2 else ""
@@ -332,7 +332,7 @@ def test_what_was_recorded_is_shown_by_lttv(
     assert 'name = "eth0"' in lines[298]
 
 
-def test_what_an_earlier_run_or_another_source_took_of_metadata_describes_a_segments_events(
+def test_metadata_of_an_earlier_run_or_another_source_describe_the_events(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path
 ) -> None:
     names = ("metadata_0", "kernel_0", "flight-fs_0")
@@ -357,7 +357,7 @@ def test_what_an_earlier_run_or_another_source_took_of_metadata_describes_a_segm
     assert_whole(tmp_path / "t")
 
 
-def test_metadata_of_another_trace_of_the_kernel_describes_nothing(
+def test_metadata_of_another_kernel_trace_are_not_used(
     ltt_kernel: Kernel, lttds: Runs, tmp_path: Path
 ) -> None:
     for start_us, name in enumerate(("metadata_0", "flight-kernel_0")):

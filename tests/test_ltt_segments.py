@@ -106,7 +106,7 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @needs_the_real_trace
-def test_packed_data_are_the_used_bytes_and_sparse_data_lie_in_slots(real: Trace) -> None:
+def test_packed_data_are_the_used_bytes_and_sparse_data_are_in_slots(real: Trace) -> None:
     packed = real.segments[0].manifest.layout == "packed"
     for one in real.segments[0].streams:
         original = (REAL / one.name).read_bytes()
@@ -129,7 +129,7 @@ def test_packed_data_are_the_used_bytes_and_sparse_data_lie_in_slots(real: Trace
 
 
 @needs_the_real_trace
-def test_times_of_the_real_trace_are_told_by_the_wall_clock(real: Trace) -> None:
+def test_the_times_of_the_real_trace_convert_to_the_wall_clock(real: Trace) -> None:
     told = json.loads(lttv("info", "--json", real.path).stdout)
     assert told["begin_utc"] == "2010-01-05T18:16:06.408819000Z"
     assert told["end"] == 13589907059242
@@ -254,7 +254,7 @@ def test_segments_of_one_trace_are_joined(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_channels_in_folders_return_to_them(tmp_path: Path, layout: str) -> None:
+def test_an_export_puts_channels_back_into_their_folders(tmp_path: Path, layout: str) -> None:
     tracer = Tracer(minor=2)
     metadata, cpu = LttBuffer(tracer), LttBuffer(tracer, overwrite=True)
     write_trace(tmp_path / "from", {"control/metadata_0": metadata, "flight-cpu_0": cpu})
@@ -265,7 +265,7 @@ def test_channels_in_folders_return_to_them(tmp_path: Path, layout: str) -> None
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("minor", [4, 6])
-def test_a_window_holds_whole_sub_buffers_and_all_metadata(
+def test_an_ltt_window_holds_whole_sub_buffers_and_all_metadata(
     tmp_path: Path, layout: str, minor: int
 ) -> None:
     written(tmp_path / "from", Tracer(minor=minor))
@@ -294,7 +294,7 @@ def test_a_window_holds_whole_sub_buffers_and_all_metadata(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("minor", [0, 4, 5])
-def test_an_index_that_is_gone_is_made_again_from_the_data(
+def test_a_missing_ltt_index_is_made_again_from_the_data(
     tmp_path: Path, layout: str, minor: int
 ) -> None:
     written(tmp_path / "from", Tracer(minor=minor))
@@ -353,7 +353,7 @@ def test_a_kill_leaves_a_prefix_of_every_channel(tmp_path: Path, layout: str) ->
             assert restored[at : at + used] == original[at : at + used]
 
 
-def test_damage_is_told_at_once_and_kept_in_the_trace(tmp_path: Path) -> None:
+def test_damage_is_reported_at_once_and_kept_in_the_trace(tmp_path: Path) -> None:
     written(tmp_path / "from", Tracer())
     path = tmp_path / "from" / "kernel_1"
     data = bytearray(path.read_bytes())
@@ -389,7 +389,7 @@ def test_a_directory_without_channels_has_its_own_exit_status(tmp_path: Path) ->
     assert not (tmp_path / "t").exists()
 
 
-def test_what_is_none_of_ltts_or_several_traces_is_not_exported(tmp_path: Path) -> None:
+def test_foreign_kinds_and_several_traces_are_not_exported_as_ltt(tmp_path: Path) -> None:
     ftrace = replayed(tmp_path / "ftrace")
     with pytest.raises(UsageError, match="holds ftrace, and --to ltt takes only ltt"):
         export(ftrace, EVERYTHING, "ltt", tmp_path / "out")
@@ -403,7 +403,7 @@ def test_what_is_none_of_ltts_or_several_traces_is_not_exported(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_channel_does_not_lead_out_of_the_directory(tmp_path: Path) -> None:
+def test_a_channel_name_cannot_lead_out_of_the_directory(tmp_path: Path) -> None:
     written(tmp_path / "from", Tracer())
     trace = record(tmp_path / "from", tmp_path / "t", "packed")
     manifest = trace.segments[0].paths.manifest

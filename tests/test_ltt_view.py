@@ -97,7 +97,7 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return lttd.open(path)
 
 
-def test_the_real_trace_has_the_events_that_were_published_with_it(real: OpenedTrace) -> None:
+def test_the_real_trace_has_its_published_events(real: OpenedTrace) -> None:
     window = real.window()
     batches = list(window)
     assert not [note for batch in batches for note in batch.notes]
@@ -116,7 +116,7 @@ def test_the_real_trace_has_the_events_that_were_published_with_it(real: OpenedT
     assert (time[1:] >= time[:-1]).all()
 
 
-def test_the_real_channels_begin_and_end_when_they_did(real: OpenedTrace) -> None:
+def test_the_real_channels_have_their_begin_and_end_times(real: OpenedTrace) -> None:
     events = [
         (event.name, event.time) for event in real.events(events=["kernel:*"], end=13589762917527)
     ]
@@ -129,7 +129,7 @@ def test_the_real_channels_begin_and_end_when_they_did(real: OpenedTrace) -> Non
     assert last == 13589760259756
 
 
-def test_the_real_trace_reads_as_lttv_printed_it(
+def test_the_real_trace_prints_as_legacy_lttv_printed_it(
     real: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     directory = real.segments[0].paths.directory
@@ -144,7 +144,7 @@ def test_the_real_trace_reads_as_lttv_printed_it(
     ]
 
 
-def test_the_real_trace_filtered_as_json(
+def test_the_real_trace_can_be_filtered_and_printed_as_json(
     real: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     words = ["--json", "--event", "fs.open", "--where", 'filename == "/dev/null"', "--fields", "fd"]
@@ -156,7 +156,7 @@ def test_the_real_trace_filtered_as_json(
     assert line["cpu"] == 0
 
 
-def test_pieces_do_not_change_what_the_real_trace_reads_like(real: OpenedTrace) -> None:
+def test_the_size_of_pieces_does_not_change_the_lines_of_the_real_trace(real: OpenedTrace) -> None:
     whole = text(real)
     assert whole.count("\n") >= 15_316
     assert text(real, piece_bytes=8192) == whole
@@ -202,7 +202,7 @@ def expected(kind: Kind, values: tuple[Value, ...]) -> str:
 @pytest.mark.slow
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 @given(program=programs(30), layout=st.sampled_from(["packed", "sparse"]))
-def test_what_was_logged_is_decoded_and_printed(
+def test_logged_events_are_decoded_and_printed(
     program: Program, layout: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("ltt")
@@ -233,7 +233,7 @@ def counting(tracer: Tracer) -> tuple[Kind, LttBuffer]:
     return kind, metadata
 
 
-def test_events_of_all_cpus_and_channels_stand_in_the_order_of_cycles(tmp_path: Path) -> None:
+def test_events_of_all_cpus_and_channels_are_ordered_by_cycles(tmp_path: Path) -> None:
     # Four cycles are one ns: events that have the same time have an order all the same.
     tracer = Tracer(frequency=4_000_000_000)
     kind, metadata = counting(tracer)
@@ -247,7 +247,7 @@ def test_events_of_all_cpus_and_channels_stand_in_the_order_of_cycles(tmp_path: 
     assert [one["n"] for one in trace.events(events=["tick"])] == list(range(300))
 
 
-def test_losses_stand_where_the_counter_went_on(
+def test_losses_are_shown_where_the_counter_rose(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     tracer = Tracer()
@@ -280,7 +280,7 @@ def test_losses_stand_where_the_counter_went_on(
     ]
 
 
-def test_strings_of_any_length_are_printed_whole(tmp_path: Path) -> None:
+def test_strings_of_every_length_are_printed_in_full(tmp_path: Path) -> None:
     tracer = Tracer()
     kind = kind_of(tracer, Marker("kernel", "say", 2, "s %s n %u t %s"), ["%s", "%u", "%s"])
     sizes = [0, 1, 3, 90_000, 2, 70_000, 255, 256, 257]
@@ -294,7 +294,7 @@ def test_strings_of_any_length_are_printed_whole(tmp_path: Path) -> None:
     assert [line.partition(") ")[2] for line in lines] == shown
 
 
-def test_without_metadata_every_channel_says_what_is_missing(
+def test_every_channel_without_metadata_says_what_is_missing(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     tracer = Tracer()
@@ -316,7 +316,7 @@ def test_without_metadata_every_channel_says_what_is_missing(
     assert [one.events for one in report.streams if one.name == "kernel_0"] == [None]
 
 
-def test_a_note_names_the_byte_in_the_file_also_in_a_later_window(tmp_path: Path) -> None:
+def test_a_note_of_any_window_names_the_byte_of_the_file(tmp_path: Path) -> None:
     tracer = Tracer()
     kind, _ = counting(tracer)
     kernel, data = LttBuffer(tracer, count=2), b""
@@ -337,7 +337,7 @@ def test_a_note_names_the_byte_in_the_file_also_in_a_later_window(tmp_path: Path
     assert [int(re.findall(r"byte (\d+):", note)[0]) for note in notes] == offsets
 
 
-def test_declarations_that_contradict_each_other_are_told(tmp_path: Path) -> None:
+def test_contradicting_declarations_are_reported(tmp_path: Path) -> None:
     tracer = Tracer()
     kind, metadata = counting(tracer)
     other = LttBuffer(tracer)
@@ -354,7 +354,7 @@ def test_declarations_that_contradict_each_other_are_told(tmp_path: Path) -> Non
     assert batch["tick"]["n"].tolist() == [7]
 
 
-def test_fields_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_fields_of_the_same_name_are_distinguished(tmp_path: Path) -> None:
     tracer = Tracer()
     kind = kind_of(tracer, Marker("kernel", "twice", 2, "a %u a %u"), ["%u", "%u"])
     put(tmp_path / "in", Program(tracer, [kind], [(kind, (1, 2), tracer.start_tsc)]))
@@ -373,7 +373,7 @@ def test_an_event_type_that_did_not_occur_has_empty_columns(tmp_path: Path) -> N
         batch["tock"]
 
 
-def test_runs_of_several_tracers_in_one_file_keep_their_own_clocks(tmp_path: Path) -> None:
+def test_runs_of_several_tracers_in_one_file_print_with_their_own_clocks(tmp_path: Path) -> None:
     one = Tracer()
     other = Tracer(start_tsc=5_000, start_s=one.start_s + 100, frequency=2 * 10**9)
     data, metadata = b"", b""
@@ -393,7 +393,7 @@ def test_runs_of_several_tracers_in_one_file_keep_their_own_clocks(tmp_path: Pat
     assert found == [(1, one.ns(one.start_tsc + 100)), (2, other.ns(5_100))]
 
 
-def test_parquet_has_channels_and_markers_as_partitions_and_none_leads_out(tmp_path: Path) -> None:
+def test_parquet_partitions_are_channels_and_markers_below_the_output(tmp_path: Path) -> None:
     dataset = pytest.importorskip("pyarrow.dataset", reason="no pyarrow here")
     tracer = Tracer()
     kind = kind_of(tracer, Marker("kernel", "../../x", 2, "n %u s %s p %p"), ["%u", "%s", "%p"])
@@ -408,7 +408,7 @@ def test_parquet_has_channels_and_markers_as_partitions_and_none_leads_out(tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"in", "pq", "t"}
 
 
-def test_metadata_of_an_open_segment_is_read_again_when_there_is_more(tmp_path: Path) -> None:
+def test_new_metadata_of_an_open_segment_are_read(tmp_path: Path) -> None:
     tracer = Tracer()
     _, metadata = counting(tracer)
     write_trace(tmp_path / "in", {"metadata_0": metadata, "kernel_0": LttBuffer(tracer)})
@@ -435,7 +435,7 @@ def test_metadata_of_an_open_segment_is_read_again_when_there_is_more(tmp_path: 
 @pytest.mark.slow
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(program=programs(20), data=st.data())
-def test_a_mutated_trace_costs_notes_and_nothing_else(
+def test_printing_a_mutated_trace_gives_notes_and_no_exception(
     program: Program, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("ltt")
@@ -461,7 +461,7 @@ def test_a_mutated_trace_costs_notes_and_nothing_else(
 
 
 @pytest.mark.slow
-def test_what_a_live_kernel_logged_reads_as_it_was_logged(
+def test_events_of_a_live_kernel_print_as_they_were_logged(
     ltt_kernel: Kernel, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     for path in ("metadata_0", "metadata_1", "kernel_0", "kernel_1"):

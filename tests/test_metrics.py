@@ -161,7 +161,7 @@ def value_of(samples: Samples, name: str, **labels: str) -> float:
 # -- the numbers
 
 
-def test_the_fast_text_says_what_the_library_makes_of_the_families() -> None:
+def test_the_text_equals_that_of_the_prometheus_library() -> None:
     numbers = busy_numbers()
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector(numbers))
@@ -172,7 +172,7 @@ def test_the_fast_text_says_what_the_library_makes_of_the_families() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_channel_name_is_a_label_that_the_library_writes_alike(channel: str) -> None:
+def test_every_channel_name_is_escaped_as_the_library_escapes_it(channel: str) -> None:
     numbers = Numbers(busy_stream(channel))
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector(numbers))
@@ -183,7 +183,7 @@ def test_any_channel_name_is_a_label_that_the_library_writes_alike(channel: str)
     assert labels(collector(numbers).text()) == labels(generate_latest(registry).decode())
 
 
-def test_every_loss_is_there_with_0_from_the_first_scrape() -> None:
+def test_every_loss_metric_is_0_at_the_first_scrape() -> None:
     samples = shown(Numbers(StreamStats(StreamId("sched", 0))))
     for family, reasons in LOSS_REASONS.items():
         found = by_reason(samples, family.name)
@@ -193,7 +193,7 @@ def test_every_loss_is_there_with_0_from_the_first_scrape() -> None:
     assert errnos == dict.fromkeys(WRITE_ERRNOS, 0)
 
 
-def test_events_lost_are_the_kernels_counts_and_nothing_else() -> None:
+def test_events_lost_equals_the_counts_of_the_kernel() -> None:
     stats = busy_stream()
     stats.events_lost[Reason.TORN] = 1000
     found = by_reason(shown(Numbers(stats)), "lttd_events_lost_total")
@@ -215,7 +215,7 @@ def test_a_loss_of_a_new_kind_is_shown_once_it_occurs() -> None:
 
 
 @pytest.mark.parametrize("reason", [Reason.BACKLOG, Reason.STORAGE])
-def test_what_lttd_did_not_write_is_counted_at_once_under_its_reason(reason: Reason) -> None:
+def test_unwritten_data_are_counted_at_once_under_their_reason(reason: Reason) -> None:
     stats = busy_stream()
     stats.unwritten(some_rows(6, 700), reason)
     samples = shown(Numbers(stats))
@@ -226,7 +226,7 @@ def test_what_lttd_did_not_write_is_counted_at_once_under_its_reason(reason: Rea
     assert summarize(stats).lost[f"{reason.name.lower()}_subbuffers"] == 6
 
 
-def test_a_failed_sync_is_a_loss_of_unknown_size() -> None:
+def test_a_failed_sync_counts_as_a_loss_of_unknown_size() -> None:
     stats = busy_stream()
     stats.unsynced += 1
     labels = {"source": "ftrace", "channel": "sched", "cpu": "0"}
@@ -234,7 +234,7 @@ def test_a_failed_sync_is_a_loss_of_unknown_size() -> None:
     assert summarize(stats).gaps_unknown == 3
 
 
-def test_the_books_balance_in_what_is_scraped(tmp_path: Path) -> None:
+def test_the_scraped_counters_balance(tmp_path: Path) -> None:
     stats = busy_stream(source="ltt:/a")
     stats.unwritten(some_rows(6, 700), Reason.STORAGE)
     stats.delivered_bytes = stats.stored_bytes + stats.padding_bytes + stats.refused_bytes
@@ -251,7 +251,7 @@ def test_the_books_balance_in_what_is_scraped(tmp_path: Path) -> None:
     )
 
 
-def test_torn_bytes_that_recovery_cut_are_in_the_scrape_of_the_run_that_recovers(
+def test_a_scrape_of_the_recovering_run_counts_the_torn_bytes(
     tmp_path: Path,
 ) -> None:
     cut_bytes = Made(tmp_path / "x").rings[0].batch([subbuffer(1)]).stored_bytes
@@ -260,7 +260,7 @@ def test_torn_bytes_that_recovery_cut_are_in_the_scrape_of_the_run_that_recovers
     assert torn_samples(tmp_path / "t") == {}, "it is whole: the next run has nothing to tell"
 
 
-def test_a_stream_that_was_in_several_segments_is_added_up() -> None:
+def test_the_counters_of_a_stream_add_up_over_segments() -> None:
     once, thrice = Numbers(busy_stream()), Numbers(*[busy_stream() for _ in range(3)])
     of_once, of_thrice = shown(once), shown(thrice)
     assert of_once.keys() == of_thrice.keys()
@@ -270,7 +270,7 @@ def test_a_stream_that_was_in_several_segments_is_added_up() -> None:
     assert thrice.all[0] == busy_stream()  # the originals are left alone
 
 
-def test_streams_of_one_name_and_two_sources_stay_two() -> None:
+def test_streams_of_the_same_name_stay_separate_by_source() -> None:
     one, two = busy_stream(source="ltt:/a"), busy_stream(source='ltt:/"b"')
     samples = shown(Numbers(one, two))
     for source in ("ltt:/a", 'ltt:/"b"'):
@@ -278,7 +278,7 @@ def test_streams_of_one_name_and_two_sources_stay_two() -> None:
         assert value_of(samples, "lttd_subbuffers_read_total", **stream) == 70
 
 
-def test_what_a_kernel_does_not_tell_is_not_shown_as_0() -> None:
+def test_a_counter_that_the_kernel_lacks_is_not_shown_as_0() -> None:
     told, untold = ("ftrace", StreamId("sched", 0)), ("relay:/d", StreamId("sched", 0))
     numbers = Numbers(
         *(StreamStats(stream, source) for source, stream in (told, untold)),
@@ -296,7 +296,7 @@ def test_what_a_kernel_does_not_tell_is_not_shown_as_0() -> None:
         assert sum(key[0] == name for key in samples) == 1
 
 
-def test_the_daemons_own_state_is_shown() -> None:
+def test_the_metrics_show_the_state_of_lttd() -> None:
     samples = shown(busy_numbers())
     assert value_of(samples, "lttd_backlog_bytes") == 5 << 20
     assert value_of(samples, "lttd_backlog_high_water_bytes") == 9 << 20
@@ -308,14 +308,14 @@ def test_the_daemons_own_state_is_shown() -> None:
     assert value_of(samples, "lttd_build_info", version="0.1.0", kernel="6.18.0") == 1
 
 
-def test_every_trouble_is_shown_and_only_those_that_last_are_1() -> None:
+def test_every_trouble_is_shown_and_only_lasting_ones_are_1() -> None:
     assert by_reason(shown(Numbers()), "lttd_unhealthy") == dict.fromkeys(Trouble, 0)
     sick = Numbers(troubles=frozenset({Trouble.BACKLOG_FULL}))
     found = by_reason(shown(sick), "lttd_unhealthy")
     assert found == dict.fromkeys(Trouble, 0) | {Trouble.BACKLOG_FULL: 1}
 
 
-def test_a_scrape_of_256_streams_holds_the_loop_for_a_few_milliseconds() -> None:
+def test_a_scrape_of_256_streams_blocks_the_loop_for_milliseconds_only() -> None:
     render = make_render(busy_numbers(cpus=256), version="0.1.0")
     spent_s = []
     for _ in range(5):
@@ -346,7 +346,7 @@ def documented() -> dict[str, tuple[str, str, tuple[str, ...]]]:
     return metrics
 
 
-def test_the_document_has_every_metric_as_it_is_scraped_and_no_other() -> None:
+def test_the_document_lists_exactly_the_scraped_metrics() -> None:
     found = {}
     render = make_render(busy_numbers(), version="0.1.0")
     for family in text_string_to_metric_families(render().decode()):
@@ -360,14 +360,14 @@ def test_the_document_has_every_metric_as_it_is_scraped_and_no_other() -> None:
     assert {name for name in found if name.startswith("lttd_")} == {f.name for f in FAMILIES}
 
 
-def test_units_of_the_document_are_those_of_the_names() -> None:
+def test_the_units_of_the_document_match_the_metric_names() -> None:
     for name, (kind, unit, _) in documented().items():
         assert name.endswith("_total") == (kind == "counter")
         for in_name in ("bytes", "seconds", "ratio"):
             assert (f"_{in_name}" in name) == (unit == in_name), name
 
 
-def test_the_document_lists_every_value_that_is_there_from_the_first_scrape() -> None:
+def test_the_document_lists_the_label_values_of_the_first_scrape() -> None:
     listed = {
         (name.strip("`"), value.strip("`"))
         for name, value, _ in rows_of((DOCS / "METRICS.md").read_text(), 3)
@@ -380,7 +380,7 @@ def test_the_document_lists_every_value_that_is_there_from_the_first_scrape() ->
     assert listed == found
 
 
-def test_the_document_explains_each_trouble_in_the_words_of_the_program() -> None:
+def test_the_document_explains_each_trouble_as_the_program_does() -> None:
     explained = {
         value.strip("`"): meaning
         for name, value, meaning in rows_of((DOCS / "METRICS.md").read_text(), 3)
@@ -389,7 +389,7 @@ def test_the_document_explains_each_trouble_in_the_words_of_the_program() -> Non
     assert explained == {trouble.value: trouble.meaning for trouble in Trouble}
 
 
-def test_rules_and_queries_use_documented_metrics_only() -> None:
+def test_rules_and_queries_use_only_documented_metrics() -> None:
     known = documented().keys()
     for text in ((DOCS / "METRICS.md").read_text(), ALERTS.read_text()):
         used = set(re.findall(r"\b(?:lttd|process)_[a-z_]+[a-z]\b", text))
@@ -413,7 +413,7 @@ def promtool(*arguments: str, stdin: str = "") -> str:
 
 
 @needs_promtool
-def test_promtool_has_nothing_to_say_about_the_metrics() -> None:
+def test_promtool_accepts_the_metrics() -> None:
     render = make_render(busy_numbers(), version="0.1.0")
     assert promtool("check", "metrics", stdin=render().decode()) == ""
 
@@ -469,7 +469,7 @@ QUIET = {
 
 
 @needs_promtool
-def test_each_alert_is_raised_by_its_trouble_and_by_nothing_else(tmp_path: Path) -> None:
+def test_each_alert_fires_for_its_trouble_only(tmp_path: Path) -> None:
     ((labels, torn_bytes),) = torn_samples(torn_trace(tmp_path / "t")).items()
     recovered = {
         f'lttd_bytes_lost_total{{{STREAM},reason="torn"}}': "0x10",

@@ -43,7 +43,7 @@ def tree(path: Path, *directories: str) -> Path:
     return path
 
 
-def test_where_tracefs_is_not_mounted_the_remedy_is_to_mount_it(tmp_path: Path) -> None:
+def test_the_remedy_for_a_missing_tracefs_is_to_mount_it(tmp_path: Path) -> None:
     mounts = mounted(tmp_path, "/proc proc", f"{tree(tmp_path / 'debug', 'block')} debugfs")
     with pytest.raises(NothingToRecordError, match="mount -t tracefs tracefs /sys/kernel/tracing"):
         find_tracefs(mounts=mounts)
@@ -55,7 +55,7 @@ def test_a_mount_point_with_a_blank_is_found(tmp_path: Path) -> None:
     assert find_tracefs(mounts=mounts) == point
 
 
-def test_a_mount_that_is_covered_is_passed_by(tmp_path: Path) -> None:
+def test_a_covered_mount_is_skipped(tmp_path: Path) -> None:
     covered, usable = tree(tmp_path / "a", "x"), tree(tmp_path / "b", "instances")
     mounts = mounted(tmp_path, f"{covered} tracefs", f"{usable} tracefs")
     assert find_tracefs(mounts=mounts) == usable
@@ -72,7 +72,7 @@ def test_tracefs_within_debugfs_is_the_last_resort(tmp_path: Path) -> None:
     assert find_tracefs(mounts=mounts) == usable
 
 
-def test_debugfs_is_the_first_mount_that_is_not_covered(tmp_path: Path) -> None:
+def test_the_first_uncovered_mount_of_debugfs_is_used(tmp_path: Path) -> None:
     with pytest.raises(NothingToRecordError, match="mount -t debugfs"):
         find_debugfs(mounted(tmp_path, "/proc proc"))
     assert find_debugfs(mounted(tmp_path, "/none debugfs")) == "/none"
@@ -111,7 +111,9 @@ def test_root_is_not_told_to_become_root(
             assert "as root" not in remedy(number, needed)
 
 
-def test_what_root_lacks_is_named(as_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capability_that_root_lacks_is_named(
+    as_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert has(Capability.CAP_SYS_ADMIN)
     assert "security module" in remedy(errno.EPERM, Capability.CAP_SYS_ADMIN)
     (as_root / "lockdown").write_text("none [integrity] confidentiality\n")
@@ -173,7 +175,7 @@ class TestOnThisKernel:
             f" mount -o remount,bind,ro {USUAL_TRACEFS}",
         ],
     )
-    def test_any_mount_that_can_be_used_is_used(
+    def test_the_first_usable_mount_is_used(
         self, lttd: Launcher, tmp_path: Path, script: str
     ) -> None:
         run = self.run(lttd, tmp_path, script)
@@ -189,7 +191,7 @@ class TestOnThisKernel:
             ("mount -t tracefs none d; mount -t tmpfs none d", "d has no instances directory"),
         ],
     )
-    def test_no_mount_that_can_be_used_is_one_line_with_the_remedy(
+    def test_having_no_usable_mount_is_reported_in_one_line_with_a_remedy(
         self, lttd: Launcher, tmp_path: Path, script: str, says: str
     ) -> None:
         if "debugfs" in script:
@@ -201,7 +203,7 @@ class TestOnThisKernel:
         assert not (tmp_path / "t").exists()
         assert lttd.left() == []
 
-    def test_root_without_capabilities_is_told_which_one_it_lacks(
+    def test_root_without_capabilities_is_refused_with_the_missing_one(
         self, lttd: Launcher, tmp_path: Path
     ) -> None:
         drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
@@ -213,7 +215,7 @@ class TestOnThisKernel:
         assert "this root lacks CAP_DAC_OVERRIDE: give it (systemd:" in line
         assert run.process.returncode == 77
 
-    def test_the_owner_of_an_instance_records_it_without_a_right_to_list_instances(
+    def test_the_owner_of_an_instance_may_record_it_without_listing_instances(
         self, lttd: Launcher
     ) -> None:
         instance = lttd.instances / f"{lttd.prefix}mine"

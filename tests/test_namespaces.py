@@ -56,23 +56,23 @@ def test_the_offsets_of_a_time_namespace_are_read_by_clock(tmp_path: Path) -> No
     }
 
 
-def test_the_offsets_of_a_namespace_that_only_children_get_are_not_ours(tmp_path: Path) -> None:
+def test_time_offsets_for_children_only_are_ignored(tmp_path: Path) -> None:
     directory = namespaces(tmp_path, time=1)
     (directory / "time_for_children").write_text("another inode")
     (tmp_path / "offsets").write_text(OFFSETS)
     assert offsets_ns(directory, tmp_path / "offsets") == {}
 
 
-def test_where_the_kernel_has_no_time_namespaces_no_clock_is_shifted(tmp_path: Path) -> None:
+def test_no_clock_is_shifted_without_time_namespaces(tmp_path: Path) -> None:
     assert offsets_ns(tmp_path, tmp_path / "none") == {}
     assert abs(kernel_clock_ns(time.CLOCK_TAI) - time.clock_gettime_ns(time.CLOCK_TAI)) < 10**9
 
 
-def test_without_proc_no_pid_is_relied_upon(tmp_path: Path) -> None:
+def test_pids_are_not_used_without_proc(tmp_path: Path) -> None:
     assert not kernel_knows_our_pids(tmp_path)
 
 
-def test_a_block_trace_of_one_pid_is_refused_where_the_kernel_knows_it_by_another(
+def test_a_block_trace_by_pid_is_refused_in_a_pid_namespace(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("lttd.sources.blktrace.device.kernel_knows_our_pids", lambda: False)
@@ -91,9 +91,7 @@ def command_lines(trace: Path) -> list[Mapping[str, str]]:
 @pytest.mark.slow
 @needs_kernel()[-1]
 @pytest.mark.skipif(not may(*PID_NAMESPACE), reason="no pid namespaces here")
-def test_in_a_pid_namespace_no_pid_is_written_no_name_taken_and_that_is_said(
-    lttd: Launcher, tmp_path: Path
-) -> None:
+def test_lttd_in_a_pid_namespace_uses_no_pid_and_reports_it(lttd: Launcher, tmp_path: Path) -> None:
     arguments = ("-t", tmp_path / "t", "--events", "sched:sched_process_exec", *NOW)
     seen = f"cat {lttd.instances}/{lttd.prefix}*/set_event_notrace_pid > {tmp_path}/pids"
     command = ("--", "sh", "-c", f"{seen}; exec sleep 0.1")
@@ -114,7 +112,7 @@ def test_in_a_pid_namespace_no_pid_is_written_no_name_taken_and_that_is_said(
 @needs_kernel()[-1]
 @pytest.mark.skipif(not may(*TIME_NAMESPACE), reason="no time namespaces here")
 @pytest.mark.parametrize("clock", ["mono", "boot", "mono_raw"])
-def test_in_a_time_namespace_events_have_the_time_at_which_they_happened(
+def test_lttd_in_a_time_namespace_records_correct_times(
     lttd: Launcher, tmp_path: Path, clock: str
 ) -> None:
     trace = tmp_path / "t"

@@ -3,7 +3,7 @@
 from lttd.view.notes import MOST_NOTES, Notes, Once
 
 
-def test_each_note_is_told_once_and_of_too_many_the_first() -> None:
+def test_each_note_is_printed_once_and_only_the_first_of_too_many() -> None:
     notes = Notes(["a", "b", "a"])
     assert notes.told() == ["a", "b"]
     notes.add(*(f"byte {at}" for at in range(1000)))
@@ -11,7 +11,7 @@ def test_each_note_is_told_once_and_of_too_many_the_first() -> None:
     assert notes.told()[MOST_NOTES:] == ["... and 982 more like these"]
 
 
-def test_what_was_given_already_is_not_given_again() -> None:
+def test_a_note_that_was_printed_is_not_printed_again() -> None:
     once = Once()
     taken = ["a", "b"]
     assert once.fresh(taken) == ["a", "b"]

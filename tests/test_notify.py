@@ -48,7 +48,7 @@ def heard(manager: socket.socket) -> list[str]:
             return messages
 
 
-def test_without_a_manager_nothing_is_asked_and_nothing_is_sent(
+def test_nothing_is_sent_without_a_service_manager(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
@@ -64,12 +64,12 @@ def test_without_a_manager_nothing_is_asked_and_nothing_is_sent(
     notifier.send(READY)
 
 
-def test_a_command_of_ours_cannot_speak_for_us(manager: socket.socket) -> None:
+def test_a_child_process_cannot_notify_for_lttd(manager: socket.socket) -> None:
     Notifier().close()
     assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"} & os.environ.keys()
 
 
-def test_a_watchdog_that_watches_somebody_else_is_not_fed(
+def test_the_watchdog_of_another_process_is_not_fed(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_PID", "1")
@@ -79,7 +79,7 @@ def test_a_watchdog_that_watches_somebody_else_is_not_fed(
     assert heard(manager) == ["STATUS=well"]
 
 
-def test_the_watchdog_is_fed_once_in_a_quarter_of_its_time_however_often_the_heart_beats(
+def test_the_watchdog_is_fed_once_per_quarter_of_its_time(
     manager: socket.socket, notifier: Notifier
 ) -> None:
     heart = Heart(notifier, lambda: "same")
@@ -88,7 +88,7 @@ def test_the_watchdog_is_fed_once_in_a_quarter_of_its_time_however_often_the_hea
     assert heard(manager).count("WATCHDOG=1") == 4
 
 
-def test_the_status_line_is_sent_when_it_has_changed_and_once_a_second_at_most(
+def test_a_changed_status_line_is_sent_at_most_once_a_second(
     manager: socket.socket, notifier: Notifier
 ) -> None:
     texts = iter(["one", "two", "two", "three"])
@@ -131,7 +131,7 @@ class Listener:
             await trio.sleep(LOOK_S)
 
 
-async def test_a_tick_that_comes_once_an_hour_starves_no_watchdog(
+async def test_an_hourly_tick_still_feeds_the_watchdog(
     manager: socket.socket,
     notifier: Notifier,
     tmp_path: Path,
@@ -151,7 +151,7 @@ async def test_a_tick_that_comes_once_an_hour_starves_no_watchdog(
     assert longest_silence_s(listener.fed_at) <= WATCHDOG_S / 2 + LOOK_S
 
 
-async def test_a_full_backlog_starves_no_watchdog(
+async def test_a_full_backlog_still_feeds_the_watchdog(
     manager: socket.socket,
     notifier: Notifier,
     tmp_path: Path,
@@ -179,7 +179,7 @@ async def test_a_full_backlog_starves_no_watchdog(
     assert segment.lanes[stream.info.id].stats.stored_subbuffers == 1
 
 
-async def test_a_loop_that_hangs_feeds_no_watchdog(
+async def test_a_hanging_loop_does_not_feed_the_watchdog(
     manager: socket.socket,
     notifier: Notifier,
     tmp_path: Path,
@@ -206,7 +206,7 @@ async def test_a_loop_that_hangs_feeds_no_watchdog(
     assert fed == [[]]
 
 
-def test_a_line_break_in_a_status_begins_no_message_of_its_own(
+def test_a_newline_in_a_status_does_not_begin_a_message(
     manager: socket.socket, notifier: Notifier
 ) -> None:
     notifier.status("recording to /x\nMAINPID=1\nSTOPPING=1\x1b")

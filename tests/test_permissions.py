@@ -58,7 +58,7 @@ def modes_of(path: Path) -> set[tuple[bool, str]]:
     [(0o640, "0o640", "0o750"), (0o600, "0o600", "0o700"), (0o644, "0o644", "0o755"),
      (0o666, "0o644", "0o755"), (0o440, "0o640", "0o750")],
 )  # fmt: skip
-def test_what_is_made_of_a_trace_has_its_permissions(
+def test_exports_and_cuts_have_the_permissions_of_their_trace(
     tmp_path: Path, words: list[str], mode: int, of_file: str, of_directory: str
 ) -> None:
     pytest.importorskip("pyarrow")
@@ -70,7 +70,7 @@ def test_what_is_made_of_a_trace_has_its_permissions(
     assert (False, of_file) in found
 
 
-def test_one_file_of_a_trace_that_is_private_makes_all_that_is_made_of_it_private(
+def test_one_private_file_makes_every_export_of_a_trace_private(
     tmp_path: Path,
 ) -> None:
     trace = trace_of(tmp_path, 0o644)
@@ -79,7 +79,7 @@ def test_one_file_of_a_trace_that_is_private_makes_all_that_is_made_of_it_privat
     assert modes_of(tmp_path / "ctf") == {(False, "0o600"), (True, "0o700")}
 
 
-def test_who_puts_another_directory_in_place_of_unfinished_output_gains_nothing(
+def test_replacing_unfinished_output_by_a_directory_gains_an_attacker_nothing(
     tmp_path: Path,
 ) -> None:
     trace, victim = Trace(trace_of(tmp_path, 0o644)), tmp_path / "victim"

@@ -44,14 +44,14 @@ NO_COUNT = [-1, True, 1.5, float("inf"), float("nan"), 1 << 63, 10**400, "7", No
     "key",
     ["cpu", "subbuffer_bytes", "header_bytes", "page_bytes", "ctf_stream_id", "baseline_discarded"],
 )
-def test_a_stream_with_a_number_that_cannot_be_is_refused(
+def test_a_stream_with_an_impossible_number_is_refused(
     manifest: Path, key: str, value: object
 ) -> None:
     refused(manifest, lambda told: told["streams"][0].update({key: value}))
 
 
 @pytest.mark.parametrize("value", [*NO_COUNT[:-5], 1 << 64, *NO_COUNT[-4:]])
-def test_a_clock_snapshot_with_a_number_that_cannot_be_is_refused(
+def test_a_clock_snapshot_with_an_impossible_number_is_refused(
     manifest: Path, value: object
 ) -> None:
     refused(manifest, lambda told: told["clock_snapshots"][0].update(trace=value))
@@ -59,14 +59,14 @@ def test_a_clock_snapshot_with_a_number_that_cannot_be_is_refused(
 
 @pytest.mark.parametrize("key", ["events_lost", "subbuffers", "payload_bytes", "gaps_unknown"])
 @pytest.mark.parametrize("value", [-1, True, 1.5, "7", None, 10**400])
-def test_a_summary_with_a_number_that_cannot_be_is_refused(
+def test_a_summary_with_an_impossible_number_is_refused(
     manifest: Path, key: str, value: object
 ) -> None:
     refused(manifest, lambda told: told["streams"][0]["summary"].update({key: value}))
 
 
 @pytest.mark.parametrize("value", ["\ud800", "a\0b", "x" * 300, "/" * 90, 7, None, ["a"]])
-def test_a_channel_that_can_be_no_file_is_refused(manifest: Path, value: object) -> None:
+def test_a_channel_name_that_cannot_be_a_file_is_refused(manifest: Path, value: object) -> None:
     refused(manifest, lambda told: told["streams"][0].update(channel=value))
 
 
@@ -97,7 +97,7 @@ def test_a_manifest_with_another_shape_is_refused(
     refused(manifest, change)
 
 
-def test_a_manifest_with_more_streams_than_can_be_mapped_is_refused(manifest: Path) -> None:
+def test_a_manifest_with_too_many_streams_to_map_is_refused(manifest: Path) -> None:
     def more(told: Json) -> None:
         first = told["streams"][0]
         told["streams"] = [dict(first, channel=f"c{at}") for at in range(STREAMS.most + 1)]
@@ -109,7 +109,7 @@ def test_a_manifest_with_more_streams_than_can_be_mapped_is_refused(manifest: Pa
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b'{"streams":' * 50_000, b"NaN", b"{", b"\xff"])
-def test_json_that_cannot_be_parsed_is_a_value_error(text: bytes) -> None:
+def test_invalid_json_raises_a_value_error(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
 
@@ -128,13 +128,13 @@ def test_json_that_cannot_be_parsed_is_a_value_error(text: bytes) -> None:
         b"7",
     ],
 )
-def test_a_synced_record_that_cannot_be_vouches_for_nothing(tmp_path: Path, text: bytes) -> None:
+def test_an_impossible_synced_record_is_not_trusted(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "synced.json"
     path.write_bytes(text)
     assert read_synced(path) == {}
 
 
-def test_what_lttd_writes_is_plausible(tmp_path: Path) -> None:
+def test_a_manifest_that_lttd_writes_is_accepted(tmp_path: Path) -> None:
     made = Made(tmp_path / "t", cpus=1)
     made.append([], trailing_loss=(1 << 63) - 1)
     made.finish()

@@ -43,7 +43,7 @@ def made(trace: Path, *, cpus: int = 2, pages: int = 50) -> Traced:
     return one
 
 
-def test_every_event_is_counted_once_in_the_slice_of_its_time(tmp_path: Path) -> None:
+def test_every_event_is_counted_once_in_its_slice_of_time(tmp_path: Path) -> None:
     made(tmp_path / "t").finish()
     rates = counted(tmp_path / "t")
     assert rates.events == 1000
@@ -56,7 +56,7 @@ def test_every_event_is_counted_once_in_the_slice_of_its_time(tmp_path: Path) ->
     assert rates.recorded.all()
 
 
-def test_a_window_is_counted_alone_on_the_traces_own_axis(tmp_path: Path) -> None:
+def test_a_window_is_counted_alone_on_the_time_axis_of_the_trace(tmp_path: Path) -> None:
     made(tmp_path / "t").finish()
     rates = counted(tmp_path / "t", "+10ms", "+20ms")
     assert rates.events == len(list(lttd.open(tmp_path / "t").events("+10ms", "+20ms")))
@@ -65,12 +65,12 @@ def test_a_window_is_counted_alone_on_the_traces_own_axis(tmp_path: Path) -> Non
         counted(tmp_path / "t", "+10s")
 
 
-def test_few_events_are_in_few_slices(tmp_path: Path) -> None:
+def test_few_events_need_few_slices(tmp_path: Path) -> None:
     made(tmp_path / "t", cpus=1, pages=10).finish()
     assert 20 < counted(tmp_path / "t").slices < 120
 
 
-def test_what_was_not_recorded_between_segments_is_known(tmp_path: Path) -> None:
+def test_the_time_between_segments_is_marked_as_not_recorded(tmp_path: Path) -> None:
     made(tmp_path / "t", pages=5).finish()
     later = Traced(tmp_path / "t", number=2)
     later.append([pages_of(100_000_000, [tick(1)])])
@@ -92,7 +92,7 @@ def test_several_boots_are_placed_by_the_wall_clock(tmp_path: Path) -> None:
     assert rates.end_ns >= 8_000_000
 
 
-def test_losses_are_counted_where_they_are(tmp_path: Path) -> None:
+def test_losses_are_counted_in_their_slice(tmp_path: Path) -> None:
     page = bytearray(pages_of(2_000_000, [tick(1)]))
     body = page[16:36]
     struct.pack_into("<Q", page, 8, len(body) | 1 << 31 | 1 << 30)
@@ -112,7 +112,7 @@ def test_losses_are_counted_where_they_are(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 70), st.integers(1, 480), st.integers(0, 10**9), st.booleans())
-def test_any_number_of_cpus_and_any_counts_make_a_sound_picture(
+def test_any_number_of_cpus_and_any_counts_make_a_valid_picture(
     cpus: int, slices: int, most: int, flat: bool
 ) -> None:
     rates = Rates(NOTHING, -5, 1000, slices, recorded=np.arange(slices) % 7 > 0)
@@ -132,7 +132,7 @@ def test_any_number_of_cpus_and_any_counts_make_a_sound_picture(
 
 
 @pytest.mark.parametrize("ending", ["svg", "html"])
-def test_the_command_makes_a_picture_that_needs_nothing_else(
+def test_lttv_plot_makes_a_picture_in_one_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
     replayed(tmp_path / "t")
@@ -152,7 +152,7 @@ def test_a_picture_of_no_events_says_so(tmp_path: Path) -> None:
     assert "no events here" in (tmp_path / "p.svg").read_text()
 
 
-def test_a_picture_says_what_it_leaves_out(tmp_path: Path) -> None:
+def test_a_picture_names_the_cpus_and_types_that_it_leaves_out(tmp_path: Path) -> None:
     made(tmp_path / "t").finish()
     words = ["--cpu", "1", "--event", "ti*", "--where", "count < 1000 and count >= 0 and pid == 5"]
     assert main(["plot", str(tmp_path / "t"), *words, "-o", str(tmp_path / "p.svg")]) == 0
@@ -163,13 +163,13 @@ def test_a_picture_says_what_it_leaves_out(tmp_path: Path) -> None:
     assert " only " not in (tmp_path / "whole.svg").read_text()
 
 
-def test_a_replay_is_not_said_to_be_of_the_machine_it_was_made_on(tmp_path: Path) -> None:
+def test_the_picture_of_a_replay_does_not_name_this_machine(tmp_path: Path) -> None:
     replayed(tmp_path / "t")
     assert main(["plot", str(tmp_path / "t"), "-o", str(tmp_path / "p.svg")]) == 0
     assert "t: replayed on " in (tmp_path / "p.svg").read_text()
 
 
-def test_without_an_index_there_is_a_picture_and_a_line(
+def test_a_trace_without_an_index_makes_a_picture_and_a_note(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made(tmp_path / "t", cpus=1).finish().stream().paths.index.unlink()
@@ -177,7 +177,7 @@ def test_without_an_index_there_is_a_picture_and_a_line(
     assert "no index" in capsys.readouterr().err
 
 
-def test_png_is_made_where_its_maker_is_installed_else_named(
+def test_a_png_is_made_or_the_missing_library_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made(tmp_path / "t", pages=3).finish()
@@ -194,7 +194,7 @@ def test_png_is_made_where_its_maker_is_installed_else_named(
     assert (tmp_path / "p.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_a_page_has_every_type_in_its_table() -> None:
+def test_the_page_lists_every_type_in_its_table() -> None:
     rates = Rates(NOTHING, 0, 1000, 10, recorded=np.ones(10, np.bool_))
     for number in range(30):
         rates.types[f"sys:event{number}"] = number + 1
@@ -203,7 +203,7 @@ def test_a_page_has_every_type_in_its_table() -> None:
     assert page.count("<tr><td>sys:event") == 30
 
 
-def test_numbers_on_axes_are_round() -> None:
+def test_the_labels_of_axes_are_round_numbers() -> None:
     assert [round_up(value) for value in (0.7, 1, 1.3, 999, 1_260_000)] == [
         0.8, 1, 1.6, 1000, 1_600_000,
     ]  # fmt: skip

@@ -110,7 +110,7 @@ def lines(printed: str, *events: bytes) -> list[str]:
         ("\"%d\\t%d\", '\\n', 'a'", "10\t97"),
     ],
 )  # fmt: skip
-def test_what_is_printed(printed: str, told: str) -> None:
+def test_print_fmts_print_their_conversions(printed: str, told: str) -> None:
     made = event(-5, 4_000_000_000, -1_234_567_890_123, b"bash", bytes(range(1, 17)))
     assert lines(printed, made) == [told]
     # Over several rows constants are not columns: the same must come out.
@@ -118,7 +118,7 @@ def test_what_is_printed(printed: str, told: str) -> None:
     assert lines(printed, made, other, made)[::2] == [told, told]
 
 
-def test_strings_end_at_their_first_nul_whatever_stands_behind() -> None:
+def test_strings_end_at_their_first_nul_byte() -> None:
     assert lines('"<%s>", REC->comm', event(comm=b"ab\0cd"), event(comm=b"12345678")) == [
         "<ab>",
         "<12345678>",
@@ -140,7 +140,7 @@ def test_strings_end_at_their_first_nul_whatever_stands_behind() -> None:
         '"%d", ' + "(" * 500 + "1" + ")" * 500,
     ],
 )
-def test_where_no_conversion_can_be_expressed_all_fields_are_name_and_value(printed: str) -> None:
+def test_an_unsupported_print_fmt_prints_all_fields_by_name(printed: str) -> None:
     rows = rows_of(printed, [event(-5, 6, 7, b"bash")])
     renderer = Renderer(rows.kind.format, Symbols())
     assert renderer.reason
@@ -166,16 +166,14 @@ def test_where_no_conversion_can_be_expressed_all_fields_are_name_and_value(prin
         ('"%d%%", REC->i', "-5%"),
     ],
 )  # fmt: skip
-def test_only_the_conversions_that_cannot_be_expressed_are_left_out(
-    printed: str, told: str
-) -> None:
+def test_only_unsupported_conversions_are_left_out(printed: str, told: str) -> None:
     rows = rows_of(printed, [event(-5, 6, 7, b"bash")] * 3)
     strip = Renderer(rows.kind.format, Symbols()).strip(rows)
     lines_of = [bytes(row).replace(b"\0", b"").decode() for row in matrix_of(strip, 3)]
     assert lines_of == [told] * 3
 
 
-def test_a_text_wider_than_all_is_cut_and_its_type_goes_on_as_before() -> None:
+def test_a_text_wider_than_the_limit_is_cut_and_keeps_its_type() -> None:
     """A width that is found only in the middle of a trace must not change how lines look."""
     long = b"x" * 9000
     made = [event(i=5000, text=long), event(i=2, text=long), event(i=-3, text=long), event(i=1)]
@@ -186,7 +184,7 @@ def test_a_text_wider_than_all_is_cut_and_its_type_goes_on_as_before() -> None:
     assert wide == [f"{'ab':>4096}|"]
 
 
-def test_a_dynamic_field_that_points_out_of_its_event_is_cut_off() -> None:
+def test_a_dynamic_field_beyond_its_event_is_cut_off() -> None:
     made = bytearray(event(text=b"dyn"))
     struct.pack_into("<I", made, 48, 0xFFFF << 16 | FIXED + 1)
     told = lines('"%s", __get_str(s)', bytes(made), event())
@@ -194,7 +192,7 @@ def test_a_dynamic_field_that_points_out_of_its_event_is_cut_off() -> None:
 
 
 @given(st.text(max_size=60))
-def test_garbage_is_unparsable_and_nothing_worse(garbage: str) -> None:
+def test_a_garbage_print_fmt_raises_only_its_own_error(garbage: str) -> None:
     for text in (garbage, f'"%d", {garbage}', f'"{garbage}", REC->i'):
         try:
             assert isinstance(parse_print_fmt(text), PrintFmt)
@@ -207,7 +205,7 @@ def test_garbage_is_unparsable_and_nothing_worse(garbage: str) -> None:
     st.integers(0, 20),
     st.integers(1, 22),
 )
-def test_digits_are_those_of_python(values: list[int], zeros: int, width: int) -> None:
+def test_printed_digits_equal_those_of_python(values: list[int], zeros: int, width: int) -> None:
     def told(strip: list[bytes | np.ndarray]) -> list[str]:  # type: ignore[type-arg]
         matrix = matrix_of(strip, len(values))
         return [bytes(row).replace(b"\0", b"").decode() for row in matrix]
@@ -228,7 +226,7 @@ def test_digits_are_those_of_python(values: list[int], zeros: int, width: int) -
 
 
 @given(st.integers(1, 20), st.data())
-def test_rows_of_bytes_are_the_same_where_their_content_is(width: int, data: st.DataObject) -> None:
+def test_equal_rows_of_bytes_have_equal_numbers(width: int, data: st.DataObject) -> None:
     some = st.lists(st.binary(min_size=width, max_size=width), min_size=1, max_size=9)
     rows = data.draw(st.lists(st.sampled_from(data.draw(some)), max_size=200))
     matrix = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, width)
@@ -238,7 +236,7 @@ def test_rows_of_bytes_are_the_same_where_their_content_is(width: int, data: st.
 
 
 @given(st.lists(st.sampled_from([b"", b"a", b"ab\0", b"ab", b"\0\0\0", b"x" * 70]), max_size=20))
-def test_what_is_told_of_bytes_is_told_of_each(pieces: list[bytes]) -> None:
+def test_equal_bytes_are_described_once_for_all_rows(pieces: list[bytes]) -> None:
     end = np.cumsum([len(piece) for piece in pieces], dtype=np.int64)
     begin = end - np.array([len(piece) for piece in pieces], np.int64)
     buffer = Buffer(memoryview(b"".join(pieces)), begin, end, 1, False, "<")

@@ -74,7 +74,7 @@ def test_every_state_has_a_row_and_leads_to_the_end() -> None:
         assert State.DONE not in row.values() or Event.FAILED in row
 
 
-async def test_all_streams_get_a_turn_before_one_gets_its_second(
+async def test_every_stream_gets_a_turn_before_any_gets_a_second(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     infos = [info(cpu=cpu) for cpu in range(3)]
@@ -95,7 +95,7 @@ async def test_all_streams_get_a_turn_before_one_gets_its_second(
     ] * 3
 
 
-async def test_an_offline_cpu_is_asked_again_at_each_tick_only(
+async def test_an_offline_cpu_is_tried_again_only_at_each_tick(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     stream = FakeStream(info(), [Nothing.OFFLINE, Nothing.OFFLINE])
@@ -109,7 +109,7 @@ async def test_an_offline_cpu_is_asked_again_at_each_tick_only(
     segment.close(SNAPSHOT)
 
 
-async def test_reading_stops_while_the_backlog_is_full_and_goes_on_by_itself(
+async def test_reading_stops_while_the_backlog_is_full_and_then_resumes(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     recorder = Recorder(backlog_bytes=TAKE_BYTES)  # its threads do not run yet: nothing is written
@@ -136,7 +136,7 @@ async def test_reading_stops_while_the_backlog_is_full_and_goes_on_by_itself(
     recorder.close()
 
 
-async def test_a_stream_that_is_lost_for_good_is_reported_and_the_others_go_on(
+async def test_a_lost_stream_is_reported_and_the_others_are_read_on(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     bad = FakeStream(info(cpu=0), [StreamLostError("gone")])
@@ -169,7 +169,7 @@ class Failing(FakeStream):
         return super().take(flush)
 
 
-async def test_a_stream_that_cannot_be_read_is_asked_ever_more_seldom_until_it_can(
+async def test_an_unreadable_stream_is_tried_at_growing_intervals(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     stream = Failing(SourceError("Input/output error"), small_batches(info(), 3))
@@ -205,7 +205,7 @@ async def test_a_stream_that_cannot_be_read_is_asked_ever_more_seldom_until_it_c
 @pytest.mark.parametrize(
     "error", [SourceError("EIO"), LttdError("what else"), OSError(5, "Input/output error")]
 )
-async def test_whatever_one_attempt_raises_costs_a_pause_and_nothing_else(
+async def test_any_error_of_one_attempt_causes_only_a_pause(
     recorder: Recorder,
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
@@ -224,7 +224,7 @@ async def test_whatever_one_attempt_raises_costs_a_pause_and_nothing_else(
 
 
 @pytest.mark.parametrize("failures", [LAST_ATTEMPTS - 1, LAST_ATTEMPTS])
-async def test_the_final_drain_tries_a_few_times_before_it_gives_a_stream_up(
+async def test_the_final_drain_retries_before_it_gives_a_stream_up(
     recorder: Recorder,
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
@@ -242,7 +242,7 @@ async def test_the_final_drain_tries_a_few_times_before_it_gives_a_stream_up(
     assert len(reader.failures()) == (0 if healed else 1)
 
 
-async def test_last_losses_that_cannot_be_asked_for_fail_the_run(
+async def test_an_error_in_the_last_count_of_losses_fails_the_run(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     class Uncounted(FakeStream):
@@ -258,7 +258,7 @@ async def test_last_losses_that_cannot_be_asked_for_fail_the_run(
     assert [str(error) for error in reader.failures()] == ["stats: Input/output error"]
 
 
-async def test_what_was_lost_with_a_stream_that_failed_is_told(
+async def test_the_losses_of_a_failed_stream_are_reported(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     stream = FakeStream(info(), [StreamLostError("broke")])
@@ -276,7 +276,7 @@ async def test_what_was_lost_with_a_stream_that_failed_is_told(
     assert [str(error) for error in reader.failures()] == ["broke"]
 
 
-async def test_the_final_drain_takes_what_is_left_and_the_last_losses(
+async def test_the_final_drain_takes_the_remaining_data_and_losses(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     stream = FakeStream(info(), small_batches(info(), 2))
@@ -290,7 +290,7 @@ async def test_the_final_drain_takes_what_is_left_and_the_last_losses(
     segment.close(SNAPSHOT)
 
 
-async def test_a_final_drain_that_is_broken_off_tells_the_last_losses_all_the_same(
+async def test_an_aborted_final_drain_still_counts_the_last_losses(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     stream = FakeStream(info(), small_batches(info(), 3 * TURN_BATCHES))
@@ -306,7 +306,7 @@ async def test_a_final_drain_that_is_broken_off_tells_the_last_losses_all_the_sa
     segment.close(SNAPSHOT)
 
 
-async def test_a_stream_that_appears_while_reading_is_read_to_its_end(
+async def test_a_stream_that_appears_later_is_read_to_its_end(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     first = FakeStream(info(cpu=0), [])
@@ -325,7 +325,7 @@ async def test_a_stream_that_appears_while_reading_is_read_to_its_end(
     assert segment.lanes[later.info.id].stats.stored_subbuffers == 3
 
 
-async def test_an_open_ended_source_is_not_over_when_its_streams_are(
+async def test_an_open_ended_source_continues_after_its_streams_end(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     stream = FakeStream(info(), [Nothing.EVER])
@@ -359,7 +359,7 @@ async def test_urgent_streams_are_served_first(
     assert order == [2, 0, 1]
 
 
-def test_a_stream_that_is_there_already_keeps_its_files(recorder: Recorder, tmp_path: Path) -> None:
+def test_a_known_stream_keeps_its_files(recorder: Recorder, tmp_path: Path) -> None:
     segment = segment_of(recorder, tmp_path / "t", info(cpu=0))
     lane = segment.lanes[info(cpu=0).id]
     segment.add_streams([info(cpu=0), info(cpu=1)])
@@ -368,7 +368,7 @@ def test_a_stream_that_is_there_already_keeps_its_files(recorder: Recorder, tmp_
     segment.close(SNAPSHOT)
 
 
-async def test_a_stream_that_ends_is_closed_while_poll_waits_for_it_and_another_may_follow(
+async def test_a_stream_that_ends_during_a_poll_is_closed_and_may_return(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     class Polled(FakeStream):
@@ -432,7 +432,7 @@ class ScarceRoom:
             callback()
 
 
-async def test_nobody_overtakes_who_waits_for_room(
+async def test_a_stream_that_waits_for_room_is_not_overtaken(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     recorder = ScarceRoom()

@@ -71,9 +71,7 @@ class FullDisk(Disk):
         return FullFile(path, fd)
 
 
-def test_what_was_offered_is_on_disk_indexed_and_counted(
-    recorder: Recorder, tmp_path: Path
-) -> None:
+def test_an_offered_batch_is_stored_indexed_and_counted(recorder: Recorder, tmp_path: Path) -> None:
     stream = info("sched", 1)
     segment = segment_of(recorder, tmp_path / "t", stream)
     lane = segment.lanes[stream.id]
@@ -99,7 +97,7 @@ def test_what_was_offered_is_on_disk_indexed_and_counted(
     assert recorder.backlog_bytes == 0
 
 
-def test_a_subbuffer_that_does_not_fit_is_refused_whole_and_told(tmp_path: Path) -> None:
+def test_a_sub_buffer_that_does_not_fit_is_refused_as_a_whole_and_counted(tmp_path: Path) -> None:
     failed: list[bool] = []
     recorder = Recorder(on_failure=lambda: failed.append(True))
     recorder.start()
@@ -122,7 +120,7 @@ def test_a_subbuffer_that_does_not_fit_is_refused_whole_and_told(tmp_path: Path)
     assert stats.delivered_bytes == stats.stored_bytes + stats.padding_bytes + stats.refused_bytes
 
 
-def test_an_abandoned_backlog_is_counted_in_the_trace(tmp_path: Path) -> None:
+def test_an_abandoned_backlog_is_counted_as_a_gap(tmp_path: Path) -> None:
     recorder = Recorder()
     stream = info()
     segment = segment_of(recorder, tmp_path / "t", stream)
@@ -136,12 +134,12 @@ def test_an_abandoned_backlog_is_counted_in_the_trace(tmp_path: Path) -> None:
     assert record.summary.lost == {"backlog_subbuffers": 5}
 
 
-def test_an_empty_backlog_takes_a_batch_larger_than_its_limit() -> None:
+def test_an_empty_backlog_accepts_a_batch_above_its_limit() -> None:
     recorder = Recorder(backlog_bytes=TAKE_BYTES // 2)
     assert recorder.has_room()
 
 
-def test_a_sync_writes_down_how_far_it_went(recorder: Recorder, tmp_path: Path) -> None:
+def test_a_sync_records_how_far_it_went(recorder: Recorder, tmp_path: Path) -> None:
     stream = info()
     segment = segment_of(recorder, tmp_path / "t", stream)
     assert read_synced(segment.paths.synced) == {}
@@ -155,7 +153,9 @@ def test_a_sync_writes_down_how_far_it_went(recorder: Recorder, tmp_path: Path) 
     segment.close(SNAPSHOT)
 
 
-def test_a_second_segment_goes_on_counting_lost_events(recorder: Recorder, tmp_path: Path) -> None:
+def test_a_second_segment_continues_the_count_of_lost_events(
+    recorder: Recorder, tmp_path: Path
+) -> None:
     stream = info()
     first = segment_of(recorder, tmp_path / "t", stream)
     gap = Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, 7, 1, 2)
@@ -179,22 +179,20 @@ def test_an_open_segment_is_locked_and_a_closed_one_is_not(
     Lock(segment.paths.base, segment.paths.lock).release()
 
 
-def test_a_directory_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_refused_as_a_trace(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UsageError, match=r"thesis\.tex"):
         prepare_trace(Disk(), tmp_path, append=True)
 
 
-def test_a_trace_is_added_to_only_when_that_was_asked_for(
-    recorder: Recorder, tmp_path: Path
-) -> None:
+def test_a_recorder_adds_to_a_trace_only_if_asked_to(recorder: Recorder, tmp_path: Path) -> None:
     segment_of(recorder, tmp_path / "t", info()).close(SNAPSHOT)
     with pytest.raises(UsageError, match="--append"):
         prepare_trace(Disk(), tmp_path / "t", append=False)
     assert prepare_trace(Disk(), tmp_path / "t", append=True) == 2
 
 
-def test_losses_told_with_a_refused_batch_still_stand_in_the_trace(tmp_path: Path) -> None:
+def test_the_gaps_of_a_refused_batch_are_stored(tmp_path: Path) -> None:
     recorder = Recorder()
     stream = info()
     segment = segment_of(recorder, tmp_path / "t", stream)
@@ -209,7 +207,7 @@ def test_losses_told_with_a_refused_batch_still_stand_in_the_trace(tmp_path: Pat
     assert segment.summaries()[0].events_lost == 7
 
 
-def test_streams_whose_files_could_not_be_made_are_made_at_the_second_time(
+def test_stream_files_that_failed_to_open_are_made_at_the_second_try(
     recorder: Recorder, tmp_path: Path
 ) -> None:
     class Failing(Disk):
@@ -332,7 +330,7 @@ def going(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Going]:
     recorder.close()
 
 
-def test_lttd_is_unhealthy_while_writes_fail_and_healthy_when_one_succeeds(going: Going) -> None:
+def test_lttd_is_unhealthy_from_a_failed_write_to_the_next_good_one(going: Going) -> None:
     going.offer(2)
     assert going.health.verdict() == (True, "ok")
     going.disk.bad["write"] = {"fake_0"}
@@ -350,7 +348,7 @@ def test_lttd_is_unhealthy_while_writes_fail_and_healthy_when_one_succeeds(going
     assert going.close() == [Gap(2, Reason.STORAGE, Unit.SUBBUFFERS, 2, 12, 13)]
 
 
-def test_a_stream_that_nothing_more_comes_for_is_tried_again_and_is_healthy(going: Going) -> None:
+def test_a_failed_stream_without_new_data_is_tried_again_and_recovers(going: Going) -> None:
     going.disk.bad["write"] = {"fake_0"}
     going.offer(1)
     going.retry()
@@ -382,7 +380,7 @@ def test_a_long_outage_leaves_one_gap_for_each_reason_and_unit(going: Going) -> 
 
 
 @pytest.mark.parametrize("name", ["fake_0", "fake_0.idx"])
-def test_of_a_batch_the_first_subbuffers_that_fit_are_stored(going: Going, name: str) -> None:
+def test_the_first_sub_buffers_of_a_batch_that_fit_are_stored(going: Going, name: str) -> None:
     before = Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, 7, 1, 2)
     behind = Gap(9, Reason.OVERWRITTEN, Unit.EVENTS, 3, 18, 19)
     going.offer(1)
@@ -399,7 +397,7 @@ def test_of_a_batch_the_first_subbuffers_that_fit_are_stored(going: Going, name:
     ]
 
 
-def test_nothing_is_appended_behind_what_could_not_be_cut_off(going: Going) -> None:
+def test_nothing_is_appended_after_bytes_that_could_not_be_cut_off(going: Going) -> None:
     going.offer(1)
     going.disk.bad |= {"write": {"fake_0"}, "cut": {"fake_0"}}
     going.offer(1)
@@ -410,7 +408,7 @@ def test_nothing_is_appended_behind_what_could_not_be_cut_off(going: Going) -> N
     assert going.close() == [Gap(1, Reason.STORAGE, Unit.SUBBUFFERS, 2, 11, 12)]
 
 
-def test_a_later_sync_does_not_vouch_for_what_an_earlier_one_failed_for(going: Going) -> None:
+def test_a_later_sync_does_not_confirm_data_of_a_failed_one(going: Going) -> None:
     going.offer(1)
     going.retry()
     vouched = read_synced(going.segment.paths.synced)
@@ -431,7 +429,7 @@ def test_a_later_sync_does_not_vouch_for_what_an_earlier_one_failed_for(going: G
     assert going.recorder.last_write_error is not None
 
 
-def test_one_stream_that_cannot_be_synced_does_not_keep_the_others_from_it(going: Going) -> None:
+def test_a_failed_sync_of_one_stream_does_not_stop_the_others(going: Going) -> None:
     other = info("other")
     going.segment.add_streams([other])
     going.disk.bad["sync"] = {"fake_0"}
@@ -442,7 +440,7 @@ def test_one_stream_that_cannot_be_synced_does_not_keep_the_others_from_it(going
     assert read_synced(going.segment.paths.synced).keys() == {"other_0"}
 
 
-def test_a_sync_that_fails_at_the_end_is_told_in_the_trace(going: Going) -> None:
+def test_a_sync_that_fails_at_the_end_is_stored_as_a_gap(going: Going) -> None:
     going.offer(1)
     going.disk.bad["sync"] = {"fake_0"}
     with pytest.raises(StorageError):
@@ -478,7 +476,7 @@ def act_on(path: Path, act: str) -> None:
     ],
 )
 @pytest.mark.parametrize("seen_by", ["sync", "write", "close"])
-def test_what_a_lost_data_file_held_is_counted_and_not_claimed_as_stored(
+def test_the_content_of_a_removed_data_file_is_counted_as_lost(
     going: Going, act: str, left: int, words: str, seen_by: str
 ) -> None:
     going.offer(5)
@@ -512,7 +510,7 @@ def test_what_a_lost_data_file_held_is_counted_and_not_claimed_as_stored(
 
 @pytest.mark.parametrize("name", ["index/fake_0.idx", "index/fake_0.gaps"])
 @pytest.mark.parametrize("act", ["removed", "0"])
-def test_a_lost_index_or_gaps_file_ends_the_stream_and_its_data_remain(
+def test_a_removed_index_or_gaps_file_ends_the_stream_and_keeps_its_data(
     going: Going, name: str, act: str
 ) -> None:
     gap = Gap(0, Reason.DAMAGED, Unit.BYTES, 1, 1, 2)
@@ -527,7 +525,7 @@ def test_a_lost_index_or_gaps_file_ends_the_stream_and_its_data_remain(
     assert isinstance(going.recorder.last_write_error, LostFileError)
 
 
-def test_a_second_name_of_a_file_is_not_a_loss(going: Going, tmp_path: Path) -> None:
+def test_a_second_link_to_a_file_is_not_a_loss(going: Going, tmp_path: Path) -> None:
     going.offer(1)
     (tmp_path / "backup").hardlink_to(going.segment.paths.stream("fake_0").data)
     going.retry()
@@ -538,7 +536,7 @@ def test_a_second_name_of_a_file_is_not_a_loss(going: Going, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("what", ["trace", "segment"])
 @pytest.mark.parametrize("seen_by", ["sync", "close"])
-def test_a_renamed_directory_is_reported_and_goes_on_being_recorded_into(
+def test_a_renamed_directory_is_reported_and_recording_continues(
     going: Going, tmp_path: Path, what: str, seen_by: str
 ) -> None:
     going.offer(1)
@@ -561,7 +559,7 @@ def test_a_renamed_directory_is_reported_and_goes_on_being_recorded_into(
 
 
 @pytest.mark.parametrize("act", ["removed", "replaced"])
-def test_a_removed_lock_is_reported_and_what_is_there_now_is_left_alone(
+def test_a_removed_lock_is_reported_and_its_replacement_is_left_alone(
     going: Going, act: str
 ) -> None:
     lock = going.segment.paths.lock
@@ -578,7 +576,7 @@ def test_a_removed_lock_is_reported_and_what_is_there_now_is_left_alone(
     assert going.recorder.last_write_error is not None
 
 
-def test_a_removed_trace_is_a_loss_of_all_that_was_stored(going: Going, tmp_path: Path) -> None:
+def test_removing_the_trace_counts_all_its_data_as_lost(going: Going, tmp_path: Path) -> None:
     going.offer(3)
     shutil.rmtree(tmp_path / "t")
     going.retry()
@@ -591,7 +589,7 @@ def test_a_removed_trace_is_a_loss_of_all_that_was_stored(going: Going, tmp_path
     assert summary.lost == {"storage_subbuffers": 1, "removed_subbuffers": 3}
 
 
-def test_recording_ends_when_a_file_is_lost_unless_it_is_to_go_on(tmp_path: Path) -> None:
+def test_recording_ends_if_a_file_is_removed_unless_told_to_continue(tmp_path: Path) -> None:
     failed: list[bool] = []
     recorder = Recorder(on_failure=lambda: failed.append(True), sync_interval_s=PATIENCE_S)
     recorder.start()

@@ -151,7 +151,7 @@ def test_any_power_loss_leaves_a_prefix_and_keeps_what_was_synced(
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.sampled_from(LAYOUTS), st.sampled_from(ABIS))
-def test_a_kill_loses_nothing_that_was_written_whole(
+def test_a_kill_loses_no_entry_that_was_written_whole(
     data: st.DataObject, layout: str, abi: str
 ) -> None:
     told = story(layout, abi)
@@ -172,7 +172,7 @@ def test_a_kill_loses_nothing_that_was_written_whole(
 
 @settings(max_examples=120, deadline=None)
 @given(st.data(), st.sampled_from(LAYOUTS), st.sampled_from(ABIS))
-def test_a_crash_while_recovering_changes_nothing_of_the_outcome(
+def test_a_crash_during_recovery_does_not_change_the_outcome(
     data: st.DataObject, layout: str, abi: str
 ) -> None:
     def draw(least: int, most: int) -> int:
@@ -214,7 +214,7 @@ def test_a_file_cut_anywhere_is_recovered(layout: str, which: str, abi: str) -> 
 
 @pytest.mark.parametrize("abi", ABIS)
 @pytest.mark.parametrize("which", ["data", "index", "gaps"])
-def test_a_file_that_is_gone_is_recovered(which: str, abi: str) -> None:
+def test_a_missing_file_is_recovered(which: str, abi: str) -> None:
     told = story("packed", abi)
     files = of_this_boot(whole_files("packed", abi))
     del files[told.paths.synced]
@@ -225,7 +225,7 @@ def test_a_file_that_is_gone_is_recovered(which: str, abi: str) -> None:
 
 @pytest.mark.parametrize("abi", ABIS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_without_an_index_the_data_alone_make_the_same_one(layout: str, abi: str) -> None:
+def test_the_data_alone_give_the_same_index(layout: str, abi: str) -> None:
     told = story(layout, abi)
     files = whole_files(layout, abi)
     del files[told.paths.synced]
@@ -252,7 +252,7 @@ def test_without_an_index_the_data_alone_make_the_same_one(layout: str, abi: str
     st.sampled_from(["data", "index", "gaps"]),
     st.sampled_from(ABIS),
 )
-def test_a_flipped_byte_leaves_everything_before_it_readable(
+def test_everything_before_a_flipped_byte_stays_readable(
     data: st.DataObject, layout: str, which: str, abi: str
 ) -> None:
     told = story(layout, abi)
@@ -294,7 +294,7 @@ def test_a_torn_tail_is_cut_and_counted_in_bytes() -> None:
         assert stream.summary().payload_bytes == last
 
 
-def test_a_loss_that_only_the_index_still_tells_is_told_again() -> None:
+def test_a_loss_that_only_the_index_shows_is_written_as_a_gap_again() -> None:
     told = story("packed")
     files = whole_files("packed")
     del files[told.stream.gaps]
@@ -307,7 +307,7 @@ def test_a_loss_that_only_the_index_still_tells_is_told_again() -> None:
         assert summary.events_lost == int(told.entries["events_discarded"][-1])
 
 
-def test_a_damaged_header_in_the_middle_stays_and_what_follows_it_is_kept() -> None:
+def test_recovery_keeps_the_data_after_a_damaged_header() -> None:
     told = story("packed")
     files = whole_files("packed")
     del files[told.paths.synced]
@@ -319,7 +319,7 @@ def test_a_damaged_header_in_the_middle_stays_and_what_follows_it_is_kept() -> N
         assert [finding.entry for finding in check(paths).findings] == [5]
 
 
-def test_only_what_is_beyond_the_synced_record_is_looked_at() -> None:
+def test_recovery_reads_only_data_after_the_synced_record() -> None:
     told = story("packed")
     files = whole_files("packed")
     bad = bytearray(told.data)
@@ -347,7 +347,7 @@ def test_a_segment_without_manifest_and_data_is_left_alone(tmp_path: Path) -> No
     assert check(made.paths).whole
 
 
-def test_data_without_a_manifest_are_an_error_that_says_where(tmp_path: Path) -> None:
+def test_data_without_a_manifest_are_refused_with_their_path(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(0)])
     made.leave()
@@ -356,7 +356,7 @@ def test_data_without_a_manifest_are_an_error_that_says_where(tmp_path: Path) ->
         recover(made.paths, ForgetfulDisk())
 
 
-def test_the_summary_of_a_recovered_segment_is_that_of_its_files(tmp_path: Path) -> None:
+def test_the_summary_of_a_recovered_segment_matches_its_files(tmp_path: Path) -> None:
     made = Made(tmp_path / "t", cpus=2)
     made.append([subbuffer(0), subbuffer(1, missed=9)])
     made.append([subbuffer(0)], cpu=1, trailing_loss=2)
@@ -369,7 +369,7 @@ def test_the_summary_of_a_recovered_segment_is_that_of_its_files(tmp_path: Path)
     ]
 
 
-def test_the_log_of_a_story_syncs_data_before_its_index() -> None:
+def test_data_are_synced_before_their_index() -> None:
     told = story("packed")
     synced = [op.path for op in told.log if op.kind == "sync" and op.path.parent != told.trace]
     data, index = told.stream.data, told.stream.index
@@ -377,7 +377,7 @@ def test_the_log_of_a_story_syncs_data_before_its_index() -> None:
     assert isinstance(told.log[0], Op)
 
 
-def test_a_segment_without_a_manifest_keeps_no_reserve(tmp_path: Path) -> None:
+def test_recovery_removes_the_reserve_of_a_segment_without_a_manifest(tmp_path: Path) -> None:
     paths = create_segment(Disk(), tmp_path, 1, "fake")
     paths.reserve.write_bytes(bytes(4096))
     assert recover(paths, Disk()) == []

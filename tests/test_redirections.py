@@ -33,9 +33,7 @@ def is_closed(trace: Path) -> bool:
 
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "2> >(true)", "<&- >&- 2>&-"])
-def test_a_stderr_that_takes_nothing_leaves_recording_and_its_status_alone(
-    tmp_path: Path, where: str
-) -> None:
+def test_a_full_stderr_changes_neither_recording_nor_status(tmp_path: Path, where: str) -> None:
     run = recorded(tmp_path / "t", where)
     assert (run.returncode, run.stderr) == (0, b"")
     assert is_closed(tmp_path / "t")
@@ -50,7 +48,7 @@ def test_a_stderr_that_takes_nothing_leaves_recording_and_its_status_alone(
         (">&- 2>&-", None),
     ],
 )
-def test_a_json_summary_that_stdout_does_not_take_is_a_failure_of_one_line(
+def test_a_json_summary_that_stdout_refuses_fails_in_one_line(
     tmp_path: Path, where: str, line: bytes | None
 ) -> None:
     run = recorded(tmp_path / "t", where, "--summary", "json")
@@ -77,7 +75,7 @@ SHOWS = (["info"], ["info", "--json"], ["text"], ["text", "--jobs", "2"],
         (">&- 2>&-", None),
     ],
 )
-def test_a_stdout_that_takes_nothing_is_a_failure_of_one_line(
+def test_a_stdout_that_refuses_output_fails_in_one_line(
     trace: Path, words: list[str], where: str, line: bytes | None
 ) -> None:
     run = ended("lttd.view.cli", [words[0], trace, *words[1:]], where)
@@ -85,13 +83,13 @@ def test_a_stdout_that_takes_nothing_is_a_failure_of_one_line(
 
 
 @pytest.mark.parametrize("words", SHOWS, ids=" ".join)
-def test_a_reader_that_went_away_ends_lttv_quietly(trace: Path, words: list[str]) -> None:
+def test_lttv_ends_quietly_if_its_reader_goes_away(trace: Path, words: list[str]) -> None:
     run = ended("lttd.view.cli", [words[0], trace, *words[1:]], "| true")
     assert (run.returncode, run.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "2> >(true)", "<&- 2>&-"])
-def test_notes_that_stderr_does_not_take_change_no_status(trace: Path, where: str) -> None:
+def test_notes_that_stderr_refuses_do_not_change_the_status(trace: Path, where: str) -> None:
     whole = ended("lttd.view.cli", ["text", trace], "")
     words: list[str | Path] = ["text", trace, "--event", "none_such", "--event", "*"]
     run = ended("lttd.view.cli", words, where)
@@ -103,7 +101,7 @@ def test_notes_that_stderr_does_not_take_change_no_status(trace: Path, where: st
 @pytest.mark.parametrize("module", ["lttd.cli", "lttd.view.cli"])
 @pytest.mark.parametrize("option", ["--help", "--version"])
 @pytest.mark.parametrize(("where", "status"), [(">/dev/full", 1), (">&-", 1), ("| true", 0)])
-def test_help_that_cannot_be_written_is_no_traceback(
+def test_help_that_cannot_be_written_gives_no_traceback(
     module: str, option: str, where: str, status: int
 ) -> None:
     run = ended(module, [option], where)

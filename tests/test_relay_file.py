@@ -46,7 +46,7 @@ def read(file: RelayFile, *, everything: bool = False, room_bytes: int = 1 << 16
     return bytes(buffer[: file.read(buffer, everything=everything)])
 
 
-def test_the_sub_buffer_that_is_being_written_is_left_alone() -> None:
+def test_the_current_sub_buffer_is_not_read() -> None:
     model = RelayModel(100, 4)
     file = RelayFile("chan0", model, more)
     for number in range(10):
@@ -57,7 +57,7 @@ def test_the_sub_buffer_that_is_being_written_is_left_alone() -> None:
     assert file.lost_bytes == 0
 
 
-def test_a_record_that_is_reserved_and_not_filled_in_is_not_read() -> None:
+def test_a_reserved_but_unwritten_record_is_not_read() -> None:
     model = RelayModel(100, 8)
     file = RelayFile("chan0", model, more)
     found = b""
@@ -91,7 +91,7 @@ def test_empty_sub_buffers_are_consumed_so_that_they_do_not_fill_the_ring() -> N
     assert file.lost_bytes == 0
 
 
-def test_a_reader_that_comes_between_full_and_refusing_loses_a_sub_buffer_and_says_so() -> None:
+def test_a_read_between_full_and_refusing_counts_a_lost_sub_buffer() -> None:
     model = RelayModel(100, 2)
     file = RelayFile("chan0", model, more)
     found, looked = b"", False
@@ -114,7 +114,7 @@ def test_a_reader_that_comes_between_full_and_refusing_loses_a_sub_buffer_and_sa
     assert file.lost_bytes == 96
 
 
-def test_what_nobody_read_before_us_is_read_record_by_record() -> None:
+def test_an_unread_current_sub_buffer_is_read_record_by_record() -> None:
     model = RelayModel(100, 4)
     for number in range(10):
         model.write(record(number))
@@ -127,7 +127,7 @@ def test_what_nobody_read_before_us_is_read_record_by_record() -> None:
     assert (file.lost_bytes, file.unpromised_bytes) == (0, 8 * 24)
 
 
-def test_what_somebody_read_before_us_is_not_taken_for_promised() -> None:
+def test_bytes_that_another_reader_took_are_not_expected() -> None:
     model = RelayModel(100, 4)
     for number in range(10):
         model.write(record(number))
@@ -138,7 +138,7 @@ def test_what_somebody_read_before_us_is_not_taken_for_promised() -> None:
     assert (file.lost_bytes, file.unpromised_bytes) == (0, 6 * 24)
 
 
-def test_what_the_kernel_gives_twice_leaves_nothing_behind_unread() -> None:
+def test_bytes_that_the_kernel_gives_twice_leave_nothing_unread() -> None:
     model = RelayModel(100, 8)
     file = RelayFile("chan0", model, more)
     model.write(record(0))
@@ -160,7 +160,7 @@ def test_what_the_kernel_gives_twice_leaves_nothing_behind_unread() -> None:
     assert records_in(read(file)) == [3]
 
 
-def test_a_promise_that_comes_late_is_no_surplus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_come_late_are_not_a_surplus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_file, "PATIENCE_NS", 1 << 60)
     model = RelayModel(100, 4)
     file = RelayFile("chan0", model, more)
@@ -180,7 +180,7 @@ def test_a_promise_that_comes_late_is_no_surplus(monkeypatch: pytest.MonkeyPatch
     assert (file.lost_bytes, file.unpromised_bytes) == (0, 0)
 
 
-def test_a_read_that_fails_once_is_no_end_of_the_file() -> None:
+def test_a_read_that_fails_once_does_not_end_the_file() -> None:
     class FailsOnce(RelayModel):
         fails = True
 
@@ -201,7 +201,7 @@ def test_a_read_that_fails_once_is_no_end_of_the_file() -> None:
     assert file.lost_bytes == 0
 
 
-def test_what_a_removed_file_still_promised_is_lost() -> None:
+def test_the_unread_bytes_of_a_removed_file_are_lost() -> None:
     model = RelayModel(100, 4)
     file = RelayFile("chan0", model, more)
     for number in range(10):
@@ -263,7 +263,7 @@ def test_every_byte_is_delivered_refused_or_counted_lost(
 
 @settings(deadline=None)
 @given(STEPS, st.integers(2, 5))
-def test_whatever_the_kernel_gives_twice_all_that_was_stored_comes_or_is_counted_lost(
+def test_every_stored_byte_is_delivered_or_lost_even_if_others_come_twice(
     steps: list[tuple[str, int]], subbuffers: int
 ) -> None:
     model = RelayModel(100, subbuffers)

@@ -33,7 +33,9 @@ def recorded(trace: Path, rows: int = 6) -> Made:
     return made
 
 
-def test_it_is_whole_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_finds_a_relay_segment_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recorded(tmp_path / "t").finish()
     assert main(["check", "--events", str(tmp_path / "t")]) == 0
     assert main(["info", str(tmp_path / "t")]) == 0
@@ -42,7 +44,7 @@ def test_it_is_whole_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert line.endswith("2 events dropped")
 
 
-def test_a_window_of_it_is_cut_with_the_loss_within(tmp_path: Path) -> None:
+def test_a_cut_of_a_relay_segment_keeps_the_loss_within(tmp_path: Path) -> None:
     recorded(tmp_path / "t").finish()
     words = ["cut", str(tmp_path / "t"), "-o", str(tmp_path / "cut")]
     assert main([*words, "--begin", "0.0000021", "--end", "0.0000031"]) == 0
@@ -53,7 +55,7 @@ def test_a_window_of_it_is_cut_with_the_loss_within(tmp_path: Path) -> None:
     assert data == whole[2 * ROW_BYTES : 4 * ROW_BYTES]
 
 
-def test_bytes_without_an_entry_are_cut_and_counted_after_a_crash(tmp_path: Path) -> None:
+def test_recovery_cuts_and_counts_relay_bytes_without_an_entry(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t").leave()
     with made.paths.stream("chan_0").data.open("ab") as file:
         file.write(b"half a row")
@@ -66,7 +68,7 @@ def test_bytes_without_an_entry_are_cut_and_counted_after_a_crash(tmp_path: Path
     assert check(made.paths).whole
 
 
-def test_an_entry_without_its_bytes_is_cut_with_them(tmp_path: Path) -> None:
+def test_recovery_cuts_a_relay_entry_without_its_bytes(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t").leave()
     data = made.paths.stream("chan_0").data
     data.write_bytes(data.read_bytes()[: 5 * ROW_BYTES + 7])
@@ -76,14 +78,14 @@ def test_an_entry_without_its_bytes_is_cut_with_them(tmp_path: Path) -> None:
     assert check(made.paths).whole
 
 
-def test_sparse_is_refused_in_a_line(tmp_path: Path) -> None:
+def test_the_sparse_layout_is_refused_for_relay_in_one_line(tmp_path: Path) -> None:
     info = MadeStream().stream.info
     paths = recorded(tmp_path / "t").leave().paths.stream("other_0")
     with pytest.raises(UsageError, match="varying size cannot be sparse"):
         StreamFile(Disk(tmp_path), paths, StreamRecord(info), "sparse")
 
 
-def test_each_command_says_in_one_line_what_it_cannot_do_with_it(
+def test_each_command_refuses_a_relay_segment_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trace, out = str(tmp_path / "t"), str(tmp_path / "out")

@@ -32,13 +32,13 @@ def opened(directory: Path, **options: str) -> tuple[str, str, list[str]]:
 
 
 @pytest.mark.parametrize("name", ["per_cpu/cpu1/trace_pipe_raw", "cpu0", "cpu0.pages", "sched_0"])
-def test_pages_of_ftrace_are_found_by_their_names(tmp_path: Path, name: str) -> None:
+def test_pages_of_ftrace_are_detected_by_their_names(tmp_path: Path, name: str) -> None:
     put(tmp_path, name, PAGE)
     told = f"{tmp_path / name}: replayed as abi=ftrace, by its name or first bytes"
     assert opened(tmp_path) == ("ftrace", "ftrace", [told])
 
 
-def test_block_traces_are_found_by_their_names(tmp_path: Path) -> None:
+def test_block_traces_are_detected_by_their_names(tmp_path: Path) -> None:
     for name in ("sda.blktrace.1", "sda.blktrace.0"):
         put(tmp_path, name, record())
     put(tmp_path, "README_1.txt", b"what this is")
@@ -47,7 +47,7 @@ def test_block_traces_are_found_by_their_names(tmp_path: Path) -> None:
     assert opened(tmp_path) == ("blktrace", "blktrace", [told])
 
 
-def test_channels_of_ltt_are_found_by_their_magic(tmp_path: Path) -> None:
+def test_channels_of_ltt_are_detected_by_their_magic(tmp_path: Path) -> None:
     tracer = Tracer()
     buffers = {name: LttBuffer(tracer) for name in ("kernel_0", "metadata_0")}
     for one in buffers.values():
@@ -57,7 +57,7 @@ def test_channels_of_ltt_are_found_by_their_magic(tmp_path: Path) -> None:
     assert opened(tmp_path / "in") == ("ltt", "ltt", [told])
 
 
-def test_what_is_asked_for_goes_before_what_would_be_found(tmp_path: Path) -> None:
+def test_an_explicit_abi_overrides_detection(tmp_path: Path) -> None:
     put(tmp_path, "sda.blktrace.0", record())
     put(tmp_path, "cpu0", PAGE)
     assert opened(tmp_path, abi="ftrace")[::2] == ("ftrace", [])
@@ -69,14 +69,14 @@ def test_what_is_asked_for_goes_before_what_would_be_found(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "head", [b"/* CTF 1.8 */\ntrace {", b"\x75\xd1\x1d\x57\0", b"\x57\x1d\xd1\x75"]
 )
-def test_ctf_is_named_and_refused(tmp_path: Path, head: bytes) -> None:
+def test_a_ctf_trace_is_named_and_refused(tmp_path: Path, head: bytes) -> None:
     put(tmp_path, "metadata", head)
     put(tmp_path, "channel0_0", b"\xc1\x1f\xfc\xc1" + bytes(4092))
     with pytest.raises(UsageError, match="metadata: a CTF trace, which no replay reads"):
         opened(tmp_path)
 
 
-def test_nothing_that_is_known_is_nothing(tmp_path: Path) -> None:
+def test_a_directory_of_unknown_files_is_not_detected(tmp_path: Path) -> None:
     put(tmp_path, "notes.txt", b"hello")
     put(tmp_path, "metadata", b"other")
     assert detect(tmp_path) is None

@@ -45,7 +45,7 @@ def test_root_and_users_have_directories_of_their_own(monkeypatch: pytest.Monkey
         directory_path()
 
 
-def test_it_is_made_for_its_owner_and_so_are_its_notes(
+def test_the_runtime_directory_and_its_notes_are_private(
     directory: RuntimeDirectory, runtime_directory: Path
 ) -> None:
     directory.create("note", b"text").release()
@@ -54,7 +54,7 @@ def test_it_is_made_for_its_owner_and_so_are_its_notes(
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o757, 0o1777])
-def test_a_directory_that_others_can_write_in_is_refused(
+def test_a_runtime_directory_that_others_can_write_to_is_refused(
     runtime_directory: Path, mode: int
 ) -> None:
     runtime_directory.mkdir()
@@ -65,14 +65,14 @@ def test_a_directory_that_others_can_write_in_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root")
-def test_a_directory_of_somebody_else_is_refused(runtime_directory: Path) -> None:
+def test_a_runtime_directory_of_another_user_is_refused(runtime_directory: Path) -> None:
     runtime_directory.mkdir(0o700)
     os.chown(runtime_directory, 65534, 65534)
     with pytest.raises(NothingToRecordError, match="others can write in it"):
         RuntimeDirectory()
 
 
-def test_a_symlink_in_place_of_the_directory_is_refused(
+def test_a_symlink_in_place_of_the_runtime_directory_is_refused(
     runtime_directory: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -81,7 +81,7 @@ def test_a_symlink_in_place_of_the_directory_is_refused(
         RuntimeDirectory()
 
 
-def test_a_note_is_held_by_who_made_it_and_by_nobody_after_its_death(
+def test_a_note_is_held_by_its_maker_until_it_dies(
     directory: RuntimeDirectory,
 ) -> None:
     note = directory.create("note", b"one\n")
@@ -100,7 +100,7 @@ def test_a_note_is_held_by_who_made_it_and_by_nobody_after_its_death(
     assert directory.names() == []
 
 
-def test_a_note_that_is_replaced_is_held_at_once_by_who_replaces_it(
+def test_a_replaced_note_is_held_at_once_by_the_replacer(
     directory: RuntimeDirectory,
 ) -> None:
     old = directory.create("note", b"old")
@@ -115,7 +115,7 @@ def test_a_note_that_is_replaced_is_held_at_once_by_who_replaces_it(
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "directory", "giant", "others"])
-def test_what_lttd_did_not_write_is_not_a_note(
+def test_a_file_that_lttd_did_not_write_is_not_a_note(
     directory: RuntimeDirectory, runtime_directory: Path, tmp_path: Path, kind: str
 ) -> None:
     path = runtime_directory / "note"
@@ -140,7 +140,7 @@ def test_what_lttd_did_not_write_is_not_a_note(
     assert victim.read_text() == "untouched"
 
 
-def test_a_process_that_is_killed_lets_go_of_its_note(directory: RuntimeDirectory) -> None:
+def test_a_killed_process_releases_its_note(directory: RuntimeDirectory) -> None:
     program = (
         "import os, signal; from lttd.runtime import RuntimeDirectory;"
         "note = RuntimeDirectory().create('note', b'x'); os.kill(os.getpid(), signal.SIGKILL)"

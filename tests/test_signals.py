@@ -77,7 +77,7 @@ def test_every_signal_is_in_the_table_or_left_to_the_kernel() -> None:
     assert not set(MEANINGS) & others
 
 
-def test_signals_of_a_kind_are_reported_once_a_minute() -> None:
+def test_signals_of_one_kind_are_reported_once_a_minute() -> None:
     now = 0.0
     signals = Signals(lambda: now)
     lines = []
@@ -89,7 +89,7 @@ def test_signals_of_a_kind_are_reported_once_a_minute() -> None:
     assert [name_of(n) for n in (signal.SIGRTMIN, signal.SIGRTMAX)] == ["SIGRTMIN", "SIGRTMAX"]
 
 
-def test_what_was_before_is_put_back() -> None:
+def test_the_earlier_signal_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in MEANINGS]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with Signals():
@@ -99,7 +99,7 @@ def test_what_was_before_is_put_back() -> None:
 
 
 @pytest.mark.slow
-def test_signals_without_a_meaning_that_arrive_at_the_start_are_reported_and_ignored(
+def test_meaningless_signals_at_the_start_are_reported_and_ignored(
     tmp_path: Path,
 ) -> None:
     run = replay_with_waiting(FREE, tmp_path / "t")
@@ -113,9 +113,7 @@ def test_signals_without_a_meaning_that_arrive_at_the_start_are_reported_and_ign
     ("door", "when"),
     [("lttd", "lttd.config"), ("lttv", "lttd.view.cli"), ("lttv", "exit")],
 )
-def test_ctrl_c_while_modules_are_loaded_or_put_away_leaves_no_traceback(
-    door: str, when: str
-) -> None:
+def test_ctrl_c_during_import_or_exit_leaves_no_traceback(door: str, when: str) -> None:
     for before, status in (("default_int_handler", -signal.SIGINT), ("SIG_IGN", 0)):
         words = [sys.executable, "-c", INTERRUPTED, before, door, when, "--version"]
         run = subprocess.run(words, capture_output=True, timeout=PATIENCE_S, check=False)
@@ -153,7 +151,9 @@ def test_a_signal_while_the_process_exits_does_not_change_its_status(tmp_path: P
 class TestOnThisKernel:
     pytestmark = needs_kernel()
 
-    def test_no_signal_ends_a_recording_half_way(self, lttd: Launcher, tmp_path: Path) -> None:
+    def test_no_signal_leaves_a_recording_half_finished(
+        self, lttd: Launcher, tmp_path: Path
+    ) -> None:
         run = lttd.start("-t", tmp_path / "t", *QUIET, "--summary", "none").recording()
         for _ in range(3):
             for number in FREE:
@@ -179,7 +179,7 @@ class TestOnThisKernel:
         assert run.end() == 0
         assert run.stderr == ""
 
-    def test_nohup_is_heeded(self, lttd: Launcher, tmp_path: Path) -> None:
+    def test_lttd_respects_nohup(self, lttd: Launcher, tmp_path: Path) -> None:
         words = ["nohup", sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t", "--append"]
         name = f"{lttd.prefix}nohup"
         (lttd.instances / name).mkdir()

@@ -34,7 +34,7 @@ from tests.relay_model import RelayModel
 NUMBER = os.makedev(8, 1)
 
 
-def test_the_setup_is_what_is_declared() -> None:
+def test_the_setup_structure_matches_its_declaration() -> None:
     settings = BlktraceSettings(
         "/dev/x", ("read", "Issue"), 1 << 20, 1 << 16, sectors=(2048, 4095), pid=7
     )
@@ -45,7 +45,7 @@ def test_the_setup_is_what_is_declared() -> None:
     assert (parsed.start_lba, parsed.end_lba, parsed.pid) == (2048, 4095, 7)
 
 
-def test_actions_are_named_as_blktrace_names_them() -> None:
+def test_actions_have_the_names_of_blktrace() -> None:
     assert BlktraceSettings("x").act_mask == 0
     assert BlktraceSettings("x", CATEGORIES).act_mask == 0xFFFF
     with pytest.raises(UsageError, match="'reads' is not an action; write read, write"):
@@ -53,14 +53,14 @@ def test_actions_are_named_as_blktrace_names_them() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "9-3", "a-b", "-1-2"])
-def test_sectors_are_from_one_to_another(text: str) -> None:
+def test_a_sector_range_is_parsed(text: str) -> None:
     assert parse_sectors("0-7") == (0, 7)
     with pytest.raises(UsageError, match="FIRST-LAST"):
         parse_sectors(text)
 
 
 @pytest.mark.parametrize("size", [0, 47, 64 << 20])
-def test_sub_buffers_of_no_use_are_refused_before_the_kernel_is_asked(size: int) -> None:
+def test_unusable_sub_buffer_sizes_are_refused_before_the_kernel_is_asked(size: int) -> None:
     with pytest.raises(UsageError, match="write 4K to 16M"):
         BlktraceSettings("/dev/x", subbuffer_bytes=size).packed()
 
@@ -77,7 +77,7 @@ def test_sub_buffers_of_no_use_are_refused_before_the_kernel_is_asked(size: int)
         ("blktrace:/dev/null,sectors=x", 2, "lttd: sectors 'x': write FIRST-LAST"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(
+def test_an_impossible_block_option_is_refused_in_one_line(
     tmp_path: Path, spec: str, status: int, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["-t", str(tmp_path / "t"), "--source", spec]) == status
@@ -86,7 +86,7 @@ def test_what_cannot_be_is_said_in_one_line(
     assert not (tmp_path / "t").exists()
 
 
-def test_a_device_that_cannot_be_traced_is_told_and_nothing_stays_open(tmp_path: Path) -> None:
+def test_an_untraceable_device_is_refused_and_nothing_stays_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(UsageError):
         BlockTrace(BlktraceSettings("/dev/null"), debugfs=str(tmp_path))
@@ -94,7 +94,7 @@ def test_a_device_that_cannot_be_traced_is_told_and_nothing_stays_open(tmp_path:
 
 
 @pytest.mark.kernel
-def test_a_kernel_that_bars_relay_files_is_named_and_left_as_it_was(
+def test_a_kernel_that_bars_relay_files_is_reported_and_left_unchanged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device, directory = Path("/dev/loop0"), Path("/sys/kernel/debug/block/loop0")
@@ -131,7 +131,7 @@ class Debugfs:
         return Claim("/dev/sda1", NUMBER, str(self.root))
 
 
-def test_a_trace_is_ours_after_a_kill_and_no_longer_when_it_was_set_up_anew(
+def test_a_block_trace_is_ours_after_a_kill_until_another_setup(
     tmp_path: Path,
 ) -> None:
     debugfs = Debugfs(tmp_path)
@@ -149,7 +149,7 @@ def test_a_trace_is_ours_after_a_kill_and_no_longer_when_it_was_set_up_anew(
     assert not debugfs.claim().is_there()
 
 
-def test_a_trace_of_another_boot_is_not_ours(tmp_path: Path) -> None:
+def test_a_block_trace_of_another_boot_is_not_ours(tmp_path: Path) -> None:
     debugfs = Debugfs(tmp_path)
     debugfs.set_up()
     claim = debugfs.claim()
@@ -161,12 +161,12 @@ def test_a_trace_of_another_boot_is_not_ours(tmp_path: Path) -> None:
     assert not claim.is_there()
 
 
-def test_a_trace_that_the_kernel_made_no_files_for_is_told(tmp_path: Path) -> None:
+def test_a_block_trace_without_kernel_files_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="block/sda1/dropped: No such file"):
         Debugfs(tmp_path).claim().mark("sda1")
 
 
-def test_two_lttds_do_not_trace_one_device(tmp_path: Path) -> None:
+def test_two_lttds_cannot_trace_the_same_device(tmp_path: Path) -> None:
     debugfs = Debugfs(tmp_path)
     first = debugfs.claim()
     with pytest.raises(LockedError, match=rf"/dev/sda1 is being traced by .* \(pid {os.getpid()}"):
@@ -175,7 +175,7 @@ def test_two_lttds_do_not_trace_one_device(tmp_path: Path) -> None:
     debugfs.claim().release(clear=False)
 
 
-def test_a_runtime_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_runtime_directory_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "runtime").write_text("a file")
     with pytest.raises(NothingToRecordError, match="RUNTIME_DIRECTORY"):
         Debugfs(tmp_path).claim()
@@ -187,7 +187,7 @@ def rows_at(*begins: int) -> np.ndarray:  # type: ignore[type-arg]
     return rows
 
 
-def test_what_was_dropped_stands_before_what_begins_after_it_was_seen(tmp_path: Path) -> None:
+def test_the_gap_of_dropped_records_precedes_later_rows(tmp_path: Path) -> None:
     path = tmp_path / "dropped"
     path.write_text("0\n")
     dropped = Dropped(str(path))
@@ -209,7 +209,7 @@ def test_what_was_dropped_stands_before_what_begins_after_it_was_seen(tmp_path: 
     dropped.close()
 
 
-def test_a_dropped_file_that_has_gone_keeps_what_it_said_last(tmp_path: Path) -> None:
+def test_a_dropped_counter_that_is_gone_keeps_its_last_value(tmp_path: Path) -> None:
     path = tmp_path / "dropped"
     path.write_text("3\n")
     dropped = Dropped(str(path))
@@ -221,7 +221,7 @@ def test_a_dropped_file_that_has_gone_keeps_what_it_said_last(tmp_path: Path) ->
     dropped.look()
 
 
-def test_notes_are_kept_for_the_segment_once() -> None:
+def test_each_note_is_kept_once_per_segment() -> None:
     noted = Noted()
     data = process(1, 5, "sh") + record(2) + timestamp(3, 9) + message(4, b"x")
     taken = RecordBook().take(memoryview(data), final=True)
@@ -235,7 +235,7 @@ def test_notes_are_kept_for_the_segment_once() -> None:
     assert noted.attachment() == []
 
 
-def test_rows_are_cut_between_records_and_what_is_none_is_a_gap() -> None:
+def test_rows_end_between_records_and_other_bytes_are_a_gap() -> None:
     data = b"".join(record(at, sequence=at) for at in range(1, 4001)) + b"junk" + record(5000)
     book = RecordBook()
     taken = book.take(memoryview(data), final=False)
@@ -250,7 +250,7 @@ def test_rows_are_cut_between_records_and_what_is_none_is_a_gap() -> None:
     assert (np.diff(taken.rows["end"].astype(np.int64)) > 0).all()
 
 
-def test_a_record_that_lacks_its_end_is_left_for_the_next_time_or_torn() -> None:
+def test_an_incomplete_record_is_left_for_the_next_take_or_torn() -> None:
     whole = record(1, pdu=bytes(16))
     book = RecordBook()
     taken = book.take(memoryview(whole + whole[:-1]), final=False)
@@ -296,7 +296,7 @@ def gaps_of(batches: list[Batch]) -> list[tuple[Reason, Unit, int | None]]:
     return [(gap.reason, gap.unit, gap.count) for batch in batches for gap in batch.gaps]
 
 
-def test_records_made_are_those_stored_and_those_dropped(tmp_path: Path) -> None:
+def test_the_records_made_are_the_stored_and_the_dropped_ones(tmp_path: Path) -> None:
     ring = Ring(tmp_path)
     ring.write(45)
     first = ring.taken()
@@ -324,7 +324,7 @@ def test_a_ring_more_than_half_full_is_served_first(tmp_path: Path) -> None:
     assert not ring.stream.urgent()
 
 
-def test_what_a_broken_off_drain_leaves_is_counted(tmp_path: Path) -> None:
+def test_data_left_by_an_aborted_drain_are_counted(tmp_path: Path) -> None:
     ring = Ring(tmp_path)
     ring.write(25)
     ring.shared.stopped = True
@@ -335,7 +335,7 @@ def test_what_a_broken_off_drain_leaves_is_counted(tmp_path: Path) -> None:
     assert ring.stream.losses() is None
 
 
-def test_a_drain_to_the_end_leaves_nothing(tmp_path: Path) -> None:
+def test_a_complete_drain_leaves_nothing(tmp_path: Path) -> None:
     ring = Ring(tmp_path)
     ring.write(25)
     ring.model.flush()  # as BLKTRACESTOP does
@@ -345,7 +345,7 @@ def test_a_drain_to_the_end_leaves_nothing(tmp_path: Path) -> None:
     assert gaps_of(batches) == []
 
 
-def test_cpus_without_a_file_get_an_empty_one_up_to_the_highest() -> None:
+def test_cpus_without_a_file_get_an_empty_stream_up_to_the_highest() -> None:
     assert missing_cpus([0, 3, 5]) == [1, 2, 4]
     assert missing_cpus([]) == []
     absent = AbsentStream(StreamId("dm-0", 1))
@@ -353,7 +353,7 @@ def test_cpus_without_a_file_get_an_empty_one_up_to_the_highest() -> None:
     assert absent.take(flush=True) is Nothing.EVER
 
 
-def test_byte_orders_other_than_ours_are_found_by_their_magic() -> None:
+def test_a_foreign_byte_order_is_found_by_its_magic() -> None:
     data = record(7, order=">", version=8) * 3
     book = RecordBook()
     taken = book.take(memoryview(data), final=True)

@@ -132,7 +132,7 @@ def lost(batches: list[Batch]) -> dict[Reason, int]:
 # -- an own instance
 
 
-def test_an_own_instance_records_and_is_gone_afterwards(instances: Path) -> None:
+def test_an_own_instance_records_and_is_removed_afterwards(instances: Path) -> None:
     with closing(open_ftrace(QUIET, BufferPool())) as source:
         path = instance_of(source)
         assert source.info.clock == "mono"
@@ -170,7 +170,7 @@ def test_flushes_deliver_each_event_once_and_in_order() -> None:
         assert lost(batches) == {}
 
 
-def test_what_stays_in_the_ring_of_a_drain_that_was_broken_off_is_told_once() -> None:
+def test_events_left_in_the_ring_by_an_aborted_drain_are_counted_once() -> None:
     with closing(open_ftrace(QUIET, BufferPool())) as source:
         source.start()
         mark(instance_of(source), "never taken", times=5)
@@ -181,7 +181,7 @@ def test_what_stays_in_the_ring_of_a_drain_that_was_broken_off_is_told_once() ->
 
 
 @pytest.mark.parametrize("overwrite", [True, False])
-def test_every_event_that_a_full_ring_loses_is_told_once(overwrite: bool) -> None:
+def test_every_event_that_a_full_ring_loses_is_counted_once(overwrite: bool) -> None:
     settings = FtraceSettings(events=QUIET.events, buffer_bytes=32 << 10, overwrite=overwrite)
     with closing(open_ftrace(settings, BufferPool())) as source:
         assert source.info.settings["overwrite"] is overwrite
@@ -238,7 +238,7 @@ def test_a_ring_that_refuses_events_is_drained_a_pipe_at_a_time() -> None:
         assert rows[0] >= 256
 
 
-def test_a_recorder_that_traces_itself_ends_its_turns() -> None:
+def test_a_take_ends_although_lttd_traces_itself() -> None:
     settings = FtraceSettings(events=("raw_syscalls:*",), trace_self=True)
     with closing(open_ftrace(settings, BufferPool())) as source:
         source.leave_out([os.getpid()])
@@ -251,7 +251,7 @@ def test_a_recorder_that_traces_itself_ends_its_turns() -> None:
         drain(source)
 
 
-def test_threads_that_are_left_out_are_not_recorded() -> None:
+def test_excluded_threads_are_not_recorded() -> None:
     settings = FtraceSettings(events=("raw_syscalls:sys_enter",))
     with closing(open_ftrace(settings, BufferPool())) as source:
         source.leave_out([os.getpid(), threading.get_native_id()])
@@ -270,7 +270,7 @@ def test_threads_that_are_left_out_are_not_recorded() -> None:
         )
 
 
-def test_a_thread_that_cannot_be_left_out_while_recording_is_told_once_and_no_reason_to_stop(
+def test_a_thread_that_cannot_be_excluded_is_reported_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(path: str, _: str) -> None:
@@ -291,7 +291,7 @@ def test_a_thread_that_cannot_be_left_out_while_recording_is_told_once_and_no_re
         drain(source)
 
 
-def test_poll_waits_for_a_share_of_the_ring_and_then_wakes() -> None:
+def test_poll_wakes_once_a_share_of_the_ring_is_full() -> None:
     settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10)
     with closing(open_ftrace(settings, BufferPool())) as source:
         source.start()
@@ -306,7 +306,7 @@ def test_poll_waits_for_a_share_of_the_ring_and_then_wakes() -> None:
         drain(source)
 
 
-def test_after_the_end_a_stream_only_says_ever() -> None:
+def test_a_finished_stream_always_answers_ever() -> None:
     with closing(open_ftrace(QUIET, BufferPool())) as source:
         source.start()
         drain(source)
@@ -315,7 +315,7 @@ def test_after_the_end_a_stream_only_says_ever() -> None:
             assert stream.take(flush=False) is Nothing.EVER
 
 
-def test_what_the_kernel_made_of_a_size_is_noted_once() -> None:
+def test_a_ring_size_that_the_kernel_changed_is_noted_once() -> None:
     with closing(open_ftrace(QUIET, BufferPool())) as source:
         made = source.info.settings["buffer_bytes"]
         if made == QUIET.buffer_bytes:
@@ -325,7 +325,7 @@ def test_what_the_kernel_made_of_a_size_is_noted_once() -> None:
         assert list(source.notes()) == []
 
 
-def test_larger_subbuffers_are_taken_whole() -> None:
+def test_larger_sub_buffers_are_taken_as_a_whole() -> None:
     settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10, subbuffer_bytes=16 << 10)
     with closing(open_ftrace(settings, BufferPool())) as source:
         if source.info.settings["subbuffer_bytes"] != 16 << 10:
@@ -374,7 +374,7 @@ def test_two_own_instances_have_nothing_in_common() -> None:
         (FtraceSettings(subbuffer_bytes=1000), "multiple of 1024"),
     ],
 )
-def test_what_cannot_be_asked_for_leaves_nothing_behind(
+def test_an_impossible_option_leaves_nothing_in_the_kernel(
     instances: Path, settings: FtraceSettings, text: str
 ) -> None:
     with pytest.raises(UsageError, match=text):
@@ -382,7 +382,7 @@ def test_what_cannot_be_asked_for_leaves_nothing_behind(
     assert not [name for name in os.listdir(instances) if name.startswith(PREFIX)]
 
 
-def test_an_interrupt_while_setting_up_leaves_nothing_behind(
+def test_an_interrupt_during_setup_leaves_nothing_in_the_kernel(
     instances: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -397,7 +397,7 @@ def test_an_interrupt_while_setting_up_leaves_nothing_behind(
 # -- what decoding needs
 
 
-def test_attachments_are_tracefs_files_and_commands_come_only_when_they_change() -> None:
+def test_attachments_are_tracefs_files_and_commands_follow_changes() -> None:
     with closing(open_ftrace(QUIET, BufferPool())) as source:
         opened = {one.name: one for one in source.attachments(When.OPEN)}
         path = instance_of(source)
@@ -438,7 +438,7 @@ def formats_of(source: FtraceSource, when: When) -> set[str]:
     }
 
 
-def test_formats_are_saved_of_all_that_a_foreign_ring_can_hold(foreign: Path) -> None:
+def test_the_formats_of_every_event_in_a_foreign_ring_are_saved(foreign: Path) -> None:
     """Events that were switched off again before we came are in the ring all the same."""
     (foreign / "events/enable").write_text("0")
     with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
@@ -448,7 +448,7 @@ def test_formats_are_saved_of_all_that_a_foreign_ring_can_hold(foreign: Path) ->
     assert saved == there
 
 
-def test_formats_are_saved_of_what_somebody_enabled_in_an_own_instance() -> None:
+def test_the_formats_of_events_that_another_process_enabled_are_saved() -> None:
     with closing(open_ftrace(QUIET, BufferPool())) as source:
         assert not any(name.startswith("signal/") for name in formats_of(source, When.OPEN))
         (instance_of(source) / "events/signal/enable").write_text("1")
@@ -473,7 +473,7 @@ def settings_of(path: Path) -> dict[str, str]:
     return {name: (path / name).read_text() for name in SETTINGS}
 
 
-def test_whatever_is_changed_in_a_foreign_instance_is_undone(foreign: Path) -> None:
+def test_every_change_to_a_foreign_instance_is_undone(foreign: Path) -> None:
     (foreign / "tracing_on").write_text("0")
     (foreign / "buffer_percent").write_text("0")
     before = settings_of(foreign)
@@ -497,7 +497,7 @@ def test_whatever_is_changed_in_a_foreign_instance_is_undone(foreign: Path) -> N
     assert settings_of(foreign) == before
 
 
-def test_nothing_that_was_not_asked_for_is_written_to_a_foreign_instance(foreign: Path) -> None:
+def test_only_requested_settings_of_a_foreign_instance_are_written(foreign: Path) -> None:
     (foreign / "set_event_notrace_pid").write_text("1")
     before = settings_of(foreign)
     with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
@@ -509,7 +509,7 @@ def test_nothing_that_was_not_asked_for_is_written_to_a_foreign_instance(foreign
         drain(source)
 
 
-def test_a_take_that_breaks_off_costs_what_it_held_and_the_next_one_is_whole(
+def test_an_interrupted_take_loses_only_its_own_data(
     instances: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10)
@@ -536,7 +536,7 @@ def breaks_off(fd: int, buffer: memoryview, used_bytes: int, done_bytes: int) ->
     raise pipe.TakeBrokeOffError(0, used_bytes, "Input/output error")
 
 
-def test_what_a_foreign_ring_holds_already_is_delivered(foreign: Path) -> None:
+def test_the_earlier_content_of_a_foreign_ring_is_delivered(foreign: Path) -> None:
     # Else what runs here might overwrite it before it is read.
     (foreign / "events/enable").write_text("0")
     mark(foreign, "before you came")
@@ -545,7 +545,7 @@ def test_what_a_foreign_ring_holds_already_is_delivered(foreign: Path) -> None:
         assert b"before you came" in content(drain(source))
 
 
-def test_a_sub_buffer_ends_with_its_events_however_long_ago_they_were(foreign: Path) -> None:
+def test_a_sub_buffer_ends_at_its_last_event_however_old_that_is(foreign: Path) -> None:
     """A full ring of which a take gets a part: no entry may reach to the time of the take."""
     (foreign / "events/enable").write_text("0")
     (foreign / "buffer_size_kb").write_text("512")
@@ -567,7 +567,7 @@ def test_a_sub_buffer_ends_with_its_events_however_long_ago_they_were(foreign: P
         assert int(last["end"]) == last_event_time(raw, layout)
 
 
-def test_what_a_foreign_ring_lost_before_is_not_counted(foreign: Path) -> None:
+def test_earlier_losses_of_a_foreign_ring_are_not_counted(foreign: Path) -> None:
     mark(foreign, "w" * 900, times=400)
     (foreign / "tracing_on").write_text("0")
     (foreign / "events/enable").write_text("0")
@@ -580,7 +580,7 @@ def test_what_a_foreign_ring_lost_before_is_not_counted(foreign: Path) -> None:
         assert not any(batch.gaps for batch in batches)
 
 
-def test_what_the_kernel_delivered_is_counted_from_when_we_came(foreign: Path) -> None:
+def test_delivered_events_are_counted_from_the_start_of_lttd(foreign: Path) -> None:
     (foreign / "events/enable").write_text("0")
     (foreign / "trace").write_text("")
     for text in ("the one before", "the other one"):
@@ -590,7 +590,7 @@ def test_what_the_kernel_delivered_is_counted_from_when_we_came(foreign: Path) -
             assert sum(stream.counters()["read events"] for stream in source.streams) == 1
 
 
-def test_draining_a_ring_that_others_go_on_filling_ends_at_the_stop(foreign: Path) -> None:
+def test_a_drain_of_a_ring_that_others_keep_filling_ends(foreign: Path) -> None:
     done = threading.Event()
 
     def go_on() -> None:
@@ -617,7 +617,7 @@ def test_draining_a_ring_that_others_go_on_filling_ends_at_the_stop(foreign: Pat
         writer.join()
 
 
-def test_whoever_reads_an_instance_has_it_alone(foreign: Path) -> None:
+def test_only_one_lttd_at_a_time_reads_an_instance(foreign: Path) -> None:
     with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())):
         with pytest.raises(LockedError, match=rf"pid {os.getpid()}") as caught:
             open_ftrace(FtraceSettings(foreign.name), BufferPool())
@@ -625,7 +625,7 @@ def test_whoever_reads_an_instance_has_it_alone(foreign: Path) -> None:
     open_ftrace(FtraceSettings(foreign.name), BufferPool()).close()
 
 
-def test_an_instance_that_does_not_exist_is_told_with_its_remedy() -> None:
+def test_a_missing_instance_is_reported_with_a_remedy() -> None:
     with pytest.raises(NothingToRecordError, match="make it with mkdir"):
         open_ftrace(FtraceSettings(f"{PREFIX}none"), BufferPool())
     with pytest.raises(UsageError):
@@ -635,7 +635,7 @@ def test_an_instance_that_does_not_exist_is_told_with_its_remedy() -> None:
 # -- the pipe
 
 
-def test_a_pipe_is_empty_again_whatever_interrupts_a_take(tmp_path: Path) -> None:
+def test_an_interrupted_take_leaves_its_pipe_empty(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(8192))
     pipe = Pipe(1 << 20)
     fd = os.open(tmp_path / "file", os.O_RDONLY)

@@ -84,9 +84,7 @@ def is_readable(stream: LttStream) -> bool:
 
 
 @pytest.mark.parametrize("minor", [0, 1, 2, 3, 4, 5, 6])
-def test_closed_subbuffers_come_in_order_without_their_padding(
-    ltt_kernel: Kernel, minor: int
-) -> None:
+def test_closed_sub_buffers_come_in_order_without_padding(ltt_kernel: Kernel, minor: int) -> None:
     ltt_kernel.add("kernel_0", minor=minor, subbuffer_bytes=16384)
     opened = Opened(ltt_kernel)
     stream = opened.stream("kernel_0")
@@ -102,7 +100,7 @@ def test_closed_subbuffers_come_in_order_without_their_padding(
     opened.source.close()
 
 
-def test_several_subbuffers_come_in_one_batch_and_number_on(opened: Opened) -> None:
+def test_several_sub_buffers_come_in_one_batch_with_consecutive_numbers(opened: Opened) -> None:
     opened.kernel.fill("kernel_0", 3)
     (first,), _ = opened.drain("kernel_0")
     opened.kernel.fill("kernel_0", 2)
@@ -113,7 +111,7 @@ def test_several_subbuffers_come_in_one_batch_and_number_on(opened: Opened) -> N
     assert not losses([first, second])
 
 
-def test_a_stream_is_readable_when_the_kernel_says_either_of_its_words(
+def test_a_stream_is_readable_for_either_poll_event_of_the_kernel(
     ltt_kernel: Kernel,
 ) -> None:
     ltt_kernel.add("kernel_0", urgent_from=2)
@@ -129,7 +127,7 @@ def test_a_stream_is_readable_when_the_kernel_says_either_of_its_words(
     opened.source.close()
 
 
-def test_a_channel_that_hung_up_is_over_once_it_is_drained_and_is_closed_at_once(
+def test_a_channel_that_hung_up_ends_and_closes_once_it_is_drained(
     opened: Opened,
 ) -> None:
     opened.kernel.fill("kernel_0", 1)
@@ -146,7 +144,7 @@ def test_a_channel_that_hung_up_is_over_once_it_is_drained_and_is_closed_at_once
     assert opened.stream("kernel_0").losses() is None
 
 
-def test_poll_may_promise_what_is_not_committed_yet(opened: Opened) -> None:
+def test_a_poll_may_announce_data_that_are_not_committed_yet(opened: Opened) -> None:
     opened.kernel.fill("kernel_0", 1)
     opened.kernel.fault("kernel_0", uncommitted=3)
     batches, _ = opened.drain("kernel_0")
@@ -156,13 +154,13 @@ def test_poll_may_promise_what_is_not_committed_yet(opened: Opened) -> None:
     assert opened.drain("kernel_0") == ([], Nothing.YET)
 
 
-def test_an_empty_subbuffer_of_a_destroyed_trace_is_kept(opened: Opened) -> None:
+def test_the_empty_sub_buffer_of_a_destroyed_trace_is_kept(opened: Opened) -> None:
     opened.kernel.finalize()
     (batch,), why = opened.drain("kernel_1")
     assert (batch.rows["stored_bytes"].tolist(), why) == ([68], Nothing.EVER)
 
 
-def test_a_subbuffer_larger_than_the_memory_of_a_take_gets_memory_of_its_own(
+def test_a_sub_buffer_larger_than_a_take_gets_its_own_memory(
     ltt_kernel: Kernel,
 ) -> None:
     ltt_kernel.add("kernel_0", minor=4, subbuffer_bytes=1 << 21, count=2)
@@ -177,7 +175,7 @@ def test_a_subbuffer_larger_than_the_memory_of_a_take_gets_memory_of_its_own(
 # -- losses
 
 
-def test_events_that_the_tracer_refused_belong_to_the_subbuffer_that_tells_them(
+def test_refused_events_belong_to_the_sub_buffer_that_counts_them(
     opened: Opened,
 ) -> None:
     opened.kernel.fill("kernel_0", 2)
@@ -192,7 +190,7 @@ def test_events_that_the_tracer_refused_belong_to_the_subbuffer_that_tells_them(
     assert opened.stream("kernel_0").counters() == {"events_lost": 7, "subbuf_corrupt": 1}
 
 
-def test_the_totals_in_headers_wrap(opened: Opened) -> None:
+def test_the_loss_totals_in_headers_may_wrap(opened: Opened) -> None:
     opened.kernel.lose("kernel_0", events=(1 << 32) - 2)
     opened.kernel.fill("kernel_0", 1)
     opened.kernel.lose("kernel_0", events=5)
@@ -201,7 +199,7 @@ def test_the_totals_in_headers_wrap(opened: Opened) -> None:
     assert [count for *_, count in losses([batch])] == [(1 << 32) - 2, 5]
 
 
-def test_what_was_lost_before_others_read_is_some_and_not_a_number(ltt_kernel: Kernel) -> None:
+def test_losses_before_another_reader_have_an_unknown_number(ltt_kernel: Kernel) -> None:
     ltt_kernel.add("kernel_0")
     before = Opened(ltt_kernel)
     ltt_kernel.lose("kernel_0", events=7)
@@ -221,7 +219,7 @@ def test_what_was_lost_before_others_read_is_some_and_not_a_number(ltt_kernel: K
 
 
 @pytest.mark.parametrize("minor", [4, 6])
-def test_what_the_writer_overwrote_is_counted_by_the_positions(
+def test_overwritten_sub_buffers_are_counted_by_their_positions(
     ltt_kernel: Kernel, minor: int
 ) -> None:
     ltt_kernel.add("flight-kernel_0", minor=minor, overwrite=True)
@@ -239,7 +237,7 @@ def test_what_the_writer_overwrote_is_counted_by_the_positions(
     opened.source.close()
 
 
-def test_a_subbuffer_that_was_pushed_while_it_was_read_is_refused_and_counted(
+def test_a_sub_buffer_overwritten_during_a_read_is_refused_and_counted(
     opened: Opened,
 ) -> None:
     opened.kernel.fill("kernel_0", 3)
@@ -254,7 +252,7 @@ def test_a_subbuffer_that_was_pushed_while_it_was_read_is_refused_and_counted(
     assert opened.source.notes() == []
 
 
-def test_a_refusal_that_nothing_follows_is_told_at_the_end(opened: Opened) -> None:
+def test_a_final_refusal_is_reported_at_the_end(opened: Opened) -> None:
     opened.kernel.fill("kernel_0", 1)
     opened.kernel.fault("kernel_0", put_errno=errno.EIO)
     batches, _ = opened.drain("kernel_0")
@@ -267,7 +265,7 @@ def test_a_refusal_that_nothing_follows_is_told_at_the_end(opened: Opened) -> No
     assert stream.losses() is None
 
 
-def test_a_subbuffer_that_cannot_be_spliced_is_put_back_and_refused(opened: Opened) -> None:
+def test_a_sub_buffer_that_cannot_be_spliced_is_put_back_and_refused(opened: Opened) -> None:
     opened.kernel.fill("kernel_0", 2)
     opened.kernel.fault("kernel_0", splice_errors=2)  # the page cache asks twice
     batches, _ = opened.drain("kernel_0")
@@ -278,7 +276,7 @@ def test_a_subbuffer_that_cannot_be_spliced_is_put_back_and_refused(opened: Open
 
 
 @pytest.mark.parametrize("size", [0, 4096])
-def test_a_splice_that_gives_nothing_is_an_error_and_no_half_subbuffer_is_kept(
+def test_a_short_splice_is_an_error_and_stores_no_half_sub_buffer(
     ltt_kernel: Kernel, size: int
 ) -> None:
     ltt_kernel.add("kernel_0", minor=4, subbuffer_bytes=8192)
@@ -296,7 +294,7 @@ def test_a_splice_that_gives_nothing_is_an_error_and_no_half_subbuffer_is_kept(
     opened.source.close()
 
 
-def test_a_subbuffer_that_does_not_parse_is_a_gap_of_its_bytes(opened: Opened) -> None:
+def test_an_unparsable_sub_buffer_is_a_gap_of_its_bytes(opened: Opened) -> None:
     opened.kernel.fill("kernel_0", 3)
     opened.kernel.damage("kernel_0", 1, at=16)  # the magic
     (batch,), _ = opened.drain("kernel_0")
@@ -305,7 +303,7 @@ def test_a_subbuffer_that_does_not_parse_is_a_gap_of_its_bytes(opened: Opened) -
 
 
 @pytest.mark.parametrize("size", [0, 1 << 30])
-def test_a_size_that_cannot_be_is_refused_without_a_loop(opened: Opened, size: int) -> None:
+def test_an_impossible_size_is_refused_without_a_loop(opened: Opened, size: int) -> None:
     opened.kernel.fill("kernel_0", 3)
     opened.kernel.damage("kernel_0", 1, at=56, value=size.to_bytes(4, "little"))
     batches, _ = opened.drain("kernel_0")
@@ -320,7 +318,7 @@ def test_a_size_that_cannot_be_is_refused_without_a_loop(opened: Opened, size: i
         ({"get_errno": errno.EBUSY}, "another process reads"),
     ],
 )
-def test_a_channel_that_breaks_is_an_error_behind_what_was_whole(
+def test_a_channel_that_breaks_raises_after_its_whole_sub_buffers(
     opened: Opened, fault: dict[str, int], says: str
 ) -> None:
     opened.kernel.fill("kernel_0", 1)
@@ -337,7 +335,7 @@ def test_a_channel_that_breaks_is_an_error_behind_what_was_whole(
     assert told is None or losses([told]) == [(0, Reason.REFUSED, Unit.SUBBUFFERS, 1)]
 
 
-def test_a_channel_that_could_not_be_read_goes_on_when_it_can(opened: Opened) -> None:
+def test_a_channel_resumes_once_it_can_be_read_again(opened: Opened) -> None:
     opened.kernel.fill("kernel_0", 2)
     opened.kernel.fault("kernel_0", get_errno=errno.EIO)
     stream = opened.stream("kernel_0")
@@ -351,7 +349,7 @@ def test_a_channel_that_could_not_be_read_goes_on_when_it_can(opened: Opened) ->
 # -- several channels
 
 
-def test_while_another_channel_is_urgent_a_take_is_one_subbuffer(ltt_kernel: Kernel) -> None:
+def test_a_take_is_one_sub_buffer_while_another_channel_is_urgent(ltt_kernel: Kernel) -> None:
     for cpu in (0, 1):
         ltt_kernel.add(f"kernel_{cpu}", count=8, urgent_from=6)
     opened = Opened(ltt_kernel)
@@ -367,7 +365,7 @@ def test_while_another_channel_is_urgent_a_take_is_one_subbuffer(ltt_kernel: Ker
     opened.source.close()
 
 
-def test_two_urgent_channels_do_not_wait_for_each_other(ltt_kernel: Kernel) -> None:
+def test_two_urgent_channels_do_not_block_each_other(ltt_kernel: Kernel) -> None:
     for cpu in (0, 1):
         ltt_kernel.add(f"kernel_{cpu}", urgent_from=2)
         ltt_kernel.fill(f"kernel_{cpu}", 3)
@@ -377,7 +375,7 @@ def test_two_urgent_channels_do_not_wait_for_each_other(ltt_kernel: Kernel) -> N
     opened.source.close()
 
 
-def test_a_channel_that_broke_while_urgent_holds_nobody_up(ltt_kernel: Kernel) -> None:
+def test_a_broken_urgent_channel_does_not_delay_the_others(ltt_kernel: Kernel) -> None:
     for cpu in (0, 1):
         ltt_kernel.add(f"kernel_{cpu}", urgent_from=3)
         ltt_kernel.fill(f"kernel_{cpu}", 3 - cpu)
@@ -389,7 +387,7 @@ def test_a_channel_that_broke_while_urgent_holds_nobody_up(ltt_kernel: Kernel) -
     opened.source.close()
 
 
-def test_a_drain_ends_with_what_the_ring_held_however_fast_the_tracer_runs_on(
+def test_a_drain_ends_although_the_tracer_keeps_writing(
     opened: Opened,
 ) -> None:
     opened.kernel.fill("kernel_0", 3)
@@ -403,7 +401,7 @@ def test_a_drain_ends_with_what_the_ring_held_however_fast_the_tracer_runs_on(
 
 
 @pytest.mark.parametrize("faults", [{}, {"uncommitted": 1000}])
-def test_what_a_drain_leaves_in_the_ring_is_some_and_told_once(
+def test_data_left_in_the_ring_are_reported_once_with_unknown_number(
     opened: Opened, faults: dict[str, int]
 ) -> None:
     opened.kernel.fill("kernel_0", 3)
@@ -418,7 +416,7 @@ def test_what_a_drain_leaves_in_the_ring_is_some_and_told_once(
     assert stream.losses() is None
 
 
-def test_what_a_tracer_writes_behind_the_drain_is_not_missed(opened: Opened) -> None:
+def test_data_written_after_the_drain_are_not_counted_as_lost(opened: Opened) -> None:
     opened.kernel.fill("kernel_0", 1)
     opened.source.stop()
     opened.drain("kernel_0")
@@ -441,7 +439,7 @@ def test_channels_are_found_in_folders_and_named_by_their_path(ltt_kernel: Kerne
     opened.source.close()
 
 
-def test_a_channel_whose_name_no_manifest_can_hold_is_passed_over(ltt_kernel: Kernel) -> None:
+def test_a_channel_name_that_no_manifest_can_hold_is_skipped(ltt_kernel: Kernel) -> None:
     ltt_kernel.add("cpu_0", minor=2)
     ltt_kernel.add(f"{'x' * 200}/{'y' * 100}_0")
     opened = Opened(ltt_kernel)
@@ -460,7 +458,7 @@ def test_a_channel_whose_name_no_manifest_can_hold_is_passed_over(ltt_kernel: Ke
         ("normal", ["kernel_0"]),
     ],
 )
-def test_only_the_kind_that_is_asked_for_is_opened(
+def test_only_channels_of_the_requested_kind_are_opened(
     ltt_kernel: Kernel, channels: str, names: list[str]
 ) -> None:
     ltt_kernel.add("kernel_0")
@@ -472,7 +470,7 @@ def test_only_the_kind_that_is_asked_for_is_opened(
         until(lambda one=one: not ltt_kernel.is_open(one), "the close")
 
 
-def test_channels_that_appear_are_opened_and_told_from_their_beginning(opened: Opened) -> None:
+def test_channels_that_appear_later_are_recorded_from_their_beginning(opened: Opened) -> None:
     opened.kernel.add("control/flight-fs_1", overwrite=True)
     opened.kernel.lose("control/flight-fs_1", events=3)
     opened.kernel.fill("control/flight-fs_1", 6)
@@ -486,7 +484,7 @@ def test_channels_that_appear_are_opened_and_told_from_their_beginning(opened: O
     ]
 
 
-def test_a_channel_with_another_reader_is_told_once_and_had_when_it_is_free(
+def test_a_busy_channel_is_reported_once_and_opened_when_free(
     opened: Opened,
 ) -> None:
     opened.kernel.add("fs_0")
@@ -498,7 +496,7 @@ def test_a_channel_with_another_reader_is_told_once_and_had_when_it_is_free(
     assert [stream.info.id.name for stream in opened.source.discover()] == ["fs_0"]
 
 
-def test_a_new_channel_of_an_old_name_continues_the_stream(opened: Opened) -> None:
+def test_a_recreated_channel_continues_its_stream(opened: Opened) -> None:
     opened.kernel.fill("kernel_0", 1)
     opened.kernel.finalize("kernel_0")
     opened.drain("kernel_0")
@@ -512,7 +510,7 @@ def test_a_new_channel_of_an_old_name_continues_the_stream(opened: Opened) -> No
     assert opened.names == ["kernel_0", "kernel_1"]
 
 
-def test_a_new_channel_of_an_old_name_and_other_sizes_is_told_and_left_alone(
+def test_a_recreated_channel_of_another_size_is_reported_and_left_alone(
     opened: Opened,
 ) -> None:
     opened.kernel.finalize("kernel_0")
@@ -525,7 +523,7 @@ def test_a_new_channel_of_an_old_name_and_other_sizes_is_told_and_left_alone(
     until(lambda: not opened.kernel.is_open("kernel_0"), "the close")
 
 
-def test_a_channel_for_which_no_descriptor_is_left_is_told(
+def test_a_channel_without_a_free_descriptor_is_reported(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lttd.sources.ltt.source._allow_descriptors", lambda channels: None)
@@ -543,7 +541,7 @@ def test_a_channel_for_which_no_descriptor_is_left_is_told(
     assert [stream.info.id.name for stream in opened.source.discover()] == ["fs_0"]
 
 
-def test_inotify_tells_what_a_rescan_would_find_later(ltt_kernel: Kernel, tmp_path: Path) -> None:
+def test_inotify_reports_new_channels_before_the_rescan(ltt_kernel: Kernel, tmp_path: Path) -> None:
     # The emulated files make no events; names of them, in a directory of the machine's own, do.
     for path in ("kernel_0", "kernel_1", "fs_0"):
         ltt_kernel.add(path)
@@ -561,7 +559,7 @@ def test_inotify_tells_what_a_rescan_would_find_later(ltt_kernel: Kernel, tmp_pa
     source.close()
 
 
-def test_folders_that_lead_back_are_walked_once(ltt_kernel: Kernel, tmp_path: Path) -> None:
+def test_folders_that_link_back_are_walked_once(ltt_kernel: Kernel, tmp_path: Path) -> None:
     ltt_kernel.add("kernel_0")
     root = tmp_path / "names"
     root.mkdir()
@@ -572,7 +570,7 @@ def test_folders_that_lead_back_are_walked_once(ltt_kernel: Kernel, tmp_path: Pa
     source.close()
 
 
-def test_the_wall_clock_is_known_from_the_first_subbuffer_of_metadata(ltt_kernel: Kernel) -> None:
+def test_the_first_metadata_sub_buffer_gives_the_wall_clock(ltt_kernel: Kernel) -> None:
     ltt_kernel.add("metadata_0")
     opened = Opened(ltt_kernel)
     assert opened.source.info.snapshot is None
@@ -596,7 +594,7 @@ def test_a_second_reader_is_refused_and_takes_nothing_from_the_first(opened: Ope
     assert len(opened.drain("kernel_1")[0]) == 1
 
 
-def test_a_directory_without_channels_is_nothing_to_record(
+def test_a_directory_without_channels_gives_the_status_for_nothing_to_record(
     ltt_kernel: Kernel, tmp_path: Path
 ) -> None:
     with pytest.raises(NothingToRecordError, match="no channel available for reading; name the"):
@@ -608,14 +606,14 @@ def test_a_directory_without_channels_is_nothing_to_record(
         open_ltt(ltt_kernel.root, BufferPool(), channels="both")
 
 
-def test_what_is_no_directory_is_nothing_to_record(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_directory_is_nothing_to_record(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "none", tmp_path / "file"):
         with pytest.raises(NothingToRecordError, match="lttctl -c NAME"):
             open_ltt(path, BufferPool())
 
 
-def test_a_file_that_is_no_channel_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_channel_is_named(tmp_path: Path) -> None:
     (tmp_path / "kernel_0").write_bytes(bytes(8192))
     with pytest.raises(NothingToRecordError, match=r"kernel_0: no LTTng 0\.x channel"):
         open_ltt(tmp_path, BufferPool())
@@ -628,7 +626,7 @@ def test_a_file_that_is_no_channel_is_named(tmp_path: Path) -> None:
         (errno.EACCES, r"kernel_0: Permission denied; .*\broot"),
     ],
 )
-def test_a_channel_that_is_closed_to_us_says_what_bars_it(
+def test_an_unopenable_channel_is_reported_with_its_reason(
     ltt_kernel: Kernel, number: int, says: str
 ) -> None:
     ltt_kernel.add("kernel_0")
@@ -637,7 +635,7 @@ def test_a_channel_that_is_closed_to_us_says_what_bars_it(
         open_ltt(ltt_kernel.root, BufferPool())
 
 
-def test_sizes_that_cannot_be_are_refused(ltt_kernel: Kernel) -> None:
+def test_impossible_channel_sizes_are_refused(ltt_kernel: Kernel) -> None:
     ltt_kernel.add("kernel_0")
     ltt_kernel.fault("kernel_0", no_subbuffers=1)
     with pytest.raises(SourceError, match="impossible sizes: 0 sub-buffers"):
@@ -646,7 +644,7 @@ def test_sizes_that_cannot_be_are_refused(ltt_kernel: Kernel) -> None:
 
 
 @pytest.mark.usefixtures("ltt_kernel")  # it says whether one can be had
-def test_a_kernel_that_dies_is_an_error_and_no_hang(tmp_path: Path) -> None:
+def test_a_kernel_that_dies_raises_an_error_and_does_not_hang_lttd(tmp_path: Path) -> None:
     with running_kernel(tmp_path) as kernel:
         kernel.add("kernel_0")
         opened = Opened(kernel)
@@ -656,7 +654,7 @@ def test_a_kernel_that_dies_is_an_error_and_no_hang(tmp_path: Path) -> None:
         opened.source.close()
 
 
-def test_nothing_is_left_open(ltt_kernel: Kernel) -> None:
+def test_no_file_is_left_open(ltt_kernel: Kernel) -> None:
     ltt_kernel.add("kernel_0")
     before = os.listdir("/proc/self/fd")
     for _ in range(3):

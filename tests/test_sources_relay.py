@@ -95,7 +95,7 @@ def gap(batch: Batch) -> tuple[int, Reason, Unit, int | None]:
     return only.row, only.reason, only.unit, only.count
 
 
-def test_what_closed_between_two_looks_is_one_row_with_the_times_of_its_capture() -> None:
+def test_sub_buffers_closed_between_two_takes_are_one_row() -> None:
     made = Made(None)
     assert made.stream.take(flush=True) is Nothing.YET
     looked = made.clock.time
@@ -129,7 +129,7 @@ def test_framed_records_have_their_own_times() -> None:
     assert 890 == row["begin"] < row["end"] <= made.clock.time, "no time is later than now"
 
 
-def test_a_record_that_is_not_whole_stands_before_what_comes_next() -> None:
+def test_an_incomplete_record_is_joined_with_the_next_bytes() -> None:
     made = Made("fixed:16", sequence=None)
     made.model.write(bytes(range(10)))
     made.model.flush()
@@ -139,7 +139,7 @@ def test_a_record_that_is_not_whole_stands_before_what_comes_next() -> None:
     assert row["stored_bytes"] == 16
 
 
-def test_what_is_damaged_is_a_gap_and_not_in_the_rows() -> None:
+def test_damaged_bytes_are_a_gap_and_not_in_the_rows() -> None:
     made = Made()
     made.write(0, 1)
     made.model.write(bytes(30))
@@ -149,7 +149,7 @@ def test_what_is_damaged_is_a_gap_and_not_in_the_rows() -> None:
     assert gap(batch) == (1, Reason.DAMAGED, Unit.BYTES, 30)
 
 
-def test_numbers_that_are_missing_are_lost_events_before_the_row_that_follows() -> None:
+def test_missing_numbers_are_lost_events_before_the_next_row() -> None:
     made = Made()
     made.write(5, 6, 10, 11)
     made.model.flush()
@@ -164,7 +164,7 @@ def test_numbers_that_are_missing_are_lost_events_before_the_row_that_follows() 
     assert batch.rows["discarded_total"].tolist() == [4]
 
 
-def test_in_a_ring_that_overwrites_the_record_before_a_loss_is_not_trusted() -> None:
+def test_an_overwriting_ring_does_not_trust_the_record_before_a_loss() -> None:
     made = Made(overwrite=True)
     made.write(5, 6, 10, 11)
     made.model.flush()
@@ -176,7 +176,7 @@ def test_in_a_ring_that_overwrites_the_record_before_a_loss_is_not_trusted() -> 
     ]
 
 
-def test_what_was_promised_and_never_came_is_refused_bytes() -> None:
+def test_bytes_that_were_announced_and_never_came_are_counted_as_refused() -> None:
     made = Made(model=RelayModel(100, 2))
 
     def look() -> None:
@@ -195,21 +195,21 @@ def test_what_was_promised_and_never_came_is_refused_bytes() -> None:
     assert sum(len(numbers_of(batch)) for batch in taken) == 11 - 5 - made.model.refused
 
 
-def test_at_the_end_what_is_not_closed_stays_unless_that_was_asked_for() -> None:
+def test_an_open_sub_buffer_is_read_at_the_end_only_if_asked_for() -> None:
     for unfinished, expected in ((False, [*range(10)]), (True, [*range(12)])):
         made = Made(unfinished=unfinished)
         made.write(*range(12))
         assert [n for batch in made.takes() for n in numbers_of(batch)] == expected
 
 
-def test_at_the_end_a_cpu_that_is_offline_is_read_to_the_end() -> None:
+def test_an_offline_cpu_is_read_completely_at_the_end() -> None:
     made = Made()
     made.shared.is_offline = lambda cpu: cpu == 0
     made.write(*range(12))
     assert [n for batch in made.takes() for n in numbers_of(batch)] == [*range(12)]
 
 
-def test_at_the_end_a_producer_that_goes_on_does_not_keep_us() -> None:
+def test_a_busy_producer_does_not_delay_the_end() -> None:
     made = Made(model=RelayModel(200, 4))
     made.write(*range(12))
     made.shared.stopped = True
@@ -222,7 +222,7 @@ def test_at_the_end_a_producer_that_goes_on_does_not_keep_us() -> None:
     assert taken == 2
 
 
-def test_what_a_drain_that_was_broken_off_has_left_is_counted_once() -> None:
+def test_data_left_by_an_aborted_relay_drain_are_counted_once() -> None:
     made = Made()
     made.write(*range(12))
     made.shared.stopped = True
@@ -232,7 +232,7 @@ def test_what_a_drain_that_was_broken_off_has_left_is_counted_once() -> None:
     assert made.stream.losses() is None
 
 
-def test_what_a_producer_that_goes_on_writes_behind_the_drain_is_no_loss() -> None:
+def test_data_written_after_the_relay_drain_are_not_a_loss() -> None:
     made = Made()
     made.write(*range(12))
     made.takes()
@@ -240,7 +240,7 @@ def test_what_a_producer_that_goes_on_writes_behind_the_drain_is_no_loss() -> No
     assert made.stream.losses() is None
 
 
-def test_a_channel_that_went_away_is_over_and_its_unread_bytes_are_lost() -> None:
+def test_a_removed_channel_ends_and_its_unread_bytes_are_lost() -> None:
     made = Made()
     made.write(*range(12))
     made.model.removed = True
@@ -248,7 +248,7 @@ def test_a_channel_that_went_away_is_over_and_its_unread_bytes_are_lost() -> Non
     assert made.stream.take(flush=True) is Nothing.EVER
 
 
-def test_a_stream_that_comes_again_goes_on_rising() -> None:
+def test_a_stream_that_returns_has_rising_times() -> None:
     book = Book()
     first = Made(book=book)
     first.write(3, 5)
@@ -265,7 +265,7 @@ def test_a_stream_that_comes_again_goes_on_rising() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 60)), max_size=60), st.booleans())
-def test_all_bytes_are_in_rows_gaps_or_still_in_the_ring(
+def test_every_byte_is_in_a_row_or_a_gap_or_the_ring(
     steps: list[tuple[int, int]], framed: bool
 ) -> None:
     made = Made("u32le-length" if framed else None, sequence=None)
@@ -308,13 +308,13 @@ def test_all_bytes_are_in_rows_gaps_or_still_in_the_ring(
         ("7", 64, ("7", -1)),
     ],
 )
-def test_a_name_is_split_by_how_many_cpus_there_are(
+def test_a_file_name_is_split_by_the_number_of_cpus(
     name: str, cpus: int, split: tuple[str, int]
 ) -> None:
     assert relay_find.split_cpu(name, cpus) == split
 
 
-def test_files_are_found_at_any_depth_by_the_channels_name(tmp_path: Path) -> None:
+def test_relay_files_are_found_at_any_depth_by_channel_name(tmp_path: Path) -> None:
     for name in ("top0", "block/nullb0/trace0", "block/nullb0/trace1", "block/nullb0/dropped"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -327,14 +327,14 @@ def test_files_are_found_at_any_depth_by_the_channels_name(tmp_path: Path) -> No
     assert found("trace") == found("block/*") == found("*")[1:]
 
 
-def test_a_channel_whose_name_no_manifest_can_hold_is_passed_over(tmp_path: Path) -> None:
+def test_a_channel_name_that_no_manifest_can_hold_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "good0").touch()
     (tmp_path / os.fsdecode(b"\xff0")).touch()
     found = [each.stream.channel for each in relay_find.candidates(str(tmp_path), "*", 2)]
     assert found == ["good"]
 
 
-def test_a_file_that_can_be_sought_in_is_no_relay_file(tmp_path: Path) -> None:
+def test_a_seekable_file_is_not_a_relay_file(tmp_path: Path) -> None:
     (tmp_path / "trace0").touch()
     fd = os.open(tmp_path / "trace0", os.O_RDONLY)
     try:
@@ -343,14 +343,14 @@ def test_a_file_that_can_be_sought_in_is_no_relay_file(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_a_cpu_of_which_nothing_is_known_is_not_taken_for_offline(tmp_path: Path) -> None:
+def test_an_unknown_cpu_is_not_considered_offline(tmp_path: Path) -> None:
     online = tmp_path / "online"
     assert not relay_find.is_offline(1, online)
     online.write_text("0,2-3\n")
     assert [relay_find.is_offline(cpu, online) for cpu in range(4)] == [False, True, False, False]
 
 
-def test_the_file_system_is_found_whatever_bytes_other_mount_points_have(tmp_path: Path) -> None:
+def test_the_file_system_is_found_beside_mount_points_of_any_bytes(tmp_path: Path) -> None:
     mountinfo = tmp_path / "mountinfo"
     mountinfo.write_bytes(
         b"30 1 0:40 / /mnt/\xff rw - tmpfs none rw\n31 1 0:7 / /d rw - debugfs none rw\n"
@@ -358,7 +358,7 @@ def test_the_file_system_is_found_whatever_bytes_other_mount_points_have(tmp_pat
     assert relay_find.file_system_of(os.makedev(0, 7), mountinfo) == "debugfs"
 
 
-def test_cpus_are_read_as_the_kernel_lists_them(tmp_path: Path) -> None:
+def test_cpu_lists_of_the_kernel_are_parsed(tmp_path: Path) -> None:
     (tmp_path / "online").write_text("0-2,5\n")
     assert relay_find.cpus_in(tmp_path / "online") == {0, 1, 2, 5}
     assert relay_find.cpus_in(tmp_path / "absent") == set()
@@ -376,12 +376,14 @@ def test_cpus_are_read_as_the_kernel_lists_them(tmp_path: Path) -> None:
         ("relay:/x,size=8", "is not a key of relay"),
     ],
 )
-def test_what_cannot_be_asked_for_is_refused(spec: str, words: str) -> None:
+def test_impossible_relay_options_are_refused(spec: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         open_source(parse_spec(spec), BufferPool())
 
 
-def test_a_directory_without_channels_is_nothing_to_record(tmp_path: Path) -> None:
+def test_a_directory_without_channels_gives_the_status_for_nothing_to_record(
+    tmp_path: Path,
+) -> None:
     spec = SourceSpec("relay", str(tmp_path))
     with pytest.raises(NothingToRecordError, match="no file <channel><cpu>"):
         open_source(spec, BufferPool())
@@ -392,7 +394,7 @@ def test_a_directory_without_channels_is_nothing_to_record(tmp_path: Path) -> No
         open_source(SourceSpec("relay", str(tmp_path / "absent")), BufferPool())
 
 
-def test_gaps_lie_between_the_rows_that_they_are_between() -> None:
+def test_each_gap_lies_between_its_rows() -> None:
     made = Made(time=8)
     made.write(0, time=100)
     made.write(5, time=500)

@@ -35,7 +35,7 @@ def refused_bytes(batches: list[Batch]) -> int:
 
 
 @pytest.mark.parametrize("cpu", [0, 1])
-def test_the_fixture_replays_with_its_loss_where_it_was_and_as_large_as_overrun(cpu: int) -> None:
+def test_a_replay_of_the_fixture_has_its_loss_in_place(cpu: int) -> None:
     source = open_replay(FIXTURE, BufferPool())
     assert source.info.clock == "mono"
     (batch,) = taken(source, cpu)
@@ -58,13 +58,13 @@ def test_the_fixture_replays_with_its_loss_where_it_was_and_as_large_as_overrun(
     source.close()
 
 
-def test_the_clock_of_a_replay_stands_at_the_latest_event_taken() -> None:
+def test_the_clock_of_a_replay_shows_the_latest_event_taken() -> None:
     source = open_replay(FIXTURE, BufferPool())
     ends = [int(batch.rows["end"][-1]) for cpu in (0, 1) for batch in taken(source, cpu)]
     assert source.now() == max(ends)
 
 
-def test_format_files_keep_tracefs_own_names() -> None:
+def test_format_files_keep_their_tracefs_names() -> None:
     source = open_replay(FIXTURE, BufferPool())
     names = {one.name: one.data for one in source.attachments(When.OPEN)}
     name = "events/sched/sched_switch/format"
@@ -74,7 +74,7 @@ def test_format_files_keep_tracefs_own_names() -> None:
     assert list(source.attachments(When.CLOSE)) == []
 
 
-def test_what_a_manifest_keeps_of_a_replay_is_json() -> None:
+def test_the_settings_of_a_replay_are_json() -> None:
     source = open_replay(FIXTURE, BufferPool())
     assert json.loads(json.dumps(source.info.settings))["subbuffer_bytes"] == 4096
 
@@ -133,13 +133,13 @@ def test_a_torn_tail_is_a_gap_and_a_note(tmp_path: Path) -> None:
     assert (gap.row, gap.reason, gap.unit, gap.count) == (1, Reason.TORN, Unit.BYTES, 17)
 
 
-def test_a_file_of_nothing_but_a_tail_gives_its_gap_without_rows(tmp_path: Path) -> None:
+def test_a_file_that_is_only_a_torn_tail_gives_a_gap_without_rows(tmp_path: Path) -> None:
     (tmp_path / "cpu0.pages").write_bytes(b"x" * 17)
     (batch,) = taken(open_replay(tmp_path, BufferPool()), 0)
     assert (len(batch.rows), [gap.count for gap in batch.gaps]) == (0, [17])
 
 
-def test_a_damaged_subbuffer_is_a_gap_and_its_neighbours_are_kept(tmp_path: Path) -> None:
+def test_a_damaged_sub_buffer_is_a_gap_and_its_neighbours_are_kept(tmp_path: Path) -> None:
     pages = [page(5, event(b"abcd")), b"\xff" * 4096, page(9, event(b"efgh"))]
     (tmp_path / "cpu0.pages").write_bytes(b"".join(pages))
     (batch,) = taken(open_replay(tmp_path, BufferPool()), 0)
@@ -160,7 +160,7 @@ def test_a_damaged_subbuffer_is_a_gap_and_its_neighbours_are_kept(tmp_path: Path
         max_size=8,
     )
 )
-def test_whatever_the_bytes_the_books_balance(
+def test_a_replay_of_any_bytes_accounts_for_every_byte(
     tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]
 ) -> None:
     directory = tmp_path_factory.mktemp("garbage")
@@ -174,7 +174,7 @@ def test_whatever_the_bytes_the_books_balance(
         assert all(gap.begin <= gap.end and gap.row <= len(batch.rows) for gap in batch.gaps)
 
 
-def test_the_size_of_subbuffers_comes_from_header_page_before_the_keyword(tmp_path: Path) -> None:
+def test_header_page_overrides_the_sub_buffer_size_option(tmp_path: Path) -> None:
     text = (FIXTURE / "events" / "header_page").read_text()
     (tmp_path / "header_page").write_text(text.replace("size:4080", "size:8176"))
     (tmp_path / "cpu0.pages").write_bytes(page(5, event(b"abcd")) + bytes(4096))
@@ -186,13 +186,13 @@ def test_the_size_of_subbuffers_comes_from_header_page_before_the_keyword(tmp_pa
     assert (len(batch.rows), batch.kernel_bytes) == (1, 8192)
 
 
-def test_without_header_page_the_keyword_tells_the_size(tmp_path: Path) -> None:
+def test_the_option_gives_the_sub_buffer_size_without_header_page(tmp_path: Path) -> None:
     (tmp_path / "cpu0.pages").write_bytes(b"\1".ljust(16384, b"\0"))
     source = open_replay(tmp_path, BufferPool(), subbuffer_bytes=16384)
     assert [len(batch.rows) for batch in taken(source, 0)] == [1]
 
 
-def test_what_cannot_be_replayed_is_said_in_one_line(tmp_path: Path) -> None:
+def test_an_impossible_replay_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(NothingToRecordError, match="holds no stream"):
         open_replay(tmp_path, BufferPool())
     with pytest.raises(UsageError, match="not a directory"):

@@ -80,7 +80,7 @@ def data_sizes(data: bytes) -> list[int]:
 
 
 @needs_the_real_trace
-def test_the_real_trace_is_recognised_and_keeps_its_used_bytes_alone() -> None:
+def test_a_replay_of_the_real_trace_keeps_only_its_used_bytes() -> None:
     source = opened(REAL)
     assert source.info.clock == "ltt-tsc"
     assert source.info.settings["format"] == "2.5"
@@ -116,7 +116,7 @@ def test_every_format_is_replayed_as_it_was_written(tmp_path: Path, tracer: Trac
     source.close()
 
 
-def test_losses_stand_before_the_sub_buffer_that_tells_them_as_events(tmp_path: Path) -> None:
+def test_losses_are_gaps_before_the_sub_buffer_that_counts_them(tmp_path: Path) -> None:
     tracer = Tracer()
     metadata, kernel = LttBuffer(tracer), LttBuffer(tracer, count=64)
     tsc = tracer.start_tsc
@@ -149,7 +149,7 @@ def test_a_counter_may_wrap(tmp_path: Path) -> None:
     assert [gap.count for gap in batch.gaps] == [(1 << 32) - 2, 5]
 
 
-def test_a_run_that_was_appended_counts_anew_and_is_kept(tmp_path: Path) -> None:
+def test_an_appended_run_restarts_its_counters_and_is_kept(tmp_path: Path) -> None:
     one = Tracer()
     other = Tracer(start_tsc=5_000, start_s=one.start_s + 100, frequency=3 * 10**9)
     lossy = [busy(tracer, events=50) for tracer in (one, other)]
@@ -165,7 +165,7 @@ def test_a_run_that_was_appended_counts_anew_and_is_kept(tmp_path: Path) -> None
     assert any("appended" in note for note in source.notes())
 
 
-def test_overwritten_sub_buffers_leave_a_channel_that_replays(tmp_path: Path) -> None:
+def test_a_channel_with_overwritten_sub_buffers_replays(tmp_path: Path) -> None:
     tracer = Tracer()
     flight = LttBuffer(tracer, overwrite=True)
     for number in range(2000):
@@ -177,7 +177,7 @@ def test_overwritten_sub_buffers_leave_a_channel_that_replays(tmp_path: Path) ->
     assert sum(len(batch.rows) for batch in batches) + flight.pushed == flight.closed
 
 
-def test_a_large_file_comes_in_several_batches_that_go_on(tmp_path: Path) -> None:
+def test_a_large_file_comes_in_several_consecutive_batches(tmp_path: Path) -> None:
     tracer = Tracer()
     kernel = busy(tracer, events=3000, count=512)
     write_trace(tmp_path, {"metadata_0": LttBuffer(tracer), "kernel_0": kernel})
@@ -190,7 +190,7 @@ def test_a_large_file_comes_in_several_batches_that_go_on(tmp_path: Path) -> Non
     assert begins == sorted(begins)
 
 
-def test_a_sub_buffer_may_be_larger_than_what_a_take_is_given(tmp_path: Path) -> None:
+def test_a_sub_buffer_may_be_larger_than_the_memory_of_a_take(tmp_path: Path) -> None:
     tracer = Tracer()
     kernel = LttBuffer(tracer, subbuffer_bytes=1 << 16)
     for number in range(3000):
@@ -202,9 +202,7 @@ def test_a_sub_buffer_may_be_larger_than_what_a_take_is_given(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("minor", [3, 6])
-def test_damage_and_torn_tails_are_gaps_and_what_follows_is_kept(
-    tmp_path: Path, minor: int
-) -> None:
+def test_damage_and_torn_tails_are_gaps_and_later_data_are_kept(tmp_path: Path, minor: int) -> None:
     tracer = Tracer(minor=minor)
     made(tmp_path, tracer)
     path = tmp_path / "kernel_0"
@@ -268,13 +266,13 @@ def test_two_traces_at_once_are_refused(tmp_path: Path) -> None:
     assert len(opened(tmp_path / "run2").streams) == 1
 
 
-def test_a_sub_buffer_size_cannot_be_asked_for(tmp_path: Path) -> None:
+def test_the_sub_buffer_size_option_is_refused_for_ltt(tmp_path: Path) -> None:
     made(tmp_path, Tracer())
     with pytest.raises(UsageError, match="state their size themselves"):
         opened(tmp_path, **{"subbuffer-size": "4096"})
 
 
-def test_the_settings_are_fit_for_a_manifest(tmp_path: Path) -> None:
+def test_the_settings_of_an_ltt_replay_fit_a_manifest(tmp_path: Path) -> None:
     made(tmp_path, Tracer(order=">", minor=2))
     told = json.loads(json.dumps(dict(opened(tmp_path).info.settings)))
     assert (told["format"], told["byteorder"]) == ("2.2", "big")
@@ -283,7 +281,7 @@ def test_the_settings_are_fit_for_a_manifest(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 12287), st.integers(0, 12288))
-def test_no_file_raises_anything_of_its_own_or_loops(
+def test_a_replay_of_any_file_ends_without_an_exception(
     tmp_path_factory: pytest.TempPathFactory, patch: bytes, at: int, keep: int
 ) -> None:
     directory = tmp_path_factory.mktemp("broken")

@@ -48,7 +48,9 @@ def events(tmp_path: Path) -> str:
         ("?r?:*", ["irq:*"]),
     ],
 )
-def test_a_glob_names_whole_systems_by_one_file(events: str, glob: str, names: list[str]) -> None:
+def test_a_glob_for_a_whole_system_writes_one_file(
+    events: str, glob: str, names: list[str]
+) -> None:
     assert [file.name for file in find_events(events, [glob])] == names
 
 
@@ -60,18 +62,18 @@ def test_an_event_that_two_globs_name_is_enabled_once(events: str) -> None:
     ("glob", "near"),
     [("sched:sched_swich", "sched:sched_switch"), ("shed:*", "sched:*"), ("sched_wakin", "waking")],
 )
-def test_a_glob_without_a_match_names_what_comes_near(events: str, glob: str, near: str) -> None:
+def test_a_glob_without_a_match_suggests_similar_names(events: str, glob: str, near: str) -> None:
     with pytest.raises(UsageError, match=r"no event .* matches") as caught:
         find_events(events, [glob])
     assert near in str(caught.value)
 
 
-def test_tracefs_itself_has_no_events_to_enable(events: str) -> None:
+def test_the_ftrace_system_has_no_events_to_enable(events: str) -> None:
     with pytest.raises(UsageError):
         find_events(events, ["ftrace:print"])
 
 
-def test_stats_are_fields_by_the_kernels_names_in_nanoseconds() -> None:
+def test_stats_have_the_names_of_the_kernel_and_times_in_ns() -> None:
     fields = parse_stats(STATS)
     assert fields["commit overrun"] == 0
     assert fields["dropped events"] == 7
@@ -80,14 +82,14 @@ def test_stats_are_fields_by_the_kernels_names_in_nanoseconds() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
-def test_what_keeps_us_out_is_told_with_its_remedy(number: int) -> None:
+def test_a_refused_access_is_reported_with_a_remedy(number: int) -> None:
     error = explained("/sys/x", OSError(number, "no"))
     assert isinstance(error, NothingToRecordError)
     assert str(error).startswith("/sys/x: ")
     assert error.remedy
 
 
-def test_what_the_kernel_refuses_names_the_file_and_what_was_written() -> None:
+def test_a_refused_write_names_the_file_and_the_value() -> None:
     error = explained("/sys/x", OSError(errno.EINVAL, "no"), "writing '5': ")
     assert isinstance(error, SourceError)
     assert str(error).startswith("/sys/x: writing '5': Invalid argument")

@@ -55,14 +55,14 @@ def chained() -> ImportError:
         (ExceptionGroup("", [MemoryError(), KeyError()]), "(and 1 more errors)"),
     ],
 )
-def test_whatever_fails_is_one_short_line(error: BaseException, says: str) -> None:
+def test_every_failure_is_one_short_line(error: BaseException, says: str) -> None:
     line = unforeseen(error)
     assert says in line
     assert "\n" not in line
     assert len(line) < 350
 
 
-def test_what_is_unforeseen_says_where_it_happened() -> None:
+def test_an_unexpected_exception_is_reported_with_its_place() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         1 / 0  # noqa: B018
     assert "unforeseen ZeroDivisionError at test_start.py:" in unforeseen(caught.value)
@@ -113,7 +113,7 @@ sys.exit(cli.main())
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", [LOOP_BREAKS, READER_BREAKS], ids=["loop", "reader"])
 @pytest.mark.parametrize("daemon", [[], ["-d"]], ids=["", "daemon"])
-def test_a_failure_that_nobody_foresaw_is_one_line_and_status_1_and_nothing_hangs(
+def test_an_unexpected_failure_gives_one_line_and_status_1(
     tmp_path: Path, broken: str, daemon: list[str]
 ) -> None:
     if broken is LOOP_BREAKS and not daemon:
@@ -128,7 +128,7 @@ def test_a_failure_that_nobody_foresaw_is_one_line_and_status_1_and_nothing_hang
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_that_finds_no_room_is_a_failure_of_one_line(option: str) -> None:
+def test_help_on_a_full_disk_fails_in_one_line(option: str) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     for where, status, lines in ((">/dev/full", 1, 1), (">&-", 1, 1), ("| true", 0, 0), ("", 0, 0)):
         script = f'set -o pipefail; "$@" {where}'
@@ -142,14 +142,14 @@ def test_help_that_finds_no_room_is_a_failure_of_one_line(option: str) -> None:
 # -- limits
 
 
-def test_the_soft_limit_of_files_is_raised(tmp_path: Path) -> None:
+def test_lttd_raises_the_soft_limit_of_open_files(tmp_path: Path) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     done = run("-t", tmp_path / "t", *REPLAY, under=["prlimit", f"--nofile=12:{hard}"])
     assert (done.returncode, done.stderr) == (0, "")
     assert_whole(tmp_path / "t")
 
 
-def test_a_limit_of_the_size_of_files_is_one_line(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_reported_in_one_line(tmp_path: Path) -> None:
     done = run("-t", tmp_path / "t", *REPLAY, under=["prlimit", "--fsize=10240"])
     assert done.returncode == 1
     assert "the file is as large as the limit allows: raise it (ulimit -f)" in only_line(done)
@@ -158,7 +158,7 @@ def test_a_limit_of_the_size_of_files_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("files", [6, 8, 10, 12, 14, 16])
-def test_too_few_files_are_one_line(tmp_path: Path, files: int) -> None:
+def test_too_few_descriptors_are_reported_in_one_line(tmp_path: Path, files: int) -> None:
     done = run("-t", tmp_path / "t", *REPLAY, under=["prlimit", f"--nofile={files}:{files}"])
     assert done.returncode in (1, 2)
     assert re.search(r"[Tt]oo many open files.*ulimit -n", only_line(done))
@@ -166,7 +166,7 @@ def test_too_few_files_are_one_line(tmp_path: Path, files: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size_mb", [30, 60, 110, 140, 170, 200])
-def test_too_little_address_space_is_one_line(tmp_path: Path, size_mb: int) -> None:
+def test_too_little_address_space_is_reported_in_one_line(tmp_path: Path, size_mb: int) -> None:
     done = run("-t", tmp_path / "t", *REPLAY, under=["prlimit", f"--as={size_mb << 20}"])
     if done.returncode != 0:  # how much it takes is the libraries' business
         assert done.returncode in (1, 2)
@@ -175,7 +175,7 @@ def test_too_little_address_space_is_one_line(tmp_path: Path, size_mb: int) -> N
 
 
 @pytest.mark.slow
-def test_too_few_processes_are_one_line(tmp_path: Path) -> None:
+def test_too_few_processes_are_reported_in_one_line(tmp_path: Path) -> None:
     # Somebody whom limits bind, and who may read this Python wherever it is.
     nobody = ["setpriv", "--reuid=64999", "--inh-caps=+dac_override"]
     nobody += ["--ambient-caps=+dac_override"]
@@ -200,7 +200,7 @@ def test_too_few_processes_are_one_line(tmp_path: Path) -> None:
         ("256M", ["prlimit", f"--as={300 << 20}"], "this process may not have so much memory"),
     ],
 )
-def test_a_backlog_that_no_memory_holds_is_refused(
+def test_a_backlog_larger_than_memory_is_refused(
     tmp_path: Path, size: str, limit: list[str], says: str
 ) -> None:
     done = run("-t", tmp_path / "t", "--backlog", size, *REPLAY, under=limit)
@@ -214,7 +214,7 @@ def test_a_backlog_that_no_memory_holds_is_refused(
 CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"]
 
 
-def test_standard_descriptors_that_are_closed_are_nothing_that_lttd_opens(tmp_path: Path) -> None:
+def test_no_file_of_lttd_takes_the_number_of_a_closed_standard_descriptor(tmp_path: Path) -> None:
     under = ["sh", "-c", f'exec "$@" {CLOSED[-1]}', "sh"]
     assert run("-t", tmp_path / "t", *REPLAY, under=under).returncode == 0
     assert_whole(tmp_path / "t")
@@ -224,7 +224,7 @@ class TestOnThisKernel:
     pytestmark = needs_kernel()
 
     @pytest.mark.parametrize("closed", CLOSED)
-    def test_a_daemon_with_closed_descriptors_records_and_ends_when_told(
+    def test_a_daemon_with_closed_descriptors_records_and_ends_on_a_signal(
         self, lttd: Launcher, tmp_path: Path, closed: str
     ) -> None:
         under = ["sh", "-c", f'exec "$@" {closed}', "sh"]
@@ -244,7 +244,7 @@ class TestOnThisKernel:
             path.read_bytes() for path in tmp_path.glob("t/*/streams/ftrace_?")
         )
 
-    def test_a_signal_to_the_parent_of_a_daemon_that_starts_ends_both(
+    def test_a_signal_to_the_parent_of_a_starting_daemon_ends_both(
         self, lttd: Launcher, tmp_path: Path
     ) -> None:
         run = lttd.start("-t", tmp_path / "t", "-d", *QUIET)

@@ -34,13 +34,11 @@ PUT = "from lttd.terminal import put; put(b'x' * 300_000)"
         ("path \udcff\udc80", "path \\xff\\x80"),
     ],
 )
-def test_what_a_terminal_would_obey_is_escaped_and_the_rest_stays(
-    raw: str, shown: str | None
-) -> None:
+def test_control_characters_are_escaped_and_other_text_is_kept(raw: str, shown: str | None) -> None:
     assert printable(raw) == (raw if shown is None else shown)
 
 
-def test_bytes_that_are_no_utf8_are_escaped_one_by_one() -> None:
+def test_bytes_that_are_not_utf8_are_escaped_one_by_one() -> None:
     assert printable_bytes(b"ok \xc3\xa9 \xff \xc2 \xed\xa0\x80") == (
         b"ok \xc3\xa9 \\xff \\xc2 \\xed\\xa0\\x80"
     )
@@ -51,7 +49,7 @@ def test_bytes_of_a_c1_control_are_escaped_together() -> None:
 
 
 @given(st.text(st.characters()))
-def test_what_is_escaped_is_one_line_that_encodes_and_is_not_escaped_again(text: str) -> None:
+def test_escaped_text_is_one_line_and_is_not_escaped_again(text: str) -> None:
     once = printable(text)
     assert len(once.splitlines()) <= 1
     once.encode()
@@ -71,7 +69,7 @@ def ended(code: str, redirection: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "2</dev/null", ">&- 2>&-"])
-def test_a_line_that_stderr_does_not_take_changes_no_status(where: str) -> None:
+def test_a_line_that_stderr_refuses_does_not_change_the_status(where: str) -> None:
     assert ended(SAY, where).returncode == 0
 
 
@@ -84,12 +82,12 @@ def with_pipe(code: str, before: Callable[[int, int], None]) -> tuple[subprocess
     return process, reading
 
 
-def test_a_line_to_a_pipe_without_a_reader_changes_no_status() -> None:
+def test_a_line_to_a_pipe_without_a_reader_does_not_change_the_status() -> None:
     process, _ = with_pipe(SAY, lambda reading, _: os.close(reading))
     assert process.wait(30) == 0
 
 
-def test_a_reader_that_does_not_read_holds_nobody_up_and_misses_counted_lines() -> None:
+def test_a_slow_reader_blocks_nobody_and_its_missed_lines_are_counted() -> None:
     code = (
         "import os, sys; from lttd.terminal import say\n"
         "for n in range(2000): say('x' * 100)\n"
@@ -123,7 +121,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up_and_misses_counted_lines() 
     ]
 
 
-def test_what_is_put_to_a_full_disk_is_an_error_of_one_line() -> None:
+def test_output_to_a_full_disk_fails_in_one_line() -> None:
     code = f"from lttd.errors import *\ntry:\n {PUT}\nexcept OutputError as e: exit(str(e))"
     for where, reason in (
         (">/dev/full", ": No space left on device"),
@@ -137,7 +135,7 @@ def test_what_is_put_to_a_full_disk_is_an_error_of_one_line() -> None:
         )
 
 
-def test_what_is_put_to_a_nonblocking_pipe_arrives_whole() -> None:
+def test_output_to_a_nonblocking_pipe_arrives_completely() -> None:
     process, reading = with_pipe(PUT, lambda _, writing: os.set_blocking(writing, False))
     with open(reading, "rb") as pipe:
         assert pipe.read() == b"x" * 300_000

@@ -61,7 +61,7 @@ def made_lines(made: Traced) -> list[str]:
     return text(lttd.open(made.trace)).splitlines()
 
 
-def test_a_line_has_the_kernels_shape(tmp_path: Path) -> None:
+def test_a_line_has_the_shape_that_the_kernel_prints(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     made.commands((0, 7, "bash"), (0, 123456, "a-name-too-long-for-it"))
     events = [
@@ -86,11 +86,11 @@ def test_a_line_has_the_kernels_shape(tmp_path: Path) -> None:
      (0x24, 0, ".N..."), (0x04, 0, ".n..."), (0x06, 0, ".b..."), (0x08, 0, "..h.."),
      (0x18, 0, "..H.."), (0x10, 0, "..s.."), (0x48, 0, "..Z.."), (0x40, 15, "..zf.")],
 )  # fmt: skip
-def test_the_five_letters_are_those_of_the_kernel(flags: int, count: int, told: str) -> None:
+def test_the_five_flag_letters_equal_those_of_the_kernel(flags: int, count: int, told: str) -> None:
     assert latency_flags(flags) + preempt_digits(count) == told
 
 
-def test_losses_stand_where_they_happened(fixture: OpenedTrace) -> None:
+def test_losses_are_shown_where_they_happened(fixture: OpenedTrace) -> None:
     lines = text(fixture).splitlines()
     lost = [at for at, line in enumerate(lines) if "LOST" in line]
     assert [lines[at] for at in lost] == ["CPU:0 [LOST 3192 EVENTS]", "CPU:1 [LOST 3192 EVENTS]"]
@@ -102,7 +102,7 @@ def test_losses_stand_where_they_happened(fixture: OpenedTrace) -> None:
         assert gap_s > 0.0005  # thousands of events were lost there
 
 
-def test_wide_lines_stand_among_narrow_ones(tmp_path: Path) -> None:
+def test_wide_lines_are_printed_among_narrow_ones(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     events = [opened("/" + "x" * 900, 1) if at == 40 else tick(at) for at in range(100)]
     events[70] = opened("/" + "y" * 500 + "\nz", 2)
@@ -116,7 +116,7 @@ def test_wide_lines_stand_among_narrow_ones(tmp_path: Path) -> None:
     ]
 
 
-def test_names_change_when_events_say_so(tmp_path: Path) -> None:
+def test_a_task_name_changes_at_the_event_that_says_so(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
     made.commands((0, 7, "old"), (1_000_000, 8, "noted"))
     events = [
@@ -130,7 +130,7 @@ def test_names_change_when_events_say_so(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_pieces_do_not_change_what_is_shown(fixture: OpenedTrace) -> None:
+def test_the_size_of_pieces_does_not_change_the_lines(fixture: OpenedTrace) -> None:
     whole = text(fixture).splitlines()
     parts = text(fixture, piece_bytes=1).splitlines()
     assert [line[17:] for line in parts] == [line[17:] for line in whole]
@@ -142,7 +142,7 @@ def run(capfdbinary: pytest.CaptureFixture[bytes], *words: object) -> tuple[int,
     return status, out, err.decode()
 
 
-def test_several_jobs_write_what_one_writes(
+def test_several_jobs_write_the_same_lines_as_one(
     fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(show, "PIECE_BYTES", 4096)
@@ -154,7 +154,7 @@ def test_several_jobs_write_what_one_writes(
         assert run(capfdbinary, "text", fixture.path, "--jobs", count) == alone
 
 
-def test_options_choose_and_shape(
+def test_options_select_and_format_lines(
     fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     path = fixture.path
@@ -191,7 +191,7 @@ def test_options_choose_and_shape(
         (["--begin", "+100s"], "nothing was recorded within these times; there is "),
     ],
 )
-def test_what_no_event_can_be_is_told_also_of_several_jobs(
+def test_an_unknown_event_name_is_reported_for_any_number_of_jobs(
     fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], words: list[object], told: str
 ) -> None:
     for jobs in (1, 2):
@@ -202,7 +202,7 @@ def test_what_no_event_can_be_is_told_also_of_several_jobs(
 
 
 @pytest.mark.parametrize("where", ["pid == 99999", "common_pid == 1 and event == 'sys_exit'"])
-def test_what_only_did_not_happen_is_no_note(
+def test_an_event_that_did_not_occur_gives_no_note(
     fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], where: str
 ) -> None:
     status, out, err = run(capfdbinary, "text", fixture.path, "--where", where)
@@ -221,7 +221,7 @@ def test_what_only_did_not_happen_is_no_note(
      ("--begin", "1\n2"), ("--where", "a\x1b[31m =")],
     ids=lambda words: f"{words[0]} {words[1]!s:.9}",
 )  # fmt: skip
-def test_an_argument_that_cannot_be_is_one_line_and_usage(
+def test_an_invalid_argument_of_text_is_a_usage_error_in_one_line(
     fixture: OpenedTrace, capfd: pytest.CaptureFixture[str], words: tuple[object, ...]
 ) -> None:
     assert main(["text", str(fixture.path), *map(str, words)]) == 2
@@ -233,7 +233,7 @@ def test_an_argument_that_cannot_be_is_one_line_and_usage(
     assert err[-1] == "\n"
 
 
-def test_json_lines_tell_losses_too(
+def test_json_lines_include_losses(
     fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     _, out, _ = run(capfdbinary, "text", fixture.path, "--json")
@@ -243,7 +243,7 @@ def test_json_lines_tell_losses_too(
     assert sorted(one["time"] for one in told) == [one["time"] for one in told]
 
 
-def test_what_cannot_be_shown_is_one_line_on_stderr(
+def test_a_trace_that_cannot_be_shown_gives_one_line_on_stderr(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     made = Traced(tmp_path / "t")
@@ -257,7 +257,7 @@ def test_what_cannot_be_shown_is_one_line_on_stderr(
     assert "event id 1" in err
 
 
-def test_a_pipe_that_is_closed_early_ends_quietly(fixture: OpenedTrace) -> None:
+def test_lttv_text_ends_quietly_if_its_pipe_is_closed(fixture: OpenedTrace) -> None:
     words = [sys.executable, "-m", "lttd.view.cli", "text", str(fixture.path), "--jobs", "2"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -269,7 +269,7 @@ def test_a_pipe_that_is_closed_early_ends_quietly(fixture: OpenedTrace) -> None:
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_terminal_sees_how_far_it_is_and_nothing_stays(
+def test_a_terminal_shows_progress_and_clears_it_at_the_end(
     fixture: OpenedTrace, tmp_path: Path, jobs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_S", 0)
@@ -311,7 +311,7 @@ def test_several_traces_of_one_boot_are_merged_by_time(
     assert out.count(b"count=2") == 9
 
 
-def test_a_segment_removed_in_the_middle_is_told_and_the_others_are_shown(
+def test_a_segment_removed_meanwhile_is_reported_and_others_are_shown(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     for number in (1, 2, 3, 4, 5):
@@ -326,7 +326,7 @@ def test_a_segment_removed_in_the_middle_is_told_and_the_others_are_shown(
     assert err == f"lttv: {tmp_path / 't'}: segments 2 and 3 are not there\n"
 
 
-def test_without_any_saved_file_events_are_shown_as_bytes(
+def test_events_are_shown_as_bytes_without_any_saved_file(
     fixture: OpenedTrace, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     shutil.copytree(fixture.path, tmp_path / "t")
@@ -341,7 +341,9 @@ def test_without_any_saved_file_events_are_shown_as_bytes(
 
 
 @needs_tool("trace-cmd")
-def test_the_fixture_reads_as_trace_cmd_reads_it(fixture: OpenedTrace, tmp_path: Path) -> None:
+def test_the_lines_of_the_fixture_equal_those_of_trace_cmd(
+    fixture: OpenedTrace, tmp_path: Path
+) -> None:
     out = tmp_path / "trace.dat"
     assert main(["export", str(fixture.path), "--to", "trace.dat", "-o", str(out)]) == 0
     report = subprocess.run(
@@ -360,7 +362,7 @@ def test_the_fixture_reads_as_trace_cmd_reads_it(fixture: OpenedTrace, tmp_path:
 @pytest.mark.kernel
 @pytest.mark.skipif(not Path("/sys/kernel/tracing/events/sched").is_dir(), reason="no tracefs")
 @pytest.mark.slow
-def test_nearly_all_print_fmts_of_this_kernel_can_be_expressed() -> None:
+def test_nearly_all_print_fmts_of_this_kernel_are_supported() -> None:
     whys = [
         why_inexpressible(parse_format(path.read_bytes(), path.parts[-3]))
         for path in Path("/sys/kernel/tracing/events").glob("*/*/format")
@@ -389,7 +391,7 @@ def following(trace: Path, until: Callable[[str], bool], *options: str) -> str:
 
 
 @pytest.mark.slow
-def test_follow_shows_what_is_added_also_in_a_new_segment(tmp_path: Path) -> None:
+def test_follow_shows_new_events_and_new_segments(tmp_path: Path) -> None:
     trace = tmp_path / "t"
     first = Traced(trace)
     first.append([pages_of(1000, [tick(1), tick(2)])])
@@ -429,7 +431,7 @@ def test_follow_shows_every_segment_that_is_being_written(
     assert re.findall(rb"count=(\d)", capfdbinary.readouterr().out) == [b"3", b"4"]
 
 
-def test_follow_says_what_it_waits_for_where_recording_has_ended(
+def test_follow_of_an_ended_recording_says_what_it_waits_for(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     made = Traced(tmp_path / "t")
@@ -446,7 +448,7 @@ def test_follow_says_what_it_waits_for_where_recording_has_ended(
     assert b"recording has ended; waiting for more" in err
 
 
-def test_follow_ends_with_a_line_when_the_recorder_was_killed(
+def test_follow_ends_with_a_line_if_the_recorder_was_killed(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     made = Traced(tmp_path / "t")
@@ -460,7 +462,7 @@ def test_follow_ends_with_a_line_when_the_recorder_was_killed(
     assert sum(polls) == pytest.approx(3, abs=0.5)
 
 
-def test_follow_waits_while_somebody_records_or_recovers(
+def test_follow_waits_while_a_process_records_or_recovers(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     made = Traced(tmp_path / "t")
@@ -522,7 +524,7 @@ def test_follow_begins_before_there_is_a_stream(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_follow_tells_what_it_cannot_decode(
+def test_follow_reports_data_that_it_cannot_decode(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     made = Traced(tmp_path / "t")
@@ -544,7 +546,7 @@ def test_follow_ends_when_the_trace_is_closed(tmp_path: Path) -> None:
     assert re.findall(r"count=(\d)", told) == ["1", "2"]
 
 
-def test_a_batch_without_events_has_its_losses(tmp_path: Path) -> None:
+def test_a_batch_without_events_shows_its_losses(tmp_path: Path) -> None:
     empty = np.empty(0)
     batch = EventBatch(
         memoryview(b""), [], *(empty.astype(d) for d in ("u8", "u2", "i4", "i4", "u1", "u1", "i8")),

@@ -51,7 +51,7 @@ def trace(made: Made) -> Trace:
         ("1e3", None, None),
     ],
 )
-def test_every_documented_form_names_a_moment_exactly(
+def test_every_documented_form_of_time_is_parsed_exactly(
     trace: Trace, text: str, value: int | None, wall: bool
 ) -> None:
     if value is None:
@@ -61,7 +61,7 @@ def test_every_documented_form_names_a_moment_exactly(
         assert parse_moment(text, trace) == Moment(value, wall)
 
 
-def test_a_time_of_day_after_midnight_is_the_next_day_in_a_trace_that_lasts(made: Made) -> None:
+def test_in_a_trace_over_midnight_an_earlier_time_of_day_is_the_next_day(made: Made) -> None:
     made.finish()
     three_hours_ns = 3 * 3600 * 10**9
     made.manifest.clock_snapshots = [
@@ -75,7 +75,7 @@ def test_a_time_of_day_after_midnight_is_the_next_day_in_a_trace_that_lasts(made
     assert parse_moment("22:13:20", trace) == Moment(WALL_NS, wall=True)
 
 
-def test_wall_clock_times_become_each_segments_own(trace: Trace) -> None:
+def test_wall_clock_times_are_converted_for_each_segment(trace: Trace) -> None:
     window = window_of(trace, "22:13:20.000001", "2023-11-14T22:13:20.000002Z")
     assert window.bounds(trace.segments[0]) == (2000, 3000)
     assert window_of(trace, None, None) == Window()
@@ -95,7 +95,7 @@ def test_without_a_clock_snapshot_only_the_trace_clock_is_known(made: Made) -> N
             window_of(trace, text, "3000").bounds(trace.segments[0])
 
 
-def test_clocks_that_do_not_count_ns_are_counted_from_by_the_wall_clock(made: Made) -> None:
+def test_offsets_of_clocks_without_ns_use_the_wall_clock(made: Made) -> None:
     made.manifest.source["clock"] = "counter"
     trace = Trace(made.finish().trace)
     assert parse_moment("+1us", trace) == Moment(WALL_NS + 1000, wall=True)

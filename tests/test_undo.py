@@ -50,7 +50,7 @@ def record(*lines: Mapping[str, Any], **changed: object) -> Left:
     return parse_record(text.encode())
 
 
-def test_a_change_is_written_down_before_it_is_made(instance: Path) -> None:
+def test_a_change_is_recorded_before_it_is_made(instance: Path) -> None:
     seen = []
 
     def write_down(line: Mapping[str, Any]) -> None:
@@ -61,7 +61,7 @@ def test_a_change_is_written_down_before_it_is_made(instance: Path) -> None:
     assert setting(instance / "options/overwrite") == "0"
 
 
-def test_a_change_that_cannot_be_written_down_is_not_made(instance: Path) -> None:
+def test_a_change_that_cannot_be_recorded_is_not_made(instance: Path) -> None:
     def refuse(_: Mapping[str, Any]) -> None:
         raise NothingToRecordError("full", "make room")
 
@@ -74,7 +74,7 @@ def test_a_change_that_cannot_be_written_down_is_not_made(instance: Path) -> Non
     assert setting(instance / "set_event_notrace_pid") == ""
 
 
-def test_what_has_the_value_already_is_neither_written_nor_put_back(instance: Path) -> None:
+def test_a_setting_that_has_the_value_is_neither_written_nor_restored(instance: Path) -> None:
     for name in ("trace_clock", "tracing_on"):
         (instance / name).chmod(0o400)
     written: list[Mapping[str, Any]] = []
@@ -87,7 +87,7 @@ def test_what_has_the_value_already_is_neither_written_nor_put_back(instance: Pa
     assert (instance / "trace_clock").stat().st_mtime_ns == before
 
 
-def test_changes_are_put_back_to_how_the_first_one_found_them(instance: Path) -> None:
+def test_undo_restores_the_values_from_before_the_first_change(instance: Path) -> None:
     undo = Undo(str(instance))
     undo.change("options/overwrite", "0")
     undo.change("tracing_on", "1")
@@ -99,7 +99,7 @@ def test_changes_are_put_back_to_how_the_first_one_found_them(instance: Path) ->
     assert not undo.changed
 
 
-def test_what_somebody_changed_since_is_left_and_told(instance: Path) -> None:
+def test_a_setting_changed_since_is_left_and_reported(instance: Path) -> None:
     (instance / "buffer_percent").write_text("0\n")
     undo = Undo(str(instance))
     undo.change("buffer_percent", "25")
@@ -109,14 +109,14 @@ def test_what_somebody_changed_since_is_left_and_told(instance: Path) -> None:
     assert setting(instance / "buffer_percent") == "50"
 
 
-def test_what_was_put_back_by_somebody_else_is_not_told(instance: Path) -> None:
+def test_a_setting_that_another_process_restored_is_not_reported(instance: Path) -> None:
     undo = Undo(str(instance))
     undo.change("options/overwrite", "0")
     (instance / "options/overwrite").write_text("1")
     assert undo.run() == []
 
 
-def test_what_makes_the_kernel_record_is_put_back_first_and_said_so(instance: Path) -> None:
+def test_settings_that_make_the_kernel_record_are_restored_first(instance: Path) -> None:
     written: list[Mapping[str, Any]] = []
     undo = Undo(str(instance), written.append)
     undo.change("options/overwrite", "0")
@@ -129,7 +129,7 @@ def test_what_makes_the_kernel_record_is_put_back_first_and_said_so(instance: Pa
     assert list(left.changes) == ["options/overwrite"]
 
 
-def test_of_a_system_that_was_switched_in_part_since_the_rest_is_put_back(instance: Path) -> None:
+def test_undo_restores_the_unchanged_events_of_a_system(instance: Path) -> None:
     change = Change("events/sched/enable", "0", "1")
     (instance / "events/sched/enable").write_text("X\n")
     (instance / "events/sched/sched_switch/enable").write_text("1\n")
@@ -138,7 +138,7 @@ def test_of_a_system_that_was_switched_in_part_since_the_rest_is_put_back(instan
     assert setting(instance / "events/sched/enable") == "X", "no system was written"
 
 
-def test_a_next_start_keeps_what_it_wants_and_puts_back_the_rest(instance: Path) -> None:
+def test_the_next_start_keeps_the_settings_it_wants_and_restores_the_rest(instance: Path) -> None:
     for name in ("events/sched/enable", "events/sched/sched_switch/enable"):
         (instance / name).write_text("1\n")
     (instance / "events/sched/sched_waking/enable").write_text("1\n")
@@ -164,7 +164,7 @@ def test_a_next_start_keeps_what_it_wants_and_puts_back_the_rest(instance: Path)
     assert setting(instance / "trace_clock").startswith("local")
 
 
-def test_only_our_pids_leave_the_list(instance: Path) -> None:
+def test_undo_removes_only_our_own_pids(instance: Path) -> None:
     file = instance / "set_event_notrace_pid"
     file.write_text("5\n71\n72\n99\n")
     remove_pids(str(instance), {71, 72, 100})
@@ -237,14 +237,14 @@ def test_what_is_not_a_record_is_refused(content: bytes) -> None:
         parse_record(content)
 
 
-def test_a_last_line_that_a_kill_cut_short_tells_of_no_change() -> None:
+def test_a_last_line_that_a_kill_cut_short_is_ignored() -> None:
     text = json.dumps(head()) + '\n{"made": 77}\n{"file": "tracing_on", "bef'
     left = parse_record(text.encode())
     assert left.made == 77
     assert not left.changes
 
 
-def test_what_was_undone_is_not_undone_again() -> None:
+def test_a_change_that_was_undone_is_not_undone_again() -> None:
     left = record(
         {"file": "tracing_on", "before": "0", "after": "1"},
         {"left_out": [4, 5]},

@@ -30,7 +30,7 @@ def setting(name: str) -> list[str]:
 
 
 @needs_systemd
-def test_verify_is_content(tmp_path: Path) -> None:
+def test_systemd_analyze_accepts_the_unit(tmp_path: Path) -> None:
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("/opt/lttd/bin/lttd", "/bin/true"))
     words = ["systemd-analyze", "verify", "--man=no", str(unit)]
@@ -39,7 +39,7 @@ def test_verify_is_content(tmp_path: Path) -> None:
 
 
 @needs_systemd
-def test_exposure_is_what_the_docs_say() -> None:
+def test_the_exposure_level_matches_the_docs() -> None:
     words = ["systemd-analyze", "security", "--no-pager", "--offline=true", str(UNIT)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     exposure = re.search(r"exposure level for lttd.service: (\d\.\d)", done.stdout)
@@ -50,14 +50,14 @@ def test_exposure_is_what_the_docs_say() -> None:
     assert abs(float(exposure[1]) - float(documented)) <= 0.2
 
 
-def test_only_this_machine_reaches_the_service() -> None:
+def test_only_this_machine_can_reach_the_service() -> None:
     assert setting("IPAddressDeny") == ["any"]
     assert setting("IPAddressAllow") == ["localhost"]
     assert setting("LimitCORE") == ["0"]
 
 
 @pytest.mark.slow
-def test_memory_is_four_times_what_a_full_backlog_takes() -> None:
+def test_the_memory_limit_is_four_times_a_full_backlog() -> None:
     words = [sys.executable, "-c", RESIDENT]
     resident_kb = int(subprocess.run(words, capture_output=True, check=True).stdout)
     assert 64 << 10 < resident_kb < 160 << 10

@@ -45,7 +45,7 @@ def run(*arguments: str) -> int:
 # -- opening
 
 
-def test_opening_reads_the_manifests_only(trace: Path) -> None:
+def test_opening_a_trace_reads_only_the_manifests(trace: Path) -> None:
     for file in trace.glob("*/streams/**/*"):
         if file.is_file():
             file.write_bytes(b"")
@@ -54,7 +54,7 @@ def test_opening_reads_the_manifests_only(trace: Path) -> None:
     assert opened.summaries()[0].events_lost == 10
 
 
-def test_losses_are_told_with_their_units() -> None:
+def test_losses_are_printed_with_their_units() -> None:
     lost = {"overwritten": 1, "commit_overrun": 2000, "storage_subbuffers": 3, "torn_bytes": 1}
     assert losses_text(lost, 2) == (
         "1 event overwritten, 2,000 events overrun while being written,"
@@ -75,7 +75,7 @@ def test_importing_lttd_and_its_viewer_loads_nothing_of_the_daemon() -> None:
         _ = lttd.nothing_of_this_name
 
 
-def test_a_trace_begins_and_ends_with_its_sub_buffers(trace: Path) -> None:
+def test_a_trace_begins_with_its_first_and_ends_with_its_last_sub_buffer(trace: Path) -> None:
     opened = Trace(trace)
     assert (opened.begin, opened.end) == (1000, 3500)
     span = opened.span
@@ -84,7 +84,7 @@ def test_a_trace_begins_and_ends_with_its_sub_buffers(trace: Path) -> None:
     assert span.end_realtime_ns == SNAPSHOT.realtime_ns + 2500
 
 
-def test_totals_are_the_same_from_the_manifest_and_from_index_and_gaps(tmp_path: Path) -> None:
+def test_the_totals_of_the_manifest_equal_those_of_index_and_gaps(tmp_path: Path) -> None:
     for layout in ("packed", "sparse"):
         recorded(tmp_path / layout, layout=layout).leave()
         while_open = Trace(tmp_path / layout).summaries()
@@ -96,7 +96,7 @@ def test_totals_are_the_same_from_the_manifest_and_from_index_and_gaps(tmp_path:
         )
 
 
-def test_segments_of_one_trace_are_summed_by_stream(tmp_path: Path) -> None:
+def test_the_segments_of_a_trace_are_summed_by_stream(tmp_path: Path) -> None:
     recorded(tmp_path / "t").finish()
     recorded(tmp_path / "t", cpus=1, number=2).finish()
     opened = Trace(tmp_path / "t")
@@ -107,7 +107,7 @@ def test_segments_of_one_trace_are_summed_by_stream(tmp_path: Path) -> None:
     assert merge_summaries([]) == []
 
 
-def test_streams_of_one_name_and_two_sources_are_two_lines_that_say_whose_they_are(
+def test_streams_of_the_same_name_get_a_line_for_each_source(
     tmp_path: Path,
 ) -> None:
     for number, spec in enumerate(("ltt:/a", "ltt:/b,channels=flight"), 1):
@@ -126,7 +126,7 @@ def test_streams_of_one_name_and_two_sources_are_two_lines_that_say_whose_they_a
     assert "ltt:/a" not in summary_table([one])
 
 
-def test_over_two_boots_the_wall_clock_says_what_is_first(tmp_path: Path) -> None:
+def test_segments_of_two_boots_are_ordered_by_the_wall_clock(tmp_path: Path) -> None:
     recorded(tmp_path / "t").finish()
     later = recorded(tmp_path / "t", number=2)
     later.manifest.machine["boot_id"] = "the next boot"
@@ -142,7 +142,7 @@ def test_over_two_boots_the_wall_clock_says_what_is_first(tmp_path: Path) -> Non
     assert found["duration_ns"] == day_ns - 996_500
 
 
-def test_what_is_no_trace_is_refused_in_one_line(
+def test_a_directory_that_is_not_a_trace_is_refused_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("info", str(tmp_path / "nowhere")) == 2
@@ -156,7 +156,7 @@ def test_what_is_no_trace_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"format_version": 99}'])
-def test_a_damaged_manifest_is_one_line_that_says_where(
+def test_a_damaged_manifest_is_reported_in_one_line_with_its_place(
     trace: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = next(trace.glob("*/trace.json"))
@@ -173,14 +173,14 @@ def test_a_damaged_manifest_is_one_line_that_says_where(
 # -- info
 
 
-def test_info_tells_people_what_was_recorded(trace: Path) -> None:
+def test_info_prints_a_summary_for_people(trace: Path) -> None:
     text = info_text(Trace(trace))
     assert "2023-11-14T22:13:20.000000000Z" in text
     assert "7 events overwritten, 3 events dropped" in text
     assert "closed, 1 segment" in text
 
 
-def test_info_tells_machines_the_daemons_summary_and_when(
+def test_info_json_has_the_summary_and_the_times(
     trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("info", "--json", str(trace)) == 0
@@ -194,7 +194,7 @@ def test_info_tells_machines_the_daemons_summary_and_when(
     assert (found["state"], len(found["segments"])) == ("closed", 1)
 
 
-def test_info_of_an_empty_recording_is_no_error(tmp_path: Path) -> None:
+def test_info_of_an_empty_recording_succeeds(tmp_path: Path) -> None:
     Made(tmp_path / "t").finish()
     assert "nothing was recorded" in info_text(Trace(tmp_path / "t"))
     assert info_json(Trace(tmp_path / "t"))["begin"] is None
@@ -207,7 +207,7 @@ def test_times_are_written_exactly() -> None:
     assert seconds(12_000_000_034) == "12.000000034"
 
 
-def test_lttv_starts_without_numpy_for_help() -> None:
+def test_lttv_help_starts_without_numpy() -> None:
     code = "import sys; from lttd.view.cli import main\ntry: main(['--help'])\nexcept SystemExit: "
     code += "print('numpy' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -216,7 +216,7 @@ def test_lttv_starts_without_numpy_for_help() -> None:
 
 
 @pytest.mark.parametrize("command", ["info", "check"])
-def test_a_reader_that_goes_away_ends_it_quietly(trace: Path, command: str) -> None:
+def test_lttv_info_ends_quietly_if_its_pipe_is_closed(trace: Path, command: str) -> None:
     program = [sys.executable, "-m", "lttd.view.cli", command, str(trace)]
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -229,7 +229,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(trace: Path, command: str) -> N
 
 
 @pytest.mark.parametrize("layout", ["packed", "sparse"])
-def test_a_whole_trace_is_called_so(
+def test_check_reports_a_whole_trace_as_whole(
     tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorded(tmp_path / "t", layout=layout).finish()
@@ -237,7 +237,7 @@ def test_a_whole_trace_is_called_so(
     assert capsys.readouterr().out == "whole: 1 segment, 2 streams, 4 sub-buffers, 49 events\n"
 
 
-def test_events_are_held_against_the_kernels_own_count(tmp_path: Path) -> None:
+def test_check_compares_events_with_the_count_of_the_kernel(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t")
     made.records[0].counters = {"read events": 46}
     made.records[1].counters = {"read events": 5}
@@ -250,7 +250,7 @@ def test_events_are_held_against_the_kernels_own_count(tmp_path: Path) -> None:
     assert check(made.paths).whole
 
 
-def test_no_other_reader_is_blamed_for_events_of_damaged_subbuffers(tmp_path: Path) -> None:
+def test_events_of_damaged_sub_buffers_are_not_blamed_on_another_reader(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t", cpus=1)
     made.records[0].counters = {"read events": 46}
     made.finish()
@@ -262,7 +262,7 @@ def test_no_other_reader_is_blamed_for_events_of_damaged_subbuffers(tmp_path: Pa
     assert any("damaged events cannot be counted" in note for note in report.notes)
 
 
-def test_entries_that_end_long_after_their_events_are_told(tmp_path: Path) -> None:
+def test_check_finds_entries_that_end_long_after_their_events(tmp_path: Path) -> None:
     """As those of a ring that was full when lttd attached once were: by nothing else visible."""
     made = recorded(tmp_path / "t", cpus=1)
     made.finish()
@@ -292,7 +292,7 @@ def test_entries_that_end_long_after_their_events_are_told(tmp_path: Path) -> No
         (Reason.SWITCHED_OFF, None, 5, ""),
     ],
 )
-def test_what_another_process_did_to_a_ring_is_no_damage(
+def test_acts_of_another_process_on_the_ring_are_not_damage(
     tmp_path: Path, reason: Reason, count: int | None, read_events: int, note: str
 ) -> None:
     made = recorded(tmp_path / "t")
@@ -306,7 +306,7 @@ def test_what_another_process_did_to_a_ring_is_no_damage(
     assert [note in each for each in report.notes] == [True] * bool(note)
 
 
-def test_what_was_taken_while_somebody_changed_the_clock_is_no_damage(tmp_path: Path) -> None:
+def test_data_taken_during_a_change_of_the_clock_are_not_damage(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t", cpus=1)
     made.append([subbuffer(3)])
     batch = made.rings[0].batch([])
@@ -348,7 +348,7 @@ def damaged(made: Made, which: str, at: int, value: bytes) -> list[str]:
         ("gaps", 16 + 35, b"\x77", "fake_0.gaps: None: 119 is not a valid Reason"),
     ],
 )
-def test_damage_is_found_and_said_where(
+def test_check_finds_damage_and_its_place(
     tmp_path: Path, which: str, at: int, value: bytes, finding: str
 ) -> None:
     found = damaged(recorded(tmp_path / "t").finish(), which, at, value)
@@ -356,7 +356,7 @@ def test_damage_is_found_and_said_where(
     assert found[0].startswith(finding)
 
 
-def test_padding_on_disk_is_found(tmp_path: Path) -> None:
+def test_check_finds_padding_in_packed_data(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t").finish()
     path = made.paths.stream("fake_0").data
     path.write_bytes(path.read_bytes() + bytes(100))
@@ -365,7 +365,7 @@ def test_padding_on_disk_is_found(tmp_path: Path) -> None:
     ]
 
 
-def test_totals_in_the_manifest_that_the_files_do_not_bear_out_are_found(tmp_path: Path) -> None:
+def test_check_finds_manifest_totals_that_the_files_contradict(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t").finish()
     text = made.paths.manifest.read_text().replace('"events_lost": 10', '"events_lost": 11')
     made.paths.manifest.write_text(text)
@@ -374,7 +374,7 @@ def test_totals_in_the_manifest_that_the_files_do_not_bear_out_are_found(tmp_pat
     ]
 
 
-def test_a_thousand_bad_entries_make_a_few_lines(tmp_path: Path) -> None:
+def test_check_reports_a_thousand_bad_entries_in_few_lines(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(n) for n in range(1000)])
     made.finish()
@@ -387,7 +387,7 @@ def test_a_thousand_bad_entries_make_a_few_lines(tmp_path: Path) -> None:
     assert len(report.notes) == 1
 
 
-def test_losses_outlive_the_loss_of_the_gaps_file(
+def test_losses_survive_the_removal_of_the_gaps_file(
     trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     next(trace.glob("*/streams/index/fake_0.gaps")).unlink()
@@ -398,7 +398,7 @@ def test_losses_outlive_the_loss_of_the_gaps_file(
     capsys.readouterr()
 
 
-def test_a_missing_index_is_found_and_made_again(
+def test_repair_makes_a_missing_index_again(
     trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     next(trace.glob("*/streams/index/fake_0.idx")).unlink()
@@ -411,7 +411,7 @@ def test_a_missing_index_is_found_and_made_again(
     assert "--repair makes it again" in captured.err
 
 
-def test_repair_closes_what_a_killed_daemon_left(
+def test_repair_closes_a_segment_of_a_killed_daemon(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = recorded(tmp_path / "t").leave()
@@ -422,7 +422,7 @@ def test_repair_closes_what_a_killed_daemon_left(
     assert "closed" in capsys.readouterr().out
 
 
-def test_a_live_trace_is_checked_and_not_repaired(
+def test_check_reads_a_live_trace_and_does_not_repair_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = recorded(tmp_path / "t")
@@ -434,7 +434,7 @@ def test_a_live_trace_is_checked_and_not_repaired(
     made.leave()
 
 
-def test_a_stream_that_the_manifest_does_not_know_is_found(tmp_path: Path) -> None:
+def test_check_finds_a_stream_that_the_manifest_does_not_list(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t").finish()
     (made.paths.streams / "stray_0").write_bytes(b"?")
     assert [f.path.name for f in check(made.paths).findings] == ["stray_0"]
@@ -445,7 +445,7 @@ def test_every_error_of_the_package_has_an_exit_status() -> None:
     assert NotATraceError.exit_status == 2
 
 
-def test_a_segment_whose_manifest_is_damaged_is_left_out_and_the_others_are_shown(
+def test_segments_beside_one_with_a_damaged_manifest_are_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in (1, 2, 3):

@@ -61,7 +61,7 @@ ROWS = made(
         ("args[0] in (3, 6)", [0, 3]), ("args[0] not in (3, 6)", [1, 2]),
     ],
 )  # fmt: skip
-def test_numbers_mean_what_they_say_up_to_the_largest(text: str, chosen: list[int]) -> None:
+def test_conditions_compare_numbers_up_to_the_largest_exactly(text: str, chosen: list[int]) -> None:
     assert np.flatnonzero(Where(text).mask(ROWS)).tolist() == chosen
 
 
@@ -75,9 +75,7 @@ def test_numbers_mean_what_they_say_up_to_the_largest(text: str, chosen: list[in
         ('"sshd" in event', []), ('event == "made"', [0, 1, 2, 3]),
     ],
 )  # fmt: skip
-def test_text_is_found_in_text_and_hidden_newlines_do_not_count(
-    text: str, chosen: list[int]
-) -> None:
+def test_a_condition_finds_text_and_ignores_a_final_newline(text: str, chosen: list[int]) -> None:
     assert np.flatnonzero(Where(text).mask(ROWS)).tolist() == chosen
 
 
@@ -94,7 +92,7 @@ def test_text_is_found_in_text_and_hidden_newlines_do_not_count(
         (f"ret + -{TOP} == 1", "beyond 64 bits"),
     ],
 )
-def test_what_has_no_meaning_is_refused_in_lttvs_own_words(text: str, told: str) -> None:
+def test_a_meaningless_condition_is_refused_in_plain_words(text: str, told: str) -> None:
     with pytest.raises(UsageError, match=r"^--where .*made: ") as refused:
         Where(text).mask(ROWS)
     assert told in str(refused.value)

@@ -54,7 +54,9 @@ def shown(strip: Strip, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("values", SPREADS, ids=lambda v: f"{v.dtype}-{min(v)}-{max(v)}")
-def test_distinct_values_and_their_rows_are_those_of_python(values: npt.NDArray[Any]) -> None:
+def test_distinct_wide_values_and_their_rows_equal_those_of_python(
+    values: npt.NDArray[Any],
+) -> None:
     found, which = distinct(values)
     assert found.dtype == values.dtype.newbyteorder("=")
     assert found.tolist() == sorted(set(values.tolist()))
@@ -68,7 +70,7 @@ def test_distinct_values_and_their_rows_are_those_of_python(values: npt.NDArray[
     [v for v in SPREADS if v.dtype.isnative],
     ids=lambda v: f"{v.dtype}-{min(v)}-{max(v)}",
 )
-def test_digits_of_whole_columns_are_those_of_python(values: npt.NDArray[Any]) -> None:
+def test_the_digits_of_wide_columns_equal_those_of_python(values: npt.NDArray[Any]) -> None:
     plain, bits = values.tolist(), 8 * values.dtype.itemsize
     assert shown(decimal(values), MANY) == [str(value) for value in plain]
     assert shown(right_aligned(decimal(values), MANY, 21), MANY) == [f"{v:21}" for v in plain]
@@ -92,7 +94,7 @@ def test_conversions_print_wide_values(letter: str, flags: str, told: str, low: 
 
 
 @pytest.mark.parametrize("low", [-HIGH, -NARROW - 1, HIGH - 1 - NARROW])
-def test_functions_of_print_fmts_take_wide_values(low: int) -> None:
+def test_the_functions_of_print_fmts_accept_wide_values(low: int) -> None:
     """A field of 64 bits, by flags, symbol, address and arithmetic, on more than 64 rows."""
     printed = (
         '"%s|%s|%ps|%llu|%llx|%lld", __print_flags((u64)REC->q, "|", { 1ULL << 63, "TOP" }),'
@@ -111,14 +113,14 @@ def test_functions_of_print_fmts_take_wide_values(low: int) -> None:
     assert lines(printed, *(event(q=value) for value in values)) == expected
 
 
-def test_events_are_put_in_order_up_to_the_last_time_there_is() -> None:
+def test_events_are_ordered_up_to_the_largest_time() -> None:
     times = spread(TOP - NARROW, NARROW, np.uint64)
     order = order_by_time(times)
     assert order is not None
     assert times[order].tolist() == sorted(times.tolist())
 
 
-def test_a_line_shows_the_last_time_that_there_is() -> None:
+def test_a_line_shows_the_largest_time() -> None:
     """2^64 - 1 ns, rounded to us as the kernel does; no half is added that would wrap."""
     texter = Texter(Names([]), Symbols())
     batch = rows_of('"%d", REC->i', [event()] * MANY).batch

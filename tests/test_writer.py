@@ -61,7 +61,7 @@ class _SmallFile(File):
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=6), min_size=1, max_size=5))
-def test_packed_data_are_headers_and_content_exactly(
+def test_packed_data_are_exactly_headers_and_content(
     tmp_path_factory: pytest.TempPathFactory, takes: list[list[int]]
 ) -> None:
     made = Made(tmp_path_factory.mktemp("packed"))
@@ -79,7 +79,7 @@ def test_packed_data_are_headers_and_content_exactly(
     assert entries["sequence"].tolist() == list(range(len(entries)))
 
 
-def test_packed_heads_reach_a_packed_file_and_not_the_buffer(tmp_path: Path) -> None:
+def test_packed_headers_are_written_and_do_not_change_the_buffer(tmp_path: Path) -> None:
     ring = Ring()
     batch = ring.batch([subbuffer(number) for number in range(5)])
     batch.heads = np.arange(5 * 12, dtype=np.uint8).reshape(5, 12)
@@ -111,7 +111,7 @@ def big_batch(first: int, stored: list[int]) -> Batch:
     return Batch(BIG.id, buffer, rows, 0)
 
 
-def test_sparse_sub_buffers_stand_in_their_slots_and_padding_is_a_hole(tmp_path: Path) -> None:
+def test_sparse_sub_buffers_fill_their_slots_and_padding_is_a_hole(tmp_path: Path) -> None:
     paths = paths_in(tmp_path)
     file = StreamFile(Disk(tmp_path), paths, StreamRecord(BIG), "sparse")
     batches = [big_batch(0, [65536, 4096, 4096, 60_000]), big_batch(4, [8192, 4096])]
@@ -138,7 +138,7 @@ def test_sparse_sub_buffers_stand_in_their_slots_and_padding_is_a_hole(tmp_path:
     assert stored_bytes <= os.stat(paths.data).st_blocks * 512 <= stored_bytes + 6 * 4096
 
 
-def test_sub_buffers_of_varying_size_cannot_be_sparse(tmp_path: Path) -> None:
+def test_sub_buffers_of_varying_size_are_refused_in_the_sparse_layout(tmp_path: Path) -> None:
     info = StreamInfo(StreamId("fake", 0), "other", 0, 16)
     with pytest.raises(UsageError):
         StreamFile(Disk(tmp_path), paths_in(tmp_path), StreamRecord(info), "sparse")
@@ -151,7 +151,7 @@ def contents(paths: StreamPaths) -> tuple[bytes, bytes, int]:
 @pytest.mark.parametrize("layout", ["packed", "sparse"])
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("full", ["", "fake_0", "fake_0.idx", "fake_0.gaps"])
-def test_a_full_disk_keeps_the_subbuffers_that_fit_wherever_it_fills(
+def test_a_full_disk_keeps_the_sub_buffers_that_fit(
     tmp_path: Path, layout: str, lost: bool, full: str
 ) -> None:
     first = [subbuffer(0), subbuffer(1, missed=3 if lost else None)]
@@ -208,7 +208,7 @@ def files_no_larger_than(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_limit_on_the_files_size_is_met_as_a_full_disk_is(tmp_path: Path) -> None:
+def test_a_file_size_limit_is_handled_like_a_full_disk(tmp_path: Path) -> None:
     ring, paths = Ring(), paths_in(tmp_path)
     file = StreamFile(Disk(tmp_path), paths, StreamRecord(ring.info), "packed")
     file.append(ring.batch([subbuffer(0)]))
@@ -222,7 +222,7 @@ def test_a_limit_on_the_files_size_is_met_as_a_full_disk_is(tmp_path: Path) -> N
     assert len(SeekIndex(paths.index)) == 2
 
 
-def test_what_is_synced_is_what_was_appended_before(tmp_path: Path) -> None:
+def test_a_sync_covers_everything_appended_before_it(tmp_path: Path) -> None:
     ring = Ring()
     file = StreamFile(Disk(tmp_path), paths_in(tmp_path), StreamRecord(ring.info), "packed")
     file.append(ring.batch([subbuffer(0), subbuffer(1)], trailing_loss=4))
@@ -233,7 +233,7 @@ def test_what_is_synced_is_what_was_appended_before(tmp_path: Path) -> None:
     assert (file.position.entries, file.position.data_bytes) == (3, 156)
 
 
-def test_discarded_totals_go_on_from_the_segment_before(tmp_path: Path) -> None:
+def test_discarded_totals_continue_from_the_earlier_segment(tmp_path: Path) -> None:
     ring, paths = Ring(), paths_in(tmp_path)
     record = StreamRecord(ring.info, baseline_discarded=1000)
     file = StreamFile(Disk(tmp_path), paths, record, "packed")

@@ -51,7 +51,7 @@ def record(trace: Path, *options: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("trace-cmd") is None, reason="no trace-cmd here")
-def test_trace_cmd_reads_the_same_from_a_live_capture(tmp_path: Path) -> None:
+def test_trace_cmd_reads_the_same_events_from_a_live_capture(tmp_path: Path) -> None:
     seconds = 12 if NIGHTLY else 1
     busy = [sys.executable, "-c", "import os\nwhile True: os.getppid(); os.stat('/tmp')"]
     loads = [subprocess.Popen(busy) for _ in range(2)]
@@ -98,7 +98,7 @@ def share_as_printed(trace: Path, lines: list[re.Match[bytes]]) -> float:
     return share
 
 
-def test_the_kernels_own_text_is_ours_to_the_letter(tmp_path: Path) -> None:
+def test_lttv_prints_the_same_text_as_the_kernel(tmp_path: Path) -> None:
     instance = TRACEFS / "instances" / f"lttdtest-{os.getpid()}-agree"
     instance.mkdir()
     try:

@@ -176,7 +176,7 @@ def test_the_records_are_those_that_blktrace_writes_and_blkparse_reads_them(gues
 
 
 @pytest.mark.nightly
-def test_a_cpu_comes_goes_and_comes_again_and_no_record_is_lost(guest: Guest) -> None:
+def test_no_record_is_lost_while_a_cpu_goes_and_returns(guest: Guest) -> None:
     recorded = record(
         guest,
         """set -e
@@ -203,7 +203,7 @@ def test_a_cpu_comes_goes_and_comes_again_and_no_record_is_lost(guest: Guest) ->
     assert all(any(True for _ in events(path)) for path in recorded.files())
 
 
-def test_what_a_full_ring_refuses_is_counted_to_the_record_while_a_cpu_comes_and_goes(
+def test_records_refused_by_a_full_ring_are_counted_while_a_cpu_returns(
     guest: Guest,
 ) -> None:
     recorded = record(
@@ -244,7 +244,7 @@ def test_what_a_full_ring_refuses_is_counted_to_the_record_while_a_cpu_comes_and
 
 
 @pytest.mark.nightly
-def test_a_trace_that_a_killed_lttd_left_is_torn_down_by_the_next_one(guest: Guest) -> None:
+def test_the_next_lttd_removes_the_block_trace_of_a_killed_one(guest: Guest) -> None:
     recorded = record(
         guest,
         """
@@ -268,7 +268,7 @@ def test_a_trace_that_a_killed_lttd_left_is_torn_down_by_the_next_one(guest: Gue
 
 
 @pytest.mark.nightly
-def test_a_trace_that_is_somebody_elses_is_left_alone(guest: Guest) -> None:
+def test_a_block_trace_of_another_tool_is_left_alone(guest: Guest) -> None:
     result = guest.run(
         PRELUDE
         + """

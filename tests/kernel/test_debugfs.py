@@ -20,7 +20,7 @@ print(inotify.heard())
 """
 
 
-def test_inotify_hears_what_the_kernel_creates_in_debugfs(guest: Guest) -> None:
+def test_inotify_reports_files_that_the_kernel_creates_in_debugfs(guest: Guest) -> None:
     result = guest.run(
         f"""
         mountpoint -q /sys/kernel/debug || mount -t debugfs none /sys/kernel/debug

@@ -20,11 +20,11 @@ in_guest = [pytest.mark.guest, pytest.mark.slow]
 
 
 class TestTheHost:
-    def test_a_tool_that_is_not_there_is_one_line(self) -> None:
+    def test_a_missing_tool_is_reported_in_one_line(self) -> None:
         with pytest.raises(GuestUnavailableError, match=r"^no-such-tool is not installed$"):
             run_tool("no-such-tool")
 
-    def test_a_tool_that_fails_is_told_by_its_last_line(self) -> None:
+    def test_a_tool_that_fails_is_reported_with_its_last_line(self) -> None:
         with pytest.raises(GuestUnavailableError, match=r"last word$"):
             run_tool("sh", "-c", "echo first >&2; echo last word >&2; exit 1")
 
@@ -40,7 +40,7 @@ class TestTheHost:
         assert [archive.find(b"070701", at) % 4 for at in (0, 1, 120)] == [0, 0, 0]
         assert archive.endswith(b"TRAILER!!!\0\0\0\0")
 
-    def test_what_lies_below_a_fresh_directory_is_bound_back_once(
+    def test_a_directory_below_a_fresh_one_is_bound_once(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         library = tmp_path / "venv/lib"
@@ -53,7 +53,7 @@ class TestTheHost:
         monkeypatch.setattr(sys, "path", path)
         assert hidden_paths() == [tmp_path / "venv"]
 
-    def test_the_default_machine_has_a_possible_cpu_that_is_absent(self) -> None:
+    def test_the_default_guest_has_a_possible_but_absent_cpu(self) -> None:
         arguments = command_line().parse_args(["run", "--out", "o", "--", "true"])
         assert (arguments.cpus, arguments.maxcpus) == (2, 3)
         assert Machine().max_cpus > Machine().cpus
@@ -68,7 +68,7 @@ class TestALostGuest:
         command = ["sh", "-c", shell]
         return Guest(share, subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0))
 
-    def test_one_that_ends_is_told_by_its_console_up_to_the_panic(self, tmp_path: Path) -> None:
+    def test_a_guest_that_ends_is_reported_with_its_console(self, tmp_path: Path) -> None:
         (tmp_path / "console.log").write_text("why\nKernel panic - not syncing: x\nRIP: 0033\n")
         with (
             self.guest(tmp_path, "read line") as guest,
@@ -76,15 +76,13 @@ class TestALostGuest:
         ):
             guest.run("true")
 
-    def test_after_it_every_script_is_refused(self, tmp_path: Path) -> None:
+    def test_every_script_after_the_end_of_a_guest_is_refused(self, tmp_path: Path) -> None:
         with self.guest(tmp_path, "read line") as guest:
             for _ in range(2):
                 with pytest.raises(GuestLostError):
                     guest.run("true")
 
-    def test_one_that_is_silent_is_ended(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_silent_guest_is_ended(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tests.kernel.guest.ANSWER_SLACK_S", 0.0)
         with (
             self.guest(tmp_path, "exec sleep 600") as guest,
@@ -93,7 +91,7 @@ class TestALostGuest:
             guest.run("true", timeout_s=0.01)
         assert guest.qemu.returncode is not None
 
-    def test_one_that_answers_something_else_is_ended(self, tmp_path: Path) -> None:
+    def test_a_guest_with_a_wrong_answer_is_ended(self, tmp_path: Path) -> None:
         with (
             self.guest(tmp_path, "read line; echo 0007 0; read line") as guest,
             pytest.raises(GuestLostError, match="is no answer to '0001'"),
@@ -105,13 +103,13 @@ class TestALostGuest:
 class TestTheGuest:
     pytestmark = in_guest
 
-    def test_a_command_gives_its_status_its_output_and_its_files(self, guest: Guest) -> None:
+    def test_a_guest_command_returns_its_status_output_and_files(self, guest: Guest) -> None:
         result = guest.run('echo to stdout; echo to stderr >&2; echo kept > "$OUT/file"; exit 7')
         assert result.status == 7
         assert result.output == "to stdout\nto stderr\n"
         assert (result.out_dir / "file").read_text() == "kept\n"
 
-    def test_it_is_root_of_a_kernel_that_is_not_locked_down(self, guest: Guest) -> None:
+    def test_the_guest_is_root_of_a_kernel_without_lockdown(self, guest: Guest) -> None:
         script = """
         uname -n; id -u
         mount -t securityfs securityfs /sys/kernel/security && cat /sys/kernel/security/lockdown
@@ -124,25 +122,25 @@ class TestTheGuest:
         assert guest.run("sleep 600", timeout_s=1).status == 124
         guest.run("true").expect(0)
 
-    def test_what_a_script_leaves_running_is_ended_with_it(self, guest: Guest) -> None:
+    def test_processes_that_a_script_leaves_end_with_it(self, guest: Guest) -> None:
         guest.run("sleep 4321 &").expect(0)
         assert guest.run("pgrep -f 'sleep 432[1]'").status == 1
 
-    def test_the_interpreter_and_the_checkout_are_there(self, guest: Guest) -> None:
+    def test_the_guest_has_the_interpreter_and_the_checkout(self, guest: Guest) -> None:
         program = "import sys, numpy, lttd; print(lttd.__file__, sys.prefix)"
         script = f'cd "$CHECKOUT" && "$PYTHON" -c "{program}"'
         told = guest.run(script).expect(0).output.split()
         assert told == [str(CHECKOUT / "lttd/__init__.py"), sys.prefix]
 
-    def test_the_checkout_takes_no_changes(self, guest: Guest) -> None:
+    def test_the_guest_cannot_change_the_checkout(self, guest: Guest) -> None:
         result = guest.run('touch "$CHECKOUT/x"')
         assert "Read-only file system" in result.output
 
-    def test_the_root_takes_changes_and_this_machine_does_not(self, guest: Guest) -> None:
+    def test_changes_in_the_guest_do_not_reach_this_machine(self, guest: Guest) -> None:
         guest.run("echo x > /etc/lttd-guest-was-here; test -s /etc/lttd-guest-was-here").expect(0)
         assert not Path("/etc/lttd-guest-was-here").exists()
 
-    def test_tracefs_and_debugfs_are_there(self, guest: Guest) -> None:
+    def test_the_guest_has_tracefs_and_debugfs(self, guest: Guest) -> None:
         script = """set -e
         test -f /sys/kernel/tracing/per_cpu/cpu0/trace_pipe_raw
         modprobe null_blk
@@ -151,7 +149,7 @@ class TestTheGuest:
         """
         guest.run(script).expect(0)
 
-    def test_a_cpu_goes_off_and_on(self, guest: Guest) -> None:
+    def test_a_guest_cpu_goes_offline_and_online(self, guest: Guest) -> None:
         script = """set -e
         cd /sys/devices/system/cpu
         cat possible present online
@@ -173,7 +171,7 @@ class TestSystemd:
         """
         assert systemd_guest.run(script).expect(0).output == "debugfs\n"
 
-    def test_a_unit_that_notifies_starts_and_stops(self, systemd_guest: Guest) -> None:
+    def test_a_notifying_unit_starts_and_stops(self, systemd_guest: Guest) -> None:
         script = """
         set -e
         cat > /run/systemd/system/told.service <<'U'

@@ -207,7 +207,7 @@ def test_a_cpu_that_comes_while_recording_is_recorded(guest: Guest) -> None:
     assert recorded.marks("ftrace_1") == list(range(written))
 
 
-def test_a_recorder_stopped_for_ten_seconds_goes_on_and_tells_what_was_overwritten(
+def test_a_recorder_paused_for_ten_seconds_resumes_and_counts_the_loss(
     guest: Guest,
 ) -> None:
     recorded = record(
@@ -232,7 +232,7 @@ def test_a_recorder_stopped_for_ten_seconds_goes_on_and_tells_what_was_overwritt
 
 
 @pytest.mark.nightly
-def test_without_overwriting_the_newest_are_refused_and_counted(guest: Guest) -> None:
+def test_without_overwriting_the_newest_events_are_refused_and_counted(guest: Guest) -> None:
     recorded = record(
         guest,
         f"""set -e
@@ -255,7 +255,7 @@ def test_without_overwriting_the_newest_are_refused_and_counted(guest: Guest) ->
 
 
 @pytest.mark.nightly
-def test_an_instance_in_use_cannot_be_removed_and_recording_goes_on(guest: Guest) -> None:
+def test_an_instance_in_use_cannot_be_removed_and_recording_continues(guest: Guest) -> None:
     recorded = record(
         guest,
         f"""set -e
@@ -275,7 +275,7 @@ def test_an_instance_in_use_cannot_be_removed_and_recording_goes_on(guest: Guest
 
 
 @pytest.mark.nightly
-def test_a_ring_resized_and_switched_off_underneath_is_no_error(guest: Guest) -> None:
+def test_resizing_and_turning_off_the_ring_is_not_an_error(guest: Guest) -> None:
     recorded = record(
         guest,
         f"""set -e
@@ -297,7 +297,7 @@ def test_a_ring_resized_and_switched_off_underneath_is_no_error(guest: Guest) ->
     assert not any("Traceback" in line for line in recorded.output.splitlines())
 
 
-def test_tracefs_unmounted_underneath_is_told_and_what_was_recorded_is_whole(guest: Guest) -> None:
+def test_unmounting_tracefs_is_reported_and_leaves_a_whole_trace(guest: Guest) -> None:
     recorded = record(
         guest,
         f"""
@@ -358,7 +358,7 @@ def test_the_ring_is_as_large_as_was_asked_for(guest: Guest) -> None:
 
 
 @pytest.mark.nightly
-def test_a_ring_that_the_machine_has_no_memory_for_leaves_nothing_behind(guest: Guest) -> None:
+def test_a_ring_too_large_for_memory_leaves_nothing_in_the_kernel(guest: Guest) -> None:
     recorded = record(
         guest,
         f"""
@@ -371,7 +371,7 @@ def test_a_ring_that_the_machine_has_no_memory_for_leaves_nothing_behind(guest: 
     assert "ask for a smaller buffer" in recorded.output
 
 
-def test_an_own_instance_inherits_no_option_and_another_trace_gets_no_ring(guest: Guest) -> None:
+def test_an_own_instance_inherits_no_option(guest: Guest) -> None:
     recorded = record(
         guest,
         f"""set -e
@@ -413,7 +413,7 @@ def test_an_own_instance_inherits_no_option_and_another_trace_gets_no_ring(guest
     recorded.expect_whole()
 
 
-def test_what_a_killed_recorder_left_in_the_rings_is_kept_by_the_next_one(guest: Guest) -> None:
+def test_the_next_recorder_keeps_the_rings_of_a_killed_one(guest: Guest) -> None:
     recorded = record(
         guest,
         f"""set -e

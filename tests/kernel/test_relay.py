@@ -180,9 +180,7 @@ def test_every_record_arrives_once_with_a_cpu_away_in_the_middle(guest: Guest, m
     assert all(not stream["lost"] for stream in recorded.summary["streams"])
 
 
-def test_what_a_full_ring_refused_and_what_it_never_gave_is_counted(
-    guest: Guest, module: str
-) -> None:
+def test_refused_and_undelivered_relay_bytes_are_counted(guest: Guest, module: str) -> None:
     recorded = record(
         guest,
         module,
@@ -230,7 +228,7 @@ while data := os.read(fd, 65536):
 """
 
 
-def test_who_reads_everything_gets_damage_and_lttd_none(guest: Guest, module: str) -> None:
+def test_lttd_gets_no_damage_where_a_plain_reader_does(guest: Guest, module: str) -> None:
     recorded = record(
         guest,
         module,
@@ -271,7 +269,7 @@ P
     assert recorded.summary["events_lost"] == 0
 
 
-def test_channels_come_and_go(guest: Guest, module: str) -> None:
+def test_relay_channels_may_come_and_go(guest: Guest, module: str) -> None:
     recorded = record(
         guest,
         module,
@@ -301,7 +299,7 @@ def test_channels_come_and_go(guest: Guest, module: str) -> None:
 
 
 @pytest.mark.nightly
-def test_a_lapped_reader_is_told_by_the_numbers_in_the_records(guest: Guest, module: str) -> None:
+def test_the_record_numbers_reveal_a_lapped_reader(guest: Guest, module: str) -> None:
     recorded = record(
         guest,
         module,
@@ -337,7 +335,7 @@ def test_a_lapped_reader_is_told_by_the_numbers_in_the_records(guest: Guest, mod
 
 
 @pytest.mark.nightly
-def test_where_there_is_no_relay_channel_the_reason_is_told(guest: Guest, module: str) -> None:
+def test_the_absence_of_relay_channels_is_explained(guest: Guest, module: str) -> None:
     recorded = record(
         guest,
         module,

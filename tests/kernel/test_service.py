@@ -89,12 +89,14 @@ def marks_of(found: list[SegmentPaths]) -> list[int]:
     return sorted(int(number) for number in re.findall(rb"mark (\d{8})\n", data))
 
 
-def test_verify_is_content(service_guest: Guest) -> None:
+def test_systemd_in_the_guest_accepts_the_unit(service_guest: Guest) -> None:
     result = service_guest.run("systemd-analyze verify /run/systemd/system/lttd.service")
     assert (result.status, result.output) == (0, "")
 
 
-def test_it_is_ready_once_it_records_and_its_status_tells_how_much(service_guest: Guest) -> None:
+def test_the_service_is_ready_once_it_records_and_its_status_has_totals(
+    service_guest: Guest,
+) -> None:
     result = run(
         service_guest,
         """
@@ -141,7 +143,7 @@ def test_a_stop_drains_everything_and_leaves_no_instance(service_guest: Guest) -
 @pytest.mark.parametrize(
     ("signal", "result"), [("KILL", "signal"), ("STOP", "watchdog")], ids=["killed", "starved"]
 )
-def test_it_comes_back_and_keeps_what_the_rings_held(
+def test_the_service_restarts_and_keeps_the_data_of_the_rings(
     service_guest: Guest, signal: str, result: str
 ) -> None:
     told = run(
@@ -173,7 +175,7 @@ def test_it_comes_back_and_keeps_what_the_rings_held(
 @pytest.mark.parametrize(
     ("events", "status"), [("no_such:event", "2"), ("sched:*", "77")], ids=["usage", "nothing"]
 )
-def test_what_trying_again_cannot_mend_is_not_tried_again(
+def test_the_service_does_not_retry_a_permanent_error(
     service_guest: Guest, events: str, status: str
 ) -> None:
     unmount = "umount /sys/kernel/tracing" if status == "77" else "true"
@@ -199,7 +201,7 @@ def test_what_trying_again_cannot_mend_is_not_tried_again(
     assert ("mount -t tracefs" in lines[-1]) == (status == "77")
 
 
-def test_the_hardening_is_in_force(service_guest: Guest) -> None:
+def test_the_hardening_of_the_unit_is_in_force(service_guest: Guest) -> None:
     result = run(
         service_guest,
         """
