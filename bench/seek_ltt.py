@@ -120,7 +120,7 @@ def _batch(info: StreamInfo, numbers: "np.ndarray[tuple[int], np.dtype[np.int64]
     made["events"][:, :, 1] = events
     rows = np.zeros(len(numbers), ROW_DTYPE)
     rows["offset_bytes"] = np.arange(len(numbers)) * _PAGE_BYTES
-    rows["kernel_bytes"], rows["stored_bytes"] = _PAGE_BYTES, _USED_BYTES
+    rows["kernel_bytes"], rows["payload_bytes"] = _PAGE_BYTES, _USED_BYTES
     rows["content_bits"] = _USED_BYTES * 8
     rows["begin"], rows["end"], rows["sequence"] = made["begin"], made["end"], numbers
     batch = Batch(info.id, memoryview(made.tobytes()), rows, 0)

@@ -82,8 +82,8 @@ def encode_entries(
     """
     entries = np.empty(len(rows), ENTRY_DTYPE)
     entries["offset_bytes"] = offsets_bytes
-    stored_bytes = rows["stored_bytes"]
-    entries["packet_bits"] = info.subbuffer_bytes * 8 if sparse else stored_bytes << np.uint64(3)
+    payload_bytes = rows["payload_bytes"]
+    entries["packet_bits"] = info.subbuffer_bytes * 8 if sparse else payload_bytes << np.uint64(3)
     entries["content_bits"] = rows["content_bits"]
     entries["begin"] = rows["begin"]
     entries["end"] = rows["end"]

@@ -154,7 +154,7 @@ class Lane:
         with suppress(StorageError):  # the index is gone as well
             left = self.file.left(self.gone)
         self.stats.removed_subbuffers = self.stats.stored_subbuffers - left.rows
-        self.stats.removed_bytes = self.stats.stored_bytes - left.stored_bytes
+        self.stats.removed_bytes = self.stats.stored_bytes - left.payload_bytes
 
     def _batch(self, *gaps: Gap) -> Batch:
         return Batch(self.record.info.id, memoryview(b""), _NO_ROWS, 0, gaps)

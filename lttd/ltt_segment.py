@@ -130,8 +130,8 @@ class SegmentMarkers:
         except TraceDamagedError as error:
             self.notes.append(f"{error}; read from end to end instead")
             headers = stream.abi.walk(stream.data, 0, stream.slot_bytes)
-        sound = np.flatnonzero(headers.stored_bytes > 0)
-        damaged = np.flatnonzero(headers.stored_bytes == 0)
+        sound = np.flatnonzero(headers.payload_bytes > 0)
+        damaged = np.flatnonzero(headers.payload_bytes == 0)
         self.notes += [
             f"{stream.paths.data}: byte {at}: no sub-buffer begins here"
             for at in headers.offset_bytes[damaged].tolist()
@@ -154,7 +154,7 @@ def _start(stream: StoredStream) -> int | None:
         headers = stream.headers(stream.index.entries()[:1])
     except TraceDamagedError:
         return None
-    if not len(headers.stored_bytes) or not headers.stored_bytes[0]:
+    if not len(headers.payload_bytes) or not headers.payload_bytes[0]:
         return None
     return layout_of(stream.data, int(headers.offset_bytes[0])).start_ns
 

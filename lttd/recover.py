@@ -293,7 +293,7 @@ class _Planner:
         headers = headers.some(slice(count))
         data_bytes = self._end_of(self._floor)
         if count:
-            size = self._stream.slot_bytes or int(headers.stored_bytes[-1])
+            size = self._stream.slot_bytes or int(headers.payload_bytes[-1])
             data_bytes = int(headers.offset_bytes[-1]) + size
         torn_bytes = max(self._data_bytes, self._claimed_bytes) - data_bytes
         keep = min(self._right, total)
@@ -329,9 +329,9 @@ class _Planner:
         if stream.abi is None:
             return by_entry, entries, np.zeros(len(entries), np.bool_)
         said = stream.headers(entries)
-        told = said.stored_bytes > 0
+        told = said.payload_bytes > 0
         if not stream.slot_bytes:
-            told &= said.stored_bytes == size
+            told &= said.payload_bytes == size
         told_until = int(np.flatnonzero(told)[-1]) + 1 if told.any() else 0
         known = Headers(
             *(np.where(told, a, b)[:told_until] for a, b in zip(said, by_entry, strict=True))
@@ -353,7 +353,7 @@ class _Planner:
         lowest = self._cut_no_lower - self._floor
         if self._zeros_are_torn:
             written = self._written_bytes()
-            ends = headers.offset_bytes + headers.stored_bytes
+            ends = headers.offset_bytes + headers.payload_bytes
             torn = np.flatnonzero(ends[lowest:] > written)
             count = lowest + int(torn[0]) if len(torn) else count
         while count > lowest and stream.abi is not None:
@@ -386,7 +386,7 @@ class _Planner:
         if not count:
             return entries
         before = self._old[keep - 1] if keep else None
-        size = stream.slot_bytes or headers.stored_bytes[rebuild]
+        size = stream.slot_bytes or headers.payload_bytes[rebuild]
         entries["offset_bytes"][rebuild] = headers.offset_bytes[rebuild]
         entries["packet_bits"][rebuild] = np.uint64(8) * np.asarray(size, np.uint64)
         entries["content_bits"][rebuild] = headers.content_bytes[rebuild] * 8

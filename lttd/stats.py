@@ -63,7 +63,7 @@ class StreamStats:
         kernel_bytes = batch.kernel_bytes
         self.subbuffers += len(batch.rows)
         self.delivered_bytes += kernel_bytes
-        self.padding_bytes += kernel_bytes - batch.stored_bytes
+        self.padding_bytes += kernel_bytes - batch.payload_bytes
         for gap in batch.gaps:
             self.lost(gap)
 
@@ -85,12 +85,12 @@ class StreamStats:
     def stored(self, rows: Rows) -> None:
         """Count what reached the file."""
         self.stored_subbuffers += len(rows)
-        self.stored_bytes += int(rows["stored_bytes"].sum())
+        self.stored_bytes += int(rows["payload_bytes"].sum())
 
     def unwritten(self, rows: Rows, reason: Reason) -> None:
         """Count what was taken and never written: its content; its padding stays padding."""
         self.unwritten_subbuffers[reason] += len(rows)
-        self.unwritten_bytes[reason] += int(rows["stored_bytes"].sum())
+        self.unwritten_bytes[reason] += int(rows["payload_bytes"].sum())
 
     def lost_so_far(self) -> Counter[Reason]:
         """Return all events that are known to be lost, wherever in the trace they will be told."""

@@ -118,25 +118,25 @@ class StoredStream:
         """
         stats = StreamStats(self.info.id, self.source_name)
         stats.subbuffers = stats.stored_subbuffers = len(entries)
-        stats.stored_bytes = self._stored_bytes(entries, gaps)
+        stats.stored_bytes = self._payload_bytes(entries, gaps)
         delivered_bytes = self._delivered_bytes(entries, stats.stored_bytes)
         stats.padding_bytes = max(delivered_bytes - stats.stored_bytes, 0)
         for gap in gaps:
             stats.lost(gap)
         return summarize(stats)
 
-    def _delivered_bytes(self, entries: Entries, stored_bytes: int) -> int:
+    def _delivered_bytes(self, entries: Entries, payload_bytes: int) -> int:
         """Return what the kernel gave for these entries; what is stored where nobody can tell."""
         page_bytes = self.info.page_bytes
         if not page_bytes:
-            return len(entries) * self.info.subbuffer_bytes or stored_bytes
+            return len(entries) * self.info.subbuffer_bytes or payload_bytes
         return sum(
             int((-(-content // page_bytes) * page_bytes).sum())
             for at in range(0, len(entries), CHUNK_ENTRIES)
             for content in [_content_bytes(entries[at : at + CHUNK_ENTRIES])]
         )
 
-    def _stored_bytes(self, entries: Entries, gaps: list[Gap]) -> int:
+    def _payload_bytes(self, entries: Entries, gaps: list[Gap]) -> int:
         if not len(entries):
             return 0
         if not self.slot_bytes:  # they adjoin, so the last one's end is the sum
@@ -150,7 +150,7 @@ class StoredStream:
         rows = sorted({gap.row for gap in gaps if gap.row < len(entries)})
         if rows and self.abi is not None:
             headers = self.headers(entries[rows])
-            total += int(np.maximum(headers.stored_bytes - headers.content_bytes, 0).sum())
+            total += int(np.maximum(headers.payload_bytes - headers.content_bytes, 0).sum())
         return total
 
 
@@ -164,7 +164,7 @@ def _without_repeats(headers: Headers) -> Headers:
     An index of a few MB could else name the same bytes a million times.  One wrong offset is not
     such a case: what follows it is kept.
     """
-    offset, size = headers.offset_bytes, headers.stored_bytes
+    offset, size = headers.offset_bytes, headers.payload_bytes
     there = size > 0
     if not there.any():
         return headers
@@ -173,7 +173,7 @@ def _without_repeats(headers: Headers) -> Headers:
     if int(size.sum()) <= 2 * named_bytes:
         return headers
     behind = np.concatenate(([0], np.maximum.accumulate(ends)[:-1]))
-    return headers._replace(stored_bytes=np.where(offset >= behind, size, 0))
+    return headers._replace(payload_bytes=np.where(offset >= behind, size, 0))
 
 
 def lost_before(gaps: list[Gap], first: int, behind: int) -> U64:
@@ -250,10 +250,10 @@ def _heads(
 ) -> tuple[Mask, Mask]:
     headers = stream.headers(some)
     _, size = _bytes_of(some)
-    same = headers.stored_bytes > 0
+    same = headers.payload_bytes > 0
     same &= headers.content_bytes == (some["content_bits"] >> np.uint64(3)).astype(np.int64)
     if not stream.slot_bytes:
-        same &= headers.stored_bytes == size
+        same &= headers.payload_bytes == size
     begin = some["begin"].astype(np.uint64)
     timely = begin == np.maximum(headers.begin, last_begin)
     if headless and len(some):  # the segment before may have come further

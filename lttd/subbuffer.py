@@ -27,7 +27,7 @@ ROW_DTYPE: Final = np.dtype(
     [
         ("offset_bytes", "<u8"),  # where the sub-buffer begins in the batch's buffer
         ("kernel_bytes", "<u8"),  # what the kernel delivered: header + content + padding
-        ("stored_bytes", "<u8"),  # header + content: what a packed file holds of it
+        ("payload_bytes", "<u8"),  # header + content: what a packed file holds of it
         ("content_bits", "<u8"),  # as the CTF index means it; from the sub-buffer's own start
         ("begin", "<u8"),  # trace clock; a running maximum within the stream
         ("end", "<u8"),  # trace clock, of the last event or an upper bound; running maximum
@@ -238,13 +238,13 @@ class Batch:
         return int(self.rows["kernel_bytes"].sum())
 
     @property
-    def stored_bytes(self) -> int:
+    def payload_bytes(self) -> int:
         """Bytes of headers and content: the delivered ones less the padding."""
-        return int(self.rows["stored_bytes"].sum())
+        return int(self.rows["payload_bytes"].sum())
 
     def pieces(self) -> Sequence[memoryview]:
         """Return header and content of every row, with their packed heads, for one ``writev``."""
-        plain = Pieces(self.buffer, self.rows["offset_bytes"], self.rows["stored_bytes"])
+        plain = Pieces(self.buffer, self.rows["offset_bytes"], self.rows["payload_bytes"])
         return plain if self.heads is None else HeadedPieces(plain, self.heads)
 
     def hold(self) -> None:

@@ -382,7 +382,7 @@ def sound_headers(
     for first in range(0, len(entries), CHUNK_ENTRIES):
         some = entries[first : first + CHUNK_ENTRIES]
         headers = stream.headers(some)
-        sound = np.flatnonzero(headers.stored_bytes > 0)
+        sound = np.flatnonzero(headers.payload_bytes > 0)
         ends = some["end"].astype(np.uint64)[sound]
         yield sound + first, headers.some(sound), ends
 

@@ -51,7 +51,7 @@ class Left(NamedTuple):
     """What is left of a stream that somebody removed or cut."""
 
     rows: int
-    stored_bytes: int
+    payload_bytes: int
 
 
 class StreamFile:
@@ -164,7 +164,7 @@ class StreamFile:
             first = self._position.entries + 1
             numbers = np.arange(first, first + len(batch.rows), dtype=np.uint64)
             return numbers * np.uint64(self._record.info.subbuffer_bytes)
-        ends: Ends = np.cumsum(batch.rows["stored_bytes"], dtype=np.uint64)
+        ends: Ends = np.cumsum(batch.rows["payload_bytes"], dtype=np.uint64)
         return ends + np.uint64(self._position.data_bytes)
 
     def _fitting(self, batch: Batch, ends: Ends, error: StorageError) -> int:
@@ -175,7 +175,7 @@ class StreamFile:
             if self._sparse:
                 # Padding is not written.
                 slot_bytes = np.uint64(self._record.info.subbuffer_bytes)
-                written = ends - slot_bytes + batch.rows["stored_bytes"]
+                written = ends - slot_bytes + batch.rows["payload_bytes"]
             rows = int(np.searchsorted(written, np.uint64(error.end_bytes or 0), side="right"))
             if not rows:
                 return 0
@@ -226,7 +226,7 @@ class StreamFile:
         for begin, behind in _runs_without_holes(batch.rows, size):
             start = int(batch.rows["offset_bytes"][begin])
             end = int(
-                batch.rows["offset_bytes"][behind - 1] + batch.rows["stored_bytes"][behind - 1]
+                batch.rows["offset_bytes"][behind - 1] + batch.rows["payload_bytes"][behind - 1]
             )
             to = (first + begin) * size - start
             if end - start >= WRITE_BYTES and not self._may_preallocate:
@@ -234,7 +234,7 @@ class StreamFile:
             for at in range(start, end, WRITE_BYTES):
                 part = batch.buffer[at : min(at + WRITE_BYTES, end)]
                 self._data.write_at([part], to + at)
-        if batch.rows["stored_bytes"][-1] != size:
+        if batch.rows["payload_bytes"][-1] != size:
             self._data.truncate((first + len(batch.rows)) * size)
 
     def _append_gaps(self, gaps: Sequence[Gap]) -> None:
@@ -294,7 +294,7 @@ class StreamFile:
     def left(self, error: LostFileError) -> Left:
         """Return what is left of the stream after *error*; a lost index can be made anew."""
         position, info = self._position, self._record.info
-        rows = stored_bytes = 0
+        rows = payload_bytes = 0
         data_bytes = error.left_bytes if error.path == self._data.path else position.data_bytes
         while rows < position.entries:
             at = len(INDEX_HEADER) + rows * ENTRY_BYTES
@@ -305,10 +305,10 @@ class StreamFile:
             size = entries["content_bits" if self._sparse else "packet_bits"] >> np.uint64(3)
             slot = np.uint64(info.subbuffer_bytes) if self._sparse else size
             whole = int((entries["offset_bytes"] + slot <= np.uint64(data_bytes)).sum())
-            rows, stored_bytes = rows + whole, stored_bytes + int(size[:whole].sum())
+            rows, payload_bytes = rows + whole, payload_bytes + int(size[:whole].sum())
             if whole < some:
                 break
-        return Left(rows, stored_bytes)
+        return Left(rows, payload_bytes)
 
     def close(self) -> None:
         """Give blocks ahead of the end back and close the files; nothing is synced by it."""
@@ -325,7 +325,7 @@ def _runs_without_holes(rows: Rows, slot_bytes: int) -> list[tuple[int, int]]:
 
     Padding of less than a block cannot become a hole: it is written along, in one call.
     """
-    padding = rows["kernel_bytes"] - rows["stored_bytes"]
+    padding = rows["kernel_bytes"] - rows["payload_bytes"]
     ends = rows["offset_bytes"] + np.uint64(slot_bytes)
     cut_behind = padding[:-1] >= BLOCK_BYTES
     cut_behind |= ends[:-1] != rows["offset_bytes"][1:]

@@ -227,11 +227,11 @@ def test_every_page_becomes_a_row_or_is_marked_damaged(data: bytes, layout: Page
     pages = rows_of_pages(data, len(data), layout)
     rows = pages.rows
     assert len(rows) + len(pages.damaged) == 3
-    padding = rows["kernel_bytes"] - rows["stored_bytes"]
+    padding = rows["kernel_bytes"] - rows["payload_bytes"]
     refused = len(pages.damaged) * layout.subbuffer_bytes
-    assert int(rows["stored_bytes"].sum() + padding.sum()) + refused == len(data)
-    assert (rows["stored_bytes"] <= 256).all()
-    assert (rows["content_bits"] <= rows["stored_bytes"] * np.uint64(8)).all()
+    assert int(rows["payload_bytes"].sum() + padding.sum()) + refused == len(data)
+    assert (rows["payload_bytes"] <= 256).all()
+    assert (rows["content_bits"] <= rows["payload_bytes"] * np.uint64(8)).all()
     assert all(0 <= row < len(rows) for row, _ in pages.missed)
 
 
@@ -253,10 +253,10 @@ def test_packed_sub_buffers_are_found_by_their_own_sizes(
     abi = FtraceAbi(info, "little" if layout.byteorder == "<" else "big")
     tail = data.draw(st.integers(0, layout.header_bytes - 1))
     found = abi.walk(bytes(packed) + bytes(tail), 0)
-    assert found.stored_bytes.tolist() == stored
+    assert found.payload_bytes.tolist() == stored
     assert found.content_bytes.tolist() == [n + layout.header_bytes for n in sizes]
     again = abi.headers_at(bytes(packed), found.offset_bytes)
-    assert again.stored_bytes.tolist() == stored
+    assert again.payload_bytes.tolist() == stored
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))
@@ -264,7 +264,7 @@ def test_walking_any_bytes_for_sub_buffers_raises_nothing(data: bytes, start: in
     abi = FtraceAbi(StreamInfo(StreamId("x", 0), "ftrace", 256, 16), "little")
     for slot in (0, 64):
         found = abi.walk(data, start, slot)
-        assert (found.stored_bytes > 0).all()
+        assert (found.payload_bytes > 0).all()
         abi.decode(data, found)
 
 

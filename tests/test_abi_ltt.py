@@ -99,7 +99,7 @@ def test_sub_buffers_without_padding_can_be_walked(tracer: Tracer) -> None:
     abi = abi_of(stream, "little")
     assert abi is not None
     walked = abi.walk(packed, 0)
-    assert walked.stored_bytes.tolist() == found.used_bytes.tolist()
+    assert walked.payload_bytes.tolist() == found.used_bytes.tolist()
     assert walked.begin.tolist() == taken.rows["begin"].tolist()
     assert abi.decode(packed, walked).end.tolist() == taken.rows["end"].tolist()
     assert len(abi.walk(packed[:-1], 0).begin) == len(walked.begin) - 1

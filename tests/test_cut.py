@@ -56,7 +56,7 @@ def stream(trace: Trace, number: int = 0) -> StoredStream:
 
 def contents(stored: StoredStream) -> list[bytes]:
     headers = stored.headers(stored.index.entries())
-    pairs = zip(headers.offset_bytes.tolist(), headers.stored_bytes.tolist(), strict=True)
+    pairs = zip(headers.offset_bytes.tolist(), headers.payload_bytes.tolist(), strict=True)
     return [bytes(stored.data[at : at + size]) for at, size in pairs]
 
 

@@ -77,10 +77,10 @@ def busy_stream(channel: str = "sched", cpu: int = 0, source: str = "ftrace") ->
     return stats
 
 
-def some_rows(count: int, stored_bytes: int) -> Rows:
+def some_rows(count: int, payload_bytes: int) -> Rows:
     """Return so many rows with so many bytes in all."""
     rows = np.zeros(count, ROW_DTYPE)
-    rows["stored_bytes"][0] = stored_bytes
+    rows["payload_bytes"][0] = payload_bytes
     return rows
 
 
@@ -254,7 +254,7 @@ def test_the_scraped_counters_balance(tmp_path: Path) -> None:
 def test_a_scrape_of_the_recovering_run_counts_the_torn_bytes(
     tmp_path: Path,
 ) -> None:
-    cut_bytes = Made(tmp_path / "x").rings[0].batch([subbuffer(1)]).stored_bytes
+    cut_bytes = Made(tmp_path / "x").rings[0].batch([subbuffer(1)]).payload_bytes
     labels = 'channel="fake",cpu="0",source="fake",reason="torn"'
     assert torn_samples(torn_trace(tmp_path / "t")) == {labels: cut_bytes}
     assert torn_samples(tmp_path / "t") == {}, "it is whole: the next run has nothing to tell"

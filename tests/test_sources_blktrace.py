@@ -240,7 +240,7 @@ def test_rows_end_between_records_and_other_bytes_are_a_gap() -> None:
     book = RecordBook()
     taken = book.take(memoryview(data), final=False)
     assert taken.whole_bytes == len(data)
-    sizes = taken.rows["stored_bytes"]
+    sizes = taken.rows["payload_bytes"]
     assert (sizes % 48 == 0).all()
     assert sizes.max() <= 64 << 10
     assert sizes.sum() == 4001 * 48
@@ -301,7 +301,7 @@ def test_the_records_made_are_the_stored_and_the_dropped_ones(tmp_path: Path) ->
     ring.write(45)
     first = ring.taken()
     assert (ring.written, ring.model.refused) == (40, 5)
-    assert sum(batch.stored_bytes for batch in first) == 40 * 48
+    assert sum(batch.payload_bytes for batch in first) == 40 * 48
     assert gaps_of(first) == [(Reason.DROPPED, Unit.EVENTS, 5)]
     assert ring.stream.counters()["records"] == 40
     assert ring.stream.counters()["dropped"] == 5
@@ -341,7 +341,7 @@ def test_a_complete_drain_leaves_nothing(tmp_path: Path) -> None:
     ring.model.flush()  # as BLKTRACESTOP does
     ring.shared.stopped = True
     batches = ring.taken()
-    assert sum(batch.stored_bytes for batch in batches) == 25 * 48
+    assert sum(batch.payload_bytes for batch in batches) == 25 * 48
     assert gaps_of(batches) == []
 
 

@@ -146,7 +146,7 @@ def test_an_own_instance_records_and_is_removed_afterwards(instances: Path) -> N
         assert row["flags"] == RowFlag.PARTIAL
         assert row["begin"] == row["end"] <= marked_by  # it ends with its only event
         assert row["kernel_bytes"] == 4096
-        assert row["stored_bytes"] < 200
+        assert row["payload_bytes"] < 200
     assert not path.exists()
 
 
@@ -336,7 +336,7 @@ def test_larger_sub_buffers_are_taken_as_a_whole() -> None:
         batches = drain(source)
         rows = np.concatenate([batch.rows for batch in batches])
         assert set(rows["kernel_bytes"].tolist()) == {16 << 10}
-        assert rows["stored_bytes"].max() > 12 << 10
+        assert rows["payload_bytes"].max() > 12 << 10
         assert content(batches).count(b"large large") >= 100
 
 

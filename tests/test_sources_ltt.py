@@ -62,9 +62,9 @@ def packed(batches: list[Batch]) -> list[bytes]:
     found = []
     for batch in batches:
         whole = b"".join(batch.pieces())
-        ends = np.cumsum(batch.rows["stored_bytes"]).tolist()
+        ends = np.cumsum(batch.rows["payload_bytes"]).tolist()
         found += [whole[end - int(size) : end]
-                  for end, size in zip(ends, batch.rows["stored_bytes"], strict=True)]  # fmt: skip
+                  for end, size in zip(ends, batch.rows["payload_bytes"], strict=True)]  # fmt: skip
     return found
 
 
@@ -157,7 +157,7 @@ def test_a_poll_may_announce_data_that_are_not_committed_yet(opened: Opened) -> 
 def test_the_empty_sub_buffer_of_a_destroyed_trace_is_kept(opened: Opened) -> None:
     opened.kernel.finalize()
     (batch,), why = opened.drain("kernel_1")
-    assert (batch.rows["stored_bytes"].tolist(), why) == ([68], Nothing.EVER)
+    assert (batch.rows["payload_bytes"].tolist(), why) == ([68], Nothing.EVER)
 
 
 def test_a_sub_buffer_larger_than_a_take_gets_its_own_memory(

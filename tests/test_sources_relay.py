@@ -102,7 +102,7 @@ def test_sub_buffers_closed_between_two_takes_are_one_row() -> None:
     made.write(*range(25))
     batch = made.take()
     (row,) = batch.rows
-    assert row["stored_bytes"] == row["kernel_bytes"] == made.model.st_size
+    assert row["payload_bytes"] == row["kernel_bytes"] == made.model.st_size
     assert 1000 == row["begin"] < looked < row["end"] <= made.clock.time
     made.stream.take(flush=True)
     made.write(*range(25, 40))
@@ -136,7 +136,7 @@ def test_an_incomplete_record_is_joined_with_the_next_bytes() -> None:
     # As in the middle of a sub-buffer that a take could not hold.
     made.stream._kept = b"123456"
     (row,) = made.take().rows
-    assert row["stored_bytes"] == 16
+    assert row["payload_bytes"] == 16
 
 
 def test_damaged_bytes_are_a_gap_and_not_in_the_rows() -> None:
@@ -282,7 +282,7 @@ def test_every_byte_is_in_a_row_or_a_gap_or_the_ring(
             batches.append(some)
     batches += made.takes()
     for batch in batches:
-        stored += batch.stored_bytes
+        stored += batch.payload_bytes
         damaged += sum(g.count or 0 for g in batch.gaps if g.reason is Reason.DAMAGED)
         batch.release()
     assert stored + damaged == made.stream.file.bytes_read

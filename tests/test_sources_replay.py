@@ -42,7 +42,7 @@ def test_a_replay_of_the_fixture_has_its_loss_in_place(cpu: int) -> None:
     directory = FIXTURE / "per_cpu" / f"cpu{cpu}"
     stats = parse_stats((directory / "stats").read_bytes())
     assert batch.kernel_bytes == (directory / "trace_pipe_raw").stat().st_size
-    assert batch.stored_bytes < batch.kernel_bytes
+    assert batch.payload_bytes < batch.kernel_bytes
     (gap,) = batch.gaps
     assert (gap.reason, gap.unit, gap.count) == (
         Reason.OVERWRITTEN,

@@ -90,7 +90,7 @@ def test_a_replay_of_the_real_trace_keeps_only_its_used_bytes() -> None:
         assert sum(batch.kernel_bytes for batch in batches) == stream.path.stat().st_size
         assert gaps_of(batches) == []
         data = stream.path.read_bytes()
-        assert sum(batch.stored_bytes for batch in batches) == sum(data_sizes(data))
+        assert sum(batch.payload_bytes for batch in batches) == sum(data_sizes(data))
         packed = b"".join(bytes(piece) for batch in batches for piece in batch.pieces())
         used, size = struct.unpack_from("<II", packed, 52)
         assert used == size == struct.unpack_from("<I", data, 52)[0]

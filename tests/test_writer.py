@@ -87,7 +87,7 @@ def test_packed_headers_are_written_and_do_not_change_the_buffer(tmp_path: Path)
     file = StreamFile(Disk(tmp_path), paths_in(tmp_path), StreamRecord(ring.info), "packed")
     file.append(batch)
     file.close()
-    size = int(batch.rows["stored_bytes"][0])
+    size = int(batch.rows["payload_bytes"][0])
     written = paths_in(tmp_path).data.read_bytes()
     for row, head in enumerate(batch.heads):
         rest = bytes(batch.buffer)[row * 4096 + 12 : row * 4096 + size]
@@ -105,8 +105,8 @@ def big_batch(first: int, stored: list[int]) -> Batch:
     rows = np.zeros(len(stored), Ring().batch([subbuffer(0)]).rows.dtype)
     rows["offset_bytes"] = np.arange(len(stored)) * 65536
     rows["kernel_bytes"] = 65536
-    rows["stored_bytes"] = stored
-    rows["content_bits"] = rows["stored_bytes"] * np.uint64(8)
+    rows["payload_bytes"] = stored
+    rows["content_bits"] = rows["payload_bytes"] * np.uint64(8)
     rows["sequence"] = np.arange(first, first + len(stored))
     return Batch(BIG.id, buffer, rows, 0)
 
@@ -123,7 +123,7 @@ def test_sparse_sub_buffers_fill_their_slots_and_padding_is_a_hole(tmp_path: Pat
     slot = 0
     for batch in batches:
         for row in batch.rows:
-            start, stored = int(row["offset_bytes"]), int(row["stored_bytes"])
+            start, stored = int(row["offset_bytes"]), int(row["payload_bytes"])
             at = slot * 65536
             assert data[at : at + stored] == batch.buffer[start : start + stored]
             hole = -(-stored // 4096) * 4096
@@ -134,8 +134,8 @@ def test_sparse_sub_buffers_fill_their_slots_and_padding_is_a_hole(tmp_path: Pat
     assert set(entries["packet_bits"].tolist()) == {65536 * 8}
     with paths.data.open("rb") as opened:
         os.fsync(opened.fileno())  # noqa: TID251  (so that st_blocks is final)
-    stored_bytes = sum(batch.stored_bytes for batch in batches)
-    assert stored_bytes <= os.stat(paths.data).st_blocks * 512 <= stored_bytes + 6 * 4096
+    payload_bytes = sum(batch.payload_bytes for batch in batches)
+    assert payload_bytes <= os.stat(paths.data).st_blocks * 512 <= payload_bytes + 6 * 4096
 
 
 def test_sub_buffers_of_varying_size_are_refused_in_the_sparse_layout(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def rows_of(walked: Walked, time: npt.NDArray[np.uint64], row_bytes: int) -> Row
     lasts = [*(first - 1 for first in firsts[1:]), len(offset) - 1]
     rows = np.zeros(len(firsts), ROW_DTYPE)
     rows["offset_bytes"] = offset[firsts]
-    rows["kernel_bytes"] = rows["stored_bytes"] = ends[lasts] - offset[firsts]
-    rows["content_bits"] = rows["stored_bytes"] << np.uint64(3)
+    rows["kernel_bytes"] = rows["payload_bytes"] = ends[lasts] - offset[firsts]
+    rows["content_bits"] = rows["payload_bytes"] << np.uint64(3)
     rows["begin"], rows["end"] = time[firsts], time[lasts]
     return rows

@@ -123,7 +123,7 @@ def rows_of_pages(
         stored[has_count] += np.uint64(layout.long_bytes)
         rows["flags"][flagged != 0] = RowFlag.MISSED
         missed = _missed_counts(buffer, rows, stored, has_count, layout)
-    rows["stored_bytes"] = stored
+    rows["payload_bytes"] = stored
     # A header of zeros is no header: the end of a torn file, say.
     sound = (stored <= size) & ((slots["begin"] != 0) | (word != 0))
     if sound.all():

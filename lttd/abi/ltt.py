@@ -353,7 +353,7 @@ def rows_of(data: Buffer, offsets_bytes: I64, sizes_bytes: I64) -> Taken:
     rows = np.zeros(len(offsets), ROW_DTYPE)
     rows["offset_bytes"] = offsets
     rows["kernel_bytes"] = headers.size_bytes
-    rows["stored_bytes"] = headers.used_bytes
+    rows["payload_bytes"] = headers.used_bytes
     rows["content_bits"] = headers.used_bytes << 3
     rows["begin"], rows["end"] = headers.begin, headers.end
     heads = packed_heads(data, offsets, headers.used_bytes)

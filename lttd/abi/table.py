@@ -28,7 +28,7 @@ class Headers(NamedTuple):
     """Sub-buffers by their own headers."""
 
     offset_bytes: I64
-    stored_bytes: I64
+    payload_bytes: I64
     """Header and content, and what is kept behind it; 0 where the header does not parse."""
     content_bytes: I64
     """Header and content: the index's content bits / 8."""
@@ -38,7 +38,7 @@ class Headers(NamedTuple):
         """Return some of the sub-buffers."""
         return Headers(
             self.offset_bytes[which],
-            self.stored_bytes[which],
+            self.payload_bytes[which],
             self.content_bytes[which],
             self.begin[which],
         )
@@ -90,7 +90,7 @@ def _sound_slots(abi: Abi, data: Buffer, start_bytes: int, slot_bytes: int) -> H
     for first in range(start_bytes, max(behind, start_bytes + 1), step):
         offsets = np.arange(first, min(first + step, behind), slot_bytes, dtype=np.int64)
         slots = abi.headers_at(data, offsets)
-        bad = np.flatnonzero(slots.stored_bytes == 0)
+        bad = np.flatnonzero(slots.payload_bytes == 0)
         found.append(slots.some(slice(int(bad[0]))) if len(bad) else slots)
         if len(bad):
             break
@@ -189,7 +189,7 @@ class LttAbi:
             return _sound_slots(self, data, start_bytes, slot_bytes)
         slots = np.fromiter(ltt_walk.adjoining(data, start_bytes), np.int64)
         found = self.headers_at(data, slots)
-        bad = np.flatnonzero(found.stored_bytes == 0)
+        bad = np.flatnonzero(found.payload_bytes == 0)
         return found.some(slice(int(bad[0]))) if len(bad) else found
 
     def ends(self, data: Buffer, headers: Headers) -> U64:
@@ -280,7 +280,7 @@ class BlktraceAbi:
         records = blktrace.records_at(data, walked.offset_bytes, layout)
         time = np.maximum.accumulate(records["time"].astype(np.uint64))
         rows = blktrace.rows_of(walked, time, blktrace.ROW_BYTES)
-        size = rows["stored_bytes"].astype(np.int64)
+        size = rows["payload_bytes"].astype(np.int64)
         return Headers(rows["offset_bytes"].astype(np.int64), size, size, rows["begin"])
 
     def ends(self, data: Buffer, headers: Headers) -> U64:
@@ -292,7 +292,7 @@ class BlktraceAbi:
         events = np.zeros(len(headers.begin), np.int64)
         end = np.zeros(len(headers.begin), np.uint64)
         damage: list[ftrace_events.Damage] = []
-        spans = zip(headers.offset_bytes.tolist(), headers.stored_bytes.tolist(), strict=True)
+        spans = zip(headers.offset_bytes.tolist(), headers.payload_bytes.tolist(), strict=True)
         for row, (at, size) in enumerate(spans):
             layout = blktrace.layout_of(data, at)
             if layout is None:

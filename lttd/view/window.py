@@ -82,7 +82,7 @@ def _derived(stream: StoredStream) -> Entries:
     entries = np.zeros(len(headers.begin), ENTRY_DTYPE)
     begin = np.maximum.accumulate(headers.begin)
     entries["offset_bytes"] = headers.offset_bytes
-    entries["packet_bits"] = headers.stored_bytes << 3
+    entries["packet_bits"] = headers.payload_bytes << 3
     entries["content_bits"] = headers.content_bytes << 3
     entries["begin"] = begin
     ends = stream.abi.ends(stream.data, headers)

@@ -36,7 +36,7 @@ class Noted:
         if not len(batch.rows):
             return 0
         begin, last = int(batch.rows["offset_bytes"][0]), batch.rows[-1]
-        data = batch.buffer[begin : int(last["offset_bytes"]) + int(last["stored_bytes"])]
+        data = batch.buffer[begin : int(last["offset_bytes"]) + int(last["payload_bytes"])]
         layout = layout_of(data) or Layout(7, "<")
         # Once, not row by row: damage may leave a row to each record.
         walked = walk(data, 0, len(data), layout)

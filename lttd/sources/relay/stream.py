@@ -270,8 +270,8 @@ class RelayStream:
 def _rows_at(offsets: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Rows:
     rows = np.zeros(len(offsets), ROW_DTYPE)
     rows["offset_bytes"] = offsets
-    rows["kernel_bytes"] = rows["stored_bytes"] = sizes
-    rows["content_bits"] = rows["stored_bytes"] << np.uint64(3)
+    rows["kernel_bytes"] = rows["payload_bytes"] = sizes
+    rows["content_bits"] = rows["payload_bytes"] << np.uint64(3)
     return rows
 
 

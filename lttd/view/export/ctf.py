@@ -132,8 +132,8 @@ class _Stream:
         """Yield events of the window from row *first* on, and the row of each."""
         stream = self._part.stream
         found = stream.headers(self._part.entries[first : first + _ROWS_AT_ONCE])
-        sound = np.flatnonzero(found.stored_bytes > 0)
-        for row in np.flatnonzero(found.stored_bytes == 0).tolist():
+        sound = np.flatnonzero(found.payload_bytes > 0)
+        for row in np.flatnonzero(found.payload_bytes == 0).tolist():
             self._damaged(int(found.offset_bytes[row]), "no sub-buffer here; left out")
         headers = found.some(sound)
         ends = headers.offset_bytes + headers.content_bytes

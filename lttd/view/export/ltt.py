@@ -124,11 +124,11 @@ def _write_some(file: File, at: int, part: Selection, which: slice, tally: _Tall
     stream = part.stream
     data, info = stream.data, stream.info
     found = stream.headers(part.entries[which])
-    for offset in found.offset_bytes[found.stored_bytes == 0].tolist():
+    for offset in found.offset_bytes[found.payload_bytes == 0].tolist():
         what = "no sub-buffer here; left out"
         tally.notes.add(f"{stream.paths.data}: byte {offset}: {what}")
-    sound = found.some(np.flatnonzero(found.stored_bytes))
-    offsets, used = sound.offset_bytes, sound.stored_bytes
+    sound = found.some(np.flatnonzero(found.payload_bytes))
+    offsets, used = sound.offset_bytes, sound.payload_bytes
     unit = info.page_bytes or info.subbuffer_bytes
     sizes = -(-used // unit) * unit
     heads = ltt.resized_heads(data, offsets, used, sizes)

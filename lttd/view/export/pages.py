@@ -138,7 +138,7 @@ class PageMaker:
     ) -> None:
         """Take the sub-buffers from row *first* on."""
         data, path = part.stream.data, part.stream.paths.data
-        sound = np.flatnonzero(found.stored_bytes > 0)
+        sound = np.flatnonzero(found.payload_bytes > 0)
         headers = found.some(sound)
         decoded = abi.decode(data, headers)
         starts = headers.offset_bytes + self._layout.header_bytes

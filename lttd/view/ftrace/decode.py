@@ -304,7 +304,7 @@ def pages_of(members: list[tuple[StreamSlice, int]], notes: list[str]) -> Pages:
         headers = stream.headers(entries)
         stated = (entries["packet_bits"].astype(np.uint64) >> np.uint64(3)).astype(np.int64)
         indexed = (entries["content_bits"].astype(np.uint64) >> np.uint64(3)).astype(np.int64)
-        sound = (headers.stored_bytes > 0) & (headers.content_bytes <= stated)
+        sound = (headers.payload_bytes > 0) & (headers.content_bytes <= stated)
         differ = ~sound | (headers.content_bytes != indexed)
         for row in np.flatnonzero(differ).tolist():
             what = "header differs from the index" if sound[row] else "no sub-buffer begins here"
