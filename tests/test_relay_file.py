@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lttd.errors import LockedError, NothingToRecordError, SourceError
@@ -263,6 +263,7 @@ def test_every_byte_is_delivered_refused_or_counted_lost(
 
 @settings(deadline=None)
 @given(STEPS, st.integers(2, 5))
+@example([("write", 6), *[("flush", 0)] * 4], 4)
 def test_every_stored_byte_is_delivered_or_lost_even_if_others_come_twice(
     steps: list[tuple[str, int]], subbuffers: int
 ) -> None:
@@ -280,7 +281,8 @@ def test_every_stored_byte_is_delivered_or_lost_even_if_others_come_twice(
     while some := read(file, everything=True):
         found += some
         assert len(found) < 1 << 20, "it ends"
-    missing = sum(value for number, value in written.items() if number not in records_in(found))
+    # Of a record that comes many times, the kernel may cut the last copy: only whole ones count.
+    missing = sum(value for number, value in written.items() if record(number, value) not in found)
     assert missing <= file.lost_bytes
 
 
