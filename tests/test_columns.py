@@ -145,6 +145,12 @@ def test_a_batch_carries_the_losses_within_its_times(tmp_path: Path) -> None:
     assert not [loss for batch in trace.window(begin=2001, end=2010) for loss in batch.losses]
 
 
+def test_the_losses_and_notes_of_a_batch_are_fixed_once_it_is_made(trace: OpenedTrace) -> None:
+    for batch in trace.window():
+        assert isinstance(batch.losses, tuple)
+        assert isinstance(batch.notes, tuple)
+
+
 def test_damage_is_noted_and_all_other_events_are_returned(tmp_path: Path) -> None:
     path = tmp_path / "t"
     made = numbered(path, pages=6, cpus=1).finish()

@@ -35,6 +35,7 @@ from lttd.tracedir import Manifest, SegmentPaths, segments
 from lttd.verify import MOST_FINDINGS, check
 from lttd.view.addresses import Symbols
 from lttd.view.cli import main as view
+from lttd.view.notes import Notes
 from lttd.view.task_names import Names
 from tests.blk import record
 from tests.confined import confined
@@ -213,18 +214,18 @@ def test_names_beyond_the_limit_of_the_commands_are_left_out_with_a_note(tmp_pat
     path = tmp_path / "commands"
     path.write_bytes(b"5\t7\t7\tbash\n")
     os.truncate(path, TERABYTE)
-    notes: list[str] = []
+    notes = Notes()
     names = Names([path], notes)
     assert names.noted == {7: [(5, b"bash")]}
-    assert notes == [f"{path}: {COMMANDS}; later names come from the events alone"]
+    assert notes.told() == [f"{path}: {COMMANDS}; later names come from the events alone"]
 
 
 def test_names_beyond_the_limit_of_lines_are_left_out_with_a_note(tmp_path: Path) -> None:
     path = tmp_path / "commands"
     path.write_bytes(b"5\t7\t7\ta\n" * COMMAND_LINES.most + b"6\t8\t8\tb\n")
-    notes: list[str] = []
+    notes = Notes()
     assert list(Names([path], notes).noted) == [7]
-    assert notes == [f"{path}: {COMMAND_LINES}; later names come from the events alone"]
+    assert notes.told() == [f"{path}: {COMMAND_LINES}; later names come from the events alone"]
 
 
 @pytest.mark.parametrize(
@@ -242,9 +243,9 @@ def test_kallsyms_beyond_its_limit_is_left_out_with_a_note(tmp_path: Path) -> No
     path.write_bytes(b"ff t start\n")
     assert Symbols(tmp_path).told(0xFF, offset=False) == b"start"
     os.truncate(path, TERABYTE)
-    notes: list[str] = []
+    notes = Notes()
     assert Symbols(tmp_path, notes).told(0xFF, offset=False) == b"0xff"
-    assert notes == [f"{path}: byte {KALLSYMS.most}: {KALLSYMS}; addresses stay numbers"]
+    assert notes.told() == [f"{path}: byte {KALLSYMS.most}: {KALLSYMS}; addresses stay numbers"]
 
 
 def test_lines_of_kallsyms_without_a_function_are_left_out(tmp_path: Path) -> None:

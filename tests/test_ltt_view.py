@@ -347,7 +347,7 @@ def test_contradicting_declarations_are_reported(tmp_path: Path) -> None:
     write_trace(tmp_path / "in", {"metadata_0": metadata, "metadata_1": other, "kernel_0": kernel})
     trace = stored(tmp_path / "in", tmp_path / "t")
     (batch,) = trace.window(events=["kernel.*"])
-    assert batch.notes == [
+    assert list(batch.notes) == [
         f"{trace.segments[0].paths.directory}: kernel.tick: declared as 'n %u' and 'm %u';"
         " the first counts"
     ]

@@ -1,6 +1,6 @@
 """What could not be shown is told, in few lines."""
 
-from lttd.view.notes import MOST_NOTES, Notes, Once
+from lttd.view.notes import MOST_NOTES, Notes, WindowNotes
 
 
 def test_each_note_is_printed_once_and_only_the_first_of_too_many() -> None:
@@ -11,9 +11,18 @@ def test_each_note_is_printed_once_and_only_the_first_of_too_many() -> None:
     assert notes.told()[MOST_NOTES:] == ["... and 982 more like these"]
 
 
-def test_a_note_that_was_printed_is_not_printed_again() -> None:
-    once = Once()
-    taken = ["a", "b"]
-    assert once.fresh(taken) == ["a", "b"]
-    assert taken == []
-    assert once.fresh(["b", "c"]) == ["c"]
+def test_a_window_hands_out_each_note_once() -> None:
+    notes = WindowNotes()
+    notes.add("a", "b", "a")
+    assert notes.take() == ["a", "b"]
+    assert notes.take() == []
+    notes.add("b", "c")
+    assert notes.take() == ["c"]
+
+
+def test_a_window_hands_out_the_first_of_too_many_notes() -> None:
+    notes = WindowNotes()
+    notes.add(*(f"byte {at}" for at in range(1000)))
+    taken = notes.take()
+    assert taken[:2] == ["byte 0", "byte 1"]
+    assert taken[MOST_NOTES:] == ["... and 980 more like these"]

@@ -15,6 +15,7 @@ from lttd.errors import NotATraceError, UsageError
 from lttd.view.cli import main
 from lttd.view.commands.plot import html, plot
 from lttd.view.filters import Filter
+from lttd.view.notes import Notes
 from lttd.view.picture import Head, svg
 from lttd.view.rates import Rates, rates_of
 from lttd.view.svg import duration, moment, round_up, short, tick_step
@@ -30,7 +31,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def counted(trace: Path, begin: str | None = None, end: str | None = None) -> Rates:
     opened = lttd.open(trace)
-    return rates_of(opened, window_of(opened, begin, end), ANY, [])
+    return rates_of(opened, window_of(opened, begin, end), ANY, Notes())
 
 
 def made(trace: Path, *, cpus: int = 2, pages: int = 50) -> Traced:

@@ -21,6 +21,7 @@ from lttd.errors import TraceDamagedError
 from lttd.files import read_limited, size_bytes
 from lttd.limits import KALLSYMS, PRINTK_FORMATS, SYMBOLS, Limit
 from lttd.terminal import printable_bytes
+from lttd.view.notes import TakesNotes
 
 # No function or variable of a kernel is as large: beyond lies what the table says nothing of.
 MOST_SYMBOL_BYTES: Final = 64 << 20
@@ -50,7 +51,9 @@ class Symbol(NamedTuple):
 class Symbols:
     """Functions and strings of one kernel by address, each file read when it is needed first."""
 
-    def __init__(self, tracefs: Place | Path | None = None, notes: list[str] | None = None) -> None:
+    def __init__(
+        self, tracefs: Place | Path | None = None, notes: TakesNotes | None = None
+    ) -> None:
         """*tracefs*: where a segment keeps the files; None, or a file is absent: all unknown.
 
         *notes* gets a line for each file that is too large to be read.
@@ -61,7 +64,7 @@ class Symbols:
         for limit in (KALLSYMS, PRINTK_FORMATS) if tracefs and notes is not None else ():
             path = tracefs / limit.what  # type: ignore[operator]
             if size_bytes(path) > limit.most:
-                notes.append(f"{path}: byte {limit.most}: {limit}; addresses stay numbers")  # type: ignore[union-attr]
+                notes.add(f"{path}: byte {limit.most}: {limit}; addresses stay numbers")  # type: ignore[union-attr]
 
     def find(self, address: int) -> Symbol | None:
         """Return the symbol that *address* lies in, of several the first that the kernel lists."""

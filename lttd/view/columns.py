@@ -4,8 +4,8 @@ Rule: what every event has is decoded at once; an event type's own fields are ga
 asked for.  What cannot be decoded is a note that says where and why, and the rest is there.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -54,9 +54,9 @@ class EventBatch:
     """Byte of ``data`` at which the event's own bytes begin."""
     size_bytes: U32
     """Of the event's own bytes."""
-    losses: list[Loss] = field(default_factory=list)
+    losses: Sequence[Loss] = ()
     """Known losses within the span, in the order of time."""
-    notes: list[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
     """What could not be shown, and why."""
     begin: int = 0
     end: int = 0

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.stored import StoredStream
 from lttd.view.columns import EventBatch
+from lttd.view.notes import WindowNotes
 from lttd.view.trace import Segment
 from lttd.view.window import Piece, WindowStream
 
@@ -23,16 +24,16 @@ class Contexts(Protocol):
 class Decoder(Protocol):
     """Makes batches of pieces; one serves all pieces of a window."""
 
-    def batch(self, piece: Piece, sources: Sequence[WindowStream], notes: list[str]) -> EventBatch:
-        """Decode one piece; *notes* move into the batch."""
+    def batch(self, piece: Piece, sources: Sequence[WindowStream]) -> EventBatch:
+        """Decode one piece; the batch takes the window's new notes."""
         ...
 
 
 class Family(NamedTuple):
     """How one kind is decoded."""
 
-    contexts: Callable[[Segment], Contexts]
-    decoder: Callable[[], Decoder]
+    contexts: Callable[[Segment, WindowNotes], Contexts]
+    decoder: Callable[[WindowNotes], Decoder]
 
 
 # What decodes one kind is loaded when there is something of it.

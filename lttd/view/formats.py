@@ -15,6 +15,7 @@ from lttd.beneath import Place, close_fd
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
 from lttd.limits import EVENT_TYPES, FORMAT
+from lttd.view.notes import TakesNotes
 
 _HEAD_BYTES: Final = 256
 _MOST_ID: Final = 0xFFFF
@@ -55,14 +56,14 @@ class EventType:
 class Formats:
     """The format files of one segment."""
 
-    def __init__(self, tracefs: Place, byteorder: str, long_bytes: int) -> None:
+    def __init__(self, tracefs: Place, byteorder: str, long_bytes: int, notes: TakesNotes) -> None:
+        """*notes* gets a line for each file that cannot be read."""
         self._events = tracefs / "events"
         self._byteorder = byteorder
         self._long_bytes = long_bytes
         self._files: dict[int, FormatFile] | None = None
         self._parsed: dict[int, Format | None] = {}
-        self.notes: list[str] = []
-        """What could not be read, a line each; the reader takes them away."""
+        self._notes = notes
 
     @property
     def files(self) -> dict[int, FormatFile]:
@@ -76,7 +77,7 @@ class Formats:
             )
             for number, (system, event) in enumerate(found):
                 if number == EVENT_TYPES.most:
-                    self.notes.append(f"{self._events}: {EVENT_TYPES}; the others are left out")
+                    self._notes.add(f"{self._events}: {EVENT_TYPES}; the others are left out")
                     break
                 self._note_file(system, event)
         return self._files
@@ -92,10 +93,10 @@ class Formats:
             finally:
                 close_fd(fd)
         except OSError as error:
-            self.notes.append(f"{path}: {error.strerror}")
+            self._notes.add(f"{path}: {error.strerror}")
             return
         if number is None or number > _MOST_ID:
-            self.notes.append(f"{path}: byte 0: no ID")
+            self._notes.add(f"{path}: byte 0: no ID")
         else:
             self._files[number] = FormatFile(system, event, path)
 
@@ -109,10 +110,10 @@ class Formats:
         file = self.files.get(number)
         if not self.files:
             if not self._parsed:  # the first: one line for all
-                self.notes.append(f"{self._events}: no format of any event: all shown as bytes")
+                self._notes.add(f"{self._events}: no format of any event: all shown as bytes")
             return None
         if file is None:
-            self.notes.append(f"{self._events}: no format of event id {number}: shown as bytes")
+            self._notes.add(f"{self._events}: no format of event id {number}: shown as bytes")
             return None
         try:
             return parse_format(
@@ -122,10 +123,10 @@ class Formats:
                 long_bytes=self._long_bytes,
             )
         except OSError as error:
-            self.notes.append(f"{file.path}: {error.strerror}: {file.name} is shown as bytes")
+            self._notes.add(f"{file.path}: {error.strerror}: {file.name} is shown as bytes")
         except (ValueError, TraceDamagedError) as error:
             where = "" if isinstance(error, TraceDamagedError) else f"{file.path}: "
-            self.notes.append(f"{where}{error}: {file.name} is shown as bytes")
+            self._notes.add(f"{where}{error}: {file.name} is shown as bytes")
         return None
 
 

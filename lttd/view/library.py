@@ -19,6 +19,7 @@ from lttd.stored import StoredStream
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.families import FAMILIES, Contexts
 from lttd.view.filters import Filter
+from lttd.view.notes import WindowNotes
 from lttd.view.times import Moment, Window, parse_moment
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import PIECE_BYTES, Piece, WindowStream, pieces
@@ -56,12 +57,12 @@ class Event:
 
 
 class EventWindow:
-    """A window of some traces; iterate over it for batches; ``notes`` list what is not shown."""
+    """A window of some traces; iterate over it for batches."""
 
     def __init__(
         self, traces: Sequence[Trace], window: Window, chosen: Filter, piece_bytes: int
     ) -> None:
-        self.notes: list[str] = []
+        self.notes = WindowNotes()
         self._window = window
         self._filter = chosen
         self._piece_bytes = piece_bytes
@@ -97,7 +98,7 @@ class ClockGroup:
         segments: Sequence[Segment],
         window: Window,
         chosen: Filter,
-        notes: list[str],
+        notes: WindowNotes,
         piece_bytes: int,
     ) -> None:
         self.kind = kind
@@ -107,7 +108,7 @@ class ClockGroup:
         self._notes = notes
         self._piece_bytes = piece_bytes
         family = FAMILIES[kind]() if kind in FAMILIES else None
-        self._decoder = family.decoder() if family else None
+        self._decoder = family.decoder(notes) if family else None
         self._contexts = family.contexts if family else None
         self._context_of: dict[str, Contexts] = {}
         self.sources: list[WindowStream] = []
@@ -120,7 +121,7 @@ class ClockGroup:
 
     def _add(self, segment: Segment) -> None:
         if self._contexts:
-            self._context_of[str(segment.paths.directory)] = self._contexts(segment)
+            self._context_of[str(segment.paths.directory)] = self._contexts(segment, self._notes)
         for stream in segment.streams:
             self.add(stream)
 
@@ -142,8 +143,7 @@ class ClockGroup:
         else:
             what = f"{self.kind} events cannot be decoded: their format is unknown; skipped."
             note = f"{stream.segment.directory}: {what} lttv info counts the bytes, by stream"
-        if note not in self._notes:
-            self._notes.append(note)
+        self._notes.add(note)
 
     @property
     def first_realtime_ns(self) -> int:
@@ -159,7 +159,7 @@ class ClockGroup:
     def batch(self, piece: Piece) -> EventBatch:
         """Decode a piece."""
         assert self._decoder is not None  # else there are no sources, and no pieces
-        batch = self._decoder.batch(piece, self.sources, self._notes)
+        batch = self._decoder.batch(piece, self.sources)
         return self._filter.of(batch)
 
 

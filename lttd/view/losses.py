@@ -13,6 +13,7 @@ from lttd.errors import TraceDamagedError
 from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER, MOST_LOST, refuse_too_many_gaps
 from lttd.stored import map_file
 from lttd.subbuffer import Reason, StreamId, Unit
+from lttd.view.notes import TakesNotes
 
 _NAMES: Final = {Unit.EVENTS: "EVENTS", Unit.SUBBUFFERS: "SUB-BUFFERS", Unit.BYTES: "BYTES"}
 
@@ -39,18 +40,18 @@ class Loss(NamedTuple):
 class Losses:
     """The gaps of one stream."""
 
-    def __init__(self, place: Place, notes: list[str]) -> None:
+    def __init__(self, place: Place, notes: TakesNotes) -> None:
         self._gaps = np.empty(0, GAP_DTYPE)
         try:
             path, raw = Path(place.path), map_file(place)
             refuse_too_many_gaps(path, len(raw))
         except TraceDamagedError as error:
-            notes.append(f"{error}; its losses are not shown")
+            notes.add(f"{error}; its losses are not shown")
             return
         if not len(raw):
             return
         if bytes(raw[: len(GAPS_HEADER)]) != GAPS_HEADER:
-            notes.append(f"{place}: byte 0: no gaps file; its losses are not shown")
+            notes.add(f"{place}: byte 0: no gaps file; its losses are not shown")
             return
         count = (len(raw) - len(GAPS_HEADER)) // GAP_BYTES
         self._gaps = np.frombuffer(raw, GAP_DTYPE, count, len(GAPS_HEADER))

@@ -4,9 +4,17 @@ Rule: memory, and what a person has to read, do not grow with the damage.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 MOST_NOTES: Final = 20
+
+
+class TakesNotes(Protocol):
+    """Where a line goes that says what cannot be shown, and why."""
+
+    def add(self, *notes: str) -> None:
+        """Take in notes."""
+        ...
 
 
 class Notes:
@@ -32,15 +40,21 @@ class Notes:
         return [*self._first, *([f"... and {self._more} more like these"] if self._more else [])]
 
 
-class Once:
-    """Notes that were given already."""
+class WindowNotes:
+    """The notes of one window: all who read it add to them, and each line is handed out once."""
 
     def __init__(self) -> None:
-        self._noted: set[str] = set()
+        self._known: set[str] = set()
+        self._fresh: list[str] = []
 
-    def fresh(self, notes: list[str]) -> list[str]:
-        """Take *notes* away; return those that are new, of too many the first."""
-        fresh = [note for note in dict.fromkeys(notes) if note not in self._noted]
-        notes.clear()
-        self._noted.update(fresh)
+    def add(self, *notes: str) -> None:
+        """Take in notes; those that were added before are left out."""
+        for note in notes:
+            if note not in self._known:
+                self._known.add(note)
+                self._fresh.append(note)
+
+    def take(self) -> list[str]:
+        """Return what was added since the last time, of too many the first."""
+        fresh, self._fresh = self._fresh, []
         return Notes(fresh).told()

@@ -22,6 +22,7 @@ from lttd.view.columns import EventBatch
 from lttd.view.filters import Filter
 from lttd.view.library import ClockGroup, EventWindow
 from lttd.view.losses import Loss
+from lttd.view.notes import TakesNotes
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
 from lttd.view.times import COUNTING_CLOCKS, Window
@@ -138,8 +139,8 @@ class _Axis:
         return np.array([min(max(time, 0), FOREVER) for time in times], np.uint64)
 
 
-def rates_of(trace: Trace, window: Window, chosen: Filter, notes: list[str]) -> Rates:
-    """Count what *window* holds of *trace*; *notes* tell what cannot be.
+def rates_of(trace: Trace, window: Window, chosen: Filter, notes: TakesNotes) -> Rates:
+    """Count what *window* holds of *trace*; *notes* get what cannot be counted.
 
     Raises:
         NotATraceError: nothing was recorded within the window.
@@ -151,7 +152,7 @@ def rates_of(trace: Trace, window: Window, chosen: Filter, notes: list[str]) -> 
     axis = _Axis(trace, groups)
     held = [(group, span) for group in groups if (span := _held(group, group.sources))]
     if not held:
-        why = [*found.notes, *(f"{trace.path}: {line}" for line in unmatched(every, chosen))]
+        why = [*found.notes.take(), *(f"{trace.path}: {line}" for line in unmatched(every, chosen))]
         raise NotATraceError(why[0] if why else nothing_within(trace))
     rates = _empty(
         _span(held),
@@ -165,9 +166,9 @@ def rates_of(trace: Trace, window: Window, chosen: Filter, notes: list[str]) -> 
             _note_recorded(rates, source, group, edges)
         for piece in pieces_of(group):
             batch = group.batch(piece)
-            notes += batch.notes
+            notes.add(*batch.notes)
             _count(rates, batch, edges)
-    notes += [*found.notes, *unmatched(every, chosen)]
+    notes.add(*found.notes.take(), *unmatched(every, chosen))
     for factor in _coarser(rates):
         rates = rates.merged(factor)
     return rates

@@ -20,6 +20,7 @@ from lttd.files import read_head, size_bytes
 from lttd.limits import COMMAND_LINES, COMMANDS, Limit
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.glyphs import distinct
+from lttd.view.notes import TakesNotes
 
 Column = npt.NDArray[Any]
 
@@ -69,11 +70,11 @@ class Names:
     idle: bytes | None = IDLE
     """What pid 0 is called, whoever notes it; None: as noted."""
 
-    def __init__(self, files: Iterable[Place | Path], notes: list[str] | None = None) -> None:
+    def __init__(self, files: Iterable[Place | Path], notes: TakesNotes | None = None) -> None:
         """*notes* gets a line for each file that is too large to be read whole."""
         self._files = list(files)
         if notes is not None:
-            notes += (note for path in self._files if (note := _too_large(path)))
+            notes.add(*(note for path in self._files if (note := _too_large(path))))
         self._noted: Noted | None = None
         self._tgids: dict[int, int] = {}
 

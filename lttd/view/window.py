@@ -20,6 +20,7 @@ from lttd.index import ENTRY_BYTES, ENTRY_DTYPE, HEADER, Entries, SeekIndex
 from lttd.limits import AT_ONE_TIME
 from lttd.stored import StoredStream
 from lttd.view.losses import Losses
+from lttd.view.notes import TakesNotes
 
 # Content of a piece: some 200 000 events, and arrays of some 60 MB when they become text.
 PIECE_BYTES: Final = 6 << 20
@@ -51,7 +52,7 @@ class KnownIndex:
 class WindowStream:
     """One stream, opened to be decoded."""
 
-    def __init__(self, stream: StoredStream, context: Any, notes: list[str]) -> None:  # noqa: ANN401
+    def __init__(self, stream: StoredStream, context: Any, notes: TakesNotes) -> None:  # noqa: ANN401
         self.stream = stream
         self.context = context
         """What the decoder of its family needs to know; see ``lttd.view.families``."""
@@ -65,9 +66,9 @@ class WindowStream:
             return self.stream.index
         except (TraceDamagedError, OSError) as error:
             if self.stream.abi is None:
-                self._notes.append(f"{error}; nothing of it can be shown")
+                self._notes.add(f"{error}; nothing of it can be shown")
                 return KnownIndex(np.empty(0, ENTRY_DTYPE))
-            self._notes.append(f"{error}; read from end to end instead")
+            self._notes.add(f"{error}; read from end to end instead")
             return KnownIndex(_derived(self.stream))
 
     @cached_property

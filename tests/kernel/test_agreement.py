@@ -15,6 +15,7 @@ from lttd.terminal import printable_bytes
 from lttd.view.cli import main
 from lttd.view.commands.formats import formats_of, share_text
 from lttd.view.ftrace.render import why_inexpressible
+from lttd.view.notes import Notes
 
 TRACEFS = Path("/sys/kernel/tracing")
 LINE = re.compile(
@@ -92,7 +93,9 @@ def bare(fields: bytes) -> bytes:
 
 def share_as_printed(trace: Path, lines: list[re.Match[bytes]]) -> float:
     """Return and print what share of some lines is as their print fmt says; see lttv formats."""
-    fallen_back = {one.name.encode() for one in formats_of(trace) if why_inexpressible(one)}
+    fallen_back = {
+        one.name.encode() for one in formats_of(trace, Notes()) if why_inexpressible(one)
+    }
     share = sum(line["event"] not in fallen_back for line in lines) / len(lines)
     print(f"{share:.2%} of {len(lines)} events, {share_text(trace).splitlines()[-1]}")
     return share

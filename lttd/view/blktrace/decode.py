@@ -29,13 +29,12 @@ from lttd.abi.blktrace import (
 )
 from lttd.abi.ftrace_format import Field, Format, Kind
 from lttd.stored import StoredStream
-from lttd.view.columns import EventBatch
 from lttd.view.formats import EventType, FormatFile
-from lttd.view.ftrace.decode import extent, losses_of, together, usable
 from lttd.view.merge import order_by_time
-from lttd.view.notes import Once
+from lttd.view.notes import WindowNotes
+from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, within
 from lttd.view.trace import Segment
-from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
+from lttd.view.window import Piece, WindowStream
 
 U64 = npt.NDArray[np.uint64]
 I32 = npt.NDArray[np.int32]
@@ -123,7 +122,7 @@ class Types:
             self._known[key] = kind
         return self._known[key]
 
-    def find(self, name: str) -> EventType | None:
+    def find(self, name: str, _sources: Sequence[WindowStream]) -> EventType | None:
         """Return the type called *name*, or ``blktrace:name``, if there is such an action."""
         layout = Layout(7, "<")
         for note, names in ((False, ACTIONS), (True, NOTES)):
@@ -136,7 +135,7 @@ class Types:
 class BlktraceContexts:
     """See ``lttd.view.families.Contexts``: records say themselves all that there is to know."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, notes: WindowNotes) -> None:
         pass
 
     def of(self, stream: StoredStream) -> None:
@@ -156,65 +155,50 @@ class _Found(NamedTuple):
     size_bytes: npt.NDArray[np.uint32]
 
 
-class BlktraceDecoder:
+class BlktraceDecoder(PieceDecoder[Types]):
     """Turns pieces into batches."""
 
-    def __init__(self) -> None:
-        self.types = Types()
-        self._once = Once()
+    def __init__(self, notes: WindowNotes) -> None:
+        super().__init__(notes, Types())
 
-    def batch(self, piece: Piece, sources: Sequence[WindowStream], notes: list[str]) -> EventBatch:
-        """Decode one piece; *notes* move into it."""
-        parts = [part for each in piece.parts if len((part := usable(each, notes)).entries)]
-        data, bases = together(parts)
-        found = [
-            self._walk(piece, data, part, base, notes)
-            for part, base in zip(parts, bases, strict=True)
-        ]
-        key, time, pid, kind, cpu, at, size = (
-            np.concatenate([one[number] for one in found]) if found else np.empty(0, dtype)
-            for number, dtype in enumerate(("u8", "u8", "i4", "i4", "u2", "i8", "u4"))
-        )
+    def columns(
+        self, piece: Piece, loaded: Loaded, _sources: Sequence[WindowStream]
+    ) -> tuple[Columns, None]:
+        """See ``PieceDecoder``."""
+        found = [self._walk(piece, loaded.data, member) for member in loaded.members]
+        dtypes = ("u8", "u8", "i4", "i4", "u2", "i8", "u4")
+        key, time, pid, kind, cpu, at, size = joined(found, dtypes)
         stream = np.repeat(np.arange(len(found)), [len(one.key) for one in found])
         order = _merged(key, stream)
         nothing = np.zeros(len(key), np.uint8)
-        return EventBatch(
-            data,
-            self.types.all,
+        return Columns(
             *(time[order], cpu[order], kind[order], pid[order], nothing, nothing),
             *(at[order], size[order]),
-            losses=losses_of(piece, sources),
-            notes=self._once.fresh(notes),
-            begin=piece.begin,
-            end=piece.end,
-            find=self.types.find,
-        )
+        ), None
 
-    def _walk(
-        self, piece: Piece, data: memoryview, part: StreamSlice, base: int, notes: list[str]
-    ) -> _Found:
-        begin, end = extent(part)
-        path = part.source.stream.paths.data
-        offsets = part.entries["offset_bytes"][:_LAYOUT_TRIES].astype(np.int64) - base
-        layouts = (layout_of(data, at) for at in offsets.tolist())
+    def _walk(self, piece: Piece, data: memoryview, member: Member) -> _Found:
+        entries = member.part.entries
+        offsets = entries["offset_bytes"].astype(np.int64) - member.base
+        sizes = (entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
+        begin, end = int(offsets.min()), int((offsets + sizes).max())
+        layouts = (layout_of(data, at) for at in offsets[:_LAYOUT_TRIES].tolist())
         layout = next((one for one in layouts if one), None)
         if layout is None:
-            notes.append(f"{path}: byte {begin}: no blktrace records; left out")
+            self.notes.add(member.note(begin, "no blktrace records; left out"))
             layout, end = Layout(7, "<"), begin
-        walked = walk(data, begin - base, end - base, layout)
-        notes += [f"{path}: byte {d.offset_bytes + base}: {d.reason}" for d in walked.damage]
+        walked = walk(data, begin, end, layout)
+        self.notes.add(*(member.note(one.offset_bytes, one.reason) for one in walked.damage))
         records = records_at(data, walked.offset_bytes, layout)
         time = records["time"].astype(np.uint64)
-        key = np.maximum.accumulate(np.maximum(time, np.uint64(int(part.entries["begin"][0]))))
-        kept = key >= np.uint64(piece.begin)
-        kept &= key < np.uint64(piece.end) if piece.end <= FOREVER else True
+        key = np.maximum.accumulate(np.maximum(time, np.uint64(int(entries["begin"][0]))))
+        kept = within(piece, key)
         records, size = records[kept], walked.size_bytes[kept]
         return _Found(
             key[kept],
             time[kept],
             records["pid"].astype(np.int32),
             self._kinds(records["action"].astype(np.uint64), size, layout),
-            np.full(len(records), part.source.cpu, np.uint16),
+            np.full(len(records), member.source.cpu, np.uint16),
             walked.offset_bytes[kept],
             size.astype(np.uint32),
         )

@@ -19,6 +19,7 @@ from lttd.terminal import put, say
 from lttd.tracedir import LOCK, Manifest, SegmentPaths, segments
 from lttd.view.commands.text import Lines, Show, maker
 from lttd.view.library import ClockGroup
+from lttd.view.notes import WindowNotes
 from lttd.view.times import EVERYTHING
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
@@ -35,7 +36,7 @@ QUIET_NS: Final = 150_000_000_000
 class _Followed:
     """One segment, and how far each of its streams has been shown."""
 
-    def __init__(self, segment: Segment, show: Show, notes: list[str], *, skip: bool) -> None:
+    def __init__(self, segment: Segment, show: Show, notes: WindowNotes, *, skip: bool) -> None:
         self.paths = segment.paths
         self.closed = False
         self._show = show
@@ -93,7 +94,8 @@ class _Followed:
             return []
         self._refresh_names()
         batch = self._group.batch(Piece(0, FOREVER + 1, parts, last=False))
-        self._notes += batch.notes
+        for note in batch.notes:
+            say(note, "lttv")
         return list(self._lines.lines(batch))
 
     def _refresh_names(self) -> None:
@@ -131,9 +133,8 @@ def _has_recorder(paths: SegmentPaths) -> bool:
 class _Recorders:
     """Notices that nobody is left who would add to a trace or close it."""
 
-    def __init__(self, trace: Path, notes: list[str], *, until_closed: bool) -> None:
+    def __init__(self, trace: Path, *, until_closed: bool) -> None:
         self._trace = trace
-        self._notes = notes
         self._until_closed = until_closed
         self._silent_polls = 0
 
@@ -155,7 +156,7 @@ class _Recorders:
         )
         if self._until_closed:
             raise LttdError(ended)
-        self._notes.append(f"{ended}; waiting for more")
+        say(f"{ended}; waiting for more", "lttv")
 
 
 def _again(stream: StoredStream) -> StoredStream:
@@ -186,10 +187,10 @@ def follow(
         TraceDamagedError: no manifest can be read, or not that of a segment that is followed.
         LttdError: *until_closed*, and nobody is there any more who would close it.
     """
-    notes: list[str] = []
-    recorders = _Recorders(trace, notes, until_closed=until_closed)
+    notes = WindowNotes()
+    recorders = _Recorders(trace, until_closed=until_closed)
     found = Trace(trace)
-    notes += [f"{error}; its segment is left out" for error in found.unreadable]
+    notes.add(*(f"{error}; its segment is left out" for error in found.unreadable))
     opened = found.segments
     if not from_begin:  # each of several sources has a segment of its own
         opened = [one for one in opened if not _is_closed(one)] or opened[-1:]
@@ -197,7 +198,7 @@ def follow(
     seen = {segment.paths.directory for segment in found.segments}
     seen |= {error.path.parent for error in found.unreadable}
     if not (from_begin or until_closed) and all(_is_closed(segment) for segment in opened):
-        notes.append(
+        notes.add(
             f"{trace}: recording has ended; waiting for more "
             "(--from-begin prints the recorded events)"
         )
@@ -220,9 +221,8 @@ def follow(
         sleep(POLL_S)
 
 
-def _write(blocks: list[bytes], notes: list[str]) -> None:
-    for note in dict.fromkeys(notes):
+def _write(blocks: list[bytes], notes: WindowNotes) -> None:
+    for note in notes.take():
         say(note, "lttv")
-    notes.clear()
     for block in blocks:
         put(block)

@@ -10,10 +10,11 @@ from lttd.terminal import printable
 from lttd.tracedir import segments
 from lttd.view.formats import Formats
 from lttd.view.ftrace.render import LeftOut, tried
+from lttd.view.notes import Notes, TakesNotes
 
 
-def formats_of(path: Path) -> Iterator[Format]:
-    """Yield the formats below a tracefs, or of a trace's last segment.
+def formats_of(path: Path, notes: TakesNotes) -> Iterator[Format]:
+    """Yield the formats below a tracefs, or of a trace's last segment; *notes* get the others.
 
     Raises:
         NotATraceError: neither.
@@ -23,7 +24,7 @@ def formats_of(path: Path) -> Iterator[Format]:
         named = tracefs.directory.is_directory(path / "events")
     except OSError:
         named = False  # segments() says why
-    found = Formats(tracefs if named else segments(path)[-1].tracefs, "<", 8)
+    found = Formats(tracefs if named else segments(path)[-1].tracefs, "<", 8, notes)
     for number in sorted(found.files):
         format_ = found.get(number)
         if format_ is not None:
@@ -36,9 +37,10 @@ def share_text(path: Path) -> str:
     Raises:
         NotATraceError: no formats there.
     """
-    lines = []
+    lines: list[str] = []
+    notes = Notes()
     types = whole = conversions = left_out = 0
-    for one in formats_of(path):
+    for one in formats_of(path, notes):
         found = tried(one)
         types += 1
         whole += found.reason is None
@@ -54,7 +56,7 @@ def share_text(path: Path) -> str:
     share, part = whole / types, printed / max(conversions, 1)
     return "\n".join(
         [
-            *map(printable, sorted(lines)),
+            *map(printable, [*sorted(lines), *notes.told()]),
             f"{printed} of {conversions} conversions print as in the kernel ({part:.2%})",
             f"{whole} of {types} event types print as their print fmt says ({share:.1%})",
         ]

@@ -39,12 +39,12 @@ def plot(trace: Trace, window: Window, chosen: Filter, out: Path) -> list[str]:
         raise UsageError(f"{out}: name a picture .svg, .html or .png")
     if write is png:
         _resvg()  # before the work, not after
-    notes: list[str] = []
+    notes = Notes()
     disk = Disk()
     with new_output(out, disk, trace) as made, disk.create(made) as file:
         rates = rates_of(trace, window, chosen, notes)
         file.write(write(head_of(trace, rates, chosen), rates))
-    return Notes(notes).told()
+    return notes.told()
 
 
 def head_of(trace: Trace, rates: Rates, chosen: Filter) -> Head:

@@ -20,6 +20,7 @@ from lttd.view.filters import Filter
 from lttd.view.ftrace.lines import Texter
 from lttd.view.library import ClockGroup, EventWindow
 from lttd.view.losses import Loss
+from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.parallel import Noted, in_turn
 from lttd.view.progress import Progress
 from lttd.view.task_names import Names
@@ -109,12 +110,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def maker(group: ClockGroup, show: Show, notes: list[str]) -> Lines:
+def maker(group: ClockGroup, show: Show, notes: TakesNotes) -> Lines:
     """Return what makes the lines of one clock group; *notes* gets what it does without."""
     return _LINES[group.kind](group, show, notes)
 
 
-def _ftrace_lines(group: ClockGroup, show: Show, notes: list[str]) -> Lines:
+def _ftrace_lines(group: ClockGroup, show: Show, notes: TakesNotes) -> Lines:
     tracefs = [segment.paths.tracefs for segment in group.segments]
     names = Names((path / "commands" for path in tracefs), notes)
     if show.json:
@@ -129,7 +130,7 @@ def _ftrace_lines(group: ClockGroup, show: Show, notes: list[str]) -> Lines:
     )
 
 
-def _blktrace_lines(group: ClockGroup, show: Show, _notes: list[str]) -> Lines:
+def _blktrace_lines(group: ClockGroup, show: Show, _notes: TakesNotes) -> Lines:
     from lttd.view.blktrace.lines import BlkparseLines  # noqa: PLC0415  (when there is some)
     from lttd.view.blktrace.process_names import BlktraceNames, first_time  # noqa: PLC0415
 
@@ -147,13 +148,13 @@ def _blktrace_lines(group: ClockGroup, show: Show, _notes: list[str]) -> Lines:
     return BlkparseLines(names, lambda: first_time(streams))
 
 
-def _ltt_lines(group: ClockGroup, show: Show, _notes: list[str]) -> Lines:
+def _ltt_lines(group: ClockGroup, show: Show, _notes: TakesNotes) -> Lines:
     from lttd.view.ltt.lines import LttTexter  # noqa: PLC0415
 
     return JsonLines(None, show.fields) if show.json else LttTexter(group.sources, show.fields)
 
 
-_LINES: Final[dict[str, Callable[[ClockGroup, Show, list[str]], Lines]]] = {
+_LINES: Final[dict[str, Callable[[ClockGroup, Show, TakesNotes], Lines]]] = {
     "ftrace": _ftrace_lines,
     "blktrace": _blktrace_lines,
     "ltt": _ltt_lines,
@@ -180,14 +181,14 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     found = EventWindow(traces, window, show.filter, enough)
     for trace in traces:
         if trace.removed:
-            found.notes.append(f"{trace.path}: {_numbered(trace.removed)} not there")
+            found.notes.add(f"{trace.path}: {_numbered(trace.removed)} not there")
     out = _Out(found.notes, show.most)
     groups = found.clocks()
     for group in groups:
         status = _show_group(group, show, out)
         if status or out.full:
             return status
-    out.notes += unmatched(groups, show.filter, show.fields)
+    out.notes.add(*unmatched(groups, show.filter, show.fields))
     out.write([])
     return 0
 
@@ -211,7 +212,7 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
 
     def make(piece: Piece) -> list[bytes]:
         batch = group.batch(piece)
-        out.notes += batch.notes
+        out.taken += batch.notes
         return list(lines.lines(batch, out.left))
 
     def write(piece: Piece, made: list[bytes]) -> None:
@@ -261,8 +262,10 @@ def _held_bytes(group: ClockGroup, number: int) -> int:
 class _Out:
     """Where lines and notes go."""
 
-    def __init__(self, notes: list[str], most: int | None) -> None:
+    def __init__(self, notes: WindowNotes, most: int | None) -> None:
         self.notes = notes
+        self.taken: list[str] = []
+        """Those that a batch has."""
         self._noted = Noted()
         self.left = most
         """How many lines are still wanted; None: all."""
@@ -273,10 +276,10 @@ class _Out:
         return self.left == 0
 
     def write(self, blocks: list[bytes]) -> None:
-        for note in self.notes:
+        for note in (*self.taken, *self.notes.take()):
             if self._noted.is_new(note):
                 say(note, "lttv")
-        self.notes.clear()
+        self.taken.clear()
         for block in blocks:
             put(block if self.left is None else self._cut(block))
             if self.full:

@@ -66,7 +66,7 @@ def _export_segment(
         kinds = {part.stream.info.abi for part in parts}
         raise does_not_fit(segment.paths.directory.name, kinds, "ctf")
     layout = layouts.pop()
-    formats = Formats(segment.paths.tracefs, layout.byteorder, long_bytes=layout.long_bytes)
+    formats = Formats(segment.paths.tracefs, layout.byteorder, layout.long_bytes, tally.notes)
     types = Types(formats, layout.byteorder)
     disk.make_directory(out)
     for part in parts:
@@ -76,7 +76,6 @@ def _export_segment(
             stream.write(file, window.bounds(segment))
         finally:
             file.close()
-    tally.notes.add(*formats.notes)
     manifest = segment.manifest
     snapshots = manifest.clock_snapshots
     environment = {

@@ -12,7 +12,7 @@ Losses are rows too, of ``system=lttd/event=lost``: ``lost`` (null: some), ``uni
 Rule: rows are in the order of time; memory holds a piece of the window and PENDING_ROWS of rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
@@ -29,7 +29,7 @@ from lttd.view.export.arrow import field_array
 from lttd.view.filters import Filter
 from lttd.view.library import ClockGroup
 from lttd.view.losses import Loss
-from lttd.view.notes import Notes
+from lttd.view.notes import Notes, WindowNotes
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
 from lttd.view.times import Window
@@ -83,7 +83,7 @@ def export_url(trace: Trace, window: Window, url: str) -> list[str]:
 
 
 def _export(trace: Trace, window: Window, create: Open) -> list[str]:
-    notes: list[str] = []
+    notes = WindowNotes()
     told = Notes()
     events = files = losses = 0
     for segment in trace.segments:
@@ -106,7 +106,7 @@ def _export(trace: Trace, window: Window, create: Open) -> list[str]:
         losses += sink.losses
     if not events and not losses:
         raise NotATraceError(nothing_within(trace))
-    told.add(*notes)
+    told.add(*notes.take())
     return [*told.told(), f"{events} events and {losses} losses in {files} files"]
 
 
@@ -133,7 +133,7 @@ class _Sink:
         self.events += len(rows)
         self._hold(name, self._table(rows))
 
-    def lose(self, losses: list[Loss]) -> None:
+    def lose(self, losses: Sequence[Loss]) -> None:
         """Take known losses."""
         if not losses:
             return

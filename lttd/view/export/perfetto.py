@@ -26,10 +26,11 @@ from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.filters import Filter
 from lttd.view.formats import EventType
-from lttd.view.ftrace.lines import FLAGS, Body, Texter
+from lttd.view.ftrace.lines import FLAGS, Texter
 from lttd.view.ftrace.render import Renderer
 from lttd.view.glyphs import Strip, per_distinct, strings_of, words_of
 from lttd.view.library import EventWindow
+from lttd.view.lines import Body
 from lttd.view.losses import Loss
 from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
@@ -130,10 +131,8 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
         file.write(HEADER)
         for group in groups:
             tracefs = [segment.paths.tracefs for segment in group.segments]
-            without: list[str] = []
-            names = Names((path / "commands" for path in tracefs), without)
-            symbols = Symbols(tracefs[-1], without)
-            notes.add(*without)
+            names = Names((path / "commands" for path in tracefs), notes)
+            symbols = Symbols(tracefs[-1], notes)
             texter = SystraceTexter(names, symbols, nanoseconds=True)
             for piece in pieces_of(group):
                 batch = group.batch(piece)

@@ -13,25 +13,22 @@ import numpy.typing as npt
 from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout
 from lttd.abi.table import FtraceAbi
-from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.stored import StoredStream
-from lttd.view.columns import EventBatch, gather
+from lttd.view.columns import gather
 from lttd.view.formats import EventType, FormatFile, Formats
-from lttd.view.losses import Loss
 from lttd.view.merge import order_by_time
-from lttd.view.notes import Once
+from lttd.view.notes import WindowNotes
+from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, pages_of, within
 from lttd.view.trace import Segment
-from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
+from lttd.view.window import Piece, WindowStream
 
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 COMMON_BYTES: Final = 8
-# A file of garbage must not fill the screen: after so many of a piece the rest is a number.
 
 
 class FtraceContext(NamedTuple):
@@ -44,8 +41,9 @@ class FtraceContext(NamedTuple):
 class FtraceContexts:
     """See ``lttd.view.families.Contexts``."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, notes: WindowNotes) -> None:
         self._tracefs = segment.paths.tracefs
+        self._notes = notes
         self._formats: dict[int, Formats] = {}
 
     def of(self, stream: StoredStream) -> FtraceContext:
@@ -54,7 +52,7 @@ class FtraceContexts:
         layout = stream.abi.layout
         if layout.long_bytes not in self._formats:
             self._formats[layout.long_bytes] = Formats(
-                self._tracefs, layout.byteorder, layout.long_bytes
+                self._tracefs, layout.byteorder, layout.long_bytes, self._notes
             )
         return FtraceContext(layout, self._formats[layout.long_bytes])
 
@@ -130,62 +128,36 @@ class _Found(NamedTuple):
     type: I32
 
 
-class Pages(NamedTuple):
-    """Sub-buffers of some streams, as they lie in a piece's data."""
+class FtraceDecoder(PieceDecoder[Types]):
+    """Turns pieces into batches; keeps the numbers of types."""
 
-    offset: I64
-    content_end: I64
-    begin: U64
-    part: I64
-    """Number of the part that each belongs to."""
+    def __init__(self, notes: WindowNotes) -> None:
+        super().__init__(notes, Types())
 
-
-class FtraceDecoder:
-    """Turns pieces into batches; keeps the numbers of types and what was noted already."""
-
-    def __init__(self) -> None:
-        self.types = Types()
-        self._once = Once()
-
-    def batch(self, piece: Piece, sources: Sequence[WindowStream], notes: list[str]) -> EventBatch:
-        """Decode one piece; *notes* move into it."""
-        parts = [part for each in piece.parts if len((part := usable(each, notes)).entries)]
-        data, bases = together(parts)
+    def columns(
+        self, piece: Piece, loaded: Loaded, sources: Sequence[WindowStream]
+    ) -> tuple[Columns, None]:
+        """See ``PieceDecoder``."""
         found: list[_Found] = []
-        for layout in dict.fromkeys(part.source.context.layout for part in parts):
-            members = [
-                (part, base)
-                for part, base in zip(parts, bases, strict=True)
-                if part.source.context.layout == layout
-            ]
-            found += self._walk(piece, data, members, layout, notes)
-        for source in sources:
-            notes += source.context.formats.notes
-            source.context.formats.notes.clear()
-        batch = self._batch(piece, data, found, sources)
-        batch.losses.extend(losses_of(piece, sources))
-        batch.notes.extend(self._once.fresh(notes))
-        return batch
+        for layout in dict.fromkeys(each.source.context.layout for each in loaded.members):
+            members = [each for each in loaded.members if each.source.context.layout == layout]
+            found += self._walk(piece, loaded.data, members, layout)
+        byteorder = piece.parts[0].source.context.layout.byteorder if piece.parts else "<"
+        return self._in_order(loaded.data, found, byteorder), None
 
     def _walk(
-        self,
-        piece: Piece,
-        data: memoryview,
-        members: list[tuple[StreamSlice, int]],
-        layout: PageLayout,
-        notes: list[str],
+        self, piece: Piece, data: memoryview, members: list[Member], layout: PageLayout
     ) -> Iterator[_Found]:
-        pages = pages_of(members, notes)
-        cpus = np.array([part.source.cpu for part, _ in members], np.uint16)
+        pages = pages_of(members, self.notes)
+        cpus = np.array([each.source.cpu for each in members], np.uint16)
         for walked in ftrace_events.walk(data, pages.offset, pages.content_end, layout):
             for damage in walked.damage:
-                part, base = members[int(pages.part[damage.row])]
-                path, place = part.source.stream.paths.data, damage.offset_bytes + base
-                notes.append(f"{path}: byte {place}: {damage.reason}; the rest of it is left out")
+                member = members[int(pages.part[damage.row])]
+                reason = f"{damage.reason}; the rest of it is left out"
+                self.notes.add(member.note(damage.offset_bytes, reason))
             rows = slice(walked.first_row, walked.first_row + len(walked.row_events))
             key = np.maximum(walked.time, np.repeat(pages.begin[rows], walked.row_events))
-            kept = (key >= np.uint64(piece.begin)) & (walked.payload_bytes >= COMMON_BYTES)
-            kept &= key < np.uint64(piece.end) if piece.end <= FOREVER else True
+            kept = within(piece, key) & (walked.payload_bytes >= COMMON_BYTES)
             time, at, size = walked.time, walked.payload_at, walked.payload_bytes
             part_of = np.repeat(pages.part[rows], walked.row_events)
             if not kept.all():
@@ -195,49 +167,30 @@ class FtraceDecoder:
             kinds = self._kinds(members, part_of, ids)
             yield _Found(key, time, at, size, cpus[part_of], kinds)
 
-    def _kinds(self, members: list[tuple[StreamSlice, int]], part_of: I64, ids: U16) -> I32:
-        formats = {id(part.source.context.formats) for part, _ in members}
+    def _kinds(self, members: list[Member], part_of: I64, ids: U16) -> I32:
+        formats = {id(each.source.context.formats) for each in members}
         if len(formats) == 1:
-            return self.types.numbers(members[0][0].source, ids)
+            return self.types.numbers(members[0].source, ids)
         kinds = np.empty(len(ids), np.int32)
-        for number, (part, _) in enumerate(members):
+        for number, member in enumerate(members):
             rows = part_of == number
-            kinds[rows] = self.types.numbers(part.source, ids[rows])
+            kinds[rows] = self.types.numbers(member.source, ids[rows])
         return kinds
 
-    def _batch(
-        self, piece: Piece, data: memoryview, found: list[_Found], sources: Sequence[WindowStream]
-    ) -> EventBatch:
-        key, time, at, size, cpu, kinds = (
-            np.concatenate([one[number] for one in found]) if found else np.empty(0, dtype)
-            for number, dtype in enumerate(("u8", "u8", "i8", "u4", "u2", "i4"))
-        )
+    def _in_order(self, data: memoryview, found: list[_Found], byteorder: str) -> Columns:
+        key, time, at, size, cpu, kinds = joined(found, ("u8", "u8", "i8", "u4", "u2", "i4"))
         kinds = self._checked(kinds, size)
         order = order_by_time(key)
         if order is not None:
             time, at, size, cpu, kinds = (
                 time[order], at[order], size[order], cpu[order], kinds[order],
             )  # fmt: skip
-        byteorder = piece.parts[0].source.context.layout.byteorder if piece.parts else "<"
         common = np.dtype(
             [("type", "V2"), ("flags", "u1"), ("preempt", "u1"), ("pid", f"{byteorder}i4")]
         )
         head = gather(data, at, np.dtype("V8")).view(common) if len(at) else np.empty(0, common)
-        return EventBatch(
-            data,
-            self.types.all,
-            time,
-            cpu,
-            kinds,
-            head["pid"].astype(np.int32),
-            head["flags"].copy(),
-            head["preempt"].copy(),
-            at,
-            size,
-            begin=piece.begin,
-            end=piece.end,
-            find=lambda name: self.types.find(name, sources),
-        )
+        pid, flags, preempt = head["pid"].astype(np.int32), head["flags"], head["preempt"]
+        return Columns(time, cpu, kinds, pid, flags.copy(), preempt.copy(), at, size)
 
     def _checked(self, kinds: I32, size: U32) -> I32:
         """Take away their type from events that are shorter than its format says."""
@@ -249,86 +202,3 @@ class FtraceDecoder:
                 instead = self.types.short_of(self.types.all[number])
                 kinds[short & (kinds == number)] = instead.number
         return kinds
-
-
-def usable(part: StreamSlice, notes: list[str]) -> StreamSlice:
-    """Return a part without entries that point out of the file, or far from all the others."""
-    stream, entries = part.source.stream, part.entries
-    room = len(stream.data)
-    offset = entries["offset_bytes"].astype(np.uint64)
-    size = entries["packet_bits"].astype(np.uint64) >> np.uint64(3)
-    usable = (offset <= room) & (size <= (stream.slot_bytes or stream.info.subbuffer_bytes or room))
-    usable &= offset + size <= room
-    if usable.any():
-        middle = float(np.median(offset[usable]))
-        reach = 2.0 * float(size[usable].sum()) + (1 << 20)
-        usable &= np.abs(offset.astype(np.float64) - middle) <= reach
-    if usable.all():
-        return part
-    for row in np.flatnonzero(~usable).tolist():
-        at = len(INDEX_HEADER) + (part.first + row) * ENTRY_BYTES
-        notes.append(f"{stream.paths.index}: byte {at}: the sub-buffer is not in the data file")
-    return part._replace(entries=entries[usable])
-
-
-def together(parts: Sequence[StreamSlice]) -> tuple[memoryview, list[int]]:
-    """Return the parts' bytes in one buffer, and what leads from a stream's offset to there."""
-    extents = [extent(part) for part in parts]
-    if len(parts) == 1 and extents[0][0] % 8 == 0:
-        begin, end = extents[0]
-        return parts[0].source.stream.data[begin:end], [begin]
-    bases: list[int] = []
-    filled = 0
-    for begin, end in extents:
-        filled += (begin - filled) % 8  # what is aligned in its file is so in the buffer
-        bases.append(begin - filled)
-        filled += end - begin
-    buffer = np.empty(filled, np.uint8).data  # unlike a bytearray not cleared first
-    for part, base, (begin, end) in zip(parts, bases, extents, strict=True):
-        buffer[begin - base : end - base] = part.source.stream.data[begin:end]
-    return buffer, bases
-
-
-def extent(part: StreamSlice) -> tuple[int, int]:
-    """Return which bytes of a stream hold the sub-buffers."""
-    offset = part.entries["offset_bytes"].astype(np.int64)
-    size = (part.entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
-    return (int(offset.min()), int((offset + size).max())) if len(offset) else (0, 0)
-
-
-def pages_of(members: list[tuple[StreamSlice, int]], notes: list[str]) -> Pages:
-    """Say where the content of each sub-buffer lies: what its header and the index agree on."""
-    found = []
-    for number, (part, base) in enumerate(members):
-        stream, entries = part.source.stream, part.entries
-        headers = stream.headers(entries)
-        stated = (entries["packet_bits"].astype(np.uint64) >> np.uint64(3)).astype(np.int64)
-        indexed = (entries["content_bits"].astype(np.uint64) >> np.uint64(3)).astype(np.int64)
-        sound = (headers.payload_bytes > 0) & (headers.content_bytes <= stated)
-        differ = ~sound | (headers.content_bytes != indexed)
-        for row in np.flatnonzero(differ).tolist():
-            what = "header differs from the index" if sound[row] else "no sub-buffer begins here"
-            notes.append(f"{stream.paths.data}: byte {int(headers.offset_bytes[row])}: {what}")
-        offset = headers.offset_bytes[sound] - base
-        begin = entries["begin"][sound].astype(np.uint64)
-        part_of = np.full(len(offset), number, np.int64)
-        found.append(Pages(offset, offset + headers.content_bytes[sound], begin, part_of))
-    return Pages(*(np.concatenate(column) for column in zip(*found, strict=True)))
-
-
-def losses_of(piece: Piece, sources: Sequence[WindowStream]) -> list[Loss]:
-    """Return what is known to be lost within a piece."""
-    rows = {id(part.source): part for part in piece.parts}
-    found: list[Loss] = []
-    for source in sources:
-        part = rows.get(id(source))
-        begins: list[int] = part.entries["begin"].tolist() if part else []
-        first = part.first if part else len(source.index)
-        at_end = piece.last and first + len(begins) == len(source.index)
-        if part is None and not at_end:
-            continue
-        last = source.index.entries(max(first + len(begins) - 1, 0), first + len(begins))
-        floor = max([piece.begin, *last["end"].tolist()]) if at_end else None
-        losses = source.losses.before(first, begins, source.stream.info.id, floor)
-        found += [loss for loss in losses if piece.begin <= loss.time < piece.end]
-    return sorted(found, key=lambda loss: loss.time)

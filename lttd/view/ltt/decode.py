@@ -18,14 +18,13 @@ from lttd.abi.ltt_events import Channel, Walked, alike, walk
 from lttd.abi.ltt_markers import Marker
 from lttd.ltt_segment import SegmentMarkers, channel_of
 from lttd.stored import StoredStream
-from lttd.view.columns import EventBatch
 from lttd.view.formats import EventType, FormatFile
-from lttd.view.ftrace.decode import losses_of, pages_of, together, usable
 from lttd.view.ltt.fields import MarkerRecords, format_of
 from lttd.view.merge import order_by_time
-from lttd.view.notes import Once
+from lttd.view.notes import WindowNotes
+from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, pages_of, within
 from lttd.view.trace import Segment
-from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
+from lttd.view.window import Piece, WindowStream
 
 U16 = npt.NDArray[np.uint16]
 U64 = npt.NDArray[np.uint64]
@@ -52,7 +51,7 @@ class LttContext:
 class LttContexts:
     """See ``lttd.view.families.Contexts``."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, _notes: WindowNotes) -> None:
         self._markers = SegmentMarkers(segment.paths, segment.manifest)
         self._channels: dict[str, LttContext] = {}
 
@@ -125,108 +124,79 @@ class _Found(NamedTuple):
     stream: I32
 
 
-class LttDecoder:
-    """Turns pieces into batches; keeps the numbers of types and what was noted already."""
+class LttDecoder(PieceDecoder[LttTypes]):
+    """Turns pieces into batches; keeps the numbers of types."""
 
-    def __init__(self) -> None:
-        self.types = LttTypes()
-        self._once = Once()
+    def __init__(self, notes: WindowNotes) -> None:
+        super().__init__(notes, LttTypes())
 
-    def batch(self, piece: Piece, sources: Sequence[WindowStream], notes: list[str]) -> EventBatch:
-        """Decode one piece; *notes* move into it."""
+    def columns(
+        self, piece: Piece, loaded: Loaded, sources: Sequence[WindowStream]
+    ) -> tuple[Columns, I32]:
+        """See ``PieceDecoder``."""
         for markers in dict.fromkeys(source.context.markers for source in sources):
             markers.refresh()
-            notes += markers.notes
+            self.notes.add(*markers.notes)
             markers.notes.clear()
-        parts = [part for each in piece.parts if len((part := usable(each, notes)).entries)]
-        data, bases = together(parts)
         number_of = {id(source): number for number, source in enumerate(sources)}
         found: list[_Found] = []
         clocks = set()
-        for part, base in zip(parts, bases, strict=True):
-            number = number_of[id(part.source)]
-            for layout, one in self._walk(piece, data, (part, base), number, notes):
+        for member in loaded.members:
+            number = number_of[id(member.source)]
+            for layout, one in self._walk(piece, loaded.data, member, number):
                 found.append(one)
                 clocks.add((layout.frequency, layout.scale, layout.minor < ltt.LOSS_SINCE))
-        batch = self._batch(piece, data, found, sources, one_clock=len(clocks) == 1)
-        batch.losses.extend(losses_of(piece, sources))
-        batch.notes.extend(self._once.fresh(notes))
-        return batch
+        return _in_order(found, sources, one_clock=len(clocks) == 1)
 
     def _walk(
-        self,
-        piece: Piece,
-        data: memoryview,
-        member: tuple[StreamSlice, int],
-        number: int,
-        notes: list[str],
+        self, piece: Piece, data: memoryview, member: Member, number: int
     ) -> Iterator[tuple[ltt.Layout, _Found]]:
-        source, base = member[0].source, member[1]
-        context: LttContext = source.context
-        pages = pages_of([member], notes)
+        context: LttContext = member.source.context
+        segment = member.source.stream.segment.directory.name
+        pages = pages_of([member], self.notes)
         floor = np.uint64(0)
         for layout, rows, subbuffers in alike(data, pages.offset, pages.content_end):
             channel = context.walking(layout)
             begin = pages.begin[rows]
             for walked in walk(data, subbuffers, channel):
                 for damage in walked.damage + walked.undeclared:
-                    path, place = source.stream.paths.data, damage.offset_bytes + base
-                    what = f"{damage.reason}; the rest of it is left out"
-                    notes.append(f"{path}: byte {place}: {what}")
+                    reason = f"{damage.reason}; the rest of it is left out"
+                    self.notes.add(member.note(damage.offset_bytes, reason))
                 time = layout.ns_of(walked.time)
                 key = np.maximum(time, begin[walked.row])
-                segment = source.stream.segment.directory.name
                 kinds = self.types.numbers(channel, walked.id, segment)
-                found = _within(piece, key, time, walked, kinds, number)
+                found = _kept(piece, key, time, walked, kinds, number)
                 if len(found.key):
                     found.key[0] = max(found.key[0], floor)
                     np.maximum.accumulate(found.key, out=found.key)
                     floor = found.key[-1]
                 yield layout, found
 
-    def _batch(
-        self,
-        piece: Piece,
-        data: memoryview,
-        found: list[_Found],
-        sources: Sequence[WindowStream],
-        *,
-        one_clock: bool,
-    ) -> EventBatch:
-        key, time, tsc, at, size, kinds, stream = (
-            np.concatenate([one[number] for one in found]) if found else np.empty(0, dtype)
-            for number, dtype in enumerate(("u8", "u8", "u8", "i8", "i8", "i4", "i4"))
+
+def _in_order(
+    found: list[_Found], sources: Sequence[WindowStream], *, one_clock: bool
+) -> tuple[Columns, I32]:
+    """Merge the streams: by cycles where all count the same ones, else by time."""
+    dtypes = ("u8", "u8", "u8", "i8", "i8", "i4", "i4")
+    key, time, tsc, at, size, kinds, stream = joined(found, dtypes)
+    cycles = one_clock and bool((key == time).all())
+    order = order_by_time(tsc if cycles else key)
+    if order is not None:
+        time, at, size, kinds, stream = (
+            column[order] for column in (time, at, size, kinds, stream)
         )
-        cycles = one_clock and bool((key == time).all())
-        order = order_by_time(tsc if cycles else key)
-        if order is not None:
-            time, at, size, kinds, stream = (
-                column[order] for column in (time, at, size, kinds, stream)
-            )
-        cpus = np.array([source.cpu for source in sources], np.uint16)
-        nothing = np.zeros(len(time), np.uint8)
-        return EventBatch(
-            data,
-            self.types.all,
-            time,
-            cpus[stream],
-            kinds,
-            np.full(len(time), -1, np.int32),
-            nothing,
-            nothing,
-            at,
-            size.astype(np.uint32),
-            begin=piece.begin,
-            end=piece.end,
-            find=lambda name: self.types.find(name, sources),
-            stream=stream,
-        )
+    cpus = np.array([source.cpu for source in sources], np.uint16)
+    nobody = np.full(len(time), -1, np.int32)
+    nothing = np.zeros(len(time), np.uint8)
+    columns = Columns(
+        time, cpus[stream], kinds, nobody, nothing, nothing, at, size.astype(np.uint32)
+    )
+    return columns, stream
 
 
-def _within(piece: Piece, key: U64, time: U64, walked: Walked, kinds: I32, number: int) -> _Found:
+def _kept(piece: Piece, key: U64, time: U64, walked: Walked, kinds: I32, number: int) -> _Found:
     """Keep what lies in the piece's span."""
-    kept = key >= np.uint64(piece.begin)
-    kept &= key < np.uint64(piece.end) if piece.end <= FOREVER else True
+    kept = within(piece, key)
     columns = (key, time, walked.time, walked.payload_at, walked.payload_bytes, kinds)
     if not kept.all():
         columns = tuple(column[kept] for column in columns)  # type: ignore[assignment]

@@ -25,8 +25,8 @@ from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.conversions import Context, converted
 from lttd.view.formats import EventType
-from lttd.view.ftrace.lines import BlockTexter, Body, body_of
 from lttd.view.glyphs import Column, Strip, decimal, hexadecimal, printable_words, words_of
+from lttd.view.lines import BlockTexter, Body, body_of
 from lttd.view.losses import Loss
 from lttd.view.ltt.fields import MarkerRecords
 from lttd.view.window import WindowStream
