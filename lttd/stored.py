@@ -281,3 +281,15 @@ def agreements(
     for at in range(first, len(entries), CHUNK_ENTRIES):
         behind = min(at + CHUNK_ENTRIES, len(entries))
         yield at, agreement(stream, entries, gaps, at, behind)
+
+
+def sound_headers(
+    stream: StoredStream, entries: Entries
+) -> Iterator[tuple[npt.NDArray[np.intp], Headers, U64]]:
+    """Yield numbers, headers and ends of entries whose header parses; others were found already."""
+    for first in range(0, len(entries), CHUNK_ENTRIES):
+        some = entries[first : first + CHUNK_ENTRIES]
+        headers = stream.headers(some)
+        sound = np.flatnonzero(headers.payload_bytes > 0)
+        ends = some["end"].astype(np.uint64)[sound]
+        yield sound + first, headers.some(sound), ends

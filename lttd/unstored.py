@@ -10,10 +10,9 @@ import numpy as np
 from lttd.beneath import OpenDirectory
 from lttd.errors import TraceDamagedError
 from lttd.sources.base import Stored
-from lttd.stored import StoredStream
+from lttd.stored import StoredStream, sound_headers
 from lttd.subbuffer import Reason
 from lttd.tracedir import Manifest, segments_below
-from lttd.verify import sound_headers
 
 
 def stored_from(

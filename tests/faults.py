@@ -33,7 +33,7 @@ from lttd.index import read_gaps
 from lttd.recover import recover
 from lttd.subbuffer import Reason
 from lttd.tracedir import Manifest, SegmentPaths, segments_below
-from lttd.verify import Report, check
+from lttd.view.verify import Report, check
 from tests.fakes import event, page
 from tests.marks import numbers_by_row
 from tests.running import QUIET, Launcher, launching, why_no_kernel

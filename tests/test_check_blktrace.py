@@ -7,7 +7,7 @@ import pytest
 from lttd.files import Disk
 from lttd.recover import recover
 from lttd.tracedir import SegmentPaths
-from lttd.verify import check
+from lttd.view.verify import check
 from tests.blk import process, record
 from tests.segment_builder import segment_at
 from tests.test_blktrace_text import replayed, shown, written

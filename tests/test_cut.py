@@ -11,11 +11,11 @@ from lttd.index import SeekIndex
 from lttd.stored import StoredStream
 from lttd.subbuffer import Gap, Reason
 from lttd.tracedir import Manifest, segments
-from lttd.verify import check
 from lttd.view.cli import main
 from lttd.view.commands.cut import cut
 from lttd.view.times import EVERYTHING, Moment, Window
 from lttd.view.trace import Trace
+from lttd.view.verify import check
 from tests.segment_builder import SNAPSHOT, Made, subbuffer
 
 

@@ -24,11 +24,11 @@ from lttd.recorder import Recorder
 from lttd.recording import Recovered, locked_trace, recover_open_segments
 from lttd.recover import recover
 from lttd.tracedir import Manifest, create_segment, prepare_trace, segments
-from lttd.verify import check
 from lttd.view.cli import main as lttv
 from lttd.view.commands.cut import cut
 from lttd.view.times import EVERYTHING
 from lttd.view.trace import Trace
+from lttd.view.verify import check
 from tests.fakes import info
 from tests.segment_builder import SNAPSHOT, Made, segment_at, subbuffer
 

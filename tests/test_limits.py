@@ -32,11 +32,11 @@ from lttd.sources.blktrace.rows import Noted, RecordBook
 from lttd.stored import StoredStream, map_file
 from lttd.subbuffer import Batch, Gap, Reason, StreamId, StreamInfo, Unit
 from lttd.tracedir import Manifest, SegmentPaths, segments
-from lttd.verify import MOST_FINDINGS, check
 from lttd.view.addresses import Symbols
 from lttd.view.cli import main as view
 from lttd.view.notes import Notes
 from lttd.view.task_names import Names
+from lttd.view.verify import MOST_FINDINGS, check
 from tests.blk import record
 from tests.confined import confined
 from tests.fuzz_traces import blktrace_files, blocks, ftrace_files, ltt_files, small

@@ -23,11 +23,11 @@ from lttd.sources.registry import open_source
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch, BufferPool
 from lttd.tracedir import segments
-from lttd.verify import check
 from lttd.view.commands.cut import cut
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING, Moment, Window, window_of
 from lttd.view.trace import Trace
+from lttd.view.verify import check
 from tests.running import lttv, until
 from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace
 from tests.tools import replayed

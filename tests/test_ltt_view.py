@@ -19,17 +19,17 @@ from lttd.abi.ltt import layout_of
 from lttd.config import SourceSpec
 from lttd.errors import LttdError
 from lttd.files import Disk
-from lttd.ltt_segment import SegmentMarkers
 from lttd.sources.registry import open_source
 from lttd.subbuffer import Batch, BufferPool
 from lttd.terminal import printable_bytes
 from lttd.tracedir import Manifest, StreamRecord, create_segment
-from lttd.verify import check
 from lttd.view.cli import main
 from lttd.view.export import export
 from lttd.view.library import OpenedTrace
 from lttd.view.ltt.lines import LttTexter
+from lttd.view.ltt.markers import SegmentMarkers
 from lttd.view.times import EVERYTHING
+from lttd.view.verify import check
 from lttd.writer import StreamFile
 from tests.logging_ltt import Kind, Program, Value, kind_of, programs
 from tests.ltt_kernel import Kernel

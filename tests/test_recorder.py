@@ -23,7 +23,7 @@ from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason, StreamInfo, Unit
 from lttd.tracedir import Manifest, SegmentPaths, prepare_trace, read_synced, segments
-from lttd.verify import check
+from lttd.view.verify import check
 from tests.fakes import batch_of, event, info, page
 from tests.running import PATIENCE_S
 

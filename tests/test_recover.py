@@ -18,8 +18,8 @@ from lttd.files import Disk, Lock
 from lttd.recover import StreamRecovery, recover
 from lttd.subbuffer import Reason, StreamId, StreamInfo, Unit
 from lttd.tracedir import Manifest, SegmentPaths, create_segment, read_synced, this_machine
-from lttd.verify import check
 from lttd.view.trace import Trace
+from lttd.view.verify import check
 from tests.forgetful import ForgetfulDisk, Op, killed, power_loss, put
 from tests.segment_builder import LttRing, Made, segment_at, subbuffer
 from tests.segment_builder_ltt import LttBuffer, Tracer

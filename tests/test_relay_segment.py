@@ -9,8 +9,8 @@ from lttd.files import Disk
 from lttd.recover import recover
 from lttd.subbuffer import Gap, Reason, Unit
 from lttd.tracedir import StreamRecord, segments
-from lttd.verify import check
 from lttd.view.cli import main
+from lttd.view.verify import check
 from lttd.writer import StreamFile
 from tests.segment_builder import Made, Ring
 from tests.test_sources_relay import Made as MadeStream

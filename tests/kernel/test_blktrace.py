@@ -19,8 +19,8 @@ import pytest
 from lttd.abi.blktrace import ACT_MASK, NOTIFY, layout_of, notes, records_at, walk
 from lttd.subbuffer import Reason
 from lttd.tracedir import Manifest, SegmentPaths, segments
-from lttd.verify import check
 from lttd.view.trace import Trace
+from lttd.view.verify import check
 from tests.kernel.guest import Guest
 from tests.running import lttv
 

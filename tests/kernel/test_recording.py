@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lttd.tracedir import Manifest, SegmentPaths, segments
-from lttd.verify import check
+from lttd.view.verify import check
 from tests.kernel.guest import Guest
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]

@@ -18,7 +18,7 @@ import pytest
 from lttd.index import read_gaps
 from lttd.subbuffer import Reason, Unit
 from lttd.tracedir import Manifest, SegmentPaths, segments
-from lttd.verify import check
+from lttd.view.verify import check
 from tests.kernel.conftest import kernel_or_skip
 from tests.kernel.guest import Guest
 from tests.kernel.image import CHECKOUT, GuestUnavailableError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lttd.tracedir import Manifest, SegmentPaths, segments
-from lttd.verify import check
+from lttd.view.verify import check
 from tests.kernel.guest import Guest, GuestResult
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]

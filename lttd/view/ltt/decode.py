@@ -16,10 +16,10 @@ import numpy.typing as npt
 from lttd.abi import ltt
 from lttd.abi.ltt_events import Channel, Walked, alike, walk
 from lttd.abi.ltt_markers import Marker
-from lttd.ltt_segment import SegmentMarkers, channel_of
 from lttd.stored import StoredStream
 from lttd.view.formats import EventType, FormatFile
 from lttd.view.ltt.fields import MarkerRecords, format_of
+from lttd.view.ltt.markers import SegmentMarkers, channel_of
 from lttd.view.merge import order_by_time
 from lttd.view.notes import WindowNotes
 from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, pages_of, within

@@ -4,7 +4,7 @@ Rule: check only reports; what it finds in an open segment that is being recorde
 order opposite to writing (index, then data), so that growth is no finding.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace import NEAR
-from lttd.abi.table import Headers, LttAbi
+from lttd.abi.table import LttAbi
 from lttd.errors import TraceDamagedError
 from lttd.files import is_locked
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
-from lttd.ltt_segment import SegmentMarkers, channel_of
 from lttd.recover import holds_nothing
-from lttd.stored import CHUNK_ENTRIES, Agreement, StoredStream, agreements
+from lttd.stored import Agreement, StoredStream, agreements, sound_headers
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason
 from lttd.tracedir import Manifest, SegmentPaths, StreamRecord
+from lttd.view.ltt.markers import SegmentMarkers, channel_of
 
 U64 = npt.NDArray[np.uint64]
 
@@ -373,18 +373,6 @@ def _doubtful(begins: U64, gaps: list[Gap]) -> npt.NDArray[np.bool_]:
         if gap.reason is Reason.EMPTIED:
             found |= (begins >= np.uint64(gap.begin)) & (begins <= np.uint64(gap.end))
     return found
-
-
-def sound_headers(
-    stream: StoredStream, entries: Entries
-) -> Iterator[tuple[npt.NDArray[np.intp], Headers, npt.NDArray[np.uint64]]]:
-    """Yield numbers, headers and ends of entries whose header parses; others were found already."""
-    for first in range(0, len(entries), CHUNK_ENTRIES):
-        some = entries[first : first + CHUNK_ENTRIES]
-        headers = stream.headers(some)
-        sound = np.flatnonzero(headers.payload_bytes > 0)
-        ends = some["end"].astype(np.uint64)[sound]
-        yield sound + first, headers.some(sound), ends
 
 
 def _read_events(record: StreamRecord) -> int | None:
