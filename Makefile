@@ -1,4 +1,4 @@
-# Two commands set everything up on a fresh Debian-like machine: make run, make test.
+# On a fresh Debian-like machine, make run and make test install what they need.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +25,7 @@ test-kernel: $(VENV)/installed
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench
 
-# What is too slow for every change: all rounds of the benchmarks, hundreds of kills, systemd, fuzzing.
+# Tests that are too slow for every change: hundreds of kills, systemd, fuzzing, full benchmarks.
 nightly: $(VENV)/installed-bench
 	LTTD_NIGHTLY=1 tools/run-tests $(BIN)/pytest
 	$(BIN)/python -m tests.fuzz --minutes 10

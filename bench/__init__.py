@@ -1,1 +1,1 @@
-"""Benchmarks that print the figures which lttd's goals are stated in."""
+"""Benchmarks that print the figures of lttd's goals."""

@@ -1,4 +1,4 @@
-"""``python -m bench [NAME]... [--quick]``: run benchmarks, then tell every figure and its goal."""
+"""``python -m bench [NAME]... [--quick]``: run benchmarks, print every figure beside its goal."""
 
 import argparse
 import importlib
@@ -14,7 +14,7 @@ NAMES: Final = (
 
 
 def main() -> int:
-    """Run what the command line names; 0 when no goal is missed."""
+    """Run the benchmarks that the command line names; return 0 if no goal is missed, else 1."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     add_options(parser)

@@ -1,4 +1,4 @@
-"""What several benchmarks need: options, compiled helpers, CPU time, tracefs instances, loads."""
+"""Common parts of the benchmarks: options, compiled helpers, CPU time, tracefs instances, loads."""
 
 import argparse
 import contextlib
@@ -21,24 +21,24 @@ NS_PER_S: Final = 1_000_000_000
 
 
 class CannotMeasureError(Exception):
-    """This machine or this version of lttd lacks what a benchmark needs; says what."""
+    """A benchmark needs something that this machine or this lttd lacks; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What every benchmark takes."""
+    """The options of every benchmark."""
 
     quick: bool = False
-    """Few rounds and small amounts: to see that it works, not to compare figures."""
+    """Few rounds and little data: shows that a benchmark works, not for comparing figures."""
     rounds: int | None = None
-    """How often each thing is measured; None: what the benchmark finds proper."""
+    """The number of measurements of each variant; None: the benchmark's own default."""
     cold_memory: bool = False
-    """Leave it to chance whose the pages are that data is copied into; see warm()."""
+    """Do not call warm() before a measurement."""
     disk_dir: Path = OUT_DIR / "data"
-    """Where traces go: on a real disk file system."""
+    """The directory for traces, on a real disk file system."""
 
     def rounds_or(self, proper: int, quick: int) -> int:
-        """Return how many rounds to run."""
+        """Return the number of rounds: as the user says, else *proper*, or *quick* with --quick."""
         return self.rounds or (quick if self.quick else proper)
 
 
@@ -66,7 +66,7 @@ def options_from(arguments: argparse.Namespace) -> Options:
 
 @contextlib.contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
-    """Make a directory for one measurement; removed with what is in it."""
+    """Make a directory for one measurement, and remove it with its content afterwards."""
     parent.mkdir(parents=True, exist_ok=True)
     path = Path(tempfile.mkdtemp(prefix=f"lttdbench-{os.getpid()}-", dir=parent))
     try:
@@ -89,17 +89,18 @@ def file_system(path: Path) -> str:
 
 
 def settle() -> None:
-    """Wait until earlier measurements' dirty pages are on the disk."""
+    """Wait until the dirty pages of earlier measurements are on the disk."""
     os.sync()
 
 
 def warm(directory: Path, size_bytes: int) -> None:
-    """Write and remove a file, so that what is written next gets pages that were just in use.
+    """Write and remove a file, so that the next write gets pages that were in use a moment ago.
 
-    In a virtual machine free pages go back to the host (free page reporting, within 2 s), and the
-    first copy into such a page waits for the host: a splice loop's CPU time per GB was 0.35 s with
-    and 1.1 to 2 s without this, while a recorder that drops what it wrote uses its pages again.
-    Anonymous memory does not do: the page cache is given other pages.
+    In a virtual machine free pages go back to the host within 2 s (free page reporting), and the
+    first copy into such a page waits for the host.  A splice loop's CPU time per GB was 0.35 s with
+    this call and 1.1 to 2 s without it; a recorder that drops its written pages uses them again, so
+    that a comparison without this call would be unfair.  Anonymous memory does not help: the page
+    cache gets other pages.
     """
     path = directory / "warm"
     with path.open("wb", buffering=0) as file:
@@ -110,7 +111,7 @@ def warm(directory: Path, size_bytes: int) -> None:
 
 
 def compiled(name: str) -> Path:
-    """Return the program made of ``bench/NAME.c``, compiled when its source is newer."""
+    """Compile ``bench/NAME.c`` if its source is newer; return the path of the program."""
     source, program = BENCH_DIR / f"{name}.c", OUT_DIR / "bin" / name
     if not program.exists() or program.stat().st_mtime_ns < source.stat().st_mtime_ns:
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -123,12 +124,12 @@ def compiled(name: str) -> Path:
 
 
 def cpu_s(usage: struct_rusage) -> float:
-    """Return user and system time."""
+    """Return user and system time, in seconds."""
     return usage.ru_utime + usage.ru_stime
 
 
 def wait(process: subprocess.Popen[str]) -> struct_rusage:
-    """Wait for a child; return what it and the children it waited for have used."""
+    """Wait for a child; return the resources that it and its own waited-for children used."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage
@@ -138,10 +139,10 @@ def wait(process: subprocess.Popen[str]) -> struct_rusage:
 
 
 def tracefs() -> Path:
-    """Return where tracefs is mounted.
+    """Return the mount point of tracefs.
 
     Raises:
-        CannotMeasureError: it is not, or may not be used.
+        CannotMeasureError: it is not mounted, or this process may not write to it.
     """
     for line in Path("/proc/mounts").read_text().splitlines():
         _, mount_point, kind, *_ = line.split()
@@ -164,17 +165,17 @@ class Counters:
 
     @property
     def lost(self) -> int:
-        """Events that the kernel says are lost; the reasons are disjoint."""
+        """The number of lost events, by the kernel's counters; the reasons are disjoint."""
         return self.overrun + self.dropped + self.commit_overrun
 
     @property
     def lost_share(self) -> float:
-        """Lost events as a share of all."""
+        """Lost events as a share of all events."""
         return self.lost / max(1, self.lost + self.read + self.entries)
 
 
 class Instance:
-    """A tracefs instance of our own, removed at the end whatever happens."""
+    """A tracefs instance of the benchmark, which removes it at the end whatever happens."""
 
     def __init__(self, label: str) -> None:
         self.name = f"lttdbench-{os.getpid()}-{label}"
@@ -193,7 +194,7 @@ class Instance:
         with contextlib.suppress(OSError):
             self.write("tracing_on", 0)
             self.write("events/enable", 0)
-        for _ in range(50):  # EBUSY while a recorder that we ended still has a file open
+        for _ in range(50):  # EBUSY while a recorder that was just ended still has a file open
             try:
                 self.path.rmdir()
             except FileNotFoundError:
@@ -202,7 +203,7 @@ class Instance:
                 time.sleep(0.1)
             else:
                 return
-        print(f"   {self.path} is busy and stays: rmdir it")
+        print(f"   {self.path} is busy and was not removed; rmdir it")
 
     def write(self, name: str, value: object) -> None:
         """Write a setting."""
@@ -216,13 +217,13 @@ class Instance:
         return (self.path / name).read_text().strip()
 
     def set_sizes(self, ring_kib: int, subbuffer_kib: int) -> None:
-        """Give every CPU a ring, made of sub-buffers of that size."""
+        """Set the sizes of every CPU's ring and of its sub-buffers, in KiB."""
         if subbuffer_kib != int(self.read("buffer_subbuf_size_kb")):
             self.write("buffer_subbuf_size_kb", subbuffer_kib)
         self.write("buffer_size_kb", ring_kib)
 
     def rings(self) -> list[Path]:
-        """Return every CPU's ring, as it is read raw."""
+        """Return the trace_pipe_raw file of every CPU."""
         return sorted(self.path.glob("per_cpu/cpu*/trace_pipe_raw"))
 
     def counters(self) -> Counters:
@@ -258,19 +259,23 @@ class Instance:
 
 
 class Load:
-    """Processes that make events."""
+    """Processes that cause events."""
 
     def __init__(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
         self.processes = processes
 
     def wait(self) -> None:
-        """Wait until all of it is done."""
+        """Wait until every process has ended.
+
+        Raises:
+            CannotMeasureError: one of them failed.
+        """
         for process in self.processes:
             if process.wait() != 0:
                 raise CannotMeasureError(f"{process.args!r} ended with {process.returncode}")
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill every process that still runs."""
         for process in self.processes:
             if process.poll() is None:
                 process.kill()
@@ -279,7 +284,7 @@ class Load:
 
 @contextlib.contextmanager
 def background(commands: Sequence[Sequence[str]]) -> Iterator[Load]:
-    """Run commands beside the measurement; what still runs at the end is killed."""
+    """Run commands beside the measurement, and kill those that still run at its end."""
     load = Load([])
     try:
         load.processes = [subprocess.Popen(command) for command in commands]
@@ -289,11 +294,11 @@ def background(commands: Sequence[Sequence[str]]) -> Iterator[Load]:
 
 
 def cpus() -> list[int]:
-    """Return the CPUs that a load runs on: two, as the goals say."""
+    """Return the two CPUs that a load runs on, as the goals demand."""
     return sorted(os.sched_getaffinity(0))[:2]
 
 
 def syscall_load(calls_per_cpu: int) -> contextlib.AbstractContextManager[Load]:
-    """Run two CPUs through so many getppid calls each (two raw_syscalls events a call)."""
+    """Make *calls_per_cpu* getppid calls on each of two CPUs (two raw_syscalls events a call)."""
     program = str(compiled("syscall_load"))
     return background([[program, str(cpu), str(calls_per_cpu)] for cpu in cpus()])

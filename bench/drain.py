@@ -1,8 +1,8 @@
 """CPU seconds per GB drained: lttd beside a C splice loop and ``trace-cmd record``.
 
-In the loop: the rings are filled first, then drained with tracing off; only the draining is
-counted.  Whole process: everything that a recorder spends from exec to exit on a live load.
-What is compared is measured alternately, round by round, in one run.
+In the loop: the rings are filled first, then drained with tracing off; only the CPU time of the
+draining counts.  Whole process: the CPU time of a recorder from exec to exit on a live load.
+One run measures all variants in turn, round by round.
 """
 
 import json
@@ -42,14 +42,14 @@ TRACE_CMD: Final = "trace-cmd (b)"
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """How much is drained in one measurement."""
+    """The amount of data that one measurement drains."""
 
     ring_kib: int
     live_calls_per_cpu: int
     cold_memory: bool
 
     def prepare(self, directory: Path, size_bytes: int) -> None:
-        """Make every measurement start alike, just before it."""
+        """Bring disk and memory into the same state before every measurement."""
         settle()
         if not self.cold_memory:
             warm(directory, size_bytes)
@@ -66,7 +66,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """What the plot calls it."""
+        """The name in the plot."""
         return f"{self.who}\n{self.subbuffer_kib} KiB"
 
 
@@ -129,7 +129,7 @@ def _filled(
     def measure(directory: Path) -> dict[str, Any]:
         with Instance("drain") as instance:
             instance.set_sizes(amounts.ring_kib, subbuffer_kib)
-            # Some more than fits: every page of the ring is to be full.
+            # A little more than fits, so that every page of the ring is full.
             instance.fill(amounts.ring_kib * 1024 * 5 // (4 * BYTES_PER_CALL))
             held = instance.counters().entries
             amounts.prepare(directory, len(instance.rings()) * amounts.ring_kib * 1024)

@@ -1,6 +1,6 @@
-"""lttd's reader and recorder on streams that no kernel feeds: memory full of ftrace pages.
+"""Run lttd's reader and recorder on fake streams, whose ftrace pages come from memory.
 
-Run by ``bench.streams`` in a process of its own, which prints one JSON object.
+``bench.streams`` runs this in a process of its own, which prints one JSON object.
 """
 
 import argparse
@@ -36,19 +36,19 @@ from lttd.subbuffer import (
 from lttd.tracedir import prepare_trace
 
 LAYOUT: Final = PageLayout()
-CONTENT_BYTES: Final = 4064  # what a page of raw_syscalls events holds
+CONTENT_BYTES: Final = 4064  # the content of a full page of raw_syscalls events
 FLUSH_INTERVAL_S: Final = 1.0
 PACE_S: Final = 0.05
 
 
 def pages(size_bytes: int) -> bytes:
-    """Return so many bytes of full ftrace pages."""
+    """Return *size_bytes* bytes of full ftrace pages."""
     page = struct.pack("<QQ", 1, CONTENT_BYTES) + struct.pack("<I", 29) * (CONTENT_BYTES // 4)
     return page.ljust(LAYOUT.subbuffer_bytes, b"\0") * (size_bytes // LAYOUT.subbuffer_bytes)
 
 
 class FakeStream:
-    """Gives its share take by take, what is due of it, and says by poll that it can."""
+    """A stream that delivers the takes that are due, and is readable by poll while one is due."""
 
     def __init__(self, cpu: int, template: bytes, takes: int, pool: BufferPool) -> None:
         self.info = StreamInfo(
@@ -56,13 +56,13 @@ class FakeStream:
         )
         self.left = takes
         self.due = 0
-        """How many takes there is data for."""
+        """The number of takes that are due and not taken yet."""
         self._template = template
         self._pool = pool
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._begin = 0
         self.turns: list[int]
-        """Which stream was taken from, take by take; shared by all streams."""
+        """The CPU of each take so far, in order; all streams share the list."""
 
     def fileno(self) -> int:
         """Return an eventfd, readable while something is due."""
@@ -83,7 +83,7 @@ class FakeStream:
         return make_batch(self.info.id, rows, time.monotonic_ns(), pool=self._pool, buffer=buffer)
 
     def make_due(self, takes: int) -> None:
-        """Say that there is data for so many more takes."""
+        """Make *takes* more takes due."""
         os.eventfd_write(self._fd, takes)
         self.due += takes
 
@@ -91,24 +91,24 @@ class FakeStream:
         self.left -= 1
         self.due -= 1
         if not self.due and self.left:
-            os.eventfd_read(self._fd)  # else it stays readable, to tell the end
+            os.eventfd_read(self._fd)  # after the last take it stays readable: the end
 
     def urgent(self) -> bool:
         return False
 
     def losses(self) -> Batch | None:
-        """Nothing is ever lost."""
+        """Return None: nothing is ever lost."""
         return None
 
     def unplaced(self) -> Mapping[Reason, int]:
         return {}
 
     def counters(self) -> Mapping[str, int]:
-        """There is no kernel to count."""
+        """Return no counters: there is no kernel."""
         return {}
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self._fd)
 
 
@@ -123,7 +123,7 @@ async def make_due_at(takes_per_s: float | None, streams: list[FakeStream]) -> N
         await trio.sleep(PACE_S)
         wanted = min(sum(shares), int((trio.current_time() - began) * takes_per_s))
         for number, stream in enumerate(streams):
-            # Take number n of all belongs to stream n modulo their number.
+            # Take number n belongs to stream n modulo the number of streams.
             more = _so_far(wanted, number, len(streams)) - _so_far(given, number, len(streams))
             if more:
                 stream.make_due(more)
@@ -137,7 +137,7 @@ def _so_far(takes: int, number: int, streams: int) -> int:
 async def record(
     trace: Path, streams: list[FakeStream], backlog_bytes: int, takes_per_s: float | None
 ) -> dict[str, Any]:
-    """Record *streams* until they end; return cost, memory and who had turns."""
+    """Record *streams* until they end; return CPU time, memory and the order of turns."""
     disk, turns = Disk(), list[int]()
     number = prepare_trace(disk, trace, append=False)
     recorder = Recorder(backlog_bytes=backlog_bytes)
@@ -178,7 +178,7 @@ async def record(
 
 
 def longest_wait(takes: list[int], streams: int) -> int:
-    """Return the most turns of others that a stream sat through before one of its own.
+    """Return the largest number of other streams' turns between two turns of one stream.
 
     Takes of one stream in a row are one turn.
     """
@@ -191,7 +191,7 @@ def longest_wait(takes: list[int], streams: int) -> int:
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory that this process ever had resident."""
+    """Return the peak of this process's resident memory."""
     match = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
     return int(match[1]) << 10 if match else 0
 

@@ -1,7 +1,7 @@
-"""lttd's own reader and recorder on rings that were filled before, in one process.
+"""Run lttd's own reader and recorder on rings that were filled before.
 
-Only the draining interval is counted: interpreter, imports, opening and closing are apart.  Run by
-``bench.drain`` in a process of its own, which prints one JSON object.
+Only the CPU time of the draining counts, without interpreter, imports, opening and closing.
+``bench.drain`` runs this in a process of its own, which prints one JSON object.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def open_segment(recorder: Recorder, source: Source, trace: Path, layout: str) -
 
 
 async def drain(source: Source, trace: Path, layout: str) -> dict[str, Any]:
-    """Drain *source* into *trace*; return bytes and the CPU seconds of the draining."""
+    """Drain *source* into *trace*; return the bytes, and the CPU seconds of the draining."""
     recorder = Recorder()
     recorder.start()
     try:
@@ -73,7 +73,7 @@ async def drain(source: Source, trace: Path, layout: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Drain the instance that the command line names."""
+    """Drain the instance that the command line names, and print the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("instance")
     parser.add_argument("trace", type=Path)

@@ -1,7 +1,7 @@
 """Two CPUs in a syscall loop, every syscall recorded: is every event on the disk?
 
-Events in the trace, decoded by ``lttv check``, must be the kernel's own ``read events``, and
-nothing lost, in every run, on a real disk file system.
+In every run, on a real disk file system, the number of events that ``lttv check`` decodes must
+equal the kernel's own ``read events``, and nothing may be lost.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ RING_KIB: Final = 16 << 10
 
 
 def run(options: Options) -> Report:
-    """Record the load again and again; compare three counts of the same events."""
+    """Record the load several times; compare three counts of the same events."""
     rounds = options.rounds_or(proper=10, quick=2)
     calls = 500_000 if options.quick else 3_000_000
     samples = [_measure(options.disk_dir, calls) for _ in range(rounds)]
@@ -26,7 +26,7 @@ def run(options: Options) -> Report:
     return Report(
         NAME,
         f"{calls:,} getppid calls on each of 2 CPUs, 16 MiB rings, {file_system(options.disk_dir)}",
-        ["run", "read events", "in the trace", "kernel lost", "lttd told lost", "lttd CPU s"],
+        ["run", "read events", "in the trace", "kernel lost", "lttd counted lost", "lttd CPU s"],
         [
             [
                 number,

@@ -1,7 +1,7 @@
 """Losses with small rings while the disk is writing back, beside ``trace-cmd record``.
 
-Pair by pair, in turn, with the same load and the same background writer; both sides' losses are
-the kernel's own counters, as shares of all events.
+Both recorders run in turn, pair by pair, with the same load and the same background writer.  The
+losses of both are the kernel's own counters, as shares of all events.
 """
 
 from collections import defaultdict
@@ -42,7 +42,7 @@ def run(options: Options) -> Report:
     for number in range(pairs):
         for ring_mib in RINGS_MIB:
             recorders = _recorders(ring_mib)
-            # Who begins changes, so that neither always finds the disk as the other left it.
+            # The order alternates, so that neither always finds the disk as the other left it.
             for name in sorted(recorders, reverse=bool(number % 2)):
                 sample = _measure(options.disk_dir, recorders[name], calls, ring_mib)
                 samples[f"{name}, {ring_mib} MiB"].append(sample)
@@ -55,7 +55,7 @@ def run(options: Options) -> Report:
             "ring MiB",
             "pairs",
             *(word for name in NAMES for word in (f"{name} %", "worst %")),
-            "told all",
+            "all counted",
         ],
         [_row(ring_mib, shares[ring_mib], samples) for ring_mib in RINGS_MIB],
         _figures(shares),

@@ -1,7 +1,7 @@
-"""Ten events a second, flushed ten times a second; and nothing at all to record.
+"""Ten events a second, flushed ten times a second; and no events at all.
 
-The events are markers that this process writes into the instance; the one event that is enabled
-never happens, so that neither lttd's own wake-ups nor anybody else's work make any.
+The events are markers that this process writes into the instance.  The only enabled event never
+happens, so that neither lttd's own wake-ups nor other processes cause events.
 """
 
 import math
@@ -26,13 +26,13 @@ NAME: Final = "lowrate"
 EVENTS: Final = "syscalls:sys_enter_reboot"
 EVENTS_PER_S: Final = 10
 FLUSH_MS: Final = 100
-# The first look at commands comes after 10 s, and the thread it was made in ends 10 s later.
+# lttd first reads the names of tasks after 10 s, and the thread that did so ends 10 s later.
 SETTLE_S: Final = 25.0
 
 
 @dataclass(frozen=True, slots=True)
 class Low:
-    """What ten events a second left on the disk."""
+    """The result of ten events a second on the disk."""
 
     duration_s: float
     events_made: int
@@ -40,7 +40,7 @@ class Low:
     data_bytes: int
     header_and_content_bytes: int
     entries_most: int
-    """Of the stream that has most."""
+    """The number of entries of the stream that has most."""
     entries_padded: int
     flushes: int
     cpu_s: float
@@ -48,18 +48,18 @@ class Low:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """What nothing at all cost."""
+    """The cost of recording no events."""
 
     duration_s: float
     wakeups: int
     written_bytes: int
-    """What the process sent to the disk."""
+    """The bytes that the process sent to the disk."""
     grown_bytes: int
-    """What the streams grew by."""
+    """The bytes that the streams' files grew by."""
 
     @property
     def wakeups_per_s(self) -> float:
-        """Wake-ups a second; the one that may straddle the interval's edge is not counted."""
+        """Wake-ups a second, without the one that may lie on the edge of the interval."""
         return max(0, self.wakeups - 1) / self.duration_s
 
 
@@ -175,14 +175,14 @@ def _idle(parent: Path, seconds: float) -> Idle:
 
 
 def voluntary_switches(pid: int) -> int:
-    """Return how often all threads of a process have gone to sleep: as often they are woken."""
+    """Return how often the threads of a process went to sleep, which is how often they woke."""
     texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
     found = [re.search(r"^voluntary_ctxt_switches:\s*(\d+)", text, re.M) for text in texts]
     return sum(int(match[1]) for match in found if match)
 
 
 def written_bytes(pid: int) -> int:
-    """Return what a process has sent towards the disk."""
+    """Return the number of bytes that a process has sent to the disk."""
     text = Path(f"/proc/{pid}/io").read_text()
     match = re.search(r"^write_bytes:\s*(\d+)", text, re.M)
     return int(match[1]) if match else 0

@@ -1,4 +1,4 @@
-"""What is in a trace directory, read without lttd: two opinions are worth more than one.
+"""Read a trace directory without lttd's code, to check lttd's result by other means.
 
 Source: ftrace page header (Linux include/linux/ring_buffer.h, tracefs events/header_page) and the
 CTF packet index 1.1 (lttng-tools src/common/index/ctf-index.hpp).
@@ -76,5 +76,5 @@ def streams(trace: Path) -> Iterator[StreamOnDisk]:
 
 
 def stream_bytes(trace: Path) -> int:
-    """Return how much data and index there is of all streams together."""
+    """Return the bytes of data and index of all streams together."""
     return sum(path.stat().st_size for s in streams(trace) for path in (s.data, s.index))

@@ -1,6 +1,6 @@
 """``python -m bench.publish [NAME]...``: put results into docs/BENCHMARKS.md and bench/results.
 
-What a run left below ``bench/out`` is copied, never typed.
+It copies the results of runs from ``bench/out``; nobody types a figure.
 """
 
 import argparse
@@ -19,13 +19,13 @@ DOCUMENT: Final = BENCH_DIR.parent / "docs" / "BENCHMARKS.md"
 _HEAD: Final = """\
 # Benchmarks
 
-Written by `python -m bench.publish` from what `make bench` measured; do not edit by hand.
-How each figure is taken is told at the head of its program below `bench/`.
+`python -m bench.publish` writes this page from the results of `make bench`; do not edit it.
+The head of each program in `bench/` says how it takes its figures.
 """
 
 
 def main() -> int:
-    """Copy the named benchmarks' results, or all there are; write the document anew."""
+    """Copy the results of the named benchmarks, or of all; rewrite the document."""
     parser = argparse.ArgumentParser(prog="python -m bench.publish", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     arguments = parser.parse_args()

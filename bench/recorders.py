@@ -1,8 +1,8 @@
-"""Recorders as whole processes, handled alike: lttd and ``trace-cmd record``.
+"""Run lttd and ``trace-cmd record`` as whole processes, through one interface.
 
-Both get the same COMMAND: it says on its standard output that recording has begun, and ends when
-its standard input is closed; then they stop, drain and end.  So no recorder needs a signal, a
-pause or a fixed duration, and a load runs exactly while it is being recorded.
+Both get the same COMMAND.  It prints a line when recording has begun, and ends when its standard
+input is closed; then the recorder stops, drains and ends.  So no recorder needs a signal, a pause
+or a fixed duration, and a load runs exactly while it is being recorded.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ GATE: Final = ("sh", "-c", f"echo {READY.strip()}; exec cat")
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What one run of a recorder cost and left."""
+    """The cost and the result of one run of a recorder."""
 
     cpu_s: float
     delivered_bytes: int
-    """Whole sub-buffers that it took from the kernel."""
+    """The bytes of whole sub-buffers that it took from the kernel."""
     summary: dict[str, Any]
-    """lttd's own; empty for others."""
+    """lttd's ``--summary json``; empty for other recorders."""
 
 
 class Recording:
@@ -63,11 +63,11 @@ class Recording:
         raise CannotMeasureError(f"it ended before it recorded: {self.log()}")
 
     def log(self) -> str:
-        """Return the last line that it said on stderr."""
+        """Return the recorder's last line on stderr."""
         return last_line(self._log.read_text(errors="replace"))
 
     def finish(self) -> float:
-        """Let it stop and drain; return the CPU seconds of the whole process."""
+        """Let the recorder stop and drain; return the CPU seconds of the whole process."""
         process = self.process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -80,7 +80,7 @@ class Recording:
         return cpu_s(usage)
 
     def end(self) -> None:
-        """End it, if it has not ended, as after an error in the benchmark."""
+        """Kill the recorder if it still runs, as after an error in the benchmark."""
         if self.process.returncode is not None:
             return
         self.process.terminate()
@@ -92,12 +92,12 @@ class Recording:
 
 
 def last_line(text: str) -> str:
-    """Return the last line of what a program said: a traceback's point."""
+    """Return the last line of a program's output, which of a traceback is the error."""
     return (text.strip().splitlines() or ["(nothing said)"])[-1]
 
 
 def environment() -> dict[str, str]:
-    """Return an environment in which this checkout's lttd is found, and its parts run as in it.
+    """Return an environment in which Python finds this checkout's lttd.
 
     Modules may keep their bytecode, as those of an installed package do.
     """
@@ -128,14 +128,14 @@ def lttv(*arguments: str) -> dict[str, Any]:
 
 
 def check_events(trace: Path) -> tuple[int, bool]:
-    """Decode a whole trace; return how many events there are, and whether all of it is whole."""
+    """Decode a whole trace; return its number of events, and whether it has no damage."""
     found = lttv("check", "--events", "--json", str(trace))
     streams = [stream for segment in found["segments"] for stream in segment["streams"]]
     return sum(stream["events"] for stream in streams), found["whole"]
 
 
 class Lttd:
-    """lttd on an instance of ours."""
+    """lttd on an instance of the benchmark."""
 
     def __init__(self, layout: str = "packed", *options: str) -> None:
         self.name = f"lttd {layout}"
@@ -169,7 +169,7 @@ class Lttd:
 
 
 class TraceCmd:
-    """``trace-cmd record`` on an instance of ours, which it is told to leave as it was (-k)."""
+    """``trace-cmd record`` on an instance of the benchmark; ``-k`` keeps its settings."""
 
     def __init__(self, *options: str) -> None:
         self.name = " ".join(("trace-cmd", *options))
@@ -197,7 +197,7 @@ class TraceCmd:
 def trace_cmd_command(
     instance: str, events: str, *options: str, gate: Sequence[str] = GATE
 ) -> list[str]:
-    """Return trace-cmd's command line; what it prints goes to ``trace-cmd.out``, the gate's not."""
+    """Return trace-cmd's command line; its own output goes to ``trace-cmd.out``."""
     command = [
         "trace-cmd", "record", "-k", "-B", instance, "-C", "mono", "-e", events,
         "-o", "trace.dat", *options, "--", "sh", "-c", f"{shlex.join(gate)} >&3",
@@ -206,7 +206,7 @@ def trace_cmd_command(
 
 
 def in_mount_namespace(files: Sequence[str]) -> list[str]:
-    """Return what runs a command with an ordinary file mounted over each of *files*."""
+    """Return the words that run a command with an ordinary file mounted over each of *files*."""
     if not files:
         return []
     mounts = "".join(
@@ -220,9 +220,9 @@ def in_mount_namespace(files: Sequence[str]) -> list[str]:
 
 @cache
 def refused_files() -> tuple[str, ...]:
-    """Return the files that trace-cmd gives up over because it may not write to them.
+    """Return the files to which trace-cmd may not write, and without which it gives up.
 
-    Found by strace: what a short run was refused is covered, until a run goes through.
+    strace shows the refused files of a short run; they are covered, until a run succeeds.
 
     Raises:
         CannotMeasureError: there is no trace-cmd here, or it fails for another reason.
@@ -249,14 +249,14 @@ def refused_files() -> tuple[str, ...]:
             if done.returncode == 0:
                 return covered
             found = _refused(trace.read_text(errors="replace")) if watch else KNOWN_REFUSALS
-            # What lies in the instance is not covered: trace-cmd gets along without it.
+            # Files of the instance are not covered: trace-cmd does not need them.
             more = [f for f in found if f not in covered and instance.name not in f]
             if not more:
                 raise CannotMeasureError(f"trace-cmd record fails here: {last_line(done.stderr)}")
             covered += tuple(more)
 
 
-# What 3.1.6 was refused on a kernel under lockdown; for machines without strace.
+# The refused files of trace-cmd 3.1.6 on a kernel under lockdown, for machines without strace.
 KNOWN_REFUSALS: Final = ("/proc/sys/kernel/ftrace_enabled",)
 _REFUSED_OPEN: Final = re.compile(
     r'openat\([^"]*"([^"]+)", O_(?:WRONLY|RDWR).* = -1 E(?:PERM|ACCES)'
@@ -265,5 +265,5 @@ _REFUSED_WRITE: Final = re.compile(r"write\(\d+<([^>]+)>.* = -1 E(?:PERM|ACCES|I
 
 
 def _refused(trace: str) -> list[str]:
-    """Return the files that a process was not let write to, from what strace saw."""
+    """Return the files that a process could not write to, from the output of strace."""
     return list(dict.fromkeys(_REFUSED_OPEN.findall(trace) + _REFUSED_WRITE.findall(trace)))

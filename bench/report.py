@@ -1,4 +1,4 @@
-"""What a benchmark found: a table on the terminal, JSON and a plot below ``bench/out``.
+"""The result of a benchmark: a table on the terminal, JSON and a plot below ``bench/out``.
 
 Rule: a benchmark measures and fills a Report; only this file prints, writes and draws.
 """
@@ -29,7 +29,7 @@ _RELATIONS: Final[dict[str, Callable[[float, float], bool]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number that a goal is stated in; ``value`` is None where it could not be measured."""
+    """One number with its goal; ``value`` is None if it could not be measured."""
 
     name: str
     value: float | None
@@ -65,7 +65,7 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     samples: dict[str, Any] = field(default_factory=dict)
-    """Every single measurement, as JSON values."""
+    """All measurements, as JSON values."""
     settings: dict[str, Any] = field(default_factory=dict)
     plot: Plot | None = None
 
@@ -92,7 +92,7 @@ class Report:
 
 
 def machine() -> dict[str, Any]:
-    """Return where and on what a result was measured."""
+    """Return time, commit, kernel and hardware of a measurement."""
     commit = subprocess.run(
         ["git", "-C", str(BENCH_DIR), "describe", "--always", "--dirty"],
         capture_output=True,
@@ -122,7 +122,7 @@ def ratio(value: float | None, base: float | None) -> float | None:
 
 
 def text_of(cell: Cell) -> str:
-    """Return a cell as the table shows it."""
+    """Return the text of a cell."""
     if cell is None:
         return "-"
     if isinstance(cell, float):

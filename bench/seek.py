@@ -1,7 +1,7 @@
 """Look-ups in an index of ten million entries beside one of ten thousand, from a cold cache.
 
-Every look-up opens the index anew after its pages were dropped from the page cache.  How much of
-the file it read is told by /proc/self/io and, since reading ahead is part of it, by mincore.
+Every look-up opens the index anew after its pages were dropped from the page cache.  /proc/self/io
+counts the bytes that it read; mincore counts the bytes in memory afterwards, read-ahead included.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ from lttd.index import SeekIndex
 NAME: Final = "seek"
 SIZES: Final = (10_000, 10_000_000)
 PERIOD_NS: Final = 1000
-"""Sub-buffer number n covers times n * PERIOD_NS up to just before the next."""
+"""Sub-buffer number n covers the times from n * PERIOD_NS up to the next one."""
 CHUNK_ENTRIES: Final = 1 << 18
 
 
@@ -38,7 +38,7 @@ class LookUp:
 
 
 def run(options: Options) -> Report:
-    """Make both indexes, look up in turn, cold and then warm."""
+    """Write both indexes, then look up in each of them in turn, cold and warm."""
     look_ups = options.rounds_or(proper=100, quick=10)
     sizes = (SIZES[0], 1_000_000) if options.quick else SIZES
     samples: dict[int, list[LookUp]] = {size: [] for size in sizes}
@@ -141,7 +141,11 @@ def _cold(path: Path, number: int) -> LookUp:
 
 
 def _seconds(path: Path, number: int) -> float:
-    """Return how long opening the index and one look-up take; check what is found."""
+    """Open the index and look up one entry; return the seconds that it took.
+
+    Raises:
+        CannotMeasureError: the look-up found another entry.
+    """
     wanted = number * PERIOD_NS + PERIOD_NS // 2
     began = time.perf_counter()
     found = SeekIndex(path).first_at_or_after(wanted)
@@ -161,18 +165,18 @@ def drop(path: Path) -> None:
 
 
 def read_bytes() -> int:
-    """Return what this process has caused to be fetched from disks."""
+    """Return the number of bytes that this process caused to be read from disks."""
     match = re.search(r"^read_bytes:\s*(\d+)", Path("/proc/self/io").read_text(), re.M)
     return int(match[1]) if match else 0
 
 
 def resident_bytes(path: Path) -> int:
-    """Return how much of a file is in the page cache, by mincore(2)."""
+    """Return how many bytes of a file are in the page cache, by mincore(2)."""
     libc = ctypes.CDLL(None, use_errno=True)
     size = path.stat().st_size
     pages = -(-size // mmap.PAGESIZE)
     states = (ctypes.c_ubyte * pages)()
-    # A private writable mapping is one whose address ctypes can take; nothing is written.
+    # ctypes takes the address of a writable mapping only, hence a private one; nothing is written.
     with (
         path.open("rb") as file,
         mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as mapped,

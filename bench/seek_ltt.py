@@ -1,10 +1,10 @@
-"""Finding the event at a time in a channel of LTTng 0.x: a million sub-buffers beside ten thousand.
+"""Find the event at a time in a channel of LTTng 0.x: a million sub-buffers beside ten thousand.
 
-Three ways, each from a cold cache: packed data and sparse data by the index that lttd left, and
-sparse data alone, by bisecting slots as LTTV did when sub-buffers had one size.  A look-up opens
-the files anew, finds the sub-buffer, walks its events to the first at or after the time, and that
-must be the one that was written for it.  How much of index and data that touched is told by
-mincore.
+Each look-up starts from a cold cache, in one of three ways: packed data by lttd's index, sparse
+data by lttd's index, and sparse data without an index, by bisecting slots as LTTV did when
+sub-buffers had one size.  It opens the files anew, finds the sub-buffer, and walks its events to
+the first one at or after the time, which must be the one that was written for it.  mincore counts
+the bytes of index and data that the look-up touched.
 """
 
 import mmap
@@ -30,9 +30,9 @@ from lttd.writer import StreamFile
 NAME: Final = "seek_ltt"
 SIZES: Final = (10_000, 1_000_000)
 SLOT_BYTES: Final = 16384
-"""The largest sub-buffer, and what those of sparse data lie apart."""
+"""The size of the largest sub-buffer, and the distance of sub-buffers in sparse data."""
 EVENTS: Final = 4
-"""In each sub-buffer."""
+"""The number of events in each sub-buffer."""
 PERIOD_NS: Final = 1000
 """Event number n happens at n * PERIOD_NS; the clock counts ns."""
 _CHUNK_ROWS: Final = 2048
@@ -68,7 +68,7 @@ class LookUp:
 
 
 def run(options: Options) -> Report:
-    """Make the channels, look up begin, middle, end and at random, in turn."""
+    """Write the channels, then look up begin, middle, end and random events in turn."""
     sizes = (SIZES[0], 100_000) if options.quick else SIZES
     rounds = options.rounds_or(proper=30, quick=5)
     found: dict[tuple[str, int], list[LookUp]] = {}
@@ -92,7 +92,7 @@ def run(options: Options) -> Report:
 
 
 def paths_in(directory: Path) -> StreamPaths:
-    """Return where a channel's files are."""
+    """Return the paths of a channel's files."""
     return StreamPaths(directory / "data", directory / "index", directory / "gaps")
 
 
@@ -131,13 +131,13 @@ def _batch(info: StreamInfo, numbers: "np.ndarray[tuple[int], np.dtype[np.int64]
 
 
 def by_index(paths: StreamPaths, wanted: int) -> int:
-    """Return where the sub-buffer begins that has what happens at *wanted*."""
+    """Return the offset of the sub-buffer that holds the event at *wanted*, by the index."""
     index = SeekIndex(paths.index)
     return int(index.entries()[index.first_at_or_after(wanted)]["offset_bytes"])
 
 
 def by_slots(paths: StreamPaths, wanted: int) -> int:
-    """Do the same without an index, as LTTV did: sub-buffer k lies at k times the largest size."""
+    """Return the same without an index: sub-buffer k lies at k times the largest size."""
     with (
         paths.data.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
@@ -183,7 +183,7 @@ def look_up(paths: StreamPaths, find: Find, event: int) -> LookUp:
 
 
 def first_event(subbuffer: bytes, wanted: int) -> int | None:
-    """Return the number of the first event at or after *wanted*, its 27 bits of time unwrapped."""
+    """Return the number of the first event at or after *wanted*; unwraps its 27 bits of time."""
     now, mask = struct.unpack_from("<Q", subbuffer)[0], (1 << 27) - 1
     for at in range(68, _USED_BYTES, 8):
         word, number = struct.unpack_from("<II", subbuffer, at)
@@ -234,7 +234,7 @@ def _report(
         figures,
         [
             f"begin, middle, end, any event: {len(next(iter(found.values())))} look-ups each",
-            "index and data bytes: the most that one brought into memory, read-ahead included",
+            "index and data bytes: the most that one look-up read, read-ahead included",
         ],
         {f"{way}, {size}": [asdict(one) for one in ups] for (way, size), ups in found.items()},
         plot=Plot(

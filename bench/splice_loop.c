@@ -1,10 +1,10 @@
 /*
- * The limit that a recorder is measured against: ring -> pipe -> file by splice alone, one ring
- * after the other.  Padding is kept, nothing is looked at, no index is written.
+ * The least work that a recorder can do: ring -> pipe -> file by splice only, one ring after the
+ * other.  It keeps padding, reads no header and writes no index.
  *
  *   splice_loop [-w] RING OUT [RING OUT]...
  *
- * -w: write behind and drop what is written, as a recorder must that does not evict the page cache.
+ * -w: start writing early and drop the written pages, as a recorder must to spare the page cache.
  * Prints on stdout: bytes drained, user and system CPU microseconds of the loop.
  */
 #define _GNU_SOURCE

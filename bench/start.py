@@ -1,4 +1,4 @@
-"""From exec to the first read of the kernel's rings, beside importing numpy and trio alone."""
+"""Time from exec to the first read of the kernel's rings, beside importing numpy and trio only."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ NAMED: Final = "lttd, named instance, until READY"
 
 
 def run(options: Options) -> Report:
-    """Start both in turn; the first start of all, from a cold cache, is not counted."""
+    """Start each variant in turn; the first start, from a cold cache, does not count."""
     starts = options.rounds_or(proper=10, quick=3)
     samples: dict[str, list[float]] = {OWN: [], NAMED: [], BARE: []}
     for number in range(starts + 1):

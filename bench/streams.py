@@ -1,7 +1,7 @@
-"""256 streams beside 2: does every stream get its turn, and what do CPU time and memory grow by?
+"""256 streams beside 2: does every stream get its turn, and how do CPU time and memory grow?
 
-The streams are fakes; both numbers of them give the same bytes in all: at a steady rate that the
-disk can take, and all at once, so that the backlog is full all the time.
+The streams are fakes, and deliver the same number of bytes in all, be they 256 or 2.  They deliver
+at a steady rate that the disk can follow, or all at once, so that the backlog is always full.
 """
 
 import json
@@ -21,7 +21,7 @@ BACKLOG_MIB: Final = 64
 STEADY: Final = "steady"
 AT_ONCE: Final = "all at once"
 STEADY_MIB_PER_S: Final = 150
-# Trio runs what is runnable in random order: twice in a row first and then last is two rounds.
+# Trio runs ready tasks in random order: a stream that is first and then last waits two rounds.
 LONGEST_WAIT_ROUNDS: Final = 3.0
 
 Samples = dict[tuple[str, int, int], list[dict[str, Any]]]

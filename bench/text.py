@@ -1,7 +1,8 @@
 """``lttv text`` and decoding to columns beside ``trace-cmd report``, on one trace.
 
-The trace is recorded here (sched, irq, timer, syscalls; two busy CPUs) and exported to trace.dat
-for trace-cmd.  All write to /dev/null; columns are the whole of a ``for batch in trace.window()``.
+The benchmark records the trace (sched, irq, timer, syscalls; two busy CPUs) and exports it to
+trace.dat for trace-cmd.  All programs write to /dev/null; "columns" is a complete
+``for batch in trace.window()``.
 """
 
 import os
@@ -66,7 +67,7 @@ def _output(words: list[str]) -> str:
 
 
 def _timed(words: list[str]) -> tuple[float, float]:
-    """Return wall and CPU seconds of a command whose output nobody keeps."""
+    """Run a command without keeping its output; return its wall and CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     subprocess.run(
@@ -92,8 +93,8 @@ def _report(samples: dict[str, list[tuple[float, float]]], events: int) -> Repor
         for name, goal in GOALS.items()
     ]
     notes = [
-        f"wall times; {len(os.sched_getaffinity(0))} CPUs, and a busy machine shows in them;"
-        " the last column compares CPU time, which hears less of that"
+        f"wall times on {len(os.sched_getaffinity(0))} CPUs depend on the machine's other load;"
+        " the last column compares CPU time, which depends on it less"
     ]
     return Report(
         NAME,

@@ -1,7 +1,7 @@
-"""Real traces for what reads traces: recorded here, and made long by repeating them.
+"""Record real traces for the benchmarks of the viewer, and lengthen them by repetition.
 
-What is repeated are a real trace's sub-buffers with the time stamps in their headers moved on, put
-through the writer as a source's batches are; formats, names and clocks are the original's.
+A repetition has the sub-buffers of the real trace, with later time stamps in their headers.  They
+go through the writer like the batches of a source; formats, names and clocks are the original's.
 """
 
 import shlex
@@ -28,7 +28,7 @@ from lttd.view.trace import Trace
 from lttd.writer import StreamFile
 
 BUSY: Final = "import os\nfor _ in range({count}): os.getppid(); os.stat('/tmp')"
-"""Four syscall events a turn."""
+"""Four syscall events for each turn of the loop."""
 BURSTS: Final = """\
 import os, time
 end = time.monotonic() + {seconds}
@@ -60,7 +60,7 @@ def record(trace: Path, load: str, events: str) -> Trace:
 
 
 def first_subbuffers(trace: Trace, out: Path, count: int) -> Trace:
-    """Cut off what begins a trace, until it has so many sub-buffers in all streams.
+    """Cut off the begin of a trace: *count* sub-buffers over all streams.
 
     Raises:
         CannotMeasureError: it has fewer.
@@ -73,7 +73,7 @@ def first_subbuffers(trace: Trace, out: Path, count: int) -> Trace:
 
 
 def repeated(trace: Trace, out: Path, times: int) -> Trace:
-    """Write a trace of *times* what *trace* holds, one after the other."""
+    """Write a trace that repeats *trace* *times* times."""
     (segment,) = trace.segments
     out.mkdir(mode=0o750, exist_ok=True)
     disk = Disk()
@@ -102,13 +102,13 @@ def repeated(trace: Trace, out: Path, times: int) -> Trace:
 
 
 def period_ns(trace: Trace) -> int:
-    """Return by how much each repetition comes after the one before."""
+    """Return the time from one repetition to the next, in ns."""
     assert trace.span is not None
     return trace.span.end - trace.span.begin
 
 
 def _batches(stream: StoredStream, times: int, period: int) -> Iterator[Batch]:
-    """Yield a stream's sub-buffers, padded again, *times* times."""
+    """Yield a stream's sub-buffers with their padding, *times* times."""
     assert isinstance(stream.abi, FtraceAbi)
     layout, size = stream.abi.layout, stream.info.subbuffer_bytes
     entries = stream.index.entries()

@@ -1,8 +1,9 @@
 """A window of 100 ms as text, from a trace of a thousand sub-buffers and from one of a million.
 
-The long trace is the short one, a real recording, repeated with its times moved on; so the same
-window, cut out of any repetition, has the same lines.  Each is shown twice: cold, its files just
-driven from the page cache, and then warm.  Start-up is an ``lttv --version``, and the first line.
+The short trace is a real recording; the long one repeats it with later times, so the same window
+of any repetition has the same lines.  Each window is printed twice: cold, after its files were
+dropped from the page cache, and then warm.  Start-up is the time of ``lttv --version``, and the
+time to the first line.
 """
 
 import os
@@ -29,7 +30,7 @@ MOST_START_S: Final = 0.25
 
 
 def run(options: Options) -> Report:
-    """Make both traces, then show windows of them in turn."""
+    """Write both traces, then print windows of them in turn."""
     times = 100 if options.quick else 1000
     rounds = options.rounds_or(proper=20, quick=5)
     with scratch(options.disk_dir) as directory:
@@ -79,7 +80,7 @@ def _shown(trace: Trace, begin_ns: int) -> tuple[float, int]:
 
 
 def _timed(words: list[str]) -> tuple[float, int]:
-    """Return the wall time of an lttv, and how many lines it wrote."""
+    """Run lttv; return its wall time in seconds, and its number of lines."""
     began = time.perf_counter()
     done = subprocess.run([*LTTV, *words], capture_output=True, check=False, env=environment())
     seconds = time.perf_counter() - began
@@ -89,7 +90,7 @@ def _timed(words: list[str]) -> tuple[float, int]:
 
 
 def _forget(trace: Trace) -> None:
-    """Drive a trace's streams from the page cache."""
+    """Drop a trace's streams from the page cache."""
     for path in Path(trace.path).glob("*/streams/**/*"):
         if path.is_file():
             fd = os.open(path, os.O_RDONLY)

@@ -1,7 +1,7 @@
 /*
- * Keep the disk writing back: buffered writes round and round a file of bounded size, each
- * stretch handed to the disk at once, an fsync (so a journal commit) at the end of each round.
- * Runs until it is killed; the file has no name after it was opened, so nothing is left behind.
+ * Keep the disk writing back: write round and round in a file of bounded size, hand each stretch
+ * to the disk at once, and fsync (which commits the journal) at the end of each round.
+ * Runs until it is killed; the file has no name after it was opened, so it leaves nothing.
  *
  *   writeback FILE MIB
  */
