@@ -338,7 +338,7 @@ def test_a_seekable_file_is_not_a_relay_file(tmp_path: Path) -> None:
     (tmp_path / "trace0").touch()
     fd = os.open(tmp_path / "trace0", os.O_RDONLY)
     try:
-        assert relay_find.why_no_relay_file(fd) == "a file that can be sought in"
+        assert relay_find.why_no_relay_file(fd) == "a file that can seek"
     finally:
         os.close(fd)
 

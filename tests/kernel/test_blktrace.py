@@ -300,4 +300,4 @@ def test_a_block_trace_of_another_tool_is_left_alone(guest: Guest) -> None:
     assert "/dev/nullb0 is being traced by somebody else" in result.output
     assert "refused with 1" in result.output
     assert "ended with 0" in result.output
-    assert "somebody else has torn this trace down" in result.output
+    assert "another process has torn this trace down" in result.output

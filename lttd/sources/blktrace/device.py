@@ -1,10 +1,11 @@
-"""A block device whose trace lttd sets up, starts, stops and tears down; and whose trace it is.
+"""Set up, start, stop and tear down the trace of a block device, and keep track of its owner.
 
-The kernel has one trace per device, and keeps it when whoever set it up is killed.  So a file in
-the runtime directory says which one was ours: locked while its lttd lives, and naming the trace by
-the inode of a file that the kernel made for it, which no other trace has.
+The kernel has one trace per device, and keeps it when the process that set it up is killed.  So a
+note in the runtime directory says which trace is lttd's.  Its lttd holds a lock on it while it
+lives.  The note names the trace by the inode of a file that the kernel made for it, which no other
+trace has.
 
-Rule: a trace is torn down only if it is ours.
+Rule: lttd tears a trace down only if it is lttd's own.
 Source of the ioctls: Linux include/uapi/linux/fs.h and blktrace_api.h; kernel/trace/blktrace.c.
 """
 
@@ -53,25 +54,25 @@ _FAILED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class BlktraceSettings:
-    """What a SPEC says of ``blktrace``."""
+    """The settings of a ``blktrace`` SPEC."""
 
     device: str
     actions: tuple[str, ...] = ()
-    """Names of categories, as ``blktrace -a`` has them; none: all."""
+    """Names of categories, as for ``blktrace -a``; empty: all."""
     buffer_bytes: int = BUFFER_BYTES
-    """Of each CPU's ring."""
+    """Size of each CPU's ring."""
     subbuffer_bytes: int = SUBBUFFER_BYTES
     sectors: tuple[int, int] | None = None
-    """First and last to be traced."""
+    """First and last sector to be traced."""
     pid: int = 0
-    """0: everybody's."""
+    """0: all processes."""
 
     @property
     def act_mask(self) -> int:
-        """What the kernel calls the actions; 0: all.
+        """The kernel's bit mask of the actions; 0: all.
 
         Raises:
-            UsageError: there is none of such a name.
+            UsageError: there is no action of that name.
         """
         for name in self.actions:
             if name.lower() not in CATEGORIES:
@@ -82,14 +83,14 @@ class BlktraceSettings:
 
     @property
     def subbuffers(self) -> int:
-        """How many sub-buffers a ring has."""
+        """The number of sub-buffers of a ring."""
         return max(self.buffer_bytes // self.subbuffer_bytes, 2)
 
     def packed(self) -> bytearray:
         """Return the struct that BLKTRACESETUP takes.
 
         Raises:
-            UsageError: it has no room for what was asked.
+            UsageError: a size or a sector does not fit into it.
         """
         if not 4096 <= self.subbuffer_bytes <= _MOST_SUBBUFFER_BYTES:
             raise UsageError(
@@ -104,7 +105,11 @@ class BlktraceSettings:
 
 
 def parse_sectors(value: object) -> tuple[int, int]:
-    """Read ``2048-4095``."""
+    """Parse ``2048-4095`` into the first and the last sector.
+
+    Raises:
+        UsageError: it has another form.
+    """
     found = re.fullmatch(r"(\d+)-(\d+)", str(value))
     if found is None or int(found[1]) > int(found[2]):
         raise UsageError(f"{value!r}: write FIRST-LAST, as 2048-4095")
@@ -115,12 +120,12 @@ class BlockTrace:
     """The trace of one device, from SETUP to TEARDOWN."""
 
     def __init__(self, settings: BlktraceSettings, *, debugfs: str | None = None) -> None:
-        """Set it up; one that a killed lttd has left is torn down first.
+        """Set the trace up; first tear down one that a killed lttd left.
 
         Raises:
-            UsageError: no block device, or settings that cannot be.
-            NothingToRecordError: no such device, or no right to it.
-            LockedError: somebody else traces it.
+            UsageError: it is not a block device, or the settings are impossible.
+            NothingToRecordError: there is no such device, or this process may not trace it.
+            LockedError: another process traces it.
             SourceError: the kernel refuses.
         """
         if settings.pid and not kernel_knows_our_pids():
@@ -147,13 +152,13 @@ class BlockTrace:
     def _set_up(self, request: bytearray) -> str:
         assert self._claim is not None
         if self._claim.is_there():
-            # Stopped twice, or never started: EINVAL.  It is torn down all the same.
+            # EINVAL: it was stopped before, or never started.  Tear it down all the same.
             with suppress(LttdError):
                 self._ioctl(STOP, "BLKTRACESTOP")
             self._ioctl(TEARDOWN, "BLKTRACETEARDOWN")
             self.notes.append(
-                f"{self._device}: a killed lttd had left its trace set up: torn down, with what"
-                " nobody had read of it"
+                f"{self._device}: a killed lttd had left its trace set up; it was torn down, and"
+                " its unread records are lost"
             )
         try:
             fcntl.ioctl(self._fd, SETUP, request)
@@ -163,19 +168,19 @@ class BlockTrace:
         return bytes(request[:32]).partition(b"\0")[0].decode()
 
     def start(self) -> None:
-        """Let the kernel produce."""
+        """Start tracing."""
         self._ioctl(START, "BLKTRACESTART")
 
     def stop(self) -> None:
-        """Let the kernel produce no more, and close the sub-buffers that it has begun."""
+        """Stop tracing; the kernel closes the sub-buffers that it has begun."""
         self._ioctl(STOP, "BLKTRACESTOP")
 
     def is_ours(self) -> bool:
-        """Tell whether it is still there: whoever may, can tear it down, and set up another."""
+        """Tell whether lttd's trace is still set up; another tool may have replaced it."""
         return self._claim is not None and self._claim.is_there()
 
     def close(self) -> None:
-        """Tear the trace down, and give the device back."""
+        """Tear the trace down, and close the device."""
         if self._fd < 0:
             return
         if self._is_set_up and (not self._is_marked or self.is_ours()):
@@ -225,11 +230,11 @@ class Claim:
     """The file that says which trace of a device is lttd's."""
 
     def __init__(self, device: str, number: int, debugfs: str) -> None:
-        """Lock it.
+        """Lock the file.
 
         Raises:
-            LockedError: a living lttd has it.
-            NothingToRecordError: the directory cannot be written.
+            LockedError: a running lttd holds it.
+            NothingToRecordError: the directory cannot be written to.
         """
         name = f"blktrace-{os.major(number)}:{os.minor(number)}"
         self._debugfs = debugfs
@@ -244,10 +249,10 @@ class Claim:
             raise LockedError(f"{device} is being traced by {holder}") from None
 
     def mark(self, name: str) -> None:
-        """Say that the trace called *name*, which is set up now, is ours.
+        """Note that the trace called *name*, which is set up now, is lttd's.
 
         Raises:
-            SourceError: the kernel has made no files for it, or this one cannot be written.
+            SourceError: the kernel made no files for it, or the note cannot be written.
         """
         try:
             value = {"name": name, "inode": self._inode(name), "boot_id": boot_id()}
@@ -260,7 +265,7 @@ class Claim:
             ) from None
 
     def is_there(self) -> bool:
-        """Tell whether the trace that was marked last is still set up."""
+        """Tell whether the trace that was noted last is still set up."""
         try:
             value = json.loads(os.pread(self._fd, 4096, 0))
             marked = value["inode"], value["boot_id"]
@@ -269,16 +274,16 @@ class Claim:
             return False
 
     def release(self, *, clear: bool) -> None:
-        """Give the lock back; *clear*: no trace is ours any more."""
+        """Release the lock; with *clear*, note that no trace is lttd's any more."""
         if clear:
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
     def _inode(self, name: str) -> int:
-        # Made anew by each SETUP; debugfs numbers its inodes on and on.
+        # Each SETUP makes the file anew, and debugfs never uses an inode number twice.
         return os.stat(f"{self._debugfs}/block/{name}/dropped").st_ino
 
 
 def missing_cpus(cpus: Sequence[int]) -> list[int]:
-    """Return the CPUs below the highest that have no file."""
+    """Return the CPUs below the highest one that have no file."""
     return sorted(set(range(max(cpus, default=-1) + 1)) - set(cpus))

@@ -1,7 +1,7 @@
-"""Blktrace records, as they come, -> rows: cut between records, timed by the records' own times.
+"""Make rows from blktrace records: cut between records, with the records' own times.
 
-Rule: what is no record becomes a gap, and the rest is kept.
-Invariant: bytes given = stored bytes of the rows + bytes of the gaps + those left for next time.
+Rule: bytes that are not a record become a gap; the records around them are kept.
+Invariant: input bytes = stored bytes of the rows + bytes of the gaps + bytes left for next time.
 """
 
 from collections import deque
@@ -26,19 +26,19 @@ NOTES_FILE: Final = "blktrace/notes"
 
 
 class Noted:
-    """The records that say who a process is, and what time it was."""
+    """The records that name a process or state the wall-clock time."""
 
     def __init__(self) -> None:
         self.records: deque[bytes] = deque()
 
     def add(self, batch: Batch) -> int:
-        """Keep those of a batch; return how many records it has."""
+        """Keep these records of a batch; return its number of records."""
         if not len(batch.rows):
             return 0
         begin, last = int(batch.rows["offset_bytes"][0]), batch.rows[-1]
         data = batch.buffer[begin : int(last["offset_bytes"]) + int(last["payload_bytes"])]
         layout = layout_of(data) or Layout(7, "<")
-        # Once, not row by row: damage may leave a row to each record.
+        # For the whole batch, not row by row: damage may leave one record in each row.
         walked = walk(data, 0, len(data), layout)
         for row in notes(data, walked, layout).tolist():
             at, length = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
@@ -46,22 +46,22 @@ class Noted:
         return len(walked.offset_bytes)
 
     def attachment(self) -> list[Attachment]:
-        """Return what was kept since the last call."""
+        """Return the records kept since the last call."""
         data = b"".join(self.records.popleft() for _ in range(len(self.records)))
         return [Attachment(NOTES_FILE, data, append=True)] if data else []
 
 
 class Taken(NamedTuple):
-    """What some bytes hold."""
+    """The rows and gaps of some bytes."""
 
     rows: Rows
     gaps: tuple[Gap, ...]
     whole_bytes: int
-    """What lies behind is the beginning of a record."""
+    """The bytes from here on are the beginning of a record."""
 
 
 class RecordBook:
-    """Makes the rows of one stream; keeps what its times and numbers go on from."""
+    """Makes the rows of one stream; remembers the last time and number."""
 
     def __init__(self) -> None:
         self.latest = 0
@@ -70,14 +70,14 @@ class RecordBook:
         self._sequence = 0
 
     def take(self, data: memoryview, *, final: bool) -> Taken:
-        """Find the records in *data*; *final*: nothing follows, so that what is cut is torn."""
+        """Find the records in *data*; *final*: nothing follows, so a record cut short is torn."""
         self.layout = self.layout or layout_of(data)
         layout = self.layout or Layout(7, "<")
         walked = walk(data, 0, len(data), layout)
         whole = len(data)
         damage = list(walked.damage)
         if damage and damage[-1].offset_bytes + damage[-1].size_bytes == len(data) and not final:
-            # The last may only lack its end.
+            # The last record may only lack its end.
             last = damage[-1]
             if last.size_bytes < MOST_RECORD_BYTES and _begins(data, last.offset_bytes, layout):
                 whole = last.offset_bytes
@@ -107,7 +107,7 @@ class RecordBook:
 
 
 def _begins(data: memoryview, at: int, layout: Layout) -> bool:
-    """Tell whether a record may begin at *at*, as far as it is there."""
+    """Tell whether the bytes from *at* on may begin a record."""
     magic = layout.magic
     there = bytes(data[at : at + len(magic)])
     return magic.startswith(there)

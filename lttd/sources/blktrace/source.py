@@ -1,6 +1,6 @@
-"""The block layer's trace of one device: set up by ioctl, read from relay files in debugfs.
+"""Source ``blktrace``: the block layer's trace of one device, from relay files in debugfs.
 
-Rule: what was set up is torn down, whatever goes wrong; a trace that is somebody else's is left.
+Rule: lttd tears down the trace that it set up, whatever goes wrong, and leaves others alone.
 """
 
 import os
@@ -29,9 +29,9 @@ def open_blktrace(settings: BlktraceSettings, pool: BufferPool) -> "BlktraceSour
     """Set up the trace of a device.
 
     Raises:
-        UsageError: no block device, or settings that cannot be.
-        NothingToRecordError: this machine does not have it, or bars it.
-        LockedError: somebody else traces the device.
+        UsageError: it is not a block device, or the settings are impossible.
+        NothingToRecordError: this machine does not have it, or this process may not trace it.
+        LockedError: another process traces the device.
     """
     trace = BlockTrace(settings)
     try:
@@ -48,10 +48,10 @@ class BlktraceSource:
     grows: Final = True
     """A CPU that comes online for the first time gets a file."""
     open_ended: Final = False
-    """When all files have ended, somebody has torn the trace down."""
+    """When all files have ended, another process has torn the trace down."""
 
     def __init__(self, settings: BlktraceSettings, trace: BlockTrace, pool: BufferPool) -> None:
-        """Open what *trace*, which is set up, has by now; close() closes it."""
+        """Open the files of *trace*, which is set up; close() also closes the trace."""
         self._trace = trace
         self._ring_bytes = settings.subbuffers * settings.subbuffer_bytes
         self._noted = Noted()
@@ -72,7 +72,7 @@ class BlktraceSource:
         self.info = SourceInfo("blktrace", _spec(settings), "mono", _told(settings, trace.name))
 
     def discover(self) -> Sequence[BlktraceStream | AbsentStream]:
-        """Open the files of CPUs that have come."""
+        """Open the files of CPUs that came online for the first time."""
         before = len(self.streams)
         found = {int(match[1]): name for name in _names(self._trace.directory)
                  if (match := _TRACE_FILE.fullmatch(name))}  # fmt: skip
@@ -84,7 +84,7 @@ class BlktraceSource:
         return self.streams[before:]
 
     def _open(self, cpu: int, path: str) -> None:
-        tells = not self._opened  # the lowest one
+        tells = not self._opened  # the lowest CPU
         file = RelayFile(path, more=lambda begun: more_of(self._framing, begun))
         stream = StreamId(self._trace.name, cpu)
         dropped = self._dropped if tells else None
@@ -93,14 +93,14 @@ class BlktraceSource:
         self.streams.append(opened)
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Do nothing: what lttd writes to this device is the device's business, too."""
+        """Do nothing: lttd's own writes to this device are part of its load."""
 
     def start(self) -> None:
-        """Let the kernel produce."""
+        """Start tracing."""
         self._trace.start()
 
     def stop(self) -> None:
-        """Let the kernel produce no more; what was begun is closed, and can be read."""
+        """Stop tracing; the kernel closes the sub-buffers that it has begun."""
         if self._shared.stopped:
             return
         try:
@@ -115,19 +115,19 @@ class BlktraceSource:
         return self._shared.now()
 
     def attachments(self, when: When) -> Iterable[Attachment]:
-        """Return the notes of processes and of the time that were met since the last call."""
+        """Return the records on processes and the time that came since the last call."""
         return self._noted.attachment()
 
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
 
     def notes(self) -> Sequence[str]:
-        """Return what was found and undone, each line once."""
+        """Return lines on traces that were torn down, each once."""
         if not (self._closed or self._gone_told or self._trace.is_ours()):
             self._gone_told = True
             self._trace.notes.append(
-                f"{self._trace.directory}: somebody else has torn this trace down: recording ends"
-                " there, and what had not been read of it is lost"
+                f"{self._trace.directory}: another process has torn this trace down: recording"
+                " ends, and its unread records are lost"
             )
         told, self._notes_told = self._notes_told, len(self._trace.notes)
         return self._trace.notes[told:]
@@ -150,7 +150,7 @@ def _names(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
     except OSError:
-        return []  # torn down by somebody else
+        return []  # another process tore it down
 
 
 def _spec(settings: BlktraceSettings) -> str:

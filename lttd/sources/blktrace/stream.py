@@ -1,8 +1,9 @@
-"""One CPU of a block trace, and the one number that the kernel has for what all CPUs lost.
+"""One CPU of a block trace, and the kernel's one counter for the losses of all CPUs.
 
-Rule: ``dropped`` is of all CPUs, and a dropped record leaves no mark: neither a gap in the CPU's
-sequence numbers nor padding.  So it is told in the stream of the lowest CPU, whichever CPU lost,
-between two looks at the number: bounds in time that are true, in a place that is an agreement.
+Rule: ``dropped`` counts for all CPUs together, and a dropped record leaves no mark: no hole in the
+CPU's sequence numbers and no padding.  So lttd stores the loss in the stream of the lowest CPU,
+whichever CPU lost, between two readings of the counter.  Its bounds in time are true; its CPU is a
+convention.
 """
 
 import os
@@ -25,10 +26,10 @@ _NO_ROWS: Final = np.zeros(0, ROW_DTYPE)
 
 
 class Dropped:
-    """``dropped``: how many records the kernel could not store, and when that grew."""
+    """The file ``dropped``: the records that the kernel could not store, and when these grew."""
 
     def __init__(self, path: str) -> None:
-        """Open it.
+        """Open the file.
 
         Raises:
             SourceError: it cannot be opened.
@@ -44,23 +45,23 @@ class Dropped:
             raise SourceError(f"{path}: {error.strerror}") from None
 
     def look(self) -> None:
-        """Read the number; what it grew by was lost since the last look."""
+        """Read the counter, and note its growth since the last call as a loss."""
         if self._fd < 0:
             return
         before, now = self._looked_ns, kernel_monotonic_ns()
         try:
             total = int(os.pread(self._fd, 32, 0) or b"0")
         except (OSError, ValueError):
-            return  # torn down by somebody else: what it said last is what is known
+            return  # another process tore the trace down: the last value stays
         if total > self.total:
             self._untold.append((before, now, total - self.total))
             self.total = total
         self._looked_ns = now
 
     def place(self, rows: Rows, *, all_of_it: bool) -> list[Gap]:
-        """Return, as gaps, what was lost before rows that begin after it was seen.
+        """Return gaps for losses before rows that begin after the loss was noticed.
 
-        *all_of_it*: and, behind all rows, what is left.
+        With *all_of_it*, also return the remaining losses, after all rows.
         """
         gaps = []
         while self._untold:
@@ -92,7 +93,7 @@ class BlktraceStream(RelayStream):
         dropped: Dropped | None,
         ring_bytes: int,
     ) -> None:
-        """*dropped*: only of the stream that tells it."""
+        """*dropped* is given to the one stream that stores its losses."""
         super().__init__(stream, file, shared, Book(), shared.now())
         self.records = 0
         self._ring_bytes = ring_bytes
@@ -115,7 +116,7 @@ class BlktraceStream(RelayStream):
         return not self.over and 2 * self.file.promised_bytes() > self._ring_bytes
 
     def losses(self) -> Batch | None:
-        """Return what was dropped and no batch told; at the end, also what nobody took."""
+        """Return drops that no batch contains yet; at the end, also bytes that stay unread."""
         gaps = self.abandoned()
         if self._dropped is not None:
             self._dropped.look()
@@ -134,13 +135,13 @@ class BlktraceStream(RelayStream):
         batch.gaps = tuple(sorted((*batch.gaps, *gaps), key=lambda gap: gap.row))
 
     def counters(self) -> Mapping[str, int]:
-        """Return what was read, and what the kernel says was dropped on all CPUs."""
+        """Return the bytes read, and the kernel's number of records dropped on all CPUs."""
         counted = {**super().counters(), "records": self.records}
         return counted | ({"dropped": self._dropped.total} if self._dropped else {})
 
 
 class AbsentStream:
-    """A CPU without a file, so that the files of those above it are found by blkparse."""
+    """A CPU without a file; blkparse needs an empty file for it to find those of higher CPUs."""
 
     def __init__(self, stream: StreamId) -> None:
         self.info = StreamInfo(stream, "blktrace", subbuffer_bytes=0, header_bytes=0)
@@ -150,7 +151,7 @@ class AbsentStream:
         return -1
 
     def take(self, flush: bool) -> Nothing:
-        """Return that nothing will come: should the CPU do so, it gets a stream of its own."""
+        """Return that the stream has ended; if the CPU comes online, it gets another stream."""
         return Nothing.EVER
 
     def urgent(self) -> bool:

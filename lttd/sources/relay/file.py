@@ -1,11 +1,11 @@
-"""One per-CPU file of a relay channel: what may be read of it, and what it never gave.
+"""One per-CPU file of a relay channel: reads closed sub-buffers, counts bytes never delivered.
 
-Rule: never read beyond ``st_size`` less what was read before.  The kernel raises ``st_size`` by a
-sub-buffer's content when it closes it; what lies beyond is being written, and a record that was
-reserved but not filled in yet looks like any other (kernel/relay.c: relay_switch_subbuf()).
-Rule: ``poll`` says IN exactly while a closed sub-buffer is not consumed (relay_buf_empty()).  What
-``st_size`` promised before poll said otherwise will never be delivered: it is lost, and counted.
-Invariant: growth of st_size = bytes_read - unpromised_bytes + lost_bytes + what may still be read.
+Rule: lttd reads at most the bytes by which ``st_size`` has grown.  The kernel adds the content of a
+sub-buffer to ``st_size`` when it closes it.  The bytes after that are still being written: a record
+that is reserved and not filled in yet looks like any other (kernel/relay.c: relay_switch_subbuf()).
+Rule: ``poll`` reports IN exactly while a closed sub-buffer is not consumed (relay_buf_empty()).
+Bytes that ``st_size`` promised before poll stopped reporting IN never come: they count as lost.
+Invariant: growth of st_size = bytes_read - unpromised_bytes + lost_bytes + promised_bytes.
 """
 
 import ctypes
@@ -22,43 +22,42 @@ from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceErro
 from lttd.locks import lock_holder
 from lttd.sources.refused import remedy
 
-# Empty sub-buffers (flushed while they held nothing) fill the ring like others, and two in front of
-# a full one make the kernel deliver that one twice: relay_file_read_start_pos() steps over the
-# second, which relay_file_read_consume() then takes for the one that was read.  So they are passed
-# one by one before each read: as many as there can be if nobody flushes more than once a ms.
+# Empty sub-buffers (flushed while they held nothing) fill the ring like others.  Two before a full
+# one make the kernel deliver the full one twice: relay_file_read_start_pos() steps over the second,
+# and relay_file_read_consume() then takes it for the one that was read.  So lttd consumes them one
+# by one before each read: at most as many as come if somebody flushes once a ms.
 MOST_EMPTY: Final = 4096
-# So many between two records that are read one by one.
+# At most this many empty sub-buffers between two records that are read one by one.
 _BETWEEN_RECORDS: Final = 4
 _ATTEMPTS: Final = 64
-# How long a promise may lag behind poll, even where the CPU that makes it is taken away meanwhile.
+# The longest time from IN to the growth of st_size, even if the writer is descheduled meanwhile.
 PATIENCE_NS: Final = 50_000_000
-# So many records are read one by one at most before others get their turn.
+# At most this many records are read one by one before other streams get their turn.
 _RECORDS: Final = 4096
 
 _REMEDIES: Final = {
     errno.ENODEV: "its channel is being removed",
 }
-# The file is no longer the channel's: debugfs_remove() while we have it open (full proxy), or the
-# module behind it is gone.
-# Only poll tells that apart from a read that failed once.
+# The file does not belong to the channel any more: debugfs_remove() while it was open (full proxy),
+# or the module is gone.  Only poll tells that apart from a read that failed once.
 _GONE: Final = frozenset({errno.EIO, errno.ENODEV, errno.ENXIO})
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Ready(enum.Enum):
-    """What poll says."""
+    """The answers of poll."""
 
     NO = enum.auto()
     """No closed sub-buffer is left unread."""
     YES = enum.auto()
     CLOSED = enum.auto()
-    """The channel was closed; what it holds can still be read."""
+    """The channel was closed; its content can still be read."""
     GONE = enum.auto()
-    """The file was removed, and what it held with it."""
+    """The file was removed with its content."""
 
 
 class Descriptor(Protocol):
-    """The system calls on an open relay file, so that a model of the kernel can stand for them."""
+    """The system calls on an open relay file; tests put a model of the kernel in their place."""
 
     def fileno(self) -> int:
         """Return the descriptor."""
@@ -73,7 +72,7 @@ class Descriptor(Protocol):
         ...
 
     def read(self, buffer: memoryview) -> int:
-        """Consume up to so many bytes.
+        """Consume up to ``len(buffer)`` bytes; return the number of bytes read.
 
         Raises:
             OSError: EIO, once the file was removed.
@@ -81,7 +80,7 @@ class Descriptor(Protocol):
         ...
 
     def pass_empty(self, most: int) -> None:
-        """Consume empty sub-buffers, as long as the next one is, and nothing else."""
+        """Consume at most *most* empty sub-buffers; stop before the first that holds bytes."""
         ...
 
     def close(self) -> None:
@@ -93,7 +92,7 @@ class OpenFile:
     """See Descriptor."""
 
     def __init__(self, path: str) -> None:
-        """Open *path* and take the lock that makes it ours.
+        """Open *path* and lock it against other recorders.
 
         Raises:
             LockedError: another recorder reads it.
@@ -131,14 +130,14 @@ class OpenFile:
         return Ready.NO
 
     def read(self, buffer: memoryview) -> int:
-        """Consume up to so many bytes."""
+        """Consume up to ``len(buffer)`` bytes; return the number of bytes read."""
         return os.readv(self._fd, [buffer])
 
     def pass_empty(self, most: int) -> None:
-        """Read to where nothing can be written.
+        """Read to an address that cannot be written to.
 
-        relay_file_read() first steps over a sub-buffer that is consumed to its end, as an empty one
-        is from the start; then copying fails, so that nothing is consumed, and it returns 0.
+        relay_file_read() first steps over a sub-buffer that is consumed to its end; an empty one is
+        so from the start.  Then copying fails, so it consumes nothing and returns 0.
         """
         for _ in range(most):
             _libc.read(self._fd, None, 1)
@@ -151,7 +150,7 @@ class OpenFile:
 
 
 def explained(path: str, error: OSError) -> LttdError:
-    """Return what to raise for *error* at *path*: one line with the remedy."""
+    """Return the exception to raise for *error* at *path*: one line with the remedy."""
     what = f"{path}: {os.strerror(error.errno or 0)}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return NothingToRecordError(what, remedy(error.errno))
@@ -160,14 +159,14 @@ def explained(path: str, error: OSError) -> LttdError:
 
 
 def _some_more(begun: memoryview) -> int:
-    """Stand for records that nothing is known of: multiples of 8 bytes, as is usual."""
+    """Treat unknown records as multiples of 8 bytes, which they usually are."""
     return 0 if len(begun) else 8
 
 
 class RelayFile:
-    """What was read of a relay file, what was lost of it, and how much of it may be read now.
+    """A relay file with its books: bytes read, bytes lost, bytes that may be read now.
 
-    Nobody else may read it: readers share one cursor, and each would get a part.
+    Nobody else may read the file: all readers share one cursor, and each would get a part.
     """
 
     def __init__(
@@ -178,8 +177,8 @@ class RelayFile:
     ) -> None:
         """Open *path*, or take *descriptor* over.
 
-        *more* returns how many bytes follow, at least, in the record that the given bytes begin; 0
-        when it is whole.
+        *more* gets the first bytes of a record, and returns how many bytes of it are missing at
+        least; 0 when it is whole.
 
         Raises:
             LockedError: another recorder reads it.
@@ -188,18 +187,18 @@ class RelayFile:
         self.path = path
         self.bytes_read = 0
         self.lost_bytes = 0
-        """Of closed sub-buffers, promised by ``st_size`` and never delivered."""
+        """Bytes of closed sub-buffers that ``st_size`` promised and the kernel never delivered."""
         self.unpromised_bytes = 0
-        """Read although nothing was promised: left by others before us, or given twice."""
+        """Bytes read beyond the promise: left by an earlier reader, or delivered twice."""
         self.ended = False
-        """The channel is closed or the file removed, and nothing is left to read."""
+        """Whether the channel is closed or the file removed, and nothing is left to read."""
         self.settled = False
-        """All closed sub-buffers were read to their end, so that a record ended there, too."""
+        """Whether all closed sub-buffers were read to their end, which is the end of a record."""
         self._told_bytes = 0
         self._dry = False
         self._descriptor: Final = descriptor or OpenFile(path)
         self._more: Final = more or _some_more
-        # What is promised counts from here on: who read what before, nobody can tell.
+        # The promise counts from here on: how much was read before is unknown.
         self._base_bytes = self._descriptor.size_bytes()
         self._passed_ns = 0
         self._surplus_bytes = self._surplus_ns = 0
@@ -209,7 +208,7 @@ class RelayFile:
         return self._descriptor.fileno()
 
     def promised_bytes(self) -> int:
-        """Return how much of closed sub-buffers was neither read nor counted as lost."""
+        """Return the bytes of closed sub-buffers that were neither read nor counted as lost."""
         return max(-self._balance_bytes(), 0)
 
     def _balance_bytes(self) -> int:
@@ -217,11 +216,11 @@ class RelayFile:
         return accounted - self._descriptor.size_bytes()
 
     def read(self, buffer: memoryview, begun: int = 0, *, everything: bool = False) -> int:
-        """Read what closed sub-buffers hold behind the first *begun* bytes of *buffer*.
+        """Read the content of closed sub-buffers into *buffer*, after its first *begun* bytes.
 
-        These are of a record that is not whole yet.  Returns the number of bytes read; 0: nothing
-        now, or (``ended``) never again.  With *everything*, the sub-buffer that is being written,
-        too: only when nobody writes (the producer was stopped, the CPU is offline).
+        Those hold a record that is not whole yet.  Return the number of bytes read; 0: nothing now,
+        or (``ended``) never again.  With *everything*, also read the open sub-buffer; only correct
+        when nobody writes (the producer was stopped, the CPU is offline).
         """
         used = begun
         for _ in range(_ATTEMPTS):
@@ -241,7 +240,8 @@ class RelayFile:
             used += got
             self._dry = not got
             if ready is Ready.YES and got == promised:
-                # What has closed only just now is left for the next time: not to run after it.
+                # A sub-buffer that closed just now waits for the next read: the reader must not
+                # run after the writer.
                 self._look()
                 break
             if ready is Ready.CLOSED and not got and not promised:
@@ -251,8 +251,8 @@ class RelayFile:
         return used - begun
 
     def _look(self) -> tuple[Ready, int]:
-        """Return what poll says and what is promised; what will not come any more is lost."""
-        # In this order: what the size promises was closed before poll is asked.
+        """Return poll's answer and the promised bytes; count bytes that will never come as lost."""
+        # In this order, so that the bytes in the size were closed before poll is asked.
         promised = self.promised_bytes()
         ready = self._descriptor.ready()
         closed_and_dry = ready is Ready.CLOSED and self._dry
@@ -267,9 +267,9 @@ class RelayFile:
         return ready, promised
 
     def _accept_surplus(self) -> None:
-        """Take what was read beyond the promise for unpromised, once it has stayed so.
+        """Count bytes read beyond the promise as unpromised, once the promise stays behind.
 
-        The kernel raises ``st_size`` a moment after it has let poll say that a sub-buffer closed.
+        The kernel lets poll report a closed sub-buffer a moment before it raises ``st_size``.
         """
         surplus, now = max(self._balance_bytes(), 0), time.monotonic_ns()
         if surplus != self._surplus_bytes:
@@ -287,10 +287,10 @@ class RelayFile:
         self._passed_ns = now
 
     def _read_records(self, buffer: memoryview, used: int) -> int:
-        """Read record by record while poll says that a closed sub-buffer is unread.
+        """Read record by record while poll reports an unread closed sub-buffer.
 
-        That it is although nothing is promised: what somebody left unread before us, or what the
-        kernel gives twice.  No record lies in two sub-buffers, so none read is of the open one.
+        For bytes without a promise: an earlier reader left them, or the kernel delivers them twice.
+        No record lies in two sub-buffers, so this reads nothing of the open one.
         """
         start, first, more = 0, used, self._more
         for _ in range(_RECORDS):
@@ -321,7 +321,7 @@ class RelayFile:
         return got
 
     def take_lost_bytes(self) -> int:
-        """Return the bytes lost since this was last asked."""
+        """Return the bytes that were lost since the last call."""
         told, self._told_bytes = self._told_bytes, self.lost_bytes
         return self.lost_bytes - told
 

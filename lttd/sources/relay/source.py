@@ -1,7 +1,7 @@
-"""Every relay channel below a directory, whichever kernel module it is of.
+"""Source ``relay``: every relay channel below a directory, of any kernel module.
 
-Rule: the producer is not ours: nothing is started, stopped or flushed.
-Rule: channels come and go; one that comes again under the same name continues its stream.
+Rule: lttd does not control the producer: it starts, stops and flushes nothing.
+Rule: channels come and go; one that returns under the same name continues its stream.
 """
 
 import errno
@@ -27,20 +27,20 @@ _ORDER: Final = "<" if sys.byteorder == "little" else ">"
 
 @dataclass(frozen=True, slots=True)
 class RelaySettings:
-    """What a SPEC says of ``relay``."""
+    """The settings of a ``relay`` SPEC."""
 
     directory: str
     framing: str | None = None
     pattern: str = "*"
     time: int | None = None
-    """Where a record has its time: u64, CLOCK_MONOTONIC in ns."""
+    """Offset of a record's time: u64, CLOCK_MONOTONIC in ns."""
     sequence: int | None = None
-    """Where a record has its number: u32, counted on per CPU."""
+    """Offset of a record's number: u32, counted per CPU."""
     overwrite: bool = False
     unfinished: bool = False
 
     def written(self) -> Mapping[str, object]:
-        """Return what differs from the defaults, by the SPEC's keys."""
+        """Return the settings that differ from the defaults, by the SPEC's keys."""
         keys = ("framing", "pattern", "time", "sequence", "overwrite", "unfinished")
         values = {key: getattr(self, key) for key in keys}
         return {
@@ -49,11 +49,11 @@ class RelaySettings:
 
 
 def open_relay(settings: RelaySettings, pool: BufferPool) -> "RelaySource":
-    """Open the channels that are there.
+    """Open the channels that exist now.
 
     Raises:
-        UsageError: a framing that cannot be, or overwriting that could not be told.
-        NothingToRecordError: no channel, or no right to it.
+        UsageError: an invalid framing, or an overwriting ring whose losses would not show.
+        NothingToRecordError: there is no channel, or this process may not read it.
         LockedError: another recorder reads one.
     """
     shared = _shared(settings, pool)
@@ -88,7 +88,7 @@ def _shared(settings: RelaySettings, pool: BufferPool) -> Shared:
         framing,
         abi="blktrace" if is_blktrace else "relay",
         overwrite=settings.overwrite,
-        # blktrace numbers only what it stored, so that what is missing was lost with its bytes.
+        # blktrace numbers only stored records, so missing numbers were lost with their bytes.
         count_missing=not is_blktrace,
         unfinished=settings.unfinished,
         is_offline=relay_find.is_offline,
@@ -100,9 +100,9 @@ class RelaySource:
 
     watch: Final = None
     grows: Final = True
-    """Channels may appear while it is read."""
+    """Channels may appear while the source is read."""
     open_ended: Final = True
-    """Even when all that there were have ended."""
+    """Channels may appear even after all others have ended."""
 
     def __init__(self, settings: RelaySettings, shared: Shared) -> None:
         self.streams: list[RelayStream] = []
@@ -121,11 +121,11 @@ class RelaySource:
         )
 
     def open_all(self) -> None:
-        """Open what is there.
+        """Open the relay files that exist now.
 
         Raises:
             NothingToRecordError: there is no relay file.
-            LttdError: one cannot be opened.
+            LttdError: a relay file cannot be opened.
         """
         reasons: list[str] = []
         errors: list[LttdError] = []
@@ -165,20 +165,20 @@ class RelaySource:
                 found += [opened] if isinstance(opened, RelayStream) else []
         if found:
             self._tell_ended()
-            # Replaced as a whole: other threads go through it.
+            # Replaced as a whole, because other threads iterate over it.
             ids = {stream.info.id for stream in found}
             kept = [one for one in self.streams if not (one.over and one.info.id in ids)]
             self.streams = kept + found
         return found
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Do nothing: what the module records is its own affair."""
+        """Do nothing: lttd cannot tell the module what to leave out."""
 
     def start(self) -> None:
-        """Do nothing: the producer is not ours."""
+        """Do nothing: lttd does not control the producer."""
 
     def stop(self) -> None:
-        """Have the last drain end, although the producer may go on."""
+        """Bound the last drain, although the producer may go on."""
         self._shared.stopped = True
 
     def now(self) -> int:
@@ -193,7 +193,7 @@ class RelaySource:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
 
     def notes(self) -> Sequence[str]:
-        """Return which channels went away and what could not be opened, each line once."""
+        """Return lines on channels that went away or could not be opened, each once."""
         self._tell_ended()
         notes, self._notes = self._notes, []
         return notes
@@ -204,7 +204,7 @@ class RelaySource:
             stream.close()
 
     def _new(self) -> list[Candidate]:
-        """Return what was not there, or was another file, when this was asked before."""
+        """Return the files that are new, or replaced, since the last call."""
         settings = self._settings
         found = list(
             relay_find.candidates(
@@ -216,7 +216,7 @@ class RelaySource:
         return new
 
     def _open(self, candidate: Candidate) -> RelayStream | str:
-        """Open a relay file as a stream; return what it is if it is none."""
+        """Open a relay file as a stream; return why not if it is not a relay file."""
         file_system = relay_find.file_system_of(candidate.device)
         if file_system not in relay_find.FILE_SYSTEMS:
             return f"a regular file on {file_system}"
@@ -239,7 +239,7 @@ class RelaySource:
                 lost = stream.file.lost_bytes
                 self._notes.append(
                     f"{stream.file.path}: went away; {lost} bytes of closed sub-buffers were lost"
-                    " with it, and what the open one held nobody can tell"
+                    " with it; the content of the open one is unknown"
                 )
         self._ended = ended
 
