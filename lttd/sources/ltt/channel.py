@@ -1,11 +1,12 @@
-"""One channel file of LTTng 0.x: what its ioctls, splice and poll say, and what that means.
+"""One channel file of LTTng 0.x: its ioctls, splice and poll.
 
 A reader reserves the oldest closed sub-buffer (GET), splices it from offset 0 and releases it
-(PUT); number 3 is the fixed size up to format 2.4, and from 2.5 on, where number 4 says how large
-sub-buffers can be, the bytes to read of the one that is held.  All arguments are u32.
+(PUT).  Up to format 2.4, ioctl number 3 returns the fixed size of a sub-buffer.  From 2.5 on it
+returns the bytes to read of the reserved one, and number 4 the largest size.  All arguments are
+u32.
 
-Rule: what is held is put back, whatever goes wrong meanwhile.
-Invariant: no byte of a sub-buffer leaves this file before the kernel has said that it was whole.
+Rule: a reserved sub-buffer is released, whatever goes wrong meanwhile.
+Invariant: no byte of a sub-buffer leaves this module before the kernel has said that it was whole.
 
 Source: LTTng 0.x ltt/ltt-relay-vfs.c (ltt_ioctl, ltt_poll), ltt/ltt-relay-splice.c,
 include/linux/ltt-relay.h; ltt-control liblttd/liblttd.c for the reader's side.
@@ -27,7 +28,7 @@ from lttd.sources.tracefs import explained
 
 READABLE: Final = select.POLLIN
 URGENT: Final = select.POLLPRI
-"""Every sub-buffer is full: the kernel says it *instead of* READABLE."""
+"""Every sub-buffer is full; the kernel reports this *instead of* READABLE."""
 OVER: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
 """The trace was destroyed and all of it read."""
 NAME_IT: Final = "name the directory of one trace: DEBUGFS/ltt/NAME"
@@ -36,7 +37,7 @@ COOKIES: Final = 1 << 32
 
 _U32: Final = struct.Struct("=I")
 _TYPE: Final = 0xF5
-# Where the direction stands in a request differs: Linux include/uapi/asm-generic/ioctl.h, and
+# The place of the direction in a request differs: Linux include/uapi/asm-generic/ioctl.h, and
 # arch/{alpha,mips,powerpc,sparc}/include/uapi/asm/ioctl.h, where READ and WRITE are 3 bits wide.
 _THREE_BITS: Final = platform.machine().startswith(("alpha", "mips", "ppc", "sparc"))
 _READ, _WRITE = (0x40000000, 0x80000000) if _THREE_BITS else (0x80000000, 0x40000000)
@@ -52,10 +53,10 @@ COUNT: Final = _request(_READ, 2)
 SIZE: Final = _request(_READ, 3)
 MAX_SIZE: Final = _request(_READ, 4)
 
-# After poll said that there is something: a writer has reserved space there and is not done.  It
-# is by the time that a few calls have taken, or something holds it up for long.
+# Attempts after poll reported a sub-buffer in which a writer is not done yet.  It is done after the
+# time of a few calls, or something delays it for long.
 LOOKS: Final = 16
-# A sub-buffer has to fit into memory; the tracer takes all of its buffers from the kernel's own.
+# A sub-buffer must fit into memory; the tracer takes all of its buffers from the kernel's memory.
 MOST_BYTES: Final = 1 << 30
 _NOT_NOW: Final = frozenset({errno.EAGAIN, errno.EINTR})
 _NO_CHANNEL: Final = frozenset({errno.ENOTTY, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -65,11 +66,11 @@ class Held(NamedTuple):
     """A sub-buffer that was read and released."""
 
     cookie: int
-    """Where it lay in what was ever written, in bytes modulo COOKIES."""
+    """Its position in all bytes that were ever written, modulo COOKIES."""
     used_bytes: int
-    """Its length; 0 where it was refused."""
+    """Its length; 0 if it was refused."""
     refusal: str = ""
-    """Why what was read of it is not to be kept; empty if it is."""
+    """Why its bytes must not be stored; empty if they are good."""
 
 
 class Channel:
@@ -79,9 +80,9 @@ class Channel:
         """Open a channel and ask for its sizes.
 
         Raises:
-            LockedError: somebody else reads it.
-            NothingToRecordError: it is no channel, or closed to us.
-            SourceError: it is gone, or says what cannot be.
+            LockedError: another process reads it.
+            NothingToRecordError: it is not a channel, or this process may not read it.
+            SourceError: it was removed, or reports impossible sizes.
         """
         self.path = path
         try:
@@ -94,7 +95,7 @@ class Channel:
             os.close(self.fd)
             raise
         self.holds = False
-        """A sub-buffer is reserved; after an error: and is not kept."""
+        """Whether a sub-buffer is reserved; after an error it is released and not stored."""
         self._poll = select.poll()
         self._poll.register(self.fd, READABLE | URGENT)
 
@@ -102,22 +103,23 @@ class Channel:
         self.subbuffer_count = self._size(COUNT)
         largest = self._ask(MAX_SIZE, _NO_CHANNEL)
         self.varying = largest is not None
-        """Whether a sub-buffer is delivered no longer than it is used (2.5 and later)."""
+        """Whether the kernel delivers the used part of a sub-buffer only (2.5 and later)."""
         self.subbuffer_bytes = self._size(SIZE) if largest is None else largest
         if not self.subbuffer_count or not 0 < self.subbuffer_bytes <= MOST_BYTES:
             sizes = f"{self.subbuffer_count} sub-buffers of {self.subbuffer_bytes} bytes"
             raise SourceError(f"{self.path}: reports impossible sizes: {sizes}")
 
     def poll(self) -> int:
-        """Return what the kernel says of it now: READABLE or URGENT, OVER, or 0."""
+        """Return the kernel's state of the channel: READABLE or URGENT, OVER, or 0."""
         return next((found for _, found in self._poll.poll(0)), 0)
 
     def take(self, pipe: Pipe, buffer: memoryview) -> Held | Nothing:
-        """Read the oldest sub-buffer into *buffer*, which any fits, and release it.
+        """Read the oldest sub-buffer into *buffer*, which has room for any, and release it.
 
         Raises:
-            SourceError: the channel cannot be read now; nothing is held.
-            StreamLostError: what is held cannot be released: it can never be read again.
+            SourceError: the channel cannot be read now; no sub-buffer is reserved.
+            StreamLostError: the reserved sub-buffer cannot be released, so the channel can never be
+                read again.
         """
         cookie = self._get()
         if isinstance(cookie, Nothing):
@@ -142,10 +144,10 @@ class Channel:
         return Held(cookie, 0 if refusal else used, refusal)
 
     def close(self) -> None:
-        """Give the descriptor back: a kernel that destroys the trace waits for that."""
+        """Close the descriptor: the kernel waits for that before it destroys the trace."""
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
-            with suppress(OSError):  # it is closed even so
+            with suppress(OSError):  # it is closed even after an error
                 os.close(fd)
 
     def _get(self) -> int | Nothing:
@@ -158,12 +160,12 @@ class Channel:
                 return Nothing.EVER
             if not said:
                 break
-            # poll() asks whether the writer is elsewhere, not whether all was committed.
+            # poll() tells that the writer is elsewhere, not that all events are committed.
             cookie = self._ask(GET, _NOT_NOW)
         return Nothing.YET if cookie is None else cookie
 
     def _read(self, pipe: Pipe, buffer: memoryview, used_bytes: int) -> None:
-        """Read the sub-buffer that is held; a splice gives 16 pages at most."""
+        """Read the reserved sub-buffer; one splice returns at most 16 pages."""
         done = 0
         while done < used_bytes:
             moved = pipe.move(self.fd, used_bytes - done, buffer[done:used_bytes], done)
@@ -172,11 +174,11 @@ class Channel:
             done += moved
 
     def _put(self, cookie: int) -> bool:
-        """Release what is held; False: the writer had taken it back meanwhile."""
+        """Release the reserved sub-buffer; return False if the writer took it back meanwhile."""
         try:
             fcntl.ioctl(self.fd, PUT, _U32.pack(cookie))
         except OSError as error:
-            # Kernels with a sub-buffer of the reader's own (LTTng 0.147 and later) never say so.
+            # Kernels that give the reader a sub-buffer of its own (LTTng 0.147) never report this.
             if error.errno == errno.EIO:
                 return False
             raise StreamLostError(str(_unreadable(self.path, error, "PUT"))) from error
@@ -188,7 +190,7 @@ class Channel:
         return found
 
     def _ask(self, request: int, expected: frozenset[int]) -> int | None:
-        """Return what an ioctl answers, None if with one of the *expected* errors."""
+        """Return the answer of an ioctl; None if it fails with one of the *expected* errors."""
         argument = bytearray(_U32.size)
         try:
             fcntl.ioctl(self.fd, request, argument)
@@ -203,7 +205,7 @@ class Channel:
 
 
 def _no_channel(path: str) -> NothingToRecordError:
-    """Return what to raise for a file that is no channel of LTTng 0.x."""
+    """Return the exception to raise for a file that is not a channel of LTTng 0.x."""
     what = f"{path}: no LTTng 0.x channel (it knows none of the ioctls)"
     return NothingToRecordError(what, NAME_IT)
 

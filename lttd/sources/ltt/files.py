@@ -1,8 +1,9 @@
-"""The channel files of an LTTng 0.x trace: which there are below a directory, and which are new.
+"""Find the channel files of an LTTng 0.x trace below a directory, and notice new ones.
 
-``[flight-]CHANNEL_CPU``, in the directory of the trace or, up to format 2.2, its ``control``.
+They are called ``[flight-]CHANNEL_CPU`` and are in the directory of the trace or, up to format 2.2,
+in its ``control``.
 
-Rule: what inotify tells only says when to look; a look once a second finds what it cannot tell.
+Rule: inotify only says when to search; a search once a second finds the files that it misses.
 """
 
 import os
@@ -21,13 +22,13 @@ RESCAN_S: Final = 1.0
 
 
 class ChannelFile(NamedTuple):
-    """A file that is a channel by its name."""
+    """A file with the name of a channel."""
 
     path: str
     stream: StreamId
-    """The channel is its path below the directory, without ``_CPU``: two never share one."""
+    """The channel is the path below the directory, without ``_CPU``; it is unique."""
     identity: tuple[int, int]
-    """Device and inode: another one under the same name is another channel."""
+    """Device and inode: another file under the same name is another channel."""
 
 
 class ChannelTree:
@@ -41,13 +42,13 @@ class ChannelTree:
         self._rescan_s = rescan_s
         self._next_look_s = 0.0
         self.odd: list[str] = []
-        """Lines on what was passed over, each once."""
+        """Lines on files that were skipped, each once."""
         self._told: set[str] = set()
         self.passed_over = 0
-        """Channel files of the kind that was not asked for, in the last look."""
+        """The number of channel files of the other kind in the last search."""
 
     def look(self) -> list[ChannelFile]:
-        """Return all channel files that there are."""
+        """Search for channel files; return all."""
         self._next_look_s = time.monotonic() + self._rescan_s
         self._inotify.heard()
         self.passed_over = 0
@@ -55,7 +56,7 @@ class ChannelTree:
         return sorted(self._in(self._root, "", seen), key=lambda file: file.stream)
 
     def look_if_due(self) -> list[ChannelFile]:
-        """Return them only if something was created, or the last look is long ago."""
+        """Search only if a file was created, or the last search was long ago; else return none."""
         due = time.monotonic() >= self._next_look_s
         return self.look() if self._inotify.heard() or due else []
 
@@ -64,7 +65,7 @@ class ChannelTree:
         self._inotify.close()
 
     def _in(self, directory: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[ChannelFile]:
-        # Before it is read: what is created meanwhile is heard of.
+        # Before the directory is read, so that files that appear meanwhile are reported.
         self._inotify.watch(directory)
         try:
             seen.add(_identity(os.stat(directory)))
@@ -83,7 +84,7 @@ class ChannelTree:
         try:
             status = os.stat(path)
         except OSError:
-            return  # it has vanished
+            return  # it was removed
         if stat.S_ISDIR(status.st_mode) and not is_name(prefix + name):
             self._tell(f"{path}: passed over: its name is not UTF-8, or too long")
         elif stat.S_ISDIR(status.st_mode) and _identity(status) not in seen:

@@ -1,9 +1,9 @@
-"""What one LTTng 0.x ring lost that no header tells: overwritten, refused, damaged sub-buffers.
+"""Count the losses of an LTTng 0.x ring that no header states: overwritten, refused, damaged.
 
-A cookie is a position in all that was ever written: one ahead of where the last sub-buffer ended
-means that the writer has overwritten what lay between (flight-recorder channels).
+A cookie is a position in all bytes that were ever written.  If it is beyond the end of the last
+sub-buffer, the writer has overwritten the bytes between (flight-recorder channels).
 
-Rule: a loss between sub-buffers is told with the one that follows, since only that bounds it.
+Rule: a loss between two sub-buffers is stored with the second one, which bounds it in time.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ class _Loss(NamedTuple):
 
 
 class LttLedger:
-    """Follows the sub-buffers of one channel, and completes their rows by way of its book."""
+    """Follows the sub-buffers of one channel, and completes their rows through its book."""
 
     def __init__(self, book: LttBook, subbuffer_bytes: int, *, fresh: bool) -> None:
-        """*book*: of the stream, which may have had other channels of this name before.
+        """*book* is that of the stream, which may have had other channels of this name before.
 
-        *fresh*: the channel is younger than this run, so that all of its losses are ours to tell.
+        *fresh*: the channel is younger than this run, so all of its losses belong to this trace.
         """
         self._book = book
         self._subbuffer_bytes = subbuffer_bytes
@@ -38,9 +38,9 @@ class LttLedger:
         self._broke_off = False
 
     def enter(self, helds: Sequence[Held], taken: Taken) -> tuple[Gap, ...]:
-        """Complete the rows of *taken* and return the losses in their order.
+        """Complete the rows of *taken*, and return the losses in their order.
 
-        *helds*: all that was reserved, in order; *taken* has the places of those that were kept.
+        *helds*: all reserved sub-buffers, in order; *taken* has the places of the good ones.
         """
         if not self._is_based and len(taken.rows):
             self._is_based = True
@@ -61,16 +61,16 @@ class LttLedger:
     def broke_off(self, *, holding: bool) -> None:
         """Count the sub-buffer that was reserved when the channel broke, if there was one.
 
-        It is behind all that enter() is still told of: rest() tells it.
+        It comes after all sub-buffers of enter(), so rest() returns it.
         """
         self._broke_off = holding
 
     def abandon(self) -> None:
-        """Count what stays in the ring: how many sub-buffers, the kernel does not tell."""
+        """Count the content of the ring as lost; its number of sub-buffers is unknown."""
         self._pending.append(_Loss(0, Reason.ABANDONED, Unit.SUBBUFFERS, None))
 
     def rest(self) -> tuple[Gap, ...]:
-        """Return, behind all rows, the losses that no sub-buffer has followed."""
+        """Return the losses after the last sub-buffer."""
         if self._broke_off:
             self._broke_off = False
             self._lose(0, Reason.REFUSED, Unit.SUBBUFFERS, 1)
@@ -78,10 +78,10 @@ class LttLedger:
         return tuple(Gap(*loss, begin=self._book.end, end=self._book.end) for loss in pending)
 
     def _base(self, helds: Sequence[Held], taken: Taken) -> None:
-        """Settle where the counters in the headers are to count from.
+        """Decide from which value the counters in the headers count.
 
-        From 0, if the first sub-buffer is the ring's first.  Else somebody has read of it, or it
-        was overwritten: what is counted already may be in the trace of who read it.
+        From 0, if this is the ring's first sub-buffer.  Otherwise earlier ones were read by another
+        process or overwritten, and the losses counted so far may be in another trace.
         """
         if not helds[0].cookie:
             return
@@ -95,7 +95,7 @@ class LttLedger:
                 self._pending.append(_Loss(0, reason, unit, None))
 
     def _follow(self, helds: Sequence[Held], taken: Taken) -> None:
-        """Note what lies between the rows: *row* is before which one."""
+        """Note the losses between rows; a loss has the number of the row after it."""
         damaged = {number for _, number in taken.damaged}
         row = kept = 0
         for held in helds:

@@ -1,10 +1,10 @@
-"""What a stream of LTT sub-buffers adds to rows that ``lttd.abi.ltt`` has parsed.
+"""Complete the rows that ``lttd.abi.ltt`` has parsed: numbers, running maxima, losses.
 
-The tracer's counters are totals modulo 2**32 as they stood when a sub-buffer was closed: what one
-grew by was lost between the end of the sub-buffer before and the end of this one.
+The tracer's counters are totals modulo 2**32 at the moment when a sub-buffer was closed.  Their
+growth was lost between the end of the sub-buffer before and the end of this one.
 
-Rule: a counter that another trace began (a file that was appended to) counts from 0.
-Invariant: events of the gaps told so far = growth of events_lost = discarded_total.
+Rule: after the begin of another trace (in an appended file) the counters count from 0.
+Invariant: events of the gaps so far = growth of events_lost = discarded_total.
 """
 
 import re
@@ -18,26 +18,26 @@ from lttd.clock import Snapshot
 from lttd.subbuffer import Gap, Reason, Unit
 
 NAME: Final = re.compile(r"(?P<channel>[^.].*)_(?P<cpu>0|[1-9][0-9]{0,4})")
-"""Of a channel's file, on both sides of lttd."""
+"""The name of a channel's file, both of the tracer's and of lttd's."""
 # The tracer takes the two times one after the other.
 _START_UNCERTAINTY_NS: Final = 1000
 _MODULUS: Final = np.uint64(1 << 32)
 
 
 def start_snapshot(begin: int, wall_ns: int) -> Snapshot:
-    """Return how the clocks stood when a trace was made, by metadata's first header.
+    """Return the clocks at the moment when a trace was made, by metadata's first header.
 
-    The other two clocks are not known; they count on from it as the trace clock does.
+    The other two clocks are unknown; the snapshot gives them the value of the trace clock.
     """
     return Snapshot(begin, begin, begin, wall_ns, _START_UNCERTAINTY_NS)
 
 
 class LttBook:
-    """Numbers the rows of one stream, makes their times running maxima, and tells its losses."""
+    """Numbers the rows of one stream, makes their times running maxima, returns its losses."""
 
     def __init__(self) -> None:
         self.end = 0
-        """Of the last row, ns."""
+        """The end of the last row, in ns."""
         self._begin = 0
         self._sequence = 0
         self._discarded = 0
@@ -45,7 +45,7 @@ class LttBook:
         self._counters = {"events_lost": 0, "corrupted": 0}
 
     def enter(self, taken: Taken) -> tuple[Gap, ...]:
-        """Complete the rows; return what the tracer lost, in the order of the rows."""
+        """Complete the rows; return the tracer's losses, in the order of the rows."""
         rows, headers = taken.rows, taken.headers
         if not len(rows):
             return ()
@@ -61,7 +61,7 @@ class LttBook:
             Gap(row, reason, unit, int(lost[row]), min(ends[row], ends[row + 1]), ends[row + 1])
             for lost, reason, unit in (
                 (events, Reason.DISCARDED, Unit.EVENTS),
-                # A sub-buffer that was needed again before all of its events were committed.
+                # The ring wrapped on a sub-buffer before all of its events were committed.
                 (self._growth("corrupted", headers), Reason.COMMIT_OVERRUN, Unit.SUBBUFFERS),
             )
             for row in np.flatnonzero(lost).tolist()
@@ -73,12 +73,12 @@ class LttBook:
         return tuple(sorted(gaps, key=lambda gap: gap.row))
 
     def unread(self, row: int, length_bytes: int, *, torn: bool = False) -> Gap:
-        """Return a gap before *row*, at the end of what was entered: bytes that do not parse."""
+        """Return a gap before *row*, at the end of the last row: bytes that do not parse."""
         reason = Reason.TORN if torn else Reason.DAMAGED
         return Gap(row, reason, Unit.BYTES, length_bytes, self.end, self.end)
 
     def count_from(self, headers: Headers) -> None:
-        """Count on from what the first of these says: what it lost by then is another's to tell."""
+        """Count from the first header's values on: earlier losses belong to another trace."""
         self._run = int(headers.run[0])
         self._counters = {name: int(getattr(headers, name)[0]) for name in self._counters}
 
@@ -89,7 +89,7 @@ class LttBook:
         return {"events_lost": counters["events_lost"], "subbuf_corrupt": counters["corrupted"]}
 
     def _growth(self, name: str, headers: Headers) -> U64:
-        """Return, per row, how far a counter came since the row before."""
+        """Return, per row, the growth of a counter since the row before."""
         values: U64 = getattr(headers, name)
         last = 0 if int(headers.run[0]) != self._run else self._counters[name]
         before = np.concatenate((np.array([last], np.uint64), values[:-1]))

@@ -4,8 +4,8 @@
     lttctl -c NAME
     lttd -t OUT -c /sys/kernel/debug/ltt/NAME
 
-Rule: whatever can be refused is refused before anything is recorded; a channel that appears later
-and cannot be had is told once, and asked for again at each look.
+Rule: lttd refuses a channel before it records anything, if it can.  If a channel appears later and
+cannot be opened, lttd prints a line once, and tries again at each search.
 """
 
 import os
@@ -28,7 +28,7 @@ from lttd.sources.tracefs import explained
 from lttd.subbuffer import BufferPool, StreamId, StreamInfo
 
 CHANNELS: Final = ("all", "flight", "normal")
-# Channel, its epoll, data, index, gaps; and what lttd has besides.
+# Per channel: the channel, its epoll, data, index, gaps.  And some that lttd has anyway.
 _DESCRIPTORS_EACH: Final = 5
 _DESCRIPTORS_BESIDES: Final = 128
 
@@ -36,12 +36,12 @@ _DESCRIPTORS_BESIDES: Final = 128
 def open_ltt(
     directory: Path, pool: BufferPool, *, channels: str = "all", rescan_s: float = RESCAN_S
 ) -> "LttSource":
-    """Open every channel below *directory*, or of one kind only.
+    """Open every channel below *directory*, or those of one kind.
 
     Raises:
-        UsageError: *channels* is none of CHANNELS.
-        NothingToRecordError: there is no channel, or it is closed to us, or is none.
-        LockedError: a channel has a reader.
+        UsageError: *channels* is not one of CHANNELS.
+        NothingToRecordError: there is no channel, or this process may not read it.
+        LockedError: another process reads a channel.
     """
     if channels not in CHANNELS:
         raise UsageError(f"channels {channels!r}: write {', '.join(CHANNELS)}")
@@ -71,14 +71,14 @@ class LttSource:
             f"ltt:{directory}" + (f",channels={channels}" if channels != "all" else ""),
             CLOCK,
             {"directory": str(directory), "channels": channels},
-            live=False,  # of the tracer's clock only the data tell
+            live=False,  # lttd cannot read the tracer's clock; only the data has its times
         )
         self._directory = directory
         self._channels = channels
         self._books: dict[StreamId, LttBook] = {}
         self._identities: dict[StreamId, tuple[int, int]] = {}
         self._infos: dict[StreamId, StreamInfo] = {}
-        """As the segment has them."""
+        """The streams that the segment has, by name."""
         self._refused: set[ChannelFile] = set()
         with ExitStack() as stack:
             self._tree = ChannelTree(str(directory), channels, rescan_s)
@@ -89,7 +89,7 @@ class LttSource:
             stack.pop_all()
 
     def open_first(self) -> None:
-        """Open the channels that there are."""
+        """Open the channels that exist now."""
         files = self._tree.look()
         if not files:
             raise self._no_channel()
@@ -99,45 +99,45 @@ class LttSource:
             except SourceError as error:
                 if os.path.exists(file.path):
                     raise
-                self._shared.notes.append(str(error))  # it has just vanished
+                self._shared.notes.append(str(error))  # it was just removed
         if not self.streams:
             raise self._no_channel()
 
     @property
     def info(self) -> SourceInfo:
-        """What the manifest says of it; the snapshot comes with metadata's first sub-buffer."""
+        """The source for the manifest; the snapshot comes with metadata's first sub-buffer."""
         return replace(self._info, snapshot=self._shared.start)
 
     @property
     def watch(self) -> None:
-        """Nobody notices what other tools do to it."""
+        """Nothing watches the acts of other tools."""
 
     @property
     def grows(self) -> bool:
-        """Whether streams may appear: yes, tracers make channels, and CPUs are brought online."""
+        """Whether streams may appear: yes, tracers make channels, and CPUs come online."""
         return True
 
     @property
     def open_ended(self) -> bool:
-        """Whether there may be more when all have ended: no, the trace was destroyed then."""
+        """Whether streams may appear after all have ended: no, then the trace was destroyed."""
         return False
 
     def discover(self) -> Sequence[LttStream]:
         """Open channels that have appeared."""
         found = []
-        # The last time, after stop(), nothing is to be overlooked.
+        # After stop() this is the last call: search, so that no channel is missed.
         for file in self._tree.look() if self._shared.stopped else self._tree.look_if_due():
             if self._has(file):
                 continue
             try:
-                # One that could not be had before may have had another reader.
+                # A channel that could not be opened before may have had another reader.
                 found.append(self._open(file, fresh=file not in self._refused))
             except LttdError as error:
                 if file not in self._refused:
                     self._refused.add(file)
                     self._shared.notes.append(str(error))
         if found:
-            # Replaced as a whole: other threads go through it.
+            # Replaced as a whole, because other threads iterate over it.
             ids = {stream.info.id for stream in found}
             self.streams = [one for one in self.streams if one.info.id not in ids] + found
         return found
@@ -149,30 +149,30 @@ class LttSource:
         """Do nothing: lttctl starts the trace."""
 
     def stop(self) -> None:
-        """Settle that a drain takes no more than what the rings hold; lttctl stops the trace."""
+        """Bound the drain to the present content of the rings; lttctl stops the trace."""
         self._shared.stopped = True
 
     def now(self) -> int:
-        """Return the latest time in what was taken: the clock itself is not for us to read."""
+        """Return the latest time of the taken data: lttd cannot read the clock itself."""
         return max(stream.latest for stream in self.streams)
 
     def attachments(self, when: When) -> Iterator[Attachment]:
-        """Return nothing: metadata are channels, too."""
+        """Return nothing: the metadata is a channel, too."""
         return iter(())
 
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
 
     def notes(self) -> Sequence[str]:
-        """Return what was passed over or refused, each line once."""
+        """Return lines on files that were skipped or refused, each once."""
         told = []
         for notes in (self._tree.odd, self._shared.notes):
-            while notes:  # others may be adding to it
+            while notes:  # another thread may be adding to it
                 told.append(notes.pop(0))
         return told
 
     def close(self) -> None:
-        """Close the channels: a kernel that destroys the trace waits for that."""
+        """Close the channels: the kernel waits for that before it destroys the trace."""
         for stream in self.streams:
             stream.close()
         self._tree.close()
@@ -180,7 +180,7 @@ class LttSource:
         self._shared.urgency.close()
 
     def _has(self, file: ChannelFile) -> bool:
-        """Tell whether this very channel, or one before it of that name, is or was read."""
+        """Tell whether this file was opened before, or another one of its name is being read."""
         if self._identities.get(file.stream) == file.identity:
             return True
         return any(one.info.id == file.stream and not one.over for one in self.streams)
@@ -205,16 +205,16 @@ class LttSource:
         where = f"{self._directory}: no channel available for reading"
         if not self._tree.passed_over:
             return NothingToRecordError(where, NAME_IT)
-        # Some kernels before LTTng 0.203 did not call flight-recorder channels by the prefix.
+        # Some kernels before LTTng 0.203 gave flight-recorder channels no prefix.
         asked = f"{self._tree.passed_over} are there that are not asked for"
         return NothingToRecordError(f"{where}; {asked}", f"-f takes {FLIGHT}*, -n the others")
 
 
 def _refuse_other_sizes(path: str, before: StreamInfo, stream: LttStream) -> None:
-    """Let a stream go on with sub-buffers like those that it had: the segment has one size.
+    """Check that a recreated channel has sub-buffers of the stream's size: a segment has one size.
 
     Raises:
-        SourceError: the channel was made anew with others.
+        SourceError: it has another size.
     """
     if stream.info != before:
         stream.close()
@@ -223,7 +223,7 @@ def _refuse_other_sizes(path: str, before: StreamInfo, stream: LttStream) -> Non
 
 
 def _allow_descriptors(channels: int) -> None:
-    """Let this process have as many descriptors as so many channels take, if it may."""
+    """Raise this process's limit of descriptors for *channels* channels, as far as it may."""
     wanted = channels * _DESCRIPTORS_EACH + _DESCRIPTORS_BESIDES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,9 +1,9 @@
 """One LTTng 0.x channel as a stream: whole sub-buffers, several a take, urgent channels first.
 
-Rule: a take of a stream that is not urgent looks after each sub-buffer whether another has become
-so; if one has, the take ends.
-Invariant: what stop() finds in the ring is all that a drain takes: a tracer that runs on, which is
-not ours to stop, does not keep it going.
+Rule: a take from a stream that is not urgent ends when another stream becomes urgent; it asks after
+each sub-buffer.
+Invariant: a drain takes the sub-buffers that stop() found in the ring, and no more.  So it ends,
+although the tracer, which lttd does not control, may go on.
 """
 
 import os
@@ -26,25 +26,25 @@ from lttd.sources.ltt.rows import LttBook, start_snapshot
 from lttd.sources.pipe import Pipe
 from lttd.subbuffer import ROW_DTYPE, Batch, BufferPool, Reason, StreamId, StreamInfo, make_batch
 
-# As many as fit into the memory of a take if each is a page; those that were refused count, too.
+# As many pages as fit into the memory of a take; refused sub-buffers count, too.
 MOST_HELD: Final = 1024
 _NO_ROWS: Final = np.zeros(0, ROW_DTYPE)
 
 
 class Urgency:
-    """Which channels the kernel calls urgent, asked with one call for all of them."""
+    """Asks with one system call which channels are urgent."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
 
     def watch(self, fd: int) -> None:
-        """Ask for this descriptor, too, until it is closed."""
+        """Watch this descriptor, too, until it is closed."""
         with suppress(FileExistsError):
             self._epoll.register(fd, URGENT)
 
     def leave(self, fd: int) -> None:
-        """Do not ask for this one: nobody gains if others make way for what cannot be read."""
-        with suppress(OSError, ValueError):  # it is closed, or left already
+        """Stop watching this one: other streams must not wait for one that cannot be read."""
+        with suppress(OSError, ValueError):  # it is closed, or not watched any more
             self._epoll.unregister(fd)
 
     def urgent(self) -> set[int]:
@@ -64,9 +64,9 @@ class Shared:
     pipe: Pipe
     urgency: Urgency
     stopped: bool = False
-    """From stop() on, no more than what the rings hold is asked for."""
+    """Set by stop(): from then on take only the present content of the rings."""
     start: Snapshot | None = None
-    """How the tracer's clock stood to the wall clock when the trace was made; once it is known."""
+    """Trace clock and wall clock at the moment when the trace was made, once known."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -83,7 +83,7 @@ class LttStream:
         fresh: bool = False,
     ) -> None:
         """Take over *channel*, which is open; *fresh*: see LttLedger."""
-        # 2.0 and 2.1 have shorter headers; what a sub-buffer says of itself counts.
+        # 2.0 and 2.1 have shorter headers; each sub-buffer states its own header's size.
         header_bytes = LEAST_HEADER_BYTES + 8
         page_bytes = os.sysconf("SC_PAGE_SIZE") if channel.varying else 0
         self.info = StreamInfo(
@@ -96,13 +96,13 @@ class LttStream:
         self._broken: SourceError | None = None
         self._left_urgency = False
         self._left = channel.subbuffer_count + 1
-        """How many a drain still takes: what the ring holds, and the one being written."""
+        """The number of sub-buffers that a drain still takes, the open one included."""
         self._drained = False
-        """After stop(), the ring was seen empty."""
+        """Whether the ring was empty once after stop()."""
         self._refusals: set[str] = set()
         self.over = False
-        """Nothing more will ever come."""
-        # Kernels say URGENT instead of READABLE; a descriptor that is readable for both is wanted.
+        """Whether the stream has ended for good."""
+        # Kernels report URGENT instead of READABLE; this descriptor is readable for both.
         self._epoll = select.epoll()
         self._epoll.register(channel.fd, READABLE | URGENT)
         shared.urgency.watch(channel.fd)
@@ -114,7 +114,7 @@ class LttStream:
     def take(self, flush: bool) -> Batch | Nothing:
         """Consume closed sub-buffers; see Stream.take().
 
-        The one being written is the tracer's: only it, or the end of the trace, can close it.
+        Only the tracer, or the end of the trace, can close the sub-buffer that is being written.
         """
         self._raise_broken()
         if self.over:
@@ -128,7 +128,7 @@ class LttStream:
         return self._taken(buffer, helds)
 
     def _raise_broken(self) -> None:
-        """Raise what went wrong: for ever if the channel is lost, else once."""
+        """Raise the last error: at every call if the channel is lost, else once."""
         broken = self._broken
         if not isinstance(broken, StreamLostError):
             self._broken = None
@@ -143,11 +143,11 @@ class LttStream:
         return not self.over and self._channel.fd in self._shared.urgency.urgent()
 
     def losses(self) -> Batch | None:
-        """Return what was lost behind the last sub-buffer, once it is known to be the last."""
+        """Return the losses after the last sub-buffer, once it is known to be the last."""
         if not (self.over or self._shared.stopped):
             return None
         if not (self.over or self._drained) and self._channel.poll():
-            self._ledger.abandon()  # the drain was broken off, or a writer is held up
+            self._ledger.abandon()  # the drain was interrupted, or a writer is stuck
         self._drained = True
         gaps = self._ledger.rest()
         if not gaps:
@@ -155,7 +155,7 @@ class LttStream:
         return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
 
     def unplaced(self) -> Mapping[Reason, int]:
-        """Return nothing: what is known to be lost is in a batch at once."""
+        """Return nothing: each known loss is in a batch at once."""
         return {}
 
     def counters(self) -> Mapping[str, int]:
@@ -170,11 +170,11 @@ class LttStream:
 
     @property
     def latest(self) -> int:
-        """Time at the end of the last sub-buffer, ns."""
+        """The end of the last sub-buffer, in ns."""
         return self._book.end
 
     def _memory(self) -> memoryview:
-        """Return memory for at least one sub-buffer, however large the tracer's are."""
+        """Return memory for at least one sub-buffer of any size."""
         buffer = self._shared.pool.take()
         if len(buffer) >= self.info.subbuffer_bytes:
             return buffer
@@ -182,7 +182,7 @@ class LttStream:
         return memoryview(bytearray(self.info.subbuffer_bytes))
 
     def _fill(self, buffer: memoryview) -> tuple[list[Held], Nothing | None]:
-        """Take sub-buffers one behind the other; also return why no more were there, if so."""
+        """Take sub-buffers one after the other; also return why there were no more, if so."""
         helds: list[Held] = []
         used = 0
         while used + self.info.subbuffer_bytes <= len(buffer) and not self._gives_way(len(helds)):
@@ -192,7 +192,7 @@ class LttStream:
             try:
                 held = self._channel.take(self._shared.pipe, buffer[used:])
             except SourceError as error:
-                # Raised by the next take, if there is something to give: that is whole.
+                # If there are sub-buffers to return, the next take raises it: these are whole.
                 self._broken = error
                 self._left_urgency = True
                 self._shared.urgency.leave(self._channel.fd)
@@ -213,19 +213,19 @@ class LttStream:
         return helds, None
 
     def _gives_way(self, held: int) -> bool:
-        """Tell whether a take of so many is enough, also since another channel comes first."""
+        """Tell whether the take should end after *held* sub-buffers: it is full, or others wait."""
         if not held:
             return False
         urgent = self._shared.urgency.urgent()
         return held >= MOST_HELD or (bool(urgent) and self._channel.fd not in urgent)
 
     def _end(self) -> None:
-        """Close the channel now: whoever destroys the trace waits until it is."""
+        """Close the channel now: the process that destroys the trace waits for that."""
         self.over = True
         self._channel.close()
 
     def _taken(self, buffer: memoryview, helds: Sequence[Held]) -> Batch:
-        """Make a batch of sub-buffers that were released."""
+        """Make a batch of released sub-buffers."""
         taken_ns, shared = time.monotonic_ns(), self._shared
         sizes = np.array([held.used_bytes for held in helds if not held.refusal], np.int64)
         taken = rows_of(buffer[: int(sizes.sum())], np.cumsum(sizes) - sizes, sizes)
@@ -243,7 +243,7 @@ class LttStream:
         return batch
 
     def _find_start(self, helds: Sequence[Held], taken: Taken, buffer: memoryview) -> None:
-        """Note when the trace was made, if its first sub-buffer is among these."""
+        """Note the time at which the trace was made, if its first sub-buffer is among these."""
         if not helds[0].cookie and not helds[0].refusal and not taken.rows["offset_bytes"][0]:
             layout = layout_of(buffer)
             self._shared.start = start_snapshot(int(taken.rows["begin"][0]), layout.start_ns)

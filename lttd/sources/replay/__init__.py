@@ -1,1 +1,1 @@
-"""Source ``replay``: files of whole sub-buffers that were recorded before."""
+"""Source ``replay``: files of whole sub-buffers from an earlier recording."""

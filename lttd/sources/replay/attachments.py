@@ -1,4 +1,4 @@
-"""The small files beside replayed ftrace streams, under the names that tracefs gives them."""
+"""Read the small files beside replayed ftrace streams, and name them as tracefs does."""
 
 import re
 from collections.abc import Iterator
@@ -31,10 +31,10 @@ _IN_TREE: Final = (
 
 
 def tracefs_files(directory: Path, notes: list[str]) -> Iterator[Attachment]:
-    """Return the files of a copied tracefs tree, or of a folder with all of them side by side.
+    """Yield the files of a copied tracefs tree, or of a directory that holds them side by side.
 
-    There, ``NAME.format`` does not tell its system; what stands before the name's first underline
-    is taken for it.  *notes* gets a line for each file that is left out.
+    In such a directory ``NAME.format`` does not state the event's system; the part of NAME before
+    the first underscore serves as the system.  *notes* gets a line for each file that is left out.
     """
     copies = _Copies(notes)
     if not (directory / "events").is_dir():
@@ -50,15 +50,15 @@ def tracefs_files(directory: Path, notes: list[str]) -> Iterator[Attachment]:
 
 
 class _Copies:
-    """Reads small files, as far as the limits allow."""
+    """Reads small files within the limits."""
 
     def __init__(self, notes: list[str]) -> None:
         self._notes = notes
         self._left_bytes = FORMATS.most
-        """Of all formats together."""
+        """The size of all formats together."""
 
     def of(self, path: Path, name: str) -> Iterator[Attachment]:
-        """Yield a file's copy; nothing where it is absent or too large."""
+        """Yield a file's copy; nothing if it is absent or too large."""
         limit = _LIMITS.get(path.name, FORMAT if path.suffix == ".format" else TRACEFS_FILE)
         data = self.read(path, limit)
         if data is None:
@@ -71,7 +71,7 @@ class _Copies:
         yield Attachment(f"tracefs/{name}", data)
 
     def read(self, path: Path, limit: Limit) -> bytes | None:
-        """Return a file's content; None where it is absent, unreadable or too large."""
+        """Return a file's content; None if it is absent, unreadable or too large."""
         try:
             return read_limited(path, limit)
         except FileNotFoundError:
@@ -99,7 +99,7 @@ def _system(event: str) -> str:
 
 
 def _commands(directory: Path, copies: _Copies) -> Iterator[Attachment]:
-    """Make the ``commands`` that a recording has (see ftrace_files) of saved_cmdlines."""
+    """Make a recording's ``commands`` file from saved_cmdlines (see ftrace/attachments.py)."""
     tgids = dict(_pairs(copies.read(directory / "saved_tgids", TRACEFS_FILE)))
     lines = [
         b"0\t%b\t%b\t%b\n" % (pid, tgids.get(pid, b""), command.replace(b"\\", b"\\\\"))

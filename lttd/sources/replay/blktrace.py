@@ -1,6 +1,6 @@
-"""Replays what ``blktrace`` wrote: ``NAME.blktrace.CPU``, records from end to end.
+"""Replay the files of ``blktrace``: ``NAME.blktrace.CPU``, records from end to end.
 
-Rule: as for any replay, what the files hold is what there is; a torn end is a gap.
+Rule: the stream ends with the file; a torn end is a gap.
 """
 
 import re
@@ -23,9 +23,9 @@ from lttd.sources.replay.files import FileSource, FileStream
 from lttd.sources.replay.source import StreamPath
 from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
 
-# The note of the time is among the first records of one of the files.
+# The note with the wall-clock time is among the first records of one of the files.
 _START_BYTES: Final = 64 << 10
-# The wall clock is read just before the note gets its own time: some microseconds on a busy CPU.
+# The kernel reads the wall clock just before it stamps the note: some microseconds on a busy CPU.
 _START_UNCERTAINTY_NS: Final = 100_000
 _TIMESTAMP: Final = 1 | NOTIFY
 _WALL: Final = struct.Struct("2I")
@@ -36,8 +36,8 @@ def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
     """Open every ``NAME.blktrace.CPU`` of *directory*.
 
     Raises:
-        UsageError: no such directory.
-        NothingToRecordError: it holds none.
+        UsageError: there is no such directory.
+        NothingToRecordError: it holds no such file.
     """
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory")
@@ -50,7 +50,7 @@ def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
 
 
 def find_blktraces(directory: Path) -> list[StreamPath]:
-    """Return the files of *directory* that are named as blktrace names its own."""
+    """Return the files of *directory* that have blktrace's form of name."""
     files = [
         StreamPath(path, StreamId(found["name"], int(found["cpu"])))
         for path in sorted(directory.iterdir())
@@ -72,11 +72,11 @@ class BlktraceReplayStream(FileStream):
 
     @property
     def latest(self) -> int:
-        """Time of the latest record that was taken."""
+        """The time of the latest taken record."""
         return self._book.latest
 
     def take(self, flush: bool) -> Batch | Nothing:
-        """Read the next buffer full; see Stream.take()."""
+        """Read the next full buffer; see Stream.take()."""
         if self.closed:
             return Nothing.EVER
         buffer = self.pool.take()
@@ -85,7 +85,7 @@ class BlktraceReplayStream(FileStream):
             self.pool.give(buffer)
             self.close()
             return Nothing.EVER
-        # What is read anew next time is more than a record: it can only be garbage at the end.
+        # The rest to be read again is longer than any record, so it is garbage at the end.
         taken = self._book.take(buffer[:used], final=used < max(len(buffer), MOST_RECORD_BYTES))
         self._at += taken.whole_bytes
         batch = make_batch(
@@ -98,7 +98,7 @@ class BlktraceReplayStream(FileStream):
         return batch
 
     def counters(self) -> Mapping[str, int]:
-        """Return how many records there were."""
+        """Return the number of records."""
         return {"records": self._records}
 
 
@@ -120,12 +120,12 @@ class BlktraceReplay(FileSource[BlktraceReplayStream]):
         )
 
     def attachments(self, when: When) -> Iterator[Attachment]:
-        """Return the notes of processes and of the time that were met since the last call."""
+        """Return the records on processes and the time that came since the last call."""
         yield from self._noted.attachment()
 
 
 def _start(paths: Iterable[Path]) -> Snapshot | None:
-    """Return how the clocks stood at the start, by the note of the time that is made then."""
+    """Return the clocks at the start, by the note with the time; None if there is no such note."""
     for path in paths:
         data = read_head(path, _START_BYTES)
         layout = layout_of(data)
@@ -140,6 +140,6 @@ def _start(paths: Iterable[Path]) -> Snapshot | None:
                 seconds, ns = struct.unpack(f"{layout.byteorder}2I", pdu)
                 mono = int(records["time"][row])
                 wall_ns = seconds * 1_000_000_000 + ns
-                # How long the machine had slept is not known.
+                # It is unknown how long the machine had slept before.
                 return Snapshot(mono, mono, mono, wall_ns, _START_UNCERTAINTY_NS)
     return None

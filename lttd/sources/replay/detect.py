@@ -1,11 +1,11 @@
-"""Which ABI the files of a replayed directory have, by their names and first bytes.
+"""Detect the ABI of the files in a replayed directory, by their names and first bytes.
 
     NAME.blktrace.CPU                            blktrace
     CHANNEL_CPU with LTTng 0.x's magic           ltt
     per_cpu/cpuN/trace_pipe_raw, cpuN.*, CHANNEL_CPU   ftrace
     metadata, a text or packets of CTF           CTF, which is not replayed
 
-Rule: nothing is guessed: a directory that could be of two kinds is refused, and ``abi=`` decides.
+Rule: lttd does not guess: it refuses a directory that could be of two kinds, and ``abi=`` decides.
 """
 
 from pathlib import Path
@@ -16,28 +16,28 @@ from lttd.sources.replay.blktrace import find_blktraces
 from lttd.sources.replay.ltt import find_channels, has_ltt_magic
 from lttd.sources.replay.source import find_streams
 
-# CTF 1.8, sections 7.1.1 and 7.1.2: a text, or packets of it.
+# CTF 1.8, sections 7.1.1 and 7.1.2: the metadata is a text, or packets of a text.
 _CTF_TEXT: Final = b"/* CTF 1"
 _CTF_PACKETS: Final = (b"\x75\xd1\x1d\x57", b"\x57\x1d\xd1\x75")
 
 
 class Detected(NamedTuple):
-    """What a directory holds."""
+    """The ABI of a directory, and the evidence."""
 
     abi: str
     by: Path
-    """The file that tells."""
+    """The file that shows it."""
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return it as one line for the user."""
         return f"{self.by}: replayed as abi={self.abi}, by its name or first bytes"
 
 
 def detect(directory: Path) -> Detected | None:
-    """Return what *directory* holds; None where nothing tells.
+    """Detect the ABI of *directory*; return None if no file shows it.
 
     Raises:
-        UsageError: two kinds, or one that no replay reads, or not a directory.
+        UsageError: it holds two kinds, or a kind that no replay reads, or is not a directory.
     """
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory")

@@ -1,6 +1,6 @@
-"""What all replays have in common: regular files that were filled before, and their source.
+"""The base of all replays: regular files as streams, and a source of such files.
 
-Rule: a file is always ready, never urgent and never asked for losses: its bytes tell all there is.
+Rule: a file is always ready and never urgent, and reports no losses beside those in its bytes.
 """
 
 import os
@@ -17,13 +17,13 @@ from lttd.subbuffer import Batch, BufferPool, Reason, StreamInfo
 
 
 class FileStream:
-    """A file as a ``lttd.sources.base.Stream``; a kind adds what it takes."""
+    """A file as a ``lttd.sources.base.Stream``; a subclass defines take()."""
 
     def __init__(self, info: StreamInfo, path: Path, pool: BufferPool) -> None:
         """Open the file.
 
         Raises:
-            SourceError: that cannot be done.
+            SourceError: it cannot be opened.
         """
         self.info = info
         self.path = path
@@ -40,28 +40,28 @@ class FileStream:
 
     @property
     def closed(self) -> bool:
-        """Whether it was read to its end, or given up."""
+        """Whether the file was read to its end, or given up."""
         return self._fd < 0
 
     @property
     def size_bytes(self) -> int:
-        """Size of the file."""
+        """The size of the file."""
         return 0 if self.closed else os.fstat(self._fd).st_size
 
     @property
     def latest(self) -> int:
-        """Trace clock at the end of what was taken."""
+        """The trace-clock time at the end of the taken data."""
         raise NotImplementedError
 
     def take(self, flush: bool) -> Batch | Nothing:
-        """Read what comes next; see Stream.take()."""
+        """Read the next sub-buffers; see Stream.take()."""
         raise NotImplementedError
 
     def read_into(self, buffer: memoryview, offset_bytes: int) -> int:
-        """Fill *buffer* with what stands at *offset_bytes*; return how much there was.
+        """Fill *buffer* from *offset_bytes* of the file on; return the number of bytes read.
 
         Raises:
-            SourceError: it cannot be read.
+            SourceError: the file cannot be read.
         """
         used = 0
         try:
@@ -75,23 +75,23 @@ class FileStream:
         return used
 
     def fileno(self) -> int:
-        """Return -1: poll knows no regular files."""
+        """Return -1: poll does not work on regular files."""
         return -1
 
     def urgent(self) -> bool:
-        """Return False: a file waits."""
+        """Return False: a file loses nothing while it waits."""
         return False
 
     def losses(self) -> Batch | None:
-        """Return nothing: batches told what is in the file."""
+        """Return nothing: batches contain all losses of the file."""
         return None
 
     def unplaced(self) -> Mapping[Reason, int]:
-        """Return nothing: what is known to be lost is in a batch at once."""
+        """Return nothing: each known loss is in a batch at once."""
         return {}
 
     def counters(self) -> Mapping[str, int]:
-        """Return nothing: no kernel counts here."""
+        """Return no counters: there is no kernel."""
         return {}
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ StreamT = TypeVar("StreamT", bound=FileStream)
 
 
 class FileSource(Generic[StreamT]):
-    """Files as a ``lttd.sources.base.Source``; a kind adds its info, and attachments."""
+    """Files as a ``lttd.sources.base.Source``; a subclass adds its info, and attachments."""
 
     info: SourceInfo
     watch = None
@@ -113,7 +113,7 @@ class FileSource(Generic[StreamT]):
     open_ended = False
 
     def __init__(self, streams: Iterable[StreamT], notes: Iterable[str] = ()) -> None:
-        """Take over *streams*, which are opened as they are asked for."""
+        """Take over *streams*; the iterable opens them one by one."""
         self.streams: list[StreamT] = []
         self._notes = list(notes)
         try:
@@ -123,35 +123,35 @@ class FileSource(Generic[StreamT]):
             raise
 
     def discover(self) -> Sequence[StreamT]:
-        """Return nothing: the files are those that there were."""
+        """Return nothing: no files appear later."""
         return ()
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Do nothing: it was recorded already."""
+        """Do nothing: the events were recorded before."""
 
     def start(self) -> None:
-        """Do nothing: the files are filled."""
+        """Do nothing: the files are complete."""
 
     def stop(self) -> None:
-        """Do nothing: what the files hold is still to be drained."""
+        """Do nothing: the rest of the files is still to be drained."""
 
     def now(self) -> int:
-        """Return the time of the latest that was taken: the clock stands where the data does."""
+        """Return the latest time of the taken data, which is the clock of a replay."""
         return max(stream.latest for stream in self.streams)
 
     def attachments(self, when: When) -> Iterator[Attachment]:
-        """Return nothing: what the streams hold is enough."""
+        """Return nothing: decoding needs the streams only."""
         return iter(())
 
     def note(self, line: str) -> None:
-        """Add a line to what notes() tells."""
+        """Add a line to the lines of notes()."""
         self._notes.append(line)
 
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
 
     def notes(self) -> Sequence[str]:
-        """Return what was odd about the files, each line once."""
+        """Return lines on defects of the files, each once."""
         notes, self._notes = self._notes, []
         return notes
 

@@ -1,9 +1,10 @@
-"""Traces of LTTng 0.x that legacy lttd wrote: ``<channel>_<cpu>`` files of whole sub-buffers.
+"""Replay traces of LTTng 0.x by the legacy lttd: ``<channel>_<cpu>`` files of whole sub-buffers.
 
-Up to format 2.2 some of them lie in ``control/``; the folder is then part of the channel's name.
+Up to format 2.2 some of them are in ``control/``; that directory is then part of the channel's
+name.
 
-Rule: where the sub-buffers lie is found out when a file is opened, by one walk over its headers:
-how large one can be must be known before the first is written.
+Rule: lttd finds all sub-buffers of a file when it opens the file, in one walk over the headers,
+because the largest size must be known before the first sub-buffer is written.
 Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + those of a TORN one.
 """
 
@@ -35,11 +36,11 @@ _CHUNK_ROWS: Final = 65536
 
 
 def find_channels(directory: Path) -> list[tuple[StreamId, Path]]:
-    """Return the files below *directory* that are named as channels are, in order."""
+    """Return the files below *directory* that have a channel's form of name, in order."""
     found = []
     for parent, below, names in os.walk(directory):
         inside = Path(parent).relative_to(directory)
-        if not is_name(inside.as_posix()):  # so is no channel below, however deep that goes
+        if not is_name(inside.as_posix()):  # then no channel below has a valid name either
             below.clear()
             continue
         for name in names:
@@ -52,7 +53,7 @@ def find_channels(directory: Path) -> list[tuple[StreamId, Path]]:
 
 
 def has_ltt_magic(path: Path) -> bool:
-    """Tell whether a file begins as a channel of LTTng 0.x does."""
+    """Tell whether a file begins like a channel of LTTng 0.x."""
     try:
         head = read_head(path, ltt.LEAST_HEADER_BYTES)
     except OSError:
@@ -62,28 +63,28 @@ def has_ltt_magic(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Channel:
-    """One file, walked."""
+    """One file and the sub-buffers in it."""
 
     stream: StreamId
     path: Path
     survey: ltt_walk.Survey
     layout: ltt.Layout
-    """Of its first sub-buffer."""
+    """The header of its first sub-buffer."""
     start: int
-    """Trace clock, ns: when that was begun."""
+    """The begin of that, on the trace clock, in ns."""
     runs: int
-    """How many traces its sub-buffers are from: legacy lttd could append to its files."""
+    """The number of traces in it: the legacy lttd could append to its files."""
 
     @property
     def info(self) -> StreamInfo:
-        """What the manifest says of it."""
+        """The stream for the manifest."""
         most, layout = int(self.survey.sizes_bytes.max()), self.layout
         page_bytes = self.survey.page_bytes if layout.varying else 0
         return StreamInfo(self.stream, "ltt", most, layout.header_bytes, page_bytes=page_bytes)
 
 
 def walk(stream: StreamId, path: Path) -> Channel | str:
-    """Walk a file's headers; return why, where it holds no sub-buffer.
+    """Walk a file's headers; if it holds no sub-buffer, return the reason.
 
     Raises:
         SourceError: it cannot be read.
@@ -124,7 +125,7 @@ def open_ltt_replay(directory: Path, pool: BufferPool) -> "LttReplaySource":
     """Open every channel below *directory*.
 
     Raises:
-        UsageError: no such directory, or it holds several traces.
+        UsageError: there is no such directory, or it holds several traces.
         NothingToRecordError: it holds no channel.
         SourceError: a file cannot be read.
     """
@@ -160,17 +161,17 @@ class LttReplayStream(FileStream):
         self._survey = channel.survey
         self._book = LttBook()
         self._row = 0
-        """How many sub-buffers were taken."""
+        """The number of sub-buffers taken so far."""
         self._damage = 0
-        """How many places of damage were told."""
+        """The number of damaged places reported so far."""
 
     @property
     def latest(self) -> int:
-        """Trace clock at the end of what was taken."""
+        """The trace-clock time at the end of the taken data."""
         return self._book.end
 
     def take(self, flush: bool) -> Batch | Nothing:
-        """Read the next sub-buffers that adjoin; see Stream.take()."""
+        """Read the next adjoining sub-buffers; see Stream.take()."""
         survey = self._survey
         over = self._row == len(survey.offsets_bytes) and self._damage == len(survey.damage)
         if self.closed or over:
@@ -183,7 +184,7 @@ class LttReplayStream(FileStream):
         return self._read(buffer)
 
     def _read(self, buffer: memoryview) -> Batch:
-        """Read up to the next damage, or as much as *buffer* holds; tell damage on the way."""
+        """Read up to the next damage, or until *buffer* is full; report damage on the way."""
         gaps = self._unread(0)
         first, behind = self._row, self._next_behind(len(buffer))
         offsets = self._survey.offsets_bytes[first:behind]
@@ -195,7 +196,7 @@ class LttReplayStream(FileStream):
             offsets = offsets - start
         taken = ltt.rows_of(buffer, offsets, sizes)
         gaps += self._book.enter(taken)
-        # Only where somebody wrote to the file since it was walked.
+        # Only if another process wrote to the file after the walk.
         gaps += [self._book.unread(row, int(sizes[number])) for row, number in taken.damaged]
         self._row = behind
         gaps += self._unread(len(taken.rows))
@@ -212,7 +213,7 @@ class LttReplayStream(FileStream):
         return batch
 
     def _next_behind(self, room_bytes: int) -> int:
-        """Return up to which sub-buffer one read goes: those that adjoin and fit."""
+        """Return the number after the last sub-buffer that adjoins and fits into one read."""
         survey, first = self._survey, self._row
         limit = len(survey.offsets_bytes)
         if self._damage < len(survey.damage):
@@ -221,7 +222,7 @@ class LttReplayStream(FileStream):
         return first + int(np.searchsorted(ends, room_bytes, "right"))
 
     def _unread(self, row: int) -> list[Gap]:
-        """Return gaps for damage that lies where the stream stands."""
+        """Return gaps for damage at the present place of the stream."""
         gaps = []
         while self._damage < len(self._survey.damage):
             damage = self._survey.damage[self._damage]
@@ -262,7 +263,7 @@ class LttReplaySource(FileSource[LttReplayStream]):
 
 
 def _start(channels: Sequence[Channel]) -> Snapshot | None:
-    """Return how the clocks stood when the trace was made, by its metadata channel."""
+    """Return the clocks at the moment when the trace was made, by its metadata channel."""
     for channel in channels:
         if ltt.is_metadata(channel.stream.channel) and not channel.survey.offsets_bytes[0]:
             return start_snapshot(channel.start, channel.layout.start_ns)

@@ -1,10 +1,10 @@
-"""Regular files of whole sub-buffers with their padding: fixtures, crash dumps, old traces.
+"""Replay regular files of whole sub-buffers with padding: fixtures, crash dumps, old traces.
 
-Rule: a replay is a kernel buffer that somebody filled before; it ends at end of file.
+Rule: a replay treats a file like a ring that was filled before; it ends at the end of the file.
 Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + those of a TORN one.
 
-Files are found as a copied tracefs tree (``per_cpu/cpuN/trace_pipe_raw``), else as ``cpuN.*``, else
-as ``<channel>_<cpu>``.
+It looks for a copied tracefs tree (``per_cpu/cpuN/trace_pipe_raw``), else for ``cpuN.*``, else for
+``<channel>_<cpu>``.
 """
 
 import re
@@ -39,15 +39,15 @@ _HEADER_PAGES: Final = ("events/header_page", "header_page")
 
 @dataclass(frozen=True)
 class ReplayAbi:
-    """How to read the sub-buffers of one kind of file."""
+    """The functions that read the sub-buffers of one kind of file."""
 
     name: str
     subbuffer_bytes: int
     header_bytes: int
     parse: Callable[[memoryview, int], Pages]
-    """The headers in the first so many bytes of a buffer."""
+    """Returns the headers in the first *used* bytes of a buffer."""
     last_time: Callable[[memoryview], int]
-    """Time of the last event of a sub-buffer."""
+    """Returns the time of the last event of a sub-buffer."""
     notes: tuple[str, ...] = ()
 
 
@@ -69,13 +69,13 @@ ABIS: Final[Mapping[str, Callable[[Path, int | None], ReplayAbi]]] = {"ftrace": 
 def open_replay(
     directory: Path, pool: BufferPool, *, abi: str = "ftrace", subbuffer_bytes: int | None = None
 ) -> "ReplaySource":
-    """Open every stream that *directory* holds.
+    """Open every stream in *directory*.
 
-    *subbuffer_bytes* is for files without a header_page beside them.
+    *subbuffer_bytes* is the size of a sub-buffer for files without a header_page beside them.
 
     Raises:
-        UsageError: no such directory, kind of file, or size.
-        NothingToRecordError: it holds no stream.
+        UsageError: there is no such directory, ABI or size.
+        NothingToRecordError: the directory holds no stream.
     """
     if abi not in ABIS:
         raise UsageError(f"abi {abi!r}: a replay reads {', '.join((*ABIS, 'ltt'))}")
@@ -84,8 +84,8 @@ def open_replay(
     how = ABIS[abi](directory, subbuffer_bytes)
     if not how.header_bytes < how.subbuffer_bytes <= pool.least_bytes:
         raise UsageError(
-            f"sub-buffers of {how.subbuffer_bytes} bytes:"
-            f" more than {how.header_bytes}, and at most {pool.least_bytes}, go"
+            f"sub-buffers of {how.subbuffer_bytes} bytes are not possible:"
+            f" write more than {how.header_bytes}, and at most {pool.least_bytes}"
         )
     files = find_streams(directory, abi)
     if not files:
@@ -97,14 +97,14 @@ def open_replay(
 
 
 class StreamPath(NamedTuple):
-    """A file and what it is a stream of."""
+    """A file and its stream."""
 
     path: Path
     stream: StreamId
 
 
 def find_streams(directory: Path, abi: str) -> list[StreamPath]:
-    """Return the streams of *directory*, by the first way of naming them that finds any.
+    """Return the streams of *directory*, by the first form of file names that matches any.
 
     Raises:
         UsageError: two files would be the same stream.
@@ -148,18 +148,18 @@ def _page_layout(
             layout = parse_header_page(read_limited(path, HEADER_PAGE))
         except (ValueError, TraceDamagedError) as error:
             what = str(error) if isinstance(error, TraceDamagedError) else f"{path}: {error}"
-            return PageLayout(asked), (f"{what}; sub-buffers of {asked} bytes are assumed",)
+            return PageLayout(asked), (f"{what}; assuming sub-buffers of {asked} bytes",)
         except OSError as error:
             raise SourceError(f"{path}: {error.strerror}") from None
         if subbuffer_bytes in (None, layout.subbuffer_bytes):
             return layout, ()
         size = layout.subbuffer_bytes
-        return layout, (f"{path} says sub-buffers of {size} bytes, not {subbuffer_bytes}",)
+        return layout, (f"{path} states sub-buffers of {size} bytes, not {subbuffer_bytes}",)
     return PageLayout(asked), ()
 
 
 class ReplayStream(FileStream):
-    """A file of sub-buffers that have one size."""
+    """A file of sub-buffers of one size."""
 
     def __init__(self, file: StreamPath, abi: ReplayAbi, pool: BufferPool) -> None:
         info = StreamInfo(file.stream, abi.name, abi.subbuffer_bytes, abi.header_bytes)
@@ -172,11 +172,11 @@ class ReplayStream(FileStream):
 
     @property
     def latest(self) -> int:
-        """Time of the last event that was taken."""
+        """The time of the last taken event."""
         return self._latest
 
     def take(self, flush: bool) -> Batch | Nothing:
-        """Read the next buffer full; see Stream.take()."""
+        """Read the next full buffer; see Stream.take()."""
         if self.closed:
             return Nothing.EVER
         size = self._abi.subbuffer_bytes
@@ -228,7 +228,7 @@ class ReplaySource(FileSource[ReplayStream]):
             torn = stream.size_bytes % abi.subbuffer_bytes
             if torn:
                 self._notes.append(
-                    f"{stream.path}: {torn} bytes behind the last whole sub-buffer of"
+                    f"{stream.path}: {torn} bytes after the last whole sub-buffer of"
                     f" {abi.subbuffer_bytes} are left out"
                 )
         self.info = SourceInfo(
@@ -245,7 +245,7 @@ class ReplaySource(FileSource[ReplayStream]):
         )
 
     def attachments(self, when: When) -> Iterator[Attachment]:
-        """Return the format files that lie beside the streams, once."""
+        """Return the format files beside the streams, once."""
         if when is When.OPEN:
             yield from tracefs_files(self._directory, self._notes)
 
