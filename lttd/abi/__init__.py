@@ -1,1 +1,1 @@
-"""Byte layouts of the kernel's trace buffers: pure, no files, no clocks."""
+"""Byte layouts of the kernel's trace buffers: pure functions, without files and clocks."""

@@ -1,12 +1,12 @@
 """Records of the block layer's trace: ``struct blk_io_trace`` (version 7) and its successor (8).
 
-Records stand back to back, each with ``pdu_len`` bytes of its own data behind it; there is neither
-a header for a sub-buffer nor one for a file.
+Records follow each other without a gap; each carries ``pdu_len`` bytes of its own data after it.
+Neither a sub-buffer nor a file has a header.
 
 Source of the layout: Linux include/uapi/linux/blktrace_api.h; kernel/trace/blktrace.c.
 
-Rule: pure; byte order and version are what the first magic says.
-Invariant: a walk comes forward with every step: whatever the bytes say, it ends.
+Rule: pure; the first magic states byte order and version.
+Invariant: every step of a walk advances, so it ends whatever the bytes are.
 """
 
 import struct
@@ -23,18 +23,18 @@ I64 = npt.NDArray[np.int64]
 Records = npt.NDArray[np.void]
 
 MAGIC: Final = 0x65617400
-"""Of every record, with the version in its lowest byte."""
+"""The magic of every record; its lowest byte is the version."""
 RECORD_BYTES: Final = {7: 48, 8: 64}
 ROW_BYTES: Final = 64 << 10
-# Record and pdu: a u16 counts the pdu's bytes.
+"""The size of a sub-buffer, hence the resolution of a window; an index entry takes 72 bytes."""
+# A record and its longest pdu, whose length is a u16.
 MOST_RECORD_BYTES: Final = 64 + (1 << 16) - 1
-"""Of a sub-buffer: a window is found to so many bytes; an entry of the index costs 72."""
 COMM_BYTES: Final = 16
-"""Of a process note."""
+"""The length of the name in a note that names a process."""
 
 ACT_MASK: Final = 0xFF
 ACT_CGROUP: Final = 1 << 8
-"""The first 8 bytes behind the record are a cgroup's id."""
+"""A cgroup's id precedes the pdu (8 bytes)."""
 CGROUP_BYTES: Final = 8
 CATEGORY_SHIFT: Final = 16
 
@@ -42,7 +42,7 @@ CATEGORIES: Final = (
     "read", "write", "flush", "sync", "queue", "requeue", "issue", "complete", "fs", "pc",
     "notify", "ahead", "meta", "discard", "drv_data", "fua",
 )  # fmt: skip
-"""By bit, as ``blktrace -a`` calls them; enum blktrace_cat."""
+"""The name of each bit, as in ``blktrace -a``; enum blktrace_cat."""
 NOTIFY: Final = 1 << CATEGORY_SHIFT + CATEGORIES.index("notify")
 
 ACTIONS: Final = {
@@ -77,7 +77,7 @@ def record_dtype(version: int, byteorder: str) -> np.dtype[np.void]:
 
 
 class Layout(NamedTuple):
-    """How the records of a stream lie: one for all of it."""
+    """The layout of all records of a stream."""
 
     version: int
     byteorder: str
@@ -85,12 +85,12 @@ class Layout(NamedTuple):
 
     @property
     def record_bytes(self) -> int:
-        """Size of a record without its pdu."""
+        """The size of a record without its pdu."""
         return RECORD_BYTES[self.version]
 
     @property
     def dtype(self) -> np.dtype[np.void]:
-        """A record without its pdu."""
+        """The dtype of a record without its pdu."""
         return record_dtype(self.version, self.byteorder)
 
     @property
@@ -100,7 +100,7 @@ class Layout(NamedTuple):
 
 
 def layout_of(data: Buffer, at: int = 0) -> Layout | None:
-    """Return the layout of the record at *at*; None where none stands there."""
+    """Return the layout of the record at *at*; None if there is no record."""
     magic = bytes(data[at : at + 4])
     for version in RECORD_BYTES:
         for byteorder in "<>":
@@ -110,7 +110,7 @@ def layout_of(data: Buffer, at: int = 0) -> Layout | None:
 
 
 class Damage(NamedTuple):
-    """Bytes that are no records, and why."""
+    """Bytes that are not records, and the reason."""
 
     offset_bytes: int
     size_bytes: int
@@ -122,14 +122,14 @@ class Walked(NamedTuple):
 
     offset_bytes: I64
     size_bytes: I64
-    """With the pdu."""
+    """The size of each record with its pdu."""
     damage: list[Damage]
 
 
 def walk(data: Buffer, begin: int, end: int, layout: Layout) -> Walked:
-    """Find the records in ``data[begin:end]``; what lies between two of them is damage."""
+    """Find the records in ``data[begin:end]``; bytes between them are damage."""
     head = layout.record_bytes
-    for step in (8, 1):  # pdus are nearly always of 8 or 16 bytes, messages are not
+    for step in (8, 1):  # nearly all pdus have 8 or 16 bytes; messages have any length
         offsets = _magics(data, begin, end, layout, step)
         sizes = head + _pdu_bytes(data, offsets, layout)
         ends = offsets + sizes
@@ -146,18 +146,18 @@ def walk(data: Buffer, begin: int, end: int, layout: Layout) -> Walked:
 
 
 def records_at(data: Buffer, offsets_bytes: I64, layout: Layout) -> Records:
-    """Return the records at some places of *data*, which lie within it, as columns."""
+    """Return the records at *offsets_bytes*, which must lie within *data*, as columns."""
     return _gather(data, offsets_bytes, layout.dtype)
 
 
 def pdu_of(data: Buffer, at: int, size_bytes: int, action: int, layout: Layout) -> bytes:
-    """Return what stands behind one record, a cgroup's id left out."""
+    """Return the pdu of one record, without a cgroup's id."""
     skip = CGROUP_BYTES if action & ACT_CGROUP else 0
     return bytes(data[at + layout.record_bytes + skip : at + size_bytes])
 
 
 def notes(data: Buffer, walked: Walked, layout: Layout) -> I64:
-    """Return which records say who a process is, or what time it was."""
+    """Return the numbers of the records that name a process or state the wall-clock time."""
     action = records_at(data, walked.offset_bytes, layout)["action"]
     return np.flatnonzero((action & NOTIFY != 0) & (action & ACT_MASK < 2))
 
@@ -165,14 +165,14 @@ def notes(data: Buffer, walked: Walked, layout: Layout) -> I64:
 def _gather(data: Buffer, at: I64, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     if not len(at):
         return np.empty(0, dtype)
-    whole = np.dtype(f"V{dtype.itemsize}")  # opaque: six times faster than field by field
+    whole = np.dtype(f"V{dtype.itemsize}")  # as opaque bytes: six times faster than by field
     everywhere = np.ndarray((len(data) - dtype.itemsize + 1,), whole, data, strides=(1,))
     found: npt.NDArray[Any] = everywhere[at]
     return found.view(dtype)
 
 
 def _magics(data: Buffer, begin: int, end: int, layout: Layout, step: int) -> I64:
-    """Return the places, *step* bytes apart, at which a record may begin."""
+    """Return the offsets, multiples of *step*, at which a record may begin."""
     count = (end - begin - layout.record_bytes) // step + 1
     if count <= 0:
         return np.empty(0, np.int64)
@@ -186,7 +186,7 @@ def _pdu_bytes(data: Buffer, offsets: I64, layout: Layout) -> I64:
 
 
 def _chase(data: Buffer, begin: int, end: int, layout: Layout) -> tuple[list[int], list[Damage]]:
-    """Go from record to record, and over what is none to the next magic."""
+    """Go from record to record; skip bytes that are not a record to the next magic."""
     head = layout.record_bytes
     place = layout.dtype.fields["pdu_len"][1]  # type: ignore[index]
     length = struct.Struct(f"{layout.byteorder}H")
@@ -198,10 +198,10 @@ def _chase(data: Buffer, begin: int, end: int, layout: Layout) -> tuple[list[int
     at = begin
     for place_at, after in pairwise(places):
         if place_at < at:
-            continue  # within the record before
+            continue  # inside the record before
         behind = place_at + head + length.unpack_from(data, place_at + place)[0]
         if behind > end or (behind > after and behind not in known):
-            continue  # cut short: another one begins within it
+            continue  # cut short: another record begins inside of it
         if place_at > at:
             damage.append(Damage(at, place_at - at, "no whole record begins here"))
         found.append(place_at)
@@ -212,9 +212,9 @@ def _chase(data: Buffer, begin: int, end: int, layout: Layout) -> tuple[list[int
 
 
 def rows_of(walked: Walked, time: npt.NDArray[np.uint64], row_bytes: int) -> Rows:
-    """Cut records into sub-buffers of at most *row_bytes* (one record at least), none across a gap.
+    """Cut records into rows of at most *row_bytes* (but at least one record), never across a gap.
 
-    *time* is the running maximum of the records' times.  Sequence and totals are left at 0.
+    *time* is the running maximum of the records' times.  Sequence and totals stay 0.
     """
     offset, size = walked.offset_bytes, walked.size_bytes
     if not len(offset):

@@ -1,7 +1,7 @@
-"""The declarations of what is on disk or comes from the kernel: the specification, for people.
+"""Declare every binary layout, on disk and from the kernel, for people: the specification.
 
-Rule: construct describes, struct and numpy move: nothing imports this to read data; the tests hold
-every dtype and Struct to it.
+Rule: construct describes, struct and numpy move data.  No code reads data with these declarations;
+tests compare every dtype and Struct with them.
 """
 
 from construct import (
@@ -65,8 +65,8 @@ def _ltt_header(u32: Construct, u64: Construct) -> Struct:
 LttSubbufferHeader = _ltt_header(Int32ul, Int64ul)
 """LTTng 0.x include/linux/ltt-tracer.h, struct ltt_subbuffer_header, trace formats 2.0 to 2.6.
 
-``used`` is lost_size up to 2.4 (bytes that are not used), data_size from 2.5 on; ``size`` is
-buf_size up to 2.4, sb_size from 2.5 on.
+``used`` is lost_size (the unused bytes) up to 2.4, data_size from 2.5 on.  ``size`` is buf_size up
+to 2.4, sb_size from 2.5 on.
 """
 
 LttSubbufferHeaderBig = _ltt_header(Int32ub, Int64ub)
@@ -130,7 +130,7 @@ GapRecord = Struct(
     ),
     "unit" / Enum(Int32ub, events=1, subbuffers=2, bytes=3),
 )
-"""lttd's own; count is 2**64 - 1 where it is not known."""
+"""lttd's own layout; count is 2**64 - 1 if it is unknown."""
 
 BlkIoTrace = Struct(
     "magic" / Const(0x65617407, Int32ul),

@@ -1,15 +1,16 @@
-"""Where the records of a relay channel begin and end, and which of them are none.
-
-Rule: pure, and nothing here raises because of what the bytes say: what is no record is damage, and
-what follows it is found again where there is something to look for (blktrace's magic, numbers that
-count on), else lost to the end of what was given.
-Invariant: every byte is part of a record, of damage, or of the rest.
-Rule: a sequence number within the records tells what a length cannot: what was delivered twice or
-from an earlier lap (damage), and how many are missing.
+"""Find the records of a relay channel in its bytes.
 
 ``blktrace``: see ``lttd.abi.blktrace``.
-``fixed:N``: records of N bytes.  ``u32le-length``: a u32 that counts the bytes which follow it, 0
-never; so a record is 4 bytes longer than that says.
+``fixed:N``: records of N bytes.
+``u32le-length``: a u32 with the number of bytes that follow it, never 0; so a record is 4 bytes
+longer than its length says.
+
+Rule: pure; no bytes make it raise.  Bytes that are not a record are damage.  After damage it finds
+the next record by blktrace's magic or by consecutive numbers; without these, the rest of the input
+is damage.
+Rule: sequence numbers in records show more than lengths do: records that were delivered twice or
+are from an earlier lap (damage), and the number of missing ones.
+Invariant: every byte is part of a record, of damage, or of the rest.
 """
 
 import struct
@@ -28,19 +29,19 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
-# A greater length is damage: no record is so long.
+# A larger length is damage: no record is this long.
 MOST_RECORD_BYTES: Final = RELAY_RECORD.most
 _LENGTH: Final = struct.Struct("<I")
 _SEARCH_BYTES: Final = 1 << 16
 
 NOT_YET: Final = 0
-"""As a record's length: what is there is too short to tell."""
+"""Instead of a length: there are too few bytes to tell."""
 NONE_HERE: Final = -1
-"""As a record's length: no record begins here."""
+"""Instead of a length: no record begins here."""
 
 
 class Damage(NamedTuple):
-    """Bytes that are no sound record."""
+    """Bytes that are not a valid record."""
 
     offset_bytes: int
     size_bytes: int
@@ -48,31 +49,31 @@ class Damage(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """Records that the sequence numbers say are missing."""
+    """Records that are missing, by the sequence numbers."""
 
     offset_bytes: int
-    """Of the record before which they are missing."""
+    """The offset of the record before which they are missing."""
     records: int
 
 
 class Walked(NamedTuple):
-    """Where the records of some bytes are."""
+    """The records of some bytes, by length."""
 
     offset_bytes: I64
     size_bytes: I64
     damage: list[Damage]
     whole_bytes: int
-    """Behind this begins a record that is not whole yet."""
+    """A record that is not whole yet begins here."""
 
 
 class Scan(NamedTuple):
-    """What some bytes hold."""
+    """The valid records of some bytes, damage and missing records."""
 
     offset_bytes: I64
-    """Of each sound record."""
+    """The offset of each valid record."""
     size_bytes: I64
     time: U64 | None
-    """Of each sound record, in ns; None where the framing has no times."""
+    """The time of each valid record, in ns; None if the framing has no times."""
     whole_bytes: int
     """Behind this begins a record that is not whole yet."""
     damage: list[Damage]
@@ -81,16 +82,16 @@ class Scan(NamedTuple):
 
 
 class Framing(Protocol):
-    """How records follow each other."""
+    """The rule by which records follow each other."""
 
     @property
     def unit_bytes(self) -> int:
-        """What all records are a multiple of, or 1."""
+        """The common divisor of all record sizes, or 1."""
         ...
 
     @property
     def head_bytes(self) -> int:
-        """How much of any record there is, at least."""
+        """The smallest size of a record."""
         ...
 
     def length_at(self, data: memoryview, at: int) -> int:
@@ -98,22 +99,22 @@ class Framing(Protocol):
         ...
 
     def walk(self, data: memoryview) -> Walked:
-        """Find the records in *data*, which begins with one and may end within one."""
+        """Find the records in *data*, which begins with a record and may end inside one."""
         ...
 
     def times(self, data: memoryview, offsets: I64) -> U64 | None:
-        """Return the records' own times in ns, if they have any."""
+        """Return the records' own times in ns; None if they have none."""
         ...
 
     def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask] | None:
-        """Return the records' u32 sequence numbers and which of them have one."""
+        """Return the records' u32 sequence numbers, and a mask of records that have one."""
         ...
 
 
 def more_of(framing: Framing, begun: memoryview) -> int:
-    """Return how many bytes follow, at least, in the record that *begun* begins; 0: it is whole.
+    """Return how many bytes are missing, at least, of the record that *begun* begins; 0: none.
 
-    Where no record begins, one byte may be another's: there is no more to tell by.
+    If no record begins there, return 1: nothing is known about the next byte.
     """
     length = framing.length_at(begun, 0) if len(begun) else NOT_YET
     if length == NOT_YET:
@@ -124,9 +125,9 @@ def more_of(framing: Framing, begun: memoryview) -> int:
 
 
 def _gather(data: memoryview, offsets: I64, at: int, dtype: str) -> U64:
-    """Return a field that lies *at* bytes behind each offset, wherever that is aligned to."""
+    """Return the field *at* bytes after each offset; the field need not be aligned."""
     size = np.dtype(dtype).itemsize
-    # Opaque: six times faster than as numbers.
+    # As opaque bytes: six times faster than as numbers.
     everywhere = np.ndarray((max(len(data) - size + 1, 0),), f"V{size}", data, strides=(1,))
     values: U64 = everywhere[offsets + at].view(dtype).astype(np.uint64)
     return values
@@ -134,23 +135,23 @@ def _gather(data: memoryview, offsets: I64, at: int, dtype: str) -> U64:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """Where time (u64, ns) and sequence number (u32) stand in each record; None: nowhere."""
+    """The offsets of time (u64, ns) and sequence number (u32) in each record; None: absent."""
 
     time_at: int | None = None
     sequence_at: int | None = None
 
     @property
     def least_bytes(self) -> int:
-        """How long a record is that has both."""
+        """The least size of a record that has both fields."""
         time_end = 0 if self.time_at is None else self.time_at + 8
         return max(time_end, 0 if self.sequence_at is None else self.sequence_at + 4)
 
     def times(self, data: memoryview, offsets: I64) -> U64 | None:
-        """Return the records' own times in ns, if they have any."""
+        """Return the records' own times in ns; None if they have none."""
         return None if self.time_at is None else _gather(data, offsets, self.time_at, "<u8")
 
     def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask] | None:
-        """Return the records' u32 sequence numbers; all have one."""
+        """Return the records' u32 sequence numbers; all records have one."""
         if self.sequence_at is None:
             return None
         numbers = _gather(data, offsets, self.sequence_at, "<u4")
@@ -178,7 +179,7 @@ class Fixed(_Fields):
         return self.size_bytes
 
     def walk(self, data: memoryview) -> Walked:
-        """Return as many as there is room for."""
+        """Return all records that fit."""
         offsets = np.arange(0, len(data) - self.size_bytes + 1, self.size_bytes, dtype=np.int64)
         sizes = np.full(len(offsets), self.size_bytes, np.int64)
         return Walked(offsets, sizes, [], len(offsets) * self.size_bytes)
@@ -189,12 +190,12 @@ class LengthPrefixed(_Fields):
     """``u32le-length``."""
 
     unit_bytes: ClassVar[int] = 1
-    """They are of any size."""
+    """Records have any size."""
     head_bytes: ClassVar[int] = 4
-    """The length's own."""
+    """The size of the length itself."""
 
     def length_at(self, data: memoryview, at: int) -> int:
-        """Return 4 and what the first 4 bytes say, if that can be."""
+        """Return 4 plus the number in the first 4 bytes, if it is possible."""
         if at + 4 > len(data):
             return NOT_YET
         (behind,) = _LENGTH.unpack_from(data, at)
@@ -202,7 +203,7 @@ class LengthPrefixed(_Fields):
         return length if max(self.least_bytes, 5) <= length <= MOST_RECORD_BYTES else NONE_HERE
 
     def walk(self, data: memoryview) -> Walked:
-        """Go from length to length, and over what is none to where numbers count on again."""
+        """Go from length to length; after damage, go on where two numbers are consecutive."""
         starts: list[int] = []
         sizes: list[int] = []
         damage: list[Damage] = []
@@ -224,7 +225,7 @@ class LengthPrefixed(_Fields):
         return Walked(np.array(starts, np.int64), np.array(sizes, np.int64), damage, at)
 
     def _again_at(self, data: memoryview, at: int) -> int:
-        """Return where a record stands that the next number follows; nothing else marks one."""
+        """Return the next offset of a record whose number the following record continues."""
         if self.sequence_at is None:
             return len(data)
         head = self.sequence_at + 4
@@ -249,9 +250,9 @@ class Blktrace:
     order: str = "<"
     """``<`` or ``>``."""
     unit_bytes: ClassVar[int] = 1
-    """What follows a record is of any size."""
+    """The pdu after a record has any size."""
     head_bytes: ClassVar[int] = 48
-    """Version 7's."""
+    """The size in version 7."""
 
     def length_at(self, data: memoryview, at: int) -> int:
         """Return the record's size with its ``pdu``, if its magic is right."""
@@ -284,7 +285,7 @@ class Blktrace:
         return _gather(data, offsets, 8, f"{self.order}u8")
 
     def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask] | None:
-        """Return ``sequence``; notes have none."""
+        """Return ``sequence``; notes have no number."""
         records = blktrace.records_at(data, offsets, self._layout(data, int(offsets[0])))
         return records["sequence"].astype(np.uint64), records["action"] & blktrace.NOTIFY == 0
 
@@ -293,7 +294,7 @@ class Blktrace:
 
 
 def _unfinished_bytes(tail: memoryview, magic: bytes) -> int:
-    """Return how much of the end may be the beginning of a record."""
+    """Return how many bytes at the end may be the begin of a record."""
     end = bytes(tail[-blktrace.MOST_RECORD_BYTES :])
     at = end.rfind(magic)
     if at >= 0:
@@ -304,10 +305,10 @@ def _unfinished_bytes(tail: memoryview, magic: bytes) -> int:
 def parse_framing(
     text: str, *, time_at: int | None = None, sequence_at: int | None = None, order: str = "<"
 ) -> Framing:
-    """Return what ``framing=`` in a SPEC names.
+    """Parse the ``framing=`` of a SPEC.
 
     Raises:
-        UsageError: no such framing, or it cannot have these fields.
+        UsageError: there is no such framing, or it cannot have these fields.
     """
     kind, _, size = text.partition(":")
     if kind == "blktrace" and not size:
@@ -332,11 +333,11 @@ def scan(
     last_sequence: int | None = None,
     suspect_before_missing: bool = False,
 ) -> Scan:
-    """Find the records in *data*, which begins with one.
+    """Find the records in *data*, which begins with a record.
 
-    *complete*: it ends behind one, too, so that one which is not whole is damage.
-    *last_sequence*: of the record before.  *suspect_before_missing*: what stands before missing
-    records may have been overwritten while it was read, and is damage.
+    *complete*: it also ends with a record, so an incomplete record is damage.  *last_sequence* is
+    the number of the record before.  *suspect_before_missing*: a record before missing ones may
+    have been overwritten while it was read, so it is damage.
     """
     offsets, sizes, damage, whole = framing.walk(data)
     if complete and whole < len(data):
@@ -361,7 +362,7 @@ def scan(
 
 
 def _spans(offsets: I64, sizes: I64, sound: Mask) -> list[Damage]:
-    """Return one Damage for each unsound record or row of them."""
+    """Return one Damage for each run of invalid records."""
     spans: list[Damage] = []
     for row in np.flatnonzero(~sound).tolist():
         at, size = int(offsets[row]), int(sizes[row])

@@ -1,4 +1,4 @@
-"""What a ``format`` file of tracefs says: an event's fields, and how to print them.
+"""Parse a ``format`` file of tracefs: the fields of an event, and how to print them.
 
     name: sched_switch
     ID: 372
@@ -10,14 +10,13 @@
     print fmt: "prev_comm=%s ...", REC->prev_comm, ...
 
 A ``__data_loc`` field is a u32: length << 16 | offset from the event's first byte; a ``__rel_loc``
-one counts its offset from its own end.  Linux 2.6.31 had a u16, the offset alone: such data goes on
-to the event's end.  ``__data_loc char[][2] arg`` is two of them, and becomes the fields ``arg[0]``
-and ``arg[1]``.
+field counts its offset from its own end.  Linux 2.6.31 had a u16 with the offset only: such data
+reaches to the event's end.  ``__data_loc char[][2] arg`` is two fields, ``arg[0]`` and ``arg[1]``.
 
 Source of the layout: Linux Documentation/trace/events.rst; ``f_show`` in
 kernel/trace/trace_events.c; include/trace/stages/.
 
-Rule: pure; a size that is stated wins over what a type's name suggests.
+Rule: pure; a stated size is right, even if the type's name suggests another one.
 """
 
 import enum
@@ -36,26 +35,26 @@ LOC_LENGTH_SHIFT: Final = 16
 
 
 class Kind(enum.Enum):
-    """How a field's bytes are to be taken."""
+    """The meaning of a field's bytes."""
 
     INT = enum.auto()
-    """An integer of 1, 2, 4 or 8 bytes; a pointer is one."""
+    """An integer of 1, 2, 4 or 8 bytes, or a pointer."""
     ARRAY = enum.auto()
-    """Integers, a fixed number of them."""
+    """A fixed number of integers."""
     CHARS = enum.auto()
     """A fixed number of characters; the string ends at the first NUL."""
     STRING = enum.auto()
-    """``__data_loc char[]``, and its like."""
+    """``__data_loc char[]`` and similar types."""
     DYNAMIC = enum.auto()
     """``__data_loc`` of integers."""
     BITMASK = enum.auto()
     """``__data_loc`` of a cpumask."""
     TAIL = enum.auto()
-    """A flexible array: whatever stands behind the fixed part, to the event's end."""
+    """A flexible array: all bytes after the fixed part, to the event's end."""
     BYTES = enum.auto()
-    """Of another size: a struct, an address."""
+    """A value of another size: a struct, an address."""
     SPAN = enum.auto()
-    """A string wherever it lies: the record holds its begin and end, counted from the event's."""
+    """A string at any place: the record holds its begin and end, as offsets in the event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +63,18 @@ class Field:
 
     name: str
     type: str
-    """As declared, of one element."""
+    """The declared type of one element."""
     offset_bytes: int
     size_bytes: int
     signed: bool
     kind: Kind
     element_bytes: int
     relative: bool = False
-    """``__rel_loc``."""
+    """Whether the field is a ``__rel_loc``."""
 
     @property
     def elements(self) -> int:
-        """How many elements the fixed part holds."""
+        """The number of elements of the fixed part."""
         return self.size_bytes // self.element_bytes if self.element_bytes else 0
 
     @property
@@ -109,7 +108,7 @@ class Format:
     name: str
     id: int
     fields: tuple[Field, ...]
-    """All, the common ones first."""
+    """All fields, the common ones first."""
     print_fmt: str
     byteorder: str
     """``<`` or ``>``."""
@@ -122,17 +121,17 @@ class Format:
 
     @property
     def own(self) -> tuple[Field, ...]:
-        """The fields that other events do not have."""
+        """The event's own fields, without the common ones."""
         return tuple(field for field in self.fields if not field.name.startswith("common_"))
 
     @cached_property
     def fixed_bytes(self) -> int:
-        """Bytes that every event of this type has, before what is dynamic."""
+        """The bytes that every event of this type has, before dynamic data."""
         return max((field.offset_bytes + field.size_bytes for field in self.fields), default=0)
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
-        """The fixed part as a structured dtype; flexible arrays are not in it."""
+        """The fixed part as a structured dtype, without flexible arrays."""
         held = [field for field in self.fields if field.size_bytes]
         return np.dtype(
             {
@@ -144,8 +143,8 @@ class Format:
         )
 
 
-# Each pattern is linear in what it is given: a repetition never has to give anything back (``*+``),
-# and none matches over the end of a line.
+# Each pattern takes linear time: its repetitions are possessive (``*+``) and never backtrack, and
+# none matches over the end of a line.
 _ID: Final = re.compile(rb"^ID:[ \t]*+(\d++)", re.MULTILINE)
 _NAME: Final = re.compile(r"^name:[ \t]*+(\S++)", re.MULTILINE)
 _FIELD: Final = re.compile(
@@ -179,10 +178,10 @@ def id_of(text: bytes) -> int | None:
 def parse_format(
     text: bytes, system: str = "", *, byteorder: str = "<", long_bytes: int = 8
 ) -> Format:
-    """Return what a format file says; *long_bytes* is the kernel's, see header_page.
+    """Parse a format file; *long_bytes* is the size of the kernel's ``long``, see header_page.
 
     Raises:
-        ValueError: no name, no id or no fields, or a field that cannot be.
+        ValueError: it has no name, no id or no fields, or an impossible field.
     """
     told = text.decode(errors="replace")
     number, name = id_of(text), _NAME.search(told)
@@ -214,12 +213,12 @@ class _Declared(NamedTuple):
     location: str
     type: str
     array: str | None
-    """With its brackets, wherever they stand."""
+    """The type with its brackets, wherever these are."""
     name: str
 
 
 def _declared(text: str) -> _Declared | None:
-    """Take a declaration apart from its end; None where it has no name."""
+    """Parse a declaration from its end; return None if it has no name."""
     location = next((word for word in ("__data_loc", "__rel_loc") if text.startswith(word)), "")
     rest, array = text[len(location) :].strip(), None
     if rest.endswith("]"):
@@ -237,7 +236,7 @@ def _declared(text: str) -> _Declared | None:
 
 
 def _fields_of(found: re.Match[str], long_bytes: int, event: str) -> list[Field]:
-    """Return the field that a line declares; of an array of strings each one."""
+    """Return the field that a line declares; of an array of strings, a field for each."""
     declared = _declared(found["declared"].strip())
     if declared is None:
         raise ValueError(f"field {found['declared'][:40]!r}")
@@ -247,7 +246,7 @@ def _fields_of(found: re.Match[str], long_bytes: int, event: str) -> list[Field]
         raise ValueError(f"field {name[:40]} ends at {offset + size}")
     kind, element = _kind_of(declared, size, long_bytes)
     if event == "kernel_stack" and name == "caller" and kind is Kind.ARRAY:
-        # Declared with eight frames, yet as long as the event is.
+        # The format declares eight frames, but the array is as long as the event.
         kind, size = Kind.TAIL, 0
     signed = found["signed"] == "1" if found["signed"] else not _is_unsigned(named)
     relative = declared.location == "__rel_loc"
@@ -294,7 +293,7 @@ def _array_kind(stated: str, named: str, size: int, element: int) -> tuple[Kind,
 
 
 def element_bytes(named: str, long_bytes: int) -> int:
-    """Return the size of a C type by its name; 0 where the name does not tell."""
+    """Return the size of a C type by its name; 0 if the name does not determine it."""
     if "*" in named:
         return long_bytes
     words = [word for word in named.split() if word not in ("const", "volatile", "signed")]

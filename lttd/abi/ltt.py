@@ -1,18 +1,18 @@
 """Sub-buffers of LTTng 0.x (LTT), trace formats 2.0 to 2.6, as its relay channels deliver them.
 
-A sub-buffer is a header, events up to the used size, and padding that is whatever was there before.
-Up to 2.4 every sub-buffer has the buffer's fixed size and says how much of it is unused; from 2.5
-on it says how much is used, and how much was delivered: that, rounded up to the tracer's pages.
-Integers are in the tracer's byte order, which the magic tells.
+A sub-buffer is a header, events up to the used size, and padding with old bytes.  Up to 2.4 every
+sub-buffer has the buffer's fixed size and states the unused bytes.  From 2.5 on it states the used
+bytes, and the delivered bytes: the used ones, rounded up to the tracer's pages.  Integers are in
+the tracer's byte order, which the magic shows.
 
 Source of the layout: LTTng 0.x ``include/linux/ltt-tracer.h``, ``struct ltt_subbuffer_header``;
-LTTV ``ltt/ltt-private.h`` of each minor version.  The header is ``offsetof(end)`` long, except in
-2.0, where it is ``sizeof``, which 64-bit kernels round up to 64.
+LTTV ``ltt/ltt-private.h`` of each minor version.  The header is ``offsetof(end)`` long.  In 2.0 it
+is ``sizeof`` long, which 64-bit kernels round up to 64.
 
-Rule: times leave this module in ns of the trace's own clock, floor(tsc * 10^9 * scale / frequency)
-in integers (2.2 and later; before, the scale multiplies the frequency): they compare over all
-streams of a trace, and no digit is lost to a float.
-Invariant: nothing here raises because of what sub-buffers say, but layout_of().
+Rule: this module returns times in ns of the trace's own clock, floor(tsc * 10^9 * scale /
+frequency), computed in integers (before 2.2 the scale multiplies the frequency).  So times compare
+over all streams of a trace, and no digit is lost to a float.
+Invariant: only layout_of() raises because of the bytes of a sub-buffer.
 """
 
 import struct
@@ -33,7 +33,7 @@ I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 CLOCK: Final = "ltt-tsc"
-"""Name of the clock in manifests: ns that were counted in cycles."""
+"""The name of the clock in manifests: a count of cycles, in ns."""
 MAGIC: Final = 0x00D6B7ED
 MAGIC_AT: Final = 16
 _OLD_MAGIC_AT: Final = 40  # up to format 1.0
@@ -41,15 +41,15 @@ _CTF_MAGIC: Final = 0xC1FC1FC1
 MAJOR: Final = 2
 LAST_MINOR: Final = 6
 VARYING_SINCE: Final = 5
-"""First minor version whose sub-buffers are delivered no longer than they are used."""
+"""First minor version whose sub-buffers are delivered without their unused pages."""
 LOSS_SINCE: Final = 2
-"""First minor version that counts what was lost."""
+"""First minor version that counts losses."""
 LEAST_HEADER_BYTES: Final = 60
-"""What the headers of all versions begin with; what stripping changes lies in it."""
+"""The common first part of all versions' headers, which holds all fields that stripping changes."""
 PAGE_BYTES: Final = 4096
 """The smallest page of any tracer: sub-buffers begin at multiples of it."""
 _NS: Final = 1_000_000_000
-# What conversion carries as a remainder has room above it in a u64; no counter is so fast.
+# The remainder of the conversion must have room in a u64; no counter is this fast.
 _MOST_FREQUENCY: Final = 1 << 55
 
 _FIELDS: Final = (
@@ -74,26 +74,26 @@ _LOSS_DTYPES: Final = {
     order: np.dtype([("events_lost", f"{order}u4"), ("corrupted", f"{order}u4")]) for order in "<>"
 }
 HEADS: Final = {order: struct.Struct(f"{order}2QI4B3Q3I") for order in "<>"}
-"""The same as header_dtype(), for one at a time."""
+"""The same layout as header_dtype(), for one header."""
 _MAGICS: Final = {order: struct.pack(f"{order}I", MAGIC) for order in "<>"}
 
 
 def is_metadata(channel: str) -> bool:
-    """Tell whether a channel, by its name, is the one that describes the others' events.
+    """Tell whether a channel, by its name, is the one that describes the events of all others.
 
-    It is never lost, and its first sub-buffer begins when the trace was made.  Up to 2.2 it lies in
+    It loses nothing, and its first sub-buffer begins when the trace was made.  Up to 2.2 it is in
     ``control/``.
     """
     return channel.rpartition("/")[2] == "metadata"
 
 
 def header_dtype(order: str) -> np.dtype[np.void]:
-    """Return what the headers of all versions begin with; *order* is ``<`` or ``>``."""
+    """Return the dtype of the common part of all headers; *order* is ``<`` or ``>``."""
     return _DTYPES[order]
 
 
 def header_bytes_of(minor: int, pointer_bytes: int) -> int:
-    """Return where the first event of a sub-buffer of format 2.*minor* begins."""
+    """Return the offset of the first event in a sub-buffer of format 2.*minor*."""
     if minor >= LOSS_SINCE:
         return LEAST_HEADER_BYTES + 8
     return 64 if minor == 0 and pointer_bytes == 8 else LEAST_HEADER_BYTES
@@ -101,40 +101,40 @@ def header_bytes_of(minor: int, pointer_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What the header of any sub-buffer says of the trace that it is from."""
+    """The properties of a trace that the header of each of its sub-buffers states."""
 
     order: str
     """Byte order, ``<`` or ``>``."""
     minor: int
     pointer_bytes: int
     alignment: int
-    """Of events, in bytes; 0: they are packed."""
+    """The alignment of events, in bytes; 0: they are packed."""
     frequency: int
-    """Of the TSC, in Hz."""
+    """The frequency of the TSC, in Hz."""
     scale: int
     start_ns: int
     """Wall clock when the trace was created."""
 
     @property
     def header_bytes(self) -> int:
-        """Where the first event begins."""
+        """The offset of the first event."""
         return header_bytes_of(self.minor, self.pointer_bytes)
 
     @property
     def varying(self) -> bool:
-        """Whether sub-buffers are delivered no longer than they are used, but for page rounding."""
+        """Whether sub-buffers are delivered without their unused pages."""
         return self.minor >= VARYING_SINCE
 
     def ns_of(self, tsc: U64) -> U64:
-        """Turn counts of cycles into ns; what would not fit is the largest that does."""
+        """Convert counts of cycles to ns; a result beyond u64 becomes the largest u64."""
         return scaled(tsc, *_ratio(self.minor, self.frequency, self.scale))
 
 
 def layout_of(data: Buffer, offset_bytes: int = 0) -> Layout:
-    """Return what the header at *offset_bytes* says.
+    """Parse the header at *offset_bytes*.
 
     Raises:
-        ValueError: there is none, and what of it is not as it must be.
+        ValueError: there is no header; the message says which part is wrong.
     """
     head = bytes(data[offset_bytes : offset_bytes + LEAST_HEADER_BYTES])
     if len(head) < LEAST_HEADER_BYTES:
@@ -155,7 +155,7 @@ def layout_of(data: Buffer, offset_bytes: int = 0) -> Layout:
 
 
 def _other_magic(head: bytes) -> str:
-    """Say what begins like this, which is no sub-buffer of formats 2.x."""
+    """Name the format that begins with *head*, which is not one of 2.x."""
     if head[_OLD_MAGIC_AT:][:4] in _MAGICS.values():
         return "a format before 2.0; known are 2.0 to 2.6"
     if head[:4] in (_CTF_MAGIC.to_bytes(4, "little"), _CTF_MAGIC.to_bytes(4, "big")):
@@ -165,7 +165,7 @@ def _other_magic(head: bytes) -> str:
 
 
 def has_magic(head: bytes) -> bool:
-    """Tell whether a file that begins with *head* begins with a sub-buffer, by its magic."""
+    """Tell by the magic whether *head* begins a sub-buffer."""
     return _order_of(head) is not None
 
 
@@ -183,15 +183,15 @@ def _ratio(minor: int, frequency: int, scale: int) -> tuple[int, int]:
 
 @lru_cache
 def is_clock(minor: int, frequency: int, scale: int) -> bool:
-    """Tell whether a header's clock can be one, and be converted."""
+    """Tell whether a header's clock is possible, and can be converted."""
     return frequency > 0 and scale > 0 and _ratio(minor, frequency, scale)[1] < _MOST_FREQUENCY
 
 
 def scaled(counts: U64, above: int, below: int) -> U64:
-    """Return floor(counts * *above* / *below*), exactly; 2**64 - 1 where that is more.
+    """Return floor(counts * *above* / *below*), exactly; 2**64 - 1 if the result is larger.
 
-    *below* is less than 2**55.  Long division: the whole part and the remainder are carried
-    through the digits of *above*, the base chosen so that nothing exceeds 64 bits.
+    *below* is less than 2**55.  This is a long division: it carries whole part and remainder
+    through the digits of *above*, in a base that keeps every value within 64 bits.
     """
     limit = (1 << 64) * below // above - 1
     beyond = counts > np.uint64(min(limit, (1 << 64) - 1)) if limit < 1 << 64 else None
@@ -210,14 +210,14 @@ def scaled(counts: U64, above: int, below: int) -> U64:
 
 
 class Headers(NamedTuple):
-    """What headers at some places say: one element each."""
+    """The headers at some offsets, as columns with an element for each."""
 
     sound: Mask
-    """Magic, version, clock and sizes can be; the other columns mean nothing where not."""
+    """Whether magic, version, clock and sizes are possible; else the other columns are invalid."""
     used_bytes: I64
-    """Header and events."""
+    """Bytes of header and events."""
     size_bytes: I64
-    """What was delivered, padding included."""
+    """Delivered bytes, padding included."""
     begin: U64
     """Trace clock, ns."""
     end: U64
@@ -225,13 +225,13 @@ class Headers(NamedTuple):
     events_lost: U64
     """Running total since the buffer was created, modulo 2**32."""
     corrupted: U64
-    """The same of sub-buffers that the tracer could not close in order."""
+    """Running total of sub-buffers that the tracer could not close in order, modulo 2**32."""
     run: U64
-    """Wall clock in us when the trace was created: where it changes, another trace begins."""
+    """Wall clock in us when the trace was created; another value is another trace."""
 
 
 def headers_at(data: Buffer, offsets_bytes: I64) -> Headers:
-    """Read headers at given places; sound also means that all of the used bytes are there."""
+    """Read headers at given offsets; ``sound`` also means that all used bytes are in *data*."""
     room = len(data)
     inside = (offsets_bytes >= 0) & (offsets_bytes <= room - LEAST_HEADER_BYTES)
     order = order_at(data, offsets_bytes[inside])
@@ -262,7 +262,7 @@ def headers_at(data: Buffer, offsets_bytes: I64) -> Headers:
 
 
 def order_at(data: Buffer, offsets_bytes: Iterable[int]) -> str:
-    """Return the byte order of the first of these places that has a magic."""
+    """Return the byte order of the first of these offsets at which there is a magic."""
     for at in offsets_bytes:
         magic = bytes(data[at + MAGIC_AT : at + MAGIC_AT + 4])
         for order, known in _MAGICS.items():
@@ -272,7 +272,7 @@ def order_at(data: Buffer, offsets_bytes: Iterable[int]) -> str:
 
 
 def _gathered(data: Buffer, offsets_bytes: I64, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """Copy what lies at these places, all inside of *data*."""
+    """Copy the bytes at these offsets, which must lie inside *data*."""
     if not len(offsets_bytes):
         return np.empty(0, dtype)
     everywhere = np.ndarray((len(data) - dtype.itemsize + 1,), dtype, data, strides=(1,))
@@ -281,7 +281,7 @@ def _gathered(data: Buffer, offsets_bytes: I64, dtype: np.dtype[np.void]) -> npt
 
 
 def _sizes(found: npt.NDArray[np.void]) -> tuple[I64, I64, I64]:
-    """Return minor version, used and delivered bytes; negative where more is unused than there."""
+    """Return minor version, used and delivered bytes; used is negative if the header is wrong."""
     minor = found["minor"].astype(np.int64)
     size = found["size"].astype(np.int64)
     said = found["used"].astype(np.int64)
@@ -289,10 +289,10 @@ def _sizes(found: npt.NDArray[np.void]) -> tuple[I64, I64, I64]:
 
 
 def _times(found: npt.NDArray[np.void], minor: I64, sound: Mask) -> tuple[U64, U64]:
-    """Return begin and end in ns; takes *sound* away where the clock cannot be."""
+    """Return begin and end in ns; clear *sound* where the clock is impossible."""
     begin, end = found["begin"].astype(np.uint64), found["end"].astype(np.uint64)
     todo = sound.copy()
-    while todo.any():  # once, unless runs of several traces were appended to each other
+    while todo.any():  # once, unless several traces were appended to one file
         first = int(todo.argmax())
         clock = int(minor[first]), int(found["frequency"][first]), int(found["scale"][first])
         same = todo & (found["frequency"] == clock[1]) & (found["scale"] == clock[2])
@@ -307,10 +307,11 @@ def _times(found: npt.NDArray[np.void], minor: I64, sound: Mask) -> tuple[U64, U
 
 
 def packed_heads(data: Buffer, offsets_bytes: I64, used_bytes: I64) -> npt.NDArray[np.uint8]:
-    """Return the headers that the sub-buffers get when their padding is cut off.
+    """Return the headers of sub-buffers whose padding is cut off.
 
-    Shape (n, LEAST_HEADER_BYTES): what replaces the first bytes of each, so that it still walks:
-    the size becomes what is used, and what is unused (up to 2.4) nothing.  All are sound.
+    Shape (n, LEAST_HEADER_BYTES): these bytes replace the first ones of each sub-buffer, so that a
+    reader can still walk it.  The size becomes the used size, and the unused bytes (up to 2.4)
+    become 0.  All sub-buffers must be sound.
     """
     return resized_heads(data, offsets_bytes, used_bytes, used_bytes)
 
@@ -318,7 +319,7 @@ def packed_heads(data: Buffer, offsets_bytes: I64, used_bytes: I64) -> npt.NDArr
 def resized_heads(
     data: Buffer, offsets_bytes: I64, used_bytes: I64, sizes_bytes: I64
 ) -> npt.NDArray[np.uint8]:
-    """Return the headers that the sub-buffers get when each is to take *sizes_bytes*."""
+    """Return the headers of sub-buffers that are to take *sizes_bytes* each."""
     heads = _gathered(data, offsets_bytes, _DTYPES[order_at(data, offsets_bytes)])
     varying = heads["minor"] >= VARYING_SINCE
     heads["used"] = np.where(varying, used_bytes, sizes_bytes - used_bytes)
@@ -330,19 +331,19 @@ class Taken(NamedTuple):
     """Sub-buffers in a buffer, as rows of a batch."""
 
     rows: Rows
-    """The sound ones, with their own times; sequence and discarded_total are for the stream."""
+    """The sound sub-buffers, with their own times; the stream sets sequence and discarded_total."""
     heads: npt.NDArray[np.uint8]
     """See packed_heads()."""
     headers: Headers
-    """Of the same."""
+    """The headers of the sound sub-buffers."""
     damaged: list[tuple[int, int]]
-    """(row before which it stood, number among the places given) of what does not parse."""
+    """For each that does not parse: (number of the row after it, its number in the input)."""
 
 
 def rows_of(data: Buffer, offsets_bytes: I64, sizes_bytes: I64) -> Taken:
-    """Read the sub-buffers that begin at given places and were delivered in so many bytes.
+    """Read the sub-buffers at given offsets, each with its delivered size.
 
-    One that says another size than it was delivered in is damaged.
+    A sub-buffer whose header states another size is damaged.
     """
     found = headers_at(data, offsets_bytes)
     sound = found.sound & (found.size_bytes == sizes_bytes)

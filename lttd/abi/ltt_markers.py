@@ -1,17 +1,17 @@
-"""The markers of an LTTng 0.x trace: what its metadata channel says of every event's fields.
+"""The markers of an LTTng 0.x trace: the metadata channel declares the fields of every event.
 
-A marker is declared by two events, in any order: one gives it an id within its channel and the
-sizes of C's types, the other a format string.  For each field that has a name, maybe how it is
-stored, and how a program would print it::
+Two events declare a marker, in any order: one gives its id within its channel and the sizes of C's
+types, the other its format string.  The format string has, for each field, a name, optionally the
+form in which it is stored, and the conversion that prints it::
 
     pid %d  state #2d%ld  ip 0x%lX  protocol #n2u%hu  filename %s
 
 Source of the grammar: LTTng 0.x ltt/ltt-serialize.c, LTTV ltt/marker.c and
-doc/developer/lttng-format-string.txt.  Where the two differ, the kernel wrote the bytes: of ``#8``
-it takes no notice, so that the C type alone says how long such a field is.
+doc/developer/lttng-format-string.txt.  Where the two differ, the kernel is right, because it wrote
+the bytes: it ignores ``#8``, so only the C type determines the size of such a field.
 
-Rule: pure, and nothing raises because of what a trace says; of two declarations that differ the
-first one counts, and the conflict is told.
+Rule: pure; no bytes of a trace make it raise.  If two declarations differ, the first one counts,
+and the conflict is reported.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from lttd.limits import MARKER_FORMAT, MARKER_SIZES, MARKERS
 ID_EVENT: Final = 0
 FORMAT_EVENT: Final = 1
 PER_CHANNEL_SINCE: Final = 3
-"""Minor version from which ids are a channel's own, and declarations name it."""
+"""Minor version from which each channel has its own ids, and declarations name the channel."""
 
 _FLAGS: Final = "-+ #0"
 _QUALIFIERS: Final = "hlLZztS"
@@ -35,18 +35,18 @@ MOST_CONFLICTS: Final = 100
 
 
 class Sizes(NamedTuple):
-    """What a marker's id event says of the traced machine, all in bytes."""
+    """The sizes on the traced machine, by a marker's id event, in bytes."""
 
     int_bytes: int = 4
     long_bytes: int = 8
     pointer_bytes: int = 8
     size_t_bytes: int = 8
     alignment: int = 0
-    """Fields are aligned to no more than this; 0: not at all."""
+    """The largest alignment of a field; 0: none."""
 
 
 class Stored(NamedTuple):
-    """How a value lies in the trace."""
+    """The form in which a trace stores a value."""
 
     size_bytes: int
     """0: a string."""
@@ -60,16 +60,16 @@ class MarkerField(NamedTuple):
     name: str
     stored: Stored
     network: bool = False
-    """Big-endian, whatever the trace is."""
+    """Whether the value is big-endian, whatever the trace's byte order."""
     literal: str = ""
-    """What stands right before the value: the ``0x`` of ``ip 0x%lX``."""
+    """The text directly before the value: the ``0x`` of ``ip 0x%lX``."""
     flags: str = ""
     letter: str = "d"
-    """With the flags: how C would print it, as a long long."""
+    """The conversion's letter; with the flags, it prints the value as a long long in C."""
 
     @property
     def is_string(self) -> bool:
-        """Whether it ends at its NUL."""
+        """Whether the field is a string that ends at its NUL."""
         return not self.stored.size_bytes
 
 
@@ -83,7 +83,7 @@ class Marker:
     format: str
     sizes: Sizes
     fields: tuple[MarkerField, ...] = field(compare=False, repr=False)
-    """What the format declares, with these sizes."""
+    """The fields that the format declares, with these sizes."""
 
 
 def parse_fields(text: str, sizes: Sizes) -> tuple[MarkerField, ...]:
@@ -92,7 +92,7 @@ def parse_fields(text: str, sizes: Sizes) -> tuple[MarkerField, ...]:
 
 
 class _Parser:
-    """Goes through a format string as LTTV does: a name is the first word behind a conversion."""
+    """Parses a format string as LTTV does: a name is the first word after a conversion."""
 
     def __init__(self, text: str, sizes: Sizes) -> None:
         self._text = text
@@ -103,7 +103,7 @@ class _Parser:
         self._literal = ""
         self._name: str | None = None
         self._word: str | None = ""
-        """Of the name, while it is read."""
+        """The letters of the name that is being read."""
         self._fields: list[MarkerField] = []
 
     def parse(self) -> list[MarkerField]:
@@ -131,13 +131,13 @@ class _Parser:
         return self._text[self._at : self._at + 1]
 
     def _next(self) -> str:
-        """Take a letter; at the end none, for good."""
+        """Take a letter; at the end return an empty string, at every call."""
         letter = self._peek()
         self._at += len(letter)
         return letter
 
     def _take_stored(self) -> None:
-        """Read what follows a ``#``; a letter that means nothing there is swallowed, too."""
+        """Parse the part after a ``#``; skip letters without a meaning there."""
         self._network = False
         while self._peek() == "n":
             self._network = True
@@ -148,7 +148,7 @@ class _Parser:
             self._stored = found
 
     def _take_conversion(self) -> None:
-        """Read what follows a ``%``, and make the field."""
+        """Parse the part after a ``%``, and make the field."""
         flags = ""
         while (letter := self._peek()) and letter in _FLAGS:
             flags += self._next()
@@ -188,7 +188,7 @@ class _Parser:
 
 
 def core_markers(minor: int, alignment: int) -> dict[int, Marker]:
-    """Return what the metadata channel itself consists of, by id."""
+    """Return the markers of the metadata channel itself, by id."""
     channel = "channel %s " if minor >= PER_CHANNEL_SINCE else ""
     sizes = "int #1u%zu long #1u%zu pointer #1u%zu size_t #1u%zu alignment #1u%u"
     size = Sizes(alignment=alignment)
@@ -212,10 +212,10 @@ class Markers:
         self._parsed: dict[tuple[str, Sizes], tuple[MarkerField, ...]] = {}
         self._left_bytes = MARKERS.most
         self.conflicts: list[str] = []
-        """Declarations that cannot be, or differ from an earlier one: a line each, of the first."""
+        """A line for each impossible declaration, and for each that differs from an earlier one."""
 
     def add_event(self, number: int, payload: bytes, *, minor: int, byteorder: str) -> bool:
-        """Take in an event of the metadata channel; tell whether it is one.
+        """Add an event of the metadata channel; return whether it is a valid one.
 
         *byteorder* is ``<`` or ``>``.
         """
@@ -230,7 +230,7 @@ class Markers:
         if number == FORMAT_EVENT:
             self._add_format(channel, words[0], words[1])
             return True
-        # Between the strings and the id there may be one byte, for its alignment.
+        # One byte may align the id after the strings.
         place = len(rest) - 7
         if number != ID_EVENT or place not in (0, 1):
             return False
@@ -250,7 +250,7 @@ class Markers:
             self._refuse(channel, name, f"id {one} is declared with {what}; the first counts")
 
     def _has_room(self, size_bytes: int) -> bool:
-        """Tell whether a declaration of that size is still kept."""
+        """Tell whether the limits allow one more declaration of that size."""
         if 0 <= self._left_bytes < size_bytes:
             self.conflicts.append(f"{MARKERS}; later ones are left out")
             self._left_bytes = -1
@@ -258,7 +258,7 @@ class Markers:
         return self._left_bytes >= 0
 
     def _fits(self, sizes: Sizes) -> bool:
-        """Tell whether there are no more kinds of machines than one file can be from."""
+        """Tell whether the limit of kinds of machines allows these sizes."""
         if len(self._machines) < MARKER_SIZES.most:
             self._machines.add(sizes)
         return sizes in self._machines
@@ -277,7 +277,7 @@ class Markers:
             self._refuse(channel, name, what)
 
     def of(self, channel: str) -> Mapping[int, Marker]:
-        """Return the markers whose events *channel* may hold, by id."""
+        """Return the markers of *channel*, by id."""
         found = {}
         for (declared, one), (name, sizes) in self._ids.items():
             text = self._formats.get((declared, name))

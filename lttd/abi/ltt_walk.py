@@ -1,7 +1,7 @@
-"""Where the sub-buffers of LTTng 0.x lie, in a file that has only them: each tells its own size.
+"""Find the sub-buffers of LTTng 0.x in a file, by the size that each of them states.
 
-Rule: nothing here raises, and nothing is read beyond the end; what is no sub-buffer is told.
-Invariant: sub-buffers and damage that survey() tells cover the file.
+Rule: nothing here raises or reads beyond the end; bytes that are not a sub-buffer are damage.
+Invariant: the sub-buffers and the damage of survey() cover the file.
 """
 
 from array import array
@@ -28,23 +28,23 @@ from lttd.abi.ltt import (
 )
 
 MOST_PAGE_BYTES: Final = 65536
-"""The largest page of any tracer: what padding there is from format 2.5 on is less."""
+"""The largest page of any tracer: from format 2.5 on padding is shorter."""
 
 
 class Damage(NamedTuple):
     """Bytes of a file that hold no sub-buffer."""
 
     number: int
-    """How many sub-buffers stand before them."""
+    """The number of sub-buffers before them."""
     offset_bytes: int
     length_bytes: int
     torn: bool
-    """A sub-buffer begins there whose end is not in the file."""
+    """Whether a sub-buffer begins there whose end is not in the file."""
     reason: str
 
 
 class Survey(NamedTuple):
-    """Where the sub-buffers of a whole file lie."""
+    """The sub-buffers and the damage of a whole file."""
 
     offsets_bytes: I64
     sizes_bytes: I64
@@ -53,9 +53,9 @@ class Survey(NamedTuple):
 
     @property
     def page_bytes(self) -> int:
-        """The tracer's page, to which (2.5 and later) all sizes are rounded up.
+        """The tracer's page size, to which (2.5 and later) all sizes are rounded up.
 
-        The smallest that explains every sub-buffer; PAGE_BYTES where none does.
+        It is the smallest that fits every sub-buffer; PAGE_BYTES if none does.
         """
         page_bytes = PAGE_BYTES
         while page_bytes <= MOST_PAGE_BYTES:
@@ -66,9 +66,9 @@ class Survey(NamedTuple):
 
 
 def survey(data: Buffer) -> Survey:
-    """Follow the headers from the first byte to the last; what is no sub-buffer is skipped.
+    """Follow the headers from the first byte to the last, and skip damage.
 
-    Behind what does not parse the next one is looked for at every page.
+    After bytes that do not parse, it tries the begin of every page.
     """
     offsets, sizes, used_sizes = array("q"), array("q"), array("q")
     damage: list[Damage] = []
@@ -92,7 +92,7 @@ def survey(data: Buffer) -> Survey:
 
 
 def adjoining(data: Buffer, start_bytes: int) -> Iterator[int]:
-    """Yield where stripped sub-buffers begin that follow each other, until one is not whole."""
+    """Yield the offsets of adjoining stripped sub-buffers, until one is not whole."""
     room = len(data)
     order = order_at(data, [start_bytes]) if start_bytes < room else "<"
     at = start_bytes
@@ -105,7 +105,7 @@ def adjoining(data: Buffer, start_bytes: int) -> Iterator[int]:
 
 
 def _extent(data: Buffer, at: int, order: str) -> tuple[int, int]:
-    """Return used and delivered bytes of the sub-buffer at a place; (0, 0) if there is none."""
+    """Return used and delivered bytes of the sub-buffer at *at*; (0, 0) if there is none."""
     if at + LEAST_HEADER_BYTES > len(data):
         return 0, 0
     _, _, magic, major, minor, pointer, alignment, _, _, frequency, scale, used, size = HEADS[
@@ -118,7 +118,7 @@ def _extent(data: Buffer, at: int, order: str) -> tuple[int, int]:
         return 0, 0
     if minor < VARYING_SINCE:
         used = size - used
-    elif size - used >= MOST_PAGE_BYTES:  # padding is what fills the last page
+    elif size - used >= MOST_PAGE_BYTES:  # padding only fills the last page
         return 0, 0
     if not header_bytes_of(minor, pointer) <= used <= size:
         return 0, 0
@@ -126,7 +126,7 @@ def _extent(data: Buffer, at: int, order: str) -> tuple[int, int]:
 
 
 def _next_sound(data: Buffer, at: int, order: str) -> int:
-    """Return where the next whole sub-buffer begins at a page behind *at*; else the end."""
+    """Return the offset of the next whole sub-buffer at a page after *at*; else the end."""
     room, pages = len(data), 16
     start = (at // PAGE_BYTES + 1) * PAGE_BYTES
     while start < room:
@@ -140,11 +140,11 @@ def _next_sound(data: Buffer, at: int, order: str) -> int:
 
 
 def _reason(data: Buffer, at: int, size: int) -> str:
-    """Say why no whole sub-buffer begins at a place."""
+    """Return why no whole sub-buffer begins at *at*."""
     try:
         layout_of(data, at)
     except ValueError as error:
         return str(error)
     if size:
         return f"a sub-buffer of {size} bytes, of which {len(data) - at} are there"
-    return "the sizes in the header cannot be"
+    return "the sizes in the header are impossible"

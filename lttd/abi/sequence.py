@@ -1,6 +1,6 @@
-"""What u32 sequence numbers tell of records: which are new, and how many are missing.
+"""Find new, stale and missing records by their u32 sequence numbers.
 
-Rule: pure; numbers are of one CPU, count on by one and wrap.
+Rule: pure; the numbers are of one CPU, grow by one and wrap.
 """
 
 from itertools import pairwise
@@ -14,19 +14,19 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Judged(NamedTuple):
-    """What some sequence numbers tell."""
+    """The result of judge()."""
 
     sound: Mask
     missing: list[tuple[int, int]]
-    """Before which number how many are missing."""
+    """Pairs: the number of a record, and how many are missing before it."""
     last: int | None
 
 
 def judge(numbers: U64, last: int | None) -> Judged:
-    """Tell new records from repeated and stale ones, by runs that count on by one.
+    """Tell new records from repeated and stale ones, by runs of consecutive numbers.
 
-    Numbers are u32 and wrap.  What goes back is stale, unless it begins anew at 0 or 1; a single
-    number that leaps ahead of those that follow it is a stale record's, too.
+    Numbers are u32 and wrap.  A run that steps back is stale, unless it begins anew at 0 or 1.  A
+    single number that is ahead of the numbers after it is stale, too.
     """
     sound = np.ones(len(numbers), np.bool_)
     missing: list[tuple[int, int]] = []

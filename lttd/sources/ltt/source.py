@@ -78,7 +78,7 @@ class LttSource:
         self._books: dict[StreamId, LttBook] = {}
         self._identities: dict[StreamId, tuple[int, int]] = {}
         self._infos: dict[StreamId, StreamInfo] = {}
-        """The streams that the segment has, by name."""
+        """The streams as the segment's manifest describes them."""
         self._refused: set[ChannelFile] = set()
         with ExitStack() as stack:
             self._tree = ChannelTree(str(directory), channels, rescan_s)

@@ -55,7 +55,7 @@ class _Copies:
     def __init__(self, notes: list[str]) -> None:
         self._notes = notes
         self._left_bytes = FORMATS.most
-        """The size of all formats together."""
+        """The number of bytes that the remaining formats may take."""
 
     def of(self, path: Path, name: str) -> Iterator[Attachment]:
         """Yield a file's copy; nothing if it is absent or too large."""

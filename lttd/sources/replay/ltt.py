@@ -69,9 +69,9 @@ class Channel:
     path: Path
     survey: ltt_walk.Survey
     layout: ltt.Layout
-    """The header of its first sub-buffer."""
+    """The layout, by the header of the first sub-buffer."""
     start: int
-    """The begin of that, on the trace clock, in ns."""
+    """The begin of the first sub-buffer, on the trace clock, in ns."""
     runs: int
     """The number of traces in it: the legacy lttd could append to its files."""
 
