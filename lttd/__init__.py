@@ -1,4 +1,4 @@
-"""Record the Linux kernel's per-CPU trace buffers, and read what was recorded."""
+"""Record the Linux kernel's per-CPU trace buffers, and read the recorded traces."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["open"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    """Load what a reader of traces needs when it is asked for: the daemon never does."""
+    """Import the library's modules on first use; the daemon never needs them."""
     if name == "open":
         from lttd.view.library import open_trace  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""``lttd``: the command line's door to the daemon."""
+"""The program ``lttd``: parse the command line, go to the background, run the daemon."""
 
 import gc
 import os
@@ -24,14 +24,14 @@ from lttd.terminal import fill_standard_descriptors, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run lttd; return its exit status: 0, 1, 2 or 77, as ``lttd --help`` tells."""
-    # Before anything is opened: it could get the number of a descriptor that is closed.
+    """Run lttd; return its exit status: 0, 1, 2 or 77, as ``lttd --help`` explains."""
+    # First of all: a file that is opened now could get the number of a closed descriptor.
     fill_standard_descriptors()
     signals = Signals()
     if arguments is not None:
         with signals:
             return _guarded(arguments, signals)
-    # This is the process's last work: what arrives until it has exited shall not change its status.
+    # The work is done: signals that arrive until the process has exited must not change its status.
     signals.take_over()
     return _guarded(sys.argv[1:], signals)
 
@@ -63,12 +63,12 @@ def _run(config: Config, signals: Signals, ready_fd: int = -1) -> int:
         from lttd.command import Command  # noqa: PLC0415  (loads the event loop)
 
         command = Command(config.command)
-        # It is forked before anything is changed that it would inherit.
+        # Fork COMMAND's child before lttd changes anything that it would inherit.
         command.spawn(partial(_prepare_command, config, signals))
     raise_file_limit()
-    # numpy's OpenBLAS would start a thread a CPU, which spin; nothing here multiplies matrices.
+    # numpy's OpenBLAS would start a spinning thread for each CPU; lttd multiplies no matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # What is imported stays: to look through it for garbage, now or later, is in vain.
+    # Imported modules stay, so exclude them from garbage collection.
     gc.disable()
     from lttd.daemon import run  # noqa: PLC0415  (usage errors need no event loop)
 
@@ -81,7 +81,7 @@ def _run(config: Config, signals: Signals, ready_fd: int = -1) -> int:
             try:
                 os.write(ready_fd, b"\0")
             except BrokenPipeError:
-                say("whoever started this daemon did not wait for it; it records all the same")
+                say("the process that started this daemon did not wait for it; it keeps recording")
             os.close(ready_fd)
 
     return run(config, tell_parent, signals, command)
@@ -96,7 +96,7 @@ def _prepare_command(config: Config, signals: Signals) -> None:
 
 
 def _leave_terminal() -> None:
-    """Let go of the terminal, or of whoever reads a pipe to its end; files are kept as logs."""
+    """Close the terminal and pipes, whose readers would wait for their end; keep files as logs."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         if fd == 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -105,13 +105,13 @@ def _leave_terminal() -> None:
 
 
 def _in_background(config: Config, signals: Signals) -> int:
-    """Fork before any thread, lock or event loop exists; exit when the child records or failed."""
+    """Fork before a thread, lock or event loop exists; return when the child records or fails."""
     ready_fd, child_fd = os.pipe()
     with ExitStack() as waiting:
         with signals.held_back():
             pid = os.fork()
             if pid != 0:
-                # What would end us ends the daemon: else it would go on, and nobody knew of it.
+                # A signal to this process must end the daemon, which would otherwise go on unseen.
                 waiting.enter_context(signals.delivered_to(partial(_end_daemon, pid)))
         if pid == 0:
             os.close(ready_fd)
@@ -125,7 +125,7 @@ def _in_background(config: Config, signals: Signals) -> int:
     if code < 0:
         say(f"the daemon was killed by signal {-code} before it recorded")
         return 1
-    return code  # 0: there was little to record, and it is recorded
+    return code  # 0: the recording has ended already
 
 
 def _end_daemon(pid: int, number: int) -> None:

@@ -43,17 +43,17 @@ class Snapshot:
     uncertainty_ns: int
 
     def to_json(self) -> dict[str, int]:
-        """Return what a manifest keeps."""
+        """Return the snapshot as an object of the manifest."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Snapshot":
-        """Read back what to_json() made."""
+        """Return the snapshot of an object that to_json() made."""
         return cls(**{name: int(value[name]) for name in cls.__slots__})
 
 
 def take_snapshot(read_trace_clock: Callable[[], int]) -> Snapshot:
-    """Read all clocks, between two reads of REALTIME; the tightest of a few attempts is kept."""
+    """Read all clocks between two reads of REALTIME; keep the fastest of a few attempts."""
     best: Snapshot | None = None
     for _ in range(ATTEMPTS):
         before_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
@@ -63,7 +63,7 @@ def take_snapshot(read_trace_clock: Callable[[], int]) -> Snapshot:
         after_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
         width_ns = after_ns - before_ns
         if width_ns < 0 and best is not None:
-            continue  # it was set back meanwhile
+            continue  # REALTIME was set back meanwhile
         middle_ns = before_ns + width_ns // 2
         if best is None or width_ns < best.uncertainty_ns or best.uncertainty_ns < 0:
             best = Snapshot(trace, monotonic_ns, boottime_ns, middle_ns, width_ns)
@@ -72,7 +72,7 @@ def take_snapshot(read_trace_clock: Callable[[], int]) -> Snapshot:
 
 
 class _Piece(NamedTuple):
-    """A straight line; what follows may begin elsewhere."""
+    """A straight line between two snapshots; the next one need not begin at its end."""
 
     begin: int
     """Trace clock."""
@@ -108,7 +108,7 @@ class Conversion:
     def to_trace(self, realtime_ns: int) -> int:
         """Return the trace-clock time at which the wall clock first showed *realtime_ns*.
 
-        Where it was set forward over it, that is the time when it was set.
+        If the wall clock was set forward over it, return the time when it was set.
         """
         for piece in self._pieces:
             if piece.begin_ns <= realtime_ns < piece.end_ns:
@@ -123,7 +123,7 @@ class Conversion:
 
 
 def _forward_only(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
-    """Order them; leave out those at which the trace clock had not come further."""
+    """Return the snapshots in order, without those at which the trace clock had not advanced."""
     known: list[Snapshot] = []
     for snapshot in sorted(snapshots, key=lambda each: each.boottime_ns):
         if not known or snapshot.trace > known[-1].trace:
@@ -132,7 +132,7 @@ def _forward_only(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
 
 
 def _piece(before: Snapshot, after: Snapshot) -> _Piece:
-    """Tell how REALTIME went from one snapshot to the next, up to when it was set."""
+    """Return the line of REALTIME from one snapshot to the next, or to when it was set."""
     passed_ns = after.monotonic_ns - before.monotonic_ns
     with_sleep_ns = after.boottime_ns - before.boottime_ns
     suspended = with_sleep_ns - passed_ns > STEP_NS
@@ -149,12 +149,12 @@ def _piece(before: Snapshot, after: Snapshot) -> _Piece:
 
 def _place(piece: _Piece, realtime_ns: int) -> int:
     rise, run = piece.end_ns - piece.begin_ns, piece.end - piece.begin
-    # Rounded up, so that the wall clock does show it by then.
+    # Rounded up, so that the wall clock already shows it at the result.
     return piece.begin - (piece.begin_ns - realtime_ns) * run // rise
 
 
 def _slope(pieces: Sequence[_Piece]) -> tuple[int, int]:
-    """Return trace-clock units and the ns that they last; (1, 1) where the units are ns."""
+    """Return trace-clock units and the ns that they last; (1, 1) if the units are ns."""
     run = sum(piece.end - piece.begin for piece in pieces)
     rise = sum(piece.end_ns - piece.begin_ns for piece in pieces)
     if rise <= 0 or abs(rise - run) <= run // DRIFT + STEP_NS:
@@ -182,12 +182,12 @@ class ClockWatch:
         never = struct.pack("@4l", 0, 0, _NEVER_S, 0)
         while _libc.timerfd_settime(self.fd, _TIMER_ABSTIME_CANCEL_ON_SET, never, None):
             number = ctypes.get_errno()
-            # Set once more since it was last looked at: that is told once, and then it is armed.
+            # The clock was set again since the last read: ECANCELED comes once, then it is armed.
             if number != errno.ECANCELED:
                 raise OSError(number, os.strerror(number))
 
     def was_set(self) -> bool:
-        """Tell whether it happened since the last time this was asked."""
+        """Tell whether the clock was set, or the machine suspended, since the last call."""
         try:
             os.read(self.fd, 8)
         except OSError as error:
@@ -197,5 +197,5 @@ class ClockWatch:
         return False
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self.fd)

@@ -1,16 +1,16 @@
-"""COMMAND: what is run while lttd records.
+"""Run COMMAND while lttd records.
 
     spawn()   before lttd changes anything about itself: a forked child waits
     run()     the child becomes COMMAND
-    end()     it has ended, by itself or because it was told to
+    end()     it has ended, by itself or by a signal
 
-Rule: COMMAND finds the process as lttd was started: environment, limits, signal dispositions and
-mask, umask, scheduling, descriptors.  Forked at the start, it inherits nothing that lttd does to
-itself later, and no thread is there whose lock could be forked with it.  Two exceptions: systemd's
-variables are addressed to lttd, and what Python ignores before main() has its default (SIGPIPE).
-Rule: COMMAND's failure is reported and does not change lttd's status; SIGTERM is forwarded, SIGINT,
-which a terminal sends to both, is not sent twice.
-Rule: COMMAND is over before recording ends, so that its own end is recorded.
+Rule: COMMAND gets the environment, limits, signal dispositions and mask, umask, scheduling and
+descriptors that lttd was started with.  It is forked at the start, so it inherits no later change
+of lttd's, and no lock of another thread.  Two exceptions: it does not get systemd's variables,
+which are for lttd, and signals that Python ignores before main() have their default (SIGPIPE).
+Rule: lttd reports COMMAND's failure and keeps its own status.  It forwards SIGTERM, but not SIGINT,
+which a terminal sends to both.
+Rule: COMMAND ends before recording ends, so that its own end is recorded.
 """
 
 import errno
@@ -22,10 +22,10 @@ from typing import Final, NoReturn
 
 import trio
 
-# Told to end, COMMAND has so long before it is told once more, and then before it is killed.
+# After SIGTERM, COMMAND has this long until the second one, and as long again until SIGKILL.
 GRACE_S: Final = 5.0
 _GO: Final = b"\0"
-# Where the kernel has no pidfd (before Linux 5.3), COMMAND's end is looked for so often.
+# Without a pidfd (before Linux 5.3), lttd asks for COMMAND's end this often.
 _LOOK_S: Final = 0.05
 
 
@@ -35,9 +35,9 @@ class Command:
     def __init__(self, words: Sequence[str]) -> None:
         self.words = words
         self.pid: int | None = None
-        """Known from spawn() on; COMMAND keeps it when it begins."""
+        """The pid, known from spawn() on; exec does not change it."""
         self.status: int | None = None
-        """As a shell says it, 128 + n for a signal; None before its end, or without a beginning."""
+        """The status as in a shell, 128 + n for signal n; None before its end or start."""
         self._go_fd = -1
         self._failed_fd = -1
         self._begun = False
@@ -46,10 +46,10 @@ class Command:
         self._hurry = trio.CancelScope()
 
     def spawn(self, prepare: Callable[[], None] = lambda: None) -> None:
-        """Fork the child that waits for run(); *prepare* puts back there what lttd has changed.
+        """Fork the child that waits for run(); *prepare* undoes lttd's changes in it.
 
         Raises:
-            OSError: there can be no further process.
+            OSError: the system allows no more processes.
         """
         go_fd, self._go_fd = os.pipe()
         self._failed_fd, failed_fd = os.pipe()
@@ -62,7 +62,7 @@ class Command:
         os.close(failed_fd)
 
     async def run(self) -> None:
-        """Run to its end.
+        """Run COMMAND, and wait for its end.
 
         Raises:
             OSError: it cannot be run.
@@ -72,7 +72,7 @@ class Command:
         for number in self._signals:
             self._pass_on(number)
         try:
-            with suppress(BrokenPipeError):  # somebody killed it while it waited
+            with suppress(BrokenPipeError):  # the child was killed while it waited
                 os.write(self._go_fd, _GO)
             await trio.lowlevel.wait_readable(self._failed_fd)
             number = int(os.read(self._failed_fd, 16) or b"0")
@@ -87,7 +87,7 @@ class Command:
             raise OSError(number, os.strerror(number))
 
     def signalled(self, number: int) -> None:
-        """Pass a signal on that lttd got; a second one leaves COMMAND no time."""
+        """Forward a signal that lttd got; after a second one COMMAND is killed at once."""
         self._signals.append(number)
         self._pass_on(number)
         if len(self._signals) > 1:
@@ -98,12 +98,12 @@ class Command:
             self._send(number)
 
     def _send(self, number: int) -> None:
-        # A child that is not reaped keeps its number to itself.
+        # The pid stays the child's until it is reaped.
         if self._begun and self.pid is not None and not self._ended.is_set():
             os.kill(self.pid, number)
 
     async def end(self) -> None:
-        """Wait until it has ended: by itself where a signal told it to, else when it is told."""
+        """End COMMAND and wait for it; send SIGTERM unless a signal was forwarded before."""
         if not self._begun:
             self.give_up()
             return
@@ -119,7 +119,7 @@ class Command:
         await self._ended.wait()
 
     def give_up(self) -> None:
-        """Let the child that waits exit; nothing where there is none, or COMMAND has begun."""
+        """Let a waiting child exit; do nothing if there is none, or COMMAND has begun."""
         if self.pid is not None and not self._begun and not self._ended.is_set():
             os.close(self._go_fd)
             self._go_fd = -1
@@ -142,7 +142,7 @@ def _become(
     try:
         prepare()
         if os.read(go_fd, 1) == _GO:
-            os.execvp(words[0], list(words))  # all descriptors of lttd are closed by this
+            os.execvp(words[0], list(words))  # this closes all descriptors of lttd
     except OSError as error:
         os.write(failed_fd, str(error.errno or errno.EIO).encode())
     finally:

@@ -1,9 +1,9 @@
-"""Serves /metrics and /healthz over HTTP beside the reading loop, which it can never hold up.
+"""Serve /metrics and /healthz over HTTP beside the reading loop, without delaying it.
 
-Rule: one request a connection, then close; a scrape every few seconds gains nothing by more.
-Rule: whatever a client does is bounded here: how often one is let in, how many there are, how much
-is read of each, how long it stays, how often its request makes us render.
-Invariant: nothing that a client sends, and no failure to answer it, ends serve().
+Rule: one request per connection, then close; a scrape every few seconds needs no more.
+Rule: this module bounds everything that a client does: the rate and the number of connections, the
+bytes of a request, the time of a connection, and the rate of rendering.
+Invariant: no input of a client, and no failure to answer it, ends serve().
 """
 
 import errno
@@ -26,19 +26,19 @@ from lttd.terminal import printable, say
 REQUEST_BYTES: Final = 8 << 10
 RECEIVE_BYTES: Final = 4 << 10
 REQUEST_DEADLINE_S: Final = 5.0
-# From being let in to being closed; a scrape's own deadline is 10 s by default.
+# The longest time of a connection; a scrape's own deadline is 10 s by default.
 CONNECTION_DEADLINE_S: Final = 10.0
-# What comes behind the request is thrown away for so long, so that no reset overtakes the answer.
+# Input after the request is discarded for this long, so that no reset overtakes the answer.
 LINGER_S: Final = 1.0
 LINGER_BYTES: Final = 64 << 10
-# When one more comes, the oldest is dropped: a scrape takes milliseconds, whoever stays is stuck.
+# When one more comes, the oldest is closed: a scrape takes milliseconds, so that one is stuck.
 MAX_CONNECTIONS: Final = 16
-# An exchange costs 0.7 ms of CPU: at this rate all clients together can take about 2 % of the loop.
+# An exchange costs 0.7 ms of CPU: at this rate all clients together take about 2 % of the loop.
 ACCEPT_INTERVAL_S: Final = 0.03
-# Rendering 256 streams costs 3 ms: at this rate clients can take about 1 % of the loop.
+# Rendering 256 streams costs 3 ms: at this rate it takes about 1 % of the loop.
 RENDER_INTERVAL_S: Final = 0.25
 
-# The machine is short of something; the connection stays in the listen queue meanwhile.
+# The machine lacks a resource; the connection stays in the listen queue meanwhile.
 ACCEPT_LATER: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 ACCEPT_LATER_S: Final = 1.0
 
@@ -58,7 +58,7 @@ _REMEDY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen."""
+    """The address to listen on."""
 
     host: str | None
     """A name or a numeric address without brackets; None: all addresses of the machine."""
@@ -73,7 +73,7 @@ def parse_address(text: str) -> Address:
     """Parse ``ADDR:PORT``, ``[IPV6]:PORT`` or ``:PORT`` (all addresses).
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: it has another form.
     """
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
@@ -92,7 +92,7 @@ async def open_listeners(address: Address) -> list[trio.SocketListener]:
     """Bind *address*; connections queue in the kernel until serve() is called.
 
     Raises:
-        UsageError: it cannot be had, with the remedy.
+        UsageError: it cannot be bound; the message has the remedy.
     """
     try:
         return await trio.open_tcp_listeners(
@@ -112,7 +112,7 @@ async def open_listeners(address: Address) -> list[trio.SocketListener]:
 
 
 class _Paced(trio.abc.Listener[trio.SocketStream]):
-    """A listener that lets clients in no faster than they can be afforded."""
+    """A listener that accepts clients at a bounded rate."""
 
     def __init__(self, listener: trio.abc.Listener[trio.SocketStream]) -> None:
         self._listener = listener
@@ -137,7 +137,7 @@ class _Paced(trio.abc.Listener[trio.SocketStream]):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request is answered with."""
+    """The answer to one request."""
 
     status: int
     body: bytes
@@ -145,7 +145,7 @@ class Answer:
 
 
 class Endpoint:
-    """Answers from two functions, which are called on the loop that serve() runs in."""
+    """Answers requests by two functions, which run on the loop of serve()."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Endpoint:
         health: Callable[[], tuple[bool, str]],
         host_names: Collection[str] = frozenset(),
     ) -> None:
-        """*host_names*: what clients may call this machine, besides what hosts.py lists."""
+        """*host_names*: further names of this machine, besides those of hosts.py."""
         self._host_names = host_names
         self._render = render
         self._health = health
@@ -166,14 +166,14 @@ class Endpoint:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Answer until cancelled; then the listeners are closed."""
+        """Answer until cancelled, then close the listeners."""
         paced = [_Paced(listener) for listener in listeners]
         async with trio.open_nursery() as nursery:
             await nursery.start(trio.serve_listeners, self.handle, paced)
             task_status.started()
 
     async def handle(self, stream: trio.abc.HalfCloseableStream) -> None:
-        """Answer the one request that *stream* brings, and close it."""
+        """Answer the one request of *stream*, and close it."""
         with trio.move_on_after(CONNECTION_DEADLINE_S) as scope:
             self._connections[scope] = None
             if len(self._connections) > MAX_CONNECTIONS:
@@ -241,7 +241,7 @@ class Endpoint:
 async def _receive_request(
     connection: h11.Connection, stream: trio.abc.ReceiveStream
 ) -> h11.Request | None:
-    """Return the request's head, or None where the client has gone away before its end.
+    """Return the request's head, or None if the client closed before its end.
 
     Raises:
         h11.RemoteProtocolError: it is not HTTP, or too long.
@@ -277,7 +277,7 @@ async def _send(
 
 
 async def _linger(stream: trio.abc.HalfCloseableStream) -> None:
-    """Wait until the client has closed, too, throwing away what it sends; not for long."""
+    """Wait a short time until the client has closed, too, and discard its input."""
     await stream.send_eof()
     with trio.move_on_after(LINGER_S):
         left_bytes = LINGER_BYTES

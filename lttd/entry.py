@@ -1,7 +1,7 @@
-"""The doors of ``lttd`` and ``lttv``: what happens while their modules are being loaded.
+"""The entry points of ``lttd`` and ``lttv``, which handle Ctrl-C while modules are loaded.
 
-Rule: until somebody is there who handles it, Ctrl-C ends the process as SIGTERM does, by the
-signal's default: nothing has been made yet, and a traceback is not for the user.
+Rule: until lttd has its handlers, Ctrl-C ends the process by the signal's default, like SIGTERM:
+nothing has been made yet, and a user must not see a traceback.
 """
 
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 def lttd() -> int:
     """Run lttd; return its exit status."""
     _end_at_once()
-    from lttd.cli import main  # noqa: PLC0415  (this is what takes its time)
+    from lttd.cli import main  # noqa: PLC0415  (this import takes the time)
 
     return main()
 
@@ -19,7 +19,7 @@ def lttd() -> int:
 def lttv() -> int:
     """Run lttv; return its exit status."""
     before = _end_at_once()
-    from lttd.view.cli import main  # noqa: PLC0415  (this is what takes its time)
+    from lttd.view.cli import main  # noqa: PLC0415  (this import takes the time)
 
     signal.signal(signal.SIGINT, before)
     try:
@@ -29,7 +29,7 @@ def lttv() -> int:
 
 
 def _end_at_once() -> Any:  # noqa: ANN401  (as signal.getsignal() has it)
-    """Have SIGINT end the process, unless it is ignored; return what it did before."""
+    """Let SIGINT end the process, unless it is ignored; return the handler before."""
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -21,9 +21,9 @@ REMEDIES: Final = {
 
 
 def refusal(error: BaseException) -> LttdError | None:
-    """Return an error for a refusal of the system that the caller has no better words for.
+    """Return an LttdError with a remedy, if the system refused memory, a thread or a file.
 
-    None where *error* is not of that kind: then it is a bug.
+    Return None if *error* is of another kind: then it is a bug.
     """
     if isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
@@ -75,7 +75,7 @@ class StorageError(LttdError):
         self.reason = reason
         self.errno_name = errno_name
         self.end_bytes = end_bytes
-        """Offset up to which a failed write went; None: unknown, or not a write."""
+        """The offset that a failed write reached; None: unknown, or not a write."""
 
 
 class LostFileError(StorageError):

@@ -1,4 +1,4 @@
-"""Names the kind of a path that holds no trace of lttd, and the program that reads it."""
+"""Name the kind of a path that is not a trace of lttd, and the program that reads it."""
 
 import os
 import stat
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 _HEAD_BYTES: Final = 16
-# What a file begins with -> what it is, what reads it.
+# The first bytes of a file, its kind, and the program that reads it.
 _FILES: Final = (
     (b"\x17\x08\x44tracing", "a trace.dat of trace-cmd", "trace-cmd report, or KernelShark"),
     (b"PERFILE2", "a perf.data", "perf script"),
@@ -30,7 +30,7 @@ _OURS: Final = "a trace is the directory that lttd --trace-dir named"
 def why_no_trace(path: Path) -> str:
     """Return in a few words the kind of *path*, and the program to use instead.
 
-    Nothing but the first bytes of a regular file is read.
+    It reads only the first bytes of a regular file.
     """
     try:
         mode = path.stat().st_mode

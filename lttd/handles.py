@@ -1,9 +1,9 @@
-"""What identifies a directory for good: a file handle.
+"""Identify a directory for good, by a file handle.
 
-An inode's number is used again once the file is gone; a handle has its generation, too, and tells
-whether the file is still there, whatever it is called and whoever sees its name.
+An inode's number is used again once the file is removed.  A handle also has the inode's generation,
+so it shows whether the file still exists, under any name and in any mount namespace.
 
-Source: name_to_handle_at(2).  To make a handle takes no right, to ask for it CAP_DAC_READ_SEARCH.
+Source: name_to_handle_at(2).  Making a handle needs no privilege, opening it CAP_DAC_READ_SEARCH.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def handle_of(fd: int) -> str:
-    """Return the handle of an open file; empty where its file system has none."""
+    """Return the handle of an open file; empty if its file system has no handles."""
     handle = ctypes.create_string_buffer(_HEAD.pack(_MOST_BYTES, 0), _HEAD.size + _MOST_BYTES)
     mount = ctypes.c_int()
     make = getattr(_libc, "name_to_handle_at", None)
@@ -32,9 +32,9 @@ def handle_of(fd: int) -> str:
 
 
 def is_there(handle: str, path: str) -> bool | None:
-    """Tell whether the file is still there; *path* is on its file system.
+    """Tell whether the file of *handle* still exists; *path* is on its file system.
 
-    None: nobody can tell this user.
+    Return None if this user may not ask.
     """
     ask = getattr(_libc, "open_by_handle_at", None)
     kind, _, words = handle.partition(":")

@@ -1,13 +1,13 @@
-"""The one place that knows why lttd is not healthy: /healthz and lttd_unhealthy both ask it.
+"""Keep the reasons why lttd is not healthy; /healthz and lttd_unhealthy both ask this module.
 
-A condition is a trouble, the place where it is (a stream or a file; empty: lttd as a whole), and
-words.  A *state* lasts from begins() to ends().  An *act* that cannot be undone (somebody emptied a
-ring) lasts ACT_NS after it happened.  A *probe* is asked whenever somebody wants to know, for what
-nobody could report, such as a reading loop that hangs.
+A condition is a trouble, its place (a stream or a file; empty: lttd as a whole), and words.  A
+*state* lasts from begins() to ends().  An *act* that cannot be undone (a process emptied a ring)
+lasts ACT_NS after it happened.  A *probe* is a function that is called for each answer; it finds
+troubles that no code could report, such as a reading loop that hangs.
 
-Rule: begins(), ends() and happened() write one line each, but one a minute and trouble at most; the
-next line says how many were left out.
-Thread-safe.  The clock is handed in, so that tests need none.
+Rule: begins(), ends() and happened() write one line each, but at most one a minute for each
+trouble; the next line says how many were left out.
+Thread-safe.  The caller passes the clock, so that tests need no real one.
 """
 
 import enum
@@ -21,12 +21,12 @@ LINE_INTERVAL_NS: Final = 60_000_000_000
 
 
 class Trouble(enum.StrEnum):
-    """Why a daemon that runs is not healthy: the value of ``lttd_unhealthy``'s label, its help."""
+    """Reasons why a running daemon is not healthy: values of ``lttd_unhealthy``'s label."""
 
     meaning: str
 
     def __new__(cls, value: str, meaning: str) -> "Trouble":
-        """Make the member *value*, which docs/METRICS.md explains by *meaning*."""
+        """Make the member *value*; docs/METRICS.md has the same *meaning*."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.meaning = meaning
@@ -76,7 +76,7 @@ class Trouble(enum.StrEnum):
 
 
 class Condition(NamedTuple):
-    """One thing that is wrong now."""
+    """One reason why lttd is not healthy now."""
 
     trouble: Trouble
     where: str
@@ -95,7 +95,7 @@ def _silent(_: str) -> None:
 
 
 class Limiter:
-    """Lets one line of a kind pass in each interval, with the number of those held back."""
+    """Writes at most one line of a kind per interval, with the number of those left out."""
 
     def __init__(
         self,
@@ -123,14 +123,14 @@ class Limiter:
 
 
 class Health:
-    """What is wrong with lttd now."""
+    """All conditions that hold now."""
 
     def __init__(
         self,
         say: Callable[[str], None] = _silent,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """*say*: where lines go; *now_ns*: a clock that never goes back."""
+        """*say* writes a line; *now_ns* reads a clock that never goes back."""
         self._limiter = Limiter(say, now_ns)
         self._now_ns = now_ns
         self._lock = threading.Lock()
@@ -139,7 +139,7 @@ class Health:
         self._probes: list[Probe] = []
 
     def begins(self, trouble: Trouble, words: str, where: str = "") -> None:
-        """Say that something is wrong from now on; again while it lasts: in these words."""
+        """Begin a state, or give a state that lasts new words."""
         with self._lock:
             new = (trouble, where) not in self._states
             self._states[trouble, where] = words
@@ -147,24 +147,24 @@ class Health:
             self._limiter.say(trouble, str(Condition(trouble, where, words)))
 
     def ends(self, trouble: Trouble, words: str, where: str = "") -> None:
-        """Say that it is over, in words for the user unless empty; nothing if it never began."""
+        """End a state, and write *words* unless empty; do nothing if it never began."""
         with self._lock:
             known = self._states.pop((trouble, where), None)
         if known is not None and words:
             self._limiter.say((trouble, "over"), str(Condition(trouble, where, words)))
 
     def happened(self, trouble: Trouble, words: str, where: str = "") -> None:
-        """Say that somebody did something that is over already; it counts for a minute."""
+        """Report an act that is over already; it counts for a minute."""
         with self._lock:
             self._acts[trouble, where] = words, self._now_ns() + ACT_NS
         self._limiter.say(trouble, str(Condition(trouble, where, words)))
 
     def ask(self, probe: Probe) -> None:
-        """Ask *probe*, too, whenever somebody wants to know."""
+        """Add a probe, which is called for each answer."""
         self._probes.append(probe)
 
     def conditions(self) -> list[Condition]:
-        """Return what is wrong now, in the order of Trouble."""
+        """Return the conditions that hold now, in the order of Trouble."""
         now = self._now_ns()
         with self._lock:
             self._acts = {key: act for key, act in self._acts.items() if act[1] > now}
@@ -176,6 +176,6 @@ class Health:
         return sorted(found, key=lambda each: order.index(each.trouble))
 
     def verdict(self) -> tuple[bool, str]:
-        """Return whether recording works as it should, and in one line why not."""
+        """Return whether lttd is healthy, and the reasons in one line if not."""
         found = self.conditions()
         return not found, "; ".join(map(str, found)) or "ok"

@@ -1,9 +1,9 @@
-"""Which Host headers the endpoint answers to.
+"""Decide by the Host header whether the endpoint answers.
 
-A page in somebody's browser can have its own name resolve to 127.0.0.1 and read what answers there
-(DNS rebinding); it cannot send another name than its own.  So names are compared, and never looked
-up: IP literals, ``localhost``, this machine's name, what was bound and what ``--web-allow-host``
-names pass.  A request of HTTP/1.0 without the header passes, since no browser sends it.
+A page in a browser can let its own name resolve to 127.0.0.1 and read the answers there (DNS
+rebinding), but it cannot send another name than its own.  So lttd compares names and never looks
+them up.  These pass: IP literals, ``localhost``, this machine's name, the bound name, and those of
+``--web-allow-host``.  HTTP/1.0 without the header passes, because no browser sends that.
 """
 
 import os
@@ -48,7 +48,7 @@ def _own_names() -> set[str]:
 
 
 def plain_name(name: str) -> str:
-    """Return *name* as names are compared."""
+    """Return *name* in the form in which names are compared."""
     return name.strip().lower().removesuffix(".")
 
 

@@ -3,9 +3,11 @@
 The index is the CTF packet index 1.1 as lttng-tools writes it (src/common/index/ctf-index.hpp):
 big-endian, a header of four u32 (magic, major, minor, bytes per entry), then entries of nine u64.
 
-Rule: seek is the first entry whose end is >= T.  (A flushed continuation begins at the time of the
-previous sub-buffer's last event: "the last entry that begins at or before T" would lose events.)
-Invariant: entries are ordered by offset; begin and end never step back; a torn entry is none.
+Rule: a seek to T returns the first entry whose end is >= T.  (A flushed continuation begins at the
+time of the previous sub-buffer's last event: "the last entry that begins at or before T" would lose
+events.)
+Invariant: entries are ordered by offset; begin and end never step back; a torn entry does not
+count.
 """
 
 import mmap
@@ -78,7 +80,7 @@ def encode_entries(
 ) -> Entries:
     """Return the index entries of *rows*, which begin at *offsets_bytes* in the data file.
 
-    A packet is as long as the way to the next one: sparse, that is the largest sub-buffer.
+    A packet's length is the distance to the next one: for sparse data the largest sub-buffer.
     """
     entries = np.empty(len(rows), ENTRY_DTYPE)
     entries["offset_bytes"] = offsets_bytes
@@ -114,9 +116,9 @@ def encode_gaps(gaps: Sequence[Gap], first_row: int) -> bytes:
 
 
 def parse_gaps(data: bytes, path: Path) -> list[Gap]:
-    """Return the gaps of a whole gaps file, rows numbered as the index's entries.
+    """Return the gaps of a whole gaps file; a row is the number of an index entry.
 
-    A torn last record is left out.  No file at all is written while nothing was lost.
+    A torn last record is left out.  Without a loss there is no file.
     """
     if not data:
         return []
@@ -134,10 +136,10 @@ def parse_gaps(data: bytes, path: Path) -> list[Gap]:
 
 
 def read_gaps(where: Place | Path) -> list[Gap]:
-    """Return what a gaps file holds; none where it is absent.
+    """Read a gaps file; return no gaps if it is absent.
 
     Raises:
-        TraceDamagedError: it cannot be read, does not parse, or holds more than are read.
+        TraceDamagedError: it cannot be read, does not parse, or is larger than the limit.
     """
     place = place_of(where)
     path = Path(place.path)
@@ -155,7 +157,7 @@ def refuse_too_many_gaps(path: Path, size_bytes: int) -> None:
     """Reject a gaps file that is too large to be read as a whole.
 
     Raises:
-        TraceDamagedError: it is.
+        TraceDamagedError: it is too large.
     """
     if size_bytes > _MOST_GAPS_BYTES:
         reason = f"{(size_bytes - HEADER.size) // GAP_BYTES:,} gaps; {GAPS}"
@@ -163,15 +165,16 @@ def refuse_too_many_gaps(path: Path, size_bytes: int) -> None:
 
 
 def salvage_entries(raw: memoryview) -> Entries:
-    """Return the whole entries of an index, whatever its header says."""
+    """Return the whole entries of an index, without a look at its header."""
     count = max(len(raw) - len(INDEX_HEADER), 0) // ENTRY_BYTES
     return np.frombuffer(raw, ENTRY_DTYPE, count, len(INDEX_HEADER) if count else 0)
 
 
 def salvage_gaps(raw: memoryview) -> tuple[list[Gap], bool]:
-    """Return the gaps of a file, and whether it is other than these encoded.
+    """Return the gaps of a file, and whether the file differs from these gaps encoded.
 
-    What does not parse told of a loss too; at the end, where a crash tears, of one, PAST_ALL rows.
+    A record that does not parse was a loss, too, so it becomes a gap of unknown number.  A torn end
+    becomes one such gap after all rows (PAST_ALL).
     """
     if not len(raw):
         return [], False
@@ -203,7 +206,7 @@ def _gap_of(row: int, begin: int, end: int, count: int, reason: int, unit: int) 
 
 
 def moved(gap: Gap, rows: int) -> Gap:
-    """Return *gap* with its row counted from another start."""
+    """Return *gap* with its row moved by *rows*."""
     return replace(gap, row=gap.row + rows)
 
 
@@ -219,14 +222,14 @@ def _check_header(data: bytes | mmap.mmap, path: Path, magic: int, record_bytes:
 
 
 class SeekIndex:
-    """A stream's index, mapped, never read as a whole.  Also of a trace that is still written."""
+    """A stream's index as a mapped file, never read as a whole; the trace may still be growing."""
 
     def __init__(self, where: Place | Path) -> None:
         """Map the file.
 
         Raises:
-            TraceDamagedError: not an index.
-            FileNotFoundError: there is none.
+            TraceDamagedError: it is not an index.
+            FileNotFoundError: there is no such file.
         """
         place = place_of(where)
         self.path = Path(place.path)
@@ -240,7 +243,7 @@ class SeekIndex:
             raise TraceDamagedError(self.path, 0, "empty")
         self._map = view.obj
         self._size_bytes = len(view)
-        # One page a step is all that a bisection wants of the disk.
+        # A bisection needs one page of the file per step, so read-ahead would be wasted.
         self._map.madvise(mmap.MADV_RANDOM)
         _check_header(self._map, self.path, MAGIC, ENTRY_BYTES)
 
@@ -250,11 +253,11 @@ class SeekIndex:
     def refuse_more_than(self, data_bytes: int, least_bytes: int) -> None:
         """Reject an index of more entries than a data file can have sub-buffers.
 
-        *least_bytes*: what the smallest sub-buffer takes of it.  The last entry is looked at, too:
-        zeros that reach to the end are what a hole or a power loss leaves.
+        *least_bytes* is the size of the smallest sub-buffer in it.  Also reject a last entry of
+        zeros, which a hole or a power loss leaves.
 
         Raises:
-            TraceDamagedError: it has.
+            TraceDamagedError: it has more, or ends with zeros.
         """
         count, most = len(self), data_bytes // least_bytes
         remedy = "lttv check --repair makes it again"
@@ -268,7 +271,7 @@ class SeekIndex:
 
     @property
     def torn_bytes(self) -> int:
-        """Bytes behind the last whole entry."""
+        """The bytes after the last whole entry."""
         return (self._size_bytes - HEADER.size) % ENTRY_BYTES
 
     def entries(self, first: int = 0, behind: int | None = None) -> Entries:
@@ -293,7 +296,7 @@ class SeekIndex:
         return first, max(self.first_beginning_after(end), first)
 
     def _first(self, field_at: int, least: int) -> int:
-        """Bisect for the first entry whose field, which never steps back, is >= *least*."""
+        """Bisect for the first entry with a field >= *least*; the field never steps back."""
         low, high = 0, len(self)
         read, data, at = _U64.unpack_from, self._map, HEADER.size + field_at
         while low < high:

@@ -1,8 +1,8 @@
-"""How much lttd reads of a file that somebody else may have written, and why no more.
+"""Limits on what lttd reads from a file that another user may have written, each with its reason.
 
-Rule: every limit on the size, the number or the depth of stored things is a row of this table, with
-its reason.  A limit is far above what a kernel or lttd writes, and low enough that a reader stays
-below 1 GB of memory and answers within seconds.
+Rule: every limit on size, number or depth of stored data is a row of this table.  A limit is far
+above everything that a kernel or lttd writes, and low enough that a reader stays below 1 GB of
+memory and answers within seconds.
 """
 
 from typing import Final, NamedTuple
@@ -20,7 +20,7 @@ class Limit(NamedTuple):
     why: str
 
     def __str__(self) -> str:
-        """Name it as an error message does: ``at most 24 MiB of a manifest are read``."""
+        """Return the words of an error message: ``at most 24 MiB of a manifest are read``."""
         return f"at most {self.told} of {self.what} are read"
 
     @property

@@ -1,16 +1,16 @@
-"""Who holds a flock: the answer to "in use by whom?"."""
+"""Find the process that holds a flock, for messages that name it."""
 
 import os
 from pathlib import Path
 
 
 def lock_holder(fd: int) -> str:
-    """Say who holds the flock on the file behind *fd*, by /proc/locks: command and pid."""
+    """Return command and pid of the holder of the flock on *fd*'s file, by /proc/locks."""
     return holder_of(os.fstat(fd))
 
 
 def holder_of(status: os.stat_result) -> str:
-    """Say the same of the file of *status*, which need not be open."""
+    """Return the same for the file of *status*, which need not be open."""
     pid = _holder_pid(status)
     try:
         command = Path(f"/proc/{pid}/comm").read_text(errors="replace")
@@ -32,7 +32,7 @@ def _holder_pid(status: os.stat_result) -> str | None:
         return None
     for line in lines:
         words = line.split()
-        # A process that waits for a lock has one word more.
+        # The line of a process that waits for a lock has one word more.
         if words[1] == "FLOCK" and words[5] == wanted:
             return words[4]
     return None

@@ -1,8 +1,8 @@
-"""Where this process and the kernel mean different things by the same number.
+"""Detect where this process and the kernel use different process ids or clocks.
 
-Tracing knows no namespaces: the kernel records and filters by the process ids of the initial pid
-namespace, and its trace clocks have no offset.  A process in a container may have other ids than
-the kernel uses, and its CLOCK_MONOTONIC and CLOCK_BOOTTIME may be shifted.
+Tracing ignores namespaces: the kernel records and filters by the process ids of the initial pid
+namespace, and its trace clocks have no offset.  In a container a process may see other ids than the
+kernel uses, and its CLOCK_MONOTONIC and CLOCK_BOOTTIME may be shifted.
 
 Source: Linux include/linux/proc_ns.h (inodes of the initial namespaces); time_namespaces(7);
 kernel/time/namespace.c, proc_timens_show_offsets().
@@ -33,15 +33,15 @@ _SHIFTED: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType(
 def kernel_knows_our_pids(namespaces: Path = NAMESPACES) -> bool:
     """Tell whether the kernel's process ids are those that this process sees.
 
-    Without /proc nobody can tell, so that they are not relied upon.
+    Return False without /proc: then it is unknown.
     """
     return _inode(namespaces / "pid") == PID_INITIAL
 
 
 def offsets_ns(namespaces: Path = NAMESPACES, offsets: Path = OFFSETS) -> Mapping[int, int]:
-    """Return by how much this process's clocks are ahead of the kernel's, by clock id."""
+    """Return how many ns this process's clocks are ahead of the kernel's, by clock id."""
     here = _inode(namespaces / "time")
-    # The file tells of the namespace that children get, which is another one until exec or fork.
+    # The file describes the namespace of children, which this process enters at exec or fork.
     if here in (0, TIME_INITIAL) or here != _inode(namespaces / "time_for_children"):
         return {}
     found = {}
@@ -71,7 +71,7 @@ def kernel_monotonic_ns() -> int:
 
 
 def _inode(path: Path) -> int:
-    """Return what identifies a namespace; 0 where the kernel has none of this kind."""
+    """Return the inode that identifies a namespace; 0 if the kernel lacks this kind."""
     try:
         return path.stat().st_ino
     except OSError:

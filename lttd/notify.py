@@ -1,6 +1,6 @@
-"""Tells systemd how the service stands: one datagram a message, no library.
+"""Report the state of the service to systemd, in one datagram per message, without a library.
 
-Source: sd_notify(3).  Without NOTIFY_SOCKET nothing is sent.
+Source: sd_notify(3).  Without NOTIFY_SOCKET it sends nothing.
 """
 
 import math
@@ -14,24 +14,24 @@ from lttd.terminal import printable
 READY: Final = "READY=1"
 WATCHDOG: Final = "WATCHDOG=1"
 STOPPING: Final = "STOPPING=1"
-# The loop comes round, and systemd hears of it, once in a quarter of the watchdog's time each: half
-# of it passes at most, as sd_watchdog_enabled(3) advises.
+# The loop beats each quarter of the watchdog's time, and a beat is sent each quarter: so at most
+# half of it passes between two, as sd_watchdog_enabled(3) advises.
 BEATS_PER_WATCHDOG: Final = 4
 STATUS_INTERVAL_S: Final = 1.0
 ADDRESSED: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""Variables that are addressed to lttd, not to its children."""
+"""Environment variables that are for lttd, not for its children."""
 
 
 class Notifier:
-    """The socket that systemd named; a no-op where it named none."""
+    """The socket of systemd; without one it does nothing."""
 
     def __init__(self) -> None:
-        """Read NOTIFY_SOCKET and WATCHDOG_USEC, and keep them from lttd's children."""
+        """Read NOTIFY_SOCKET and WATCHDOG_USEC, and remove them from the environment."""
         address = os.environ.pop("NOTIFY_SOCKET", "")
         watchdog_us = os.environ.pop("WATCHDOG_USEC", "")
         watched_pid = os.environ.pop("WATCHDOG_PID", str(os.getpid()))
         self.watchdog_s: float | None = None
-        """How often at least WATCHDOG is expected; None where systemd does not watch."""
+        """The longest time between two WATCHDOG messages; None if systemd does not watch."""
         if watchdog_us.isdigit() and watched_pid == str(os.getpid()):
             self.watchdog_s = int(watchdog_us) / 1e6
         self._address = "\0" + address[1:] if address.startswith("@") else address
@@ -42,12 +42,12 @@ class Notifier:
 
     @property
     def is_heard(self) -> bool:
-        """Tell whether somebody wants to know."""
+        """Tell whether systemd listens."""
         return self._socket is not None
 
     @property
     def beat_interval_s(self) -> float:
-        """How often Heart.beat() is to be called, at least."""
+        """The longest time between two calls of Heart.beat()."""
         watched = self.is_heard and self.watchdog_s
         return watched / BEATS_PER_WATCHDOG if watched else math.inf
 

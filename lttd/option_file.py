@@ -1,7 +1,7 @@
-"""The TOML file that ``--config`` names: read whole, and refused unless it is small and plain.
+"""Read the TOML file of ``--config``; refuse a large file, and values that no option can have.
 
-Rule: opening it waits for nobody (a FIFO has no writer yet), and what it holds is what an option
-can hold: text without NUL, numbers of 64 bits, lists of these, and tables of these for sources.
+Rule: opening the file never waits (a FIFO may have no writer yet).  Valid values are text without
+NUL, numbers of 64 bits, lists of these, and tables of these for sources.
 """
 
 import os
@@ -57,7 +57,13 @@ def _read(path: str) -> bytes:
 
 
 def _check(what: str, value: object, *, tables: bool = False, lists: bool = True) -> None:
-    """Refuse a value that no option can have; *tables*, *lists*: whether it may be one."""
+    """Refuse a value that no option can have.
+
+    *tables* and *lists* say whether it may be a table or a list.
+
+    Raises:
+        UsageError: no option can have it.
+    """
     if isinstance(value, Mapping) and tables:
         for key, item in value.items():
             _check(f"{what}.{shown(key)[1:-1]}", item)

@@ -1,6 +1,6 @@
-"""Values as people write them, on the command line and in TOML: sizes, durations, paths, globs.
+"""Parse values of the command line and of TOML: sizes, durations, paths, globs.
 
-Rule: whatever is written, each parser returns a value or raises UsageError, in one short line.
+Rule: for any input a parser returns a value or raises UsageError with one short line.
 """
 
 import os
@@ -15,7 +15,7 @@ _DURATION: Final = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(ns|us|ms|s|m|h|d)?"
 _SECONDS: Final = {
     "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0,
 }  # fmt: skip
-# A petabyte and a century: whatever is written above was not meant.
+# A petabyte and a century: a larger value is a mistake.
 MOST_BYTES: Final = 1 << 50
 MOST_S: Final = 36500 * 86400.0
 _MOST_DIGITS: Final = 18
@@ -23,7 +23,7 @@ _SHOWN_CHARACTERS: Final = 60
 
 
 def shown(value: object) -> str:
-    """Return the repr of what was written, cut where it is too long for a line."""
+    """Return the repr of a value, cut if it is too long for a line."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
@@ -76,7 +76,7 @@ def parse_list(value: object) -> tuple[str, ...]:
 
 
 def parse_path(value: object) -> str:
-    """Return a path with ``~`` and ``~user`` expanded, as a shell does after a blank."""
+    """Return a path with ``~`` and ``~user`` expanded, as a shell does at the begin of a word."""
     path = str(value)
     if not path.startswith("~"):
         return path
@@ -93,7 +93,7 @@ def parse_named(name: str, parse: Callable[[Any], Any], value: object) -> Any:  
     """Parse the value of the option or key called *name*.
 
     Raises:
-        UsageError: it cannot be; the line begins with *name*.
+        UsageError: it is not valid; the line begins with *name*.
     """
     try:
         return parse(value)

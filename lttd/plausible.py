@@ -1,8 +1,8 @@
-"""Whether a manifest's JSON holds what one can hold: types, ranges and counts, before it is used.
+"""Check the types, ranges and counts of a manifest's JSON, before any code uses it.
 
-Rule: pure.  A value that this module lets through may be computed with: integers are integers (a
-bool is not one), counts are below 2^63, times below 2^64, texts are UTF-8 and fit into a file name
-where they become one.  Keys that are not listed are let through where the manifest ignores them.
+Rule: pure.  Code may compute with every value that passes: integers are integers (a bool is not
+one), counts are below 2^63, times below 2^64, texts are UTF-8, and short enough for a file name if
+they become one.  Unknown keys pass, because the manifest ignores them.
 """
 
 import json
@@ -14,8 +14,8 @@ from lttd.limits import CPUS, STREAMS
 MOST_COUNT: Final = (1 << 63) - 1
 MOST_TIME: Final = (1 << 64) - 1
 MOST_SUM: Final = 1 << 100
-"""What all counts of a gaps file, each below 2^63, can add up to; nothing computes with it."""
-# What trace-cmd, numpy and the kernel's own u32 fields can state.
+"""The largest sum of the counts of a gaps file, each below 2^63; nothing computes with it."""
+# The largest size that trace-cmd, numpy and the kernel's own u32 fields can state.
 MOST_SIZE: Final = (1 << 31) - 1
 MOST_NAME_BYTES: Final = 255
 MOST_TEXT_BYTES: Final = 4096
@@ -24,10 +24,10 @@ Test = Callable[[Any], bool]
 
 
 def parse_json(data: bytes) -> Any:  # noqa: ANN401
-    """Parse JSON that somebody else wrote.
+    """Parse JSON that another user may have written.
 
     Raises:
-        ValueError: it is not JSON, nests too deeply, or has a number that no JSON has (NaN).
+        ValueError: it is not JSON, nests too deeply, or has a number that JSON lacks (NaN).
     """
     try:
         return json.loads(data, parse_constant=_refuse_constant)
@@ -40,12 +40,12 @@ def _refuse_constant(word: str) -> NoReturn:
 
 
 def is_count(value: object, most: int = MOST_COUNT) -> bool:
-    """Tell whether a value is a number of things."""
+    """Tell whether a value is an integer from 0 to *most*."""
     return type(value) is int and 0 <= value <= most
 
 
 def _is_text(value: object, most_bytes: int = MOST_TEXT_BYTES) -> bool:
-    """Tell whether a value is text that UTF-8 can hold: half a surrogate pair is not."""
+    """Tell whether a value is text that UTF-8 can encode; half a surrogate pair is not."""
     if not isinstance(value, str):
         return False
     try:
@@ -55,7 +55,7 @@ def _is_text(value: object, most_bytes: int = MOST_TEXT_BYTES) -> bool:
 
 
 def is_name(value: object) -> bool:
-    """Tell whether a value can be the name of a channel, which becomes part of a file's."""
+    """Tell whether a value can be the name of a channel, which becomes part of a file name."""
     return _is_text(value, MOST_NAME_BYTES) and "\0" not in str(value)
 
 
@@ -79,7 +79,7 @@ def _is_sum(value: object) -> bool:
 
 
 def _is_uncertainty(value: object) -> bool:
-    """Tell whether a value is a clock's uncertainty: negative where it was set meanwhile."""
+    """Tell whether a value is a clock's uncertainty; it is negative if the clock was set."""
     return type(value) is int and abs(value) <= MOST_COUNT
 
 
@@ -133,7 +133,7 @@ def refuse_implausible(manifest: Mapping[str, Any]) -> None:
     """Reject a manifest with missing keys, wrong types or impossible values.
 
     Raises:
-        ValueError: it has one; the text says which.
+        ValueError: the message names the key.
     """
     _hold(manifest, "manifest", _MANIFEST, _MAY_MANIFEST)
     _hold(manifest["source"], "source", {"clock": _is_text}, _MAY_SOURCE)
@@ -165,7 +165,7 @@ def _listed(manifest: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _hold(value: Any, where: str, must: Mapping[str, Test], may: Mapping[str, Test]) -> None:  # noqa: ANN401
-    """Raise unless a mapping's values pass: those that it must have, and those that it may."""
+    """Raise ValueError unless a mapping has all keys of *must*, and every value passes its test."""
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}: not a mapping")  # noqa: TRY004  (of the file, not of a caller)
     tests = dict(must) | {key: test for key, test in may.items() if key in value}

@@ -1,7 +1,7 @@
-"""Real-time priority for lttd's threads, so that CPU hogs do not keep it from the rings.
+"""Give lttd's threads real-time priority, so that busy CPUs do not delay the reading.
 
-All of them get it, not only the reading one: they share the interpreter, and a real-time reader
-would wait for whichever ordinary thread holds it and is not scheduled.
+All threads get it, because they share the interpreter lock: a real-time reader would wait for an
+ordinary thread that holds the lock and is not scheduled.
 """
 
 import os
@@ -11,12 +11,12 @@ from lttd.errors import UsageError
 
 
 def thread_ids() -> list[int]:
-    """Return the ids of this process's threads, as the kernel counts them."""
+    """Return the kernel's ids of this process's threads."""
     return [int(name) for name in os.listdir("/proc/self/task")]  # noqa: PTH208  (names only)
 
 
 def raise_priority(threads: Iterable[int], priority: int) -> None:
-    """Give *threads* SCHED_FIFO at *priority*; what they start (COMMAND) does not inherit it.
+    """Give *threads* SCHED_FIFO at *priority*; their children (COMMAND) do not inherit it.
 
     Raises:
         UsageError: the kernel refuses, with the remedy.

@@ -1,12 +1,12 @@
-"""What each signal means to lttd, from the first step of main() to its last.
+"""Handle every signal, from the first step of main() to its last.
 
     phase          a signal that ends        one without a meaning yet
     starting       exit 1, nothing is made   one line
     recording      deliver()                 deliver()
     ending         nothing, for a while      nothing
 
-Rule: no signal but SIGKILL and those of a crash ends lttd half-way.
-Rule: the handler takes no lock and writes through no buffer, since it may interrupt whoever does.
+Rule: only SIGKILL and the signals of a crash end lttd half-way.
+Rule: the handler takes no lock and writes to no buffer, because it may interrupt code that does.
 """
 
 import os
@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 
 
 class Meaning(Enum):
-    """What lttd does for a signal."""
+    """lttd's reactions to a signal."""
 
     END = "end in order"
     NONE = "report once a minute and go on"
@@ -36,26 +36,26 @@ MEANINGS: Final[Mapping[int, Meaning]] = {
     **dict.fromkeys(_ENDS, Meaning.END),
     **dict.fromkeys(_FREE, Meaning.NONE),
 }
-"""Not in it: signals that stop and continue, those of a crash, SIGCHLD, and SIGPIPE and SIGXFSZ,
-which Python has ignored: a write that fails says why."""
-# nohup, and a shell without a terminal, ask for this one to be ignored.
+"""It lacks signals that stop and continue, those of a crash, SIGCHLD, and SIGPIPE and SIGXFSZ,
+which Python ignores: a failed write reports the reason."""
+# nohup, and a shell without a terminal, have this one ignored.
 _MAY_BE_IGNORED: Final = frozenset({signal.SIGHUP})
-# Python ignores these before main() runs, and nobody can tell what they were.
+# Python ignores these before main() runs, so their earlier disposition is unknown.
 _UNKNOWN_BEFORE: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 REPORT_INTERVAL_S: Final = 60.0
-# What is left to do at the end takes less, unless something hangs.
+# The remaining work at the end takes less, unless something hangs.
 ENDING_S: Final = 10.0
 
 
 def name_of(number: int) -> str:
-    """Return how people call a signal."""
+    """Return the name of a signal."""
     if signal.SIGRTMIN < number < signal.SIGRTMAX:
         return f"SIGRTMIN+{number - signal.SIGRTMIN}"
     return signal.Signals(number).name
 
 
 class Signals:
-    """The signals of this process; as a context manager it puts back what was before."""
+    """The signals of this process; a context manager that restores the earlier handlers."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -76,7 +76,7 @@ class Signals:
             if number in _MAY_BE_IGNORED and signal.getsignal(number) is signal.SIG_IGN:
                 continue
             self._before[number] = signal.signal(number, self._handle)
-        # Whoever started lttd with SIGCHLD ignored would hide from it how COMMAND ended.
+        # If SIGCHLD stayed ignored, lttd could not see how COMMAND ended.
         self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, MEANINGS)
 
@@ -88,7 +88,7 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask_before)
 
     def restore_for_exec(self) -> None:
-        """In a forked child: put everything back as the program found it when it was started."""
+        """In a forked child: restore the dispositions that the program had when it started."""
         for number, before in self._before.items():
             is_ignored = before is signal.SIG_IGN
             signal.signal(number, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
@@ -98,7 +98,7 @@ class Signals:
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
-        """Have signals wait meanwhile."""
+        """Block signals meanwhile."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, MEANINGS)
         try:
             yield
@@ -107,7 +107,7 @@ class Signals:
 
     @contextmanager
     def delivered_to(self, deliver: Callable[[int], None]) -> Iterator[None]:
-        """Call *deliver*, within a signal handler, for each signal; afterwards lttd is ending."""
+        """Call *deliver* in the signal handler for each signal; then the phase is ending."""
         self._deliver = deliver
         try:
             yield
@@ -116,7 +116,7 @@ class Signals:
             self._ending_since = self._now()
 
     def report(self, number: int) -> str | None:
-        """Return the line for a signal without a meaning; None where it was said lately."""
+        """Return the line for a signal without a meaning; None within a minute of the last one."""
         now = self._now()
         if now < self._reported.get(number, -REPORT_INTERVAL_S) + REPORT_INTERVAL_S:
             return None

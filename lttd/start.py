@@ -1,4 +1,4 @@
-"""What a run needs before it opens anything, and the one line for a failure that nobody foresaw."""
+"""Prepare limits and threads at the start, and make the one line for an unforeseen failure."""
 
 import os
 import resource
@@ -16,7 +16,7 @@ _MOST_CHARACTERS: Final = 300
 
 
 def raise_file_limit() -> None:
-    """Let this process open as many files as it may: a few per CPU and channel."""
+    """Raise the limit of open files as far as allowed: lttd needs a few per CPU and channel."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -35,7 +35,7 @@ def unforeseen(error: BaseException) -> str:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, ImportError):
-        # numpy wraps it in a page of advice: what failed is at its root.
+        # numpy wraps the error in a page of advice; its root says what failed.
         while error.__cause__ is not None:
             error = error.__cause__
         return f"cannot load {error}; install lttd anew, or allow it more memory (ulimit -v)"
@@ -47,7 +47,7 @@ def _words(error: BaseException) -> str:
 
 
 def _first_of(error: BaseException) -> tuple[BaseException, int]:
-    """Return the first error of a nest of groups, and how many others there are."""
+    """Return the first error of nested exception groups, and the number of others."""
     if not isinstance(error, BaseExceptionGroup):
         return error, 0
     leaves = [_first_of(inner) for inner in error.exceptions]
@@ -56,7 +56,7 @@ def _first_of(error: BaseException) -> tuple[BaseException, int]:
 
 @contextmanager
 def threads_that_fail_end_all() -> Iterator[None]:
-    """End the process when a thread fails: nobody would do its work, and all would wait for it."""
+    """End the process when a thread fails: otherwise all others would wait for it."""
 
     def end(failed: threading.ExceptHookArgs) -> None:
         if failed.exc_value is None or isinstance(failed.exc_value, SystemExit):
@@ -72,7 +72,7 @@ def threads_that_fail_end_all() -> Iterator[None]:
 
 
 def exit_if_threads_run(before: frozenset[int], status: int) -> None:
-    """Exit at once where threads are left, because the loop broke: nobody will end them."""
+    """Exit at once if threads are left after the loop failed: nothing will end them."""
     left = {thread.ident for thread in threading.enumerate() if not thread.daemon} - before
     if left:
         os._exit(status)

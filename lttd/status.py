@@ -1,7 +1,7 @@
-"""What is told of a running daemon: from recorder, reader and sources to metrics and health.
+"""Collect the state of a running daemon from recorder, reader and sources, for metrics and health.
 
-Rule: everything is read when it is asked for; nothing here is called while nobody asks.
-Rule: a scrape never touches the disk, which may hang: the loop that answers it also reads.
+Rule: values are read for each answer; without a request nothing here runs.
+Rule: a scrape never touches the disk, which may hang: the loop that answers it also reads rings.
 """
 
 import time
@@ -17,7 +17,7 @@ from lttd.recording import Recording
 from lttd.sources.base import Stream
 from lttd.stats import DaemonGauges, Fill, StreamKey, StreamStats
 
-# The loop comes round at every tick; so many of them missed, and at least this long, is a stall.
+# The loop comes round at every tick.  This many missed ticks, and at least this time, are a stall.
 STALLED_TICKS: Final = 3
 STALLED_S: Final = 5.0
 
@@ -42,11 +42,11 @@ class Observer:
         health.ask(self._look_at_loops)
 
     def also(self, recovered: Iterable[StreamStats]) -> None:
-        """Count what became of an earlier run, also of streams that are not recorded now."""
+        """Add the recovered losses of an earlier run, also for streams that this run lacks."""
         self._recovered += recovered
 
     def streams(self) -> Sequence[StreamStats]:
-        """Return every stream's counters, with what the kernel has lost by now."""
+        """Return every stream's counters, with the kernel's losses up to now."""
         for recording in self._recordings:
             for stream in recording.source.streams:
                 self._ask(stream, recording.segment.lanes.get(stream.info.id))
@@ -58,14 +58,14 @@ class Observer:
 
     def _ask(self, stream: Stream, lane: Lane | None) -> None:
         if lane is None:
-            return  # it has appeared, and has no files yet
+            return  # a new stream that has no files yet
         try:
             lane.stats.unplaced = stream.unplaced()
         except LttdError:
-            return  # the reader meets it, too, and reports it
+            return  # the reader gets the same error, and reports it
 
     def gauges(self) -> DaemonGauges:
-        """Return how the daemon stands now."""
+        """Return the gauges of the daemon, as of now."""
         recorder, pulse = self._recorder, self._reader.pulse
         fill: dict[StreamKey, Fill] = {}
         foreign: dict[StreamKey, int] = {}
@@ -98,7 +98,7 @@ class Observer:
         try:
             counters = stream.counters()
         except LttdError:
-            return  # its end is told elsewhere
+            return  # other code reports its end
         if "foreign read events" in counters:
             foreign[key] = counters["foreign read events"]
         if ring_bytes and "bytes" in counters and "now ts" in counters:
@@ -106,7 +106,7 @@ class Observer:
             fill[key] = Fill(counters["bytes"] / ring_bytes, max(waiting, 0) / 1e9)
 
     def _look_at_loops(self) -> Iterator[Condition]:
-        """Yield what reading and writing cannot report themselves."""
+        """Yield the conditions that the reading loop and the writers cannot report themselves."""
         recorder, pulse = self._recorder, self._reader.pulse
         idle_ns = time.monotonic_ns() - pulse.last_turn_ns
         if idle_ns > self._stalled_ns:

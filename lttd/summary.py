@@ -1,4 +1,4 @@
-"""The summary of a run: a table for people on stderr, JSON for programs on stdout or in a file."""
+"""Write the summary of a run: a table on stderr, or JSON on stdout or in a file."""
 
 import json
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from lttd.terminal import put_line, say_lines
 
 
 def write_summary(how: str, streams: Sequence[StreamSummary], about: dict[str, Any]) -> None:
-    """Write what *how* (``table``, ``json``, ``json:FILE`` or ``none``) asks for.
+    """Write the summary as *how* says: ``table``, ``json``, ``json:FILE`` or ``none``.
 
-    *about*: what JSON says besides the streams.
+    *about* holds the keys of the JSON object besides the streams.
 
     Raises:
         LttdError: it could not be written.

@@ -1,8 +1,8 @@
 r"""The only way out to stderr and stdout: escaped text, by writers that survive any descriptor.
 
-What is escaped, and how a reader sees it:
+These characters are escaped:
 
-    control characters below U+0080, but tab     \x1b    one byte
+    control characters below U+0080, except tab  \x1b    one byte
     bytes that are not UTF-8                     \xff    one byte
     C1 controls, U+0080 to U+009F                \u009b
     bidirectional controls, line separators      \u202e  U+061C, U+200E-F, U+2028-E, U+2066-9
@@ -15,9 +15,9 @@ Rules:
   value in them.
 * ``say()`` never raises and never waits: recording goes on.  A line that finds no reader is
   counted, and the next line that gets through says how many are missing.
-* ``put()`` writes everything or raises: whoever asked for output must learn that it is incomplete.
-* Both write to the descriptor.  A text stream would keep what it could not write, and fail once
-  more at exit (status 120).
+* ``put()`` writes everything or raises: the user must learn that the output is incomplete.
+* Both write to the descriptor.  A text stream would keep unwritten text, and fail again at exit
+  (status 120).
 """
 
 import errno
@@ -32,8 +32,8 @@ from typing import Final, TextIO
 from lttd.errors import OutputError
 
 PIPE_CLOSED: Final = 128 + 13
-"""Exit status where whoever reads our output went away first, as a shell reports SIGPIPE."""
-# Poll says that a pipe is writable when so many bytes fit: pipe(7), PIPE_BUF on Linux.
+"""Exit status when the reader of the output ended first, as a shell reports SIGPIPE."""
+# Poll reports a pipe as writable when this many bytes fit: pipe(7), PIPE_BUF on Linux.
 _PIPE_BUF: Final = 4096
 _SUMMARY_PATIENCE_S: Final = 10.0
 _UNSAFE: Final = re.compile(
@@ -62,26 +62,26 @@ def _escaped(found: re.Match[str]) -> str:
 def fill_standard_descriptors() -> None:
     """Open /dev/null in place of each of the descriptors 0 to 2 that is closed.
 
-    No file or socket that is opened later can then get one of these numbers.  ``sys.stdout`` and
-    ``sys.stderr`` stay None, so what is written there still counts as not written.
+    Then no file or socket can get one of these numbers later.  ``sys.stdout`` and ``sys.stderr``
+    stay None, so that output to them still counts as not written.
     """
     for fd, flags in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, flags)  # gets the lowest number that is free: this one
+            os.open(os.devnull, flags)  # gets the lowest free number, which is this one
 
 
 class _Stderr:
-    """Writes lines as long as somebody takes them, and counts those that nobody took."""
+    """Writes lines while a reader takes them, and counts the lines that no reader took."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # threads that write to the disk have something to say, too
+        self._lock = threading.Lock()  # writer threads print lines, too
         self._missing_lines = 0
         self._inside_line = False
 
     def write(self, text: str, program: str, patience_s: float) -> None:
-        """Write whole lines; wait for a reader at most *patience_s*."""
+        """Write whole lines; wait for the reader at most *patience_s*."""
         with self._lock:
             head = "\n" if self._inside_line else ""
             if self._missing_lines:
@@ -108,17 +108,17 @@ def say(text: str, program: str = "lttd") -> None:
 
 
 def say_lines(text: str, program: str = "lttd") -> None:
-    """Write lines to stderr whose values are escaped already; wait up to 10 s for a slow reader."""
+    """Write lines whose values are escaped already to stderr; wait up to 10 s for its reader."""
     _STDERR.write(f"{text}\n", program, _SUMMARY_PATIENCE_S)
 
 
 def overwrite_line(text: str) -> None:
-    """Write text to stderr that whatever is written next overwrites; for terminals."""
+    """Write text to a terminal on stderr, which the next output overwrites."""
     _STDERR.write(f"{printable(text)}\r", "", 0.0)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Tell whether a person looks at a stream; a closed one is None."""
+    """Tell whether *stream* is a terminal; a closed stream is None."""
     try:
         return stream is not None and stream.isatty()
     except (OSError, ValueError):
@@ -126,7 +126,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def put(data: bytes) -> None:
-    """Write all of *data* to stdout, however long its reader takes.
+    """Write all of *data* to stdout, and wait for its reader as long as it takes.
 
     Raises:
         BrokenPipeError: the reader went away.
@@ -142,14 +142,14 @@ def put(data: bytes) -> None:
 
 
 def put_line(text: str) -> None:
-    """Write text and a line break to stdout; errors as put()'s."""
+    """Write text and a line break to stdout; raise the errors of put()."""
     put(f"{text}\n".encode(errors="backslashreplace"))
 
 
 def _write_all(stream: TextIO | None, data: bytes, patience_s: float | None) -> int:
     """Write to a stream's descriptor; return how many bytes were written.
 
-    These can be fewer only with *patience_s*, which bounds the waiting; None: waits for all.
+    These are fewer than all only if *patience_s* bounds the waiting; None: wait for all.
 
     Raises:
         OSError: the descriptor does not take them.
@@ -170,7 +170,7 @@ def _write_all(stream: TextIO | None, data: bytes, patience_s: float | None) -> 
             break
         try:
             rest = rest[os.write(fd, rest if end is None else rest[:_PIPE_BUF]) :]
-        except BlockingIOError:  # somebody made it non-blocking for all who share it
+        except BlockingIOError:  # another process made the shared descriptor non-blocking
             must_wait = True
     return len(data) - len(rest)
 

@@ -1,4 +1,4 @@
-"""What a segment that a killed lttd was writing holds, in events: what it took, less that, is lost.
+"""Count the events in a segment of a killed lttd; the events that it took beyond these are lost.
 
 Rule: only sub-buffers from a given number on are decoded, because a segment can be of any size.
 """
@@ -20,9 +20,9 @@ def stored_from(
 ) -> Stored | None:
     """Count the events of a stream from sub-buffer number *first* on.
 
-    From 0 on, those that an earlier kill had lost and that it has a gap for count along.
+    With *first* 0, also count the events in gaps for earlier kills.
 
-    None: nobody can tell, or not all sub-buffers before *first* are there.
+    Return None if the events cannot be counted, or a sub-buffer before *first* is missing.
     """
     try:
         for paths in segments_below(trace):
@@ -47,7 +47,7 @@ def _stored_from(stream: StoredStream, manifest: Manifest, first: int) -> Stored
         if counted is None:
             return None
         events += int(counted.sum())
-    if not first:  # what one killed before had lost, and this one had a gap for
+    if not first:  # the losses of an earlier kill, for which this segment has gaps
         events += sum(gap.count or 0 for gap in stream.gaps if gap.reason is Reason.KILLED)
     if len(entries):
         return Stored(events, int(entries["end"][-1]))

@@ -12,15 +12,15 @@ _MOST_CHARACTERS: Final = 600
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that writes help as lttd writes everything, and raises what it refuses."""
+    """A parser that writes help through the guarded writer, and raises UsageError."""
 
     def _print_message(self, message: str, _: object = None) -> None:
-        """Write help or version; a stream would fail once more at exit.
+        """Write help or version to stdout's descriptor; a stream would fail again at exit.
 
         Raises:
             OutputError: stdout does not take it.
         """
-        with suppress(BrokenPipeError):  # its reader has seen enough
+        with suppress(BrokenPipeError):  # its reader ended
             put(message.encode())
 
     def error(self, message: str) -> Any:  # noqa: ANN401  (argparse declares NoReturn)
@@ -33,16 +33,16 @@ class Parser(argparse.ArgumentParser):
 
 
 class ShowVersion(argparse.Action):
-    """Writes the program's name and version, and ends it."""
+    """The action that prints the program's name and version, and ends it."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        """Raise SystemExit; OutputError as Parser does."""
+        """Print the version and raise SystemExit; raise OutputError as Parser does."""
         parser._print_message(f"{parser.prog} {VERSION}\n")  # noqa: SLF001
         raise SystemExit
 
 
 def shortened(text: str) -> str:
-    """Shorten a line that is too long for a person; keep its begin and its end."""
+    """Shorten a very long line; keep its begin and its end."""
     if len(text) <= _MOST_CHARACTERS:
         return text
     return f"{text[: _MOST_CHARACTERS // 2]} [...] {text[-_MOST_CHARACTERS // 3 :]}"

@@ -1,4 +1,4 @@
-"""lttd's version, in the one place that packaging and programs read."""
+"""lttd's version, for packaging and programs."""
 
 from typing import Final
 
