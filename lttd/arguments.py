@@ -1,4 +1,4 @@
-"""The command line of ``lttd``: its options and their help."""
+"""Declare the options of ``lttd`` and their help."""
 
 import argparse
 from typing import Any, Final
@@ -7,7 +7,7 @@ from lttd.usage import Parser, ShowVersion
 
 _EPILOG: Final = """\
 SPEC is KIND[:TARGET][,key=value]...
-  ftrace            an own tracefs instance, created and removed by lttd (the default)
+  ftrace            a tracefs instance that lttd creates and removes (the default)
   ftrace:INSTANCE   an instance that exists; ftrace:/ is the top-level buffer
   blktrace:/dev/X   the block layer's trace of a device (keys: docs/BLKTRACE.md)
   relay:DIR         every relay channel below DIR (keys: docs/RELAY.md)
@@ -15,8 +15,8 @@ SPEC is KIND[:TARGET][,key=value]...
   ltt:DIR           the channels of an LTTng 0.x trace: DEBUGFS/ltt/NAME
 
 Sizes: 4096, 64K, 4M.  Durations: 100ms, 1s, 5m.
-Exit status: 0 recorded; 1 recording failed part way (what was written is whole and readable);
-2 usage; 77 nothing here to record from."""
+Exit status: 0 recorded; 1 recording failed part way (the stored data is whole and readable);
+2 usage; 77 nothing to record from on this machine."""
 
 
 class _Parser(Parser):
@@ -27,7 +27,7 @@ class _Parser(Parser):
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Return the parser of lttd's command line; nothing has a default in it."""
+    """Return the parser of lttd's command line; it has no defaults, because TOML comes first."""
     parser = _Parser(
         prog="lttd",
         usage="lttd --trace-dir DIR [--source SPEC]... [options] [-- COMMAND...]",
@@ -78,22 +78,20 @@ def argument_parser() -> argparse.ArgumentParser:
     add = how.add_argument
     add("--layout", metavar="HOW", help="packed (default), or sparse: padding is a hole")
     add("--flush-interval", metavar="T", help="longest time until an event is on disk (default 1s)")
-    add("--backlog", metavar="SIZE", help="memory for data that wait for the disk (default 64M)")
+    add("--backlog", metavar="SIZE", help="memory for data that waits for the disk (default 64M)")
     add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
-    add(
-        "--priority", metavar="N", help="real-time priority (1-99) against CPU hogs; off by default"
-    )
+    add("--priority", metavar="N", help="real-time priority (1-99), for busy CPUs; off by default")
     add("--metrics", metavar="ADDR:PORT", help="serve /metrics and /healthz, off by default")
     add("--web-allow-host", metavar="NAME", action="append",
         help="a further host name that --metrics answers to; may be repeated")  # fmt: skip
-    legacy = parser.add_argument_group("legacy lttd's letters")
+    legacy = parser.add_argument_group("options of the legacy lttd (LTTng 0.x)")
     add = legacy.add_argument
     add("-c", "--channel-root", metavar="DIR", action="append",
-        help="--source ltt:DIR; may be repeated")  # fmt: skip
+        help="same as --source ltt:DIR; may be repeated")  # fmt: skip
     either = legacy.add_mutually_exclusive_group()
     either.add_argument("-f", dest="ltt_channels", action="store_const", const="flight",
         help="only flight-recorder channels: ltt:DIR,channels=flight")  # fmt: skip
     either.add_argument("-n", dest="ltt_channels", action="store_const", const="normal",
         help="only the other channels: ltt:DIR,channels=normal")  # fmt: skip
-    add("-N", dest="threads", metavar="N", help="accepted, without effect")
+    add("-N", dest="threads", metavar="N", help="accepted for compatibility, without effect")
     return parser

@@ -27,17 +27,17 @@ from lttd.parsers import (
 )
 
 _KIND: Final = re.compile(r"([a-z]+)(?:\Z|[:,])")
-# A comma that begins a key, unless it is escaped.
+# A comma before a key, unless it is escaped.
 _KEY: Final = re.compile(r"(?<!\\),(?=[a-z-]+=)")
 
 KINDS: Final = ("ftrace", "blktrace", "relay", "replay", "ltt")
-# The others' targets are paths.
+# The targets of all other kinds are paths.
 _NAMED_KIND: Final = "ftrace"
-# Keys of a SPEC that are also options of the command line, for the one source.
+# Keys of a SPEC that are also options of the command line, if there is one source.
 SOURCE_KEYS: Final[tuple[str, ...]] = (
     "events", "buffer-size", "subbuffer-size", "clock", "overwrite", "trace-self", "kallsyms",
 )  # fmt: skip
-# Keys of a SPEC that hold lists: repeated, they add up.
+# Keys of a SPEC that hold lists; repetitions add up.
 LIST_KEYS: Final = ("events", "actions")
 
 
@@ -48,7 +48,7 @@ class SourceSpec:
     kind: str
     target: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of SOURCE_KEYS, or of the kind's own; values as written."""
+    """Values as written, by keys of SOURCE_KEYS or of the kind."""
 
     def __str__(self) -> str:
         target = f":{self.target}" if self.target else ""
@@ -61,7 +61,7 @@ def _as_text(value: object) -> str:
 
 
 def parse_spec(text: str) -> SourceSpec:
-    """Read ``KIND[:TARGET][,key=value]...``; ``\\,`` is a comma that begins no key."""
+    """Parse ``KIND[:TARGET][,key=value]...``; ``\\,`` is a comma that does not begin a key."""
     found = _KIND.match(text)
     if not found or found[1] not in KINDS:
         kinds = ", ".join(KINDS)
@@ -142,7 +142,7 @@ def _summary(value: object) -> str:
 def _is_directory(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # a name too long, a directory that is closed to us
+    except OSError:  # the name is too long, or this user may not look
         return False
 
 
@@ -188,13 +188,13 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "daemon": _Option(parse_bool, "daemon"),
     "verbose": _Option(parse_count, "verbose"),
 }
-# Where any of these is on the command line, it replaces all of them in the file.
+# If one of these is on the command line, it replaces all of them in the file.
 _SOURCES: Final = frozenset({"source", "channel-root"})
 _KNOWN: Final = frozenset({*_OPTIONS, *SOURCE_KEYS, *_SOURCES})
 
 
 def parse_command_line(arguments: Sequence[str]) -> Config:
-    """Return the options of the command line and of the TOML file that it names.
+    """Parse the command line and the TOML file that it names.
 
     Raises:
         UsageError: an option is not valid.
@@ -230,7 +230,7 @@ def _assemble(
     if "trace_dir" not in fields:
         raise UsageError("no directory for the trace; name one: --trace-dir DIR")
     if command and fields.get("summary") == "json":
-        raise UsageError("with COMMAND, stdout is COMMAND's: write --summary json:FILE")
+        raise UsageError("with COMMAND, stdout belongs to COMMAND: write --summary json:FILE")
     if command and not shutil.which(command[0]):
         raise UsageError(f"{command[0]}: no such program, or not executable")
     return Config(sources=sources, command=command, notes=tuple(notes), **fields)

@@ -1,10 +1,10 @@
-"""One stream on its way to the disk: its files, its counters, and what is not in its files.
+"""One stream on its way to the disk: its files, its counters, and gaps that are not written yet.
 
-Rule: a lane is written by the one thread whose queue it names; other threads only read from it.
-Rule: a sync that failed is final.  Linux reports it once, may have dropped what it could not write,
-and calls the next sync a success: so the synced record never goes on from there.
-Invariant: what was taken and is not in the files is counted in the stats, and stands in a gap as
-soon as one can be written.  However long that takes, the untold gaps are a few.
+Rule: only the thread of a lane's queue writes the lane; other threads read from it.
+Rule: a failed sync is final.  Linux reports it once, may have dropped the pages, and reports the
+next sync as a success; so the synced record of the stream never advances again.
+Invariant: taken data that is not in the files is counted in the stats, and gets a gap as soon as
+one can be written.  However long that takes, only a few gaps wait.
 """
 
 import threading
@@ -25,16 +25,16 @@ _NO_ROWS: Final = np.empty(0, ROW_DTYPE)
 
 
 class Untold:
-    """Gaps that are not in the file yet: merged into one for each reason and unit.
+    """Gaps that are not in the file yet, merged into one for each reason and unit.
 
-    A gap of an unknown count stays apart, so that it does not hide the counts that are known.
+    A gap of unknown count stays apart, so that it does not hide known counts.
     """
 
     def __init__(self) -> None:
         self._gaps: dict[tuple[Reason, Unit, bool], Gap] = {}
 
     def add(self, gap: Gap) -> None:
-        """Keep *gap* until it can be written, before whatever comes next."""
+        """Keep *gap* until it can be written, before the next sub-buffer."""
         key = gap.reason, gap.unit, gap.count is None
         known = self._gaps.get(key)
         if known is None:
@@ -45,11 +45,11 @@ class Untold:
         self._gaps[key] = Gap(0, gap.reason, gap.unit, count, begin, end)
 
     def gaps(self) -> tuple[Gap, ...]:
-        """Return them, all in row 0."""
+        """Return the gaps, all in row 0."""
         return tuple(self._gaps.values())
 
     def clear(self) -> None:
-        """Forget them: they are written."""
+        """Forget the gaps after they were written."""
         self._gaps.clear()
 
 
@@ -65,21 +65,21 @@ class Lane:
     failing: bool = False
     """Whether the last write failed."""
     failed_lately: bool = False
-    """Whether one failed since the last retry()."""
+    """Whether a write failed since the last retry()."""
     synced: Position | None = None
-    """How far the stream is known to be durable."""
+    """The end of the durable part of the files."""
     tried: Position | None = None
-    """How far it had been written when it was last synced, with or without success."""
+    """The end of the files at the last sync, successful or not."""
     unsynced: StorageError | None = None
-    """The first sync that failed: from *synced* on nobody knows what is on the disk."""
+    """The error of the first failed sync; the disk's content after *synced* is unknown."""
     gone: LostFileError | None = None
-    """Why nothing more is written: somebody removed, replaced or cut a file."""
+    """Why nothing more is written: somebody removed, replaced or cut a file of the stream."""
     _synced_latest: int = 0
 
     def write(self, batch: Batch) -> StorageError | None:
-        """Write a batch as far as it fits, and what is untold before it; count the rest.
+        """Write the waiting gaps, then the batch as far as it fits; count the rest.
 
-        Return why it did not fit; nothing is written to files that somebody has removed.
+        Return the error if it did not fit.  Nothing is written to files that somebody removed.
         """
         if self.gone is not None:
             self.refuse(batch, Reason.STORAGE)
@@ -95,7 +95,7 @@ class Lane:
         return done.error
 
     def refuse(self, batch: Batch, reason: Reason, first: int = 0) -> None:
-        """Count what is not written of a batch: all from row *first* on."""
+        """Count the rows of a batch from *first* on as not written."""
         rows = batch.rows[first:]
         if len(rows):
             self.stats.unwritten(rows, reason)
@@ -106,19 +106,19 @@ class Lane:
                 self.untold.add(gap)
 
     def tell(self) -> StorageError | None:
-        """Write what is untold, and cut off what an earlier failure left half written."""
+        """Write the waiting gaps, and cut off bytes that a failure left half written."""
         return self.write(self._batch())
 
     def retry(self) -> None:
-        """Have tell() done by the lane's thread.  Callable from any thread."""
+        """Let the lane's thread call tell().  Callable from any thread."""
         self.queue.put((self, self._batch()))
 
     def sync(self) -> None:
-        """Make what was written durable.
+        """Make the written data durable.
 
         Raises:
-            LostFileError: somebody has removed, replaced or cut a file; said once.
-            StorageError: that failed; a gap that says so is on its way to the file.
+            LostFileError: somebody removed, replaced or cut a file; raised once.
+            StorageError: the sync failed; a gap for it will be written.
         """
         if self.gone is not None:
             return
@@ -147,11 +147,11 @@ class Lane:
         self.count_gone()
 
     def count_gone(self) -> None:
-        """Count what was lost with a file; exact when nobody writes any more."""
+        """Count the content of a lost file as removed; exact after the last write."""
         if self.gone is None:
             return
         left = Left(0, 0)
-        with suppress(StorageError):  # the index is gone as well
+        with suppress(StorageError):  # the index is lost, too
             left = self.file.left(self.gone)
         self.stats.removed_subbuffers = self.stats.stored_subbuffers - left.rows
         self.stats.removed_bytes = self.stats.stored_bytes - left.payload_bytes
@@ -160,6 +160,6 @@ class Lane:
         return Batch(self.record.info.id, memoryview(b""), _NO_ROWS, 0, gaps)
 
 
-# A batch for a lane; an event to set when all before it is done; None to end.
+# A batch for a lane; an event to set when all items before it are done; None to end.
 Job = tuple[Lane, Batch] | threading.Event | None
 Jobs = SimpleQueue[Job]

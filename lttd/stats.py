@@ -1,6 +1,6 @@
-"""Plain counters of what happened to every byte, and frozen snapshots of them.
+"""Count the fate of every byte of a stream, and freeze the counters for summaries.
 
-Rule: each field has one writing thread; nobody locks.
+Rule: each field has one writing thread, so there are no locks.
 Invariant: delivered = stored + padding + refused + what is still in the backlog.
 """
 
@@ -18,12 +18,12 @@ StreamKey = tuple[str, StreamId]
 
 
 def _unwritten() -> Counter[Reason]:
-    # No key is added later: other threads go through it meanwhile.
+    # No key is added later, because other threads iterate over the counter.
     return Counter({Reason.BACKLOG: 0, Reason.STORAGE: 0})
 
 
 def _all(lost: Counter[Reason], unwritten: Counter[Reason], removed: int) -> Counter[Reason]:
-    # Of many streams most have lost nothing: a scrape is not to add for them.
+    # Most of many streams have lost nothing: for them a scrape must not do sums.
     if not removed and not unwritten.total():
         return lost
     return lost + unwritten + Counter({Reason.REMOVED: removed})
@@ -31,11 +31,12 @@ def _all(lost: Counter[Reason], unwritten: Counter[Reason], removed: int) -> Cou
 
 @dataclass(slots=True)
 class StreamStats:
-    """What happened in one stream since lttd took it over."""
+    """The counters of one stream since lttd took it over."""
 
     stream: StreamId
     source: str = ""
-    """Whose it is: kind and target, as ``ltt:/sys/kernel/debug/ltt/x``; two may have equal ids."""
+    """Kind and target of its source, such as ``ltt:/sys/kernel/debug/ltt/x``; two streams may have
+    equal ids."""
     # by the reading thread
     subbuffers: int = 0
     delivered_bytes: int = 0
@@ -45,21 +46,21 @@ class StreamStats:
     bytes_lost: Counter[Reason] = field(default_factory=Counter)
     gaps_unknown: int = 0
     unplaced: Mapping[Reason, int] = field(default_factory=dict)
-    """Events that the kernel counts as lost, and that no batch has told when it was last asked."""
+    """Events that the kernel counted as lost when last asked, and that no batch contains yet."""
     # by its writer thread
     stored_bytes: int = 0
     stored_subbuffers: int = 0
     unwritten_bytes: Counter[Reason] = field(default_factory=_unwritten)
     unwritten_subbuffers: Counter[Reason] = field(default_factory=_unwritten)
     unsynced: int = 0
-    """Times that a sync failed: how much of what was stored is on the disk, nobody knows then."""
+    """The number of failed syncs, after which the disk's content is unknown."""
 
     removed_bytes: int = 0
-    """Of what was stored: lost with a file that somebody removed, replaced or cut."""
+    """Stored, and then lost with a file that somebody removed, replaced or cut."""
     removed_subbuffers: int = 0
 
     def took(self, batch: Batch) -> None:
-        """Count what the kernel delivered, and what it said was lost."""
+        """Count the sub-buffers of a take, and its losses."""
         kernel_bytes = batch.kernel_bytes
         self.subbuffers += len(batch.rows)
         self.delivered_bytes += kernel_bytes
@@ -79,52 +80,52 @@ class StreamStats:
         }
         by_unit[gap.unit][gap.reason] += gap.count
         if gap.reason is Reason.DAMAGED and gap.unit is Unit.BYTES:
-            # It stands in no row, yet the kernel delivered it.
+            # These bytes are in no row, but the kernel delivered them.
             self.delivered_bytes += gap.count
 
     def stored(self, rows: Rows) -> None:
-        """Count what reached the file."""
+        """Count rows that are in the file."""
         self.stored_subbuffers += len(rows)
         self.stored_bytes += int(rows["payload_bytes"].sum())
 
     def unwritten(self, rows: Rows, reason: Reason) -> None:
-        """Count what was taken and never written: its content; its padding stays padding."""
+        """Count rows that were taken and never written: their payload; padding stays padding."""
         self.unwritten_subbuffers[reason] += len(rows)
         self.unwritten_bytes[reason] += int(rows["payload_bytes"].sum())
 
     def lost_so_far(self) -> Counter[Reason]:
-        """Return all events that are known to be lost, wherever in the trace they will be told."""
+        """Return all known lost events by reason, those without a gap yet included."""
         return self.events_lost + Counter(self.unplaced)
 
     @property
     def key(self) -> StreamKey:
-        """What tells it from all others of a run."""
+        """The key that is unique in a run."""
         return self.source, self.stream
 
     @property
     def all_subbuffers_lost(self) -> Counter[Reason]:
-        """Sub-buffers lost in the kernel, not written, or lost after that."""
+        """Sub-buffers that were lost in the kernel, not written, or removed from the disk."""
         return _all(self.subbuffers_lost, self.unwritten_subbuffers, self.removed_subbuffers)
 
     @property
     def all_bytes_lost(self) -> Counter[Reason]:
-        """The same in bytes."""
+        """Bytes that were lost in the kernel, not written, or removed from the disk."""
         return _all(self.bytes_lost, self.unwritten_bytes, self.removed_bytes)
 
     @property
     def unknown(self) -> int:
-        """Losses of which nobody knows how much was lost."""
+        """The number of losses of unknown size."""
         return self.gaps_unknown + self.unsynced
 
     @property
     def refused_bytes(self) -> int:
-        """What was delivered and is not stored: it does not parse, or was not written."""
+        """Delivered bytes that are not stored: they do not parse, or were not written."""
         return self.unwritten_bytes.total() + self.bytes_lost[Reason.DAMAGED]
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSummary:
-    """One line of the summary: what the table, the JSON and ``lttv info`` all tell."""
+    """The totals of one stream, for the summary table, its JSON and ``lttv info``."""
 
     name: str
     cpu: int
@@ -134,10 +135,10 @@ class StreamSummary:
     padding_bytes: int
     events_lost: int
     lost: dict[str, int]
-    """By reason, in its own unit: ``overwritten``, ``torn_bytes``, ``backlog_subbuffers``."""
+    """Losses by reason and unit: ``overwritten``, ``torn_bytes``, ``backlog_subbuffers``."""
     gaps_unknown: int = 0
     source: str = ""
-    """As StreamStats has it; the table tells it where there are several."""
+    """As in StreamStats; the table names it if there are several sources."""
 
     def to_json(self) -> dict[str, Any]:
         """Return one element of the JSON summary's streams."""
@@ -145,12 +146,12 @@ class StreamSummary:
 
 
 def lost_key(reason: Reason, unit: Unit) -> str:
-    """Name a loss in a summary: the unit is told unless it is events."""
+    """Return the key of a loss in a summary: the reason, with the unit unless it is events."""
     return reason.name.lower() + ("" if unit is Unit.EVENTS else f"_{unit.name.lower()}")
 
 
 def summarize(stats: StreamStats) -> StreamSummary:
-    """Freeze the counters of one stream as the summary tells them."""
+    """Freeze the counters of one stream as a summary."""
     lost: dict[str, int] = {}
     for unit, counter in (
         (Unit.EVENTS, stats.events_lost),
@@ -172,12 +173,12 @@ def summarize(stats: StreamStats) -> StreamSummary:
 
 
 def events_lost(counter: Counter[Reason]) -> int:
-    """Sum the losses that the kernel gave in events."""
+    """Return the sum of the losses that the kernel counts in events."""
     return sum(count for reason, count in counter.items() if reason in KERNEL_EVENT_REASONS)
 
 
 def summary_json(streams: Iterable[StreamSummary]) -> dict[str, Any]:
-    """Return the design's one JSON object."""
+    """Return the JSON object of ``--summary json``."""
     rows = list(streams)
     return {
         "events_lost": sum(row.events_lost for row in rows),
@@ -189,40 +190,40 @@ def summary_json(streams: Iterable[StreamSummary]) -> dict[str, Any]:
 
 
 class Fill(NamedTuple):
-    """How far behind the kernel the reading of one stream was, when it was last looked at."""
+    """The unread part of one ring when lttd last asked."""
 
     ratio: float
-    """Of the ring, 0 to 1: what was written and not read yet."""
+    """The share of the ring that is written and not read yet, 0 to 1."""
     lag_seconds: float
-    """How long the oldest event that was not read yet had been waiting."""
+    """The age of the oldest unread event."""
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonGauges:
-    """Where the daemon stands at one moment: what is not counted by a stream's own counters."""
+    """The state of the daemon at one moment, besides the counters of streams."""
 
     backlog_bytes: int
     backlog_limit_bytes: int
     backlog_high_water_bytes: int
     segments: int
-    """In the trace directory, open ones included."""
+    """Segments in the trace directory, open ones included."""
     turns_total: int
     last_turn_ns: int
     """CLOCK_MONOTONIC."""
     troubles: frozenset[Trouble] = frozenset()
-    """What makes lttd unhealthy now."""
+    """The reasons why lttd is not healthy now."""
     write_errors: Mapping[str, int] = field(default_factory=dict)
-    """By the errno's name."""
+    """Failed writes, by the errno's name."""
     fill: Mapping[StreamKey, Fill] = field(default_factory=dict)
-    """Only of streams whose kernel tells it."""
+    """Only for streams whose kernel reports it."""
     foreign_read_events: Mapping[StreamKey, int] = field(default_factory=dict)
-    """Events that somebody else consumed; only of streams whose kernel tells it, then from 0 on."""
+    """Events that another process consumed, from 0 on; only for streams whose kernel reports it."""
 
 
 def summary_table(streams: Iterable[StreamSummary]) -> str:
-    """Return the summary as a table for people: one line a stream, and a last one for all.
+    """Return the summary as a table for people: a line per stream, and a last one for all.
 
-    Of several sources each line says whose it is.  Names are escaped (lttd.terminal).
+    If there are several sources, each line names its source.  Names are escaped (lttd.terminal).
     """
     rows = [("stream", "sub-buffers", "payload", "padding stripped", "lost")]
     summaries = list(streams)
@@ -259,7 +260,7 @@ def summary_table(streams: Iterable[StreamSummary]) -> str:
 
 
 def losses_text(lost: Mapping[str, int], gaps_unknown: int = 0) -> str:
-    """Say what was lost: how many of what, and how; keys as lost_key() makes them."""
+    """Return the losses in words: number, unit and reason; *lost* has the keys of lost_key()."""
     parts = []
     for key, count in lost.items():
         suffix, noun = next(each for each in _NOUNS if key.endswith(each[0]))
@@ -283,12 +284,12 @@ _HOW: Final = {
 
 
 def counted(number: int, noun: str) -> str:
-    """Write ``1 event``, ``2,000 events``."""
+    """Return ``1 event``, ``2,000 events``."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def human_bytes(size_bytes: int) -> str:
-    """Write a size for people: ``512 B``, ``3.4 KiB``, ``1.2 GiB``."""
+    """Return a size for people: ``512 B``, ``3.4 KiB``, ``1.2 GiB``."""
     size = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:

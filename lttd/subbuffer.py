@@ -1,6 +1,6 @@
-"""The one value that crosses every boundary: a batch of sub-buffers of one stream.
+"""The value that crosses every boundary of the live half: a batch of sub-buffers of one stream.
 
-Rule: a batch, not a sub-buffer, is what moves; what there is per sub-buffer is a row of an array.
+Rule: lttd moves batches, never single sub-buffers; a sub-buffer is a row of an array.
 Invariant: sum(rows["kernel_bytes"]) = stored + padding, and a batch's buffer is not written to
 between its making and its last release().
 """
@@ -16,19 +16,19 @@ from typing import Final, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-# Memory is handed out in these; a take keeps as many as it fills.
+# The unit of memory; a take keeps as many slots as it fills.
 SLOT_BYTES: Final = 1 << 20
-# At most this much a take: what it costs besides copying is then small beside the copying.
+# The largest take.  At this size the fixed cost of a take is small compared with its copying.
 TAKE_BYTES: Final = 4 * SLOT_BYTES
-# Less than this is copied out, so that a flush of one page does not keep a slot.
+# A smaller take is copied into memory of its own size, so that one page does not keep a slot.
 SMALL_BYTES: Final = SLOT_BYTES // 4
 
 ROW_DTYPE: Final = np.dtype(
     [
         ("offset_bytes", "<u8"),  # where the sub-buffer begins in the batch's buffer
-        ("kernel_bytes", "<u8"),  # what the kernel delivered: header + content + padding
+        ("kernel_bytes", "<u8"),  # the delivered bytes: header + content + padding
         ("payload_bytes", "<u8"),  # header + content: what a packed file holds of it
-        ("content_bits", "<u8"),  # as the CTF index means it; from the sub-buffer's own start
+        ("content_bits", "<u8"),  # content_size of the CTF index: from the sub-buffer's begin
         ("begin", "<u8"),  # trace clock; a running maximum within the stream
         ("end", "<u8"),  # trace clock, of the last event or an upper bound; running maximum
         ("discarded_total", "<u8"),  # events lost since the stream began, up to this sub-buffer
@@ -41,14 +41,14 @@ Column = npt.NDArray[np.uint64]
 
 
 class RowFlag(enum.IntFlag):
-    """What is particular about one sub-buffer."""
+    """Properties of one sub-buffer."""
 
     PARTIAL = 1  # flushed before the kernel was done with it
     MISSED = 2  # the kernel says that events were lost before it
 
 
 class Unit(enum.IntEnum):
-    """What a loss is counted in."""
+    """The unit in which a loss is counted."""
 
     EVENTS = 1
     SUBBUFFERS = 2
@@ -56,12 +56,12 @@ class Unit(enum.IntEnum):
 
 
 class Reason(enum.IntEnum):
-    """Why something is missing.  The kernel's reasons are disjoint, so that their sum is true."""
+    """The reasons of a loss.  The kernel's reasons are disjoint, so their sum is the total."""
 
     OVERWRITTEN = 1  # the ring lapped the reader (overwrite mode)
     DROPPED = 2  # the ring was full (no-overwrite mode)
     COMMIT_OVERRUN = 3  # the ring wrapped on events that were not committed yet
-    DISCARDED = 4  # the tracer says so in the sub-buffer (CTF, LTT)
+    DISCARDED = 4  # the tracer reports the loss in its sub-buffers (CTF, LTT)
     REFUSED = 5  # the kernel took a sub-buffer back while it was being read
     DAMAGED = 6  # delivered, but does not parse
     BACKLOG = 7  # taken, but never written: the backlog was abandoned
@@ -98,48 +98,48 @@ class StreamId(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The stream's name, and its data file's: the ABI's own ``<channel>_<cpu>``."""
+        """The name of the stream and of its data file: the ABI's own ``<channel>_<cpu>``."""
         return f"{self.channel}_{self.cpu}"
 
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What does not change while a stream is read; a segment's manifest keeps it."""
+    """The constants of a stream; a segment's manifest keeps them."""
 
     id: StreamId
     abi: str
-    """Which of ``lttd.abi`` reads its sub-buffers."""
+    """The name of the ABI of its sub-buffers; see ``lttd.abi.table``."""
     subbuffer_bytes: int
-    """Size of the kernel's sub-buffers, or 0 where nobody knows how large one can be."""
+    """The size of the kernel's sub-buffers; 0 if the largest size is unknown."""
     header_bytes: int
     ctf_stream_id: int = 0
     page_bytes: int = 0
-    """Not 0: a sub-buffer is delivered no longer than it is used, rounded up to this, and
-    subbuffer_bytes is the most that one can have."""
+    """Not 0: the kernel delivers only the used part of a sub-buffer, rounded up to this, and
+    subbuffer_bytes is the largest size."""
     read_events_before: int = 0
-    """How many events of the ring the kernel had counted as read when lttd took it over."""
+    """The kernel's ``read events`` of the ring when lttd took it over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A known loss, and where it belongs."""
+    """A known loss, with its place among the sub-buffers."""
 
     row: int
-    """Before which row of the batch; ``len(rows)`` when it comes after all of them."""
+    """The loss lies before this row of the batch; ``len(rows)``: after all of them."""
     reason: Reason
     unit: Unit
     count: int | None
-    """None: some, the number is not known.  Never 0 for that."""
+    """None: some, of unknown number.  A count is never 0."""
     begin: int
     end: int
     """Bounds of the loss in trace-clock units."""
 
 
 class Pieces(Sequence[memoryview]):
-    """Parts of one buffer, for one ``writev``; views are made only of those that are asked for."""
+    """Parts of one buffer, for one ``writev``; a view of a part is made on access."""
 
     def __init__(self, buffer: memoryview, offsets: Column, lengths: Column) -> None:
-        """*offsets* and *lengths* in bytes, u64, one of each a piece."""
+        """*offsets* and *lengths*: u64, shape (pieces,), in bytes."""
         self._buffer = buffer
         self._offsets = offsets
         self._lengths = lengths
@@ -159,9 +159,9 @@ class Pieces(Sequence[memoryview]):
         return self._buffer[start : start + int(self._lengths[key])]
 
     def iovecs(self) -> Column:
-        """Return the pieces as C's ``struct iovec`` has them, by address: shape (n, 2), u64.
+        """Return the pieces as an array of C's ``struct iovec``: shape (n, 2), u64.
 
-        Good as long as the buffer is.
+        It is valid as long as the buffer.
         """
         vectors = np.empty((len(self), 2), np.uint64)
         np.add(self._offsets, np.uint64(_address(self._buffer)), out=vectors[:, 0])
@@ -170,10 +170,10 @@ class Pieces(Sequence[memoryview]):
 
 
 class HeadedPieces(Pieces):
-    """The same with other first bytes: every piece becomes two, a head of its own and the rest."""
+    """Pieces with other first bytes: each becomes two, its new head and the rest."""
 
     def __init__(self, plain: Pieces, heads: npt.NDArray[np.uint8]) -> None:
-        """*heads*: shape (pieces, bytes), contiguous; no piece is shorter than its head."""
+        """*heads*: u8, shape (pieces, head bytes), contiguous; a piece is at least that long."""
         self._head_bytes = heads.shape[1]
         head_bytes = np.uint64(self._head_bytes)
         super().__init__(
@@ -199,7 +199,7 @@ class HeadedPieces(Pieces):
         return super().__getitem__(number) if rest else self._heads[start:][: self._head_bytes]
 
     def iovecs(self) -> Column:
-        """Return the pieces as C's ``struct iovec`` has them; good as long as this is."""
+        """Return the pieces as an array of C's ``struct iovec``, valid as long as this object."""
         vectors = np.empty((len(self), 2), np.uint64)
         numbers = np.arange(len(self._offsets), dtype=np.uint64)
         vectors[0::2, 0] = numbers * np.uint64(self._head_bytes) + np.uint64(_address(self._heads))
@@ -215,26 +215,26 @@ def _nothing_to_recycle() -> None:
 
 @dataclass(slots=True)
 class Batch:
-    """Sub-buffers of one stream that were taken at once, with what is known of each."""
+    """The sub-buffers of one take from a stream: their bytes, a row for each, and gaps."""
 
     stream: StreamId
     buffer: memoryview
     rows: Rows
     taken_ns: int
-    """CLOCK_MONOTONIC when the take was over."""
+    """CLOCK_MONOTONIC at the end of the take."""
     gaps: tuple[Gap, ...] = ()
     heads: npt.NDArray[np.uint8] | None = None
-    """What a packed copy has in place of each row's first bytes, so that a stripped sub-buffer
-    agrees with itself: shape (rows, bytes)."""
+    """The bytes that replace the first ones of each row in a packed file, so that a stripped
+    sub-buffer states its own size: u8, shape (rows, head bytes)."""
     held_bytes: int = 0
-    """What the batch keeps from being used again; the backlog is charged for it."""
+    """The memory that the batch occupies, by which it counts in the backlog."""
     recycle: Callable[[], None] = _nothing_to_recycle
     _holders: int = field(default=1)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def kernel_bytes(self) -> int:
-        """Bytes that the kernel delivered."""
+        """The bytes that the kernel delivered."""
         return int(self.rows["kernel_bytes"].sum())
 
     @property
@@ -248,12 +248,12 @@ class Batch:
         return plain if self.heads is None else HeadedPieces(plain, self.heads)
 
     def hold(self) -> None:
-        """Count one more consumer that will call release()."""
+        """Add a consumer, which must call release()."""
         with self._lock:
             self._holders += 1
 
     def release(self) -> None:
-        """Say that one consumer is done; the last one gives the buffer back."""
+        """End the use by one consumer; after the last one the pool can use the buffer again."""
         with self._lock:
             self._holders -= 1
             last = self._holders == 0
@@ -262,17 +262,17 @@ class Batch:
 
 
 class BufferPool:
-    """Memory that goes round between reader and writers: slots of one arena, lowest first.
+    """Memory that reader and writers use in turn: slots of one arena, the lowest first.
 
-    Invariant: a slot is free, or belongs to one buffer that was handed out and not given back.
+    Invariant: a slot is free, or belongs to one buffer between its take() and its give().
     """
 
     def __init__(self, arena_bytes: int = 0, *, take_bytes: int = TAKE_BYTES) -> None:
-        """*arena_bytes*: what takes can hold at once; beyond it they get memory of their own."""
+        """*arena_bytes*: memory for all takes together; further takes get memory of their own."""
         self.take_bytes = take_bytes
-        """The most that one take is given."""
+        """The most memory for one take."""
         self.least_bytes = min(SLOT_BYTES, take_bytes)
-        """The least."""
+        """The least memory for one take."""
         slots = max(arena_bytes // SLOT_BYTES, 0)
         self._lock = threading.Lock()
         self._free = bytearray(b"\1" * slots)
@@ -285,7 +285,7 @@ class BufferPool:
             self._base = _address(self._arena)
 
     def take(self) -> memoryview:
-        """Return least_bytes to take_bytes of memory, contents undefined."""
+        """Return least_bytes to take_bytes of memory with undefined content."""
         count = self.take_bytes // SLOT_BYTES
         with self._lock:
             while count:
@@ -297,14 +297,14 @@ class BufferPool:
         return memoryview(bytearray(self.least_bytes))
 
     def trim(self, buffer: memoryview, used_bytes: int) -> memoryview:
-        """Take back the slots behind the first *used_bytes*; return what is left of *buffer*."""
+        """Free the slots after the first *used_bytes*; return the shortened buffer."""
         keep = -(-used_bytes // SLOT_BYTES) * SLOT_BYTES
         if keep < len(buffer):
             self.give(buffer[keep:])
         return buffer[:keep]
 
     def give(self, buffer: memoryview) -> None:
-        """Take a buffer back.  Callable from any thread."""
+        """Free a buffer.  Callable from any thread."""
         at = _address(buffer) - self._base if self._free and len(buffer) else -1
         if 0 <= at < len(self._arena):
             first, count = at // SLOT_BYTES, len(buffer) // SLOT_BYTES
@@ -326,7 +326,7 @@ def make_batch(
     buffer: memoryview,
     gaps: tuple[Gap, ...] = (),
 ) -> Batch:
-    """Wrap *buffer*, which came from *pool*; what it does not fill goes back at once."""
+    """Make a batch of *buffer*, which came from *pool*, and free its unused slots at once."""
     used = int((rows["offset_bytes"] + rows["kernel_bytes"]).max()) if len(rows) else 0
     if used <= SMALL_BYTES:
         view = memoryview(bytes(buffer[:used]))

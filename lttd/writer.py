@@ -1,9 +1,9 @@
-"""Writes one stream: packed or sparse data, then its index entries.
+"""Write one stream: packed or sparse data, then its index entries.
 
-Rule: release, then data, then index: an entry is appended only when the bytes it names are in the
-file.  Of a batch that does not fit, the first sub-buffers that do are stored, each whole.
-Invariant: the files end where the last entry's sub-buffer ends.  As long as that cannot be had,
-because a cut failed, nothing is appended.
+Rule: release, then data, then index: an entry is appended only when its bytes are in the file.  If
+a batch does not fit, its first sub-buffers that fit are stored, each whole.
+Invariant: the data file ends where the last entry's sub-buffer ends.  While that is not so, because
+a cut failed, nothing is appended.
 """
 
 from collections.abc import Sequence
@@ -29,26 +29,26 @@ from lttd.index import (
 from lttd.subbuffer import Batch, Gap, Rows
 from lttd.tracedir import Position, StreamPaths, StreamRecord
 
-# A file that has grown so large gets blocks ahead of its end, as much again, up to a limit.
+# A file that has grown this large gets blocks ahead of its end, as much again, up to a limit.
 PREALLOCATE_FROM_BYTES: Final = 4 << 20
 PREALLOCATE_BYTES: Final = 64 << 20
 Ends = npt.NDArray[np.uint64]
 _CHUNK_ENTRIES: Final = 1 << 14
-# Holes are made of whole blocks of the file system.
+# A hole consists of whole blocks of the file system.
 BLOCK_BYTES: Final = 4096
 
 
 class Appended(NamedTuple):
-    """What append() did."""
+    """The result of append()."""
 
     rows: int
-    """How many of the batch's sub-buffers are in the file: so many of the first."""
+    """The number of the batch's first sub-buffers that are in the file."""
     error: StorageError | None = None
-    """Why that is not all of them.  A gap is in the file if it lies before or right behind them."""
+    """Why the others are not.  Gaps before the stored sub-buffers, and right after, are written."""
 
 
 class Left(NamedTuple):
-    """What is left of a stream that somebody removed or cut."""
+    """The rest of a stream after somebody removed or cut one of its files."""
 
     rows: int
     payload_bytes: int
@@ -65,11 +65,11 @@ class StreamFile:
         layout: str,
         cached_bytes: int | None = None,
     ) -> None:
-        """Create the files.  Data beyond *cached_bytes* are kept out of the page cache.
+        """Create the files.  Data beyond *cached_bytes* does not stay in the page cache.
 
         Raises:
-            UsageError: sparse was asked for sub-buffers whose size varies.
-            StorageError: they cannot be created.
+            UsageError: the layout is sparse, but the size of sub-buffers varies.
+            StorageError: the files cannot be created.
         """
         info = record.info
         if layout == "sparse" and not info.subbuffer_bytes:
@@ -79,29 +79,29 @@ class StreamFile:
         self._paths = paths
         self._sparse = layout == "sparse"
         self._position = Position(entries=0, data_bytes=0, gaps=0)
-        # Where there are holes to be, blocks ahead of them would fill them.
+        # Blocks ahead of the end would fill the holes of a sparse file.
         self._may_preallocate = not self._sparse or info.subbuffer_bytes <= BLOCK_BYTES
         self._preallocated_bytes = 0
         self._latest = 0
-        # Whether something half written may stand behind the end.
+        # Whether there may be half-written bytes after the end.
         self._ragged = False
         self._data = disk.open(paths.data, truncate=True)
         if cached_bytes is not None:
             self._data.cache_until(cached_bytes)
         with ExitStack() as undo:
-            # A descriptor left open may be what removing the segment lacks.
+            # Removing the segment may need the descriptors.
             undo.callback(self._data.close)
             self._index = disk.open(paths.index, truncate=True)
             undo.callback(self._index.close)
             self._index.write_at([INDEX_HEADER], 0)
             undo.pop_all()
         self._gaps_file: File | None = None
-        # Whether the name of that file, which appears with the first loss, is durable.
+        # Whether the name of the gaps file, which appears with the first loss, is durable.
         self._gaps_named = False
 
     @property
     def position(self) -> Position:
-        """How far the stream has been written; readable from any thread."""
+        """The end of the written files; readable from any thread."""
         return self._position
 
     @property
@@ -111,19 +111,19 @@ class StreamFile:
 
     @property
     def latest(self) -> int:
-        """Trace clock at the end of what has been written; 0 before the first sub-buffer."""
+        """The end of the last stored sub-buffer, on the trace clock; 0 before the first one."""
         return self._latest
 
     def append(self, batch: Batch, before: Sequence[Gap] = ()) -> Appended:
         """Write gaps, data and entries of a batch, as far as they fit.
 
-        *before*: gaps that lie before its first sub-buffer, in row 0.
+        *before* are gaps before its first sub-buffer, in row 0.
         """
         rows, ends = batch.rows, self._ends(batch)
         gaps = [*before, *sorted(batch.gaps, key=lambda gap: gap.row)]
         try:
             self.cut()
-            # The next write would make a hole of what was cut.
+            # A write beyond the cut would leave a hole.
             self._data.refuse_if_cut(self._position.data_bytes)
             self._index.refuse_if_cut(self._index_bytes)
             if gaps:
@@ -145,10 +145,10 @@ class StreamFile:
         return Appended(len(rows))
 
     def cut(self) -> None:
-        """Cut off what is half written, if anything is; a full disk still lets a file shrink.
+        """Cut off half-written bytes, if there are any; a file can shrink on a full disk, too.
 
         Raises:
-            StorageError: that cannot be done now.
+            StorageError: the file cannot be cut now.
         """
         if not self._ragged:
             return
@@ -173,14 +173,14 @@ class StreamFile:
         if error.path == self._data.path:
             written = ends
             if self._sparse:
-                # Padding is not written.
+                # Padding is not written, so the last slot may lack it.
                 slot_bytes = np.uint64(self._record.info.subbuffer_bytes)
                 written = ends - slot_bytes + batch.rows["payload_bytes"]
             rows = int(np.searchsorted(written, np.uint64(error.end_bytes or 0), side="right"))
             if not rows:
                 return 0
             try:
-                # First: it may give back the block that the index wants.
+                # First cut the data: that may free the block that the index needs.
                 self._data.truncate(int(ends[rows - 1]))
                 self._append_entries(batch.rows[:rows], ends)
             except StorageError as another:
@@ -241,7 +241,7 @@ class StreamFile:
         if self._gaps_file is None:
             self._gaps_file = self._disk.open(self._paths.gaps, truncate=True)
         records = encode_gaps(gaps, self._position.entries)
-        # The header comes with the first record, so that a file without one is an empty file.
+        # The header comes with the first record, so a file without a record is empty.
         if self._position.gaps:
             self._gaps_file.write_at([records], self._gaps_bytes)
         else:
@@ -262,9 +262,9 @@ class StreamFile:
             self._preallocated_bytes = end_bytes + length_bytes
 
     def sync(self) -> Position:
-        """Make what was written durable, data before index; return how far that is.
+        """Make the files durable, data before index; return the end of the durable part.
 
-        May be called from another thread than the one that appends.
+        Callable from another thread than the one that appends.
         """
         position = self.position
         self._data.sync()
@@ -277,14 +277,14 @@ class StreamFile:
         return position
 
     def look(self) -> None:
-        """See whether the files are still those that their paths lead to.
+        """Check that the paths still lead to the open files.
 
-        May be called from another thread than the one that appends.
+        Callable from another thread than the one that appends.
 
         Raises:
             LostFileError: somebody removed, replaced, renamed or cut one.
         """
-        # Taken before the files are looked at: they only grow.
+        # Read the position before the files' sizes, because the files grow.
         position, index_bytes, gaps_bytes = self.position, self._index_bytes, self._gaps_bytes
         self._disk.refuse_if_gone(self._data, position.data_bytes)
         self._disk.refuse_if_gone(self._index, index_bytes)
@@ -292,7 +292,7 @@ class StreamFile:
             self._disk.refuse_if_gone(self._gaps_file, gaps_bytes)
 
     def left(self, error: LostFileError) -> Left:
-        """Return what is left of the stream after *error*; a lost index can be made anew."""
+        """Return the rest of the stream after *error*; a lost index can be rebuilt."""
         position, info = self._position, self._record.info
         rows = payload_bytes = 0
         data_bytes = error.left_bytes if error.path == self._data.path else position.data_bytes
@@ -311,9 +311,9 @@ class StreamFile:
         return Left(rows, payload_bytes)
 
     def close(self) -> None:
-        """Give blocks ahead of the end back and close the files; nothing is synced by it."""
+        """Free the blocks ahead of the end and close the files, without a sync."""
         if self._preallocated_bytes:
-            with suppress(StorageError):  # they are only room that nobody uses
+            with suppress(StorageError):  # unused blocks do no harm
                 self._data.truncate(self._position.data_bytes)
         for file in (self._data, self._index, self._gaps_file):
             if file is not None:
@@ -323,7 +323,7 @@ class StreamFile:
 def _runs_without_holes(rows: Rows, slot_bytes: int) -> list[tuple[int, int]]:
     """Split rows where a whole block is padding, or where their slots do not adjoin in the buffer.
 
-    Padding of less than a block cannot become a hole: it is written along, in one call.
+    Padding of less than a block cannot become a hole, so one call writes it with the rest.
     """
     padding = rows["kernel_bytes"] - rows["payload_bytes"]
     ends = rows["offset_bytes"] + np.uint64(slot_bytes)
