@@ -1,1 +1,1 @@
-"""Adapters to the kernel's trace buffers: synchronous, non-blocking, no trio, nothing written."""
+"""Adapters to the kernel's trace buffers: they never block, know no trio and write no file."""

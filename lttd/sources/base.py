@@ -1,6 +1,6 @@
-"""What the rest of lttd knows about a kernel trace buffer.
+"""The interface between lttd and a kernel trace buffer: Source, Stream and Watch.
 
-Rule: a Stream is synchronous, never blocks and knows no event loop, so that a fake is ten lines.
+Rule: a Stream is synchronous, never blocks and knows no event loop, so a fake takes ten lines.
 """
 
 import enum
@@ -14,7 +14,7 @@ from lttd.subbuffer import Batch, Reason, StreamInfo
 
 
 class Nothing(enum.Enum):
-    """Why take() had no batch to give."""
+    """Why take() returned no batch."""
 
     YET = "the writer has not finished a sub-buffer"
     OFFLINE = "the CPU is down or absent; it may come back"
@@ -22,7 +22,7 @@ class Nothing(enum.Enum):
 
 
 class Stored(NamedTuple):
-    """How many events of a stream are on disk, and the trace clock of the last of them."""
+    """The number of a stream's events on disk, and the trace-clock time of the last one."""
 
     events: int
     end: int
@@ -34,31 +34,31 @@ def _nothing_stored(_segment: str, _stream: str, _first: int) -> Stored | None:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The trace that a source is recorded into: it alone gets what a kill leaves in the kernel."""
+    """The trace into which a source is recorded; only it gets the data that a kill leaves."""
 
     device: int
     inode: int
     path: str
     handle: str = ""
-    """As lttd.handles has it: a number of an inode is used again; empty: the disk has none."""
+    """The directory's handle (lttd.handles), since inode numbers are used again; may be empty."""
     stored: Callable[[str, str, int], Stored | None] = field(
         default=_nothing_stored, compare=False, repr=False
     )
-    """Counts what an earlier segment holds of a stream, from sub-buffer number *first* on."""
+    """Counts the events of a stream in an earlier segment, from sub-buffer number *first* on."""
 
     def is_trace(self, other: "Owner") -> bool:
-        """Tell whether *other* is the same directory, whatever it is called now."""
+        """Tell whether *other* is the same directory, under any name."""
         if self.handle and other.handle and self.handle != other.handle:
             return False
         return bool(self.inode) and (self.device, self.inode) == (other.device, other.inode)
 
 
 NO_OWNER: Final = Owner(0, 0, "")
-"""For a source that is opened without a trace: nothing that others left is its own."""
+"""The owner of a source without a trace: no data of a killed lttd belongs to it."""
 
 
 class When(enum.Enum):
-    """When attachments are asked for."""
+    """The moment for which attachments are requested."""
 
     OPEN = "open"
     PERIODIC = "periodic"
@@ -67,35 +67,35 @@ class When(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A file that belongs to the segment because decoding needs it."""
+    """A file that decoding needs, to be stored in the segment."""
 
     name: str
-    """Path below the segment, such as ``tracefs/events/header_page``."""
+    """The path below the segment, such as ``tracefs/events/header_page``."""
     data: bytes
     append: bool = False
-    """True: *data* goes behind what the file has already."""
+    """True: append *data* to the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What a manifest says of a segment's source."""
+    """The description of a source for the manifest."""
 
     kind: str
     """``ftrace``, ``replay``, ...: the end of the segment's name."""
     spec: str
     """The SPEC as the user could have written it."""
     clock: str
-    """Name of the trace clock, as the source's own words have it; ``mono``, ``local``, ..."""
+    """The source's name of its trace clock: ``mono``, ``local``, ..."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What was asked for and what the kernel made of it; JSON values only."""
+    """The requested settings and the kernel's actual ones; JSON values only."""
     live: bool = True
-    """False: the data are of another time, so that no clock snapshot of now fits them."""
+    """False: the data is from an earlier time, so present clock snapshots do not fit it."""
     previous_run: bool = False
-    """True: the ring of an lttd that was killed, drained by its successor."""
+    """True: the ring of a killed lttd, drained by the next one."""
     continues: str = ""
-    """Name of the segment that a killed lttd recorded of the same rings before, if any."""
+    """The segment that a killed lttd recorded from the same rings before, if any."""
     snapshot: Snapshot | None = None
-    """Where the data themselves tell how their clock stood to the wall clock: that."""
+    """A clock snapshot from the data itself, if it has one."""
 
 
 class Stream(Protocol):
@@ -103,67 +103,67 @@ class Stream(Protocol):
 
     @property
     def info(self) -> StreamInfo:
-        """What does not change while the stream is read."""
+        """The constants of the stream."""
         ...
 
     def fileno(self) -> int:
-        """Return the descriptor to wait on, or -1 where poll is not to be trusted."""
+        """Return the descriptor to wait on, or -1 if poll does not work on it."""
         ...
 
     def take(self, flush: bool) -> Batch | Nothing:
-        """Consume what there is, at most one buffer full.
+        """Consume the available sub-buffers, at most one full buffer.
 
-        With *flush*, also the sub-buffer that the kernel has not finished.  A batch that ends the
-        turn (nothing more to be had now) is followed by a Nothing.  The kernel has released what
-        is returned, so the caller may keep it as long as it likes.
+        With *flush*, also consume the sub-buffer that the kernel has not finished.  When nothing
+        more is available, the call after the last batch returns a Nothing.  The kernel has released
+        the sub-buffers of a batch, so the caller may keep it for any time.
 
         Raises:
-            SourceError: the stream cannot be read now; the reader asks again later.
-            StreamLostError: it never can again.
+            SourceError: the stream cannot be read now; the reader tries again later.
+            StreamLostError: the stream can never be read again.
         """
         ...
 
     def urgent(self) -> bool:
-        """Tell whether the kernel says that this stream is about to lose: it is served first."""
+        """Tell whether the kernel reports that this stream will lose events soon; it goes first."""
         ...
 
     def losses(self) -> Batch | None:
-        """Return, as a batch without rows, losses that the kernel has counted and no batch told.
+        """Return the losses that the kernel counted and no batch contains, in a batch without rows.
 
-        Called after each flush that left the stream dry, and once more after the last.
+        Called after each flush that emptied the stream, and once more after the last one.
         """
         ...
 
     def unplaced(self) -> Mapping[Reason, int]:
-        """Return events that the kernel has counted as lost by now, and that no batch has told yet.
+        """Return events that the kernel has counted as lost so far, and that no batch contains yet.
 
-        A loss is told where it belongs, which can be known much later than that it happened.
+        A batch contains a loss at its place, which may be known much later than the loss itself.
         """
         ...
 
     def counters(self) -> Mapping[str, int]:
-        """Return the kernel's own counters of this stream, by its own names; empty if none."""
+        """Return the kernel's counters of this stream, by the kernel's names; may be empty."""
         ...
 
     def close(self) -> None:
-        """Give the descriptor back; the reader does so when the stream has ended, too.
+        """Close the descriptor; the reader also calls this when the stream has ended.
 
-        losses() and counters() can still be asked then, and close() called again.
+        losses(), counters() and close() can still be called afterwards.
         """
         ...
 
 
 class Watch(Protocol):
-    """Notices what other tools do to what is recorded, and reports it to Health.
+    """Notices when other tools change the recorded rings, and reports it to Health.
 
-    All but look_closer() is called on the reading thread.
+    The reading thread calls all methods except look_closer().
     """
 
     wants_closer_look: bool
     """True: call look_closer() soon."""
 
     def arm(self, health: Health) -> None:
-        """Take what is now for what has to be, and notice from here on what changes."""
+        """Remember the present state, and report changes from now on."""
         ...
 
     def fileno(self) -> int:
@@ -171,64 +171,64 @@ class Watch(Protocol):
         ...
 
     def heard(self) -> None:
-        """Look at what was changed."""
+        """Examine the changes that the descriptor reports."""
         ...
 
     def tick(self) -> None:
-        """Look at what changes unheard; called at every tick."""
+        """Examine the state that changes without a report; called at every tick."""
         ...
 
     def look_closer(self) -> None:
-        """Do what takes longer.  Called from a thread beside the reading loop."""
+        """Do longer examinations, in a thread beside the reading loop."""
         ...
 
 
 class Source(Protocol):
-    """Several streams that are set up, started and stopped together: one segment's source."""
+    """Streams that are set up, started and stopped together; a segment has one source."""
 
     @property
     def info(self) -> SourceInfo:
-        """What the manifest says of it."""
+        """The description for the manifest."""
         ...
 
     @property
     def streams(self) -> Sequence[Stream]:
-        """The streams that are there now."""
+        """The streams that exist now."""
         ...
 
     @property
     def watch(self) -> Watch | None:
-        """Who notices what other tools do to it; None where nobody can."""
+        """The watch on other tools; None if their acts cannot be noticed."""
         ...
 
     @property
     def grows(self) -> bool:
-        """Whether streams may appear while it is read: discover() is then called at every tick."""
+        """Whether streams may appear later; then discover() is called at every tick."""
         ...
 
     @property
     def open_ended(self) -> bool:
-        """Whether streams may appear even when all that there were have ended."""
+        """Whether streams may appear even after all others have ended."""
         ...
 
     def discover(self) -> Sequence[Stream]:
         """Open streams that have appeared since the last call, and return them.
 
-        Called from a thread beside the reading loop, and once more between stop() and the drain.
-        One whose id was there before continues that stream: its sequence and times go on rising.
+        Called in a thread beside the reading loop, and once more between stop() and the drain.  A
+        stream with the id of an earlier one continues it: sequence and times keep rising.
         """
         ...
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Do not record these threads (lttd's own), where the kernel can do that."""
+        """Exclude these threads (lttd's own) from the trace, if the kernel can do that."""
         ...
 
     def start(self) -> None:
-        """Let the kernel produce."""
+        """Start tracing."""
         ...
 
     def stop(self) -> None:
-        """Let the kernel produce no more, where that is ours to say; the rings keep their data."""
+        """Stop tracing, if lttd controls it; the rings keep their data."""
         ...
 
     def now(self) -> int:
@@ -236,20 +236,23 @@ class Source(Protocol):
         ...
 
     def attachments(self, when: When) -> Iterable[Attachment]:
-        """Return what the segment needs beside the streams.  Called from any one thread."""
+        """Return the files that the segment needs beside the streams.
+
+        Called from any thread, one call at a time.
+        """
         ...
 
     def mark_progress(self, segment: str) -> None:
-        """Leave a sign of life, and how much of *segment* was taken, for who comes after a kill.
+        """Note for the start after a kill that lttd lives, and how much it took into *segment*.
 
         Called between takes, by the thread that takes.
         """
         ...
 
     def notes(self) -> Sequence[str]:
-        """Return, once each, lines the user should see: what the kernel changed or refused."""
+        """Return lines for the user on settings that the kernel changed or refused, each once."""
         ...
 
     def close(self) -> None:
-        """Close every stream and undo what was set up, an own instance included."""
+        """Close every stream and undo the set-up; remove an instance that lttd made."""
         ...

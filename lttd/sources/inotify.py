@@ -1,6 +1,6 @@
-"""Hearing what happens to files and directories.
+"""Report changes of files and directories.
 
-Source: inotify(7); the standard library has no door to it.
+Source: inotify(7), which the standard library lacks.
 """
 
 import ctypes
@@ -26,26 +26,26 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Heard(NamedTuple):
-    """One event: the number that watch() returned (-1: events were lost), and IN_ flags."""
+    """One report: the number that watch() returned (-1: reports were lost), and IN_ flags."""
 
     watch: int
     mask: int
 
 
 class Inotify:
-    """Reports what happened to what is watched; where the kernel refuses, nothing ever does."""
+    """Reports changes of watched files; if the kernel refuses inotify, it reports nothing."""
 
     def __init__(self) -> None:
         self._fd: int = _libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def fileno(self) -> int:
-        """Return the descriptor to wait on, or -1 where the kernel refuses."""
+        """Return the descriptor to wait on, or -1 if the kernel refuses inotify."""
         return self._fd
 
     def watch(self, path: str, mask: int = _APPEARED) -> int:
-        """Hear of *mask* of *path*, too; return the watch's number, or -1.
+        """Also report *mask* of *path*; return the watch's number, or -1.
 
-        Without *mask*: of what is created in the directory *path*.
+        Without *mask*, report files that are created in the directory *path*.
         """
         if self._fd < 0:
             return -1
@@ -53,12 +53,12 @@ class Inotify:
         return number
 
     def events(self) -> list[Heard]:
-        """Return what happened since the last call."""
+        """Return the reports since the last call."""
         found: list[Heard] = []
         while self._fd >= 0:
             try:
                 data = os.read(self._fd, _READ_BYTES)
-            except OSError:  # EAGAIN: that was all
+            except OSError:  # EAGAIN: there are no more
                 break
             at = 0
             while at < len(data):
@@ -68,11 +68,11 @@ class Inotify:
         return found
 
     def heard(self) -> bool:
-        """Tell whether anything happened since the last call."""
+        """Tell whether there were reports since the last call."""
         return bool(self.events())
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)

@@ -1,7 +1,7 @@
-"""Where tracefs and debugfs are, of all the places where they may be mounted.
+"""Find a usable mount of tracefs or debugfs.
 
-Rule: every mount is tried, the usual one first; one that is covered, read-only or closed to us is
-passed by while another one can be used.
+Rule: lttd tries every mount, the usual one first.  It skips a mount that is covered, read-only or
+closed to this user, if another one works.
 """
 
 import errno
@@ -21,10 +21,10 @@ READ_WRITE: Final = "mount tracefs read-write (systemd: ProtectKernelTunables=no
 
 
 def find_tracefs(instance: str | None = None, mounts: Path = MOUNTS) -> Path:
-    """Return a mount of tracefs where *instance* can be recorded; None: one of lttd's own.
+    """Return a mount of tracefs where *instance* can be recorded; None: a new instance.
 
     Raises:
-        NothingToRecordError: it is mounted nowhere, or closed to us wherever it is.
+        NothingToRecordError: tracefs is not mounted, or this user may use no mount of it.
     """
     refused: list[LttdError] = []
     for root in _places_of_tracefs(mounts):
@@ -42,19 +42,19 @@ def find_tracefs(instance: str | None = None, mounts: Path = MOUNTS) -> Path:
 def _places_of_tracefs(mounts: Path) -> Iterator[str]:
     points = dict.fromkeys(mount_points(mounts, "tracefs"))
     yield from sorted(points, key=lambda point: point != USUAL_TRACEFS)
-    # debugfs mounts tracefs in itself when somebody looks there.
+    # debugfs mounts tracefs inside itself on the first access.
     for point in dict.fromkeys(mount_points(mounts, "debugfs")):
         if f"{point}/tracing" not in points and os.path.isdir(f"{point}/tracing/events"):
             yield f"{point}/tracing"
 
 
 def _why_not(root: str, instance: str | None) -> LttdError | None:
-    """Return what keeps lttd from recording there; it lists nothing, which takes a right more."""
+    """Return why lttd cannot record there; it lists no directory, which needs another right."""
     instances = f"{root}/instances"
     path = root if instance == "/" else instances
     try:
         os.stat(instances)
-        # Its owner may record a named one, and make none.
+        # A user may be allowed to record this instance, but not to make others.
         allowed = os.access(path, os.X_OK if instance else os.W_OK | os.X_OK)
         read_only = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
     except FileNotFoundError:
@@ -72,10 +72,10 @@ def _why_not(root: str, instance: str | None) -> LttdError | None:
 
 
 def find_debugfs(mounts: Path = MOUNTS) -> str:
-    """Return where debugfs is mounted.
+    """Return a mount point of debugfs.
 
     Raises:
-        NothingToRecordError: nowhere.
+        NothingToRecordError: debugfs is not mounted.
     """
     points = list(dict.fromkeys(mount_points(mounts, "debugfs")))
     if not points:
@@ -83,7 +83,7 @@ def find_debugfs(mounts: Path = MOUNTS) -> str:
             "debugfs is not mounted", f"mount -t debugfs debugfs {USUAL_DEBUGFS}"
         )
     points.sort(key=lambda point: point != USUAL_DEBUGFS)
-    # One that something else was mounted over is in the list all the same.
+    # The list also has a mount that another one covers.
     return next((point for point in points if _is_debugfs(point)), points[0])
 
 
@@ -92,10 +92,10 @@ def _is_debugfs(point: str) -> bool:
 
 
 def mount_points(mounts: Path, file_system: str) -> Iterator[str]:
-    """Yield where file systems of a type are mounted."""
+    """Yield the mount points of a type of file system."""
     for line in mounts.read_bytes().splitlines():
         words = line.split()
         if len(words) > 2 and words[2] == os.fsencode(file_system):
-            # Blanks in a mount point stand as octal escapes: getmntent(3).
+            # Blanks in a mount point are octal escapes: getmntent(3).
             unescaped = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), words[1])
             yield os.fsdecode(unescaped)

@@ -1,4 +1,4 @@
-"""The way that spliced sub-buffers take from the kernel into memory of ours."""
+"""Move sub-buffers from the kernel into lttd's memory by splice, through a pipe."""
 
 import fcntl
 import os
@@ -10,19 +10,19 @@ _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
 class TakeBrokeOffError(SourceError):
-    """What the kernel has given away could not be read to its end, and is lost."""
+    """Data that the kernel released into the pipe could not be read to its end, and is lost."""
 
     def __init__(self, done_bytes: int, used_bytes: int, why: str) -> None:
         super().__init__(f"a take broke off after {done_bytes} of {used_bytes} bytes: {why}")
         self.used_bytes = used_bytes
-        """How much is lost: all of it."""
+        """The lost bytes: all of the take."""
         self.unread_bytes = used_bytes - done_bytes
 
 
 class Pipe:
-    """The pipe through which pages go from the kernel into buffers; one per reading thread.
+    """The pipe between kernel and buffers; one per reading thread.
 
-    Invariant: it is empty whenever no take() is under way.
+    Invariant: it is empty whenever no take() runs.
     """
 
     def __init__(self, wanted_bytes: int) -> None:
@@ -32,7 +32,7 @@ class Pipe:
     def _open(self) -> None:
         self.read_fd, self.write_fd = os.pipe2(os.O_CLOEXEC)
         wanted = self._wanted_bytes
-        # Above /proc/sys/fs/pipe-max-size, or with many pipes about, only the privileged may.
+        # Only a privileged user may exceed /proc/sys/fs/pipe-max-size, or have many large pipes.
         while wanted > 65536:
             try:
                 fcntl.fcntl(self.write_fd, fcntl.F_SETPIPE_SZ, wanted)
@@ -45,22 +45,22 @@ class Pipe:
     def move(
         self, fd: int, limit_bytes: int, buffer: memoryview, offset_bytes: int | None = None
     ) -> int:
-        """Move what one splice of *fd* gives into *buffer*; return the bytes moved.
+        """Move the bytes of one splice from *fd* into *buffer*; return their number.
 
-        *offset_bytes*: where in the file, for one that is addressed; None: what comes next.
+        *offset_bytes* is the place in a file with offsets; None: the next bytes.
 
         Raises:
-            OSError: splice gave nothing.
-            TakeBrokeOffError: what splice gave could not be read.
+            OSError: splice returned nothing.
+            TakeBrokeOffError: the spliced bytes could not be read.
         """
         try:
             moved = os.splice(fd, self.write_fd, limit_bytes, offset_bytes, flags=_FLAGS)
             if moved:
                 fill(self.read_fd, buffer, moved, 0)
         except OSError:
-            raise  # splice gave nothing: the pipe is as empty as it was
+            raise  # splice returned nothing: the pipe is still empty
         except BaseException:
-            # A signal handler may raise between the two calls: what is in the pipe is nobody's.
+            # A signal handler may raise between the two calls: discard the content of the pipe.
             self._renew()
             raise
         return moved
@@ -70,7 +70,7 @@ class Pipe:
         self._open()
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         if self.read_fd >= 0:
             os.close(self.read_fd)
             os.close(self.write_fd)
@@ -78,10 +78,10 @@ class Pipe:
 
 
 def fill(fd: int, buffer: memoryview, used_bytes: int, done_bytes: int) -> None:
-    """Read until *buffer* holds *used_bytes*; the first *done_bytes* are there already.
+    """Read until *buffer* holds *used_bytes*, of which the first *done_bytes* are there already.
 
     Raises:
-        TakeBrokeOffError: no more came.
+        TakeBrokeOffError: there were fewer bytes.
     """
     why = "it ended"
     while done_bytes < used_bytes:

@@ -1,7 +1,7 @@
-"""Why the kernel refuses something, and what helps: root is never told to become root.
+"""Find out why the kernel refuses an operation, and the remedy; never advise root to become root.
 
-Rule: what is said is looked up, not guessed: the user, its user namespace, its capabilities
-(CapEff), and what lockdown keeps from everybody.
+Rule: lttd looks the reason up instead of guessing it: the user, its user namespace, its
+capabilities (CapEff), and lockdown.
 """
 
 import enum
@@ -14,7 +14,7 @@ from typing import Final
 STATUS: Final = Path("/proc/self/status")
 UID_MAP: Final = Path("/proc/self/uid_map")
 LOCKDOWN: Final = Path("/sys/kernel/security/lockdown")
-# All 2^32 - 1 ids are mapped to themselves in the initial namespace, and in no other.
+# The initial user namespace, and no other, maps all 2^32 - 1 ids to themselves.
 _INITIAL_UID_MAP: Final = ["0", "0", "4294967295"]
 
 
@@ -26,7 +26,7 @@ class Capability(enum.IntEnum):
 
 
 def remedy(number: int, needed: Capability | None = None) -> str:
-    """Return what helps against EACCES or EPERM; *needed*: what EPERM asks for in this place."""
+    """Return the remedy for EACCES or EPERM; *needed* is the capability that avoids EPERM."""
     if number == errno.EACCES:
         needed = Capability.CAP_DAC_OVERRIDE
     if os.geteuid() != 0:
@@ -49,13 +49,13 @@ def _name(needed: Capability | None) -> str:
 
 
 def has(capability: Capability) -> bool:
-    """Tell whether this process has *capability* in effect."""
+    """Tell whether *capability* is effective in this process."""
     found = re.search(r"^CapEff:\s*([0-9a-f]+)", STATUS.read_text(), re.MULTILINE)
     return found is not None and bool(int(found[1], 16) >> capability & 1)
 
 
 def lockdown() -> str:
-    """Return the mode of lockdown; empty where there is none, or nobody can tell."""
+    """Return the mode of lockdown; empty if there is none, or it is unknown."""
     try:
         mode = re.search(r"\[(\w+)\]", LOCKDOWN.read_text())
     except OSError:

@@ -1,6 +1,6 @@
-"""The small files of tracefs: read, written, put back; errors name file and remedy.
+"""Read and write the small files of tracefs; errors name the file and the remedy.
 
-Rule: a setting of an instance that is not ours is changed through an Undo (undo.py), or not at all.
+Rule: lttd changes a setting of an instance that it did not make through an Undo (undo.py) only.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from lttd.namespaces import kernel_clock_ns
 from lttd.sources.mounts import READ_WRITE
 from lttd.sources.refused import remedy
 
-# What the kernel means when it refuses a file of tracefs, and what can be done about it.
+# The meaning of an errno for a file of tracefs, and the remedy.
 _REMEDIES: Final = {
     errno.EINVAL: "this kernel does not take that value",
     errno.EBUSY: "somebody else has it open or mapped: stop the other tracer",
@@ -29,7 +29,7 @@ _REMEDIES: Final = {
 
 
 def explained(path: str, error: OSError, doing: str = "") -> LttdError:
-    """Return what to raise for *error* at *path*: one line with the remedy."""
+    """Return the exception to raise for *error* at *path*: one line with the remedy."""
     what = f"{path}: {doing}{os.strerror(error.errno or 0)}"
     if error.errno in (errno.EACCES, errno.EPERM):
         return NothingToRecordError(what, remedy(error.errno))
@@ -55,7 +55,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def chosen_of(text: str) -> str:
-    """Return the word in brackets of a file that lists what can be chosen, such as trace_clock."""
+    """Return the chosen word, in brackets, of a file with a list of choices: trace_clock, say."""
     chosen = re.search(r"\[(\S+)\]", text)
     return chosen[1] if chosen else text
 
@@ -85,7 +85,7 @@ def write_text(path: str, text: str, *, truncate: bool = False) -> None:
 
 
 class EnableFile(NamedTuple):
-    """An ``enable`` file that switches the events of one glob, or part of them, on."""
+    """An ``enable`` file that turns on the events of a glob, or some of them."""
 
     path: str
     name: str
@@ -93,13 +93,13 @@ class EnableFile(NamedTuple):
 
 
 def find_events(events_directory: str, globs: Iterable[str]) -> list[EnableFile]:
-    """Return what to enable for *globs*, whole systems by one file each.
+    """Return the files to enable for *globs*; a whole system is one file.
 
-    A glob is ``system:event`` or ``event`` (in whatever system), with the wildcards of fnmatch;
-    ``system:`` alone stands for ``system:*``.
+    A glob is ``system:event`` or ``event`` (in any system), with the wildcards of fnmatch;
+    ``system:`` means ``system:*``.
 
     Raises:
-        UsageError: a glob matches nothing; the text names what comes near.
+        UsageError: a glob matches nothing; the message has the nearest names.
     """
     found: dict[str, EnableFile] = {}
     for glob in globs:
@@ -143,7 +143,7 @@ def systems(events_directory: str) -> list[str]:
 
 
 def events_of(system_directory: str) -> list[str]:
-    """Return the events of one system; none when it has gone (its module was unloaded)."""
+    """Return the events of one system; none if it was removed (its module was unloaded)."""
     try:
         with os.scandir(system_directory) as entries:
             return sorted(e.name for e in entries if e.is_dir())
@@ -170,8 +170,8 @@ def _no_match(events_directory: str, glob: str) -> str:
 def parse_stats(text: bytes) -> dict[str, int]:
     """Return the fields of ``per_cpu/cpuN/stats`` by the kernel's names.
 
-    Times are in trace-clock units: ns where the kernel prints seconds (to the microsecond, cut
-    off), else its plain integer.
+    Times are in trace-clock units: ns if the kernel prints seconds (cut off to microseconds), else
+    the integer that it prints.
     """
     fields = {}
     for line in text.splitlines():
@@ -185,30 +185,30 @@ def parse_stats(text: bytes) -> dict[str, int]:
 
 
 class TraceClock:
-    """Reads an instance's trace clock: as user space does, or else from ``now ts`` in stats."""
+    """Reads an instance's trace clock, as a POSIX clock or from ``now ts`` in stats."""
 
     def __init__(self, name: str, stats_path: str) -> None:
         self._clock_id = READABLE.get(name)
         self._stats = StatsFile(stats_path) if self._clock_id is None else None
 
     def now(self) -> int:
-        """Return the time in the trace clock's units; never less than it is."""
+        """Return the time in the trace clock's units; it is never too low."""
         if self._clock_id is not None:
             return kernel_clock_ns(self._clock_id)
         assert self._stats is not None
-        # Where the kernel prints seconds, it cuts to the microsecond.
+        # If the kernel prints seconds, it cuts them off to microseconds.
         text = self._stats.text()
         cut = 999 if b"." in text else 0
         return parse_stats(text)["now ts"] + cut
 
     def close(self) -> None:
-        """Give the descriptor back, if there is one."""
+        """Close the descriptor, if there is one."""
         if self._stats is not None:
             self._stats.close()
 
 
 class StatsFile:
-    """``per_cpu/cpuN/stats``, kept open: a sample is one pread (2 us)."""
+    """The file ``per_cpu/cpuN/stats``, kept open, so that a sample is one pread (2 us)."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -218,18 +218,18 @@ class StatsFile:
             raise explained(path, error) from error
 
     def text(self) -> bytes:
-        """Return it as the kernel prints it now."""
+        """Return the file's present text."""
         try:
             return os.pread(self._fd, 4096, 0)
         except OSError as error:
             raise explained(self.path, error) from error
 
     def read(self) -> dict[str, int]:
-        """Return its fields, as parse_stats() does."""
+        """Return the file's present fields, as parse_stats() does."""
         return parse_stats(self.text())
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)

@@ -61,7 +61,7 @@ class ChannelTree:
         return self.look() if self._inotify.heard() or due else []
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         self._inotify.close()
 
     def _in(self, directory: str, prefix: str, seen: set[tuple[int, int]]) -> Iterator[ChannelFile]:

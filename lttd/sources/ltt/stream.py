@@ -52,7 +52,7 @@ class Urgency:
         return {fd for fd, found in self._epoll.poll(0) if found & URGENT}
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         self._epoll.close()
 
 
@@ -163,7 +163,7 @@ class LttStream:
         return dict(self._book.counters)
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         self.over = True
         self._channel.close()
         self._epoll.close()

@@ -84,7 +84,7 @@ class Descriptor(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         ...
 
 
@@ -143,7 +143,7 @@ class OpenFile:
             _libc.read(self._fd, None, 1)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
@@ -326,6 +326,6 @@ class RelayFile:
         return self.lost_bytes - told
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         self._descriptor.close()
         self.ended = True

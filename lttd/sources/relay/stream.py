@@ -180,7 +180,7 @@ class RelayStream:
         }
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         self.file.close()
         self.over = True
 
