@@ -1,4 +1,4 @@
-"""Makes blktrace records, as the kernel would."""
+"""Make blktrace records as the kernel writes them."""
 
 import struct
 from pathlib import Path
@@ -7,7 +7,7 @@ from lttd.abi.blktrace import CATEGORIES, MAGIC
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "blktrace"
 
-# By name, shifted into place: c["fs"] | c["write"].
+# Categories by name, as bits of an action: c["fs"] | c["write"].
 c = {name: 1 << 16 + bit for bit, name in enumerate(CATEGORIES)}
 SDA1 = 8 << 20 | 1
 
@@ -27,7 +27,7 @@ def record(
     order: str = "<",
     version: int = 7,
 ) -> bytes:
-    """Return one record."""
+    """Return a record in one of the two versions of its layout."""
     head = (MAGIC | version, sequence, time, sector, size)
     tail = (device, cpu, error, len(pdu))
     if version == 7:
@@ -36,17 +36,17 @@ def record(
 
 
 def process(time: int, pid: int, comm: str, cpu: int = 0) -> bytes:
-    """Return a process note."""
+    """Return the note that names a process."""
     return record(
         time, c["notify"], comm.encode().ljust(16, b"\0"), pid=pid, cpu=cpu, sector=0, size=0
     )
 
 
 def timestamp(time: int, seconds: int, cpu: int = 0) -> bytes:
-    """Return a timestamp note."""
+    """Return the note of a wall-clock time."""
     return record(time, 1 | c["notify"], struct.pack("<II", seconds, 0), pid=0, cpu=cpu)
 
 
 def message(time: int, text: bytes, cpu: int = 0) -> bytes:
-    """Return a message note."""
+    """Return the note of a message that user space wrote."""
     return record(time, 2 | c["notify"], text, pid=0, cpu=cpu)

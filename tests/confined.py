@@ -1,4 +1,4 @@
-"""Runs a function in a child process with limits of time and memory, and says how that ended."""
+"""Run a function in a child process with limits of time and memory, and report its end."""
 
 import os
 import pickle
@@ -15,15 +15,15 @@ MOST_BYTES: Final = 1 << 30
 
 
 class Ended(NamedTuple):
-    """How a function ended."""
+    """The end of a function: well, or with a reason."""
 
     well: bool
     told: str
-    """What it returned, as text; else the traceback, or how the child ended."""
+    """The returned value as text, the traceback, or the status of the child."""
 
 
 def limit_memory(most_bytes: int = MOST_BYTES) -> None:
-    """Let this process allocate *most_bytes* more; mapped files do not count."""
+    """Limit this process to *most_bytes* more memory; mapped files do not count."""
     with open("/proc/self/status") as status:
         used_kb = next(int(line.split()[1]) for line in status if line.startswith("VmData"))
     most = (used_kb << 10) + most_bytes
@@ -31,7 +31,7 @@ def limit_memory(most_bytes: int = MOST_BYTES) -> None:
 
 
 def confined(act: Callable[[], object], *, most_seconds: float = MOST_SECONDS) -> Ended:
-    """Run *act* in a child that has 1 GiB of memory and *most_seconds*."""
+    """Run *act* in a child with 1 GiB of memory and *most_seconds* of time."""
     mine, its = os.pipe()
     child = os.fork()
     if not child:
@@ -54,7 +54,7 @@ def confined(act: Callable[[], object], *, most_seconds: float = MOST_SECONDS) -
 
 
 def _answer(act: Callable[[], object], to: int) -> None:
-    """Run *act*, write how it ended, and end the process."""
+    """Run *act*, write its end to a descriptor, and exit."""
     limit_memory()
     try:
         answer = Ended(True, str(act()))
@@ -66,10 +66,10 @@ def _answer(act: Callable[[], object], to: int) -> None:
 
 
 class Worker:
-    """A child process that runs one function for one input after the other, within the limits."""
+    """A child process that runs one function on many inputs, one after the other."""
 
     MOST_INPUTS: Final = 300
-    """So many by one child, so that what one input leaves does not count against many others."""
+    """Replace the child after this many, so that leftovers of one input do not harm later ones."""
 
     def __init__(self, act: Callable[[bytes], object]) -> None:
         self._act = act
@@ -78,7 +78,7 @@ class Worker:
         self._to = self._from = -1
 
     def run(self, data: bytes, most_seconds: float = MOST_SECONDS) -> Ended:
-        """Return how the function ended with *data*."""
+        """Run the function on *data* and return its end."""
         if not self._child:
             self._start()
         self._inputs += 1
@@ -125,7 +125,7 @@ class Worker:
         os._exit(0)
 
     def stop(self) -> int:
-        """End the child; return its status."""
+        """Kill the child and return its wait status."""
         if not self._child:
             return 0
         os.kill(self._child, signal.SIGKILL)

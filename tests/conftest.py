@@ -1,4 +1,4 @@
-"""What several test modules share."""
+"""Fixtures of several test modules, and the settings of hypothesis."""
 
 import os
 import signal
@@ -14,12 +14,12 @@ from tests.running import Launcher, build_load, launching
 
 NIGHTLY = os.environ.get("LTTD_NIGHTLY") == "1"
 
-# nohup and a shell's background jobs ignore these, and every program that a test starts would, too.
+# nohup and background jobs ignore these signals, and all programs that tests start would too.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A change must not fail by a chance that it did not bring about: new examples are looked for at
-# night, and how long one takes is not held against a machine that is busy.
+# By day the examples are the same in every run; a nightly run searches for new ones. A busy
+# machine makes single examples slow, so there is no deadline.
 settings.register_profile("lttd", deadline=None, derandomize=not NIGHTLY)
 settings.load_profile("lttd")
 
@@ -28,14 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "nightly" in item.keywords and not NIGHTLY:
             item.add_marker(pytest.mark.skip(reason="nightly: LTTD_NIGHTLY=1 runs it"))
-        # tools/run-tests runs the others where no tracefs is.
+        # tools/run-tests runs unmarked tests in a mount name space without tracefs.
         if "lttd" in getattr(item, "fixturenames", ()) and "kernel" not in item.keywords:
             raise pytest.UsageError(f"{item.nodeid} records from this kernel: mark it so")
 
 
 @pytest.fixture(autouse=True)
 def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where an lttd in the test's own process notes what it changes."""
+    """The runtime directory of an lttd that runs within the test's process."""
     path = tmp_path / "runtime"
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(path))
     return path
@@ -43,14 +43,14 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def lttd(tmp_path: Path) -> Iterator[Launcher]:
-    """Starts lttds, and sees to it that none leaves anything in the kernel."""
+    """Start lttd processes; fail if one leaves an instance in the kernel."""
     with launching(tmp_path) as launcher:
         yield launcher
 
 
 @pytest.fixture(scope="session")
 def syscall_load(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program that does nothing but system calls."""
+    """The path of a program that makes system calls and nothing else."""
     return build_load(tmp_path_factory.mktemp("load"))
 
 
@@ -64,6 +64,6 @@ def _ltt_kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
 
 @pytest.fixture
 def ltt_kernel(_ltt_kernel: Kernel) -> Iterator[Kernel]:
-    """An emulated LTTng 0.x kernel, at first without channels."""
+    """An emulated LTTng 0.x kernel without channels."""
     yield _ltt_kernel
     _ltt_kernel.clear()

@@ -1,4 +1,4 @@
-"""Fakes of what no kernel can be made to do on demand."""
+"""Fakes of streams, for behaviour that no kernel shows on demand."""
 
 import struct
 from collections import deque
@@ -22,14 +22,14 @@ def event(payload: bytes) -> bytes:
 
 
 def info(name: str = "fake", cpu: int = 0) -> StreamInfo:
-    """Return what the manifest says of a stream of 4 KiB ftrace pages."""
+    """Return the description of a stream of 4 KiB ftrace pages."""
     return StreamInfo(StreamId(name, cpu), "ftrace", LAYOUT.subbuffer_bytes, LAYOUT.header_bytes)
 
 
 def batch_of(
     stream: StreamInfo, pages: Iterable[bytes], *, first: int = 0, gaps: tuple[Gap, ...] = ()
 ) -> Batch:
-    """Return a batch of these pages, the first of which is sub-buffer number *first*."""
+    """Return a batch of *pages*; the first page is sub-buffer number *first*."""
     data = b"".join(pages)
     rows = rows_of_pages(data, len(data), LAYOUT).rows
     rows["sequence"] = range(first, first + len(rows))
@@ -39,7 +39,7 @@ def batch_of(
 
 
 class FakeStream:
-    """Gives what a script says, then Nothing for ever."""
+    """A stream that returns the items of a script, then ``when_over`` for ever."""
 
     def __init__(self, stream: StreamInfo, script: Iterable[Batch | Nothing | Exception]) -> None:
         self.info = stream

@@ -1,4 +1,4 @@
-"""A disk that forgets: it keeps a log of what was asked, and can show what a crash may leave."""
+"""A disk that logs every operation, and can return the files that a crash may leave."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from lttd.files import Disk, File
 BLOCK_BYTES = 512
 
 Draw = Callable[[int, int], int]
-"""Chooses a number between two, both included."""
+"""Choose a number from the first to the second, both included."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LoggedFile(File):
     def __init__(self, log: list[Op], path: Path, fd: int) -> None:
         super().__init__(path, fd)
         self._log = log
-        log.append(Op("write", path))  # it is there from now on
+        log.append(Op("write", path))  # the file exists from here on
 
     def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
         self._log.append(Op("write", self.path, offset_bytes, b"".join(pieces)))
@@ -68,8 +68,8 @@ class ForgetfulDisk(Disk):
 def power_loss(log: Sequence[Op], before: dict[Path, bytes], draw: Draw) -> dict[Path, bytes]:
     """Return one state of the files after the ops of *log* and a power loss.
 
-    Of each file what was synced is there; of what came later, a part in order, the last write cut
-    anywhere, and its end perhaps still zeros: from a block's begin, or from where a write began.
+    Each file keeps its synced content. Of the later operations a first part survives, in order. The
+    last write may be cut anywhere, and the end may be zeros from the begin of a block or a write.
     """
     after = dict(before)
     for path in dict.fromkeys(op.path for op in log):
@@ -99,7 +99,7 @@ def power_loss(log: Sequence[Op], before: dict[Path, bytes], draw: Draw) -> dict
 
 
 def killed(log: Sequence[Op], before: dict[Path, bytes], draw: Draw) -> dict[Path, bytes]:
-    """Return the files as a killed process leaves them: all ops done, the last one cut anywhere."""
+    """Return the files as a killed process leaves them: only the last op may be cut."""
     after = dict(before)
     for number, op in enumerate(log, 1):
         last = number == len(log) and op.kind == "write"

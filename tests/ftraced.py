@@ -1,4 +1,4 @@
-"""Traces of made-up ftrace events with formats, for tests of what shows them."""
+"""Segments of made-up ftrace events with their formats, for tests of the viewer."""
 
 import struct
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ TICK, OPENED, SWITCH = 1, 2, 3
 
 
 def format_text(name: str, number: int, fields: Sequence[str], printed: str) -> bytes:
-    """Return a format file; a field is written ``type name;offset;size;signed``."""
+    """Return a format file; each field is given as ``type name;offset;size;signed``."""
     lines = []
     for one in fields:
         declared, offset, size, signed = one.split(";")
@@ -83,7 +83,7 @@ def pages_of(begin: int, payloads: Sequence[bytes], delta: int = 10) -> bytes:
 
 
 class Traced(Made):
-    """A segment whose formats and commands are there, too."""
+    """A segment that also has formats and commands."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,9 +1,8 @@
-"""A file system whose files are Python objects: what FUSE needs so that a kernel's can be emulated.
+"""A FUSE file system whose files are Python objects, to emulate the files of a kernel.
 
-Rule: it talks the kernel's own protocol (include/uapi/linux/fuse.h) on /dev/fuse, because poll with
-any mask, its wake-ups and an open that fails are the point, and libraries hide these.
-Invariant: when the serving process ends, however it does, every request on its files fails: nobody
-hangs.
+Rule: it speaks the protocol of include/uapi/linux/fuse.h on /dev/fuse directly. The tests need poll
+with any mask, its wake-ups, and an open that fails; libraries hide these.
+Invariant: once the serving process ends, every request on its files fails, so that nothing hangs.
 """
 
 import ctypes
@@ -31,7 +30,7 @@ _NOTIFY_INVALIDATE: Final = 2
 
 
 class Op(enum.IntEnum):
-    """The requests that come here; others are refused with ENOSYS, which the kernel remembers."""
+    """The requests that the server answers; others get ENOSYS, which the kernel remembers."""
 
     LOOKUP = 1
     FORGET = 2
@@ -56,16 +55,16 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Opened(Protocol):
-    """An open file.  What goes wrong is raised as OSError."""
+    """An open file; its methods raise OSError to fail a request."""
 
     def read(self, offset_bytes: int, limit_bytes: int) -> bytes: ...
 
     def ioctl(self, request: int, argument: bytes) -> bytes:
-        """Return what the argument is to be set to: as many bytes as *request* says, or none."""
+        """Return the new value of the argument, of the size in *request*; empty for none."""
         ...
 
     def poll(self) -> int:
-        """Return all that holds now, whatever was asked for."""
+        """Return all poll events that hold now, whatever the caller asked for."""
         ...
 
     def release(self) -> None: ...
@@ -75,13 +74,13 @@ class File(Protocol):
     """A file of this file system."""
 
     size_bytes: int
-    """splice() asks for no more than this."""
+    """splice() asks for at most this many bytes."""
 
     def open(self) -> Opened: ...
 
 
 def why_no_fuse() -> str:
-    """Say why no file system can be mounted here; empty if one can."""
+    """Return the reason why FUSE cannot be mounted here; empty if it can."""
     if not os.path.exists("/dev/fuse"):
         return "no /dev/fuse: modprobe fuse"
     if os.geteuid():
@@ -97,7 +96,7 @@ def _may_mount() -> bool:
 
 @contextmanager
 def mounted(directory: Path) -> Iterator[int]:
-    """Mount a file system there; yield the descriptor to serve it on."""
+    """Mount a file system on *directory*; yield the descriptor to serve it on."""
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         options = f"fd={fd},rootmode=40000,user_id=0,group_id=0"
@@ -113,7 +112,7 @@ def mounted(directory: Path) -> Iterator[int]:
 
 
 def unmount(directory: Path) -> None:
-    """Take away what is mounted there, also where its server has died."""
+    """Unmount *directory*, even if its server has died."""
     _libc.umount2(os.fsencode(directory), 2)  # MNT_DETACH
 
 
@@ -124,32 +123,32 @@ class Server:
         self.fd = fd
         self.files: dict[str, File | None] = {"": None}
         """By path below the root; None is a directory."""
-        self._paths = [""]  # by node id less 1
+        self._paths = [""]  # index: node id - 1
         self._opened: dict[int, Opened] = {}
         self._handles = 0
         self._wakes: dict[int, int] = {}
 
     def add(self, path: str, file: File) -> None:
-        """Make a file, and the directories that it lies in."""
+        """Add a file and its parent directories."""
         for parent in list(Path(path).parents)[:-1]:
             self.files[str(parent)] = None
         self.files[path] = file
 
     def remove(self, path: str) -> None:
-        """Take a name away; another file of that name will be another one."""
+        """Remove a name; a later file of the same name gets another node."""
         del self.files[path]
-        if path in self._paths:  # else nobody has asked for it
+        if path in self._paths:  # otherwise the kernel never looked it up
             self._paths[self._paths.index(path)] = "/"
 
     def wake(self, opened: Opened) -> None:
-        """Let whoever waits for this file look again."""
+        """Wake the processes that poll this file."""
         for handle, wake in list(self._wakes.items()):
             if self._opened.get(handle) is opened:
                 del self._wakes[handle]
                 self._notify(_NOTIFY_POLL, struct.pack("<Q", wake))
 
     def forget_content(self, path: str) -> None:
-        """Say that the file's content is another now: splice() goes by the page cache."""
+        """Drop the file's content from the page cache, which splice() reads."""
         node = self._paths.index(path) + 1
         self._notify(_NOTIFY_INVALIDATE, struct.pack("<Qqq", node, 0, 0))
 
@@ -157,7 +156,7 @@ class Server:
         os.write(self.fd, _OUT_HEADER.pack(_OUT_HEADER.size + len(body), code, 0) + body)
 
     def serve(self) -> bool:
-        """Answer one request, if there is one; return whether there was."""
+        """Answer one request if one waits; return whether it did."""
         try:
             request = os.read(self.fd, MOST_BYTES + 4096)
         except BlockingIOError:
@@ -171,14 +170,14 @@ class Server:
         except OSError as refused:
             error = -(refused.errno or errno.EIO)
         size = _OUT_HEADER.size + len(answer)
-        with suppress(FileNotFoundError):  # whoever asked was interrupted
+        with suppress(FileNotFoundError):  # the caller was interrupted
             os.write(self.fd, _OUT_HEADER.pack(size, error, unique) + answer)
         return True
 
     def _answer(self, code: int, node: int, body: bytes) -> bytes:  # noqa: C901  (a table of calls)
         path = self._paths[node - 1] if 0 < node <= len(self._paths) else ""
         match code:
-            case Op.INIT:  # protocol 7.31, none of its options
+            case Op.INIT:  # protocol 7.31 without options
                 return struct.pack("<4I", 7, 31, 128 << 10, 0) + struct.pack(
                     "<2H2I2H8I", 8, 8, 4096, 1, *[0] * 10
                 )

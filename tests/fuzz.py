@@ -1,13 +1,13 @@
-"""``python -m tests.fuzz``: damages traces at random and uses them, for as long as it is told to.
+"""``python -m tests.fuzz``: damage traces at random and use them, for a given time.
 
-An input is a program of damage: a byte chooses what is damaged (a trace, or files for a replay),
-one what is then run on it (see ``fuzz_targets``), and each 8 bytes after that do one thing to one
-of its files (see ``fuzz_damage``).  So an input is small, means the same tomorrow, and what a
-fuzzer learns of it holds.  ``--guided`` (``pip install atheris``) lets coverage guide the search,
-in one process; else it is blind, and each input is run in a child with 10 s and 1 GiB of memory.
+An input is a program of damage. Its first byte chooses a victim (a trace, or files for a replay),
+the second a target to run on it (``fuzz_targets``), and each 8 bytes after that change one of its
+files (``fuzz_damage``). So an input is small and means the same in later versions. ``--guided``
+(``pip install atheris``) searches by coverage, in one process. Without it the inputs are random,
+and each runs in a child with 10 s and 1 GiB of memory.
 
-Rule: whatever the files hold, what is run ends soon, in bounded memory, and raises nothing but
-LttdError.  An input that breaks it becomes a file in ``fixtures/fuzz``, which test_fuzz.py replays.
+Rule: on any files every target ends soon, in bounded memory, and raises nothing but LttdError. An
+input that breaks this rule becomes a file in ``fixtures/fuzz``, which test_fuzz.py replays.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _COLLECT_AFTER: Final = 16
 
 
 class Fuzzer:
-    """What is damaged, what is run, and one input at a time."""
+    """The victims, and a method that runs one input on them."""
 
     def __init__(self, directory: Path) -> None:
         self.out = directory / "out"
@@ -41,7 +41,7 @@ class Fuzzer:
         self.sources = [Victim(make(directory / make.__name__)) for make in SOURCES]
 
     def chosen(self, data: bytes) -> tuple[Victim, str, Target]:
-        """Return what an input damages, and what it runs on that."""
+        """Return the victim of an input, and the name and function of its target."""
         victims = [*self.traces, *self.sources]
         victim = victims[data[0] % len(victims)]
         targets = TARGETS if victim in self.traces else REPLAYS
@@ -52,7 +52,7 @@ class Fuzzer:
         """Damage, run and restore.
 
         Raises:
-            Exception: whatever is not LttdError.
+            Exception: any but LttdError.
         """
         from lttd.errors import LttdError  # noqa: PLC0415  (after instrumentation)
 
@@ -66,20 +66,20 @@ class Fuzzer:
         finally:
             self._inputs += 1
             if self._inputs % _COLLECT_AFTER == 0:
-                gc.unfreeze()  # lttd freezes what there is when it starts: once, as a rule
+                gc.unfreeze()  # each start of lttd freezes all objects
                 gc.collect()
             victim.restore(None if name in WRITERS else touched)
             remove(self.out)
 
     def restore(self) -> None:
-        """Make everything what it was: after a child that was stopped half-way."""
+        """Restore every victim, after a child that was stopped half-way."""
         for victim in (*self.traces, *self.sources):
             victim.restore()
         remove(self.out)
 
 
 class Finds:
-    """Inputs that broke the rule, one of each kind, in files."""
+    """The inputs that broke the rule: one file for each kind."""
 
     def __init__(self, directory: Path, seed: int) -> None:
         self._directory = directory
@@ -87,7 +87,7 @@ class Finds:
         self.kinds: Counter[str] = Counter()
 
     def add(self, name: str, data: bytes, ended: Ended) -> None:
-        """Keep and show the first of a kind."""
+        """Save and print the first input of each kind."""
         lines = [line.strip() for line in ended.told.splitlines() if line.strip()]
         places = [line.split(", in ")[0] for line in lines if line.startswith("File ")]
         kind = f"{lines[-1] if lines else 'nothing'} {places[-1] if places else name}"
@@ -100,12 +100,12 @@ class Finds:
 
 
 def _may_be_of_others(ended: Ended) -> bool:
-    """Tell whether the machine or earlier inputs may be the reason: then a second run tells."""
+    """Tell whether the machine or an earlier input may be the reason; a second run decides."""
     return not ended.told.startswith("Traceback") or "MemoryError" in ended.told[-200:]
 
 
 def blind(fuzzer: Fuzzer, seconds: float, seed: int, finds: Finds) -> tuple[Counter[str], float]:
-    """Run random inputs; return how many by what was run, and the seconds that the slowest took."""
+    """Run random inputs; return their number by target, and the seconds of the slowest."""
     rng = random.Random(seed)
     worker = Worker(fuzzer.run)
     end, counts, slowest = time.monotonic() + seconds, Counter[str](), 0.0
@@ -129,7 +129,7 @@ def blind(fuzzer: Fuzzer, seconds: float, seed: int, finds: Finds) -> tuple[Coun
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fuzz; return 1 if something broke the rule."""
+    """Fuzz; return 1 if an input broke the rule."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)

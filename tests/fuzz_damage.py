@@ -1,7 +1,7 @@
-"""What the fuzzer does to files: a program of steps, 8 bytes each, that any bytes are.
+"""The damage that the fuzzer does to files: a program of steps of 8 bytes. Any bytes are a program.
 
-A step chooses a file, what to do to it, a place in it and a value.  What is new goes to the end of
-each table: inputs count in them.
+A step chooses a file, a change, a place in the file and a value. Inputs are indexes into these
+tables, so new entries go to the end of each table.
 """
 
 import json
@@ -21,7 +21,7 @@ EDGES: Final = (
     0, 1, 7, 8, 0x7F, 0xFF, 0xFFFF, 1 << 20, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1,
 )  # fmt: skip
 SPARSE_BYTES: Final = (1 << 30, 1 << 40)
-# What a format file and its neighbours are made of, and what breaks a parser of them.
+# Words of format files and their neighbours, and texts that may break a parser of them.
 TOKENS: Final = (
     b" ", b"(", b")", b"[", b"]", b"{", b"}", b"-", b"~", b"%", b"%0", b"\\", b'"', b"'", b",",
     b";", b"\n", b"\t", b"\0", b"\xff", b"9", b"0x", b"\\x110000000", b"\\400", b"REC->",
@@ -43,7 +43,7 @@ VALUES: Final[Sequence[Any]] = (
 
 
 def damaged(held: bytes, what: int, at: int, value: int) -> bytes:
-    """Return a file's content after one step."""
+    """Return the content of a file after one step."""
     return _DAMAGE[what % len(_DAMAGE)](held, at * len(held) >> 16, value)
 
 
@@ -83,7 +83,7 @@ def _repeat(held: bytes, place: int, value: int) -> bytes:
 
 
 def _set_number(held: bytes, place: int, value: int) -> bytes:
-    """Replace a number in a text."""
+    """Replace a number of a text by one at the edge of a type."""
     found = re.compile(rb"\d+").search(held, place)
     if not found:
         return held
@@ -93,7 +93,7 @@ def _set_number(held: bytes, place: int, value: int) -> bytes:
 
 
 def _put_token(held: bytes, place: int, value: int) -> bytes:
-    """Put a token of a format's language into a text; every fourth time in place of one."""
+    """Insert a token of the format language; every fourth time, replace a word by it."""
     token = TOKENS[value % len(TOKENS)]
     rest = value // len(TOKENS)
     word = re.compile(rb"\w+").search(held, place) if rest % 4 == 0 else None
@@ -106,7 +106,7 @@ def _put_many(held: bytes, place: int, value: int) -> bytes:
 
 
 def _set_json(held: bytes, place: int, value: int) -> bytes:
-    """Put a value of another type or at an edge into a JSON file."""
+    """Set a value of a JSON file to another type or to an edge."""
     try:
         whole = json.loads(held)
     except (ValueError, RecursionError):
@@ -124,7 +124,7 @@ def _set_json(held: bytes, place: int, value: int) -> bytes:
 
 
 def _places(value: object) -> list[tuple[Any, Any]]:
-    """Return (holder, key) of everything in a JSON value."""
+    """Return (holder, key) of every item in a JSON value."""
     if not isinstance(value, dict | list):
         return []
     keys = value if isinstance(value, dict) else range(len(value))
@@ -152,26 +152,26 @@ _DAMAGE: Final[Sequence[Change]] = (
 )  # fmt: skip
 _IN_TEXTS: Final = (_put_token, _put_many)
 REPLACE: Final = len(_DAMAGE)
-"""The number of steps that put a file of another kind in place of one: those from here on."""
+"""Steps from this number on replace a file by one of another kind."""
 _WHATS: Final = REPLACE + 2
 
 
 class Victim:
-    """A directory that is damaged, and its files as they should be."""
+    """A directory to damage, and the original content of its files."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.whole = {
             path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()
         }
-        # Streams and their indexes are most of the code: they are most of the places, too.
+        # Most of the code reads streams and their indexes, so these are listed three times.
         streams = [path for path in self.whole if "streams" in path.parts]
         self.places = [*streams, *streams, *self.whole]
         self._json = [path for path in self.whole if path.suffix == ".json"]
         self._texts = [path for path in self.whole if _is_text(path)] or self.places
 
     def damage(self, program: bytes) -> set[Path]:
-        """Do what *program* says; return the files that it touched."""
+        """Run *program* on the files; return the paths that it changed."""
         now = dict(self.whole)
         kinds: dict[Path, int] = {}
         for number in range(min(len(program) // STEP.size, MOST_STEPS)):
@@ -184,7 +184,7 @@ class Victim:
                 now[path] = change(now[path], at * len(now[path]) >> 16, value)
         touched = {path for path in self.whole if now[path] is not self.whole[path]} | set(kinds)
         for path in touched:
-            path.unlink()  # another inode: what was mapped stays what it was
+            path.unlink()  # another inode: a mapping of the old file keeps its content
             if path in kinds:
                 self._put_kind(path, now[path], kinds[path])
             else:
@@ -198,16 +198,16 @@ class Victim:
         return places[which % len(places)]
 
     def _put_kind(self, path: Path, held: bytes, value: int) -> None:
-        """Put a file of another kind in place of one."""
+        """Replace a file by one of another kind."""
         other = self.places[(value >> 8) % len(self.places)]
         put = KINDS[value % len(KINDS)]
         try:
             put(path, held, other)
-        except OSError:  # another step has taken *other*, or this is no root
+        except OSError:  # another step has removed *other*, or we are not root
             path.unlink(missing_ok=True)
 
     def restore(self, touched: set[Path] | None = None) -> None:
-        """Make the files *touched*, or all there is, what they were."""
+        """Restore the files *touched*, or all of them."""
         if touched is None:
             shutil.rmtree(self.directory, ignore_errors=True)
             touched = set(self.whole)
@@ -229,7 +229,7 @@ def _is_text(path: Path) -> bool:
 
 def _bind(path: Path, _held: bytes, _other: Path) -> None:
     before = Path.cwd()
-    os.chdir(path.parent)  # a socket's path has 108 bytes
+    os.chdir(path.parent)  # the path of a socket has at most 108 bytes
     try:
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(path.name)

@@ -1,6 +1,6 @@
-"""What the fuzzer runs on a damaged directory: every reader, exports, repair, and recording.
+"""The targets that the fuzzer runs on a damaged directory: readers, exports, repair, recording.
 
-Imports of lttd stand within functions: atheris instruments what is imported later.
+Functions import lttd when they run, because atheris instruments only later imports.
 """
 
 import os
@@ -14,11 +14,11 @@ from typing import Final
 from tests.fuzz_traces import FIXTURES
 
 Target = Callable[[Path, Path], object]
-"""Called with what is damaged, and a path that does not exist, for what is made."""
+"""Arguments: the damaged directory, and a path that does not exist, for output."""
 
 
 def columns(trace: Path, _: Path) -> None:
-    """Read all columns of what a condition leaves."""
+    """Read all columns of the events that a condition selects."""
     import lttd  # noqa: PLC0415
 
     for batch in lttd.open(trace).window(where="prev_pid == 7 or count > 1 or id"):
@@ -27,7 +27,7 @@ def columns(trace: Path, _: Path) -> None:
 
 
 def viewed(trace: Path, out: Path, *, arguments: Sequence[str]) -> None:
-    """Run lttv; ``OUT`` stands for what is made."""
+    """Run lttv; ``OUT`` in *arguments* becomes the output path."""
     from lttd.view.cli import main  # noqa: PLC0415
 
     words = [word.replace("OUT", str(out)) for word in arguments]
@@ -36,7 +36,7 @@ def viewed(trace: Path, out: Path, *, arguments: Sequence[str]) -> None:
 
 
 def recovered(trace: Path, out: Path) -> None:
-    """Record into the trace once more, as if the recorder of its segments had been killed."""
+    """Append to the trace as if the recorder of its segments had been killed."""
     for path in trace.glob("*/trace.json"):
         if path.is_file() and path.stat().st_size < 1 << 20:
             path.write_bytes(path.read_bytes().replace(b'"closed"', b'"open"'))
@@ -61,7 +61,7 @@ def lttv(*arguments: str) -> Target:
     return partial(viewed, arguments=arguments)
 
 
-# What is new goes to the end: inputs count in them.
+# Inputs are indexes into these tables: new entries go to the end.
 TARGETS: Final[dict[str, Target]] = {
     "columns": columns,
     "text": lttv("text", "--jobs", "1"),
@@ -82,7 +82,7 @@ TARGETS: Final[dict[str, Target]] = {
     "append": recovered,
 }
 WRITERS: Final = ("repair", "append")
-"""Those that change what they are given."""
+"""The targets that change the trace."""
 REPLAYS: Final[dict[str, Target]] = {
     "replay": replayed,
     "replay abi=ftrace": partial(replayed, abi="ftrace"),
@@ -92,7 +92,7 @@ REPLAYS: Final[dict[str, Target]] = {
 
 
 def remove(path: Path) -> None:
-    """Remove what a target made."""
+    """Remove the output of a target."""
     for made in (path, path.with_name(f"{path.name}.html")):
         if made.is_dir():
             shutil.rmtree(made)

@@ -1,6 +1,6 @@
-"""What the fuzzer damages: traces of every kind, and directories that a replay reads.
+"""The victims of the fuzzer: traces of every kind, and directories that a replay reads.
 
-Imports of lttd stand within functions: atheris instruments what is imported later.
+Functions import lttd when they run, because atheris instruments only later imports.
 """
 
 import io
@@ -15,7 +15,7 @@ FIXTURES: Final = Path(__file__).parents[1] / "fixtures"
 
 
 def small(trace: Path) -> Path:
-    """Make a trace with every kind of field, losses and an unknown event in a few pages."""
+    """Make a trace of a few pages with fields of every type, losses and an unknown event."""
     from tests.ftraced import Traced, opened, pages_of, switch, tick  # noqa: PLC0415
 
     made = Traced(trace, cpus=2)
@@ -31,7 +31,7 @@ def small(trace: Path) -> Path:
 
 
 def recorded(trace: Path) -> Path:
-    """Make a trace of some sub-buffers that a kernel gave, with its own formats."""
+    """Make a trace of real sub-buffers and formats of a kernel."""
     from tests.segment_builder import Made  # noqa: PLC0415
 
     made = Made(trace, cpus=2)
@@ -45,7 +45,7 @@ def recorded(trace: Path) -> Path:
 
 
 def blocks(trace: Path) -> Path:
-    """Make a trace of what a block device did."""
+    """Make a trace of a block device."""
     from tests.blk import c, message, process, record, timestamp  # noqa: PLC0415
 
     for cpu in (0, 1):
@@ -91,7 +91,7 @@ def _replayed(directory: Path, abi: str, trace: Path) -> Path:
 
 
 def ftrace_files(directory: Path) -> Path:
-    """Make a copied tracefs tree of some sub-buffers."""
+    """Copy a tracefs tree with the first sub-buffers of each CPU."""
     shutil.copytree(FIXTURES / "ftrace", directory)
     for path in directory.glob("per_cpu/cpu*/trace_pipe_raw"):
         path.write_bytes(path.read_bytes()[: 8 * 4096])
@@ -99,7 +99,7 @@ def ftrace_files(directory: Path) -> Path:
 
 
 def blktrace_files(directory: Path) -> Path:
-    """Make what ``blktrace`` writes."""
+    """Make the files that ``blktrace`` writes."""
     blocks(directory.parent / "unused-blocks")
     shutil.copytree(directory.parent / "blktrace", directory)
     return directory
@@ -112,6 +112,6 @@ def ltt_files(directory: Path) -> Path:
     return directory
 
 
-# What is new goes to the end: inputs count in these.
+# Inputs are indexes into these lists: new entries go to the end.
 TRACES: Final[Sequence[Callable[[Path], Path]]] = (small, recorded, blocks, markers)
 SOURCES: Final[Sequence[Callable[[Path], Path]]] = (ftrace_files, blktrace_files, ltt_files)

@@ -1,4 +1,4 @@
-"""Programs that log to an LTTng 0.x kernel: markers with any fields, and events of them."""
+"""Random programs that log to an LTTng 0.x kernel: markers with any fields, and their events."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe
 
-# How a field is declared, and how the tracer then stores it; "w" is the width of a long.
+# The declaration of a field, and the form that the tracer stores; "w" is the width of a long.
 DECLARED = {
     "%d": "i4", "%u": "u4", "%hu": "u2", "%hd": "i2", "%lu": "uw", "%ld": "iw", "%lX": "uw",
     "%llu": "u8", "%lld": "i8", "%zu": "uw", "%p": "uw", "%c": "u1", "#1u%u": "u1", "#1x%c": "u1",
@@ -18,11 +18,11 @@ Value = int | bytes
 
 @dataclass(frozen=True)
 class Kind:
-    """One marker of a program."""
+    """A marker of a program, with the stored form of its fields."""
 
     marker: Marker
     stored: tuple[str, ...]
-    """As Tracer.pack() wants them."""
+    """The forms that Tracer.pack() takes."""
     network: tuple[bool, ...]
 
     @property
@@ -50,7 +50,7 @@ def kind_of(tracer: Tracer, marker: Marker, declared: list[str]) -> Kind:
 
 @dataclass
 class Program:
-    """A tracer, the markers of one channel, and what was logged to it: (marker, values, TSC)."""
+    """A tracer, the markers of one channel, and its events as (marker, values, TSC)."""
 
     tracer: Tracer
     kinds: list[Kind]
@@ -101,7 +101,7 @@ def programs(draw: st.DrawFn, most_events: int = 60) -> Program:
     tracer = draw(tracers())
     declared = st.lists(st.sampled_from(sorted(DECLARED)), max_size=6)
     kinds = []
-    # Without ids of their own, channels leave the first two to the metadata.
+    # Ids 0 and 1 belong to the metadata.
     ids = draw(st.lists(st.integers(2, 60), min_size=1, max_size=5, unique=True))
     for number, one in enumerate(ids):
         fields = draw(declared)

@@ -1,4 +1,4 @@
-"""An LTTng 0.x kernel, emulated: channel files with real ioctl, splice and poll, and their tracer.
+"""An emulated LTTng 0.x kernel: a tracer, and its channel files with real ioctl, splice and poll.
 
     with running_kernel(mountpoint) as kernel:
         kernel.add("kernel_0", overwrite=True)
@@ -7,13 +7,13 @@
         kernel.finalize()
         kernel.report("kernel_0").delivered
 
-The file system is FUSE, served by a process of its own, so that what it emulates goes on while a
-consumer waits in a system call, and so that a consumer cannot hang when it dies.  The rules are
-those of LTTng 0.x ltt/ltt-relay-vfs.c, as docs of the source in lttd/sources/ltt/channel.py say.
+A process of its own serves the FUSE file system. So the emulation continues while a consumer waits
+in a system call, and the consumer does not hang if the server dies. The rules are those of
+ltt/ltt-relay-vfs.c of LTTng 0.x; see lttd/sources/ltt/channel.py.
 
-What differs from such a kernel: a splice goes by FUSE's page cache; inotify hears nothing of what
-is made here; and, since real writers hardly ever leave every sub-buffer full (they refuse the event
-without closing the sub-buffer that it would not fit into), POLLPRI can be asked to come earlier.
+Differences from a real kernel: splice reads through the page cache of FUSE; inotify does not report
+new channels; and POLLPRI can be made to come earlier, because real writers hardly ever fill every
+sub-buffer (they refuse an event without closing the sub-buffer that it does not fit into).
 """
 
 import errno
@@ -44,28 +44,28 @@ IN, URGENT, HUP = (
 
 @dataclass
 class Report:
-    """What a channel's tracer and its file say of what they did."""
+    """The history of a channel, from its tracer and its file."""
 
     written: list[bytes]
-    """Each closed sub-buffer, header and events, by its number."""
+    """Header and events of each closed sub-buffer, by number."""
     overwritten: list[int]
-    """Numbers of those that the writer took back before they were read."""
+    """Numbers of the sub-buffers that the writer overwrote before they were read."""
     refused: list[int]
-    """Numbers of those that PUT, or splice, said to be nobody's."""
+    """Numbers of the sub-buffers for which PUT or splice returned an error."""
     first: int
-    """Number of the first that was ever reserved."""
+    """Number of the first sub-buffer that a reader got."""
     events: int
     events_lost: int
 
     @property
     def delivered(self) -> list[bytes]:
-        """Return what a reader must have, and nothing else."""
+        """Return exactly the sub-buffers that a reader must have."""
         gone = {*self.overwritten, *self.refused}
         return [data for number, data in enumerate(self.written) if number not in gone]
 
 
 class Ring(LttBuffer):
-    """A buffer that remembers all that it ever had."""
+    """A buffer that keeps every closed sub-buffer."""
 
     def __post_init__(self) -> None:
         self.written: list[bytes] = []
@@ -89,20 +89,20 @@ class Ring(LttBuffer):
 
 @dataclass
 class Faults:
-    """What can be made to go wrong, once each time it is set."""
+    """Failures to emulate; each happens once per setting."""
 
     uncommitted: int = 0
-    """So often GET says EAGAIN though poll says that there is something."""
+    """How many times GET returns EAGAIN although poll announced data."""
     splice_errors: int = 0
     put_errno: int = 0
     get_errno: int = 0
-    """As long as it is set."""
+    """The errno of every GET while this is not 0."""
     open_errno: int = 0
     no_subbuffers: int = 0
 
 
 class ChannelFile:
-    """A channel's file, and while it is open what its one reader holds."""
+    """The file of a channel, and the sub-buffer that its one reader holds."""
 
     def __init__(self, server: Server, path: str, ring: Ring, urgent_from: int | None) -> None:
         self.ring = ring
@@ -116,7 +116,7 @@ class ChannelFile:
         self._urgent_from = urgent_from or ring.count
         self.is_open = False
         self._held: int | None = None
-        # Kernels of 2.5 and later, and late ones before, swap a sub-buffer of the reader's own in.
+        # Since 2.5 (and in late 2.4) the reader swaps in a sub-buffer of its own.
         self._swaps = ring.overwrite and ring.tracer.minor >= 5
         self._swapped = b""
 
@@ -130,7 +130,7 @@ class ChannelFile:
         self.is_open = False
 
     def changed(self) -> None:
-        """Wake who waits, as the timer does that every buffer has."""
+        """Wake the reader, as the timer of each buffer does."""
         if self.is_open:
             self._server.wake(self)
 
@@ -167,7 +167,7 @@ class ChannelFile:
         return self._memory(self._held)[offset_bytes : offset_bytes + limit_bytes]
 
     def _memory(self, position: int) -> bytes:
-        """Return what is where a sub-buffer was, be it that one or another by now."""
+        """Return the current content of the place of a sub-buffer."""
         if self._swapped:
             return self._swapped
         at = position % self.ring.buffer_bytes
@@ -197,9 +197,9 @@ class ChannelFile:
         if self.ring.consumed == held:
             self.ring.consumed += self.ring.subbuffer_bytes
         elif swapped:
-            self.ring.overwritten.remove(number)  # pushed, yet read
+            self.ring.overwritten.remove(number)  # overwritten, but read all the same
         else:
-            # The number stands in overwritten: it is told as refused.
+            # It counts as refused, not as overwritten.
             self.ring.overwritten.remove(number)
             self.refused.append(number)
             raise OSError(errno.EIO, "pushed")
@@ -211,7 +211,7 @@ class ChannelFile:
 
 
 def stripped(subbuffer: bytes) -> bytes:
-    """Return what a packed file has of a sub-buffer that was written: its sizes say so."""
+    """Return a sub-buffer as a packed file stores it, with the sizes set accordingly."""
     minor = subbuffer[21]
     used = _u32(len(subbuffer)) if minor >= 5 else _u32(0)
     return subbuffer[:52] + used + _u32(len(subbuffer)) + subbuffer[60:]
@@ -222,23 +222,23 @@ def _u32(value: int) -> bytes:
 
 
 class Load(NamedTuple):
-    """What a tracer logs at random, beside whatever reads it."""
+    """A random load that the tracer logs while a consumer reads."""
 
     seed: int
     subbuffers: int
-    """So many are closed in all; then the trace is destroyed."""
+    """Destroy the trace after this many closed sub-buffers."""
     flush_share: float = 0.01
-    """Of all steps, those in which a timer closes a sub-buffer."""
+    """The share of steps in which a timer closes a sub-buffer."""
     steps_per_call: int = 2
-    """For each call of the consumer that is answered: how fast the tracer is beside it."""
+    """Steps of the tracer for each answered call of the consumer."""
     largest_bytes: int = 2500
     late: tuple[tuple[int, str, dict[str, Any]], ...] = ()
-    """Channels that appear once so many sub-buffers were closed: (closed, path, how)."""
+    """Channels that appear later: (number of closed sub-buffers, path, options)."""
 
 
 @dataclass
 class Machine:
-    """The emulated kernel: all that Kernel has the other process do."""
+    """The emulated kernel, in the serving process; Kernel calls its methods."""
 
     server: Server
     tsc: int = 1_000_000_000_000
@@ -249,14 +249,14 @@ class Machine:
 
     def add(self, path: str, *, minor: int = 6, order: str = "<", urgent_from: int | None = None,
             start_us: int = 408_819, **how: Any) -> None:  # noqa: ANN401  # fmt: skip
-        """Make a channel file; *how*: of LttBuffer; *urgent_from*: sub-buffers, for POLLPRI."""
+        """Make a channel file; POLLPRI from *urgent_from* sub-buffers on; *how*: see LttBuffer."""
         tracer = Tracer(minor=minor, order=order, start_tsc=self.tsc, start_us=start_us)
         ring = Ring(tracer, **how)
         self.channels[path] = ChannelFile(self.server, path, ring, urgent_from)
         self.server.add(path, self.channels[path])
 
     def fill(self, path: str, subbuffers: int) -> None:
-        """Log and flush until so many more sub-buffers are closed; what has no room is lost."""
+        """Log and flush until *subbuffers* more are closed; events without room are lost."""
         ring = self.channels[path].ring
         for _ in range(subbuffers):
             self.tsc += 1000
@@ -266,7 +266,7 @@ class Machine:
         self.channels[path].changed()
 
     def burst(self, path: str, events: int, payload_bytes: int = 200) -> None:
-        """Log events; nothing is flushed."""
+        """Log events without flushing."""
         for _ in range(events):
             self.tsc += 1000
             self.channels[path].ring.log(1, self._random.randbytes(payload_bytes), self.tsc)
@@ -276,7 +276,7 @@ class Machine:
         return self.channels[path].is_open
 
     def describe(self, path: str, *marker: Any) -> None:  # noqa: ANN401
-        """Tell a metadata channel of a marker: channel, name, id, format."""
+        """Log the declaration of a marker (channel, name, id, format)."""
         self.tsc += 1000
         describe(self.channels[path].ring, Marker(*marker), self.tsc)
 
@@ -287,7 +287,7 @@ class Machine:
         ring.log(event_id, ring.tracer.pack(*fields), self.tsc)
 
     def flush(self, path: str) -> None:
-        """Close the sub-buffer that is being written."""
+        """Close the current sub-buffer."""
         self.tsc += 1000
         self.channels[path].ring.flush(self.tsc)
         self.channels[path].changed()
@@ -302,11 +302,11 @@ class Machine:
         ring.memory[start : start + len(value)] = value
 
     def resize(self, path: str, size_bytes: int) -> None:
-        """Let splice give nothing beyond that, once the size was asked for."""
+        """Limit later splices to *size_bytes*."""
         self.channels[path].size_bytes = size_bytes
 
     def die(self) -> None:
-        """End without a word, as the process that serves the files."""
+        """Kill the serving process."""
         os._exit(1)
 
     def fault(self, path: str, **faults: int) -> None:
@@ -314,7 +314,7 @@ class Machine:
             setattr(self.channels[path].faults, name, value)
 
     def finalize(self, *paths: str) -> None:
-        """Destroy the trace, or finalize only these channels."""
+        """Finalize these channels; without arguments, destroy the trace."""
         for path in paths or list(self.channels):
             self.tsc += 1000
             if not self.channels[path].ring.finalized:
@@ -322,12 +322,12 @@ class Machine:
             self.channels[path].changed()
 
     def remove(self, path: str) -> None:
-        """Take a channel's name away, as the kernel does when all have closed it."""
+        """Remove the file of a channel, as the kernel does after its last close."""
         del self.channels[path]
         self.server.remove(path)
 
     def clear(self) -> None:
-        """Be as new: no channel, nothing going on."""
+        """Remove all channels and the load."""
         self.load = None
         self.channels.clear()
         for path in list(self.server.files):
@@ -351,7 +351,7 @@ class Machine:
         return self.load is not None
 
     def step(self) -> None:
-        """Let the tracer do what it does between two calls of the consumer."""
+        """Run the tracer for the time between two calls of the consumer."""
         load, chance = self.load, self._random
         assert load is not None
         for _ in range(load.steps_per_call):
@@ -376,7 +376,7 @@ class Machine:
 
 
 class Kernel:
-    """The other end: every method of Machine, called in the process that emulates."""
+    """A proxy: each method call runs in the Machine of the serving process."""
 
     def __init__(self, root: Path, connection: Connection) -> None:
         self.root = root
@@ -396,9 +396,9 @@ class Kernel:
 
 @contextmanager
 def running_kernel(root: Path) -> Iterator[Kernel]:
-    """Emulate a kernel whose channel files lie in *root*."""
+    """Emulate a kernel with its channel files in *root*."""
     ours, theirs = socket.socketpair()
-    # Not -m: what it sends are values of this module, not of a __main__.
+    # Not -m: pickled values must name this module, not __main__.
     code = "import sys; from tests.ltt_kernel import serve; serve(sys.argv[1], int(sys.argv[2]))"
     words = [sys.executable, "-c", code, str(root), str(theirs.fileno())]
     process = subprocess.Popen(words, cwd=Path(__file__).parents[1], pass_fds=[theirs.fileno()])
@@ -408,7 +408,7 @@ def running_kernel(root: Path) -> Iterator[Kernel]:
         assert connection.recv() == "mounted"
         yield Kernel(root, connection)
     finally:
-        connection.close()  # it ends then
+        connection.close()  # this ends the process
         try:
             process.wait(5)
         except subprocess.TimeoutExpired:
@@ -418,8 +418,8 @@ def running_kernel(root: Path) -> Iterator[Kernel]:
 
 
 def serve(root: str, connection_fd: int) -> None:
-    """Emulate until the connection ends."""
-    # What ends a whole process group at once ends the tests, and by their end this.
+    """Serve the files until the connection closes."""
+    # Signals to the process group end the tests; their end closes the connection.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     connection = Connection(connection_fd)

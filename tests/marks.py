@@ -1,4 +1,4 @@
-"""Numbered events: what is missing from a trace is known by number."""
+"""Numbered events: a test knows which of them are missing from a trace."""
 
 import os
 import re
@@ -17,7 +17,7 @@ MAGIC = b"numbered"
 
 @dataclass
 class Marks:
-    """Writes numbered events into a ring; a full one that refuses says so to the writer."""
+    """Write numbered events into a ring; a full ring may refuse some."""
 
     fd: int
     number: int = 0
@@ -27,14 +27,14 @@ class Marks:
         for _ in range(count):
             try:
                 os.write(self.fd, MARK.pack(7, MAGIC, self.number))
-            except OSError:  # EBADF: there is no room
+            except OSError:  # EBADF: the ring is full
                 self.refused.append(self.number)
             self.number += 1
 
 
 @contextmanager
 def marks(run: Run) -> Iterator[Marks]:
-    """Mark on CPU 0."""
+    """Write marks on CPU 0."""
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {0})
     fd = os.open(run.instance / "trace_marker_raw", os.O_WRONLY)
@@ -46,7 +46,7 @@ def marks(run: Run) -> Iterator[Marks]:
 
 
 def numbers_by_row(segment: SegmentPaths, stream: str) -> list[list[int]]:
-    """Return the numbers of the marks in each sub-buffer, found by their bytes alone."""
+    """Return the numbers of the marks in each sub-buffer; find them by their bytes."""
     paths = segment.stream(stream)
     data = paths.data.read_bytes()
     rows = []

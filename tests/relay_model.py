@@ -1,7 +1,8 @@
 """A model of one CPU's buffer in the kernel's kernel/relay.c (as of Linux 6.1), for unit tests.
 
-Rule: the writer's steps that a reader can come between are steps here, too: reserving a record and
-filling it in; raising ``produced``, raising ``st_size``, and beginning the next sub-buffer.
+Rule: a reader can interrupt the model wherever it can interrupt the kernel's writer: between
+reserving and filling a record; between raising ``produced``, raising ``st_size``, and beginning the
+next sub-buffer.
 """
 
 import errno
@@ -16,7 +17,7 @@ def _nothing() -> None:
 
 
 class RelayModel:
-    """The buffer, its writer, and the one reader's descriptor."""
+    """The buffer, its writer, and the descriptor of its one reader."""
 
     def __init__(self, subbuffer_bytes: int, subbuffers: int, *, overwrite: bool = False) -> None:
         self.size, self.count, self.overwrite = subbuffer_bytes, subbuffers, overwrite
@@ -31,12 +32,12 @@ class RelayModel:
         self.position = 0
         self.closed = self.removed = False
         self.between = _nothing
-        """Called where the writer can be caught in the middle."""
+        """The model calls this wherever a reader can interrupt the writer."""
 
     # --- the writer: relay_write(), relay_reserve(), relay_switch_subbuf() ------------------------
 
     def reserve(self, length: int) -> int | None:
-        """Return where a record is to be filled in, or None where it was refused."""
+        """Return the place for a record, or None if it was refused."""
         if self.offset + length > self.size:
             length = self._switch(length)
             if not length:

@@ -1,4 +1,4 @@
-"""lttd as people run it: a process of its own, whose instances no other lttd here touches."""
+"""Run lttd as a process of its own, with instances that no other lttd on this machine touches."""
 
 import json
 import os
@@ -24,10 +24,10 @@ from lttd.sources.tracefs import parse_stats
 
 BENCH = Path(__file__).parents[1] / "bench"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-# Only there to end what hangs: a machine that is busy with other things may take its time.
+# The limit for processes that hang; a busy machine may be slow.
 PATIENCE_S = 120.0
-# Instances are named as no other lttd on this machine names its own, or looks for.  What moved is
-# synced often, so that short runs have a synced record, too.
+# Instances get a prefix that no other lttd on this machine uses or searches. Syncs come often, so
+# that short runs have a synced record.
 LAUNCHER = """
 import signal, sys
 from lttd.sources.ftrace import instance as ftrace_instance
@@ -40,19 +40,19 @@ def heed_signals_and_parse(arguments):
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     return parse(arguments)
 cli.parse_command_line = heed_signals_and_parse
-# Who waits for this may interrupt main() from its first step on, and not what stands here.
+# A test that waits for the file "begun" may interrupt main(), but not this launcher.
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-# Whoever runs the tests may have been told to outlive a terminal.
+# The tests may run under nohup.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 open("begun", "w").close()
 sys.exit(cli.main())
 """
-# An event that never happens: what is in the rings is what the test writes.
+# This event never happens, so the rings hold only what the test writes.
 QUIET = ("--events", "sched:sched_process_hang")
 
 
 def why_no_kernel() -> str:
-    """Say why no kernel can be recorded here; empty if it can."""
+    """Return the reason why this kernel cannot be recorded; empty if it can."""
     try:
         root = find_tracefs()
     except LttdError as error:
@@ -66,7 +66,7 @@ def needs_kernel() -> list[pytest.MarkDecorator]:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something that another process does, with a bound."""
+    """Wait until *condition* is true; fail after PATIENCE_S."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain: {what}"
@@ -74,7 +74,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 class Run:
-    """One lttd process."""
+    """An lttd process, with its output in files."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Run:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.launcher = launcher
-        # Files, not pipes: a test looks into them while lttd runs.
+        # Files, not pipes, so that a test can read them while lttd runs.
         self.out_path, self.err_path = cwd / "stdout", cwd / "stderr"
         own = {"RUNTIME_DIRECTORY": str(launcher.runtime)}
         with self.out_path.open("wb") as out, self.err_path.open("wb") as err:
@@ -110,16 +110,16 @@ class Run:
 
     @property
     def instance(self) -> Path:
-        """The tracefs instance that this process makes."""
+        """The path of the tracefs instance that this process makes."""
         return self.launcher.instances / f"{self.launcher.prefix}{self.process.pid}"
 
     def recording(self) -> "Run":
-        """Wait until tracing is on."""
+        """Wait until lttd has turned tracing on."""
 
         def is_on() -> bool:
             assert self.process.poll() is None, self.stderr
             try:
-                # A new instance is on, too; lttd's own threads are left out just before it starts.
+                # A new instance is on, too; lttd excludes its own threads just before it starts.
                 names = ("set_event_notrace_pid", "tracing_on")
                 pids, on = ((self.instance / name).read_text() for name in names)
                 return bool(pids) and on == "1\n"
@@ -133,7 +133,7 @@ class Run:
         """Return the kernel's own counters by CPU."""
         found = {}
         for path in self.instance.glob("per_cpu/cpu*/stats"):
-            # One read: the kernel prints anew for each, and a second could find a byte more.
+            # One read: the kernel formats the file anew for every read.
             with path.open("rb", buffering=0) as file:
                 found[int(path.parent.name[3:])] = parse_stats(file.read(4096))
         return found
@@ -143,7 +143,7 @@ class Run:
         return self
 
     def wait(self) -> int:
-        """Return the exit status."""
+        """Wait for the end and return the exit status."""
         try:
             return self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -155,13 +155,13 @@ class Run:
 
 
 class Launcher:
-    """Starts lttds whose own instances have a prefix of ours."""
+    """Start lttd processes whose own instances have the prefix of this launcher."""
 
     def __init__(self, cwd: Path, prefix: str) -> None:
         self.cwd = cwd
         self.prefix = prefix
         self.runtime = cwd / "runtime"
-        """Where these lttds note what they change: no other lttd of this machine looks there."""
+        """The runtime directory of these processes; no other lttd reads it."""
         self.instances = find_tracefs() / "instances"
         self.runs: list[Run] = []
 
@@ -178,20 +178,20 @@ class Launcher:
     ) -> Run:
         cwd = self.cwd / f"run{len(self.runs)}"
         cwd.mkdir()
-        cwd.chmod(0o777)  # for who runs as nobody
+        cwd.chmod(0o777)  # for an lttd that runs as nobody
         words = [*under, *self.words(*arguments, sync_s=sync_s)]
         run = Run(self, words, cwd, environment)
         self.runs.append(run)
         return run
 
     def run(self, *arguments: str | Path, under: Sequence[str] = ()) -> Run:
-        """Start one and wait for its end."""
+        """Start an lttd and wait for its end."""
         run = self.start(*arguments, under=under)
         run.wait()
         return run
 
     def left(self) -> list[str]:
-        """Return the instances of ours that are there now."""
+        """Return the names of the instances that exist with our prefix."""
         return [name for name in os.listdir(self.instances) if name.startswith(self.prefix)]
 
     def clean(self) -> None:
@@ -205,9 +205,9 @@ class Launcher:
 
 @contextmanager
 def launching(cwd: Path, mark: str = "") -> Iterator[Launcher]:
-    """Give a launcher; whatever happens, nothing of it is left in the kernel.
+    """Yield a launcher, and remove all its processes and instances afterwards.
 
-    *mark*: tells those apart that are used at once.
+    *mark* distinguishes launchers that are used at the same time.
     """
     launcher = Launcher(cwd, f"lttdtest{os.getpid()}{mark}-")
     try:
@@ -219,7 +219,7 @@ def launching(cwd: Path, mark: str = "") -> Iterator[Launcher]:
 
 
 def build_load(directory: Path) -> Path:
-    """Compile bench/syscall_load.c: ``syscall_load CPU COUNT``."""
+    """Compile bench/syscall_load.c (usage: ``syscall_load CPU COUNT``) and return its path."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler for the load")
@@ -230,9 +230,9 @@ def build_load(directory: Path) -> Path:
 
 @contextmanager
 def loaded(program: Path, cpus: Sequence[int] = (0,)) -> Iterator[None]:
-    """Keep *cpus* busy with system calls meanwhile."""
+    """Keep *cpus* busy with system calls during the block."""
     forever = str(1 << 60)
-    # Nice, so that what is tested gets its share of a small machine.
+    # Nice, so that the tested program gets its share of a small machine.
     loads = [subprocess.Popen(["nice", program, str(cpu), forever]) for cpu in cpus]
     try:
         yield
@@ -243,13 +243,13 @@ def loaded(program: Path, cpus: Sequence[int] = (0,)) -> Iterator[None]:
 
 
 def lttv(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the viewer."""
+    """Run lttv to its end."""
     words = [sys.executable, "-m", "lttd.view.cli", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 
 def info(trace: Path) -> dict[str, Any]:
-    """Return ``lttv info --json``."""
+    """Return the output of ``lttv info --json``."""
     found = lttv("info", "--json", trace)
     assert found.returncode == 0, found.stderr
     value: dict[str, Any] = json.loads(found.stdout)
@@ -257,7 +257,7 @@ def info(trace: Path) -> dict[str, Any]:
 
 
 def assert_whole(trace: Path, *options: str) -> dict[str, Any]:
-    """Have ``lttv check`` look at everything; return its report."""
+    """Assert that ``lttv check`` finds nothing; return its report."""
     found = lttv("check", "--json", *options, trace)
     assert found.returncode == 0, found.stdout + found.stderr
     report: dict[str, Any] = json.loads(found.stdout)
@@ -265,7 +265,7 @@ def assert_whole(trace: Path, *options: str) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """Return a port that nobody has, and that no connection gets by itself meanwhile."""
+    """Return a free port outside the range that the kernel assigns to connections."""
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     below = range(first - 10_000, first) if first > 12_000 else range(first, 1 << 16)
     for port in random.sample(below, 100):
@@ -275,7 +275,7 @@ def free_port() -> int:
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    """Ask lttd's endpoint; 0 while nobody answers."""
+    """Return status and body from lttd's endpoint; status 0 while nothing answers."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()

@@ -1,4 +1,4 @@
-"""Segments made by the writer itself, for tests of what reads them."""
+"""Build segments with the real writer, for tests of the code that reads them."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -36,12 +36,12 @@ SNAPSHOT = Snapshot(
 
 
 def record_at(delta: int, payload: bytes) -> bytes:
-    """Return a short data record *delta* after the one before."""
+    """Return a short data record, *delta* after the previous one."""
     return struct.pack("<I", delta << 5 | len(payload) // 4) + payload
 
 
 def subbuffer(number: int, *, events: int = 3, words: int = 2, missed: int | None = None) -> bytes:
-    """Return a padded sub-buffer of *events* that begins at 1000 * (number + 1); never zeros."""
+    """Return a padded sub-buffer that begins at 1000 * (number + 1); no event has a zero byte."""
     payload = bytes((number * 7 + at) % 255 + 1 for at in range(4 * words))
     content = b"".join(record_at(10, payload) for _ in range(events))
     whole = bytearray(page(1000 * (number + 1), content))
@@ -53,7 +53,7 @@ def subbuffer(number: int, *, events: int = 3, words: int = 2, missed: int | Non
 
 
 class Ring:
-    """Makes batches as a source would: numbers, running maxima, losses with their totals."""
+    """Make batches as a source does: with numbers, running maxima, losses and their totals."""
 
     def __init__(self, stream: StreamInfo | None = None) -> None:
         self.info = stream or info()
@@ -88,7 +88,7 @@ class Ring:
 
 
 class LttRing:
-    """The same of sub-buffers that an LTT tracer made."""
+    """Make batches of the sub-buffers of an LTT tracer."""
 
     def __init__(self, stream: StreamInfo) -> None:
         self.info = stream
@@ -107,7 +107,7 @@ class LttRing:
 
 
 def segment_at(directory: Path) -> SegmentPaths:
-    """Return the segment that *directory* is."""
+    """Return the paths of the segment in *directory*."""
     return SegmentPaths(directory, OpenDirectory.open(directory))
 
 
@@ -117,7 +117,7 @@ def _ftrace_ring(cpu: int) -> "Ring | LttRing":
 
 @dataclass
 class Made:
-    """A segment that is being written; ``finish`` closes it as the recorder would."""
+    """A segment in the making; ``finish`` closes it as the recorder does."""
 
     trace: Path
     layout: str = "packed"
@@ -167,7 +167,7 @@ class Made:
         return StoredStream(self.paths, self.manifest, self.records[cpu])
 
     def leave(self) -> "Made":
-        """Give the files back as they are: what a killed daemon leaves."""
+        """Close the files as they are, as the kernel does for a killed daemon."""
         for file in self.files:
             file.close()
         return self

@@ -1,4 +1,4 @@
-"""Channels of an LTTng 0.x kernel, made as its tracer wrote them: formats 2.0 to 2.6.
+"""Make channels of an LTTng 0.x kernel as its tracer wrote them: formats 2.0 to 2.6.
 
     tracer = Tracer(minor=6, order="<", pointer_bytes=8, alignment=0)
     metadata, kernel = LttBuffer(tracer), LttBuffer(tracer, subbuffer_bytes=8192)
@@ -7,8 +7,8 @@
     kernel.finalize(tsc)
     (directory / "kernel_0").write_bytes(kernel.drain())
 
-Rule: the tracer's rules stand here as its sources have them (reserve, switch, push, flush), in the
-plainest way, and nothing of lttd is used, so that what lttd makes of it is tested.
+Rule: this module follows the sources of the tracer (reserve, switch, push, flush) in the plainest
+way, and uses nothing of lttd, so that it can test lttd.
 Invariant: logged + lost = calls of log(); sub-buffers taken + pushed + readable = closed.
 """
 
@@ -19,14 +19,14 @@ from typing import NamedTuple
 MAGIC = 0x00D6B7ED
 TSC_BITS = 27
 FULL_TSC, SIZED, LONG_ID = 29, 30, 31
-"""Ids in the compact header that say what follows it."""
+"""Ids in the compact header that announce more fields."""
 OPEN = 0xFFFFFFFF
-"""What stands where the used size comes, until the sub-buffer is closed."""
+"""The value of the used size until the sub-buffer is closed."""
 
 
 @dataclass(frozen=True)
 class Tracer:
-    """A kernel: what the headers of all its sub-buffers say."""
+    """A kernel: the values in the headers of all its sub-buffers."""
 
     minor: int = 6
     order: str = "<"
@@ -40,7 +40,7 @@ class Tracer:
     start_us: int = 408_819
     page_bytes: int = 4096
     sized: bool = False
-    """CONFIG_LTT_DEBUG_EVENT_SIZE: every event says its size."""
+    """CONFIG_LTT_DEBUG_EVENT_SIZE: every event contains its size."""
 
     @property
     def header_bytes(self) -> int:
@@ -49,7 +49,7 @@ class Tracer:
         return 64 if self.minor == 0 and self.pointer_bytes == 8 else 60
 
     def padding(self, at: int, size: int) -> int:
-        """Return how many bytes a value of *size* leaves free at *at*."""
+        """Return the bytes of padding before a value of *size* at *at*."""
         if not self.alignment:
             return 0
         # 2.4 and 2.5 aligned 64-bit values on 8 even where the compiler does not.
@@ -76,14 +76,14 @@ class Tracer:
         return value.to_bytes(size, self.endian)
 
     def ns(self, tsc: int) -> int:
-        """Return what time a TSC is, exactly."""
+        """Return the exact time of a TSC value in ns."""
         if self.minor >= 2:
             return tsc * 1_000_000_000 * self.scale // self.frequency
         return tsc * 1_000_000_000 // (self.frequency * self.scale)
 
 
 class Logged(NamedTuple):
-    """An event that got a place."""
+    """An event that was written."""
 
     id: int
     tsc: int
@@ -92,7 +92,7 @@ class Logged(NamedTuple):
 
 @dataclass
 class LttBuffer:
-    """One CPU of one channel: a ring of sub-buffers, its writer and (take) its reader."""
+    """One CPU of one channel: a ring of sub-buffers, its writer, and its reader (take)."""
 
     tracer: Tracer
     subbuffer_bytes: int = 4096
@@ -101,9 +101,9 @@ class LttBuffer:
     """A power of two."""
     overwrite: bool = False
     offset: int = 0
-    """Bytes written since ever."""
+    """Bytes written in all."""
     consumed: int = 0
-    """Bytes read, or pushed, since ever: a multiple of subbuffer_bytes."""
+    """Bytes read or overwritten in all: a multiple of subbuffer_bytes."""
     events_lost: int = 0
     corrupted: int = 0
     pushed: int = 0
@@ -113,7 +113,7 @@ class LttBuffer:
     logged: list[Logged] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # Not zeros: what the tracer does not write is what was there before.
+        # Not zeros: the tracer leaves old bytes where it writes nothing.
         self.memory = bytearray(b"\xa5" * self.buffer_bytes)
         self._last_tsc = 0
         self._begin(self.tracer.start_tsc)
@@ -125,7 +125,7 @@ class LttBuffer:
     # -- the writer
 
     def log(self, event_id: int, payload: bytes, tsc: int, largest: int = 1) -> bool:
-        """Write an event whose largest field has so many bytes; False: it was lost."""
+        """Write an event whose largest field has *largest* bytes; return False if it was lost."""
         if not self._in_subbuffer(self.offset) and not self._switch(tsc):
             return self._lose()
         record = self._record(self.offset, event_id, payload, tsc, largest)
@@ -165,7 +165,7 @@ class LttBuffer:
             self.offset = self._next(self.offset)
 
     def lose(self, events: int = 1, subbuffers: int = 0) -> None:
-        """Count losses whose causes (races) cannot be had here."""
+        """Count losses; their causes are races, which this model does not have."""
         self.events_lost = (self.events_lost + events) % (1 << 32)
         self.corrupted = (self.corrupted + subbuffers) % (1 << 32)
 
@@ -173,19 +173,19 @@ class LttBuffer:
 
     @property
     def readable(self) -> int:
-        """How many closed sub-buffers wait."""
+        """The number of closed sub-buffers that wait for the reader."""
         return self.offset // self.subbuffer_bytes - self.consumed // self.subbuffer_bytes
 
     @property
     def held_bytes(self) -> int:
-        """How much of the oldest sub-buffer is delivered."""
+        """The number of bytes of the oldest sub-buffer that splice delivers."""
         if self.tracer.minor < 5:
             return self.subbuffer_bytes
         at = self.consumed % self.buffer_bytes
         return int.from_bytes(self.memory[at + 56 : at + 60], self.tracer.endian)
 
     def peek(self) -> bytes:
-        """Return the oldest closed sub-buffer as splice delivers it; it stays."""
+        """Return the oldest closed sub-buffer as splice delivers it, without releasing it."""
         at = self.consumed % self.buffer_bytes
         return bytes(self.memory[at : at + self.held_bytes])
 
@@ -198,7 +198,7 @@ class LttBuffer:
         return data
 
     def drain(self) -> bytes:
-        """Return all closed sub-buffers one after the other: what legacy lttd had in its file."""
+        """Return all closed sub-buffers in a row, as legacy lttd stored them."""
         return b"".join(iter(self.take, None))
 
     # -- inside
@@ -210,7 +210,7 @@ class LttBuffer:
         return (at // self.subbuffer_bytes + 1) * self.subbuffer_bytes
 
     def _has_room(self) -> bool:
-        """Whether the next sub-buffer is free, or may be taken from the reader."""
+        """Return whether the next sub-buffer is free or may be overwritten."""
         return self.overwrite or self._next(self.offset) - self.consumed < self.buffer_bytes
 
     def _lose(self) -> bool:
@@ -218,7 +218,7 @@ class LttBuffer:
         return False
 
     def _switch(self, tsc: int) -> bool:
-        """Begin a sub-buffer at the offset, which is at the start of one."""
+        """Begin a sub-buffer at the current offset."""
         if self.offset - self.consumed >= self.buffer_bytes:
             if not self.overwrite:
                 return False
@@ -237,7 +237,7 @@ class LttBuffer:
         self.offset += t.header_bytes
 
     def _end(self, tsc: int) -> None:
-        """Close the sub-buffer that the last byte written lies in."""
+        """Close the sub-buffer of the last written byte."""
         t, used = self.tracer, (self.offset - 1) % self.subbuffer_bytes + 1
         at = (self.offset - used) % self.buffer_bytes
         self.memory[at + 8 : at + 16] = t.u(8, tsc)
@@ -252,7 +252,7 @@ class LttBuffer:
         self.closed += 1
 
     def _record(self, at: int, event_id: int, payload: bytes, tsc: int, largest: int) -> bytes:
-        """Return an event as it stands at *at*, what it leaves free before it included."""
+        """Return the bytes of an event at *at*, with the padding before it."""
         t = self.tracer
         made = bytes(t.padding(at, 4))
         kind, sized = self._kind(event_id, tsc), len(payload)
@@ -278,7 +278,7 @@ class LttBuffer:
 
 
 class Marker(NamedTuple):
-    """What the metadata channel says of one kind of event."""
+    """The declaration of one event type in the metadata channel."""
 
     channel: str
     name: str
@@ -288,7 +288,7 @@ class Marker(NamedTuple):
 
 
 def describe(metadata: LttBuffer, marker: Marker, tsc: int) -> None:
-    """Log core_marker_id and core_marker_format; up to 2.2 they do not name the channel."""
+    """Log core_marker_id and core_marker_format; before 2.3 they do not name the channel."""
     t = metadata.tracer
     names = [("s", marker.name.encode())]
     if t.minor >= 3:
@@ -300,7 +300,7 @@ def describe(metadata: LttBuffer, marker: Marker, tsc: int) -> None:
 
 
 def write_trace(directory: Path, buffers: dict[str, LttBuffer]) -> None:
-    """Finalize each and write what it holds to *directory*, by names such as ``kernel_0``."""
+    """Finalize the buffers and write each to *directory* under its name (``kernel_0``)."""
     for name, buffer in buffers.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Other people's tools, which say whether they read what lttv exports."""
+"""Other tools that read the exports of lttv: trace-cmd and babeltrace2."""
 
 import re
 import shutil
@@ -35,10 +35,10 @@ def output_of(*words: str | Path) -> str:
 
 
 class Told(NamedTuple):
-    """What trace-cmd reads in a trace.dat."""
+    """The events and losses that trace-cmd reads in a trace.dat."""
 
     events: dict[tuple[str, int], list[tuple[int, str]]]
-    """By buffer and CPU: times in ns and names, in order."""
+    """Times in ns and names, in order, by buffer and CPU."""
     lost: list[str]
 
 
@@ -60,7 +60,7 @@ def trace_cmd_report(path: Path) -> Told:
             after = ""
         elif "DROPPED" in line:
             lost.append(line.strip())
-            # The buffer's name stands before this, and not again before the event that follows.
+            # trace-cmd prints the name of the buffer here, and omits it before the next event.
             after = line.partition(": ")[0] if ": " in line else ""
         else:
             assert line.startswith("cpus="), line
@@ -78,7 +78,7 @@ def event_names(trace: Trace) -> dict[int, str]:
 
 
 def decoded(trace: Trace, segments: Sequence[int] = (0,)) -> dict[int, list[tuple[int, str]]]:
-    """Return times and names of all events by CPU, as they stand in the streams."""
+    """Return times and names of all events by CPU, in the order of the streams."""
     names = event_names(trace)
     events: dict[int, list[tuple[int, str]]] = {}
     for number in segments:
@@ -109,7 +109,7 @@ class CtfEvent(NamedTuple):
 
 
 def babeltrace(path: Path) -> tuple[list[CtfEvent], list[str]]:
-    """Return the events that babeltrace2 reads, in its order, and what it warns of."""
+    """Return the events that babeltrace2 reads, in its order, and its warnings."""
     run = subprocess.run(
         ["babeltrace2", "--clock-cycles", "--no-delta", path],
         capture_output=True, check=True, encoding="utf-8", errors="replace",
