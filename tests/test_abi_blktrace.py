@@ -1,4 +1,4 @@
-"""Records of the block layer: walked, in any byte order and version, and where they are damaged."""
+"""Walk the records of the block layer in every byte order and version, and find their damage."""
 
 import struct
 from itertools import pairwise

@@ -38,10 +38,10 @@ def word(layout: PageLayout, kind: int, delta: int) -> bytes:
     return struct.pack(f"{layout.byteorder}I", value)
 
 
-def plain_walk(  # noqa: C901  (the table, read out loud)
+def plain_walk(  # noqa: C901  (one branch for each kind of record)
     buffer: bytes, offset: int, end: int, layout: PageLayout
 ) -> Seen:
-    """Facts, section 3.5, read out loud: (time, payload at, payload bytes) of each data record."""
+    """Walk record by record; return (time, payload at, payload bytes) of each event."""
     order = layout.byteorder
     (time,) = struct.unpack_from(f"{order}Q", buffer, offset)
     at = offset + layout.header_bytes
@@ -268,7 +268,7 @@ def test_walking_any_bytes_for_sub_buffers_raises_nothing(data: bytes, start: in
         abi.decode(data, found)
 
 
-# -- other people's traces
+# -- traces of other programs
 
 
 def cpu_data(path: Path) -> tuple[int, dict[int, bytes]]:

@@ -1,4 +1,4 @@
-"""Headers of LTT sub-buffers: every format, both byte orders, real ones, and what is none."""
+"""Read the headers of LTT sub-buffers: every format, both byte orders, real and damaged ones."""
 
 import struct
 from contextlib import suppress
@@ -25,7 +25,7 @@ TRACERS = [
 
 
 def filled(tracer: Tracer, *, events: int = 600, flush_every: int = 70) -> LttBuffer:
-    """Return a buffer of many sub-buffers: full ones, flushed ones, the last with losses."""
+    """Return a buffer of many sub-buffers: full and flushed ones, and a last one with losses."""
     buffer = LttBuffer(tracer, count=64)
     tsc = tracer.start_tsc
     for number in range(events):
@@ -123,7 +123,7 @@ def test_the_scale_divides_the_frequency_since_2_2_and_multiplied_it_before(
 ) -> None:
     tracer = Tracer(minor=minor, frequency=1_987_809_000, scale=3, start_tsc=hz)
     rows = ltt.headers_at(LttBuffer(tracer, count=1).memory, np.array([0]))
-    assert not rows.sound[0]  # it is open
+    assert not rows.sound[0]  # the sub-buffer is still open
     data = filled(tracer).peek()
     assert ltt.headers_at(data, np.array([0])).begin.tolist() == [10**9]
 

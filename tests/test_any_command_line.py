@@ -1,4 +1,4 @@
-"""lttd as a whole, from any command line to its exit status: one line, never a traceback."""
+"""Run lttd with any command line: its status is documented, and it prints no traceback."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ KEYS = st.sampled_from(
         *("overwrite", "unfinished", "actions", "sectors", "channels", "events", "clock", "x"),
     ]
 )
-# No own instance and no top level: what they would change is the machine's.
+# No own instance and no top level: these would change settings of this machine.
 TARGETS = st.sampled_from(
     [
         *(
@@ -113,7 +113,7 @@ def test_every_command_line_is_obeyed_or_refused_in_one_line(
     said = capfd.readouterr().err
     assert status in (0, 1, 2, 77)
     assert "unforeseen" not in said
-    # Notes of what is done may come before the one line that says why it failed.
+    # Notes may come before the line with the reason of the failure.
     lines = said.splitlines()
     assert lines or not status
     assert all(line.startswith("lttd: ") for line in lines)

@@ -1,4 +1,4 @@
-"""Below a directory that somebody named, nothing leads elsewhere, and nothing waits."""
+"""Open files below a directory: no name leads out of it, and no kind of file blocks."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a 
 
 @pytest.fixture(params=["open_by_kernel", "open_by_steps"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Open by openat2, and as where the kernel has none."""
+    """Run each test with openat2, and with the steps for kernels without it."""
     name: str = request.param
     monkeypatch.setattr(OpenDirectory, "_open", staticmethod(getattr(beneath, name)))
     return name

@@ -1,4 +1,4 @@
-"""Block traces as lines: those of blkparse, for real records and for made-up ones."""
+"""Compare the lines of block traces with those of blkparse, for real and made-up records."""
 
 import gzip
 import io
@@ -25,7 +25,7 @@ needs_blkparse = pytest.mark.skipif(not shutil.which("blkparse"), reason="no blk
 
 
 def replayed(directory: Path, trace: Path) -> Path:
-    """Record what *directory* holds; return the segment's directory of streams."""
+    """Replay *directory* into a trace; return the directory of streams of its segment."""
     with redirect_stderr(io.StringIO()) as told:
         spec = f"replay:{directory},abi=blktrace"
         status = record_main(["-t", str(trace), "--source", spec, "--summary", "none"])
@@ -48,7 +48,7 @@ def parsed(streams: Path, name: str) -> list[str]:
     run = subprocess.run(
         ["blkparse", "-q", "-i", name], cwd=streams, capture_output=True, text=True, check=True
     )
-    assert "ad " not in run.stderr.replace("read", ""), run.stderr  # Bad magic, bad action
+    assert "ad " not in run.stderr.replace("read", ""), run.stderr  # "Bad magic", "bad action"
     return [line for line in run.stdout.splitlines() if not line.startswith("Input file")]
 
 
@@ -132,7 +132,7 @@ def test_every_action_prints_the_line_that_blkparse_prints(tmp_path: Path) -> No
     ]
 
 
-# What blkparse prints a line for: acts of requests with a command, and of all others.
+# The acts that blkparse prints: of requests with a SCSI command, and of all others.
 _PC_ACTS = st.sampled_from([1, 4, 5, 6, 7, 8, 12])
 _FS_ACTS = st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15])
 _RW = st.sets(
@@ -213,7 +213,7 @@ def test_every_version_and_byte_order_prints_the_same_lines(
         + made(10, 1 | fs)
         + made(20, 11 | fs, struct.pack(">Q", 3))
     )
-    # Beside a CPU as they usually are: nothing says that both are of one machine.
+    # The other CPU is as usual: nothing requires that both come from one machine.
     usual = record(15, 8 | fs, cpu=1, error=5)
     replayed(written(tmp_path / "raw", odd, usual), tmp_path / "trace")
     assert shown(tmp_path / "trace") == [

@@ -1,4 +1,4 @@
-"""Block traces are checked record by record, and their index is made again from the records."""
+"""Check block traces record by record, and rebuild their index from the records."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How a trace clock is told in wall-clock time, whatever happens to the clocks meanwhile."""
+"""Convert trace times to wall-clock times, through suspends and changes of the clocks."""
 
 import ctypes
 import itertools
@@ -25,7 +25,7 @@ S = 1_000_000_000
 
 @dataclass
 class World:
-    """Clocks that run, a machine that is suspended, people who set REALTIME."""
+    """A model of running clocks, suspends, and changes of REALTIME."""
 
     follows: str = "mono"
     units_per_us: int = 1000
@@ -53,9 +53,9 @@ class World:
             self.realtime_ns += part_ns
 
     def could_tell(self, run_ns: int, suspended_ns: int) -> bool:
-        """Tell whether anybody can say if the trace clock stood still meanwhile.
+        """Return whether the snapshots can show if the trace clock stood still during a suspend.
 
-        Where its units are not ns, it must not have stood still, nor look so by chance.
+        If its units are not ns, it must not stand still, and must not seem to by chance.
         """
         if self.units_per_us == 1000:
             return True
@@ -99,7 +99,7 @@ def test_the_snapshots_reveal_suspends_and_clock_changes(
     for trace, realtime_ns in world.truth:
         assert abs(conversion.to_realtime_ns(trace) - realtime_ns) <= near_ns
         back = conversion.to_trace(realtime_ns)
-        # The wall clock may have shown it earlier, too.
+        # The wall clock may have shown this time earlier, too.
         assert back <= trace + units_per_us
         assert abs(conversion.to_realtime_ns(back) - realtime_ns) <= near_ns
 
@@ -153,7 +153,7 @@ def test_any_snapshots_convert_without_an_exception(
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """REALTIME says these, in turn, and then goes on by 10 ns a look."""
+    """The times that REALTIME shows in turn; after them it advances by 10 ns per read."""
     script: list[int] = []
     later = itertools.count(1_000_000, 10)
     real = time.clock_gettime_ns
@@ -209,7 +209,7 @@ ADJ_SETOFFSET = 0x0100
 
 
 def set_realtime_by_us(us: int) -> None:
-    """Step CLOCK_REALTIME by so little that only who watches it is told."""
+    """Step CLOCK_REALTIME by so little that only a watch notices."""
     seconds, rest = divmod(us, 1_000_000)
     timex = Timex(modes=ADJ_SETOFFSET, s=seconds, us=rest)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -227,7 +227,7 @@ def test_the_watch_reports_every_change_of_realtime() -> None:
                 answers += [watch.was_set(), watch.was_set()]
             return answers
 
-    # Somebody else may set it between two questions, but not each time.
+    # Another process may set the clock between two reads, but not every time.
     assert any(told() == [False, True, False, True, False] for _ in range(5))
 
 
@@ -258,7 +258,7 @@ def test_setting_realtime_makes_lttd_take_a_snapshot(lttd: Launcher, tmp_path: P
     before = len(Manifest.read(segment.manifest).clock_snapshots)
 
     def is_noted() -> bool:
-        # Again and again: nothing tells when the watch has begun.
+        # Repeat the change: nothing shows when the watch has begun.
         set_realtime_by_us(1)
         set_realtime_by_us(-1)
         return len(Manifest.read(segment.manifest).clock_snapshots) > before
@@ -296,6 +296,6 @@ def test_every_trace_clock_converts_to_wall_clock_time(
         for entry in SeekIndex(path).entries()
     ]
     told_ns = Conversion(snapshots).to_realtime_ns(begin)
-    # What was sampled on a busy machine says itself how far it may be out.
+    # Each snapshot states its own uncertainty, which is larger on a busy machine.
     within_ns += max(snapshot.uncertainty_ns for snapshot in snapshots)
     assert -within_ns < told_ns - marked_ns < within_ns + took_ns

@@ -1,4 +1,4 @@
-"""Windows of events as columns, against what was written."""
+"""Compare windows of events as columns with the written events."""
 
 import random
 import struct
@@ -157,8 +157,10 @@ def test_damage_is_noted_and_all_other_events_are_returned(tmp_path: Path) -> No
     data = made.stream().paths.data
     raw = bytearray(data.read_bytes())
     size = len(raw) // 6
-    raw[size * 2 + 8 : size * 2 + 16] = b"\xff" * 8  # a header
-    struct.pack_into("<I", raw, size * 4 + 16 + 7 * 20, 28)  # a record that runs too far
+    raw[size * 2 + 8 : size * 2 + 16] = b"\xff" * 8  # damage a header
+    struct.pack_into(
+        "<I", raw, size * 4 + 16 + 7 * 20, 28
+    )  # a record that ends beyond its sub-buffer
     data.write_bytes(raw)
     batches = list(lttd.open(path).window())
     found = [count for batch in batches for count in batch["tick"]["count"].tolist()]
@@ -172,7 +174,7 @@ def test_damage_is_noted_and_all_other_events_are_returned(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("begin", [0, 1500, 4100])
 def test_a_note_names_the_damaged_byte_of_the_file(tmp_path: Path, begin: int) -> None:
-    """Of the second CPU's file too, and in windows that begin in the middle of a file."""
+    """The byte is right for the second CPU too, and for windows that begin within a file."""
     path = tmp_path / "t"
     made = numbered(path, pages=6).finish()
     broken = {}
@@ -180,7 +182,7 @@ def test_a_note_names_the_damaged_byte_of_the_file(tmp_path: Path, begin: int) -
         data = made.stream(cpu).paths.data
         raw = bytearray(data.read_bytes())
         broken[cpu] = len(raw) // 6 * 4 + 16 + 7 * 20
-        struct.pack_into("<I", raw, broken[cpu], 28)  # a record that runs too far
+        struct.pack_into("<I", raw, broken[cpu], 28)  # a record that ends beyond its sub-buffer
         data.write_bytes(raw)
     notes = [note for batch in lttd.open(path).window(begin=begin) for note in batch.notes]
     assert sorted(notes) == [

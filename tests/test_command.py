@@ -1,4 +1,4 @@
-"""COMMAND finds the process as lttd was started, whatever lttd has done to itself."""
+"""COMMAND starts with the process state that lttd was started with."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from lttd.command import Command
 from lttd.signals import Signals
 from tests.running import PATIENCE_S, Launcher, needs_kernel
 
-# What a program can see of what it inherits.  The last line is its descriptors.
+# Print the inherited state of a process; its descriptors come last.
 PROBE = r"""
 grep -E '^(SigBlk|SigIgn|SigCgt|Umask|Cap...|NoNewPrivs|Seccomp|CoreDumping)' /proc/self/status
 cat /proc/self/limits /proc/self/oom_score_adj /proc/self/personality
@@ -25,7 +25,7 @@ env | grep -v '^_=' | sort
 pwd
 ls -l /proc/self/fd | sed 's/.*:.. //; s/pipe:.*/pipe/' | grep -v '/proc/'
 """
-# As odd as a parent can be.
+# A parent with unusual settings.
 ODD_PARENT = """
 ulimit -Sn 300; ulimit -Sc 0; ulimit -Su 4000; umask 057; trap '' USR1 QUIT HUP RTMIN+4
 echo 300 > /proc/self/oom_score_adj
@@ -37,7 +37,7 @@ BLOCKING = """
 import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM, signal.SIGTERM})
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-# Python ignores these two unasked; what they were before lttd, it could not know.
+# Python ignores these two signals itself, so lttd cannot know their earlier state.
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 os.execv(sys.argv[1], sys.argv[1:])
@@ -46,7 +46,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.fixture
 def instance(lttd: Launcher) -> Iterator[str]:
-    """An instance for lttds that run without the launcher, as it changes what they inherit."""
+    """An instance for an lttd without the launcher, which would change the inherited state."""
     name = f"{lttd.prefix}command"
     (lttd.instances / name).mkdir()
     yield name
@@ -61,7 +61,7 @@ class TestOnThisKernel:
         self, instance: str, tmp_path: Path, options: list[str]
     ) -> None:
         odd = ["nice", "-n3", "sh", "-c", ODD_PARENT, "sh", sys.executable, "-c", BLOCKING]
-        # Before its shell starts, which clears the mask.
+        # Without a shell, which would clear the mask.
         mask = ["/bin/grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"]
         probe = ["/bin/sh", "-c", PROBE]
         words = [sys.executable, "-m", "lttd.cli", "-t", str(tmp_path / "t"), *options]
@@ -160,7 +160,7 @@ async def test_command_is_killed_and_reaped_if_recording_ends_first() -> None:
 def test_a_waiting_child_ends_with_its_parent() -> None:
     code = "from lttd.command import Command; c = Command(['true']); c.spawn(); print(c.pid)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
-    # Its end is the end of its copy of stdout, too: run() has waited for that.
+    # The child held a copy of stdout until its end, so run() has waited for it.
     assert not Path(f"/proc/{int(run.stdout)}/exe").exists()
 
 

@@ -1,4 +1,4 @@
-"""What the command line and the TOML file ask for, and how they refuse what cannot be."""
+"""Parse the command line and the TOML file; refuse impossible values in one line."""
 
 import json
 import os
@@ -241,7 +241,7 @@ def test_a_tilde_expands_to_a_home_directory_in_every_path(
         tmp_path / "file",
         f"{tmp_path}/l",
     )
-    # An instance's name is not a path, and neither is a name with a tilde further back.
+    # An instance name is not a path, and a tilde within a name is an ordinary character.
     assert parse_command_line(["-t./~", "--source", "ftrace:~"]).sources[0].target == "~"
     assert parse_command_line(["-tx~"]).trace_dir == Path("x~")
 
@@ -346,7 +346,7 @@ LONG_OPTIONS = sorted(
 
 
 def parsed_or_refused(arguments: list[str]) -> None:
-    """Parse as lttd does; anything but a Config or one error fails."""
+    """Parse *arguments* as lttd does; only a Config or a UsageError passes."""
     with suppress(UsageError):
         config = parse_command_line(arguments)
         assert all(str(source) for source in config.sources)
@@ -355,7 +355,7 @@ def parsed_or_refused(arguments: list[str]) -> None:
 @given(st.lists(st.one_of(WORDS, st.tuples(st.sampled_from(LONG_OPTIONS), WORDS)), max_size=6))
 def test_every_command_line_is_parsed_or_refused(parts: list[str | tuple[str, str]]) -> None:
     line = [word for part in parts for word in (part if isinstance(part, tuple) else (part,))]
-    # These two leave by SystemExit on purpose.
+    # --help and --version raise SystemExit on purpose.
     assume(not {"--help", "--version"} & {word.partition("=")[0] for word in line})
     assume(not any(re.match(r"-[adv]*h", word) for word in line))
     parsed_or_refused(["-t", "x", *line])

@@ -1,4 +1,4 @@
-"""``lttv cut``: smaller traces, whole and true."""
+"""``lttv cut`` makes smaller traces that are whole and have the same content."""
 
 import os
 from pathlib import Path
@@ -24,8 +24,11 @@ def between(begin: int, end: int) -> Window:
 
 
 def recorded(trace: Path, *, layout: str = "packed", number: int = 1) -> Made:
-    """Sub-buffer n of fake_0 begins at 1000 * (n + 1); 7 events are lost before 2, 3 before 4, and
-    5 after the last; fake_1 has only two."""
+    """Record two streams with losses.
+
+    Sub-buffer n of fake_0 begins at 1000 * (n + 1). 7 events are lost before sub-buffer 2, 3 before
+    4, and 5 after the last. fake_1 has two sub-buffers.
+    """
     made = Made(trace, cpus=2, number=number, layout=layout)
     made.append([subbuffer(0), subbuffer(1), subbuffer(2, missed=7)])
     made.append([subbuffer(3, events=30)], trailing_loss=3)
@@ -115,7 +118,7 @@ def test_a_loss_just_before_the_first_sub_buffer_is_kept(trace: Trace, tmp_path:
 def test_a_loss_after_the_last_sub_buffer_is_kept_if_it_is_in_the_window(
     trace: Trace, tmp_path: Path
 ) -> None:
-    # The trailing loss is known to lie at 10000.
+    # The time of the trailing loss is 10000.
     assert stream(cut(trace, between(9500, 10_000), tmp_path / "c")).summary().events_lost == 5
     assert stream(cut(trace, between(9500, 9900), tmp_path / "d")).summary().events_lost == 0
 
@@ -185,7 +188,7 @@ def test_a_cut_does_not_overwrite_an_existing_file(trace: Trace, tmp_path: Path)
 
 
 class FullDisk(Disk):
-    """Takes so many files, then no more."""
+    """A disk that opens *files* files and then is full."""
 
     def __init__(self, files: int) -> None:
         self.left = files

@@ -1,4 +1,4 @@
-"""lttd from its command line to its exit status, on the kernel that runs here."""
+"""Run lttd from its command line to its exit status, on the running kernel."""
 
 import http.client
 import json
@@ -47,7 +47,7 @@ TRACE = "trace"
 
 
 def only_line(run: Run) -> str:
-    """Return the one line that a run told on stderr."""
+    """Return the one line that a run wrote to stderr."""
     assert "Traceback" not in run.stderr
     assert len(run.lines) == 1, run.stderr
     line = run.lines[0]
@@ -86,7 +86,7 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-# -- what cannot be asked for
+# -- impossible requests
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_disk_that_fills_up_stops_recording_and_leaves_a_whole_trace(
 def test_recording_continues_past_a_full_disk_if_asked_to_and_counts_the_loss(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
-    # Large enough that the load does not fill it itself before anybody sees lttd healthy again.
+    # Large enough that the load does not fill it before the test sees lttd healthy again.
     with small_disk(tmp_path / "disk", "768M") as disk:
         filler = disk / "filler"
         options = ["--events", "raw_syscalls:*", "--on-write-error", "continue"]
@@ -346,12 +346,12 @@ def test_a_second_signal_abandons_the_ring_and_the_backlog_and_counts_both(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
     options = ["--events", "raw_syscalls:*", "--buffer-size", "128M", "--summary", "json"]
-    # Until the second signal is heard, a few turns are taken: no more than there is room for.
+    # Until the second signal arrives, lttd takes a few turns, as far as the backlog has room.
     options += ["--backlog", "8M"]
     with loaded(syscall_load, (0, 1)):
         run = lttd.start("-t", tmp_path / TRACE, *options).recording()
-        # Stopped, it falls behind: there is much to drain when both signals come, at once, since
-        # nobody can tell how long a drain lasts.
+        # A stopped lttd falls behind, so there is much to drain. Both signals come at once, because
+        # the test cannot know how long a drain lasts.
         run.signal(signal.SIGSTOP)
         until(lambda: run.stats()[0]["bytes"] > 96 << 20, "the ring has filled")
         run.signal(signal.SIGINT).signal(signal.SIGTERM).signal(signal.SIGCONT)
@@ -435,7 +435,7 @@ def test_a_second_signal_kills_command_at_once(lttd: Launcher, tmp_path: Path) -
     until((run.out_path.parent / "started").exists, "COMMAND runs")
     begin = time.monotonic()
     run.signal(signal.SIGINT)
-    time.sleep(0.3)  # two that come at once are one
+    time.sleep(0.3)  # two signals at once may merge into one
     assert run.process.poll() is None
     run.signal(signal.SIGINT)
     assert run.wait() == 0
@@ -460,7 +460,7 @@ def children_of(pattern: str) -> list[int]:
 def test_the_parent_of_a_daemon_exits_once_it_records_and_holds_nothing(
     lttd: Launcher, tmp_path: Path
 ) -> None:
-    # Were the pipe not let go of, run() would wait for the daemon's end.
+    # If the daemon kept the pipe, run() would wait for its end.
     words = lttd.words("-t", tmp_path / TRACE, "-d", "--duration", "60s", *QUIET)
     done = subprocess.run(
         words, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False
@@ -642,7 +642,7 @@ def test_another_reader_is_found_and_reported_once(
 
         def is_counted() -> bool:
             for _ in range(200):
-                with suppress(OSError):  # an instance may be as slow as it likes
+                with suppress(OSError):  # removing an instance may take long
                     subprocess.run(
                         ["taskset", "1", "sh", "-c", f"echo nobody > {instance}/trace_marker"],
                         check=True,

@@ -1,4 +1,4 @@
-"""Directories that go deeper than any channel's name do not end a start."""
+"""A start ends well in directories deeper than any channel name."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ def deep(tmp_path: Path) -> Iterator[Path]:
         at = below
     os.close(at)
     yield tmp_path / "deep"
-    subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)  # rmtree() would go as deep
+    subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)  # rmtree() would recurse as deep
 
 
 @pytest.mark.parametrize("spec", ["replay:{}", "replay:{},abi=ltt", "relay:{}", "ltt:{}"])

@@ -1,4 +1,4 @@
-"""The HTTP endpoint: answers in full, and nothing that a client does costs more than its share."""
+"""The HTTP endpoint answers in full, and no client uses more than its share."""
 
 import itertools
 import os
@@ -50,7 +50,7 @@ async def all_of(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 async def exchange(server: Endpoint, request: bytes) -> bytes:
-    """Send *request* over a connection of its own; return all that came back."""
+    """Send *request* over a new connection; return the whole answer."""
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.handle, theirs)
@@ -60,7 +60,7 @@ async def exchange(server: Endpoint, request: bytes) -> bytes:
 
 
 def parsed(reply: bytes, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
-    """Read *reply* as a strict client does."""
+    """Parse *reply* as a strict client does."""
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
     client.send(h11.EndOfMessage())
@@ -246,7 +246,7 @@ async def test_a_request_that_never_ends_gets_an_answer_and_is_dropped(
 async def test_a_client_that_does_not_read_its_answer_is_dropped(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    ours, theirs = trio.testing.lockstep_stream_pair()  # a send waits until it is received
+    ours, theirs = trio.testing.lockstep_stream_pair()  # a send waits until the peer receives it
     begin = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Endpoint(Rendering(), healthy).handle, theirs)
@@ -320,7 +320,7 @@ async def test_an_exception_in_rendering_gives_a_500_and_one_line_in_the_log(
 
 
 class HungryListener(trio.abc.Listener[trio.SocketStream]):
-    """A listener whose process has no descriptor left, for a while."""
+    """A listener of a process that has no descriptor left for a while."""
 
     def __init__(self, errors: list[int], accept: Callable[[], trio.SocketStream]) -> None:
         self.errors = errors
@@ -437,7 +437,7 @@ async def test_an_address_of_another_machine_is_refused_with_a_remedy(
 
 
 async def test_serve_answers_on_real_sockets_and_ends_with_its_listeners_closed() -> None:
-    # The body does not fit into the sockets' buffers.
+    # The body does not fit into the buffers of the sockets.
     server = Endpoint(Rendering(BODY * 100_000), healthy)
     listeners = await open_listeners(Address("127.0.0.1", 0))
     port = listeners[0].socket.getsockname()[1]
@@ -450,7 +450,7 @@ async def test_serve_answers_on_real_sockets_and_ends_with_its_listeners_closed(
                 assert (status, len(body)) == (200, len(BODY) * 100_000)
                 await client.aclose()
             garbage = await trio.open_tcp_stream("127.0.0.1", port)
-            # More than the server reads: it must still get to see why.
+            # More than the server reads: the client must still receive the reason.
             assert b" 431 " in await reply_to(garbage, b"GET /" + b"x" * 20_000)
             await garbage.aclose()
             nursery.cancel_scope.cancel()
@@ -460,7 +460,7 @@ async def test_serve_answers_on_real_sockets_and_ends_with_its_listeners_closed(
 
 @pytest.mark.slow
 async def test_a_flood_of_bad_clients_takes_a_small_and_bounded_share_of_the_loop() -> None:
-    """In CPU time, which other load on the machine does not change."""
+    """Measure CPU time, which other load on the machine does not change."""
     server = Endpoint(Rendering(BODY * 10_000), healthy)
     listeners = await open_listeners(Address("127.0.0.1", 0))
     port = listeners[0].socket.getsockname()[1]
@@ -493,6 +493,6 @@ async def test_a_flood_of_bad_clients_takes_a_small_and_bounded_share_of_the_loo
         await trio.sleep(0.5)
         stop.set()
         nursery.cancel_scope.cancel()
-    # What other load does to the caches can only make it more.
+    # Other load can only raise the figure, through the caches.
     assert min(shares) < 0.06
     assert longest_s < 0.02

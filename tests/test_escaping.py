@@ -1,4 +1,4 @@
-"""Whoever names a task, a file or an event cannot make a terminal obey, or forge a line."""
+"""The names of tasks, files and events can neither control a terminal nor forge a line."""
 
 import json
 import re
@@ -13,14 +13,14 @@ from lttd.view.cli import main
 from tests import blk
 from tests.ftraced import Traced, common, format_text, opened, pages_of, switch, tick
 
-# A line break with a forged line, a colour, C1, DEL, the right-to-left override, a line separator.
+# A newline with a forged line, a colour, C1, DEL, a right-to-left override, a line separator.
 NASTY = "a\n\x1b[31m\x9b\x7f\u202e\u2028"
 SHOWN = "a\\x0a\\x1b[31m\\u009b\\x7f\\u202e\\u2028"
 MARKER = 9
 
 
 def ran(capfd: pytest.CaptureFixture[str], *words: str | Path, status: int = 0) -> tuple[str, str]:
-    """Run lttv; return stdout and stderr, in which nothing is left to escape."""
+    """Run lttv; return stdout and stderr, and assert that nothing in them needs escaping."""
     assert main([str(word) for word in words]) == status
     out, err = capfd.readouterr()
     for line in (out + err).split("\n"):

@@ -1,4 +1,4 @@
-"""Block traces as files for blkparse, whole and of a window; and what cannot be exported."""
+"""Export block traces for blkparse, as a whole and for a window; refuse other traces."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_a_block_window_has_its_own_records_and_the_earlier_process_names(tmp_pa
     expected = shown(tmp_path / "trace", "--begin", "+870ms", "--end", "+880ms")
     found = parsed(tmp_path / "out", "cap")
     assert not any("(null)" in line for line in found)
-    # Times are counted from another first event.
+    # blkparse counts times from another first event.
     at = slice(20, 35)
     assert [line.replace(line[at], "") for line in found] == [
         line.replace(line[at], "") for line in expected
@@ -53,7 +53,7 @@ def test_a_window_cuts_between_records_and_keeps_damage_out(tmp_path: Path) -> N
     one = process(1, 10, "sh") + record(10) + message(20, b"odd") + b"junk" + record(30)
     replayed(written(tmp_path / "raw", one + record(40)), tmp_path / "trace")
     trace = Trace(tmp_path / "trace")
-    # T in seconds; these are nanoseconds.
+    # T takes seconds; these are nanoseconds.
     window = window_of(trace, "0.000000020", "0.000000030")
     lines = export(trace, window, "blktrace", tmp_path / "out")
     data = (tmp_path / "out" / "made.blktrace.0").read_bytes()
@@ -91,4 +91,4 @@ def test_parquet_has_a_table_per_block_action(tmp_path: Path) -> None:
     assert table.num_rows == 304
     assert set(table["requests"].to_pylist()) == {1}
     issued = parquet.read_table(tmp_path / "out" / "system=blktrace" / "event=issue")
-    assert sum(issued["bytes"].to_pylist()) == (4196 + 4244) << 10  # as blkparse sums it up
+    assert sum(issued["bytes"].to_pylist()) == (4196 + 4244) << 10  # the totals of blkparse

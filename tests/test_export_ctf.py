@@ -1,4 +1,4 @@
-"""``lttv export --to ctf``: every field of every event, as babeltrace2 reads it."""
+"""``lttv export --to ctf`` exports every field of every event; babeltrace2 reads them."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def common(of_type: int, pid: int = 42) -> bytes:
 
 
 def every_kind(text: bytes, numbers: list[int], mask: int, near: bytes) -> bytes:
-    """Return an event of 68 fixed bytes, behind which the dynamic ones lie in this order."""
+    """Return an event of 68 fixed bytes, followed by the dynamic fields in this order."""
     packed = struct.pack(f"<{len(numbers)}I", *numbers)
     at = 68
     locs = []
@@ -132,7 +132,7 @@ def test_every_type_of_field_survives_the_ctf_export(tmp_path: Path) -> None:
 def test_unknown_and_short_events_are_exported_as_bytes(tmp_path: Path) -> None:
     events = [
         common(77) + b"\1\2\3\4",
-        common(301),  # lacks the field that its format has
+        common(301),  # without the field of its format
         common(301) + struct.pack("<I", 1) + b"ok\0\0",
         common(77),
         common(300) + bytes(range(200, 220)),
@@ -206,7 +206,7 @@ def test_segments_become_ctf_traces_on_one_time_axis(tmp_path: Path) -> None:
     for number, boot in ((1, "one"), (2, "another")):
         made = Made(tmp_path / "t", number=number, boot_id=boot)
         made.append([subbuffer(number)])
-        # The second boot's clock began anew, a day later.
+        # The clock of the second boot began at 0, a day later.
         day_ns = 86_400 * 10**9 * number
         made.manifest.clock_snapshots = [
             type(SNAPSHOT)(1000, 1000, 1000, SNAPSHOT.realtime_ns + day_ns, 1)

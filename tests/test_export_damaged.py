@@ -1,4 +1,4 @@
-"""Exports and cuts of traces that are not whole: what can be had is had, or a line tells why."""
+"""Export and cut damaged traces: keep the readable part, or give the reason in one line."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""``lttv export --to parquet``: what engines find in the files."""
+"""``lttv export --to parquet`` writes files that query engines read."""
 
 import os
 from pathlib import Path

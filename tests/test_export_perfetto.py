@@ -1,4 +1,4 @@
-"""The text for Perfetto's UI: every line is one that its importer takes."""
+"""The importer of Perfetto's UI accepts every line of the exported text."""
 
 import re
 import struct
@@ -21,7 +21,7 @@ LINE = re.compile(
 )
 
 NAMES = {"print": "tracing_mark_write"}
-"""What the importer looks for."""
+"""The pattern that the importer expects."""
 
 
 def exported(trace: Path, begin: str | None = None, end: str | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""``lttv export --to trace.dat``: the kernel's whole pages again, and how trace-cmd reads them."""
+"""``lttv export --to trace.dat`` restores whole kernel pages, and trace-cmd reads them."""
 
 import os
 import re
@@ -48,7 +48,7 @@ def pages_of(made: Made, cpu: int = 0) -> tuple[list[bytes], Tally]:
 
 
 def read_in_parts(begin: int, deltas: list[int], cuts: set[int]) -> list[bytes]:
-    """Return a kernel page as flushes deliver it: cut before the events whose numbers are given."""
+    """Return a kernel page as flushes deliver it: cut before the events with these numbers."""
     parts: list[bytes] = []
     base = time = begin
     content = b""
@@ -70,7 +70,7 @@ def test_glued_pages_equal_those_of_the_kernel_whatever_was_flushed(
     tmp_path_factory: pytest.TempPathFactory, kernel_pages: list[list[int]], cuts: set[int]
 ) -> None:
     made = Made(tmp_path_factory.mktemp("glue") / "t")
-    # A gap of 5 keeps a page's begin from being the last one's end by chance.
+    # The step of 5 prevents that a page begins exactly at the end of the last one.
     begin, whole = 1000, []
     for deltas in kernel_pages:
         whole += read_in_parts(begin, deltas, set())
@@ -205,7 +205,7 @@ def test_parallel_recordings_become_instances_and_later_ones_are_joined(tmp_path
     instance = f"{trace.segments[0].streams[0].info.id.channel}#2"
     assert told.events == {(name, cpu): events[cpu] for cpu in events for name in ("", instance)}
 
-    # The same in halves, a segment each: they follow one another.
+    # The same in two segments, one after the other.
     (tmp_path / "halves").mkdir()
     middle = int(trace.segments[0].streams[0].index.entries()["begin"][12])
     for number, window in enumerate(
@@ -233,7 +233,7 @@ def make_half(segment: Path, window: Window, out: Path) -> None:
 @needs_tool("trace-cmd")
 def test_events_are_exported_without_any_saved_file(tmp_path: Path) -> None:
     made = Made(tmp_path / "t", cpus=3)
-    # Without a loss: trace-cmd 3.1.6 ends at one that stands before an event of unknown format.
+    # Without a loss: trace-cmd 3.1.6 stops at a loss before an event of unknown format.
     made.append([subbuffer(0), subbuffer(1)], cpu=2)
     made.finish()
     export(Trace(made.trace), EVERYTHING, "trace.dat", tmp_path / "t.dat")
@@ -326,7 +326,7 @@ class TestOnThisKernel:
         pages = int(line.split(" pages")[0].rpartition(" ")[2])
         delivered = sum(summary.subbuffers for summary in summaries)
         content = sum(summary.payload_bytes - 16 * summary.subbuffers for summary in summaries)
-        # Every page but the last of each CPU is one that the kernel had filled.
+        # The kernel had filled every page except the last one of each CPU.
         assert pages <= content / (ROOM - 256) + len(summaries)
         assert pages < delivered
         assert len(parts_within(trace.segments[0], EVERYTHING)) == len(summaries)

@@ -1,4 +1,4 @@
-"""A ring that cannot be read for a while: reported at once, counted meanwhile, read again after."""
+"""A ring that is unreadable for a while is reported at once, counted, and read again later."""
 
 import errno
 import os
@@ -90,7 +90,7 @@ async def test_an_unreadable_cpu_is_reported_at_once_and_its_losses_are_counted(
             assert "Input/output error" in said
             assert 'reason="stream_failing"} 1' in await trio.to_thread.run_sync(scraped, port)
             before = await trio.to_thread.run_sync(lost_on_cpu_0)
-            # No page can tell of them yet: only the kernel's counters do.
+            # No page reports them yet: only the counters of the kernel do.
             await until(lambda: lost_on_cpu_0() > before + 10_000)
             broken.clear()
             await until(lambda: health()[0] == 200)

@@ -1,4 +1,4 @@
-"""A path that holds no trace of lttd: what it is, and what reads it."""
+"""lttv names the kind of a foreign path, and the program that reads it."""
 
 import os
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_a_directory_without_read_permission_is_named(tmp_path: Path) -> None:
     closed.mkdir(mode=0o700)
     reader, writer = os.pipe()
     child = os.fork()
-    if child == 0:  # root reads everything: ask as nobody
+    if child == 0:  # root may read everything, so ask as nobody
         tmp_path.chmod(0o755)
         os.chdir(tmp_path)
         if os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""Traces that other programs wrote: lttv prints what ``trace-cmd report -N`` prints of them."""
+"""lttv prints the traces of other programs as ``trace-cmd report -N`` prints them."""
 
 import re
 import shutil
@@ -19,13 +19,13 @@ _THEIRS = re.compile(r" *(.*)-(\d+) +\[(\d+)\] +(\d+\.\d+): (\S+): +(.*)")
 _FORMAT = re.compile(rb"name: (\w+)\nID: (\d+)\nformat:\n.*?\nprint fmt: [^\n]*\n", re.DOTALL)
 _COMMANDS = re.compile(rb"(?:\d+ [ -~]+\n){20,}")
 _LAST_OWN_ID = 20
-"""Below are events of ftrace itself (enum trace_type)."""
+"""Lower ids are events of ftrace itself (enum trace_type)."""
 
 Told = list[tuple[str, ...]]
 
 
 def unpacked(path: Path, into: Path) -> Path:
-    """Lay an uncompressed trace.dat out as tracefs does."""
+    """Write the content of an uncompressed trace.dat as a copied tracefs tree."""
     raw = path.read_bytes()
     for cpu, pages in cpu_data(path)[1].items():
         home = into / f"per_cpu/cpu{cpu}"
@@ -43,7 +43,7 @@ def unpacked(path: Path, into: Path) -> Path:
 
 
 def fields_of(text: str) -> str:
-    """Return the fields of a line in one spelling: trace-cmd writes 0x before pointers."""
+    """Return the fields of a line without the 0x that trace-cmd writes before pointers."""
     return re.sub(r"\b0x0*(?=[0-9a-f])", "", re.sub(r"\s+", " ", text)).strip()
 
 
@@ -76,7 +76,7 @@ def test_a_trace_dat_reads_as_trace_cmd_prints_it(tmp_path: Path) -> None:
 def test_pages_read_as_trace_cmd_prints_their_export(tmp_path: Path, directory: Path) -> None:
     copied = tmp_path / "in"
     shutil.copytree(directory, copied)
-    if not (copied / "trace_clock").exists():  # trace-cmd would print counts
+    if not (copied / "trace_clock").exists():  # trace-cmd would print counts instead
         (copied / "trace_clock").write_text("[mono]\n")
     replayed(tmp_path / "t", directory=copied)
     run = lttv("export", tmp_path / "t", "--to", "trace.dat", "-o", tmp_path / "t.dat")

@@ -1,4 +1,4 @@
-"""Format files of tracefs: every kind of field, and what is none."""
+"""Parse format files of tracefs: every type of field, and invalid texts."""
 
 import numpy as np
 import pytest

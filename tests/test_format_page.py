@@ -1,4 +1,4 @@
-"""docs/FORMAT.md against the code: its example is recorded anew, its tables are compared."""
+"""Compare docs/FORMAT.md with the code: record its example again, compare its tables."""
 
 import re
 import shutil
@@ -14,13 +14,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "FORMAT.md"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "ftrace"
 SUBBUFFER_BYTES = 4096
 IN_THE_EXAMPLE = (15, 20)
-"""Sub-buffers of the fixtures' CPU 0."""
+"""Sub-buffers of CPU 0 of the fixtures."""
 
 _DUMP = re.compile(r"`streams/(\S+)`[^\n]*:\n\n```\n(.*?)```", re.DOTALL)
 
 
 def dumps() -> dict[str, bytes]:
-    """Return the page's hex dumps by file name."""
+    """Return the hex dumps of the page by file name."""
     found = {}
     for name, block in _DUMP.findall(PAGE.read_text()):
         lines = [line.partition(": ")[2] for line in block.splitlines()]
@@ -44,7 +44,7 @@ def table_rows(first_column: str) -> list[list[str]]:
 
 
 def recorded(tmp_path: Path, pages: tuple[int, ...] | None) -> Path:
-    """Record the fixtures' CPU 0, or these *pages* of it; return the streams' directory."""
+    """Record CPU 0 of the fixtures, or *pages* of it; return the directory of streams."""
     directory = tmp_path / "in"
     shutil.copytree(FIXTURES, directory)
     shutil.rmtree(directory / "per_cpu" / "cpu1")

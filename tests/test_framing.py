@@ -1,4 +1,4 @@
-"""Records are found where they are, and what is none is told, whatever the bytes are."""
+"""Find the records in any bytes of a relay channel, and report all other bytes."""
 
 import struct
 

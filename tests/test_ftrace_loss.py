@@ -1,4 +1,4 @@
-"""The loss ledger of an ftrace ring, against a model of the kernel's counters and pages."""
+"""Compare the loss ledger of an ftrace ring with a model of the kernel's counters and pages."""
 
 from itertools import pairwise
 
@@ -117,7 +117,7 @@ def test_a_counter_reset_by_the_kernel_gives_no_negative_loss() -> None:
 def test_the_gap_of_refused_events_precedes_the_next_later_sub_buffer() -> None:
     ledger = LossLedger(NOTHING_LOST)
     ledger.sampled(Sample(100, 0, 0, 0))
-    # The ring was full from 120 on; the take at 150 made room; the sample after it told.
+    # The ring was full from 120 on; the take at 150 made room; the next sample showed the loss.
     ledger.sampled(Sample(160, 0, 12, 0), place_from=150)
     old = rows_at(20, 60, 110)
     assert ledger.place(old, []) == ()
@@ -154,7 +154,7 @@ def test_a_missing_kernel_counter_counts_no_loss() -> None:
 
 
 class Kernel:
-    """One CPU's ring as far as loss goes; time only moves on."""
+    """The losses of the ring of one CPU; time only moves forward."""
 
     def __init__(self, overrun: int, dropped: int, *, read_before: bool) -> None:
         self.now = 1000
@@ -225,7 +225,7 @@ def test_any_history_gives_exactly_the_losses_that_the_kernel_counted(
                 ledger.ran_dry()
                 tell(ledger.rest())
                 ledger.sampled(kernel.sample())
-                # Wherever it will be told: it is known now.
+                # The loss is known now, wherever its gap will be.
                 unplaced = ledger.unplaced()
                 for reason, grown in (
                     (Reason.OVERWRITTEN, kernel.overrun - overrun),

@@ -1,4 +1,4 @@
-"""What changes of an instance's files mean: plain files stand for tracefs, inotify is real."""
+"""Interpret changes to the files of an instance: plain files replace tracefs, inotify is real."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ VALUES = {
 
 
 class Ring:
-    """What a watch wants of a stream; notes what it was told."""
+    """A stream as the watch uses it; it keeps the reported acts."""
 
     info = StreamInfo(StreamId("ftrace", 0), "ftrace", 4096, 16)
 
@@ -78,7 +78,7 @@ class Ring:
 
 
 class Watched:
-    """An instance of plain files, and its watch."""
+    """An instance made of plain files, and its watch."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,19 +95,19 @@ class Watched:
         assert self.troubles() == set()
 
     def look(self) -> None:
-        """Do what the daemon does at a tick."""
+        """Look at the changes, as the daemon does at a tick."""
         self.watch.tick()
         if self.watch.wants_closer_look:
             self.watch.look_closer()
             self.watch.tick()
 
     def look_again(self) -> None:
-        """Look at everything, as every LOOK_AGAIN_NS."""
+        """Look at everything, as the daemon does every LOOK_AGAIN_NS."""
         self.watch._look_again_ns = 0
         self.look()
 
     def write(self, name: str, value: str) -> None:
-        """Write as tracefs sees it: one modification."""
+        """Write a file by one write call, as tracefs sees it."""
         fd = os.open(self.path / name, os.O_WRONLY)
         os.write(fd, f"{value}\n".ljust(len(VALUES[name]) + 1).encode())
         os.close(fd)
@@ -144,7 +144,7 @@ def test_a_setting_is_reported_for_as_long_as_it_differs(
 def test_pids_that_the_kernel_changes_itself_are_not_reported(watched: Watched) -> None:
     watched.write("options/event-fork", "1")
     for name in ("set_event_pid", "set_event_notrace_pid"):
-        # What the kernel does makes no inotify event: neither does another file in its place.
+        # Acts of the kernel make no inotify event; replacing the file makes none either.
         (watched.path / "new").write_text("7\n8\n")
         (watched.path / "new").rename(watched.path / name)
     watched.look_again()
@@ -301,7 +301,7 @@ def test_tracing_that_the_kernel_turned_off_is_reported_unless_a_trigger_was_to(
 ) -> None:
     quiet = watched.path / "quiet"
     quiet.write_text("0\n")
-    quiet.rename(watched.path / "tracing_on")  # another inode: nothing is heard of it
+    quiet.rename(watched.path / "tracing_on")  # another inode: inotify reports nothing
     fd = os.open(watched.path / "tracing_on", os.O_RDONLY)
     os.dup2(fd, watched.watch._on_fd)
     os.close(fd)
@@ -353,7 +353,7 @@ def test_changes_that_lttd_makes_at_the_end_are_not_reported(watched: Watched) -
 
 
 class Stats:
-    """A ``stats`` that a test writes."""
+    """A ``stats`` file whose values the test sets."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

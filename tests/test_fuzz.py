@@ -1,4 +1,4 @@
-"""What the fuzzer once found, again; and that it finds."""
+"""Replay the finds of the fuzzer, and test that it finds damage."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""A directory is known again by its handle, whatever it is called, and never taken for another."""
+"""A handle finds its directory under any name, and never another directory."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A disk that hangs: reading goes on while the backlog has room, then the kernel counts."""
+"""While the disk hangs, lttd reads until the backlog is full; then the kernel counts losses."""
 
 import os
 import resource
@@ -24,12 +24,12 @@ pytestmark = needs_kernel()
 
 HANG_S = 5.0 if os.environ.get("LTTD_NIGHTLY") == "1" else 0.5
 BACKLOG_BYTES = 16 << 20
-# The interpreter's own ups and downs: arrays of rows, a scrape.
+# Memory that the interpreter uses by itself: arrays of rows, a scrape.
 SLACK_BYTES = 24 << 20
 
 
 class HangingDisk(Disk):
-    """Lets no write to a stream's data through while *works* is clear."""
+    """A disk on which writes to stream data hang while *works* is clear."""
 
     def __init__(self) -> None:
         self.works = threading.Event()

@@ -1,4 +1,4 @@
-"""Why lttd is not healthy, and how often it says so.  The clock stands until a test moves it."""
+"""The reasons why lttd is unhealthy, and their lines. Only the test moves the clock."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""The index: its layout, and looking a time up in it."""
+"""The index: its layout, and the search for a time in it."""
 
 import struct
 from contextlib import suppress
@@ -154,7 +154,7 @@ def indexes() -> list[Path]:
 
 @pytest.mark.skipif(not CTF.is_dir(), reason="the shared traces are not here")
 def test_indexes_that_lttng_wrote_agree_with_their_packets() -> None:
-    # lttng-modules' packet header and context; 2packets is of a UST that has no sequence numbers.
+    # The packet header and context of lttng-modules; the UST of 2packets has no sequence numbers.
     packet = struct.Struct("<I16sIQQQQQQQ")
     looked_at = 0
     for path in indexes():

@@ -1,4 +1,4 @@
-"""What an instance has from the top level or from before, and what lttd then writes of it."""
+"""lttd writes a setting of an instance only if its inherited or earlier value differs."""
 
 import os
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def foreign(instances: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def contrary() -> Iterator[None]:
-    """The top level has every option the other way round, and gets them back."""
+    """Invert every option of the top level, and restore them afterwards."""
     options = find_tracefs() / "options"
     before = {name: (options / name).read_text() for name, _ in OWN_OPTIONS}
     try:

@@ -1,4 +1,4 @@
-"""Other tools at work on an instance while lttd records a load: noticed, counted, survived."""
+"""Other tools change an instance while lttd records: lttd notices, counts and continues."""
 
 import os
 import re
@@ -32,7 +32,7 @@ EVENTS = ("--events", "raw_syscalls:*", "--buffer-size", "1M", "--flush-interval
 
 
 class Recording:
-    """An lttd that records system calls, its trace, and what it says of itself."""
+    """An lttd that records system calls, its trace, and its endpoint."""
 
     def __init__(self, run: Run, trace: Path, port: int) -> None:
         self.run = run
@@ -40,7 +40,7 @@ class Recording:
         self._port = port
 
     def write(self, name: str, text: str) -> None:
-        """Write a file of the instance as a shell does."""
+        """Write a file of the instance, as a shell does."""
         path = self.run.instance / name
         subprocess.run(["sh", "-c", f"echo '{text}' > {path}"], check=True)
 
@@ -54,7 +54,7 @@ class Recording:
         return get(self._port, "/healthz")[1]
 
     def until_troubles(self, *troubles: str) -> None:
-        """Wait for these and no others; not for long, since a load is recorded meanwhile."""
+        """Wait until exactly these troubles are reported; the load limits the time."""
         deadline = time.monotonic() + 20
         while (found := self.troubles()) != set(troubles):
             assert time.monotonic() < deadline, f"{found}: {self.run.stderr}"
@@ -64,7 +64,7 @@ class Recording:
         return [line for line in self.run.lines if name in line]
 
     def end(self) -> None:
-        """End it in order; the trace is whole."""
+        """End lttd by a signal and assert that the trace is whole."""
         assert self.run.end() == 0, self.run.stderr
         assert_whole(self.trace, "--events")
 
@@ -75,7 +75,7 @@ class Recording:
         return [gap for stream in streams for gap in stream.gaps]
 
     def unknown(self) -> set[Reason]:
-        """Return the reasons of gaps of unknown number, but for what no page has room to tell."""
+        """Return the reasons of the gaps of unknown number, without those of full pages."""
         return {g.reason for g in self.gaps() if g.count is None} - {Reason.OVERWRITTEN}
 
 
@@ -86,7 +86,7 @@ def recording(lttd: Launcher, tmp_path: Path, syscall_load: Path) -> Iterator[Re
         run = lttd.start("-t", tmp_path / "t", *EVENTS, "--metrics", f"127.0.0.1:{port}")
         found = Recording(run.recording(), tmp_path / "t", port)
         until(lambda: get(port, "/healthz") == (200, "ok\n"), "it is well")
-        time.sleep(0.3)  # the files of its events are watched by now
+        time.sleep(0.3)  # by now lttd watches the files of its events
         yield found
 
 

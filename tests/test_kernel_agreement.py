@@ -1,10 +1,10 @@
-"""What lttv prints of events is what the kernel's own ``trace`` file prints, event by event.
+"""lttv prints every event as the kernel's own ``trace`` file prints it.
 
 One ring is printed twice: by the kernel (``cat trace`` with ``options/hash-ptr`` 0), and by lttv
-from what lttd then took of it.  Beside it lttd records everything live.
+from the data that lttd then takes. In parallel lttd records everything live.
 
-Rule: whatever differs has a row in REASONS that says why; both sides are then brought to what they
-have in common.  What differs beyond that fails.
+Rule: each difference has a row in REASONS with the reason, which reduces both sides to their common
+part. Any other difference fails.
 """
 
 import os
@@ -27,10 +27,10 @@ from tests.running import Launcher, info, needs_kernel
 pytestmark = needs_kernel()
 
 SECONDS: Final = 10 if NIGHTLY else 2
-# A part of the millions of lines of a live recording will do by day.
+# By day, compare only a part of the millions of lines of a live recording.
 LIVE_WINDOW: Final = () if NIGHTLY else ("--end", "+300ms")
 RING_KIB: Final = 32 << 10 if NIGHTLY else 3 << 10
-# Stacks and marks are asked for there; the watches are lttd's, which leaves itself out.
+# Only the first ring has stacks and marks; the watches are events of lttd itself.
 ONLY_IN_THE_RING: Final = {
     "kernel_stack",
     "user_stack",
@@ -52,7 +52,7 @@ done
 
 
 class Reason(NamedTuple):
-    """Why some events are printed otherwise, and what both sides have in common."""
+    """The reason why some events differ, and a function that returns the common part."""
 
     events: str
     why: str
@@ -83,7 +83,7 @@ REASONS: Final = (
 
 
 class Line(NamedTuple):
-    """A line, without the command, which the kernel knows for some pids only."""
+    """A line without the command, which the kernel knows only for some pids."""
 
     head: tuple[str, str, str, str]
     """pid, CPU, flags, time."""
@@ -95,12 +95,12 @@ _HEAD: Final = re.compile(r" *.*?-(\d+) +\[(\d+)\] (\S{5}) +(\d+\.\d+): (.*)", r
 _CALL: Final = re.compile(r"sys_(\w+)\((.*)\)", re.DOTALL)
 _RETURN: Final = re.compile(r"sys_(\w+) -> (.*)", re.DOTALL)
 _STACK: Final = re.compile(r"<(user )?stack trace>")
-# lttv escapes what is no letter, the kernel writes it as it is.
+# lttv escapes control characters, the kernel does not.
 _CONTROL: Final = re.compile(r"\\x[0-9a-f]{2}|\\[0-7]{3}|[\0-\x08\x0b-\x1f\x7f-\x9f]|�")
 
 
 def named(text: str) -> tuple[str, str]:
-    """Return event and fields, however the kernel writes the two."""
+    """Split a line into event and fields, in each form that the kernel uses."""
     if found := _CALL.fullmatch(text):
         return f"sys_enter_{found[1]}", found[2]
     if found := _RETURN.fullmatch(text):
@@ -108,13 +108,13 @@ def named(text: str) -> tuple[str, str]:
     if found := _STACK.match(text):
         return "user_stack" if found[1] else "kernel_stack", text
     name, _, fields = text.partition(":")
-    if name == "print":  # lttv: the event's name, then as the kernel the function's
+    if name == "print":  # lttv writes the name of the event before that of the function
         name, _, fields = fields.strip().partition(":")
     return name.strip(), fields.strip()
 
 
 def lines_of(text: str) -> dict[str, list[Line]]:
-    """Return the lines by CPU; one without a head goes on with the line before."""
+    """Return the lines by CPU; a line without a head continues the previous one."""
     found: dict[str, list[Line]] = defaultdict(list)
     whole: list[str] = []
     for line in text.split("\n"):
@@ -131,7 +131,7 @@ def lines_of(text: str) -> dict[str, list[Line]]:
 
 
 def common(line: Line) -> tuple[str, set[str]]:
-    """Return what both sides print of a line, and why that is not all."""
+    """Return the common part of a line, and the reason for the rest."""
     body, why = line.body, set()
     for reason in REASONS:
         if fnmatchcase(line.event, reason.events):
@@ -142,7 +142,7 @@ def common(line: Line) -> tuple[str, set[str]]:
 
 @pytest.fixture
 def ring() -> Iterator[Path]:
-    """An instance that records everything, and says what was in it."""
+    """An instance that records everything, and its content as the kernel prints it."""
     path = find_tracefs() / f"instances/lttdtest-agree-{os.getpid()}"
     path.mkdir()
     try:
@@ -159,7 +159,7 @@ def ring() -> Iterator[Path]:
 
 
 def load(tmp_path: Path, ring: Path) -> None:
-    """Do a bit of everything for a while; a part of it with stacks and markers."""
+    """Cause many kinds of events for a while, some of them with stacks and markers."""
     (ring / "options/stacktrace").write_text("1")
     (ring / "options/userstacktrace").write_text("1")
     (ring / "tracing_on").write_text("1")
@@ -178,7 +178,7 @@ def load(tmp_path: Path, ring: Path) -> None:
 
 
 def shown(trace: Path, *options: str) -> tuple[Path, str]:
-    """Return the file that the text is in, and what is said beside it."""
+    """Return the file with the text of lttv, and its notes."""
     out = trace.with_suffix(".txt")
     with out.open("wb") as file:
         words = [sys.executable, "-m", "lttd.view.cli", "text", str(trace), *options]
@@ -195,7 +195,7 @@ def test_every_event_is_printed_as_the_kernel_prints_it(
     words = ("-t", tmp_path / "live", "--events", "*:*", "--buffer-size", "2M", "--no-overwrite")
     live = lttd.start(*words).recording()
     load(tmp_path, ring)
-    # Before the other's events are switched off: with all of them recorded, that takes long.
+    # First, because turning off the events of the other recording takes long.
     assert live.end() == 0, live.stderr
     (ring / "events/enable").write_text("0")
     kernel = lines_of((ring / "trace").read_text(errors="replace"))
@@ -233,6 +233,8 @@ def test_every_event_is_printed_as_the_kernel_prints_it(
     assert {event: pairs[:2] for event, pairs in wrong.items()} == {}
     assert {"kernel_stack", "user_stack", "tracing_mark_write", "sched_switch"} <= set(types)
     assert not any("shown as bytes" in note for note in (notes, live_notes))
-    if not info(tmp_path / "live")["events_lost"]:  # else some types may be among what was lost
+    if not info(tmp_path / "live")[
+        "events_lost"
+    ]:  # otherwise the lost events may include some types
         often = {event for event, count in types.items() if count > 100}
         assert often - live_types <= ONLY_IN_THE_RING

@@ -1,4 +1,4 @@
-"""What only the kernel's own code says: stacks, trace_printk(), strings by address, probes."""
+"""Print events as the code of the kernel does: stacks, trace_printk(), strings, probes."""
 
 import struct
 from pathlib import Path
@@ -55,7 +55,7 @@ def shown(
     long_bytes: int = 8,
     byteorder: str = "<",
 ) -> list[str]:
-    """Return the lines that the events of a format make."""
+    """Return the lines of the given events of a format."""
     rows = rows_of(text, events, system, long_bytes, byteorder)
     assert rows.kind.format is not None
     assert why_inexpressible(rows.kind.format) is None
@@ -288,7 +288,7 @@ def test_bprint_without_format_or_arguments_shows_its_data(
     ]
 
 
-# -- probes, and strings that lie elsewhere
+# -- probes, and strings at other addresses
 
 
 STRINGS = format_text(
@@ -298,7 +298,7 @@ STRINGS = format_text(
 
 
 def strings(*texts: bytes | None, ip: int = 0x5555_1129) -> bytes:
-    """Return an event of a uprobe with ustring[2]; None: it could not be read."""
+    """Return an event of a uprobe with ustring[2]; None stands for a fault."""
     locs, tail = [], b""
     for text in texts:
         told = b"" if text is None else text + b"\0"
@@ -351,7 +351,7 @@ def test_a_return_probe_prints_its_return_address_first(symbols: Symbols) -> Non
 def test_a_data_loc_of_two_bytes_is_an_offset_and_reaches_to_the_events_end(
     symbols: Symbols, order: str
 ) -> None:
-    """Linux 2.6.31."""
+    """Such fields exist in Linux 2.6.31."""
     text = format_text(
         "old",
         9,

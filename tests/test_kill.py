@@ -1,4 +1,4 @@
-"""kill -9 at random instants under load, and what the next start or ``lttv check`` makes of it."""
+"""Kill lttd at random times under load; the next start or ``lttv check`` repairs the trace."""
 
 import os
 import random
@@ -34,8 +34,8 @@ from tests.segment_builder import segment_at
 pytestmark = needs_kernel()
 
 LATEST_S = 1.5
-# Whatever the trace's size: what is beyond the synced record is less than a second's recording.
-# CPU time, because that is the same on a machine that is busy.
+# For any size of the trace: less than a second of recording follows the synced record.
+# CPU time does not depend on other load.
 RECOVERY_CPU_S = 10.0
 BACKLOG_BYTES = 8 << 20
 OPTIONS = ("--events", "raw_syscalls:*", "--buffer-size", "1M", "--flush-interval", "50ms")
@@ -44,11 +44,11 @@ OPTIONS += ("--backlog", str(BACKLOG_BYTES), "--summary", "none")
 
 @dataclass
 class Figures:
-    """What is reported of all rounds."""
+    """The figures of all rounds."""
 
     rounds: int = 0
     too_early: int = 0
-    """There was no segment yet: --append makes the first one."""
+    """Rounds without a segment at the kill: --append makes the first one."""
     whole: int = 0
     with_synced: int = 0
     torn: int = 0
@@ -85,7 +85,7 @@ def kept_of(trace: Path, segment: str, stream: str) -> int:
 
 
 def own_segment(trace: Path) -> SegmentPaths | None:
-    """Return the segment that the killed lttd was writing; one of an earlier ring may precede."""
+    """Return the segment of the killed lttd; a segment of an earlier ring may precede it."""
     for segment in segments_below(trace):
         is_whole = segment.manifest.exists()
         if is_whole and not Manifest.read(segment.manifest).source["previous_run"]:
@@ -94,7 +94,7 @@ def own_segment(trace: Path) -> SegmentPaths | None:
 
 
 def stored_events(trace: Path, segment: SegmentPaths) -> dict[str, int]:
-    """Return how many events of *segment* can be decoded, by stream; all of *trace* is whole."""
+    """Return the number of decodable events by stream; assert that *trace* is whole."""
     reports = assert_whole(trace, "--events")["segments"]
     (report,) = (each for each in reports if each["path"] == str(segment.directory))
     return {stream["name"]: stream["events"] for stream in report["streams"]}
@@ -106,7 +106,7 @@ def is_torn(segment: SegmentPaths, stream: str) -> bool:
 
 @dataclass(frozen=True)
 class Instant:
-    """When to kill: so long after recording has begun, or after the process was started."""
+    """The time of the kill, after the begin of recording or after the start of the process."""
 
     after_s: float
     recording: bool = True
@@ -125,7 +125,7 @@ def killed(lttd: Launcher, trace: Path, when: Instant) -> Run:
 
 
 def left_by(run: Run) -> dict[str, int]:
-    """Return how many events the killed lttd had taken of each CPU's ring."""
+    """Return the number of events that the killed lttd had taken, by CPU."""
     try:
         return {f"ftrace_{cpu}": stats["read events"] for cpu, stats in run.stats().items()}
     except OSError:
@@ -133,13 +133,13 @@ def left_by(run: Run) -> dict[str, int]:
 
 
 def children_cpu_s() -> float:
-    """Return the CPU time of processes that have been waited for."""
+    """Return the CPU time of all ended child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def recover(lttd: Launcher, trace: Path, *, append: bool) -> float:
-    """Return how long it took."""
+    """Repair or append; return the seconds that it took."""
     begin, begin_cpu_s = time.monotonic(), children_cpu_s()
     if append:
         run = lttd.run("-t", trace, "--append", *OPTIONS, "--duration", "1ms")
@@ -184,7 +184,7 @@ def one_round(lttd: Launcher, trace: Path, figures: Figures, when: Instant, appe
 
 
 def told_missing(trace: Path, stream: str) -> int:
-    """Return how many events of *stream* the trace says that a killed lttd took and lost."""
+    """Return the number of lost events that the trace stores with the reason ``killed``."""
     gaps = [gap for one in segments_below(trace) for gap in read_gaps(one.stream(stream).gaps)]
     return sum(gap.count or 0 for gap in gaps if gap.reason is Reason.KILLED)
 
@@ -197,7 +197,7 @@ def rounds(lttd: Launcher, program: Path, directory: Path, instants: Sequence[In
             one_round(lttd, trace, figures, when, append=number % 2 == 0)
             if trace.is_dir():
                 shutil.rmtree(trace)
-    # What repairs left in the kernel goes with the traces that are gone.
+    # Removing the traces makes the next start remove their rings from the kernel.
     last = lttd.run("-t", directory / "last", *OPTIONS, "--duration", "1ms")
     assert last.process.returncode == 0, last.stderr
     assert_whole(directory / "last", "--events")
@@ -224,7 +224,7 @@ def test_the_metrics_of_the_recovering_run_count_torn_bytes(lttd: Launcher, tmp_
     run.signal(signal.SIGKILL).wait()
     (segment,) = segments_below(trace)
     for data in segment.streams.glob("ftrace_*"):
-        os.truncate(data, max(data.stat().st_size - 5, 0))  # as a power loss may
+        os.truncate(data, max(data.stat().st_size - 5, 0))  # a power loss may do this
     again = lttd.start("-t", trace, "--append", *QUIET, "--metrics", f"127.0.0.1:{port}")
     again.recording()
     until(lambda: "lttd_bytes_lost" in scraped(port), "the endpoint")

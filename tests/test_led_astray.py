@@ -1,4 +1,4 @@
-"""Nobody leads lttd or lttv out of a trace, and nothing in a trace makes them wait."""
+"""Nothing in a trace leads lttd or lttv out of it, or makes them wait."""
 
 import gc
 import json
@@ -44,7 +44,7 @@ def recorded(trace: Path, *, number: int = 1) -> Made:
 
 
 def left_open(trace: Path, *, number: int = 1) -> Made:
-    """A segment of a killed lttd, with more in it than its synced record tells."""
+    """A segment of a killed lttd, with more data than its synced record covers."""
     made = recorded(trace, number=number)
     made.append([subbuffer(2)])
     return made.leave()
@@ -93,7 +93,7 @@ def test_repair_does_not_write_through_a_link(
     before = victim.read_bytes()
     path.unlink(missing_ok=True)
     link(victim, path)
-    with suppress(LttdError):  # synced.json is made anew
+    with suppress(LttdError):  # repair writes a new synced.json
         recover(made.paths, Disk())
     assert victim.read_bytes() == before
 
@@ -270,7 +270,7 @@ def test_a_lock_file_that_a_kill_left_is_taken_over_and_removed(tmp_path: Path) 
     assert not path.exists()
 
 
-# -- what is no regular file is neither read nor waited for
+# -- files that are not regular are neither read nor waited for
 
 
 def a_socket(path: Path) -> None:
@@ -351,7 +351,7 @@ def test_cut_refuses_to_copy_the_target_of_a_link(tmp_path: Path, victim: Path) 
     assert not (tmp_path / "c").exists()
 
 
-# -- recording starts whatever old files hold
+# -- recording starts whatever the old files contain
 
 
 def garbage(made: Made) -> None:
@@ -400,7 +400,7 @@ def test_an_old_segment_is_reported_and_left_and_recording_starts(
         create_segment(disk, trace, number, "fake")
     assert number == 2
     if damage is foreign and closed:
-        assert lines == []  # nothing has to be written to it
+        assert lines == []  # repair need not write to it
     else:
         (line,) = lines
         assert line.startswith(str(made.paths.directory))
@@ -517,7 +517,7 @@ def test_a_free_number_follows_the_last_segment_number(tmp_path: Path) -> None:
     assert prepare_trace(Disk(), trace, append=True) == 2
 
 
-# -- nothing is left half-made
+# -- nothing half-made is left
 
 
 def test_a_start_without_enough_descriptors_leaves_no_segment(tmp_path: Path) -> None:
@@ -541,7 +541,7 @@ def test_a_start_without_enough_descriptors_leaves_no_segment(tmp_path: Path) ->
         segment._close_files()
         return True
 
-    gc.collect()  # what other tests left open is not closed meanwhile
+    gc.collect()  # so that no file of another test is closed during this one
     before = os.listdir("/proc/self/fd")
     failed = 0
     while not made_with(failed):

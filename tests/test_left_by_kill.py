@@ -1,4 +1,4 @@
-"""kill -9, and what the next lttds make of what it left in the kernel: rings, settings, losses."""
+"""After kill -9 the next lttd takes over the rings, the settings and the losses that are left."""
 
 import json
 import os
@@ -36,7 +36,7 @@ pytestmark = needs_kernel()
 IN_MODIFY = 0x2
 NOW = ("--flush-interval", "20ms", "--summary", "none")
 BRIEF = (*QUIET, *NOW, "--duration", "50ms")
-# Writers stop for good as soon as there is a file "hang" in the run's directory.
+# The writer threads hang for ever once the directory of the run contains a file "hang".
 HANGING = """
 import os, time
 from lttd.writer import StreamFile
@@ -79,7 +79,7 @@ def read_events(instance: Path) -> int:
 
 
 def killed(lttd: Launcher, trace: Path, text: str = "left behind", times: int = 3) -> Run:
-    """Return a run that was killed with marks in its ring."""
+    """Return a killed run with marks in its ring."""
     run = lttd.start("-t", trace, *QUIET, "--flush-interval", "1h").recording()
     until(lambda: list(trace.glob("*/trace.json")), "it has a segment")
     mark(run.instance, text, times)
@@ -88,7 +88,7 @@ def killed(lttd: Launcher, trace: Path, text: str = "left behind", times: int = 
 
 
 def age(lttd: Launcher, seconds: float) -> None:
-    """Let what the dead wrote look as if it was written earlier."""
+    """Set the record of a killed run to an earlier time."""
     moment = time.clock_gettime(time.CLOCK_REALTIME) - seconds
     for path in lttd.runtime.iterdir():
         os.utime(path, (moment, moment))
@@ -100,7 +100,7 @@ def records(lttd: Launcher) -> list[str]:
 
 @pytest.fixture
 def foreign(lttd: Launcher) -> Iterator[Path]:
-    """Somebody else's instance, in which nothing happens by itself."""
+    """An instance of another tool, in which no event happens by itself."""
     path = lttd.instances / f"{lttd.prefix}foreign"
     path.mkdir()
     (path / "tracing_on").write_text("0")
@@ -108,7 +108,7 @@ def foreign(lttd: Launcher) -> Iterator[Path]:
     path.rmdir()
 
 
-# -- whose a ring is
+# -- to which trace a ring belongs
 
 
 def test_the_ring_of_a_killed_run_is_drained_into_its_own_trace_only(
@@ -159,7 +159,7 @@ def test_a_trace_that_was_moved_anywhere_on_its_disk_gets_its_ring(
 def test_a_start_with_another_tmp_does_not_consider_a_trace_there_gone(
     lttd: Launcher, tmp_path: Path, capabilities: str
 ) -> None:
-    """systemd's PrivateTmp= puts another directory of the same file system there."""
+    """PrivateTmp= of systemd mounts another directory of the same file system on /tmp."""
     (tmp_path / "tmp").mkdir()
     (tmp_path / "private").mkdir()
     run = killed(lttd, tmp_path / "tmp" / "a", "hidden")
@@ -249,7 +249,7 @@ def test_a_new_trace_with_the_inode_of_a_removed_one_is_not_taken_for_it(
 ) -> None:
     run = killed(lttd, tmp_path / "a", "of the removed", times=7)
     (tmp_path / "b").mkdir()
-    # As file systems do soon, but not when they are asked to.
+    # File systems reuse inode numbers soon, but not on request.
     record = lttd.runtime / record_name(run.instance.name)
     inode, taken_over = (tmp_path / "a").stat().st_ino, (tmp_path / "b").stat().st_ino
     shutil.rmtree(tmp_path / "a")
@@ -331,12 +331,12 @@ def test_a_ring_that_was_removed_before_it_was_drained_is_reported(
     assert records(lttd) == []
 
 
-# -- what was taken and not stored
+# -- events that were taken and not stored
 
 
 @contextmanager
 def hanging(lttd: Launcher, trace: Path, *options: str) -> Iterator[Run]:
-    """Give a run whose writers can be made to hang; kill it."""
+    """Yield a run whose writer threads can be made to hang; kill it afterwards."""
     words = lttd.words("-t", trace, *NOW, *options)
     words[2] = HANGING + words[2]
     cwd = lttd.cwd / f"run{len(lttd.runs)}"
@@ -349,7 +349,7 @@ def hanging(lttd: Launcher, trace: Path, *options: str) -> Iterator[Run]:
 
 
 def lose(lttd: Launcher, trace: Path, instance: Path, run: Run) -> None:
-    """Have 100 marks stored, 50 taken and not stored, and 7 left in the ring."""
+    """Write 100 marks that are stored, 50 that are only taken, and 7 that stay in the ring."""
     before = read_events(instance)
     mark(instance, "stored", 100)
     until(lambda: data_of(trace).count(b"stored") == 100, "they are stored")
@@ -411,7 +411,7 @@ def test_in_a_foreign_instance_the_next_segment_has_the_gap_of_a_kill(
     again = lttd.run("-t", trace, "-a", *source, *NOW, "--duration", "50ms")
     assert again.process.returncode == 0
     assert_loss_is_told(lttd, trace, 1)
-    # Told once: another run, killed or not, adds nothing to it.
+    # Counted once: a later run, killed or not, does not add to it.
     assert lttd.run("-t", trace, "-a", *source, *NOW, "--duration", "50ms").process.returncode == 0
     assert_loss_is_told(lttd, trace, 1)
 
@@ -463,7 +463,7 @@ def test_a_second_kill_during_the_drain_counts_nothing_twice(
     assert lttd.left() == []
 
 
-# -- settings that are not lttd's
+# -- settings of a foreign instance
 
 
 CHANGED = ("tracing_on", "trace_clock", "set_event", "set_event_notrace_pid", "options/overwrite")
@@ -475,7 +475,7 @@ def settings_of(instance: Path) -> dict[str, str]:
 
 
 def killed_on(lttd: Launcher, foreign: Path, trace: Path) -> list[str]:
-    """Kill an lttd that has changed a lot in *foreign*; return its options."""
+    """Kill an lttd that has changed many settings of *foreign*; return its options."""
     (foreign / "buffer_percent").write_text("0")
     options = ["--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_hang,oom:*"]
     options += ["--clock", "boot", "--no-overwrite", "--buffer-size", "256K"]
@@ -493,7 +493,7 @@ def test_the_next_start_of_any_lttd_undoes_the_changes_of_a_killed_one(
     before["buffer_percent"] = "0\n"
     killed_on(lttd, foreign, tmp_path / "a")
     assert all(value != before[name] for name, value in settings_of(foreign).items())
-    (foreign / "trace").write_text("")  # nothing is left to be lost
+    (foreign / "trace").write_text("")  # the ring is empty
     fd = os.open(foreign / "set_event_notrace_pid", os.O_WRONLY)
     os.write(fd, b"4194303")
     os.close(fd)
@@ -556,7 +556,7 @@ def test_a_start_with_fewer_events_turns_the_others_off(
     assert (foreign / "set_event").read_text() == ""
 
 
-# -- the end
+# -- failures while an instance is removed
 
 
 def test_an_instance_that_another_process_holds_open_is_turned_off_and_reported(

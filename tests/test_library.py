@@ -1,4 +1,4 @@
-"""docs/LIBRARY.md: what it shows works."""
+"""Run the examples of docs/LIBRARY.md."""
 
 import json
 import re

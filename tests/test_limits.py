@@ -1,4 +1,4 @@
-"""Files that are far larger than what they describe are refused at once, by a limit."""
+"""Limits refuse files at once that are far larger than their content can be."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def stream_of(segment: SegmentPaths) -> StoredStream:
 
 
 def quickly(act: Callable[[], object]) -> str:
-    """Run *act* in a process with 1 GiB and 10 s; return what it returned."""
+    """Run *act* in a process with 1 GiB and 10 s; return its result as text."""
     ended = confined(act)
     assert ended.well, ended.told
     return ended.told

@@ -1,6 +1,6 @@
-"""Texts from files are parsed in time that grows with their length, and nests only so deep.
+"""Texts of files are parsed in linear time, and their nesting is limited.
 
-Each text is as long as a format may be; a parser that is quadratic in it takes minutes.
+Each text is as long as a format may be; a quadratic parser needs minutes for it.
 """
 
 import time
@@ -22,7 +22,7 @@ assert FIELD in TICK
 
 
 def long(pattern: str, most: int = FORMAT.most) -> str:
-    """Return *pattern* as often as fits into a format."""
+    """Return *pattern*, repeated to the largest size of a format."""
     return pattern * ((most - 2000) // len(pattern))
 
 

@@ -1,4 +1,4 @@
-"""Short recordings of this machine's own kernel, from the command line to the disk."""
+"""Record the running kernel for a short time, from the command line to the disk."""
 
 import os
 import time
@@ -44,7 +44,7 @@ def entries_on_disk(trace: Path) -> int:
 def test_every_event_of_a_burst_is_in_the_trace(
     lttd: Launcher, tmp_path: Path, syscall_load: Path, layout: str
 ) -> None:
-    # Rings that hold all of it: what a slow machine cannot keep up with is bench/live.py's.
+    # The rings hold everything: bench/live.py measures whether a machine keeps up.
     loads = " & ".join(f"{syscall_load} {cpu} {CALLS}" for cpu in range(os.cpu_count() or 1))
     options = ["--events", "raw_syscalls:*", "--buffer-size", "40M", "--layout", layout]
     run = lttd.run("-t", tmp_path / "t", *options, "--", "sh", "-c", f"{loads} & wait")
@@ -68,7 +68,7 @@ def test_an_event_is_on_disk_and_indexed_within_the_flush_interval(
     def longest_delay_s() -> float:
         delays_s = []
         for number in range(5):
-            time.sleep(0.07 * number)  # at other phases of the interval
+            time.sleep(0.07 * number)  # at other phases of the flush interval
             before = entries_on_disk(tmp_path / "t")
             marker.write_text(f"marker {number}\n")
             written = time.monotonic()
@@ -76,7 +76,7 @@ def test_an_event_is_on_disk_and_indexed_within_the_flush_interval(
             delays_s.append(time.monotonic() - written)
         return max(delays_s)
 
-    # A machine that is busy with other things may be late by more now and then, but not always.
+    # Other load may delay some events by more, but not all.
     assert any(longest_delay_s() < 0.2 + 0.3 for _ in range(5))
     assert run.end() == 0
     for stream in streams_of(tmp_path / "t"):
@@ -104,7 +104,7 @@ def test_scrapes_and_health_checks_do_not_touch_the_trace_directory(
         assert "\nlttd_segments 3\n" in scraped(port)
         assert get(port, "/healthz") == (200, "ok\n")
         assert not disk.heard()
-    # A directory that cannot be listed changes nothing.
+    # An unreadable directory changes nothing.
     trace.rename(tmp_path / "gone")
     assert "\nlttd_segments 3\n" in scraped(port)
     (tmp_path / "gone").rename(trace)

@@ -1,4 +1,4 @@
-"""What a ring loses under load: one number everywhere, and the gap where the hole is."""
+"""Losses under load: every count agrees, and each gap is in the place of its hole."""
 
 import json
 import re
@@ -58,14 +58,14 @@ def test_kernel_metrics_summary_and_info_agree_on_the_losses(
     run = lttd.start("-t", tmp_path / "t", *options, "--metrics", f"127.0.0.1:{port}").recording()
     with loaded(syscall_load, (0, 1)):
         until(lambda: sum(kernel_losses(run, mode).values()) > 1000, "events are lost")
-        # Nor is anything wrong when nobody reads for a while.
+        # A pause of the reader is not an error.
         run.signal(signal.SIGSTOP)
         lost = sum(kernel_losses(run, mode).values())
         until(lambda: sum(kernel_losses(run, mode).values()) > lost + 100_000, "more are lost")
         run.signal(signal.SIGCONT)
         lost = sum(scraped_losses(port, mode).values())
         until(lambda: sum(scraped_losses(port, mode).values()) > lost, "it goes on")
-    # No event more, whatever else runs here: what is lost is lost, and soon everybody knows.
+    # No more events, whatever else runs here, so that all counts settle.
     (run.instance / "events/enable").write_text("0")
     until(lambda: scraped_losses(port, mode) == kernel_losses(run, mode), "metrics agree")
     kernel = kernel_losses(run, mode)

@@ -1,4 +1,4 @@
-"""Markers and events of LTTng 0.x: whatever was logged comes back."""
+"""Decode markers and events of LTTng 0.x: every logged event comes back."""
 
 import tracemalloc
 
@@ -75,7 +75,7 @@ def test_every_sequence_of_logged_events_is_decoded(program: Program) -> None:
 def test_sizes_that_do_not_fit_16_bits_are_read(size: int, sized: bool) -> None:
     tracer = Tracer(sized=sized, alignment=8)
     kind = kind_of(tracer, Marker("kernel", "long", 40, "text %s end %llu"), ["%s", "%llu"])
-    # The number behind the string lies at the next multiple of 8.
+    # The number after the string is aligned to 8 bytes.
     values = (b"y" * (size - 16), 7)
     start = tracer.start_tsc + (1 << 40)
     events = [(kind, values, start), (kind, values, start + 1)]
@@ -137,9 +137,9 @@ def test_times_may_wrap_many_times_within_a_sub_buffer() -> None:
                                    ("not", Stored(1), False, "", "d")]),
         ("count %zu pos %lld", [("count", Stored(4), False, "", "u"),
                                 ("pos", Stored(8, True), False, "", "d")]),
-        ("irqstate #1%d", []),  # the hint swallows the conversion
+        ("irqstate #1%d", []),  # the size hint includes the conversion
         ("irqstate #1%d fd %u", [("irqstate", Stored(4), False, "", "u")]),
-        ("j #8u%lu", [("j", Stored(4), False, "", "u")]),  # the kernel knows no 8
+        ("j #8u%lu", [("j", Stored(4), False, "", "u")]),  # the tracer has no size 8
         ("j #8u%llu", [("j", Stored(8), False, "", "u")]),
         ("s #1u%s", [("s", Stored(0), False, "", "s")]),
         ("100%% of ## a %d", [("100", Stored(4, True), False, "", "d")]),
@@ -205,7 +205,7 @@ def test_an_id_without_a_format_ends_the_subbuffer() -> None:
     (damage,) = walked.undeclared
     assert not walked.damage
     assert (damage.row, damage.reason) == (0, "no marker is known for event id 3")
-    # Header, an event with its whole TSC, one without.
+    # The header, an event with its whole TSC, and one without.
     assert damage.offset_bytes == 68 + (4 + 4 + 8 + 4) + (4 + 4)
 
 
@@ -230,7 +230,7 @@ def test_decoding_mutated_data_raises_no_exception(program: Program, data: st.Da
     end = int(rows.end_bytes[-1])
     for at in data.draw(st.lists(st.integers(layout.header_bytes, end), max_size=8)):
         raw[min(at, end - 1)] = data.draw(st.integers(0, 255))
-    # The last sub-buffer ends with the buffer: one byte more would be one too many.
+    # The last sub-buffer ends with the buffer, so a read beyond it would fail.
     for walked in walk(bytes(raw[:end]), rows, channel):
         assert (walked.payload_at + walked.payload_bytes <= rows.end_bytes[walked.row]).all()
         assert (walked.payload_at >= rows.events_bytes[walked.row]).all()

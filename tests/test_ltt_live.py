@@ -1,4 +1,4 @@
-"""Whole runs of lttd on an emulated LTTng 0.x kernel, as legacy lttd's users type them."""
+"""Run lttd on an emulated LTTng 0.x kernel, with the command lines of legacy lttd."""
 
 import json
 import os
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 class Runs:
-    """Starts lttds that end with the test."""
+    """Start lttd processes that end with the test."""
 
     def __init__(self, cwd: Path) -> None:
         self.cwd = cwd
@@ -54,7 +54,7 @@ def lttds(tmp_path: Path) -> Iterator[Runs]:
 
 
 def recorded(trace: Path, segment: int = -1) -> dict[str, StoredStream]:
-    """Return the streams of a segment by their channels' paths."""
+    """Return the streams of a segment by the path of their channel."""
     paths = segments(trace)[segment]
     manifest = Manifest.read(paths.manifest)
     streams = [StoredStream(paths, manifest, record) for record in manifest.streams]
@@ -62,7 +62,7 @@ def recorded(trace: Path, segment: int = -1) -> dict[str, StoredStream]:
 
 
 def subbuffers(stream: StoredStream) -> list[bytes]:
-    """Return header and content of each, as they stand in the file."""
+    """Return header and content of each sub-buffer of the file."""
     entries, data = stream.index.entries(), stream.data
     starts = entries["offset_bytes"].astype(int).tolist()
     sizes = (entries["content_bits"] >> 3).astype(int).tolist()
@@ -75,10 +75,10 @@ def lost(stream: StoredStream, reason: Reason, unit: Unit) -> int:
 
 
 def assert_is_all(stream: StoredStream, report: Report, *, fresh: bool = False) -> None:
-    """What is on disk is what was written less what was lost, and that is counted to the last.
+    """Assert that the written sub-buffers are stored or counted as lost, every one of them.
 
-    *fresh*: the channel appeared during the run; else what was overwritten before the first
-    sub-buffer was reserved is not this run's loss.
+    *fresh*: the channel appeared during the run. Otherwise the sub-buffers that were overwritten
+    before the first read are not losses of this run.
     """
     as_stored = stripped if not stream.slot_bytes else bytes
     assert subbuffers(stream) == [as_stored(one) for one in report.delivered]
@@ -86,7 +86,7 @@ def assert_is_all(stream: StoredStream, report: Report, *, fresh: bool = False) 
     assert lost(stream, Reason.OVERWRITTEN, Unit.SUBBUFFERS) == len(overwritten)
     assert lost(stream, Reason.REFUSED, Unit.SUBBUFFERS) == len(report.refused)
     assert lost(stream, Reason.DISCARDED, Unit.EVENTS) == report.events_lost
-    # Nothing but header and content takes room: padding is cut off, or a hole.
+    # Only header and content take disk space: padding is cut off or a hole.
     size = stream.paths.data.stat().st_size
     stored = sum(len(one) for one in report.delivered)
     if not stream.slot_bytes:
@@ -139,7 +139,7 @@ def test_all_data_of_a_busy_tracer_are_stored_or_counted(
     for path, report in reports.items():
         assert_is_all(streams[path], report, fresh=path in late)
     assert sum(len(report.written) for report in reports.values()) >= count
-    # The test would say nothing if these had not come about.
+    # Without these the test would prove nothing.
     assert sum(len(report.overwritten) for report in reports.values())
     assert sum(report.events_lost for report in reports.values())
     assert_whole(out)
@@ -228,7 +228,7 @@ def test_flight_recorder_channels_can_be_dumped_during_another_run(
         ltt_kernel.fill(path, 2)
     normal = lttds.start("-t", "out", "-c", ltt_kernel.root, "-n", "--flush-interval", "50ms")
     until(lambda: segments_of(tmp_path / "out"), "the recording")
-    # What lttctl does to destroy a trace; the directory is another's.
+    # lttctl destroys a trace so; the directory belongs to another program.
     for letters in ((), ("-a",)):
         status, told = lttds.run("-t", "out", "-c", ltt_kernel.root, "-f", *letters)
         assert status in (1, 2), told
@@ -249,13 +249,13 @@ def test_a_signal_ends_an_ltt_recording_with_all_readable_data(
 ) -> None:
     ltt_kernel.add("kernel_0", count=16)
     ltt_kernel.add("kernel_1", count=16)
-    # No tick comes: what is there at the signal is there because the drain took it.
+    # No tick comes, so only the drain can have taken these data.
     run = lttds.start("-t", tmp_path / "t", "-c", ltt_kernel.root, "--flush-interval", "1h")
     until(lambda: (tmp_path / "t").exists() and segments_of(tmp_path / "t"), "the recording")
     run.send_signal(signal.SIGSTOP)
     ltt_kernel.fill("kernel_0", 7)
     ltt_kernel.fill("kernel_1", 9)
-    ltt_kernel.burst("kernel_1", 1)  # in the open sub-buffer, which is the tracer's
+    ltt_kernel.burst("kernel_1", 1)  # in the open sub-buffer, which belongs to the tracer
     run.send_signal(number)
     run.send_signal(signal.SIGCONT)
     _, told = run.communicate(timeout=PATIENCE_S)
@@ -279,7 +279,7 @@ def test_a_broken_channel_fails_the_run_and_the_others_are_recorded(
     ltt_kernel.fault("kernel_0", put_errno=14)
     ltt_kernel.finalize()
     status, told = lttds.run("-t", tmp_path / "t", "-c", ltt_kernel.root)
-    # At once, and at the end as the reason for the status.
+    # Once at the failure, and once at the end as the reason for the status.
     assert (status, told.count("kernel_0: PUT: Bad address")) == (1, 2), told
     assert_is_all(recorded(tmp_path / "t")["kernel_1"], ltt_kernel.report("kernel_1"))
     assert subbuffers(recorded(tmp_path / "t")["kernel_0"]) == []

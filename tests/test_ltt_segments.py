@@ -1,4 +1,4 @@
-"""Traces of LTTng 0.x on disk: stripped both ways, checked, cut, repaired, killed, and restored."""
+"""Store, check, cut, repair and restore traces of LTTng 0.x in both layouts."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def record(directory: Path, trace: Path, layout: str, number: int = 1) -> Trace:
 
 
 def without_padding(path: Path) -> bytes:
-    """Return a file with zeros where its sub-buffers are not used."""
+    """Return a file whose unused bytes of sub-buffers are zeros."""
     data = bytearray(path.read_bytes())
     found = ltt_walk.survey(bytes(data))
     columns = zip(found.offsets_bytes, found.used_bytes, found.sizes_bytes, strict=True)
@@ -100,7 +100,7 @@ def assert_whole(trace: Path, *, events: bool = True) -> None:
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    """The real trace, as ``lttd`` records it from the command line."""
+    """The real trace as a replay by ``lttd`` stores it."""
     out = tmp_path_factory.mktemp("real") / request.param
     return replayed(out, "--layout", request.param, directory=REAL)
 
@@ -192,7 +192,7 @@ def test_a_seek_finds_the_same_sub_buffer_in_few_steps(
         found = one.index.first_at_or_after(tracer.ns(tracer.start_tsc + 1000 * number - 400))
         assert len(reads) <= 13
         at = int(one.index.entries()["offset_bytes"][found])
-        header_bytes = 68 + (16 if number == 0 else 4)  # the first event tells all of its time
+        header_bytes = 68 + (16 if number == 0 else 4)  # the first event has its whole time
         assert int.from_bytes(one.data[at + header_bytes :][:4], "little") == number
     past = tracer.ns(tracer.start_tsc + 1000 * 5000)
     assert one.index.first_at_or_after(past) == len(one.index)
@@ -208,7 +208,7 @@ def test_padding_becomes_holes(tmp_path: Path) -> None:
         assert apparent == (tmp_path / "from" / one.name).stat().st_size
         used = one.index.entries()["content_bits"].astype(np.int64) // 8
         blocks_bytes = int((-(-used // 4096) * 4096).sum())
-        # The file system's own blocks for a map of so many pieces come on top.
+        # The file system needs more blocks for the map of so many extents.
         allocated_bytes = one.paths.data.stat().st_blocks * 512
         assert blocks_bytes <= allocated_bytes <= blocks_bytes + (64 << 10) < apparent // 4
     assert_whole(trace.path)
@@ -330,7 +330,7 @@ def test_a_kill_leaves_a_prefix_of_every_channel(tmp_path: Path, layout: str) ->
     run = subprocess.Popen(words, stdout=subprocess.DEVNULL)
 
     def is_written() -> bool:
-        # Without the markers nothing could be decoded.
+        # Without the markers no event could be decoded.
         sizes = {path.name: path.stat().st_size for path in tmp_path.glob("t/*/streams/*_*")}
         return bool(sizes.pop("metadata_0", 0)) and any(sizes.values())
 
@@ -339,7 +339,7 @@ def test_a_kill_leaves_a_prefix_of_every_channel(tmp_path: Path, layout: str) ->
     run.wait()
     done = lttv("check", "--repair", tmp_path / "t")
     assert done.returncode == 0, done.stdout + done.stderr
-    # What describes the events may not have been written yet.
+    # The declarations of the events may not have been written yet.
     assert_whole(tmp_path / "t", events=False)
     export(Trace(tmp_path / "t"), EVERYTHING, "ltt", tmp_path / "out")
     kept = files_below(tmp_path / "out")

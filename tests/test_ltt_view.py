@@ -1,4 +1,4 @@
-"""LTTng 0.x in the viewer: the real trace of 2010, and whatever was logged to made ones."""
+"""View traces of LTTng 0.x: a real one of 2010, and random ones."""
 
 import json
 import re
@@ -39,7 +39,7 @@ from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write
 REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"
 needs_the_real_trace = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/ltt-2.5")
 
-# Published with the trace by the Eclipse plug-in's tests.
+# The tests of the Eclipse plug-in publish these values with the trace.
 COUNTS = {
     "metadata": 302, "kernel": 2042, "vm_state": 9560, "fs": 1108, "fd_state": 1165,
     "syscall_state": 337, "task_state": 274, "irq_state": 270, "mm": 137, "module_state": 46,
@@ -173,7 +173,7 @@ def test_check_counts_the_real_events(real: OpenedTrace) -> None:
 
 
 def put(directory: Path, program: Program) -> dict[str, LttBuffer]:
-    """Write a program's trace: metadata by CPU 1, while that of CPU 0 is empty."""
+    """Write the trace of a program, with all metadata on CPU 1."""
     inside = "control/" if program.tracer.minor <= 2 else ""
     metadata, kernel = program.metadata(), program.channel()
     empty = LttBuffer(program.tracer)
@@ -183,7 +183,7 @@ def put(directory: Path, program: Program) -> dict[str, LttBuffer]:
 
 
 def expected(kind: Kind, values: tuple[Value, ...]) -> str:
-    """Print fields as C would; the formats are those of tests.logging_ltt."""
+    """Print fields as C does, for the formats of tests.logging_ltt."""
     told = []
     words = kind.marker.format.split()
     for name, declared, value in zip(words[::2], words[1::2], values, strict=True):
@@ -234,7 +234,7 @@ def counting(tracer: Tracer) -> tuple[Kind, LttBuffer]:
 
 
 def test_events_of_all_cpus_and_channels_are_ordered_by_cycles(tmp_path: Path) -> None:
-    # Four cycles are one ns: events that have the same time have an order all the same.
+    # Four cycles are one ns, so events of the same time still have an order.
     tracer = Tracer(frequency=4_000_000_000)
     kind, metadata = counting(tracer)
     buffers = {"metadata_0": metadata} | {f"kernel_{cpu}": LttBuffer(tracer) for cpu in range(3)}
@@ -450,7 +450,7 @@ def test_printing_a_mutated_trace_gives_notes_and_no_exception(
                 raw[at] = data.draw(st.integers(0, 255))
         path.write_bytes(raw)
     again = lttd.open(trace.path)
-    with suppress(LttdError):  # of an index or gaps that are none
+    with suppress(LttdError):  # an index or gaps file that is invalid
         text(again)
     with suppress(LttdError):
         for batch in again.window():
@@ -471,7 +471,7 @@ def test_events_of_a_live_kernel_print_as_they_were_logged(
     with subprocess.Popen(words, stderr=subprocess.PIPE) as run:
         until(lambda: ltt_kernel.is_open("kernel_1"), "lttd")
         for number in range(400):
-            if number == 200:  # a marker of a channel that nobody knew until now
+            if number == 200:  # a marker of a new channel
                 ltt_kernel.add("fs_1", count=64)
                 ltt_kernel.describe("metadata_1", "fs", "read", 0, "n %u count %zu")
             if number > 200 and number % 3 == 0:

@@ -1,4 +1,4 @@
-"""The order of events over streams."""
+"""Merge the events of several streams into one order."""
 
 import numpy as np
 from hypothesis import given

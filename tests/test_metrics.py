@@ -1,4 +1,4 @@
-"""What a scrape shows: every loss once, from 0 on, in the words of docs/METRICS.md."""
+"""A scrape shows every loss once, from 0 on, as docs/METRICS.md describes it."""
 
 import json
 import os
@@ -44,7 +44,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 class Numbers:
-    """A daemon's numbers that a test can set."""
+    """The state of a daemon, with numbers that the test sets."""
 
     def __init__(self, *streams: StreamStats, **gauges: object) -> None:
         self.all = list(streams)
@@ -78,7 +78,7 @@ def busy_stream(channel: str = "sched", cpu: int = 0, source: str = "ftrace") ->
 
 
 def some_rows(count: int, payload_bytes: int) -> Rows:
-    """Return so many rows with so many bytes in all."""
+    """Return *count* rows with *payload_bytes* in all."""
     rows = np.zeros(count, ROW_DTYPE)
     rows["payload_bytes"][0] = payload_bytes
     return rows
@@ -99,11 +99,11 @@ def collector(numbers: Numbers) -> RecorderCollector:
 
 
 TORN_BYTES = 21
-"""What is left of the last sub-buffer in torn_trace()."""
+"""The bytes that torn_trace() leaves of its last sub-buffer."""
 
 
 def torn_trace(trace: Path) -> Path:
-    """Make what a killed lttd leaves: an open segment, its last sub-buffer cut in the middle."""
+    """Make an open segment as a killed lttd leaves it: its last sub-buffer is cut in the middle."""
     made = Made(trace)
     made.append([subbuffer(0), subbuffer(1)])
     made.leave()
@@ -114,7 +114,7 @@ def torn_trace(trace: Path) -> Path:
 
 
 def recovering(trace: Path) -> Observer:
-    """Return the numbers of a run that has just recovered *trace*, and that records nothing yet."""
+    """Return the state of a run that has recovered *trace* and not recorded yet."""
     recorder, health = Recorder(), Health()
     observer = Observer(recorder, Reader(recorder, 1.0), health, [], 1.0)
     for recovered in recover_open_segments(Disk(), trace):
@@ -123,14 +123,14 @@ def recovering(trace: Path) -> Observer:
 
 
 def torn_samples(trace: Path) -> dict[str, float]:
-    """Return what a scrape of that run shows of torn bytes, by labels."""
+    """Return the torn bytes of a scrape of that run, by labels."""
     text = RecorderCollector(recovering(trace), version="0.1.0", kernel="6.18.0").text()
     found = re.findall(r'^lttd_bytes_lost_total\{(.*,reason="torn")\} (\S+)$', text, re.M)
     return {labels: float(value) for labels, value in found}
 
 
 def scraped(text: str) -> Samples:
-    """Parse an exposition; a sample that is there twice fails."""
+    """Parse an exposition; fail on a repeated sample."""
     samples: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -145,7 +145,7 @@ def shown(numbers: Numbers) -> Samples:
 
 
 def by_reason(samples: Samples, name: str) -> dict[str, float]:
-    """Sum a metric over everything but its reason."""
+    """Sum a metric over all labels except its reason."""
     sums: dict[str, float] = {}
     for (sample, labels), value in samples.items():
         if sample == name:
@@ -238,7 +238,7 @@ def test_the_scraped_counters_balance(tmp_path: Path) -> None:
     stats = busy_stream(source="ltt:/a")
     stats.unwritten(some_rows(6, 700), Reason.STORAGE)
     stats.delivered_bytes = stats.stored_bytes + stats.padding_bytes + stats.refused_bytes
-    # Of an earlier run, of the same stream: not delivered in this one.
+    # The data of an earlier run of the same stream do not count as delivered in this one.
     (torn,) = recovering(torn_trace(tmp_path / "t")).streams()
     torn.source, torn.stream = stats.source, stats.stream
     samples = shown(Numbers(stats, torn))
@@ -267,7 +267,7 @@ def test_the_counters_of_a_stream_add_up_over_segments() -> None:
     for (name, labels), value in of_once.items():
         times = 3 if "channel" in dict(labels) else 1
         assert of_thrice[name, labels] == times * value
-    assert thrice.all[0] == busy_stream()  # the originals are left alone
+    assert thrice.all[0] == busy_stream()  # keep the original columns
 
 
 def test_streams_of_the_same_name_stay_separate_by_source() -> None:
@@ -322,14 +322,14 @@ def test_a_scrape_of_256_streams_blocks_the_loop_for_milliseconds_only() -> None
         before_s = time.thread_time()
         render()
         spent_s.append(time.thread_time() - before_s)
-    assert min(spent_s) < 0.015  # 3 ms on the machine that this was written on
+    assert min(spent_s) < 0.015  # it takes 3 ms on a small machine
 
 
 # -- docs/METRICS.md
 
 
 def rows_of(document: str, columns: int) -> Iterator[list[str]]:
-    """Yield the cells of every table row of that many columns, header lines left out."""
+    """Yield the cells of every table row with *columns* columns, without header lines."""
     for line in document.splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         if len(cells) == columns and cells[0].startswith("`"):
@@ -396,7 +396,7 @@ def test_rules_and_queries_use_only_documented_metrics() -> None:
         assert used <= known
 
 
-# -- Prometheus's own programs
+# -- the programs of Prometheus
 
 
 def promtool(*arguments: str, stdin: str = "") -> str:
@@ -430,7 +430,7 @@ def test_promtool_accepts_the_alerts_and_the_documents_queries(tmp_path: Path) -
 
 
 STREAM = 'instance="a",source="ftrace",channel="sched",cpu="0"'
-# alert -> series that must raise it within ten minutes, and it alone
+# alert -> series that must raise this alert, and no other, within ten minutes
 RAISED_BY = {
     "LttdDown": {'up{job="lttd",instance="a"}': "1 1 0x8"},
     "LttdEventsLost": {f'lttd_events_lost_total{{{STREAM},reason="dropped"}}': "0x7 1x4"},
@@ -502,7 +502,7 @@ def test_each_alert_fires_for_its_trouble_only(tmp_path: Path) -> None:
 
 
 def ask(port: int, path: str, **parameters: str) -> dict[str, Any] | None:
-    """Ask Prometheus's API; None while it is not up."""
+    """Query the API of Prometheus; return None until it is up."""
     url = f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with suppress(OSError), opener.open(url, timeout=5) as answer:
@@ -563,7 +563,7 @@ async def test_a_real_prometheus_scrapes_the_endpoint(tmp_path: Path) -> None:
             ):
                 data = await ask_until(port, "query", query=query)
                 assert data["result"][0]["value"][1] == value, query
-            # The last scrape may have been one that a busy machine was too slow for.
+            # A busy machine may have been too slow for the last scrape.
             while True:
                 (found,) = (await ask_until(port, "targets"))["activeTargets"]
                 if (found["health"], found["lastError"]) == ("up", ""):

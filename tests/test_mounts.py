@@ -1,4 +1,4 @@
-"""Finding tracefs and debugfs: every mount is tried, and what keeps lttd out is named."""
+"""Find tracefs and debugfs: lttd tries every mount, and names the obstacle."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from lttd.sources.mounts import USUAL_TRACEFS, find_debugfs, find_tracefs
 from lttd.sources.refused import Capability, has, remedy
 from tests.running import QUIET, Launcher, Run, assert_whole, needs_kernel
 
-# Imports everything first: the interpreter may be out of an ordinary user's reach.
+# Import everything first: an ordinary user may be unable to read the interpreter.
 AS_USER = """
 import os, sys
 import lttd.daemon, lttd.recover, lttd.sources.ftrace.source
@@ -84,7 +84,7 @@ def test_the_first_uncovered_mount_of_debugfs_is_used(tmp_path: Path) -> None:
     assert find_debugfs(tmp_path / "mounts") == str(usable)
 
 
-# -- what keeps lttd out
+# -- obstacles
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_capability_that_root_lacks_is_named(
 
 @contextmanager
 def owned(instance: Path) -> Iterator[Path]:
-    """Give *instance* to USER, who may pass through what is above it, and not list it."""
+    """Give *instance* to USER, who may enter the directories above it but not list them."""
     instance.mkdir()
     above = [instance.parents[1], instance.parents[0]]
     modes = [path.stat().st_mode for path in above]
@@ -146,7 +146,7 @@ def owned(instance: Path) -> Iterator[Path]:
 
 
 class TestOnThisKernel:
-    """With real mounts, in a name space of their own."""
+    """Tests with real mounts, in a mount name space of their own."""
 
     pytestmark = needs_kernel()
 
@@ -168,7 +168,7 @@ class TestOnThisKernel:
             "mount -t debugfs debugfs /sys/kernel/debug",
             "mkdir d; mount -t debugfs debugfs d",
             "mkdir a; mount -t tracefs tracefs a",
-            # A first mount that is covered, or read-only.
+            # The first mount is covered, or read-only.
             f"mount -t tracefs none {USUAL_TRACEFS}; mkdir a; mount -t tracefs none a;"
             f" mount -t tmpfs none {USUAL_TRACEFS}",
             f"mount -t tracefs none {USUAL_TRACEFS}; mkdir a; mount -t tracefs none a;"
@@ -226,7 +226,7 @@ class TestOnThisKernel:
             done = subprocess.run([*words, *source], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             assert_whole(Path(directory) / "t")
-            words[-1] += "2"  # for one of its own, it may not make one
+            words[-1] += "2"  # it may not make an own instance
             own = subprocess.run(words, capture_output=True, text=True, check=False)
             assert own.returncode == 77
             (line,) = own.stderr.splitlines()

@@ -1,4 +1,4 @@
-"""Ids and clocks that the kernel understands otherwise than a process in a container."""
+"""Process ids and clocks that differ between the kernel and a process in a container."""
 
 import re
 import subprocess
@@ -100,7 +100,7 @@ def test_lttd_in_a_pid_namespace_uses_no_pid_and_reports_it(lttd: Launcher, tmp_
     assert (tmp_path / "pids").read_text() == ""
     (line,) = run.lines
     assert "in a pid namespace, whose process ids the kernel's trace does not know" in line
-    # In there, lttd is process 1 or near it: such ids are init's and kernel threads' here.
+    # In the container lttd has a small pid; outside, such pids are of init and kernel threads.
     init = Path("/proc/1/comm").read_text().strip()
     names = {each["command"] for each in command_lines(tmp_path / "t") if each["pid"] == "1"}
     assert names <= {init}

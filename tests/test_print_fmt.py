@@ -1,4 +1,4 @@
-"""Print fmts: what they parse to, and what they print over columns."""
+"""Parse print fmts, and print columns by them."""
 
 import struct
 
@@ -113,7 +113,7 @@ def lines(printed: str, *events: bytes) -> list[str]:
 def test_print_fmts_print_their_conversions(printed: str, told: str) -> None:
     made = event(-5, 4_000_000_000, -1_234_567_890_123, b"bash", bytes(range(1, 17)))
     assert lines(printed, made) == [told]
-    # Over several rows constants are not columns: the same must come out.
+    # Constants are not columns: several rows must print the same.
     other = event(1, 2, 3, b"a-much", bytes(16), b"a longer string")
     assert lines(printed, made, other, made)[::2] == [told, told]
 
@@ -174,7 +174,7 @@ def test_only_unsupported_conversions_are_left_out(printed: str, told: str) -> N
 
 
 def test_a_text_wider_than_the_limit_is_cut_and_keeps_its_type() -> None:
-    """A width that is found only in the middle of a trace must not change how lines look."""
+    """A wide value in the middle of a trace does not change the form of later lines."""
     long = b"x" * 9000
     made = [event(i=5000, text=long), event(i=2, text=long), event(i=-3, text=long), event(i=1)]
     told = lines('"%.*s|%d", REC->i, __get_str(s), REC->i', *made)

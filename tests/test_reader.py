@@ -1,4 +1,4 @@
-"""The reading loop, against streams that do what no kernel does on demand."""
+"""The reading loop, with fake streams for behaviour that no kernel shows on demand."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ def small_batches(stream: StreamInfo, number: int) -> list[Batch]:
 
 
 class Noting(FakeStream):
-    """Notes in *order* whose turn it is."""
+    """A stream that appends itself to *order* at each turn."""
 
     def __init__(self, stream: StreamInfo, script: list[Batch], order: list[int]) -> None:
         super().__init__(stream, script)
@@ -112,7 +112,9 @@ async def test_an_offline_cpu_is_tried_again_only_at_each_tick(
 async def test_reading_stops_while_the_backlog_is_full_and_then_resumes(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    recorder = Recorder(backlog_bytes=TAKE_BYTES)  # its threads do not run yet: nothing is written
+    recorder = Recorder(
+        backlog_bytes=TAKE_BYTES
+    )  # its threads do not run yet, so nothing is written
     stream = FakeStream(info(), ())
     for number in range(3):
         batch = batch_of(stream.info, [page(number, event(b"abcd"))], first=number)
@@ -155,7 +157,7 @@ async def test_a_lost_stream_is_reported_and_the_others_are_read_on(
 
 
 class Failing(FakeStream):
-    """Cannot be read while *error* is set; notes when it was asked."""
+    """A stream that fails while *error* is set, and keeps the times of its takes."""
 
     def __init__(self, error: Exception | None, script: list[Batch] | None = None) -> None:
         super().__init__(info(), script or [])
@@ -405,7 +407,7 @@ async def test_a_stream_that_ends_during_a_poll_is_closed_and_may_return(
 
 
 class ScarceRoom:
-    """A recorder that has room for one take now and then."""
+    """A recorder that has room for one take at a time."""
 
     def __init__(self) -> None:
         self.room = 0
@@ -447,7 +449,7 @@ async def test_a_stream_that_waits_for_room_is_not_overtaken(
             while recorder.room < 3:
                 recorder.make_room()
         nursery.cancel_scope.cancel()
-    # A stream has had its turn again after all the others had theirs, maybe twice.
+    # A stream has its next turn after all the others had theirs, perhaps twice.
     for cpu in range(8):
         turns = [at for at, taken in enumerate(recorder.order) if taken == cpu]
         assert max(np.diff(turns)) <= 3 * 8

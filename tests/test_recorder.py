@@ -1,4 +1,4 @@
-"""Backlog, writer threads and segments, on a real file system."""
+"""The backlog, the writer threads and the segments, on a real file system."""
 
 import errno
 import json
@@ -48,7 +48,7 @@ def segment_of(
 
 
 class FullDisk(Disk):
-    """Has room for *room_bytes* in data files, then none."""
+    """A disk with room for *room_bytes* in data files."""
 
     def __init__(self, room_bytes: int) -> None:
         self.room_bytes = room_bytes
@@ -231,11 +231,11 @@ def test_stream_files_that_failed_to_open_are_made_at_the_second_try(
     assert [record.name for record in manifest.streams] == ["fake_0", "fake_1", "fake_2"]
 
 
-# -- recording goes on past failures
+# -- recording continues past failures
 
 
 class FailingDisk(Disk):
-    """Fails writes and syncs of the files whose names are in *bad*."""
+    """A disk that fails writes and syncs of the files named in *bad*."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -251,7 +251,7 @@ class FailingDisk(Disk):
         class FailingFile(File):
             def write_at(self, pieces: list[bytes | memoryview], offset_bytes: int) -> int:  # type: ignore[override]
                 if path.name in bad["write"]:
-                    # Half of it is there.
+                    # Half of the write succeeds.
                     data = b"".join(pieces)
                     end_bytes = super().write_at([data[: len(data) // 2]], offset_bytes)
                     fail("write", end_bytes)
@@ -270,7 +270,7 @@ class FailingDisk(Disk):
 
 @dataclass
 class Going:
-    """A recording that goes on past failures, of one stream whose sub-buffers hold one event."""
+    """A recording that continues past failures; each sub-buffer of its stream has one event."""
 
     recorder: Recorder
     segment: OpenSegment
@@ -295,12 +295,12 @@ class Going:
         self.recorder.drain()
 
     def retry(self) -> None:
-        """Do what the thread that syncs does every few seconds."""
+        """Sync, as the sync thread does every few seconds."""
         self.recorder._sync(self.segment)
         self.recorder.drain()
 
     def close(self) -> list[Gap]:
-        """Return the gaps of the trace, which is whole and tells of all that is missing."""
+        """Return the gaps; assert that the trace is whole and accounts for all missing data."""
         self.segment.close(SNAPSHOT)
         assert check(self.segment.paths, events=True).findings == []
         stats = self.lane.stats
@@ -319,7 +319,7 @@ class Going:
 def going(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Going]:
     lines: list[str] = []
     health = Health(lines.append)
-    # Nothing is synced but when a test says so.
+    # Only the test syncs.
     recorder = Recorder(keep_going=True, health=health, sync_interval_s=PATIENCE_S)
     recorder.start()
     disk, stream = FailingDisk(), info()
@@ -369,7 +369,7 @@ def test_a_long_outage_leaves_one_gap_for_each_reason_and_unit(going: Going) -> 
         going.offer(1, gaps=(kernel[number % 3],))
         assert len(going.lane.untold.gaps()) <= 4
     going.disk.bad["write"] = set()
-    going.lane.stats.delivered_bytes -= 100 * 4096  # of which no row tells here
+    going.lane.stats.delivered_bytes -= 100 * 4096  # no row counts these here
     going.lane.stats.padding_bytes -= 100 * 4096
     assert set(going.close()) == {
         Gap(0, Reason.STORAGE, Unit.SUBBUFFERS, 300, 10, 309),
@@ -449,7 +449,7 @@ def test_a_sync_that_fails_at_the_end_is_stored_as_a_gap(going: Going) -> None:
     assert going.close() == [Gap(1, Reason.UNSYNCED, Unit.BYTES, None, 0, 10)]
 
 
-# -- others reach into the trace
+# -- other processes change the trace
 
 
 def act_on(path: Path, act: str) -> None:
@@ -500,7 +500,7 @@ def test_the_content_of_a_removed_data_file_is_counted_as_lost(
     removed = summary.lost["removed_subbuffers"]
     assert removed + summary.subbuffers + summary.lost.get("storage_subbuffers", 0) == going.offered
     if seen_by == "write" and act in ("removed", "renamed", "replaced"):
-        left, unwritten = 0, 0  # it was written, to a file that is gone
+        left, unwritten = 0, 0  # it was written to a file that has been removed
     assert summary.subbuffers == left
     assert summary.lost.get("storage_subbuffers", 0) == unwritten
     assert going.lane.stats.all_bytes_lost[Reason.REMOVED] > 0
@@ -520,7 +520,7 @@ def test_a_removed_index_or_gaps_file_ends_the_stream_and_keeps_its_data(
     assert not going.health.verdict()[0]
     going.segment.close(SNAPSHOT)
     (summary,) = going.segment.summaries()
-    # What no index tells of can be found in the data by a repair.
+    # A repair finds data without an index entry.
     assert summary.subbuffers + summary.lost.get("removed_subbuffers", 0) == 2
     assert isinstance(going.recorder.last_write_error, LostFileError)
 

@@ -1,4 +1,4 @@
-"""Every state that a crash can leave, and what recovering makes of it."""
+"""Recover from every state that a crash can leave."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ LTT_INFO = StreamInfo(StreamId("kernel", 0), "ltt", 8192, LTT.header_bytes, page
 
 
 def of_ltt(made: Made) -> None:
-    """Sub-buffers of one page and of two, full, flushed and empty, with losses among them."""
+    """Sub-buffers of one and two pages: full, flushed and empty ones, with losses."""
     buffer = LttBuffer(LTT, subbuffer_bytes=8192, count=16)
     tsc = LTT.start_tsc
     for number in range(12):
@@ -64,7 +64,7 @@ def of_ltt(made: Made) -> None:
 
 
 class Story:
-    """A recording, told as the log of what was asked of the disk; made once a layout."""
+    """A recording as a log of disk operations; made once per layout."""
 
     def __init__(self, layout: str, abi: str) -> None:
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -74,7 +74,7 @@ class Story:
         made = Made(self.trace, layout=layout, disk=disk, **options)
         self.paths = made.paths
         self.has_markers = abi == "ftrace"
-        """Whether the events can be told apart by what is in the segment."""
+        """Whether the files of the segment are enough to decode its events."""
         self.start = len(disk.log)
         (of_ltt if abi == "ltt" else of_ftrace)(made)
         made.leave()
@@ -98,7 +98,7 @@ def _story(layout: str, abi: str) -> Story:
 
 @contextmanager
 def on_disk(told: Story, files: dict[Path, bytes]) -> Iterator[SegmentPaths]:
-    """Put the files of a story where they stood."""
+    """Write the files of a story to their places."""
     try:
         told.paths.index.mkdir(parents=True)
         put(files)
@@ -205,7 +205,7 @@ def test_a_file_cut_anywhere_is_recovered(layout: str, which: str, abi: str) -> 
     del files[told.paths.synced]
     path = getattr(told.stream, which)
     whole = files[path]
-    # A step that no record's size is a multiple of, so that cuts fall everywhere in a record.
+    # No record size is a multiple of this step, so cuts fall everywhere in a record.
     step = max(len(whole) // 150, 1) | 1
     for size in {*range(0, len(whole), step), 1, len(whole) - 1}:
         with on_disk(told, files | {path: whole[:size]}) as paths:
@@ -240,7 +240,7 @@ def test_the_data_alone_give_the_same_index(layout: str, abi: str) -> None:
         if abi == "ltt":
             assert (entries["end"] == told.entries["end"]).all()
             return
-        # Where a batch ended, the writer knew a later bound or an earlier one; the last is exact.
+        # At the end of a batch the writer's bound may be later or earlier; the last bound is exact.
         assert (entries["end"][:-1] == entries["begin"][1:]).all()
         assert entries["end"][-1] == 12_030
 
@@ -323,7 +323,7 @@ def test_recovery_reads_only_data_after_the_synced_record() -> None:
     told = story("packed")
     files = whole_files("packed")
     bad = bytearray(told.data)
-    bad[8] ^= 0x40  # the very first header: durable, so no business of a restart
+    bad[8] ^= 0x40  # the first header is durable, so a restart does not check it
     with on_disk(told, files | {told.stream.data: bytes(bad)}) as paths:
         assert [one.rebuilt_entries for one in recover(paths, ForgetfulDisk())] == [0]
 

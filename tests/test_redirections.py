@@ -1,4 +1,4 @@
-"""lttd and lttv with descriptors that are closed, full, or lead to nobody."""
+"""Run lttd and lttv with descriptors that are closed, full, or without a reader."""
 
 import shlex
 import subprocess
@@ -15,7 +15,7 @@ Ended = subprocess.CompletedProcess[bytes]
 
 
 def ended(module: str, words: list[str | Path], where: str) -> Ended:
-    """Run a command of ours in a shell that redirects its descriptors."""
+    """Run lttd or lttv in a shell that redirects its descriptors."""
     command = shlex.join([sys.executable, "-m", module, *map(str, words)])
     script = f"set -o pipefail; {command} {where}"
     return subprocess.run(["bash", "-c", script], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""A relay file is read up to its last closed sub-buffer, and what it never gave is counted."""
+"""Read a relay file up to its last closed sub-buffer, and count the bytes that never came."""
 
 import errno
 import os
@@ -21,12 +21,12 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def record(number: int, length: int = 24) -> bytes:
-    """Return a record that says its number and length, and is filled with the number."""
+    """Return a record with its number and length, filled with the number."""
     return number.to_bytes(4, "little") + bytes([length]) + bytes([number % 200]) * (length - 5)
 
 
 def records_in(data: bytes) -> list[int]:
-    """Return the numbers of the records in *data*; fail where it is anything else."""
+    """Return the numbers of the records in *data*; fail if it contains anything else."""
     numbers, at = [], 0
     while at < len(data):
         number, length = int.from_bytes(data[at : at + 4], "little"), data[at + 4]
@@ -37,7 +37,7 @@ def records_in(data: bytes) -> list[int]:
 
 
 def more(begun: memoryview) -> int:
-    """Tell how many bytes follow in a record."""
+    """Return the number of bytes that a record still needs."""
     return (5 if len(begun) < 5 else begun[4]) - len(begun)
 
 
@@ -245,7 +245,7 @@ def test_every_byte_is_delivered_refused_or_counted_lost(
     found, written = b"", 0
     for number, (what, value) in enumerate(steps):
         if what == "flush" and not model.offset:
-            # Two empty ones between full ones are more than the kernel can count.
+            # The kernel miscounts two empty sub-buffers between full ones.
             found += read(file)
         if what == "write":
             written += value if model.write(record(number, value)) else 0

@@ -1,4 +1,4 @@
-"""A segment of relay data, whose index is the only witness of where its rows are."""
+"""A segment of relay data; only its index knows the places of its rows."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ ROW_BYTES = 200
 
 
 def recorded(trace: Path, rows: int = 6) -> Made:
-    """Row n has ten records with times from 1000 n + 100; before row 3, two are missing."""
+    """A segment: row n has ten records from time 1000 n + 100; two are missing before row 3."""
     stream = MadeStream(time=8)
     stream.clock.time = 1 << 40
     made = Made(trace, make_ring=lambda cpu: Ring(stream.stream.info))

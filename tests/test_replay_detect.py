@@ -1,4 +1,4 @@
-"""``replay:DIR`` finds out by names and first bytes what it replays, and says so."""
+"""``replay:DIR`` detects the kind of its files by names and first bytes, and reports it."""
 
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +24,7 @@ def put(directory: Path, name: str, data: bytes) -> None:
 
 
 def opened(directory: Path, **options: str) -> tuple[str, str, list[str]]:
-    """Return the ABI of the streams, that in the manifest, and what is said."""
+    """Return the ABI of the streams, the ABI of the manifest, and the note."""
     spec = SourceSpec("replay", str(directory), options)
     with closing(open_source(spec, BufferPool())) as source:
         abis = {stream.info.abi for stream in source.streams}

@@ -1,4 +1,4 @@
-"""The runtime directory: whose it must be, what in it is believed, and who lives."""
+"""The runtime directory: its owner, its notes, and whether their writer lives."""
 
 import os
 import stat
@@ -90,7 +90,7 @@ def test_a_note_is_held_by_its_maker_until_it_dies(
     with pytest.raises(FileExistsError):
         directory.create("note", b"")
     note.append(b"two\n")
-    note.release()  # as the end of a process does
+    note.release()  # as the end of a process closes it
     again = held(directory, "note")
     assert again.content() == b"one\ntwo\n"
     again.append(b"three\n")

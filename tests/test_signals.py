@@ -1,4 +1,4 @@
-"""What signals mean to lttd: which end it in order, which it reports, and that none is half-way."""
+"""The meaning of signals to lttd: some end it in order, some are only reported."""
 
 import os
 import signal
@@ -21,13 +21,13 @@ from tests.running import (
 
 ENDS = [number for number, meaning in MEANINGS.items() if meaning is Meaning.END]
 FREE = [number for number, meaning in MEANINGS.items() if meaning is Meaning.NONE]
-# What the kernel does by itself for these is what people expect of them.
+# For these the default act of the kernel is the expected one.
 LEFT_ALONE = {
     *("SIGKILL", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCONT", "SIGCHLD", "SIGPIPE"),
     *("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGTRAP", "SIGSYS"),
     *("SIGURG", "SIGWINCH", "SIGXFSZ"),
 }
-# Signals that wait while the program is executed arrive as soon as it lets them.
+# Signals that are pending during exec arrive as soon as they are unblocked.
 WITH_SIGNALS_WAITING = """
 import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -36,7 +36,7 @@ for number in sys.argv.pop(1).split(","):
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
-# Ctrl-C comes when a module is about to be loaded, or when all is done.
+# Ctrl-C comes when a module is about to be loaded, or at exit.
 INTERRUPTED = """
 import atexit, os, signal, sys
 interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)
@@ -169,7 +169,7 @@ class TestOnThisKernel:
     def test_a_stop_from_the_terminal_stops_and_continues(
         self, lttd: Launcher, tmp_path: Path
     ) -> None:
-        # The kernel discards it for a group that nobody of its session looks after.
+        # The kernel discards SIGTSTP for an orphaned process group.
         group = [sys.executable, "-c", OWN_GROUP]
         run = lttd.start("-t", tmp_path / "t", *QUIET, "--summary", "none", under=group).recording()
         run.signal(signal.SIGTSTP)

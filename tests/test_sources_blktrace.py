@@ -1,4 +1,4 @@
-"""The source of block traces without a kernel: what it asks, whose a trace is, what was lost."""
+"""The source of block traces without a kernel: requests, ownership of a trace, losses."""
 
 import os
 import struct
@@ -114,7 +114,7 @@ def test_a_kernel_that_bars_relay_files_is_reported_and_left_unchanged(
 
 
 class Debugfs:
-    """What of debugfs says which trace is there."""
+    """The files of debugfs that identify a trace."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -122,7 +122,7 @@ class Debugfs:
 
     def set_up(self) -> None:
         self.dropped.parent.mkdir(parents=True, exist_ok=True)
-        # As debugfs has them, inode numbers are not used again: the old file stays meanwhile.
+        # debugfs does not reuse inode numbers, so keep the old file.
         if self.dropped.exists():
             self.dropped.rename(self.root / f"gone{time.monotonic_ns()}")
         self.dropped.write_text("0\n")
@@ -261,7 +261,7 @@ def test_an_incomplete_record_is_left_for_the_next_take_or_torn() -> None:
 
 
 class Ring:
-    """One CPU's ring in the kernel, and the stream that reads it."""
+    """The ring of one CPU in the kernel, and the stream that reads it."""
 
     def __init__(self, directory: Path) -> None:
         framing = parse_framing("blktrace")
@@ -284,7 +284,7 @@ class Ring:
         self.dropped_path.write_text(f"{self.model.refused}\n")
 
     def taken(self) -> list[Batch]:
-        """Return what a flush and the question for losses give."""
+        """Return the batches of a flush and of the final count of losses."""
         batches = []
         while isinstance(batch := self.stream.take(flush=True), Batch):
             batches.append(batch)
@@ -305,7 +305,7 @@ def test_the_records_made_are_the_stored_and_the_dropped_ones(tmp_path: Path) ->
     assert gaps_of(first) == [(Reason.DROPPED, Unit.EVENTS, 5)]
     assert ring.stream.counters()["records"] == 40
     assert ring.stream.counters()["dropped"] == 5
-    # What follows goes on from there: the index counts what was lost so far.
+    # Later rows continue from there: the index counts all earlier losses.
     ring.write(12)
     ring.model.flush()
     (second,) = ring.taken()
@@ -338,7 +338,7 @@ def test_data_left_by_an_aborted_drain_are_counted(tmp_path: Path) -> None:
 def test_a_complete_drain_leaves_nothing(tmp_path: Path) -> None:
     ring = Ring(tmp_path)
     ring.write(25)
-    ring.model.flush()  # as BLKTRACESTOP does
+    ring.model.flush()  # as BLKTRACESTOP flushes it
     ring.shared.stopped = True
     batches = ring.taken()
     assert sum(batch.payload_bytes for batch in batches) == 25 * 48

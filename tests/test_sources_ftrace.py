@@ -1,4 +1,4 @@
-"""Recording from the ftrace rings of the kernel that runs here: root and a mounted tracefs."""
+"""Record from the ftrace rings of the running kernel; needs root and a mounted tracefs."""
 
 import os
 import select
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.skipif(bool(why_not()), reason=why
 
 @pytest.fixture(autouse=True)
 def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where instances are.  Those made here have names of ours, and none is left behind."""
+    """The directory of instances; a test must leave none with our prefix."""
     monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", PREFIX)
     directory = find_tracefs() / "instances"
     yield directory
@@ -51,7 +51,7 @@ def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def foreign(instances: Path) -> Iterator[Path]:
-    """Somebody else's instance: tracing, with an event and a filled list of its own."""
+    """An instance of another tool: tracing is on, one event is enabled, one pid list is set."""
     path = instances / f"{PREFIX}foreign"
     path.mkdir()
     (path / "trace_clock").write_text("mono")
@@ -61,7 +61,7 @@ def foreign(instances: Path) -> Iterator[Path]:
     path.rmdir()
 
 
-# Events of ours alone, and only when we say so: markers, written by this process.
+# Only markers of this process, so that the test controls every event.
 QUIET = FtraceSettings(events=("sched:sched_process_hang",), buffer_bytes=64 << 10)
 
 
@@ -75,14 +75,14 @@ def mark(instance: Path, text: str, times: int = 1) -> None:
     for _ in range(times):
         try:
             os.write(fd, text.encode())
-        except OSError:  # EBADF: a full ring in no-overwrite mode refuses
+        except OSError:  # EBADF: a full ring without overwriting refuses an event
             continue
     os.close(fd)
 
 
 @contextmanager
 def on_cpu_0() -> Iterator[None]:
-    """Keep the marks in one ring."""
+    """Pin this process to one CPU, so that all marks go to one ring."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {0})
     try:
@@ -100,7 +100,7 @@ def turn(stream: FtraceStream, *, flush: bool = True) -> tuple[list[Batch], Noth
 
 
 def drain(source: FtraceSource) -> list[Batch]:
-    """Do as the reader does: stop, take until nothing is left, ask for the last losses."""
+    """Drain as the reader does: stop, take everything, ask for the last losses."""
     source.stop()
     batches = []
     for stream in source.streams:
@@ -144,7 +144,7 @@ def test_an_own_instance_records_and_is_removed_afterwards(instances: Path) -> N
         assert b"hello recorder" in content(batches)
         (row,) = (row for batch in batches for row in batch.rows)
         assert row["flags"] == RowFlag.PARTIAL
-        assert row["begin"] == row["end"] <= marked_by  # it ends with its only event
+        assert row["begin"] == row["end"] <= marked_by  # the row ends at its only event
         assert row["kernel_bytes"] == 4096
         assert row["payload_bytes"] < 200
     assert not path.exists()
@@ -232,7 +232,7 @@ def test_a_ring_that_refuses_events_is_drained_a_pipe_at_a_time() -> None:
             mark(instance_of(source), "z" * 900, times=3200)
         batches = drain(source)
         rows = [len(batch.rows) for batch in batches if batch.stream == source.streams[0].info.id]
-        # 800 sub-buffers, of which a pipe takes 256 at least; the unfinished one comes last.
+        # 800 sub-buffers; a pipe takes at least 256; the unfinished one comes last.
         assert sum(rows) >= 799
         assert 1 not in rows[:-1]
         assert rows[0] >= 256
@@ -260,7 +260,7 @@ def test_excluded_threads_are_not_recorded() -> None:
             os.getppid()
         (instance_of(source) / "events/raw_syscalls/enable").write_text("0")
         pid = os.getpid().to_bytes(4, "little")
-        # common_pid stands 4 bytes into an event, behind its type, flags and preempt count.
+        # common_pid is at byte 4 of an event, after its type, flags and preempt count.
         kind = int((instance_of(source) / "events/raw_syscalls/sys_enter/id").read_text())
         text = content(drain(source))
         assert not any(
@@ -394,7 +394,7 @@ def test_an_interrupt_during_setup_leaves_nothing_in_the_kernel(
     assert not [name for name in os.listdir(instances) if name.startswith(PREFIX)]
 
 
-# -- what decoding needs
+# -- files for decoding
 
 
 def test_attachments_are_tracefs_files_and_commands_follow_changes() -> None:
@@ -439,7 +439,7 @@ def formats_of(source: FtraceSource, when: When) -> set[str]:
 
 
 def test_the_formats_of_every_event_in_a_foreign_ring_are_saved(foreign: Path) -> None:
-    """Events that were switched off again before we came are in the ring all the same."""
+    """The ring still holds events that were turned off before lttd started."""
     (foreign / "events/enable").write_text("0")
     with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
         saved = formats_of(source, When.OPEN)
@@ -455,7 +455,7 @@ def test_the_formats_of_events_that_another_process_enabled_are_saved() -> None:
         assert {"signal/signal_generate", "signal/signal_deliver"} <= formats_of(source, When.CLOSE)
 
 
-# -- an instance that is not ours
+# -- a foreign instance
 
 SETTINGS = (
     "tracing_on",
@@ -537,7 +537,7 @@ def breaks_off(fd: int, buffer: memoryview, used_bytes: int, done_bytes: int) ->
 
 
 def test_the_earlier_content_of_a_foreign_ring_is_delivered(foreign: Path) -> None:
-    # Else what runs here might overwrite it before it is read.
+    # Otherwise other events could overwrite it before it is read.
     (foreign / "events/enable").write_text("0")
     mark(foreign, "before you came")
     with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
@@ -546,7 +546,7 @@ def test_the_earlier_content_of_a_foreign_ring_is_delivered(foreign: Path) -> No
 
 
 def test_a_sub_buffer_ends_at_its_last_event_however_old_that_is(foreign: Path) -> None:
-    """A full ring of which a take gets a part: no entry may reach to the time of the take."""
+    """A take gets a part of a full ring; no entry may end at the time of the take."""
     (foreign / "events/enable").write_text("0")
     (foreign / "buffer_size_kb").write_text("512")
     with on_cpu_0():
@@ -639,7 +639,7 @@ def test_an_interrupted_take_leaves_its_pipe_empty(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(8192))
     pipe = Pipe(1 << 20)
     fd = os.open(tmp_path / "file", os.O_RDONLY)
-    # A buffer that is too small breaks the take off after the splice.
+    # A buffer that is too small aborts the take after the splice.
     with pytest.raises(SourceError, match="broke off after 4096 of 8192"):
         pipe.move(fd, 8192, memoryview(bytearray(4096)))
     os.set_blocking(pipe.read_fd, False)

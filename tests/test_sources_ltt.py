@@ -1,4 +1,4 @@
-"""The source ``ltt:DIR`` on an emulated kernel: ioctls, splice, poll, and what each may say."""
+"""The source ``ltt:DIR`` on an emulated kernel: each answer of ioctl, splice and poll."""
 
 import errno
 import os
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 
 
 class Opened:
-    """A source on an emulated kernel, and what was taken from it so far."""
+    """A source on an emulated kernel, and the batches taken from it."""
 
     def __init__(self, kernel: Kernel, pool: BufferPool | None = None, **how: object) -> None:
         self.kernel = kernel
-        # Looks each time it is asked: the emulated kernel's files make no inotify events.
+        # Rescan at every call: the files of the emulated kernel make no inotify events.
         how = {"rescan_s": 0.0, **how}
         self.source: LttSource = open_ltt(kernel.root, pool or BufferPool(), **how)
 
@@ -40,7 +40,7 @@ class Opened:
         return found
 
     def drain(self, name: str) -> tuple[list[Batch], Nothing]:
-        """Take until there is nothing; return why."""
+        """Take until nothing is left; return the last answer."""
         batches = []
         while isinstance(taken := self.stream(name).take(flush=False), Batch):
             batches.append(taken)
@@ -58,7 +58,7 @@ def opened(ltt_kernel: Kernel) -> Iterator[Opened]:
 
 
 def packed(batches: list[Batch]) -> list[bytes]:
-    """Return the sub-buffers as a packed file has them."""
+    """Return the sub-buffers as a packed file stores them."""
     found = []
     for batch in batches:
         whole = b"".join(batch.pieces())
@@ -93,7 +93,7 @@ def test_closed_sub_buffers_come_in_order_without_padding(ltt_kernel: Kernel, mi
     batches, why = opened.drain("kernel_0")
     assert why is Nothing.YET
     assert packed(batches) == [stripped(one) for one in ltt_kernel.report("kernel_0").written]
-    # Up to 2.4 all of a sub-buffer is delivered; then what is used, up to a page.
+    # Before 2.5 splice delivers a whole sub-buffer; later its used bytes, rounded up to a page.
     assert {int(size) for size in batches[0].rows["kernel_bytes"]} == {4096 if minor > 4 else 16384}
     assert stream.info.subbuffer_bytes == 16384
     assert stream.info.page_bytes == (4096 if minor > 4 else 0)
@@ -135,11 +135,11 @@ def test_a_channel_that_hung_up_ends_and_closes_once_it_is_drained(
     assert is_readable(opened.stream("kernel_0"))
     batches, why = opened.drain("kernel_0")
     assert (len(batches[0].rows), why) == (2, Nothing.EVER)
-    # The kernel's destroy waits for that.
+    # Destroying a trace waits for the close.
     until(lambda: not opened.kernel.is_open("kernel_0"), "the close")
     assert opened.kernel.is_open("kernel_1")
     assert opened.stream("kernel_0").take(flush=True) is Nothing.EVER
-    # Nor does it wake anybody while others go on.
+    # It does not wake the reader while other channels continue.
     assert not is_readable(opened.stream("kernel_0"))
     assert opened.stream("kernel_0").losses() is None
 
@@ -150,7 +150,7 @@ def test_a_poll_may_announce_data_that_are_not_committed_yet(opened: Opened) -> 
     batches, _ = opened.drain("kernel_0")
     assert len(batches[0].rows) == 1
     opened.kernel.fill("kernel_0", 1)
-    opened.kernel.fault("kernel_0", uncommitted=1000)  # held up for long: asked again at the tick
+    opened.kernel.fault("kernel_0", uncommitted=1000)  # not ready for long: tried again at the tick
     assert opened.drain("kernel_0") == ([], Nothing.YET)
 
 
@@ -267,7 +267,7 @@ def test_a_final_refusal_is_reported_at_the_end(opened: Opened) -> None:
 
 def test_a_sub_buffer_that_cannot_be_spliced_is_put_back_and_refused(opened: Opened) -> None:
     opened.kernel.fill("kernel_0", 2)
-    opened.kernel.fault("kernel_0", splice_errors=2)  # the page cache asks twice
+    opened.kernel.fault("kernel_0", splice_errors=2)  # the page cache reads twice
     batches, _ = opened.drain("kernel_0")
     assert packed(batches) == [stripped(opened.kernel.report("kernel_0").written[1])]
     assert losses(batches) == [(0, Reason.REFUSED, Unit.SUBBUFFERS, 1)]
@@ -330,7 +330,7 @@ def test_a_channel_that_breaks_raises_after_its_whole_sub_buffers(
             opened.stream("kernel_0").take(flush=False)
     assert not opened.stream("kernel_0").urgent()
     told = opened.stream("kernel_0").losses()
-    # What was reserved when it broke is nobody's.
+    # The sub-buffer that was reserved at the failure is lost.
     assert bool(told) == ("put_errno" in fault)
     assert told is None or losses([told]) == [(0, Reason.REFUSED, Unit.SUBBUFFERS, 1)]
 
@@ -370,7 +370,7 @@ def test_two_urgent_channels_do_not_block_each_other(ltt_kernel: Kernel) -> None
         ltt_kernel.add(f"kernel_{cpu}", urgent_from=2)
         ltt_kernel.fill(f"kernel_{cpu}", 3)
     opened = Opened(ltt_kernel)
-    # Two until it is no longer urgent; the other still is.
+    # Two takes until it is no longer urgent; the other channel still is.
     assert [len(batch.rows) for batch in opened.drain("kernel_0")[0]] == [2, 1]
     opened.source.close()
 
@@ -408,7 +408,7 @@ def test_data_left_in_the_ring_are_reported_once_with_unknown_number(
     opened.kernel.fault("kernel_0", **faults)
     opened.source.stop()
     stream = opened.stream("kernel_0")
-    if faults:  # else the drain did not come that far
+    if faults:  # otherwise the drain did not reach it
         assert stream.take(flush=True) is Nothing.YET
     told = stream.losses()
     assert told is not None
@@ -542,7 +542,7 @@ def test_a_channel_without_a_free_descriptor_is_reported(
 
 
 def test_inotify_reports_new_channels_before_the_rescan(ltt_kernel: Kernel, tmp_path: Path) -> None:
-    # The emulated files make no events; names of them, in a directory of the machine's own, do.
+    # The emulated files make no inotify events, but links to them in a real directory do.
     for path in ("kernel_0", "kernel_1", "fs_0"):
         ltt_kernel.add(path)
     root = tmp_path / "names"
@@ -584,7 +584,7 @@ def test_the_first_metadata_sub_buffer_gives_the_wall_clock(ltt_kernel: Kernel) 
     opened.source.close()
 
 
-# -- what cannot be
+# -- impossible requests
 
 
 def test_a_second_reader_is_refused_and_takes_nothing_from_the_first(opened: Opened) -> None:
@@ -643,7 +643,7 @@ def test_impossible_channel_sizes_are_refused(ltt_kernel: Kernel) -> None:
     until(lambda: not ltt_kernel.is_open("kernel_0"), "the close")
 
 
-@pytest.mark.usefixtures("ltt_kernel")  # it says whether one can be had
+@pytest.mark.usefixtures("ltt_kernel")  # it shows whether /dev/fuse is usable
 def test_a_kernel_that_dies_raises_an_error_and_does_not_hang_lttd(tmp_path: Path) -> None:
     with running_kernel(tmp_path) as kernel:
         kernel.add("kernel_0")

@@ -1,4 +1,4 @@
-"""What relay files give becomes rows, gaps and times; what is no relay channel is told."""
+"""Relay files become rows, gaps and times; other files are refused with the reason."""
 
 import os
 import struct
@@ -23,7 +23,7 @@ CHANNEL = StreamId("chan", 0)
 
 
 class Clock:
-    """Counts the times that it is asked."""
+    """A clock that advances by one at each read."""
 
     def __init__(self) -> None:
         self.time = 1000
@@ -40,7 +40,7 @@ def record(number: int, payload: int = 4, *, time: int = 0) -> bytes:
 
 
 class Made:
-    """A stream of a model of the kernel's buffer."""
+    """A stream that reads the model of a kernel buffer."""
 
     def __init__(
         self, framing: str | None = "u32le-length", *, model: RelayModel | None = None,
@@ -71,7 +71,7 @@ class Made:
         return taken
 
     def takes(self) -> list[Batch]:
-        """Take until there is nothing, and what is left at the end."""
+        """Take until nothing is left, and then drain the rest."""
         taken = []
         self.shared.stopped = True
         while isinstance(some := self.stream.take(flush=True), Batch):
@@ -133,7 +133,7 @@ def test_an_incomplete_record_is_joined_with_the_next_bytes() -> None:
     made = Made("fixed:16", sequence=None)
     made.model.write(bytes(range(10)))
     made.model.flush()
-    # As in the middle of a sub-buffer that a take could not hold.
+    # As if a take ended in the middle of a large sub-buffer.
     made.stream._kept = b"123456"
     (row,) = made.take().rows
     assert row["payload_bytes"] == 16

@@ -1,4 +1,4 @@
-"""Replaying files of whole sub-buffers: fixtures of ours, other people's, and broken ones."""
+"""Replay files of whole sub-buffers: our fixtures, files of other tools, and damaged ones."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def test_a_replay_of_the_fixture_has_its_loss_in_place(cpu: int) -> None:
     totals = batch.rows["discarded_total"].tolist()
     assert totals == [0] * gap.row + [gap.count] * (len(batch.rows) - gap.row)
     assert batch.rows["sequence"].tolist() == list(range(len(batch.rows)))
-    # stats prints microseconds, cut off, a little after the last event.
+    # stats shows a time a little after the last event, cut to microseconds.
     assert stats["oldest event ts"] <= batch.rows["end"][-1] <= stats["now ts"] + 999
     source.close()
 

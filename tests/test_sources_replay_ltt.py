@@ -1,4 +1,4 @@
-"""Replaying traces of LTTng 0.x: a real one, made ones of every format, and broken ones."""
+"""Replay traces of LTTng 0.x: a real one, generated ones of every format, and damaged ones."""
 
 import json
 import struct
@@ -28,7 +28,7 @@ TRACERS = [
 
 
 def busy(tracer: Tracer, *, events: int = 900, count: int = 64) -> LttBuffer:
-    """Return a buffer of many sub-buffers, some flushed, not finalized."""
+    """Return an unfinalized buffer of many sub-buffers, some of them flushed."""
     buffer = LttBuffer(tracer, count=count)
     for number in range(events):
         tsc = tracer.start_tsc + 1000 * (number + 1)
@@ -39,7 +39,7 @@ def busy(tracer: Tracer, *, events: int = 900, count: int = 64) -> LttBuffer:
 
 
 def made(directory: Path, tracer: Tracer) -> dict[str, LttBuffer]:
-    """Write a trace of two CPUs, named as that version named them."""
+    """Write a trace of two CPUs with the file names of that version."""
     inside = "control/" if tracer.minor <= 2 else ""
     buffers = {f"{inside}metadata_{cpu}": LttBuffer(tracer) for cpu in (0, 1)}
     described = buffers[f"{inside}metadata_0"]
@@ -70,7 +70,7 @@ def opened(directory: Path, **options: str) -> LttReplaySource:
 
 
 def data_sizes(data: bytes) -> list[int]:
-    """Follow the blocks of a little-endian 2.5 file; return the data_size of each."""
+    """Walk the blocks of a little-endian 2.5 file; return the data_size of each."""
     found, at = [], 0
     while at < len(data):
         used, size = struct.unpack_from("<II", data, at + 52)

@@ -1,4 +1,4 @@
-"""tracefs's small files, on a tree that merely looks like it."""
+"""Read and write the small files of tracefs, on a tree of plain files."""
 
 import errno
 from pathlib import Path

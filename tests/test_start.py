@@ -1,4 +1,4 @@
-"""How lttd begins: descriptors, limits, the background; and how it ends what nobody foresaw."""
+"""The start of lttd: descriptors, limits, background; and its line for unexpected failures."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ LTTD = (sys.executable, "-m", "lttd.cli")
 
 
 def run(*words: str | Path, under: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run lttd; one that hangs, or ignores SIGTERM, fails."""
+    """Run lttd; fail if it hangs or ignores SIGTERM."""
     command = [*under, *LTTD, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
@@ -31,7 +31,7 @@ def only_line(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-# -- the line for what nobody foresaw
+# -- the line for an unexpected failure
 
 
 def chained() -> ImportError:
@@ -85,8 +85,8 @@ def test_a_thread_that_fails_ends_the_process_that_waits_for_it() -> None:
     assert "unforeseen KeyError at <string>:5: 'x'" in only_line(done)
 
 
-# What breaks in the loop itself leaves the run's threads behind: as when the terminal that is left
-# had the number of the loop's descriptor.
+# An exception in the loop itself leaves the threads of the run alone, as when the closed terminal
+# had the number of a descriptor of the loop.
 LOOP_BREAKS = """
 import os, sys
 from contextlib import suppress
@@ -119,7 +119,7 @@ def test_an_unexpected_failure_gives_one_line_and_status_1(
     if broken is LOOP_BREAKS and not daemon:
         pytest.skip("only a daemon leaves its terminal")
     words = [sys.executable, "-c", broken, "-t", str(tmp_path / "t"), *daemon, *REPLAY]
-    # Whoever holds a copy of its stderr has ended when this returns.
+    # Every process with a copy of its stderr has ended when this returns.
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     line = only_line(done)
     if broken is READER_BREAKS:
@@ -168,7 +168,7 @@ def test_too_few_descriptors_are_reported_in_one_line(tmp_path: Path, files: int
 @pytest.mark.parametrize("size_mb", [30, 60, 110, 140, 170, 200])
 def test_too_little_address_space_is_reported_in_one_line(tmp_path: Path, size_mb: int) -> None:
     done = run("-t", tmp_path / "t", *REPLAY, under=["prlimit", f"--as={size_mb << 20}"])
-    if done.returncode != 0:  # how much it takes is the libraries' business
+    if done.returncode != 0:  # the libraries decide how much it takes
         assert done.returncode in (1, 2)
         assert "Traceback" not in done.stderr
         only_line(done)
@@ -176,7 +176,7 @@ def test_too_little_address_space_is_reported_in_one_line(tmp_path: Path, size_m
 
 @pytest.mark.slow
 def test_too_few_processes_are_reported_in_one_line(tmp_path: Path) -> None:
-    # Somebody whom limits bind, and who may read this Python wherever it is.
+    # A user whom limits bind, and who may read this Python in any directory.
     nobody = ["setpriv", "--reuid=64999", "--inh-caps=+dac_override"]
     nobody += ["--ambient-caps=+dac_override"]
     if os.geteuid() or subprocess.run([*nobody, "true"], check=False).returncode:
@@ -252,6 +252,6 @@ class TestOnThisKernel:
         until(children.read_text, "the daemon is there")
         (pid,) = map(int, children.read_text().split())
         run.signal(signal.SIGTERM)
-        # It may have been ready already; then it was told to end all the same.
+        # It may have been ready already; it still ends by the signal.
         assert run.wait() in (0, 1)
         until(lambda: not Path(f"/proc/{pid}").exists(), "the daemon has ended")

@@ -1,4 +1,4 @@
-"""What reaches a terminal, and what becomes of lines that nobody takes."""
+"""Escape the output to a terminal, and count the lines that no reader takes."""
 
 import os
 import shlex
@@ -74,7 +74,7 @@ def test_a_line_that_stderr_refuses_does_not_change_the_status(where: str) -> No
 
 
 def with_pipe(code: str, before: Callable[[int, int], None]) -> tuple[subprocess.Popen[bytes], int]:
-    """Start Python with a pipe as stdout and stderr; return it and the end to read from."""
+    """Start Python with a pipe as stdout and stderr; return the process and the read end."""
     reading, writing = os.pipe()
     before(reading, writing)
     process = subprocess.Popen([*RUN, code], stdout=writing, stderr=writing)
@@ -105,7 +105,7 @@ def test_a_slow_reader_blocks_nobody_and_its_missed_lines_are_counted() -> None:
         os.close(writing)
         assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.read(1) == b"."  # it is done with all, and nobody has read one
+        assert process.stdout.read(1) == b"."  # it has written all lines, and none has been read
         os.set_blocking(reading, False)
         read = b"".join(iter(lambda: pipe.read(4096) or b"", b""))
         os.set_blocking(reading, True)

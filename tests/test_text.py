@@ -1,4 +1,4 @@
-"""``lttv text`` and ``lttv follow``: lines as the kernel prints them."""
+"""``lttv text`` and ``lttv follow`` print lines as the kernel prints them."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def test_losses_are_shown_where_they_happened(fixture: OpenedTrace) -> None:
         before = [line for line in lines[:at] if f"[00{cpu}]" in line][-1]
         after = next(line for line in lines[at:] if f"[00{cpu}]" in line)
         gap_s = float(after.split()[3][:-1]) - float(before.split()[3][:-1])
-        assert gap_s > 0.0005  # thousands of events were lost there
+        assert gap_s > 0.0005  # the fixture lost thousands of events there
 
 
 def test_wide_lines_are_printed_among_narrow_ones(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_terminal_shows_progress_and_clears_it_at_the_end(
         monkeypatch.setattr(sys, "stdout", out)
         assert main(["text", str(fixture.path), "--jobs", jobs]) == 0
         told = ""
-        # The kernel hands a terminal's bytes on in its own time.
+        # The kernel passes the bytes of a terminal on with a delay.
         while not told.endswith("%\r    \r"):
             told += os.read(ours, 1 << 16).decode()
     os.close(ours)
@@ -302,7 +302,7 @@ def test_several_traces_of_one_boot_are_merged_by_time(
         made.finish()
     paths = [tmp_path / name for name in "abc"]
     status, out, err = run(capfdbinary, "text", *paths, "--ns", "--begin", "6.01us")
-    assert status == 2  # no unit there: 6.01us is no time
+    assert status == 2  # "6.01us" is not a valid time
     assert "is not a valid time" in err
     status, out, err = run(capfdbinary, "text", *paths, "--ns", "--begin", "0.00000601")
     times = [line.split()[3] for line in out.decode().splitlines()]
@@ -355,7 +355,7 @@ def test_the_lines_of_the_fixture_equal_those_of_trace_cmd(
     for mine, other in zip(ours, theirs, strict=True):
         for part in ("pid", "cpu", "time", "event", "fields"):
             assert mine[part] == other[part]
-        # Who ended before recording has no name there; the events tell it here.
+        # trace-cmd has no name for tasks that ended before recording; lttv takes that of the event.
         assert mine["comm"] == other["comm"] or other["comm"] == "<...>"
 
 
@@ -374,7 +374,7 @@ def test_nearly_all_print_fmts_of_this_kernel_are_supported() -> None:
 
 
 def following(trace: Path, until: Callable[[str], bool], *options: str) -> str:
-    """Run ``lttv follow`` until what it wrote is enough; return that."""
+    """Run ``lttv follow`` until *enough* accepts its output; return the output."""
     words = [sys.executable, "-m", "lttd.view.cli", "follow", str(trace), *options]
     told = ""
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
@@ -474,7 +474,7 @@ def test_follow_waits_while_a_process_records_or_recovers(
     def poll(_: float) -> None:
         nonlocal polls
         polls += 1
-        if polls == 50:  # it was killed, and the next one starts
+        if polls == 50:  # the first was killed, and the next one starts
             locks.append(Lock(directory, tmp_path / "t" / LOCK))
             locks.pop(0).release()
         if polls == 100:
@@ -517,7 +517,7 @@ def test_follow_begins_before_there_is_a_stream(tmp_path: Path) -> None:
 
     adding = threading.Thread(target=add)
     adding.start()
-    # From the begin: on a busy machine the stream may be there before anybody looks.
+    # From the begin, because the stream may appear before follow looks.
     told = following(tmp_path / "t", lambda told: "count=2" in told, "--from-begin")
     adding.join()
     assert re.findall(r"count=(\d)", told) == ["1", "2"]

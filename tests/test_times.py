@@ -1,4 +1,4 @@
-"""T on the command line."""
+"""Parse T, a time on the command line."""
 
 from pathlib import Path
 

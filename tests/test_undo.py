@@ -1,4 +1,4 @@
-"""What lttd changes where it is not its own: written down first, put back, on a made-up tree."""
+"""lttd records each change to a foreign instance first, and undoes it; on a made-up tree."""
 
 import json
 from collections.abc import Mapping
@@ -173,7 +173,7 @@ def test_undo_removes_only_our_own_pids(instance: Path) -> None:
     assert file.read_text() == ""
 
 
-# -- what the reader of records accepts
+# -- records that are accepted or refused
 
 
 @pytest.mark.parametrize(

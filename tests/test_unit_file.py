@@ -1,4 +1,4 @@
-"""systemd/lttd.service as systemd reads it, and whether its limits leave room."""
+"""systemd accepts systemd/lttd.service, and its limits leave enough room."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ UNIT = Path(__file__).parents[1] / "systemd" / "lttd.service"
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="no systemd-analyze here"
 )
-# What is resident once everything is loaded, and once the default backlog was full.
+# Resident memory with everything loaded, and after the default backlog was full.
 RESIDENT = """
 import os
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -46,7 +46,7 @@ def test_the_exposure_level_matches_the_docs() -> None:
     assert exposure, done.stderr
     docs = (UNIT.parents[1] / "docs" / "SYSTEMD.md").read_text()
     (documented,) = re.findall(r"lttd.service` says (\d\.\d) ", docs)
-    # Each version of systemd weighs a little differently.
+    # The score differs a little between versions of systemd.
     assert abs(float(exposure[1]) - float(documented)) <= 0.2
 
 

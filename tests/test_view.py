@@ -1,4 +1,4 @@
-"""Opening traces, ``lttv info`` and ``lttv check``."""
+"""Open traces, and run ``lttv info`` and ``lttv check``."""
 
 import json
 import os
@@ -263,7 +263,7 @@ def test_events_of_damaged_sub_buffers_are_not_blamed_on_another_reader(tmp_path
 
 
 def test_check_finds_entries_that_end_long_after_their_events(tmp_path: Path) -> None:
-    """As those of a ring that was full when lttd attached once were: by nothing else visible."""
+    """An earlier lttd wrote such entries for rings that were full when it attached."""
     made = recorded(tmp_path / "t", cpus=1)
     made.finish()
     assert check(made.paths, events=True).notes == []
@@ -315,7 +315,7 @@ def test_data_taken_during_a_change_of_the_clock_are_not_damage(tmp_path: Path) 
     made.finish()
     index = made.paths.stream("fake_0").index
     raw = bytearray(index.read_bytes())
-    for number in (2, 3):  # begin at 3,000, before the doubtful time, and at 4,000
+    for number in (2, 3):  # entries begin at 3,000, before the doubtful time, and at 4,000
         at = len(INDEX_HEADER) + number * ENTRY_BYTES
         begin = raw[at + 3 * 8 : at + 4 * 8]
         raw[at + 4 * 8 : at + 5 * 8] = begin
@@ -393,7 +393,7 @@ def test_losses_survive_the_removal_of_the_gaps_file(
     next(trace.glob("*/streams/index/fake_0.gaps")).unlink()
     assert run("check", str(trace)) == 1
     assert run("check", "--repair", str(trace)) == 0
-    # All but what was lost behind the last sub-buffer, which has no entry.
+    # All except the loss after the last sub-buffer, which has no entry.
     assert Trace(trace).summaries()[0].lost == {"discarded": 7}
     capsys.readouterr()
 

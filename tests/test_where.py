@@ -1,4 +1,4 @@
-"""``--where``: what an expression means of numbers up to 2^64 - 1, of arrays and of text."""
+"""``--where`` compares numbers up to 2^64 - 1, arrays and text."""
 
 import struct
 

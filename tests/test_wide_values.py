@@ -1,4 +1,4 @@
-"""Values from 2^63 to 2^64 - 1, as kernel addresses are, through every helper that computes."""
+"""Values from 2^63 to 2^64 - 1, such as kernel addresses, pass through every numeric helper."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ from lttd.view.task_names import Names
 from tests.test_print_fmt import event, lines, rows_of
 
 MANY = 100
-"""More rows than the few that np.unique is left to."""
+"""More rows than the few that are left to np.unique."""
 TOP, HIGH = (1 << 64) - 1, 1 << 63
 NARROW, WIDE = 65_535, 1 << 20
 
@@ -95,7 +95,7 @@ def test_conversions_print_wide_values(letter: str, flags: str, told: str, low: 
 
 @pytest.mark.parametrize("low", [-HIGH, -NARROW - 1, HIGH - 1 - NARROW])
 def test_the_functions_of_print_fmts_accept_wide_values(low: int) -> None:
-    """A field of 64 bits, by flags, symbol, address and arithmetic, on more than 64 rows."""
+    """Print a 64-bit field by flags, symbol, address and arithmetic, on more than 64 rows."""
     printed = (
         '"%s|%s|%ps|%llu|%llx|%lld", __print_flags((u64)REC->q, "|", { 1ULL << 63, "TOP" }),'
         ' __print_symbolic((u64)REC->q, { 0xffffffffffffffffULL, "ALL" }), (void *)REC->q,'
@@ -121,7 +121,7 @@ def test_events_are_ordered_up_to_the_largest_time() -> None:
 
 
 def test_a_line_shows_the_largest_time() -> None:
-    """2^64 - 1 ns, rounded to us as the kernel does; no half is added that would wrap."""
+    """The kernel rounds 2^64 - 1 ns to us; adding half a us first would wrap."""
     texter = Texter(Names([]), Symbols())
     batch = rows_of('"%d", REC->i', [event()] * MANY).batch
     times = spread(TOP - NARROW, NARROW, np.uint64)

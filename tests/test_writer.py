@@ -1,4 +1,4 @@
-"""The files of a stream: what is written, and what a failing disk leaves of it."""
+"""Write the files of a stream, on a good disk and on a failing one."""
 
 import errno
 import os
@@ -28,9 +28,9 @@ def paths_in(directory: Path) -> StreamPaths:
 
 
 class SmallDisk(Disk):
-    """A disk with room for a given number of bytes; what fits of a write is written.
+    """A disk with room for a given number of bytes; it writes the part of a write that fits.
 
-    Files that *full* does not name may use up as much as they like.
+    Only the files named in *full* are limited.
     """
 
     def __init__(self, room_bytes: int, full: str = "") -> None:
@@ -92,7 +92,7 @@ def test_packed_headers_are_written_and_do_not_change_the_buffer(tmp_path: Path)
     for row, head in enumerate(batch.heads):
         rest = bytes(batch.buffer)[row * 4096 + 12 : row * 4096 + size]
         assert written[row * size :][:size] == head.tobytes() + rest
-    # What a short write falls back to.
+    # The fallback after a short write.
     assert b"".join(batch.pieces()) == b"".join(batch.pieces()[:]) == written
     assert bytes(batch.buffer) == before
 
@@ -178,7 +178,7 @@ def test_a_full_disk_keeps_the_sub_buffers_that_fit(
         position = file.position
         assert position.entries == 2 + done.rows
         assert position.data_bytes == ends[position.entries - 1]
-        # The gap stands before the second sub-buffer.
+        # The gap is before the second sub-buffer.
         assert position.gaps == lost + (done.rows > 0)
         assert contents(paths) == (
             data[: position.data_bytes],
@@ -212,7 +212,7 @@ def test_a_file_size_limit_is_handled_like_a_full_disk(tmp_path: Path) -> None:
     ring, paths = Ring(), paths_in(tmp_path)
     file = StreamFile(Disk(tmp_path), paths, StreamRecord(ring.info), "packed")
     file.append(ring.batch([subbuffer(0)]))
-    # The data reach it with the third sub-buffer, the index with its second entry.
+    # The data reach the limit with the third sub-buffer, the index with its second entry.
     with files_no_larger_than(150):
         done = file.append(ring.batch([subbuffer(n) for n in range(1, 9)]))
         assert (done.rows, "ulimit" in str(done.error)) == (0, True)

@@ -1,7 +1,7 @@
-"""Boot Debian's own kernel under QEMU on top of this machine's root, and run scripts there as root.
+"""Boot the Debian kernel under QEMU on top of this machine's root, and run scripts there as root.
 
-Rule: the guest sees this machine's files and can change none of them; only the share, /out in the
-guest, comes back.
+Rule: the guest reads this machine's files and cannot change them; only /out in the guest is shared
+in both directions.
 Invariant: one line down the control port is answered by one line up it, or the guest is lost.
 
 How it works, the knobs and the timings: docs/TESTING-KERNEL.md.
@@ -31,7 +31,7 @@ from tests.kernel.image import (
     prepare,
 )
 
-# A host with both cores busy took 13 s; the bound is only there to end a guest that hangs.
+# A host with both cores busy took 13 s; the limit ends a guest that hangs.
 BOOT_TIMEOUT_S = 180.0
 # `timeout -k 5` ends a script inside the guest; past this the guest itself is stuck.
 ANSWER_SLACK_S = 30.0
@@ -40,7 +40,7 @@ STATUS_NONE = 125
 
 
 class GuestLostError(Exception):
-    """The guest died or no longer answers; the message ends with the last lines of its console."""
+    """The guest died or stopped answering; the message ends with the last lines of its console."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class GuestResult:
-    """What a script gave; status 124 (137 where it ignored TERM) is a timeout.
+    """The result of a script; status 124 (137 if it ignored TERM) is a timeout.
 
-    `out_dir` is the script's $OUT on this side.
+    `out_dir` is $OUT of the script, on this machine.
     """
 
     status: int
@@ -66,7 +66,7 @@ class GuestResult:
     out_dir: Path
 
     def expect(self, status: int = 0) -> Self:
-        """Return self, or raise AssertionError with the output where the status is another."""
+        """Return self, or raise AssertionError with the output if the status differs."""
         assert self.status == status, f"status {self.status}, not {status}:\n{self.output}"
         return self
 
@@ -86,7 +86,7 @@ def exported(directory: Path, tag: str, *, writable: bool = False) -> tuple[str,
 def qemu_command(kernel: Kernel, machine: Machine, share: Path, initrd_path: Path) -> list[str]:
     """QEMU's own stdin and stdout are the control port.
 
-    setpriv ends QEMU with the thread that booted it, however that ends.
+    setpriv ends QEMU together with the thread that booted it.
     """
     kernel_arguments = ["console=ttyS0", "quiet", "panic=-1", "oops=panic", "mitigations=off"]
     if machine.systemd:
@@ -94,8 +94,8 @@ def qemu_command(kernel: Kernel, machine: Machine, share: Path, initrd_path: Pat
     return [
         *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        # One thread for all CPUs: with a thread each, a CPU that patches code while another runs it
-        # can leave both going round in the breakpoint (docs/TESTING-KERNEL.md).
+        # One thread for all CPUs: with several, a CPU that patches code while another runs it can
+        # leave both looping in the breakpoint (docs/TESTING-KERNEL.md).
         *("-accel", "tcg,thread=single", "-cpu", "max", "-m", str(machine.memory_mib)),
         *("-smp", f"{machine.cpus},maxcpus={max(machine.cpus, machine.max_cpus)}"),
         *("-kernel", str(kernel.image), "-initrd", str(initrd_path)),
@@ -111,7 +111,7 @@ def qemu_command(kernel: Kernel, machine: Machine, share: Path, initrd_path: Pat
 
 @dataclass
 class Guest:
-    """A running guest.  Use as a context manager: leaving it powers the guest off."""
+    """A running guest. Use it as a context manager: leaving it powers the guest off."""
 
     share: Path
     qemu: subprocess.Popen[bytes]
@@ -121,7 +121,7 @@ class Guest:
 
     @classmethod
     def boot(cls, kernel: Kernel, share: Path, machine: Machine | None = None) -> Self:
-        """Boot and wait until the guest takes scripts; GuestLostError where it does not come up."""
+        """Boot and wait until the guest accepts scripts; raise GuestLostError if it does not."""
         machine = machine or Machine()
         share = share.resolve()
         share.mkdir(parents=True, exist_ok=True)
@@ -149,8 +149,8 @@ class Guest:
     def run(self, script: str, timeout_s: float = 60.0, *, name: str = "") -> GuestResult:
         """Run a bash script (dedented first) as root in /tmp of the guest.
 
-        In it $OUT is the directory that comes back, $CHECKOUT this checkout and $PYTHON the calling
-        interpreter.  What it leaves in its process group is killed.  GuestLostError ends the guest.
+        $OUT is the shared directory, $CHECKOUT this checkout and $PYTHON the calling interpreter.
+        The guest kills processes that the script leaves. GuestLostError ends the guest.
         """
         self.scripts += 1
         name = name or f"{self.scripts:04}"
@@ -161,7 +161,7 @@ class Guest:
             self.send(f"{name} {timeout_s:g}")
             status = int(self.answer(name, timeout_s + ANSWER_SLACK_S))
         except BaseException:
-            self.kill()  # a late answer would be taken for that of the next script
+            self.kill()  # a late answer would be mistaken for that of the next script
             raise
         return GuestResult(status, (out_dir / "output").read_text(errors="replace"), out_dir)
 
@@ -173,7 +173,7 @@ class Guest:
             raise GuestLostError(f"the guest is gone\n{self.console_tail()}") from None
 
     def answer(self, name: str, timeout_s: float) -> str:
-        """What follows `name` in the guest's answer."""
+        """Return the value after `name` in the guest's answer."""
         assert self.qemu.stdout is not None
         deadline_s = time.monotonic() + timeout_s
         while b"\n" not in self.unread:
@@ -197,11 +197,11 @@ class Guest:
     def console_tail(self) -> str:
         logs = (self.share / name for name in ("qemu.log", "console.log"))
         texts = [path.read_text(errors="replace") for path in logs if path.exists()]
-        said, panic, rest = "".join(texts).partition("Kernel panic - ")  # after it, only the stack
+        said, panic, rest = "".join(texts).partition("Kernel panic - ")  # the stack follows it
         return "\n".join((said + panic + rest.partition("\n")[0]).splitlines()[-20:])
 
     def power_off(self) -> None:
-        """Ask the guest to write /out/dmesg.txt and power off; end it where it does not."""
+        """Ask the guest to write /out/dmesg.txt and power off; kill it if it does not."""
         if self.qemu.poll() is None:
             try:
                 self.send("quit")

@@ -1,4 +1,4 @@
-"""What a guest boots: a kernel out of a Debian package, and an initrd made for this boot.
+"""Prepare the files that a guest boots: the kernel of a Debian package, and an initrd.
 
 Rule: packages are unpacked into the cache, never installed; the cache can be deleted at any time.
 """
@@ -21,15 +21,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 METAPACKAGE = "linux-image-amd64"
-# What the initrd needs before it has a root: 9p over virtio and the overlay.
+# The modules that mount the root: 9p over virtio, and the overlay.
 INITRD_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
-# Fresh in the guest (guest-init); what the caller needs below them is bound back.
+# Fresh directories of the guest (guest-init); needed paths below them are bound back.
 FRESH_DIRECTORIES = (Path("/tmp"), Path("/var/tmp"), Path("/run"), Path("/dev/shm"))
 SYSTEMD = Path("/lib/systemd/systemd")
 
 
 class GuestUnavailableError(Exception):
-    """No guest can be had on this machine; the message is one line and says what is missing."""
+    """This machine cannot run a guest; the message names the missing part in one line."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def apt_packages() -> list[str]:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold off other processes that prepare in the same directory."""
+    """Exclude other processes that prepare in the same directory."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -75,7 +75,7 @@ def run_tool(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 def package_facts(package: str) -> tuple[str, str]:
-    """Version and Depends line of the candidate that apt would install."""
+    """Return version and Depends line of the candidate that apt would install."""
     shown = run_tool("apt-cache", "show", "--no-all-versions", package)
     facts = dict(re.findall(r"^(Version|Depends): (.*)$", shown, re.MULTILINE))
     return facts.get("Version", ""), facts.get("Depends", "")
@@ -92,20 +92,20 @@ def unpack(package: str) -> Path:
             (deb,) = Path(work).glob("*.deb")
             run_tool("dpkg-deb", "-x", deb, Path(work) / "root")
             if not (Path(work) / "root/lib").exists():
-                (Path(work) / "root/lib").symlink_to("usr/lib")  # kmod looks below lib/modules
+                (Path(work) / "root/lib").symlink_to("usr/lib")  # kmod searches below lib/modules
             (Path(work) / "root").rename(root)
     return root
 
 
 def kernel_package(name: str) -> str:
-    """The image that a metapackage stands for; an image package stands for itself."""
+    """Return the image package of a metapackage; an image package is its own."""
     _, depends = package_facts(name)
     image = re.search(r"\blinux-image-\d[^\s,]*", depends)
     return image[0] if image else name
 
 
 def fetch() -> Kernel:
-    """Unpack the kernel that the metapackage names today, and remember it for `prepare`."""
+    """Unpack the kernel that the metapackage names today, and record it for `prepare`."""
     name = os.environ.get("LTTD_GUEST_KERNEL", METAPACKAGE)
     with locked(cache_dir()):
         root = unpack(kernel_package(name))
@@ -130,7 +130,7 @@ def kernel_in(root: Path, busybox_root: Path) -> Kernel:
 
 
 def prepare(*, systemd: bool = False) -> Kernel:
-    """The kernel to boot: the one fetched before, as tests need no network, else a fetched one."""
+    """Return the kernel to boot: the one fetched before (tests need no network), or fetch one."""
     if platform.machine() != "x86_64":
         raise GuestUnavailableError(f"no guest for a root of {platform.machine()}, only x86_64")
     missing = [tool for tool in ("qemu-system-x86_64", "modprobe") if not shutil.which(tool)]
@@ -149,7 +149,7 @@ def prepare(*, systemd: bool = False) -> Kernel:
 
 
 def cpio(members: Iterable[tuple[str, int, bytes]]) -> bytes:
-    """A newc archive (Linux Documentation/driver-api/early-userspace/buffer-format.rst).
+    """Return a newc archive (Linux Documentation/driver-api/early-userspace/buffer-format.rst).
 
     A member is name, mode and data; after the magic come 13 fields of eight hex digits.
     """
@@ -164,7 +164,7 @@ def cpio(members: Iterable[tuple[str, int, bytes]]) -> bytes:
 
 
 def module_files(kernel: Kernel) -> list[Path]:
-    """INITRD_MODULES and what they depend on, in the order to load them."""
+    """Return INITRD_MODULES and their dependencies, in the order to load them."""
     shown = run_tool(
         *("modprobe", "-d", kernel.root, "-S", kernel.release, "--show-depends", "-a"),
         *INITRD_MODULES,
@@ -174,7 +174,7 @@ def module_files(kernel: Kernel) -> list[Path]:
 
 
 def hidden_paths() -> list[Path]:
-    """What the calling interpreter needs below a directory that the guest has fresh or uncached."""
+    """Return the paths of the calling interpreter below fresh or uncached directories."""
     entries = {Path(entry).absolute() for entry in sys.path}
     wanted = {path for path in entries if not path.resolve().is_relative_to(CHECKOUT)}
     wanted |= {Path(sys.prefix), Path(sys.base_prefix)}
@@ -190,7 +190,9 @@ def initrd(kernel: Kernel, *, systemd: bool) -> bytes:
     modules = module_files(kernel)
     for path in modules:
         data = path.read_bytes()
-        data = lzma.decompress(data) if path.suffix == ".xz" else data  # busybox loads only plain
+        data = (
+            lzma.decompress(data) if path.suffix == ".xz" else data
+        )  # busybox loads only uncompressed modules
         members.append((f"modules/{path.name.removesuffix('.xz')}", 0o100644, data))
     environment = {"CHECKOUT": CHECKOUT, "PYTHON": sys.executable, "PYTHONDONTWRITEBYTECODE": 1}
     texts = {

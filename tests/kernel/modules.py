@@ -1,4 +1,4 @@
-"""Kernel modules for the guest, built here against the headers of the guest's kernel.
+"""Build kernel modules for the guest, against the headers of its kernel.
 
 Rule: like the kernel, the headers are unpacked into the cache and never installed.
 """
@@ -22,10 +22,10 @@ from tests.kernel.image import (
 
 
 def build_module(kernel: Kernel, source: Path) -> Path:
-    """Return the module that *source* (a directory with a Kbuild) makes, for *kernel*.
+    """Build the module of *source* (a directory with a Kbuild) for *kernel*; return its path.
 
     Raises:
-        GuestUnavailableError: its headers, or what compiles, cannot be had.
+        GuestUnavailableError: the headers or the compiler are missing.
     """
     files = sorted(path for path in source.iterdir() if path.is_file())
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
@@ -40,7 +40,7 @@ def build_module(kernel: Kernel, source: Path) -> Path:
             with tempfile.TemporaryDirectory(dir=built.parent) as work:
                 shutil.copytree(source, Path(work) / source.name)
                 make = ("make", "-s", "-C", headers, f"M={Path(work) / source.name}")
-                # Types for BPF would need the kernel's own image with symbols.
+                # BPF types would need the kernel image with symbols.
                 run_tool(*make, "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules")
                 (Path(work) / source.name / built.name).rename(built)
     return built
@@ -57,7 +57,7 @@ def headers_of(kernel: Kernel) -> Path:
             root = Path(work) / "root"
             root.mkdir()
             for name in (package, *needs):
-                # As hard links: the packages refer to each other by relative links.
+                # Hard links, because the packages refer to each other by relative links.
                 run_tool("cp", "-al", unpack(name) / "usr", root)
             point_to_itself(root / "usr/src" / package / "Makefile", merged)
             root.rename(merged)
@@ -65,7 +65,7 @@ def headers_of(kernel: Kernel) -> Path:
 
 
 def point_to_itself(makefile: Path, root: Path) -> None:
-    """Have Debian's Makefile, which names /usr/src, name what was unpacked instead."""
+    """Change the paths of Debian's Makefile from /usr/src to the unpacked packages."""
     text = re.sub(r"(?<=\s)/usr/src/", f"{root}/usr/src/", makefile.read_text())
-    os.unlink(makefile)  # it is a link to the package's
+    os.unlink(makefile)  # it is a link into the package
     makefile.write_text(text)

@@ -1,4 +1,4 @@
-"""The same events in other words: what lttv, trace-cmd and the kernel itself tell of a capture."""
+"""lttv, trace-cmd and the kernel itself print the same events of a capture."""
 
 import os
 import re
@@ -23,7 +23,7 @@ LINE = re.compile(
     rb"(?P<time>\d+\.\d+): +(?P<event>\S+): *(?P<fields>.*?) *"
 )
 NIGHTLY = os.environ.get("LTTD_NIGHTLY") == "1"
-# trace-cmd 3.1.6 prints flags=D|P|I for every timer, the kernel what they are.
+# trace-cmd 3.1.6 prints flags=D|P|I for every timer, the kernel the real flags.
 DIFFERS_IN_TRACE_CMD = {b"timer_start"}
 
 pytestmark = [
@@ -36,7 +36,7 @@ pytestmark = [
 
 
 def lines_of(text: bytes) -> list[re.Match[bytes]]:
-    """Match the lines of a text, which are escaped as lttv escapes: the same for all of them."""
+    """Match the lines of a text, after escaping them as lttv does."""
     escaped = map(printable_bytes, text.split(b"\n"))
     return [found for line in escaped if (found := LINE.fullmatch(line))]
 
@@ -80,19 +80,19 @@ def test_trace_cmd_reads_the_same_events_from_a_live_capture(tmp_path: Path) -> 
             differing[mine["event"]] += 1
     assert set(differing) <= DIFFERS_IN_TRACE_CMD
     assert share_as_printed(tmp_path / "t", ours) > 0.99
-    # trace-cmd knows one name per pid: those that had one agree, cut as the kernel cuts them.
+    # trace-cmd has one name per pid; pids with one name must agree.
     for mine, other in zip(ours, theirs, strict=True):
         if len(names[mine["pid"]]) == 1 and other["comm"] != b"<...>":
             assert mine["comm"] == other["comm"][:15]
 
 
 def bare(fields: bytes) -> bytes:
-    """Return fields with pointers as the kernel prints %p: trace-cmd writes 0x before them."""
+    """Return fields without the 0x that trace-cmd writes before pointers."""
     return re.sub(rb"\b0x(?=[0-9a-f])", b"", fields)
 
 
 def share_as_printed(trace: Path, lines: list[re.Match[bytes]]) -> float:
-    """Return and print what share of some lines is as their print fmt says; see lttv formats."""
+    """Return and print the share of lines whose print fmt is fully supported (lttv formats)."""
     fallen_back = {
         one.name.encode() for one in formats_of(trace, Notes()) if why_inexpressible(one)
     }
@@ -106,7 +106,7 @@ def test_lttv_prints_the_same_text_as_the_kernel(tmp_path: Path) -> None:
     instance.mkdir()
     try:
         (instance / "trace_clock").write_text("mono")
-        # Room for what a busy machine adds until the ring is drained.
+        # Room for the events of a busy machine until the ring is drained.
         (instance / "buffer_size_kb").write_text("16384")
         for system in ("sched", "irq", "timer"):
             (instance / "events" / system / "enable").write_text("1")
@@ -131,5 +131,5 @@ def test_lttv_prints_the_same_text_as_the_kernel(tmp_path: Path) -> None:
 
 
 def plain(found: re.Match[bytes]) -> bytes:
-    """Return the fields less what only the kernel can tell: hashed pointers, names of functions."""
+    """Return the fields without values that only the kernel knows: hashed pointers, functions."""
     return re.sub(rb"(timer|function|mode|hrtimer|callsite)=\S+", b"", found["fields"])

@@ -1,7 +1,7 @@
-"""The block layer's trace on a real kernel, beside blktrace's own and under what kernels do to it.
+"""Record block traces on a real kernel, in parallel with blktrace and through CPU hotplug.
 
-A null_blk device serves two fio jobs whose requests are the same each time, so that how many
-records there have to be is known without asking anybody who records them.
+A null_blk device serves two fio jobs with fixed requests, so that the test knows the number of
+records without asking a recorder.
 """
 
 import json
@@ -32,7 +32,7 @@ pytestmark = [
     ),
 ]
 
-# irqmode=0: a request is completed where it is submitted, so that nobody else's name is noted.
+# irqmode=0: a request completes in the submitting task, so that no other task is noted.
 PRELUDE = r"""
 export PYTHONPATH=$CHECKOUT
 modprobe null_blk nr_devices=1 irqmode=0 || exit
@@ -76,7 +76,7 @@ nothing_is_set_up() { ! ls /sys/kernel/debug/block/nullb0/trace* 2> /dev/null; }
 
 @dataclass
 class Recorded:
-    """What came back of a recording."""
+    """The files of a recording, copied from the guest."""
 
     output: str
     out_dir: Path
@@ -106,7 +106,7 @@ class Recorded:
         assert report.state == "closed"
 
     def expect_no_damage(self) -> None:
-        """Every byte is part of a record, and each CPU's numbers go on by one."""
+        """Assert that every byte belongs to a record and the numbers of each CPU have no hole."""
         for path in self.files():
             numbers = np.array([int(one["sequence"]) for one in events(path)])
             assert (np.diff(numbers) == 1).all(), path
@@ -118,7 +118,7 @@ class Recorded:
 
 
 def events(path: Path) -> Iterator[Any]:
-    """Yield the records of a file that are no notes."""
+    """Yield the records of a file except notes."""
     data = path.read_bytes()
     layout = layout_of(data)
     if layout is None:
@@ -165,7 +165,7 @@ def test_the_records_are_those_that_blktrace_writes_and_blkparse_reads_them(gues
     found = per_action(recorded.files())
     assert found == per_action(peer)
     assert sum(count for action, count in found.items() if action & ACT_MASK == 1) == 400
-    # blkparse reads what lies there, without complaint, and shows what lttv does.
+    # blkparse reads the stored files without complaint, and shows the same lines as lttv.
     run = subprocess.run(
         ["blkparse", "-q", "-i", "nullb0"],
         cwd=recorded.segment.streams, capture_output=True, text=True, check=True,
@@ -236,7 +236,7 @@ def test_records_refused_by_a_full_ring_are_counted_while_a_cpu_returns(
     on_disk = sum(per_action(recorded.files()).values())
     assert recorded.refused() % 48 == 0
     assert on_disk + dropped + recorded.refused() // 48 == 2 * (100 + 4000 + 100)
-    # It lies between what was before and what came after, but for what shares a sub-buffer.
+    # The gap lies between earlier and later records, except those in the same sub-buffer.
     text = lttv("text", recorded.out_dir / "trace").stdout.splitlines()
     at = next(number for number, line in enumerate(text) if "LOST" in line)
     assert text[at].startswith("CPU:0 [LOST ")

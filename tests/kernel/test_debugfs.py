@@ -1,4 +1,4 @@
-"""What debugfs of a real kernel does that the emulated one (tests/ltt_kernel.py) cannot show."""
+"""debugfs of a real kernel: behaviour that the emulated one (tests/ltt_kernel.py) lacks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The harness itself: what every other test in the guest relies on."""
+"""Test the guest harness, on which every other test in the guest relies."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ class TestTheHost:
         monkeypatch.setattr("tests.kernel.image.FRESH_DIRECTORIES", (tmp_path,))
         monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
         monkeypatch.setattr(sys, "base_prefix", "/usr")
-        # The fresh directory itself, the checkout, what is not there: all seen on a sys.path.
+        # All of these occur on a sys.path: the fresh directory, the checkout, missing paths.
         path = [str(tmp_path), str(CHECKOUT), str(library), str(tmp_path / "absent.zip")]
         monkeypatch.setattr(sys, "path", path)
         assert hidden_paths() == [tmp_path / "venv"]
@@ -60,7 +60,7 @@ class TestTheHost:
 
 
 class TestALostGuest:
-    """QEMU is a shell here, which has the same two pipes."""
+    """A shell with the same two pipes replaces QEMU here."""
 
     @staticmethod
     def guest(share: Path, shell: str) -> Guest:

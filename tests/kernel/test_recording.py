@@ -1,7 +1,7 @@
-"""The recorder on a real kernel of another age: hotplug, stopped processes, what others do to it.
+"""Record on another real kernel: CPU hotplug, stopped processes, acts of other tools.
 
-The load writes numbered marks into the recorder's own instance, so that a test sees which ones are
-in which stream, whatever lttd, its index and its counters say.
+The load writes numbered marks into the recorder's own instance. So a test finds each mark in its
+stream without using the index or the counters of lttd.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.kernel.guest import Guest
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
-# No process hangs here: what is in the rings is the marks alone.
+# No process hangs here, so the rings hold only marks.
 QUIET = "--events sched:sched_process_hang"
 
 PRELUDE = r"""
@@ -81,7 +81,7 @@ no_instance_is_left() { ! ls -d $TRACING/instances/lttd-* 2> /dev/null; }
 
 @dataclass
 class Recorded:
-    """What came back of a recording."""
+    """The files of a recording, copied from the guest."""
 
     output: str
     out_dir: Path
@@ -100,7 +100,7 @@ class Recorded:
         return value
 
     def counters(self, name: str) -> int:
-        """Sum one of the kernel's counters, as they were when recording ended."""
+        """Sum a counter of the kernel as it was at the end of recording."""
         return sum(record.counters[name] for record in self.manifest.streams)
 
     def marks(self, stream: str) -> list[int]:
@@ -113,7 +113,7 @@ class Recorded:
         return sorted(number for name in names for number in self.marks(name))
 
     def expect_whole(self) -> int:
-        """Assert that every file agrees with the others and with the kernel; return the events."""
+        """Assert that all files agree with each other and with the kernel; return the events."""
         events = 0
         for segment in self.segments:
             report = check(segment, events=True)
@@ -180,7 +180,7 @@ def test_a_cpu_goes_off_and_on_under_load_and_nothing_is_lost(guest: Guest) -> N
     written = int((recorded.out_dir / "written").read_text())
     assert recorded.all_marks() == list(range(written))
     assert recorded.summary["events_lost"] == 0
-    # It was away three times: the marks of CPU 1 have holes, filled by other CPUs.
+    # It was offline three times: other CPUs have the marks that CPU 1 lacks.
     holes = np.flatnonzero(np.diff(recorded.marks("ftrace_1")) > 100)
     assert len(holes) >= 3
     assert recorded.marks("ftrace_1")[-1] > written - 100
@@ -348,11 +348,11 @@ def test_the_ring_is_as_large_as_was_asked_for(guest: Guest) -> None:
         end_recording
         """,
     )
-    # It holds what was asked for without the headers of its pages.
+    # The ring holds the requested size without the headers of its pages.
     for size_kb in recorded.out_dir.joinpath("sizes").read_text().split():
         assert 1024 <= int(size_kb) < 1024 + 4
     recorded.expect_whole()
-    # This kernel knows no other sub-buffers than pages, says so, and is recorded all the same.
+    # This kernel has only sub-buffers of a page; lttd reports it and records all the same.
     assert "buffer_subbuf_size_kb" in recorded.output
     assert recorded.manifest.streams[0].info.subbuffer_bytes == 4096
 

@@ -1,7 +1,7 @@
-"""Relay channels of a module of our own (tests/kernel/relaytest) on a real kernel.
+"""Record relay channels of our own module (tests/kernel/relaytest) on a real kernel.
 
-The module knows what it made, stored and refused, per CPU; each record says its number and is
-filled with it.  So what is on disk is held against what was made, not against what lttd believes.
+The module counts the records that it made, stored and refused on each CPU; each record contains its
+number. So a test compares the disk with the module and not with the counters of lttd.
 """
 
 import json
@@ -67,7 +67,7 @@ end_recording() {
 
 @pytest.fixture(scope="session")
 def module(guest: Guest) -> str:
-    """Return where the guest finds the module; not in the cache, whose changes it may not see."""
+    """Return the path of the module in the guest; the guest may not see changes of the cache."""
     kernel = kernel_or_skip()
     try:
         built = build_module(kernel, CHECKOUT / "tests/kernel/relaytest")
@@ -78,7 +78,7 @@ def module(guest: Guest) -> str:
 
 
 def numbers_in(data: bytes) -> list[int]:
-    """Return the numbers of the records in *data*; fail where it holds anything else."""
+    """Return the numbers of the records in *data*; fail if it contains anything else."""
     numbers, at = [], 0
     while at < len(data):
         number = number_at(data, at)
@@ -89,7 +89,7 @@ def numbers_in(data: bytes) -> list[int]:
 
 
 def number_at(data: bytes, at: int) -> int | None:
-    """Return the number of the sound record at *at*, or None."""
+    """Return the number of the intact record at *at*, or None."""
     if at + HEAD.size > len(data):
         return None
     behind, number, _, _, payload, check_word = HEAD.unpack_from(data, at)
@@ -100,7 +100,7 @@ def number_at(data: bytes, at: int) -> int | None:
 
 @dataclass
 class Recorded:
-    """What came back of a recording."""
+    """The files of a recording, copied from the guest."""
 
     output: str
     out_dir: Path
@@ -127,7 +127,7 @@ class Recorded:
         return sum(gap.count or 0 for gap in gaps if (gap.reason, gap.unit) == (reason, unit))
 
     def made(self, name: str) -> dict[str, int]:
-        """Return the module's own counts of one CPU."""
+        """Return the counts of the module for one CPU."""
         channel, _, cpu = name.rpartition("_")
         words = re.search(rf"^{channel} {cpu} (.*)$", self.status, re.MULTILINE)
         assert words, self.status
@@ -210,7 +210,7 @@ def test_refused_and_undelivered_relay_bytes_are_counted(guest: Guest, module: s
         assert made["stored_bytes"] == len(data) + lost_bytes
         assert damaged_bytes == 0
         dropped = recorded.lost(name, Reason.DROPPED, Unit.EVENTS)
-        # Before the first record nobody knows that more were made.
+        # Records lost before the first stored one leave no trace.
         assert made["made"] == numbers[0] + len(numbers) + dropped
         assert made["made"] - len(numbers) >= made["refused"]
 
@@ -325,7 +325,7 @@ def test_the_record_numbers_reveal_a_lapped_reader(guest: Guest, module: str) ->
     assert numbers[-1] == made["made"] - 1
     overwritten = recorded.lost("first_1", Reason.OVERWRITTEN, Unit.EVENTS)
     damaged = recorded.lost("first_1", Reason.DAMAGED, Unit.BYTES)
-    # What stands before a loss may be overwritten in part, and is told as damaged bytes.
+    # The record before a loss may be partly overwritten; it is reported as damaged bytes.
     suspect = made["made"] - len(numbers) - overwritten
     print(made, "on disk", len(numbers), "overwritten", overwritten, "damaged bytes", damaged)
     assert 0 <= 24 * suspect <= damaged

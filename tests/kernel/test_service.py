@@ -1,4 +1,4 @@
-"""systemd/lttd.service under a real systemd: started, stopped, killed, starved, and hardened."""
+"""Run systemd/lttd.service under a real systemd: start, stop, kill, starve, hardening."""
 
 import json
 import re
@@ -13,8 +13,8 @@ from tests.kernel.guest import Guest, GuestResult
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
-# The unit hides /tmp and /root, where the interpreter of the tests may be: bound to /opt/lttd.
-# Shipped unit and configuration, but for what is recorded and for a watchdog that bites sooner.
+# The unit hides /tmp and /root, so the interpreter of the tests is bound to /opt/lttd.
+# The shipped unit and configuration, with other events and a shorter watchdog.
 INSTALL = r"""
 set -e
 read -r base site version <<< "$("$PYTHON" -c '
