@@ -43,6 +43,10 @@ def test_names_ids_and_common_fields_are_read() -> None:
         ("__data_loc cpumask_t cpus", 4, Kind.BITMASK, 8),
         ("u32 buf[]", 0, Kind.TAIL, 4),
         ("char buf[]", 0, Kind.TAIL, 1),
+        ("u32 buf", 0, Kind.TAIL, 4),  # Linux 3.10 to 4.14 leave out the brackets
+        ("char buf", 0, Kind.TAIL, 1),
+        ("unsigned long caller", 0, Kind.TAIL, 8),
+        ("struct empty x", 0, Kind.BYTES, 1),
         ("struct big x", 24, Kind.BYTES, 1),
     ],
 )

@@ -259,6 +259,17 @@ def test_bprint_is_formatted_from_its_binary_arguments(symbols: Symbols) -> None
     ]
 
 
+def test_flexible_arrays_that_are_declared_without_brackets_are_printed(symbols: Symbols) -> None:
+    """Linux 3.10 to 4.14, as their format files are."""
+    text = BPRINT.replace(b"u32 buf[]", b"u32 buf").replace(b"%ps", b"%pf")
+    made = [bprint(Packed().number(-3, 4), 0xFFFF_FFFF_8200_0040)]
+    assert shown(text, made, symbols) == ["alpha: fig: cpu=-3"]
+    fields = ["unsigned long ip;8;8;0", "char buf;16;0;0"]
+    text = format_text("print", 5, fields, '"%pf: %s", (void *)REC->ip, REC->buf')
+    made = [struct.pack("<8xQ", ALPHA) + b"a marker\n\0\0\0"]
+    assert shown(text, made, symbols) == ["alpha: a marker"]
+
+
 def test_bprint_of_a_32_bit_big_endian_kernel_is_formatted(tmp_path: Path) -> None:
     (tmp_path / "printk_formats").write_bytes(PRINTK_FORMATS)
     text = format_text(
@@ -342,9 +353,13 @@ def test_a_return_probe_prints_its_return_address_first(symbols: Symbols) -> Non
         ],
         '"(%lx <- %lx) a=\\"%s\\"", REC->__probe_func, REC->__probe_ret_ip, __get_str(a)',
     )
-    made = struct.pack("<8xQQI", ALPHA, MODULAR, 28)
-    told = shown(text, [made], symbols, system="kprobes")
-    assert told == ["(modular+0x4/0x80 [a_module] <- alpha+0x10/0xc0) a=(fault)"]
+    made = [struct.pack("<8xQQI", *two, 28) for two in ((ALPHA, MODULAR), (MODULAR, ALPHA))]
+    made.append(struct.pack("<8xQQI", 0x40_1129, 0x40_1160, 28))
+    assert shown(text, made, symbols, system="kprobes") == [
+        "(modular+0x4/0x80 [a_module] <- alpha) a=(fault)",
+        "(alpha+0x10/0xc0 <- modular) a=(fault)",
+        "(0x401160 <- 0x401129) a=(fault)",
+    ]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -274,6 +274,9 @@ def _kind_of(declared: _Declared, size: int, long_bytes: int) -> tuple[Kind, int
         if named in _BITMASKS:
             return Kind.BITMASK, long_bytes
         return (Kind.STRING, 1) if named in _CHARS else (Kind.DYNAMIC, element or 1)
+    if stated is None and not size and element:
+        # Linux 3.10 to 4.14, at least, leave out the brackets of a flexible array.
+        return Kind.TAIL, element
     if stated is None:
         return (Kind.INT, size) if size in _INT_SIZES else (Kind.BYTES, 1)
     return _array_kind(stated[1:-1], named, size, element)

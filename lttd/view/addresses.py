@@ -91,10 +91,13 @@ class Symbols:
             where += b"/0x%x" % found.size_bytes
         return printable_bytes(found.name + where + (b" " + found.module if found.module else b""))
 
-    def name(self, address: int) -> bytes:
-        """Return the bare name, as the kernel's stacks have it; else the address."""
+    def name(self, address: int, *, digits: int = 8) -> bytes:
+        """Return the bare name, as the kernel's stacks have it; else the address.
+
+        *digits*: print at least so many of an address.
+        """
         found = self.find(address)
-        return printable_bytes(found.name) if found else b"0x%08x" % address
+        return printable_bytes(found.name) if found else b"0x%0*x" % (digits, address)
 
     def text(self, address: int) -> bytes | None:
         """Return the string at *address*; None where the kernel did not list it."""

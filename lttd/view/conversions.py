@@ -27,6 +27,8 @@ from lttd.view.glyphs import (
 )
 
 Column = npt.NDArray[Any]
+BARE_NAME: Final = "s bare"
+"""The extension of a %p that the kernel does not have: a function without offset and module."""
 _UUID_GROUPS: Final = (4, 2, 2, 2, 6)
 
 
@@ -188,9 +190,11 @@ def _error_pointer(context: "Context", address: int) -> bytes:
 def _symbol(extension: str, value: Value, context: Context) -> Strip:
     if isinstance(value, Buffer) or value.dtype.kind == "S":
         raise Inexpressible(f"%p{extension} of what is no address")
-    offset = extension[0] in "SB"
     mask = (1 << 8 * context.long_bytes) - 1
     symbols = context.symbols
+    if extension == BARE_NAME:
+        return [words_of(per_distinct(value, lambda at: symbols.name(at & mask, digits=1)))]
+    offset = extension[0] in "SB"
     return [words_of(per_distinct(value, lambda at: symbols.told(at & mask, offset=offset)))]
 
 

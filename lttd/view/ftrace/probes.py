@@ -1,7 +1,8 @@
 """Events of dynamic probes as the kernel prints them, which their print fmt does not say.
 
     kprobe:  (do_sys_openat2+0x4/0x150) name="/etc/passwd"
-    return:  (0x55bfc115a160 <- 0x55bfc115a129) text=(fault)
+    return:  (ksys_read+0xc3/0xe0 <- vfs_read) count=4096
+    of a program:  (0x55bfc115a160 <- 0x55bfc115a129) text=(fault)
 
 Source: Linux kernel/trace/trace_kprobe.c, print_kprobe_event() and print_kretprobe_event();
 kernel/trace/trace_uprobe.c, print_uprobe_event(); trace_probe.c, print_type_string().
@@ -12,9 +13,11 @@ from typing import Final
 
 from lttd.abi.ftrace_format import Format
 from lttd.abi.print_fmt import Call, Conversion, FieldRef, PrintFmt
+from lttd.view.conversions import BARE_NAME
 from lttd.view.ftrace.kernel_functions import PROBED_STR
 
-_WHERE: Final = ("__probe_ip", "__probe_func", "__probe_ret_ip")
+_FUNCTION: Final = "__probe_func"
+_WHERE: Final = ("__probe_ip", _FUNCTION, "__probe_ret_ip")
 _GET_STR: Final = ("__get_str", "__get_rel_str")
 _QUOTE: Final = b'"'
 
@@ -43,8 +46,9 @@ def as_probes_print(parsed: PrintFmt, format_: Format) -> PrintFmt:
 
 def _place(piece: bytes | Conversion) -> bytes | Conversion:
     """Print an address of code as a symbol, and 0x before one that has none."""
-    if isinstance(piece, Conversion) and _field_of(piece) in _WHERE:
-        return replace(piece, letter="p", extension="S", length="")
+    if isinstance(piece, Conversion) and (name := _field_of(piece)) in _WHERE:
+        extension = BARE_NAME if name == _FUNCTION else "S"
+        return replace(piece, letter="p", extension=extension, length="")
     return piece
 
 
