@@ -4,6 +4,7 @@ A step chooses a file, a change, a place in the file and a value. Inputs are ind
 tables, so new entries go to the end of each table.
 """
 
+import gzip
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import socket
 import stat
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -181,7 +183,7 @@ class Victim:
             if change is None:
                 kinds[path] = value
             else:
-                now[path] = change(now[path], at * len(now[path]) >> 16, value)
+                now[path] = _changed(path, now[path], change, at, value)
         touched = {path for path in self.whole if now[path] is not self.whole[path]} | set(kinds)
         for path in touched:
             path.unlink()  # another inode: a mapping of the old file keeps its content
@@ -219,9 +221,26 @@ class Victim:
             path.write_bytes(self.whole[path])
 
 
+def _changed(path: Path, held: bytes, change: Change, at: int, value: int) -> bytes:
+    """Change a file; of packed formats the texts, where *change* is made for texts."""
+    packed = path.suffix == ".gz" and change in _IN_TEXTS
+    if packed:
+        held = _unpacked(held)
+    new = change(held, at * len(held) >> 16, value)
+    return gzip.compress(new, 1) if packed else new
+
+
+def _unpacked(held: bytes) -> bytes:
+    """Return what a gzip file holds; as it is where an earlier step has damaged it."""
+    try:
+        return gzip.decompress(held)
+    except (OSError, EOFError, zlib.error):
+        return held
+
+
 def _is_text(path: Path) -> bool:
     return (
-        path.name == "format"
+        path.name in ("format", "formats.gz")
         or path.parent.name in ("tracefs", "events")
         or (path.name in ("saved_cmdlines", "trace_clock", "header_page"))
     )

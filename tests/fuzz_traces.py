@@ -32,6 +32,7 @@ def small(trace: Path) -> Path:
 
 def recorded(trace: Path) -> Path:
     """Make a trace of real sub-buffers and formats of a kernel."""
+    from lttd.abi.formats_file import pack  # noqa: PLC0415
     from tests.segment_builder import Made  # noqa: PLC0415
 
     made = Made(trace, cpus=2)
@@ -39,7 +40,12 @@ def recorded(trace: Path) -> Path:
         raw = (FIXTURES / f"ftrace/per_cpu/cpu{cpu}/trace_pipe_raw").read_bytes()
         pages = [raw[at : at + 4096] for at in range(0, len(raw), 4096)]
         made.append(pages[:8], cpu=cpu)
-    shutil.copytree(FIXTURES / "ftrace/events", made.paths.directory / "tracefs/events")
+    events = FIXTURES / "ftrace/events"
+    paths = events.glob("*/*/format")
+    packed = pack({(path.parts[-3], path.parts[-2]): path.read_bytes() for path in paths})
+    _put(made.paths.directory / "tracefs/formats.gz", packed)
+    head = (events / "header_page").read_bytes()
+    _put(made.paths.directory / "tracefs/events/header_page", head)
     made.finish()
     return trace
 

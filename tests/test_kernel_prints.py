@@ -11,7 +11,7 @@ from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.commands.formats import share_text
 from lttd.view.filters import Where
-from lttd.view.formats import EventType, FormatFile
+from lttd.view.formats import EventName, EventType
 from lttd.view.ftrace.render import Renderer, why_inexpressible
 from lttd.view.glyphs import matrix_of
 from tests.ftraced import format_text
@@ -67,7 +67,7 @@ def rows_of(
     text: bytes, events: list[bytes], system: str, long_bytes: int = 8, byteorder: str = "<"
 ) -> EventRows:
     format_ = parse_format(text, system, byteorder=byteorder, long_bytes=long_bytes)
-    kind = EventType(0, FormatFile(system, format_.name), format_.id, "")
+    kind = EventType(0, EventName(system, format_.name), format_.id, "")
     kind.format = format_
     sizes = np.array([len(one) for one in events], np.uint32)
     none = np.zeros(len(events), np.int64)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from lttd.abi.formats_file import pack
 from lttd.beneath import OpenDirectory
 from lttd.errors import LttdError, StorageError, TraceDamagedError, UsageError
 from lttd.files import Disk, Lock, is_locked
@@ -54,7 +55,8 @@ def with_tracefs(made: Made) -> Made:
     events = made.paths.directory / "tracefs" / "events" / "sched" / "sched_switch"
     events.mkdir(parents=True)
     (events / "format").write_bytes(b'name: sched_switch\nID: 314\nformat:\n\nprint fmt: ""\n')
-    (made.paths.directory / "tracefs" / "commands").write_bytes(b"1\t1\t1\tinit\n")
+    (events.parents[2] / "formats.gz").write_bytes(pack({("irq", "irq_entry"): b"ID: 315\n"}))
+    (events.parents[2] / "commands").write_bytes(b"1\t1\t1\tinit\n")
     return made
 
 
@@ -307,7 +309,7 @@ def test_a_wrong_kind_of_file_in_place_of_a_lock_is_refused_with_a_remedy(
 
 FILES = ["trace.json", "synced.json", "streams/fake_0", "streams/index/fake_0.idx"]
 FILES += ["streams/index/fake_0.gaps", "tracefs/commands"]
-FILES += ["tracefs/events/sched/sched_switch/format"]
+FILES += ["tracefs/events/sched/sched_switch/format", "tracefs/formats.gz"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

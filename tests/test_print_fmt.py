@@ -11,7 +11,7 @@ from lttd.abi.ftrace_format import parse_format
 from lttd.abi.print_fmt import PrintFmt, Unparsable, parse_print_fmt
 from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
-from lttd.view.formats import EventType, FormatFile
+from lttd.view.formats import EventName, EventType
 from lttd.view.ftrace.cexpr import Buffer
 from lttd.view.ftrace.render import Renderer, why_inexpressible
 from lttd.view.glyphs import decimal, distinct_rows, hexadecimal, matrix_of, right_aligned
@@ -46,7 +46,7 @@ def event(
 
 
 def rows_of(printed: str, events: list[bytes]) -> EventRows:
-    kind = EventType(0, FormatFile("s", "made"), 9, "")
+    kind = EventType(0, EventName("s", "made"), 9, "")
     kind.format = parse_format(format_text("made", 9, FIELDS, printed))
     sizes = np.array([len(one) for one in events], np.uint32)
     at = np.cumsum(sizes) - sizes

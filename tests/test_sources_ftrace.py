@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lttd.abi.formats_file import unpack
 from lttd.abi.ftrace import PageLayout, last_event_time
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
+from lttd.limits import FORMATS
 from lttd.sources import pipe
 from lttd.sources.base import NO_OWNER, Nothing, When
 from lttd.sources.ftrace import instance as ftrace_instance
@@ -401,10 +403,14 @@ def test_attachments_are_tracefs_files_and_commands_follow_changes() -> None:
     with closing(open_ftrace(QUIET, BufferPool())) as source:
         opened = {one.name: one for one in source.attachments(When.OPEN)}
         path = instance_of(source)
-        for name in ("events/header_page", "events/sched/sched_process_hang/format"):
-            assert opened[f"tracefs/{name}"].data == (path / name).read_bytes()
-        for name in ("events/header_event", "events/ftrace/print/format", "trace_clock"):
+        name = "events/header_page"
+        assert opened[f"tracefs/{name}"].data == (path / name).read_bytes()
+        for name in ("events/header_event", "trace_clock"):
             assert f"tracefs/{name}" in opened
+        formats, _ = unpack(opened["tracefs/formats.gz"].data, FORMATS.most)
+        name = "events/sched/sched_process_hang/format"
+        assert formats["sched", "sched_process_hang"] == (path / name).read_bytes()
+        assert ("ftrace", "print") in formats
         commands = opened["tracefs/commands"]
         assert commands.append
         lines = [line.split(b"\t") for line in commands.data.splitlines()]
@@ -427,25 +433,42 @@ def test_attachments_are_tracefs_files_and_commands_follow_changes() -> None:
         drain(source)
         closed = {one.name for one in source.attachments(When.CLOSE)}
         assert "tracefs/per_cpu/cpu0/stats" in closed
-        assert "tracefs/events/header_page" not in closed
+        assert not {"tracefs/events/header_page", "tracefs/formats.gz"} & closed
 
 
 def formats_of(source: FtraceSource, when: When) -> set[str]:
+    """Return SYSTEM/EVENT of each format that is to be saved."""
     return {
-        one.name.removeprefix("tracefs/events/").removesuffix("/format")
+        "/".join(key)
         for one in source.attachments(when)
-        if one.name.endswith("/format")
+        if one.name == "tracefs/formats.gz"
+        for key in unpack(one.data, FORMATS.most).formats
     }
 
 
 def test_the_formats_of_every_event_in_a_foreign_ring_are_saved(foreign: Path) -> None:
     """The ring still holds events that were turned off before lttd started."""
+    mark(foreign, "one event is enough")
     (foreign / "events/enable").write_text("0")
     with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
         saved = formats_of(source, When.OPEN)
+        assert formats_of(source, When.CLOSE) == set()
     there = {f"{path.parts[-3]}/{path.parts[-2]}" for path in foreign.glob("events/*/*/format")}
     assert {"sched/sched_switch", "ftrace/print"} <= there
     assert saved == there
+
+
+def test_formats_of_other_events_are_not_saved_while_no_ring_can_hold_them(foreign: Path) -> None:
+    """All 2,323 of them would be most of what a short recording costs."""
+    (foreign / "tracing_on").write_text("0")
+    (foreign / "events/enable").write_text("0")
+    (foreign / "trace").write_text("")
+    (foreign / "events/irq/enable").write_text("1")
+    with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
+        systems = {name.partition("/")[0] for name in formats_of(source, When.OPEN)}
+        assert systems == {"ftrace", "irq"}
+        (foreign / "events/signal/enable").write_text("1")
+        assert "signal/signal_generate" in formats_of(source, When.CLOSE)
 
 
 def test_the_formats_of_events_that_another_process_enabled_are_saved() -> None:

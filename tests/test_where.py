@@ -9,7 +9,7 @@ from lttd.abi.ftrace_format import parse_format
 from lttd.errors import UsageError
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.filters import Where
-from lttd.view.formats import EventType, FormatFile
+from lttd.view.formats import EventName, EventType
 from tests.ftraced import format_text
 
 FIELDS = [
@@ -23,7 +23,7 @@ HIGH, TOP = 1 << 63, (1 << 64) - 1
 
 
 def made(*events: tuple[int, int, tuple[int, int], bytes, bytes]) -> EventRows:
-    kind = EventType(0, FormatFile("s", "made"), 9, "")
+    kind = EventType(0, EventName("s", "made"), 9, "")
     kind.format = parse_format(format_text("made", 9, FIELDS, '""'))
     records = [
         struct.pack("<8xQqQQ16s", ip, ret, *args, comm) + buf for ip, ret, args, comm, buf in events

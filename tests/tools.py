@@ -13,6 +13,7 @@ import pytest
 
 from lttd.abi.ftrace_events import walk
 from lttd.abi.table import FtraceAbi
+from lttd.view.ftrace.saved import SavedFiles
 from lttd.view.trace import Trace
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "ftrace"
@@ -70,10 +71,10 @@ def trace_cmd_report(path: Path) -> Told:
 def event_names(trace: Trace) -> dict[int, str]:
     names = {}
     for segment in trace.segments:
-        for path in segment.paths.directory.glob("tracefs/events/*/*/format"):
-            number = re.search(r"^ID: (\d+)", path.read_text(), re.MULTILINE)
+        for (_, name), text in SavedFiles(segment).formats().items():
+            number = re.search(rb"^ID: (\d+)", text, re.MULTILINE)
             assert number
-            names[int(number[1])] = path.parent.name
+            names[int(number[1])] = name
     return names
 
 

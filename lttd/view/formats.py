@@ -3,35 +3,31 @@
 Rule: of every file only the id is read until an event of that type is to be shown.
 """
 
-import os
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.formats_file import Key
 from lttd.abi.ftrace_format import Format, id_of, parse_format
-from lttd.beneath import Place, close_fd
+from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
-from lttd.files import read_limited
-from lttd.limits import EVENT_TYPES, FORMAT
+from lttd.view.format_files import FormatFiles
 from lttd.view.notes import TakesNotes
 
 _HEAD_BYTES: Final = 256
 _MOST_ID: Final = 0xFFFF
-Key = tuple[int, str, str, int]
 I64 = npt.NDArray[np.int64]
 RecordsOf = Callable[[memoryview, I64, I64], npt.NDArray[np.void]]
 """Called with data, where the events begin in it, and how many bytes each has."""
 
 
-class FormatFile(NamedTuple):
-    """Where a type's format is."""
+class EventName(NamedTuple):
+    """What a type is called."""
 
     system: str
     name: str
-    path: str = ""
-    """Empty where there is no file."""
 
 
 class EventType:
@@ -39,13 +35,13 @@ class EventType:
 
     __slots__ = ("format", "id", "name", "number", "records_of", "segment", "system")
 
-    def __init__(self, number: int, file: FormatFile | None, of_id: int, segment: str) -> None:
+    def __init__(self, number: int, name: EventName | None, of_id: int, segment: str) -> None:
         self.number = number
         self.id = of_id
         self.segment = segment
         """Name of the first segment that has it."""
-        self.system = file.system if file else ""
-        self.name = file.name if file else f"unknown-{of_id}"
+        self.system = name.system if name else ""
+        self.name = name.name if name else f"unknown-{of_id}"
         self.format: Format | None = None
         """None where no format file tells what it is."""
         self.records_of: RecordsOf | None = None
@@ -58,47 +54,33 @@ class Formats:
 
     def __init__(self, tracefs: Place, byteorder: str, long_bytes: int, notes: TakesNotes) -> None:
         """*notes* gets a line for each file that cannot be read."""
-        self._events = tracefs / "events"
+        self._saved = FormatFiles(tracefs, notes)
         self._byteorder = byteorder
         self._long_bytes = long_bytes
-        self._files: dict[int, FormatFile] | None = None
+        self._files: dict[int, EventName] | None = None
         self._parsed: dict[int, Format | None] = {}
         self._notes = notes
 
     @property
-    def files(self) -> dict[int, FormatFile]:
+    def files(self) -> dict[int, EventName]:
         """Every type that the segment knows, by id."""
         if self._files is None:
             self._files = {}
-            found = (
-                (system, event)
-                for system in _directories(self._events)
-                for event in _directories(self._events / system)
-            )
-            for number, (system, event) in enumerate(found):
-                if number == EVENT_TYPES.most:
-                    self._notes.add(f"{self._events}: {EVENT_TYPES}; the others are left out")
-                    break
-                self._note_file(system, event)
+            for key in self._saved:
+                self._note_file(key)
         return self._files
 
-    def _note_file(self, system: str, event: str) -> None:
-        # Plain strings: a thousand Path objects would be a tenth of the time to the first line.
-        path = f"{self._events}/{system}/{event}/format"
+    def _note_file(self, key: Key) -> None:
         assert self._files is not None
         try:
-            fd = self._events.directory.open_file(path)
-            try:
-                number = id_of(os.read(fd, _HEAD_BYTES))
-            finally:
-                close_fd(fd)
+            number = id_of(self._saved.head(key, _HEAD_BYTES))
         except OSError as error:
-            self._notes.add(f"{path}: {error.strerror}")
+            self._notes.add(f"{self._saved.path(key)}: {error.strerror}")
             return
         if number is None or number > _MOST_ID:
-            self._notes.add(f"{path}: byte 0: no ID")
+            self._notes.add(f"{self._saved.path(key)}: byte 0: no ID")
         else:
-            self._files[number] = FormatFile(system, event, path)
+            self._files[number] = EventName(*key)
 
     def get(self, number: int) -> Format | None:
         """Return the format of an id; None, with a note, where none is readable."""
@@ -107,31 +89,25 @@ class Formats:
         return self._parsed[number]
 
     def _parse(self, number: int) -> Format | None:
-        file = self.files.get(number)
+        name = self.files.get(number)
         if not self.files:
             if not self._parsed:  # the first: one line for all
-                self._notes.add(f"{self._events}: no format of any event: all shown as bytes")
+                self._notes.add(f"{self._saved}: no format of any event: all shown as bytes")
             return None
-        if file is None:
-            self._notes.add(f"{self._events}: no format of event id {number}: shown as bytes")
+        if name is None:
+            self._notes.add(f"{self._saved}: no format of event id {number}: shown as bytes")
             return None
+        path = self._saved.path(name)
         try:
             return parse_format(
-                read_limited(self._events.directory.place(file.path), FORMAT),
-                file.system,
+                self._saved.text(name),
+                name.system,
                 byteorder=self._byteorder,
                 long_bytes=self._long_bytes,
             )
         except OSError as error:
-            self._notes.add(f"{file.path}: {error.strerror}: {file.name} is shown as bytes")
+            self._notes.add(f"{path}: {error.strerror}: {name.name} is shown as bytes")
         except (ValueError, TraceDamagedError) as error:
-            where = "" if isinstance(error, TraceDamagedError) else f"{file.path}: "
-            self._notes.add(f"{where}{error}: {file.name} is shown as bytes")
+            where = "" if isinstance(error, TraceDamagedError) else f"{path}: "
+            self._notes.add(f"{where}{error}: {name.name} is shown as bytes")
         return None
-
-
-def _directories(parent: Place) -> list[str]:
-    try:
-        return parent.directory.directories(parent.path)
-    except OSError:
-        return []

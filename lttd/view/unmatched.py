@@ -9,7 +9,7 @@ from typing import Final
 
 from lttd.view.commands.info import seconds
 from lttd.view.filters import COMMON, Filter, matches
-from lttd.view.formats import FormatFile, Formats
+from lttd.view.formats import EventName, Formats
 from lttd.view.library import ClockGroup
 from lttd.view.window import extent
 
@@ -61,7 +61,7 @@ def _files(formats: Sequence[Formats]) -> dict[tuple[str, str], tuple[Formats, i
     return found
 
 
-def _key(file: FormatFile) -> tuple[str, str]:
+def _key(file: EventName) -> tuple[str, str]:
     return file.system, file.name
 
 

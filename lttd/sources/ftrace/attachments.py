@@ -1,14 +1,17 @@
 """What decoding an ftrace segment needs beside the pages: tracefs's own files, and who ran.
 
-Rule: files are copied verbatim, to the same path below ``tracefs/``; only ``tracefs/commands`` is
-ours: lines of trace-clock time, pid, tgid (or nothing) and command, tab separated; a line end or a
-backslash inside a command stands as ``\\n`` or ``\\\\``.
+Rule: files are copied verbatim, to the same path below ``tracefs/``.  Two files are lttd's own:
+``tracefs/formats.gz`` has the formats of events (see lttd.abi.formats_file); ``tracefs/commands``
+has lines of trace-clock time, pid, tgid (or nothing) and command, tab separated, and a line end or
+a backslash inside a command stands as ``\\n`` or ``\\\\``.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from lttd.abi import formats_file
+from lttd.abi.formats_file import Key, pack
 from lttd.errors import LttdError
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.base import Attachment, When
@@ -18,6 +21,7 @@ from lttd.sources.ftrace.stream import FtraceStream
 from lttd.sources.tracefs import events_of, read_bytes, systems
 
 KALLSYMS: Final = "/proc/kallsyms"
+_COPIED: Final = ("events/header_page", "events/header_event", "trace_clock")
 
 
 class FtraceFiles:
@@ -29,64 +33,79 @@ class FtraceFiles:
         now: Callable[[], int],
         *,
         kallsyms: bool,
-        previous_run: bool,
     ) -> None:
         self._instance = instance
         self._now = now
         self._kallsyms = kallsyms
         self._kernel_knows_our_pids = kernel_knows_our_pids()
-        self._starts_empty = instance.own and not previous_run
-        # A ring that others filled may hold any event, also one that is switched off by now.
-        self._knows_events = self._starts_empty
-        self._given: dict[str, int] = {}
+        self._given: dict[str | Key, int] = {}
+        """Hash of each file and format that a segment has already."""
         self._saved: set[bytes] = set()
         self._commands: dict[int, tuple[bytes, bytes]] = {}
 
     def attachments(self, when: When, streams: Iterable[FtraceStream]) -> Iterator[Attachment]:
         """Return what is due; files that cannot be read are left out."""
         if when is not When.PERIODIC:
-            yield from self._copies(self._wanted(when))
+            yield from self._copies(when)
+            if formats := self._formats(when):
+                yield Attachment(f"tracefs/{formats_file.NAME}", pack(formats), append=True)
         yield from self._who_ran(when)
         if when is When.CLOSE:
             for stream in streams:
                 name = f"tracefs/per_cpu/cpu{stream.info.id.cpu}/stats"
                 yield Attachment(name, stream.stats_text())
 
-    def _wanted(self, when: When) -> Iterator[tuple[str, str]]:
-        """Return (name below the segment, path) of the files to copy."""
+    def _copies(self, when: When) -> Iterator[Attachment]:
         instance = self._instance
-        local = ["events/header_page", "events/header_event", "trace_clock"]
-        for system in ("ftrace", *self._systems(when)):
-            events = events_of(instance.file(f"events/{system}"))
-            local += [f"events/{system}/{event}/format" for event in events]
-        for name in local:
-            yield f"tracefs/{name}", instance.file(name)
-        yield "tracefs/printk_formats", f"{instance.root}/printk_formats"
+        paths = {name: instance.file(name) for name in _COPIED}
+        paths["printk_formats"] = f"{instance.root}/printk_formats"
         if self._kallsyms and when is When.OPEN:
-            yield "tracefs/kallsyms", KALLSYMS
+            paths["kallsyms"] = KALLSYMS
+        for name, path in paths.items():
+            data = self._if_new(name, path)
+            if data is not None:
+                yield Attachment(f"tracefs/{name}", data)
 
-    def _systems(self, when: When) -> list[str]:
-        """Return the systems whose events the ring can hold."""
-        enabled = {name.partition(":")[0] for name in self._instance.events}
+    def _formats(self, when: When) -> dict[Key, bytes]:
+        """Return the formats that the segment lacks, of events that the rings can hold."""
+        found: dict[Key, bytes] = {}
+        for key in self._events(when):
+            data = self._if_new(key, self._instance.file(f"events/{key[0]}/{key[1]}/format"))
+            if data is not None:
+                found[key] = data
+        return found
+
+    def _events(self, when: When) -> Iterator[Key]:
+        """Yield the events of every system that is or was recorded.
+
+        A ring that others filled may hold any event, also one that is switched off by now.
+        """
+        instance = self._instance
+        recorded = {"ftrace", *(name.partition(":")[0] for name in instance.events)}
         try:
-            if when is When.CLOSE and self._knows_events:
-                # Somebody may have enabled more of them meanwhile.
-                enabled |= {name.partition(":")[0] for name in enabled_events(self._instance.path)}
-            if "*" in enabled or not self._knows_events:
-                return systems(self._instance.file("events"))
-            return sorted(enabled)
+            if when is When.CLOSE:  # somebody may have enabled more of them meanwhile
+                recorded |= {name.partition(":")[0] for name in enabled_events(instance.path)}
+            there = ("ftrace", *systems(instance.file("events")))
         except LttdError:
-            return []  # tracefs was unmounted underneath: what was copied at open will do
+            return  # tracefs was unmounted underneath: what was copied at open will do
+        for system in there:
+            is_recorded = system in recorded or "*" in recorded
+            if is_recorded or not instance.began_empty:
+                for event in events_of(instance.file(f"events/{system}")):
+                    # An event that is not recorded has the format that it had at open.
+                    if is_recorded or (system, event) not in self._given:
+                        yield system, event
 
-    def _copies(self, wanted: Iterable[tuple[str, str]]) -> Iterator[Attachment]:
-        for name, path in wanted:
-            try:
-                data = read_bytes(path)
-            except LttdError:
-                continue
-            if self._given.get(name) != hash(data):
-                self._given[name] = hash(data)
-                yield Attachment(name, data)
+    def _if_new(self, name: str | Key, path: str) -> bytes | None:
+        """Return a file's content; None where the segment has it, or it cannot be read."""
+        try:
+            data = read_bytes(path)
+        except LttdError:
+            return None
+        if self._given.get(name) == hash(data):
+            return None
+        self._given[name] = hash(data)
+        return data
 
     def _who_ran(self, when: When) -> Iterator[Attachment]:
         now = self._now()
@@ -107,7 +126,7 @@ class FtraceFiles:
         root = self._instance.root
         lines = _lines(f"{root}/saved_cmdlines")
         new, self._saved = lines - self._saved, lines
-        if not new or (when is When.OPEN and self._starts_empty):
+        if not new or (when is When.OPEN and self._instance.began_empty):
             # Who ended before we came cannot be in a ring that is new.
             return {}
         tgids = dict(_pairs(_lines(f"{root}/saved_tgids")))

@@ -57,6 +57,8 @@ class Instance:
     events: list[str] = field(default_factory=list)
     """Globs and names that are enabled."""
     notes: list[str] = field(default_factory=list)
+    began_empty: bool = False
+    """The rings held nothing when lttd came: what they hold since is of events that lttd knows."""
 
     @property
     def ring_bytes(self) -> int:

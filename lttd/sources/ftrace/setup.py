@@ -78,6 +78,7 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
     if settings.overwrite is not None:
         _set(instance, "options/overwrite", str(int(settings.overwrite)))
     _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
+    instance.began_empty = True
     _enable(instance, settings.events or OWN_EVENTS)
     _tell_differences(instance, settings)
 
@@ -85,6 +86,7 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
 def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     """Write what was asked for, and what keeps poll from spinning; remember how it was."""
     undo = instance.undo
+    instance.began_empty = not unread_events(instance.path)
     if settings.clock is not None:
         _set_clock(instance, settings.clock)
     if settings.subbuffer_bytes is not None:

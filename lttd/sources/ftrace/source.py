@@ -150,9 +150,7 @@ class FtraceSource:
             self.streams = _streams(instance, self._shared)
             for stream in self.streams:
                 stack.callback(stream.close)
-            self._files = FtraceFiles(
-                instance, self.now, kallsyms=settings.kallsyms, previous_run=previous_run
-            )
+            self._files = FtraceFiles(instance, self.now, kallsyms=settings.kallsyms)
             self.info = _info(instance, settings, name, self._shared)
             stack.pop_all()
         self.watch = FtraceWatch(instance, self.streams, self._shared)

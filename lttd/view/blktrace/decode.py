@@ -29,7 +29,7 @@ from lttd.abi.blktrace import (
 )
 from lttd.abi.ftrace_format import Field, Format, Kind
 from lttd.stored import StoredStream
-from lttd.view.formats import EventType, FormatFile
+from lttd.view.formats import EventName, EventType
 from lttd.view.merge import order_by_time
 from lttd.view.notes import WindowNotes
 from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, within
@@ -113,7 +113,7 @@ class Types:
         key = (action, note, short, layout)
         if key not in self._known:
             name = name_of(action, note=note)
-            file = FormatFile(SYSTEM, name)
+            file = EventName(SYSTEM, name)
             kind = EventType(len(self.all), file, action, "")
             if not short:
                 plain = name.removesuffix("_cgroup")

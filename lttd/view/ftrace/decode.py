@@ -15,7 +15,7 @@ from lttd.abi.ftrace import PageLayout
 from lttd.abi.table import FtraceAbi
 from lttd.stored import StoredStream
 from lttd.view.columns import gather
-from lttd.view.formats import EventType, FormatFile, Formats
+from lttd.view.formats import EventName, EventType, Formats
 from lttd.view.merge import order_by_time
 from lttd.view.notes import WindowNotes
 from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, pages_of, within
@@ -103,7 +103,7 @@ class Types:
         """Return the type of such events of *kind* as are shorter than its format says."""
         key = ("short", kind.number)
         if key not in self._known:
-            file = FormatFile(kind.system, kind.name)
+            file = EventName(kind.system, kind.name)
             short = EventType(len(self.all), file, kind.id, kind.segment)
             self.all.append(short)
             self._known[key] = short

@@ -28,7 +28,7 @@ from lttd.terminal import printable
 from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.conversions import Context, converted, printable_literals
-from lttd.view.formats import EventType, FormatFile
+from lttd.view.formats import EventName, EventType
 from lttd.view.ftrace.cexpr import (
     MOST_STRING_BYTES,
     Buffer,
@@ -316,7 +316,7 @@ def _value_of(field: Field, rows: EventRows) -> Strip:
 def _made_up(format_: Format) -> EventRows:
     """Return one event of zeros, to try a print fmt on."""
     data = memoryview(bytes(format_.fixed_bytes + 8))
-    kind = EventType(0, FormatFile(format_.system, format_.name), format_.id, "")
+    kind = EventType(0, EventName(format_.system, format_.name), format_.id, "")
     kind.format = format_
     zero: npt.NDArray[Any] = np.zeros(1, np.int64)
     batch = EventBatch(

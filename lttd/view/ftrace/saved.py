@@ -6,7 +6,6 @@ Rule: what is absent or unreadable is empty: the events are there all the same.
 import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,9 @@ from lttd.abi.ftrace import PageLayout
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
-from lttd.limits import COMMAND_LINES, COMMANDS, EVENT_TYPES, FORMAT, FORMATS, TRACEFS_FILE
+from lttd.limits import COMMAND_LINES, COMMANDS, FORMATS, TRACEFS_FILE
+from lttd.view.format_files import FormatFiles
+from lttd.view.notes import Notes
 from lttd.view.task_names import COMMAND, FOREVER, MOST_PID
 from lttd.view.trace import Segment
 
@@ -63,17 +64,16 @@ class SavedFiles:
         """Return every format file by (system, event).
 
         Raises:
-            TraceDamagedError: one is too large, or all are, or there are too many.
+            TraceDamagedError: one is too large, or all are, or one cannot be read.
         """
+        notes = Notes()
+        files = FormatFiles(self._root, notes)
         found: dict[tuple[str, str], bytes] = {}
         left = FORMATS.most
-        for number, (system, event) in enumerate(self._event_types()):
-            place = self._root / f"events/{system}/{event}/format"
-            path = Path(place.path)
-            if number == EVENT_TYPES.most:
-                raise TraceDamagedError(path, 0, f"{EVENT_TYPES}; remove the others")
+        for key in files:
+            path = Path(files.path(key))
             try:
-                text = read_limited(place, FORMAT)
+                text = files.text(key)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -81,15 +81,10 @@ class SavedFiles:
             left -= len(text)
             if left < 0:
                 raise TraceDamagedError(path, 0, f"{FORMATS}; remove what no event needs")
-            found[system, event] = text
+            found[key] = text
+        for note in notes.told():
+            raise TraceDamagedError(Path(str(files)), 0, note)
         return found
-
-    def _event_types(self) -> Iterator[tuple[str, str]]:
-        directories, events = self._root.directory.directories, self._root / "events"
-        with suppress(OSError):  # absent
-            for system in directories(events.path):
-                for event in directories((events / system).path):
-                    yield system, event
 
     @cached_property
     def _commands(self) -> Place:

@@ -17,7 +17,7 @@ from lttd.abi import ltt
 from lttd.abi.ltt_events import Channel, Walked, alike, walk
 from lttd.abi.ltt_markers import Marker
 from lttd.stored import StoredStream
-from lttd.view.formats import EventType, FormatFile
+from lttd.view.formats import EventName, EventType
 from lttd.view.ltt.fields import MarkerRecords, format_of
 from lttd.view.ltt.markers import SegmentMarkers, channel_of
 from lttd.view.merge import order_by_time
@@ -88,7 +88,7 @@ class LttTypes:
     def _type(self, marker: Marker, layout: ltt.Layout, segment: str) -> EventType:
         key = (marker, layout.order, layout.minor)
         if key not in self._known:
-            file = FormatFile(marker.channel, marker.name)
+            file = EventName(marker.channel, marker.name)
             kind = EventType(len(self.all), file, marker.id, segment)
             kind.format = format_of(marker, layout)
             kind.records_of = MarkerRecords(marker, layout, kind.format)

@@ -1,0 +1,69 @@
+"""``tracefs/formats.gz``: the format files of all events that a segment can hold, in one file.
+
+Layout: gzip members (RFC 1952), one for each time that formats were added; of two formats of one
+event the later counts.  Unpacked, a line ``==> events/SYSTEM/EVENT/format <==`` stands before each
+file, as tail(1) prints several files.
+
+The 2,323 format files of a Linux 6.18 take 157 KB in this form, and 9.5 MB as files of their own.
+"""
+
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+NAME: Final = "formats.gz"
+Key = tuple[str, str]
+"""System and event."""
+_HEAD: Final = re.compile(rb"^==> events/([^/\n]+)/([^/\n]+)/format <==\n", re.MULTILINE)
+# The fastest level that brings 2.0 MB below 1 % of a segment of 20 MB (14 ms).
+_LEVEL: Final = 3
+_GZIP: Final = 16 + zlib.MAX_WBITS
+
+
+class Unpacked(NamedTuple):
+    """What a file of formats holds."""
+
+    formats: dict[Key, bytes]
+    damaged_at: int | None
+    """Byte of the file from which on it cannot be read; None: all was read."""
+
+
+def pack(formats: Mapping[Key, bytes]) -> bytes:
+    """Return a gzip member that holds *formats*."""
+    packer = zlib.compressobj(_LEVEL, wbits=_GZIP)
+    parts = []
+    for (system, event), text in formats.items():
+        parts += [f"==> events/{system}/{event}/format <==\n".encode("utf-8", "surrogateescape")]
+        parts += [text if text.endswith(b"\n") else text + b"\n"]
+    return packer.compress(b"".join(parts)) + packer.flush()
+
+
+def unpack(data: bytes, most_bytes: int) -> Unpacked:
+    """Return all formats of a file, as far as it can be read.
+
+    Unpacks no more than *most_bytes*; what goes beyond counts as damaged.  The last format of a
+    damaged member is left out, because it may be cut.
+    """
+    found: dict[Key, bytes] = {}
+    at = 0
+    while at < len(data):
+        unpacker = zlib.decompressobj(wbits=_GZIP)
+        try:
+            text = unpacker.decompress(memoryview(data)[at:], most_bytes + 1)
+        except zlib.error:
+            return Unpacked(found, at)
+        most_bytes -= len(text)
+        _, *parts = _HEAD.split(text[:most_bytes] if most_bytes < 0 else text)
+        if not unpacker.eof or most_bytes < 0:
+            del parts[-3:]
+        for system, event, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+            found[_name(system), _name(event)] = body
+        if not unpacker.eof or most_bytes < 0:
+            return Unpacked(found, at)
+        at = len(data) - len(unpacker.unused_data)
+    return Unpacked(found, None)
+
+
+def _name(encoded: bytes) -> str:
+    return encoded.decode("utf-8", "surrogateescape")

@@ -1,0 +1,104 @@
+"""Where a segment's format files are: in ``formats.gz``, or each at its own path below ``events/``.
+
+A recording packs them.  A copied tracefs tree, a replayed one, the kernel's own and recordings of
+lttd before formats.gz have them at their own paths.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+
+from lttd.abi import formats_file
+from lttd.abi.formats_file import Key
+from lttd.beneath import Place, close_fd
+from lttd.errors import TraceDamagedError
+from lttd.files import read_limited
+from lttd.limits import EVENT_TYPES, FORMAT, FORMATS
+from lttd.view.notes import TakesNotes
+
+
+class FormatFiles:
+    """The format files below one ``tracefs/``."""
+
+    def __init__(self, tracefs: Place, notes: TakesNotes) -> None:
+        """*notes* gets a line for each file that cannot be read."""
+        self._events = tracefs / "events"
+        self._packed = tracefs / formats_file.NAME
+        self._notes = notes
+
+    def __str__(self) -> str:
+        return str(self._packed if self._texts else self._events)
+
+    def __iter__(self) -> Iterator[Key]:
+        """Yield (system, event) of each file, up to as many as a segment can have."""
+        for number, key in enumerate(self._found(), 1):
+            if number > EVENT_TYPES.most:
+                self._notes.add(f"{self}: {EVENT_TYPES}; the others are left out")
+                return
+            yield key
+
+    def path(self, key: Key) -> str:
+        """Return where a file is, as messages say it."""
+        system, event = key
+        if key in self._texts:
+            return f"{self._packed}: events/{system}/{event}/format"
+        # Plain strings: a thousand Path objects would be a tenth of the time to the first line.
+        return f"{self._events}/{system}/{event}/format"
+
+    def head(self, key: Key, most_bytes: int) -> bytes:
+        """Return the first bytes of a file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if key in self._texts:
+            return self._texts[key][:most_bytes]
+        fd = self._events.directory.open_file(self.path(key))
+        try:
+            return os.read(fd, most_bytes)
+        finally:
+            close_fd(fd)
+
+    def text(self, key: Key) -> bytes:
+        """Return a file's content.
+
+        Raises:
+            OSError: it cannot be read.
+            TraceDamagedError: it is too large.
+        """
+        if key in self._texts:
+            return self._texts[key]
+        return read_limited(self._events.directory.place(self.path(key)), FORMAT)
+
+    @cached_property
+    def _texts(self) -> dict[Key, bytes]:
+        """What is packed; empty where nothing is."""
+        try:
+            data = read_limited(self._packed, FORMATS)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            self._notes.add(f"{self._packed}: {error.strerror}")
+            return {}
+        except TraceDamagedError as error:
+            self._notes.add(str(error))
+            return {}
+        found = formats_file.unpack(data, FORMATS.most)
+        if found.damaged_at is not None:
+            reason = f"formats from here on cannot be read: damaged, or more than {FORMATS}"
+            self._notes.add(f"{self._packed}: byte {found.damaged_at}: {reason}")
+        for key in [key for key, text in found.formats.items() if len(text) > FORMAT.most]:
+            self._notes.add(f"{self._packed}: events/{'/'.join(key)}/format: {FORMAT}; left out")
+            del found.formats[key]
+        return found.formats
+
+    def _found(self) -> Iterator[Key]:
+        yield from self._texts
+        directories = self._events.directory.directories
+        with suppress(OSError):  # absent
+            for system in directories(self._events.path):
+                with suppress(OSError):
+                    for event in directories((self._events / system).path):
+                        if (system, event) not in self._texts:
+                            yield system, event
