@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lttd.errors import NothingToRecordError, UsageError
+from lttd.errors import NothingToRecordError, SourceError, UsageError
 from lttd.sources.base import Nothing, When
 from lttd.sources.replay.source import ReplaySource, open_replay
 from lttd.sources.tracefs import parse_stats
@@ -190,6 +191,43 @@ def test_the_option_gives_the_sub_buffer_size_without_header_page(tmp_path: Path
     (tmp_path / "cpu0.pages").write_bytes(b"\1".ljust(16384, b"\0"))
     source = open_replay(tmp_path, BufferPool(), subbuffer_bytes=16384)
     assert [len(batch.rows) for batch in taken(source, 0)] == [1]
+
+
+def test_no_symbolic_link_below_a_replayed_directory_is_followed(tmp_path: Path) -> None:
+    elsewhere, replayed = tmp_path / "elsewhere", tmp_path / "replayed"
+    shutil.copytree(FIXTURE, elsewhere)
+    for name in ("per_cpu", "per_cpu/cpu1"):
+        shutil.copytree(FIXTURE, replayed)
+        shutil.rmtree(replayed / name)
+        (replayed / name).symlink_to(elsewhere / name)
+        with pytest.raises(SourceError, match="trace_pipe_raw: a symbolic link, and none is follo"):
+            open_replay(replayed, BufferPool())
+        shutil.rmtree(replayed)
+
+
+def test_formats_behind_a_symbolic_link_are_left_out_in_a_few_lines(tmp_path: Path) -> None:
+    shutil.copytree(FIXTURE / "per_cpu", tmp_path / "replayed" / "per_cpu")
+    for number in range(20):
+        path = tmp_path / "secret" / f"event{number}"
+        path.mkdir(parents=True)
+        (path / "format").write_text("secret")
+    (tmp_path / "replayed" / "events").mkdir()
+    (tmp_path / "replayed" / "events" / "system").symlink_to(tmp_path / "secret")
+    source = open_replay(tmp_path / "replayed", BufferPool())
+    found = [each.data for each in source.attachments(When.OPEN)]
+    assert found
+    assert b"secret" not in b"".join(found)
+    notes = list(source.notes())
+    assert "event0/format: a symbolic link, and none is followed here; left out" in notes[0]
+    assert notes[-1] == f"{tmp_path}/replayed: 12 more files are left out"
+    assert len(notes) == 9
+
+
+def test_a_replayed_directory_may_be_named_by_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(FIXTURE)
+    source = open_replay(tmp_path / "link", BufferPool())
+    assert len(source.streams) == 2
+    source.close()
 
 
 def test_an_impossible_replay_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from lttd.beneath import OpenDirectory
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
 from lttd.limits import (
@@ -19,6 +20,8 @@ from lttd.limits import (
 )
 from lttd.sources.base import Attachment
 
+# So many files that are left out get a line each.
+_LINES: Final = 8
 _TOP: Final = ("trace_clock", "printk_formats", "kallsyms", "saved_cmdlines", "saved_tgids")
 _HEADERS: Final = ("header_page", "header_event")
 _IN_TREE: Final = (
@@ -30,13 +33,14 @@ _IN_TREE: Final = (
 )
 
 
-def tracefs_files(directory: Path, notes: list[str]) -> Iterator[Attachment]:
+def tracefs_files(base: OpenDirectory, notes: list[str]) -> Iterator[Attachment]:
     """Yield the files of a copied tracefs tree, or of a directory that holds them side by side.
 
     In such a directory ``NAME.format`` does not state the event's system; the part of NAME before
-    the first underscore serves as the system.  *notes* gets a line for each file that is left out.
+    the first underscore serves as the system.  *notes* gets a line for each file that is left out,
+    up to a number.
     """
-    copies = _Copies(notes)
+    directory, copies = base.path, _Copies(base, notes)
     if not (directory / "events").is_dir():
         for name in _HEADERS:
             yield from copies.of(directory / name, f"events/{name}")
@@ -47,13 +51,16 @@ def tracefs_files(directory: Path, notes: list[str]) -> Iterator[Attachment]:
             yield from copies.of(path, str(path.relative_to(directory)))
     if not (directory / "commands").exists():
         yield from _commands(directory, copies)
+    copies.sum_up()
 
 
 class _Copies:
     """Reads small files within the limits."""
 
-    def __init__(self, notes: list[str]) -> None:
+    def __init__(self, base: OpenDirectory, notes: list[str]) -> None:
+        self._base = base
         self._notes = notes
+        self._left_out = 0
         self._left_bytes = FORMATS.most
         """The number of bytes that the remaining formats may take."""
 
@@ -66,21 +73,32 @@ class _Copies:
         if limit is FORMAT:
             self._left_bytes -= len(data)
             if self._left_bytes < 0:
-                self._notes.append(f"{path}: {FORMATS}; left out")
+                self._leave_out(f"{path}: {FORMATS}")
                 return
         yield Attachment(f"tracefs/{name}", data)
 
     def read(self, path: Path, limit: Limit) -> bytes | None:
         """Return a file's content; None if it is absent, unreadable or too large."""
         try:
-            return read_limited(path, limit)
+            return read_limited(self._base.place(path), limit)
         except FileNotFoundError:
             return None
         except TraceDamagedError as error:
-            self._notes.append(f"{error}; left out")
+            self._leave_out(str(error))
         except OSError as error:
-            self._notes.append(f"{path}: {error.strerror}; left out")
+            self._leave_out(f"{path}: {error.strerror}")
         return None
+
+    def _leave_out(self, line: str) -> None:
+        self._left_out += 1
+        if self._left_out <= _LINES:
+            self._notes.append(f"{line}; left out")
+
+    def sum_up(self) -> None:
+        """Add a line for those that got none."""
+        if self._left_out > _LINES:
+            more = self._left_out - _LINES
+            self._notes.append(f"{self._base.path}: {more} more files are left out")
 
 
 _LIMITS: Final = {

@@ -13,13 +13,14 @@ from typing import Final
 import numpy as np
 
 from lttd.abi.blktrace import MOST_RECORD_BYTES, NOTIFY, layout_of, pdu_of, records_at, walk
+from lttd.beneath import OpenDirectory, Place
 from lttd.clock import Snapshot
-from lttd.errors import NothingToRecordError, UsageError
+from lttd.errors import NothingToRecordError
 from lttd.files import read_head
 from lttd.plausible import is_name
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
 from lttd.sources.blktrace.rows import Noted, RecordBook
-from lttd.sources.replay.files import FileSource, FileStream
+from lttd.sources.replay.files import FileSource, FileStream, open_directory
 from lttd.sources.replay.source import StreamPath
 from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
 
@@ -39,14 +40,13 @@ def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
         UsageError: there is no such directory.
         NothingToRecordError: it holds no such file.
     """
-    if not directory.is_dir():
-        raise UsageError(f"{directory} is not a directory")
+    base = open_directory(directory)
     files = find_blktraces(directory)
     if not files:
         raise NothingToRecordError(
             f"{directory} holds no block trace", "give it files NAME.blktrace.CPU"
         )
-    return BlktraceReplay(directory, files, pool)
+    return BlktraceReplay(base, files, pool)
 
 
 def find_blktraces(directory: Path) -> list[StreamPath]:
@@ -62,9 +62,9 @@ def find_blktraces(directory: Path) -> list[StreamPath]:
 class BlktraceReplayStream(FileStream):
     """One CPU's file."""
 
-    def __init__(self, file: StreamPath, pool: BufferPool, noted: Noted) -> None:
-        info = StreamInfo(file.stream, "blktrace", subbuffer_bytes=0, header_bytes=0)
-        super().__init__(info, file.path, pool)
+    def __init__(self, id_: StreamId, place: Place, pool: BufferPool, noted: Noted) -> None:
+        info = StreamInfo(id_, "blktrace", subbuffer_bytes=0, header_bytes=0)
+        super().__init__(info, place, pool)
         self._book = RecordBook()
         self._noted = noted
         self._records = 0
@@ -105,18 +105,22 @@ class BlktraceReplayStream(FileStream):
 class BlktraceReplay(FileSource[BlktraceReplayStream]):
     """The files of one block trace."""
 
-    def __init__(self, directory: Path, files: list[StreamPath], pool: BufferPool) -> None:
+    def __init__(self, directory: OpenDirectory, files: list[StreamPath], pool: BufferPool) -> None:
         self._noted = Noted()
-        super().__init__(BlktraceReplayStream(file, pool, self._noted) for file in files)
+        places = [directory.place(file.path) for file in files]
+        super().__init__(
+            BlktraceReplayStream(file.stream, place, pool, self._noted)
+            for file, place in zip(files, places, strict=True)
+        )
         settings = {
-            "directory": str(directory),
+            "directory": str(directory.path),
             "abi": "blktrace",
             "files": [file.path.name for file in files],
         }
         self.info = SourceInfo(
-            *("replay", f"replay:{directory},abi=blktrace", "mono", settings),
+            *("replay", f"replay:{directory.path},abi=blktrace", "mono", settings),
             live=False,
-            snapshot=_start([file.path for file in files]),
+            snapshot=_start(places),
         )
 
     def attachments(self, when: When) -> Iterator[Attachment]:
@@ -124,10 +128,10 @@ class BlktraceReplay(FileSource[BlktraceReplayStream]):
         yield from self._noted.attachment()
 
 
-def _start(paths: Iterable[Path]) -> Snapshot | None:
+def _start(places: Iterable[Place]) -> Snapshot | None:
     """Return the clocks at the start, by the note with the time; None if there is no such note."""
-    for path in paths:
-        data = read_head(path, _START_BYTES)
+    for place in places:
+        data = read_head(place, _START_BYTES)
         layout = layout_of(data)
         if layout is None:
             continue

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lttd.errors import UsageError
+from lttd.files import read_head
 from lttd.sources.replay.blktrace import find_blktraces
 from lttd.sources.replay.ltt import find_channels, has_ltt_magic
 from lttd.sources.replay.source import find_streams
@@ -60,10 +61,7 @@ def detect(directory: Path) -> Detected | None:
 
 def _is_ctf(path: Path) -> bool:
     try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            head = file.read(len(_CTF_TEXT))
+        head = read_head(path, len(_CTF_TEXT))
     except OSError:
         return False
     return head == _CTF_TEXT or head[:4] in _CTF_PACKETS

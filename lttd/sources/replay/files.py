@@ -1,5 +1,7 @@
 """The base of all replays: regular files as streams, and a source of such files.
 
+Rule: the directory is opened once, and the files below it are reached through its descriptor; no
+symbolic link below it is followed, neither to a file nor to a directory.
 Rule: a file is always ready and never urgent, and reports no losses beside those in its bytes.
 """
 
@@ -8,32 +10,47 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from lttd.beneath import place_of
-from lttd.errors import SourceError, TraceDamagedError
+from lttd.beneath import OpenDirectory, Place
+from lttd.errors import SourceError, TraceDamagedError, UsageError
 from lttd.files import refuse_hole
 from lttd.limits import HOLE
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamInfo
 
 
+def open_directory(directory: Path) -> OpenDirectory:
+    """Open the directory that a SPEC names.
+
+    Raises:
+        UsageError: there is none.
+        SourceError: this user may not read it.
+    """
+    try:
+        return OpenDirectory.open(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{directory} is not a directory") from None
+    except OSError as error:
+        raise SourceError(f"{directory}: {error.strerror}") from None
+
+
 class FileStream:
     """A file as a ``lttd.sources.base.Stream``; a subclass defines take()."""
 
-    def __init__(self, info: StreamInfo, path: Path, pool: BufferPool) -> None:
+    def __init__(self, info: StreamInfo, place: Place, pool: BufferPool) -> None:
         """Open the file.
 
         Raises:
             SourceError: it cannot be opened.
         """
         self.info = info
-        self.path = path
+        self.path = Path(place.path)
         self.pool = pool
         try:
-            self._fd = place_of(path).open()
+            self._fd = place.open()
         except OSError as error:
-            raise SourceError(f"{path}: {error.strerror}") from error
+            raise SourceError(f"{self.path}: {error.strerror}") from error
         try:
-            refuse_hole(path, self._fd, HOLE)
+            refuse_hole(self.path, self._fd, HOLE)
         except (OSError, TraceDamagedError) as error:
             self.close()
             raise SourceError(str(error)) from None

@@ -21,7 +21,7 @@ from typing import Final
 import numpy as np
 
 from lttd.abi import ltt, ltt_walk
-from lttd.beneath import place_of
+from lttd.beneath import Place
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
 from lttd.files import read_head, refuse_hole
@@ -29,7 +29,7 @@ from lttd.limits import HOLE
 from lttd.plausible import is_name
 from lttd.sources.base import Nothing, SourceInfo
 from lttd.sources.ltt.rows import NAME, LttBook, start_snapshot
-from lttd.sources.replay.files import FileSource, FileStream
+from lttd.sources.replay.files import FileSource, FileStream, open_directory
 from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
 
 _CHUNK_ROWS: Final = 65536
@@ -66,7 +66,7 @@ class Channel:
     """One file and the sub-buffers in it."""
 
     stream: StreamId
-    path: Path
+    place: Place
     survey: ltt_walk.Survey
     layout: ltt.Layout
     """The layout, by the header of the first sub-buffer."""
@@ -76,6 +76,11 @@ class Channel:
     """The number of traces in it: the legacy lttd could append to its files."""
 
     @property
+    def path(self) -> Path:
+        """The file's path, as messages print it."""
+        return Path(self.place.path)
+
+    @property
     def info(self) -> StreamInfo:
         """The stream for the manifest."""
         most, layout = int(self.survey.sizes_bytes.max()), self.layout
@@ -83,26 +88,27 @@ class Channel:
         return StreamInfo(self.stream, "ltt", most, layout.header_bytes, page_bytes=page_bytes)
 
 
-def walk(stream: StreamId, path: Path) -> Channel | str:
+def walk(stream: StreamId, place: Place) -> Channel | str:
     """Walk a file's headers; if it holds no sub-buffer, return the reason.
 
     Raises:
         SourceError: it cannot be read.
     """
+    path = Path(place.path)
     try:
-        with os.fdopen(place_of(path).open(), "rb") as file:
+        with os.fdopen(place.open(), "rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 return "it is empty"
             refuse_hole(path, file.fileno(), HOLE)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _walk(stream, path, memoryview(data))
+                return _walk(stream, place, memoryview(data))
     except TraceDamagedError as error:
         raise SourceError(str(error)) from None
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from None
 
 
-def _walk(stream: StreamId, path: Path, data: memoryview) -> Channel | str:
+def _walk(stream: StreamId, place: Place, data: memoryview) -> Channel | str:
     with data:
         survey = ltt_walk.survey(data)
         if not len(survey.offsets_bytes):
@@ -110,7 +116,7 @@ def _walk(stream: StreamId, path: Path, data: memoryview) -> Channel | str:
         offsets = survey.offsets_bytes
         begin = int(ltt.headers_at(data, offsets[:1]).begin[0])
         layout = ltt.layout_of(data, int(offsets[0]))
-        return Channel(stream, path, survey, layout, begin, _runs(data, offsets))
+        return Channel(stream, place, survey, layout, begin, _runs(data, offsets))
 
 
 def _runs(data: memoryview, offsets_bytes: ltt.I64) -> int:
@@ -129,11 +135,10 @@ def open_ltt_replay(directory: Path, pool: BufferPool) -> "LttReplaySource":
         NothingToRecordError: it holds no channel.
         SourceError: a file cannot be read.
     """
-    if not directory.is_dir():
-        raise UsageError(f"{directory} is not a directory")
+    base = open_directory(directory)
     channels, notes = [], []
     for stream, path in find_channels(directory):
-        found = walk(stream, path)
+        found = walk(stream, base.place(path))
         if isinstance(found, str):
             notes.append(f"{path}: {found}; left out")
         else:
@@ -157,7 +162,7 @@ class LttReplayStream(FileStream):
     """A channel's file."""
 
     def __init__(self, channel: Channel, pool: BufferPool) -> None:
-        super().__init__(channel.info, channel.path, pool)
+        super().__init__(channel.info, channel.place, pool)
         self._survey = channel.survey
         self._book = LttBook()
         self._row = 0

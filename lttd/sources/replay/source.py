@@ -22,6 +22,7 @@ from lttd.abi.ftrace import (
     parse_header_page,
     rows_of_pages,
 )
+from lttd.beneath import OpenDirectory, Place
 from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
 from lttd.files import read_limited
 from lttd.limits import CPUS, HEADER_PAGE
@@ -29,7 +30,7 @@ from lttd.plausible import is_name
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
 from lttd.sources.ftrace.loss import LossLedger, Sample
 from lttd.sources.replay.attachments import tracefs_files
-from lttd.sources.replay.files import FileSource, FileStream
+from lttd.sources.replay.files import FileSource, FileStream, open_directory
 from lttd.sources.rows import RowBook, damage
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, StreamInfo, Unit, make_batch
 
@@ -51,7 +52,7 @@ class ReplayAbi:
     notes: tuple[str, ...] = ()
 
 
-def _ftrace(directory: Path, subbuffer_bytes: int | None) -> ReplayAbi:
+def _ftrace(directory: OpenDirectory, subbuffer_bytes: int | None) -> ReplayAbi:
     layout, notes = _page_layout(directory, subbuffer_bytes)
     return ReplayAbi(
         "ftrace",
@@ -63,7 +64,7 @@ def _ftrace(directory: Path, subbuffer_bytes: int | None) -> ReplayAbi:
     )
 
 
-ABIS: Final[Mapping[str, Callable[[Path, int | None], ReplayAbi]]] = {"ftrace": _ftrace}
+ABIS: Final[Mapping[str, Callable[[OpenDirectory, int | None], ReplayAbi]]] = {"ftrace": _ftrace}
 
 
 def open_replay(
@@ -79,9 +80,8 @@ def open_replay(
     """
     if abi not in ABIS:
         raise UsageError(f"abi {abi!r}: a replay reads {', '.join((*ABIS, 'ltt'))}")
-    if not directory.is_dir():
-        raise UsageError(f"{directory} is not a directory")
-    how = ABIS[abi](directory, subbuffer_bytes)
+    base = open_directory(directory)
+    how = ABIS[abi](base, subbuffer_bytes)
     if not how.header_bytes < how.subbuffer_bytes <= pool.least_bytes:
         raise UsageError(
             f"sub-buffers of {how.subbuffer_bytes} bytes are not possible:"
@@ -93,7 +93,7 @@ def open_replay(
             f"{directory} holds no stream",
             "give it files per_cpu/cpuN/trace_pipe_raw, cpuN.* or <channel>_<cpu>",
         )
-    return ReplaySource(directory, how, files, pool)
+    return ReplaySource(base, how, files, pool)
 
 
 class StreamPath(NamedTuple):
@@ -137,15 +137,15 @@ def _named(path: Path, name: str, pattern: str, channel: str) -> StreamPath | No
 
 
 def _page_layout(
-    directory: Path, subbuffer_bytes: int | None
+    directory: OpenDirectory, subbuffer_bytes: int | None
 ) -> tuple[PageLayout, tuple[str, ...]]:
     asked = subbuffer_bytes or DEFAULT_SUBBUFFER_BYTES
     for name in _HEADER_PAGES:
-        path = directory / name
-        if not path.is_file():
-            continue
+        path = directory.path / name
         try:
-            layout = parse_header_page(read_limited(path, HEADER_PAGE))
+            layout = parse_header_page(read_limited(directory.place(path), HEADER_PAGE))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except (ValueError, TraceDamagedError) as error:
             what = str(error) if isinstance(error, TraceDamagedError) else f"{path}: {error}"
             return PageLayout(asked), (f"{what}; assuming sub-buffers of {asked} bytes",)
@@ -161,9 +161,9 @@ def _page_layout(
 class ReplayStream(FileStream):
     """A file of sub-buffers of one size."""
 
-    def __init__(self, file: StreamPath, abi: ReplayAbi, pool: BufferPool) -> None:
-        info = StreamInfo(file.stream, abi.name, abi.subbuffer_bytes, abi.header_bytes)
-        super().__init__(info, file.path, pool)
+    def __init__(self, id_: StreamId, place: Place, abi: ReplayAbi, pool: BufferPool) -> None:
+        info = StreamInfo(id_, abi.name, abi.subbuffer_bytes, abi.header_bytes)
+        super().__init__(info, place, pool)
         self._abi = abi
         self._at = 0
         self._book = RowBook()
@@ -220,9 +220,14 @@ class ReplaySource(FileSource[ReplayStream]):
     """A directory of such files."""
 
     def __init__(
-        self, directory: Path, abi: ReplayAbi, files: Sequence[StreamPath], pool: BufferPool
+        self,
+        directory: OpenDirectory,
+        abi: ReplayAbi,
+        files: Sequence[StreamPath],
+        pool: BufferPool,
     ) -> None:
-        super().__init__((ReplayStream(file, abi, pool) for file in files), abi.notes)
+        places = ((file.stream, directory.place(file.path)) for file in files)
+        super().__init__((ReplayStream(*each, abi, pool) for each in places), abi.notes)
         self._directory = directory
         for stream in self.streams:
             torn = stream.size_bytes % abi.subbuffer_bytes
@@ -233,13 +238,13 @@ class ReplaySource(FileSource[ReplayStream]):
                 )
         self.info = SourceInfo(
             "replay",
-            f"replay:{directory}",
+            f"replay:{directory.path}",
             self._clock(),
             {
-                "directory": str(directory),
+                "directory": str(directory.path),
                 "abi": abi.name,
                 "subbuffer_bytes": abi.subbuffer_bytes,
-                "files": [str(file.path.relative_to(directory)) for file in files],
+                "files": [str(file.path.relative_to(directory.path)) for file in files],
             },
             live=False,
         )
@@ -251,7 +256,8 @@ class ReplaySource(FileSource[ReplayStream]):
 
     def _clock(self) -> str:
         try:
-            text = read_limited(self._directory / "trace_clock", HEADER_PAGE)
+            path = self._directory.path / "trace_clock"
+            text = read_limited(self._directory.place(path), HEADER_PAGE)
         except (OSError, TraceDamagedError):
             return "unknown"
         chosen = re.search(rb"\[([\w-]{1,64}+)\]", text)
