@@ -74,7 +74,7 @@ GAPS_UNKNOWN: Final = Metric(
     "lttd_gaps_unknown_total",
     "counter",
     "Losses of a size that nobody knows: the kernel does not tell it, or a sync failed.",
-    _BY_STREAM,
+    _BY_REASON,
 )
 SUBBUFFERS_READ: Final = Metric(
     "lttd_subbuffers_read_total", "counter", "Sub-buffers taken from the kernel.", _BY_STREAM
@@ -134,7 +134,8 @@ BUILD_INFO: Final = Metric(
     "lttd_build_info", "gauge", "Always 1; the labels tell what runs.", ("version", "kernel")
 )
 
-# Losses that can occur, by unit.  One that is not here is shown from its first occurrence on.
+# Losses that can occur, by unit.  One that is not here is shown from its first occurrence on,
+# which increase() does not see.
 LOSS_REASONS: Final[dict[Metric, tuple[Reason, ...]]] = {
     EVENTS_LOST: (
         Reason.OVERWRITTEN,
@@ -161,6 +162,16 @@ LOSS_REASONS: Final[dict[Metric, tuple[Reason, ...]]] = {
         Reason.STORAGE,
         Reason.TORN,
         Reason.REMOVED,
+    ),
+    GAPS_UNKNOWN: (
+        Reason.OVERWRITTEN,
+        Reason.DISCARDED,
+        Reason.KILLED,
+        Reason.FOREIGN_READ,
+        Reason.EMPTIED,
+        Reason.SWITCHED_OFF,
+        Reason.FILTERED,
+        Reason.UNSYNCED,
     ),
 }
 # What a file system gives up with; others are shown from their first occurrence on.
@@ -230,7 +241,6 @@ class RecorderCollector(Collector):
             for stats in _one_a_stream(self._snapshots.streams())
         ]
         yield from _losses(streams)
-        yield GAPS_UNKNOWN, [(labels, stats.unknown) for labels, stats in streams]
         yield SUBBUFFERS_READ, [(labels, stats.subbuffers) for labels, stats in streams]
         yield STORED_BYTES, [(labels, stats.stored_bytes) for labels, stats in streams]
         yield PADDING_BYTES, [(labels, stats.padding_bytes) for labels, stats in streams]
@@ -294,13 +304,16 @@ def _losses(streams: Streams) -> Iterator[Table]:
     events: list[tuple[Labels, Counts]] = []
     subbuffers: list[tuple[Labels, Counts]] = []
     bytes_: list[tuple[Labels, Counts]] = []
+    unknown: list[tuple[Labels, Counts]] = []
     for labels, stats in streams:
         events.append((labels, stats.lost_so_far()))
         subbuffers.append((labels, stats.all_subbuffers_lost))
         bytes_.append((labels, stats.all_bytes_lost))
+        unknown.append((labels, stats.unknown))
     yield EVENTS_LOST, _by_reason(EVENTS_LOST, events, only=KERNEL_EVENT_REASONS)
     yield SUBBUFFERS_LOST, _by_reason(SUBBUFFERS_LOST, subbuffers)
     yield BYTES_LOST, _by_reason(BYTES_LOST, bytes_)
+    yield GAPS_UNKNOWN, _by_reason(GAPS_UNKNOWN, unknown)
 
 
 def _by_reason(

@@ -44,7 +44,7 @@ class StreamStats:
     events_lost: Counter[Reason] = field(default_factory=Counter)
     subbuffers_lost: Counter[Reason] = field(default_factory=Counter)
     bytes_lost: Counter[Reason] = field(default_factory=Counter)
-    gaps_unknown: int = 0
+    gaps_unknown: Counter[Reason] = field(default_factory=Counter)
     unplaced: Mapping[Reason, int] = field(default_factory=dict)
     """Events that the kernel counted as lost when last asked, and that no batch contains yet."""
     # by its writer thread
@@ -71,7 +71,7 @@ class StreamStats:
     def lost(self, gap: Gap) -> None:
         """Count one known loss."""
         if gap.count is None:
-            self.gaps_unknown += 1
+            self.gaps_unknown[gap.reason] += 1
             return
         by_unit = {
             Unit.EVENTS: self.events_lost,
@@ -113,9 +113,11 @@ class StreamStats:
         return _all(self.bytes_lost, self.unwritten_bytes, self.removed_bytes)
 
     @property
-    def unknown(self) -> int:
-        """The number of losses of unknown size."""
-        return self.gaps_unknown + self.unsynced
+    def unknown(self) -> Counter[Reason]:
+        """The number of losses of unknown size, by reason."""
+        if not self.unsynced:
+            return self.gaps_unknown
+        return self.gaps_unknown + Counter({Reason.UNSYNCED: self.unsynced})
 
     @property
     def refused_bytes(self) -> int:
@@ -167,7 +169,7 @@ def summarize(stats: StreamStats) -> StreamSummary:
         padding_bytes=stats.padding_bytes,
         events_lost=events_lost(stats.events_lost),
         lost=lost,
-        gaps_unknown=stats.unknown,
+        gaps_unknown=stats.unknown.total(),
         source=stats.source,
     )
 
