@@ -187,7 +187,14 @@ class TestOnThisKernel:
         [
             ("", "tracefs is not mounted; mount -t tracefs tracefs /sys/kernel/tracing"),
             ("mount -t debugfs none d", "tracefs is not mounted; mount -t tracefs tracefs"),
-            ("mount -t tracefs none d; mount -o remount,bind,ro d", "mount tracefs read-write"),
+            (
+                f"mount -t tracefs none {USUAL_TRACEFS}; mount -o remount,bind,ro {USUAL_TRACEFS}",
+                "Read-only file system; mount tracefs read-write (systemd",
+            ),
+            (
+                "mount -t tracefs none d; mount -o remount,bind,ro d",
+                f"Read-only file system; mount -t tracefs tracefs {USUAL_TRACEFS}, read-write",
+            ),
             ("mount -t tracefs none d; mount -t tmpfs none d", "d has no instances directory"),
         ],
     )

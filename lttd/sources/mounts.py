@@ -17,6 +17,7 @@ from lttd.sources.refused import remedy
 MOUNTS: Final = Path("/proc/mounts")
 USUAL_TRACEFS: Final = "/sys/kernel/tracing"
 USUAL_DEBUGFS: Final = "/sys/kernel/debug"
+_MOUNT: Final = f"mount -t tracefs tracefs {USUAL_TRACEFS}"
 READ_WRITE: Final = "mount tracefs read-write (systemd: ProtectKernelTunables=no)"
 
 
@@ -34,9 +35,7 @@ def find_tracefs(instance: str | None = None, mounts: Path = MOUNTS) -> Path:
         refused.append(error)
     if refused:
         raise refused[0]
-    raise NothingToRecordError(
-        "tracefs is not mounted", f"mount -t tracefs tracefs {USUAL_TRACEFS}"
-    )
+    raise NothingToRecordError("tracefs is not mounted", _MOUNT)
 
 
 def _places_of_tracefs(mounts: Path) -> Iterator[str]:
@@ -65,10 +64,15 @@ def _why_not(root: str, instance: str | None) -> LttdError | None:
         number = error.errno or errno.EACCES
         return NothingToRecordError(f"{instances}: {error.strerror}", remedy(number))
     if read_only:
-        return NothingToRecordError(f"{path}: {os.strerror(errno.EROFS)}", READ_WRITE)
+        return NothingToRecordError(f"{path}: {os.strerror(errno.EROFS)}", _how_to_write(root))
     if not allowed:
         return NothingToRecordError(f"{path}: {os.strerror(errno.EACCES)}", remedy(errno.EACCES))
     return None
+
+
+def _how_to_write(root: str) -> str:
+    """Return the remedy for a read-only mount; a service may write to the usual place alone."""
+    return READ_WRITE if root == USUAL_TRACEFS else f"{_MOUNT}, read-write"
 
 
 def find_debugfs(mounts: Path = MOUNTS) -> str:
