@@ -31,6 +31,30 @@ def only_line(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
+# -- limits of memory
+
+
+@pytest.mark.parametrize("limit", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
+@pytest.mark.parametrize("door", ["lttd", "lttv"])
+@pytest.mark.parametrize("most_mb", [30, 45, 60, 80, 95, 105, 120, 140])
+def test_little_memory_is_told_in_a_line_of_our_own(
+    tmp_path: Path, limit: int, door: str, most_mb: int
+) -> None:
+    words = ["-t", str(tmp_path / "t"), *REPLAY] if door == "lttd" else ["info", str(tmp_path)]
+    program = f"import sys; from lttd.entry import {door} as door; sys.exit(door())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        preexec_fn=lambda: resource.setrlimit(limit, (most_mb * 1_000_000,) * 2),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    lines = done.stderr.splitlines()
+    assert all(line.startswith(f"{door}: ") for line in lines), done.stderr
+    assert bool(lines) == bool(done.returncode)
+
+
 # -- the line for an unexpected failure
 
 

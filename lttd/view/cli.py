@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 INTERRUPTED = 128 + 2
 MOST_DIGITS = 18
 MOST_JOBS = 256
+FEW_STREAMS = 100
+"""So many can be open at once, whatever the limit is that a shell has."""
+MOST_LINES = 8
+"""About segments that cannot be read."""
 
 _EPILOG = """Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace there; 130 interrupted;
 141 the reader of the output ended."""
@@ -32,6 +36,8 @@ _EPILOG = """Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace ther
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lttv``; return its exit status."""
     fill_standard_descriptors()
+    # numpy's OpenBLAS would start a thread a CPU; nothing here multiplies matrices.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         options = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
         run: Callable[[argparse.Namespace], int] = options.run
@@ -43,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except MemoryError:  # to load what finds better words for it takes memory, too
+        _say("memory is used up: allow lttv more (ulimit -v, ulimit -d)")
+        return 1
     except Exception as error:  # noqa: BLE001  (no traceback reaches a user)
         _say(shortened(_unforeseen(error)))
         return 2 if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG else 1
@@ -250,8 +259,14 @@ def _opened(path: Path) -> "Trace":
     from lttd.view.trace import Trace  # noqa: PLC0415
 
     trace = Trace(path)
-    for error in trace.unreadable:
+    if sum(len(segment.streams) for segment in trace.segments) > FEW_STREAMS:
+        from lttd.start import raise_file_limit  # noqa: PLC0415  (a file for each index and data)
+
+        raise_file_limit()
+    for error in trace.unreadable[:MOST_LINES]:
         _say(f"{error}; its segment is left out")
+    if len(trace.unreadable) > MOST_LINES:
+        _say(f"{path}: {len(trace.unreadable) - MOST_LINES} more segments are left out")
     return trace
 
 
@@ -264,7 +279,6 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _text(options: argparse.Namespace) -> int:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # nothing here needs its threads
     from lttd.view.commands.text import show_text  # noqa: PLC0415
     from lttd.view.times import window_of  # noqa: PLC0415
 
@@ -274,7 +288,6 @@ def _text(options: argparse.Namespace) -> int:
 
 
 def _follow(options: argparse.Namespace) -> int:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from lttd.view.commands.follow import follow  # noqa: PLC0415
 
     return follow(
