@@ -201,6 +201,15 @@ def test_an_unknown_event_name_is_reported_for_any_number_of_jobs(
         assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_field_that_no_event_has_is_told_also_after_a_few_lines(
+    fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], most: int
+) -> None:
+    status, out, err = run(capfdbinary, "text", fixture.path, "--fields", "nope", "-n", most)
+    assert (status, len(out.splitlines())) == (0, most)
+    assert err == "lttv: --fields: no such event has a field nope\n"
+
+
 @pytest.mark.parametrize("where", ["pid == 99999", "common_pid == 1 and event == 'sys_exit'"])
 def test_an_event_that_did_not_occur_gives_no_note(
     fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], where: str

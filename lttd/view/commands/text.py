@@ -186,8 +186,10 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     groups = found.clocks()
     for group in groups:
         status = _show_group(group, show, out)
-        if status or out.full:
+        if status:
             return status
+        if out.full:
+            break
     out.notes.add(*unmatched(groups, show.filter, show.fields))
     out.write([])
     return 0
