@@ -20,6 +20,12 @@ REMEDIES: Final = {
 }
 
 
+def reason_of(error: OSError) -> str:
+    """Return why the system refused, and what to do where that is known."""
+    reason, remedy = error.strerror or str(error), REMEDIES.get(error.errno or 0)
+    return f"{reason}: {remedy}" if remedy else reason
+
+
 def refusal(error: BaseException) -> LttdError | None:
     """Return an LttdError with a remedy, if the system refused memory, a thread or a file.
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.beneath import Place, place_of
-from lttd.errors import TraceDamagedError
+from lttd.errors import TraceDamagedError, reason_of
 from lttd.files import read_head
 from lttd.limits import AT_ONE_TIME, GAPS
 from lttd.subbuffer import Gap, Reason, StreamInfo, Unit
@@ -210,15 +210,17 @@ def moved(gap: Gap, rows: int) -> Gap:
     return replace(gap, row=gap.row + rows)
 
 
-def _check_header(data: bytes | mmap.mmap, path: Path, magic: int, record_bytes: int) -> None:
+def _check_header(
+    data: bytes | mmap.mmap, where: Path | str, magic: int, record_bytes: int
+) -> None:
     if len(data) < HEADER.size:
-        raise TraceDamagedError(path, 0, f"{len(data)} bytes are too few for a header")
+        raise TraceDamagedError(Path(where), 0, f"{len(data)} bytes are too few for a header")
     found_magic, major, _minor, found_bytes = HEADER.unpack_from(data)
     if found_magic != magic:
-        raise TraceDamagedError(path, 0, f"magic {found_magic:#x} instead of {magic:#x}")
+        raise TraceDamagedError(Path(where), 0, f"magic {found_magic:#x} instead of {magic:#x}")
     if (major, found_bytes) != (1, record_bytes):
         reason = f"version {major} with {found_bytes}-byte records is not known"
-        raise TraceDamagedError(path, 4, reason)
+        raise TraceDamagedError(Path(where), 4, reason)
 
 
 class SeekIndex:
@@ -231,21 +233,25 @@ class SeekIndex:
             TraceDamagedError: it is not an index.
             FileNotFoundError: there is no such file.
         """
-        place = place_of(where)
-        self.path = Path(place.path)
+        self._place = place_of(where)
         try:
-            view = place.map()
+            view = self._place.map()
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise TraceDamagedError(self.path, 0, error.strerror or str(error)) from None
+            raise TraceDamagedError(self.path, 0, reason_of(error)) from None
         if not isinstance(view.obj, mmap.mmap):
             raise TraceDamagedError(self.path, 0, "empty")
         self._map = view.obj
         self._size_bytes = len(view)
         # A bisection needs one page of the file per step, so read-ahead would be wasted.
         self._map.madvise(mmap.MADV_RANDOM)
-        _check_header(self._map, self.path, MAGIC, ENTRY_BYTES)
+        _check_header(self._map, self._place.path, MAGIC, ENTRY_BYTES)
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return Path(self._place.path)
 
     def __len__(self) -> int:
         return (self._size_bytes - HEADER.size) // ENTRY_BYTES

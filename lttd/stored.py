@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from lttd.abi.table import BlktraceAbi, Headers, abi_of
 from lttd.beneath import Place, place_of
-from lttd.errors import TraceDamagedError
+from lttd.errors import TraceDamagedError, reason_of
 from lttd.files import size_bytes
 from lttd.index import Entries, SeekIndex, read_gaps
 from lttd.stats import StreamStats, StreamSummary, summarize
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
-from lttd.tracedir import Manifest, SegmentPaths, StreamRecord
+from lttd.tracedir import Manifest, SegmentPaths, StreamPaths, StreamRecord
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -39,7 +39,7 @@ def map_file(where: Place | Path) -> memoryview:
     except FileNotFoundError:
         return memoryview(b"")
     except OSError as error:
-        raise TraceDamagedError(Path(place.path), 0, error.strerror or str(error)) from None
+        raise TraceDamagedError(Path(place.path), 0, reason_of(error)) from None
 
 
 class StoredStream:
@@ -50,12 +50,16 @@ class StoredStream:
         self.record = record
         self.info = record.info
         self.name = record.name
-        self.paths = segment.stream(record.name)
         self.source_name = manifest.source_name
         self.byteorder = manifest.machine.get("byteorder", "little")
         self.slot_bytes = self.info.subbuffer_bytes if manifest.layout == "sparse" else 0
         """Where sub-buffers lie apart (sparse), how far; else 0."""
         self.abi = abi_of(self.info, self.byteorder)
+
+    @cached_property
+    def paths(self) -> StreamPaths:
+        """Its files; of a trace of many segments most are never looked at."""
+        return self.segment.stream(self.name)
 
     @cached_property
     def data(self) -> memoryview:
@@ -69,14 +73,31 @@ class StoredStream:
         Raises:
             TraceDamagedError: absent, not an index, or larger than the data can be described by.
         """
+        return self._mapped_index()
+
+    def ends(self) -> tuple[int, int] | None:
+        """Return when the first sub-buffer begins and the last one ends; None: there is none.
+
+        An index that is not in use is mapped only meanwhile, since a process has few mappings.
+
+        Raises:
+            TraceDamagedError: see index.
+        """
+        index = self.__dict__.get("index") or self._mapped_index()
+        if not len(index):
+            return None
+        entries = index.entries()
+        return int(entries["begin"][0]), int(entries["end"][-1])
+
+    def _mapped_index(self) -> SeekIndex:
         try:
-            index = SeekIndex(self.segment.place(self.paths.index))
+            index = SeekIndex(self.segment.index_place(self.name))
         except FileNotFoundError:
             reason = "no index; lttv check --repair makes it again"
             raise TraceDamagedError(self.paths.index, 0, reason) from None
         # In this order: the data file of a live trace is ahead of its index.
         # Where there are none, mapping them says why.
-        data_bytes = size_bytes(self.segment.place(self.paths.data)) or len(self.data)
+        data_bytes = size_bytes(self.segment.data_place(self.name)) or len(self.data)
         index.refuse_more_than(data_bytes, self._least_bytes)
         return index
 

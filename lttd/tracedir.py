@@ -17,7 +17,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +48,7 @@ _NOT_FOREIGN: Final = re.compile(r"lost\+found|\.nfs.*|" + re.escape(LOCK))
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*")
 
 
+@lru_cache(1024)
 def escape(channel: str) -> str:
     """Return a channel's name as a file name: what is not plain becomes ``%XX``."""
     if _PLAIN.fullmatch(channel) and channel not in ("index", "metadata"):
@@ -137,6 +139,14 @@ class SegmentPaths:
         found = _SEGMENT.fullmatch(self.directory.name)
         return int(found[2]) if found else 0
 
+    def data_place(self, name: str) -> Place:
+        """Return stream(name).data as what can be read; made of text, in a sixth of the time."""
+        return self.base.place(f"{self.directory}/streams/{name}")
+
+    def index_place(self, name: str) -> Place:
+        """Return stream(name).index likewise."""
+        return self.base.place(f"{self.directory}/streams/index/{name}.idx")
+
     def stream(self, name: str) -> StreamPaths:
         """Return the files of the stream called *name*."""
         return StreamPaths(
@@ -180,8 +190,8 @@ class StreamRecord:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "StreamRecord":
-        """Read back what to_json() made."""
+    def from_json(cls, value: dict[str, Any], source: str) -> "StreamRecord":
+        """Read back what to_json() made of a stream of *source*."""
         info = StreamInfo(
             id=StreamId(value["channel"], value["cpu"]),
             abi=value["abi"],
@@ -193,7 +203,8 @@ class StreamRecord:
         )
         if len(file_name(info)) > MOST_FILE_NAME:
             raise ValueError(f"channel {info.id.channel[:40]!r}... is too long for a file's name")
-        summary = StreamSummary(**value["summary"]) if value["summary"] else None
+        told = value["summary"]
+        summary = StreamSummary(**(told | {"source": source})) if told else None
         return cls(info, value["baseline_discarded"], summary, value["counters"])
 
 
@@ -225,7 +236,7 @@ class Manifest:
     @property
     def source_name(self) -> str:
         """Kind and target of the source: its SPEC without the keys."""
-        return str(self.source.get("spec", "")).partition(",")[0]
+        return _source_name(self.source)
 
     def encode(self) -> bytes:
         """Return the file's content."""
@@ -250,13 +261,11 @@ class Manifest:
                 reason = f"format version {version!a:.40}; this lttv knows {FORMAT_VERSION}"
                 raise TraceDamagedError(path, 0, reason)
             refuse_implausible(value)
-            value["streams"] = [StreamRecord.from_json(record) for record in value["streams"]]
+            source = _source_name(value["source"])
+            value["streams"] = [StreamRecord.from_json(one, source) for one in value["streams"]]
             snapshots = value["clock_snapshots"]
             value["clock_snapshots"] = [Snapshot.from_json(snapshot) for snapshot in snapshots]
             manifest = cls(**value)
-            for record in manifest.streams:
-                if record.summary:
-                    record.summary = replace(record.summary, source=manifest.source_name)
         except FileNotFoundError:
             reason = "missing; move its segment elsewhere, and the others can be read"
             raise TraceDamagedError(path, 0, reason) from None
@@ -267,6 +276,10 @@ class Manifest:
             reason = f"no manifest: {what}; move its segment elsewhere, and the others can be read"
             raise TraceDamagedError(path, getattr(error, "pos", 0), reason) from None
         return manifest
+
+
+def _source_name(source: Mapping[str, Any]) -> str:
+    return str(source.get("spec", "")).partition(",")[0]
 
 
 def this_machine() -> dict[str, str]:
@@ -388,6 +401,9 @@ def _nearest(trace: Path) -> tuple[OpenDirectory, list[Path]]:
         try:
             return OpenDirectory.open(path), missing
         except (FileNotFoundError, NotADirectoryError) as error:
+            if path.is_symlink():
+                words = f"{path} is a symbolic link, and what it leads to is not a directory"
+                raise UsageError(f"{trace}: {words}; make that, or name another path") from None
             if isinstance(error, NotADirectoryError) and os.path.lexists(path):
                 what = "is a file" if path == trace else f"{path} is a file"
                 raise UsageError(f"{trace}: {what}; name a directory, or a new path") from None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,41 @@ def test_opening_a_trace_reads_only_the_manifests(trace: Path) -> None:
     opened = lttd.open(trace)
     assert [stream.name for stream in opened.segments[0].streams] == ["fake_0", "fake_1"]
     assert opened.summaries()[0].events_lost == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "soft", "hard", "says"),
+    [
+        (("info",), 64, 64, ""),
+        (("text", "-n", "1"), 150, 4096, ""),
+        (("text",), 64, 64, "Too many open files: let lttd open more files (ulimit -n; systemd"),
+    ],
+)
+def test_a_trace_of_many_segments_opens_with_few_descriptors(
+    tmp_path: Path, words: tuple[str, ...], soft: int, hard: int, says: str
+) -> None:
+    for number in range(1, 121):
+        recorded(tmp_path / "t", cpus=1, number=number).finish()
+    done = subprocess.run(
+        [sys.executable, "-m", "lttd.view.cli", words[0], tmp_path / "t", *words[1:]],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == bool(says), done.stderr
+    assert says in done.stderr
+
+
+def test_any_number_of_segments_that_cannot_be_read_are_a_few_lines(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2, 22):
+        recorded(trace, number=number).finish().paths.manifest.write_text("garbage")
+    assert run("info", str(trace)) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 9
+    assert lines[-1] == f"lttv: {trace}: 12 more segments are left out"
 
 
 def test_losses_are_printed_with_their_units() -> None:

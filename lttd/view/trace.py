@@ -55,12 +55,10 @@ class Segment:
     @cached_property
     def span(self) -> Span | None:
         """From the first begin to the last end of all streams; None where there is nothing."""
-        found = [stream.index.entries() for stream in self.streams]
-        found = [entries for entries in found if len(entries)]
+        found = [ends for stream in self.streams if (ends := stream.ends()) is not None]
         if not found:
             return None
-        begin = min(int(entries["begin"][0]) for entries in found)
-        end = max(int(entries["end"][-1]) for entries in found)
+        begin, end = min(begin for begin, _ in found), max(end for _, end in found)
         wall = self.conversion
         if wall is None:
             return Span(begin, end, None, None)
@@ -83,13 +81,12 @@ class Trace:
         """
         self.path = Path(path)
         found = segments(self.path)
-        self._left_out = {each.number for each in found if holds_nothing(each)}
+        self._left_out: set[int] = set()
         self.segments: list[Segment] = []
         self.unreadable: list[TraceDamagedError] = []
         """Why some of its segments are not among the others."""
         for each in found:
-            if each.number not in self._left_out:
-                self._open(each)
+            self._open(each)
         if not self.segments and self.unreadable:
             raise self.unreadable[0]
         if not self.segments:
@@ -102,8 +99,9 @@ class Trace:
         try:
             self.segments.append(Segment(paths))
         except TraceDamagedError as error:
-            self.unreadable.append(error)
             self._left_out.add(paths.number)
+            if not holds_nothing(paths):
+                self.unreadable.append(error)
 
     @cached_property
     def removed(self) -> list[range]:
