@@ -373,6 +373,8 @@ class Disk:
     All methods raise StorageError.
     """
 
+    trace_lock: "Lock | None" = None
+    """The lock of the trace that is recorded."""
     _held: tuple[OpenDirectory, ...] = ()
 
     def __init__(self, *directories: Path) -> None:
@@ -573,7 +575,7 @@ class Lock:
             LockedError: somebody else has it; the text names the pid where the kernel tells it.
             StorageError: the file cannot be made.
         """
-        self._directory, self._path = directory, path
+        self._directory, self.path = directory, path
         while True:
             try:
                 self._fd = directory.open_for_writing(path, LOCK_MODE)
@@ -595,14 +597,14 @@ class Lock:
         try:
             os.fchmod(self._fd, LOCK_MODE)  # it may have been copied here
             self._flock()
-            return os.path.samestat(os.fstat(self._fd), self._directory.stat(self._path))
+            return os.path.samestat(os.fstat(self._fd), self._directory.stat(self.path))
         except BlockingIOError:
-            where, holder = self._path.parent, lock_holder(self._fd)
+            where, holder = self.path.parent, lock_holder(self._fd)
             raise LockedError(f"{where}: in use by {holder}; stop it, or choose another") from None
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise storage_error(self._path, error) from None
+            raise storage_error(self.path, error) from None
 
     def _flock(self) -> None:
         """Take the lock; a viewer that asks whether somebody has it has it for a moment itself."""
@@ -616,7 +618,7 @@ class Lock:
     def is_in_place(self) -> bool:
         """Tell whether whoever asks for the lock would still meet it, as far as can be told."""
         try:
-            return os.path.samestat(os.fstat(self._fd), self._directory.stat(self._path))
+            return os.path.samestat(os.fstat(self._fd), self._directory.stat(self.path))
         except FileNotFoundError:
             return False
         except OSError:  # too many open files, say
@@ -629,7 +631,7 @@ class Lock:
         """
         if self.is_in_place():
             with suppress(OSError):
-                self._directory.remove_file(self._path)
+                self._directory.remove_file(self.path)
         close_fd(self._fd)
 
 

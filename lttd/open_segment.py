@@ -6,7 +6,7 @@ Rule: the manifest says ``closed`` only when the backlog was written and all of 
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -190,8 +190,19 @@ class OpenSegment:
         if failed is not None:
             raise failed
 
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """What moved() looks for: the trace, the segment, and their locks."""
+        locks = (lock.path for lock in self._locks())
+        return self.paths.directory.parent, self.paths.directory, *locks
+
+    def _locks(self) -> Iterator[Lock]:
+        for lock in (self._disk.trace_lock, self._lock):
+            if lock is not None:
+                yield lock
+
     def moved(self) -> StorageError | None:
-        """Tell what is no longer where it was: the trace directory, the segment, or its lock.
+        """Tell what is no longer where it was: the trace directory, the segment, or a lock.
 
         What is written goes on to be written there, since the directories are held open.
         """
@@ -206,10 +217,11 @@ class OpenSegment:
         return StorageError(at.path, "somebody renamed or removed it while it was recorded")
 
     def _lost_lock(self) -> StorageError | None:
-        if self._lock is None or self._lock.is_in_place():
-            return None
-        words = "somebody removed it: nothing keeps lttv check --repair or another lttd from here"
-        return StorageError(self.paths.lock, words)
+        for lock in self._locks():
+            if not lock.is_in_place():
+                words = "nothing keeps lttv check --repair or another lttd from here"
+                return StorageError(lock.path, f"somebody removed it: {words}")
+        return None
 
     def retry(self) -> None:
         """Have lanes that failed try again, also those that nothing more comes for."""

@@ -164,8 +164,7 @@ class Recorder:
         """Report a segment that is no longer where it was; what is written there is not lost."""
         moved = segment.moved()
         if moved is None:
-            at = segment.paths
-            for path in (at.directory.parent, at.directory, at.lock):
+            for path in segment.places:
                 self._health.ends(Trouble.TRACE_MOVED, "is where it was again", str(path))
             return
         self._health.begins(Trouble.TRACE_MOVED, moved.reason, str(moved.path))

@@ -45,11 +45,12 @@ def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
     with made_directory(trace) as directory:
         disk.hold(directory)
         prepare_trace(disk, trace, append=append)
-        lock = Lock(directory, trace / LOCK)
+        disk.trace_lock = lock = Lock(directory, trace / LOCK)
         try:
             # Again: another lttd may have ended meanwhile.
             yield prepare_trace(disk, trace, append=append)
         finally:
+            disk.trace_lock = None
             lock.release()
 
 

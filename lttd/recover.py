@@ -84,6 +84,9 @@ def recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
     try:
         disk.hold(segment.base)
         own = replace(segment, base=segment.base.enter(segment.directory))
+        for directory in (own.streams, own.index):
+            if not own.base.is_missing(directory):
+                own.base.enter(directory).refuse_foreign()
         disk.hold(own.base)
     except OSError as error:
         raise storage_error(segment.directory, error) from None

@@ -20,7 +20,7 @@ from lttd.abi.formats_file import pack
 from lttd.beneath import OpenDirectory
 from lttd.errors import LttdError, StorageError, TraceDamagedError, UsageError
 from lttd.files import Disk, Lock, is_locked
-from lttd.open_segment import SegmentContents
+from lttd.open_segment import RESERVE_BYTES, SegmentContents
 from lttd.recorder import Recorder
 from lttd.recording import Recovered, locked_trace, recover_open_segments
 from lttd.recover import recover
@@ -129,6 +129,38 @@ def test_a_linked_directory_is_not_followed_by_repair(tmp_path: Path, name: str)
     with pytest.raises(LttdError):
         recover(made.paths, Disk())
     assert {p: p.read_bytes() for p in before} == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root")
+@pytest.mark.parametrize("name", ["streams", "streams/index"])
+@pytest.mark.parametrize("act", ["owner", "mode"])
+def test_a_directory_of_a_segment_that_others_can_write_to_is_not_written_to(
+    tmp_path: Path, name: str, act: str
+) -> None:
+    made = left_open(tmp_path / "t")
+    path = made.paths.directory / name
+    if act == "owner":
+        os.chown(path, 65534, 65534)
+    else:
+        path.chmod(0o770)
+    before = {p: p.read_bytes() for p in made.paths.directory.rglob("*") if p.is_file()}
+    with pytest.raises(StorageError, match=r"belongs to user 65534|other users may write to it"):
+        recover(made.paths, Disk())
+    assert {p: p.read_bytes() for p in made.paths.directory.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("below", ["", "/below"])
+def test_a_trace_path_that_is_a_link_to_nothing_is_told_with_the_remedy(
+    tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "link").symlink_to("missing")
+    says = "link is a symbolic link, and what it leads to is not a directory; make that, or name"
+    with (
+        pytest.raises(UsageError, match=says),
+        locked_trace(Disk(), Path(f"{tmp_path}/link{below}"), append=False),
+    ):
+        pass
+    assert os.listdir(tmp_path) == ["link"]
 
 
 def test_append_reports_links_in_one_line_and_records(tmp_path: Path, victim: Path) -> None:
@@ -568,6 +600,22 @@ def test_an_unreadable_segment_does_not_stop_check_and_repair_of_others(
     after = "closed" if repairing else "open"
     assert [each["state"] for each in told["segments"]] == ["unreadable", after]
     assert len(told["findings"]) == (1 if repairing else 2)
+
+
+def test_repair_frees_the_room_that_a_segment_had_before_it_held_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "t"
+    trace.mkdir(mode=0o750)
+    paths = create_segment(Disk(), trace, 1, "fake")
+    reserve = Disk(paths.directory).open(paths.reserve)
+    reserve.preallocate(0, RESERVE_BYTES)
+    reserve.close()
+    assert lttv(["check", str(trace)]) == 0
+    assert paths.reserve.exists(), "check alone changes nothing"
+    assert lttv(["check", "--repair", str(trace)]) == 0
+    assert not paths.reserve.exists()
+    assert "recording ended before anything was recorded" in capsys.readouterr().out
 
 
 def test_a_read_only_segment_does_not_stop_repair_of_others(

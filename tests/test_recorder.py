@@ -21,6 +21,7 @@ from lttd.index import SeekIndex, read_gaps
 from lttd.lane import Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
+from lttd.recording import locked_trace
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason, StreamInfo, Unit
 from lttd.tracedir import Manifest, SegmentPaths, prepare_trace, read_synced, segments
 from lttd.view.verify import check
@@ -574,6 +575,31 @@ def test_a_removed_lock_is_reported_and_its_replacement_is_left_alone(
     going.segment.close(SNAPSHOT)
     assert lock.exists() == (act == "replaced")
     assert going.recorder.last_write_error is not None
+
+
+@pytest.mark.parametrize("act", ["removed", "replaced"])
+def test_a_removed_lock_of_the_trace_is_reported_until_it_is_back(tmp_path: Path, act: str) -> None:
+    lines: list[str] = []
+    disk, health = Disk(), Health(lines.append)
+    with locked_trace(disk, tmp_path / "t", append=False) as number:
+        recorder = Recorder(health=health)
+        recorder.start()
+        segment = segment_of(recorder, tmp_path / "t", disk=disk, number=number)
+        lock = tmp_path / "t" / ".lock"
+        recorder.look(segment)
+        assert lines == []
+        lock.rename(tmp_path / "elsewhere")
+        if act == "replaced":
+            lock.touch()
+        recorder.look(segment)
+        assert f"{lock}: somebody removed it: nothing keeps lttv check" in health.verdict()[1]
+        assert len(lines) == 1
+        (tmp_path / "elsewhere").rename(lock)
+        recorder.look(segment)
+        assert health.verdict() == (True, "ok")
+        segment.close(SNAPSHOT)
+        recorder.close()
+    assert not lock.exists()
 
 
 def test_removing_the_trace_counts_all_its_data_as_lost(going: Going, tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def check_all(
     for segment in found:
         try:
             report = check(segment, events=events)
-            if repairing and (report.findings or report.state == "live"):
+            if repairing and report.state == "empty":
+                recover(segment, Disk())  # of the room that was reserved, nothing stays
+            elif repairing and (report.findings or report.state == "live"):
                 repaired += repair(segment)
                 report = check(segment, events=events)
         except TraceDamagedError as error:
