@@ -52,8 +52,6 @@ class Recorder:
     """When it started, by field 22 of ``/proc/PID/stat``; 0 where that is not known."""
     pid_namespace: int
     """Inode of ``/proc/PID/ns/pid``: pids of another one mean other processes."""
-    mount_namespace: int = 0
-    """Inode of ``/proc/PID/ns/mnt``: paths of another one may mean other files."""
 
     @classmethod
     def this(cls) -> "Recorder":
@@ -62,10 +60,10 @@ class Recorder:
             text = Path("/proc/self/stat").read_text(errors="replace")
             # The command, in parentheses, may contain blanks and parentheses: proc(5).
             start_ticks = int(text.rpartition(")")[2].split()[19])
-            namespaces = [Path(f"/proc/self/ns/{kind}").stat().st_ino for kind in ("pid", "mnt")]
+            namespace = Path("/proc/self/ns/pid").stat().st_ino
         except (OSError, IndexError, ValueError):
-            start_ticks, namespaces = 0, [0, 0]
-        return cls(os.getpid(), start_ticks, *namespaces)
+            start_ticks, namespace = 0, 0
+        return cls(os.getpid(), start_ticks, namespace)
 
 
 def directory_path() -> str:
@@ -177,7 +175,7 @@ class RuntimeDirectory:
         except OSError:
             return None
         try:
-            if not self._is_note(fd):
+            if not _is_note(os.fstat(fd)):
                 os.close(fd)
                 return None
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,7 +200,7 @@ class RuntimeDirectory:
             fd = os.open(name, flags, NOTE_MODE, dir_fd=self._fd)
         except OSError as error:
             raise self._refused(f"{self.path}/{name}", error.strerror or str(error)) from None
-        if not self._is_note(fd):
+        if not _is_note(os.fstat(fd)):
             os.close(fd)
             raise self._refused(f"{self.path}/{name}", "not a file that lttd made")
         return fd
@@ -212,19 +210,22 @@ class RuntimeDirectory:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self._fd)
 
-    def read(self, name: str) -> tuple[bytes, int] | None:
-        """Return a note's content and when it was written, in ns of CLOCK_REALTIME.
+    def is_foreign(self, name: str) -> bool:
+        """Tell whether *name* is there and is not a note that lttd may have written."""
+        try:
+            status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return not _is_note(status)
 
-        None: there is no such note, or it is not one of ours.
-        """
+    def read(self, name: str) -> bytes | None:
+        """Return a note's content; None: there is no such note, or it is not one of ours."""
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._fd)
         except OSError:
             return None
         try:
-            if not self._is_note(fd):
-                return None
-            return os.pread(fd, NOTE.most, 0), os.fstat(fd).st_mtime_ns
+            return os.pread(fd, NOTE.most, 0) if _is_note(os.fstat(fd)) else None
         finally:
             os.close(fd)
 
@@ -256,12 +257,6 @@ class RuntimeDirectory:
                 raise self._refused(f"{self.path}/{name}", error.strerror or str(error)) from None
             close_on_error.pop_all()
             return Note(self, name, fd)
-
-    @staticmethod
-    def _is_note(fd: int) -> bool:
-        status = os.fstat(fd)
-        ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
-        return ours and stat.S_ISREG(status.st_mode) and status.st_size <= NOTE.most
 
     @staticmethod
     def _refused(path: str, reason: str) -> NothingToRecordError:
@@ -302,6 +297,11 @@ class Note:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
+
+
+def _is_note(status: os.stat_result) -> bool:
+    ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    return ours and stat.S_ISREG(status.st_mode) and status.st_size <= NOTE.most
 
 
 def _write_whole(fd: int, content: bytes) -> None:

@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,8 @@ pytestmark = needs_kernel()
 IN_MODIFY = 0x2
 NOW = ("--flush-interval", "20ms", "--summary", "none")
 BRIEF = (*QUIET, *NOW, "--duration", "50ms")
+# As the shipped unit, which cannot ask the kernel for a file handle.
+UNABLE = ("setpriv", "--bounding-set=-dac_read_search", "--inh-caps=-all")
 # The writer threads hang for ever once the directory of the run contains a file "hang".
 HANGING = """
 import os, time
@@ -87,8 +89,18 @@ def killed(lttd: Launcher, trace: Path, text: str = "left behind", times: int = 
     return run
 
 
-def age(lttd: Launcher, seconds: float) -> None:
-    """Set the record of a killed run to an earlier time."""
+def age(lttd: Launcher, seconds: int) -> None:
+    """Set the notes of a killed run to an earlier time."""
+
+    def earlier(found: re.Match[str]) -> str:
+        return found[1] + str(int(found[2]) - seconds * 1_000_000_000)
+
+    for path in lttd.runtime.iterdir():
+        path.write_text(re.sub(r'("boottime_ns": )(\d+)', earlier, path.read_text()))
+
+
+def step_wall_clock(lttd: Launcher, seconds: float) -> None:
+    """Set the files' own times back, as if the wall clock had been set ahead since."""
     moment = time.clock_gettime(time.CLOCK_REALTIME) - seconds
     for path in lttd.runtime.iterdir():
         os.utime(path, (moment, moment))
@@ -135,20 +147,23 @@ def test_a_renamed_trace_gets_its_ring(lttd: Launcher, tmp_path: Path) -> None:
     killed(lttd, tmp_path / "a", "renamed")
     (tmp_path / "a").rename(tmp_path / "elsewhere")
     other = lttd.run("-t", tmp_path / "b", *BRIEF)
-    assert "removed" not in other.stderr, "it is there under another name"
+    assert "removed, and" not in other.stderr, "it is there under another name"
     assert lttd.run("-t", tmp_path / "elsewhere", "-a", *BRIEF).process.returncode == 0
     assert b"renamed" in data_of(tmp_path / "elsewhere")
     assert records(lttd) == []
 
 
+@pytest.mark.parametrize("under", [(), UNABLE], ids=["root", "as-the-service"])
 def test_a_trace_that_was_moved_anywhere_on_its_disk_gets_its_ring(
-    lttd: Launcher, tmp_path: Path
+    lttd: Launcher, tmp_path: Path, under: Sequence[str]
 ) -> None:
-    killed(lttd, tmp_path / "a", "moved")
+    run = killed(lttd, tmp_path / "a", "moved")
     (tmp_path / "archive" / "old").mkdir(parents=True)
     (tmp_path / "a").rename(tmp_path / "archive" / "old" / "a")
-    other = lttd.run("-t", tmp_path / "b", *BRIEF)
-    assert "removed" not in other.stderr
+    other = lttd.run("-t", tmp_path / "b", *BRIEF, under=under)
+    assert other.process.returncode == 0
+    assert f"events of {tmp_path}/a, which is not there now (moved, removed" in other.stderr
+    assert run.instance.is_dir()
     moved = tmp_path / "archive" / "old" / "a"
     assert lttd.run("-t", moved, "-a", *BRIEF).process.returncode == 0
     assert b"moved" in data_of(moved)
@@ -166,11 +181,11 @@ def test_a_start_with_another_tmp_does_not_consider_a_trace_there_gone(
     around = ["unshare", "--mount", "sh", "-c"]
     around += [f'mount --bind {tmp_path}/private {tmp_path}/tmp && exec "$@"', "sh"]
     if capabilities != "all":
-        around += ["setpriv", "--bounding-set=-dac_read_search", "--inh-caps=-all"]
+        around += UNABLE
     other = lttd.run("-t", tmp_path / "b", *BRIEF, under=around)
     assert other.process.returncode == 0
     (line,) = other.lines
-    assert "removed" not in line
+    assert "removed, and" not in line
     assert run.instance.exists()
     lttd.run("-t", tmp_path / "tmp" / "a", "-a", *BRIEF)
     assert b"hidden" in data_of(tmp_path / "tmp" / "a")
@@ -200,6 +215,35 @@ def test_a_ring_whose_recorder_is_long_dead_is_switched_off_and_keeps_its_data(
     assert " off now" not in line
     lttd.run("-t", tmp_path / "a", "-a", *BRIEF)
     assert data_of(tmp_path / "a").count(b"kept") == 3
+
+
+def test_the_wall_clock_does_not_say_how_long_a_recorder_has_been_dead(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a")
+    step_wall_clock(lttd, 86_400)
+    (line,) = lttd.run("-t", tmp_path / "b", *BRIEF).lines
+    assert "records on" in line
+    age(lttd, 61)
+    step_wall_clock(lttd, -86_400)
+    (line,) = lttd.run("-t", tmp_path / "c", *BRIEF).lines
+    assert "its tracing was on and is off now" in line
+    assert run.instance.is_dir()
+    lttd.run("-t", tmp_path / "a", "-a", *BRIEF)
+
+
+def test_who_cannot_ask_whether_a_trace_is_gone_switches_its_ring_off_and_keeps_it(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    run = killed(lttd, tmp_path / "a", times=7)
+    shutil.rmtree(tmp_path / "a")
+    age(lttd, 61)
+    (line,) = lttd.run("-t", tmp_path / "b", *BRIEF, under=UNABLE).lines
+    assert f"7 events of {tmp_path}/a, which is not there now (moved, removed" in line
+    assert "its tracing was on and is off now" in line
+    assert f"rmdir {run.instance} discards them" in line
+    (line,) = lttd.run("-t", tmp_path / "c", *BRIEF).lines
+    assert "removed, and 7 events with it" in line, "root can ask"
 
 
 def test_the_ring_of_a_trace_that_is_gone_is_removed_and_its_events_are_counted(
@@ -318,6 +362,38 @@ def test_a_record_of_another_boot_or_another_program_changes_nothing(
     assert run.instance.is_dir(), "nobody knows whose it is"
     assert not record.exists()
     run.instance.rmdir()
+
+
+@pytest.mark.parametrize("name", [".", "..", "", "../x", "a/b", "another"])
+def test_a_record_that_does_not_name_its_instance_is_reported(
+    lttd: Launcher, tmp_path: Path, name: str
+) -> None:
+    run = killed(lttd, tmp_path / "a")
+    record = lttd.runtime / record_name(run.instance.name)
+    forged = record.with_name("ftrace-forged")
+    forged.write_text(record.read_text().replace(f'"{run.instance.name}"', json.dumps(name)))
+    forged.chmod(0o600)
+    for trace in ("b", "c"):
+        (line,) = [one for one in lttd.run("-t", tmp_path / trace, *BRIEF).lines if "forged" in one]
+        assert "lttd did not write it: remove it" in line
+    assert forged.exists()
+    lttd.run("-t", tmp_path / "a", "-a", *BRIEF)
+
+
+def test_any_number_of_notes_of_others_are_a_few_lines(lttd: Launcher, tmp_path: Path) -> None:
+    lttd.runtime.mkdir(0o700)
+    os.mkfifo(lttd.runtime / "ftrace-0-fifo")
+    (lttd.runtime / "ftrace-0-link").symlink_to("/etc/passwd")
+    for number in range(1, 100):
+        path = lttd.runtime / f"ftrace-{number:02}"
+        path.write_text('{"instance": "/"}\n{"file": "' + "x" * 100_000 + '"}\n')
+        path.chmod(0o600)
+    run = lttd.run("-t", tmp_path / "a", *BRIEF)
+    assert run.process.returncode == 0
+    assert len(run.lines) == 9
+    assert "ftrace-0-fifo: it is not a file that only lttd can write" in run.lines[0]
+    assert "93 more such notes there" in run.lines[-1]
+    assert max(map(len, run.lines)) < 500
 
 
 def test_a_ring_that_was_removed_before_it_was_drained_is_reported(

@@ -21,12 +21,18 @@ from lttd.plausible import is_name
 from lttd.runtime import RuntimeDirectory
 from lttd.sources.base import NO_OWNER, Owner
 from lttd.sources.ftrace.other_readers import holders
-from lttd.sources.ftrace.record import InstanceRecord, Left, Progress, open_left, record_name
+from lttd.sources.ftrace.record import (
+    TOP_LEVEL,
+    InstanceRecord,
+    Left,
+    Progress,
+    open_left,
+    record_name,
+)
 from lttd.sources.ftrace.stream import lock_raw
 from lttd.sources.ftrace.undo import Undo, remove_pids
 from lttd.sources.tracefs import explained, parse_stats, read_bytes, read_text, write_text
 
-TOP_LEVEL: Final = "/"
 OWN_PREFIX = "lttd-"
 # Process ids stay below 2^22 (PID_MAX_LIMIT), so a name made by adding it is not a process id.
 _NEXT_NAME: Final = 1 << 22

@@ -11,11 +11,12 @@
     not lttd's own       any                  the settings are put back; the ring keeps its data
 
 Rule: the data of a ring belong to the trace that it was recorded into.
+Rule: a trace has gone only if the kernel says so of its file handle.  One that may have been moved,
+or that this user may not ask for (that takes CAP_DAC_READ_SEARCH), keeps its ring.
 Rule: an instance without a record was not made by lttd as far as anybody knows, so it is reported
 and left alone.
 """
 
-import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -23,11 +24,10 @@ from typing import Final
 
 from lttd.errors import LockedError, LttdError
 from lttd.handles import is_there
-from lttd.runtime import Recorder
+from lttd.runtime import Recorder, directory_path
 from lttd.sources.base import Owner
 from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.sources.ftrace.instance import (
-    TOP_LEVEL,
     Instance,
     cpus_of,
     hold_left,
@@ -37,9 +37,11 @@ from lttd.sources.ftrace.instance import (
 )
 from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.record import (
+    TOP_LEVEL,
     InstanceRecord,
     Left,
     glance,
+    is_foreign,
     open_left,
     record_name,
     record_names,
@@ -50,9 +52,10 @@ from lttd.sources.tracefs import parse_stats, read_bytes, read_text, write_text
 
 # Its owner may be started again at once.  After that, a ring that records slows the machine down.
 GRACE_S: Final = 60.0
-# Names beside a trace directory that is missing, to find it renamed.
-_SIBLINGS: Final = 10_000
 _LISTED: Final = 3
+# So many lines about notes that lttd did not write, then their number; what a line quotes is cut.
+_REFUSED: Final = 8
+_QUOTED: Final = 200
 
 
 class Leftovers:
@@ -64,6 +67,7 @@ class Leftovers:
         self._owner = owner
         self.lines: list[str] = []
         """What the user should know."""
+        self._refused = 0
 
     def own_instances(self) -> Iterator[Instance]:
         """Deal with every record; yield, locked and stopped, the instances of this trace."""
@@ -83,6 +87,9 @@ class Leftovers:
                 record.release()
             else:
                 yield instance
+        if self._refused > _REFUSED:
+            more = self._refused - _REFUSED
+            self.lines.append(f"{more} more such notes there: remove what lttd did not write")
 
     def report_unknown(self) -> None:
         """Report instances that look like lttd's, have no record, and are read by nobody."""
@@ -106,15 +113,23 @@ class Leftovers:
             # Of this trace, whose lock we have, all other recorders are dead: only a look at it
             # can be in the way, and that is soon over.
             of_this_trace = seen is not None and self._owner.is_trace(seen.owner)
-            return hold_left(name) if of_this_trace else open_left(name)
+            record = hold_left(name) if of_this_trace else open_left(name)
         except LockedError:
             return None  # its recorder lives
+        if record is None and is_foreign(name):
+            self._refuse(f"{directory_path()}/{name}", "it is not a file that only lttd can write")
+        return record
+
+    def _refuse(self, path: str, reason: str) -> None:
+        self._refused += 1
+        if self._refused <= _REFUSED:
+            self.lines.append(f"{path}: {reason:.{_QUOTED}}; lttd did not write it: remove it")
 
     def _deal_with(self, record: InstanceRecord) -> Instance | None:
         try:
             left = record.left()
         except ValueError as error:
-            self.lines.append(f"{record.path}: {error}; lttd did not write it: remove it")
+            self._refuse(record.path, str(error))
             return None
         path = self._path_of(left)
         if not left.of_this_boot:
@@ -134,11 +149,8 @@ class Leftovers:
         return None
 
     def _path_of(self, left: Left) -> str:
-        name = left.instance
-        if name == TOP_LEVEL:
-            return self._root
-        plain = name not in {"", ".", ".."} and "/" not in name
-        return f"{self._root}/instances/{name}" if plain else ""
+        top = left.instance == TOP_LEVEL
+        return self._root if top else f"{self._root}/instances/{left.instance}"
 
     def _is_ours(self, record: InstanceRecord, left: Left) -> bool:
         """Tell whether the ring was recorded into the trace that is recorded now.
@@ -178,7 +190,7 @@ class Leftovers:
             what = f"whose trace {left.owner.path} is gone, too"
             self.lines += refused or [f"{who}, {what}: removed, and {events:,} events with it"]
             return
-        state = f"it holds {events:,} events of {left.owner.path}"
+        state = f"it holds {events:,} events of {left.owner.path}{_doubt(left)}"
         if record.progress().age_s > GRACE_S:
             if _switch_off(path):
                 state += "; its tracing was on and is off now"
@@ -220,8 +232,8 @@ class Leftovers:
         elif self._owner.is_trace(left.owner):
             self._tell_unstored(record, path)
             record.remove()
-        elif _has_gone(left):
-            record.remove()
+        elif not record.progress().segment or _has_gone(left):
+            record.remove()  # no trace waits for the count of what was lost
 
     def _tell_unstored(self, record: InstanceRecord, path: str) -> None:
         """Report what was lost of a ring that this run does not record, so that no gap tells."""
@@ -250,27 +262,26 @@ def _switch_off(path: str) -> bool:
 
 
 def _has_gone(left: Left) -> bool:
-    """Tell whether a trace directory was removed; of one that is not mounted, nobody knows."""
-    owner = left.owner
-    path, parent = owner.path, os.path.dirname(owner.path)
+    """Tell whether the kernel says that a trace directory was removed."""
+    path = left.owner.path
     try:
         while _is_missing(path) and path not in ("", "/"):
             path = os.path.dirname(path)
-        status = os.stat(path)
-        if status.st_dev != owner.device:
-            return False
-        there = is_there(owner.handle, path if os.path.isdir(path) else parent)
-        if there is not None:
-            return not there
-        if left.recorder.mount_namespace != Recorder.this().mount_namespace:
-            return False  # the path may lead elsewhere from here: a service has a /tmp of its own
-        inodes = {status.st_ino}
-        if os.path.isdir(parent):  # renamed where it was, it is still there
-            with os.scandir(parent) as siblings:
-                inodes |= {entry.inode() for entry in itertools.islice(siblings, _SIBLINGS)}
+        if os.stat(path).st_dev != left.owner.device:
+            return False  # its file system is not mounted here
+        directory = path if os.path.isdir(path) else os.path.dirname(path)
+        return is_there(left.owner.handle, directory) is False
     except OSError:
         return False
-    return owner.inode not in inodes
+
+
+def _doubt(left: Left) -> str:
+    """Return what to add to the path of a trace that cannot be proved to have gone."""
+    try:
+        missing = _is_missing(left.owner.path)
+    except OSError:
+        return ""
+    return ", which is not there now (moved, removed, or not to be seen from here)" * missing
 
 
 def _is_missing(path: str) -> bool:

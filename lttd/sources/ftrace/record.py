@@ -1,20 +1,24 @@
 """What the runtime directory says of a tracefs instance that an lttd uses: whose it is, and why.
 
-    ftrace-lttd-4711     {"instance": "lttd-4711", "own": true, "boot_id": ..., "trace": ..., ...}
+    ftrace-lttd-4711     {"instance": "lttd-4711", "own": true, "boot_id": ..., "trace": ...,
+                          "recorder": ..., "boottime_ns": 90125000000}
                          {"made": 77265}
     ftrace-%2F           {"instance": "/", "own": false, ...}
                          {"file": "events/irq/enable", "before": "0", "after": "1"}
                          {"left_out": [4711, 4712]}
                          {"undone": ["events/irq/enable"]}
-    progress-lttd-4711   {"segment": "20261127T...", "streams": {"ftrace_0": [[0, 0], [512, 4096]]}}
+    progress-lttd-4711   {"segment": "20261127T...", "streams": {"ftrace_0": [[0, 0], [512, 4096]]},
+                          "boottime_ns": 100125000000}
 
 A record is written before the instance is made or changed, and removed after it was removed or put
 back.  Lines are added, each by one write; one that a kill cut short tells of a change that was not
 made.  The lock of the record is its recorder's life.  The progress is written anew every few
-seconds, so that its age is how long a dead recorder has been dead.
+seconds, so that its age is how long a dead recorder has been dead.  The age is a difference of the
+kernel's CLOCK_BOOTTIME: nobody sets that clock, and notes end with the boot as it does.
 """
 
 import json
+import math
 import os
 import time
 import urllib.parse
@@ -24,11 +28,14 @@ from typing import Any, Final
 
 from lttd.errors import LttdError
 from lttd.limits import NOTE_LINES
+from lttd.namespaces import kernel_clock_ns
 from lttd.runtime import Note, Recorder, RuntimeDirectory, boot_id, known_notes
 from lttd.sources.base import Owner
 from lttd.sources.ftrace.undo import PIDS_FILE, Change
 
 PREFIX: Final = "ftrace-"
+TOP_LEVEL: Final = "/"
+"""Stands for the top level of tracefs where an instance is named."""
 _PROGRESS: Final = "progress-"
 _NAME_BYTES: Final = 200
 Marks = Mapping[str, Sequence[tuple[int, int]]]
@@ -69,9 +76,9 @@ def parse_record(content: bytes) -> Left:
         raise ValueError(f"{len(lines)} lines")
     try:
         head = json.loads(lines[0])
-        recorder = {"mount_namespace": 0} | head["recorder"]
+        recorder = head["recorder"]
         left = Left(
-            _path(head["instance"]),
+            _instance(head["instance"]),
             head["own"] is True,
             str(head["boot_id"]),
             _owner(head["trace"]),
@@ -87,6 +94,18 @@ def parse_record(content: bytes) -> Left:
 def _owner(trace: Mapping[str, Any]) -> Owner:
     handle = str(trace.get("handle", ""))
     return Owner(int(trace["device"]), int(trace["inode"]), _path(trace["path"]), handle)
+
+
+def _instance(value: object) -> str:
+    """Return the name of an instance as it is, if it leads to one and nowhere else.
+
+    Raises:
+        ValueError: it does not.
+    """
+    name = _path(value)
+    if name != TOP_LEVEL and (name in {"", ".", ".."} or "/" in name):
+        raise ValueError(f"{name!r:.80} is not the name of an instance")
+    return name
 
 
 def _path(value: object) -> str:
@@ -152,7 +171,10 @@ class InstanceRecord:
         Raises:
             ValueError: lttd did not write it.
         """
-        return parse_record(self._note.content())
+        left = parse_record(self._note.content())
+        if record_name(left.instance) != self._note.name:
+            raise ValueError(f"it names the instance {left.instance!r:.80}")
+        return left
 
     def write_down(self, line: Mapping[str, Any]) -> None:
         """Add a line.
@@ -164,15 +186,16 @@ class InstanceRecord:
 
     def mark(self, segment: str, marks: Marks) -> None:
         """Write how far the recording of *segment* has come: a sign of life."""
-        value = {"segment": segment, "streams": {name: list(each) for name, each in marks.items()}}
+        value: dict[str, Any] = {"segment": segment}
+        value["streams"] = {name: list(each) for name, each in marks.items()}
+        value["boottime_ns"] = kernel_clock_ns(time.CLOCK_BOOTTIME)
         self._directory.write(self._progress, json.dumps(value).encode())
 
     def progress(self) -> "Progress":
-        """Return how far it had come, and when."""
-        found = self._directory.read(self._progress) or self._directory.read(self._note.name)
-        if found is None:
-            return Progress("", {}, 0.0)
-        content, written_ns = found
+        """Return how far it had come, and how long ago."""
+        content = self._directory.read(self._progress)
+        if content is None:
+            return Progress("", {}, _age_s(self._note.content().partition(b"\n")[0]))
         try:
             value = json.loads(content)
             marks = {
@@ -182,7 +205,7 @@ class InstanceRecord:
             segment = str(value["segment"])
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             segment, marks = "", {}
-        return Progress(segment, marks, (time.time_ns() - written_ns) / 1e9)
+        return Progress(segment, marks, _age_s(content))
 
     def remove(self) -> None:
         """Remove it: nothing is left that it tells of."""
@@ -229,8 +252,7 @@ def glance(name: str) -> Left | None:
     """Return what the record called *name* says, without holding it; None: nothing to be used."""
     try:
         with RuntimeDirectory() as directory:
-            content, _ = directory.read(name) or (b"", 0)
-        return parse_record(content)
+            return parse_record(directory.read(name) or b"")
     except (LttdError, ValueError):
         return None
 
@@ -254,6 +276,27 @@ def open_left(name: str) -> InstanceRecord | None:
     return InstanceRecord(directory, note)
 
 
+def is_foreign(name: str) -> bool:
+    """Tell whether what is called like a record is not even a file of lttd's."""
+    try:
+        with RuntimeDirectory() as directory:
+            return directory.is_foreign(name)
+    except LttdError:
+        return False
+
+
+def _age_s(content: bytes) -> float:
+    """Return how long ago a line of a note was written.
+
+    One without a time is from a version of lttd before this one: its recorder is long dead.
+    """
+    try:
+        written_ns = int(json.loads(content)["boottime_ns"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return math.inf
+    return (kernel_clock_ns(time.CLOCK_BOOTTIME) - written_ns) / 1e9
+
+
 def _head(instance: str, owner: Owner, *, own: bool) -> bytes:
     trace = {slot: getattr(owner, slot) for slot in ("device", "inode", "path", "handle")}
     value = {
@@ -262,5 +305,6 @@ def _head(instance: str, owner: Owner, *, own: bool) -> bytes:
         "boot_id": boot_id(),
         "trace": trace,
         "recorder": asdict(Recorder.this()),
+        "boottime_ns": kernel_clock_ns(time.CLOCK_BOOTTIME),
     }
     return json.dumps(value).encode() + b"\n"
