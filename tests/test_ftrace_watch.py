@@ -33,6 +33,8 @@ VALUES = {
     "buffer_size_kb": "64",
     "per_cpu/cpu0/buffer_size_kb": "64",
     "free_buffer": "",
+    "snapshot": "",
+    "per_cpu/cpu0/snapshot": "",
     "per_cpu/cpu0/trace": "",
     "per_cpu/cpu0/trace_pipe_raw": "",
     "events/sched/enable": "1",
@@ -88,7 +90,10 @@ class Watched:
         self.ring, self.health = Ring(), Health()
         self.shared = Shared.__new__(Shared)
         self.shared.paused = False
-        self.instance = Instance("/nowhere", str(path), "made", True, {}, Undo(str(path)))
+        self.root = path / "root"
+        self.root.mkdir()
+        (self.root / "kprobe_events").touch()
+        self.instance = Instance(str(self.root), str(path), "made", True, {}, Undo(str(path)))
         self.watch = FtraceWatch(self.instance, [self.ring], self.shared)  # type: ignore[list-item]
         self.watch.arm(self.health)
         self.look()
@@ -179,6 +184,25 @@ def test_pids_excluded_by_others_are_reported_for_as_long_as_they_are(
     assert watched.ring.suspected == 2 * [Reason.FILTERED]
 
 
+def test_pids_that_others_have_left_out_are_noticed_at_once(watched: Watched) -> None:
+    watched.instance.undo.leave_out([41])
+    watched.watch.heard()
+    assert watched.troubles() == set(), "these are our own"
+    (watched.path / "set_event_notrace_pid").write_text("41\n1234\n")
+    watched.watch.heard()
+    assert watched.troubles() == {Trouble.FILTER_SET}
+
+
+def test_pids_that_a_process_leaves_out_are_an_act_where_the_kernel_changes_them_too(
+    watched: Watched,
+) -> None:
+    watched.write("options/event-fork", "1")
+    (watched.path / "set_event_notrace_pid").write_text("1234\n")
+    watched.watch.heard()
+    assert watched.troubles() == {Trouble.FILTER_SET}
+    assert watched.ring.suspected == [Reason.FILTERED]
+
+
 def test_a_freed_ring_is_found_at_the_next_tick(watched: Watched) -> None:
     watched.write("free_buffer", "")
     # The kernel itself writes the new size.
@@ -266,6 +290,21 @@ def test_another_clock_is_reported_by_its_name_alone(watched: Watched) -> None:
 def test_clearing_the_ring_is_reported_as_an_act(watched: Watched, name: str) -> None:
     watched.write(name, "")
     assert watched.troubles() == {Trouble.RING_EMPTIED}
+    assert watched.ring.suspected == [Reason.EMPTIED]
+
+
+@pytest.mark.parametrize("name", ["snapshot", "per_cpu/cpu0/snapshot", "root/kprobe_events"])
+def test_a_snapshot_or_a_deleted_probe_is_an_act_if_it_emptied_the_ring(
+    watched: Watched, name: str
+) -> None:
+    (watched.path / name).write_text("made")
+    watched.watch.heard()
+    assert watched.troubles() == set()
+    watched.ring.emptied = True
+    (watched.path / name).write_text("-:deleted")
+    watched.watch.heard()
+    assert watched.troubles() == {Trouble.RING_EMPTIED}
+    assert f"{watched.path / name}: another process wrote it" in watched.health.verdict()[1]
     assert watched.ring.suspected == [Reason.EMPTIED]
 
 
@@ -360,8 +399,9 @@ class Stats:
         self.set(0, 0)
         self.counts = RingCounts(StatsFile(str(path)))
 
-    def set(self, overrun: int, read_events: int) -> None:
-        self._path.write_text(f"entries: 7\noverrun: {overrun}\nread events: {read_events}\n")
+    def set(self, overrun: int, read_events: int, entries: int = 7) -> None:
+        text = f"entries: {entries}\noverrun: {overrun}\nread events: {read_events}\n"
+        self._path.write_text(text)
 
 
 def test_totals_survive_a_reset_of_the_kernel_counters(tmp_path: Path) -> None:
@@ -373,6 +413,20 @@ def test_totals_survive_a_reset_of_the_kernel_counters(tmp_path: Path) -> None:
     assert not stats.counts.was_emptied(), "told once"
     found = stats.counts.since_the_base()
     assert (found["overrun"], found["read events"], found["entries"]) == (9 + 3, 150 + 30, 7)
+
+
+@pytest.mark.parametrize(
+    ("overrun", "read_events", "entries", "shrank"),
+    [(0, 0, 0, True), (0, 7, 0, False), (0, 6, 0, True), (3, 0, 0, False), (0, 0, 8, False)],
+)
+def test_a_ring_that_was_never_read_is_seen_to_be_emptied_by_what_it_holds(
+    tmp_path: Path, overrun: int, read_events: int, entries: int, shrank: bool
+) -> None:
+    stats = Stats(tmp_path / "stats")
+    stats.set(overrun, read_events, entries)
+    stats.counts.read()
+    assert stats.counts.shrank == shrank
+    assert not stats.counts.was_emptied()
 
 
 def test_foreign_reads_are_the_kernels_count_less_our_own(tmp_path: Path) -> None:

@@ -121,3 +121,30 @@ def test_command_is_recorded_although_its_parent_is_excluded(
     for name in ("/bin/true", "/bin/echo"):
         assert f"filename={name}" in text
     assert (foreign / "set_event_notrace_pid").read_text() == ""
+
+
+def test_a_list_of_pids_that_hides_command_is_reported(
+    lttd: Launcher, tmp_path: Path, foreign: Path
+) -> None:
+    dead = 4194303  # the last pid of all
+    (foreign / "set_event_pid").write_text(f"{dead}")
+    source = ("--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_exec")
+    command = ("--summary", "none", "--", "/bin/true")
+    run = lttd.run("-t", tmp_path / "t", *source, *command)
+    assert run.process.returncode == 0
+    (line,) = run.lines
+    assert f"{foreign}/set_event_pid lists pids such as {dead} (1 in all, none of which " in line
+    assert "only their events are recorded, and not those of COMMAND" in line
+    (foreign / "set_event_pid").write_text(f"{os.getpid()}")
+    (line,) = lttd.run("-t", tmp_path / "u", *source, *command).lines
+    assert "(1 in all): only their events" in line
+
+
+def test_a_list_of_pids_that_are_left_out_is_reported(
+    lttd: Launcher, tmp_path: Path, foreign: Path
+) -> None:
+    (foreign / "set_event_notrace_pid").write_text("4194302 4194303")
+    source = ("--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_exec")
+    run = lttd.run("-t", tmp_path / "t", *source, "--summary", "none", "--", "/bin/true")
+    (line,) = run.lines
+    assert "lists pids such as 4194302 (2 in all): their events are not recorded" in line

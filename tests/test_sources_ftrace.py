@@ -317,13 +317,21 @@ def test_a_finished_stream_always_answers_ever() -> None:
             assert stream.take(flush=False) is Nothing.EVER
 
 
+def test_a_size_that_the_kernel_rounds_up_to_sub_buffers_needs_no_note() -> None:
+    for size_bytes in (64 << 10, 16 << 20):
+        settings = FtraceSettings(events=QUIET.events, buffer_bytes=size_bytes)
+        with closing(open_ftrace(settings, BufferPool())) as source:
+            made_bytes = source.info.settings["buffer_bytes"]
+            assert size_bytes <= made_bytes <= size_bytes + 4096
+            assert list(source.notes()) == []
+
+
 def test_a_ring_size_that_the_kernel_changed_is_noted_once() -> None:
-    with closing(open_ftrace(QUIET, BufferPool())) as source:
-        made = source.info.settings["buffer_bytes"]
-        if made == QUIET.buffer_bytes:
-            pytest.skip("this kernel made what was asked for")
-        expected = f"buffer size: asked for 64 KiB, the kernel made {made >> 10} KiB"
-        assert list(source.notes()) == [expected]
+    settings = FtraceSettings(events=QUIET.events, buffer_bytes=1024, subbuffer_bytes=3 << 10)
+    with closing(open_ftrace(settings, BufferPool())) as source:
+        notes = list(source.notes())
+        assert any("sub-buffer size: asked for 3 KiB, the kernel made 4 KiB" in n for n in notes)
+        assert any("buffer size: asked for 1 KiB, the kernel made 7 KiB" in n for n in notes)
         assert list(source.notes()) == []
 
 

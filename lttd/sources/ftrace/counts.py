@@ -22,6 +22,11 @@ class RingCounts:
         self._last = stats.read()
         self._grown = dict.fromkeys(COUNTS, 0)
         self._emptied = False
+        self.shrank = False
+        """At the last read() the ring held less than what was read since explains.
+
+        A reader at work at that moment can make it look so: ask only with another reason to.
+        """
         self.counting = False
         """Whoever takes must say how many events that were."""
         self.foreign_read_events = 0
@@ -33,11 +38,14 @@ class RingCounts:
 
     def read(self) -> dict[str, int]:
         """Return the fields as they are now."""
-        fields = self._stats.read()
+        fields, grown = self._stats.read(), {}
         for name in COUNTS:
             before, after = self._last.get(name, 0), fields.get(name, 0)
             self._emptied |= after < before
-            self._grown[name] += growth(before, after)
+            grown[name] = growth(before, after)
+            self._grown[name] += grown[name]
+        left = self._last.get("entries", 0) - grown["read events"]
+        self.shrank = not grown["overrun"] and fields.get("entries", 0) < left
         self._last = fields
         return fields
 

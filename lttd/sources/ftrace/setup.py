@@ -13,8 +13,9 @@ from typing import Final
 
 from lttd.abi.ftrace import PageLayout, parse_header_page
 from lttd.errors import LttdError, UsageError
+from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.ftrace.instance import Instance, unread_events
-from lttd.sources.ftrace.undo import read_setting
+from lttd.sources.ftrace.undo import PIDS_FILE, read_setting
 from lttd.sources.tracefs import (
     events_of,
     find_events,
@@ -102,6 +103,7 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     instance.notes += undo.drop_inherited()
     _tell_differences(instance, settings)
     instance.events = enabled_events(instance.path)
+    _tell_pids(instance)
 
 
 def wake_percent(ring_size_bytes: int) -> int:
@@ -252,14 +254,38 @@ def _enable_what_is_off(instance: Instance, file: str) -> None:
         instance.undo.change(file, "1")
 
 
+def _tell_pids(instance: Instance) -> None:
+    """Note whose events are left out by lists of pids that somebody has set before."""
+    path = instance.file("set_event_pid")
+    pids = _read_or(instance, "set_event_pid", "").split()
+    if pids:
+        dead = kernel_knows_our_pids() and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+        some = f"{pids[0]} ({len(pids)} in all{', none of which runs now' * dead})"
+        instance.notes.append(
+            f"{path} lists pids such as {some}: only their events are recorded, and not those of "
+            f"COMMAND; echo > {path} has all recorded"
+        )
+    path = instance.file(PIDS_FILE)
+    pids = _read_or(instance, PIDS_FILE, "").split()
+    if pids:
+        instance.notes.append(
+            f"{path} lists pids such as {pids[0]} ({len(pids)} in all): their events are not "
+            f"recorded, but lttd's own are; echo > {path} changes both"
+        )
+
+
 def _tell_differences(instance: Instance, settings: FtraceSettings) -> None:
-    """Note what was asked for and what the kernel made of it."""
+    """Note what was asked for and what the kernel made of it.
+
+    It rounds a ring up to whole sub-buffers, which is what everybody expects.
+    """
+    subbuffer_bytes = page_layout(instance).subbuffer_bytes
     asked_and_made = (
-        ("buffer size", settings.buffer_bytes, instance.ring_bytes),
-        ("sub-buffer size", settings.subbuffer_bytes, page_layout(instance).subbuffer_bytes),
+        ("buffer size", settings.buffer_bytes, instance.ring_bytes, subbuffer_bytes),
+        ("sub-buffer size", settings.subbuffer_bytes, subbuffer_bytes, 0),
     )
-    for what, asked, made in asked_and_made:
-        if asked is not None and asked != made:
+    for what, asked, made, more in asked_and_made:
+        if asked is not None and not asked <= made <= asked + more:
             instance.notes.append(
                 f"{what}: asked for {-(-asked // 1024)} KiB, the kernel made {made >> 10} KiB"
             )

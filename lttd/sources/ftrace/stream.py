@@ -316,9 +316,9 @@ class FtraceStream:
         return self._counts.was_emptied()
 
     def looks_emptied(self) -> bool:
-        """Ask the counters now."""
+        """Ask the counters now: somebody did what may have emptied the ring."""
         self._try_to_sample()
-        return self._counts.was_emptied()
+        return self._counts.was_emptied() or self._counts.shrank
 
     def note_emptied(self) -> None:
         """Take note that somebody emptied the ring: how much was in it, nobody knows.

@@ -5,8 +5,8 @@ inotify event, and a watch below ``events`` goes deaf when the kernel drops the 
 (seen on 6.18 after ``drop_caches``); so all is looked at again, now and then.
 Rule: single files are watched, never a directory and never ``trace_marker``: a watch on the
 directory makes every marker write 2 to 2.7 times slower.
-Rule: from arm() to disarm() lttd itself writes nothing but set_event_notrace_pid, which is not
-watched but read now and then; what it reads makes no event of those that are asked for.
+Rule: from arm() to disarm() lttd itself writes nothing but set_event_notrace_pid, of which its own
+pids are known; what it reads makes no event of those that are asked for.
 
 A setting that is not as it was is a state, until it is as it was.  What is over already (somebody
 cleared ``trace``) is an act.  Each is a gap, too, of unknown number, in every stream it concerns;
@@ -44,6 +44,9 @@ LOOK_AGAIN_NS: Final = 10_000_000_000
 # Reading so many files takes a tenth of a second, beside the reading loop; what is beyond is seen
 # when it is written, as long as its watch is not deaf.
 MOST_FILTERS: Final = 8192
+# Files that may empty the ring when they are written, and often do not; the counters tell.
+SNAPSHOTS: Final = ("snapshot", "per_cpu/cpu{cpu}/snapshot")
+PROBES: Final = ("dynamic_events", "kprobe_events", "uprobe_events", "synthetic_events")
 _WRITTEN: Final = IN_MODIFY | IN_CLOSE_WRITE
 _OPENED: Final = IN_OPEN | IN_CLOSE_WRITE | IN_CLOSE_NOWRITE
 _PAUSES: Final = "; nothing is read until it is, since a segment has one clock and one size"
@@ -134,6 +137,7 @@ class FtraceWatch:
         self._events = self._enabled() or frozenset()
         for name in ("set_event", "events/enable"):
             self._hear(name, lambda _: self._look_at_events())
+        self._hear(PIDS_FILE, self._on_left_out)
         self._hear("trace", self._on_cleared("trace", self._streams))
         self._hear("trace_pipe", self._on_opened("trace_pipe", self._streams), _OPENED)
         self._hear_size("buffer_size_kb")
@@ -145,6 +149,7 @@ class FtraceWatch:
             for name in (f"{cpu}/trace_pipe", f"{cpu}/trace_pipe_raw"):
                 self._hear(name, self._on_opened(name, [stream]), _OPENED)
             self._hear_size(f"{cpu}/buffer_size_kb")
+        self._hear_what_may_empty()
         self._look_again_ns = time.monotonic_ns() + LOOK_AGAIN_NS
         with suppress(OSError):  # then inotify and the look now and then have to do
             self._on_fd = os.open(self._instance.file("tracing_on"), os.O_RDONLY | os.O_CLOEXEC)
@@ -266,6 +271,14 @@ class FtraceWatch:
         ours = {str(pid) for pid in self._instance.undo.left_out}
         return frozenset(text.split()) - ours
 
+    def _on_left_out(self, _: Masks) -> None:
+        """Look at who is left out: lttd wrote the list just now, or somebody else did."""
+        if self._pids_change_by_themselves() and not self._instance.undo.left_out:
+            path = self._instance.file(PIDS_FILE)
+            self._health.happened(Trouble.FILTER_SET, "another process wrote it", path)
+            self._suspect(Reason.FILTERED)
+        self._look_at_left_out()
+
     def _look_at_left_out(self) -> None:
         """Compare whom others have left out with whom they had when recording began."""
         found, path = self._left_out_by_others(), self._instance.file(PIDS_FILE)
@@ -329,6 +342,22 @@ class FtraceWatch:
     def _on_cleared(self, name: str, streams: Sequence[FtraceStream]) -> Callable[[Masks], None]:
         path = self._instance.file(name)
         return lambda _: self._tell_emptied(path, "another process wrote it", streams)
+
+    def _hear_what_may_empty(self) -> None:
+        """Watch snapshots, which take the ring's place, and probes, whose deletion empties it."""
+        root, cpus = self._instance.root, [stream.info.id.cpu for stream in self._streams]
+        names = {name.format(cpu=cpu) for name in SNAPSHOTS for cpu in cpus}
+        paths = [self._instance.file(name) for name in sorted(names)]
+        for path in paths + [f"{root}/{name}" for name in PROBES]:
+            self._hear_path(path, self._on_perhaps_emptied(path))
+
+    def _on_perhaps_emptied(self, path: str) -> Callable[[Masks], None]:
+        def written(_: Masks) -> None:
+            emptied = [stream for stream in self._streams if stream.looks_emptied()]
+            if emptied:
+                self._tell_emptied(path, "another process wrote it", emptied)
+
+        return written
 
     def _tell_emptied(self, path: str, how: str, streams: Sequence[FtraceStream]) -> None:
         words = f"{how}: what the ring held, and was not read yet, is gone"
@@ -461,8 +490,10 @@ class FtraceWatch:
     # -- inotify and files
 
     def _hear(self, name: str, then: Callable[[Masks], None], mask: int = _WRITTEN) -> None:
-        inotify = self._inotify
-        watch = inotify.watch(self._instance.file(name), mask) if inotify else -1
+        self._hear_path(self._instance.file(name), then, mask)
+
+    def _hear_path(self, path: str, then: Callable[[Masks], None], mask: int = _WRITTEN) -> None:
+        watch = self._inotify.watch(path, mask) if self._inotify else -1
         if watch >= 0:
             self._heard_of[watch] = then
 
