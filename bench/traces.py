@@ -16,8 +16,7 @@ import numpy as np
 
 from bench.common import CannotMeasureError, cpus, tracefs
 from bench.recorders import environment, last_line, lttd_command
-from lttd.abi.ftrace import close_rows, rows_of_pages
-from lttd.abi.table import FtraceAbi
+from lttd.abi.ftrace import close_rows, layout_of, rows_of_pages
 from lttd.files import Disk
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch
@@ -109,8 +108,7 @@ def period_ns(trace: Trace) -> int:
 
 def _batches(stream: StoredStream, times: int, period: int) -> Iterator[Batch]:
     """Yield a stream's sub-buffers with their padding, *times* times."""
-    assert isinstance(stream.abi, FtraceAbi)
-    layout, size = stream.abi.layout, stream.info.subbuffer_bytes
+    layout, size = layout_of(stream.info, stream.byteorder), stream.info.subbuffer_bytes
     entries = stream.index.entries()
     padded = bytearray(size * len(entries))
     for number, entry in enumerate(entries):

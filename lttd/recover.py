@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.table import Headers
+from lttd.abi.base import Headers
 from lttd.files import Disk, Lock, data_extents, storage_error
 from lttd.index import (
     ENTRY_BYTES,

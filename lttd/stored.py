@@ -13,7 +13,8 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.table import BlktraceAbi, Headers, abi_of
+from lttd.abi.base import Headers
+from lttd.abi.table import abi_of
 from lttd.beneath import Place, place_of
 from lttd.errors import TraceDamagedError, reason_of
 from lttd.files import size_bytes
@@ -119,12 +120,7 @@ class StoredStream:
         """Read the sub-buffers' own headers where *entries* say that they are."""
         if self.abi is None:
             raise AssertionError(f"{self.info.abi} sub-buffers do not state their size")
-        offset = entries["offset_bytes"].astype(np.int64)
-        if isinstance(self.abi, BlktraceAbi):  # there are none: the entries tell
-            size = (entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
-            begin = entries["begin"].astype(np.uint64)
-            return _without_repeats(self.abi.told(self.data, offset, size, begin))
-        return _without_repeats(self.abi.headers_at(self.data, offset))
+        return _without_repeats(self.abi.headers(self.data, entries))
 
     def summary(self) -> StreamSummary:
         """Return the totals: the manifest's once the segment is closed, else of index and gaps."""

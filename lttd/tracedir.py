@@ -23,6 +23,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+from lttd.abi.table import data_file_name
 from lttd.beneath import OpenDirectory, Place, RefusedError
 from lttd.clock import Snapshot
 from lttd.errors import NotATraceError, StorageError, TraceDamagedError, UsageError
@@ -58,14 +59,8 @@ def escape(channel: str) -> str:
 
 
 def file_name(info: StreamInfo) -> str:
-    """Return the name of a stream's data file: the ABI's own, so that its tools find it.
-
-    ``blkparse -i streams/NAME`` opens ``NAME.blktrace.0``, ``.1`` and so on, until one is absent.
-    """
-    channel, cpu = escape(info.id.channel), info.id.cpu
-    if info.abi == "blktrace":
-        return f"{channel}.blktrace.{cpu}"
-    return StreamId(channel, cpu).name
+    """Return the name of a stream's data file."""
+    return data_file_name(info.abi, escape(info.id.channel), info.id.cpu)
 
 
 @dataclass(frozen=True, slots=True)

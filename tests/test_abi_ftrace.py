@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lttd.abi.ftrace import PageLayout, last_event_time, parse_header_page, rows_of_pages
+from lttd.abi.ftrace_abi import FtraceAbi
 from lttd.abi.ftrace_events import BATCH_ROWS, Walked, count, walk
-from lttd.abi.table import FtraceAbi
 from lttd.subbuffer import StreamId, StreamInfo
 
 FTRACE = Path(__file__).parents[2] / "shared/data/ftrace"

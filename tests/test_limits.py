@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lttd import limits
-from lttd.abi.table import FtraceAbi, abi_of
+from lttd.abi.table import abi_of
 from lttd.cli import main as lttd
 from lttd.errors import TraceDamagedError
 from lttd.files import Disk, read_limited
@@ -196,7 +196,7 @@ def test_sparse_slots_are_walked_to_the_first_that_was_never_written(tmp_path: P
 
     def walk() -> int:
         abi = abi_of(info, "little")
-        assert isinstance(abi, FtraceAbi)
+        assert abi is not None
         return len(abi.walk(map_file(path), 0, 4096).begin)
 
     assert quickly(walk) == "3"

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from lttd.abi.ftrace import layout_of
 from lttd.abi.ftrace_events import walk
-from lttd.abi.table import FtraceAbi
 from lttd.view.ftrace.saved import SavedFiles
 from lttd.view.trace import Trace
 
@@ -84,12 +84,12 @@ def decoded(trace: Trace, segments: Sequence[int] = (0,)) -> dict[int, list[tupl
     events: dict[int, list[tuple[int, str]]] = {}
     for number in segments:
         for stream in trace.segments[number].streams:
-            assert isinstance(stream.abi, FtraceAbi)
+            layout = layout_of(stream.info, stream.byteorder)
             found = stream.headers(stream.index.entries())
             ends = found.offset_bytes + found.content_bytes
             into = events.setdefault(stream.info.id.cpu, [])
             data = np.frombuffer(stream.data, np.uint8)
-            for some in walk(stream.data, found.offset_bytes, ends, stream.abi.layout):
+            for some in walk(stream.data, found.offset_bytes, ends, layout):
                 ids = data[some.payload_at].astype(int) | data[some.payload_at + 1].astype(int) << 8
                 into += zip(some.time.tolist(), map(names.get, ids.tolist()), strict=True)
     return events

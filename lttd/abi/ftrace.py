@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lttd.subbuffer import ROW_DTYPE, RowFlag, Rows
+from lttd.subbuffer import ROW_DTYPE, RowFlag, Rows, StreamInfo
 
 COMMIT_MASK: Final = (1 << 27) - 1
 MISSED_STORED: Final = 1 << 30
@@ -62,6 +62,17 @@ class PageLayout:
     def header_dtype(self) -> np.dtype[np.void]:
         """Header of a sub-buffer."""
         return _header_dtype(self.byteorder, self.long_bytes)
+
+
+def layout_of(info: StreamInfo, byteorder: str) -> PageLayout:
+    """Return the layout of a recorded stream; *byteorder* is ``little`` or ``big``.
+
+    Raises:
+        ValueError: the manifest states impossible values.
+    """
+    return PageLayout(
+        info.subbuffer_bytes, info.header_bytes - 8, "<" if byteorder == "little" else ">"
+    )
 
 
 @lru_cache

@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.base import Damage
 from lttd.abi.ftrace import PageLayout
 
 Buffer = bytes | bytearray | memoryview
@@ -39,15 +40,6 @@ _STAMP_MASK: Final = (1 << 59) - 1
 # What a batch may hold of content: at 8 bytes an event at least, some 60 MB of arrays at most.
 BATCH_BYTES: Final = 8 << 20
 BATCH_ROWS: Final = 16384
-
-
-class Damage(NamedTuple):
-    """Where a sub-buffer stops to make sense."""
-
-    row: int
-    offset_bytes: int
-    """In the buffer: the record that does not parse."""
-    reason: str
 
 
 class Walked(NamedTuple):

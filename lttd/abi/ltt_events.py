@@ -27,18 +27,17 @@ no byte behind a sub-buffer's data is looked at.
 
 import struct
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ftrace_events import Damage
+from lttd.abi.base import Damage
 from lttd.abi.ltt import Layout, header_dtype, layout_of
 from lttd.abi.ltt_markers import Marker, Sizes
 
 Buffer = bytes | bytearray | memoryview
-MarkersOf = Callable[[Layout], Mapping[int, Marker]]
 """Tells what the events of a channel may be, by id."""
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.stored import StoredStream
+from lttd.tracedir import Manifest, SegmentPaths
 from lttd.view.columns import EventBatch
-from lttd.view.notes import WindowNotes
-from lttd.view.trace import Segment
+from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.window import Piece, WindowStream
 
 
@@ -32,7 +32,7 @@ class Decoder(Protocol):
 class Family(NamedTuple):
     """How one kind is decoded."""
 
-    contexts: Callable[[Segment, WindowNotes], Contexts]
+    contexts: Callable[[SegmentPaths, Manifest, TakesNotes], Contexts]
     decoder: Callable[[WindowNotes], Decoder]
 
 

@@ -121,7 +121,9 @@ class ClockGroup:
 
     def _add(self, segment: Segment) -> None:
         if self._contexts:
-            self._context_of[str(segment.paths.directory)] = self._contexts(segment, self._notes)
+            self._context_of[str(segment.paths.directory)] = self._contexts(
+                segment.paths, segment.manifest, self._notes
+            )
         for stream in segment.streams:
             self.add(stream)
 

@@ -8,7 +8,6 @@ that is kept, whose own header may tell of it.
 
 from dataclasses import replace
 
-from lttd.abi import ltt
 from lttd.errors import TraceDamagedError
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
 from lttd.stored import StoredStream
@@ -27,7 +26,8 @@ class Selection:
             TraceDamagedError: index or gaps cannot be used; ``lttv check --repair`` helps.
         """
         self.stream = stream
-        self.whole = stream.info.abi == "ltt" and ltt.is_metadata(stream.info.id.channel)
+        abi = stream.abi
+        self.whole = abi is not None and abi.describes_others(stream.info.id.channel)
         """Whether all of the stream is kept; it then counts as empty, which no window is for."""
         if self.whole:
             begin, end = 0, ALWAYS_END

@@ -6,7 +6,6 @@ order opposite to writing (index, then data), so that growth is no finding.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace import NEAR
-from lttd.abi.table import LttAbi
 from lttd.errors import TraceDamagedError
 from lttd.files import is_locked
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
@@ -22,7 +20,8 @@ from lttd.recover import holds_nothing
 from lttd.stored import Agreement, StoredStream, agreements, sound_headers
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason
 from lttd.tracedir import Manifest, SegmentPaths, StreamRecord
-from lttd.view.ltt.markers import SegmentMarkers, channel_of
+from lttd.view.families import FAMILIES, Contexts
+from lttd.view.notes import Notes
 
 U64 = npt.NDArray[np.uint64]
 
@@ -134,14 +133,16 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
         report.findings.append(
             Finding(segment.manifest, 0, "its recorder is gone; lttv check --repair closes it")
         )
-    markers = SegmentMarkers(segment, manifest)
+    contexts: dict[str, Contexts] = {}
+    notes = Notes()
     for record in manifest.streams:
-        stream = StoredStream(segment, manifest, record)
-        if events and isinstance(stream.abi, LttAbi):
-            markers.refresh()
-            stream.abi.markers = partial(markers.of, channel_of(stream))
-        _StreamCheck(report, stream, growing=state == "live").run(events=events)
-    report.notes += markers.notes
+        stream, kind, context = StoredStream(segment, manifest, record), record.info.abi, None
+        if events and stream.abi is not None and stream.abi.needs_context:
+            if kind not in contexts:
+                contexts[kind] = FAMILIES[kind]().contexts(segment, manifest, notes)
+            context = contexts[kind].of(stream)
+        _StreamCheck(report, stream, context, growing=state == "live").run(events=events)
+    report.notes += notes.told()
     known = {record.name for record in manifest.streams}
     for name in _names_of_streams(segment):
         if name not in known | {"metadata"}:
@@ -201,9 +202,17 @@ def is_live(segment: SegmentPaths) -> bool:
 
 
 class _StreamCheck:
-    def __init__(self, report: Report, stream: StoredStream, *, growing: bool) -> None:
+    def __init__(
+        self,
+        report: Report,
+        stream: StoredStream,
+        context: Any,  # noqa: ANN401  (the family's own)
+        *,
+        growing: bool,
+    ) -> None:
         self._report = report
         self._stream = stream
+        self._context = context
         self._growing = growing
         self._told: dict[str, int] = {}
 
@@ -288,7 +297,7 @@ class _StreamCheck:
         last_events = entries["end"].astype(np.uint64)
         for numbers, headers, ends in sound_headers(stream, entries):
             assert stream.abi is not None
-            decoded = stream.abi.decode(stream.data, headers)
+            decoded = stream.abi.decode(stream.data, headers, self._context)
             if decoded.undeclared and line.events is not None:
                 first = decoded.undeclared[0]
                 what = f"{first.reason}: the stream's events are not counted"
@@ -308,7 +317,7 @@ class _StreamCheck:
                 reason = "an event is later than the entry's end"
                 number = int(numbers[row])
                 self._find(Finding(path, int(headers.offset_bytes[row]), reason, number))
-        if stream.info.abi == "ftrace":
+        if stream.abi is not None and not stream.abi.states_ends:
             self._bounds(line, entries, last_events)
         line.read_events = _read_events(stream.record)
         line.read_events_before = stream.info.read_events_before

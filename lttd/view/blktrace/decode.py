@@ -29,11 +29,11 @@ from lttd.abi.blktrace import (
 )
 from lttd.abi.ftrace_format import Field, Format, Kind
 from lttd.stored import StoredStream
+from lttd.tracedir import Manifest, SegmentPaths
 from lttd.view.formats import EventName, EventType
 from lttd.view.merge import order_by_time
-from lttd.view.notes import WindowNotes
+from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, within
-from lttd.view.trace import Segment
 from lttd.view.window import Piece, WindowStream
 
 U64 = npt.NDArray[np.uint64]
@@ -135,7 +135,7 @@ class Types:
 class BlktraceContexts:
     """See ``lttd.view.families.Contexts``: records say themselves all that there is to know."""
 
-    def __init__(self, segment: Segment, notes: WindowNotes) -> None:
+    def __init__(self, paths: SegmentPaths, manifest: Manifest, notes: TakesNotes) -> None:
         pass
 
     def of(self, stream: StoredStream) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout
-from lttd.abi.table import FtraceAbi
+from lttd.abi.ftrace_abi import FtraceAbi
 from lttd.errors import NotATraceError
 from lttd.files import Disk, File
 from lttd.index import PAST_ALL

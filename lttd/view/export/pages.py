@@ -18,8 +18,8 @@ from typing import Final
 
 import numpy as np
 
+from lttd.abi.base import Abi, Headers
 from lttd.abi.ftrace import MISSED_EVENTS, MISSED_STORED, PageLayout
-from lttd.abi.table import FtraceAbi, Headers
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
 from lttd.view.notes import Notes
 from lttd.view.part import Selection
@@ -95,7 +95,7 @@ class PageMaker:
         """Yield the pages of *part*, some at a time; the last one stays open for what follows."""
         stream = part.stream
         abi = stream.abi
-        assert isinstance(abi, FtraceAbi)
+        assert abi is not None
         losses: dict[int, list[Gap]] = {}
         for gap in part.gaps:
             losses.setdefault(gap.row, []).append(gap)
@@ -131,7 +131,7 @@ class PageMaker:
     def _add(
         self,
         part: Selection,
-        abi: FtraceAbi,
+        abi: Abi,
         first: int,
         found: Headers,
         losses: dict[int, list[Gap]],

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from lttd.abi.ftrace import PageLayout
-from lttd.abi.table import FtraceAbi
+from lttd.abi.ftrace_abi import FtraceAbi
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
 from lttd.view.export import does_not_fit

@@ -11,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi import ftrace_events
-from lttd.abi.ftrace import PageLayout
-from lttd.abi.table import FtraceAbi
+from lttd.abi.ftrace import PageLayout, layout_of
 from lttd.stored import StoredStream
+from lttd.tracedir import Manifest, SegmentPaths
 from lttd.view.columns import gather
 from lttd.view.formats import EventName, EventType, Formats
 from lttd.view.merge import order_by_time
-from lttd.view.notes import WindowNotes
+from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, pages_of, within
-from lttd.view.trace import Segment
 from lttd.view.window import Piece, WindowStream
 
 U16 = npt.NDArray[np.uint16]
@@ -41,15 +40,14 @@ class FtraceContext(NamedTuple):
 class FtraceContexts:
     """See ``lttd.view.families.Contexts``."""
 
-    def __init__(self, segment: Segment, notes: WindowNotes) -> None:
-        self._tracefs = segment.paths.tracefs
+    def __init__(self, paths: SegmentPaths, manifest: Manifest, notes: TakesNotes) -> None:
+        self._tracefs = paths.tracefs
         self._notes = notes
         self._formats: dict[int, Formats] = {}
 
     def of(self, stream: StoredStream) -> FtraceContext:
         """Return a stream's layout, and the formats that it shares with others."""
-        assert isinstance(stream.abi, FtraceAbi)
-        layout = stream.abi.layout
+        layout = layout_of(stream.info, stream.byteorder)
         if layout.long_bytes not in self._formats:
             self._formats[layout.long_bytes] = Formats(
                 self._tracefs, layout.byteorder, layout.long_bytes, self._notes

@@ -17,13 +17,13 @@ from lttd.abi import ltt
 from lttd.abi.ltt_events import Channel, Walked, alike, walk
 from lttd.abi.ltt_markers import Marker
 from lttd.stored import StoredStream
+from lttd.tracedir import Manifest, SegmentPaths
 from lttd.view.formats import EventName, EventType
 from lttd.view.ltt.fields import MarkerRecords, format_of
 from lttd.view.ltt.markers import SegmentMarkers, channel_of
 from lttd.view.merge import order_by_time
-from lttd.view.notes import WindowNotes
+from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, pages_of, within
-from lttd.view.trace import Segment
 from lttd.view.window import Piece, WindowStream
 
 U16 = npt.NDArray[np.uint16]
@@ -35,10 +35,17 @@ I64 = npt.NDArray[np.int64]
 class LttContext:
     """What decoding one channel of a segment needs."""
 
-    def __init__(self, markers: SegmentMarkers, channel: str) -> None:
+    def __init__(self, markers: SegmentMarkers, channel: str, notes: TakesNotes) -> None:
         self.channel = channel
         self.markers = markers
+        self._notes = notes
         self._walking: dict[tuple[ltt.Layout, int], Channel] = {}
+
+    def refresh(self) -> None:
+        """Read the metadata that was recorded since, and note what cannot be read."""
+        self.markers.refresh()
+        self._notes.add(*self.markers.notes)
+        self.markers.notes.clear()
 
     def walking(self, layout: ltt.Layout) -> Channel:
         """Return what walking sub-buffers of *layout* needs to know, by what is known now."""
@@ -51,15 +58,16 @@ class LttContext:
 class LttContexts:
     """See ``lttd.view.families.Contexts``."""
 
-    def __init__(self, segment: Segment, _notes: WindowNotes) -> None:
-        self._markers = SegmentMarkers(segment.paths, segment.manifest)
+    def __init__(self, paths: SegmentPaths, manifest: Manifest, notes: TakesNotes) -> None:
+        self._markers = SegmentMarkers(paths, manifest)
+        self._notes = notes
         self._channels: dict[str, LttContext] = {}
 
     def of(self, stream: StoredStream) -> LttContext:
         """Return a channel's context, which its CPUs share."""
         channel = channel_of(stream)
         if channel not in self._channels:
-            self._channels[channel] = LttContext(self._markers, channel)
+            self._channels[channel] = LttContext(self._markers, channel, self._notes)
         return self._channels[channel]
 
 

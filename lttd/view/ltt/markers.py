@@ -16,10 +16,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.base import Headers
 from lttd.abi.ltt import Layout, is_metadata, layout_of
 from lttd.abi.ltt_events import Channel, alike, walk
 from lttd.abi.ltt_markers import Marker, Markers, core_markers
-from lttd.abi.table import Headers
 from lttd.errors import StorageError, TraceDamagedError
 from lttd.stored import StoredStream
 from lttd.tracedir import Manifest, SegmentPaths, segments_below
