@@ -12,17 +12,20 @@ Rule: iteration reads, nothing else does; memory holds one piece at a time.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lttd.abi.table import ABIS
 from lttd.stored import StoredStream
 from lttd.view.columns import EventBatch, EventRows
-from lttd.view.families import FAMILIES, Contexts
+from lttd.view.families import family_of
 from lttd.view.filters import Filter
 from lttd.view.notes import WindowNotes
 from lttd.view.times import Moment, Window, parse_moment
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import PIECE_BYTES, Piece, WindowStream, pieces
+
+if TYPE_CHECKING:
+    from lttd.view.family import Contexts
 
 When = int | str | Moment | None
 """Trace-clock units, or what the options ``--begin`` and ``--end`` take."""
@@ -107,9 +110,9 @@ class ClockGroup:
         self._filter = chosen
         self._notes = notes
         self._piece_bytes = piece_bytes
-        family = FAMILIES[kind]() if kind in FAMILIES else None
-        self._decoder = family.decoder(notes) if family else None
-        self._contexts = family.contexts if family else None
+        self.family = family_of(kind)
+        """What decodes, prints and names the events; None where nothing can."""
+        self._decoder = self.family.decoder(notes) if self.family else None
         self._context_of: dict[str, Contexts] = {}
         self.sources: list[WindowStream] = []
         self._opened: list[Segment] = []
@@ -120,10 +123,9 @@ class ClockGroup:
             self._add(segment)
 
     def _add(self, segment: Segment) -> None:
-        if self._contexts:
-            self._context_of[str(segment.paths.directory)] = self._contexts(
-                segment.paths, segment.manifest, self._notes
-            )
+        if self.family:
+            contexts = self.family.contexts(segment.paths, segment.manifest, self._notes)
+            self._context_of[str(segment.paths.directory)] = contexts
         for stream in segment.streams:
             self.add(stream)
 

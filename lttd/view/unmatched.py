@@ -22,16 +22,19 @@ def unmatched(
 ) -> list[str]:
     """Return a line for each thing asked for that is not there.
 
-    Names are looked for in saved formats, thus where all that was decoded is ftrace.
+    Names are looked for in saved formats, so only where every family saves them.
     """
     sources = [source for group in groups for source in group.sources]
     if not sources:
         return list(_cpus(groups, chosen))
     if told := _outside(groups):
         return [told]
-    if any(group.kind != "ftrace" for group in groups):
-        return []
-    formats = list(dict.fromkeys(source.context.formats for source in sources))
+    found: dict[Formats, None] = {}
+    for group in groups:
+        if group.family is None or group.family.formats_of is None:
+            return []
+        found |= dict.fromkeys(map(group.family.formats_of, group.sources))
+    formats = list(found)
     return [*_events(formats, chosen), *_fields(formats, chosen, fields or ())]
 
 

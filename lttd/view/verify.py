@@ -7,7 +7,7 @@ order opposite to writing (index, then data), so that growth is no finding.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,11 @@ from lttd.recover import holds_nothing
 from lttd.stored import Agreement, StoredStream, agreements, sound_headers
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason
 from lttd.tracedir import Manifest, SegmentPaths, StreamRecord
-from lttd.view.families import FAMILIES, Contexts
+from lttd.view.families import family_of
 from lttd.view.notes import Notes
+
+if TYPE_CHECKING:
+    from lttd.view.family import Contexts
 
 U64 = npt.NDArray[np.uint64]
 
@@ -137,9 +140,10 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
     notes = Notes()
     for record in manifest.streams:
         stream, kind, context = StoredStream(segment, manifest, record), record.info.abi, None
-        if events and stream.abi is not None and stream.abi.needs_context:
+        family = family_of(kind) if stream.abi is not None and stream.abi.needs_context else None
+        if events and family is not None:
             if kind not in contexts:
-                contexts[kind] = FAMILIES[kind]().contexts(segment, manifest, notes)
+                contexts[kind] = family.contexts(segment, manifest, notes)
             context = contexts[kind].of(stream)
         _StreamCheck(report, stream, context, growing=state == "live").run(events=events)
     report.notes += notes.told()

@@ -133,7 +133,7 @@ class Types:
 
 
 class BlktraceContexts:
-    """See ``lttd.view.families.Contexts``: records say themselves all that there is to know."""
+    """See ``lttd.view.family.Contexts``: records say themselves all that there is to know."""
 
     def __init__(self, paths: SegmentPaths, manifest: Manifest, notes: TakesNotes) -> None:
         pass

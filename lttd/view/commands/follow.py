@@ -8,7 +8,7 @@ Rule: a segment is over when its manifest says "closed", or when its lock has be
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lttd.beneath import close_fd
 from lttd.errors import LttdError
@@ -17,12 +17,15 @@ from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.stored import StoredStream
 from lttd.terminal import put, say
 from lttd.tracedir import LOCK, Manifest, SegmentPaths, segments
-from lttd.view.commands.text import Lines, Show, maker
+from lttd.view.commands.text import Show, maker
 from lttd.view.library import ClockGroup
 from lttd.view.notes import WindowNotes
 from lttd.view.times import EVERYTHING
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
+
+if TYPE_CHECKING:
+    from lttd.view.family import Lines
 
 POLL_S: Final = 0.2
 # From the first new entry of a flush to that of the last stream.

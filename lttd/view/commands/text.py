@@ -5,26 +5,21 @@ Rule: what cannot be shown is a line on stderr that says where and why; the rest
 
 import contextlib
 import ctypes
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final
 
-from lttd.abi.ftrace_format import Kind
 from lttd.terminal import is_terminal, put, say
-from lttd.view.addresses import Symbols
-from lttd.view.columns import EventBatch, EventRows
+from lttd.view.family import Lines, Printing
 from lttd.view.filters import Filter
-from lttd.view.ftrace.lines import Texter
+from lttd.view.json_lines import JsonLines
 from lttd.view.library import ClockGroup, EventWindow
-from lttd.view.losses import Loss
 from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.parallel import Noted, in_turn
 from lttd.view.progress import Progress
-from lttd.view.task_names import Names
-from lttd.view.times import COUNTING_CLOCKS, Window
+from lttd.view.times import Window
 from lttd.view.trace import Trace
 from lttd.view.unmatched import unmatched
 from lttd.view.window import FOREVER, PIECE_BYTES, Piece
@@ -35,14 +30,6 @@ MOST_JOBS: Final = 8
 MOST_NAMED: Final = 8
 # glibc malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD.
 MALLOC_OPTIONS: Final = ((-3, 256 << 20), (-1, 512 << 20), (-2, 64 << 20))
-
-
-class Lines(Protocol):
-    """Makes lines of batches."""
-
-    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
-        """Yield the lines of *batch*, some at a time; of those after *most* maybe none."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,108 +44,15 @@ class Show:
     jobs: int | None = None
 
 
-class JsonLines:
-    """An object per line."""
-
-    def __init__(self, names: Names | None, fields: Sequence[str] | None) -> None:
-        """*names*: None where events do not tell who ran, but of a channel of several."""
-        self._names = names
-        self._fields = fields
-
-    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
-        """Yield the lines of *batch*: events and, where they lie, losses."""
-        who = self._names.of(batch) if self._names else None
-        told: list[tuple[int, int, dict[str, Any]]] = [
-            (loss.time, -1, _loss_json(loss, channel=who is None)) for loss in batch.losses
-        ]
-        for rows in batch.by_type():
-            names = [n for n in rows.names if self._fields is None or n in self._fields]
-            columns = {name: _values(rows, name) for name in names}
-            if rows.kind.format is None:
-                columns = {"bytes": [raw.hex() for raw in rows.raw()]}
-            heads = zip(rows.rows.tolist(), rows.time.tolist(), rows.cpu.tolist(), strict=True)
-            for number, (at, when, cpu) in enumerate(heads):
-                fields = {name: _plain(values[number]) for name, values in columns.items()}
-                head: dict[str, Any] = {"time": when, "cpu": cpu}
-                if who is None:
-                    head["channel"] = rows.kind.system
-                else:
-                    head["comm"] = _plain(who[0]["comm"][who[1][at]].item())
-                    head["pid"] = int(batch.pid[at])
-                told.append((when, at, head | {"event": rows.kind.name, "fields": fields}))
-        told.sort(key=lambda one: one[:2])
-        yield b"".join(json.dumps(value).encode() + b"\n" for _, _, value in told)
-
-
-def _values(rows: EventRows, name: str) -> list[Any]:
-    """Return a field of each event; integers of any number as lists."""
-    field = rows.field(name)
-    if field.kind in (Kind.DYNAMIC, Kind.TAIL) and field.element_bytes > 1:
-        return rows.lists(name)
-    values: list[Any] = rows.column(name).tolist()
-    return values
-
-
-def _loss_json(loss: Loss, *, channel: bool) -> dict[str, Any]:
-    reason = loss.reason.name.lower() if loss.reason else None
-    unit = loss.unit.name.lower()
-    head = {"time": loss.time, "cpu": loss.cpu} | ({"channel": loss.channel} if channel else {})
-    return head | {"lost": loss.lost, "unit": unit, "reason": reason}
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-
-
 def maker(group: ClockGroup, show: Show, notes: TakesNotes) -> Lines:
-    """Return what makes the lines of one clock group; *notes* gets what it does without."""
-    return _LINES[group.kind](group, show, notes)
-
-
-def _ftrace_lines(group: ClockGroup, show: Show, notes: TakesNotes) -> Lines:
-    tracefs = [segment.paths.tracefs for segment in group.segments]
-    names = Names((path / "commands" for path in tracefs), notes)
+    """Return what makes the lines of one clock group; add notes about what it does without."""
+    family = group.family
+    assert family is not None  # else there are no sources
+    names = family.names(group.segments, notes)
     if show.json:
         return JsonLines(names, show.fields)
-    clock = group.segments[0].manifest.clock
-    return Texter(
-        names,
-        Symbols(tracefs[-1], notes),
-        nanoseconds=show.nanoseconds,
-        counting=clock in COUNTING_CLOCKS,
-        fields=show.fields,
-    )
-
-
-def _blktrace_lines(group: ClockGroup, show: Show, _notes: TakesNotes) -> Lines:
-    from lttd.view.blktrace.lines import BlkparseLines  # noqa: PLC0415  (when there is some)
-    from lttd.view.blktrace.process_names import BlktraceNames, first_time  # noqa: PLC0415
-
-    names = BlktraceNames(group.segments)
-    if show.json:
-        return JsonLines(names, show.fields)
-    if show.fields is not None:
-        return Texter(names, Symbols(), nanoseconds=show.nanoseconds, fields=show.fields)
-    streams = [
-        stream
-        for segment in group.segments
-        for stream in segment.streams
-        if stream.info.abi == group.kind
-    ]
-    return BlkparseLines(names, lambda: first_time(streams))
-
-
-def _ltt_lines(group: ClockGroup, show: Show, _notes: TakesNotes) -> Lines:
-    from lttd.view.ltt.lines import LttTexter  # noqa: PLC0415
-
-    return JsonLines(None, show.fields) if show.json else LttTexter(group.sources, show.fields)
-
-
-_LINES: Final[dict[str, Callable[[ClockGroup, Show, TakesNotes], Lines]]] = {
-    "ftrace": _ftrace_lines,
-    "blktrace": _blktrace_lines,
-    "ltt": _ltt_lines,
-}
+    printing = Printing(group.segments, group.sources, names, show.nanoseconds, show.fields)
+    return family.lines(printing, notes)
 
 
 def _keep_freed_memory() -> None:

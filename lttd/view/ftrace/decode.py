@@ -38,7 +38,7 @@ class FtraceContext(NamedTuple):
 
 
 class FtraceContexts:
-    """See ``lttd.view.families.Contexts``."""
+    """See ``lttd.view.family.Contexts``."""
 
     def __init__(self, paths: SegmentPaths, manifest: Manifest, notes: TakesNotes) -> None:
         self._tracefs = paths.tracefs

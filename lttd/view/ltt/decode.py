@@ -56,7 +56,7 @@ class LttContext:
 
 
 class LttContexts:
-    """See ``lttd.view.families.Contexts``."""
+    """See ``lttd.view.family.Contexts``."""
 
     def __init__(self, paths: SegmentPaths, manifest: Manifest, notes: TakesNotes) -> None:
         self._markers = SegmentMarkers(paths, manifest)

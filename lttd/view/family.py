@@ -1,0 +1,64 @@
+"""The seam to a family: how the viewer decodes, prints and names the events of one ABI.
+
+Rule: a family's own modules alone look into the contexts that it makes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from lttd.stored import StoredStream
+from lttd.tracedir import Manifest, SegmentPaths
+from lttd.view.columns import EventBatch
+from lttd.view.formats import Formats
+from lttd.view.notes import TakesNotes, WindowNotes
+from lttd.view.task_names import Names
+from lttd.view.trace import Segment
+from lttd.view.window import Piece, WindowStream
+
+
+class Contexts(Protocol):
+    """What decoding needs to know of one segment's streams."""
+
+    def of(self, stream: StoredStream) -> Any:  # noqa: ANN401  (the family's own)
+        """Return what the decoder finds as ``source.context``."""
+        ...
+
+
+class Decoder(Protocol):
+    """Makes batches of pieces; one serves all pieces of a window."""
+
+    def batch(self, piece: Piece, sources: Sequence[WindowStream]) -> EventBatch:
+        """Decode one piece; the batch takes the window's new notes."""
+        ...
+
+
+class Lines(Protocol):
+    """Makes lines of batches."""
+
+    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
+        """Yield the lines of *batch*, some at a time; it may stop after *most* events."""
+        ...
+
+
+class Printing(NamedTuple):
+    """The events that are printed, and how."""
+
+    segments: Sequence[Segment]
+    sources: Sequence[WindowStream]
+    names: Names | None
+    nanoseconds: bool
+    fields: tuple[str, ...] | None
+    """Only these, as ``name=value``; None: the family's own form."""
+
+
+class Family(NamedTuple):
+    """How the events of one ABI are decoded, printed and named."""
+
+    contexts: Callable[[SegmentPaths, Manifest, TakesNotes], Contexts]
+    decoder: Callable[[WindowNotes], Decoder]
+    names: Callable[[Sequence[Segment], TakesNotes], Names | None]
+    """Returns the names of tasks, and adds notes; None: events do not state who ran."""
+    lines: Callable[[Printing, TakesNotes], Lines]
+    """Returns the maker of lines, and adds notes about what it does without."""
+    formats_of: Callable[[WindowStream], Formats] | None = None
+    """Returns the formats that were saved before the events; None: the family saves none."""

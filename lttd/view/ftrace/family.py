@@ -1,0 +1,38 @@
+"""Ftrace's family; see ``lttd.view.family``."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from lttd.view.addresses import Symbols
+from lttd.view.family import Family, Lines, Printing
+from lttd.view.ftrace.decode import FtraceContexts, FtraceDecoder
+from lttd.view.notes import TakesNotes
+from lttd.view.task_names import Names
+from lttd.view.times import COUNTING_CLOCKS
+from lttd.view.trace import Segment
+
+
+def _names(segments: Sequence[Segment], notes: TakesNotes) -> Names:
+    return Names((segment.paths.tracefs / "commands" for segment in segments), notes)
+
+
+def _lines(printing: Printing, notes: TakesNotes) -> Lines:
+    from lttd.view.ftrace.lines import Texter  # noqa: PLC0415  (not to count, nor to export)
+
+    assert printing.names is not None
+    return Texter(
+        printing.names,
+        Symbols(printing.segments[-1].paths.tracefs, notes),
+        nanoseconds=printing.nanoseconds,
+        counting=printing.segments[0].manifest.clock in COUNTING_CLOCKS,
+        fields=printing.fields,
+    )
+
+
+FAMILY: Final = Family(
+    FtraceContexts,
+    FtraceDecoder,
+    _names,
+    _lines,
+    formats_of=lambda source: source.context.formats,
+)

@@ -1,0 +1,63 @@
+"""Batches -> a JSON object per event and loss, for every family alike."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lttd.abi.ftrace_format import Kind
+from lttd.view.columns import EventBatch, EventRows
+from lttd.view.losses import Loss
+from lttd.view.task_names import Names
+
+
+class JsonLines:
+    """An object per line."""
+
+    def __init__(self, names: Names | None, fields: Sequence[str] | None) -> None:
+        """*names*: None where events do not state who ran; lines then name the channel."""
+        self._names = names
+        self._fields = fields
+
+    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
+        """Yield the lines of *batch*: events and, where they lie, losses."""
+        who = self._names.of(batch) if self._names else None
+        told: list[tuple[int, int, dict[str, Any]]] = [
+            (loss.time, -1, _loss_json(loss, channel=who is None)) for loss in batch.losses
+        ]
+        for rows in batch.by_type():
+            names = [n for n in rows.names if self._fields is None or n in self._fields]
+            columns = {name: _values(rows, name) for name in names}
+            if rows.kind.format is None:
+                columns = {"bytes": [raw.hex() for raw in rows.raw()]}
+            heads = zip(rows.rows.tolist(), rows.time.tolist(), rows.cpu.tolist(), strict=True)
+            for number, (at, when, cpu) in enumerate(heads):
+                fields = {name: _plain(values[number]) for name, values in columns.items()}
+                head: dict[str, Any] = {"time": when, "cpu": cpu}
+                if who is None:
+                    head["channel"] = rows.kind.system
+                else:
+                    head["comm"] = _plain(who[0]["comm"][who[1][at]].item())
+                    head["pid"] = int(batch.pid[at])
+                told.append((when, at, head | {"event": rows.kind.name, "fields": fields}))
+        told.sort(key=lambda one: one[:2])
+        yield b"".join(json.dumps(value).encode() + b"\n" for _, _, value in told)
+
+
+def _values(rows: EventRows, name: str) -> list[Any]:
+    """Return a field of each event; integers of any number as lists."""
+    field = rows.field(name)
+    if field.kind in (Kind.DYNAMIC, Kind.TAIL) and field.element_bytes > 1:
+        return rows.lists(name)
+    values: list[Any] = rows.column(name).tolist()
+    return values
+
+
+def _loss_json(loss: Loss, *, channel: bool) -> dict[str, Any]:
+    reason = loss.reason.name.lower() if loss.reason else None
+    unit = loss.unit.name.lower()
+    head = {"time": loss.time, "cpu": loss.cpu} | ({"channel": loss.channel} if channel else {})
+    return head | {"lost": loss.lost, "unit": unit, "reason": reason}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
