@@ -142,9 +142,9 @@ def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
     from lttd.view.export import FORMATS  # noqa: PLC0415
 
     command = _add(commands, "export", _export, "convert a trace for other tools")
-    formats = ", ".join(FORMATS)
+    formats = ", ".join(f"{name} ({each.help})" for name, each in FORMATS.items())
     command.add_argument(
-        "--to", metavar="FORMAT", choices=FORMATS, required=True, help=f"one of {formats}"
+        "--to", metavar="FORMAT", choices=FORMATS, required=True, help=f"one of: {formats}"
     )
     _add_window(command)
     text = "file or directory to make; must not exist; for parquet also a URL that fsspec can write"

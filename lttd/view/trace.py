@@ -6,7 +6,8 @@ whole.
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -45,6 +46,13 @@ class Segment:
         self.streams = [
             StoredStream(paths, self.manifest, record) for record in self.manifest.streams
         ]
+
+    def only(self, abis: Set[str]) -> "Segment":
+        """Return the segment without streams of other ABIs."""
+        some = copy(self)
+        vars(some).pop("span", None)
+        some.streams = [stream for stream in self.streams if stream.info.abi in abis]
+        return some
 
     @cached_property
     def conversion(self) -> Conversion | None:
@@ -94,6 +102,16 @@ class Trace:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}, {counted(len(self.segments), 'segment')}>"
+
+    def only(self, abis: Set[str]) -> "Trace":
+        """Return the trace without streams of other ABIs, and without segments of these alone."""
+        some = copy(self)
+        for derived in ("spans", "span"):
+            vars(some).pop(derived, None)
+        vars(some).update(removed=self.removed)  # what is left out here is not missing
+        of_abis = (segment.only(abis) for segment in self.segments)
+        some.segments = [segment for segment in of_abis if segment.streams]
+        return some
 
     def _open(self, paths: SegmentPaths) -> None:
         try:

@@ -1,45 +1,54 @@
-"""``lttv export``: a trace as other tools want it.  One module a format, loaded when it is used.
+"""FORMATS: ``lttv export``, a trace as other tools want it.  One module a format, loaded when used.
 
-Rule: a module has ``export(trace, window, out) -> lines``: it makes a file or directory at *out*,
-which is not there yet, and returns what is to be told, line by line; memory does not grow with the
-trace.
+Rule: a module has ``export(trace, window, out, disk) -> lines``: it makes a file or directory at
+*out*, which does not exist, and returns lines for the user; memory does not grow with the trace.
+Rule: a module gets only streams whose ABI its row takes, and does not ask which they are.
 """
 
+from collections.abc import Set
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
+
+from lttd.view.families import FAMILIES
 
 if TYPE_CHECKING:
     from lttd.errors import UsageError
     from lttd.files import Disk
     from lttd.view.times import Window
-    from lttd.view.trace import Trace
+    from lttd.view.trace import Segment, Trace
 
 
-class Target(NamedTuple):
-    """What makes a format, and of what."""
+class Format(NamedTuple):
+    """One format of ``--to``."""
 
     module: str
-    takes: str | None
-    """The ABI of the sub-buffers that fit; None: all that can be decoded."""
+    takes: Set[str]
+    """The ABIs of the sub-buffers that it can be made of."""
+    help: str
+    leaves_out: bool = False
+    """Whether streams of other ABIs are left out with a note; if not, they are refused."""
 
 
-FORMATS: Final[dict[str, Target]] = {
-    "trace.dat": Target("lttd.view.export.tracedat", "ftrace"),
-    "ctf": Target("lttd.view.export.ctf", "ftrace"),
-    "parquet": Target("lttd.view.export.parquet", None),
-    "perfetto": Target("lttd.view.export.perfetto", "ftrace"),
-    "blktrace": Target("lttd.view.export.blktrace", "blktrace"),
-    "ltt": Target("lttd.view.export.ltt", "ltt"),
+FORMATS: Final = {
+    "trace.dat": Format("lttd.view.export.tracedat", {"ftrace"}, "trace-cmd, KernelShark"),
+    "ctf": Format("lttd.view.export.ctf", {"ftrace"}, "babeltrace2, Trace Compass"),
+    "parquet": Format(
+        "lttd.view.export.parquet", FAMILIES.keys(), "DuckDB, Spark, Polars", leaves_out=True
+    ),
+    "perfetto": Format(
+        "lttd.view.export.perfetto", {"ftrace"}, "text for ui.perfetto.dev", leaves_out=True
+    ),
+    "blktrace": Format("lttd.view.export.blktrace", {"blktrace"}, "blkparse, btt"),
+    "ltt": Format("lttd.view.export.ltt", {"ltt"}, "LTTV, and others of LTTng 0.x"),
 }
-"""What ``--to`` takes, and what does it."""
 
 
 class Exporter(Protocol):
-    """What a module of FORMATS is."""
+    """The interface of a module of FORMATS."""
 
     def export(self, trace: "Trace", window: "Window", out: Path, disk: "Disk") -> list[str]:
-        """Write what *window* holds to *out*, by *disk* alone; return what is to be told.
+        """Write what *window* holds to *out*, by *disk* alone; return lines for the user.
 
         Raises:
             UsageError: this trace cannot be in that format.
@@ -51,10 +60,10 @@ class Exporter(Protocol):
 
 
 class UrlExporter(Exporter, Protocol):
-    """One that can write where there are no paths."""
+    """An exporter that can write where there are no paths."""
 
     def export_url(self, trace: "Trace", window: "Window", url: str) -> list[str]:
-        """Write to *url*; what is there of it after a failure is for who owns the place."""
+        """Write to *url*; after a failure its owner removes what was written."""
         ...
 
 
@@ -73,33 +82,63 @@ def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[s
         exporter = cast("Exporter", import_module(FORMATS[to].module))
     except ImportError as error:
         raise UsageError(f"{to} needs {error.name}: pip install 'lttd[{to}]'") from None
-    kinds = {stream.info.abi for segment in trace.segments for stream in segment.streams}
-    if not kinds & _taken(to):
-        raise does_not_fit(str(trace.path), kinds, to)
+    fitting, left_out = _fitting(trace, window, to)
     if "://" in str(out):
         if not hasattr(exporter, "export_url"):
             raise UsageError(f"{out}: {to} is written to a path, not to a URL")
-        return cast("UrlExporter", exporter).export_url(trace, window, str(out))
+        return left_out + cast("UrlExporter", exporter).export_url(fitting, window, str(out))
     disk = Disk()
     with new_output(Path(out), disk, trace) as made:
-        return exporter.export(trace, window, made, disk)
+        return left_out + exporter.export(fitting, window, made, disk)
 
 
-def _taken(to: str) -> set[str]:
-    """Return the ABIs whose sub-buffers a format can be made of."""
-    from lttd.view.families import FAMILIES  # noqa: PLC0415
+def _fitting(trace: "Trace", window: "Window", to: str) -> tuple["Trace", list[str]]:
+    """Return what of *trace* the format takes, and lines about what is left out.
 
-    takes = FORMATS[to].takes
-    return {takes} if takes else set(FAMILIES)
+    Raises:
+        UsageError: it takes nothing of it, or not all that lies in the window.
+        TraceDamagedError: a manifest describes sub-buffers that cannot be.
+    """
+    format_ = FORMATS[to]
+    held = {abi for segment in trace.segments for abi in _abis(segment)}
+    if not held & format_.takes:
+        raise _does_not_fit(str(trace.path), held, to)
+    if format_.leaves_out:
+        others = sorted(held - format_.takes)
+        left_out = [f"{abi} does not fit into {to}: left out" for abi in others]
+        return (trace.only(format_.takes) if others else trace), left_out
+    for segment in trace.segments:
+        _refuse_what_does_not_fit(segment, window, to)
+    return (trace if held <= format_.takes else trace.only(format_.takes)), []
 
 
-def does_not_fit(where: str, kinds: set[str], to: str) -> "UsageError":
+def _refuse_what_does_not_fit(segment: "Segment", window: "Window", to: str) -> None:
+    from lttd.errors import TraceDamagedError  # noqa: PLC0415
+    from lttd.view.part import parts_within  # noqa: PLC0415
+
+    misfits = _abis(segment) - FORMATS[to].takes
+    unreadable = [one for one in segment.streams if one.abi is None and one.info.abi not in misfits]
+    if not misfits and not unreadable:
+        return
+    if all(part.empty for part in parts_within(segment, window)):
+        return
+    if misfits:
+        raise _does_not_fit(segment.paths.directory.name, _abis(segment), to)
+    what = f"{unreadable[0].name}: describes sub-buffers that cannot be"
+    raise TraceDamagedError(segment.paths.manifest, 0, what)
+
+
+def _abis(segment: "Segment") -> set[str]:
+    return {stream.info.abi for stream in segment.streams}
+
+
+def _does_not_fit(where: str, held: set[str], to: str) -> "UsageError":
     """Return the error that says what *where* holds, what the format takes, and what fits."""
     from lttd.errors import UsageError  # noqa: PLC0415
 
-    held = " and ".join(sorted(kinds)) or "nothing"
-    taken = ", ".join(sorted(_taken(to)))
-    fit = ", ".join(name for name in FORMATS if kinds <= _taken(name)) or "none"
+    taken = ", ".join(sorted(FORMATS[to].takes))
+    fit = ", ".join(name for name, each in FORMATS.items() if held <= each.takes) or "none"
     return UsageError(
-        f"{where}: holds {held}, and --to {to} takes only {taken}; formats for it: {fit}"
+        f"{where}: holds {' and '.join(sorted(held)) or 'nothing'}, and --to {to} takes only"
+        f" {taken}; formats for it: {fit}"
     )

@@ -21,7 +21,6 @@ from lttd.abi.blktrace import Layout, layout_of, records_at, walk
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
 from lttd.view.blktrace.process_names import NOTES_FILE, noted_records
-from lttd.view.export import does_not_fit
 from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
 from lttd.view.part import Selection, parts_within
@@ -39,7 +38,7 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     found = [(s, parts) for s, parts in found if any(not part.empty for part in parts)]
     if not found:
         raise NotATraceError(nothing_within(trace))
-    _refuse_others(trace, [segment for segment, _ in found])
+    _refuse_several_boots(trace, [segment for segment, _ in found])
     disk.make_directory(out)
     writing = _Writing(disk, out)
     try:
@@ -50,11 +49,7 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     return writing.told()
 
 
-def _refuse_others(trace: Trace, used: list[Segment]) -> None:
-    for segment in used:
-        others = {stream.info.abi for stream in segment.streams} - {"blktrace"}
-        if others:
-            raise does_not_fit(segment.paths.directory.name, others, "blktrace")
+def _refuse_several_boots(trace: Trace, used: list[Segment]) -> None:
     boots = {segment.manifest.machine.get("boot_id") for segment in used}
     if len(boots) > 1:
         raise UsageError(

@@ -17,12 +17,10 @@ from typing import Final
 import numpy as np
 
 from lttd.abi import ftrace_events
-from lttd.abi.ftrace import PageLayout
-from lttd.abi.ftrace_abi import FtraceAbi
-from lttd.errors import NotATraceError
+from lttd.abi.ftrace import PageLayout, layout_of
+from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
 from lttd.index import PAST_ALL
-from lttd.view.export import does_not_fit
 from lttd.view.export.ctf_events import COMMON_BYTES, I64, U8, Encoder, Events, Types
 from lttd.view.export.ctf_metadata import metadata
 from lttd.view.export.pages import Tally
@@ -61,11 +59,10 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
 def _export_segment(
     segment: Segment, parts: list[Selection], window: Window, disk: Disk, out: Path, tally: Tally
 ) -> None:
-    layouts = {part.stream.abi.layout for part in parts if isinstance(part.stream.abi, FtraceAbi)}
-    if len(layouts) != 1 or any(part.stream.abi is None for part in parts):
-        kinds = {part.stream.info.abi for part in parts}
-        raise does_not_fit(segment.paths.directory.name, kinds, "ctf")
-    layout = layouts.pop()
+    layout, *others = {layout_of(one.stream.info, one.stream.byteorder) for one in parts}
+    if others:
+        name = segment.paths.directory.name
+        raise UsageError(f"{name}: its streams differ in sub-buffer size, of which CTF has one")
     formats = Formats(segment.paths.tracefs, layout.byteorder, layout.long_bytes, tally.notes)
     types = Types(formats, layout.byteorder)
     disk.make_directory(out)

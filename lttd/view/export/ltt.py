@@ -19,7 +19,6 @@ from lttd.errors import NotATraceError, TraceDamagedError, UsageError
 from lttd.files import Disk, File
 from lttd.stored import StoredStream
 from lttd.subbuffer import Reason
-from lttd.view.export import does_not_fit
 from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
 from lttd.view.part import Selection, parts_within
@@ -38,7 +37,7 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     within = any(not part.empty for _, parts in found for part in parts)
     if not within and not (found and window.everything):
         raise NotATraceError(nothing_within(trace))
-    _refuse_what_does_not_fit(trace, [segment for segment, _ in found])
+    _refuse_several_traces(trace, [segment for segment, _ in found])
     tally = _Tally()
     disk.make_directory(out)
     files: dict[Path, int] = {}
@@ -70,13 +69,11 @@ class _Tally:
         return [*self.notes.told(), held + lost]
 
 
-def _refuse_what_does_not_fit(trace: Trace, segments: list[Segment]) -> None:
+def _refuse_several_traces(trace: Trace, segments: list[Segment]) -> None:
     starts: dict[int, str] = {}
     for segment in segments:
         name = segment.paths.directory.name
         for stream in segment.streams:
-            if stream.info.abi != "ltt":
-                raise does_not_fit(name, {stream.info.abi}, "ltt")
             start = _start_of(stream)
             if start is not None:
                 starts.setdefault(start, name)

@@ -115,17 +115,14 @@ class SystraceTexter(Texter):
 
 def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
-    found = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES)
-    every = found.clocks()
-    groups = [each for each in every if each.kind == "ftrace"]
-    others = sorted({each.kind for each in every} - {"ftrace"})
+    groups = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES).clocks()
     clocks = sorted({segment.manifest.clock for group in groups for segment in group.segments})
     if len(groups) > 1 or COUNTING_CLOCKS & set(clocks):
         raise UsageError(
             f"{trace.path}: Perfetto's text has one clock, in seconds, and this trace {clocks} of"
             f" {len(groups)} recordings: export one segment, recorded with --clock mono"
         )
-    notes = Notes(f"{kind} does not fit into Perfetto's text: left out" for kind in others)
+    notes = Notes()
     events = losses = 0
     with disk.create(out) as file:
         file.write(HEADER)

@@ -21,11 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from lttd.abi.ftrace import PageLayout
-from lttd.abi.ftrace_abi import FtraceAbi
+from lttd.abi.ftrace import PageLayout, layout_of
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
-from lttd.view.export import does_not_fit
 from lttd.view.export.pages import PageMaker, Tally
 from lttd.view.ftrace.saved import SavedFiles
 from lttd.view.output import nothing_within
@@ -87,15 +85,13 @@ def _common_layout(trace: Trace, used: list[Segment]) -> PageLayout:
     """Return the layout that all share.
 
     Raises:
-        UsageError: they do not, or are no ftrace.
+        UsageError: they do not.
     """
     kinds: dict[tuple[object, ...], PageLayout] = {}
     for segment in used:
         for stream in segment.streams:
-            if not isinstance(stream.abi, FtraceAbi):
-                raise does_not_fit(segment.paths.directory.name, {stream.info.abi}, "trace.dat")
             machine = segment.manifest.machine.get("boot_id")
-            layout = stream.abi.layout
+            layout = layout_of(stream.info, stream.byteorder)
             kinds.setdefault((layout, segment.manifest.clock, machine), layout)
     if len(kinds) > 1:
         raise UsageError(
