@@ -3,16 +3,12 @@
 import argparse
 from typing import Any, Final
 
+from lttd.sources.table import SOURCES
 from lttd.usage import Parser, ShowVersion
 
 _EPILOG: Final = """\
 SPEC is KIND[:TARGET][,key=value]...
-  ftrace            a tracefs instance that lttd creates and removes (the default)
-  ftrace:INSTANCE   an instance that exists; ftrace:/ is the top-level buffer
-  blktrace:/dev/X   the block layer's trace of a device (keys: docs/BLKTRACE.md)
-  relay:DIR         every relay channel below DIR (keys: docs/RELAY.md)
-  replay:DIR        files of whole sub-buffers with their padding: fixtures, old traces
-  ltt:DIR           the channels of an LTTng 0.x trace: DEBUGFS/ltt/NAME
+{sources}
 
 Sizes: 4096, 64K, 4M.  Durations: 100ms, 1s, 5m.
 Exit status: 0 recorded; 1 recording failed part way (the stored data is whole and readable);
@@ -26,13 +22,20 @@ class _Parser(Parser):
         super().error(message)
 
 
+def _sources() -> str:
+    """Return the forms of a SPEC, a line each."""
+    forms = [form for row in SOURCES.values() for form in row.help.items()]
+    width = max(len(form) for form, _ in forms)
+    return "\n".join(f"  {form:{width}}   {text}" for form, text in forms)
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of lttd's command line; it has no defaults, because TOML comes first."""
     parser = _Parser(
         prog="lttd",
         usage="lttd --trace-dir DIR [--source SPEC]... [options] [-- COMMAND...]",
         description="Record the kernel's per-CPU trace buffers, without padding or silent loss.",
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(sources=_sources()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

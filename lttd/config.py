@@ -25,20 +25,14 @@ from lttd.parsers import (
     parse_path,
     shown,
 )
+from lttd.sources.table import CHANNEL_ROOT, DEFAULT, SOURCES, is_list
 
 _KIND: Final = re.compile(r"([a-z]+)(?:\Z|[:,])")
 # A comma before a key, unless it is escaped.
 _KEY: Final = re.compile(r"(?<!\\),(?=[a-z-]+=)")
 
-KINDS: Final = ("ftrace", "blktrace", "relay", "replay", "ltt")
-# The targets of all other kinds are paths.
-_NAMED_KIND: Final = "ftrace"
-# Keys of a SPEC that are also options of the command line, if there is one source.
-SOURCE_KEYS: Final[tuple[str, ...]] = (
-    "events", "buffer-size", "subbuffer-size", "clock", "overwrite", "trace-self", "kallsyms",
-)  # fmt: skip
-# Keys of a SPEC that hold lists; repetitions add up.
-LIST_KEYS: Final = ("events", "actions")
+# Keys of a SPEC that are also options of the command line, for the one source.
+SOURCE_KEYS: Final = tuple(SOURCES[DEFAULT].keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +57,8 @@ def _as_text(value: object) -> str:
 def parse_spec(text: str) -> SourceSpec:
     """Parse ``KIND[:TARGET][,key=value]...``; ``\\,`` is a comma that does not begin a key."""
     found = _KIND.match(text)
-    if not found or found[1] not in KINDS:
-        kinds = ", ".join(KINDS)
+    if not found or found[1] not in SOURCES:
+        kinds = ", ".join(SOURCES)
         raise UsageError(f"source {shown(text)}: the part before ':' must be one of {kinds}")
     kind = found[1]
     head, *pairs = [part.replace("\\,", ",") for part in _KEY.split(text)]
@@ -72,15 +66,16 @@ def parse_spec(text: str) -> SourceSpec:
         raise UsageError(f"source {shown(text)}: after {kind!r} comes ':TARGET' or ',key=value'")
     options: dict[str, Any] = {}
     for key, _, value in (pair.partition("=") for pair in pairs):
-        is_list = key in LIST_KEYS and key in options
-        options[key] = f"{options[key]},{value}" if is_list else value
+        adds_up = key in options and is_list(kind, key)
+        options[key] = f"{options[key]},{value}" if adds_up else value
     return SourceSpec(kind, _target(kind, head[len(kind) + 1 :]), options)
 
 
 def _target(kind: str, written: str | None) -> str | None:
     if not written:
         return None
-    return written if kind == _NAMED_KIND else parse_named(f"source {kind}:", parse_path, written)
+    target: str = parse_named(f"source {kind}:", SOURCES[kind].parse_target, written)
+    return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +237,12 @@ def _sources(values: dict[str, Any], from_file: Mapping[str, Any]) -> tuple[Sour
         for item in _listed(values.get("source", []))
     ]
     roots = _listed(values.get("channel-root", []))
-    specs += [SourceSpec("ltt", _target("ltt", str(root))) for root in roots]
+    specs += [SourceSpec(CHANNEL_ROOT, _target(CHANNEL_ROOT, str(root))) for root in roots]
     if "ltt-channels" in values:
         specs = [_with(spec, {"channels": values["ltt-channels"]}) for spec in specs]
     common = {key: values[key] for key in SOURCE_KEYS if key in values}
     if not specs:
-        specs = [SourceSpec("ftrace")]
+        specs = [SourceSpec(DEFAULT)]
     elif len(specs) > 1 and common:
         example = next(iter(common))
         raise UsageError(f"with several sources, write {example} in each SPEC: ,{example}=...")
@@ -269,8 +264,8 @@ def _with(spec: SourceSpec, options: Mapping[str, Any]) -> SourceSpec:
 def _from_table(table: dict[str, Any]) -> SourceSpec:
     options = dict(table)
     kind, target = options.pop("kind", None), options.pop("target", None)
-    if kind not in KINDS:
-        raise UsageError(f"[[source]]: kind must be one of {', '.join(KINDS)}, not {shown(kind)}")
+    if not isinstance(kind, str) or kind not in SOURCES:
+        raise UsageError(f"[[source]]: kind must be one of {', '.join(SOURCES)}, not {shown(kind)}")
     if not isinstance(target, str | None):
         raise UsageError(f"[[source]]: target {shown(target)}: write a string")
     return SourceSpec(kind, _target(kind, target), options)

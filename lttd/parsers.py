@@ -75,6 +75,23 @@ def parse_list(value: object) -> tuple[str, ...]:
     return tuple(part for part in parts if part)
 
 
+def parse_events(value: object) -> tuple[str, ...]:
+    """Read globs of events, as parse_list() does; at least one."""
+    globs = parse_list(value)
+    if not globs:
+        written = ",".join(map(str, value)) if isinstance(value, list) else value
+        raise UsageError(f"{shown(written)} names no event; write globs such as 'sched:*,irq:*'")
+    return globs
+
+
+def parse_sectors(value: object) -> tuple[int, int]:
+    """Read ``2048-4095``: the first and the last sector."""
+    found = re.fullmatch(r"(\d{1,18})-(\d{1,18})", str(value), re.ASCII)
+    if found is None or int(found[1]) > int(found[2]):
+        raise UsageError(f"{shown(value)}: write FIRST-LAST, as 2048-4095")
+    return int(found[1]), int(found[2])
+
+
 def parse_path(value: object) -> str:
     """Return a path with ``~`` and ``~user`` expanded, as a shell does at the begin of a word."""
     path = str(value)

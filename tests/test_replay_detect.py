@@ -8,12 +8,14 @@ import pytest
 from lttd.config import SourceSpec
 from lttd.errors import UsageError
 from lttd.sources.registry import open_source
-from lttd.sources.replay.detect import detect
+from lttd.sources.replay.source import detect
+from lttd.sources.table import SOURCES
 from lttd.subbuffer import BufferPool
 from tests.fakes import page
 from tests.segment_builder_ltt import LttBuffer, Tracer, write_trace
 from tests.test_abi_blktrace import record
 
+REPLAYS = SOURCES["replay"].replays
 PAGE = page(1000, b"\x01\0\0\0\x01\0\0\0")
 
 
@@ -79,6 +81,6 @@ def test_a_ctf_trace_is_named_and_refused(tmp_path: Path, head: bytes) -> None:
 def test_a_directory_of_unknown_files_is_not_detected(tmp_path: Path) -> None:
     put(tmp_path, "notes.txt", b"hello")
     put(tmp_path, "metadata", b"other")
-    assert detect(tmp_path) is None
+    assert detect(tmp_path, REPLAYS) is None
     with pytest.raises(UsageError, match="is not a directory"):
-        detect(tmp_path / "notes.txt")
+        detect(tmp_path / "notes.txt", REPLAYS)

@@ -13,6 +13,7 @@ from lttd.abi.blktrace import CATEGORIES
 from lttd.abi.framing import more_of, parse_framing
 from lttd.cli import main
 from lttd.errors import LockedError, NothingToRecordError, SourceError, UsageError
+from lttd.parsers import parse_sectors
 from lttd.sources.base import Nothing
 from lttd.sources.blktrace.device import (
     SETUP_STRUCT,
@@ -20,7 +21,6 @@ from lttd.sources.blktrace.device import (
     BlockTrace,
     Claim,
     missing_cpus,
-    parse_sectors,
 )
 from lttd.sources.blktrace.rows import Noted, RecordBook
 from lttd.sources.blktrace.stream import AbsentStream, BlktraceStream, Dropped

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lttd.config import SourceSpec
 from lttd.errors import NothingToRecordError, SourceError, UsageError
 from lttd.sources.base import Nothing, When
-from lttd.sources.replay.source import ReplaySource, open_replay
+from lttd.sources.registry import open_source
+from lttd.sources.replay.ftrace import ReplaySource, open_replay
 from lttd.sources.tracefs import parse_stats
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, Unit
 from tests.fakes import event, page
@@ -236,8 +238,8 @@ def test_an_impossible_replay_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a directory"):
         open_replay(tmp_path / "none", BufferPool())
     (tmp_path / "cpu0.a").write_bytes(b"")
-    with pytest.raises(UsageError, match="a replay reads ftrace"):
-        open_replay(tmp_path, BufferPool(), abi="vhs")
+    with pytest.raises(UsageError, match="a replay reads ftrace, ltt, blktrace"):
+        open_source(SourceSpec("replay", str(tmp_path), {"abi": "vhs"}), BufferPool())
     with pytest.raises(UsageError, match="at most"):
         open_replay(tmp_path, BufferPool(take_bytes=4096), subbuffer_bytes=8192)
     (tmp_path / "cpu0.b").write_bytes(b"")

@@ -13,8 +13,9 @@ from lttd.config import SourceSpec
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.sources.base import Nothing
 from lttd.sources.registry import open_source
-from lttd.sources.replay.detect import detect
 from lttd.sources.replay.ltt import LttReplaySource, open_ltt_replay
+from lttd.sources.replay.source import detect
+from lttd.sources.table import SOURCES
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, Unit
 from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace
 
@@ -25,6 +26,8 @@ TRACERS = [
     Tracer(minor=minor, order=order, pointer_bytes=pointer, alignment=pointer)
     for minor, (order, pointer) in product(range(7), [("<", 4), (">", 8)])
 ]
+
+REPLAYS = SOURCES["replay"].replays
 
 
 def busy(tracer: Tracer, *, events: int = 900, count: int = 64) -> LttBuffer:
@@ -250,7 +253,7 @@ def test_a_file_without_a_sub_buffer_is_left_out_with_the_reason(
 
 def test_a_directory_without_channels_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes_1").write_text("no channel")
-    assert getattr(detect(tmp_path), "abi", None) != "ltt"
+    assert getattr(detect(tmp_path, REPLAYS), "abi", None) != "ltt"
     with pytest.raises(NothingToRecordError, match=r"no channel of LTTng 0\.x.*too few"):
         opened(tmp_path, abi="ltt")
     with pytest.raises(UsageError, match="not a directory"):

@@ -22,6 +22,8 @@ Buffer = bytes | bytearray | memoryview
 I64 = npt.NDArray[np.int64]
 Records = npt.NDArray[np.void]
 
+NAME: Final = "blktrace"
+"""The name of this ABI, and of the framing of channels that hold its records."""
 MAGIC: Final = 0x65617400
 """The magic of every record; its lowest byte is the version."""
 RECORD_BYTES: Final = {7: 48, 8: 64}

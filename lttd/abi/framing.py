@@ -81,8 +81,22 @@ class Scan(NamedTuple):
     last_sequence: int | None
 
 
+UNKNOWN: Final = "relay"
+"""The ABI of records that nothing decodes."""
+
+
 class Framing(Protocol):
     """The rule by which records follow each other."""
+
+    @property
+    def abi(self) -> str:
+        """The ABI of the sub-buffers that are made of such records."""
+        ...
+
+    @property
+    def numbers_lost(self) -> bool:
+        """Whether a record that the tracer could not store has a number, too."""
+        ...
 
     @property
     def unit_bytes(self) -> int:
@@ -136,6 +150,9 @@ def _gather(data: memoryview, offsets: I64, at: int, dtype: str) -> U64:
 @dataclass(frozen=True, slots=True)
 class _Fields:
     """The offsets of time (u64, ns) and sequence number (u32) in each record; None: absent."""
+
+    abi: ClassVar[str] = UNKNOWN
+    numbers_lost: ClassVar[bool] = True
 
     time_at: int | None = None
     sequence_at: int | None = None
@@ -249,6 +266,9 @@ class Blktrace:
 
     order: str = "<"
     """``<`` or ``>``."""
+    abi: ClassVar[str] = blktrace.NAME
+    numbers_lost: ClassVar[bool] = False
+    """A missing number was stored, and is lost with its bytes."""
     unit_bytes: ClassVar[int] = 1
     """The pdu after a record has any size."""
     head_bytes: ClassVar[int] = 48
@@ -311,7 +331,7 @@ def parse_framing(
         UsageError: there is no such framing, or it cannot have these fields.
     """
     kind, _, size = text.partition(":")
-    if kind == "blktrace" and not size:
+    if kind == blktrace.NAME and not size:
         if (time_at, sequence_at) != (None, None):
             raise UsageError("framing blktrace has its own time and sequence")
         return Blktrace(order)

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.clock import Snapshot
 from lttd.health import Health
-from lttd.subbuffer import Batch, Reason, StreamInfo
+from lttd.subbuffer import Batch, BufferPool, Reason, StreamInfo
 
 
 class Nothing(enum.Enum):
@@ -55,6 +55,20 @@ class Owner:
 
 NO_OWNER: Final = Owner(0, 0, "")
 """The owner of a source without a trace: no data of a killed lttd belongs to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a SPEC asks for, and for whom; ``open_source`` of a source's module takes one."""
+
+    target: str
+    """Empty where the SPEC names none."""
+    options: Mapping[str, Any]
+    """Values of the SPEC's keys, by the names of keywords; those of ``*-size`` end in _bytes."""
+    pool: BufferPool
+    owner: Owner = NO_OWNER
+    replays: Mapping[str, str] = field(default_factory=dict)
+    """See ``lttd.sources.table.SourceRow``."""
 
 
 class When(enum.Enum):

@@ -13,7 +13,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import stat
 import struct
 from collections.abc import Sequence
@@ -102,18 +101,6 @@ class BlktraceSettings:
             return bytearray(SETUP_STRUCT.pack(b"", *numbers))
         except struct.error as error:
             raise UsageError(f"{self.device}: {error}") from None
-
-
-def parse_sectors(value: object) -> tuple[int, int]:
-    """Parse ``2048-4095`` into the first and the last sector.
-
-    Raises:
-        UsageError: it has another form.
-    """
-    found = re.fullmatch(r"(\d+)-(\d+)", str(value))
-    if found is None or int(found[1]) > int(found[2]):
-        raise UsageError(f"{value!r}: write FIRST-LAST, as 2048-4095")
-    return int(found[1]), int(found[2])
 
 
 class BlockTrace:

@@ -11,7 +11,7 @@ from typing import Final
 
 from lttd.abi.framing import more_of, parse_framing
 from lttd.errors import LttdError
-from lttd.sources.base import Attachment, SourceInfo, When
+from lttd.sources.base import Attachment, Request, SourceInfo, When
 from lttd.sources.blktrace.device import BlktraceSettings, BlockTrace, missing_cpus
 from lttd.sources.blktrace.rows import Noted
 from lttd.sources.blktrace.stream import AbsentStream, BlktraceStream, Dropped
@@ -23,6 +23,11 @@ __all__ = ["BlktraceSettings", "BlktraceSource", "open_blktrace"]
 
 _TRACE_FILE: Final = re.compile(r"trace(\d+)")
 _ORDER: Final = "<" if sys.byteorder == "little" else ">"
+
+
+def open_source(request: Request) -> "BlktraceSource":
+    """Open the source of a SPEC; see open_blktrace()."""
+    return open_blktrace(BlktraceSettings(request.target, **request.options), request.pool)
 
 
 def open_blktrace(settings: BlktraceSettings, pool: BufferPool) -> "BlktraceSource":

@@ -12,7 +12,7 @@ from typing import Final
 from lttd.abi.ftrace import PageLayout
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
-from lttd.sources.base import NO_OWNER, Attachment, Owner, SourceInfo, When
+from lttd.sources.base import NO_OWNER, Attachment, Owner, Request, SourceInfo, When
 from lttd.sources.ftrace.attachments import FtraceFiles
 from lttd.sources.ftrace.counts import RingCounts
 from lttd.sources.ftrace.instance import Instance, make_own, open_named
@@ -42,6 +42,12 @@ __all__ = ["FtraceSettings", "FtraceSource", "open_ftrace", "open_left_by_kill"]
 _OWN_CHANNEL: Final = "ftrace"
 # So many marks of the progress are kept: as old as a backlog that waits for a slow disk can be.
 _MARKS: Final = 4
+
+
+def open_source(request: Request) -> "FtraceSource":
+    """Open the source of a SPEC; see open_ftrace()."""
+    settings = FtraceSettings(instance=request.target or None, **request.options)
+    return open_ftrace(settings, request.pool, request.owner)
 
 
 def open_ftrace(

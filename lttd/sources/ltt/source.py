@@ -18,7 +18,7 @@ from typing import Final
 
 from lttd.abi.ltt import CLOCK
 from lttd.errors import LttdError, NothingToRecordError, SourceError, UsageError
-from lttd.sources.base import Attachment, SourceInfo, When
+from lttd.sources.base import Attachment, Request, SourceInfo, When
 from lttd.sources.ltt.channel import NAME_IT, Channel
 from lttd.sources.ltt.files import FLIGHT, RESCAN_S, ChannelFile, ChannelTree
 from lttd.sources.ltt.rows import LttBook
@@ -31,6 +31,11 @@ CHANNELS: Final = ("all", "flight", "normal")
 # Per channel: the channel, its epoll, data, index, gaps.  And some that lttd has anyway.
 _DESCRIPTORS_EACH: Final = 5
 _DESCRIPTORS_BESIDES: Final = 128
+
+
+def open_source(request: Request) -> "LttSource":
+    """Open the source of a SPEC; see open_ltt()."""
+    return open_ltt(Path(request.target), request.pool, **request.options)
 
 
 def open_ltt(

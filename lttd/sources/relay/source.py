@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lttd.abi.framing import more_of, parse_framing
+from lttd.abi.framing import UNKNOWN, more_of, parse_framing
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.sources import refused
-from lttd.sources.base import Attachment, SourceInfo, When
+from lttd.sources.base import Attachment, Request, SourceInfo, When
 from lttd.sources.relay import find as relay_find
 from lttd.sources.relay.file import OpenFile, RelayFile
 from lttd.sources.relay.find import Candidate
@@ -46,6 +46,11 @@ class RelaySettings:
         return {
             key: value for key, value in values.items() if value not in (None, False, "*")
         }  # fmt: skip
+
+
+def open_source(request: Request) -> "RelaySource":
+    """Open the source of a SPEC; see open_relay()."""
+    return open_relay(RelaySettings(request.target, **request.options), request.pool)
 
 
 def open_relay(settings: RelaySettings, pool: BufferPool) -> "RelaySource":
@@ -82,14 +87,12 @@ def _shared(settings: RelaySettings, pool: BufferPool) -> Shared:
             " read: only numbers in the records tell; name framing= and sequence=, or use"
             " a channel that refuses when it is full"
         )
-    is_blktrace = settings.framing == "blktrace"
     return Shared(
         pool,
         framing,
-        abi="blktrace" if is_blktrace else "relay",
+        abi=framing.abi if framing else UNKNOWN,
         overwrite=settings.overwrite,
-        # blktrace numbers only stored records, so missing numbers were lost with their bytes.
-        count_missing=not is_blktrace,
+        count_missing=framing is None or framing.numbers_lost,
         unfinished=settings.unfinished,
         is_offline=relay_find.is_offline,
     )

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.framing import Framing, Scan, scan
+from lttd.abi.framing import UNKNOWN, Framing, Scan, scan
 from lttd.namespaces import kernel_monotonic_ns
 from lttd.sources.base import Nothing
 from lttd.sources.relay.file import RelayFile
@@ -44,7 +44,7 @@ class Shared:
 
     pool: BufferPool
     framing: Framing | None = None
-    abi: str = "relay"
+    abi: str = UNKNOWN
     overwrite: bool = False
     """The ring may lap the reader; sequence numbers then tell."""
     count_missing: bool = True

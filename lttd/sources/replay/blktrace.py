@@ -20,8 +20,7 @@ from lttd.files import read_head
 from lttd.plausible import is_name
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
 from lttd.sources.blktrace.rows import Noted, RecordBook
-from lttd.sources.replay.files import FileSource, FileStream, open_directory
-from lttd.sources.replay.source import StreamPath
+from lttd.sources.replay.files import FileSource, FileStream, Replay, StreamPath, open_directory
 from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
 
 # The note with the wall-clock time is among the first records of one of the files.
@@ -47,6 +46,11 @@ def open_blktrace_replay(directory: Path, pool: BufferPool) -> "BlktraceReplay":
             f"{directory} holds no block trace", "give it files NAME.blktrace.CPU"
         )
     return BlktraceReplay(base, files, pool)
+
+
+def find(directory: Path) -> Path | None:
+    """Return the first file of *directory* that is named so."""
+    return next((file.path for file in find_blktraces(directory)), None)
 
 
 def find_blktraces(directory: Path) -> list[StreamPath]:
@@ -147,3 +151,8 @@ def _start(places: Iterable[Place]) -> Snapshot | None:
                 # It is unknown how long the machine had slept before.
                 return Snapshot(mono, mono, mono, wall_ns, _START_UNCERTAINTY_NS)
     return None
+
+
+REPLAY: Final = Replay(
+    find, lambda directory, pool, _: open_blktrace_replay(directory, pool), states_sizes=True
+)

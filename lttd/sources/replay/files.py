@@ -6,16 +6,16 @@ Rule: a file is always ready and never urgent, and reports no losses beside thos
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from lttd.beneath import OpenDirectory, Place
 from lttd.errors import SourceError, TraceDamagedError, UsageError
 from lttd.files import refuse_hole
 from lttd.limits import HOLE
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
-from lttd.subbuffer import Batch, BufferPool, Reason, StreamInfo
+from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, StreamInfo
 
 
 def open_directory(directory: Path) -> OpenDirectory:
@@ -176,3 +176,21 @@ class FileSource(Generic[StreamT]):
         """Close the files."""
         for stream in self.streams:
             stream.close()
+
+
+class Replay(NamedTuple):
+    """Reads the files of one ABI; a module that ``SourceRow.replays`` names has it as REPLAY."""
+
+    find: Callable[[Path], Path | None]
+    """Returns the first file of a directory that is of this ABI by its name or first bytes."""
+    open: Callable[[Path, BufferPool, int | None], FileSource[Any]]
+    """Opens a directory; the number is the size of a sub-buffer, if the user states it."""
+    states_sizes: bool
+    """Whether sub-buffers state their size, so that the user cannot."""
+
+
+class StreamPath(NamedTuple):
+    """A file and its stream."""
+
+    path: Path
+    stream: StreamId

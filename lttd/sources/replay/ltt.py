@@ -29,7 +29,7 @@ from lttd.limits import HOLE
 from lttd.plausible import is_name
 from lttd.sources.base import Nothing, SourceInfo
 from lttd.sources.ltt.rows import NAME, LttBook, start_snapshot
-from lttd.sources.replay.files import FileSource, FileStream, open_directory
+from lttd.sources.replay.files import FileSource, FileStream, Replay, open_directory
 from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
 
 _CHUNK_ROWS: Final = 65536
@@ -50,6 +50,11 @@ def find_channels(directory: Path) -> list[tuple[StreamId, Path]]:
                 if is_name(channel):
                     found.append((StreamId(channel, int(match["cpu"])), path))
     return sorted(found)
+
+
+def find(directory: Path) -> Path | None:
+    """Return the first file below *directory* that is named as a channel, and begins as one."""
+    return next((path for _, path in find_channels(directory) if has_ltt_magic(path)), None)
 
 
 def has_ltt_magic(path: Path) -> bool:
@@ -290,3 +295,8 @@ def _notes_on(channel: Channel) -> Iterator[str]:
                 f"{channel.path}: byte {damage.offset_bytes}: {damage.reason};"
                 f" {damage.length_bytes} bytes are left out{more}"
             )
+
+
+REPLAY: Final = Replay(
+    find, lambda directory, pool, _: open_ltt_replay(directory, pool), states_sizes=True
+)

@@ -1,264 +1,96 @@
-"""Replay regular files of whole sub-buffers with padding: fixtures, crash dumps, old traces.
+"""Source ``replay:DIR``: files of sub-buffers that were recorded before, of the ABI that they show.
 
-Rule: a replay treats a file like a ring that was filled before; it ends at the end of the file.
-Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + those of a TORN one.
+    NAME.blktrace.CPU                            blktrace
+    CHANNEL_CPU with LTTng 0.x's magic           ltt
+    per_cpu/cpuN/trace_pipe_raw, cpuN.*, CHANNEL_CPU   ftrace
+    metadata, a text or packets of CTF           CTF, which is not replayed
 
-It looks for a copied tracefs tree (``per_cpu/cpuN/trace_pipe_raw``), else for ``cpuN.*``, else for
-``<channel>_<cpu>``.
+Rule: lttd does not guess: it refuses a directory that could be of two ABIs, and ``abi=`` decides.
 """
 
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol, cast
 
-from lttd.abi.ftrace import (
-    PageLayout,
-    Pages,
-    last_event_time,
-    parse_header_page,
-    rows_of_pages,
-)
-from lttd.beneath import OpenDirectory, Place
-from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
-from lttd.files import read_limited
-from lttd.limits import CPUS, HEADER_PAGE
-from lttd.plausible import is_name
-from lttd.sources.base import Attachment, Nothing, SourceInfo, When
-from lttd.sources.ftrace.loss import LossLedger, Sample
-from lttd.sources.replay.attachments import tracefs_files
-from lttd.sources.replay.files import FileSource, FileStream, open_directory
-from lttd.sources.rows import RowBook, damage
-from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, StreamInfo, Unit, make_batch
+from lttd.errors import UsageError
+from lttd.files import read_head
+from lttd.sources.base import Request
+from lttd.sources.replay.files import FileSource, Replay
 
-DEFAULT_SUBBUFFER_BYTES: Final = 4096
-_HEADER_PAGES: Final = ("events/header_page", "header_page")
+# CTF 1.8, sections 7.1.1 and 7.1.2: the metadata is a text, or packets of a text.
+_CTF_TEXT: Final = b"/* CTF 1"
+_CTF_PACKETS: Final = (b"\x75\xd1\x1d\x57", b"\x57\x1d\xd1\x75")
 
 
-@dataclass(frozen=True)
-class ReplayAbi:
-    """The functions that read the sub-buffers of one kind of file."""
-
-    name: str
-    subbuffer_bytes: int
-    header_bytes: int
-    parse: Callable[[memoryview, int], Pages]
-    """Returns the headers in the first *used* bytes of a buffer."""
-    last_time: Callable[[memoryview], int]
-    """Returns the time of the last event of a sub-buffer."""
-    notes: tuple[str, ...] = ()
+class _Module(Protocol):
+    REPLAY: Replay
 
 
-def _ftrace(directory: OpenDirectory, subbuffer_bytes: int | None) -> ReplayAbi:
-    layout, notes = _page_layout(directory, subbuffer_bytes)
-    return ReplayAbi(
-        "ftrace",
-        layout.subbuffer_bytes,
-        layout.header_bytes,
-        lambda buffer, used_bytes: rows_of_pages(buffer, used_bytes, layout),
-        lambda page: last_event_time(page, layout),
-        notes,
-    )
+def _replay_of(module: str) -> Replay:
+    return cast("_Module", import_module(module)).REPLAY
 
 
-ABIS: Final[Mapping[str, Callable[[OpenDirectory, int | None], ReplayAbi]]] = {"ftrace": _ftrace}
-
-
-def open_replay(
-    directory: Path, pool: BufferPool, *, abi: str = "ftrace", subbuffer_bytes: int | None = None
-) -> "ReplaySource":
-    """Open every stream in *directory*.
-
-    *subbuffer_bytes* is the size of a sub-buffer for files without a header_page beside them.
+def open_source(request: Request) -> FileSource[Any]:
+    """Open the files of the directory; if none shows the ABI, as those of the first one.
 
     Raises:
-        UsageError: there is no such directory, ABI or size.
-        NothingToRecordError: the directory holds no stream.
+        UsageError: there is no such directory or ABI, or it has no such option.
+        NothingToRecordError: the directory holds no such file.
+        SourceError: a file cannot be read.
     """
-    if abi not in ABIS:
-        raise UsageError(f"abi {abi!r}: a replay reads {', '.join((*ABIS, 'ltt'))}")
-    base = open_directory(directory)
-    how = ABIS[abi](base, subbuffer_bytes)
-    if not how.header_bytes < how.subbuffer_bytes <= pool.least_bytes:
+    directory, replays = Path(request.target), request.replays
+    asked, size_bytes = request.options.get("abi"), request.options.get("subbuffer_bytes")
+    if asked not in (None, *replays):
+        raise UsageError(f"abi {asked!r}: a replay reads {', '.join(replays)}")
+    detected = None if asked else detect(directory, replays)
+    abi = asked or (detected.abi if detected else next(iter(replays)))
+    replay = _replay_of(replays[abi])
+    if size_bytes is not None and replay.states_sizes:
+        raise UsageError(f"{directory}: sub-buffers of {abi} files state their size themselves")
+    source = replay.open(directory, request.pool, size_bytes)
+    if detected is not None:
+        source.note(str(detected))
+    return source
+
+
+class Detected(NamedTuple):
+    """The ABI of a directory, and the evidence."""
+
+    abi: str
+    by: Path
+    """The file that shows it."""
+
+    def __str__(self) -> str:
+        """Return it as one line for the user."""
+        return f"{self.by}: replayed as abi={self.abi}, by its name or first bytes"
+
+
+def detect(directory: Path, replays: Mapping[str, str]) -> Detected | None:
+    """Detect the ABI of *directory*; return None if no file shows it.
+
+    Raises:
+        UsageError: it holds two kinds, or a kind that no replay reads, or is not a directory.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory")
+    if _is_ctf(directory / "metadata"):
+        known = ", ".join(replays)
         raise UsageError(
-            f"sub-buffers of {how.subbuffer_bytes} bytes are not possible:"
-            f" write more than {how.header_bytes}, and at most {pool.least_bytes}"
+            f"{directory}/metadata: a CTF trace, which no replay reads (babeltrace2 does): replay"
+            f" files of {known}"
         )
-    files = find_streams(directory, abi)
-    if not files:
-        raise NothingToRecordError(
-            f"{directory} holds no stream",
-            "give it files per_cpu/cpuN/trace_pipe_raw, cpuN.* or <channel>_<cpu>",
-        )
-    return ReplaySource(base, how, files, pool)
+    by = {abi: _replay_of(module).find(directory) for abi, module in replays.items()}
+    found = [Detected(abi, path) for abi, path in by.items() if path is not None]
+    if len(found) > 1:
+        kinds = " and ".join(f"{one.abi} ({one.by.name})" for one in sorted(found))
+        raise UsageError(f"{directory} holds {kinds}: say which with replay:DIR,abi=")
+    return found[0] if found else None
 
 
-class StreamPath(NamedTuple):
-    """A file and its stream."""
-
-    path: Path
-    stream: StreamId
-
-
-def find_streams(directory: Path, abi: str) -> list[StreamPath]:
-    """Return the streams of *directory*, by the first form of file names that matches any.
-
-    Raises:
-        UsageError: two files would be the same stream.
-    """
-    files = [path for path in sorted(directory.iterdir()) if path.is_file()]
-    tree = sorted(directory.glob("per_cpu/cpu*/trace_pipe_raw"))
-    for found in (
-        [_named(path, path.parent.name, r"cpu(?P<cpu>[0-9]+)", abi) for path in tree],
-        [_named(path, path.name, r"cpu(?P<cpu>[0-9]+)(\..*)?", abi) for path in files],
-        [_named(path, path.name, r"(?P<channel>[^.].*)_(?P<cpu>[0-9]+)", abi) for path in files],
-    ):
-        streams = sorted((one for one in found if one), key=lambda one: one.stream)
-        for one, other in pairwise(streams):
-            if one.stream == other.stream:
-                raise UsageError(f"{one.path} and {other.path}: both are {one.stream.name}")
-        if streams:
-            return streams
-    return []
-
-
-def _named(path: Path, name: str, pattern: str, channel: str) -> StreamPath | None:
-    match = re.fullmatch(pattern, name)
-    if match is None:
-        return None
-    words = match.groupdict()
-    cpu, named = int(words["cpu"]), words.get("channel", channel)
-    if cpu >= CPUS.most or not is_name(named):
-        return None
-    return StreamPath(path, StreamId(named, cpu))
-
-
-def _page_layout(
-    directory: OpenDirectory, subbuffer_bytes: int | None
-) -> tuple[PageLayout, tuple[str, ...]]:
-    asked = subbuffer_bytes or DEFAULT_SUBBUFFER_BYTES
-    for name in _HEADER_PAGES:
-        path = directory.path / name
-        try:
-            layout = parse_header_page(read_limited(directory.place(path), HEADER_PAGE))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (ValueError, TraceDamagedError) as error:
-            what = str(error) if isinstance(error, TraceDamagedError) else f"{path}: {error}"
-            return PageLayout(asked), (f"{what}; assuming sub-buffers of {asked} bytes",)
-        except OSError as error:
-            raise SourceError(f"{path}: {error.strerror}") from None
-        if subbuffer_bytes in (None, layout.subbuffer_bytes):
-            return layout, ()
-        size = layout.subbuffer_bytes
-        return layout, (f"{path} states sub-buffers of {size} bytes, not {subbuffer_bytes}",)
-    return PageLayout(asked), ()
-
-
-class ReplayStream(FileStream):
-    """A file of sub-buffers of one size."""
-
-    def __init__(self, id_: StreamId, place: Place, abi: ReplayAbi, pool: BufferPool) -> None:
-        info = StreamInfo(id_, abi.name, abi.subbuffer_bytes, abi.header_bytes)
-        super().__init__(info, place, pool)
-        self._abi = abi
-        self._at = 0
-        self._book = RowBook()
-        self._ledger: LossLedger | None = None
-        self._latest = 0
-
-    @property
-    def latest(self) -> int:
-        """The time of the last taken event."""
-        return self._latest
-
-    def take(self, flush: bool) -> Batch | Nothing:
-        """Read the next full buffer; see Stream.take()."""
-        if self.closed:
-            return Nothing.EVER
-        size = self._abi.subbuffer_bytes
-        buffer = self.pool.take()
-        used = self.read_into(buffer[: len(buffer) // size * size], self._at)
-        if not used:
-            self.pool.give(buffer)
-            self.close()
-            return Nothing.EVER
-        self._at += used
-        return self._batch(buffer, used)
-
-    def _batch(self, buffer: memoryview, used: int) -> Batch:
-        size = self._abi.subbuffer_bytes
-        whole = used // size * size
-        rows, missed, damaged = self._abi.parse(buffer, whole)
-        earlier = self._book.begin
-        if len(rows):
-            last = int(rows["offset_bytes"][-1])
-            page = buffer[last : last + size]
-            self._latest = max(self._latest, min(self._abi.last_time(page), _MAX_TIME))
-        self._book.enter(rows, self._latest)
-        gaps = damage(rows, damaged, size, earlier, self._latest)
-        if len(rows):
-            if self._ledger is None:
-                first = int(rows["begin"][0])
-                self._ledger = LossLedger(Sample(first, 0, 0, 0), pages_only=True)
-            gaps = (*self._ledger.place(rows, missed), *gaps)
-        if used > whole:
-            torn = used - whole
-            end = max(self._latest, self._book.begin)
-            gaps = (*gaps, Gap(len(rows), Reason.TORN, Unit.BYTES, torn, end, end))
-        taken_ns = time.monotonic_ns()
-        return make_batch(self.info.id, rows, taken_ns, pool=self.pool, buffer=buffer, gaps=gaps)
-
-
-_MAX_TIME: Final = (1 << 64) - 1
-
-
-class ReplaySource(FileSource[ReplayStream]):
-    """A directory of such files."""
-
-    def __init__(
-        self,
-        directory: OpenDirectory,
-        abi: ReplayAbi,
-        files: Sequence[StreamPath],
-        pool: BufferPool,
-    ) -> None:
-        places = ((file.stream, directory.place(file.path)) for file in files)
-        super().__init__((ReplayStream(*each, abi, pool) for each in places), abi.notes)
-        self._directory = directory
-        for stream in self.streams:
-            torn = stream.size_bytes % abi.subbuffer_bytes
-            if torn:
-                self._notes.append(
-                    f"{stream.path}: {torn} bytes after the last whole sub-buffer of"
-                    f" {abi.subbuffer_bytes} are left out"
-                )
-        self.info = SourceInfo(
-            "replay",
-            f"replay:{directory.path}",
-            self._clock(),
-            {
-                "directory": str(directory.path),
-                "abi": abi.name,
-                "subbuffer_bytes": abi.subbuffer_bytes,
-                "files": [str(file.path.relative_to(directory.path)) for file in files],
-            },
-            live=False,
-        )
-
-    def attachments(self, when: When) -> Iterator[Attachment]:
-        """Return the format files beside the streams, once."""
-        if when is When.OPEN:
-            yield from tracefs_files(self._directory, self._notes)
-
-    def _clock(self) -> str:
-        try:
-            path = self._directory.path / "trace_clock"
-            text = read_limited(self._directory.place(path), HEADER_PAGE)
-        except (OSError, TraceDamagedError):
-            return "unknown"
-        chosen = re.search(rb"\[([\w-]{1,64}+)\]", text)
-        return chosen[1].decode() if chosen else "unknown"
+def _is_ctf(path: Path) -> bool:
+    try:
+        head = read_head(path, len(_CTF_TEXT))
+    except OSError:
+        return False
+    return head == _CTF_TEXT or head[:4] in _CTF_PACKETS

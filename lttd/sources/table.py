@@ -1,0 +1,111 @@
+"""SOURCES: every kind of source that a SPEC can name, and the keys of its SPEC.
+
+The help, the parsing of the command line and of TOML, and the opening of sources derive from it.
+The module of a source is loaded when such a source is recorded.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from lttd.parsers import (
+    parse_bool,
+    parse_bytes,
+    parse_count,
+    parse_events,
+    parse_list,
+    parse_path,
+    parse_sectors,
+)
+
+Parser = Callable[[Any], Any]
+
+
+class SourceRow(NamedTuple):
+    """One kind of source."""
+
+    module: str
+    """Defines ``open_source(request)``, see ``lttd.sources.base.Request``."""
+    help: Mapping[str, str]
+    """The forms of its SPEC, with a line of help for each."""
+    keys: Mapping[str, Parser]
+    """The keys of its SPEC, with the parsers of their values."""
+    needs: str = ""
+    """The target that a SPEC must name, and an example; empty: the target can be left out."""
+    parse_target: Parser = parse_path
+    replays: Mapping[str, str] = {}
+    """For the source that replays files: the modules that do so, by ABI; each has a ``REPLAY``."""
+    leaves_rings: bool = False
+    """Whether a kill leaves rings in the kernel; the module then has ``open_left_by_kill``."""
+
+
+SOURCES: Final = {
+    "ftrace": SourceRow(
+        "lttd.sources.ftrace.source",
+        {
+            "ftrace": "a tracefs instance that lttd creates and removes (the default)",
+            "ftrace:INSTANCE": "an instance that exists; ftrace:/ is the top-level buffer",
+        },
+        {
+            "events": parse_events,
+            "buffer-size": parse_bytes,
+            "subbuffer-size": parse_bytes,
+            "clock": str,
+            "overwrite": parse_bool,
+            "trace-self": parse_bool,
+            "kallsyms": parse_bool,
+        },
+        parse_target=str,
+        leaves_rings=True,
+    ),
+    "blktrace": SourceRow(
+        "lttd.sources.blktrace.source",
+        {"blktrace:/dev/X": "the block layer's trace of a device (keys: docs/BLKTRACE.md)"},
+        {
+            "actions": parse_list,
+            "buffer-size": parse_bytes,
+            "subbuffer-size": parse_bytes,
+            "sectors": parse_sectors,
+            "pid": parse_count,
+        },
+        needs="the device: blktrace:/dev/X",
+    ),
+    "relay": SourceRow(
+        "lttd.sources.relay.source",
+        {"relay:DIR": "every relay channel below DIR (keys: docs/RELAY.md)"},
+        {
+            "framing": str,
+            "pattern": str,
+            "time": parse_count,
+            "sequence": parse_count,
+            "overwrite": parse_bool,
+            "unfinished": parse_bool,
+        },
+        needs="the directory: relay:DIR",
+    ),
+    "replay": SourceRow(
+        "lttd.sources.replay.source",
+        {"replay:DIR": "files of whole sub-buffers with their padding: fixtures, old traces"},
+        {"abi": str, "subbuffer-size": parse_bytes},
+        needs="the directory: replay:DIR",
+        replays={
+            "ftrace": "lttd.sources.replay.ftrace",
+            "ltt": "lttd.sources.replay.ltt",
+            "blktrace": "lttd.sources.replay.blktrace",
+        },
+    ),
+    "ltt": SourceRow(
+        "lttd.sources.ltt.source",
+        {"ltt:DIR": "the channels of an LTTng 0.x trace: DEBUGFS/ltt/NAME"},
+        {"channels": str},
+        needs="the directory of a trace: ltt:DEBUGFS/ltt/NAME",
+    ),
+}
+DEFAULT: Final = "ftrace"
+"""The source without a SPEC; its keys are options of the command line, too."""
+CHANNEL_ROOT: Final = "ltt"
+"""The source of ``--channel-root DIR``."""
+
+
+def is_list(kind: str, key: str) -> bool:
+    """Return whether a key's values add up when it is repeated."""
+    return SOURCES[kind].keys.get(key) in (parse_events, parse_list)
