@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
+from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.clock import READABLE
 from lttd.errors import REMEDIES, LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.namespaces import kernel_clock_ns
@@ -134,10 +135,10 @@ def _matches(events_directory: str, glob: str) -> list[EnableFile]:
 
 
 def systems(events_directory: str) -> list[str]:
-    """Return the event systems that can be enabled; ``ftrace`` itself cannot."""
+    """Return the event systems that can be enabled; ftrace's own cannot."""
     try:
         with os.scandir(events_directory) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and e.name != "ftrace")
+            return sorted(e.name for e in entries if e.is_dir() and e.name != OWN_SYSTEM)
     except OSError as error:
         raise explained(events_directory, error) from error
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from lttd.abi import formats_file
 from lttd.abi.formats_file import Key, pack
+from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.errors import LttdError
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.base import Attachment, When
@@ -81,11 +82,11 @@ class FtraceFiles:
         A ring that others filled may hold any event, also one that is switched off by now.
         """
         instance = self._instance
-        recorded = {"ftrace", *(name.partition(":")[0] for name in instance.events)}
+        recorded = {OWN_SYSTEM, *(name.partition(":")[0] for name in instance.events)}
         try:
             if when is When.CLOSE:  # somebody may have enabled more of them meanwhile
                 recorded |= {name.partition(":")[0] for name in enabled_events(instance.path)}
-            there = ("ftrace", *systems(instance.file("events")))
+            there = (OWN_SYSTEM, *systems(instance.file("events")))
         except LttdError:
             return  # tracefs was unmounted underneath: what was copied at open will do
         for system in there:

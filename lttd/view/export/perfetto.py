@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 
+from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk
 from lttd.terminal import printable_bytes
@@ -56,7 +57,7 @@ _DEPTH: Final = np.array([f"{n & 15:x} " if n & 15 else ". " for n in range(256)
 
 
 def _is_marker(kind: EventType) -> bool:
-    return kind.format is not None and (kind.system, kind.name) == ("ftrace", "print")
+    return kind.format is not None and (kind.system, kind.name) == (OWN_SYSTEM, "print")
 
 
 class MarkerRenderer(Renderer):

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from lttd.abi.ftrace import PageLayout, layout_of
+from lttd.abi.ftrace import OWN_SYSTEM, PageLayout, layout_of
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
 from lttd.view.export.pages import PageMaker, Tally
@@ -178,7 +178,7 @@ class _Writing:
         systems: dict[str, list[bytes]] = {}
         for (system, _), text in sorted(formats.items()):
             systems.setdefault(system, []).append(text)
-        own = systems.pop("ftrace", [])
+        own = systems.pop(OWN_SYSTEM, [])
         yield number("I", len(own)) + b"".join(sized("Q", text) for text in own)
         yield number("I", len(systems))
         for system, texts in systems.items():

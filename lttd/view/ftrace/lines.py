@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.terminal import printable, printable_bytes
 from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
@@ -132,7 +133,7 @@ class Texter(BlockTexter):
     def _renderer(self, kind: EventType) -> Renderer:
         format_ = kind.format
         # Of ftrace's own the print fmt does not tell all: see ftrace_own.
-        own = format_.name if format_ and format_.system == "ftrace" else None
+        own = format_.name if format_ and format_.system == OWN_SYSTEM else None
         key = (own, format_.print_fmt, format_.fields) if format_ else None
         renderer = self._renderers.get(key)
         if renderer is None:

@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.abi.ftrace_format import Format, Kind
 from lttd.abi.print_fmt import Conversion, PrintFmt, Unparsable, parse_conversions
 from lttd.terminal import printable_bytes
@@ -37,7 +38,7 @@ Printer = Callable[[EventRows, Context], Strip]
 
 def printer_of(format_: Format) -> Printer | None:
     """Return what prints the events of a format; None where its print fmt says it all."""
-    if format_.system != "ftrace" or format_.name not in _PRINTERS:
+    if format_.system != OWN_SYSTEM or format_.name not in _PRINTERS:
         return None
     needed, printer = _PRINTERS[format_.name]
     fields = format_.by_name

@@ -11,6 +11,7 @@ kernel/trace/trace_uprobe.c, print_uprobe_event(); trace_probe.c, print_type_str
 from dataclasses import replace
 from typing import Final
 
+from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.abi.ftrace_format import Format
 from lttd.abi.print_fmt import Call, Conversion, FieldRef, PrintFmt
 from lttd.view.conversions import BARE_NAME
@@ -25,7 +26,7 @@ _QUOTE: Final = b'"'
 def as_probes_print(parsed: PrintFmt, format_: Format) -> PrintFmt:
     """Return the print fmt of a probe's event as the kernel prints it; others' as they are."""
     names = format_.by_name
-    if not any(name in names for name in _WHERE) or format_.system == "ftrace":
+    if not any(name in names for name in _WHERE) or format_.system == OWN_SYSTEM:
         return parsed
     pieces = [_place(piece) for piece in parsed.pieces]
     if "__probe_ret_ip" in names:  # the kernel says first where it returns to
