@@ -1,5 +1,6 @@
 """Run lttd and lttv with descriptors that are closed, full, or without a reader."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lttd.errors import LttdError
+from lttd.summary import write_summary
 from lttd.tracedir import Manifest, segments
 from tests.tools import replayed
 
@@ -108,3 +111,40 @@ def test_help_that_cannot_be_written_gives_no_traceback(
     assert run.returncode == status
     assert run.stderr.count(b"\n") == (status == 1)
     assert b"Traceback" not in run.stderr
+
+
+NOBODY = 65534
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_summary_is_written_through_no_link_and_into_no_file_of_another_user(
+    tmp_path: Path,
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    link, file = tmp_path / "link", tmp_path / "file"
+    link.symlink_to(victim)
+    os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
+    file.touch()
+    os.chown(file, NOBODY, NOBODY)
+    for path, says in ((link, "a symbolic link of another user"), (file, "belongs to user 65534")):
+        with pytest.raises(LttdError, match=f"--summary json:{path}: {says}"):
+            write_summary(f"json:{path}", [], {})
+    assert victim.read_text() == "precious"
+    assert file.read_text() == ""
+
+
+def test_a_summary_goes_through_a_link_of_ones_own_and_replaces_what_is_there(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_text("older " * 1000)
+    (tmp_path / "link").symlink_to("file")
+    write_summary(f"json:{tmp_path}/link", [], {})
+    assert (tmp_path / "file").read_text().startswith("{")
+    assert "older" not in (tmp_path / "file").read_text()
+
+
+def test_a_fifo_that_nobody_reads_does_not_make_a_summary_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(LttdError, match="nobody reads this FIFO"):
+        write_summary(f"json:{tmp_path}/fifo", [], {})
