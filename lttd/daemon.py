@@ -7,6 +7,7 @@ A second signal abandons the backlog and counts it.
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -46,6 +47,8 @@ ATTACH_INTERVAL_S: Final = 10.0
 CLOCK_INTERVAL_S: Final = 60.0
 # How long lttd was dead already is known to this; it is written where nothing reaches a disk.
 MARK_INTERVAL_S: Final = 10.0
+# So many lines of Health are known at the end, which says nothing twice.
+MOST_SAID: Final = 64
 
 
 class Daemon:
@@ -66,7 +69,8 @@ class Daemon:
         self._signals = signals or Signals()
         self._command = command or Command(())
         self._pool = _pool_of(config.backlog_bytes)
-        self._health = Health(say)
+        self._said: deque[str] = deque(maxlen=MOST_SAID)
+        self._health = Health(self._say)
         self._notifier = Notifier()
         self._heart = Heart(self._notifier, self._status)
         self._recordings: list[Recording] = []
@@ -422,10 +426,15 @@ class Daemon:
 
     # -- what is told at the end
 
+    def _say(self, line: str) -> None:
+        self._said.append(line)
+        say(line)
+
     def _tell(self) -> None:
         self._tell_summary()
-        for failure in self._failures:
-            say(str(failure))
+        for line in dict.fromkeys(map(str, self._failures)):
+            if line not in self._said:
+                say(line)
 
     def _tell_summary(self) -> None:
         status = self._command.status

@@ -663,3 +663,18 @@ def test_another_reader_is_found_and_reported_once(
         lttd.runs[-1].process.kill()
         lttd.runs[-1].process.wait()
         instance.rmdir()
+
+
+@pytest.mark.parametrize("mode", ["stop", "continue"])
+def test_a_lost_file_is_reported_in_one_line(lttd: Launcher, tmp_path: Path, mode: str) -> None:
+    trace = tmp_path / "t"
+    options = ("--events", "sched:sched_switch", "--flush-interval", "50ms", "--summary", "none")
+    run = lttd.start("-t", trace, *options, "--on-write-error", mode)
+    run.recording()
+    until(lambda: list(trace.glob("*/streams/ftrace_0")), "it has a file")
+    (data,) = trace.glob("*/streams/ftrace_0")
+    data.unlink()
+    until(lambda: str(data) in run.stderr, "it is noticed")
+    assert (run.wait() if mode == "stop" else run.end()) == 1
+    assert [line for line in run.lines if str(data) in line] == run.lines
+    assert len(run.lines) == 1
