@@ -94,6 +94,14 @@ def known_notes() -> list[str]:
         return []
 
 
+def remove_half_made() -> None:
+    """Remove notes that a process was killed at before they had their name."""
+    with contextlib.suppress(NothingToRecordError, OSError):
+        if Path(directory_path()).is_dir():
+            with RuntimeDirectory() as directory:
+                directory.remove_half_made()
+
+
 class RuntimeDirectory:
     """This user's runtime directory, opened and checked."""
 
@@ -145,6 +153,15 @@ class RuntimeDirectory:
                 return sorted(itertools.islice(visible, NOTES.most))
         except OSError as error:
             raise self._refused(self.path, error.strerror or str(error)) from None
+
+    def remove_half_made(self) -> None:
+        """Remove notes whose writer died before they had their name."""
+        with os.scandir(self._fd) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(_TEMPORARY)]
+        for name in names:
+            pid = name.removeprefix(_TEMPORARY).partition("-")[0]
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                self.remove(name)
 
     def create(self, name: str, content: bytes) -> "Note":
         """Make a note that holds *content*, and hold its lock.
@@ -217,6 +234,14 @@ class RuntimeDirectory:
         except OSError:
             return False
         return not _is_note(status)
+
+    def written_ns(self, name: str) -> int:
+        """Return when a note was last written to, by the wall clock.
+
+        Raises:
+            OSError: there is none.
+        """
+        return os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_mtime_ns
 
     def read(self, name: str) -> bytes | None:
         """Return a note's content; None: there is no such note, or it is not one of ours."""

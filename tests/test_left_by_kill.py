@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from lttd.index import read_gaps
-from lttd.sources.ftrace.record import record_name
+from lttd.runtime import RuntimeDirectory
+from lttd.sources.base import NO_OWNER
+from lttd.sources.ftrace.record import InstanceRecord, record_name
 from lttd.sources.inotify import Inotify
 from lttd.subbuffer import Gap, Reason
 from lttd.tracedir import Manifest, segments, segments_below
@@ -362,6 +364,33 @@ def test_a_record_of_another_boot_or_another_program_changes_nothing(
     assert run.instance.is_dir(), "nobody knows whose it is"
     assert not record.exists()
     run.instance.rmdir()
+
+
+@pytest.mark.parametrize("what", ["nothing", "events", "a mark", "an older record"])
+def test_an_instance_that_a_kill_left_before_its_record_had_its_inode_is_removed(
+    lttd: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(lttd.runtime))
+    path = lttd.instances / f"{lttd.prefix}4194305"
+    InstanceRecord.create(RuntimeDirectory(), path.name, NO_OWNER, own=True).release()
+    record = lttd.runtime / record_name(path.name)
+    record.write_text(record.read_text().replace(f'"pid": {os.getpid()},', '"pid": 4194305,'))
+    path.mkdir()
+    if what == "events":
+        (path / "events/sched/sched_process_hang/enable").write_text("1")
+    elif what == "a mark":
+        mark(path, "somebody's")
+    elif what == "an older record":
+        moment = path.stat().st_ctime - 2
+        os.utime(record, (moment, moment))
+    lines = lttd.run("-t", tmp_path / "a", *BRIEF).lines
+    assert path.is_dir() == (what != "nothing")
+    assert records(lttd) == []
+    if what == "nothing":
+        assert lines == []
+    else:
+        assert "no record says that lttd made it" in lines[0]
+        path.rmdir()
 
 
 @pytest.mark.parametrize("name", [".", "..", "", "../x", "a/b", "another"])

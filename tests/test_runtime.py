@@ -17,6 +17,7 @@ from lttd.runtime import (
     RuntimeDirectory,
     directory_path,
     known_notes,
+    remove_half_made,
 )
 
 
@@ -150,6 +151,17 @@ def test_a_killed_process_releases_its_note(directory: RuntimeDirectory) -> None
     subprocess.run([sys.executable, "-c", program], check=False, env=environment)
     assert held(directory, "note").content() == b"x"
     assert directory.names() == ["note"]
+
+
+def test_a_note_that_a_kill_left_without_its_name_is_removed(
+    directory: RuntimeDirectory, runtime_directory: Path
+) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for name in (f".new-{dead.pid}-0", f".new-{os.getpid()}-7", ".new-x", ".other"):
+        (runtime_directory / name).touch(0o600)
+    remove_half_made()
+    assert sorted(os.listdir(runtime_directory)) == [f".new-{os.getpid()}-7", ".new-x", ".other"]
 
 
 def test_a_recorder_is_known_by_pid_start_and_namespace() -> None:

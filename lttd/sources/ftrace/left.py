@@ -24,7 +24,7 @@ from typing import Final
 
 from lttd.errors import LockedError, LttdError
 from lttd.handles import is_there
-from lttd.runtime import Recorder, directory_path
+from lttd.runtime import Recorder, directory_path, remove_half_made
 from lttd.sources.base import Owner
 from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.sources.ftrace.instance import (
@@ -71,6 +71,7 @@ class Leftovers:
 
     def own_instances(self) -> Iterator[Instance]:
         """Deal with every record; yield, locked and stopped, the instances of this trace."""
+        remove_half_made()
         for name in record_names():
             record = self._hold(name)
             if record is None:
@@ -138,6 +139,8 @@ class Leftovers:
             self._report_removed(record, left, path)
         elif not left.own:
             self._put_back(record, left, path)
+        elif not left.made and record.is_as_old_as(path) and not _is_in_use(path):
+            self.lines += remove_own(path, record)  # killed before it could write down its inode
         elif left.made != os.stat(path).st_ino:
             record.remove()  # it is not the one that lttd made
         elif left.finished or (not record.progress().segment and not unread_events(path)):
@@ -299,6 +302,11 @@ def _is_missing(path: str) -> bool:
 
 def _has_record(instance: str) -> bool:
     return record_name(instance) in record_names()
+
+
+def _is_in_use(path: str) -> bool:
+    """Tell whether an instance is read by somebody, holds data, or has events on."""
+    return not _is_unused(path) or bool(unread_events(path) or read_text(f"{path}/set_event"))
 
 
 def _is_unused(path: str) -> bool:

@@ -38,6 +38,7 @@ TOP_LEVEL: Final = "/"
 """Stands for the top level of tracefs where an instance is named."""
 _PROGRESS: Final = "progress-"
 _NAME_BYTES: Final = 200
+_AT_ONCE_NS: Final = 1_000_000_000
 Marks = Mapping[str, Sequence[tuple[int, int]]]
 """By stream: how many sub-buffers had been taken when the kernel's ``read events`` was so much."""
 
@@ -175,6 +176,11 @@ class InstanceRecord:
         if record_name(left.instance) != self._note.name:
             raise ValueError(f"it names the instance {left.instance!r:.80}")
         return left
+
+    def is_as_old_as(self, path: str) -> bool:
+        """Tell whether a directory was made right after the record, so by who wrote that."""
+        made_ns = os.stat(path).st_ctime_ns - self._directory.written_ns(self._note.name)
+        return 0 <= made_ns < _AT_ONCE_NS
 
     def write_down(self, line: Mapping[str, Any]) -> None:
         """Add a line.
