@@ -1,7 +1,10 @@
 """Process ids and clocks that differ between the kernel and a process in a container."""
 
+import os
 import re
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 
 from lttd.clock import Conversion
 from lttd.errors import UsageError
+from lttd.files import Lock
 from lttd.namespaces import (
     PID_INITIAL,
     TIME_INITIAL,
@@ -20,6 +24,7 @@ from lttd.namespaces import (
 from lttd.sources.blktrace.device import BlktraceSettings, BlockTrace
 from lttd.tracedir import Manifest, segments
 from tests.running import QUIET, Launcher, assert_whole, lttv, needs_kernel
+from tests.segment_builder import Made, subbuffer
 
 OFFSETS = "monotonic      100000         5\nboottime       -3000         7\n"
 NOW = ("--flush-interval", "20ms", "--summary", "none")
@@ -128,3 +133,33 @@ def test_lttd_in_a_time_namespace_records_correct_times(
     happened = int(seconds) * 1_000_000_000 + int(micros.ljust(9, "0"))
     assert before_ns <= Conversion(manifest.clock_snapshots).to_realtime_ns(happened) <= after_ns
     assert_whole(trace, "--events")
+
+
+# Whoever may not open the lock of another user, and does not see that user's locks either.
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from lttd.tracedir import segments
+from lttd.view.verify import check
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+print(check(segments(Path(sys.argv[1]))[0]).state)
+"""
+
+
+@pytest.mark.skipif(not may(*PID_NAMESPACE), reason="no pid namespaces here")
+@pytest.mark.parametrize("age_s", [0, 200])
+def test_a_viewer_in_another_pid_namespace_goes_by_the_age_of_the_manifest(age_s: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        os.chmod(directory, 0o755)
+        made = Made(Path(directory) / "t")
+        made.append([subbuffer(0)])
+        made.sync()
+        for path in (made.trace, *made.trace.rglob("*")):
+            path.chmod(0o755)
+        moment_ns = time.clock_gettime_ns(time.CLOCK_REALTIME) - age_s * 1_000_000_000
+        os.utime(made.paths.manifest, ns=(moment_ns, moment_ns))
+        lock = Lock(made.paths.base, made.paths.lock)
+        words = [*PID_NAMESPACE, sys.executable, "-c", AS_NOBODY, made.trace]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        lock.release()
+    assert done.stdout == ("open\n" if age_s else "live\n")

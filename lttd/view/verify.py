@@ -4,6 +4,7 @@ Rule: check only reports; what it finds in an open segment that is being recorde
 order opposite to writing (index, then data), so that growth is no finding.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace import NEAR
+from lttd.beneath import close_fd
 from lttd.errors import TraceDamagedError
 from lttd.files import is_locked
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
@@ -30,6 +32,8 @@ U64 = npt.NDArray[np.uint64]
 
 # One bad byte can put many entries wrong; more lines than this per kind and stream help nobody.
 MOST_FINDINGS: Final = 8
+# Two and a half times as long as a recorder leaves a manifest alone.
+QUIET_NS: Final = 150_000_000_000
 
 _WRONG: Final = {
     "adjoins": "does not begin where the one before it ends",
@@ -201,8 +205,22 @@ def _compare_runs(report: Report, last: StreamReport, runs: Sequence[StreamRepor
 
 
 def is_live(segment: SegmentPaths) -> bool:
-    """Tell whether somebody holds the segment's lock: it is being recorded, or recovered."""
-    return is_locked(segment.place(segment.lock))
+    """Tell whether somebody records an open segment, or recovers it.
+
+    A viewer that may not open the lock file, and does not see its lock in /proc/locks either (that
+    is of one pid namespace), goes by the manifest: a recorder renews it every minute.
+    """
+    lock = segment.place(segment.lock)
+    if is_locked(lock):
+        return True
+    try:
+        close_fd(lock.open())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        age_ns = time.time_ns() - segment.place(segment.manifest).stat().st_mtime_ns
+        return age_ns < QUIET_NS
+    return False
 
 
 class _StreamCheck:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from lttd.beneath import close_fd
 from lttd.errors import LttdError
 from lttd.files import is_locked, size_bytes
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
@@ -22,6 +21,7 @@ from lttd.view.library import ClockGroup
 from lttd.view.notes import WindowNotes
 from lttd.view.times import EVERYTHING
 from lttd.view.trace import Segment, Trace
+from lttd.view.verify import is_live
 from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ POLL_S: Final = 0.2
 SETTLE_S: Final = 0.05
 # A recorder that was killed may be started again at once, and recovers what it left.
 DEAD_POLLS: Final = 15
-# Two and a half times as long as a recorder leaves a manifest alone.
-QUIET_NS: Final = 150_000_000_000
 
 
 class _Followed:
@@ -114,23 +112,9 @@ def _is_closed(segment: Segment) -> bool:
 
 
 def _has_recorder(paths: SegmentPaths) -> bool:
-    """Tell whether somebody records a segment that is open, or is about to recover it.
-
-    Whoever may not open the lock file, and does not see its lock in /proc/locks either (a viewer in
-    another pid namespace), goes by the manifest: a recorder renews it every minute.
-    """
-    lock = paths.place(paths.lock)
+    """Tell whether somebody records a segment that is open, or is about to recover it."""
     # Whoever starts holds the lock of the trace; it is the same where a segment is looked at alone.
-    if is_locked(lock) or is_locked(paths.place(paths.base.path / LOCK)):
-        return True
-    try:
-        close_fd(lock.open())
-    except FileNotFoundError:
-        return False
-    except OSError:
-        age_ns = time.time_ns() - paths.place(paths.manifest).stat().st_mtime_ns
-        return age_ns < QUIET_NS
-    return False
+    return is_live(paths) or is_locked(paths.place(paths.base.path / LOCK))
 
 
 class _Recorders:
