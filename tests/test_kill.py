@@ -34,6 +34,8 @@ from tests.segment_builder import segment_at
 pytestmark = needs_kernel()
 
 LATEST_S = 1.5
+# On a machine that others use, too, a few runs of fewer kills leave them room.
+KILLS = int(os.environ.get("LTTD_KILLS", "200"))
 # For any size of the trace: less than a second of recording follows the synced record.
 # CPU time does not depend on other load.
 RECOVERY_CPU_S = 10.0
@@ -241,7 +243,7 @@ def test_two_hundred_kills_at_random_times_leave_whole_traces(
 ) -> None:
     seed = int(os.environ.get("LTTD_SEED", random.randrange(1 << 32)))
     chance = random.Random(seed)
-    figures = rounds(lttd, syscall_load, tmp_path, [Instant.random(chance) for _ in range(200)])
+    figures = rounds(lttd, syscall_load, tmp_path, [Instant.random(chance) for _ in range(KILLS)])
     with capsys.disabled():
         print(f"\nseed {seed}: {figures}")
-    assert figures.rounds == figures.whole == 200
+    assert figures.rounds == figures.whole == KILLS
