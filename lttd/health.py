@@ -47,7 +47,8 @@ class Trouble(enum.StrEnum):
     FILTER_SET = "filter_set", "Another process set a filter: of events, pids or CPUs."
     SETTING_CHANGED = (
         "setting_changed",
-        "Another process changed the clock, the sub-buffer size, the tracer or the overwrite mode; "
+        "Another process changed the clock, the sub-buffer size, the tracer, the overwrite mode, "
+        "pause-on-trace or buffer_percent; "
         "with another clock or size nothing is read.",
     )
     FOREIGN_READER = (

@@ -23,6 +23,8 @@ VALUES = {
     "buffer_subbuf_size_kb": "4",
     "current_tracer": "nop",
     "options/overwrite": "1",
+    "options/pause-on-trace": "1",
+    "buffer_percent": "25",
     "options/event-fork": "0",
     "set_event_pid": "",
     "set_event_notrace_pid": "",

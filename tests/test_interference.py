@@ -230,6 +230,27 @@ def test_a_ring_that_is_resized_is_reported(recording: Recording, name: str) -> 
     assert recording.unknown() == set()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "normal"),
+    [
+        ("options/pause-on-trace", "1", "0"),
+        ("trace_options", "pause-on-trace", "nopause-on-trace"),
+        ("buffer_percent", "0", None),
+    ],
+)
+def test_a_setting_that_makes_lttd_lose_or_spin_is_reported_until_it_is_gone(
+    recording: Recording, name: str, value: str, normal: str | None
+) -> None:
+    before = recording.read(name)
+    recording.write(name, value)
+    recording.until_troubles("setting_changed")
+    recording.write(name, before if normal is None else normal)
+    recording.until_troubles()
+    recording.end()
+    paused = "pause" in name or "pause" in value
+    assert recording.unknown() == ({Reason.SWITCHED_OFF} if paused else set())
+
+
 def test_another_overwrite_mode_is_reported_and_its_losses_are_counted(
     recording: Recording,
 ) -> None:

@@ -70,6 +70,10 @@ SETTINGS: Final = (
     Setting("buffer_subbuf_size_kb", Trouble.SETTING_CHANGED, Reason.EMPTIED, pauses=True),
     Setting("current_tracer", Trouble.SETTING_CHANGED, Reason.EMPTIED),
     Setting("options/overwrite", Trouble.SETTING_CHANGED, None),
+    # Whoever reads ``trace`` then stops recording meanwhile, and tracing_on still says 1.
+    Setting("options/pause-on-trace", Trouble.SETTING_CHANGED, Reason.SWITCHED_OFF),
+    # 0 makes poll report readable for ever, 100 only when the ring is full.
+    Setting("buffer_percent", Trouble.SETTING_CHANGED, None),
     Setting("set_event_pid", Trouble.FILTER_SET, Reason.FILTERED),
     Setting("tracing_cpumask", Trouble.FILTER_SET, Reason.FILTERED),
 )
@@ -132,8 +136,7 @@ class FtraceWatch:
             self._normal[setting.file] = self._read_setting(setting)
             self._hear(setting.file, self._on_setting(setting))
         self._left_out_before = self._left_out_by_others() or frozenset()
-        overwrite = next(each for each in SETTINGS if each.file == "options/overwrite")
-        self._hear("trace_options", self._on_setting(overwrite))
+        self._hear("trace_options", self._on_options)
         self._events = self._enabled() or frozenset()
         for name in ("set_event", "events/enable"):
             self._hear(name, lambda _: self._look_at_events())
@@ -219,6 +222,11 @@ class FtraceWatch:
 
     def _on_setting(self, setting: Setting) -> Callable[[Masks], None]:
         return lambda masks: self._look_at(setting, writes=_writes(masks))
+
+    def _on_options(self, _: Masks) -> None:
+        for setting in SETTINGS:
+            if setting.file.startswith("options/"):
+                self._look_at(setting)
 
     def _look_at(self, setting: Setting, writes: int = 0) -> None:
         """Compare a setting with what it was; *writes*: how often somebody has just written it."""
