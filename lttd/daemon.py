@@ -21,6 +21,7 @@ from lttd.config import Config
 from lttd.errors import LttdError, StorageError, UsageError, refusal
 from lttd.files import Disk
 from lttd.health import Health
+from lttd.helper import Helper, lasting_thread_ids
 from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
@@ -83,6 +84,7 @@ class Daemon:
         self._housekeeping_due = trio.Event()
         self._ticked = trio.Event()
         self._house = trio.Lock()
+        self._helper = Helper()
         self._next_attach = trio.current_time() + ATTACH_INTERVAL_S
         self._next_clock = trio.current_time() + CLOCK_INTERVAL_S
         self._token = trio.lowlevel.current_trio_token()
@@ -123,6 +125,7 @@ class Daemon:
         # that somebody must end.
         with ExitStack() as stack, self._signals.delivered_to(self._hear):
             stack.callback(self._notifier.close)
+            stack.callback(self._helper.close)
             stack.callback(self._command.give_up)
             async with trio.open_nursery() as nursery:
                 await self._serve_metrics(nursery)
@@ -178,7 +181,7 @@ class Daemon:
                 self._recordings.append(self._begin(source, number))
                 number += 1
             for recording in self._recordings:
-                recording.source.leave_out(thread_ids())
+                recording.source.leave_out(lasting_thread_ids())
                 self._reader.add(recording.streams_and_lanes())
                 self._reader.open_ended |= recording.source.open_ended
                 recording.source.start()
@@ -217,7 +220,7 @@ class Daemon:
                 reader.add(recording.streams_and_lanes())
                 await reader.drain()
                 self._failures += reader.failures()
-                await trio.to_thread.run_sync(recording.close)
+                await self._helper.run(recording.close)
             finally:
                 _close(source)
             number += 1
@@ -278,7 +281,7 @@ class Daemon:
             await self._reader.drain()
         for recording in self._recordings:
             try:
-                await trio.to_thread.run_sync(recording.close)
+                await self._helper.run(recording.close)
             except LttdError as error:
                 self._failures.append(error)
             _tell_notes(recording)
@@ -415,7 +418,7 @@ class Daemon:
 
         try:
             async with self._house:
-                await trio.to_thread.run_sync(work)
+                await self._helper.run(work)
         except StorageError as error:
             self._recorder.failed(error, self._config.trace_dir)
         except (LttdError, OSError, MemoryError) as error:

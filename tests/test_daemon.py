@@ -678,3 +678,32 @@ def test_a_lost_file_is_reported_in_one_line(lttd: Launcher, tmp_path: Path, mod
     assert (run.wait() if mode == "stop" else run.end()) == 1
     assert [line for line in run.lines if str(data) in line] == run.lines
     assert len(run.lines) == 1
+
+
+# Housekeeping as often as in many days, by threads that trio would end at once.
+MANY_DAYS = """
+from trio._core import _thread_cache
+_thread_cache.IDLE_TIMEOUT = 0.001
+from lttd import daemon
+daemon.ATTACH_INTERVAL_S = daemon.CLOCK_INTERVAL_S = 0.05
+"""
+
+
+def test_the_kernel_leaves_out_only_threads_that_are_lttds_now(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    words = lttd.words("-t", tmp_path / "t", "--events", "sched:sched_switch", "--summary", "none")
+    words[2] = MANY_DAYS + words[2]
+    run = Run(lttd, words, tmp_path)
+    lttd.runs.append(run)
+    run.recording()
+    before = Manifest.read(segments(tmp_path / "t")[0].manifest)
+
+    def snapshots() -> int:
+        return len(Manifest.read(segments(tmp_path / "t")[0].manifest).clock_snapshots)
+
+    until(lambda: snapshots() > len(before.clock_snapshots) + 10, "time goes by")
+    left_out = (run.instance / "set_event_notrace_pid").read_text().split()
+    threads = os.listdir(f"/proc/{run.process.pid}/task")
+    assert run.end() == 0
+    assert set(left_out) <= set(threads)
