@@ -11,9 +11,10 @@ import os
 import struct
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from lttd.namespaces import kernel_clock_ns
@@ -30,6 +31,10 @@ ATTEMPTS: Final = 5
 STEP_NS: Final = 1_000_000
 # How much faster or slower than MONOTONIC a clock in ns may run, as one in so many.
 DRIFT: Final = 1000
+# A segment keeps at most so many snapshots: one a minute would fill a manifest in three months.
+MOST_SNAPSHOTS: Final = 1024
+# A snapshot that a line between its neighbours meets so closely is not needed.
+NEAR_NS: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,44 @@ def take_snapshot(read_trace_clock: Callable[[], int]) -> Snapshot:
             best = Snapshot(trace, monotonic_ns, boottime_ns, middle_ns, width_ns)
     assert best is not None
     return best
+
+
+def thinned(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+    """Return at most half of MOST_SNAPSHOTS, in order; those that bend the lines most stay.
+
+    So a moment at which a clock was set, or the machine slept, is among the last to go.
+    """
+    kept, near_ns = list(snapshots), NEAR_NS
+    while len(kept) > MOST_SNAPSHOTS // 2:
+        kept = list(_without_needless(kept, near_ns))
+        near_ns *= 2
+    return kept
+
+
+def _without_needless(snapshots: Sequence[Snapshot], near_ns: int) -> Iterator[Snapshot]:
+    """Yield the first, the last, and those in between that are needed; no two in a row go."""
+    before: Snapshot | None = snapshots[0]
+    yield snapshots[0]
+    for middle, after in pairwise(snapshots[1:]):
+        if before is not None and _is_near(before, middle, after, near_ns):
+            before = None
+            continue
+        before = middle
+        yield middle
+    yield snapshots[-1]
+
+
+def _is_near(before: Snapshot, middle: Snapshot, after: Snapshot, near_ns: int) -> bool:
+    """Tell whether all clocks of *middle* are near the lines from *before* to *after*."""
+    run = max(after.trace - before.trace, 1)
+    part = middle.trace - before.trace
+    return all(
+        abs(at(before) + part * (at(after) - at(before)) // run - at(middle)) <= near_ns
+        for at in _CLOCKS
+    )
+
+
+_CLOCKS: Final = tuple(map(attrgetter, ("monotonic_ns", "boottime_ns", "realtime_ns")))
 
 
 class _Piece(NamedTuple):

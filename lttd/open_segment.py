@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from lttd.beneath import OpenDirectory
-from lttd.clock import Snapshot
+from lttd.clock import MOST_SNAPSHOTS, Snapshot, thinned
 from lttd.errors import StorageError, TraceDamagedError
 from lttd.files import Disk, Lock
 from lttd.lane import Jobs, Lane
@@ -166,6 +166,8 @@ class OpenSegment:
     def _keep_snapshot(self, snapshot: Snapshot) -> None:
         if snapshot not in self.manifest.clock_snapshots:  # a source may know of one only
             self.manifest.clock_snapshots.append(snapshot)
+        if len(self.manifest.clock_snapshots) > MOST_SNAPSHOTS:
+            self.manifest.clock_snapshots = thinned(self.manifest.clock_snapshots)
 
     def sync(self) -> None:
         """Make what was written durable, and then say so in the segment's synced record.

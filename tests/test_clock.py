@@ -2,7 +2,9 @@
 
 import ctypes
 import itertools
+import math
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lttd import clock
-from lttd.clock import ClockWatch, Conversion, Snapshot, take_snapshot
+from lttd.clock import (
+    MOST_SNAPSHOTS,
+    ClockWatch,
+    Conversion,
+    Snapshot,
+    take_snapshot,
+    thinned,
+)
 from lttd.index import SeekIndex
 from lttd.tracedir import Manifest, segments
 from tests.running import QUIET, Launcher, needs_kernel, until
@@ -130,6 +139,44 @@ def test_setting_the_clock_does_not_change_earlier_times() -> None:
     conversion = Conversion(world.snapshots)
     assert conversion.to_realtime_ns(35 * S) == 1_700_000_030 * S
     assert conversion.to_realtime_ns(65 * S) == 1_700_003_660 * S
+
+
+def at_minute(minute: int, set_at: int, asleep_at: int) -> Snapshot:
+    """Return a snapshot of a machine whose clocks drift, are set once, and stand still once."""
+    mono = minute * 60_000_000_000
+    boot = mono + 7_200_000_000_000 * (minute >= asleep_at)
+    wander = int(2_000_000 * math.sin(minute / 3000))
+    real = 10**18 + boot + wander + 3_000_000_000 * (minute >= set_at)
+    return Snapshot(mono, mono, boot, real, 100)
+
+
+def test_a_year_of_snapshots_is_bounded_and_converts_alike() -> None:
+    kept: list[Snapshot] = []
+    set_at, asleep_at, year = 100_001, 200_002, 525_600
+    for minute in range(year):
+        kept.append(at_minute(minute, set_at, asleep_at))
+        if len(kept) > MOST_SNAPSHOTS:
+            kept = thinned(kept)
+            assert len(kept) <= MOST_SNAPSHOTS // 2
+    assert kept[0].trace == 0
+    assert kept[-1].trace == (year - 1) * 60_000_000_000
+    conversion = Conversion(kept)
+    for minute in (5, 77_777, set_at - 1, set_at, set_at + 1, asleep_at - 1, asleep_at, year - 9):
+        true = at_minute(minute, set_at, asleep_at)
+        assert abs(conversion.to_realtime_ns(true.trace) - true.realtime_ns) < 10_000_000, minute
+
+
+@pytest.mark.parametrize("what", ["equal", "going back", "random"])
+def test_any_snapshots_are_thinned_in_order(what: str) -> None:
+    chance = random.Random(what)
+    numbers = [chance.randrange(1 << 64) if what == "random" else 7 for _ in range(5000)]
+    if what == "going back":
+        numbers = list(range(5000, 0, -1))
+    snapshots = [Snapshot(number, number, number, number, 0) for number in numbers]
+    kept = thinned(snapshots)
+    assert 2 <= len(kept) <= MOST_SNAPSHOTS // 2
+    rest = iter(snapshots)
+    assert all(one in rest for one in kept)
 
 
 def test_times_beyond_the_snapshots_use_the_offset_of_the_nearest_one() -> None:
