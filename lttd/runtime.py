@@ -11,6 +11,7 @@ a note that somebody else can lock is the note of a dead process.
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from lttd.errors import LockedError, NothingToRecordError
+from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, reason_of
 from lttd.limits import NOTE, NOTES
 
 ROOTS_DIRECTORY: Final = "/run/lttd"
@@ -30,6 +31,9 @@ NOTE_MODE: Final = 0o600
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _REMEDY: Final = (
     "run lttd as root, or set RUNTIME_DIRECTORY to a directory that only this user can write"
+)
+_MAY_PASS: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 )
 _TEMPORARY: Final = ".new-"
 _number = itertools.count()
@@ -96,7 +100,7 @@ def known_notes() -> list[str]:
 
 def remove_half_made() -> None:
     """Remove notes that a process was killed at before they had their name."""
-    with contextlib.suppress(NothingToRecordError, OSError):
+    with contextlib.suppress(LttdError, OSError):
         if Path(directory_path()).is_dir():
             with RuntimeDirectory() as directory:
                 directory.remove_half_made()
@@ -109,7 +113,7 @@ class RuntimeDirectory:
         """Open it, and make it where it is missing.
 
         Raises:
-            NothingToRecordError: it cannot be made, or somebody else can write in it.
+            LttdError: it cannot be made, or somebody else can write in it.
         """
         self.path = directory_path()
         self._fd = -1
@@ -118,11 +122,11 @@ class RuntimeDirectory:
                 Path(self.path).mkdir(DIRECTORY_MODE, parents=True)
             self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
-            raise self._refused(self.path, error.strerror or str(error)) from None
+            raise _refused(self.path, error) from None
         status = os.fstat(self._fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             self.close()
-            raise self._refused(self.path, "others can write in it, so it is not to be trusted")
+            raise _refused(self.path, "others can write in it, so it is not to be trusted")
 
     def __enter__(self) -> Self:
         return self
@@ -145,14 +149,14 @@ class RuntimeDirectory:
         """Return the names of all notes, sorted, as far as the limit on their number goes.
 
         Raises:
-            NothingToRecordError: the directory cannot be read.
+            LttdError: the directory cannot be read.
         """
         try:
             with os.scandir(self._fd) as entries:
                 visible = (entry.name for entry in entries if not entry.name.startswith("."))
                 return sorted(itertools.islice(visible, NOTES.most))
         except OSError as error:
-            raise self._refused(self.path, error.strerror or str(error)) from None
+            raise _refused(self.path, error) from None
 
     def remove_half_made(self) -> None:
         """Remove notes whose writer died before they had their name."""
@@ -168,7 +172,7 @@ class RuntimeDirectory:
 
         Raises:
             FileExistsError: there is one of that name.
-            NothingToRecordError: it cannot be written.
+            LttdError: it cannot be written.
         """
         return self._written(name, content, os.link)
 
@@ -176,7 +180,7 @@ class RuntimeDirectory:
         """Make a note, in place of one of that name where there is one; hold its lock.
 
         Raises:
-            NothingToRecordError: it cannot be written.
+            LttdError: it cannot be written.
         """
         return self._written(name, content, os.rename)
 
@@ -210,16 +214,16 @@ class RuntimeDirectory:
         """Return a descriptor of the file *name*, which is made where it is missing.
 
         Raises:
-            NothingToRecordError: it cannot be opened.
+            LttdError: it cannot be opened.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             fd = os.open(name, flags, NOTE_MODE, dir_fd=self._fd)
         except OSError as error:
-            raise self._refused(f"{self.path}/{name}", error.strerror or str(error)) from None
+            raise _refused(f"{self.path}/{name}", error) from None
         if not _is_note(os.fstat(fd)):
             os.close(fd)
-            raise self._refused(f"{self.path}/{name}", "not a file that lttd made")
+            raise _refused(f"{self.path}/{name}", "not a file that lttd made")
         return fd
 
     def remove(self, name: str) -> None:
@@ -258,7 +262,7 @@ class RuntimeDirectory:
         """Write a file that nobody locks, in place of the one of that name.
 
         Raises:
-            NothingToRecordError: it cannot be written.
+            LttdError: it cannot be written.
         """
         self.replace(name, content).release()
 
@@ -279,13 +283,9 @@ class RuntimeDirectory:
             except FileExistsError:
                 raise
             except OSError as error:
-                raise self._refused(f"{self.path}/{name}", error.strerror or str(error)) from None
+                raise _refused(f"{self.path}/{name}", error) from None
             close_on_error.pop_all()
             return Note(self, name, fd)
-
-    @staticmethod
-    def _refused(path: str, reason: str) -> NothingToRecordError:
-        return NothingToRecordError(f"{path}: {reason}", _REMEDY)
 
 
 class Note:
@@ -304,13 +304,13 @@ class Note:
         """Add *content* at the end, by one write.
 
         Raises:
-            NothingToRecordError: it cannot be written.
+            LttdError: it cannot be written.
         """
         try:
             _write_whole(self._fd, content)
         except OSError as error:
             path = f"{self._directory.path}/{self.name}"
-            raise NothingToRecordError(f"{path}: {error.strerror}", _REMEDY) from None
+            raise _refused(path, error) from None
 
     def remove(self) -> None:
         """Remove the file, then its lock."""
@@ -322,6 +322,14 @@ class Note:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
+
+
+def _refused(path: str, why: OSError | str) -> LttdError:
+    """Return the error: what may pass, such as a full disk, is worth another start."""
+    if isinstance(why, OSError) and why.errno in _MAY_PASS:
+        return SourceError(f"{path}: {reason_of(why)}")
+    reason = why if isinstance(why, str) else why.strerror or str(why)
+    return NothingToRecordError(f"{path}: {reason}", _REMEDY)
 
 
 def _is_note(status: os.stat_result) -> bool:

@@ -1,5 +1,6 @@
 """The runtime directory: its owner, its notes, and whether their writer lives."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lttd.errors import LockedError, NothingToRecordError
+from lttd.errors import LockedError, LttdError, NothingToRecordError
 from lttd.limits import NOTE
 from lttd.runtime import (
     ROOTS_DIRECTORY,
@@ -169,3 +170,19 @@ def test_a_recorder_is_known_by_pid_start_and_namespace() -> None:
     assert this.pid == os.getpid()
     assert this.start_ticks > 0
     assert this.pid_namespace == Path("/proc/self/ns/pid").stat().st_ino
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.ENOSPC, 1), (errno.EMFILE, 1), (errno.EACCES, 77)]
+)
+def test_what_may_pass_is_worth_another_start(
+    directory: RuntimeDirectory, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(LttdError, match=os.strerror(number)) as raised:
+        directory.create("note", b"text")
+    assert raised.value.exit_status == status
+    assert directory.names() == []
