@@ -180,7 +180,7 @@ def test_a_trace_that_is_being_written_can_be_cut(tmp_path: Path) -> None:
 def test_a_cut_does_not_overwrite_an_existing_file(trace: Trace, tmp_path: Path) -> None:
     out = tmp_path / "c"
     out.write_text("mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         cut(trace, EVERYTHING, out)
     assert out.read_text() == "mine"
     with pytest.raises(UsageError, match="no such directory"):

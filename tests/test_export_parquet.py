@@ -135,7 +135,7 @@ def test_parquet_is_written_to_any_url(tmp_path: Path) -> None:
     (path,) = files.glob("/bucket/traces/**/*.parquet")
     with files.open(path) as file:
         assert pq.ParquetFile(file).metadata.num_rows == 3
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         export(trace, EVERYTHING, "parquet", "memory://bucket/traces")
     with pytest.raises(UsageError, match="nosuch"):
         export(trace, EVERYTHING, "parquet", "nosuch://bucket")

@@ -1,1 +1,1 @@
-"""The offline half: opens traces, never a kernel; loads neither trio nor prometheus_client."""
+"""The offline half: opens traces, never a kernel; imports neither trio nor prometheus_client."""

@@ -1,4 +1,4 @@
-"""What a kernel address stands for: a function by ``kallsyms``, a string by ``printk_formats``.
+"""Find the function (``kallsyms``) or the string (``printk_formats``) at a kernel address.
 
     ffffffff812a4d10 T __fput                    # also with [module]
     0xffffffff8281a424 : "Start context switch"  # newlines, tabs, quotes and backslashes escaped
@@ -6,7 +6,7 @@
 Source: Linux kernel/kallsyms.c, get_symbol_pos() and __sprint_symbol(); kernel/trace/
 trace_printk.c, t_show().
 
-Rule: an address that no file explains stays a number; nothing is guessed.
+Rule: an address that is in no file stays a number; lttd does not guess.
 """
 
 import re
@@ -23,12 +23,12 @@ from lttd.limits import KALLSYMS, PRINTK_FORMATS, SYMBOLS, Limit
 from lttd.terminal import printable_bytes
 from lttd.view.notes import TakesNotes
 
-# No function or variable of a kernel is as large: beyond lies what the table says nothing of.
+# No function or variable of a kernel is this large: a farther address is in no symbol.
 MOST_SYMBOL_BYTES: Final = 64 << 20
 LAST_SYMBOL_BYTES: Final = 4096
 # Linux include/linux/kallsyms.h: KSYM_NAME_LEN.
 MOST_NAME_BYTES: Final = 512
-# Absolute ones (A) are no addresses of the kernel's.
+# Absolute symbols (A) are not addresses of the kernel.
 _SYMBOL: Final = re.compile(
     rb"^([0-9a-fA-F]{1,16})[ \t]+[^aA\s][ \t]++(\S++)(?:[ \t]++(\[[^\s]*+))?", re.MULTILINE
 )
@@ -38,23 +38,23 @@ _ESCAPES: Final = {b"n": b"\n", b"t": b"\t", b'"': b'"', b"\\": b"\\"}
 
 
 class Symbol(NamedTuple):
-    """The symbol that an address lies in."""
+    """The symbol at an address."""
 
     name: bytes
     offset_bytes: int
     size_bytes: int | None
-    """To the next symbol; None: there is none near."""
+    """The distance to the next symbol; None: there is none near."""
     module: bytes
     """``[name]``, or empty."""
 
 
 class Symbols:
-    """Functions and strings of one kernel by address, each file read when it is needed first."""
+    """Functions and strings of one kernel by address; a file is read on first use."""
 
     def __init__(
         self, tracefs: Place | Path | None = None, notes: TakesNotes | None = None
     ) -> None:
-        """*tracefs*: where a segment keeps the files; None, or a file is absent: all unknown.
+        """*tracefs* is the segment's directory of these files; all is unknown without them.
 
         *notes* gets a line for each file that is too large to be read.
         """
@@ -67,14 +67,14 @@ class Symbols:
                 notes.add(f"{path}: byte {limit.most}: {limit}; addresses stay numbers")  # type: ignore[union-attr]
 
     def find(self, address: int) -> Symbol | None:
-        """Return the symbol that *address* lies in, of several the first that the kernel lists."""
+        """Return the symbol at *address*; of several the first in the kernel's list."""
         addresses, words = self._loaded()
         behind = bisect_right(addresses, address)
         if not behind:
             return None
         begin = addresses[behind - 1]
         size = addresses[behind] - begin if behind < len(addresses) else None
-        if size is None or size > MOST_SYMBOL_BYTES:  # the last, or the kernel's last
+        if size is None or size > MOST_SYMBOL_BYTES:  # the last symbol of all, or of the kernel
             size = None
             if address - begin >= LAST_SYMBOL_BYTES:
                 return None
@@ -82,7 +82,7 @@ class Symbols:
         return Symbol(name[:MOST_NAME_BYTES], address - begin, size, module[:MOST_NAME_BYTES])
 
     def told(self, address: int, *, offset: bool) -> bytes:
-        """Return ``name+0x12/0x34 [module]``, as %pS does, or only the name, as %ps does."""
+        """Return ``name+0x12/0x34 [module]`` as %pS does, or the name only as %ps does."""
         found = self.find(address)
         if found is None:
             return b"0x%x" % address
@@ -100,7 +100,7 @@ class Symbols:
         return printable_bytes(found.name) if found else b"0x%0*x" % (digits, address)
 
     def text(self, address: int) -> bytes | None:
-        """Return the string at *address*; None where the kernel did not list it."""
+        """Return the string at *address*; None if the kernel did not list it."""
         if self._strings is None:
             self._strings = {
                 int(at, 16): _ESCAPE.sub(_unescaped, told)
@@ -114,7 +114,7 @@ class Symbols:
         return self._table
 
     def _read(self, limit: Limit) -> bytes:
-        """Read the file that a limit is for; a note was given if it is too large."""
+        """Read the file of a limit; return nothing if it is too large (there is a note then)."""
         if self._tracefs is None:
             return b""
         try:
@@ -128,14 +128,14 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
 
 
 def _parsed(kallsyms: bytes) -> tuple[list[int], list[tuple[bytes, bytes, bytes]]]:
-    """Return addresses in order, and what stands beside each; aliases as they are listed."""
+    """Return the addresses in order, and type, name and module of each; keep aliases in order."""
     found = _SYMBOL.findall(kallsyms)[: SYMBOLS.most]
     addresses = [int(words[0], 16) for words in found]
     if all(map(le, addresses, islice(addresses, 1, None))):
         order = list(range(len(found)))
     else:
         order = sorted(range(len(found)), key=addresses.__getitem__)
-    # Zeros are what a reader without the right to see addresses is shown.
+    # The kernel shows zeros to a reader who may not see addresses.
     begin = next((at for at, number in enumerate(order) if addresses[number]), len(found))
     order = order[begin:]
     return [addresses[at] for at in order], [found[at] for at in order]

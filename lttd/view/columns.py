@@ -1,7 +1,7 @@
 """Events as columns: the pieces of a window, decoded, merged over CPUs by time.
 
-Rule: what every event has is decoded at once; an event type's own fields are gathered when they are
-asked for.  What cannot be decoded is a note that says where and why, and the rest is there.
+Rule: the columns that every event has are decoded at once; the fields of an event type are gathered
+on access.  Bytes that cannot be decoded become a note with place and reason; the rest is there.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Column = npt.NDArray[Any]
 
-# A __data_loc of an old kernel: the offset alone.
+# The size of a __data_loc of an old kernel, which is an offset only.
 _OFFSET_BYTES: Final = 2
 
 
@@ -40,31 +40,31 @@ class EventBatch:
     """Events of one piece of a window, in the order of time, as columns of equal length."""
 
     data: memoryview
-    """The sub-buffers that the events stand in."""
+    """The sub-buffers that hold the events."""
     types: list[EventType]
-    """What ``type`` counts in."""
+    """The event types; ``type`` is an index into this list."""
     time: U64
-    """Trace clock."""
+    """Trace-clock time."""
     cpu: U16
     type: I32
     pid: I32
     flags: U8
     preempt: U8
     at: I64
-    """Byte of ``data`` at which the event's own bytes begin."""
+    """The offset in ``data`` of the event's own bytes."""
     size_bytes: U32
-    """Of the event's own bytes."""
+    """The number of the event's own bytes."""
     losses: Sequence[Loss] = ()
     """Known losses within the span, in the order of time."""
     notes: Sequence[str] = ()
-    """What could not be shown, and why."""
+    """Lines on data that cannot be decoded, with the reason."""
     begin: int = 0
     end: int = 0
     """The span, its end not included."""
     find: Callable[[str], EventType | None] = _nobody_knows
-    """The type of events of which there are none here."""
+    """Return the type of a name that does not occur in the batch."""
     stream: I32 | None = None
-    """Which of the window's streams each is from; None where nobody asks for that."""
+    """For each event the number of its stream in the window; None if nobody needs it."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -85,12 +85,12 @@ class EventBatch:
         ]
 
     def by_type(self) -> Iterator["EventRows"]:
-        """Yield the events of every type that occurs."""
+        """Yield the events of each type that occurs."""
         for kind, rows in self._kinds:
             yield EventRows(self, kind, rows)
 
     def __getitem__(self, name: str) -> "EventRows":
-        """Return the events called *name*, or ``system:name``; maybe none."""
+        """Return the events called *name*, or ``system:name``; there may be none."""
         for rows in self.by_type():
             if name in (rows.kind.name, f"{rows.kind.system}:{rows.kind.name}"):
                 return rows
@@ -100,7 +100,7 @@ class EventBatch:
         return EventRows(self, kind, np.empty(0, np.int64))
 
     def select(self, rows: I64 | Mask) -> "EventBatch":
-        """Return the batch with some of the events only."""
+        """Return a batch with only some of the events."""
         return EventBatch(
             self.data,
             self.types,
@@ -121,7 +121,7 @@ class EventBatch:
         )
 
     def columns(self) -> dict[str, Column]:
-        """Return what every event has, by name."""
+        """Return the columns that every event has, by name."""
         names = np.array([kind.name for kind in self.types], np.str_)
         return {
             "time": self.time,
@@ -148,7 +148,7 @@ class EventRows:
         self.batch = batch
         self.kind = kind
         self.rows = rows
-        """Which of the batch's events they are."""
+        """The numbers of these events in the batch."""
         self._columns: dict[str, Column] = {}
 
     def __len__(self) -> int:
@@ -158,42 +158,42 @@ class EventRows:
         return f"<{len(self):,} {self.kind.system}:{self.kind.name}: {', '.join(self.names)}>"
 
     def some(self, which: slice | I64 | Mask) -> "EventRows":
-        """Return some of them."""
+        """Return some of these events."""
         return EventRows(self.batch, self.kind, self.rows[which])
 
     @property
     def time(self) -> U64:
-        """Trace clock."""
+        """Trace-clock time."""
         return self.batch.time[self.rows]
 
     @property
     def cpu(self) -> U16:
-        """The CPU that recorded it."""
+        """The CPU that recorded each event."""
         return self.batch.cpu[self.rows]
 
     @property
     def pid(self) -> I32:
-        """Who ran."""
+        """The pid of the task that ran."""
         return self.batch.pid[self.rows]
 
     @cached_property
     def at(self) -> I64:
-        """Where in the batch's data each begins."""
+        """The offset of each event in the batch's data."""
         return self.batch.at[self.rows]
 
     @cached_property
     def size_bytes(self) -> I64:
-        """How many bytes each has of its own."""
+        """The number of each event's own bytes."""
         return self.batch.size_bytes[self.rows].astype(np.int64)
 
     @property
     def names(self) -> list[str]:
-        """Its own fields."""
+        """The names of the event type's own fields."""
         return [one.name for one in self.kind.format.own] if self.kind.format else []
 
     @cached_property
     def records(self) -> npt.NDArray[np.void]:
-        """The fixed parts, one after the other."""
+        """The fixed parts of the events, as a structured array."""
         if self.kind.format is None:
             raise KeyError(f"{self.kind.name} has no format")
         dtype = self.kind.format.dtype
@@ -201,14 +201,14 @@ class EventRows:
             return np.empty(0, dtype)
         if self.kind.records_of is not None:
             return self.kind.records_of(self.batch.data, self.at, self.size_bytes)
-        # Gathered as opaque bytes: six times faster than field by field.
+        # Gather them as opaque bytes: six times faster than field by field.
         return gather(self.batch.data, self.at, np.dtype(f"V{dtype.itemsize}")).view(dtype)
 
     def field(self, name: str) -> Field:
-        """Return what is known of a field.
+        """Return the declaration of a field.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no field of that name.
         """
         if self.kind.format is None:
             raise KeyError(name)
@@ -218,7 +218,7 @@ class EventRows:
         """Return a field: integers (2-D for arrays), or bytes objects for strings and the rest.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no field of that name.
         """
         one = self.field(name)
         if one.kind in (Kind.INT, Kind.ARRAY):
@@ -235,15 +235,15 @@ class EventRows:
         return column
 
     def column(self, name: str) -> Column:
-        """Return what ``rows[name]`` does, made once."""
+        """Return ``rows[name]``, cached."""
         if name not in self._columns:
             self._columns[name] = self[name]
         return self._columns[name]
 
     def spans(self, name: str) -> tuple[I64, I64]:
-        """Return where each event's part of a dynamic field begins and ends in the data.
+        """Return begin and end of a dynamic field in the data, for each event.
 
-        What would lie outside of the event is cut off.
+        A part outside of the event is cut off.
         """
         one = self.field(name)
         size = self.size_bytes
@@ -264,13 +264,13 @@ class EventRows:
         return self.at + begin, self.at + end
 
     def dynamic(self, name: str) -> list[bytes]:
-        """Return the bytes of a field, per event."""
+        """Return the bytes of a dynamic field, for each event."""
         data = self.batch.data
         begin, end = self.spans(name)
         return [bytes(data[a:b]) for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
 
     def lists(self, name: str) -> list[list[int]]:
-        """Return the elements of a field, per event."""
+        """Return the elements of a dynamic field, for each event."""
         one = self.field(name)
         assert self.kind.format is not None
         dtype = one.element_dtype(self.kind.format.byteorder)
@@ -299,7 +299,7 @@ class EventRows:
 
 
 def gather(data: memoryview, at: I64, dtype: np.dtype[Any]) -> Column:
-    """Return what stands at each of some places, however aligned."""
+    """Return the values at some offsets, which need not be aligned."""
     room = len(data) - dtype.itemsize + 1
     everywhere: Column = np.ndarray((room,), dtype, data, strides=(1,))
     found: Column = everywhere[at]
@@ -307,7 +307,7 @@ def gather(data: memoryview, at: I64, dtype: np.dtype[Any]) -> Column:
 
 
 def chars(column: Column) -> Column:
-    """Cut strings in fixed fields behind their first NUL; what comes there is left over."""
+    """Cut strings in fixed fields after their first NUL; later bytes are old data."""
     size = column.dtype.itemsize
     raw = np.ascontiguousarray(column).view(np.uint8).reshape(-1, size)
     if size > 1 and ((raw[:, 1:] != 0) & (raw[:, :-1] == 0)).any():
@@ -316,14 +316,14 @@ def chars(column: Column) -> Column:
 
 
 def inside(length: I64) -> I64:
-    """Return 0, 1, ... for each of some lengths, one after the other."""
+    """Return 0, 1, ... up to each length, one after the other in one array."""
     behind = np.cumsum(length)
     total = int(behind[-1]) if len(length) else 0
     return np.arange(total, dtype=np.int64) - np.repeat(behind - length, length)
 
 
 def until_nul(raw: U8, begin: I64, length: I64) -> I64:
-    """Return how long each string is before its first NUL."""
+    """Return the length of each string before its first NUL."""
     start = np.cumsum(length) - length
     zeros = np.flatnonzero(raw[np.repeat(begin, length) + inside(length)] == 0)
     if not len(zeros):

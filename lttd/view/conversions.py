@@ -1,7 +1,7 @@
-"""``%d``, ``%s``, ``%pI4`` and the like: values -> strips.
+"""Convert columns of values to strips by ``%d``, ``%s``, ``%pI4`` and other conversions.
 
 Source of the kernel's own conversions: Linux lib/vsprintf.c, Documentation/core-api/printk-formats.
-Plain pointers are printed as they are, not hashed: as the kernel does with options/hash-ptr off.
+Plain pointers are not hashed, as in the kernel with options/hash-ptr off.
 """
 
 import errno
@@ -33,10 +33,10 @@ _UUID_GROUPS: Final = (4, 2, 2, 2, 6)
 
 
 def converted(conversion: Conversion, value: Value, count: int, context: "Context") -> Strip:
-    """Return what one ``%`` prints, per row.
+    """Return the text of one conversion, for each row.
 
     Raises:
-        Inexpressible: not of this value.
+        Inexpressible: the conversion cannot print this value.
     """
     letter = conversion.letter
     if letter == "p":
@@ -57,7 +57,7 @@ def converted(conversion: Conversion, value: Value, count: int, context: "Contex
 
 
 class Context:
-    """What conversions need beside values."""
+    """The properties of a kernel that conversions need besides values."""
 
     def __init__(self, long_bytes: int, byteorder: str, symbols: Symbols) -> None:
         self.long_bytes = long_bytes
@@ -68,7 +68,7 @@ class Context:
         self.precision: int | None = None
 
     def pointed_to(self, address: int) -> bytes:
-        """Return the string that lies at an address of the kernel, where the trace tells it."""
+        """Return the string at an address of the kernel, if the trace has it."""
         address &= (1 << 8 * self.long_bytes) - 1
         if not address:
             return b"(null)"
@@ -77,7 +77,7 @@ class Context:
 
 
 def _sized(conversion: Conversion, value: Column, long_bytes: int) -> Column:
-    """Return what a vararg of that length would be read as."""
+    """Return the value as C reads a vararg of the conversion's length."""
     signed = conversion.letter in "di"
     size = {"hh": 1, "h": 2, "": 4, "l": long_bytes, "z": long_bytes, "Z": long_bytes}.get(
         conversion.length, 8
@@ -110,13 +110,13 @@ def _number(conversion: Conversion, value: Column, count: int) -> Strip:
 
 
 def _slowly(conversion: Conversion, value: Column) -> Strip:
-    """Format each value that occurs as Python does; the two agree on what the kernel uses."""
+    """Format each distinct value by Python, which agrees with C on the kernel's conversions."""
     if not isinstance(conversion.width, int | None) or not isinstance(
         conversion.precision, int | None
     ):
         raise Inexpressible("a number as wide as another says")
     letter = "d" if conversion.letter in "diu" else conversion.letter
-    # Linux lib/vsprintf.c, number(): 0x also before 0, unlike C; a bare 0 before octal digits.
+    # Linux lib/vsprintf.c, number(): unlike C, 0x also before 0; one 0 before octal digits.
     spec = "%" + conversion.flags
     spec += str(conversion.width) if conversion.width else ""
     spec += f".{conversion.precision}" if conversion.precision is not None else ""
@@ -132,7 +132,7 @@ def _slowly(conversion: Conversion, value: Column) -> Strip:
 
 
 def printable_literals(parsed: PrintFmt) -> PrintFmt:
-    """Escape what stands between conversions; drop the line breaks at the end."""
+    """Escape the text between conversions; drop line breaks at the end."""
     *before, last = parsed.pieces or (b"",)
     pieces = [*before, last.rstrip(b"\n") if isinstance(last, bytes) else last]
     return PrintFmt(

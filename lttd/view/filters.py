@@ -1,4 +1,4 @@
-"""Which events are wanted: CPUs, names, and ``--where``, an expression over their fields.
+"""Select events by CPU, by name, and by ``--where``, an expression over their fields.
 
     prev_pid == 42 and prev_prio < 100
     comm == "bash" or next_comm in ("sshd", "cron")
@@ -6,13 +6,13 @@
     "ssh" in comm and args[0] == 3
 
 Names are the event's own fields, and ``event``, ``system``, ``time``, ``cpu``, ``pid``, ``flags``
-and ``preempt_count`` of every event (an event's own field of that name goes first;
-``common_pid`` is always who ran).  A comparison with a field that an event does not have is false.
-``"text" in field`` looks for a part of a string, ``field in ("one", "other")`` for one of several.
-A string's trailing newlines, as markers have them, do not count.
+and ``preempt_count`` of every event.  An event's own field of such a name hides it; ``common_pid``
+is always the task that ran.  A comparison with a field that an event lacks is false.  ``"text" in
+field`` finds a part of a string, ``field in ("one", "other")`` one of several strings.  Trailing
+newlines of a string, as in markers, are ignored.
 
-Rule: the expression is parsed into Python's syntax tree, and this file alone says what a node
-means: nothing is ever evaluated by Python.
+Rule: the expression is parsed into Python's syntax tree, and only this module gives its nodes a
+meaning: Python never evaluates it.
 """
 
 import ast
@@ -35,7 +35,7 @@ Value = Any
 
 
 class _Missing:
-    """The value of a field that an event does not have, and of all that is made of it."""
+    """The value of a field that an event lacks, and of every expression over it."""
 
 
 MISSING: Final = _Missing()
@@ -83,7 +83,7 @@ class Where:
         """Parse *text*.
 
         Raises:
-            UsageError: no such expression.
+            UsageError: it is not a valid expression.
         """
         self.text = text
         try:
@@ -101,7 +101,7 @@ class Where:
             self._check(node)
         self._body = tree.body
         self.names: Final = dict.fromkeys(n.id for n in nodes if isinstance(n, ast.Name))
-        """What it names, in the order of the tree."""
+        """The names in it, in the order of the tree."""
 
     def _check(self, node: ast.AST) -> None:
         what = type(node).__name__
@@ -115,10 +115,10 @@ class Where:
                 raise UsageError(f"--where {self.text!r}: {node.value!r} is not allowed here")
 
     def mask(self, rows: EventRows) -> Mask:
-        """Tell for each event whether it is wanted.
+        """Return a mask of the events for which the expression is true.
 
         Raises:
-            UsageError: types that do not go together.
+            UsageError: it combines types that do not fit.
         """
         try:
             with np.errstate(all="ignore"):
@@ -253,10 +253,10 @@ def _refuse_array(value: Value) -> None:
 
 
 def _matched(a: Value, b: Value) -> tuple[Value, Value]:
-    """Bring two operands of arithmetic to one type of 64 bits, without leaving the integers.
+    """Convert two operands of arithmetic to one integer type of 64 bits.
 
-    As C does with a constant: u64 stays so (-4096 becomes its two's complement), i64 becomes u64
-    with a constant from 2^63 on.  Of two columns, one of each, the unsigned one becomes signed.
+    Constants follow C: u64 stays u64 (-4096 becomes its two's complement), i64 becomes u64 with a
+    constant from 2^63 on.  Of a signed and an unsigned column, the unsigned one becomes signed.
     """
     _refuse_beyond(a, b)
     kinds = {value.dtype.str[1:] for value in (a, b) if isinstance(value, np.ndarray)}
@@ -293,13 +293,13 @@ def _compared(op: ast.cmpop, a: Value, b: Value, count: int) -> Mask:
 
 
 def _signed_beside(value: Value, other: Value) -> Value:
-    """Take u64 as signed beside a negative constant: ``args[0] == -100`` means what it says."""
+    """Convert u64 to signed if the other operand is a negative constant: ``args[0] == -100``."""
     negative = isinstance(other, int) and other < 0
     return value.astype(np.int64) if negative and isinstance(value, np.ndarray) else value
 
 
 def _contained(a: Value, b: Value, count: int) -> Mask:
-    """Tell for each row whether *a* is one of a list, or a part of a field's text."""
+    """Return a mask of the rows in which *a* is one of a list, or a part of a field's text."""
     if isinstance(b, np.ndarray) and _is_text(b):
         return _part_of(a, b)
     if isinstance(b, np.ndarray) or not isinstance(b, tuple | bytes):
@@ -325,13 +325,13 @@ def _is_text(value: Value) -> bool:
 
 
 def matches(system: str, name: str, glob: str) -> bool:
-    """Whether a glob of ``--event`` means a type of events."""
+    """Tell whether a glob of ``--event`` matches an event type."""
     names = (name, *(f"{system}{sign}{name}" for sign in ":/."))
     return any(fnmatchcase(each, glob) for each in names)
 
 
 class Filter:
-    """What a window keeps of what it holds."""
+    """The selection of events in a window."""
 
     def __init__(
         self,
@@ -339,21 +339,21 @@ class Filter:
         events: Iterable[str] | None = None,
         where: str | None = None,
     ) -> None:
-        """Prepare it.
+        """Parse *where*.
 
         Raises:
-            UsageError: *where* is no expression.
+            UsageError: *where* is not a valid expression.
         """
         self._cpus = frozenset(cpus) if cpus else None
         self.globs: Final = tuple(events) if events else None
         self.where: Final = Where(where) if where else None
 
     def __bool__(self) -> bool:
-        """Whether anything may be left out."""
+        """Tell whether the filter can leave out any event."""
         return not (self._cpus is None and self.globs is None and self.where is None)
 
     def __str__(self) -> str:
-        """Write what is wanted, for people."""
+        """Return the filter in words."""
         cpus = sorted(self._cpus or ())
         parts = [f"CPU {', '.join(map(str, cpus))}"] if cpus else []
         parts += [", ".join(self.globs)] if self.globs else []
@@ -361,17 +361,17 @@ class Filter:
         return "; ".join(parts)
 
     def wants_cpu(self, cpu: int) -> bool:
-        """Whether events of a CPU are wanted."""
+        """Tell whether the filter allows events of a CPU."""
         return self._cpus is None or cpu in self._cpus
 
     def wants(self, kind: EventType) -> bool:
-        """Whether a type of events is wanted."""
+        """Tell whether the filter allows events of a type."""
         if self.globs is None:
             return True
         return any(matches(kind.system, kind.name, glob) for glob in self.globs)
 
     def of(self, batch: EventBatch) -> EventBatch:
-        """Return the batch without what is not wanted; its losses stay."""
+        """Return the batch with the selected events; its losses stay."""
         if self.globs is not None and len(batch):
             wanted = np.array([self.wants(kind) for kind in batch.types])
             keep = wanted[batch.type]

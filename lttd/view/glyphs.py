@@ -1,10 +1,10 @@
-"""Whole columns of numbers as digits, by table look-up.
+"""Convert whole columns of numbers to digits, by table look-up.
 
-A strip is what stands side by side in a line: constant bytes, or an array with as many bytes per
-row.  NUL is no character here: it fills up what is shorter than its column, and is taken out when a
-line is made.
+A strip is a list of parts of a line, side by side.  A part is constant bytes, or an array with the
+same number of bytes for each row.  NUL is not a character here: it pads short values to the width
+of their column, and is removed when a line is made.
 
-Rule: no Python object per row on any path that a common format takes.
+Rule: the paths of common formats make no Python object per row.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,9 +27,9 @@ _DELETE: Final = 0x7F
 
 @cache
 def _decimal_tables() -> tuple[Column, Column]:
-    """Return 4-digit groups: [n] without leading zeros, [n + 10000] with them.
+    """Return two tables of 4-digit groups: [n] without leading zeros, [n + 10000] with them.
 
-    The first holds nothing for 0, the second, for the last group of a number, ``0``.
+    For 0 the first table has nothing; the second, for the last group of a number, has ``0``.
     """
     number = np.arange(_GROUP, dtype=np.uint16)
     digits = np.stack([number // 10**at % 10 for at in (3, 2, 1, 0)], axis=1).astype(np.uint8)
@@ -62,7 +62,7 @@ def _words(matrix: Column) -> Column:
 def _top(
     tables: Callable[[], tuple[Column, Column]], width: int, last: bool, padded: bool
 ) -> Column:
-    """Return the table for a first group that has at most *width* digits."""
+    """Return the table for a first group of at most *width* digits."""
     table = tables()[int(last)]
     half = len(table) // 2
     matrix = (table[half:] if padded else table[:half]).view(np.uint8).reshape(-1, 4)
@@ -101,7 +101,7 @@ def hexadecimal(values: Column, zeros: int = 0, *, upper: bool = False) -> Strip
     unsigned = values.view(f"u{values.dtype.itemsize}") if values.dtype.kind == "i" else values
     width = max((int(unsigned.max()).bit_length() + 3) // 4, 1)
     tables = _upper if upper else _lower
-    # Two bytes are a group: what a shift and a mask would tell is there to be looked at.
+    # A group is two bytes of the number, so a view replaces shift and mask.
     pairs = np.ascontiguousarray(unsigned, f"<u{max(unsigned.dtype.itemsize, 2)}").view("<u2")
     pairs = pairs.reshape(len(unsigned), -1)
     nothing = np.zeros(len(unsigned), np.int32)
@@ -127,7 +127,7 @@ def _grouped(
     width: int,
     zeros: int,
 ) -> Strip:
-    """Look up the groups of a number, the first of which is *first*."""
+    """Look up the groups of numbers, from the group *first* on."""
     most = max(width, zeros)
     top_width = (most - 1) % 4 + 1
     first = first.astype(np.int32, copy=False)
@@ -151,7 +151,7 @@ def _grouped(
 
 
 def _zeroed(column: bytes | Column, digits: int) -> Column:
-    """Write ``0`` where the last *digits* of a column hold nothing."""
+    """Write ``0`` in the last *digits* places of a column that are empty."""
     assert isinstance(column, np.ndarray)
     matrix = column.view(np.uint8).reshape(len(column), -1).copy()
     last = matrix[:, matrix.shape[1] - digits :]
@@ -165,15 +165,15 @@ def words_of(column: Column) -> Column:
 
 
 def printable_words(column: Column) -> Column:
-    """Return strings of a trace (dtype S) as a column of a strip: escaped by lttd.terminal."""
+    """Return strings of a trace (dtype S), escaped by lttd.terminal, as a column of a strip."""
     return words_of(printable_strings(column))
 
 
 def printable_strings(column: Column) -> Column:
-    """Return strings (dtype S), those escaped that a terminal would not show as they are.
+    """Return strings (dtype S) with control characters escaped for a terminal.
 
-    A column is looked through as one array of bytes.  Objects are made only for the rows that hold
-    a control character or a byte beyond ASCII, one per content.
+    The column is searched as one array of bytes.  Only rows with a control character or a byte
+    beyond ASCII become Python objects, one for each distinct content.
     """
     raw = np.ascontiguousarray(column).view(np.uint8)
     unsafe = (raw < ord(" ")) & (raw != 0) & (raw != ord("\t"))
@@ -193,12 +193,12 @@ def strings_of(told: Sequence[bytes]) -> Column:
 
 
 def right_aligned(strip: Strip, count: int, width: int) -> Strip:
-    """Put blanks before what is shorter than *width*."""
+    """Put blanks before values that are shorter than *width*."""
     matrix = matrix_of(strip, count)
     if matrix.shape[1] < width:
         room = np.zeros((count, width - matrix.shape[1]), np.uint8)
         matrix = np.concatenate((room, matrix), axis=1)
-    # NULs may stand inside, behind a sign: a stable sort of "is nothing" closes the ranks.
+    # NULs may also be inside, after a sign: a stable sort by "is NUL" moves them to one side.
     order = np.argsort(matrix != 0, axis=1, kind="stable")
     closed = np.take_along_axis(matrix, order, axis=1)
     last = closed[:, closed.shape[1] - width :]
@@ -207,7 +207,7 @@ def right_aligned(strip: Strip, count: int, width: int) -> Strip:
 
 
 def matrix_of(strip: Strip, count: int) -> npt.NDArray[np.uint8]:
-    """Return a strip as one matrix of bytes, a row each."""
+    """Return a strip as one matrix of bytes: shape (count, width)."""
     width = width_of(strip)
     matrix = np.empty((count, width), np.uint8)
     at = 0
@@ -227,14 +227,14 @@ def width_of(strip: Strip) -> int:
 
 
 def distinct(values: Column) -> tuple[Column, Column]:
-    """Return the values that occur, and for each row which it is."""
+    """Return the distinct values, and for each row the number of its value."""
     if len(values) > 64 and values.dtype.kind in "iu":
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
         low = values.min()
         span = int(values.max()) - int(low)
         if span < _SMALL_RANGE:
-            # Modulo 2^n, as unsigned of the values' width: neither a kernel address (2^63 and
-            # more) nor the span of a narrow signed type has a larger dtype to go to.
+            # Compute modulo 2^n, as unsigned of the values' width: there is no larger dtype for a
+            # kernel address (2^63 and more), nor for the span of a narrow signed type.
             unsigned = np.dtype(f"u{values.dtype.itemsize}")
             least = low.view(unsigned)
             offset = (values.view(unsigned) - least).astype(np.int32)
@@ -248,7 +248,7 @@ def distinct(values: Column) -> tuple[Column, Column]:
 
 
 def distinct_rows(matrix: npt.NDArray[np.uint8]) -> tuple[Column, Column]:
-    """Return a row's number for each content that occurs, and for each row which content it has."""
+    """Return one row number for each distinct content, and for each row its content's number."""
     count, width = matrix.shape
     words = np.zeros((count, -(-width // 8)), np.uint64)
     words.view(np.uint8)[:, :width] = matrix
@@ -262,7 +262,7 @@ def distinct_rows(matrix: npt.NDArray[np.uint8]) -> tuple[Column, Column]:
 
 
 def per_distinct(values: Column, told: Callable[[Any], bytes]) -> Column:
-    """Return strings (dtype S), made once per value that occurs."""
+    """Return strings (dtype S), made once for each distinct value."""
     uniques, inverse = distinct(values)
     made = [told(value) for value in uniques.tolist()]
     table: Column = np.array(made or [b""], np.bytes_)

@@ -1,4 +1,4 @@
-"""Columns as the tables of other libraries, where those are installed."""
+"""Convert columns to tables of pyarrow and polars, if these are installed."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ Column = npt.NDArray[Any]
 
 
 def _plain(column: Column) -> Column | list[Any]:
-    """Return a column as Arrow takes it: native byte order, text decoded, arrays as lists."""
+    """Return a column for Arrow: native byte order, text decoded, arrays as lists."""
     if column.dtype.kind == "S":
         return np.char.decode(column, "utf-8", "replace")
     if column.dtype.kind == "O":

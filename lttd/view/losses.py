@@ -1,6 +1,6 @@
-"""What a stream lost within some of its sub-buffers, without reading all that it ever lost.
+"""Find the losses of a stream among some sub-buffers, without reading all of its gaps.
 
-Rule: gaps stand in the order of their rows; a gap whose row no index reaches comes after all.
+Rule: gaps are in the order of their rows; a gap whose row is beyond the index comes last.
 """
 
 from pathlib import Path
@@ -19,20 +19,20 @@ _NAMES: Final = {Unit.EVENTS: "EVENTS", Unit.SUBBUFFERS: "SUB-BUFFERS", Unit.BYT
 
 
 class Loss(NamedTuple):
-    """A known loss, where a reader of the window meets it."""
+    """A known loss at its place in a window."""
 
     time: int
-    """Begin of the sub-buffer before which it lies, or when it was known."""
+    """The begin of the sub-buffer after it, or the time at which it was known."""
     cpu: int
     lost: int | None
-    """How many; None: some."""
+    """The number of lost units; None: some."""
     unit: Unit
     reason: Reason | None
-    """None where the file names one that is not known."""
+    """The reason; None if the file has an unknown one."""
     channel: str = ""
 
     def __str__(self) -> str:
-        """Write it as the kernel does."""
+        """Return the loss as the kernel prints it."""
         number = "" if self.lost is None else f"{self.lost} "
         return f"CPU:{self.cpu} [LOST {number}{_NAMES[self.unit]}]"
 
@@ -57,9 +57,9 @@ class Losses:
         self._gaps = np.frombuffer(raw, GAP_DTYPE, count, len(GAPS_HEADER))
 
     def before(self, first: int, begins: list[int], of: StreamId, floor: int | None) -> list[Loss]:
-        """Return the losses before rows ``first`` and on, which begin at *begins*.
+        """Return the losses before the rows from *first* on, which begin at *begins*.
 
-        Unless *floor* is None also those that come after all rows, no sooner than then.
+        If *floor* is a time, also return the losses after all rows, at *floor* or later.
         """
         if not len(self._gaps):
             return []
@@ -76,7 +76,7 @@ class Losses:
         return found
 
     def _first_at(self, row: int) -> int:
-        """Return the number of the first gap at or after *row*, in O(log n) pages."""
+        """Return the number of the first gap at or after *row*; reads O(log n) pages."""
         rows = self._gaps["row"]
         low, high = 0, len(rows)
         while low < high:

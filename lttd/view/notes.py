@@ -1,6 +1,6 @@
-"""What could not be shown, a line each, however much of it there is.
+"""Collect lines on data that cannot be shown, and limit their number.
 
-Rule: memory, and what a person has to read, do not grow with the damage.
+Rule: neither memory nor the number of printed lines grows with the damage.
 """
 
 from collections.abc import Iterable
@@ -10,15 +10,15 @@ MOST_NOTES: Final = 20
 
 
 class TakesNotes(Protocol):
-    """Where a line goes that says what cannot be shown, and why."""
+    """A receiver of lines on data that cannot be shown, and why."""
 
     def add(self, *notes: str) -> None:
-        """Take in notes."""
+        """Add notes."""
         ...
 
 
 class Notes:
-    """The first notes, each once, and how many more there were."""
+    """The first notes, each once, and the number of others."""
 
     def __init__(self, notes: Iterable[str] = ()) -> None:
         self._first: dict[str, None] = {}
@@ -26,7 +26,7 @@ class Notes:
         self.add(*notes)
 
     def add(self, *notes: str) -> None:
-        """Take in notes."""
+        """Add notes."""
         for note in notes:
             if note in self._first:
                 continue
@@ -36,25 +36,25 @@ class Notes:
                 self._more += 1
 
     def told(self) -> list[str]:
-        """Return what is to be shown."""
+        """Return the lines to show."""
         return [*self._first, *([f"... and {self._more} more like these"] if self._more else [])]
 
 
 class WindowNotes:
-    """The notes of one window: all who read it add to them, and each line is handed out once."""
+    """The notes of one window; all its readers add to them, and take() returns each line once."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
         self._fresh: list[str] = []
 
     def add(self, *notes: str) -> None:
-        """Take in notes; those that were added before are left out."""
+        """Add notes; leave out those that were added before."""
         for note in notes:
             if note not in self._known:
                 self._known.add(note)
                 self._fresh.append(note)
 
     def take(self) -> list[str]:
-        """Return what was added since the last time, of too many the first."""
+        """Return the notes since the last call; of too many, the first ones."""
         fresh, self._fresh = self._fresh, []
         return Notes(fresh).told()

@@ -1,9 +1,9 @@
-"""What a command makes is there whole under its name, or not at all.
+"""Make the output of a command under its name as a whole, or not at all.
 
-Rule: it is made in a directory beside that nobody else can enter, and renamed when it is done; what
-is there is never touched.
-Rule: the directory beside is made, filled in and renamed from by its descriptor: its parent may be
-anybody's, who could put another one in its place.
+Rule: the output is made in a private directory beside its name, and renamed when it is complete; an
+existing file is never touched.
+Rule: lttv uses the private directory by its descriptor only: its parent may belong to another user,
+who could put another directory in its place.
 """
 
 import os
@@ -21,13 +21,13 @@ from lttd.view.trace import Trace
 
 @contextmanager
 def new_output(out: Path, disk: Disk, trace: Trace) -> Iterator[Path]:
-    """Yield a path to make a file or a directory at; it becomes *out* when the block ends well.
+    """Yield a path for a file or a directory, which becomes *out* if the block succeeds.
 
-    Whoever may not read *trace* may not read what is made of it either.
+    Only users who may read *trace* may read the output.
 
     Raises:
-        UsageError: *out* is there already, or its directory is not.
-        StorageError: nothing can be written there.
+        UsageError: *out* exists already, or its directory does not.
+        StorageError: the directory cannot be written to.
     """
     _refuse_existing(out)
     parent = out.absolute().parent
@@ -57,14 +57,14 @@ def new_output(out: Path, disk: Disk, trace: Trace) -> Iterator[Path]:
 
 
 def _permit(held: OpenDirectory, made: Path, mode: int) -> None:
-    """Give what was made the permissions *mode*, less what the umask takes away."""
+    """Give the output the permissions *mode*, less those that the umask removes."""
     mask = os.umask(0o077)
     os.umask(mask)
     mode &= ~mask
     if held.is_file(made):
         _chmod(held.open_file(made), mode)
         return
-    # Whoever may read a directory's files may enter it.
+    # A user who may read a directory's files may enter it.
     enter = mode | (mode & 0o444) >> 2
     for directory, below, files in held.walk(made):
         for name in below:
@@ -82,7 +82,7 @@ def _chmod(fd: int, mode: int) -> None:
 
 
 def _mode_of(trace: Trace) -> int:
-    """Return the permissions that all manifests and data files of a trace have."""
+    """Return the permissions that all manifests and data files of a trace grant."""
     mode = 0o666
     for segment in trace.segments:
         paths = segment.paths
@@ -95,11 +95,11 @@ def _mode_of(trace: Trace) -> int:
 
 def _refuse_existing(out: Path) -> None:
     if os.path.lexists(out):
-        raise UsageError(f"{out}: is there already; name another, or remove it")
+        raise UsageError(f"{out}: exists already; name another, or remove it")
 
 
 def nothing_within(trace: Trace) -> str:
-    """Say that a window is empty, and what there is."""
+    """Return a line for an empty window, with the times that the trace has."""
     span = trace.span
     words = f"{trace.path}: nothing was recorded within these times"
     if span is None:

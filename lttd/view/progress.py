@@ -1,6 +1,6 @@
-"""How far long work has come, on stderr where that is a terminal.
+"""Show the progress of long work on stderr, if that is a terminal.
 
-Rule: what it wrote is gone when the work is done.
+Rule: the text is erased when the work is done.
 """
 
 import sys
@@ -13,13 +13,13 @@ from lttd.view.library import ClockGroup
 from lttd.view.window import Piece, extent
 
 EVERY_S: Final = 0.5
-# The cursor waits where the line begins: whoever writes next writes over what stands there.
+# The cursor stays at the begin of the line, so that the next output overwrites the text.
 _TOLD: Final = "{:4.0%}"
 _CLEAR: Final = "    "
 
 
 class Progress:
-    """Tells which part of a group's window has been done."""
+    """Shows the finished part of a group's window."""
 
     def __init__(self, group: ClockGroup, *, wanted: bool = True) -> None:
         self._group = group
@@ -27,7 +27,7 @@ class Progress:
         self._next = time.monotonic() + EVERY_S
 
     def reached(self, piece: Piece) -> None:
-        """Say that *piece* is done, now and then."""
+        """Show from time to time that *piece* is done."""
         if not self._on or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + EVERY_S
@@ -37,13 +37,13 @@ class Progress:
         overwrite_line(_TOLD.format(min(part, 1)))
 
     def done(self) -> None:
-        """Leave nothing behind."""
+        """Erase the text."""
         if self._on:
             overwrite_line(_CLEAR)
 
 
 def pieces_of(group: ClockGroup) -> Iterator[Piece]:
-    """Yield the pieces of a group's window, and tell how far it has come."""
+    """Yield the pieces of a group's window, and show the progress."""
     progress = Progress(group)
     try:
         for piece in group.pieces():

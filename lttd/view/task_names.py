@@ -1,8 +1,8 @@
-"""Who ran: the command of a pid at a time, from ``tracefs/commands`` and from the events.
+"""Find the command of a pid at a time, from ``tracefs/commands`` and from the events.
 
-Rule: what the events of a piece say of a task goes before what was noted outside of it; of several,
-the latest one at or before the time counts, else the first one after it.
-Invariant: what a line shows depends on the trace and the piece, not on who formats it.
+Rule: a name in the events of a piece wins over one in the file.  Of several names, the latest one
+at or before the time counts, else the first one after it.
+Invariant: a line depends on the trace and the piece only, not on the process that formats it.
 """
 
 import re
@@ -32,9 +32,9 @@ COMMAND: Final = re.compile(rb"^(\d{1,20}+)\t(\d{1,10}+)\t(\d{0,10}+)\t([^\n]*+)
 _LEAST_LINE_BYTES: Final = len(b"1\t1\t\ta\n")
 MOST_PID: Final = (1 << 31) - 1
 COMM_BYTES: Final = 15
-"""TASK_COMM_LEN less its NUL; /proc tells longer names of kernel threads."""
+"""TASK_COMM_LEN less its NUL; /proc has longer names for kernel threads."""
 
-# event -> pairs of (field of the pid, field of the command): true from the event on.
+# Event: pairs of (field of the pid, field of the command), which hold from the event on.
 _TELLING: Final = {
     "sched_switch": (("prev_pid", "prev_comm"), ("next_pid", "next_comm")),
     "sched_waking": (("pid", "comm"),),
@@ -51,12 +51,12 @@ Noted = dict[int, list[tuple[int, bytes]]]
 
 
 def parse_commands(text: bytes, into: Noted, tgids: dict[int, int] | None = None) -> None:
-    """Read lines of time, pid, tgid and command; what does not parse is left out."""
+    """Parse lines of time, pid, tgid and command; leave out lines that do not parse."""
     for found in islice(COMMAND.finditer(text), COMMAND_LINES.most):
         time, pid, tgid = int(found[1]), int(found[2]), found[3]
         if time > FOREVER or pid > MOST_PID:
             continue
-        told = found[4][: 2 * COMM_BYTES]  # escaped, a byte may be two
+        told = found[4][: 2 * COMM_BYTES]  # an escaped byte takes two
         if b"\\" in told:
             told = told.replace(b"\\n", b"\n").replace(b"\\\\", b"\\")
         into.setdefault(pid, []).append((time, told[:COMM_BYTES]))
@@ -65,10 +65,10 @@ def parse_commands(text: bytes, into: Noted, tgids: dict[int, int] | None = None
 
 
 class Names:
-    """The commands that some segments of one boot noted."""
+    """The commands in the files of some segments of one boot."""
 
     idle: bytes | None = IDLE
-    """What pid 0 is called, whoever notes it; None: as noted."""
+    """The name of pid 0, whatever the files say; None: as in the files."""
 
     def __init__(self, files: Iterable[Place | Path], notes: TakesNotes | None = None) -> None:
         """*notes* gets a line for each file that is too large to be read whole."""
@@ -79,29 +79,29 @@ class Names:
         self._tgids: dict[int, int] = {}
 
     def tgid(self, pid: int) -> int | None:
-        """Return which process a task was last seen to belong to; None where nobody noted it."""
+        """Return the process of a task by its last observation; None if there is none."""
         return self._tgids.get(pid) if self.noted else None
 
     @property
     def noted(self) -> Noted:
-        """Per pid, when it was seen to be what."""
+        """For each pid, its observations: time and command."""
         if self._noted is None:
             self._noted = {}
             for path in self._files:
                 try:
                     self.parse(read_head(path, COMMANDS.most), self._noted)
                 except OSError:
-                    continue  # none were noted: then the events must tell
+                    continue  # there is no file: the events are the only source
             for seen in self._noted.values():
                 seen.sort()
         return self._noted
 
     def parse(self, text: bytes, into: Noted) -> None:
-        """Read what one of the files says."""
+        """Parse one of the files."""
         parse_commands(text, into, self._tgids)
 
     def of(self, batch: EventBatch) -> tuple[Column, Column]:
-        """Return (pid, command) pairs as two columns, and for each event which pair it has.
+        """Return the distinct (pid, command) pairs, and for each event the number of its pair.
 
         The pairs are one structured column: ``pid`` and ``comm``.
         """
@@ -146,12 +146,12 @@ def _too_large(path: Place | Path) -> str | None:
             data = read_head(path, COMMANDS.most)
             limit = COMMAND_LINES if data.count(b"\n") > COMMAND_LINES.most else None
     except OSError:
-        return None  # told by what is shown in place of the names
+        return None  # the output shows that names are missing
     return limit and f"{path}: {limit}; later names come from the events alone"
 
 
 def _told_by(batch: EventBatch) -> Noted:
-    """Return what the batch's own events say, only where it changes."""
+    """Return the observations in the batch's own events, only where a name changes."""
     found: list[tuple[Column, Column, Column]] = []
     for rows in batch.by_type():
         for pid_field, comm_field in _TELLING.get(rows.kind.name, ()):
@@ -175,7 +175,7 @@ def _observed(rows: EventRows, pid: str, comm: str) -> Iterator[tuple[Column, Co
     try:
         pids, comms = rows.column(pid), rows.column(comm)
     except KeyError:
-        return  # of another kernel, which names its fields otherwise
+        return  # an event of another kernel, whose fields have other names
     if comms.dtype.kind == "O":
         named = [name.rpartition(b"/")[2][:COMM_BYTES] for name in comms.tolist()]
         comms = np.array(named or [b""], f"S{COMM_BYTES}")[: len(named)]

@@ -1,4 +1,4 @@
-"""T on the command line: which moment of a trace is meant, in each segment's own trace clock.
+"""Parse T of the command line into a moment, and place it on each segment's own trace clock.
 
     3305.495834739              seconds on the trace clock
     06:57:47.5                  wall clock, UTC, on the day the trace begins (or the next)
@@ -6,7 +6,7 @@
     +1.5s  -200ms               from the begin, or the end, of the trace (s, ms, us, ns; none: s)
 
 Rule: times are integers; no digit of a nanosecond is lost to a float.
-Invariant: a window is closed: an event at T lies in what begins at T and in what ends at T.
+Invariant: a window includes both ends: an event at T is in a window that begins or ends at T.
 """
 
 import datetime as dt
@@ -41,14 +41,14 @@ class Moment:
     """A point in time that every segment can place on its own trace clock."""
 
     value: int
-    """Trace-clock units, or REALTIME ns."""
+    """Trace-clock units, or ns of REALTIME."""
     wall: bool
 
     def in_segment(self, segment: Segment) -> int:
-        """Return the moment on *segment*'s trace clock; 0 where it is before that clock began.
+        """Return the moment on *segment*'s trace clock; 0 if it is before that clock began.
 
         Raises:
-            UsageError: a wall-clock time, and nobody noted the clocks.
+            UsageError: it is a wall-clock time, and the segment has no clock snapshot.
         """
         if not self.wall:
             return self.value
@@ -62,14 +62,14 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """From one moment to another, both included; None: from the begin, to the end."""
+    """A span from one moment to another, both included; None: the begin or end of the trace."""
 
     begin: Moment | None = None
     end: Moment | None = None
 
     @property
     def everything(self) -> bool:
-        """Whether nothing lies outside."""
+        """Whether the window is unlimited."""
         return self.begin is None and self.end is None
 
     def bounds(self, segment: Segment) -> tuple[int, int]:
@@ -83,10 +83,10 @@ EVERYTHING: Final = Window()
 
 
 def window_of(trace: Trace, begin: str | None, end: str | None) -> Window:
-    """Return the window that the options ``--begin`` and ``--end`` name.
+    """Return the window of the options ``--begin`` and ``--end``.
 
     Raises:
-        UsageError: one of them is no time, or the end lies before the begin.
+        UsageError: one of them is not a time, or the end is before the begin.
     """
     window = Window(
         parse_moment(begin, trace) if begin is not None else None,
@@ -95,15 +95,15 @@ def window_of(trace: Trace, begin: str | None, end: str | None) -> Window:
     if window.begin and window.end:
         bounds = [window.bounds(segment) for segment in trace.segments]
         if all(last < first for first, last in bounds):
-            raise UsageError(f"--end {end} lies before --begin {begin}")
+            raise UsageError(f"--end {end} is before --begin {begin}")
     return window
 
 
 def parse_moment(text: str, trace: Trace) -> Moment:
-    """Return what T means in *trace*.
+    """Parse T as a moment of *trace*.
 
     Raises:
-        UsageError: it is no time, or counts from where the trace has nothing.
+        UsageError: it is not a time, or is relative and the trace is empty.
     """
     if found := _SECONDS.fullmatch(text):
         return Moment(_scaled_ns(found, _SECOND_NS), wall=False)
@@ -122,7 +122,7 @@ def _no_time(text: str) -> UsageError:
 
 
 def _scaled_ns(found: re.Match[str], unit_ns: int) -> int:
-    """Return number times unit; digits beyond the nanosecond are cut."""
+    """Return number times unit; cut off digits beyond the nanosecond."""
     digits = found["fraction"] or ""
     scale = int("1" + "0" * len(digits))
     return (int(found["whole"]) * scale + int(digits or 0)) * unit_ns // scale
@@ -170,5 +170,5 @@ def _iso_ns(found: re.Match[str], text: str) -> int:
 
 def _span(trace: Trace, text: str) -> Span:
     if trace.span is None:
-        raise UsageError(f"{text}: the trace holds nothing to count from")
+        raise UsageError(f"{text}: the trace is empty, so this time has no meaning")
     return trace.span

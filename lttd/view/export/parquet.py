@@ -71,7 +71,7 @@ def export_url(trace: Trace, window: Window, url: str) -> list[str]:
     except (ImportError, ValueError) as error:
         raise UsageError(f"{url}: {error}; pip install 'lttd[parquet]' and what it names") from None
     if files.exists(root) and files.ls(root):
-        raise UsageError(f"{url}: is there already; name another, or remove it")
+        raise UsageError(f"{url}: exists already; name another, or remove it")
 
     def create(name: str) -> IO[bytes]:
         path = f"{root.rstrip('/')}/{name}"
