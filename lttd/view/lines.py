@@ -1,9 +1,9 @@
-"""Batches -> blocks of lines: every line has a prefix, and one of several forms of body.
+"""Make blocks of lines from batches: each line has a prefix, and one of several forms of body.
 
-All lines of a block lie in one matrix of bytes, from which the NULs are then taken out.  A body
-that is wider than nearly all others is put in line by line instead: the matrix stays narrow.
+All lines of a block are in one matrix of bytes, from which the NULs are then removed.  The few
+bodies that are wider than nearly all others are inserted one by one, so that the matrix is narrow.
 
-Invariant: every event has exactly one body, and a loss's line stands before the first event that is
+Invariant: every event has exactly one body; the line of a loss is before the first event that is
 not earlier.
 """
 
@@ -21,26 +21,26 @@ from lttd.view.losses import Loss
 I64 = npt.NDArray[np.int64]
 
 BLOCK_ROWS: Final = 1 << 14
-# Bodies that are wider than all but this share are put in line by line.
+# This share of the lines may be wider than the matrix.
 WIDE_SHARE: Final = 0.02
 
 
 class Body(NamedTuple):
-    """The lines' ends of some events."""
+    """The bodies of some events."""
 
     rows: I64
     width: int
     column: Column
-    """Opaque words of that width."""
+    """One opaque word of that width for each event."""
 
 
 class BlockTexter:
-    """Makes the lines of a batch a block at a time: a prefix that all have, and bodies."""
+    """Makes the lines of a batch, a block at a time; a family defines prefix and bodies."""
 
     def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
-        """Yield the lines of *batch*, a block at a time; *most*: not all that come after so many.
+        """Yield the lines of *batch*, a block at a time; stop after at least *most* lines.
 
-        Who ran is told by all of the events, also by those that are not shown.
+        The names of tasks come from all events of the batch, also from those without a line.
         """
         if not len(batch):
             yield b"".join(map(self._loss_line, batch.losses))
@@ -66,26 +66,26 @@ class BlockTexter:
         return f"{printable(self.lost(loss))}\n".encode()
 
     def lost(self, loss: Loss) -> str:
-        """Return a loss's line."""
+        """Return the line of a loss."""
         return str(loss)
 
     def prefix(self, batch: EventBatch) -> Strip:
-        """Return what each line begins with."""
+        """Return the prefixes of all events of a batch."""
         raise NotImplementedError
 
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
-        """Return what each line ends with; every event is in one of them."""
+        """Yield the bodies of a batch; every event is in exactly one of them."""
         raise NotImplementedError
 
 
 def body_of(rows: I64, strip: Strip) -> Body:
-    """Return the ends of the lines of some events of a batch."""
+    """Make the body of some events of a batch from a strip."""
     width = width_of(strip)
     return Body(rows, width, matrix_of(strip, len(rows)).view(f"V{width}").reshape(-1))
 
 
 def _usual_width(bodies: Sequence[Body], count: int) -> int:
-    """Return how wide the matrix of a block is to be: enough for nearly all lines."""
+    """Return the width of a block's matrix: enough for nearly all lines."""
     wider = 0
     for body in sorted(bodies, key=lambda body: -body.width):
         wider += len(body.rows)
@@ -121,7 +121,7 @@ def _block(
 def _put_in(
     lines: bytes, said: npt.NDArray[np.bool_], width: int, apart: list[tuple[int, Any]]
 ) -> bytes:
-    """Put the ends of lines that are wider than the matrix where those lines end."""
+    """Insert the bodies that are wider than the matrix into their lines."""
     parts, at, counted = [], 0, 0
     for row, wide in sorted(apart):
         behind = (row + 1) * width

@@ -1,7 +1,7 @@
-"""Several processes make the text, one after the other writes it.
+"""Make text in several processes, which write it one after the other.
 
-Job k of n takes every n-th piece of the window, which each of them finds by itself: nothing but a
-token goes round, by pipes.  Who holds the token writes, so the output is that of one process.
+Job k of n takes every n-th piece of the window; each job finds the pieces by itself.  The jobs pass
+a token through pipes, and the job with the token writes, so the output is that of one process.
 
 Rule: between fork and exit a job neither returns nor raises into the caller's code.
 """
@@ -24,13 +24,13 @@ INTERRUPTED: Final = 128 + 2
 
 
 class Noted:
-    """Which notes were written already, by whichever process; used by who holds the token."""
+    """The notes that any of the processes has written; only the job with the token uses it."""
 
     def __init__(self) -> None:
         self._shared = mmap.mmap(-1, NOTES_BYTES)
 
     def is_new(self, note: str) -> bool:
-        """Say whether *note* is given for the first time, and remember it."""
+        """Tell whether *note* is new, and remember it."""
         mark = _STEP.pack(hash(note) & ((1 << 64) - 1) | 1)
         for at in range(0, NOTES_BYTES, _STEP.size):
             held = self._shared[at : at + _STEP.size]
@@ -50,7 +50,7 @@ def in_turn(
 ) -> int:
     """Make *items* in *count* processes and write them in order; return an exit status.
 
-    *items* must give the same in each of them.
+    *items* must yield the same items in each process.
     """
     pipes = [os.pipe() for _ in range(count)]
     children = []
@@ -72,7 +72,7 @@ def _wait(children: list[int]) -> int:
         try:
             _, status = os.waitpid(children[0], 0)
         except KeyboardInterrupt:
-            worst = INTERRUPTED  # the jobs were told, too: they end by themselves
+            worst = INTERRUPTED  # the jobs got the signal, too, and end by themselves
             continue
         children.pop(0)
         worst = max(worst, os.waitstatus_to_exitcode(status), key=abs)
@@ -97,9 +97,9 @@ def _job(
         for item in _every(items(), number, len(pipes)):
             made = make(item)
             if not os.read(mine, 1):
-                break  # another one ended early, and said why
+                break  # another job ended early, and reported why
             write(item, made)
-            with suppress(BrokenPipeError):  # there is no piece for the next one
+            with suppress(BrokenPipeError):  # the next job has no piece left, and ended
                 os.write(following, b".")
         status = 0
     except BrokenPipeError:
@@ -109,7 +109,7 @@ def _job(
     except LttdError as error:
         say(str(error), "lttv")
         status = error.exit_status
-    except Exception as error:  # noqa: BLE001  (a job must not go on as a second caller)
+    except Exception as error:  # noqa: BLE001  (a job must not return into the caller's code)
         say(unforeseen(error), "lttv")
     finally:
         os._exit(status)

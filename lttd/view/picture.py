@@ -1,6 +1,6 @@
-"""A picture of some rates, as SVG: a lane per CPU, what was lost and where, what was busiest.
+"""Draw rates as SVG: a lane per CPU, losses at their times, and the most frequent events.
 
-Rule: a picture stands alone: no script, no font, nothing that is fetched.
+Rule: a picture is self-contained: it has no script and fetches no font or other file.
 """
 
 import math
@@ -19,14 +19,14 @@ RIGHT: Final = 150
 PLOT_WIDTH: Final = WIDTH - LEFT - RIGHT
 HEAD_HEIGHT: Final = 118
 LANES_HEIGHT: Final = 420
-"""Of all lanes together, as long as each can have MIN_LANE."""
+"""The height of all lanes together, as long as each gets MIN_LANE."""
 MIN_LANE: Final = 18
 MAX_LANE: Final = 190
 LANE_GAP: Final = 6
 BUSIEST: Final = 12
 BAR_HEIGHT: Final = 22
 LOG_FROM: Final = 40.0
-"""How much more the highest rate must be than what is usual, for a logarithmic scale."""
+"""The least ratio of the highest to the usual rate for a logarithmic scale."""
 INK: Final = "#1b2430"
 FAINT: Final = "#667085"
 GRID: Final = "#e4e7ec"
@@ -39,34 +39,34 @@ BAR: Final = "#7a9fd4"
 
 @dataclass(frozen=True)
 class Head:
-    """What stands above a picture."""
+    """The text above a picture."""
 
     title: str
     when: str
     told: str
     lost: str
-    """Empty where nothing was."""
+    """The losses in words; empty if there were none."""
 
 
 class _Scale:
-    """From events per slice to a share of a lane's height."""
+    """Maps events per slice to a share of a lane's height."""
 
     def __init__(self, rates: Rates) -> None:
         seen = [one.events[one.events > 0] for one in rates.cpus.values() if one.events.any()]
         most = max((int(events.max()) for events in seen), default=1)
         self._per_s = 1e9 / rates.slice_ns
         self.most = round_up(most * self._per_s)
-        # Usual: what the quietest lane comes up to, and what half of the time is.
+        # The usual rate: the peak of the quietest lane, and the median over time.
         usual = min((float(events.max()) for events in seen), default=1.0)
         if seen:
             usual = min(usual, float(np.median(np.concatenate(seen))))
         self.log = most > LOG_FROM * usual
-        # One event in a slice is a tenth of a decade above the ground.
+        # One event in a slice is drawn a tenth of a decade above the base line.
         self._least = self._per_s / 10**0.1
         self._decades = math.log10(self.most / self._least)
 
     def share(self, events: int) -> float:
-        """Return how much of a lane's height so many events are."""
+        """Return the share of a lane's height for a number of events."""
         rate = events * self._per_s
         if not self.log:
             return rate / self.most
@@ -86,7 +86,7 @@ class _Scale:
 
 
 def svg(head: Head, rates: Rates) -> str:
-    """Return a document."""
+    """Return the picture as an SVG document."""
     cpus = sorted(rates.cpus)
     lane = min(max(LANES_HEIGHT / max(len(cpus), 1) - LANE_GAP, MIN_LANE), MAX_LANE)
     below = HEAD_HEIGHT + len(cpus) * (lane + LANE_GAP)
@@ -164,7 +164,7 @@ def _times(rates: Rates, below: float) -> Iterator[str]:
         yield element("line", x1=x, x2=x, y1=HEAD_HEIGHT, y2=below, stroke=GRID)
         yield label(x, below + 14, moment(at_ns, step_ns), 11, text_anchor="middle", fill=FAINT)
         at_ns += step_ns
-    told = "since the trace's begin, as --begin and --end take it"
+    told = "since the trace's begin, as for --begin and --end"
     yield label(LEFT + PLOT_WIDTH, below + 30, told, 11, text_anchor="end", fill=FAINT)
 
 
@@ -236,7 +236,7 @@ def _flag(x: float, top: float) -> str:
 
 
 def _busiest(rates: Rates, top: float) -> tuple[list[str], float]:
-    """Return bars, and where the picture ends."""
+    """Return the bars of the most frequent events, and the bottom of the picture."""
     if not rates.events:
         return [], top - 10
     parts = [label(24, top, "Busiest events", 14, font_weight=600)]

@@ -1,9 +1,10 @@
-"""What every decoder begins and ends with: the bytes of a piece in one buffer, and the batch.
+"""The common part of all decoders: load the bytes of a piece into one buffer, make the batch.
 
 A family's decoder walks the buffer and returns columns; see ``PieceDecoder``.
 
-Rule: an entry that its data contradicts is left out here, with a note; no decoder looks again.
-Rule: nothing here raises because of what the bytes say.
+Rule: this module leaves out an entry that disagrees with its data, with a note; no decoder checks
+again.
+Rule: no bytes make this module raise.
 Invariant: the events of a batch lie within the span of its piece.
 """
 
@@ -30,11 +31,11 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Member(NamedTuple):
-    """The sub-buffers that one stream has in a piece."""
+    """The sub-buffers of one stream in a piece."""
 
     part: StreamSlice
     base: int
-    """An offset in the stream's data file, less this, is one in the buffer."""
+    """Offset in the stream's data file minus offset in the buffer."""
 
     @property
     def source(self) -> WindowStream:
@@ -42,7 +43,7 @@ class Member(NamedTuple):
         return self.part.source
 
     def note(self, at: int, reason: str) -> str:
-        """Return the line that says what is wrong at byte *at* of the buffer."""
+        """Return the line for a defect at byte *at* of the buffer."""
         return f"{self.source.stream.paths.data}: byte {at + self.base}: {reason}"
 
 
@@ -51,21 +52,21 @@ class Loaded(NamedTuple):
 
     data: memoryview
     members: list[Member]
-    """Those that have sub-buffers, in the order of their bytes in ``data``."""
+    """The streams that have sub-buffers, in the order of their bytes in ``data``."""
 
 
 class Pages(NamedTuple):
-    """Sub-buffers of some members, as they lie in the buffer."""
+    """The sub-buffers of some members, by their places in the buffer."""
 
     offset: I64
     content_end: I64
     begin: U64
     part: I64
-    """Number of the member that each belongs to."""
+    """For each sub-buffer the number of its member."""
 
 
 class Columns(NamedTuple):
-    """Events in the order of time: what a batch has of them."""
+    """Events in the order of time, as the columns of a batch."""
 
     time: U64
     cpu: U16
@@ -78,7 +79,7 @@ class Columns(NamedTuple):
 
 
 class TypeTable(Protocol):
-    """The event types of a window, numbered as they are met."""
+    """The event types of a window, numbered in the order of their first events."""
 
     all: list[EventType]
 
@@ -91,14 +92,14 @@ TypesT = TypeVar("TypesT", bound=TypeTable)
 
 
 class PieceDecoder(Generic[TypesT]):
-    """Turns pieces into batches; a family says how the columns are made."""
+    """Makes batches from pieces; a family defines columns()."""
 
     def __init__(self, notes: WindowNotes, types: TypesT) -> None:
         self.notes = notes
         self.types = types
 
     def batch(self, piece: Piece, sources: Sequence[WindowStream]) -> EventBatch:
-        """Decode one piece; the batch takes the notes that nobody has taken yet."""
+        """Decode one piece; the batch gets the notes since the last one."""
         loaded = load(piece, self.notes)
         columns, stream = self.columns(piece, loaded, sources)
         losses = losses_of(piece, sources)
@@ -117,12 +118,12 @@ class PieceDecoder(Generic[TypesT]):
     def columns(
         self, piece: Piece, loaded: Loaded, sources: Sequence[WindowStream]
     ) -> tuple[Columns, I32 | None]:
-        """Return the events, and of which of *sources* each is; None where nobody asks for that."""
+        """Return the events, and for each the number of its source; None if nobody needs it."""
         raise NotImplementedError
 
 
 def load(piece: Piece, notes: WindowNotes) -> Loaded:
-    """Read what is usable of a piece into one buffer."""
+    """Read the usable sub-buffers of a piece into one buffer."""
     parts = [part for each in piece.parts if len((part := _usable(each, notes)).entries)]
     extents = [_extent(part) for part in parts]
     if len(parts) == 1 and extents[0][0] % 8 == 0:
@@ -131,17 +132,17 @@ def load(piece: Piece, notes: WindowNotes) -> Loaded:
     members: list[Member] = []
     filled = 0
     for part, (begin, end) in zip(parts, extents, strict=True):
-        filled += (begin - filled) % 8  # what is aligned in its file is so in the buffer
+        filled += (begin - filled) % 8  # keep the alignment that data has in its file
         members.append(Member(part, begin - filled))
         filled += end - begin
-    buffer = np.empty(filled, np.uint8).data  # unlike a bytearray not cleared first
+    buffer = np.empty(filled, np.uint8).data  # a bytearray would be cleared first
     for (part, base), (begin, end) in zip(members, extents, strict=True):
         buffer[begin - base : end - base] = part.source.stream.data[begin:end]
     return Loaded(buffer, members)
 
 
 def _usable(part: StreamSlice, notes: WindowNotes) -> StreamSlice:
-    """Return a part without entries that point out of the file, or far from all the others."""
+    """Return a part without entries that point outside of the file, or far from the others."""
     stream, entries = part.source.stream, part.entries
     room = len(stream.data)
     offset = entries["offset_bytes"].astype(np.uint64)
@@ -161,14 +162,14 @@ def _usable(part: StreamSlice, notes: WindowNotes) -> StreamSlice:
 
 
 def _extent(part: StreamSlice) -> tuple[int, int]:
-    """Return which bytes of a stream hold the sub-buffers."""
+    """Return begin and end of the sub-buffers in the stream's data."""
     offset = part.entries["offset_bytes"].astype(np.int64)
     size = (part.entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
     return (int(offset.min()), int((offset + size).max())) if len(offset) else (0, 0)
 
 
 def pages_of(members: Sequence[Member], notes: WindowNotes) -> Pages:
-    """Say where the content of each sub-buffer lies: what its header and the index agree on."""
+    """Return the content of each sub-buffer on which its header and the index agree."""
     found = []
     for number, (part, base) in enumerate(members):
         stream, entries = part.source.stream, part.entries
@@ -188,7 +189,7 @@ def pages_of(members: Sequence[Member], notes: WindowNotes) -> Pages:
 
 
 def within(piece: Piece, key: U64) -> Mask:
-    """Tell which events lie in a piece's span, by what they are ordered by."""
+    """Return a mask of the events within a piece's span, by their sort keys."""
     kept = key >= np.uint64(piece.begin)
     if piece.end <= FOREVER:
         kept &= key < np.uint64(piece.end)
@@ -196,13 +197,13 @@ def within(piece: Piece, key: U64) -> Mask:
 
 
 def joined(found: Sequence[Sequence[Any]], dtypes: Iterable[str]) -> Iterator[npt.NDArray[Any]]:
-    """Yield the columns of all *found* together; of nothing they are empty, of *dtypes*."""
+    """Yield the joined columns of all *found*; if there are none, empty ones of *dtypes*."""
     for number, dtype in enumerate(dtypes):
         yield np.concatenate([one[number] for one in found]) if found else np.empty(0, dtype)
 
 
 def losses_of(piece: Piece, sources: Sequence[WindowStream]) -> list[Loss]:
-    """Return what is known to be lost within a piece."""
+    """Return the known losses within a piece."""
     rows = {id(part.source): part for part in piece.parts}
     found: list[Loss] = []
     for source in sources:

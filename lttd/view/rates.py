@@ -1,9 +1,9 @@
-"""How many events and losses there were, by CPU and by slice of time: what ``lttv plot`` draws.
+"""Count events and losses by CPU and slice of time, for ``lttv plot``.
 
-Times are on one axis for the whole trace: ns since its begin, as ``--begin +T`` counts them: by the
-trace clock where all segments share one that counts ns, else by the wall clock.
+Times are on one axis for the whole trace: ns since its begin, as for ``--begin +T``.  They follow
+the trace clock if all segments share one that counts ns, else the wall clock.
 
-Rule: memory holds one piece of the window and the counts, however long the trace.
+Rule: memory holds one piece of the window and the counts, whatever the length of the trace.
 Invariant: every event of the window is in exactly one slice.
 """
 
@@ -32,10 +32,10 @@ from lttd.view.window import FOREVER, PIECE_BYTES, WindowStream, extent
 
 MOST_SLICES: Final = 480
 FEWEST_SLICES: Final = 24
-"""Fewer are not made only because there are few events."""
+"""The least number of slices, however few events there are."""
 EVENTS_PER_SLICE: Final = 8
 MOST_LOST: Final = 1 << 50
-"""Of one loss: what damage makes of a number must not overflow a sum."""
+"""The largest count of one loss: a damaged number must not overflow a sum."""
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
@@ -46,47 +46,47 @@ class CpuRates:
 
     events: I64
     lost: I64
-    """In events; a loss of unknown number, or in another unit, is in ``losses`` alone."""
+    """Lost events; a loss of unknown number, or in another unit, is only in ``losses``."""
     losses: I64
-    """How many losses lie there."""
+    """The number of losses in each slice."""
 
 
 @dataclass
 class Rates:
-    """What a window holds, counted."""
+    """The counts of a window."""
 
     span: Span
-    """What the window has of the trace: its own first and last time."""
+    """The first and last time of the trace within the window."""
     begin_ns: int
-    """Of the first slice, since the trace's begin."""
+    """The begin of the first slice, since the trace's begin."""
     slice_ns: int
     slices: int
     cpus: dict[int, CpuRates] = field(default_factory=dict)
     types: Counter[str] = field(default_factory=Counter)
-    """Events by ``system:name``."""
+    """The number of events, by ``system:name``."""
     lost: Counter[Unit] = field(default_factory=Counter)
     unknown_losses: int = 0
     recorded: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
-    """In which slices something was being recorded."""
+    """The slices in which something was being recorded."""
 
     @property
     def events(self) -> int:
-        """Events in all."""
+        """The number of all events."""
         return self.types.total()
 
     @property
     def end_ns(self) -> int:
-        """Behind the last slice."""
+        """The end of the last slice."""
         return self.begin_ns + self.slice_ns * self.slices
 
     def cpu(self, number: int) -> CpuRates:
-        """Return the counts of a CPU; the first time they are zeros."""
+        """Return the counts of a CPU; the first call for a CPU makes them, as zeros."""
         if number not in self.cpus:
             self.cpus[number] = CpuRates(*(np.zeros(self.slices, np.int64) for _ in range(3)))
         return self.cpus[number]
 
     def merged(self, factor: int) -> "Rates":
-        """Return the same in slices *factor* times as long."""
+        """Return the same counts in slices that are *factor* times as long."""
         slices = -(-self.slices // factor)
         fill = slices * factor - self.slices
 
@@ -129,7 +129,7 @@ class _Axis:
         return time - self._origin
 
     def edges(self, group: ClockGroup, rates: Rates) -> U64:
-        """Return at which times of the trace clock the second slice and the following begin."""
+        """Return the begins of the second and all later slices, on the group's trace clock."""
         at = range(rates.begin_ns + rates.slice_ns, rates.end_ns, rates.slice_ns)
         if self._wall:
             back = self._conversions[id(group)].to_trace
@@ -140,11 +140,11 @@ class _Axis:
 
 
 def rates_of(trace: Trace, window: Window, chosen: Filter, notes: TakesNotes) -> Rates:
-    """Count what *window* holds of *trace*; *notes* get what cannot be counted.
+    """Count the events of *trace* in *window*; *notes* get lines on data that cannot be counted.
 
     Raises:
         NotATraceError: nothing was recorded within the window.
-        UsageError: times of different clocks, and nobody noted how they go.
+        UsageError: the segments have different clocks, and no clock snapshots relate them.
     """
     found = EventWindow([trace], window, chosen, PIECE_BYTES)
     every = found.clocks()
@@ -175,7 +175,7 @@ def rates_of(trace: Trace, window: Window, chosen: Filter, notes: TakesNotes) ->
 
 
 def _held(group: ClockGroup, sources: Sequence[WindowStream]) -> tuple[int, int] | None:
-    """Return from when to when some streams have something of the window."""
+    """Return begin and end of the data of some streams within the window."""
     held = extent(sources)
     if held is None or held[1] < group.begin or held[0] > group.end:
         return None
@@ -194,7 +194,7 @@ def _span(held: Sequence[tuple[ClockGroup, tuple[int, int]]]) -> Span:
 
 
 def _empty(span: Span, begin_ns: int, end_ns: int) -> Rates:
-    """Return slices of a round length, begun at a multiple of it."""
+    """Return empty slices of a round length, which begin at a multiple of it."""
     unit, number = 1, 0
     while (end_ns - begin_ns) // (unit * (1, 2, 5)[number]) + 2 > MOST_SLICES:
         number += 1
@@ -209,7 +209,7 @@ def _empty(span: Span, begin_ns: int, end_ns: int) -> Rates:
 
 
 def _coarser(rates: Rates) -> Iterator[int]:
-    """Yield by what to lengthen slices until there are enough events in each: 1, 2, 5, 10, ..."""
+    """Yield factors for longer slices, 1, 2, 5, 10, ..., until each has enough events."""
     slices, slice_ns = rates.slices, rates.slice_ns
     while slices > 5 * FEWEST_SLICES and rates.events < EVENTS_PER_SLICE * slices:
         factor = 2 if str(slice_ns)[0] in "15" else 5

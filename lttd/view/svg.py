@@ -1,6 +1,6 @@
-"""SVG by hand: elements, text, and the round numbers that axes are labelled with.
+"""Write SVG: elements, text, and round numbers for axes.
 
-Rule: what comes from a trace is escaped, whatever bytes it has.
+Rule: all text of a trace is escaped, whatever bytes it has.
 """
 
 import re
@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 from lttd.terminal import printable
 
 FONT: Final = "Inter, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
-# XML 1.0, section 2.2: what a document cannot have in it, not even escaped.
+# XML 1.0, section 2.2: characters that a document cannot contain, not even escaped.
 _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _PREFIXES: Final = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _ROUND: Final = (1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8)
@@ -20,7 +20,7 @@ _UNITS_NS: Final = ((1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"), (1, 
 
 
 def clean(text: str) -> str:
-    """Return *text* as it can stand in a document: escaped as for a terminal, and as XML is."""
+    """Return *text* for a document: escaped as for a terminal, then as XML."""
     return escape(_NO_XML.sub("\ufffd", printable(text)))
 
 
@@ -43,7 +43,7 @@ def label(x: float, y: float, text: str, size: float = 12, **attributes: object)
 
 
 def area(xs: Sequence[float], tops: Sequence[float], bottom: float) -> str:
-    """Return the path of steps: from ``xs[n]`` to ``xs[n + 1]`` as high as ``tops[n]``."""
+    """Return a path of steps: from ``xs[n]`` to ``xs[n + 1]`` at the height ``tops[n]``."""
     parts = [f"M{xs[0]:.1f} {bottom:.1f}"]
     before = bottom
     for x, top in zip(xs, tops, strict=False):
@@ -54,7 +54,7 @@ def area(xs: Sequence[float], tops: Sequence[float], bottom: float) -> str:
 
 
 def short(value: float) -> str:
-    """Write a number with three digits at most: 987, 12.3 k, 4.56 M."""
+    """Return a number with at most three digits: 987, 12.3 k, 4.56 M."""
     for unit, prefix in _PREFIXES:
         if value >= 0.9995 * unit:
             return f"{value / unit:.3g} {prefix}"
@@ -62,7 +62,7 @@ def short(value: float) -> str:
 
 
 def round_up(value: float) -> float:
-    """Return the least number of one or two round digits that is not below *value*."""
+    """Return the smallest number of one or two round digits that is at least *value*."""
     power = 1.0
     while power * 10 <= value:
         power *= 10
@@ -72,7 +72,7 @@ def round_up(value: float) -> float:
 
 
 def tick_step(span_ns: int, most: int) -> int:
-    """Return a round step that puts no more than *most* ticks into a span."""
+    """Return a round step that gives at most *most* ticks in a span."""
     step, leading = 1, (1, 2, 5)
     while True:
         for number in leading:
@@ -82,7 +82,7 @@ def tick_step(span_ns: int, most: int) -> int:
 
 
 def moment(time_ns: int, step_ns: int) -> str:
-    """Write a time as ``--begin`` takes it, with the digits that a step needs."""
+    """Return a time in the form of ``--begin``, with the digits that a step needs."""
     unit_ns, unit = next(
         ((ns, name) for ns, name in _UNITS_NS if step_ns * 1000 >= ns or name == "ns")
     )
@@ -93,6 +93,6 @@ def moment(time_ns: int, step_ns: int) -> str:
 
 
 def duration(length_ns: int) -> str:
-    """Write a length in the greatest unit that it is a whole number of."""
+    """Return a duration as a whole number of the largest unit possible."""
     unit_ns, unit = next((ns, unit) for ns, unit in _UNITS_NS if length_ns % ns == 0)
     return f"{length_ns // unit_ns} {unit}"

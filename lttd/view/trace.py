@@ -1,7 +1,6 @@
 """A trace on disk, opened for reading: its segments, streams, times and losses.
 
-Rule: opening reads the manifests only; an index is mapped when it is asked for, and never read as a
-whole.
+Rule: opening reads the manifests only; an index is mapped on first use, and never read as a whole.
 """
 
 import os
@@ -23,17 +22,17 @@ from lttd.tracedir import Manifest, SegmentPaths, segments
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From when to when, in trace-clock units and in wall-clock time."""
+    """Begin and end, in trace-clock units and in wall-clock time."""
 
     begin: int
     end: int
     begin_realtime_ns: int | None
-    """None where the segment has no clock snapshot."""
+    """None if the segment has no clock snapshot."""
     end_realtime_ns: int | None
 
 
 class Segment:
-    """One segment: a manifest, and streams that are opened when they are used."""
+    """One segment: a manifest, and streams that are opened on first use."""
 
     def __init__(self, paths: SegmentPaths) -> None:
         """Read the manifest.
@@ -56,7 +55,7 @@ class Segment:
 
     @cached_property
     def conversion(self) -> Conversion | None:
-        """How the trace clock is told in wall-clock time; None where nobody noted it."""
+        """The conversion between trace clock and wall clock; None without clock snapshots."""
         snapshots = self.manifest.clock_snapshots
         return Conversion(snapshots) if snapshots else None
 
@@ -78,7 +77,7 @@ class Segment:
 
 
 class Trace:
-    """A directory of segments, or one segment alone."""
+    """A directory of segments, or a single segment."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Read the manifests.
@@ -92,7 +91,7 @@ class Trace:
         self._left_out: set[int] = set()
         self.segments: list[Segment] = []
         self.unreadable: list[TraceDamagedError] = []
-        """Why some of its segments are not among the others."""
+        """The errors of segments that cannot be read."""
         for each in found:
             self._open(each)
         if not self.segments and self.unreadable:
@@ -123,9 +122,9 @@ class Trace:
 
     @cached_property
     def removed(self) -> list[range]:
-        """Numbers of segments between others that are not there; a cut leaves out what it likes.
+        """The missing numbers between segments; none in a cut, which may leave segments out.
 
-        As ranges: a name may state any number.
+        They are ranges, because a name may state any number.
         """
         if any("cut" in segment.manifest.source for segment in self.segments):
             return []
@@ -135,13 +134,13 @@ class Trace:
 
     @property
     def state(self) -> str:
-        """``open`` while a segment is (or its recorder is gone), else ``closed``."""
+        """``open`` if a segment is being recorded or its recorder was killed, else ``closed``."""
         states = {segment.manifest.state for segment in self.segments}
         return "open" if "open" in states else "closed"
 
     @cached_property
     def spans(self) -> list[Span]:
-        """Where there is something, in the order of the segments."""
+        """The spans of segments that are not empty, in the order of the segments."""
         return [span for segment in self.segments if (span := segment.span) is not None]
 
     @property
@@ -155,7 +154,7 @@ class Trace:
 
     @cached_property
     def span(self) -> Span | None:
-        """From when to when; over several boots the wall clock says what is first and last."""
+        """Begin and end of the trace; over several boots, ordered by the wall clock."""
         spans = self.spans
         if not spans:
             return None
@@ -168,12 +167,12 @@ class Trace:
 
     @property
     def begin(self) -> int | None:
-        """Trace clock of the first sub-buffer's begin; None in an empty trace."""
+        """The begin of the first sub-buffer, on the trace clock; None in an empty trace."""
         return self.span.begin if self.span else None
 
     @property
     def end(self) -> int | None:
-        """Trace clock behind the last event; None in an empty trace."""
+        """The end of the last sub-buffer, on the trace clock; None in an empty trace."""
         return self.span.end if self.span else None
 
     def summaries(self) -> list[StreamSummary]:
@@ -182,7 +181,7 @@ class Trace:
 
 
 def merge_summaries(summaries: Iterable[StreamSummary]) -> list[StreamSummary]:
-    """Add up the lines of streams that have the same name and are of the same source."""
+    """Add up the totals of streams with the same name and source."""
     merged: dict[tuple[str, str], StreamSummary] = {}
     for one in summaries:
         key = one.source, one.name

@@ -1,6 +1,6 @@
-"""What was asked for that no event of a trace can be: a misspelt name, a time outside.
+"""Explain an empty result: misspelt names, a CPU that the trace lacks, times outside of it.
 
-Rule: an answer that is empty for such a reason says so; one that is merely empty says nothing.
+Rule: these reasons are reported; a result that is empty without such a reason is not.
 """
 
 import difflib
@@ -20,7 +20,7 @@ _ALIKE: Final = 0.75
 def unmatched(
     groups: Sequence[ClockGroup], chosen: Filter, fields: Sequence[str] | None = None
 ) -> list[str]:
-    """Return a line for each thing asked for that is not there.
+    """Return a line for each requested name, CPU or time that the trace does not have.
 
     Names are looked for in saved formats, so only where every family saves them.
     """
@@ -47,7 +47,7 @@ def _cpus(groups: Sequence[ClockGroup], chosen: Filter) -> Iterator[str]:
 
 
 def _outside(groups: Sequence[ClockGroup]) -> str | None:
-    """Say that the window holds nothing, and what there is."""
+    """Return a line for an empty window, with the times that the trace has."""
     held = [(group, found) for group in groups if (found := extent(group.sources))]
     if not held or any(b <= group.end and e >= group.begin for group, (b, e) in held):
         return None
@@ -56,7 +56,7 @@ def _outside(groups: Sequence[ClockGroup]) -> str | None:
 
 
 def _files(formats: Sequence[Formats]) -> dict[tuple[str, str], tuple[Formats, int]]:
-    """Return where each type's format is."""
+    """Return the format file of each event type."""
     found: dict[tuple[str, str], tuple[Formats, int]] = {}
     for one in formats:
         for number, file in one.files.items():

@@ -1,11 +1,11 @@
-"""Which sub-buffers hold a window of time, in pieces that memory does not notice.
+"""Find the sub-buffers of a window of time, and split it into pieces that need little memory.
 
 A piece is a span [begin, end) of the trace clock and, per stream, the sub-buffers that may have
-events in it.  One that reaches beyond a piece is given with the next one again: whoever decodes it
-keeps what lies in the span.
+events in it.  A sub-buffer that reaches beyond a piece is also part of the next one; the decoder
+keeps the events within the span.
 
-Rule: seek is the index's own, and what is looked at of an index is what the window holds.
-Invariant: spans adjoin, none is empty, and each event of the window lies in exactly one of them.
+Rule: only the entries of the window are read from an index, after a bisection.
+Invariant: spans adjoin, none is empty, and each event of the window is in exactly one of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +22,9 @@ from lttd.stored import StoredStream
 from lttd.view.losses import Losses
 from lttd.view.notes import TakesNotes
 
-# Content of a piece: some 200 000 events, and arrays of some 60 MB when they become text.
+# The content of a piece: some 200 000 events, and arrays of some 60 MB when they become text.
 PIECE_BYTES: Final = 6 << 20
-# Beside it, per stream: below this, what is decoded twice would show.
+# The least content per stream: with less, sub-buffers that are decoded twice would cost too much.
 STREAM_BYTES: Final = 64 << 10
 _LOOK_AHEAD: Final = 2048
 FOREVER: Final = (1 << 64) - 1
@@ -50,7 +50,7 @@ class KnownIndex:
 
 
 class WindowStream:
-    """One stream, opened to be decoded."""
+    """One stream of a window, with its decoder's context."""
 
     def __init__(self, stream: StoredStream, context: Any, notes: TakesNotes) -> None:  # noqa: ANN401
         self.stream = stream
@@ -61,7 +61,7 @@ class WindowStream:
 
     @cached_property
     def index(self) -> SeekIndex | KnownIndex:
-        """The index; derived from the data where the file cannot be used."""
+        """The index; derived from the data if the file cannot be used."""
         try:
             return self.stream.index
         except (TraceDamagedError, OSError) as error:
@@ -73,7 +73,7 @@ class WindowStream:
 
     @cached_property
     def losses(self) -> Losses:
-        """What the stream is known to have lost."""
+        """The known losses of the stream."""
         return Losses(self.stream.segment.place(self.stream.paths.gaps), self._notes)
 
 
@@ -96,7 +96,7 @@ def _derived(stream: StoredStream) -> Entries:
 
 
 def extent(sources: Sequence[WindowStream]) -> tuple[int, int] | None:
-    """Return begin and end of what some streams hold, also of those without an index."""
+    """Return begin and end of the data of some streams, also of those without an index."""
     begins, ends = [], []
     for source in sources:
         if count := len(source.index):
@@ -115,11 +115,11 @@ class StreamSlice(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A span of time and what may have events in it."""
+    """A span of time, and the sub-buffers that may have events in it."""
 
     begin: int
     end: int
-    """Not included."""
+    """The end of the span, not included."""
     parts: list[StreamSlice]
     last: bool
 
@@ -140,7 +140,7 @@ def pieces(
 
 
 class _Ahead:
-    """What comes next in every stream, as far as one piece may need it."""
+    """The next entries of every stream, as far as one piece may need them."""
 
     def __init__(self, sources: Sequence[WindowStream], positions: list[int], begin: int) -> None:
         self._sources = sources
@@ -148,7 +148,7 @@ class _Ahead:
         self._entries: list[Entries] = []
         self._begins: list[U64] = []
         self.horizon = FOREVER + 1
-        """Up to here every sub-buffer is looked at."""
+        """Up to this time the entries of all streams are known."""
         for source, at in zip(sources, positions, strict=True):
             count = _LOOK_AHEAD
             while True:
@@ -163,7 +163,7 @@ class _Ahead:
                         f"{count:,} entries do not begin later than {begin}; {AT_ONE_TIME};"
                         " lttv check --repair makes the index again",
                     )
-                count *= 2  # nothing but sub-buffers that begin at one time, or before
+                count *= 2  # all of these sub-buffers begin at *begin* or before
             if len(seen) > count:
                 self.horizon = min(self.horizon, int(begins[-1]))
                 seen, begins = seen[:-1], begins[:-1]
@@ -171,7 +171,7 @@ class _Ahead:
             self._begins.append(begins)
 
     def cut(self, begin: int, most_bytes: int) -> int:
-        """Return where a piece from *begin* on is to end."""
+        """Return the end of a piece that begins at *begin*."""
         begins = np.concatenate(self._begins)
         size = np.concatenate([e["content_bits"].astype(np.uint64) >> 3 for e in self._entries])
         order = np.argsort(begins, kind="stable")
@@ -181,7 +181,7 @@ class _Ahead:
         return min(int(begins[later[0]]), self.horizon) if len(later) else self.horizon
 
     def take(self, behind: int) -> tuple[list[StreamSlice], list[int]]:
-        """Return what begins before *behind*, and where each stream goes on."""
+        """Return the sub-buffers that begin before *behind*, and each stream's next position."""
         parts, positions = [], []
         until = np.uint64(min(behind, FOREVER))
         side = "left" if behind <= FOREVER else "right"
