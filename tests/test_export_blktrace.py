@@ -58,7 +58,7 @@ def test_a_window_cuts_between_records_and_keeps_damage_out(tmp_path: Path) -> N
     lines = export(trace, window, "blktrace", tmp_path / "out")
     data = (tmp_path / "out" / "made.blktrace.0").read_bytes()
     assert data == process(1, 10, "sh") + message(20, b"odd") + record(30)
-    assert lines == ["2 records in 1 files, 1 losses, of which they cannot tell"]
+    assert lines == ["2 records in 1 files, 1 losses, which they cannot state"]
 
 
 def test_a_trace_of_another_kind_is_not_exported_as_a_block_trace(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""``lttv``: looks at traces.
+"""The program ``lttv``: parse the command line and run a command.
 
 Exit status: 0 done (check: whole); 1 failed (check: damaged; follow: the recorder was killed), or
-stdout did not take the output; 2 usage, or no trace there; 130 interrupted; 141 the reader of our
-output went away first.
+stdout did not take the output; 2 usage, or no trace there; 130 interrupted; 141 the reader of the
+output ended first.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def _say(text: str) -> None:
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """Write ``--begin -1.5s`` as ``--begin=-1.5s``: argparse takes -1.5s for an option."""
+    """Join ``--begin -1.5s`` to ``--begin=-1.5s``, because argparse takes -1.5s for an option."""
     joined: list[str] = []
     for argument in arguments:
         after_time = bool(joined) and joined[-1] in ("--begin", "--end")
@@ -251,11 +251,11 @@ _COMMANDS = (
 )  # fmt: skip
 
 
-# numpy and what needs it are loaded by the command that runs, not by --help.
+# Each command imports numpy and its own modules when it runs, so that --help is fast.
 
 
 def _opened(path: Path) -> "Trace":
-    """Open a trace, and say which of its segments cannot be read."""
+    """Open a trace, and print a line for each segment that cannot be read."""
     from lttd.view.trace import Trace  # noqa: PLC0415
 
     trace = Trace(path)

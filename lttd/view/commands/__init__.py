@@ -1,1 +1,1 @@
-"""The commands of ``lttv``, a module each."""
+"""The commands of ``lttv``, one module for each."""

@@ -1,4 +1,4 @@
-"""``lttv check``: says what is wrong with a trace, and with ``--repair`` makes it whole."""
+"""``lttv check``: report the damage of a trace; with ``--repair``, repair it first."""
 
 from typing import Any
 
@@ -34,9 +34,9 @@ def _told(one: StreamRecovery) -> str:
 def check_all(
     found: list[SegmentPaths], *, events: bool, repairing: bool
 ) -> tuple[list[Report], list[str]]:
-    """Check every segment; return reports and, when *repairing*, what was repaired first.
+    """Check every segment; return reports and, when *repairing*, lines on the repairs.
 
-    One that cannot be read or repaired is a finding, and keeps no other from it.
+    A segment that cannot be read or repaired is a finding; the others are still checked.
 
     Raises:
         LockedError: a segment to be repaired is being recorded.
@@ -66,7 +66,7 @@ def _unusable(segment: SegmentPaths, finding: Finding) -> Report:
 
 
 def report_json(reports: list[Report], repaired: list[str]) -> dict[str, Any]:
-    """Return everything that was found, for machines."""
+    """Return all findings as a JSON object."""
     return {
         "whole": all(report.whole for report in reports),
         "findings": [one.to_json() for report in reports for one in report.findings],
@@ -87,7 +87,7 @@ def report_json(reports: list[Report], repaired: list[str]) -> dict[str, Any]:
 
 
 def report_text(reports: list[Report], repaired: list[str]) -> str:
-    """Return a line per finding, and a last one that says it all."""
+    """Return a line per finding, and a last one with the result."""
     findings = [str(one) for report in reports for one in report.findings]
     notes = [note for report in reports for note in report.notes]
     streams = [stream for report in reports for stream in report.streams]

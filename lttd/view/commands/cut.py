@@ -1,9 +1,9 @@
-"""``lttv cut``: a smaller trace, of whole sub-buffers that are copied and never decoded.
+"""``lttv cut``: copy a window to a smaller trace, in whole sub-buffers, without decoding.
 
-Rule: what a window costs is what it holds: a bisection per stream, a copy in the kernel, and the
-index entries of the window alone.
-Invariant: the cut is an ordinary, closed trace; what was lost earlier than the losses that are kept
-is in the baseline, so that the index's running totals hold.
+Rule: the cost depends on the window only: a bisection per stream, a copy in the kernel, and the
+index entries of the window.
+Invariant: the cut is an ordinary, closed trace; its baseline holds the losses before those that are
+kept, so the index's running totals stay right.
 """
 
 import os
@@ -26,18 +26,18 @@ from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 
-# Written by lttd about the whole recording, so not true of a part of it.
+# lttd's totals of the whole recording, which are wrong for a part of it.
 _OF_THE_WHOLE: Final = ("per_cpu",)
 
 
 def cut(trace: Trace, window: Window, out: Path, disk: Disk | None = None) -> Trace:
-    """Copy what *window* holds to a new trace at *out*; return it opened.
+    """Copy *window* of *trace* to a new trace at *out*; return that trace, opened.
 
     Raises:
-        UsageError: *out* is there already.
+        UsageError: *out* exists already.
         NotATraceError: nothing was recorded within the window.
-        TraceDamagedError: an index cannot be used; ``lttv check --repair`` makes it again.
-        StorageError: *out* could not be written; nothing is left of it.
+        TraceDamagedError: an index cannot be used; ``lttv check --repair`` rebuilds it.
+        StorageError: *out* could not be written; nothing of it stays.
     """
     disk = disk or Disk()
     with new_output(out, disk, trace) as made:
@@ -75,7 +75,7 @@ def _cut_segment(
 
 
 def _write(part: Selection, segment: SegmentPaths, manifest: Manifest, disk: Disk) -> StreamRecord:
-    """Write a stream's files; return what the manifest says of it."""
+    """Write a stream's files; return its record for the manifest."""
     start, length = part.extent()
     record = StreamRecord(part.stream.info, part.baseline)
     paths = segment.stream(record.name)
@@ -120,7 +120,7 @@ def _copy(
 
 
 def _attachments(segment: SegmentPaths) -> Iterator[Path]:
-    """Yield what is beside the streams, and CTF's own description of them."""
+    """Yield the files beside the streams, CTF's description of them included."""
     try:
         for directory, below, names in segment.base.walk(segment.directory):
             inside = directory.relative_to(segment.directory)
@@ -136,7 +136,7 @@ def _attachments(segment: SegmentPaths) -> Iterator[Path]:
 
 
 def _snapshots(snapshots: list[Snapshot], begin: int, end: int) -> list[Snapshot]:
-    """Return those that convert the window's times: within it, and one on either side."""
+    """Return the snapshots that convert the window's times: within it, and one on either side."""
     times = sorted(snapshot.trace for snapshot in snapshots)
     low = max((time for time in times if time <= begin), default=0)
     high = min((time for time in times if time >= end), default=times[-1] if times else 0)

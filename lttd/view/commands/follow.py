@@ -1,8 +1,8 @@
-"""``lttv follow``: what is added to a trace, while lttd writes it.
+"""``lttv follow``: print the new events of a trace while lttd writes it.
 
-Rule: every stream is read from where it was left, so that nothing is left out or shown twice; lines
-are ordered within what arrives together.  The flush interval bounds how late that is.
-Rule: a segment is over when its manifest says "closed", or when its lock has been free for 3 s.
+Rule: every stream is read on from its last position, so no event is missing or printed twice.
+Lines are in order among events that arrive together.  The flush interval bounds the delay.
+Rule: a segment has ended when its manifest says "closed", or when its lock was free for 3 s.
 """
 
 import time
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from lttd.view.family import Lines
 
 POLL_S: Final = 0.2
-# From the first new entry of a flush to that of the last stream.
+# The longest time from a flush's first new entry to the new entry of the last stream.
 SETTLE_S: Final = 0.05
-# A recorder that was killed may be started again at once, and recovers what it left.
+# A killed recorder may be started again at once, and then recovers its segment.
 DEAD_POLLS: Final = 15
 
 
 class _Followed:
-    """One segment, and how far each of its streams has been shown."""
+    """One segment, with the position of the output in each of its streams."""
 
     def __init__(self, segment: Segment, show: Show, notes: WindowNotes, *, skip: bool) -> None:
         self.paths = segment.paths
@@ -43,7 +43,7 @@ class _Followed:
         self._show = show
         self._notes = notes
         self._group = self._opened(segment)
-        self._lines: Lines  # made with the first of them
+        self._lines: Lines  # made with the first lines
         self._commands_bytes = -1
         self._seen = {stream.name for stream in segment.streams}
         self._shown = {
@@ -56,7 +56,7 @@ class _Followed:
         return ClockGroup(kind, [segment], EVERYTHING, self._show.filter, self._notes, 1)
 
     def has_more(self) -> bool:
-        """Look at the sizes of the index files."""
+        """Tell by the sizes of the index files whether there are new entries."""
         self._add_streams()
         return any(
             _entries(source.stream) > self._shown[source.stream.name]
@@ -64,11 +64,11 @@ class _Followed:
         )
 
     def _add_streams(self) -> None:
-        """Take in what the manifest says by now: CPUs that came later, and the end."""
+        """Read the manifest again: for CPUs that came later, and for the end."""
         segment = Segment(self.paths)
         self.closed = _is_closed(segment)
         if not self._seen and segment.streams:
-            self._group = self._opened(segment)  # only now it is known of what kind it is
+            self._group = self._opened(segment)  # the ABI is known only now
             self._seen = {stream.name for stream in segment.streams}
             self._shown = {source.stream.name: 0 for source in self._group.sources}
         for stream in segment.streams:
@@ -79,13 +79,13 @@ class _Followed:
                 self._shown[stream.name] = 0
 
     def lines(self) -> list[bytes]:
-        """Return the lines of what was added since the last time."""
+        """Return the lines of the entries since the last call."""
         parts = []
         for number, source in enumerate(self._group.sources):
             first = self._shown[source.stream.name]
             if _entries(source.stream) <= first:
                 continue
-            # Mappings do not grow with their files.
+            # A mapping does not grow with its file, so open the stream again.
             stream = _again(source.stream)
             fresh = WindowStream(stream, source.context, self._notes)
             self._group.sources[number] = fresh
@@ -118,7 +118,7 @@ def _has_recorder(paths: SegmentPaths) -> bool:
 
 
 class _Recorders:
-    """Notices that nobody is left who would add to a trace or close it."""
+    """Notices that no process is left to extend a trace or to close it."""
 
     def __init__(self, trace: Path, *, until_closed: bool) -> None:
         self._trace = trace
@@ -126,10 +126,10 @@ class _Recorders:
         self._silent_polls = 0
 
     def poll(self, left_open: list[SegmentPaths], *, came: bool) -> None:
-        """Look after the segments that are open; *came*: there was something new just now.
+        """Check the recorders of open segments; *came*: there were new entries just now.
 
         Raises:
-            LttdError: all their recorders have been gone for DEAD_POLLS, and until_closed is set.
+            LttdError: no recorder was there for DEAD_POLLS, and until_closed is set.
         """
         if not left_open or came or any(map(_has_recorder, left_open)):
             self._silent_polls = 0
@@ -155,7 +155,7 @@ def _entries(stream: StoredStream) -> int:
     try:
         size = stream.segment.place(stream.paths.index).stat().st_size
     except OSError:
-        return 0  # not written to yet
+        return 0  # nothing is written yet
     return max(size - len(INDEX_HEADER), 0) // ENTRY_BYTES
 
 
@@ -171,15 +171,15 @@ def follow(
 
     Raises:
         NotATraceError: there is no trace yet.
-        TraceDamagedError: no manifest can be read, or not that of a segment that is followed.
-        LttdError: *until_closed*, and nobody is there any more who would close it.
+        TraceDamagedError: no manifest can be read, or not that of a followed segment.
+        LttdError: with *until_closed*, no process is left to close the trace.
     """
     notes = WindowNotes()
     recorders = _Recorders(trace, until_closed=until_closed)
     found = Trace(trace)
     notes.add(*(f"{error}; its segment is left out" for error in found.unreadable))
     opened = found.segments
-    if not from_begin:  # each of several sources has a segment of its own
+    if not from_begin:  # each source has a segment of its own
         opened = [one for one in opened if not _is_closed(one)] or opened[-1:]
     followed = [_Followed(segment, show, notes, skip=not from_begin) for segment in opened]
     seen = {segment.paths.directory for segment in found.segments}
@@ -200,7 +200,7 @@ def follow(
             if paths.directory not in seen and paths.base.is_file(paths.manifest):
                 seen.add(paths.directory)
                 followed.append(_Followed(Segment(paths), show, notes, skip=False))
-        # A manifest says "closed" only after the last entry: has_more() reads it before the sizes.
+        # The manifest says "closed" after the last entry, so has_more() reads it before the sizes.
         if until_closed and all(one.closed for one in followed) and not any(more):
             return 0
         followed = [one for one in followed if not one.closed or one.has_more()] or followed[-1:]

@@ -1,4 +1,4 @@
-"""``lttv formats``: which conversions of all print fmts can be expressed here, and which not."""
+"""``lttv formats``: list conversions of print fmts that lttv cannot print as the kernel does."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +14,18 @@ from lttd.view.notes import Notes, TakesNotes
 
 
 def formats_of(path: Path, notes: TakesNotes) -> Iterator[Format]:
-    """Yield the formats below a tracefs, or of a trace's last segment; *notes* get the others.
+    """Yield the formats of a tracefs, or of a trace's last segment.
+
+    *notes* get a line for each format that cannot be read.
 
     Raises:
-        NotATraceError: neither.
+        NotATraceError: *path* is neither.
     """
     try:
         tracefs = OpenDirectory.open(path).place(path)
         named = tracefs.directory.is_directory(path / "events")
     except OSError:
-        named = False  # segments() says why
+        named = False  # segments() raises the reason
     found = Formats(tracefs if named else segments(path)[-1].tracefs, "<", 8, notes)
     for number in sorted(found.files):
         format_ = found.get(number)
@@ -32,10 +34,10 @@ def formats_of(path: Path, notes: TakesNotes) -> Iterator[Format]:
 
 
 def share_text(path: Path) -> str:
-    """Return a line per conversion that is left out, and the shares of those that are not.
+    """Return a line per conversion that is left out, and the share of conversions that are not.
 
     Raises:
-        NotATraceError: no formats there.
+        NotATraceError: *path* has no formats.
     """
     lines: list[str] = []
     notes = Notes()
@@ -64,6 +66,6 @@ def share_text(path: Path) -> str:
 
 
 def label_of(left_out: LeftOut) -> str:
-    """Return what a conversion stands behind, as the begin of a line."""
+    """Return the label before a conversion, as the begin of a line."""
     words = left_out.label.split()
     return f"{words[-1]} " if words else ""

@@ -1,4 +1,4 @@
-"""``lttv info``: what was recorded, from when to when, how much, what was lost."""
+"""``lttv info``: print source, times, size and losses of a trace."""
 
 import datetime as dt
 import json
@@ -12,7 +12,7 @@ from lttd.view.trace import Trace
 
 
 def info_json(trace: Trace) -> dict[str, Any]:
-    """Return the daemon's summary and what else is known of the trace, for machines."""
+    """Return the daemon's summary and the trace's properties as a JSON object."""
     span = trace.span
     last = trace.segments[-1].manifest
     return summary_json(trace.summaries()) | {
@@ -57,14 +57,14 @@ def info_text(trace: Trace) -> str:
 
 
 def made_on(manifest: Manifest) -> tuple[str, str]:
-    """Return what lttd did, and on which machine: a replay's data may be of any other."""
+    """Return "recorded on" or "replayed on", and the machine; a replay's data may be of another."""
     done = "replayed on" if manifest.source.get("kind") == "replay" else "recorded on"
     machine = manifest.machine
     return done, f"{machine.get('host', '?')}, Linux {machine.get('kernel', '?')}"
 
 
 def duration_ns(trace: Trace) -> int | None:
-    """Return how long the trace is; by the wall clock where the trace clock cannot tell."""
+    """Return the duration of the trace; by the wall clock if its segments have several clocks."""
     span = trace.span
     if span is None:
         return None
@@ -77,7 +77,7 @@ def duration_ns(trace: Trace) -> int | None:
 
 
 def utc(realtime_ns: int | None) -> str | None:
-    """Write a wall-clock time as ISO 8601 in UTC, all nine digits kept."""
+    """Return a wall-clock time as ISO 8601 in UTC, with nine digits after the point."""
     if realtime_ns is None:
         return None
     whole_s, rest_ns = divmod(realtime_ns, 1_000_000_000)
@@ -89,7 +89,7 @@ def utc(realtime_ns: int | None) -> str | None:
 
 
 def seconds(time_ns: int) -> str:
-    """Write ns as seconds, exactly."""
+    """Return ns as seconds, exactly."""
     sign = "-" if time_ns < 0 else ""
     whole_s, rest_ns = divmod(abs(time_ns), 1_000_000_000)
     return f"{sign}{whole_s}.{rest_ns:09d}"
@@ -101,5 +101,5 @@ def _moment(trace_time: int, realtime_ns: int | None) -> str:
 
 
 def dump(value: dict[str, Any]) -> str:
-    """Return JSON, one object."""
+    """Return a JSON object as text."""
     return json.dumps(value, indent=1)

@@ -1,6 +1,6 @@
-"""``lttv plot``: one picture of a window, as SVG, HTML or PNG.
+"""``lttv plot``: draw a picture of a window, as SVG, HTML or PNG.
 
-Rule: what is made stands alone, and holds nothing but counts: of a trace of any length it is small.
+Rule: the file is self-contained and holds only counts, so it is small for a trace of any length.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,23 +22,23 @@ from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Span, Trace
 
 PNG_ZOOM: Final = 2
-# So that it does not meet what was lost, on the right of the same line.
+# The longest text on the left, which leaves room for the losses on the right of the line.
 ONLY_CHARS: Final = 48
 
 
 def plot(trace: Trace, window: Window, chosen: Filter, out: Path) -> list[str]:
-    """Draw what *window* holds of *trace* to *out*, as its name ends; return what is to be told.
+    """Draw *window* of *trace* to *out* in the format of its suffix; return lines for the user.
 
     Raises:
         NotATraceError: nothing was recorded within the window.
-        UsageError: another ending; PNG without what makes it; *out* is there already.
+        UsageError: the suffix is unknown; resvg-py is missing for PNG; *out* exists already.
         StorageError: *out* could not be written.
     """
     write = _WRITERS.get(out.suffix.lower())
     if write is None:
         raise UsageError(f"{out}: name a picture .svg, .html or .png")
     if write is png:
-        _resvg()  # before the work, not after
+        _resvg()  # raise before the work, not after
     notes = Notes()
     disk = Disk()
     with new_output(out, disk, trace) as made, disk.create(made) as file:
@@ -48,7 +48,7 @@ def plot(trace: Trace, window: Window, chosen: Filter, out: Path) -> list[str]:
 
 
 def head_of(trace: Trace, rates: Rates, chosen: Filter) -> Head:
-    """Say what a picture is of, and what it leaves out."""
+    """Return the text above a picture: its source, times, filter and losses."""
     clock = trace.segments[-1].manifest.clock
     told = [f"{rates.events:,} events"]
     if rates.types:
@@ -96,12 +96,12 @@ def _lost(rates: Rates) -> str:
 
 
 def as_svg(head: Head, rates: Rates) -> bytes:
-    """Return the picture alone."""
+    """Return the picture as SVG."""
     return f"{svg(head, rates)}\n".encode()
 
 
 def png(head: Head, rates: Rates) -> bytes:
-    """Return the picture in pixels; its letters are of the fonts that the machine has."""
+    """Return the picture as PNG, drawn with this machine's fonts."""
     made: bytes = _resvg()(svg_string=svg(head, rates), zoom=PNG_ZOOM, font_family="DejaVu Sans")
     return made
 
@@ -115,7 +115,7 @@ def _resvg() -> Callable[..., bytes]:
 
 
 def html(head: Head, rates: Rates) -> bytes:
-    """Return a page: the picture, and every type and CPU in tables."""
+    """Return an HTML page: the picture, and tables of all event types and CPUs."""
     types = [
         (name, f"{count:,}", f"{count / rates.events:.2%}")
         for name, count in rates.types.most_common()

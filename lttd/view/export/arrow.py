@@ -1,4 +1,4 @@
-"""Fields of ftrace events as Arrow arrays, made of whole buffers."""
+"""Make Arrow arrays of the fields of ftrace events, from whole buffers."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ Array = Any  # pyarrow has no types
 
 
 def field_array(rows: EventRows, name: str) -> Array:
-    """Return one field of some events: integers, strings, lists, or binary for what is opaque."""
+    """Return one field of some events: integers, strings, lists, or binary for other types."""
     one = rows.field(name)
     if one.kind is Kind.INT:
         return pa.array(_native(rows.records[name]))

@@ -1,12 +1,12 @@
-"""Files as ``blktrace`` writes them: a directory of ``DEVICE.blktrace.CPU``, for ``blkparse -i``.
+"""Export to files of ``blktrace``: a directory of ``DEVICE.blktrace.CPU``, for ``blkparse -i``.
 
     OUT/nullb0.blktrace.0, .1, ...        blkparse -i OUT/nullb0
 
-Each holds the records of the window, as the kernel made them, after the notes of processes and of
-the time from before it, without which no name would be known.  A CPU that was idle has an empty
-file: blkparse stops at the first number that is not there.
+Each file holds the records of the window as the kernel made them.  Before them it has the earlier
+records that name processes and state the time, without which names would be unknown.  An idle CPU
+has an empty file, because blkparse stops at the first missing number.
 
-Rule: records are copied whole; what is none is left out and told.
+Rule: records are copied whole; bytes that are not a record are left out, with a note.
 Invariant: a CPU's records are in the order in which they were recorded.
 """
 
@@ -27,7 +27,7 @@ from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 
-# Sub-buffers that are copied in one go: at most 4 MiB.
+# The number of sub-buffers that are copied at a time: at most 4 MiB.
 _ROWS_AT_ONCE: Final = 64
 _READABLE_VERSION: Final = 7
 
@@ -59,7 +59,7 @@ def _refuse_several_boots(trace: Trace, used: list[Segment]) -> None:
 
 
 class _Writing:
-    """The files in the making."""
+    """The writer of all files."""
 
     def __init__(self, disk: Disk, out: Path) -> None:
         self._disk = disk
@@ -71,12 +71,12 @@ class _Writing:
         self._notes = Notes()
 
     def add(self, segment: Segment, parts: list[Selection], window: Window) -> None:
-        """Write what one segment has."""
+        """Write the records of one segment."""
         begin, end = window.bounds(segment)
         names = {part.stream.info.id.channel for part in parts}
         notes = segment.paths.place(segment.paths.directory / NOTES_FILE)
         for time, cpu, record in noted_records(notes):
-            # Several devices have each their own notes; they say the same of a process.
+            # Each device has its own notes, but all give a process the same name.
             if time < begin and record not in self._noted:
                 self._noted.add(record)
                 for name in names:
@@ -90,7 +90,7 @@ class _Writing:
                 self._put(stream.channel, stream.cpu, data)
 
     def _within(self, part: Selection, begin: int, end: int) -> Iterator[bytes]:
-        """Yield the records within [*begin*, *end*], those that adjoin together."""
+        """Yield the records within [*begin*, *end*], adjoining ones together."""
         data, path = part.stream.data, part.stream.paths.data
         for first in range(0, len(part.entries), _ROWS_AT_ONCE):
             some = part.entries[first : first + _ROWS_AT_ONCE]
@@ -123,7 +123,7 @@ class _Writing:
         return self._disk.open(self._out / f"{name.replace('/', '_')}.blktrace.{cpu}")
 
     def close(self) -> None:
-        """Make files for the CPUs between, and close all."""
+        """Make empty files for CPUs without records, and close all files."""
         for name, last in sorted({(name, cpu) for name, cpu in self._files}):
             for cpu in range(last):
                 self._put(name, cpu, b"")
@@ -131,6 +131,6 @@ class _Writing:
             file.close()
 
     def told(self) -> list[str]:
-        """Return what is to be told, line by line."""
-        lost = f", {self._losses} losses, of which they cannot tell" if self._losses else ""
+        """Return lines for the user."""
+        lost = f", {self._losses} losses, which they cannot state" if self._losses else ""
         return [*self._notes.told(), f"{self._records} records in {len(self._files)} files{lost}"]

@@ -1,10 +1,11 @@
-"""CTF 1.8: what ``babeltrace2`` and Trace Compass open.  A directory a segment, a file a CPU.
+"""Export to CTF 1.8, for babeltrace2 and Trace Compass: a directory per segment, a file per CPU.
 
-    metadata                what ctf_metadata says
-    ftrace_0, ftrace_1      packets: header, context, events as ctf_events encodes them
+    metadata                see ctf_metadata
+    ftrace_0, ftrace_1      packets: header, context, events (see ctf_events)
 
-Rule: a loss ends a packet: the next one's ``events_discarded`` counts it, so that it is told where
-it happened.  A loss of unknown number cannot be told in CTF; it is one of the lines at the end.
+Rule: a loss ends a packet, and the next packet's ``events_discarded`` counts it, so that readers
+place it where it happened.  CTF cannot state a loss of unknown number; the lines at the end count
+it.
 Invariant: within a stream neither packets nor events step back in time.
 """
 
@@ -31,7 +32,7 @@ from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 
 _MAGIC: Final = 0xC1FC1FC1
-# Sub-buffers that become packets in one go: some 4 MiB of 4 KiB ones, which bounds the memory.
+# The number of sub-buffers that become packets at a time: some 4 MiB of 4 KiB each, in memory.
 _ROWS_AT_ONCE: Final = 1024
 _NOTHING: Final[U8] = np.empty(0, np.uint8)
 
@@ -93,7 +94,7 @@ def _export_segment(
 
 
 class _Stream:
-    """One CPU's packets in the making."""
+    """The writer of one CPU's packets."""
 
     def __init__(self, part: Selection, layout: PageLayout, encoder: Encoder, tally: Tally) -> None:
         self._part = part
@@ -105,17 +106,17 @@ class _Stream:
         self._sequence = 0
         self._discarded = 0
         self._told = 0
-        # Where the stream has come to: no time is before it.
+        # The time that the stream has reached; no later time is before it.
         self._last = int(part.entries["begin"][0]) if len(part.entries) else 0
         self._at = 0
 
     def write(self, file: File, bounds: tuple[int, int]) -> None:
-        """Write everything of the stream that lies within *bounds*."""
+        """Write the events and losses of the stream within *bounds*."""
         if not len(self._part.entries):
             return
         self._last = max(self._last, bounds[0])
         if self._gaps and self._gaps[0].row == 0:
-            # Readers count from one packet to the next: what was lost first needs one before it.
+            # Readers count losses from one packet to the next, so a first loss needs one before it.
             self._packet(file, _NOTHING, self._last)
         for first in range(0, len(self._part.entries), _ROWS_AT_ONCE):
             for events, rows in self._decoded(first, bounds):
@@ -125,7 +126,7 @@ class _Stream:
             self._packet(file, _NOTHING, self._last)
 
     def _decoded(self, first: int, bounds: tuple[int, int]) -> Iterator[tuple[Events, I64]]:
-        """Yield events of the window from row *first* on, and the row of each."""
+        """Yield the events of the window from row *first* on, and the row of each."""
         stream = self._part.stream
         found = stream.headers(self._part.entries[first : first + _ROWS_AT_ONCE])
         sound = np.flatnonzero(found.payload_bytes > 0)
@@ -148,7 +149,7 @@ class _Stream:
         self._tally.notes.add(f"{self._part.stream.paths.data}: byte {at}: {reason}")
 
     def _put(self, file: File, events: Events, rows: I64) -> None:
-        """Write packets of *events*; a new one begins behind each loss."""
+        """Write packets of *events*; a new one begins after each loss."""
         if not len(rows):
             return
         time = np.maximum.accumulate(np.maximum(events.time, np.uint64(self._last)))
@@ -157,7 +158,7 @@ class _Stream:
         while first < len(rows):
             self._lose_before(int(rows[first]))
             if self._discarded > self._told:
-                # An empty packet: readers place a loss somewhere between two packets' ends.
+                # Write an empty packet: readers place a loss between the ends of two packets.
                 self._packet(file, _NOTHING, int(time[first]))
             behind = len(rows)
             if self._gaps:
@@ -168,7 +169,7 @@ class _Stream:
             first = behind
 
     def _lose_before(self, row: int) -> None:
-        """Count the losses that stand before *row* or just at it."""
+        """Count the losses up to and including *row*."""
         while self._gaps and self._gaps[0].row <= row:
             count = self._tally.lost(self._gaps.popleft())
             self._discarded += count or 0

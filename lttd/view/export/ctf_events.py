@@ -1,11 +1,11 @@
-"""Ftrace events as CTF events: whole columns at once, never an event at a time.
+"""Encode ftrace events as CTF events, in whole columns, never one event at a time.
 
-A CTF event here is a head (number of its type, time, pid, flags, preempt count), the fields of
+A CTF event here is a head (number of its type, time, pid, flags, preempt count), then the fields of
 fixed size without gaps, in the order of the format, and then each dynamic field: a string with its
-NUL, or a u16 count and that many elements.  Nothing is aligned to more than a byte.
+NUL, or a u16 count and that many elements.  All fields have an alignment of one byte.
 
-Rule: nothing here raises because of what the bytes say: what reaches beyond its event is cut.
-Invariant: what is written for a type is what ``ctf_metadata`` says of it.
+Rule: no bytes make this module raise; a field that reaches beyond its event is cut off.
+Invariant: the encoding of a type agrees with its declaration in ``ctf_metadata``.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ I64 = npt.NDArray[np.int64]
 COMMON_BYTES: Final = 8
 COUNT_BYTES: Final = 2
 _MOST_BYTES: Final = 0xFFFF
-# A __data_loc of an old kernel: the offset alone.
+# The size of a __data_loc of an old kernel, which is an offset only.
 _OFFSET_BYTES: Final = 2
 DYNAMIC: Final = frozenset({Kind.STRING, Kind.DYNAMIC, Kind.BITMASK, Kind.TAIL})
 
@@ -40,13 +40,13 @@ def is_text(field: Field) -> bool:
 
 @dataclass(frozen=True)
 class CtfType:
-    """A type of events in the export."""
+    """An event type in the export."""
 
     number: int
     """Its id in the export."""
     name: str
     format: Format | None
-    """None: nobody knows its fields; its bytes are one field."""
+    """None: its fields are unknown, and its bytes are one field."""
     byteorder: str
 
     @cached_property
@@ -57,7 +57,7 @@ class CtfType:
 
     @cached_property
     def dynamic(self) -> list[Field]:
-        """The fields whose size is the event's own affair."""
+        """The fields whose size differs from event to event."""
         return [one for one in self.format.own if one.kind in DYNAMIC] if self.format else []
 
     @cached_property
@@ -67,7 +67,7 @@ class CtfType:
 
 
 class Types:
-    """The types of events of one segment, numbered as they are met."""
+    """The event types of one segment, numbered in the order of their first events."""
 
     def __init__(self, formats: Formats, byteorder: str) -> None:
         self.all: list[CtfType] = []
@@ -78,7 +78,7 @@ class Types:
         self._least: list[int] = []
 
     def numbers(self, ids: npt.NDArray[np.uint16], size_bytes: I64) -> I32:
-        """Return the type of each event; what is too short for its format has another."""
+        """Return the type of each event; an event that is too short for its format has another."""
         for one in np.unique(ids[self._by_id[ids] < 0]).tolist():
             self._by_id[one] = self._add(one, self._formats.get(one))
         numbers: I32 = self._by_id[ids]
@@ -102,16 +102,16 @@ class Events(NamedTuple):
 
     time: U64
     at: I64
-    """Byte in the data where the event's own bytes (common_type first) begin."""
+    """The offset in the data of the event's own bytes (common_type first)."""
     size_bytes: I64
 
 
 class Encoded(NamedTuple):
-    """The same in CTF."""
+    """Events encoded in CTF."""
 
     data: U8
     offset: I64
-    """Where each begins, and behind the last."""
+    """The offset of each event, and the end of the last one."""
 
 
 class _Ragged(NamedTuple):
@@ -120,7 +120,7 @@ class _Ragged(NamedTuple):
     begin: I64
     length: I64
     elements: I64 | None
-    """How many; None: a string, with a NUL behind it."""
+    """The numbers of elements; None: the field is a string, followed by a NUL."""
 
     @property
     def room(self) -> I64:
@@ -152,7 +152,7 @@ class Encoder:
         )
 
     def encode(self, data: memoryview, events: Events) -> Encoded:
-        """Return *events*, whose bytes stand in *data*, each at least COMMON_BYTES long."""
+        """Encode *events*, whose bytes are in *data*; each has at least COMMON_BYTES."""
         count = len(events.time)
         common = _gather(data, events.at, self._common)
         numbers = self.types.numbers(common["id"].astype(np.uint16), events.size_bytes)
@@ -193,7 +193,7 @@ class Encoder:
     def _fixed(self, data: memoryview, kind: CtfType, at: I64) -> npt.NDArray[np.void]:
         assert kind.format is not None
         whole = kind.format.dtype
-        # Gathered as opaque bytes: several times faster than field by field.
+        # Gather them as opaque bytes: several times faster than field by field.
         records = _gather(data, at, np.dtype(f"V{whole.itemsize}")).view(whole)
         packed = np.empty(len(at), kind.packed)
         for one in kind.fixed:

@@ -1,6 +1,6 @@
-"""The ``metadata`` of a CTF 1.8 trace that ``ctf`` writes: text, made last, of what occurred.
+"""Write the ``metadata`` of a CTF 1.8 trace: a text, made last, with the types that occurred.
 
-Names get an underscore in front, which readers take away again: so none can be a keyword.
+Names get a leading underscore, which readers remove, so that no name is a keyword.
 Source of the language: the Common Trace Format specification, version 1.8.3, section 7 and annex C.
 """
 
@@ -22,7 +22,7 @@ def metadata(
     environment: Mapping[str, str],
     types: Iterable[CtfType],
 ) -> str:
-    """Return the whole text; *snapshot* tells the wall clock's time of the trace clock's zero."""
+    """Return the whole text; *snapshot* gives the wall-clock time of the trace clock's zero."""
     order = "le" if byteorder == "<" else "be"
     parts = [
         "/* CTF 1.8 */\n",

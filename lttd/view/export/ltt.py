@@ -1,11 +1,11 @@
-"""A directory of ``<channel>_<cpu>`` files, as legacy lttd left it and LTTV opens it.
+"""Export to a directory of ``<channel>_<cpu>`` files, like the legacy lttd's, for LTTV.
 
-Every sub-buffer becomes as large again as the tracer delivered it: from format 2.5 on what is used,
-rounded up to the tracer's pages, before that the buffer's fixed size; headers say so again, padding
-is zero (and a hole where it is whole blocks).
+Every sub-buffer gets the size that the tracer delivered: from format 2.5 on the used size, rounded
+up to the tracer's pages, before that the buffer's fixed size.  Its header states that size again,
+and padding is zero (a hole where it is whole blocks).
 
-Rule: bytes are moved, never decoded; the metadata channel is whole, whatever the window is.
-Invariant: of an undamaged recording, header and events of every sub-buffer are the tracer's own.
+Rule: bytes are moved, never decoded; the metadata channel is whole, whatever the window.
+Invariant: if a recording has no damage, header and events of every sub-buffer are the tracer's own.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 
-# Sub-buffers whose headers are looked at in one go.
+# The number of sub-buffers whose headers are read at a time.
 ROWS_AT_ONCE: Final = 4096
 _TOLD_BY_TRACER: Final = {Reason.DISCARDED, Reason.COMMIT_OVERRUN}
 
@@ -52,12 +52,12 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
 
 @dataclass(slots=True)
 class _Tally:
-    """What went into an export."""
+    """The totals of an export."""
 
     subbuffers: int = 0
     bytes: int = 0
     untold: int = 0
-    """Losses that the sub-buffers' own counters do not tell, and the format has no place for."""
+    """Losses that the tracer's counters do not include, so that the format cannot state them."""
     notes: Notes = field(default_factory=Notes)
 
     def lost(self, part: Selection) -> None:
@@ -65,7 +65,7 @@ class _Tally:
 
     def told(self, files: int) -> list[str]:
         held = f"{self.subbuffers} sub-buffers, {self.bytes} bytes, in {files} files"
-        lost = f"; {self.untold} losses cannot be told in this format" if self.untold else ""
+        lost = f"; {self.untold} losses cannot be stated in this format" if self.untold else ""
         return [*self.notes.told(), held + lost]
 
 
@@ -85,7 +85,7 @@ def _refuse_several_traces(trace: Trace, segments: list[Segment]) -> None:
 
 
 def _start_of(stream: StoredStream) -> int | None:
-    """Return when the stream's trace was made; None where its first sub-buffer does not tell."""
+    """Return the time when the stream's trace was made; None if its first header lacks it."""
     entries = stream.index.entries(0, 1)
     if not len(entries):
         return None
@@ -96,7 +96,7 @@ def _start_of(stream: StoredStream) -> int | None:
 
 
 def _name(stream: StoredStream) -> PurePosixPath:
-    """Return a file's name, which may lie in a folder as the channel did."""
+    """Return a file's path, which has the channel's directory."""
     name = PurePosixPath(stream.info.id.name)
     if name.is_absolute() or ".." in name.parts:
         reason = f"a channel cannot be called {stream.info.id.channel!r}"
@@ -105,7 +105,7 @@ def _name(stream: StoredStream) -> PurePosixPath:
 
 
 def _write(disk: Disk, path: Path, at: int, part: Selection, tally: _Tally) -> int:
-    """Write a part's sub-buffers from *at* on; return where they end."""
+    """Write a part's sub-buffers from *at* on; return their end."""
     disk.make_directory(path.parent)
     file = disk.open(path)
     try:

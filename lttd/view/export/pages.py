@@ -1,14 +1,14 @@
-"""Sub-buffers of one ftrace stream as the kernel's whole pages again, padded, for other tools.
+"""Turn the sub-buffers of one ftrace stream into the kernel's whole, padded pages for other tools.
 
-A flush delivers what a page holds so far; the next read of that page begins under a header whose
-time stamp is the last delivered event's, and its first event's delta counts from there.  So where a
-sub-buffer begins exactly when the one before ends, and no loss lies between, its content simply
-goes on: parts of one page become that page, with nothing in them changed.
+A flush delivers the first part of a page.  The next read of that page begins with a header whose
+time stamp is that of the last delivered event, and the delta of its first event counts from there.
+So if a sub-buffer begins exactly when the one before ends, without a loss between, its content can
+be appended: parts of one page become that page, unchanged.
 
-Rule: a loss is told by the gaps (the kernel's own flag told lttd the same): the next page carries
-the flag, and the number where it is known and there is room for it behind the content.
-Invariant: every event comes out once, in order, at its time; what does not parse is left out and
-becomes a loss of unknown number.
+Rule: losses come from the gaps (which lttd made from the kernel's own flag).  The next page carries
+the flag, and the number if it is known and there is room for it after the content.
+Invariant: every event is written once, in order, at its time; bytes that do not parse are left out
+and become a loss of unknown number.
 """
 
 import struct
@@ -24,18 +24,18 @@ from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
 from lttd.view.notes import Notes
 from lttd.view.part import Selection
 
-# Sub-buffers that are decoded, and pages that are written, in one go.
+# The number of sub-buffers that are decoded, and written as pages, at a time.
 ROWS_AT_ONCE: Final = 2048
 PAGES_BYTES: Final = 1 << 20
 
 
 @dataclass(slots=True)
 class Loss:
-    """What was lost since the page before."""
+    """The losses since the page before."""
 
     events: int = 0
     some: bool = False
-    """More than that, nobody knows how many."""
+    """Whether more were lost, of unknown number."""
 
     def __bool__(self) -> bool:
         return self.some or self.events > 0
@@ -43,7 +43,7 @@ class Loss:
 
 @dataclass(slots=True)
 class Tally:
-    """What went into an export."""
+    """The totals of an export."""
 
     subbuffers: int = 0
     events: int = 0
@@ -53,7 +53,7 @@ class Tally:
     notes: Notes = field(default_factory=Notes)
 
     def lost(self, gap: Gap) -> int | None:
-        """Count one gap; return how many events it is, None where nobody knows."""
+        """Count one gap; return its number of events, None if that is unknown."""
         if gap.unit is Unit.EVENTS and gap.reason in KERNEL_EVENT_REASONS and gap.count is not None:
             self.events_lost += gap.count
             return gap.count
@@ -61,7 +61,7 @@ class Tally:
         return None
 
     def told(self, pages: str) -> list[str]:
-        """Return what is to be told, line by line; *pages* is what the format calls them."""
+        """Return lines for the user; *pages* is the format's word for pages."""
         lost = f"{self.events_lost} events lost"
         if self.losses_unknown:
             lost += f" and {self.losses_unknown} times some"
@@ -92,7 +92,7 @@ class PageMaker:
         self._done = bytearray()
 
     def pages(self, part: Selection) -> Iterator[bytearray]:
-        """Yield the pages of *part*, some at a time; the last one stays open for what follows."""
+        """Yield the pages of *part*, some at a time; the last one stays open for the next part."""
         stream = part.stream
         abi = stream.abi
         assert abi is not None
@@ -136,7 +136,7 @@ class PageMaker:
         found: Headers,
         losses: dict[int, list[Gap]],
     ) -> None:
-        """Take the sub-buffers from row *first* on."""
+        """Add the sub-buffers from row *first* on."""
         data, path = part.stream.data, part.stream.paths.data
         sound = np.flatnonzero(found.payload_bytes > 0)
         headers = found.some(sound)
@@ -180,7 +180,7 @@ class PageMaker:
         self._tally.notes.add(f"{name}: byte {at}: no sub-buffer here; left out")
 
     def _put(self, begin: int, end: int, content: memoryview) -> None:
-        """Let *content*, whose base time is *begin*, go on the open page, or open one for it."""
+        """Append *content*, whose base time is *begin*, to the open page, or open a page for it."""
         page = self._open
         if (
             page is not None

@@ -1,11 +1,11 @@
-"""Parquet: a file per event type and segment, under names that query engines take for partitions.
+"""Export to Parquet: a file per event type and segment, whose names are Hive partitions.
 
     system=sched/event=sched_switch/20261123T065747Z-000001-ftrace.parquet
 
-Columns: ``time`` (int64, trace clock, ns where that counts ns), ``timestamp`` (UTC, in us: what
-every engine reads; null where nobody noted the clocks), ``cpu``, ``common_pid``, then the event's
-own fields.  Strings are UTF-8, what is not becomes U+FFFD; arrays are lists.  A file's own metadata
-(``lttd.*``) says where and by what it was recorded.
+Columns: ``time`` (int64, trace clock, in ns if that counts ns), ``timestamp`` (UTC, in us, which
+every engine reads; null without clock snapshots), ``cpu``, ``common_pid``, then the event's own
+fields.  Strings are UTF-8, with U+FFFD for invalid bytes; arrays are lists.  The metadata of a file
+(``lttd.*``) names the machine and the source.
 
 Losses are rows too, of ``system=lttd/event=lost``: ``lost`` (null: some), ``unit``, ``reason``.
 
@@ -37,9 +37,9 @@ from lttd.view.trace import Segment, Trace
 from lttd.view.window import PIECE_BYTES
 
 GROUP_ROWS: Final = 1 << 17
-"""Rows of a type that become a row group."""
+"""The number of rows of a type in a row group."""
 PENDING_ROWS: Final = 1 << 20
-"""Rows of all types that wait to become one."""
+"""The number of rows of all types that may wait for a row group."""
 _US_NS: Final = 1000
 _MOST_TIME: Final = np.uint64(1 << 62)
 U64 = npt.NDArray[np.uint64]
@@ -59,10 +59,10 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
 
 
 def export_url(trace: Trace, window: Window, url: str) -> list[str]:
-    """Export to what fsspec can write, such as ``s3://bucket/directory``.
+    """Export to a URL that fsspec can write to, such as ``s3://bucket/directory``.
 
     Raises:
-        UsageError: no fsspec, or nothing that it knows; or something is there already.
+        UsageError: fsspec is missing, does not know the URL, or the URL exists already.
     """
     try:
         import fsspec  # noqa: PLC0415
@@ -124,17 +124,17 @@ class _Sink:
         self.files = 0
 
     def add(self, rows: EventRows) -> None:
-        """Take events of one type."""
+        """Add events of one type."""
         kind = rows.kind
         undecoded = "_undecoded" if kind.format is None and kind.system else ""
-        # Names of markers are what a trace says they are: none leads out of the directory.
+        # A trace chooses the names of markers: none may lead out of the directory.
         system, event = (quote(word, safe="") for word in (kind.system or "unknown", kind.name))
         name = f"system={system}/event={event}{undecoded}/"
         self.events += len(rows)
         self._hold(name, self._table(rows))
 
     def lose(self, losses: Sequence[Loss]) -> None:
-        """Take known losses."""
+        """Add known losses."""
         if not losses:
             return
         time = np.array([one.time for one in losses], np.uint64)
@@ -150,7 +150,7 @@ class _Sink:
         self._hold("system=lttd/event=lost/", pa.table(columns))
 
     def _hold(self, name: str, table: Any) -> None:  # noqa: ANN401
-        """Keep a table until there are enough rows of its type, or too many of all."""
+        """Keep a table until there are enough rows of its type, or too many of all types."""
         self._pending.setdefault(name, []).append(table)
         self._pending_rows[name] = self._pending_rows.get(name, 0) + table.num_rows
         if self._pending_rows[name] >= GROUP_ROWS:
@@ -169,7 +169,7 @@ class _Sink:
         if rows.kind.format is None:
             columns["raw"] = pa.array(rows.raw(), pa.binary())
         for name in rows.names:
-            # The parts of a name that every event has would hide those.
+            # A field with the name of a common column would hide that column.
             columns[name if name not in columns else f"{name}_"] = field_array(rows, name)
         return pa.table(columns)
 
@@ -190,7 +190,7 @@ class _Sink:
         return {f"lttd.{name}": value for name, value in told.items()}
 
     def finish(self) -> None:
-        """Write what is pending; rare types are opened only here, one at a time."""
+        """Write the waiting rows; files of rare types are opened only here, one at a time."""
         for name in list(self._pending):
             self._write(name)
             self._close(name)
@@ -201,7 +201,7 @@ class _Sink:
         file.close()
 
     def close(self) -> None:
-        """Close whatever is still open."""
+        """Close all open files."""
         for name in list(self._writers):
             self._close(name)
 
@@ -211,11 +211,10 @@ def _named(loss: Loss) -> str | None:
 
 
 def timestamps(time: U64, segment: Segment) -> Any:  # noqa: ANN401
-    """Return the wall-clock times of a column, as the segment's conversion has them, in us.
+    """Return the wall-clock times of a column by the segment's conversion, in us.
 
-    Between two snapshots the conversion is a straight line, which floats hold to a ns: what they
-    take part in is no more than how far the clocks drifted apart.  A time of more than a century,
-    which damage makes, has none.
+    Between two snapshots the conversion is a straight line.  Floats compute only the drift between
+    the clocks, so the result is exact to a ns.  A time beyond a century, which is damage, is null.
     """
     kind = pa.timestamp("us", tz="UTC")
     wall = segment.conversion

@@ -1,16 +1,16 @@
-"""The text that Perfetto's UI imports: ftrace's own, as systrace and ``cat trace`` give it.
+"""Export ftrace's text for Perfetto's UI, in the form of systrace and ``cat trace``.
 
     # tracer: nop
     ...
     <comm, 16>-<pid, 7> (<tgid, 7>) [<cpu, 3>] <4 flags> <seconds, 9 decimals>: <event>: <fields>
 
-Source of the shape: Linux kernel/trace/trace.c, print_func_help_header_irq, with record-tgid; of
-what is read, Perfetto's src/trace_processor/importers/systrace: the first line names the format,
-``#`` begins a comment, four letters of flags (a fifth, since Linux 5.17, is more than all its
-versions take), any number of decimals.
+Source of the form: Linux kernel/trace/trace.c, print_func_help_header_irq, with record-tgid.
+Source of the importer: Perfetto's src/trace_processor/importers/systrace.  The first line names the
+format, ``#`` begins a comment, there are four letters of flags (some versions do not accept the
+fifth of Linux 5.17), and any number of decimals.
 
-Rule: memory holds a piece of the window; an event is one line, whatever its fields hold; what
-Perfetto cannot show stands there as a comment.
+Rule: memory holds a piece of the window; an event is one line, whatever its fields hold.  Comments
+hold the losses, which Perfetto cannot show.
 """
 
 from collections.abc import Iterator
@@ -61,10 +61,10 @@ def _is_marker(kind: EventType) -> bool:
 
 
 class MarkerRenderer(Renderer):
-    """Writes markers as the kernel does, whatever addresses are known: the importer looks for it.
+    """Writes markers in the kernel's form, for which the importer looks, even without kallsyms.
 
-    Of a trace_printk() that is a function's name; of a marker, and where no name is known,
-    ``tracing_mark_write``.
+    The prefix of a trace_printk() is a function's name.  That of a marker, and of an unknown
+    function, is ``tracing_mark_write``.
     """
 
     def strip(self, rows: EventRows) -> Strip:
@@ -77,13 +77,13 @@ class MarkerRenderer(Renderer):
         try:
             where = [words_of(per_distinct(rows.records["ip"], told))]
             text = words_of(strings_of([one.rstrip(b"\n") for one in rows.column("buf").tolist()]))
-        except (KeyError, ValueError):  # of another kernel, which has other fields
+        except (KeyError, ValueError):  # an event of another kernel, with other fields
             return super().strip(rows)
         return [*where, text]
 
 
 class SystraceTexter(Texter):
-    """Lines with the process beside the task, and a flag less."""
+    """Lines with the process after the task, and one flag less."""
 
     def _who(self, pid: int, comm: bytes) -> bytes:
         tgid = self._names.tgid(pid)
@@ -94,7 +94,7 @@ class SystraceTexter(Texter):
         return [FLAGS[batch.flags], _DEPTH[batch.preempt]]
 
     def _name_of(self, kind: EventType) -> bytes:
-        """Return what stands before an event's fields: nothing before a marker's, see _Marker."""
+        """Return the text before an event's fields: none for a marker, see MarkerRenderer."""
         return b"" if _is_marker(kind) else super()._name_of(kind)
 
     def _new_renderer(self, kind: EventType) -> Renderer:
@@ -103,14 +103,14 @@ class SystraceTexter(Texter):
         return super()._new_renderer(kind)
 
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
-        """Return what each line ends with; the functions of a stack share a line."""
+        """Yield the bodies of lines; the functions of a stack share a line."""
         for body in super().bodies(batch):
             text = body.column.view(np.uint8).reshape(-1, body.width)[:, :-1]
             text[text == ord("\n")] = ord(" ")
             yield body
 
     def lost(self, loss: Loss) -> str:
-        """Return a loss's line: a comment."""
+        """Return the line of a loss, which is a comment."""
         return f"# {loss}"
 
 

@@ -1,17 +1,17 @@
-"""``trace.dat`` version 6: what ``trace-cmd report``, KernelShark and Trace Compass open.
+"""Export to ``trace.dat`` version 6, for ``trace-cmd report``, KernelShark and Trace Compass.
 
     magic, version, sizes | header_page, header_event | formats | kallsyms, printk, commands
     CPU count | options | "flyrecord", a table of (offset, size) per CPU, the clock | pages
 
-Segments that follow each other are joined per CPU; what runs beside the first channel becomes an
-instance of its own (a BUFFER option with a table of its own).  Pages are the kernel's whole ones
-again, see ``pages``.  All integers are of the recorded machine's byte order.
+Consecutive segments are joined per CPU.  A segment that ran at the same time as others becomes an
+instance of its own (a BUFFER option with its own table).  Pages are whole and padded again, as the
+kernel's (see ``pages``).  All integers have the recorded machine's byte order.
 
 Source of the layout: trace-cmd Documentation/trace-cmd/trace-cmd.dat.v6.5.txt and
-lib/trace-cmd/trace-input.c; tried with trace-cmd 3.1.6.
+lib/trace-cmd/trace-input.c; verified with trace-cmd 3.1.6.
 
-Rule: the tables are written last, into room that was left for them, so that pages stream.
-Invariant: the trace clock's times stay as they are.
+Rule: the tables are written last, into reserved room, so that pages stream.
+Invariant: the times of the trace clock do not change.
 """
 
 import os
@@ -38,15 +38,15 @@ _CPUSTAT, _BUFFER, _TRACECLOCK, _UNAME, _CPUCOUNT, _VERSION = 2, 3, 4, 5, 8, 9
 
 @dataclass(slots=True)
 class _Buffer:
-    """One ring buffer of the recorded machine: per CPU what is to be joined."""
+    """One ring buffer of the recorded machine, with the parts to be joined for each CPU."""
 
     name: str
     cpus: dict[int, list[Selection]] = field(default_factory=dict)
     table_at: int = 0
-    """Where in the file its "flyrecord" stands."""
+    """The offset of its "flyrecord" in the file."""
 
     def takes(self, parts: list[Selection]) -> bool:
-        """Tell whether *parts*, of one segment, follow all that is here."""
+        """Tell whether *parts*, of one segment, come after all parts of this buffer."""
         return all(
             _begins_after(self.cpus.get(part.stream.info.id.cpu, []), part) for part in parts
         )
@@ -82,7 +82,7 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
 
 
 def _common_layout(trace: Trace, used: list[Segment]) -> PageLayout:
-    """Return the layout that all share.
+    """Return the layout of all segments.
 
     Raises:
         UsageError: they do not.
@@ -102,7 +102,7 @@ def _common_layout(trace: Trace, used: list[Segment]) -> PageLayout:
 
 
 def _buffers(found: list[tuple[Segment, list[Selection]]]) -> list[_Buffer]:
-    """Distribute the segments' streams: what follows is joined, what runs beside is apart."""
+    """Distribute streams to buffers: join consecutive segments, separate simultaneous ones."""
     buffers: list[_Buffer] = []
     for _, parts in found:
         for channel in dict.fromkeys(part.stream.info.id.channel for part in parts):
@@ -118,7 +118,7 @@ def _buffers(found: list[tuple[Segment, list[Selection]]]) -> list[_Buffer]:
 
 
 class _Writing:
-    """One file in the making."""
+    """The writer of one file."""
 
     def __init__(self, used: list[Segment], layout: PageLayout, buffers: list[_Buffer]) -> None:
         self._segments = used
@@ -173,7 +173,7 @@ class _Writing:
         yield number("I", layout.subbuffer_bytes)
         yield b"header_page\0" + sized("Q", files[-1].header_page(layout))
         yield b"header_event\0" + sized("Q", files[-1].read("events/header_event"))
-        # Of one boot: an event has one id, so that what a later segment says of it holds as well.
+        # All segments are of one boot, in which an event keeps its id: any segment's format fits.
         formats = {key: text for one in files for key, text in one.formats().items()}
         systems: dict[str, list[bytes]] = {}
         for (system, _), text in sorted(formats.items()):
@@ -189,14 +189,14 @@ class _Writing:
         commands: dict[int, bytes] = {}
         for segment, one in zip(self._segments, files, strict=True):
             commands |= one.last_commands(window.bounds(segment)[1])
-        # trace-cmd reads "%d %m[^\n]": at a name of nothing but blanks it loses all that follow.
+        # trace-cmd reads "%d %m[^\n]": after a name of blanks only it loses all further names.
         named = ((pid, name) for pid, name in sorted(commands.items()) if name.strip())
         lines = (b"%d %b\n" % each for each in named)
         yield sized("Q", b"".join(lines))
         yield number("I", self._cpus)
 
     def _options(self, files: SavedFiles, window: Window) -> tuple[bytearray, list[int]]:
-        """Return the options, and where in them each further buffer's offset is to stand."""
+        """Return the options, and the places in them for the offsets of further buffers."""
         options = bytearray(b"options  \0")
         machine = self._segments[-1].manifest.machine
         told = (machine.get(name, "") for name in ("host", "kernel", "architecture"))
