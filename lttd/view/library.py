@@ -7,7 +7,7 @@
     for event in trace.events(end="+10ms", where="prev_pid == 42"):
         print(event.time, event.name, event["prev_comm"])
 
-Rule: iteration reads, nothing else does; memory holds one piece at a time.
+Rule: only iteration reads events; memory holds one piece of a window at a time.
 """
 
 import os
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lttd.view.family import Contexts
 
 When = int | str | Moment | None
-"""Trace-clock units, or what the options ``--begin`` and ``--end`` take."""
+"""A time in trace-clock units, or text in the form of ``--begin`` and ``--end``."""
 
 
 class Event:
@@ -46,13 +46,17 @@ class Event:
         self._number = number
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401  (an integer, bytes or a list)
-        """Return one field's value."""
+        """Return the value of one field: an integer, bytes or a list.
+
+        Raises:
+            KeyError: the event has no such field.
+        """
         value = self._rows.column(name)[self._number]
         return value.tolist() if hasattr(value, "tolist") else value
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The event's own fields."""
+        """The event's own fields, by name."""
         return {name: self[name] for name in self._rows.names}
 
     def __repr__(self) -> str:
@@ -60,7 +64,7 @@ class Event:
 
 
 class EventWindow:
-    """A window of some traces; iterate over it for batches."""
+    """A window of some traces; iterate over it to get batches."""
 
     def __init__(
         self, traces: Sequence[Trace], window: Window, chosen: Filter, piece_bytes: int
@@ -72,13 +76,13 @@ class EventWindow:
         self._segments = [segment for trace in traces for segment in trace.segments]
 
     def __iter__(self) -> Iterator[EventBatch]:
-        """Yield batches in the order of time; segments of another clock come after."""
+        """Yield batches in the order of time; segments with another clock follow."""
         for group in self.clocks():
             for piece in group.pieces():
                 yield group.batch(piece)
 
     def clocks(self) -> list["ClockGroup"]:
-        """Return groups of segments that can be merged: of one kind and one clock."""
+        """Return groups of segments that can be merged: of one ABI and one clock."""
         groups: dict[tuple[str, object], list[Segment]] = {}
         for segment in self._segments:
             manifest = segment.manifest
@@ -93,7 +97,7 @@ class EventWindow:
 
 
 class ClockGroup:
-    """Segments of one kind whose trace-clock times can be compared."""
+    """Segments of one ABI whose trace-clock times can be compared."""
 
     def __init__(
         self,
@@ -130,7 +134,10 @@ class ClockGroup:
             self.add(stream)
 
     def add(self, stream: StoredStream) -> bool:
-        """Add a stream of one of the segments; return whether it is wanted and can be decoded."""
+        """Add a stream of one of the segments, if it is selected and can be decoded.
+
+        Return whether it was added.
+        """
         if stream.info.abi != self.kind or not self._filter.wants_cpu(stream.info.id.cpu):
             return False
         contexts = self._context_of.get(str(stream.segment.directory))
@@ -151,17 +158,17 @@ class ClockGroup:
 
     @property
     def first_realtime_ns(self) -> int:
-        """What says which group is first."""
+        """The wall-clock time of the group's first clock snapshot, which orders groups."""
         snapshots = self.segments[0].manifest.clock_snapshots
         return min((s.realtime_ns for s in snapshots), default=0)
 
     def pieces(self) -> Iterator[Piece]:
-        """Yield the spans of the window; cheap: nothing is decoded."""
+        """Yield the pieces of the window, without decoding them."""
         if self.sources:
             yield from pieces(self.sources, self.begin, self.end, self._piece_bytes)
 
     def batch(self, piece: Piece) -> EventBatch:
-        """Decode a piece."""
+        """Decode a piece, and keep the selected events."""
         assert self._decoder is not None  # else there are no sources, and no pieces
         batch = self._decoder.batch(piece, self.sources)
         return self._filter.of(batch)
@@ -180,13 +187,13 @@ class OpenedTrace(Trace):
         where: str | None = None,
         piece_bytes: int = PIECE_BYTES,
     ) -> EventWindow:
-        """Return a window; both ends are included, None is the trace's own.
+        """Return a window with both ends included; None means the begin or end of the trace.
 
-        *events* are globs over ``name`` or ``system:name``; *where* is an expression over fields,
-        see filters.py; a batch comes from about *piece_bytes* of sub-buffers.
+        *events* are globs over ``name`` or ``system:name``.  *where* is an expression over fields
+        (see filters.py).  A batch holds the events of about *piece_bytes* of sub-buffers.
 
         Raises:
-            UsageError: a time or an expression that cannot be.
+            UsageError: a time or an expression is not valid.
         """
         window = Window(_moment(begin, self), _moment(end, self))
         return EventWindow([self], window, Filter(cpus, events, where), piece_bytes)
@@ -200,7 +207,7 @@ class OpenedTrace(Trace):
         events: Iterable[str] | None = None,
         where: str | None = None,
     ) -> Iterator[Event]:
-        """Yield single events: convenient, and slow.  Arguments as for window()."""
+        """Yield single events, which is convenient but slow.  Arguments as for window()."""
         for batch in self.window(begin, end, cpus=cpus, events=events, where=where):
             place: list[tuple[EventRows, int] | None] = [None] * len(batch)
             for rows in batch.by_type():
@@ -218,7 +225,7 @@ def _moment(when: When, trace: Trace) -> Moment | None:
 
 
 def open_trace(path: str | os.PathLike[str]) -> OpenedTrace:
-    """Open the trace at *path*; ``lttd.open`` is this.
+    """Open the trace at *path*; this is ``lttd.open``.
 
     Raises:
         NotATraceError: *path* holds no trace.

@@ -1,9 +1,9 @@
-"""What of a stream lies in a window: whole sub-buffers, and the losses among them.
+"""Select the part of a stream in a window: whole sub-buffers, and the losses among them.
 
-Rule: entries are found by bisection, and none outside is looked at; gaps are few, and read whole.
-Rule: a stream that describes the others is kept whole, whatever the window is.
-Invariant: a loss is kept where it touches the window, or stands just before the first sub-buffer
-that is kept, whose own header may tell of it.
+Rule: a bisection finds the entries, and no others are read; gaps are few, and all are read.
+Rule: a stream that describes the others is kept whole, whatever the window.
+Invariant: a loss is kept if it touches the window, or lies directly before the first kept
+sub-buffer, whose own header may report it.
 """
 
 from dataclasses import replace
@@ -17,10 +17,10 @@ from lttd.view.trace import Segment
 
 
 class Selection:
-    """What of one stream lies in the window."""
+    """The part of one stream in a window."""
 
     def __init__(self, stream: StoredStream, begin: int, end: int) -> None:
-        """Find entries ``[first:behind)`` and gaps, their rows counted from *first*.
+        """Find entries ``[first:behind)`` and gaps, with rows counted from *first*.
 
         Raises:
             TraceDamagedError: index or gaps cannot be used; ``lttv check --repair`` helps.
@@ -43,7 +43,7 @@ class Selection:
 
     @property
     def empty(self) -> bool:
-        """Whether neither sub-buffer nor loss lies in the window."""
+        """Whether there is neither a sub-buffer nor a loss in the window."""
         return self.whole or (not len(self.entries) and not self.gaps)
 
     def _keeps(self, gap: Gap, begin: int, end: int) -> bool:
@@ -55,7 +55,7 @@ class Selection:
 
     @property
     def baseline(self) -> int:
-        """events_discarded before the first gap that was kept."""
+        """events_discarded before the first kept gap."""
         if not len(self.entries):
             before = self.stream.index.entries(max(self.first - 1, 0), self.first)
             base = self.stream.record.baseline_discarded
@@ -68,7 +68,7 @@ class Selection:
         return int(self.entries["events_discarded"][0]) - told
 
     def extent(self) -> tuple[int, int]:
-        """Return where the sub-buffers lie in the data file: (first byte, length)."""
+        """Return the place of the sub-buffers in the data file: (first byte, length)."""
         if not len(self.entries):
             return 0, 0
         start = int(self.entries["offset_bytes"][0])
@@ -83,6 +83,6 @@ class Selection:
 
 
 def parts_within(segment: Segment, window: Window) -> list[Selection]:
-    """Return what of each of the segment's streams lies in *window*, maybe nothing."""
+    """Return the part of each of the segment's streams in *window*, which may be empty."""
     begin, end = window.bounds(segment)
     return [Selection(stream, begin, end) for stream in segment.streams]

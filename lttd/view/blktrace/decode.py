@@ -1,10 +1,10 @@
-"""Decodes blktrace records: an event type per action, each record one event.
+"""Decode blktrace records: each record is an event, and each action an event type.
 
-The events' system is ``blktrace``, their names are the kernel's own (``queue``, ``issue``,
-``complete``, ...; ``note_process``, ``note_timestamp``, ``note_message``), their fields those of
-the record; what some actions have behind it is fields, too.
+The events' system is ``blktrace``, and their names are the kernel's own (``queue``, ``issue``,
+``complete``, ...; ``note_process``, ``note_timestamp``, ``note_message``).  Their fields are those
+of the record, and of the data that some actions have after it.
 
-Rule: nothing here raises because of what the bytes say; what is no record is a note.
+Rule: no bytes make this module raise; bytes that are not a record become a note.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 SYSTEM: Final = "blktrace"
-# Fields that a batch has for every event, so that they are no event's own.
+# Fields of a record that are common columns of a batch, so they are not own fields of an event.
 _COMMON: Final = ("magic", "time", "pid", "cpu")
 _LAYOUT_TRIES: Final = 16
 
@@ -65,7 +65,7 @@ def _big(name: str, at: int, size: int) -> Field:
 
 
 _REQUESTS: Final = (_big("requests", 0, 8),)
-# What stands behind a record, by the event's name; Linux kernel/trace/blktrace.c.
+# The data after a record, by the event's name; Linux kernel/trace/blktrace.c.
 _PDU_FIELDS: Final[dict[str, tuple[Field, ...]]] = {
     "unplug_io": _REQUESTS,
     "unplug_timer": _REQUESTS,
@@ -95,21 +95,21 @@ def format_of(name: str, action: int, layout: Layout) -> Format:
 
 
 def name_of(action: int, *, note: bool) -> str:
-    """Return what the events of an action are called."""
+    """Return the name of the events of an action."""
     known = NOTES if note else ACTIONS
     name = known.get(action & ACT_MASK, f"{'note' if note else 'action'}_{action & ACT_MASK}")
     return f"{name}_cgroup" if action & ACT_CGROUP else name
 
 
 class Types:
-    """The event types of a window, numbered as they are met."""
+    """The event types of a window, numbered in the order of their first events."""
 
     def __init__(self) -> None:
         self.all: list[EventType] = []
         self._known: dict[tuple[int, bool, bool, Layout], EventType] = {}
 
     def number(self, action: int, *, note: bool, short: bool, layout: Layout) -> EventType:
-        """Return the type of an action; of one whose record is *short* nobody knows the fields."""
+        """Return the type of an action; the type for a *short* record has no fields."""
         key = (action, note, short, layout)
         if key not in self._known:
             name = name_of(action, note=note)
@@ -143,10 +143,10 @@ class BlktraceContexts:
 
 
 class _Found(NamedTuple):
-    """Events of one part, in stream order."""
+    """Events of one stream, in its order."""
 
     key: U64
-    """What they are ordered by: the latest time so far, as the index has it."""
+    """The sort keys: running maxima of the times, as in the index."""
     time: U64
     pid: I32
     type: I32
@@ -156,7 +156,7 @@ class _Found(NamedTuple):
 
 
 class BlktraceDecoder(PieceDecoder[Types]):
-    """Turns pieces into batches."""
+    """Makes batches from pieces."""
 
     def __init__(self, notes: WindowNotes) -> None:
         super().__init__(notes, Types())
@@ -224,8 +224,9 @@ class BlktraceDecoder(PieceDecoder[Types]):
 
 
 def _merged(key: U64, stream: I64) -> I64:
-    """Return the order of time; of equal times, as blkparse does, first those of the CPU that the
-    event before was of.
+    """Return the order of time; among equal times the CPU of the event before comes first.
+
+    That is the order of blkparse.
     """
     order = order_by_time(key)
     if order is None:

@@ -1,13 +1,12 @@
-"""Block trace batches -> lines as ``blkparse`` prints them by default:
+"""Make lines of block trace batches, as ``blkparse`` prints them by default:
 
-    <major>,<minor> <cpu> <sequence> <seconds>.<ns> <pid> <action> <rwbs> <what the action says>
+    <major>,<minor> <cpu> <sequence> <seconds>.<ns> <pid> <action> <rwbs> <details of the action>
 
 Source of the form: blktrace's blkparse_fmt.c, process_default(), and blkparse.c, handle_notify().
 
-Rule: where blkparse prints a line, this is that line.  Notes of processes and of the time, and
-drivers' binary data, are none.  What it gives up on ("Bad fs action": records with a cgroup, or an
-action that it does not know) has a line here all the same, without the cgroup, the action as a
-number.
+Rule: each line equals blkparse's line.  Notes on processes and the time, and drivers' binary data,
+have no line.  Records on which blkparse gives up ("Bad fs action": a cgroup, or an unknown action)
+have a line here, without the cgroup, and with the action as a number.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,10 +48,10 @@ _WITH_PDU: Final = (7, 8, 12)  # D C I
 _PLUG, _SPLIT, _REMAP, _DRV_DATA = 9, 13, 15, 17
 _MINOR_BITS: Final = 20
 _SECTOR_SHIFT: Final = 9
-# What printf() makes of a name that blkparse does not know.
+# The text of printf() for a name that blkparse does not know.
 _NO_NAME: Final = b"(null)"
 _COMMON: Final = record_dtype(8, "=")
-# Bit of the table -> of the category; 3 is "has bytes".
+# Bits of the table, and bits of the category; bit 3 is "has bytes".
 _RWBS_BITS: Final = ("flush", "discard", "write", None, "fua", "ahead", "sync", "meta")
 
 
@@ -67,7 +66,7 @@ _RWBS: Final = np.array([b"%3b " % _rwbs(bits) for bits in range(256)], np.bytes
 
 
 def dump(pdu: bytes) -> bytes:
-    """Return bytes as dump_pdu() prints them: in hex, zeros at the end as ``..``."""
+    """Return bytes in the form of dump_pdu(): in hex, with ``..`` for zeros at the end."""
     if not pdu:
         return b""
     told = len(pdu.rstrip(b"\0"))
@@ -82,16 +81,16 @@ class _Events(NamedTuple):
     batch: EventBatch
     records: npt.NDArray[np.void]
     act: I64
-    """Without the cgroup's bit; of a note -1."""
+    """The actions without the cgroup's bit; -1 for a note."""
     passthrough: Mask
     pdu_at: I64
-    """In the batch's data."""
+    """The offsets of the pdus in the batch's data."""
     pdu_bytes: I64
     comm: Column
-    """Words of a strip."""
+    """The task names as words of a strip."""
 
     def big(self, rows: I64, size: int, skip: int = 0) -> U64:
-        """Return big-endian numbers *skip* bytes into the pdus; 0 where a pdu is too short."""
+        """Return the big-endian numbers at offset *skip* of the pdus; 0 if a pdu is too short."""
         found = np.zeros(len(rows), np.uint64)
         there = self.pdu_bytes[rows] >= skip + size
         at = self.pdu_at[rows][there] + skip
@@ -100,7 +99,7 @@ class _Events(NamedTuple):
         return found
 
     def pdu(self, row: int) -> bytes:
-        """Return the bytes behind one record."""
+        """Return the pdu of one record."""
         at = int(self.pdu_at[row])
         return bytes(self.batch.data[at : at + int(self.pdu_bytes[row])])
 
@@ -109,14 +108,14 @@ class BlkparseLines(BlockTexter):
     """Makes the lines of one clock group."""
 
     def __init__(self, names: Names, first_time: Callable[[], int]) -> None:
-        """*first_time*: what times are counted from; asked when there is something to print."""
+        """*first_time* returns the time from which times count; called with the first line."""
         self._names = names
         self._first_time = first_time
         self._since: int | None = None
         self._events: _Events | None = None
 
     def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
-        """Yield the lines of *batch*, a block at a time; *most*: as BlockTexter takes it."""
+        """Yield the lines of *batch*, a block at a time; *most* as for BlockTexter."""
         if not len(batch):
             yield from super().lines(batch, most)
             return
@@ -153,7 +152,7 @@ class BlkparseLines(BlockTexter):
         )
 
     def prefix(self, batch: EventBatch) -> Strip:
-        """Return what each line begins with."""
+        """Return the prefixes, up to the letters of the request."""
         events = self._events
         assert events is not None
         records, count = events.records, len(batch)
@@ -186,7 +185,7 @@ class BlkparseLines(BlockTexter):
         ]
 
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
-        """Return what each line ends with."""
+        """Yield the bodies: the details of the actions."""
         events = self._events
         assert events is not None
         act = events.act
@@ -242,7 +241,7 @@ class BlkparseLines(BlockTexter):
         yield body_of(rows, [*_place(events, rows), words_of(told), *decimal(sector), b"\n"])
 
     def _passthrough(self, events: _Events, rows: I64) -> Iterator[Body]:
-        """Requests that carry a command: seldom, and of any size."""
+        """Yield the bodies of requests with a command, which are rare and of any size."""
         told = []
         for row in rows.tolist():
             pdu = dump(events.pdu(row)) if events.act[row] in _WITH_PDU else b""
@@ -265,10 +264,10 @@ def _records(batch: EventBatch) -> tuple[npt.NDArray[np.void], I64]:
     magics = gather(batch.data, batch.at, np.dtype("V4"))
     records = np.empty(len(batch), _COMMON)
     head_bytes = np.zeros(len(batch), np.int64)
-    # One, unless streams of several machines are shown together.
+    # There is one layout, unless streams of several machines are printed together.
     for magic in {one.tobytes() for one in np.unique(magics.view("u4")).view("V4")}:
         layout = layout_of(magic)
-        assert layout is not None  # each is a record's
+        assert layout is not None  # each offset is that of a record
         rows = np.flatnonzero(magics == np.void(magic))
         found = records_at(batch.data, batch.at[rows], layout)
         if len(rows) == len(batch) and found.dtype.isnative:

@@ -1,9 +1,9 @@
-"""What notes in a block trace tell for all of it: who a process is, and when it began.
+"""Read the notes of a block trace: the names of processes, and the time of the first event.
 
-The kernel notes a task's name just before its first record, once; ``blktrace/notes`` in a segment
-has these records together, so that a window need not read what comes before it.
+The kernel writes a note with a task's name once, before its first record.  ``blktrace/notes`` of a
+segment has all of these notes, so that a window need not read the records before it.
 
-Rule: names are those of the notes; of several of a pid the latest at or before the time counts.
+Rule: names are those of the notes; of several for a pid, the latest at or before the time counts.
 """
 
 from bisect import bisect_left
@@ -36,7 +36,7 @@ _ENTRIES_AT_ONCE: Final = 16
 
 
 class BlktraceNames(Names):
-    """The processes of some segments of one boot."""
+    """The names of processes in some segments of one boot."""
 
     idle: bytes | None = None
 
@@ -46,7 +46,7 @@ class BlktraceNames(Names):
         )
 
     def parse(self, text: bytes, into: Noted) -> None:
-        """Read records; what does not parse is left out."""
+        """Read records; leave out those that do not parse."""
         layout = layout_of(text)
         if layout is None:
             return
@@ -59,9 +59,9 @@ class BlktraceNames(Names):
             into.setdefault(int(records["pid"][row]), []).append(told)
 
     def of(self, batch: EventBatch) -> tuple[Column, Column]:
-        """Return what Names.of() does; what the batch tells stays known.
+        """Return the pairs of Names.of(); remember the names in the batch.
 
-        A recorder that was killed, or is at work, has notes that are not in its file yet.
+        The notes of a killed or running recorder may not be in its notes file yet.
         """
         for rows in batch.by_type():
             if rows.kind.name == "note_process" and rows.kind.format is not None:
@@ -75,9 +75,9 @@ class BlktraceNames(Names):
 
 
 def first_time(streams: Sequence[StoredStream]) -> int:
-    """Return the time of the first event: what blkparse counts times from; 0 where there is none.
+    """Return the time of the first event, from which blkparse counts times; 0 if there is none.
 
-    Notes of processes and of the time are no events.
+    Notes on processes and the time are not events.
     """
     found = [time for stream in streams for time in _first_of(stream)]
     return min(found, default=0)
@@ -94,7 +94,7 @@ def _first_of(stream: StoredStream) -> Iterator[int]:
         some = entries[first : first + _ENTRIES_AT_ONCE]
         begin = int(some["offset_bytes"][0])
         if begin < end:
-            continue  # damaged: what was walked is not walked again
+            continue  # damaged: do not walk the same records again
         end = int(some["offset_bytes"][-1]) + (int(some["packet_bits"][-1]) >> 3)
         end = min(end, len(stream.data))
         layout = layout_of(stream.data, begin) if begin < end else None
@@ -109,7 +109,7 @@ def _first_of(stream: StoredStream) -> Iterator[int]:
 
 
 def noted_records(place: Place) -> Iterator[tuple[int, int, bytes]]:
-    """Yield time, CPU and bytes of each record of a notes file; none where it is absent.
+    """Yield time, CPU and bytes of each record of a notes file; nothing if it is absent.
 
     Raises:
         TraceDamagedError: it is too large, or cannot be read.

@@ -1,1 +1,1 @@
-"""Family ``ftrace``: decodes and prints what tracefs describes."""
+"""Family ``ftrace``: decodes and prints events by the format files of tracefs."""

@@ -1,10 +1,10 @@
-"""The expressions of a print fmt, over the columns of an event type.
+"""Evaluate the expressions of a print fmt over the columns of an event type.
 
-A value is a column of integers in the dtype that C would compute in, a column of strings (dtype S),
-or a Buffer; of length one where it is the same for every row.
+A value is a column of integers in the dtype in which C computes, a column of strings (dtype S), or
+a Buffer.  A value that is the same for every row has length one.
 
-Rule: what has no meaning here raises Inexpressible whatever the rows hold, also for a made-up one,
-so that the caller knows beforehand which conversions it must leave out.
+Rule: an expression that cannot be evaluated raises Inexpressible for any rows, also for a synthetic
+one, so that the caller knows beforehand which conversions it must leave out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,37 +38,37 @@ Column = npt.NDArray[Any]
 
 
 class Inexpressible(ValueError):  # noqa: N818  (not a fault: the caller falls back)
-    """The print fmt asks for what only the kernel knows, or what is not built."""
+    """The print fmt needs data that only the kernel has, or a function that lttv lacks."""
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """Bytes per row: an array field, or what a ``__get_dynamic_array`` is."""
+    """Bytes for each row: an array field, or the result of ``__get_dynamic_array``."""
 
     data: memoryview
     begin: npt.NDArray[np.int64]
-    """Where in the data each begins ..."""
+    """The begin of each row's bytes in the data."""
     end: npt.NDArray[np.int64]
-    """... and ends."""
+    """The end of each row's bytes in the data."""
     element_bytes: int
     signed: bool
     byteorder: str
 
     @classmethod
     def of(cls, rows: EventRows, name: str, element_bytes: int, byteorder: str) -> "Buffer":
-        """Return a field's."""
+        """Return the Buffer of a field."""
         return cls(
             rows.batch.data, *rows.spans(name), element_bytes, rows.field(name).signed, byteorder
         )
 
     @cached_property
     def pieces(self) -> list[bytes]:
-        """The bytes themselves: an object a row, for what columns cannot do."""
+        """The bytes of each row as objects, for functions that cannot work on columns."""
         spans = zip(self.begin.tolist(), self.end.tolist(), strict=True)
         return [bytes(self.data[a:b]) for a, b in spans]
 
     def told(self, how: Callable[[bytes], bytes]) -> Column:
-        """Return strings (dtype S), made once for each content that occurs."""
+        """Return strings (dtype S), made once for each distinct content."""
         size = self.end - self.begin
         width = int(size[0]) if len(size) else 0
         if 0 < width <= _MOST_ALIKE_BYTES and (size == width).all():
@@ -80,7 +80,7 @@ class Buffer:
         return strings_of([made[piece] for piece in self.pieces])
 
     def element(self, number: Column) -> Column:
-        """Return each row's element of some number; 0 where there is none."""
+        """Return each row's element *number*; 0 if it has fewer."""
         size = self.element_bytes
         if (8 * size, self.signed) not in INTS:
             raise Inexpressible(f"an element of {size} bytes")
@@ -102,14 +102,14 @@ INTS: Final = {
     for signed in (True, False)
 }
 _UNSIGNED_WORDS: Final = ("unsigned", "u", "__u", "size_t", "bool", "__le", "__be", "gfp_t")
-# Longer than any string of an event: longer ones are cut, so that memory is bounded.
+# Longer than any string of an event; longer ones are cut off, so that memory is bounded.
 MOST_STRING_BYTES: Final = 8192
-# Addresses, masks: as wide are compared as columns, without an object a row.
+# Contents up to this size (addresses, masks) are compared as columns, without an object per row.
 _MOST_ALIKE_BYTES: Final = 64
 
 
 class Evaluation:
-    """Computes for some rows."""
+    """Evaluates expressions for some rows."""
 
     def __init__(
         self, rows: EventRows, functions: "Functions", pointed_to: "PointedTo | None" = None
@@ -176,7 +176,7 @@ class Evaluation:
         return Buffer.of(self.rows, name, field.element_bytes, self.format.byteorder)
 
     def text(self, name: str) -> Column:
-        """Return a field's strings, without a Python object each where they are many."""
+        """Return a field's strings; many of them are made without Python objects."""
         if self.rows.field(name).kind is Kind.CHARS:
             found: Column = self.rows.column(name)
             return found
@@ -223,7 +223,7 @@ class Evaluation:
         return np.where(truth, a, b)
 
     def _as_text(self, value: Column) -> Column:
-        """Return strings as they are, and for pointers beside them what they point to."""
+        """Return strings unchanged, and for pointers the strings at their addresses."""
         return value if value.dtype.kind == "S" else per_distinct(value, self._pointed_to)
 
     def _cast(self, type_: str, value: Value) -> Value:
@@ -239,7 +239,7 @@ class Evaluation:
             return np.asarray(value != 0, np.int32)
         size = element_bytes(type_, long_bytes)
         if not size:
-            # A typedef that is not known: as wide as what it is made of.
+            # An unknown typedef: keep the operand's width.
             return value
         return value.astype(INTS[8 * size, _is_signed(type_)])
 
@@ -270,7 +270,7 @@ def _promoted(value: Column) -> Column:
 
 
 def _common(a: Column, b: Column) -> np.dtype[Any]:
-    """Return what C converts two operands to."""
+    """Return the dtype to which C converts two operands."""
     a_type, b_type = _promoted(a[:0]).dtype, _promoted(b[:0]).dtype
     if a_type.itemsize != b_type.itemsize:
         return max(a_type, b_type, key=lambda dtype: dtype.itemsize)
@@ -314,7 +314,7 @@ def _binary(operator: str, left: Column, right: Column) -> Column:
         return np.asarray(_COMPARE[operator](a, b)).astype(np.int32)
     if operator in _COMPUTE:
         return np.asarray(_COMPUTE[operator](a, b))
-    # C cuts towards zero, and a kernel would not be here after a division by zero.
+    # C truncates towards zero; a kernel would have crashed at a division by zero.
     b = np.where(b == 0, common.type(1), b)
     rest: Column = np.fmod(a, b)
     return rest if operator == "%" else (a - rest) // b
@@ -328,14 +328,14 @@ def _is_signed(type_: str) -> bool:
 PointedTo = Callable[[int], bytes]
 """Returns the string at an address, or the address."""
 Functions = Mapping[str, Callable[..., Value]]
-"""What a Call may name: the evaluation is their first argument."""
+"""The functions that a Call may name; their first argument is the evaluation."""
 
 
 def folded(node: Node, evaluation: Evaluation) -> Node:
-    """Return *node* with what is constant in it computed.
+    """Return *node* with its constant parts computed.
 
     Raises:
-        Inexpressible: a constant that is none.
+        Inexpressible: a constant part cannot be computed.
     """
     match node:
         case Binary(operator, left, right):

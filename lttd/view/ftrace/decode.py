@@ -1,7 +1,6 @@
-"""Pieces of a window -> batches: sub-buffers walked together, events put in the order of time.
+"""Decode pieces of a window into batches: walk sub-buffers in lockstep, order events by time.
 
-Rule: nothing here raises because of what the bytes say; what cannot be shown is a note that says
-where and why, given once.
+Rule: no bytes make this module raise; each defect is one note with place and reason.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +30,7 @@ COMMON_BYTES: Final = 8
 
 
 class FtraceContext(NamedTuple):
-    """What decoding a stream needs."""
+    """The layout and formats for decoding a stream."""
 
     layout: PageLayout
     formats: Formats
@@ -56,7 +55,10 @@ class FtraceContexts:
 
 
 class Types:
-    """The event types of a window, numbered as they are met; over segments by what they are."""
+    """The event types of a window, numbered in the order of their first events.
+
+    Equal types of several segments share a number.
+    """
 
     def __init__(self) -> None:
         self.all: list[EventType] = []
@@ -98,7 +100,7 @@ class Types:
         return None
 
     def short_of(self, kind: EventType) -> EventType:
-        """Return the type of such events of *kind* as are shorter than its format says."""
+        """Return the type for events of *kind* that are shorter than its format states."""
         key = ("short", kind.number)
         if key not in self._known:
             file = EventName(kind.system, kind.name)
@@ -108,17 +110,17 @@ class Types:
         return self._known[key]
 
     def fixed_bytes(self) -> U32:
-        """Return, per type, the bytes that each of its events has."""
+        """Return, per type, the size of the fixed part of its events."""
         return np.array(
             [kind.format.fixed_bytes if kind.format else 0 for kind in self.all], np.uint32
         )
 
 
 class _Found(NamedTuple):
-    """Events of some parts, in stream order."""
+    """Events of some sub-buffers, in the order of their stream."""
 
     key: U64
-    """What they are ordered by: the time, but never less than the index says the sub-buffer has."""
+    """The sort keys: the times, but at least the index's begin of the sub-buffer."""
     time: U64
     at: I64
     size_bytes: U32
@@ -127,7 +129,7 @@ class _Found(NamedTuple):
 
 
 class FtraceDecoder(PieceDecoder[Types]):
-    """Turns pieces into batches; keeps the numbers of types."""
+    """Makes batches from pieces; keeps the numbers of types."""
 
     def __init__(self, notes: WindowNotes) -> None:
         super().__init__(notes, Types())
@@ -191,7 +193,7 @@ class FtraceDecoder(PieceDecoder[Types]):
         return Columns(time, cpu, kinds, pid, flags.copy(), preempt.copy(), at, size)
 
     def _checked(self, kinds: I32, size: U32) -> I32:
-        """Take away their type from events that are shorter than its format says."""
+        """Give another type to events that are shorter than their format states."""
         if not len(kinds):
             return kinds
         short = size < self.types.fixed_bytes()[kinds]

@@ -1,4 +1,4 @@
-"""The functions that print fmts call: ``__print_flags``, ``__get_str`` and the like, over columns.
+"""The functions that print fmts call (``__print_flags``, ``__get_str``, ...), over columns.
 
 Source: Linux include/trace/stages/stage3_trace_output.h, kernel/trace/trace_output.c.
 """
@@ -19,10 +19,10 @@ Column = npt.NDArray[Any]
 
 
 def evaluate(node: Node, rows: EventRows, pointed_to: PointedTo | None = None) -> Value:
-    """Return the value of *node* for *rows*; *pointed_to* tells what strings pointers mean.
+    """Return the value of *node* for *rows*; *pointed_to* returns the string at an address.
 
     Raises:
-        Inexpressible: it has none here.
+        Inexpressible: it cannot be evaluated.
     """
     with np.errstate(all="ignore"):
         return Evaluation(rows, FUNCTIONS, pointed_to).value(node)
@@ -116,7 +116,7 @@ def _print_array(evaluation: Evaluation, value: Node, count: Node, size: Node) -
 
 
 def _name_of(node: Node) -> str:
-    """Return the field that a node names; ``arg[1]`` is a string of an array of them."""
+    """Return the field that a node names; ``arg[1]`` is one string of an array of strings."""
     if isinstance(node, Index) and isinstance(node.number, Number):
         base = node.base
         if isinstance(base, FieldRef | Unknown):
@@ -138,9 +138,9 @@ def _get_str(evaluation: Evaluation, node: Node) -> Column:
 
 
 def _probed_str(evaluation: Evaluation, node: Node) -> Column:
-    """Linux kernel/trace/trace_probe.c, print_type_string: quoted, or that it was unreadable.
+    """Linux kernel/trace/trace_probe.c, print_type_string: the quoted string, or ``(fault)``.
 
-    A string that was read has its NUL at least.
+    A string that the kernel could read has at least its NUL.
     """
     name = _known(evaluation, node)
     begin, end = evaluation.rows.spans(name)
@@ -168,7 +168,7 @@ def _get_bitmask(evaluation: Evaluation, node: Node) -> Column:
     size = evaluation.format.long_bytes
 
     def told(piece: bytes) -> bytes:
-        # The words are longs, the lowest first, each in the machine's order.
+        # The words are longs, the lowest first, each in the machine's byte order.
         longs = [piece[at : at + size] for at in range(0, len(piece), size)]
         number = sum(
             int.from_bytes(word, order) << 8 * size * at  # type: ignore[arg-type,misc]
@@ -199,7 +199,7 @@ def _expect(evaluation: Evaluation, value: Node, _expected: Node) -> Value:
 
 
 PROBED_STR: Final = "__probed_str"
-"""Not the kernel's: a string that a probe read, with its quotes."""
+"""lttv's own function, which the kernel lacks: a string that a probe read, with its quotes."""
 
 FUNCTIONS: Final[dict[str, Callable[..., Value]]] = {
     "__print_flags": _print_flags,

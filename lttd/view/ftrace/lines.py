@@ -1,12 +1,12 @@
-"""Batches -> lines, in the shape that the kernel prints and importers read:
+"""Make lines of ftrace batches, in the form that the kernel prints and importers read:
 
     <comm, 16>-<pid, 7> [<cpu, 3>] <flags> <seconds>.<microseconds>: <event>: <fields>
 
-Source of the shape: Linux kernel/trace/trace_output.c, trace_print_context and trace_print_lat_fmt.
+Source of the form: Linux kernel/trace/trace_output.c, trace_print_context and trace_print_lat_fmt.
 
-Rule: event types that are printed alike (sys_exit_*, sched_wak*) are printed together.
+Rule: event types with the same print fmt (sys_exit_*, sched_wak*) are printed together.
 Rule: values and names are escaped before they become part of a line (lttd.terminal).
-Invariant: as many lines as events, one more per loss, and of a stack one more per function.
+Invariant: there is a line per event and per loss, and a further one per function of a stack.
 """
 
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ def latency_flags(flags: int) -> str:
 
 
 def preempt_digits(count: int) -> str:
-    """Return the last two: preemption and migration disabled, how deep."""
+    """Return the last two letters: the depths of disabled preemption and migration."""
     return "".join(f"{digit:x}" if digit else "." for digit in (count & 15, count >> 4))
 
 
@@ -62,7 +62,7 @@ _PREEMPT: Final = np.array([preempt_digits(count) + " " for count in range(256)]
 
 
 class Texter(BlockTexter):
-    """Formats the batches of one clock group."""
+    """Makes the lines of one clock group's batches."""
 
     def __init__(
         self,
@@ -81,12 +81,12 @@ class Texter(BlockTexter):
         self._renderers: dict[object, Renderer] = {}
 
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
-        """Return what each line ends with."""
+        """Yield the bodies: the fields of all events."""
         for rows in self._alike(batch):
             yield from self._bodies(batch, *rows)
 
     def prefix(self, batch: EventBatch) -> Strip:
-        """Return what each line begins with."""
+        """Return the prefixes: task, CPU, flags and time."""
         table, pair = self._names.of(batch)
         who = words_of(np.array([self._who(*each) for each in table.tolist()], np.bytes_))[pair]
         cpus = [b"[%03d] " % cpu for cpu in range(int(batch.cpu.max()) + 1)]
@@ -105,7 +105,7 @@ class Texter(BlockTexter):
         if self._nanoseconds:
             unit, digits, time = 1_000_000_000, 9, batch.time
         else:
-            # As ns2usecs() in kernel/trace/trace.c: to the nearest one.
+            # Round to the nearest microsecond, as ns2usecs() in kernel/trace/trace.c.
             unit, digits, time = 1_000_000, 6, _to_us(batch.time)
         seconds = time // np.uint64(unit)
         rest = (time - seconds * np.uint64(unit)).astype(np.uint32)
@@ -118,7 +118,7 @@ class Texter(BlockTexter):
         return [*whole, *decimal(rest, digits)]
 
     def _alike(self, batch: EventBatch) -> Iterator[tuple[list[EventType], EventRows, Renderer]]:
-        """Yield events by how they are printed, whatever they are called."""
+        """Yield events grouped by their print fmt, whatever their names."""
         found: dict[int, tuple[Renderer, list[EventRows]]] = {}
         for rows in batch.by_type():
             renderer = self._renderer(rows.kind)
@@ -165,7 +165,7 @@ class Texter(BlockTexter):
 
 
 def _to_us(time_ns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Round to the nearest microsecond; what is added does not wrap at 2^64 - 1."""
+    """Round to the nearest microsecond, without an overflow near 2^64 - 1."""
     half = np.uint64(500)
     if not len(time_ns) or time_ns.max() <= np.uint64((1 << 64) - 1) - half:
         return (time_ns + half) // np.uint64(1000)

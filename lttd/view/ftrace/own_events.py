@@ -1,4 +1,4 @@
-"""Events of ftrace itself, whose print fmt does not say what the kernel prints of them.
+"""Print events of ftrace itself, which the kernel does not print by their print fmt.
 
     kernel_stack: <stack trace>
      => __schedule
@@ -8,7 +8,7 @@
 Source: Linux kernel/trace/trace_output.c, trace_stack_print(), trace_user_stack_print(),
 trace_bprint_print(), trace_bputs_print(); lib/vsprintf.c, vbin_printf() and bstr_printf().
 
-Rule: an event is cut off where its bytes end, whatever they say of their number.
+Rule: the text ends with the event's bytes, whatever number of elements they state.
 """
 
 import struct
@@ -29,7 +29,7 @@ from lttd.view.glyphs import Column, Strip, per_distinct, strings_of, words_of
 
 # Linux kernel/trace/trace.h.
 FTRACE_TRAMPOLINE_MARKER: Final = (1 << 31) - 1
-# Linux lib/vsprintf.c: with these %p keeps the pointer, with others the text that it made of it.
+# Linux lib/vsprintf.c: %p with one of these stores the pointer, with others the finished text.
 _KEPT_POINTERS: Final = ("", "S", "s", "x", "K", "e", "f", "F")
 _SIZES: Final = {"hh": 1, "h": 2, "": 4}
 
@@ -119,7 +119,7 @@ def _parsed(text: bytes | None) -> PrintFmt | None:
 
 
 def _raw(address: int, piece: bytes) -> bytes:
-    """Show where the format lies, and the arguments' bytes."""
+    """Return the address of the format and the arguments' bytes, if the format is unknown."""
     return b"0x%x %b" % (address, piece.hex().encode())
 
 
@@ -147,10 +147,10 @@ class _Arguments:
         self._at = 0
 
     def text_of(self, conversion: Conversion) -> bytes:
-        """Take what one conversion prints.
+        """Take the arguments of one conversion; return its text.
 
         Raises:
-            struct.error: the event holds no more.
+            struct.error: the event has no more bytes.
         """
         context = self._context
         widths = [
@@ -176,7 +176,7 @@ class _Arguments:
     def _is_kept(self, conversion: Conversion) -> bool:
         if conversion.letter != "p" or conversion.extension in _KEPT_POINTERS:
             return True
-        # Linux before v4.20 kept all pointers; a text begins with what can be printed.
+        # Linux before v4.20 stored all pointers; a text begins with a printable character.
         return not (self._at < len(self._piece) and 0x20 <= self._piece[self._at] < 0x7F)
 
     def _size(self, conversion: Conversion) -> int:

@@ -1,4 +1,4 @@
-"""Events of dynamic probes as the kernel prints them, which their print fmt does not say.
+"""Print events of dynamic probes as the kernel does, which their print fmt does not describe.
 
     kprobe:  (do_sys_openat2+0x4/0x150) name="/etc/passwd"
     return:  (ksys_read+0xc3/0xe0 <- vfs_read) count=4096
@@ -24,12 +24,12 @@ _QUOTE: Final = b'"'
 
 
 def as_probes_print(parsed: PrintFmt, format_: Format) -> PrintFmt:
-    """Return the print fmt of a probe's event as the kernel prints it; others' as they are."""
+    """Return the print fmt with which the kernel prints a probe's event; others unchanged."""
     names = format_.by_name
     if not any(name in names for name in _WHERE) or format_.system == OWN_SYSTEM:
         return parsed
     pieces = [_place(piece) for piece in parsed.pieces]
-    if "__probe_ret_ip" in names:  # the kernel says first where it returns to
+    if "__probe_ret_ip" in names:  # the kernel prints the return address first
         at = [n for n, piece in enumerate(pieces) if _field_of(piece) in _WHERE]
         if len(at) == 2:
             pieces[at[0]], pieces[at[1]] = pieces[at[1]], pieces[at[0]]

@@ -1,8 +1,8 @@
-"""What stands behind ``event: `` in a line: by the event's print fmt, else ``name=value``.
+"""Print the fields of an event by its print fmt, else as ``name=value``.
 
-Rule: an event type is tried once, on a made-up event of zeros.  A conversion that cannot be
-expressed is left out with its label, and a field that nothing else shows is added as
-``name=value``; where none can be, all fields are shown so, never silently nothing.
+Rule: each event type is tried once, on a synthetic event of zeros.  A conversion that cannot be
+evaluated is left out with its label, and fields that no other conversion prints are added as
+``name=value``.  If no conversion can be evaluated, all fields are printed that way.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ from lttd.view.glyphs import (
 
 __all__ = ["Renderer", "tried", "why_inexpressible"]
 
-# Formats with dynamic strings make columns as wide as the longest one: fewer rows at once.
+# The longest dynamic string determines the width of a column, so such formats use fewer rows.
 DYNAMIC_ROWS: Final = 2048
 STATIC_ROWS: Final = 1 << 17
 MOST_WIDTH: Final = 4096
@@ -59,15 +59,15 @@ _DYNAMIC: Final = (Kind.STRING, Kind.DYNAMIC, Kind.BITMASK, Kind.TAIL)
 
 
 class LeftOut(NamedTuple):
-    """A conversion that cannot be expressed."""
+    """A conversion that cannot be evaluated."""
 
     label: str
-    """What stands before it."""
+    """The text before it."""
     why: str
 
 
 class Renderer:
-    """Makes the text of one event type's fields."""
+    """Prints the fields of one event type."""
 
     def __init__(
         self, format_: Format | None, symbols: Symbols, fields: Sequence[str] | None = None
@@ -79,10 +79,10 @@ class Renderer:
         self._added: tuple[Field, ...] = ()
         self._own: Printer | None = None
         self.reason: str | None = None
-        """Why the print fmt is not used, or not all of it."""
+        """Why the print fmt is not used, or only in part."""
         self.left_out: list[LeftOut] = []
         self.conversions = 0
-        """How many the print fmt has."""
+        """The number of the print fmt's conversions."""
         dynamic = False
         if format_ is not None:
             self._context = Context(format_.long_bytes, format_.byteorder, symbols)
@@ -131,7 +131,7 @@ class Renderer:
         return conversion
 
     def strip(self, rows: EventRows) -> Strip:
-        """Return the text of each row, one strip."""
+        """Return the text of all rows as one strip."""
         if self._format is None:
             return [b"bytes=", words_of(strings_of([raw.hex().encode() for raw in rows.raw()]))]
         if self._own is not None:
@@ -164,7 +164,7 @@ class Renderer:
         ]
         if all(isinstance(one, int | None) for one in widths):
             return self._at_width(conversion, value, len(rows), widths)
-        # ``%.*s`` and its like, where each row has its own width.
+        # ``%.*s`` and similar: each row has its own width.
         columns = [
             np.broadcast_to(np.asarray(w if w is not None else -1), len(rows)) for w in widths
         ]
@@ -199,7 +199,7 @@ class Renderer:
 
 
 def _without_left_out(pieces: Sequence[bytes | Conversion | None]) -> Iterator[bytes | Conversion]:
-    """Yield the pieces without the label of what is left out; where it has none, with a ``?``."""
+    """Yield the pieces, without the labels of left-out conversions; ``?`` for one without label."""
     kept: list[bytes | Conversion] = []
     cut = False
     for piece in pieces:
@@ -227,7 +227,7 @@ def _without_left_out(pieces: Sequence[bytes | Conversion | None]) -> Iterator[b
 def _shown_by_none(
     parsed: PrintFmt, pieces: Sequence[bytes | Conversion | None], format_: Format
 ) -> tuple[Field, ...]:
-    """Return the fields that only conversions which are left out would have shown."""
+    """Return the fields that no remaining conversion prints."""
     shown: set[str] = set()
     hidden: set[str] = set()
     for whole, kept in zip(parsed.pieces, pieces, strict=True):
@@ -237,7 +237,7 @@ def _shown_by_none(
 
 
 def _argument(conversion: Conversion, rows: EventRows) -> Node:
-    """Return what is printed: of characters that are no text, as of an address, the bytes."""
+    """Return the node to print: the bytes of a char array that is not text, but an address, say."""
     argument = conversion.argument
     if conversion.extension[:1] in tuple("UIiMm") and isinstance(argument, FieldRef):
         known = rows.kind.format.by_name.get(argument.name) if rows.kind.format else None
@@ -247,13 +247,13 @@ def _argument(conversion: Conversion, rows: EventRows) -> Node:
 
 
 def _width(stated: Any, rows: EventRows, most: int) -> Any:  # noqa: ANN401  (int | None | a column)
-    """Return how wide each is to be; no wider than *most*, so that memory is bounded."""
+    """Return the width for each row, at most *most*, so that memory is bounded."""
     if stated is None or isinstance(stated, int):
         return stated if stated is None else max(min(stated, most), -most)
     value = evaluate(stated, rows)
     if isinstance(value, Buffer) or value.dtype.kind not in "iu":
         raise Inexpressible("a width that is not a number")
-    # As the kernel takes it: a vararg of the type int.
+    # The kernel reads it as a vararg of type int.
     value = value.astype(np.int32).clip(-most, most)
     same = len(value) and (value == value[0]).all()
     return int(value[0]) if same else value
@@ -272,7 +272,7 @@ def _plain(strip: Strip) -> bytes:
 
 
 def _settled(strip: Strip, count: int) -> Strip:
-    """Make constant bytes of what is the same in every row."""
+    """Replace parts that are the same in every row by constant bytes."""
     if count == 1 or not any(isinstance(c, np.ndarray) and len(c) == 1 for c in strip):
         return strip
     return [
@@ -282,7 +282,7 @@ def _settled(strip: Strip, count: int) -> Strip:
 
 
 def _joined(strip: Strip) -> Strip:
-    """Put constants that adjoin together."""
+    """Join adjoining constants."""
     joined: Strip = []
     for column in strip:
         last = joined[-1] if joined else None
@@ -294,7 +294,7 @@ def _joined(strip: Strip) -> Strip:
 
 
 def _value_of(field: Field, rows: EventRows) -> Strip:
-    """Print a field as its type says: addresses in hex, the rest in decimal."""
+    """Print a field by its type: addresses in hex, the rest in decimal."""
     if field.kind is Kind.INT:
         column = rows.records[field.name]
         column = column.astype(column.dtype.newbyteorder("="), copy=False)
@@ -314,7 +314,7 @@ def _value_of(field: Field, rows: EventRows) -> Strip:
 
 
 def _made_up(format_: Format) -> EventRows:
-    """Return one event of zeros, to try a print fmt on."""
+    """Return one synthetic event of zeros, on which a print fmt can be tried."""
     data = memoryview(bytes(format_.fixed_bytes + 8))
     kind = EventType(0, EventName(format_.system, format_.name), format_.id, "")
     kind.format = format_
@@ -340,10 +340,10 @@ def _no_symbols() -> Symbols:
 
 
 def why_inexpressible(format_: Format) -> str | None:
-    """Return why a format's print fmt cannot be used, or not all of it; None where it can."""
+    """Return why a format's print fmt cannot be used, or only in part; None if it can."""
     return Renderer(format_, _no_symbols()).reason
 
 
 def tried(format_: Format) -> Renderer:
-    """Return what is found out of a format by trying it."""
+    """Return a renderer of a format, tried on a synthetic event."""
     return Renderer(format_, _no_symbols())

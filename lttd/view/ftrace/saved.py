@@ -1,6 +1,7 @@
-"""The files of tracefs that a segment keeps beside its streams.
+"""Read the files of tracefs that a segment keeps beside its streams.
 
-Rule: what is absent or unreadable is empty: the events are there all the same.
+Rule: a file that is absent or unreadable counts as empty, because the events are there all the
+same.
 """
 
 import os
@@ -20,10 +21,10 @@ from lttd.view.notes import Notes
 from lttd.view.task_names import COMMAND, FOREVER, MOST_PID
 from lttd.view.trace import Segment
 
-# /proc tells of a worker what it works at, too; its command, as events have it, is shorter.
+# /proc adds the present work to the name of a kernel worker; the command in events is shorter.
 _WORKER: Final = re.compile(rb"(kworker/u?\d+:\d+H?)[-+].*", re.DOTALL)
 _COMMAND_BYTES: Final = 15
-# A worker's name with what it works at, each byte escaped; and such a line.
+# A worker's name with its work, possibly escaped; and a line with such a name.
 _MOST_NOTED_BYTES: Final = 128
 _MOST_LINE_BYTES: Final = 4096
 _ESCAPED: Final = re.compile(rb"\\(.)")
@@ -36,7 +37,7 @@ class SavedFiles:
         self._root = segment.paths.tracefs
 
     def read(self, name: str) -> bytes:
-        """Return a file's content; *name* is as below tracefs.
+        """Return a file's content; *name* is its path below tracefs.
 
         Raises:
             TraceDamagedError: it is too large.
@@ -47,7 +48,7 @@ class SavedFiles:
             return b""
 
     def header_page(self, layout: PageLayout) -> bytes:
-        """Return ``events/header_page``, or what it would say of *layout*."""
+        """Return ``events/header_page``, or make it from *layout*."""
         long_bytes, head = layout.long_bytes, layout.header_bytes
         return (
             self.read("events/header_page")
@@ -91,15 +92,15 @@ class SavedFiles:
         return self._root / "commands"
 
     def last_commands(self, until: int) -> dict[int, bytes]:
-        """Return the command that each pid had last, up to the trace-clock time *until*.
+        """Return the last command of each pid up to the trace-clock time *until*.
 
-        Where its first one was seen later only, that one.
+        If a pid was first observed later, return its first command.
         """
         found: dict[int, bytes] = {}
         for line in self._command_lines():
             parts = COMMAND.match(line)
             if parts is None:
-                continue  # torn at its end
+                continue  # a torn line at the end
             time, pid = int(parts[1]), int(parts[2])
             if time > FOREVER or pid > MOST_PID:
                 continue
@@ -115,7 +116,7 @@ class SavedFiles:
     def _command_lines(self) -> Iterator[bytes]:
         try:
             with os.fdopen(self._commands.open(), "rb") as lines:
-                # A line without an end is read in parts that do not parse.
+                # A very long line is read in parts, which do not parse.
                 for _ in range(COMMAND_LINES.most):
                     line = lines.readline(_MOST_LINE_BYTES)
                     if not line or lines.tell() > COMMANDS.most:
@@ -126,5 +127,5 @@ class SavedFiles:
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
-    # A line end inside a command would end the line that it is written to.
+    # A line end inside a command would end the line of the output.
     return b" " if found[1] == b"n" else found[1]

@@ -1,10 +1,9 @@
-"""LTTng 0.x: pieces of a window -> batches, every channel's events by its own markers.
+"""Decode pieces of LTTng 0.x into batches, every channel's events by its own markers.
 
-An event type's system is the channel, its name the marker's.  Times are in ns, but the order of
-events is that of the cycles they were counted in, of which several may be in one ns.
+An event type's system is the channel, and its name is the marker's.  Times are in ns, but events
+are ordered by cycles, of which several may be in one ns.
 
-Rule: nothing here raises because of what the bytes say; what cannot be shown is a note that says
-where and why, given once.
+Rule: no bytes make this module raise; each defect is one note with place and reason.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ I64 = npt.NDArray[np.int64]
 
 
 class LttContext:
-    """What decoding one channel of a segment needs."""
+    """The markers for decoding one channel of a segment."""
 
     def __init__(self, markers: SegmentMarkers, channel: str, notes: TakesNotes) -> None:
         self.channel = channel
@@ -48,7 +47,7 @@ class LttContext:
         self.markers.notes.clear()
 
     def walking(self, layout: ltt.Layout) -> Channel:
-        """Return what walking sub-buffers of *layout* needs to know, by what is known now."""
+        """Return the Channel for walking sub-buffers of *layout*, with the markers known now."""
         key = (layout, self.markers.version)
         if key not in self._walking:
             self._walking[key] = Channel(self.markers.of(self.channel, layout), layout)
@@ -72,7 +71,10 @@ class LttContexts:
 
 
 class LttTypes:
-    """The event types of a window, numbered as they are met; over segments by what they are."""
+    """The event types of a window, numbered in the order of their first events.
+
+    Equal types of several segments share a number.
+    """
 
     def __init__(self) -> None:
         self.all: list[EventType] = []
@@ -83,7 +85,7 @@ class LttTypes:
         """Return the number of each event's type; *channel* knows all the ids."""
         if id(channel) not in self._tables:
             table = np.full(max(channel.markers, default=0) + 1, -1, np.int32)
-            # With the channel, so that none has its id after it is gone.
+            # Keep the channel, so that no other object gets its id().
             self._tables[id(channel)] = (channel, table)
         table = self._tables[id(channel)][1]
         numbers: I32 = table[ids]
@@ -119,12 +121,12 @@ class LttTypes:
 
 
 class _Found(NamedTuple):
-    """Events of some sub-buffers of one stream, in its order."""
+    """Events of some sub-buffers of one stream, in the order of the stream."""
 
     key: U64
-    """ns, but never less than of any event before: a stream keeps its order."""
+    """The times in ns as running maxima, so that a stream keeps its order."""
     time: U64
-    """ns."""
+    """The times in ns."""
     tsc: U64
     at: I64
     size_bytes: I64
@@ -133,7 +135,7 @@ class _Found(NamedTuple):
 
 
 class LttDecoder(PieceDecoder[LttTypes]):
-    """Turns pieces into batches; keeps the numbers of types."""
+    """Makes batches from pieces; keeps the numbers of types."""
 
     def __init__(self, notes: WindowNotes) -> None:
         super().__init__(notes, LttTypes())
@@ -184,7 +186,7 @@ class LttDecoder(PieceDecoder[LttTypes]):
 def _in_order(
     found: list[_Found], sources: Sequence[WindowStream], *, one_clock: bool
 ) -> tuple[Columns, I32]:
-    """Merge the streams: by cycles where all count the same ones, else by time."""
+    """Merge the streams: by cycles if all have the same clock, else by time."""
     dtypes = ("u8", "u8", "u8", "i8", "i8", "i4", "i4")
     key, time, tsc, at, size, kinds, stream = joined(found, dtypes)
     cycles = one_clock and bool((key == time).all())
@@ -203,7 +205,7 @@ def _in_order(
 
 
 def _kept(piece: Piece, key: U64, time: U64, walked: Walked, kinds: I32, number: int) -> _Found:
-    """Keep what lies in the piece's span."""
+    """Keep the events within the piece's span."""
     kept = within(piece, key)
     columns = (key, time, walked.time, walked.payload_at, walked.payload_bytes, kinds)
     if not kept.all():

@@ -1,6 +1,6 @@
-"""The fields of LTTng 0.x events as records: what follows a string lies elsewhere in every event.
+"""Copy the fields of LTTng 0.x events to records: fields after a string have no fixed place.
 
-Rule: an event that was walked has all its fields within its own bytes; only such are given here.
+Rule: callers pass only events that were walked, so all fields are within the event's own bytes.
 """
 
 import sys
@@ -21,7 +21,7 @@ _SPAN_BYTES: Final = 16
 
 
 def format_of(marker: Marker, layout: Layout) -> Format:
-    """Return the format of the records of a marker's events; fields are called as it says."""
+    """Return the format of the records of a marker's events, with the marker's field names."""
     fields: list[Field] = []
     taken: set[str] = set()
     at = 0
@@ -59,7 +59,7 @@ class MarkerRecords:
         self._has_strings = any(one.is_string for one in marker.fields)
 
     def __call__(self, data: memoryview, at: I64, size_bytes: I64) -> npt.NDArray[np.void]:
-        """Return the fields of the events at some places."""
+        """Return the fields of the events at some offsets."""
         records = np.empty(len(at), self._dtype)
         ends = _Ends(data, at, size_bytes) if self._has_strings else None
         place = np.zeros(len(at), np.int64)
@@ -76,7 +76,7 @@ class MarkerRecords:
 
 
 def _stored(one: MarkerField, marker: Marker, layout: Layout) -> tuple[np.dtype[Any], int]:
-    """Return how a field lies in an event, and what it is aligned to there."""
+    """Return the dtype of a field in an event, and its alignment there."""
     size, signed, _ = one.stored
     if one.is_string:
         return np.dtype("V1"), 1
@@ -86,7 +86,7 @@ def _stored(one: MarkerField, marker: Marker, layout: Layout) -> tuple[np.dtype[
 
 
 class _Ends:
-    """Where the strings of some events end: all their NULs, looked for once."""
+    """The ends of the strings of some events; all NULs are searched once."""
 
     def __init__(self, data: memoryview, at: I64, size_bytes: I64) -> None:
         raw = np.frombuffer(data, np.uint8)
@@ -94,7 +94,7 @@ class _Ends:
         self._nuls = np.flatnonzero(raw[np.repeat(at, size_bytes) + inside(size_bytes)] == 0)
 
     def behind(self, place: I64) -> I64:
-        """Return where each string ends that begins at *place* of its event; each does."""
+        """Return the end of the string that begins at *place* of each event."""
         number = np.searchsorted(self._nuls, self._begin + place)
         behind: I64 = self._nuls[number] - self._begin
         return behind

@@ -1,15 +1,15 @@
-"""LTTng 0.x batches -> lines, in the shape of LTTV's textDump, as far as it tells of events alone:
+"""Make lines of LTTng 0.x batches, in the form of LTTV's textDump, as far as events determine it:
 
     <channel>.<event>: <s>.<ns, 9> (<segment>/<channel>_<cpu>) { <f> = <v>, <f> = "<text>" }
 
 Values are printed by the marker's own conversions, pointers as 0x%x, strings quoted; a marker
-without fields has no braces.  What LTTV put before these (pid, process, state) it derived from all
-earlier events of the trace; lines here do not have it.
+without fields has no braces.  LTTV also printed pid, process and state, which it derived from all
+earlier events of the trace; these lines lack them.
 
-Source of the shape: LTTV lttv/lttv/print.c, lttv_event_to_string and lttv_print_field.
+Source of the form: LTTV lttv/lttv/print.c, lttv_event_to_string and lttv_print_field.
 
-Rule: every line of a block lies in one matrix of bytes; of strings those of about one length do, so
-that a long one does not make all the others as wide.
+Rule: the lines of a block are one matrix of bytes.  Only strings of similar length share a block,
+so that a long one does not widen all the others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ _SECOND_NS: Final = 1_000_000_000
 
 
 class LttTexter(BlockTexter):
-    """Formats the batches of one clock group."""
+    """Makes the lines of one clock group's batches."""
 
     def __init__(
         self, sources: Sequence[WindowStream], fields: Sequence[str] | None = None
@@ -46,11 +46,11 @@ class LttTexter(BlockTexter):
         self._values: dict[int, list[_Value]] = {}
 
     def lost(self, loss: Loss) -> str:
-        """Return a loss's line; of a CPU's channels, one alone lost something."""
+        """Return the line of a loss, which names the channel: each channel has its own losses."""
         return f"{loss} ({loss.channel}_{loss.cpu})"
 
     def prefix(self, batch: EventBatch) -> Strip:
-        """Return everything but the fields."""
+        """Return the prefixes: event, time and stream."""
         assert batch.stream is not None
         names = [f"{printable(f'{kind.system}.{kind.name}')}: ".encode() for kind in batch.types]
         places = [
@@ -67,7 +67,7 @@ class LttTexter(BlockTexter):
         ]
 
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
-        """Return the fields of every event."""
+        """Yield the bodies: the fields of all events."""
         for rows in batch.by_type():
             values = self._values_of(rows.kind)
             for some in _of_one_length(rows, [one.name for one in values if one.is_string]):
@@ -104,7 +104,7 @@ class _Value:
         )
 
     def strip(self, rows: EventRows) -> Strip:
-        """Return the text of each row's value."""
+        """Return the text of the value in each row."""
         if self.is_string:
             return [b'"', _words(rows, self.name), b'"']
         value: Column = rows.records[self.name]
@@ -114,9 +114,9 @@ class _Value:
 
 
 def _of_one_length(rows: EventRows, strings: Sequence[str]) -> Iterator[EventRows]:
-    """Yield rows in groups within which no string is more than twice as long as another's longest.
+    """Yield rows in groups by the length of their longest string, which differs by at most 2x.
 
-    So the matrix that they become is not much larger than what they hold.
+    So the matrix of a group is not much larger than its content.
     """
     longest = np.zeros(len(rows), np.int64)
     for name in strings:
