@@ -1,7 +1,7 @@
-"""One run of lttd: sources, reader, recorder, signals, and the orderly end.
+"""Run lttd once: sources, reader, recorder, signals, and the orderly end.
 
 Rule: the order of the end is: stop producers, drain rings, last losses, drain backlog, sync, close
-manifests, release the sources; metrics and systemd hear of it last, then the summary.
+manifests, close the sources, end metrics, report to systemd, print the summary.
 A second signal abandons the backlog and counts it.
 """
 
@@ -46,7 +46,7 @@ from lttd.version import VERSION
 
 ATTACH_INTERVAL_S: Final = 10.0
 CLOCK_INTERVAL_S: Final = 60.0
-# How long lttd was dead already is known to this; it is written where nothing reaches a disk.
+# The time of lttd's death is known to this precision; the notes are on a memory file system.
 MARK_INTERVAL_S: Final = 10.0
 # So many lines of Health are known at the end, which says nothing twice.
 MOST_SAID: Final = 64
@@ -63,7 +63,7 @@ class Daemon:
         signals: Signals | None = None,
         command: Command | None = None,
     ) -> None:
-        """*signals*: already taken over; *command*: already spawned."""
+        """*signals* are taken over already, and *command* is spawned."""
         self._config = config
         self._on_ready = on_ready
         self._disk = disk or Disk()
@@ -114,15 +114,15 @@ class Daemon:
     # -- the run as a whole
 
     async def run(self) -> int:
-        """Record until the end that was asked for; return the exit status.
+        """Record until the requested end; return the exit status.
 
         Raises:
-            LttdError: nothing was recorded, and nothing half-made is left behind.
+            LttdError: nothing was recorded, and nothing half-made stays.
         """
         for note in self._config.notes:
             say(note)
-        # Within, a signal sets a flag: it interrupts nothing half-way, such as the start of threads
-        # that somebody must end.
+        # From here on a signal sets a flag.  It interrupts no step half-way, such as the start of
+        # threads that must be ended.
         with ExitStack() as stack, self._signals.delivered_to(self._hear):
             stack.callback(self._notifier.close)
             stack.callback(self._helper.close)
@@ -139,7 +139,7 @@ class Daemon:
                     say(recovered.line)
                     self._observer.also(recovered.streams)
                 self._recorder.segment_count = len(segments_below(self._config.trace_dir))
-                # Sources first: what cannot be asked for leaves earlier rings as they are.
+                # Open sources first: if the request is impossible, earlier rings stay untouched.
                 owner = owner_of(self._disk, self._config.trace_dir)
                 sources = self._open_sources(stack, owner)
                 number = await self._drain_previous_runs(number, owner)
@@ -160,7 +160,7 @@ class Daemon:
         address = parse_address(self._config.metrics)
         listeners = await open_listeners(address)
         render = make_render(self._observer, version=VERSION)
-        # Whoever starts lttd on a name of this machine may scrape it by that name.
+        # If --metrics has a name of this machine, requests may use that name.
         names = self._config.web_allow_hosts | {plain_name(address.host or "localhost")}
         await nursery.start(Endpoint(render, self._health.verdict, names).serve, listeners)
 
@@ -192,7 +192,7 @@ class Daemon:
             raise
 
     def _discard_all(self) -> None:
-        """Leave nothing of what was begun: recording did not come to be."""
+        """Remove the segments that were begun, because recording failed to start."""
         self._recorder.drain()
         for recording in self._recordings:
             recording.segment.discard()
@@ -209,7 +209,7 @@ class Daemon:
         return recording
 
     async def _drain_previous_runs(self, number: int, owner: Owner) -> int:
-        """Bring rings that a killed lttd left of this trace into segments of their own."""
+        """Drain the rings that a killed lttd left for this trace into segments of their own."""
         sources, lines = open_previous_runs(self._config.sources, self._pool, owner)
         for line in lines:
             say(line)
@@ -224,7 +224,7 @@ class Daemon:
             finally:
                 _close(source)
             number += 1
-            # Counted as the source that the killed lttd recorded: one of lttd's own.
+            # Counted for the source that the killed lttd recorded: an instance of lttd's own.
             lanes = recording.segment.lanes.values()
             self._observer.also(replace(lane.stats, source=source.info.kind) for lane in lanes)
             summaries = recording.segment.summaries()
@@ -250,7 +250,7 @@ class Daemon:
                     nursery.start_soon(self._end_after, self._config.duration_s)
                 nursery.start_soon(self._begin_work)
                 await self._stop.wait()
-                # Recording goes on while COMMAND comes to its end.
+                # Recording continues while COMMAND ends.
                 await self._command.end()
                 reading.cancel()
 
@@ -295,7 +295,7 @@ class Daemon:
     # -- what ends it
 
     def _hear(self, number: int) -> None:
-        """Have a signal handled by the loop; this runs wherever the signal interrupted it."""
+        """Pass a signal to the loop; this runs in the signal handler."""
         self._token.run_sync_soon(self._signalled, number)
 
     def _signalled(self, number: int) -> None:
@@ -305,7 +305,7 @@ class Daemon:
             return
         self._ends_heard += 1
         if self._ends_heard > 1:
-            say("a second signal: what is not written yet is abandoned and counted")
+            say("a second signal: data that is not written yet is abandoned and counted")
             self._draining.cancel()
             self._recorder.abandon_backlog()
         self._command.signalled(number)
@@ -322,7 +322,7 @@ class Daemon:
     # -- what happens beside reading
 
     def _status(self) -> str:
-        """Say how recording stands, for ``systemctl status``."""
+        """Return the state of recording in words, for ``systemctl status``."""
         stats = self._observer.streams()
         taken = sum(each.subbuffers for each in stats)
         lost = sum(events_lost(each.lost_so_far()) for each in stats)
@@ -348,7 +348,7 @@ class Daemon:
         return any(watch is not None and watch.wants_closer_look for watch in watches)
 
     async def _watch_others(self, watch: Watch) -> None:
-        """Hear at once what other tools do; where the kernel cannot say it, the tick finds out."""
+        """React at once to reports on other tools; the tick finds changes without a report."""
         while watch.fileno() >= 0:
             await trio.lowlevel.wait_readable(watch.fileno())
             watch.heard()
@@ -368,7 +368,7 @@ class Daemon:
                 self._next_attach = now + ATTACH_INTERVAL_S
                 taken_before = taken
                 taken = sum(each.subbuffers for each in self._observer.streams())
-                # An idle machine is not woken for it.
+                # An idle machine is not woken for this.
                 if taken != taken_before:
                     await self._in_thread(_look_closer)
                     await self._in_thread(lambda each: each.attach(When.PERIODIC))
@@ -379,7 +379,7 @@ class Daemon:
                 await self._in_thread(_tell_notes)
 
     async def _admit_streams(self) -> None:
-        """Look for streams that have appeared whenever the reader has ticked."""
+        """Search for new streams after each tick of the reader."""
         while any(recording.source.grows for recording in self._recordings):
             await self._ticked.wait()
             self._ticked = trio.Event()
@@ -399,7 +399,7 @@ class Daemon:
         try:
             watch = ClockWatch()
         except OSError:
-            return  # forbidden here: the snapshots of every minute have to do
+            return  # not permitted: the snapshots of every minute must be enough
         with closing(watch):
             while True:
                 await trio.lowlevel.wait_readable(watch.fd)
@@ -407,10 +407,10 @@ class Daemon:
                     await self._in_thread(Recording.note_clock)
 
     async def _in_thread(self, do: Callable[[Recording], None]) -> None:
-        """Do what writes to the disk beside the reading loop, and unrecorded."""
+        """Run disk work in a thread that is excluded from the trace."""
 
         def work() -> None:
-            # It holds the interpreter now and then: as urgent as who waits for it.
+            # It holds the interpreter lock at times, so it needs the priority of the reading loop.
             self._raise_priority([threading.get_native_id()])
             for recording in self._recordings:
                 recording.source.leave_out([threading.get_native_id()])
@@ -427,7 +427,7 @@ class Daemon:
         else:
             self._recorder.succeeded(self._config.trace_dir)
 
-    # -- what is told at the end
+    # -- the lines at the end
 
     def _say(self, line: str) -> None:
         self._said.append(line)
@@ -451,7 +451,7 @@ class Daemon:
 
 
 def _killed(summaries: Sequence[StreamSummary]) -> str:
-    """Say what a killed lttd took and did not store; nothing where all is stored."""
+    """Return words on the events that a killed lttd took and did not store; empty if none."""
     key = lost_key(Reason.KILLED, Unit.EVENTS)
     count = sum(summary.lost.get(key, 0) for summary in summaries)
     if not count:
@@ -474,7 +474,7 @@ def _tell_notes_of(source: Source) -> None:
 
 
 def _close(source: Source) -> None:
-    """Close a source, and tell what could not be undone or removed."""
+    """Close a source, and print lines on settings that could not be restored or removed."""
     source.close()
     _tell_notes_of(source)
 
@@ -512,7 +512,7 @@ def run(
 
 
 def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the one error that a nursery wrapped; a group of several stays one."""
+    """Return the single error that a nursery wrapped; a group of several stays a group."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]

@@ -1,11 +1,12 @@
-"""Turns one snapshot of the counters into Prometheus metrics, at scrape time.
+"""Make Prometheus metrics from one snapshot of the counters, at a scrape.
 
-Rule: nothing here is called while recording; a scrape reads plain numbers, and that is all.
-Rule: every loss that can occur is there with 0 from the first scrape: rate() must see its start.
-Invariant: no loss stands in two samples of one metric; of the bytes lost, damaged + backlog +
-storage are what the books call refused.
+Rule: the recording code calls nothing here; a scrape only reads plain numbers.
+Rule: each possible reason of a loss has the value 0 from the first scrape on, so that rate() sees
+the first loss.
+Invariant: no loss is in two samples of one metric.  Of the lost bytes, damaged + backlog + storage
+are ``refused_bytes`` of the stats.
 
-FAMILIES is the only list of what there is; docs/METRICS.md explains it and a test compares the two.
+FAMILIES is the only list of metrics; docs/METRICS.md explains them, and a test compares the two.
 """
 
 import os
@@ -25,12 +26,12 @@ from lttd.subbuffer import KERNEL_EVENT_REASONS, Reason
 
 
 class Snapshots(Protocol):
-    """Where the numbers come from."""
+    """The source of the numbers."""
 
     def streams(self) -> Sequence[StreamStats]:
         """Return every stream's counters since lttd started, closed segments' included.
 
-        A stream may come more than once (one for each segment): it is added up.
+        A stream may come several times (once per segment); then its counters are added up.
         """
         ...
 
@@ -41,7 +42,7 @@ class Snapshots(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric: its name as scraped, and the names of its labels."""
+    """One metric: its name in a scrape, its help, and the names of its labels."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -67,7 +68,7 @@ SUBBUFFERS_LOST: Final = Metric(
 BYTES_LOST: Final = Metric(
     "lttd_bytes_lost_total",
     "counter",
-    "Bytes that the kernel never gave, that were not stored, or that a crash cut off a file.",
+    "Bytes that the kernel never delivered, that were not stored, or that a crash tore off a file.",
     _BY_REASON,
 )
 GAPS_UNKNOWN: Final = Metric(
@@ -110,13 +111,13 @@ FOREIGN_READ: Final = Metric(
     _BY_STREAM,
 )
 BACKLOG: Final = Metric(
-    "lttd_backlog_bytes", "gauge", "Memory held by what was taken and is not written yet."
+    "lttd_backlog_bytes", "gauge", "Memory of data that is taken and not written yet."
 )
 BACKLOG_HIGH_WATER: Final = Metric(
-    "lttd_backlog_high_water_bytes", "gauge", "The most that the backlog has held since the start."
+    "lttd_backlog_high_water_bytes", "gauge", "Largest backlog since the start."
 )
 BACKLOG_LIMIT: Final = Metric(
-    "lttd_backlog_limit_bytes", "gauge", "What the backlog may hold; at that, reading stops."
+    "lttd_backlog_limit_bytes", "gauge", "Limit of the backlog; reading stops there."
 )
 WRITE_ERRORS: Final = Metric(
     "lttd_write_errors_total", "counter", "Writes to the trace directory that failed.", ("errno",)
@@ -125,13 +126,16 @@ SEGMENTS: Final = Metric(
     "lttd_segments", "gauge", "Segments in the trace directory, open ones included."
 )
 TURNS: Final = Metric(
-    "lttd_read_turns_total", "counter", "Turns of the reading loop; it stands still when lttd does."
+    "lttd_read_turns_total", "counter", "Turns of the reading loop; a loop that hangs adds none."
 )
 UNHEALTHY: Final = Metric(
     "lttd_unhealthy", "gauge", "1 while /healthz gives this reason, else 0.", ("reason",)
 )
 BUILD_INFO: Final = Metric(
-    "lttd_build_info", "gauge", "Always 1; the labels tell what runs.", ("version", "kernel")
+    "lttd_build_info",
+    "gauge",
+    "Always 1; version of lttd and release of the kernel.",
+    ("version", "kernel"),
 )
 
 # Losses that can occur, by unit.  One that is not here is shown from its first occurrence on,
@@ -174,7 +178,7 @@ LOSS_REASONS: Final[dict[Metric, tuple[Reason, ...]]] = {
         Reason.UNSYNCED,
     ),
 }
-# What a file system gives up with; others are shown from their first occurrence on.
+# Usual errors of file systems; others appear with their first occurrence.
 WRITE_ERRNOS: Final = ("EDQUOT", "EFBIG", "EIO", "ENOSPC", "EROFS")
 
 FAMILIES: Final = (
@@ -203,14 +207,14 @@ Table = tuple[Metric, list[Sample]]
 
 
 class RecorderCollector(Collector):
-    """lttd's own metrics, made anew from the snapshots at each scrape."""
+    """lttd's own metrics, made from the snapshots at each scrape."""
 
     def __init__(self, snapshots: Snapshots, *, version: str, kernel: str) -> None:
         self._snapshots = snapshots
         self._build = (version, kernel)
 
     def collect(self) -> Iterator[Scraped]:
-        """Yield the families as prometheus_client has them."""
+        """Yield the metrics as objects of prometheus_client."""
         for family, samples in self._tables(str):
             make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
             metric = make(family.name, family.help, labels=family.labels)
@@ -219,10 +223,10 @@ class RecorderCollector(Collector):
             yield metric
 
     def text(self) -> str:
-        """Return the families in Prometheus's text format.
+        """Return the metrics in Prometheus's text format.
 
-        This says what generate_latest() makes of collect(), which a test holds it to, in a
-        fraction of the time: the reading loop waits while it runs (256 streams: 3 against 23 ms).
+        A test compares the result with generate_latest(), which takes longer: the reading loop
+        waits meanwhile (3 instead of 23 ms for 256 streams).
         """
         parts = []
         for family, samples in self._tables(_escape):
@@ -252,9 +256,9 @@ class RecorderCollector(Collector):
 def make_render(
     snapshots: Snapshots, *, version: str, kernel: str | None = None
 ) -> Callable[[], bytes]:
-    """Return what the endpoint calls for one scrape: lttd's metrics and those of its process.
+    """Return the function that makes one scrape: lttd's metrics and those of its process.
 
-    To be called on the reading thread, where no counter of the reader changes meanwhile.
+    Call it on the reading thread, so that no counter of the reader changes meanwhile.
     """
     recorder = RecorderCollector(snapshots, version=version, kernel=kernel or os.uname().release)
     process = CollectorRegistry()
@@ -267,7 +271,7 @@ def _escape(label: str) -> str:
 
 
 def _one_a_stream(streams: Sequence[StreamStats]) -> list[StreamStats]:
-    """Add up what came for one stream more than once; the originals are left alone."""
+    """Add up the counters of streams that came several times, without changing the originals."""
     merged: dict[StreamKey, StreamStats] = {}
     for stats in streams:
         before = merged.get(stats.key)

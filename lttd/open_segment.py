@@ -1,7 +1,7 @@
 """An open segment on disk: the files of its streams, its manifest, its synced record, its lock.
 
-Rule: what was written is synced, data before index, before the synced record says so.
-Rule: the manifest says ``closed`` only when the backlog was written and all of it is synced.
+Rule: data is synced, then the index, before the synced record says so.
+Rule: the manifest says ``closed`` only after the backlog was written and synced.
 """
 
 import os
@@ -32,46 +32,46 @@ from lttd.tracedir import (
 from lttd.version import VERSION
 from lttd.writer import StreamFile
 
-# Kept from the data, so that a full disk has room for the last gaps and the manifest.
+# Reserved disk space, so that a full disk has room for the last gaps and the manifest.
 RESERVE_BYTES: Final = 256 << 10
 
 
 class Writers(Protocol):
-    """The threads that write what is offered to a segment's lanes."""
+    """The threads that write the lanes of a segment."""
 
     cached_bytes: int
 
     def lane_queue(self, number: int) -> Jobs:
-        """Return the queue of the thread that stream *number* is pinned to."""
+        """Return the queue of the thread that writes stream *number*."""
         ...
 
     def drain(self) -> None:
-        """Wait until everything offered so far was written or refused."""
+        """Wait until all batches offered so far are written or counted as lost."""
         ...
 
     def failed(self, error: StorageError) -> None:
-        """Count something that could not be written."""
+        """Count a failed write."""
         ...
 
     def look(self, segment: "OpenSegment") -> None:
-        """Report a segment that is no longer where it was."""
+        """Report a segment that was moved."""
         ...
 
     def forget(self, segment: "OpenSegment", *, removed: bool = False) -> None:
-        """Sync *segment* no more: it is closed."""
+        """Stop syncing *segment*, which is closed, or *removed*."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentContents:
-    """What a segment is opened for."""
+    """The source and streams for which a segment is opened."""
 
     source: Mapping[str, Any]
-    """What the manifest says of the source: kind, spec, clock, settings, previous_run."""
+    """The source's object in the manifest: kind, spec, clock, settings, previous_run."""
     layout: str
     streams: tuple[StreamInfo, ...]
     snapshot: Snapshot | None
-    """None where the source's clock is of another time, and nobody noted it."""
+    """None if the data is from an earlier time, and has no clock snapshot."""
     disk: Disk
 
 
@@ -116,12 +116,12 @@ class OpenSegment:
         self.add_streams(contents.streams)
 
     def add_streams(self, infos: Iterable[StreamInfo]) -> None:
-        """Create the files of streams that have appeared, and tell the manifest.
+        """Create the files of new streams, and add them to the manifest.
 
-        A stream that is there already keeps its files: it goes on.
+        A stream that exists already keeps its files and is continued.
 
         Raises:
-            StorageError: that could not be done; asked again, it is as if for the first time.
+            StorageError: a file could not be created; the call can be repeated.
         """
         new = {info.id: info for info in infos if info.id not in self.lanes}
         cached_bytes = self._writers.cached_bytes // max(len(new) + len(self.lanes), 1)
@@ -135,7 +135,7 @@ class OpenSegment:
                 lane.file.close()
             raise
         self.manifest.streams += [lane.record for lane in added.values()]
-        # Replaced as a whole: other threads go through it.
+        # Replaced as a whole, because other threads iterate over it.
         self.lanes = {**self.lanes, **added}
         self._disk.sync_directory(self.paths.index)
         self._disk.sync_directory(self.paths.streams)
@@ -159,21 +159,21 @@ class OpenSegment:
             file.close()
 
     def note_clock(self, snapshot: Snapshot) -> None:
-        """Keep one more clock snapshot."""
+        """Add a clock snapshot to the manifest."""
         self._keep_snapshot(snapshot)
         self._write_manifest()
 
     def _keep_snapshot(self, snapshot: Snapshot) -> None:
-        if snapshot not in self.manifest.clock_snapshots:  # a source may know of one only
+        if snapshot not in self.manifest.clock_snapshots:  # a source may have only one
             self.manifest.clock_snapshots.append(snapshot)
         if len(self.manifest.clock_snapshots) > MOST_SNAPSHOTS:
             self.manifest.clock_snapshots = thinned(self.manifest.clock_snapshots)
 
     def sync(self) -> None:
-        """Make what was written durable, and then say so in the segment's synced record.
+        """Make the written data durable, and then note that in the synced record.
 
         Raises:
-            StorageError: the first that failed; what could be synced is.
+            StorageError: the first failure; all streams that can be synced are synced.
         """
         with self._guard:
             if not self._is_open:
@@ -206,7 +206,7 @@ class OpenSegment:
     def moved(self) -> StorageError | None:
         """Tell what is no longer where it was: the trace directory, the segment, or a lock.
 
-        What is written goes on to be written there, since the directories are held open.
+        The directories are held open, so lttd keeps writing to them.
         """
         at = self._trace
         try:
@@ -226,7 +226,7 @@ class OpenSegment:
         return None
 
     def retry(self) -> None:
-        """Have lanes that failed try again, also those that nothing more comes for."""
+        """Let failed lanes try again, also those without new batches."""
         with self._guard:
             for lane in self.lanes.values():
                 if lane.failing and self._is_open:
@@ -237,10 +237,10 @@ class OpenSegment:
         snapshot: Snapshot | None,
         counters: Mapping[StreamId, Mapping[str, int]] = MappingProxyType({}),
     ) -> None:
-        """Wait for the backlog, count what was refused, sync, close the manifest.
+        """Wait for the backlog, count lost data, sync, close the manifest.
 
         Raises:
-            StorageError: what was written is whole, but the manifest still says ``open``.
+            StorageError: the stored data is whole, but the manifest still says ``open``.
         """
         try:
             self.settle()
@@ -259,12 +259,12 @@ class OpenSegment:
             self._let_go()
 
     def settle(self) -> None:
-        """Wait for the backlog; then what closes the segment has the room that was kept for it."""
+        """Wait for the backlog, then free the reserved space for closing the segment."""
         self._writers.drain()
         self._disk.remove(self.paths.reserve)
 
     def _tell(self) -> None:
-        """Write the last gaps; where even they have no room, summary and metrics still tell it."""
+        """Write the last gaps; if they do not fit, only summary and metrics have the losses."""
         for lane in self.lanes.values():
             error = lane.tell()
             if error is not None:
@@ -274,7 +274,7 @@ class OpenSegment:
         try:
             self.sync()
         except StorageError as error:
-            # The gap that says so is to be durable, too.
+            # The gap for the failed sync must be durable, too.
             self._writers.failed(error)
             self._writers.drain()
             self._tell()
@@ -289,7 +289,7 @@ class OpenSegment:
         with self._guard:
             self._is_open = False
         self._writers.forget(self, removed=removed)
-        # A retry may be on its way to a file of ours.
+        # A retry for one of the files may still be in a queue.
         self._writers.drain()
         self._close_files()
 
@@ -301,7 +301,7 @@ class OpenSegment:
         self._disk.release(self.paths.base)
 
     def summaries(self) -> list[StreamSummary]:
-        """Return one summary a stream, as of now."""
+        """Return the present totals of each stream."""
         return [summarize(lane.stats) for lane in self.lanes.values()]
 
     def _write_manifest(self) -> None:
@@ -321,7 +321,7 @@ def _baselines(trace: OpenDirectory, kind: str) -> dict[str, int]:
 
 
 def _baseline(record: StreamRecord) -> int:
-    """Return where a stream's count of lost events goes on; damage must not make it overflow."""
+    """Return a stream's total of lost events, limited so that damage causes no overflow."""
     lost = record.summary.events_lost if record.summary else 0
     total = record.baseline_discarded + lost
     return total if total <= MOST_COUNT // 2 else 0

@@ -1,14 +1,14 @@
-"""Takes batches from the kernel's streams and offers them to the recorder; never awaits the disk.
+"""Take batches from the kernel's streams and offer them to the recorder, without awaiting the disk.
 
-Rule: every state and transition of a stream lives in TRANSITIONS below.
-Rule: wait *or* tick: a stream is taken from when poll says so, and flushed at every tick, because
-poll on trace_pipe_raw says nothing of partly filled sub-buffers and is not to be trusted everywhere
-(Linux ffe3986fece6, v6.9).  One tick serves all streams; turns are bounded.
-Rule: a stream that cannot be read is asked again, first after RETRY_FIRST_S, then ever more seldom,
-for as long as recording runs; lttd is unhealthy meanwhile.  Only a StreamLostError is final.
-Rule: on_beat() is called whenever the loop has come round, and every beat_interval_s where it
-sleeps or waits for room; never from beside it, so that a loop that hangs gives no sign of life.
-Invariant: between two awaits at most one stream's turn runs, so nothing here needs a lock.
+Rule: TRANSITIONS below holds every state and transition of a stream.
+Rule: wait *or* tick: lttd takes from a stream when poll reports it, and flushes it at every tick,
+because poll on trace_pipe_raw does not report partly filled sub-buffers, and is broken in some
+kernels (Linux ffe3986fece6, v6.9).  One tick serves all streams; turns are bounded.
+Rule: a stream that cannot be read is tried again, first after RETRY_FIRST_S, then at growing
+intervals, as long as recording runs; lttd is unhealthy meanwhile.  Only a StreamLostError is final.
+Rule: the loop calls on_beat() each time it comes round, and every beat_interval_s while it sleeps
+or waits for room.  No other task calls it, so a loop that hangs sends no beat.
+Invariant: between two awaits at most one stream's turn runs, so there are no locks.
 """
 
 import enum
@@ -27,38 +27,38 @@ from lttd.recorder import Recorder
 from lttd.sources.base import Nothing, Stream
 
 # At most this many takes before other streams get their turn: 8 MiB are about 50 ms of the fastest
-# CPU seen here, and half of the ring that such a CPU wants.
+# CPU measured, and half of the ring that such a CPU needs.
 TURN_BATCHES: Final = 2
-# A stream that could not be read is asked again after this, doubled each time; at ticks.
+# A stream that could not be read is tried again after this time, doubled each time, at a tick.
 RETRY_FIRST_S: Final = 0.1
 RETRY_MOST_S: Final = 10.0
 _MOST_DOUBLED: Final = 10
-# At the end nobody waits: so many attempts to drain, one after the other.
+# The number of attempts to drain a stream at the end, one directly after the other.
 LAST_ATTEMPTS: Final = 5
 
 
 class State(enum.Enum):
-    """Where one stream stands."""
+    """The states of one stream."""
 
-    CATCHING_UP = enum.auto()  # there may be more at once
-    WAITING = enum.auto()  # for poll or the tick
-    PARKED = enum.auto()  # the CPU is away: for the tick
-    BACKING_OFF = enum.auto()  # it could not be read: until it is time to try again
-    FLUSHING = enum.auto()  # the end has come: until nothing is left
+    CATCHING_UP = enum.auto()  # there may be more to take at once
+    WAITING = enum.auto()  # waits for poll or the tick
+    PARKED = enum.auto()  # the CPU is offline: waits for the tick
+    BACKING_OFF = enum.auto()  # it could not be read: waits until the next attempt
+    FLUSHING = enum.auto()  # recording ends: take until nothing is left
     DONE = enum.auto()
 
 
 class Event(enum.Enum):
-    """What just happened to a stream."""
+    """The events that change a stream's state."""
 
     GOT = enum.auto()
     NOTHING_YET = enum.auto()
     WENT_OFFLINE = enum.auto()
     ENDED = enum.auto()
-    FAILED = enum.auto()  # this time
-    LOST = enum.auto()  # for good
-    WOKEN = enum.auto()  # by poll or the tick
-    RETRY = enum.auto()  # woken when it is time to try again
+    FAILED = enum.auto()  # a take failed
+    LOST = enum.auto()  # the stream can never be read again
+    WOKEN = enum.auto()  # poll or the tick woke it
+    RETRY = enum.auto()  # it is time for the next attempt
     STOP = enum.auto()
 
 
@@ -116,49 +116,49 @@ _EVENT_OF: Final = {
 
 
 def after(state: State, event: Event) -> State:
-    """Return the state that follows; a pair that the table lacks is a bug in this file."""
+    """Return the next state; a pair that the table lacks is a bug in this module."""
     return TRANSITIONS[state][event]
 
 
 class StreamReader:
-    """One stream, its state, and the lane that its batches go to."""
+    """One stream, its state, and the lane for its batches."""
 
     def __init__(self, stream: Stream, lane: Lane, recorder: Recorder, health: Health) -> None:
         self.stream = stream
         self.state = State.CATCHING_UP
         self.batches = 0
-        """How many were taken so far."""
+        """The number of batches taken so far."""
         self.failure: SourceError | None = None
-        """Why it can never be read again."""
+        """Why the stream can never be read again."""
         self.lane = lane
         self.closed = False
         self._recorder = recorder
         self._health = health
         self._failed_at: float | None = None
-        """When the first of the attempts failed that have failed since the last success."""
+        """The time of the first failed attempt since the last success."""
         self._failed_attempts = 0
         self._retry_at = 0.0
 
     def has_more(self) -> bool:
-        """Tell whether another turn may find something at once."""
+        """Tell whether another turn may find data at once."""
         return self.state in (State.CATCHING_UP, State.FLUSHING)
 
     def happened(self, event: Event) -> None:
-        """Follow the table."""
+        """Change the state by the table."""
         self.state = after(self.state, event)
 
     def wake(self) -> None:
-        """Say that poll or the tick has come; it may be time to try again, too."""
+        """Wake the stream at poll or the tick; if it backs off, only when its time has come."""
         due = self.state is State.BACKING_OFF and trio.current_time() >= self._retry_at
         self.happened(Event.RETRY if due else Event.WOKEN)
 
     def stop(self) -> None:
-        """Say that the end has come: what is left is to be taken now."""
+        """Begin the drain at the end of recording."""
         self._failed_attempts = 0
         self.happened(Event.STOP)
 
     def turn(self, *, flush: bool) -> None:
-        """Take what there is, as long as the backlog has room, at most a turn's worth."""
+        """Take the available data while the backlog has room, for at most one turn."""
         for _ in range(TURN_BATCHES):
             if not self.has_more() or not self._recorder.has_room():
                 return
@@ -177,10 +177,10 @@ class StreamReader:
                 self.happened(Event.GOT)
 
     def tell_losses(self, *, attempts: int = 1) -> None:
-        """Offer what the kernel's counters say was lost and no batch has told.
+        """Offer the losses that the kernel's counters show and no batch contains.
 
-        Of a stream that has failed, too: what was lost with it is known only then.  With more than
-        one of *attempts*, this is the last call: a stream that fails in all of them is given up.
+        Also for a failed stream: only then its losses are known.  More than one of *attempts* means
+        the last call: a stream that fails in all of them is given up.
         """
         for attempt in range(1, attempts + 1):
             try:
@@ -196,14 +196,14 @@ class StreamReader:
             return
 
     def close(self) -> None:
-        """Give the descriptor of a stream that has ended back, and wake who waits for it."""
+        """Close the descriptor of a stream that has ended, and wake the task that waits for it."""
         self.closed = True
         if self.stream.fileno() >= 0:
             trio.lowlevel.notify_closing(self.stream.fileno())
         self.stream.close()
 
     def _fail(self, error: LttdError | OSError) -> None:
-        """Back off; at the end, or where that is final, give the stream up."""
+        """Back off; at the end, or if the error is final, give the stream up."""
         now = trio.current_time()
         if self._failed_at is None:
             self._failed_at, self._failed_attempts = now, 0
@@ -220,7 +220,7 @@ class StreamReader:
         self.happened(Event.FAILED)
 
     def _lose(self, error: LttdError | OSError) -> None:
-        if self.failure is None:  # the first says why
+        if self.failure is None:  # the first error is the reason
             self.failure = error if isinstance(error, SourceError) else SourceError(str(error))
         self._health.ends(Trouble.STREAM_FAILING, "", self._where)
         self._health.begins(Trouble.STREAM_LOST, f"is given up: {error}", self._where)
@@ -239,7 +239,7 @@ class StreamReader:
 
 @dataclass(slots=True)
 class Pulse:
-    """What the watchdog, /healthz and the metrics want to know of the reading loop."""
+    """The state of the reading loop, for the watchdog, /healthz and the metrics."""
 
     turns: int = 0
     last_turn_ns: int = 0
@@ -263,9 +263,9 @@ class Reader:
         self.first_cycle = trio.Event()
         """Set when every stream has been read once."""
         self.all_ended = trio.Event()
-        """Set when no stream will ever give anything again."""
+        """Set when every stream has ended for good."""
         self.open_ended = False
-        """True: others may come even then, so that all_ended stays unset."""
+        """True: streams may appear even then, so all_ended stays unset."""
         self._nursery: trio.Nursery | None = None
         self._readers: list[StreamReader] = []
         self._recorder = recorder
@@ -278,9 +278,9 @@ class Reader:
         self._room_queue = trio.StrictFIFOLock()
 
     def add(self, streams: Sequence[tuple[Stream, Lane]]) -> None:
-        """Serve these streams, too; from when run() runs, at once."""
+        """Serve these streams, too; at once if run() is running."""
         for stream, lane in streams:
-            # One that has ended, and goes on in this one, need not be asked for losses any more.
+            # An ended stream that a new one continues need not be asked for losses any more.
             self._readers = [one for one in self._readers if one.lane is not lane or not one.closed]
             reader = StreamReader(stream, lane, self._recorder, self._health)
             self._readers.append(reader)
@@ -288,7 +288,7 @@ class Reader:
                 self._serve(reader, self._nursery)
 
     def failures(self) -> list[SourceError]:
-        """Return why streams cannot be read any more; their states are DONE."""
+        """Return the errors of streams that can never be read again; their states are DONE."""
         return [reader.failure for reader in self._readers if reader.failure is not None]
 
     async def run(self) -> None:
@@ -304,9 +304,9 @@ class Reader:
                 self._nursery = None
 
     async def drain(self) -> None:
-        """Take everything that is left, partly filled sub-buffers included, and the last losses.
+        """Take all remaining data, partly filled sub-buffers included, and the last losses.
 
-        Cancelled, it takes no more; what is left then is among the losses.
+        When cancelled, it takes no more; the rest then counts as lost.
         """
         for reader in self._readers:
             reader.stop()
@@ -325,12 +325,12 @@ class Reader:
             try:
                 await trio.lowlevel.wait_readable(reader.stream.fileno())
             except trio.ClosedResourceError:
-                return  # it has ended
+                return  # the stream has ended
             batches = reader.batches
             reader.wake()
             await self._turns([reader], flush=False)
             if reader.batches == batches:
-                # Poll says readable, yet there is nothing: asking again would spin.
+                # Poll reports data, but there is none: another poll would spin.
                 await self._ticked.wait()
 
     async def _tick(self) -> None:
@@ -343,7 +343,7 @@ class Reader:
             for reader in present:
                 reader.tell_losses()
                 if reader.state is State.DONE and not (reader.failure or reader.closed):
-                    # The kernel keeps a ring whose file is gone as long as somebody has it open.
+                    # The kernel keeps a removed ring as long as its file is open.
                     reader.close()
             self.first_cycle.set()
             self._ticked.set()
@@ -352,7 +352,7 @@ class Reader:
             if ended and not self.open_ended:
                 self.all_ended.set()
             self._on_tick()
-            # Ticks that were missed are not made up for.
+            # Missed ticks are not made up for.
             next_tick = max(next_tick + self._flush_interval_s, trio.current_time())
             await self._sleep_until(next_tick)
 
@@ -363,13 +363,13 @@ class Reader:
         await trio.sleep_until(deadline)
 
     async def _turns(self, readers: Sequence[StreamReader], *, flush: bool) -> None:
-        """Give each of *readers* turn after turn, urgent ones first, until all have run dry."""
+        """Give each of *readers* turns, urgent ones first, until all are empty."""
         busy = [reader for reader in readers if reader.has_more()]
         while busy:
             busy = sorted(busy, key=lambda each: not each.stream.urgent())
             for at, reader in enumerate(busy):
                 if not self._recorder.has_room():
-                    busy = busy[at:] + busy[:at]  # who gets no turn now is first in the next round
+                    busy = busy[at:] + busy[:at]  # a stream without a turn is first next time
                     break
                 reader.turn(flush=flush)
                 self.pulse.turns += 1
@@ -377,8 +377,8 @@ class Reader:
             self._on_beat()
             busy = [reader for reader in busy if reader.has_more()]
             if busy and (self._room_queue.locked() or not self._recorder.has_room()):
-                # One at a time, first come first served: a release makes room for one take, not
-                # for all who wait, and nobody who comes by takes it before them.
+                # In order of arrival, one at a time: a release makes room for one take, not for
+                # all waiting streams, and no later stream may get it first.
                 async with self._room_queue:
                     if not self._recorder.has_room():
                         await self._room()
@@ -386,7 +386,7 @@ class Reader:
                 await trio.lowlevel.checkpoint()
 
     async def _room(self) -> None:
-        """Wait until the backlog has room.  Meanwhile the kernel counts what it loses."""
+        """Wait until the backlog has room.  Meanwhile the kernel counts its losses."""
         room = trio.Event()
         token = trio.lowlevel.current_trio_token()
         self.pulse.backlog_full = True

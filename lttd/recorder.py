@@ -1,6 +1,6 @@
-"""Stands between reading and the disk: a bounded backlog, and the threads that write and sync.
+"""Connect reading and the disk: a bounded backlog, and the threads that write and sync.
 
-Rule: offer() never waits; what a reader must wait for is room, before it takes from the kernel.
+Rule: offer() never waits; a reader waits for room before it takes from the kernel.
 Rule: take -> backlog -> append data -> append entry; data is synced before its index.
 Invariant: a stream is written by one thread; held bytes = offered less released.
 """
@@ -20,11 +20,11 @@ from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.subbuffer import TAKE_BYTES, Batch, Reason
 
 BACKLOG_BYTES: Final = 64 << 20
-# Two, so that one file's slow write does not hold up the streams of the other half.
+# Two writers, so that a slow write to one file does not delay the streams of the other half.
 WRITER_THREADS: Final = 2
 SYNC_INTERVAL_S: Final = 5.0
-# The beginning of a segment stays in the page cache, where whoever looks at a short recording finds
-# it: a sixteenth of the memory, at most this much, shared by its streams.
+# The begin of a segment stays in the page cache, so that a short recording can be viewed from
+# memory: a sixteenth of the memory, at most this much, shared by the segment's streams.
 CACHED_BYTES: Final = 1 << 30
 
 
@@ -41,18 +41,18 @@ class Recorder:
         on_failure: Callable[[], None] = lambda: None,
         health: Health | None = None,
     ) -> None:
-        """*keep_going*: what cannot be written is counted, and recording goes on."""
+        """*keep_going*: count data that cannot be written, and continue."""
         self.backlog_limit_bytes = backlog_bytes
         self.backlog_high_water_bytes = 0
         self.cached_bytes = _cached_bytes() if cached_bytes is None else cached_bytes
-        """How much of each segment may stay in the page cache."""
+        """The bytes of each segment that may stay in the page cache."""
         self.failure: LttdError | None = None
-        """The first thing that went wrong in a writer; on_failure was called for it."""
+        """The first error in a writer, for which on_failure was called."""
         self.write_errors: Counter[str] = Counter()
-        """By the errno's name."""
+        """The number of failed writes, by the errno's name."""
         self.last_write_error: StorageError | None = None
         self.segment_count = 0
-        """Segments in the trace directory: kept here, so that nobody lists it to count them."""
+        """The number of segments in the trace directory, so that a scrape need not list it."""
         self._held_bytes = 0
         self._lock = threading.Lock()
         self._room_wanted: list[Callable[[], None]] = []
@@ -80,11 +80,11 @@ class Recorder:
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes that were offered and are not released yet."""
+        """The bytes that are offered and not released yet."""
         return self._held_bytes
 
     def has_room(self) -> bool:
-        """Tell whether one more take fits; an empty backlog always takes one."""
+        """Tell whether one more take fits; it always does if the backlog is empty."""
         held = self._held_bytes
         return held + TAKE_BYTES <= self.backlog_limit_bytes or held == 0
 
@@ -97,7 +97,7 @@ class Recorder:
         callback()
 
     def offer(self, lane: Lane, batch: Batch) -> None:
-        """Hand a batch over: count it, charge the backlog, queue it.  Never waits."""
+        """Count a batch, charge the backlog, and queue the batch.  Never waits."""
         lane.stats.took(batch)
         with self._lock:
             self._held_bytes += batch.held_bytes
@@ -105,7 +105,7 @@ class Recorder:
         lane.queue.put((lane, batch))
 
     def abandon_backlog(self) -> None:
-        """Write nothing more of what was taken; count it as refused."""
+        """Stop writing, and count the backlog as lost."""
         self._abandoned = True
 
     # -- the writers' side
@@ -125,26 +125,26 @@ class Recorder:
     def _append(self, lane: Lane, batch: Batch) -> None:
         try:
             error = lane.write(batch)
-        except Exception as bug:  # noqa: BLE001  (it must stop the daemon, not one thread)
+        except Exception as bug:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
             lane.refuse(batch, Reason.STORAGE)
             self._fail(refusal(bug) or LttdError(f"{lane.record.name}: writer failed: {bug!r}"))
             return
-        # Also after a failure: the thread that syncs sees to it that it is tried again.
+        # Also after a failure: the sync thread lets it be tried again.
         self._moved.set()
         if error is not None:
             lane.failing = lane.failed_lately = True
             self.failed(error, lane.file.path)
         elif lane.failing:
-            # That a gap fits is a good sign only where no sub-buffers came meanwhile that do not.
+            # A gap that fits is a good sign only if no sub-buffer failed to fit meanwhile.
             lane.failing = lane.failed_lately and not len(batch.rows)
             lane.failed_lately = False
             if not lane.failing:
                 self.succeeded(lane.file.path)
 
     def failed(self, error: StorageError, where: Path | None = None) -> None:
-        """Count what could not be written to *where*; lttd is unhealthy until it has succeeded().
+        """Count a failed write to *where*; lttd is unhealthy until succeeded() is called for it.
 
-        Where recording shall not go on past that, it ends now.
+        Unless *keep_going*, recording ends.
         """
         self.last_write_error = error
         if isinstance(error, LostFileError):
@@ -161,7 +161,7 @@ class Recorder:
             self._fail(error)
 
     def look(self, segment: OpenSegment) -> None:
-        """Report a segment that is no longer where it was; what is written there is not lost."""
+        """Report a segment that was moved; data written to it is not lost."""
         moved = segment.moved()
         if moved is None:
             for path in segment.places:
@@ -171,7 +171,7 @@ class Recorder:
         self.last_write_error = moved
 
     def succeeded(self, where: Path) -> None:
-        """Say that *where* can be written again."""
+        """End the trouble that *where* could not be written."""
         self._health.ends(Trouble.WRITER_FAILED, "can be written again", str(where))
 
     def _fail(self, error: LttdError) -> None:
@@ -191,7 +191,7 @@ class Recorder:
             callback()
 
     def _keep_synced(self) -> None:
-        """Sync what moved, every so often; sleep for good while nothing moves."""
+        """Sync changed streams at intervals; sleep while nothing changes."""
         while not self._closing.is_set():
             self._moved.wait()
             if self._closing.wait(self._sync_interval_s):
@@ -206,7 +206,7 @@ class Recorder:
         except StorageError as error:
             self.failed(error, segment.paths.synced)
             self._moved.set()
-        except Exception as bug:  # noqa: BLE001  (it must stop the daemon, not one thread)
+        except Exception as bug:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
             self._fail(refusal(bug) or LttdError(f"syncing failed: {bug!r}"))
         else:
             self.succeeded(segment.paths.synced)
@@ -222,10 +222,10 @@ class Recorder:
     # -- segments
 
     def open_segment(self, trace: Path, number: int, contents: SegmentContents) -> OpenSegment:
-        """Create a segment on disk, ready for offers.
+        """Create a segment on disk, ready for batches.
 
         Raises:
-            StorageError: it could not be created; nothing of it remains open.
+            StorageError: it could not be created; nothing of it stays open.
         """
         segment = OpenSegment(self, trace, number, contents)
         self._segments.append(segment)
@@ -233,11 +233,11 @@ class Recorder:
         return segment
 
     def lane_queue(self, number: int) -> Jobs:
-        """Return the queue of the thread that stream *number* is pinned to."""
+        """Return the queue of the thread that writes stream *number*."""
         return self._queues[number % len(self._queues)]
 
     def drain(self) -> None:
-        """Wait until everything offered so far was written or refused."""
+        """Wait until all batches offered so far are written or counted as lost."""
         marks = [threading.Event() for _ in self._queues]
         for queue, mark in zip(self._queues, marks, strict=True):
             queue.put(mark)
@@ -245,12 +245,12 @@ class Recorder:
             mark.wait()
 
     def forget(self, segment: OpenSegment, *, removed: bool = False) -> None:
-        """Sync *segment* no more: it is closed, or *removed*."""
+        """Stop syncing *segment*, which is closed, or *removed*."""
         self._segments.remove(segment)
         self.segment_count -= removed
 
     def close(self) -> None:
-        """End the threads once all that was offered is written."""
+        """End the threads after they have written the backlog."""
         self._closing.set()
         self._moved.set()
         for queue in self._queues:

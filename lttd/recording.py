@@ -1,4 +1,4 @@
-"""A source and the segment that it is recorded into, from opening to closing both."""
+"""Record a source into a segment, from opening to closing both."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -26,20 +26,19 @@ from lttd.tracedir import (
     segments_below,
 )
 
-# So many lines of what is left aside help; more would hide the others.
+# The most lines on old files that are left alone; more would hide other lines.
 MOST_LINES: Final = 8
 
 
 @contextmanager
 def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
-    """Hold the trace directory; yield the number of the next segment.
+    """Lock the trace directory; yield the number of the next segment.
 
-    Directories that were made for it and are empty at the end, because nothing came to be recorded,
-    are removed.
+    At the end, directories that were made for the trace and are still empty are removed.
 
     Raises:
-        UsageError: it holds a trace and *append* is not set, or something that is no trace; or it
-            is not this user's alone.
+        UsageError: it holds a trace and *append* is not set, or holds other files, or another user
+            may write to it.
         LockedError: another lttd records into it.
     """
     with made_directory(trace) as directory:
@@ -47,7 +46,7 @@ def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
         prepare_trace(disk, trace, append=append)
         disk.trace_lock = lock = Lock(directory, trace / LOCK)
         try:
-            # Again: another lttd may have ended meanwhile.
+            # Look again, with the lock: another lttd may have ended meanwhile.
             yield prepare_trace(disk, trace, append=append)
         finally:
             disk.trace_lock = None
@@ -55,7 +54,7 @@ def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
 
 
 def owner_of(disk: Disk, trace: Path) -> Owner:
-    """Return how a source knows the trace that it is recorded into."""
+    """Return the identity of a trace directory, for the sources that are recorded into it."""
     directory = disk.hold(trace)
 
     def stored(segment: str, stream: str, first: int) -> Stored | None:
@@ -73,19 +72,19 @@ def owner_of(disk: Disk, trace: Path) -> Owner:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """A segment that a killed lttd had left open and that is whole again, or one left as it is."""
+    """The result for a segment that a killed lttd left open: recovered, or left as it is."""
 
     line: str
-    """What the user is told of it."""
+    """The line for the user."""
     streams: tuple[StreamStats, ...]
-    """What was cut off each stream, so that the metrics of this run count it."""
+    """The counters of each stream with its torn bytes, for the metrics of this run."""
 
 
 def recover_open_segments(disk: Disk, trace: Path) -> list[Recovered]:
-    """Make whole what a killed lttd has left open.
+    """Recover the segments that a killed lttd left open.
 
-    What cannot be recovered, and what is not a segment, is reported and left as it is: old files
-    never stop a recording.
+    Segments that cannot be recovered, and files that are not segments, are reported and left as
+    they are: old files never stop a recording.
     """
     directory = disk.hold(trace)
     recovered: list[Recovered] = []
@@ -110,8 +109,8 @@ def _recovered(disk: Disk, segment: SegmentPaths) -> list[Recovered]:
     """Recover a segment if it was left open.
 
     Raises:
-        LttdError: it cannot be recovered, or nobody can tell what it holds.
-        OSError: it is not ours.
+        LttdError: it cannot be recovered, or its manifest cannot be read.
+        OSError: it belongs to another user.
     """
     has_manifest = not segment.base.is_missing(segment.manifest)
     if has_manifest and Manifest.read(segment.place(segment.manifest)).state != "open":
@@ -129,7 +128,7 @@ def _recovered(disk: Disk, segment: SegmentPaths) -> list[Recovered]:
 
 
 Served = tuple[Stream, Lane]
-"""A stream, and where its batches go."""
+"""A stream, and the lane for its batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +138,12 @@ class Recording:
     source: Source
     segment: OpenSegment
     _admitted_next: list[Stream] = field(default_factory=list)
-    """Streams that have appeared, and whose files could not be made yet."""
+    """New streams whose files could not be made yet."""
 
     @classmethod
     def begin(cls, recorder: Recorder, trace: Path, number: int, source: Source, layout: str,
               disk: Disk) -> "Recording":  # fmt: skip
-        """Open segment *number* of *trace* for *source*, with what decoding needs in it.
+        """Open segment *number* of *trace* for *source*, with the files that decoding needs.
 
         Raises:
             StorageError: it cannot be written; nothing of it is left behind.
@@ -183,16 +182,16 @@ class Recording:
         return admitted
 
     def attach(self, when: When) -> None:
-        """Write what the segment needs beside its streams."""
+        """Write the files that the segment needs beside its streams."""
         for attachment in self.source.attachments(when):
             self.segment.attach(attachment.name, attachment.data, append=attachment.append)
 
     def mark_progress(self) -> None:
-        """Leave a sign of life, and how far it has come, where a kill leaves data in the kernel."""
+        """Note that lttd lives and how far it has read, if a kill leaves data in the kernel."""
         self.source.mark_progress(self.segment.paths.directory.name)
 
     def note_clock(self) -> None:
-        """Keep one more clock snapshot."""
+        """Add a clock snapshot to the manifest."""
         snapshot = _snapshot(self.source)
         if snapshot is not None:
             self.segment.note_clock(snapshot)
@@ -201,7 +200,7 @@ class Recording:
         """Wait for the backlog, then close the segment; the source stays open.
 
         Raises:
-            StorageError: what was written is whole, but the segment is not closed in order.
+            StorageError: the stored data is whole, but the segment is not closed in order.
         """
         counters = {stream.info.id: dict(stream.counters()) for stream in self.source.streams}
         try:
@@ -212,7 +211,7 @@ class Recording:
 
 
 def _told(info: SourceInfo) -> dict[str, Any]:
-    """Return what the manifest says of a source; snapshots stand elsewhere in it."""
+    """Return the source's object in the manifest, without snapshots."""
     told = asdict(info)
     del told["snapshot"]
     return told

@@ -1,13 +1,13 @@
-"""The runtime directory: notes that root reads back, for as long as the kernel keeps its state.
+"""Keep notes in the runtime directory on what of the kernel's state is lttd's.
 
 It is ``/run/lttd`` for root and ``$XDG_RUNTIME_DIR/lttd`` for a user; ``$RUNTIME_DIRECTORY``, which
-systemd sets (and tests), comes first.  Whoever can write there decides which files lttd changes, so
-the directory must belong to this user and be writable by nobody else, and so must each note.
+systemd (and tests) set, comes first.  A user who can write there decides which files lttd changes,
+so the directory must belong to this user and be writable by nobody else, and so must each note.
 
-Rule: the directory is opened once and checked; everything in it is reached by its descriptor, and
-no symlink below it is followed.
-Rule: a note is visible only once it is whole and locked.  The lock lasts as long as its writer, so
-a note that somebody else can lock is the note of a dead process.
+Rule: the directory is opened once and checked; its files are reached by its descriptor, and no
+symbolic link below it is followed.
+Rule: a note appears only when it is whole and locked.  The lock lasts as long as its writer, so a
+note that another process can lock is the note of a dead process.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ _number = itertools.count()
 
 
 def boot_id() -> str:
-    """Return what tells this boot from all others; empty where /proc does not say."""
+    """Return the id of this boot; empty if /proc does not have it."""
     try:
         return BOOT_ID.read_text().strip()
     except OSError:
@@ -49,11 +49,11 @@ def boot_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """A process, as one of the same boot can recognise it."""
+    """The identity of a process within one boot."""
 
     pid: int
     start_ticks: int
-    """When it started, by field 22 of ``/proc/PID/stat``; 0 where that is not known."""
+    """Its start time, field 22 of ``/proc/PID/stat``; 0 if unknown."""
     pid_namespace: int
     """Inode of ``/proc/PID/ns/pid``: pids of another one mean other processes."""
 
@@ -71,7 +71,7 @@ class Recorder:
 
 
 def directory_path() -> str:
-    """Return where this user's runtime directory is.
+    """Return the path of this user's runtime directory.
 
     Raises:
         NothingToRecordError: this user has none.
@@ -88,13 +88,13 @@ def directory_path() -> str:
 
 
 def known_notes() -> list[str]:
-    """Return the names of all notes; of a directory that is missing or not to be trusted, none."""
+    """Return the names of all notes; none if the directory is missing or not trustworthy."""
     try:
         if not Path(directory_path()).is_dir():
             return []
         with RuntimeDirectory() as directory:
             return directory.names()
-    except (NothingToRecordError, PermissionError):  # of whoever called su, say: closed to us
+    except (NothingToRecordError, PermissionError):  # after su it may be another user's, say
         return []
 
 
@@ -110,7 +110,7 @@ class RuntimeDirectory:
     """This user's runtime directory, opened and checked."""
 
     def __init__(self) -> None:
-        """Open it, and make it where it is missing.
+        """Open the directory; make it if it is missing.
 
         Raises:
             LttdError: it cannot be made, or somebody else can write in it.
@@ -140,13 +140,13 @@ class RuntimeDirectory:
         self.close()
 
     def close(self) -> None:
-        """Close the directory; notes that are held stay held."""
+        """Close the directory; held notes stay held."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)
 
     def names(self) -> list[str]:
-        """Return the names of all notes, sorted, as far as the limit on their number goes.
+        """Return the names of all notes, sorted, up to the limit on their number.
 
         Raises:
             LttdError: the directory cannot be read.
@@ -168,7 +168,7 @@ class RuntimeDirectory:
                 self.remove(name)
 
     def create(self, name: str, content: bytes) -> "Note":
-        """Make a note that holds *content*, and hold its lock.
+        """Make a note with *content*, and hold its lock.
 
         Raises:
             FileExistsError: there is one of that name.
@@ -177,7 +177,7 @@ class RuntimeDirectory:
         return self._written(name, content, os.link)
 
     def replace(self, name: str, content: bytes) -> "Note":
-        """Make a note, in place of one of that name where there is one; hold its lock.
+        """Make a note, in place of an existing one of that name, and hold its lock.
 
         Raises:
             LttdError: it cannot be written.
@@ -185,10 +185,10 @@ class RuntimeDirectory:
         return self._written(name, content, os.rename)
 
     def hold(self, name: str) -> "Note | None":
-        """Lock the note of a dead process; None: there is no such note, or it is not one of ours.
+        """Lock the note of a dead process; None: there is no such note, or another user's.
 
         Raises:
-            LockedError: its writer lives, or somebody else holds it at this moment.
+            LockedError: its writer lives, or another process holds it at this moment.
         """
         flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
@@ -211,7 +211,7 @@ class RuntimeDirectory:
         return None
 
     def open_claim(self, name: str) -> int:
-        """Return a descriptor of the file *name*, which is made where it is missing.
+        """Return a descriptor of the file *name*; make the file if it is missing.
 
         Raises:
             LttdError: it cannot be opened.
@@ -227,7 +227,7 @@ class RuntimeDirectory:
         return fd
 
     def remove(self, name: str) -> None:
-        """Remove a note; one that is not there is no error."""
+        """Remove a note; it may be missing."""
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self._fd)
 
@@ -259,7 +259,7 @@ class RuntimeDirectory:
             os.close(fd)
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file that nobody locks, in place of the one of that name.
+        """Write a file without a lock, in place of an existing one of that name.
 
         Raises:
             LttdError: it cannot be written.
@@ -267,13 +267,13 @@ class RuntimeDirectory:
         self.replace(name, content).release()
 
     def _written(self, name: str, content: bytes, appear: Callable[..., None]) -> "Note":
-        """Write a locked new file; have it appear as *name* by os.link() or os.rename()."""
+        """Write a locked new file; *appear* (os.link or os.rename) gives it its *name*."""
         temporary = f"{_TEMPORARY}{os.getpid()}-{next(_number)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW
         with contextlib.ExitStack() as stack:
             stack.callback(self.remove, temporary)
             try:
-                self.remove(temporary)  # of a process that had our pid and was killed just here
+                self.remove(temporary)  # left by a process that had this pid and was killed here
                 fd = os.open(temporary, flags, NOTE_MODE, dir_fd=self._fd)
                 close_on_error = stack.enter_context(contextlib.ExitStack())
                 close_on_error.callback(os.close, fd)
@@ -297,7 +297,7 @@ class Note:
         self._fd = fd
 
     def content(self) -> bytes:
-        """Return everything that it holds."""
+        """Return the whole content."""
         return os.pread(self._fd, NOTE.most, 0)
 
     def append(self, content: bytes) -> None:
@@ -318,7 +318,7 @@ class Note:
         self.release()
 
     def release(self) -> None:
-        """Unlock the file and leave it there."""
+        """Unlock the file, and keep it."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)

@@ -1,4 +1,4 @@
-"""Names on disk: a trace is a directory of segments, a segment is self-contained.
+"""The names on disk, and the manifest: a trace is a directory of self-contained segments.
 
     TRACE/.lock                              while lttd records
     TRACE/20261123T013005Z-000001-ftrace/trace.json
@@ -7,7 +7,7 @@
                                          streams/<device>.blktrace.<cpu> for blktrace
                                          .lock, .reserve while it is recorded
 
-Rule: file names and the manifest's keys stand in this file only.
+Rule: only this module has file names and the manifest's keys.
 """
 
 import json
@@ -44,14 +44,14 @@ MOST_FILE_NAME: Final = 250
 """Linux allows 255, and an index's name ends with .idx, a gaps file's with .gaps."""
 MOST_NUMBER: Final = 999_999_999
 _SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,9})-([a-z]+)")
-# What a file system puts into a directory by itself, and a killed lttd.
+# Names that a file system, or a killed lttd, leaves in a directory.
 _NOT_FOREIGN: Final = re.compile(r"lost\+found|\.nfs.*|" + re.escape(LOCK))
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*")
 
 
 @lru_cache(1024)
 def escape(channel: str) -> str:
-    """Return a channel's name as a file name: what is not plain becomes ``%XX``."""
+    """Return a channel's name as a file name: other than plain characters become ``%XX``."""
     if _PLAIN.fullmatch(channel) and channel not in ("index", "metadata"):
         return channel
     encoded = (chr(b) if chr(b).isalnum() and b < 128 else f"%{b:02X}" for b in channel.encode())
@@ -65,7 +65,7 @@ def file_name(info: StreamInfo) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a stream has been written."""
+    """The end of a stream's written files."""
 
     entries: int
     data_bytes: int
@@ -83,24 +83,24 @@ class StreamPaths:
 
 @dataclass(frozen=True, slots=True)
 class SegmentPaths:
-    """Where everything of one segment lies."""
+    """The paths of one segment."""
 
     directory: Path
     base: OpenDirectory = field(compare=False)
-    """The directory that all of it is reached through: the segment, or the trace that has it."""
+    """The open directory through which all paths are reached: the segment, or its trace."""
 
     def place(self, path: Path) -> Place:
-        """Return a path of this segment as what can be read."""
+        """Return a path of this segment as a place that can be read."""
         return self.base.place(path)
 
     @property
     def tracefs(self) -> Place:
-        """The files of tracefs that are kept beside the streams."""
+        """The directory of saved files of tracefs."""
         return self.place(self.directory / "tracefs")
 
     @property
     def lock(self) -> Path:
-        """The file that whoever writes the segment has locked."""
+        """The lock file of the process that writes the segment."""
         return self.directory / LOCK
 
     @property
@@ -110,17 +110,17 @@ class SegmentPaths:
 
     @property
     def synced(self) -> Path:
-        """The record of what is known to be durable."""
+        """The synced record."""
         return self.directory / SYNCED
 
     @property
     def reserve(self) -> Path:
-        """Room on the disk for what closes an open segment."""
+        """The reserved disk space for closing an open segment."""
         return self.directory / RESERVE
 
     @property
     def streams(self) -> Path:
-        """The directory of the data files, and nothing else that is visible."""
+        """The directory of the data files; it has no other visible files."""
         return self.directory / "streams"
 
     @property
@@ -151,23 +151,23 @@ class SegmentPaths:
 
 @dataclass(slots=True)
 class StreamRecord:
-    """What a manifest says of one stream."""
+    """One stream's object in the manifest."""
 
     info: StreamInfo
     baseline_discarded: int = 0
-    """events_discarded of the segment before; the index's totals go on from it."""
+    """events_discarded at the end of the segment before, from which the index counts on."""
     summary: StreamSummary | None = None
     """The totals, once the segment is closed."""
     counters: dict[str, int] = field(default_factory=dict)
-    """The kernel's own, sampled at close; counted from when lttd took the stream over."""
+    """The kernel's counters, read at close; they count since lttd took the stream over."""
 
     @property
     def name(self) -> str:
-        """Name of the data file."""
+        """The name of the data file."""
         return file_name(self.info)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the manifest keeps; the source stands in it once, for all of them."""
+        """Return the object for the manifest; the source is in it once, for all streams."""
         info = self.info
         return {
             "name": self.name,
@@ -214,10 +214,10 @@ class Manifest:
     """A segment's ``trace.json``."""
 
     source: dict[str, Any]
-    """kind, spec, clock, settings, previous_run: as the source told."""
+    """kind, spec, clock, settings, previous_run: from the source."""
     layout: str
     machine: dict[str, str] = field(default_factory=dict)
-    """Where it was recorded: host, boot_id, kernel, architecture, byteorder."""
+    """The recording machine: host, boot_id, kernel, architecture, byteorder."""
     state: str = "open"
     lttd_version: str = ""
     streams: list[StreamRecord] = field(default_factory=list)
@@ -225,7 +225,7 @@ class Manifest:
 
     @property
     def clock(self) -> str:
-        """Name of the trace clock."""
+        """The name of the trace clock."""
         return str(self.source["clock"])
 
     @property
@@ -246,7 +246,7 @@ class Manifest:
         """Read a segment's manifest.
 
         Raises:
-            TraceDamagedError: it is absent, not JSON, of a later format or lacks a key.
+            TraceDamagedError: it is absent, not JSON, of a later format, or lacks a key.
         """
         path = where if isinstance(where, Path) else Path(where.path)
         try:
@@ -278,7 +278,7 @@ def _source_name(source: Mapping[str, Any]) -> str:
 
 
 def this_machine() -> dict[str, str]:
-    """Return what a manifest says of where it was made."""
+    """Return this machine's object for the manifest."""
     uname = os.uname()
     boot_id = Path("/proc/sys/kernel/random/boot_id")
     return {
@@ -291,12 +291,12 @@ def this_machine() -> dict[str, str]:
 
 
 def encode_synced(positions: Mapping[str, Position]) -> bytes:
-    """Return the content of the synced record: per stream name, how far it is durable."""
+    """Return the content of the synced record: the durable end of each stream."""
     return json.dumps({"streams": {name: asdict(at) for name, at in positions.items()}}).encode()
 
 
 def read_synced(where: Place | Path) -> dict[str, Position]:
-    """Read the synced record; nothing is known to be durable where it is absent or unreadable."""
+    """Read the synced record; return nothing if it is absent or unreadable."""
     try:
         streams = parse_json(read_limited(where, SYNCED_LIMIT))["streams"]
         found = {str(name): Position(**at) for name, at in streams.items()}
@@ -311,7 +311,7 @@ def segments(trace: Path) -> list[SegmentPaths]:
     """Return a trace's segments in the order of their numbers; *trace* may be a segment itself.
 
     Raises:
-        NotATraceError: there is none.
+        NotATraceError: there is no segment.
     """
     try:
         base = OpenDirectory.open(trace)
@@ -329,9 +329,9 @@ def segments(trace: Path) -> list[SegmentPaths]:
 
 
 def segments_below(trace: Path | OpenDirectory) -> list[SegmentPaths]:
-    """Return the segments that *trace* holds, in the order of their numbers; maybe none.
+    """Return the segments in *trace*, in the order of their numbers; there may be none.
 
-    A symbolic link to a segment is among them: reading it says that it is none.
+    They include a symbolic link with the name of a segment, so that reading it reports it.
 
     Raises:
         StorageError: the directory cannot be listed.
@@ -349,7 +349,7 @@ def segments_below(trace: Path | OpenDirectory) -> list[SegmentPaths]:
 
 
 def foreign_names(trace: OpenDirectory) -> list[str]:
-    """Return what a trace directory holds besides segments and what comes there by itself.
+    """Return the names in a trace directory that are neither segments nor expected files.
 
     Raises:
         StorageError: the directory cannot be listed.
@@ -363,9 +363,9 @@ def foreign_names(trace: OpenDirectory) -> list[str]:
 
 @contextmanager
 def made_directory(trace: Path) -> Iterator[OpenDirectory]:
-    """Open the directory *trace*, created with its parents where absent.
+    """Open the directory *trace*; create it and its parents if absent.
 
-    What was created and is empty at the end is removed: nothing came to be recorded.
+    At the end, created directories that are still empty are removed.
 
     Raises:
         UsageError: a part of its path is a file, or another user may change what is in it.
@@ -384,13 +384,13 @@ def made_directory(trace: Path) -> Iterator[OpenDirectory]:
             raise storage_error(trace, error) from None
         yield directory
     finally:
-        with suppress(OSError):  # something is in it, or it never came to be
+        with suppress(OSError):  # it is not empty, or was never made
             for path in missing:
                 base.remove_directory(path)
 
 
 def _nearest(trace: Path) -> tuple[OpenDirectory, list[Path]]:
-    """Open the innermost directory there is on the way to *trace*; return what is missing, too."""
+    """Open the innermost existing directory on the way to *trace*; also return the missing ones."""
     missing: list[Path] = []
     for path in (trace, *trace.parents):
         try:
@@ -403,7 +403,7 @@ def _nearest(trace: Path) -> tuple[OpenDirectory, list[Path]]:
                 what = "is a file" if path == trace else f"{path} is a file"
                 raise UsageError(f"{trace}: {what}; name a directory, or a new path") from None
             if path.name == "..":
-                words = f"{path.parent} is not there, so .. leads nowhere; name a path without it"
+                words = f"{path.parent} does not exist, so .. leads nowhere; name a path without it"
                 raise UsageError(f"{trace}: {words}") from None
             missing.append(path)
         except OSError as error:
@@ -415,7 +415,7 @@ def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
     """Hold *trace* for writing; return the number of the next segment.
 
     Raises:
-        UsageError: it holds something already and *append* is not set, or only what is foreign.
+        UsageError: it is not empty and *append* is not set, or it holds only other files.
     """
     directory = disk.hold(trace)
     foreign = foreign_names(directory)
@@ -433,10 +433,10 @@ def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
 
 
 def create_segment(disk: Disk, trace: Path, number: int, kind: str) -> SegmentPaths:
-    """Create the directories of a new segment, which is then held for writing.
+    """Create the directories of a new segment, and hold it for writing.
 
     Raises:
-        StorageError: they cannot be created; none is left.
+        StorageError: they cannot be created; none of them stays.
     """
     directory = disk.hold(trace)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
