@@ -1,18 +1,18 @@
-"""Reaches files through an open directory, so that nobody can lead lttd to another file.
+"""Reach files through an open directory, so that nobody can lead lttd to another file.
 
-A user names a directory, and lttd opens it once; that name may contain symbolic links.  Below it no
-symbolic link is followed, and ``..`` leads nowhere: openat2(2) with RESOLVE_BENEATH does so in the
-kernel (Linux 5.6, fddb5d430ad9); where it is missing, each component is opened with O_NOFOLLOW.
-Whoever renames or replaces the directory afterwards changes nothing.
+A user names a directory, and lttd opens it once; that name may contain symbolic links.  Below it,
+lttd follows no symbolic link and no ``..``: openat2(2) with RESOLVE_BENEATH does this in the kernel
+(Linux 5.6, fddb5d430ad9); without it, lttd opens each component with O_NOFOLLOW.  To rename or
+replace the directory afterwards has no effect.
 
     trace = OpenDirectory.open(Path("/var/lib/lttd/t1"))
     manifest = trace.place(trace.path / "20261123T013005Z-000001-ftrace" / "trace.json")
     fd = manifest.open()
 
 Rule: paths are full paths, as messages print them; each begins with the path of its directory.
-Rule: only regular files are opened, and never in a way that waits: a FIFO, a device or a socket is
+Rule: only regular files are opened, and opening never waits: a FIFO, a device or a socket is
 refused before it is opened.
-Rule: a file that is written to is ours and has one link; so is a file that is created.
+Rule: lttd writes only to files that belong to its user and have one link.
 Invariant: no method here reaches anything outside of the directory that it is called on.
 """
 
@@ -59,7 +59,7 @@ _KINDS: Final = {
 
 
 class RefusedError(OSError):
-    """A file is there, and lttd does not use it: the text says why, and fits a terminal."""
+    """A file exists, but lttd refuses to use it; the text is the reason, safe for a terminal."""
 
     def __init__(self, number: int, reason: str, path: str | Path) -> None:
         super().__init__(number, reason, str(path))
@@ -98,7 +98,7 @@ def open_by_steps(directory: int, name: str, flags: int, mode: int = 0) -> int:
     at = directory
     try:
         for part in above:
-            # O_PATH would open a symbolic link itself; O_DIRECTORY makes that ENOTDIR.
+            # O_PATH alone would open a symbolic link itself; O_DIRECTORY makes that ENOTDIR.
             below = os.open(part, _LOOK | os.O_DIRECTORY, dir_fd=at)
             if at != directory:
                 close_fd(at)
@@ -110,7 +110,7 @@ def open_by_steps(directory: int, name: str, flags: int, mode: int = 0) -> int:
 
 
 def _ways() -> _Open:
-    """Return how to open: ask the kernel itself, since sandboxes refuse calls that they lack."""
+    """Return the function that opens; try openat2, since a sandbox may refuse it."""
     root = os.open("/", _LOOK)
     try:
         close_fd(open_by_kernel(root, ".", _LOOK))
@@ -122,7 +122,7 @@ def _ways() -> _Open:
 
 
 def close_fd(fd: int) -> None:
-    """Close a descriptor; a close that fails has closed all the same."""
+    """Close a descriptor; it is closed even if close() fails."""
     with suppress(OSError):
         os.close(fd)
 
@@ -133,13 +133,13 @@ class _Relative(NamedTuple):
 
 
 class OpenDirectory:
-    """An open directory, and every operation on what lies below it.
+    """An open directory, and every operation on files below it.
 
-    All methods raise OSError; its subclass RefusedError where lttd, not the kernel, refuses.
+    All methods raise OSError, or its subclass RefusedError if lttd refuses, not the kernel.
     """
 
     _open: _Open | None = None
-    """How to open; found out once."""
+    """The function that opens, chosen once."""
 
     def __init__(self, path: Path, fd: int) -> None:
         """Take over *fd*, which is open on the directory that *path* names."""
@@ -152,25 +152,25 @@ class OpenDirectory:
 
     @classmethod
     def open(cls, path: Path) -> "OpenDirectory":
-        """Open the directory that a user names; symbolic links in *path* are followed, once."""
+        """Open the directory that a user names; follow symbolic links in *path* this once."""
         return cls(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}>"
 
     def close(self) -> None:
-        """Close the descriptor; what is garbage does so by itself."""
+        """Close the descriptor; garbage collection does so, too."""
         self._closer()
 
     def holds(self, path: str | Path) -> bool:
-        """Tell whether *path* is this directory, or is written as a path below it."""
+        """Tell whether *path* is this directory, or has the form of a path below it."""
         text = os.fspath(path)
-        if not self._prefix:  # it is ``.``, and all paths that lead down are below it
+        if not self._prefix:  # the directory is ``.``: every relative path is below it
             return not text.startswith(("/", "../"))
         return text == os.fspath(self.path) or text.startswith(self._prefix)
 
     def place(self, path: str | Path) -> "Place":
-        """Return *path* as a place that is reached through this directory."""
+        """Return *path* as a place below this directory."""
         return Place(self, os.fspath(path))
 
     def enter(self, path: str | Path) -> "OpenDirectory":
@@ -184,7 +184,7 @@ class OpenDirectory:
     # -- looking
 
     def stat(self, path: str | Path) -> os.stat_result:
-        """Return the status of a file; of a symbolic link itself."""
+        """Return the status of a file; a symbolic link is not followed."""
         fd = self._reach(self._inside(path), _LOOK)
         try:
             return os.fstat(fd)
@@ -192,21 +192,21 @@ class OpenDirectory:
             close_fd(fd)
 
     def is_file(self, path: str | Path) -> bool:
-        """Tell whether *path* is a regular file; what cannot be reached is none."""
+        """Tell whether *path* is a regular file; False if it cannot be reached."""
         try:
             return stat.S_ISREG(self.stat(path).st_mode)
         except OSError:
             return False
 
     def is_directory(self, path: str | Path) -> bool:
-        """Tell whether *path* is a directory; what cannot be reached is none."""
+        """Tell whether *path* is a directory; False if it cannot be reached."""
         try:
             return stat.S_ISDIR(self.stat(path).st_mode)
         except OSError:
             return False
 
     def is_missing(self, path: str | Path) -> bool:
-        """Tell whether nothing has the name *path*; what cannot be reached may be there."""
+        """Tell whether nothing has the name *path*; False if it cannot be reached."""
         try:
             self.stat(path)
         except FileNotFoundError:
@@ -221,15 +221,15 @@ class OpenDirectory:
             return sorted(entry.name for entry in entries)
 
     def directories(self, path: str | Path) -> list[str]:
-        """Return the names of the directories in a directory, sorted; links are none."""
+        """Return the names of the directories in a directory, sorted, without links."""
         with self._listed(path) as entries:
             return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
 
     def walk(self, path: str | Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-        """Yield each directory from *path* on with its directories and what else it holds.
+        """Yield each directory from *path* on with its directories and its other names.
 
-        Who iterates may remove from the first list where not to go; symbolic links are in the
-        second.  More levels than any trace has are refused.
+        The caller may remove directories from the first list to skip them.  Symbolic links are in
+        the second list.  More levels than any trace has are refused.
         """
         levels = [[os.fspath(path)]]
         while levels:
@@ -255,13 +255,13 @@ class OpenDirectory:
         return self._checked(fd, path, lambda status: None)
 
     def map(self, path: str | Path) -> memoryview:
-        """Map a regular file for reading; of an empty one the view is empty."""
+        """Map a regular file for reading; return an empty view of an empty file."""
         fd = self.open_file(path)
         try:
             if not os.fstat(fd).st_size:
                 return memoryview(b"")
             return memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
-        except ValueError as error:  # cut to nothing meanwhile, or more than the address space
+        except ValueError as error:  # the file became empty, or exceeds the address space
             raise RefusedError(errno.EFBIG, str(error), path) from None
         finally:
             close_fd(fd)
@@ -281,9 +281,9 @@ class OpenDirectory:
             raise RefusedError(errno.EPERM, reason, self.path)
 
     def open_for_writing(self, path: str | Path, mode: int = FILE_MODE) -> int:
-        """Open a file for writing, created where absent; return the descriptor.
+        """Open a file for writing, created if absent; return the descriptor.
 
-        A file that is there must be regular, ours, and have no other name.
+        An existing file must be regular, belong to this user, and have no other name.
         """
         inside = self._inside(path)
         with suppress(FileExistsError):
@@ -292,11 +292,11 @@ class OpenDirectory:
         return self._checked(self._reach(inside, _WRITE), path, _why_not_ours)
 
     def create(self, path: str | Path, mode: int = FILE_MODE) -> int:
-        """Create a file under a name that nobody has used; return the descriptor."""
+        """Create a file under an unused name; return the descriptor."""
         return self._reach(self._inside(path), _CREATE, mode)
 
     def make_directory(self, path: str | Path) -> None:
-        """Create a directory and its parents, where absent."""
+        """Create a directory and its parents, if absent."""
         inside = self._inside(path)
         with suppress(FileNotFoundError):
             close_fd(self.open_directory(path))
@@ -311,17 +311,17 @@ class OpenDirectory:
                 close_fd(self.open_directory(step))
 
     def create_directory(self, path: str | Path) -> None:
-        """Create a directory that is not there yet."""
+        """Create a directory, which must not exist."""
         with self._parent(path) as (fd, name):
             os.mkdir(name, DIRECTORY_MODE, dir_fd=fd)
 
     def rename(self, path: str | Path, to: str) -> None:
-        """Give a file another name in its directory; what has that name is replaced."""
+        """Give a file another name in its directory; replace a file of that name."""
         with self._parent(path) as (fd, name):
             os.rename(name, to, src_dir_fd=fd, dst_dir_fd=fd)
 
     def remove_file(self, path: str | Path) -> None:
-        """Remove a name: of a symbolic link, that of the link."""
+        """Remove a file; of a symbolic link, the link."""
         with self._parent(path) as (fd, name):
             os.unlink(name, dir_fd=fd)
 
@@ -331,7 +331,7 @@ class OpenDirectory:
             os.rmdir(name, dir_fd=fd)
 
     def remove_tree(self, path: str | Path) -> None:
-        """Remove a directory with all that it holds; no symbolic link is followed."""
+        """Remove a directory with its content, without following symbolic links."""
         with self._parent(path) as (fd, name):
             shutil.rmtree(name, dir_fd=fd)
 
@@ -380,7 +380,7 @@ class OpenDirectory:
             close_fd(fd)
 
     def _refuse_irregular(self, inside: str, path: str | Path) -> None:
-        """Look before opening: to open a device may be to act on it."""
+        """Check the type before opening, because opening a device may have effects."""
         self._checked(self._reach(inside, _LOOK), path, lambda status: None, keep=False)
 
     def _checked(
@@ -420,7 +420,7 @@ def _split(inside: str) -> _Relative:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A path and the open directory that it is reached through."""
+    """A path, and the open directory through which it is reached."""
 
     directory: OpenDirectory
     path: str
@@ -450,7 +450,7 @@ class Place:
 
 
 def place_of(where: Place | Path) -> Place:
-    """Return a place as it is, and a path as a place in the directory that it names."""
+    """Return a place unchanged, and a path as a place in its parent directory."""
     if isinstance(where, Place):
         return where
     return OpenDirectory.open(where.parent).place(where)

@@ -1,8 +1,8 @@
-"""The only durable calls: append, sync, punch, replace, lock.
+"""The only calls that make bytes durable: append, sync, punch, replace, lock.
 
-Rule: what makes bytes durable or exclusive stands here and nowhere else, so that a test can put a
-disk that forgets in its place.
-Rule: a disk writes below directories that it holds open, and nowhere else; these are ours alone.
+Rule: only this module makes bytes durable or exclusive, so that a test can replace it by a disk
+that forgets.
+Rule: a Disk writes only below directories that it holds open, and that only this user may write to.
 """
 
 import ctypes
@@ -27,18 +27,18 @@ from lttd.limits import Limit
 from lttd.locks import is_listed, lock_holder
 from lttd.subbuffer import Pieces
 
-# What it takes to remove a segment without attachments: one for each level.
+# The descriptors to remove a segment without attachments: one for each level.
 SPARE_DESCRIPTORS: Final = 4
 # Nobody else can open the file, so nobody else can hold its lock.
 LOCK_MODE: Final = 0o600
-# So often, and so long each time, is_locked() may be in the way of who takes a lock.
+# A process that takes a lock tries this often, this long apart: is_locked() may hold it meanwhile.
 _ASKED: Final = 10
 _ASKING_S: Final = 0.005
 IOV_MAX: Final = 1024
 IOVEC_BYTES: Final = 16
-# About so much a call.  Page cache folios grow with the call, and those of 2 MiB and more come, on
-# virtual machines that report free memory to their host, from memory that the host has to find
-# first: the same data then cost several times the CPU seconds.
+# The bytes per call, about.  Page cache folios grow with the call.  On virtual machines that report
+# free memory to their host, folios of 2 MiB and more need memory that the host has to find first,
+# and the same data costs several times the CPU time.
 WRITE_BYTES: Final = 1 << 20
 
 _REMEDY: Final = {
@@ -55,7 +55,7 @@ _REMEDY: Final = {
 
 
 def storage_error(path: Path, error: OSError, *, end_bytes: int | None = None) -> StorageError:
-    """Turn an errno into the one line that says what to do; *end_bytes* as StorageError has it."""
+    """Return the StorageError for an errno, with the remedy; *end_bytes* as in StorageError."""
     number = error.errno or 0
     reason = error.strerror or str(error)
     if not isinstance(error, RefusedError):
@@ -64,7 +64,7 @@ def storage_error(path: Path, error: OSError, *, end_bytes: int | None = None) -
 
 
 def read_limited(where: Place | Path, limit: Limit) -> bytes:
-    """Read a file whole, if it is no larger than its row of ``lttd.limits`` allows.
+    """Read a whole file, up to its limit in ``lttd.limits``.
 
     Raises:
         TraceDamagedError: it is larger.
@@ -84,7 +84,7 @@ def read_limited(where: Place | Path, limit: Limit) -> bytes:
 
 
 def size_bytes(where: Place | Path) -> int:
-    """Return how large a file is; 0 where that cannot be told, which its readers report."""
+    """Return the size of a file; 0 if it is unknown, which readers of the file report."""
     try:
         return place_of(where).stat().st_size
     except OSError:
@@ -109,10 +109,10 @@ def _read(fd: int, most_bytes: int) -> bytes:
 
 
 def refuse_hole(path: Path, fd: int, limit: Limit) -> None:
-    """Reject a file with a hole that is larger than any real one: to read it takes for ever.
+    """Reject a file with a hole that is larger than any real one: reading it would take too long.
 
     Raises:
-        TraceDamagedError: there is one.
+        TraceDamagedError: there is such a hole.
     """
     size_bytes = os.fstat(fd).st_size
     behind = 0
@@ -123,14 +123,13 @@ def refuse_hole(path: Path, fd: int, limit: Limit) -> None:
         behind = end
 
 
-# sync_file_range(2) and fallocate(2) with flags are not in os; pwritev2(2) is, but wants an object
-# for each piece.
+# os lacks sync_file_range(2) and fallocate(2) with flags; its pwritev2 needs an object per piece.
 _SYNC_FILE_RANGE_WRITE: Final = 2  # starts writing out and does not wait
 _FALLOC_FL_KEEP_SIZE: Final = 1
-# Written pages leave the page cache as soon as they are on the device (Linux 6.14, and where the
-# file system can do it; EOPNOTSUPP elsewhere).  include/uapi/linux/fs.h.
+# Written pages leave the page cache as soon as they are on the device (Linux 6.14, if the file
+# system supports it; else EOPNOTSUPP).  include/uapi/linux/fs.h.
 _RWF_DONTCACHE: Final = 0x80
-# Elsewhere: written out in steps of this size, dropped so far behind that the device has had time.
+# Otherwise lttd starts writing in steps of this size, and drops pages when the device had time.
 WRITE_BEHIND_BYTES: Final = 8 << 20
 DROP_BEHIND_BYTES: Final = 4 * WRITE_BEHIND_BYTES
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -151,7 +150,7 @@ class File:
     """A file open for writing at offsets that the caller keeps."""
 
     def __init__(self, path: Path, fd: int) -> None:
-        """Take over *fd*, which is open for writing; messages call the file *path*."""
+        """Take over *fd*, which is open for writing; messages name the file *path*."""
         self.path = path
         self._fd = fd
         self._cached_until_bytes: int | None = None
@@ -159,18 +158,18 @@ class File:
         self._written_out_bytes = 0
 
     def cache_until(self, offset_bytes: int) -> None:
-        """Keep what is written from *offset_bytes* on out of the page cache.
+        """Keep data from *offset_bytes* on out of the page cache.
 
-        A long recording would otherwise evict other programs' pages, and pile up dirty ones until
-        the kernel stalls whoever writes.
+        Otherwise a long recording would evict the pages of other programs, and collect dirty pages
+        until the kernel stalls all writers.
         """
         self._cached_until_bytes = self._written_out_bytes = offset_bytes
 
     def preallocate(self, offset_bytes: int, length_bytes: int) -> bool:
-        """Have blocks ready behind the file's end; return whether the file system did so.
+        """Allocate blocks after the file's end; return whether the file system did so.
 
-        Writing into them costs less (ext4), and files that grow side by side stay in large
-        pieces.  truncate() to the file's own length gives them back.
+        Writing into them costs less (ext4), and files that grow side by side stay in large pieces.
+        truncate() to the file's own length frees them.
         """
         return not _libc.fallocate(self._fd, _FALLOC_FL_KEEP_SIZE, offset_bytes, length_bytes)
 
@@ -179,14 +178,14 @@ class File:
         return self.status().st_size
 
     def status(self) -> os.stat_result:
-        """Return what the kernel says of the file, whatever name it has now."""
+        """Return the status of the open file, under any name."""
         try:
             return os.fstat(self._fd)
         except OSError as error:
             raise storage_error(self.path, error) from None
 
     def refuse_if_cut(self, least_bytes: int) -> None:
-        """Refuse a file that is shorter than what was written to it.
+        """Refuse a file that is shorter than the data written to it.
 
         Raises:
             LostFileError: somebody cut it.
@@ -197,17 +196,17 @@ class File:
             raise LostFileError(self.path, reason, size_bytes)
 
     def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
-        """Return what the file holds there; less at its end."""
+        """Return *length_bytes* of the file from *offset_bytes* on; fewer at its end."""
         try:
             return os.pread(self._fd, length_bytes, offset_bytes)
         except OSError as error:
             raise storage_error(self.path, error) from None
 
     def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
-        """Write all *pieces* one after the other; return the offset behind them.
+        """Write all *pieces* one after the other; return the offset after them.
 
         Raises:
-            StorageError: less than all was written; its ``end_bytes`` says how much.
+            StorageError: not all was written; its ``end_bytes`` is the offset reached.
         """
         uncached = self._cached_until_bytes is not None and offset_bytes >= self._cached_until_bytes
         if isinstance(pieces, Pieces) and pieces.size_bytes:
@@ -219,7 +218,7 @@ class File:
         return end_bytes
 
     def _write_gathered(self, pieces: Pieces, offset_bytes: int, *, uncached: bool) -> int:
-        """Write *pieces* in few calls, and without an object for each."""
+        """Write *pieces* in few calls, without an object per piece."""
         vectors = pieces.iovecs()
         address, count = vectors.ctypes.data, len(vectors)
         step = max(min(count * WRITE_BYTES // pieces.size_bytes, IOV_MAX), 1)
@@ -239,7 +238,7 @@ class File:
                 break
         if end_bytes == offset_bytes + pieces.size_bytes:
             return end_bytes
-        # Short, interrupted or refused: from the start, in calls that say why.
+        # Short, interrupted or refused: write again from the start, in calls that report why.
         return self._write_pieces(pieces, offset_bytes)
 
     def _write_pieces(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
@@ -259,7 +258,7 @@ class File:
         if end_bytes - start < WRITE_BEHIND_BYTES:
             return
         _libc.sync_file_range(self._fd, start, end_bytes - start, _SYNC_FILE_RANGE_WRITE)
-        # Twice over each range: pages that were still dirty the first time go the second.
+        # Drop each range twice: pages that were still dirty the first time go the second time.
         drop_to = max(start - DROP_BEHIND_BYTES, 0)
         drop_from = max(drop_to - DROP_BEHIND_BYTES, 0)
         if drop_to:
@@ -267,17 +266,17 @@ class File:
         self._written_out_bytes = end_bytes
 
     def truncate(self, size_bytes: int) -> None:
-        """Cut, or extend by a hole."""
+        """Cut the file, or extend it by a hole."""
         try:
             os.ftruncate(self._fd, size_bytes)
         except OSError as error:
             raise storage_error(self.path, error) from None
 
     def copy_from(self, source: int, source_at: int, length_bytes: int, offset_bytes: int) -> None:
-        """Copy a range of the file behind descriptor *source*, in the kernel; holes stay holes.
+        """Copy a range of the file of descriptor *source*, in the kernel; holes stay holes.
 
         Raises:
-            StorageError: it could not be written, or *source* ends before that.
+            StorageError: it could not be written, or *source* ends before the range.
         """
         end = source_at + length_bytes
         try:
@@ -296,7 +295,7 @@ class File:
             try:
                 copied = copy(source, self._fd, min(length_bytes, 1 << 30), at, to)
             except OSError as error:
-                # Between file systems, or where one of them cannot.
+                # Between file systems, or if one of them does not support it.
                 if copy is _copy_by_hand or error.errno not in _CANNOT_COPY:
                     raise
                 copy, copied = _copy_by_hand, 0
@@ -306,14 +305,14 @@ class File:
             at, to, length_bytes = at + copied, to + copied, length_bytes - copied
 
     def sync(self) -> None:
-        """Make what was written durable."""
+        """Make the written data durable."""
         try:
             os.fdatasync(self._fd)
         except OSError as error:
             raise storage_error(self.path, error) from None
 
     def close(self) -> None:
-        """Give the descriptor back; an error here says nothing that sync() did not."""
+        """Close the descriptor; sync() has reported all errors."""
         close_fd(self._fd)
 
 
@@ -327,12 +326,12 @@ def _copy_by_hand(source: int, target: int, count: int, at: int, to: int) -> int
 
 
 def _extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of ``[start:end)`` that are no holes."""
+    """Yield the ranges of ``[start:end)`` that hold data."""
     while start < end:
         try:
             start = os.lseek(fd, start, os.SEEK_DATA)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole follows
+            if error.errno == errno.ENXIO:  # only a hole follows
                 return
             raise
         if start < end:
@@ -342,7 +341,7 @@ def _extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def data_extents(place: Place, start: int) -> list[tuple[int, int]]:
-    """Return the ranges of a file from *start* on that are no holes; none where it is absent.
+    """Return the ranges of a file from *start* on that hold data; none if it is absent.
 
     Raises:
         StorageError: it cannot be read.
@@ -368,7 +367,7 @@ def _behind(pieces: list[bytes | memoryview], skip_bytes: int) -> list[bytes | m
 
 
 class Disk:
-    """Creates files and makes them durable; tests put one in its place that forgets.
+    """Creates files and makes them durable; tests replace it by one that forgets.
 
     All methods raise StorageError.
     """
@@ -378,14 +377,14 @@ class Disk:
     _held: tuple[OpenDirectory, ...] = ()
 
     def __init__(self, *directories: Path) -> None:
-        """Write below *directories*, and below what is held later."""
+        """Allow writing below *directories*, and below those of later calls of hold()."""
         for each in directories:
             self.hold(each)
 
     def hold(self, where: Path | OpenDirectory) -> OpenDirectory:
-        """Write below a directory from now on; return it opened.
+        """Allow writing below a directory from now on; return it opened.
 
-        A path that is held already is not looked up again.
+        A path that is held already is not resolved again.
         """
         path = where if isinstance(where, Path) else where.path
         for held in self._held:
@@ -400,18 +399,18 @@ class Disk:
         return directory
 
     def release(self, directory: OpenDirectory) -> None:
-        """Write below *directory* no more."""
+        """End the permission to write below *directory*."""
         self._held = tuple(held for held in self._held if held is not directory)
 
     def _holder(self, path: Path) -> OpenDirectory:
-        """Return the innermost directory that *path* is below, the one that was held last."""
+        """Return the innermost held directory above *path*; of several, the latest."""
         holders = [held for held in self._held if held.holds(path)]
         if not holders:
             raise AssertionError(f"{path} is in no directory that is held for writing")
         return max(holders, key=lambda held: len(held.path.parts))
 
     def open(self, path: Path, *, truncate: bool = False) -> File:
-        """Open for writing, created where absent."""
+        """Open a file for writing; create it if absent."""
         try:
             file = self.file(path, self._holder(path).open_for_writing(path))
         except OSError as error:
@@ -421,18 +420,18 @@ class Disk:
         return file
 
     def create(self, path: Path) -> IO[bytes]:
-        """Create a file to write to from its begin to its end."""
+        """Create a file to be written from begin to end."""
         try:
             return os.fdopen(self._holder(path).create(path), "wb")
         except OSError as error:
             raise storage_error(path, error) from None
 
     def file(self, path: Path, fd: int) -> File:
-        """Return the file that was opened; tests put another kind in its place."""
+        """Return an object for the opened file; tests return one of another class."""
         return File(path, fd)
 
     def status(self, path: Path) -> os.stat_result | None:
-        """Return what *path* leads to now, through the directory that is held; None: nothing."""
+        """Return the status of *path* now, through the held directory; None: nothing is there."""
         try:
             return self._holder(path).stat(path)
         except FileNotFoundError:
@@ -441,9 +440,9 @@ class Disk:
             raise storage_error(path, error) from None
 
     def refuse_if_gone(self, file: File, least_bytes: int) -> None:
-        """Compare a file that is written with what its path leads to.
+        """Check that the path of an open file still leads to it, and that it was not cut.
 
-        More names than one are nobody's loss.
+        Further names of the file do no harm.
 
         Raises:
             LostFileError: it was removed, replaced, renamed or cut.
@@ -460,14 +459,14 @@ class Disk:
         raise LostFileError(file.path, reason, 0)
 
     def make_directory(self, path: Path) -> None:
-        """Create a directory and its parents, where absent."""
+        """Create a directory and its parents, if absent."""
         try:
             self._holder(path).make_directory(path)
         except OSError as error:
             raise storage_error(path, error) from None
 
     def replace(self, path: Path, data: bytes) -> None:
-        """Put *data* in *path*'s place: after a crash it is the old file or the new one, whole."""
+        """Replace *path* by *data*; after a crash it is the old file or the new one, whole."""
         holder, temporary = self._holder(path), path.with_name(f".{path.name}.new")
         try:
             with suppress(FileNotFoundError):
@@ -491,7 +490,7 @@ class Disk:
     def whole_or_absent(self, path: Path) -> Iterator[None]:
         """Remove the directory *path*, which was just created, if the block that fills it fails.
 
-        To remove it takes descriptors, which may be what has run out: some are kept for that.
+        Removing needs descriptors, which may have run out, so some are reserved for it.
         """
         spare: list[int] = []
         try:
@@ -510,21 +509,21 @@ class Disk:
                 close_fd(spare.pop())
 
     def remove(self, path: Path) -> None:
-        """Remove a file that nobody needs; where that cannot be done it stays."""
+        """Remove a file that nobody needs; ignore errors."""
         with suppress(OSError):
             self._holder(path).remove_file(path)
 
     def remove_tree(self, path: Path) -> None:
-        """Remove a directory and what it holds; where that cannot be done it stays."""
+        """Remove a directory and its content; ignore errors."""
         holder = self._holder(path.parent)
         with suppress(OSError):
             try:
-                holder.remove_directory(path)  # takes no descriptor
+                holder.remove_directory(path)  # this needs no descriptor
             except OSError:
                 holder.remove_tree(path)
 
     def sync_file_system(self, path: Path) -> None:
-        """Make everything durable that was written to where *path* lies."""
+        """Make all data on the file system of *path* durable."""
         fd = self._opened(path)
         try:
             if _libc.syncfs(fd):
@@ -534,7 +533,7 @@ class Disk:
             close_fd(fd)
 
     def sync_directory(self, path: Path) -> None:
-        """Make names durable."""
+        """Make the names in a directory durable."""
         fd = self._opened(path)
         try:
             os.fsync(fd)
@@ -544,7 +543,7 @@ class Disk:
             close_fd(fd)
 
     def sync_parent(self, directory: OpenDirectory) -> None:
-        """Make the names in the directory that has *directory* durable; it may be anybody's."""
+        """Make the names in the parent of *directory* durable, which may be another user's."""
         try:
             fd = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory.fd)
             try:
@@ -564,15 +563,15 @@ class Disk:
 class Lock:
     """An exclusive flock, held until release() or the process's end.
 
-    It is on a file that only its owner can open: any user who may read a directory could lock that.
-    The file is there while the lock is held, and after a kill.
+    It is on a file that only its owner can open, because any user who may read a directory could
+    lock the directory.  The file exists while the lock is held, and after a kill.
     """
 
     def __init__(self, directory: OpenDirectory, path: Path) -> None:
-        """Take the lock at once, by a file at *path*, which is below *directory*.
+        """Take the lock, on a file at *path* below *directory*.
 
         Raises:
-            LockedError: somebody else has it; the text names the pid where the kernel tells it.
+            LockedError: another process has it; the text names its pid if the kernel reports it.
             StorageError: the file cannot be made.
         """
         self._directory, self.path = directory, path
@@ -593,9 +592,9 @@ class Lock:
             close_fd(self._fd)
 
     def _take(self) -> bool:
-        """Lock the file; return whether it is still the one of that name."""
+        """Lock the file; return whether its name still leads to it."""
         try:
-            os.fchmod(self._fd, LOCK_MODE)  # it may have been copied here
+            os.fchmod(self._fd, LOCK_MODE)  # a copied file may have another mode
             self._flock()
             return os.path.samestat(os.fstat(self._fd), self._directory.stat(self.path))
         except BlockingIOError:
@@ -607,7 +606,7 @@ class Lock:
             raise storage_error(self.path, error) from None
 
     def _flock(self) -> None:
-        """Take the lock; a viewer that asks whether somebody has it has it for a moment itself."""
+        """Take the lock; try several times, since a viewer that tests it holds it for a moment."""
         for _ in range(_ASKED):
             with suppress(BlockingIOError):
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -616,7 +615,7 @@ class Lock:
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def is_in_place(self) -> bool:
-        """Tell whether whoever asks for the lock would still meet it, as far as can be told."""
+        """Tell whether other processes would still find the lock; True if that is unknown."""
         try:
             return os.path.samestat(os.fstat(self._fd), self._directory.stat(self.path))
         except FileNotFoundError:
@@ -625,9 +624,9 @@ class Lock:
             return True
 
     def release(self) -> None:
-        """Let somebody else have it; a close that fails has closed all the same.
+        """Release the lock, and remove its file.
 
-        A file that somebody put in its place may be the lock of another one.
+        Leave a file that was put in its place: it may be another process's lock.
         """
         if self.is_in_place():
             with suppress(OSError):
@@ -636,9 +635,9 @@ class Lock:
 
 
 def is_locked(place: Place) -> bool:
-    """Tell whether somebody holds the lock that a file is for.
+    """Tell whether a process holds the lock of a file.
 
-    Who may not open the file learns it from /proc/locks, which is of one pid namespace.
+    If this process may not open the file, use /proc/locks, which covers one pid namespace.
     """
     try:
         if is_listed(place.stat()):

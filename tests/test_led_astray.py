@@ -667,7 +667,7 @@ def test_a_viewer_that_asks_for_the_holder_of_a_lock_does_not_block_it(tmp_path:
 def test_a_path_through_a_missing_directory_is_refused_in_one_line(tmp_path: Path) -> None:
     missing = tmp_path / "missing" / ".." / "t"
     with (
-        pytest.raises(UsageError, match=r"missing is not there, so \.\. leads nowhere"),
+        pytest.raises(UsageError, match=r"missing does not exist, so \.\. leads nowhere"),
         locked_trace(Disk(), missing, append=False),
     ):
         pass

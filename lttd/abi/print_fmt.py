@@ -1,12 +1,12 @@
-"""``print fmt`` of an event: a C format string and the expressions that it prints, as a tree.
+"""Parse the ``print fmt`` of an event: a C format string, and the expressions that it prints.
 
     "prev_comm=%s flags=%s", REC->prev_comm, __print_flags(REC->flags, "|", { 1, "A" }, { 2, "B" })
 
-Source of the language: ``TP_printk`` as the kernel's compiler saw it, macros expanded; what of C
-occurs there is listed in libtraceevent's event-parse.c.
+Source of the language: the kernel's ``TP_printk`` with expanded macros; libtraceevent's
+event-parse.c lists the parts of C that occur.
 
-Rule: pure; what is not understood is never a guess: of an argument an Unparsed that says why, so
-that the other ones still count, of the rest an Unparsable.
+Rule: pure; the parser does not guess.  An argument that it does not understand becomes an Unparsed
+with the reason, and the others still count.  Anything else raises Unparsable.
 """
 
 import re
@@ -18,12 +18,12 @@ from lttd.limits import NUMBER_DIGITS, PRINT_FMT_DEPTH
 
 
 class Unparsable(ValueError):  # noqa: N818  (not a fault: the caller falls back)
-    """The print fmt holds what this parser does not know."""
+    """The print fmt has a part that this parser does not know."""
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An integer constant, with the type that C gives it."""
+    """An integer constant, with its type in C."""
 
     value: int
     bits: int
@@ -46,14 +46,14 @@ class FieldRef:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A name that the format does not explain, as the constants of an enum often are."""
+    """A name that the format does not define, such as a constant of an enum."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unary:
-    """``- ~ !`` of a value, ``*`` or ``&`` of a place."""
+    """``-``, ``~`` or ``!`` of a value, ``*`` or ``&`` of a place."""
 
     operator: str
     operand: "Node"
@@ -61,7 +61,7 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A value of two."""
+    """A value of two operands."""
 
     operator: str
     left: "Node"
@@ -95,7 +95,7 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function of the kernel's, by name."""
+    """A call of a function of the kernel, by name."""
 
     name: str
     arguments: tuple["Node", ...]
@@ -103,9 +103,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The ``{ value, "name" }`` that end a __print_flags or __print_symbolic.
+    """The ``{ value, "name" }`` pairs at the end of a __print_flags or __print_symbolic.
 
-    Without those whose value is Unknown: it is then printed as a number, as trace-cmd does.
+    Pairs with an Unknown value are left out; such a value is printed as a number, as by trace-cmd.
     """
 
     pairs: tuple[tuple["Node", bytes], ...]
@@ -113,11 +113,11 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Unparsed:
-    """An argument that this parser does not know."""
+    """An argument that this parser does not understand."""
 
     why: str
     fields: tuple[str, ...]
-    """The fields that it names."""
+    """The fields in it."""
 
 
 Node = (
@@ -136,7 +136,7 @@ class Conversion:
     length: str
     letter: str
     extension: str
-    """What follows ``%p``: ``S``, ``I4``, ``Ub``..."""
+    """The letters after ``%p``: ``S``, ``I4``, ``Ub``..."""
     argument: Node
 
 
@@ -147,7 +147,7 @@ class PrintFmt:
     pieces: tuple[bytes | Conversion, ...]
 
 
-# Each pattern is linear in what it is given: no repetition gives anything back (``*+``).
+# Each pattern takes linear time: its repetitions are possessive (``*+``) and never backtrack.
 _TOKEN: Final = re.compile(
     r"""\s*+(?:
         (?P<string>"(?:[^"\\]++|\\.)*+")
@@ -163,7 +163,7 @@ _CONVERSION: Final = re.compile(
     r"%(?P<flags>[-+ #0]*+)(?P<width>[0-9]++|\*)?+(?:\.(?P<precision>[0-9]++|\*)?+)?+"
     r"(?P<length>hh|h|ll|l|z|Z|t|j|L|q)?(?P<letter>[diouxXcspn%])"
 )
-# Linux lib/vsprintf.c, pointer(): what may follow %p, the longest first.
+# Linux lib/vsprintf.c, pointer(): the extensions of %p, the longest first.
 _EXTENSION: Final = re.compile(
     r"I[46]?S[pfs]*+c?[pfs]*+|[Ii][46][hnbl]?c?|[iI]6c|[Mm][FR]?|U[bBlL]|U|[sS]R?|[fF]|x|"
     r"b?l|e|K|d[dt]?|B|R|r|[Dg]|"
@@ -186,10 +186,10 @@ _TYPE_WORDS: Final = (
 
 
 def parse_print_fmt(text: str, long_bytes: int = 8) -> PrintFmt:
-    """Parse what stands behind ``print fmt:``.
+    """Parse the text after ``print fmt:``.
 
     Raises:
-        Unparsable: it holds what is not known here.
+        Unparsable: it has a part that this parser does not know.
     """
     parser = _Parser(text, long_bytes)
     told = parser.strings()
@@ -197,13 +197,13 @@ def parse_print_fmt(text: str, long_bytes: int = 8) -> PrintFmt:
     while parser.accept(","):
         arguments.append(parser.argument())
     if parser.token is not None:
-        raise Unparsable(f"{parser.token!r} behind the arguments")
+        raise Unparsable(f"{parser.token!r} after the arguments")
     return PrintFmt(tuple(_pieces(told, arguments)))
 
 
 def _pieces(fmt: bytes, arguments: Sequence[Node]) -> list[bytes | Conversion]:
     given = iter(arguments)
-    told = fmt.decode("latin-1")  # a letter a byte, whatever the bytes are
+    told = fmt.decode("latin-1")  # one letter per byte, for any bytes
 
     def star(stated: str | None) -> int | Node | None:
         return next(given) if stated == "*" else _width(stated)
@@ -253,10 +253,10 @@ def _width(stated: str | None) -> int | None:
 
 
 class _Parser:
-    """Recursive descent, one token ahead.
+    """A recursive descent parser with one token of look-ahead.
 
-    Invariant: ``_height`` is that of the tree which was parsed last; neither it nor the parser's
-    own depth passes PRINT_FMT_DEPTH, so that whoever walks the tree may recurse.
+    Invariant: ``_height`` is the height of the last parsed tree.  Neither it nor the parser's own
+    depth exceeds PRINT_FMT_DEPTH, so code that walks the tree may recurse.
     """
 
     def __init__(self, text: str, long_bytes: int) -> None:
@@ -303,7 +303,7 @@ class _Parser:
         try:
             found = self.expression()
             if self.token is not None and not self._stands(","):
-                self._wrong("behind an argument:")
+                self._wrong("after an argument:")
         except Unparsable as error:
             self._depth = self._height = 0
             self._at = self._end_of_argument(begin)
@@ -330,7 +330,7 @@ class _Parser:
         condition = self._binary(0)
         if self.accept("?"):
             height = self._height
-            # GNU C leaves the middle out where it is the condition itself.
+            # GNU C allows an empty middle, which means the condition itself.
             then = condition if self.token == ":" else self.expression()
             height = max(height, self._height)
             self._expect(":")
@@ -345,13 +345,13 @@ class _Parser:
             raise Unparsable("nested too deeply")
 
     def _grow(self, height: int = 0) -> None:
-        """Put a node over the tree that was parsed last, and over one of *height*."""
+        """Put a node on top of the last parsed tree, and of another tree of *height*."""
         self._height = max(self._height, height) + 1
         if self._height > PRINT_FMT_DEPTH.most:
             raise Unparsable("nested too deeply")
 
     def _binary(self, least: int) -> Node:
-        """Take what operators of at least that level join; they group from the left."""
+        """Parse operators of at least level *least*, which group from the left."""
         left = self._unary()
         while self._kind == "operator" and _LEVELS.get(str(self.token), -1) >= least:
             operator, height = str(self.token), self._height
@@ -379,7 +379,7 @@ class _Parser:
         return self._postfix(self._primary())
 
     def _cast(self) -> str | None:
-        """Take ``(type)`` if that stands here."""
+        """Parse ``(type)`` if it is next."""
         if self.token != "(" or self._kind != "operator":
             return None
         at = self._at + 1
@@ -455,7 +455,7 @@ class _Parser:
                 paired = True
                 pairs += self._pair()
             elif self._kind == "name" and self._is_bare():
-                # A field's name, as __get_str and its like are given it.
+                # A field's name, the argument of __get_str and similar functions.
                 found.append(FieldRef(str(self.token)))
                 self._at += 1
             else:
@@ -467,7 +467,7 @@ class _Parser:
         return (*found, Pairs(tuple(pairs))) if paired else tuple(found)
 
     def _pair(self) -> list[tuple[Node, bytes]]:
-        """Take ``value, "name" }``; none for the empty one or ``-1, NULL``, which end a list."""
+        """Parse ``value, "name" }``; return none for ``-1, NULL`` or an empty pair at the end."""
         if self.accept("}"):
             return []
         value = self.expression()
@@ -487,7 +487,7 @@ class _Parser:
 
 
 def _fields_in(words: list[str]) -> tuple[str, ...]:
-    """Return the fields that some tokens name: REC->name, __get_str(name)."""
+    """Return the fields in some tokens: REC->name, __get_str(name)."""
     found: dict[str, None] = {}
     for before, sign, name in zip(words, words[1:], words[2:], strict=False):
         if (before == "REC" and sign == "->") or (before.startswith("__get_") and sign == "("):
@@ -496,7 +496,7 @@ def _fields_in(words: list[str]) -> tuple[str, ...]:
 
 
 def fields_of(node: Node) -> set[str]:  # noqa: PLR0911  (a row per kind of node)
-    """Return the fields that a value is made of."""
+    """Return the fields in a value."""
     match node:
         case FieldRef(name):
             return {name}
@@ -515,16 +515,16 @@ def fields_of(node: Node) -> set[str]:  # noqa: PLR0911  (a row per kind of node
 
 
 def parse_conversions(fmt: bytes) -> PrintFmt:
-    """Parse a format string whose arguments lie elsewhere: each is Unknown, each ``*`` too.
+    """Parse a format string whose arguments are elsewhere; each argument and ``*`` is Unknown.
 
     Raises:
-        Unparsable: it holds a conversion that is not known here.
+        Unparsable: it has a conversion that this parser does not know.
     """
     return PrintFmt(tuple(_pieces(fmt, [Unknown("")] * (3 * fmt.count(b"%")))))
 
 
 def holds_unknown(node: Node) -> bool:
-    """Tell whether a value needs what nobody told."""
+    """Tell whether a value contains an Unknown."""
     match node:
         case Unknown():
             return True
@@ -561,7 +561,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 
 def _number(token: str, long_bits: int) -> Number:
-    """Give a constant the first type of C's list that holds it."""
+    """Return a constant with the first type of C's list that can hold it."""
     digits = token.rstrip("uUlL")
     if len(digits) > NUMBER_DIGITS.most:
         raise Unparsable(f"a constant of {len(digits)} digits")
@@ -585,7 +585,7 @@ def _number(token: str, long_bits: int) -> Number:
 
 
 def _unescaped(told: str) -> bytes:
-    """Return the bytes that C's compiler makes of a constant; an escape is one byte."""
+    """Return the bytes of a C string constant; an escape is one byte."""
     if "\\" not in told:
         return told.encode()
 
