@@ -312,8 +312,8 @@ def test_check_finds_entries_that_end_long_after_their_events(tmp_path: Path) ->
     report = check(made.paths, events=True)
     assert report.findings == []
     assert report.notes == [
-        "fake_0: 2 of 3 entries end up to 1000.000 s after the events that they hold: a window"
-        " there takes more than it needs"
+        "fake_0: 2 of 3 entries end up to 1000.000 s after their last events: a window there"
+        " reads more than it needs"
     ]
     assert check(made.paths).notes == []
 

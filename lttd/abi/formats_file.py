@@ -1,8 +1,8 @@
-"""``tracefs/formats.gz``: the format files of all events that a segment can hold, in one file.
+"""Pack the format files of all events that a segment can hold into ``tracefs/formats.gz``.
 
 Layout: gzip members (RFC 1952), one for each time that formats were added; of two formats of one
-event the later counts.  Unpacked, a line ``==> events/SYSTEM/EVENT/format <==`` stands before each
-file, as tail(1) prints several files.
+event the later counts.  In the unpacked text a line ``==> events/SYSTEM/EVENT/format <==`` precedes
+each file, as in the output of tail(1).
 
 The 2,323 format files of a Linux 6.18 take 157 KB in this form, and 9.5 MB as files of their own.
 """
@@ -22,11 +22,11 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 
 
 class Unpacked(NamedTuple):
-    """What a file of formats holds."""
+    """The formats of a file, and where it is damaged."""
 
     formats: dict[Key, bytes]
     damaged_at: int | None
-    """Byte of the file from which on it cannot be read; None: all was read."""
+    """The offset from which on the file cannot be read; None: all of it was read."""
 
 
 def pack(formats: Mapping[Key, bytes]) -> bytes:
@@ -42,8 +42,8 @@ def pack(formats: Mapping[Key, bytes]) -> bytes:
 def unpack(data: bytes, most_bytes: int) -> Unpacked:
     """Return all formats of a file, as far as it can be read.
 
-    Unpacks no more than *most_bytes*; what goes beyond counts as damaged.  The last format of a
-    damaged member is left out, because it may be cut.
+    Unpack at most *most_bytes*; the rest counts as damaged.  The last format of a damaged member is
+    left out, because it may be cut.
     """
     found: dict[Key, bytes] = {}
     at = 0

@@ -1,4 +1,4 @@
-"""Where a segment's format files are: in ``formats.gz``, or each at its own path below ``events/``.
+"""Read a segment's format files from ``formats.gz``, or from their own paths below ``events/``.
 
 A recording packs them.  A copied tracefs tree, a replayed one, the kernel's own and recordings of
 lttd before formats.gz have them at their own paths.
@@ -39,7 +39,7 @@ class FormatFiles:
             yield key
 
     def path(self, key: Key) -> str:
-        """Return where a file is, as messages say it."""
+        """Return the place of a file, for messages."""
         system, event = key
         if key in self._texts:
             return f"{self._packed}: events/{system}/{event}/format"
@@ -73,7 +73,7 @@ class FormatFiles:
 
     @cached_property
     def _texts(self) -> dict[Key, bytes]:
-        """What is packed; empty where nothing is."""
+        """The packed files; empty if there is no formats.gz."""
         try:
             data = read_limited(self._packed, FORMATS)
         except FileNotFoundError:

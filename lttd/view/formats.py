@@ -1,6 +1,6 @@
-"""Which event an id is: the ``format`` files that a segment keeps, parsed when they are needed.
+"""Find the event type of an id in the ``format`` files that a segment keeps.
 
-Rule: of every file only the id is read until an event of that type is to be shown.
+Rule: only the id of a file is read, until an event of that type is needed.
 """
 
 from collections.abc import Callable
@@ -20,18 +20,18 @@ _HEAD_BYTES: Final = 256
 _MOST_ID: Final = 0xFFFF
 I64 = npt.NDArray[np.int64]
 RecordsOf = Callable[[memoryview, I64, I64], npt.NDArray[np.void]]
-"""Called with data, where the events begin in it, and how many bytes each has."""
+"""Called with the data, the offsets of the events in it, and their sizes."""
 
 
 class EventName(NamedTuple):
-    """What a type is called."""
+    """The name of an event type."""
 
     system: str
     name: str
 
 
 class EventType:
-    """One type of events, as one window numbers them."""
+    """One event type of a window."""
 
     __slots__ = ("format", "id", "name", "number", "records_of", "segment", "system")
 
@@ -39,14 +39,14 @@ class EventType:
         self.number = number
         self.id = of_id
         self.segment = segment
-        """Name of the first segment that has it."""
+        """The name of the first segment that has it."""
         self.system = name.system if name else ""
         self.name = name.name if name else f"unknown-{of_id}"
         self.format: Format | None = None
-        """None where no format file tells what it is."""
+        """None if there is no format file for it."""
         self.records_of: RecordsOf | None = None
-        """What makes records in that format of events whose fields have no fixed places; None:
-        the events' own bytes are such records."""
+        """The function that copies fields without fixed places to records of that format; None: the
+        events' own bytes are such records."""
 
 
 class Formats:
@@ -63,7 +63,7 @@ class Formats:
 
     @property
     def files(self) -> dict[int, EventName]:
-        """Every type that the segment knows, by id."""
+        """The names of all types in the segment, by id."""
         if self._files is None:
             self._files = {}
             for key in self._saved:
@@ -83,7 +83,7 @@ class Formats:
             self._files[number] = EventName(*key)
 
     def get(self, number: int) -> Format | None:
-        """Return the format of an id; None, with a note, where none is readable."""
+        """Return the format of an id; None, with a note, if there is no readable one."""
         if number not in self._parsed:
             self._parsed[number] = self._parse(number)
         return self._parsed[number]
@@ -91,7 +91,7 @@ class Formats:
     def _parse(self, number: int) -> Format | None:
         name = self.files.get(number)
         if not self.files:
-            if not self._parsed:  # the first: one line for all
+            if not self._parsed:  # no format at all: one line for all ids
                 self._notes.add(f"{self._saved}: no format of any event: all shown as bytes")
             return None
         if name is None:

@@ -1,7 +1,7 @@
-"""Holds a segment's files against each other and says what is wrong, and where.
+"""Compare a segment's files with each other, and report each defect with its place.
 
-Rule: check only reports; what it finds in an open segment that is being recorded is read in the
-order opposite to writing (index, then data), so that growth is no finding.
+Rule: check only reports.  It reads the files of a segment that is being recorded in the opposite
+order of writing (index, then data), so that growth is not a finding.
 """
 
 import time
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 U64 = npt.NDArray[np.uint64]
 
-# One bad byte can put many entries wrong; more lines than this per kind and stream help nobody.
+# One bad byte can make many entries wrong; more lines than this per reason and stream do not help.
 MOST_FINDINGS: Final = 8
 # Two and a half times as long as a recorder leaves a manifest alone.
 QUIET_NS: Final = 150_000_000_000
@@ -44,7 +44,7 @@ _WRONG: Final = {
     "size": "the sub-buffer's header says another size",
     "begin": "the sub-buffer's header says another begin",
 }
-# Taken from the kernel, so counted by it as read, and yet not in the file.
+# Reasons for events that the kernel counts as read, but that are not in the file.
 _OWN_LOSSES: Final = {
     Reason.REFUSED,
     Reason.DAMAGED,
@@ -52,7 +52,7 @@ _OWN_LOSSES: Final = {
     Reason.STORAGE,
     Reason.TORN,
 }
-# With one of these, what a killed lttd took is not the sum of what it stored and what is missing.
+# With one of these, stored and missing events do not add up to those that a killed lttd took.
 _UNBALANCED: Final = (_OWN_LOSSES - {Reason.TORN}) | {
     Reason.EMPTIED,
     Reason.FOREIGN_READ,
@@ -62,7 +62,7 @@ _UNBALANCED: Final = (_OWN_LOSSES - {Reason.TORN}) | {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it must be."""
+    """One defect, with file and offset."""
 
     path: Path
     offset_bytes: int
@@ -74,7 +74,7 @@ class Finding:
         return f"{where}byte {self.offset_bytes}: {self.reason}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return one element of the JSON report's findings."""
+        """Return the finding as an object of the JSON report."""
         return {
             "file": str(self.path),
             "offset_bytes": self.offset_bytes,
@@ -85,26 +85,26 @@ class Finding:
 
 @dataclass(slots=True)
 class StreamReport:
-    """What was found in one stream."""
+    """The counts of one stream."""
 
     name: str
     subbuffers: int = 0
     data_bytes: int = 0
     events: int | None = None
-    """Decoded; None where that was not asked for, or nobody can."""
+    """The number of decoded events; None if not requested, or not possible."""
     read_events: int | None = None
-    """The kernel's own count."""
+    """The kernel's ``read events``."""
     read_events_before: int = 0
-    """The kernel's own count when lttd took the stream over."""
+    """The kernel's ``read events`` when lttd took the stream over."""
     killed: int | None = 0
-    """What a killed lttd had taken before and not stored; None: an unknown number."""
+    """The events that a killed lttd took before and did not store; None: an unknown number."""
     other_losses: bool = False
-    """Gaps tell of what was read and is not stored, by others or in other units than events."""
+    """Whether gaps list events that were read and not stored: by others, or in other units."""
 
 
 @dataclass(slots=True)
 class Report:
-    """What was found in one segment."""
+    """The findings of one segment."""
 
     segment: Path
     state: str
@@ -112,13 +112,13 @@ class Report:
     streams: list[StreamReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     continues: str = ""
-    """Name of the segment that a killed lttd recorded of the same rings."""
+    """The name of the segment that a killed lttd recorded from the same rings."""
     notes: list[str] = field(default_factory=list)
-    """What is worth a line and is no damage."""
+    """Lines on facts that are not damage."""
 
     @property
     def whole(self) -> bool:
-        """True: nothing is wrong."""
+        """Whether there is no finding."""
         return not self.findings
 
 
@@ -160,18 +160,18 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
 
 
 def _names_of_streams(segment: SegmentPaths) -> list[str]:
-    """Return what is beside the streams' directory of indexes; that may be anything."""
+    """Return the names in the streams' directory besides the indexes; they may be any."""
     try:
         names = segment.base.names(segment.streams)
     except OSError:
-        return []  # found where the streams are read
+        return []  # reading the streams reports it
     return [name for name in names if name != segment.index.name]
 
 
 def compare_killed(reports: Sequence[Report]) -> None:
-    """Hold what killed lttds stored, and what gaps say is missing, against the kernel's count.
+    """Compare the events that killed lttds stored, plus those in gaps, with the kernel's count.
 
-    Add a finding where they do not make it up; call with decoded events.
+    Add a finding if they differ.  The events must be decoded.
     """
     by_name = {report.segment.name: report for report in reports}
     continued = {report.continues for report in reports}
@@ -257,7 +257,7 @@ class _StreamCheck:
             self._events(line, entries, gaps)
 
     def _find(self, finding: Finding) -> None:
-        """Keep a finding; after MOST_FINDINGS of the same words only their number grows."""
+        """Add a finding; after MOST_FINDINGS with the same words, only add a note."""
         count = self._told[finding.reason] = self._told.get(finding.reason, 0) + 1
         if count <= MOST_FINDINGS:
             self._report.findings.append(finding)
@@ -269,7 +269,7 @@ class _StreamCheck:
         if good.all():
             return
         explained = good.copy()
-        # One line an entry: what is wrong first explains the rest.
+        # One line per entry: the first defect explains the others.
         for kind, holds in zip(found._fields, found, strict=True):
             rows = np.flatnonzero(~holds & ~explained)
             explained |= ~holds
@@ -284,7 +284,7 @@ class _StreamCheck:
         return Finding(self._stream.paths.index, offset, _WRONG[kind], number)
 
     def _tail(self, entries: Entries, gaps: list[Gap]) -> None:
-        """Nothing may follow the last entry, in any file."""
+        """Check that no file has bytes after the last entry."""
         stream = self._stream
         end = 0
         if len(entries):
@@ -302,7 +302,7 @@ class _StreamCheck:
                 self._find(Finding(stream.paths.gaps, 0, reason))
 
     def _books(self, entries: Entries, gaps: list[Gap]) -> None:
-        """The manifest's totals are those of index and gaps."""
+        """Check that the manifest's totals are those of index and gaps."""
         said = self._stream.record.summary
         if said is None:
             return
@@ -350,13 +350,16 @@ class _StreamCheck:
             self._compare(line, gaps)
 
     def _bounds(self, line: StreamReport, entries: Entries, last_events: U64) -> None:
-        """An entry ends with its events, or at most a take later: longer ones widen windows."""
+        """Check that an entry ends with its events, or at most a take later.
+
+        A later end makes windows larger.
+        """
         if not len(entries):
             return
         take_rows = max(TAKE_BYTES // (self._stream.info.subbuffer_bytes or TAKE_BYTES), 1)
         end = entries["end"].astype(np.uint64)
         begin = entries["begin"].astype(np.uint64)
-        # What comes a take later begins after it; behind the last one comes nothing.
+        # The entry of the next take begins after this one; the last entry has no next one.
         bound = np.full(len(end), last_events.max())
         bound[:-take_rows] = begin[take_rows:]
         bound = np.maximum.accumulate(np.maximum(bound, last_events))
@@ -365,8 +368,8 @@ class _StreamCheck:
         if count:
             self._report.notes.append(
                 f"{line.name}: {count:,} of {len(end):,} entries end up to"
-                f" {int(over.max()) / 1e9:.3f} s after the events that they hold: a window there"
-                " takes more than it needs"
+                f" {int(over.max()) / 1e9:.3f} s after their last events: a window there reads more"
+                " than it needs"
             )
 
     def _compare(self, line: StreamReport, gaps: list[Gap]) -> None:
@@ -383,7 +386,7 @@ class _StreamCheck:
             self._report.notes.append(f"{line.name}: {words}; the gaps list the missing ones")
             return
         if Reason.EMPTIED in reasons:
-            # Whoever empties a ring sets its counters to 0, at a moment that nobody knows.
+            # Emptying a ring sets its counters to 0, at an unknown moment.
             self._report.notes.append(f"{line.name}: {words}; another process emptied the ring")
             return
         if missing > 0 and self._told:
@@ -394,10 +397,10 @@ class _StreamCheck:
 
 
 def _doubtful(begins: U64, gaps: list[Gap]) -> npt.NDArray[np.bool_]:
-    """Tell which entries may hold what another process caused: another clock, or size.
+    """Return a mask of the entries that may have another process's clock or sub-buffer size.
 
-    Whoever changes these empties the ring, and lttd notices it a moment later; the gap of unknown
-    number spans that time, and more than one tick at most.
+    Such a change empties the ring, and lttd notices it a moment later.  The gap of unknown number
+    spans that time, and at most one tick more.
     """
     found = np.zeros(len(begins), np.bool_)
     for gap in gaps:

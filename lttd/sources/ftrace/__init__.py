@@ -1,1 +1,1 @@
-"""Source ``ftrace``: the kernel's ftrace ring buffers, by tracefs."""
+"""Source ``ftrace``: the kernel's ftrace ring buffers, through tracefs."""

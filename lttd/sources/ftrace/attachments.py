@@ -1,4 +1,4 @@
-"""What decoding an ftrace segment needs beside the pages: tracefs's own files, and who ran.
+"""Read the files that decoding an ftrace segment needs beside the pages: tracefs's, and task names.
 
 Rule: files are copied verbatim, to the same path below ``tracefs/``.  Two files are lttd's own:
 ``tracefs/formats.gz`` has the formats of events (see lttd.abi.formats_file); ``tracefs/commands``
@@ -26,7 +26,7 @@ _COPIED: Final = ("events/header_page", "events/header_event", "trace_clock")
 
 
 class FtraceFiles:
-    """Remembers what it gave already, so that only what is new or changed comes again."""
+    """Remembers the files that it returned, so that only new or changed ones come again."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class FtraceFiles:
         self._kallsyms = kallsyms
         self._kernel_knows_our_pids = kernel_knows_our_pids()
         self._given: dict[str | Key, int] = {}
-        """Hash of each file and format that a segment has already."""
+        """The hash of each file and format that the segment has already."""
         self._saved: set[bytes] = set()
         self._commands: dict[int, tuple[bytes, bytes]] = {}
 
     def attachments(self, when: When, streams: Iterable[FtraceStream]) -> Iterator[Attachment]:
-        """Return what is due; files that cannot be read are left out."""
+        """Return the files that are due; leave out those that cannot be read."""
         if when is not When.PERIODIC:
             yield from self._copies(when)
             if formats := self._formats(when):
@@ -68,7 +68,7 @@ class FtraceFiles:
                 yield Attachment(f"tracefs/{name}", data)
 
     def _formats(self, when: When) -> dict[Key, bytes]:
-        """Return the formats that the segment lacks, of events that the rings can hold."""
+        """Return the formats of events that the rings can hold and the segment lacks."""
         found: dict[Key, bytes] = {}
         for key in self._events(when):
             data = self._if_new(key, self._instance.file(f"events/{key[0]}/{key[1]}/format"))
@@ -79,26 +79,26 @@ class FtraceFiles:
     def _events(self, when: When) -> Iterator[Key]:
         """Yield the events of every system that is or was recorded.
 
-        A ring that others filled may hold any event, also one that is switched off by now.
+        A ring that others filled may hold any event, also one that is off by now.
         """
         instance = self._instance
         recorded = {OWN_SYSTEM, *(name.partition(":")[0] for name in instance.events)}
         try:
-            if when is When.CLOSE:  # somebody may have enabled more of them meanwhile
+            if when is When.CLOSE:  # another process may have enabled more of them meanwhile
                 recorded |= {name.partition(":")[0] for name in enabled_events(instance.path)}
             there = (OWN_SYSTEM, *systems(instance.file("events")))
         except LttdError:
-            return  # tracefs was unmounted underneath: what was copied at open will do
+            return  # tracefs was unmounted: the files copied at open must be enough
         for system in there:
             is_recorded = system in recorded or "*" in recorded
             if is_recorded or not instance.began_empty:
                 for event in events_of(instance.file(f"events/{system}")):
-                    # An event that is not recorded has the format that it had at open.
+                    # An event that is not recorded has the same format as at open.
                     if is_recorded or (system, event) not in self._given:
                         yield system, event
 
     def _if_new(self, name: str | Key, path: str) -> bytes | None:
-        """Return a file's content; None where the segment has it, or it cannot be read."""
+        """Return a file's content; None if the segment has it, or it cannot be read."""
         try:
             data = read_bytes(path)
         except LttdError:
@@ -123,12 +123,12 @@ class FtraceFiles:
             yield Attachment("tracefs/commands", b"".join(lines), append=True)
 
     def _new_saved(self, when: When) -> dict[int, tuple[bytes, bytes]]:
-        """Return what the kernel remembers by pid, as far as it is new; up to 6552 names."""
+        """Return the new names in the kernel's saved_cmdlines, by pid; up to 6552 names."""
         root = self._instance.root
         lines = _lines(f"{root}/saved_cmdlines")
         new, self._saved = lines - self._saved, lines
         if not new or (when is When.OPEN and self._instance.began_empty):
-            # Who ended before we came cannot be in a ring that is new.
+            # A task that ended before the ring was made cannot be in it.
             return {}
         tgids = dict(_pairs(_lines(f"{root}/saved_tgids")))
         return {
@@ -146,7 +146,7 @@ def _lines(path: str) -> set[bytes]:
 
 
 def _pairs(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Return (pid, the rest) of each line."""
+    """Yield (pid, the rest) of each line."""
     for line in lines:
         pid, _, rest = line.partition(b" ")
         if pid.isdigit():
@@ -154,14 +154,14 @@ def _pairs(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _tasks() -> Iterator[tuple[int, tuple[bytes, bytes]]]:
-    """Return (pid, (tgid, command)) of every thread there is (97 of them: 2 ms)."""
+    """Yield (pid, (tgid, command)) of every thread (97 threads take 2 ms)."""
     for process in os.listdir("/proc"):
         if not process.isdigit():
             continue
         try:
             threads = os.listdir(f"/proc/{process}/task")
         except OSError:
-            continue  # ended meanwhile
+            continue  # the thread ended meanwhile
         for thread in threads:
             try:
                 fd = os.open(f"/proc/{process}/task/{thread}/comm", os.O_RDONLY)

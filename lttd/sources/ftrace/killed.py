@@ -1,12 +1,12 @@
-"""How many events a killed lttd had taken of a ring and not stored.
+"""Count the events that a killed lttd took of a ring and did not store.
 
-The kernel's ``read events`` counts what was taken of a ring, whoever took it.  A live lttd writes
-every few seconds how far that counter was when it had taken so many sub-buffers (a mark), so that
-only what was stored after the last mark has to be decoded:
+The kernel's ``read events`` counts all events taken of a ring, by any process.  Every few seconds a
+running lttd writes a mark: this counter, and the number of sub-buffers taken at that moment.  So
+only the data that was stored after the last mark must be decoded:
 
     unstored = read events now - read events at the mark - events stored after the mark
 
-Rule: a mark counts only if all sub-buffers before it are stored; else the one before it is used.
+Rule: a mark is used only if all sub-buffers before it are stored; else an earlier one is used.
 Source: Linux kernel/trace/ring_buffer.c, ``cpu_buffer->read``.
 """
 
@@ -21,13 +21,13 @@ class Unstored:
     """Events that a killed lttd took and did not store."""
 
     count: int | None
-    """None: some may be missing, and how many is not known."""
+    """None: some may be missing, of unknown number."""
     begin: int
-    """Trace clock of the last event that was stored; 0 where none is."""
+    """The trace-clock time of the last stored event; 0 if there is none."""
 
 
 def unstored(stream: str, read_events: int, progress: Progress, owner: Owner) -> Unstored | None:
-    """Return what is missing of *stream*, whose counter is *read_events* now; None: nothing."""
+    """Return the missing events of *stream*, whose counter is *read_events* now; None: none."""
     marks = progress.marks.get(stream, ())
     if not marks or read_events == marks[0][1]:
         return None  # nothing was taken
@@ -38,6 +38,6 @@ def unstored(stream: str, read_events: int, progress: Progress, owner: Owner) ->
         missing = read_events - read_before - stored.events
         if missing == 0:
             return None
-        # Less than what is stored: somebody cleared the ring, and its counters with it.
+        # The counter is below the stored number: somebody cleared the ring and its counters.
         return Unstored(missing if missing > 0 else None, stored.end)
     return Unstored(None, 0)

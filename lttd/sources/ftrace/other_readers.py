@@ -1,25 +1,25 @@
-"""Who else reads an instance: two who consume from one ring each get a part of it.
+"""Find other processes that read an instance: two consumers of a ring each get a part of it.
 
-Rule: the kernel lets anybody open ``trace_pipe_raw`` a second time, so this only tells; our lock
-keeps out those who ask for it.
+Rule: the kernel allows a second open of ``trace_pipe_raw``, so lttd only reports readers; its lock
+stops only processes that respect it.
 """
 
 import os
 from collections.abc import Iterator
 from typing import Final
 
-# Whatever of these somebody has open, he may consume from.
+# A process that has one of these files open may consume events.
 _CONSUMING: Final = ("trace_pipe", "trace_pipe_raw")
 
 
 def other_readers(instance_path: str) -> list[str]:
-    """Return ``command (pid n)`` of each other process that has a consuming file of it open."""
+    """Return ``command (pid n)`` of each other process with a consuming file of it open."""
     files = set(_consuming_files(instance_path))
     return [f"{_command_of(pid)} (pid {pid})" for pid in _processes() if _has_open(pid, files)]
 
 
 def holders(instance_path: str) -> list[str]:
-    """Return ``command (pid n)`` of each other process that has any file of an instance open."""
+    """Return ``command (pid n)`` of each other process with any file of the instance open."""
     return [
         f"{_command_of(pid)} (pid {pid})"
         for pid in _processes()
@@ -33,7 +33,7 @@ def _open_files(pid: str) -> Iterator[str]:
         for name in os.listdir(directory):
             yield os.readlink(f"{directory}/{name}")
     except OSError:
-        pass  # it has ended, or is none of ours to look at
+        pass  # it has ended, or this user may not inspect it
 
 
 def _consuming_files(instance_path: str) -> Iterator[tuple[int, int]]:
@@ -41,7 +41,7 @@ def _consuming_files(instance_path: str) -> Iterator[tuple[int, int]]:
     try:
         directories += [entry.path for entry in os.scandir(f"{instance_path}/per_cpu")]
     except OSError:
-        return  # the instance has gone
+        return  # the instance was removed
     for directory in directories:
         for name in _CONSUMING:
             try:
@@ -56,20 +56,21 @@ def _processes() -> Iterator[str]:
     try:
         return (name for name in os.listdir("/proc") if name.isdigit() and name != own)
     except OSError:
-        return iter(())  # no /proc here, or no descriptor left to look into it
+        return iter(())  # there is no /proc, or no descriptor left
 
 
 def _has_open(pid: str, files: set[tuple[int, int]]) -> bool:
     directory = f"/proc/{pid}/fd"
     try:
         for name in os.listdir(directory):
-            # Reading a link is cheap; most go elsewhere, and which mount it names proves nothing.
+            # Read the link first, which is cheap: most lead elsewhere.  Its path is no proof, since
+            # it may name another mount.
             if os.readlink(f"{directory}/{name}").rpartition("/")[2] in _CONSUMING:
                 status = os.stat(f"{directory}/{name}")
                 if (status.st_dev, status.st_ino) in files:
                     return True
     except OSError:
-        pass  # it has ended, or is none of ours to look at
+        pass  # it has ended, or this user may not inspect it
     return False
 
 

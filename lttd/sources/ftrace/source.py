@@ -1,8 +1,8 @@
-"""The kernel's ftrace ring buffers, by tracefs: an instance of lttd's own, a named one, the top.
+"""Source ``ftrace``: an instance of lttd's own, a named instance, or the top-level buffer.
 
-Rule: what was made is removed and what was changed is undone, whatever goes wrong; own instances
-that a killed lttd could not remove are drained by the next one that records into the same trace,
-untouched but for being stopped.
+Rule: lttd removes what it made and undoes what it changed, whatever goes wrong.  If a killed lttd
+could not remove its instance, the next lttd that records into the same trace drains it; it changes
+nothing in that instance except that it turns tracing off.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -40,7 +40,7 @@ from lttd.subbuffer import BufferPool
 __all__ = ["FtraceSettings", "FtraceSource", "open_ftrace", "open_left_by_kill"]
 
 _OWN_CHANNEL: Final = "ftrace"
-# So many marks of the progress are kept: as old as a backlog that waits for a slow disk can be.
+# The number of marks to keep: they reach back as far as a backlog that waits for a slow disk.
 _MARKS: Final = 4
 
 
@@ -53,12 +53,12 @@ def open_source(request: Request) -> "FtraceSource":
 def open_ftrace(
     settings: FtraceSettings, pool: BufferPool, owner: Owner = NO_OWNER
 ) -> "FtraceSource":
-    """Make and configure an own instance, or take over the one that *settings* names.
+    """Make and configure an instance, or take over the one that *settings* names.
 
     Raises:
-        NothingToRecordError: no tracefs here, no such instance, or no right to it.
+        NothingToRecordError: there is no tracefs or no such instance, or this user may not use it.
         LockedError: another recorder reads it.
-        UsageError: an event, clock or size that cannot be.
+        UsageError: an event, a clock or a size is not possible.
     """
     root = str(find_tracefs(settings.instance))
     if settings.instance is None:
@@ -82,10 +82,10 @@ def open_ftrace(
 def open_left_by_kill(
     pool: BufferPool, owner: Owner, instance: str | None = None, *, report_unknown: bool = False
 ) -> "tuple[list[FtraceSource], list[str]]":
-    """Open what killed lttds left of the trace *owner*; closing what is drained removes it.
+    """Open the rings that killed lttds left of the trace *owner*; close() removes a drained one.
 
-    What they left of other traces, and what they changed, is dealt with by the way: the lines that
-    are returned, too, say how.  *instance*: the one that this user records; None: lttd's own.
+    Also deal with rings of other traces and with changed settings; the returned lines report this.
+    *instance* is the one that this user records; None: a new one.
     """
     sources: list[FtraceSource] = []
     left = Leftovers(str(find_tracefs(instance)), owner)
@@ -126,7 +126,7 @@ class FtraceSource:
         *,
         previous_run: bool = False,
     ) -> None:
-        """Make streams of *instance*, which is locked and configured; close() closes it."""
+        """Make the streams of *instance*, which is locked and configured; close() closes it."""
         layout = page_layout(instance)
         if layout.subbuffer_bytes > pool.least_bytes:
             raise UsageError(
@@ -168,7 +168,7 @@ class FtraceSource:
 
     @property
     def open_ended(self) -> bool:
-        """Whether there may be more when all have ended: no."""
+        """Whether streams may appear after all have ended: no."""
         return False
 
     def discover(self) -> Sequence[FtraceStream]:
@@ -176,10 +176,9 @@ class FtraceSource:
         return ()
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Do not record these threads, unless that was asked for or the list is somebody's.
+        """Exclude these threads from the trace, unless the user wants them or others use the list.
 
-        While recording, where that cannot be done any more, tracefs being unmounted, say, they are
-        recorded along.
+        If that fails during recording (tracefs was unmounted, say), they are recorded, too.
         """
         new = set(thread_ids) - self._left_out
         try:
@@ -218,7 +217,7 @@ class FtraceSource:
             self._instance.notes.append(note)
 
     def start(self) -> None:
-        """Turn tracing on; what a killed lttd left stays off."""
+        """Turn tracing on; the ring of a killed lttd stays off."""
         if self._instance.own and not self._previous_run:
             write_text(self._instance.file("tracing_on"), "1")
         elif not self._instance.own:
@@ -226,9 +225,9 @@ class FtraceSource:
         self._started = True
 
     def stop(self) -> None:
-        """Turn tracing off in an own instance, elsewhere only what start() and we turned on.
+        """Turn tracing off in lttd's own instance; in others only what lttd turned on.
 
-        Where that cannot be done, tracefs being unmounted, say, the rings are drained all the same.
+        If that fails (tracefs was unmounted, say), the rings are drained all the same.
         """
         shared = self._shared
         if shared.stopped_at is not None:
@@ -256,12 +255,12 @@ class FtraceSource:
         return self._files.attachments(when, self.streams)
 
     def notes(self) -> Sequence[str]:
-        """Return what the kernel changed or refused, each line once."""
+        """Return lines on settings that the kernel changed or refused, each once."""
         told, self._notes_told = self._notes_told, len(self._instance.notes)
         return self._instance.notes[told:]
 
     def mark_progress(self, segment: str) -> None:
-        """Leave a sign of life, and how far every stream has come; see Source.mark_progress()."""
+        """Note that lttd lives, and how far each stream was read; see Source.mark_progress()."""
         record = self._instance.record
         if record is None or self._closed:
             return
@@ -269,13 +268,13 @@ class FtraceSource:
             for stream in self.streams:
                 marks = self._marks.setdefault(stream.info.id.name, [])
                 if not marks:
-                    # Should this run be killed, too, before its gap for them is stored, they are
-                    # counted again.
+                    # If this run is killed before it stores its gap for them, the next one counts
+                    # them again.
                     marks.append((0, stream.info.read_events_before - stream.unstored))
                 taken, read_events = (0, 0) if stream.over else stream.mark()
                 if taken and (taken, read_events) != marks[-1]:
                     marks.append((taken, read_events))
-                # The first one, and some: what was taken of late may not have been stored yet.
+                # Keep the first mark and some late ones: the latest data may not be stored yet.
                 del marks[1:-_MARKS]
             record.mark(segment, self._marks)
             self._instance.progress = None
@@ -285,7 +284,10 @@ class FtraceSource:
             self._mark_failed = True
 
     def tell_unstored(self, owner: Owner) -> bool:
-        """Count what a killed lttd took of these rings and did not store; return whether it did."""
+        """Count the events that a killed lttd took of these rings and did not store.
+
+        Return whether there were any.
+        """
         progress = self._instance.progress
         told = False
         for stream in self.streams if progress is not None and progress.segment else ():
@@ -298,13 +300,13 @@ class FtraceSource:
         return told
 
     def holds_data(self) -> bool:
-        """Tell whether anything is left to be taken."""
+        """Tell whether a ring still holds events."""
         return any(not stream.over and stream.counters().get("entries") for stream in self.streams)
 
     def close(self) -> None:
-        """Close the streams; put back what was changed, or remove an own instance.
+        """Close the streams; restore changed settings, or remove lttd's own instance.
 
-        What a killed lttd left and nobody drained stays for the next one.
+        The ring of a killed lttd stays if it was not drained.
         """
         if self._closed:
             return
@@ -336,7 +338,7 @@ def _shared(
 
 
 def _streams(instance: Instance, shared: Shared) -> list[FtraceStream]:
-    """Make a stream of each locked descriptor; the streams own them then."""
+    """Make a stream of each locked descriptor; the streams then own the descriptors."""
     streams: list[FtraceStream] = []
     with ExitStack() as stack:
         for cpu in sorted(instance.raw_fds):

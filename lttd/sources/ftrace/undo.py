@@ -1,10 +1,12 @@
-"""Settings of an instance that is not lttd's own: changed, written down first, and put back.
+"""Change settings of an instance that is not lttd's own, and restore them.
 
-Rule: a change is written to the instance's record before it is made, so that whatever kills lttd,
-the next start of any lttd can put it back.
-Rule: a setting is put back only while it holds what lttd wrote: who changed it since meant to.
+Rule: a change is written to the instance's record before it is made, so that after any kill the
+next start of any lttd can undo it.
+Rule: a setting is restored only while it has the value that lttd wrote; a later change by others
+stays.
 Rule: SETTINGS lists every file that lttd changes.  A record that names another file is refused.
-Rule: what has the value already is not written: writing a clock empties the ring even then.
+Rule: a setting that has the value already is not written: even then, writing a clock empties the
+ring.
 """
 
 import os
@@ -27,9 +29,9 @@ class Setting:
     file: re.Pattern[str]
     value: re.Pattern[str]
     produces: bool = False
-    """It makes the kernel record, so it is put back as soon as recording stops."""
+    """Whether it makes the kernel record; then it is restored as soon as recording stops."""
     empties: bool = False
-    """Writing it loses what the ring holds, so a ring that holds data keeps it."""
+    """Whether writing it empties the ring; then it is restored only when the ring is empty."""
 
 
 SETTINGS: Final = (
@@ -37,7 +39,7 @@ SETTINGS: Final = (
     Setting(re.compile("tracing_on"), re.compile("[01]"), produces=True),
     Setting(re.compile(rf"options/{_NAME}"), re.compile("[01]")),
     Setting(re.compile("buffer_percent"), re.compile(r"\d{1,3}")),
-    # Made smaller, a ring drops its oldest events.
+    # A ring that becomes smaller drops its oldest events.
     Setting(
         re.compile(r"per_cpu/cpu\d{1,5}/buffer_size_kb"), re.compile(r"\d{1,12}"), empties=True
     ),
@@ -47,18 +49,18 @@ SETTINGS: Final = (
 
 
 def setting_of(file: str) -> Setting | None:
-    """Return the row of SETTINGS that *file*, a path below an instance, belongs to."""
+    """Return the row of SETTINGS for *file*, a path below an instance."""
     return next((one for one in SETTINGS if one.file.fullmatch(file)), None)
 
 
 def read_setting(path: str) -> str:
-    """Return a setting's value as it would be written."""
+    """Return a setting's value in the form in which it is written."""
     text = read_text(path)
     name = os.path.basename(path)
     if name == "trace_clock":
         return chosen_of(text)
     if name == "enable":
-        return text[:1]  # "0*" and "1*": a trigger sits on the event
+        return text[:1]  # "0*" and "1*": the event has a trigger
     return text.split()[0] if text else text  # "7 (expanded: 1408)"
 
 
@@ -67,17 +69,17 @@ class Change:
     """One setting that lttd changed."""
 
     file: str
-    """Path below the instance."""
+    """The path below the instance."""
     before: str
     after: str
 
     def to_json(self) -> dict[str, str]:
-        """Return what a record keeps."""
+        """Return the change as an object of a record."""
         return {slot: getattr(self, slot) for slot in self.__slots__}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Change":
-        """Read back what to_json() made.
+        """Return the change of an object that to_json() made.
 
         Raises:
             ValueError: it names a file or a value that lttd never writes.
@@ -97,12 +99,12 @@ def _unrecorded(_: Mapping[str, Any]) -> None:
 
 
 class Undo:
-    """What lttd changed in one instance."""
+    """The changes that lttd made in one instance."""
 
     def __init__(
         self, path: str, write_down: Callable[[Mapping[str, Any]], None] = _unrecorded
     ) -> None:
-        """*path*: the instance's; *write_down* adds a line to its record."""
+        """*path* is the instance's; *write_down* adds a line to its record."""
         self._path = path
         self._write_down = write_down
         self._changes: dict[str, Change] = {}
@@ -111,11 +113,11 @@ class Undo:
 
     @property
     def changed(self) -> bool:
-        """Whether anything is still to be put back."""
+        """Whether there are changes to undo."""
         return bool(self._changes or self._inherited or self._pids)
 
     def inherit(self, changes: Iterable[Change]) -> None:
-        """Take over what a killed lttd changed in this instance."""
+        """Take over the changes that a killed lttd made in this instance."""
         for change in changes:
             for each in _events_one_by_one(self._path, change):
                 self._inherited[each.file] = each
@@ -142,7 +144,7 @@ class Undo:
             self._note(Change(file, self._changes[file].before, made))
 
     def keep(self, name: str) -> bool:
-        """Leave a setting, or all below a directory, as a killed lttd set it: it is wanted again.
+        """Keep a killed lttd's value of a setting, or of all below a directory, for this run.
 
         Return whether there was any.
         """
@@ -152,9 +154,9 @@ class Undo:
         return bool(kept)
 
     def drop_inherited(self) -> list[str]:
-        """Put back what a killed lttd changed and nobody wants now; return what went wrong.
+        """Undo the changes of a killed lttd that this run does not need; return lines on failures.
 
-        What would empty the ring stays until the end.
+        Settings that would empty the ring stay until the end.
         """
         waiting = [each for each in self._inherited.values() if _empties(each)]
         for each in waiting:
@@ -163,11 +165,11 @@ class Undo:
 
     @property
     def left_out(self) -> frozenset[int]:
-        """The pids that lttd has added to the list of those that are not recorded."""
+        """The pids that lttd added to the list of excluded ones."""
         return frozenset(self._pids)
 
     def leave_out(self, pids: Iterable[int]) -> None:
-        """Add *pids* to the list of those that are not recorded."""
+        """Add *pids* to the list of excluded ones."""
         new = sorted(set(pids) - self._pids)
         if not new:
             return
@@ -177,11 +179,11 @@ class Undo:
         write_text(self._file(PIDS_FILE), " ".join(map(str, new)))
 
     def stop_producing(self) -> list[str]:
-        """Put back what makes the kernel record; return a line for each that would not go."""
+        """Undo the changes that make the kernel record; return a line for each failure."""
         return self._put_back(self._changes, [f for f in self._changes if _produces(f)])
 
     def run(self) -> list[str]:
-        """Put everything back, last change first; return a line for each that would not go."""
+        """Undo all changes, the last one first; return a line for each failure."""
         failed = self._put_back(self._inherited, list(self._inherited))
         failed += self._put_back(self._changes, list(self._changes))
         if self._pids:
@@ -220,18 +222,18 @@ class Undo:
 
 
 def put_back(path: str, change: Change) -> str:
-    """Undo one change of the instance at *path*; return why it was left, or nothing.
+    """Undo one change of the instance at *path*; return the reason if it was left, else nothing.
 
     Raises:
         LttdError: the kernel refuses.
     """
     file = f"{path}/{change.file}"
     if not os.path.exists(file):
-        return ""  # the event's module or the instance has gone
+        return ""  # the event's module or the instance was removed
     now = read_setting(file)
     if now == change.before:
         return ""
-    if now == "X":  # some of these events were switched since, and each is looked at
+    if now == "X":  # some of these events were switched since, so each is compared
         for each in _events_one_by_one(path, change):
             if each.file != change.file:
                 put_back(path, each)
@@ -246,7 +248,7 @@ def put_back(path: str, change: Change) -> str:
 
 
 def remove_pids(path: str, pids: Iterable[int]) -> None:
-    """Take *pids* out of the list of those that are not recorded; the others stay.
+    """Remove *pids* from the list of excluded ones; the others stay.
 
     Raises:
         LttdError: the kernel refuses.
@@ -260,7 +262,7 @@ def remove_pids(path: str, pids: Iterable[int]) -> None:
 
 
 def waits(change: Change, unread_events: int) -> bool:
-    """Tell whether putting *change* back has to wait until the ring is drained."""
+    """Tell whether undoing *change* must wait until the ring is drained."""
     return bool(unread_events) and _empties(change)
 
 
@@ -275,7 +277,7 @@ def _empties(change: Change) -> bool:
 
 
 def _events_one_by_one(path: str, change: Change) -> list[Change]:
-    """Return the same for each event, where *change* is of a whole system or of all events."""
+    """Return a change for each event, if *change* is of a whole system or of all events."""
     words = change.file.split("/")
     if words[0] != "events" or len(words) == 4:
         return [change]
