@@ -48,7 +48,7 @@ TEXT_TYPE: Final = "text/plain; charset=utf-8"
 _PORT: Final = re.compile(r"\d{1,5}", re.ASCII)
 
 _REMEDY: Final = {
-    errno.EADDRINUSE: "the port is in use; choose another, or stop what `ss -ltnp` shows there",
+    errno.EADDRINUSE: "the port is in use; choose another, or stop its program (`ss -ltnp`)",
     errno.EADDRNOTAVAIL: "this machine has no such address; 127.0.0.1 and [::1] always work",
     errno.EACCES: "no permission for this port; choose one above 1023",
     errno.EPERM: "no permission for this port; choose one above 1023",

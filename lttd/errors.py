@@ -71,7 +71,7 @@ class StreamLostError(SourceError):
 
 
 class StorageError(LttdError):
-    """A file could not be written; what was written before is whole."""
+    """A file could not be written; the data before that is whole."""
 
     def __init__(
         self, path: Path, reason: str, errno_name: str = "EIO", *, end_bytes: int | None = None

@@ -281,7 +281,7 @@ class File:
         end = source_at + length_bytes
         try:
             if os.fstat(source).st_size < end:
-                raise StorageError(self.path, "what it is copied from ends too early")
+                raise StorageError(self.path, "the source of the copy ends too early")
             for start, behind in _extents(source, source_at, end):
                 self._copy_run(source, start, behind - start, offset_bytes + start - source_at)
             if self.size_bytes() < offset_bytes + length_bytes:
@@ -301,7 +301,7 @@ class File:
                 copy, copied = _copy_by_hand, 0
             else:
                 if not copied:
-                    raise StorageError(self.path, "what it is copied from ends too early")
+                    raise StorageError(self.path, "the source of the copy ends too early")
             at, to, length_bytes = at + copied, to + copied, length_bytes - copied
 
     def sync(self) -> None:
@@ -579,7 +579,7 @@ class Lock:
             try:
                 self._fd = directory.open_for_writing(path, LOCK_MODE)
             except RefusedError as error:
-                reason = f"{error.strerror}; it is no lock of lttd: remove it"
+                reason = f"{error.strerror}; it is not a lock file of lttd: remove it"
                 raise StorageError(path, reason, "EPERM") from None
             except OSError as error:
                 raise storage_error(path, error) from None

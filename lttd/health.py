@@ -60,7 +60,7 @@ class Trouble(enum.StrEnum):
     RING_RESIZED = "ring_resized", "Another process resized the ring within the last minute."
     WRITER_FAILED = (
         "writer_failed",
-        "A file could not be written; what was written before is whole.",
+        "A file could not be written; the data before that is whole.",
     )
     FILE_LOST = (
         "file_lost",

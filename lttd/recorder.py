@@ -213,10 +213,10 @@ class Recorder:
         self.look(segment)
         for lane in segment.lanes.values():
             if lane.unsynced is not None:
-                words = f"{lane.unsynced.reason}: of what was written since the last sync, some may"
-                self._health.begins(
-                    Trouble.UNSYNCED, f"{words} not be on the disk", str(lane.file.path)
+                words = (
+                    f"{lane.unsynced.reason}: some data since the last sync may not be on the disk"
                 )
+                self._health.begins(Trouble.UNSYNCED, words, str(lane.file.path))
         segment.retry()
 
     # -- segments

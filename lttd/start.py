@@ -38,7 +38,7 @@ def _words(error: BaseException) -> str:
         # numpy wraps the error in a page of advice; its root says what failed.
         while error.__cause__ is not None:
             error = error.__cause__
-        return f"cannot load {error}; install lttd anew, or allow it more memory (ulimit -v)"
+        return f"cannot load {error}; reinstall lttd, or allow it more memory (ulimit -v)"
     if refused := refusal(error):
         return str(refused)
     frames = traceback.extract_tb(error.__traceback__)

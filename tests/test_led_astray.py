@@ -333,7 +333,7 @@ def test_a_wrong_kind_of_file_in_place_of_a_lock_is_refused_with_a_remedy(
     trace.mkdir(mode=0o750)
     KINDS[kind](trace / ".lock")
     with (
-        pytest.raises(StorageError, match=r"\.lock: .*; it is no lock of lttd: remove it"),
+        pytest.raises(StorageError, match=r"\.lock: .*; it is not a lock file of lttd: remove it"),
         locked_trace(Disk(), trace, append=False),
     ):
         pass

@@ -417,7 +417,7 @@ def test_a_later_sync_does_not_confirm_data_of_a_failed_one(going: Going) -> Non
     going.disk.bad["sync"] = {"fake_0"}
     going.retry()
     path = going.segment.paths.stream("fake_0").data
-    words = "bad sector: of what was written since the last sync, some may not be on the disk"
+    words = "bad sector: some data since the last sync may not be on the disk"
     assert f"{path}: {words}" in going.health.verdict()[1]
     going.disk.bad["sync"] = set()
     going.offer(1)

@@ -372,7 +372,7 @@ def test_cpu_lists_of_the_kernel_are_parsed(tmp_path: Path) -> None:
         ("relay:/x,framing=fixed", "framing"),
         ("relay:/x,time=8", "name its framing"),
         ("relay:/x,framing=fixed:8,sequence=x", "sequence 'x' is not a valid number"),
-        ("relay:/x,overwrite=yes", "only numbers in the records tell"),
+        ("relay:/x,overwrite=yes", "only numbers in the records show it"),
         ("relay:/x,size=8", "is not a key of relay"),
     ],
 )

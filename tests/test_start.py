@@ -70,7 +70,7 @@ def chained() -> ImportError:
         (MemoryError(), "memory is used up: allow lttd more"),
         (RuntimeError("can't start new thread"), "no thread can be started: allow lttd more"),
         (OSError(errno.EMFILE, "Too many open files", "/x"), "/x: Too many open files; let lttd"),
-        (chained(), "cannot load libx.so: failed to map segment; install lttd anew"),
+        (chained(), "cannot load libx.so: failed to map segment; reinstall lttd"),
         (KeyError("a\nb" * 1000), "unforeseen KeyError: 'a\\nba"),
         (
             ExceptionGroup("", [ExceptionGroup("", [MemoryError(), KeyError()])]),

@@ -105,7 +105,7 @@ def test_a_setting_changed_since_is_left_and_reported(instance: Path) -> None:
     undo.change("buffer_percent", "25")
     (instance / "buffer_percent").write_text("50\n")
     (line,) = undo.run()
-    assert "buffer_percent: was set to '50' by somebody else and is left so; it was '0'" in line
+    assert "buffer_percent: was set to '50' by another process, and stays so; it was '0'" in line
     assert setting(instance / "buffer_percent") == "50"
 
 

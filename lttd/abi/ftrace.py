@@ -95,7 +95,7 @@ def parse_header_page(text: bytes, byteorder: str = "<") -> PageLayout:
     (data_offset, data_bytes), (_, long_bytes) = fields[b"data"], fields[b"commit"]
     if long_bytes not in (4, 8) or data_offset != 8 + long_bytes:
         raise ValueError(
-            f"header_page puts the data at {data_offset} behind a {long_bytes}-byte commit"
+            f"header_page puts the data at {data_offset} after a {long_bytes}-byte commit"
         )
     return PageLayout(data_offset + data_bytes, long_bytes, byteorder)
 

@@ -21,7 +21,7 @@ from lttd.sources.refused import remedy
 # The meaning of an errno for a file of tracefs, and the remedy.
 _REMEDIES: Final = {
     errno.EINVAL: "this kernel does not take that value",
-    errno.EBUSY: "somebody else has it open or mapped: stop the other tracer",
+    errno.EBUSY: "another process has it open or mapped: stop that tracer",
     errno.ENOMEM: "ask for a smaller buffer",
     errno.EMFILE: REMEDIES[errno.EMFILE],
     errno.ENOENT: "this kernel does not have it",

@@ -189,7 +189,7 @@ def _error_pointer(context: "Context", address: int) -> bytes:
 
 def _symbol(extension: str, value: Value, context: Context) -> Strip:
     if isinstance(value, Buffer) or value.dtype.kind == "S":
-        raise Inexpressible(f"%p{extension} of what is no address")
+        raise Inexpressible(f"%p{extension} of a value that is not an address")
     mask = (1 << 8 * context.long_bytes) - 1
     symbols = context.symbols
     if extension == BARE_NAME:

@@ -66,7 +66,7 @@ class WindowStream:
             return self.stream.index
         except (TraceDamagedError, OSError) as error:
             if self.stream.abi is None:
-                self._notes.add(f"{error}; nothing of it can be shown")
+                self._notes.add(f"{error}; the stream cannot be shown")
                 return KnownIndex(np.empty(0, ENTRY_DTYPE))
             self._notes.add(f"{error}; read from end to end instead")
             return KnownIndex(_derived(self.stream))

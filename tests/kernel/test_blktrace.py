@@ -297,7 +297,7 @@ def test_a_block_trace_of_another_tool_is_left_alone(guest: Guest) -> None:
         300,
     )
     result.expect(0)
-    assert "/dev/nullb0 is being traced by somebody else" in result.output
+    assert "another process traces /dev/nullb0" in result.output
     assert "refused with 1" in result.output
     assert "ended with 0" in result.output
     assert "another process has torn this trace down" in result.output

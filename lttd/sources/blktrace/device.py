@@ -188,7 +188,7 @@ class BlockTrace:
         what = f"{self._device}: {doing}: {os.strerror(error.errno or 0)}"
         if error.errno == errno.EBUSY:
             return LockedError(
-                f"{self._device} is being traced by somebody else, and the kernel has one trace"
+                f"another process traces {self._device}, and the kernel has one trace"
                 f" for each device: stop that one (blktrace -d {self._device} -k ends it)"
             )
         if error.errno in (errno.EPERM, errno.EACCES):

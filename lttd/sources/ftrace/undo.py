@@ -240,7 +240,7 @@ def put_back(path: str, change: Change) -> str:
         return ""
     if now != change.after:
         return (
-            f"{file}: was set to {now!r} by somebody else and is left so; it was {change.before!r}"
+            f"{file}: was set to {now!r} by another process, and stays so; it was {change.before!r}"
             " before lttd changed it"
         )
     write_text(file, change.before)

@@ -170,7 +170,7 @@ class Channel:
         while done < used_bytes:
             moved = pipe.move(self.fd, used_bytes - done, buffer[done:used_bytes], done)
             if not moved:
-                raise OSError(errno.ENODATA, "splice gave nothing")
+                raise OSError(errno.ENODATA, "splice returned nothing")
             done += moved
 
     def _put(self, cookie: int) -> bool:

@@ -84,7 +84,7 @@ def _shared(settings: RelaySettings, pool: BufferPool) -> Shared:
     if settings.overwrite and settings.sequence is None:
         raise UsageError(
             "relay: a ring that overwrites can lap its reader without a mark, in the middle of a"
-            " read: only numbers in the records tell; name framing= and sequence=, or use"
+            " read: only numbers in the records show it; name framing= and sequence=, or use"
             " a channel that refuses when it is full"
         )
     return Shared(

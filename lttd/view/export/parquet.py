@@ -69,7 +69,7 @@ def export_url(trace: Trace, window: Window, url: str) -> list[str]:
 
         files, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise UsageError(f"{url}: {error}; pip install 'lttd[parquet]' and what it names") from None
+        raise UsageError(f"{url}: {error}; pip install 'lttd[parquet]', or that package") from None
     if files.exists(root) and files.ls(root):
         raise UsageError(f"{url}: exists already; name another, or remove it")
 

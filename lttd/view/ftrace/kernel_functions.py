@@ -190,7 +190,7 @@ def _sizeof(evaluation: Evaluation, node: Node) -> Column:
     else:
         size = 0
     if not size:
-        raise Inexpressible("sizeof what is not known")
+        raise Inexpressible("sizeof an unknown type")
     return np.array([size], INTS[long_bits, False])
 
 

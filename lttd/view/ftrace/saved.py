@@ -81,7 +81,7 @@ class SavedFiles:
                 raise TraceDamagedError(path, 0, error.strerror or str(error)) from None
             left -= len(text)
             if left < 0:
-                raise TraceDamagedError(path, 0, f"{FORMATS}; remove what no event needs")
+                raise TraceDamagedError(path, 0, f"{FORMATS}; remove formats that no event needs")
             found[key] = text
         for note in notes.told():
             raise TraceDamagedError(Path(str(files)), 0, note)
