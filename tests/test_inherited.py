@@ -102,7 +102,7 @@ def test_an_equal_setting_of_a_foreign_instance_is_not_written(
 def test_changing_the_clock_reports_how_many_events_it_erased(foreign: Path) -> None:
     settings = FtraceSettings(foreign.name, clock="boot")
     with closing(open_ftrace(settings, BufferPool())) as source:
-        expected = "setting trace_clock emptied the ring: 1 events that it held are gone"
+        expected = "setting trace_clock emptied the ring: its 1 events are lost"
         assert expected in list(source.notes())
 
 

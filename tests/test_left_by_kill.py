@@ -432,7 +432,7 @@ def test_a_ring_that_was_removed_before_it_was_drained_is_reported(
     run.instance.rmdir()
     assert lttd.run("-t", tmp_path / "b", *BRIEF).stderr == ""
     again = lttd.run("-t", tmp_path / "a", "-a", *BRIEF)
-    assert f"{run.instance}: somebody removed it, with what a killed lttd had" in again.stderr
+    assert f"{run.instance}: somebody removed it, with events that a killed lttd" in again.stderr
     assert records(lttd) == []
 
 
@@ -604,7 +604,7 @@ def test_the_next_start_of_any_lttd_undoes_the_changes_of_a_killed_one(
     os.close(fd)
     (line, *_) = lttd.run("-t", tmp_path / "b", *BRIEF).lines
     assert f"{foreign}: an lttd that was killed" in line
-    assert "put back are" in line
+    assert "had changed it; restored: " in line
     before["set_event_notrace_pid"] = "4194303\n"
     assert settings_of(foreign) == before
     assert lttd.run("-t", tmp_path / "c", *BRIEF).stderr == "", "told once"

@@ -1,7 +1,7 @@
-"""``per_cpu/cpuN/stats`` over time: totals that outlive a reset, and who read what.
+"""Follow ``per_cpu/cpuN/stats`` over time: totals over resets, and events that others read.
 
-Rule: the kernel has no counter of resets.  A count that fell was reset, and began anew: whoever
-clears ``trace``, writes ``trace_clock`` or removes a probe empties the ring that way.
+Rule: the kernel does not count resets.  A counter that fell was reset: clearing ``trace``, writing
+``trace_clock`` or removing a probe empties the ring and resets its counters.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from typing import Final
 from lttd.sources.ftrace.loss import growth
 from lttd.sources.tracefs import StatsFile
 
-# What ``stats`` counts up for as long as nobody resets it, whoever reads.
+# The fields of ``stats`` that only grow until a reset.
 COUNTS: Final = ("overrun", "commit overrun", "dropped events", "read events")
 
 
 class RingCounts:
-    """The counters of one CPU's ring; what they say when it is made is the base."""
+    """The counters of one CPU's ring; their values at the start are the base."""
 
     def __init__(self, stats: StatsFile) -> None:
         self._stats = stats
@@ -28,16 +28,16 @@ class RingCounts:
         A reader at work at that moment can make it look so: ask only with another reason to.
         """
         self.counting = False
-        """Whoever takes must say how many events that were."""
+        """Whether each take must report its number of events."""
         self.foreign_read_events = 0
-        """Seen to be consumed by somebody else."""
+        """The number of events that other processes consumed, as far as noticed."""
         self._read_before = 0
         self._our_events: int | None = 0
         self.unsure = False
-        """The last look_for_others() could not tell: somebody may have read then."""
+        """Whether the last look_for_others() could not tell: another process may have read."""
 
     def read(self) -> dict[str, int]:
-        """Return the fields as they are now."""
+        """Return the present fields."""
         fields, grown = self._stats.read(), {}
         for name in COUNTS:
             before, after = self._last.get(name, 0), fields.get(name, 0)
@@ -50,28 +50,28 @@ class RingCounts:
         return fields
 
     def since_the_base(self) -> Mapping[str, int]:
-        """Return the fields as they are now, counts from the base on."""
+        """Return the present fields, with counts from the base on."""
         fields = self.read()
         return fields | {name: self._grown[name] for name in COUNTS if name in fields}
 
     def was_emptied(self) -> bool:
-        """Tell whether a counter fell since this was last asked."""
+        """Tell whether a counter fell since the last call."""
         emptied, self._emptied = self._emptied, False
         return emptied
 
     def text(self) -> bytes:
-        """Return the file verbatim."""
+        """Return the text of the file."""
         return self._stats.text()
 
     def took(self, events: int | None) -> None:
-        """Take note that we consumed so many events; None: nobody counted them."""
+        """Note that lttd consumed *events*; None: it did not count them."""
         known = self._our_events is not None and events is not None
         self._our_events = (self._our_events or 0) + (events or 0) if known else None
 
     def look_for_others(self) -> int | None:
-        """Return how many events others have consumed since the last call, as of the last read().
+        """Return how many events others consumed between the last call and the last read().
 
-        None: we took meanwhile, and nobody counted.
+        None: lttd took events meanwhile without counting them.
         """
         grown = self._grown["read events"] - self._read_before
         ours, self._our_events = self._our_events, 0
@@ -84,5 +84,5 @@ class RingCounts:
         return others
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         self._stats.close()

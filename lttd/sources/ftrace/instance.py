@@ -1,10 +1,10 @@
-"""A tracefs instance: made or found, locked, and removed or put back.
+"""Make or find a tracefs instance, lock it, and remove or restore it at the end.
 
-Rule: an own instance (``lttd-<number>``) is made after its record says so, configured freely, and
-removed; anywhere else only what was asked for is written, and undone.
-Rule: lttd removes only directories whose inode its record names: those that it made.
-Invariant: whoever holds the flock on the ``trace_pipe_raw`` of an instance's first CPU may use the
-instance.  CPUs are locked in ascending order, so two who want the same one cannot share it.
+Rule: lttd writes a record before it makes an instance of its own (``lttd-<number>``), sets it up
+freely, and removes it.  In another instance it writes only the requested settings, and undoes them.
+Rule: lttd removes only directories whose inode is in its record, which are those that it made.
+Invariant: the process that holds the flock on the ``trace_pipe_raw`` of an instance's first CPU may
+use the instance.  CPUs are locked in ascending order, so two processes cannot share one.
 """
 
 import errno
@@ -37,10 +37,10 @@ OWN_PREFIX = "lttd-"
 # Process ids stay below 2^22 (PID_MAX_LIMIT), so a name made by adding it is not a process id.
 _NEXT_NAME: Final = 1 << 22
 _NAMES: Final = 16
-# A stale instance that another lttd just looks at is open for a moment.
+# Another lttd that examines a stale instance has it open for a moment.
 _ATTEMPTS: Final = 20
 _PAUSE_S: Final = 0.01
-# Somebody else removed it, or does so at this moment.
+# Another process removed it, or removes it at this moment.
 _GONE: Final = (errno.ENOENT, errno.ENODEV)
 
 
@@ -49,46 +49,46 @@ class Instance:
     """An instance directory, with the locked ``trace_pipe_raw`` of each of its CPUs."""
 
     root: str
-    """Where tracefs is mounted."""
+    """The mount point of tracefs."""
     path: str
     name: str
     own: bool
     raw_fds: dict[int, int]
-    """By CPU."""
+    """The descriptors by CPU."""
     undo: Undo
     record: InstanceRecord | None = None
-    """None: a user without a runtime directory records from an instance that is not lttd's."""
+    """None: the user has no runtime directory, and records an instance that is not lttd's."""
     progress: Progress | None = None
-    """How far a killed lttd had come with this instance; None once a segment tells of it."""
+    """The progress of a killed lttd with this instance; None once its losses are in a segment."""
     events: list[str] = field(default_factory=list)
-    """Globs and names that are enabled."""
+    """The enabled globs and names."""
     notes: list[str] = field(default_factory=list)
     began_empty: bool = False
     """The rings held nothing when lttd came: what they hold since is of events that lttd knows."""
 
     @property
     def ring_bytes(self) -> int:
-        """Size of one CPU's ring, as it is now."""
-        # "7 (expanded: 1408)" as long as nothing was recorded.
+        """The present size of one CPU's ring."""
+        # "7 (expanded: 1408)" before anything was recorded.
         return int(read_text(self.file("per_cpu/cpu0/buffer_size_kb")).split()[0]) << 10
 
     def file(self, name: str) -> str:
-        """Return the path of one of its files."""
+        """Return the path of a file of the instance."""
         return f"{self.path}/{name}"
 
     def unlock(self) -> None:
-        """Close what is in raw_fds."""
+        """Close the descriptors of raw_fds."""
         while self.raw_fds:
             os.close(self.raw_fds.popitem()[1])
 
     def leave(self) -> None:
-        """Unlock the instance and leave it, as it is, to the next lttd."""
+        """Unlock the instance, and leave it unchanged to the next lttd."""
         self.unlock()
         if self.record is not None:
             self.record.release()
 
     def close(self) -> None:
-        """Unlock; then put back what was changed, or remove the instance."""
+        """Unlock the instance; then undo the changes, or remove it."""
         self.unlock()
         record, self.record = self.record, None
         if self.own:
@@ -104,10 +104,11 @@ class Instance:
 
 
 def make_own(root: str, owner: Owner = NO_OWNER) -> Instance:
-    """Create and lock an instance that nobody else has, to be recorded into *owner*.
+    """Create and lock a new instance, to be recorded into *owner*.
 
     Raises:
-        NothingToRecordError: no tracefs, no right to it, or no runtime directory.
+        NothingToRecordError: there is no tracefs or no runtime directory, or this user may not use
+            it.
     """
     directory = RuntimeDirectory()
     try:
@@ -127,7 +128,7 @@ def make_own(root: str, owner: Owner = NO_OWNER) -> Instance:
 def _try_to_make(
     root: str, name: str, directory: RuntimeDirectory, owner: Owner
 ) -> Instance | None:
-    """Return the instance called *name*; None: somebody has one, or a record of one."""
+    """Make the instance *name*; return None if it, or a record of it, exists."""
     path = f"{root}/instances/{name}"
     if os.path.lexists(path):
         return None
@@ -156,7 +157,7 @@ def _try_to_make(
 
 
 def open_named(root: str, name: str, owner: Owner = NO_OWNER) -> Instance:
-    """Lock an instance that exists, or the top level; take over what a killed lttd changed in it.
+    """Lock an existing instance, or the top level; take over the changes of a killed lttd in it.
 
     Raises:
         LockedError: another recorder has it.
@@ -190,10 +191,11 @@ def _hold_record(instance: Instance, name: str, owner: Owner) -> None:
     except NothingToRecordError as error:
         if os.geteuid() == 0:
             raise
-        what = "after a kill, what lttd changed in this instance would stay as it is"
+        what = "after a kill, lttd's changes in this instance would stay"
         instance.notes.append(f"{error.reason}: {what}; {error.remedy}")
         return
-    # Held until ours has taken its place: another lttd would put back what is wanted again.
+    # Hold the old record until the new one has replaced it: otherwise another lttd would undo
+    # settings that are needed again.
     old = hold_left(record_name(name))
     try:
         left = _left_by(old, instance, owner) if old is not None else None
@@ -211,7 +213,7 @@ def _hold_record(instance: Instance, name: str, owner: Owner) -> None:
 
 
 def _left_by(record: InstanceRecord, instance: Instance, owner: Owner) -> Left | None:
-    """Return what a killed lttd changed in an instance that is locked by us now."""
+    """Return the changes of a killed lttd in an instance that this process has locked."""
     try:
         left = record.left()
     except ValueError:
@@ -220,7 +222,7 @@ def _left_by(record: InstanceRecord, instance: Instance, owner: Owner) -> Left |
         return None
     if left.own:
         if left.made == os.stat(instance.path).st_ino:
-            what = f"{instance.name} holds what a killed lttd recorded into {left.owner.path}"
+            what = f"{instance.name} holds data that a killed lttd recorded into {left.owner.path}"
             remedy = f"lttd --append -t {left.owner.path} keeps it, and needs no --source for that"
             raise UsageError(f"{what}: {remedy}")
         return None
@@ -230,7 +232,7 @@ def _left_by(record: InstanceRecord, instance: Instance, owner: Owner) -> Left |
 
 
 def hold_left(name: str) -> InstanceRecord | None:
-    """Hold the record of a dead recorder, which another lttd may be looking at just now.
+    """Hold the record of a dead recorder, which another lttd may be reading just now.
 
     Raises:
         LockedError: its recorder lives.
@@ -249,7 +251,7 @@ def lock_all(path: str) -> dict[int, int]:
 
     Raises:
         LockedError: another recorder has it.
-        LttdError: one cannot be opened.
+        LttdError: a file cannot be opened.
     """
     fds: dict[int, int] = {}
     try:
@@ -266,7 +268,7 @@ def cpus_of(path: str) -> Sequence[int]:
     """Return the CPUs of the instance at *path*, in ascending order.
 
     Raises:
-        LttdError: it has none, or has gone.
+        LttdError: it has none, or was removed.
     """
     try:
         names = os.listdir(f"{path}/per_cpu")
@@ -279,7 +281,7 @@ def cpus_of(path: str) -> Sequence[int]:
 
 
 def unread_events(path: str) -> int:
-    """Return how many events the rings of the instance at *path* hold."""
+    """Return the number of events in the rings of the instance at *path*."""
     return sum(
         parse_stats(read_bytes(f"{path}/per_cpu/cpu{cpu}/stats")).get("entries", 0)
         for cpu in cpus_of(path)
@@ -287,9 +289,10 @@ def unread_events(path: str) -> int:
 
 
 def remove_own(path: str, record: InstanceRecord | None) -> list[str]:
-    """Remove an instance that lttd made, and its record; return why that could not be done.
+    """Remove an instance that lttd made, and its record; return lines if that is not possible.
 
-    One that somebody holds open stays, switched off; its record lets the next lttd remove it.
+    An instance that is held open stays, with its events off; by its record the next lttd removes
+    it.
     """
     failure = _remove(path)
     if failure is None:
@@ -325,7 +328,7 @@ def _switched_off(path: str, record: InstanceRecord | None) -> str:
 
 
 def _remove(path: str) -> OSError | None:
-    """Remove an instance; return why not."""
+    """Remove an instance; return the error if it fails."""
     failure: OSError | None = None
     for _ in range(_ATTEMPTS):
         try:
@@ -333,7 +336,7 @@ def _remove(path: str) -> OSError | None:
         except OSError as error:
             failure = error
             if error.errno in _GONE:
-                # Without tracefs it is out of reach, and there all the same.
+                # Without tracefs the instance cannot be reached, but it still exists.
                 return None if os.path.isdir(os.path.dirname(path)) else failure
             if error.errno != errno.EBUSY:
                 return failure

@@ -1,4 +1,4 @@
-"""What killed lttds left in tracefs, by the records that they left in the runtime directory.
+"""Deal with the instances and settings that killed lttds left, by their records.
 
     whose record         its instance         what happens
     another boot's       any                  the record is removed
@@ -10,11 +10,10 @@
                          trace has gone       removed; how many events went with it is reported
     not lttd's own       any                  the settings are put back; the ring keeps its data
 
-Rule: the data of a ring belong to the trace that it was recorded into.
-Rule: a trace has gone only if the kernel says so of its file handle.  One that may have been moved,
-or that this user may not ask for (that takes CAP_DAC_READ_SEARCH), keeps its ring.
-Rule: an instance without a record was not made by lttd as far as anybody knows, so it is reported
-and left alone.
+Rule: the data of a ring belongs to the trace into which it was recorded.
+Rule: a trace is gone only if the kernel says so for its file handle.  If the trace may have been
+moved, or this user may not ask (that takes CAP_DAC_READ_SEARCH), its ring stays.
+Rule: an instance without a record may not be lttd's, so it is reported and left alone.
 """
 
 import os
@@ -50,23 +49,23 @@ from lttd.sources.ftrace.stream import lock_raw
 from lttd.sources.ftrace.undo import PIDS_FILE, Undo, put_back, remove_pids, waits
 from lttd.sources.tracefs import parse_stats, read_bytes, read_text, write_text
 
-# Its owner may be started again at once.  After that, a ring that records slows the machine down.
+# Its owner may start again at once.  After this time, lttd turns tracing off: it costs CPU time.
 GRACE_S: Final = 60.0
 _LISTED: Final = 3
-# So many lines about notes that lttd did not write, then their number; what a line quotes is cut.
+# The most lines on notes that lttd did not write, and the most characters that a line quotes.
 _REFUSED: Final = 8
 _QUOTED: Final = 200
 
 
 class Leftovers:
-    """Goes through all records of the dead, one by one."""
+    """Handles the records of dead recorders one by one."""
 
     def __init__(self, root: str, owner: Owner) -> None:
-        """*root*: where tracefs is mounted; *owner*: the trace that is recorded now."""
+        """*root* is the mount point of tracefs; *owner* is the trace of this run."""
         self._root = root
         self._owner = owner
         self.lines: list[str] = []
-        """What the user should know."""
+        """Lines for the user."""
         self._refused = 0
 
     def own_instances(self) -> Iterator[Instance]:
@@ -78,7 +77,7 @@ class Leftovers:
                 continue
             try:
                 instance = self._deal_with(record)
-            except (LttdError, OSError) as error:  # such as: it is removed at this moment
+            except (LttdError, OSError) as error:  # the instance is removed at this moment, say
                 self.lines.append(str(error))
                 instance = None
             except BaseException:
@@ -90,14 +89,14 @@ class Leftovers:
                 yield instance
         if self._refused > _REFUSED:
             more = self._refused - _REFUSED
-            self.lines.append(f"{more} more such notes there: remove what lttd did not write")
+            self.lines.append(f"{more} more such notes there: remove those that lttd did not write")
 
     def report_unknown(self) -> None:
-        """Report instances that look like lttd's, have no record, and are read by nobody."""
+        """Report instances with a name like lttd's that have no record and no reader."""
         try:
             names = sorted(os.listdir(f"{self._root}/instances"))
         except OSError:
-            return  # who may use one instance need not see the others
+            return  # a user may be allowed to use one instance, but not to list all
         for name in names:
             path = f"{self._root}/instances/{name}"
             if not re.fullmatch(rf"{re.escape(ftrace_instance.OWN_PREFIX)}\d+", name):
@@ -109,10 +108,10 @@ class Leftovers:
     def _hold(self, name: str) -> InstanceRecord | None:
         seen = glance(name)
         if seen is not None and seen.recorder == Recorder.this():
-            return None  # we live
+            return None  # it is the record of this process
         try:
-            # Of this trace, whose lock we have, all other recorders are dead: only a look at it
-            # can be in the way, and that is soon over.
+            # This process holds the lock of its trace, so all other recorders of the trace are
+            # dead: only another lttd that reads the record can hold it, for a moment.
             of_this_trace = seen is not None and self._owner.is_trace(seen.owner)
             record = hold_left(name) if of_this_trace else open_left(name)
         except LockedError:
@@ -142,7 +141,7 @@ class Leftovers:
         elif not left.made and record.is_as_old_as(path) and not _is_in_use(path):
             self.lines += remove_own(path, record)  # killed before it could write down its inode
         elif left.made != os.stat(path).st_ino:
-            record.remove()  # it is not the one that lttd made
+            record.remove()  # it is not the instance that lttd made
         elif left.finished or (not record.progress().segment and not unread_events(path)):
             self.lines += remove_own(path, record)
         elif self._is_ours(record, left):
@@ -156,10 +155,9 @@ class Leftovers:
         return self._root if top else f"{self._root}/instances/{left.instance}"
 
     def _is_ours(self, record: InstanceRecord, left: Left) -> bool:
-        """Tell whether the ring was recorded into the trace that is recorded now.
+        """Tell whether the ring was recorded into the trace of this run.
 
-        A directory can have the inode of one that was removed: then its path, and what it holds,
-        are others.
+        A directory can have the inode of a removed one, but then with another path and content.
         """
         if not self._owner.is_trace(left.owner):
             return False
@@ -171,14 +169,14 @@ class Leftovers:
         try:
             raw_fds = lock_all(path)
         except LockedError as error:
-            self.lines.append(f"{error}; it holds what a killed lttd recorded into this trace")
+            self.lines.append(f"{error}; it holds data that a killed lttd recorded into this trace")
             return None
         progress = record.progress()
         instance = Instance(
             self._root, path, left.instance, True, raw_fds, Undo(path), record, progress
         )
         try:
-            # Not to be removed before it is drained: its data are the last run's.
+            # It must not be removed before it is drained: its data belongs to the last run.
             _switch_off(path)
         except BaseException:
             instance.unlock()
@@ -203,16 +201,16 @@ class Leftovers:
         self.lines.append(f"{who}; {state}; {remedy}")
 
     def _report_removed(self, record: InstanceRecord, left: Left, path: str) -> None:
-        """Tell the owner of a ring that somebody has removed; keep the record until then."""
+        """Report a removed ring to the start of its trace; keep the record until then."""
         if left.own and left.made and not _has_gone(left):
             if not self._is_ours(record, left):
                 return
-            what = "with what a killed lttd had recorded for this trace and not stored"
-            self.lines.append(f"{path}: somebody removed it, {what}; how much is not known")
+            what = "with events that a killed lttd had not stored yet"
+            self.lines.append(f"{path}: somebody removed it, {what}; their number is unknown")
         record.remove()
 
     def _put_back(self, record: InstanceRecord, left: Left, path: str) -> None:
-        """Undo what a killed lttd changed in an instance that is not lttd's own."""
+        """Undo the changes of a killed lttd in an instance that is not lttd's own."""
         events = unread_events(path)
         done, waiting = [PIDS_FILE] if left.pids else [], []
         remove_pids(path, left.pids)
@@ -226,20 +224,20 @@ class Leftovers:
         who = f"{path}: an lttd that was killed (pid {left.recorder.pid})"
         if done:
             record.write_down({"undone": done})
-            self.lines.append(f"{who} had changed it: put back are {_listed(done)}")
+            self.lines.append(f"{who} had changed it; restored: {_listed(done)}")
         if waiting:
-            what = f"left {_listed([change.file for change in waiting])} changed: to put that back"
+            what = f"left {_listed([change.file for change in waiting])} changed: restoring this"
             what += f" would lose its {events:,} unread events"
-            remedy = "record from it, or read them, and it is put back by the next lttd"
+            remedy = "record from it, or read them; then the next lttd restores it"
             self.lines.append(f"{who} {what}; {remedy}")
         elif self._owner.is_trace(left.owner):
             self._tell_unstored(record, path)
             record.remove()
         elif not record.progress().segment or _has_gone(left):
-            record.remove()  # no trace waits for the count of what was lost
+            record.remove()  # no trace waits for the count of the lost events
 
     def _tell_unstored(self, record: InstanceRecord, path: str) -> None:
-        """Report what was lost of a ring that this run does not record, so that no gap tells."""
+        """Report the losses of a ring that this run does not record, so that no gap states them."""
         progress, lost = record.progress(), 0
         for stream in progress.marks:
             file = f"{path}/per_cpu/cpu{stream.rpartition('_')[2]}/stats"
@@ -279,7 +277,7 @@ def _has_gone(left: Left) -> bool:
 
 
 def _doubt(left: Left) -> str:
-    """Return what to add to the path of a trace that cannot be proved to have gone."""
+    """Return words to add to the path of a trace whose removal is not proved."""
     try:
         missing = _is_missing(left.owner.path)
     except OSError:
@@ -291,7 +289,7 @@ def _is_missing(path: str) -> bool:
     """Tell whether nothing has the name *path*.
 
     Raises:
-        OSError: nobody can tell; a directory on the way to it may be closed to this user.
+        OSError: it is unknown; this user may not search a directory on the way to it.
     """
     try:
         os.stat(path)
@@ -313,5 +311,5 @@ def _is_unused(path: str) -> bool:
     try:
         os.close(lock_raw(f"{path}/per_cpu/cpu{cpus_of(path)[0]}/trace_pipe_raw"))
     except (LttdError, OSError):
-        return False  # in use, or being made or removed at this moment
+        return False  # it is in use, or being made or removed at this moment
     return True

@@ -1,4 +1,4 @@
-"""What the runtime directory says of a tracefs instance that an lttd uses: whose it is, and why.
+"""Keep the record of a tracefs instance that an lttd uses, in the runtime directory.
 
     ftrace-lttd-4711     {"instance": "lttd-4711", "own": true, "boot_id": ..., "trace": ...,
                           "recorder": ..., "boottime_ns": 90125000000}
@@ -10,11 +10,11 @@
     progress-lttd-4711   {"segment": "20261127T...", "streams": {"ftrace_0": [[0, 0], [512, 4096]]},
                           "boottime_ns": 100125000000}
 
-A record is written before the instance is made or changed, and removed after it was removed or put
-back.  Lines are added, each by one write; one that a kill cut short tells of a change that was not
-made.  The lock of the record is its recorder's life.  The progress is written anew every few
-seconds, so that its age is how long a dead recorder has been dead.  The age is a difference of the
-kernel's CLOCK_BOOTTIME: nobody sets that clock, and notes end with the boot as it does.
+A record is written before the instance is made or changed, and removed after the instance was
+removed or restored.  Lines are added, each by one write; a line that a kill cut short describes a
+change that was not made.  The lock of the record is held as long as its recorder lives.  The
+progress is replaced every few seconds, so its age is the time since a recorder's death.  The age is
+a difference of CLOCK_BOOTTIME, which nobody can set; notes end with the boot, as this clock does.
 """
 
 import json
@@ -35,17 +35,17 @@ from lttd.sources.ftrace.undo import PIDS_FILE, Change
 
 PREFIX: Final = "ftrace-"
 TOP_LEVEL: Final = "/"
-"""Stands for the top level of tracefs where an instance is named."""
+"""The name of the top level of tracefs among instances."""
 _PROGRESS: Final = "progress-"
 _NAME_BYTES: Final = 200
 _AT_ONCE_NS: Final = 1_000_000_000
 Marks = Mapping[str, Sequence[tuple[int, int]]]
-"""By stream: how many sub-buffers had been taken when the kernel's ``read events`` was so much."""
+"""By stream: pairs of the number of sub-buffers taken, and the kernel's ``read events`` then."""
 
 
 @dataclass(slots=True)
 class Left:
-    """What a record says, once its recorder is dead."""
+    """The content of a record whose recorder is dead."""
 
     instance: str
     own: bool
@@ -53,25 +53,25 @@ class Left:
     owner: Owner
     recorder: Recorder
     made: int = 0
-    """Inode of the instance's directory, made by lttd; 0: it came not so far."""
+    """The inode of the instance's directory that lttd made; 0: it was not made."""
     finished: bool = False
-    """Drained and switched off; only removing it did not work."""
+    """Whether the instance is drained and off, and only its removal failed."""
     changes: dict[str, Change] = field(default_factory=dict)
     pids: set[int] = field(default_factory=set)
 
     @property
     def of_this_boot(self) -> bool:
-        """False: what it tells of ended with another boot."""
+        """False: the record is of an earlier boot, whose state has ended."""
         return self.boot_id == boot_id()
 
 
 def parse_record(content: bytes) -> Left:
-    """Read a record.
+    """Parse a record.
 
     Raises:
-        ValueError: lttd did not write it, or not this one.
+        ValueError: lttd did not write it, or another version did.
     """
-    # The last line has no end if its writer was killed: what it tells of was not done.
+    # The last line has no end if its writer was killed: its change was not made.
     lines = content.split(b"\n")[:-1]
     if not lines or len(lines) > NOTE_LINES.most:
         raise ValueError(f"{len(lines)} lines")
@@ -98,10 +98,10 @@ def _owner(trace: Mapping[str, Any]) -> Owner:
 
 
 def _instance(value: object) -> str:
-    """Return the name of an instance as it is, if it leads to one and nowhere else.
+    """Return the name of an instance unchanged, if it cannot lead elsewhere.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it can.
     """
     name = _path(value)
     if name != TOP_LEVEL and (name in {"", ".", ".."} or "/" in name):
@@ -110,10 +110,10 @@ def _instance(value: object) -> str:
 
 
 def _path(value: object) -> str:
-    """Return a path as it is, if it can be one.
+    """Return a path unchanged, if it is possible.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it is not.
     """
     if b"\0" in os.fsencode(str(value)):
         raise ValueError("a path with a NUL")
@@ -137,14 +137,14 @@ class InstanceRecord:
     """The record of an instance that this process uses, and its progress."""
 
     def __init__(self, directory: RuntimeDirectory, note: Note) -> None:
-        """*note*: the record, which this process holds."""
+        """*note* is the record, which this process holds."""
         self._directory = directory
         self._note = note
         self._progress = _PROGRESS + note.name.removeprefix(PREFIX)
 
     @property
     def path(self) -> str:
-        """Where the record is."""
+        """The path of the record."""
         return f"{self._directory.path}/{self._note.name}"
 
     @classmethod
@@ -154,7 +154,7 @@ class InstanceRecord:
         """Make and hold the record of *instance*.
 
         Raises:
-            FileExistsError: there is one.
+            FileExistsError: it has one already.
             NothingToRecordError: it cannot be written.
         """
         content = _head(instance, owner, own=own)
@@ -167,7 +167,7 @@ class InstanceRecord:
         return cls(directory, directory.replace(record_name(instance), content))
 
     def left(self) -> Left:
-        """Return what it says.
+        """Return the content of the record.
 
         Raises:
             ValueError: lttd did not write it.
@@ -191,14 +191,14 @@ class InstanceRecord:
         self._note.append(json.dumps(line).encode() + b"\n")
 
     def mark(self, segment: str, marks: Marks) -> None:
-        """Write how far the recording of *segment* has come: a sign of life."""
+        """Note how far *segment* was recorded, which also shows that the recorder lives."""
         value: dict[str, Any] = {"segment": segment}
         value["streams"] = {name: list(each) for name, each in marks.items()}
         value["boottime_ns"] = kernel_clock_ns(time.CLOCK_BOOTTIME)
         self._directory.write(self._progress, json.dumps(value).encode())
 
     def progress(self) -> "Progress":
-        """Return how far it had come, and how long ago."""
+        """Return the last noted progress, and its age."""
         content = self._directory.read(self._progress)
         if content is None:
             return Progress("", {}, _age_s(self._note.content().partition(b"\n")[0]))
@@ -214,27 +214,27 @@ class InstanceRecord:
         return Progress(segment, marks, _age_s(content))
 
     def remove(self) -> None:
-        """Remove it: nothing is left that it tells of."""
+        """Remove the record, because nothing is left to undo."""
         self.forget()
         self._directory.close()
 
     def forget(self) -> None:
-        """Remove it, and leave the runtime directory open."""
+        """Remove the record, and leave the runtime directory open."""
         self._directory.remove(self._progress)
         self._note.remove()
 
     def release(self) -> None:
-        """Leave it to the next lttd."""
+        """Leave the record to the next lttd."""
         self._note.release()
         self._directory.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a recorder had come when it last said so."""
+    """The last noted progress of a recorder."""
 
     segment: str
-    """Name of the segment's directory; empty: it never began one."""
+    """The name of the segment's directory; empty: it never began a segment."""
     marks: Marks
     age_s: float
 
@@ -255,7 +255,7 @@ def record_names() -> list[str]:
 
 
 def glance(name: str) -> Left | None:
-    """Return what the record called *name* says, without holding it; None: nothing to be used."""
+    """Return the content of the record *name*, without holding it; None: it is not usable."""
     try:
         with RuntimeDirectory() as directory:
             return parse_record(directory.read(name) or b"")
@@ -264,11 +264,11 @@ def glance(name: str) -> Left | None:
 
 
 def open_left(name: str) -> InstanceRecord | None:
-    """Hold the record called *name*; None: it has gone, or is not a file of ours.
+    """Hold the record *name*; None: it was removed, or belongs to another user.
 
     Raises:
         LockedError: its recorder lives.
-        LttdError: no runtime directory.
+        LttdError: there is no runtime directory.
     """
     directory = RuntimeDirectory()
     try:
@@ -283,7 +283,7 @@ def open_left(name: str) -> InstanceRecord | None:
 
 
 def is_foreign(name: str) -> bool:
-    """Tell whether what is called like a record is not even a file of lttd's."""
+    """Tell whether a file with the name of a record is not lttd's."""
     try:
         with RuntimeDirectory() as directory:
             return directory.is_foreign(name)
@@ -292,9 +292,9 @@ def is_foreign(name: str) -> bool:
 
 
 def _age_s(content: bytes) -> float:
-    """Return how long ago a line of a note was written.
+    """Return the age of a line of a note, in s.
 
-    One without a time is from a version of lttd before this one: its recorder is long dead.
+    A line without a time is from an earlier version of lttd: its recorder is long dead.
     """
     try:
         written_ns = int(json.loads(content)["boottime_ns"])

@@ -1,8 +1,9 @@
-"""What is set in a tracefs instance before it is recorded, and how the kernel took it.
+"""Set up a tracefs instance for recording, and read back the kernel's actual settings.
 
-Rule: an own instance inherits options of the top level, so each one that matters is set; anywhere
-else only what was asked for is set, through an Undo.
-Rule: what has the value already is not written: writing a clock empties the ring even then.
+Rule: an instance of lttd's own inherits options of the top level, so each option that matters is
+set.  In another instance only the requested settings are set, through an Undo.
+Rule: a setting that has the value already is not written: even then, writing a clock empties the
+ring.
 """
 
 import os
@@ -28,11 +29,11 @@ from lttd.sources.tracefs import (
 OWN_EVENTS: Final = ("sched:*",)
 OWN_CLOCK: Final = "mono"
 OWN_BUFFER_BYTES: Final = 4 << 20
-# Wake up for the smaller of these: a quarter of the ring leaves time, a take has no room for more.
+# Wake up at the smaller of these: a quarter of the ring leaves time, and a take has no more room.
 WAKE_PERCENT: Final = 25
 WAKE_BYTES: Final = 4 << 20
-# What a new instance inherits from the top level and what changes the events that it records, or
-# whether it records.  The other options change how the kernel prints.
+# Options that a new instance inherits from the top level, and that change the events that it
+# records, or whether it records.  The other options change how the kernel prints.
 OWN_OPTIONS: Final = (
     ("overwrite", "1"),
     ("record-tgid", "1"),
@@ -50,13 +51,13 @@ OWN_OPTIONS: Final = (
 
 @dataclass(frozen=True)
 class FtraceSettings:
-    """What to record and how; None leaves a foreign instance as it is, and an own one's default."""
+    """What to record and how; None keeps the value of an existing instance, or the default."""
 
     instance: str | None = None
-    """None: one of lttd's own; ``/``: the top level; else a name below ``instances``."""
+    """None: a new instance of lttd's own; ``/``: the top level; else a name below ``instances``."""
     events: tuple[str, ...] = ()
     buffer_bytes: int | None = None
-    """Per CPU."""
+    """The size of each CPU's ring."""
     subbuffer_bytes: int | None = None
     clock: str | None = None
     overwrite: bool | None = None
@@ -65,7 +66,7 @@ class FtraceSettings:
 
 
 def configure_own(instance: Instance, settings: FtraceSettings) -> None:
-    """Set up an instance that has just been made; it records nothing before tracing_on is 1."""
+    """Set up a new instance; it records nothing before tracing_on is 1."""
     _set(instance, "tracing_on", "0")
     _set_clock(instance, settings.clock or OWN_CLOCK)
     if settings.subbuffer_bytes is not None:
@@ -85,7 +86,7 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
 
 
 def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
-    """Write what was asked for, and what keeps poll from spinning; remember how it was."""
+    """Write the requested settings, and one that keeps poll from spinning; note the old values."""
     undo = instance.undo
     instance.began_empty = not unread_events(instance.path)
     if settings.clock is not None:
@@ -107,7 +108,7 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
 
 
 def wake_percent(ring_size_bytes: int) -> int:
-    """Return the buffer_percent to set; 0 would make poll report readable for ever."""
+    """Return the buffer_percent to set; with 0 poll would always report data."""
     return max(1, min(WAKE_PERCENT, 100 * WAKE_BYTES // max(ring_size_bytes, 1)))
 
 
@@ -117,7 +118,7 @@ def wakes_sensibly(instance: Instance) -> bool:
 
 
 def page_layout(instance: Instance) -> PageLayout:
-    """Ask the instance how its sub-buffers look."""
+    """Read the layout of the instance's sub-buffers."""
     order = "<" if sys.byteorder == "little" else ">"
     try:
         return parse_header_page(read_bytes(instance.file("events/header_page")), order)
@@ -132,7 +133,7 @@ def overwrites(instance: Instance) -> bool:
 
 
 def inherits_pids(instance: Instance) -> bool:
-    """Tell whether who is started by a process that is left out is left out, too."""
+    """Tell whether children of an excluded process are excluded, too."""
     return _read_or(instance, "options/event-fork", "0") == "1"
 
 
@@ -142,7 +143,7 @@ def clock_of(instance: Instance) -> str:
 
 
 def enabled_events(path: str) -> list[str]:
-    """Return what is enabled in an instance: ``system:*``, or events one by one."""
+    """Return the enabled events of an instance: ``system:*``, or single events."""
     names = []
     for system in systems(f"{path}/events"):
         directory = f"{path}/events/{system}"
@@ -162,7 +163,7 @@ def _state(enable_file: str) -> str:
     try:
         return read_setting(enable_file)
     except LttdError:
-        return ""  # some events have none; a module may have gone
+        return ""  # some events have no such file; a module may have been removed
 
 
 def _set(instance: Instance, name: str, text: str) -> None:
@@ -205,12 +206,12 @@ def _set_subbuffer_bytes(instance: Instance, size_bytes: int) -> None:
 
 
 def _set_and_tell_loss(instance: Instance, name: str, text: str) -> None:
-    """Set what empties the ring; note how many events were in it."""
+    """Write a setting that empties the ring; note the number of events in it."""
     before = read_setting(instance.file(name))
     events = 0 if instance.own or before == text else unread_events(instance.path)
     _set(instance, name, text)
     if events:
-        what = f"setting {name} emptied the ring: {events:,} events that it held are gone"
+        what = f"setting {name} emptied the ring: its {events:,} events are lost"
         instance.notes.append(what)
 
 
@@ -243,7 +244,7 @@ def _enable(instance: Instance, globs: Sequence[str]) -> None:
 
 
 def _enable_what_is_off(instance: Instance, file: str) -> None:
-    """Enable an event, a system, or all; only what was off is switched off again."""
+    """Enable an event, a system, or all; only events that were off are turned off again."""
     state, directory = _state(instance.file(file)), os.path.dirname(file)
     if state == "X":
         for name in events_of(instance.file(directory)):
@@ -255,7 +256,7 @@ def _enable_what_is_off(instance: Instance, file: str) -> None:
 
 
 def _tell_pids(instance: Instance) -> None:
-    """Note whose events are left out by lists of pids that somebody has set before."""
+    """Note the lists of pids that another user has set, and whose events these exclude."""
     path = instance.file("set_event_pid")
     pids = _read_or(instance, "set_event_pid", "").split()
     if pids:
@@ -275,9 +276,9 @@ def _tell_pids(instance: Instance) -> None:
 
 
 def _tell_differences(instance: Instance, settings: FtraceSettings) -> None:
-    """Note what was asked for and what the kernel made of it.
+    """Note settings that the kernel changed.
 
-    It rounds a ring up to whole sub-buffers, which is what everybody expects.
+    Rounding a ring up to whole sub-buffers is not noted.
     """
     subbuffer_bytes = page_layout(instance).subbuffer_bytes
     asked_and_made = (

@@ -1,16 +1,16 @@
-"""What other tools do to an instance while lttd records from it: noticed, reported, not undone.
+"""Notice and report what other tools do to an instance while lttd records from it; undo nothing.
 
-Rule: inotify only says when to look; what is so, is read back.  The kernel's own doings make no
-inotify event, and a watch below ``events`` goes deaf when the kernel drops the file's dentry
-(seen on 6.18 after ``drop_caches``); so all is looked at again, now and then.
-Rule: single files are watched, never a directory and never ``trace_marker``: a watch on the
-directory makes every marker write 2 to 2.7 times slower.
+Rule: inotify only says when to look; the state is read back from the files.  The kernel's own acts
+make no inotify event, and a watch below ``events`` goes deaf when the kernel drops the file's
+dentry (seen on 6.18 after ``drop_caches``).  So all files are also read again from time to time.
+Rule: only single files are watched, never a directory and never ``trace_marker``: a watch on the
+directory makes every write of a marker 2 to 2.7 times slower.
 Rule: from arm() to disarm() lttd itself writes nothing but set_event_notrace_pid, of which its own
 pids are known; what it reads makes no event of those that are asked for.
 
-A setting that is not as it was is a state, until it is as it was.  What is over already (somebody
-cleared ``trace``) is an act.  Each is a gap, too, of unknown number, in every stream it concerns;
-of what others read the number is known, by the kernel's own count.
+A changed setting is a state until it has its first value again.  Something that is over already
+(a process cleared ``trace``) is an act.  Each also is a gap of unknown number in every stream that
+it concerns.  The number of events that others read is known from the kernel's own count.
 """
 
 import os
@@ -39,12 +39,12 @@ from lttd.sources.inotify import (
 from lttd.sources.tracefs import chosen_of, read_text
 from lttd.subbuffer import Reason
 
-# How often everything is looked at, whatever inotify says.
+# The time after which all files are read again, without a report of inotify.
 LOOK_AGAIN_NS: Final = 10_000_000_000
-# Reading so many files takes a tenth of a second, beside the reading loop; what is beyond is seen
-# when it is written, as long as its watch is not deaf.
+# Reading this many files takes a tenth of a second, beside the reading loop.  A change of further
+# files is noticed by inotify only.
 MOST_FILTERS: Final = 8192
-# Files that may empty the ring when they are written, and often do not; the counters tell.
+# Files whose writing may empty the ring, but often does not; the counters show it.
 SNAPSHOTS: Final = ("snapshot", "per_cpu/cpu{cpu}/snapshot")
 PROBES: Final = ("dynamic_events", "kprobe_events", "uprobe_events", "synthetic_events")
 _WRITTEN: Final = IN_MODIFY | IN_CLOSE_WRITE
@@ -53,14 +53,14 @@ _PAUSES: Final = "; nothing is read until it is, since a segment has one clock a
 
 
 class Setting(NamedTuple):
-    """A file of an instance whose value must stay as it was when recording began."""
+    """A file of an instance that must keep the value that it had when recording began."""
 
     file: str
     trouble: Trouble
     reason: Reason | None
-    """Of the gap; None: the kernel counts what is lost by it."""
+    """The reason of the gap; None: the kernel counts the losses."""
     pauses: bool = False
-    """What the ring holds meanwhile does not belong into the segment."""
+    """Whether the data written meanwhile does not fit the segment."""
 
 
 TRACING_ON: Final = Setting("tracing_on", Trouble.TRACING_OFF, Reason.SWITCHED_OFF)
@@ -94,28 +94,28 @@ class FtraceWatch:
         self._heard_of: dict[int, Callable[[Masks], None]] = {}
         self._normal: dict[str, str | None] = {}
         self._sizes: list[str] = []
-        """Files that say how large a ring is."""
+        """Files with the size of a ring."""
         self._left_out_before: frozenset[str] = frozenset()
-        """Pids that others had the kernel leave out when recording began."""
+        """The pids that others had excluded when recording began."""
         self._left_out: frozenset[str] = frozenset()
-        """Those that came since."""
+        """The pids that others excluded since."""
         self._away: set[str] = set()
-        """Files whose value is not as it was."""
+        """The files that have another value now."""
         self._events: frozenset[str] = frozenset()
         self._events_off = 0
         self._filters: dict[str, str] = {}
         self._filtered: set[str] = set()
         self._open: set[str] = set()
-        """Consuming files that were opened, and not closed since."""
+        """The consuming files that were opened, and not closed since."""
         self._opened = False
         self._has_readers = False
         self._foreign_reported = 0
         self._off_explained: bool | None = None
-        """Tracing went off and nobody wrote that: whether a trigger did; None: not known yet."""
+        """If tracing went off without a write: whether a trigger did it; None: not known yet."""
         self._on_fd = -1
         self._look_again_ns = 0
         self._found: deque[Callable[[], None]] = deque()
-        """What look_closer() found, for the reading thread to judge."""
+        """The results of look_closer(), for the reading thread."""
 
     # -- from the reading thread
 
@@ -124,7 +124,7 @@ class FtraceWatch:
         return self._inotify.fileno() if self._inotify else -1
 
     def arm(self, health: Health) -> None:
-        """Take what is now for what has to be; notice from here on what changes."""
+        """Remember the present state, and report changes from now on."""
         self._health = health
         self._inotify = Inotify()
         if self._inotify.fileno() < 0:
@@ -144,7 +144,7 @@ class FtraceWatch:
         self._hear("trace", self._on_cleared("trace", self._streams))
         self._hear("trace_pipe", self._on_opened("trace_pipe", self._streams), _OPENED)
         self._hear_size("buffer_size_kb")
-        # Its close shrinks all rings, after inotify has said so: the next tick looks.
+        # Closing it shrinks all rings after the report of inotify: look at the next tick.
         self._hear("free_buffer", self._look_soon)
         for stream in self._streams:
             cpu = f"per_cpu/cpu{stream.info.id.cpu}"
@@ -154,11 +154,11 @@ class FtraceWatch:
             self._hear_size(f"{cpu}/buffer_size_kb")
         self._hear_what_may_empty()
         self._look_again_ns = time.monotonic_ns() + LOOK_AGAIN_NS
-        with suppress(OSError):  # then inotify and the look now and then have to do
+        with suppress(OSError):  # then inotify and the look from time to time must be enough
             self._on_fd = os.open(self._instance.file("tracing_on"), os.O_RDONLY | os.O_CLOEXEC)
 
     def disarm(self) -> None:
-        """Notice nothing more: what comes now are our own changes."""
+        """Stop noticing changes: from now on they are lttd's own."""
         if self._inotify is not None:
             self.heard()
             self._inotify.close()
@@ -168,7 +168,7 @@ class FtraceWatch:
             self._on_fd = -1
 
     def heard(self) -> None:
-        """Look at what inotify has said."""
+        """Handle the reports of inotify."""
         if self._inotify is None:
             return
         masks: dict[int, list[int]] = {}
@@ -182,7 +182,7 @@ class FtraceWatch:
                 self._heard_of[watch](some)
 
     def tick(self) -> None:
-        """Look at what makes no inotify event; one short read, unless it is time for all of it."""
+        """Look for changes without an inotify event; one short read, or all files if it is time."""
         if self._inotify is None:
             return
         self.heard()
@@ -206,7 +206,7 @@ class FtraceWatch:
     # -- from a thread beside the reading loop
 
     def look_closer(self) -> None:
-        """Watch the files of events; find out who reads, and why tracing is off."""
+        """Watch the files of events; find other readers, and the reason why tracing is off."""
         self.wants_closer_look = False
         if self._inotify is None:
             return
@@ -229,7 +229,7 @@ class FtraceWatch:
                 self._look_at(setting)
 
     def _look_at(self, setting: Setting, writes: int = 0) -> None:
-        """Compare a setting with what it was; *writes*: how often somebody has just written it."""
+        """Compare a setting with its first value; *writes* is the number of reported writes."""
         if setting.file == "set_event_pid" and self._pids_change_by_themselves():
             if writes:
                 path = self._instance.file(setting.file)
@@ -254,10 +254,10 @@ class FtraceWatch:
         self._shared.paused = any(each.pauses and each.file in self._away for each in SETTINGS)
 
     def _look_at_rewrite(self, setting: Setting, writes: int) -> None:
-        """Judge writes that left the value as it was: it may have been another one in between."""
+        """Report writes that left the first value: it may have been another one in between."""
         path = self._instance.file(setting.file)
         if setting.reason is Reason.EMPTIED:
-            # The same clock once more empties a ring; so may a refused tracer, as counters tell.
+            # Writing the same clock empties a ring; so may a refused tracer, which counters show.
             emptied = [stream for stream in self._streams if stream.looks_emptied()]
             if emptied or setting.file == "trace_clock":
                 self._tell_emptied(path, "another process wrote it", self._streams)
@@ -267,20 +267,20 @@ class FtraceWatch:
             self._suspect(setting.reason)
 
     def _pids_change_by_themselves(self) -> bool:
-        """Tell whether the kernel itself adds children to lists of pids, and removes the dead."""
+        """Tell whether the kernel adds children to lists of pids, and removes dead processes."""
         return self._read("options/event-fork") == "1"
 
     def _left_out_by_others(self) -> frozenset[str] | None:
-        """Return whom others have the kernel leave out; None where that cannot be told."""
+        """Return the pids that others have excluded; None if that is unknown."""
         text = self._read(PIDS_FILE)
         if text is None or self._pids_change_by_themselves():
             return None
-        # Read after the list, so that what lttd adds meanwhile is in it.
+        # Read after the list, so that pids that lttd adds meanwhile are in it.
         ours = {str(pid) for pid in self._instance.undo.left_out}
         return frozenset(text.split()) - ours
 
     def _on_left_out(self, _: Masks) -> None:
-        """Look at who is left out: lttd wrote the list just now, or somebody else did."""
+        """Look at the excluded pids: lttd or another process has written the list."""
         if self._pids_change_by_themselves() and not self._instance.undo.left_out:
             path = self._instance.file(PIDS_FILE)
             self._health.happened(Trouble.FILTER_SET, "another process wrote it", path)
@@ -288,7 +288,7 @@ class FtraceWatch:
         self._look_at_left_out()
 
     def _look_at_left_out(self) -> None:
-        """Compare whom others have left out with whom they had when recording began."""
+        """Compare the pids that others exclude with those when recording began."""
         found, path = self._left_out_by_others(), self._instance.file(PIDS_FILE)
         if found is None:
             return
@@ -303,7 +303,7 @@ class FtraceWatch:
             self._suspect(Reason.FILTERED)
 
     def _look_whether_on(self) -> None:
-        """Find out whether tracing went off unheard: the kernel turns it off itself, too."""
+        """Find out whether tracing went off without a report: the kernel itself can do so."""
         try:
             on = os.pread(self._on_fd, 8, 0).strip().decode() == self._normal[TRACING_ON.file]
         except OSError:
@@ -319,12 +319,12 @@ class FtraceWatch:
                 self._look_at(TRACING_ON)
 
     def _judge_triggers(self, names: Sequence[str]) -> None:
-        """Say that tracing is off because somebody asked the kernel for that; or is it?"""
+        """Tell a traceoff trigger, which is no interference, from other reasons of tracing off."""
         if self._off_explained is not None or TRACING_ON.file in self._away:
             return
         self._off_explained = bool(names)
         if names:
-            self.wants_closer_look = True  # whoever looks closer tells the notes, too
+            self.wants_closer_look = True  # the closer look also prints the notes
             self._instance.notes.append(
                 f"tracing is off, as a traceoff trigger asks for ({names[0]}); write 1 to "
                 f"{self._instance.file('tracing_on')} to go on"
@@ -352,7 +352,7 @@ class FtraceWatch:
         return lambda _: self._tell_emptied(path, "another process wrote it", streams)
 
     def _hear_what_may_empty(self) -> None:
-        """Watch snapshots, which take the ring's place, and probes, whose deletion empties it."""
+        """Watch snapshots, which replace the ring, and probes, whose deletion empties it."""
         root, cpus = self._instance.root, [stream.info.id.cpu for stream in self._streams]
         names = {name.format(cpu=cpu) for name in SNAPSHOTS for cpu in cpus}
         paths = [self._instance.file(name) for name in sorted(names)]
@@ -368,7 +368,7 @@ class FtraceWatch:
         return written
 
     def _tell_emptied(self, path: str, how: str, streams: Sequence[FtraceStream]) -> None:
-        words = f"{how}: what the ring held, and was not read yet, is gone"
+        words = f"{how}: the events that were in the ring are lost"
         self._health.happened(Trouble.RING_EMPTIED, words, path)
         self._suspect(Reason.EMPTIED, streams)
 
@@ -384,7 +384,7 @@ class FtraceWatch:
         before, now = self._normal[name], self._read(name)
         if now == before:
             return
-        for each in self._sizes:  # one write changes what several files say
+        for each in self._sizes:  # one write changes the values of several files
             self._normal[each] = self._read(each)
         if before is None or now is None or "expanded" in before:
             return  # "7 (expanded: 1408)": the kernel makes a ring when the first event is enabled
@@ -415,7 +415,7 @@ class FtraceWatch:
         return {file: value for file in files if (value := self._read(file)) is not None}
 
     def _judge_filters(self, values: Mapping[str, str]) -> None:
-        """Compare filters of events with what they were."""
+        """Compare the filters of events with the first ones."""
         before = set(self._filtered)
         for file, value in values.items():
             if value == self._filters.get(file):
@@ -425,7 +425,7 @@ class FtraceWatch:
         path = self._instance.file("events")
         if self._filtered:
             example = min(self._filtered)
-            text = f"filters were changed of {len(self._filtered)} events, such as {example}"
+            text = f"the filters of {len(self._filtered)} events were changed, such as {example}"
             self._health.begins(Trouble.FILTER_SET, f"{text}: {self._read(example)}", path)
         else:
             self._health.ends(Trouble.FILTER_SET, "all filters are as they were", path)
@@ -437,7 +437,7 @@ class FtraceWatch:
         return None if text is None else frozenset(text.splitlines())
 
     def _look_at_events(self) -> None:
-        """Compare what is enabled with what was; more than that is not our concern."""
+        """Compare the enabled events with the first ones; further events are ignored."""
         path, enabled = self._instance.file("set_event"), self._enabled()
         if enabled is None:
             return
@@ -468,7 +468,7 @@ class FtraceWatch:
         return opened
 
     def _judge_readers(self, who: Sequence[str]) -> None:
-        """Report who can consume from the ring besides us."""
+        """Report other processes that can consume from the ring."""
         path, opened, self._opened = self._instance.path, self._opened, False
         readers = ", ".join(who) or ("somebody" if self._open else "")
         had_readers, self._has_readers = self._has_readers, bool(readers)
@@ -510,7 +510,7 @@ class FtraceWatch:
         return chosen_of(text) if text and setting.file == "trace_clock" else text
 
     def _read(self, name: str) -> str | None:
-        """Read a file of the instance; None where that cannot be done."""
+        """Read a file of the instance; None if it cannot be read."""
         try:
             return read_text(self._instance.file(name))
         except LttdError:
