@@ -80,7 +80,7 @@ def test_wall_clock_times_are_converted_for_each_segment(trace: Trace) -> None:
     assert window.bounds(trace.segments[0]) == (2000, 3000)
     assert window_of(trace, None, None) == Window()
     assert Window().everything
-    with pytest.raises(UsageError, match="lies before"):
+    with pytest.raises(UsageError, match="is before --begin"):
         window_of(trace, "+2us", "+1us")
 
 
