@@ -1,13 +1,12 @@
-"""Opens a segment after a crash: what is torn is cut and counted, and the index is made whole.
+"""Recover a segment after a crash: cut and count torn tails, and make the index whole.
 
-Rule: only beyond what the ``synced`` record vouches for is anything looked at or changed (in a
-closed segment, whose repair somebody asked for: all of it).
-Rule: a torn tail is the end, and is counted; damage before it stays where it is, for the viewer to
-tell, and what follows it is kept.  The index is a cache: where it and the data disagree, the data
-is right.
-Invariant: the gap is durable before the cut that makes it, the data before the index, the index
-before the manifest says ``closed``; recovering again, or after a crash while recovering, comes to
-the same.
+Rule: recovery reads and changes only what the synced record does not cover (in a closed segment,
+whose repair a user requested, it reads all).
+Rule: a torn tail is the end, and is counted.  Damage before it stays, for the viewer to report, and
+the data after it is kept.  The index is a cache: if it disagrees with the data, the data is right.
+Invariant: the gap is durable before the cut that it describes, the data before the index, and the
+index before the manifest says ``closed``.  A second recovery, also after a crash during the first,
+has the same result.
 """
 
 from dataclasses import dataclass, replace
@@ -41,7 +40,7 @@ from lttd.tracedir import (
     this_machine,
 )
 
-# The smallest block of any disk: what a power loss leaves as zeros begins at a multiple of it.
+# The smallest block of any disk: zeros after a power loss begin at a multiple of it.
 DISK_BLOCK_BYTES: Final = 512
 _NOTHING: Final = Position(entries=0, data_bytes=0, gaps=0)
 _CHUNK_BYTES: Final = 1 << 20
@@ -53,33 +52,33 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class StreamRecovery:
-    """What recover() made of one stream."""
+    """The result of recover() for one stream."""
 
     name: str
     stream: StreamId
     source: str
-    """As StreamStats has it."""
+    """As in StreamStats."""
     entries: int
     rebuilt_entries: int
-    """How many of them were not in the index, or stood there wrongly."""
+    """The number of entries that were missing or wrong in the index."""
     torn_bytes: int
-    """Bytes cut off the data, or missing from it although they had entries."""
+    """Bytes that were cut off the data, or that have entries but are missing."""
     changed: bool
 
     def stats(self) -> StreamStats:
-        """Return what was cut as counters, for the metrics of the run that recovers."""
+        """Return the torn bytes as counters, for the metrics of the run that recovers."""
         stats = StreamStats(self.stream, self.source)
         stats.bytes_lost[Reason.TORN] = self.torn_bytes
         return stats
 
 
 def recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
-    """Make *segment* whole and closed, in time bounded by what is beyond its synced record.
+    """Recover and close *segment*, in time bounded by the data beyond its synced record.
 
     Raises:
         LockedError: it is being recorded, or recovered.
-        TraceDamagedError: its manifest cannot be read, though there are data.
-        StorageError: something could not be written; recover() again goes on from there.
+        TraceDamagedError: its manifest cannot be read, but there is data.
+        StorageError: a file could not be written; another recover() continues.
     """
     try:
         disk.hold(segment.base)
@@ -101,9 +100,9 @@ def recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
 
 
 def holds_nothing(segment: SegmentPaths) -> bool:
-    """Tell whether recording ended before the segment had a manifest: then it never had data."""
+    """Tell whether recording ended before the segment had a manifest, and thus before any data."""
     streams, index = segment.streams, segment.index
-    # Whatever else is there, an lttd that was killed so early did not make it.
+    # An lttd that was killed so early made no other files.
     made = {segment.lock.name, segment.reserve.name, streams.name, f".{segment.manifest.name}.new"}
     base = segment.base
     try:
@@ -126,7 +125,7 @@ def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
     manifest = Manifest.read(segment.place(segment.manifest))
     is_open = manifest.state == "open"
     synced = read_synced(segment.place(segment.synced))
-    # What only a process lost is in the kernel's page cache: zeros can then not stand for it.
+    # Without a power loss, all written data is in the page cache, so zeros are not missing data.
     power_kept = manifest.machine.get("boot_id") == this_machine()["boot_id"]
     found, positions = [], {}
     for record in manifest.streams:
@@ -147,12 +146,12 @@ def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What a stream's files shall hold; everything is decided before anything is written."""
+    """The future content of a stream's files; all is decided before anything is written."""
 
     keep: int
-    """How many of the index's entries stand as they are."""
+    """The number of first entries of the index that stay."""
     entries: Entries
-    """What follows them."""
+    """The entries after them."""
     rebuilt: int
     data_bytes: int
     torn_bytes: int
@@ -170,12 +169,12 @@ class _Plan:
         return Position(self.keep + len(self.entries), self.data_bytes, len(self.gaps))
 
     def apply(self, disk: Disk, stream: StoredStream) -> StreamRecovery:
-        """Write it: the loss before the cut that makes it, data before index."""
+        """Write the plan: the gap before the cut that it describes, data before index."""
         if self.new_gaps:
             disk.replace(stream.paths.gaps, GAPS_HEADER + encode_gaps(self.gaps, 0))
         data = disk.open(stream.paths.data)
         try:
-            # Always: it also gives back blocks that were ready behind the end.
+            # Always: it also frees blocks after the end.
             data.truncate(self.data_bytes)
             data.sync()
         finally:
@@ -201,15 +200,15 @@ class _Plan:
 
 
 class _Planner:
-    """Decides what a stream's files shall hold.
+    """Decides on the future content of a stream's files.
 
-    Sub-buffers are numbered as the index's entries.  ``[0, floor)`` is not looked at; ``[floor,
-    right)`` have entries that are right in everything; ``[right, chained)`` have entries that
-    adjoin and lie in the data; what follows is found by walking the data alone.
+    Sub-buffers have the numbers of index entries.  ``[0, floor)`` are not read.  ``[floor, right)``
+    have entries that are right in everything.  ``[right, chained)`` have entries that adjoin and
+    are in the data.  Later ones are found by walking the data.
     """
 
     def __init__(self, stream: StoredStream, vouched: Position | None, *, power_kept: bool) -> None:
-        """*vouched*: what is known to be durable; None: trust nothing, but cut nothing sound."""
+        """*vouched* is the durable part; None: trust nothing, but cut nothing that is valid."""
         self._stream = stream
         self._data_bytes = len(stream.data)
         self._raw_index = map_file(stream.segment.place(stream.paths.index))
@@ -223,12 +222,12 @@ class _Planner:
             self._judge()
         if vouched is None:
             self._floor = self._right
-        # An entry is written after its data: only where power failed can it be there without.
+        # An entry is written after its data; only after a power loss it can exist without data.
         self._cut_no_lower = self._right if power_kept else self._floor
         self._zeros_are_torn = not power_kept
 
     def _trusted(self, vouched: Position) -> int:
-        """Return how many entries need no look; 0 if files are shorter than was vouched for."""
+        """Return the number of trusted entries; 0 if a file is shorter than its durable part."""
         there = len(self._old) >= vouched.entries and self._data_bytes >= vouched.data_bytes
         return (
             vouched.entries
@@ -237,7 +236,7 @@ class _Planner:
         )
 
     def _end_of(self, count: int) -> int:
-        """Return where the first *count* entries end in the data."""
+        """Return the end of the first *count* entries in the data."""
         if not count:
             return 0
         last = self._old[count - 1]
@@ -261,12 +260,12 @@ class _Planner:
                 within = inside == len(chain)
             if length < len(chain):
                 if found.adjoins[length] and not found.in_order[length]:
-                    # The one before may be the one that is wrong: an end too late, say.
+                    # The entry before may be the wrong one: its end may be too late.
                     self._right = max(min(self._right, at + length - 1), self._floor)
                 return
 
     def _find_untold_losses(self) -> bool:
-        """Tell again what the index counted as lost and the gaps file does not tell any more."""
+        """Make gaps again for losses that the index counts and the gaps file lacks."""
         first, behind = self._floor, self._chained
         counts = self._old["events_discarded"][max(first - 1, 0) : behind].astype(np.int64)
         if not first:
@@ -274,7 +273,7 @@ class _Planner:
         told = lost_before(self._gaps, first, behind).astype(np.int64)
         untold = np.diff(counts) - told
         rows = np.flatnonzero(untold)
-        # Anything else than more, and not absurdly more, is a damaged entry.
+        # A smaller or absurdly larger count is a damaged entry.
         if not len(rows) or untold.min() < 0 or untold.max() >= 1 << 32:
             return False
         summary = self._stream.record.summary
@@ -320,8 +319,9 @@ class _Planner:
         )
 
     def _subbuffers(self) -> tuple[Headers, Entries, Mask]:
-        """Return the sub-buffers from the floor on, their entries (zero: none), and which of them
-        their own header tells; the others are known by their entry alone.
+        """Return the sub-buffers from the floor on, their entries (zero: none), and a mask.
+
+        The mask is true if a sub-buffer's own header is valid; the others are known by their entry.
         """
         stream = self._stream
         entries = self._old[self._floor : self._chained]
@@ -345,13 +345,13 @@ class _Planner:
         walked = stream.abi.walk(stream.data, start, stream.slot_bytes)
         headers = Headers(*(np.concatenate(pair) for pair in zip(known, walked, strict=True)))
         more = len(walked.begin)
-        # Not concatenate(): it would turn the fields to the machine's own byte order.
+        # Not concatenate(), which would change the fields to the machine's byte order.
         old = np.zeros(told_until + more, ENTRY_DTYPE)
         old[:told_until] = entries[:told_until]
         return headers, old, np.concatenate((told[:told_until], np.ones(more, np.bool_)))
 
     def _without_torn_tail(self, headers: Headers, witnessed: Mask) -> int:
-        """Return how many sub-buffers remain when those at the end that are not whole are cut."""
+        """Return the number of sub-buffers without those at the end that are not whole."""
         stream, count = self._stream, len(witnessed)
         lowest = self._cut_no_lower - self._floor
         if self._zeros_are_torn:
@@ -369,11 +369,11 @@ class _Planner:
         return count
 
     def _written_bytes(self) -> int:
-        """Return where zeros begin that reach to the data's end and may never have been written."""
+        """Return the begin of the zeros at the end of the data, which may be unwritten."""
         start = self._end_of(self._floor)
         written = start
         extents = data_extents(self._stream.segment.place(self._stream.paths.data), start)
-        # Holes are zeros that take no time.
+        # A hole is zeros that need not be read.
         for first, behind in reversed(extents):
             written = _behind_nonzero(self._stream.data, first, min(behind, self._data_bytes))
             if written > first:
@@ -414,9 +414,9 @@ class _Planner:
         return entries
 
     def _ends(self, headers: Headers, begin: U64, rebuild: Mask) -> U64:
-        """Return when each was closed; where no header tells, when the next one begins.
+        """Return the end of each sub-buffer: from its header, else the begin of the next one.
 
-        Of the last one the events do, where it is to be rebuilt.
+        The end of the last one comes from its events, if its entry is to be rebuilt.
         """
         abi, data = self._stream.abi, self._stream.data
         told = abi.ends(data, headers) if abi is not None else None
@@ -434,7 +434,7 @@ class _Planner:
             begin = int(entries["end"][-1]) if len(entries) else 0
             if not len(entries) and total:
                 begin = int(self._old["end"][total - 1])
-            # A recovery that crashed may have told it already, when it still saw more of it.
+            # A recovery that crashed may have stored this gap already, with the larger size.
             if not any(
                 (gap.row, gap.reason, gap.unit) == (total, Reason.TORN, Unit.BYTES) for gap in gaps
             ):
@@ -443,7 +443,7 @@ class _Planner:
 
 
 def _behind_nonzero(data: memoryview, start: int, end: int) -> int:
-    """Return where the zeros begin that reach to *end*; *start* where there is nothing else."""
+    """Return the begin of the zeros that reach to *end*; *start* if there are only zeros."""
     for behind in range(end, start, -_CHUNK_BYTES):
         first = max(behind - _CHUNK_BYTES, start)
         nonzero = np.flatnonzero(np.frombuffer(data[first:behind], np.uint8))
@@ -453,7 +453,7 @@ def _behind_nonzero(data: memoryview, start: int, end: int) -> int:
 
 
 def _leading(mask: Mask) -> int:
-    """Return how many are true before the first that is not."""
+    """Return the number of true values before the first false one."""
     return len(mask) if mask.all() else int(mask.argmin())
 
 
@@ -463,7 +463,7 @@ def _running(values: U64, start: int) -> U64:
 
 
 def _sequence(known: I64, rebuild: Mask, before: int) -> I64:
-    """Number what was rebuilt on from the last that was not."""
+    """Number rebuilt entries from the last one that was not rebuilt."""
     numbers = np.arange(len(known), dtype=np.int64)
     last = np.maximum.accumulate(np.where(rebuild, -1, numbers))
     base = np.where(last >= 0, known[last] - last, before + 1)

@@ -1,7 +1,7 @@
-"""One stream of a segment as it lies on disk: what its files hold, and whether they agree.
+"""One stream of a segment on disk: the content of its files, and whether they agree.
 
-Rule: nothing is read before it is asked for, and nothing here writes.
-Invariant: a packed data file is the sub-buffers of the index one after the other and nothing else;
+Rule: files are read on first use, and never written.
+Invariant: a packed data file has the sub-buffers of the index one after the other and nothing else;
 a sparse one has each in its slot.
 """
 
@@ -28,12 +28,12 @@ U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 _Int = TypeVar("_Int", np.int64, np.uint64)
 
-# Entries that are looked at in one go: their arrays stay below some 20 MB.
+# The number of entries that are compared at a time: their arrays stay below some 20 MB.
 CHUNK_ENTRIES: Final = 65536
 
 
 def map_file(where: Place | Path) -> memoryview:
-    """Map a file for reading; an absent one is as good as an empty one."""
+    """Map a file for reading; an absent file counts as empty."""
     place = place_of(where)
     try:
         return place.map()
@@ -54,7 +54,7 @@ class StoredStream:
         self.source_name = manifest.source_name
         self.byteorder = manifest.machine.get("byteorder", "little")
         self.slot_bytes = self.info.subbuffer_bytes if manifest.layout == "sparse" else 0
-        """Where sub-buffers lie apart (sparse), how far; else 0."""
+        """The distance of sub-buffers in sparse data; 0: packed."""
         self.abi = abi_of(self.info, self.byteorder)
 
     @cached_property
@@ -72,7 +72,7 @@ class StoredStream:
         """The index, mapped.
 
         Raises:
-            TraceDamagedError: absent, not an index, or larger than the data can be described by.
+            TraceDamagedError: it is absent, not an index, or too large for the data.
         """
         return self._mapped_index()
 
@@ -96,20 +96,20 @@ class StoredStream:
         except FileNotFoundError:
             reason = "no index; lttv check --repair makes it again"
             raise TraceDamagedError(self.paths.index, 0, reason) from None
-        # In this order: the data file of a live trace is ahead of its index.
-        # Where there are none, mapping them says why.
+        # In this order, because the data file of a live trace is ahead of its index.  If the size
+        # is unknown, mapping the data reports why.
         data_bytes = size_bytes(self.segment.data_place(self.name)) or len(self.data)
         index.refuse_more_than(data_bytes, self._least_bytes)
         return index
 
     @property
     def _least_bytes(self) -> int:
-        """What a sub-buffer takes of the data file, at least."""
+        """The least size of a sub-buffer in the data file."""
         return max(self.slot_bytes, self.info.header_bytes, 1)
 
     @cached_property
     def gaps(self) -> list[Gap]:
-        """What is known to be lost.
+        """The known losses.
 
         Raises:
             TraceDamagedError: the file does not parse.
@@ -123,15 +123,15 @@ class StoredStream:
         return _without_repeats(self.abi.headers(self.data, entries))
 
     def summary(self) -> StreamSummary:
-        """Return the totals: the manifest's once the segment is closed, else of index and gaps."""
+        """Return the totals: those of the manifest if the segment is closed, else derived ones."""
         if self.record.summary is not None:
             return self.record.summary
         return self.derived_summary(self.index.entries(), self.gaps)
 
     def derived_summary(self, entries: Entries, gaps: list[Gap]) -> StreamSummary:
-        """Return the totals as *entries* and *gaps* tell them.
+        """Return the totals by *entries* and *gaps*.
 
-        An entry that is damaged and that nobody has looked at makes no more of them than can be.
+        A damaged entry cannot make them larger than the data file allows.
         """
         stats = StreamStats(self.info.id, self.source_name)
         stats.subbuffers = stats.stored_subbuffers = len(entries)
@@ -143,7 +143,7 @@ class StoredStream:
         return summarize(stats)
 
     def _delivered_bytes(self, entries: Entries, payload_bytes: int) -> int:
-        """Return what the kernel gave for these entries; what is stored where nobody can tell."""
+        """Return the bytes that the kernel delivered for *entries*; the stored ones if unknown."""
         page_bytes = self.info.page_bytes
         if not page_bytes:
             return len(entries) * self.info.subbuffer_bytes or payload_bytes
@@ -163,7 +163,7 @@ class StoredStream:
             int(np.minimum(_content_bytes(entries[at : at + CHUNK_ENTRIES]), self.slot_bytes).sum())
             for at in range(0, len(entries), CHUNK_ENTRIES)
         )
-        # Behind the content a sub-buffer may keep the count of what was lost before it.
+        # After its content, a sub-buffer may have the count of events lost before it.
         rows = sorted({gap.row for gap in gaps if gap.row < len(entries)})
         if rows and self.abi is not None:
             headers = self.headers(entries[rows])
@@ -176,10 +176,10 @@ def _content_bytes(entries: Entries) -> I64:
 
 
 def _without_repeats(headers: Headers) -> Headers:
-    """Take sub-buffers that lie within earlier ones for none, where many do.
+    """Ignore sub-buffers inside of earlier ones, if there are many.
 
-    An index of a few MB could else name the same bytes a million times.  One wrong offset is not
-    such a case: what follows it is kept.
+    Otherwise an index of a few MB could name the same bytes a million times.  After one wrong
+    offset the other sub-buffers are kept.
     """
     offset, size = headers.offset_bytes, headers.payload_bytes
     there = size > 0
@@ -204,26 +204,26 @@ def lost_before(gaps: list[Gap], first: int, behind: int) -> U64:
 
 
 class Agreement(NamedTuple):
-    """What holds of each of some entries.  ``size`` and ``begin``: also where nobody can tell."""
+    """The result of comparing entries; ``size`` and ``begin`` are also true if unknown."""
 
     adjoins: Mask
-    """Begins where the one before it ends, and is of a size that can be."""
+    """The entry begins where the one before it ends, and its size is possible."""
     inside: Mask
-    """Its bytes are in the data file."""
+    """The entry's bytes are in the data file."""
     in_order: Mask
-    """Neither begin, end nor sequence step back, and it ends no sooner than it begins."""
+    """Begin, end and sequence do not step back, and the end is not before the begin."""
     ours: Mask
-    """Names this stream."""
+    """The entry names this stream."""
     counted: Mask
-    """events_discarded goes on from the entry before by what the gaps tell."""
+    """events_discarded grows from the entry before by the events of the gaps."""
     size: Mask
-    """The sub-buffer's header parses and says the same sizes."""
+    """The sub-buffer's header parses and has the same sizes."""
     begin: Mask
-    """The sub-buffer's header says the same begin, or an earlier one was kept (running maximum)."""
+    """The sub-buffer's header has the same begin, or an earlier one (running maximum)."""
 
     @property
     def right(self) -> Mask:
-        """Everything holds."""
+        """Whether all of this is true."""
         right: Mask = np.logical_and.reduce(self)
         return right
 
@@ -231,7 +231,7 @@ class Agreement(NamedTuple):
 def agreement(
     stream: StoredStream, entries: Entries, gaps: list[Gap], first: int, behind: int
 ) -> Agreement:
-    """Hold entries ``[first:behind)`` against each other, the gaps and the data."""
+    """Compare entries ``[first:behind)`` with each other, the gaps and the data."""
     some, before = entries[first:behind], entries[max(first - 1, 0) : behind - 1]
     headless = first == 0
     offset, size = _bytes_of(some)
@@ -273,13 +273,13 @@ def _heads(
         same &= headers.payload_bytes == size
     begin = some["begin"].astype(np.uint64)
     timely = begin == np.maximum(headers.begin, last_begin)
-    if headless and len(some):  # the segment before may have come further
+    if headless and len(some):  # the segment before may have a later end
         timely[0] = begin[0] >= headers.begin[0]
     return same, timely
 
 
 def _bytes_of(entries: Entries) -> tuple[I64, I64]:
-    """Return offsets and sizes; what is beyond any file comes out negative."""
+    """Return offsets and sizes; values beyond any file become negative."""
     offset = entries["offset_bytes"].astype(np.int64)
     return offset, (entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
 
@@ -294,7 +294,7 @@ def _shifted(earlier: npt.NDArray[_Int], start: int, headless: bool) -> npt.NDAr
 def agreements(
     stream: StoredStream, entries: Entries, gaps: list[Gap], first: int = 0
 ) -> Iterator[tuple[int, Agreement]]:
-    """Yield, chunk by chunk, the number of a first entry and what holds from it on."""
+    """Yield, chunk by chunk, the number of the first entry and the comparison of the chunk."""
     for at in range(first, len(entries), CHUNK_ENTRIES):
         behind = min(at + CHUNK_ENTRIES, len(entries))
         yield at, agreement(stream, entries, gaps, at, behind)

@@ -1,6 +1,6 @@
-"""The seam to the sub-buffers of one ABI: what a class in ``lttd.abi.table`` does with their bytes.
+"""The interface of an ABI: it reads headers of sub-buffers, walks them, and counts their events.
 
-Rule: pure; nothing here raises because of what the bytes say.
+Rule: pure; no bytes make an ABI raise.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ _CHUNK_SLOTS: Final = 65536
 
 
 class Headers(NamedTuple):
-    """The sub-buffers that some index entries name, as their own headers describe them."""
+    """Some sub-buffers, as their own headers describe them."""
 
     offset_bytes: I64
     payload_bytes: I64
-    """Header, content, and a count of lost events after it; 0 where the header does not parse."""
+    """Bytes of header, content, and a count of lost events; 0 if the header does not parse."""
     content_bytes: I64
-    """Header and content: the index's content bits / 8."""
+    """Bytes of header and content: the index's content bits / 8."""
     begin: U64
 
     def some(self, which: slice | npt.NDArray[np.intp]) -> "Headers":
@@ -39,23 +39,23 @@ class Headers(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Where a sub-buffer stops making sense."""
+    """The place from which on a sub-buffer does not parse."""
 
     row: int
     offset_bytes: int
-    """In the buffer: the record that does not parse."""
+    """The offset in the buffer of the record that does not parse."""
     reason: str
 
 
 class Decoded(NamedTuple):
-    """What the events of some sub-buffers say, per sub-buffer, and where they do not parse."""
+    """The number and end of the events of some sub-buffers, and the places of damage."""
 
     events: I64 | None
-    """None: without the family's context one event cannot be told from the next."""
+    """The number of events of each; None: they cannot be separated without the context."""
     end: U64
     damage: list[Damage]
     undeclared: Sequence[Damage] = ()
-    """Events of a type that nothing declares: not damage, but they cannot be counted."""
+    """Places of events without a declaration, which are not damage but cannot be counted."""
 
 
 class Abi(Protocol):
@@ -70,50 +70,50 @@ class Abi(Protocol):
         """Take a stream of a machine whose byte order is ``little`` or ``big``.
 
         Raises:
-            ValueError: no sub-buffers can be as *info* says.
+            ValueError: *info* has impossible values.
         """
         ...
 
     def headers(self, data: Buffer, entries: npt.NDArray[np.void]) -> Headers:
-        """Read the sub-buffers that index entries name (``lttd.index.ENTRY_DTYPE``)."""
+        """Read the headers of the sub-buffers of index entries (``lttd.index.ENTRY_DTYPE``)."""
         ...
 
     def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:
         """Follow the sub-buffers from *start_bytes* until one is not whole.
 
-        They adjoin, or with *slot_bytes* each begins at a multiple of it.
+        They adjoin; with *slot_bytes*, each begins at a multiple of it.
         """
         ...
 
     def ends(self, data: Buffer, headers: Headers) -> U64 | None:
-        """Return when each sub-buffer was closed; None where headers do not state it."""
+        """Return the end of each sub-buffer; None if headers do not state it."""
         ...
 
     def decode(self, data: Buffer, headers: Headers, context: Any = None) -> Decoded:  # noqa: ANN401
         """Count the events and find the time of the last one.
 
-        *context*: what ``lttd.view.family.Contexts`` has of this stream, or None.
+        *context* is that of ``lttd.view.family.Contexts`` for this stream, or None.
         """
         ...
 
     def describes_others(self, channel: str) -> bool:
-        """Return whether streams of *channel* hold what decoding the other streams needs."""
+        """Return whether decoding other streams needs the streams of *channel*."""
         ...
 
 
 class ReadsHeaders(Protocol):
-    """Reads headers at given places."""
+    """Reads headers at given offsets."""
 
     def headers_at(self, data: Buffer, offsets_bytes: I64) -> Headers:
-        """Read the headers at given places."""
+        """Read the headers at given offsets."""
         ...
 
 
 def sound_slots(abi: ReadsHeaders, data: Buffer, start_bytes: int, slot_bytes: int) -> Headers:
     """Read the header of each slot until one does not parse.
 
-    Slots are read in chunks: a file that ends with a hole of a terabyte has as many slots as its
-    size says, and no header in them.
+    Read slots in chunks: by its size, a file that ends with a hole of a terabyte has a huge number
+    of slots without a header.
     """
     found: list[Headers] = []
     behind = len(data) - slot_bytes + 1

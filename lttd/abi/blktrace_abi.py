@@ -1,6 +1,6 @@
-"""Block traces on disk: records from end to end; a sub-buffer is what its index entry says.
+"""Block traces on disk: records from end to end, which index entries group to sub-buffers.
 
-So only the index states sizes; one that is made again cuts the records into other sub-buffers.
+So only the index states sizes of sub-buffers; a rebuilt index may group the records otherwise.
 """
 
 from typing import Any, Final
@@ -19,7 +19,7 @@ _WALK_BYTES: Final = 16 << 20
 def _adjoining_records(data: Buffer, at: int, layout: blktrace.Layout) -> tuple[I64, I64]:
     """Return offsets and sizes of the records from *at* on, until one is not whole.
 
-    In steps: what follows may be a hole of a terabyte.
+    Read in steps, because a hole of a terabyte may follow.
     """
     found: list[blktrace.Walked] = []
     while at < len(data):
@@ -29,7 +29,7 @@ def _adjoining_records(data: Buffer, at: int, layout: blktrace.Layout) -> tuple[
         whole = int(np.searchsorted(walked.offset_bytes, cut))
         found.append(blktrace.Walked(walked.offset_bytes[:whole], walked.size_bytes[:whole], []))
         if cut == at or (end - cut) > blktrace.MOST_RECORD_BYTES:
-            break  # else the step's end has cut a record
+            break  # otherwise the end of the step has cut a record
         at = cut
     if not found:
         return np.empty(0, np.int64), np.empty(0, np.int64)
@@ -47,7 +47,7 @@ class BlktraceAbi:
         pass
 
     def headers(self, data: Buffer, entries: npt.NDArray[np.void]) -> Headers:
-        """Return sub-buffers as the entries describe them, where a record begins there."""
+        """Return the sub-buffers of the entries; sizes are 0 if no record begins there."""
         offset = entries["offset_bytes"].astype(np.int64)
         size = (entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
         there = (offset >= 0) & (size > 0) & (size <= min(len(data), BLKTRACE_PACKET.most))
@@ -72,7 +72,7 @@ class BlktraceAbi:
         return Headers(rows["offset_bytes"].astype(np.int64), size, size, rows["begin"])
 
     def ends(self, data: Buffer, headers: Headers) -> U64:
-        """Return the time of the latest record of each."""
+        """Return the time of the latest record of each sub-buffer."""
         return self.decode(data, headers).end
 
     def decode(self, data: Buffer, headers: Headers, context: Any = None) -> Decoded:  # noqa: ANN401

@@ -1,8 +1,8 @@
 """Sub-buffers of the kernel's ftrace ring buffer, as ``trace_pipe_raw`` delivers them.
 
-A sub-buffer is a u64 time stamp, a commit word of the kernel's ``long``, and ``commit`` bytes of
-events; what follows is padding, except for the count of missed events, which the kernel stores as a
-``long`` right behind the content when bit 30 of the commit word is set.
+A sub-buffer is a u64 time stamp, a commit word of the size of the kernel's ``long``, ``commit``
+bytes of events, and padding.  If bit 30 of the commit word is set, the kernel stores the count of
+missed events as a ``long`` directly after the content.
 
 Source of the layout: ``events/header_page`` of the running kernel; Linux kernel/trace/ring_buffer.c
 (``struct buffer_data_page``, ``RB_MISSED_EVENTS``, ``RB_MISSED_STORED``).  The flags are added as a
@@ -28,7 +28,7 @@ MISSED_STORED: Final = 1 << 30
 MISSED_EVENTS: Final = 1 << 31
 
 NEAR: Final = 100_000_000
-"""An entry ends at most this much later than its last event, in ns: a flush comes as often."""
+"""An entry ends at most this long after its last event, in ns; flushes may be as frequent."""
 _DELTA_MASK: Final = (1 << 27) - 1
 _STAMP_MASK: Final = (1 << 59) - 1
 _ZERO: Final = bytes(4)
@@ -40,17 +40,17 @@ _FIELD: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PageLayout:
-    """The three facts of ``header_page`` that reading sub-buffers needs."""
+    """The properties in ``header_page`` that reading sub-buffers needs."""
 
     subbuffer_bytes: int = 4096
     long_bytes: int = 8
     byteorder: str = "<"
 
     def __post_init__(self) -> None:
-        """Refuse what no kernel has.
+        """Refuse a layout that no kernel has.
 
         Raises:
-            ValueError: a long of another size.
+            ValueError: the size of a long is neither 4 nor 8.
         """
         if self.long_bytes not in (4, 8):
             raise ValueError(f"a long of {self.long_bytes} bytes")
@@ -62,7 +62,7 @@ class PageLayout:
 
     @property
     def header_dtype(self) -> np.dtype[np.void]:
-        """Header of a sub-buffer."""
+        """The dtype of a sub-buffer's header."""
         return _header_dtype(self.byteorder, self.long_bytes)
 
 
@@ -83,7 +83,7 @@ def _header_dtype(byteorder: str, long_bytes: int) -> np.dtype[np.void]:
 
 
 def parse_header_page(text: bytes, byteorder: str = "<") -> PageLayout:
-    """Return what ``events/header_page`` says.
+    """Parse ``events/header_page``.
 
     Raises:
         ValueError: the text is not a header_page.
@@ -101,14 +101,14 @@ def parse_header_page(text: bytes, byteorder: str = "<") -> PageLayout:
 
 
 class Pages(NamedTuple):
-    """What the headers of some sub-buffers say."""
+    """The headers of some sub-buffers, as rows of a batch."""
 
     rows: Rows
-    """The sound ones; sequence, discarded_total and end are for the stream to fill in."""
+    """The valid sub-buffers; the stream sets sequence, discarded_total and end."""
     missed: list[tuple[int, int | None]]
-    """(row, count): events lost before it; None where the kernel found no room for the count."""
+    """(row, count): events lost before it; None if the kernel had no room for the count."""
     damaged: list[tuple[int, int]]
-    """(row before which it stood, offset_bytes in the buffer) of what does not parse."""
+    """For each that does not parse: (number of the row after it, offset in the buffer)."""
 
 
 def rows_of_pages(
@@ -137,7 +137,7 @@ def rows_of_pages(
         rows["flags"][flagged != 0] = RowFlag.MISSED
         missed = _missed_counts(buffer, rows, stored, has_count, layout)
     rows["payload_bytes"] = stored
-    # A header of zeros is no header: the end of a torn file, say.
+    # Zeros are not a header: they may be the end of a torn file.
     sound = (stored <= size) & ((slots["begin"] != 0) | (word != 0))
     if sound.all():
         return Pages(rows, missed, [])
@@ -167,7 +167,7 @@ def _missed_counts(
 def _without_damaged(
     rows: Rows, missed: list[tuple[int, int | None]], sound: npt.NDArray[np.bool_]
 ) -> Pages:
-    # How many sound rows stand before each row.
+    # The number of valid rows before each row.
     new_row: npt.NDArray[np.int64] = np.cumsum(sound) - sound
     damaged = [
         (int(new_row[row]), int(rows["offset_bytes"][row]))
@@ -178,10 +178,10 @@ def _without_damaged(
 
 
 def last_event_time(page: memoryview | bytes, layout: PageLayout) -> int:
-    """Return the time of the last event of the sub-buffer that *page* begins with.
+    """Return the time of the last event of the sub-buffer at the begin of *page*.
 
-    Walks the heads of events, a word of kind and time delta each (see ftrace_events, which walks
-    many sub-buffers at once); what does not parse ends the walk.
+    Walk the heads of events, one word of kind and time delta each, up to one that does not parse.
+    (ftrace_events walks many sub-buffers at once.)
     """
     order, head = layout.byteorder, layout.header_bytes
     little = order == "<"
@@ -192,21 +192,21 @@ def last_event_time(page: memoryview | bytes, layout: PageLayout) -> int:
     at = 0
     while at < count:
         word = words[at]
-        # Bit fields stand from the other end in a big-endian kernel.
+        # A big-endian kernel has bit fields in the opposite order.
         kind, delta = (word & 31, word >> 5) if little else (word >> 27, word & _DELTA_MASK)
         if 0 < kind < 29:
             at += kind + 1
         elif kind >= 30:
             at += 2
         elif (kind == 29 and not delta) or words[at + 1] < 4:
-            break  # the rest is unused, or no event
+            break  # the rest is unused, or does not parse
         else:
             at += 1 + (words[at + 1] + 3) // 4
         if at > count:
             break
         if kind == 30:
             delta += words[at - 1] << 27
-        elif kind == 31:  # absolute: 59 bits, the top 5 are those of the page
+        elif kind == 31:  # an absolute time of 59 bits; the top 5 are those of the page
             delta = ((words[at - 1] << 27) + delta & _STAMP_MASK) - (now & _STAMP_MASK)
         now += delta
     return now
@@ -215,9 +215,9 @@ def last_event_time(page: memoryview | bytes, layout: PageLayout) -> int:
 def close_rows(rows: Rows, *, not_before: int, now: int) -> int:
     """Fill in ``end`` and make begin and end running maxima; return the new *not_before*.
 
-    Inside a batch a sub-buffer ends no later than the next one begins; only decoding would tell
-    more.  The last one ends no later than *now*: its last event's time, or the trace clock read
-    soon after that.
+    Inside a batch a sub-buffer ends when the next one begins, which is an upper bound; only
+    decoding gives the exact time.  The last one ends at *now*: its last event's time, or the trace
+    clock read soon after that.
     """
     if not len(rows):
         return not_before

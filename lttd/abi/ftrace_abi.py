@@ -26,7 +26,7 @@ class FtraceAbi:
         return self.headers_at(data, entries["offset_bytes"].astype(np.int64))
 
     def headers_at(self, data: Buffer, offsets_bytes: I64) -> Headers:
-        """Read the headers at given places; headers of zeros were never written."""
+        """Read the headers at given offsets; headers of zeros were never written."""
         layout = self.layout
         head, room = layout.header_bytes, len(data)
         inside = (offsets_bytes >= 0) & (offsets_bytes <= room - head)
@@ -44,7 +44,7 @@ class FtraceAbi:
         return Headers(offsets_bytes, np.where(sound, stored, 0), content, begin)
 
     def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:
-        """Follow the headers; where they adjoin, each tells where the next one is."""
+        """Follow the headers; if sub-buffers adjoin, each header gives the next offset."""
         if slot_bytes:
             return sound_slots(self, data, start_bytes, slot_bytes)
         return self.headers_at(data, np.array(self._chase(data, start_bytes), np.int64))
@@ -68,7 +68,7 @@ class FtraceAbi:
         return self.layout.subbuffer_bytes or room
 
     def ends(self, data: Buffer, headers: Headers) -> None:
-        """Return None: a page states its begin only."""
+        """Return None: a header states the begin only."""
 
     def decode(self, data: Buffer, headers: Headers, context: Any = None) -> Decoded:  # noqa: ANN401
         """Walk the events without keeping them."""
@@ -83,7 +83,7 @@ class FtraceAbi:
         )
 
     def describes_others(self, channel: str) -> bool:
-        """Return False: formats lie beside the streams."""
+        """Return False: the formats are in files beside the streams."""
         return False
 
 

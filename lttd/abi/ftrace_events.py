@@ -1,4 +1,4 @@
-"""Walks the events of ftrace sub-buffers: step k takes the k-th record of every sub-buffer at once.
+"""Walk the events of ftrace sub-buffers: step k takes the k-th record of every sub-buffer at once.
 
 A record is a u32 of a kind (5 bits) and a time delta (27 bits; on big-endian kernels the kind is on
 top), then words of 4 bytes:
@@ -12,8 +12,8 @@ top), then words of 4 bytes:
 Source of the layout: ``events/header_event`` of the running kernel; ``rb_event_length`` and
 ``rb_update_event`` in Linux kernel/trace/ring_buffer.c; libtraceevent's kbuffer-parse.c.
 
-Rule: nothing here raises because of what the bytes say: a sub-buffer is damaged from the first
-record that does not fit, what stands before it counts, and every other sub-buffer is unharmed.
+Rule: no bytes make this module raise.  A sub-buffer is damaged from the first record on that does
+not fit; the records before it count, and other sub-buffers are not affected.
 Invariant: a record is at least a word, so a sub-buffer takes at most content / 4 steps.
 """
 
@@ -37,25 +37,25 @@ TIME_EXTEND: Final = 30
 TIME_STAMP: Final = 31
 _DELTA_BITS: Final = 27
 _STAMP_MASK: Final = (1 << 59) - 1
-# What a batch may hold of content: at 8 bytes an event at least, some 60 MB of arrays at most.
+# The most content in a batch: with at least 8 bytes per event, at most some 60 MB of arrays.
 BATCH_BYTES: Final = 8 << 20
 BATCH_ROWS: Final = 16384
 
 
 class Walked(NamedTuple):
-    """Events of some sub-buffers in stream order, and what became of each sub-buffer."""
+    """The events of some sub-buffers in stream order, and the result for each sub-buffer."""
 
     first_row: int
-    """Number of the first of these rows; ``row`` and ``damage`` count on from it."""
+    """The number of the first of these rows, from which ``row`` and ``damage`` count."""
     time: U64
     payload_at: I64
-    """Byte in the buffer: where the event's own bytes (common_type first) begin."""
+    """The offset in the buffer of the event's own bytes (common_type first)."""
     payload_bytes: U32
     row: I64
     row_events: I64
-    """Per row: data records, which is what the kernel counts as ``read events``."""
+    """Per row: the number of data records, which the kernel counts as ``read events``."""
     row_end: U64
-    """Per row: time of its last record."""
+    """Per row: the time of its last record."""
     damage: list[Damage]
 
 
@@ -64,8 +64,8 @@ def walk(
 ) -> Iterator[Walked]:
     """Yield the events of the sub-buffers that begin at *offsets_bytes*, a bounded batch at a time.
 
-    *content_ends_bytes* says where the content of each ends in *buffer*; it lies behind the header
-    and within the buffer.
+    *content_ends_bytes* are the ends of their content in *buffer*, after the header and within the
+    buffer.
     """
     yield from _batches(buffer, offsets_bytes, content_ends_bytes, layout, keep=True)
 
@@ -73,7 +73,7 @@ def walk(
 def count(
     buffer: Buffer, offsets_bytes: I64, content_ends_bytes: I64, layout: PageLayout
 ) -> Iterator[Walked]:
-    """Like walk(), but only the arrays per row are filled."""
+    """Like walk(), but fill only the arrays per row."""
     yield from _batches(buffer, offsets_bytes, content_ends_bytes, layout, keep=False)
 
 
@@ -92,8 +92,10 @@ def _batches(
 
 
 class _Lockstep:
-    """One batch.  Records are 4-aligned to their sub-buffer; sub-buffers need not be in the file:
-    those that share a remainder modulo 4 walk together, over words seen from there.
+    """The walk of one batch.
+
+    Records are 4-aligned within their sub-buffer, but sub-buffers need not be aligned in the file.
+    Those with the same remainder modulo 4 walk together, over words from that remainder on.
     """
 
     def __init__(
@@ -156,7 +158,7 @@ class _Lockstep:
         self.row_events[rows] += 1
 
     def result(self, first_row: int) -> Walked:
-        """Put the events into stream order: each knows its row and its number within it."""
+        """Return the events in stream order, by their rows and their numbers in the row."""
         base = np.cumsum(self.row_events) - self.row_events
         total = int(self.row_events.sum()) if self._keep else 0
         time, payload = np.empty(total, np.uint64), np.empty(total, np.int64)
@@ -166,7 +168,7 @@ class _Lockstep:
             to = base[rows] + numbers
             time[to], payload[to], length[to] = times, payloads, lengths
         row = np.arange(first_row, first_row + len(base))
-        # A row may be noted twice: by its odd end, and by what is wrong before it.
+        # A row may have two notes: one for its odd end, and one for damage before it.
         where = {d.row: d for d in sorted(self.damage, key=lambda d: -d.offset_bytes)}
         damage = [where[r]._replace(row=r + first_row) for r in sorted(where)]
         return Walked(
@@ -182,18 +184,18 @@ class _Lockstep:
 
 
 class _Step(NamedTuple):
-    """What the record at hand of each row is."""
+    """The current record of each row."""
 
     time: U64
     words: I64
-    """How far to the next record."""
+    """The distance to the next record."""
     skip_words: int | I64
-    """From the record to its payload."""
+    """The distance from the record to its payload."""
     payload_bytes: U32
     data: Mask | None
-    """Which rows have an event here; None: all."""
+    """The rows whose record is an event; None: all."""
     moves: Mask | None
-    """Which rows go on; None: all."""
+    """The rows that continue; None: all."""
     wrong: list[tuple[Mask, str]]
 
 
@@ -206,7 +208,7 @@ def _split(head: U32, order: str) -> tuple[U32, U64]:
 
 
 def _short_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step | None:
-    """Take the common case, where every row has a short data record that fits."""
+    """Handle the common case: every row has a short data record that fits."""
     kind, delta = _split(words[at], order)
     if not ((kind - np.uint32(1)) < np.uint32(28)).all():
         return None

@@ -1,4 +1,4 @@
-"""LTTng 0.x's sub-buffers on disk: the header states what is used, and in which byte order.
+"""LTTng 0.x's sub-buffers on disk: the header states the used size and shows the byte order.
 
 The length of an event follows from its marker's format, which another stream declares.
 """
@@ -39,14 +39,14 @@ class LttAbi:
         return self.headers_at(data, entries["offset_bytes"].astype(np.int64))
 
     def headers_at(self, data: Buffer, offsets_bytes: I64) -> Headers:
-        """Read the headers at given places."""
+        """Read the headers at given offsets."""
         found = ltt.headers_at(data, offsets_bytes)
         sound = found.sound & (found.size_bytes <= self._most_bytes)
         stored = np.where(sound, found.used_bytes, 0)
         return Headers(offsets_bytes, stored, found.used_bytes, found.begin)
 
     def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:
-        """Follow the headers; where they adjoin, each tells where the next one is."""
+        """Follow the headers; if sub-buffers adjoin, each header gives the next offset."""
         if slot_bytes:
             return sound_slots(self, data, start_bytes, slot_bytes)
         slots = np.fromiter(ltt_walk.adjoining(data, start_bytes), np.int64)
@@ -55,11 +55,11 @@ class LttAbi:
         return found.some(slice(int(bad[0]))) if len(bad) else found
 
     def ends(self, data: Buffer, headers: Headers) -> U64:
-        """Return when each was closed."""
+        """Return the end of each sub-buffer, from its header."""
         return ltt.headers_at(data, headers.offset_bytes).end
 
     def decode(self, data: Buffer, headers: Headers, context: Context | None = None) -> Decoded:
-        """Walk the events without keeping them; without markers return the ends alone."""
+        """Walk the events without keeping them; without markers return only the ends."""
         end = self.ends(data, headers)
         if context is None:
             return Decoded(None, end, [])

@@ -1,28 +1,28 @@
-"""Walks the events of LTTng 0.x sub-buffers (trace formats 2.0 to 2.6).
+"""Walk the events of LTTng 0.x sub-buffers (trace formats 2.0 to 2.6).
 
-An event is a u32, its id in the top 5 bits and 27 bits of the time below; what the id asks for;
-then the payload, whose size only its marker tells::
+An event begins with a u32: a code in the top 5 bits, and 27 bits of the time below.  More fields
+follow for some codes, and then the payload, whose size only its marker determines::
 
-    id 0-28   that is the id
-    id 29     u16 id, u16 size (0xFFFF: a u32 size follows), u64 time, all of it
-    id 30     u16 id, u16 size (0xFFFF: a u32 size follows)
-    id 31     u16 id
+    code 0-28   the code is the id
+    code 29     u16 id, u16 size (0xFFFF: a u32 size follows), u64 time, complete
+    code 30     u16 id, u16 size (0xFFFF: a u32 size follows)
+    code 31     u16 id
 
-Where the trace is aligned, the u32, the u64, the payload and each of its integers are, to their
-size and no more than the alignment; in 2.4 and 2.5 to their size.  Strings and what follows the
-u32 never are.
+In an aligned trace the u32, the u64, the payload and each of its integers are aligned to their
+size, but not above the trace's alignment; in 2.4 and 2.5 to their size.  Strings, and the fields
+after the u32, are never aligned.
 
 Source of the layout: LTTng 0.x include/linux/ltt-tracer.h and ltt/ltt-tracer.c; LTTV
 ltt/tracefile.c, ltt_tracefile_read_update_event.
 
-Where an event begins follows from the size of the one before it, so that is found one by one, by
-one table look-up for most; sub-buffers are too long and too few to be walked side by side.  All
-else (ids, times, payloads) is told for a whole batch at once.
+The place of an event follows from the size of the one before it, so events are found one by one,
+most of them by one table look-up.  (Sub-buffers are too long and too few to be walked in lockstep.)
+Ids, times and payloads are then computed for a whole batch at once.
 
-Rule: nothing here raises because of what the bytes say: a sub-buffer is damaged from the first
-event that does not fit, what stands before it counts, and every other sub-buffer is unharmed.
-Invariant: an event is at least 4 bytes, so a sub-buffer of n bytes takes n / 4 steps at most; and
-no byte behind a sub-buffer's data is looked at.
+Rule: no bytes make this module raise.  A sub-buffer is damaged from the first event on that does
+not fit; the events before it count, and other sub-buffers are not affected.
+Invariant: an event has at least 4 bytes, so a sub-buffer of n bytes takes at most n / 4 steps; no
+byte after a sub-buffer's data is read.
 """
 
 import struct
@@ -53,14 +53,14 @@ UNDECLARED: Final = "no marker is known"
 TIME_BITS: Final = 27
 _TIME_MASK: Final = (1 << TIME_BITS) - 1
 _NATURAL: Final = (4, 5)
-# An event header has 28 bytes at most; a look at one that is cut off ends in these.
+# An event header has at most 28 bytes; reading one that is cut off ends in these bytes.
 _BEYOND: Final = bytes(40)
-# What a batch may hold of data: at 4 bytes an event at least, some 70 MB of arrays at most.
+# The most data in a batch: with at least 4 bytes per event, at most some 70 MB of arrays.
 BATCH_BYTES: Final = 2 << 20
 
 
 def aligned_to(layout: Layout, size_bytes: int, alignment: int) -> int:
-    """Return what something of *size_bytes* is aligned to, where the trace or a marker says so."""
+    """Return the alignment of a field of *size_bytes*, by the trace's or a marker's alignment."""
     if not alignment:
         return 1
     return size_bytes if layout.minor in _NATURAL else min(size_bytes, alignment)
@@ -71,14 +71,14 @@ class SubBuffers(NamedTuple):
 
     offset_bytes: I64
     events_bytes: I64
-    """Where the events begin: behind the header."""
+    """The begin of the events, after the header."""
     end_bytes: I64
-    """Where they end; no sooner than they begin, and within the buffer."""
+    """The end of the events; not before their begin, and within the buffer."""
     begin: U64
     """``cycle_count_begin``: full TSC."""
 
     def some(self, which: slice | npt.NDArray[np.bool_]) -> "SubBuffers":
-        """Return some of them."""
+        """Return some of the sub-buffers."""
         return SubBuffers(
             self.offset_bytes[which],
             self.events_bytes[which],
@@ -92,14 +92,14 @@ class Alike(NamedTuple):
 
     layout: Layout
     rows: I64
-    """Numbers of them among those that were asked about."""
+    """Their numbers in the input."""
     subbuffers: SubBuffers
 
 
 def alike(data: Buffer, offset_bytes: I64, end_bytes: I64) -> Iterator[Alike]:
-    """Tell sub-buffers of one stream apart by tracer; all their headers are sound.
+    """Group the sub-buffers of one stream by tracer; all their headers are sound.
 
-    There is one tracer, unless legacy lttd's ``-a`` put runs of several into one file.
+    There is one tracer, unless the legacy lttd's ``-a`` appended several runs to one file.
     """
     if not len(offset_bytes):
         return
@@ -118,29 +118,29 @@ def alike(data: Buffer, offset_bytes: I64, end_bytes: I64) -> Iterator[Alike]:
 
 
 class Walked(NamedTuple):
-    """Events of some sub-buffers in stream order, and what became of each sub-buffer."""
+    """The events of some sub-buffers in stream order, and the result for each sub-buffer."""
 
     first_row: int
-    """Number of the first of these rows; ``row`` and ``damage`` count on from it."""
+    """The number of the first of these rows, from which ``row`` and ``damage`` count."""
     time: U64
     """Full TSC."""
     id: U16
     payload_at: I64
-    """Byte in the buffer: the first field, aligned."""
+    """The offset in the buffer of the first field, aligned."""
     payload_bytes: I64
     row: I64
     row_events: I64
     row_end: U64
-    """Per row: TSC of its last event, or where it begins."""
+    """Per row: the TSC of its last event, or of its begin."""
     damage: list[Damage]
     undeclared: list[Damage]
-    """Where the rest of a sub-buffer cannot be read, since no marker is known for an id."""
+    """Places from which on a sub-buffer cannot be read, because an id has no known marker."""
 
 
 class Shape:
-    """How the payload of events is laid out that some markers have in common.
+    """The layout of a payload, which several markers may share.
 
-    Integers between two strings are a run: how far it goes depends on where it begins, modulo 8.
+    The integers between two strings are a run, whose length depends on its place modulo 8.
     """
 
     def __init__(self, marker: Marker, layout: Layout) -> None:
@@ -150,9 +150,9 @@ class Shape:
             if not field.is_string
         ]
         self.alignment = max(alignments, default=1)
-        """Of the payload."""
+        """The alignment of the payload."""
         self._runs: list[tuple[int, ...]] = []
-        """Before each string, and behind the last one."""
+        """The runs before each string, and after the last one."""
         run: list[tuple[int, int]] = []
         self.strings = 0
         for field in marker.fields:
@@ -167,11 +167,11 @@ class Shape:
 
     @property
     def fixed_bytes(self) -> int | None:
-        """Size of the payload; None where strings tell."""
+        """The size of the payload; None if it has strings."""
         return None if self.strings else self._runs[0][0]
 
     def behind(self, data: bytes, begin: int, end: int) -> int:
-        """Return where a payload at *begin* ends; -1 where a string does not end before *end*."""
+        """Return the end of a payload at *begin*; -1 if a string does not end before *end*."""
         at = begin
         for run in self._runs[:-1]:
             at = data.find(0, at + run[(at - begin) & 7], end) + 1
@@ -181,7 +181,7 @@ class Shape:
 
 
 def _lengths(run: list[tuple[int, int]]) -> tuple[int, ...]:
-    """Return how long integers, (size, alignment) each, are from each place modulo 8 on."""
+    """Return the length of a run of integers (size, alignment), for each place modulo 8."""
     lengths = []
     for begin in range(8):
         at = begin
@@ -196,7 +196,7 @@ def _up(at: int, alignment: int) -> int:
 
 
 class Channel:
-    """What walking the sub-buffers of one channel needs to know."""
+    """The tables for walking the sub-buffers of one channel."""
 
     def __init__(self, markers: Mapping[int, Marker], layout: Layout) -> None:
         self.layout: Final = layout
@@ -217,12 +217,12 @@ class Channel:
         self._short: Final = [short.get(at, 0) for at in range(256)]
         self._extended: Final = self._lengths(6, 1 << 16)
         self.alignment_of: Final = np.ones(1 << 16, np.int64)
-        """Per id: what the payload is aligned to."""
+        """The alignment of the payload, by id."""
         for one, shape in self.shapes.items():
             self.alignment_of[one] = shape.alignment
 
     def _lengths(self, header_bytes: int, behind: int) -> dict[int, int]:
-        """Return, by id << 3 | place modulo 8, the size of events that have no string."""
+        """Return the size of events without strings, by id << 3 | place modulo 8."""
         return {
             one << 3 | place: _up(place + header_bytes, shape.alignment) + size - place
             for one, shape in self.shapes.items()
@@ -231,10 +231,10 @@ class Channel:
         }
 
     def ends(self, data: bytes, at: int, end: int) -> "tuple[array[int], str]":
-        """Return where the events of a sub-buffer end, and what is wrong with the one after.
+        """Return the ends of the events of a sub-buffer, and the defect of the next one.
 
-        *data* is a whole sub-buffer and _BEYOND; events lie in ``[at:end)``.  The reason is empty
-        where they fill that.
+        *data* is a whole sub-buffer and _BEYOND; events are in ``[at:end)``.  The defect is empty
+        if they fill that.
         """
         found = array("q")
         append = found.append
@@ -255,7 +255,7 @@ class Channel:
         return found, ""
 
     def _any(self, data: bytes, head: int, end: int) -> tuple[int, str]:
-        """Return where an event ends, or what is wrong with it."""
+        """Return the end of an event, or -1 and its defect."""
         code = data[head + self._id_byte] >> 3
         if code == ID_ONLY:
             (one,) = self._u16.unpack_from(data, head + 4)
@@ -278,7 +278,7 @@ class Channel:
         return behind, ""
 
     def _header(self, data: bytes, head: int, code: int) -> tuple[int, int, int]:
-        """Return id, where the header ends, and the payload's size; -1 where it states none."""
+        """Return id, end of the header, and the stated size of the payload; -1: none is stated."""
         at = head + 4
         if code < FIRST_EXTENDED:
             return code, at, -1
@@ -351,7 +351,7 @@ def _walked(buffer: Buffer, rows: SubBuffers, first_row: int, channel: Channel) 
 
 
 class _Headers:
-    """Event headers, read where they begin."""
+    """The headers of some events, as columns."""
 
     def __init__(self, buffer: Buffer, head: I64, base: I64, channel: Channel) -> None:
         self._buffer = buffer
@@ -359,12 +359,12 @@ class _Headers:
         word: U32 = self._read(head, f"{order}u4").astype(np.uint32)
         code = word >> np.uint32(TIME_BITS)
         self.low = word & np.uint32(_TIME_MASK)
-        """27 bits of the time."""
+        """The low 27 bits of the time."""
         self.id = code.astype(np.uint16)
         self.behind = head + 4
-        """Where the header ends."""
+        """The ends of the headers."""
         self.whole = np.flatnonzero(code == ID_SIZE_TSC)
-        """Which tell the whole time."""
+        """The numbers of the events with a complete time."""
         extended = np.flatnonzero(code >= FIRST_EXTENDED)
         self.id[extended] = self._read(head[extended] + 4, f"{order}u2")
         self.behind[extended] += 2
@@ -373,7 +373,7 @@ class _Headers:
         self.behind[sized] += np.where(size == SIZE_FOLLOWS, 6, 2)
         at = _aligned(self.behind[self.whole], base[self.whole], channel.time_alignment)
         self.tsc: U64 = self._read(at, f"{order}u8").astype(np.uint64)
-        """Of those."""
+        """The complete times of these events."""
         self.behind[self.whole] = at + 8
 
     def _read(self, at: I64, dtype: str) -> npt.NDArray[np.generic]:
@@ -381,7 +381,7 @@ class _Headers:
 
 
 def _gathered(buffer: Buffer, at: I64, kind: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return what stands at each of some places, however aligned."""
+    """Return the values at some offsets, which need not be aligned."""
     if not len(at):
         return np.empty(0, kind)
     room = len(buffer) - kind.itemsize + 1
@@ -390,7 +390,7 @@ def _gathered(buffer: Buffer, at: I64, kind: np.dtype[Any]) -> npt.NDArray[Any]:
 
 
 def _aligned(at: I64, base: I64, alignment: int | I64) -> I64:
-    """Move places up to what they are aligned to within their sub-buffer."""
+    """Round offsets up to their alignment within the sub-buffer."""
     if isinstance(alignment, int) and alignment == 1:
         return at
     moved: I64 = at + ((base - at) & (alignment - 1))
@@ -398,9 +398,9 @@ def _aligned(at: I64, base: I64, alignment: int | I64) -> I64:
 
 
 def _times(events: _Headers, firsts: I64, begin: U64) -> U64:
-    """Return full TSCs: of 27 bits that are fewer than before, the next higher ones are meant.
+    """Return complete TSCs: if the 27 bits decrease, they have wrapped once.
 
-    They are counted from the begin of the sub-buffer, or from the last event that tells all of it.
+    They count from the begin of the sub-buffer, or from the last event with a complete time.
     """
     low = events.low.copy()
     low[events.whole] = (events.tsc & np.uint64(_TIME_MASK)).astype(np.uint32)

@@ -1,7 +1,7 @@
-"""ABIS: every kind of sub-buffer that lttd can read on disk, by the name that a manifest has.
+"""ABIS: every ABI that lttd can read on disk, by its name in a manifest.
 
-A stream of a kind without a row is stored and indexed; only its index states sizes, and nothing
-decodes it.
+A stream of an ABI without a row is stored and indexed, but not decoded; only its index states the
+sizes of sub-buffers.
 """
 
 from importlib import import_module
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class AbiRow(NamedTuple):
-    """One kind of sub-buffer."""
+    """One ABI."""
 
     module: str
-    """Defines ``ABI``, a class for ``lttd.abi.base.Abi``; loaded when such a stream is read."""
+    """The module with ``ABI``, a class for ``lttd.abi.base.Abi``; imported for the first stream."""
     file_name: str = "{channel}_{cpu}"
-    """The name of a stream's data file, as the kind's own tools look for it."""
+    """The form of a data file's name for which the ABI's own tools look."""
 
 
 ABIS: Final = {
@@ -37,7 +37,7 @@ class _Module(Protocol):
 def abi_of(info: "StreamInfo", byteorder: str) -> "Abi | None":
     """Return the reader of a stream's sub-buffers; *byteorder* is ``little`` or ``big``.
 
-    None: its kind has no row, or the manifest states impossible values.
+    None: its ABI has no row, or the manifest states impossible values.
     """
     row = ABIS.get(info.abi)
     try:
