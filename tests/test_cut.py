@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lttd.errors import NotATraceError, StorageError, TraceDamagedError, UsageError
-from lttd.files import Disk, File
+from lttd.files import Disk
 from lttd.index import SeekIndex
 from lttd.stored import StoredStream
 from lttd.subbuffer import Gap, Reason
@@ -16,6 +16,7 @@ from lttd.view.commands.cut import cut
 from lttd.view.times import EVERYTHING, Moment, Window
 from lttd.view.trace import Trace
 from lttd.view.verify import check
+from tests.failing_disk import FailingDisk
 from tests.segment_builder import SNAPSHOT, Made, subbuffer
 
 
@@ -187,25 +188,12 @@ def test_a_cut_does_not_overwrite_an_existing_file(trace: Trace, tmp_path: Path)
         cut(trace, EVERYTHING, tmp_path / "nowhere" / "c")
 
 
-class FullDisk(Disk):
-    """A disk that opens *files* files and then is full."""
-
-    def __init__(self, files: int) -> None:
-        self.left = files
-
-    def open(self, path: Path, *, truncate: bool = False) -> File:
-        self.left -= 1
-        if self.left < 0:
-            raise StorageError(path, "no space left")
-        return super().open(path, truncate=truncate)
-
-
 def test_a_full_disk_leaves_no_partial_cut(trace: Trace, tmp_path: Path) -> None:
     for files in range(8):
         with pytest.raises(StorageError, match="no space left"):
-            cut(trace, EVERYTHING, tmp_path / "c", FullDisk(files))
+            cut(trace, EVERYTHING, tmp_path / "c", FailingDisk(opens=files))
         assert os.listdir(tmp_path) == ["t"]
-    cut(trace, EVERYTHING, tmp_path / "c", FullDisk(20))
+    cut(trace, EVERYTHING, tmp_path / "c", FailingDisk(opens=20))
 
 
 def test_an_index_beyond_its_data_is_reported_as_damage(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import os
 import resource
 import signal
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import trio
 
 from lttd.config import parse_command_line
 from lttd.daemon import Daemon
-from lttd.files import Disk, File
 from lttd.signals import Signals
 from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.sources.mounts import find_tracefs
 from lttd.stats import StreamStats
 from lttd.subbuffer import Reason
+from tests.failing_disk import FailingDisk
 from tests.running import PATIENCE_S, assert_whole, free_port, get, info, loaded, needs_kernel
 
 pytestmark = needs_kernel()
@@ -26,25 +25,6 @@ HANG_S = 5.0 if os.environ.get("LTTD_NIGHTLY") == "1" else 0.5
 BACKLOG_BYTES = 16 << 20
 # Memory that the interpreter uses by itself: arrays of rows, a scrape.
 SLACK_BYTES = 24 << 20
-
-
-class HangingDisk(Disk):
-    """A disk on which writes to stream data hang while *works* is clear."""
-
-    def __init__(self) -> None:
-        self.works = threading.Event()
-        self.works.set()
-
-    def file(self, path: Path, fd: int) -> File:
-        works = self.works
-
-        class HangingFile(File):
-            def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
-                if path.parent.name == "streams":
-                    assert works.wait(PATIENCE_S)
-                return super().write_at(pieces, offset_bytes)
-
-        return HangingFile(path, fd)
 
 
 def resident_bytes() -> int:
@@ -64,7 +44,7 @@ async def test_a_hanging_disk_uses_bounded_memory_and_recording_resumes_after_it
     words = ["-t", str(tmp_path / "t"), "--events", "raw_syscalls:*", "--buffer-size", "256K"]
     words += ["--flush-interval", "20ms", "--backlog", str(BACKLOG_BYTES), "--summary", "none"]
     config = parse_command_line([*words, "--metrics", f"127.0.0.1:{port}"])
-    disk, ready, status = HangingDisk(), trio.Event(), []
+    disk, ready, status = FailingDisk(), trio.Event(), []
     signals = Signals()
     daemon = Daemon(config, ready.set, disk, signals=signals)
     recorder, streams = daemon._recorder, daemon._observer.streams

@@ -1,6 +1,5 @@
 """The backlog, the writer threads and the segments, on a real file system."""
 
-import errno
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ import pytest
 from lttd.beneath import OpenDirectory
 from lttd.clock import Snapshot
 from lttd.errors import LockedError, LostFileError, StorageError, UsageError
-from lttd.files import Disk, File, Lock, storage_error
+from lttd.files import Disk, Lock
 from lttd.health import Health
 from lttd.index import SeekIndex, read_gaps
 from lttd.lane import Lane
@@ -25,6 +24,7 @@ from lttd.recording import locked_trace
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason, StreamInfo, Unit
 from lttd.tracedir import Manifest, SegmentPaths, prepare_trace, read_synced, segments
 from lttd.view.verify import check
+from tests.failing_disk import FailingDisk
 from tests.fakes import batch_of, event, info, page
 from tests.running import PATIENCE_S
 
@@ -46,30 +46,6 @@ def segment_of(
     trace.mkdir(exist_ok=True)
     contents = SegmentContents(SOURCE, "packed", streams, SNAPSHOT, disk or Disk())
     return recorder.open_segment(trace, number, contents)
-
-
-class FullDisk(Disk):
-    """A disk with room for *room_bytes* in data files."""
-
-    def __init__(self, room_bytes: int) -> None:
-        self.room_bytes = room_bytes
-
-    def file(self, path: Path, fd: int) -> File:
-        disk = self
-
-        class FullFile(File):
-            def write_at(self, pieces: list[bytes | memoryview], offset_bytes: int) -> int:  # type: ignore[override]
-                wanted = sum(map(len, pieces))
-                if path.parent.name == "streams" and wanted > disk.room_bytes:
-                    part = b"".join(pieces)[: disk.room_bytes]
-                    disk.room_bytes = 0
-                    end_bytes = super().write_at([part], offset_bytes)
-                    full = OSError(errno.ENOSPC, "full")
-                    raise storage_error(path, full, end_bytes=end_bytes)
-                disk.room_bytes -= wanted * (path.parent.name == "streams")
-                return super().write_at(pieces, offset_bytes)
-
-        return FullFile(path, fd)
 
 
 def test_an_offered_batch_is_stored_indexed_and_counted(recorder: Recorder, tmp_path: Path) -> None:
@@ -103,7 +79,7 @@ def test_a_sub_buffer_that_does_not_fit_is_refused_as_a_whole_and_counted(tmp_pa
     recorder = Recorder(on_failure=lambda: failed.append(True))
     recorder.start()
     stream = info()
-    segment = segment_of(recorder, tmp_path / "t", stream, disk=FullDisk(50))
+    segment = segment_of(recorder, tmp_path / "t", stream, disk=FailingDisk(room_bytes=50))
     lane = segment.lanes[stream.id]
     for number in range(3):
         recorder.offer(lane, batch_of(stream, [page(number, event(b"abcd"))], first=number))
@@ -211,21 +187,13 @@ def test_the_gaps_of_a_refused_batch_are_stored(tmp_path: Path) -> None:
 def test_stream_files_that_failed_to_open_are_made_at_the_second_try(
     recorder: Recorder, tmp_path: Path
 ) -> None:
-    class Failing(Disk):
-        bad = ""
-
-        def open(self, path: Path, *, truncate: bool = False) -> File:
-            if self.bad and path.name == self.bad:
-                raise storage_error(path, OSError(errno.ENOSPC, "full"))
-            return super().open(path, truncate=truncate)
-
-    disk = Failing()
+    disk = FailingDisk()
     segment = segment_of(recorder, tmp_path / "t", info(cpu=0), disk=disk)
-    disk.bad = "fake_2"
+    disk.bad["open"] = {"fake_2"}
     with pytest.raises(StorageError):
         segment.add_streams([info(cpu=1), info(cpu=2)])
     assert list(segment.lanes) == [info(cpu=0).id]
-    disk.bad = ""
+    disk.bad["open"].clear()
     segment.add_streams([info(cpu=1), info(cpu=2)])
     segment.close(SNAPSHOT)
     manifest = Manifest.read(segment.paths.manifest)
@@ -233,40 +201,6 @@ def test_stream_files_that_failed_to_open_are_made_at_the_second_try(
 
 
 # -- recording continues past failures
-
-
-class FailingDisk(Disk):
-    """A disk that fails writes and syncs of the files named in *bad*."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bad: dict[str, set[str]] = {"write": set(), "sync": set(), "cut": set()}
-
-    def file(self, path: Path, fd: int) -> File:
-        bad = self.bad
-
-        def fail(what: str, end_bytes: int | None = None) -> None:
-            if path.name in bad[what]:
-                raise storage_error(path, OSError(errno.EIO, "bad sector"), end_bytes=end_bytes)
-
-        class FailingFile(File):
-            def write_at(self, pieces: list[bytes | memoryview], offset_bytes: int) -> int:  # type: ignore[override]
-                if path.name in bad["write"]:
-                    # Half of the write succeeds.
-                    data = b"".join(pieces)
-                    end_bytes = super().write_at([data[: len(data) // 2]], offset_bytes)
-                    fail("write", end_bytes)
-                return super().write_at(pieces, offset_bytes)
-
-            def truncate(self, size_bytes: int) -> None:
-                fail("cut")
-                super().truncate(size_bytes)
-
-            def sync(self) -> None:
-                fail("sync")
-                super().sync()
-
-        return FailingFile(path, fd)
 
 
 @dataclass
@@ -337,15 +271,15 @@ def test_lttd_is_unhealthy_from_a_failed_write_to_the_next_good_one(going: Going
     going.disk.bad["write"] = {"fake_0"}
     going.offer(1)
     path = going.segment.paths.stream("fake_0").data
-    assert going.health.verdict() == (False, f"{path}: bad sector")
+    assert going.health.verdict() == (False, f"{path}: Input/output error")
     going.offer(1)
     assert going.recorder.failure is None
     assert going.recorder.write_errors == {"EIO": 2}
-    assert going.lines == [f"{path}: bad sector"]
+    assert going.lines == [f"{path}: Input/output error"]
     going.disk.bad["write"] = set()
     going.offer(1)
     assert going.health.verdict() == (True, "ok")
-    assert going.lines == [f"{path}: bad sector", f"{path}: can be written again"]
+    assert going.lines == [f"{path}: Input/output error", f"{path}: can be written again"]
     assert going.close() == [Gap(2, Reason.STORAGE, Unit.SUBBUFFERS, 2, 12, 13)]
 
 
@@ -417,7 +351,7 @@ def test_a_later_sync_does_not_confirm_data_of_a_failed_one(going: Going) -> Non
     going.disk.bad["sync"] = {"fake_0"}
     going.retry()
     path = going.segment.paths.stream("fake_0").data
-    words = "bad sector: some data since the last sync may not be on the disk"
+    words = "Input/output error: some data since the last sync may not be on the disk"
     assert f"{path}: {words}" in going.health.verdict()[1]
     going.disk.bad["sync"] = set()
     going.offer(1)

@@ -1,9 +1,8 @@
 """Write the files of a stream, on a good disk and on a failing one."""
 
-import errno
 import os
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lttd.errors import UsageError
-from lttd.files import Disk, File, storage_error
+from lttd.files import Disk
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex, read_gaps
 from lttd.subbuffer import Batch, StreamId, StreamInfo
 from lttd.tracedir import StreamPaths, StreamRecord
 from lttd.writer import StreamFile
+from tests.failing_disk import FailingDisk
 from tests.segment_builder import Made, Ring, segment_at, subbuffer
 
 
@@ -25,38 +25,6 @@ def paths_in(directory: Path) -> StreamPaths:
     (directory / "streams" / "index").mkdir(parents=True, exist_ok=True)
     segment = segment_at(directory)
     return segment.stream("fake_0")
-
-
-class SmallDisk(Disk):
-    """A disk with room for a given number of bytes; it writes the part of a write that fits.
-
-    Only the files named in *full* are limited.
-    """
-
-    def __init__(self, room_bytes: int, full: str = "") -> None:
-        super().__init__()
-        self.room_bytes = room_bytes
-        self.full = full
-
-    def file(self, path: Path, fd: int) -> File:
-        return _SmallFile(self, path, fd)
-
-
-class _SmallFile(File):
-    def __init__(self, disk: SmallDisk, path: Path, fd: int) -> None:
-        super().__init__(path, fd)
-        self._disk = disk
-
-    def write_at(self, pieces: Sequence[bytes | memoryview], offset_bytes: int) -> int:
-        if self._disk.full not in ("", self.path.name):
-            return super().write_at(pieces, offset_bytes)
-        data = b"".join(pieces)
-        fits = data[: self._disk.room_bytes]
-        self._disk.room_bytes -= len(fits)
-        end = super().write_at([fits], offset_bytes) if fits else offset_bytes
-        if len(fits) < len(data):
-            raise storage_error(self.path, OSError(errno.ENOSPC, "full"), end_bytes=end)
-        return end
 
 
 @settings(deadline=None, max_examples=40)
@@ -166,7 +134,7 @@ def test_a_full_disk_keeps_the_sub_buffers_that_fit(
     while True:
         ring = Ring()
         paths = paths_in(tmp_path / str(room))
-        disk = SmallDisk(1 << 20, full)
+        disk = FailingDisk(room_bytes=1 << 20, is_limited=lambda path: full in ("", path.name))
         disk.hold(tmp_path)
         file = StreamFile(disk, paths, StreamRecord(ring.info), layout)
         file.append(ring.batch(first))
