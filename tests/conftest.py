@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from lttd.sources.ftrace import instance
+from lttd.sources.mounts import find_tracefs
 from tests.fuse import why_no_fuse
 from tests.ltt_kernel import Kernel, running_kernel
 from tests.running import Launcher, build_load, launching
@@ -39,6 +41,29 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "runtime"
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(path))
     return path
+
+
+@pytest.fixture
+def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory of instances, for an lttd within the test's process; none may be left."""
+    prefix = f"lttdtest{os.getpid()}in-"
+    monkeypatch.setattr(instance, "OWN_PREFIX", prefix)
+    directory = find_tracefs() / "instances"
+    yield directory
+    left = [name for name in os.listdir(directory) if name.startswith(prefix)]
+    for name in left:
+        (directory / name).rmdir()
+    assert left == [], "instances were left behind"
+
+
+@pytest.fixture
+def foreign(instances: Path) -> Iterator[Path]:
+    """An instance of another tool, which has chosen its clock and records nothing yet."""
+    path = instances / f"{instance.OWN_PREFIX}foreign"
+    path.mkdir()
+    (path / "trace_clock").write_text("mono")
+    yield path
+    path.rmdir()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from lttd.index import SeekIndex
 from lttd.tracedir import SegmentPaths
+from tests.instances import on_cpu_0
 from tests.running import Run
 
 MARK = struct.Struct("<I8sQ")
@@ -35,14 +36,8 @@ class Marks:
 @contextmanager
 def marks(run: Run) -> Iterator[Marks]:
     """Write marks on CPU 0."""
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {0})
-    fd = os.open(run.instance / "trace_marker_raw", os.O_WRONLY)
-    try:
-        yield Marks(fd)
-    finally:
-        os.close(fd)
-        os.sched_setaffinity(0, cpus)
+    with on_cpu_0(), (run.instance / "trace_marker_raw").open("wb", buffering=0) as marker:
+        yield Marks(marker.fileno())
 
 
 def numbers_by_row(segment: SegmentPaths, stream: str) -> list[list[int]]:

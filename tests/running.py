@@ -20,7 +20,7 @@ import pytest
 
 from lttd.errors import LttdError
 from lttd.sources.mounts import find_tracefs
-from lttd.sources.tracefs import parse_stats
+from tests.instances import stats_of
 
 BENCH = Path(__file__).parents[1] / "bench"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -131,12 +131,7 @@ class Run:
 
     def stats(self) -> dict[int, dict[str, int]]:
         """Return the kernel's own counters by CPU."""
-        found = {}
-        for path in self.instance.glob("per_cpu/cpu*/stats"):
-            # One read: the kernel formats the file anew for every read.
-            with path.open("rb", buffering=0) as file:
-                found[int(path.parent.name[3:])] = parse_stats(file.read(4096))
-        return found
+        return stats_of(self.instance)
 
     def signal(self, number: int) -> "Run":
         self.process.send_signal(number)

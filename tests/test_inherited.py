@@ -1,46 +1,30 @@
 """lttd writes a setting of an instance only if its inherited or earlier value differs."""
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.sources.ftrace.setup import OWN_OPTIONS
 from lttd.sources.ftrace.source import FtraceSettings, open_ftrace
 from lttd.sources.inotify import Inotify
 from lttd.sources.mounts import find_tracefs
 from lttd.subbuffer import BufferPool
+from tests.instances import mark, unread_events
 from tests.running import Launcher, lttv, needs_kernel
 
 pytestmark = needs_kernel()
 
 IN_MODIFY = 0x2
-PREFIX = f"lttdinherit{os.getpid()}-"
 QUIET = ("sched:sched_process_hang",)
 
 
 @pytest.fixture
-def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", PREFIX)
-    directory = find_tracefs() / "instances"
-    yield directory
-    left = [name for name in os.listdir(directory) if name.startswith(PREFIX)]
-    for name in left:
-        (directory / name).rmdir()
-    assert left == []
-
-
-@pytest.fixture
-def foreign(instances: Path) -> Iterator[Path]:
-    path = instances / f"{PREFIX}foreign"
-    path.mkdir()
-    (path / "trace_clock").write_text("mono")
-    (path / "trace_marker").write_text("in the ring")
-    yield path
-    path.rmdir()
+def foreign(foreign: Path) -> Path:
+    """The foreign instance with an event in its ring."""
+    mark(foreign, "in the ring")
+    return foreign
 
 
 @pytest.fixture
@@ -55,11 +39,6 @@ def contrary() -> Iterator[None]:
     finally:
         for name, text in before.items():
             (options / name).write_text(text)
-
-
-def unread(instance: Path) -> int:
-    stats = [path.read_text() for path in instance.glob("per_cpu/cpu*/stats")]
-    return sum(int(text.partition("entries: ")[2].split()[0]) for text in stats)
 
 
 @pytest.mark.usefixtures("contrary")
@@ -94,7 +73,7 @@ def test_an_equal_setting_of_a_foreign_instance_is_not_written(
     )
     with closing(open_ftrace(settings, BufferPool())) as source:
         source.start()
-        assert unread(foreign) == 1
+        assert unread_events(foreign) == 1
         source.stop()
     assert not written.heard()
 

@@ -19,6 +19,7 @@ from lttd.sources.ftrace.record import InstanceRecord, record_name
 from lttd.sources.inotify import Inotify
 from lttd.subbuffer import Gap, Reason
 from lttd.tracedir import Manifest, segments, segments_below
+from tests.instances import mark, read_events
 from tests.running import (
     QUIET,
     Launcher,
@@ -53,18 +54,6 @@ StreamFile.append = append_or_hang
 """
 
 
-def mark(instance: Path, text: str, times: int = 1) -> None:
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {0})
-    fd = os.open(instance / "trace_marker", os.O_WRONLY)
-    try:
-        for _ in range(times):
-            os.write(fd, text.encode())
-    finally:
-        os.close(fd)
-        os.sched_setaffinity(0, before)
-
-
 def data_of(trace: Path) -> bytes:
     streams = (path for segment in segments_below(trace) for path in segment.streams.iterdir())
     return b"".join(path.read_bytes() for path in streams if path.is_file())
@@ -73,13 +62,6 @@ def data_of(trace: Path) -> bytes:
 def gaps_of(trace: Path) -> list[Gap]:
     found = (path for segment in segments(trace) for path in segment.index.glob("*.gaps"))
     return [gap for path in found for gap in read_gaps(path)]
-
-
-def read_events(instance: Path) -> int:
-    return sum(
-        int(re.findall(r"^read events: (\d+)", path.read_text(), re.MULTILINE)[0])
-        for path in instance.glob("per_cpu/cpu*/stats")
-    )
 
 
 def killed(lttd: Launcher, trace: Path, text: str = "left behind", times: int = 3) -> Run:
@@ -113,13 +95,10 @@ def records(lttd: Launcher) -> list[str]:
 
 
 @pytest.fixture
-def foreign(lttd: Launcher) -> Iterator[Path]:
-    """An instance of another tool, in which no event happens by itself."""
-    path = lttd.instances / f"{lttd.prefix}foreign"
-    path.mkdir()
-    (path / "tracing_on").write_text("0")
-    yield path
-    path.rmdir()
+def foreign(foreign: Path) -> Path:
+    """The foreign instance with tracing turned off."""
+    (foreign / "tracing_on").write_text("0")
+    return foreign
 
 
 # -- to which trace a ring belongs

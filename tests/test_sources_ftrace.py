@@ -4,8 +4,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 
 from lttd.abi.formats_file import unpack
 from lttd.abi.ftrace import PageLayout, last_event_time
-from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
+from lttd.errors import LockedError, NothingToRecordError, SourceError, UsageError
 from lttd.limits import FORMATS
 from lttd.sources import pipe
 from lttd.sources.base import NO_OWNER, Nothing, When
@@ -24,43 +23,18 @@ from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import parse_stats
 from lttd.subbuffer import TAKE_BYTES, Batch, BufferPool, Reason, RowFlag, Unit
+from tests.instances import mark, on_cpu_0
+from tests.running import needs_kernel
 
-PREFIX = f"lttdtest-{os.getpid()}-"
-
-
-def why_not() -> str:
-    try:
-        root = find_tracefs()
-    except LttdError as error:
-        return str(error)
-    return "" if os.access(root / "instances", os.W_OK) else "not root"
-
-
-pytestmark = [pytest.mark.kernel, pytest.mark.skipif(bool(why_not()), reason=why_not())]
-
-
-@pytest.fixture(autouse=True)
-def instances(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The directory of instances; a test must leave none with our prefix."""
-    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", PREFIX)
-    directory = find_tracefs() / "instances"
-    yield directory
-    left = [name for name in os.listdir(directory) if name.startswith(PREFIX)]
-    for name in left:
-        os.rmdir(directory / name)
-    assert left == []
+pytestmark = [*needs_kernel(), pytest.mark.usefixtures("instances")]
 
 
 @pytest.fixture
-def foreign(instances: Path) -> Iterator[Path]:
-    """An instance of another tool: tracing is on, one event is enabled, one pid list is set."""
-    path = instances / f"{PREFIX}foreign"
-    path.mkdir()
-    (path / "trace_clock").write_text("mono")
-    (path / "buffer_size_kb").write_text("64")
-    (path / "events/sched/sched_switch/enable").write_text("1")
-    yield path
-    path.rmdir()
+def foreign(foreign: Path) -> Path:
+    """The foreign instance with a small ring and an event of its own."""
+    (foreign / "buffer_size_kb").write_text("64")
+    (foreign / "events/sched/sched_switch/enable").write_text("1")
+    return foreign
 
 
 # Only markers of this process, so that the test controls every event.
@@ -70,27 +44,6 @@ QUIET = FtraceSettings(events=("sched:sched_process_hang",), buffer_bytes=64 << 
 def instance_of(source: FtraceSource) -> Path:
     settings = source.info.settings
     return find_tracefs() / "instances" / str(settings["instance"])
-
-
-def mark(instance: Path, text: str, times: int = 1) -> None:
-    fd = os.open(instance / "trace_marker", os.O_WRONLY)
-    for _ in range(times):
-        try:
-            os.write(fd, text.encode())
-        except OSError:  # EBADF: a full ring without overwriting refuses an event
-            continue
-    os.close(fd)
-
-
-@contextmanager
-def on_cpu_0() -> Iterator[None]:
-    """Pin this process to one CPU, so that all marks go to one ring."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {0})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def turn(stream: FtraceStream, *, flush: bool = True) -> tuple[list[Batch], Nothing]:
@@ -389,7 +342,9 @@ def test_an_impossible_option_leaves_nothing_in_the_kernel(
 ) -> None:
     with pytest.raises(UsageError, match=text):
         open_ftrace(settings, BufferPool())
-    assert not [name for name in os.listdir(instances) if name.startswith(PREFIX)]
+    assert not [
+        name for name in os.listdir(instances) if name.startswith(ftrace_instance.OWN_PREFIX)
+    ]
 
 
 def test_an_interrupt_during_setup_leaves_nothing_in_the_kernel(
@@ -401,7 +356,9 @@ def test_an_interrupt_during_setup_leaves_nothing_in_the_kernel(
     monkeypatch.setattr("lttd.sources.ftrace.setup._enable", interrupt)
     with pytest.raises(KeyboardInterrupt):
         open_ftrace(QUIET, BufferPool())
-    assert not [name for name in os.listdir(instances) if name.startswith(PREFIX)]
+    assert not [
+        name for name in os.listdir(instances) if name.startswith(ftrace_instance.OWN_PREFIX)
+    ]
 
 
 # -- files for decoding
@@ -658,7 +615,7 @@ def test_only_one_lttd_at_a_time_reads_an_instance(foreign: Path) -> None:
 
 def test_a_missing_instance_is_reported_with_a_remedy() -> None:
     with pytest.raises(NothingToRecordError, match="make it with mkdir"):
-        open_ftrace(FtraceSettings(f"{PREFIX}none"), BufferPool())
+        open_ftrace(FtraceSettings(f"{ftrace_instance.OWN_PREFIX}none"), BufferPool())
     with pytest.raises(UsageError):
         open_ftrace(FtraceSettings("../instances"), BufferPool())
 
