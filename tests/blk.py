@@ -1,11 +1,8 @@
 """Make blktrace records as the kernel writes them."""
 
 import struct
-from pathlib import Path
 
 from lttd.abi.blktrace import CATEGORIES, MAGIC
-
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "blktrace"
 
 # Categories by name, as bits of an action: c["fs"] | c["write"].
 c = {name: 1 << 16 + bit for bit, name in enumerate(CATEGORIES)}

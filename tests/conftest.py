@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from lttd.recorder import Recorder
 from lttd.sources.ftrace import instance
 from lttd.sources.mounts import find_tracefs
 from tests.fuse import why_no_fuse
@@ -41,6 +42,15 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "runtime"
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(path))
     return path
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    """A recorder with its writer threads running."""
+    recorder = Recorder()
+    recorder.start()
+    yield recorder
+    recorder.close()
 
 
 @pytest.fixture

@@ -71,6 +71,19 @@ def switch(prev: tuple[str, int], following: tuple[str, int]) -> bytes:
     return common(SWITCH, prev[1]) + body
 
 
+PRINT, WRITER = 5, 0xFFFF_FFFF_8100_0004
+PRINT_FORMAT = format_text(
+    *("print", PRINT, ["unsigned long ip;8;8;0", "char buf[];16;0;0"]),
+    '"%ps: %s", (void *)REC->ip, REC->buf',
+)
+
+
+def marker(text: bytes, ip: int = WRITER, pid: int = 7) -> bytes:
+    """Return a write to ``trace_marker``, which was made at *ip*."""
+    made = common(PRINT, pid) + struct.pack("<Q", ip) + text + b"\0"
+    return made + bytes(-len(made) % 4)
+
+
 def pages_of(begin: int, payloads: Sequence[bytes], delta: int = 10) -> bytes:
     """Return a sub-buffer whose events are *delta* apart, the first at *begin* + *delta*."""
     records = b"".join(
@@ -95,9 +108,13 @@ class Traced(Made):
 
     def add_formats(self) -> None:
         for name, text in FORMATS.items():
-            path = self.tracefs / "events" / name / "format"
-            path.parent.mkdir(parents=True)
-            path.write_bytes(text)
+            self.add_format(name, text)
+
+    def add_format(self, name: str, text: bytes) -> None:
+        """Save the format of an event, named as ``sched/sched_switch``."""
+        path = self.tracefs / "events" / name / "format"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(text)
 
     def commands(self, *lines: tuple[int, int, str]) -> None:
         told = "".join(f"{time}\t{pid}\t{pid}\t{comm}\n" for time, pid, comm in lines)

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Final
 
 from tests.confined import MOST_SECONDS, Ended, Worker
+from tests.data import FIXTURES
 from tests.fuzz_damage import MOST_STEPS, STEP, Victim
 from tests.fuzz_targets import REPLAYS, TARGETS, WRITERS, Target, remove
-from tests.fuzz_traces import FIXTURES, SOURCES, TRACES
+from tests.fuzz_traces import SOURCES, TRACES
 
 CORPUS: Final = FIXTURES / "fuzz"
 _COLLECT_AFTER: Final = 16

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz_traces import FIXTURES
+from tests.data import FIXTURES
 
 Target = Callable[[Path, Path], object]
 """Arguments: the damaged directory, and a path that does not exist, for output."""

@@ -11,7 +11,7 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Final
 
-FIXTURES: Final = Path(__file__).parents[1] / "fixtures"
+from tests.data import FIXTURES
 
 
 def small(trace: Path) -> Path:

@@ -23,7 +23,6 @@ from lttd.sources.mounts import find_tracefs
 from tests.instances import stats_of
 
 BENCH = Path(__file__).parents[1] / "bench"
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 # The limit for processes that hang; a busy machine may be slow.
 PATIENCE_S = 120.0
 # Instances get a prefix that no other lttd on this machine uses or searches. Syncs come often, so

@@ -20,7 +20,8 @@ from lttd.abi.blktrace import (
     records_at,
     walk,
 )
-from tests.blk import SHARED, c, message, process, record, timestamp
+from tests.blk import c, message, process, record, timestamp
+from tests.data import SHARED_BLKTRACE, needs
 
 LAYOUTS = [Layout(version, order) for version in (7, 8) for order in "<>"]
 PDUS = st.sampled_from([b"", bytes(8), bytes(16), b"m", b"text\n", bytes(127)])
@@ -125,10 +126,10 @@ def test_a_payload_excludes_the_cgroup_id() -> None:
     assert pdu_of(data, 0, len(data), 2 | 1 << 8, Layout(7, "<")) == b"hello"
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
+@needs(SHARED_BLKTRACE)
 @pytest.mark.parametrize(("cpu", "count"), [(0, 1650), (1, 1667)])
 def test_real_data_contains_records_from_end_to_end(cpu: int, count: int) -> None:
-    data = (SHARED / f"cap.blktrace.{cpu}").read_bytes()
+    data = (SHARED_BLKTRACE / f"cap.blktrace.{cpu}").read_bytes()
     layout = layout_of(data)
     assert layout == Layout(7, "<")
     walked = walk(data, 0, len(data), layout)

@@ -5,7 +5,6 @@ import shutil
 import struct
 import subprocess
 from collections import defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +16,9 @@ from lttd.abi.ftrace import PageLayout, last_event_time, parse_header_page, rows
 from lttd.abi.ftrace_abi import FtraceAbi
 from lttd.abi.ftrace_events import BATCH_ROWS, Walked, count, walk
 from lttd.subbuffer import StreamId, StreamInfo
+from tests.data import SHARED_FTRACE, needs
+from tests.tracedat import cpu_data
 
-FTRACE = Path(__file__).parents[2] / "shared/data/ftrace"
 LAYOUTS = [
     PageLayout(subbuffer_bytes=256, long_bytes=long_bytes, byteorder=order)
     for long_bytes in (4, 8)
@@ -271,36 +271,10 @@ def test_walking_any_bytes_for_sub_buffers_raises_nothing(data: bytes, start: in
 # -- traces of other programs
 
 
-def cpu_data(path: Path) -> tuple[int, dict[int, bytes]]:
-    """Return page size and pages per CPU of an uncompressed trace.dat, version 7."""
-    raw = path.read_bytes()
-    assert raw[:10] == b"\x17\x08\x44tracing"
-    assert raw[10:14] == b"7\0\0\x08"
-    _, _, after = raw[18:].partition(b"none\0")
-    at = len(raw) - len(after) + 1
-    (options,) = struct.unpack_from("<Q", raw, at)
-    at = options + 16
-    while True:
-        kind, size = struct.unpack_from("<HI", raw, at)
-        if kind == 3:
-            break
-        if kind == 0:
-            at = struct.unpack_from("<Q", raw, at + 6)[0] + 16
-        else:
-            at += 6 + size
-    body = raw[at + 14 : at + 6 + size].split(b"\0", 2)[2]
-    page_bytes, cpus = struct.unpack_from("<II", body)
-    found = {}
-    for number in range(cpus):
-        cpu, offset, length = struct.unpack_from("<IQQ", body, 8 + 20 * number)
-        found[cpu] = raw[offset : offset + length]
-    return page_bytes, found
-
-
-@pytest.mark.skipif(not FTRACE.is_dir(), reason="the shared traces are not here")
+@needs(SHARED_FTRACE)
 @pytest.mark.skipif(shutil.which("trace-cmd") is None, reason="trace-cmd is not here")
 def test_trace_cmd_reports_the_same_events_at_the_same_times() -> None:
-    path = FTRACE / "nocomp.dat"
+    path = SHARED_FTRACE / "nocomp.dat"
     command = ["trace-cmd", "report", "-t", "-i", str(path)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     reported: dict[int, list[int]] = defaultdict(list)
@@ -321,11 +295,11 @@ def test_trace_cmd_reports_the_same_events_at_the_same_times() -> None:
     assert total > 1000
 
 
-@pytest.mark.skipif(not FTRACE.is_dir(), reason="the shared traces are not here")
+@needs(SHARED_FTRACE)
 @pytest.mark.parametrize("cpu", [0, 1])
 def test_the_array_walk_of_real_pages_equals_a_plain_walk(cpu: int) -> None:
-    layout = parse_header_page((FTRACE / "raw/header_page").read_bytes())
-    data = (FTRACE / f"raw/cpu{cpu}.pages").read_bytes()
+    layout = parse_header_page((SHARED_FTRACE / "raw/header_page").read_bytes())
+    data = (SHARED_FTRACE / f"raw/cpu{cpu}.pages").read_bytes()
     rows = rows_of_pages(data, len(data), layout).rows
     offsets = rows["offset_bytes"].astype(np.int64).tolist()
     ends = (rows["offset_bytes"] + (rows["content_bits"] >> np.uint64(3))).tolist()

@@ -3,7 +3,6 @@
 import struct
 from contextlib import suppress
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,8 @@ from hypothesis import strategies as st
 from lttd.abi import declared, ltt, ltt_walk
 from lttd.abi.table import abi_of
 from lttd.subbuffer import StreamId, StreamInfo
+from tests.data import SHARED_LTT, needs
 from tests.segment_builder_ltt import LttBuffer, Tracer
-
-REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"
-needs_the_real_trace = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/ltt-2.5")
 
 TRACERS = [
     Tracer(minor=minor, order=order, pointer_bytes=pointer, alignment=aligned * pointer)
@@ -128,9 +125,9 @@ def test_the_scale_divides_the_frequency_since_2_2_and_multiplied_it_before(
     assert ltt.headers_at(data, np.array([0])).begin.tolist() == [10**9]
 
 
-@needs_the_real_trace
+@needs(SHARED_LTT)
 def test_the_real_trace_has_the_values_of_its_published_tests() -> None:
-    data = (REAL / "vm_state_0").read_bytes()
+    data = (SHARED_LTT / "vm_state_0").read_bytes()
     found = ltt_walk.survey(data)
     assert found.sizes_bytes.tolist() == [262144, 8192]
     assert found.used_bytes.tolist() == [262144, 5696]
@@ -139,7 +136,7 @@ def test_the_real_trace_has_the_values_of_its_published_tests() -> None:
     assert layout.frequency == 1_987_809_000
     first_event = np.array([27013846067263], np.uint64)
     assert layout.ns_of(first_event).tolist() == [13589759412128]
-    for path in sorted(REAL.iterdir()):
+    for path in sorted(SHARED_LTT.iterdir()):
         one = ltt_walk.survey(path.read_bytes())
         assert not one.damage
         assert one.sizes_bytes.sum() == path.stat().st_size

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lttd.cli import main
-from tests.running import FIXTURES
+from tests.data import FIXTURES
 
 pytestmark = pytest.mark.slow
 

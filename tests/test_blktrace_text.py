@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import shutil
 import struct
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
@@ -14,56 +13,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lttd
-from lttd.cli import main as record_main
 from lttd.terminal import printable_bytes
 from lttd.view.blktrace.lines import dump
 from lttd.view.cli import main as view_main
-from tests.blk import SHARED, c, message, process, record, timestamp
-
-needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
-needs_blkparse = pytest.mark.skipif(not shutil.which("blkparse"), reason="no blkparse")
-
-
-def replayed(directory: Path, trace: Path) -> Path:
-    """Replay *directory* into a trace; return the directory of streams of its segment."""
-    with redirect_stderr(io.StringIO()) as told:
-        spec = f"replay:{directory},abi=blktrace"
-        status = record_main(["-t", str(trace), "--source", spec, "--summary", "none"])
-    assert status == 0, told.getvalue()
-    (streams,) = trace.glob("*/streams")
-    return streams
-
-
-def shown(trace: Path, *options: str) -> list[str]:
-    """Return the lines of ``lttv text``."""
-    out = io.StringIO()
-    with redirect_stdout(out), redirect_stderr(io.StringIO()) as told:
-        assert view_main(["text", str(trace), *options]) == 0
-    assert told.getvalue() == ""
-    return out.getvalue().splitlines()
-
-
-def parsed(streams: Path, name: str) -> list[str]:
-    """Return the lines of ``blkparse``."""
-    run = subprocess.run(
-        ["blkparse", "-q", "-i", name], cwd=streams, capture_output=True, text=True, check=True
-    )
-    assert "ad " not in run.stderr.replace("read", ""), run.stderr  # "Bad magic", "bad action"
-    return [line for line in run.stdout.splitlines() if not line.startswith("Input file")]
-
-
-def written(directory: Path, *cpus: bytes) -> Path:
-    directory.mkdir()
-    for cpu, data in enumerate(cpus):
-        (directory / f"made.blktrace.{cpu}").write_bytes(data)
-    return directory
+from tests.blk import c, message, process, record, timestamp
+from tests.blkparse import needs_blkparse, needs_data, parsed, replayed, shown, written
+from tests.data import SHARED_BLKTRACE
 
 
 @needs_data
 def test_the_lines_of_a_real_trace_equal_those_of_blkparse(tmp_path: Path) -> None:
-    golden = gzip.decompress((SHARED / "cap.blkparse.txt.gz").read_bytes()).decode()
+    golden = gzip.decompress((SHARED_BLKTRACE / "cap.blkparse.txt.gz").read_bytes()).decode()
     golden = golden[: golden.index("CPU0 (cap):")]
-    replayed(SHARED, tmp_path / "trace")
+    replayed(SHARED_BLKTRACE, tmp_path / "trace")
     lines = shown(tmp_path / "trace")
     assert len(lines) == 3312
     assert lines == golden.splitlines()
@@ -72,13 +34,13 @@ def test_the_lines_of_a_real_trace_equal_those_of_blkparse(tmp_path: Path) -> No
 @needs_data
 @needs_blkparse
 def test_blkparse_reads_the_streams_of_a_segment_in_place(tmp_path: Path) -> None:
-    streams = replayed(SHARED, tmp_path / "trace")
+    streams = replayed(SHARED_BLKTRACE, tmp_path / "trace")
     assert parsed(streams, "cap") == shown(tmp_path / "trace")
 
 
 @needs_data
 def test_a_window_has_the_same_times_and_names_as_the_whole_trace(tmp_path: Path) -> None:
-    replayed(SHARED, tmp_path / "trace")
+    replayed(SHARED_BLKTRACE, tmp_path / "trace")
     everything = shown(tmp_path / "trace")
     window = shown(tmp_path / "trace", "--begin", "+870ms", "--end", "+880ms")
     assert 0 < len(window) < len(everything)
@@ -281,7 +243,7 @@ def test_bytes_between_records_are_reported_and_later_records_are_shown(tmp_path
 
 @needs_data
 def test_where_json_and_the_library_use_the_fields_of_a_record(tmp_path: Path) -> None:
-    replayed(SHARED, tmp_path / "trace")
+    replayed(SHARED_BLKTRACE, tmp_path / "trace")
     large = shown(tmp_path / "trace", "--where", "bytes > 32768", "--event", "issue", "--json")
     assert large
     for line in large:

@@ -9,8 +9,8 @@ from lttd.recover import recover
 from lttd.tracedir import SegmentPaths
 from lttd.view.verify import check
 from tests.blk import process, record
+from tests.blkparse import replayed, shown, written
 from tests.segment_builder import segment_at
-from tests.test_blktrace_text import replayed, shown, written
 
 RECORDS = 3000
 

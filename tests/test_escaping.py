@@ -11,12 +11,11 @@ from lttd.terminal import printable
 from lttd.tracedir import Manifest
 from lttd.view.cli import main
 from tests import blk
-from tests.ftraced import Traced, common, format_text, opened, pages_of, switch, tick
+from tests.ftraced import PRINT, Traced, common, format_text, marker, opened, pages_of, switch, tick
 
 # A newline with a forged line, a colour, C1, DEL, a right-to-left override, a line separator.
 NASTY = "a\n\x1b[31m\x9b\x7f\u202e\u2028"
 SHOWN = "a\\x0a\\x1b[31m\\u009b\\x7f\\u202e\\u2028"
-MARKER = 9
 
 
 def ran(capfd: pytest.CaptureFixture[str], *words: str | Path, status: int = 0) -> tuple[str, str]:
@@ -31,17 +30,9 @@ def ran(capfd: pytest.CaptureFixture[str], *words: str | Path, status: int = 0) 
 @pytest.fixture
 def made(tmp_path: Path) -> Traced:
     made = Traced(tmp_path / "t")
-    marker = format_text(
-        "print", MARKER, ["unsigned long ip;8;8;0", "char buf[];16;0;0"], '"%s", REC->buf'
-    )
-    (made.tracefs / "events/ftrace/print").mkdir(parents=True)
-    (made.tracefs / "events/ftrace/print/format").write_bytes(marker)
+    fields = ["unsigned long ip;8;8;0", "char buf[];16;0;0"]
+    made.add_format("ftrace/print", format_text("print", PRINT, fields, '"%s", REC->buf'))
     return made
-
-
-def marker(text: str) -> bytes:
-    body = common(MARKER, 7) + bytes(8) + text.encode() + b"\0"
-    return body.ljust(-(-len(body) // 4) * 4, b"\0")
 
 
 def lines_of(made: Traced, capfd: pytest.CaptureFixture[str], *options: str) -> list[str]:
@@ -68,7 +59,9 @@ def test_a_hostile_task_name_stays_on_its_line(
 def test_values_are_escaped_and_the_final_newline_of_a_marker_is_dropped(
     made: Traced, capfd: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    made.append([pages_of(1000, [marker(NASTY), marker("ends\n"), opened(f"/{NASTY}é", 1)])])
+    made.append(
+        [pages_of(1000, [marker(NASTY.encode()), marker(b"ends\n"), opened(f"/{NASTY}é", 1)])]
+    )
     lines = lines_of(made, capfd, *options)
     ends = [re.sub(r".*(print|opened): (buf=|path=)?", "", line) for line in lines]
     assert [end.removesuffix(" ret=1") for end in ends] == [SHOWN, "ends", f"/{SHOWN}é"]
@@ -77,7 +70,7 @@ def test_values_are_escaped_and_the_final_newline_of_a_marker_is_dropped(
 def test_json_keeps_the_bytes_and_one_object_per_line(
     made: Traced, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made.append([pages_of(1000, [marker(NASTY), opened(NASTY, 1)])])
+    made.append([pages_of(1000, [marker(NASTY.encode()), opened(NASTY, 1)])])
     told = [json.loads(line) for line in lines_of(made, capfd, "--json")]
     assert [list(one["fields"].values())[0 if "path" in one["fields"] else 1] for one in told] == [
         NASTY,
@@ -89,10 +82,8 @@ def test_names_and_literals_of_format_files_are_escaped(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = Traced(tmp_path / "t")
-    directory = made.tracefs / "events/evil/ti\nck\x1b"
-    directory.mkdir(parents=True)
     text = format_text("x", 20, ["int n;8;4;1"], '"n=%d\\n# forged\\r and %c\\n", REC->n, REC->n')
-    (directory / "format").write_bytes(text)
+    made.add_format("evil/ti\nck\x1b", text)
     made.append([pages_of(1000, [common(20, 7) + (27).to_bytes(4, "little")])])
     (line,) = lines_of(made, capfd)
     assert line.endswith(": ti\\x0ack\\x1b: n=27\\x0a# forged\\x0d and \\x1b")
@@ -110,7 +101,7 @@ def test_escaping_leaves_the_spaces_of_a_column_unchanged(
 
 
 def test_follow_escapes_as_text_does(made: Traced, capfd: pytest.CaptureFixture[str]) -> None:
-    made.append([pages_of(1000, [marker(NASTY)])])
+    made.append([pages_of(1000, [marker(NASTY.encode())])])
     made.finish()
     out, _ = ran(capfd, "follow", made.trace, "--from-begin", "--until-closed")
     assert out.endswith(f"print: {SHOWN}\n")
@@ -121,10 +112,8 @@ def test_symbols_of_a_kallsyms_file_are_escaped(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = Traced(tmp_path / "t")
-    directory = made.tracefs / "events/evil/called"
-    directory.mkdir(parents=True)
     text = format_text("called", 20, ["unsigned long ip;8;8;0"], '"%ps", (void *)REC->ip')
-    (directory / "format").write_bytes(text)
+    made.add_format("evil/called", text)
     (made.tracefs / "kallsyms").write_bytes(b"ffffffff81000000 T do\x1b[31m_\xff\n")
     address = 0xFFFFFFFF81000000
     made.append([pages_of(1000, [common(20, 7) + address.to_bytes(8, "little")])])

@@ -8,25 +8,26 @@ from lttd.errors import NotATraceError, UsageError
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING, window_of
 from lttd.view.trace import Trace
-from tests.blk import SHARED, message, process, record
-from tests.test_blktrace_text import needs_blkparse, needs_data, parsed, replayed, shown, written
+from tests.blk import message, process, record
+from tests.blkparse import needs_blkparse, needs_data, parsed, replayed, shown, written
+from tests.data import SHARED_BLKTRACE
 from tests.tools import replayed as replayed_ftrace
 
 
 @needs_data
 def test_an_export_of_everything_equals_the_recorded_files(tmp_path: Path) -> None:
-    replayed(SHARED, tmp_path / "trace")
+    replayed(SHARED_BLKTRACE, tmp_path / "trace")
     lines = export(Trace(tmp_path / "trace"), EVERYTHING, "blktrace", tmp_path / "out")
     assert lines == ["3317 records in 2 files"]
     for cpu in (0, 1):
         name = f"cap.blktrace.{cpu}"
-        assert (tmp_path / "out" / name).read_bytes() == (SHARED / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == (SHARED_BLKTRACE / name).read_bytes()
 
 
 @needs_data
 @needs_blkparse
 def test_a_block_window_has_its_own_records_and_the_earlier_process_names(tmp_path: Path) -> None:
-    replayed(SHARED, tmp_path / "trace")
+    replayed(SHARED_BLKTRACE, tmp_path / "trace")
     trace = Trace(tmp_path / "trace")
     window = window_of(trace, "+870ms", "+880ms")
     export(trace, window, "blktrace", tmp_path / "out")
@@ -85,7 +86,7 @@ def test_a_window_without_records_is_not_exported(tmp_path: Path) -> None:
 @needs_data
 def test_parquet_has_a_table_per_block_action(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    replayed(SHARED, tmp_path / "trace")
+    replayed(SHARED_BLKTRACE, tmp_path / "trace")
     export(Trace(tmp_path / "trace"), EVERYTHING, "parquet", tmp_path / "out")
     table = parquet.read_table(tmp_path / "out" / "system=blktrace" / "event=unplug_timer")
     assert table.num_rows == 304

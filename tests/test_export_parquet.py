@@ -15,8 +15,8 @@ from lttd.errors import NotATraceError, UsageError
 from lttd.view.export import export, parquet
 from lttd.view.times import EVERYTHING, Moment, Window
 from lttd.view.trace import Trace
+from tests.every_type import common, every_type, made_of
 from tests.segment_builder import SNAPSHOT, Made, subbuffer
-from tests.test_export_ctf import common, every_kind, made_of
 from tests.tools import decoded, replayed
 
 
@@ -55,14 +55,14 @@ def test_a_parquet_file_is_ordered_by_time_and_names_its_trace(tmp_path: Path) -
 
 def test_every_type_of_field_has_its_arrow_type(tmp_path: Path) -> None:
     events = [
-        every_kind(b"hello\0", [1, 2, 3], 0b101, b"by\0"),
-        every_kind(b"\xff\0\0\0\0\0", [], 1 << 63, b"\0\0\0"),
+        every_type(b"hello\0", [1, 2, 3], 0b101, b"by\0"),
+        every_type(b"\xff\0\0\0\0\0", [], 1 << 63, b"\0\0\0"),
         common(77) + b"\1\2\3\4",
         common(301),
     ]
     lines = export(made_of(tmp_path, events), EVERYTHING, "parquet", tmp_path / "pq")
     assert any("no format of event id 77" in line for line in lines)
-    (path,) = (tmp_path / "pq/system=made/event=every_kind").iterdir()
+    (path,) = (tmp_path / "pq/system=made/event=every_type").iterdir()
     one, other = pq.ParquetFile(path).read().to_pylist()
     assert one | {"timestamp": None} == {
         "time": 5010,

@@ -1,7 +1,6 @@
 """The importer of Perfetto's UI accepts every line of the exported text."""
 
 import re
-import struct
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from lttd.errors import NotATraceError, UsageError
 from lttd.view.cli import main
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING, window_of
-from tests.ftraced import Traced, format_text, opened, pages_of, switch, tick
+from tests.ftraced import PRINT_FORMAT, Traced, marker, opened, pages_of, switch, tick
 from tests.fuzz_traces import blocks
 from tests.tools import replayed
 
@@ -20,6 +19,7 @@ LINE = re.compile(
     r"-(\d+)\s+\(?\s*(\d+|-+)?\)?\s?\[(\d+)\]\s*[a-zA-Z0-9.]{0,4}\s+(\d+\.\d+):\s+(\S+):"
 )
 
+CALLER = 0xFFFF_FFFF_8100_0104
 NAMES = {"print": "tracing_mark_write"}
 """The pattern that the importer expects."""
 
@@ -70,30 +70,21 @@ def test_perfetto_lines_have_the_process_and_all_digits_of_the_time(tmp_path: Pa
     ]
 
 
-PRINT = format_text(
-    *("print", 5, ["unsigned long ip;8;8;0", "char buf[];16;0;0"]),
-    '"%ps: %s", (void *)REC->ip, REC->buf',
-)
-WRITER, CALLER = 0xFFFF_FFFF_8100_0004, 0xFFFF_FFFF_8100_0104
-
-
-def marker(text: bytes, ip: int = WRITER, pid: int = 7) -> bytes:
-    made = struct.pack("<HBBiQ", 5, 0, 0, pid, ip) + text + b"\n\0"
-    return made + bytes(-len(made) % 4)
-
-
 @pytest.mark.parametrize("named", [False, True])
 def test_a_marker_has_the_form_that_the_importer_expects(tmp_path: Path, named: bool) -> None:
     made = Traced(tmp_path / "t")
-    path = made.tracefs / "events/ftrace/print/format"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(PRINT)
+    made.add_format("ftrace/print", PRINT_FORMAT)
     if named:
         (made.tracefs / "kallsyms").write_text(
             "ffffffff81000000 t tracing_mark_write\nffffffff81000100 t caller\n"
             "ffffffff81000200 t last\n"
         )
-    events = [marker(b"B|7|outer"), marker(b"C|7|n|3"), marker(b"said", CALLER), marker(b"E|7")]
+    events = [
+        marker(b"B|7|outer\n"),
+        marker(b"C|7|n|3\n"),
+        marker(b"said\n", CALLER),
+        marker(b"E|7\n"),
+    ]
     made.append([pages_of(1000, [*events, tick(1)])])
     made.finish()
     lines = [line for line in exported(tmp_path / "t") if not line.startswith("#")]

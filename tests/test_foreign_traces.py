@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.data import FTRACE, SHARED_FTRACE, needs
 from tests.running import lttv
-from tests.test_abi_ftrace import FTRACE, cpu_data
-from tests.tools import FIXTURE, needs_tool, output_of, replayed
+from tests.tools import needs_tool, output_of, replayed
+from tests.tracedat import cpu_data
 
 pytestmark = [
     needs_tool("trace-cmd"),
-    pytest.mark.skipif(not FTRACE.is_dir(), reason="the shared traces are not here"),
+    needs(SHARED_FTRACE),
 ]
 _OURS = re.compile(r" *(.*)-(\d+) +\[(\d+)\] \S{5} +(\d+\.\d+): (\S+): ?(.*)")
 _THEIRS = re.compile(r" *(.*)-(\d+) +\[(\d+)\] +(\d+\.\d+): (\S+): +(.*)")
@@ -66,13 +67,13 @@ def by_cpu(told: Told) -> dict[str, Told]:
 
 
 def test_a_trace_dat_reads_as_trace_cmd_prints_it(tmp_path: Path) -> None:
-    replayed(tmp_path / "t", directory=unpacked(FTRACE / "nocomp.dat", tmp_path / "in"))
+    replayed(tmp_path / "t", directory=unpacked(SHARED_FTRACE / "nocomp.dat", tmp_path / "in"))
     printed = ours(tmp_path / "t")
     assert len(printed) > 1000
-    assert by_cpu(printed) == by_cpu(theirs(FTRACE / "nocomp.dat"))
+    assert by_cpu(printed) == by_cpu(theirs(SHARED_FTRACE / "nocomp.dat"))
 
 
-@pytest.mark.parametrize("directory", [FTRACE / "raw", FIXTURE], ids=["raw", "fixture"])
+@pytest.mark.parametrize("directory", [SHARED_FTRACE / "raw", FTRACE], ids=["raw", "fixture"])
 def test_pages_read_as_trace_cmd_prints_their_export(tmp_path: Path, directory: Path) -> None:
     copied = tmp_path / "in"
     shutil.copytree(directory, copied)

@@ -9,9 +9,9 @@ import pytest
 from lttd.cli import main
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex, parse_gaps
 from lttd.subbuffer import Reason
+from tests.data import FTRACE
 
 PAGE = Path(__file__).parents[1] / "docs" / "FORMAT.md"
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "ftrace"
 SUBBUFFER_BYTES = 4096
 IN_THE_EXAMPLE = (15, 20)
 """Sub-buffers of CPU 0 of the fixtures."""
@@ -46,7 +46,7 @@ def table_rows(first_column: str) -> list[list[str]]:
 def recorded(tmp_path: Path, pages: tuple[int, ...] | None) -> Path:
     """Record CPU 0 of the fixtures, or *pages* of it; return the directory of streams."""
     directory = tmp_path / "in"
-    shutil.copytree(FIXTURES, directory)
+    shutil.copytree(FTRACE, directory)
     shutil.rmtree(directory / "per_cpu" / "cpu1")
     raw = directory / "per_cpu" / "cpu0" / "trace_pipe_raw"
     data = raw.read_bytes()

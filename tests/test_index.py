@@ -27,8 +27,9 @@ from lttd.index import (
     salvage_gaps,
 )
 from lttd.subbuffer import Gap, Reason, Unit
+from tests.data import SHARED, needs
 
-CTF = Path(__file__).parents[2] / "shared/data/ctf"
+CTF = SHARED / "ctf"
 U64 = st.integers(0, (1 << 64) - 1)
 
 
@@ -152,7 +153,7 @@ def indexes() -> list[Path]:
     return sorted(CTF.glob("**/index/*.idx"))
 
 
-@pytest.mark.skipif(not CTF.is_dir(), reason="the shared traces are not here")
+@needs(CTF)
 def test_indexes_that_lttng_wrote_agree_with_their_packets() -> None:
     # The packet header and context of lttng-modules; the UST of 2packets has no sequence numbers.
     packet = struct.Struct("<I16sIQQQQQQQ")

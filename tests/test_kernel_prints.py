@@ -3,18 +3,15 @@
 import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lttd.abi.ftrace_format import Kind, parse_format
 from lttd.view.addresses import Symbols
-from lttd.view.columns import EventBatch, EventRows
 from lttd.view.commands.formats import share_text
 from lttd.view.filters import Where
-from lttd.view.formats import EventName, EventType
 from lttd.view.ftrace.render import Renderer, why_inexpressible
-from lttd.view.glyphs import matrix_of
 from tests.ftraced import format_text
+from tests.print_fmts import event_rows, lines_of
 
 KALLSYMS = b"""\
 0000000000000000 A fixed_percpu_data
@@ -56,29 +53,11 @@ def shown(
     byteorder: str = "<",
 ) -> list[str]:
     """Return the lines of the given events of a format."""
-    rows = rows_of(text, events, system, long_bytes, byteorder)
+    rows = event_rows(text, events, system, long_bytes, byteorder)
     assert rows.kind.format is not None
     assert why_inexpressible(rows.kind.format) is None
     strip = Renderer(rows.kind.format, symbols).strip(rows)
-    return [bytes(row).replace(b"\0", b"").decode() for row in matrix_of(strip, len(events))]
-
-
-def rows_of(
-    text: bytes, events: list[bytes], system: str, long_bytes: int = 8, byteorder: str = "<"
-) -> EventRows:
-    format_ = parse_format(text, system, byteorder=byteorder, long_bytes=long_bytes)
-    kind = EventType(0, EventName(system, format_.name), format_.id, "")
-    kind.format = format_
-    sizes = np.array([len(one) for one in events], np.uint32)
-    none = np.zeros(len(events), np.int64)
-    batch = EventBatch(
-        memoryview(b"".join(events) + bytes(64)),
-        [kind],
-        *(none.astype(dtype) for dtype in ("u8", "u2", "i4", "i4", "u1", "u1")),
-        (np.cumsum(sizes) - sizes).astype(np.int64),
-        sizes,
-    )
-    return EventRows(batch, kind, np.arange(len(events)))
+    return lines_of(strip, len(events))
 
 
 FRAMES = ", ".join(f"(void *)REC->caller[{n}]" for n in range(8))
@@ -337,7 +316,7 @@ def test_each_string_of_an_array_is_a_field() -> None:
 
 
 def test_an_expression_names_a_string_of_an_array_as_its_element() -> None:
-    rows = rows_of(STRINGS, [strings(b"a", b"b"), strings(b"b", None)], "uprobes")
+    rows = event_rows(STRINGS, [strings(b"a", b"b"), strings(b"b", None)], "uprobes")
     assert Where('v[0] == "b"').mask(rows).tolist() == [False, True]
     assert Where('"b" in v[1]').mask(rows).tolist() == [True, False]
 

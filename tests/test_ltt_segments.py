@@ -28,12 +28,11 @@ from lttd.view.export import export
 from lttd.view.times import EVERYTHING, Moment, Window, window_of
 from lttd.view.trace import Trace
 from lttd.view.verify import check
+from tests.data import SHARED_LTT, needs
 from tests.running import lttv, until
 from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace
 from tests.tools import replayed
 
-REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"
-needs_the_real_trace = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/ltt-2.5")
 LAYOUTS = ("packed", "sparse")
 NAMES = ("metadata_0", "kernel_0", "kernel_1")
 
@@ -102,14 +101,14 @@ def assert_whole(trace: Path, *, events: bool = True) -> None:
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trace:
     """The real trace as a replay by ``lttd`` stores it."""
     out = tmp_path_factory.mktemp("real") / request.param
-    return replayed(out, "--layout", request.param, directory=REAL)
+    return replayed(out, "--layout", request.param, directory=SHARED_LTT)
 
 
-@needs_the_real_trace
+@needs(SHARED_LTT)
 def test_packed_data_are_the_used_bytes_and_sparse_data_are_in_slots(real: Trace) -> None:
     packed = real.segments[0].manifest.layout == "packed"
     for one in real.segments[0].streams:
-        original = (REAL / one.name).read_bytes()
+        original = (SHARED_LTT / one.name).read_bytes()
         found = ltt_walk.survey(original)
         entries = one.index.entries()
         slot_bytes = int(found.sizes_bytes.max())
@@ -128,7 +127,7 @@ def test_packed_data_are_the_used_bytes_and_sparse_data_are_in_slots(real: Trace
     assert_whole(real.path)
 
 
-@needs_the_real_trace
+@needs(SHARED_LTT)
 def test_the_times_of_the_real_trace_convert_to_the_wall_clock(real: Trace) -> None:
     told = json.loads(lttv("info", "--json", real.path).stdout)
     assert told["begin_utc"] == "2010-01-05T18:16:06.408819000Z"
@@ -140,18 +139,18 @@ def test_the_times_of_the_real_trace_convert_to_the_wall_clock(real: Trace) -> N
     assert entries.between(*window.bounds(real.segments[0])) == (1, 2)
 
 
-@needs_the_real_trace
+@needs(SHARED_LTT)
 def test_the_real_trace_is_restored_byte_for_byte(real: Trace, tmp_path: Path) -> None:
     done = lttv("export", "--to", "ltt", "-o", tmp_path / "out", real.path)
     assert done.returncode == 0, done.stderr
     assert "23 sub-buffers, 466944 bytes, in 22 files" in done.stderr
-    made, originals = files_below(tmp_path / "out"), files_below(REAL)
+    made, originals = files_below(tmp_path / "out"), files_below(SHARED_LTT)
     assert made.keys() == originals.keys()
     for name, path in originals.items():
         assert made[name].read_bytes() == path.read_bytes(), name
 
 
-@needs_the_real_trace
+@needs(SHARED_LTT)
 def test_a_cut_of_the_real_trace_has_the_same_lines(real: Trace, tmp_path: Path) -> None:
     window = ("--begin", "13589.86", "--end", "13589.87")
     done = lttv("cut", real.path, *window, "-o", tmp_path / "cut")
@@ -162,7 +161,7 @@ def test_a_cut_of_the_real_trace_has_the_same_lines(real: Trace, tmp_path: Path)
     ]
     assert len(lines[0]) > 100
     assert lines[0] == lines[1]
-    again = replayed(tmp_path / "again", directory=REAL)
+    again = replayed(tmp_path / "again", directory=SHARED_LTT)
     assert len(lttv("text", again.path).stdout.splitlines()) == 15_316
 
 

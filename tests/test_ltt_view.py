@@ -31,13 +31,11 @@ from lttd.view.ltt.markers import SegmentMarkers
 from lttd.view.times import EVERYTHING
 from lttd.view.verify import check
 from lttd.writer import StreamFile
+from tests.data import SHARED_LTT
 from tests.logging_ltt import Kind, Program, Value, kind_of, programs
 from tests.ltt_kernel import Kernel
 from tests.running import PATIENCE_S, until
 from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace
-
-REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"
-needs_the_real_trace = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/ltt-2.5")
 
 # The tests of the Eclipse plug-in publish these values with the trace.
 COUNTS = {
@@ -89,10 +87,18 @@ def stored(directory: Path, trace: Path, layout: str = "packed") -> OpenedTrace:
 
 @pytest.fixture(scope="module", params=["packed", "sparse"])
 def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OpenedTrace:
-    if not REAL.is_dir():
+    if not SHARED_LTT.is_dir():
         pytest.skip("no ../shared/data/ltt-2.5")
     path = tmp_path_factory.mktemp("real") / "t"
-    words = [sys.executable, "-m", "lttd.cli", "-t", path, "--source", f"replay:{REAL},abi=ltt"]
+    words = [
+        sys.executable,
+        "-m",
+        "lttd.cli",
+        "-t",
+        path,
+        "--source",
+        f"replay:{SHARED_LTT},abi=ltt",
+    ]
     subprocess.run([*words, "--layout", request.param], check=True, capture_output=True)
     return lttd.open(path)
 

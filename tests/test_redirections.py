@@ -11,9 +11,9 @@ import pytest
 from lttd.errors import LttdError
 from lttd.summary import write_summary
 from lttd.tracedir import Manifest, segments
+from tests.data import FTRACE
 from tests.tools import replayed
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "ftrace"
 Ended = subprocess.CompletedProcess[bytes]
 
 
@@ -26,7 +26,7 @@ def ended(module: str, words: list[str | Path], where: str) -> Ended:
 
 def recorded(trace: Path, where: str, *arguments: str) -> Ended:
     return ended(
-        "lttd.cli", ["-t", trace, "--source", f"replay:{FIXTURE},abi=ftrace", *arguments], where
+        "lttd.cli", ["-t", trace, "--source", f"replay:{FTRACE},abi=ftrace", *arguments], where
     )
 
 

@@ -12,15 +12,15 @@ from lttd.tracedir import StreamRecord, segments
 from lttd.view.cli import main
 from lttd.view.verify import check
 from lttd.writer import StreamFile
+from tests.relay_streams import ModelStream
 from tests.segment_builder import Made, Ring
-from tests.test_sources_relay import Made as MadeStream
 
 ROW_BYTES = 200
 
 
 def recorded(trace: Path, rows: int = 6) -> Made:
     """A segment: row n has ten records from time 1000 n + 100; two are missing before row 3."""
-    stream = MadeStream(time=8)
+    stream = ModelStream(time=8)
     stream.clock.time = 1 << 40
     made = Made(trace, make_ring=lambda cpu: Ring(stream.stream.info))
     for row in range(rows):
@@ -79,7 +79,7 @@ def test_recovery_cuts_a_relay_entry_without_its_bytes(tmp_path: Path) -> None:
 
 
 def test_the_sparse_layout_is_refused_for_relay_in_one_line(tmp_path: Path) -> None:
-    info = MadeStream().stream.info
+    info = ModelStream().stream.info
     paths = recorded(tmp_path / "t").leave().paths.stream("other_0")
     with pytest.raises(UsageError, match="varying size cannot be sparse"):
         StreamFile(Disk(tmp_path), paths, StreamRecord(info), "sparse")

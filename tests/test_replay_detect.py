@@ -11,9 +11,9 @@ from lttd.sources.registry import open_source
 from lttd.sources.replay.source import detect
 from lttd.sources.table import SOURCES
 from lttd.subbuffer import BufferPool
+from tests.blk import record
 from tests.fakes import page
 from tests.segment_builder_ltt import LttBuffer, Tracer, write_trace
-from tests.test_abi_blktrace import record
 
 REPLAYS = SOURCES["replay"].replays
 PAGE = page(1000, b"\x01\0\0\0\x01\0\0\0")

@@ -28,6 +28,7 @@ from lttd.sources.relay.file import RelayFile
 from lttd.sources.relay.stream import Shared
 from lttd.subbuffer import ROW_DTYPE, Batch, BufferPool, Reason, StreamId, Unit, make_batch
 from lttd.tracedir import file_name
+from tests.batches import gaps_of
 from tests.blk import message, process, record, timestamp
 from tests.relay_model import RelayModel
 
@@ -290,10 +291,6 @@ class Ring:
             batches.append(batch)
         lost = self.stream.losses()
         return [*batches, lost] if lost is not None else batches
-
-
-def gaps_of(batches: list[Batch]) -> list[tuple[Reason, Unit, int | None]]:
-    return [(gap.reason, gap.unit, gap.count) for batch in batches for gap in batch.gaps]
 
 
 def test_the_records_made_are_the_stored_and_the_dropped_ones(tmp_path: Path) -> None:

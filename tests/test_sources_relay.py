@@ -8,75 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lttd.abi.framing import more_of, parse_framing
 from lttd.config import SourceSpec, parse_spec
 from lttd.errors import NothingToRecordError, UsageError
 from lttd.sources.base import Nothing
 from lttd.sources.registry import open_source
 from lttd.sources.relay import find as relay_find
-from lttd.sources.relay.file import RelayFile
-from lttd.sources.relay.stream import Book, RelayStream, Shared
-from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, Unit
+from lttd.sources.relay.stream import Book
+from lttd.subbuffer import Batch, BufferPool, Gap, Reason, Unit
 from tests.relay_model import RelayModel
-
-CHANNEL = StreamId("chan", 0)
-
-
-class Clock:
-    """A clock that advances by one at each read."""
-
-    def __init__(self) -> None:
-        self.time = 1000
-
-    def __call__(self) -> int:
-        self.time += 1
-        return self.time
-
-
-def record(number: int, payload: int = 4, *, time: int = 0) -> bytes:
-    """Return a length-prefixed record with its number at byte 4 and its time at byte 8."""
-    body = struct.pack("<IQ", number, time) + bytes([number % 256]) * payload
-    return struct.pack("<I", len(body)) + body
-
-
-class Made:
-    """A stream that reads the model of a kernel buffer."""
-
-    def __init__(
-        self, framing: str | None = "u32le-length", *, model: RelayModel | None = None,
-        book: Book | None = None, sequence: int | None = 4, time: int | None = None,
-        overwrite: bool = False, unfinished: bool = False,
-    ) -> None:  # fmt: skip
-        self.model = model or RelayModel(200, 8)
-        parsed = None
-        if framing == "blktrace":
-            parsed = parse_framing(framing)
-        elif framing:
-            parsed = parse_framing(framing, sequence_at=sequence, time_at=time)
-        self.clock = Clock()
-        self.shared = Shared(
-            BufferPool(), parsed, overwrite=overwrite, unfinished=unfinished, now=self.clock
-        )
-        more = (lambda begun: more_of(parsed, begun)) if parsed else None
-        file = RelayFile("chan0", self.model, more)
-        self.stream = RelayStream(CHANNEL, file, self.shared, book or Book(), born=1000)
-
-    def write(self, *numbers: int, time: int = 0) -> None:
-        for number in numbers:
-            self.model.write(record(number, time=time))
-
-    def take(self) -> Batch:
-        taken = self.stream.take(flush=True)
-        assert isinstance(taken, Batch), taken
-        return taken
-
-    def takes(self) -> list[Batch]:
-        """Take until nothing is left, and then drain the rest."""
-        taken = []
-        self.shared.stopped = True
-        while isinstance(some := self.stream.take(flush=True), Batch):
-            taken.append(some)
-        return taken
+from tests.relay_streams import ModelStream, record
 
 
 def numbers_of(batch: Batch) -> list[int]:
@@ -96,7 +36,7 @@ def gap(batch: Batch) -> tuple[int, Reason, Unit, int | None]:
 
 
 def test_sub_buffers_closed_between_two_takes_are_one_row() -> None:
-    made = Made(None)
+    made = ModelStream(None)
     assert made.stream.take(flush=True) is Nothing.YET
     looked = made.clock.time
     made.write(*range(25))
@@ -115,7 +55,7 @@ def test_sub_buffers_closed_between_two_takes_are_one_row() -> None:
 
 
 def test_framed_records_have_their_own_times() -> None:
-    made = Made(time=8)
+    made = ModelStream(time=8)
     made.write(0, 1, time=900)
     made.write(2, time=880)
     made.model.flush()
@@ -130,7 +70,7 @@ def test_framed_records_have_their_own_times() -> None:
 
 
 def test_an_incomplete_record_is_joined_with_the_next_bytes() -> None:
-    made = Made("fixed:16", sequence=None)
+    made = ModelStream("fixed:16", sequence=None)
     made.model.write(bytes(range(10)))
     made.model.flush()
     # As if a take ended in the middle of a large sub-buffer.
@@ -140,7 +80,7 @@ def test_an_incomplete_record_is_joined_with_the_next_bytes() -> None:
 
 
 def test_damaged_bytes_are_a_gap_and_not_in_the_rows() -> None:
-    made = Made()
+    made = ModelStream()
     made.write(0, 1)
     made.model.write(bytes(30))
     made.model.flush()
@@ -150,7 +90,7 @@ def test_damaged_bytes_are_a_gap_and_not_in_the_rows() -> None:
 
 
 def test_missing_numbers_are_lost_events_before_the_next_row() -> None:
-    made = Made()
+    made = ModelStream()
     made.write(5, 6, 10, 11)
     made.model.flush()
     batch = made.take()
@@ -165,7 +105,7 @@ def test_missing_numbers_are_lost_events_before_the_next_row() -> None:
 
 
 def test_an_overwriting_ring_does_not_trust_the_record_before_a_loss() -> None:
-    made = Made(overwrite=True)
+    made = ModelStream(overwrite=True)
     made.write(5, 6, 10, 11)
     made.model.flush()
     batch = made.take()
@@ -177,7 +117,7 @@ def test_an_overwriting_ring_does_not_trust_the_record_before_a_loss() -> None:
 
 
 def test_bytes_that_were_announced_and_never_came_are_counted_as_refused() -> None:
-    made = Made(model=RelayModel(100, 2))
+    made = ModelStream(model=RelayModel(100, 2))
 
     def look() -> None:
         if made.model.produced == 2 and made.model.offset == 0:
@@ -197,20 +137,20 @@ def test_bytes_that_were_announced_and_never_came_are_counted_as_refused() -> No
 
 def test_an_open_sub_buffer_is_read_at_the_end_only_if_asked_for() -> None:
     for unfinished, expected in ((False, [*range(10)]), (True, [*range(12)])):
-        made = Made(unfinished=unfinished)
+        made = ModelStream(unfinished=unfinished)
         made.write(*range(12))
         assert [n for batch in made.takes() for n in numbers_of(batch)] == expected
 
 
 def test_an_offline_cpu_is_read_completely_at_the_end() -> None:
-    made = Made()
+    made = ModelStream()
     made.shared.is_offline = lambda cpu: cpu == 0
     made.write(*range(12))
     assert [n for batch in made.takes() for n in numbers_of(batch)] == [*range(12)]
 
 
 def test_a_busy_producer_does_not_delay_the_end() -> None:
-    made = Made(model=RelayModel(200, 4))
+    made = ModelStream(model=RelayModel(200, 4))
     made.write(*range(12))
     made.shared.stopped = True
     taken = 0
@@ -223,7 +163,7 @@ def test_a_busy_producer_does_not_delay_the_end() -> None:
 
 
 def test_data_left_by_an_aborted_relay_drain_are_counted_once() -> None:
-    made = Made()
+    made = ModelStream()
     made.write(*range(12))
     made.shared.stopped = True
     batch = made.stream.losses()
@@ -233,7 +173,7 @@ def test_data_left_by_an_aborted_relay_drain_are_counted_once() -> None:
 
 
 def test_data_written_after_the_relay_drain_are_not_a_loss() -> None:
-    made = Made()
+    made = ModelStream()
     made.write(*range(12))
     made.takes()
     made.write(*range(12, 24))
@@ -241,7 +181,7 @@ def test_data_written_after_the_relay_drain_are_not_a_loss() -> None:
 
 
 def test_a_removed_channel_ends_and_its_unread_bytes_are_lost() -> None:
-    made = Made()
+    made = ModelStream()
     made.write(*range(12))
     made.model.removed = True
     assert gap(made.take()) == (0, Reason.REFUSED, Unit.BYTES, 200)
@@ -250,11 +190,11 @@ def test_a_removed_channel_ends_and_its_unread_bytes_are_lost() -> None:
 
 def test_a_stream_that_returns_has_rising_times() -> None:
     book = Book()
-    first = Made(book=book)
+    first = ModelStream(book=book)
     first.write(3, 5)
     first.model.flush()
     last = first.take().rows[-1]
-    again = Made(book=book)
+    again = ModelStream(book=book)
     again.write(0)
     again.model.flush()
     (row,) = again.take().rows
@@ -268,7 +208,7 @@ def test_a_stream_that_returns_has_rising_times() -> None:
 def test_every_byte_is_in_a_row_or_a_gap_or_the_ring(
     steps: list[tuple[int, int]], framed: bool
 ) -> None:
-    made = Made("u32le-length" if framed else None, sequence=None)
+    made = ModelStream("u32le-length" if framed else None, sequence=None)
     stored = damaged = 0
     batches = []
     for what, size in steps:
@@ -395,7 +335,7 @@ def test_a_directory_without_channels_gives_the_status_for_nothing_to_record(
 
 
 def test_each_gap_lies_between_its_rows() -> None:
-    made = Made(time=8)
+    made = ModelStream(time=8)
     made.write(0, time=100)
     made.write(5, time=500)
     made.model.flush()

@@ -11,25 +11,19 @@ from hypothesis import strategies as st
 
 from lttd.config import SourceSpec
 from lttd.errors import NothingToRecordError, SourceError, UsageError
-from lttd.sources.base import Nothing, When
+from lttd.sources.base import When
 from lttd.sources.registry import open_source
 from lttd.sources.replay.ftrace import ReplaySource, open_replay
 from lttd.sources.tracefs import parse_stats
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, Unit
+from tests.batches import take_to_end
+from tests.data import FTRACE, SHARED_FTRACE, needs
 from tests.fakes import event, page
-
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "ftrace"
-SHARED = Path(__file__).parents[2] / "shared" / "data" / "ftrace" / "raw"
 
 
 def taken(source: ReplaySource, cpu: int) -> list[Batch]:
     (stream,) = [one for one in source.streams if one.info.id.cpu == cpu]
-    batches = []
-    while isinstance(batch := stream.take(flush=False), Batch):
-        batches.append(batch)
-    assert batch is Nothing.EVER
-    assert stream.take(flush=True) is Nothing.EVER
-    return batches
+    return take_to_end(stream)
 
 
 def refused_bytes(batches: list[Batch]) -> int:
@@ -39,10 +33,10 @@ def refused_bytes(batches: list[Batch]) -> int:
 
 @pytest.mark.parametrize("cpu", [0, 1])
 def test_a_replay_of_the_fixture_has_its_loss_in_place(cpu: int) -> None:
-    source = open_replay(FIXTURE, BufferPool())
+    source = open_replay(FTRACE, BufferPool())
     assert source.info.clock == "mono"
     (batch,) = taken(source, cpu)
-    directory = FIXTURE / "per_cpu" / f"cpu{cpu}"
+    directory = FTRACE / "per_cpu" / f"cpu{cpu}"
     stats = parse_stats((directory / "stats").read_bytes())
     assert batch.kernel_bytes == (directory / "trace_pipe_raw").stat().st_size
     assert batch.payload_bytes < batch.kernel_bytes
@@ -62,31 +56,31 @@ def test_a_replay_of_the_fixture_has_its_loss_in_place(cpu: int) -> None:
 
 
 def test_the_clock_of_a_replay_shows_the_latest_event_taken() -> None:
-    source = open_replay(FIXTURE, BufferPool())
+    source = open_replay(FTRACE, BufferPool())
     ends = [int(batch.rows["end"][-1]) for cpu in (0, 1) for batch in taken(source, cpu)]
     assert source.now() == max(ends)
 
 
 def test_format_files_keep_their_tracefs_names() -> None:
-    source = open_replay(FIXTURE, BufferPool())
+    source = open_replay(FTRACE, BufferPool())
     names = {one.name: one.data for one in source.attachments(When.OPEN)}
     name = "events/sched/sched_switch/format"
-    assert names[f"tracefs/{name}"] == (FIXTURE / name).read_bytes()
+    assert names[f"tracefs/{name}"] == (FTRACE / name).read_bytes()
     assert {"tracefs/events/header_page", "tracefs/events/header_event"} <= names.keys()
     assert re.match(rb"0\t\d+\t\d*\t\S", names["tracefs/commands"])
     assert list(source.attachments(When.CLOSE)) == []
 
 
 def test_the_settings_of_a_replay_are_json() -> None:
-    source = open_replay(FIXTURE, BufferPool())
+    source = open_replay(FTRACE, BufferPool())
     assert json.loads(json.dumps(source.info.settings))["subbuffer_bytes"] == 4096
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no {SHARED}")
+@needs(SHARED_FTRACE)
 def test_pages_side_by_side_with_their_formats_replay_too() -> None:
-    source = open_replay(SHARED, BufferPool())
+    source = open_replay(SHARED_FTRACE / "raw", BufferPool())
     for cpu in (0, 1):
-        size = (SHARED / f"cpu{cpu}.pages").stat().st_size
+        size = (SHARED_FTRACE / "raw" / f"cpu{cpu}.pages").stat().st_size
         assert sum(batch.kernel_bytes for batch in taken(source, cpu)) == size
     names = {one.name for one in source.attachments(When.OPEN)}
     assert "tracefs/events/syscalls/sys_enter_openat/format" in names
@@ -178,7 +172,7 @@ def test_a_replay_of_any_bytes_accounts_for_every_byte(
 
 
 def test_header_page_overrides_the_sub_buffer_size_option(tmp_path: Path) -> None:
-    text = (FIXTURE / "events" / "header_page").read_text()
+    text = (FTRACE / "events" / "header_page").read_text()
     (tmp_path / "header_page").write_text(text.replace("size:4080", "size:8176"))
     (tmp_path / "cpu0.pages").write_bytes(page(5, event(b"abcd")) + bytes(4096))
     source = open_replay(tmp_path, BufferPool(), subbuffer_bytes=4096)
@@ -197,9 +191,9 @@ def test_the_option_gives_the_sub_buffer_size_without_header_page(tmp_path: Path
 
 def test_no_symbolic_link_below_a_replayed_directory_is_followed(tmp_path: Path) -> None:
     elsewhere, replayed = tmp_path / "elsewhere", tmp_path / "replayed"
-    shutil.copytree(FIXTURE, elsewhere)
+    shutil.copytree(FTRACE, elsewhere)
     for name in ("per_cpu", "per_cpu/cpu1"):
-        shutil.copytree(FIXTURE, replayed)
+        shutil.copytree(FTRACE, replayed)
         shutil.rmtree(replayed / name)
         (replayed / name).symlink_to(elsewhere / name)
         with pytest.raises(SourceError, match="trace_pipe_raw: a symbolic link, and none is follo"):
@@ -208,7 +202,7 @@ def test_no_symbolic_link_below_a_replayed_directory_is_followed(tmp_path: Path)
 
 
 def test_formats_behind_a_symbolic_link_are_left_out_in_a_few_lines(tmp_path: Path) -> None:
-    shutil.copytree(FIXTURE / "per_cpu", tmp_path / "replayed" / "per_cpu")
+    shutil.copytree(FTRACE / "per_cpu", tmp_path / "replayed" / "per_cpu")
     for number in range(20):
         path = tmp_path / "secret" / f"event{number}"
         path.mkdir(parents=True)
@@ -226,7 +220,7 @@ def test_formats_behind_a_symbolic_link_are_left_out_in_a_few_lines(tmp_path: Pa
 
 
 def test_a_replayed_directory_may_be_named_by_a_symbolic_link(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(FIXTURE)
+    (tmp_path / "link").symlink_to(FTRACE)
     source = open_replay(tmp_path / "link", BufferPool())
     assert len(source.streams) == 2
     source.close()

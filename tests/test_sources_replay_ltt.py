@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 
 from lttd.config import SourceSpec
 from lttd.errors import LttdError, NothingToRecordError, UsageError
-from lttd.sources.base import Nothing
 from lttd.sources.registry import open_source
 from lttd.sources.replay.ltt import LttReplaySource, open_ltt_replay
 from lttd.sources.replay.source import detect
 from lttd.sources.table import SOURCES
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, Unit
+from tests.batches import gaps_of, take_to_end
+from tests.data import SHARED_LTT, needs
 from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace
-
-REAL = Path(__file__).parents[2] / "shared/data/ltt-2.5"
-needs_the_real_trace = pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data/ltt-2.5")
 
 TRACERS = [
     Tracer(minor=minor, order=order, pointer_bytes=pointer, alignment=pointer)
@@ -28,6 +26,11 @@ TRACERS = [
 ]
 
 REPLAYS = SOURCES["replay"].replays
+
+
+def taken(source: LttReplaySource, name: str) -> list[Batch]:
+    (stream,) = [one for one in source.streams if one.info.id.name == name]
+    return take_to_end(stream)
 
 
 def busy(tracer: Tracer, *, events: int = 900, count: int = 64) -> LttBuffer:
@@ -52,20 +55,6 @@ def made(directory: Path, tracer: Tracer) -> dict[str, LttBuffer]:
     return buffers
 
 
-def taken(source: LttReplaySource, name: str) -> list[Batch]:
-    (stream,) = [one for one in source.streams if one.info.id.name == name]
-    batches = []
-    while isinstance(batch := stream.take(flush=False), Batch):
-        batches.append(batch)
-    assert batch is Nothing.EVER
-    assert stream.take(flush=True) is Nothing.EVER
-    return batches
-
-
-def gaps_of(batches: list[Batch]) -> list[tuple[Reason, Unit, int | None]]:
-    return [(gap.reason, gap.unit, gap.count) for batch in batches for gap in batch.gaps]
-
-
 def opened(directory: Path, **options: str) -> LttReplaySource:
     source = open_source(SourceSpec("replay", str(directory), options), BufferPool())
     assert isinstance(source, LttReplaySource)
@@ -82,9 +71,9 @@ def data_sizes(data: bytes) -> list[int]:
     return found
 
 
-@needs_the_real_trace
+@needs(SHARED_LTT)
 def test_a_replay_of_the_real_trace_keeps_only_its_used_bytes() -> None:
-    source = opened(REAL)
+    source = opened(SHARED_LTT)
     assert source.info.clock == "ltt-tsc"
     assert source.info.settings["format"] == "2.5"
     assert len(source.streams) == 22

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from lttd.start import unforeseen
-from tests.running import FIXTURES, PATIENCE_S, QUIET, Launcher, assert_whole, needs_kernel, until
+from tests.data import FIXTURES
+from tests.running import PATIENCE_S, QUIET, Launcher, assert_whole, needs_kernel, until
 
 REPLAY = ("--source", f"replay:{FIXTURES}/ftrace,abi=ftrace", "--summary", "none")
 LTTD = (sys.executable, "-m", "lttd.cli")

@@ -5,12 +5,11 @@ import struct
 import numpy as np
 import pytest
 
-from lttd.abi.ftrace_format import parse_format
 from lttd.errors import UsageError
-from lttd.view.columns import EventBatch, EventRows
+from lttd.view.columns import EventRows
 from lttd.view.filters import Where
-from lttd.view.formats import EventName, EventType
 from tests.ftraced import format_text
+from tests.print_fmts import event_rows
 
 FIELDS = [
     "unsigned long ip;8;8;0",
@@ -23,21 +22,10 @@ HIGH, TOP = 1 << 63, (1 << 64) - 1
 
 
 def made(*events: tuple[int, int, tuple[int, int], bytes, bytes]) -> EventRows:
-    kind = EventType(0, EventName("s", "made"), 9, "")
-    kind.format = parse_format(format_text("made", 9, FIELDS, '""'))
     records = [
         struct.pack("<8xQqQQ16s", ip, ret, *args, comm) + buf for ip, ret, args, comm, buf in events
     ]
-    sizes = np.array([len(one) for one in records], np.uint32)
-    none = np.zeros(len(records), np.int64)
-    batch = EventBatch(
-        memoryview(b"".join(records) + bytes(8)),
-        [kind],
-        *(none.astype(dtype) for dtype in ("u8", "u2", "i4", "i4", "u1", "u1")),
-        (np.cumsum(sizes) - sizes).astype(np.int64),
-        sizes,
-    )
-    return EventRows(batch, kind, np.arange(len(records)))
+    return event_rows(format_text("made", 9, FIELDS, '""'), records)
 
 
 ROWS = made(

@@ -12,17 +12,15 @@ from lttd.view.addresses import Symbols
 from lttd.view.conversions import Context, converted
 from lttd.view.ftrace.lines import Texter
 from lttd.view.glyphs import (
-    Strip,
     decimal,
     distinct,
     hexadecimal,
-    matrix_of,
     per_distinct,
     right_aligned,
 )
 from lttd.view.merge import order_by_time
 from lttd.view.task_names import Names
-from tests.test_print_fmt import event, lines, rows_of
+from tests.print_fmts import event, lines, lines_of, rows_of
 
 MANY = 100
 """More rows than the few that are left to np.unique."""
@@ -48,11 +46,6 @@ SPREADS = [
 ]  # fmt: skip
 
 
-def shown(strip: Strip, count: int) -> list[str]:
-    rows = matrix_of(strip, count)
-    return [bytes(row).replace(b"\0", b"").decode() for row in rows]
-
-
 @pytest.mark.parametrize("values", SPREADS, ids=lambda v: f"{v.dtype}-{min(v)}-{max(v)}")
 def test_distinct_wide_values_and_their_rows_equal_those_of_python(
     values: npt.NDArray[Any],
@@ -72,11 +65,11 @@ def test_distinct_wide_values_and_their_rows_equal_those_of_python(
 )
 def test_the_digits_of_wide_columns_equal_those_of_python(values: npt.NDArray[Any]) -> None:
     plain, bits = values.tolist(), 8 * values.dtype.itemsize
-    assert shown(decimal(values), MANY) == [str(value) for value in plain]
-    assert shown(right_aligned(decimal(values), MANY, 21), MANY) == [f"{v:21}" for v in plain]
+    assert lines_of(decimal(values), MANY) == [str(value) for value in plain]
+    assert lines_of(right_aligned(decimal(values), MANY, 21), MANY) == [f"{v:21}" for v in plain]
     unsigned = [value % (1 << bits) for value in plain]
-    assert shown(hexadecimal(values), MANY) == [f"{value:x}" for value in unsigned]
-    assert shown(hexadecimal(values, 16), MANY) == [f"{value:016x}" for value in unsigned]
+    assert lines_of(hexadecimal(values), MANY) == [f"{value:x}" for value in unsigned]
+    assert lines_of(hexadecimal(values, 16), MANY) == [f"{value:016x}" for value in unsigned]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +83,7 @@ def test_conversions_print_wide_values(letter: str, flags: str, told: str, low: 
     width = 21 if flags in ("0", "-") else None
     one = Conversion(flags, width, None, "ll", letter, "", FieldRef("q"))
     strip = converted(one, values, MANY, Context(8, "<", Symbols()))
-    assert shown(strip, MANY) == [told % value for value in values.tolist()]
+    assert lines_of(strip, MANY) == [told % value for value in values.tolist()]
 
 
 @pytest.mark.parametrize("low", [-HIGH, -NARROW - 1, HIGH - 1 - NARROW])

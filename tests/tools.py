@@ -15,11 +15,10 @@ from lttd.abi.ftrace import layout_of
 from lttd.abi.ftrace_events import walk
 from lttd.view.ftrace.saved import SavedFiles
 from lttd.view.trace import Trace
+from tests.data import FTRACE
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "ftrace"
 
-
-def replayed(trace: Path, *options: str, directory: Path = FIXTURE) -> Trace:
+def replayed(trace: Path, *options: str, directory: Path = FTRACE) -> Trace:
     words = [sys.executable, "-m", "lttd.cli", "-t", trace, "--source", f"replay:{directory}"]
     subprocess.run([*words, *options], check=True, capture_output=True)
     return Trace(trace)
