@@ -53,6 +53,7 @@ class ForgetfulDisk(Disk):
     def __init__(self) -> None:
         super().__init__()
         self.log: list[Op] = []
+        self.synced_directories: list[Path] = []
 
     def file(self, path: Path, fd: int) -> File:
         return LoggedFile(self.log, path, fd)
@@ -62,7 +63,7 @@ class ForgetfulDisk(Disk):
         self.log.append(Op("replace", path, data=data))
 
     def sync_directory(self, path: Path) -> None:
-        return None
+        self.synced_directories.append(path)
 
 
 def power_loss(log: Sequence[Op], before: dict[Path, bytes], draw: Draw) -> dict[Path, bytes]:

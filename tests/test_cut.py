@@ -196,6 +196,26 @@ def test_a_full_disk_leaves_no_partial_cut(trace: Trace, tmp_path: Path) -> None
     cut(trace, EVERYTHING, tmp_path / "c", FailingDisk(opens=20))
 
 
+def test_a_cut_is_on_the_disk_before_it_has_its_name_and_the_name_after(
+    trace: Trace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, synced = tmp_path / "c", []
+    fsync = os.fsync  # noqa: TID251  (observed, not used)
+
+    class NotingDisk(Disk):
+        def sync_file_system(self, path: Path) -> None:
+            super().sync_file_system(path)
+            synced.append(("everything", out.exists()))
+
+    def noting_fsync(fd: int) -> None:
+        fsync(fd)
+        synced.append((os.readlink(f"/proc/self/fd/{fd}"), out.exists()))
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    cut(trace, EVERYTHING, out, NotingDisk())
+    assert synced[-2:] == [("everything", False), (str(tmp_path), True)]
+
+
 def test_an_index_beyond_its_data_is_reported_as_damage(tmp_path: Path) -> None:
     made = recorded(tmp_path / "t").finish()
     os.truncate(made.stream().paths.data, 100)

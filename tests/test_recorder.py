@@ -25,6 +25,7 @@ from lttd.tracedir import Manifest, SegmentPaths, prepare_trace, read_synced, se
 from lttd.view.verify import check
 from tests.failing_disk import FailingDisk
 from tests.fakes import batch_of, event, info, page
+from tests.forgetful import ForgetfulDisk
 from tests.recorders import SNAPSHOT, SOURCE, segment_of
 from tests.running import PATIENCE_S
 
@@ -125,6 +126,14 @@ def test_a_second_segment_continues_the_count_of_lost_events(
     entries = SeekIndex(second.paths.stream("fake_0").index).entries()
     assert entries["events_discarded"].tolist() == [7]
     assert [s.number for s in segments(tmp_path / "t")] == [1, 2]
+
+
+def test_the_names_of_a_new_segment_are_durable(recorder: Recorder, tmp_path: Path) -> None:
+    disk = ForgetfulDisk()
+    segment = segment_of(recorder, tmp_path / "t", info(), disk=disk)
+    directories = {tmp_path / "t", segment.paths.streams, segment.paths.index}
+    assert directories <= set(disk.synced_directories)
+    segment.close(SNAPSHOT)
 
 
 def test_an_open_segment_is_locked_and_a_closed_one_is_not(

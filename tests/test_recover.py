@@ -328,6 +328,20 @@ def test_recovery_reads_only_data_after_the_synced_record() -> None:
         assert [one.rebuilt_entries for one in recover(paths, ForgetfulDisk())] == [0]
 
 
+def test_recovery_reads_no_data_if_none_follow_the_synced_record(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t")
+    made.append([subbuffer(0), subbuffer(1)])
+    made.sync()
+    made.leave()
+    stream = made.paths.stream("fake_0")
+    bad = bytearray(stream.data.read_bytes())
+    bad[8] ^= 0x40  # damage in a synced header, which only a full check would find
+    stream.data.write_bytes(bad)
+    (one,) = recover(made.paths, ForgetfulDisk())
+    assert not one.changed
+    assert len(made.stream().index) == 2
+
+
 def test_a_live_segment_is_refused(tmp_path: Path) -> None:
     made = Made(tmp_path / "t")
     made.append([subbuffer(0)])

@@ -16,7 +16,7 @@ from lttd.files import Disk
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex, read_gaps
 from lttd.subbuffer import Batch, StreamId, StreamInfo
 from lttd.tracedir import StreamPaths, StreamRecord
-from lttd.writer import StreamFile
+from lttd.writer import PREALLOCATE_FROM_BYTES, StreamFile
 from tests.failing_disk import FailingDisk
 from tests.segment_builder import Made, Ring, segment_at, subbuffer
 
@@ -208,3 +208,24 @@ def test_discarded_totals_continue_from_the_earlier_segment(tmp_path: Path) -> N
     file.append(ring.batch([subbuffer(0), subbuffer(1, missed=7)]))
     file.close()
     assert SeekIndex(paths.index).entries()["events_discarded"].tolist() == [1000, 1007]
+
+
+def test_a_large_file_has_blocks_ahead_while_it_grows_and_none_at_its_end(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t")
+    page = subbuffer(0, events=330)
+    made.append([page] * (PREALLOCATE_FROM_BYTES // 4096 + 200))
+    made.append([page])
+    data = made.paths.stream("fake_0").data
+    written_bytes = data.stat().st_size
+    assert data.stat().st_blocks * 512 > written_bytes + PREALLOCATE_FROM_BYTES // 2
+    made.leave()
+    assert data.stat().st_size == written_bytes
+    assert data.stat().st_blocks * 512 < written_bytes + PREALLOCATE_FROM_BYTES // 2
+
+
+def test_a_closed_stream_holds_no_descriptor(tmp_path: Path) -> None:
+    made = Made(tmp_path / "t", cpus=2)
+    made.append([subbuffer(0)], trailing_loss=1)
+    opened = len(os.listdir("/proc/self/fd"))
+    made.leave()
+    assert len(os.listdir("/proc/self/fd")) == opened - 5  # two streams, and one file of gaps
