@@ -112,8 +112,10 @@ def quickly(parse: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("depth", [13, 40])
 def test_the_nesting_that_kernels_use_is_parsed(depth: int) -> None:
-    parse_print_fmt('"%d", ' + "(" * depth + "REC->a" + ")" * depth)
-    parse_print_fmt('"%d", REC->a' + "+1" * depth)
+    for argument in ("(" * depth + "REC->a" + ")" * depth, "REC->a" + "+1" * depth):
+        (conversion,) = parse_print_fmt(f'"%d", {argument}').pieces
+        assert isinstance(conversion, Conversion)
+        assert not isinstance(conversion.argument, Unparsed)
 
 
 def test_operators_group_as_in_c() -> None:

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from lttd.abi.ftrace_format import parse_format
 from lttd.beneath import OpenDirectory
 from lttd.errors import LttdError
 from lttd.files import Lock
+from lttd.subbuffer import Reason, Unit
 from lttd.tracedir import LOCK
 from lttd.view import progress
 from lttd.view.addresses import Symbols
@@ -31,6 +32,7 @@ from lttd.view.filters import Filter
 from lttd.view.ftrace.lines import Texter, latency_flags, preempt_digits
 from lttd.view.ftrace.render import why_inexpressible
 from lttd.view.library import OpenedTrace
+from lttd.view.losses import Loss
 from lttd.view.task_names import Names
 from tests.ftraced import Traced, opened, pages_of, switch, tick
 from tests.running import PATIENCE_S
@@ -382,21 +384,21 @@ def test_nearly_all_print_fmts_of_this_kernel_are_supported() -> None:
 # -- following
 
 
-def following(trace: Path, until: Callable[[str], bool], *options: str) -> str:
+def following(trace: Path, enough: Callable[[str], bool], *options: str) -> str:
     """Run ``lttv follow`` until *enough* accepts its output; return the output."""
     words = [sys.executable, "-m", "lttd.view.cli", "follow", str(trace), *options]
-    told = ""
+    output = ""
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         watchdog = threading.Timer(PATIENCE_S, process.kill)
         watchdog.start()
         for line in process.stdout:
-            told += line
-            if until(told):
+            output += line
+            if enough(output):
                 process.send_signal(2)
         assert process.wait() in (0, 130)
         watchdog.cancel()
-    return told
+    return output
 
 
 @pytest.mark.slow
@@ -405,19 +407,17 @@ def test_follow_shows_new_events_and_new_segments(tmp_path: Path) -> None:
     first = Traced(trace)
     first.append([pages_of(1000, [tick(1), tick(2)])])
 
-    def add() -> None:
-        time.sleep(0.8)
-        first.append([pages_of(2000, [tick(3)])])
-        first.finish()
-        second = Traced(trace, number=2)
-        second.append([pages_of(3000, [tick(4)])])
-        second.finish()
+    def add_and_wait(output: str) -> bool:
+        if output.endswith("count=2 flags=\n"):  # it has read all of it, and goes on
+            first.append([pages_of(2000, [tick(3)])])
+            first.finish()
+            second = Traced(trace, number=2)
+            second.append([pages_of(3000, [tick(4)])])
+            second.finish()
+        return "count=4" in output
 
-    adding = threading.Thread(target=add)
-    adding.start()
-    told = following(trace, lambda told: "count=4" in told, "--from-begin")
-    adding.join()
-    assert re.findall(r"count=(\d)", told) == ["1", "2", "3", "4"]
+    output = following(trace, add_and_wait, "--from-begin")
+    assert re.findall(r"count=(\d)", output) == ["1", "2", "3", "4"]
 
 
 def test_follow_shows_every_segment_that_is_being_written(
@@ -512,24 +512,21 @@ def test_follow_says_once_that_the_recorder_was_killed_and_waits(
     assert capfdbinary.readouterr().err.count(b"ended without closing it") == 1
 
 
-@pytest.mark.slow
-def test_follow_begins_before_there_is_a_stream(tmp_path: Path) -> None:
+def test_follow_begins_before_there_is_a_stream(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     made = Traced(tmp_path / "t")
     made.append([pages_of(1000, [tick(1), tick(2)])])
     streams, made.manifest.streams = made.manifest.streams, []
     made.write_manifest()
 
-    def add() -> None:
-        time.sleep(0.8)
-        made.manifest.streams = streams
-        made.finish()
+    def add(_: float) -> None:
+        if not made.manifest.streams:
+            made.manifest.streams = streams
+            made.finish()
 
-    adding = threading.Thread(target=add)
-    adding.start()
-    # From the begin, because the stream may appear before follow looks.
-    told = following(tmp_path / "t", lambda told: "count=2" in told, "--from-begin")
-    adding.join()
-    assert re.findall(r"count=(\d)", told) == ["1", "2"]
+    assert follow(tmp_path / "t", Show(Filter()), until_closed=True, sleep=add) == 0
+    assert re.findall(rb"count=(\d)", capfdbinary.readouterr().out) == [b"1", b"2"]
 
 
 @pytest.mark.slow
@@ -561,4 +558,5 @@ def test_a_batch_without_events_shows_its_losses(tmp_path: Path) -> None:
         memoryview(b""), [], *(empty.astype(d) for d in ("u8", "u2", "i4", "i4", "u1", "u1", "i8")),
         empty.astype("u4"),
     )  # fmt: skip
-    assert b"".join(Texter(Names([tmp_path]), Symbols()).lines(batch)) == b""
+    batch = replace(batch, losses=[Loss(5, 0, 3, Unit.EVENTS, Reason.OVERWRITTEN)])
+    assert b"".join(Texter(Names([tmp_path]), Symbols()).lines(batch)) == b"CPU:0 [LOST 3 EVENTS]\n"
