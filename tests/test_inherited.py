@@ -1,5 +1,6 @@
 """lttd writes a setting of an instance only if its inherited or earlier value differs."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
