@@ -48,11 +48,13 @@ class FakeStream:
         self.takes: list[bool] = []
         self.is_urgent = False
         self.lost: Batch | None = None
+        self.is_closed = False
 
     def fileno(self) -> int:
         return -1
 
     def take(self, flush: bool) -> Batch | Nothing:
+        assert not self.is_closed, "taken from after its close"
         self.takes.append(flush)
         taken = self.script.popleft() if self.script else self.when_over
         if isinstance(taken, Exception):
@@ -73,4 +75,4 @@ class FakeStream:
         return {}
 
     def close(self) -> None:
-        return None
+        self.is_closed = True
