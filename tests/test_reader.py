@@ -46,6 +46,23 @@ class Noting(FakeStream):
         return super().take(flush)
 
 
+class Polled(FakeStream):
+    """A stream with the descriptor of a pipe, for poll."""
+
+    def __init__(self, script: list[Batch | Nothing | Exception]) -> None:
+        super().__init__(info(), script)
+        self.fds = os.pipe()
+
+    def fileno(self) -> int:
+        return self.fds[0] if self.fds else -1
+
+    def close(self) -> None:
+        super().close()
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = ()
+
+
 def test_every_state_has_a_row_and_leads_to_the_end() -> None:
     assert TRANSITIONS.keys() == set(State)
     for state, row in TRANSITIONS.items():
@@ -350,22 +367,46 @@ def test_a_known_stream_keeps_its_files(recorder: Recorder, tmp_path: Path) -> N
     segment.close(SNAPSHOT)
 
 
+async def test_each_tick_counts_the_losses_that_no_batch_reports(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = FakeStream(info(), [])
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    lane = segment.lanes[stream.info.id]
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, lane)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        for total in (7, 14):
+            gap = Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, 7, 1, 1)
+            stream.lost = batch_of(stream.info, [], gaps=(gap,))
+            await trio.sleep(1.5)
+            assert lane.stats.events_lost[Reason.OVERWRITTEN] == total
+        nursery.cancel_scope.cancel()
+    segment.close(SNAPSHOT)
+
+
+async def test_a_stream_that_polls_as_readable_without_data_is_polled_again_after_the_tick(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = Polled([])
+    os.write(stream.fds[1], b"!")
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        for polls in (1, 2, 3):
+            await trio.sleep(0.9)
+            assert stream.takes.count(False) == polls
+        nursery.cancel_scope.cancel()
+    stream.close()
+    segment.close(SNAPSHOT)
+
+
 async def test_a_stream_that_ends_during_a_poll_is_closed_and_may_return(
     recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    class Polled(FakeStream):
-        def __init__(self, script: list[Batch | Nothing | Exception]) -> None:
-            super().__init__(info(), script)
-            self.fds = os.pipe()
-
-        def fileno(self) -> int:
-            return self.fds[0] if self.fds else -1
-
-        def close(self) -> None:
-            for fd in self.fds:
-                os.close(fd)
-            self.fds = ()
-
     first = Polled([Nothing.YET, Nothing.EVER])
     segment = segment_of(recorder, tmp_path / "t", first.info)
     lane = segment.lanes[first.info.id]

@@ -173,6 +173,19 @@ def test_undo_removes_only_our_own_pids(instance: Path) -> None:
     assert file.read_text() == ""
 
 
+def test_undo_removes_once_the_pids_that_it_added(instance: Path) -> None:
+    file, lines = instance / "set_event_notrace_pid", list[Mapping[str, Any]]()
+    undo = Undo(str(instance), lines.append)
+    undo.leave_out([9, 8])
+    file.write_text("5\n8\n9\n")  # as the kernel lists them, with a pid of another tool
+    assert undo.run() == []
+    assert file.read_text().split() == ["5"]
+    assert lines == [{"left_out": [8, 9]}, {"undone": ["set_event_notrace_pid"]}]
+    file.write_text("5\n8\n")  # the other tool adds a pid that was ours
+    assert undo.run() == []
+    assert file.read_text().split() == ["5", "8"]
+
+
 # -- records that are accepted or refused
 
 
