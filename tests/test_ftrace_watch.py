@@ -270,6 +270,19 @@ def test_a_setting_that_changes_back_at_once_is_an_act(watched: Watched) -> None
     assert watched.ring.suspected == [Reason.SWITCHED_OFF]
 
 
+def test_an_overflow_of_inotify_makes_the_next_tick_look_at_everything(watched: Watched) -> None:
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    fds = [os.open(watched.path / name, os.O_RDWR) for name in ("tracing_cpumask", "trace_clock")]
+    for _ in range(most // 2 + 1):  # in turn, because the kernel merges equal events
+        for fd in fds:
+            os.pwrite(fd, os.pread(fd, 64, 0), 0)
+    (watched.path / "options/overwrite").write_text("0\n")
+    watched.watch.tick()
+    assert Trouble.SETTING_CHANGED in watched.troubles()
+    for fd in fds:
+        os.close(fd)
+
+
 def test_writing_the_same_value_is_not_reported(watched: Watched) -> None:
     for name in ("tracing_on", "set_event", "buffer_size_kb", "events/sched/filter"):
         watched.write(name, VALUES[name])
