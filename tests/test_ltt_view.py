@@ -253,19 +253,25 @@ def test_events_of_all_cpus_and_channels_are_ordered_by_cycles(tmp_path: Path) -
     assert [one["n"] for one in trace.events(events=["tick"])] == list(range(300))
 
 
+def logged(tracer: Tracer, kind: Kind, *, drain_every: int) -> tuple[LttBuffer, bytes]:
+    """Log 3000 events to a small buffer; return it, and the file of its sub-buffers."""
+    buffer, data = LttBuffer(tracer, count=2), b""
+    for number in range(3000):
+        buffer.log(2, kind.payload(tracer, (number,)), tracer.start_tsc + 1000 * number, 4)
+        if number % drain_every == drain_every - 1:
+            data += buffer.drain()
+    buffer.finalize(tracer.start_tsc + 10**7)
+    return buffer, data + buffer.drain()
+
+
 def test_losses_are_shown_where_the_counter_rose(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     tracer = Tracer()
     kind, metadata = counting(tracer)
-    kernel, data = LttBuffer(tracer, count=2), b""
-    for number in range(3000):
-        kernel.log(2, kind.payload(tracer, (number,)), tracer.start_tsc + 1000 * number, 4)
-        if number % 1000 == 999:
-            data += kernel.drain()
-    kernel.finalize(tracer.start_tsc + 10**7)
+    kernel, data = logged(tracer, kind, drain_every=1000)
     write_trace(tmp_path / "in", {"metadata_0": metadata})
-    (tmp_path / "in/kernel_0").write_bytes(data + kernel.drain())
+    (tmp_path / "in/kernel_0").write_bytes(data)
     trace = stored(tmp_path / "in", tmp_path / "t")
     lines = text(trace).splitlines()
     told = "\n".join(lines)
@@ -325,14 +331,9 @@ def test_every_channel_without_metadata_says_what_is_missing(
 def test_a_note_of_any_window_names_the_byte_of_the_file(tmp_path: Path) -> None:
     tracer = Tracer()
     kind, _ = counting(tracer)
-    kernel, data = LttBuffer(tracer, count=2), b""
-    for number in range(3000):
-        kernel.log(2, kind.payload(tracer, (number,)), tracer.start_tsc + 1000 * number, 4)
-        if number % 500 == 499:
-            data += kernel.drain()
-    kernel.finalize(tracer.start_tsc + 10**7)
+    _, data = logged(tracer, kind, drain_every=500)
     write_trace(tmp_path / "in", {"metadata_0": LttBuffer(tracer)})
-    (tmp_path / "in/kernel_0").write_bytes(data + kernel.drain())
+    (tmp_path / "in/kernel_0").write_bytes(data)
     trace = stored(tmp_path / "in", tmp_path / "t")
     stream = next(one for one in trace.segments[0].streams if one.name == "kernel_0")
     entries = stream.index.entries()

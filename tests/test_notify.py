@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from lttd.notify import READY, STATUS_INTERVAL_S, Heart, Notifier
+from lttd.open_segment import OpenSegment
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
@@ -99,14 +100,25 @@ def test_a_changed_status_line_is_sent_at_most_once_a_second(
     assert said == ["STATUS=one", "STATUS=two", "STATUS=three"]
 
 
-def reader_of(recorder: Recorder, notifier: Notifier, flush_interval_s: float) -> Reader:
+def reading(
+    recorder: Recorder,
+    notifier: Notifier,
+    trace: Path,
+    stream: FakeStream,
+    *,
+    flush_interval_s: float,
+) -> tuple[OpenSegment, Reader]:
+    """Return an open segment, and a reader of *stream* whose heart feeds the watchdog."""
+    segment = segment_of(recorder, trace, stream.info)
     heart = Heart(notifier, lambda: "reading")
-    return Reader(
+    reader = Reader(
         recorder,
         flush_interval_s,
         on_beat=lambda: heart.beat(trio.current_time()),
         beat_interval_s=notifier.beat_interval_s,
     )
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    return segment, reader
 
 
 # The interval of the listener, and the largest error of its times.
@@ -139,9 +151,7 @@ async def test_an_hourly_tick_still_feeds_the_watchdog(
 ) -> None:
     recorder = Recorder()
     stream = FakeStream(info(), ())
-    segment = segment_of(recorder, tmp_path / "t", stream.info)
-    reader = reader_of(recorder, notifier, flush_interval_s=3600.0)
-    reader.add([(stream, segment.lanes[stream.info.id])])
+    _, reader = reading(recorder, notifier, tmp_path / "t", stream, flush_interval_s=3600.0)
     listener = Listener(manager)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reader.run)
@@ -163,9 +173,7 @@ async def test_a_full_backlog_still_feeds_the_watchdog(
         batch = batch_of(stream.info, [page(number, event(b"abcd"))], first=number)
         batch.held_bytes = TAKE_BYTES
         stream.script.append(batch)
-    segment = segment_of(recorder, tmp_path / "t", stream.info)
-    reader = reader_of(recorder, notifier, flush_interval_s=1.0)
-    reader.add([(stream, segment.lanes[stream.info.id])])
+    segment, reader = reading(recorder, notifier, tmp_path / "t", stream, flush_interval_s=1.0)
     listener = Listener(manager)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reader.run)
@@ -187,9 +195,7 @@ async def test_a_hanging_loop_does_not_feed_the_watchdog(
 ) -> None:
     recorder = Recorder()
     stream = FakeStream(info(), ())
-    segment = segment_of(recorder, tmp_path / "t", stream.info)
-    reader = reader_of(recorder, notifier, flush_interval_s=1.0)
-    reader.add([(stream, segment.lanes[stream.info.id])])
+    _, reader = reading(recorder, notifier, tmp_path / "t", stream, flush_interval_s=1.0)
     fed: list[list[str]] = []
 
     def hang(flush: bool) -> Nothing:
