@@ -17,13 +17,14 @@ from typing import Any, Final
 import trio
 
 from bench.common import cpu_s
-from lttd.abi.ftrace import PageLayout, close_rows, rows_of_pages
+from lttd.abi.ftrace import PageLayout, rows_of_pages
 from lttd.clock import take_snapshot
 from lttd.files import Disk
 from lttd.open_segment import SegmentContents
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
+from lttd.sources.rows import RowBook
 from lttd.subbuffer import (
     TAKE_BYTES,
     Batch,
@@ -60,7 +61,7 @@ class FakeStream:
         self._template = template
         self._pool = pool
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._begin = 0
+        self._book = RowBook()
         self.turns: list[int]
         """The CPU of each take so far, in order; all streams share the list."""
 
@@ -79,8 +80,8 @@ class FakeStream:
         buffer, size = self._pool.take(), len(self._template)
         buffer[:size] = self._template
         rows = rows_of_pages(buffer, size, LAYOUT).rows
-        self._begin = close_rows(rows, not_before=self._begin, now=time.monotonic_ns())
-        return make_batch(self.info.id, rows, time.monotonic_ns(), pool=self._pool, buffer=buffer)
+        self._book.number(rows, time.monotonic_ns())
+        return make_batch(self.info.id, rows, pool=self._pool, buffer=buffer)
 
     def make_due(self, takes: int) -> None:
         """Make *takes* more takes due."""

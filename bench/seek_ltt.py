@@ -123,11 +123,11 @@ def _batch(info: StreamInfo, numbers: "np.ndarray[tuple[int], np.dtype[np.int64]
     rows["kernel_bytes"], rows["payload_bytes"] = _PAGE_BYTES, _USED_BYTES
     rows["content_bits"] = _USED_BYTES * 8
     rows["begin"], rows["end"], rows["sequence"] = made["begin"], made["end"], numbers
-    batch = Batch(info.id, memoryview(made.tobytes()), rows, 0)
+    buffer = memoryview(made.tobytes())
     made["sizes"][:, 2] = _USED_BYTES
     heads = np.ascontiguousarray(made[list(made.dtype.names or ())[:7]].view(np.uint8))
-    batch.heads = np.ascontiguousarray(heads.reshape(len(made), _PAGE_BYTES)[:, :60])
-    return batch
+    heads = np.ascontiguousarray(heads.reshape(len(made), _PAGE_BYTES)[:, :60])
+    return Batch(info.id, buffer, rows, heads=heads)
 
 
 def by_index(paths: StreamPaths, wanted: int) -> int:

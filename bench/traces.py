@@ -16,8 +16,9 @@ import numpy as np
 
 from bench.common import CannotMeasureError, cpus, tracefs
 from bench.recorders import environment, last_line, lttd_command
-from lttd.abi.ftrace import close_rows, layout_of, rows_of_pages
+from lttd.abi.ftrace import layout_of, rows_of_pages
 from lttd.files import Disk
+from lttd.sources.rows import RowBook
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch
 from lttd.tracedir import Manifest, StreamRecord, create_segment
@@ -115,12 +116,9 @@ def _batches(stream: StoredStream, times: int, period: int) -> Iterator[Batch]:
         at, stored = int(entry["offset_bytes"]), int(entry["packet_bits"]) >> 3
         padded[number * size : number * size + stored] = stream.data[at : at + stored]
     stamps = np.ndarray((len(entries),), f"{layout.byteorder}u8", padded, strides=(size,))
-    last, not_before = int(entries["end"][-1]), 0
+    last, book = int(entries["end"][-1]), RowBook()
     for number in range(times):
         rows = rows_of_pages(padded, len(padded), layout).rows
-        not_before = close_rows(rows, not_before=not_before, now=last + number * period)
-        rows["sequence"] = np.arange(len(rows)) + number * len(rows)
-        yield Batch(
-            stream.info.id, memoryview(padded), rows, 0, (), held_bytes=len(padded),
-        )  # fmt: skip
+        book.number(rows, last + number * period)
+        yield Batch(stream.info.id, memoryview(padded), rows, held_bytes=len(padded))
         stamps += np.uint64(period)

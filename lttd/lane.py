@@ -11,17 +11,12 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import Final
-
-import numpy as np
 
 from lttd.errors import LostFileError, StorageError
 from lttd.stats import StreamStats
-from lttd.subbuffer import ROW_DTYPE, Batch, Gap, Reason, Unit
+from lttd.subbuffer import Batch, Gap, Reason, Unit, losses_batch
 from lttd.tracedir import Position, StreamRecord
 from lttd.writer import Left, StreamFile
-
-_NO_ROWS: Final = np.empty(0, ROW_DTYPE)
 
 
 class Untold:
@@ -157,7 +152,7 @@ class Lane:
         self.stats.removed_bytes = self.stats.stored_bytes - left.payload_bytes
 
     def _batch(self, *gaps: Gap) -> Batch:
-        return Batch(self.record.info.id, memoryview(b""), _NO_ROWS, 0, gaps)
+        return losses_batch(self.record.info.id, gaps)
 
 
 # A batch for a lane; an event to set when all items before it are done; None to end.

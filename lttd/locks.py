@@ -1,7 +1,36 @@
-"""Find the process that holds a flock, for messages that name it."""
+"""Take an exclusive flock at once, or name the process that holds it."""
 
+import fcntl
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
+
+from lttd.errors import LockedError
+
+_PAUSE_S: Final = 0.01
+
+
+def lock_now(fd: int, explain: Callable[[str], str], *, attempts: int = 1) -> None:
+    """Take an exclusive flock on the file behind *fd*, without waiting for its holder.
+
+    *explain* makes the error's text from who holds it.  More than one of *attempts*: somebody who
+    only asks whether the file is locked holds it for a moment.
+
+    Raises:
+        LockedError: somebody else has it.
+        OSError: the file cannot be locked.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if attempt == attempts:
+                raise LockedError(explain(lock_holder(fd))) from None
+            time.sleep(_PAUSE_S)
+        else:
+            return
 
 
 def lock_holder(fd: int) -> str:

@@ -1,15 +1,16 @@
 """The value that crosses every boundary of the live half: a batch of sub-buffers of one stream.
 
 Rule: lttd moves batches, never single sub-buffers; a sub-buffer is a row of an array.
-Invariant: sum(rows["kernel_bytes"]) = stored + padding, and a batch's buffer is not written to
-between its making and its last release().
+Rule: a stream completes rows, gaps and heads before it makes a batch; nobody edits a batch.
+Invariant: sum(rows["kernel_bytes"]) = payload + padding, and a batch's buffer is not written to
+between its making and its release().
 """
 
 import enum
 import mmap
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple, overload
 
@@ -37,6 +38,10 @@ ROW_DTYPE: Final = np.dtype(
     ]
 )
 Rows = npt.NDArray[np.void]
+NO_ROWS: Final[Rows] = np.zeros(0, ROW_DTYPE)
+"""Of a batch that has only gaps, and of bytes without a sub-buffer."""
+NO_ROWS.flags.writeable = False
+NO_BYTES: Final = memoryview(b"")
 Column = npt.NDArray[np.uint64]
 
 
@@ -209,28 +214,28 @@ class HeadedPieces(Pieces):
         return vectors
 
 
-def _nothing_to_recycle() -> None:
+def _nothing_to_release() -> None:
     return None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The sub-buffers of one take from a stream: their bytes, a row for each, and gaps."""
 
     stream: StreamId
     buffer: memoryview
     rows: Rows
-    taken_ns: int
-    """CLOCK_MONOTONIC at the end of the take."""
     gaps: tuple[Gap, ...] = ()
     heads: npt.NDArray[np.uint8] | None = None
     """The bytes that replace the first ones of each row in a packed file, so that a stripped
     sub-buffer states its own size: u8, shape (rows, head bytes)."""
     held_bytes: int = 0
     """The memory that the batch occupies, by which it counts in the backlog."""
-    recycle: Callable[[], None] = _nothing_to_recycle
-    _holders: int = field(default=1)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    release: Callable[[], None] = _nothing_to_release
+    """Returns the buffer to its pool: called once, when the batch is written or refused."""
+
+    def __post_init__(self) -> None:
+        self.rows.flags.writeable = False
 
     @property
     def kernel_bytes(self) -> int:
@@ -246,19 +251,6 @@ class Batch:
         """Return header and content of every row, with their packed heads, for one ``writev``."""
         plain = Pieces(self.buffer, self.rows["offset_bytes"], self.rows["payload_bytes"])
         return plain if self.heads is None else HeadedPieces(plain, self.heads)
-
-    def hold(self) -> None:
-        """Add a consumer, which must call release()."""
-        with self._lock:
-            self._holders += 1
-
-    def release(self) -> None:
-        """End the use by one consumer; after the last one the pool can use the buffer again."""
-        with self._lock:
-            self._holders -= 1
-            last = self._holders == 0
-        if last:
-            self.recycle()
 
 
 class BufferPool:
@@ -320,18 +312,22 @@ def _address(buffer: memoryview) -> int:
 def make_batch(
     stream: StreamId,
     rows: Rows,
-    taken_ns: int,
     *,
     pool: BufferPool,
     buffer: memoryview,
     gaps: tuple[Gap, ...] = (),
+    heads: npt.NDArray[np.uint8] | None = None,
 ) -> Batch:
     """Make a batch of *buffer*, which came from *pool*, and free its unused slots at once."""
     used = int((rows["offset_bytes"] + rows["kernel_bytes"]).max()) if len(rows) else 0
     if used <= SMALL_BYTES:
         view = memoryview(bytes(buffer[:used]))
         pool.give(buffer)
-        return Batch(stream, view, rows, taken_ns, gaps, held_bytes=used)
+        return Batch(stream, view, rows, gaps, heads, used)
     kept = pool.trim(buffer, used)
-    recycle = partial(pool.give, kept)
-    return Batch(stream, kept, rows, taken_ns, gaps, held_bytes=len(kept), recycle=recycle)
+    return Batch(stream, kept, rows, gaps, heads, len(kept), partial(pool.give, kept))
+
+
+def losses_batch(stream: StreamId, gaps: Sequence[Gap]) -> Batch:
+    """Return a batch without sub-buffers: losses take the same way to the disk as data does."""
+    return Batch(stream, NO_BYTES, NO_ROWS, tuple(gaps))

@@ -4,8 +4,9 @@ import struct
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from lttd.abi.ftrace import PageLayout, close_rows, rows_of_pages
+from lttd.abi.ftrace import PageLayout, rows_of_pages
 from lttd.sources.base import Nothing
+from lttd.sources.rows import RowBook
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, StreamInfo, make_batch
 
 LAYOUT = PageLayout()
@@ -27,15 +28,23 @@ def info(name: str = "fake", cpu: int = 0) -> StreamInfo:
 
 
 def batch_of(
-    stream: StreamInfo, pages: Iterable[bytes], *, first: int = 0, gaps: tuple[Gap, ...] = ()
+    stream: StreamInfo,
+    pages: Iterable[bytes],
+    *,
+    first: int = 0,
+    gaps: tuple[Gap, ...] = (),
+    last_end: int | None = 1 << 40,
+    discarded_before: int = 0,
 ) -> Batch:
     """Return a batch of *pages*; the first page is sub-buffer number *first*."""
     data = b"".join(pages)
     rows = rows_of_pages(data, len(data), LAYOUT).rows
-    rows["sequence"] = range(first, first + len(rows))
-    close_rows(rows, not_before=0, now=1 << 40)
-    pool = BufferPool()
-    return make_batch(stream.id, rows, 0, pool=pool, buffer=memoryview(bytearray(data)), gaps=gaps)
+    book = RowBook()
+    book.sequence, book.discarded_total = first, discarded_before
+    book.number(rows, last_end)
+    book.count(rows, gaps)
+    buffer = memoryview(bytearray(data))
+    return make_batch(stream.id, rows, pool=BufferPool(), buffer=buffer, gaps=gaps)
 
 
 class FakeStream:

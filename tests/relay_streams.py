@@ -4,7 +4,8 @@ import struct
 
 from lttd.abi.framing import more_of, parse_framing
 from lttd.sources.relay.file import RelayFile
-from lttd.sources.relay.stream import Book, RelayStream, Shared
+from lttd.sources.relay.stream import RelayStream, Shared
+from lttd.sources.rows import RowBook
 from lttd.subbuffer import Batch, BufferPool, StreamId
 from tests.relay_model import RelayModel
 
@@ -33,7 +34,7 @@ class ModelStream:
 
     def __init__(
         self, framing: str | None = "u32le-length", *, model: RelayModel | None = None,
-        book: Book | None = None, sequence: int | None = 4, time: int | None = None,
+        book: RowBook | None = None, sequence: int | None = 4, time: int | None = None,
         overwrite: bool = False, unfinished: bool = False,
     ) -> None:  # fmt: skip
         self.model = model or RelayModel(200, 8)
@@ -48,7 +49,7 @@ class ModelStream:
         )
         more = (lambda begun: more_of(parsed, begun)) if parsed else None
         file = RelayFile("chan0", self.model, more)
-        self.stream = RelayStream(CHANNEL, file, self.shared, book or Book(), born=1000)
+        self.stream = RelayStream(CHANNEL, file, self.shared, book or RowBook(), born=1000)
 
     def write(self, *numbers: int, time: int = 0) -> None:
         for number in numbers:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lttd.abi.ftrace import close_rows, rows_of_pages
+from lttd.abi.ftrace import rows_of_pages
 from lttd.abi.ltt import rows_of
 from lttd.beneath import OpenDirectory
 from lttd.clock import Snapshot
 from lttd.files import Disk
 from lttd.sources.ltt.rows import LttBook
+from lttd.sources.rows import RowBook
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamInfo, Unit, make_batch
 from lttd.tracedir import (
@@ -57,34 +58,23 @@ class Ring:
 
     def __init__(self, stream: StreamInfo | None = None) -> None:
         self.info = stream or info()
-        self.number = 0
-        self.discarded = 0
-        self.begin = 0
+        self.book = RowBook()
 
     def batch(self, pages: Sequence[bytes], *, trailing_loss: int = 0) -> Batch:
         data = b"".join(pages)
         found = rows_of_pages(data, len(data), LAYOUT)
         rows = found.rows
-        self.begin = close_rows(rows, not_before=self.begin, now=0)
-        if len(rows):
-            rows["end"][-1] += 500
-            rows["sequence"] = range(self.number, self.number + len(rows))
-        self.number += len(rows)
+        self.book.number(rows, int(rows["begin"][-1]) + 500 if len(rows) else 0)
         gaps = []
-        rows["discarded_total"] = self.discarded
         for row, count in found.missed:
             begin = int(rows["begin"][row])
             gaps.append(Gap(row, Reason.OVERWRITTEN, Unit.EVENTS, count, begin, begin))
-            self.discarded += count or 0
-            rows["discarded_total"][row:] = self.discarded
         if trailing_loss:
-            at = self.begin
+            at = self.book.begin
             gaps.append(Gap(len(rows), Reason.DROPPED, Unit.EVENTS, trailing_loss, at, at))
-            self.discarded += trailing_loss
-        pool = BufferPool()
-        return make_batch(
-            self.info.id, rows, 0, pool=pool, buffer=memoryview(bytearray(data)), gaps=tuple(gaps)
-        )
+        self.book.count(rows, gaps)
+        buffer = memoryview(bytearray(data))
+        return make_batch(self.info.id, rows, pool=BufferPool(), buffer=buffer, gaps=tuple(gaps))
 
 
 class LttRing:
@@ -100,10 +90,14 @@ class LttRing:
         sizes = np.array([len(block) for block in blocks], np.int64)
         taken = rows_of(data, np.cumsum(sizes) - sizes, sizes)
         gaps = self.book.enter(taken)
-        pool = BufferPool()
-        made = make_batch(self.info.id, taken.rows, 0, pool=pool, buffer=data, gaps=gaps)
-        made.heads = taken.heads
-        return made
+        return make_batch(
+            self.info.id,
+            taken.rows,
+            pool=BufferPool(),
+            buffer=data,
+            gaps=gaps,
+            heads=taken.heads,
+        )
 
 
 def segment_at(directory: Path) -> SegmentPaths:

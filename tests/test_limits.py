@@ -28,7 +28,7 @@ from lttd.index import (
 )
 from lttd.limits import AT_ONE_TIME, COMMAND_LINES, COMMANDS, GAPS, KALLSYMS, Limit
 from lttd.recover import recover
-from lttd.sources.blktrace.rows import Noted, RecordBook
+from lttd.sources.blktrace.rows import ProcessNotes, RecordRows
 from lttd.stored import StoredStream, map_file
 from lttd.subbuffer import Batch, Gap, Reason, StreamId, StreamInfo, Unit
 from lttd.tracedir import Manifest, SegmentPaths, segments
@@ -331,11 +331,11 @@ def test_a_sparse_terabyte_beside_replayed_files_is_left_out(
 
 def test_damage_after_every_block_record_takes_linear_time() -> None:
     one = record(30, 1, b"") + b"....."
-    book, noted = RecordBook(), Noted()
+    book, noted = RecordRows(), ProcessNotes()
     begun = time.process_time()
     data = memoryview(one * 40_000)
     taken = book.take(data, final=True)
-    batch = Batch(StreamId("made", 0), data, taken.rows, 0, taken.gaps)
+    batch = Batch(StreamId("made", 0), data, taken.rows, taken.gaps)
     assert noted.add(batch) == len(taken.rows) == 40_000
     assert len(taken.gaps) == 40_000
     assert time.process_time() - begun < 5

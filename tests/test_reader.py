@@ -25,7 +25,7 @@ from lttd.reader import (
 )
 from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
-from lttd.subbuffer import ROW_DTYPE, TAKE_BYTES, Batch, Gap, Reason, StreamInfo, Unit
+from lttd.subbuffer import TAKE_BYTES, Batch, Gap, Reason, StreamInfo, Unit, losses_batch
 from tests.fakes import FakeStream, batch_of, event, info, page
 from tests.recorders import SNAPSHOT, segment_of
 
@@ -262,7 +262,7 @@ async def test_the_losses_of_a_failed_stream_are_reported(
 ) -> None:
     stream = FakeStream(info(), [StreamLostError("broke")])
     gap = Gap(0, Reason.REFUSED, Unit.SUBBUFFERS, 1, 5, 5)
-    stream.lost = Batch(stream.info.id, memoryview(b""), np.zeros(0, ROW_DTYPE), 0, (gap,))
+    stream.lost = losses_batch(stream.info.id, (gap,))
     segment = segment_of(recorder, tmp_path / "t", stream.info)
     lane = segment.lanes[stream.info.id]
     reader = Reader(recorder, flush_interval_s=1.0)

@@ -8,7 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lttd.beneath import OpenDirectory
@@ -208,13 +207,15 @@ class Going:
 
     def offer(self, count: int, gaps: tuple[Gap, ...] = ()) -> None:
         pages = [page(10 + self.offered + at, event(b"abcd")) for at in range(count)]
-        batch = batch_of(self.lane.record.info, pages, first=self.offered, gaps=gaps)
-        batch.rows["end"] = batch.rows["begin"]
-        batch.rows["discarded_total"] = self.discarded
-        for gap in gaps:
-            if gap.unit is Unit.EVENTS:
-                batch.rows["discarded_total"][gap.row :] += np.uint64(gap.count or 0)
-                self.discarded += gap.count or 0
+        batch = batch_of(
+            self.lane.record.info,
+            pages,
+            first=self.offered,
+            gaps=gaps,
+            last_end=None,
+            discarded_before=self.discarded,
+        )
+        self.discarded += sum(gap.count or 0 for gap in gaps if gap.unit is Unit.EVENTS)
         self.offered += count
         self.recorder.offer(self.lane, batch)
         self.recorder.drain()

@@ -22,7 +22,7 @@ from lttd.sources.blktrace.device import (
     Claim,
     missing_cpus,
 )
-from lttd.sources.blktrace.rows import Noted, RecordBook
+from lttd.sources.blktrace.rows import ProcessNotes, RecordRows
 from lttd.sources.blktrace.stream import AbsentStream, BlktraceStream, Dropped
 from lttd.sources.relay.file import RelayFile
 from lttd.sources.relay.stream import Shared
@@ -223,11 +223,11 @@ def test_a_dropped_counter_that_is_gone_keeps_its_last_value(tmp_path: Path) -> 
 
 
 def test_each_note_is_kept_once_per_segment() -> None:
-    noted = Noted()
+    noted = ProcessNotes()
     data = process(1, 5, "sh") + record(2) + timestamp(3, 9) + message(4, b"x")
-    taken = RecordBook().take(memoryview(data), final=True)
+    taken = RecordRows().take(memoryview(data), final=True)
     buffer = memoryview(bytearray(data))
-    batch = make_batch(StreamId("sda", 0), taken.rows, 0, pool=BufferPool(), buffer=buffer)
+    batch = make_batch(StreamId("sda", 0), taken.rows, pool=BufferPool(), buffer=buffer)
     assert noted.add(batch) == 4
     (attachment,) = noted.attachment()
     assert attachment.name == "blktrace/notes"
@@ -238,7 +238,7 @@ def test_each_note_is_kept_once_per_segment() -> None:
 
 def test_rows_end_between_records_and_other_bytes_are_a_gap() -> None:
     data = b"".join(record(at, sequence=at) for at in range(1, 4001)) + b"junk" + record(5000)
-    book = RecordBook()
+    book = RecordRows()
     taken = book.take(memoryview(data), final=False)
     assert taken.whole_bytes == len(data)
     sizes = taken.rows["payload_bytes"]
@@ -253,7 +253,7 @@ def test_rows_end_between_records_and_other_bytes_are_a_gap() -> None:
 
 def test_an_incomplete_record_is_left_for_the_next_take_or_torn() -> None:
     whole = record(1, pdu=bytes(16))
-    book = RecordBook()
+    book = RecordRows()
     taken = book.take(memoryview(whole + whole[:-1]), final=False)
     assert (len(taken.rows), taken.whole_bytes, taken.gaps) == (1, len(whole), ())
     last = book.take(memoryview(whole[:-1]), final=True)
@@ -268,7 +268,7 @@ class Ring:
         framing = parse_framing("blktrace")
         self.model = RelayModel(480, 4)
         self.shared = Shared(BufferPool(), framing, abi="blktrace", count_missing=False)
-        self.noted = Noted()
+        self.noted = ProcessNotes()
         self.dropped_path = directory / "dropped"
         self.dropped_path.write_text("0\n")
         file = RelayFile("trace0", self.model, lambda begun: more_of(framing, begun))
@@ -352,7 +352,7 @@ def test_cpus_without_a_file_get_an_empty_stream_up_to_the_highest() -> None:
 
 def test_a_foreign_byte_order_is_found_by_its_magic() -> None:
     data = record(7, order=">", version=8) * 3
-    book = RecordBook()
+    book = RecordRows()
     taken = book.take(memoryview(data), final=True)
     assert book.layout is not None
     assert (book.layout.version, book.layout.byteorder) == (8, ">")

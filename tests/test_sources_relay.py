@@ -13,7 +13,7 @@ from lttd.errors import NothingToRecordError, UsageError
 from lttd.sources.base import Nothing
 from lttd.sources.registry import open_source
 from lttd.sources.relay import find as relay_find
-from lttd.sources.relay.stream import Book
+from lttd.sources.rows import RowBook
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, Unit
 from tests.relay_model import RelayModel
 from tests.relay_streams import ModelStream, record
@@ -189,7 +189,7 @@ def test_a_removed_channel_ends_and_its_unread_bytes_are_lost() -> None:
 
 
 def test_a_stream_that_returns_has_rising_times() -> None:
-    book = Book()
+    book = RowBook()
     first = ModelStream(book=book)
     first.write(3, 5)
     first.model.flush()

@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,15 @@ def test_packed_data_are_exactly_headers_and_content(
 
 def test_packed_headers_are_written_and_do_not_change_the_buffer(tmp_path: Path) -> None:
     ring = Ring()
-    batch = ring.batch([subbuffer(number) for number in range(5)])
-    batch.heads = np.arange(5 * 12, dtype=np.uint8).reshape(5, 12)
+    heads = np.arange(5 * 12, dtype=np.uint8).reshape(5, 12)
+    batch = replace(ring.batch([subbuffer(number) for number in range(5)]), heads=heads)
     before = bytes(batch.buffer)
     file = StreamFile(Disk(tmp_path), paths_in(tmp_path), StreamRecord(ring.info), "packed")
     file.append(batch)
     file.close()
     size = int(batch.rows["payload_bytes"][0])
     written = paths_in(tmp_path).data.read_bytes()
-    for row, head in enumerate(batch.heads):
+    for row, head in enumerate(heads):
         rest = bytes(batch.buffer)[row * 4096 + 12 : row * 4096 + size]
         assert written[row * size :][:size] == head.tobytes() + rest
     # The fallback after a short write.
@@ -76,7 +77,7 @@ def big_batch(first: int, stored: list[int]) -> Batch:
     rows["payload_bytes"] = stored
     rows["content_bits"] = rows["payload_bytes"] * np.uint64(8)
     rows["sequence"] = np.arange(first, first + len(stored))
-    return Batch(BIG.id, buffer, rows, 0)
+    return Batch(BIG.id, buffer, rows)
 
 
 def test_sparse_sub_buffers_fill_their_slots_and_padding_is_a_hole(tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ Invariant: every step of a walk advances, so it ends whatever the bytes are.
 
 import struct
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lttd.subbuffer import ROW_DTYPE, Rows
+from lttd.abi.gather import gather
+from lttd.subbuffer import NO_ROWS, ROW_DTYPE, Rows
 
 Buffer = bytes | bytearray | memoryview
 I64 = npt.NDArray[np.int64]
@@ -149,7 +150,7 @@ def walk(data: Buffer, begin: int, end: int, layout: Layout) -> Walked:
 
 def records_at(data: Buffer, offsets_bytes: I64, layout: Layout) -> Records:
     """Return the records at *offsets_bytes*, which must lie within *data*, as columns."""
-    return _gather(data, offsets_bytes, layout.dtype)
+    return gather(data, offsets_bytes, layout.dtype)
 
 
 def pdu_of(data: Buffer, at: int, size_bytes: int, action: int, layout: Layout) -> bytes:
@@ -164,15 +165,6 @@ def notes(data: Buffer, walked: Walked, layout: Layout) -> I64:
     return np.flatnonzero((action & NOTIFY != 0) & (action & ACT_MASK < 2))
 
 
-def _gather(data: Buffer, at: I64, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    if not len(at):
-        return np.empty(0, dtype)
-    whole = np.dtype(f"V{dtype.itemsize}")  # as opaque bytes: six times faster than by field
-    everywhere = np.ndarray((len(data) - dtype.itemsize + 1,), whole, data, strides=(1,))
-    found: npt.NDArray[Any] = everywhere[at]
-    return found.view(dtype)
-
-
 def _magics(data: Buffer, begin: int, end: int, layout: Layout, step: int) -> I64:
     """Return the offsets, multiples of *step*, at which a record may begin."""
     count = (end - begin - layout.record_bytes) // step + 1
@@ -184,7 +176,7 @@ def _magics(data: Buffer, begin: int, end: int, layout: Layout, step: int) -> I6
 
 def _pdu_bytes(data: Buffer, offsets: I64, layout: Layout) -> I64:
     place = layout.dtype.fields["pdu_len"][1]  # type: ignore[index]
-    return _gather(data, offsets + place, np.dtype(f"{layout.byteorder}u2")).astype(np.int64)
+    return gather(data, offsets + place, f"{layout.byteorder}u2").astype(np.int64)
 
 
 def _chase(data: Buffer, begin: int, end: int, layout: Layout) -> tuple[list[int], list[Damage]]:
@@ -220,7 +212,7 @@ def rows_of(walked: Walked, time: npt.NDArray[np.uint64], row_bytes: int) -> Row
     """
     offset, size = walked.offset_bytes, walked.size_bytes
     if not len(offset):
-        return np.empty(0, ROW_DTYPE)
+        return NO_ROWS
     ends = offset + size
     alone = np.flatnonzero(ends[:-1] != offset[1:]) + 1
     firsts: list[int] = []

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi import blktrace
+from lttd.abi.gather import gather
 from lttd.abi.sequence import judge
 from lttd.errors import UsageError
 from lttd.limits import RELAY_RECORD
@@ -138,12 +139,9 @@ def more_of(framing: Framing, begun: memoryview) -> int:
     return max(length - len(begun), 0)
 
 
-def _gather(data: memoryview, offsets: I64, at: int, dtype: str) -> U64:
+def _field(data: memoryview, offsets: I64, at: int, dtype: str) -> U64:
     """Return the field *at* bytes after each offset; the field need not be aligned."""
-    size = np.dtype(dtype).itemsize
-    # As opaque bytes: six times faster than as numbers.
-    everywhere = np.ndarray((max(len(data) - size + 1, 0),), f"V{size}", data, strides=(1,))
-    values: U64 = everywhere[offsets + at].view(dtype).astype(np.uint64)
+    values: U64 = gather(data, offsets + at, dtype).astype(np.uint64)
     return values
 
 
@@ -165,13 +163,13 @@ class _Fields:
 
     def times(self, data: memoryview, offsets: I64) -> U64 | None:
         """Return the records' own times in ns; None if they have none."""
-        return None if self.time_at is None else _gather(data, offsets, self.time_at, "<u8")
+        return None if self.time_at is None else _field(data, offsets, self.time_at, "<u8")
 
     def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask] | None:
         """Return the records' u32 sequence numbers; all records have one."""
         if self.sequence_at is None:
             return None
-        numbers = _gather(data, offsets, self.sequence_at, "<u4")
+        numbers = _field(data, offsets, self.sequence_at, "<u4")
         return numbers, np.ones(len(offsets), np.bool_)
 
 
@@ -248,12 +246,12 @@ class LengthPrefixed(_Fields):
         head = self.sequence_at + 4
         for first in range(at, len(data) - head, _SEARCH_BYTES):
             places = np.arange(first, min(first + _SEARCH_BYTES, len(data) - head))
-            lengths = _gather(data, places, 0, "<u4").astype(np.int64) + 4
+            lengths = _field(data, places, 0, "<u4").astype(np.int64) + 4
             behind = places + lengths
             likely = (lengths >= self.least_bytes) & (behind <= len(data) - head)
             places, behind = places[likely], behind[likely]
-            numbers = _gather(data, places, self.sequence_at, "<u4") + np.uint64(1)
-            following = _gather(data, behind, self.sequence_at, "<u4")
+            numbers = _field(data, places, self.sequence_at, "<u4") + np.uint64(1)
+            following = _field(data, behind, self.sequence_at, "<u4")
             found = np.flatnonzero(numbers & np.uint64(0xFFFFFFFF) == following)
             if len(found):
                 return int(places[found[0]])
@@ -302,7 +300,7 @@ class Blktrace:
 
     def times(self, data: memoryview, offsets: I64) -> U64:
         """Return ``time``: CLOCK_MONOTONIC."""
-        return _gather(data, offsets, 8, f"{self.order}u8")
+        return _field(data, offsets, 8, f"{self.order}u8")
 
     def sequences(self, data: memoryview, offsets: I64) -> tuple[U64, Mask] | None:
         """Return ``sequence``; notes have no number."""

@@ -210,19 +210,3 @@ def last_event_time(page: memoryview | bytes, layout: PageLayout) -> int:
             delta = ((words[at - 1] << 27) + delta & _STAMP_MASK) - (now & _STAMP_MASK)
         now += delta
     return now
-
-
-def close_rows(rows: Rows, *, not_before: int, now: int) -> int:
-    """Fill in ``end`` and make begin and end running maxima; return the new *not_before*.
-
-    Inside a batch a sub-buffer ends when the next one begins, which is an upper bound; only
-    decoding gives the exact time.  The last one ends at *now*: its last event's time, or the trace
-    clock read soon after that.
-    """
-    if not len(rows):
-        return not_before
-    begin = np.maximum.accumulate(np.maximum(rows["begin"], np.uint64(not_before)))
-    rows["begin"] = begin
-    rows["end"][:-1] = begin[1:]
-    rows["end"][-1] = max(now, int(begin[-1]))
-    return int(begin[-1])

@@ -25,6 +25,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.gather import gather
 from lttd.subbuffer import ROW_DTYPE, Rows
 
 Buffer = bytes | bytearray | memoryview
@@ -236,7 +237,7 @@ def headers_at(data: Buffer, offsets_bytes: I64) -> Headers:
     inside = (offsets_bytes >= 0) & (offsets_bytes <= room - LEAST_HEADER_BYTES)
     order = order_at(data, offsets_bytes[inside])
     found = np.zeros(len(offsets_bytes), _DTYPES[order])
-    found[inside] = _gathered(data, offsets_bytes[inside], _DTYPES[order])
+    found[inside] = gather(data, offsets_bytes[inside], _DTYPES[order])
     minor, used, size = _sizes(found)
     sound = inside & (found["magic"] == MAGIC) & (found["major"] == MAJOR) & (minor <= LAST_MINOR)
     sound &= np.isin(found["pointer_bytes"], (4, 8)) & np.isin(found["alignment"], (0, 4, 8))
@@ -247,7 +248,7 @@ def headers_at(data: Buffer, offsets_bytes: I64) -> Headers:
     lost = np.zeros(len(found), _LOSS_DTYPES[order])
     counts = sound & (minor >= LOSS_SINCE)
     at = offsets_bytes[counts] + LEAST_HEADER_BYTES
-    lost[counts] = _gathered(data, at, _LOSS_DTYPES[order])
+    lost[counts] = gather(data, at, _LOSS_DTYPES[order])
     return Headers(
         sound,
         used,
@@ -269,15 +270,6 @@ def order_at(data: Buffer, offsets_bytes: Iterable[int]) -> str:
             if magic == known:
                 return order
     return "<"
-
-
-def _gathered(data: Buffer, offsets_bytes: I64, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """Copy the bytes at these offsets, which must lie inside *data*."""
-    if not len(offsets_bytes):
-        return np.empty(0, dtype)
-    everywhere = np.ndarray((len(data) - dtype.itemsize + 1,), dtype, data, strides=(1,))
-    copied: npt.NDArray[np.void] = everywhere[offsets_bytes]
-    return copied
 
 
 def _sizes(found: npt.NDArray[np.void]) -> tuple[I64, I64, I64]:
@@ -320,7 +312,7 @@ def resized_heads(
     data: Buffer, offsets_bytes: I64, used_bytes: I64, sizes_bytes: I64
 ) -> npt.NDArray[np.uint8]:
     """Return the headers of sub-buffers that are to take *sizes_bytes* each."""
-    heads = _gathered(data, offsets_bytes, _DTYPES[order_at(data, offsets_bytes)])
+    heads = gather(data, offsets_bytes, _DTYPES[order_at(data, offsets_bytes)])
     varying = heads["minor"] >= VARYING_SINCE
     heads["used"] = np.where(varying, used_bytes, sizes_bytes - used_bytes)
     heads["size"] = sizes_bytes

@@ -28,12 +28,13 @@ byte after a sub-buffer's data is read.
 import struct
 from array import array
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.base import Damage
+from lttd.abi.gather import gather
 from lttd.abi.ltt import Layout, header_dtype, layout_of
 from lttd.abi.ltt_markers import Marker, Sizes
 
@@ -104,7 +105,7 @@ def alike(data: Buffer, offset_bytes: I64, end_bytes: I64) -> Iterator[Alike]:
     if not len(offset_bytes):
         return
     order = layout_of(data, int(offset_bytes[0])).order
-    heads = _gathered(data, offset_bytes, header_dtype(order))
+    heads = gather(data, offset_bytes, header_dtype(order))
     told = heads[["minor", "pointer_bytes", "alignment", "frequency", "scale"]]
     left = np.ones(len(heads), np.bool_)
     while left.any():
@@ -377,16 +378,7 @@ class _Headers:
         self.behind[self.whole] = at + 8
 
     def _read(self, at: I64, dtype: str) -> npt.NDArray[np.generic]:
-        return _gathered(self._buffer, at, np.dtype(dtype))
-
-
-def _gathered(buffer: Buffer, at: I64, kind: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return the values at some offsets, which need not be aligned."""
-    if not len(at):
-        return np.empty(0, kind)
-    room = len(buffer) - kind.itemsize + 1
-    found: npt.NDArray[Any] = np.ndarray((room,), kind, buffer, strides=(1,))[at]
-    return found
+        return gather(self._buffer, at, dtype)
 
 
 def _aligned(at: I64, base: I64, alignment: int | I64) -> I64:

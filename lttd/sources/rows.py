@@ -1,37 +1,68 @@
-"""What a stream of fixed-size sub-buffers adds to rows that ``lttd.abi`` has parsed."""
+"""What goes on from take to take in one stream: numbers, times that never fall, events lost.
 
-from collections.abc import Iterable
+Rule: the parser of an ABI finds rows with their own times; the book completes them, and nobody
+else numbers rows or adds up losses.  A stream that appears again goes on with the same book.
+Invariant: ``discarded_total`` = events of all gaps that were counted so far.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lttd.abi.ftrace import close_rows
 from lttd.subbuffer import Gap, Reason, Rows, Unit
 
 
 class RowBook:
-    """Numbers the rows of one stream and makes their times running maxima."""
+    """Completes the rows of one stream."""
 
     def __init__(self) -> None:
-        self.begin = 0
-        """Of the last row."""
         self.sequence = 0
         """Number of the next row."""
-        self._end = 0
+        self.begin = 0
+        """Of the last row, trace clock."""
+        self.end = 0
+        """Of the last row, trace clock."""
+        self.discarded_total = 0
+        """Events lost since the stream began."""
 
-    def enter(self, rows: Rows, now: int) -> None:
-        """Fill in sequence, begin and end; *now* is no less than the time of any event in them."""
-        if not len(rows):
+    def enter(self, rows: Rows, gaps: Sequence[Gap]) -> None:
+        """Number rows that have times of their own, and count *gaps*, which lie between them."""
+        self.number(rows)
+        self.count(rows, gaps)
+
+    def number(self, rows: Rows, last_end: int | None = None) -> None:
+        """Fill in ``sequence``; make ``begin`` and ``end`` running maxima.
+
+        With *last_end*, rows have no end of their own: each ends where the next one begins, and the
+        last one at *last_end*, which is not before any event in it.
+        """
+        count = len(rows)
+        if not count:
             return
-        self.begin = close_rows(rows, not_before=self.begin, now=now)
-        # The last row of a take may end "now", which the next take's first ones end before.
-        ends = np.maximum(rows["end"], np.uint64(self._end))
-        rows["end"] = np.maximum.accumulate(ends)
-        self._end = int(rows["end"][-1])
-        rows["sequence"] = np.arange(self.sequence, self.sequence + len(rows), dtype=np.uint64)
-        self.sequence += len(rows)
+        begin = np.maximum.accumulate(np.maximum(rows["begin"], np.uint64(self.begin)))
+        rows["begin"] = begin
+        if last_end is not None:
+            rows["end"][:-1] = begin[1:]
+            rows["end"][-1] = last_end
+        # The last row of a take may end "now", which the next take's first rows end before.
+        end = np.maximum(np.maximum(rows["end"], begin), np.uint64(self.end))
+        rows["end"] = end = np.maximum.accumulate(end)
+        rows["sequence"] = np.arange(self.sequence, self.sequence + count, dtype=np.uint64)
+        self.sequence += count
+        self.begin, self.end = int(begin[-1]), int(end[-1])
+
+    def count(self, rows: Rows, gaps: Iterable[Gap]) -> None:
+        """Fill in ``discarded_total``, in each row with the events of the gaps before it."""
+        if len(rows):
+            rows["discarded_total"] = self.discarded_total
+        for gap in gaps:
+            if gap.unit is Unit.EVENTS and gap.count:
+                self.discarded_total += gap.count
+                if gap.row < len(rows):
+                    rows["discarded_total"][gap.row :] += np.uint64(gap.count)
 
 
-def damage(
+def damage_gaps(
     rows: Rows, damaged: Iterable[tuple[int, int]], subbuffer_bytes: int, begin: int, now: int
 ) -> tuple[Gap, ...]:
     """Return a gap for each sub-buffer that did not parse; *begin*: of the row before *rows*."""

@@ -22,7 +22,7 @@ from typing import Final
 
 from lttd.abi.blktrace import CATEGORIES
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
-from lttd.locks import lock_holder
+from lttd.locks import lock_now
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.runtime import RuntimeDirectory, boot_id
 from lttd.sources.mounts import find_debugfs
@@ -229,11 +229,13 @@ class Claim:
             self.path = f"{directory.path}/{name}"
             self._fd = directory.open_claim(name)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = lock_holder(self._fd)
+            lock_now(self._fd, lambda who: f"{device} is being traced by {who}; stop that first")
+        except OSError as error:
             os.close(self._fd)
-            raise LockedError(f"{device} is being traced by {holder}") from None
+            raise SourceError(f"{self.path}: {error.strerror}") from error
+        except BaseException:
+            os.close(self._fd)
+            raise
 
     def mark(self, name: str) -> None:
         """Note that the trace called *name*, which is set up now, is lttd's.

@@ -20,12 +20,13 @@ from lttd.abi.blktrace import (
     walk,
 )
 from lttd.sources.base import Attachment
+from lttd.sources.rows import RowBook
 from lttd.subbuffer import Batch, Gap, Reason, Rows, Unit
 
 NOTES_FILE: Final = "blktrace/notes"
 
 
-class Noted:
+class ProcessNotes:
     """The records that name a process or state the wall-clock time."""
 
     def __init__(self) -> None:
@@ -60,14 +61,17 @@ class Taken(NamedTuple):
     """The bytes from here on are the beginning of a record."""
 
 
-class RecordBook:
-    """Makes the rows of one stream; remembers the last time and number."""
+class RecordRows:
+    """Makes the rows of one stream."""
 
     def __init__(self) -> None:
-        self.latest = 0
-        """Time of the latest record."""
         self.layout: Layout | None = None
-        self._sequence = 0
+        self._book = RowBook()
+
+    @property
+    def latest(self) -> int:
+        """Time of the latest record."""
+        return self._book.end
 
     def take(self, data: memoryview, *, final: bool) -> Taken:
         """Find the records in *data*; *final*: nothing follows, so a record cut short is torn."""
@@ -86,10 +90,7 @@ class RecordBook:
         before = self.latest
         time = np.maximum.accumulate(np.maximum(records["time"].astype(np.uint64), before))
         rows = rows_of(walked, time, ROW_BYTES)
-        rows["sequence"] = np.arange(self._sequence, self._sequence + len(rows))
-        self._sequence += len(rows)
-        if len(time):
-            self.latest = int(time[-1])
+        self._book.number(rows)
         places = [one.offset_bytes for one in damage]
         behind = np.searchsorted(rows["offset_bytes"], places).tolist()
         gaps = [

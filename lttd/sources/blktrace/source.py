@@ -13,7 +13,7 @@ from lttd.abi.framing import more_of, parse_framing
 from lttd.errors import LttdError
 from lttd.sources.base import Attachment, Request, SourceInfo, When
 from lttd.sources.blktrace.device import BlktraceSettings, BlockTrace, missing_cpus
-from lttd.sources.blktrace.rows import Noted
+from lttd.sources.blktrace.rows import ProcessNotes
 from lttd.sources.blktrace.stream import AbsentStream, BlktraceStream, Dropped
 from lttd.sources.relay.file import RelayFile
 from lttd.sources.relay.stream import Shared
@@ -59,7 +59,7 @@ class BlktraceSource:
         """Open the files of *trace*, which is set up; close() also closes the trace."""
         self._trace = trace
         self._ring_bytes = settings.subbuffers * settings.subbuffer_bytes
-        self._noted = Noted()
+        self._noted = ProcessNotes()
         self._framing = parse_framing("blktrace", order=_ORDER)
         self._shared = Shared(pool, self._framing, abi="blktrace", count_missing=False)
         self._opened: set[int] = set()

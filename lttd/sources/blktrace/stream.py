@@ -7,22 +7,19 @@ convention.
 """
 
 import os
-import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Final
 
 import numpy as np
 
 from lttd.errors import SourceError
 from lttd.namespaces import kernel_monotonic_ns
 from lttd.sources.base import Nothing
-from lttd.sources.blktrace.rows import Noted
+from lttd.sources.blktrace.rows import ProcessNotes
 from lttd.sources.relay.file import RelayFile
-from lttd.sources.relay.stream import Book, RelayStream, Shared
-from lttd.subbuffer import ROW_DTYPE, Batch, Gap, Reason, Rows, StreamId, StreamInfo, Unit
-
-_NO_ROWS: Final = np.zeros(0, ROW_DTYPE)
+from lttd.sources.relay.stream import RelayStream, Shared
+from lttd.sources.rows import RowBook
+from lttd.subbuffer import NO_ROWS, Batch, Gap, Reason, Rows, StreamId, StreamInfo, Unit
 
 
 class Dropped:
@@ -89,12 +86,12 @@ class BlktraceStream(RelayStream):
         stream: StreamId,
         file: RelayFile,
         shared: Shared,
-        noted: Noted,
+        noted: ProcessNotes,
         dropped: Dropped | None,
         ring_bytes: int,
     ) -> None:
         """*dropped* is given to the one stream that stores its losses."""
-        super().__init__(stream, file, shared, Book(), shared.now())
+        super().__init__(stream, file, shared, RowBook(), shared.now())
         self.records = 0
         self._ring_bytes = ring_bytes
         self._noted = noted
@@ -107,32 +104,22 @@ class BlktraceStream(RelayStream):
         taken = super().take(flush)
         if isinstance(taken, Batch):
             self.records += self._noted.add(taken)
-            if self._dropped is not None:
-                self._tell(taken, self._dropped.place(taken.rows, all_of_it=False))
         return taken
 
     def urgent(self) -> bool:
         """Tell whether the ring is more than half full of closed sub-buffers."""
         return not self.over and 2 * self.file.promised_bytes() > self._ring_bytes
 
-    def losses(self) -> Batch | None:
-        """Return drops that no batch contains yet; at the end, also bytes that stay unread."""
-        gaps = self.abandoned()
-        if self._dropped is not None:
-            self._dropped.look()
-            gaps = self._dropped.place(_NO_ROWS, all_of_it=True) + gaps
-        if not gaps:
-            return None
-        batch = Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns())
-        self._tell(batch, gaps)
-        return batch
+    def _gaps_before(self, rows: Rows) -> list[Gap]:
+        return self._dropped.place(rows, all_of_it=False) if self._dropped is not None else []
 
-    def _tell(self, batch: Batch, gaps: list[Gap]) -> None:
-        for gap in gaps:
-            if gap.unit is Unit.EVENTS:
-                batch.rows["discarded_total"][gap.row :] += np.uint64(gap.count or 0)
-                self._book.discarded += gap.count or 0
-        batch.gaps = tuple(sorted((*batch.gaps, *gaps), key=lambda gap: gap.row))
+    def _late_gaps(self) -> list[Gap]:
+        """Return drops that no batch contains yet; at the end, also bytes that stay unread."""
+        gaps = super()._late_gaps()
+        if self._dropped is None:
+            return gaps
+        self._dropped.look()
+        return self._dropped.place(NO_ROWS, all_of_it=True) + gaps
 
     def counters(self) -> Mapping[str, int]:
         """Return the bytes read, and the kernel's number of records dropped on all CPUs."""

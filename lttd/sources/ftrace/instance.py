@@ -21,6 +21,7 @@ from lttd.plausible import is_name
 from lttd.runtime import RuntimeDirectory
 from lttd.sources.base import NO_OWNER, Owner
 from lttd.sources.ftrace.other_readers import holders
+from lttd.sources.ftrace.raw import lock_raw
 from lttd.sources.ftrace.record import (
     TOP_LEVEL,
     InstanceRecord,
@@ -29,7 +30,6 @@ from lttd.sources.ftrace.record import (
     open_left,
     record_name,
 )
-from lttd.sources.ftrace.stream import lock_raw
 from lttd.sources.ftrace.undo import Undo, remove_pids
 from lttd.sources.tracefs import explained, parse_stats, read_bytes, read_text, write_text
 

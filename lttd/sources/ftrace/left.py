@@ -35,6 +35,7 @@ from lttd.sources.ftrace.instance import (
     unread_events,
 )
 from lttd.sources.ftrace.killed import unstored
+from lttd.sources.ftrace.raw import lock_raw
 from lttd.sources.ftrace.record import (
     TOP_LEVEL,
     InstanceRecord,
@@ -45,7 +46,6 @@ from lttd.sources.ftrace.record import (
     record_name,
     record_names,
 )
-from lttd.sources.ftrace.stream import lock_raw
 from lttd.sources.ftrace.undo import PIDS_FILE, Undo, put_back, remove_pids, waits
 from lttd.sources.tracefs import parse_stats, read_bytes, read_text, write_text
 

@@ -60,8 +60,6 @@ class LossLedger:
     """Losses of one stream: what the kernel counted, what was told, what is still to be told."""
 
     def __init__(self, first: Sample, *, pages_only: bool = False) -> None:
-        self.discarded_total = 0
-        """Events told as lost since the stream began."""
         self._last = first
         self._pages_only = pages_only
         self._overwritten = 0
@@ -139,7 +137,7 @@ class LossLedger:
         self._ripe = len(self._pending)
 
     def place(self, rows: Rows, missed: Sequence[tuple[int, int | None]]) -> tuple[Gap, ...]:
-        """Return the gaps that belong before *rows*; fill in their ``discarded_total``.
+        """Return the gaps that belong before *rows*.
 
         *rows* have their final ``begin``; *missed* is what their pages say.  Call sampled() first
         when *missed* is not empty, or page counts are held against an old total.
@@ -150,10 +148,6 @@ class LossLedger:
         if missed or self._pending:
             gaps = self._from_pages(rows, missed) + self._from_counters(rows)
             gaps.sort(key=lambda gap: gap.row)
-        rows["discarded_total"] = self.discarded_total
-        for gap in gaps:
-            self.discarded_total += _events(gap.unit, gap.count)
-            rows["discarded_total"][gap.row :] = self.discarded_total
         self._last_begin = int(rows["begin"][-1])
         self._settle()
         return tuple(gaps)
@@ -168,7 +162,6 @@ class LossLedger:
         self._settle()
         count = len(self._pending) if final else self._ripe
         ripe, self._pending, self._ripe = self._pending[:count], self._pending[count:], 0
-        self.discarded_total += sum(_events(interval.unit, interval.lost) for interval in ripe)
         return tuple(_gap(0, interval) for interval in ripe)
 
     def unplaced(self) -> Counter[Reason]:

@@ -18,6 +18,8 @@ from lttd.sources.ftrace.counts import RingCounts
 from lttd.sources.ftrace.instance import Instance, make_own, open_named
 from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.left import Leftovers
+from lttd.sources.ftrace.raw import RawFile
+from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.setup import (
     FtraceSettings,
     clock_of,
@@ -159,7 +161,7 @@ class FtraceSource:
             self._files = FtraceFiles(instance, self.now, kallsyms=settings.kallsyms)
             self.info = _info(instance, settings, name, self._shared)
             stack.pop_all()
-        self.watch = FtraceWatch(instance, self.streams, self._shared)
+        self.watch = FtraceWatch(instance, [each.ring for each in self.streams], self._shared)
 
     @property
     def grows(self) -> bool:
@@ -243,7 +245,7 @@ class FtraceSource:
         except LttdError as error:
             self._instance.notes.append(str(error))
         for stream in self.streams:
-            stream.sample()
+            stream.ring.sample()
         shared.stopped_at = self.now()
 
     def now(self) -> int:
@@ -344,7 +346,10 @@ def _streams(instance: Instance, shared: Shared) -> list[FtraceStream]:
         for cpu in sorted(instance.raw_fds):
             stats = StatsFile(instance.file(f"per_cpu/cpu{cpu}/stats"))
             stack.callback(stats.close)
-            streams.append(FtraceStream(cpu, instance.raw_fds[cpu], RingCounts(stats), shared))
+            ring = Ring(cpu, RingCounts(stats), shared.now, previous_run=shared.previous_run)
+            size_bytes = shared.layout.subbuffer_bytes
+            raw = RawFile(cpu, instance.raw_fds[cpu], size_bytes, shared.pipe)
+            streams.append(FtraceStream(raw, ring, shared))
         instance.raw_fds.clear()
         stack.pop_all()
     return streams

@@ -25,7 +25,8 @@ from lttd.errors import LttdError
 from lttd.health import Health, Trouble
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.other_readers import other_readers
-from lttd.sources.ftrace.stream import FtraceStream, Shared
+from lttd.sources.ftrace.ring import Ring
+from lttd.sources.ftrace.stream import Shared
 from lttd.sources.ftrace.undo import PIDS_FILE
 from lttd.sources.inotify import (
     IN_CLOSE_NOWRITE,
@@ -84,7 +85,7 @@ Masks = Sequence[int]
 class FtraceWatch:
     """See ``lttd.sources.base.Watch``."""
 
-    def __init__(self, instance: Instance, streams: Sequence[FtraceStream], shared: Shared) -> None:
+    def __init__(self, instance: Instance, streams: Sequence[Ring], shared: Shared) -> None:
         self.wants_closer_look = True
         self._instance = instance
         self._streams = streams
@@ -147,7 +148,7 @@ class FtraceWatch:
         # Closing it shrinks all rings after the report of inotify: look at the next tick.
         self._hear("free_buffer", self._look_soon)
         for stream in self._streams:
-            cpu = f"per_cpu/cpu{stream.info.id.cpu}"
+            cpu = f"per_cpu/cpu{stream.cpu}"
             self._hear(f"{cpu}/trace", self._on_cleared(f"{cpu}/trace", [stream]))
             for name in (f"{cpu}/trace_pipe", f"{cpu}/trace_pipe_raw"):
                 self._hear(name, self._on_opened(name, [stream]), _OPENED)
@@ -338,7 +339,7 @@ class FtraceWatch:
             if any(line.startswith("traceoff") for line in lines):
                 yield name
 
-    def _suspect(self, reason: Reason | None, streams: Sequence[FtraceStream] = ()) -> None:
+    def _suspect(self, reason: Reason | None, streams: Sequence[Ring] = ()) -> None:
         for stream in streams or self._streams:
             if reason is Reason.EMPTIED:
                 stream.note_emptied()
@@ -347,13 +348,13 @@ class FtraceWatch:
 
     # -- the ring
 
-    def _on_cleared(self, name: str, streams: Sequence[FtraceStream]) -> Callable[[Masks], None]:
+    def _on_cleared(self, name: str, streams: Sequence[Ring]) -> Callable[[Masks], None]:
         path = self._instance.file(name)
         return lambda _: self._tell_emptied(path, "another process wrote it", streams)
 
     def _hear_what_may_empty(self) -> None:
         """Watch snapshots, which replace the ring, and probes, whose deletion empties it."""
-        root, cpus = self._instance.root, [stream.info.id.cpu for stream in self._streams]
+        root, cpus = self._instance.root, [stream.cpu for stream in self._streams]
         names = {name.format(cpu=cpu) for name in SNAPSHOTS for cpu in cpus}
         paths = [self._instance.file(name) for name in sorted(names)]
         for path in paths + [f"{root}/{name}" for name in PROBES]:
@@ -367,7 +368,7 @@ class FtraceWatch:
 
         return written
 
-    def _tell_emptied(self, path: str, how: str, streams: Sequence[FtraceStream]) -> None:
+    def _tell_emptied(self, path: str, how: str, streams: Sequence[Ring]) -> None:
         words = f"{how}: the events that were in the ring are lost"
         self._health.happened(Trouble.RING_EMPTIED, words, path)
         self._suspect(Reason.EMPTIED, streams)
@@ -453,7 +454,7 @@ class FtraceWatch:
 
     # -- other readers
 
-    def _on_opened(self, name: str, streams: Sequence[FtraceStream]) -> Callable[[Masks], None]:
+    def _on_opened(self, name: str, streams: Sequence[Ring]) -> Callable[[Masks], None]:
         def opened(masks: Masks) -> None:
             if any(mask & IN_OPEN for mask in masks):
                 self._opened = True

@@ -4,7 +4,7 @@ The tracer's counters are totals modulo 2**32 at the moment when a sub-buffer wa
 growth was lost between the end of the sub-buffer before and the end of this one.
 
 Rule: after the begin of another trace (in an appended file) the counters count from 0.
-Invariant: events of the gaps so far = growth of events_lost = discarded_total.
+Invariant: events of the gaps so far = growth of events_lost.
 """
 
 import re
@@ -15,6 +15,7 @@ import numpy as np
 
 from lttd.abi.ltt import U64, Headers, Taken
 from lttd.clock import Snapshot
+from lttd.sources.rows import RowBook
 from lttd.subbuffer import Gap, Reason, Unit
 
 NAME: Final = re.compile(r"(?P<channel>[^.].*)_(?P<cpu>0|[1-9][0-9]{0,4})")
@@ -33,14 +34,10 @@ def start_snapshot(begin: int, wall_ns: int) -> Snapshot:
 
 
 class LttBook:
-    """Numbers the rows of one stream, makes their times running maxima, returns its losses."""
+    """The rows of one stream, and what the counters in their headers say was lost."""
 
     def __init__(self) -> None:
-        self.end = 0
-        """The end of the last row, in ns."""
-        self._begin = 0
-        self._sequence = 0
-        self._discarded = 0
+        self._rows = RowBook()
         self._run = -1
         self._counters = {"events_lost": 0, "corrupted": 0}
 
@@ -49,28 +46,27 @@ class LttBook:
         rows, headers = taken.rows, taken.headers
         if not len(rows):
             return ()
-        begin = np.maximum.accumulate(np.maximum(rows["begin"], np.uint64(self._begin)))
-        end = np.maximum(np.maximum(rows["end"], begin), np.uint64(self.end))
-        rows["begin"], rows["end"] = begin, np.maximum.accumulate(end)
-        count = len(rows)
-        rows["sequence"] = np.arange(self._sequence, self._sequence + count, dtype=np.uint64)
-        events = self._growth("events_lost", headers)
-        rows["discarded_total"] = self._discarded + np.cumsum(events)
-        ends = [self.end or int(begin[0]), *rows["end"].tolist()]
+        before = self._rows.end
+        self._rows.number(rows)
+        ends = [before or int(rows["begin"][0]), *rows["end"].tolist()]
         gaps = [
             Gap(row, reason, unit, int(lost[row]), min(ends[row], ends[row + 1]), ends[row + 1])
             for lost, reason, unit in (
-                (events, Reason.DISCARDED, Unit.EVENTS),
+                (self._growth("events_lost", headers), Reason.DISCARDED, Unit.EVENTS),
                 # The ring wrapped on a sub-buffer before all of its events were committed.
                 (self._growth("corrupted", headers), Reason.COMMIT_OVERRUN, Unit.SUBBUFFERS),
             )
             for row in np.flatnonzero(lost).tolist()
         ]
-        self._begin, self.end = int(begin[-1]), ends[-1]
-        self._sequence += count
-        self._discarded = int(rows["discarded_total"][-1])
         self._run = int(headers.run[-1])
-        return tuple(sorted(gaps, key=lambda gap: gap.row))
+        gaps.sort(key=lambda gap: gap.row)
+        self._rows.count(rows, gaps)
+        return tuple(gaps)
+
+    @property
+    def end(self) -> int:
+        """The end of the last row, in ns."""
+        return self._rows.end
 
     def unread(self, row: int, length_bytes: int, *, torn: bool = False) -> Gap:
         """Return a gap before *row*, at the end of the last row: bytes that do not parse."""

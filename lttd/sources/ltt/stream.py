@@ -8,7 +8,6 @@ although the tracer, which lttd does not control, may go on.
 
 import os
 import select
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,11 +23,18 @@ from lttd.sources.ltt.channel import READABLE, URGENT, Channel, Held
 from lttd.sources.ltt.loss import LttLedger
 from lttd.sources.ltt.rows import LttBook, start_snapshot
 from lttd.sources.pipe import Pipe
-from lttd.subbuffer import ROW_DTYPE, Batch, BufferPool, Reason, StreamId, StreamInfo, make_batch
+from lttd.subbuffer import (
+    Batch,
+    BufferPool,
+    Reason,
+    StreamId,
+    StreamInfo,
+    losses_batch,
+    make_batch,
+)
 
 # As many pages as fit into the memory of a take; refused sub-buffers count, too.
 MOST_HELD: Final = 1024
-_NO_ROWS: Final = np.zeros(0, ROW_DTYPE)
 
 
 class Urgency:
@@ -152,7 +158,7 @@ class LttStream:
         gaps = self._ledger.rest()
         if not gaps:
             return None
-        return Batch(self.info.id, memoryview(b""), _NO_ROWS, time.monotonic_ns(), gaps)
+        return losses_batch(self.info.id, gaps)
 
     def unplaced(self) -> Mapping[Reason, int]:
         """Return nothing: each known loss is in a batch at once."""
@@ -226,7 +232,7 @@ class LttStream:
 
     def _taken(self, buffer: memoryview, helds: Sequence[Held]) -> Batch:
         """Make a batch of released sub-buffers."""
-        taken_ns, shared = time.monotonic_ns(), self._shared
+        shared = self._shared
         sizes = np.array([held.used_bytes for held in helds if not held.refusal], np.int64)
         taken = rows_of(buffer[: int(sizes.sum())], np.cumsum(sizes) - sizes, sizes)
         if shared.start is None and len(taken.rows) and is_metadata(self.info.id.channel):
@@ -236,11 +242,14 @@ class LttStream:
             if held.refusal and held.refusal not in self._refusals:
                 self._refusals.add(held.refusal)
                 shared.notes.append(f"{self._channel.path}: refused, counted: {held.refusal}")
-        batch = make_batch(
-            self.info.id, taken.rows, taken_ns, pool=shared.pool, buffer=buffer, gaps=gaps
+        return make_batch(
+            self.info.id,
+            taken.rows,
+            pool=shared.pool,
+            buffer=buffer,
+            gaps=gaps,
+            heads=taken.heads,
         )
-        batch.heads = taken.heads
-        return batch
 
     def _find_start(self, helds: Sequence[Held], taken: Taken, buffer: memoryview) -> None:
         """Note the time at which the trace was made, if its first sub-buffer is among these."""

@@ -11,15 +11,14 @@ Invariant: growth of st_size = bytes_read - unpromised_bytes + lost_bytes + prom
 import ctypes
 import enum
 import errno
-import fcntl
 import os
 import select
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError
-from lttd.locks import lock_holder
+from lttd.errors import LttdError, NothingToRecordError, SourceError
+from lttd.locks import lock_now
 from lttd.sources.refused import remedy
 
 # Empty sub-buffers (flushed while they held nothing) fill the ring like others.  Two before a full
@@ -103,11 +102,13 @@ class OpenFile:
         except OSError as error:
             raise explained(path, error) from error
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = lock_holder(self._fd)
+            lock_now(self._fd, lambda holder: f"{path}: {holder} reads it; stop that first")
+        except OSError as error:
             self.close()
-            raise LockedError(f"{path}: {holder} reads it; stop that first") from None
+            raise explained(path, error) from error
+        except BaseException:
+            self.close()
+            raise
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
 

@@ -18,7 +18,8 @@ from lttd.sources.base import Attachment, Request, SourceInfo, When
 from lttd.sources.relay import find as relay_find
 from lttd.sources.relay.file import OpenFile, RelayFile
 from lttd.sources.relay.find import Candidate
-from lttd.sources.relay.stream import Book, RelayStream, Shared
+from lttd.sources.relay.stream import RelayStream, Shared
+from lttd.sources.rows import RowBook
 from lttd.subbuffer import BufferPool, StreamId
 
 _REMEDY: Final = "load the module that makes one, or name its directory (and mount debugfs)"
@@ -111,7 +112,7 @@ class RelaySource:
         self.streams: list[RelayStream] = []
         self._settings = settings
         self._shared = shared
-        self._books: dict[StreamId, Book] = {}
+        self._books: dict[StreamId, RowBook] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._notes: list[str] = []
         self._ended: list[RelayStream] = []
@@ -228,7 +229,7 @@ class RelaySource:
         if reason:
             opened.close()
             return reason
-        book = self._books.setdefault(candidate.stream, Book())
+        book = self._books.setdefault(candidate.stream, RowBook())
         born = relay_find.monotonic_of(candidate.born_ns)
         framing = self._shared.framing
         more = (lambda begun: more_of(framing, begun)) if framing else None

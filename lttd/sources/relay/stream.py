@@ -4,10 +4,11 @@ Rule: what the framing says is no record is not written; it is a DAMAGED gap in 
 that is not whole yet is kept back and stands before what the next take brings.
 Rule: without times of its own a row has those of its capture: it ends when it was found closed,
 and begins when the sub-buffer before it was still seen open, for it can hold nothing older.
+Rule: every state and transition of a stream lives in TRANSITIONS below.
 Invariant: bytes_read of the file = bytes of the rows + bytes of the DAMAGED gaps + kept back.
 """
 
-import time
+import enum
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -19,7 +20,9 @@ from lttd.abi.framing import UNKNOWN, Framing, Scan, scan
 from lttd.namespaces import kernel_monotonic_ns
 from lttd.sources.base import Nothing
 from lttd.sources.relay.file import RelayFile
+from lttd.sources.rows import RowBook
 from lttd.subbuffer import (
+    NO_ROWS,
     ROW_DTYPE,
     Batch,
     BufferPool,
@@ -29,13 +32,13 @@ from lttd.subbuffer import (
     StreamId,
     StreamInfo,
     Unit,
+    losses_batch,
     make_batch,
 )
 
 # Records are gathered in rows of about this size: what a look into the trace reads at least, and
 # the index is then a thousandth of the data.
 ROW_BYTES: Final = 64 << 10
-_NO_ROWS: Final = np.zeros(0, ROW_DTYPE)
 
 
 @dataclass(slots=True)
@@ -58,51 +61,59 @@ class Shared:
     now: Callable[[], int] = kernel_monotonic_ns
 
 
-@dataclass(slots=True)
-class Book:
-    """What goes on when a stream of the same name appears again."""
+class State(enum.Enum):
+    """What the next take of a stream does."""
 
-    sequence: int = 0
-    begin: int = 0
-    """Of the last row."""
-    end: int = 0
-    discarded: int = 0
-
-    def enter(self, rows: Rows, gaps: list[Gap]) -> None:
-        """Number the rows, make their times running maxima, and count the events lost so far."""
-        if not len(rows):
-            self.discarded += _lost_events(gaps, 0)
-            return
-        # What follows may be a little older than what stands before it: then that begins earlier.
-        begin = np.minimum.accumulate(rows["begin"][::-1])[::-1]
-        rows["begin"] = np.maximum(begin, np.uint64(self.begin))
-        end = np.maximum(rows["end"], rows["begin"])
-        rows["end"] = np.maximum.accumulate(np.maximum(end, np.uint64(self.end)))
-        rows["sequence"] = np.arange(self.sequence, self.sequence + len(rows), dtype=np.uint64)
-        rows["discarded_total"] = self.discarded
-        for gap in gaps:
-            if gap.unit is Unit.EVENTS:
-                rows["discarded_total"][gap.row :] += np.uint64(gap.count or 0)
-        self.sequence += len(rows)
-        self.begin, self.end = int(rows["begin"][-1]), int(rows["end"][-1])
-        self.discarded += _lost_events(gaps, 0)
+    READING = enum.auto()  # take what is closed
+    EMPTIED = enum.auto()  # end the turn: what has closed meanwhile is for the next one
+    DRAINING = enum.auto()  # take what was closed when the source was stopped, and no more
+    LAST_READ = enum.auto()  # once more: for what comes unpromised, or is open where nobody writes
+    DRAINED = enum.auto()  # read nothing; what was kept back is lost unless the file ends
+    OVER = enum.auto()
 
 
-def _lost_events(gaps: list[Gap], first_row: int) -> int:
-    return sum(g.count or 0 for g in gaps if g.unit is Unit.EVENTS and g.row >= first_row)
+class Event(enum.Enum):
+    """What just happened to a stream."""
+
+    TOOK_ALL = enum.auto()  # a take left nothing that is closed
+    TURN_ENDED = enum.auto()
+    STOPPED = enum.auto()  # the source was; the producer may go on
+    TOOK_PROMISED = enum.auto()  # what was closed then was taken, or is not given
+    READ_LAST = enum.auto()
+    ENDED = enum.auto()  # nothing more will ever come
+
+
+TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
+    State.READING: {
+        Event.TOOK_ALL: State.EMPTIED,
+        Event.STOPPED: State.DRAINING,
+        Event.ENDED: State.OVER,
+    },
+    State.EMPTIED: {
+        Event.TURN_ENDED: State.READING,
+        Event.STOPPED: State.DRAINING,
+        Event.ENDED: State.OVER,
+    },
+    State.DRAINING: {
+        Event.TOOK_PROMISED: State.LAST_READ,
+        Event.ENDED: State.OVER,
+    },
+    State.LAST_READ: {Event.READ_LAST: State.DRAINED, Event.ENDED: State.OVER},
+    State.DRAINED: {Event.ENDED: State.OVER},
+    State.OVER: {Event.ENDED: State.OVER},
+}
 
 
 class RelayStream:
     """See ``lttd.sources.base.Stream``."""
 
     def __init__(
-        self, stream: StreamId, file: RelayFile, shared: Shared, book: Book, born: int
+        self, stream: StreamId, file: RelayFile, shared: Shared, book: RowBook, born: int
     ) -> None:
         """Take *file* over.  *born*: when it came to be, trace clock; nothing in it is older."""
         self.info = StreamInfo(stream, shared.abi, subbuffer_bytes=0, header_bytes=0)
         self.file = file
-        self.over = False
-        """Nothing more will ever come."""
+        self.state = State.READING
         self._shared = shared
         self._book = book
         self._kept = b""
@@ -111,10 +122,17 @@ class RelayStream:
         self._floor = born
         # When nothing closed was left unread.
         self._looked = born
-        # The last take left nothing: what has closed meanwhile is for the next turn.
-        self._emptied = False
-        # What is still to be taken once the source was stopped: the producer may go on.
-        self._left_bytes: int | None = None
+        # What was closed when the source was stopped and was not taken since.
+        self._promised_bytes = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will ever come."""
+        return self.state is State.OVER
+
+    def _happened(self, event: Event) -> None:
+        """Follow the table; a pair that it lacks is a bug in this file."""
+        self.state = TRANSITIONS[self.state][event]
 
     def fileno(self) -> int:
         """Return the descriptor to wait on: readable once a sub-buffer was closed."""
@@ -127,9 +145,11 @@ class RelayStream:
         """
         if self.over:
             return Nothing.EVER
-        emptied, self._emptied = self._emptied, False
-        if emptied and not self._shared.stopped and not self.file.ended:
-            return Nothing.YET
+        self._look_whether_stopped()
+        if self.state is State.EMPTIED:
+            self._happened(Event.TURN_ENDED)
+            if not self.file.ended:
+                return Nothing.YET
         buffer = self._shared.pool.take()
         try:
             batch = self._take(buffer)
@@ -138,7 +158,8 @@ class RelayStream:
             raise
         if batch is None:
             self._shared.pool.give(buffer)
-            self.over = self.file.ended
+            if self.file.ended:
+                self._happened(Event.ENDED)
             return Nothing.EVER if self.over else Nothing.YET
         return batch
 
@@ -148,19 +169,27 @@ class RelayStream:
 
     def losses(self) -> Batch | None:
         """Return what nobody took, once that is certain: the last drain was broken off."""
-        gaps = self.abandoned()
+        gaps = self._late_gaps()
         if not gaps:
             return None
-        taken_ns = time.monotonic_ns()
-        return Batch(self.info.id, memoryview(b""), _NO_ROWS, taken_ns, tuple(gaps))
+        self._book.count(NO_ROWS, gaps)
+        return losses_batch(self.info.id, gaps)
 
-    def abandoned(self) -> list[Gap]:
+    def _late_gaps(self) -> list[Gap]:
+        """Return losses that no batch has; a kind of relay channel may know of more."""
+        return self._abandoned()
+
+    def _gaps_before(self, rows: Rows) -> list[Gap]:
+        """Return losses that the data do not tell, before *rows*, which have their final times."""
+        return []
+
+    def _abandoned(self) -> list[Gap]:
         """Return, once, what was closed when the source was stopped and was not taken since."""
         if self.over or not self._shared.stopped:
             return []
-        self.over = True
-        left = self.file.promised_bytes() if self._left_bytes is None else self._left_bytes
-        count = max(left, 0) + len(self._kept)
+        self._look_whether_stopped()
+        self._happened(Event.ENDED)
+        count = self._promised_bytes + len(self._kept)
         if not count:
             return []
         end = self._book.end
@@ -182,7 +211,12 @@ class RelayStream:
     def close(self) -> None:
         """Close the descriptor."""
         self.file.close()
-        self.over = True
+        self._happened(Event.ENDED)
+
+    def _look_whether_stopped(self) -> None:
+        if self._shared.stopped and self.state in (State.READING, State.EMPTIED):
+            self._promised_bytes = max(self.file.promised_bytes(), 0)
+            self._happened(Event.STOPPED)
 
     def _take(self, buffer: memoryview) -> Batch | None:
         shared, kept = self._shared, len(self._kept)
@@ -191,7 +225,8 @@ class RelayStream:
         got, room = self._read(buffer, kept)
         lost = self.file.take_lost_bytes()
         dry = got < room
-        self._emptied = dry and got > 0
+        if dry and got and self.state is State.READING:
+            self._happened(Event.TOOK_ALL)
         complete = dry and (self.file.settled or self.file.ended or shared.stopped)
         rows, gaps = self._rows(buffer[: kept + got], complete=complete)
         now = shared.now()
@@ -204,30 +239,29 @@ class RelayStream:
             self._looked = before
         if not len(rows) and not gaps:
             return None
-        self._book.enter(rows, gaps)
-        taken_ns = time.monotonic_ns()
-        return make_batch(
-            self.info.id, rows, taken_ns, pool=shared.pool, buffer=buffer, gaps=tuple(gaps)
-        )
+        self._book.number(rows)
+        gaps = sorted((*gaps, *self._gaps_before(rows)), key=lambda gap: gap.row)
+        self._book.count(rows, gaps)
+        return make_batch(self.info.id, rows, pool=shared.pool, buffer=buffer, gaps=tuple(gaps))
 
     def _read(self, buffer: memoryview, kept: int) -> tuple[int, int]:
         """Read behind what was kept; return the bytes read and for how many there was room."""
         shared = self._shared
         unit = shared.framing.unit_bytes if shared.framing else 1
         room = len(buffer) // unit * unit - kept
-        if not shared.stopped:
+        if self.state is State.READING:
             return self.file.read(buffer[: kept + room], kept), room
-        if self._left_bytes is None:
-            self._left_bytes = self.file.promised_bytes()
-        if self._left_bytes > 0:
-            got = self.file.read(buffer[: kept + min(room, self._left_bytes)], kept)
-            self._left_bytes = self._left_bytes - got if got else 0
+        if self.state is State.DRAINING:
+            promised_room = min(room, self._promised_bytes)
+            got = self.file.read(buffer[: kept + promised_room], kept) if promised_room else 0
+            self._promised_bytes = self._promised_bytes - got if got else 0
+            if not self._promised_bytes:
+                self._happened(Event.TOOK_PROMISED)
             if got:
                 return got, room
-        if self._left_bytes < 0:
+        if self.state is State.DRAINED:
             return 0, room
-        # Once more: for what comes unpromised, and for what is open where nobody writes.
-        self._left_bytes = -1
+        self._happened(Event.READ_LAST)
         everything = shared.unfinished or shared.is_offline(self.info.id.cpu)
         return self.file.read(buffer[: kept + room], kept, everything=everything), room
 
@@ -235,7 +269,7 @@ class RelayStream:
         framing, now = self._shared.framing, self._shared.now()
         self._kept = b""
         if not len(data):
-            return _NO_ROWS.copy(), []
+            return NO_ROWS, []
         if framing is None:
             rows = _rows_at(np.zeros(1, np.int64), np.array([len(data)]))
             rows["begin"], rows["end"] = self._floor, now
@@ -278,7 +312,7 @@ def _rows_at(offsets: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Ro
 def _rows_of(found: Scan, floor: int, now: int) -> Rows:
     """Gather records that adjoin in rows of ROW_BYTES; one begins where records are missing."""
     if not len(found.offset_bytes):
-        return _NO_ROWS.copy()
+        return NO_ROWS
     offsets, ends = found.offset_bytes, found.offset_bytes + found.size_bytes
     begins_row = np.ones(len(offsets), np.bool_)
     begins_row[1:] = offsets[1:] != ends[:-1]
@@ -295,6 +329,9 @@ def _rows_of(found: Scan, floor: int, now: int) -> Rows:
         rows["begin"], rows["end"] = floor, now
     else:
         times = np.minimum(found.time, np.uint64(now))
-        rows["begin"] = np.minimum.reduceat(times, starts)
+        # A later record may be a little older: then the rows before it end where they do, and it
+        # lies in a row that begins early enough.
+        begins = np.minimum.reduceat(times, starts)
+        rows["begin"] = np.minimum.accumulate(begins[::-1])[::-1]
         rows["end"] = np.maximum.reduceat(times, starts)
     return rows

@@ -5,7 +5,6 @@ Rule: the stream ends with the file; a torn end is a gap.
 
 import re
 import struct
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -19,7 +18,7 @@ from lttd.errors import NothingToRecordError
 from lttd.files import read_head
 from lttd.plausible import is_name
 from lttd.sources.base import Attachment, Nothing, SourceInfo, When
-from lttd.sources.blktrace.rows import Noted, RecordBook
+from lttd.sources.blktrace.rows import ProcessNotes, RecordRows
 from lttd.sources.replay.files import FileSource, FileStream, Replay, StreamPath, open_directory
 from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
 
@@ -66,10 +65,10 @@ def find_blktraces(directory: Path) -> list[StreamPath]:
 class BlktraceReplayStream(FileStream):
     """One CPU's file."""
 
-    def __init__(self, id_: StreamId, place: Place, pool: BufferPool, noted: Noted) -> None:
+    def __init__(self, id_: StreamId, place: Place, pool: BufferPool, noted: ProcessNotes) -> None:
         info = StreamInfo(id_, "blktrace", subbuffer_bytes=0, header_bytes=0)
         super().__init__(info, place, pool)
-        self._book = RecordBook()
+        self._book = RecordRows()
         self._noted = noted
         self._records = 0
         self._at = 0
@@ -93,7 +92,8 @@ class BlktraceReplayStream(FileStream):
         taken = self._book.take(buffer[:used], final=used < max(len(buffer), MOST_RECORD_BYTES))
         self._at += taken.whole_bytes
         batch = make_batch(
-            *(self.info.id, taken.rows, time.monotonic_ns()),
+            self.info.id,
+            taken.rows,
             pool=self.pool,
             buffer=buffer,
             gaps=taken.gaps,
@@ -110,7 +110,7 @@ class BlktraceReplay(FileSource[BlktraceReplayStream]):
     """The files of one block trace."""
 
     def __init__(self, directory: OpenDirectory, files: list[StreamPath], pool: BufferPool) -> None:
-        self._noted = Noted()
+        self._noted = ProcessNotes()
         places = [directory.place(file.path) for file in files]
         super().__init__(
             BlktraceReplayStream(file.stream, place, pool, self._noted)

@@ -8,7 +8,6 @@ It looks for a copied tracefs tree (``per_cpu/cpuN/trace_pipe_raw``), else for `
 """
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +29,7 @@ from lttd.sources.ftrace.loss import LossLedger, Sample
 from lttd.sources.replay.attachments import tracefs_files
 from lttd.sources.replay.files import FileSource, FileStream, Replay, StreamPath, open_directory
 from lttd.sources.replay.ltt import find as find_ltt
-from lttd.sources.rows import RowBook, damage
+from lttd.sources.rows import RowBook, damage_gaps
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, StreamInfo, Unit, make_batch
 
 ABI: Final = "ftrace"
@@ -167,8 +166,8 @@ class ReplayStream(FileStream):
             last = int(rows["offset_bytes"][-1])
             page = buffer[last : last + size]
             self._latest = max(self._latest, min(last_event_time(page, self._layout), _MAX_TIME))
-        self._book.enter(rows, self._latest)
-        gaps = damage(rows, damaged, size, earlier, self._latest)
+        self._book.number(rows, self._latest)
+        gaps = damage_gaps(rows, damaged, size, earlier, self._latest)
         if len(rows):
             if self._ledger is None:
                 first = int(rows["begin"][0])
@@ -178,8 +177,8 @@ class ReplayStream(FileStream):
             torn = used - whole
             end = max(self._latest, self._book.begin)
             gaps = (*gaps, Gap(len(rows), Reason.TORN, Unit.BYTES, torn, end, end))
-        taken_ns = time.monotonic_ns()
-        return make_batch(self.info.id, rows, taken_ns, pool=self.pool, buffer=buffer, gaps=gaps)
+        self._book.count(rows, gaps)
+        return make_batch(self.info.id, rows, pool=self.pool, buffer=buffer, gaps=gaps)
 
 
 _MAX_TIME: Final = (1 << 64) - 1

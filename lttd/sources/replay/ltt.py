@@ -10,7 +10,6 @@ Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + th
 
 import mmap
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -211,16 +210,14 @@ class LttReplayStream(FileStream):
         self._row = behind
         gaps += self._unread(len(taken.rows))
         gaps.sort(key=lambda gap: gap.row)
-        batch = make_batch(
+        return make_batch(
             self.info.id,
             taken.rows,
-            time.monotonic_ns(),
             pool=self.pool,
             buffer=buffer,
             gaps=tuple(gaps),
+            heads=taken.heads,
         )
-        batch.heads = taken.heads
-        return batch
 
     def _next_behind(self, room_bytes: int) -> int:
         """Return the number after the last sub-buffer that adjoins and fits into one read."""
