@@ -6,35 +6,34 @@ A second signal abandons the backlog and counts it.
 """
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
 import trio
 
-from lttd.clock import ClockWatch
 from lttd.command import Command
 from lttd.config import Config
-from lttd.errors import LttdError, StorageError, UsageError, refusal
+from lttd.errors import LttdError, UsageError, refusal
 from lttd.files import Disk
 from lttd.health import Health
-from lttd.helper import Helper, lasting_thread_ids
+from lttd.helper import lasting_thread_ids
+from lttd.housekeeping import Housekeeping
 from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import (
     Recording,
-    Served,
     locked_trace,
     owner_of,
     recover_open_segments,
+    tell_notes,
 )
 from lttd.signals import MEANINGS, Meaning, Signals
-from lttd.sources.base import Owner, Source, Watch, When
+from lttd.sources.base import Owner, Source
 from lttd.sources.registry import open_previous_runs, open_source
 from lttd.stats import StreamSummary, events_lost, lost_key
 from lttd.status import Observer
@@ -44,10 +43,6 @@ from lttd.terminal import say
 from lttd.tracedir import segments_below
 from lttd.version import VERSION
 
-ATTACH_INTERVAL_S: Final = 10.0
-CLOCK_INTERVAL_S: Final = 60.0
-# The time of lttd's death is known to this precision; the notes are on a memory file system.
-MARK_INTERVAL_S: Final = 10.0
 # So many lines of Health are known at the end, which says nothing twice.
 MOST_SAID: Final = 64
 
@@ -81,14 +76,7 @@ class Daemon:
         self._ends_heard = 0
         self._stop = trio.Event()
         self._draining = trio.CancelScope()
-        self._housekeeping_due = trio.Event()
-        self._ticked = trio.Event()
-        self._house = trio.Lock()
-        self._helper = Helper()
-        self._next_attach = trio.current_time() + ATTACH_INTERVAL_S
-        self._next_clock = trio.current_time() + CLOCK_INTERVAL_S
         self._token = trio.lowlevel.current_trio_token()
-        self._next_mark = trio.current_time() + MARK_INTERVAL_S
         self._recorder = Recorder(
             backlog_bytes=config.backlog_bytes,
             keep_going=config.on_write_error == "continue",
@@ -110,6 +98,9 @@ class Daemon:
             self._recordings,
             config.flush_interval_s,
         )
+        self._house = Housekeeping(
+            config, self._recordings, self._recorder, self._reader, self._fail
+        )
 
     # -- the run as a whole
 
@@ -125,7 +116,7 @@ class Daemon:
         # threads that must be ended.
         with ExitStack() as stack, self._signals.delivered_to(self._hear):
             stack.callback(self._notifier.close)
-            stack.callback(self._helper.close)
+            stack.callback(self._house.helper.close)
             stack.callback(self._command.give_up)
             async with trio.open_nursery() as nursery:
                 await self._serve_metrics(nursery)
@@ -203,7 +194,7 @@ class Daemon:
             self._recorder, config.trace_dir, number, source, config.layout, self._disk
         )
         recording.mark_progress()
-        _tell_notes(recording)
+        tell_notes(recording.source)
         if config.verbose:
             say(f"{source.info.spec} -> {recording.segment.paths.directory}")
         return recording
@@ -220,7 +211,7 @@ class Daemon:
                 reader.add(recording.streams_and_lanes())
                 await reader.drain()
                 self._failures += reader.failures()
-                await self._helper.run(recording.close)
+                await self._house.helper.run(recording.close)
             finally:
                 _close(source)
             number += 1
@@ -239,12 +230,7 @@ class Daemon:
         with trio.CancelScope() as reading:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._reader.run)
-                nursery.start_soon(self._keep_house)
-                nursery.start_soon(self._watch_clock)
-                for recording in self._recordings:
-                    if recording.source.watch is not None:
-                        nursery.start_soon(self._watch_others, recording.source.watch)
-                nursery.start_soon(self._admit_streams)
+                nursery.start_soon(self._house.run)
                 nursery.start_soon(self._end_when_drained)
                 if self._config.duration_s is not None:
                     nursery.start_soon(self._end_after, self._config.duration_s)
@@ -275,16 +261,15 @@ class Daemon:
         self._notifier.status(self._status())
         for recording in self._recordings:
             recording.source.stop()
-        if any(recording.source.grows for recording in self._recordings):
-            await self._admit()
+        await self._house.admit()
         with self._draining:
             await self._reader.drain()
         for recording in self._recordings:
             try:
-                await self._helper.run(recording.close)
+                await self._house.helper.run(recording.close)
             except LttdError as error:
                 self._failures.append(error)
-            _tell_notes(recording)
+            tell_notes(recording.source)
             self._summaries += recording.segment.summaries()
         self._notifier.status(self._status())
         self._failures += self._reader.failures()
@@ -315,11 +300,18 @@ class Daemon:
         await trio.sleep(duration_s)
         self._stop.set()
 
+    def _on_tick(self) -> None:
+        self._house.on_tick()
+
+    def _fail(self, error: LttdError) -> None:
+        self._failures.append(error)
+        self._stop.set()
+
     async def _end_when_drained(self) -> None:
         await self._reader.all_ended.wait()
         self._stop.set()
 
-    # -- what happens beside reading
+    # -- the state of the run
 
     def _status(self) -> str:
         """Return the state of recording in words, for ``systemctl status``."""
@@ -329,103 +321,6 @@ class Daemon:
         doing = "stopping; recorded" if self._stop.is_set() else "recording"
         text = f"{doing} to {self._config.trace_dir}, {taken} sub-buffers, {lost} events lost"
         return text + ("; the backlog is full" if self._reader.pulse.backlog_full else "")
-
-    def _on_tick(self) -> None:
-        self._ticked.set()
-        now = trio.current_time()
-        if now >= self._next_mark:
-            self._next_mark = now + MARK_INTERVAL_S
-            for recording in self._recordings:
-                recording.mark_progress()
-        for recording in self._recordings:
-            if recording.source.watch is not None:
-                recording.source.watch.tick()
-        if now >= self._next_attach or now >= self._next_clock or self._wants_closer_look():
-            self._housekeeping_due.set()
-
-    def _wants_closer_look(self) -> bool:
-        watches = (recording.source.watch for recording in self._recordings)
-        return any(watch is not None and watch.wants_closer_look for watch in watches)
-
-    async def _watch_others(self, watch: Watch) -> None:
-        """React at once to reports on other tools; the tick finds changes without a report."""
-        while watch.fileno() >= 0:
-            await trio.lowlevel.wait_readable(watch.fileno())
-            watch.heard()
-            if watch.wants_closer_look:
-                self._housekeeping_due.set()
-
-    async def _keep_house(self) -> None:
-        taken = 0
-        while True:
-            await self._housekeeping_due.wait()
-            self._housekeeping_due = trio.Event()
-            now = trio.current_time()
-            if self._wants_closer_look():
-                await self._in_thread(_look_closer)
-                await self._in_thread(_tell_notes)
-            if now >= self._next_attach:
-                self._next_attach = now + ATTACH_INTERVAL_S
-                taken_before = taken
-                taken = sum(each.subbuffers for each in self._observer.streams())
-                # An idle machine is not woken for this.
-                if taken != taken_before:
-                    await self._in_thread(_look_closer)
-                    await self._in_thread(lambda each: each.attach(When.PERIODIC))
-                    await self._in_thread(_tell_notes)
-            if now >= self._next_clock:
-                self._next_clock = now + CLOCK_INTERVAL_S
-                await self._in_thread(Recording.note_clock)
-                await self._in_thread(_tell_notes)
-
-    async def _admit_streams(self) -> None:
-        """Search for new streams after each tick of the reader."""
-        while any(recording.source.grows for recording in self._recordings):
-            await self._ticked.wait()
-            self._ticked = trio.Event()
-            await self._admit()
-
-    async def _admit(self) -> None:
-        admitted: list[Served] = []
-
-        def admit(recording: Recording) -> None:
-            if recording.source.grows:
-                admitted.extend(recording.admit())
-
-        await self._in_thread(admit)
-        self._reader.add(admitted)
-
-    async def _watch_clock(self) -> None:
-        try:
-            watch = ClockWatch()
-        except OSError:
-            return  # not permitted: the snapshots of every minute must be enough
-        with closing(watch):
-            while True:
-                await trio.lowlevel.wait_readable(watch.fd)
-                if watch.was_set():
-                    await self._in_thread(Recording.note_clock)
-
-    async def _in_thread(self, do: Callable[[Recording], None]) -> None:
-        """Run disk work in a thread that is excluded from the trace."""
-
-        def work() -> None:
-            # It holds the interpreter lock at times, so it needs the priority of the reading loop.
-            self._raise_priority([threading.get_native_id()])
-            for recording in self._recordings:
-                recording.source.leave_out([threading.get_native_id()])
-                do(recording)
-
-        try:
-            async with self._house:
-                await self._helper.run(work)
-        except StorageError as error:
-            self._recorder.failed(error, self._config.trace_dir)
-        except (LttdError, OSError, MemoryError) as error:
-            self._failures.append(refusal(error) or LttdError(str(error)))
-            self._stop.set()
-        else:
-            self._recorder.succeeded(self._config.trace_dir)
 
     # -- the lines at the end
 
@@ -459,24 +354,10 @@ def _killed(summaries: Sequence[StreamSummary]) -> str:
     return f"; {count:,} events that it had taken before and not stored are counted there as lost"
 
 
-def _look_closer(recording: Recording) -> None:
-    if recording.source.watch is not None:
-        recording.source.watch.look_closer()
-
-
-def _tell_notes(recording: Recording) -> None:
-    _tell_notes_of(recording.source)
-
-
-def _tell_notes_of(source: Source) -> None:
-    for note in source.notes():
-        say(f"{source.info.spec}: {note}")
-
-
 def _close(source: Source) -> None:
     """Close a source, and print lines on settings that could not be restored or removed."""
     source.close()
-    _tell_notes_of(source)
+    tell_notes(source)
 
 
 def _pool_of(backlog_bytes: int) -> BufferPool:

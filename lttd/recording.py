@@ -16,6 +16,7 @@ from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.sources.base import Owner, Source, SourceInfo, Stored, Stream, When
 from lttd.stats import StreamStats
+from lttd.terminal import say
 from lttd.tracedir import (
     LOCK,
     Manifest,
@@ -208,6 +209,12 @@ class Recording:
             self.attach(When.CLOSE)
         finally:
             self.segment.close(_snapshot(self.source), counters)
+
+
+def tell_notes(source: Source) -> None:
+    """Report what the kernel changed or refused since the last call."""
+    for note in source.notes():
+        say(f"{source.info.spec}: {note}")
 
 
 def _told(info: SourceInfo) -> dict[str, Any]:

@@ -1,0 +1,179 @@
+"""The work of a run beside reading: attachments, clock snapshots, watches, new streams.
+
+Rule: a thread, which is excluded from the trace, does all work that writes to the disk or reads many
+files, one task at a time; the reading loop never waits for it.
+Rule: an idle machine is not woken for attachments.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from threading import get_native_id
+from typing import Final
+
+import trio
+
+from lttd.clock import ClockWatch
+from lttd.config import Config
+from lttd.errors import LttdError, StorageError, refusal
+from lttd.helper import Helper
+from lttd.priority import raise_priority
+from lttd.reader import Reader
+from lttd.recorder import Recorder
+from lttd.recording import Recording, Served, tell_notes
+from lttd.sources.base import Watch, When
+
+ATTACH_INTERVAL_S: Final = 10.0
+CLOCK_INTERVAL_S: Final = 60.0
+# The time of lttd's death is known to this precision; the notes are on a memory file system.
+MARK_INTERVAL_S: Final = 10.0
+
+
+class Housekeeping:
+    """The work beside reading, for all recordings of a run."""
+
+    def __init__(
+        self,
+        config: Config,
+        recordings: Sequence[Recording],
+        recorder: Recorder,
+        reader: Reader,
+        on_failure: Callable[[LttdError], None],
+    ) -> None:
+        """*on_failure* is called for what must end the run."""
+        self._config = config
+        self._recordings = recordings
+        self._recorder = recorder
+        self._reader = reader
+        self._on_failure = on_failure
+        self.helper = Helper()
+        self._due = trio.Event()
+        self._ticked = trio.Event()
+        self._one_at_a_time = trio.Lock()
+        now = trio.current_time()
+        self._next_attach = now + ATTACH_INTERVAL_S
+        self._next_clock = now + CLOCK_INTERVAL_S
+        self._next_mark = now + MARK_INTERVAL_S
+
+    async def run(self) -> None:
+        """Keep house until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._work_when_due)
+            nursery.start_soon(self._watch_clock)
+            nursery.start_soon(self._admit_at_ticks)
+            for watch in self._watches():
+                nursery.start_soon(self._watch_others, watch)
+
+    def on_tick(self) -> None:
+        """Do the short work, and find out which work is due; the reader calls this at every tick."""
+        self._ticked.set()
+        now = trio.current_time()
+        if now >= self._next_mark:
+            self._next_mark = now + MARK_INTERVAL_S
+            for recording in self._recordings:
+                recording.mark_progress()
+        for watch in self._watches():
+            watch.tick()
+        if now >= self._next_attach or now >= self._next_clock or self._wants_closer_look():
+            self._due.set()
+
+    async def admit(self) -> None:
+        """Make files for new streams, and let the reader serve them."""
+        growing = [recording for recording in self._recordings if recording.source.grows]
+        if not growing:
+            return
+        admitted: list[Served] = []
+
+        def admit(recording: Recording) -> None:
+            if recording in growing:
+                admitted.extend(recording.admit())
+
+        await self._in_thread(admit)
+        self._reader.add(admitted)
+
+    def _watches(self) -> list[Watch]:
+        found = (recording.source.watch for recording in self._recordings)
+        return [watch for watch in found if watch is not None]
+
+    def _wants_closer_look(self) -> bool:
+        return any(watch.wants_closer_look for watch in self._watches())
+
+    async def _watch_others(self, watch: Watch) -> None:
+        """React at once to reports on other tools; the tick finds changes without a report."""
+        while watch.fileno() >= 0:
+            await trio.lowlevel.wait_readable(watch.fileno())
+            watch.heard()
+            if watch.wants_closer_look:
+                self._due.set()
+
+    async def _work_when_due(self) -> None:
+        subbuffers = 0
+        while True:
+            await self._due.wait()
+            self._due = trio.Event()
+            now = trio.current_time()
+            if self._wants_closer_look():
+                await self._in_thread(_look_closer)
+            if now >= self._next_attach:
+                self._next_attach = now + ATTACH_INTERVAL_S
+                before, subbuffers = subbuffers, self._subbuffers()
+                if subbuffers != before:
+                    await self._in_thread(_attach)
+            if now >= self._next_clock:
+                self._next_clock = now + CLOCK_INTERVAL_S
+                await self._in_thread(Recording.note_clock)
+
+    def _subbuffers(self) -> int:
+        """Return the number of sub-buffers taken so far."""
+        lanes = (lane for each in self._recordings for lane in each.segment.lanes.values())
+        return sum(lane.stats.subbuffers for lane in lanes)
+
+    async def _admit_at_ticks(self) -> None:
+        while any(recording.source.grows for recording in self._recordings):
+            await self._ticked.wait()
+            self._ticked = trio.Event()
+            await self.admit()
+
+    async def _watch_clock(self) -> None:
+        """Take a snapshot when somebody sets the wall clock."""
+        try:
+            watch = ClockWatch()
+        except OSError:
+            return  # not permitted: the snapshots of every minute must be enough
+        with closing(watch):
+            while True:
+                await trio.lowlevel.wait_readable(watch.fd)
+                if watch.was_set():
+                    await self._in_thread(Recording.note_clock)
+
+    async def _in_thread(self, do: Callable[[Recording], None]) -> None:
+        """Call *do* for each recording in a thread that is excluded from the trace."""
+
+        def work() -> None:
+            # It holds the interpreter lock at times, so it needs the priority of the reading loop.
+            if self._config.priority is not None:
+                raise_priority([get_native_id()], self._config.priority)
+            for recording in self._recordings:
+                recording.source.leave_out([get_native_id()])
+                do(recording)
+                tell_notes(recording.source)
+
+        trace = self._config.trace_dir
+        try:
+            async with self._one_at_a_time:
+                await self.helper.run(work)
+        except StorageError as error:
+            self._recorder.failed(error, trace)
+        except (LttdError, OSError, MemoryError) as error:
+            self._on_failure(refusal(error) or LttdError(str(error)))
+        else:
+            self._recorder.succeeded(trace)
+
+
+def _look_closer(recording: Recording) -> None:
+    if recording.source.watch is not None:
+        recording.source.watch.look_closer()
+
+
+def _attach(recording: Recording) -> None:
+    _look_closer(recording)
+    recording.attach(When.PERIODIC)
