@@ -15,7 +15,7 @@ from lttd.sources.ftrace.stream import Shared
 from lttd.sources.ftrace.undo import Undo
 from lttd.sources.ftrace.watch import SETTINGS, FtraceWatch, Setting
 from lttd.sources.tracefs import StatsFile
-from lttd.subbuffer import Reason, StreamId, StreamInfo
+from lttd.subbuffer import Reason
 
 VALUES = {
     "tracing_on": "1",
@@ -53,7 +53,7 @@ VALUES = {
 class Ring:
     """A stream as the watch uses it; it keeps the reported acts."""
 
-    info = StreamInfo(StreamId("ftrace", 0), "ftrace", 4096, 16)
+    cpu = 0
 
     def __init__(self) -> None:
         self.suspected: list[Reason] = []

@@ -4,6 +4,7 @@ import itertools
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ async def test_a_full_backlog_still_feeds_the_watchdog(
     stream = FakeStream(info(), ())
     for number in range(2):
         batch = batch_of(stream.info, [page(number, event(b"abcd"))], first=number)
-        batch.held_bytes = TAKE_BYTES
+        batch = replace(batch, held_bytes=TAKE_BYTES)
         stream.script.append(batch)
     segment, reader = reading(recorder, notifier, tmp_path / "t", stream, flush_interval_s=1.0)
     listener = Listener(manager)

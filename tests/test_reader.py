@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -115,7 +116,7 @@ async def test_reading_stops_while_the_backlog_is_full_and_then_resumes(
     stream = FakeStream(info(), ())
     for number in range(3):
         batch = batch_of(stream.info, [page(number, event(b"abcd"))], first=number)
-        batch.held_bytes = TAKE_BYTES
+        batch = replace(batch, held_bytes=TAKE_BYTES)
         stream.script.append(batch)
     segment = segment_of(recorder, tmp_path / "t", stream.info)
     lane = segment.lanes[stream.info.id]
