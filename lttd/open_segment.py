@@ -12,21 +12,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
-from lttd.beneath import OpenDirectory
+from lttd.baselines import Baselines
 from lttd.clock import MOST_SNAPSHOTS, Snapshot, thinned
-from lttd.errors import StorageError, TraceDamagedError
+from lttd.errors import StorageError
 from lttd.files import Disk, Lock
 from lttd.lane import Jobs, Lane
-from lttd.plausible import MOST_COUNT
 from lttd.stats import StreamStats, StreamSummary, summarize
+from lttd.stream_files import StreamFiles
 from lttd.subbuffer import StreamId, StreamInfo
 from lttd.tracedir import (
     Manifest,
+    Position,
     SegmentPaths,
     StreamRecord,
     create_segment,
     encode_synced,
-    segments_below,
+    recorded_source,
     this_machine,
 )
 from lttd.version import VERSION
@@ -73,6 +74,8 @@ class SegmentContents:
     snapshot: Snapshot | None
     """None if the data is from an earlier time, and has no clock snapshot."""
     disk: Disk
+    baselines: Baselines | None = None
+    """Those of the segment before in the same run; None: the trace directory has them."""
 
 
 class OpenSegment:
@@ -86,10 +89,12 @@ class OpenSegment:
         self._guard = threading.Lock()
         self._is_open = True
         self._trace = self._disk.hold(trace)
-        self._baselines = _baselines(self._trace, str(contents.source["kind"]))
-        self.paths: SegmentPaths = create_segment(
-            self._disk, trace, number, str(contents.source["kind"])
+        kind = str(contents.source["kind"])
+        # Before the segment is there, which would be the newest one.
+        self.baselines = contents.baselines or Baselines(
+            self._trace, kind, recorded_source(contents.source)
         )
+        self.paths: SegmentPaths = create_segment(self._disk, trace, number, kind)
         self.lanes: dict[StreamId, Lane] = {}
         self._lock: Lock | None = None
         with self._disk.whole_or_absent(self.paths.directory):
@@ -132,9 +137,9 @@ class OpenSegment:
                 added[info.id] = self._make_lane(info, queue, cached_bytes)
         except BaseException:
             for lane in added.values():
-                lane.file.close()
+                lane.files.file.close()
             raise
-        self.manifest.streams += [lane.record for lane in added.values()]
+        self.manifest.streams += [lane.files.record for lane in added.values()]
         # Replaced as a whole, because other threads iterate over it.
         self.lanes = {**self.lanes, **added}
         self._disk.sync_directory(self.paths.index)
@@ -143,10 +148,11 @@ class OpenSegment:
 
     def _make_lane(self, info: StreamInfo, queue: Jobs, cached_bytes: int) -> Lane:
         record = StreamRecord(info)
-        record.baseline_discarded = self._baselines.get(record.name, 0)
+        record.baseline_discarded = self.baselines.of(record.name)
         paths = self.paths.stream(record.name)
         file = StreamFile(self._disk, paths, record, self.manifest.layout, cached_bytes)
-        return Lane(file, record, StreamStats(info.id, self.manifest.source_name), queue)
+        stats = StreamStats(info.id, self.manifest.source_name)
+        return Lane(StreamFiles(file, record), stats, queue)
 
     def attach(self, name: str, data: bytes, *, append: bool) -> None:
         """Write a file that decoding needs beside the streams; *name* is below the segment."""
@@ -179,13 +185,13 @@ class OpenSegment:
             if not self._is_open:
                 return
             failed: StorageError | None = None
-            before = {lane.record.name: lane.synced for lane in self.lanes.values()}
+            before = self._synced()
             for lane in list(self.lanes.values()):
                 try:
                     lane.sync()
                 except StorageError as error:
                     failed = failed or error
-            after = {lane.record.name: lane.synced for lane in self.lanes.values()}
+            after = self._synced()
             if after != before:
                 known = {name: position for name, position in after.items() if position}
                 self._disk.replace(self.paths.synced, encode_synced(known))
@@ -202,6 +208,11 @@ class OpenSegment:
         for lock in (self._disk.trace_lock, self._lock):
             if lock is not None:
                 yield lock
+
+    def _synced(self) -> dict[str, Position | None]:
+        """Return how far each stream is durable."""
+        files = (lane.files for lane in self.lanes.values())
+        return {each.record.name: each.synced for each in files}
 
     def moved(self) -> StorageError | None:
         """Tell what is no longer where it was: the trace directory, the segment, or a lock.
@@ -249,12 +260,13 @@ class OpenSegment:
             self._writers.look(self)
             for lane in self.lanes.values():
                 lane.count_gone()
-                lane.record.summary = summarize(lane.stats)
-                lane.record.counters = dict(counters.get(lane.record.info.id, {}))
+                lane.files.record.summary = summarize(lane.stats)
+                lane.files.record.counters = dict(counters.get(lane.stats.stream, {}))
             if snapshot is not None:
                 self._keep_snapshot(snapshot)
             self.manifest.state = "closed"
             self._write_manifest()
+            self.baselines.closed(self.manifest.streams)
         finally:
             self._let_go()
 
@@ -295,7 +307,7 @@ class OpenSegment:
 
     def _close_files(self) -> None:
         for lane in self.lanes.values():
-            lane.file.close()
+            lane.files.file.close()
         if self._lock is not None:
             self._lock.release()
         self._disk.release(self.paths.base)
@@ -306,22 +318,3 @@ class OpenSegment:
 
     def _write_manifest(self) -> None:
         self._disk.replace(self.paths.manifest, self.manifest.encode())
-
-
-def _baselines(trace: OpenDirectory, kind: str) -> dict[str, int]:
-    """Return events_discarded per stream name at the end of the newest segment of this kind."""
-    for paths in reversed(segments_below(trace)):
-        try:
-            manifest = Manifest.read(paths.place(paths.manifest))
-        except TraceDamagedError:
-            continue
-        if manifest.source.get("kind") == kind:
-            return {record.name: _baseline(record) for record in manifest.streams}
-    return {}
-
-
-def _baseline(record: StreamRecord) -> int:
-    """Return a stream's total of lost events, limited so that damage causes no overflow."""
-    lost = record.summary.events_lost if record.summary else 0
-    total = record.baseline_discarded + lost
-    return total if total <= MOST_COUNT // 2 else 0

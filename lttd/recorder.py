@@ -127,19 +127,21 @@ class Recorder:
             error = lane.write(batch)
         except Exception as bug:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
             lane.refuse(batch, Reason.STORAGE)
-            self._fail(refusal(bug) or LttdError(f"{lane.record.name}: writer failed: {bug!r}"))
+            self._fail(
+                refusal(bug) or LttdError(f"{lane.files.record.name}: writer failed: {bug!r}")
+            )
             return
         # Also after a failure: the sync thread lets it be tried again.
         self._moved.set()
         if error is not None:
             lane.failing = lane.failed_lately = True
-            self.failed(error, lane.file.path)
+            self.failed(error, lane.files.file.path)
         elif lane.failing:
             # A gap that fits is a good sign only if no sub-buffer failed to fit meanwhile.
             lane.failing = lane.failed_lately and not len(batch.rows)
             lane.failed_lately = False
             if not lane.failing:
-                self.succeeded(lane.file.path)
+                self.succeeded(lane.files.file.path)
 
     def failed(self, error: StorageError, where: Path | None = None) -> None:
         """Count a failed write to *where*; lttd is unhealthy until succeeded() is called for it.
@@ -212,11 +214,10 @@ class Recorder:
             self.succeeded(segment.paths.synced)
         self.look(segment)
         for lane in segment.lanes.values():
-            if lane.unsynced is not None:
-                words = (
-                    f"{lane.unsynced.reason}: some data since the last sync may not be on the disk"
-                )
-                self._health.begins(Trouble.UNSYNCED, words, str(lane.file.path))
+            files = lane.files
+            if files.unsynced is not None:
+                words = f"{files.unsynced.reason}: some data since the last sync may not be on the disk"
+                self._health.begins(Trouble.UNSYNCED, words, str(files.file.path))
         segment.retry()
 
     # -- segments

@@ -142,6 +142,12 @@ class SegmentPaths:
         """Return stream(name).index likewise."""
         return self.base.place(f"{self.directory}/streams/index/{name}.idx")
 
+    @property
+    def kind(self) -> str:
+        """The kind of its source, the end of the segment's name."""
+        found = _SEGMENT.fullmatch(self.directory.name)
+        return found[3] if found else ""
+
     def stream(self, name: str) -> StreamPaths:
         """Return the files of the stream called *name*."""
         return StreamPaths(
@@ -275,6 +281,14 @@ class Manifest:
 
 def _source_name(source: Mapping[str, Any]) -> str:
     return str(source.get("spec", "")).partition(",")[0]
+
+
+def recorded_source(source: Mapping[str, Any]) -> str:
+    """Return the name of the source that was recorded first.
+
+    The ring of a killed lttd is drained under its instance's name, and was recorded as lttd's own.
+    """
+    return str(source.get("kind")) if source.get("previous_run") else _source_name(source)
 
 
 def this_machine() -> dict[str, str]:

@@ -208,7 +208,7 @@ class Going:
     def offer(self, count: int, gaps: tuple[Gap, ...] = ()) -> None:
         pages = [page(10 + self.offered + at, event(b"abcd")) for at in range(count)]
         batch = batch_of(
-            self.lane.record.info,
+            self.lane.files.record.info,
             pages,
             first=self.offered,
             gaps=gaps,
