@@ -14,7 +14,7 @@ from lttd.handles import handle_of
 from lttd.lane import Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
-from lttd.sources.base import Owner, Source, SourceInfo, Stored, Stream, When
+from lttd.sources.base import Attachments, Owner, Source, SourceInfo, Stored, Stream, When
 from lttd.stats import StreamStats
 from lttd.terminal import say
 from lttd.tracedir import (
@@ -138,6 +138,8 @@ class Recording:
 
     source: Source
     segment: OpenSegment
+    _attachments: Attachments
+    """Those of this segment."""
     _admitted_next: list[Stream] = field(default_factory=list)
     """New streams whose files could not be made yet."""
 
@@ -156,7 +158,8 @@ class Recording:
             snapshot=_snapshot(source),
             disk=disk,
         )
-        recording = cls(source, recorder.open_segment(trace, number, contents))
+        segment = recorder.open_segment(trace, number, contents)
+        recording = cls(source, segment, source.attachments())
         try:
             recording.attach(When.OPEN)
         except StorageError:
@@ -184,7 +187,7 @@ class Recording:
 
     def attach(self, when: When) -> None:
         """Write the files that the segment needs beside its streams."""
-        for attachment in self.source.attachments(when):
+        for attachment in self._attachments(when):
             self.segment.attach(attachment.name, attachment.data, append=attachment.append)
 
     def mark_progress(self) -> None:

@@ -15,7 +15,7 @@ from lttd.abi.ftrace import PageLayout, last_event_time
 from lttd.errors import LockedError, NothingToRecordError, SourceError, UsageError
 from lttd.limits import FORMATS
 from lttd.sources import pipe
-from lttd.sources.base import NO_OWNER, Nothing, When
+from lttd.sources.base import NO_OWNER, Attachments, Nothing, When
 from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.sources.ftrace.source import FtraceSettings, FtraceSource, open_ftrace, open_left_by_kill
 from lttd.sources.ftrace.stream import FtraceStream
@@ -366,7 +366,8 @@ def test_an_interrupt_during_setup_leaves_nothing_in_the_kernel(
 
 def test_attachments_are_tracefs_files_and_commands_follow_changes() -> None:
     with closing(open_ftrace(QUIET, BufferPool())) as source:
-        opened = {one.name: one for one in source.attachments(When.OPEN)}
+        due = source.attachments()
+        opened = {one.name: one for one in due(When.OPEN)}
         path = instance_of(source)
         name = "events/header_page"
         assert opened[f"tracefs/{name}"].data == (path / name).read_bytes()
@@ -389,23 +390,25 @@ def test_attachments_are_tracefs_files_and_commands_follow_changes() -> None:
         before = Path("/proc/self/comm").read_text()
         try:
             rename("a\\new\nname")
-            (again,) = source.attachments(When.PERIODIC)
+            (again,) = due(When.PERIODIC)
             changed = [line.split(b"\t") for line in again.data.splitlines()]
             names = {int(pid): command for _, pid, _, command in changed}
             assert names[threading.get_native_id()] == rb"a\\new\nname"
         finally:
             rename(before.strip())
         drain(source)
-        closed = {one.name for one in source.attachments(When.CLOSE)}
+        closed = {one.name for one in due(When.CLOSE)}
         assert "tracefs/per_cpu/cpu0/stats" in closed
         assert not {"tracefs/events/header_page", "tracefs/formats.gz"} & closed
+        next_segment = {one.name for one in source.attachments()(When.OPEN)}
+        assert next_segment == set(opened), "another segment gets all of them again"
 
 
-def formats_of(source: FtraceSource, when: When) -> set[str]:
+def formats_of(due: Attachments, when: When) -> set[str]:
     """Return SYSTEM/EVENT of each format that is to be saved."""
     return {
         "/".join(key)
-        for one in source.attachments(when)
+        for one in due(when)
         if one.name == "tracefs/formats.gz"
         for key in unpack(one.data, FORMATS.most).formats
     }
@@ -416,8 +419,9 @@ def test_the_formats_of_every_event_in_a_foreign_ring_are_saved(foreign: Path) -
     mark(foreign, "one event is enough")
     (foreign / "events/enable").write_text("0")
     with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
-        saved = formats_of(source, When.OPEN)
-        assert formats_of(source, When.CLOSE) == set()
+        due = source.attachments()
+        saved = formats_of(due, When.OPEN)
+        assert formats_of(due, When.CLOSE) == set()
     there = {f"{path.parts[-3]}/{path.parts[-2]}" for path in foreign.glob("events/*/*/format")}
     assert {"sched/sched_switch", "ftrace/print"} <= there
     assert saved == there
@@ -430,17 +434,19 @@ def test_formats_of_other_events_are_not_saved_while_no_ring_can_hold_them(forei
     (foreign / "trace").write_text("")
     (foreign / "events/irq/enable").write_text("1")
     with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
-        systems = {name.partition("/")[0] for name in formats_of(source, When.OPEN)}
+        due = source.attachments()
+        systems = {name.partition("/")[0] for name in formats_of(due, When.OPEN)}
         assert systems == {"ftrace", "irq"}
         (foreign / "events/signal/enable").write_text("1")
-        assert "signal/signal_generate" in formats_of(source, When.CLOSE)
+        assert "signal/signal_generate" in formats_of(due, When.CLOSE)
 
 
 def test_the_formats_of_events_that_another_process_enabled_are_saved() -> None:
     with closing(open_ftrace(QUIET, BufferPool())) as source:
-        assert not any(name.startswith("signal/") for name in formats_of(source, When.OPEN))
+        due = source.attachments()
+        assert not any(name.startswith("signal/") for name in formats_of(due, When.OPEN))
         (instance_of(source) / "events/signal/enable").write_text("1")
-        assert {"signal/signal_generate", "signal/signal_deliver"} <= formats_of(source, When.CLOSE)
+        assert {"signal/signal_generate", "signal/signal_deliver"} <= formats_of(due, When.CLOSE)
 
 
 # -- a foreign instance

@@ -63,12 +63,12 @@ def test_the_clock_of_a_replay_shows_the_latest_event_taken() -> None:
 
 def test_format_files_keep_their_tracefs_names() -> None:
     source = open_replay(FTRACE, BufferPool())
-    names = {one.name: one.data for one in source.attachments(When.OPEN)}
+    names = {one.name: one.data for one in source.attachments()(When.OPEN)}
     name = "events/sched/sched_switch/format"
     assert names[f"tracefs/{name}"] == (FTRACE / name).read_bytes()
     assert {"tracefs/events/header_page", "tracefs/events/header_event"} <= names.keys()
     assert re.match(rb"0\t\d+\t\d*\t\S", names["tracefs/commands"])
-    assert list(source.attachments(When.CLOSE)) == []
+    assert list(source.attachments()(When.CLOSE)) == []
 
 
 def test_the_settings_of_a_replay_are_json() -> None:
@@ -82,7 +82,7 @@ def test_pages_side_by_side_with_their_formats_replay_too() -> None:
     for cpu in (0, 1):
         size = (SHARED_FTRACE / "raw" / f"cpu{cpu}.pages").stat().st_size
         assert sum(batch.kernel_bytes for batch in taken(source, cpu)) == size
-    names = {one.name for one in source.attachments(When.OPEN)}
+    names = {one.name for one in source.attachments()(When.OPEN)}
     assert "tracefs/events/syscalls/sys_enter_openat/format" in names
 
 
@@ -210,7 +210,7 @@ def test_formats_behind_a_symbolic_link_are_left_out_in_a_few_lines(tmp_path: Pa
     (tmp_path / "replayed" / "events").mkdir()
     (tmp_path / "replayed" / "events" / "system").symlink_to(tmp_path / "secret")
     source = open_replay(tmp_path / "replayed", BufferPool())
-    found = [each.data for each in source.attachments(When.OPEN)]
+    found = [each.data for each in source.attachments()(When.OPEN)]
     assert found
     assert b"secret" not in b"".join(found)
     notes = list(source.notes())

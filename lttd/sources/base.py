@@ -90,6 +90,13 @@ class Attachment:
     """True: append *data* to the file."""
 
 
+Attachments = Callable[[When], Iterable[Attachment]]
+"""Yields the files that a segment needs beside the streams and does not have yet.
+
+Called from any thread, one call at a time.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
     """The description of a source for the manifest."""
@@ -249,10 +256,10 @@ class Source(Protocol):
         """Read the trace clock."""
         ...
 
-    def attachments(self, when: When) -> Iterable[Attachment]:
-        """Return the files that the segment needs beside the streams.
+    def attachments(self) -> Attachments:
+        """Return the function that yields one segment's attachments.
 
-        Called from any thread, one call at a time.
+        The function, not the source, remembers what the segment has: each segment gets its own.
         """
         ...
 

@@ -1,6 +1,5 @@
 """The row in SOURCES."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ class ToyStream(FileStream):
         rows["sequence"] = np.arange(len(words)) + self._taken_bytes // SUBBUFFER_BYTES
         self._taken_bytes += used
         self.latest = int(rows["end"][-1])
-        return make_batch(self.info.id, rows, time.monotonic_ns(), pool=self.pool, buffer=buffer)
+        return make_batch(self.info.id, rows, pool=self.pool, buffer=buffer)
 
 
 class ToySource(FileSource[ToyStream]):

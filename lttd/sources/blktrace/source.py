@@ -11,7 +11,7 @@ from typing import Final
 
 from lttd.abi.framing import more_of, parse_framing
 from lttd.errors import LttdError
-from lttd.sources.base import Attachment, Request, SourceInfo, When
+from lttd.sources.base import Attachments, Request, SourceInfo
 from lttd.sources.blktrace.device import BlktraceSettings, BlockTrace, missing_cpus
 from lttd.sources.blktrace.rows import ProcessNotes
 from lttd.sources.blktrace.stream import AbsentStream, BlktraceStream, Dropped
@@ -119,9 +119,9 @@ class BlktraceSource:
         """Read CLOCK_MONOTONIC."""
         return self._shared.now()
 
-    def attachments(self, when: When) -> Iterable[Attachment]:
+    def attachments(self) -> Attachments:
         """Return the records on processes and the time that came since the last call."""
-        return self._noted.attachment()
+        return lambda _: self._noted.attachment()
 
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""

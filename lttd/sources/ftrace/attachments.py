@@ -7,7 +7,7 @@ a backslash inside a command stands as ``\\n`` or ``\\\\``.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from lttd.abi import formats_file
@@ -26,17 +26,19 @@ _COPIED: Final = ("events/header_page", "events/header_event", "trace_clock")
 
 
 class FtraceFiles:
-    """Remembers the files that it returned, so that only new or changed ones come again."""
+    """Remembers the files that one segment has, so that only new or changed ones come again."""
 
     def __init__(
         self,
         instance: Instance,
         now: Callable[[], int],
+        streams: Sequence[FtraceStream],
         *,
         kallsyms: bool,
     ) -> None:
         self._instance = instance
         self._now = now
+        self._streams = streams
         self._kallsyms = kallsyms
         self._kernel_knows_our_pids = kernel_knows_our_pids()
         self._given: dict[str | Key, int] = {}
@@ -44,7 +46,7 @@ class FtraceFiles:
         self._saved: set[bytes] = set()
         self._commands: dict[int, tuple[bytes, bytes]] = {}
 
-    def attachments(self, when: When, streams: Iterable[FtraceStream]) -> Iterator[Attachment]:
+    def due(self, when: When) -> Iterator[Attachment]:
         """Return the files that are due; leave out those that cannot be read."""
         if when is not When.PERIODIC:
             yield from self._copies(when)
@@ -52,7 +54,7 @@ class FtraceFiles:
                 yield Attachment(f"tracefs/{formats_file.NAME}", pack(formats), append=True)
         yield from self._who_ran(when)
         if when is When.CLOSE:
-            for stream in streams:
+            for stream in self._streams:
                 name = f"tracefs/per_cpu/cpu{stream.info.id.cpu}/stats"
                 yield Attachment(name, stream.stats_text())
 

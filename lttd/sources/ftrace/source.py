@@ -5,14 +5,14 @@ could not remove its instance, the next lttd that records into the same trace dr
 nothing in that instance except that it turns tracing off.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import ExitStack
 from typing import Final
 
 from lttd.abi.ftrace import PageLayout
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
-from lttd.sources.base import NO_OWNER, Attachment, Owner, Request, SourceInfo, When
+from lttd.sources.base import NO_OWNER, Attachments, Owner, Request, SourceInfo
 from lttd.sources.ftrace.attachments import FtraceFiles
 from lttd.sources.ftrace.counts import RingCounts
 from lttd.sources.ftrace.instance import Instance, make_own, open_named
@@ -158,7 +158,6 @@ class FtraceSource:
             self.streams = _streams(instance, self._shared)
             for stream in self.streams:
                 stack.callback(stream.close)
-            self._files = FtraceFiles(instance, self.now, kallsyms=settings.kallsyms)
             self.info = _info(instance, settings, name, self._shared)
             stack.pop_all()
         self.watch = FtraceWatch(instance, [each.ring for each in self.streams], self._shared)
@@ -252,9 +251,10 @@ class FtraceSource:
         """Read the trace clock."""
         return self._clock.now()
 
-    def attachments(self, when: When) -> Iterator[Attachment]:
+    def attachments(self) -> Attachments:
         """Return format files, commands, and at the end the kernel's counters."""
-        return self._files.attachments(when, self.streams)
+        kallsyms = self._settings.kallsyms
+        return FtraceFiles(self._instance, self.now, self.streams, kallsyms=kallsyms).due
 
     def notes(self) -> Sequence[str]:
         """Return lines on settings that the kernel changed or refused, each once."""

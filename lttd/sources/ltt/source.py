@@ -10,7 +10,7 @@ cannot be opened, lttd prints a line once, and tries again at each search.
 
 import os
 import resource
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Final
 
 from lttd.abi.ltt import CLOCK
 from lttd.errors import LttdError, NothingToRecordError, SourceError, UsageError
-from lttd.sources.base import Attachment, Request, SourceInfo, When
+from lttd.sources.base import Attachments, Request, SourceInfo
 from lttd.sources.ltt.channel import NAME_IT, Channel
 from lttd.sources.ltt.files import FLIGHT, RESCAN_S, ChannelFile, ChannelTree
 from lttd.sources.ltt.rows import LttBook
@@ -161,9 +161,9 @@ class LttSource:
         """Return the latest time of the taken data: lttd cannot read the clock itself."""
         return max(stream.latest for stream in self.streams)
 
-    def attachments(self, when: When) -> Iterator[Attachment]:
-        """Return nothing: the metadata is a channel, too."""
-        return iter(())
+    def attachments(self) -> Attachments:
+        """Return nothing for any segment: the metadata is a channel, too."""
+        return lambda _: ()
 
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""

@@ -14,7 +14,7 @@ from typing import Final
 from lttd.abi.framing import UNKNOWN, more_of, parse_framing
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.sources import refused
-from lttd.sources.base import Attachment, Request, SourceInfo, When
+from lttd.sources.base import Attachments, Request, SourceInfo
 from lttd.sources.relay import find as relay_find
 from lttd.sources.relay.file import OpenFile, RelayFile
 from lttd.sources.relay.find import Candidate
@@ -189,9 +189,9 @@ class RelaySource:
         """Read CLOCK_MONOTONIC."""
         return self._shared.now()
 
-    def attachments(self, when: When) -> Iterable[Attachment]:
-        """Return nothing."""
-        return ()
+    def attachments(self) -> Attachments:
+        """Return nothing for any segment."""
+        return lambda _: ()
 
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""

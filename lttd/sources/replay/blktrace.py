@@ -5,7 +5,7 @@ Rule: the stream ends with the file; a torn end is a gap.
 
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError
 from lttd.files import read_head
 from lttd.plausible import is_name
-from lttd.sources.base import Attachment, Nothing, SourceInfo, When
+from lttd.sources.base import Attachments, Nothing, SourceInfo
 from lttd.sources.blktrace.rows import ProcessNotes, RecordRows
 from lttd.sources.replay.files import FileSource, FileStream, Replay, StreamPath, open_directory
 from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
@@ -127,9 +127,9 @@ class BlktraceReplay(FileSource[BlktraceReplayStream]):
             snapshot=_start(places),
         )
 
-    def attachments(self, when: When) -> Iterator[Attachment]:
+    def attachments(self) -> Attachments:
         """Return the records on processes and the time that came since the last call."""
-        yield from self._noted.attachment()
+        return lambda _: self._noted.attachment()
 
 
 def _start(places: Iterable[Place]) -> Snapshot | None:

@@ -6,7 +6,7 @@ Rule: a file is always ready and never urgent, and reports no losses beside thos
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -14,7 +14,7 @@ from lttd.beneath import OpenDirectory, Place
 from lttd.errors import SourceError, TraceDamagedError, UsageError
 from lttd.files import refuse_hole
 from lttd.limits import HOLE
-from lttd.sources.base import Attachment, Nothing, SourceInfo, When
+from lttd.sources.base import Attachments, Nothing, SourceInfo
 from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, StreamInfo
 
 
@@ -156,9 +156,9 @@ class FileSource(Generic[StreamT]):
         """Return the latest time of the taken data, which is the clock of a replay."""
         return max(stream.latest for stream in self.streams)
 
-    def attachments(self, when: When) -> Iterator[Attachment]:
-        """Return nothing: decoding needs the streams only."""
-        return iter(())
+    def attachments(self) -> Attachments:
+        """Return nothing for any segment: decoding needs the streams only."""
+        return lambda _: ()
 
     def note(self, line: str) -> None:
         """Add a line to the lines of notes()."""

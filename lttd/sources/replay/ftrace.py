@@ -8,7 +8,7 @@ It looks for a copied tracefs tree (``per_cpu/cpuN/trace_pipe_raw``), else for `
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,7 @@ from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, Us
 from lttd.files import read_limited
 from lttd.limits import CPUS, HEADER_PAGE
 from lttd.plausible import is_name
-from lttd.sources.base import Attachment, Nothing, SourceInfo, When
+from lttd.sources.base import Attachment, Attachments, Nothing, SourceInfo, When
 from lttd.sources.ftrace.loss import LossLedger, Sample
 from lttd.sources.replay.attachments import tracefs_files
 from lttd.sources.replay.files import FileSource, FileStream, Replay, StreamPath, open_directory
@@ -218,10 +218,13 @@ class ReplaySource(FileSource[ReplayStream]):
             live=False,
         )
 
-    def attachments(self, when: When) -> Iterator[Attachment]:
-        """Return the format files beside the streams, once."""
-        if when is When.OPEN:
-            yield from tracefs_files(self._directory, self._notes)
+    def attachments(self) -> Attachments:
+        """Return the format files beside the streams, when a segment is opened."""
+
+        def due(when: When) -> Iterable[Attachment]:
+            return tracefs_files(self._directory, self._notes) if when is When.OPEN else ()
+
+        return due
 
     def _clock(self) -> str:
         try:
