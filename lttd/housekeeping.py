@@ -1,7 +1,7 @@
 """The work of a run beside reading: attachments, clock snapshots, watches, new streams.
 
-Rule: a thread, which is excluded from the trace, does all work that writes to the disk or reads many
-files, one task at a time; the reading loop never waits for it.
+Rule: work that writes to the disk or reads many files is done in a thread that is excluded from the
+trace, one task at a time; the reading loop never waits for it.
 Rule: an idle machine is not woken for attachments.
 """
 
@@ -64,7 +64,7 @@ class Housekeeping:
                 nursery.start_soon(self._watch_others, watch)
 
     def on_tick(self) -> None:
-        """Do the short work, and find out which work is due; the reader calls this at every tick."""
+        """Do the short work, and find out which work is due; called at every tick."""
         self._ticked.set()
         now = trio.current_time()
         if now >= self._next_mark:

@@ -216,7 +216,8 @@ class Recorder:
         for lane in segment.lanes.values():
             files = lane.files
             if files.unsynced is not None:
-                words = f"{files.unsynced.reason}: some data since the last sync may not be on the disk"
+                reason = files.unsynced.reason
+                words = f"{reason}: some data since the last sync may not be on the disk"
                 self._health.begins(Trouble.UNSYNCED, words, str(files.file.path))
         segment.retry()
 
