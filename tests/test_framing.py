@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lttd.abi.framing import Damage, Framing, Scan, parse_framing, scan
+from lttd.abi.blktrace import BadBytes
+from lttd.abi.framing import Framing, Scan, parse_framing, scan
 from lttd.errors import UsageError
 
 LENGTHS = parse_framing("u32le-length")
@@ -61,7 +62,7 @@ def test_an_incomplete_record_is_left_for_later_or_is_damage_at_the_end() -> Non
     assert scanned(data, LENGTHS, complete=False).whole_bytes == 12
     found = scanned(data, LENGTHS)
     assert found.whole_bytes == len(data)
-    assert found.damage == [Damage(12, 11, "a record is cut short")]
+    assert found.damage == [BadBytes(12, 11, "a record is cut short")]
 
 
 def test_blktrace_framing_resumes_at_the_next_magic_after_damage() -> None:

@@ -112,7 +112,7 @@ def layout_of(data: Buffer, at: int = 0) -> Layout | None:
     return None
 
 
-class Damage(NamedTuple):
+class BadBytes(NamedTuple):
     """Bytes that are not records, and the reason."""
 
     offset_bytes: int
@@ -126,7 +126,7 @@ class Walked(NamedTuple):
     offset_bytes: I64
     size_bytes: I64
     """The size of each record with its pdu."""
-    damage: list[Damage]
+    damage: list[BadBytes]
 
 
 def walk(data: Buffer, begin: int, end: int, layout: Layout) -> Walked:
@@ -179,7 +179,7 @@ def _pdu_bytes(data: Buffer, offsets: I64, layout: Layout) -> I64:
     return gather(data, offsets + place, f"{layout.byteorder}u2").astype(np.int64)
 
 
-def _chase(data: Buffer, begin: int, end: int, layout: Layout) -> tuple[list[int], list[Damage]]:
+def _chase(data: Buffer, begin: int, end: int, layout: Layout) -> tuple[list[int], list[BadBytes]]:
     """Go from record to record; skip bytes that are not a record to the next magic."""
     head = layout.record_bytes
     place = layout.dtype.fields["pdu_len"][1]  # type: ignore[index]
@@ -188,7 +188,7 @@ def _chase(data: Buffer, begin: int, end: int, layout: Layout) -> tuple[list[int
     places = [*magics.tolist(), end]
     known = set(places)
     found: list[int] = []
-    damage: list[Damage] = []
+    damage: list[BadBytes] = []
     at = begin
     for place_at, after in pairwise(places):
         if place_at < at:
@@ -197,11 +197,11 @@ def _chase(data: Buffer, begin: int, end: int, layout: Layout) -> tuple[list[int
         if behind > end or (behind > after and behind not in known):
             continue  # cut short: another record begins inside of it
         if place_at > at:
-            damage.append(Damage(at, place_at - at, "no whole record begins here"))
+            damage.append(BadBytes(at, place_at - at, "no whole record begins here"))
         found.append(place_at)
         at = behind
     if at < end:
-        damage.append(Damage(at, end - at, "no whole record begins here"))
+        damage.append(BadBytes(at, end - at, "no whole record begins here"))
     return found, damage
 
 

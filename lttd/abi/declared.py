@@ -73,12 +73,12 @@ LttSubbufferHeaderBig = _ltt_header(Int32ub, Int64ub)
 
 LttEventHeader = Struct(
     "word" / Int32ul,
-    "kind" / Computed(this.word >> 27),
+    "code" / Computed(this.word >> 27),
     "time_low" / Computed(this.word & 0x7FFFFFF),
-    "id" / IfThenElse(this.kind < 29, Computed(this.kind), Int16ul),
-    "size" / If((this.kind == 29) | (this.kind == 30), Int16ul),
+    "id" / IfThenElse(this.code < 29, Computed(this.code), Int16ul),
+    "size" / If((this.code == 29) | (this.code == 30), Int16ul),
     "large_size" / If(this.size == 0xFFFF, Int32ul),
-    "time" / If(this.kind == 29, Int64ul),
+    "time" / If(this.code == 29, Int64ul),
 )
 """LTTng 0.x include/linux/ltt-tracer.h, ltt_write_event_header; little-endian, not aligned."""
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi import blktrace
+from lttd.abi.blktrace import BadBytes
 from lttd.abi.gather import gather
 from lttd.abi.sequence import judge
 from lttd.errors import UsageError
@@ -41,14 +42,6 @@ NONE_HERE: Final = -1
 """Instead of a length: no record begins here."""
 
 
-class Damage(NamedTuple):
-    """Bytes that are not a valid record."""
-
-    offset_bytes: int
-    size_bytes: int
-    reason: str
-
-
 class Missing(NamedTuple):
     """Records that are missing, by the sequence numbers."""
 
@@ -62,7 +55,7 @@ class Walked(NamedTuple):
 
     offset_bytes: I64
     size_bytes: I64
-    damage: list[Damage]
+    damage: list[BadBytes]
     whole_bytes: int
     """A record that is not whole yet begins here."""
 
@@ -77,7 +70,7 @@ class Scan(NamedTuple):
     """The time of each valid record, in ns; None if the framing has no times."""
     whole_bytes: int
     """Behind this begins a record that is not whole yet."""
-    damage: list[Damage]
+    damage: list[BadBytes]
     missing: list[Missing]
     last_sequence: int | None
 
@@ -221,7 +214,7 @@ class LengthPrefixed(_Fields):
         """Go from length to length; after damage, go on where two numbers are consecutive."""
         starts: list[int] = []
         sizes: list[int] = []
-        damage: list[Damage] = []
+        damage: list[BadBytes] = []
         at, room, length_of = 0, len(data), _LENGTH.unpack_from
         least, most = max(self.least_bytes, 5), MOST_RECORD_BYTES
         while at + 4 <= room:
@@ -231,7 +224,7 @@ class LengthPrefixed(_Fields):
                 again = self._again_at(data, at + 1)
                 if sound and again == room:
                     break
-                damage.append(Damage(at, again - at, "no record begins here"))
+                damage.append(BadBytes(at, again - at, "no record begins here"))
                 at = again
                 continue
             starts.append(at)
@@ -289,7 +282,7 @@ class Blktrace:
         """Go from magic to magic."""
         layout = self._layout(data)
         found = blktrace.walk(data, 0, len(data), layout)
-        damage = [Damage(*each) for each in found.damage]
+        damage = [BadBytes(*each) for each in found.damage]
         whole = len(data)
         if damage and sum(damage[-1][:2]) == len(data):
             last = damage.pop()
@@ -328,14 +321,14 @@ def parse_framing(
     Raises:
         UsageError: there is no such framing, or it cannot have these fields.
     """
-    kind, _, size = text.partition(":")
-    if kind == blktrace.NAME and not size:
+    form, _, size = text.partition(":")
+    if form == blktrace.NAME and not size:
         if (time_at, sequence_at) != (None, None):
             raise UsageError("framing blktrace has its own time and sequence")
         return Blktrace(order)
-    if kind == "u32le-length" and not size:
+    if form == "u32le-length" and not size:
         return LengthPrefixed(time_at, sequence_at)
-    if kind != "fixed" or not size.isdigit() or not 0 < int(size) <= MOST_RECORD_BYTES:
+    if form != "fixed" or not size.isdigit() or not 0 < int(size) <= MOST_RECORD_BYTES:
         raise UsageError(f"framing {text!r}: write blktrace, fixed:BYTES or u32le-length")
     fixed = Fixed(time_at, sequence_at, int(size))
     if fixed.least_bytes > fixed.size_bytes:
@@ -359,7 +352,7 @@ def scan(
     """
     offsets, sizes, damage, whole = framing.walk(data)
     if complete and whole < len(data):
-        damage.append(Damage(whole, len(data) - whole, "a record is cut short"))
+        damage.append(BadBytes(whole, len(data) - whole, "a record is cut short"))
         whole = len(data)
     missing: list[Missing] = []
     numbered = framing.sequences(data, offsets) if len(offsets) else None
@@ -379,13 +372,13 @@ def scan(
     return Scan(offsets, sizes, time, whole, sorted(damage), missing, last_sequence)
 
 
-def _spans(offsets: I64, sizes: I64, sound: Mask) -> list[Damage]:
-    """Return one Damage for each run of invalid records."""
-    spans: list[Damage] = []
+def _spans(offsets: I64, sizes: I64, sound: Mask) -> list[BadBytes]:
+    """Return one BadBytes for each run of invalid records."""
+    spans: list[BadBytes] = []
     for row in np.flatnonzero(~sound).tolist():
         at, size = int(offsets[row]), int(sizes[row])
         if spans and spans[-1].offset_bytes + spans[-1].size_bytes == at:
             at, size = spans[-1].offset_bytes, spans[-1].size_bytes + size
             spans.pop()
-        spans.append(Damage(at, size, "out of sequence: stale, repeated or overwritten"))
+        spans.append(BadBytes(at, size, "out of sequence: stale, repeated or overwritten"))
     return spans

@@ -180,7 +180,7 @@ def _without_damaged(
 def last_event_time(page: memoryview | bytes, layout: PageLayout) -> int:
     """Return the time of the last event of the sub-buffer at the begin of *page*.
 
-    Walk the heads of events, one word of kind and time delta each, up to one that does not parse.
+    Walk the heads of events, a word of type_len and time delta each, up to one that does not parse.
     (ftrace_events walks many sub-buffers at once.)
     """
     order, head = layout.byteorder, layout.header_bytes
@@ -193,20 +193,20 @@ def last_event_time(page: memoryview | bytes, layout: PageLayout) -> int:
     while at < count:
         word = words[at]
         # A big-endian kernel has bit fields in the opposite order.
-        kind, delta = (word & 31, word >> 5) if little else (word >> 27, word & _DELTA_MASK)
-        if 0 < kind < 29:
-            at += kind + 1
-        elif kind >= 30:
+        type_len, delta = (word & 31, word >> 5) if little else (word >> 27, word & _DELTA_MASK)
+        if 0 < type_len < 29:
+            at += type_len + 1
+        elif type_len >= 30:
             at += 2
-        elif (kind == 29 and not delta) or words[at + 1] < 4:
+        elif (type_len == 29 and not delta) or words[at + 1] < 4:
             break  # the rest is unused, or does not parse
         else:
             at += 1 + (words[at + 1] + 3) // 4
         if at > count:
             break
-        if kind == 30:
+        if type_len == 30:
             delta += words[at - 1] << 27
-        elif kind == 31:  # an absolute time of 59 bits; the top 5 are those of the page
+        elif type_len == 31:  # an absolute time of 59 bits; the top 5 are those of the page
             delta = ((words[at - 1] << 27) + delta & _STAMP_MASK) - (now & _STAMP_MASK)
         now += delta
     return now

@@ -1,13 +1,13 @@
 """Walk the events of ftrace sub-buffers: step k takes the k-th record of every sub-buffer at once.
 
-A record is a u32 of a kind (5 bits) and a time delta (27 bits; on big-endian kernels the kind is on
-top), then words of 4 bytes:
+A record is a u32 of a type_len (5 bits) and a time delta (27 bits; on big-endian kernels the
+type_len is on top), then words of 4 bytes:
 
-    kind 1-28   data, 4 * kind bytes
-    kind 0      data; the next word is its length, that word included
-    kind 29     discarded event, length as for kind 0; with delta 0: the rest is unused
-    kind 30     TIME_EXTEND: time += (next word << 27) + delta
-    kind 31     TIME_STAMP: time = (next word << 27) + delta; 59 bits, the top 5 are kept
+    type_len 1-28   data, 4 * type_len bytes
+    type_len 0      data; the next word is its length, that word included
+    type_len 29     discarded event, length as for type_len 0; with delta 0: the rest is unused
+    type_len 30     TIME_EXTEND: time += (next word << 27) + delta
+    type_len 31     TIME_STAMP: time = (next word << 27) + delta; 59 bits, the top 5 are kept
 
 Source of the layout: ``events/header_event`` of the running kernel; ``rb_event_length`` and
 ``rb_update_event`` in Linux kernel/trace/ring_buffer.c; libtraceevent's kbuffer-parse.c.
@@ -200,7 +200,7 @@ class _Step(NamedTuple):
 
 
 def _split(head: U32, order: str) -> tuple[U32, U64]:
-    """Return kind and delta."""
+    """Return type_len and delta."""
     if order == "<":
         return head & np.uint32(31), (head >> np.uint32(5)).astype(np.uint64)
     delta = head & np.uint32((1 << _DELTA_BITS) - 1)
@@ -209,23 +209,23 @@ def _split(head: U32, order: str) -> tuple[U32, U64]:
 
 def _short_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step | None:
     """Handle the common case: every row has a short data record that fits."""
-    kind, delta = _split(words[at], order)
-    if not ((kind - np.uint32(1)) < np.uint32(28)).all():
+    type_len, delta = _split(words[at], order)
+    if not ((type_len - np.uint32(1)) < np.uint32(28)).all():
         return None
-    size = kind.astype(np.int64) + 1
+    size = type_len.astype(np.int64) + 1
     if (at + size > end).any():
         return None
-    return _Step(time + delta, size, 1, kind << np.uint32(2), None, None, [])
+    return _Step(time + delta, size, 1, type_len << np.uint32(2), None, None, [])
 
 
 def _any_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step:
-    kind, delta = _split(words[at], order)
+    type_len, delta = _split(words[at], order)
     fits_second = at + 2 <= end
     second = words[np.where(fits_second, at + 1, at)].astype(np.uint64)
-    unused = (kind == PADDING) & (delta == 0)
-    states_length = ((kind == 0) | (kind == PADDING)) & ~unused
-    stamp, extend = kind == TIME_STAMP, kind == TIME_EXTEND
-    size = kind.astype(np.int64) + 1
+    unused = (type_len == PADDING) & (delta == 0)
+    states_length = ((type_len == 0) | (type_len == PADDING)) & ~unused
+    stamp, extend = type_len == TIME_STAMP, type_len == TIME_EXTEND
+    size = type_len.astype(np.int64) + 1
     size[stamp | extend] = 2
     size[states_length] = ((second[states_length] + np.uint64(3)) >> np.uint64(2)).astype(
         np.int64
@@ -239,13 +239,15 @@ def _any_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step:
     later[extend] += high[extend]
     absolute = ((high + delta) & np.uint64(_STAMP_MASK)) | (time & ~np.uint64(_STAMP_MASK))
     later[stamp] = absolute[stamp]
-    length = np.where(kind == 0, second - np.uint64(4), kind.astype(np.uint64) << np.uint64(2))
+    length = np.where(
+        type_len == 0, second - np.uint64(4), type_len.astype(np.uint64) << np.uint64(2)
+    )
     return _Step(
         np.where(moves, later, time),
         size,
-        np.where(kind == 0, 2, 1),
+        np.where(type_len == 0, 2, 1),
         length.astype(np.uint32),
-        moves & (kind < PADDING),
+        moves & (type_len < PADDING),
         moves,
         [
             (cut, "record is cut off"),

@@ -205,10 +205,10 @@ class Channel:
         made: dict[tuple[str, Sizes], Shape] = {}
         self.shapes: Final[dict[int, Shape]] = {}
         for one, marker in markers.items():
-            kind = marker.format, marker.sizes
-            if kind not in made:
-                made[kind] = Shape(marker, layout)
-            self.shapes[one] = made[kind]
+            layout_key = marker.format, marker.sizes
+            if layout_key not in made:
+                made[layout_key] = Shape(marker, layout)
+            self.shapes[one] = made[layout_key]
         self.header_alignment: Final = aligned_to(layout, 4, layout.alignment)
         self.time_alignment: Final = aligned_to(layout, 8, layout.alignment)
         self._id_byte: Final = 3 if layout.order == "<" else 0

@@ -31,7 +31,7 @@ MOST_PAGE_BYTES: Final = 65536
 """The largest page of any tracer: from format 2.5 on padding is shorter."""
 
 
-class Damage(NamedTuple):
+class Unreadable(NamedTuple):
     """Bytes of a file that hold no sub-buffer."""
 
     number: int
@@ -49,7 +49,7 @@ class Survey(NamedTuple):
     offsets_bytes: I64
     sizes_bytes: I64
     used_bytes: I64
-    damage: list[Damage]
+    damage: list[Unreadable]
 
     @property
     def page_bytes(self) -> int:
@@ -71,7 +71,7 @@ def survey(data: Buffer) -> Survey:
     After bytes that do not parse, it tries the begin of every page.
     """
     offsets, sizes, used_sizes = array("q"), array("q"), array("q")
-    damage: list[Damage] = []
+    damage: list[Unreadable] = []
     at, room = 0, len(data)
     order = order_at(data, range(0, room, PAGE_BYTES))
     while at < room:
@@ -85,7 +85,7 @@ def survey(data: Buffer) -> Survey:
         behind = _next_sound(data, at, order)
         torn = (size > 0 and behind == room) or room - at < LEAST_HEADER_BYTES
         reason = _reason(data, at, size)
-        damage.append(Damage(len(offsets), at, behind - at, torn, reason))
+        damage.append(Unreadable(len(offsets), at, behind - at, torn, reason))
         at = behind
     where = [np.array(each, np.int64) for each in (offsets, sizes, used_sizes)]
     return Survey(where[0], where[1], where[2], damage)

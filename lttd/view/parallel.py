@@ -23,7 +23,7 @@ NOTES_BYTES: Final = 1 << 16
 INTERRUPTED: Final = 128 + 2
 
 
-class Noted:
+class SharedNotes:
     """The notes that any of the processes has written; only the job with the token uses it."""
 
     def __init__(self) -> None:

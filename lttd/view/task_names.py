@@ -47,10 +47,10 @@ _TELLING: Final = {
     "task_newtask": (("pid", "comm"),),
     "task_rename": (("pid", "newcomm"),),
 }
-Noted = dict[int, list[tuple[int, bytes]]]
+NameHistory = dict[int, list[tuple[int, bytes]]]
 
 
-def parse_commands(text: bytes, into: Noted, tgids: dict[int, int] | None = None) -> None:
+def parse_commands(text: bytes, into: NameHistory, tgids: dict[int, int] | None = None) -> None:
     """Parse lines of time, pid, tgid and command; leave out lines that do not parse."""
     for found in islice(COMMAND.finditer(text), COMMAND_LINES.most):
         time, pid, tgid = int(found[1]), int(found[2]), found[3]
@@ -75,7 +75,7 @@ class Names:
         self._files = list(files)
         if notes is not None:
             notes.add(*(note for path in self._files if (note := _too_large(path))))
-        self._noted: Noted | None = None
+        self._noted: NameHistory | None = None
         self._tgids: dict[int, int] = {}
 
     def tgid(self, pid: int) -> int | None:
@@ -83,7 +83,7 @@ class Names:
         return self._tgids.get(pid) if self.noted else None
 
     @property
-    def noted(self) -> Noted:
+    def noted(self) -> NameHistory:
         """For each pid, its observations: time and command."""
         if self._noted is None:
             self._noted = {}
@@ -96,7 +96,7 @@ class Names:
                 seen.sort()
         return self._noted
 
-    def parse(self, text: bytes, into: Noted) -> None:
+    def parse(self, text: bytes, into: NameHistory) -> None:
         """Parse one of the files."""
         parse_commands(text, into, self._tgids)
 
@@ -150,7 +150,7 @@ def _too_large(path: Place | Path) -> str | None:
     return limit and f"{path}: {limit}; later names come from the events alone"
 
 
-def _told_by(batch: EventBatch) -> Noted:
+def _told_by(batch: EventBatch) -> NameHistory:
     """Return the observations in the batch's own events, only where a name changes."""
     found: list[tuple[Column, Column, Column]] = []
     for rows in batch.by_type():
@@ -163,7 +163,7 @@ def _told_by(batch: EventBatch) -> Noted:
     times, pids, comms = times[order], pids[order], comms[order]
     new = np.ones(len(pids), np.bool_)
     new[1:] = (pids[1:] != pids[:-1]) | (comms[1:] != comms[:-1])
-    told: Noted = {}
+    told: NameHistory = {}
     for pid, time, comm in zip(
         pids[new].tolist(), times[new].tolist(), comms[new].tolist(), strict=True
     ):

@@ -28,7 +28,7 @@ from lttd.files import read_limited
 from lttd.limits import COMMANDS
 from lttd.stored import StoredStream
 from lttd.view.columns import EventBatch
-from lttd.view.task_names import Column, Names, Noted
+from lttd.view.task_names import Column, NameHistory, Names
 from lttd.view.trace import Segment
 
 NOTES_FILE: Final = "blktrace/notes"
@@ -45,7 +45,7 @@ class BlktraceNames(Names):
             segment.paths.place(segment.paths.directory / NOTES_FILE) for segment in segments
         )
 
-    def parse(self, text: bytes, into: Noted) -> None:
+    def parse(self, text: bytes, into: NameHistory) -> None:
         """Read records; leave out those that do not parse."""
         layout = layout_of(text)
         if layout is None:

@@ -17,7 +17,7 @@ from lttd.view.filters import Filter
 from lttd.view.json_lines import JsonLines
 from lttd.view.library import ClockGroup, EventWindow
 from lttd.view.notes import TakesNotes, WindowNotes
-from lttd.view.parallel import Noted, in_turn
+from lttd.view.parallel import SharedNotes, in_turn
 from lttd.view.progress import Progress
 from lttd.view.times import Window
 from lttd.view.trace import Trace
@@ -162,7 +162,7 @@ class _Out:
         self.notes = notes
         self.taken: list[str] = []
         """Those that a batch has."""
-        self._noted = Noted()
+        self._noted = SharedNotes()
         self.left = most
         """How many lines are still wanted; None: all."""
 
