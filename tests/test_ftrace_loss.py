@@ -229,3 +229,11 @@ def test_any_history_gives_exactly_the_losses_that_the_kernel_counted(
     assert told[Reason.OVERWRITTEN] == kernel.overrun - overrun
     assert told[Reason.DROPPED] == kernel.dropped - dropped
     assert not ledger.unplaced().total()
+
+
+def test_a_take_that_broke_off_lies_before_a_page_that_was_begun_before_it() -> None:
+    ledger = LossLedger(Sample(100, 0, 0, 0))
+    assert ledger.place(rows_at(110, 120), []) == ()
+    ledger.lost_before_all(Reason.REFUSED, 1, 100, now := 200, Unit.SUBBUFFERS)
+    (gap,) = ledger.place(rows_at(150, 160), [])
+    assert gap == Gap(0, Reason.REFUSED, Unit.SUBBUFFERS, 1, 100, now)

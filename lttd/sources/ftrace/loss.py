@@ -118,9 +118,16 @@ class LossLedger:
         else:
             self._pending.append(interval)
 
-    def lost_before_all(self, reason: Reason, count: int | None, begin: int, end: int) -> None:
+    def lost_before_all(
+        self,
+        reason: Reason,
+        count: int | None,
+        begin: int,
+        end: int,
+        unit: Unit = Unit.EVENTS,
+    ) -> None:
         """Take note of a loss that lies before every row to come."""
-        self._pending.insert(0, _Interval(reason, count, begin, end, 0))
+        self._pending.insert(0, _Interval(reason, count, begin, end, 0, unit))
         self._ripe += 1
 
     def page_turned(self) -> None:

@@ -145,6 +145,14 @@ class Ring:
         end = max(min(self._oldest or now, now), begin)
         self._ledger.lost_before_all(Reason.KILLED, count, begin, end)
 
+    def lost_take(self, subbuffers: int) -> None:
+        """Have *subbuffers* counted that were taken and broke off; the next rows follow them.
+
+        The kernel may have begun the next one before lttd took these.
+        """
+        begin, now = self._ledger.sampled_at, self._now()
+        self._ledger.lost_before_all(Reason.REFUSED, subbuffers, begin, now, Unit.SUBBUFFERS)
+
     # -- what other tools do; see ftrace.watch
 
     @property

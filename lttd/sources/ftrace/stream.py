@@ -33,7 +33,6 @@ from lttd.subbuffer import (
     Rows,
     StreamId,
     StreamInfo,
-    Unit,
     losses_batch,
     make_batch,
 )
@@ -231,6 +230,8 @@ class FtraceStream:
         failure = self._failure or self.ring.failure
         if failure is not None:
             self._failure = self.ring.failure = None
+            if isinstance(failure, TakeBrokeOffError):  # behind what the last take gave
+                self._lose_take(failure)
             raise failure
 
     # -- a take
@@ -267,7 +268,7 @@ class FtraceStream:
         if not spliced.used_bytes:
             return spliced.why
         if spliced.broke_off is not None:
-            self._lose_take(spliced.broke_off)
+            self.ring.took_nothing()
             self._failure = spliced.broke_off
         self._happened(Event.SPLICED_ALL if spliced.drained else Event.SPLICED)
         return spliced.used_bytes
@@ -302,7 +303,7 @@ class FtraceStream:
         """Count what was taken from the ring and came to nothing."""
         self.ring.took_nothing()
         lost = -(-error.used_bytes // self.info.subbuffer_bytes)
-        self.ring.suspect(Reason.REFUSED, lost, Unit.SUBBUFFERS)
+        self.ring.lost_take(lost)
 
     # -- a batch of what was taken
 
