@@ -506,8 +506,10 @@ def test_a_removed_lock_is_reported_and_its_replacement_is_left_alone(
 def test_a_removed_lock_of_the_trace_is_reported_until_it_is_back(tmp_path: Path, act: str) -> None:
     lines: list[str] = []
     disk, health = Disk(), Health(lines.append)
-    with locked_trace(disk, tmp_path / "t", append=False) as number:
-        recorder = Recorder(health=health)
+    with (
+        locked_trace(disk, tmp_path / "t", append=False) as number,
+        closing(Recorder(health=health)) as recorder,
+    ):
         recorder.start()
         segment = segment_of(recorder, tmp_path / "t", disk=disk, number=number)
         lock = tmp_path / "t" / ".lock"
@@ -523,7 +525,6 @@ def test_a_removed_lock_of_the_trace_is_reported_until_it_is_back(tmp_path: Path
         recorder.look(segment)
         assert health.verdict() == (True, "ok")
         segment.close(SNAPSHOT)
-        recorder.close()
     assert not lock.exists()
 
 
