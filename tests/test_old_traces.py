@@ -9,7 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from tests.running import FIXTURES, assert_whole, info, lttv
+from tests.data import FIXTURES
+from tests.running import assert_whole, info, lttv
 from tests.tools import replayed
 
 OLD: Final = FIXTURES / "old"

@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 
 from lttd.signals import MEANINGS, REPORT_INTERVAL_S, Meaning, Signals, name_of
-from tests.running import (
-    FIXTURES,
-    PATIENCE_S,
-    QUIET,
-    Launcher,
-    assert_whole,
-    needs_kernel,
-    until,
-)
+from tests.data import FIXTURES
+from tests.running import PATIENCE_S, QUIET, Launcher, assert_whole, needs_kernel, until
 
 ENDS = [number for number, meaning in MEANINGS.items() if meaning is Meaning.END]
 FREE = [number for number, meaning in MEANINGS.items() if meaning is Meaning.NONE]
