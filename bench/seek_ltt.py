@@ -23,8 +23,9 @@ from bench.report import Cell, Figure, Plot, Report, median, ratio
 from bench.seek import drop, resident_bytes
 from lttd.files import Disk
 from lttd.index import SeekIndex
+from lttd.manifest import StreamRecord
 from lttd.subbuffer import ROW_DTYPE, Batch, StreamId, StreamInfo
-from lttd.tracedir import StreamPaths, StreamRecord
+from lttd.tracedir import StreamPaths
 from lttd.writer import StreamFile
 
 NAME: Final = "seek_ltt"

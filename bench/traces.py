@@ -18,10 +18,11 @@ from bench.common import CannotMeasureError, cpus, tracefs
 from bench.recorders import environment, last_line, lttd_command
 from lttd.abi.ftrace import layout_of, rows_of_pages
 from lttd.files import Disk
+from lttd.manifest import Manifest, StreamRecord
 from lttd.sources.rows import RowBook
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch
-from lttd.tracedir import Manifest, StreamRecord, create_segment
+from lttd.tracedir import create_segment
 from lttd.view.commands.cut import cut
 from lttd.view.times import Moment, Window
 from lttd.view.trace import Trace

@@ -13,8 +13,9 @@ from typing import Final
 
 from lttd.beneath import OpenDirectory
 from lttd.errors import TraceDamagedError
+from lttd.manifest import Manifest, StreamRecord, recorded_source
 from lttd.plausible import MOST_COUNT
-from lttd.tracedir import Manifest, SegmentPaths, StreamRecord, recorded_source, segments_below
+from lttd.tracedir import SegmentPaths, segments_below
 
 # A manifest takes 0.3 ms.  A source that was not recorded for so long counts from 0.
 MOST_MANIFESTS: Final = 64

@@ -17,19 +17,18 @@ from lttd.clock import MOST_SNAPSHOTS, Snapshot, thinned
 from lttd.errors import StorageError
 from lttd.files import Disk, Lock
 from lttd.lane import Jobs, Lane
-from lttd.stats import StreamStats, StreamSummary, summarize
-from lttd.stream_files import StreamFiles
-from lttd.subbuffer import StreamId, StreamInfo
-from lttd.tracedir import (
+from lttd.manifest import (
     Manifest,
     Position,
-    SegmentPaths,
     StreamRecord,
-    create_segment,
     encode_synced,
     recorded_source,
     this_machine,
 )
+from lttd.stats import StreamStats, StreamSummary, summarize
+from lttd.stream_files import StreamFiles
+from lttd.subbuffer import StreamId, StreamInfo
+from lttd.tracedir import SegmentPaths, create_segment
 from lttd.version import VERSION
 from lttd.writer import StreamFile
 

@@ -12,6 +12,7 @@ from lttd.errors import LttdError, StorageError
 from lttd.files import Disk, Lock, storage_error
 from lttd.handles import handle_of
 from lttd.lane import Lane
+from lttd.manifest import Manifest
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.sources.base import Attachments, Owner, Source, SourceInfo, Stored, Stream, When
@@ -19,7 +20,6 @@ from lttd.stats import StreamStats
 from lttd.terminal import say
 from lttd.tracedir import (
     LOCK,
-    Manifest,
     SegmentPaths,
     foreign_names,
     made_directory,

@@ -11,18 +11,18 @@ from typing import Final
 
 from lttd.files import Disk, Lock, storage_error
 from lttd.index import ENTRY_BYTES, GAPS_HEADER, INDEX_HEADER, encode_gaps
-from lttd.recovery_plan import Plan, Planner
-from lttd.stats import StreamStats
-from lttd.stored import StoredStream
-from lttd.subbuffer import Reason, StreamId
-from lttd.tracedir import (
+from lttd.manifest import (
     Manifest,
     Position,
-    SegmentPaths,
     encode_synced,
     read_synced,
     this_machine,
 )
+from lttd.recovery_plan import Plan, Planner
+from lttd.stats import StreamStats
+from lttd.stored import StoredStream
+from lttd.subbuffer import Reason, StreamId
+from lttd.tracedir import SegmentPaths
 
 _NOTHING: Final = Position(entries=0, data_bytes=0, gaps=0)
 

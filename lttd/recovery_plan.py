@@ -23,9 +23,9 @@ from lttd.index import (
     salvage_entries,
     salvage_gaps,
 )
+from lttd.manifest import Position
 from lttd.stored import StoredStream, agreements, lost_before, map_file
 from lttd.subbuffer import Gap, Reason, Unit
-from lttd.tracedir import Position
 
 # The smallest block of any disk: zeros after a power loss begin at a multiple of it.
 DISK_BLOCK_BYTES: Final = 512

@@ -19,9 +19,10 @@ from lttd.beneath import Place, place_of
 from lttd.errors import TraceDamagedError, reason_of
 from lttd.files import size_bytes
 from lttd.index import Entries, SeekIndex, read_gaps
+from lttd.manifest import Manifest, StreamRecord
 from lttd.stats import StreamStats, StreamSummary, summarize
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
-from lttd.tracedir import Manifest, SegmentPaths, StreamPaths, StreamRecord
+from lttd.tracedir import SegmentPaths, StreamPaths
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]

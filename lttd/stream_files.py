@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from lttd.errors import LostFileError, StorageError
+from lttd.manifest import Position, StreamRecord
 from lttd.subbuffer import Batch, Gap, Reason, Unit
-from lttd.tracedir import Position, StreamRecord
 from lttd.writer import Appended, Left, StreamFile
 
 

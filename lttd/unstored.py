@@ -9,10 +9,11 @@ import numpy as np
 
 from lttd.beneath import OpenDirectory
 from lttd.errors import TraceDamagedError
+from lttd.manifest import Manifest
 from lttd.sources.base import Stored
 from lttd.stored import StoredStream, sound_headers
 from lttd.subbuffer import Reason
-from lttd.tracedir import Manifest, segments_below
+from lttd.tracedir import segments_below
 
 
 def stored_from(

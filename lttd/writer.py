@@ -26,8 +26,9 @@ from lttd.index import (
     encode_gaps,
     salvage_entries,
 )
+from lttd.manifest import Position, StreamRecord
 from lttd.subbuffer import Batch, Gap, Rows
-from lttd.tracedir import Position, StreamPaths, StreamRecord
+from lttd.tracedir import StreamPaths
 
 # A file that has grown this large gets blocks ahead of its end, as much again, up to a limit.
 PREALLOCATE_FROM_BYTES: Final = 4 << 20

@@ -30,9 +30,10 @@ from typing import Final
 from lttd.errors import LttdError
 from lttd.files import Disk
 from lttd.index import read_gaps
+from lttd.manifest import Manifest
 from lttd.recover import recover
 from lttd.subbuffer import Reason
-from lttd.tracedir import Manifest, SegmentPaths, segments_below
+from lttd.tracedir import SegmentPaths, segments_below
 from lttd.view.verify import Report, check
 from tests.fakes import event, page
 from tests.marks import numbers_by_row

@@ -12,18 +12,12 @@ from lttd.abi.ltt import rows_of
 from lttd.beneath import OpenDirectory
 from lttd.clock import Snapshot
 from lttd.files import Disk
+from lttd.manifest import Manifest, Position, StreamRecord, encode_synced
 from lttd.sources.ltt.rows import LttBook
 from lttd.sources.rows import RowBook
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamInfo, Unit, make_batch
-from lttd.tracedir import (
-    Manifest,
-    Position,
-    SegmentPaths,
-    StreamRecord,
-    create_segment,
-    encode_synced,
-)
+from lttd.tracedir import SegmentPaths, create_segment
 from lttd.writer import StreamFile
 from tests.fakes import LAYOUT, event, info, page
 

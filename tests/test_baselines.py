@@ -8,10 +8,10 @@ import pytest
 from lttd.baselines import MOST_MANIFESTS
 from lttd.files import Disk
 from lttd.index import SeekIndex
+from lttd.manifest import Manifest
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.subbuffer import Gap, Reason, StreamInfo, Unit
-from lttd.tracedir import Manifest
 from tests.fakes import batch_of, event, info, page
 from tests.segment_builder import SNAPSHOT
 

@@ -26,7 +26,8 @@ from lttd.clock import (
     thinned,
 )
 from lttd.index import SeekIndex
-from lttd.tracedir import Manifest, segments
+from lttd.manifest import Manifest
+from lttd.tracedir import segments
 from tests.running import QUIET, Launcher, needs_kernel, until
 
 S = 1_000_000_000

@@ -8,9 +8,10 @@ import pytest
 from lttd.errors import NotATraceError, StorageError, TraceDamagedError, UsageError
 from lttd.files import Disk
 from lttd.index import SeekIndex
+from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.subbuffer import Gap, Reason
-from lttd.tracedir import Manifest, segments
+from lttd.tracedir import segments
 from lttd.view.cli import main
 from lttd.view.commands.cut import cut
 from lttd.view.times import EVERYTHING, Moment, Window

@@ -22,9 +22,10 @@ import pytest
 from lttd.cli import main
 from lttd.command import GRACE_S
 from lttd.index import read_gaps
+from lttd.manifest import Manifest
 from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.subbuffer import Reason
-from lttd.tracedir import Manifest, segments
+from lttd.tracedir import segments
 from tests.fakes import LAYOUT, event, page
 from tests.running import (
     PATIENCE_S,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lttd.cli import main as record
+from lttd.manifest import Manifest
 from lttd.terminal import printable
-from lttd.tracedir import Manifest
 from lttd.view.cli import main
 from tests import blk
 from tests.ftraced import PRINT, Traced, common, format_text, marker, opened, pages_of, switch, tick

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.subbuffer import Gap, Reason
-from lttd.tracedir import Manifest, segments
+from lttd.tracedir import segments
 from tests.running import (
     Launcher,
     Run,

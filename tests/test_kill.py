@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from lttd.index import read_gaps
+from lttd.manifest import Manifest, Position, read_synced
 from lttd.subbuffer import TAKE_BYTES, Reason
-from lttd.tracedir import Manifest, Position, SegmentPaths, read_synced, segments_below
+from lttd.tracedir import SegmentPaths, segments_below
 from tests.running import (
     QUIET,
     Launcher,

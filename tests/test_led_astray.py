@@ -20,11 +20,12 @@ from lttd.abi.formats_file import pack
 from lttd.beneath import OpenDirectory
 from lttd.errors import LttdError, StorageError, TraceDamagedError, UsageError
 from lttd.files import Disk, Lock, is_locked
+from lttd.manifest import Manifest
 from lttd.open_segment import RESERVE_BYTES, SegmentContents
 from lttd.recorder import Recorder
 from lttd.recording import Recovered, locked_trace, recover_open_segments
 from lttd.recover import recover
-from lttd.tracedir import Manifest, create_segment, prepare_trace, segments
+from lttd.tracedir import create_segment, prepare_trace, segments
 from lttd.view.cli import main as lttv
 from lttd.view.commands.cut import cut
 from lttd.view.times import EVERYTHING

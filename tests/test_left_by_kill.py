@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from lttd.index import read_gaps
+from lttd.manifest import Manifest
 from lttd.runtime import RuntimeDirectory
 from lttd.sources.base import NO_OWNER
 from lttd.sources.ftrace.record import InstanceRecord, record_name
 from lttd.sources.inotify import Inotify
 from lttd.subbuffer import Gap, Reason
-from lttd.tracedir import Manifest, segments, segments_below
+from lttd.tracedir import segments, segments_below
 from tests.instances import mark, read_events
 from tests.running import (
     QUIET,

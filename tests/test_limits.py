@@ -27,11 +27,12 @@ from lttd.index import (
     read_gaps,
 )
 from lttd.limits import AT_ONE_TIME, COMMAND_LINES, COMMANDS, GAPS, KALLSYMS, Limit
+from lttd.manifest import Manifest
 from lttd.recover import recover
 from lttd.sources.blktrace.rows import ProcessNotes, RecordRows
 from lttd.stored import StoredStream, map_file
 from lttd.subbuffer import Batch, Gap, Reason, StreamId, StreamInfo, Unit
-from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.tracedir import SegmentPaths, segments
 from lttd.view.addresses import Symbols
 from lttd.view.cli import main as view
 from lttd.view.notes import Notes

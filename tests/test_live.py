@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.manifest import Manifest
 from lttd.sources.inotify import IN_OPEN, Inotify
 from lttd.stored import StoredStream
-from lttd.tracedir import Manifest, segments
+from lttd.tracedir import segments
 from tests.running import (
     QUIET,
     Launcher,

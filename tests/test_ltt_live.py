@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from lttd.index import read_gaps
+from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.subbuffer import Reason, Unit
-from lttd.tracedir import Manifest, segments
+from lttd.tracedir import segments
 from tests.ltt_kernel import Kernel, Load, Report, stripped
 from tests.running import PATIENCE_S, assert_whole, lttv, until
 

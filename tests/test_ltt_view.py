@@ -19,10 +19,11 @@ from lttd.abi.ltt import layout_of
 from lttd.config import SourceSpec
 from lttd.errors import LttdError
 from lttd.files import Disk
+from lttd.manifest import Manifest, StreamRecord
 from lttd.sources.registry import open_source
 from lttd.subbuffer import Batch, BufferPool
 from lttd.terminal import printable_bytes
-from lttd.tracedir import Manifest, StreamRecord, create_segment
+from lttd.tracedir import create_segment
 from lttd.view.cli import main
 from lttd.view.export import export
 from lttd.view.library import OpenedTrace

@@ -14,6 +14,7 @@ import pytest
 from lttd.clock import Conversion
 from lttd.errors import UsageError
 from lttd.files import Lock
+from lttd.manifest import Manifest
 from lttd.namespaces import (
     PID_INITIAL,
     TIME_INITIAL,
@@ -22,7 +23,7 @@ from lttd.namespaces import (
     offsets_ns,
 )
 from lttd.sources.blktrace.device import BlktraceSettings, BlockTrace
-from lttd.tracedir import Manifest, segments
+from lttd.tracedir import segments
 from tests.running import QUIET, Launcher, assert_whole, lttv, needs_kernel
 from tests.segment_builder import Made, subbuffer
 

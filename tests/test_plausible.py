@@ -9,8 +9,8 @@ import pytest
 
 from lttd.errors import TraceDamagedError
 from lttd.limits import STREAMS
+from lttd.manifest import Manifest, read_synced
 from lttd.plausible import parse_json
-from lttd.tracedir import Manifest, read_synced
 from tests.fuzz_traces import small
 from tests.segment_builder import Made
 

@@ -16,11 +16,12 @@ from lttd.files import Disk, Lock
 from lttd.health import Health
 from lttd.index import SeekIndex, read_gaps
 from lttd.lane import Lane
+from lttd.manifest import Manifest, read_synced
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.recording import locked_trace
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason, Unit
-from lttd.tracedir import Manifest, SegmentPaths, prepare_trace, read_synced, segments
+from lttd.tracedir import SegmentPaths, prepare_trace, segments
 from lttd.view.verify import check
 from tests.failing_disk import FailingDisk
 from tests.fakes import batch_of, event, info, page

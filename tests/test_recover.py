@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from lttd.errors import LockedError, LttdError
 from lttd.files import Disk, Lock
+from lttd.manifest import Manifest, read_synced, this_machine
 from lttd.recover import StreamRecovery, recover
 from lttd.subbuffer import Reason, StreamId, StreamInfo, Unit
-from lttd.tracedir import Manifest, SegmentPaths, create_segment, read_synced, this_machine
+from lttd.tracedir import SegmentPaths, create_segment
 from lttd.view.trace import Trace
 from lttd.view.verify import check
 from tests.forgetful import ForgetfulDisk, Op, killed, power_loss, put

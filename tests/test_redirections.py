@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lttd.errors import LttdError
+from lttd.manifest import Manifest
 from lttd.summary import write_summary
-from lttd.tracedir import Manifest, segments
+from lttd.tracedir import segments
 from tests.data import FTRACE
 from tests.tools import replayed
 

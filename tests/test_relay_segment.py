@@ -6,9 +6,10 @@ import pytest
 
 from lttd.errors import UsageError
 from lttd.files import Disk
+from lttd.manifest import StreamRecord
 from lttd.recover import recover
 from lttd.subbuffer import Gap, Reason, Unit
-from lttd.tracedir import StreamRecord, segments
+from lttd.tracedir import segments
 from lttd.view.cli import main
 from lttd.view.verify import check
 from lttd.writer import StreamFile

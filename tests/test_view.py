@@ -14,9 +14,9 @@ from lttd.clock import Snapshot
 from lttd.errors import LttdError, NotATraceError, TraceDamagedError
 from lttd.files import Lock
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.manifest import Manifest
 from lttd.stats import StreamSummary, losses_text, summary_table
 from lttd.subbuffer import Gap, Reason, Unit
-from lttd.tracedir import Manifest
 from lttd.view.cli import PIPE_CLOSED, main
 from lttd.view.commands.info import info_json, info_text, seconds, utc
 from lttd.view.trace import Trace, merge_summaries

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from lttd.errors import UsageError
 from lttd.files import Disk
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex, read_gaps
+from lttd.manifest import StreamRecord
 from lttd.subbuffer import Batch, StreamId, StreamInfo
-from lttd.tracedir import StreamPaths, StreamRecord
+from lttd.tracedir import StreamPaths
 from lttd.writer import PREALLOCATE_FROM_BYTES, StreamFile
 from tests.failing_disk import FailingDisk
 from tests.segment_builder import Made, Ring, segment_at, subbuffer

@@ -6,8 +6,9 @@ Rule: a family's own modules alone look into the contexts that it makes.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from lttd.manifest import Manifest
 from lttd.stored import StoredStream
-from lttd.tracedir import Manifest, SegmentPaths
+from lttd.tracedir import SegmentPaths
 from lttd.view.columns import EventBatch
 from lttd.view.formats import Formats
 from lttd.view.notes import TakesNotes, WindowNotes

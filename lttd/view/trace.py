@@ -14,10 +14,11 @@ from pathlib import Path
 
 from lttd.clock import Conversion
 from lttd.errors import NotATraceError, TraceDamagedError
+from lttd.manifest import Manifest
 from lttd.recover import holds_nothing
 from lttd.stats import StreamSummary, counted
 from lttd.stored import StoredStream
-from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.tracedir import SegmentPaths, segments
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from lttd.beneath import close_fd
 from lttd.errors import TraceDamagedError
 from lttd.files import is_locked
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
+from lttd.manifest import Manifest, StreamRecord
 from lttd.recover import holds_nothing
 from lttd.stored import Agreement, StoredStream, agreements, sound_headers
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason
-from lttd.tracedir import Manifest, SegmentPaths, StreamRecord
+from lttd.tracedir import SegmentPaths
 from lttd.view.families import family_of
 from lttd.view.notes import Notes
 

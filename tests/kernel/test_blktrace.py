@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from lttd.abi.blktrace import ACT_MASK, NOTIFY, layout_of, notes, records_at, walk
+from lttd.manifest import Manifest
 from lttd.subbuffer import Reason
-from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.tracedir import SegmentPaths, segments
 from lttd.view.trace import Trace
 from lttd.view.verify import check
 from tests.kernel.guest import Guest

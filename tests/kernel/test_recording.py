@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.manifest import Manifest
+from lttd.tracedir import SegmentPaths, segments
 from lttd.view.verify import check
 from tests.kernel.guest import Guest
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from lttd.index import read_gaps
+from lttd.manifest import Manifest
 from lttd.subbuffer import Reason, Unit
-from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.tracedir import SegmentPaths, segments
 from lttd.view.verify import check
 from tests.kernel.conftest import kernel_or_skip
 from tests.kernel.guest import Guest

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lttd.tracedir import Manifest, SegmentPaths, segments
+from lttd.manifest import Manifest
+from lttd.tracedir import SegmentPaths, segments
 from lttd.view.verify import check
 from tests.kernel.guest import Guest, GuestResult
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lttd.abi.ftrace_format import Field, Format, Kind
+from lttd.manifest import Manifest
 from lttd.stored import StoredStream
-from lttd.tracedir import Manifest, SegmentPaths
+from lttd.tracedir import SegmentPaths
 from lttd.view.columns import EventBatch, gather
 from lttd.view.family import Family
 from lttd.view.formats import EventName, EventType

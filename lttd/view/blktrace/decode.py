@@ -28,8 +28,9 @@ from lttd.abi.blktrace import (
     walk,
 )
 from lttd.abi.ftrace_format import Field, Format, Kind
+from lttd.manifest import Manifest
 from lttd.stored import StoredStream
-from lttd.tracedir import Manifest, SegmentPaths
+from lttd.tracedir import SegmentPaths
 from lttd.view.formats import EventName, EventType
 from lttd.view.merge import order_by_time
 from lttd.view.notes import TakesNotes, WindowNotes

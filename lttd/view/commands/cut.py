@@ -19,8 +19,9 @@ from lttd.clock import Snapshot
 from lttd.errors import NotATraceError, TraceDamagedError
 from lttd.files import Disk
 from lttd.index import GAPS_HEADER, INDEX_HEADER, encode_gaps
+from lttd.manifest import Manifest, StreamRecord
 from lttd.stored import CHUNK_ENTRIES, StoredStream
-from lttd.tracedir import MANIFEST, SYNCED, Manifest, SegmentPaths, StreamRecord
+from lttd.tracedir import MANIFEST, SYNCED, SegmentPaths
 from lttd.view.output import new_output, nothing_within
 from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 from lttd.errors import LttdError
 from lttd.files import is_locked, size_bytes
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.terminal import put, say
-from lttd.tracedir import LOCK, Manifest, SegmentPaths, segments
+from lttd.tracedir import LOCK, SegmentPaths, segments
 from lttd.view.commands.text import Show, maker
 from lttd.view.library import ClockGroup
 from lttd.view.notes import WindowNotes

@@ -4,9 +4,9 @@ import datetime as dt
 import json
 from typing import Any
 
+from lttd.manifest import Manifest
 from lttd.stats import counted, summary_json, summary_table
 from lttd.terminal import printable
-from lttd.tracedir import Manifest
 from lttd.view.times import COUNTING_CLOCKS
 from lttd.view.trace import Trace
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout, layout_of
+from lttd.manifest import Manifest
 from lttd.stored import StoredStream
-from lttd.tracedir import Manifest, SegmentPaths
+from lttd.tracedir import SegmentPaths
 from lttd.view.columns import gather
 from lttd.view.formats import EventName, EventType, Formats
 from lttd.view.merge import order_by_time

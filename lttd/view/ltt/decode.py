@@ -15,8 +15,9 @@ import numpy.typing as npt
 from lttd.abi import ltt
 from lttd.abi.ltt_events import Channel, Walked, alike, walk
 from lttd.abi.ltt_markers import Marker
+from lttd.manifest import Manifest
 from lttd.stored import StoredStream
-from lttd.tracedir import Manifest, SegmentPaths
+from lttd.tracedir import SegmentPaths
 from lttd.view.formats import EventName, EventType
 from lttd.view.ltt.fields import MarkerRecords, format_of
 from lttd.view.ltt.markers import SegmentMarkers, channel_of

@@ -21,8 +21,9 @@ from lttd.abi.ltt import Layout, is_metadata, layout_of
 from lttd.abi.ltt_events import Channel, alike, walk
 from lttd.abi.ltt_markers import Marker, Markers, core_markers
 from lttd.errors import StorageError, TraceDamagedError
+from lttd.manifest import Manifest
 from lttd.stored import StoredStream
-from lttd.tracedir import Manifest, SegmentPaths, segments_below
+from lttd.tracedir import SegmentPaths, segments_below
 
 I64 = npt.NDArray[np.int64]
 
