@@ -9,7 +9,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,22 +17,20 @@ from typing import IO, Final
 from lttd.beneath import OpenDirectory, Place, RefusedError, close_fd, place_of
 from lttd.errors import (
     REMEDIES,
-    LockedError,
     LostFileError,
     StorageError,
     TraceDamagedError,
 )
 from lttd.limits import Limit
-from lttd.locks import is_listed, lock_holder
+from lttd.locks import is_listed, lock_now
 from lttd.subbuffer import Pieces
 
 # The descriptors to remove a segment without attachments: one for each level.
 SPARE_DESCRIPTORS: Final = 4
 # Nobody else can open the file, so nobody else can hold its lock.
 LOCK_MODE: Final = 0o600
-# A process that takes a lock tries this often, this long apart: is_locked() may hold it meanwhile.
-_ASKED: Final = 10
-_ASKING_S: Final = 0.005
+# A process that takes a lock tries this often, since is_locked() may hold it meanwhile.
+_ATTEMPTS: Final = 6
 IOV_MAX: Final = 1024
 IOVEC_BYTES: Final = 16
 # The bytes per call, about.  Page cache folios grow with the call.  On virtual machines that report
@@ -595,24 +592,16 @@ class Lock:
         """Lock the file; return whether its name still leads to it."""
         try:
             os.fchmod(self._fd, LOCK_MODE)  # a copied file may have another mode
-            self._flock()
+            # Several times, since a viewer that tests the lock holds it for a moment.
+            lock_now(self._fd, self._in_use, attempts=_ATTEMPTS)
             return os.path.samestat(os.fstat(self._fd), self._directory.stat(self.path))
-        except BlockingIOError:
-            where, holder = self.path.parent, lock_holder(self._fd)
-            raise LockedError(f"{where}: in use by {holder}; stop it, or choose another") from None
         except FileNotFoundError:
             return False
         except OSError as error:
             raise storage_error(self.path, error) from None
 
-    def _flock(self) -> None:
-        """Take the lock; try several times, since a viewer that tests it holds it for a moment."""
-        for _ in range(_ASKED):
-            with suppress(BlockingIOError):
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            time.sleep(_ASKING_S)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _in_use(self, holder: str) -> str:
+        return f"{self.path.parent}: in use by {holder}; stop it, or choose another"
 
     def is_in_place(self) -> bool:
         """Tell whether other processes would still find the lock; True if that is unknown."""

@@ -24,6 +24,7 @@ from typing import Final, Self
 
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, reason_of
 from lttd.limits import NOTE, NOTES
+from lttd.locks import lock_now
 
 ROOTS_DIRECTORY: Final = "/run/lttd"
 DIRECTORY_MODE: Final = 0o750
@@ -199,12 +200,12 @@ class RuntimeDirectory:
             if not _is_note(os.fstat(fd)):
                 os.close(fd)
                 return None
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_now(fd, lambda holder: f"{self.path}/{name}: in use by {holder}")
             if os.fstat(fd).st_ino == os.stat(name, dir_fd=self._fd, follow_symlinks=False).st_ino:
                 return Note(self, name, fd)
-        except BlockingIOError:
+        except LockedError:
             os.close(fd)
-            raise LockedError(f"{self.path}/{name}: in use") from None
+            raise
         except OSError:
             pass  # it was removed meanwhile
         os.close(fd)
