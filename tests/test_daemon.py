@@ -685,8 +685,8 @@ def test_a_lost_file_is_reported_in_one_line(lttd: Launcher, tmp_path: Path, mod
 MANY_DAYS = """
 from trio._core import _thread_cache
 _thread_cache.IDLE_TIMEOUT = 0.001
-from lttd import daemon
-daemon.ATTACH_INTERVAL_S = daemon.CLOCK_INTERVAL_S = 0.05
+from lttd import housekeeping
+housekeeping.ATTACH_INTERVAL_S = housekeeping.CLOCK_INTERVAL_S = 0.05
 """
 
 
