@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -154,13 +155,13 @@ class Made:
     def stream(self, cpu: int = 0) -> StoredStream:
         return StoredStream(self.paths, self.manifest, self.records[cpu])
 
-    def leave(self) -> "Made":
+    def leave(self) -> Self:
         """Close the files as they are, as the kernel does for a killed daemon."""
         for file in self.files:
             file.close()
         return self
 
-    def finish(self) -> "Made":
+    def finish(self) -> Self:
         self.sync()
         self.leave()
         for cpu, record in enumerate(self.records):

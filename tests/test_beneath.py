@@ -67,7 +67,15 @@ def read(directory: OpenDirectory, path: Path) -> bytes:
 def test_openat2_is_used_on_kernels_that_have_it() -> None:
     has_openat2 = tuple(map(int, os.uname().release.split(".")[:2])) >= (5, 6)
     expected = beneath.open_by_kernel if has_openat2 else beneath.open_by_steps
+    opened = os.listdir("/proc/self/fd")
     assert beneath._ways() is expected
+    assert os.listdir("/proc/self/fd") == opened
+
+
+def test_an_absent_path_is_neither_a_file_nor_a_directory(trace: OpenDirectory) -> None:
+    for path in (trace.path / "absent", trace.path / "absent" / "below"):
+        assert not trace.is_file(path)
+        assert not trace.is_directory(path)
 
 
 def test_a_file_is_read_and_mapped_as_a_whole(trace: OpenDirectory) -> None:

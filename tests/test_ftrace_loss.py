@@ -64,6 +64,15 @@ def test_a_repeated_suspicion_of_loss_is_one_gap() -> None:
     assert len(ledger.place(rows_at(300), [])) == 1, "what comes after a batch is another gap"
 
 
+def test_a_loss_before_all_rows_comes_first_and_does_not_hasten_later_ones() -> None:
+    ledger = LossLedger(NOTHING_LOST)
+    ledger.suspect(Reason.EMPTIED, 100)
+    ledger.lost_before_all(Reason.KILLED, 50, 10, 20)
+    (gap,) = ledger.rest()
+    assert (gap.row, gap.reason, gap.count, gap.begin, gap.end) == (0, Reason.KILLED, 50, 10, 20)
+    assert [gap.reason for gap in ledger.place(rows_at(150), [])] == [Reason.EMPTIED]
+
+
 def test_a_suspicion_older_than_all_later_rows_does_not_grow() -> None:
     ledger = LossLedger(NOTHING_LOST)
     ledger.suspect(Reason.EMPTIED, 100)

@@ -100,6 +100,7 @@ class Watched:
         self.watch.arm(self.health)
         self.look()
         assert self.troubles() == set()
+        assert not self.watch.wants_closer_look, "once is enough"
 
     def look(self) -> None:
         """Look at the changes, as the daemon does at a tick."""
