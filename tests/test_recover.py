@@ -98,14 +98,14 @@ def _story(layout: str, abi: str) -> Story:
 
 
 @contextmanager
-def on_disk(told: Story, files: dict[Path, bytes]) -> Iterator[SegmentPaths]:
+def on_disk(recorded: Story, files: dict[Path, bytes]) -> Iterator[SegmentPaths]:
     """Write the files of a story to their places."""
     try:
-        told.paths.index.mkdir(parents=True)
+        recorded.paths.index.mkdir(parents=True)
         put(files)
-        yield segment_at(told.paths.directory)
+        yield segment_at(recorded.paths.directory)
     finally:
-        shutil.rmtree(told.trace)
+        shutil.rmtree(recorded.trace)
 
 
 def of_this_boot(files: dict[Path, bytes]) -> dict[Path, bytes]:
@@ -116,18 +116,18 @@ def files_of(paths: SegmentPaths) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in paths.directory.rglob("*") if p.is_file()}
 
 
-def recovered_is_a_whole_prefix(told: Story, paths: SegmentPaths) -> list[StreamRecovery]:
-    vouched = read_synced(paths.synced).get(told.record.name)
+def recovered_is_a_whole_prefix(recorded: Story, paths: SegmentPaths) -> list[StreamRecovery]:
+    vouched = read_synced(paths.synced).get(recorded.record.name)
     found = recover(paths, ForgetfulDisk())
-    report = check(paths, events=told.has_markers)
+    report = check(paths, events=recorded.has_markers)
     assert report.findings == []
     assert report.state == "closed"
     entries = Trace(paths.directory).segments[0].streams[0].index.entries()
     count = len(entries)
-    data = told.stream.data.read_bytes()
-    assert data == told.data[: len(data)]
+    data = recorded.stream.data.read_bytes()
+    assert data == recorded.data[: len(data)]
     for name in ("offset_bytes", "packet_bits", "content_bits", "begin", "sequence"):
-        assert (entries[name] == told.entries[name][:count]).all(), name
+        assert (entries[name] == recorded.entries[name][:count]).all(), name
     if vouched:
         assert count >= vouched.entries
         assert len(data) >= vouched.data_bytes
@@ -143,11 +143,11 @@ def recovered_is_a_whole_prefix(told: Story, paths: SegmentPaths) -> list[Stream
 def test_any_power_loss_leaves_a_prefix_and_keeps_what_was_synced(
     data: st.DataObject, layout: str, abi: str
 ) -> None:
-    told = story(layout, abi)
-    until = data.draw(st.integers(told.start, len(told.log)))
-    files = power_loss(told.log[:until], {}, lambda a, b: data.draw(st.integers(a, b)))
-    with on_disk(told, files) as paths:
-        recovered_is_a_whole_prefix(told, paths)
+    recorded = story(layout, abi)
+    until = data.draw(st.integers(recorded.start, len(recorded.log)))
+    files = power_loss(recorded.log[:until], {}, lambda a, b: data.draw(st.integers(a, b)))
+    with on_disk(recorded, files) as paths:
+        recovered_is_a_whole_prefix(recorded, paths)
 
 
 @settings(max_examples=150, deadline=None)
@@ -155,19 +155,21 @@ def test_any_power_loss_leaves_a_prefix_and_keeps_what_was_synced(
 def test_a_kill_loses_no_entry_that_was_written_whole(
     data: st.DataObject, layout: str, abi: str
 ) -> None:
-    told = story(layout, abi)
-    until = data.draw(st.integers(told.start, len(told.log)))
-    log = told.log[:until]
+    recorded = story(layout, abi)
+    until = data.draw(st.integers(recorded.start, len(recorded.log)))
+    log = recorded.log[:until]
     files = of_this_boot(killed(log, {}, lambda a, b: data.draw(st.integers(a, b))))
-    ends = (told.entries["offset_bytes"] + (told.entries["packet_bits"] >> np.uint64(3))).tolist()
-    there = len(files[told.stream.data])
-    with on_disk(told, files) as paths:
-        recovered_is_a_whole_prefix(told, paths)
+    ends = (
+        recorded.entries["offset_bytes"] + (recorded.entries["packet_bits"] >> np.uint64(3))
+    ).tolist()
+    there = len(files[recorded.stream.data])
+    with on_disk(recorded, files) as paths:
+        recovered_is_a_whole_prefix(recorded, paths)
         entries = Trace(paths.directory).segments[0].streams[0].index.entries()
         if layout == "packed":
             assert len(entries) == sum(end <= there for end in ends)
         assert (
-            entries["events_discarded"] == told.entries["events_discarded"][: len(entries)]
+            entries["events_discarded"] == recorded.entries["events_discarded"][: len(entries)]
         ).all()
 
 
@@ -179,17 +181,17 @@ def test_a_crash_during_recovery_does_not_change_the_outcome(
     def draw(least: int, most: int) -> int:
         return data.draw(st.integers(least, most))
 
-    told = story(layout, abi)
-    files = power_loss(told.log[: draw(told.start, len(told.log))], {}, draw)
-    with on_disk(told, files) as paths:
+    recorded = story(layout, abi)
+    files = power_loss(recorded.log[: draw(recorded.start, len(recorded.log))], {}, draw)
+    with on_disk(recorded, files) as paths:
         disk = ForgetfulDisk()
         recover(paths, disk)
         outcome = files_of(paths)
         halfway = power_loss(disk.log[: draw(0, len(disk.log))], files, draw)
-    with on_disk(told, halfway) as paths:
-        recovered_is_a_whole_prefix(told, paths)
-        assert told.stream.data.read_bytes() == outcome[told.stream.data]
-        gaps = told.stream.gaps
+    with on_disk(recorded, halfway) as paths:
+        recovered_is_a_whole_prefix(recorded, paths)
+        assert recorded.stream.data.read_bytes() == outcome[recorded.stream.data]
+        gaps = recorded.stream.gaps
         assert (gaps.read_bytes() if gaps.exists() else b"") == outcome.get(gaps, b"")
 
 
@@ -201,45 +203,45 @@ def whole_files(layout: str, abi: str = "ftrace") -> dict[Path, bytes]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("which", ["data", "index", "gaps"])
 def test_a_file_cut_anywhere_is_recovered(layout: str, which: str, abi: str) -> None:
-    told = story(layout, abi)
+    recorded = story(layout, abi)
     files = of_this_boot(whole_files(layout, abi))
-    del files[told.paths.synced]
-    path = getattr(told.stream, which)
+    del files[recorded.paths.synced]
+    path = getattr(recorded.stream, which)
     whole = files[path]
     # No record size is a multiple of this step, so cuts fall everywhere in a record.
     step = max(len(whole) // 150, 1) | 1
     for size in {*range(0, len(whole), step), 1, len(whole) - 1}:
-        with on_disk(told, files | {path: whole[:size]}) as paths:
-            recovered_is_a_whole_prefix(told, paths)
+        with on_disk(recorded, files | {path: whole[:size]}) as paths:
+            recovered_is_a_whole_prefix(recorded, paths)
 
 
 @pytest.mark.parametrize("abi", ABIS)
 @pytest.mark.parametrize("which", ["data", "index", "gaps"])
 def test_a_missing_file_is_recovered(which: str, abi: str) -> None:
-    told = story("packed", abi)
+    recorded = story("packed", abi)
     files = of_this_boot(whole_files("packed", abi))
-    del files[told.paths.synced]
-    del files[getattr(told.stream, which)]
-    with on_disk(told, files) as paths:
-        recovered_is_a_whole_prefix(told, paths)
+    del files[recorded.paths.synced]
+    del files[getattr(recorded.stream, which)]
+    with on_disk(recorded, files) as paths:
+        recovered_is_a_whole_prefix(recorded, paths)
 
 
 @pytest.mark.parametrize("abi", ABIS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_data_alone_give_the_same_index(layout: str, abi: str) -> None:
-    told = story(layout, abi)
+    recorded = story(layout, abi)
     files = whole_files(layout, abi)
-    del files[told.paths.synced]
-    del files[told.stream.index]
-    with on_disk(told, of_this_boot(files)) as paths:
-        found = recovered_is_a_whole_prefix(told, paths)
-        assert found[0].rebuilt_entries == len(told.entries) == found[0].entries
+    del files[recorded.paths.synced]
+    del files[recorded.stream.index]
+    with on_disk(recorded, of_this_boot(files)) as paths:
+        found = recovered_is_a_whole_prefix(recorded, paths)
+        assert found[0].rebuilt_entries == len(recorded.entries) == found[0].entries
         entries = Trace(paths.directory).segments[0].streams[0].index.entries()
         same = ("begin", "events_discarded", "sequence", "stream_id", "instance_id")
         for name in same:
-            assert (entries[name] == told.entries[name]).all(), name
+            assert (entries[name] == recorded.entries[name]).all(), name
         if abi == "ltt":
-            assert (entries["end"] == told.entries["end"]).all()
+            assert (entries["end"] == recorded.entries["end"]).all()
             return
         # At the end of a batch the writer's bound may be later or earlier; the last bound is exact.
         assert (entries["end"][:-1] == entries["begin"][1:]).all()
@@ -256,76 +258,78 @@ def test_the_data_alone_give_the_same_index(layout: str, abi: str) -> None:
 def test_everything_before_a_flipped_byte_stays_readable(
     data: st.DataObject, layout: str, which: str, abi: str
 ) -> None:
-    told = story(layout, abi)
+    recorded = story(layout, abi)
     files = whole_files(layout, abi)
-    path = getattr(told.stream, which)
+    path = getattr(recorded.stream, which)
     whole = files[path]
     at = data.draw(st.integers(0, len(whole) - 1))
     bad = bytearray(whole)
     bad[at] ^= data.draw(st.integers(1, 255))
     if data.draw(st.booleans()):
-        del files[told.paths.synced]
-    with on_disk(told, files | {path: bytes(bad)}) as paths:
-        check(paths, events=told.has_markers)
+        del files[recorded.paths.synced]
+    with on_disk(recorded, files | {path: bytes(bad)}) as paths:
+        check(paths, events=recorded.has_markers)
         recover(paths, ForgetfulDisk())
-        check(paths, events=told.has_markers)
+        check(paths, events=recorded.has_markers)
         stream = Trace(paths.directory).segments[0].streams[0]
         kept = stream.data
-        behind = at if which == "data" else len(told.data)
-        whole_ones = told.entries["offset_bytes"] + (told.entries["packet_bits"] >> np.uint64(3))
+        behind = at if which == "data" else len(recorded.data)
+        whole_ones = recorded.entries["offset_bytes"] + (
+            recorded.entries["packet_bits"] >> np.uint64(3)
+        )
         sound = int((whole_ones <= behind).sum())
         assert len(stream.index) >= min(sound, 8), "what was synced, or stands before the byte"
         end = int(whole_ones[sound - 1]) if sound else 0
-        assert bytes(kept[: min(end, len(kept))]) == told.data[: min(end, len(kept))]
+        assert bytes(kept[: min(end, len(kept))]) == recorded.data[: min(end, len(kept))]
 
 
 def test_a_torn_tail_is_cut_and_counted_in_bytes() -> None:
-    told = story("packed")
+    recorded = story("packed")
     files = of_this_boot(whole_files("packed"))
-    size = len(files[told.stream.data])
-    last = int(told.entries["offset_bytes"][-1])
-    with on_disk(told, files | {told.stream.data: told.data[: size - 5]}) as paths:
+    size = len(files[recorded.stream.data])
+    last = int(recorded.entries["offset_bytes"][-1])
+    with on_disk(recorded, files | {recorded.stream.data: recorded.data[: size - 5]}) as paths:
         found = recover(paths, ForgetfulDisk())
         stream = Trace(paths.directory).segments[0].streams[0]
         assert found[0].torn_bytes == size - last
         gap = stream.gaps[-1]
         assert (gap.reason, gap.unit, gap.count) == (Reason.TORN, Unit.BYTES, size - last)
-        assert gap.row == len(stream.index) == len(told.entries) - 1
+        assert gap.row == len(stream.index) == len(recorded.entries) - 1
         assert stream.summary().lost["torn_bytes"] == size - last
         assert stream.summary().payload_bytes == last
 
 
 def test_a_loss_that_only_the_index_shows_is_written_as_a_gap_again() -> None:
-    told = story("packed")
+    recorded = story("packed")
     files = whole_files("packed")
-    del files[told.stream.gaps]
-    del files[told.paths.synced]
-    with on_disk(told, files) as paths:
-        recovered_is_a_whole_prefix(told, paths)
+    del files[recorded.stream.gaps]
+    del files[recorded.paths.synced]
+    with on_disk(recorded, files) as paths:
+        recovered_is_a_whole_prefix(recorded, paths)
         entries = Trace(paths.directory).segments[0].streams[0].index.entries()
-        assert (entries["events_discarded"] == told.entries["events_discarded"]).all()
+        assert (entries["events_discarded"] == recorded.entries["events_discarded"]).all()
         summary = Trace(paths.directory).summaries()[0]
-        assert summary.events_lost == int(told.entries["events_discarded"][-1])
+        assert summary.events_lost == int(recorded.entries["events_discarded"][-1])
 
 
 def test_recovery_keeps_the_data_after_a_damaged_header() -> None:
-    told = story("packed")
+    recorded = story("packed")
     files = whole_files("packed")
-    del files[told.paths.synced]
-    bad = bytearray(told.data)
-    bad[int(told.entries["offset_bytes"][5]) + 8] ^= 0x40
-    with on_disk(told, files | {told.stream.data: bytes(bad)}) as paths:
+    del files[recorded.paths.synced]
+    bad = bytearray(recorded.data)
+    bad[int(recorded.entries["offset_bytes"][5]) + 8] ^= 0x40
+    with on_disk(recorded, files | {recorded.stream.data: bytes(bad)}) as paths:
         recover(paths, ForgetfulDisk())
-        assert len(Trace(paths.directory).segments[0].streams[0].index) == len(told.entries)
+        assert len(Trace(paths.directory).segments[0].streams[0].index) == len(recorded.entries)
         assert [finding.entry for finding in check(paths).findings] == [5]
 
 
 def test_recovery_reads_only_data_after_the_synced_record() -> None:
-    told = story("packed")
+    recorded = story("packed")
     files = whole_files("packed")
-    bad = bytearray(told.data)
+    bad = bytearray(recorded.data)
     bad[8] ^= 0x40  # the first header is durable, so a restart does not check it
-    with on_disk(told, files | {told.stream.data: bytes(bad)}) as paths:
+    with on_disk(recorded, files | {recorded.stream.data: bytes(bad)}) as paths:
         assert [one.rebuilt_entries for one in recover(paths, ForgetfulDisk())] == [0]
 
 
@@ -385,11 +389,13 @@ def test_the_summary_of_a_recovered_segment_matches_its_files(tmp_path: Path) ->
 
 
 def test_data_are_synced_before_their_index() -> None:
-    told = story("packed")
-    synced = [op.path for op in told.log if op.kind == "sync" and op.path.parent != told.trace]
-    data, index = told.stream.data, told.stream.index
+    recorded = story("packed")
+    synced = [
+        op.path for op in recorded.log if op.kind == "sync" and op.path.parent != recorded.trace
+    ]
+    data, index = recorded.stream.data, recorded.stream.index
     assert [p for p in synced if p in (data, index)] == [data, index] * 2
-    assert isinstance(told.log[0], Op)
+    assert isinstance(recorded.log[0], Op)
 
 
 def test_recovery_removes_the_reserve_of_a_segment_without_a_manifest(tmp_path: Path) -> None:
