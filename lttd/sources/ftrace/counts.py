@@ -4,6 +4,7 @@ Rule: the kernel does not count resets.  A counter that fell was reset: clearing
 ``trace_clock`` or removing a probe empties the ring and resets its counters.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,6 +13,8 @@ from lttd.sources.tracefs import StatsFile
 
 # The fields of ``stats`` that only grow until a reset.
 COUNTS: Final = ("overrun", "commit overrun", "dropped events", "read events")
+# A write that deletes a probe ends so long after it emptied the ring, on a slow machine.
+LATELY_NS: Final = 3_000_000_000
 
 
 class RingCounts:
@@ -22,11 +25,7 @@ class RingCounts:
         self._last = stats.read()
         self._grown = dict.fromkeys(COUNTS, 0)
         self._emptied = False
-        self.shrank = False
-        """At the last read() the ring held less than what was read since explains.
-
-        A reader at work at that moment can make it look so: ask only with another reason to.
-        """
+        self._shrank_ns = 0
         self.counting = False
         """Whether each take must report its number of events."""
         self.foreign_read_events = 0
@@ -45,7 +44,8 @@ class RingCounts:
             grown[name] = growth(before, after)
             self._grown[name] += grown[name]
         left = self._last.get("entries", 0) - grown["read events"]
-        self.shrank = not grown["overrun"] and fields.get("entries", 0) < left
+        if not grown["overrun"] and fields.get("entries", 0) < left:
+            self._shrank_ns = time.monotonic_ns()
         self._last = fields
         return fields
 
@@ -58,6 +58,16 @@ class RingCounts:
         """Tell whether a counter fell since the last call."""
         emptied, self._emptied = self._emptied, False
         return emptied
+
+    def shrank_lately(self) -> bool:
+        """Tell whether the ring held less, a moment ago, than the reads explain; once.
+
+        A reader at work at that moment can make it look so: ask only with another reason to.  The
+        kernel resets the ring first, and then waits: lttd hears of the write after that.
+        """
+        lately = time.monotonic_ns() - self._shrank_ns < LATELY_NS
+        self._shrank_ns = 0
+        return lately
 
     def text(self) -> bytes:
         """Return the text of the file."""

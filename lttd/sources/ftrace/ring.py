@@ -198,7 +198,7 @@ class Ring:
     def looks_emptied(self) -> bool:
         """Ask the counters now: somebody did what may have emptied the ring."""
         self.try_to_sample()
-        return self._counts.was_emptied() or self._counts.shrank
+        return self._counts.was_emptied() or self._counts.shrank_lately()
 
     def note_emptied(self) -> None:
         """Take note that somebody emptied the ring: how much was in it, nobody knows.
