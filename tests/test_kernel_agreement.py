@@ -71,6 +71,7 @@ REASONS: Final = (
     Reason("sys_enter_*", _NUMBERS, r"\b(?:0x)?0*([0-9a-f]+)(?=,|$)", r"\1"),
     Reason("sys_exit_*", _NUMBERS, r"0x0*([0-9a-f])", r"\1"),
     Reason("mm_page_*", _ADDRESS, r"^page=\S+ ", ""),
+    Reason("mm_filemap_*", _ADDRESS, r"\bpage=\S+ ", ""),
     Reason("mm_vmscan_write_folio", _ADDRESS, r"^page=\S+ ", ""),
     Reason("writeback_*", _CONSTANT, r"\b(flags|state)[= ]\S*", r"\1"),
     Reason("sb_*_inode_writeback", _CONSTANT, r"\bstate \S*", "state"),
