@@ -46,6 +46,13 @@ from tests.print_fmts import FIXED, event, lines, rows_of
         ('"%.*s", 2, REC->comm', "ba"),
         ('"%pI4 %pM %pU", REC->raw, REC->raw, REC->raw',
          "1.2.3.4 01:02:03:04:05:06 01020304-0506-0708-090a-0b0c0d0e0f10"),
+        ('"%*phD|%3phC|%ph|%*phN", 4, REC->raw, REC->raw, REC->raw, 2, __get_dynamic_array(list)',
+         "01-02-03-04|01:02:03|01|6479"),
+        ('"%*ph|%*ph", 9, __get_dynamic_array(list), 0, REC->raw', "64 79 6e|"),
+        ('"%pa %pad", &REC->q, &REC->u', "0xfffffee08e04fb35 0xee6b2800"),
+        ('"(%s)", __print_dynamic_array(list, 1)', "({0x64,0x79,0x6e})"),
+        ('"%lld %d", (long long)(((ktime_t) { .tv64 = REC->q }).tv64), REC->i',
+         "-1234567890123 -5"),
         ('"%pI6c", REC->raw', "102:304:506:708:90a:b0c:d0e:f10"),
         ('"%p %ps", (void *)REC->q, 0x10', "fffffee08e04fb35 0x10"),
         ('"%hhu %hd", 257, 65535', "1 -1"),
@@ -109,6 +116,7 @@ def test_an_unsupported_print_fmt_prints_all_fields_by_name(printed: str) -> Non
         ('"%d %s", REC->i, REC->u == 6 ? 0 : "text"', "-5 (null)"),
         ('"%s", REC->u == 7 ? "text" : REC->q', "0x7"),
         ('"%d%%", REC->i', "-5%"),
+        ('"%d %d", ((ktime_t) { .tv64 = REC->q }).other, REC->i', "? -5 q=7"),
     ],
 )  # fmt: skip
 def test_only_unsupported_conversions_are_left_out(printed: str, told: str) -> None:

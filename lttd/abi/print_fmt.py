@@ -166,7 +166,7 @@ _CONVERSION: Final = re.compile(
 # Linux lib/vsprintf.c, pointer(): the extensions of %p, the longest first.
 _EXTENSION: Final = re.compile(
     r"I[46]?S[pfs]*+c?[pfs]*+|[Ii][46][hnbl]?c?|[iI]6c|[Mm][FR]?|U[bBlL]|U|[sS]R?|[fF]|x|"
-    r"b?l|e|K|d[dt]?|B|R|r|[Dg]|"
+    r"b?l|e|K|d[dt]?|h[CDN]?|a[dp]?|B|R|r|[Dg]|"
 )
 _ESCAPES: Final = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a"}
 _ESCAPED: Final = re.compile(rb"\\(x[0-9a-fA-F]++|[0-7]{1,3}+|.)", re.DOTALL)
@@ -369,6 +369,8 @@ class _Parser:
                 self._grow()
                 return operand if operator == "+" else Unary(operator, operand)
         named = self._cast()
+        if named is not None and self.accept("{"):
+            return self._compound()
         if named is not None:
             self._deeper(1)
             cast = Cast(named, self._unary())
@@ -394,6 +396,24 @@ class _Parser:
             return None
         self._at = at + 1
         return " ".join(words)
+
+    def _compound(self) -> Node:
+        """Parse ``.member = value }``, the rest of a compound literal.
+
+        Linux 3.x and 4.x: ``((ktime_t) { .tv64 = REC->now }).tv64``.
+        """
+        self._expect(".")
+        member = self.token
+        self._at += 1
+        if self.token != "=":
+            self._wrong("expected '=', not")
+        self._at += 1
+        self._deeper(1)
+        value = self.expression()
+        self._deeper(-1)
+        self._expect("}")
+        self._grow()
+        return self._postfix(Call(f"{{.{member}}}", (value,)))
 
     def _primary(self) -> Node:
         kind, token = self._kind, self.token
@@ -425,6 +445,10 @@ class _Parser:
     def _postfix(self, node: Node) -> Node:
         while True:
             if self.accept("->") or self.accept("."):
+                if isinstance(node, Call) and node.name == f"{{.{self.token}}}":
+                    node = node.arguments[0]
+                    self._at += 1
+                    continue
                 if node != FieldRef("") or self._kind != "name":
                     self._wrong("member")
                 node = FieldRef(str(self.token))

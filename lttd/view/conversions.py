@@ -7,7 +7,7 @@ Plain pointers are not hashed, as in the kernel with options/hash-ptr off.
 import errno
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from lttd.view.glyphs import (
 )
 
 Column = npt.NDArray[Any]
+_MOST_HEX_BYTES: Final = 64
 BARE_NAME: Final = "s bare"
 """The extension of a %p that the kernel does not have: a function without offset and module."""
 _UUID_GROUPS: Final = (4, 2, 2, 2, 6)
@@ -173,6 +174,9 @@ def _pointer(conversion: Conversion, value: Value, count: int, context: Context)
         return hexadecimal(value.astype(f"u{context.long_bytes}"), 2 * context.long_bytes)
     if extension in ("bl", "l"):
         return _bit_list(value, context)
+    if extension[:1] in ("a", "h") and isinstance(value, Buffer):
+        how = _address_at if extension[0] == "a" else _hex_bytes
+        return [words_of(value.told(partial(how, extension, context)))]
     told = _teller(extension)
     if told is None or not isinstance(value, Buffer):
         raise Inexpressible(f"%p{extension}")
@@ -185,6 +189,21 @@ def _error_pointer(context: "Context", address: int) -> bytes:
     if number in errno.errorcode:
         return f"-{errno.errorcode[number]}".encode()
     return b"%0*x" % (2 * context.long_bytes, address & (1 << 8 * context.long_bytes) - 1)
+
+
+def _address_at(_extension: str, context: "Context", raw: bytes) -> bytes:
+    """Linux lib/vsprintf.c, address_val: %pa and %pad take the address of an address."""
+    order: Literal["little", "big"] = "little" if context.byteorder == "<" else "big"
+    return b"0x%0*x" % (2 * len(raw), int.from_bytes(raw, order))
+
+
+def _hex_bytes(extension: str, context: "Context", raw: bytes) -> bytes:
+    """Linux lib/vsprintf.c, hex_string: %*ph prints as many bytes as its width says."""
+    if context.width == 0:
+        return b""
+    most = min(context.width, _MOST_HEX_BYTES) if context.width and context.width > 0 else 1
+    between = {"hC": ":", "hD": "-", "hN": ""}.get(extension, " ")
+    return between.join(f"{byte:02x}" for byte in raw[:most]).encode()
 
 
 def _symbol(extension: str, value: Value, context: Context) -> Strip:

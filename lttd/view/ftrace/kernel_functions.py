@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import element_bytes
-from lttd.abi.print_fmt import FieldRef, Index, Node, Number, Pairs, Text, Unknown
+from lttd.abi.print_fmt import Call, FieldRef, Index, Node, Number, Pairs, Text, Unknown
 from lttd.view.columns import EventRows
 from lttd.view.ftrace.cexpr import INTS, Buffer, Evaluation, Inexpressible, PointedTo, Value
 from lttd.view.glyphs import per_distinct, strings_of
@@ -115,6 +115,13 @@ def _print_array(evaluation: Evaluation, value: Node, count: Node, size: Node) -
     return strings_of(told)
 
 
+def _print_dynamic_array(evaluation: Evaluation, array: Node, size: Node) -> Column:
+    """Linux include/trace/stages/stage3_trace_output.h: all elements of a dynamic array."""
+    begin, end = evaluation.rows.spans(_known(evaluation, array))
+    most = Number(int((end - begin).max(initial=0)), 32, signed=False)
+    return _print_array(evaluation, Call("__get_dynamic_array", (array,)), most, size)
+
+
 def _name_of(node: Node) -> str:
     """Return the field that a node names; ``arg[1]`` is one string of an array of strings."""
     if isinstance(node, Index) and isinstance(node.number, Number):
@@ -209,6 +216,7 @@ FUNCTIONS: Final[dict[str, Callable[..., Value]]] = {
     "__print_hex": _print_hex,
     "__print_hex_str": _print_hex_str,
     "__print_array": _print_array,
+    "__print_dynamic_array": _print_dynamic_array,
     "__get_str": _get_str,
     "__get_rel_str": _get_str,
     PROBED_STR: _probed_str,

@@ -239,7 +239,7 @@ def _shown_by_none(
 def _argument(conversion: Conversion, rows: EventRows) -> Node:
     """Return the node to print: the bytes of a char array that is not text, but an address, say."""
     argument = conversion.argument
-    if conversion.extension[:1] in tuple("UIiMm") and isinstance(argument, FieldRef):
+    if conversion.extension[:1] in tuple("UIiMmh") and isinstance(argument, FieldRef):
         known = rows.kind.format.by_name.get(argument.name) if rows.kind.format else None
         if known is not None and known.kind is Kind.CHARS:
             return Unary("&", argument)
