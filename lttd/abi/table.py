@@ -18,7 +18,7 @@ class AbiRow(NamedTuple):
     module: str
     """The module with ``ABI``, a class for ``lttd.abi.base.Abi``; imported for the first stream."""
     file_name: str = "{channel}_{cpu}"
-    """The form of a data file's name for which the ABI's own tools look."""
+    """The form of a data file's name that the ABI's own tools expect."""
 
 
 ABIS: Final = {

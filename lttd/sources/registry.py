@@ -23,7 +23,7 @@ class _Module(Protocol):
     def open_left_by_kill(
         self, pool: BufferPool, owner: Owner, instance: str | None, *, report_unknown: bool
     ) -> tuple[Sequence[Source], Sequence[str]]:
-        """Open the rings that killed lttds left; where ``leaves_rings``."""
+        """Open the rings that killed lttds left; only if the row says ``leaves_rings``."""
         ...
 
 
@@ -36,8 +36,8 @@ def open_source(spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER) -> 
 
     Raises:
         UsageError: the SPEC is not valid.
-        NothingToRecordError: this machine does not have it.
-        LockedError: another recorder reads it.
+        NothingToRecordError: this machine does not have the SPEC's target.
+        LockedError: another recorder reads the target.
     """
     row = SOURCES[spec.kind]
     if row.needs and spec.target is None:
@@ -47,7 +47,7 @@ def open_source(spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER) -> 
 
 
 def _options(spec: SourceSpec, row: SourceRow) -> dict[str, Any]:
-    """Return the values of the SPEC's keys, by the names of keywords."""
+    """Return the values of the SPEC's keys, by keyword name."""
     options = {}
     for key, written in spec.options.items():
         if key not in row.keys:
@@ -63,7 +63,7 @@ def _options(spec: SourceSpec, row: SourceRow) -> dict[str, Any]:
 def open_previous_runs(
     specs: Sequence[SourceSpec], pool: BufferPool, owner: Owner
 ) -> tuple[Sequence[Source], Sequence[str]]:
-    """Return what killed lttds left in the kernel of the trace *owner*, and lines for the user.
+    """Return the rings of the trace *owner* that killed lttds left, and lines for the user.
 
     This also deals with leftovers of other traces and with settings that were not restored.
     """
@@ -86,10 +86,10 @@ def open_previous_runs(
 def _previous_runs(
     kind: str, row: SourceRow, targets: Sequence[str | None], pool: BufferPool, owner: Owner
 ) -> tuple[Sequence[Source], Sequence[str]]:
-    """Do it for one kind; *targets*: those that are recorded now."""
+    """Do this for one kind of source; *targets*: the targets that are recorded now."""
     if not targets and not any(name.startswith(f"{kind}-") for name in known_notes()):
         return (), ()
-    # A user who may record one instance may have no right to make others.
+    # A user with the right to record one instance may not have the right to make others.
     instance = None if None in targets else next(iter(targets), None)
     try:
         return _module(row).open_left_by_kill(pool, owner, instance, report_unknown=bool(targets))

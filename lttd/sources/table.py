@@ -30,10 +30,10 @@ class SourceRow(NamedTuple):
     keys: Mapping[str, Parser]
     """The keys of its SPEC, with the parsers of their values."""
     needs: str = ""
-    """The target that a SPEC must name, and an example; empty: the target can be left out."""
+    """The target that a SPEC must name, with an example; empty: the target is optional."""
     parse_target: Parser = parse_path
     replays: Mapping[str, str] = {}
-    """For the source that replays files: the modules that do so, by ABI; each has a ``REPLAY``."""
+    """Only for the source that replays files: its modules by ABI; each defines ``REPLAY``."""
     leaves_rings: bool = False
     """Whether a kill leaves rings in the kernel; the module then has ``open_left_by_kill``."""
 
@@ -107,5 +107,5 @@ CHANNEL_ROOT: Final = "ltt"
 
 
 def is_list(kind: str, key: str) -> bool:
-    """Return whether a key's values add up when it is repeated."""
+    """Return whether a key can be repeated, and its values then form one list."""
     return SOURCES[kind].keys.get(key) in (parse_events, parse_list)

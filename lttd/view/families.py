@@ -1,7 +1,7 @@
 """FAMILIES: how the viewer decodes, prints and names events, by the ABI of their sub-buffers.
 
-A family is a module with a ``Family`` under the name FAMILY; it is loaded when there is something
-of it to decode.
+A family is a module that defines FAMILY, a ``Family``; it is imported when the first events of
+its ABI are decoded.
 """
 
 from importlib import import_module
@@ -22,6 +22,6 @@ class _Module(Protocol):
 
 
 def family_of(abi: str) -> "Family | None":
-    """Return the family of an ABI; None where nothing can decode it."""
+    """Return the family of an ABI; None if no family can decode it."""
     module = FAMILIES.get(abi)
     return cast("_Module", import_module(module)).FAMILY if module else None

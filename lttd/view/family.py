@@ -1,6 +1,6 @@
-"""The seam to a family: how the viewer decodes, prints and names the events of one ABI.
+"""The interface of a family: how the viewer decodes, prints and names the events of one ABI.
 
-Rule: a family's own modules alone look into the contexts that it makes.
+Rule: only a family's own modules look into the contexts that it makes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +18,10 @@ from lttd.view.window import Piece, WindowStream
 
 
 class Contexts(Protocol):
-    """What decoding needs to know of one segment's streams."""
+    """The formats and counters of one segment that its streams are decoded with."""
 
     def of(self, stream: StoredStream) -> Any:  # noqa: ANN401  (the family's own)
-        """Return what the decoder finds as ``source.context``."""
+        """Return the context of one stream; the decoder finds it as ``source.context``."""
         ...
 
 
@@ -37,7 +37,7 @@ class Lines(Protocol):
     """Makes lines of batches."""
 
     def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
-        """Yield the lines of *batch*, some at a time; it may stop after *most* events."""
+        """Yield blocks of whole lines of *batch*; may stop after *most* events."""
         ...
 
 
@@ -49,7 +49,7 @@ class Printing(NamedTuple):
     names: Names | None
     nanoseconds: bool
     fields: tuple[str, ...] | None
-    """Only these, as ``name=value``; None: the family's own form."""
+    """Names of the fields to print as ``name=value``; None: the family's own form."""
 
 
 class Family(NamedTuple):
@@ -58,8 +58,8 @@ class Family(NamedTuple):
     contexts: Callable[[SegmentPaths, Manifest, TakesNotes], Contexts]
     decoder: Callable[[WindowNotes], Decoder]
     names: Callable[[Sequence[Segment], TakesNotes], Names | None]
-    """Returns the names of tasks, and adds notes; None: events do not state who ran."""
+    """Returns the names of tasks, and adds notes; None: events do not state their task."""
     lines: Callable[[Printing, TakesNotes], Lines]
-    """Returns the maker of lines, and adds notes about what it does without."""
+    """Returns the maker of lines, and adds notes about missing formats and names."""
     formats_of: Callable[[WindowStream], Formats] | None = None
     """Returns the formats that were saved before the events; None: the family saves none."""

@@ -1,4 +1,4 @@
-"""Batches -> a JSON object per event and loss, for every family alike."""
+"""Turn batches of any family into lines: a JSON object per event and per loss."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,15 @@ from lttd.view.task_names import Names
 
 
 class JsonLines:
-    """An object per line."""
+    """Make lines of batches, one JSON object per line."""
 
     def __init__(self, names: Names | None, fields: Sequence[str] | None) -> None:
-        """*names*: None where events do not state who ran; lines then name the channel."""
+        """*names*: None if events do not state their task; lines then name the channel."""
         self._names = names
         self._fields = fields
 
     def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
-        """Yield the lines of *batch*: events and, where they lie, losses."""
+        """Yield the lines of *batch*: events, and losses between the events around them."""
         who = self._names.of(batch) if self._names else None
         told: list[tuple[int, int, dict[str, Any]]] = [
             (loss.time, -1, _loss_json(loss, channel=who is None)) for loss in batch.losses
@@ -44,7 +44,7 @@ class JsonLines:
 
 
 def _values(rows: EventRows, name: str) -> list[Any]:
-    """Return a field of each event; integers of any number as lists."""
+    """Return one field of each event; an array of integers becomes a list."""
     field = rows.field(name)
     if field.kind in (Kind.DYNAMIC, Kind.TAIL) and field.element_bytes > 1:
         return rows.lists(name)

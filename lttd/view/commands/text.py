@@ -1,6 +1,7 @@
 """``lttv text``: events as lines, merged by time over all CPUs, segments and traces given.
 
-Rule: what cannot be shown is a line on stderr that says where and why; the rest is shown.
+Rule: whatever cannot be shown is reported by a line on stderr, with place and cause; the rest is
+shown.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from lttd.view.trace import Trace
 from lttd.view.unmatched import unmatched
 from lttd.view.window import FOREVER, PIECE_BYTES, Piece
 
-# Below this a second process costs more than it saves: some 0.2 s of work.
+# Below this size, about 0.2 s of work, a second process costs more than it saves.
 WORTH_BYTES: Final = 3 * PIECE_BYTES
 MOST_JOBS: Final = 8
 MOST_NAMED: Final = 8
@@ -34,7 +35,7 @@ MALLOC_OPTIONS: Final = ((-3, 256 << 20), (-1, 512 << 20), (-2, 64 << 20))
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """What is to be shown, and how."""
+    """The selection of events and the form of lines that the command line asks for."""
 
     filter: Filter
     nanoseconds: bool = False
@@ -45,7 +46,7 @@ class Show:
 
 
 def maker(group: ClockGroup, show: Show, notes: TakesNotes) -> Lines:
-    """Return what makes the lines of one clock group; add notes about what it does without."""
+    """Return the maker of lines of one clock group; add notes about missing formats and names."""
     family = group.family
     assert family is not None  # else there are no sources
     names = family.names(group.segments, notes)
@@ -56,10 +57,10 @@ def maker(group: ClockGroup, show: Show, notes: TakesNotes) -> Lines:
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library keep what a piece's arrays leave, for those of the next.
+    """Make the C library keep the freed memory of one piece's arrays for those of the next.
 
-    Each would be mapped anew, a page fault per 4 KiB: 0.73 s of 3.3 s for 5.8 million events, 0.08
-    with this.  glibc only; elsewhere it is merely slower.
+    Otherwise it maps new memory for each array, with a page fault per 4 KiB: these took 0.73 s of
+    3.3 s for 5.8 million events, and 0.08 s with this.  Works with glibc only.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -70,7 +71,7 @@ def _keep_freed_memory() -> None:
 def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     """Write the events of a window to stdout; return an exit status."""
     _keep_freed_memory()
-    # A few lines are there at once: no event is less than 8 bytes, and hardly one is more than 256.
+    # Pieces for a few lines are small: an event has at least 8 bytes, rarely over 256.
     enough = PIECE_BYTES if show.most is None else min(PIECE_BYTES, show.most << 8)
     found = EventWindow(traces, window, show.filter, enough)
     for trace in traces:
@@ -129,13 +130,13 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
 
 
 def _jobs(group: ClockGroup, wanted: int | None) -> int:
-    """Return how many processes are worth it."""
+    """Return how many processes pay off for this much data."""
     try:
         if sys.stdout is None:
             return 1
         sys.stdout.fileno()
     except (OSError, ValueError):
-        return 1  # stdout is no file: what a job wrote would be lost
+        return 1  # stdout has no descriptor: the output of another process would be lost
     if wanted is not None:
         return wanted
     held = sum(_held_bytes(group, at) for at in range(len(group.sources)))
@@ -145,7 +146,7 @@ def _jobs(group: ClockGroup, wanted: int | None) -> int:
 
 
 def _held_bytes(group: ClockGroup, number: int) -> int:
-    """Return about how much of a stream lies within the window."""
+    """Return the approximate number of a stream's bytes within the window."""
     index = group.sources[number].index
     first = index.first_at_or_after(group.begin)
     last = index.first_at_or_after(min(group.end, FOREVER))
@@ -156,7 +157,7 @@ def _held_bytes(group: ClockGroup, number: int) -> int:
 
 
 class _Out:
-    """Where lines and notes go."""
+    """Write lines to stdout and notes to stderr."""
 
     def __init__(self, notes: WindowNotes, most: int | None) -> None:
         self.notes = notes
@@ -164,11 +165,11 @@ class _Out:
         """Those that a batch has."""
         self._noted = SharedNotes()
         self.left = most
-        """How many lines are still wanted; None: all."""
+        """The number of lines still to be written; None: all."""
 
     @property
     def full(self) -> bool:
-        """Whether as many lines as were asked for have been written."""
+        """Whether the requested number of lines has been written."""
         return self.left == 0
 
     def write(self, blocks: list[bytes]) -> None:

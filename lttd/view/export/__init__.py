@@ -1,8 +1,8 @@
-"""FORMATS: ``lttv export``, a trace as other tools want it.  One module a format, loaded when used.
+"""FORMATS: the formats of ``lttv export``; a module per format, imported when it is used.
 
 Rule: a module has ``export(trace, window, out, disk) -> lines``: it makes a file or directory at
 *out*, which does not exist, and returns lines for the user; memory does not grow with the trace.
-Rule: a module gets only streams whose ABI its row takes, and does not ask which they are.
+Rule: a module gets only streams whose ABI its row takes, and does not check their ABI again.
 """
 
 from collections.abc import Set
@@ -24,10 +24,10 @@ class Format(NamedTuple):
 
     module: str
     takes: Set[str]
-    """The ABIs of the sub-buffers that it can be made of."""
+    """The ABIs whose sub-buffers can be exported to it."""
     help: str
     leaves_out: bool = False
-    """Whether streams of other ABIs are left out with a note; if not, they are refused."""
+    """Whether streams of other ABIs are left out with a note; otherwise the export is refused."""
 
 
 FORMATS: Final = {
@@ -48,32 +48,32 @@ class Exporter(Protocol):
     """The interface of a module of FORMATS."""
 
     def export(self, trace: "Trace", window: "Window", out: Path, disk: "Disk") -> list[str]:
-        """Write what *window* holds to *out*, by *disk* alone; return lines for the user.
+        """Write the events of *window* to *out*, through *disk* only; return lines for the user.
 
         Raises:
-            UsageError: this trace cannot be in that format.
+            UsageError: this trace cannot be exported to that format.
             NotATraceError: nothing was recorded within the window.
-            TraceDamagedError: not even parts of it can be read.
+            TraceDamagedError: no part of the trace can be read.
             StorageError: *out* could not be written.
         """
         ...
 
 
 class UrlExporter(Exporter, Protocol):
-    """An exporter that can write where there are no paths."""
+    """An exporter that can also write to a URL."""
 
     def export_url(self, trace: "Trace", window: "Window", url: str) -> list[str]:
-        """Write to *url*; after a failure its owner removes what was written."""
+        """Write to *url*; after a failure the user must remove the objects written so far."""
         ...
 
 
 def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[str]:
-    """Export to the format *to*; a path *out* is there whole afterwards, or not at all.
+    """Export to the format *to*; afterwards a path *out* is complete, or it does not exist.
 
     Raises:
-        LttdError: as Exporter.export(), and UsageError where *out* is there already.
+        LttdError: as Exporter.export(), and UsageError if *out* exists already.
     """
-    # The command line asks for the names of the formats: that must not load numpy.
+    # The command line needs only the names of the formats: that must not load numpy.
     from lttd.errors import UsageError  # noqa: PLC0415
     from lttd.files import Disk  # noqa: PLC0415
     from lttd.view.output import new_output  # noqa: PLC0415
@@ -93,11 +93,11 @@ def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[s
 
 
 def _fitting(trace: "Trace", window: "Window", to: str) -> tuple["Trace", list[str]]:
-    """Return what of *trace* the format takes, and lines about what is left out.
+    """Return the part of *trace* that the format takes, and lines about the streams left out.
 
     Raises:
-        UsageError: it takes nothing of it, or not all that lies in the window.
-        TraceDamagedError: a manifest describes sub-buffers that cannot be.
+        UsageError: the format takes none of the streams, or not all of those in the window.
+        TraceDamagedError: a manifest states impossible sub-buffers.
     """
     format_ = FORMATS[to]
     held = {abi for segment in trace.segments for abi in _abis(segment)}
@@ -124,7 +124,7 @@ def _refuse_what_does_not_fit(segment: "Segment", window: "Window", to: str) -> 
         return
     if misfits:
         raise _does_not_fit(segment.paths.directory.name, _abis(segment), to)
-    what = f"{unreadable[0].name}: describes sub-buffers that cannot be"
+    what = f"{unreadable[0].name}: states impossible sub-buffers"
     raise TraceDamagedError(segment.paths.manifest, 0, what)
 
 
@@ -133,7 +133,7 @@ def _abis(segment: "Segment") -> set[str]:
 
 
 def _does_not_fit(where: str, held: set[str], to: str) -> "UsageError":
-    """Return the error that says what *where* holds, what the format takes, and what fits."""
+    """Return the error: the ABIs in *where*, those that the format takes, formats for them."""
     from lttd.errors import UsageError  # noqa: PLC0415
 
     taken = ", ".join(sorted(FORMATS[to].takes))

@@ -1,11 +1,12 @@
 """What the metadata streams of an LTTng 0.x segment declare: the markers of its other streams.
 
-They are ordinary streams, ``metadata_<cpu>``; all of them are read whole when the first event of
-the segment is to be told, and again when an open segment has more of them.
+They are ordinary streams, ``metadata_<cpu>``.  All of them are read completely before the first
+event of the segment is decoded, and again when an open segment has more of them.
 
-A kernel gives each declaration once: who recorded a trace in several runs, or its flight-recorder
-channels alone, has them in another segment.  So where a segment has not the beginning of metadata,
-those of the other segments that are of the same trace of the kernel count, too.
+A kernel writes each declaration once.  If a trace was recorded in several runs, or its
+flight-recorder channels separately, the declarations are in another segment.  Therefore a segment
+without the beginning of the metadata also uses the metadata of those other segments that belong
+to the same trace of the kernel.
 
 Rule: a declaration that cannot be read is a note; events that need it are then damage.
 """
@@ -33,7 +34,7 @@ _FLIGHT: Final = "flight-"
 
 
 def channel_of(stream: StoredStream) -> str:
-    """Return what the metadata calls a stream's channel: no directory, no ``flight-``."""
+    """Return the metadata's name of a stream's channel: without directory and ``flight-``."""
     return stream.info.id.channel.rpartition("/")[2].removeprefix(_FLIGHT)
 
 
@@ -46,12 +47,12 @@ class SegmentMarkers:
         self._markers = Markers()
         self._read: tuple[tuple[str, int], ...] | None = None
         self.version = 0
-        """Counts how often they were read."""
+        """Number of times that the markers were read."""
         self.notes: list[str] = []
-        """What could not be read, a line each; the reader takes them away."""
+        """A line per declaration that could not be read; the reader removes them."""
 
     def refresh(self) -> None:
-        """Read what is there, if that is more than before."""
+        """Read the metadata again if it has grown."""
         if self._read is not None:
             if self._manifest.state == "closed":
                 return
@@ -63,7 +64,7 @@ class SegmentMarkers:
         ours = list(_streams(self._paths, self._manifest))
         streams = [one for one in ours if is_metadata(one.info.id.channel)]
         starts: set[int] = set()
-        # Whoever has taken the beginning of metadata knows by it what time it was.
+        # The beginning of the metadata brings a clock snapshot: then no other segment is needed.
         if not self._manifest.clock_snapshots:
             starts = {start for one in ours if (start := _start(one)) is not None}
         others = list(self._elsewhere()) if starts else []
@@ -81,7 +82,7 @@ class SegmentMarkers:
         self.notes += [f"{directory}: {each}" for each in self._markers.conflicts]
 
     def of(self, channel: str, layout: Layout) -> Mapping[int, Marker]:
-        """Return what the events of a channel may be, by id."""
+        """Return the markers of a channel's events, by event id."""
         if channel == METADATA:
             return core_markers(layout.minor, layout.alignment)
         return self._markers.of(channel)
@@ -91,14 +92,14 @@ class SegmentMarkers:
         try:
             others = segments_below(self._paths.directory.absolute().parent)
         except StorageError:
-            return  # the segment can be read, what it lies in cannot
+            return  # the segment can be read, its parent directory cannot
         for paths in others:
             if paths.directory.name == self._paths.directory.absolute().name:
                 continue
             try:
                 manifest = Manifest.read(paths.place(paths.manifest))
             except TraceDamagedError:
-                continue  # told where that one is read
+                continue  # reported when that segment itself is read
             for stream in _streams(paths, manifest):
                 if is_metadata(stream.info.id.channel):
                     yield stream
