@@ -68,7 +68,7 @@ def test_sub_buffers_that_cannot_be_are_damage_of_the_manifest(tmp_path: Path, t
     made.finish()
     object.__setattr__(made.records[0].info, "header_bytes", 11)
     made.write_manifest()
-    with pytest.raises(TraceDamagedError, match=r"trace\.json.*describes sub-buffers that cannot"):
+    with pytest.raises(TraceDamagedError, match=r"trace\.json.*states impossible sub-buffers"):
         export(Trace(made.trace), EVERYTHING, to, tmp_path / "out")
 
 
