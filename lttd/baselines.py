@@ -1,10 +1,10 @@
-"""How many events each stream of a source had lost before the segment that begins now.
+"""Find how many events each stream of a source lost before the new segment.
 
-An index's ``events_discarded`` goes on from segment to segment of a trace, for the same stream of
-the same source: two sources of one kind each have their own.  This outlives a segment.
+An index's ``events_discarded`` continues from segment to segment of a trace, for the same stream
+of the same source: each of two sources of one kind has its own counts.
 
-Rule: the manifests of a trace are read newest first, only until each stream is found, and only a
-few of them: a source that is new in a large trace must not read all of it.
+Rule: the manifests of a trace are read newest first, only until each stream is found, and at most
+MOST_MANIFESTS of them: a source that is new in a large trace must not read all of it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from lttd.manifest import Manifest, StreamRecord, recorded_source
 from lttd.plausible import MOST_COUNT
 from lttd.tracedir import SegmentPaths, segments_below
 
-# A manifest takes 0.3 ms.  A source that was not recorded for so long counts from 0.
+# Reading a manifest takes 0.3 ms.  A source that has none in these segments counts from 0.
 MOST_MANIFESTS: Final = 64
 
 
@@ -43,7 +43,7 @@ class Baselines:
         return self._known.get(stream, 0)
 
     def closed(self, records: Iterable[StreamRecord]) -> None:
-        """Count on from *records*, those of a segment that was just closed."""
+        """Continue the counts from *records*, those of a segment that was just closed."""
         self._known |= {record.name: _total_of(record) for record in records}
 
 

@@ -31,7 +31,7 @@ _KIND: Final = re.compile(r"([a-z]+)(?:\Z|[:,])")
 # A comma before a key, unless it is escaped.
 _KEY: Final = re.compile(r"(?<!\\),(?=[a-z-]+=)")
 
-# Keys of a SPEC that are also options of the command line, for the one source.
+# Keys of a SPEC that are also options of the command line, if there is one source.
 SOURCE_KEYS: Final = tuple(SOURCES[DEFAULT].keys)
 
 

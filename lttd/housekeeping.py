@@ -1,4 +1,4 @@
-"""The work of a run beside reading: attachments, clock snapshots, watches, new streams.
+"""The periodic work of a run beside reading: attachments, clock snapshots, watches, new streams.
 
 Rule: work that writes to the disk or reads many files is done in a thread that is excluded from the
 trace, one task at a time; the reading loop never waits for it.
@@ -39,7 +39,7 @@ class Housekeeping:
         reader: Reader,
         on_failure: Callable[[LttdError], None],
     ) -> None:
-        """*on_failure* is called for what must end the run."""
+        """*on_failure* is called with an error that must end the run."""
         self._config = config
         self._recordings = recordings
         self._recorder = recorder
@@ -55,7 +55,7 @@ class Housekeeping:
         self._next_mark = now + MARK_INTERVAL_S
 
     async def run(self) -> None:
-        """Keep house until cancelled."""
+        """Do all of this work until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._work_when_due)
             nursery.start_soon(self._watch_clock)
@@ -134,7 +134,7 @@ class Housekeeping:
             await self.admit()
 
     async def _watch_clock(self) -> None:
-        """Take a snapshot when somebody sets the wall clock."""
+        """Take a clock snapshot when somebody sets the wall clock."""
         try:
             watch = ClockWatch()
         except OSError:

@@ -74,7 +74,7 @@ BYTES_LOST: Final = Metric(
 GAPS_UNKNOWN: Final = Metric(
     "lttd_gaps_unknown_total",
     "counter",
-    "Losses of a size that nobody knows: the kernel does not tell it, or a sync failed.",
+    "Losses of unknown size: the kernel does not report it, or a sync failed.",
     _BY_REASON,
 )
 SUBBUFFERS_READ: Final = Metric(

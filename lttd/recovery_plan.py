@@ -38,7 +38,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The future content of a stream's files; all is decided before anything is written."""
+    """The future content of a stream's files; it is complete before anything is written."""
 
     keep: int
     """The number of first entries of the index that stay."""
@@ -64,7 +64,7 @@ class Plan:
 
 
 class Planner:
-    """Decides on the future content of a stream's files.
+    """Decide on the future content of a stream's files.
 
     Sub-buffers have the numbers of index entries.  ``[0, floor)`` are not read.  ``[floor, right)``
     have entries that are right in everything.  ``[right, chained)`` have entries that adjoin and
@@ -152,7 +152,7 @@ class Planner:
         return True
 
     def plan(self) -> Plan:
-        """Decide."""
+        """Return the plan for all files of the stream."""
         headers, old, witnessed = self._subbuffers()
         count = self._without_torn_tail(headers, witnessed)
         total = self._floor + count
@@ -215,7 +215,7 @@ class Planner:
         return headers, old, np.concatenate((told[:told_until], np.ones(more, np.bool_)))
 
     def _without_torn_tail(self, headers: Headers, witnessed: Mask) -> int:
-        """Return the number of sub-buffers without those at the end that are not whole."""
+        """Return the number of sub-buffers without incomplete ones at the end."""
         stream, count = self._stream, len(witnessed)
         lowest = self._cut_no_lower - self._floor
         if self._zeros_are_torn:

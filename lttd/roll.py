@@ -1,8 +1,8 @@
 """Decide when an open segment is closed and the next one is opened.
 
-Rule: the decision depends on its arguments alone; whoever asks reads the clock and the counters.
+Rule: the decision depends only on its arguments; the caller reads the clock and the counters.
 Rule: a limit never rolls a segment without data, so that an idle machine makes no empty segments;
-a request always does, so that whoever made it gets a closed segment.
+a request always does, so that the user who made it gets a closed segment.
 """
 
 import enum
@@ -18,21 +18,21 @@ class RollReason(enum.Enum):
 
 
 class RollLimits(NamedTuple):
-    """How large and how old a segment may become; None: as much as comes."""
+    """How large and how old a segment may become; None: no limit."""
 
     payload_bytes: int | None = None
     age_ns: int | None = None
 
 
 class SegmentState(NamedTuple):
-    """What the decision depends on."""
+    """The state of a segment that the decision depends on."""
 
     payload_bytes: int
     """Headers and content written so far, in all streams."""
     age_ns: int
-    """Since its first sub-buffer was taken; 0 without one."""
+    """The time since its first sub-buffer was taken; 0 without one."""
     asked: bool = False
-    """Somebody has asked for a roll since it was opened."""
+    """Whether somebody has requested a roll since it was opened."""
 
 
 def why_roll(segment: SegmentState, limits: RollLimits) -> RollReason | None:

@@ -56,7 +56,7 @@ class Recorder:
     start_ticks: int
     """Its start time, field 22 of ``/proc/PID/stat``; 0 if unknown."""
     pid_namespace: int
-    """Inode of ``/proc/PID/ns/pid``: pids of another one mean other processes."""
+    """Inode of ``/proc/PID/ns/pid``: in another namespace, pids mean other processes."""
 
     @classmethod
     def this(cls) -> "Recorder":

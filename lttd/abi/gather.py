@@ -1,4 +1,4 @@
-"""Copies records that lie anywhere in a buffer into one array."""
+"""Copy records from any offsets of a buffer into one array."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ Buffer = bytes | bytearray | memoryview
 
 
 def gather(data: Buffer, at: npt.NDArray[np.int64], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return the records of type *dtype* that begin at the offsets *at*, however aligned.
+    """Return the records of type *dtype* at the byte offsets *at*, which need no alignment.
 
-    All of them lie within *data*; where *at* is empty, *data* may be shorter than one record.
+    All of them lie within *data*; if *at* is empty, *data* may be shorter than one record.
     """
     dtype = np.dtype(dtype)
     if not len(at):

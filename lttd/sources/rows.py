@@ -1,7 +1,7 @@
-"""What goes on from take to take in one stream: numbers, times that never fall, events lost.
+"""Complete the rows of a stream: numbers, times that never fall, and totals of lost events.
 
-Rule: the parser of an ABI finds rows with their own times; the book completes them, and nobody
-else numbers rows or adds up losses.  A stream that appears again goes on with the same book.
+Rule: the parser of an ABI finds rows with their own times; the book completes them, and no other
+code numbers rows or adds up losses.  A stream that appears again goes on with the same book.
 Invariant: ``discarded_total`` = events of all gaps that were counted so far.
 """
 
@@ -33,8 +33,8 @@ class RowBook:
     def number(self, rows: Rows, last_end: int | None = None) -> None:
         """Fill in ``sequence``; make ``begin`` and ``end`` running maxima.
 
-        With *last_end*, rows have no end of their own: each ends where the next one begins, and the
-        last one at *last_end*, which is not before any event in it.
+        With *last_end*, rows have no end of their own: each ends at the begin of the next one, and
+        the last one at *last_end*, which no event in it is later than.
         """
         count = len(rows)
         if not count:
@@ -44,7 +44,7 @@ class RowBook:
         if last_end is not None:
             rows["end"][:-1] = begin[1:]
             rows["end"][-1] = last_end
-        # The last row of a take may end "now", which the next take's first rows end before.
+        # The last row of a take may end "now", and the first rows of the next take earlier.
         end = np.maximum(np.maximum(rows["end"], begin), np.uint64(self.end))
         rows["end"] = end = np.maximum.accumulate(end)
         rows["sequence"] = np.arange(self.sequence, self.sequence + count, dtype=np.uint64)

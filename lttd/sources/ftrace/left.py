@@ -69,7 +69,7 @@ class Leftovers:
         self._refused = 0
 
     def own_instances(self) -> Iterator[Instance]:
-        """Deal with every record; yield, locked and stopped, the instances of this trace."""
+        """Handle every record; yield the instances of this trace, locked and stopped."""
         remove_half_made()
         for name in record_names():
             record = self._hold(name)

@@ -1,14 +1,14 @@
-"""What one CPU's ftrace ring lost, and where it belongs.  No I/O: samples and pages come in.
+"""Find the losses of one CPU's ftrace ring, and their places.  Does no I/O.
 
-Rule: the kernel's counters are the total; what pages say (a count of events missed before them)
-only places it.  What they do not place becomes a gap at the next row, or at the end.
-Invariant: overwritten events told <= growth of ``overrun`` since the first sample; equal at the end
-(for a ring that a killed lttd left, whose earlier losses its own segment tells, the pages alone
-count).
+Rule: the kernel's counters are the total; the counts in pages (events missed before them) only give
+the places.  A loss without a place becomes a gap at the next row, or at the end.
+Invariant: overwritten events in gaps <= growth of ``overrun`` since the first sample; equal at the
+end.  (For a ring that a killed lttd left only the pages count, because the killed lttd's segment
+has the earlier losses.)
 
 In overwrite mode ``overrun`` and the counts in pages are the same events.  In no-overwrite mode
-pages say nothing and ``dropped events`` counts refused events: a ring's length *later* in the
-stream than the moment they were noticed, because the full ring was still to be read then.
+pages have no counts, and ``dropped events`` counts refused events.  Their place is a ring's length
+*after* the place of the sample, because the full ring is still to be read then.
 Source: Linux kernel/trace/ring_buffer.c, rb_get_reader_page() and ring_buffer_read_page().
 """
 
@@ -22,7 +22,7 @@ from lttd.subbuffer import Gap, Reason, Rows, Unit
 
 
 class Sample(NamedTuple):
-    """The loss counters of ``per_cpu/cpuN/stats`` and the trace clock when they were read."""
+    """The loss counters of ``per_cpu/cpuN/stats``, and the trace-clock time of their reading."""
 
     now: int
     overrun: int
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
     @classmethod
     def of(cls, stats: Mapping[str, int], now: int) -> "Sample":
-        """Pick the counters out of *stats*; one that this kernel lacks never counts."""
+        """Take the counters from *stats*; a counter that this kernel lacks is 0."""
         return cls(
             now,
             stats.get("overrun", 0),
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class _Interval(NamedTuple):
-    """A loss that no page tells: it lies before the first row that begins at *place_from*."""
+    """A loss that no page counts: it lies before the first row that begins at *place_from*."""
 
     reason: Reason
     lost: int | None
@@ -52,12 +52,12 @@ class _Interval(NamedTuple):
 
 
 def growth(before: int, after: int) -> int:
-    """Return how far a counter came; one that fell was reset by the kernel and began anew."""
+    """Return the growth of a counter; a counter that fell was reset, and counts from 0."""
     return after - before if after >= before else after
 
 
 class LossLedger:
-    """Losses of one stream: what the kernel counted, what was told, what is still to be told."""
+    """The losses of one stream: those that the kernel counted, and those that are in gaps."""
 
     def __init__(self, first: Sample, *, pages_only: bool = False) -> None:
         self._last = first
@@ -66,16 +66,16 @@ class LossLedger:
         self._settled = 0
         self._told = 0
         self._pending: list[_Interval] = []
-        self._ripe = 0  # how many of them, from the first on, are older than all that is to come
-        # How far the stream had come: now, at the last sample, at the one that was settled, and at
-        # the one settled before, which is where what is settled next began.
+        self._ripe = 0  # the number of them, from the first on, that are older than later rows
+        # The position of the stream: now, at the last sample, at the last settled one, and at the
+        # one settled before, where the next settled losses begin.
         self._last_begin = self._sampled_begin = self._settled_begin = self._since = first.now
 
     def sampled(self, sample: Sample, place_from: int | None = None) -> None:
-        """Take note of counters.
+        """Note the counters of *sample*.
 
-        *place_from*: the trace clock just before the last take; a ring that refused events until
-        then goes on with a sub-buffer that begins later.  Without it, *sample*'s own time.
+        *place_from* is the trace-clock time just before the last take (default: that of *sample*).
+        After a ring has refused events until then, its next sub-buffer begins later.
         """
         last, self._last = self._last, sample
         self._sampled_begin = self._last_begin
@@ -103,12 +103,12 @@ class LossLedger:
         unit: Unit = Unit.EVENTS,
         begin: int | None = None,
     ) -> None:
-        """Take note that *count* events are missing, or that some may be and nobody knows.
+        """Note that *count* events are missing; None: some may be.
 
-        *begin*: since when; None: since the last sample.
+        *begin* is the begin of the interval; None: the last sample.
 
-        Of the latter the same reason again before a batch came is one interval that grows: somebody
-        may write to a file in a loop.
+        Several intervals of unknown number with the same reason become one until the next batch,
+        because a process may write to a file in a loop.
         """
         since = self._last.now if begin is None else begin
         interval = _Interval(reason, count, since, now, now, unit)
@@ -126,21 +126,21 @@ class LossLedger:
         end: int,
         unit: Unit = Unit.EVENTS,
     ) -> None:
-        """Take note of a loss that lies before every row to come."""
+        """Note a loss that lies before all later rows."""
         self._pending.insert(0, _Interval(reason, count, begin, end, 0, unit))
         self._ripe += 1
 
     def page_turned(self) -> None:
-        """Say that the kernel turned to a new page, or had none, since the last sample.
+        """Note that the kernel turned to a new page, or had none, since the last sample.
 
-        Turning a page makes it say what was overwritten before: of the events overwritten by the
-        last sample, those that no page told by then, no page will tell.
+        A new page has the count of the events overwritten before it.  So events that the last
+        sample counted, and that no page has counted by then, will be in no page.
         """
         self._settled = self._overwritten
         self._settled_begin = self._sampled_begin
 
     def ran_dry(self) -> None:
-        """Say that everything written by the last sample has been delivered."""
+        """Note that all events written before the last sample are delivered."""
         self._ripe = len(self._pending)
 
     def place(self, rows: Rows, missed: Sequence[tuple[int, int | None]]) -> tuple[Gap, ...]:
@@ -160,9 +160,9 @@ class LossLedger:
         return tuple(gaps)
 
     def rest(self, *, final: bool = False) -> tuple[Gap, ...]:
-        """Return, for a batch without rows, what belongs after everything that was delivered.
+        """Return the gaps after all delivered rows, for a batch without rows.
 
-        With *final*, all that was counted and never told.
+        With *final*, return all counted losses that are in no gap yet.
         """
         if final:
             self.page_turned()
@@ -172,7 +172,7 @@ class LossLedger:
         return tuple(_gap(0, interval) for interval in ripe)
 
     def unplaced(self) -> Counter[Reason]:
-        """Return how many events were lost by the last sample that no gap has told yet."""
+        """Return the number of events that the last sample counts as lost and no gap contains."""
         found: Counter[Reason] = Counter()
         if not self._pages_only:
             found[Reason.OVERWRITTEN] = max(self._overwritten - self._told, 0)
@@ -186,7 +186,7 @@ class LossLedger:
         for row, said in missed:
             count = said
             if not self._pages_only:
-                # A page may tell of what was lost before we came.
+                # A page may count events that were lost before lttd began.
                 ours = max(0, self._overwritten - self._told)
                 if not ours:
                     continue
@@ -212,7 +212,7 @@ class LossLedger:
         return gaps
 
     def _settle(self) -> None:
-        """Let what is settled and was not told come next, wherever that is."""
+        """Make settled losses without a place the next gap."""
         count = self._settled - self._told
         if count > 0 and not self._pages_only:
             self._told += count

@@ -1,7 +1,7 @@
-"""``per_cpu/cpuN/trace_pipe_raw``: locked, spliced and read; no state but the descriptor's.
+"""Lock, splice and read one ``per_cpu/cpuN/trace_pipe_raw``.
 
-Rule: splice gives whole sub-buffers that are full; read gives the one that is being written, too.
-Each consumes what it gives, so what cannot be read to its end is lost, and is said to be.
+Rule: splice returns full sub-buffers; read also returns the one that is being written.  Both
+consume the sub-buffer: if it cannot be read to its end, it is lost, and the caller is told so.
 Source: Linux kernel/trace/trace.c, tracing_buffers_splice_read() and tracing_buffers_read().
 """
 
@@ -15,21 +15,21 @@ from lttd.sources.base import Nothing
 from lttd.sources.pipe import Pipe, TakeBrokeOffError, fill
 from lttd.sources.tracefs import explained
 
-# What splice and read of trace_pipe_raw may say without anything being wrong.
+# Errors of splice and read on trace_pipe_raw that are expected.
 EXPECTED: Final[dict[int, Nothing]] = {
-    errno.EAGAIN: Nothing.YET,  # no full sub-buffer (splice), nothing at all (read)
+    errno.EAGAIN: Nothing.YET,  # there is no full sub-buffer (splice), or no event (read)
     errno.EBUSY: Nothing.YET,  # the ring is being resized
-    errno.ENOMEM: Nothing.YET,  # no page to swap in; the kernel counts what it then loses
-    errno.EINTR: Nothing.YET,  # a signal's handler raised nothing; the tick comes back
+    errno.ENOMEM: Nothing.YET,  # there is no page to swap in; the kernel counts its losses
+    errno.EINTR: Nothing.YET,  # a signal handler ran; the tick tries again
     errno.ENODEV: Nothing.OFFLINE,  # the CPU has no buffer now
 }
 
 
 def lock_raw(path: str) -> int:
-    """Open a ``trace_pipe_raw`` for non-blocking reads and take the lock that makes it ours.
+    """Open a ``trace_pipe_raw`` for non-blocking reads, and lock it against other recorders.
 
-    One that is seen to be locked is not even opened: its owner hears of openings, and would have to
-    take us for somebody who consumes.
+    A file that is visibly locked is not opened: its owner notices openings, and would report this
+    process as a reader.
 
     Raises:
         LockedError: another recorder has it.
@@ -54,27 +54,27 @@ def lock_raw(path: str) -> int:
 
 
 class Spliced(NamedTuple):
-    """What a splice gave."""
+    """The result of a splice."""
 
     used_bytes: int
     why: Nothing = Nothing.YET
-    """Why it gave nothing, where it gave nothing."""
+    """Why there are no bytes, if there are none."""
     drained: bool = False
-    """It gave less than there was room for: the ring had no more full sub-buffers."""
+    """Whether the ring had fewer full sub-buffers than there was room for."""
     broke_off: TakeBrokeOffError | None = None
-    """What went wrong after that; the sub-buffers that it gave before are whole."""
+    """An error after these bytes; the sub-buffers in them are complete."""
 
 
 class RawFile:
     """A ``trace_pipe_raw`` that is open and locked."""
 
     def __init__(self, cpu: int, fd: int, subbuffer_bytes: int, pipe: Pipe) -> None:
-        """Take over *fd*; splices go by way of *pipe*."""
+        """Take over *fd*; splices go through *pipe*."""
         self._cpu = cpu
         self._fd = fd
         self._subbuffer_bytes = subbuffer_bytes
         self._pipe = pipe
-        # The rest of a sub-buffer that could not be read to its end is not a sub-buffer.
+        # After a failed read, the rest of a sub-buffer is in the ring and must be discarded.
         self._remainder_bytes = 0
 
     def fileno(self) -> int:
@@ -84,17 +84,17 @@ class RawFile:
     def splice(self, buffer: memoryview, *, once: bool) -> Spliced:
         """Fill *buffer* with full sub-buffers, as far as there are any.
 
-        *once*: what one call of splice gives is enough.
+        *once*: call splice only once.
 
         Raises:
-            TakeBrokeOffError: what was taken first could not be read.
-            SourceError: the kernel says something that is not expected.
+            TakeBrokeOffError: the first sub-buffers were taken but could not be read.
+            SourceError: the kernel returned an unexpected error.
         """
         pipe, used = self._pipe, 0
         limit = len(buffer) // self._subbuffer_bytes * self._subbuffer_bytes
         moved = pipe.capacity_bytes
         try:
-            # Less than the pipe takes: the ring had no more.
+            # A splice that does not fill the pipe has emptied the ring.
             while used < limit and moved >= pipe.capacity_bytes and not (once and used):
                 moved = pipe.move(self._fd, limit - used, buffer[used:])
                 used += moved
@@ -109,13 +109,13 @@ class RawFile:
         return Spliced(used, drained=used < limit and moved < pipe.capacity_bytes)
 
     def read(self, buffer: memoryview) -> Nothing | int:
-        """Read one sub-buffer, never less: what a short read left would come back as zeros.
+        """Read one complete sub-buffer: after a short read, the kernel returns zeros for the rest.
 
-        Return its size, 0 where the ring holds nothing, or why the kernel did not look.
+        Return its size, 0 if the ring is empty, or why the kernel did not look.
 
         Raises:
-            TakeBrokeOffError: it could not be read to its end.
-            SourceError: the kernel says something that is not expected.
+            TakeBrokeOffError: the sub-buffer could not be read to its end.
+            SourceError: the kernel returned an unexpected error.
         """
         try:
             used = os.readv(self._fd, [buffer[: self._subbuffer_bytes]])
@@ -133,7 +133,7 @@ class RawFile:
         return self._subbuffer_bytes
 
     def skip_remainder(self, buffer: memoryview) -> None:
-        """Read what is left of a sub-buffer that broke off, and throw it away."""
+        """Read and discard the rest of a sub-buffer after a failed read."""
         while self._remainder_bytes:
             try:
                 got = os.readv(self._fd, [buffer[: self._remainder_bytes]])
@@ -145,7 +145,7 @@ class RawFile:
             self._remainder_bytes -= got
 
     def close(self) -> None:
-        """Give the descriptor, and with it the lock, back."""
+        """Close the descriptor, which releases the lock."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)

@@ -1,7 +1,7 @@
-"""What one CPU's ring has lost: the kernel's counters, read over time, and the ledger they feed.
+"""Count the losses of one CPU's ring: samples of the kernel's counters for the loss ledger.
 
-Rule: nothing here takes events from the ring.  Counters may be read at any time, also by whoever
-watches other tools; a read that fails is told by the next take, which would fail as well.
+Rule: nothing here takes events from the ring.  Counters may be read at any time, also by the watch
+on other tools; if that fails, the next take raises the error, because it would fail as well.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from lttd.sources.ftrace.counts import RingCounts
 from lttd.sources.ftrace.loss import LossLedger, Sample
 from lttd.subbuffer import Gap, Reason, Rows, Unit
 
-# A take lasts less, in trace-clock ns; a ring of a MiB takes longer to fill up once more.
+# A take is shorter than this, in ns; a ring of 1 MiB takes longer to fill again.
 SOON: Final = 1_000_000
 
 
@@ -26,9 +26,9 @@ class Ring:
         fields, began = counts.read(), now()
         self.cpu = cpu
         self.read_events_before = fields.get("read events", 0)
-        """How many events the kernel had counted as read when lttd took the ring over."""
+        """The number of events that the kernel counted as read when lttd took the ring over."""
         self.failure: SourceError | None = None
-        """Why the counters could not be read where nobody waited for them: for the next take."""
+        """The error of a sample outside of a take; the next take raises it."""
         self._counts = counts
         self._now = now
         self._oldest = fields.get("oldest event ts")
@@ -36,13 +36,13 @@ class Ring:
         self._took_partial = False
         self._ledger = LossLedger(Sample.of(fields, began), pages_only=previous_run)
         if previous_run and (fields.get("dropped events") or fields.get("commit overrun")):
-            # The killed run told some of them in its own segment; how many, nobody knows.
+            # The killed run stored some of these losses in its own segment; how many is unknown.
             self._ledger.suspect(Reason.DROPPED, began)
 
     def counters(self) -> Mapping[str, int]:
-        """Return the fields of ``stats``, times in trace-clock units, counts since we took over.
+        """Return the fields of ``stats``: times in trace-clock units, counts since the take-over.
 
-        One is ours: ``foreign read events``, which somebody else was seen to consume.
+        lttd adds ``foreign read events``, those that other processes consumed, as far as noticed.
         """
         return {**self._counts.since_the_base(), "foreign read events": self.foreign_read_events}
 
@@ -55,22 +55,22 @@ class Ring:
         return self._counts.text()
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         self._counts.close()
 
     # -- around a take
 
     def sample(self, before: int | None = None) -> Mapping[str, int]:
-        """Show the kernel's counters to the ledger; *before*: the trace clock before a take."""
+        """Give the kernel's counters to the ledger; *before* is the time before a take."""
         fields = self._counts.read()
         now = self._now()
         if before is not None and now - before > SOON:
-            before = None  # we were held up, and the ring may have filled up anew meanwhile
+            before = None  # lttd was delayed, and the ring may have filled again meanwhile
         self._ledger.sampled(Sample.of(fields, now), before)
         return fields
 
     def try_to_sample(self, before: int | None = None) -> None:
-        """Do so where the next sample will do as well."""
+        """Call sample(), but leave an error for the next take."""
         try:
             self.sample(before)
         except LttdError as error:
@@ -82,10 +82,10 @@ class Ring:
         return self._counts.counting
 
     def took(self, subbuffers: int, events: int | None, *, partial: bool) -> None:
-        """Take note that we consumed so many events; None: nobody counted them.
+        """Note that lttd consumed so many sub-buffers and events; *events* is None if not counted.
 
-        *partial*: the last of the sub-buffers was taken before the kernel was done with it, so that
-        the next take may begin with the rest of it, for which the kernel turns no page.
+        *partial*: the kernel still wrote into the last sub-buffer, so the next take may begin with
+        the rest of it, for which the kernel turns no page.
         """
         self._counts.took(events)
         if subbuffers > self._took_partial:
@@ -93,25 +93,25 @@ class Ring:
         self._took_partial = partial
 
     def took_nothing(self) -> None:
-        """Take note that what was consumed came to nothing."""
+        """Note that the consumed sub-buffers were lost."""
         self._counts.took(None)
 
     def page_turned(self) -> None:
-        """Say that the kernel turned to a new page, or had none, since the last sample."""
+        """Note that the kernel turned to a new page, or had none, since the last sample."""
         self._ledger.page_turned()
 
     def ran_dry(self) -> None:
-        """Say that everything written by the last sample has been delivered."""
+        """Note that all events written before the last sample are delivered."""
         self._ledger.ran_dry()
 
     def place(self, rows: Rows, missed: Sequence[tuple[int, int | None]]) -> tuple[Gap, ...]:
         """Return the gaps that belong before *rows*; see LossLedger.place()."""
         return self._ledger.place(rows, missed)
 
-    # -- beside takes
+    # -- between takes
 
     def ticked(self) -> tuple[Gap, ...]:
-        """Return what belongs after all that was delivered, and look at the counters again."""
+        """Return the gaps that belong after all delivered rows, and sample the counters again."""
         gaps = self._ledger.rest()
         self.sample()
         self._count_others()
@@ -119,36 +119,36 @@ class Ring:
         return gaps
 
     def ended(self, *, producers_stopped: bool, is_dry: bool) -> tuple[Gap, ...]:
-        """Return all that was lost since the last take, and what is in the ring and stays there."""
+        """Return the gaps since the last take, and one for events that stay in the ring."""
         fields = self.sample() if producers_stopped else self._counts.read()
         self._count_others()
         left = fields.get("entries", 0)
         if left and not is_dry:
-            # Where others write on, how many of them are from before our stop cannot be told.
+            # If the kernel still writes, it is unknown how many events are from before the stop.
             self.suspect(Reason.ABANDONED, left if producers_stopped else None)
         return self._ledger.rest(final=True)
 
     def unplaced(self) -> Mapping[Reason, int]:
-        """Return how many events were lost by the last sample that no gap tells yet."""
+        """Return the number of events that the last sample counts as lost and no gap contains."""
         return self._ledger.unplaced()
 
     def suspect(self, reason: Reason, count: int | None = None, unit: Unit = Unit.EVENTS) -> None:
-        """Take note that *count* are missing from here on, or until here; None: some may be."""
+        """Note that *count* units are missing at this time; None: some may be."""
         self._ledger.suspect(reason, self._now(), count, unit)
 
     def lost_before_all(self, count: int | None, begin: int) -> None:
-        """Have it counted that a killed lttd took *count* events of this ring and lost them.
+        """Count *count* events that a killed lttd took of this ring and lost; None: some.
 
-        *begin*: trace clock of the last event before them; None: their number is not known.
+        *begin* is the trace-clock time of the last event before them.
         """
         now = self._now()
         end = max(min(self._oldest or now, now), begin)
         self._ledger.lost_before_all(Reason.KILLED, count, begin, end)
 
     def lost_take(self, subbuffers: int) -> None:
-        """Have *subbuffers* counted that were taken and broke off; the next rows follow them.
+        """Count *subbuffers* of a take that failed; the next rows follow them.
 
-        The kernel may have begun the next one before lttd took these.
+        The kernel may have begun the next sub-buffer before lttd took these.
         """
         begin, now = self._ledger.sampled_at, self._now()
         self._ledger.lost_before_all(Reason.REFUSED, subbuffers, begin, now, Unit.SUBBUFFERS)
@@ -157,14 +157,14 @@ class Ring:
 
     @property
     def foreign_read_events(self) -> int:
-        """What somebody else was seen to consume."""
+        """The number of events that other processes consumed, as far as noticed."""
         return self._counts.foreign_read_events
 
     def count_reads(self) -> None:
-        """Count from now on how many events we take, so that what others take is known.
+        """Count the taken events from now on, so that the events of other readers are known.
 
-        What they took before is not, if we took meanwhile, too: since the last tick, and in the one
-        before, too, which may have ended after the opening and before it was heard of.
+        The number that they took before is unknown, if lttd took events since the last tick but
+        one: the tick may have ended after the opening and before the report of it.
         """
         counts = self._counts
         if counts.counting:
@@ -179,31 +179,31 @@ class Ring:
             self.suspect(Reason.FOREIGN_READ, others)
 
     def trust_reads(self) -> None:
-        """Count no longer: nobody else has a file open that consumes."""
+        """Stop counting: no other process has a consuming file open."""
         if self._counts.counting:
             self.try_to_sample()
-            self._count_others()  # what they took last
+            self._count_others()  # the last events that they took
             self._counts.counting = False
 
     def _count_others(self) -> None:
-        """Count what was read since the last time, and not by us; as far as that is known."""
+        """Count the events that other processes read since the last call, if that is known."""
         others = self._counts.look_for_others()
         if others:
             self.suspect(Reason.FOREIGN_READ, others)
 
     def was_emptied(self) -> bool:
-        """Tell whether the counters were seen to run backwards since this was last asked."""
+        """Tell whether a counter ran backwards since the last call."""
         return self._counts.was_emptied()
 
     def looks_emptied(self) -> bool:
-        """Ask the counters now: somebody did what may have emptied the ring."""
+        """Read the counters now, after an act that may have emptied the ring."""
         self.try_to_sample()
         return self._counts.was_emptied() or self._counts.shrank_lately()
 
     def note_emptied(self) -> None:
-        """Take note that somebody emptied the ring: how much was in it, nobody knows.
+        """Note that another process emptied the ring, whose number of events is unknown.
 
-        What was taken since the last tick may be of another clock already: the gap reaches so far.
+        Data since the last tick may have another clock already, so the gap begins there.
         """
         begin = self._ticked_at
         self.try_to_sample()

@@ -1,13 +1,13 @@
-"""One CPU of a tracefs instance as a stream: turns, and batches of what a take gave.
+"""One CPU of a tracefs instance as a stream: its turns, and the batches of its takes.
 
 Rule: every state and transition of a turn lives in TRANSITIONS below.
 Rule: take() is the only place that consumes from the ring, and it is the hot path: splice into a
 pipe that is empty before and after, one readv, arrays.
 
-A turn is what the reader calls take() for until it gets Nothing.  With *flush* it holds at most one
-partial sub-buffer, then only what splice still gives: a recorder that traces itself would else
-never end its turn.  Once the source was stopped, nothing is added any more (or, where the buffer is
-not ours, nothing that counts), and the turn goes on until the ring is dry.
+A turn is a series of calls of take() until one returns Nothing.  With *flush*, a turn reads at most
+one partial sub-buffer, and after it only full ones: otherwise a recorder that traces itself would
+never end its turn.  After the source was stopped, no more events are added (or, in an instance that
+lttd does not control, none that count), and the turn goes on until the ring is empty.
 """
 
 import enum
@@ -38,27 +38,27 @@ from lttd.subbuffer import (
 )
 
 WALKED_BYTES: Final = 16 << 10
-# A stopped ring is dry when there is nothing to read and `entries` is 0 (60 of 60 rounds).  Should
-# a kernel count entries that it does not give, it is asked this often.
+# A stopped ring is empty when a read returns nothing and `entries` is 0 (60 of 60 rounds).  If a
+# kernel counts entries that it does not deliver, lttd tries this often.
 LAST_ATTEMPTS: Final = 5
 
 
 class State(enum.Enum):
     """What the next take of a turn does."""
 
-    FILLING = enum.auto()  # splice; where that gives nothing, flush
-    DRAINED = enum.auto()  # flush: a fast writer has finished the next sub-buffer at once, and to
-    # splice again would be to run after it, a few pages at a time
+    FILLING = enum.auto()  # splice; if that returns nothing, flush
+    DRAINED = enum.auto()  # flush only: with a fast writer, more splices would return only a few
+    # pages each
     FLUSHED = enum.auto()  # splice only: the turn has had its partial sub-buffer
     ENDING = enum.auto()  # neither: the turn ends
     OVER = enum.auto()  # nothing: the stream has ended
 
 
 class Event(enum.Enum):
-    """What a take did."""
+    """The result of a take."""
 
     SPLICED = enum.auto()  # full sub-buffers; there may be more
-    SPLICED_ALL = enum.auto()  # full sub-buffers, fewer than there was room for
+    SPLICED_ALL = enum.auto()  # full sub-buffers, and there are no more
     FLUSHED = enum.auto()  # the partial sub-buffer
     GAVE_NOTHING = enum.auto()  # or failed: the turn is over
     ENDED = enum.auto()  # nothing more will ever come
@@ -108,13 +108,13 @@ class Shared:
     """False where poll would spin."""
     previous_run: bool = False
     stopped_at: int | None = None
-    """Trace clock just after stop(); None before."""
+    """The trace-clock time just after stop(); None before."""
     same_clock: Callable[[], bool] = lambda: True
-    """Reads whether the trace clock is the one of the segment."""
+    """Tells whether the trace clock is still that of the segment."""
     paused: bool = False
-    """What the rings hold does not belong into this segment: another clock, say."""
+    """Whether the content of the rings does not fit the segment: it has another clock, say."""
     producers_stopped: bool = False
-    """stop() could keep the kernel from writing any more."""
+    """Whether stop() has turned tracing off, so that the kernel writes no more."""
 
     @property
     def stopped(self) -> bool:
@@ -137,11 +137,11 @@ class FtraceStream:
         self.ring = ring
         self.state = State.FILLING
         self.unstored = 0
-        """How many events a killed lttd took before and did not store."""
+        """The number of events that a killed lttd took and did not store."""
         self._raw = raw
         self._shared = shared
         self._book = RowBook()
-        # What went wrong in a take that gave something all the same: the next one raises it.
+        # The error of a take that returned data all the same; the next take raises it.
         self._failure: TakeBrokeOffError | None = None
 
     @property
@@ -150,20 +150,20 @@ class FtraceStream:
         return self.state is State.OVER
 
     def mark(self) -> tuple[int, int]:
-        """Return how many sub-buffers were taken, and the kernel's ``read events`` for them."""
+        """Return the number of sub-buffers taken, and the kernel's ``read events`` after them."""
         return self._book.sequence, self.ring.fields().get("read events", 0)
 
     def tell_unstored(self, lost: int | None, begin: int) -> None:
-        """Have it counted that a killed lttd took *lost* events of this ring; see Ring."""
+        """Count *lost* events that a killed lttd took of this ring and lost; see Ring."""
         self.unstored = lost or 0
         self.ring.lost_before_all(lost, begin)
 
     def fileno(self) -> int:
-        """Return the descriptor to wait on, or -1 where poll would spin."""
+        """Return the descriptor to wait on, or -1 if poll would spin."""
         return self._raw.fileno() if self._shared.pollable else -1
 
     def urgent(self) -> bool:
-        """Return False: the kernel says nothing of the kind."""
+        """Return False: the kernel does not report this."""
         return False
 
     def take(self, flush: bool) -> Batch | Nothing:
@@ -189,7 +189,7 @@ class FtraceStream:
         return taken
 
     def losses(self) -> Batch | None:
-        """Return what the kernel counted as lost and no batch told; see Stream.losses()."""
+        """Return losses that the kernel counted and no batch contains; see Stream.losses()."""
         shared = self._shared
         if shared.stopped:
             gaps = self.ring.ended(producers_stopped=shared.producers_stopped, is_dry=self.over)
@@ -202,7 +202,7 @@ class FtraceStream:
         return losses_batch(self.info.id, gaps)
 
     def unplaced(self) -> Mapping[Reason, int]:
-        """Ask the kernel what it has lost by now that no batch tells yet; see Stream.unplaced()."""
+        """Read the kernel's counters for losses that no batch contains; see Stream.unplaced()."""
         if not self._shared.stopped:
             self.ring.sample()
         return self.ring.unplaced()
@@ -216,7 +216,7 @@ class FtraceStream:
         return self.ring.text()
 
     def close(self) -> None:
-        """Give the descriptors, and with them the lock, back."""
+        """Close the descriptors, which releases the lock."""
         self._happened(Event.ENDED)
         self._raw.close()
         self.ring.close()
@@ -226,7 +226,7 @@ class FtraceStream:
         self.state = TRANSITIONS[self.state][event]
 
     def _raise_failure(self) -> None:
-        """Raise what went wrong since the last take, or in it, once."""
+        """Raise an error of the last take, or since then, once."""
         failure = self._failure or self.ring.failure
         if failure is not None:
             self._failure = self.ring.failure = None
@@ -251,10 +251,10 @@ class FtraceStream:
         return got if isinstance(got, Nothing) else self._taken(buffer, got, flag, before)
 
     def _before_take(self) -> int | None:
-        # Only a no-overwrite ring's losses need it: see LossLedger.sampled().
+        # Only the losses of a no-overwrite ring need this: see LossLedger.sampled().
         if self._shared.overwrite:
             return None
-        # What was refused by now lies before all that comes later, however long the take lasts.
+        # Events refused so far lie before all later ones, however long the take lasts.
         self.ring.sample()
         return self._shared.now()
 
@@ -262,8 +262,8 @@ class FtraceStream:
         """Take full sub-buffers; return their bytes."""
         if self.state in (State.DRAINED, State.ENDING):
             return Nothing.YET
-        # A ring that refuses events while it is full is asked once, so that what it refused
-        # meanwhile is told in its place.
+        # Of a ring that refuses events while it is full, lttd splices once, so that the gap for
+        # the refused events gets the right place.
         spliced = self._raw.splice(buffer, once=not self._shared.overwrite)
         if not spliced.used_bytes:
             return spliced.why
@@ -277,7 +277,7 @@ class FtraceStream:
         """Read the sub-buffer being written, at most once a turn; return its bytes."""
         stopped = self._shared.stopped
         if not stopped and self.state in (State.FLUSHED, State.ENDING):
-            # That splice gives nothing just now does not mean that nothing is there.
+            # That splice returns nothing now does not mean that the ring is empty.
             return Nothing.YET
         for _ in range(LAST_ATTEMPTS if stopped else 1):
             got = self._raw.read(buffer)
@@ -300,7 +300,7 @@ class FtraceStream:
         return Nothing.EVER
 
     def _lose_take(self, error: TakeBrokeOffError) -> None:
-        """Count what was taken from the ring and came to nothing."""
+        """Count data that was taken from the ring and then lost."""
         self.ring.took_nothing()
         lost = -(-error.used_bytes // self.info.subbuffer_bytes)
         self.ring.lost_take(lost)
@@ -312,7 +312,7 @@ class FtraceStream:
     ) -> Batch | Nothing:
         """Make a batch of *used_bytes* that the kernel has just released.
 
-        Nothing, if they are of another clock: whoever changed it has emptied the ring before.
+        Return Nothing if they have another clock: the change of the clock has emptied the ring.
         """
         shared, ring, size = self._shared, self.ring, self.info.subbuffer_bytes
         now = shared.now()
@@ -337,28 +337,28 @@ class FtraceStream:
         self._book.count(rows, gaps)
         stopped_at = None if shared.producers_stopped else shared.stopped_at
         if stopped_at is not None and self._book.begin > stopped_at:
-            # Not ours to stop: what begins later is no longer asked for.
+            # lttd could not stop the writers; it needs no sub-buffer that begins after the stop.
             self._happened(Event.ENDED)
         return make_batch(self.info.id, rows, pool=shared.pool, buffer=buffer, gaps=gaps)
 
     def _is_out_of_time(self, rows: Rows, now: int) -> bool:
-        """Tell whether sub-buffers begin when none can that follows the last one."""
+        """Tell whether the rows begin at a time that cannot follow the last row."""
         if not len(rows):
             return False
         return int(rows["begin"][0]) < self._book.begin or int(rows["begin"][-1]) > now
 
     def _events_in(self, buffer: memoryview, rows: Rows) -> int:
-        """Count the events of sub-buffers, as the kernel counts ``read events``."""
+        """Return the number of events in sub-buffers, as in the kernel's ``read events``."""
         offsets = rows["offset_bytes"].astype(np.int64)
         ends = offsets + (rows["content_bits"].astype(np.int64) >> 3)
         walked = count(buffer, offsets, ends, self._shared.layout)
         return sum(int(some.row_events.sum()) for some in walked)
 
     def _last_end(self, rows: Rows, buffer: memoryview, now: int, *, drained: bool) -> int:
-        """Return when the last of *rows* ends: when its last event was.
+        """Return the end of the last of *rows*, which is the time of its last event.
 
-        Or *now*, where a sub-buffer is large (a walk takes 0.2 ms per 16 KiB), the take drained the
-        ring and the sub-buffer was begun just before: then there is nothing that it could overlap.
+        Return *now* instead if the sub-buffer is large (a walk takes 0.2 ms per 16 KiB), began just
+        before, and the take emptied the ring: then no other sub-buffer can overlap it.
         """
         if not len(rows):
             return now

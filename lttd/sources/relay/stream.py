@@ -1,11 +1,11 @@
-"""One CPU of a relay channel as a stream: rows, gaps and times of what its file gives.
+"""One CPU of a relay channel as a stream: rows, gaps and times of its file's data.
 
-Rule: what the framing says is no record is not written; it is a DAMAGED gap in bytes.  A record
-that is not whole yet is kept back and stands before what the next take brings.
-Rule: without times of its own a row has those of its capture: it ends when it was found closed,
-and begins when the sub-buffer before it was still seen open, for it can hold nothing older.
+Rule: bytes that are not a record by the framing are not written; they are a DAMAGED gap in bytes.
+An incomplete record is kept, and precedes the data of the next take.
+Rule: a row without times of its own has those of its capture.  It ends when it was found closed,
+and begins when the sub-buffer before it was last seen open: it can hold nothing older.
 Rule: every state and transition of a stream lives in TRANSITIONS below.
-Invariant: bytes_read of the file = bytes of the rows + bytes of the DAMAGED gaps + kept back.
+Invariant: bytes_read of the file = bytes of the rows + bytes of the DAMAGED gaps + kept bytes.
 """
 
 import enum
@@ -36,8 +36,8 @@ from lttd.subbuffer import (
     make_batch,
 )
 
-# Records are gathered in rows of about this size: what a look into the trace reads at least, and
-# the index is then a thousandth of the data.
+# Rows of records have about this size, which is the least that a viewer reads; the index is then a
+# thousandth of the data.
 ROW_BYTES: Final = 64 << 10
 
 
@@ -49,13 +49,13 @@ class Shared:
     framing: Framing | None = None
     abi: str = UNKNOWN
     overwrite: bool = False
-    """The ring may lap the reader; sequence numbers then tell."""
+    """Whether the ring may lap the reader; sequence numbers show it."""
     count_missing: bool = True
-    """What the sequence numbers miss is lost events; False where damage explains it already."""
+    """Whether missing numbers are lost events; False if damage explains them already."""
     unfinished: bool = False
-    """At the end, read the sub-buffers that are not closed, too: nobody writes by then."""
+    """Whether to read open sub-buffers at the end, when nobody writes."""
     stopped: bool = False
-    """The source was stopped: this is the last drain."""
+    """Whether the source was stopped: this is the last drain."""
     is_offline: Callable[[int], bool] = lambda cpu: False
     """Whether nobody can write into the buffer of this CPU now."""
     now: Callable[[], int] = kernel_monotonic_ns
@@ -64,21 +64,21 @@ class Shared:
 class State(enum.Enum):
     """What the next take of a stream does."""
 
-    READING = enum.auto()  # take what is closed
-    EMPTIED = enum.auto()  # end the turn: what has closed meanwhile is for the next one
-    DRAINING = enum.auto()  # take what was closed when the source was stopped, and no more
-    LAST_READ = enum.auto()  # once more: for what comes unpromised, or is open where nobody writes
-    DRAINED = enum.auto()  # read nothing; what was kept back is lost unless the file ends
+    READING = enum.auto()  # take closed sub-buffers
+    EMPTIED = enum.auto()  # end the turn: sub-buffers that closed meanwhile are for the next one
+    DRAINING = enum.auto()  # take only sub-buffers that were closed when the source was stopped
+    LAST_READ = enum.auto()  # read again: bytes without a promise; the open one if nobody writes
+    DRAINED = enum.auto()  # read nothing; the kept bytes are lost unless the file ends
     OVER = enum.auto()
 
 
 class Event(enum.Enum):
     """What just happened to a stream."""
 
-    TOOK_ALL = enum.auto()  # a take left nothing that is closed
+    TOOK_ALL = enum.auto()  # a take left no closed sub-buffer
     TURN_ENDED = enum.auto()
-    STOPPED = enum.auto()  # the source was; the producer may go on
-    TOOK_PROMISED = enum.auto()  # what was closed then was taken, or is not given
+    STOPPED = enum.auto()  # the source was stopped; the producer may go on
+    TOOK_PROMISED = enum.auto()  # the sub-buffers closed by then are taken, or not delivered
     READ_LAST = enum.auto()
     ENDED = enum.auto()  # nothing more will ever come
 
@@ -110,7 +110,7 @@ class RelayStream:
     def __init__(
         self, stream: StreamId, file: RelayFile, shared: Shared, book: RowBook, born: int
     ) -> None:
-        """Take *file* over.  *born*: when it came to be, trace clock; nothing in it is older."""
+        """Take *file* over.  *born* is its creation on the trace clock; its data is not older."""
         self.info = StreamInfo(stream, shared.abi, subbuffer_bytes=0, header_bytes=0)
         self.file = file
         self.state = State.READING
@@ -118,11 +118,11 @@ class RelayStream:
         self._book = book
         self._kept = b""
         self._last_sequence: int | None = None
-        # What is not in rows yet was written after this.
+        # Data that is not in rows yet was written after this time.
         self._floor = born
-        # When nothing closed was left unread.
+        # The last time at which all closed sub-buffers were read.
         self._looked = born
-        # What was closed when the source was stopped and was not taken since.
+        # The bytes that were closed when the source was stopped and are not taken yet.
         self._promised_bytes = 0
 
     @property
@@ -139,9 +139,9 @@ class RelayStream:
         return self.file.fileno()
 
     def take(self, flush: bool) -> Batch | Nothing:
-        """Consume closed sub-buffers, whether *flush* or not; see Stream.take().
+        """Consume closed sub-buffers, with or without *flush*; see Stream.take().
 
-        Only at the end, the one that is being written: where nobody writes by then.
+        The open sub-buffer is read only at the end, if nobody writes by then.
         """
         if self.over:
             return Nothing.EVER
@@ -164,11 +164,11 @@ class RelayStream:
         return batch
 
     def urgent(self) -> bool:
-        """Return False: how full the ring is, the kernel does not say."""
+        """Return False: the kernel does not report how full the ring is."""
         return False
 
     def losses(self) -> Batch | None:
-        """Return what nobody took, once that is certain: the last drain was broken off."""
+        """Return the bytes that stay unread, once the last drain was interrupted."""
         gaps = self._late_gaps()
         if not gaps:
             return None
@@ -176,15 +176,15 @@ class RelayStream:
         return losses_batch(self.info.id, gaps)
 
     def _late_gaps(self) -> list[Gap]:
-        """Return losses that no batch has; a kind of relay channel may know of more."""
+        """Return losses that no batch has; a subclass may know of more."""
         return self._abandoned()
 
     def _gaps_before(self, rows: Rows) -> list[Gap]:
-        """Return losses that the data do not tell, before *rows*, which have their final times."""
+        """Return losses before *rows* that the data do not show; *rows* have their final times."""
         return []
 
     def _abandoned(self) -> list[Gap]:
-        """Return, once, what was closed when the source was stopped and was not taken since."""
+        """Return, once, the bytes that were closed when the source stopped and are still unread."""
         if self.over or not self._shared.stopped:
             return []
         self._look_whether_stopped()
@@ -197,11 +197,11 @@ class RelayStream:
         return [Gap(0, Reason.ABANDONED, Unit.BYTES, count, end, now)]
 
     def unplaced(self) -> Mapping[Reason, int]:
-        """Return nothing: what is known to be lost is in a batch at once."""
+        """Return nothing: each known loss is in a batch at once."""
         return {}
 
     def counters(self) -> Mapping[str, int]:
-        """Return what the file gave and did not give, in bytes since it was opened last."""
+        """Return the delivered and the undelivered bytes since the file was opened last."""
         return {
             "read bytes": self.file.bytes_read,
             "never delivered bytes": self.file.lost_bytes,
@@ -245,7 +245,7 @@ class RelayStream:
         return make_batch(self.info.id, rows, pool=shared.pool, buffer=buffer, gaps=tuple(gaps))
 
     def _read(self, buffer: memoryview, kept: int) -> tuple[int, int]:
-        """Read behind what was kept; return the bytes read and for how many there was room."""
+        """Read after the kept bytes; return the bytes read, and the room that there was."""
         shared = self._shared
         unit = shared.framing.unit_bytes if shared.framing else 1
         room = len(buffer) // unit * unit - kept
@@ -310,7 +310,7 @@ def _rows_at(offsets: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Ro
 
 
 def _rows_of(found: Scan, floor: int, now: int) -> Rows:
-    """Gather records that adjoin in rows of ROW_BYTES; one begins where records are missing."""
+    """Gather adjoining records in rows of ROW_BYTES; a new row begins where records are missing."""
     if not len(found.offset_bytes):
         return NO_ROWS
     offsets, ends = found.offset_bytes, found.offset_bytes + found.size_bytes
