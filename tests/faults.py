@@ -52,7 +52,7 @@ PLACES: Final = {
     "trace": "openat openat2 mkdir newfstatat fstat getdents64 flock pwritev2 pwritev fallocate"
     " ftruncate lseek fdatasync fsync rename unlink rmdir close fcntl mmap",
     "live trace": "openat openat2 pwritev2 pwritev fdatasync fsync rename ftruncate close",
-    "replayed file": "openat newfstatat fstat getdents64 preadv close",
+    "replayed file": "openat openat2 newfstatat fstat getdents64 preadv close",
     "ring": "openat read readv pread64 splice write lseek ioctl epoll_wait fcntl mkdir rmdir"
     " newfstatat fstat getdents64 inotify_add_watch flock close pipe2",
 }
@@ -130,7 +130,7 @@ SAMPLE: Final = (
     Case("trace", "unlink", "EIO", 1),
     Case("trace", "close", "EIO", 10),
     Case("trace", "close", "EINTR", 100),
-    Case("replayed file", "openat", "EIO", 10),
+    Case("replayed file", "openat2", "EIO", 10),
     Case("replayed file", "preadv", "short", 10),
     Case("replayed file", "preadv", "EIO", 10),
     Case("replayed file", "close", "EIO", 100),

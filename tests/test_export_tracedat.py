@@ -4,6 +4,7 @@ import os
 import re
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,7 @@ def test_a_loss_without_room_or_number_sets_only_the_flag(tmp_path: Path) -> Non
     made.append([subbuffer(0)], trailing_loss=3)
     made.append([full.replace(b"1234" * 11, b"1234" * 11)])
     batch = made.rings[0].batch([subbuffer(5)])
-    batch.gaps = (Gap(0, Reason.REFUSED, Unit.SUBBUFFERS, 1, 0, 0),)
+    batch = replace(batch, gaps=(Gap(0, Reason.REFUSED, Unit.SUBBUFFERS, 1, 0, 0),))
     made.files[0].append(batch)
     made.finish()
     pages, tally = pages_of(made)

@@ -372,7 +372,7 @@ def test_damage_is_reported_at_once_and_kept_in_the_trace(tmp_path: Path) -> Non
     assert line.lost["damaged_bytes"] == 4096
     assert_whole(tmp_path / "t")
     lines = export(Trace(tmp_path / "t"), EVERYTHING, "ltt", tmp_path / "out")
-    assert "1 losses cannot be told" in lines[-1]
+    assert "1 losses cannot be stated" in lines[-1]
 
 
 def test_a_directory_without_channels_has_its_own_exit_status(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -333,7 +334,7 @@ def test_acts_of_another_process_on_the_ring_are_not_damage(
 ) -> None:
     made = recorded(tmp_path / "t")
     batch = made.rings[1].batch([])
-    batch.gaps = (Gap(0, reason, Unit.EVENTS, count, 0, 9),)
+    batch = replace(batch, gaps=(Gap(0, reason, Unit.EVENTS, count, 0, 9),))
     made.files[1].append(batch)
     made.records[1].counters = {"read events": read_events}
     made.finish()
@@ -346,7 +347,7 @@ def test_data_taken_during_a_change_of_the_clock_are_not_damage(tmp_path: Path) 
     made = recorded(tmp_path / "t", cpus=1)
     made.append([subbuffer(3)])
     batch = made.rings[0].batch([])
-    batch.gaps = (Gap(0, Reason.EMPTIED, Unit.EVENTS, None, 3_500, 9_000),)
+    batch = replace(batch, gaps=(Gap(0, Reason.EMPTIED, Unit.EVENTS, None, 3_500, 9_000),))
     made.files[0].append(batch)
     made.finish()
     index = made.paths.stream("fake_0").index
