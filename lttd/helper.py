@@ -26,7 +26,7 @@ class Helper:
         self._thread = threading.Thread(target=self._work, name=f"{NAME_PREFIX}help", daemon=True)
 
     async def run(self, work: Callable[[], None]) -> None:
-        """Wait until the thread has done *work*, also where that is cancelled; raise its error."""
+        """Wait until the thread has done *work*, even if cancelled; raise its error."""
         if not self._thread.is_alive():
             self._thread.start()
         done, token = trio.Event(), trio.lowlevel.current_trio_token()
@@ -35,7 +35,7 @@ class Helper:
         def job() -> None:
             try:
                 work()
-            except BaseException as error:  # noqa: BLE001  (raised again by who waits)
+            except BaseException as error:  # noqa: BLE001  (run() raises it again)
                 errors.append(error)
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(done.set)

@@ -46,10 +46,10 @@ class Untold:
 
 @dataclass(slots=True)
 class Lane:
-    """One stream on its way to the disk; a segment's files are what it leads to at the moment."""
+    """One stream on its way to the disk; it outlives the segments that it writes to."""
 
     files: StreamFiles
-    """Those of the open segment; the other fields outlive it."""
+    """The files of the open segment; the other fields outlive the segment."""
     stats: StreamStats
     queue: "Jobs"
     untold: Untold = field(default_factory=Untold)

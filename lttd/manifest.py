@@ -1,6 +1,6 @@
 """A segment's ``trace.json`` and ``synced.json``: written, read back, and checked.
 
-Rule: the keys of both files stand in this module only; docs/FORMAT.md describes them.
+Rule: only this module has the keys of both files; docs/FORMAT.md describes them.
 """
 
 import json
@@ -40,7 +40,7 @@ class StreamRecord:
 
     info: StreamInfo
     baseline_discarded: int = 0
-    """events_discarded at the end of the segment before, from which the index counts on."""
+    """events_discarded at the end of the segment before; the index continues from it."""
     summary: StreamSummary | None = None
     """The totals, once the segment is closed."""
     counters: dict[str, int] = field(default_factory=dict)

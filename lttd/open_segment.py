@@ -89,7 +89,7 @@ class OpenSegment:
         self._is_open = True
         self._trace = self._disk.hold(trace)
         kind = str(contents.source["kind"])
-        # Before the segment is there, which would be the newest one.
+        # Before the segment exists: it would be the newest one.
         self.baselines = contents.baselines or Baselines(
             self._trace, kind, recorded_source(contents.source)
         )
@@ -209,7 +209,7 @@ class OpenSegment:
                 yield lock
 
     def _synced(self) -> dict[str, Position | None]:
-        """Return how far each stream is durable."""
+        """Return the durable end of each stream."""
         files = (lane.files for lane in self.lanes.values())
         return {each.record.name: each.synced for each in files}
 

@@ -91,7 +91,7 @@ class Attachment:
 
 
 Attachments = Callable[[When], Iterable[Attachment]]
-"""Yields the files that a segment needs beside the streams and does not have yet.
+"""Yields the files that a segment needs besides its streams and does not have yet.
 
 Called from any thread, one call at a time.
 """

@@ -146,8 +146,8 @@ class LossLedger:
     def place(self, rows: Rows, missed: Sequence[tuple[int, int | None]]) -> tuple[Gap, ...]:
         """Return the gaps that belong before *rows*.
 
-        *rows* have their final ``begin``; *missed* is what their pages say.  Call sampled() first
-        when *missed* is not empty, or page counts are held against an old total.
+        *rows* have their final ``begin``; *missed* has the counts in their pages.  Call sampled()
+        first if *missed* is not empty; otherwise page counts are compared with an old total.
         """
         if not len(rows):
             return ()
