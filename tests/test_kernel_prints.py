@@ -372,3 +372,16 @@ def test_lttv_formats_counts_conversions_and_names_those_left_out(tmp_path: Path
         "3 of 5 conversions print as in the kernel (60.00%)",
         "1 of 3 event types print as their print fmt says (33.3%)",
     ]
+
+
+def test_a_string_and_a_number_of_one_name_are_two_fields(symbols: Symbols) -> None:
+    """Linux 3.4 to 5.10, regcache_sync and nvhost_cdma_push_gather."""
+    text = format_text(
+        "twice",
+        9,
+        ["__data_loc char[] type;8;4;0", "int type;12;4;1"],
+        '"type=%s %d", __get_str(type), REC->type',
+    )
+    made = struct.pack("<8xIi", 5 << 16 | 16, -3) + b"drop\0"
+    assert shown(text, [made], symbols, system="regmap") == ["type=drop -3"]
+    assert [one.name for one in parse_format(text).own] == ["__data_loc_type", "type"]

@@ -57,6 +57,7 @@ from tests.print_fmts import FIXED, event, lines, rows_of
         ('"%p %ps", (void *)REC->q, 0x10', "fffffee08e04fb35 0x10"),
         ('"%hhu %hd", 257, 65535', "1 -1"),
         ('"%d", (REC)->i', "-5"),
+        ('"%d %d", REC->ent.pid == REC->common_pid, REC->i', "1 -5"),
         ('"%d", REC->raw[2]', "3"),
         ('"%d", __builtin_expect(!!(REC->i), 0)', "1"),
         ("\"%d\\t%d\", '\\n', 'a'", "10\t97"),

@@ -22,7 +22,7 @@ Rule: pure; a stated size is right, even if the type's name suggests another one
 import enum
 import re
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -32,6 +32,8 @@ from lttd.limits import NUMBER_DIGITS
 
 LOC_OFFSET_MASK: Final = 0xFFFF
 LOC_LENGTH_SHIFT: Final = 16
+DATA_LOC: Final = "__data_loc_"
+"""Linux include/trace/stages/stage1_struct_define.h: what a C struct puts before the name."""
 
 
 class Kind(enum.Enum):
@@ -153,6 +155,7 @@ _FIELD: Final = re.compile(
 )
 _PRINT: Final = "\nprint fmt:"
 _WORD: Final = string.ascii_letters + string.digits + "_"
+_LOCATED: Final = (Kind.STRING, Kind.DYNAMIC, Kind.BITMASK)
 _LOC_BYTES: Final = 4
 _OLD_LOC_BYTES: Final = 2
 _INT_SIZES: Final = (1, 2, 4, 8)
@@ -189,8 +192,8 @@ def parse_format(
         raise ValueError("no name and ID in the format")
     head, _, printed = told.partition(_PRINT)
     lines = (_FIELD.match(line) for line in head.split("\n"))
-    fields = tuple(
-        field for found in lines if found for field in _fields_of(found, long_bytes, name[1])
+    fields = _told_apart(
+        [field for found in lines if found for field in _fields_of(found, long_bytes, name[1])]
     )
     if not fields:
         raise ValueError("no fields in the format")
@@ -204,6 +207,17 @@ def parse_format(
         printed.strip(),
         byteorder,
         long_bytes,
+    )
+
+
+def _told_apart(fields: list[Field]) -> tuple[Field, ...]:
+    """Name a ``__data_loc`` as in its C struct if another field has its name: regcache_sync."""
+    plain = {field.name for field in fields if field.kind not in _LOCATED}
+    return tuple(
+        replace(field, name=f"{DATA_LOC}{field.name}")
+        if field.kind in _LOCATED and field.name in plain
+        else field
+        for field in fields
     )
 
 

@@ -453,6 +453,9 @@ class _Parser:
                     self._wrong("member")
                 node = FieldRef(str(self.token))
                 self._at += 1
+                if node.name == "ent" and self.accept("."):  # struct trace_entry ent
+                    node = FieldRef(f"common_{self.token}")
+                    self._at += 1
             elif self.accept("["):
                 height = self._height
                 node = Index(node, self.expression())

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ftrace_format import element_bytes
+from lttd.abi.ftrace_format import DATA_LOC, element_bytes
 from lttd.abi.print_fmt import Call, FieldRef, Index, Node, Number, Pairs, Text, Unknown
 from lttd.view.columns import EventRows
 from lttd.view.ftrace.cexpr import INTS, Buffer, Evaluation, Inexpressible, PointedTo, Value
@@ -135,6 +135,8 @@ def _name_of(node: Node) -> str:
 
 def _known(evaluation: Evaluation, node: Node) -> str:
     name = _name_of(node)
+    if f"{DATA_LOC}{name}" in evaluation.format.by_name:
+        return f"{DATA_LOC}{name}"
     if name not in evaluation.format.by_name:
         raise Inexpressible(f"no field {name!r}")
     return name
