@@ -16,40 +16,29 @@ it concerns.  The number of events that others read is known from the kernel's o
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
-from lttd.errors import LttdError
 from lttd.health import Health, Trouble
 from lttd.sources.ftrace.instance import Instance
+from lttd.sources.ftrace.listener import Listener, Masks
 from lttd.sources.ftrace.other_readers import other_readers
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.stream import Shared
 from lttd.sources.ftrace.undo import PIDS_FILE
-from lttd.sources.inotify import (
-    IN_CLOSE_NOWRITE,
-    IN_CLOSE_WRITE,
-    IN_IGNORED,
-    IN_MODIFY,
-    IN_OPEN,
-    IN_Q_OVERFLOW,
-    Inotify,
-)
-from lttd.sources.tracefs import chosen_of, read_text
+from lttd.sources.ftrace.watch_events import EventsWatch
+from lttd.sources.ftrace.watch_readers import ReadersWatch
+from lttd.sources.inotify import IN_MODIFY
+from lttd.sources.tracefs import chosen_of
 from lttd.subbuffer import Reason
 
 # The time after which all files are read again, without a report of inotify.
 LOOK_AGAIN_NS: Final = 10_000_000_000
-# Reading this many files takes a tenth of a second, beside the reading loop.  A change of further
-# files is noticed by inotify only.
-MOST_FILTERS: Final = 8192
 # Files whose writing may empty the ring, but often does not; the counters show it.
 SNAPSHOTS: Final = ("snapshot", "per_cpu/cpu{cpu}/snapshot")
 PROBES: Final = ("dynamic_events", "kprobe_events", "uprobe_events", "synthetic_events")
-_WRITTEN: Final = IN_MODIFY | IN_CLOSE_WRITE
-_OPENED: Final = IN_OPEN | IN_CLOSE_WRITE | IN_CLOSE_NOWRITE
 _PAUSES: Final = "; nothing is read until it is, since a segment has one clock and one size"
 
 
@@ -79,8 +68,6 @@ SETTINGS: Final = (
     Setting("tracing_cpumask", Trouble.FILTER_SET, Reason.FILTERED),
 )
 
-Masks = Sequence[int]
-
 
 class FtraceWatch:
     """See ``lttd.sources.base.Watch``."""
@@ -90,9 +77,9 @@ class FtraceWatch:
         self._instance = instance
         self._streams = streams
         self._shared = shared
-        self._health = Health()
-        self._inotify: Inotify | None = None
-        self._heard_of: dict[int, Callable[[Masks], None]] = {}
+        self._listener = Listener(instance, streams)
+        self._events = EventsWatch(self._listener)
+        self._readers = ReadersWatch(self._listener)
         self._normal: dict[str, str | None] = {}
         self._sizes: list[str] = []
         """Files with the size of a ring."""
@@ -102,15 +89,6 @@ class FtraceWatch:
         """The pids that others excluded since."""
         self._away: set[str] = set()
         """The files that have another value now."""
-        self._events: frozenset[str] = frozenset()
-        self._events_off = 0
-        self._filters: dict[str, str] = {}
-        self._filtered: set[str] = set()
-        self._open: set[str] = set()
-        """The consuming files that were opened, and not closed since."""
-        self._opened = False
-        self._has_readers = False
-        self._foreign_reported = 0
         self._off_explained: bool | None = None
         """If tracing went off without a write: whether a trigger did it; None: not known yet."""
         self._on_fd = -1
@@ -122,36 +100,31 @@ class FtraceWatch:
 
     def fileno(self) -> int:
         """Return the descriptor to wait on, or -1."""
-        return self._inotify.fileno() if self._inotify else -1
+        return self._listener.fileno()
 
     def arm(self, health: Health) -> None:
         """Remember the present state, and report changes from now on."""
-        self._health = health
-        self._inotify = Inotify()
-        if self._inotify.fileno() < 0:
+        self._listener.open(health)
+        if self._listener.fileno() < 0:
             self._instance.notes.append(
                 "the kernel refuses inotify, so what other tools do to the buffer is noticed late, "
                 "and what they undo soon is not: raise fs.inotify.max_user_instances (sysctl)"
             )
         for setting in SETTINGS:
             self._normal[setting.file] = self._read_setting(setting)
-            self._hear(setting.file, self._on_setting(setting))
+            self._listener.hear(setting.file, self._on_setting(setting))
         self._left_out_before = self._left_out_by_others() or frozenset()
-        self._hear("trace_options", self._on_options)
-        self._events = self._enabled() or frozenset()
-        for name in ("set_event", "events/enable"):
-            self._hear(name, lambda _: self._look_at_events())
-        self._hear(PIDS_FILE, self._on_left_out)
-        self._hear("trace", self._on_cleared("trace", self._streams))
-        self._hear("trace_pipe", self._on_opened("trace_pipe", self._streams), _OPENED)
+        self._listener.hear("trace_options", self._on_options)
+        self._events.arm()
+        self._readers.arm()
+        self._listener.hear(PIDS_FILE, self._on_left_out)
+        self._listener.hear("trace", self._on_cleared("trace", self._streams))
         self._hear_size("buffer_size_kb")
         # Closing it shrinks all rings after the report of inotify: look at the next tick.
-        self._hear("free_buffer", self._look_soon)
+        self._listener.hear("free_buffer", self._look_soon)
         for stream in self._streams:
             cpu = f"per_cpu/cpu{stream.cpu}"
-            self._hear(f"{cpu}/trace", self._on_cleared(f"{cpu}/trace", [stream]))
-            for name in (f"{cpu}/trace_pipe", f"{cpu}/trace_pipe_raw"):
-                self._hear(name, self._on_opened(name, [stream]), _OPENED)
+            self._listener.hear(f"{cpu}/trace", self._on_cleared(f"{cpu}/trace", [stream]))
             self._hear_size(f"{cpu}/buffer_size_kb")
         self._hear_what_may_empty()
         self._look_again_ns = time.monotonic_ns() + LOOK_AGAIN_NS
@@ -160,31 +133,25 @@ class FtraceWatch:
 
     def disarm(self) -> None:
         """Stop noticing changes: from now on they are lttd's own."""
-        if self._inotify is not None:
-            self.heard()
-            self._inotify.close()
-            self._inotify = None
+        self.heard()
+        self._listener.close()
         if self._on_fd >= 0:
             os.close(self._on_fd)
             self._on_fd = -1
 
     def heard(self) -> None:
         """Handle the reports of inotify."""
-        if self._inotify is None:
-            return
-        masks: dict[int, list[int]] = {}
-        for watch, mask in self._inotify.events():
-            if mask & IN_Q_OVERFLOW:
-                self._look_again_ns = 0
-            if not mask & IN_IGNORED:
-                masks.setdefault(watch, []).append(mask)
-        for watch, some in masks.items():
-            if watch in self._heard_of:
-                self._heard_of[watch](some)
+        if self._listener.handle():
+            self._look_again_ns = 0
+        self._take_wish()
+
+    def _take_wish(self) -> None:
+        self.wants_closer_look |= self._readers.wants_closer_look
+        self._readers.wants_closer_look = False
 
     def tick(self) -> None:
         """Look for changes without an inotify event; one short read, or all files if it is time."""
-        if self._inotify is None:
+        if not self._listener.is_open:
             return
         self.heard()
         while self._found:
@@ -193,30 +160,29 @@ class FtraceWatch:
         emptied = [stream for stream in self._streams if stream.was_emptied()]
         if emptied:
             self._tell_emptied(self._instance.path, "the kernel's counters ran backwards", emptied)
-        foreign = sum(stream.foreign_read_events for stream in self._streams)
-        self.wants_closer_look |= foreign > self._foreign_reported and not self._has_readers
+        self._readers.tick()
+        self._take_wish()
         if time.monotonic_ns() >= self._look_again_ns:
             self._look_again_ns = time.monotonic_ns() + LOOK_AGAIN_NS
             for setting in SETTINGS[1:]:
                 self._look_at(setting)
             self._look_at_size("buffer_size_kb")  # X where those of CPUs differ
             self._look_at_left_out()
-            self._look_at_events()
-            self.wants_closer_look |= self._has_readers
+            self._events.look()
+            self.wants_closer_look |= self._readers.has_readers
 
     # -- from a thread beside the reading loop
 
     def look_closer(self) -> None:
         """Watch the files of events; find other readers, and the reason why tracing is off."""
         self.wants_closer_look = False
-        if self._inotify is None:
+        if not self._listener.is_open:
             return
-        if not self._filters:
-            self._hear_events()
-        self._found.append(partial(self._judge_filters, self._values(self._filters)))
+        self._events.hear_filters()
+        self._found.append(partial(self._events.judge_filters, self._events.filters()))
         with suppress(OSError):  # /proc cannot be listed just now
-            self._found.append(partial(self._judge_readers, other_readers(self._instance.path)))
-        if self._read(TRACING_ON.file) != self._normal[TRACING_ON.file]:
+            self._found.append(partial(self._readers.judge, other_readers(self._instance.path)))
+        if self._listener.read(TRACING_ON.file) != self._normal[TRACING_ON.file]:
             self._found.append(partial(self._judge_triggers, list(self._triggers())))
 
     # -- settings
@@ -234,8 +200,8 @@ class FtraceWatch:
         if setting.file == "set_event_pid" and self._pids_change_by_themselves():
             if writes:
                 path = self._instance.file(setting.file)
-                self._health.happened(setting.trouble, "another process wrote it", path)
-                self._suspect(setting.reason)
+                self._listener.health.happened(setting.trouble, "another process wrote it", path)
+                self._listener.suspect(setting.reason)
             return
         value, normal = self._read_setting(setting), self._normal[setting.file]
         if value is None or normal is None:
@@ -243,13 +209,13 @@ class FtraceWatch:
         path, was_away = self._instance.file(setting.file), setting.file in self._away
         if value != normal:
             self._away.add(setting.file)
-            self._health.begins(setting.trouble, _words(setting, value, normal), path)
+            self._listener.health.begins(setting.trouble, _words(setting, value, normal), path)
             if not was_away or (writes and setting.reason is Reason.EMPTIED):
-                self._suspect(setting.reason)
+                self._listener.suspect(setting.reason)
         elif was_away:
             self._away.discard(setting.file)
-            self._health.ends(setting.trouble, f"is {normal or 'empty'} again", path)
-            self._suspect(setting.reason)
+            self._listener.health.ends(setting.trouble, f"is {normal or 'empty'} again", path)
+            self._listener.suspect(setting.reason)
         elif writes:
             self._look_at_rewrite(setting, writes)
         self._shared.paused = any(each.pauses and each.file in self._away for each in SETTINGS)
@@ -264,16 +230,16 @@ class FtraceWatch:
                 self._tell_emptied(path, "another process wrote it", self._streams)
         elif writes > 1 and setting.reason is not None:
             words = "another process changed it and changed it back"
-            self._health.happened(setting.trouble, words, path)
-            self._suspect(setting.reason)
+            self._listener.health.happened(setting.trouble, words, path)
+            self._listener.suspect(setting.reason)
 
     def _pids_change_by_themselves(self) -> bool:
         """Tell whether the kernel adds children to lists of pids, and removes dead processes."""
-        return self._read("options/event-fork") == "1"
+        return self._listener.read("options/event-fork") == "1"
 
     def _left_out_by_others(self) -> frozenset[str] | None:
         """Return the pids that others have excluded; None if that is unknown."""
-        text = self._read(PIDS_FILE)
+        text = self._listener.read(PIDS_FILE)
         if text is None or self._pids_change_by_themselves():
             return None
         # Read after the list, so that pids that lttd adds meanwhile are in it.
@@ -284,8 +250,8 @@ class FtraceWatch:
         """Look at the excluded pids: lttd or another process has written the list."""
         if self._pids_change_by_themselves() and not self._instance.undo.left_out:
             path = self._instance.file(PIDS_FILE)
-            self._health.happened(Trouble.FILTER_SET, "another process wrote it", path)
-            self._suspect(Reason.FILTERED)
+            self._listener.health.happened(Trouble.FILTER_SET, "another process wrote it", path)
+            self._listener.suspect(Reason.FILTERED)
         self._look_at_left_out()
 
     def _look_at_left_out(self) -> None:
@@ -296,12 +262,14 @@ class FtraceWatch:
         more = found - self._left_out_before
         if more:
             words = f"another process has {len(more)} pids more left out, such as {min(more)}"
-            self._health.begins(Trouble.FILTER_SET, words, path)
+            self._listener.health.begins(Trouble.FILTER_SET, words, path)
         else:
-            self._health.ends(Trouble.FILTER_SET, "no more pids are left out than before", path)
+            self._listener.health.ends(
+                Trouble.FILTER_SET, "no more pids are left out than before", path
+            )
         if more != self._left_out:
             self._left_out = more
-            self._suspect(Reason.FILTERED)
+            self._listener.suspect(Reason.FILTERED)
 
     def _look_whether_on(self) -> None:
         """Find out whether tracing went off without a report: the kernel itself can do so."""
@@ -333,18 +301,11 @@ class FtraceWatch:
 
     def _triggers(self) -> Iterable[str]:
         """Return the events that have a traceoff trigger."""
-        for name in sorted(self._events):
+        for name in sorted(self._events.events):
             path = f"events/{name.replace(':', '/')}/trigger"
-            lines = (self._read(path) or "").splitlines()
+            lines = (self._listener.read(path) or "").splitlines()
             if any(line.startswith("traceoff") for line in lines):
                 yield name
-
-    def _suspect(self, reason: Reason | None, streams: Sequence[Ring] = ()) -> None:
-        for stream in streams or self._streams:
-            if reason is Reason.EMPTIED:
-                stream.note_emptied()
-            elif reason is not None:
-                stream.suspect(reason)
 
     # -- the ring
 
@@ -358,7 +319,7 @@ class FtraceWatch:
         names = {name.format(cpu=cpu) for name in SNAPSHOTS for cpu in cpus}
         paths = [self._instance.file(name) for name in sorted(names)]
         for path in paths + [f"{root}/{name}" for name in PROBES]:
-            self._hear_path(path, self._on_perhaps_emptied(path))
+            self._listener.hear_path(path, self._on_perhaps_emptied(path))
 
     def _on_perhaps_emptied(self, path: str) -> Callable[[Masks], None]:
         def written(_: Masks) -> None:
@@ -370,152 +331,31 @@ class FtraceWatch:
 
     def _tell_emptied(self, path: str, how: str, streams: Sequence[Ring]) -> None:
         words = f"{how}: the events that were in the ring are lost"
-        self._health.happened(Trouble.RING_EMPTIED, words, path)
-        self._suspect(Reason.EMPTIED, streams)
+        self._listener.health.happened(Trouble.RING_EMPTIED, words, path)
+        self._listener.suspect(Reason.EMPTIED, streams)
 
     def _look_soon(self, _: Masks) -> None:
         self._look_again_ns = 0
 
     def _hear_size(self, name: str) -> None:
         self._sizes.append(name)
-        self._normal[name] = self._read(name)
-        self._hear(name, lambda _: self._look_at_size(name))
+        self._normal[name] = self._listener.read(name)
+        self._listener.hear(name, lambda _: self._look_at_size(name))
 
     def _look_at_size(self, name: str) -> None:
-        before, now = self._normal[name], self._read(name)
+        before, now = self._normal[name], self._listener.read(name)
         if now == before:
             return
         for each in self._sizes:  # one write changes the values of several files
-            self._normal[each] = self._read(each)
+            self._normal[each] = self._listener.read(each)
         if before is None or now is None or "expanded" in before:
             return  # "7 (expanded: 1408)": the kernel makes a ring when the first event is enabled
         words = f"another process changed it from {before} KiB to {now} KiB"
-        self._health.happened(Trouble.RING_RESIZED, words, self._instance.file(name))
-
-    # -- events and their filters
-
-    def _hear_events(self) -> None:
-        filters: dict[str, str] = {}
-        for name in sorted(self._events)[: MOST_FILTERS // 2]:
-            directory = f"events/{name.replace(':', '/')}"
-            file = f"{directory}/filter"
-            filters[file] = self._read(file) or "none"
-            self._hear(file, self._on_filters([file]))
-            self._hear(f"{directory}/enable", lambda _: self._look_at_events())
-        for system in sorted({name.partition(":")[0] for name in self._events}):
-            start = f"events/{system}/"
-            self._hear(f"{start}enable", lambda _: self._look_at_events())
-            files = [file for file in filters if file.startswith(start)]
-            self._hear(f"{start}filter", self._on_filters(files))
-        self._filters = filters
-
-    def _on_filters(self, files: Sequence[str]) -> Callable[[Masks], None]:
-        return lambda _: self._judge_filters(self._values(files))
-
-    def _values(self, files: Iterable[str]) -> dict[str, str]:
-        return {file: value for file in files if (value := self._read(file)) is not None}
-
-    def _judge_filters(self, values: Mapping[str, str]) -> None:
-        """Compare the filters of events with the first ones."""
-        before = set(self._filtered)
-        for file, value in values.items():
-            if value == self._filters.get(file):
-                self._filtered.discard(file)
-            else:
-                self._filtered.add(file)
-        path = self._instance.file("events")
-        if self._filtered:
-            example = min(self._filtered)
-            text = f"the filters of {len(self._filtered)} events were changed, such as {example}"
-            self._health.begins(Trouble.FILTER_SET, f"{text}: {self._read(example)}", path)
-        else:
-            self._health.ends(Trouble.FILTER_SET, "all filters are as they were", path)
-        if before != self._filtered:
-            self._suspect(Reason.FILTERED)
-
-    def _enabled(self) -> frozenset[str] | None:
-        text = self._read("set_event")
-        return None if text is None else frozenset(text.splitlines())
-
-    def _look_at_events(self) -> None:
-        """Compare the enabled events with the first ones; further events are ignored."""
-        path, enabled = self._instance.file("set_event"), self._enabled()
-        if enabled is None:
-            return
-        missing = self._events - enabled
-        if missing:
-            words = f"{len(missing)} of {len(self._events)} events were turned off, such as "
-            self._health.begins(Trouble.EVENTS_OFF, words + min(missing), path)
-        else:
-            self._health.ends(Trouble.EVENTS_OFF, "all events are on again", path)
-        if len(missing) != self._events_off:
-            self._events_off = len(missing)
-            self._suspect(Reason.SWITCHED_OFF)
-
-    # -- other readers
-
-    def _on_opened(self, name: str, streams: Sequence[Ring]) -> Callable[[Masks], None]:
-        def opened(masks: Masks) -> None:
-            if any(mask & IN_OPEN for mask in masks):
-                self._opened = True
-                for stream in streams:
-                    stream.count_reads()
-            if masks[-1] & IN_OPEN:
-                self._open.add(name)
-            else:
-                self._open.discard(name)
-            self.wants_closer_look = True
-
-        return opened
-
-    def _judge_readers(self, who: Sequence[str]) -> None:
-        """Report other processes that can consume from the ring."""
-        path, opened, self._opened = self._instance.path, self._opened, False
-        readers = ", ".join(who) or ("somebody" if self._open else "")
-        had_readers, self._has_readers = self._has_readers, bool(readers)
-        for stream in self._streams:
-            if readers:
-                stream.count_reads()
-            else:
-                stream.trust_reads()
-        foreign = sum(stream.foreign_read_events for stream in self._streams)
-        grew, self._foreign_reported = foreign > self._foreign_reported, foreign
-        if readers:
-            has = f"has consumed {foreign} events" if foreign else "can consume events"
-            words = (
-                f"{readers} {has} of this buffer, too: each event goes to one of them only; "
-                "stop it, or record from another instance"
-            )
-            self._health.begins(Trouble.FOREIGN_READER, words, path)
-            return
-        went = f"{foreign} events went to others"
-        if had_readers:
-            words = f"no other process reads this buffer now; {went}"
-            self._health.ends(Trouble.FOREIGN_READER, words, path)
-        elif opened or grew:
-            words = f"another process opened a file that consumes events; {went}"
-            self._health.happened(Trouble.FOREIGN_READER, words, path)
-
-    # -- inotify and files
-
-    def _hear(self, name: str, then: Callable[[Masks], None], mask: int = _WRITTEN) -> None:
-        self._hear_path(self._instance.file(name), then, mask)
-
-    def _hear_path(self, path: str, then: Callable[[Masks], None], mask: int = _WRITTEN) -> None:
-        watch = self._inotify.watch(path, mask) if self._inotify else -1
-        if watch >= 0:
-            self._heard_of[watch] = then
+        self._listener.health.happened(Trouble.RING_RESIZED, words, self._instance.file(name))
 
     def _read_setting(self, setting: Setting) -> str | None:
-        text = self._read(setting.file)
+        text = self._listener.read(setting.file)
         return chosen_of(text) if text and setting.file == "trace_clock" else text
-
-    def _read(self, name: str) -> str | None:
-        """Read a file of the instance; None if it cannot be read."""
-        try:
-            return read_text(self._instance.file(name))
-        except LttdError:
-            return None
 
 
 def _writes(masks: Masks) -> int:

@@ -1,0 +1,97 @@
+"""Whether the recorded events are still enabled, and have the filters that they had."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from lttd.health import Trouble
+from lttd.sources.ftrace.listener import Listener, Masks
+from lttd.subbuffer import Reason
+
+# Reading so many files takes a tenth of a second, beside the reading loop; changes of further files
+# are noticed by inotify only.
+MOST_FILTERS: Final = 8192
+
+
+class EventsWatch:
+    """Compares the enabled events, and their filters, with those at the begin."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._events_off = 0
+        self._filters: dict[str, str] = {}
+        self._filtered: set[str] = set()
+        self.events: frozenset[str] = frozenset()
+        """Those that were enabled when recording began."""
+
+    def arm(self) -> None:
+        """Remember the present state, and watch the files of all events."""
+        self.events = self._enabled() or frozenset()
+        for name in ("set_event", "events/enable"):
+            self._listener.hear(name, lambda _: self.look())
+
+    def filters(self) -> dict[str, str]:
+        """Read all filters again, for judge_filters()."""
+        return self._values(self._filters)
+
+    def hear_filters(self) -> None:
+        """Watch the files of each event, once; this takes a tenth of a second."""
+        if self._filters:
+            return
+        filters: dict[str, str] = {}
+        for name in sorted(self.events)[: MOST_FILTERS // 2]:
+            directory = f"events/{name.replace(':', '/')}"
+            file = f"{directory}/filter"
+            filters[file] = self._listener.read(file) or "none"
+            self._listener.hear(file, self._on_filters([file]))
+            self._listener.hear(f"{directory}/enable", lambda _: self.look())
+        for system in sorted({name.partition(":")[0] for name in self.events}):
+            start = f"events/{system}/"
+            self._listener.hear(f"{start}enable", lambda _: self.look())
+            files = [file for file in filters if file.startswith(start)]
+            self._listener.hear(f"{start}filter", self._on_filters(files))
+        self._filters = filters
+
+    def _on_filters(self, files: Sequence[str]) -> Callable[[Masks], None]:
+        return lambda _: self.judge_filters(self._values(files))
+
+    def _values(self, files: Iterable[str]) -> dict[str, str]:
+        return {file: value for file in files if (value := self._listener.read(file)) is not None}
+
+    def judge_filters(self, values: Mapping[str, str]) -> None:
+        """Compare the filters of events with the first ones."""
+        before = set(self._filtered)
+        for file, value in values.items():
+            if value == self._filters.get(file):
+                self._filtered.discard(file)
+            else:
+                self._filtered.add(file)
+        path = self._listener.instance.file("events")
+        if self._filtered:
+            example = min(self._filtered)
+            text = f"the filters of {len(self._filtered)} events were changed, such as {example}"
+            self._listener.health.begins(
+                Trouble.FILTER_SET, f"{text}: {self._listener.read(example)}", path
+            )
+        else:
+            self._listener.health.ends(Trouble.FILTER_SET, "all filters are as they were", path)
+        if before != self._filtered:
+            self._listener.suspect(Reason.FILTERED)
+
+    def _enabled(self) -> frozenset[str] | None:
+        text = self._listener.read("set_event")
+        return None if text is None else frozenset(text.splitlines())
+
+    def look(self) -> None:
+        """Compare the enabled events with the first ones; further events are ignored."""
+        path, enabled = self._listener.instance.file("set_event"), self._enabled()
+        if enabled is None:
+            return
+        missing = self.events - enabled
+        if missing:
+            words = f"{len(missing)} of {len(self.events)} events were turned off, such as "
+            self._listener.health.begins(Trouble.EVENTS_OFF, words + min(missing), path)
+        else:
+            self._listener.health.ends(Trouble.EVENTS_OFF, "all events are on again", path)
+        if len(missing) != self._events_off:
+            self._events_off = len(missing)
+            self._listener.suspect(Reason.SWITCHED_OFF)
