@@ -39,14 +39,16 @@ class RowBook:
         count = len(rows)
         if not count:
             return
-        begin = np.maximum.accumulate(np.maximum(rows["begin"], np.uint64(self.begin)))
-        rows["begin"] = begin
-        if last_end is not None:
-            rows["end"][:-1] = begin[1:]
-            rows["end"][-1] = last_end
+        first = np.uint64(self.begin)
+        rows["begin"] = begin = np.maximum.accumulate(np.maximum(rows["begin"], first))
+        if last_end is None:
+            end = np.maximum.accumulate(np.maximum(rows["end"], begin))
+        else:
+            end = np.empty_like(begin)  # rises as begin does
+            end[:-1] = begin[1:]
+            end[-1] = max(last_end, int(begin[-1]))
         # The last row of a take may end "now", and the first rows of the next take earlier.
-        end = np.maximum(np.maximum(rows["end"], begin), np.uint64(self.end))
-        rows["end"] = end = np.maximum.accumulate(end)
+        rows["end"] = end = np.maximum(end, np.uint64(self.end))
         rows["sequence"] = np.arange(self.sequence, self.sequence + count, dtype=np.uint64)
         self.sequence += count
         self.begin, self.end = int(begin[-1]), int(end[-1])
