@@ -17,7 +17,7 @@ def gather(data: Buffer, at: npt.NDArray[np.int64], dtype: npt.DTypeLike) -> npt
     if not len(at):
         return np.empty(0, dtype)
     # As opaque bytes: numpy copies a record with fields four times more slowly.
-    opaque = np.dtype(f"V{dtype.itemsize}")
+    copied = np.dtype(f"V{dtype.itemsize}") if dtype.fields else dtype
     room = len(data) - dtype.itemsize + 1
-    everywhere: npt.NDArray[Any] = np.ndarray((room,), opaque, data, strides=(1,))
+    everywhere: npt.NDArray[Any] = np.ndarray((room,), copied, data, strides=(1,))
     return everywhere[at].view(dtype)

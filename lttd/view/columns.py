@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, LOC_OFFSET_MASK, Field, Kind
+from lttd.abi.gather import gather
 from lttd.stats import counted
 from lttd.view.formats import EventType
 from lttd.view.interop import arrow_table, polars_frame
@@ -296,14 +297,6 @@ class EventRows:
     def to_polars(self) -> Any:  # noqa: ANN401  (polars is optional)
         """Return the columns as a ``polars.DataFrame``."""
         return polars_frame(self.columns())
-
-
-def gather(data: memoryview, at: I64, dtype: np.dtype[Any]) -> Column:
-    """Return the values at some offsets, which need not be aligned."""
-    room = len(data) - dtype.itemsize + 1
-    everywhere: Column = np.ndarray((room,), dtype, data, strides=(1,))
-    found: Column = everywhere[at]
-    return found
 
 
 def chars(column: Column) -> Column:

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lttd.abi.ftrace_format import Field, Format, Kind
+from lttd.abi.gather import gather
 from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths
-from lttd.view.columns import EventBatch, gather
+from lttd.view.columns import EventBatch
 from lttd.view.family import Family
 from lttd.view.formats import EventName, EventType
 from lttd.view.notes import TakesNotes, WindowNotes

@@ -26,8 +26,9 @@ from lttd.abi.blktrace import (
     record_dtype,
     records_at,
 )
+from lttd.abi.gather import gather
 from lttd.terminal import printable_bytes
-from lttd.view.columns import EventBatch, gather
+from lttd.view.columns import EventBatch
 from lttd.view.glyphs import Column, Strip, decimal, per_distinct, right_aligned, words_of
 from lttd.view.lines import BlockTexter, Body, body_of
 from lttd.view.task_names import UNKNOWN, Names

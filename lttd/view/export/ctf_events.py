@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, LOC_OFFSET_MASK, Field, Format, Kind
+from lttd.abi.gather import gather
 from lttd.view.columns import inside, until_nul
 from lttd.view.formats import Formats
 
@@ -154,7 +155,7 @@ class Encoder:
     def encode(self, data: memoryview, events: Events) -> Encoded:
         """Encode *events*, whose bytes are in *data*; each has at least COMMON_BYTES."""
         count = len(events.time)
-        common = _gather(data, events.at, self._common)
+        common = gather(data, events.at, self._common)
         numbers = self.types.numbers(common["id"].astype(np.uint16), events.size_bytes)
         head = np.empty(count, self.head)
         head["id"], head["time"] = numbers, events.time
@@ -194,7 +195,7 @@ class Encoder:
         assert kind.format is not None
         whole = kind.format.dtype
         # Gather them as opaque bytes: several times faster than field by field.
-        records = _gather(data, at, np.dtype(f"V{whole.itemsize}")).view(whole)
+        records = gather(data, at, np.dtype(f"V{whole.itemsize}")).view(whole)
         packed = np.empty(len(at), kind.packed)
         for one in kind.fixed:
             packed[one.name] = records[one.name]
@@ -213,7 +214,7 @@ class Encoder:
                 begin = np.full(len(rows), one.offset_bytes, np.int64)
                 end = size
             else:
-                loc = _gather(data, at + one.offset_bytes, one.dtype(self._order)).astype(np.int64)
+                loc = gather(data, at + one.offset_bytes, one.dtype(self._order)).astype(np.int64)
                 begin = loc & LOC_OFFSET_MASK
                 if one.relative:
                     begin += one.offset_bytes + one.size_bytes
@@ -234,13 +235,6 @@ class Encoder:
             at = at + COUNT_BYTES
         number = inside(one.length)
         out[np.repeat(at, one.length) + number] = raw[np.repeat(one.begin, one.length) + number]
-
-
-def _gather(data: memoryview, at: I64, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    room = max(len(data) - dtype.itemsize + 1, 0)
-    everywhere: npt.NDArray[Any] = np.ndarray((room,), dtype, data, strides=(1,))
-    found: npt.NDArray[Any] = everywhere[at]
-    return found
 
 
 def _scatter(out: U8, at: I64, records: npt.NDArray[Any]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import Kind, element_bytes
+from lttd.abi.gather import gather
 from lttd.abi.print_fmt import (
     Binary,
     Call,
@@ -31,7 +32,7 @@ from lttd.abi.print_fmt import (
     Unknown,
     Unparsed,
 )
-from lttd.view.columns import EventRows, chars, gather
+from lttd.view.columns import EventRows, chars
 from lttd.view.glyphs import distinct_rows, per_distinct, strings_of
 
 Column = npt.NDArray[Any]

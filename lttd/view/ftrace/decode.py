@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout, layout_of
+from lttd.abi.gather import gather
 from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths
-from lttd.view.columns import gather
 from lttd.view.formats import EventName, EventType, Formats
 from lttd.view.merge import order_by_time
 from lttd.view.notes import TakesNotes, WindowNotes
