@@ -22,7 +22,7 @@ TEXTS = st.text(max_size=60).map(lambda text: text.replace("==>", "").encode() +
 
 
 @given(st.dictionaries(st.tuples(NAMES, NAMES), TEXTS, max_size=8))
-def test_what_is_packed_is_unpacked_as_it_was(formats: dict[Key, bytes]) -> None:
+def test_packed_formats_are_unpacked_unchanged(formats: dict[Key, bytes]) -> None:
     assert unpack(pack(formats), MOST) == Unpacked(formats, None)
 
 
@@ -67,7 +67,7 @@ def test_no_more_than_the_limit_is_unpacked() -> None:
     assert unpack(pack({SWITCH: bytes(600_000) + b"\n"}) * 3, 1 << 20).damaged_at is not None
 
 
-def test_garbage_is_told_of_and_no_format_is_lost_before_it() -> None:
+def test_garbage_is_reported_and_earlier_formats_are_kept() -> None:
     assert unpack(b"no gzip", MOST) == Unpacked({}, 0)
     first = pack(FIRST)
     assert unpack(first + b"no gzip", MOST) == Unpacked(FIRST, len(first))

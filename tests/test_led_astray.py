@@ -151,7 +151,7 @@ def test_a_directory_of_a_segment_that_others_can_write_to_is_not_written_to(
 
 
 @pytest.mark.parametrize("below", ["", "/below"])
-def test_a_trace_path_that_is_a_link_to_nothing_is_told_with_the_remedy(
+def test_a_trace_path_that_is_a_dangling_link_is_refused_with_a_remedy(
     tmp_path: Path, below: str
 ) -> None:
     (tmp_path / "link").symlink_to("missing")

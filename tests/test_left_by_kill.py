@@ -214,7 +214,7 @@ def test_the_wall_clock_does_not_say_how_long_a_recorder_has_been_dead(
     lttd.run("-t", tmp_path / "a", "-a", *BRIEF)
 
 
-def test_who_cannot_ask_whether_a_trace_is_gone_switches_its_ring_off_and_keeps_it(
+def test_a_ring_is_turned_off_and_kept_if_lttd_cannot_ask_for_its_trace(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     run = killed(lttd, tmp_path / "a", times=7)

@@ -101,7 +101,7 @@ def as_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
 @pytest.mark.parametrize("needed", [None, Capability.CAP_SYS_ADMIN])
-def test_root_is_not_told_to_become_root(
+def test_the_remedy_for_root_is_not_to_become_root(
     as_root: Path, number: int, needed: Capability | None
 ) -> None:
     for capabilities in ("000001ffffffffff", "0000000000000000"):

@@ -542,7 +542,7 @@ def test_removing_the_trace_counts_all_its_data_as_lost(going: Going, tmp_path: 
     assert summary.lost == {"storage_subbuffers": 1, "removed_subbuffers": 3}
 
 
-def test_recording_ends_if_a_file_is_removed_unless_told_to_continue(tmp_path: Path) -> None:
+def test_recording_ends_if_a_file_is_removed_unless_asked_to_continue(tmp_path: Path) -> None:
     failed: list[bool] = []
     recorder = Recorder(on_failure=lambda: failed.append(True), sync_interval_s=PATIENCE_S)
     recorder.start()

@@ -175,7 +175,7 @@ def test_a_recorder_is_known_by_pid_start_and_namespace() -> None:
 @pytest.mark.parametrize(
     ("number", "status"), [(errno.ENOSPC, 1), (errno.EMFILE, 1), (errno.EACCES, 77)]
 )
-def test_what_may_pass_is_worth_another_start(
+def test_a_passing_failure_gives_a_status_that_allows_another_start(
     directory: RuntimeDirectory, monkeypatch: pytest.MonkeyPatch, number: int, status: int
 ) -> None:
     def fail(*_: object) -> int:

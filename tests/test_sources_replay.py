@@ -201,7 +201,7 @@ def test_no_symbolic_link_below_a_replayed_directory_is_followed(tmp_path: Path)
         shutil.rmtree(replayed)
 
 
-def test_formats_behind_a_symbolic_link_are_left_out_in_a_few_lines(tmp_path: Path) -> None:
+def test_formats_reached_by_a_symbolic_link_are_left_out_in_few_lines(tmp_path: Path) -> None:
     shutil.copytree(FTRACE / "per_cpu", tmp_path / "replayed" / "per_cpu")
     for number in range(20):
         path = tmp_path / "secret" / f"event{number}"

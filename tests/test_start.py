@@ -38,7 +38,7 @@ def only_line(done: subprocess.CompletedProcess[str]) -> str:
 @pytest.mark.parametrize("limit", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
 @pytest.mark.parametrize("door", ["lttd", "lttv"])
 @pytest.mark.parametrize("most_mb", [30, 45, 60, 80, 95, 105, 120, 140])
-def test_little_memory_is_told_in_a_line_of_our_own(
+def test_too_little_memory_is_reported_in_our_own_line(
     tmp_path: Path, limit: int, door: str, most_mb: int
 ) -> None:
     words = ["-t", str(tmp_path / "t"), *REPLAY] if door == "lttd" else ["info", str(tmp_path)]

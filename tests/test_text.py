@@ -189,7 +189,7 @@ def test_an_unknown_event_name_is_reported_for_any_number_of_jobs(
 
 
 @pytest.mark.parametrize("most", [1, 2])
-def test_a_field_that_no_event_has_is_told_also_after_a_few_lines(
+def test_an_unknown_field_is_reported_even_after_some_lines(
     fixture: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes], most: int
 ) -> None:
     status, out, err = run(capfdbinary, "text", fixture.path, "--fields", "nope", "-n", most)

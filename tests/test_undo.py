@@ -245,7 +245,7 @@ def test_a_record_with_a_value_that_lttd_never_writes_is_refused(file: str, valu
         json.dumps(head()).encode() + b"\n{}" * 200_000 + b"\n",
     ],
 )
-def test_what_is_not_a_record_is_refused(content: bytes) -> None:
+def test_content_that_is_not_a_record_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_record(content)
 
