@@ -89,9 +89,10 @@ def test_a_kernel_stack_ends_at_its_mark_and_its_stated_size(symbols: Symbols) -
     short = struct.pack("<8xii3Q", 1, 0, ALPHA, 0, 0)
     lies = struct.pack("<8xii1Q", 1 << 30, 0, ALPHA)
     trampoline = struct.pack("<8xii2Q", 2, 0, (1 << 31) - 1, ALPHA)
+    rootless = struct.pack("<8xii2Q", 2, 0, ALPHA, 0)  # Linux 5.10 on 32-bit ARM
     one = "<stack trace>\n => alpha"
-    assert shown(KERNEL_STACK, [marked, short, lies, trampoline], symbols) == [
-        one, one, one, "<stack trace>\n => [FTRACE TRAMPOLINE]\n => alpha",
+    assert shown(KERNEL_STACK, [marked, short, lies, trampoline, rootless], symbols) == [
+        one, one, one, "<stack trace>\n => [FTRACE TRAMPOLINE]\n => alpha", f"{one}\n => 0",
     ]  # fmt: skip
 
 

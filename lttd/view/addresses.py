@@ -96,6 +96,8 @@ class Symbols:
 
         *digits*: print at least so many of an address.
         """
+        if not address:  # Linux kernel/trace/trace_output.c, seq_print_ip_sym
+            return b"0"
         found = self.find(address)
         return printable_bytes(found.name) if found else b"0x%0*x" % (digits, address)
 
