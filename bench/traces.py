@@ -115,7 +115,7 @@ def _batches(stream: StoredStream, times: int, period: int) -> Iterator[Batch]:
     padded = bytearray(size * len(entries))
     for number, entry in enumerate(entries):
         at, stored = int(entry["offset_bytes"]), int(entry["packet_bits"]) >> 3
-        padded[number * size : number * size + stored] = stream.data[at : at + stored]
+        padded[number * size : number * size + stored] = stream.read(at, at + stored)
     stamps = np.ndarray((len(entries),), f"{layout.byteorder}u8", padded, strides=(size,))
     last, book = int(entries["end"][-1]), RowBook()
     for number in range(times):

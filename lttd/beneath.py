@@ -18,7 +18,6 @@ Invariant: no method here reaches anything outside of the directory that it is c
 
 import ctypes
 import errno
-import mmap
 import os
 import shutil
 import stat
@@ -254,18 +253,6 @@ class OpenDirectory:
         fd = self._reach(inside, _READ)
         return self._checked(fd, path, lambda status: None)
 
-    def map(self, path: str | Path) -> memoryview:
-        """Map a regular file for reading; return an empty view of an empty file."""
-        fd = self.open_file(path)
-        try:
-            if not os.fstat(fd).st_size:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_READ))
-        except ValueError as error:  # the file became empty, or exceeds the address space
-            raise RefusedError(errno.EFBIG, str(error), path) from None
-        finally:
-            close_fd(fd)
-
     # -- writing
 
     def refuse_foreign(self) -> None:
@@ -443,10 +430,6 @@ class Place:
     def open(self) -> int:
         """See OpenDirectory.open_file()."""
         return self.directory.open_file(self.path)
-
-    def map(self) -> memoryview:
-        """See OpenDirectory.map()."""
-        return self.directory.map(self.path)
 
 
 def place_of(where: Place | Path) -> Place:

@@ -10,20 +10,20 @@ Invariant: entries are ordered by offset; begin and end never step back; a torn 
 count.
 """
 
-import mmap
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from lttd.beneath import Place, place_of
-from lttd.errors import TraceDamagedError, reason_of
+from lttd.errors import TraceDamagedError
 from lttd.files import read_head
 from lttd.limits import AT_ONE_TIME, GAPS
+from lttd.readfile import ReadFile
 from lttd.subbuffer import Gap, Reason, StreamInfo, Unit
 
 HEADER: Final = struct.Struct(">4I")
@@ -46,8 +46,8 @@ ENTRY_DTYPE: Final = np.dtype(
 )
 ENTRY_BYTES: Final = 72
 INDEX_HEADER: Final = HEADER.pack(MAGIC, MAJOR, MINOR, ENTRY_BYTES)
-_BEGIN_AT: Final = 24
-_END_AT: Final = 32
+# Records whose field is read in one go.
+_AT_ONCE: Final = 65536
 _U64: Final = struct.Struct(">Q")
 
 GAP_DTYPE: Final = np.dtype(
@@ -65,6 +65,7 @@ GAPS_MAGIC: Final = 0x6C676170  # "lgap"
 GAPS_HEADER: Final = HEADER.pack(GAPS_MAGIC, 1, 0, GAP_BYTES)
 _MOST_GAPS_BYTES: Final = HEADER.size + GAPS.most * GAP_BYTES
 UNKNOWN: Final = (1 << 64) - 1
+FOREVER: Final = (1 << 64) - 1  # an end that nobody knows
 MOST_LOST: Final = (1 << 63) - 1  # more is UNKNOWN, or damage: some
 PAST_ALL: Final = UNKNOWN  # a row that no index reaches
 
@@ -170,7 +171,7 @@ def salvage_entries(raw: memoryview) -> Entries:
     return np.frombuffer(raw, ENTRY_DTYPE, count, len(INDEX_HEADER) if count else 0)
 
 
-def salvage_gaps(raw: memoryview) -> tuple[list[Gap], bool]:
+def salvage_gaps(raw: bytes | memoryview) -> tuple[list[Gap], bool]:
     """Return the gaps of a file, and whether the file differs from these gaps encoded.
 
     A record that does not parse was a loss, too, so it becomes a gap of unknown number.  A torn end
@@ -210,9 +211,7 @@ def moved(gap: Gap, rows: int) -> Gap:
     return replace(gap, row=gap.row + rows)
 
 
-def _check_header(
-    data: bytes | mmap.mmap, where: Path | str, magic: int, record_bytes: int
-) -> None:
+def _check_header(data: bytes, where: Path | str, magic: int, record_bytes: int) -> None:
     if len(data) < HEADER.size:
         raise TraceDamagedError(Path(where), 0, f"{len(data)} bytes are too few for a header")
     found_magic, major, _minor, found_bytes = HEADER.unpack_from(data)
@@ -223,38 +222,106 @@ def _check_header(
         raise TraceDamagedError(Path(where), 4, reason)
 
 
-class SeekIndex:
-    """A stream's index as a mapped file, never read as a whole; the trace may still be growing."""
+class RecordFile:
+    """A file of equal records behind a header, read in parts; as a sequence, and by bisection.
+
+    The header may say anything, and a torn last record is none.
+    """
+
+    def __init__(
+        self,
+        file: ReadFile | None,
+        dtype: np.dtype[np.void],
+        rows: range | None = None,
+    ) -> None:
+        """*file*: None is as good as an empty one; *rows*: None are all records."""
+        self._file = file
+        self._dtype = dtype
+        self.size_bytes = file.size_bytes if file else 0
+        whole = max(self.size_bytes - HEADER.size, 0) // dtype.itemsize
+        self._rows = range(whole) if rows is None else rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def some(self, first: int, behind: int) -> "RecordFile":
+        """Return records ``[first:behind)`` as a sequence of their own, not read yet."""
+        return RecordFile(self._file, self._dtype, self._rows[first:behind])
+
+    @overload
+    def __getitem__(self, key: int) -> np.void: ...
+    @overload
+    def __getitem__(self, key: slice) -> Entries: ...
+    def __getitem__(self, key: int | slice) -> np.void | Entries:
+        """Return one record, or some that follow each other.
+
+        Raises:
+            TraceDamagedError: the file was cut meanwhile, or cannot be read.
+        """
+        if isinstance(key, slice):
+            rows = self._rows[key]
+            return self._records(rows.start, max(rows.stop, rows.start))
+        row = self._rows[key]
+        one: np.void = self._records(row, row + 1)[0]
+        return one
+
+    def _records(self, first: int, behind: int) -> Entries:
+        if self._file is None or first == behind:
+            return np.empty(0, self._dtype)
+        size = self._dtype.itemsize
+        raw = self._file.read_all_of(HEADER.size + first * size, HEADER.size + behind * size)
+        return np.frombuffer(raw, self._dtype)
+
+    @property
+    def header(self) -> bytes:
+        """The header; of a shorter file what there is of it."""
+        return bytes(self._file.read(0, HEADER.size)) if self._file else b""
+
+    def column(self, name: str) -> npt.NDArray[np.uint64]:
+        """Return a field of all records."""
+        some = (self[at : at + _AT_ONCE][name] for at in range(0, len(self), _AT_ONCE))
+        return np.concatenate([np.empty(0, np.uint64), *(one.astype(np.uint64) for one in some)])
+
+    def first_at_least(self, name: str, least: int) -> int:
+        """Return the number of the first record whose field is >= *least*; len() if there is none.
+
+        The field, a big-endian u64, never steps back.  Reads O(log n) times.
+        """
+        if self._file is None:
+            return 0
+        low, high = 0, len(self)
+        at, size = HEADER.size + self._dtype.fields[name][1], self._dtype.itemsize  # type: ignore[index]
+        while low < high:
+            middle = (low + high) // 2
+            place = at + self._rows[middle] * size
+            if _U64.unpack(self._file.read_all_of(place, place + _U64.size))[0] < least:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+
+class SeekIndex(RecordFile):
+    """A stream's index.  Also of a trace that is still written: it is as long as when opened."""
 
     def __init__(self, where: Place | Path) -> None:
-        """Map the file.
+        """Open the file.
 
         Raises:
             TraceDamagedError: it is not an index.
             FileNotFoundError: there is no such file.
         """
-        self._place = place_of(where)
-        try:
-            view = self._place.map()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise TraceDamagedError(self.path, 0, reason_of(error)) from None
-        if not isinstance(view.obj, mmap.mmap):
+        file = ReadFile(where)
+        super().__init__(file, ENTRY_DTYPE)
+        self._opened = file
+        if not self.size_bytes:
             raise TraceDamagedError(self.path, 0, "empty")
-        self._map = view.obj
-        self._size_bytes = len(view)
-        # A bisection needs one page of the file per step, so read-ahead would be wasted.
-        self._map.madvise(mmap.MADV_RANDOM)
-        _check_header(self._map, self._place.path, MAGIC, ENTRY_BYTES)
+        _check_header(self.header, file.name, MAGIC, ENTRY_BYTES)
 
     @property
     def path(self) -> Path:
         """Where the file is."""
-        return Path(self._place.path)
-
-    def __len__(self) -> int:
-        return (self._size_bytes - HEADER.size) // ENTRY_BYTES
+        return self._opened.path
 
     def refuse_more_than(self, data_bytes: int, least_bytes: int) -> None:
         """Reject an index of more entries than a data file can have sub-buffers.
@@ -271,44 +338,28 @@ class SeekIndex:
             at = HEADER.size + most * ENTRY_BYTES
             reason = f"{count:,} entries for {data_bytes:,} bytes of data; {remedy}"
             raise TraceDamagedError(self.path, at, reason)
-        if count > AT_ONE_TIME.most and not self.entries(count - 1).tobytes().strip(b"\0"):
+        if count > AT_ONE_TIME.most and not self[count - 1 :].tobytes().strip(b"\0"):
             at = HEADER.size + (count - 1) * ENTRY_BYTES
             raise TraceDamagedError(self.path, at, f"the last entry is all zeros; {remedy}")
 
     @property
     def torn_bytes(self) -> int:
         """The bytes after the last whole entry."""
-        return (self._size_bytes - HEADER.size) % ENTRY_BYTES
+        return (self.size_bytes - HEADER.size) % ENTRY_BYTES
 
     def entries(self, first: int = 0, behind: int | None = None) -> Entries:
-        """Return entries ``[first:behind]`` as a view of the mapping."""
-        whole = np.frombuffer(self._map, ENTRY_DTYPE, len(self), HEADER.size)
-        return whole[first:behind]
+        """Return entries ``[first:behind]``."""
+        return self[first:behind]
 
     def first_at_or_after(self, time: int) -> int:
-        """Return the number of the first entry whose end is >= *time*, or len() if there is none.
-
-        Touches O(log n) pages of the file.
-        """
-        return self._first(_END_AT, time)
+        """Return the number of the first entry whose end is >= *time*; len() if there is none."""
+        return self.first_at_least("end", time)
 
     def first_beginning_after(self, time: int) -> int:
         """Return the number of the first entry whose begin is > *time*, or len()."""
-        return self._first(_BEGIN_AT, time + 1)
+        return self.first_at_least("begin", time + 1)
 
     def between(self, begin: int, end: int) -> tuple[int, int]:
         """Return ``(first, behind)``: the entries that may hold events in [*begin*, *end*]."""
         first = self.first_at_or_after(begin)
         return first, max(self.first_beginning_after(end), first)
-
-    def _first(self, field_at: int, least: int) -> int:
-        """Bisect for the first entry with a field >= *least*; the field never steps back."""
-        low, high = 0, len(self)
-        read, data, at = _U64.unpack_from, self._map, HEADER.size + field_at
-        while low < high:
-            middle = (low + high) // 2
-            if read(data, at + middle * ENTRY_BYTES)[0] < least:
-                low = middle + 1
-            else:
-                high = middle
-        return low

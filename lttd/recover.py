@@ -113,7 +113,7 @@ def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
         positions[record.name] = plan.position
         if is_open or plan.changed:
             whole = StoredStream(segment, manifest, record)
-            record.summary = whole.derived_summary(whole.index.entries(), list(plan.gaps))
+            record.summary = whole.derived_summary(whole.index, list(plan.gaps))
     if is_open or any(one.changed for one in found):
         disk.replace(segment.synced, encode_synced(positions))
         manifest.state = "closed"

@@ -13,18 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.base import Headers
+from lttd.agreement import agreements, lost_before
 from lttd.files import data_extents
 from lttd.index import (
     ENTRY_BYTES,
     ENTRY_DTYPE,
     INDEX_HEADER,
     Entries,
+    RecordFile,
     refuse_too_many_gaps,
-    salvage_entries,
     salvage_gaps,
 )
 from lttd.manifest import Position
-from lttd.stored import StoredStream, agreements, lost_before, map_file
+from lttd.readfile import ReadFile
+from lttd.stored import StoredStream
 from lttd.subbuffer import Gap, Reason, Unit
 
 # The smallest block of any disk: zeros after a power loss begin at a multiple of it.
@@ -74,11 +76,12 @@ class Planner:
     def __init__(self, stream: StoredStream, vouched: Position | None, *, power_kept: bool) -> None:
         """*vouched* is the durable part; None: trust nothing, but cut nothing that is valid."""
         self._stream = stream
-        self._data_bytes = len(stream.data)
-        self._raw_index = map_file(stream.segment.place(stream.paths.index))
-        self._old = salvage_entries(self._raw_index)
-        raw_gaps = map_file(stream.segment.place(stream.paths.gaps))
-        refuse_too_many_gaps(stream.paths.gaps, len(raw_gaps))
+        self._data_bytes = stream.data_bytes
+        index = ReadFile.if_there(stream.segment.place(stream.paths.index))
+        self._old = RecordFile(index, ENTRY_DTYPE)
+        gaps = ReadFile.if_there(stream.segment.place(stream.paths.gaps))
+        refuse_too_many_gaps(stream.paths.gaps, gaps.size_bytes if gaps else 0)
+        raw_gaps = gaps.read(0, gaps.size_bytes) if gaps else b""
         self._gaps, self._gaps_differ = salvage_gaps(raw_gaps)
         self._floor = self._trusted(vouched) if vouched else 0
         self._judge()
@@ -131,7 +134,7 @@ class Planner:
     def _find_untold_losses(self) -> bool:
         """Make gaps again for losses that the index counts and the gaps file lacks."""
         first, behind = self._floor, self._chained
-        counts = self._old["events_discarded"][max(first - 1, 0) : behind].astype(np.int64)
+        counts = self._old[max(first - 1, 0) : behind]["events_discarded"].astype(np.int64)
         if not first:
             counts = np.insert(counts, 0, self._stream.record.baseline_discarded)
         told = lost_before(self._gaps, first, behind).astype(np.int64)
@@ -144,7 +147,7 @@ class Planner:
         if summary and int(counts[-1] - counts[0]) > summary.events_lost:
             return False
         for row in rows.tolist():
-            begin, count = int(self._old["begin"][first + row]), int(untold[row])
+            begin, count = int(self._old[first + row]["begin"]), int(untold[row])
             lost = Gap(first + row, Reason.DISCARDED, Unit.EVENTS, count, begin, begin)
             self._gaps.append(lost)
         self._gaps.sort(key=lambda gap: gap.row)
@@ -177,8 +180,8 @@ class Planner:
             gaps=gaps,
             cut_data=data_bytes != self._data_bytes,
             new_gaps=self._gaps_differ or list(gaps) != self._gaps,
-            new_index=len(self._raw_index) != whole_bytes
-            or self._raw_index[: len(INDEX_HEADER)] != INDEX_HEADER
+            new_index=self._old.size_bytes != whole_bytes
+            or self._old.header != INDEX_HEADER
             or self._old[keep:total].tobytes() != entries.tobytes(),
         )
 
@@ -206,7 +209,7 @@ class Planner:
         start = self._end_of(self._floor)
         if told_until:
             start = int(offset[told_until - 1] + size[told_until - 1])
-        walked = stream.abi.walk(stream.data, start, stream.slot_bytes)
+        walked = stream.walk(start)
         headers = Headers(*(np.concatenate(pair) for pair in zip(known, walked, strict=True)))
         more = len(walked.begin)
         # Not concatenate(), which would change the fields to the machine's byte order.
@@ -224,10 +227,7 @@ class Planner:
             torn = np.flatnonzero(ends[lowest:] > written)
             count = lowest + int(torn[0]) if len(torn) else count
         while count > lowest and stream.abi is not None:
-            last = slice(count - 1, count)
-            if witnessed[count - 1] and not (
-                stream.abi.decode(stream.data, headers.some(last)).damage
-            ):
+            if witnessed[count - 1] and not stream.decode(headers, count - 1).damage:
                 break
             count -= 1
         return count
@@ -239,7 +239,7 @@ class Planner:
         extents = data_extents(self._stream.segment.place(self._stream.paths.data), start)
         # A hole is zeros that need not be read.
         for first, behind in reversed(extents):
-            written = _behind_nonzero(self._stream.data, first, min(behind, self._data_bytes))
+            written = _behind_nonzero(self._stream, first, min(behind, self._data_bytes))
             if written > first:
                 break
         else:
@@ -282,14 +282,13 @@ class Planner:
 
         The end of the last one comes from its events, if its entry is to be rebuilt.
         """
-        abi, data = self._stream.abi, self._stream.data
-        told = abi.ends(data, headers) if abi is not None else None
+        stream = self._stream
+        told = stream.closed_at(headers) if stream.abi is not None else None
         if told is not None:
             return told
         ends = np.append(begin[1:], begin[-1])
-        if rebuild[-1] and abi is not None:
-            last = abi.decode(data, headers.some(slice(len(begin) - 1, None)))
-            ends[-1] = max(ends[-1], last.end[0])
+        if rebuild[-1] and stream.abi is not None:
+            ends[-1] = max(ends[-1], stream.decode(headers, len(begin) - 1).end[0])
         return ends
 
     def _all_gaps(self, total: int, torn_bytes: int, entries: Entries) -> tuple[Gap, ...]:
@@ -297,7 +296,7 @@ class Planner:
         if torn_bytes:
             begin = int(entries["end"][-1]) if len(entries) else 0
             if not len(entries) and total:
-                begin = int(self._old["end"][total - 1])
+                begin = int(self._old[total - 1]["end"])
             # A recovery that crashed may have stored this gap already, with the larger size.
             if not any(
                 (gap.row, gap.reason, gap.unit) == (total, Reason.TORN, Unit.BYTES) for gap in gaps
@@ -306,11 +305,11 @@ class Planner:
         return tuple(gaps)
 
 
-def _behind_nonzero(data: memoryview, start: int, end: int) -> int:
+def _behind_nonzero(stream: StoredStream, start: int, end: int) -> int:
     """Return the begin of the zeros that reach to *end*; *start* if there are only zeros."""
     for behind in range(end, start, -_CHUNK_BYTES):
         first = max(behind - _CHUNK_BYTES, start)
-        nonzero = np.flatnonzero(np.frombuffer(data[first:behind], np.uint8))
+        nonzero = np.flatnonzero(np.frombuffer(stream.read(first, behind), np.uint8))
         if len(nonzero):
             return first + int(nonzero[-1]) + 1
     return start

@@ -1,47 +1,56 @@
-"""One stream of a segment on disk: the content of its files, and whether they agree.
+"""One stream of a segment on disk, and the only door to its data.
 
 Rule: files are read on first use, and never written.
+Rule: nothing else reads a data file, and only this module decides whether the data has what an
+entry says.
 Invariant: a packed data file has the sub-buffers of the index one after the other and nothing else;
 a sparse one has each in its slot.
 """
 
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.base import Headers
+from lttd.abi.base import Decoded, Headers
 from lttd.abi.table import abi_of
-from lttd.beneath import Place, place_of
-from lttd.errors import TraceDamagedError, reason_of
+from lttd.blocks import (
+    BLOCK_BYTES,
+    DIFFERS,
+    NO_SUBBUFFER,
+    NOT_IN_DATA,
+    Block,
+    Compared,
+    Wrong,
+    bytes_of,
+    content_bytes_of,
+    entry_at,
+    moved,
+    not_repeated,
+    runs_of,
+)
+from lttd.errors import TraceDamagedError
 from lttd.files import size_bytes
-from lttd.index import Entries, SeekIndex, read_gaps
+from lttd.index import ENTRY_DTYPE, FOREVER, Entries, RecordFile, SeekIndex, read_gaps
 from lttd.manifest import Manifest, StreamRecord
+from lttd.readfile import ReadFile
 from lttd.stats import StreamStats, StreamSummary, summarize
-from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
+from lttd.subbuffer import Gap
 from lttd.tracedir import SegmentPaths, StreamPaths
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
-_Int = TypeVar("_Int", np.int64, np.uint64)
 
 # The number of entries that are compared at a time: their arrays stay below some 20 MB.
 CHUNK_ENTRIES: Final = 65536
-
-
-def map_file(where: Place | Path) -> memoryview:
-    """Map a file for reading; an absent file counts as empty."""
-    place = place_of(where)
-    try:
-        return place.map()
-    except FileNotFoundError:
-        return memoryview(b"")
-    except OSError as error:
-        raise TraceDamagedError(Path(place.path), 0, reason_of(error)) from None
+# The bytes that are read at a time where only headers tell how far a sub-buffer reaches.
+WALK_BYTES: Final = 16 << 20
+# Headers that are farther apart are read one by one; none is larger than HEAD_BYTES.
+FAR_BYTES: Final = 32 << 10
+HEAD_BYTES: Final = 4096
 
 
 class StoredStream:
@@ -64,42 +73,68 @@ class StoredStream:
         return self.segment.stream(self.name)
 
     @cached_property
-    def data(self) -> memoryview:
-        """The data file, mapped."""
-        return map_file(self.segment.place(self.paths.data))
+    def _file(self) -> ReadFile | None:
+        return ReadFile.if_there(self.segment.data_place(self.name))
+
+    @property
+    def data_bytes(self) -> int:
+        """The length of the data file when it was first looked at."""
+        return self._file.size_bytes if self._file else 0
+
+    def read(self, begin: int = 0, end: int | None = None) -> memoryview:
+        """Return bytes ``[begin:end)`` of the data; fewer where the file ends.
+
+        Raises:
+            TraceDamagedError: the file cannot be read.
+        """
+        if self._file is None:
+            return memoryview(b"")
+        return self._file.read(begin, self.data_bytes if end is None else end)
+
+    def read_into(self, buffer: memoryview, begin: int) -> int:
+        """Fill *buffer* with the data from *begin* on; return how many bytes there were.
+
+        Raises:
+            TraceDamagedError: the file cannot be read.
+        """
+        return self._file.read_into(buffer, begin) if self._file else 0
+
+    def holds(self, offset: I64, size: I64) -> Mask:
+        """Tell which of some sub-buffers the data file has all bytes of."""
+        room = self.data_bytes
+        return (offset >= 0) & (size >= 0) & (size <= room) & (offset <= room - size)
 
     @cached_property
     def index(self) -> SeekIndex:
-        """The index, mapped.
+        """The index.
 
         Raises:
             TraceDamagedError: it is absent, not an index, or too large for the data.
         """
-        return self._mapped_index()
+        return self._opened_index()
 
     def ends(self) -> tuple[int, int] | None:
         """Return when the first sub-buffer begins and the last one ends; None: there is none.
 
-        An index that is not in use is mapped only meanwhile, since a process has few mappings.
+        An index that is not in use is open only meanwhile, since a process has few descriptors.
 
         Raises:
             TraceDamagedError: see index.
         """
-        index = self.__dict__.get("index") or self._mapped_index()
+        index = self.__dict__.get("index") or self._opened_index()
         if not len(index):
             return None
-        entries = index.entries()
-        return int(entries["begin"][0]), int(entries["end"][-1])
+        return int(index[0]["begin"]), int(index[-1]["end"])
 
-    def _mapped_index(self) -> SeekIndex:
+    def _opened_index(self) -> SeekIndex:
         try:
             index = SeekIndex(self.segment.index_place(self.name))
         except FileNotFoundError:
             reason = "no index; lttv check --repair makes it again"
             raise TraceDamagedError(self.paths.index, 0, reason) from None
         # In this order, because the data file of a live trace is ahead of its index.  If the size
-        # is unknown, mapping the data reports why.
-        data_bytes = size_bytes(self.segment.data_place(self.name)) or len(self.data)
+        # is unknown, opening the data reports why.
+        data_bytes = size_bytes(self.segment.data_place(self.name)) or self.data_bytes
         index.refuse_more_than(data_bytes, self._least_bytes)
         return index
 
@@ -117,19 +152,193 @@ class StoredStream:
         """
         return read_gaps(self.segment.place(self.paths.gaps))
 
-    def headers(self, entries: Entries) -> Headers:
-        """Read the sub-buffers' own headers where *entries* say that they are."""
+    def blocks(
+        self, entries: Entries | RecordFile, first: int = 0, most_bytes: int = BLOCK_BYTES
+    ) -> Iterator[Block]:
+        """Read the sub-buffers that *entries* name, about *most_bytes* at a time, in their order.
+
+        Those that the data does not have as the entry says are left out; a block tells of them.
+        *first*: the number of the first entry.
+
+        Raises:
+            TraceDamagedError: the file cannot be read.
+        """
+        for at in range(0, len(entries), CHUNK_ENTRIES):
+            some = entries[at : at + CHUNK_ENTRIES]
+            for block in self._blocks(some, first + at, most_bytes):
+                wrong = [one._replace(row=one.row + at) for one in block.wrong]
+                yield block._replace(rows=block.rows + at, wrong=wrong)
+
+    def _blocks(self, entries: Entries, first: int, most_bytes: int) -> Iterator[Block]:
+        rows, wrong = self.usable(entries, first)
+        offset, size = (column[rows] for column in bytes_of(entries))
+        for run in runs_of(offset, size, most_bytes):
+            members = rows[run.rows]
+            begin = run.begin & ~7  # what is aligned in the file is so in memory
+            data = self.read(begin, run.end)
+            found = self.compared(data, begin, entries[members])
+            wrong += (one._replace(row=int(members[one.row])) for one in found.wrong)
+            sound = np.flatnonzero(found.sound)
+            rest = found.headers.some(sound), entries[members[sound]]
+            yield Block(members[sound], data, begin, *rest, wrong)
+            wrong = []
+        if wrong:
+            nothing = np.empty(0, np.int64)
+            headers = Headers(nothing, nothing, nothing, nothing.astype(np.uint64))
+            yield Block(nothing, memoryview(b""), 0, headers, entries[:0], wrong)
+
+    def usable(self, entries: Entries, first: int) -> tuple[I64, list[Wrong]]:
+        """Return which of *entries* name bytes that the data has, and what is wrong with others.
+
+        *first*: the number of the first entry.
+        """
+        offset, size = bytes_of(entries)
+        most = self.slot_bytes or self.info.subbuffer_bytes
+        fits = self.holds(offset, size) & ((size <= most) | (not most))
+        fits &= not_repeated(offset, np.where(fits, size, 0))
+        wrong = [
+            Wrong(self.paths.index, entry_at(first + row), NOT_IN_DATA, row)
+            for row in np.flatnonzero(~fits).tolist()
+        ]
+        return np.flatnonzero(fits), wrong
+
+    def compared(self, data: memoryview, base: int, entries: Entries) -> Compared:
+        """Hold *entries* against the headers in *data*, which begins at byte *base* of the file."""
+        headers = self._headers_in(data, base, entries)
+        _, stated = bytes_of(entries)
+        indexed = content_bytes_of(entries)
+        sound = (headers.payload_bytes > 0) & (headers.content_bytes <= stated)
+        differ = ~sound | (headers.content_bytes != indexed)
+        wrong = [
+            Wrong(
+                self.paths.data,
+                int(headers.offset_bytes[row]) + base,
+                DIFFERS if sound[row] else NO_SUBBUFFER,
+                row,
+                left_out=not sound[row],
+            )
+            for row in np.flatnonzero(differ).tolist()
+        ]
+        return Compared(headers, sound, wrong)
+
+    def _headers_in(self, data: memoryview, base: int, entries: Entries) -> Headers:
+        """Read the headers of *entries*; their offsets are in *data*.  *base* may be negative."""
         if self.abi is None:
             raise AssertionError(f"{self.info.abi} sub-buffers do not state their size")
-        return _without_repeats(self.abi.headers(self.data, entries))
+        here = entries.copy()
+        here["offset_bytes"] = bytes_of(entries)[0] - base
+        return self.abi.headers(data, here)
+
+    def headers(self, entries: Entries) -> Headers:
+        """Read the sub-buffers' own headers where *entries* say that they are, and nothing else.
+
+        Those that are not in the data have no payload.
+        """
+        offset, size = bytes_of(entries)
+        payload, content = np.zeros(len(offset), np.int64), content_bytes_of(entries)
+        begin = np.zeros(len(offset), np.uint64)
+        there = self.holds(offset, size)
+        rows = np.flatnonzero(there & not_repeated(offset, np.where(there, size, 0)))
+        for run in runs_of(offset[rows], size[rows], BLOCK_BYTES):
+            members = rows[run.rows]
+            at = run.begin & ~7
+            data = self._heads(at, run.end, offset[members])
+            found = self._headers_in(data, at, entries[members])
+            payload[members], begin[members] = found.payload_bytes, found.begin
+            content[members] = found.content_bytes
+        return Headers(offset, payload, content, begin)
+
+    def _heads(self, begin: int, end: int, offset: I64) -> memoryview:
+        """Return bytes ``[begin:end)``, of which those at *offset* are headers.
+
+        Where sub-buffers are large the rest is not read, and is zero.
+        """
+        if end - begin <= FAR_BYTES * len(offset):
+            return self.read(begin, end)
+        data = np.zeros(end - begin, np.uint8).data
+        for at in (offset - begin).tolist():
+            self.read_into(data[at : at + HEAD_BYTES], begin + at)
+        return data
+
+    def walk(self, start_bytes: int = 0) -> Headers:
+        """Follow the sub-buffers from *start_bytes* by their headers, until one is not whole."""
+        assert self.abi is not None
+        found: list[Headers] = []
+        at, window_bytes = start_bytes, WALK_BYTES
+        while True:
+            data = self.read(at, at + window_bytes)
+            some = self.abi.walk(data, 0, self.slot_bytes)
+            found.append(moved(some, at))
+            is_end = at + len(data) >= self.data_bytes
+            if len(some.begin):
+                last_bytes = self.slot_bytes or int(some.payload_bytes[-1])
+                at += int(some.offset_bytes[-1]) + last_bytes
+            elif window_bytes > self.info.subbuffer_bytes:
+                is_end = True
+            else:
+                window_bytes *= 2  # one sub-buffer is more than a window
+            if is_end:
+                return Headers(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+    def derived_entries(self) -> Entries:
+        """Return what an index would say, as far as the data tells: for one that cannot be used."""
+        headers = self.walk()
+        entries = np.zeros(len(headers.begin), ENTRY_DTYPE)
+        begin = np.maximum.accumulate(headers.begin)
+        entries["offset_bytes"] = headers.offset_bytes
+        entries["packet_bits"] = headers.payload_bytes << 3
+        entries["content_bits"] = headers.content_bytes << 3
+        entries["begin"] = begin
+        ends = self.closed_at(headers)
+        if ends is None:
+            entries["end"][:-1] = begin[1:]
+            entries["end"][-1:] = FOREVER
+        else:
+            entries["end"] = np.maximum.accumulate(np.maximum(begin, ends))
+        return entries
+
+    def closed_at(self, headers: Headers) -> U64 | None:
+        """Return when each of some sub-buffers was closed; None where no header states it."""
+        assert self.abi is not None
+        if not self.abi.states_ends:
+            return None
+        ends = np.zeros(len(headers.begin), np.uint64)
+        for run in runs_of(headers.offset_bytes, headers.payload_bytes, BLOCK_BYTES):
+            data = self.read(run.begin, run.end)
+            found = self.abi.ends(data, moved(headers.some(run.rows), -run.begin))
+            assert found is not None  # states_ends
+            ends[run.rows] = found
+        return ends
+
+    def decode(self, headers: Headers, row: int) -> Decoded:
+        """Decode one of some sub-buffers."""
+        assert self.abi is not None
+        begin = int(headers.offset_bytes[row])
+        data = self.read(begin, begin + int(headers.payload_bytes[row]))
+        return self.abi.decode(data, moved(headers.some(slice(row, row + 1)), -begin))
+
+    def extent(self, entries: RecordFile) -> tuple[int, int]:
+        """Return where the sub-buffers of adjoining *entries* lie: (first byte, length).
+
+        Raises:
+            ValueError: the data does not have them all.
+        """
+        if not len(entries):
+            return 0, 0
+        first, last = entries[0], entries[-1]
+        start = int(first["offset_bytes"])
+        length = int(last["offset_bytes"]) + (int(last["packet_bits"]) >> 3) - start
+        if length < 0 or start + length > self.data_bytes:
+            raise ValueError(NOT_IN_DATA)
+        return start, length
 
     def summary(self) -> StreamSummary:
         """Return the totals: those of the manifest if the segment is closed, else derived ones."""
         if self.record.summary is not None:
             return self.record.summary
-        return self.derived_summary(self.index.entries(), self.gaps)
+        return self.derived_summary(self.index, self.gaps)
 
-    def derived_summary(self, entries: Entries, gaps: list[Gap]) -> StreamSummary:
+    def derived_summary(self, entries: Entries | RecordFile, gaps: list[Gap]) -> StreamSummary:
         """Return the totals by *entries* and *gaps*.
 
         A damaged entry cannot make them larger than the data file allows.
@@ -143,171 +352,36 @@ class StoredStream:
             stats.lost(gap)
         return summarize(stats)
 
-    def _delivered_bytes(self, entries: Entries, payload_bytes: int) -> int:
+    def _delivered_bytes(self, entries: Entries | RecordFile, payload_bytes: int) -> int:
         """Return the bytes that the kernel delivered for *entries*; the stored ones if unknown."""
         page_bytes = self.info.page_bytes
         if not page_bytes:
             return len(entries) * self.info.subbuffer_bytes or payload_bytes
         return sum(
-            int((-(-content // page_bytes) * page_bytes).sum())
-            for at in range(0, len(entries), CHUNK_ENTRIES)
-            for content in [_content_bytes(entries[at : at + CHUNK_ENTRIES])]
+            int((-(-content_bytes_of(some) // page_bytes) * page_bytes).sum())
+            for some in _chunks(entries)
         )
 
-    def _payload_bytes(self, entries: Entries, gaps: list[Gap]) -> int:
+    def _payload_bytes(self, entries: Entries | RecordFile, gaps: list[Gap]) -> int:
         if not len(entries):
             return 0
         if not self.slot_bytes:  # they adjoin, so the last one's end is the sum
-            end = int(entries["offset_bytes"][-1]) + (int(entries["packet_bits"][-1]) >> 3)
-            return min(end, len(self.data))
+            last = entries[-1]
+            end = int(last["offset_bytes"]) + (int(last["packet_bits"]) >> 3)
+            return min(end, self.data_bytes)
         total = sum(
-            int(np.minimum(_content_bytes(entries[at : at + CHUNK_ENTRIES]), self.slot_bytes).sum())
-            for at in range(0, len(entries), CHUNK_ENTRIES)
+            int(np.minimum(content_bytes_of(some), self.slot_bytes).sum())
+            for some in _chunks(entries)
         )
         # After its content, a sub-buffer may have the count of events lost before it.
-        rows = sorted({gap.row for gap in gaps if gap.row < len(entries)})
-        if rows and self.abi is not None:
-            headers = self.headers(entries[rows])
+        rows = np.array(sorted({gap.row for gap in gaps if gap.row < len(entries)}), np.int64)
+        for chunk in np.unique(rows // CHUNK_ENTRIES).tolist() if self.abi is not None else ():
+            at = chunk * CHUNK_ENTRIES
+            some = entries[at : at + CHUNK_ENTRIES]
+            headers = self.headers(some[rows[rows // CHUNK_ENTRIES == chunk] - at])
             total += int(np.maximum(headers.payload_bytes - headers.content_bytes, 0).sum())
         return total
 
 
-def _content_bytes(entries: Entries) -> I64:
-    return (entries["content_bits"] >> np.uint64(3)).astype(np.int64)
-
-
-def _without_repeats(headers: Headers) -> Headers:
-    """Ignore sub-buffers inside of earlier ones, if there are many.
-
-    Otherwise an index of a few MB could name the same bytes a million times.  After one wrong
-    offset the other sub-buffers are kept.
-    """
-    offset, size = headers.offset_bytes, headers.payload_bytes
-    there = size > 0
-    if not there.any():
-        return headers
-    ends = np.where(there, offset + size, 0)
-    named_bytes = int(ends.max()) - int(offset[there].min())
-    if int(size.sum()) <= 2 * named_bytes:
-        return headers
-    behind = np.concatenate(([0], np.maximum.accumulate(ends)[:-1]))
-    return headers._replace(payload_bytes=np.where(offset >= behind, size, 0))
-
-
-def lost_before(gaps: list[Gap], first: int, behind: int) -> U64:
-    """Return, per row in ``[first:behind)``, the events that the kernel lost just before it."""
-    lost = np.zeros(behind - first, np.uint64)
-    for gap in gaps:
-        known = gap.unit is Unit.EVENTS and gap.reason in KERNEL_EVENT_REASONS
-        if known and gap.count and first <= gap.row < behind:
-            lost[gap.row - first] += np.uint64(gap.count)
-    return lost
-
-
-class Agreement(NamedTuple):
-    """The result of comparing entries; ``size`` and ``begin`` are also true if unknown."""
-
-    adjoins: Mask
-    """The entry begins where the one before it ends, and its size is possible."""
-    inside: Mask
-    """The entry's bytes are in the data file."""
-    in_order: Mask
-    """Begin, end and sequence do not step back, and the end is not before the begin."""
-    ours: Mask
-    """The entry names this stream."""
-    counted: Mask
-    """events_discarded grows from the entry before by the events of the gaps."""
-    size: Mask
-    """The sub-buffer's header parses and has the same sizes."""
-    begin: Mask
-    """The sub-buffer's header has the same begin, or an earlier one (running maximum)."""
-
-    @property
-    def right(self) -> Mask:
-        """Whether all of this is true."""
-        right: Mask = np.logical_and.reduce(self)
-        return right
-
-
-def agreement(
-    stream: StoredStream, entries: Entries, gaps: list[Gap], first: int, behind: int
-) -> Agreement:
-    """Compare entries ``[first:behind)`` with each other, the gaps and the data."""
-    some, before = entries[first:behind], entries[max(first - 1, 0) : behind - 1]
-    headless = first == 0
-    offset, size = _bytes_of(some)
-    earlier_offset, earlier_size = _bytes_of(before)
-    expected = _shifted(earlier_offset + earlier_size, 0, headless)
-    most, content = stream.info.subbuffer_bytes, some["content_bits"].astype(np.uint64)
-    possible = (size > 0) & (some["packet_bits"] & np.uint64(7) == 0)
-    possible &= content <= some["packet_bits"]
-    possible &= (size == stream.slot_bytes) if stream.slot_bytes else (size <= (most or size))
-    begin, end = some["begin"].astype(np.uint64), some["end"].astype(np.uint64)
-    last_begin = _shifted(before["begin"].astype(np.uint64), 0, headless)
-    in_order = (begin <= end) & (begin >= last_begin)
-    in_order &= end >= _shifted(before["end"].astype(np.uint64), 0, headless)
-    sequence = some["sequence"].astype(np.uint64)
-    in_order[1 if headless else 0 :] &= sequence[1 if headless else 0 :] > before[
-        "sequence"
-    ].astype(np.uint64)
-    ours = some["stream_id"] == np.uint64(stream.info.ctf_stream_id)
-    ours &= some["instance_id"] == np.uint64(stream.info.id.cpu)
-    discarded = some["events_discarded"].astype(np.uint64)
-    base = stream.record.baseline_discarded
-    so_far = _shifted(before["events_discarded"].astype(np.uint64), base, headless)
-    counted = discarded == so_far + lost_before(gaps, first, behind)
-    inside = (offset >= 0) & (size <= len(stream.data)) & (offset <= len(stream.data) - size)
-    yes = np.ones(len(some), np.bool_)
-    head = _heads(stream, some, last_begin, headless) if stream.abi else (yes, yes)
-    adjoins = possible & (offset == expected)
-    return Agreement(adjoins, inside, in_order, ours, counted, *head)
-
-
-def _heads(
-    stream: StoredStream, some: Entries, last_begin: U64, headless: bool
-) -> tuple[Mask, Mask]:
-    headers = stream.headers(some)
-    _, size = _bytes_of(some)
-    same = headers.payload_bytes > 0
-    same &= headers.content_bytes == (some["content_bits"] >> np.uint64(3)).astype(np.int64)
-    if not stream.slot_bytes:
-        same &= headers.payload_bytes == size
-    begin = some["begin"].astype(np.uint64)
-    timely = begin == np.maximum(headers.begin, last_begin)
-    if headless and len(some):  # the segment before may have a later end
-        timely[0] = begin[0] >= headers.begin[0]
-    return same, timely
-
-
-def _bytes_of(entries: Entries) -> tuple[I64, I64]:
-    """Return offsets and sizes; values beyond any file become negative."""
-    offset = entries["offset_bytes"].astype(np.int64)
-    return offset, (entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
-
-
-def _shifted(earlier: npt.NDArray[_Int], start: int, headless: bool) -> npt.NDArray[_Int]:
-    """Return the value of the entry before each; *start* for the very first."""
-    if not headless:
-        return earlier
-    return np.concatenate((np.array([start], earlier.dtype), earlier))
-
-
-def agreements(
-    stream: StoredStream, entries: Entries, gaps: list[Gap], first: int = 0
-) -> Iterator[tuple[int, Agreement]]:
-    """Yield, chunk by chunk, the number of the first entry and the comparison of the chunk."""
-    for at in range(first, len(entries), CHUNK_ENTRIES):
-        behind = min(at + CHUNK_ENTRIES, len(entries))
-        yield at, agreement(stream, entries, gaps, at, behind)
-
-
-def sound_headers(
-    stream: StoredStream, entries: Entries
-) -> Iterator[tuple[npt.NDArray[np.intp], Headers, U64]]:
-    """Yield numbers, headers and ends of entries whose header parses; others were found already."""
-    for first in range(0, len(entries), CHUNK_ENTRIES):
-        some = entries[first : first + CHUNK_ENTRIES]
-        headers = stream.headers(some)
-        sound = np.flatnonzero(headers.payload_bytes > 0)
-        ends = some["end"].astype(np.uint64)[sound]
-        yield sound + first, headers.some(sound), ends
+def _chunks(entries: Entries | RecordFile) -> Iterator[Entries]:
+    return (entries[at : at + CHUNK_ENTRIES] for at in range(0, len(entries), CHUNK_ENTRIES))

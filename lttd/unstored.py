@@ -11,7 +11,7 @@ from lttd.beneath import OpenDirectory
 from lttd.errors import TraceDamagedError
 from lttd.manifest import Manifest
 from lttd.sources.base import Stored
-from lttd.stored import StoredStream, sound_headers
+from lttd.stored import StoredStream
 from lttd.subbuffer import Reason
 from lttd.tracedir import segments_below
 
@@ -43,8 +43,8 @@ def _stored_from(stream: StoredStream, manifest: Manifest, first: int) -> Stored
     if stream.abi is None or (first and not (sequences >= np.uint64(first - 1)).any()):
         return None
     events = 0
-    for _, headers, _ in sound_headers(stream, entries[sequences >= np.uint64(first)]):
-        counted = stream.abi.decode(stream.data, headers).events
+    for block in stream.blocks(entries[sequences >= np.uint64(first)]):
+        counted = stream.abi.decode(block.data, block.headers).events
         if counted is None:
             return None
         events += int(counted.sum())

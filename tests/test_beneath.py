@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lttd import beneath
-from lttd.beneath import OpenDirectory, RefusedError, place_of
+from lttd.beneath import OpenDirectory, RefusedError
+from lttd.readfile import ReadFile
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
@@ -78,13 +79,11 @@ def test_an_absent_path_is_neither_a_file_nor_a_directory(trace: OpenDirectory) 
         assert not trace.is_directory(path)
 
 
-def test_a_file_is_read_and_mapped_as_a_whole(trace: OpenDirectory) -> None:
+def test_a_file_is_read_as_a_whole(trace: OpenDirectory) -> None:
     path = trace.path / "below" / "file"
     assert read(trace, path) == b"inside"
-    assert bytes(trace.place(path).map()) == b"inside"
     path.write_bytes(b"")
     assert read(trace, path) == b""
-    assert bytes(trace.map(path)) == b""
 
 
 @irregular
@@ -92,9 +91,8 @@ def test_only_regular_files_are_read_and_no_other_kind_blocks(
     trace: OpenDirectory, kind: str
 ) -> None:
     path = put(kind, trace.path / "odd")
-    for use in (lambda: trace.open_file(path), lambda: trace.map(path)):
-        with pytest.raises(RefusedError, match=kind):
-            use()
+    with pytest.raises(RefusedError, match=kind):
+        trace.open_file(path)
     assert not trace.is_file(path)
 
 
@@ -244,7 +242,7 @@ def test_no_call_leaves_a_descriptor_open(trace: OpenDirectory, tmp_path: Path) 
     os.mkfifo(trace.path / "fifo")
     os.link(tmp_path / "victim", trace.path / "linked")
     for name in ("fifo", "linked", "absent", "below", "below/file/x"):
-        for use in (trace.open_for_writing, trace.map, trace.make_directory, trace.stat):
+        for use in (trace.open_for_writing, trace.open_file, trace.make_directory, trace.stat):
             try:
                 got = use(trace.path / name)
             except OSError:
@@ -252,5 +250,5 @@ def test_no_call_leaves_a_descriptor_open(trace: OpenDirectory, tmp_path: Path) 
             if isinstance(got, int):
                 os.close(got)
     trace.enter(trace.path / "below")
-    place_of(trace.path / "below" / "file").map().release()
+    ReadFile(trace.path / "below" / "file").read(0, 1)
     assert descriptors() == before

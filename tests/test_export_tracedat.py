@@ -150,8 +150,8 @@ def test_a_page_that_does_not_parse_is_left_out_reported_and_marked(tmp_path: Pa
         file.write(struct.pack("<I", 28))  # a second event beyond the content
     pages, tally = pages_of(made)
     first, second = tally.notes.told()
-    assert "runs past the content" in first
-    assert "no sub-buffer here" in second
+    assert first.endswith("no sub-buffer begins here; left out")
+    assert "runs past the content" in second
     assert tally.events == 3 + 3 + 1 + 3
     assert pages[0] == subbuffer(0)
     assert word_of(pages[1]) >> 30 == 2

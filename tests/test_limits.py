@@ -6,13 +6,13 @@ import shutil
 import struct
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lttd import limits
-from lttd.abi.table import abi_of
 from lttd.cli import main as lttd
 from lttd.errors import TraceDamagedError
 from lttd.files import Disk, read_limited
@@ -27,10 +27,10 @@ from lttd.index import (
     read_gaps,
 )
 from lttd.limits import AT_ONE_TIME, COMMAND_LINES, COMMANDS, GAPS, KALLSYMS, Limit
-from lttd.manifest import Manifest
+from lttd.manifest import Manifest, StreamRecord
 from lttd.recover import recover
 from lttd.sources.blktrace.rows import ProcessNotes, RecordRows
-from lttd.stored import StoredStream, map_file
+from lttd.stored import StoredStream
 from lttd.subbuffer import Batch, Gap, Reason, StreamId, StreamInfo, Unit
 from lttd.tracedir import SegmentPaths, segments
 from lttd.view.addresses import Symbols
@@ -189,18 +189,16 @@ def test_repair_keeps_the_data_before_a_hole_of_a_terabyte(segment: SegmentPaths
     assert path.read_bytes() == before
 
 
-def test_sparse_slots_are_walked_to_the_first_that_was_never_written(tmp_path: Path) -> None:
-    path = tmp_path / "ftrace_0"
-    path.write_bytes((struct.pack("<QQ", 5, 100) + bytes(4080)) * 3)
-    os.truncate(path, TERABYTE)
-    info = StreamInfo(StreamId("ftrace", 0), "ftrace", 4096, 16)
-
-    def walk() -> int:
-        abi = abi_of(info, "little")
-        assert abi is not None
-        return len(abi.walk(map_file(path), 0, 4096).begin)
-
-    assert quickly(walk) == "3"
+def test_sparse_slots_are_walked_to_the_first_that_was_never_written(
+    segment: SegmentPaths,
+) -> None:
+    manifest = replace(Manifest.read(segment.manifest), layout="sparse")
+    stream = StoredStream(
+        segment, manifest, StreamRecord(StreamInfo(StreamId("hole", 0), "ftrace", 4096, 16))
+    )
+    stream.paths.data.write_bytes((struct.pack("<QQ", 5, 100) + bytes(4080)) * 3)
+    os.truncate(stream.paths.data, TERABYTE)
+    assert quickly(lambda: len(stream.walk().begin)) == "3"
 
 
 def test_many_missing_segments_are_counted_and_not_listed(

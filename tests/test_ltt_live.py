@@ -64,7 +64,7 @@ def recorded(trace: Path, segment: int = -1) -> dict[str, StoredStream]:
 
 def subbuffers(stream: StoredStream) -> list[bytes]:
     """Return header and content of each sub-buffer of the file."""
-    entries, data = stream.index.entries(), stream.data
+    entries, data = stream.index.entries(), stream.read()
     starts = entries["offset_bytes"].astype(int).tolist()
     sizes = (entries["content_bits"] >> 3).astype(int).tolist()
     return [bytes(data[at : at + size]) for at, size in zip(starts, sizes, strict=True)]

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 from itertools import product
@@ -17,6 +16,7 @@ from lttd.abi import ltt_walk
 from lttd.config import SourceSpec
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk
+from lttd.readfile import ReadFile
 from lttd.recorder import Recorder
 from lttd.recording import Recording
 from lttd.sources.registry import open_source
@@ -115,15 +115,15 @@ def test_packed_data_are_the_used_bytes_and_sparse_data_are_in_slots(real: Trace
         assert one.info.subbuffer_bytes == slot_bytes
         assert (entries["content_bits"] == found.used_bytes * 8).all()
         if packed:
-            assert len(one.data) == found.used_bytes.sum()
+            assert one.data_bytes == found.used_bytes.sum()
             continue
-        assert len(one.data) == len(entries) * slot_bytes
+        assert one.data_bytes == len(entries) * slot_bytes
         assert (entries["offset_bytes"] == np.arange(len(entries)) * slot_bytes).all()
         for number, (at, used) in enumerate(
             zip(found.offsets_bytes, found.used_bytes, strict=True)
         ):
             slot = number * slot_bytes
-            assert one.data[slot : slot + used] == original[at : at + used]
+            assert one.read(slot, slot + used) == original[at : at + used]
     assert_whole(real.path)
 
 
@@ -178,21 +178,21 @@ def test_a_seek_finds_the_same_sub_buffer_in_few_steps(
     trace = record(tmp_path / "from", tmp_path / "t", layout)
     one = stream(trace, "kernel_0")
     reads: list[int] = []
+    read = ReadFile.read_all_of
 
-    class Counting:
-        def unpack_from(self, data: bytes, at: int) -> tuple[int]:
-            reads.append(at)
-            (value,) = struct.unpack_from(">Q", data, at)
-            return (value,)
+    def counted(file: ReadFile, begin: int, end: int) -> memoryview:
+        reads.append(begin)
+        return read(file, begin, end)
 
-    monkeypatch.setattr("lttd.index._U64", Counting())
+    monkeypatch.setattr(ReadFile, "read_all_of", counted)
     for number in (0, 1, 2500, 4998, 4999):
         reads.clear()
         found = one.index.first_at_or_after(tracer.ns(tracer.start_tsc + 1000 * number - 400))
         assert len(reads) <= 13
         at = int(one.index.entries()["offset_bytes"][found])
         header_bytes = 68 + (16 if number == 0 else 4)  # the first event has its whole time
-        assert int.from_bytes(one.data[at + header_bytes :][:4], "little") == number
+        at += header_bytes
+        assert int.from_bytes(one.read(at, at + 4), "little") == number
     past = tracer.ns(tracer.start_tsc + 1000 * 5000)
     assert one.index.first_at_or_after(past) == len(one.index)
 

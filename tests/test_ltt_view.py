@@ -430,7 +430,7 @@ def test_new_metadata_of_an_open_segment_are_read(tmp_path: Path) -> None:
     index.write_bytes(whole[:16])
     markers = SegmentMarkers(paths, manifest)
     markers.refresh()
-    layout = layout_of(trace.segments[0].streams[0].data)
+    layout = layout_of(trace.segments[0].streams[0].read())
     assert not markers.of("kernel", layout)
     index.write_bytes(whole)
     markers.refresh()

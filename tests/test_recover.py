@@ -83,7 +83,7 @@ class Story:
         self.record = made.records[0]
         self.stream = self.paths.stream(self.record.name)
         whole = made.stream()
-        self.data = bytes(whole.data)
+        self.data = bytes(whole.read())
         self.entries = whole.index.entries().copy()
         shutil.rmtree(self.trace)
 
@@ -272,7 +272,7 @@ def test_everything_before_a_flipped_byte_stays_readable(
         recover(paths, ForgetfulDisk())
         check(paths, events=recorded.has_markers)
         stream = Trace(paths.directory).segments[0].streams[0]
-        kept = stream.data
+        kept = stream.read()
         behind = at if which == "data" else len(recorded.data)
         whole_ones = recorded.entries["offset_bytes"] + (
             recorded.entries["packet_bits"] >> np.uint64(3)

@@ -42,7 +42,7 @@ def test_packed_data_are_exactly_headers_and_content(
         for page, events in zip(pages, take, strict=True):
             wanted += page[: 16 + events * 12]
     made.finish()
-    assert bytes(made.stream().data) == wanted
+    assert bytes(made.stream().read()) == wanted
     entries = made.stream().index.entries()
     assert len(entries) == sum(map(len, takes))
     assert int((entries["packet_bits"] // 8).sum()) == len(wanted)

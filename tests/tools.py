@@ -87,8 +87,8 @@ def decoded(trace: Trace, segments: Sequence[int] = (0,)) -> dict[int, list[tupl
             found = stream.headers(stream.index.entries())
             ends = found.offset_bytes + found.content_bytes
             into = events.setdefault(stream.info.id.cpu, [])
-            data = np.frombuffer(stream.data, np.uint8)
-            for some in walk(stream.data, found.offset_bytes, ends, layout):
+            data = np.frombuffer(stream.read(), np.uint8)
+            for some in walk(stream.read(), found.offset_bytes, ends, layout):
                 ids = data[some.payload_at].astype(int) | data[some.payload_at + 1].astype(int) << 8
                 into += zip(some.time.tolist(), map(names.get, ids.tolist()), strict=True)
     return events

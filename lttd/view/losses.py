@@ -6,12 +6,10 @@ Rule: gaps are in the order of their rows; a gap whose row is beyond the index c
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
-from lttd.index import GAP_BYTES, GAP_DTYPE, GAPS_HEADER, MOST_LOST, refuse_too_many_gaps
-from lttd.stored import map_file
+from lttd.index import GAP_DTYPE, GAPS_HEADER, MOST_LOST, RecordFile, refuse_too_many_gaps
+from lttd.readfile import ReadFile
 from lttd.subbuffer import Reason, StreamId, Unit
 from lttd.view.notes import TakesNotes
 
@@ -41,20 +39,18 @@ class Losses:
     """The gaps of one stream."""
 
     def __init__(self, place: Place, notes: TakesNotes) -> None:
-        self._gaps = np.empty(0, GAP_DTYPE)
+        self._gaps = RecordFile(None, GAP_DTYPE)
         try:
-            path, raw = Path(place.path), map_file(place)
-            refuse_too_many_gaps(path, len(raw))
+            file = ReadFile.if_there(place)
+            found = RecordFile(file, GAP_DTYPE)
+            refuse_too_many_gaps(Path(place.path), found.size_bytes)
         except TraceDamagedError as error:
             notes.add(f"{error}; its losses are not shown")
             return
-        if not len(raw):
-            return
-        if bytes(raw[: len(GAPS_HEADER)]) != GAPS_HEADER:
+        if found.size_bytes and found.header != GAPS_HEADER:
             notes.add(f"{place}: byte 0: no gaps file; its losses are not shown")
             return
-        count = (len(raw) - len(GAPS_HEADER)) // GAP_BYTES
-        self._gaps = np.frombuffer(raw, GAP_DTYPE, count, len(GAPS_HEADER))
+        self._gaps = found
 
     def before(self, first: int, begins: list[int], of: StreamId, floor: int | None) -> list[Loss]:
         """Return the losses before the rows from *first* on, which begin at *begins*.
@@ -63,9 +59,9 @@ class Losses:
         """
         if not len(self._gaps):
             return []
-        low = self._first_at(first)
+        low = self._gaps.first_at_least("row", first)
         behind = first + len(begins)
-        high = self._first_at(behind) if floor is None else len(self._gaps)
+        high = len(self._gaps) if floor is not None else self._gaps.first_at_least("row", behind)
         found = []
         for row, begin, end, count, reason, unit in self._gaps[low:high].tolist():
             time = begins[row - first] if row < behind else max(begin, end, floor or 0)
@@ -74,18 +70,6 @@ class Losses:
                 why = _REASONS.get(reason)
                 found.append(Loss(time, of.cpu, known, Unit(unit), why, of.channel))
         return found
-
-    def _first_at(self, row: int) -> int:
-        """Return the number of the first gap at or after *row*; reads O(log n) pages."""
-        rows = self._gaps["row"]
-        low, high = 0, len(rows)
-        while low < high:
-            middle = (low + high) // 2
-            if int(rows[middle]) < row:
-                low = middle + 1
-            else:
-                high = middle
-        return low
 
 
 _UNITS: Final = frozenset(int(unit) for unit in Unit)

@@ -6,10 +6,11 @@ Invariant: a loss is kept if it touches the window, or lies directly before the 
 sub-buffer, whose own header may report it.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+from lttd.blocks import Block, entry_at
 from lttd.errors import TraceDamagedError
-from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
 from lttd.stored import StoredStream
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
 from lttd.view.times import ALWAYS_END, Window
@@ -33,7 +34,7 @@ class Selection:
             begin, end = 0, ALWAYS_END
         index = stream.index
         self.first, self.behind = index.between(begin, end)
-        self.entries: Entries = index.entries(self.first, self.behind)
+        self.entries = index.some(self.first, self.behind)
         self._last = len(index) == self.behind
         self.gaps = [
             replace(gap, row=min(gap.row, self.behind) - self.first)
@@ -65,21 +66,25 @@ class Selection:
             for gap in self.gaps
             if gap.row == 0 and gap.unit is Unit.EVENTS and gap.reason in KERNEL_EVENT_REASONS
         )
-        return int(self.entries["events_discarded"][0]) - told
+        return int(self.entries[0]["events_discarded"]) - told
+
+    def blocks(self) -> Iterator[Block]:
+        """Read the sub-buffers, some at a time; rows count from *first*."""
+        return self.stream.blocks(self.entries, self.first)
 
     def extent(self) -> tuple[int, int]:
-        """Return the place of the sub-buffers in the data file: (first byte, length)."""
-        if not len(self.entries):
-            return 0, 0
-        start = int(self.entries["offset_bytes"][0])
-        last = self.entries[-1]
-        length = int(last["offset_bytes"]) + (int(last["packet_bits"]) >> 3) - start
-        path = self.stream.paths
-        if length < 0 or start + length > self.stream.segment.place(path.data).stat().st_size:
-            at = len(INDEX_HEADER) + (self.behind - 1) * ENTRY_BYTES
-            reason = "names bytes that the data does not have; see lttv check"
-            raise TraceDamagedError(path.index, at, reason)
-        return start, length
+        """Return where the sub-buffers lie in the data file: (first byte, length).
+
+        Raises:
+            TraceDamagedError: the data does not have them all.
+        """
+        try:
+            return self.stream.extent(self.entries)
+        except ValueError as error:
+            at = entry_at(self.behind - 1)
+            raise TraceDamagedError(
+                self.stream.paths.index, at, f"{error}; see lttv check"
+            ) from None
 
 
 def parts_within(segment: Segment, window: Window) -> list[Selection]:

@@ -14,12 +14,14 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.blocks import ANY_BYTES, bytes_of, runs_of
+from lttd.errors import TraceDamagedError
+from lttd.index import FOREVER
 from lttd.view.columns import EventBatch
 from lttd.view.formats import EventType
 from lttd.view.losses import Loss
 from lttd.view.notes import WindowNotes
-from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
+from lttd.view.window import Piece, StreamSlice, WindowStream
 
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
@@ -123,66 +125,46 @@ class PieceDecoder(Generic[TypesT]):
 
 
 def load(piece: Piece, notes: WindowNotes) -> Loaded:
-    """Read the usable sub-buffers of a piece into one buffer."""
-    parts = [part for each in piece.parts if len((part := _usable(each, notes)).entries)]
-    extents = [_extent(part) for part in parts]
-    if len(parts) == 1 and extents[0][0] % 8 == 0:
-        begin, end = extents[0]
-        return Loaded(parts[0].source.stream.data[begin:end], [Member(parts[0], begin)])
+    """Read what is usable of a piece into one buffer."""
     members: list[Member] = []
+    extents: list[tuple[int, int]] = []
     filled = 0
-    for part, (begin, end) in zip(parts, extents, strict=True):
-        filled += (begin - filled) % 8  # keep the alignment that data has in its file
-        members.append(Member(part, begin - filled))
-        filled += end - begin
-    buffer = np.empty(filled, np.uint8).data  # a bytearray would be cleared first
-    for (part, base), (begin, end) in zip(members, extents, strict=True):
-        buffer[begin - base : end - base] = part.source.stream.data[begin:end]
+    for part in piece.parts:
+        stream = part.source.stream
+        rows, wrong = stream.usable(part.entries, part.first)
+        notes.add(*map(str, wrong))
+        entries = part.entries if len(rows) == len(part.entries) else part.entries[rows]
+        for run in runs_of(*bytes_of(entries), ANY_BYTES):
+            filled += (run.begin - filled) % 8  # what is aligned in its file is so in the buffer
+            members.append(Member(part._replace(entries=entries[run.rows]), run.begin - filled))
+            extents.append((filled, filled + run.end - run.begin))
+            filled = extents[-1][1]
+    buffer = np.empty(filled, np.uint8).data  # unlike a bytearray not cleared first
+    for member, (begin, end) in zip(members, extents, strict=True):
+        _fill(buffer[begin:end], member, begin, notes)
     return Loaded(buffer, members)
 
 
-def _usable(part: StreamSlice, notes: WindowNotes) -> StreamSlice:
-    """Return a part without entries that point outside of the file, or far from the others."""
-    stream, entries = part.source.stream, part.entries
-    room = len(stream.data)
-    offset = entries["offset_bytes"].astype(np.uint64)
-    size = entries["packet_bits"].astype(np.uint64) >> np.uint64(3)
-    usable = (offset <= room) & (size <= (stream.slot_bytes or stream.info.subbuffer_bytes or room))
-    usable &= offset + size <= room
-    if usable.any():
-        middle = float(np.median(offset[usable]))
-        reach = 2.0 * float(size[usable].sum()) + (1 << 20)
-        usable &= np.abs(offset.astype(np.float64) - middle) <= reach
-    if usable.all():
-        return part
-    for row in np.flatnonzero(~usable).tolist():
-        at = len(INDEX_HEADER) + (part.first + row) * ENTRY_BYTES
-        notes.add(f"{stream.paths.index}: byte {at}: the sub-buffer is not in the data file")
-    return part._replace(entries=entries[usable])
+def _fill(room: memoryview, member: Member, at: int, notes: WindowNotes) -> None:
+    """Read a member's bytes; those that are gone become zeros, in which no sub-buffer begins."""
+    done, why = 0, "the file was cut here while it was read"
+    try:
+        done = member.source.stream.read_into(room, at + member.base)
+    except TraceDamagedError as error:
+        why = error.reason
+    if done < len(room):
+        notes.add(member.note(at + done, why))
+        room[done:] = bytes(len(room) - done)
 
 
-def _extent(part: StreamSlice) -> tuple[int, int]:
-    """Return begin and end of the sub-buffers in the stream's data."""
-    offset = part.entries["offset_bytes"].astype(np.int64)
-    size = (part.entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
-    return (int(offset.min()), int((offset + size).max())) if len(offset) else (0, 0)
-
-
-def pages_of(members: Sequence[Member], notes: WindowNotes) -> Pages:
-    """Return the content of each sub-buffer on which its header and the index agree."""
+def pages_of(data: memoryview, members: Sequence[Member], notes: WindowNotes) -> Pages:
+    """Say where the content of each sub-buffer lies: what its header and the index agree on."""
     found = []
     for number, (part, base) in enumerate(members):
-        stream, entries = part.source.stream, part.entries
-        headers = stream.headers(entries)
-        stated = (entries["packet_bits"].astype(np.uint64) >> np.uint64(3)).astype(np.int64)
-        indexed = (entries["content_bits"].astype(np.uint64) >> np.uint64(3)).astype(np.int64)
-        sound = (headers.payload_bytes > 0) & (headers.content_bytes <= stated)
-        differ = ~sound | (headers.content_bytes != indexed)
-        for row in np.flatnonzero(differ).tolist():
-            what = "header differs from the index" if sound[row] else "no sub-buffer begins here"
-            notes.add(f"{stream.paths.data}: byte {int(headers.offset_bytes[row])}: {what}")
-        offset = headers.offset_bytes[sound] - base
-        begin = entries["begin"][sound].astype(np.uint64)
+        headers, sound, wrong = part.source.stream.compared(data, base, part.entries)
+        notes.add(*map(str, wrong))
+        offset = headers.offset_bytes[sound]
+        begin = part.entries["begin"][sound].astype(np.uint64)
         part_of = np.full(len(offset), number, np.int64)
         found.append(Pages(offset, offset + headers.content_bytes[sound], begin, part_of))
     return Pages(*(np.concatenate(column) for column in zip(*found, strict=True)))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from lttd.clock import Conversion
 from lttd.errors import NotATraceError, UsageError
+from lttd.index import FOREVER
 from lttd.subbuffer import Unit
 from lttd.view.columns import EventBatch
 from lttd.view.filters import Filter
@@ -28,7 +29,7 @@ from lttd.view.progress import pieces_of
 from lttd.view.times import COUNTING_CLOCKS, Window
 from lttd.view.trace import Span, Trace
 from lttd.view.unmatched import unmatched
-from lttd.view.window import FOREVER, PIECE_BYTES, WindowStream, extent
+from lttd.view.window import PIECE_BYTES, WindowStream, extent
 
 MOST_SLICES: Final = 480
 FEWEST_SLICES: Final = 24

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from lttd.beneath import Place
 from lttd.files import read_head, size_bytes
+from lttd.index import FOREVER
 from lttd.limits import COMMAND_LINES, COMMANDS, Limit
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.glyphs import distinct
@@ -26,7 +27,6 @@ Column = npt.NDArray[Any]
 
 UNKNOWN: Final = b"<...>"
 IDLE: Final = b"<idle>"
-FOREVER: Final = (1 << 64) - 1
 COMMAND: Final = re.compile(rb"^(\d{1,20}+)\t(\d{1,10}+)\t(\d{0,10}+)\t([^\n]*+)$", re.MULTILINE)
 """A line of ``tracefs/commands``: time, pid, tgid and command."""
 _LEAST_LINE_BYTES: Final = len(b"1\t1\t\ta\n")

@@ -1,6 +1,6 @@
 """A trace on disk, opened for reading: its segments, streams, times and losses.
 
-Rule: opening reads the manifests only; an index is mapped on first use, and never read as a whole.
+Rule: opening reads the manifests only; of an index, only the entries that are needed are read.
 """
 
 import os

@@ -14,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace import NEAR
+from lttd.agreement import Agreement, agreements
 from lttd.beneath import close_fd
+from lttd.blocks import Block
 from lttd.errors import TraceDamagedError
 from lttd.files import is_locked
-from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
+from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex
 from lttd.manifest import Manifest, StreamRecord
 from lttd.recover import holds_nothing
-from lttd.stored import Agreement, StoredStream, agreements, sound_headers
+from lttd.stored import StoredStream
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason
 from lttd.tracedir import SegmentPaths
 from lttd.view.families import family_of
@@ -244,12 +246,12 @@ class _StreamCheck:
         self._report.streams.append(line)
         gaps: list[Gap] = []
         try:
-            entries = self._stream.index.entries()
+            entries = self._stream.index
             gaps = self._stream.gaps
         except TraceDamagedError as error:
             self._find(Finding(error.path, error.offset_bytes, error.reason))
             return
-        line.subbuffers, line.data_bytes = len(entries), len(self._stream.data)
+        line.subbuffers, line.data_bytes = len(entries), self._stream.data_bytes
         for at, found in agreements(self._stream, entries, gaps):
             self._tell(at, entries, found)
         self._tail(entries, gaps)
@@ -265,7 +267,7 @@ class _StreamCheck:
         elif count == MOST_FINDINGS + 1:
             self._report.notes.append(f"{finding.path}: {finding.reason}: and more of these")
 
-    def _tell(self, first: int, entries: Entries, found: Agreement) -> None:
+    def _tell(self, first: int, entries: SeekIndex, found: Agreement) -> None:
         good = found.right
         if good.all():
             return
@@ -277,20 +279,21 @@ class _StreamCheck:
             for row in rows[: MOST_FINDINGS + 1].tolist():
                 self._find(self._at_entry(first + row, entries, kind))
 
-    def _at_entry(self, number: int, entries: Entries, kind: str) -> Finding:
+    def _at_entry(self, number: int, entries: SeekIndex, kind: str) -> Finding:
         if kind in ("size", "begin", "inside"):
-            offset = int(entries["offset_bytes"][number])
+            offset = int(entries[number]["offset_bytes"])
             return Finding(self._stream.paths.data, offset, _WRONG[kind], number)
         offset = len(INDEX_HEADER) + number * ENTRY_BYTES
         return Finding(self._stream.paths.index, offset, _WRONG[kind], number)
 
-    def _tail(self, entries: Entries, gaps: list[Gap]) -> None:
+    def _tail(self, entries: SeekIndex, gaps: list[Gap]) -> None:
         """Check that no file has bytes after the last entry."""
         stream = self._stream
         end = 0
         if len(entries):
-            end = int(entries["offset_bytes"][-1]) + (int(entries["packet_bits"][-1]) >> 3)
-        more = len(stream.data) - end
+            last = entries[-1]
+            end = int(last["offset_bytes"]) + (int(last["packet_bits"]) >> 3)
+        more = stream.data_bytes - end
         if more > 0 and not self._growing:
             self._find(Finding(stream.paths.data, end, f"{more} bytes after the last entry"))
         torn = stream.index.torn_bytes
@@ -302,7 +305,7 @@ class _StreamCheck:
                 reason = f"a gap lies before entry {gap.row}, which does not exist"
                 self._find(Finding(stream.paths.gaps, 0, reason))
 
-    def _books(self, entries: Entries, gaps: list[Gap]) -> None:
+    def _books(self, entries: SeekIndex, gaps: list[Gap]) -> None:
         """Check that the manifest's totals are those of index and gaps."""
         said = self._stream.record.summary
         if said is None:
@@ -314,32 +317,15 @@ class _StreamCheck:
                 reason = f"{self._stream.name}: {what} {one} in the manifest, {other} in the files"
                 self._find(Finding(self._report.segment / "trace.json", 0, reason))
 
-    def _events(self, line: StreamReport, entries: Entries, gaps: list[Gap]) -> None:
-        stream, path = self._stream, self._stream.paths.data
+    def _events(self, line: StreamReport, entries: SeekIndex, gaps: list[Gap]) -> None:
+        """Decode and count all events; compare them with their entries and the kernel's count."""
+        stream = self._stream
         line.events = 0
-        last_events = entries["end"].astype(np.uint64)
-        for numbers, headers, ends in sound_headers(stream, entries):
-            assert stream.abi is not None
-            decoded = stream.abi.decode(stream.data, headers, self._context)
-            if decoded.undeclared and line.events is not None:
-                first = decoded.undeclared[0]
-                what = f"{first.reason}: the stream's events are not counted"
-                self._report.notes.append(f"{path}: byte {first.offset_bytes}: {what}")
-            if decoded.events is None:
-                line.events = None
-            elif line.events is not None:
-                line.events += int(decoded.events.sum())
-            doubtful = _doubtful(entries["begin"][numbers].astype(np.uint64), gaps)
-            for damage in decoded.damage:
-                number = int(numbers[damage.row])
-                if not doubtful[damage.row]:
-                    self._find(Finding(path, damage.offset_bytes, damage.reason, number))
-            last_events[numbers] = decoded.end
-            late = (decoded.end > ends) & ~doubtful
-            for row in np.flatnonzero(late).tolist():
-                reason = "an event is later than the entry's end"
-                number = int(numbers[row])
-                self._find(Finding(path, int(headers.offset_bytes[row]), reason, number))
+        last_events = entries.column("end")
+        for block in stream.blocks(entries):
+            for wrong in () if self._told else block.left_out:  # else they have been reported
+                self._find(Finding(wrong.path, wrong.offset_bytes, wrong.reason, wrong.row))
+            last_events[block.rows] = self._decoded(line, block, gaps)
         if stream.abi is not None and not stream.abi.states_ends:
             self._bounds(line, entries, last_events)
         line.read_events = _read_events(stream.record)
@@ -350,7 +336,31 @@ class _StreamCheck:
         if None not in (line.read_events, line.events) and line.read_events != line.events:
             self._compare(line, gaps)
 
-    def _bounds(self, line: StreamReport, entries: Entries, last_events: U64) -> None:
+    def _decoded(self, line: StreamReport, block: Block, gaps: list[Gap]) -> U64:
+        """Decode and count the events of a block; return the last one's time of each sub-buffer."""
+        stream, path, headers = self._stream, self._stream.paths.data, block.headers
+        assert stream.abi is not None
+        decoded = stream.abi.decode(block.data, headers, self._context)
+        if decoded.undeclared and line.events is not None:
+            first = decoded.undeclared[0]
+            what = f"{first.reason}: the stream's events are not counted"
+            self._report.notes.append(f"{path}: byte {first.offset_bytes + block.base}: {what}")
+        if decoded.events is None:
+            line.events = None
+        elif line.events is not None:
+            line.events += int(decoded.events.sum())
+        doubtful = _doubtful(block.entries["begin"].astype(np.uint64), gaps)
+        late = (decoded.end > block.entries["end"].astype(np.uint64)) & ~doubtful
+        wrong = [(d.row, d.offset_bytes, d.reason) for d in decoded.damage if not doubtful[d.row]]
+        wrong += (
+            (row, int(headers.offset_bytes[row]), "an event is later than the entry's end")
+            for row in np.flatnonzero(late).tolist()
+        )
+        for row, at, reason in wrong:
+            self._find(Finding(path, at + block.base, reason, int(block.rows[row])))
+        return decoded.end
+
+    def _bounds(self, line: StreamReport, entries: SeekIndex, last_events: U64) -> None:
         """Check that an entry ends with its events, or at most a take later.
 
         A later end makes windows larger.
@@ -358,8 +368,7 @@ class _StreamCheck:
         if not len(entries):
             return
         take_rows = max(TAKE_BYTES // (self._stream.info.subbuffer_bytes or TAKE_BYTES), 1)
-        end = entries["end"].astype(np.uint64)
-        begin = entries["begin"].astype(np.uint64)
+        end, begin = entries.column("end"), entries.column("begin")
         # The entry of the next take begins after this one; the last entry has no next one.
         bound = np.full(len(end), last_events.max())
         bound[:-take_rows] = begin[take_rows:]

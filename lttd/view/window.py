@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.errors import TraceDamagedError
-from lttd.index import ENTRY_BYTES, ENTRY_DTYPE, HEADER, Entries, SeekIndex
+from lttd.index import ENTRY_BYTES, ENTRY_DTYPE, FOREVER, HEADER, Entries, SeekIndex
 from lttd.limits import AT_ONE_TIME
 from lttd.stored import StoredStream
 from lttd.view.losses import Losses
@@ -27,7 +27,6 @@ PIECE_BYTES: Final = 6 << 20
 # The least content per stream: with less, sub-buffers that are decoded twice would cost too much.
 STREAM_BYTES: Final = 64 << 10
 _LOOK_AHEAD: Final = 2048
-FOREVER: Final = (1 << 64) - 1
 U64 = npt.NDArray[np.uint64]
 
 
@@ -69,30 +68,12 @@ class WindowStream:
                 self._notes.add(f"{error}; the stream cannot be shown")
                 return KnownIndex(np.empty(0, ENTRY_DTYPE))
             self._notes.add(f"{error}; read from end to end instead")
-            return KnownIndex(_derived(self.stream))
+            return KnownIndex(self.stream.derived_entries())
 
     @cached_property
     def losses(self) -> Losses:
         """The known losses of the stream."""
         return Losses(self.stream.segment.place(self.stream.paths.gaps), self._notes)
-
-
-def _derived(stream: StoredStream) -> Entries:
-    assert stream.abi is not None
-    headers = stream.abi.walk(stream.data, 0, stream.slot_bytes)
-    entries = np.zeros(len(headers.begin), ENTRY_DTYPE)
-    begin = np.maximum.accumulate(headers.begin)
-    entries["offset_bytes"] = headers.offset_bytes
-    entries["packet_bits"] = headers.payload_bytes << 3
-    entries["content_bits"] = headers.content_bytes << 3
-    entries["begin"] = begin
-    ends = stream.abi.ends(stream.data, headers)
-    if ends is None:
-        entries["end"][:-1] = begin[1:]
-        entries["end"][-1:] = FOREVER
-    else:
-        entries["end"] = np.maximum.accumulate(np.maximum(begin, ends))
-    return entries
 
 
 def extent(sources: Sequence[WindowStream]) -> tuple[int, int] | None:

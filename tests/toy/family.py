@@ -52,7 +52,7 @@ class ToyDecoder(PieceDecoder[ToyTypes]):
     ) -> tuple[Columns, None]:
         places, cpus = [np.empty(0, np.int64)], [np.empty(0, np.uint16)]
         for member in loaded.members:
-            pages = pages_of([member], self.notes)
+            pages = pages_of(loaded.data, [member], self.notes)
             for begin, end in zip(pages.offset, pages.content_end, strict=True):
                 places.append(np.arange(begin + HEAD_BYTES, end, EVENT_BYTES))
                 cpus.append(np.full(len(places[-1]), member.source.cpu, np.uint16))

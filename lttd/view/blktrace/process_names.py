@@ -32,7 +32,7 @@ from lttd.view.task_names import Column, NameHistory, Names
 from lttd.view.trace import Segment
 
 NOTES_FILE: Final = "blktrace/notes"
-_ENTRIES_AT_ONCE: Final = 16
+_BYTES_AT_ONCE: Final = 256 << 10
 
 
 class BlktraceNames(Names):
@@ -86,26 +86,22 @@ def first_time(streams: Sequence[StoredStream]) -> int:
 def _first_of(stream: StoredStream) -> Iterator[int]:
     """Yield the time of a stream's first event, if it has one."""
     try:
-        entries = stream.index.entries()
+        for block in stream.blocks(stream.index, most_bytes=_BYTES_AT_ONCE):
+            for at, size in zip(
+                block.headers.offset_bytes.tolist(),
+                block.headers.payload_bytes.tolist(),
+                strict=True,
+            ):
+                layout = layout_of(block.data, at)
+                assert layout is not None  # else it would not be in the block
+                walked = walk(block.data, at, at + size, layout)
+                records = records_at(block.data, walked.offset_bytes, layout)
+                events = np.delete(records, notes_of(block.data, walked, layout))
+                if len(events):
+                    yield int(events["time"][0])
+                    return
     except (TraceDamagedError, OSError):
         return
-    end = 0
-    for first in range(0, len(entries), _ENTRIES_AT_ONCE):
-        some = entries[first : first + _ENTRIES_AT_ONCE]
-        begin = int(some["offset_bytes"][0])
-        if begin < end:
-            continue  # damaged: do not walk the same records again
-        end = int(some["offset_bytes"][-1]) + (int(some["packet_bits"][-1]) >> 3)
-        end = min(end, len(stream.data))
-        layout = layout_of(stream.data, begin) if begin < end else None
-        if layout is None:
-            continue
-        walked = walk(stream.data, begin, end, layout)
-        records = records_at(stream.data, walked.offset_bytes, layout)
-        events = np.delete(records, notes_of(stream.data, walked, layout))
-        if len(events):
-            yield int(events["time"][0])
-            return
 
 
 def noted_records(place: Place) -> Iterator[tuple[int, int, bytes]]:

@@ -86,7 +86,7 @@ def _write(part: Selection, segment: SegmentPaths, manifest: Manifest, disk: Dis
     try:
         at = index.write_at([INDEX_HEADER], 0)
         for first in range(0, len(part.entries), CHUNK_ENTRIES):
-            some = part.entries[first : first + CHUNK_ENTRIES].copy()
+            some = part.entries[first : first + CHUNK_ENTRIES]
             some["offset_bytes"] -= np.uint64(start)
             at = index.write_at([some.tobytes()], at)
     finally:
@@ -98,7 +98,7 @@ def _write(part: Selection, segment: SegmentPaths, manifest: Manifest, disk: Dis
         finally:
             gaps.close()
     made = StoredStream(segment, manifest, record)
-    record.summary = made.derived_summary(made.index.entries(), part.gaps)
+    record.summary = made.derived_summary(made.index, part.gaps)
     return record
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from lttd.errors import LttdError
 from lttd.files import is_locked, size_bytes
-from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.index import ENTRY_BYTES, FOREVER, INDEX_HEADER
 from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.terminal import put, say
@@ -23,7 +23,7 @@ from lttd.view.notes import WindowNotes
 from lttd.view.times import EVERYTHING
 from lttd.view.trace import Segment, Trace
 from lttd.view.verify import is_live
-from lttd.view.window import FOREVER, Piece, StreamSlice, WindowStream
+from lttd.view.window import Piece, StreamSlice, WindowStream
 
 if TYPE_CHECKING:
     from lttd.view.family import Lines

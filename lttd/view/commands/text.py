@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from lttd.index import FOREVER
 from lttd.terminal import is_terminal, put, say
 from lttd.view.family import Lines, Printing
 from lttd.view.filters import Filter
@@ -23,7 +24,7 @@ from lttd.view.progress import Progress
 from lttd.view.times import Window
 from lttd.view.trace import Trace
 from lttd.view.unmatched import unmatched
-from lttd.view.window import FOREVER, PIECE_BYTES, Piece
+from lttd.view.window import PIECE_BYTES, Piece
 
 # Below this size, about 0.2 s of work, a second process costs more than it saves.
 WORTH_BYTES: Final = 3 * PIECE_BYTES

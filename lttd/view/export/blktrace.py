@@ -90,22 +90,26 @@ class _Writing:
                 self._put(stream.channel, stream.cpu, data)
 
     def _within(self, part: Selection, begin: int, end: int) -> Iterator[bytes]:
-        """Yield the records within [*begin*, *end*], adjoining ones together."""
-        data, path = part.stream.data, part.stream.paths.data
-        for first in range(0, len(part.entries), _ROWS_AT_ONCE):
-            some = part.entries[first : first + _ROWS_AT_ONCE]
-            start = int(some["offset_bytes"][0])
-            behind = int(some["offset_bytes"][-1]) + (int(some["packet_bits"][-1]) >> 3)
+        """Yield the records within [*begin*, *end*], those that adjoin together."""
+        path = part.stream.paths.data
+        for block in part.blocks():
+            self._notes.add(*(f"{one}; left out" for one in block.left_out))
+            if not len(block.rows):
+                continue
+            data, start = block.data, int(block.headers.offset_bytes[0])
+            behind = int(block.headers.offset_bytes[-1] + block.headers.payload_bytes[-1])
             layout = layout_of(data, start) or Layout(_READABLE_VERSION, "<")
             if layout.version != _READABLE_VERSION:
                 self._notes.add(
                     f"{path}: records of version {layout.version}, which blkparse 1 refuses"
                 )
-            walked = walk(data, start, min(behind, len(data)), layout)
+            walked = walk(data, start, behind, layout)
             for damage in walked.damage:
-                self._notes.add(f"{path}: byte {damage.offset_bytes}: {damage.reason}; left out")
+                place = f"{path}: byte {damage.offset_bytes + block.base}"
+                self._notes.add(f"{place}: {damage.reason}; left out")
             times = records_at(data, walked.offset_bytes, layout)["time"].astype(np.uint64)
-            times = np.maximum.accumulate(np.maximum(times, np.uint64(int(some["begin"][0]))))
+            floor = np.uint64(int(block.entries["begin"][0]))
+            times = np.maximum.accumulate(np.maximum(times, floor))
             kept = np.flatnonzero((times >= np.uint64(begin)) & (times <= np.uint64(end)))
             self._records += len(kept)
             offset = walked.offset_bytes[kept]

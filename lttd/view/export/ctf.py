@@ -19,6 +19,7 @@ import numpy as np
 
 from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout, layout_of
+from lttd.blocks import Block
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk, File
 from lttd.index import PAST_ALL
@@ -32,8 +33,6 @@ from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 
 _MAGIC: Final = 0xC1FC1FC1
-# The number of sub-buffers that become packets at a time: some 4 MiB of 4 KiB each, in memory.
-_ROWS_AT_ONCE: Final = 1024
 _NOTHING: Final[U8] = np.empty(0, np.uint8)
 
 
@@ -106,8 +105,8 @@ class _Stream:
         self._sequence = 0
         self._discarded = 0
         self._told = 0
-        # The time that the stream has reached; no later time is before it.
-        self._last = int(part.entries["begin"][0]) if len(part.entries) else 0
+        # Where the stream has come to: no time is before it.
+        self._last = int(part.entries[0]["begin"]) if len(part.entries) else 0
         self._at = 0
 
     def write(self, file: File, bounds: tuple[int, int]) -> None:
@@ -118,42 +117,40 @@ class _Stream:
         if self._gaps and self._gaps[0].row == 0:
             # Readers count losses from one packet to the next, so a first loss needs one before it.
             self._packet(file, _NOTHING, self._last)
-        for first in range(0, len(self._part.entries), _ROWS_AT_ONCE):
-            for events, rows in self._decoded(first, bounds):
-                self._put(file, events, rows)
+        for block in self._part.blocks():
+            for events, rows in self._decoded(block, bounds):
+                self._put(file, block.data, events, rows)
         self._lose_before(PAST_ALL)
         if self._discarded > self._told:
             self._packet(file, _NOTHING, self._last)
 
-    def _decoded(self, first: int, bounds: tuple[int, int]) -> Iterator[tuple[Events, I64]]:
-        """Yield the events of the window from row *first* on, and the row of each."""
-        stream = self._part.stream
-        found = stream.headers(self._part.entries[first : first + _ROWS_AT_ONCE])
-        sound = np.flatnonzero(found.payload_bytes > 0)
-        for row in np.flatnonzero(found.payload_bytes == 0).tolist():
-            self._damaged(int(found.offset_bytes[row]), "no sub-buffer here; left out")
-        headers = found.some(sound)
-        ends = headers.offset_bytes + headers.content_bytes
-        for some in ftrace_events.walk(stream.data, headers.offset_bytes, ends, self._layout):
+    def _decoded(self, block: Block, bounds: tuple[int, int]) -> Iterator[tuple[Events, I64]]:
+        """Yield the events of a block that are in the window, and the row of each."""
+        for one in block.left_out:
+            self._damaged(f"{one}; left out")
+        offset = block.headers.offset_bytes
+        ends = offset + block.headers.content_bytes
+        for some in ftrace_events.walk(block.data, offset, ends, self._layout):
             for damage in some.damage:
-                self._damaged(damage.offset_bytes, f"{damage.reason}; the rest of it is left out")
+                place = f"{self._part.stream.paths.data}: byte {damage.offset_bytes + block.base}"
+                self._damaged(f"{place}: {damage.reason}; the rest of it is left out")
             kept = some.payload_bytes >= COMMON_BYTES
             kept &= (some.time >= np.uint64(bounds[0])) & (some.time <= np.uint64(bounds[1]))
             size = some.payload_bytes[kept].astype(np.int64)
             events = Events(some.time[kept], some.payload_at[kept], size)
-            yield events, first + sound[some.row[kept]].astype(np.int64)
-        self._tally.subbuffers += len(found.begin)
+            yield events, block.rows[some.row[kept]]
+        self._tally.subbuffers += len(block.rows) + len(block.left_out)
 
-    def _damaged(self, at: int, reason: str) -> None:
+    def _damaged(self, note: str) -> None:
         self._tally.losses_unknown += 1
-        self._tally.notes.add(f"{self._part.stream.paths.data}: byte {at}: {reason}")
+        self._tally.notes.add(note)
 
-    def _put(self, file: File, events: Events, rows: I64) -> None:
-        """Write packets of *events*; a new one begins after each loss."""
+    def _put(self, file: File, data: memoryview, events: Events, rows: I64) -> None:
+        """Write packets of *events*; a new one begins behind each loss."""
         if not len(rows):
             return
         time = np.maximum.accumulate(np.maximum(events.time, np.uint64(self._last)))
-        encoded = self._encoder.encode(self._part.stream.data, events._replace(time=time))
+        encoded = self._encoder.encode(data, events._replace(time=time))
         first = 0
         while first < len(rows):
             self._lose_before(int(rows[first]))

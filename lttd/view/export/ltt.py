@@ -12,21 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-import numpy as np
-
 from lttd.abi import ltt
+from lttd.blocks import Block
 from lttd.errors import NotATraceError, TraceDamagedError, UsageError
 from lttd.files import Disk, File
 from lttd.stored import StoredStream
-from lttd.subbuffer import Reason
+from lttd.subbuffer import Reason, StreamInfo
+from lttd.view.ltt.markers import start_of
 from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
 from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 
-# The number of sub-buffers whose headers are read at a time.
-ROWS_AT_ONCE: Final = 4096
 _TOLD_BY_TRACER: Final = {Reason.DISCARDED, Reason.COMMIT_OVERRUN}
 
 
@@ -74,7 +72,7 @@ def _refuse_several_traces(trace: Trace, segments: list[Segment]) -> None:
     for segment in segments:
         name = segment.paths.directory.name
         for stream in segment.streams:
-            start = _start_of(stream)
+            start = start_of(stream)
             if start is not None:
                 starts.setdefault(start, name)
     if len(starts) > 1:
@@ -82,17 +80,6 @@ def _refuse_several_traces(trace: Trace, segments: list[Segment]) -> None:
             f"{trace.path}: {' and '.join(list(starts.values())[:2])} are different traces:"
             " export one segment at a time"
         )
-
-
-def _start_of(stream: StoredStream) -> int | None:
-    """Return the time when the stream's trace was made; None if its first header lacks it."""
-    entries = stream.index.entries(0, 1)
-    if not len(entries):
-        return None
-    try:
-        return ltt.layout_of(stream.data, int(entries["offset_bytes"][0])).start_ns
-    except ValueError:
-        return None
 
 
 def _name(stream: StoredStream) -> PurePosixPath:
@@ -109,28 +96,22 @@ def _write(disk: Disk, path: Path, at: int, part: Selection, tally: _Tally) -> i
     disk.make_directory(path.parent)
     file = disk.open(path)
     try:
-        for first in range(0, len(part.entries), ROWS_AT_ONCE):
-            at = _write_some(file, at, part, slice(first, first + ROWS_AT_ONCE), tally)
+        for block in part.blocks():
+            tally.notes.add(*(f"{one}; left out" for one in block.left_out))
+            at = _write_some(file, at, part.stream.info, block, tally)
         file.truncate(at)
     finally:
         file.close()
     return at
 
 
-def _write_some(file: File, at: int, part: Selection, which: slice, tally: _Tally) -> int:
-    stream = part.stream
-    data, info = stream.data, stream.info
-    found = stream.headers(part.entries[which])
-    for offset in found.offset_bytes[found.payload_bytes == 0].tolist():
-        what = "no sub-buffer here; left out"
-        tally.notes.add(f"{stream.paths.data}: byte {offset}: {what}")
-    sound = found.some(np.flatnonzero(found.payload_bytes))
-    offsets, used = sound.offset_bytes, sound.payload_bytes
+def _write_some(file: File, at: int, info: StreamInfo, block: Block, tally: _Tally) -> int:
+    offsets, used = block.headers.offset_bytes, block.headers.payload_bytes
     unit = info.page_bytes or info.subbuffer_bytes
     sizes = -(-used // unit) * unit
-    heads = ltt.resized_heads(data, offsets, used, sizes)
+    heads = ltt.resized_heads(block.data, offsets, used, sizes)
     for number, (start, length) in enumerate(zip(offsets.tolist(), used.tolist(), strict=True)):
-        rest = data[start + ltt.LEAST_HEADER_BYTES : start + length]
+        rest = block.data[start + ltt.LEAST_HEADER_BYTES : start + length]
         file.write_at([heads[number].data, rest], at)
         at += int(sizes[number])
     tally.subbuffers += len(offsets)

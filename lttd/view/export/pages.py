@@ -16,16 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
-from lttd.abi.base import Abi, Headers
+from lttd.abi.base import Abi
 from lttd.abi.ftrace import MISSED_EVENTS, MISSED_STORED, PageLayout
+from lttd.blocks import Block
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
 from lttd.view.notes import Notes
 from lttd.view.part import Selection
 
-# The number of sub-buffers that are decoded, and written as pages, at a time.
-ROWS_AT_ONCE: Final = 2048
+# Pages that are written at a time.
 PAGES_BYTES: Final = 1 << 20
 
 
@@ -90,21 +88,24 @@ class PageMaker:
         self._loss = Loss()
         self._open: _Page | None = None
         self._done = bytearray()
+        self._row = 0
+        """The row of the part that comes next."""
 
     def pages(self, part: Selection) -> Iterator[bytearray]:
-        """Yield the pages of *part*, some at a time; the last one stays open for the next part."""
-        stream = part.stream
-        abi = stream.abi
+        """Yield the pages of *part*, some at a time; the last one stays open for what follows."""
+        abi = part.stream.abi
         assert abi is not None
         losses: dict[int, list[Gap]] = {}
         for gap in part.gaps:
             losses.setdefault(gap.row, []).append(gap)
-        for first in range(0, len(part.entries), ROWS_AT_ONCE):
-            some = part.entries[first : first + ROWS_AT_ONCE]
-            self._add(part, abi, first, stream.headers(some), losses)
+        self._row = 0
+        for block in part.blocks():
+            self._tally.notes.add(*(f"{one}; left out" for one in block.left_out))
+            self._add(part, abi, block, losses)
             if len(self._done) >= PAGES_BYTES:
                 yield self._given()
-        self._lose(losses.get(len(part.entries), []))
+        self._skip_to(len(part.entries), losses)
+        self._tally.subbuffers += len(part.entries)
         yield self._given()
 
     def rest(self) -> bytearray:
@@ -128,56 +129,40 @@ class PageMaker:
         self._tally.losses_unknown += 1
         self._loss.some = True
 
-    def _add(
-        self,
-        part: Selection,
-        abi: Abi,
-        first: int,
-        found: Headers,
-        losses: dict[int, list[Gap]],
-    ) -> None:
-        """Add the sub-buffers from row *first* on."""
-        data, path = part.stream.data, part.stream.paths.data
-        sound = np.flatnonzero(found.payload_bytes > 0)
-        headers = found.some(sound)
-        decoded = abi.decode(data, headers)
+    def _skip_to(self, row: int, losses: dict[int, list[Gap]]) -> None:
+        """Take in the losses before *row*; sub-buffers that were left out are such, too."""
+        for missing in range(self._row, row):
+            self._lose(losses.get(missing, []))
+            self._damaged()
+        self._lose(losses.get(row, []))
+        self._row = row + 1
+
+    def _add(self, part: Selection, abi: Abi, block: Block, losses: dict[int, list[Gap]]) -> None:
+        """Take in sub-buffers."""
+        headers = block.headers
+        decoded = abi.decode(block.data, headers)
         starts = headers.offset_bytes + self._layout.header_bytes
         behind = headers.offset_bytes + headers.content_bytes
         damaged = {damage.row for damage in decoded.damage}
         for damage in decoded.damage:
             behind[damage.row] = damage.offset_bytes
-            self._tally.notes.add(f"{path}: byte {damage.offset_bytes}: {damage.reason}")
-        self._tally.subbuffers += len(found.begin)
+            place = f"{part.stream.paths.data}: byte {damage.offset_bytes + block.base}"
+            self._tally.notes.add(f"{place}: {damage.reason}")
         assert decoded.events is not None
         self._tally.events += int(decoded.events.sum())
         columns = zip(
-            sound.tolist(),
+            block.rows.tolist(),
             headers.begin.tolist(),
             decoded.end.tolist(),
             starts.tolist(),
             behind.tolist(),
             strict=True,
         )
-        expected = 0
         for number, (row, begin, end, start, stop) in enumerate(columns):
-            for missing in range(expected, row + 1):
-                if losses:
-                    self._lose(losses.get(first + missing, []))
-                if missing < row:
-                    self._unsound(part, first + missing)
-            expected = row + 1
-            self._put(begin, end, data[start:stop])
+            self._skip_to(row, losses)
+            self._put(begin, end, block.data[start:stop])
             if number in damaged:
                 self._damaged()
-        for missing in range(expected, len(found.begin)):
-            self._lose(losses.get(first + missing, []))
-            self._unsound(part, first + missing)
-
-    def _unsound(self, part: Selection, row: int) -> None:
-        self._damaged()
-        at = int(part.entries["offset_bytes"][row])
-        name = part.stream.paths.data
-        self._tally.notes.add(f"{name}: byte {at}: no sub-buffer here; left out")
 
     def _put(self, begin: int, end: int, content: memoryview) -> None:
         """Append *content*, whose base time is *begin*, to the open page, or open a page for it."""

@@ -60,7 +60,7 @@ def _begins_after(joined: list[Selection], part: Selection) -> bool:
     before = [one for one in joined if len(one.entries)]
     if not before or not len(part.entries):
         return True
-    return bool(before[-1].entries["begin"][-1] <= part.entries["begin"][0])
+    return bool(before[-1].entries[-1]["begin"] <= part.entries[0]["begin"])
 
 
 def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:

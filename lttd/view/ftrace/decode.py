@@ -149,7 +149,7 @@ class FtraceDecoder(PieceDecoder[Types]):
     def _walk(
         self, piece: Piece, data: memoryview, members: list[Member], layout: PageLayout
     ) -> Iterator[_Found]:
-        pages = pages_of(members, self.notes)
+        pages = pages_of(data, members, self.notes)
         cpus = np.array([each.source.cpu for each in members], np.uint16)
         for walked in ftrace_events.walk(data, pages.offset, pages.content_end, layout):
             for damage in walked.damage:

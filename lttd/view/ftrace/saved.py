@@ -15,10 +15,11 @@ from lttd.abi.ftrace import PageLayout
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
+from lttd.index import FOREVER
 from lttd.limits import COMMAND_LINES, COMMANDS, FORMATS, TRACEFS_FILE
 from lttd.view.format_files import FormatFiles
 from lttd.view.notes import Notes
-from lttd.view.task_names import COMMAND, FOREVER, MOST_PID
+from lttd.view.task_names import COMMAND, MOST_PID
 from lttd.view.trace import Segment
 
 # /proc adds the present work to the name of a kernel worker; the command in events is shorter.

@@ -111,7 +111,7 @@ class LttTypes:
         """Return the type called *name*, or ``channel:name``, if any source has it."""
         for source in sources:
             try:
-                layout = ltt.layout_of(source.stream.data)
+                layout = ltt.layout_of(source.stream.read(0, ltt.LEAST_HEADER_BYTES))
             except ValueError:
                 continue
             channel, segment = source.context.walking(layout), source.stream.segment.directory.name
@@ -164,7 +164,7 @@ class LttDecoder(PieceDecoder[LttTypes]):
     ) -> Iterator[tuple[ltt.Layout, _Found]]:
         context: LttContext = member.source.context
         segment = member.source.stream.segment.directory.name
-        pages = pages_of([member], self.notes)
+        pages = pages_of(data, [member], self.notes)
         floor = np.uint64(0)
         for layout, rows, subbuffers in alike(data, pages.offset, pages.content_end):
             channel = context.walking(layout)

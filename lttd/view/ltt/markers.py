@@ -17,10 +17,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.base import Headers
 from lttd.abi.ltt import Layout, is_metadata, layout_of
 from lttd.abi.ltt_events import Channel, alike, walk
 from lttd.abi.ltt_markers import Marker, Markers, core_markers
+from lttd.blocks import Block
 from lttd.errors import StorageError, TraceDamagedError
 from lttd.manifest import Manifest
 from lttd.stored import StoredStream
@@ -66,7 +66,7 @@ class SegmentMarkers:
         starts: set[int] = set()
         # The beginning of the metadata brings a clock snapshot: then no other segment is needed.
         if not self._manifest.clock_snapshots:
-            starts = {start for one in ours if (start := _start(one)) is not None}
+            starts = {start for one in ours if (start := start_of(one)) is not None}
         others = list(self._elsewhere()) if starts else []
         sizes = tuple((str(one.paths.data), _size(one)) for one in (*streams, *others))
         if sizes == self._read:
@@ -106,7 +106,12 @@ class SegmentMarkers:
 
     def _take(self, stream: StoredStream, starts: set[int] | None) -> None:
         """Read a metadata stream; *starts*: only what is of traces that were made then."""
-        data, headers = stream.data, self._headers(stream)
+        for block in self._blocks(stream):
+            self.notes += (str(one) for one in block.left_out)
+            self._take_block(stream, block, starts)
+
+    def _take_block(self, stream: StoredStream, block: Block, starts: set[int] | None) -> None:
+        data, headers = block.data, block.headers
         ends = headers.offset_bytes + headers.content_bytes
         for layout, _, subbuffers in alike(data, headers.offset_bytes, ends):
             if starts is not None and layout.start_ns not in starts:
@@ -122,23 +127,16 @@ class SegmentMarkers:
                     if not self._markers.add_event(one, payload, minor=minor, byteorder=order):
                         wrong.append((at, "no declaration of a marker"))
                 path, more = stream.paths.data, max(MOST_NOTES - len(self.notes), 0)
-                self.notes += [f"{path}: byte {at}: {why}" for at, why in wrong[:more]]
+                self.notes += [f"{path}: byte {at + block.base}: {why}" for at, why in wrong[:more]]
 
-    def _headers(self, stream: StoredStream) -> Headers:
-        """Return the sub-buffers that the index tells of; without one those that adjoin."""
-        assert stream.abi is not None
+    def _blocks(self, stream: StoredStream) -> Iterator[Block]:
+        """Read the sub-buffers that the index tells of; without one those that adjoin."""
         try:
-            headers = stream.headers(stream.index.entries())
+            index = stream.index
         except TraceDamagedError as error:
             self.notes.append(f"{error}; read from end to end instead")
-            headers = stream.abi.walk(stream.data, 0, stream.slot_bytes)
-        sound = np.flatnonzero(headers.payload_bytes > 0)
-        damaged = np.flatnonzero(headers.payload_bytes == 0)
-        self.notes += [
-            f"{stream.paths.data}: byte {at}: no sub-buffer begins here"
-            for at in headers.offset_bytes[damaged].tolist()
-        ]
-        return headers.some(sound)
+            return stream.blocks(stream.derived_entries())
+        return stream.blocks(index)
 
 
 def _streams(paths: SegmentPaths, manifest: Manifest) -> Iterator[StoredStream]:
@@ -149,16 +147,15 @@ def _streams(paths: SegmentPaths, manifest: Manifest) -> Iterator[StoredStream]:
     )
 
 
-def _start(stream: StoredStream) -> int | None:
-    """Return when the trace was made, wall clock in ns, by a stream's first sub-buffer."""
-    assert stream.abi is not None
+def start_of(stream: StoredStream) -> int | None:
+    """Return when the trace was made, wall clock in ns; None: nothing of the stream tells."""
     try:
-        headers = stream.headers(stream.index.entries()[:1])
-    except TraceDamagedError:
-        return None
-    if not len(headers.payload_bytes) or not headers.payload_bytes[0]:
-        return None
-    return layout_of(stream.data, int(headers.offset_bytes[0])).start_ns
+        for block in stream.blocks(stream.index[:1]):
+            if len(block.rows):
+                return layout_of(block.data, int(block.headers.offset_bytes[0])).start_ns
+    except (TraceDamagedError, ValueError):
+        pass
+    return None
 
 
 def _size(stream: StoredStream) -> int:
