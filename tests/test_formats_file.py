@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lttd.abi.formats_file import Key, Unpacked, pack, unpack
 from lttd.beneath import OpenDirectory
-from lttd.limits import FORMAT, FORMATS
+from lttd.limits import FORMAT, FORMAT_MEMBERS, FORMATS
 from lttd.view.format_files import FormatFiles
 from lttd.view.notes import Notes
 
@@ -72,6 +72,16 @@ def test_garbage_is_reported_and_earlier_formats_are_kept() -> None:
     first = pack(FIRST)
     assert unpack(first + b"no gzip", MOST) == Unpacked(FIRST, len(first))
     assert unpack(b"", MOST) == Unpacked({}, None)
+
+
+def test_many_members_take_no_longer_than_their_limit_allows() -> None:
+    """Each of them costs a copy of what is behind it: 16 MB of empty ones took minutes."""
+    empty = gzip.compress(b"", 1)
+    first = pack(FIRST)
+    most = FORMAT_MEMBERS.most
+    assert unpack(first + empty * (most - 1), MOST) == Unpacked(FIRST, None)
+    damaged_at = len(first) + len(empty) * (most - 1)
+    assert unpack(first + empty * 800_000, MOST) == Unpacked(FIRST, damaged_at)
 
 
 # -- below a tracefs/

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from lttd.limits import FORMAT_MEMBERS
+
 NAME: Final = "formats.gz"
 Key = tuple[str, str]
 """System and event."""
@@ -42,12 +44,15 @@ def pack(formats: Mapping[Key, bytes]) -> bytes:
 def unpack(data: bytes, most_bytes: int) -> Unpacked:
     """Return all formats of a file, as far as it can be read.
 
-    Unpack at most *most_bytes*; the rest counts as damaged.  The last format of a damaged member is
+    Unpack at most *most_bytes*, and as many members as ``lttd.limits`` allows, since each costs a
+    copy of all bytes behind it; the rest counts as damaged.  The last format of a damaged member is
     left out, because it may be cut.
     """
     found: dict[Key, bytes] = {}
     at = 0
-    while at < len(data):
+    for _ in range(FORMAT_MEMBERS.most):
+        if at == len(data):
+            return Unpacked(found, None)
         unpacker = zlib.decompressobj(wbits=_GZIP)
         try:
             text = unpacker.decompress(memoryview(data)[at:], most_bytes + 1)
@@ -62,7 +67,7 @@ def unpack(data: bytes, most_bytes: int) -> Unpacked:
         if not unpacker.eof or most_bytes < 0:
             return Unpacked(found, at)
         at = len(data) - len(unpacker.unused_data)
-    return Unpacked(found, None)
+    return Unpacked(found, at if at < len(data) else None)
 
 
 def _name(encoded: bytes) -> str:

@@ -14,7 +14,7 @@ from lttd.abi.formats_file import Key
 from lttd.beneath import Place, close_fd
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
-from lttd.limits import EVENT_TYPES, FORMAT, FORMATS
+from lttd.limits import EVENT_TYPES, FORMAT, FORMAT_MEMBERS, FORMATS
 from lttd.view.notes import TakesNotes
 
 
@@ -86,7 +86,8 @@ class FormatFiles:
             return {}
         found = formats_file.unpack(data, FORMATS.most)
         if found.damaged_at is not None:
-            reason = f"formats from here on cannot be read: damaged, or more than {FORMATS}"
+            limits = f"{FORMATS}; {FORMAT_MEMBERS}"
+            reason = f"formats from here on cannot be read: damaged, or beyond a limit ({limits})"
             self._notes.add(f"{self._packed}: byte {found.damaged_at}: {reason}")
         for key in [key for key, text in found.formats.items() if len(text) > FORMAT.most]:
             self._notes.add(f"{self._packed}: events/{'/'.join(key)}/format: {FORMAT}; left out")
