@@ -20,7 +20,7 @@ from lttd.subbuffer import Gap, Reason, StreamId, Unit
 from tests.segment_builder import Made, subbuffer
 
 DOCS = Path(__file__).parents[1] / "docs"
-ALERTS = DOCS / "alerts.yml"
+RULES = DOCS.parent / "contrib/prometheus/lttd.rules.yml"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 

@@ -17,8 +17,8 @@ from lttd.endpoint import Address, Endpoint, open_listeners
 from lttd.metrics import FAMILIES, make_render
 from tests.running import PATIENCE_S, free_port
 from tests.scrapes import (
-    ALERTS,
     DOCS,
+    RULES,
     busy_numbers,
     torn_samples,
     torn_trace,
@@ -50,7 +50,7 @@ def test_promtool_accepts_the_metrics() -> None:
 
 @needs_promtool
 def test_promtool_accepts_the_alerts_and_the_documents_queries(tmp_path: Path) -> None:
-    promtool("check", "rules", str(ALERTS))
+    promtool("check", "rules", str(RULES))
     queries = re.findall(r"```promql\n(.*?)```", (DOCS / "METRICS.md").read_text(), re.S)
     assert len(queries) >= 4
     rules = [{"record": f"x:q{n}", "expr": query} for n, query in enumerate(queries)]
@@ -107,7 +107,7 @@ def test_each_alert_fires_for_its_trouble_only(tmp_path: Path) -> None:
         'process_start_time_seconds{job="lttd",instance="a"}': "_x6 360x4",
     }
     raised_by = RAISED_BY | {"LttdRecoveredFromCrash": recovered}
-    assert raised_by.keys() == set(re.findall(r"alert: (\w+)", ALERTS.read_text()))
+    assert raised_by.keys() == set(re.findall(r"alert: (\w+)", RULES.read_text()))
     cases: list[tuple[dict[str, str], list[str]]] = [(QUIET, [])]
     cases += [(QUIET | series, [alert]) for alert, series in raised_by.items()]
     tests = [
@@ -127,7 +127,7 @@ def test_each_alert_fires_for_its_trouble_only(tmp_path: Path) -> None:
         for series, alerts in cases
     ]
     path = tmp_path / "test.yml"
-    path.write_text(json.dumps({"rule_files": [str(ALERTS)], "tests": tests}))
+    path.write_text(json.dumps({"rule_files": [str(RULES)], "tests": tests}))
     promtool("test", "rules", str(path))
 
 
@@ -165,7 +165,7 @@ async def test_a_real_prometheus_scrapes_the_endpoint(tmp_path: Path) -> None:
         json.dumps(
             {
                 "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
-                "rule_files": [str(ALERTS)],
+                "rule_files": [str(RULES)],
                 "scrape_configs": [scrape],
             }
         )
