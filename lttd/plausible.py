@@ -44,7 +44,7 @@ def is_count(value: object, most: int = MOST_COUNT) -> bool:
     return type(value) is int and 0 <= value <= most
 
 
-def _is_text(value: object, most_bytes: int = MOST_TEXT_BYTES) -> bool:
+def is_text(value: object, most_bytes: int = MOST_TEXT_BYTES) -> bool:
     """Tell whether a value is text that UTF-8 can encode; half a surrogate pair is not."""
     if not isinstance(value, str):
         return False
@@ -56,13 +56,13 @@ def _is_text(value: object, most_bytes: int = MOST_TEXT_BYTES) -> bool:
 
 def is_name(value: object) -> bool:
     """Tell whether a value can be the name of a channel, which becomes part of a file name."""
-    return _is_text(value, MOST_NAME_BYTES) and "\0" not in str(value)
+    return is_text(value, MOST_NAME_BYTES) and "\0" not in str(value)
 
 
 def _are(test: Test) -> Test:
     """Return a test of a mapping's values."""
     return lambda value: (
-        isinstance(value, dict) and all(map(_is_text, value)) and all(map(test, value.values()))
+        isinstance(value, dict) and all(map(is_text, value)) and all(map(test, value.values()))
     )
 
 
@@ -94,8 +94,8 @@ def _is_order(value: object) -> bool:
 _MANIFEST: Final[dict[str, Test]] = {"layout": lambda value: value in ("packed", "sparse")}
 _MAY_MANIFEST: Final[dict[str, Test]] = {
     "state": lambda value: value in ("open", "closed"),
-    "machine": _are(_is_text),
-    "lttd_version": _is_text,
+    "machine": _are(is_text),
+    "lttd_version": is_text,
 }
 _STREAM: Final[dict[str, Test]] = {
     "channel": is_name,
@@ -108,7 +108,7 @@ _STREAM: Final[dict[str, Test]] = {
     "counters": _are(is_count),
 }
 _SUMMARY: Final[dict[str, Test]] = {
-    "name": _is_text,
+    "name": is_text,
     "cpu": _is_cpu,
     "subbuffers": _is_sum,
     "payload_bytes": _is_sum,
@@ -125,7 +125,7 @@ _SNAPSHOT: Final[dict[str, Test]] = {
 }
 _MAY_SUMMARY: Final[dict[str, Test]] = {"gaps_unknown": is_count}
 _MAY_STREAM: Final[dict[str, Test]] = {"page_bytes": _is_size, "read_events_before": is_count}
-_MAY_SOURCE: Final[dict[str, Test]] = {"kind": is_name, "spec": _is_text, "continues": is_name}
+_MAY_SOURCE: Final[dict[str, Test]] = {"kind": is_name, "spec": is_text, "continues": is_name}
 _MAY_MACHINE: Final[dict[str, Test]] = {"byteorder": _is_order}
 
 
@@ -135,19 +135,19 @@ def refuse_implausible(manifest: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the message names the key.
     """
-    _hold(manifest, "manifest", _MANIFEST, _MAY_MANIFEST)
-    _hold(manifest["source"], "source", {"clock": _is_text}, _MAY_SOURCE)
-    _hold(manifest.get("machine", {}), "machine", {}, _MAY_MACHINE)
+    refuse_unless(manifest, "manifest", _MANIFEST, _MAY_MANIFEST)
+    refuse_unless(manifest["source"], "source", {"clock": is_text}, _MAY_SOURCE)
+    refuse_unless(manifest.get("machine", {}), "machine", {}, _MAY_MACHINE)
     for number, snapshot in enumerate(_listed(manifest, "clock_snapshots")):
-        _hold(snapshot, f"clock_snapshots[{number}]", _SNAPSHOT, {})
+        refuse_unless(snapshot, f"clock_snapshots[{number}]", _SNAPSHOT, {})
     streams = _listed(manifest, "streams")
     if len(streams) > STREAMS.most:
         raise ValueError(f"{len(streams):,} streams; {STREAMS}")
     for number, stream in enumerate(streams):
         where = f"streams[{number}]"
-        _hold(stream, where, _STREAM, _MAY_STREAM)
+        refuse_unless(stream, where, _STREAM, _MAY_STREAM)
         if stream["summary"] is not None:
-            _hold(stream["summary"], f"{where}.summary", _SUMMARY, _MAY_SUMMARY)
+            refuse_unless(stream["summary"], f"{where}.summary", _SUMMARY, _MAY_SUMMARY)
     if len({(one["channel"], one["cpu"]) for one in streams}) < len(streams):
         raise ValueError("two streams of one channel and CPU")
 
@@ -164,11 +164,18 @@ def _listed(manifest: Mapping[str, Any], key: str) -> list[Any]:
     return value
 
 
-def _hold(value: Any, where: str, must: Mapping[str, Test], may: Mapping[str, Test]) -> None:  # noqa: ANN401
-    """Raise ValueError unless a mapping has all keys of *must*, and every value passes its test."""
+def refuse_unless(
+    value: object, where: str, must: Mapping[str, Test], may: Mapping[str, Test]
+) -> Mapping[str, Any]:
+    """Return a mapping that has all keys of *must*, and whose values pass their tests.
+
+    Raises:
+        ValueError: the value is not such a mapping; the message begins with *where*.
+    """
     if not isinstance(value, Mapping):
         raise ValueError(f"{where}: not a mapping")  # noqa: TRY004  (of the file, not of a caller)
     tests = dict(must) | {key: test for key, test in may.items() if key in value}
     for key, test in tests.items():
         if not test(value[key]):
             raise ValueError(f"{where}.{key} has the impossible value {_shown(value[key])}")
+    return value
