@@ -1,4 +1,4 @@
-"""Serve /metrics and /healthz over HTTP beside the reading loop, without delaying it.
+"""Serve /metrics, /healthz and the status page over HTTP without delaying the reading loop.
 
 Rule: one request per connection, then close; a scrape every few seconds needs no more.
 Rule: this module bounds everything that a client does: the rate and the number of connections, the
@@ -9,7 +9,7 @@ Invariant: no input of a client, and no failure to answer it, ends serve().
 import errno
 import re
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -41,6 +41,20 @@ RENDER_INTERVAL_S: Final = 0.25
 # The machine lacks a resource; the connection stays in the listen queue meanwhile.
 ACCEPT_LATER: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 ACCEPT_LATER_S: Final = 1.0
+
+# Of every answer: browsers keep nothing, let no other site read or frame it, and load nothing for
+# it from elsewhere.
+SAFETY: Final = (
+    ("Cache-Control", "no-store"),
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+)
 
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 TEXT_TYPE: Final = "text/plain; charset=utf-8"
@@ -144,19 +158,27 @@ class Answer:
     content_type: str = TEXT_TYPE
 
 
+Route = Callable[[], Answer]
+
+
 class Endpoint:
-    """Answers requests by two functions, which run on the loop of serve()."""
+    """Answers requests by a function for each path, which runs on the loop of serve()."""
 
     def __init__(
         self,
         render: Callable[[], bytes],
         health: Callable[[], tuple[bool, str]],
         host_names: Collection[str] = frozenset(),
+        pages: Mapping[bytes, Route] | None = None,
     ) -> None:
-        """*host_names*: further names of this machine, besides those of hosts.py."""
+        """*host_names*: further names of this machine, besides those of hosts.py.
+
+        *pages*: further paths, besides /metrics and /healthz.
+        """
         self._host_names = host_names
         self._render = render
         self._health = health
+        self._routes = {b"/metrics": self._metrics, b"/healthz": self._healthz, **(pages or {})}
         self._made: dict[bytes, tuple[Answer, float]] = {}  # by path; answer, and when
         self._connections: dict[trio.CancelScope, None] = {}  # oldest first
 
@@ -211,23 +233,23 @@ class Endpoint:
         # h11 has refused HTTP/1.1 without exactly one.
         if not all(allows(host.decode("latin-1"), self._host_names) for host in hosts):
             return Answer(421, b"not a name of this server; --web-allow-host NAME makes it one\n")
-        make = {b"/metrics": self._metrics, b"/healthz": self._healthz}.get(path)
+        make = self._routes.get(path)
         if make is None:
-            return Answer(404, b"there are /metrics and /healthz\n")
+            return Answer(404, b"there are %s\n" % b", ".join(self._routes))
         if request.method not in (b"GET", b"HEAD"):
             return Answer(405, b"GET and HEAD only\n")
         now = trio.current_time()
         made, made_at = self._made.get(path, (None, 0.0))
         if made is None or now >= made_at + RENDER_INTERVAL_S:
-            made = self._make(make)
+            made = self._make(path.decode("ascii"), make)
             self._made[path] = (made, now)
         return made
 
-    def _make(self, make: Callable[[], Answer]) -> Answer:
+    def _make(self, path: str, make: Route) -> Answer:
         try:
             return make()
         except Exception as error:  # noqa: BLE001  (a bug here must not end the recording)
-            say(f"/metrics or /healthz could not be answered: {unforeseen(error)}")
+            say(f"{path} could not be answered: {unforeseen(error)}")
             return Answer(500, b"lttd could not make this answer; its log says why\n")
 
     def _metrics(self) -> Answer:
@@ -266,6 +288,7 @@ async def _send(
         ("Content-Type", answer.content_type),
         ("Content-Length", str(len(answer.body))),
         ("Connection", "close"),
+        *SAFETY,
     ]
     if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
         headers.append(("Allow", "GET, HEAD"))

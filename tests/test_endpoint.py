@@ -96,6 +96,52 @@ async def test_a_head_request_gets_the_headers_of_get_without_a_body() -> None:
     assert reply.endswith(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (GET, 200),
+        (GET.replace(b"/metrics", b"/nothing"), 404),
+        (GET.replace(b"GET", b"PUT"), 405),
+        (GET.replace(b"localhost", b"evil.example"), 421),
+        (b"x\r\n\r\n", 400),
+    ],
+)
+async def test_no_answer_may_be_cached_framed_or_read_by_other_sites(
+    request_: bytes, status: int
+) -> None:
+    found, headers, _ = parsed(await exchange(Endpoint(Rendering(), healthy), request_))
+    assert found == status
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    policy = dict(
+        part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";")
+    )
+    assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == "'self'"
+    assert "access-control-allow-origin" not in headers
+
+
+async def test_a_further_path_is_made_at_the_same_bounded_rate(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    times = itertools.count(1)
+    pages = {b"/": lambda: endpoint.Answer(200, b"%d" % next(times), "text/html")}
+    server = Endpoint(Rendering(), healthy, pages=pages)
+    request = GET.replace(b"/metrics", b"/")
+    for body in (b"1", b"1"):
+        status, headers, found = parsed(await exchange(server, request))
+        assert (status, headers["content-type"], found) == (200, "text/html", body)
+    await trio.sleep(endpoint.RENDER_INTERVAL_S)
+    assert parsed(await exchange(server, request))[2] == b"2"
+
+
+async def test_an_unknown_path_gets_the_known_ones() -> None:
+    server = Endpoint(Rendering(), healthy, pages={b"/": lambda: endpoint.Answer(200, b"")})
+    status, _, body = parsed(await exchange(server, GET.replace(b"/metrics", b"/favicon.ico")))
+    assert (status, body) == (404, b"there are /metrics, /healthz, /\n")
+
+
 async def test_healthz_answers_ok_or_503_with_the_reason() -> None:
     request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     status, _, body = parsed(await exchange(Endpoint(Rendering(), healthy), request))
@@ -315,7 +361,7 @@ async def test_an_exception_in_rendering_gives_a_500_and_one_line_in_the_log(
         reply = await exchange(server, GET.replace(b"/metrics", path))
         assert parsed(reply)[0] == 500
     err = capfd.readouterr().err
-    assert err.startswith("lttd: /metrics or /healthz could not be answered: unforeseen KeyError")
+    assert err.startswith(f"lttd: {path.decode()} could not be answered: unforeseen KeyError")
     assert err.count("\n") == 1
 
 
