@@ -41,6 +41,15 @@ MANIFEST: Final = Limit(
 SYNCED: Final = Limit(
     8 * MIB, "bytes", "a synced record (synced.json)", "a stream takes 85 bytes of it"
 )
+KEPT: Final = Limit(
+    16 * MIB,
+    "bytes",
+    "the reasons that keep a segment (kept.json)",
+    "a trigger has 300 bytes, and 0.3 MiB where its labels are as many and as long as they may be",
+)
+KEPT_TRIGGERS: Final = Limit(
+    4096, "triggers", "the reasons that keep a segment", "triggers are limited in rate"
+)
 STREAMS: Final = Limit(
     32_000,
     "streams",

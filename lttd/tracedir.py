@@ -30,6 +30,7 @@ from lttd.subbuffer import StreamInfo
 
 MANIFEST: Final = "trace.json"
 SYNCED: Final = "synced.json"
+KEPT: Final = "kept.json"
 RESERVE: Final = ".reserve"
 LOCK: Final = ".lock"
 MOST_FILE_NAME: Final = 250
@@ -95,6 +96,11 @@ class SegmentPaths:
     def synced(self) -> Path:
         """The synced record."""
         return self.directory / SYNCED
+
+    @property
+    def kept(self) -> Path:
+        """The reasons why retention must not delete the segment."""
+        return self.directory / KEPT
 
     @property
     def reserve(self) -> Path:
