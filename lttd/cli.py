@@ -20,7 +20,7 @@ from lttd.start import (
     threads_that_fail_end_all,
     unforeseen,
 )
-from lttd.terminal import fill_standard_descriptors, say
+from lttd.terminal import Level, fill_standard_descriptors, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,10 +48,10 @@ def _guarded(arguments: Sequence[str], signals: Signals) -> int:
         except SystemExit:
             raise  # --help, --version
         except LttdError as error:
-            say(str(error))
+            say(str(error), Level.ERROR)
             status = error.exit_status
         except BaseException as error:  # noqa: BLE001  (no traceback reaches a user)
-            say(unforeseen(error))
+            say(unforeseen(error), Level.ERROR)
             status = 1
     exit_if_threads_run(threads, status)
     return status
@@ -81,7 +81,10 @@ def _run(config: Config, signals: Signals, ready_fd: int = -1) -> int:
             try:
                 os.write(ready_fd, b"\0")
             except BrokenPipeError:
-                say("the process that started this daemon did not wait for it; it keeps recording")
+                words = (
+                    "the process that started this daemon did not wait for it; it keeps recording"
+                )
+                say(words, Level.NOTICE)
             os.close(ready_fd)
 
     return run(config, tell_parent, signals, command)
@@ -123,7 +126,7 @@ def _in_background(config: Config, signals: Signals) -> int:
         _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
-        say(f"the daemon was killed by signal {-code} before it recorded")
+        say(f"the daemon was killed by signal {-code} before it recorded", Level.ERROR)
         return 1
     return code  # 0: the recording has ended already
 

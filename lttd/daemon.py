@@ -39,7 +39,7 @@ from lttd.stats import StreamSummary, events_lost, lost_key
 from lttd.status import Observer
 from lttd.subbuffer import TAKE_BYTES, BufferPool, Reason, Unit
 from lttd.summary import write_summary
-from lttd.terminal import say
+from lttd.terminal import Level, say
 from lttd.tracedir import segments_below
 from lttd.version import VERSION
 
@@ -111,7 +111,7 @@ class Daemon:
             LttdError: nothing was recorded, and nothing half-made stays.
         """
         for note in self._config.notes:
-            say(note)
+            say(note, Level.NOTICE)
         # From here on a signal sets a flag.  It interrupts no step half-way, such as the start of
         # threads that must be ended.
         with ExitStack() as stack, self._signals.delivered_to(self._hear):
@@ -127,7 +127,7 @@ class Daemon:
                 self._recorder.start()
                 self._raise_priority(thread_ids())
                 for recovered in recover_open_segments(self._disk, self._config.trace_dir):
-                    say(recovered.line)
+                    say(recovered.line, Level.WARNING)
                     self._observer.also(recovered.streams)
                 self._recorder.segment_count = len(segments_below(self._config.trace_dir))
                 # Open sources first: if the request is impossible, earlier rings stay untouched.
@@ -196,14 +196,14 @@ class Daemon:
         recording.mark_progress()
         tell_notes(recording.source)
         if config.verbose:
-            say(f"{source.info.spec} -> {recording.segment.paths.directory}")
+            say(f"{source.info.spec} -> {recording.segment.paths.directory}", Level.INFO)
         return recording
 
     async def _drain_previous_runs(self, number: int, owner: Owner) -> int:
         """Drain the rings that a killed lttd left for this trace into segments of their own."""
         sources, lines = open_previous_runs(self._config.sources, self._pool, owner)
         for line in lines:
-            say(line)
+            say(line, Level.WARNING)
         for source in sources:
             try:
                 recording = self._begin(source, number)
@@ -222,7 +222,8 @@ class Daemon:
             found = sum(summary.subbuffers for summary in summaries)
             say(
                 f"{source.info.spec}: {found} sub-buffers of a previous run are kept in "
-                f"{recording.segment.paths.directory}" + _killed(summaries)
+                f"{recording.segment.paths.directory}" + _killed(summaries),
+                Level.WARNING,
             )
         return number
 
@@ -286,11 +287,12 @@ class Daemon:
     def _signalled(self, number: int) -> None:
         if MEANINGS[number] is Meaning.NONE:
             if line := self._signals.report(number):
-                say(line)
+                say(line, Level.NOTICE)
             return
         self._ends_heard += 1
         if self._ends_heard > 1:
-            say("a second signal: data that is not written yet is abandoned and counted")
+            words = "a second signal: data that is not written yet is abandoned and counted"
+            say(words, Level.WARNING)
             self._draining.cancel()
             self._recorder.abandon_backlog()
         self._command.signalled(number)
@@ -324,20 +326,20 @@ class Daemon:
 
     # -- the lines at the end
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str, level: Level) -> None:
         self._said.append(line)
-        say(line)
+        say(line, level)
 
     def _tell(self) -> None:
         self._tell_summary()
         for line in dict.fromkeys(map(str, self._failures)):
             if line not in self._said:
-                say(line)
+                say(line, Level.ERROR)
 
     def _tell_summary(self) -> None:
         status = self._command.status
         if status:
-            say(f"{self._config.command[0]}: ended with status {status}")
+            say(f"{self._config.command[0]}: ended with status {status}", Level.NOTICE)
         about = {"command_status": status} if self._config.command else {}
         try:
             write_summary(self._config.summary, self._summaries, about)

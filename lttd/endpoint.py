@@ -18,9 +18,10 @@ import h11
 import trio
 
 from lttd.errors import UsageError
+from lttd.health import Limiter
 from lttd.hosts import allows
 from lttd.start import unforeseen
-from lttd.terminal import printable, say
+from lttd.terminal import Level, printable, say
 
 # Prometheus sends about 300 bytes.
 REQUEST_BYTES: Final = 8 << 10
@@ -181,6 +182,7 @@ class Endpoint:
         self._routes = {b"/metrics": self._metrics, b"/healthz": self._healthz, **(pages or {})}
         self._made: dict[bytes, tuple[Answer, float]] = {}  # by path; answer, and when
         self._connections: dict[trio.CancelScope, None] = {}  # oldest first
+        self._limiter = Limiter(say)
 
     async def serve(
         self,
@@ -249,7 +251,9 @@ class Endpoint:
         try:
             return make()
         except Exception as error:  # noqa: BLE001  (a bug here must not end the recording)
-            say(f"{path} could not be answered: {unforeseen(error)}")
+            self._limiter.say(
+                path, f"{path} could not be answered: {unforeseen(error)}", Level.ERROR
+            )
             return Answer(500, b"lttd could not make this answer; its log says why\n")
 
     def _metrics(self) -> Answer:

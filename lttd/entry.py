@@ -51,10 +51,11 @@ def _lacks_room(program: str) -> bool:
         try:
             mmap.mmap(-1, room_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, access).close()
         except OSError:
-            from lttd.terminal import say  # noqa: PLC0415  (seldom needed)
+            from lttd.terminal import Level, say  # noqa: PLC0415  (seldom needed)
 
             more = f"{room_bytes >> 20} MiB more than {program} has now"
-            say(f"numpy cannot be loaded: this takes {more} ({name})", program)
+            line = f"numpy cannot be loaded: this takes {more} ({name})"
+            say(line, Level.ERROR, program)
             return True
     return False
 

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from typing import Final, NamedTuple
 
+from lttd.terminal import Level
+
 ACT_NS: Final = 60_000_000_000
 LINE_INTERVAL_NS: Final = 60_000_000_000
 
@@ -91,7 +93,11 @@ class Condition(NamedTuple):
 Probe = Callable[[], Iterable[Condition]]
 
 
-def _silent(_: str) -> None:
+Say = Callable[[str, Level], None]
+"""Writes one line."""
+
+
+def _silent(_line: str, _level: Level) -> None:
     return None
 
 
@@ -100,7 +106,7 @@ class Limiter:
 
     def __init__(
         self,
-        say: Callable[[str], None],
+        say: Say,
         now_ns: Callable[[], int] = time.monotonic_ns,
         interval_ns: int = LINE_INTERVAL_NS,
     ) -> None:
@@ -111,7 +117,7 @@ class Limiter:
         self._not_before: dict[Hashable, int] = {}
         self._held_back: dict[Hashable, int] = {}
 
-    def say(self, kind: Hashable, text: str) -> None:
+    def say(self, kind: Hashable, text: str, level: Level) -> None:
         """Write *text*, unless a line of this kind was written less than an interval ago."""
         now = self._now_ns()
         with self._lock:
@@ -120,7 +126,9 @@ class Limiter:
                 return
             self._not_before[kind] = now + self._interval_ns
             more = self._held_back.pop(kind, 0)
-        self._say(f"{text} ({more} more of these since the last such line)" if more else text)
+        if more:
+            text += f" ({more} more of these since the last such line)"
+        self._say(text, level)
 
 
 class Health:
@@ -128,7 +136,7 @@ class Health:
 
     def __init__(
         self,
-        say: Callable[[str], None] = _silent,
+        say: Say = _silent,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """*say* writes a line; *now_ns* reads a clock that never goes back."""
@@ -145,20 +153,24 @@ class Health:
             new = (trouble, where) not in self._states
             self._states[trouble, where] = words
         if new:
-            self._limiter.say(trouble, str(Condition(trouble, where, words)))
+            self._warn(Condition(trouble, where, words))
 
     def ends(self, trouble: Trouble, words: str, where: str = "") -> None:
         """End a state, and write *words* unless empty; do nothing if it never began."""
         with self._lock:
             known = self._states.pop((trouble, where), None)
         if known is not None and words:
-            self._limiter.say((trouble, "over"), str(Condition(trouble, where, words)))
+            line = str(Condition(trouble, where, words))
+            self._limiter.say((trouble, "over"), line, Level.NOTICE)
 
     def happened(self, trouble: Trouble, words: str, where: str = "") -> None:
         """Report an act that is over already; it counts for a minute."""
         with self._lock:
             self._acts[trouble, where] = words, self._now_ns() + ACT_NS
-        self._limiter.say(trouble, str(Condition(trouble, where, words)))
+        self._warn(Condition(trouble, where, words))
+
+    def _warn(self, condition: Condition) -> None:
+        self._limiter.say(condition.trouble, str(condition), Level.WARNING)
 
     def ask(self, probe: Probe) -> None:
         """Add a probe, which is called for each answer."""

@@ -17,7 +17,7 @@ from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.sources.base import Attachments, Owner, Source, SourceInfo, Stored, Stream, When
 from lttd.stats import StreamStats
-from lttd.terminal import say
+from lttd.terminal import Level, say
 from lttd.tracedir import (
     LOCK,
     SegmentPaths,
@@ -217,7 +217,7 @@ class Recording:
 def tell_notes(source: Source) -> None:
     """Report what the kernel changed or refused since the last call."""
     for note in source.notes():
-        say(f"{source.info.spec}: {note}")
+        say(f"{source.info.spec}: {note}", Level.WARNING)
 
 
 def _told(info: SourceInfo) -> dict[str, Any]:

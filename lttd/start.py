@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from lttd.errors import refusal
-from lttd.terminal import say
+from lttd.terminal import Level, say
 
 _MOST_CHARACTERS: Final = 300
 
@@ -61,7 +61,7 @@ def threads_that_fail_end_all() -> Iterator[None]:
     def end(failed: threading.ExceptHookArgs) -> None:
         if failed.exc_value is None or isinstance(failed.exc_value, SystemExit):
             return
-        say(unforeseen(failed.exc_value))
+        say(unforeseen(failed.exc_value), Level.ERROR)
         os._exit(1)
 
     before, threading.excepthook = threading.excepthook, end

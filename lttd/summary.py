@@ -9,7 +9,7 @@ from typing import Any
 
 from lttd.errors import LttdError, OutputError
 from lttd.stats import StreamSummary, summary_json, summary_table
-from lttd.terminal import put_line, say_lines
+from lttd.terminal import Level, put_line, say_lines
 
 
 def write_summary(how: str, streams: Sequence[StreamSummary], about: dict[str, Any]) -> None:
@@ -21,7 +21,7 @@ def write_summary(how: str, streams: Sequence[StreamSummary], about: dict[str, A
         LttdError: it could not be written.
     """
     if how == "table" and streams:
-        say_lines(summary_table(streams))
+        say_lines(summary_table(streams), Level.INFO)
     elif how.startswith("json"):
         value: dict[str, Any] = {**summary_json(streams), **about}
         path = how.removeprefix("json").removeprefix(":")

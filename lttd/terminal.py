@@ -1,5 +1,9 @@
 r"""The only way out to stderr and stdout: escaped text, by writers that survive any descriptor.
 
+Each line to stderr has a Level.  Where stderr is the journal (JOURNAL_STREAM names the device and
+inode of descriptor 2), the line begins with ``<3>`` or another number, which the journal takes as
+its priority and removes; elsewhere nobody sees the level.  Source: sd-daemon(3), systemd.exec(5).
+
 These characters are escaped:
 
     control characters below U+0080, except tab  \x1b    one byte
@@ -20,6 +24,7 @@ Rules:
   (status 120).
 """
 
+import enum
 import errno
 import os
 import re
@@ -35,10 +40,23 @@ PIPE_CLOSED: Final = 128 + 13
 """Exit status when the reader of the output ended first, as a shell reports SIGPIPE."""
 # Poll reports a pipe as writable when this many bytes fit: pipe(7), PIPE_BUF on Linux.
 _PIPE_BUF: Final = 4096
+_JOURNAL_STREAM: Final = "JOURNAL_STREAM"
 _SUMMARY_PATIENCE_S: Final = 10.0
 _UNSAFE: Final = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+
+class Level(enum.IntEnum):
+    """How urgent a line is: the priorities of syslog(3) that lttd uses."""
+
+    ERROR = 3
+    """Something failed; data is or may be missing."""
+    WARNING = 4
+    """A state began that a person should look at."""
+    NOTICE = 5
+    """A state ended or changed, and nothing has to be done."""
+    INFO = 6
 
 
 def printable(text: str) -> str:
@@ -80,13 +98,17 @@ class _Stderr:
         self._missing_lines = 0
         self._inside_line = False
 
-    def write(self, text: str, program: str, patience_s: float) -> None:
-        """Write whole lines; wait for the reader at most *patience_s*."""
+    def write(self, text: str, level: Level, program: str, patience_s: float) -> None:
+        """Write whole lines of *level*; wait for the reader at most *patience_s*."""
         with self._lock:
-            head = "\n" if self._inside_line else ""
+            lines = text
             if self._missing_lines:
-                head += f"{program}: {self._missing_lines} lines before this one were not written\n"
-            data = f"{head}{text}".encode()
+                missing = f"{self._missing_lines} lines before this one were not written"
+                lines = f"{program}: {missing}\n{text}"
+            if _stderr_is_the_journal():
+                # Each line, so that no text within a line can set the priority of its own.
+                lines = "".join(f"<{level}>{line}" for line in lines.splitlines(keepends=True))
+            data = ("\n" * self._inside_line + lines).encode()
             try:
                 written = _write_all(sys.stderr, data, patience_s)
             except OSError:
@@ -99,22 +121,34 @@ class _Stderr:
                 self._inside_line |= written > 0
 
 
+def _stderr_is_the_journal() -> bool:
+    """Tell whether lines go to the journal; a redirected stderr is another file."""
+    named = os.environ.get(_JOURNAL_STREAM)
+    if not named or sys.stderr is None:
+        return False
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):  # closed, or no file
+        return False
+    return named == f"{status.st_dev}:{status.st_ino}"
+
+
 _STDERR: Final = _Stderr()
 
 
-def say(text: str, program: str = "lttd") -> None:
+def say(text: str, level: Level, program: str = "lttd") -> None:
     """Write one line to stderr: escaped, never waiting, never failing."""
-    _STDERR.write(f"{program}: {printable(text)}\n", program, 0.0)
+    _STDERR.write(f"{program}: {printable(text)}\n", level, program, 0.0)
 
 
-def say_lines(text: str, program: str = "lttd") -> None:
+def say_lines(text: str, level: Level, program: str = "lttd") -> None:
     """Write lines whose values are escaped already to stderr; wait up to 10 s for its reader."""
-    _STDERR.write(f"{text}\n", program, _SUMMARY_PATIENCE_S)
+    _STDERR.write(f"{text}\n", level, program, _SUMMARY_PATIENCE_S)
 
 
 def overwrite_line(text: str) -> None:
     """Write text to a terminal on stderr, which the next output overwrites."""
-    _STDERR.write(f"{printable(text)}\r", "", 0.0)
+    _STDERR.write(f"{printable(text)}\r", Level.INFO, "", 0.0)
 
 
 def is_terminal(stream: TextIO | None) -> bool:

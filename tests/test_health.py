@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from lttd.health import ACT_NS, LINE_INTERVAL_NS, Condition, Health, Limiter, Trouble
+from lttd.terminal import Level
 
 
 class Clock:
@@ -27,7 +28,7 @@ def lines() -> list[str]:
 
 @pytest.fixture
 def health(clock: Clock, lines: list[str]) -> Health:
-    return Health(lines.append, clock)
+    return Health(lambda line, _: lines.append(line), clock)
 
 
 FULL, FAILED = Trouble.BACKLOG_FULL, Trouble.WRITER_FAILED
@@ -104,13 +105,13 @@ def test_a_trouble_writes_one_line_a_minute_and_counts_the_others(
 
 
 def test_a_limiter_limits_each_kind_of_line(clock: Clock, lines: list[str]) -> None:
-    limiter = Limiter(lines.append, clock, interval_ns=10)
-    limiter.say("a", "one")
-    limiter.say("b", "two")
+    limiter = Limiter(lambda line, _: lines.append(line), clock, interval_ns=10)
+    limiter.say("a", "one", Level.WARNING)
+    limiter.say("b", "two", Level.WARNING)
     clock.now += 9
-    limiter.say("a", "three")
+    limiter.say("a", "three", Level.WARNING)
     clock.now += 1
-    limiter.say("b", "four")
+    limiter.say("b", "four", Level.WARNING)
     assert lines == ["one", "two", "four"]
 
 

@@ -175,7 +175,7 @@ async def test_an_unreadable_stream_is_tried_at_growing_intervals(
     stream = Failing(SourceError("Input/output error"), small_batches(info(), 3))
     segment = segment_of(recorder, tmp_path / "t", stream.info)
     lines: list[str] = []
-    health = Health(lines.append, lambda: int(trio.current_time() * 1e9))
+    health = Health(lambda line, _: lines.append(line), lambda: int(trio.current_time() * 1e9))
     reader = Reader(recorder, flush_interval_s=0.05, health=health)
     reader.add([(stream, segment.lanes[stream.info.id])])
     async with trio.open_nursery() as nursery:

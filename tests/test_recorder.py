@@ -245,7 +245,7 @@ class Going:
 @pytest.fixture(params=["packed", "sparse"])
 def going(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Going]:
     lines: list[str] = []
-    health = Health(lines.append)
+    health = Health(lambda line, _: lines.append(line))
     # Only the test syncs.
     recorder = Recorder(keep_going=True, health=health, sync_interval_s=PATIENCE_S)
     recorder.start()
@@ -506,7 +506,7 @@ def test_a_removed_lock_is_reported_and_its_replacement_is_left_alone(
 @pytest.mark.parametrize("act", ["removed", "replaced"])
 def test_a_removed_lock_of_the_trace_is_reported_until_it_is_back(tmp_path: Path, act: str) -> None:
     lines: list[str] = []
-    disk, health = Disk(), Health(lines.append)
+    disk, health = Disk(), Health(lambda line, _: lines.append(line))
     with (
         locked_trace(disk, tmp_path / "t", append=False) as number,
         closing(Recorder(health=health)) as recorder,

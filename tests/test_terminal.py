@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from lttd.terminal import printable, printable_bytes
 
 RUN = [sys.executable, "-c"]
-SAY = "from lttd.terminal import say; say('one'); say('two')"
+SAY = "from lttd.terminal import Level, say; say('one', Level.INFO); say('two', Level.INFO)"
 PUT = "from lttd.terminal import put; put(b'x' * 300_000)"
 
 
@@ -73,6 +74,51 @@ def test_a_line_that_stderr_refuses_does_not_change_the_status(where: str) -> No
     assert ended(SAY, where).returncode == 0
 
 
+JOURNAL = """
+import os, sys
+from lttd.health import Health, Trouble
+from lttd.terminal import Level, say, say_lines
+log = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{log.st_dev}:{log.st_ino + int(sys.argv[1])}"
+for level in Level:
+    say(f"<0>a line of {level.name}", level)
+say_lines("a table\\n<2>of two lines", Level.INFO)
+health = Health(say)
+health.begins(Trouble.BACKLOG_FULL, "full")
+health.ends(Trouble.BACKLOG_FULL, "empty")
+health.happened(Trouble.RING_EMPTIED, "emptied", "x_0")
+"""
+LINES = [
+    ("<3>", "lttd: <0>a line of ERROR"),
+    ("<4>", "lttd: <0>a line of WARNING"),
+    ("<5>", "lttd: <0>a line of NOTICE"),
+    ("<6>", "lttd: <0>a line of INFO"),
+    ("<6>", "a table"),
+    ("<6>", "<2>of two lines"),
+    ("<4>", "lttd: full"),
+    ("<5>", "lttd: empty"),
+    ("<4>", "lttd: x_0: emptied"),
+]
+
+
+@pytest.mark.parametrize("is_journal", [True, False])
+def test_every_line_has_a_priority_where_stderr_is_the_journal_and_nowhere_else(
+    tmp_path: Path, is_journal: bool
+) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        subprocess.run([*RUN, JOURNAL, "0" if is_journal else "1"], stderr=stderr, check=True)
+    expected = [(priority if is_journal else "") + line for priority, line in LINES]
+    assert log.read_text().splitlines() == expected
+
+
+@pytest.mark.parametrize("stream", ["", ":", "x", "1:2:3"])
+def test_a_journal_stream_that_names_no_file_sets_no_priority(stream: str) -> None:
+    done = ended(f"import os; os.environ['JOURNAL_STREAM'] = {stream!r}; {SAY}", "")
+    assert done.stderr == "lttd: one\nlttd: two\n"
+    assert ended(f"import os; os.environ['JOURNAL_STREAM'] = '1:2'; {SAY}", "2>&-").returncode == 0
+
+
 def with_pipe(code: str, before: Callable[[int, int], None]) -> tuple[subprocess.Popen[bytes], int]:
     """Start Python with a pipe as stdout and stderr; return the process and the read end."""
     reading, writing = os.pipe()
@@ -89,11 +135,11 @@ def test_a_line_to_a_pipe_without_a_reader_does_not_change_the_status() -> None:
 
 def test_a_slow_reader_blocks_nobody_and_its_missed_lines_are_counted() -> None:
     code = (
-        "import os, sys; from lttd.terminal import say\n"
-        "for n in range(2000): say('x' * 100)\n"
+        "import os, sys; from lttd.terminal import Level, say\n"
+        "for n in range(2000): say('x' * 100, Level.INFO)\n"
         "os.write(1, b'.')\n"
         "os.read(0, 1)\n"
-        "say('later')"
+        "say('later', Level.INFO)"
     )
     reading, writing = os.pipe()
     with (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lttd.errors import LttdError
-from lttd.terminal import PIPE_CLOSED, fill_standard_descriptors, put_line, say
+from lttd.terminal import PIPE_CLOSED, Level, fill_standard_descriptors, put_line, say
 from lttd.usage import Parser, ShowVersion, shortened
 
 if TYPE_CHECKING:
@@ -43,17 +43,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except LttdError as error:
-        _say(shortened(str(error)))
+        _say(shortened(str(error)), Level.ERROR)
         return error.exit_status
     except BrokenPipeError:
         return PIPE_CLOSED
     except KeyboardInterrupt:
         return INTERRUPTED
     except MemoryError:  # to load what finds better words for it takes memory, too
-        _say("memory is used up: allow lttv more (ulimit -v, ulimit -d)")
+        _say("memory is used up: allow lttv more (ulimit -v, ulimit -d)", Level.ERROR)
         return 1
     except Exception as error:  # noqa: BLE001  (no traceback reaches a user)
-        _say(shortened(_unforeseen(error)))
+        _say(shortened(_unforeseen(error)), Level.ERROR)
         return 2 if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG else 1
 
 
@@ -65,8 +65,8 @@ def _unforeseen(error: Exception) -> str:
     return unforeseen(error)
 
 
-def _say(text: str) -> None:
-    say(text, "lttv")
+def _say(text: str, level: Level) -> None:
+    say(text, level, "lttv")
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -264,9 +264,10 @@ def _opened(path: Path) -> "Trace":
 
         raise_file_limit()
     for error in trace.unreadable[:MOST_LINES]:
-        _say(f"{error}; its segment is left out")
+        _say(f"{error}; its segment is left out", Level.WARNING)
     if len(trace.unreadable) > MOST_LINES:
-        _say(f"{path}: {len(trace.unreadable) - MOST_LINES} more segments are left out")
+        more = len(trace.unreadable) - MOST_LINES
+        _say(f"{path}: {more} more segments are left out", Level.WARNING)
     return trace
 
 
@@ -351,7 +352,7 @@ def _export(options: argparse.Namespace) -> int:
     trace = _opened(options.trace)
     window = window_of(trace, options.begin, options.end)
     for line in export(trace, window, options.to, options.output):
-        _say(line)
+        _say(line, Level.NOTICE)
     return 0
 
 
@@ -364,7 +365,7 @@ def _plot(options: argparse.Namespace) -> int:
     window = window_of(trace, options.begin, options.end)
     chosen = Filter(options.cpu, options.event, options.where)
     for line in plot(trace, window, chosen, options.output):
-        _say(line)
+        _say(line, Level.NOTICE)
     return 0
 
 

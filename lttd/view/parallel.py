@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from lttd.errors import LttdError
 from lttd.start import unforeseen
-from lttd.terminal import PIPE_CLOSED, say
+from lttd.terminal import PIPE_CLOSED, Level, say
 
 Item = TypeVar("Item")
 _STEP: Final = struct.Struct("<Q")
@@ -107,10 +107,10 @@ def _job(
     except KeyboardInterrupt:
         status = INTERRUPTED
     except LttdError as error:
-        say(str(error), "lttv")
+        say(str(error), Level.ERROR, "lttv")
         status = error.exit_status
     except Exception as error:  # noqa: BLE001  (a job must not return into the caller's code)
-        say(unforeseen(error), "lttv")
+        say(unforeseen(error), Level.ERROR, "lttv")
     finally:
         os._exit(status)
 

@@ -15,7 +15,7 @@ from lttd.files import is_locked, size_bytes
 from lttd.index import ENTRY_BYTES, FOREVER, INDEX_HEADER
 from lttd.manifest import Manifest
 from lttd.stored import StoredStream
-from lttd.terminal import put, say
+from lttd.terminal import Level, put, say
 from lttd.tracedir import LOCK, SegmentPaths, segments
 from lttd.view.commands.text import Show, maker
 from lttd.view.library import ClockGroup
@@ -97,7 +97,7 @@ class _Followed:
         self._refresh_names()
         batch = self._group.batch(Piece(0, FOREVER + 1, parts, last=False))
         for note in batch.notes:
-            say(note, "lttv")
+            say(note, Level.NOTICE, "lttv")
         return list(self._lines.lines(batch))
 
     def _refresh_names(self) -> None:
@@ -144,7 +144,7 @@ class _Recorders:
         )
         if self._until_closed:
             raise LttdError(ended)
-        say(f"{ended}; waiting for more", "lttv")
+        say(f"{ended}; waiting for more", Level.WARNING, "lttv")
 
 
 def _again(stream: StoredStream) -> StoredStream:
@@ -211,6 +211,6 @@ def follow(
 
 def _write(blocks: list[bytes], notes: WindowNotes) -> None:
     for note in notes.take():
-        say(note, "lttv")
+        say(note, Level.NOTICE, "lttv")
     for block in blocks:
         put(block)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lttd.index import FOREVER
-from lttd.terminal import is_terminal, put, say
+from lttd.terminal import Level, is_terminal, put, say
 from lttd.view.family import Lines, Printing
 from lttd.view.filters import Filter
 from lttd.view.json_lines import JsonLines
@@ -176,7 +176,7 @@ class _Out:
     def write(self, blocks: list[bytes]) -> None:
         for note in (*self.taken, *self.notes.take()):
             if self._noted.is_new(note):
-                say(note, "lttv")
+                say(note, Level.NOTICE, "lttv")
         self.taken.clear()
         for block in blocks:
             put(block if self.left is None else self._cut(block))
