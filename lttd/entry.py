@@ -34,11 +34,11 @@ def lttv() -> int:
     before = _end_at_once()
     if _lacks_room("lttv"):
         return 1
-    from lttd.view.cli import main  # noqa: PLC0415  (this import takes the time)
+    from lttd.view.cli import program  # noqa: PLC0415  (this import takes the time)
 
     signal.signal(signal.SIGINT, before)
     try:
-        return main()
+        return program()
     finally:
         _end_at_once()
 

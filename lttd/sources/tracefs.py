@@ -3,7 +3,6 @@
 Rule: lttd changes a setting of an instance that it did not make through an Undo (undo.py) only.
 """
 
-import difflib
 import errno
 import os
 import re
@@ -161,6 +160,8 @@ def _no_match(events_directory: str, glob: str) -> str:
     plain = glob.replace("*", "").strip(":")
     bare = {name.partition(":")[2]: name for name in names}
     whole = {name.partition(":")[0]: name.partition(":")[0] + ":*" for name in names}
+    import difflib  # noqa: PLC0415  (only a misspelt name needs it)
+
     near = difflib.get_close_matches(plain, names, n=3)
     near += [bare[word] for word in difflib.get_close_matches(plain, bare, n=3)]
     near += [whole[word] for word in difflib.get_close_matches(plain.partition(":")[0], whole, n=2)]

@@ -27,10 +27,9 @@ _UNITS_NS: Final = {"": _SECOND_NS, "s": _SECOND_NS, "ms": 1_000_000, "us": 1_00
 # No clock of 64 bits needs more digits, and int() takes 4,300 at most.
 _FRACTION: Final = r"(?:\.(?P<fraction>\d{1,20}))?"
 _NUMBER: Final = rf"(?P<whole>\d{{1,20}}){_FRACTION}"
-_SECONDS: Final = re.compile(_NUMBER)
-_RELATIVE: Final = re.compile(rf"(?P<sign>[+-]){_NUMBER}(?P<unit>|s|ms|us|ns)")
-_OF_DAY: Final = re.compile(rf"(?P<h>\d{{1,2}}):(?P<m>\d\d)(?::(?P<whole>\d\d){_FRACTION})?")
-_ISO: Final = re.compile(
+_RELATIVE: Final = rf"(?P<sign>[+-]){_NUMBER}(?P<unit>|s|ms|us|ns)"
+_OF_DAY: Final = rf"(?P<h>\d{{1,2}}):(?P<m>\d\d)(?::(?P<whole>\d\d){_FRACTION})?"
+_ISO: Final = (
     r"(?P<date>\d{4}-\d\d-\d\d)"
     rf"(?:[T ](?P<time>[\d:]+){_FRACTION}(?P<zone>Z|[+-][\d:]+)?)?"
 )
@@ -105,13 +104,13 @@ def parse_moment(text: str, trace: Trace) -> Moment:
     Raises:
         UsageError: it is not a time, or is relative and the trace is empty.
     """
-    if found := _SECONDS.fullmatch(text):
+    if found := re.fullmatch(_NUMBER, text):
         return Moment(_scaled_ns(found, _SECOND_NS), wall=False)
-    if found := _RELATIVE.fullmatch(text):
+    if found := re.fullmatch(_RELATIVE, text):
         return _relative(found, trace)
-    if found := _OF_DAY.fullmatch(text):
+    if found := re.fullmatch(_OF_DAY, text):
         return _of_day(found, text, trace)
-    if found := _ISO.fullmatch(text):
+    if found := re.fullmatch(_ISO, text):
         return Moment(_iso_ns(found, text), wall=True)
     raise _no_time(text)
 

@@ -3,7 +3,6 @@
 Rule: these reasons are reported; a result that is empty without such a reason is not.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -101,5 +100,7 @@ def _is_common(name: str) -> bool:
 
 
 def _near(name: str, names: Sequence[str]) -> str:
+    import difflib  # noqa: PLC0415  (only a misspelt name needs it)
+
     near = difflib.get_close_matches(name, names, n=_MOST_NEAR, cutoff=_ALIKE)
     return f"; near: {', '.join(near)}" if near else ""
