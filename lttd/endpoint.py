@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Final, Protocol
 
 import h11
 import trio
@@ -26,6 +26,7 @@ from lttd.terminal import Level, printable, say
 # Prometheus sends about 300 bytes.
 REQUEST_BYTES: Final = 8 << 10
 RECEIVE_BYTES: Final = 4 << 10
+BODY_RECEIVE_BYTES: Final = 64 << 10
 REQUEST_DEADLINE_S: Final = 5.0
 # The longest time of a connection; a scrape's own deadline is 10 s by default.
 CONNECTION_DEADLINE_S: Final = 10.0
@@ -157,9 +158,26 @@ class Answer:
     status: int
     body: bytes
     content_type: str = TEXT_TYPE
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further header fields."""
 
 
 Route = Callable[[], Answer]
+
+
+class Post(Protocol):
+    """A path that takes requests with a body."""
+
+    most_bytes: int
+    """The largest body."""
+
+    def refuse(self, authorization: bytes | None) -> Answer | None:
+        """Return the answer to a request that may not post, before its body is read."""
+        ...
+
+    async def answer(self, query: bytes, body: bytes) -> Answer:
+        """Do what the request asks for, and answer it."""
+        ...
 
 
 class Endpoint:
@@ -171,11 +189,13 @@ class Endpoint:
         health: Callable[[], tuple[bool, str]],
         host_names: Collection[str] = frozenset(),
         pages: Mapping[bytes, Route] | None = None,
+        posts: Mapping[bytes, Post] | None = None,
     ) -> None:
         """*host_names*: further names of this machine, besides those of hosts.py.
 
-        *pages*: further paths, besides /metrics and /healthz.
+        *pages*: further paths, besides /metrics and /healthz.  *posts*: paths that take a body.
         """
+        self._posts = posts or {}
         self._host_names = host_names
         self._render = render
         self._health = health
@@ -219,27 +239,35 @@ class Endpoint:
         with trio.move_on_after(REQUEST_DEADLINE_S):
             try:
                 request = await _receive_request(connection, stream)
-            except h11.RemoteProtocolError as error:
-                answer = Answer(error.error_status_hint, f"{printable(str(error))}\n".encode())
-            else:
                 if request is None:
                     return
                 method = request.method
-                answer = self._answer(request)
+                answer = self._refuse_host(request) or await self._answer(
+                    connection, request, stream
+                )
+            except h11.RemoteProtocolError as error:
+                answer = Answer(error.error_status_hint, f"{printable(str(error))}\n".encode())
         await _send(connection, stream, answer, with_body=method != b"HEAD")
         await _linger(stream)
 
-    def _answer(self, request: h11.Request) -> Answer:
-        path = request.target.partition(b"?")[0]
+    def _refuse_host(self, request: h11.Request) -> Answer | None:
         hosts = [value for name, value in request.headers if name == b"host"]
         # h11 has refused HTTP/1.1 without exactly one.
-        if not all(allows(host.decode("latin-1"), self._host_names) for host in hosts):
-            return Answer(421, b"not a name of this server; --web-allow-host NAME makes it one\n")
+        if all(allows(host.decode("latin-1"), self._host_names) for host in hosts):
+            return None
+        return Answer(421, b"not a name of this server; --web-allow-host NAME makes it one\n")
+
+    async def _answer(
+        self, connection: h11.Connection, request: h11.Request, stream: trio.abc.Stream
+    ) -> Answer:
+        path = request.target.partition(b"?")[0]
+        if (post := self._posts.get(path)) is not None:
+            return await self._answer_post(post, connection, request, stream)
         make = self._routes.get(path)
         if make is None:
             return Answer(404, b"there are %s\n" % b", ".join(self._routes))
         if request.method not in (b"GET", b"HEAD"):
-            return Answer(405, b"GET and HEAD only\n")
+            return _other_method("GET, HEAD")
         now = trio.current_time()
         made, made_at = self._made.get(path, (None, 0.0))
         if made is None or now >= made_at + RENDER_INTERVAL_S:
@@ -247,14 +275,37 @@ class Endpoint:
             self._made[path] = (made, now)
         return made
 
+    async def _answer_post(
+        self, post: Post, connection: h11.Connection, request: h11.Request, stream: trio.abc.Stream
+    ) -> Answer:
+        if request.method != b"POST":
+            return _other_method("POST")
+        fields = dict(request.headers)
+        refused = post.refuse(fields.get(b"authorization"))
+        if refused is not None:
+            return refused
+        # h11 has refused a length that is not a number, or several that differ.
+        length = fields.get(b"content-length")
+        if length is None:
+            return Answer(411, b"send a Content-Length\n")
+        if len(length) > 18 or int(length) > post.most_bytes:
+            return Answer(413, b"the body may have %d bytes\n" % post.most_bytes)
+        body = await _receive_body(connection, stream)
+        path, _, query = request.target.partition(b"?")
+        try:
+            return await post.answer(query, body)
+        except Exception as error:  # noqa: BLE001  (a bug here must not end the recording)
+            return self._failed(path.decode("ascii"), error)
+
     def _make(self, path: str, make: Route) -> Answer:
         try:
             return make()
         except Exception as error:  # noqa: BLE001  (a bug here must not end the recording)
-            self._limiter.say(
-                path, f"{path} could not be answered: {unforeseen(error)}", Level.ERROR
-            )
-            return Answer(500, b"lttd could not make this answer; its log says why\n")
+            return self._failed(path, error)
+
+    def _failed(self, path: str, error: Exception) -> Answer:
+        self._limiter.say(path, f"{path} could not be answered: {unforeseen(error)}", Level.ERROR)
+        return Answer(500, b"lttd could not make this answer; its log says why\n")
 
     def _metrics(self) -> Answer:
         return Answer(200, self._render(), METRICS_TYPE)
@@ -281,6 +332,30 @@ async def _receive_request(
         connection.receive_data(bytes(await stream.receive_some(RECEIVE_BYTES)))
 
 
+async def _receive_body(connection: h11.Connection, stream: trio.abc.Stream) -> bytes:
+    """Return the body of a request whose head has been received.
+
+    Raises:
+        h11.RemoteProtocolError: the client closed before its end.
+    """
+    if connection.they_are_waiting_for_100_continue:
+        await stream.send_all(
+            connection.send(h11.InformationalResponse(status_code=100, headers=[]))
+        )
+    body = bytearray()
+    while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Data):
+            body += event.data
+        else:
+            connection.receive_data(bytes(await stream.receive_some(BODY_RECEIVE_BYTES)))
+    return bytes(body)
+
+
+def _other_method(allowed: str) -> Answer:
+    words = allowed.replace(", ", " and ")
+    return Answer(405, f"{words} only\n".encode(), headers=(("Allow", allowed),))
+
+
 async def _send(
     connection: h11.Connection,
     stream: trio.abc.SendStream,
@@ -293,9 +368,8 @@ async def _send(
         ("Content-Length", str(len(answer.body))),
         ("Connection", "close"),
         *SAFETY,
+        *answer.headers,
     ]
-    if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers.append(("Allow", "GET, HEAD"))
     phrase = HTTPStatus(answer.status).phrase.encode()
     head = h11.Response(status_code=answer.status, headers=headers, reason=phrase)
     await stream.send_all(connection.send(head))

@@ -8,12 +8,14 @@ a long label never costs the window; from_json() refuses a stored record beyond 
 Rule: the values are data of strangers.  Escape them in a terminal, encode them as JSON elsewhere.
 """
 
+import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
+from lttd.errors import LttdError
 from lttd.plausible import Test, is_count, is_text, refuse_unless
 
 MOST_LABELS: Final = 64
@@ -34,6 +36,23 @@ SENDERS: Final = ("command", "signal", "socket", "http")
 
 _TIME: Final = re.compile(r"[0-9TZ:.+-]{0,64}", re.ASCII)
 _ELLIPSIS: Final = "…"
+
+
+class Refusal(enum.Enum):
+    """Why a trigger is not accepted."""
+
+    NOT_NOW = "lttd starts or ends; try again"
+    TOO_MANY = "too many triggers in a short time"
+    OUT_OF_REACH = "its window ended before the trace begins"
+    TOO_LARGE = "its window is larger than kept segments may be"
+
+
+class TriggerRefusedError(LttdError):
+    """A trigger that is not accepted; carries the reason."""
+
+    def __init__(self, refusal: Refusal, words: str = "") -> None:
+        super().__init__(words or refusal.value)
+        self.refusal = refusal
 
 
 @dataclass(frozen=True, slots=True)
