@@ -1,4 +1,7 @@
-"""The program ``lttd``: parse the command line, go to the background, run the daemon."""
+"""The program ``lttd``: parse the command line, go to the background, run the daemon.
+
+A first word that names a subcommand (``lttd status``) runs that instead.
+"""
 
 import gc
 import os
@@ -20,6 +23,7 @@ from lttd.start import (
     threads_that_fail_end_all,
     unforeseen,
 )
+from lttd.subcommands import SUBCOMMANDS, run_subcommand
 from lttd.terminal import Level, fill_standard_descriptors, say
 
 
@@ -27,13 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run lttd; return its exit status: 0, 1, 2 or 77, as ``lttd --help`` explains."""
     # First of all: a file that is opened now could get the number of a closed descriptor.
     fill_standard_descriptors()
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in SUBCOMMANDS:
+        return run_subcommand(words)
     signals = Signals()
     if arguments is not None:
         with signals:
-            return _guarded(arguments, signals)
+            return _guarded(words, signals)
     # The work is done: signals that arrive until the process has exited must not change its status.
     signals.take_over()
-    return _guarded(sys.argv[1:], signals)
+    return _guarded(words, signals)
 
 
 def _guarded(arguments: Sequence[str], signals: Signals) -> int:

@@ -5,22 +5,25 @@ manifests, close the sources, end metrics, report to systemd, print the summary.
 A second signal abandons the backlog and counts it.
 """
 
-import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from lttd.command import Command
 from lttd.config import Config
+from lttd.control import Control
+from lttd.control_protocol import STATUS, Handler, Peer
+from lttd.control_socket import socket_name
 from lttd.errors import LttdError, UsageError, refusal
 from lttd.files import Disk
 from lttd.health import Health
 from lttd.helper import lasting_thread_ids
 from lttd.housekeeping import Housekeeping
+from lttd.memory import pool_of
 from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
@@ -32,16 +35,17 @@ from lttd.recording import (
     recover_open_segments,
     tell_notes,
 )
+from lttd.servers import serve_control, serve_metrics
 from lttd.signals import MEANINGS, Meaning, Signals
 from lttd.sources.base import Owner, Source
 from lttd.sources.registry import open_previous_runs, open_source
+from lttd.state import RunState
 from lttd.stats import StreamSummary, events_lost, lost_key
 from lttd.status import Observer
-from lttd.subbuffer import TAKE_BYTES, BufferPool, Reason, Unit
+from lttd.subbuffer import Reason, Unit
 from lttd.summary import write_summary
 from lttd.terminal import Level, say
 from lttd.tracedir import segments_below
-from lttd.version import VERSION
 
 # So many lines of Health are known at the end, which says nothing twice.
 MOST_SAID: Final = 64
@@ -64,7 +68,7 @@ class Daemon:
         self._disk = disk or Disk()
         self._signals = signals or Signals()
         self._command = command or Command(())
-        self._pool = _pool_of(config.backlog_bytes)
+        self._pool = pool_of(config.backlog_bytes)
         self._said: deque[str] = deque(maxlen=MOST_SAID)
         self._health = Health(self._say)
         self._notifier = Notifier()
@@ -101,6 +105,9 @@ class Daemon:
         self._house = Housekeeping(
             config, self._recordings, self._recorder, self._reader, self._fail
         )
+        self._state = RunState(config, self._observer, self._health, self._recordings)
+        self._handlers: dict[str, Handler] = {STATUS: self._answer_status}
+        self._control = Control(self._handlers)
 
     # -- the run as a whole
 
@@ -119,7 +126,7 @@ class Daemon:
             stack.callback(self._house.helper.close)
             stack.callback(self._command.give_up)
             async with trio.open_nursery() as nursery:
-                await self._serve_metrics(nursery)
+                await serve_metrics(nursery, self._config, self._observer, self._health)
                 number = stack.enter_context(
                     locked_trace(self._disk, self._config.trace_dir, append=self._config.append)
                 )
@@ -135,25 +142,13 @@ class Daemon:
                 sources = self._open_sources(stack, owner)
                 number = await self._drain_previous_runs(number, owner)
                 self._begin_all(sources, number)
+                name = socket_name(owner.device, owner.inode)
+                await serve_control(nursery, stack, self._control, name)
                 await self._read()
                 await self._end()
                 nursery.cancel_scope.cancel()
         self._tell()
         return 1 if self._failures else 0
-
-    async def _serve_metrics(self, nursery: trio.Nursery) -> None:
-        if self._config.metrics is None:
-            return
-        from lttd.endpoint import Endpoint, open_listeners, parse_address  # noqa: PLC0415
-        from lttd.hosts import plain_name  # noqa: PLC0415
-        from lttd.metrics import make_render  # noqa: PLC0415
-
-        address = parse_address(self._config.metrics)
-        listeners = await open_listeners(address)
-        render = make_render(self._observer, version=VERSION)
-        # If --metrics has a name of this machine, requests may use that name.
-        names = self._config.web_allow_hosts | {plain_name(address.host or "localhost")}
-        await nursery.start(Endpoint(render, self._health.verdict, names).serve, listeners)
 
     def _raise_priority(self, threads: Sequence[int]) -> None:
         if self._config.priority is not None:
@@ -259,6 +254,8 @@ class Daemon:
             self._discard_all()
             raise self._unrunnable
         self._notifier.send(STOPPING)
+        self._state.ending = True
+        self._control.end()
         self._notifier.status(self._status())
         for recording in self._recordings:
             recording.source.stop()
@@ -304,6 +301,7 @@ class Daemon:
 
     def _on_tick(self) -> None:
         self._house.on_tick()
+        self._state.sample()
 
     def _fail(self, error: LttdError) -> None:
         self._failures.append(error)
@@ -323,6 +321,9 @@ class Daemon:
         doing = "stopping; recorded" if self._stop.is_set() else "recording"
         text = f"{doing} to {self._config.trace_dir}, {taken} sub-buffers, {lost} events lost"
         return text + ("; the backlog is full" if self._reader.pulse.backlog_full else "")
+
+    async def _answer_status(self, _request: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
+        return self._state.to_json()
 
     # -- the lines at the end
 
@@ -360,17 +361,6 @@ def _close(source: Source) -> None:
     """Close a source, and print lines on settings that could not be restored or removed."""
     source.close()
     tell_notes(source)
-
-
-def _pool_of(backlog_bytes: int) -> BufferPool:
-    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    has = f"this machine has {memory_bytes >> 20}M of memory"
-    try:
-        if backlog_bytes <= memory_bytes:
-            return BufferPool(backlog_bytes + TAKE_BYTES)
-    except (OSError, MemoryError):
-        has = "this process may not have so much memory (ulimit -v)"
-    raise UsageError(f"backlog {backlog_bytes >> 20}M: {has}; ask for less")
 
 
 def run(

@@ -20,29 +20,19 @@ import trio
 from lttd.errors import UsageError
 from lttd.health import Limiter
 from lttd.hosts import allows
+from lttd.serving import RECEIVE_BYTES, Connections, Paced, linger
 from lttd.start import unforeseen
 from lttd.terminal import Level, printable, say
 
 # Prometheus sends about 300 bytes.
 REQUEST_BYTES: Final = 8 << 10
-RECEIVE_BYTES: Final = 4 << 10
 BODY_RECEIVE_BYTES: Final = 64 << 10
 REQUEST_DEADLINE_S: Final = 5.0
 # The longest time of a connection; a scrape's own deadline is 10 s by default.
 CONNECTION_DEADLINE_S: Final = 10.0
-# Input after the request is discarded for this long, so that no reset overtakes the answer.
-LINGER_S: Final = 1.0
-LINGER_BYTES: Final = 64 << 10
-# When one more comes, the oldest is closed: a scrape takes milliseconds, so that one is stuck.
 MAX_CONNECTIONS: Final = 16
-# An exchange costs 0.7 ms of CPU: at this rate all clients together take about 2 % of the loop.
-ACCEPT_INTERVAL_S: Final = 0.03
 # Rendering 256 streams costs 3 ms: at this rate it takes about 1 % of the loop.
 RENDER_INTERVAL_S: Final = 0.25
-
-# The machine lacks a resource; the connection stays in the listen queue meanwhile.
-ACCEPT_LATER: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-ACCEPT_LATER_S: Final = 1.0
 
 # Of every answer: browsers keep nothing, let no other site read or frame it, and load nothing for
 # it from elsewhere.
@@ -127,30 +117,6 @@ async def open_listeners(address: Address) -> list[trio.SocketListener]:
         raise UsageError(f"--metrics {address}: {remedy}") from error
 
 
-class _Paced(trio.abc.Listener[trio.SocketStream]):
-    """A listener that accepts clients at a bounded rate."""
-
-    def __init__(self, listener: trio.abc.Listener[trio.SocketStream]) -> None:
-        self._listener = listener
-        self._not_before = 0.0
-
-    async def accept(self) -> trio.SocketStream:
-        while True:
-            await trio.sleep_until(self._not_before)
-            try:
-                stream = await self._listener.accept()
-            except OSError as error:
-                if error.errno not in ACCEPT_LATER:
-                    raise
-                self._not_before = trio.current_time() + ACCEPT_LATER_S
-            else:
-                self._not_before = trio.current_time() + ACCEPT_INTERVAL_S
-                return stream
-
-    async def aclose(self) -> None:
-        await self._listener.aclose()
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The answer to one request."""
@@ -201,7 +167,7 @@ class Endpoint:
         self._health = health
         self._routes = {b"/metrics": self._metrics, b"/healthz": self._healthz, **(pages or {})}
         self._made: dict[bytes, tuple[Answer, float]] = {}  # by path; answer, and when
-        self._connections: dict[trio.CancelScope, None] = {}  # oldest first
+        self._connections = Connections(MAX_CONNECTIONS)
         self._limiter = Limiter(say)
 
     async def serve(
@@ -211,25 +177,19 @@ class Endpoint:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Answer until cancelled, then close the listeners."""
-        paced = [_Paced(listener) for listener in listeners]
+        paced = [Paced(listener) for listener in listeners]
         async with trio.open_nursery() as nursery:
             await nursery.start(trio.serve_listeners, self.handle, paced)
             task_status.started()
 
     async def handle(self, stream: trio.abc.HalfCloseableStream) -> None:
         """Answer the one request of *stream*, and close it."""
-        with trio.move_on_after(CONNECTION_DEADLINE_S) as scope:
-            self._connections[scope] = None
-            if len(self._connections) > MAX_CONNECTIONS:
-                oldest = next(iter(self._connections))
-                del self._connections[oldest]
-                oldest.cancel()
+        with self._connections.admitted(CONNECTION_DEADLINE_S):
             try:
                 await self._exchange(stream)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # the client has gone away
             finally:
-                self._connections.pop(scope, None)
                 await trio.aclose_forcefully(stream)
 
     async def _exchange(self, stream: trio.abc.HalfCloseableStream) -> None:
@@ -248,7 +208,7 @@ class Endpoint:
             except h11.RemoteProtocolError as error:
                 answer = Answer(error.error_status_hint, f"{printable(str(error))}\n".encode())
         await _send(connection, stream, answer, with_body=method != b"HEAD")
-        await _linger(stream)
+        await linger(stream)
 
     def _refuse_host(self, request: h11.Request) -> Answer | None:
         hosts = [value for name, value in request.headers if name == b"host"]
@@ -375,12 +335,3 @@ async def _send(
     await stream.send_all(connection.send(head))
     if with_body:
         await stream.send_all(connection.send(h11.Data(data=answer.body)))
-
-
-async def _linger(stream: trio.abc.HalfCloseableStream) -> None:
-    """Wait a short time until the client has closed, too, and discard its input."""
-    await stream.send_eof()
-    with trio.move_on_after(LINGER_S):
-        left_bytes = LINGER_BYTES
-        while left_bytes > 0 and (data := await stream.receive_some(RECEIVE_BYTES)):
-            left_bytes -= len(data)

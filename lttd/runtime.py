@@ -146,6 +146,15 @@ class RuntimeDirectory:
             fd, self._fd = self._fd, -1
             os.close(fd)
 
+    def fileno(self) -> int:
+        """Return the directory's descriptor."""
+        return self._fd
+
+    @staticmethod
+    def temporary_name() -> str:
+        """Return a name that no other file has; remove_half_made() removes what a kill leaves."""
+        return f"{_TEMPORARY}{os.getpid()}-{next(_number)}"
+
     def names(self) -> list[str]:
         """Return the names of all notes, sorted, up to the limit on their number.
 
@@ -269,7 +278,7 @@ class RuntimeDirectory:
 
     def _written(self, name: str, content: bytes, appear: Callable[..., None]) -> "Note":
         """Write a locked new file; *appear* (os.link or os.rename) gives it its *name*."""
-        temporary = f"{_TEMPORARY}{os.getpid()}-{next(_number)}"
+        temporary = self.temporary_name()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW
         with contextlib.ExitStack() as stack:
             stack.callback(self.remove, temporary)

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from lttd import endpoint
+from lttd import endpoint, serving
 from lttd.endpoint import Address, Endpoint, open_listeners, parse_address
 from lttd.errors import UsageError
 from lttd.hosts import parse_host_names
@@ -286,7 +286,7 @@ async def test_a_request_that_never_ends_gets_an_answer_and_is_dropped(
         await ours.send_all(GET[:-1])
         assert parsed(await all_of(ours))[0] == 408
     spent_s = trio.current_time() - begin
-    assert spent_s == pytest.approx(endpoint.REQUEST_DEADLINE_S + endpoint.LINGER_S)
+    assert spent_s == pytest.approx(endpoint.REQUEST_DEADLINE_S + serving.LINGER_S)
 
 
 async def test_a_client_that_does_not_read_its_answer_is_dropped(
@@ -309,11 +309,11 @@ async def test_a_client_that_keeps_sending_is_read_up_to_a_limit(
         await ours.send_all(GET)
         sent_bytes = 0
         with suppress(trio.BrokenResourceError):
-            while sent_bytes < 10 * endpoint.LINGER_BYTES:
+            while sent_bytes < 10 * serving.LINGER_BYTES:
                 await ours.send_all(bytes(4096))
                 await trio.testing.wait_all_tasks_blocked()
                 sent_bytes += 4096
-    assert sent_bytes <= endpoint.LINGER_BYTES + 2 * endpoint.RECEIVE_BYTES
+    assert sent_bytes <= serving.LINGER_BYTES + 2 * serving.RECEIVE_BYTES
 
 
 async def test_a_client_that_disconnects_causes_no_error() -> None:
@@ -388,11 +388,11 @@ async def test_the_endpoint_limits_the_rate_of_new_clients(
 ) -> None:
     pair = socket.socketpair()
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(pair[0]))
-    paced = endpoint._Paced(HungryListener([], lambda: stream))
+    paced = serving.Paced(HungryListener([], lambda: stream))
     begin = trio.current_time()
     for _ in range(101):
         await paced.accept()
-    assert trio.current_time() - begin == pytest.approx(100 * endpoint.ACCEPT_INTERVAL_S)
+    assert trio.current_time() - begin == pytest.approx(100 * serving.ACCEPT_INTERVAL_S)
     await stream.aclose()
     pair[1].close()
 
@@ -402,10 +402,10 @@ async def test_the_endpoint_waits_quietly_while_no_descriptor_is_left(
 ) -> None:
     pair = socket.socketpair()
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(pair[0]))
-    paced = endpoint._Paced(HungryListener([*sorted(endpoint.ACCEPT_LATER)], lambda: stream))
+    paced = serving.Paced(HungryListener([*sorted(serving.ACCEPT_LATER)], lambda: stream))
     begin = trio.current_time()
     assert await paced.accept() is stream
-    assert trio.current_time() - begin == pytest.approx(4 * endpoint.ACCEPT_LATER_S)
+    assert trio.current_time() - begin == pytest.approx(4 * serving.ACCEPT_LATER_S)
     await stream.aclose()
     pair[1].close()
 

@@ -1,0 +1,22 @@
+"""Reserve the memory of a run: the backlog, and one take beside it."""
+
+import os
+
+from lttd.errors import UsageError
+from lttd.subbuffer import TAKE_BYTES, BufferPool
+
+
+def pool_of(backlog_bytes: int) -> BufferPool:
+    """Return the memory for a backlog of this size.
+
+    Raises:
+        UsageError: the machine, or this process's limits, do not have it.
+    """
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    has = f"this machine has {memory_bytes >> 20}M of memory"
+    try:
+        if backlog_bytes <= memory_bytes:
+            return BufferPool(backlog_bytes + TAKE_BYTES)
+    except (OSError, MemoryError):
+        has = "this process may not have so much memory (ulimit -v)"
+    raise UsageError(f"backlog {backlog_bytes >> 20}M: {has}; ask for less")

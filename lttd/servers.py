@@ -1,0 +1,62 @@
+"""Open the servers of a run: the metrics port and the control socket.
+
+Both answer on the reading loop.  Without ``--metrics``, nothing that knows HTTP is loaded.
+"""
+
+from contextlib import ExitStack
+
+import trio
+
+from lttd.config import Config
+from lttd.control import Control
+from lttd.control_socket import ControlSocket
+from lttd.errors import LttdError, NothingToRecordError
+from lttd.health import Health
+from lttd.status import Observer
+from lttd.terminal import Level, say
+from lttd.version import VERSION
+
+
+async def serve_metrics(
+    nursery: trio.Nursery, config: Config, observer: Observer, health: Health
+) -> None:
+    """Serve ``--metrics`` in *nursery*, if it was given.
+
+    Raises:
+        UsageError: its address cannot be used.
+    """
+    if config.metrics is None:
+        return
+    from lttd.endpoint import Endpoint, open_listeners, parse_address  # noqa: PLC0415
+    from lttd.hosts import plain_name  # noqa: PLC0415
+    from lttd.metrics import make_render  # noqa: PLC0415
+
+    address = parse_address(config.metrics)
+    listeners = await open_listeners(address)
+    render = make_render(observer, version=VERSION)
+    # If --metrics has a name of this machine, requests may use that name.
+    names = config.web_allow_hosts | {plain_name(address.host or "localhost")}
+    await nursery.start(Endpoint(render, health.verdict, names).serve, listeners)
+
+
+async def serve_control(
+    nursery: trio.Nursery, stack: ExitStack, control: Control, name: str
+) -> None:
+    """Serve the control socket called *name* in *nursery*; *stack* removes it.
+
+    The caller holds the lock of its trace.
+
+    A run without a control socket records all the same, and is healthy: its clients say what is
+    missing, and so does one line here.
+    """
+    try:
+        opened = ControlSocket(name)
+    except NothingToRecordError:
+        return  # this user has no runtime directory, and no source needed one
+    except LttdError as error:
+        say(f"no control socket: {error}", Level.WARNING)
+        return
+    stack.callback(opened.close)
+    for note in opened.notes:
+        say(note, Level.WARNING)
+    await nursery.start(control.serve, opened.listening)

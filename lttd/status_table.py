@@ -1,0 +1,87 @@
+"""Print the state of a run for people: a few lines, then a row for each stream.
+
+Rule: pure; every text of the recorder is escaped (lttd.terminal), and a value that an older or a
+newer recorder lacks is left out.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lttd.stats import human_bytes, losses_text
+from lttd.terminal import printable
+
+
+def status_table(state: Mapping[str, Any]) -> str:
+    """Return the lines for *state*, which RunState.to_json() made."""
+    lines = [_head(state), *(f"not healthy: {_condition(each)}" for each in state["conditions"])]
+    backlog = state["backlog"]
+    waiting = f"{human_bytes(backlog['bytes'])} of {human_bytes(backlog['limit_bytes'])}"
+    lines.append(f"backlog {waiting}, {state['segments']} segments")
+    lines += [
+        f"{printable(name)} failed writes: {n:,}" for name, n in state["write_errors"].items()
+    ]
+    for source in state["sources"]:
+        lines += ["", _source(source), *_rows(source["streams"])]
+    return "\n".join(lines)
+
+
+def _head(state: Mapping[str, Any]) -> str:
+    where = printable(state["trace_dir"])
+    doing = printable(state["doing"])
+    return f"lttd {printable(state['version'])} (pid {state['pid']}): {doing} to {where} since " + (
+        duration_text(state["uptime_seconds"])
+    )
+
+
+def _condition(condition: Mapping[str, Any]) -> str:
+    where = f"{condition['where']}: " if condition["where"] else ""
+    return printable(f"{where}{condition['words']}")
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    settings = source["settings"]
+    events = ",".join(map(str, settings.get("events", ())))
+    told = [source["source"], f"clock {source['clock']}", events, f"segment {source['segment']}"]
+    return printable(", ".join(each for each in told if each))
+
+
+def _rows(streams: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [("stream", "sub-buffers", "payload", "per second", "ring", "lag", "lost")]
+    rows += [
+        (
+            printable(each["name"]),
+            f"{each['subbuffers']:,}",
+            human_bytes(each["payload_bytes"]),
+            f"{human_bytes(round(each['bytes_per_second']))}/s",
+            _percent(each["ring_fill_ratio"]),
+            _seconds(each["lag_seconds"]),
+            printable(losses_text(each["lost"], each["gaps_unknown"])),
+        )
+        for each in streams
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    return [
+        "  ".join(
+            [f"{row[0]:<{widths[0]}}", *(f"{row[n]:>{widths[n]}}" for n in range(1, 6)), row[6]]
+        )
+        for row in rows
+    ]
+
+
+def _percent(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.0%}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f} s"
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration for people: ``12 s``, ``3 min 5 s``, ``2 h 4 min``, ``3 d 2 h``."""
+    whole = int(seconds)
+    for unit_s, unit, smaller_s, smaller in (
+        (86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"),
+    ):  # fmt: skip
+        if whole >= unit_s:
+            return f"{whole // unit_s} {unit} {whole % unit_s // smaller_s} {smaller}"
+    return f"{whole} s"
