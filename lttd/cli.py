@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from lttd.config import Config, parse_command_line
-from lttd.errors import LttdError
+from lttd.errors import LttdError, MemoryUsedUpError
 from lttd.notify import ADDRESSED
 from lttd.signals import MEANINGS, Meaning, Signals
 from lttd.start import (
@@ -57,6 +57,9 @@ def _guarded(arguments: Sequence[str], signals: Signals) -> int:
         except LttdError as error:
             say(str(error), Level.ERROR)
             status = error.exit_status
+            if isinstance(error, MemoryUsedUpError):
+                # An interpreter that ends without memory writes lines of its own.
+                os._exit(status)
         except BaseException as error:  # noqa: BLE001  (no traceback reaches a user)
             say(unforeseen(error), Level.ERROR)
             status = 1

@@ -36,13 +36,18 @@ def refusal(error: BaseException) -> LttdError | None:
         remedy = REMEDIES.get(error.errno or 0, "nothing more is recorded")
         return LttdError(f"{where}{error.strerror or error}; {remedy}")
     if isinstance(error, MemoryError):
-        return LttdError("memory is used up: allow lttd more, or give it a smaller --backlog")
+        words = "memory is used up: allow lttd more, or give it a smaller --backlog"
+        return MemoryUsedUpError(words)
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         return LttdError(
             "no thread can be started: allow lttd more threads (ulimit -u; systemd: TasksMax=), "
             "or more memory (ulimit -v; systemd: MemoryMax=)"
         )
     return None
+
+
+class MemoryUsedUpError(LttdError):
+    """The system refused memory."""
 
 
 class UsageError(LttdError):

@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except MemoryError:  # to load what finds better words for it takes memory, too
         _say("memory is used up: allow lttv more (ulimit -v, ulimit -d)", Level.ERROR)
+        if arguments is None:
+            os._exit(1)  # an interpreter that ends without memory writes lines of its own
         return 1
     except Exception as error:  # noqa: BLE001  (no traceback reaches a user)
         _say(shortened(_unforeseen(error)), Level.ERROR)
