@@ -35,6 +35,10 @@ _KEY: Final = re.compile(r"(?<!\\),(?=[a-z-]+=)")
 SOURCE_KEYS: Final = tuple(SOURCES[DEFAULT].keys)
 
 
+class NoTraceNamedError(UsageError):
+    """Neither the command line nor the TOML file names a trace directory."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
     """One SPEC: a source and its options."""
@@ -223,7 +227,7 @@ def _assemble(
         if name in values
     }
     if "trace_dir" not in fields:
-        raise UsageError("no directory for the trace; name one: --trace-dir DIR")
+        raise NoTraceNamedError("no directory for the trace; name one: --trace-dir DIR")
     if command and fields.get("summary") == "json":
         raise UsageError("with COMMAND, stdout belongs to COMMAND: write --summary json:FILE")
     if command and not shutil.which(command[0]):

@@ -170,6 +170,13 @@ class File:
         """
         return not _libc.fallocate(self._fd, _FALLOC_FL_KEEP_SIZE, offset_bytes, length_bytes)
 
+    def can_bypass_cache(self) -> bool:
+        """Write a byte at the begin, to find out whether written pages leave the page cache."""
+        try:
+            return os.pwritev(self._fd, [b"\0"], 0, _RWF_DONTCACHE) == 1
+        except OSError:
+            return False
+
     def size_bytes(self) -> int:
         """Return the file's length."""
         return self.status().st_size

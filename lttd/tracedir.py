@@ -33,12 +33,14 @@ SYNCED: Final = "synced.json"
 KEPT: Final = "kept.json"
 RESERVE: Final = ".reserve"
 LOCK: Final = ".lock"
+TRIAL: Final = ".trial"
+"""A file of ``lttd doctor``, which exists for a moment."""
 MOST_FILE_NAME: Final = 250
 """Linux allows 255, and an index's name ends with .idx, a gaps file's with .gaps."""
 MOST_NUMBER: Final = 999_999_999
 _SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,9})-([a-z]+)")
 # Names that a file system, or a killed lttd, leaves in a directory.
-_NOT_FOREIGN: Final = re.compile(r"lost\+found|\.nfs.*|" + re.escape(LOCK))
+_NOT_FOREIGN: Final = re.compile(rf"lost\+found|\.nfs.*|\{LOCK}|\{TRIAL}|\.\{TRIAL}\.new")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*")
 
 

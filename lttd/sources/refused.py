@@ -22,7 +22,11 @@ class Capability(enum.IntEnum):
     """Source: Linux include/uapi/linux/capability.h."""
 
     CAP_DAC_OVERRIDE = 1
+    CAP_DAC_READ_SEARCH = 2
+    CAP_SYS_PTRACE = 19
     CAP_SYS_ADMIN = 21
+    CAP_SYS_NICE = 23
+    CAP_SYSLOG = 34
 
 
 def remedy(number: int, needed: Capability | None = None) -> str:
@@ -31,7 +35,7 @@ def remedy(number: int, needed: Capability | None = None) -> str:
         needed = Capability.CAP_DAC_OVERRIDE
     if os.geteuid() != 0:
         return f"run lttd as root{_name(needed)}"
-    if UID_MAP.read_text().split() != _INITIAL_UID_MAP:
+    if not is_in_initial_user_namespace():
         return "this root is one of a user namespace only: run lttd as the machine's"
     if needed is not None and not has(needed):
         return (
@@ -42,6 +46,11 @@ def remedy(number: int, needed: Capability | None = None) -> str:
     if number == errno.EPERM and mode:
         return f"lockdown={mode} keeps it from root, too ({LOCKDOWN}): boot without"
     return "lockdown, a container or a security module keeps it from root, too: see dmesg"
+
+
+def is_in_initial_user_namespace() -> bool:
+    """Tell whether the ids of this process are those of the machine."""
+    return UID_MAP.read_text().split() == _INITIAL_UID_MAP
 
 
 def _name(needed: Capability | None) -> str:

@@ -1,0 +1,1 @@
+"""``lttd doctor``: what this machine allows lttd, each with its remedy."""

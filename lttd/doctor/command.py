@@ -1,0 +1,139 @@
+"""``lttd doctor``: run every check and print what it found."""
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from lttd.config import Config, NoTraceNamedError, parse_command_line
+from lttd.doctor.disk import try_trace
+from lttd.doctor.finding import Check, Finding, Findings, Mark, refused
+from lttd.doctor.kernel import clock, mounts, namespaces, readers, rights
+from lttd.doctor.machine import limits, programs
+from lttd.doctor.trial import try_sources
+from lttd.errors import LttdError, NothingToRecordError
+from lttd.errors import refusal as explained
+from lttd.start import raise_file_limit
+from lttd.terminal import is_terminal, printable, put_line
+from lttd.usage import Parser
+
+_LEAST_COLUMNS: Final = 40
+# Into a file or a pipe each finding is one line, for grep.
+_NO_LIMIT: Final = 1 << 20
+_EPILOG: Final = """\
+OPTIONS are those of a recording: lttd doctor --config /etc/lttd/lttd.toml examines the service.
+Exit status: 0 such a recording would work; 77 it would not; 2 usage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The findings of all checks, by group."""
+
+    groups: Mapping[str, Sequence[Finding]]
+
+    @property
+    def works(self) -> bool:
+        """Whether a recording with these options would work."""
+        return all(found.mark is not Mark.BAD for group in self.groups.values() for found in group)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run ``lttd doctor`` with the words after it; return the exit status."""
+    parser = Parser(
+        prog="lttd doctor",
+        usage="lttd doctor [--json] [OPTIONS]",
+        description="Print what this machine allows lttd, with remedies; nothing stays changed.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
+    given, options = parser.parse_known_args(words)
+    # numpy's OpenBLAS would start a spinning thread for each CPU.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    raise_file_limit()
+    report = examine(*_parsed(options))
+    put_line(_as_json(report) if given.json else _as_text(report, _columns()))
+    return 0 if report.works else NothingToRecordError.exit_status
+
+
+def _parsed(options: Sequence[str]) -> tuple[Config, Path | None]:
+    """Return the configuration and its trace directory; None if the options name none."""
+    try:
+        config = parse_command_line(options)
+    except NoTraceNamedError:
+        return parse_command_line([*options, "--trace-dir", "."]), None
+    return config, config.trace_dir
+
+
+def examine(config: Config, trace: Path | None) -> Report:
+    """Run every check."""
+    tracefs = list(_run(mounts))
+    groups: dict[str, list[Check]] = {
+        "programs": [programs, limits],
+        "rights": [rights, namespaces],
+        "kernel": [partial(iter, tracefs), clock, readers],
+        "disk": [partial(try_trace, trace) if trace else _no_trace],
+    }
+    if all(found.mark is not Mark.BAD for found in tracefs):
+        groups["kernel"].append(partial(try_sources, config.sources, config.backlog_bytes))
+    return Report(
+        {
+            name: [each for check in checks for each in _run(check)]
+            for name, checks in groups.items()
+        }
+    )
+
+
+def _run(check: Check) -> Findings:
+    """Run a check; where it lacks descriptors or memory, a start would lack them, too."""
+    try:
+        yield from check()
+    except (OSError, MemoryError) as error:
+        yield refused("limits", explained(error) or LttdError(str(error)))
+
+
+def _no_trace() -> Findings:
+    yield Finding("trace", Mark.NOTE, "not examined", "name it: --trace-dir DIR")
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else _NO_LIMIT
+
+
+def _as_json(report: Report) -> str:
+    groups = {
+        name: [{**each._asdict(), "mark": str(each.mark)} for each in found]
+        for name, found in report.groups.items()
+    }
+    return json.dumps({"works": report.works, "groups": groups})
+
+
+def _as_text(report: Report, columns: int) -> str:
+    """Return a line for each finding, its remedy below; longer ones go on in further lines."""
+    everything = [found for group in report.groups.values() for found in group]
+    width = max(len(found.topic) for found in everything)
+    lines = []
+    for name, group in report.groups.items():
+        lines.append(name)
+        for found in group:
+            head = f"  {found.mark:4}  {found.topic:{width}}  "
+            lines += _folded(head, found.words, columns)
+            if found.remedy and found.mark is not Mark.OK:
+                lines += _folded(f"{'':{len(head)}}-> ", found.remedy, columns)
+        lines.append("")
+    count: Callable[[Mark], int] = [found.mark for found in everything].count
+    verdict = "would work" if report.works else "would fail"
+    lines.append(f"A recording {verdict} here: {count(Mark.BAD)} bad, {count(Mark.NOTE)} notes.")
+    return "\n".join(lines)
+
+
+def _folded(head: str, words: str, columns: int) -> list[str]:
+    room = max(columns - len(head), _LEAST_COLUMNS)
+    lines = textwrap.wrap(printable(words), room, break_long_words=False, break_on_hyphens=False)
+    return [f"{head if at == 0 else ' ' * len(head)}{line}" for at, line in enumerate(lines)]

@@ -1,0 +1,321 @@
+"""lttd doctor says of this machine what a start of lttd would say, and leaves nothing behind."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from lttd.doctor import command, disk, kernel, machine
+from lttd.doctor.command import Report, run
+from lttd.doctor.finding import Finding, Mark, refused
+from lttd.errors import LttdError, NothingToRecordError, UsageError
+from lttd.files import File
+from lttd.sources.mounts import USUAL_TRACEFS
+from lttd.tracedir import TRIAL
+from tests.running import QUIET, Launcher, needs_kernel
+
+FINDINGS = {"topic", "mark", "words", "remedy"}
+
+
+def of(report: Report, topic: str) -> list[Finding]:
+    return [each for group in report.groups.values() for each in group if each.topic == topic]
+
+
+def tried(trace: Path) -> dict[str, Finding]:
+    return {each.topic: each for each in disk.try_trace(trace)}
+
+
+# -- the trace directory
+
+
+def test_a_directory_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "lost+found").mkdir()
+    found = tried(tmp_path)
+    assert {each.mark for each in found.values()} <= {Mark.OK, Mark.NOTE}
+    assert found.keys() >= {"trace", "free space", "rename", "fallocate", "holes", "sync"}
+    assert os.listdir(tmp_path) == ["lost+found"]
+
+
+def test_a_directory_that_is_missing_is_tried_and_missing_again(tmp_path: Path) -> None:
+    assert tried(tmp_path / "a" / "b")["trace"].mark is Mark.OK
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: path.write_text(""), "is a file"),
+        (lambda path: path.mkdir() or path.chmod(0o777), "other users may write to it"),
+        (lambda path: path.mkdir() or (path / "x").write_text(""), "holds 'x', which is not a"),
+    ],
+)
+def test_a_directory_that_a_start_refuses_is_bad(tmp_path: Path, make: object, says: str) -> None:
+    assert callable(make)
+    make(tmp_path / "t")
+    found = tried(tmp_path / "t")
+    assert found.keys() == {"trace"}
+    assert found["trace"].mark is Mark.BAD
+    assert says in found["trace"].words
+
+
+def test_a_trial_that_was_killed_does_not_stop_a_start(tmp_path: Path) -> None:
+    for name in (TRIAL, f".{TRIAL}.new"):
+        (tmp_path / name).write_bytes(b"")
+    assert tried(tmp_path)["trace"].mark is Mark.OK
+
+
+def test_a_trace_that_is_being_recorded_is_a_note(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from lttd.files import Disk\n"
+        "from lttd.recording import locked_trace\n"
+        "with locked_trace(Disk(), Path(sys.argv[1]), append=True):\n"
+        "    print(flush=True); sys.stdin.read()\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        found = tried(tmp_path)
+        holder.communicate()
+    assert found["trace"].mark is Mark.NOTE
+    assert f"(pid {holder.pid})" in found["trace"].words
+
+
+class Full(os.PathLike[str]):
+    """The answer of statvfs for a file system without free blocks."""
+
+    f_bavail, f_frsize = 0, 4096
+
+
+def test_a_file_system_without_features_is_noted_and_a_full_one_is_bad(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: Full)
+    monkeypatch.setattr(disk, "handle_of", lambda _: "")
+    monkeypatch.setattr(disk, "scheduler_of", lambda _: "none")
+    monkeypatch.setattr(File, "preallocate", lambda *_: False)
+    monkeypatch.setattr(File, "can_bypass_cache", lambda _: False)
+    found = tried(tmp_path)
+    assert found["free space"].mark is Mark.BAD
+    missing = ("file handles", "idle I/O", "fallocate", "uncached writes")
+    assert [found[topic].mark for topic in missing] == [Mark.NOTE] * len(missing)
+    assert "'none' knows no idle class" in found["idle I/O"].words
+
+
+def test_the_scheduler_of_a_partition_is_that_of_its_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "BLOCK_DEVICES", tmp_path)
+    (tmp_path / "disk/queue").mkdir(parents=True)
+    (tmp_path / "disk/queue/scheduler").write_text("none [mq-deadline] bfq\n")
+    (tmp_path / "disk/part1").mkdir()
+    (tmp_path / "8:0").symlink_to("disk")
+    (tmp_path / "8:1").symlink_to("disk/part1")
+    assert disk.scheduler_of(os.makedev(8, 0)) == "mq-deadline"
+    assert disk.scheduler_of(os.makedev(8, 1)) == "mq-deadline"
+    assert disk.scheduler_of(os.makedev(0, 30)) == ""
+
+
+# -- the report
+
+
+def test_an_error_becomes_words_and_a_remedy() -> None:
+    with_remedy = refused("x", NothingToRecordError("tracefs is not mounted", "mount it"))
+    assert with_remedy == Finding("x", Mark.BAD, "tracefs is not mounted", "mount it")
+    assert refused("x", LttdError("a; b; c"), Mark.NOTE) == Finding("x", Mark.NOTE, "a", "b; c")
+
+
+@pytest.fixture
+def without_tracefs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_none() -> Path:
+        raise NothingToRecordError("tracefs is not mounted", "mount \x1b it")
+
+    monkeypatch.setattr(kernel, "find_tracefs", find_none)
+
+
+@pytest.mark.usefixtures("without_tracefs")
+def test_the_status_is_77_and_the_remedy_is_printed_where_a_start_would_fail(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(["-t", str(tmp_path)]) == 77
+    lines = capsys.readouterr().out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("  bad "))
+    assert lines[at].split(maxsplit=2) == ["bad", "tracefs", "tracefs is not mounted"]
+    assert lines[at + 1].strip() == "-> mount \\x1b it"
+    assert lines[-1].startswith("A recording would fail here: 1 bad, ")
+
+
+@pytest.mark.usefixtures("without_tracefs")
+def test_json_has_every_finding_with_the_same_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--json"]) == 77
+    report = json.loads(capsys.readouterr().out)
+    assert report["works"] is False
+    findings = [each for group in report["groups"].values() for each in group]
+    assert {frozenset(each) for each in findings} == {frozenset(FINDINGS)}
+    assert {each["mark"] for each in findings} <= {"ok", "note", "bad"}
+    assert all(each["remedy"] for each in findings if each["mark"] == "bad")
+
+
+@pytest.mark.usefixtures("without_tracefs")
+def test_lines_fold_at_the_width_of_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "is_terminal", lambda _: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    run([])
+    assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize(
+    "options", [["--bogus"], ["--duration", "x"], ["-t", ""], ["--source", "nothing"]]
+)
+def test_an_option_that_is_no_recording_s_is_a_usage_error(options: list[str]) -> None:
+    with pytest.raises(UsageError):
+        run(options)
+
+
+def test_the_configuration_of_the_service_is_examined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lttd.toml").write_text(f'trace-dir = "{tmp_path}/t"\nbacklog = "1024T"\n')
+    monkeypatch.setattr(kernel, "find_tracefs", lambda: Path("/sys/kernel/tracing"))
+    assert run(["--config", str(tmp_path / "lttd.toml")]) == 77
+    out = capsys.readouterr().out
+    assert f"{tmp_path}/t: lttd can write there" in out
+    assert "this process may not have the 1024.0 TiB of --backlog" in out
+
+
+def test_every_library_of_the_package_is_named() -> None:
+    declared = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    block = declared.partition("\ndependencies = [")[2].partition("]")[0]
+    assert sorted(machine.LIBRARIES) == sorted(
+        line.strip(' ",').partition(">")[0] for line in block.splitlines() if line.strip()
+    )
+
+
+# -- the same verdict as a start, on this kernel
+
+RUN = """
+import sys
+from lttd.sources.ftrace import instance as ftrace_instance
+ftrace_instance.OWN_PREFIX = sys.argv.pop(1)
+import lttd.daemon, lttd.recover, lttd.sources.ftrace.source
+from lttd.cli import main
+from lttd.doctor.command import run
+from lttd.errors import LttdError
+if sys.argv[1] != "doctor":
+    sys.exit(main())
+try:
+    sys.exit(run(sys.argv[2:]))
+except LttdError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_status)
+"""
+UNMOUNT = """
+awk '$3 == "tracefs" || $3 == "debugfs" {print $2}' /proc/mounts | sort -r | while read -r point
+do umount -l "$point"; done 2> /dev/null
+"""
+
+
+def in_mounts(script: str) -> list[str]:
+    return ["unshare", "-m", "sh", "-ec", f'{UNMOUNT}\n{script}\nexec "$@"', "sh"]
+
+
+READ_ONLY = f"mount -t tracefs none {USUAL_TRACEFS}; mount -o remount,bind,ro {USUAL_TRACEFS}"
+CONFINED = {
+    "as it is": [],
+    "another user": ["setpriv", "--reuid=64999", "--regid=64999", "--clear-groups"],
+    "without capabilities": ["setpriv", "--bounding-set=-all", "--inh-caps=-all"],
+    "a user namespace": ["unshare", "-Ur"],
+    "a pid namespace": ["unshare", "-p", "-f", "--mount-proc"],
+    "a time namespace": ["unshare", "-T", "--monotonic", "1000"],
+    "no tracefs": in_mounts(":"),
+    "a read-only tracefs": in_mounts(READ_ONLY),
+    "only debugfs": in_mounts("mount -t debugfs none /sys/kernel/debug"),
+    "a runtime directory that others can write": ["env", "RUNTIME_DIRECTORY={cwd}/open"],
+    "too few descriptors": ["prlimit", "--nofile=12:12"],
+    "too little memory": ["prlimit", f"--as={150 << 20}"],
+}
+
+
+class TestOnThisKernel:
+    pytestmark = needs_kernel()
+
+    def run(
+        self, lttd: Launcher, under: Sequence[str], *words: str | Path
+    ) -> subprocess.CompletedProcess[str]:
+        under = [word.format(cwd=lttd.cwd) if word.startswith("RUNTIME") else word
+                 for word in under]  # fmt: skip
+        own = {"RUNTIME_DIRECTORY": str(lttd.runtime)}
+        return subprocess.run(
+            [*under, sys.executable, "-c", RUN, lttd.prefix, *map(str, words)],
+            env={**os.environ, **own},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @pytest.mark.parametrize("under", CONFINED.values(), ids=CONFINED)
+    def test_the_verdict_is_that_of_a_start(
+        self, lttd: Launcher, tmp_path: Path, under: list[str]
+    ) -> None:
+        (lttd.cwd / "open").mkdir(mode=0o777, exist_ok=True)
+        (lttd.cwd / "open").chmod(0o777)
+        before = sorted(os.listdir(lttd.cwd))
+        doctor = self.run(lttd, under, "doctor", "--json", *QUIET)
+        assert sorted(os.listdir(lttd.cwd)) == before
+        assert lttd.left() == []
+        # Another user may not enter tmp_path, but may make a directory in /tmp.
+        trace = Path(f"/tmp/{lttd.prefix}t") if "--reuid=64999" in under else tmp_path / "t"
+        options = (*QUIET, "--duration", "50ms", "--summary", "none")
+        start = self.run(lttd, under, "-t", trace, *options)
+        assert (doctor.returncode == 0) == (start.returncode == 0), doctor.stdout + start.stderr
+        report = json.loads(doctor.stdout)
+        assert report["works"] == (start.returncode == 0)
+        bad = [
+            found
+            for group in report["groups"].values()
+            for found in group
+            if found["mark"] == "bad"
+        ]
+        if start.returncode == 77:
+            assert any(found["words"] in start.stderr for found in bad)
+            assert any(found["remedy"] in start.stderr for found in bad)
+
+    def test_what_others_do_is_found_and_stays(self, lttd: Launcher, tmp_path: Path) -> None:
+        theirs = lttd.instances / f"{lttd.prefix}theirs"
+        theirs.mkdir()
+        try:
+            reader = subprocess.Popen(["cat", theirs / "trace_pipe"], stdout=subprocess.DEVNULL)
+            while not any(
+                os.readlink(f"/proc/{reader.pid}/fd/{fd}").endswith("/trace_pipe")
+                for fd in os.listdir(f"/proc/{reader.pid}/fd")
+            ):
+                os.sched_yield()
+            clock = (theirs / "trace_clock").read_text()
+            source = ("--source", f"ftrace:{theirs.name},clock=boot")
+            done = self.run(lttd, [], "doctor", *source, "-t", tmp_path / "t")
+            assert (theirs / "trace_clock").read_text() == clock
+        finally:
+            reader.kill()
+            reader.wait()
+            theirs.rmdir()
+        assert done.returncode == 0, done.stderr
+        assert f"cat (pid {reader.pid}) reads ftrace:{theirs.name}" in done.stdout
+        assert "not tried, because that would change what is not lttd's" in done.stdout
+        assert not (tmp_path / "t").exists()
+
+    def test_the_kernel_s_features_are_tried_in_an_instance(self, lttd: Launcher) -> None:
+        done = self.run(lttd, [], "doctor", "--json", *QUIET, "--buffer-size", "64K")
+        kernel_group = json.loads(done.stdout)["groups"]["kernel"]
+        found = {each["topic"]: each for each in kernel_group}
+        assert found["recording"]["mark"] == "ok"
+        assert found["rings"]["mark"] == "note"
+        assert " KiB for each of " in found["rings"]["words"]
+        assert found.keys() >= {"poll", "sub-buffers", "own threads", "snapshot", "over a reboot"}
+        sizes = (lttd.instances.parent / "buffer_subbuf_size_kb").exists()
+        assert (found["sub-buffers"]["mark"] == "ok") == sizes
