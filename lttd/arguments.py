@@ -81,6 +81,8 @@ def argument_parser() -> argparse.ArgumentParser:
     add = how.add_argument
     add("--layout", metavar="HOW", help="packed (default), or sparse: padding is a hole")
     add("--flush-interval", metavar="T", help="longest time until an event is on disk (default 1s)")
+    add("--segment-size", metavar="SIZE", help="go on in a new segment at this size")
+    add("--segment-duration", metavar="T", help="go on in a new segment at this age")
     add("--backlog", metavar="SIZE", help="memory for data that waits for the disk (default 64M)")
     add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
     add("--priority", metavar="N", help="real-time priority (1-99), for busy CPUs; off by default")

@@ -25,6 +25,7 @@ from lttd.parsers import (
     parse_path,
     shown,
 )
+from lttd.roll import RollLimits
 from lttd.sources.table import CHANNEL_ROOT, DEFAULT, SOURCES, is_list
 
 _KIND: Final = re.compile(r"([a-z]+)(?:\Z|[:,])")
@@ -92,6 +93,10 @@ class Config:
     append: bool = False
     flush_interval_s: float = 1.0
     duration_s: float | None = None
+    segment_bytes: int | None = None
+    """How large a segment may become; None: without limit."""
+    segment_s: float | None = None
+    """How old a segment may become; None: without limit."""
     backlog_bytes: int = 64 << 20
     summary: str = "table"
     """``table``, ``json``, ``json:FILE`` or ``none``."""
@@ -107,6 +112,12 @@ class Config:
     notes: tuple[str, ...] = ()
     """Lines to print before anything starts."""
     command: tuple[str, ...] = ()
+
+    @property
+    def roll_limits(self) -> RollLimits:
+        """The limits at which segments are rolled."""
+        age_ns = None if self.segment_s is None else int(self.segment_s * 1e9)
+        return RollLimits(self.segment_bytes, age_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +177,20 @@ def _backlog_bytes(value: object) -> int:
     return size_bytes
 
 
+def _segment_bytes(value: object) -> int:
+    size_bytes = parse_bytes(value)
+    if size_bytes < 1 << 16:
+        raise UsageError(f"{shown(value)}: write at least 64K")
+    return size_bytes
+
+
+def _segment_s(value: object) -> float:
+    age_s = parse_duration_s(value)
+    if age_s < 0.1:
+        raise UsageError(f"{shown(value)}: write at least 100ms")
+    return age_s
+
+
 def _trace_dir(value: object) -> Path:
     if not value or not isinstance(value, str):
         raise UsageError(f"{shown(value)}: write the path of a directory")
@@ -178,6 +203,8 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "append": _Option(parse_bool, "append"),
     "flush-interval": _Option(_flush_interval_s, "flush_interval_s"),
     "duration": _Option(parse_duration_s, "duration_s"),
+    "segment-size": _Option(_segment_bytes, "segment_bytes"),
+    "segment-duration": _Option(_segment_s, "segment_s"),
     "backlog": _Option(_backlog_bytes, "backlog_bytes"),
     "summary": _Option(_summary, "summary"),
     "on-write-error": _Option(_one_of("stop", "continue"), "on_write_error"),

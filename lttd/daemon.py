@@ -8,7 +8,6 @@ A second signal abandons the backlog and counts it.
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any, Final
 
 import trio
@@ -25,24 +24,26 @@ from lttd.helper import lasting_thread_ids
 from lttd.housekeeping import Housekeeping
 from lttd.memory import pool_of
 from lttd.notify import READY, STOPPING, Heart, Notifier
+from lttd.previous_runs import PreviousRuns
 from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import (
     Recording,
+    close_source,
     locked_trace,
     owner_of,
     recover_open_segments,
     tell_notes,
 )
+from lttd.rolling import Rolling
 from lttd.servers import serve_control, serve_metrics
 from lttd.signals import MEANINGS, Meaning, Signals
 from lttd.sources.base import Owner, Source
-from lttd.sources.registry import open_previous_runs, open_source
+from lttd.sources.registry import open_source
 from lttd.state import RunState
-from lttd.stats import StreamSummary, events_lost, lost_key
+from lttd.stats import StreamSummary, events_lost
 from lttd.status import Observer
-from lttd.subbuffer import Reason, Unit
 from lttd.summary import write_summary
 from lttd.terminal import Level, say
 from lttd.tracedir import segments_below
@@ -91,19 +92,17 @@ class Daemon:
             self._recorder,
             config.flush_interval_s,
             self._on_tick,
-            lambda: self._heart.beat(trio.current_time()),
+            self._on_beat,
             self._notifier.beat_interval_s,
             self._health,
         )
+        recordings, recorder, reader = self._recordings, self._recorder, self._reader
         self._observer = Observer(
-            self._recorder,
-            self._reader,
-            self._health,
-            self._recordings,
-            config.flush_interval_s,
+            recorder, reader, self._health, recordings, config.flush_interval_s
         )
-        self._house = Housekeeping(
-            config, self._recordings, self._recorder, self._reader, self._fail
+        self._house = Housekeeping(config, recordings, recorder, reader, self._fail)
+        self._rolling = Rolling(
+            config.roll_limits, recordings, recorder, reader, self._house, self._health
         )
         self._state = RunState(config, self._observer, self._health, self._recordings)
         self._handlers: dict[str, Handler] = {STATUS: self._answer_status}
@@ -140,10 +139,15 @@ class Daemon:
                 # Open sources first: if the request is impossible, earlier rings stay untouched.
                 owner = owner_of(self._disk, self._config.trace_dir)
                 sources = self._open_sources(stack, owner)
-                number = await self._drain_previous_runs(number, owner)
+                previous = PreviousRuns(
+                    *(self._config, self._pool, self._recorder, self._observer),
+                    *(self._house.helper, self._begin),
+                )
+                number = await previous.drain(number, owner, self._failures)
                 self._begin_all(sources, number)
                 name = socket_name(owner.device, owner.inode)
                 await serve_control(nursery, stack, self._control, name)
+                nursery.start_soon(self._rolling.run)
                 await self._read()
                 await self._end()
                 nursery.cancel_scope.cancel()
@@ -158,7 +162,7 @@ class Daemon:
         sources = []
         for spec in self._config.sources:
             sources.append(open_source(spec, self._pool, owner))
-            stack.callback(_close, sources[-1])
+            stack.callback(close_source, sources[-1])
         return sources
 
     def _begin_all(self, sources: Sequence[Source], number: int) -> None:
@@ -166,6 +170,7 @@ class Daemon:
             for source in sources:
                 self._recordings.append(self._begin(source, number))
                 number += 1
+            self._rolling.next_number = number
             for recording in self._recordings:
                 recording.source.leave_out(lasting_thread_ids())
                 self._reader.add(recording.streams_and_lanes())
@@ -193,34 +198,6 @@ class Daemon:
         if config.verbose:
             say(f"{source.info.spec} -> {recording.segment.paths.directory}", Level.INFO)
         return recording
-
-    async def _drain_previous_runs(self, number: int, owner: Owner) -> int:
-        """Drain the rings that a killed lttd left for this trace into segments of their own."""
-        sources, lines = open_previous_runs(self._config.sources, self._pool, owner)
-        for line in lines:
-            say(line, Level.WARNING)
-        for source in sources:
-            try:
-                recording = self._begin(source, number)
-                reader = Reader(self._recorder, self._config.flush_interval_s, health=self._health)
-                reader.add(recording.streams_and_lanes())
-                await reader.drain()
-                self._failures += reader.failures()
-                await self._house.helper.run(recording.close)
-            finally:
-                _close(source)
-            number += 1
-            # Counted for the source that the killed lttd recorded: an instance of lttd's own.
-            lanes = recording.segment.lanes.values()
-            self._observer.also(replace(lane.stats, source=source.info.kind) for lane in lanes)
-            summaries = recording.segment.summaries()
-            found = sum(summary.subbuffers for summary in summaries)
-            say(
-                f"{source.info.spec}: {found} sub-buffers of a previous run are kept in "
-                f"{recording.segment.paths.directory}" + _killed(summaries),
-                Level.WARNING,
-            )
-        return number
 
     async def _read(self) -> None:
         with trio.CancelScope() as reading:
@@ -257,18 +234,20 @@ class Daemon:
         self._state.ending = True
         self._control.end()
         self._notifier.status(self._status())
+        self._rolling.stop()
         for recording in self._recordings:
             recording.source.stop()
         await self._house.admit()
         with self._draining:
             await self._reader.drain()
+        await self._rolling.finish()
         for recording in self._recordings:
             try:
                 await self._house.helper.run(recording.close)
             except LttdError as error:
                 self._failures.append(error)
             tell_notes(recording.source)
-            self._summaries += recording.segment.summaries()
+            self._summaries += recording.summaries()
         self._notifier.status(self._status())
         self._failures += self._reader.failures()
         write_error = self._recorder.failure or self._recorder.last_write_error
@@ -286,6 +265,9 @@ class Daemon:
             if line := self._signals.report(number):
                 say(line, Level.NOTICE)
             return
+        if MEANINGS[number] is Meaning.ROLL:
+            self._rolling.ask()
+            return
         self._ends_heard += 1
         if self._ends_heard > 1:
             words = "a second signal: data that is not written yet is abandoned and counted"
@@ -302,6 +284,10 @@ class Daemon:
     def _on_tick(self) -> None:
         self._house.on_tick()
         self._state.sample()
+
+    def _on_beat(self) -> None:
+        self._heart.beat(trio.current_time())
+        self._rolling.look()
 
     def _fail(self, error: LttdError) -> None:
         self._failures.append(error)
@@ -346,21 +332,6 @@ class Daemon:
             write_summary(self._config.summary, self._summaries, about)
         except LttdError as error:
             self._failures.append(error)
-
-
-def _killed(summaries: Sequence[StreamSummary]) -> str:
-    """Return words on the events that a killed lttd took and did not store; empty if none."""
-    key = lost_key(Reason.KILLED, Unit.EVENTS)
-    count = sum(summary.lost.get(key, 0) for summary in summaries)
-    if not count:
-        return ""
-    return f"; {count:,} events that it had taken before and not stored are counted there as lost"
-
-
-def _close(source: Source) -> None:
-    """Close a source, and print lines on settings that could not be restored or removed."""
-    source.close()
-    tell_notes(source)
 
 
 def run(

@@ -72,6 +72,10 @@ class Trouble(enum.StrEnum):
         "trace_moved",
         "The trace directory, a segment in it or its lock is no longer where recording began.",
     )
+    ROLL_FAILED = (
+        "roll_failed",
+        "The next segment could not be made, so the present one grows; lttd tries again.",
+    )
     UNSYNCED = (
         "unsynced",
         "A sync failed: some of the data since the last sync may not be on the disk.",

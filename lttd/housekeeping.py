@@ -48,7 +48,8 @@ class Housekeeping:
         self.helper = Helper()
         self._due = trio.Event()
         self._ticked = trio.Event()
-        self._one_at_a_time = trio.Lock()
+        self.one_at_a_time = trio.Lock()
+        """Held by whoever uses work()."""
         now = trio.current_time()
         self._next_attach = now + ATTACH_INTERVAL_S
         self._next_clock = now + CLOCK_INTERVAL_S
@@ -124,7 +125,7 @@ class Housekeeping:
 
     def _subbuffers(self) -> int:
         """Return the number of sub-buffers taken so far."""
-        lanes = (lane for each in self._recordings for lane in each.segment.lanes.values())
+        lanes = (lane for each in self._recordings for lane in each.lanes.values())
         return sum(lane.stats.subbuffers for lane in lanes)
 
     async def _admit_at_ticks(self) -> None:
@@ -148,25 +149,47 @@ class Housekeeping:
     async def _in_thread(self, do: Callable[[Recording], None]) -> None:
         """Call *do* for each recording in a thread that is excluded from the trace."""
 
+        def for_each() -> None:
+            for recording in self._recordings:
+                do(recording)
+
+        trace = self._config.trace_dir
+        try:
+            async with self.one_at_a_time:
+                done = await self.work(for_each)
+        except StorageError as error:
+            self._recorder.failed(error, trace)
+        else:
+            if done:
+                self._recorder.succeeded(trace)
+
+    async def work(self, do: Callable[[], object]) -> bool:
+        """Call *do* in the thread that is excluded from the trace.
+
+        Return False if it failed, so that the run ends.
+
+        Raises:
+            StorageError: *do* could not write.
+        """
+
         def work() -> None:
             # It holds the interpreter lock at times, so it needs the priority of the reading loop.
             if self._config.priority is not None:
                 raise_priority([get_native_id()], self._config.priority)
             for recording in self._recordings:
                 recording.source.leave_out([get_native_id()])
-                do(recording)
+            do()
+            for recording in self._recordings:
                 tell_notes(recording.source)
 
-        trace = self._config.trace_dir
         try:
-            async with self._one_at_a_time:
-                await self.helper.run(work)
-        except StorageError as error:
-            self._recorder.failed(error, trace)
+            await self.helper.run(work)
+        except StorageError:
+            raise
         except (LttdError, OSError, MemoryError) as error:
             self._on_failure(refusal(error) or LttdError(str(error)))
-        else:
-            self._recorder.succeeded(trace)
+            return False
+        return True
 
 
 def _look_closer(recording: Recording) -> None:

@@ -1,12 +1,16 @@
 """One stream on its way to the disk: its queue, its counters, and gaps that are not written yet.
 
 Rule: only the thread of a lane's queue writes the lane; other threads read from it.
+Rule: a roll is an item of the queue: batches before it go to the files of the old segment, those
+after it to the files of the new one.  A gap that could not be written before it belongs to the new
+segment, in its files and in its counts.
 Invariant: taken data that is not in the files is counted in the stats, and gets a gap as soon as
 one can be written.  However long that takes, only a few gaps wait.
 """
 
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from queue import SimpleQueue
 
 from lttd.errors import LostFileError, StorageError
@@ -51,7 +55,10 @@ class Lane:
     files: StreamFiles
     """The files of the open segment; the other fields outlive the segment."""
     stats: StreamStats
+    """The counts of the whole run."""
     queue: "Jobs"
+    discarded_before: int = 0
+    """Events that were lost before the run; an index counts on from them."""
     untold: Untold = field(default_factory=Untold)
     failing: bool = False
     """Whether the last write failed."""
@@ -73,7 +80,7 @@ class Lane:
         if done.error is not None:
             self.refuse(batch, Reason.STORAGE, done.rows)
         if isinstance(done.error, LostFileError):
-            self.count_gone()
+            self.files.count_gone(self.stats)
         return done.error
 
     def refuse(self, batch: Batch, reason: Reason, first: int = 0) -> None:
@@ -95,34 +102,55 @@ class Lane:
         """Let the lane's thread call tell().  Callable from any thread."""
         self.queue.put((self, losses_batch(self.stats.stream, ())))
 
-    def sync(self) -> None:
-        """Make the written data durable.
+    def go_on_in(self, following: StreamFiles, taken: StreamStats) -> StorageError | None:
+        """Write the waiting gaps, and end the present files; later batches go to *following*.
+
+        *taken* are the stream's counters as of the batches so far.  Return the error if the gaps
+        could not be written; they will be written to *following*.
+        """
+        error = self.tell()
+        end, now = taken, self.stats
+        end.stored_bytes, end.stored_subbuffers = now.stored_bytes, now.stored_subbuffers
+        end.unwritten_bytes = now.unwritten_bytes.copy()
+        end.unwritten_subbuffers = now.unwritten_subbuffers.copy()
+        for gap in self.untold.gaps():
+            end.uncount(gap)
+        following.record.baseline_discarded = self.discarded_before + end.events_lost.total()
+        following.record.subbuffers_before = end.subbuffers
+        self.files.end = following.begin = end
+        self.files = following
+        self.failing = self.failed_lately = False
+        return error
+
+    def sync(self, files: StreamFiles) -> None:
+        """Make the data in *files* durable.
 
         Raises:
             LostFileError: somebody removed, replaced or cut a file; raised once.
             StorageError: the sync failed; a gap for it will be written.
         """
-        files = self.files
         failed_before = files.unsynced is not None
         try:
             files.sync()
         except LostFileError:
-            self.count_gone()
+            files.count_gone(self.stats)
             raise
         except StorageError:
             if not failed_before:
                 self.stats.unsynced += 1
-                self.queue.put((self, losses_batch(self.stats.stream, [files.unsynced_gap()])))
+                self.queue.put(partial(self._tell_unsynced, files))
             raise
 
-    def count_gone(self) -> None:
-        """Count the content of a lost file as removed; exact after the last write."""
-        left = self.files.left()
-        if left is not None:
-            self.stats.removed_subbuffers = self.stats.stored_subbuffers - left.rows
-            self.stats.removed_bytes = self.stats.stored_bytes - left.payload_bytes
+    def _tell_unsynced(self, files: StreamFiles) -> None:
+        """Write the gap for a failed sync of *files*, which may be those of an older segment."""
+        gap = files.unsynced_gap()
+        if files is not self.files:
+            files.append(losses_batch(self.stats.stream, [gap]), ())
+            return
+        self.untold.add(gap)
+        self.tell()
 
 
-# A batch for a lane; an event to set when all items before it are done; None to end.
-Job = tuple[Lane, Batch] | threading.Event | None
+# A batch for a lane; a call that must not raise, between batches; None to end.
+Job = tuple[Lane, Batch] | Callable[[], None] | None
 Jobs = SimpleQueue[Job]

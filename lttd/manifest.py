@@ -41,6 +41,9 @@ class StreamRecord:
     info: StreamInfo
     baseline_discarded: int = 0
     """events_discarded at the end of the segment before; the index continues from it."""
+    subbuffers_before: int | None = 0
+    """The number of sub-buffers that the same run took into earlier segments.  None: that segment
+    had not ended yet when this manifest was written, so baseline_discarded may be too small."""
     summary: StreamSummary | None = None
     """The totals, once the segment is closed."""
     counters: dict[str, int] = field(default_factory=dict)
@@ -65,6 +68,7 @@ class StreamRecord:
             "page_bytes": info.page_bytes,
             "read_events_before": info.read_events_before,
             "baseline_discarded": self.baseline_discarded,
+            "subbuffers_before": self.subbuffers_before,
             "summary": _summary_json(self.summary) if self.summary else None,
             "counters": self.counters,
         }
@@ -85,7 +89,8 @@ class StreamRecord:
             raise ValueError(f"channel {info.id.channel[:40]!r}... is too long for a file's name")
         told = value["summary"]
         summary = StreamSummary(**(told | {"source": source})) if told else None
-        return cls(info, value["baseline_discarded"], summary, value["counters"])
+        before = value.get("subbuffers_before", 0)
+        return cls(info, value["baseline_discarded"], before, summary, value["counters"])
 
 
 def _summary_json(summary: StreamSummary) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Rule: the manifest says ``closed`` only after the backlog was written and synced
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -49,7 +49,7 @@ class Writers(Protocol):
         """Wait until all batches offered so far are written or counted as lost."""
         ...
 
-    def failed(self, error: StorageError) -> None:
+    def failed(self, error: StorageError, where: Path | None = None) -> None:
         """Count a failed write."""
         ...
 
@@ -75,10 +75,15 @@ class SegmentContents:
     disk: Disk
     baselines: Baselines | None = None
     """Those of the segment before in the same run; None: the trace directory has them."""
+    lanes: Mapping[StreamId, Lane] = field(default_factory=dict)
+    """Those of the segment before, which write to it until the roll."""
 
 
 class OpenSegment:
-    """An open segment: its streams' files, its manifest and its lock."""
+    """An open segment: its streams' files, its manifest and its lock.
+
+    A segment that another one precedes in the same run gets no data before go_on_in() of that one.
+    """
 
     def __init__(
         self, writers: Writers, trace: Path, number: int, contents: SegmentContents
@@ -94,7 +99,10 @@ class OpenSegment:
             self._trace, kind, recorded_source(contents.source)
         )
         self.paths: SegmentPaths = create_segment(self._disk, trace, number, kind)
-        self.lanes: dict[StreamId, Lane] = {}
+        self.lanes: dict[StreamId, Lane] = dict(contents.lanes)
+        """The streams of the run; they write here only between two rolls."""
+        self.files: dict[StreamId, StreamFiles] = {}
+        """Those of the streams in this segment."""
         self._lock: Lock | None = None
         with self._disk.whole_or_absent(self.paths.directory):
             try:
@@ -127,31 +135,49 @@ class OpenSegment:
         Raises:
             StorageError: a file could not be created; the call can be repeated.
         """
-        new = {info.id: info for info in infos if info.id not in self.lanes}
-        cached_bytes = self._writers.cached_bytes // max(len(new) + len(self.lanes), 1)
-        added: dict[StreamId, Lane] = {}
+        new = {info.id: info for info in infos if info.id not in self.files}
+        cached_bytes = self._cached_bytes() // max(len(new) + len(self.files), 1)
+        added: dict[StreamId, StreamFiles] = {}
         try:
             for info in new.values():
-                queue = self._writers.lane_queue(len(self.lanes) + len(added))
-                added[info.id] = self._make_lane(info, queue, cached_bytes)
+                added[info.id] = self._make_files(info, cached_bytes)
         except BaseException:
-            for lane in added.values():
-                lane.files.file.close()
+            for files in added.values():
+                files.file.close()
             raise
-        self.manifest.streams += [lane.files.record for lane in added.values()]
-        # Replaced as a whole, because other threads iterate over it.
-        self.lanes = {**self.lanes, **added}
+        self.manifest.streams += [files.record for files in added.values()]
+        lanes = dict(self.lanes)
+        for stream, files in added.items():
+            if stream not in lanes:
+                lanes[stream] = self._make_lane(files, self._writers.lane_queue(len(lanes)))
+        # Replaced as a whole, because other threads iterate over them; each of files has a lane.
+        self.lanes = lanes
+        self.files = {**self.files, **added}
         self._disk.sync_directory(self.paths.index)
         self._disk.sync_directory(self.paths.streams)
-        self._write_manifest()
+        self.write_manifest()
 
-    def _make_lane(self, info: StreamInfo, queue: Jobs, cached_bytes: int) -> Lane:
+    def _cached_bytes(self) -> int:
+        """Return the part of the run's share of the page cache that earlier segments left."""
+        stored_bytes = sum(lane.stats.stored_bytes for lane in self.lanes.values())
+        return max(self._writers.cached_bytes - stored_bytes, 0)
+
+    def _make_files(self, info: StreamInfo, cached_bytes: int) -> StreamFiles:
         record = StreamRecord(info)
-        record.baseline_discarded = self.baselines.of(record.name)
-        paths = self.paths.stream(record.name)
-        file = StreamFile(self._disk, paths, record, self.manifest.layout, cached_bytes)
-        stats = StreamStats(info.id, self.manifest.source_name)
-        return Lane(StreamFiles(file, record), stats, queue)
+        lane = self.lanes.get(info.id)
+        before = lane.discarded_before if lane else self.baselines.of(record.name)
+        begin = StreamStats(info.id, self.manifest.source_name)
+        record.baseline_discarded = before
+        if lane is not None:
+            record.baseline_discarded += lane.stats.events_lost.total()
+            record.subbuffers_before = None
+        paths, layout = self.paths.stream(record.name), self.manifest.layout
+        file = StreamFile(self._disk, paths, record, layout, cached_bytes, before)
+        return StreamFiles(file, record, begin)
+
+    def _make_lane(self, files: StreamFiles, queue: Jobs) -> Lane:
+        stats = StreamStats(files.record.info.id, self.manifest.source_name)
+        return Lane(files, stats, queue, files.record.baseline_discarded)
 
     def attach(self, name: str, data: bytes, *, append: bool) -> None:
         """Write a file that decoding needs beside the streams; *name* is below the segment."""
@@ -166,7 +192,7 @@ class OpenSegment:
     def note_clock(self, snapshot: Snapshot) -> None:
         """Add a clock snapshot to the manifest."""
         self._keep_snapshot(snapshot)
-        self._write_manifest()
+        self.write_manifest()
 
     def _keep_snapshot(self, snapshot: Snapshot) -> None:
         if snapshot not in self.manifest.clock_snapshots:  # a source may have only one
@@ -185,9 +211,9 @@ class OpenSegment:
                 return
             failed: StorageError | None = None
             before = self._synced()
-            for lane in list(self.lanes.values()):
+            for stream, files in self.files.items():
                 try:
-                    lane.sync()
+                    self.lanes[stream].sync(files)
                 except StorageError as error:
                     failed = failed or error
             after = self._synced()
@@ -210,8 +236,7 @@ class OpenSegment:
 
     def _synced(self) -> dict[str, Position | None]:
         """Return the durable end of each stream."""
-        files = (lane.files for lane in self.lanes.values())
-        return {each.record.name: each.synced for each in files}
+        return {each.record.name: each.synced for each in self.files.values()}
 
     def moved(self) -> StorageError | None:
         """Tell what is no longer where it was: the trace directory, the segment, or a lock.
@@ -257,14 +282,15 @@ class OpenSegment:
             self._tell()
             self._sync_for_good()
             self._writers.look(self)
-            for lane in self.lanes.values():
-                lane.count_gone()
-                lane.files.record.summary = summarize(lane.stats)
-                lane.files.record.counters = dict(counters.get(lane.stats.stream, {}))
+            for stream, files in self.files.items():
+                stats = self.lanes[stream].stats
+                files.count_gone(stats)
+                files.record.summary = summarize(files.counted(stats))
+                files.record.counters = dict(counters.get(stream, {}))
             if snapshot is not None:
                 self._keep_snapshot(snapshot)
             self.manifest.state = "closed"
-            self._write_manifest()
+            self.write_manifest()
             self.baselines.closed(self.manifest.streams)
         finally:
             self._let_go()
@@ -276,8 +302,9 @@ class OpenSegment:
 
     def _tell(self) -> None:
         """Write the last gaps; if they do not fit, only summary and metrics have the losses."""
-        for lane in self.lanes.values():
-            error = lane.tell()
+        for stream, files in self.files.items():
+            lane = self.lanes[stream]
+            error = lane.tell() if files is lane.files else files.cut()
             if error is not None:
                 self._writers.failed(error)
 
@@ -305,15 +332,21 @@ class OpenSegment:
         self._close_files()
 
     def _close_files(self) -> None:
-        for lane in self.lanes.values():
-            lane.files.file.close()
+        for files in self.files.values():
+            files.file.close()
         if self._lock is not None:
             self._lock.release()
         self._disk.release(self.paths.base)
 
     def summaries(self) -> list[StreamSummary]:
-        """Return the present totals of each stream."""
-        return [summarize(lane.stats) for lane in self.lanes.values()]
+        """Return the present totals of each stream in this segment."""
+        lanes = self.lanes
+        return [summarize(each.counted(lanes[key].stats)) for key, each in self.files.items()]
 
-    def _write_manifest(self) -> None:
+    def write_manifest(self) -> None:
+        """Replace the manifest, after a stream's record has changed.
+
+        Raises:
+            StorageError: it could not be written; the old one is whole.
+        """
         self._disk.replace(self.paths.manifest, self.manifest.encode())

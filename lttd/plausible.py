@@ -124,8 +124,17 @@ _SNAPSHOT: Final[dict[str, Test]] = {
     "uncertainty_ns": _is_uncertainty,
 }
 _MAY_SUMMARY: Final[dict[str, Test]] = {"gaps_unknown": is_count}
-_MAY_STREAM: Final[dict[str, Test]] = {"page_bytes": _is_size, "read_events_before": is_count}
-_MAY_SOURCE: Final[dict[str, Test]] = {"kind": is_name, "spec": is_text, "continues": is_name}
+_MAY_STREAM: Final[dict[str, Test]] = {
+    "page_bytes": _is_size,
+    "read_events_before": is_count,
+    "subbuffers_before": lambda value: value is None or is_count(value),
+}
+_MAY_SOURCE: Final[dict[str, Test]] = {
+    "kind": is_name,
+    "spec": is_text,
+    "continues": is_name,
+    "rolled_from": is_name,
+}
 _MAY_MACHINE: Final[dict[str, Test]] = {"byteorder": _is_order}
 
 

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -302,6 +303,25 @@ class Reader:
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
+
+    async def flush_once(self) -> None:
+        """Give every stream one turn that flushes it, and offer the losses of those then empty.
+
+        Streams that have more get further turns after the next await of the caller.
+        """
+        present = [each for each in self._readers if each.state is not State.FLUSHING]
+        for reader in present:
+            await trio.lowlevel.checkpoint()
+            reader.wake()
+            reader.turn(flush=True)
+            if not reader.has_more():
+                reader.tell_losses()
+            self.pulse.turns += 1
+            self.pulse.last_turn_ns = time.monotonic_ns()
+            self._on_beat()
+        more = [reader for reader in present if reader.has_more()]
+        if more and self._nursery is not None:
+            self._nursery.start_soon(partial(self._turns, more, flush=False))
 
     async def drain(self) -> None:
         """Take all remaining data, partly filled sub-buffers included, and the last losses.

@@ -9,6 +9,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
@@ -17,6 +18,8 @@ from lttd.errors import LostFileError, LttdError, StorageError, refusal
 from lttd.health import Health, Trouble
 from lttd.lane import Jobs, Lane
 from lttd.open_segment import OpenSegment, SegmentContents
+from lttd.stats import StreamStats
+from lttd.stream_files import StreamFiles
 from lttd.subbuffer import TAKE_BYTES, Batch, Reason
 
 BACKLOG_BYTES: Final = 64 << 20
@@ -26,6 +29,10 @@ SYNC_INTERVAL_S: Final = 5.0
 # The begin of a segment stays in the page cache, so that a short recording can be viewed from
 # memory: a sixteenth of the memory, at most this much, shared by the segment's streams.
 CACHED_BYTES: Final = 1 << 30
+_OF_A_PATH: Final = (
+    *(Trouble.WRITER_FAILED, Trouble.FILE_LOST),
+    *(Trouble.TRACE_MOVED, Trouble.UNSYNCED),
+)
 
 
 class Recorder:
@@ -51,6 +58,8 @@ class Recorder:
         self.write_errors: Counter[str] = Counter()
         """The number of failed writes, by the errno's name."""
         self.last_write_error: StorageError | None = None
+        self.offered_bytes = 0
+        """The memory of all batches so far, which is at least their payload."""
         self.segment_count = 0
         """The number of segments in the trace directory, so that a scrape need not list it."""
         self._held_bytes = 0
@@ -101,8 +110,13 @@ class Recorder:
         lane.stats.took(batch)
         with self._lock:
             self._held_bytes += batch.held_bytes
+            self.offered_bytes += batch.held_bytes
             self.backlog_high_water_bytes = max(self.backlog_high_water_bytes, self._held_bytes)
         lane.queue.put((lane, batch))
+
+    def roll(self, lane: Lane, following: StreamFiles) -> None:
+        """Let the lane's batches from now on go to the files *following*.  Never waits."""
+        lane.queue.put(partial(self._roll, lane, following, lane.stats.copied()))
 
     def abandon_backlog(self) -> None:
         """Stop writing, and count the backlog as lost."""
@@ -112,8 +126,8 @@ class Recorder:
 
     def _write(self, queue: Jobs) -> None:
         while (job := queue.get()) is not None:
-            if isinstance(job, threading.Event):
-                job.set()
+            if not isinstance(job, tuple):
+                job()
                 continue
             lane, batch = job
             if self._abandoned or self.failure:
@@ -142,6 +156,17 @@ class Recorder:
             lane.failed_lately = False
             if not lane.failing:
                 self.succeeded(lane.files.file.path)
+
+    def _roll(self, lane: Lane, following: StreamFiles, taken: StreamStats) -> None:
+        path = lane.files.file.path
+        try:
+            error = lane.go_on_in(following, taken)
+        except Exception as bug:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
+            self._fail(refusal(bug) or LttdError(f"{path}: writer failed: {bug!r}"))
+            return
+        self._moved.set()
+        if error is not None:
+            self.failed(error, path)
 
     def failed(self, error: StorageError, where: Path | None = None) -> None:
         """Count a failed write to *where*; lttd is unhealthy until succeeded() is called for it.
@@ -213,8 +238,7 @@ class Recorder:
         else:
             self.succeeded(segment.paths.synced)
         self.look(segment)
-        for lane in segment.lanes.values():
-            files = lane.files
+        for files in segment.files.values():
             if files.unsynced is not None:
                 reason = files.unsynced.reason
                 words = f"{reason}: some data since the last sync may not be on the disk"
@@ -242,13 +266,17 @@ class Recorder:
         """Wait until all batches offered so far are written or counted as lost."""
         marks = [threading.Event() for _ in self._queues]
         for queue, mark in zip(self._queues, marks, strict=True):
-            queue.put(mark)
+            queue.put(mark.set)
         for mark in marks:
             mark.wait()
 
     def forget(self, segment: OpenSegment, *, removed: bool = False) -> None:
-        """Stop syncing *segment*, which is closed, or *removed*."""
+        """Stop syncing *segment*, which is closed, or *removed*; end the troubles of its files."""
         self._segments.remove(segment)
+        paths = [segment.paths.synced, segment.paths.directory, segment.paths.lock]
+        for path in (*paths, *(files.file.path for files in segment.files.values())):
+            for trouble in _OF_A_PATH:
+                self._health.ends(trouble, "", str(path))
         self.segment_count -= removed
 
     def close(self) -> None:

@@ -1,22 +1,33 @@
 """Record a source into a segment, from opening to closing both."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from lttd.clock import Snapshot, take_snapshot
-from lttd.errors import LttdError, StorageError
+from lttd.errors import LttdError
 from lttd.files import Disk, Lock, storage_error
 from lttd.handles import handle_of
 from lttd.lane import Lane
 from lttd.manifest import Manifest
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
-from lttd.sources.base import Attachments, Owner, Source, SourceInfo, Stored, Stream, When
-from lttd.stats import StreamStats
+from lttd.roll import SegmentState
+from lttd.sources.base import (
+    PRESENT_STATE,
+    Attachments,
+    Owner,
+    Source,
+    SourceInfo,
+    Stored,
+    Stream,
+    When,
+)
+from lttd.stats import StreamStats, StreamSummary, summarize
+from lttd.subbuffer import StreamId
 from lttd.terminal import Level, say
 from lttd.tracedir import (
     LOCK,
@@ -132,14 +143,25 @@ Served = tuple[Stream, Lane]
 """A stream, and the lane for its batches."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recording:
-    """A source and its open segment."""
+    """A source, and the segments that it is recorded into, one after the other.
 
+    prepare() ---> roll() ---> end_earlier() ---> prepare() ...
+    helper thread  reading     helper thread
+    """
+
+    recorder: Recorder
+    trace: Path
     source: Source
-    segment: OpenSegment
-    _attachments: Attachments
-    """Those of this segment."""
+    layout: str
+    disk: Disk
+    now: "_Part"
+    """The segment that takes what comes."""
+    _next: "_Part | None" = None
+    """The segment that was prepared."""
+    _earlier: "_Part | None" = None
+    """The segment before, until it is closed."""
     _admitted_next: list[Stream] = field(default_factory=list)
     """New streams whose files could not be made yet."""
 
@@ -158,18 +180,98 @@ class Recording:
             snapshot=_snapshot(source),
             disk=disk,
         )
-        segment = recorder.open_segment(trace, number, contents)
-        recording = cls(source, segment, source.attachments())
+        part = _opened(recorder, trace, number, contents, source.attachments())
+        return cls(recorder, trace, source, layout, disk, part)
+
+    @property
+    def segment(self) -> OpenSegment:
+        """The segment that takes what comes."""
+        return self.now.segment
+
+    @property
+    def lanes(self) -> Mapping[StreamId, Lane]:
+        """The streams of the run."""
+        return self.now.segment.lanes
+
+    def summaries(self) -> list[StreamSummary]:
+        """Return the totals of each stream in the whole run."""
+        return [summarize(lane.stats) for lane in self.lanes.values()]
+
+    # -- a roll
+
+    def prepare(self, number: int) -> None:
+        """Open segment *number*, with the files that decoding needs, for the next roll().
+
+        Raises:
+            StorageError: it cannot be written; nothing of it is left behind.
+        """
+        before = self.segment
+        contents = SegmentContents(
+            source=_told(self.source.info) | {"rolled_from": before.paths.directory.name},
+            layout=self.layout,
+            streams=tuple(each.record.info for each in before.files.values()),
+            snapshot=_snapshot(self.source),
+            disk=self.disk,
+            baselines=before.baselines,
+            lanes=before.lanes,
+        )
+        attachments = self.source.attachments()
+        self._next = _opened(self.recorder, self.trace, number, contents, attachments)
+
+    def forsake(self) -> None:
+        """Remove the segment that was prepared, if there is one."""
+        prepared, self._next = self._next, None
+        if prepared is not None:
+            prepared.segment.discard()
+
+    def state(self, now: float, *, asked: bool) -> SegmentState:
+        """Return the state of the open segment at *now*, in s of a clock that never goes back."""
+        payload_bytes = self._taken_bytes() - self.now.taken_before_bytes
+        if payload_bytes and self.now.first_taken_at is None:
+            self.now.first_taken_at = now
+        began = now if self.now.first_taken_at is None else self.now.first_taken_at
+        return SegmentState(payload_bytes, int((now - began) * 1e9), asked)
+
+    def _taken_bytes(self) -> int:
+        """Return the bytes of headers and content taken in the whole run."""
+        stats = (lane.stats for lane in self.lanes.values())
+        return sum(one.delivered_bytes - one.padding_bytes for one in stats)
+
+    def roll(self) -> None:
+        """Let all batches from now on go to the prepared segment.
+
+        Called by the reading thread, between takes, after end_earlier() of the roll before.
+        """
+        assert self._next is not None
+        assert self._earlier is None
+        self._earlier, self.now, self._next = self.now, self._next, None
+        self._earlier.counters = self.now.counters_before = self._counters()
+        self.now.taken_before_bytes = self._taken_bytes()
+        read_events = self.source.roll()
+        for stream, files in self.segment.files.items():
+            if stream in read_events:
+                info = replace(files.record.info, read_events_before=read_events[stream])
+                files.record.info = info
+            self.recorder.roll(self.lanes[stream], files)
+
+    def end_earlier(self) -> SegmentPaths:
+        """Wait until the segment before has all of its data, and close it.
+
+        Raises:
+            StorageError: its data is whole, but it is not closed in order.
+        """
+        assert self._earlier is not None
+        part, self._earlier = self._earlier, None
         try:
-            recording.attach(When.OPEN)
-        except StorageError:
-            recording.segment.discard()
-            raise
-        return recording
+            self.recorder.drain()  # then the records of the new segment are known
+            self.segment.write_manifest()
+        finally:
+            self._end(part, part.counters)
+        return part.segment.paths
 
     def streams_and_lanes(self) -> Sequence[Served]:
         """Pair each stream with where its batches go."""
-        return [(stream, self.segment.lanes[stream.info.id]) for stream in self.source.streams]
+        return [(stream, self.lanes[stream.info.id]) for stream in self.source.streams]
 
     def admit(self) -> Sequence[Served]:
         """Make files for streams that have appeared; return these streams and their lanes.
@@ -181,18 +283,18 @@ class Recording:
         if not self._admitted_next:
             return ()
         self.segment.add_streams(stream.info for stream in self._admitted_next)
-        admitted = [(stream, self.segment.lanes[stream.info.id]) for stream in self._admitted_next]
+        admitted = [(stream, self.lanes[stream.info.id]) for stream in self._admitted_next]
         self._admitted_next.clear()
         return admitted
 
     def attach(self, when: When) -> None:
         """Write the files that the segment needs beside its streams."""
-        for attachment in self._attachments(when):
-            self.segment.attach(attachment.name, attachment.data, append=attachment.append)
+        self.now.attach(when)
 
     def mark_progress(self) -> None:
         """Note that lttd lives and how far it has read, if a kill leaves data in the kernel."""
-        self.source.mark_progress(self.segment.paths.directory.name)
+        oldest = self._earlier or self.now
+        self.source.mark_progress(oldest.segment.paths.directory.name)
 
     def note_clock(self) -> None:
         """Add a clock snapshot to the manifest."""
@@ -206,12 +308,72 @@ class Recording:
         Raises:
             StorageError: the stored data is whole, but the segment is not closed in order.
         """
-        counters = {stream.info.id: dict(stream.counters()) for stream in self.source.streams}
+        self._end(self.now, self._counters())
+
+    def _end(self, part: "_Part", counters: "Counters") -> None:
         try:
-            self.segment.settle()
-            self.attach(When.CLOSE)
+            part.segment.settle()
+            part.attach(When.CLOSE)
         finally:
-            self.segment.close(_snapshot(self.source), counters)
+            before = part.counters_before
+            own = {key: _growth(before.get(key, {}), now) for key, now in counters.items()}
+            part.segment.close(_snapshot(self.source), own)
+
+    def _counters(self) -> "Counters":
+        found: dict[StreamId, Mapping[str, int]] = {}
+        for stream in self.source.streams:
+            with suppress(LttdError):  # the reader gets the same error, and reports it
+                found[stream.info.id] = dict(stream.counters())
+        return found
+
+
+Counters = Mapping[StreamId, Mapping[str, int]]
+"""The kernel's counters of some streams."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """One segment of a recording."""
+
+    segment: OpenSegment
+    attachments: Attachments
+    taken_before_bytes: int = 0
+    """The bytes of headers and content that earlier segments of the run took."""
+    first_taken_at: float | None = None
+    """When its first sub-buffer had been taken."""
+    counters_before: Counters = field(default_factory=dict)
+    """The kernel's counters when it began; empty in the first segment of a run."""
+    counters: Counters = field(default_factory=dict)
+    """The kernel's counters when the next segment began."""
+
+    def attach(self, when: When) -> None:
+        for attachment in self.attachments(when):
+            self.segment.attach(attachment.name, attachment.data, append=attachment.append)
+
+
+def _growth(before: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, int]:
+    """Return counters that count from *before* on; those of a present state stay as they are."""
+    return {
+        name: value if name in PRESENT_STATE else max(value - before.get(name, 0), 0)
+        for name, value in now.items()
+    }
+
+
+def _opened(recorder: Recorder, trace: Path, number: int, contents: SegmentContents,
+            attachments: Attachments) -> _Part:  # fmt: skip
+    part = _Part(recorder.open_segment(trace, number, contents), attachments)
+    try:
+        part.attach(When.OPEN)
+    except BaseException:
+        part.segment.discard()
+        raise
+    return part
+
+
+def close_source(source: Source) -> None:
+    """Close a source, and print lines on settings that could not be restored or removed."""
+    source.close()
+    tell_notes(source)
 
 
 def tell_notes(source: Source) -> None:

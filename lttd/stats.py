@@ -73,15 +73,24 @@ class StreamStats:
         if gap.count is None:
             self.gaps_unknown[gap.reason] += 1
             return
-        by_unit = {
-            Unit.EVENTS: self.events_lost,
-            Unit.SUBBUFFERS: self.subbuffers_lost,
-            Unit.BYTES: self.bytes_lost,
-        }
-        by_unit[gap.unit][gap.reason] += gap.count
+        self._lost_in(gap.unit)[gap.reason] += gap.count
         if gap.reason is Reason.DAMAGED and gap.unit is Unit.BYTES:
             # These bytes are in no row, but the kernel delivered them.
             self.delivered_bytes += gap.count
+
+    def _lost_in(self, unit: Unit) -> Counter[Reason]:
+        if unit is Unit.EVENTS:
+            return self.events_lost
+        return self.subbuffers_lost if unit is Unit.SUBBUFFERS else self.bytes_lost
+
+    def uncount(self, gap: Gap) -> None:
+        """Take back the count of a loss; of a batch that was not written, its sub-buffers."""
+        if gap.count is None:
+            self.gaps_unknown[gap.reason] -= gap.reason in self.gaps_unknown
+        elif gap.reason in self.unwritten_subbuffers:
+            self.unwritten_subbuffers[gap.reason] -= gap.count
+        else:
+            self._lost_in(gap.unit)[gap.reason] -= gap.count
 
     def stored(self, rows: Rows) -> None:
         """Count rows that are in the file."""
@@ -96,6 +105,25 @@ class StreamStats:
     def lost_so_far(self) -> Counter[Reason]:
         """Return all known lost events by reason, those without a gap yet included."""
         return self.events_lost + Counter(self.unplaced)
+
+    def copied(self) -> "StreamStats":
+        """Return the counters of this moment."""
+        return self._combined(StreamStats(self.stream, self.source), 1)
+
+    def since(self, before: "StreamStats") -> "StreamStats":
+        """Return the counts that are not in *before*, an earlier copy."""
+        return self._combined(before, -1)
+
+    def _combined(self, other: "StreamStats", sign: int) -> "StreamStats":
+        made = StreamStats(self.stream, self.source)
+        for name in _TOTALS:
+            setattr(made, name, getattr(self, name) + sign * getattr(other, name))
+        for name in _BY_REASON:
+            counter = getattr(made, name)
+            counter.update(getattr(self, name))
+            for reason, count in getattr(other, name).items():
+                counter[reason] += sign * count
+        return made
 
     @property
     def key(self) -> StreamKey:
@@ -123,6 +151,16 @@ class StreamStats:
     def refused_bytes(self) -> int:
         """Delivered bytes that are not stored: they do not parse, or were not written."""
         return self.unwritten_bytes.total() + self.bytes_lost[Reason.DAMAGED]
+
+
+_BY_REASON: Final = (
+    *("events_lost", "subbuffers_lost", "bytes_lost", "gaps_unknown"),
+    *("unwritten_bytes", "unwritten_subbuffers"),
+)
+_TOTALS: Final = (
+    *("subbuffers", "delivered_bytes", "padding_bytes", "stored_bytes", "stored_subbuffers"),
+    *("unsynced", "removed_bytes", "removed_subbuffers"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,15 @@ Rule: one thread appends; another one syncs.
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from lttd.errors import LostFileError, StorageError
 from lttd.manifest import Position, StreamRecord
+from lttd.stats import StreamStats
 from lttd.subbuffer import Batch, Gap, Reason, Unit
 from lttd.writer import Appended, Left, StreamFile
+
+_NOTHING: Final = Left(0, 0)
 
 
 @dataclass(slots=True)
@@ -21,6 +25,12 @@ class StreamFiles:
 
     file: StreamFile
     record: StreamRecord
+    begin: StreamStats
+    """The stream's counters when its first batch came: those of earlier segments of the run."""
+    end: StreamStats | None = None
+    """The counters when its last batch had been written; None: more may come."""
+    removed: Left = _NOTHING
+    """The part of the stream that was stored here, and then lost with a file."""
     synced: Position | None = None
     """The end of the durable part of the files."""
     tried: Position | None = None
@@ -64,15 +74,37 @@ class StreamFiles:
         if self.unsynced is None:
             self.synced, self._synced_latest = self.tried, self._tried_latest
 
+    def cut(self) -> StorageError | None:
+        """Cut off bytes that a failed write left at the end; return why that failed, if it did."""
+        try:
+            self.file.cut()
+        except StorageError as error:
+            return error
+        return None
+
     def unsynced_gap(self) -> Gap:
         """Return the gap for data that may not be on the disk after a failed sync."""
         begin, end = self._synced_latest, self._tried_latest
         return Gap(0, Reason.UNSYNCED, Unit.BYTES, None, begin, end)
 
-    def left(self) -> Left | None:
-        """Return the part of the stream that is left after the loss of a file; None: no loss."""
+    def counted(self, stats: StreamStats) -> StreamStats:
+        """Return the counts of this segment alone; *stats* are those of the whole run."""
+        counted = (self.end or stats).since(self.begin)
+        counted.unsynced = int(self.unsynced is not None)
+        counted.removed_subbuffers, counted.removed_bytes = self.removed
+        return counted
+
+    def count_gone(self, stats: StreamStats) -> None:
+        """Count the content of a lost file as removed; exact after the last write."""
         if self.gone is None:
-            return None
+            return
+        left = _NOTHING
         with suppress(StorageError):  # the index is lost, too
-            return self.file.left(self.gone)
-        return Left(0, 0)
+            left = self.file.left(self.gone)
+        stored = (self.end or stats).since(self.begin)
+        before, self.removed = (
+            self.removed,
+            Left(stored.stored_subbuffers - left.rows, stored.stored_bytes - left.payload_bytes),
+        )
+        stats.removed_subbuffers += self.removed.rows - before.rows
+        stats.removed_bytes += self.removed.payload_bytes - before.payload_bytes

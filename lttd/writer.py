@@ -65,8 +65,12 @@ class StreamFile:
         record: StreamRecord,
         layout: str,
         cached_bytes: int | None = None,
+        discarded_before: int | None = None,
     ) -> None:
         """Create the files.  Data beyond *cached_bytes* does not stay in the page cache.
+
+        *discarded_before* is added to the ``discarded_total`` of rows, which a run counts from 0
+        on; None: the record's baseline, as in the first segment of a run.
 
         Raises:
             UsageError: the layout is sparse, but the size of sub-buffers varies.
@@ -76,6 +80,8 @@ class StreamFile:
         if layout == "sparse" and not info.subbuffer_bytes:
             raise UsageError(f"{info.id.name}: sub-buffers of varying size cannot be sparse")
         self._record = record
+        before = record.baseline_discarded if discarded_before is None else discarded_before
+        self._discarded_before = np.uint64(before)
         self._disk = disk
         self._paths = paths
         self._sparse = layout == "sparse"
@@ -214,7 +220,7 @@ class StreamFile:
         offsets = np.empty(len(rows), np.uint64)
         offsets[0], offsets[1:] = self._position.data_bytes, ends[: len(rows) - 1]
         entries = encode_entries(rows, offsets, self._record.info, sparse=self._sparse)
-        entries["events_discarded"] += np.uint64(self._record.baseline_discarded)
+        entries["events_discarded"] += self._discarded_before
         self._index.write_at([entries.tobytes()], self._index_bytes)
 
     @property

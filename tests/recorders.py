@@ -19,3 +19,18 @@ def segment_of(
     trace.mkdir(exist_ok=True)
     contents = SegmentContents(SOURCE, "packed", streams, SNAPSHOT, disk or Disk())
     return recorder.open_segment(trace, number, contents)
+
+
+def rolled(recorder: Recorder, before: OpenSegment, disk: Disk | None = None) -> OpenSegment:
+    """Open the segment after *before*, and let all further batches go there."""
+    source = SOURCE | {"rolled_from": before.paths.directory.name}
+    streams = tuple(each.record.info for each in before.files.values())
+    contents = SegmentContents(
+        *(source, before.manifest.layout, streams, SNAPSHOT, disk or Disk()),
+        *(before.baselines, before.lanes),
+    )
+    number = before.paths.number + 1
+    after = recorder.open_segment(before.paths.directory.parent, number, contents)
+    for stream, files in after.files.items():
+        recorder.roll(after.lanes[stream], files)
+    return after

@@ -163,7 +163,7 @@ def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
         "buffer-size": '"1M"', "subbuffer-size": '"8K"', "clock": '"boot"', "overwrite": "false",
         "trace-self": "true", "kallsyms": "true", "layout": '"sparse"', "flush-interval": '"1s"',
         "backlog": '"8M"', "on-write-error": '"stop"', "priority": "1", "metrics": '":9469"',
-        "web-allow-host": '["a", "b"]',
+        "web-allow-host": '["a", "b"]', "segment-size": '"20M"', "segment-duration": '"1h"',
     }  # fmt: skip
     toml.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
     config = parse_command_line(["--config", str(toml)])

@@ -371,7 +371,7 @@ def test_a_sync_that_fails_at_the_end_is_stored_as_a_gap(going: Going) -> None:
     going.offer(1)
     going.disk.bad["sync"] = {"fake_0"}
     with pytest.raises(StorageError):
-        going.lane.sync()
+        going.segment.sync()
     going.disk.bad["sync"] = set()
     assert going.close() == [Gap(1, Reason.UNSYNCED, Unit.BYTES, None, 0, 10)]
 

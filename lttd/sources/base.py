@@ -10,7 +10,10 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from lttd.clock import Snapshot
 from lttd.health import Health
-from lttd.subbuffer import Batch, BufferPool, Reason, StreamInfo
+from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, StreamInfo
+
+PRESENT_STATE: Final = frozenset({"entries", "bytes", "oldest event ts", "now ts"})
+"""The counters of a stream that state what is now; all others only grow."""
 
 
 class Nothing(enum.Enum):
@@ -266,7 +269,15 @@ class Source(Protocol):
     def mark_progress(self, segment: str) -> None:
         """Note for the start after a kill that lttd lives, and how much it took into *segment*.
 
-        Called between takes, by the thread that takes.
+        *segment* is the oldest one that is not closed.  Called between takes, by the thread that
+        takes.
+        """
+        ...
+
+    def roll(self) -> Mapping[StreamId, int]:
+        """Note that a new segment begins; return the kernel's ``read events`` of each stream.
+
+        Streams without that counter are left out.  Called between takes, by the thread that takes.
         """
         ...
 

@@ -6,7 +6,7 @@ Rule: lttd tears down the trace that it set up, whatever goes wrong, and leaves 
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from lttd.abi.framing import more_of, parse_framing
@@ -125,6 +125,10 @@ class BlktraceSource:
 
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
+
+    def roll(self) -> Mapping[StreamId, int]:
+        """Return nothing: the kernel does not count what was read."""
+        return {}
 
     def notes(self) -> Sequence[str]:
         """Return lines on traces that were torn down, each once."""

@@ -5,7 +5,7 @@ could not remove its instance, the next lttd that records into the same trace dr
 nothing in that instance except that it turns tracing off.
 """
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from typing import Final
 
@@ -37,7 +37,7 @@ from lttd.sources.ftrace.watch import FtraceWatch
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import StatsFile, TraceClock, read_text, write_text
-from lttd.subbuffer import BufferPool
+from lttd.subbuffer import BufferPool, StreamId
 
 __all__ = ["FtraceSettings", "FtraceSource", "open_ftrace", "open_left_by_kill"]
 
@@ -140,6 +140,10 @@ class FtraceSource:
         self._leaves_out = instance.own and not previous_run and not settings.trace_self
         self._left_out: set[int] = set()
         self._marks: dict[str, list[tuple[int, int]]] = {}
+        self._marked = ""
+        """The segment that the first marks belong to."""
+        self._rolled_at: dict[str, tuple[int, int]] = {}
+        """Marks of the last roll, until the segment before it is closed."""
         self._started = False
         self._notes_told = 0
         self._closed = False
@@ -278,12 +282,34 @@ class FtraceSource:
                     marks.append((taken, read_events))
                 # Keep the first mark and some late ones: the latest data may not be stored yet.
                 del marks[1:-_MARKS]
+            if segment != self._marked:
+                self._marked = segment
+                self._forget_marks_of_closed()
             record.mark(segment, self._marks)
             self._instance.progress = None
         except LttdError as error:
             if not self._mark_failed:
                 self._instance.notes.append(str(error))
             self._mark_failed = True
+
+    def _forget_marks_of_closed(self) -> None:
+        """Let the marks begin with the last roll: all data before it is in closed segments."""
+        for name, (taken, read_events) in self._rolled_at.items():
+            later = [mark for mark in self._marks.get(name, ()) if mark[0] > taken]
+            self._marks[name] = [(taken, read_events), *later]
+        self._rolled_at = {}
+
+    def roll(self) -> Mapping[StreamId, int]:
+        """Note that a new segment begins; see Source.roll()."""
+        read: dict[StreamId, int] = {}
+        for stream in self.streams:
+            try:
+                if not stream.over:
+                    taken, read[stream.info.id] = stream.mark()
+                    self._rolled_at[stream.info.id.name] = taken, read[stream.info.id]
+            except LttdError:  # the next take reports it
+                continue
+        return read
 
     def tell_unstored(self, owner: Owner) -> bool:
         """Count the events that a killed lttd took of these rings and did not store.

@@ -10,7 +10,7 @@ cannot be opened, lttd prints a line once, and tries again at each search.
 
 import os
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -167,6 +167,10 @@ class LttSource:
 
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
+
+    def roll(self) -> Mapping[StreamId, int]:
+        """Return nothing: the kernel does not count what was read."""
+        return {}
 
     def notes(self) -> Sequence[str]:
         """Return lines on files that were skipped or refused, each once."""

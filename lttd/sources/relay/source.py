@@ -196,6 +196,10 @@ class RelaySource:
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
 
+    def roll(self) -> Mapping[StreamId, int]:
+        """Return nothing: the kernel does not count what was read."""
+        return {}
+
     def notes(self) -> Sequence[str]:
         """Return lines on channels that went away or could not be opened, each once."""
         self._tell_ended()

@@ -167,6 +167,10 @@ class FileSource(Generic[StreamT]):
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
 
+    def roll(self) -> Mapping[StreamId, int]:
+        """Return nothing: there is no kernel that counts."""
+        return {}
+
     def notes(self) -> Sequence[str]:
         """Return lines on defects of the files, each once."""
         notes, self._notes = self._notes, []

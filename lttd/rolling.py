@@ -1,0 +1,237 @@
+"""Close the open segments of a run and go on in new ones, while reading goes on.
+
+    decide      look(): by size, age or request (lttd.roll), at most as often as data comes
+    prepare     the next segments, with all they need besides data     helper thread
+    flush       each stream has one turn, so that all end together     reading thread
+    switch      an item in each stream's queue: later batches go to    reading thread
+                the new files
+    close       the old segments, once every queue is past that item   helper thread
+
+Rule: if the next segment cannot be made, the present one grows; lttd tries again at intervals.
+Rule: one roll at a time.  Requests that come before the switch share it; later ones the next roll.
+Rule: all segments of a roll have consecutive numbers, in the order of the sources.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from lttd.errors import LttdError, StorageError
+from lttd.health import Health, Trouble
+from lttd.housekeeping import Housekeeping
+from lttd.reader import Reader
+from lttd.recorder import Recorder
+from lttd.recording import Recording
+from lttd.roll import RollLimits, RollReason, why_roll
+from lttd.tracedir import SegmentPaths
+
+RETRY_S: Final = 10.0
+"""The time until the next attempt to make a segment, after one failed."""
+
+
+class _Request:
+    """Callers that wait for one roll."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.closed: list[SegmentPaths] = []
+        self.error: LttdError | None = None
+
+    def answer(self, error: LttdError | None) -> None:
+        """Let the callers go on."""
+        self.error = error
+        self.done.set()
+
+
+class Rolling:
+    """Rolls the segments of all recordings of a run."""
+
+    def __init__(
+        self,
+        limits: RollLimits,
+        recordings: Sequence[Recording],
+        recorder: Recorder,
+        reader: Reader,
+        house: Housekeeping,
+        health: Health,
+    ) -> None:
+        self._limits = limits
+        self.on_opened: list[Callable[[SegmentPaths], None]] = []
+        """Called in the helper thread, after data has begun to go to a new segment."""
+        self.on_closed: list[Callable[[SegmentPaths], None]] = []
+        """Called in the helper thread, after a segment was closed."""
+        self.next_number = 0
+        """The number of the next segment of the trace."""
+        self._recordings = recordings
+        self._recorder = recorder
+        self._reader = reader
+        self._house = house
+        self._health = health
+        self._request: _Request | None = None
+        self._due = trio.Event()
+        self._look_at_bytes = 0.0
+        self._look_at_s = -math.inf
+        self._retry_at_s = -math.inf
+        self._ended = False
+
+    # -- requests
+
+    async def roll(self, reason: RollReason = RollReason.ASKED) -> list[SegmentPaths]:
+        """Roll all sources; return the old segments when they are closed on disk.
+
+        Raises:
+            StorageError: the next segments could not be made, or an old one could not be closed.
+            LttdError: recording ends.
+        """
+        del reason  # every caller asks for it; limits are looked at here
+        request = self.ask()
+        await request.done.wait()
+        if request.error is not None:
+            raise request.error
+        return request.closed
+
+    def ask(self) -> _Request:
+        """Ask for a roll, without waiting for it."""
+        if self._request is None:
+            self._request = _Request()
+        self._due.set()
+        return self._request
+
+    # -- decisions
+
+    def limit(self, limits: RollLimits) -> None:
+        """Replace the limits, from now on."""
+        self._limits = limits
+        self._look_at_bytes = 0
+        self._due.set()
+
+    def look(self) -> None:
+        """Find out whether a limit is reached; called each time the reading loop comes round."""
+        if self._recorder.offered_bytes >= self._look_at_bytes:
+            self._look()
+
+    def _look(self) -> None:
+        now = trio.current_time()
+        left_bytes, left_s = math.inf, math.inf
+        size, age_ns = self._limits
+        for recording in self._recordings:
+            state = recording.state(now, asked=False)
+            if why_roll(state, self._limits) is not None and now >= self._retry_at_s:
+                self._due.set()
+            if size is not None:
+                left_bytes = min(left_bytes, max(size - state.payload_bytes, 1))
+            if age_ns is not None:
+                left_bytes = left_bytes if state.payload_bytes else 1
+                left_s = min(left_s, (age_ns - state.age_ns) / 1e9)
+        # A batch holds at least its payload, so no limit is reached before.
+        self._look_at_bytes = self._recorder.offered_bytes + left_bytes
+        self._look_at_s = max(now + left_s, self._retry_at_s)
+
+    async def run(self) -> None:
+        """Roll whenever it is due, until cancelled or ended."""
+        while not self._ended:
+            with trio.move_on_at(self._look_at_s if self._recordings else math.inf):
+                await self._due.wait()
+            self._due = trio.Event()
+            self._look()
+            if not self._is_due():
+                continue
+            async with self._house.one_at_a_time:
+                due = self._is_due()
+                if due and not self._ended:
+                    await self._roll(due)
+
+    def _is_due(self) -> list[Recording]:
+        now, asked = trio.current_time(), self._request is not None
+        if now < self._retry_at_s:
+            return []
+        states = [(each, each.state(now, asked=asked)) for each in self._recordings]
+        return [each for each, state in states if why_roll(state, self._limits) is not None]
+
+    def stop(self) -> None:
+        """Begin no other roll."""
+        self._ended = True
+
+    async def finish(self) -> None:
+        """Wait for the roll that is under way, and begin no other."""
+        self.stop()
+        self._due.set()
+        async with self._house.one_at_a_time:
+            if self._request is not None:
+                self._request.answer(LttdError("recording ends"))
+
+    # -- one roll
+
+    async def _roll(self, due: Sequence[Recording]) -> None:
+        asked, self._request = self._request, None
+        request = asked or _Request()
+        try:
+            prepared = await self._house.work(lambda: self._prepare(due))
+        except StorageError as error:
+            self._put_off(error, asked=asked is not None)
+            request.answer(error)
+            return
+        if not prepared or self._ended:
+            await self._house.work(lambda: self._forsake(due))
+            request.answer(LttdError("recording ends"))
+            return
+        await self._reader.flush_once()
+        # No await up to the next one: all streams switch between the same two turns.
+        for recording in due:
+            recording.roll()
+        self._look_at_bytes = 0
+        self._health.ends(Trouble.ROLL_FAILED, "segments are rolled again", self._where)
+        failures: list[StorageError] = []
+        await self._house.work(lambda: self._end(due, request.closed, failures))
+        for recording in due:
+            recording.mark_progress()
+        await self._house.work(lambda: _tell(self.on_closed, request.closed))
+        request.answer(failures[0] if failures else None)
+
+    def _end(
+        self, due: Sequence[Recording], closed: list[SegmentPaths], failures: list[StorageError]
+    ) -> None:
+        _tell(self.on_opened, [recording.segment.paths for recording in due])
+        for recording in due:
+            try:
+                closed.append(recording.end_earlier())
+            except StorageError as error:
+                failures.append(error)
+                self._recorder.failed(error)
+
+    def _prepare(self, due: Sequence[Recording]) -> None:
+        try:
+            for number, recording in enumerate(due, self.next_number):
+                recording.prepare(number)
+        except BaseException:
+            self._forsake(due)
+            raise
+        self.next_number += len(due)
+
+    @staticmethod
+    def _forsake(due: Sequence[Recording]) -> None:
+        for recording in due:
+            recording.forsake()
+
+    def _put_off(self, error: StorageError, *, asked: bool) -> None:
+        """Let the present segments grow, and try again later."""
+        now = trio.current_time()
+        self._look_at_s = self._retry_at_s = now + RETRY_S
+        if asked:
+            self._request = self._request or _Request()
+        words = f"the next segment cannot be made, so the present one grows: {error}"
+        self._health.begins(Trouble.ROLL_FAILED, words, self._where)
+
+    @property
+    def _where(self) -> str:
+        return str(self._recordings[0].trace)
+
+
+def _tell(
+    listeners: Sequence[Callable[[SegmentPaths], None]], segments: Sequence[SegmentPaths]
+) -> None:
+    for paths in segments:
+        for listener in listeners:
+            listener(paths)
