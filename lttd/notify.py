@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from lttd.inherited import VARIABLES
 from lttd.terminal import printable
 
 READY: Final = "READY=1"
@@ -18,7 +19,7 @@ STOPPING: Final = "STOPPING=1"
 # half of it passes between two, as sd_watchdog_enabled(3) advises.
 BEATS_PER_WATCHDOG: Final = 4
 STATUS_INTERVAL_S: Final = 1.0
-ADDRESSED: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+ADDRESSED: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", *VARIABLES)
 """Environment variables that are for lttd, not for its children."""
 
 

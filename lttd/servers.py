@@ -4,6 +4,7 @@ Both answer on the reading loop.  Without ``--metrics``, nothing that knows HTTP
 """
 
 from contextlib import ExitStack
+from typing import Final
 
 import trio
 
@@ -12,27 +13,38 @@ from lttd.control import Control
 from lttd.control_socket import ControlSocket
 from lttd.errors import LttdError, NothingToRecordError
 from lttd.health import Health
+from lttd.inherited import take_sockets
 from lttd.status import Observer
 from lttd.terminal import Level, say
 from lttd.version import VERSION
+
+NO_ADDRESS: Final = ":0"
 
 
 async def serve_metrics(
     nursery: trio.Nursery, config: Config, observer: Observer, health: Health
 ) -> None:
-    """Serve ``--metrics`` in *nursery*, if it was given.
+    """Serve ``--metrics`` in *nursery*, if it was given or systemd passes a socket for it.
+
+    Such a socket takes the place of the address.
 
     Raises:
-        UsageError: its address cannot be used.
+        UsageError: the address or the socket cannot be used.
     """
-    if config.metrics is None:
+    inherited = take_sockets()
+    if config.metrics is None and not inherited:
         return
     from lttd.endpoint import Endpoint, open_listeners, parse_address  # noqa: PLC0415
     from lttd.hosts import plain_name  # noqa: PLC0415
     from lttd.metrics import make_render  # noqa: PLC0415
 
-    address = parse_address(config.metrics)
-    listeners = await open_listeners(address)
+    address = parse_address(config.metrics or NO_ADDRESS)
+    if inherited:
+        listeners = [
+            trio.SocketListener(trio.socket.from_stdlib_socket(each)) for each in inherited
+        ]
+    else:
+        listeners = await open_listeners(address)
     render = make_render(observer, version=VERSION)
     # If --metrics has a name of this machine, requests may use that name.
     names = config.web_allow_hosts | {plain_name(address.host or "localhost")}

@@ -23,6 +23,7 @@ class Subcommand(NamedTuple):
 
 
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
+    "doctor": Subcommand("lttd.doctor.command", "print what this machine allows, with remedies"),
     "status": Subcommand("lttd.clients.status", "print what a running lttd does"),
 }
 

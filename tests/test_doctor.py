@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lttd.doctor import command, disk, kernel, machine
-from lttd.doctor.command import Report, run
-from lttd.doctor.finding import Finding, Mark, refused
+from lttd.doctor.command import run
+from lttd.doctor.finding import Finding, Mark, Report, refused
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.files import File
 from lttd.sources.mounts import USUAL_TRACEFS
@@ -204,16 +204,9 @@ import sys
 from lttd.sources.ftrace import instance as ftrace_instance
 ftrace_instance.OWN_PREFIX = sys.argv.pop(1)
 import lttd.daemon, lttd.recover, lttd.sources.ftrace.source
+import lttd.doctor.checks
 from lttd.cli import main
-from lttd.doctor.command import run
-from lttd.errors import LttdError
-if sys.argv[1] != "doctor":
-    sys.exit(main())
-try:
-    sys.exit(run(sys.argv[2:]))
-except LttdError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_status)
+sys.exit(main())
 """
 UNMOUNT = """
 awk '$3 == "tracefs" || $3 == "debugfs" {print $2}' /proc/mounts | sort -r | while read -r point

@@ -1,130 +1,82 @@
-"""lttd writes a setting of an instance only if its inherited or earlier value differs."""
+"""lttd takes over the sockets that systemd opened for it, and only these."""
 
 import os
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from lttd.sources.ftrace.setup import OWN_OPTIONS
-from lttd.sources.ftrace.source import FtraceSettings, open_ftrace
-from lttd.sources.inotify import Inotify
-from lttd.sources.mounts import find_tracefs
-from lttd.subbuffer import BufferPool
-from tests.instances import mark, unread_events
-from tests.running import Launcher, lttv, needs_kernel
+from tests.running import QUIET, Launcher, free_port, get, needs_kernel, until
 
-pytestmark = needs_kernel()
-
-IN_MODIFY = 0x2
-QUIET = ("sched:sched_process_hang",)
-
-
-@pytest.fixture
-def foreign(foreign: Path) -> Path:
-    """The foreign instance with an event in its ring."""
-    mark(foreign, "in the ring")
-    return foreign
-
-
-@pytest.fixture
-def contrary() -> Iterator[None]:
-    """Invert every option of the top level, and restore them afterwards."""
-    options = find_tracefs() / "options"
-    before = {name: (options / name).read_text() for name, _ in OWN_OPTIONS}
-    try:
-        for name, text in OWN_OPTIONS:
-            (options / name).write_text("0" if text == "1" else "1")
-        yield
-    finally:
-        for name, text in before.items():
-            (options / name).write_text(text)
+# Make descriptor 3 as MAKE says, and take it over as this process's or another's.
+TAKE = """
+import os, socket, sys
+from lttd.errors import LttdError
+from lttd.inherited import take_sockets
+made = eval(sys.argv[1])
+if made is not None:
+    os.dup2(made if isinstance(made, int) else made.fileno(), 3)
+    os.set_inheritable(3, True)
+else:
+    os.closerange(3, 4)
+pid = str(os.getpid() + int(sys.argv[2]))
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=pid, LISTEN_FDNAMES="x")
+try:
+    taken = take_sockets()
+except LttdError as error:
+    sys.exit(f"{error.exit_status} {error}")
+print(len(taken), [os.get_inheritable(each.fileno()) for each in taken], len(take_sockets()),
+      [name for name in os.environ if name.startswith("LISTEN_")])
+"""
+LISTENER = "socket.create_server(('127.0.0.1', 0))"
 
 
-@pytest.mark.usefixtures("contrary")
-@pytest.mark.parametrize("overwrite", [None, True, False])
-def test_an_own_instance_has_its_options_whatever_the_top_level_sets(
-    instances: Path, overwrite: bool | None
-) -> None:
-    settings = FtraceSettings(events=QUIET, overwrite=overwrite)
-    with closing(open_ftrace(settings, BufferPool())) as source:
-        path = instances / str(source.info.settings["instance"])
-        found = {name: (path / "options" / name).read_text().strip() for name, _ in OWN_OPTIONS}
-        assert found == dict(OWN_OPTIONS) | {"overwrite": str(int(overwrite is not False))}
+def take(make: str, pid_off: int = 0) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-c", TAKE, make, str(pid_off)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
 
 
-def test_an_equal_setting_of_a_foreign_instance_is_not_written(
-    foreign: Path,
-) -> None:
-    size_kb = (foreign / "buffer_size_kb").read_text().split()[0]
-    written = Inotify()
-    names = ["trace_clock", "options/overwrite", "per_cpu/cpu0/buffer_size_kb", "tracing_on"]
-    subbuffer_kb = foreign / "buffer_subbuf_size_kb"
-    if subbuffer_kb.exists():
-        names.append(subbuffer_kb.name)
-    for name in names:
-        assert written.watch(str(foreign / name), IN_MODIFY) >= 0
-    settings = FtraceSettings(
-        foreign.name,
-        clock="mono",
-        overwrite=True,
-        buffer_bytes=int(size_kb) << 10,
-        subbuffer_bytes=int(subbuffer_kb.read_text()) << 10 if subbuffer_kb.exists() else None,
-    )
-    with closing(open_ftrace(settings, BufferPool())) as source:
-        source.start()
-        assert unread_events(foreign) == 1
-        source.stop()
-    assert not written.heard()
+def test_a_listening_socket_is_taken_over_once_and_by_no_child() -> None:
+    done = take(LISTENER)
+    assert (done.stdout, done.stderr) == ("1 [False] 0 []\n", "")
+    done = take("socket.create_server(('::1', 0), family=socket.AF_INET6)")
+    assert done.stdout.startswith("1 ") or "Cannot assign" in done.stderr
 
 
-def test_changing_the_clock_reports_how_many_events_it_erased(foreign: Path) -> None:
-    settings = FtraceSettings(foreign.name, clock="boot")
-    with closing(open_ftrace(settings, BufferPool())) as source:
-        expected = "setting trace_clock emptied the ring: its 1 events are lost"
-        assert expected in list(source.notes())
+def test_a_socket_for_another_process_is_not_taken() -> None:
+    assert take(LISTENER, pid_off=1).stdout == "0 [] 0 []\n"
 
 
-def test_command_is_recorded_although_its_parent_is_excluded(
-    lttd: Launcher, tmp_path: Path, foreign: Path
-) -> None:
-    (foreign / "options/event-fork").write_text("1")
-    source = ("--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_exec")
-    command = ("--", "sh", "-c", "/bin/true; exec /bin/echo hello")
-    run = lttd.run("-t", tmp_path / "t", *source, "--summary", "none", *command)
-    assert run.process.returncode == 0, run.stderr
-    (line,) = run.lines
-    assert "event-fork is set" in line
-    assert "write 0 to options/event-fork" in line
-    text = lttv("text", tmp_path / "t", "--event", "sched_process_exec").stdout
-    for name in ("/bin/true", "/bin/echo"):
-        assert f"filename={name}" in text
-    assert (foreign / "set_event_notrace_pid").read_text() == ""
+@pytest.mark.parametrize(
+    "make",
+    ["socket.socket()", "socket.socket(type=socket.SOCK_DGRAM)", "socket.socketpair()[0]",
+     "os.pipe()[0]", "None"],
+)  # fmt: skip
+def test_what_is_not_a_tcp_listener_is_a_usage_error_of_one_line(make: str) -> None:
+    done = take(make)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("2 ")
+    assert "LISTEN_FDS" in line
 
 
-def test_a_list_of_pids_that_hides_command_is_reported(
-    lttd: Launcher, tmp_path: Path, foreign: Path
-) -> None:
-    dead = 4194303  # the last pid of all
-    (foreign / "set_event_pid").write_text(f"{dead}")
-    source = ("--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_exec")
-    command = ("--summary", "none", "--", "/bin/true")
-    run = lttd.run("-t", tmp_path / "t", *source, *command)
-    assert run.process.returncode == 0
-    (line,) = run.lines
-    assert f"{foreign}/set_event_pid lists pids such as {dead} (1 in all, none of which " in line
-    assert "only their events are recorded, and not those of COMMAND" in line
-    (foreign / "set_event_pid").write_text(f"{os.getpid()}")
-    (line,) = lttd.run("-t", tmp_path / "u", *source, *command).lines
-    assert "(1 in all): only their events" in line
+class TestOnThisKernel:
+    pytestmark = needs_kernel()
 
-
-def test_a_list_of_pids_that_are_left_out_is_reported(
-    lttd: Launcher, tmp_path: Path, foreign: Path
-) -> None:
-    (foreign / "set_event_notrace_pid").write_text("4194302 4194303")
-    source = ("--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_exec")
-    run = lttd.run("-t", tmp_path / "t", *source, "--summary", "none", "--", "/bin/true")
-    (line,) = run.lines
-    assert "lists pids such as 4194302 (2 in all): their events are not recorded" in line
+    @pytest.mark.parametrize("metrics", [(), ("--metrics", "127.0.0.1:1")], ids=["", "address"])
+    def test_a_passed_socket_serves_metrics_in_place_of_the_address(
+        self, lttd: Launcher, metrics: tuple[str, ...]
+    ) -> None:
+        activate = shutil.which("systemd-socket-activate")
+        if activate is None:
+            pytest.skip("no systemd-socket-activate here")
+        port = free_port()
+        under = [activate, "-l", f"127.0.0.1:{port}", f"--setenv=RUNTIME_DIRECTORY={lttd.runtime}"]
+        run = lttd.start("-t", lttd.cwd / "t", *QUIET, *metrics, under=under)
+        until(lambda: "Listening on" in run.stderr, "the socket listens")
+        assert lttd.left() == []
+        # The connection starts lttd, and waits in the queue until lttd answers.
+        until(lambda: get(port, "/metrics")[0] == 200, "lttd answers")
+        os.kill(run.process.pid, signal.SIGTERM)
+        assert run.wait() == 0, run.stderr

@@ -5,20 +5,13 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from lttd.config import Config, NoTraceNamedError, parse_command_line
-from lttd.doctor.disk import try_trace
-from lttd.doctor.finding import Check, Finding, Findings, Mark, refused
-from lttd.doctor.kernel import clock, mounts, namespaces, readers, rights
-from lttd.doctor.machine import limits, programs
-from lttd.doctor.trial import try_sources
-from lttd.errors import LttdError, NothingToRecordError
-from lttd.errors import refusal as explained
+from lttd.doctor.finding import Mark, Report
+from lttd.errors import NothingToRecordError
 from lttd.start import raise_file_limit
 from lttd.terminal import is_terminal, printable, put_line
 from lttd.usage import Parser
@@ -29,18 +22,6 @@ _NO_LIMIT: Final = 1 << 20
 _EPILOG: Final = """\
 OPTIONS are those of a recording: lttd doctor --config /etc/lttd/lttd.toml examines the service.
 Exit status: 0 such a recording would work; 77 it would not; 2 usage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The findings of all checks, by group."""
-
-    groups: Mapping[str, Sequence[Finding]]
-
-    @property
-    def works(self) -> bool:
-        """Whether a recording with these options would work."""
-        return all(found.mark is not Mark.BAD for group in self.groups.values() for found in group)
 
 
 def run(words: Sequence[str]) -> int:
@@ -57,6 +38,8 @@ def run(words: Sequence[str]) -> int:
     # numpy's OpenBLAS would start a spinning thread for each CPU.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     raise_file_limit()
+    from lttd.doctor.checks import examine  # noqa: PLC0415  (loads numpy)
+
     report = examine(*_parsed(options))
     put_line(_as_json(report) if given.json else _as_text(report, _columns()))
     return 0 if report.works else NothingToRecordError.exit_status
@@ -69,37 +52,6 @@ def _parsed(options: Sequence[str]) -> tuple[Config, Path | None]:
     except NoTraceNamedError:
         return parse_command_line([*options, "--trace-dir", "."]), None
     return config, config.trace_dir
-
-
-def examine(config: Config, trace: Path | None) -> Report:
-    """Run every check."""
-    tracefs = list(_run(mounts))
-    groups: dict[str, list[Check]] = {
-        "programs": [programs, limits],
-        "rights": [rights, namespaces],
-        "kernel": [partial(iter, tracefs), clock, readers],
-        "disk": [partial(try_trace, trace) if trace else _no_trace],
-    }
-    if all(found.mark is not Mark.BAD for found in tracefs):
-        groups["kernel"].append(partial(try_sources, config.sources, config.backlog_bytes))
-    return Report(
-        {
-            name: [each for check in checks for each in _run(check)]
-            for name, checks in groups.items()
-        }
-    )
-
-
-def _run(check: Check) -> Findings:
-    """Run a check; where it lacks descriptors or memory, a start would lack them, too."""
-    try:
-        yield from check()
-    except (OSError, MemoryError) as error:
-        yield refused("limits", explained(error) or LttdError(str(error)))
-
-
-def _no_trace() -> Findings:
-    yield Finding("trace", Mark.NOTE, "not examined", "name it: --trace-dir DIR")
 
 
 def _columns() -> int:

@@ -8,7 +8,8 @@ Rule: only ``bad`` decides the exit status, and only what fails a real start is 
 """
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from lttd.errors import LttdError, NothingToRecordError
@@ -29,6 +30,18 @@ class Finding(NamedTuple):
     mark: Mark
     words: str
     remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The findings of all checks, by group."""
+
+    groups: Mapping[str, Sequence[Finding]]
+
+    @property
+    def works(self) -> bool:
+        """Whether a recording with these options would work."""
+        return all(found.mark is not Mark.BAD for group in self.groups.values() for found in group)
 
 
 Findings = Iterator[Finding]
