@@ -490,6 +490,14 @@ class Disk:
             raise storage_error(path, error) from None
         self.sync_directory(path.parent)
 
+    def rename(self, path: Path, name: str) -> None:
+        """Give a file or directory another name in its directory, durably; replace such a file."""
+        try:
+            self._holder(path.parent).rename(path, name)
+        except OSError as error:
+            raise storage_error(path, error) from None
+        self.sync_directory(path.parent)
+
     @contextmanager
     def whole_or_absent(self, path: Path) -> Iterator[None]:
         """Remove the directory *path*, which was just created, if the block that fills it fails.

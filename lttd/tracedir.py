@@ -1,6 +1,7 @@
 """The names on disk: a trace is a directory of self-contained segments.
 
     TRACE/.lock                              while lttd records
+    TRACE/.gone-20261123T013005Z-000001-ftrace    a segment that is being removed
     TRACE/20261123T013005Z-000001-ftrace/trace.json
                                          streams/<channel>_<cpu>
                                          streams/index/<channel>_<cpu>.idx, .gaps
@@ -35,12 +36,16 @@ RESERVE: Final = ".reserve"
 LOCK: Final = ".lock"
 TRIAL: Final = ".trial"
 """A file of ``lttd doctor``, which exists for a moment."""
+_GONE: Final = ".gone-"
 MOST_FILE_NAME: Final = 250
 """Linux allows 255, and an index's name ends with .idx, a gaps file's with .gaps."""
 MOST_NUMBER: Final = 999_999_999
 _SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,9})-([a-z]+)")
+_HIDDEN: Final = re.compile(re.escape(_GONE) + _SEGMENT.pattern)
 # Names that a file system, or a killed lttd, leaves in a directory.
-_NOT_FOREIGN: Final = re.compile(rf"lost\+found|\.nfs.*|\{LOCK}|\{TRIAL}|\.\{TRIAL}\.new")
+_NOT_FOREIGN: Final = re.compile(
+    rf"lost\+found|\.nfs.*|\{LOCK}|\{TRIAL}|\.\{TRIAL}\.new|{_HIDDEN.pattern}"
+)
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*(_[A-Za-z0-9.+-]+)*")
 
 
@@ -122,8 +127,7 @@ class SegmentPaths:
     @property
     def number(self) -> int:
         """The running number in the segment's name."""
-        found = _SEGMENT.fullmatch(self.directory.name)
-        return int(found[2]) if found else 0
+        return number_of(self.directory.name)
 
     def data_place(self, name: str) -> Place:
         """Return stream(name).data as what can be read; made of text, in a sixth of the time."""
@@ -136,8 +140,7 @@ class SegmentPaths:
     @property
     def kind(self) -> str:
         """The kind of its source, the end of the segment's name."""
-        found = _SEGMENT.fullmatch(self.directory.name)
-        return found[3] if found else ""
+        return kind_of(self.directory.name)
 
     def stream(self, name: str) -> StreamPaths:
         """Return the files of the stream called *name*."""
@@ -185,6 +188,39 @@ def segments_below(trace: Path | OpenDirectory) -> list[SegmentPaths]:
         raise storage_error(path, error) from None
     found = [SegmentPaths(trace.path / name, trace) for name in names]
     return sorted(found, key=lambda segment: segment.number)
+
+
+def number_of(name: str) -> int:
+    """Return the running number in a segment's name; also while the segment is being removed."""
+    found = _SEGMENT.fullmatch(name.removeprefix(_GONE))
+    return int(found[2]) if found else 0
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a segment's source, the end of its name."""
+    found = _SEGMENT.fullmatch(name.removeprefix(_GONE))
+    return found[3] if found else ""
+
+
+def gone_name(name: str) -> str:
+    """Return the hidden name of a segment that is being removed."""
+    return _GONE + name
+
+
+def segment_directories(trace: OpenDirectory) -> tuple[list[str], list[str]]:
+    """Return the names of a trace's segments, and the hidden names of those that are being removed.
+
+    Both are in the order of numbers.  Only directories are among them, no symbolic links.
+
+    Raises:
+        StorageError: the directory cannot be listed.
+    """
+    try:
+        names = trace.directories(trace.path)
+    except OSError as error:
+        raise storage_error(trace.path, error) from None
+    names.sort(key=number_of)
+    return list(filter(_SEGMENT.fullmatch, names)), list(filter(_HIDDEN.fullmatch, names))
 
 
 def foreign_names(trace: OpenDirectory) -> list[str]:
@@ -259,6 +295,7 @@ def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
     directory = disk.hold(trace)
     foreign = foreign_names(directory)
     used = {segment.number for segment in segments_below(directory)}
+    used |= set(map(number_of, segment_directories(directory)[1]))
     if foreign and not used:
         raise UsageError(
             f"{trace}: holds {foreign[0]!r}, which is not a segment; name an empty directory"

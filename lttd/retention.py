@@ -1,0 +1,228 @@
+"""Decide which segments of a trace have to go, in which order, and why.
+
+    reason      limit              may go, in this order
+    age         --max-age          segments that nobody keeps, oldest first
+    size        --max-size         the same
+    kept_size   --max-kept-size    kept ones: first those that only HTTP keeps, then the others
+    free        --min-free         as for size, without the newest two of a source
+    full        the disk is full   as for free
+
+Rule: pure.  The caller measures bytes, and reads the clocks and the free space.
+Rule: oldest means the lowest number.  No decision depends on the wall clock, which may step.
+Rule: no reason takes a segment that is open, or in the window of an accepted trigger.
+Rule: a window is about to be kept, so its closed segments count as kept ones.
+Invariant: without the segments that go, the rest is within the limits, or nothing more may go.
+"""
+
+import enum
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from lttd.errors import UsageError
+
+# The present segment of a source, and the one before it: what happened just now.
+SPARED: Final = 2
+# Btrfs frees the blocks of removed files with its next transaction, after 30 s.
+PATIENCE_NS: Final = 60_000_000_000
+
+
+class Reason(enum.StrEnum):
+    """Why a segment is deleted."""
+
+    AGE = "age"
+    SIZE = "size"
+    KEPT_SIZE = "kept_size"
+    FREE = "free"
+    FULL = "full"
+
+
+class Keeper(enum.IntEnum):
+    """Who keeps a segment; of two kept ones the lower goes first."""
+
+    NOBODY = 0
+    HTTP = 1
+    PERSON = 2
+
+
+class Limits(NamedTuple):
+    """The limits of a trace; None: no limit."""
+
+    size_bytes: int | None = None
+    kept_bytes: int | None = None
+    age_ns: int | None = None
+    free_bytes: int | None = None
+
+
+class Held(NamedTuple):
+    """A segment in the catalogue."""
+
+    number: int
+    name: str
+    """The name of its directory."""
+    source: str
+    """Its source; empty: unknown, because the manifest is damaged."""
+    allocated_bytes: int
+    """The blocks of its files and directories."""
+    is_open: bool = False
+    begin_ns: int = 0
+    """On this boot's CLOCK_BOOTTIME; negative: before this boot."""
+    end_ns: int = 0
+    """Likewise, once it is closed."""
+    begin_realtime_ns: int | None = None
+    """The same by the wall clock of that time; None: unknown."""
+    end_realtime_ns: int | None = None
+    keeper: Keeper = Keeper.NOBODY
+    in_window: bool = False
+    """Whether it is in the window of a trigger that is not complete."""
+    stuck: bool = False
+    """Whether lttd could not, or must not, remove it."""
+
+    @property
+    def may_go(self) -> bool:
+        """Whether any reason may delete it."""
+        return not (self.is_open or self.in_window or self.stuck)
+
+    @property
+    def counts_as_kept(self) -> bool:
+        """Whether its bytes count for ``--max-kept-size``."""
+        return not self.is_open and (self.in_window or self.keeper is not Keeper.NOBODY)
+
+
+class Deletion(NamedTuple):
+    """A segment that has to go."""
+
+    held: Held
+    reason: Reason
+
+
+def what_goes(
+    held: Iterable[Held],
+    limits: Limits,
+    now_ns: int,
+    *,
+    hidden_bytes: int = 0,
+    missing_bytes: int = 0,
+) -> list[Deletion]:
+    """Return the segments that have to go, in the order of their deletion.
+
+    *held* is in the order of numbers, *now_ns* is CLOCK_BOOTTIME.  *hidden_bytes* are those of
+    segments whose deletion is not complete.  *missing_bytes*: see FreeSpace.
+    """
+    held = list(held)
+    plain = [one for one in held if not one.counts_as_kept]
+    kept = sorted((one for one in held if one.counts_as_kept), key=lambda one: one.keeper)
+    going = {one: Reason.AGE for one in plain if _is_too_old(one, limits.age_ns, now_ns)}
+    used_bytes = hidden_bytes + bytes_of(plain) - bytes_of(going)
+    rest = [one for one in plain if one not in going]
+    going |= dict.fromkeys(_above(limits.size_bytes, used_bytes, rest), Reason.SIZE)
+    going |= dict.fromkeys(_above(limits.kept_bytes, bytes_of(kept), kept), Reason.KEPT_SIZE)
+    rest = [one for one in without_newest(held) if one not in going]
+    going |= dict.fromkeys(_above(0, missing_bytes - bytes_of(going), rest), Reason.FREE)
+    return [Deletion(one, reason) for one, reason in going.items()]
+
+
+def bytes_of(held: Iterable[Held]) -> int:
+    """Return the bytes of some segments."""
+    return sum(one.allocated_bytes for one in held)
+
+
+def without_newest(held: Sequence[Held]) -> list[Held]:
+    """Return the segments that may go for want of free space, oldest first.
+
+    The newest two of each source are not among them.
+    """
+    seen: defaultdict[str, int] = defaultdict(int)
+    found = []
+    for one in reversed(held):
+        seen[one.source] += 1
+        is_newest = bool(one.source) and seen[one.source] <= SPARED
+        if one.may_go and not is_newest and not one.counts_as_kept:
+            found.append(one)
+    return found[::-1]
+
+
+def _is_too_old(one: Held, age_ns: int | None, now_ns: int) -> bool:
+    return age_ns is not None and one.may_go and now_ns - one.end_ns > age_ns
+
+
+def _above(limit_bytes: int | None, used_bytes: int, in_turn: Iterable[Held]) -> list[Held]:
+    """Return the first of some segments that have to go until the rest is within the limit."""
+    found: list[Held] = []
+    for one in in_turn:
+        if limit_bytes is None or used_bytes <= limit_bytes:
+            break
+        if one.may_go:
+            found.append(one)
+            used_bytes -= one.allocated_bytes
+    return found
+
+
+class FreeSpace:
+    """Notices that deleting does not raise the free space, so that no more history is given for it.
+
+    Another program fills the disk, or a snapshot of the file system holds the deleted blocks.  In
+    both cases the sum of free bytes and of those of the trace becomes less; deleting and recording
+    leave it as it is.
+    """
+
+    def __init__(self) -> None:
+        self._room_bytes = 0
+        self._unconfirmed_bytes = 0
+        self._since_ns = 0
+
+    def missing_bytes(self, limit_bytes: int, free_bytes: int, own_bytes: int, now_ns: int) -> int:
+        """Return how many bytes to delete now, for a limit of free bytes."""
+        lost_bytes = self._room_bytes - free_bytes - own_bytes
+        if free_bytes >= limit_bytes or 2 * lost_bytes <= self._unconfirmed_bytes:
+            self._unconfirmed_bytes = 0
+        if self.is_futile(now_ns):
+            return 0
+        return max(limit_bytes - free_bytes - self._unconfirmed_bytes, 0)
+
+    def deleted(self, size_bytes: int, free_bytes: int, own_bytes: int, now_ns: int) -> None:
+        """Note that *size_bytes* were deleted; the others are from before."""
+        if not self._unconfirmed_bytes:
+            self._room_bytes, self._since_ns = free_bytes + own_bytes, now_ns
+        self._unconfirmed_bytes += size_bytes
+
+    def is_futile(self, now_ns: int) -> bool:
+        """Tell whether the deletions so far have not helped."""
+        return bool(self._unconfirmed_bytes) and now_ns - self._since_ns >= PATIENCE_NS
+
+
+def refuse_contradictions(
+    limits: Limits, sources: int, segment_bytes: int | None, segment_ns: int | None
+) -> None:
+    """Refuse limits that would leave less than two segments per source.
+
+    Raises:
+        UsageError: they contradict the sizes of segments; the line says what to write.
+    """
+    whole = (
+        f"{SPARED} segments" if sources == 1 else f"{SPARED} segments of each of {sources} sources"
+    )
+    for option, limit_bytes in (
+        ("max-size", limits.size_bytes),
+        ("max-kept-size", limits.kept_bytes),
+    ):
+        least_bytes = SPARED * sources * (segment_bytes or 0)
+        if limit_bytes is not None and limit_bytes < least_bytes:
+            raise UsageError(
+                f"{option} {size_text(limit_bytes)}: {whole} need {size_text(least_bytes)};"
+                f" raise it, or lower segment-size"
+            )
+    least_ns = SPARED * (segment_ns or 0)
+    if limits.age_ns is not None and limits.age_ns < least_ns:
+        raise UsageError(
+            f"max-age {limits.age_ns / 1e9:g}s: {SPARED} segments take {least_ns / 1e9:g}s;"
+            f" raise it, or lower segment-duration"
+        )
+
+
+def size_text(size_bytes: int) -> str:
+    """Return a size as the command line takes it: ``20M``, ``1536K``."""
+    for shift, unit in ((40, "T"), (30, "G"), (20, "M"), (10, "K")):
+        if size_bytes and not size_bytes % (1 << shift):
+            return f"{size_bytes >> shift}{unit}"
+    return str(size_bytes)
