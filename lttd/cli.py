@@ -81,7 +81,9 @@ def _run(config: Config, signals: Signals, ready_fd: int = -1) -> int:
     # Imported modules stay, so exclude them from garbage collection.
     gc.disable()
     from lttd.daemon import run  # noqa: PLC0415  (usage errors need no event loop)
+    from lttd.sources.registry import load  # noqa: PLC0415  (the same)
 
+    load(config.sources)
     gc.freeze()
     gc.enable()
 

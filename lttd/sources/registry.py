@@ -31,6 +31,12 @@ def _module(row: SourceRow) -> _Module:
     return cast("_Module", import_module(row.module))
 
 
+def load(specs: Sequence[SourceSpec]) -> None:
+    """Import the modules of sources now, while the caller keeps the garbage collector away."""
+    for spec in specs:
+        _module(SOURCES[spec.kind])
+
+
 def open_source(spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER) -> Source:
     """Set up the source of *spec*, to be recorded into *owner*; leave nothing if that fails.
 

@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,7 +21,7 @@ from lttd.plausible import is_name
 from lttd.runtime import RuntimeDirectory
 from lttd.sources.base import NO_OWNER, Owner
 from lttd.sources.ftrace.other_readers import holders
-from lttd.sources.ftrace.raw import lock_raw
+from lttd.sources.ftrace.raw import lock_raw, refuse_locked
 from lttd.sources.ftrace.record import (
     TOP_LEVEL,
     InstanceRecord,
@@ -147,7 +147,7 @@ def _try_to_make(
             raise explained(path, error, "creating it: ") from error
         made = True
         record.write_down({"made": os.stat(path).st_ino})
-        return Instance(root, path, name, True, lock_all(path), Undo(path), record)
+        return Instance(root, path, name, True, _lock(_raw_paths(path)), Undo(path), record)
     except BaseException:
         if made:
             with suppress(OSError):
@@ -253,10 +253,20 @@ def lock_all(path: str) -> dict[int, int]:
         LockedError: another recorder has it.
         LttdError: a file cannot be opened.
     """
+    paths = _raw_paths(path)
+    refuse_locked(paths.values())
+    return _lock(paths)
+
+
+def _raw_paths(path: str) -> dict[int, str]:
+    return {cpu: f"{path}/per_cpu/cpu{cpu}/trace_pipe_raw" for cpu in cpus_of(path)}
+
+
+def _lock(paths: Mapping[int, str]) -> dict[int, int]:
     fds: dict[int, int] = {}
     try:
-        for cpu in cpus_of(path):
-            fds[cpu] = lock_raw(f"{path}/per_cpu/cpu{cpu}/trace_pipe_raw")
+        for cpu, path in paths.items():
+            fds[cpu] = lock_raw(path)
     except BaseException:
         for fd in fds.values():
             os.close(fd)

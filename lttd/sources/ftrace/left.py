@@ -35,7 +35,7 @@ from lttd.sources.ftrace.instance import (
     unread_events,
 )
 from lttd.sources.ftrace.killed import unstored
-from lttd.sources.ftrace.raw import lock_raw
+from lttd.sources.ftrace.raw import lock_raw, refuse_locked
 from lttd.sources.ftrace.record import (
     TOP_LEVEL,
     InstanceRecord,
@@ -309,7 +309,9 @@ def _is_in_use(path: str) -> bool:
 
 def _is_unused(path: str) -> bool:
     try:
-        os.close(lock_raw(f"{path}/per_cpu/cpu{cpus_of(path)[0]}/trace_pipe_raw"))
+        raw = f"{path}/per_cpu/cpu{cpus_of(path)[0]}/trace_pipe_raw"
+        refuse_locked([raw])
+        os.close(lock_raw(raw))
     except (LttdError, OSError):
         return False  # it is in use, or being made or removed at this moment
     return True

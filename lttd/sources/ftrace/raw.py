@@ -7,10 +7,12 @@ Source: Linux kernel/trace/trace.c, tracing_buffers_splice_read() and tracing_bu
 
 import errno
 import os
+from collections.abc import Iterable
+from functools import partial
 from typing import Final, NamedTuple
 
 from lttd.errors import LockedError, SourceError
-from lttd.locks import holder_of, is_listed, lock_now
+from lttd.locks import first_listed, holder_of, lock_now
 from lttd.sources.base import Nothing
 from lttd.sources.pipe import Pipe, TakeBrokeOffError, fill
 from lttd.sources.tracefs import explained
@@ -25,32 +27,46 @@ EXPECTED: Final[dict[int, Nothing]] = {
 }
 
 
+def refuse_locked(paths: Iterable[str]) -> None:
+    """Refuse files of which one is visibly locked, without opening any.
+
+    The owner of a file notices openings, and would report this process as a reader.
+
+    Raises:
+        LockedError: another recorder has one of them.
+        LttdError: one of them is not there.
+    """
+    statuses = {}
+    for path in paths:
+        try:
+            statuses[os.stat(path)] = path
+        except OSError as error:
+            raise explained(path, error) from error
+    if (locked := first_listed(statuses)) is not None:
+        raise LockedError(_locked(statuses[locked], holder_of(locked)))
+
+
 def lock_raw(path: str) -> int:
     """Open a ``trace_pipe_raw`` for non-blocking reads, and lock it against other recorders.
-
-    A file that is visibly locked is not opened: its owner notices openings, and would report this
-    process as a reader.
 
     Raises:
         LockedError: another recorder has it.
         LttdError: it cannot be opened.
     """
-
-    def locked(holder: str) -> str:
-        return f"{path}: {holder} reads it; stop that, or record from another instance"
-
     try:
-        if is_listed(status := os.stat(path)):
-            raise LockedError(locked(holder_of(status)))
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise explained(path, error) from error
     try:
-        lock_now(fd, locked)
+        lock_now(fd, partial(_locked, path))
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _locked(path: str, holder: str) -> str:
+    return f"{path}: {holder} reads it; stop that, or record from another instance"
 
 
 class Spliced(NamedTuple):
