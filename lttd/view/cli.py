@@ -258,6 +258,9 @@ def _add_window(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--begin", metavar="T", help=text.format("from this time on"))
     command.add_argument("--end", metavar="T", help="until this time; written like --begin")
+    command.add_argument(
+        "--trigger", metavar="N", type=_number, help="the window of trigger N, as info lists it"
+    )
 
 
 def _add_output(command: argparse.ArgumentParser, text: str) -> None:
@@ -299,10 +302,10 @@ def _info(options: argparse.Namespace) -> int:
 
 def _text(options: argparse.Namespace) -> int:
     from lttd.view.commands.text import show_text  # noqa: PLC0415
-    from lttd.view.times import window_of  # noqa: PLC0415
+    from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
     traces = [_opened(path) for path in (options.trace, *options.more)]
-    window = window_of(traces[0], options.begin, options.end)
+    window = window_of_options(traces[0], options.begin, options.end, options.trigger)
     return show_text(traces, window, _show_of(options))
 
 
@@ -355,20 +358,20 @@ def _check(options: argparse.Namespace) -> int:
 def _cut(options: argparse.Namespace) -> int:
     from lttd.view.commands.cut import cut  # noqa: PLC0415
     from lttd.view.commands.info import info_text  # noqa: PLC0415
-    from lttd.view.times import window_of  # noqa: PLC0415
+    from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
     trace = _opened(options.trace)
-    window = window_of(trace, options.begin, options.end)
+    window = window_of_options(trace, options.begin, options.end, options.trigger)
     put_line(info_text(cut(trace, window, options.output)))
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
     from lttd.view.export import export  # noqa: PLC0415
-    from lttd.view.times import window_of  # noqa: PLC0415
+    from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
     trace = _opened(options.trace)
-    window = window_of(trace, options.begin, options.end)
+    window = window_of_options(trace, options.begin, options.end, options.trigger)
     for line in export(trace, window, options.to, options.output):
         _say(line, Level.NOTICE)
     return 0
@@ -377,10 +380,10 @@ def _export(options: argparse.Namespace) -> int:
 def _plot(options: argparse.Namespace) -> int:
     from lttd.view.commands.plot import plot  # noqa: PLC0415
     from lttd.view.filters import Filter  # noqa: PLC0415
-    from lttd.view.times import window_of  # noqa: PLC0415
+    from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
     trace = _opened(options.trace)
-    window = window_of(trace, options.begin, options.end)
+    window = window_of_options(trace, options.begin, options.end, options.trigger)
     chosen = Filter(options.cpu, options.event, options.where)
     for line in plot(trace, window, chosen, options.output):
         _say(line, Level.NOTICE)

@@ -9,6 +9,7 @@ from lttd.stats import counted, summary_json, summary_table
 from lttd.terminal import printable
 from lttd.view.times import COUNTING_CLOCKS
 from lttd.view.trace import Trace
+from lttd.view.triggers import bounds_ns, trigger_line, triggers_of
 
 
 def info_json(trace: Trace) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def info_json(trace: Trace) -> dict[str, Any]:
         "host": last.machine.get("host", ""),
         "kernel": last.machine.get("kernel", ""),
         "segments": [segment.paths.directory.name for segment in trace.segments],
+        "triggers": [one.to_json() for one in triggers_of(trace)[0]],
     }
 
 
@@ -53,7 +55,15 @@ def info_text(trace: Trace) -> str:
     if length_ns is not None:
         lines.append(("duration", f"{seconds(length_ns)} s"))
     head = "\n".join(f"{name:<12}{printable(value)}" for name, value in lines)
-    return f"{head}\n\n{summary_table(trace.summaries())}"
+    return f"{head}\n\n{summary_table(trace.summaries())}{_kept_windows(trace)}"
+
+
+def _kept_windows(trace: Trace) -> str:
+    """Return a table of the windows that triggers keep; empty without one."""
+    triggers, damaged = triggers_of(trace)
+    lines = [trigger_line(one, utc(bounds_ns(one)[0]) or "?") for one in triggers]
+    lines += [printable(line) for line in damaged]
+    return "\n".join(["\n\ntrigger     window kept", *lines]) if lines else ""
 
 
 def made_on(manifest: Manifest) -> tuple[str, str]:
