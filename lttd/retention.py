@@ -69,14 +69,20 @@ class Held(NamedTuple):
     """On this boot's CLOCK_BOOTTIME; negative: before this boot."""
     end_ns: int = 0
     """Likewise, once it is closed."""
-    begin_realtime_ns: int | None = None
-    """The same by the wall clock of that time; None: unknown."""
-    end_realtime_ns: int | None = None
     keeper: Keeper = Keeper.NOBODY
     in_window: bool = False
     """Whether it is in the window of a trigger that is not complete."""
     stuck: bool = False
     """Whether lttd could not, or must not, remove it."""
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Its place in the catalogue."""
+        return self.number, self.name
+
+    def has_since(self, begin_ns: int) -> bool:
+        """Tell whether it may have data from *begin_ns* on."""
+        return self.is_open or self.end_ns >= begin_ns
 
     @property
     def may_go(self) -> bool:

@@ -1,45 +1,38 @@
-"""The catalogue of a trace's segments, kept within its limits while lttd records.
+"""The segments of a trace, kept within its limits while lttd records.
 
-    Store()      list the names                         at the start, before the first segment
-    step()       remove leftovers, read the segments    beside recording, newest first
-    opened(), closed(), changed()                       as segments come and change form
-    step()       delete what has to go                  after each closed segment, every few seconds
+    Store()                        list the names, before the first segment is made
+    step()                         remove leftovers; read the segments, beside recording
+    opened(), closed(), changed()  note segments that come and change
+    step()                         delete what has to go, again and again
 
 lttd.retention decides, lttd.removal deletes.  Reading a segment costs its manifest, its kept.json
 and the status of its files, however much data they hold.
 
-Rule: one thread, the helper, calls everything that touches the disk.  Any thread may call state(),
-protect(), unprotect(), in_window() and kept(), which never wait for the disk.
+Rule: one thread, the helper, calls everything here; other threads ask the catalogue.
 Rule: no segment is deleted before the catalogue is complete, because the oldest is read last.
 Rule: what cannot be deleted is reported once, counted, and left alone.
 """
 
 import os
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from typing import Final, NamedTuple
-
-from sortedcontainers import SortedDict
+from typing import Final
 
 from lttd.boot_times import BootTimes
+from lttd.catalogue import Catalogue, Key, StoreState, boottime_ns
 from lttd.errors import LttdError, StorageError, TraceDamagedError
 from lttd.files import Disk, storage_error
 from lttd.health import Limiter, Say
 from lttd.kept import BY_PERSON, NOT_KEPT, Kept, read_kept, write_kept
 from lttd.manifest import Manifest, recorded_source, this_machine
-from lttd.namespaces import kernel_clock_ns
 from lttd.removal import hide, measure, remove_hidden, remove_in_place
 from lttd.retention import (
     Deletion,
     FreeSpace,
     Held,
-    Keeper,
     Limits,
     Reason,
     bytes_of,
@@ -56,36 +49,7 @@ STEP_S: Final = 0.1
 # Reasons that concern one segment; after any other the next round tries again.
 _OF_THE_SEGMENT: Final = {"EPERM", "EACCES", "EBUSY", "EXDEV", "ELOOP", "ENOTEMPTY"}
 _NO_SPACE: Final = {"ENOSPC", "EDQUOT"}
-
-_Key = tuple[int, str]
-"""Number and name: a copied segment may have the number of another."""
-
-
-class Now(NamedTuple):
-    """The present time."""
-
-    boottime_ns: int
-    realtime_ns: int
-
-
-def _now() -> Now:
-    return Now(kernel_clock_ns(time.CLOCK_BOOTTIME), time.time_ns())
-
-
-class StoreState(NamedTuple):
-    """The present numbers of a store."""
-
-    segments: int
-    allocated_bytes: int
-    """Of all segments, also open, kept and hidden ones."""
-    kept_segments: int
-    kept_bytes: int
-    deletions: Mapping[str, int]
-    """By reason, in this run."""
-    reach_seconds: float | None
-    """How far back the trace is complete on all CPUs; None: nothing is recorded yet."""
-    compression_backlog: int
-    """The closed segments that wait for the compressor."""
+NO_LIMITS: Final = Limits()
 
 
 class Store:
@@ -95,31 +59,24 @@ class Store:
         self,
         disk: Disk,
         trace: Path,
-        limits: Limits = Limits(),  # noqa: B008  (a NamedTuple cannot be changed)
+        limits: Limits = NO_LIMITS,
         say: Say = say,
-        now: Callable[[], Now] = _now,
+        now_ns: Callable[[], int] = boottime_ns,
     ) -> None:
-        """List the segments that are there.
+        """List the segments that are there.  *now_ns* is CLOCK_BOOTTIME.
 
         Raises:
             StorageError: the directory cannot be listed.
         """
         self.limits = limits
-        self.deletions: Counter[Reason] = Counter()
-        self.compression_backlog: Callable[[], int] = lambda: 0
+        """Any thread may replace them."""
+        self.catalogue = Catalogue(now_ns)
+        self._now_ns = now_ns
         self._disk = disk
         self._trace = disk.hold(trace)
         self._limiter = Limiter(say)
         self._say = say
-        self._now = now
         self._boot_id = this_machine()["boot_id"]
-        self._guard = threading.Lock()
-        self._held: SortedDict[_Key, Held] = SortedDict()
-        self._kept: dict[int, Kept] = {}
-        self._hidden: dict[str, int] = {}
-        """The bytes of segments whose deletion is not complete, by hidden name."""
-        self._windows: dict[int, Now] = {}
-        self._tokens = count(1)
         self._free_space = FreeSpace()
         self._unreached: set[str] = set()
         names, leftovers = segment_directories(self._trace)
@@ -144,14 +101,11 @@ class Store:
         plan = self._plan()
         if plan:
             size = human_bytes(bytes_of(deletion.held for deletion in plan))
-            words = f"{counted(len(plan), 'segment')} of {size}"
             reasons = ", ".join(dict.fromkeys(deletion.reason for deletion in plan))
-            self._say(
-                f"{self._trace.path}: deleting {words}, by the limits on {reasons}", Level.NOTICE
+            words = (
+                f"deleting {counted(len(plan), 'segment')} of {size}, by the limits on {reasons}"
             )
-
-    def _times(self) -> BootTimes:
-        return BootTimes(self._boot_id, self._now().boottime_ns)
+            self._say(f"{self._trace.path}: {words}", Level.NOTICE)
 
     def opened(self, paths: SegmentPaths) -> None:
         """Add a segment that is recorded from now on."""
@@ -165,34 +119,25 @@ class Store:
         """Measure a segment again: it was compressed or decompressed."""
         self._measure((paths.number, paths.directory.name))
 
+    def _times(self) -> BootTimes:
+        return BootTimes(self._boot_id, self._now_ns())
+
+    def _paths(self, name: str) -> SegmentPaths:
+        return SegmentPaths(self._trace.path / name, self._trace)
+
     def _put(self, name: str, times: BootTimes, *, is_open: bool = False) -> None:
         """Read a segment, and add it to the catalogue or replace it there."""
-        key = number_of(name), name
-        paths = SegmentPaths(self._trace.path / name, self._trace)
+        paths = self._paths(name)
         try:
-            measured = measure(self._trace, name)
+            allocated_bytes = measure(self._trace, name).allocated_bytes
         except OSError:
-            self._drop(key)
+            self.catalogue.drop((paths.number, name))
             return
         manifest = _manifest_of(paths)
-        span = times.place(manifest)
-        kept = self._kept_of(paths)
-        held = Held(
-            key[0],
-            name,
-            recorded_source(manifest.source) if manifest else "",
-            measured.allocated_bytes,
-            is_open=is_open,
-            begin_ns=span.begin_ns,
-            end_ns=span.end_ns,
-            keeper=_keeper_of(kept),
-        )
-        if manifest and manifest.clock_snapshots:
-            realtimes = [snapshot.realtime_ns for snapshot in manifest.clock_snapshots]
-            held = held._replace(begin_realtime_ns=min(realtimes), end_realtime_ns=max(realtimes))
-        with self._guard:
-            self._held[key] = held
-            self._note_kept(key[0], kept)
+        source = recorded_source(manifest.source) if manifest else ""
+        begin_ns, end_ns = times.place(manifest)
+        held = Held(paths.number, name, source, allocated_bytes, is_open, begin_ns, end_ns)
+        self.catalogue.put(held, self._kept_of(paths))
 
     def _kept_of(self, paths: SegmentPaths) -> Kept:
         try:
@@ -201,30 +146,13 @@ class Store:
             self._limiter.say("kept", str(error), Level.WARNING)
             return BY_PERSON
 
-    def _note_kept(self, number: int, kept: Kept) -> None:
-        if kept:
-            self._kept[number] = kept
-        else:
-            self._kept.pop(number, None)
-
-    def _measure(self, key: _Key) -> None:
+    def _measure(self, key: Key) -> None:
         try:
-            measured = measure(self._trace, key[1])
+            self.catalogue.update(key, measure(self._trace, key[1]).allocated_bytes)
         except FileNotFoundError:
-            self._drop(key)
-            return
+            self.catalogue.drop(key)
         except OSError:
-            return  # the old size is good enough
-        with self._guard:
-            if key in self._held:
-                known: Held = self._held[key]
-                self._held[key] = known._replace(allocated_bytes=measured.allocated_bytes)
-
-    def _drop(self, key: _Key) -> Held | None:
-        with self._guard:
-            self._kept.pop(key[0], None)
-            held: Held | None = self._held.pop(key, None)
-        return held
+            pass  # the old size is good enough
 
     # -- what goes
 
@@ -232,9 +160,7 @@ class Store:
         """Work for about *within_s*; return whether more is left to do now."""
         end_s = time.monotonic() + within_s
         while self._reading is not None:
-            if next(self._reading, self) is self:
-                break
-            if time.monotonic() >= end_s:
+            if next(self._reading, self) is not self and time.monotonic() >= end_s:
                 return True
         return self._delete_some(end_s)
 
@@ -246,8 +172,9 @@ class Store:
 
     def _delete_some(self, end_s: float) -> bool:
         """Delete until the time is over; return whether more may have to go."""
-        for key in [key for key, held in self._held.items() if held.is_open]:
-            self._measure(key)
+        for held in self.catalogue.in_order():
+            if held.is_open:
+                self._measure(held.key)
         plan = self._plan()
         self._report_unreached(plan)
         for deletion in plan:
@@ -258,32 +185,20 @@ class Store:
         return False
 
     def _plan(self) -> list[Deletion]:
-        now_ns, limit_bytes = self._now().boottime_ns, self.limits.free_bytes
-        missing_bytes = 0
+        held, hidden_bytes = self.catalogue.in_order(), self.catalogue.hidden_bytes
+        now_ns, limit_bytes, missing_bytes = self._now_ns(), self.limits.free_bytes, 0
         if limit_bytes is not None:
+            own_bytes = bytes_of(held) + hidden_bytes
             missing_bytes = self._free_space.missing_bytes(
-                limit_bytes, self._free_bytes(), self._own_bytes(), now_ns
+                limit_bytes, self._free_bytes(), own_bytes, now_ns
             )
-        hidden_bytes = sum(self._hidden.values())
         return what_goes(
-            self._in_order(), self.limits, now_ns,
-            hidden_bytes=hidden_bytes, missing_bytes=missing_bytes,
-        )  # fmt: skip
-
-    def _in_order(self) -> list[Held]:
-        """Return the segments in the order of their numbers, with the present windows."""
-        with self._guard:
-            held: list[Held] = list(self._held.values())
-            if self._windows:
-                held = [one._replace(in_window=self._is_in_window(one)) for one in held]
-        return held
+            held, self.limits, now_ns, hidden_bytes=hidden_bytes, missing_bytes=missing_bytes
+        )
 
     def _free_bytes(self) -> int:
         status = os.fstatvfs(self._trace.fd)
         return status.f_bavail * status.f_frsize
-
-    def _own_bytes(self) -> int:
-        return bytes_of(self._held.values()) + sum(self._hidden.values())
 
     def make_room(self) -> int:
         """Delete the oldest segment that may go because the disk is full; return its bytes.
@@ -291,50 +206,43 @@ class Store:
         Return 0 if none may go: the newest two of each source stay.
         """
         self.read()
-        for held in without_newest(self._in_order()):
+        for held in without_newest(self.catalogue.in_order()):
             if self._delete(Deletion(held, Reason.FULL)) and not self._knows(held):
                 return held.allocated_bytes
         return 0
 
     def _knows(self, held: Held) -> bool:
-        return (held.number, held.name) in self._held
+        return any(one.name == held.name for one in self.catalogue.numbered(held.number))
 
     def _delete(self, deletion: Deletion) -> bool:
         """Delete a segment; return whether others can be deleted, too."""
-        held, reason = deletion
-        key, path = (held.number, held.name), self._trace.path / held.name
-        free_bytes, own_bytes = self._free_bytes(), self._own_bytes()
-        with self._guard:
-            known: Held | None = self._held.get(key)
-            if known is None or self._is_in_window(known):
-                return True  # somebody asked for its window meanwhile
-            self._held[key] = known._replace(stuck=True)
+        key, reason = deletion.held.key, deletion.reason
+        free_bytes, own_bytes = self._free_bytes(), self.catalogue.state().allocated_bytes
+        kept = self.catalogue.kept(key)
+        held = self.catalogue.take(key)
+        if held is None:
+            return True  # somebody asked for its window meanwhile
+        path = self._trace.path / held.name
         try:
             self._remove_whole(held)
         except FileNotFoundError:
-            self._drop(key)
+            self.catalogue.drop(key)  # somebody else removed it
             return True
         except (OSError, StorageError) as error:
             failure = error if isinstance(error, StorageError) else storage_error(path, error)
-            of_the_segment = failure.errno_name in _OF_THE_SEGMENT
-            if not of_the_segment:
-                with self._guard:
-                    self._held[key] = known
-            self._limiter.say(
-                "stuck", f"{failure}; cannot be deleted, left as it is", Level.WARNING
-            )
-            return of_the_segment
+            stuck = failure.errno_name in _OF_THE_SEGMENT
+            self.catalogue.put(held._replace(stuck=stuck), kept)
+            self._report_stuck(failure)
+            return stuck
+        self.catalogue.deleted(key, reason)
+        self._free_space.deleted(held.allocated_bytes, free_bytes, own_bytes, self._now_ns())
         if reason is Reason.KEPT_SIZE:
             words = f"{path}: kept, and deleted because all kept segments exceed max-kept-size"
             self._limiter.say(reason, words, Level.WARNING)
-        self.deletions[reason] += 1
-        self._free_space.deleted(
-            held.allocated_bytes, free_bytes, own_bytes, self._now().boottime_ns
-        )
         return True
 
     def _remove_whole(self, held: Held) -> None:
-        """Remove a segment; without any more room on the disk, less carefully."""
+        """Remove a segment; where the disk has no room for its hidden name, less carefully."""
         measured = measure(self._trace, held.name)
         if measured.obstacle is not None:
             raise measured.obstacle
@@ -344,43 +252,50 @@ class Store:
             if error.errno_name not in _NO_SPACE:
                 raise
             remove_in_place(self._disk, self._trace, held.name)
-            self._drop((held.number, held.name))
             return
-        self._drop((held.number, held.name))
-        self._hidden[name] = measured.allocated_bytes
+        self.catalogue.hide(name, measured.allocated_bytes)
         self._remove(name)
 
     def _remove(self, hidden: str) -> None:
         """Remove a segment that has its hidden name; what is left of it stays counted."""
+        left_bytes = 0
         try:
             remove_hidden(self._trace, hidden)
         except OSError as error:
-            words = f"{storage_error(Path(error.filename or self._trace.path / hidden), error)}"
-            self._limiter.say("stuck", f"{words}; cannot be removed, left as it is", Level.WARNING)
+            self._report_stuck(storage_error(Path(error.filename), error))
             with suppress(OSError):
-                self._hidden[hidden] = measure(self._trace, hidden).allocated_bytes
-        else:
-            self._hidden.pop(hidden, None)
+                left_bytes = measure(self._trace, hidden).allocated_bytes
+        self.catalogue.hide(hidden, left_bytes)
+
+    def _report_stuck(self, error: StorageError) -> None:
+        words = f"{error}; it cannot be deleted, and is left as it is"
+        self._limiter.say("stuck", words, Level.WARNING)
+
+    # -- limits that are out of reach
 
     def _report_unreached(self, plan: Sequence[Deletion]) -> None:
         """Write a line when a limit begins to be out of reach, and one when that is over."""
-        going = bytes_of(deletion.held for deletion in plan)
-        limit_bytes = self.limits.size_bytes
-        plain = [one for one in self._in_order() if not one.counts_as_kept]
-        used_bytes = bytes_of(plain) + sum(self._hidden.values()) - going
-        words = ""
-        if limit_bytes is not None and used_bytes > limit_bytes:
-            words = f"{human_bytes(used_bytes)} cannot be deleted: open segments, or parts left"
-        self._report("max-size", words)
+        going_bytes = bytes_of(deletion.held for deletion in plan)
+        self._report("max-size", self._why_too_large(plan))
+        self._report("min-free", self._why_not_free(going_bytes))
+
+    def _why_too_large(self, plan: Sequence[Deletion]) -> str:
+        going = {deletion.held.key for deletion in plan}
+        held = self.catalogue.in_order()
+        plain = [one for one in held if not one.counts_as_kept and one.key not in going]
+        used_bytes = bytes_of(plain) + self.catalogue.hidden_bytes
+        if self.limits.size_bytes is None or used_bytes <= self.limits.size_bytes:
+            return ""
+        return f"{human_bytes(used_bytes)} cannot be deleted: open segments, or parts left"
+
+    def _why_not_free(self, going_bytes: int) -> str:
         limit_bytes, free_bytes = self.limits.free_bytes, self._free_bytes()
-        words = ""
-        if limit_bytes is not None and free_bytes + going < limit_bytes:
-            left = f"{human_bytes(free_bytes)} are free"
-            if self._free_space.is_futile(self._now().boottime_ns):
-                words = f"{left}, and deleting segments does not raise that; deleting no more"
-            else:
-                words = f"{left}, and only segments that must stay are left"
-        self._report("min-free", words)
+        if limit_bytes is None or free_bytes + going_bytes >= limit_bytes:
+            return ""
+        left = f"{human_bytes(free_bytes)} are free"
+        if self._free_space.is_futile(self._now_ns()):
+            return f"{left}, and deleting segments does not raise that; deleting no more"
+        return f"{left}, and only segments that must stay are left"
 
     def _report(self, option: str, words: str) -> None:
         if words and option not in self._unreached:
@@ -400,7 +315,7 @@ class Store:
         """
         kept = []
         for held in self._named(numbers, must=trigger is None):
-            known = self._kept.get(held.number, NOT_KEPT)
+            known = self.catalogue.kept(held.key)
             new = known.with_trigger(trigger) if trigger else replace(known, by_person=True)
             self._write_kept(held, new)
             kept.append(held.number)
@@ -419,108 +334,21 @@ class Store:
 
     def _named(self, numbers: Iterable[int], *, must: bool) -> list[Held]:
         self.read()
-        found = []
+        found: list[Held] = []
         for number in dict.fromkeys(numbers):
-            keys = list(self._held.irange((number, ""), (number + 1, ""), (True, False)))
-            if must and not keys:
+            some = self.catalogue.numbered(number)
+            if must and not some:
                 raise LttdError(f"segment {number}: there is none in {self._trace.path}")
-            found += [self._held[key] for key in keys]
+            found += some
         return found
 
     def _write_kept(self, held: Held, kept: Kept) -> None:
-        paths = SegmentPaths(self._trace.path / held.name, self._trace)
-        write_kept(paths, kept, self._disk)
-        key = held.number, held.name
-        with self._guard:
-            if key in self._held:
-                self._held[key] = self._held[key]._replace(keeper=_keeper_of(kept))
-            self._note_kept(held.number, kept)
-
-    def kept(self) -> Mapping[int, Kept]:
-        """Return the reasons of all kept segments, by number; complete after read()."""
-        with self._guard:
-            return dict(self._kept)
-
-    # -- windows of triggers
-
-    def protect(self, since_ns: int) -> int:
-        """Delete no segment with data from *since_ns* (CLOCK_REALTIME) on; return a token."""
-        now = self._now()
-        since = Now(now.boottime_ns - (now.realtime_ns - since_ns), since_ns)
-        with self._guard:
-            token = next(self._tokens)
-            self._windows[token] = since
-        return token
-
-    def unprotect(self, token: int) -> None:
-        """End what protect() began."""
-        with self._guard:
-            self._windows.pop(token, None)
-
-    def _is_in_window(self, held: Held) -> bool:
-        return any(_is_since(held, since) for since in self._windows.values())
-
-    def in_window(self, begin_ns: int, end_ns: int) -> list[int]:
-        """Return the numbers of the segments with data between two times of CLOCK_REALTIME."""
-        now = self._now()
-        offset_ns = now.boottime_ns - now.realtime_ns
-        begin, end = Now(begin_ns + offset_ns, begin_ns), Now(end_ns + offset_ns, end_ns)
-        with self._guard:
-            found = [one for one in self._held.values() if _is_since(one, begin)]
-        return [one.number for one in found if _is_until(one, end)]
-
-    # -- numbers
+        write_kept(self._paths(held.name), kept, self._disk)
+        self.catalogue.put(held, kept)
 
     def state(self) -> StoreState:
-        """Return the present numbers."""
-        with self._guard:
-            held: list[Held] = list(self._held.values())
-            deletions = {reason.value: self.deletions[reason] for reason in Reason}
-            hidden_bytes = sum(self._hidden.values())
-        kept = [one for one in held if one.keeper is not Keeper.NOBODY]
-        begin_ns = complete_since(held)
-        now_ns = self._now().boottime_ns
-        return StoreState(
-            segments=len(held),
-            allocated_bytes=bytes_of(held) + hidden_bytes,
-            kept_segments=len(kept),
-            kept_bytes=bytes_of(kept),
-            deletions=deletions,
-            reach_seconds=None if begin_ns is None else max(now_ns - begin_ns, 0) / 1e9,
-            compression_backlog=self.compression_backlog(),
-        )
-
-
-def complete_since(held: Sequence[Held]) -> int | None:
-    """Return from when on no segment is missing, on this boot's CLOCK_BOOTTIME; None: never.
-
-    It is the latest begin of a source's first segment after the last number that is missing.
-    """
-    begins: dict[str, int] = {}
-    newer = None
-    for one in reversed(held):
-        if newer is not None and one.number < newer - 1:
-            break
-        newer = one.number
-        begins[one.source] = one.begin_ns
-    return max(begins.values(), default=None)
-
-
-def _is_since(held: Held, since: Now) -> bool:
-    """Tell whether a segment may have data from *since* on; a clock that was set leaves doubt."""
-    by_wall = held.end_realtime_ns is not None and held.end_realtime_ns >= since.realtime_ns
-    return held.is_open or by_wall or held.end_ns >= since.boottime_ns
-
-
-def _is_until(held: Held, until: Now) -> bool:
-    by_wall = held.begin_realtime_ns is not None and held.begin_realtime_ns <= until.realtime_ns
-    return by_wall or held.begin_ns <= until.boottime_ns
-
-
-def _keeper_of(kept: Kept) -> Keeper:
-    if not kept:
-        return Keeper.NOBODY
-    return Keeper.HTTP if kept.by_http_only else Keeper.PERSON
+        """Return the present numbers; any thread may ask."""
+        return self.catalogue.state()
 
 
 def _manifest_of(paths: SegmentPaths) -> Manifest | None:

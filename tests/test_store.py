@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from lttd.catalogue import StoreState
 from lttd.clock import Snapshot
 from lttd.errors import LttdError
 from lttd.files import Disk
 from lttd.kept import BY_PERSON, read_kept
 from lttd.manifest import this_machine
 from lttd.retention import Limits
-from lttd.store import Now, Store, StoreState
+from lttd.store import NO_LIMITS, Store
 from lttd.terminal import Level
 from lttd.tracedir import segments_below
 from lttd.trigger import Trigger
@@ -24,14 +25,13 @@ PADDING_BYTES = 1 << 20
 
 
 class Clock:
-    """Both clocks of a store, in seconds."""
+    """CLOCK_BOOTTIME, in seconds."""
 
     def __init__(self) -> None:
-        self.boot_s, self.wall_s = 1000.0, 0.0
+        self.boot_s = 1000.0
 
-    def __call__(self) -> Now:
-        wall_ns = WALL_NS + int((self.boot_s + self.wall_s) * SECOND)
-        return Now(int(self.boot_s * SECOND), wall_ns)
+    def __call__(self) -> int:
+        return int(self.boot_s * SECOND)
 
 
 class Bench:
@@ -42,7 +42,7 @@ class Bench:
         trace.mkdir(mode=0o750)
         self.disk = Disk()
 
-    def store(self, limits: Limits = Limits(), *, read: bool = True) -> Store:  # noqa: B008
+    def store(self, limits: Limits = NO_LIMITS, *, read: bool = True) -> Store:
         found = Store(self.disk, self.trace, limits, self.say, self.clock)
         if read:
             found.read()
@@ -143,14 +143,11 @@ def test_a_segment_that_is_recorded_counts_and_never_goes(bench: Bench) -> None:
     assert bench.numbers() == [4]
 
 
-def test_a_step_of_the_wall_clock_deletes_nothing_by_age(bench: Bench) -> None:
+def test_age_is_measured_by_the_time_since_boot_alone(bench: Bench) -> None:
     for number in range(1, 5):
         bench.segment(number)
-    bench.clock.boot_s, bench.clock.wall_s = 60, 400 * 86400
+    bench.clock.boot_s = 60
     store = bench.store(Limits(age_ns=35 * SECOND))
-    store.enforce()
-    assert bench.numbers() == [2, 3, 4]
-    bench.clock.wall_s = -400 * 86400
     store.enforce()
     assert bench.numbers() == [2, 3, 4]
     bench.clock.boot_s = 71
@@ -239,27 +236,15 @@ def test_no_segment_in_the_window_of_an_accepted_trigger_goes(bench: Bench) -> N
         bench.segment(number)
     store = bench.store()
     # Segment 3 ends at 40 s, and 4 begins there.
-    token = store.protect(WALL_NS + 45 * SECOND)
+    token = store.catalogue.protect(45 * SECOND)
     store.limits = Limits(size_bytes=0, age_ns=0)
     store.enforce()
     assert bench.numbers() == [4, 5, 6]
-    assert store.in_window(WALL_NS + 45 * SECOND, WALL_NS + 55 * SECOND) == [4, 5]
+    assert [one.number for one in store.catalogue.in_window(45 * SECOND, 55 * SECOND)] == [4, 5]
     store.keep([4], Trigger("", {}, by="signal", at_ns=1, before_ns=1, after_ns=1, number=1))
-    store.unprotect(token)
+    store.catalogue.unprotect(token)
     store.enforce()
     assert bench.numbers() == [4]
-
-
-def test_a_window_protects_also_where_the_wall_clock_was_set(bench: Bench) -> None:
-    for number in range(1, 7):
-        bench.segment(number)
-    store = bench.store()
-    bench.clock.boot_s, bench.clock.wall_s = 70, 3600
-    token = store.protect(bench.clock().realtime_ns - 15 * SECOND)
-    store.limits = Limits(size_bytes=0)
-    store.enforce()
-    assert bench.numbers() == [5, 6]
-    store.unprotect(token)
 
 
 def test_keeping_what_is_not_there_is_refused_to_a_person_and_skipped_for_a_trigger(
@@ -270,10 +255,10 @@ def test_keeping_what_is_not_there_is_refused_to_a_person_and_skipped_for_a_trig
     for ask in (store.keep, store.release):
         with pytest.raises(LttdError, match="segment 7: there is none in "):
             ask([1, 7])
-    assert not store.kept()
+    assert not store.catalogue.all_kept()
     trigger = Trigger("", {}, by="signal", at_ns=1, before_ns=1, after_ns=1, number=1)
     assert store.keep([1, 7], trigger) == [1]
-    assert store.kept()[1].triggers == (trigger,)
+    assert [kept.triggers for kept in store.catalogue.all_kept()] == [(trigger,)]
 
 
 def test_a_full_disk_takes_the_oldest_and_never_the_newest_two_of_a_source(bench: Bench) -> None:
