@@ -4,7 +4,7 @@
 other and with the gaps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from lttd.blocks import bytes_of
 from lttd.index import Entries, RecordFile
+from lttd.manifest import StreamRecord
+from lttd.plausible import MOST_COUNT
 from lttd.stored import CHUNK_ENTRIES, StoredStream
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
 
@@ -21,7 +23,7 @@ Mask = npt.NDArray[np.bool_]
 _Int = TypeVar("_Int", np.int64, np.uint64)
 
 
-def lost_before(gaps: list[Gap], first: int, behind: int) -> U64:
+def lost_before(gaps: Sequence[Gap], first: int, behind: int) -> U64:
     """Return, per row in ``[first:behind)``, the events that the kernel lost just before it."""
     lost = np.zeros(behind - first, np.uint64)
     for gap in gaps:
@@ -56,6 +58,17 @@ class Agreement(NamedTuple):
         return right
 
 
+def baseline_of(record: StreamRecord, entries: Entries | RecordFile, gaps: Sequence[Gap]) -> int:
+    """Return ``events_discarded`` at the end of the segment before.
+
+    The first entry shows it if the manifest was written before that segment had ended.
+    """
+    if record.subbuffers_before is not None or not len(entries):
+        return record.baseline_discarded
+    first = int(entries[0]["events_discarded"]) - int(lost_before(gaps, 0, 1)[0])
+    return first if 0 <= first <= MOST_COUNT // 2 else record.baseline_discarded
+
+
 def agreement(
     stream: StoredStream, entries: Entries | RecordFile, gaps: list[Gap], first: int, behind: int
 ) -> Agreement:
@@ -80,7 +93,7 @@ def agreement(
     ours = some["stream_id"] == np.uint64(stream.info.ctf_stream_id)
     ours &= some["instance_id"] == np.uint64(stream.info.id.cpu)
     discarded = some["events_discarded"].astype(np.uint64)
-    base = stream.record.baseline_discarded
+    base = baseline_of(stream.record, entries, gaps) if headless else 0
     so_far = _shifted(before["events_discarded"].astype(np.uint64), base, headless)
     counted = discarded == so_far + lost_before(gaps, first, behind)
     inside = stream.holds(offset, size)

@@ -37,14 +37,14 @@ class Baselines:
             for manifest in self._older:
                 if recorded_source(manifest.source) == self._source:
                     for record in manifest.streams:
-                        self._known.setdefault(record.name, _total_of(record))
+                        self._known.setdefault(record.name, total_of(record))
                 if stream in self._known:
                     break
         return self._known.get(stream, 0)
 
     def closed(self, records: Iterable[StreamRecord]) -> None:
         """Continue the counts from *records*, those of a segment that was just closed."""
-        self._known |= {record.name: _total_of(record) for record in records}
+        self._known |= {record.name: total_of(record) for record in records}
 
 
 def _manifests(segments: Iterable[SegmentPaths]) -> Iterator[Manifest]:
@@ -53,7 +53,7 @@ def _manifests(segments: Iterable[SegmentPaths]) -> Iterator[Manifest]:
             yield Manifest.read(paths.place(paths.manifest))
 
 
-def _total_of(record: StreamRecord) -> int:
+def total_of(record: StreamRecord) -> int:
     """Return a stream's total of lost events, limited so that damage causes no overflow."""
     lost = record.summary.events_lost if record.summary else 0
     total = record.baseline_discarded + lost

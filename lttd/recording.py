@@ -124,12 +124,14 @@ def _recovered(disk: Disk, segment: SegmentPaths) -> list[Recovered]:
         LttdError: it cannot be recovered, or its manifest cannot be read.
         OSError: it belongs to another user.
     """
-    has_manifest = not segment.base.is_missing(segment.manifest)
-    if has_manifest and Manifest.read(segment.place(segment.manifest)).state != "open":
+    manifest = None
+    if not segment.base.is_missing(segment.manifest):
+        manifest = Manifest.read(segment.place(segment.manifest))
+    if manifest is not None and manifest.state != "open":
         return []
-    from lttd.recover import holds_nothing, recover  # noqa: PLC0415  (seldom needed)
+    from lttd.recover import holds_nothing, recover, was_never_used  # noqa: PLC0415  (seldom)
 
-    if holds_nothing(segment):
+    if holds_nothing(segment) or (manifest is not None and was_never_used(segment, manifest)):
         segment.base.enter(segment.directory).refuse_foreign()
         disk.remove_tree(segment.directory)
         return []

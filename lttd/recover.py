@@ -6,10 +6,13 @@ index before the manifest says ``closed``.  A second recovery, also after a cras
 has the same result.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from lttd.files import Disk, Lock, storage_error
+from lttd.baselines import total_of
+from lttd.errors import TraceDamagedError
+from lttd.files import Disk, Lock, size_bytes, storage_error
 from lttd.index import ENTRY_BYTES, GAPS_HEADER, INDEX_HEADER, encode_gaps
 from lttd.manifest import (
     Manifest,
@@ -69,7 +72,7 @@ def recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
     try:
         lock = Lock(own.base, own.lock)
         try:
-            return _recover(own, disk)
+            return _recover(own, disk, segment)
         finally:
             lock.release()
     finally:
@@ -95,12 +98,42 @@ def holds_nothing(segment: SegmentPaths) -> bool:
         return False
 
 
-def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
+def was_never_used(segment: SegmentPaths, manifest: Manifest) -> bool:
+    """Tell whether *segment* was prepared for a roll that a kill prevented."""
+    if manifest.state != "open" or not manifest.source.get("rolled_from"):
+        return False
+    prepared = all(record.subbuffers_before is None for record in manifest.streams)
+    return prepared and not any(
+        size_bytes(segment.data_place(record.name))
+        or size_bytes(segment.index_place(record.name)) > len(INDEX_HEADER)
+        or size_bytes(segment.place(segment.stream(record.name).gaps))
+        for record in manifest.streams
+    )
+
+
+def _count_on(segment: SegmentPaths, manifest: Manifest) -> None:
+    """Take the baselines from the segment before, which ended after the manifest was written."""
+    late = [record for record in manifest.streams if record.subbuffers_before is None]
+    before = segment.sibling(str(manifest.source.get("rolled_from")))
+    if not late or before is None:
+        return
+    with suppress(TraceDamagedError):
+        earlier = Manifest.read(before.place(before.manifest))
+        known = {record.name: record for record in earlier.streams if record.summary}
+        for record in late:
+            if record.name in known:
+                record.baseline_discarded = total_of(known[record.name])
+
+
+def _recover(segment: SegmentPaths, disk: Disk, named: SegmentPaths) -> list[StreamRecovery]:
+    """Recover *segment*, which is *named* within its trace."""
     disk.remove(segment.reserve)
     if holds_nothing(segment):
         return []
     manifest = Manifest.read(segment.place(segment.manifest))
     is_open = manifest.state == "open"
+    if is_open:
+        _count_on(named, manifest)
     synced = read_synced(segment.place(segment.synced))
     # Without a power loss, all written data is in the page cache, so zeros are not missing data.
     power_kept = manifest.machine.get("boot_id") == this_machine()["boot_id"]
@@ -112,6 +145,9 @@ def _recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
         found.append(_apply(plan, disk, stream))
         positions[record.name] = plan.position
         if is_open or plan.changed:
+            if record.subbuffers_before is None and plan.position.entries:
+                record.baseline_discarded = plan.baseline
+                record.subbuffers_before = plan.first_sequence
             whole = StoredStream(segment, manifest, record)
             record.summary = whole.derived_summary(whole.index, list(plan.gaps))
     if is_open or any(one.changed for one in found):

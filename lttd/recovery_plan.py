@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.base import Headers
-from lttd.agreement import agreements, lost_before
+from lttd.agreement import agreements, baseline_of, lost_before
 from lttd.files import data_extents
 from lttd.index import (
     ENTRY_BYTES,
@@ -53,6 +53,10 @@ class Plan:
     cut_data: bool
     new_gaps: bool
     new_index: bool
+    baseline: int
+    """``events_discarded`` at the end of the segment before."""
+    first_sequence: int
+    """Of the first entry; 0 without one."""
 
     @property
     def changed(self) -> bool:
@@ -83,6 +87,7 @@ class Planner:
         refuse_too_many_gaps(stream.paths.gaps, gaps.size_bytes if gaps else 0)
         raw_gaps = gaps.read(0, gaps.size_bytes) if gaps else b""
         self._gaps, self._gaps_differ = salvage_gaps(raw_gaps)
+        self._baseline = baseline_of(stream.record, self._old, self._gaps)
         self._floor = self._trusted(vouched) if vouched else 0
         self._judge()
         if (vouched is None or not power_kept) and self._find_untold_losses():
@@ -136,7 +141,7 @@ class Planner:
         first, behind = self._floor, self._chained
         counts = self._old[max(first - 1, 0) : behind]["events_discarded"].astype(np.int64)
         if not first:
-            counts = np.insert(counts, 0, self._stream.record.baseline_discarded)
+            counts = np.insert(counts, 0, self._baseline)
         told = lost_before(self._gaps, first, behind).astype(np.int64)
         untold = np.diff(counts) - told
         rows = np.flatnonzero(untold)
@@ -171,6 +176,7 @@ class Planner:
         entries = self._entries(keep, headers.some(slice(skip, None)), old[skip:count], rebuild)
         gaps = self._all_gaps(total, torn_bytes, entries)
         whole_bytes = len(INDEX_HEADER) + total * ENTRY_BYTES
+        first = self._old[:1] if keep else entries[:1]
         return Plan(
             keep=keep,
             entries=entries,
@@ -183,6 +189,8 @@ class Planner:
             new_index=self._old.size_bytes != whole_bytes
             or self._old.header != INDEX_HEADER
             or self._old[keep:total].tobytes() != entries.tobytes(),
+            baseline=self._baseline,
+            first_sequence=int(first["sequence"][0]) if len(first) else 0,
         )
 
     def _subbuffers(self) -> tuple[Headers, Entries, Mask]:
@@ -266,9 +274,7 @@ class Planner:
         end = np.maximum(end, begin)
         entries["end"] = _running(end, int(before["end"]) if before is not None else 0)
         lost = np.cumsum(lost_before(self._gaps, keep, keep + count))
-        base = (
-            before["events_discarded"] if before is not None else (stream.record.baseline_discarded)
-        )
+        base = before["events_discarded"] if before is not None else self._baseline
         entries["events_discarded"] = lost + np.uint64(base)
         entries["sequence"] = _sequence(
             entries["sequence"].astype(np.int64),

@@ -137,6 +137,13 @@ class SegmentPaths:
         """Return stream(name).index likewise."""
         return self.base.place(f"{self.directory}/streams/index/{name}.idx")
 
+    def sibling(self, name: str) -> "SegmentPaths | None":
+        """Return the segment *name* of the same trace; None: it has no such name, or is opened
+        without its trace."""
+        if self.base.path != self.directory.parent or not _SEGMENT.fullmatch(name):
+            return None
+        return SegmentPaths(self.directory.parent / name, self.base)
+
     @property
     def kind(self) -> str:
         """The kind of its source, the end of the segment's name."""

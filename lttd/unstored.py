@@ -3,6 +3,7 @@
 Rule: only sub-buffers from a given number on are decoded, because a segment can be of any size.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from lttd.manifest import Manifest
 from lttd.sources.base import Stored
 from lttd.stored import StoredStream
 from lttd.subbuffer import Reason
-from lttd.tracedir import segments_below
+from lttd.tracedir import SegmentPaths, segments_below
 
 
 def stored_from(
@@ -21,36 +22,52 @@ def stored_from(
 ) -> Stored | None:
     """Count the events of a stream from sub-buffer number *first* on.
 
-    With *first* 0, also count the events in gaps for earlier kills.
+    Those of later segments of the same run count, too.  With *first* 0, also count the events in
+    gaps for earlier kills.
 
     Return None if the events cannot be counted, or a sub-buffer before *first* is missing.
     """
     try:
-        for paths in segments_below(trace):
-            if paths.directory.name == segment:
-                manifest = Manifest.read(paths.place(paths.manifest))
-                for record in manifest.streams:
-                    if record.info.id.name == stream:
-                        return _stored_from(StoredStream(paths, manifest, record), manifest, first)
+        streams = list(_streams(trace, segment, stream))
+        return _stored_from(streams, first) if streams else None
     except TraceDamagedError:
-        pass
-    return None
-
-
-def _stored_from(stream: StoredStream, manifest: Manifest, first: int) -> Stored | None:
-    entries = stream.index.entries()
-    sequences = entries["sequence"].astype(np.uint64)
-    if stream.abi is None or (first and not (sequences >= np.uint64(first - 1)).any()):
         return None
-    events = 0
-    for block in stream.blocks(entries[sequences >= np.uint64(first)]):
-        counted = stream.abi.decode(block.data, block.headers).events
-        if counted is None:
+
+
+def _streams(
+    trace: Path | OpenDirectory, segment: str, name: str
+) -> Iterator[tuple[StoredStream, Manifest]]:
+    """Yield a stream in *segment*, and in those into which the same run rolled on from there."""
+    wanted: SegmentPaths | None = None
+    for paths in segments_below(trace):
+        if wanted is None and paths.directory.name != segment:
+            continue
+        if wanted is not None and paths.kind != wanted.kind:
+            continue
+        manifest = Manifest.read(paths.place(paths.manifest))
+        if wanted is None or manifest.source.get("rolled_from") == wanted.directory.name:
+            wanted = paths
+            for record in manifest.streams:
+                if record.info.id.name == name:
+                    yield StoredStream(paths, manifest, record), manifest
+
+
+def _stored_from(streams: Sequence[tuple[StoredStream, Manifest]], first: int) -> Stored | None:
+    events, last, is_complete = 0, 0, streams[0][0].record.subbuffers_before == first
+    for stream, manifest in streams:
+        entries = stream.index.entries()
+        sequences = entries["sequence"].astype(np.uint64)
+        is_complete |= not first or bool((sequences >= np.uint64(first - 1)).any())
+        if stream.abi is None:
             return None
-        events += int(counted.sum())
-    if not first:  # the losses of an earlier kill, for which this segment has gaps
-        events += sum(gap.count or 0 for gap in stream.gaps if gap.reason is Reason.KILLED)
-    if len(entries):
-        return Stored(events, int(entries["end"][-1]))
-    snapshots = manifest.clock_snapshots
-    return Stored(events, snapshots[0].trace if snapshots else 0)
+        for block in stream.blocks(entries[sequences >= np.uint64(first)]):
+            counted = stream.abi.decode(block.data, block.headers).events
+            if counted is None:
+                return None
+            events += int(counted.sum())
+        if not first:  # the losses of an earlier kill, for which this segment has gaps
+            events += sum(gap.count or 0 for gap in stream.gaps if gap.reason is Reason.KILLED)
+        snapshots = manifest.clock_snapshots
+        began = snapshots[0].trace if snapshots and not last else last
+        last = int(entries["end"][-1]) if len(entries) else began
+    return Stored(events, last) if is_complete else None

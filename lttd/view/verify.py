@@ -116,6 +116,8 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     continues: str = ""
     """The name of the segment that a killed lttd recorded from the same rings."""
+    rolled_from: str = ""
+    """The name of the segment before in the same run."""
     notes: list[str] = field(default_factory=list)
     """Lines on facts that are not damage."""
 
@@ -138,7 +140,10 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
     state = manifest.state
     if state == "open" and is_live(segment):
         state = "live"
-    report = Report(segment.directory, state, continues=str(manifest.source.get("continues", "")))
+    continues, rolled_from = (
+        str(manifest.source.get(key, "")) for key in ("continues", "rolled_from")
+    )
+    report = Report(segment.directory, state, continues=continues, rolled_from=rolled_from)
     if state == "open":
         report.findings.append(
             Finding(segment.manifest, 0, "its recorder is gone; lttv check --repair closes it")
@@ -186,12 +191,19 @@ def compare_killed(reports: Sequence[Report]) -> None:
 
 def _earlier_runs(last: Report, stream: str, by_name: Mapping[str, Report]) -> list[StreamReport]:
     """Return the stream in each segment of the same ring before *last*, the latest first."""
-    runs: list[StreamReport] = []
-    report = by_name.get(last.continues)
-    while report is not None and len(runs) < len(by_name):
-        runs += [one for one in report.streams if one.name == stream]
-        report = by_name.get(report.continues)
-    return runs
+    found: list[StreamReport] = []
+    following = {report.rolled_from: report for report in by_name.values() if report.rolled_from}
+    before, left = by_name.get(last.continues), len(by_name)
+    while before is not None and left:  # a damaged manifest may lead round
+        run = [before]
+        while (after := following.get(run[-1].segment.name)) and len(run) < left:
+            run.append(after)
+        while (earlier := by_name.get(run[0].rolled_from)) and len(run) < left:
+            run.insert(0, earlier)
+        for report in reversed(run):
+            found += [one for one in report.streams if one.name == stream]
+        before, left = by_name.get(run[0].continues), left - len(run)
+    return found
 
 
 def _compare_runs(report: Report, last: StreamReport, runs: Sequence[StreamReport]) -> None:
