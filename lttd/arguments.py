@@ -86,7 +86,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--backlog", metavar="SIZE", help="memory for data that waits for the disk (default 64M)")
     add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
     add("--priority", metavar="N", help="real-time priority (1-99), for busy CPUs; off by default")
-    add("--metrics", metavar="ADDR:PORT", help="serve /metrics and /healthz, off by default")
+    add("--metrics", metavar="ADDR:PORT", help="serve /metrics, /healthz and a status page")
     add("--web-allow-host", metavar="NAME", action="append",
         help="a further host name that --metrics answers to; may be repeated")  # fmt: skip
     legacy = parser.add_argument_group("options of the legacy lttd (LTTng 0.x)")

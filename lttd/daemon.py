@@ -125,7 +125,9 @@ class Daemon:
             stack.callback(self._house.helper.close)
             stack.callback(self._command.give_up)
             async with trio.open_nursery() as nursery:
-                await serve_metrics(nursery, self._config, self._observer, self._health)
+                await serve_metrics(
+                    nursery, self._config, self._observer, self._health, self._state
+                )
                 number = stack.enter_context(
                     locked_trace(self._disk, self._config.trace_dir, append=self._config.append)
                 )

@@ -14,6 +14,7 @@ from lttd.control_socket import ControlSocket
 from lttd.errors import LttdError, NothingToRecordError
 from lttd.health import Health
 from lttd.inherited import take_sockets
+from lttd.state import RunState
 from lttd.status import Observer
 from lttd.terminal import Level, say
 from lttd.version import VERSION
@@ -22,9 +23,9 @@ NO_ADDRESS: Final = ":0"
 
 
 async def serve_metrics(
-    nursery: trio.Nursery, config: Config, observer: Observer, health: Health
+    nursery: trio.Nursery, config: Config, observer: Observer, health: Health, state: RunState
 ) -> None:
-    """Serve ``--metrics`` in *nursery*, if it was given or systemd passes a socket for it.
+    """Serve metrics and page, if ``--metrics`` was given or systemd passes a socket for it.
 
     Such a socket takes the place of the address.
 
@@ -37,6 +38,7 @@ async def serve_metrics(
     from lttd.endpoint import Endpoint, open_listeners, parse_address  # noqa: PLC0415
     from lttd.hosts import plain_name  # noqa: PLC0415
     from lttd.metrics import make_render  # noqa: PLC0415
+    from lttd.page import make_pages  # noqa: PLC0415
 
     address = parse_address(config.metrics or NO_ADDRESS)
     if inherited:
@@ -48,7 +50,8 @@ async def serve_metrics(
     render = make_render(observer, version=VERSION)
     # If --metrics has a name of this machine, requests may use that name.
     names = config.web_allow_hosts | {plain_name(address.host or "localhost")}
-    await nursery.start(Endpoint(render, health.verdict, names).serve, listeners)
+    endpoint = Endpoint(render, health.verdict, names, make_pages(state.to_json))
+    await nursery.start(endpoint.serve, listeners)
 
 
 async def serve_control(

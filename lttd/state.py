@@ -67,6 +67,8 @@ class RunState:
         conditions = self._health.conditions()
         return {
             "version": VERSION,
+            "host": os.uname().nodename,
+            "kernel": os.uname().release,
             "pid": os.getpid(),
             "trace_dir": os.path.abspath(self.config.trace_dir),  # noqa: PTH100  (no links)
             "doing": "ending" if self.ending else "recording",

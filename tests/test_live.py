@@ -1,5 +1,6 @@
 """Record the running kernel for a short time, from the command line to the disk."""
 
+import json
 import os
 import time
 from contextlib import closing
@@ -104,6 +105,9 @@ def test_scrapes_and_health_checks_do_not_touch_the_trace_directory(
         assert disk.heard(), "listing the segments is heard"
         assert "\nlttd_segments 3\n" in scraped(port)
         assert get(port, "/healthz") == (200, "ok\n")
+        assert "page.js" in get(port, "/")[1]
+        state = json.loads(get(port, "/status.json")[1])
+        assert (state["segments"], state["sources"][0]["streams"][0]["lost"]) == (3, {})
         assert not disk.heard()
     # An unreadable directory changes nothing.
     trace.rename(tmp_path / "gone")
