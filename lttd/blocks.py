@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.base import Headers
+from lttd.errors import TraceDamagedError
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, Entries
 
 I64 = npt.NDArray[np.int64]
@@ -43,6 +44,11 @@ class Wrong(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.path}: byte {self.offset_bytes}: {self.reason}"
+
+
+def wrong_of(damage: TraceDamagedError, row: int) -> Wrong:
+    """Return damage that was met while sub-buffers from number *row* on were read."""
+    return Wrong(damage.path, damage.offset_bytes, damage.reason, row)
 
 
 class Compared(NamedTuple):

@@ -308,6 +308,17 @@ class File:
                     raise StorageError(self.path, "the source of the copy ends too early")
             at, to, length_bytes = at + copied, to + copied, length_bytes - copied
 
+    def permit(self, mode: int) -> None:
+        """Give the file the permissions *mode*."""
+        try:
+            os.fchmod(self._fd, mode)
+        except OSError as error:
+            raise storage_error(self.path, error) from None
+
+    def forget(self) -> None:
+        """Drop the synced pages of the file from the page cache, so that reading reads the disk."""
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def sync(self) -> None:
         """Make the written data durable."""
         try:

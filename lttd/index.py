@@ -304,14 +304,14 @@ class RecordFile:
 class SeekIndex(RecordFile):
     """A stream's index.  Also of a trace that is still written: it is as long as when opened."""
 
-    def __init__(self, where: Place | Path) -> None:
-        """Open the file.
+    def __init__(self, where: ReadFile | Place | Path) -> None:
+        """Take over an open file, or open it.
 
         Raises:
             TraceDamagedError: it is not an index.
             FileNotFoundError: there is no such file.
         """
-        file = ReadFile(where)
+        file = where if isinstance(where, ReadFile) else ReadFile(where)
         super().__init__(file, ENTRY_DTYPE)
         self._opened = file
         if not self.size_bytes:

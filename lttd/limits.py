@@ -158,3 +158,9 @@ NOTE_LINES: Final = Limit(
     100_000, "lines", "a note of the runtime directory", "one is added for each setting changed"
 )
 CPUS: Final = Limit(65_536, "CPUs", "a machine", "Linux knows 8,192 at most (CONFIG_NR_CPUS)")
+FRAME: Final = Limit(
+    8 * MIB, "bytes", "the content of a compressed frame", "lttd makes frames of at most 1 MiB"
+)
+FRAMES: Final = Limit(
+    1 << 22, "frames", "a compressed file", "as many as 1 TiB of a stream has; one takes 24 bytes"
+)

@@ -112,6 +112,8 @@ class Manifest:
     lttd_version: str = ""
     streams: list[StreamRecord] = field(default_factory=list)
     clock_snapshots: list[Snapshot] = field(default_factory=list)
+    compression: str = ""
+    """``zstd``: data and indexes are compressed; empty: they are plain."""
 
     @property
     def clock(self) -> str:
@@ -129,6 +131,8 @@ class Manifest:
         value |= {slot: getattr(self, slot) for slot in self.__slots__}
         value["streams"] = [record.to_json() for record in self.streams]
         value["clock_snapshots"] = [snapshot.to_json() for snapshot in self.clock_snapshots]
+        if not self.compression:
+            del value["compression"]
         return json.dumps(value, indent=1).encode() + b"\n"
 
     @classmethod
@@ -150,7 +154,8 @@ class Manifest:
             value["streams"] = [StreamRecord.from_json(one, source) for one in value["streams"]]
             snapshots = value["clock_snapshots"]
             value["clock_snapshots"] = [Snapshot.from_json(snapshot) for snapshot in snapshots]
-            manifest = cls(**value)
+            known = cls.__slots__
+            manifest = cls(**{key: told for key, told in value.items() if key in known})
         except FileNotFoundError:
             reason = "missing; move its segment elsewhere, and the others can be read"
             raise TraceDamagedError(path, 0, reason) from None

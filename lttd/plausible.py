@@ -94,6 +94,7 @@ def _is_order(value: object) -> bool:
 _MANIFEST: Final[dict[str, Test]] = {"layout": lambda value: value in ("packed", "sparse")}
 _MAY_MANIFEST: Final[dict[str, Test]] = {
     "state": lambda value: value in ("open", "closed"),
+    "compression": lambda value: value in ("", "zstd"),
     "machine": _are(is_text),
     "lttd_version": is_text,
 }

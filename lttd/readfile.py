@@ -8,11 +8,15 @@ when it was opened: a stream's data and index are looked at as of one moment.
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lttd.beneath import Place, close_fd, place_of
 from lttd.errors import TraceDamagedError, reason_of
+
+if TYPE_CHECKING:
+    from lttd.files import File
 
 
 class ReadFile:
@@ -78,6 +82,10 @@ class ReadFile:
         Raises:
             TraceDamagedError: the disk does not give them.
         """
+        return self._read_stored(buffer, begin)
+
+    def _read_stored(self, buffer: memoryview, begin: int) -> int:
+        """Fill *buffer* with the bytes that the file itself has from *begin* on."""
         done = 0
         try:
             while done < len(buffer):
@@ -100,6 +108,14 @@ class ReadFile:
             reason = "the file was cut here while it was read"
             raise TraceDamagedError(self.path, begin + len(data), reason)
         return data
+
+    def copy_to(self, target: "File", begin: int, length: int, to: int) -> None:
+        """Copy a range to *target*, at its byte *to*; holes stay holes.
+
+        Raises:
+            StorageError: it could not be written, or the file ends before the range.
+        """
+        target.copy_from(self._fd, begin, length, to)
 
     def _error(self, at: int, error: OSError) -> TraceDamagedError:
         return TraceDamagedError(self.path, at, reason_of(error))

@@ -4,15 +4,18 @@ Rule: lttd.recovery_plan decides from the files as they are; this module carries
 Invariant: the gap is durable before the cut that it describes, the data before the index, and the
 index before the manifest says ``closed``.  A second recovery, also after a crash during the first,
 has the same result.
+Invariant: a compressed segment is made plain before any of its files is changed.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from lttd.baselines import total_of
+from lttd.compress import decompress_held
 from lttd.errors import TraceDamagedError
-from lttd.files import Disk, Lock, size_bytes, storage_error
+from lttd.files import Disk, size_bytes
+from lttd.held import held_alone
 from lttd.index import ENTRY_BYTES, GAPS_HEADER, INDEX_HEADER, encode_gaps
 from lttd.manifest import (
     Manifest,
@@ -60,23 +63,8 @@ def recover(segment: SegmentPaths, disk: Disk) -> list[StreamRecovery]:
         TraceDamagedError: its manifest cannot be read, but there is data.
         StorageError: a file could not be written; another recover() continues.
     """
-    try:
-        disk.hold(segment.base)
-        own = replace(segment, base=segment.base.enter(segment.directory))
-        for directory in (own.streams, own.index):
-            if not own.base.is_missing(directory):
-                own.base.enter(directory).refuse_foreign()
-        disk.hold(own.base)
-    except OSError as error:
-        raise storage_error(segment.directory, error) from None
-    try:
-        lock = Lock(own.base, own.lock)
-        try:
-            return _recover(own, disk, segment)
-        finally:
-            lock.release()
-    finally:
-        disk.release(own.base)
+    with held_alone(segment, disk) as own:
+        return _recover(own, disk, segment)
 
 
 def holds_nothing(segment: SegmentPaths) -> bool:
@@ -104,8 +92,8 @@ def was_never_used(segment: SegmentPaths, manifest: Manifest) -> bool:
         return False
     prepared = all(record.subbuffers_before is None for record in manifest.streams)
     return prepared and not any(
-        size_bytes(segment.data_place(record.name))
-        or size_bytes(segment.index_place(record.name)) > len(INDEX_HEADER)
+        size_bytes(segment.data_places(record.name).plain)
+        or size_bytes(segment.index_places(record.name).plain) > len(INDEX_HEADER)
         or size_bytes(segment.place(segment.stream(record.name).gaps))
         for record in manifest.streams
     )
@@ -131,6 +119,10 @@ def _recover(segment: SegmentPaths, disk: Disk, named: SegmentPaths) -> list[Str
     if holds_nothing(segment):
         return []
     manifest = Manifest.read(segment.place(segment.manifest))
+    if manifest.compression:
+        if not _needs_repair(segment, manifest):
+            return []
+        decompress_held(segment, manifest, disk, salvage=True)
     is_open = manifest.state == "open"
     if is_open:
         _count_on(named, manifest)
@@ -155,6 +147,12 @@ def _recover(segment: SegmentPaths, disk: Disk, named: SegmentPaths) -> list[Str
         manifest.state = "closed"
         disk.replace(segment.manifest, manifest.encode())
     return found
+
+
+def _needs_repair(segment: SegmentPaths, manifest: Manifest) -> bool:
+    """Tell whether a compressed segment has to become plain, because a file is to be changed."""
+    streams = [StoredStream(segment, manifest, record) for record in manifest.streams]
+    return any(Planner(one, None, power_kept=True).plan().changed or one.damage for one in streams)
 
 
 def _apply(plan: Plan, disk: Disk, stream: StoredStream) -> StreamRecovery:

@@ -81,8 +81,7 @@ class Planner:
         """*vouched* is the durable part; None: trust nothing, but cut nothing that is valid."""
         self._stream = stream
         self._data_bytes = stream.data_bytes
-        index = ReadFile.if_there(stream.segment.place(stream.paths.index))
-        self._old = RecordFile(index, ENTRY_DTYPE)
+        self._old = RecordFile(stream.index_file(), ENTRY_DTYPE)
         gaps = ReadFile.if_there(stream.segment.place(stream.paths.gaps))
         refuse_too_many_gaps(stream.paths.gaps, gaps.size_bytes if gaps else 0)
         raw_gaps = gaps.read(0, gaps.size_bytes) if gaps else b""

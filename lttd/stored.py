@@ -30,9 +30,10 @@ from lttd.blocks import (
     moved,
     not_repeated,
     runs_of,
+    wrong_of,
 )
+from lttd.compressed import open_stored, stored_bytes
 from lttd.errors import TraceDamagedError
-from lttd.files import size_bytes
 from lttd.index import ENTRY_DTYPE, FOREVER, Entries, RecordFile, SeekIndex, read_gaps
 from lttd.manifest import Manifest, StreamRecord
 from lttd.readfile import ReadFile
@@ -66,6 +67,8 @@ class StoredStream:
         self.slot_bytes = self.info.subbuffer_bytes if manifest.layout == "sparse" else 0
         """The distance of sub-buffers in sparse data; 0: packed."""
         self.abi = abi_of(self.info, self.byteorder)
+        self.damage: list[TraceDamagedError] = []
+        """The damaged frames of compressed data that were met; their bytes are read as zeros."""
 
     @cached_property
     def paths(self) -> StreamPaths:
@@ -73,23 +76,32 @@ class StoredStream:
         return self.segment.stream(self.name)
 
     @cached_property
-    def _file(self) -> ReadFile | None:
-        return ReadFile.if_there(self.segment.data_place(self.name))
+    def file(self) -> ReadFile | None:
+        """The data, in the form that it has; None: there is none."""
+        return open_stored(self.segment.data_places(self.name), self.damage.append)
 
     @property
     def data_bytes(self) -> int:
-        """The length of the data file when it was first looked at."""
-        return self._file.size_bytes if self._file else 0
+        """The length of the data when it was first looked at."""
+        return self.file.size_bytes if self.file else 0
+
+    def index_bytes(self) -> int:
+        """Return the length of the index now; 0 if it is unknown."""
+        return stored_bytes(self.segment.index_places(self.name))
+
+    def index_file(self) -> ReadFile | None:
+        """Open the index, whatever it holds; None: there is none."""
+        return open_stored(self.segment.index_places(self.name))
 
     def read(self, begin: int = 0, end: int | None = None) -> memoryview:
-        """Return bytes ``[begin:end)`` of the data; fewer where the file ends.
+        """Return bytes ``[begin:end)`` of the data: fewer where it ends, zeros for ``damage``.
 
         Raises:
             TraceDamagedError: the file cannot be read.
         """
-        if self._file is None:
+        if self.file is None:
             return memoryview(b"")
-        return self._file.read(begin, self.data_bytes if end is None else end)
+        return self.file.read(begin, self.data_bytes if end is None else end)
 
     def read_into(self, buffer: memoryview, begin: int) -> int:
         """Fill *buffer* with the data from *begin* on; return how many bytes there were.
@@ -97,7 +109,7 @@ class StoredStream:
         Raises:
             TraceDamagedError: the file cannot be read.
         """
-        return self._file.read_into(buffer, begin) if self._file else 0
+        return self.file.read_into(buffer, begin) if self.file else 0
 
     def holds(self, offset: I64, size: I64) -> Mask:
         """Tell which of some sub-buffers the data file has all bytes of."""
@@ -127,14 +139,14 @@ class StoredStream:
         return int(index[0]["begin"]), int(index[-1]["end"])
 
     def _opened_index(self) -> SeekIndex:
-        try:
-            index = SeekIndex(self.segment.index_place(self.name))
-        except FileNotFoundError:
+        file = self.index_file()
+        if file is None:
             reason = "no index; lttv check --repair makes it again"
-            raise TraceDamagedError(self.paths.index, 0, reason) from None
+            raise TraceDamagedError(self.paths.index, 0, reason)
+        index = SeekIndex(file)
         # In this order, because the data file of a live trace is ahead of its index.  If the size
         # is unknown, opening the data reports why.
-        data_bytes = size_bytes(self.segment.data_place(self.name)) or self.data_bytes
+        data_bytes = stored_bytes(self.segment.data_places(self.name)) or self.data_bytes
         index.refuse_more_than(data_bytes, self._least_bytes)
         return index
 
@@ -175,7 +187,9 @@ class StoredStream:
         for run in runs_of(offset, size, most_bytes):
             members = rows[run.rows]
             begin = run.begin & ~7  # what is aligned in the file is so in memory
+            met = len(self.damage)
             data = self.read(begin, run.end)
+            wrong += (wrong_of(one, int(members[0])) for one in self.damage[met:])
             found = self.compared(data, begin, entries[members])
             wrong += (one._replace(row=int(members[one.row])) for one in found.wrong)
             sound = np.flatnonzero(found.sound)

@@ -6,6 +6,8 @@
                                          streams/<channel>_<cpu>
                                          streams/index/<channel>_<cpu>.idx, .gaps
                                          streams/<device>.blktrace.<cpu> for blktrace
+                                         compressed/<channel>_<cpu>.zst instead of the data
+                                         compressed/index/<channel>_<cpu>.zst instead of .idx
                                          .lock, .reserve while it is recorded
 
 Rule: only this module has file names.
@@ -20,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from lttd.abi.table import data_file_name
 from lttd.beneath import OpenDirectory, Place, RefusedError
@@ -37,8 +39,10 @@ LOCK: Final = ".lock"
 TRIAL: Final = ".trial"
 """A file of ``lttd doctor``, which exists for a moment."""
 _GONE: Final = ".gone-"
+UNFINISHED: Final = ".new-"
+"""The begin of the names of files that are being compressed or decompressed."""
 MOST_FILE_NAME: Final = 250
-"""Linux allows 255, and an index's name ends with .idx, a gaps file's with .gaps."""
+"""Linux allows 255, and a gaps file's name ends with .gaps."""
 MOST_NUMBER: Final = 999_999_999
 _SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,9})-([a-z]+)")
 _HIDDEN: Final = re.compile(re.escape(_GONE) + _SEGMENT.pattern)
@@ -70,6 +74,13 @@ class StreamPaths:
     data: Path
     index: Path
     gaps: Path
+
+
+class Places(NamedTuple):
+    """Where a file of a stream may be: in one of two forms."""
+
+    plain: Place
+    compressed: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +140,27 @@ class SegmentPaths:
         """The running number in the segment's name."""
         return number_of(self.directory.name)
 
-    def data_place(self, name: str) -> Place:
-        """Return stream(name).data as what can be read; made of text, in a sixth of the time."""
-        return self.base.place(f"{self.directory}/streams/{name}")
+    @property
+    def compressed(self) -> Path:
+        """The directory of compressed data files, and of compressed indexes below it."""
+        return self.directory / "compressed"
 
-    def index_place(self, name: str) -> Place:
-        """Return stream(name).index likewise."""
-        return self.base.place(f"{self.directory}/streams/index/{name}.idx")
+    @property
+    def unfinished(self) -> Path:
+        """The same while it is being made."""
+        return self.directory / f"{UNFINISHED}compressed"
+
+    def data_places(self, name: str) -> Places:
+        """Return where the data of a stream may be; made of text, in a sixth of the time."""
+        return self._places(f"streams/{name}", f"compressed/{name}.zst")
+
+    def index_places(self, name: str) -> Places:
+        """Return where the index of a stream may be."""
+        return self._places(f"streams/index/{name}.idx", f"compressed/index/{name}.zst")
+
+    def _places(self, plain: str, compressed: str) -> Places:
+        place = self.base.place
+        return Places(place(f"{self.directory}/{plain}"), place(f"{self.directory}/{compressed}"))
 
     def sibling(self, name: str) -> "SegmentPaths | None":
         """Return the segment *name* of the same trace; None: it has no such name, or is opened
@@ -228,6 +253,11 @@ def segment_directories(trace: OpenDirectory) -> tuple[list[str], list[str]]:
         raise storage_error(trace.path, error) from None
     names.sort(key=number_of)
     return list(filter(_SEGMENT.fullmatch, names)), list(filter(_HIDDEN.fullmatch, names))
+
+
+def is_unfinished(name: str) -> bool:
+    """Tell whether a file is being compressed or decompressed, or was when lttd was killed."""
+    return name.startswith(UNFINISHED)
 
 
 def foreign_names(trace: OpenDirectory) -> list[str]:

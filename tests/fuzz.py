@@ -26,7 +26,7 @@ from tests.confined import MOST_SECONDS, Ended, Worker
 from tests.data import FIXTURES
 from tests.fuzz_damage import MOST_STEPS, STEP, Victim
 from tests.fuzz_targets import REPLAYS, TARGETS, WRITERS, Target, remove
-from tests.fuzz_traces import SOURCES, TRACES
+from tests.fuzz_traces import MORE_TRACES, SOURCES, TRACES
 
 CORPUS: Final = FIXTURES / "fuzz"
 _COLLECT_AFTER: Final = 16
@@ -40,14 +40,19 @@ class Fuzzer:
         self._inputs = 0
         self.traces = [Victim(make(directory / make.__name__)) for make in TRACES]
         self.sources = [Victim(make(directory / make.__name__)) for make in SOURCES]
+        more = [Victim(make(directory / make.__name__)) for make in MORE_TRACES]
+        self.victims = [*self.traces, *self.sources, *more]
 
     def chosen(self, data: bytes) -> tuple[Victim, str, Target]:
         """Return the victim of an input, and the name and function of its target."""
-        victims = [*self.traces, *self.sources]
-        victim = victims[data[0] % len(victims)]
-        targets = TARGETS if victim in self.traces else REPLAYS
+        victim = self.victims[data[0] % len(self.victims)]
+        targets = self.targets(victim)
         name = list(targets)[data[1] % len(targets)]
         return victim, name, targets[name]
+
+    def targets(self, victim: Victim) -> dict[str, Target]:
+        """Return the targets of a victim."""
+        return REPLAYS if victim in self.sources else TARGETS
 
     def run(self, data: bytes) -> None:
         """Damage, run and restore.
@@ -74,7 +79,7 @@ class Fuzzer:
 
     def restore(self) -> None:
         """Restore every victim, after a child that was stopped half-way."""
-        for victim in (*self.traces, *self.sources):
+        for victim in self.victims:
             victim.restore()
         remove(self.out)
 

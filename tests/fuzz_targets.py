@@ -80,8 +80,10 @@ TARGETS: Final[dict[str, Target]] = {
     "info --json": lttv("info", "--json"),
     "repair": lttv("check", "--repair"),
     "append": recovered,
+    "compress": lttv("compress"),
+    "decompress": lttv("decompress"),
 }
-WRITERS: Final = ("repair", "append")
+WRITERS: Final = ("repair", "append", "compress", "decompress")
 """The targets that change the trace."""
 REPLAYS: Final[dict[str, Target]] = {
     "replay": replayed,

@@ -118,6 +118,24 @@ def ltt_files(directory: Path) -> Path:
     return directory
 
 
-# Inputs are indexes into these lists: new entries go to the end.
+def compressed(trace: Path) -> Path:
+    """Make a trace of several compressed frames, with losses."""
+    from lttd.compress import compress  # noqa: PLC0415
+    from lttd.files import Disk  # noqa: PLC0415
+    from lttd.tracedir import segments  # noqa: PLC0415
+    from tests.ftraced import Traced, pages_of, tick  # noqa: PLC0415
+
+    made = Traced(trace, cpus=2)
+    for cpu in (0, 1):
+        for number in range(200):
+            page = pages_of(1000 * number, [tick(at * 7919) for at in range(89)], delta=5)
+            made.append([page], cpu=cpu, trailing_loss=number % 50 == 7)
+    made.finish()
+    compress(segments(trace)[0], Disk())
+    return trace
+
+
+# Inputs are indexes into these lists, one after the other: new entries go to the end of the last.
 TRACES: Final[Sequence[Callable[[Path], Path]]] = (small, recorded, blocks, markers)
 SOURCES: Final[Sequence[Callable[[Path], Path]]] = (ftrace_files, blktrace_files, ltt_files)
+MORE_TRACES: Final[Sequence[Callable[[Path], Path]]] = (compressed,)

@@ -10,7 +10,6 @@ import pytest
 
 from tests import fuzz, fuzz_damage
 from tests.confined import Worker
-from tests.fuzz_targets import REPLAYS, TARGETS
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +36,8 @@ def test_every_saved_find_ends_in_our_own_error_or_in_none(
 
 def test_every_target_survives_some_damage(fuzzer: fuzz.Fuzzer, worker: Worker) -> None:
     rng = random.Random(5)
-    for victim in range(len(fuzzer.traces) + len(fuzzer.sources)):
-        targets = TARGETS if victim < len(fuzzer.traces) else REPLAYS
-        for target in range(len(targets)):
+    for victim in range(len(fuzzer.victims)):
+        for target in range(len(fuzzer.targets(fuzzer.victims[victim]))):
             data = bytes((victim, target)) + rng.randbytes(8 * rng.randint(1, 3))
             ended = worker.run(data)
             assert ended.well, f"{data.hex()}: {ended.told}"

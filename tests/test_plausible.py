@@ -88,13 +88,20 @@ def test_a_channel_name_that_cannot_be_a_file_is_refused(manifest: Path, value: 
         lambda told: told.update(lttd_version=7),
         lambda told: told.update(format_version=[2] * 10_000),
         lambda told: told.pop("streams"),
-        lambda told: told.update(more=1),
+        lambda told: told.update(compression="lzma"),
     ],
 )
 def test_a_manifest_with_another_shape_is_refused(
     manifest: Path, change: Callable[[Json], object]
 ) -> None:
     refused(manifest, change)
+
+
+def test_keys_of_later_versions_are_ignored(manifest: Path) -> None:
+    value = json.loads(manifest.read_bytes())
+    value["more"] = value["streams"][0]["more"] = value["source"]["more"] = 1
+    manifest.write_text(json.dumps(value))
+    assert len(Manifest.read(manifest).streams) == len(value["streams"])
 
 
 def test_a_manifest_with_too_many_streams_to_map_is_refused(manifest: Path) -> None:

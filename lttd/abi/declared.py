@@ -190,3 +190,18 @@ BlkUserTraceSetup = Struct(
     Padding(4),
 )
 """The same file, struct blk_user_trace_setup, on a 64-bit kernel."""
+
+SeekTableRow = Struct(
+    "compressed_bytes" / Int32ul,
+    "content_bytes" / Int32ul,
+)
+SeekTableHead = Struct(
+    "magic" / Const(0x184D2A5E, Int32ul),
+    "bytes" / Int32ul,
+)
+SeekTableFooter = Struct(
+    "rows" / Int32ul,
+    "flags" / Const(0, Int8ub),
+    "magic" / Const(0x8F92EAB1, Int32ul),
+)
+"""The seek table of a compressed file: zstd contrib/seekable_format, version 0.1.0."""

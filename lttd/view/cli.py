@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 128 + 2
 MOST_DIGITS = 18
 MOST_JOBS = 256
+MOST_LEVEL = 19
 FEW_STREAMS = 100
 """So many can be open at once, whatever the limit is that a shell has."""
 MOST_LINES = 8
@@ -169,6 +170,19 @@ def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command.add_argument("-o", "--output", metavar="OUT", required=True, help=text)
 
 
+def _add_compress(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "compress the closed segments of a trace by zstd; lttv reads them as before"
+    command = _add(commands, "compress", _compress, text)
+    command.add_argument(
+        "--level", metavar="N", type=_level, default=1, help="1 (default, fastest) to 19 (smallest)"
+    )
+
+
+def _add_decompress(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "undo compress: other tools need the plain files of a trace"
+    _add(commands, "decompress", _decompress, text)
+
+
 def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command = _add(
         commands, "plot", _plot, "draw a picture: rates by CPU, losses, the busiest events"
@@ -213,6 +227,13 @@ def _jobs(text: str) -> int:
     number = _number(text)
     if not 1 <= number <= MOST_JOBS:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST_JOBS}")
+    return number
+
+
+def _level(text: str) -> int:
+    number = _number(text)
+    if not 1 <= number <= MOST_LEVEL:
+        raise argparse.ArgumentTypeError(f"{text} is not a level from 1 to {MOST_LEVEL}")
     return number
 
 
@@ -269,6 +290,7 @@ def _add_output(command: argparse.ArgumentParser, text: str) -> None:
 
 _COMMANDS = (
     _add_info, _add_text, _add_follow, _add_formats, _add_check, _add_cut, _add_export, _add_plot,
+    _add_compress, _add_decompress,
 )  # fmt: skip
 
 
@@ -353,6 +375,18 @@ def _check(options: argparse.Namespace) -> int:
     else:
         put_line(report_text(reports, repaired))
     return 0 if all(report.whole for report in reports) else 1
+
+
+def _compress(options: argparse.Namespace) -> int:
+    from lttd.view.commands.compress import compress_all  # noqa: PLC0415
+
+    return compress_all(options.trace, options.level)
+
+
+def _decompress(options: argparse.Namespace) -> int:
+    from lttd.view.commands.compress import decompress_all  # noqa: PLC0415
+
+    return decompress_all(options.trace)
 
 
 def _cut(options: argparse.Namespace) -> int:

@@ -86,10 +86,12 @@ def _mode_of(trace: Trace) -> int:
     mode = 0o666
     for segment in trace.segments:
         paths = segment.paths
-        files = [paths.manifest, *(stream.paths.data for stream in segment.streams)]
-        for path in files:
+        places = [paths.place(paths.manifest)]
+        for stream in segment.streams:
+            places += paths.data_places(stream.name)
+        for place in places:
             with suppress(OSError):
-                mode &= paths.place(path).stat().st_mode
+                mode &= place.stat().st_mode
     return mode | 0o600
 
 

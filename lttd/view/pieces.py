@@ -148,8 +148,11 @@ def load(piece: Piece, notes: WindowNotes) -> Loaded:
 def _fill(room: memoryview, member: Member, at: int, notes: WindowNotes) -> None:
     """Read a member's bytes; those that are gone become zeros, in which no sub-buffer begins."""
     done, why = 0, "the file was cut here while it was read"
+    stream = member.source.stream
+    met = len(stream.damage)
     try:
-        done = member.source.stream.read_into(room, at + member.base)
+        done = stream.read_into(room, at + member.base)
+        notes.add(*map(str, stream.damage[met:]))
     except TraceDamagedError as error:
         why = error.reason
     if done < len(room):

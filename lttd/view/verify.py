@@ -24,7 +24,7 @@ from lttd.manifest import Manifest, StreamRecord
 from lttd.recover import holds_nothing
 from lttd.stored import StoredStream
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason
-from lttd.tracedir import SegmentPaths
+from lttd.tracedir import SegmentPaths, is_unfinished
 from lttd.view.families import family_of
 from lttd.view.notes import Notes
 
@@ -173,7 +173,7 @@ def _names_of_streams(segment: SegmentPaths) -> list[str]:
         names = segment.base.names(segment.streams)
     except OSError:
         return []  # reading the streams reports it
-    return [name for name in names if name != segment.index.name]
+    return [name for name in names if name != segment.index.name and not is_unfinished(name)]
 
 
 def compare_killed(reports: Sequence[Report]) -> None:
@@ -270,6 +270,8 @@ class _StreamCheck:
         self._books(entries, gaps)
         if events and self._stream.abi is not None:
             self._events(line, entries, gaps)
+        for one in self._stream.damage:
+            self._find(Finding(one.path, one.offset_bytes, one.reason))
 
     def _find(self, finding: Finding) -> None:
         """Add a finding; after MOST_FINDINGS with the same words, only add a note."""

@@ -21,7 +21,7 @@ from lttd.files import Disk
 from lttd.index import GAPS_HEADER, INDEX_HEADER, encode_gaps
 from lttd.manifest import Manifest, StreamRecord
 from lttd.stored import CHUNK_ENTRIES, StoredStream
-from lttd.tracedir import MANIFEST, SYNCED, SegmentPaths
+from lttd.tracedir import MANIFEST, SYNCED, SegmentPaths, is_unfinished
 from lttd.view.output import new_output, nothing_within
 from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
@@ -69,6 +69,7 @@ def _cut_segment(
         source=old.source
         | {"cut": {"begin": begin, "end": end, "from": str(segment.paths.directory)}},
         state="closed",
+        compression="",
         clock_snapshots=_snapshots(old.clock_snapshots, begin, end),
         streams=[_write(part, paths, old, disk) for part in parts],
     )
@@ -80,8 +81,7 @@ def _write(part: Selection, segment: SegmentPaths, manifest: Manifest, disk: Dis
     start, length = part.extent()
     record = StreamRecord(part.stream.info, part.baseline)
     paths = segment.stream(record.name)
-    source = part.stream.segment.place(part.stream.paths.data)
-    _copy(disk, source, paths.data, start, length)
+    _copy_data(disk, part.stream, paths.data, start, length)
     index = disk.open(paths.index)
     try:
         at = index.write_at([INDEX_HEADER], 0)
@@ -102,16 +102,25 @@ def _write(part: Selection, segment: SegmentPaths, manifest: Manifest, disk: Dis
     return record
 
 
-def _copy(
-    disk: Disk, source: Place, target: Path, start: int = 0, length: int | None = None
-) -> None:
+def _copy_data(disk: Disk, stream: StoredStream, target: Path, start: int, length: int) -> None:
+    if stream.file is None:
+        raise TraceDamagedError(stream.paths.data, 0, "there is no such file")
+    data = disk.open(target, truncate=True)
+    try:
+        stream.file.copy_to(data, start, length, 0)
+    finally:
+        data.close()
+    if stream.damage:
+        raise stream.damage[0]
+
+
+def _copy(disk: Disk, source: Place, target: Path) -> None:
     disk.make_directory(target.parent)
     file = disk.open(target, truncate=True)
     try:
         fd = source.open()
         try:
-            length_bytes = os.fstat(fd).st_size if length is None else length
-            file.copy_from(fd, start, length_bytes, 0)
+            file.copy_from(fd, 0, os.fstat(fd).st_size, 0)
         finally:
             close_fd(fd)
     except OSError as error:
@@ -126,7 +135,7 @@ def _attachments(segment: SegmentPaths) -> Iterator[Path]:
         for directory, below, names in segment.base.walk(segment.directory):
             inside = directory.relative_to(segment.directory)
             is_streams = inside == Path("streams")
-            below[:] = [] if is_streams else [d for d in below if d not in _OF_THE_WHOLE]
+            below[:] = [] if is_streams else [d for d in below if not _is_left_out(d, segment)]
             for name in names:
                 of_streams = is_streams and name != "metadata"
                 if name not in (MANIFEST, SYNCED) and not of_streams and not name.startswith("."):
@@ -134,6 +143,11 @@ def _attachments(segment: SegmentPaths) -> Iterator[Path]:
     except OSError as error:
         where = Path(error.filename or segment.directory)
         raise TraceDamagedError(where, 0, error.strerror or str(error)) from None
+
+
+def _is_left_out(directory: str, segment: SegmentPaths) -> bool:
+    """Tell whether the files of a directory are those of streams, or of the whole recording."""
+    return directory in (*_OF_THE_WHOLE, segment.compressed.name) or is_unfinished(directory)
 
 
 def _snapshots(snapshots: list[Snapshot], begin: int, end: int) -> list[Snapshot]:

@@ -153,11 +153,7 @@ def _again(stream: StoredStream) -> StoredStream:
 
 
 def _entries(stream: StoredStream) -> int:
-    try:
-        size = stream.segment.place(stream.paths.index).stat().st_size
-    except OSError:
-        return 0  # nothing is written yet
-    return max(size - len(INDEX_HEADER), 0) // ENTRY_BYTES
+    return max(stream.index_bytes() - len(INDEX_HEADER), 0) // ENTRY_BYTES
 
 
 def follow(

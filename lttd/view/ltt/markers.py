@@ -68,7 +68,7 @@ class SegmentMarkers:
         if not self._manifest.clock_snapshots:
             starts = {start for one in ours if (start := start_of(one)) is not None}
         others = list(self._elsewhere()) if starts else []
-        sizes = tuple((str(one.paths.data), _size(one)) for one in (*streams, *others))
+        sizes = tuple((str(one.paths.data), one.index_bytes()) for one in (*streams, *others))
         if sizes == self._read:
             return
         self._read = sizes
@@ -156,10 +156,3 @@ def start_of(stream: StoredStream) -> int | None:
     except (TraceDamagedError, ValueError):
         pass
     return None
-
-
-def _size(stream: StoredStream) -> int:
-    try:
-        return stream.segment.place(stream.paths.index).stat().st_size
-    except OSError:
-        return 0  # not written to yet
