@@ -169,6 +169,38 @@ def test_a_symbol_has_the_size_and_module_that_the_kernel_prints(
     assert shown(text, [struct.pack("<8xQ", address)], symbols, system="s") == [told]
 
 
+KALLSYMS_OF_TEXT = """\
+ffffffff81000000 T _stext
+ffffffff81000100 t alpha
+ffffffff81000200 T _etext
+ffffffff81400000 D __start_rodata
+ffffffff81600000 T _sinittext
+ffffffff81600010 t early
+ffffffff81600100 T _einittext
+ffffffffa0000000 d data_of_module\t[a_module]
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "of_text", "of_all"),
+    [
+        (0xFFFF_FFFF_8100_01FF, "alpha", "alpha"),
+        (0xFFFF_FFFF_8140_1000, "0xffffffff81401000", "__start_rodata"),
+        (0xFFFF_FFFF_8160_0020, "early", "early"),
+        (0xFFFF_FFFF_A000_0010, "data_of_module [a_module]", "data_of_module [a_module]"),
+    ],
+)
+def test_only_a_kernel_that_lists_its_data_names_addresses_of_data(
+    tmp_path: Path, address: int, of_text: str, of_all: str
+) -> None:
+    """Linux kernel/kallsyms.c, is_ksym_addr(): without CONFIG_KALLSYMS_ALL only functions."""
+    text = format_text("at", 7, ["void * p;8;8;0"], '"%ps", REC->p')
+    for more, told in (("", of_text), ("ffffffff81500000 d a_static_variable\n", of_all)):
+        (tmp_path / "kallsyms").write_text(KALLSYMS_OF_TEXT + more)
+        made = struct.pack("<8xQ", address)
+        assert shown(text, [made], Symbols(tmp_path), system="s") == [told]
+
+
 @pytest.mark.parametrize(
     ("long_bytes", "told"),
     [(8, "ffff888100000000 0000000000000000 -ENOMEM"), (4, "c1000000 00000000 -ENOMEM")],
@@ -386,3 +418,19 @@ def test_a_string_and_a_number_of_one_name_are_two_fields(symbols: Symbols) -> N
     made = struct.pack("<8xIi", 5 << 16 | 16, -3) + b"drop\0"
     assert shown(text, [made], symbols, system="regmap") == ["type=drop -3"]
     assert [one.name for one in parse_format(text).own] == ["__data_loc_type", "type"]
+
+
+def test_the_number_and_an_argument_of_a_system_call_may_both_be_named_nr(
+    symbols: Symbols,
+) -> None:
+    """Linux 3.9 to 3.18, at least: sys_enter_io_submit and sys_enter_io_getevents."""
+    text = format_text(
+        "sys_enter_io_submit",
+        9,
+        ["int nr;8;4;1", "aio_context_t ctx_id;16;8;0", "long nr;24;8;0"],
+        '"ctx_id: 0x%08lx, nr: 0x%08lx", ((unsigned long)(REC->ctx_id)),'
+        " ((unsigned long)(REC->nr))",
+    )
+    made = struct.pack("<8xi4xQq", 209, 0x7F00, 3)
+    assert shown(text, [made], symbols, system="syscalls") == ["ctx_id: 0x00007f00, nr: 0x00000003"]
+    assert [one.name for one in parse_format(text).own] == ["__syscall_nr", "ctx_id", "nr"]

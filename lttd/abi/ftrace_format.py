@@ -34,6 +34,8 @@ LOC_OFFSET_MASK: Final = 0xFFFF
 LOC_LENGTH_SHIFT: Final = 16
 DATA_LOC: Final = "__data_loc_"
 """Linux include/trace/stages/stage1_struct_define.h: what a C struct puts before the name."""
+SYSCALL_NUMBER: Final = "__syscall_nr"
+"""The name of a system call's number since Linux 026842d148b9; before, it was ``nr``."""
 
 
 class Kind(enum.Enum):
@@ -211,8 +213,15 @@ def parse_format(
 
 
 def _told_apart(fields: list[Field]) -> tuple[Field, ...]:
-    """Name a ``__data_loc`` as in its C struct if another field has its name: regcache_sync."""
-    plain = {field.name for field in fields if field.kind not in _LOCATED}
+    """Give two fields of one name different names.
+
+    A ``__data_loc`` is named as in its C struct (regcache_sync), and the number of a system call as
+    by newer kernels if the call has an argument ``nr`` (io_submit).
+    """
+    plain = [field.name for field in fields if field.kind not in _LOCATED]
+    if plain.count("nr") == 2:
+        number = next(field for field in fields if field.name == "nr")
+        fields = [replace(f, name=SYSCALL_NUMBER) if f is number else f for f in fields]
     return tuple(
         replace(field, name=f"{DATA_LOC}{field.name}")
         if field.kind in _LOCATED and field.name in plain

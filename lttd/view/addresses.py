@@ -11,6 +11,7 @@ Rule: an address that is in no file stays a number; lttd does not guess.
 
 import re
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from itertools import islice
 from operator import le
 from pathlib import Path
@@ -32,6 +33,10 @@ MOST_NAME_BYTES: Final = 512
 _SYMBOL: Final = re.compile(
     rb"^([0-9a-fA-F]{1,16})[ \t]+[^aA\s][ \t]++(\S++)(?:[ \t]++(\[[^\s]*+))?", re.MULTILINE
 )
+# With CONFIG_KALLSYMS_ALL the list has static data of the kernel, too.
+_STATIC_DATA: Final = re.compile(rb" [bdr] [^\t\n]++\n")
+_TEXT: Final = ((b"_stext", b"_etext"), (b"_sinittext", b"_einittext"))
+_BOUNDS: Final = frozenset(name for names in _TEXT for name in names)
 _FORMAT: Final = re.compile(rb'^0x([0-9a-f]{1,16}) : "(.*)"$', re.MULTILINE)
 _ESCAPE: Final = re.compile(rb'\\([nt"\\])')
 _ESCAPES: Final = {b"n": b"\n", b"t": b"\t", b'"': b'"', b"\\": b"\\"}
@@ -48,6 +53,20 @@ class Symbol(NamedTuple):
     """``[name]``, or empty."""
 
 
+class _Table(NamedTuple):
+    """The symbols of a kernel in the order of their addresses."""
+
+    addresses: list[int]
+    words: list[tuple[bytes, bytes, bytes]]
+    """Address, name and module; aliases in the order of the list."""
+    text: Sequence[range]
+    """Where the kernel looks addresses up, if not everywhere."""
+
+    def has(self, address: int, module: bytes) -> bool:
+        """Tell whether the kernel looks an address up: Linux kernel/kallsyms.c, is_ksym_addr()."""
+        return not self.text or bool(module) or any(address in part for part in self.text)
+
+
 class Symbols:
     """Functions and strings of one kernel by address; a file is read on first use."""
 
@@ -59,7 +78,7 @@ class Symbols:
         *notes* gets a line for each file that is too large to be read.
         """
         self._tracefs = tracefs
-        self._table: tuple[list[int], list[tuple[bytes, bytes, bytes]]] | None = None
+        self._table: _Table | None = None
         self._strings: dict[int, bytes] | None = None
         for limit in (KALLSYMS, PRINTK_FORMATS) if tracefs and notes is not None else ():
             path = tracefs / limit.what  # type: ignore[operator]
@@ -68,7 +87,8 @@ class Symbols:
 
     def find(self, address: int) -> Symbol | None:
         """Return the symbol at *address*; of several the first in the kernel's list."""
-        addresses, words = self._loaded()
+        table = self._loaded()
+        addresses = table.addresses
         behind = bisect_right(addresses, address)
         if not behind:
             return None
@@ -78,7 +98,9 @@ class Symbols:
             size = None
             if address - begin >= LAST_SYMBOL_BYTES:
                 return None
-        _, name, module = words[bisect_left(addresses, begin)]
+        _, name, module = table.words[bisect_left(addresses, begin)]
+        if not table.has(address, module):
+            return None
         return Symbol(name[:MOST_NAME_BYTES], address - begin, size, module[:MOST_NAME_BYTES])
 
     def told(self, address: int, *, offset: bool) -> bytes:
@@ -110,7 +132,7 @@ class Symbols:
             }
         return self._strings.get(address)
 
-    def _loaded(self) -> tuple[list[int], list[tuple[bytes, bytes, bytes]]]:
+    def _loaded(self) -> _Table:
         if self._table is None:
             self._table = _parsed(self._read(KALLSYMS))
         return self._table
@@ -129,8 +151,7 @@ def _unescaped(found: re.Match[bytes]) -> bytes:
     return _ESCAPES[found[1]]
 
 
-def _parsed(kallsyms: bytes) -> tuple[list[int], list[tuple[bytes, bytes, bytes]]]:
-    """Return the addresses in order, and type, name and module of each; keep aliases in order."""
+def _parsed(kallsyms: bytes) -> _Table:
     found = _SYMBOL.findall(kallsyms)[: SYMBOLS.most]
     addresses = [int(words[0], 16) for words in found]
     if all(map(le, addresses, islice(addresses, 1, None))):
@@ -140,4 +161,13 @@ def _parsed(kallsyms: bytes) -> tuple[list[int], list[tuple[bytes, bytes, bytes]
     # The kernel shows zeros to a reader who may not see addresses.
     begin = next((at for at, number in enumerate(order) if addresses[number]), len(found))
     order = order[begin:]
-    return [addresses[at] for at in order], [found[at] for at in order]
+    text = [] if _STATIC_DATA.search(kallsyms) else _text_of(found)
+    return _Table([addresses[at] for at in order], [found[at] for at in order], text)
+
+
+def _text_of(found: list[tuple[bytes, bytes, bytes]]) -> list[range]:
+    """Return the ranges of the kernel's functions, whose last address counts."""
+    bounds = {name: int(at, 16) for at, name, _ in found if name in _BOUNDS}
+    return [
+        range(bounds[one], bounds[end] + 1) for one, end in _TEXT if {one, end} <= bounds.keys()
+    ]
