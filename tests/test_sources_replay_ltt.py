@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lttd.abi import ltt_walk
 from lttd.config import SourceSpec
-from lttd.errors import LttdError, NothingToRecordError, UsageError
+from lttd.errors import LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.sources.registry import open_source
 from lttd.sources.replay.ltt import LttReplaySource, open_ltt_replay
 from lttd.sources.replay.source import detect
@@ -288,3 +289,44 @@ def test_a_replay_of_any_file_ends_without_an_exception(
     told = sum(gap.count or 0 for b in batches for gap in b.gaps if gap.unit is Unit.BYTES)
     delivered = sum(batch.kernel_bytes for batch in batches)
     assert delivered + told == (directory / "kernel_0").stat().st_size
+
+
+class Shrinking:
+    """A file that another process cuts while it is read."""
+
+    def __init__(self, path: Path, reads: int, left_bytes: int) -> None:
+        self._path, self._reads, self._left = path, reads, left_bytes
+        self._size = path.stat().st_size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        self._reads -= 1
+        if not self._reads:
+            with self._path.open("r+b") as file:
+                file.truncate(self._left)
+        with self._path.open("rb") as file:
+            file.seek(part.start)
+            return file.read(part.stop - part.start)
+
+
+@pytest.mark.parametrize("reads", [1, 2, 10])
+def test_a_file_that_is_cut_while_it_is_walked_ends_in_damage(tmp_path: Path, reads: int) -> None:
+    made(tmp_path, Tracer())
+    path = tmp_path / "kernel_0"
+    size = path.stat().st_size
+    found = ltt_walk.survey(Shrinking(path, reads, 5000))
+    covered = int(found.sizes_bytes.sum()) + sum(one.length_bytes for one in found.damage)
+    assert covered == size
+    assert found.damage
+
+
+def test_a_file_that_is_cut_after_the_walk_is_reported(tmp_path: Path) -> None:
+    made(tmp_path, Tracer())
+    source = opened(tmp_path)
+    path = tmp_path / "kernel_0"
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    with pytest.raises(SourceError, match="kernel_0: became shorter while it was read"):
+        taken(source, "kernel_0")

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,8 @@ LOSS_SINCE: Final = 2
 """First minor version that counts losses."""
 LEAST_HEADER_BYTES: Final = 60
 """The common first part of all versions' headers, which holds all fields that stripping changes."""
+MOST_HEADER_BYTES: Final = LEAST_HEADER_BYTES + 8
+"""The header with the counts of losses."""
 PAGE_BYTES: Final = 4096
 """The smallest page of any tracer: sub-buffers begin at multiples of it."""
 _NS: Final = 1_000_000_000
@@ -79,6 +81,18 @@ HEADS: Final = {order: struct.Struct(f"{order}2QI4B3Q3I") for order in "<>"}
 _MAGICS: Final = {order: struct.pack(f"{order}I", MAGIC) for order in "<>"}
 
 
+class Readable(Protocol):
+    """The bytes of a file, in memory or read when they are needed."""
+
+    def __len__(self) -> int:
+        """Return the size of the file."""
+        ...
+
+    def __getitem__(self, part: slice, /) -> Buffer:
+        """Return a part; less where the file ends, or was cut meanwhile."""
+        ...
+
+
 def is_metadata(channel: str) -> bool:
     """Tell whether a channel, by its name, is the one that describes the events of all others.
 
@@ -96,7 +110,7 @@ def header_dtype(order: str) -> np.dtype[np.void]:
 def header_bytes_of(minor: int, pointer_bytes: int) -> int:
     """Return the offset of the first event in a sub-buffer of format 2.*minor*."""
     if minor >= LOSS_SINCE:
-        return LEAST_HEADER_BYTES + 8
+        return MOST_HEADER_BYTES
     return 64 if minor == 0 and pointer_bytes == 8 else LEAST_HEADER_BYTES
 
 
@@ -131,7 +145,7 @@ class Layout:
         return scaled(tsc, *_ratio(self.minor, self.frequency, self.scale))
 
 
-def layout_of(data: Buffer, offset_bytes: int = 0) -> Layout:
+def layout_of(data: Readable, offset_bytes: int = 0) -> Layout:
     """Parse the header at *offset_bytes*.
 
     Raises:
@@ -231,22 +245,25 @@ class Headers(NamedTuple):
     """Wall clock in us when the trace was created; another value is another trace."""
 
 
-def headers_at(data: Buffer, offsets_bytes: I64) -> Headers:
-    """Read headers at given offsets; ``sound`` also means that all used bytes are in *data*."""
-    room = len(data)
-    inside = (offsets_bytes >= 0) & (offsets_bytes <= room - LEAST_HEADER_BYTES)
+def headers_at(data: Buffer, offsets_bytes: I64, room_bytes: int | None = None) -> Headers:
+    """Read headers at given offsets; ``sound`` also means that all used bytes are there.
+
+    *room_bytes*: the length of what *data* is the begin of; None: its own.
+    """
+    room = len(data) if room_bytes is None else room_bytes
+    inside = (offsets_bytes >= 0) & (offsets_bytes <= len(data) - LEAST_HEADER_BYTES)
     order = order_at(data, offsets_bytes[inside])
     found = np.zeros(len(offsets_bytes), _DTYPES[order])
     found[inside] = gather(data, offsets_bytes[inside], _DTYPES[order])
     minor, used, size = _sizes(found)
     sound = inside & (found["magic"] == MAGIC) & (found["major"] == MAJOR) & (minor <= LAST_MINOR)
     sound &= np.isin(found["pointer_bytes"], (4, 8)) & np.isin(found["alignment"], (0, 4, 8))
-    header = np.where(minor >= LOSS_SINCE, LEAST_HEADER_BYTES + 8, LEAST_HEADER_BYTES)
+    header = np.where(minor >= LOSS_SINCE, MOST_HEADER_BYTES, LEAST_HEADER_BYTES)
     header[(minor == 0) & (found["pointer_bytes"] == 8)] = 64
     sound &= (used >= header) & (used <= size) & (offsets_bytes <= room - used)
     begin, end = _times(found, minor, sound)
     lost = np.zeros(len(found), _LOSS_DTYPES[order])
-    counts = sound & (minor >= LOSS_SINCE)
+    counts = sound & (minor >= LOSS_SINCE) & (offsets_bytes <= len(data) - MOST_HEADER_BYTES)
     at = offsets_bytes[counts] + LEAST_HEADER_BYTES
     lost[counts] = gather(data, at, _LOSS_DTYPES[order])
     return Headers(
@@ -262,7 +279,7 @@ def headers_at(data: Buffer, offsets_bytes: I64) -> Headers:
     )
 
 
-def order_at(data: Buffer, offsets_bytes: Iterable[int]) -> str:
+def order_at(data: Readable, offsets_bytes: Iterable[int]) -> str:
     """Return the byte order of the first of these offsets at which there is a magic."""
     for at in offsets_bytes:
         magic = bytes(data[at + MAGIC_AT : at + MAGIC_AT + 4])

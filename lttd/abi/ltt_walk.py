@@ -17,9 +17,10 @@ from lttd.abi.ltt import (
     LEAST_HEADER_BYTES,
     MAGIC,
     MAJOR,
+    MOST_HEADER_BYTES,
     PAGE_BYTES,
     VARYING_SINCE,
-    Buffer,
+    Readable,
     header_bytes_of,
     headers_at,
     is_clock,
@@ -65,7 +66,7 @@ class Survey(NamedTuple):
         return PAGE_BYTES
 
 
-def survey(data: Buffer) -> Survey:
+def survey(data: Readable) -> Survey:
     """Follow the headers from the first byte to the last, and skip damage.
 
     After bytes that do not parse, it tries the begin of every page.
@@ -91,7 +92,7 @@ def survey(data: Buffer) -> Survey:
     return Survey(where[0], where[1], where[2], damage)
 
 
-def adjoining(data: Buffer, start_bytes: int) -> Iterator[int]:
+def adjoining(data: Readable, start_bytes: int) -> Iterator[int]:
     """Yield the offsets of adjoining stripped sub-buffers, until one is not whole."""
     room = len(data)
     order = order_at(data, [start_bytes]) if start_bytes < room else "<"
@@ -104,13 +105,14 @@ def adjoining(data: Buffer, start_bytes: int) -> Iterator[int]:
         at += used
 
 
-def _extent(data: Buffer, at: int, order: str) -> tuple[int, int]:
+def _extent(data: Readable, at: int, order: str) -> tuple[int, int]:
     """Return used and delivered bytes of the sub-buffer at *at*; (0, 0) if there is none."""
-    if at + LEAST_HEADER_BYTES > len(data):
+    head = data[at : at + LEAST_HEADER_BYTES]
+    if len(head) < LEAST_HEADER_BYTES:
         return 0, 0
     _, _, magic, major, minor, pointer, alignment, _, _, frequency, scale, used, size = HEADS[
         order
-    ].unpack_from(data, at)
+    ].unpack(head)
     if magic != MAGIC or major != MAJOR or minor > LAST_MINOR:
         return 0, 0
     possible = pointer in (4, 8) and alignment in (0, 4, 8)
@@ -125,21 +127,23 @@ def _extent(data: Buffer, at: int, order: str) -> tuple[int, int]:
     return used, size
 
 
-def _next_sound(data: Buffer, at: int, order: str) -> int:
+def _next_sound(data: Readable, at: int, order: str) -> int:
     """Return the offset of the next whole sub-buffer at a page after *at*; else the end."""
     room, pages = len(data), 16
     start = (at // PAGE_BYTES + 1) * PAGE_BYTES
     while start < room:
         behind = min(start + pages * PAGE_BYTES, room)
         offsets = np.arange(start, behind, PAGE_BYTES)
-        for offset in offsets[headers_at(data, offsets).sound].tolist():
+        part = data[start : min(behind + MOST_HEADER_BYTES, room)]
+        found = headers_at(part, offsets - start, room - start)
+        for offset in offsets[found.sound].tolist():
             if 0 < _extent(data, offset, order)[1] <= room - offset:
                 return int(offset)
         start, pages = behind, min(2 * pages, 1024)
     return room
 
 
-def _reason(data: Buffer, at: int, size: int) -> str:
+def _reason(data: Readable, at: int, size: int) -> str:
     """Return why no whole sub-buffer begins at *at*."""
     try:
         layout_of(data, at)

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi.ltt import LEAST_HEADER_BYTES, Taken, is_metadata, layout_of, rows_of
+from lttd.abi.ltt import MOST_HEADER_BYTES, Taken, is_metadata, layout_of, rows_of
 from lttd.clock import Snapshot
 from lttd.errors import SourceError, StreamLostError
 from lttd.sources.base import Nothing
@@ -90,7 +90,7 @@ class LttStream:
     ) -> None:
         """Take over *channel*, which is open; *fresh*: see LttLedger."""
         # 2.0 and 2.1 have shorter headers; each sub-buffer states its own header's size.
-        header_bytes = LEAST_HEADER_BYTES + 8
+        header_bytes = MOST_HEADER_BYTES
         page_bytes = os.sysconf("SC_PAGE_SIZE") if channel.varying else 0
         self.info = StreamInfo(
             stream, "ltt", channel.subbuffer_bytes, header_bytes, page_bytes=page_bytes

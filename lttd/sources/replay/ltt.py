@@ -8,7 +8,6 @@ because the largest size must be known before the first sub-buffer is written.
 Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + those of a TORN one.
 """
 
-import mmap
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -101,32 +100,56 @@ def walk(stream: StreamId, place: Place) -> Channel | str:
     path = Path(place.path)
     try:
         with os.fdopen(place.open(), "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
-                return "it is empty"
             refuse_hole(path, file.fileno(), HOLE)
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _walk(stream, place, memoryview(data))
+            return _walk(stream, place, _FileBytes(file.fileno()))
     except TraceDamagedError as error:
         raise SourceError(str(error)) from None
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from None
 
 
-def _walk(stream: StreamId, place: Place, data: memoryview) -> Channel | str:
-    with data:
-        survey = ltt_walk.survey(data)
-        if not len(survey.offsets_bytes):
-            return survey.damage[0].reason
-        offsets = survey.offsets_bytes
-        begin = int(ltt.headers_at(data, offsets[:1]).begin[0])
-        layout = ltt.layout_of(data, int(offsets[0]))
-        return Channel(stream, place, survey, layout, begin, _runs(data, offsets))
+class _FileBytes:
+    """The bytes of a file, read in parts: a mapped file that somebody cuts would end lttd."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._size_bytes = os.fstat(fd).st_size
+
+    def __len__(self) -> int:
+        return self._size_bytes
+
+    def __getitem__(self, part: slice) -> bytes:
+        begin, end, _ = part.indices(self._size_bytes)
+        return os.pread(self._fd, end - begin, begin)
 
 
-def _runs(data: memoryview, offsets_bytes: ltt.I64) -> int:
+def _walk(stream: StreamId, place: Place, data: ltt.Readable) -> Channel | str:
+    if not len(data):
+        return "it is empty"
+    survey = ltt_walk.survey(data)
+    if not len(survey.offsets_bytes):
+        return survey.damage[0].reason
+    offsets = survey.offsets_bytes.tolist()
+    try:
+        layout = ltt.layout_of(data[offsets[0] : offsets[0] + ltt.LEAST_HEADER_BYTES])
+    except ValueError as error:  # it was cut or written to meanwhile
+        return str(error)
+    begin = int(_headers(data, offsets[:1]).begin[0])
+    return Channel(stream, place, survey, layout, begin, _runs(data, offsets))
+
+
+def _headers(data: ltt.Readable, offsets_bytes: Sequence[int]) -> ltt.Headers:
+    """Read headers alone; those of a file that was cut meanwhile are not sound."""
+    size = ltt.MOST_HEADER_BYTES
+    heads = b"".join(bytes(data[at : at + size]).ljust(size, b"\0") for at in offsets_bytes)
+    places = np.arange(0, len(heads), size)
+    return ltt.headers_at(heads, places, len(heads) + len(data))
+
+
+def _runs(data: ltt.Readable, offsets_bytes: Sequence[int]) -> int:
     runs: set[int] = set()
     for at in range(0, len(offsets_bytes), _CHUNK_ROWS):
-        found = ltt.headers_at(data, offsets_bytes[at : at + _CHUNK_ROWS])
+        found = _headers(data, offsets_bytes[at : at + _CHUNK_ROWS])
         runs |= set(np.unique(found.run).tolist())
     return len(runs)
 
