@@ -104,6 +104,7 @@ class Daemon:
         self._rolling = Rolling(
             config.roll_limits, recordings, recorder, reader, self._house, self._health
         )
+        self._observer.parts.rolls = lambda: self._rolling.rolled
         self._state = RunState(config, self._observer, self._health, self._recordings)
         self._handlers: dict[str, Handler] = {STATUS: self._answer_status}
         self._control = Control(self._handlers)

@@ -12,8 +12,7 @@ FAMILIES is the only list of metrics; docs/METRICS.md explains them, and a test 
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -21,6 +20,8 @@ from prometheus_client.core import Metric as Scraped
 from prometheus_client.registry import Collector
 
 from lttd.health import Trouble
+from lttd.metric import Metric, Sample, Table
+from lttd.service_metrics import SERVICE_FAMILIES, Parts, service_tables
 from lttd.stats import DaemonGauges, StreamKey, StreamStats
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Reason
 
@@ -39,15 +40,8 @@ class Snapshots(Protocol):
         """Return the state of the daemon now."""
         ...
 
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One metric: its name in a scrape, its help, and the names of its labels."""
-
-    name: str
-    kind: Literal["counter", "gauge"]
-    help: str
-    labels: tuple[str, ...] = ()
+    parts: Parts
+    """The numbers of store, rolls and triggers."""
 
 
 _BY_STREAM: Final = ("channel", "cpu", "source")
@@ -199,11 +193,9 @@ FAMILIES: Final = (
     SEGMENTS,
     TURNS,
     UNHEALTHY,
+    *SERVICE_FAMILIES,
     BUILD_INFO,
 )
-
-Sample = tuple[tuple[str, ...], float]
-Table = tuple[Metric, list[Sample]]
 
 
 class RecorderCollector(Collector):
@@ -249,6 +241,7 @@ class RecorderCollector(Collector):
         yield STORED_BYTES, [(labels, stats.stored_bytes) for labels, stats in streams]
         yield PADDING_BYTES, [(labels, stats.padding_bytes) for labels, stats in streams]
         yield from _gauge_tables(gauges, [(labels, stats.key) for labels, stats in streams])
+        yield from service_tables(self._snapshots.parts)
         version, kernel = self._build
         yield BUILD_INFO, [((escape(version), escape(kernel)), 1)]
 

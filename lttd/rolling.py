@@ -13,6 +13,7 @@ Rule: all segments of a roll have consecutive numbers, in the order of the sourc
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -62,6 +63,8 @@ class Rolling:
         """Called in the helper thread, after data has begun to go to a new segment."""
         self.on_closed: list[Callable[[SegmentPaths], None]] = []
         """Called in the helper thread, after a segment was closed."""
+        self.rolled: Counter[str] = Counter()
+        """Segments that were rolled, by the reason's name in lower case."""
         self.next_number = 0
         """The number of the next segment of the trace."""
         self._recordings = recordings
@@ -180,6 +183,7 @@ class Rolling:
         await self._reader.flush_once()
         # No await up to the next one: all streams switch between the same two turns.
         for recording in due:
+            self._count(recording, asked=asked is not None)
             recording.roll()
         self._look_at_bytes = 0
         self._health.ends(Trouble.ROLL_FAILED, "segments are rolled again", self._where)
@@ -189,6 +193,11 @@ class Rolling:
             recording.mark_progress()
         await self._house.work(lambda: _tell(self.on_closed, request.closed))
         request.answer(failures[0] if failures else None)
+
+    def _count(self, recording: Recording, *, asked: bool) -> None:
+        why = why_roll(recording.state(trio.current_time(), asked=asked), self._limits)
+        # Limits that were lifted meanwhile were lifted by somebody.
+        self.rolled[(why or RollReason.ASKED).name.lower()] += 1
 
     def _end(
         self, due: Sequence[Recording], closed: list[SegmentPaths], failures: list[StorageError]

@@ -14,6 +14,7 @@ from lttd.lane import Lane
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording
+from lttd.service_metrics import Parts
 from lttd.sources.base import Stream
 from lttd.stats import DaemonGauges, Fill, StreamKey, StreamStats
 
@@ -37,6 +38,7 @@ class Observer:
         self._reader = reader
         self._health = health
         self._recordings = recordings
+        self.parts = Parts()
         self._recovered: list[StreamStats] = []
         self._stalled_ns = int(max(STALLED_TICKS * flush_interval_s, STALLED_S) * 1e9)
         health.ask(self._look_at_loops)

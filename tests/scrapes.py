@@ -8,15 +8,19 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from lttd.catalogue import StoreState
 from lttd.files import Disk
 from lttd.health import Health
 from lttd.metrics import RecorderCollector
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import recover_open_segments
+from lttd.retention import Limits
+from lttd.service_metrics import Parts
 from lttd.stats import DaemonGauges, Fill, StreamStats
 from lttd.status import Observer
 from lttd.subbuffer import Gap, Reason, StreamId, Unit
+from lttd.triggers import TriggerCounts
 from tests.segment_builder import Made, subbuffer
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -29,6 +33,7 @@ class Numbers:
 
     def __init__(self, *streams: StreamStats, **gauges: object) -> None:
         self.all = list(streams)
+        self.parts = Parts()
         self.values: dict[str, Any] = {
             "backlog_bytes": 5 << 20,
             "backlog_limit_bytes": 64 << 20,
@@ -63,12 +68,19 @@ def busy_stream(channel: str = "sched", cpu: int = 0, source: str = "ftrace") ->
 def busy_numbers(cpus: int = 2) -> Numbers:
     """Return the state of a daemon with a busy stream on each CPU."""
     streams = [busy_stream(cpu=cpu) for cpu in range(cpus)]
-    return Numbers(
+    numbers = Numbers(
         *streams,
         write_errors={"ENOSPC": 2, "ENOENT": 1},
         fill={stats.key: Fill(0.25, 0.0125) for stats in streams},
         foreign_read_events={stats.key: 0 for stats in streams},
     )
+    numbers.parts = Parts(
+        lambda: StoreState(*(12, 190 << 20, 3, 60 << 20), {"size": 44, "kept_size": 1}, 8123.5, 2),
+        lambda: Limits(size_bytes=200 << 20),
+        lambda: {"asked": 3, "bytes": 40},
+        lambda: TriggerCounts({"http": 5, "command": 1}, {"too_many": 7}, 5, 1),
+    )
+    return numbers
 
 
 def collector(numbers: Numbers) -> RecorderCollector:

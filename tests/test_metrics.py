@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from prometheus_client import CollectorRegistry, generate_latest
 
+from lttd.catalogue import StoreState
 from lttd.health import Trouble
 from lttd.metrics import LOSS_REASONS, WRITE_ERRNOS, make_render
+from lttd.retention import Limits
+from lttd.service_metrics import SERVICE_FAMILIES, Parts
 from lttd.stats import Fill, StreamStats, summarize
 from lttd.subbuffer import ROW_DTYPE, Gap, Reason, Rows, StreamId, Unit
 from tests.scrapes import (
@@ -209,6 +212,41 @@ def test_every_trouble_is_shown_and_only_lasting_ones_are_1() -> None:
     sick = Numbers(troubles=frozenset({Trouble.BACKLOG_FULL}))
     found = by_reason(shown(sick), "lttd_unhealthy")
     assert found == dict.fromkeys(Trouble, 0) | {Trouble.BACKLOG_FULL: 1}
+
+
+def test_the_metrics_show_store_rolls_and_triggers() -> None:
+    samples = shown(busy_numbers())
+    for name, value in (
+        ("lttd_store_bytes", 190 << 20),
+        ("lttd_store_limit_bytes", 200 << 20),
+        ("lttd_store_reach_seconds", 8123.5),
+        ("lttd_kept_segments", 3),
+        ("lttd_kept_bytes", 60 << 20),
+        ("lttd_compression_backlog_segments", 2),
+        ("lttd_triggers_completed_total", 5),
+        ("lttd_triggers_waiting", 1),
+    ):
+        assert value_of(samples, name) == value
+    deleted = by_reason(samples, "lttd_segments_deleted_total")
+    assert deleted == {"age": 0, "size": 44, "kept_size": 1, "free": 0, "full": 0}
+    assert by_reason(samples, "lttd_rolls_total") == {"asked": 3, "bytes": 40, "age": 0}
+    refused = by_reason(samples, "lttd_triggers_refused_total")
+    assert refused == {"not_now": 0, "too_many": 7, "out_of_reach": 0, "too_large": 0}
+    assert value_of(samples, "lttd_triggers_total", by="http") == 5
+    assert value_of(samples, "lttd_triggers_total", by="signal") == 0
+
+
+def test_a_part_that_has_not_begun_and_a_limit_that_is_not_set_have_no_sample() -> None:
+    service = {family.name for family in SERVICE_FAMILIES}
+    assert not service & {name for name, _ in shown(Numbers())}
+    numbers = busy_numbers()
+    empty = StoreState(0, 0, 0, 0, {}, None, 0)
+    numbers.parts = Parts(store=lambda: empty, limits=Limits)
+    found = service & {name for name, _ in shown(numbers)}
+    assert found == {
+        *("lttd_store_bytes", "lttd_kept_segments", "lttd_kept_bytes"),
+        *("lttd_segments_deleted_total", "lttd_compression_backlog_segments"),
+    }
 
 
 def test_a_scrape_of_256_streams_blocks_the_loop_for_milliseconds_only() -> None:

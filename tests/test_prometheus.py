@@ -69,7 +69,8 @@ RAISED_BY = {
     "LttdBytesNeverGiven": {f'lttd_bytes_lost_total{{{STREAM},reason="refused"}}': "0x7 4096x4"},
     "LttdDamaged": {f'lttd_bytes_lost_total{{{STREAM},reason="damaged"}}': "0x7 4096x4"},
     "LttdWriteErrors": {'lttd_write_errors_total{instance="a",errno="ENOSPC"}': "0x7 1x4"},
-    "LttdUnhealthy": {'lttd_unhealthy{instance="a",reason="backlog_full"}': "0x6 1x4"},
+    "LttdUnhealthy": {'lttd_unhealthy{instance="a",reason="file_lost"}': "0x6 1x4"},
+    "LttdBacklogFull": {'lttd_unhealthy{instance="a",reason="backlog_full"}': "0x7 1 0x2"},
     "LttdInterference": {'lttd_unhealthy{instance="a",reason="ring_emptied"}': "0x7 1 0x2"},
     "LttdReadingStandsStill": {'lttd_read_turns_total{instance="a"}': "10 20 20x9"},
     "LttdBacklogFilling": {
@@ -77,6 +78,20 @@ RAISED_BY = {
         'lttd_backlog_limit_bytes{instance="a"}': "64x10",
     },
     "LttdRingFilling": {f"lttd_buffer_fill_ratio{{{STREAM}}}": "0.1x6 0.9x4"},
+    "LttdStoreReachesTooShort": {
+        'lttd_store_reach_seconds{instance="a"}': "7200 1800x9",
+        'lttd_segments_deleted_total{instance="a",reason="size"}': "0+1x10",
+    },
+    "LttdDiskShortOfRoom": {'lttd_segments_deleted_total{instance="a",reason="free"}': "0x7 1x4"},
+    "LttdKeptSegmentsDeleted": {
+        'lttd_segments_deleted_total{instance="a",reason="kept_size"}': "0x7 1x4"
+    },
+    "LttdCompressionFallsBehind": {
+        'lttd_compression_backlog_segments{instance="a"}': "3+1x10",
+    },
+    "LttdTriggersRefused": {
+        'lttd_triggers_refused_total{instance="a",reason="too_many"}': "0x7 900x4"
+    },
     "LttdForeignReader": {f"lttd_foreign_read_events_total{{{STREAM}}}": "0x7 9x4"},
 }
 QUIET = {
@@ -95,6 +110,13 @@ QUIET = {
     'lttd_backlog_limit_bytes{instance="a"}': "64x10",
     f"lttd_buffer_fill_ratio{{{STREAM}}}": "0.3x10",
     f"lttd_foreign_read_events_total{{{STREAM}}}": "5x10",
+    # Short, but young: nothing was deleted.
+    'lttd_store_reach_seconds{instance="a"}': "60+60x10",
+    'lttd_segments_deleted_total{instance="a",reason="free"}': "3x10",
+    'lttd_segments_deleted_total{instance="a",reason="kept_size"}': "3x10",
+    # Four wait, and their number falls.
+    'lttd_compression_backlog_segments{instance="a"}': "14-1x10",
+    'lttd_triggers_refused_total{instance="a",reason="too_many"}': "5x10",
 }
 
 

@@ -1,0 +1,18 @@
+"""A metric by its declaration, and its samples."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric: its name in a scrape, its help, and the names of its labels."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+Sample = tuple[tuple[str, ...], float]
+Table = tuple[Metric, list[Sample]]
