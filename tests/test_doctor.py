@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -189,12 +190,18 @@ def test_the_configuration_of_the_service_is_examined(
     assert "this process may not have the 1024.0 TiB of --backlog" in out
 
 
-def test_every_library_of_the_package_is_named() -> None:
-    declared = (Path(__file__).parents[1] / "pyproject.toml").read_text()
-    block = declared.partition("\ndependencies = [")[2].partition("]")[0]
-    assert sorted(machine.LIBRARIES) == sorted(
-        line.strip(' ",').partition(">")[0] for line in block.splitlines() if line.strip()
-    )
+def test_every_library_that_lttd_requires_is_named_with_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def named() -> str:
+        return next(each.words for each in machine.programs() if each.topic == "python")
+
+    for name in ("numpy", "trio", "h11", "prometheus-client", "construct", "sortedcontainers"):
+        assert f", {name} {version(name)}" in named()
+    assert "pytest" not in named()
+    other = ["numpy>=1", "no-such-library; python_version < '3'", "pytest; extra == 'dev'"]
+    monkeypatch.setattr(machine, "requires", lambda _: other)
+    assert named().endswith(f", numpy {version('numpy')}")
 
 
 # -- the same verdict as a start, on this kernel

@@ -2,8 +2,10 @@
 
 import os
 import platform
+import re
 import resource
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Final
 
 from lttd.doctor.finding import Finding, Findings, Mark, either, refused
@@ -12,9 +14,7 @@ from lttd.runtime import directory_path, known_notes
 from lttd.stats import counted
 from lttd.version import VERSION
 
-LIBRARIES: Final = (
-    *("numpy", "trio", "h11", "prometheus-client", "construct", "sortedcontainers"),
-)
+_NAME: Final = re.compile(r"[\w.-]+")
 # Descriptors for each CPU of a ring (the raw file, its counters, three files of the segment), and
 # for the rest.
 _FILES_PER_CPU: Final = 6
@@ -30,12 +30,17 @@ def programs() -> Findings:
 
 
 def _libraries() -> str:
+    """Return the versions of what lttd's own metadata requires and is installed."""
+    try:
+        required = requires("lttd") or []
+    except PackageNotFoundError:  # a copy without its metadata
+        return "libraries of unknown versions"
     found = []
-    for name in LIBRARIES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:  # a copy without its metadata
-            found.append(f"{name} (unknown)")
+    for line in required:
+        name = _NAME.match(line)
+        if name and "extra ==" not in line:
+            with suppress(PackageNotFoundError):  # not for this version of Python
+                found.append(f"{name[0]} {version(name[0])}")
     return ", ".join(found)
 
 
