@@ -29,6 +29,31 @@ def _sources() -> str:
     return "\n".join(f"  {form:{width}}   {text}" for form, text in forms)
 
 
+def _add_writing(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how to write it")
+    add = how.add_argument
+    add("--layout", metavar="HOW", help="packed (default), or sparse: padding is a hole")
+    add("--flush-interval", metavar="T", help="longest time until an event is on disk (default 1s)")
+    add("--segment-size", metavar="SIZE", help="go on in a new segment at this size")
+    add("--segment-duration", metavar="T", help="go on in a new segment at this age")
+    add(
+        "--max-size", metavar="SIZE", help="delete the oldest segments above this size of the trace"
+    )
+    add(
+        "--max-kept-size",
+        metavar="SIZE",
+        help="the same for kept segments (default: as --max-size)",
+    )
+    add("--max-age", metavar="T", help="delete segments that ended so long ago")
+    add("--min-free", metavar="SIZE", help="delete old segments while less of the disk is free")
+    add("--backlog", metavar="SIZE", help="memory for data that waits for the disk (default 64M)")
+    add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
+    add("--priority", metavar="N", help="real-time priority (1-99), for busy CPUs; off by default")
+    add("--metrics", metavar="ADDR:PORT", help="serve /metrics, /healthz and a status page")
+    add("--web-allow-host", metavar="NAME", action="append",
+        help="a further host name that --metrics answers to; may be repeated")  # fmt: skip
+
+
 def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of lttd's command line; it has no defaults, because TOML comes first."""
     parser = _Parser(
@@ -77,18 +102,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="a full ring refuses new events")  # fmt: skip
     add("--trace-self", action="store_const", const="yes", help="record lttd's own threads, too")
     add("--kallsyms", action="store_const", const="yes", help="keep /proc/kallsyms in the trace")
-    how = parser.add_argument_group("how to write it")
-    add = how.add_argument
-    add("--layout", metavar="HOW", help="packed (default), or sparse: padding is a hole")
-    add("--flush-interval", metavar="T", help="longest time until an event is on disk (default 1s)")
-    add("--segment-size", metavar="SIZE", help="go on in a new segment at this size")
-    add("--segment-duration", metavar="T", help="go on in a new segment at this age")
-    add("--backlog", metavar="SIZE", help="memory for data that waits for the disk (default 64M)")
-    add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
-    add("--priority", metavar="N", help="real-time priority (1-99), for busy CPUs; off by default")
-    add("--metrics", metavar="ADDR:PORT", help="serve /metrics, /healthz and a status page")
-    add("--web-allow-host", metavar="NAME", action="append",
-        help="a further host name that --metrics answers to; may be repeated")  # fmt: skip
+    _add_writing(parser)
     legacy = parser.add_argument_group("options of the legacy lttd (LTTng 0.x)")
     add = legacy.add_argument
     add("-c", "--channel-root", metavar="DIR", action="append",

@@ -8,7 +8,7 @@ and replaces the file's list.  Every long option is a TOML key of the same name;
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from lttd.parsers import (
     parse_path,
     shown,
 )
+from lttd.retention import Limits, default_rolls, refuse_contradictions
 from lttd.roll import RollLimits
 from lttd.sources.table import CHANNEL_ROOT, DEFAULT, SOURCES, is_list
 
@@ -97,6 +98,14 @@ class Config:
     """How large a segment may become; None: without limit."""
     segment_s: float | None = None
     """How old a segment may become; None: without limit."""
+    max_bytes: int | None = None
+    """How much disk the trace may take, without kept segments; None: without limit."""
+    max_kept_bytes: int | None = None
+    """How much disk kept segments may take; None: as much again."""
+    max_age_s: float | None = None
+    """How old a closed segment may become; None: without limit."""
+    min_free_bytes: int | None = None
+    """How much of the file system stays free; None: not asked."""
     backlog_bytes: int = 64 << 20
     summary: str = "table"
     """``table``, ``json``, ``json:FILE`` or ``none``."""
@@ -118,6 +127,12 @@ class Config:
         """The limits at which segments are rolled."""
         age_ns = None if self.segment_s is None else int(self.segment_s * 1e9)
         return RollLimits(self.segment_bytes, age_ns)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the trace."""
+        age_ns = None if self.max_age_s is None else int(self.max_age_s * 1e9)
+        return Limits(self.max_bytes, self.max_kept_bytes, age_ns, self.min_free_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +206,13 @@ def _segment_s(value: object) -> float:
     return age_s
 
 
+def _max_age_s(value: object) -> float:
+    age_s = parse_duration_s(value)
+    if age_s < 1:
+        raise UsageError(f"{shown(value)}: write at least 1s")
+    return age_s
+
+
 def _trace_dir(value: object) -> Path:
     if not value or not isinstance(value, str):
         raise UsageError(f"{shown(value)}: write the path of a directory")
@@ -205,6 +227,10 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "duration": _Option(parse_duration_s, "duration_s"),
     "segment-size": _Option(_segment_bytes, "segment_bytes"),
     "segment-duration": _Option(_segment_s, "segment_s"),
+    "max-size": _Option(_segment_bytes, "max_bytes"),
+    "max-kept-size": _Option(_segment_bytes, "max_kept_bytes"),
+    "max-age": _Option(_max_age_s, "max_age_s"),
+    "min-free": _Option(_segment_bytes, "min_free_bytes"),
     "backlog": _Option(_backlog_bytes, "backlog_bytes"),
     "summary": _Option(_summary, "summary"),
     "on-write-error": _Option(_one_of("stop", "continue"), "on_write_error"),
@@ -259,7 +285,20 @@ def _assemble(
         raise UsageError("with COMMAND, stdout belongs to COMMAND: write --summary json:FILE")
     if command and not shutil.which(command[0]):
         raise UsageError(f"{command[0]}: no such program, or not executable")
-    return Config(sources=sources, command=command, notes=tuple(notes), **fields)
+    config = Config(sources=sources, command=command, notes=tuple(notes), **fields)
+    return _with_rolls(config)
+
+
+def _with_rolls(config: Config) -> Config:
+    """Choose when segments are rolled, if limits are set that only closed segments can meet.
+
+    Raises:
+        UsageError: the limits leave less than two segments per source.
+    """
+    rolls = default_rolls(config.limits, len(config.sources), config.roll_limits)
+    refuse_contradictions(config.limits, len(config.sources), rolls)
+    segment_s = None if rolls.age_ns is None else rolls.age_ns / 1e9
+    return replace(config, segment_bytes=rolls.payload_bytes, segment_s=segment_s)
 
 
 def _sources(values: dict[str, Any], from_file: Mapping[str, Any]) -> tuple[SourceSpec, ...]:

@@ -36,6 +36,7 @@ from lttd.recording import (
     recover_open_segments,
     tell_notes,
 )
+from lttd.retaining import Retaining
 from lttd.rolling import Rolling
 from lttd.servers import serve_control, serve_metrics
 from lttd.signals import MEANINGS, Meaning, Signals
@@ -106,6 +107,7 @@ class Daemon:
         )
         self._observer.parts.rolls = lambda: self._rolling.rolled
         self._state = RunState(config, self._observer, self._health, self._recordings)
+        self._retaining: Retaining  # set once the trace is locked
         self._handlers: dict[str, Handler] = {STATUS: self._answer_status}
         self._control = Control(self._handlers)
 
@@ -139,6 +141,7 @@ class Daemon:
                     say(recovered.line, Level.WARNING)
                     self._observer.also(recovered.streams)
                 self._recorder.segment_count = len(segments_below(self._config.trace_dir))
+                self._retaining = retaining = self._retain()
                 # Open sources first: if the request is impossible, earlier rings stay untouched.
                 owner = owner_of(self._disk, self._config.trace_dir)
                 sources = self._open_sources(stack, owner)
@@ -147,15 +150,28 @@ class Daemon:
                     *(self._house.helper, self._begin),
                 )
                 number = await previous.drain(number, owner, self._failures)
+                retaining.store.close_all()
                 self._begin_all(sources, number)
                 name = socket_name(owner.device, owner.inode)
                 await serve_control(nursery, stack, self._control, name)
                 nursery.start_soon(self._rolling.run)
+                nursery.start_soon(retaining.run)
                 await self._read()
                 await self._end()
+                await retaining.finish()
                 nursery.cancel_scope.cancel()
         self._tell()
         return 1 if self._failures else 0
+
+    def _retain(self) -> Retaining:
+        """Make the store of the trace, before it has a segment of this run."""
+        config = self._config
+        retaining = Retaining(self._disk, config.trace_dir, config.limits, self._house)
+        self._rolling.on_opened.append(retaining.store.opened)
+        self._rolling.on_closed.append(retaining.closed)
+        self._handlers |= retaining.handlers
+        self._state.parts["store"] = retaining.state_json
+        return retaining
 
     def _raise_priority(self, threads: Sequence[int]) -> None:
         if self._config.priority is not None:
@@ -196,6 +212,7 @@ class Daemon:
         recording = Recording.begin(
             self._recorder, config.trace_dir, number, source, config.layout, self._disk
         )
+        self._retaining.store.opened(recording.segment.paths)
         recording.mark_progress()
         tell_notes(recording.source)
         if config.verbose:

@@ -20,9 +20,15 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from lttd.errors import UsageError
+from lttd.roll import RollLimits
 
 # The present segment of a source, and the one before it: what happened just now.
 SPARED: Final = 2
+# The journal's share of one file, too: losing the oldest one loses an eighth of the history.
+MANY: Final = 8
+LEAST_SEGMENT_BYTES: Final = 1 << 16
+LEAST_SEGMENT_NS: Final = 100_000_000
+USUAL_SEGMENT_BYTES: Final = 64 << 20
 # Btrfs frees the blocks of removed files with its next transaction, after 30 s.
 PATIENCE_NS: Final = 60_000_000_000
 
@@ -197,33 +203,40 @@ class FreeSpace:
         return bool(self._unconfirmed_bytes) and now_ns - self._since_ns >= PATIENCE_NS
 
 
-def refuse_contradictions(
-    limits: Limits, sources: int, segment_bytes: int | None, segment_ns: int | None
-) -> None:
+def default_rolls(limits: Limits, sources: int, rolls: RollLimits) -> RollLimits:
+    """Return when segments are rolled: as *rolls* say, else so that the limits can be met.
+
+    Each source has about MANY segments within a limit, of which the oldest goes.
+    """
+    payload_bytes, age_ns = rolls
+    if payload_bytes is None and limits.size_bytes is not None:
+        payload_bytes = max(limits.size_bytes // (MANY * sources), LEAST_SEGMENT_BYTES)
+    if age_ns is None and limits.age_ns is not None:
+        age_ns = max(limits.age_ns // MANY, LEAST_SEGMENT_NS)
+    if limits.free_bytes is not None and payload_bytes is None and age_ns is None:
+        payload_bytes = USUAL_SEGMENT_BYTES
+    return RollLimits(payload_bytes, age_ns)
+
+
+def refuse_contradictions(limits: Limits, sources: int, rolls: RollLimits) -> None:
     """Refuse limits that would leave less than two segments per source.
 
     Raises:
         UsageError: they contradict the sizes of segments; the line says what to write.
     """
-    whole = (
-        f"{SPARED} segments" if sources == 1 else f"{SPARED} segments of each of {sources} sources"
-    )
-    for option, limit_bytes in (
-        ("max-size", limits.size_bytes),
-        ("max-kept-size", limits.kept_bytes),
-    ):
-        least_bytes = SPARED * sources * (segment_bytes or 0)
+    whole = f"{SPARED} segments" + (f" of each of {sources} sources" if sources > 1 else "")
+    least_bytes = SPARED * sources * (rolls.payload_bytes or 0)
+    named = (("max-size", limits.size_bytes), ("max-kept-size", limits.kept_bytes))
+    for option, limit_bytes in named:
         if limit_bytes is not None and limit_bytes < least_bytes:
-            raise UsageError(
-                f"{option} {size_text(limit_bytes)}: {whole} need {size_text(least_bytes)};"
-                f" raise it, or lower segment-size"
-            )
-    least_ns = SPARED * (segment_ns or 0)
+            has = f"{option} {size_text(limit_bytes)}"
+            needs = f"{whole} need {size_text(least_bytes)}"
+            raise UsageError(f"{has}: {needs}; raise it, or lower segment-size")
+    least_ns = SPARED * (rolls.age_ns or 0)
     if limits.age_ns is not None and limits.age_ns < least_ns:
-        raise UsageError(
-            f"max-age {limits.age_ns / 1e9:g}s: {SPARED} segments take {least_ns / 1e9:g}s;"
-            f" raise it, or lower segment-duration"
-        )
+        has = f"max-age {limits.age_ns / 1e9:g}s"
+        needs = f"{SPARED} segments take {least_ns / 1e9:g}s"
+        raise UsageError(f"{has}: {needs}; raise it, or lower segment-duration")
 
 
 def size_text(size_bytes: int) -> str:

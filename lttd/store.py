@@ -108,12 +108,25 @@ class Store:
             self._say(f"{self._trace.path}: {words}", Level.NOTICE)
 
     def opened(self, paths: SegmentPaths) -> None:
-        """Add a segment that is recorded from now on."""
+        """Add a segment that is recorded from now on.
+
+        The one before it is being closed now; older ones that are open could not be closed.
+        """
         self._put(paths.directory.name, self._times(), is_open=True)
+        opened = [one for one in self.catalogue.in_order() if one.is_open]
+        source = next((one.source for one in opened if one.number == paths.number), "")
+        for one in [one for one in opened if one.source == source][:-2]:
+            self._put(one.name, self._times())
 
     def closed(self, paths: SegmentPaths) -> None:
         """Look at a segment again that was closed, or discarded."""
         self._put(paths.directory.name, self._times())
+
+    def close_all(self) -> None:
+        """Look at all open segments again: they are closed now."""
+        for held in self.catalogue.in_order():
+            if held.is_open:
+                self._put(held.name, self._times())
 
     def changed(self, paths: SegmentPaths) -> None:
         """Measure a segment again: it was compressed or decompressed."""
@@ -300,10 +313,12 @@ class Store:
     def _report(self, option: str, words: str) -> None:
         if words and option not in self._unreached:
             self._unreached.add(option)
-            self._say(f"{self._trace.path}: {option} is out of reach: {words}", Level.WARNING)
+            line = f"{self._trace.path}: {option} is out of reach: {words}"
+            self._limiter.say(option, line, Level.WARNING)
         elif not words and option in self._unreached:
             self._unreached.discard(option)
-            self._say(f"{self._trace.path}: {option} is reached again", Level.NOTICE)
+            line = f"{self._trace.path}: {option} is reached again"
+            self._limiter.say((option, "again"), line, Level.NOTICE)
 
     # -- kept segments
 

@@ -24,6 +24,8 @@ class Subcommand(NamedTuple):
 
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "doctor": Subcommand("lttd.doctor.command", "print what this machine allows, with remedies"),
+    "keep": Subcommand("lttd.clients.keep", "let retention delete no segment of these numbers"),
+    "release": Subcommand("lttd.clients.release", "let retention delete segments again"),
     "status": Subcommand("lttd.clients.status", "print what a running lttd does"),
 }
 

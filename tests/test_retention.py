@@ -13,10 +13,12 @@ from lttd.retention import (
     Limits,
     Reason,
     bytes_of,
+    default_rolls,
     refuse_contradictions,
     what_goes,
     without_newest,
 )
+from lttd.roll import RollLimits
 
 MIB = 1 << 20
 SECOND = 1_000_000_000
@@ -198,12 +200,22 @@ def test_limits_below_two_segments_of_a_source_are_refused(
     limits: Limits, sources: int, line: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        refuse_contradictions(limits, sources, 20 * MIB, 10 * SECOND)
+        refuse_contradictions(limits, sources, RollLimits(20 * MIB, 10 * SECOND))
     assert str(caught.value).startswith(line)
 
 
 def test_limits_of_two_segments_and_no_limits_are_accepted() -> None:
     most = Limits(40 * MIB, 40 * MIB, 20 * SECOND)
-    refuse_contradictions(most, 1, 20 * MIB, 10 * SECOND)
-    refuse_contradictions(Limits(), 9, 20 * MIB, 10 * SECOND)
-    refuse_contradictions(Limits(1, 1, 1), 9, None, None)
+    refuse_contradictions(most, 1, RollLimits(20 * MIB, 10 * SECOND))
+    refuse_contradictions(Limits(), 9, RollLimits(20 * MIB, 10 * SECOND))
+    refuse_contradictions(Limits(1, 1, 1), 9, RollLimits())
+
+
+def test_limits_without_a_size_of_segments_choose_one_so_that_the_limits_can_be_met() -> None:
+    assert default_rolls(Limits(800 * MIB), 2, RollLimits()) == RollLimits(50 * MIB, None)
+    assert default_rolls(Limits(800 * MIB), 1, RollLimits(MIB, 5)) == RollLimits(MIB, 5)
+    assert default_rolls(Limits(age_ns=80), 1, RollLimits(MIB)).age_ns == 100_000_000
+    assert default_rolls(Limits(age_ns=80 * SECOND), 1, RollLimits()).age_ns == 10 * SECOND
+    assert default_rolls(Limits(free_bytes=1), 1, RollLimits()) == RollLimits(64 * MIB, None)
+    assert default_rolls(Limits(free_bytes=1), 1, RollLimits(None, 9)) == RollLimits(None, 9)
+    assert default_rolls(Limits(), 1, RollLimits()) == RollLimits()

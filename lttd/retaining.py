@@ -1,0 +1,157 @@
+"""Keep a trace within its limits beside the reading loop, and answer ``keep`` and ``release``.
+
+Rule: the helper thread does it, in short steps, so that other work of that thread comes between.
+Rule: limits that contradict the file system are refused before anything is deleted.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from lttd.control_protocol import Handler, Peer
+from lttd.errors import LttdError, UsageError
+from lttd.files import Disk
+from lttd.housekeeping import Housekeeping
+from lttd.plausible import is_count
+from lttd.retention import Limits, size_text
+from lttd.store import Store
+from lttd.tracedir import MOST_NUMBER, SegmentPaths
+
+INTERVAL_S: Final = 5.0
+"""The time between two looks; each segment that is closed causes one at once."""
+# Where no limit says more, kept segments may fill a tenth of the file system.
+KEPT_SHARE: Final = 10
+MOST_NAMED: Final = 1000
+
+
+class Retaining:
+    """Runs the store of a trace."""
+
+    def __init__(self, disk: Disk, trace: Path, limits: Limits, house: Housekeeping) -> None:
+        """*trace* is held by *disk*, and no segment of this run exists yet.
+
+        Raises:
+            UsageError: the limits contradict the file system.
+            StorageError: the trace cannot be listed.
+        """
+        self._fd = disk.hold(trace).fd
+        self.store = Store(disk, trace, self._checked(limits))
+        self._house = house
+        self._due = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        self.handlers: Mapping[str, Handler] = {"keep": self._keep, "release": self._release}
+
+    def limit(self, limits: Limits) -> None:
+        """Replace the limits, from now on.
+
+        Raises:
+            UsageError: they contradict the file system; those before stay.
+        """
+        self.store.limits = self._checked(limits)
+        self._due.set()
+
+    def _checked(self, limits: Limits) -> Limits:
+        """Return the limits with one for kept segments: these never grow without limit.
+
+        Raises:
+            UsageError: the file system is too small for them.
+        """
+        status = os.fstatvfs(self._fd)
+        whole_bytes = status.f_blocks * status.f_frsize
+        if limits.free_bytes is not None and limits.free_bytes >= whole_bytes:
+            has = f"its file system has {whole_bytes >> 20}M in all"
+            raise UsageError(f"min-free {size_text(limits.free_bytes)}: {has}; ask for less")
+        if limits == Limits() or limits.kept_bytes is not None:
+            return limits
+        kept_bytes = whole_bytes // KEPT_SHARE
+        return limits._replace(
+            kept_bytes=kept_bytes if limits.size_bytes is None else limits.size_bytes
+        )
+
+    def closed(self, paths: SegmentPaths) -> None:
+        """Note a segment that was closed, and look at the limits; called in the helper thread."""
+        self.store.closed(paths)
+        self._token.run_sync_soon(self._look)
+
+    def _look(self) -> None:
+        self._due.set()
+
+    async def run(self) -> None:
+        """Read the catalogue, then keep the limits, until cancelled."""
+        while True:
+            self._due = trio.Event()
+            while await self._step():
+                pass
+            with trio.move_on_after(INTERVAL_S):
+                await self._due.wait()
+
+    async def _step(self) -> bool:
+        more = [False]
+
+        def step() -> None:
+            more[0] = self.store.step()
+
+        await self.work(step)
+        return more[0]
+
+    async def work(self, do: Callable[[], object]) -> None:
+        """Call *do* in the helper thread, between other work there."""
+        async with self._house.one_at_a_time:
+            await self._house.work(do)
+
+    async def finish(self) -> None:
+        """Keep the limits once more, when every segment is closed."""
+
+        def finish() -> None:
+            self.store.close_all()
+            self.store.enforce()
+
+        await self._house.helper.run(finish)
+
+    # -- the control socket
+
+    def state_json(self) -> dict[str, Any]:
+        """Return the numbers of the store for ``lttd status``."""
+        limits = self.store.limits
+        return self.store.state()._asdict() | {
+            "limit_bytes": limits.size_bytes,
+            "kept_limit_bytes": limits.kept_bytes,
+        }
+
+    async def _keep(self, request: Mapping[str, Any], _: Peer) -> Mapping[str, Any]:
+        return {"segments": await self._answer(self.store.keep, request)}
+
+    async def _release(self, request: Mapping[str, Any], _: Peer) -> Mapping[str, Any]:
+        released = await self._answer(self.store.release, request)
+        self._due.set()
+        return {"segments": released}
+
+    async def _answer(
+        self, do: Callable[[Sequence[int]], list[int]], request: Mapping[str, Any]
+    ) -> list[int]:
+        numbers = _numbers_of(request)
+        results: list[list[int]] = []
+        failures: list[LttdError] = []
+
+        def answer() -> None:
+            try:
+                results.append(do(numbers))
+            except LttdError as error:  # it concerns who asked, not the recording
+                failures.append(error)
+
+        await self.work(answer)
+        if failures:
+            raise failures[0]
+        return results[0]
+
+
+def _numbers_of(request: Mapping[str, Any]) -> list[int]:
+    numbers = request.get("segments")
+    if not isinstance(numbers, list) or not 1 <= len(numbers) <= MOST_NAMED:
+        raise UsageError(f"segments: not a list of 1 to {MOST_NAMED} numbers")
+    if not all(is_count(number, MOST_NUMBER) for number in numbers):
+        raise UsageError("segments: a number of a segment is between 1 and 999999999")
+    return numbers
