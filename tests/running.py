@@ -136,6 +136,12 @@ class Run:
         self.process.send_signal(number)
         return self
 
+    def stop(self) -> "Run":
+        """Stop all threads.  A signal alone lets a read go on that a thread is in."""
+        self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        return self
+
     def wait(self) -> int:
         """Wait for the end and return the exit status."""
         try:

@@ -353,7 +353,7 @@ def test_a_second_signal_abandons_the_ring_and_the_backlog_and_counts_both(
         run = lttd.start("-t", tmp_path / TRACE, *options).recording()
         # A stopped lttd falls behind, so there is much to drain. Both signals come at once, because
         # the test cannot know how long a drain lasts.
-        run.signal(signal.SIGSTOP)
+        run.stop()
         until(lambda: run.stats()[0]["bytes"] > 96 << 20, "the ring has filled")
         run.signal(signal.SIGINT).signal(signal.SIGTERM).signal(signal.SIGCONT)
         assert run.wait() == 0

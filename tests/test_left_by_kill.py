@@ -441,7 +441,7 @@ def lose(lttd: Launcher, trace: Path, instance: Path, run: Run) -> None:
     (lttd.cwd / f"run{len(lttd.runs) - 1}" / "hang").touch()
     mark(instance, "taken", 50)
     until(lambda: read_events(instance) == before + 150, "they are taken")
-    run.signal(signal.SIGSTOP)
+    run.stop()
     mark(instance, "left", 7)
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from lttd.abi.ftrace import parse_header_page
 from lttd.abi.ftrace_format import id_of, parse_format
-from lttd.abi.print_fmt import Conversion, Number, Text, Unparsed, parse_print_fmt
+from lttd.abi.print_fmt import parse_print_fmt
+from lttd.abi.print_fmt_nodes import Conversion, Number, Text, Unparsed
 from lttd.limits import FORMAT, HEADER_PAGE
 from tests.ftraced import FORMATS
 

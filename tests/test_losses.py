@@ -59,7 +59,7 @@ def test_kernel_metrics_summary_and_info_agree_on_the_losses(
     with loaded(syscall_load, (0, 1)):
         until(lambda: sum(kernel_losses(run, mode).values()) > 1000, "events are lost")
         # A pause of the reader is not an error.
-        run.signal(signal.SIGSTOP)
+        run.stop()
         lost = sum(kernel_losses(run, mode).values())
         until(lambda: sum(kernel_losses(run, mode).values()) > lost + 100_000, "more are lost")
         run.signal(signal.SIGCONT)
@@ -95,7 +95,7 @@ def test_every_hole_in_the_event_numbers_has_a_gap(
         marking.write(100)
         until(is_dry, "the first marks are taken")
         for _ in range(3):
-            run.signal(signal.SIGSTOP)
+            run.stop()
             lost = kernel_losses(run, mode)["ftrace_0"]
             while kernel_losses(run, mode)["ftrace_0"] < lost + 777:
                 marking.write(50)

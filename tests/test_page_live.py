@@ -34,7 +34,7 @@ def test_the_page_shows_load_losses_and_interference_while_they_happen(
         assert tab.value("document.getElementById('verdict').className") == "well"
         until(lambda: "MiB/s" in text_of(tab), "a rate")
         # While lttd sleeps, the ring overwrites itself.
-        run.signal(signal.SIGSTOP)
+        run.stop()
         until(lambda: any(stats["overrun"] for stats in run.stats().values()), "a loss")
         run.signal(signal.SIGCONT)
         until(lambda: "(overwritten)" in text_of(tab), "the loss")

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lttd.abi.print_fmt import PrintFmt, Unparsable, parse_print_fmt
+from lttd.abi.print_fmt import parse_print_fmt
+from lttd.abi.print_fmt_nodes import PrintFmt, Unparsable
 from lttd.view.addresses import Symbols
 from lttd.view.ftrace.cexpr import Buffer
 from lttd.view.ftrace.render import Renderer, why_inexpressible

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lttd.abi.print_fmt import Conversion, FieldRef
+from lttd.abi.print_fmt_nodes import Conversion, FieldRef
 from lttd.view.addresses import Symbols
 from lttd.view.conversions import Context, converted
 from lttd.view.ftrace.lines import Texter

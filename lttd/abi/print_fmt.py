@@ -11,154 +11,31 @@ with the reason, and the others still count.  Anything else raises Unparsable.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from lttd.abi.print_fmt_nodes import (
+    Binary,
+    Call,
+    Cast,
+    Conditional,
+    Conversion,
+    FieldRef,
+    Index,
+    Node,
+    Number,
+    Pairs,
+    PrintFmt,
+    Text,
+    Unary,
+    Unknown,
+    Unparsable,
+    Unparsed,
+    holds_unknown,
+)
+from lttd.abi.print_fmt_tokens import is_type, number_of, tokens_of, unescaped
 from lttd.limits import NUMBER_DIGITS, PRINT_FMT_DEPTH
 
-
-class Unparsable(ValueError):  # noqa: N818  (not a fault: the caller falls back)
-    """The print fmt has a part that this parser does not know."""
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """An integer constant, with its type in C."""
-
-    value: int
-    bits: int
-    signed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A string constant."""
-
-    value: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class FieldRef:
-    """``REC->name``."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A name that the format does not define, such as a constant of an enum."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unary:
-    """``-``, ``~`` or ``!`` of a value, ``*`` or ``&`` of a place."""
-
-    operator: str
-    operand: "Node"
-
-
-@dataclass(frozen=True, slots=True)
-class Binary:
-    """A value of two operands."""
-
-    operator: str
-    left: "Node"
-    right: "Node"
-
-
-@dataclass(frozen=True, slots=True)
-class Conditional:
-    """``condition ? then : otherwise``."""
-
-    condition: "Node"
-    then: "Node"
-    otherwise: "Node"
-
-
-@dataclass(frozen=True, slots=True)
-class Cast:
-    """``(type)operand``; a type that ends with ``*`` is a pointer."""
-
-    type: str
-    operand: "Node"
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """``base[number]``."""
-
-    base: "Node"
-    number: "Node"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call of a function of the kernel, by name."""
-
-    name: str
-    arguments: tuple["Node", ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """The ``{ value, "name" }`` pairs at the end of a __print_flags or __print_symbolic.
-
-    Pairs with an Unknown value are left out; such a value is printed as a number, as by trace-cmd.
-    """
-
-    pairs: tuple[tuple["Node", bytes], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Unparsed:
-    """An argument that this parser does not understand."""
-
-    why: str
-    fields: tuple[str, ...]
-    """The fields in it."""
-
-
-Node = (
-    Number | Text | FieldRef | Unknown | Unary | Binary | Conditional | Cast | Index | Call | Pairs
-    | Unparsed
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """One ``%`` of a format string."""
-
-    flags: str
-    width: int | Node | None
-    precision: int | Node | None
-    length: str
-    letter: str
-    extension: str
-    """The letters after ``%p``: ``S``, ``I4``, ``Ub``..."""
-    argument: Node
-
-
-@dataclass(frozen=True, slots=True)
-class PrintFmt:
-    """Literal bytes and conversions, in order."""
-
-    pieces: tuple[bytes | Conversion, ...]
-
-
 # Each pattern takes linear time: its repetitions are possessive (``*+``) and never backtrack.
-_TOKEN: Final = re.compile(
-    r"""\s*+(?:
-        (?P<string>"(?:[^"\\]++|\\.)*+")
-      | (?P<char>'(?:[^'\\]|\\.[0-9a-f]*+)')
-      | (?P<number>0[xX][0-9a-fA-F]++[uUlL]*+|[0-9]++[uUlL]*+)
-      | (?P<name>[A-Za-z_]\w*+)
-      | (?P<operator>->|<<|>>|<=|>=|==|!=|&&|\|\||[-+*/%&|^~!<>?:,.(){}\[\]])
-      | (?P<other>[=;\#@$`\\])
-    )""",
-    re.VERBOSE | re.DOTALL,
-)
 _CONVERSION: Final = re.compile(
     r"%(?P<flags>[-+ #0]*+)(?P<width>[0-9]++|\*)?+(?:\.(?P<precision>[0-9]++|\*)?+)?+"
     r"(?P<length>hh|h|ll|l|z|Z|t|j|L|q)?(?P<letter>[diouxXcspn%])"
@@ -168,21 +45,11 @@ _EXTENSION: Final = re.compile(
     r"I[46]?S[pfs]*+c?[pfs]*+|[Ii][46][hnbl]?c?|[iI]6c|[Mm][FR]?|U[bBlL]|U|[sS]R?|[fF]|x|"
     r"b?l|e|K|d[dt]?|h[CDN]?|a[dp]?|B|R|r|[Dg]|"
 )
-_ESCAPES: Final = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a"}
-_ESCAPED: Final = re.compile(rb"\\(x[0-9a-fA-F]++|[0-7]{1,3}+|.)", re.DOTALL)
 _PRECEDENCE: Final = (
     ("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<", ">", "<=", ">="),
     ("<<", ">>"), ("+", "-"), ("*", "/", "%"),
 )  # fmt: skip
 _LEVELS: Final = {word: level for level, words in enumerate(_PRECEDENCE) for word in words}
-_SIZED: Final = {f"{u}{k}{bits}" for u in ("", "__") for k in "us" for bits in (8, 16, 32, 64)}
-_ORDERED: Final = {f"__{order}{bits}" for order in ("le", "be") for bits in (16, 32, 64)}
-_TYPE_WORDS: Final = (
-    {"unsigned", "signed", "int", "long", "char", "short", "void", "const", "volatile", "bool"}
-    | {"struct", "enum", "union", "uint", "ulong", "ushort", "uchar"}
-    | _SIZED
-    | _ORDERED
-)
 
 
 def parse_print_fmt(text: str, long_bytes: int = 8) -> PrintFmt:
@@ -261,7 +128,7 @@ class _Parser:
 
     def __init__(self, text: str, long_bytes: int) -> None:
         self._long_bits = 8 * long_bytes
-        self._tokens = _tokens(text)
+        self._tokens = tokens_of(text)
         self._at = 0
         self._depth = 0
         self._height = 0
@@ -291,7 +158,7 @@ class _Parser:
         """Return adjoining string constants as one."""
         parts = []
         while self._kind == "string":
-            parts.append(_unescaped(str(self.token)[1:-1]))
+            parts.append(unescaped(str(self.token)[1:-1]))
             self._at += 1
         if not parts:
             self._wrong("expected a string, not")
@@ -427,9 +294,9 @@ class _Parser:
             self._wrong("expected a value, not")
         self._at += 1
         if kind == "number":
-            return _number(token, self._long_bits)
+            return number_of(token, self._long_bits)
         if kind == "char":
-            return Number(ord(_unescaped(token[1:-1])[:1] or b"\0"), 32, signed=True)
+            return Number(ord(unescaped(token[1:-1])[:1] or b"\0"), 32, signed=True)
         return self._named(token)
 
     def _named(self, token: str) -> Node:
@@ -522,25 +389,6 @@ def _fields_in(words: list[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def fields_of(node: Node) -> set[str]:  # noqa: PLR0911  (a row per kind of node)
-    """Return the fields in a value."""
-    match node:
-        case FieldRef(name):
-            return {name}
-        case Unparsed(_, names):
-            return set(names)
-        case Unary(_, operand) | Cast(_, operand):
-            return fields_of(operand)
-        case Binary(_, left, right) | Index(left, right):
-            return fields_of(left) | fields_of(right)
-        case Conditional(condition, then, otherwise):
-            return fields_of(condition) | fields_of(then) | fields_of(otherwise)
-        case Call(_, arguments):
-            return set().union(*(fields_of(argument) for argument in arguments))
-        case _:
-            return set()
-
-
 def parse_conversions(fmt: bytes) -> PrintFmt:
     """Parse a format string whose arguments are elsewhere; each argument and ``*`` is Unknown.
 
@@ -548,80 +396,3 @@ def parse_conversions(fmt: bytes) -> PrintFmt:
         Unparsable: it has a conversion that this parser does not know.
     """
     return PrintFmt(tuple(_pieces(fmt, [Unknown("")] * (3 * fmt.count(b"%")))))
-
-
-def holds_unknown(node: Node) -> bool:
-    """Tell whether a value contains an Unknown."""
-    match node:
-        case Unknown():
-            return True
-        case Unary(_, operand) | Cast(_, operand):
-            return holds_unknown(operand)
-        case Binary(_, left, right):
-            return holds_unknown(left) or holds_unknown(right)
-        case Call(_, arguments):
-            return any(holds_unknown(argument) for argument in arguments)
-        case _:
-            return False
-
-
-def is_type(words: list[str]) -> bool:
-    """Tell whether *words* name a C type."""
-    names = [word for word in words if word != "*"]
-    if not names:
-        return False
-    if names[0] in ("struct", "enum", "union", "const") or "*" in words:
-        return True
-    return all(word in _TYPE_WORDS or word.endswith("_t") for word in names)
-
-
-def _tokens(text: str) -> list[tuple[str, str]]:
-    found, at = [], 0
-    text = text.rstrip()
-    while at < len(text):
-        token = _TOKEN.match(text, at)
-        if token is None or token.lastgroup is None:
-            raise Unparsable(f"{text[at : at + 12]!r}")
-        found.append((token.lastgroup, token[token.lastgroup]))
-        at = token.end()
-    return found
-
-
-def _number(token: str, long_bits: int) -> Number:
-    """Return a constant with the first type of C's list that can hold it."""
-    digits = token.rstrip("uUlL")
-    if len(digits) > NUMBER_DIGITS.most:
-        raise Unparsable(f"a constant of {len(digits)} digits")
-    suffix = token[len(digits) :].lower()
-    hexadecimal = digits[:2].lower() == "0x"
-    octal = len(digits) > 1 and digits[0] == "0" and not hexadecimal
-    try:
-        value = int(digits, 16 if hexadecimal else 8 if octal else 10)
-    except ValueError:
-        raise Unparsable(f"number {token!r}") from None
-    least = 64 if "ll" in suffix else long_bits if "l" in suffix else 32
-    for bits in (32, 64):
-        for signed in (True, False):
-            allowed = not signed or "u" not in suffix
-            allowed &= signed or hexadecimal or octal or "u" in suffix
-            if bits >= least and allowed and value < 1 << (bits - signed):
-                return Number(value, bits, signed)
-    if value >= 1 << 64:
-        raise Unparsable(f"constant {token}")
-    return Number(value, 64, signed=False)
-
-
-def _unescaped(told: str) -> bytes:
-    """Return the bytes of a C string constant; an escape is one byte."""
-    if "\\" not in told:
-        return told.encode()
-
-    def plain(found: re.Match[bytes]) -> bytes:
-        code = found[1]
-        if code[:1] == b"x" and len(code) > 1:
-            return bytes((int(code[-2:].lstrip(b"x"), 16),))
-        if code.isdigit():
-            return bytes((int(code, 8) & 0xFF,))
-        return _ESCAPES.get(code, code)
-
-    return _ESCAPED.sub(plain, told.encode())

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.print_fmt import Conversion, PrintFmt
+from lttd.abi.print_fmt_nodes import Conversion, PrintFmt
 from lttd.terminal import printable_bytes
 from lttd.view.addresses import Symbols
 from lttd.view.ftrace.cexpr import Buffer, Inexpressible, Value

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lttd.abi.ftrace_format import Kind, element_bytes
 from lttd.abi.gather import gather
-from lttd.abi.print_fmt import (
+from lttd.abi.print_fmt_nodes import (
     Binary,
     Call,
     Cast,

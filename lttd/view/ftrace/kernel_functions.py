@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import DATA_LOC, element_bytes
-from lttd.abi.print_fmt import Call, FieldRef, Index, Node, Number, Pairs, Text, Unknown
+from lttd.abi.print_fmt_nodes import (
+    Call,
+    FieldRef,
+    Index,
+    Node,
+    Number,
+    Pairs,
+    Text,
+    Unknown,
+)
 from lttd.view.columns import EventRows
 from lttd.view.ftrace.cexpr import INTS, Buffer, Evaluation, Inexpressible, PointedTo, Value
 from lttd.view.glyphs import per_distinct, strings_of

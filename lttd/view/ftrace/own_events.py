@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.abi.ftrace_format import Format, Kind
-from lttd.abi.print_fmt import Conversion, PrintFmt, Unparsable, parse_conversions
+from lttd.abi.print_fmt import parse_conversions
+from lttd.abi.print_fmt_nodes import Conversion, PrintFmt, Unparsable
 from lttd.terminal import printable_bytes
 from lttd.view.columns import EventRows
 from lttd.view.conversions import Context, converted, printable_literals

@@ -13,7 +13,7 @@ from typing import Final
 
 from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.abi.ftrace_format import Format
-from lttd.abi.print_fmt import Call, Conversion, FieldRef, PrintFmt
+from lttd.abi.print_fmt_nodes import Call, Conversion, FieldRef, PrintFmt
 from lttd.view.conversions import BARE_NAME
 from lttd.view.ftrace.kernel_functions import PROBED_STR
 

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import Field, Format, Kind
-from lttd.abi.print_fmt import (
+from lttd.abi.print_fmt import parse_print_fmt
+from lttd.abi.print_fmt_nodes import (
     Conversion,
     FieldRef,
     Node,
@@ -22,7 +23,6 @@ from lttd.abi.print_fmt import (
     Unary,
     Unparsable,
     fields_of,
-    parse_print_fmt,
 )
 from lttd.terminal import printable
 from lttd.view.addresses import Symbols

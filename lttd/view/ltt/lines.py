@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ltt_markers import MarkerField
-from lttd.abi.print_fmt import Conversion, Number
+from lttd.abi.print_fmt_nodes import Conversion, Number
 from lttd.terminal import printable
 from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
