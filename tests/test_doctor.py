@@ -319,3 +319,28 @@ class TestOnThisKernel:
         assert found.keys() >= {"poll", "sub-buffers", "own threads", "snapshot", "over a reboot"}
         sizes = (lttd.instances.parent / "buffer_subbuf_size_kb").exists()
         assert (found["sub-buffers"]["mark"] == "ok") == sizes
+
+    def test_the_recorder_of_a_ring_is_not_another_reader_of_it(
+        self, lttd: Launcher, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = lttd.start("-t", lttd.cwd / "t", *QUIET).recording()
+        monkeypatch.setattr(kernel, "OWN_PREFIX", lttd.prefix)
+        (found,) = kernel.readers()
+        assert found.mark is Mark.OK
+        assert run.instance.name in found.words
+        assert run.end() == 0
+
+
+def test_a_reader_of_a_ring_beside_its_recorder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "instances/lttd-7").mkdir(parents=True)
+    readers = {"instances": [], "lttd-7": ["lttd (pid 7)", "cat (pid 8)"]}
+    monkeypatch.setattr(kernel, "find_tracefs", lambda: tmp_path)
+    monkeypatch.setattr(kernel, "other_readers", lambda path: readers.get(Path(path).name, []))
+    (found,) = kernel.readers()
+    assert found.mark is Mark.NOTE
+    assert found.words.startswith("lttd (pid 7), cat (pid 8) reads ftrace:lttd-7: ")
+    readers["lttd-7"].pop()
+    (found,) = kernel.readers()
+    assert found == Finding("readers", Mark.OK, "nobody but lttd, of lttd-7")

@@ -9,6 +9,7 @@ from typing import Final
 from lttd.doctor.finding import Finding, Findings, Mark, either, refused
 from lttd.errors import LttdError
 from lttd.namespaces import kernel_knows_our_pids, offsets_ns
+from lttd.sources.ftrace.instance import OWN_PREFIX
 from lttd.sources.ftrace.other_readers import other_readers
 from lttd.sources.mounts import find_debugfs, find_tracefs
 from lttd.sources.refused import (
@@ -153,13 +154,19 @@ def readers() -> Findings:
         instances = sorted((root / "instances").iterdir())
     except (LttdError, OSError):
         return
-    found = [("ftrace:/", other_readers(str(root)))]
-    found += [(f"ftrace:{each.name}", other_readers(str(each))) for each in instances]
-    lines = [f"{', '.join(who)} reads {ring}" for ring, who in found if who]
+    found = {"/": other_readers(str(root))}
+    found |= {each.name: other_readers(str(each)) for each in instances}
+    # An instance of an lttd has one reader, which made it.
+    ours = [name for name, who in found.items() if name.startswith(OWN_PREFIX) and len(who) == 1]
+    lines = [
+        f"{', '.join(who)} reads ftrace:{name}"
+        for name, who in found.items()
+        if who and name not in ours
+    ]
     yield either(
         "readers",
         not lines,
-        "nobody else reads a ring",
+        f"nobody but lttd, of {', '.join(ours)}" if ours else "nobody reads a ring",
         f"{'; '.join(lines)}: another reader of the same ring would get a part of its events",
         "record with an instance of lttd's own, as without --source",
     )

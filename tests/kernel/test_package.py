@@ -114,7 +114,10 @@ def test_the_package_installs_records_survives_an_upgrade_and_leaves_nothing(
         "lttd.toml",
         "purged",
     ]
-    assert "A recording would work here: 0 bad" in (result.out_dir / "doctor").read_text()
+    doctor = (result.out_dir / "doctor").read_text()
+    assert "A recording would work here: 0 bad" in doctor
+    assert re.search(r"ok +poll ", doctor)
+    assert re.search(r"ok +readers +nobody but lttd, of lttd-\d+$", doctor, re.MULTILINE)
     found = segments(result.out_dir / "trace")
     assert len(found) == 2
     for segment in found:
