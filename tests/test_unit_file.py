@@ -103,6 +103,14 @@ def test_lttd_accepts_the_shipped_configuration_and_each_line_that_is_commented_
     assert config.web_allow_hosts == {"db1.example.com"}
 
 
+def test_the_shipped_configuration_bounds_the_store() -> None:
+    config = parse_command_line(["--config", str(UNIT.with_name("lttd.toml")), "-t", "t"])
+    assert config.max_bytes
+    assert config.min_free_bytes
+    # Without a size of segments, nothing would be closed, and so nothing could be deleted.
+    assert config.roll_limits.payload_bytes
+
+
 def test_only_this_machine_can_reach_the_service() -> None:
     assert setting("IPAddressDeny") == ["any"]
     assert setting("IPAddressAllow") == ["localhost"]
