@@ -109,7 +109,7 @@ def hostile_state() -> dict[str, Any]:
         ],
         write_errors={HOSTILE[1]: 2},
         sources=[{"source": "ftrace", "segment": "x", "streams": streams}, *sources],
-        triggers=[trigger(n, name, **{name: name}) for n, name in enumerate(HOSTILE, 1)],
+        windows=[trigger(n, name, **{name: name}) for n, name in enumerate(HOSTILE, 1)],
     )
 
 
@@ -138,7 +138,8 @@ async def test_no_other_file_is_served(path: str) -> None:
 
 
 async def test_the_state_is_served_without_configuration_and_settings() -> None:
-    status, kind, body = await asked("/status.json", state(store={"segments": 3}, triggers=[]))
+    now = state(store={"segments": 3}, triggers={}, windows=[])
+    status, kind, body = await asked("/status.json", now)
     assert (status, kind) == (200, "application/json")
     assert b"secret" not in body
     found = json.loads(body)
@@ -251,7 +252,8 @@ async def test_the_page_shows_each_part_of_the_state(tmp_path: Path) -> None:
         "compression_backlog": 2,
     }
     now = state(*streams, no_ring, healthy=False, conditions=[sick], store=store)
-    now |= {"triggers": [trigger(3, "disk slow", instance="db1:9100")]}
+    now |= {"triggers": {"accepted": {"http": 2}, "refused": {"too_many": 900}, "waiting": 1}}
+    now |= {"windows": [trigger(3, "disk slow", instance="db1:9100")]}
 
     def look(browser: Browser, url: str, _: object) -> None:
         tab = opened(browser, url)
@@ -261,6 +263,7 @@ async def test_the_page_shows_each_part_of_the_state(tmp_path: Path) -> None:
             *("12,000 events (overwritten), 2 gaps of unknown size", "39 %", "sched_39"),
             *("190 MiB", "of 200 MiB", "2 h 15 min", "3 kept (60.0 MiB)", "2 segments"),
             *("44 by size, 1 by kept size", "disk slow; instance=db1:9100", "5 min before"),
+            "1 waiting, 900 refused",
         ):
             assert shown in text
         rows = "document.querySelectorAll('#streams tbody tr').length"

@@ -179,6 +179,7 @@ function tilesOf(state, streams) {
     ["Backlog", size(backlog.bytes), `of ${size(backlog.limit_bytes)}; at most ${size(backlog.high_water_bytes)}`,
       level(used, 0.5, 0.9), used],
     ...storeTiles(state),
+    state.triggers && triggersTile(state.triggers),
     errors.length > 0 && ["Failed writes", counted(sum(errors.map(([, count]) => count))),
       errors.map(([name, count]) => `${shown(name)} ${counted(count)}`).join(", "), "bad"],
   ].filter(Boolean);
@@ -201,6 +202,12 @@ function storeTiles(state) {
   ].filter(Boolean);
 }
 
+function triggersTile(counts) {
+  const accepted = sum(Object.values(counts.accepted)), refused = sum(Object.values(counts.refused));
+  const notes = [counts.waiting && `${counted(counts.waiting)} waiting`, refused && `${counted(refused)} refused`];
+  return ["Triggers", counted(accepted), notes.filter(Boolean).join(", ") || "in this run", refused ? "warn" : ""];
+}
+
 function streamRow(stream) {
   const lost = lossesOf(stream);
   return [
@@ -213,7 +220,7 @@ function streamRow(stream) {
   ];
 }
 
-function triggerRow(trigger) {
+function windowRow(trigger) {
   const labels = Object.entries(trigger.labels).map(([name, value]) => `${name}=${value}`).join(" ");
   const window = `${span(trigger.before_ns / 1e9)} before, ${span(trigger.after_ns / 1e9)} after`;
   return [
@@ -249,7 +256,7 @@ function showAll(state) {
     write(item.children[1], shown(reason.where ? `${reason.where}: ${reason.words}` : reason.words));
   });
   each(here("tiles"), tilesOf(state, streams), tile, showTile);
-  showTable("triggers", (state.triggers ?? []).map(triggerRow));
+  showTable("windows", (state.windows ?? []).map(windowRow));
   // The streams that most need a look come first where not all are shown.
   const order = all ? streams : [...streams].sort((one, other) => trouble(other) - trouble(one)).slice(0, FEW);
   showTable("streams", (streams.length > FEW ? order : streams).map(streamRow));
