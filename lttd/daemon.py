@@ -171,6 +171,8 @@ class Daemon:
         self._rolling.on_closed.append(retaining.closed)
         self._handlers |= retaining.handlers
         self._state.parts["store"] = retaining.state_json
+        self._observer.parts.store = retaining.store.state
+        self._observer.parts.limits = lambda: retaining.store.limits
         return retaining
 
     def _raise_priority(self, threads: Sequence[int]) -> None:

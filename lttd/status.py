@@ -80,7 +80,7 @@ class Observer:
             backlog_bytes=recorder.backlog_bytes,
             backlog_limit_bytes=recorder.backlog_limit_bytes,
             backlog_high_water_bytes=recorder.backlog_high_water_bytes,
-            segments=recorder.segment_count,
+            segments=recorder.segment_count - self._deleted(),
             turns_total=pulse.turns,
             last_turn_ns=pulse.last_turn_ns,
             troubles=frozenset(each.trouble for each in self._health.conditions()),
@@ -88,6 +88,10 @@ class Observer:
             fill=fill,
             foreign_read_events=foreign,
         )
+
+    def _deleted(self) -> int:
+        """Return the number of segments that retention has deleted."""
+        return sum(self.parts.store().deletions.values()) if self.parts.store else 0
 
     def _look_at(
         self,

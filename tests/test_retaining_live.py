@@ -1,0 +1,184 @@
+"""A real recording within limits: the bound holds, and readers see whole segments."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lttd.tracedir import segments_below
+from tests.running import (
+    QUIET,
+    Launcher,
+    Run,
+    assert_whole,
+    info,
+    loaded,
+    lttv,
+    needs_kernel,
+    until,
+)
+from tests.test_rolling_live import writing
+
+pytestmark = needs_kernel()
+
+MIB = 1 << 20
+FAST = ("--flush-interval", "20ms", "--summary", "none")
+NIGHTLY_S = float(os.environ.get("LTTD_RETENTION_SECONDS", "1800"))
+
+
+def du_bytes(path: Path) -> int:
+    """Return the blocks of a directory, as far as nothing vanishes meanwhile."""
+    total = 0
+    for root, _, names in os.walk(path, onerror=None):
+        for name in (".", *names):
+            try:
+                total += os.lstat(f"{root}/{name}").st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+class Sizes:
+    """The largest sizes of a trace and of its segments during a recording."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+        self.most_bytes = self.most_segment_bytes = 0
+        self.seen: set[str] = set()
+
+    def look(self) -> None:
+        self.most_bytes = max(self.most_bytes, du_bytes(self._trace))
+        for segment in segments_below(self._trace):
+            self.seen.add(segment.directory.name)
+            size = du_bytes(segment.directory)
+            self.most_segment_bytes = max(self.most_segment_bytes, size)
+
+
+@contextmanager
+def watched(trace: Path) -> Iterator[Sizes]:
+    """Measure *trace* again and again during the block."""
+    sizes, done = Sizes(trace), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            sizes.look()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        done.set()
+        thread.join()
+
+
+def client(run: Run, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a client of the recorder *run*."""
+    program = "import sys; from lttd.cli import main; sys.exit(main())"
+    call = [sys.executable, "-c", program, *map(str, words)]
+    environment = {**os.environ, "RUNTIME_DIRECTORY": str(run.launcher.runtime)}
+    return subprocess.run(
+        call, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_trace_stays_within_its_size_over_a_kill_and_a_kept_segment_stays(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    trace = tmp_path / "t"
+    limits = ("--max-size", "4M", "--segment-size", "512K", "--max-kept-size", "3M")
+    run = lttd.start("-t", trace, *QUIET, *FAST, *limits).recording()
+    with watched(trace) as sizes:
+        with writing(run):
+            until(lambda: len(sizes.seen) > 3, "rolls")
+            number = segments_below(trace)[-2].number
+            done = client(run, "keep", "-t", trace, str(number))
+            assert (done.returncode, done.stdout) == (0, f"kept segment {number}\n")
+            until(lambda: len(sizes.seen) > 12, "rolls")
+            run.signal(signal.SIGKILL).wait()
+        again = lttd.start("-t", trace, "--append", *QUIET, *FAST, *limits).recording()
+        with writing(again):
+            until(lambda: len(sizes.seen) > 22, "rolls")
+        assert again.end() == 0
+    assert sizes.most_bytes <= (4 + 3) * MIB + sizes.most_segment_bytes
+    assert_whole(trace, "--events")
+    left = segments_below(trace)
+    assert left[0].number == number
+    assert left[0].kept.exists()
+    assert not [name for name in os.listdir(trace) if name.startswith(".")]
+    kept = du_bytes(left[0].directory)
+    assert du_bytes(trace) - kept - os.stat(trace).st_blocks * 512 <= 4 * MIB
+
+
+def test_a_start_that_has_to_delete_says_so_and_a_released_segment_goes(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    trace = tmp_path / "t"
+    run = lttd.start("-t", trace, *QUIET, *FAST, "--segment-size", "128K").recording()
+    with writing(run):
+        until(lambda: len(segments_below(trace)) > 12, "rolls")
+    assert run.end() == 0
+    before = len(segments_below(trace))
+    limits = ("--max-size", "1M", "--segment-size", "128K")
+    again = lttd.start("-t", trace, "--append", *QUIET, *FAST, *limits).recording()
+    until(lambda: "deleting" in again.stderr, "the line")
+    until(lambda: len(segments_below(trace)) < before / 2, "deletions")
+    (oldest, *_) = [segment.number for segment in segments_below(trace)]
+    for words in (("keep", str(oldest)), ("release", f"{oldest}-{oldest}")):
+        assert client(again, words[0], "-t", trace, words[1]).returncode == 0
+    refused = client(again, "release", "-t", trace, "1")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == f"lttd: segment 1: there is none in {trace}\n"
+    status = json.loads(client(again, "status", "-t", trace, "--json").stdout)["store"]
+    assert status["deletions"]["size"] == before + 1 - status["segments"]
+    assert status["limit_bytes"] == MIB
+    assert again.end() == 0
+    assert_whole(trace)
+
+
+def test_readers_leave_out_what_is_deleted_while_they_read(lttd: Launcher, tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    limits = ("--max-size", "1M", "--segment-size", "128K")
+    run = lttd.start("-t", trace, *QUIET, *FAST, *limits).recording()
+    with writing(run):
+        until(lambda: len(segments_below(trace)) > 3, "rolls")
+        for command in (["text"], ["info"], ["check", "--events"], ["info", "--json"]):
+            found = lttv(*command, trace)
+            assert found.returncode == 0, (command, found.stderr)
+        for target in ("trace.dat", "parquet"):
+            found = lttv("export", trace, "--to", target, "-o", tmp_path / f"out.{target}")
+            assert found.returncode == 0, (target, found.stderr)
+    assert run.end() == 0
+
+
+@pytest.mark.nightly
+def test_a_store_stays_within_its_size_for_a_long_time_under_load(
+    lttd: Launcher, tmp_path: Path, syscall_load: Path
+) -> None:
+    """Thirty minutes by night; LTTD_RETENTION_SECONDS says how long."""
+    trace = tmp_path / "t"
+    limits = ("--max-size", "200M", "--segment-size", "20M", "--buffer-size", "16M")
+    events = ("--events", "sched:*,irq:*")
+    run = lttd.start("-t", trace, *events, "--summary", "json", *limits).recording()
+    memory, descriptors = [], []
+    with watched(trace) as sizes, loaded(syscall_load):
+        end = time.monotonic() + NIGHTLY_S
+        while time.monotonic() < end:
+            time.sleep(min(NIGHTLY_S / 30, 60))
+            statm = Path(f"/proc/{run.process.pid}/statm").read_text().split()
+            memory.append(int(statm[1]))
+            descriptors.append(len(os.listdir(f"/proc/{run.process.pid}/fd")))
+    assert run.end() == 0
+    assert sizes.most_bytes <= 200 * MIB + sizes.most_segment_bytes
+    assert info(trace)["events_lost"] == 0
+    assert memory[-1] <= memory[0] * 1.05
+    assert max(descriptors[1:]) - min(descriptors[1:]) <= 16
+    assert_whole(trace)
