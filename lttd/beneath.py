@@ -307,6 +307,11 @@ class OpenDirectory:
         with self._parent(path) as (fd, name):
             os.rename(name, to, src_dir_fd=fd, dst_dir_fd=fd)
 
+    def link(self, path: str | Path, to: "OpenDirectory", name: str | Path) -> None:
+        """Give a file a second name below the directory *to*."""
+        with self._parent(path) as (fd, old), to._parent(name) as (other, new):  # noqa: SLF001
+            os.link(old, new, src_dir_fd=fd, dst_dir_fd=other, follow_symlinks=False)
+
     def remove_file(self, path: str | Path) -> None:
         """Remove a file; of a symbolic link, the link."""
         with self._parent(path) as (fd, name):

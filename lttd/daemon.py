@@ -108,7 +108,10 @@ class Daemon:
         self._observer.parts.rolls = lambda: self._rolling.rolled
         self._state = RunState(config, self._observer, self._health, self._recordings)
         self._retaining: Retaining  # set once the trace is locked
-        self._handlers: dict[str, Handler] = {STATUS: self._answer_status}
+        self._handlers: dict[str, Handler] = {
+            STATUS: self._answer_status,
+            "roll": self._rolling.answer,
+        }
         self._control = Control(self._handlers)
 
     # -- the run as a whole

@@ -381,6 +381,10 @@ def _behind(pieces: list[bytes | memoryview], skip_bytes: int) -> list[bytes | m
     return []
 
 
+# The file system has no links, or the file has as many as it can.
+_CANNOT_LINK: Final = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
+
+
 class Disk:
     """Creates files and makes them durable; tests replace it by one that forgets.
 
@@ -530,6 +534,32 @@ class Disk:
         finally:
             while spare:
                 close_fd(spare.pop())
+
+    def share(self, path: Path, name: Path) -> None:
+        """Give the file *path* the name *name*, too, or copy it where it can have only one.
+
+        Whoever writes to one of both names must replace the file; see open().
+        """
+        try:
+            try:
+                self._holder(path).link(path, self._holder(name), name)
+            except OSError as error:
+                if error.errno not in _CANNOT_LINK:
+                    raise
+                self._copy(path, name)
+        except OSError as error:
+            raise storage_error(name, error) from None
+
+    def _copy(self, path: Path, name: Path) -> None:
+        fd = self._holder(path).open_file(path)
+        try:
+            file = self.open(name, truncate=True)
+            try:
+                file.copy_from(fd, 0, os.fstat(fd).st_size, 0)
+            finally:
+                file.close()
+        finally:
+            close_fd(fd)
 
     def remove(self, path: Path) -> None:
         """Remove a file that nobody needs; ignore errors."""

@@ -103,6 +103,9 @@ PRINTK_FORMATS: Final = Limit(
 COMMANDS: Final = Limit(
     64 * MIB, "bytes", "the noted commands (tracefs/commands)", "a task takes 25 to 50 bytes"
 )
+CARRIED_METADATA: Final = Limit(
+    32 * MIB, "bytes", "metadata from before a segment (ltt/)", "lttd keeps at most 16 MiB"
+)
 COMMAND_LINES: Final = Limit(
     1_000_000,
     "lines",

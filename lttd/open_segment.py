@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from lttd.baselines import Baselines
 from lttd.clock import MOST_SNAPSHOTS, Snapshot, thinned
 from lttd.errors import StorageError
-from lttd.files import Disk, Lock
+from lttd.files import Disk, Lock, read_head
 from lttd.lane import Jobs, Lane
 from lttd.manifest import (
     Manifest,
@@ -183,11 +183,22 @@ class OpenSegment:
         """Write a file that decoding needs beside the streams; *name* is below the segment."""
         path = self.paths.directory / name
         self._disk.make_directory(path.parent)
+        status = self._disk.status(path)
+        if status is not None and status.st_nlink > 1:  # another segment shares it
+            earlier = read_head(self.paths.place(path), status.st_size) if append else b""
+            self._disk.replace(path, earlier + data)
+            return
         file = self._disk.open(path, truncate=not append)
         try:
             file.write_at([data], file.size_bytes() if append else 0)
         finally:
             file.close()
+
+    def share(self, name: str, before: SegmentPaths) -> None:
+        """Let a file that decoding needs be that of the segment *before*, which has it."""
+        path = self.paths.directory / name
+        self._disk.make_directory(path.parent)
+        self._disk.share(before.directory / name, path)
 
     def note_clock(self, snapshot: Snapshot) -> None:
         """Add a clock snapshot to the manifest."""

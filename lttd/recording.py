@@ -218,7 +218,7 @@ class Recording:
             lanes=before.lanes,
         )
         attachments = self.source.attachments()
-        self._next = _opened(self.recorder, self.trace, number, contents, attachments)
+        self._next = _opened(self.recorder, self.trace, number, contents, attachments, before.paths)
 
     def forsake(self) -> None:
         """Remove the segment that was prepared, if there is one."""
@@ -265,6 +265,7 @@ class Recording:
         assert self._earlier is not None
         part, self._earlier = self._earlier, None
         try:
+            self.now.attach(When.ROLLED)
             self.recorder.drain()  # then the records of the new segment are known
             self.segment.write_manifest()
         finally:
@@ -348,9 +349,12 @@ class _Part:
     counters: Counters = field(default_factory=dict)
     """The kernel's counters when the next segment began."""
 
-    def attach(self, when: When) -> None:
-        for attachment in self.attachments(when):
-            self.segment.attach(attachment.name, attachment.data, append=attachment.append)
+    def attach(self, when: When, before: SegmentPaths | None = None) -> None:
+        for one in self.attachments(when):
+            if one.same and before is not None:
+                self.segment.share(one.name, before)
+            else:
+                self.segment.attach(one.name, one.data, append=one.append)
 
 
 def _growth(before: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, int]:
@@ -361,11 +365,17 @@ def _growth(before: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, i
     }
 
 
-def _opened(recorder: Recorder, trace: Path, number: int, contents: SegmentContents,
-            attachments: Attachments) -> _Part:  # fmt: skip
+def _opened(
+    recorder: Recorder,
+    trace: Path,
+    number: int,
+    contents: SegmentContents,
+    attachments: Attachments,
+    before: SegmentPaths | None = None,
+) -> _Part:
     part = _Part(recorder.open_segment(trace, number, contents), attachments)
     try:
-        part.attach(When.OPEN)
+        part.attach(When.OPEN, before)
     except BaseException:
         part.segment.discard()
         raise

@@ -14,8 +14,8 @@ Rule: all segments of a roll have consecutive numbers, in the order of the sourc
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import trio
 
@@ -88,12 +88,16 @@ class Rolling:
             StorageError: the next segments could not be made, or an old one could not be closed.
             LttdError: recording ends.
         """
-        del reason  # every caller asks for it; limits are looked at here
+        del reason  # limits are looked at here; every other reason is a request
         request = self.ask()
         await request.done.wait()
         if request.error is not None:
             raise request.error
         return request.closed
+
+    async def answer(self, _request: Mapping[str, Any], _peer: object) -> dict[str, Any]:
+        """Roll for a client of the control socket; see ``lttd.control_protocol.Handler``."""
+        return {"closed": [str(paths.directory) for paths in await self.roll()]}
 
     def ask(self) -> _Request:
         """Ask for a roll, without waiting for it."""

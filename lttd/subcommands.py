@@ -26,6 +26,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "doctor": Subcommand("lttd.doctor.command", "print what this machine allows, with remedies"),
     "keep": Subcommand("lttd.clients.keep", "let retention delete no segment of these numbers"),
     "release": Subcommand("lttd.clients.release", "let retention delete segments again"),
+    "roll": Subcommand("lttd.clients.roll", "let it close its segments and go on in new ones"),
     "status": Subcommand("lttd.clients.status", "print what a running lttd does"),
 }
 

@@ -14,7 +14,7 @@ from lttd.abi.framing import more_of, parse_framing
 from lttd.cli import main
 from lttd.errors import LockedError, NothingToRecordError, SourceError, UsageError
 from lttd.parsers import parse_sectors
-from lttd.sources.base import Nothing
+from lttd.sources.base import Nothing, When
 from lttd.sources.blktrace.device import (
     SETUP_STRUCT,
     BlktraceSettings,
@@ -224,16 +224,23 @@ def test_a_dropped_counter_that_is_gone_keeps_its_last_value(tmp_path: Path) -> 
 
 def test_each_note_is_kept_once_per_segment() -> None:
     noted = ProcessNotes()
+    due = noted.attachments()
     data = process(1, 5, "sh") + record(2) + timestamp(3, 9) + message(4, b"x")
     taken = RecordRows().take(memoryview(data), final=True)
     buffer = memoryview(bytearray(data))
     batch = make_batch(StreamId("sda", 0), taken.rows, pool=BufferPool(), buffer=buffer)
     assert noted.add(batch) == 4
-    (attachment,) = noted.attachment()
+    (attachment,) = due(When.PERIODIC)
     assert attachment.name == "blktrace/notes"
     assert attachment.append
     assert attachment.data == process(1, 5, "sh") + timestamp(3, 9)
-    assert noted.attachment() == []
+    assert list(due(When.PERIODIC)) == []
+    later = noted.attachments()
+    (attachment,) = later(When.OPEN)
+    assert attachment.data == process(1, 5, "sh") + timestamp(3, 9), "all of them go on"
+    noted.add(batch)
+    assert list(due(When.CLOSE)), "until it is closed, the segment before gets them, too"
+    assert list(later(When.PERIODIC))
 
 
 def test_rows_end_between_records_and_other_bytes_are_a_gap() -> None:

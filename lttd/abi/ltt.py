@@ -81,6 +81,11 @@ HEADS: Final = {order: struct.Struct(f"{order}2QI4B3Q3I") for order in "<>"}
 _MAGICS: Final = {order: struct.pack(f"{order}I", MAGIC) for order in "<>"}
 
 
+CARRIED: Final = "ltt"
+"""The directory, in a segment that continues another one, of metadata from before it: a file
+``<channel>_<cpu>`` of sub-buffers for each stream, with ``%2F`` for a slash."""
+
+
 class Readable(Protocol):
     """The bytes of a file, in memory or read when they are needed."""
 

@@ -78,6 +78,7 @@ class When(enum.Enum):
     """The moment for which attachments are requested."""
 
     OPEN = "open"
+    ROLLED = "data comes from now on; after OPEN, in each segment but a run's first"
     PERIODIC = "periodic"
     CLOSE = "close"
 
@@ -88,9 +89,11 @@ class Attachment:
 
     name: str
     """The path below the segment, such as ``tracefs/events/header_page``."""
-    data: bytes
+    data: bytes = b""
     append: bool = False
     """True: append *data* to the file."""
+    same: bool = False
+    """True: the segment before has the file with the same content; *data* is empty."""
 
 
 Attachments = Callable[[When], Iterable[Attachment]]
@@ -263,6 +266,7 @@ class Source(Protocol):
         """Return the function that yields one segment's attachments.
 
         The function, not the source, remembers what the segment has: each segment gets its own.
+        That of a later segment of the run also yields what was announced before and still counts.
         """
         ...
 

@@ -5,11 +5,13 @@ Invariant: input bytes = stored bytes of the rows + bytes of the gaps + bytes le
 """
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from lttd.abi.blktrace import (
+    ACT_MASK,
     MOST_RECORD_BYTES,
     ROW_BYTES,
     Layout,
@@ -19,18 +21,26 @@ from lttd.abi.blktrace import (
     rows_of,
     walk,
 )
-from lttd.sources.base import Attachment
+from lttd.sources.base import Attachment, Attachments, When
 from lttd.sources.rows import RowBook
 from lttd.subbuffer import Batch, Gap, Reason, Rows, Unit
 
 NOTES_FILE: Final = "blktrace/notes"
+# A later segment begins with at most so many; fewer processes than that run on most machines.
+MOST_NOTES: Final = 32768
 
 
 class ProcessNotes:
-    """The records that name a process or state the wall-clock time."""
+    """The records that name a process or state the wall-clock time.
+
+    The kernel writes each of them once, so a later segment of the run begins with those before it.
+    """
 
     def __init__(self) -> None:
-        self.records: deque[bytes] = deque()
+        self._latest: dict[tuple[int, int], bytes] = {}
+        """By kind and process, the latest at the end."""
+        self._due: list[deque[bytes]] = []
+        """The records that each segment lacks; the one before gets some until it is closed."""
 
     def add(self, batch: Batch) -> int:
         """Keep these records of a batch; return its number of records."""
@@ -41,15 +51,36 @@ class ProcessNotes:
         layout = layout_of(data) or Layout(7, "<")
         # For the whole batch, not row by row: damage may leave one record in each row.
         walked = walk(data, 0, len(data), layout)
-        for row in notes(data, walked, layout).tolist():
+        rows = notes(data, walked, layout)
+        found = records_at(data, walked.offset_bytes[rows], layout)
+        kinds, pids = (found["action"] & ACT_MASK).tolist(), found["pid"].tolist()
+        for row, kind, pid in zip(rows.tolist(), kinds, pids, strict=True):
             at, length = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
-            self.records.append(bytes(data[at : at + length]))
+            self._keep((kind, pid), bytes(data[at : at + length]))
         return len(walked.offset_bytes)
 
-    def attachment(self) -> list[Attachment]:
-        """Return the records kept since the last call."""
-        data = b"".join(self.records.popleft() for _ in range(len(self.records)))
-        return [Attachment(NOTES_FILE, data, append=True)] if data else []
+    def _keep(self, key: tuple[int, int], record: bytes) -> None:
+        self._latest.pop(key, None)
+        self._latest[key] = record
+        if len(self._latest) > MOST_NOTES:
+            del self._latest[next(iter(self._latest))]
+        for due in self._due:
+            due.append(record)
+
+    def attachments(self) -> Attachments:
+        """Return the function that yields one segment's records: first the latest of before."""
+        due: deque[bytes] = deque()
+        # In this order: a record that comes meanwhile may be there twice, but is not missing.
+        self._due = [*self._due[-1:], due]
+        due.extend(list(self._latest.values()))
+
+        def yield_due(when: When) -> Iterator[Attachment]:
+            if data := b"".join(due.popleft() for _ in range(len(due))):
+                yield Attachment(NOTES_FILE, data, append=True)
+            if when is When.CLOSE:
+                self._due = [each for each in self._due if each is not due]
+
+        return yield_due
 
 
 class Taken(NamedTuple):

@@ -121,7 +121,7 @@ class BlktraceSource:
 
     def attachments(self) -> Attachments:
         """Return the records on processes and the time that came since the last call."""
-        return lambda _: self._noted.attachment()
+        return self._noted.attachments()
 
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""

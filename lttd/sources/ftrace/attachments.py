@@ -4,6 +4,8 @@ Rule: files are copied verbatim, to the same path below ``tracefs/``.  Two files
 ``tracefs/formats.gz`` has the formats of events (see lttd.abi.formats_file); ``tracefs/commands``
 has lines of trace-clock time, pid, tgid (or nothing) and command, tab separated, and a line end or
 a backslash inside a command stands as ``\\n`` or ``\\\\``.
+Rule: a later segment of a run shares the files that have not changed with the segment before, and
+begins with the names of all living tasks and of those that ended lately.
 """
 
 import os
@@ -22,6 +24,8 @@ from lttd.sources.ftrace.stream import FtraceStream
 from lttd.sources.tracefs import events_of, read_bytes, systems
 
 KALLSYMS: Final = "/proc/kallsyms"
+# So many names of ended tasks go on to the next segment: 34 KB.
+MOST_ENDED: Final = 1024
 _COPIED: Final = ("events/header_page", "events/header_event", "trace_clock")
 
 
@@ -33,25 +37,42 @@ class FtraceFiles:
         instance: Instance,
         now: Callable[[], int],
         streams: Sequence[FtraceStream],
+        before: "FtraceFiles | None" = None,
         *,
         kallsyms: bool,
     ) -> None:
+        """*before*: those of the segment before in the same run."""
         self._instance = instance
         self._now = now
         self._streams = streams
         self._kallsyms = kallsyms
         self._kernel_knows_our_pids = kernel_knows_our_pids()
-        self._given: dict[str | Key, int] = {}
+        self._given: dict[str | Key, int] = before.to_share() if before else {}
         """The hash of each file and format that the segment has already."""
-        self._saved: set[bytes] = set()
+        self._format_parts = 0
+        """The number of times that formats were added to their file."""
+        self._saved: set[bytes] = set(before._saved) if before else set()  # noqa: SLF001
         self._commands: dict[int, tuple[bytes, bytes]] = {}
+        """The names in the segment, the latest at the end."""
+        self._earlier = dict(before._commands) if before else {}  # noqa: SLF001  (same class)
+        """The names in the segment before, until this one has them."""
+        self._is_first = before is None
+
+    def to_share(self) -> dict[str | Key, int]:
+        """Return the hash of each file that the next segment can share; of formats, all or none.
+
+        A file that was added to is made anew, so that its parts do not become more and more.
+        """
+        whole = self._format_parts <= 1
+        return {key: each for key, each in self._given.items() if whole or isinstance(key, str)}
 
     def due(self, when: When) -> Iterator[Attachment]:
         """Return the files that are due; leave out those that cannot be read."""
+        if when is When.ROLLED:
+            return
         if when is not When.PERIODIC:
             yield from self._copies(when)
-            if formats := self._formats(when):
-                yield Attachment(f"tracefs/{formats_file.NAME}", pack(formats), append=True)
+            yield from self._formats_due(when)
         yield from self._who_ran(when)
         if when is When.CLOSE:
             for stream in self._streams:
@@ -63,11 +84,25 @@ class FtraceFiles:
         paths = {name: instance.file(name) for name in _COPIED}
         paths["printk_formats"] = f"{instance.root}/printk_formats"
         if self._kallsyms and when is When.OPEN:
-            paths["kallsyms"] = KALLSYMS
+            if "kallsyms" in self._given:
+                yield Attachment("tracefs/kallsyms", same=True)
+            else:
+                paths["kallsyms"] = KALLSYMS
         for name, path in paths.items():
             data = self._if_new(name, path)
             if data is not None:
                 yield Attachment(f"tracefs/{name}", data)
+            elif when is When.OPEN and name in self._given:
+                yield Attachment(f"tracefs/{name}", same=True)
+
+    def _formats_due(self, when: When) -> Iterator[Attachment]:
+        name = f"tracefs/{formats_file.NAME}"
+        if when is When.OPEN and any(not isinstance(key, str) for key in self._given):
+            self._format_parts = 1
+            yield Attachment(name, same=True)
+        elif formats := self._formats(when):
+            self._format_parts += 1
+            yield Attachment(name, pack(formats), append=True)
 
     def _formats(self, when: When) -> dict[Key, bytes]:
         """Return the formats of events that the rings can hold and the segment lacks."""
@@ -115,12 +150,18 @@ class FtraceFiles:
         seen = self._new_saved(when)
         if self._kernel_knows_our_pids:
             seen.update(_tasks())
+        if self._earlier:
+            ended = [each for each in self._earlier.items() if each[0] not in seen]
+            seen = dict(ended[-MOST_ENDED:]) | seen
+            self._earlier = {}
         lines = [
             b"%d\t%d\t%b\t%b\n" % (now, pid, tgid, _escaped(command))
             for pid, (tgid, command) in sorted(seen.items())
             if self._commands.get(pid) != (tgid, command)
         ]
-        self._commands.update(seen)
+        for pid, named in seen.items():
+            self._commands.pop(pid, None)
+            self._commands[pid] = named
         if lines:
             yield Attachment("tracefs/commands", b"".join(lines), append=True)
 
@@ -129,7 +170,8 @@ class FtraceFiles:
         root = self._instance.root
         lines = _lines(f"{root}/saved_cmdlines")
         new, self._saved = lines - self._saved, lines
-        if not new or (when is When.OPEN and self._instance.began_empty):
+        is_begin = when is When.OPEN and self._is_first
+        if not new or (is_begin and self._instance.began_empty):
             # A task that ended before the ring was made cannot be in it.
             return {}
         tgids = dict(_pairs(_lines(f"{root}/saved_tgids")))

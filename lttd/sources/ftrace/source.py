@@ -146,6 +146,8 @@ class FtraceSource:
         """Marks of the last roll, until the segment before it is closed."""
         self._started = False
         self._notes_told = 0
+        self._files: FtraceFiles | None = None
+        """Those of the newest segment."""
         self._closed = False
         self._mark_failed = False
         name = clock_of(instance)
@@ -257,8 +259,10 @@ class FtraceSource:
 
     def attachments(self) -> Attachments:
         """Return format files, commands, and at the end the kernel's counters."""
-        kallsyms = self._settings.kallsyms
-        return FtraceFiles(self._instance, self.now, self.streams, kallsyms=kallsyms).due
+        self._files = FtraceFiles(
+            self._instance, self.now, self.streams, self._files, kallsyms=self._settings.kallsyms
+        )
+        return self._files.due
 
     def notes(self) -> Sequence[str]:
         """Return lines on settings that the kernel changed or refused, each once."""

@@ -162,14 +162,15 @@ class LttSource:
         return max(stream.latest for stream in self.streams)
 
     def attachments(self) -> Attachments:
-        """Return nothing for any segment: the metadata is a channel, too."""
-        return lambda _: ()
+        """Return the metadata from before the segment; later metadata is in its streams."""
+        return self._shared.metadata.attachments()
 
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
 
     def roll(self) -> Mapping[StreamId, int]:
-        """Return nothing: the kernel does not count what was read."""
+        """Note how much metadata is before the new segment; the kernel counts no reads."""
+        self._shared.metadata.roll()
         return {}
 
     def notes(self) -> Sequence[str]:

@@ -21,6 +21,7 @@ from lttd.errors import SourceError, StreamLostError
 from lttd.sources.base import Nothing
 from lttd.sources.ltt.channel import READABLE, URGENT, Channel, Held
 from lttd.sources.ltt.loss import LttLedger
+from lttd.sources.ltt.metadata import Metadata
 from lttd.sources.ltt.rows import LttBook, start_snapshot
 from lttd.sources.pipe import Pipe
 from lttd.subbuffer import (
@@ -74,6 +75,7 @@ class Shared:
     start: Snapshot | None = None
     """Trace clock and wall clock at the moment when the trace was made, once known."""
     notes: list[str] = field(default_factory=list)
+    metadata: Metadata = field(default_factory=Metadata)
 
 
 class LttStream:
@@ -242,7 +244,7 @@ class LttStream:
             if held.refusal and held.refusal not in self._refusals:
                 self._refusals.add(held.refusal)
                 shared.notes.append(f"{self._channel.path}: refused, counted: {held.refusal}")
-        return make_batch(
+        batch = make_batch(
             self.info.id,
             taken.rows,
             pool=shared.pool,
@@ -250,6 +252,7 @@ class LttStream:
             gaps=gaps,
             heads=taken.heads,
         )
+        return shared.metadata.add(batch)
 
     def _find_start(self, helds: Sequence[Held], taken: Taken, buffer: memoryview) -> None:
         """Note the time at which the trace was made, if its first sub-buffer is among these."""

@@ -129,7 +129,7 @@ class BlktraceReplay(FileSource[BlktraceReplayStream]):
 
     def attachments(self) -> Attachments:
         """Return the records on processes and the time that came since the last call."""
-        return lambda _: self._noted.attachment()
+        return self._noted.attachments()
 
 
 def _start(places: Iterable[Place]) -> Snapshot | None:

@@ -10,7 +10,7 @@ Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + th
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,8 @@ from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, Us
 from lttd.files import read_head, refuse_hole
 from lttd.limits import HOLE
 from lttd.plausible import is_name
-from lttd.sources.base import Nothing, SourceInfo
+from lttd.sources.base import Attachments, Nothing, SourceInfo
+from lttd.sources.ltt.metadata import Metadata
 from lttd.sources.ltt.rows import NAME, LttBook, start_snapshot
 from lttd.sources.replay.files import FileSource, FileStream, Replay, open_directory
 from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
@@ -188,8 +189,9 @@ def open_ltt_replay(directory: Path, pool: BufferPool) -> "LttReplaySource":
 class LttReplayStream(FileStream):
     """A channel's file."""
 
-    def __init__(self, channel: Channel, pool: BufferPool) -> None:
+    def __init__(self, channel: Channel, pool: BufferPool, metadata: Metadata) -> None:
         super().__init__(channel.info, channel.place, pool)
+        self._metadata = metadata
         self._survey = channel.survey
         self._book = LttBook()
         self._row = 0
@@ -233,7 +235,7 @@ class LttReplayStream(FileStream):
         self._row = behind
         gaps += self._unread(len(taken.rows))
         gaps.sort(key=lambda gap: gap.row)
-        return make_batch(
+        batch = make_batch(
             self.info.id,
             taken.rows,
             pool=self.pool,
@@ -241,6 +243,7 @@ class LttReplayStream(FileStream):
             gaps=tuple(gaps),
             heads=taken.heads,
         )
+        return self._metadata.add(batch)
 
     def _next_behind(self, room_bytes: int) -> int:
         """Return the number after the last sub-buffer that adjoins and fits into one read."""
@@ -269,7 +272,9 @@ class LttReplaySource(FileSource[LttReplayStream]):
     def __init__(
         self, directory: Path, channels: Sequence[Channel], notes: list[str], pool: BufferPool
     ) -> None:
-        super().__init__((LttReplayStream(channel, pool) for channel in channels), notes)
+        self._metadata = Metadata()
+        streams = (LttReplayStream(channel, pool, self._metadata) for channel in channels)
+        super().__init__(streams, notes)
         for channel in channels:
             self._notes += _notes_on(channel)
         layout = channels[0].layout
@@ -290,6 +295,15 @@ class LttReplaySource(FileSource[LttReplayStream]):
             live=False,
             snapshot=_start(channels),
         )
+
+    def attachments(self) -> Attachments:
+        """Return the metadata from before the segment; later metadata is in its streams."""
+        return self._metadata.attachments()
+
+    def roll(self) -> Mapping[StreamId, int]:
+        """Note how much metadata is before the new segment; there is no kernel that counts."""
+        self._metadata.roll()
+        return {}
 
 
 def _start(channels: Sequence[Channel]) -> Snapshot | None:

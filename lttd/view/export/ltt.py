@@ -13,12 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from lttd.abi import ltt
-from lttd.blocks import Block
+from lttd.abi.base import Headers
 from lttd.errors import NotATraceError, TraceDamagedError, UsageError
 from lttd.files import Disk, File
 from lttd.stored import StoredStream
 from lttd.subbuffer import Reason, StreamInfo
-from lttd.view.ltt.markers import start_of
+from lttd.view.ltt.markers import carried_metadata, headers_of, start_of
 from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
 from lttd.view.part import Selection, parts_within
@@ -39,11 +39,14 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     tally = _Tally()
     disk.make_directory(out)
     files: dict[Path, int] = {}
-    for _, parts in found:
+    for segment, parts in found:
+        # Only the first segment's: later ones carry what is in the segments before.
+        carried = {} if files else dict(carried_metadata(segment.paths))
         for part in parts:
-            if len(part.entries):
-                path = out / _name(part.stream)
-                files[path] = _write(disk, path, files.get(path, 0), part, tally)
+            path = out / _name(part.stream)
+            before = carried.get(part.stream.info.id.name.replace("/", "%2F"), b"")
+            if len(part.entries) or before:
+                files[path] = _write(disk, path, files.get(path, 0), before, part, tally)
             tally.lost(part)
     return tally.told(len(files))
 
@@ -91,27 +94,32 @@ def _name(stream: StoredStream) -> PurePosixPath:
     return name
 
 
-def _write(disk: Disk, path: Path, at: int, part: Selection, tally: _Tally) -> int:
-    """Write a part's sub-buffers from *at* on; return their end."""
+def _write(disk: Disk, path: Path, at: int, before: bytes, part: Selection, tally: _Tally) -> int:
+    """Write the sub-buffers *before* and those of a part from *at* on; return their end."""
     disk.make_directory(path.parent)
     file = disk.open(path)
+    info = part.stream.info
     try:
+        if before:
+            at = _write_some(file, at, info, memoryview(before), headers_of(before), tally)
         for block in part.blocks():
             tally.notes.add(*(f"{one}; left out" for one in block.left_out))
-            at = _write_some(file, at, part.stream.info, block, tally)
+            at = _write_some(file, at, info, block.data, block.headers, tally)
         file.truncate(at)
     finally:
         file.close()
     return at
 
 
-def _write_some(file: File, at: int, info: StreamInfo, block: Block, tally: _Tally) -> int:
-    offsets, used = block.headers.offset_bytes, block.headers.payload_bytes
+def _write_some(
+    file: File, at: int, info: StreamInfo, data: memoryview, headers: Headers, tally: _Tally
+) -> int:
+    offsets, used = headers.offset_bytes, headers.payload_bytes
     unit = info.page_bytes or info.subbuffer_bytes
     sizes = -(-used // unit) * unit
-    heads = ltt.resized_heads(block.data, offsets, used, sizes)
+    heads = ltt.resized_heads(data, offsets, used, sizes)
     for number, (start, length) in enumerate(zip(offsets.tolist(), used.tolist(), strict=True)):
-        rest = block.data[start + ltt.LEAST_HEADER_BYTES : start + length]
+        rest = data[start + ltt.LEAST_HEADER_BYTES : start + length]
         file.write_at([heads[number].data, rest], at)
         at += int(sizes[number])
     tally.subbuffers += len(offsets)

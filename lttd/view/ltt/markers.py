@@ -12,24 +12,32 @@ Rule: a declaration that cannot be read is a note; events that need it are then 
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ltt import Layout, is_metadata, layout_of
+from lttd.abi.base import Headers
+from lttd.abi.ltt import CARRIED, LEAST_HEADER_BYTES, Layout, is_metadata, layout_of
+from lttd.abi.ltt_abi import LttAbi
 from lttd.abi.ltt_events import Channel, alike, walk
 from lttd.abi.ltt_markers import Marker, Markers, core_markers
 from lttd.blocks import Block
 from lttd.errors import StorageError, TraceDamagedError
+from lttd.files import read_limited
+from lttd.limits import CARRIED_METADATA
 from lttd.manifest import Manifest
 from lttd.stored import StoredStream
+from lttd.subbuffer import StreamId, StreamInfo
 from lttd.tracedir import SegmentPaths, segments_below
 
 I64 = npt.NDArray[np.int64]
 
 METADATA: Final = "metadata"
 MOST_NOTES: Final = 100
+# Sub-buffers state their own byte order and size.
+_ANY: Final = StreamInfo(StreamId(METADATA, 0), "ltt", CARRIED_METADATA.most, LEAST_HEADER_BYTES)
 _FLIGHT: Final = "flight-"
 
 
@@ -68,12 +76,16 @@ class SegmentMarkers:
         if not self._manifest.clock_snapshots:
             starts = {start for one in ours if (start := start_of(one)) is not None}
         others = list(self._elsewhere()) if starts else []
+        carried = list(carried_metadata(self._paths, self.notes))
         sizes = tuple((str(one.paths.data), one.index_bytes()) for one in (*streams, *others))
+        sizes += tuple((name, len(data)) for name, data in carried)
         if sizes == self._read:
             return
         self._read = sizes
         self.version += 1
         self._markers = Markers()
+        for name, data in carried:
+            self._take_carried(self._paths.directory / CARRIED / name, data)
         for stream in streams:
             self._take(stream, None)
         for stream in others:
@@ -108,10 +120,16 @@ class SegmentMarkers:
         """Read a metadata stream; *starts*: only what is of traces that were made then."""
         for block in self._blocks(stream):
             self.notes += (str(one) for one in block.left_out)
-            self._take_block(stream, block, starts)
+            base = block.base
+            self._take_some(stream.paths.data, block.data, block.headers, base, starts)
 
-    def _take_block(self, stream: StoredStream, block: Block, starts: set[int] | None) -> None:
-        data, headers = block.data, block.headers
+    def _take_carried(self, path: Path, data: bytes) -> None:
+        headers = headers_of(data)
+        self._take_some(path, memoryview(data), headers, 0, None)
+
+    def _take_some(
+        self, path: Path, data: memoryview, headers: Headers, base: int, starts: set[int] | None
+    ) -> None:
         ends = headers.offset_bytes + headers.content_bytes
         for layout, _, subbuffers in alike(data, headers.offset_bytes, ends):
             if starts is not None and layout.start_ns not in starts:
@@ -126,8 +144,8 @@ class SegmentMarkers:
                     minor, order = layout.minor, layout.order
                     if not self._markers.add_event(one, payload, minor=minor, byteorder=order):
                         wrong.append((at, "no declaration of a marker"))
-                path, more = stream.paths.data, max(MOST_NOTES - len(self.notes), 0)
-                self.notes += [f"{path}: byte {at + block.base}: {why}" for at, why in wrong[:more]]
+                more = max(MOST_NOTES - len(self.notes), 0)
+                self.notes += [f"{path}: byte {at + base}: {why}" for at, why in wrong[:more]]
 
     def _blocks(self, stream: StoredStream) -> Iterator[Block]:
         """Read the sub-buffers that the index tells of; without one those that adjoin."""
@@ -137,6 +155,28 @@ class SegmentMarkers:
             self.notes.append(f"{error}; read from end to end instead")
             return stream.blocks(stream.derived_entries())
         return stream.blocks(index)
+
+
+def carried_metadata(
+    segment: SegmentPaths, notes: list[str] | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """Yield name and sub-buffers of each metadata stream of before the segment, as carried."""
+    directory = segment.directory / CARRIED
+    try:
+        names = sorted(segment.base.names(directory))
+    except OSError:
+        return  # it is the first segment of a run
+    for name in names:
+        try:
+            yield name, read_limited(segment.place(directory / name), CARRIED_METADATA)
+        except (TraceDamagedError, OSError) as error:
+            if notes is not None:
+                notes.append(str(error))
+
+
+def headers_of(data: bytes) -> Headers:
+    """Return the headers of carried sub-buffers; they adjoin."""
+    return LttAbi(_ANY, "little").walk(data, 0)
 
 
 def _streams(paths: SegmentPaths, manifest: Manifest) -> Iterator[StoredStream]:
