@@ -53,7 +53,7 @@ class Agreement(NamedTuple):
 
     @property
     def right(self) -> Mask:
-        """Whether all of this is true."""
+        """Tell whether all of this is true."""
         right: Mask = np.logical_and.reduce(self)
         return right
 

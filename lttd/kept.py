@@ -37,7 +37,7 @@ class Kept:
 
     @property
     def by_http_only(self) -> bool:
-        """Whether only triggers of the metrics port keep it: those go before all others."""
+        """Tell whether only triggers of the metrics port keep it: those go before all others."""
         return bool(self) and not self.by_person and all(t.by == "http" for t in self.triggers)
 
     def with_trigger(self, trigger: Trigger) -> "Kept":

@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def changed(self) -> bool:
-        """Whether any file is to be changed."""
+        """Tell whether any file is to be changed."""
         return self.cut_data or self.new_gaps or self.new_index
 
     @property

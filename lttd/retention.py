@@ -92,12 +92,12 @@ class Held(NamedTuple):
 
     @property
     def may_go(self) -> bool:
-        """Whether any reason may delete it."""
+        """Tell whether any reason may delete it."""
         return not (self.is_open or self.in_window or self.stuck)
 
     @property
     def counts_as_kept(self) -> bool:
-        """Whether its bytes count for ``--max-kept-size``."""
+        """Tell whether its bytes count for ``--max-kept-size``."""
         return not self.is_open and (self.in_window or self.keeper is not Keeper.NOBODY)
 
 

@@ -89,7 +89,7 @@ class Framing(Protocol):
 
     @property
     def numbers_lost(self) -> bool:
-        """Whether a record that the tracer could not store has a number, too."""
+        """Tell whether a record that the tracer could not store has a number, too."""
         ...
 
     @property

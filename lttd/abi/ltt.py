@@ -142,7 +142,7 @@ class Layout:
 
     @property
     def varying(self) -> bool:
-        """Whether sub-buffers are delivered without their unused pages."""
+        """Tell whether sub-buffers are delivered without their unused pages."""
         return self.minor >= VARYING_SINCE
 
     def ns_of(self, tsc: U64) -> U64:

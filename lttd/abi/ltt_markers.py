@@ -69,7 +69,7 @@ class MarkerField(NamedTuple):
 
     @property
     def is_string(self) -> bool:
-        """Whether the field is a string that ends at its NUL."""
+        """Tell whether the field is a string that ends at its NUL."""
         return not self.stored.size_bytes
 
 

@@ -230,12 +230,12 @@ class Source(Protocol):
 
     @property
     def grows(self) -> bool:
-        """Whether streams may appear later; then discover() is called at every tick."""
+        """Tell whether streams may appear later; then discover() is called at every tick."""
         ...
 
     @property
     def open_ended(self) -> bool:
-        """Whether streams may appear even after all others have ended."""
+        """Tell whether streams may appear even after all others have ended."""
         ...
 
     def discover(self) -> Sequence[Stream]:

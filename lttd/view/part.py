@@ -44,7 +44,7 @@ class Selection:
 
     @property
     def empty(self) -> bool:
-        """Whether there is neither a sub-buffer nor a loss in the window."""
+        """Tell whether there is neither a sub-buffer nor a loss in the window."""
         return self.whole or (not len(self.entries) and not self.gaps)
 
     def _keeps(self, gap: Gap, begin: int, end: int) -> bool:

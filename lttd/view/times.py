@@ -68,7 +68,7 @@ class Window:
 
     @property
     def everything(self) -> bool:
-        """Whether the window is unlimited."""
+        """Tell whether the window is unlimited."""
         return self.begin is None and self.end is None
 
     def bounds(self, segment: Segment) -> tuple[int, int]:

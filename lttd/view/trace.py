@@ -146,7 +146,7 @@ class Trace:
 
     @property
     def one_clock(self) -> bool:
-        """Whether trace-clock times of all segments can be compared: same clock, same boot."""
+        """Tell whether trace-clock times of all segments can be compared: same clock, same boot."""
         clocks = {
             (segment.manifest.clock, segment.manifest.machine.get("boot_id"))
             for segment in self.segments

@@ -123,7 +123,7 @@ class Report:
 
     @property
     def whole(self) -> bool:
-        """Whether there is no finding."""
+        """Tell whether there is no finding."""
         return not self.findings
 
 

@@ -37,7 +37,7 @@ class Listener:
 
     @property
     def is_open(self) -> bool:
-        """Whether changes are noticed: between open() and close()."""
+        """Tell whether changes are noticed: between open() and close()."""
         return self._inotify is not None
 
     def fileno(self) -> int:

@@ -78,7 +78,7 @@ class Ring:
 
     @property
     def counts_our_reads(self) -> bool:
-        """Whether took() must be given the number of events."""
+        """Tell whether took() must be given the number of events."""
         return self._counts.counting
 
     def took(self, subbuffers: int, events: int | None, *, partial: bool) -> None:

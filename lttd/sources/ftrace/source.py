@@ -170,12 +170,12 @@ class FtraceSource:
 
     @property
     def grows(self) -> bool:
-        """Whether streams may appear: no, each possible CPU has its files from the start."""
+        """Return False: each possible CPU has its files from the start."""
         return False
 
     @property
     def open_ended(self) -> bool:
-        """Whether streams may appear after all have ended: no."""
+        """Return False: no stream appears later."""
         return False
 
     def discover(self) -> Sequence[FtraceStream]:

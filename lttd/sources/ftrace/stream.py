@@ -118,7 +118,7 @@ class Shared:
 
     @property
     def stopped(self) -> bool:
-        """Whether this is the last drain."""
+        """Tell whether this is the last drain."""
         return self.stopped_at is not None
 
 
@@ -146,7 +146,7 @@ class FtraceStream:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will ever come."""
+        """Tell whether nothing more will ever come."""
         return self.state is State.OVER
 
     def mark(self) -> tuple[int, int]:

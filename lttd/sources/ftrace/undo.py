@@ -113,7 +113,7 @@ class Undo:
 
     @property
     def changed(self) -> bool:
-        """Whether there are changes to undo."""
+        """Tell whether there are changes to undo."""
         return bool(self._changes or self._inherited or self._pids)
 
     def inherit(self, changes: Iterable[Change]) -> None:

@@ -1,4 +1,4 @@
-"""Whether the recorded events are still enabled, and have the filters that they had."""
+"""Check that the recorded events are still enabled and have their first filters."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final

@@ -119,12 +119,12 @@ class LttSource:
 
     @property
     def grows(self) -> bool:
-        """Whether streams may appear: yes, tracers make channels, and CPUs come online."""
+        """Return True: tracers make channels, and CPUs come online."""
         return True
 
     @property
     def open_ended(self) -> bool:
-        """Whether streams may appear after all have ended: no, then the trace was destroyed."""
+        """Return False: after all streams have ended, the trace has been destroyed."""
         return False
 
     def discover(self) -> Sequence[LttStream]:

@@ -127,7 +127,7 @@ class RelayStream:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will ever come."""
+        """Tell whether nothing more will ever come."""
         return self.state is State.OVER
 
     def _happened(self, event: Event) -> None:

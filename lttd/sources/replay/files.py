@@ -57,7 +57,7 @@ class FileStream:
 
     @property
     def closed(self) -> bool:
-        """Whether the file was read to its end, or given up."""
+        """Tell whether the file was read to its end, or given up."""
         return self._fd < 0
 
     @property
@@ -108,7 +108,7 @@ class FileStream:
         return {}
 
     def counters(self) -> Mapping[str, int]:
-        """Return no counters: there is no kernel."""
+        """Return an empty mapping: a file has no counters of a kernel."""
         return {}
 
     def close(self) -> None:

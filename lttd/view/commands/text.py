@@ -170,7 +170,7 @@ class _Out:
 
     @property
     def full(self) -> bool:
-        """Whether the requested number of lines has been written."""
+        """Tell whether the requested number of lines has been written."""
         return self.left == 0
 
     def write(self, blocks: list[bytes]) -> None:
