@@ -76,6 +76,27 @@ class Recording:
     def lines_about(self, name: str) -> list[str]:
         return [line for line in self.run.lines if name in line]
 
+    def is_watched(self, name: str) -> bool:
+        """Tell whether lttd has an inotify watch on a file of the instance."""
+        inode = f" ino:{(self.run.instance / name).stat().st_ino:x} "
+        for file in Path(f"/proc/{self.run.process.pid}/fdinfo").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                if inode in file.read_text():
+                    return True
+        return False
+
+    def change_for_a_while(self, name: str, value: str, normal: str | None, trouble: str) -> None:
+        """Write a setting, and write it back once it is reported; then end lttd.
+
+        *normal*: the text that undoes it; None: what was there before.
+        """
+        before = self.read(name)
+        self.write(name, value)
+        self.until_troubles(trouble)
+        self.write(name, before if normal is None else normal)
+        self.until_troubles()
+        self.end()
+
     def end(self) -> None:
         """End lttd by a signal and assert that the trace is whole."""
         assert self.run.end() == 0, self.run.stderr
@@ -99,7 +120,8 @@ def recording(lttd: Launcher, tmp_path: Path, syscall_load: Path) -> Iterator[Re
         run = lttd.start("-t", tmp_path / "t", *EVENTS, "--metrics", f"127.0.0.1:{port}")
         found = Recording(run.recording(), tmp_path / "t", port)
         until(lambda: get(port, "/healthz") == (200, "ok\n"), "it is well")
-        time.sleep(0.3)  # by now lttd watches the files of its events
+        # lttd watches this file last; what is written before is not reported as a change.
+        until(lambda: found.is_watched("events/raw_syscalls/filter"), "it watches its events")
         yield found
 
 
@@ -164,12 +186,7 @@ def test_turned_off_events_are_reported_until_they_are_on_again(
 def test_a_filter_is_reported_until_it_is_gone(
     recording: Recording, name: str, value: str, normal: str | None
 ) -> None:
-    before = recording.read(name)
-    recording.write(name, value)
-    recording.until_troubles("filter_set")
-    recording.write(name, before if normal is None else normal)
-    recording.until_troubles()
-    recording.end()
+    recording.change_for_a_while(name, value, normal, "filter_set")
     assert recording.unknown() == {Reason.FILTERED}
 
 
@@ -242,12 +259,7 @@ def test_a_ring_that_is_resized_is_reported(recording: Recording, name: str) -> 
 def test_a_setting_that_makes_lttd_lose_or_spin_is_reported_until_it_is_gone(
     recording: Recording, name: str, value: str, normal: str | None
 ) -> None:
-    before = recording.read(name)
-    recording.write(name, value)
-    recording.until_troubles("setting_changed")
-    recording.write(name, before if normal is None else normal)
-    recording.until_troubles()
-    recording.end()
+    recording.change_for_a_while(name, value, normal, "setting_changed")
     paused = "pause" in name or "pause" in value
     assert recording.unknown() == ({Reason.SWITCHED_OFF} if paused else set())
 

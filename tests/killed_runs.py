@@ -1,0 +1,63 @@
+"""Runs of lttd that a test kills, and what they leave."""
+
+import re
+import signal
+from pathlib import Path
+
+from lttd.index import read_gaps
+from lttd.subbuffer import Gap
+from lttd.tracedir import segments, segments_below
+from tests.instances import mark
+from tests.running import (
+    QUIET,
+    Launcher,
+    Run,
+    until,
+)
+
+NOW = ("--flush-interval", "20ms", "--summary", "none")
+BRIEF = (*QUIET, *NOW, "--duration", "50ms")
+# The writer threads hang for ever once the directory of the run contains a file "hang".
+HANGING = """
+import os, time
+from lttd.writer import StreamFile
+append = StreamFile.append
+def append_or_hang(self, *arguments):
+    while os.path.exists("hang"):
+        time.sleep(0.01)
+    return append(self, *arguments)
+StreamFile.append = append_or_hang
+"""
+
+
+def data_of(trace: Path) -> bytes:
+    streams = (path for segment in segments_below(trace) for path in segment.streams.iterdir())
+    return b"".join(path.read_bytes() for path in streams if path.is_file())
+
+
+def gaps_of(trace: Path) -> list[Gap]:
+    found = (path for segment in segments(trace) for path in segment.index.glob("*.gaps"))
+    return [gap for path in found for gap in read_gaps(path)]
+
+
+def killed(lttd: Launcher, trace: Path, text: str = "left behind", times: int = 3) -> Run:
+    """Return a killed run with marks in its ring."""
+    run = lttd.start("-t", trace, *QUIET, "--flush-interval", "1h").recording()
+    until(lambda: list(trace.glob("*/trace.json")), "it has a segment")
+    mark(run.instance, text, times)
+    run.signal(signal.SIGKILL).wait()
+    return run
+
+
+def age(lttd: Launcher, seconds: int) -> None:
+    """Set the notes of a killed run to an earlier time."""
+
+    def earlier(found: re.Match[str]) -> str:
+        return found[1] + str(int(found[2]) - seconds * 1_000_000_000)
+
+    for path in lttd.runtime.iterdir():
+        path.write_text(re.sub(r'("boottime_ns": )(\d+)', earlier, path.read_text()))
+
+
+def records(lttd: Launcher) -> list[str]:
+    return sorted(path.name for path in lttd.runtime.iterdir())
