@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from lttd.abi import ltt, ltt_walk
 from lttd.abi.declared import LttEventHeader
-from lttd.abi.ltt_events import Channel, Shape, SubBuffers, Walked, walk
+from lttd.abi.ltt_events import Channel, SubBuffers, Walked, walk
 from lttd.abi.ltt_markers import Marker as Declared
 from lttd.abi.ltt_markers import Markers, Sizes, Stored, core_markers, parse_fields
+from lttd.abi.ltt_shape import Shape
 from lttd.limits import MARKERS
 from tests.logging_ltt import Program, kind_of, programs
 from tests.segment_builder_ltt import LttBuffer, Marker, Tracer

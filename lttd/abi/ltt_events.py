@@ -37,6 +37,7 @@ from lttd.abi.base import Damage
 from lttd.abi.gather import gather
 from lttd.abi.ltt import Layout, header_dtype, layout_of
 from lttd.abi.ltt_markers import Marker, Sizes
+from lttd.abi.ltt_shape import Shape, aligned_to, rounded_up
 
 Buffer = bytes | bytearray | memoryview
 """Tells what the events of a channel may be, by id."""
@@ -53,18 +54,10 @@ SIZE_FOLLOWS: Final = 0xFFFF
 UNDECLARED: Final = "no marker is known"
 TIME_BITS: Final = 27
 _TIME_MASK: Final = (1 << TIME_BITS) - 1
-_NATURAL: Final = (4, 5)
 # An event header has at most 28 bytes; reading one that is cut off ends in these bytes.
 _BEYOND: Final = bytes(40)
 # The most data in a batch: with at least 4 bytes per event, at most some 70 MB of arrays.
 BATCH_BYTES: Final = 2 << 20
-
-
-def aligned_to(layout: Layout, size_bytes: int, alignment: int) -> int:
-    """Return the alignment of a field of *size_bytes*, by the trace's or a marker's alignment."""
-    if not alignment:
-        return 1
-    return size_bytes if layout.minor in _NATURAL else min(size_bytes, alignment)
 
 
 class SubBuffers(NamedTuple):
@@ -138,64 +131,6 @@ class Walked(NamedTuple):
     """Places from which on a sub-buffer cannot be read, because an id has no known marker."""
 
 
-class Shape:
-    """The layout of a payload, which several markers may share.
-
-    The integers between two strings are a run, whose length depends on its place modulo 8.
-    """
-
-    def __init__(self, marker: Marker, layout: Layout) -> None:
-        alignments = [
-            aligned_to(layout, field.stored.size_bytes, marker.sizes.alignment)
-            for field in marker.fields
-            if not field.is_string
-        ]
-        self.alignment = max(alignments, default=1)
-        """The alignment of the payload."""
-        self._runs: list[tuple[int, ...]] = []
-        """The runs before each string, and after the last one."""
-        run: list[tuple[int, int]] = []
-        self.strings = 0
-        for field in marker.fields:
-            if field.is_string:
-                self.strings += 1
-                self._runs.append(_lengths(run))
-                run = []
-            else:
-                size = field.stored.size_bytes
-                run.append((size, aligned_to(layout, size, marker.sizes.alignment)))
-        self._runs.append(_lengths(run))
-
-    @property
-    def fixed_bytes(self) -> int | None:
-        """The size of the payload; None if it has strings."""
-        return None if self.strings else self._runs[0][0]
-
-    def behind(self, data: bytes, begin: int, end: int) -> int:
-        """Return the end of a payload at *begin*; -1 if a string does not end before *end*."""
-        at = begin
-        for run in self._runs[:-1]:
-            at = data.find(0, at + run[(at - begin) & 7], end) + 1
-            if not at:
-                return -1
-        return at + self._runs[-1][(at - begin) & 7]
-
-
-def _lengths(run: list[tuple[int, int]]) -> tuple[int, ...]:
-    """Return the length of a run of integers (size, alignment), for each place modulo 8."""
-    lengths = []
-    for begin in range(8):
-        at = begin
-        for size, alignment in run:
-            at = _up(at, alignment) + size
-        lengths.append(at - begin)
-    return tuple(lengths)
-
-
-def _up(at: int, alignment: int) -> int:
-    return (at + alignment - 1) & -alignment
-
-
 class Channel:
     """The tables for walking the sub-buffers of one channel."""
 
@@ -225,7 +160,7 @@ class Channel:
     def _lengths(self, header_bytes: int, behind: int) -> dict[int, int]:
         """Return the size of events without strings, by id << 3 | place modulo 8."""
         return {
-            one << 3 | place: _up(place + header_bytes, shape.alignment) + size - place
+            one << 3 | place: rounded_up(place + header_bytes, shape.alignment) + size - place
             for one, shape in self.shapes.items()
             if one < behind and (size := shape.fixed_bytes) is not None
             for place in range(8)
@@ -269,7 +204,7 @@ class Channel:
         shape = self.shapes.get(one)
         if shape is None:
             return -1, f"{UNDECLARED} for event id {one}"
-        begin = _up(at, shape.alignment)
+        begin = rounded_up(at, shape.alignment)
         behind = shape.behind(data, begin, end)
         if behind < 0:
             return -1, f"a string of {self.markers[one].name} does not end"
@@ -293,7 +228,7 @@ class Channel:
             (stated,) = self._u32.unpack_from(data, at)
             at += 4
         if code == ID_SIZE_TSC:
-            at = _up(at, self.time_alignment) + 8
+            at = rounded_up(at, self.time_alignment) + 8
         return one, at, stated
 
 

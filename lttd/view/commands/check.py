@@ -8,7 +8,8 @@ from lttd.recover import StreamRecovery, recover
 from lttd.stats import counted
 from lttd.terminal import printable
 from lttd.tracedir import SegmentPaths
-from lttd.view.verify import Finding, Report, check, compare_killed
+from lttd.view.verify import Finding, Report, check
+from lttd.view.verify_killed import compare_killed
 
 
 def repair(segment: SegmentPaths) -> list[str]:

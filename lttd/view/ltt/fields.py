@@ -12,8 +12,8 @@ import numpy.typing as npt
 from lttd.abi.ftrace_format import Field, Format, Kind
 from lttd.abi.gather import gather
 from lttd.abi.ltt import Layout
-from lttd.abi.ltt_events import aligned_to
 from lttd.abi.ltt_markers import Marker, MarkerField
+from lttd.abi.ltt_shape import aligned_to
 from lttd.view.columns import inside
 
 I64 = npt.NDArray[np.int64]
