@@ -16,6 +16,7 @@ from sortedcontainers import SortedDict
 from lttd.kept import Kept
 from lttd.namespaces import kernel_clock_ns
 from lttd.retention import Held, Keeper, Reason, bytes_of
+from lttd.trigger import Trigger
 
 Key = tuple[int, str]
 """Number and name: a copied segment may have the number of another."""
@@ -131,6 +132,15 @@ class Catalogue:
         """Return the reasons of all kept segments, in no order."""
         with self._guard:
             return list(self._kept.values())
+
+    def latest_triggers(self, most: int) -> list[Trigger]:
+        """Return at most *most* triggers that keep segments, newest first."""
+        found: dict[int, Trigger] = {}
+        for kept in self.all_kept():
+            for trigger in kept.triggers:
+                if trigger.complete or trigger.number not in found:
+                    found[trigger.number] = trigger
+        return [found[number] for number in sorted(found, reverse=True)[:most]]
 
     def protect(self, begin_ns: int) -> int:
         """Let no segment go that has data from *begin_ns* on; return a token."""

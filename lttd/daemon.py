@@ -173,9 +173,9 @@ class Daemon:
         self._rolling.on_opened.append(retaining.store.opened)
         self._rolling.on_closed.append(retaining.closed)
         self._handlers |= retaining.handlers
-        self._state.parts["store"] = retaining.state_json
         self._observer.parts.store = retaining.store.state
         self._observer.parts.limits = lambda: retaining.store.limits
+        self._state.parts |= {"store": retaining.state_json, "windows": retaining.windows_json}
         return retaining
 
     def _raise_priority(self, threads: Sequence[int]) -> None:

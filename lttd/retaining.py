@@ -25,6 +25,8 @@ INTERVAL_S: Final = 5.0
 # Where no limit says more, kept segments may fill a tenth of the file system.
 KEPT_SHARE: Final = 10
 MOST_NAMED: Final = 1000
+# The state is one line on the control socket, and a sender may have chosen long labels.
+MOST_SHOWN: Final = 20
 
 
 class Retaining:
@@ -120,6 +122,10 @@ class Retaining:
             "limit_bytes": limits.size_bytes,
             "kept_limit_bytes": limits.kept_bytes,
         }
+
+    def windows_json(self) -> list[dict[str, Any]]:
+        """Return the latest triggers that keep segments, for ``lttd status`` and the page."""
+        return [one.to_json() for one in self.store.catalogue.latest_triggers(MOST_SHOWN)]
 
     async def _keep(self, request: Mapping[str, Any], _: Peer) -> Mapping[str, Any]:
         return {"segments": await self._answer(self.store.keep, request)}
