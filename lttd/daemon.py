@@ -145,13 +145,14 @@ class Daemon:
                     self._observer.also(recovered.streams)
                 self._recorder.segment_count = len(segments_below(self._config.trace_dir))
                 self._retaining = retaining = self._retain()
-                # Open sources first: if the request is impossible, earlier rings stay untouched.
                 owner = owner_of(self._disk, self._config.trace_dir)
-                sources = self._open_sources(stack, owner)
                 previous = PreviousRuns(
                     *(self._config, self._pool, self._recorder, self._observer),
                     *(self._house.helper, self._begin),
                 )
+                number = await previous.drain_boots(number, owner, self._failures)
+                # Open sources before: if the request is impossible, rings of a kill stay untouched.
+                sources = self._open_sources(stack, owner)
                 number = await previous.drain(number, owner, self._failures)
                 retaining.store.close_all()
                 self._begin_all(sources, number)

@@ -77,6 +77,8 @@ class SegmentContents:
     """Those of the segment before in the same run; None: the trace directory has them."""
     lanes: Mapping[StreamId, Lane] = field(default_factory=dict)
     """Those of the segment before, which write to it until the roll."""
+    machine: Mapping[str, str] = field(default_factory=dict)
+    """What of the manifest's machine is not as on this machine in this boot."""
 
 
 class OpenSegment:
@@ -116,7 +118,7 @@ class OpenSegment:
         self.manifest = Manifest(
             source=dict(contents.source),
             layout=contents.layout,
-            machine=this_machine(),
+            machine=this_machine() | dict(contents.machine),
             lttd_version=VERSION,
             clock_snapshots=[contents.snapshot] if contents.snapshot else [],
         )

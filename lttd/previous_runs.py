@@ -1,4 +1,8 @@
-"""Drain the rings that a killed lttd left of this trace, each into a segment of its own."""
+"""Drain the rings that killed lttds and earlier boots left, each into a segment of its own.
+
+Rule: a ring that survived a reboot is drained before its source is opened, because enabling an
+event empties it.  The others follow the sources: if those cannot be opened, they stay.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,7 +14,7 @@ from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording, close_source
 from lttd.sources.base import Owner, Source
-from lttd.sources.registry import open_previous_runs
+from lttd.sources.registry import open_previous_boots, open_previous_runs
 from lttd.stats import StreamSummary, lost_key
 from lttd.status import Observer
 from lttd.subbuffer import BufferPool, Reason, Unit
@@ -46,11 +50,25 @@ class PreviousRuns:
         for line in lines:
             say(line, Level.WARNING)
         for source in sources:
-            failures += await self._drain(source, number)
+            recording = await self._drain(source, number, failures)
             number += 1
+            # Counted for the source that the killed lttd recorded: an instance of lttd's own.
+            lanes = recording.lanes.values()
+            self._observer.also(replace(lane.stats, source=source.info.kind) for lane in lanes)
+            _say_kept(recording, "a previous run", _killed(recording.summaries()))
         return number
 
-    async def _drain(self, source: Source, number: int) -> Sequence[LttdError]:
+    async def drain_boots(self, number: int, owner: Owner, failures: list[LttdError]) -> int:
+        """Do the same for what earlier boots left in the rings of the requested sources."""
+        for source in open_previous_boots(self._config.sources, self._pool, owner):
+            recording = await self._drain(source, number, failures)
+            number += 1
+            is_earlier = source.info.previous_boot
+            of = "a previous boot" if is_earlier else "this boot, from before lttd came,"
+            _say_kept(recording, of)
+        return number
+
+    async def _drain(self, source: Source, number: int, failures: list[LttdError]) -> Recording:
         try:
             recording = self._begin(source, number)
             reader = Reader(self._recorder, self._config.flush_interval_s)
@@ -59,17 +77,14 @@ class PreviousRuns:
             await self._helper.run(recording.close)
         finally:
             close_source(source)
-        # Counted for the source that the killed lttd recorded: an instance of lttd's own.
-        lanes = recording.lanes.values()
-        self._observer.also(replace(lane.stats, source=source.info.kind) for lane in lanes)
-        summaries = recording.summaries()
-        found = sum(summary.subbuffers for summary in summaries)
-        say(
-            f"{source.info.spec}: {found} sub-buffers of a previous run are kept in "
-            f"{recording.segment.paths.directory}" + _killed(summaries),
-            Level.WARNING,
-        )
-        return reader.failures()
+        failures += reader.failures()
+        return recording
+
+
+def _say_kept(recording: Recording, of: str, more: str = "") -> None:
+    found = sum(summary.subbuffers for summary in recording.summaries())
+    what = f"{found} sub-buffers of {of} are kept in {recording.segment.paths.directory}"
+    say(f"{recording.source.info.spec}: {what}{more}", Level.WARNING)
 
 
 def _killed(summaries: Sequence[StreamSummary]) -> str:

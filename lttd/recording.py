@@ -12,13 +12,14 @@ from lttd.errors import LttdError
 from lttd.files import Disk, Lock, storage_error
 from lttd.handles import handle_of
 from lttd.lane import Lane
-from lttd.manifest import Manifest
+from lttd.manifest import Manifest, this_machine
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.roll import SegmentState
 from lttd.sources.base import (
     PRESENT_STATE,
     Attachments,
+    Earlier,
     Owner,
     Source,
     SourceInfo,
@@ -77,9 +78,18 @@ def owner_of(disk: Disk, trace: Path) -> Owner:
         except Exception:  # noqa: BLE001  (whatever an old segment holds, recording starts)
             return None
 
+    def earlier(source: str) -> Earlier | None:
+        from lttd.earlier import recorded_before  # noqa: PLC0415  (needed after a reboot only)
+
+        try:
+            return recorded_before(directory, source, this_machine()["boot_id"])
+        except Exception:  # noqa: BLE001  (whatever an old segment holds, recording starts)
+            return None
+
     status = os.fstat(directory.fd)
     handle = handle_of(directory.fd)
-    return Owner(status.st_dev, status.st_ino, os.path.realpath(trace), handle, stored)
+    path = os.path.realpath(trace)
+    return Owner(status.st_dev, status.st_ino, path, handle, stored, earlier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +191,7 @@ class Recording:
             streams=tuple(stream.info for stream in source.streams),
             snapshot=_snapshot(source),
             disk=disk,
+            machine=source.info.machine,
         )
         part = _opened(recorder, trace, number, contents, source.attachments())
         return cls(recorder, trace, source, layout, disk, part)
@@ -395,9 +406,9 @@ def tell_notes(source: Source) -> None:
 
 
 def _told(info: SourceInfo) -> dict[str, Any]:
-    """Return the source's object in the manifest, without snapshots."""
+    """Return the source's object in the manifest; its snapshots and machine stand elsewhere."""
     told = asdict(info)
-    del told["snapshot"]
+    del told["snapshot"], told["machine"]
     return told
 
 

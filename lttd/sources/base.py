@@ -31,7 +31,23 @@ class Stored(NamedTuple):
     end: int
 
 
+class Earlier(NamedTuple):
+    """A segment that an earlier boot recorded from a ring; it describes the ring's content."""
+
+    machine: Mapping[str, str]
+    """The manifest's: host, boot_id, kernel, ..."""
+    clock: str
+    snapshot: Snapshot | None
+    """The last one."""
+    files: "Callable[[], Iterable[Attachment]]"
+    """Reads the files that decoding needs."""
+
+
 def _nothing_stored(_segment: str, _stream: str, _first: int) -> Stored | None:
+    return None
+
+
+def _nothing_earlier(_source: str) -> Earlier | None:
     return None
 
 
@@ -48,6 +64,10 @@ class Owner:
         default=_nothing_stored, compare=False, repr=False
     )
     """Counts the events of a stream in an earlier segment, from sub-buffer number *first* on."""
+    earlier: Callable[[str], Earlier | None] = field(
+        default=_nothing_earlier, compare=False, repr=False
+    )
+    """Finds the newest segment of a source that an earlier boot recorded."""
 
     def is_trace(self, other: "Owner") -> bool:
         """Tell whether *other* is the same directory, under any name."""
@@ -119,8 +139,12 @@ class SourceInfo:
     """False: the data is from an earlier time, so present clock snapshots do not fit it."""
     previous_run: bool = False
     """True: the ring of a killed lttd, drained by the next one."""
+    previous_boot: bool = False
+    """True: what an earlier boot left in a ring that survived the reboot."""
     continues: str = ""
     """The segment that a killed lttd recorded from the same rings before, if any."""
+    machine: Mapping[str, str] = field(default_factory=dict)
+    """What of the manifest's machine is not as on this machine in this boot."""
     snapshot: Snapshot | None = None
     """A clock snapshot from the data itself, if it has one."""
 

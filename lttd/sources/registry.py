@@ -1,6 +1,6 @@
 """Open the source that a SPEC names, by its row in SOURCES."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any, Final, Protocol, cast
 
@@ -26,6 +26,10 @@ class _Module(Protocol):
         """Open the rings that killed lttds left; only if the row says ``leaves_rings``."""
         ...
 
+    def open_previous_boots(self, request: Request) -> Iterator[Source]:
+        """Yield what earlier boots left in the ring; only if the row says ``leaves_rings``."""
+        ...
+
 
 def _module(row: SourceRow) -> _Module:
     return cast("_Module", import_module(row.module))
@@ -46,10 +50,26 @@ def open_source(spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER) -> 
         LockedError: another recorder reads the target.
     """
     row = SOURCES[spec.kind]
+    return _module(row).open_source(_request(spec, row, pool, owner))
+
+
+def _request(spec: SourceSpec, row: SourceRow, pool: BufferPool, owner: Owner) -> Request:
     if row.needs and spec.target is None:
         raise UsageError(f"source {spec.kind}: name {row.needs}")
-    options = _options(spec, row)
-    return _module(row).open_source(Request(spec.target or "", options, pool, owner, row.replays))
+    return Request(spec.target or "", _options(spec, row), pool, owner, row.replays)
+
+
+def open_previous_boots(
+    specs: Sequence[SourceSpec], pool: BufferPool, owner: Owner
+) -> Iterator[Source]:
+    """Yield what earlier boots left in rings of *specs* that survived the reboot.
+
+    Drain and close each source before asking for the next, and before open_source().
+    """
+    for spec in specs:
+        row = SOURCES[spec.kind]
+        if row.leaves_rings:
+            yield from _module(row).open_previous_boots(_request(spec, row, pool, owner))
 
 
 def _options(spec: SourceSpec, row: SourceRow) -> dict[str, Any]:

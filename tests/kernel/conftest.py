@@ -9,9 +9,9 @@ from tests.kernel.guest import Guest, Machine
 from tests.kernel.image import GuestUnavailableError, Kernel, prepare
 
 
-def kernel_or_skip(*, systemd: bool = False) -> Kernel:
+def kernel_or_skip(*, systemd: bool = False, suite: str = "") -> Kernel:
     try:
-        return prepare(systemd=systemd)
+        return prepare(systemd=systemd, suite=suite)
     except GuestUnavailableError as error:
         if os.environ.get("LTTD_GUEST_REQUIRED") == "1":
             raise

@@ -52,6 +52,8 @@ class Machine:
     memory_mib: int = 2048
     systemd: bool = False
     append: tuple[str, ...] = ()
+    reboots: bool = False
+    """Whether a reboot boots it again, with the memory as it was; else it ends the guest."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def qemu_command(kernel: Kernel, machine: Machine, share: Path, initrd_path: Pat
         kernel_arguments += ["systemd.condition_needs_update=no", "fstab=no"]
     return [
         *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"),
-        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *(() if machine.reboots else ("-no-reboot",)),
         # One thread for all CPUs: with several, a CPU that patches code while another runs it can
         # leave both looping in the breakpoint (docs/TESTING-KERNEL.md).
         *("-accel", "tcg,thread=single", "-cpu", "max", "-m", str(machine.memory_mib)),
@@ -164,6 +167,15 @@ class Guest:
             self.kill()  # a late answer would be mistaken for that of the next script
             raise
         return GuestResult(status, (out_dir / "output").read_text(errors="replace"), out_dir)
+
+    def reboot(self, how: str) -> None:
+        """Run *how* in the guest, which ends this boot, and wait until the next one is up."""
+        self.scripts += 1
+        name = f"{self.scripts:04}"
+        (self.share / name).mkdir()
+        (self.share / name / "script").write_text(textwrap.dedent(how))
+        self.send(f"{name} 60")
+        self.answer("up", float(os.environ.get("LTTD_GUEST_BOOT_S", BOOT_TIMEOUT_S)))
 
     def send(self, line: str) -> None:
         assert self.qemu.stdin is not None

@@ -26,6 +26,9 @@ INITRD_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 # Fresh directories of the guest (guest-init); needed paths below them are bound back.
 FRESH_DIRECTORIES = (Path("/tmp"), Path("/var/tmp"), Path("/run"), Path("/dev/shm"))
 SYSTEMD = Path("/lib/systemd/systemd")
+# Where other suites of Debian than this machine's come from.
+MIRROR = "http://deb.debian.org/debian"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
 class GuestUnavailableError(Exception):
@@ -74,21 +77,52 @@ def run_tool(*command: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def package_facts(package: str) -> tuple[str, str]:
+def apt_options(suite: str) -> list[str]:
+    """Return the options by which apt knows only *suite* of Debian; none for this machine's own.
+
+    The lists of packages are private to the cache, and fetched once.
+    """
+    if not suite:
+        return []
+    state = cache_dir() / "suites" / suite
+    sources = state / "sources.list"
+    settings = {
+        "APT::Sandbox::User": "root",
+        "Acquire::Languages": "none",
+        "Dir::Etc::sourcelist": sources,
+        "Dir::Etc::sourceparts": "-",
+        "Dir::State": state,
+        "Dir::State::status": state / "status",
+        "Dir::Cache": state / "cache",
+    }
+    options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+    if not sources.exists():
+        for name in ("lists/partial", "cache/archives/partial"):
+            (state / name).mkdir(parents=True, exist_ok=True)
+        (state / "status").touch()
+        fresh = state / "sources.list.new"
+        fresh.write_text(f"deb [signed-by={KEYRING}] {MIRROR} {suite} main\n")
+        run_tool("apt-get", *options, "-o", f"Dir::Etc::sourcelist={fresh}", "update")
+        fresh.rename(sources)
+    return options
+
+
+def package_facts(package: str, suite: str = "") -> tuple[str, str]:
     """Return version and Depends line of the candidate that apt would install."""
-    shown = run_tool("apt-cache", "show", "--no-all-versions", package)
+    shown = run_tool("apt-cache", *apt_options(suite), "show", "--no-all-versions", package)
     facts = dict(re.findall(r"^(Version|Depends): (.*)$", shown, re.MULTILINE))
     return facts.get("Version", ""), facts.get("Depends", "")
 
 
-def unpack(package: str) -> Path:
+def unpack(package: str, suite: str = "") -> Path:
     """Download a Debian package with apt-get, unpack it into the cache and return its root."""
-    version, _ = package_facts(package)
+    version, _ = package_facts(package, suite)
     root = cache_dir() / "packages" / f"{package}_{version.replace(':', '%3a')}"
     if not root.is_dir():
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root.parent) as work:
-            run_tool("apt-get", "download", f"{package}={version}", cwd=Path(work))
+            download = (*apt_options(suite), "download", f"{package}={version}")
+            run_tool("apt-get", *download, cwd=Path(work))
             (deb,) = Path(work).glob("*.deb")
             run_tool("dpkg-deb", "-x", deb, Path(work) / "root")
             if not (Path(work) / "root/lib").exists():
@@ -97,27 +131,35 @@ def unpack(package: str) -> Path:
     return root
 
 
-def kernel_package(name: str) -> str:
+def kernel_package(name: str, suite: str = "") -> str:
     """Return the image package of a metapackage; an image package is its own."""
-    _, depends = package_facts(name)
+    _, depends = package_facts(name, suite)
     image = re.search(r"\blinux-image-\d[^\s,]*", depends)
     return image[0] if image else name
 
 
-def fetch() -> Kernel:
-    """Unpack the kernel that the metapackage names today, and record it for `prepare`."""
+def fetch(suite: str = "") -> Kernel:
+    """Unpack the kernel that the metapackage names today, and record it for `prepare`.
+
+    *suite*: of Debian, such as ``trixie``; empty: that of this machine.
+    """
     name = os.environ.get("LTTD_GUEST_KERNEL", METAPACKAGE)
     with locked(cache_dir()):
-        root = unpack(kernel_package(name))
+        root = unpack(kernel_package(name, suite), suite)
         kernel = kernel_in(root, unpack("busybox-static"))
         if not (root / "lib/modules" / kernel.release / "modules.dep.bin").exists():
             run_tool("depmod", "-b", root, kernel.release)
-        for link, target in ((name, root), ("busybox", kernel.busybox.parents[1])):
+        links = ((_link(name, suite), root), ("busybox", kernel.busybox.parents[1]))
+        for link, target in links:
             fresh = cache_dir() / f"{link}.new"
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(target.relative_to(cache_dir()))
             fresh.rename(cache_dir() / link)
     return kernel
+
+
+def _link(name: str, suite: str) -> str:
+    return f"{name}-{suite}" if suite else name
 
 
 def kernel_in(root: Path, busybox_root: Path) -> Kernel:
@@ -129,7 +171,7 @@ def kernel_in(root: Path, busybox_root: Path) -> Kernel:
     return Kernel(release, images[0], root, busybox)
 
 
-def prepare(*, systemd: bool = False) -> Kernel:
+def prepare(*, systemd: bool = False, suite: str = "") -> Kernel:
     """Return the kernel to boot: the one fetched before (tests need no network), or fetch one."""
     if platform.machine() != "x86_64":
         raise GuestUnavailableError(f"no guest for a root of {platform.machine()}, only x86_64")
@@ -139,10 +181,11 @@ def prepare(*, systemd: bool = False) -> Kernel:
         raise GuestUnavailableError(
             f"no {', '.join(missing)}: apt-get install {' '.join(apt_packages())}"
         )
-    links = cache_dir() / os.environ.get("LTTD_GUEST_KERNEL", METAPACKAGE), cache_dir() / "busybox"
+    name = _link(os.environ.get("LTTD_GUEST_KERNEL", METAPACKAGE), suite)
+    links = cache_dir() / name, cache_dir() / "busybox"
     if all(link.is_dir() for link in links):
         return kernel_in(links[0].resolve(), links[1].resolve())
-    return fetch()
+    return fetch(suite)
 
 
 # --- the initrd -----------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from lttd.sources.ftrace.setup import (
     wakes_sensibly,
 )
 from lttd.sources.ftrace.stream import FtraceStream, Shared
+from lttd.sources.ftrace.survived import open_previous_boots
 from lttd.sources.ftrace.undo import PIDS_FILE
 from lttd.sources.ftrace.watch import FtraceWatch
 from lttd.sources.mounts import find_tracefs
@@ -39,7 +40,13 @@ from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import StatsFile, TraceClock, read_text, write_text
 from lttd.subbuffer import BufferPool, StreamId
 
-__all__ = ["FtraceSettings", "FtraceSource", "open_ftrace", "open_left_by_kill"]
+__all__ = [
+    "FtraceSettings",
+    "FtraceSource",
+    "open_ftrace",
+    "open_left_by_kill",
+    "open_previous_boots",
+]
 
 _OWN_CHANNEL: Final = "ftrace"
 # The number of marks to keep: they reach back as far as a backlog that waits for a slow disk.

@@ -1,0 +1,52 @@
+"""Find what a trace holds of a source that was recorded before the present boot.
+
+A ring that survived a reboot lacks the boot's id, the kernel's release, formats, clock and names of
+tasks; the last segment that was recorded from it has them.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from lttd.beneath import OpenDirectory
+from lttd.errors import TraceDamagedError
+from lttd.files import read_limited
+from lttd.limits import TRACEFS_FILE
+from lttd.manifest import Manifest, recorded_source
+from lttd.sources.base import Attachment, Earlier
+from lttd.tracedir import SegmentPaths, segments_below
+
+# Reading a manifest takes 0.3 ms.
+MOST_MANIFESTS: Final = 64
+
+
+def recorded_before(trace: OpenDirectory, source: str, boot_id: str) -> Earlier | None:
+    """Return the newest segment of *source* that another boot than *boot_id* recorded."""
+    for paths in list(reversed(segments_below(trace)))[:MOST_MANIFESTS]:
+        with suppress(TraceDamagedError):
+            manifest = Manifest.read(paths.place(paths.manifest))
+            of_source = recorded_source(manifest.source) == source
+            if of_source and manifest.machine.get("boot_id") != boot_id:
+                snapshots = manifest.clock_snapshots
+                return Earlier(
+                    dict(manifest.machine),
+                    manifest.clock,
+                    snapshots[-1] if snapshots else None,
+                    partial(_files, paths),
+                )
+    return None
+
+
+def _files(paths: SegmentPaths) -> Iterator[Attachment]:
+    """Yield the saved files of tracefs, without those that cannot be read."""
+    try:
+        for directory, _, names in paths.base.walk(paths.tracefs.path):
+            for name in names:
+                path = Path(directory, name)
+                with suppress(OSError, TraceDamagedError):
+                    data = read_limited(paths.place(path), TRACEFS_FILE)
+                    yield Attachment(str(path.relative_to(paths.directory)), data)
+    except OSError:
+        return
