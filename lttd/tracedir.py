@@ -45,6 +45,7 @@ MOST_FILE_NAME: Final = 250
 """Linux allows 255, and a gaps file's name ends with .gaps."""
 MOST_NUMBER: Final = 999_999_999
 _SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,9})-([a-z]+)")
+_IN_SEGMENT: Final = re.compile(rf"(.*?(?:\A|/){_SEGMENT.pattern})[/:]", re.DOTALL)
 _HIDDEN: Final = re.compile(re.escape(_GONE) + _SEGMENT.pattern)
 # Names that a file system, or a killed lttd, leaves in a directory.
 _NOT_FOREIGN: Final = re.compile(
@@ -134,6 +135,12 @@ class SegmentPaths:
     def index(self) -> Path:
         """The directory of indexes and gaps."""
         return self.streams / "index"
+
+    def is_gone(self) -> bool:
+        """Tell whether the segment was deleted after it was found."""
+        if self.base.path == self.directory:
+            return not os.fstat(self.base.fd).st_nlink
+        return self.base.is_missing(self.directory)
 
     @property
     def number(self) -> int:
@@ -258,6 +265,17 @@ def segment_directories(trace: OpenDirectory) -> tuple[list[str], list[str]]:
 def is_unfinished(name: str) -> bool:
     """Tell whether a file is being compressed or decompressed, or was when lttd was killed."""
     return name.startswith(UNFINISHED)
+
+
+def deletion_note(directory: Path | str) -> str:
+    """Return the line for a segment that is gone."""
+    return f"{directory}: was deleted while it was read; left out"
+
+
+def or_deletion_note(note: str) -> str:
+    """Return a note on a file of a segment, or the line for its segment if that is gone."""
+    found = _IN_SEGMENT.match(note)
+    return note if found is None or os.path.lexists(found[1]) else deletion_note(found[1])
 
 
 def foreign_names(trace: OpenDirectory) -> list[str]:

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lttd.errors import LttdError
 from lttd.terminal import PIPE_CLOSED, Level, fill_standard_descriptors, put_line, say
@@ -288,6 +288,7 @@ def _add_output(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help=text)
 
 
+_Made = TypeVar("_Made")
 _COMMANDS = (
     _add_info, _add_text, _add_follow, _add_formats, _add_check, _add_cut, _add_export, _add_plot,
     _add_compress, _add_decompress,
@@ -306,12 +307,29 @@ def _opened(path: Path) -> "Trace":
         from lttd.start import raise_file_limit  # noqa: PLC0415  (a file for each index and data)
 
         raise_file_limit()
+    for note in trace.vanished[:MOST_LINES]:
+        _say(note, Level.NOTICE)
     for error in trace.unreadable[:MOST_LINES]:
         _say(f"{error}; its segment is left out", Level.WARNING)
     if len(trace.unreadable) > MOST_LINES:
         more = len(trace.unreadable) - MOST_LINES
         _say(f"{path}: {more} more segments are left out", Level.WARNING)
     return trace
+
+
+def _with_what_stays(trace: "Trace", make: Callable[[], _Made]) -> _Made:
+    """Make an output that appears as a whole; again, if segments are deleted meanwhile."""
+    from lttd.errors import TraceDamagedError  # noqa: PLC0415
+
+    while True:
+        try:
+            return make()
+        except TraceDamagedError:
+            notes = trace.leave_out_vanished()
+            if not notes or not trace.segments:
+                raise
+            for note in notes:
+                _say(note, Level.NOTICE)
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -396,7 +414,8 @@ def _cut(options: argparse.Namespace) -> int:
 
     trace = _opened(options.trace)
     window = window_of_options(trace, options.begin, options.end, options.trigger)
-    put_line(info_text(cut(trace, window, options.output)))
+    made = _with_what_stays(trace, lambda: cut(trace, window, options.output))
+    put_line(info_text(made))
     return 0
 
 
@@ -406,7 +425,8 @@ def _export(options: argparse.Namespace) -> int:
 
     trace = _opened(options.trace)
     window = window_of_options(trace, options.begin, options.end, options.trigger)
-    for line in export(trace, window, options.to, options.output):
+    lines = _with_what_stays(trace, lambda: export(trace, window, options.to, options.output))
+    for line in lines:
         _say(line, Level.NOTICE)
     return 0
 

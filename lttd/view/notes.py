@@ -1,10 +1,13 @@
 """Collect lines on data that cannot be shown, and limit their number.
 
 Rule: neither memory nor the number of printed lines grows with the damage.
+Rule: of a segment that was deleted meanwhile there is one note, which says so, and no other.
 """
 
 from collections.abc import Iterable
 from typing import Final, Protocol
+
+from lttd.tracedir import or_deletion_note
 
 MOST_NOTES: Final = 20
 
@@ -27,7 +30,7 @@ class Notes:
 
     def add(self, *notes: str) -> None:
         """Add notes."""
-        for note in notes:
+        for note in map(or_deletion_note, notes):
             if note in self._first:
                 continue
             if len(self._first) < MOST_NOTES:
@@ -49,7 +52,7 @@ class WindowNotes:
 
     def add(self, *notes: str) -> None:
         """Add notes; leave out those that were added before."""
-        for note in notes:
+        for note in map(or_deletion_note, notes):
             if note not in self._known:
                 self._known.add(note)
                 self._fresh.append(note)

@@ -18,7 +18,7 @@ from lttd.manifest import Manifest
 from lttd.recover import holds_nothing
 from lttd.stats import StreamSummary, counted
 from lttd.stored import StoredStream
-from lttd.tracedir import SegmentPaths, segments
+from lttd.tracedir import SegmentPaths, deletion_note, segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,12 @@ class Segment:
     @cached_property
     def span(self) -> Span | None:
         """From the first begin to the last end of all streams; None where there is nothing."""
-        found = [ends for stream in self.streams if (ends := stream.ends()) is not None]
+        try:
+            found = [ends for stream in self.streams if (ends := stream.ends()) is not None]
+        except TraceDamagedError:
+            if not self.paths.is_gone():
+                raise
+            return None
         if not found:
             return None
         begin, end = min(begin for begin, _ in found), max(end for _, end in found)
@@ -73,8 +78,13 @@ class Segment:
         return Span(begin, end, wall.to_realtime_ns(begin), wall.to_realtime_ns(end))
 
     def summaries(self) -> list[StreamSummary]:
-        """Return the totals of each stream."""
-        return [stream.summary() for stream in self.streams]
+        """Return the totals of each stream; none if it was deleted meanwhile."""
+        try:
+            return [stream.summary() for stream in self.streams]
+        except TraceDamagedError:
+            if not self.paths.is_gone():
+                raise
+            return []
 
 
 class Trace:
@@ -93,6 +103,8 @@ class Trace:
         self.segments: list[Segment] = []
         self.unreadable: list[TraceDamagedError] = []
         """The errors of segments that cannot be read."""
+        self.vanished: list[str] = []
+        """A note for each segment that was deleted between its listing and its opening."""
         for each in found:
             self._open(each)
         if not self.segments and self.unreadable:
@@ -118,8 +130,19 @@ class Trace:
             self.segments.append(Segment(paths))
         except TraceDamagedError as error:
             self._left_out.add(paths.number)
-            if not holds_nothing(paths):
+            if paths.is_gone():
+                self.vanished.append(deletion_note(paths.directory))
+            elif not holds_nothing(paths):
                 self.unreadable.append(error)
+
+    def leave_out_vanished(self) -> list[str]:
+        """Forget the segments that were deleted since they were opened; return a note for each."""
+        gone = [one for one in self.segments if one.paths.is_gone()]
+        self._left_out |= {one.paths.number for one in gone}
+        self.segments = [one for one in self.segments if one not in gone]
+        for derived in ("spans", "span", "removed"):
+            vars(self).pop(derived, None)
+        return [deletion_note(one.paths.directory) for one in gone]
 
     @cached_property
     def removed(self) -> list[range]:

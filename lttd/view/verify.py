@@ -110,7 +110,7 @@ class Report:
 
     segment: Path
     state: str
-    """closed, open (its recorder is gone), live, empty, or unreadable."""
+    """closed, open (its recorder is gone), live, empty, unreadable, or deleted meanwhile."""
     streams: list[StreamReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     continues: str = ""

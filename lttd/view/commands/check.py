@@ -7,7 +7,7 @@ from lttd.files import Disk
 from lttd.recover import StreamRecovery, recover
 from lttd.stats import counted
 from lttd.terminal import printable
-from lttd.tracedir import SegmentPaths
+from lttd.tracedir import SegmentPaths, deletion_note
 from lttd.view.verify import Finding, Report, check
 from lttd.view.verify_killed import compare_killed
 
@@ -56,6 +56,9 @@ def check_all(
             report = _unusable(segment, Finding(error.path, error.offset_bytes, error.reason))
         except StorageError as error:
             report = _unusable(segment, Finding(error.path, 0, error.reason))
+        if segment.is_gone():
+            notes = [deletion_note(segment.directory)]
+            report = Report(segment.directory, "deleted", notes=notes)
         reports.append(report)
     if events:
         compare_killed(reports)

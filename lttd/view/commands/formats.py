@@ -26,7 +26,18 @@ def formats_of(path: Path, notes: TakesNotes) -> Iterator[Format]:
         named = tracefs.directory.is_directory(path / "events")
     except OSError:
         named = False  # segments() raises the reason
-    found = Formats(tracefs if named else segments(path)[-1].tracefs, "<", 8, notes)
+    if named:
+        yield from _all_of(Formats(tracefs, "<", 8, notes))
+        return
+    while True:
+        last = segments(path)[-1]
+        found = list(_all_of(Formats(last.tracefs, "<", 8, notes)))
+        if not last.is_gone():
+            yield from found
+            return
+
+
+def _all_of(found: Formats) -> Iterator[Format]:
     for number in sorted(found.files):
         format_ = found.get(number)
         if format_ is not None:
