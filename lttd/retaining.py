@@ -16,14 +16,12 @@ from lttd.errors import LttdError, UsageError
 from lttd.files import Disk
 from lttd.housekeeping import Housekeeping
 from lttd.plausible import is_count
-from lttd.retention import Limits, size_text
+from lttd.retention import Limits, limits_on
 from lttd.store import Store
 from lttd.tracedir import MOST_NUMBER, SegmentPaths
 
 INTERVAL_S: Final = 5.0
 """The time between two looks; each segment that is closed causes one at once."""
-# Where no limit says more, kept segments may fill a tenth of the file system.
-KEPT_SHARE: Final = 10
 MOST_NAMED: Final = 1000
 # The state is one line on the control socket, and a sender may have chosen long labels.
 MOST_SHOWN: Final = 20
@@ -56,22 +54,8 @@ class Retaining:
         self._due.set()
 
     def _checked(self, limits: Limits) -> Limits:
-        """Return the limits with one for kept segments: these never grow without limit.
-
-        Raises:
-            UsageError: the file system is too small for them.
-        """
         status = os.fstatvfs(self._fd)
-        whole_bytes = status.f_blocks * status.f_frsize
-        if limits.free_bytes is not None and limits.free_bytes >= whole_bytes:
-            has = f"its file system has {whole_bytes >> 20}M in all"
-            raise UsageError(f"min-free {size_text(limits.free_bytes)}: {has}; ask for less")
-        if limits == Limits() or limits.kept_bytes is not None:
-            return limits
-        kept_bytes = whole_bytes // KEPT_SHARE
-        return limits._replace(
-            kept_bytes=kept_bytes if limits.size_bytes is None else limits.size_bytes
-        )
+        return limits_on(limits, status.f_blocks * status.f_frsize)
 
     def closed(self, paths: SegmentPaths) -> None:
         """Note a segment that was closed, and look at the limits; called in the helper thread."""

@@ -23,6 +23,8 @@ from lttd.errors import UsageError
 from lttd.roll import RollLimits
 
 # The present segment of a source, and the one before it: what happened just now.
+# Where no limit says more, kept segments may fill a tenth of the file system.
+KEPT_SHARE: Final = 10
 SPARED: Final = 2
 # The journal's share of one file, too: losing the oldest one loses an eighth of the history.
 MANY: Final = 8
@@ -237,6 +239,25 @@ def refuse_contradictions(limits: Limits, sources: int, rolls: RollLimits) -> No
         has = f"max-age {limits.age_ns / 1e9:g}s"
         needs = f"{SPARED} segments take {least_ns / 1e9:g}s"
         raise UsageError(f"{has}: {needs}; raise it, or lower segment-duration")
+
+
+def limits_on(limits: Limits, whole_bytes: int) -> Limits:
+    """Return *limits* with one for kept segments: these never grow without limit.
+
+    *whole_bytes* is the size of the file system.
+
+    Raises:
+        UsageError: it is too small for them.
+    """
+    if limits.free_bytes is not None and limits.free_bytes >= whole_bytes:
+        has = f"its file system has {whole_bytes >> 20}M in all"
+        raise UsageError(f"min-free {size_text(limits.free_bytes)}: {has}; ask for less")
+    if limits == Limits() or limits.kept_bytes is not None:
+        return limits
+    kept_bytes = limits.size_bytes
+    if kept_bytes is None:
+        kept_bytes = whole_bytes // KEPT_SHARE
+    return limits._replace(kept_bytes=kept_bytes)
 
 
 def size_text(size_bytes: int) -> str:

@@ -15,6 +15,7 @@ from lttd.doctor.command import run
 from lttd.doctor.finding import Finding, Mark, Report, refused
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.files import File
+from lttd.retention import Limits
 from lttd.sources.mounts import USUAL_TRACEFS
 from lttd.tracedir import TRIAL
 from tests.running import QUIET, Launcher, needs_kernel
@@ -27,7 +28,7 @@ def of(report: Report, topic: str) -> list[Finding]:
 
 
 def tried(trace: Path) -> dict[str, Finding]:
-    return {each.topic: each for each in disk.try_trace(trace)}
+    return {each.topic: each for each in disk.try_trace(trace, Limits())}
 
 
 # -- the trace directory
@@ -89,7 +90,7 @@ def test_a_trace_that_is_being_recorded_is_a_note(tmp_path: Path) -> None:
 class Full(os.PathLike[str]):
     """The answer of statvfs for a file system without free blocks."""
 
-    f_bavail, f_frsize = 0, 4096
+    f_bavail, f_blocks, f_frsize = 0, 1 << 20, 4096
 
 
 def test_a_file_system_without_features_is_noted_and_a_full_one_is_bad(
@@ -105,6 +106,14 @@ def test_a_file_system_without_features_is_noted_and_a_full_one_is_bad(
     missing = ("file handles", "idle I/O", "fallocate", "uncached writes")
     assert [found[topic].mark for topic in missing] == [Mark.NOTE] * len(missing)
     assert "'none' knows no idle class" in found["idle I/O"].words
+
+
+def test_limits_that_the_file_system_cannot_meet_are_bad(tmp_path: Path) -> None:
+    found = {each.topic: each for each in disk.try_trace(tmp_path, Limits(free_bytes=1 << 50))}
+    assert found["limits"].mark is Mark.BAD
+    assert found["limits"].words.startswith("min-free 1024T: its file system has ")
+    assert found["limits"].remedy == "ask for less"
+    assert "limits" not in tried(tmp_path)
 
 
 def test_the_scheduler_of_a_partition_is_that_of_its_disk(

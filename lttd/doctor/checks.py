@@ -20,7 +20,7 @@ def examine(config: Config, trace: Path | None) -> Report:
         "programs": [programs, limits],
         "rights": [rights, namespaces],
         "kernel": [partial(iter, tracefs), clock, readers],
-        "disk": [partial(try_trace, trace) if trace else _no_trace],
+        "disk": [partial(try_trace, trace, config.limits) if trace else _no_trace],
     }
     if all(found.mark is not Mark.BAD for found in tracefs):
         groups["kernel"].append(partial(try_sources, config.sources, config.backlog_bytes))

@@ -14,6 +14,7 @@ from lttd.files import Disk, File
 from lttd.handles import handle_of
 from lttd.open_segment import RESERVE_BYTES
 from lttd.recording import locked_trace
+from lttd.retention import Limits, limits_on
 from lttd.stats import human_bytes
 from lttd.tracedir import TRIAL
 
@@ -26,13 +27,16 @@ BLOCK_DEVICES: Final = Path("/sys/dev/block")
 _KNOW_CLASSES: Final = frozenset({"bfq", "mq-deadline"})
 
 
-def try_trace(trace: Path) -> Findings:
-    """Lock the trace directory as a start with ``--append`` does, and try its file system."""
+def try_trace(trace: Path, limits: Limits) -> Findings:
+    """Lock the trace directory as a start with ``--append`` does, and try its file system.
+
+    *limits* are those of the trace.
+    """
     disk = Disk()
     try:
         with locked_trace(disk, trace, append=True):
             yield Finding("trace", Mark.OK, f"{trace}: lttd can write there")
-            yield from _free(disk.hold(trace))
+            yield from _free(disk.hold(trace), limits)
             yield from _features(disk, trace)
     except LockedError as error:
         yield refused("trace", error, Mark.NOTE)
@@ -40,8 +44,12 @@ def try_trace(trace: Path) -> Findings:
         yield refused("trace", error)
 
 
-def _free(directory: OpenDirectory) -> Findings:
+def _free(directory: OpenDirectory, limits: Limits) -> Findings:
     found = os.statvfs(directory.fd)
+    try:
+        limits_on(limits, found.f_blocks * found.f_frsize)
+    except LttdError as error:
+        yield refused("limits", error)
     free_bytes = found.f_bavail * found.f_frsize
     words = f"{human_bytes(free_bytes)} on {file_system_of(directory.fd)}"
     if free_bytes < RESERVE_BYTES:
