@@ -49,15 +49,20 @@ def killed(lttd: Launcher, trace: Path, text: str = "left behind", times: int = 
     return run
 
 
+def notes(lttd: Launcher) -> list[Path]:
+    """Return the files in the runtime directory, without the sockets that a kill leaves."""
+    return [path for path in lttd.runtime.iterdir() if not path.is_socket()]
+
+
 def age(lttd: Launcher, seconds: int) -> None:
     """Set the notes of a killed run to an earlier time."""
 
     def earlier(found: re.Match[str]) -> str:
         return found[1] + str(int(found[2]) - seconds * 1_000_000_000)
 
-    for path in lttd.runtime.iterdir():
+    for path in notes(lttd):
         path.write_text(re.sub(r'("boottime_ns": )(\d+)', earlier, path.read_text()))
 
 
 def records(lttd: Launcher) -> list[str]:
-    return sorted(path.name for path in lttd.runtime.iterdir())
+    return sorted(path.name for path in notes(lttd))

@@ -13,7 +13,7 @@ from lttd.runtime import RuntimeDirectory
 from lttd.sources.base import NO_OWNER
 from lttd.sources.ftrace.record import InstanceRecord, record_name
 from tests.instances import mark
-from tests.killed_runs import BRIEF, age, data_of, killed, records
+from tests.killed_runs import BRIEF, age, data_of, killed, notes, records
 from tests.running import (
     Launcher,
     assert_whole,
@@ -28,7 +28,7 @@ UNABLE = ("setpriv", "--bounding-set=-dac_read_search", "--inh-caps=-all")
 def step_wall_clock(lttd: Launcher, seconds: float) -> None:
     """Set the files' own times back, as if the wall clock had been set ahead since."""
     moment = time.clock_gettime(time.CLOCK_REALTIME) - seconds
-    for path in lttd.runtime.iterdir():
+    for path in notes(lttd):
         os.utime(path, (moment, moment))
 
 
