@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,24 +97,34 @@ def _fetch(machine: ForeignMachine, work: Path) -> None:
     options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
     with suppress(GuestUnavailableError):  # a suite without this architecture; others have it
         run_tool("apt-get", *options, "update")
-    shown = run_tool("apt-cache", *options, "depends", "--important", machine.package)
-    named = [word for word in shown.split() if word.startswith("linux-image-")]
-    run_tool("apt-get", *options, "download", named[-1], "busybox-static", cwd=work)
-    for package in work.glob("*.deb"):
+    package = _kernel_package(machine, options)
+    run_tool("apt-get", *options, "download", package, "busybox-static", cwd=work)
+    for archive_path in work.glob("*.deb"):
         tree = subprocess.run(
-            ["dpkg-deb", "--fsys-tarfile", package], capture_output=True, check=True
+            ["dpkg-deb", "--fsys-tarfile", archive_path], capture_output=True, check=True
         )
         with tarfile.open(fileobj=io.BytesIO(tree.stdout)) as archive:
             for member in archive:
                 path = Path(member.name)
                 busybox = path.name == "busybox" and path.parent.name == "bin"
-                if member.isreg() and (busybox or path.name.startswith("vmlinuz-")):
+                if member.isreg() and (busybox or path.name.startswith("vmlinuz")):
                     name = "busybox" if busybox else "vmlinuz"
                     file = archive.extractfile(member)
                     assert file is not None
                     (work / "got" / name).write_bytes(file.read())
     if len(list((work / "got").iterdir())) != 2:
-        raise GuestUnavailableError(f"{named[-1]} has no kernel image, or there is no busybox")
+        raise GuestUnavailableError(f"{package} has no kernel image, or there is no busybox")
+
+
+def _kernel_package(machine: ForeignMachine, options: Sequence[str]) -> str:
+    """Return the package that holds the machine's kernel: since Debian 14 not the image's own."""
+
+    def needed(package: str, prefix: str) -> list[str]:
+        shown = run_tool("apt-cache", *options, "depends", "--important", package)
+        return [word for word in shown.split() if word.startswith(prefix)]
+
+    image = needed(machine.package, "linux-image-")[-1]
+    return (needed(image, "linux-binary-") or [image])[-1]
 
 
 def record(machine: ForeignMachine, out: Path) -> Path:
