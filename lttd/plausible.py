@@ -135,6 +135,7 @@ _MAY_SOURCE: Final[dict[str, Test]] = {
     "spec": is_text,
     "continues": is_name,
     "rolled_from": is_name,
+    "rolled_at": _is_time,
 }
 _MAY_MACHINE: Final[dict[str, Test]] = {"byteorder": _is_order}
 

@@ -260,6 +260,8 @@ class Recording:
         self._earlier, self.now, self._next = self.now, self._next, None
         self._earlier.counters = self.now.counters_before = self._counters()
         self.now.taken_before_bytes = self._taken_bytes()
+        with suppress(LttdError):  # the next take reports it
+            self.segment.manifest.source["rolled_at"] = self.source.now()
         read_events = self.source.roll()
         for stream, files in self.segment.files.items():
             if stream in read_events:

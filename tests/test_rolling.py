@@ -1,5 +1,6 @@
 """A roll: later data goes to a new segment, and both segments count exactly what is theirs."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from lttd.open_segment import OpenSegment
 from lttd.recorder import Recorder
 from lttd.stats import StreamSummary, summarize
 from lttd.subbuffer import Batch, Gap, Reason, Unit
+from lttd.view.cli import main
+from lttd.view.complete import Since, complete_since
 from lttd.view.trace import Trace
 from lttd.view.verify import check
 from tests.failing_disk import FailingDisk
@@ -184,3 +187,42 @@ def test_a_stream_that_is_new_in_a_later_segment_has_nothing_before(
     assert records["other_0"].subbuffers_before == 0
     assert records["other_0"].summary is not None
     assert records["other_0"].summary.subbuffers == 1
+
+
+# -- segments that are deleted
+
+
+def test_a_trace_without_its_first_segment_says_since_when_it_is_complete(
+    recorder: Recorder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, first = Source(), segment_of(recorder, tmp_path / "t", STREAM)
+    lane = first.lanes[STREAM.id]
+    recorder.offer(lane, source.batch(3))
+    second = rolled(recorder, first)
+    second.manifest.source["rolled_at"] = 45
+    recorder.offer(lane, source.batch(2))
+    third = rolled(recorder, second)
+    recorder.offer(lane, source.batch(2))
+    close(first, second, third)
+    trace = tmp_path / "t"
+    assert complete_since(Trace(trace)) is None
+    shutil.rmtree(first.paths.directory)
+    assert complete_since(Trace(trace)) == Since(45, 1_000_000_045)
+    assert main(["info", str(trace)]) == 0
+    assert "complete    since 0.000000045  1970-01-01T00:00:01" in capfd.readouterr().out
+    assert main(["text", str(trace)]) == 0
+    assert "complete on all CPUs since 0.000000045 " in capfd.readouterr().err
+    assert main(["text", "--begin", "0.000000050", str(trace)]) == 0
+    assert "complete on all CPUs" not in capfd.readouterr().err
+    shutil.rmtree(second.paths.directory)
+    # The time of that roll is not known: no stream begins later than its first sub-buffer.
+    assert complete_since(Trace(trace)) == Since(60, 1_000_000_060)
+
+
+def test_a_segment_that_is_opened_alone_says_nothing_of_others(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    first = segment_of(recorder, tmp_path / "t", STREAM)
+    second = rolled(recorder, first)
+    close(first, second)
+    assert complete_since(Trace(second.paths.directory)) is None

@@ -7,6 +7,7 @@ from typing import Any
 from lttd.manifest import Manifest
 from lttd.stats import counted, summary_json, summary_table
 from lttd.terminal import printable
+from lttd.view.complete import complete_since
 from lttd.view.times import COUNTING_CLOCKS
 from lttd.view.trace import Trace
 from lttd.view.triggers import bounds_ns, trigger_line, triggers_of
@@ -15,6 +16,7 @@ from lttd.view.triggers import bounds_ns, trigger_line, triggers_of
 def info_json(trace: Trace) -> dict[str, Any]:
     """Return the daemon's summary and the trace's properties as a JSON object."""
     span = trace.span
+    since = complete_since(trace)
     last = trace.segments[-1].manifest
     return summary_json(trace.summaries()) | {
         "path": str(trace.path),
@@ -24,6 +26,8 @@ def info_json(trace: Trace) -> dict[str, Any]:
         "begin_utc": utc(span.begin_realtime_ns) if span else None,
         "end_utc": utc(span.end_realtime_ns) if span else None,
         "duration_ns": duration_ns(trace),
+        "complete_since": since.time if since else None,
+        "complete_since_utc": utc(since.realtime_ns) if since else None,
         "clock": last.clock,
         "source": last.source,
         "layout": last.layout,
@@ -48,12 +52,15 @@ def info_text(trace: Trace) -> str:
         lines.append(("begin", "nothing was recorded"))
     else:
         lines += [
-            ("begin", _moment(span.begin, span.begin_realtime_ns)),
-            ("end", _moment(span.end, span.end_realtime_ns)),
+            ("begin", moment(span.begin, span.begin_realtime_ns)),
+            ("end", moment(span.end, span.end_realtime_ns)),
         ]
     length_ns = duration_ns(trace)
     if length_ns is not None:
         lines.append(("duration", f"{seconds(length_ns)} s"))
+    if since := complete_since(trace):
+        words = "on all CPUs; earlier segments are not there"
+        lines.append(("complete", f"since {moment(since.time, since.realtime_ns)} {words}"))
     head = "\n".join(f"{name:<12}{printable(value)}" for name, value in lines)
     return f"{head}\n\n{summary_table(trace.summaries())}{_kept_windows(trace)}"
 
@@ -105,7 +112,8 @@ def seconds(time_ns: int) -> str:
     return f"{sign}{whole_s}.{rest_ns:09d}"
 
 
-def _moment(trace_time: int, realtime_ns: int | None) -> str:
+def moment(trace_time: int, realtime_ns: int | None) -> str:
+    """Return a time for people: of the trace clock, and of the wall clock if that is known."""
     wall = utc(realtime_ns)
     return f"{seconds(trace_time)}" + (f"  {wall}" if wall else "")
 

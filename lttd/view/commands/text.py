@@ -14,6 +14,8 @@ from typing import Final
 
 from lttd.index import FOREVER
 from lttd.terminal import Level, is_terminal, put, say
+from lttd.view.commands.info import moment
+from lttd.view.complete import Since, complete_since
 from lttd.view.family import Lines, Printing
 from lttd.view.filters import Filter
 from lttd.view.json_lines import JsonLines
@@ -78,6 +80,11 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     for trace in traces:
         if trace.removed:
             found.notes.add(f"{trace.path}: {_numbered(trace.removed)} not there")
+        since = complete_since(trace)
+        if since is not None and _begins_before(window, since):
+            when = moment(since.time, since.realtime_ns)
+            words = "complete on all CPUs since {}; earlier segments are not there"
+            found.notes.add(f"{trace.path}: {words.format(when)}")
     out = _Out(found.notes, show.most)
     groups = found.clocks()
     for group in groups:
@@ -89,6 +96,13 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
     out.notes.add(*unmatched(groups, show.filter, show.fields))
     out.write([])
     return 0
+
+
+def _begins_before(window: Window, since: Since) -> bool:
+    if window.begin is None:
+        return True
+    first = since.realtime_ns if window.begin.wall else since.time
+    return first is None or window.begin.value < first
 
 
 def _numbered(missing: Sequence[range]) -> str:
