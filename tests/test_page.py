@@ -261,7 +261,13 @@ async def test_the_page_shows_each_part_of_the_state(tmp_path: Path) -> None:
         for shown in (
             *("Impaired: 1 reason", "tracing_off", "instances/x: somebody did", "48.1 MiB/s"),
             *("12,000 events (overwritten), 2 gaps of unknown size", "39 %", "sched_39"),
-            *("190 MiB", "of 200 MiB", "2 h 15 min", "3 kept (60.0 MiB)", "2 segments"),
+            *(
+                "130 MiB",
+                "of 200 MiB, besides kept segments",
+                "2 h 15 min",
+                "3 kept (60.0 MiB)",
+                "2 segments",
+            ),
             *("44 by size, 1 by kept size", "disk slow; instance=db1:9100", "5 min before"),
             "1 waiting, 900 refused",
         ):

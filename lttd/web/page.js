@@ -189,11 +189,12 @@ function storeTiles(state) {
   const store = state.store;
   if (!store) return [["Segments", counted(state.segments)]];
   const gone = Object.entries(store.deletions).filter(([, count]) => count);
-  const full = store.limit_bytes ? store.allocated_bytes / store.limit_bytes : null;
-  const reach = store.reach_seconds;
+  const reach = store.reach_seconds, limit = store.limit_bytes;
+  // The limit is for the segments that are not kept.
+  const used = store.allocated_bytes - store.kept_bytes;
   return [
-    ["Store", size(store.allocated_bytes), store.limit_bytes ? `of ${size(store.limit_bytes)}` : "without a limit of its size",
-      "", full],
+    ["Store", size(used), `${limit ? `of ${size(limit)}` : "without a limit of its size"}, besides kept segments`,
+      "", limit ? used / limit : null],
     ["Reaches back", reach === null ? "unknown" : span(reach), reach === null ? "" : `to ${moment(1e6 * (Date.now() - 1e3 * reach))}`],
     ["Segments", counted(store.segments), `${counted(store.kept_segments)} kept (${size(store.kept_bytes)})`],
     ["Deleted", counted(sum(gone.map(([, count]) => count))),
@@ -265,22 +266,27 @@ function showAll(state) {
   here("all").hidden = false;
 }
 
-const trouble = (stream) => (stream.events_lost || stream.gaps_unknown ? 1e9 : 0) + (stream.ring_fill_ratio ?? 0);
+const trouble = (stream) => (lossesOf(stream) ? 1 : 0) + (stream.ring_fill_ratio ?? 0);
 
 // -- asking
+
+async function fetched() {
+  const answer = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) })
+    .catch(() => { throw new Error("lttd does not answer"); });
+  if (!answer.ok) throw new Error(`lttd answered with status ${answer.status}`);
+  return answer.json();
+}
 
 async function ask() {
   if (asking || document.hidden) return;
   asking = true;
   try {
-    const answer = await fetch("status.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
-    if (!answer.ok) throw new Error(`lttd answered with status ${answer.status}`);
-    showAll(await answer.json());
+    showAll(await fetched());
     document.body.classList.remove("stale");
     write(here("asked"), `as of ${moment(1e6 * Date.now())}`);
   } catch (error) {
     document.body.classList.add("stale");
-    write(here("verdict"), error instanceof TypeError ? "lttd does not answer" : shown(error.message), "unknown");
+    write(here("verdict"), shown(error.message), "unknown");
     document.title = "(?) lttd";
   } finally {
     asking = false;
