@@ -23,9 +23,9 @@ from lttd.errors import UsageError
 from lttd.roll import RollLimits
 
 # The present segment of a source, and the one before it: what happened just now.
+SPARED: Final = 2
 # Where no limit says more, kept segments may fill a tenth of the file system.
 KEPT_SHARE: Final = 10
-SPARED: Final = 2
 # The journal's share of one file, too: losing the oldest one loses an eighth of the history.
 MANY: Final = 8
 LEAST_SEGMENT_BYTES: Final = 1 << 16

@@ -33,8 +33,13 @@ export PYTHONPATH=/opt/lttd/checkout:/opt/lttd/site
 exec /opt/lttd/base/bin/python$version -m lttd.cli "\$@"
 U
 chmod +x /opt/lttd/bin/lttd
-cp "$CHECKOUT/systemd/lttd.toml" /etc/lttd/
-cp "$CHECKOUT/systemd/lttd.service" /run/systemd/system/
+# A busy machine starts lttd in half a minute, in which a ring of 4M laps; and the disk is small.
+sed 's/^buffer-size.*/buffer-size = "32M"/; s/^min-free.*//' "$CHECKOUT/systemd/lttd.toml" \
+    > /opt/lttd/lttd.toml
+cp /opt/lttd/lttd.toml /etc/lttd/
+cp "$CHECKOUT"/systemd/lttd{,@}.service "$CHECKOUT/systemd/lttd.socket" /run/systemd/system/
+systemd-sysusers "$CHECKOUT/systemd/lttd.sysusers"
+systemd-tmpfiles --create "$CHECKOUT/systemd/lttd.tmpfiles"
 printf '[Service]\nWatchdogSec=8\n' > /run/systemd/system/lttd.service.d/test.conf
 systemctl daemon-reload
 """
@@ -183,7 +188,7 @@ def test_the_service_does_not_retry_a_permanent_error(
     told = run(
         service_guest,
         f"""
-        trap 'cp "$CHECKOUT/systemd/lttd.toml" /etc/lttd/
+        trap 'cp /opt/lttd/lttd.toml /etc/lttd/
               systemctl unmask --runtime --quiet sys-kernel-tracing.mount
               mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
               systemctl reset-failed lttd' EXIT
@@ -193,13 +198,167 @@ def test_the_service_does_not_retry_a_permanent_error(
         ! systemctl start lttd 2> /dev/null
         sleep 3
         show ExecMainStatus; show NRestarts; show ActiveState
-        journalctl -u lttd --no-pager -o cat | grep '^lttd: '
+        journalctl -u lttd --no-pager -o cat -p err --grep '^lttd: ' | tail -1
         """,
     )
     lines = told.output.splitlines()
     assert lines[:3] == [status, "0", "failed"]
     assert ("no_such:event" in lines[-1]) == (status == "2")
     assert ("mount -t tracefs" in lines[-1]) == (status == "77")
+
+
+def test_a_roll_by_signal_loses_nothing_and_the_service_stays(service_guest: Guest) -> None:
+    told = run(
+        service_guest,
+        """
+        systemctl start lttd
+        first=$(show MainPID)
+        for n in 0 1 2; do
+            marks ${n}000 ${n}500
+            systemctl kill --signal=USR1 --kill-who=main lttd
+            marks ${n}500 $((n + 1))000
+            sleep 3
+        done
+        [ "$(show MainPID)" = $first ] && show ActiveState
+        systemctl stop lttd
+        show Result
+        bring
+        """,
+    )
+    assert told.output.splitlines() == ["active", "success"]
+    found = whole_segments(told.out_dir)
+    assert len(found) == 4
+    assert marks_of(found) == list(range(3000))
+
+
+def test_recording_goes_on_after_the_disk_was_full(service_guest: Guest) -> None:
+    told = run(
+        service_guest,
+        """
+        trap 'systemctl stop lttd; umount /var/lib/lttd
+              cp /opt/lttd/lttd.toml /etc/lttd/' EXIT
+        mount -t tmpfs -o size=16M,mode=750 tmpfs /var/lib/lttd
+        echo 'on-write-error = "continue"' >> /etc/lttd/lttd.toml
+        systemctl start lttd
+        marks 0 1000
+        sleep 3
+        dd if=/dev/zero of=/var/lib/lttd/fill bs=64K 2> /dev/null || true
+        full() {
+            journalctl -u lttd --no-pager -o cat -p warning --since=-100s | grep -c 'no space'
+        }
+        for _ in $(seq 60); do marks 1000 1100 && sleep 1; [ "$(full)" -gt 0 ] && break; done
+        echo full $(($(full) > 0)) $(show ActiveState)
+        rm /var/lib/lttd/fill
+        sleep 5
+        marks 2000 3000
+        sleep 3
+        show ActiveState
+        systemctl stop lttd
+        show Result
+        cp -r /var/lib/lttd/trace "$OUT/trace"
+        """,
+    )
+    # The losses make the status 1, which is not a crash.
+    assert told.output.splitlines() == ["full 1 active", "active", "exit-code"]
+    found = whole_segments(told.out_dir)
+    marks = marks_of(found)
+    assert marks[:1000] == list(range(1000))
+    assert marks[-1000:] == list(range(2000, 3000))
+
+
+SCRAPES = r"""
+scrape() {
+    "$PYTHON" -IS -c 'import urllib.request as u
+try: print(u.urlopen("http://127.0.0.1:9469/healthz", timeout=20).status)
+except OSError as error: print(error)'
+}
+tidy() {
+    systemctl disable --runtime --quiet lttd.socket
+    systemctl stop lttd lttd.socket
+    cp /opt/lttd/lttd.toml /etc/lttd/
+    kill %1
+    systemctl reset-failed lttd
+}
+trap 'tidy 2> /dev/null || true' EXIT
+systemctl enable --runtime --quiet lttd.socket
+socket() { systemctl show --value --property ActiveState lttd.socket; }
+"""
+
+
+def test_the_socket_comes_and_ends_with_the_recorder_and_no_scrape_starts_it(
+    service_guest: Guest,
+) -> None:
+    told = run(
+        service_guest,
+        SCRAPES
+        + """
+        systemctl start lttd
+        socket; scrape
+        first=$(show MainPID)
+        kill -KILL $first
+        restarted $first
+        socket; scrape
+        (while :; do scrape; done > /dev/null 2>&1) &
+        systemctl stop lttd 2> /dev/null  # it warns that the socket could start it, which ends, too
+        sleep 5
+        show ActiveState; socket; scrape
+        """,
+    )
+    *lines, refused = told.output.splitlines()
+    assert lines == ["active", "200", "active", "200", "inactive", "inactive"]
+    assert "Connection refused" in refused
+
+
+@pytest.mark.parametrize("status", ["2", "77"])
+def test_no_scrape_starts_a_recorder_that_cannot_record(service_guest: Guest, status: str) -> None:
+    break_it = {
+        "2": "sed -i 's/sched:\\*/no_such:event/' /etc/lttd/lttd.toml",
+        "77": "umount /sys/kernel/tracing; systemctl mask --runtime -q sys-kernel-tracing.mount",
+    }
+    told = run(
+        service_guest,
+        SCRAPES
+        + f"""
+        mend() {{
+            systemctl unmask --runtime --quiet sys-kernel-tracing.mount
+            mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
+        }}
+        trap 'mend; tidy 2> /dev/null || true' EXIT
+        {break_it[status]}
+        errors() {{ journalctl -u lttd --no-pager -o cat -p err --grep '^lttd: ' | wc -l; }}
+        before=$(errors)
+        (while :; do scrape; done > /dev/null 2>&1) &
+        ! systemctl start lttd 2> /dev/null
+        sleep 5
+        show ExecMainStatus; show ActiveState; socket
+        echo $(($(errors) - before))
+        """,
+    )
+    assert told.output.splitlines() == [status, "failed", "inactive", "1"]
+
+
+def test_a_recorder_of_the_template_has_its_own_configuration_and_trace(
+    service_guest: Guest,
+) -> None:
+    told = run(
+        service_guest,
+        """
+        sed 's/9469/9470/; s/sched:/irq:/' /etc/lttd/lttd.toml > /etc/lttd/irq.toml
+        trap 'systemctl stop lttd lttd@irq; rm -rf /etc/lttd/irq.toml /var/lib/lttd-irq' EXIT
+        systemctl start lttd lttd@irq
+        ls -d $instances/lttd-* | wc -l
+        ls /run/lttd/*.socket | wc -l
+        stat -c '%a %U:%G' /run/lttd /run/lttd/*.socket
+        systemctl stop lttd@irq
+        show ActiveState
+        cp -r /var/lib/lttd-irq/trace "$OUT/trace"
+        """,
+    )
+    assert told.output.splitlines() == [
+        *("2", "2", "750 root:lttd", "660 root:lttd", "660 root:lttd", "active")
+    ]
+    (segment,) = whole_segments(told.out_dir)
+    assert Manifest.read(segment.manifest).source["settings"]["events"] == ["irq:*"]
 
 
 def test_the_hardening_of_the_unit_is_in_force(service_guest: Guest) -> None:
