@@ -114,6 +114,17 @@ def decompress(segment: SegmentPaths, disk: Disk) -> Sizes | None:
         return decompress_held(own, manifest, disk)
 
 
+def wants_compression(segment: SegmentPaths) -> bool:
+    """Tell whether *segment* is closed, and something is left to do for compress()."""
+    try:
+        names = segment.base.names(segment.streams)
+        manifest = Manifest.read(segment.place(segment.manifest))
+    except (OSError, TraceDamagedError):
+        return False  # it was deleted, or is damaged
+    plain = {record.name for record in manifest.streams}.intersection(names)
+    return manifest.state == "closed" and (not manifest.compression or bool(plain))
+
+
 def _closed_manifest(segment: SegmentPaths) -> Manifest:
     manifest = Manifest.read(segment.place(segment.manifest))
     if manifest.state != "closed":

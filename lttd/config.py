@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from lttd.arguments import argument_parser
-from lttd.disk_policy import DiskPolicy, OnFailure
 from lttd.errors import UsageError
 from lttd.hosts import parse_host_names
 from lttd.option_file import read_options
@@ -107,15 +106,13 @@ class Config:
     """How old a closed segment may become; None: without limit."""
     min_free_bytes: int | None = None
     """How much of the file system stays free; None: not asked."""
+    compress_level: int | None = None
+    """The level at which closed segments are compressed; None: not at all."""
     backlog_bytes: int = 64 << 20
     summary: str = "table"
     """``table``, ``json``, ``json:FILE`` or ``none``."""
-    on_write_error: str | None = None
-    """``stop``, or ``continue``: count data that cannot be written as lost; see DiskPolicy."""
-    on_full: str | None = None
-    """``stop``, ``wait`` or ``drop-oldest``."""
-    max_rate_bytes: int | None = None
-    """The most that is written in a second; the rest is counted as lost."""
+    on_write_error: str = "stop"
+    """``stop``, or ``continue``: count data that cannot be written as lost."""
     priority: int | None = None
     """SCHED_FIFO for lttd's threads; None leaves them as they are."""
     metrics: str | None = None
@@ -126,11 +123,6 @@ class Config:
     notes: tuple[str, ...] = ()
     """Lines to print before anything starts."""
     command: tuple[str, ...] = ()
-
-    @property
-    def disk_policy(self) -> DiskPolicy:
-        """What follows a failed write."""
-        return DiskPolicy.of_options(self.on_full, self.on_write_error, has_limit=any(self.limits))
 
     @property
     def roll_limits(self) -> RollLimits:
@@ -181,6 +173,14 @@ def _is_directory(path: Path) -> bool:
         return False
 
 
+def _compress_level(value: object) -> int:
+    method, colon, level = str(value).partition(":")
+    number = int(level) if level.isascii() and level.isdecimal() and len(level) <= 2 else 0
+    if method != "zstd" or (colon and not 1 <= number <= MOST_LEVEL):
+        raise UsageError(f"{shown(value)}: write zstd, or zstd:LEVEL with a level from 1 to 19")
+    return number if colon else 1
+
+
 def _priority(value: object) -> int:
     priority = parse_count(value)
     if not 1 <= priority <= 99:
@@ -193,13 +193,6 @@ def _flush_interval_s(value: object) -> float:
     if not 0.001 <= interval_s <= 3600:
         raise UsageError(f"{shown(value)}: write from 1ms to 1h")
     return interval_s
-
-
-def _max_rate_bytes(value: object) -> int:
-    size_bytes = parse_bytes(str(value).removesuffix("/s"))
-    if size_bytes < 64 << 10:
-        raise UsageError(f"{shown(value)}: write at least 64K, the bytes of a second")
-    return size_bytes
 
 
 def _backlog_bytes(value: object) -> int:
@@ -248,17 +241,17 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "max-kept-size": _Option(_segment_bytes, "max_kept_bytes"),
     "max-age": _Option(_max_age_s, "max_age_s"),
     "min-free": _Option(_segment_bytes, "min_free_bytes"),
+    "compress": _Option(_compress_level, "compress_level"),
     "backlog": _Option(_backlog_bytes, "backlog_bytes"),
     "summary": _Option(_summary, "summary"),
     "on-write-error": _Option(_one_of("stop", "continue"), "on_write_error"),
-    "on-full": _Option(_one_of(*(each.value for each in OnFailure)), "on_full"),
-    "max-rate": _Option(_max_rate_bytes, "max_rate_bytes"),
     "priority": _Option(_priority, "priority"),
     "metrics": _Option(str, "metrics"),
     "web-allow-host": _Option(parse_host_names, "web_allow_hosts"),
     "daemon": _Option(parse_bool, "daemon"),
     "verbose": _Option(parse_count, "verbose"),
 }
+MOST_LEVEL: Final = 19
 # If one of these is on the command line, it replaces all of them in the file.
 _SOURCES: Final = frozenset({"source", "channel-root"})
 _KNOWN: Final = frozenset({*_OPTIONS, *SOURCE_KEYS, *_SOURCES})

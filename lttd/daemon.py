@@ -12,7 +12,9 @@ from typing import Any, Final
 
 import trio
 
+from lttd.beneath import OpenDirectory
 from lttd.command import Command
+from lttd.compression import Compression
 from lttd.config import Config
 from lttd.control import Control
 from lttd.control_protocol import STATUS, Handler, Peer
@@ -45,6 +47,7 @@ from lttd.sources.registry import open_source
 from lttd.state import RunState
 from lttd.stats import StreamSummary, events_lost
 from lttd.status import Observer
+from lttd.store import Store
 from lttd.summary import write_summary
 from lttd.terminal import Level, say
 from lttd.tracedir import segments_below
@@ -85,7 +88,7 @@ class Daemon:
         self._token = trio.lowlevel.current_trio_token()
         self._recorder = Recorder(
             backlog_bytes=config.backlog_bytes,
-            policy=config.disk_policy,
+            keep_going=config.on_write_error == "continue",
             on_failure=lambda: self._token.run_sync_soon(self._stop.set),
             health=self._health,
         )
@@ -97,7 +100,6 @@ class Daemon:
             self._notifier.beat_interval_s,
             self._health,
         )
-        self._recorder.limit_rate(config.max_rate_bytes)
         recordings, recorder, reader = self._recordings, self._recorder, self._reader
         self._observer = Observer(
             recorder, reader, self._health, recordings, config.flush_interval_s
@@ -161,6 +163,7 @@ class Daemon:
                 await serve_control(nursery, stack, self._control, name)
                 nursery.start_soon(self._rolling.run)
                 nursery.start_soon(retaining.run)
+                self._compress(nursery, retaining.store, self._disk.hold(self._config.trace_dir))
                 await self._read()
                 await self._end()
                 await retaining.finish()
@@ -172,7 +175,6 @@ class Daemon:
         """Make the store of the trace, before it has a segment of this run."""
         config = self._config
         retaining = Retaining(self._disk, config.trace_dir, config.limits, self._house)
-        self._recorder.make_room = retaining.store.make_room
         self._rolling.on_opened.append(retaining.store.opened)
         self._rolling.on_closed.append(retaining.closed)
         self._handlers |= retaining.handlers
@@ -180,6 +182,15 @@ class Daemon:
         self._observer.parts.limits = lambda: retaining.store.limits
         self._state.parts |= {"store": retaining.state_json, "windows": retaining.windows_json}
         return retaining
+
+    def _compress(self, nursery: trio.Nursery, store: Store, trace: OpenDirectory) -> None:
+        level, house = self._config.compress_level, self._house
+        if level is not None:
+            work = Compression(trace, level, house.leave_out, self._say)
+            work.on_changed.append(lambda paths: house.work(lambda: store.changed(paths)))
+            store.catalogue.compression_backlog = lambda: work.backlog
+            self._rolling.on_closed.append(work.closed)
+            nursery.start_soon(work.run)
 
     def _raise_priority(self, threads: Sequence[int]) -> None:
         if self._config.priority is not None:

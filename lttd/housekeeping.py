@@ -163,6 +163,15 @@ class Housekeeping:
             if done:
                 self._recorder.succeeded(trace)
 
+    async def leave_out(self, process: int) -> None:
+        """Exclude another process of lttd's from the trace."""
+
+        def leave_out() -> None:
+            for recording in self._recordings:
+                recording.source.leave_out([process])
+
+        await self.work(leave_out)
+
     async def work(self, do: Callable[[], object]) -> bool:
         """Call *do* in the thread that is excluded from the trace.
 

@@ -164,8 +164,8 @@ def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
         "trace-self": "true", "kallsyms": "true", "layout": '"sparse"', "flush-interval": '"1s"',
         "backlog": '"8M"', "on-write-error": '"stop"', "priority": "1", "metrics": '":9469"',
         "web-allow-host": '["a", "b"]', "segment-size": '"20M"', "segment-duration": '"1h"',
-            "on-full": '"wait"', "max-rate": '"10M"',
         "max-size": '"200M"', "max-kept-size": '"1G"', "max-age": '"7d"', "min-free": '"2G"',
+        "compress": '"zstd:3"',
     }  # fmt: skip
     toml.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
     config = parse_command_line(["--config", str(toml)])

@@ -18,7 +18,7 @@ from lttd.view.trace import Trace
 from lttd.view.verify import check
 from tests.failing_disk import FailingDisk
 from tests.fakes import batch_of, event, info, page
-from tests.recorders import SNAPSHOT, WAITING, rolled, segment_of
+from tests.recorders import SNAPSHOT, rolled, segment_of
 
 STREAM = info()
 
@@ -48,7 +48,7 @@ class Source:
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    made = Recorder(sync_interval_s=100, policy=WAITING)
+    made = Recorder(sync_interval_s=100, keep_going=True)
     made.start()
     yield made
     made.close()
