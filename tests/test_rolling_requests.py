@@ -1,0 +1,202 @@
+"""Requests to roll, and segments that cannot be made: with a source of fakes, on a real disk."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from lttd.config import Config
+from lttd.errors import LttdError, StorageError
+from lttd.health import Health
+from lttd.housekeeping import Housekeeping
+from lttd.manifest import Manifest
+from lttd.reader import Reader
+from lttd.recorder import Recorder
+from lttd.recording import Recording
+from lttd.roll import RollLimits
+from lttd.rolling import RETRY_S, Rolling
+from lttd.sources.base import Attachments, SourceInfo
+from lttd.subbuffer import StreamId
+from lttd.tracedir import SegmentPaths, segments_below
+from tests.failing_disk import FailingDisk
+from tests.fakes import FakeStream, batch_of, event, info, page
+
+PAGES = 4
+
+
+class FakeSource:
+    """A source of one stream, whose data a test gives it."""
+
+    watch = None
+    grows = False
+    open_ended = True
+
+    def __init__(self) -> None:
+        self.stream = FakeStream(info(), [])
+        self.streams = [self.stream]
+        self.info = SourceInfo("fake", "fake", "mono", live=False)
+        self.marked: list[str] = []
+        self.subbuffers = 0
+
+    def data(self) -> None:
+        """Give the next take four sub-buffers."""
+        at = self.subbuffers
+        pages = [page(10 * (at + n) + 10, event(b"abcd")) for n in range(PAGES)]
+        self.stream.script.append(batch_of(info(), pages, first=at, last_end=None))
+        self.subbuffers += PAGES
+
+    def discover(self) -> Sequence[FakeStream]:
+        return ()
+
+    def leave_out(self, thread_ids: Iterable[int]) -> None: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def now(self) -> int:
+        return 10 * self.subbuffers
+
+    def attachments(self) -> Attachments:
+        return lambda _: ()
+
+    def mark_progress(self, segment: str) -> None:
+        self.marked.append(segment)
+
+    def roll(self) -> Mapping[StreamId, int]:
+        return {info().id: self.subbuffers}
+
+    def notes(self) -> Sequence[str]:
+        return ()
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Run:
+    """A run that rolls."""
+
+    trace: Path
+    source: FakeSource
+    rolling: Rolling
+    disk: FailingDisk
+    health: Health
+    lines: list[str]
+    told: list[tuple[str, SegmentPaths]]
+
+    def stored(self) -> list[int]:
+        """Return the number of sub-buffers in each segment that is closed."""
+        paths = (one.manifest for one in segments_below(self.trace) if one.manifest.exists())
+        manifests = [Manifest.read(path) for path in paths]
+        summaries = [one.streams[0].summary for one in manifests if one.state == "closed"]
+        return [summary.subbuffers for summary in summaries if summary]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():  # noqa: ASYNC110  (of files)
+            await trio.sleep(0.01)
+
+
+@pytest.fixture
+async def run(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Run]:
+    trace, disk, source, lines = tmp_path / "t", FailingDisk(), FakeSource(), []
+    trace.mkdir()
+    health = Health(lambda line, _: lines.append(line))
+    recorder = Recorder(sync_interval_s=100, health=health)
+    reader = Reader(recorder, 0.05, health=health)
+    recorder.start()
+    recordings = [Recording.begin(recorder, trace, 1, source, "packed", disk)]
+    reader.add(recordings[0].streams_and_lanes())
+    failures: list[LttdError] = []
+    config = Config(trace, ())
+    house = Housekeeping(config, recordings, recorder, reader, failures.append)
+    rolling = Rolling(RollLimits(), recordings, recorder, reader, house, health)
+    rolling.next_number = 2
+    made = Run(trace, source, rolling, disk, health, lines, [])
+    rolling.on_opened.append(lambda paths: made.told.append(("opened", paths)))
+    rolling.on_closed.append(lambda paths: made.told.append(("closed", paths)))
+    nursery.start_soon(reader.run)
+    nursery.start_soon(rolling.run)
+    try:
+        yield made
+        await rolling.finish()
+        recordings[0].close()
+        assert failures == []
+    finally:
+        house.helper.close()
+        recorder.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_roll_flushes_first_and_returns_when_the_old_segment_is_closed(run: Run) -> None:
+    run.source.data()
+    (closed,) = await run.rolling.roll()
+    assert run.stored() == [PAGES], "what was not read yet belongs to the old segment"
+    first, second = segments_below(run.trace)
+    assert closed == first
+    assert run.told == [("opened", second), ("closed", first)]
+    assert run.source.marked[-1] == second.directory.name
+    record = Manifest.read(second.manifest).streams[0]
+    assert (record.subbuffers_before, record.info.read_events_before) == (PAGES, PAGES)
+
+
+async def test_requests_that_come_together_share_a_roll(run: Run) -> None:
+    answers: list[Any] = []
+
+    async def ask() -> None:
+        answers.append(await run.rolling.answer({}, None))
+
+    async with trio.open_nursery() as clients:
+        for _ in range(5):
+            clients.start_soon(ask)
+    first, _ = segments_below(run.trace)
+    assert answers == [{"closed": [str(first.directory)]}] * 5
+
+
+async def test_recording_goes_on_in_the_old_segment_until_the_next_one_can_be_made(
+    run: Run, autojump_clock: trio.testing.MockClock
+) -> None:
+    run.disk.bad["open"] = {".reserve"}  # a full disk
+    run.source.data()
+    with pytest.raises(StorageError, match="space left"):
+        await run.rolling.roll()
+    assert len(segments_below(run.trace)) == 1, "nothing of the next segment stays"
+    assert run.health.verdict()[0] is False
+    assert len(run.lines) == 1
+    assert "the next segment cannot be made, so the present one grows" in run.lines[0]
+    run.source.data()
+    await trio.sleep(2.5 * RETRY_S)
+    assert len(segments_below(run.trace)) == 1
+    assert len(run.lines) == 1, "one line, not one per attempt"
+    run.disk.bad["open"] = set()
+    await run.until(run.stored)
+    assert run.stored() == [2 * PAGES]
+    assert run.health.verdict() == (True, "ok")
+    assert [segment.number for segment in segments_below(run.trace)] == [1, 2]
+
+
+async def test_a_limit_rolls_only_a_segment_with_data(
+    run: Run, autojump_clock: trio.testing.MockClock
+) -> None:
+    run.rolling.limit(RollLimits(payload_bytes=1, age_ns=1_000_000_000))
+    await trio.sleep(60)
+    assert len(segments_below(run.trace)) == 1
+    run.source.data()
+    await run.until(run.stored)
+    assert run.stored() == [PAGES]
+
+
+async def test_a_request_at_the_end_of_recording_is_refused(run: Run) -> None:
+    run.rolling.stop()
+    async with trio.open_nursery() as clients:
+
+        async def ask() -> None:
+            with pytest.raises(LttdError, match="recording ends"):
+                await run.rolling.roll()
+
+        clients.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        await run.rolling.finish()
+    assert len(segments_below(run.trace)) == 1
