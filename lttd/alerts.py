@@ -126,8 +126,8 @@ def _plain(value: Mapping[str, Any], around: Around, now_ns: int) -> Trigger:
         what = f"key {shown(min(unknown))}" if unknown else "no reason"
         raise UnusableError(f"the body has {what}; it may have reason, labels, before, after")
     around = parse_around(value.get("before"), value.get("after"), around)
-    reason = _text(value["reason"], "reason")
-    labels = _labels(value.get("labels", {}), "labels")
+    reason = parse_text(value["reason"], "reason")
+    labels = parse_labels(value.get("labels", {}), "labels")
     return Trigger(reason, labels, "http", now_ns, *around).within_limits()
 
 
@@ -145,9 +145,9 @@ def _alertmanager(alerts: object, around: Around, now_ns: int) -> Asked:
 
 
 def _alert(alert: Mapping[str, Any], where: str, around: Around, now_ns: int) -> Trigger:
-    labels = _labels(alert.get("labels", {}), f"{where}.labels")
-    starts_at = _text(alert.get("startsAt"), f"{where}.startsAt")
-    fingerprint = _text(alert.get("fingerprint"), f"{where}.fingerprint")
+    labels = parse_labels(alert.get("labels", {}), f"{where}.labels")
+    starts_at = parse_text(alert.get("startsAt"), f"{where}.startsAt")
+    fingerprint = parse_text(alert.get("fingerprint"), f"{where}.fingerprint")
     if not fingerprint:
         raise UnusableError(f"{where}.fingerprint is empty")
     at_ns = parse_rfc3339_ns(starts_at)
@@ -178,13 +178,23 @@ def parse_rfc3339_ns(text: str) -> int | None:
     return (since.days * 86_400 + since.seconds) * _NS + int((fraction or "0").ljust(9, "0"))
 
 
-def _text(value: object, where: str) -> str:
+def parse_text(value: object, where: str) -> str:
+    """Return a text of a request; *where* names it in the error.
+
+    Raises:
+        UnusableError: it is not one.
+    """
     if not isinstance(value, str):
         raise UnusableError(f"{where} is not a text")
     return value
 
 
-def _labels(value: object, where: str) -> dict[str, str]:
+def parse_labels(value: object, where: str) -> dict[str, str]:
+    """Return the labels of a request; *where* names them in the error.
+
+    Raises:
+        UnusableError: they are not texts.
+    """
     if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value.values()):
         raise UnusableError(f"{where} is not an object of texts")
     return dict(value)

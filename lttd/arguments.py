@@ -50,9 +50,16 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
     add("--backlog", metavar="SIZE", help="memory for data that waits for the disk (default 64M)")
     add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
     add("--priority", metavar="N", help="real-time priority (1-99), for busy CPUs; off by default")
+
+
+def _add_web(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("how to serve it").add_argument
     add("--metrics", metavar="ADDR:PORT", help="serve /metrics, /healthz and a status page")
     add("--web-allow-host", metavar="NAME", action="append",
         help="a further host name that --metrics answers to; may be repeated")  # fmt: skip
+    add("--web-enable-trigger", action="store_true",
+        help="take triggers by POST /-/trigger on the port of --metrics")  # fmt: skip
+    add("--web-token-file", metavar="FILE", help="file with the token of --web-enable-trigger")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -104,6 +111,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--trace-self", action="store_const", const="yes", help="record lttd's own threads, too")
     add("--kallsyms", action="store_const", const="yes", help="keep /proc/kallsyms in the trace")
     _add_writing(parser)
+    _add_web(parser)
     legacy = parser.add_argument_group("options of the legacy lttd (LTTng 0.x)")
     add = legacy.add_argument
     add("-c", "--channel-root", metavar="DIR", action="append",

@@ -28,6 +28,7 @@ from lttd.parsers import (
 from lttd.retention import Limits, default_rolls, refuse_contradictions
 from lttd.roll import RollLimits
 from lttd.sources.table import CHANNEL_ROOT, DEFAULT, SOURCES, is_list
+from lttd.token_file import token_path
 
 _KIND: Final = re.compile(r"([a-z]+)(?:\Z|[:,])")
 # A comma before a key, unless it is escaped.
@@ -118,6 +119,10 @@ class Config:
     metrics: str | None = None
     web_allow_hosts: frozenset[str] = frozenset()
     """Further host names that ``metrics`` answers to."""
+    web_enable_trigger: bool = False
+    """Whether ``metrics`` takes POST /-/trigger."""
+    web_token_file: str | None = None
+    """The file with the token for that."""
     daemon: bool = False
     verbose: int = 0
     notes: tuple[str, ...] = ()
@@ -248,6 +253,8 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "priority": _Option(_priority, "priority"),
     "metrics": _Option(str, "metrics"),
     "web-allow-host": _Option(parse_host_names, "web_allow_hosts"),
+    "web-enable-trigger": _Option(parse_bool, "web_enable_trigger"),
+    "web-token-file": _Option(token_path, "web_token_file"),
     "daemon": _Option(parse_bool, "daemon"),
     "verbose": _Option(parse_count, "verbose"),
 }
@@ -293,6 +300,7 @@ def _assemble(
     }
     if "trace_dir" not in fields:
         raise NoTraceNamedError("no directory for the trace; name one: --trace-dir DIR")
+    _refuse_half_a_webhook(fields)
     if command and fields.get("summary") == "json":
         raise UsageError("with COMMAND, stdout belongs to COMMAND: write --summary json:FILE")
     if command and not shutil.which(command[0]):
@@ -311,6 +319,14 @@ def _with_rolls(config: Config) -> Config:
     refuse_contradictions(config.limits, len(config.sources), rolls)
     segment_s = None if rolls.age_ns is None else rolls.age_ns / 1e9
     return replace(config, segment_bytes=rolls.payload_bytes, segment_s=segment_s)
+
+
+def _refuse_half_a_webhook(fields: Mapping[str, Any]) -> None:
+    enabled = fields.get("web_enable_trigger", False)
+    if enabled and "web_token_file" not in fields:
+        raise UsageError("web-enable-trigger needs a token: --web-token-file FILE")
+    if "web_token_file" in fields and not enabled:
+        raise UsageError("web-token-file is used by --web-enable-trigger only; add that")
 
 
 def _sources(values: dict[str, Any], from_file: Mapping[str, Any]) -> tuple[SourceSpec, ...]:

@@ -51,6 +51,9 @@ from lttd.store import Store
 from lttd.summary import write_summary
 from lttd.terminal import Level, say
 from lttd.tracedir import segments_below
+from lttd.trigger import Refusal, Trigger, TriggerRefusedError
+from lttd.trigger_requests import TRIGGER
+from lttd.trigger_service import TriggerService
 
 # So many lines of Health are known at the end, which says nothing twice.
 MOST_SAID: Final = 64
@@ -111,6 +114,7 @@ class Daemon:
         self._observer.parts.rolls = lambda: self._rolling.rolled
         self._state = RunState(config, self._observer, self._health, self._recordings)
         self._retaining: Retaining  # set once the trace is locked
+        self._triggers: TriggerService | None = None
         self._handlers: dict[str, Handler] = {
             STATUS: self._answer_status,
             "roll": self._rolling.answer,
@@ -135,7 +139,8 @@ class Daemon:
             stack.callback(self._command.give_up)
             async with trio.open_nursery() as nursery:
                 await serve_metrics(
-                    nursery, self._config, self._observer, self._health, self._state
+                    *(nursery, self._config, self._observer, self._health, self._state),
+                    self._accept_alert,
                 )
                 number = stack.enter_context(
                     locked_trace(self._disk, self._config.trace_dir, append=self._config.append)
@@ -164,6 +169,7 @@ class Daemon:
                 nursery.start_soon(self._rolling.run)
                 nursery.start_soon(retaining.run)
                 self._compress(nursery, retaining.store, self._disk.hold(self._config.trace_dir))
+                nursery.start_soon(self._serve_triggers().run)
                 await self._read()
                 await self._end()
                 await retaining.finish()
@@ -191,6 +197,20 @@ class Daemon:
             store.catalogue.compression_backlog = lambda: work.backlog
             self._rolling.on_closed.append(work.closed)
             nursery.start_soon(work.run)
+
+    def _serve_triggers(self) -> TriggerService:
+        """Make what serves triggers; recording has begun."""
+        recorded = self._recordings, self._recorder, self._reader
+        self._triggers = TriggerService(self._retaining.store, *recorded, self._house)
+        self._handlers[TRIGGER] = self._triggers.handler
+        self._observer.parts.triggers = self._triggers.triggers.counts
+        self._state.parts["triggers"] = self._triggers.state_json
+        return self._triggers
+
+    async def _accept_alert(self, trigger: Trigger) -> Trigger | None:
+        if self._triggers is None:
+            raise TriggerRefusedError(Refusal.NOT_NOW)
+        return await self._triggers.triggers.accept_alert(trigger)
 
     def _raise_priority(self, threads: Sequence[int]) -> None:
         if self._config.priority is not None:
@@ -274,6 +294,8 @@ class Daemon:
         self._control.end()
         self._notifier.status(self._status())
         self._rolling.stop()
+        if self._triggers is not None:
+            self._triggers.triggers.stop()
         for recording in self._recordings:
             recording.source.stop()
         await self._house.admit()
@@ -287,6 +309,8 @@ class Daemon:
                 self._failures.append(error)
             tell_notes(recording.source)
             self._summaries += recording.summaries()
+        if self._triggers is not None:
+            await self._triggers.triggers.finish()
         self._notifier.status(self._status())
         self._failures += self._reader.failures()
         write_error = self._recorder.failure or self._recorder.last_write_error
@@ -306,6 +330,10 @@ class Daemon:
             return
         if MEANINGS[number] is Meaning.ROLL:
             self._rolling.ask()
+            return
+        if MEANINGS[number] is Meaning.TRIGGER:
+            if self._triggers is not None:
+                self._triggers.signalled()
             return
         self._ends_heard += 1
         if self._ends_heard > 1:

@@ -52,6 +52,10 @@ class Kept:
         triggers = sorted([*others, trigger], key=lambda one: one.number)
         return Kept(self.by_person, tuple(triggers))
 
+    def without_trigger(self, number: int) -> "Kept":
+        """Return the same without the trigger *number*."""
+        return Kept(self.by_person, tuple(one for one in self.triggers if one.number != number))
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
         return {

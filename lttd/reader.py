@@ -149,7 +149,12 @@ class StreamReader:
         self.state = after(self.state, event)
 
     def wake(self) -> None:
-        """Wake the stream at poll or the tick; if it backs off, only when its time has come."""
+        """Wake the stream at poll or the tick; if it backs off, only when its time has come.
+
+        A stream that is drained at the end of recording needs no waking.
+        """
+        if self.state is State.FLUSHING:
+            return
         due = self.state is State.BACKING_OFF and trio.current_time() >= self._retry_at
         self.happened(Event.RETRY if due else Event.WOKEN)
 
@@ -323,6 +328,24 @@ class Reader:
         if more and self._nursery is not None:
             self._nursery.start_soon(partial(self._turns, more, flush=False))
 
+    async def flush_all(self) -> None:
+        """Take all that the rings hold now, partly filled sub-buffers included, and the losses."""
+        present = [each for each in self._readers if each.state is not State.FLUSHING]
+        # The first round ends turns that were flushed earlier; the second begins new ones.
+        for _ in range(2):
+            left = present
+            while left:
+                for reader in left:
+                    await trio.lowlevel.checkpoint()
+                    reader.wake()
+                    reader.turn(flush=True)
+                    self._on_beat()
+                left = [reader for reader in left if reader.has_more()]
+                if left and not self._recorder.has_room():
+                    await self._room_in_turn()
+        for reader in present:
+            reader.tell_losses()
+
     async def drain(self) -> None:
         """Take all remaining data, partly filled sub-buffers included, and the last losses.
 
@@ -399,11 +422,14 @@ class Reader:
             if busy and (self._room_queue.locked() or not self._recorder.has_room()):
                 # In order of arrival, one at a time: a release makes room for one take, not for
                 # all waiting streams, and no later stream may get it first.
-                async with self._room_queue:
-                    if not self._recorder.has_room():
-                        await self._room()
+                await self._room_in_turn()
             else:
                 await trio.lowlevel.checkpoint()
+
+    async def _room_in_turn(self) -> None:
+        async with self._room_queue:
+            if not self._recorder.has_room():
+                await self._room()
 
     async def _room(self) -> None:
         """Wait until the backlog has room.  Meanwhile the kernel counts its losses."""

@@ -3,6 +3,7 @@
 Both answer on the reading loop.  Without ``--metrics``, nothing that knows HTTP is loaded.
 """
 
+import time
 from contextlib import ExitStack
 from typing import Final
 
@@ -11,21 +12,30 @@ import trio
 from lttd.config import Config
 from lttd.control import Control
 from lttd.control_socket import ControlSocket
-from lttd.errors import LttdError, NothingToRecordError
+from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.health import Health
 from lttd.inherited import take_sockets
 from lttd.state import RunState
 from lttd.status import Observer
 from lttd.terminal import Level, say
+from lttd.token_file import read_token
+from lttd.trigger import Accept
 from lttd.version import VERSION
 
 NO_ADDRESS: Final = ":0"
 
 
 async def serve_metrics(
-    nursery: trio.Nursery, config: Config, observer: Observer, health: Health, state: RunState
+    nursery: trio.Nursery,
+    config: Config,
+    observer: Observer,
+    health: Health,
+    state: RunState,
+    accept: Accept,
 ) -> None:
     """Serve metrics and page, if ``--metrics`` was given or systemd passes a socket for it.
+
+    *accept* accepts a trigger that is posted there.
 
     Such a socket takes the place of the address.
 
@@ -34,11 +44,14 @@ async def serve_metrics(
     """
     inherited = take_sockets()
     if config.metrics is None and not inherited:
+        if config.web_enable_trigger:
+            raise UsageError("web-enable-trigger needs a port: --metrics 127.0.0.1:9469")
         return
     from lttd.endpoint import Endpoint, open_listeners, parse_address  # noqa: PLC0415
     from lttd.hosts import plain_name  # noqa: PLC0415
     from lttd.metrics import make_render  # noqa: PLC0415
     from lttd.page import make_pages  # noqa: PLC0415
+    from lttd.webhook import PATH, Webhook  # noqa: PLC0415
 
     address = parse_address(config.metrics or NO_ADDRESS)
     if inherited:
@@ -50,7 +63,9 @@ async def serve_metrics(
     render = make_render(observer, version=VERSION)
     # If --metrics has a name of this machine, requests may use that name.
     names = config.web_allow_hosts | {plain_name(address.host or "localhost")}
-    endpoint = Endpoint(render, health.verdict, names, make_pages(state.to_json))
+    token = read_token(config.web_token_file) if config.web_token_file else None
+    posts = {PATH: Webhook(token, accept, time.time_ns)}
+    endpoint = Endpoint(render, health.verdict, names, make_pages(state.to_json), posts)
     await nursery.start(endpoint.serve, listeners)
 
 

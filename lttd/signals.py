@@ -1,7 +1,7 @@
 """Handle every signal, from the first step of main() to its last.
 
     phase          a signal that ends        one without a meaning yet
-    starting       exit 1, nothing is made   one line (a request to roll: nothing)
+    starting       exit 1, nothing is made   one line (a request: nothing)
     recording      deliver()                 deliver()
     ending         nothing, for a while      nothing
 
@@ -24,18 +24,20 @@ class Meaning(Enum):
 
     END = "end in order"
     ROLL = "close the open segments and go on in new ones"
+    TRIGGER = "keep the window around now"
     NONE = "report once a minute and go on"
 
 
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 _FREE: Final = (
-    *(signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF),
+    *(signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF),
     *(signal.SIGXCPU, signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT),
     *range(signal.SIGRTMIN, signal.SIGRTMAX + 1),
 )
 MEANINGS: Final[Mapping[int, Meaning]] = {
     **dict.fromkeys(_ENDS, Meaning.END),
     signal.SIGUSR1: Meaning.ROLL,
+    signal.SIGUSR2: Meaning.TRIGGER,
     **dict.fromkeys(_FREE, Meaning.NONE),
 }
 """It lacks signals that stop and continue, those of a crash, SIGCHLD, and SIGPIPE and SIGXFSZ,
@@ -131,8 +133,8 @@ class Signals:
         elif MEANINGS[number] is Meaning.NONE:
             if self._ending_since is None and (line := self.report(number)):
                 _write_now(line)
-        elif MEANINGS[number] is Meaning.ROLL:
-            return  # there is nothing to roll
+        elif MEANINGS[number] in (Meaning.ROLL, Meaning.TRIGGER):
+            return  # there is nothing to roll or to keep
         elif self._ending_since is None:
             _write_now("interrupted before anything was recorded")
             os._exit(1)

@@ -135,12 +135,13 @@ class Store:
     def _times(self) -> BootTimes:
         return BootTimes(self._boot_id, self._now_ns())
 
-    def _paths(self, name: str) -> SegmentPaths:
+    def paths(self, name: str) -> SegmentPaths:
+        """Return the files of the segment called *name*."""
         return SegmentPaths(self._trace.path / name, self._trace)
 
     def _put(self, name: str, times: BootTimes, *, is_open: bool = False) -> None:
         """Read a segment, and add it to the catalogue or replace it there."""
-        paths = self._paths(name)
+        paths = self.paths(name)
         try:
             allocated_bytes = measure(self._trace, name).allocated_bytes
         except OSError:
@@ -347,6 +348,16 @@ class Store:
             self._write_kept(held, NOT_KEPT)
         return [held.number for held in found]
 
+    def forget(self, numbers: Iterable[int], trigger_number: int) -> None:
+        """Let a trigger keep segments no more; other reasons for them stay.
+
+        Raises:
+            StorageError: one could not be changed.
+        """
+        for held in self._named(numbers, must=False):
+            known = self.catalogue.kept(held.key)
+            self._write_kept(held, known.without_trigger(trigger_number))
+
     def _named(self, numbers: Iterable[int], *, must: bool) -> list[Held]:
         self.read()
         found: list[Held] = []
@@ -358,7 +369,7 @@ class Store:
         return found
 
     def _write_kept(self, held: Held, kept: Kept) -> None:
-        write_kept(self._paths(held.name), kept, self._disk)
+        write_kept(self.paths(held.name), kept, self._disk)
         self.catalogue.put(held, kept)
 
     def state(self) -> StoreState:

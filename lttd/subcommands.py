@@ -27,6 +27,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "keep": Subcommand("lttd.clients.keep", "let retention delete no segment of these numbers"),
     "release": Subcommand("lttd.clients.release", "let retention delete segments again"),
     "roll": Subcommand("lttd.clients.roll", "let it close its segments and go on in new ones"),
+    "trigger": Subcommand("lttd.clients.trigger", "keep a window of time around now"),
     "status": Subcommand("lttd.clients.status", "print what a running lttd does"),
 }
 

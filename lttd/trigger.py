@@ -10,7 +10,7 @@ Rule: the values are data of strangers.  Escape them in a terminal, encode them 
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -129,6 +129,13 @@ class Trigger:
             raise ValueError(f"trigger lacks {error}") from None
         known = {key: told[key] for key in cls.__slots__ if key in told}
         return cls(**known | {"labels": MappingProxyType(dict(told["labels"]))})
+
+
+Accept = Callable[[Trigger], Awaitable[Trigger | None]]
+"""Accepts a trigger, and returns it with its number; None: its alert is known already.
+
+Raises TriggerRefusedError.
+"""
 
 
 def cut(text: str, most: int) -> str:

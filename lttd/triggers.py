@@ -136,7 +136,10 @@ class Triggers:
         self._limiter = Limiter(say)
         self._ready = trio.Event()
         self._changed = trio.Event()
+        self._running = trio.CancelScope()
+        self._stopped = trio.Event()
         self._ending = False
+        self._ended = now()
         self._next_number = 0
         self._waiting: list[Pending] = []
         self._alerts: dict[tuple[str, str], None] = {}
@@ -185,7 +188,7 @@ class Triggers:
         return pending
 
     async def accept_alert(self, trigger: Trigger) -> Trigger | None:
-        """Accept a trigger of the metrics port; see ``lttd.webhook.Accept``."""
+        """Accept a trigger of the metrics port; see ``lttd.trigger.Accept``."""
         pending = await self.accept(trigger)
         return None if pending is None else pending.trigger
 
@@ -239,7 +242,14 @@ class Triggers:
     # -- keeping
 
     async def run(self) -> None:
-        """Record and complete triggers until cancelled."""
+        """Record and complete triggers until finish() is called."""
+        try:
+            with self._running:
+                await self._run()
+        finally:
+            self._stopped.set()
+
+    async def _run(self) -> None:
         while True:
             now = trio.current_time()
             if now >= self._retry_at:
@@ -278,8 +288,10 @@ class Triggers:
         if await self._try(complete):
             self._finish(due)
 
-    def _completed_form(self, pending: Pending) -> Trigger:
-        end_ns = self._now().real_of(pending.end_ns)
+    @staticmethod
+    def _completed_form(pending: Pending) -> Trigger:
+        # By the offset between the clocks at the acceptance, as the begin.
+        end_ns = (pending.trigger.begin_ns or 0) + pending.end_ns - pending.begin_ns
         return replace(pending.trigger, end_ns=end_ns, complete=True)
 
     def _note(self, pending: Pending, trigger: Trigger) -> None:
@@ -323,19 +335,24 @@ class Triggers:
     # -- the end
 
     def stop(self) -> None:
-        """Accept no more triggers: recording ends."""
+        """Accept no more triggers, and complete none before finish(): recording ends now."""
         self._ending = True
+        self._running.cancel()
+        self._ended = self._now()
 
     async def finish(self) -> None:
-        """Complete the waiting triggers with what was recorded, after the segments are closed."""
-        self._ending = True
-        now = self._now()
+        """Complete the waiting triggers with what was recorded; call it after stop().
+
+        The segments are closed by then.
+        """
+        await self._stopped.wait()
+        ended_ns = self._ended.boot_ns
         for each in self._waiting:
-            if each.end_ns > now.boot_ns:
-                early_s = (each.end_ns - now.boot_ns) / _NS
+            if each.end_ns > ended_ns:
+                early_s = (each.end_ns - ended_ns) / _NS
                 words = f"recording ended {early_s:.1f} s before the end of the window"
                 each.trigger = replace(each.trigger, note=joined(each.trigger.note, words))
-                each.end_ns = now.boot_ns
+                each.end_ns = max(ended_ns, each.begin_ns)
         await self._complete(list(self._waiting))
 
 

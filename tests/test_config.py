@@ -156,13 +156,16 @@ def test_an_invalid_value_of_the_file_is_named_by_its_key(
 
 
 def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
-    toml = tmp_path / "lttd.toml"
+    toml, token = tmp_path / "lttd.toml", tmp_path / "token"
+    token.write_text("secret")
+    token.chmod(0o600)
     values = {
         "trace-dir": '"t"', "source": '"ftrace"', "append": "true", "duration": '"1s"',
         "summary": '"none"', "daemon": "true", "verbose": "1", "events": '["sched:*"]',
         "buffer-size": '"1M"', "subbuffer-size": '"8K"', "clock": '"boot"', "overwrite": "false",
         "trace-self": "true", "kallsyms": "true", "layout": '"sparse"', "flush-interval": '"1s"',
         "backlog": '"8M"', "on-write-error": '"stop"', "priority": "1", "metrics": '":9469"',
+        "web-enable-trigger": "true", "web-token-file": f'"{token}"',
         "web-allow-host": '["a", "b"]', "segment-size": '"20M"', "segment-duration": '"1h"',
         "max-size": '"200M"', "max-kept-size": '"1G"', "max-age": '"7d"', "min-free": '"2G"',
         "compress": '"zstd:3"',

@@ -475,3 +475,35 @@ async def test_a_stream_that_waits_for_room_is_not_overtaken(
     for cpu in range(8):
         turns = [at for at, taken in enumerate(recorder.order) if taken == cpu]
         assert max(np.diff(turns)) <= 3 * 8
+
+
+async def test_a_full_flush_takes_all_that_was_there_although_a_tick_has_begun_the_turn(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    # The first None ends the turn of a tick, whose flush came before the last event.
+    batches = small_batches(info(), 3 * TURN_BATCHES)
+    stream = FakeStream(info(), [*batches[:-1], Nothing.YET, batches[-1]])
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=3600)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    stream.lost = batch_of(stream.info, [])
+    await reader.flush_all()
+    assert not stream.script
+    assert all(stream.takes)
+    assert stream.lost is None
+    assert segment.lanes[stream.info.id].stats.subbuffers == 3 * TURN_BATCHES
+    segment.close(SNAPSHOT)
+
+
+async def test_a_full_flush_leaves_streams_that_are_drained_alone(
+    recorder: Recorder, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    stream = FakeStream(info(), small_batches(info(), 2))
+    segment = segment_of(recorder, tmp_path / "t", stream.info)
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add([(stream, segment.lanes[stream.info.id])])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.flush_all)
+        nursery.start_soon(reader.drain)
+    assert not stream.script
+    segment.close(SNAPSHOT)

@@ -1,21 +1,17 @@
 """POST /-/trigger over a real socket: who may post, what is answered, and what is taken."""
 
 import json
-import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import trio
 
 from lttd import endpoint, webhook
 from lttd.endpoint import Address, Endpoint, open_listeners
-from lttd.errors import UsageError
 from lttd.trigger import Refusal, Trigger, TriggerRefusedError
-from lttd.webhook import Webhook, read_token
+from lttd.webhook import Webhook
 from tests.test_alerts import CAPTURED, NOW_NS, alert, body_of
 
 TOKEN = b"sekret-token"
@@ -216,46 +212,3 @@ async def test_a_bug_is_answered_with_500_and_ends_nothing(
         taker.bug = False
         assert (await exchanged(port, post_of(b'{"reason": "x"}')))[0] == 200
     assert capsys.readouterr().err.count("/-/trigger could not be answered") == 1
-
-
-def token_file(path: Path, data: bytes = b"sekret-token\n", mode: int = 0o600) -> str:
-    path.write_bytes(data)
-    path.chmod(mode)
-    return str(path)
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640])
-def test_a_token_is_read_without_its_line_break(tmp_path: Path, mode: int) -> None:
-    assert read_token(token_file(tmp_path / "t", mode=mode)) == TOKEN
-
-
-@pytest.mark.parametrize(
-    ("data", "mode", "words"),
-    [
-        (b"sekret-token\n", 0o644, "chmod 600"),
-        (b"sekret-token\n", 0o620, "chmod 600"),
-        (b"sekret-token\n", 0o602, "chmod 600"),
-        (b"", 0o600, "is empty"),
-        (b"\n \n", 0o600, "is empty"),
-        (b"two tokens\n", 0o600, "does not hold one token"),
-        (b"x" * 5000, 0o600, "does not hold one token"),
-        (b"\x00\xff", 0o600, "does not hold one token"),
-    ],
-)
-def test_a_token_file_that_is_not_right_is_refused_in_one_line(
-    tmp_path: Path, data: bytes, mode: int, words: str
-) -> None:
-    path = token_file(tmp_path / "t", data, mode)
-    with pytest.raises(UsageError, match=words) as raised:
-        read_token(path)
-    assert str(raised.value).startswith(f"{path}: ")
-    assert b"sekret" not in str(raised.value).encode()
-
-
-def test_a_token_file_that_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fifo", 0o600)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "socket"))
-    for name in ("fifo", "socket", "missing", "."):
-        with pytest.raises(UsageError, match=r"^[^\n]*$"):
-            read_token(str(tmp_path / name))

@@ -1,0 +1,270 @@
+"""Real events in kept windows: none is missing between the true bounds, whatever the disk does.
+
+A second lttd records the same events into a trace of its own, and is the judge.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from lttd.clients.base import ask
+from lttd.config import parse_command_line
+from lttd.daemon import Daemon
+from lttd.errors import LttdError
+from lttd.signals import Signals
+from lttd.sources.ftrace import instance as ftrace_instance
+from lttd.trigger import Trigger
+from lttd.view.commands.info import utc
+from tests.failing_disk import FailingDisk
+from tests.running import (
+    PATIENCE_S,
+    QUIET,
+    Launcher,
+    Run,
+    assert_whole,
+    free_port,
+    info,
+    lttv,
+    needs_kernel,
+    until,
+)
+from tests.test_alerts import CAPTURED
+
+pytestmark = needs_kernel()
+
+NIGHTLY = bool(os.environ.get("LTTD_NIGHTLY"))
+TRIGGERS = 200 if NIGHTLY else 12
+EVENTS = ("--events", "syscalls:sys_enter_getpgid")
+OFTEN = ("--flush-interval", "50ms", "--summary", "none")
+# The two lttd read the clock for their own copies of an event one after the other.
+APART_NS = 2_000_000
+# The argument of getpgid() is the number of the event; no process has such an id.
+FIRST = 10_000_000
+WRITER = """
+import os, select, sys, time
+cpu, first, rate = (int(word) for word in sys.argv[1:])
+os.sched_setaffinity(0, {cpu})
+number, begin = 0, time.monotonic()
+while not select.select([0], [], [], 0.002)[0]:
+    while number < (time.monotonic() - begin) * rate:
+        try:
+            os.getpgid(first * (cpu + 1) + number)
+        except OSError:
+            number += 1
+"""
+
+
+@contextmanager
+def numbering(per_second: int = 1000) -> Iterator[None]:
+    """Make numbered events on every CPU during the block."""
+    words = [sys.executable, "-c", WRITER]
+    writers = [
+        subprocess.Popen([*words, str(cpu), str(FIRST), str(per_second)], stdin=subprocess.PIPE)
+        for cpu in sorted(os.sched_getaffinity(0))
+    ]
+    try:
+        yield
+    finally:
+        for writer in writers:
+            writer.communicate()
+
+
+def numbers(trace: Path, *window: str) -> dict[int, int]:
+    """Return the time of each numbered event, by its number."""
+    done = lttv("text", trace, "--json", "--where", f"pid >= {FIRST}", *window)
+    assert (done.returncode, done.stderr) == (0, "")
+    events = map(json.loads, done.stdout.splitlines())
+    return {event["fields"]["pid"]: event["time"] for event in events}
+
+
+def asked(trace: Path, **request: object) -> Trigger:
+    given = argparse.Namespace(trace_dir=str(trace))
+    return Trigger.from_json(ask(given, {"do": "trigger", **request}, PATIENCE_S)["trigger"])
+
+
+def kept(trace: Path) -> list[Trigger]:
+    return [Trigger.from_json(one) for one in info(trace)["triggers"]]
+
+
+def assert_windows_are_whole(trace: Path, judge: Path) -> None:
+    """Assert that each window has every event that the judge has between its true bounds."""
+    for one in kept(trace):
+        assert one.complete, one
+        assert one.begin_ns is not None
+        assert one.end_ns is not None
+        bounds = utc(one.begin_ns + APART_NS), utc(one.end_ns - APART_NS)
+        expected = numbers(judge, *("--begin", str(bounds[0]), "--end", str(bounds[1])))
+        found = numbers(trace, "--trigger", str(one.number))
+        assert expected.keys() <= found.keys(), one
+
+
+class InProcess:
+    """An lttd within this process, whose disk can hang."""
+
+    def __init__(self, *words: str | Path) -> None:
+        self.disk, self.ready, self.status = FailingDisk(), trio.Event(), -1
+        self.signals = Signals()
+        config = parse_command_line([str(word) for word in words])
+        self.daemon = Daemon(config, self.ready.set, self.disk, signals=self.signals)
+
+    async def run(self) -> None:
+        self.status = await self.daemon.run()
+
+
+async def test_each_window_has_every_event_although_the_disk_hangs(
+    lttd: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", f"lttdtest{os.getpid()}kept-")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "runtime"))
+    trace, judge, chance = tmp_path / "t", tmp_path / "judge", random.Random(7)
+    other = await trio.to_thread.run_sync(lambda: lttd.start("-t", judge, *EVENTS, *OFTEN))
+    await trio.to_thread.run_sync(other.recording)
+    of_run = InProcess("-t", trace, *EVENTS, *OFTEN, "--segment-duration", "300ms")
+    taken = 0
+
+    async def trigger() -> None:
+        nonlocal taken
+        before, after = (f"{chance.randrange(1, 900)}ms" for _ in range(2))
+        request = {"before": before, "after": after, "reason": "\x1b[2J"}
+        try:
+            await trio.to_thread.run_sync(lambda: asked(trace, **request))
+        except LttdError as error:
+            if "too many" not in str(error):
+                raise
+        else:
+            taken += 1
+
+    with of_run.signals, numbering(), trio.fail_after(PATIENCE_S * (10 if NIGHTLY else 1)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(of_run.run)
+            await of_run.ready.wait()
+            while taken < TRIGGERS:
+                await trigger()
+                if chance.random() < 0.2:
+                    of_run.disk.works.clear()
+                    await trio.sleep(chance.random())
+                    of_run.disk.works.set()
+                await trio.sleep(chance.random() * (2 if NIGHTLY else 0.3))
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert of_run.status == 0
+    assert await trio.to_thread.run_sync(other.end) == 0
+    assert len(kept(trace)) == taken
+    assert_whole(trace, "--events")
+    assert info(trace)["events_lost"] == info(judge)["events_lost"] == 0
+    assert_windows_are_whole(trace, judge)
+
+
+def posted(port: int, token: str, body: bytes) -> dict[str, Any]:
+    url = f"http://127.0.0.1:{port}/-/trigger?before=1s&after=10ms"
+    fields = {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(url, body, fields)
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+        value: dict[str, Any] = json.loads(answer.read())
+    return value
+
+
+def alert_of_now() -> bytes:
+    """Return the captured body as if its alert had begun just now."""
+    body = json.loads(CAPTURED)
+    done = subprocess.run(["date", "-u", "+%FT%T.%NZ"], capture_output=True, text=True, check=True)
+    for alert in body["alerts"]:
+        alert["startsAt"] = done.stdout.strip()
+    return json.dumps(body).encode()
+
+
+def test_an_alert_is_kept_once_also_over_a_kill_and_a_restart(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    trace, port, token = tmp_path / "t", free_port(), tmp_path / "token"
+    token.write_text("sekret-token\n")
+    token.chmod(0o600)
+    options = ["-t", trace, *QUIET, *OFTEN, "--append", "--metrics", f"127.0.0.1:{port}"]
+    options += ["--web-enable-trigger", "--web-token-file", token]
+    run = lttd.start(*options).recording()
+    body = alert_of_now()
+    assert until_answered(port, body)["accepted"] == [1]
+    assert [one.reason for one in kept(trace)] == ["LttdLoss"]
+    run.signal(signal.SIGKILL)
+    run.process.wait()
+    run = lttd.start(*options).recording()
+    answer = until_answered(port, body)
+    assert (answer["accepted"], answer["known"]) == ([], 1)
+    assert run.end() == 0
+    assert [one.number for one in kept(trace)] == [1]
+
+
+def posted_or_none(port: int, body: bytes) -> dict[str, Any] | None:
+    try:
+        return posted(port, "sekret-token", body)
+    except OSError:  # it does not listen yet, or is not ready
+        return None
+
+
+def until_answered(port: int, body: bytes) -> dict[str, Any]:
+    answers: list[dict[str, Any]] = []
+
+    def answered() -> bool:
+        answer = posted_or_none(port, body)
+        answers.extend([answer] if answer else [])
+        return bool(answers)
+
+    until(answered, "an answer")
+    return answers[-1]
+
+
+def test_a_window_that_a_kill_cuts_is_completed_by_the_next_start(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    trace = tmp_path / "t"
+    with numbering():
+        run = lttd.start("-t", trace, *EVENTS, *OFTEN).recording()
+        until(lambda: numbers(trace), "some events")
+        request = lttd_trigger(run, trace, "--before", "10s", "--after", "1h", "--no-wait")
+        assert request.returncode == 0, request.stderr
+        (one,) = kept(trace)
+        assert not one.complete
+        run.signal(signal.SIGKILL)
+        run.process.wait()
+    run = lttd.start("-t", trace, *QUIET, *OFTEN, "--append").recording()
+    until(lambda: kept(trace)[0].complete, "the window")
+    (one,) = kept(trace)
+    assert "a kill" in one.note
+    assert run.end() == 0
+    assert numbers(trace, "--trigger", "1")
+    assert_whole(trace)
+
+
+def lttd_trigger(run: Run, trace: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``lttd trigger``, which finds the recorder by its runtime directory."""
+    own = {"RUNTIME_DIRECTORY": str(run.launcher.runtime)}
+    command = [sys.executable, "-m", "lttd.cli", "trigger", "-t", str(trace), *words]
+    return subprocess.run(
+        command, env={**os.environ, **own}, capture_output=True, text=True,
+        timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_and_the_signal_return_true_bounds(lttd: Launcher, tmp_path: Path) -> None:
+    trace = tmp_path / "t"
+    run = lttd.start("-t", trace, *QUIET, *OFTEN).recording()
+    done = lttd_trigger(run, trace, "--before", "1h", "--after", "10ms", "--reason", "deploy")
+    assert done.returncode == 0, done.stderr
+    assert "is kept; the trace reached back" in done.stdout
+    run.signal(signal.SIGUSR2)
+    until(lambda: len(kept(trace)) == 2, "the trigger of the signal")
+    assert run.end() == 0
+    assert [one.by for one in kept(trace)] == ["command", "signal"]
+    assert "recording ended" in kept(trace)[1].note
+    assert lttd_trigger(run, trace).returncode == 77
