@@ -22,7 +22,6 @@ from lttd.errors import TraceDamagedError
 from lttd.readfile import ReadFile
 from lttd.seekable import FOOTER, FrameTable, parse_table, table_bytes
 from lttd.tracedir import Places
-from lttd.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
 # Frames that a read takes a part of are kept: the next read takes the rest.  Of all files:
 KEPT_BYTES: Final = 64 << 20
@@ -33,7 +32,7 @@ _READ_BYTES: Final = 1 << 20
 # The smallest hole that is made again of zeros: a block of most file systems.
 _BLOCK_BYTES: Final = 4096
 # 8 MiB, as the limit of a frame: a header cannot make the decompressor ask for more memory.
-_OPTIONS: Final[dict[int, int]] = {DecompressionParameter.window_log_max: 23}
+_WINDOW_LOG_MAX: Final = 23
 # Between two looks a file may change its form once, hardly twice.
 _LOOKS: Final = 3
 _REMEDY: Final = "zstd -d reads it as far as it is whole"
@@ -175,8 +174,16 @@ class CompressedFile(ReadFile):
 
     def _content(self, number: int, frame: memoryview) -> bytes:
         """Decompress a frame."""
+        # Loading the library takes 5 ms, and few segments that are viewed are compressed.
+        from lttd.zstd import (  # noqa: PLC0415
+            DecompressionParameter,
+            ZstdDecompressor,
+            ZstdError,
+        )
+
         length = int(self.table.content_at[number + 1] - self.table.content_at[number])
-        decompressor = ZstdDecompressor(options=_OPTIONS)
+        options: dict[int, int] = {DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
+        decompressor = ZstdDecompressor(options=options)
         why = "its content has another size than the seek table says"
         try:
             content = decompressor.decompress(frame, length + 1)

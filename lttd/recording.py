@@ -139,7 +139,8 @@ def _recovered(disk: Disk, segment: SegmentPaths) -> list[Recovered]:
         manifest = Manifest.read(segment.place(segment.manifest))
     if manifest is not None and manifest.state != "open":
         return []
-    from lttd.recover import holds_nothing, recover, was_never_used  # noqa: PLC0415  (seldom)
+    from lttd.empty_segment import holds_nothing  # noqa: PLC0415  (seldom)
+    from lttd.recover import recover, was_never_used  # noqa: PLC0415
 
     if holds_nothing(segment) or (manifest is not None and was_never_used(segment, manifest)):
         segment.base.enter(segment.directory).refuse_foreign()

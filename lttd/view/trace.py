@@ -13,9 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from lttd.clock import Conversion
+from lttd.empty_segment import holds_nothing
 from lttd.errors import NotATraceError, TraceDamagedError
 from lttd.manifest import Manifest
-from lttd.recover import holds_nothing
 from lttd.stats import StreamSummary, counted
 from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths, deletion_note, segments
