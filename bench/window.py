@@ -49,10 +49,10 @@ def run(options: Options) -> Report:
                 (_named(FEW), short, 0),
                 (_named(FEW * times), long, repetition * period_ns(short)),
             ):
-                _forget(trace)
+                forget(trace)
                 begin = (short.begin or 0) + WINDOW_NS // 2 + offset
                 for state in ("cold", "warm"):
-                    seconds, count = _shown(trace, begin)
+                    seconds, count = shown(trace, begin)
                     lines.add(count)
                     if number:
                         samples.setdefault(f"{name}, {state}", []).append(seconds)
@@ -73,7 +73,8 @@ def _named(subbuffers: int) -> str:
     return f"{subbuffers:,} sub-buffers"
 
 
-def _shown(trace: Trace, begin_ns: int) -> tuple[float, int]:
+def shown(trace: Trace, begin_ns: int) -> tuple[float, int]:
+    """Print 100 ms; return seconds and lines."""
     times = (f"{at // 10**9}.{at % 10**9:09}" for at in (begin_ns, begin_ns + WINDOW_NS))
     begin, end = times
     return _timed(["text", str(trace.path), "--begin", begin, "--end", end])
@@ -89,9 +90,9 @@ def _timed(words: list[str]) -> tuple[float, int]:
     return seconds, done.stdout.count(b"\n")
 
 
-def _forget(trace: Trace) -> None:
+def forget(trace: Trace) -> None:
     """Drop a trace's streams from the page cache."""
-    for path in Path(trace.path).glob("*/streams/**/*"):
+    for path in Path(trace.path).glob("*/[cs]*/**/*"):
         if path.is_file():
             fd = os.open(path, os.O_RDONLY)
             try:
