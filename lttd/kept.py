@@ -102,6 +102,14 @@ def read_kept(segment: SegmentPaths) -> Kept:
         raise TraceDamagedError(path, 0, f"{error}; the segment stays kept") from None
 
 
+def is_kept(segment: SegmentPaths) -> bool:
+    """Tell whether anything keeps *segment*; a file that cannot be read does."""
+    try:
+        return bool(read_kept(segment))
+    except TraceDamagedError:
+        return True
+
+
 def write_kept(segment: SegmentPaths, kept: Kept, disk: Disk) -> None:
     """Replace the reasons that keep *segment*.
 

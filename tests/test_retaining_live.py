@@ -172,13 +172,14 @@ def test_a_store_stays_within_its_size_for_a_long_time_under_load(
     with watched(trace) as sizes, loaded(syscall_load):
         end = time.monotonic() + NIGHTLY_S
         while time.monotonic() < end:
-            time.sleep(min(NIGHTLY_S / 30, 60))
+            time.sleep(5)
             statm = Path(f"/proc/{run.process.pid}/statm").read_text().split()
             memory.append(int(statm[1]))
             descriptors.append(len(os.listdir(f"/proc/{run.process.pid}/fd")))
     assert run.end() == 0
     assert sizes.most_bytes <= 200 * MIB + sizes.most_segment_bytes
     assert info(trace)["events_lost"] == 0
-    assert memory[-1] <= memory[0] * 1.05
+    # The first minute ends with all buffers in use.
+    assert max(memory[-12:]) <= max(memory[:12]) * 1.05
     assert max(descriptors[1:]) - min(descriptors[1:]) <= 16
     assert_whole(trace)

@@ -16,6 +16,7 @@ import lttd
 from lttd.beneath import OpenDirectory
 from lttd.cli import main
 from lttd.files import Disk
+from lttd.kept import BY_PERSON, write_kept
 from lttd.removal import hide, remove_hidden
 from lttd.tracedir import segments_below
 from lttd.view.commands.follow import follow
@@ -148,3 +149,13 @@ def test_follow_goes_on_when_a_segment_is_gone(
             status = follow(trace, show, from_begin=True, until_closed=True, sleep=lambda _: None)
         assert status == 0
         assert set(capfdbinary.readouterr().out.splitlines()) <= set(whole_lines)
+
+
+def test_info_lists_kept_segments_also_those_whose_reasons_cannot_be_read(
+    trace: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    one, _, three = segments_below(trace)
+    write_kept(one, BY_PERSON, Disk(trace))
+    three.kept.write_text("{")
+    assert b"kept        2 segments: 1, 3\n" in run(capfdbinary, "info", trace)[1]
+    assert b'"kept_segments": [\n  1,\n  3\n ]' in run(capfdbinary, "info", "--json", trace)[1]

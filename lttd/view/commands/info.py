@@ -4,6 +4,7 @@ import datetime as dt
 import json
 from typing import Any
 
+from lttd.kept import is_kept
 from lttd.manifest import Manifest
 from lttd.stats import counted, summary_json, summary_table
 from lttd.terminal import printable
@@ -25,6 +26,7 @@ def info_json(trace: Trace) -> dict[str, Any]:
         "end": span.end if span else None,
         "begin_utc": utc(span.begin_realtime_ns) if span else None,
         "end_utc": utc(span.end_realtime_ns) if span else None,
+        "kept_segments": kept_numbers(trace),
         "duration_ns": duration_ns(trace),
         "complete_since": since.time if since else None,
         "complete_since_utc": utc(since.realtime_ns) if since else None,
@@ -61,8 +63,15 @@ def info_text(trace: Trace) -> str:
     if since := complete_since(trace):
         words = "on all CPUs; earlier segments are not there"
         lines.append(("complete", f"since {moment(since.time, since.realtime_ns)} {words}"))
+    if kept := kept_numbers(trace):
+        lines.append(("kept", f"{counted(len(kept), 'segment')}: {', '.join(map(str, kept))}"))
     head = "\n".join(f"{name:<12}{printable(value)}" for name, value in lines)
     return f"{head}\n\n{summary_table(trace.summaries())}{_kept_windows(trace)}"
+
+
+def kept_numbers(trace: Trace) -> list[int]:
+    """Return the numbers of the segments that retention must not delete."""
+    return [one.paths.number for one in trace.segments if is_kept(one.paths)]
 
 
 def _kept_windows(trace: Trace) -> str:
