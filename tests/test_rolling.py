@@ -1,5 +1,6 @@
 """A roll: later data goes to a new segment, and both segments count exactly what is theirs."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,15 @@ from lttd.recorder import Recorder
 from lttd.stats import StreamSummary, summarize
 from lttd.subbuffer import Batch, Gap, Reason, Unit
 from lttd.view.cli import main
+from lttd.view.commands.follow import follow
+from lttd.view.commands.text import Show
 from lttd.view.complete import Since, complete_since
+from lttd.view.filters import Filter
 from lttd.view.trace import Trace
 from lttd.view.verify import check
 from tests.failing_disk import FailingDisk
 from tests.fakes import batch_of, event, info, page
+from tests.ftraced import FORMATS, tick
 from tests.recorders import SNAPSHOT, rolled, segment_of
 
 STREAM = info()
@@ -33,7 +38,7 @@ class Source:
     def batch(self, count: int, lost: int = 0) -> Batch:
         at = self.subbuffers
         gap = Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, lost, 10 * at, 10 * at + 5)
-        pages = [page(10 * (at + n) + 10, event(b"abcd")) for n in range(count)]
+        pages = [page(10 * (at + n) + 10, event(tick(at + n))) for n in range(count)]
         batch = batch_of(
             *(STREAM, pages),
             first=at,
@@ -226,3 +231,38 @@ def test_a_segment_that_is_opened_alone_says_nothing_of_others(
     second = rolled(recorder, first)
     close(first, second)
     assert complete_since(Trace(second.paths.directory)) is None
+
+
+def test_follow_goes_on_into_the_next_segment_and_ends_with_the_last_one(
+    recorder: Recorder, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    source, opened = Source(), [segment_of(recorder, tmp_path / "t", STREAM)]
+    lane = opened[0].lanes[STREAM.id]
+    name = "tracefs/events/clock/tick/format"
+    opened[0].attach(name, FORMATS["clock/tick"], append=False)
+
+    def record() -> None:
+        recorder.offer(lane, source.batch(2))
+        recorder.drain()
+
+    def roll() -> None:
+        opened.append(rolled(recorder, opened[-1]))
+        opened[-1].share(name, opened[0].paths)
+
+    steps = iter([record, roll, record, opened[0].close, record, roll, record])
+
+    def sleep(_: float) -> None:
+        step = next(steps, None)
+        if step is None:
+            for segment in opened[1:]:
+                if segment.manifest.state == "open":
+                    segment.close(SNAPSHOT)
+        elif step == opened[0].close:
+            opened[0].close(SNAPSHOT)
+        else:
+            step()
+
+    assert follow(tmp_path / "t", Show(Filter()), until_closed=True, sleep=sleep) == 0
+    out = capfdbinary.readouterr().out
+    assert [int(n) for n in re.findall(rb"count=(\d+)", out)] == list(range(source.subbuffers))
+    assert source.subbuffers == 8
