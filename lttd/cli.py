@@ -16,7 +16,7 @@ from functools import partial
 from lttd.config import Config, parse_command_line
 from lttd.errors import LttdError, MemoryUsedUpError
 from lttd.notify import ADDRESSED
-from lttd.signals import MEANINGS, Meaning, Signals
+from lttd.signals import Meaning, Signals
 from lttd.start import (
     exit_if_threads_run,
     raise_file_limit,
@@ -127,10 +127,11 @@ def _in_background(config: Config, signals: Signals) -> int:
             pid = os.fork()
             if pid != 0:
                 # A signal to this process must end the daemon, which would otherwise go on unseen.
-                waiting.enter_context(signals.delivered_to(partial(_end_daemon, pid)))
+                waiting.enter_context(signals.delivered_to(partial(_end_daemon, signals, pid)))
         if pid == 0:
             os.close(ready_fd)
             os.setsid()
+            signals.left_terminal()
             return _run(config, signals, child_fd)
         os.close(child_fd)
         if os.read(ready_fd, 1):
@@ -143,8 +144,8 @@ def _in_background(config: Config, signals: Signals) -> int:
     return code  # 0: the recording has ended already
 
 
-def _end_daemon(pid: int, number: int) -> None:
-    if MEANINGS[number] is Meaning.END:
+def _end_daemon(signals: Signals, pid: int, number: int) -> None:
+    if signals.meaning(number) is Meaning.END:
         os.kill(pid, signal.SIGTERM)
 
 

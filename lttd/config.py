@@ -128,6 +128,8 @@ class Config:
     notes: tuple[str, ...] = ()
     """Lines to print before anything starts."""
     command: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = field(default=(), compare=False)
+    """The command line as it was given; a reload parses it again, and the file that it names."""
 
     @property
     def roll_limits(self) -> RollLimits:
@@ -284,7 +286,13 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
         from_file = read_options(path, _KNOWN)
     if not given.keys().isdisjoint(_SOURCES):
         from_file = {key: value for key, value in from_file.items() if key not in _SOURCES}
-    return _assemble(from_file | given, from_file, tuple(command))
+    config = _assemble(from_file | given, from_file, tuple(command))
+    return replace(config, arguments=tuple(arguments))
+
+
+def option_names() -> dict[str, str]:
+    """Return the name of the option of each field of Config that has one."""
+    return {option.field: name for name, option in _OPTIONS.items()}
 
 
 def _assemble(

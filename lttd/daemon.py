@@ -38,10 +38,11 @@ from lttd.recording import (
     recover_open_segments,
     tell_notes,
 )
+from lttd.reloading import Reloading
 from lttd.retaining import Retaining
 from lttd.rolling import Rolling
 from lttd.servers import serve_control, serve_metrics
-from lttd.signals import MEANINGS, Meaning, Signals
+from lttd.signals import Meaning, Signals
 from lttd.sources.base import Owner, Source
 from lttd.sources.registry import open_source
 from lttd.state import RunState
@@ -49,6 +50,7 @@ from lttd.stats import StreamSummary, events_lost
 from lttd.status import Observer
 from lttd.store import Store
 from lttd.summary import write_summary
+from lttd.takers import takers_of_reading, takers_of_retention
 from lttd.terminal import Level, say
 from lttd.tracedir import segments_below
 from lttd.trigger import Refusal, Trigger, TriggerRefusedError
@@ -115,8 +117,13 @@ class Daemon:
         self._state = RunState(config, self._observer, self._health, self._recordings)
         self._retaining: Retaining  # set once the trace is locked
         self._triggers: TriggerService | None = None
+        self._reloading = Reloading(
+            config, recordings, self._house, self._notifier, self._take_config
+        )
+        self._reloading.takers |= takers_of_reading(reader, self._observer, self._rolling)
         self._handlers: dict[str, Handler] = {
             STATUS: self._answer_status,
+            "reload": self._reloading.answer,
             "roll": self._rolling.answer,
         }
         self._control = Control(self._handlers)
@@ -138,7 +145,7 @@ class Daemon:
             stack.callback(self._house.helper.close)
             stack.callback(self._command.give_up)
             async with trio.open_nursery() as nursery:
-                await serve_metrics(
+                self._reloading.takers |= await serve_metrics(
                     *(nursery, self._config, self._observer, self._health, self._state),
                     self._accept_alert,
                 )
@@ -184,6 +191,7 @@ class Daemon:
         self._rolling.on_opened.append(retaining.store.opened)
         self._rolling.on_closed.append(retaining.closed)
         self._handlers |= retaining.handlers
+        self._reloading.takers |= takers_of_retention(retaining)
         self._observer.parts.store = retaining.store.state
         self._observer.parts.limits = lambda: retaining.store.limits
         self._state.parts |= {"store": retaining.state_json, "windows": retaining.windows_json}
@@ -263,6 +271,7 @@ class Daemon:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._reader.run)
                 nursery.start_soon(self._house.run)
+                nursery.start_soon(self._reloading.run)
                 nursery.start_soon(self._end_when_drained)
                 if self._config.duration_s is not None:
                     nursery.start_soon(self._end_after, self._config.duration_s)
@@ -293,6 +302,7 @@ class Daemon:
         self._state.ending = True
         self._control.end()
         self._notifier.status(self._status())
+        await self._reloading.finish()
         self._rolling.stop()
         if self._triggers is not None:
             self._triggers.triggers.stop()
@@ -324,14 +334,18 @@ class Daemon:
         self._token.run_sync_soon(self._signalled, number)
 
     def _signalled(self, number: int) -> None:
-        if MEANINGS[number] is Meaning.NONE:
+        meaning = self._signals.meaning(number)
+        if meaning is Meaning.NONE:
             if line := self._signals.report(number):
                 say(line, Level.NOTICE)
             return
-        if MEANINGS[number] is Meaning.ROLL:
+        if meaning is Meaning.ROLL:
             self._rolling.ask()
             return
-        if MEANINGS[number] is Meaning.TRIGGER:
+        if meaning is Meaning.RELOAD:
+            self._reloading.ask()
+            return
+        if meaning is Meaning.TRIGGER:
             if self._triggers is not None:
                 self._triggers.signalled()
             return
@@ -374,6 +388,9 @@ class Daemon:
         doing = "stopping; recorded" if self._stop.is_set() else "recording"
         text = f"{doing} to {self._config.trace_dir}, {taken} sub-buffers, {lost} events lost"
         return text + ("; the backlog is full" if self._reader.pulse.backlog_full else "")
+
+    def _take_config(self, config: Config) -> None:
+        self._config = self._state.config = config
 
     async def _answer_status(self, _request: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
         return self._state.to_json()

@@ -170,6 +170,10 @@ class Endpoint:
         self._connections = Connections(MAX_CONNECTIONS)
         self._limiter = Limiter(say)
 
+    def allow_hosts(self, host_names: Collection[str]) -> None:
+        """Replace the further names of this machine."""
+        self._host_names = host_names
+
     async def serve(
         self,
         listeners: list[trio.SocketListener],

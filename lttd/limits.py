@@ -75,7 +75,10 @@ FORMATS: Final = Limit(
     16 * MIB, "bytes", "all formats of a segment", "the 2,323 of a Linux 6.18 have 2.0 MB"
 )
 FORMAT_MEMBERS: Final = Limit(
-    64, "gzip members", "formats.gz", "a recording adds one at its begin and one at its end"
+    256,
+    "gzip members",
+    "formats.gz",
+    "a recording adds one at its begin, at its end, and for each reload that adds events",
 )
 DEPTH: Final = Limit(
     16, "levels of directories", "a segment", "tracefs/events/SYSTEM/EVENT is the deepest there is"

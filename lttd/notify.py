@@ -6,6 +6,7 @@ Source: sd_notify(3).  Without NOTIFY_SOCKET it sends nothing.
 import math
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,6 +14,7 @@ from lttd.inherited import VARIABLES
 from lttd.terminal import printable
 
 READY: Final = "READY=1"
+RELOADING: Final = "RELOADING=1"
 WATCHDOG: Final = "WATCHDOG=1"
 STOPPING: Final = "STOPPING=1"
 # The loop beats each quarter of the watchdog's time, and a beat is sent each quarter: so at most
@@ -59,6 +61,13 @@ class Notifier:
                 self._socket.sendto("\n".join(messages).encode(), self._address)
             except OSError:
                 return
+
+    def reloading(self) -> None:
+        """Say that a reload begins; READY says that it is done.
+
+        The time is for Type=notify-reload (systemd 253), which earlier managers ignore.
+        """
+        self.send(RELOADING, f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def status(self, text: str) -> None:
         """Set the line that ``systemctl status`` shows."""

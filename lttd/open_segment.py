@@ -34,6 +34,7 @@ from lttd.writer import StreamFile
 
 # Reserved disk space, so that a full disk has room for the last gaps and the manifest.
 RESERVE_BYTES: Final = 256 << 10
+MOST_RELOADS: Final = 64
 
 
 class Writers(Protocol):
@@ -205,6 +206,16 @@ class OpenSegment:
     def note_clock(self, snapshot: Snapshot) -> None:
         """Add a clock snapshot to the manifest."""
         self._keep_snapshot(snapshot)
+        self.write_manifest()
+
+    def note_reload(self, settings: Mapping[str, Any]) -> None:
+        """Add changed settings to the manifest; those of its begin stay.
+
+        The newest MOST_RELOADS are kept.
+        """
+        source = self.manifest.source
+        reloads = [*source.get("reloads", ()), dict(settings)][-MOST_RELOADS:]
+        self.manifest.source = {**source, "reloads": reloads}
         self.write_manifest()
 
     def _keep_snapshot(self, snapshot: Snapshot) -> None:

@@ -275,7 +275,8 @@ class Reader:
         self._nursery: trio.Nursery | None = None
         self._readers: list[StreamReader] = []
         self._recorder = recorder
-        self._flush_interval_s = flush_interval_s
+        self.flush_interval_s = flush_interval_s
+        """The longest time until an event is taken; it may change at any time."""
         self._on_tick = on_tick
         self._on_beat = on_beat
         self._beat_interval_s = beat_interval_s
@@ -396,7 +397,7 @@ class Reader:
                 self.all_ended.set()
             self._on_tick()
             # Missed ticks are not made up for.
-            next_tick = max(next_tick + self._flush_interval_s, trio.current_time())
+            next_tick = max(next_tick + self.flush_interval_s, trio.current_time())
             await self._sleep_until(next_tick)
 
     async def _sleep_until(self, deadline: float) -> None:

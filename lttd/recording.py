@@ -1,7 +1,8 @@
 """Record a source into a segment, from opening to closing both."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -318,6 +319,16 @@ class Recording:
         snapshot = _snapshot(self.source)
         if snapshot is not None:
             self.segment.note_clock(snapshot)
+
+    def note_reload(self, keys: Iterable[str]) -> None:
+        """Note in the manifest which settings *keys* the source has from now on.
+
+        Raises:
+            StorageError: the manifest could not be written.
+        """
+        settings = self.source.info.settings
+        told = {key: settings[key] for key in sorted(keys) if key in settings}
+        self.segment.note_reload({"at_ns": time.time_ns(), **told})
 
     def close(self) -> None:
         """Wait for the backlog, then close the segment; the source stays open.

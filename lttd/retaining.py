@@ -53,6 +53,10 @@ class Retaining:
         self.store.limits = self._checked(limits)
         self._due.set()
 
+    def check(self, limits: Limits) -> None:
+        """Raise UsageError if the limits contradict the file system."""
+        self._checked(limits)
+
     def _checked(self, limits: Limits) -> Limits:
         status = os.fstatvfs(self._fd)
         return limits_on(limits, status.f_blocks * status.f_frsize)

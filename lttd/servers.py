@@ -15,6 +15,7 @@ from lttd.control_socket import ControlSocket
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.health import Health
 from lttd.inherited import take_sockets
+from lttd.reloading import Taker
 from lttd.state import RunState
 from lttd.status import Observer
 from lttd.terminal import Level, say
@@ -32,10 +33,10 @@ async def serve_metrics(
     health: Health,
     state: RunState,
     accept: Accept,
-) -> None:
+) -> dict[str, Taker]:
     """Serve metrics and page, if ``--metrics`` was given or systemd passes a socket for it.
 
-    *accept* accepts a trigger that is posted there.
+    *accept* accepts a trigger that is posted there.  Return what a reload takes over.
 
     Such a socket takes the place of the address.
 
@@ -46,7 +47,7 @@ async def serve_metrics(
     if config.metrics is None and not inherited:
         if config.web_enable_trigger:
             raise UsageError("web-enable-trigger needs a port: --metrics 127.0.0.1:9469")
-        return
+        return {}
     from lttd.endpoint import Endpoint, open_listeners, parse_address  # noqa: PLC0415
     from lttd.hosts import plain_name  # noqa: PLC0415
     from lttd.metrics import make_render  # noqa: PLC0415
@@ -62,11 +63,14 @@ async def serve_metrics(
         listeners = await open_listeners(address)
     render = make_render(observer, version=VERSION)
     # If --metrics has a name of this machine, requests may use that name.
-    names = config.web_allow_hosts | {plain_name(address.host or "localhost")}
+    bound = {plain_name(address.host or "localhost")}
     token = read_token(config.web_token_file) if config.web_token_file else None
     posts = {PATH: Webhook(token, accept, time.time_ns)}
+    names = config.web_allow_hosts | bound
     endpoint = Endpoint(render, health.verdict, names, make_pages(state.to_json), posts)
     await nursery.start(endpoint.serve, listeners)
+    allow = Taker(lambda new: endpoint.allow_hosts(new.web_allow_hosts | bound))
+    return {"web_allow_hosts": allow}
 
 
 async def serve_control(

@@ -40,8 +40,12 @@ class Observer:
         self._recordings = recordings
         self.parts = Parts()
         self._recovered: list[StreamStats] = []
-        self._stalled_ns = int(max(STALLED_TICKS * flush_interval_s, STALLED_S) * 1e9)
+        self.expect_ticks(flush_interval_s)
         health.ask(self._look_at_loops)
+
+    def expect_ticks(self, interval_s: float) -> None:
+        """Call the loop stalled after several intervals without a tick."""
+        self._stalled_ns = int(max(STALLED_TICKS * interval_s, STALLED_S) * 1e9)
 
     def also(self, recovered: Iterable[StreamStats]) -> None:
         """Add the recovered losses of an earlier run, also for streams that this run lacks."""

@@ -29,6 +29,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "roll": Subcommand("lttd.clients.roll", "let it close its segments and go on in new ones"),
     "trigger": Subcommand("lttd.clients.trigger", "keep a window of time around now"),
     "status": Subcommand("lttd.clients.status", "print what a running lttd does"),
+    "reload": Subcommand("lttd.clients.reload", "let it read its configuration file again"),
 }
 
 

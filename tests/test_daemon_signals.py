@@ -32,7 +32,7 @@ pytestmark = needs_kernel()
 # -- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_recording_in_order(lttd: Launcher, tmp_path: Path, number: int) -> None:
     run = lttd.start("-t", tmp_path / TRACE, *QUIET).recording()
     mark(run, "the last word")

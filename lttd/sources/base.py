@@ -6,7 +6,7 @@ Rule: a Stream is synchronous, never blocks and knows no event loop, so a fake t
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from lttd.clock import Snapshot
 from lttd.health import Health
@@ -100,6 +100,8 @@ class When(enum.Enum):
     OPEN = "open"
     ROLLED = "data comes from now on; after OPEN, in each segment but a run's first"
     PERIODIC = "periodic"
+    RELOAD = "reload"
+    """Other events are about to be recorded."""
     CLOSE = "close"
 
 
@@ -231,6 +233,39 @@ class Watch(Protocol):
 
     def look_closer(self) -> None:
         """Do longer examinations, in a thread beside the reading loop."""
+        ...
+
+
+class Change(Protocol):
+    """A change of what a source records, by a reload; it is decided, and not made yet."""
+
+    def announce(self) -> None:
+        """Let attachments() describe what will be recorded, too; this changes nothing else."""
+        ...
+
+    def withdraw(self) -> None:
+        """Undo announce(): the change is not made."""
+        ...
+
+    def make(self) -> None:
+        """Make the change while the source records; settings of its info follow.
+
+        Raises:
+            SourceError: the kernel refuses; the source records what it recorded before.
+        """
+        ...
+
+
+@runtime_checkable
+class Reloadable(Protocol):
+    """A source that can change what it records; its row in SOURCES names the keys."""
+
+    def changed(self, options: Mapping[str, Any]) -> Change:
+        """Decide what to change, so that the source records what *options* ask for.
+
+        Raises:
+            UsageError: they are not possible.
+        """
         ...
 
 

@@ -56,7 +56,7 @@ def open_source(spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER) -> 
 def _request(spec: SourceSpec, row: SourceRow, pool: BufferPool, owner: Owner) -> Request:
     if row.needs and spec.target is None:
         raise UsageError(f"source {spec.kind}: name {row.needs}")
-    return Request(spec.target or "", _options(spec, row), pool, owner, row.replays)
+    return Request(spec.target or "", parsed_options(spec), pool, owner, row.replays)
 
 
 def open_previous_boots(
@@ -72,9 +72,13 @@ def open_previous_boots(
             yield from _module(row).open_previous_boots(_request(spec, row, pool, owner))
 
 
-def _options(spec: SourceSpec, row: SourceRow) -> dict[str, Any]:
-    """Return the values of the SPEC's keys, by keyword name."""
-    options = {}
+def parsed_options(spec: SourceSpec) -> dict[str, Any]:
+    """Return the values of the SPEC's keys, by keyword name.
+
+    Raises:
+        UsageError: a key or a value is not valid.
+    """
+    row, options = SOURCES[spec.kind], {}
     for key, written in spec.options.items():
         if key not in row.keys:
             known = ", ".join(row.keys)

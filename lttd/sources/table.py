@@ -34,6 +34,8 @@ class SourceRow(NamedTuple):
     parse_target: Parser = parse_path
     replays: Mapping[str, str] = {}
     """Only for the source that replays files: its modules by ABI; each defines ``REPLAY``."""
+    reloads: frozenset[str] = frozenset()
+    """Keys that a reload takes over; the source then has ``changed()`` (base.Reloadable)."""
     leaves_rings: bool = False
     """Whether a kill leaves rings in the kernel; the module then has ``open_left_by_kill``."""
 
@@ -55,6 +57,7 @@ SOURCES: Final = {
             "kallsyms": parse_bool,
         },
         parse_target=str,
+        reloads=frozenset({"events"}),
         leaves_rings=True,
     ),
     "blktrace": SourceRow(

@@ -16,6 +16,7 @@ from lttd.abi import formats_file
 from lttd.abi.formats_file import Key, pack
 from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.errors import LttdError
+from lttd.limits import FORMAT_MEMBERS
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.base import Attachment, When
 from lttd.sources.ftrace.instance import Instance
@@ -107,6 +108,8 @@ class FtraceFiles:
     def _formats(self, when: When) -> dict[Key, bytes]:
         """Return the formats of events that the rings can hold and the segment lacks."""
         found: dict[Key, bytes] = {}
+        if when is When.RELOAD and self._format_parts > FORMAT_MEMBERS.most - 2:
+            return found  # those of many more reloads come at the end, as one member
         for key in self._events(when):
             data = self._if_new(key, self._instance.file(f"events/{key[0]}/{key[1]}/format"))
             if data is not None:
@@ -119,7 +122,8 @@ class FtraceFiles:
         A ring that others filled may hold any event, also one that is off by now.
         """
         instance = self._instance
-        recorded = {OWN_SYSTEM, *(name.partition(":")[0] for name in instance.events)}
+        names = instance.events + instance.earlier_events
+        recorded = {OWN_SYSTEM, *(name.partition(":")[0] for name in names)}
         try:
             if when is When.CLOSE:  # another process may have enabled more of them meanwhile
                 recorded |= {name.partition(":")[0] for name in enabled_events(instance.path)}

@@ -62,6 +62,8 @@ class Instance:
     """The progress of a killed lttd with this instance; None once its losses are in a segment."""
     events: list[str] = field(default_factory=list)
     """The enabled globs and names."""
+    earlier_events: list[str] = field(default_factory=list)
+    """Those that were enabled before a reload: a ring may still hold such events."""
     notes: list[str] = field(default_factory=list)
     began_empty: bool = False
     """The rings held nothing when lttd came: what they hold since is of events that lttd knows."""

@@ -18,6 +18,7 @@ from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.ftrace.instance import Instance, unread_events
 from lttd.sources.ftrace.undo import PIDS_FILE, read_setting
 from lttd.sources.tracefs import (
+    EnableFile,
     events_of,
     find_events,
     read_bytes,
@@ -227,20 +228,29 @@ def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
 
 
 def _enable(instance: Instance, globs: Sequence[str]) -> None:
-    refused = []
-    files = find_events(instance.file("events"), globs)
+    instance.events += enable_files(instance, find_events(instance.file("events"), globs))
+
+
+def enable_files(instance: Instance, files: Sequence[EnableFile]) -> list[str]:
+    """Turn on events; return the names of those that are on, and note those that are not.
+
+    Raises:
+        LttdError: the kernel refuses all of them.
+    """
+    refused, names = [], []
     for file in files:
         try:
             if instance.own:
                 write_text(file.path, "1")
             else:
                 _enable_what_is_off(instance, os.path.relpath(file.path, instance.path))
-            instance.events.append(file.name)
+            names.append(file.name)
         except LttdError as error:
             refused.append(error)
-    if files and len(refused) == len(files):
+    if files and not names:
         raise refused[0]
     instance.notes += map(str, refused)
+    return names
 
 
 def _enable_what_is_off(instance: Instance, file: str) -> None:

@@ -7,7 +7,8 @@ nothing in that instance except that it turns tracing off.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from lttd.abi.ftrace import PageLayout
 from lttd.errors import LttdError, UsageError
@@ -19,6 +20,7 @@ from lttd.sources.ftrace.instance import Instance, make_own, open_named
 from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.left import Leftovers
 from lttd.sources.ftrace.raw import RawFile
+from lttd.sources.ftrace.reload import EventsChange
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.setup import (
     FtraceSettings,
@@ -270,6 +272,15 @@ class FtraceSource:
             self._instance, self.now, self.streams, self._files, kallsyms=self._settings.kallsyms
         )
         return self._files.due
+
+    def changed(self, options: Mapping[str, Any]) -> EventsChange:
+        """Decide which events to turn on and off; see Reloadable.changed()."""
+        globs = options.get("events", ())
+        return EventsChange(self._instance, self.watch, globs, self._follow)
+
+    def _follow(self) -> None:
+        settings = {**self.info.settings, "events": list(self._instance.events)}
+        self.info = replace(self.info, settings=settings)
 
     def notes(self) -> Sequence[str]:
         """Return lines on settings that the kernel changed or refused, each once."""

@@ -163,6 +163,25 @@ class Undo:
             self._changes[each.file] = self._inherited.pop(each.file)
         return self._put_back(self._inherited, list(self._inherited))
 
+    def disable_events(self, names: Iterable[str]) -> list[str]:
+        """Turn off those of the events *names* that lttd turned on; return lines on failures."""
+        self._divide_groups()
+        files = [f"events/{name.replace(':', '/')}/enable" for name in names]
+        return self._put_back(self._changes, [file for file in files if file in self._changes])
+
+    def _divide_groups(self) -> None:
+        """Replace each change of a whole system by one for each of its events."""
+        for group in list(self._changes.values()):
+            events = _events_one_by_one(self._path, group)
+            if events == [group]:
+                continue
+            for each in events:
+                if each.file not in self._changes:
+                    self._note(each)
+            # A kill here leaves both in the record: each event is then compared by itself.
+            del self._changes[group.file]
+            self._write_down({"undone": [group.file]})
+
     @property
     def left_out(self) -> frozenset[int]:
         """The pids that lttd added to the list of excluded ones."""

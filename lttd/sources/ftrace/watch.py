@@ -131,6 +131,11 @@ class FtraceWatch:
         with suppress(OSError):  # then inotify and the look from time to time must be enough
             self._on_fd = os.open(self._instance.file("tracing_on"), os.O_RDONLY | os.O_CLOEXEC)
 
+    def expect(self, events: Iterable[str]) -> None:
+        """Take *events* as those that must stay on: lttd itself changes them."""
+        self._events.expect(events)
+        self.wants_closer_look = True
+
     def disarm(self) -> None:
         """Stop noticing changes: from now on they are lttd's own."""
         self.heard()

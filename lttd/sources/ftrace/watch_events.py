@@ -19,6 +19,8 @@ class EventsWatch:
         self._listener = listener
         self._events_off = 0
         self._filters: dict[str, str] = {}
+        self._complete = False
+        """Whether _filters has the events that are expected now."""
         self._filtered: set[str] = set()
         self.events: frozenset[str] = frozenset()
         """Those that were enabled when recording began."""
@@ -29,19 +31,25 @@ class EventsWatch:
         for name in ("set_event", "events/enable"):
             self._listener.hear(name, lambda _: self.look())
 
+    def expect(self, events: Iterable[str]) -> None:
+        """Compare with *events* from now on; the filters of those that stay are still known."""
+        self.events = frozenset(events)
+        self._complete = False
+
     def filters(self) -> dict[str, str]:
         """Read all filters again, for judge_filters()."""
         return self._values(self._filters)
 
     def hear_filters(self) -> None:
         """Watch the files of each event, once; this takes a tenth of a second."""
-        if self._filters:
+        if self._complete:
             return
-        filters: dict[str, str] = {}
+        self._complete = True
+        known, filters = self._filters, {}
         for name in sorted(self.events)[: MOST_FILTERS // 2]:
             directory = f"events/{name.replace(':', '/')}"
             file = f"{directory}/filter"
-            filters[file] = self._listener.read(file) or "none"
+            filters[file] = known.get(file) or self._listener.read(file) or "none"
             self._listener.hear(file, self._on_filters([file]))
             self._listener.hear(f"{directory}/enable", lambda _: self.look())
         for system in sorted({name.partition(":")[0] for name in self.events}):
@@ -60,8 +68,9 @@ class EventsWatch:
     def judge_filters(self, values: Mapping[str, str]) -> None:
         """Compare the filters of events with the first ones."""
         before = set(self._filtered)
+        self._filtered &= self._filters.keys()
         for file, value in values.items():
-            if value == self._filters.get(file):
+            if value == self._filters.get(file, value):
                 self._filtered.discard(file)
             else:
                 self._filtered.add(file)

@@ -1,0 +1,106 @@
+"""Change the events that an instance records, while lttd records from it.
+
+Rule: the formats of new events are stored before the first of these events is recorded.  So the
+caller announces the change, stores the attachments, and makes it then.
+Rule: new events are turned on before others are turned off; a refusal turns the new ones off again.
+Rule: in an instance that is not lttd's own, only events that lttd turned on are turned off, and the
+record has each change as at the start.
+"""
+
+from collections.abc import Callable, Iterable, Sequence, Set
+
+from lttd.errors import LttdError
+from lttd.sources.ftrace.instance import Instance
+from lttd.sources.ftrace.setup import OWN_EVENTS, enable_files, enabled_events
+from lttd.sources.ftrace.watch import FtraceWatch
+from lttd.sources.tracefs import find_events, read_text, write_text
+
+
+class EventsChange:
+    """See ``lttd.sources.base.Change``."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        watch: FtraceWatch,
+        globs: Sequence[str],
+        done: Callable[[], None],
+    ) -> None:
+        """Find the events; *done* is called once the change is made.
+
+        Raises:
+            UsageError: a glob matches no event.
+        """
+        globs = globs or (OWN_EVENTS if instance.own else ())
+        self._files = find_events(instance.file("events"), globs)
+        self._instance = instance
+        self._watch = watch
+        self._before = list(instance.events)
+        self._done = done
+
+    def announce(self) -> None:
+        """Let the formats of the new events be stored, too."""
+        self._instance.events = [*self._before, *(file.name for file in self._files)]
+
+    def withdraw(self) -> None:
+        """Undo announce()."""
+        self._instance.events = self._before
+
+    def make(self) -> None:
+        """Turn events on and off; turn the new ones off again if the kernel refuses.
+
+        Raises:
+            LttdError: it refuses.
+        """
+        instance = self._instance
+        names = [file.name for file in self._files]
+        before, on_before = frozenset(self._before), _enabled(instance)
+        wanted = frozenset(names)
+        self._watch.expect(each for each in on_before if is_named(each, wanted))
+        try:
+            names = enable_files(instance, self._files)
+        except LttdError:
+            self._turn_off(_enabled(instance) - on_before)
+            self._watch.expect(on_before)
+            raise
+        wanted = frozenset(names)
+        ours = {each for each in _enabled(instance) if is_named(each, before)}
+        self._turn_off(each for each in ours if not is_named(each, wanted))
+        instance.earlier_events = sorted({*instance.earlier_events, *before})
+        instance.events = names if instance.own else enabled_events(instance.path)
+        self._tell_differences(names)
+        self._watch.expect(_enabled(instance))
+        self._done()
+
+    def _turn_off(self, names: Iterable[str]) -> None:
+        instance = self._instance
+        if not instance.own:
+            instance.notes += instance.undo.disable_events(sorted(names))
+            return
+        for name in sorted(names):
+            try:
+                write_text(instance.file(f"events/{name.replace(':', '/')}/enable"), "0")
+            except LttdError as error:
+                instance.notes.append(str(error))
+
+    def _tell_differences(self, names: Sequence[str]) -> None:
+        """Read back which events are on, and note what differs from the request."""
+        enabled = _enabled(self._instance)
+        systems = {each.partition(":")[0] for each in enabled}
+        known = {*enabled, *(f"{system}:*" for system in systems), "*:*"}
+        if missing := sorted(set(names) - known):
+            self._instance.notes.append(f"the kernel did not turn on {', '.join(missing)}")
+        wanted = frozenset(names)
+        more = sorted(each for each in enabled if not is_named(each, wanted))
+        if more and not self._instance.own:
+            words = f"{len(more)} more events were on before lttd came, such as {more[0]}"
+            self._instance.notes.append(f"{words}: they stay on, and are recorded")
+
+
+def is_named(event: str, names: Set[str]) -> bool:
+    """Tell whether ``system:event`` is one of *names*, or of a ``system:*`` or ``*:*`` in it."""
+    return not names.isdisjoint((event, f"{event.partition(':')[0]}:*", "*:*"))
+
+
+def _enabled(instance: Instance) -> frozenset[str]:
+    return frozenset(read_text(instance.file("set_event")).splitlines())

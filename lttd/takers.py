@@ -1,0 +1,33 @@
+"""Which fields of the configuration a reload takes over, and by which part of the run.
+
+A field without a row needs a restart.  Events of sources are no field: SOURCES names their keys.
+"""
+
+from lttd.config import Config
+from lttd.reader import Reader
+from lttd.reloading import Taker
+from lttd.retaining import Retaining
+from lttd.rolling import Rolling
+from lttd.status import Observer
+
+
+def takers_of_reading(reader: Reader, observer: Observer, rolling: Rolling) -> dict[str, Taker]:
+    """Return those of reading, rolling and printing."""
+
+    def take_flush_interval(new: Config) -> None:
+        reader.flush_interval_s = new.flush_interval_s
+        observer.expect_ticks(new.flush_interval_s)
+
+    roll = Taker(lambda new: rolling.limit(new.roll_limits))
+    return {
+        "flush_interval_s": Taker(take_flush_interval),
+        "segment_bytes": roll,
+        "segment_s": roll,
+        "verbose": Taker(lambda _: None),  # whoever prints more reads the configuration
+    }
+
+
+def takers_of_retention(retaining: Retaining) -> dict[str, Taker]:
+    """Return those of the limits of the trace, which may not contradict its file system."""
+    limit = Taker(lambda new: retaining.limit(new.limits), lambda new: retaining.check(new.limits))
+    return dict.fromkeys(("max_bytes", "max_kept_bytes", "max_age_s", "min_free_bytes"), limit)
