@@ -4,10 +4,11 @@ Rule: pure; every text of the recorder is escaped (lttd.terminal), and a value t
 newer recorder lacks is left out.
 """
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lttd.stats import human_bytes, losses_text
+from lttd.stats import counted, human_bytes, losses_text
 from lttd.terminal import printable
 
 
@@ -16,7 +17,10 @@ def status_table(state: Mapping[str, Any]) -> str:
     lines = [_head(state), *(f"not healthy: {_condition(each)}" for each in state["conditions"])]
     backlog = state["backlog"]
     waiting = f"{human_bytes(backlog['bytes'])} of {human_bytes(backlog['limit_bytes'])}"
-    lines.append(f"backlog {waiting}, {state['segments']} segments")
+    lines.append(f"backlog {waiting}, {counted(state['segments'], 'segment')}")
+    if store := state.get("store"):
+        lines += _store(store)
+    lines += [_window(each) for each in state.get("windows", ())]
     lines += [
         f"{printable(name)} failed writes: {n:,}" for name, n in state["write_errors"].items()
     ]
@@ -28,14 +32,37 @@ def status_table(state: Mapping[str, Any]) -> str:
 def _head(state: Mapping[str, Any]) -> str:
     where = printable(state["trace_dir"])
     doing = printable(state["doing"])
-    return f"lttd {printable(state['version'])} (pid {state['pid']}): {doing} to {where} since " + (
-        duration_text(state["uptime_seconds"])
-    )
+    program = f"lttd {printable(state['version'])} (pid {state['pid']})"
+    return f"{program}: {doing} to {where} for {duration_text(state['uptime_seconds'])}"
 
 
 def _condition(condition: Mapping[str, Any]) -> str:
     where = f"{condition['where']}: " if condition["where"] else ""
     return printable(f"{where}{condition['words']}")
+
+
+def _store(store: Mapping[str, Any]) -> list[str]:
+    """Return the lines on the store: its size and reach, kept segments, what was deleted."""
+    limit = store.get("limit_bytes")
+    words = f"store {human_bytes(store['allocated_bytes'])}"
+    words += f" of {human_bytes(limit)}" if limit else ""
+    if (reach := store.get("reach_seconds")) is not None:
+        words += f", complete for the last {duration_text(reach)}"
+    if store["kept_segments"]:
+        kept = counted(store["kept_segments"], "segment")
+        words += f", {kept} kept ({human_bytes(store['kept_bytes'])})"
+    deleted = {key: count for key, count in store["deletions"].items() if count}
+    if deleted:
+        told = ", ".join(f"{printable(key)} {count:,}" for key, count in deleted.items())
+        return [words, f"deleted segments by reason: {told}"]
+    return [words]
+
+
+def _window(trigger: Mapping[str, Any]) -> str:
+    at = dt.datetime.fromtimestamp(trigger["at_ns"] // 1_000_000_000, dt.UTC)
+    reason = printable(str(trigger.get("reason", ""))) or "no reason given"
+    done = "" if trigger.get("complete", True) else " (not complete yet)"
+    return f"trigger {trigger['number']} at {at:%Y-%m-%d %H:%M:%S} UTC: {reason}{done}"
 
 
 def _source(source: Mapping[str, Any]) -> str:

@@ -50,6 +50,7 @@ def info_text(trace: Trace) -> str:
         ("source", f"{spec}, clock {last.clock}, {last.layout}"),
         made_on(last),
     ]
+    lines += [("reloaded", each) for each in reloads(trace)]
     if span is None:
         lines.append(("begin", "nothing was recorded"))
     else:
@@ -80,6 +81,19 @@ def _kept_windows(trace: Trace) -> str:
     lines = [trigger_line(one, utc(bounds_ns(one)[0]) or "?") for one in triggers]
     lines += [printable(line) for line in damaged]
     return "\n".join(["\n\ntrigger     window kept", *lines]) if lines else ""
+
+
+def reloads(trace: Trace) -> list[str]:
+    """Return a line for each change of the recorded events by a reload: its time, the events."""
+    lines = []
+    for segment in trace.segments:
+        found = segment.manifest.source.get("reloads", ())
+        for each in found if isinstance(found, list) else ():
+            if isinstance(each, dict) and isinstance(each.get("at_ns"), int):
+                events = each.get("events")
+                names = map(str, events) if isinstance(events, list) else ()
+                lines.append(f"{utc(each['at_ns'])}  {','.join(names)}")
+    return lines
 
 
 def made_on(manifest: Manifest) -> tuple[str, str]:
