@@ -48,7 +48,10 @@ def _add_writing(parser: argparse.ArgumentParser) -> None:
     add("--min-free", metavar="SIZE", help="delete old segments while less of the disk is free")
     add("--compress", metavar="HOW", help="compress closed segments: zstd, or zstd:LEVEL (1-19)")
     add("--backlog", metavar="SIZE", help="memory for data that waits for the disk (default 64M)")
+    add("--on-full", metavar="HOW", help="of a full disk: stop (default), wait, or drop-oldest"
+        " segments (default with one of the limits above)")  # fmt: skip
     add("--on-write-error", metavar="HOW", help="stop (default), or continue and count the loss")
+    add("--max-rate", metavar="SIZE", help="write at most this much a second; count the rest")
     add("--priority", metavar="N", help="real-time priority (1-99), for busy CPUs; off by default")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lttd.arguments import argument_parser
+from lttd.disk_policy import DiskPolicy, OnFailure
 from lttd.errors import UsageError
 from lttd.hosts import parse_host_names
 from lttd.option_file import read_options
@@ -112,8 +113,12 @@ class Config:
     backlog_bytes: int = 64 << 20
     summary: str = "table"
     """``table``, ``json``, ``json:FILE`` or ``none``."""
-    on_write_error: str = "stop"
-    """``stop``, or ``continue``: count data that cannot be written as lost."""
+    on_write_error: str | None = None
+    """``stop``, or ``continue``: count data that cannot be written as lost; see DiskPolicy."""
+    on_full: str | None = None
+    """``stop``, ``wait`` or ``drop-oldest``."""
+    max_rate_bytes: int | None = None
+    """The most that is written in a second; the rest is counted as lost."""
     priority: int | None = None
     """SCHED_FIFO for lttd's threads; None leaves them as they are."""
     metrics: str | None = None
@@ -130,6 +135,11 @@ class Config:
     command: tuple[str, ...] = ()
     arguments: tuple[str, ...] = field(default=(), compare=False)
     """The command line as it was given; a reload parses it again, and the file that it names."""
+
+    @property
+    def disk_policy(self) -> DiskPolicy:
+        """What follows a failed write."""
+        return DiskPolicy.of_options(self.on_full, self.on_write_error, has_limit=any(self.limits))
 
     @property
     def roll_limits(self) -> RollLimits:
@@ -202,6 +212,13 @@ def _flush_interval_s(value: object) -> float:
     return interval_s
 
 
+def _max_rate_bytes(value: object) -> int:
+    size_bytes = parse_bytes(str(value).removesuffix("/s"))
+    if size_bytes < 64 << 10:
+        raise UsageError(f"{shown(value)}: write at least 64K, the bytes of a second")
+    return size_bytes
+
+
 def _backlog_bytes(value: object) -> int:
     size_bytes = parse_bytes(value)
     if size_bytes < 1 << 20:
@@ -252,6 +269,8 @@ _OPTIONS: Final[dict[str, _Option]] = {
     "backlog": _Option(_backlog_bytes, "backlog_bytes"),
     "summary": _Option(_summary, "summary"),
     "on-write-error": _Option(_one_of("stop", "continue"), "on_write_error"),
+    "on-full": _Option(_one_of(*(each.value for each in OnFailure)), "on_full"),
+    "max-rate": _Option(_max_rate_bytes, "max_rate_bytes"),
     "priority": _Option(_priority, "priority"),
     "metrics": _Option(str, "metrics"),
     "web-allow-host": _Option(parse_host_names, "web_allow_hosts"),

@@ -93,7 +93,7 @@ class Daemon:
         self._token = trio.lowlevel.current_trio_token()
         self._recorder = Recorder(
             backlog_bytes=config.backlog_bytes,
-            keep_going=config.on_write_error == "continue",
+            policy=config.disk_policy,
             on_failure=lambda: self._token.run_sync_soon(self._stop.set),
             health=self._health,
         )
@@ -105,6 +105,7 @@ class Daemon:
             self._notifier.beat_interval_s,
             self._health,
         )
+        self._recorder.limit_rate(config.max_rate_bytes)
         recordings, recorder, reader = self._recordings, self._recorder, self._reader
         self._observer = Observer(
             recorder, reader, self._health, recordings, config.flush_interval_s
@@ -188,6 +189,7 @@ class Daemon:
         """Make the store of the trace, before it has a segment of this run."""
         config = self._config
         retaining = Retaining(self._disk, config.trace_dir, config.limits, self._house)
+        self._recorder.make_room = retaining.store.make_room
         self._rolling.on_opened.append(retaining.store.opened)
         self._rolling.on_closed.append(retaining.closed)
         self._handlers |= retaining.handlers

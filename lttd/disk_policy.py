@@ -49,3 +49,7 @@ class DiskPolicy:
         """Return what follows *error*."""
         is_full = error.errno_name in FULL and not isinstance(error, LostFileError)
         return self.full if is_full else self.error
+
+
+STOP_AT_ONCE: Final = DiskPolicy()
+"""Recording ends at the first failed write."""

@@ -76,6 +76,10 @@ class Trouble(enum.StrEnum):
         "roll_failed",
         "The next segment could not be made, so the present one grows; lttd tries again.",
     )
+    RATE_LIMITED = (
+        "rate_limited",
+        "The kernel delivered more than max-rate within the last minute; the rest is not written.",
+    )
     UNSYNCED = (
         "unsynced",
         "A sync failed: some of the data since the last sync may not be on the disk.",

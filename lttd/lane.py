@@ -65,18 +65,25 @@ class Lane:
     failed_lately: bool = False
     """Whether a write failed since the last retry()."""
 
-    def write(self, batch: Batch) -> StorageError | None:
+    def write(
+        self, batch: Batch, make_room: Callable[[StorageError], bool] = lambda _: False
+    ) -> StorageError | None:
         """Write the waiting gaps, then the batch as far as it fits; count the rest.
 
-        Return the error if it did not fit.  Nothing is written to files that somebody removed.
+        *make_room* is asked after a failure whether the rest may fit now.  Return the error if it
+        did not fit.  Nothing is written to files that somebody removed.
         """
         if self.files.gone is not None:
             self.refuse(batch, Reason.STORAGE)
             return None
-        done = self.files.append(batch, self.untold.gaps())
-        self.stats.stored(batch.rows[: done.rows])
-        if done.rows or done.error is None:
-            self.untold.clear()
+        while True:
+            done = self.files.append(batch, self.untold.gaps())
+            self.stats.stored(batch.rows[: done.rows])
+            if done.rows or done.error is None:
+                self.untold.clear()
+            if done.error is None or not make_room(done.error):
+                break
+            batch = batch.after(done.rows)
         if done.error is not None:
             self.refuse(batch, Reason.STORAGE, done.rows)
         if isinstance(done.error, LostFileError):

@@ -4,7 +4,7 @@ Rule: the recording code calls nothing here; a scrape only reads plain numbers.
 Rule: each possible reason of a loss has the value 0 from the first scrape on, so that rate() sees
 the first loss.
 Invariant: no loss is in two samples of one metric.  Of the lost bytes, damaged + backlog + storage
-are ``refused_bytes`` of the stats.
++ rate are ``refused_bytes`` of the stats.
 
 FAMILIES is the only list of metrics; docs/METRICS.md explains them, and a test compares the two.
 """
@@ -150,6 +150,7 @@ LOSS_REASONS: Final[dict[Metric, tuple[Reason, ...]]] = {
         Reason.REFUSED,
         Reason.BACKLOG,
         Reason.STORAGE,
+        Reason.RATE,
         Reason.REMOVED,
     ),
     BYTES_LOST: (
@@ -158,6 +159,7 @@ LOSS_REASONS: Final[dict[Metric, tuple[Reason, ...]]] = {
         Reason.DAMAGED,
         Reason.BACKLOG,
         Reason.STORAGE,
+        Reason.RATE,
         Reason.TORN,
         Reason.REMOVED,
     ),

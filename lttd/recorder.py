@@ -7,6 +7,7 @@ Invariant: a stream is written by one thread; held bytes = offered less released
 
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -14,11 +15,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
+from lttd.disk_policy import STOP_AT_ONCE, DiskPolicy, OnFailure
 from lttd.errors import LostFileError, LttdError, StorageError, refusal
 from lttd.health import Health, Trouble
 from lttd.lane import Jobs, Lane
 from lttd.open_segment import OpenSegment, SegmentContents
-from lttd.stats import StreamStats
+from lttd.rate import RateLimit
+from lttd.stats import StreamStats, human_bytes
 from lttd.stream_files import StreamFiles
 from lttd.subbuffer import TAKE_BYTES, Batch, Reason
 
@@ -44,11 +47,11 @@ class Recorder:
         backlog_bytes: int = BACKLOG_BYTES,
         sync_interval_s: float = SYNC_INTERVAL_S,
         cached_bytes: int | None = None,
-        keep_going: bool = False,
+        policy: DiskPolicy = STOP_AT_ONCE,
         on_failure: Callable[[], None] = lambda: None,
         health: Health | None = None,
     ) -> None:
-        """*keep_going*: count data that cannot be written, and continue."""
+        """*policy* decides after a failed write."""
         self.backlog_limit_bytes = backlog_bytes
         self.backlog_high_water_bytes = 0
         self.cached_bytes = _cached_bytes() if cached_bytes is None else cached_bytes
@@ -66,7 +69,10 @@ class Recorder:
         self._lock = threading.Lock()
         self._room_wanted: list[Callable[[], None]] = []
         self._abandoned = False
-        self._keep_going = keep_going
+        self.make_room: Callable[[], int] = lambda: 0
+        """Deletes the oldest segment that may go, from any thread; returns its bytes, or 0."""
+        self._rate: RateLimit | None = None
+        self._policy = policy
         self._on_failure = on_failure
         self._health = health or Health()
         self._segments: list[OpenSegment] = []
@@ -79,6 +85,12 @@ class Recorder:
             for number, queue in enumerate(self._queues)
         ]
         self._syncer = threading.Thread(target=self._keep_synced, name="lttd-sync")
+
+    def limit_rate(
+        self, bytes_per_s: int | None, now_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        """Write at most so much from now on, and count the rest; None: no limit."""
+        self._rate = None if bytes_per_s is None else RateLimit(bytes_per_s, now_ns)
 
     def start(self) -> None:
         """Start the threads."""
@@ -132,13 +144,15 @@ class Recorder:
             lane, batch = job
             if self._abandoned or self.failure:
                 lane.refuse(batch, Reason.STORAGE if self.failure else Reason.BACKLOG)
-            else:
+            elif (rate := self._rate) is None or rate.admits(batch.payload_bytes):
                 self._append(lane, batch)
+            else:
+                self._limit(lane, batch, rate)
             self._release(batch)
 
     def _append(self, lane: Lane, batch: Batch) -> None:
         try:
-            error = lane.write(batch)
+            error = lane.write(batch, self._makes_room)
         except Exception as bug:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
             lane.refuse(batch, Reason.STORAGE)
             self._fail(
@@ -149,13 +163,26 @@ class Recorder:
         self._moved.set()
         if error is not None:
             lane.failing = lane.failed_lately = True
-            self.failed(error, lane.files.file.path)
+            self._report(error, lane.files.file.path)
         elif lane.failing:
             # A gap that fits is a good sign only if no sub-buffer failed to fit meanwhile.
             lane.failing = lane.failed_lately and not len(batch.rows)
             lane.failed_lately = False
             if not lane.failing:
                 self.succeeded(lane.files.file.path)
+
+    def _limit(self, lane: Lane, batch: Batch, rate: RateLimit) -> None:
+        """Count a batch that *rate* does not admit; gaps without data are still written."""
+        if not len(batch.rows):
+            self._append(lane, batch)
+            return
+        lane.refuse(batch, Reason.RATE)
+        words = f"more than {human_bytes(rate.bytes_per_s)} a second: the rest is not written"
+        self._health.happened(Trouble.RATE_LIMITED, words)
+
+    def _makes_room(self, error: StorageError) -> bool:
+        """Tell whether an old segment was deleted because the disk is full."""
+        return self._policy.after(error) is OnFailure.DROP_OLDEST and self.make_room() > 0
 
     def _roll(self, lane: Lane, following: StreamFiles, taken: StreamStats) -> None:
         path = lane.files.file.path
@@ -169,19 +196,27 @@ class Recorder:
             self.failed(error, path)
 
     def failed(self, error: StorageError, where: Path | None = None) -> None:
-        """Count a failed write to *where*; lttd is unhealthy until succeeded() is called for it.
+        """Count a failed write to *where*, which the caller repeats later; see _report()."""
+        if self._makes_room(error):
+            self.write_errors[error.errno_name] += 1
+        else:
+            self._report(error, where)
 
-        Unless *keep_going*, recording ends.
+    def _report(self, error: StorageError, where: Path | None) -> None:
+        """Count a failed write; lttd is unhealthy until succeeded() is called for *where*.
+
+        Unless the policy says otherwise, recording ends.
         """
+        stops = self._policy.after(error) is OnFailure.STOP
         self.last_write_error = error
         if isinstance(error, LostFileError):
-            if self._keep_going:
+            if not stops:
                 self._health.begins(Trouble.FILE_LOST, error.reason, str(error.path))
             else:
                 self._fail(error)
             return
         self.write_errors[error.errno_name] += 1
-        if self._keep_going:
+        if not stops:
             where = where or error.path
             self._health.begins(Trouble.WRITER_FAILED, error.reason, str(where))
         else:

@@ -19,7 +19,7 @@ StreamKey = tuple[str, StreamId]
 
 def _unwritten() -> Counter[Reason]:
     # No key is added later, because other threads iterate over the counter.
-    return Counter({Reason.BACKLOG: 0, Reason.STORAGE: 0})
+    return Counter({Reason.BACKLOG: 0, Reason.STORAGE: 0, Reason.RATE: 0})
 
 
 def _all(lost: Counter[Reason], unwritten: Counter[Reason], removed: int) -> Counter[Reason]:
@@ -316,6 +316,7 @@ _HOW: Final = {
     "commit_overrun": "overrun while being written",
     "backlog": "abandoned",
     "storage": "not written",
+    "rate": "above max-rate and not written",
     "removed": "removed from the disk",
     "abandoned": "left in the ring",
     "killed": "taken and not stored by a killed lttd",

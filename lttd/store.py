@@ -8,18 +8,21 @@
 lttd.retention decides, lttd.removal deletes.  Reading a segment costs its manifest, its kept.json
 and the status of its files, however much data they hold.
 
-Rule: one thread, the helper, calls everything here; other threads ask the catalogue.
+Rule: the helper thread calls everything here but make_room(), which a writer thread calls when the
+disk is full; a lock lets one thread in.  Other threads ask the catalogue.
 Rule: no segment is deleted before the catalogue is complete, because the oldest is read last.
 Rule: what cannot be deleted is reported once, counted, and left alone.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Final
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from lttd.boot_times import BootTimes
 from lttd.catalogue import Catalogue, Key, StoreState, boottime_ns
@@ -52,6 +55,21 @@ _NO_SPACE: Final = {"ENOSPC", "EDQUOT"}
 NO_LIMITS: Final = Limits()
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _one_at_a_time(
+    method: Callable[Concatenate["Store", _P], _R],
+) -> Callable[Concatenate["Store", _P], _R]:
+    @wraps(method)
+    def alone(store: "Store", /, *args: _P.args, **named: _P.kwargs) -> _R:
+        with store.lock:
+            return method(store, *args, **named)
+
+    return alone
+
+
 class Store:
     """The segments of a trace that is recorded."""
 
@@ -71,6 +89,7 @@ class Store:
         self.limits = limits
         """Any thread may replace them."""
         self.catalogue = Catalogue(now_ns)
+        self.lock = threading.RLock()
         self._now_ns = now_ns
         self._disk = disk
         self._trace = disk.hold(trace)
@@ -84,6 +103,7 @@ class Store:
 
     # -- what is there
 
+    @_one_at_a_time
     def read(self) -> None:
         """Read the catalogue to its end."""
         for _ in self._reading or ():
@@ -107,6 +127,7 @@ class Store:
             )
             self._say(f"{self._trace.path}: {words}", Level.NOTICE)
 
+    @_one_at_a_time
     def opened(self, paths: SegmentPaths) -> None:
         """Add a segment that is recorded from now on.
 
@@ -118,16 +139,19 @@ class Store:
         for one in [one for one in opened if one.source == source][:-2]:
             self._put(one.name, self._times())
 
+    @_one_at_a_time
     def closed(self, paths: SegmentPaths) -> None:
         """Look at a segment again that was closed, or discarded."""
         self._put(paths.directory.name, self._times())
 
+    @_one_at_a_time
     def close_all(self) -> None:
         """Look at all open segments again: they are closed now."""
         for held in self.catalogue.in_order():
             if held.is_open:
                 self._put(held.name, self._times())
 
+    @_one_at_a_time
     def changed(self, paths: SegmentPaths) -> None:
         """Measure a segment again: it was compressed or decompressed."""
         self._measure((paths.number, paths.directory.name))
@@ -170,6 +194,7 @@ class Store:
 
     # -- what goes
 
+    @_one_at_a_time
     def step(self, within_s: float = STEP_S) -> bool:
         """Work for about *within_s*; return whether more is left to do now."""
         end_s = time.monotonic() + within_s
@@ -214,6 +239,7 @@ class Store:
         status = os.fstatvfs(self._trace.fd)
         return status.f_bavail * status.f_frsize
 
+    @_one_at_a_time
     def make_room(self) -> int:
         """Delete the oldest segment that may go because the disk is full; return its bytes.
 
@@ -222,6 +248,8 @@ class Store:
         self.read()
         for held in without_newest(self.catalogue.in_order()):
             if self._delete(Deletion(held, Reason.FULL)) and not self._knows(held):
+                words = f"{self._trace.path}: the disk is full: deleting the oldest segments"
+                self._limiter.say(Reason.FULL, words, Level.WARNING)
                 return held.allocated_bytes
         return 0
 
@@ -323,6 +351,7 @@ class Store:
 
     # -- kept segments
 
+    @_one_at_a_time
     def keep(self, numbers: Iterable[int], trigger: Trigger | None = None) -> list[int]:
         """Keep segments for *trigger*, or for a person; return the numbers of those kept.
 
@@ -337,6 +366,7 @@ class Store:
             kept.append(held.number)
         return kept
 
+    @_one_at_a_time
     def release(self, numbers: Iterable[int]) -> list[int]:
         """Let retention delete segments again, whoever keeps them; return their numbers.
 

@@ -10,7 +10,7 @@ import enum
 import mmap
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, NamedTuple, overload
 
@@ -80,6 +80,7 @@ class Reason(enum.IntEnum):
     EMPTIED = 15  # another process emptied the ring
     SWITCHED_OFF = 16  # another process turned tracing, or events, off
     FILTERED = 17  # another process set a filter
+    RATE = 18  # taken, but more than --max-rate lets lttd write
 
 
 KERNEL_EVENT_REASONS: Final = frozenset(
@@ -246,6 +247,14 @@ class Batch:
     def payload_bytes(self) -> int:
         """Bytes of headers and content: the delivered ones less the padding."""
         return int(self.rows["payload_bytes"].sum())
+
+    def after(self, rows: int) -> "Batch":
+        """Return the batch without its first *rows* and the gaps that were written with them."""
+        if not rows:
+            return self
+        gaps = tuple(replace(gap, row=gap.row - rows) for gap in self.gaps if gap.row > rows)
+        heads = None if self.heads is None else self.heads[rows:]
+        return replace(self, rows=self.rows[rows:], gaps=gaps, heads=heads)
 
     def pieces(self) -> Sequence[memoryview]:
         """Return header and content of every row, with their packed heads, for one ``writev``."""

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from lttd.clock import Snapshot
+from lttd.disk_policy import DiskPolicy, OnFailure
 from lttd.files import Disk
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.subbuffer import StreamInfo
 
 SNAPSHOT = Snapshot(100, 100, 100, 1_000_000_100, 1)
+WAITING = DiskPolicy(OnFailure.WAIT, OnFailure.WAIT)
 SOURCE = {"kind": "fake", "spec": "fake", "clock": "mono"}
 
 

@@ -167,6 +167,7 @@ def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
         "backlog": '"8M"', "on-write-error": '"stop"', "priority": "1", "metrics": '":9469"',
         "web-enable-trigger": "true", "web-token-file": f'"{token}"',
         "web-allow-host": '["a", "b"]', "segment-size": '"20M"', "segment-duration": '"1h"',
+            "on-full": '"wait"', "max-rate": '"10M"',
         "max-size": '"200M"', "max-kept-size": '"1G"', "max-age": '"7d"', "min-free": '"2G"',
         "compress": '"zstd:3"',
     }  # fmt: skip

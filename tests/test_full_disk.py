@@ -121,3 +121,24 @@ def test_a_disk_that_stays_full_has_room_to_close_the_trace(
         assert_whole(disk / TRACE, "--events")
         (segment,) = segments(disk / TRACE)
         assert not segment.reserve.exists()
+
+
+def test_a_full_disk_costs_the_oldest_segments_and_no_event_where_the_trace_has_a_limit(
+    lttd: Launcher, tmp_path: Path, syscall_load: Path
+) -> None:
+    # The load fills a segment while the next one is made, so segments are larger than asked for.
+    with small_disk(tmp_path / "disk", "192M") as disk:
+        options = ["--events", "raw_syscalls:*", "--segment-size", "8M", "--max-size", "1G"]
+        options += ["--buffer-size", "32M", "--summary", "json"]
+        run = lttd.start("-t", disk / TRACE, *options).recording()
+        (first,) = disk.glob("*/*-ftrace")
+        with loaded(syscall_load):
+            until(lambda: not first.exists(), "the oldest segment goes")
+            read = run.stats()[0]["read events"]
+            until(lambda: run.stats()[0]["read events"] > read + 2_000_000, "recording goes on")
+        assert run.end() == 0
+        assert "the disk is full: deleting the oldest segments" in run.stderr
+        summary = json.loads(run.stdout)
+        assert [each["lost"].get("storage_subbuffers", 0) for each in summary["streams"]] == [0, 0]
+        assert summary["payload_bytes"] > 192 << 20
+        assert_whole(disk / TRACE, "--events")

@@ -26,7 +26,7 @@ from lttd.view.verify import check
 from tests.failing_disk import FailingDisk
 from tests.fakes import batch_of, event, info, page
 from tests.forgetful import ForgetfulDisk
-from tests.recorders import SNAPSHOT, SOURCE, segment_of
+from tests.recorders import SNAPSHOT, SOURCE, WAITING, segment_of
 from tests.running import PATIENCE_S
 
 
@@ -247,7 +247,7 @@ def going(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Going]:
     lines: list[str] = []
     health = Health(lambda line, _: lines.append(line))
     # Only the test syncs.
-    recorder = Recorder(keep_going=True, health=health, sync_interval_s=PATIENCE_S)
+    recorder = Recorder(policy=WAITING, health=health, sync_interval_s=PATIENCE_S)
     recorder.start()
     disk, stream = FailingDisk(), info()
     (tmp_path / "t").mkdir()

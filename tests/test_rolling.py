@@ -23,7 +23,7 @@ from lttd.view.verify import check
 from tests.failing_disk import FailingDisk
 from tests.fakes import batch_of, event, info, page
 from tests.ftraced import FORMATS, tick
-from tests.recorders import SNAPSHOT, rolled, segment_of
+from tests.recorders import SNAPSHOT, WAITING, rolled, segment_of
 
 STREAM = info()
 
@@ -53,7 +53,7 @@ class Source:
 
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
-    made = Recorder(sync_interval_s=100, keep_going=True)
+    made = Recorder(sync_interval_s=100, policy=WAITING)
     made.start()
     yield made
     made.close()

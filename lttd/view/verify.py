@@ -52,6 +52,7 @@ _OWN_LOSSES: Final = {
     Reason.DAMAGED,
     Reason.BACKLOG,
     Reason.STORAGE,
+    Reason.RATE,
     Reason.TORN,
 }
 # With one of these, stored and missing events do not add up to those that a killed lttd took.
