@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import cast
 
 from lttd.clock import Conversion
-from lttd.errors import LttdError
+from lttd.errors import LttdError, StorageError
 from lttd.manifest import Manifest
 from lttd.retention import Held, bytes_of
 from lttd.stats import human_bytes
@@ -87,7 +87,12 @@ def complete_cut_windows(store: Store) -> list[Trigger]:
     for number, one in stored.items():
         if not one.complete:
             stored[number] = _cut(one, store, kept_by[number])
-            store.keep([held.number for held in kept_by[number]], stored[number])
+            try:
+                store.keep([held.number for held in kept_by[number]], stored[number])
+            except StorageError:
+                raise
+            except LttdError:
+                continue  # the record has no room for the note; the window stays kept
     return list(stored.values())
 
 

@@ -115,12 +115,13 @@ def write_kept(segment: SegmentPaths, kept: Kept, disk: Disk) -> None:
 
     Raises:
         StorageError: they could not be written; the reasons before are still there.
+        LttdError: they are too many or too long; likewise.
     """
     if kept:
         text = json.dumps(kept.to_json(), indent=1, ensure_ascii=False)
         data = text.encode() + b"\n"
         if len(data) > KEPT_LIMIT.most:
-            raise StorageError(segment.kept, f"{len(data):,} bytes; {KEPT_LIMIT}")
+            raise LttdError(f"{segment.kept}: {len(data):,} bytes; {KEPT_LIMIT}")
         disk.replace(segment.kept, data)
         return
     disk.remove(segment.kept)
