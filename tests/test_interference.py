@@ -87,7 +87,8 @@ class Recording:
         found = 0
         for file in Path(f"/proc/{self.run.process.pid}/fdinfo").iterdir():
             with suppress(FileNotFoundError):  # closed meanwhile
-                found += sum(any(one in line for one in inodes) for line in file.open())
+                lines = file.read_text().splitlines()
+                found += sum(any(one in line for one in inodes) for line in lines)
         return found >= len(paths)
 
     def change_for_a_while(self, name: str, value: str, normal: str | None, trouble: str) -> None:
