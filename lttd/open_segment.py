@@ -265,8 +265,13 @@ class OpenSegment:
     def moved(self) -> StorageError | None:
         """Tell what is no longer where it was: the trace directory, the segment, or a lock.
 
-        The directories are held open, so lttd keeps writing to them.
+        The directories are held open, so lttd keeps writing to them.  What lttd itself has removed,
+        closed or discarded meanwhile is not reported.
         """
+        found = self._moved()
+        return found if self._is_open else None
+
+    def _moved(self) -> StorageError | None:
         at = self._trace
         try:
             if os.path.samestat(at.path.stat(), os.fstat(at.fd)):

@@ -128,6 +128,15 @@ def test_a_second_segment_continues_the_count_of_lost_events(
     assert [s.number for s in segments(tmp_path / "t")] == [1, 2]
 
 
+def test_a_segment_that_lttd_discards_itself_is_not_reported_as_removed(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    segment = segment_of(recorder, tmp_path / "t", info())
+    assert segment.moved() is None
+    segment.discard()
+    assert segment.moved() is None
+
+
 def test_the_names_of_a_new_segment_are_durable(recorder: Recorder, tmp_path: Path) -> None:
     disk = ForgetfulDisk()
     segment = segment_of(recorder, tmp_path / "t", info(), disk=disk)
