@@ -14,7 +14,7 @@ from typing import Any, Final
 from lttd.beneath import Place
 from lttd.clock import Snapshot
 from lttd.errors import TraceDamagedError
-from lttd.files import read_limited
+from lttd.files import read_head, read_limited
 from lttd.limits import MANIFEST as MANIFEST_LIMIT
 from lttd.limits import SYNCED as SYNCED_LIMIT
 from lttd.plausible import is_count, parse_json, refuse_implausible
@@ -23,6 +23,9 @@ from lttd.subbuffer import StreamId, StreamInfo
 from lttd.tracedir import MOST_FILE_NAME, file_name
 
 FORMAT_VERSION: Final = 1
+_CLOSED: Final = b'\n "state": "closed",\n'
+# The keys before it, of which the source's settings are the longest, take some 2 KB.
+_HEAD_BYTES: Final = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,17 @@ class Manifest:
             reason = f"no manifest: {what}; move its segment elsewhere, and the others can be read"
             raise TraceDamagedError(path, getattr(error, "pos", 0), reason) from None
         return manifest
+
+
+def says_closed(where: Place) -> bool:
+    """Tell by the begin of a manifest that its segment is closed; False: read all of it.
+
+    A string of JSON has no line break, and only keys of the outermost object follow one space.
+    """
+    try:
+        return _CLOSED in read_head(where, _HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def _source_name(source: Mapping[str, Any]) -> str:

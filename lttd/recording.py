@@ -13,7 +13,7 @@ from lttd.errors import LttdError
 from lttd.files import Disk, Lock, storage_error
 from lttd.handles import handle_of
 from lttd.lane import Lane
-from lttd.manifest import Manifest, this_machine
+from lttd.manifest import Manifest, says_closed, this_machine
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.roll import SegmentState
@@ -135,6 +135,8 @@ def _recovered(disk: Disk, segment: SegmentPaths) -> list[Recovered]:
         LttdError: it cannot be recovered, or its manifest cannot be read.
         OSError: it belongs to another user.
     """
+    if says_closed(segment.place(segment.manifest)):
+        return []  # a start must not parse the manifests of a thousand segments
     manifest = None
     if not segment.base.is_missing(segment.manifest):
         manifest = Manifest.read(segment.place(segment.manifest))

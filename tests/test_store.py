@@ -11,7 +11,7 @@ from lttd.clock import Snapshot
 from lttd.errors import LttdError
 from lttd.files import Disk
 from lttd.kept import BY_PERSON, read_kept
-from lttd.manifest import this_machine
+from lttd.manifest import says_closed, this_machine
 from lttd.retention import Limits
 from lttd.store import NO_LIMITS, Store
 from lttd.terminal import Level
@@ -353,3 +353,14 @@ def test_two_segments_of_one_number_are_both_known(bench: Bench) -> None:
     assert store.state().segments == 2
     assert store.keep([1]) == [1, 1]
     assert (copied / "kept.json").exists()
+
+
+def test_the_begin_of_a_manifest_tells_that_a_segment_is_closed(bench: Bench) -> None:
+    closed, opened = bench.segment(1), bench.segment(2, is_open=True)
+    assert says_closed(closed.paths.place(closed.paths.manifest))
+    assert not says_closed(opened.paths.place(opened.paths.manifest))
+    opened.manifest.source["spec"] = '\n "state": "closed",\n'
+    opened.write_manifest()
+    assert not says_closed(opened.paths.place(opened.paths.manifest))
+    opened.paths.manifest.unlink()
+    assert not says_closed(opened.paths.place(opened.paths.manifest))
