@@ -6,7 +6,7 @@ Rule: the manifest says ``closed`` only after the backlog was written and synced
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -288,6 +288,12 @@ class OpenSegment:
                 words = "nothing keeps lttv check --repair or another lttd from here"
                 return StorageError(lock.path, f"somebody removed it: {words}")
         return None
+
+    def if_open(self, do: Callable[[], None]) -> None:
+        """Call *do*, unless the segment is closed; it is not closed meanwhile."""
+        with self._guard:
+            if self._is_open:
+                do()
 
     def retry(self) -> None:
         """Let failed lanes try again, also those without new batches."""

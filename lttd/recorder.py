@@ -272,13 +272,17 @@ class Recorder:
             self._fail(refusal(bug) or LttdError(f"syncing failed: {bug!r}"))
         else:
             self.succeeded(segment.paths.synced)
+        # A closed segment has no lock any more, and its troubles have ended.
+        segment.if_open(lambda: self._report_files(segment))
+        segment.retry()
+
+    def _report_files(self, segment: OpenSegment) -> None:
         self.look(segment)
         for files in segment.files.values():
             if files.unsynced is not None:
                 reason = files.unsynced.reason
                 words = f"{reason}: some data since the last sync may not be on the disk"
                 self._health.begins(Trouble.UNSYNCED, words, str(files.file.path))
-        segment.retry()
 
     # -- segments
 

@@ -3,10 +3,12 @@
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from lttd.health import Health
 from lttd.index import SeekIndex, read_gaps
 from lttd.manifest import Manifest
 from lttd.open_segment import OpenSegment
@@ -176,6 +178,22 @@ def test_a_failed_sync_of_the_old_segment_is_a_gap_there(
     assert (gap.row, gap.reason, gap.count) == (3, Reason.UNSYNCED, None)
     assert read_gaps(second.paths.stream("fake_0").gaps) == []
     assert [summary_of(each).gaps_unknown for each in (first, second)] == [1, 0]
+
+
+def test_a_sync_that_comes_after_the_close_reports_no_lost_lock(tmp_path: Path) -> None:
+    health = Health()
+    recorder = Recorder(sync_interval_s=100, health=health)
+    recorder.start()
+    first = segment_of(recorder, tmp_path / "t", STREAM)
+    second = rolled(recorder, first)
+    first.close(SNAPSHOT)
+    with ExitStack() as others:
+        for _ in range(32):  # they get the numbers of the closed descriptors
+            others.enter_context(Path("/dev/null").open())
+        recorder._sync(first)  # the thread that syncs had it in its list
+    assert health.verdict() == (True, "ok")
+    second.close(SNAPSHOT)
+    recorder.close()
 
 
 def test_a_stream_that_is_new_in_a_later_segment_has_nothing_before(
