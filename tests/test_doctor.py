@@ -99,6 +99,7 @@ def test_a_file_system_without_features_is_noted_and_a_full_one_is_bad(
     monkeypatch.setattr(os, "statvfs", lambda _: Full)
     monkeypatch.setattr(disk, "handle_of", lambda _: "")
     monkeypatch.setattr(disk, "scheduler_of", lambda _: "none")
+    monkeypatch.setattr(disk, "idle_io_counts", lambda _: False)
     monkeypatch.setattr(File, "preallocate", lambda *_: False)
     monkeypatch.setattr(File, "can_bypass_cache", lambda _: False)
     found = tried(tmp_path)

@@ -12,6 +12,7 @@ from lttd.doctor.finding import Finding, Findings, Mark, either, refused
 from lttd.errors import LockedError, LttdError
 from lttd.files import Disk, File
 from lttd.handles import handle_of
+from lttd.idle import idle_io_counts
 from lttd.open_segment import RESERVE_BYTES
 from lttd.recording import locked_trace
 from lttd.retention import Limits, limits_on
@@ -23,8 +24,6 @@ LEAST_FREE_BYTES: Final = 1 << 30
 _TRIED_BYTES: Final = 1 << 20
 MOUNTS: Final = Path("/proc/self/mountinfo")
 BLOCK_DEVICES: Final = Path("/sys/dev/block")
-# These give the idle class what others leave; the rest do not know classes.
-_KNOW_CLASSES: Final = frozenset({"bfq", "mq-deadline"})
 
 
 def try_trace(trace: Path, limits: Limits) -> Findings:
@@ -89,14 +88,14 @@ def _features(disk: Disk, trace: Path) -> Findings:
         " remove it",
         "use a file system with handles, such as ext4 or xfs",
     )
-    scheduler = scheduler_of(os.fstat(directory.fd).st_dev)
+    device = os.fstat(directory.fd).st_dev
+    scheduler = scheduler_of(device)
     if scheduler:
         yield either(
             "idle I/O",
-            scheduler in _KNOW_CLASSES,
+            idle_io_counts(device),
             f"the scheduler {scheduler} serves others first",
-            f"the I/O scheduler {scheduler!r} knows no idle class: background work has to pace"
-            " itself",
+            f"the I/O scheduler {scheduler!r} knows no idle class: --compress paces itself",
             "echo mq-deadline > /sys/block/DEVICE/queue/scheduler, where the disk is slow",
         )
 
