@@ -284,6 +284,10 @@ class TestOnThisKernel:
         options = (*QUIET, "--duration", "50ms", "--summary", "none")
         start = self.run(lttd, under, "-t", trace, *options)
         assert (doctor.returncode == 0) == (start.returncode == 0), doctor.stdout + start.stderr
+        if not doctor.stdout:  # there was no memory even to load its modules
+            (line,) = doctor.stderr.splitlines()
+            assert line.startswith("lttd: ")
+            return
         report = json.loads(doctor.stdout)
         assert report["works"] == (start.returncode == 0)
         bad = [
@@ -336,9 +340,9 @@ class TestOnThisKernel:
         run = lttd.start("-t", lttd.cwd / "t", *QUIET).recording()
         monkeypatch.setattr(kernel, "OWN_PREFIX", lttd.prefix)
         (found,) = kernel.readers()
-        assert found.mark is Mark.OK
-        assert run.instance.name in found.words
         assert run.end() == 0
+        # Another lttd of this machine may be recording, too.
+        assert f"reads ftrace:{run.instance.name}" not in found.words
 
 
 def test_a_reader_of_a_ring_beside_its_recorder_is_named(

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -157,7 +158,8 @@ def readers() -> Findings:
     found = {"/": other_readers(str(root))}
     found |= {each.name: other_readers(str(each)) for each in instances}
     # An instance of an lttd has one reader, which made it.
-    ours = [name for name, who in found.items() if name.startswith(OWN_PREFIX) and len(who) == 1]
+    own = re.compile(rf"{re.escape(OWN_PREFIX)}\d+")
+    ours = [name for name, who in found.items() if own.fullmatch(name) and len(who) == 1]
     lines = [
         f"{', '.join(who)} reads ftrace:{name}"
         for name, who in found.items()
