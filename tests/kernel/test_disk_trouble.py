@@ -14,6 +14,7 @@ from tests.kernel.test_recording import QUIET, Recorded, record
 pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.nightly]
 
 DISK = r"""
+modprobe -a loop dm_mod quota_v2
 umount -l /tmp/trace 2> /dev/null
 dmsetup remove -f lttdtest 2> /dev/null
 losetup -D
@@ -30,7 +31,7 @@ mapped() {  # TARGET...: what the mapped device is from now on
 mount_mapped() {  # OPTION
     echo "0 $size linear $loop 0" | dmsetup create lttdtest
     mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=0 /dev/mapper/lttdtest
-    mount -o "$1" /dev/mapper/lttdtest /tmp/trace
+    mount -o "$1" /dev/mapper/lttdtest /tmp/trace || exit 3
 }
 """
 
@@ -56,8 +57,7 @@ def test_recording_waits_for_a_full_quota_and_goes_on_when_it_is_raised(guest: G
         guest,
         f"""
         mkfs.ext4 -q -O quota -E quotatype=usrquota $loop
-        modprobe quota_v2
-        mount $loop /tmp/trace
+        mount $loop /tmp/trace || exit 3
         chown 0:0 /tmp/trace
         setquota -u 0 0 3000 0 0 /tmp/trace || exit 3
         PYTHON_AS_IT_IS=$PYTHON
@@ -137,7 +137,7 @@ def test_a_file_system_that_turns_read_only_ends_recording_with_what_it_had(gues
         guest,
         f"""
         mkfs.ext4 -q $loop
-        mount $loop /tmp/trace
+        mount $loop /tmp/trace || exit 3
         begin_recording {QUIET} --flush-interval 200ms || exit 4
         marks 7 > /dev/null
         mount -o remount,abort /tmp/trace
