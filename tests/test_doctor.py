@@ -248,7 +248,6 @@ CONFINED = {
     "only debugfs": in_mounts("mount -t debugfs none /sys/kernel/debug"),
     "a runtime directory that others can write": ["env", "RUNTIME_DIRECTORY={cwd}/open"],
     "too few descriptors": ["prlimit", "--nofile=12:12"],
-    "too little memory": ["prlimit", f"--as={150 << 20}"],
 }
 
 
@@ -284,10 +283,6 @@ class TestOnThisKernel:
         options = (*QUIET, "--duration", "50ms", "--summary", "none")
         start = self.run(lttd, under, "-t", trace, *options)
         assert (doctor.returncode == 0) == (start.returncode == 0), doctor.stdout + start.stderr
-        if not doctor.stdout:  # there was no memory even to load its modules
-            (line,) = doctor.stderr.splitlines()
-            assert line.startswith("lttd: ")
-            return
         report = json.loads(doctor.stdout)
         assert report["works"] == (start.returncode == 0)
         bad = [
