@@ -357,7 +357,8 @@ def compressed_so_far(trace: Path) -> list[str]:
 
 def lttd_again(tmp_path: Path, trace: Path) -> str:
     """Let the next run compress what the first one left; return what it told besides."""
-    with launching(tmp_path, "b") as lttd:
+    (tmp_path / "again").mkdir()
+    with launching(tmp_path / "again", "b") as lttd:
         run = lttd.start("-t", trace, "--append", "--events", "sched:sched_process_hang",
             "--compress", "zstd", "--summary", "none")  # fmt: skip
         run.recording()
