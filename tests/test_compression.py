@@ -334,9 +334,12 @@ def test_a_recording_compresses_its_closed_segments_and_leaves_the_compressor_ou
 ) -> None:
     trace = tmp_path / "t"
     options = ["--events", "raw_syscalls:*,sched:sched_process_exec", "--buffer-size", "4M"]
-    with launching(tmp_path) as lttd, loaded(build_load(tmp_path)):
+    with launching(tmp_path) as lttd:
         run = lttd.start("-t", trace, *options, "--segment-size", "2M", "--compress", "zstd:3")
-        until(lambda: trace.exists() and len(compressed_so_far(trace)) >= 3, "three compressed")
+        with loaded(build_load(tmp_path)):
+            until(lambda: len(list(trace.glob("*-ftrace"))) > 4, "closed segments")
+        # An idle process gets no time while others keep all CPUs busy.
+        until(lambda: len(compressed_so_far(trace)) >= 3, "three compressed")
         tasks = Path(f"/proc/{run.process.pid}/task").glob("*/children")
         children = {pid for each in tasks for pid in each.read_text().split()}
         assert len(children) == 1
