@@ -50,7 +50,7 @@ from lttd.stats import StreamSummary, events_lost
 from lttd.status import Observer
 from lttd.store import Store
 from lttd.summary import write_summary
-from lttd.takers import takers_of_reading, takers_of_retention
+from lttd.takers import takers_of_reading, takers_of_retention, takers_of_writing
 from lttd.terminal import Level, say
 from lttd.tracedir import segments_below
 from lttd.trigger import Refusal, Trigger, TriggerRefusedError
@@ -122,6 +122,7 @@ class Daemon:
             config, recordings, self._house, self._notifier, self._take_config
         )
         self._reloading.takers |= takers_of_reading(reader, self._observer, self._rolling)
+        self._reloading.takers |= takers_of_writing(recorder)
         self._handlers: dict[str, Handler] = {
             STATUS: self._answer_status,
             "reload": self._reloading.answer,
@@ -193,7 +194,7 @@ class Daemon:
         self._rolling.on_opened.append(retaining.store.opened)
         self._rolling.on_closed.append(retaining.closed)
         self._handlers |= retaining.handlers
-        self._reloading.takers |= takers_of_retention(retaining)
+        self._reloading.takers |= takers_of_retention(retaining, self._recorder)
         self._observer.parts.store = retaining.store.state
         self._observer.parts.limits = lambda: retaining.store.limits
         self._state.parts |= {"store": retaining.state_json, "windows": retaining.windows_json}

@@ -72,7 +72,8 @@ class Recorder:
         self.make_room: Callable[[], int] = lambda: 0
         """Deletes the oldest segment that may go, from any thread; returns its bytes, or 0."""
         self._rate: RateLimit | None = None
-        self._policy = policy
+        self.policy = policy
+        """Any thread may replace it."""
         self._on_failure = on_failure
         self._health = health or Health()
         self._segments: list[OpenSegment] = []
@@ -91,6 +92,11 @@ class Recorder:
     ) -> None:
         """Write at most so much from now on, and count the rest; None: no limit."""
         self._rate = None if bytes_per_s is None else RateLimit(bytes_per_s, now_ns)
+
+    @property
+    def limits_rate(self) -> bool:
+        """Tell whether limit_rate() has set a limit."""
+        return self._rate is not None
 
     def start(self) -> None:
         """Start the threads."""
@@ -182,7 +188,7 @@ class Recorder:
 
     def _makes_room(self, error: StorageError) -> bool:
         """Tell whether an old segment was deleted because the disk is full."""
-        return self._policy.after(error) is OnFailure.DROP_OLDEST and self.make_room() > 0
+        return self.policy.after(error) is OnFailure.DROP_OLDEST and self.make_room() > 0
 
     def _roll(self, lane: Lane, following: StreamFiles, taken: StreamStats) -> None:
         path = lane.files.file.path
@@ -207,7 +213,7 @@ class Recorder:
 
         Unless the policy says otherwise, recording ends.
         """
-        stops = self._policy.after(error) is OnFailure.STOP
+        stops = self.policy.after(error) is OnFailure.STOP
         self.last_write_error = error
         if isinstance(error, LostFileError):
             if not stops:

@@ -5,6 +5,7 @@ A field without a row needs a restart.  Events of sources are no field: SOURCES 
 
 from lttd.config import Config
 from lttd.reader import Reader
+from lttd.recorder import Recorder
 from lttd.reloading import Taker
 from lttd.retaining import Retaining
 from lttd.rolling import Rolling
@@ -27,7 +28,26 @@ def takers_of_reading(reader: Reader, observer: Observer, rolling: Rolling) -> d
     }
 
 
-def takers_of_retention(retaining: Retaining) -> dict[str, Taker]:
+def takers_of_writing(recorder: Recorder) -> dict[str, Taker]:
+    """Return those of the disk: what is written at most, and what follows a failed write."""
+
+    def take_policy(new: Config) -> None:
+        recorder.policy = new.disk_policy
+
+    policy = Taker(take_policy)
+    return {
+        "max_rate_bytes": Taker(lambda new: recorder.limit_rate(new.max_rate_bytes)),
+        "on_full": policy,
+        "on_write_error": policy,
+    }
+
+
+def takers_of_retention(retaining: Retaining, recorder: Recorder) -> dict[str, Taker]:
     """Return those of the limits of the trace, which may not contradict its file system."""
-    limit = Taker(lambda new: retaining.limit(new.limits), lambda new: retaining.check(new.limits))
+
+    def take_limits(new: Config) -> None:
+        retaining.limit(new.limits)
+        recorder.policy = new.disk_policy  # a store with a limit makes room on a full disk
+
+    limit = Taker(take_limits, lambda new: retaining.check(new.limits))
     return dict.fromkeys(("max_bytes", "max_kept_bytes", "max_age_s", "min_free_bytes"), limit)

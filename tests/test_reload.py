@@ -15,12 +15,16 @@ import pytest
 
 from lttd.abi.formats_file import unpack
 from lttd.config import Config, parse_command_line
+from lttd.disk_policy import OnFailure
+from lttd.errors import StorageError
+from lttd.recorder import Recorder
 from lttd.reload_plan import plan_reload
 from lttd.reloading import words_for
 from lttd.signals import Meaning, Signals
 from lttd.sources.ftrace.reload import is_named
 from lttd.sources.ftrace.source import FtraceSettings, open_ftrace
 from lttd.subbuffer import BufferPool
+from lttd.takers import takers_of_writing
 from lttd.view.commands.info import utc
 from tests import running
 from tests.running import (
@@ -74,6 +78,19 @@ def test_only_sources_whose_row_says_so_change_what_they_record() -> None:
     new = config("--source", "blktrace:/dev/x,actions=read", "--source", "ftrace,events=irq:*")
     plan = plan_reload(old, new, set())
     assert (plan.reloaded, plan.restart, plan.sources) == (("events",), ("actions",), (1,))
+
+
+def test_a_reload_changes_the_ceiling_on_what_is_written_and_what_follows_a_full_disk() -> None:
+    recorder = Recorder()
+    full = StorageError(Path("/t"), "no space left", "ENOSPC")
+    takers = takers_of_writing(recorder)
+    new = config("--on-full", "wait", "--max-rate", "64K")
+    for name in ("on_full", "max_rate_bytes"):
+        takers[name].apply(new)
+    assert recorder.policy.after(full) is OnFailure.WAIT
+    assert recorder.limits_rate
+    takers["max_rate_bytes"].apply(config())
+    assert not recorder.limits_rate
 
 
 def test_the_line_on_a_reload_says_all_three_results() -> None:
