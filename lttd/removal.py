@@ -206,7 +206,7 @@ def _mount_of(fd: int) -> str:
     A bind mount of the same file system has the same st_dev, but another mount id (Linux 3.15).
     """
     try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:  # noqa: PTH123
+        with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as lines:  # noqa: PTH123
             return next(line for line in lines if line.startswith("mnt_id:"))
     except (OSError, StopIteration):
         return str(os.fstat(fd).st_dev)
