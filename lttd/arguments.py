@@ -4,11 +4,15 @@ import argparse
 from typing import Any, Final
 
 from lttd.sources.table import SOURCES
+from lttd.subcommand_help import help_lines
 from lttd.usage import Parser, ShowVersion
 
 _EPILOG: Final = """\
 SPEC is KIND[:TARGET][,key=value]...
 {sources}
+
+Commands, each with --help of its own; all but doctor speak to a running lttd:
+{commands}
 
 Sizes: 4096, 64K, 4M.  Durations: 100ms, 1s, 5m.
 Exit status: 0 recorded; 1 recording failed part way (the stored data is whole and readable);
@@ -71,7 +75,7 @@ def argument_parser() -> argparse.ArgumentParser:
         prog="lttd",
         usage="lttd --trace-dir DIR [--source SPEC]... [options] [-- COMMAND...]",
         description="Record the kernel's per-CPU trace buffers, without padding or silent loss.",
-        epilog=_EPILOG.format(sources=_sources()),
+        epilog=_EPILOG.format(sources=_sources(), commands=help_lines()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

@@ -8,35 +8,28 @@ Rule: a start of the recorder loads none of these modules, and they load neither
 import signal
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Final, NamedTuple
+from typing import Final
 
 from lttd.errors import LttdError
 from lttd.start import unforeseen
 from lttd.terminal import PIPE_CLOSED, Level, say
 
-
-class Subcommand(NamedTuple):
-    """One row of the table."""
-
-    module: str
-    help: str
-
-
-SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
-    "doctor": Subcommand("lttd.doctor.command", "print what this machine allows, with remedies"),
-    "keep": Subcommand("lttd.clients.keep", "let retention delete no segment of these numbers"),
-    "release": Subcommand("lttd.clients.release", "let retention delete segments again"),
-    "roll": Subcommand("lttd.clients.roll", "let it close its segments and go on in new ones"),
-    "trigger": Subcommand("lttd.clients.trigger", "keep a window of time around now"),
-    "status": Subcommand("lttd.clients.status", "print what a running lttd does"),
-    "reload": Subcommand("lttd.clients.reload", "let it read its configuration file again"),
+SUBCOMMANDS: Final[Mapping[str, str]] = {
+    "doctor": "lttd.doctor.command",
+    "keep": "lttd.clients.keep",
+    "release": "lttd.clients.release",
+    "reload": "lttd.clients.reload",
+    "roll": "lttd.clients.roll",
+    "status": "lttd.clients.status",
+    "trigger": "lttd.clients.trigger",
 }
+"""The modules, by NAME; lttd.subcommand_help has a line of help for each."""
 
 
 def run_subcommand(words: Sequence[str]) -> int:
     """Run ``lttd NAME ...``; return the exit status."""
     try:
-        status: int = import_module(SUBCOMMANDS[words[0]].module).run(words[1:])
+        status: int = import_module(SUBCOMMANDS[words[0]]).run(words[1:])
     except LttdError as error:
         say(str(error), Level.ERROR)
         return error.exit_status
