@@ -18,6 +18,7 @@ from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.manifest import Manifest
 from lttd.stats import StreamSummary, losses_text, summary_table
 from lttd.subbuffer import Gap, Reason, Unit
+from lttd.tracedir import SegmentPaths
 from lttd.view.cli import PIPE_CLOSED, main
 from lttd.view.commands.info import info_json, info_text, seconds, utc
 from lttd.view.trace import Trace, merge_summaries
@@ -457,6 +458,21 @@ def test_repair_closes_a_segment_of_a_killed_daemon(
     assert run("check", "--repair", str(tmp_path / "t")) == 0
     assert Manifest.read(made.paths.manifest).state == "closed"
     assert "closed" in capsys.readouterr().out
+
+
+def test_a_segment_that_is_closed_while_check_looks_at_it_is_not_left_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(tmp_path / "t")
+    made.append([subbuffer(0)])
+
+    def closes_it(_: SegmentPaths) -> bool:
+        made.finish()
+        return False
+
+    monkeypatch.setattr("lttd.view.verify.is_live", closes_it)
+    report = check(made.paths)
+    assert (report.state, report.findings) == ("closed", [])
 
 
 def test_check_reads_a_live_trace_and_does_not_repair_it(

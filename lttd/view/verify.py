@@ -136,10 +136,7 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
     if holds_nothing(segment):
         note = f"{segment.directory}: recording ended before anything was recorded"
         return Report(segment.directory, "empty", notes=[note])
-    manifest = Manifest.read(segment.place(segment.manifest))
-    state = manifest.state
-    if state == "open" and is_live(segment):
-        state = "live"
+    manifest, state = _with_state(segment)
     continues, rolled_from = (
         str(manifest.source.get(key, "")) for key in ("continues", "rolled_from")
     )
@@ -165,6 +162,18 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
             path = segment.streams / name
             report.findings.append(Finding(path, 0, "the manifest knows no such stream"))
     return report
+
+
+def _with_state(segment: SegmentPaths) -> tuple[Manifest, str]:
+    """Read the manifest; also return the state: that of the manifest, or live."""
+    manifest = Manifest.read(segment.place(segment.manifest))
+    if manifest.state != "open":
+        return manifest, manifest.state
+    if is_live(segment):
+        return manifest, "live"
+    # Its recorder may have closed it meanwhile, and then let its lock go.
+    manifest = Manifest.read(segment.place(segment.manifest))
+    return manifest, manifest.state
 
 
 def _names_of_streams(segment: SegmentPaths) -> list[str]:
