@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,6 +119,12 @@ def test_a_trace_stays_within_its_size_over_a_kill_and_a_kept_segment_stays(
     assert du_bytes(trace) - kept - os.stat(trace).st_blocks * 512 <= 4 * MIB
 
 
+def store_of(run: Run, trace: Path) -> dict[str, Any]:
+    state = json.loads(client(run, "status", "-t", trace, "--json").stdout)
+    store: dict[str, Any] = state["store"]
+    return store
+
+
 def test_a_start_that_has_to_delete_says_so_and_a_released_segment_goes(
     lttd: Launcher, tmp_path: Path
 ) -> None:
@@ -131,13 +138,14 @@ def test_a_start_that_has_to_delete_says_so_and_a_released_segment_goes(
     again = lttd.start("-t", trace, "--append", *QUIET, *FAST, *limits).recording()
     until(lambda: "deleting" in again.stderr, "the line")
     until(lambda: len(segments_below(trace)) < before / 2, "deletions")
+    until(lambda: store_of(again, trace)["allocated_bytes"] <= MIB, "the last deletion")
     (oldest, *_) = [segment.number for segment in segments_below(trace)]
     for words in (("keep", str(oldest)), ("release", f"{oldest}-{oldest}")):
         assert client(again, words[0], "-t", trace, words[1]).returncode == 0
     refused = client(again, "release", "-t", trace, "1")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr == f"lttd: segment 1: there is none in {trace}\n"
-    status = json.loads(client(again, "status", "-t", trace, "--json").stdout)["store"]
+    status = store_of(again, trace)
     assert status["deletions"]["size"] == before + 1 - status["segments"]
     assert status["limit_bytes"] == MIB
     assert again.end() == 0
