@@ -122,7 +122,11 @@ def test_a_kill_at_each_step_of_a_roll_is_repaired_and_counted(
     assert events_of(trace) == 157 - lost
     manifests = [Manifest.read(one.manifest) for one in segments_below(trace)]
     assert {one.state for one in manifests} == {"closed"}
-    assert all(record.subbuffers_before is not None for one in manifests for record in one.streams)
+    # A stream that stored nothing may not have been told where it goes on.
+    records = [record for one in manifests for record in one.streams]
+    assert all(
+        r.subbuffers_before is not None for r in records if r.summary and r.summary.subbuffers
+    )
 
 
 def test_kills_at_random_while_lttd_rolls_leave_whole_traces(
