@@ -10,19 +10,21 @@ Rule: if events are on from the kernel's command line, one ring holds several bo
 first.  Where the time of sub-buffers goes back, the next boot begins; each boot is a source.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, Literal, Protocol
 
 from lttd.abi.ftrace import PageLayout, last_event_time, rows_of_pages
 from lttd.errors import LttdError
+from lttd.sources.at_rest import SourceAtRest, StreamAtRest
 from lttd.sources.base import (
     Attachment,
     Attachments,
     Earlier,
     Nothing,
     Request,
+    Source,
     SourceInfo,
     When,
 )
@@ -57,7 +59,7 @@ _UNKNOWN: Final = (
 )
 
 
-def open_previous_boots(request: Request) -> Iterator["SurvivedSource"]:
+def open_previous_boots(request: Request) -> Iterator[Source]:
     """Yield a source for each boot of which the ring of the SPEC holds data, the oldest first.
 
     Drain and close each one before asking for the next.
@@ -201,7 +203,7 @@ def _overwritten(row: int, count: int | None, rows: Rows, before: int) -> Gap:
     return Gap(row, Reason.OVERWRITTEN, Unit.EVENTS, count, begin, int(rows["begin"][row]))
 
 
-class SurvivedStream:
+class SurvivedStream(StreamAtRest):
     """See ``lttd.sources.base.Stream``."""
 
     def __init__(self, ring: SurvivedRing, boot: int, info: StreamInfo, stats: str) -> None:
@@ -211,10 +213,6 @@ class SurvivedStream:
         self._stats = stats
         self._is_over = False
 
-    def fileno(self) -> int:
-        """Return -1: nothing more comes."""
-        return -1
-
     def take(self, flush: bool) -> Batch | Nothing:
         """Read sub-buffers of the boot; see Stream.take()."""
         if self._is_over:
@@ -222,18 +220,6 @@ class SurvivedStream:
         taken = self._ring.take(self.info.id, self._boot)
         self._is_over = isinstance(taken, Nothing)
         return taken
-
-    def urgent(self) -> bool:
-        """Return False."""
-        return False
-
-    def losses(self) -> Batch | None:
-        """Return None: the sub-buffers themselves tell what was overwritten."""
-        return None
-
-    def unplaced(self) -> Mapping[Reason, int]:
-        """Return nothing."""
-        return {}
 
     def counters(self) -> Mapping[str, int]:
         """Return the kernel's counters."""
@@ -247,12 +233,8 @@ class SurvivedStream:
         self._is_over = True
 
 
-class SurvivedSource:
+class SurvivedSource(SourceAtRest):
     """One boot's part of a ring; see ``lttd.sources.base.Source``."""
-
-    watch = None
-    grows = False
-    open_ended = False
 
     def __init__(
         self,
@@ -284,7 +266,7 @@ class SurvivedSource:
             for ring in rings
         ]
         self.info = self._described(earlier)
-        self._notes = [] if earlier or self._is_this_boot else [_UNKNOWN]
+        super().__init__([] if earlier or self._is_this_boot else [_UNKNOWN])
 
     def _described(self, earlier: Earlier | None) -> SourceInfo:
         instance = self._instance
@@ -306,19 +288,6 @@ class SurvivedSource:
             snapshot=earlier.snapshot if earlier else None,
             machine={} if self._is_this_boot else machine,
         )
-
-    def discover(self) -> Sequence[SurvivedStream]:
-        """Return nothing."""
-        return ()
-
-    def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Do nothing: these threads are of this boot."""
-
-    def start(self) -> None:
-        """Do nothing."""
-
-    def stop(self) -> None:
-        """Do nothing."""
 
     def now(self) -> int:
         """Read the trace clock."""
@@ -350,14 +319,6 @@ class SurvivedSource:
             symbols = _last_boot(self._instance.path).symbols_of(read_bytes(KALLSYMS))
             if symbols:
                 yield Attachment(KALLSYMS_FILE, symbols)
-
-    def mark_progress(self, segment: str) -> None:
-        """Do nothing: what is drained is gone from the ring."""
-
-    def notes(self) -> Sequence[str]:
-        """Return lines for the user, each once."""
-        notes, self._notes = self._notes, []
-        return notes
 
     def close(self) -> None:
         """End the streams; the ring is closed after the last boot."""

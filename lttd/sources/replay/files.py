@@ -6,7 +6,7 @@ Rule: a file is always ready and never urgent, and reports no losses beside thos
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -14,8 +14,9 @@ from lttd.beneath import OpenDirectory, Place
 from lttd.errors import SourceError, TraceDamagedError, UsageError
 from lttd.files import refuse_hole
 from lttd.limits import HOLE
-from lttd.sources.base import Attachments, Nothing, SourceInfo
-from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, StreamInfo
+from lttd.sources.at_rest import SourceAtRest, StreamAtRest
+from lttd.sources.base import Nothing, SourceInfo
+from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo
 
 
 def open_directory(directory: Path) -> OpenDirectory:
@@ -33,7 +34,7 @@ def open_directory(directory: Path) -> OpenDirectory:
         raise SourceError(f"{directory}: {error.strerror}") from None
 
 
-class FileStream:
+class FileStream(StreamAtRest):
     """A file as a ``lttd.sources.base.Stream``; a subclass defines take()."""
 
     def __init__(self, info: StreamInfo, place: Place, pool: BufferPool) -> None:
@@ -91,26 +92,6 @@ class FileStream:
             raise SourceError(f"{self.path}: {error.strerror}") from error
         return used
 
-    def fileno(self) -> int:
-        """Return -1: poll does not work on regular files."""
-        return -1
-
-    def urgent(self) -> bool:
-        """Return False: a file loses nothing while it waits."""
-        return False
-
-    def losses(self) -> Batch | None:
-        """Return nothing: batches contain all losses of the file."""
-        return None
-
-    def unplaced(self) -> Mapping[Reason, int]:
-        """Return nothing: each known loss is in a batch at once."""
-        return {}
-
-    def counters(self) -> Mapping[str, int]:
-        """Return an empty mapping: a file has no counters of a kernel."""
-        return {}
-
     def close(self) -> None:
         """Close the descriptor."""
         if self._fd >= 0:
@@ -121,60 +102,28 @@ class FileStream:
 StreamT = TypeVar("StreamT", bound=FileStream)
 
 
-class FileSource(Generic[StreamT]):
+class FileSource(SourceAtRest, Generic[StreamT]):
     """Files as a ``lttd.sources.base.Source``; a subclass adds its info, and attachments."""
 
     info: SourceInfo
-    watch = None
-    grows = False
-    open_ended = False
 
     def __init__(self, streams: Iterable[StreamT], notes: Iterable[str] = ()) -> None:
         """Take over *streams*; the iterable opens them one by one."""
         self.streams: list[StreamT] = []
-        self._notes = list(notes)
+        super().__init__(notes)
         try:
             self.streams += streams
         except BaseException:
             self.close()
             raise
 
-    def discover(self) -> Sequence[StreamT]:
-        """Return nothing: no files appear later."""
-        return ()
-
-    def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Do nothing: the events were recorded before."""
-
-    def start(self) -> None:
-        """Do nothing: the files are complete."""
-
-    def stop(self) -> None:
-        """Do nothing: the rest of the files is still to be drained."""
-
     def now(self) -> int:
         """Return the latest time of the taken data, which is the clock of a replay."""
         return max(stream.latest for stream in self.streams)
 
-    def attachments(self) -> Attachments:
-        """Return nothing for any segment: decoding needs the streams only."""
-        return lambda _: ()
-
     def note(self, line: str) -> None:
         """Add a line to the lines of notes()."""
         self._notes.append(line)
-
-    def mark_progress(self, segment: str) -> None:
-        """Do nothing: a kill leaves no data in the kernel that a later run could take."""
-
-    def roll(self) -> Mapping[StreamId, int]:
-        """Return nothing: there is no kernel that counts."""
-        return {}
-
-    def notes(self) -> Sequence[str]:
-        """Return lines on defects of the files, each once."""
-        notes, self._notes = self._notes, []
-        return notes
 
     def close(self) -> None:
         """Close the files."""
