@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lttd.beneath import OpenDirectory
-from lttd.compress import Sizes, compress, wants_compression
+from lttd.compress import compress, wants_compression
 from lttd.errors import LockedError, LttdError, StorageError
 from lttd.files import Disk
 from lttd.idle import Pauses, give_way, idle_io_counts
@@ -102,9 +102,8 @@ class _Compressor:
     def _compress(self, name: str) -> dict[str, Any]:
         paths = SegmentPaths(self._trace.path / name, self._trace)
         result, words = Result.DONE, ""
-        sizes: Sizes | None = None
         try:
-            sizes = compress(paths, self._disk, self._level, lambda io_s: self._pace(paths, io_s))
+            compress(paths, self._disk, self._level, lambda io_s: self._pace(paths, io_s))
         except (LockedError, StorageError) as error:
             result, words = Result.LATER, str(error)
         except LttdError as error:
@@ -113,14 +112,7 @@ class _Compressor:
             result, words = Result.LATER, unforeseen(error)
         if self._trace.is_missing(paths.directory):
             result = Result.GONE
-        plain_bytes, compressed_bytes = sizes or Sizes()
-        return {
-            "segment": name,
-            "result": result,
-            "words": words,
-            "plain_bytes": plain_bytes,
-            "compressed_bytes": compressed_bytes,
-        }
+        return {"segment": name, "result": result, "words": words}
 
     def _pace(self, paths: SegmentPaths, io_seconds: float) -> None:
         """Stop if the work has lost its purpose; give the disk to others."""

@@ -93,11 +93,6 @@ class Recorder:
         """Write at most so much from now on, and count the rest; None: no limit."""
         self._rate = None if bytes_per_s is None else RateLimit(bytes_per_s, now_ns)
 
-    @property
-    def limits_rate(self) -> bool:
-        """Tell whether limit_rate() has set a limit."""
-        return self._rate is not None
-
     def start(self) -> None:
         """Start the threads."""
         for thread in (*self._threads, self._syncer):

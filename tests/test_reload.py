@@ -80,17 +80,20 @@ def test_only_sources_whose_row_says_so_change_what_they_record() -> None:
     assert (plan.reloaded, plan.restart, plan.sources) == (("events",), ("actions",), (1,))
 
 
-def test_a_reload_changes_the_ceiling_on_what_is_written_and_what_follows_a_full_disk() -> None:
+def test_a_reload_changes_the_ceiling_on_what_is_written_and_what_follows_a_full_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     recorder = Recorder()
+    limits: list[int | None] = []
+    monkeypatch.setattr(recorder, "limit_rate", limits.append)
     full = StorageError(Path("/t"), "no space left", "ENOSPC")
     takers = takers_of_writing(recorder)
     new = config("--on-full", "wait", "--max-rate", "64K")
     for name in ("on_full", "max_rate_bytes"):
         takers[name].apply(new)
     assert recorder.policy.after(full) is OnFailure.WAIT
-    assert recorder.limits_rate
     takers["max_rate_bytes"].apply(config())
-    assert not recorder.limits_rate
+    assert limits == [64 << 10, None]
 
 
 def test_the_line_on_a_reload_says_all_three_results() -> None:
