@@ -50,6 +50,13 @@ def test_a_window_has_the_same_times_and_names_as_the_whole_trace(tmp_path: Path
     assert alone == [line for line in everything if line.split()[1] == "0"]
 
 
+def test_times_count_from_the_first_event_of_all_cpus_whichever_are_printed(tmp_path: Path) -> None:
+    cpus = record(1_000_000_000), record(3_000_000_000, cpu=1)
+    replayed(written(tmp_path / "raw", *cpus), tmp_path / "trace")
+    lines = shown(tmp_path / "trace", "--cpu", "1")
+    assert [line.split()[3] for line in lines] == ["2.000000000"]
+
+
 def test_the_time_note_gives_wall_clock_times(tmp_path: Path) -> None:
     second = 1_000_000_000
     data = timestamp(5 * second, 1_700_000_000) + record(6 * second) + record(8 * second)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
+from lttd.abi.blktrace import NAME
+from lttd.stored import StoredStream
 from lttd.view.addresses import Symbols
 from lttd.view.blktrace.decode import BlktraceContexts, BlktraceDecoder
 from lttd.view.blktrace.process_names import BlktraceNames, first_time
@@ -24,7 +26,13 @@ def _lines(printing: Printing, _notes: TakesNotes) -> Lines:
     assert names is not None
     if fields is not None:
         return Texter(names, Symbols(), nanoseconds=printing.nanoseconds, fields=fields)
-    return BlkparseLines(names, lambda: first_time([each.stream for each in printing.sources]))
+    return BlkparseLines(names, lambda: first_time(_streams(printing.segments)))
+
+
+def _streams(segments: Sequence[Segment]) -> list[StoredStream]:
+    """Return the block streams of all CPUs, also of those that are not printed."""
+    streams = [stream for segment in segments for stream in segment.streams]
+    return [stream for stream in streams if stream.info.abi == NAME]
 
 
 FAMILY: Final = Family(BlktraceContexts, BlktraceDecoder, _names, _lines)
