@@ -3,8 +3,9 @@
 import argparse
 from typing import Any, Final
 
+from lttd.parsers import nearest
 from lttd.sources.table import SOURCES
-from lttd.subcommand_help import help_lines
+from lttd.subcommand_help import HELP, help_lines
 from lttd.usage import Parser, ShowVersion
 
 _EPILOG: Final = """\
@@ -19,11 +20,23 @@ Exit status: 0 recorded; 1 recording failed part way (the stored data is whole a
 2 usage; 77 nothing to record from on this machine."""
 
 
+_UNKNOWN: Final = "unrecognized arguments: "
+
+
 class _Parser(Parser):
     def error(self, message: str) -> Any:  # noqa: ANN401  (argparse declares NoReturn)
-        if message.startswith("unrecognized arguments: ") and " -" not in message:
-            message += "; write COMMAND after '--'"
+        if message.startswith(_UNKNOWN):
+            message += self._advice(message.removeprefix(_UNKNOWN))
         super().error(message)
+
+    def _advice(self, unknown: str) -> str:
+        """Return what the user meant: a subcommand, an option, or a program to run."""
+        first = unknown.partition(" ")[0].partition("=")[0]
+        options = [name for name in self._option_string_actions if name.startswith("--")]
+        near = nearest(first, [*HELP, *options])
+        if near:
+            return f"; did you mean {f'lttd {near}' if near in HELP else near}?"
+        return "" if " -" in f" {unknown}" else "; write COMMAND after '--'"
 
 
 def _sources() -> str:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from lttd.errors import UsageError
-from lttd.parsers import shown
+from lttd.parsers import nearest, shown
 
 MOST_BYTES: Final = 1 << 20
 _MOST_INTEGER: Final = 1 << 63
@@ -33,7 +33,9 @@ def read_options(path: str, known: Collection[str]) -> dict[str, Any]:
         raise UsageError(f"{path}: not TOML: {reason}") from None
     for key, value in values.items():
         if key not in known:
-            raise UsageError(f"{path}: {shown(key)} is not an option of lttd")
+            near = nearest(key, known)
+            advice = f"; did you mean {near}?" if near else ""
+            raise UsageError(f"{path}: {shown(key)} is not an option of lttd{advice}")
         _check(f"{path}: {key}", value, tables=key == "source")
     return values
 

@@ -5,7 +5,7 @@ Rule: for any input a parser returns a value or raises UsageError with one short
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from lttd.errors import UsageError
@@ -20,12 +20,21 @@ MOST_BYTES: Final = 1 << 50
 MOST_S: Final = 36500 * 86400.0
 _MOST_DIGITS: Final = 18
 _SHOWN_CHARACTERS: Final = 60
+# As alike as statsu and status; "sleep" must not become "keep".
+_ALIKE: Final = 0.75
 
 
 def shown(value: object) -> str:
     """Return the repr of a value, cut if it is too long for a line."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return the one of *known* that a misspelt name stands for; empty if none is like it."""
+    import difflib  # noqa: PLC0415  (only a misspelt name needs it)
+
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)), "")
 
 
 def parse_bytes(value: object) -> int:
