@@ -97,9 +97,9 @@ class Config:
     flush_interval_s: float = 1.0
     duration_s: float | None = None
     segment_bytes: int | None = None
-    """How large a segment may become; None: without limit."""
+    """How large a segment may become; None: as the limits of the trace say, see roll_limits."""
     segment_s: float | None = None
-    """How old a segment may become; None: without limit."""
+    """How old a segment may become; None: the same."""
     max_bytes: int | None = None
     """How much disk the trace may take, without kept segments; None: without limit."""
     max_kept_bytes: int | None = None
@@ -133,8 +133,10 @@ class Config:
     notes: tuple[str, ...] = ()
     """Lines to print before anything starts."""
     command: tuple[str, ...] = ()
+    config_file: str | None = None
+    """The TOML file that the command line names."""
     arguments: tuple[str, ...] = field(default=(), compare=False)
-    """The command line as it was given; a reload parses it again, and the file that it names."""
+    """The command line as it was given; a reload parses it again, and that file."""
 
     @property
     def disk_policy(self) -> DiskPolicy:
@@ -143,9 +145,10 @@ class Config:
 
     @property
     def roll_limits(self) -> RollLimits:
-        """The limits at which segments are rolled."""
+        """The limits at which segments are rolled, those that the limits of the trace need too."""
         age_ns = None if self.segment_s is None else int(self.segment_s * 1e9)
-        return RollLimits(self.segment_bytes, age_ns)
+        given = RollLimits(self.segment_bytes, age_ns)
+        return default_rolls(self.limits, len(self.sources), given)
 
     @property
     def limits(self) -> Limits:
@@ -300,13 +303,14 @@ def parse_command_line(arguments: Sequence[str]) -> Config:
     given = vars(argument_parser().parse_args(options))
     given = {key.replace("_", "-"): value for key, value in given.items()}
     from_file: dict[str, Any] = {}
+    path = None
     if "config" in given:
         path = parse_named("config", parse_path, given.pop("config"))
         from_file = read_options(path, _KNOWN)
     if not given.keys().isdisjoint(_SOURCES):
         from_file = {key: value for key, value in from_file.items() if key not in _SOURCES}
     config = _assemble(from_file | given, from_file, tuple(command))
-    return replace(config, arguments=tuple(arguments))
+    return replace(config, config_file=path, arguments=tuple(arguments))
 
 
 def option_names() -> dict[str, str]:
@@ -333,19 +337,8 @@ def _assemble(
     if command and not shutil.which(command[0]):
         raise UsageError(f"{command[0]}: no such program, or not executable")
     config = Config(sources=sources, command=command, notes=tuple(notes), **fields)
-    return _with_rolls(config)
-
-
-def _with_rolls(config: Config) -> Config:
-    """Choose when segments are rolled, if limits are set that only closed segments can meet.
-
-    Raises:
-        UsageError: the limits leave less than two segments per source.
-    """
-    rolls = default_rolls(config.limits, len(config.sources), config.roll_limits)
-    refuse_contradictions(config.limits, len(config.sources), rolls)
-    segment_s = None if rolls.age_ns is None else rolls.age_ns / 1e9
-    return replace(config, segment_bytes=rolls.payload_bytes, segment_s=segment_s)
+    refuse_contradictions(config.limits, len(sources), config.roll_limits)
+    return config
 
 
 def _refuse_half_a_webhook(fields: Mapping[str, Any]) -> None:

@@ -194,7 +194,7 @@ class Daemon:
         self._rolling.on_opened.append(retaining.store.opened)
         self._rolling.on_closed.append(retaining.closed)
         self._handlers |= retaining.handlers
-        self._reloading.takers |= takers_of_retention(retaining, self._recorder)
+        self._reloading.takers |= takers_of_retention(retaining, self._recorder, self._rolling)
         self._observer.parts.store = retaining.store.state
         self._observer.parts.limits = lambda: retaining.store.limits
         self._state.parts |= {"store": retaining.state_json, "windows": retaining.windows_json}

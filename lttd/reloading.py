@@ -102,6 +102,7 @@ class Reloading:
 
         Raises:
             UsageError: the configuration is not valid; nothing has changed.
+            LttdError: there is no file of it, so nothing can have changed.
             LttdError: the kernel refuses, or the disk; what was recorded before still is.
         """
         async with self._one_at_a_time:
@@ -156,6 +157,8 @@ class Reloading:
 
     def _decide(self) -> tuple[Plan, list[_Changed]]:
         """Read and check everything; this changes nothing."""
+        if self._config.config_file is None:
+            raise LttdError("this recorder has no file to read again; start it with --config FILE")
         new = parse_command_line(self._config.arguments)
         options = [parsed_options(spec) for spec in new.sources]
         plan = plan_reload(self._config, new, self.takers.keys())

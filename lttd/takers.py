@@ -42,11 +42,14 @@ def takers_of_writing(recorder: Recorder) -> dict[str, Taker]:
     }
 
 
-def takers_of_retention(retaining: Retaining, recorder: Recorder) -> dict[str, Taker]:
+def takers_of_retention(
+    retaining: Retaining, recorder: Recorder, rolling: Rolling
+) -> dict[str, Taker]:
     """Return those of the limits of the trace, which may not contradict its file system."""
 
     def take_limits(new: Config) -> None:
         retaining.limit(new.limits)
+        rolling.limit(new.roll_limits)  # where the file does not say, these follow
         recorder.policy = new.disk_policy  # a store with a limit makes room on a full disk
 
     limit = Taker(take_limits, lambda new: retaining.check(new.limits))

@@ -20,6 +20,7 @@ from lttd.errors import StorageError
 from lttd.recorder import Recorder
 from lttd.reload_plan import plan_reload
 from lttd.reloading import words_for
+from lttd.roll import RollLimits
 from lttd.signals import Meaning, Signals
 from lttd.sources.ftrace.reload import is_named
 from lttd.sources.ftrace.source import FtraceSettings, open_ftrace
@@ -62,6 +63,14 @@ def test_another_reload_reports_again_what_still_needs_a_restart() -> None:
     second = plan_reload(first.config, new, {"verbose"})
     assert (second.reloaded, second.restart, second.sources) == ((), ("layout",), ())
     assert plan_reload(new, new, set()).restart == ()
+
+
+def test_a_plan_does_not_name_what_only_follows_from_another_option() -> None:
+    old, new = config("--max-size", "1G", "--max-age", "8h"), config("--max-size", "800M")
+    plan = plan_reload(old, new, {"max_bytes", "max_age_s", "segment_bytes", "segment_s"})
+    assert set(plan.reloaded) == {"max-size", "max-age"}
+    assert old.roll_limits == RollLimits(128 << 20, 3_600_000_000_000)
+    assert plan.config.roll_limits == RollLimits(100 << 20, None)
 
 
 @pytest.mark.parametrize("words", [
@@ -186,7 +195,7 @@ class TestOnThisKernel:
         before = enabled(run)
         for text, why in (
             ("events = [", "not TOML"),
-            ("evnts = 3", "'evnts' is not an option of lttd"),
+            ("evnts = 3", "'evnts' is not an option of lttd; did you mean events?"),
             ('events = ["nosuch:*"]', "no event of this kernel matches 'nosuch:*'"),
             ('layout = "round"', "write packed or sparse"),
             ('buffer-size = "x"', "is not a valid size"),
@@ -211,6 +220,25 @@ class TestOnThisKernel:
         line = "reloaded: segment-size; needs a restart: layout\n"
         assert asked(lttd, "reload") == (0, line)
         assert run.end() == 0
+
+    def test_segments_follow_a_limit_of_the_trace_that_alone_is_reloaded(
+        self, lttd: Launcher
+    ) -> None:
+        run, file, trace = started(lttd, "--append", "--max-age", "1h")
+        file.write_text('events = ["sched:*"]\nmax-size = "1M"\n')
+        assert asked(lttd, "reload") == (0, "reloaded: max-size\n")
+        until(lambda: len(list(trace.glob("*-ftrace"))) > 2, "rolls at 128 KiB")
+        assert run.end() == 0, run.stderr
+
+    def test_a_recorder_without_a_file_says_that_it_has_none(self, lttd: Launcher) -> None:
+        words = ("-t", lttd.cwd / "t", "--summary", "none")
+        run = lttd.start(*words, under=("setsid",)).recording()
+        says = "lttd: this recorder has no file to read again; start it with --config FILE\n"
+        assert asked(lttd, "reload") == (1, says)
+        assert asked(lttd, "reload", "--json") == (1, says)
+        run.signal(signal.SIGHUP)
+        until(lambda: sum("not reloaded: " in line for line in run.lines) == 3, "the line")
+        assert run.end() == 0, run.stderr
 
     def test_reloads_while_segments_are_rolled_lose_nothing(self, lttd: Launcher) -> None:
         run, file, trace = started(lttd, "--segment-duration", "100ms")
