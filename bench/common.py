@@ -145,8 +145,8 @@ def tracefs() -> Path:
         CannotMeasureError: it is not mounted, or this process may not write to it.
     """
     for line in Path("/proc/mounts").read_text().splitlines():
-        _, mount_point, kind, *_ = line.split()
-        if kind == "tracefs" and os.access(Path(mount_point) / "instances", os.W_OK):
+        _, mount_point, file_system, *_ = line.split()
+        if file_system == "tracefs" and os.access(Path(mount_point) / "instances", os.W_OK):
             return Path(mount_point)
     raise CannotMeasureError(
         "no tracefs that can be written to; as root: mount -t tracefs none /sys/kernel/tracing"
@@ -187,7 +187,7 @@ class Instance:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:

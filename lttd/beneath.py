@@ -47,7 +47,7 @@ _WRITE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = _WRITE | os.O_CREAT | os.O_EXCL
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
-_KINDS: Final = {
+_FILE_TYPES: Final = {
     stat.S_IFLNK: "a symbolic link, and none is followed here",
     stat.S_IFIFO: "a FIFO, not a regular file",
     stat.S_IFSOCK: "a socket, not a regular file",
@@ -344,7 +344,7 @@ class OpenDirectory:
         except OSError as error:
             path = self._prefix + inside
             if error.errno == errno.ELOOP:
-                raise RefusedError(errno.ELOOP, _KINDS[stat.S_IFLNK], path) from None
+                raise RefusedError(errno.ELOOP, _FILE_TYPES[stat.S_IFLNK], path) from None
             if error.errno == errno.EXDEV:
                 raise RefusedError(errno.EXDEV, "leads out of its directory", path) from None
             error.filename = path
@@ -386,7 +386,9 @@ class OpenDirectory:
         status = os.fstat(fd)
         regular = stat.S_ISREG(status.st_mode)
         reason = (
-            why_not(status) if regular else _KINDS.get(stat.S_IFMT(status.st_mode), "not a file")
+            why_not(status)
+            if regular
+            else _FILE_TYPES.get(stat.S_IFMT(status.st_mode), "not a file")
         )
         if reason is not None or not keep:
             close_fd(fd)

@@ -45,8 +45,8 @@ def lttv() -> int:
 
 def _lacks_room(program: str) -> bool:
     """Tell whether a limit keeps this process from loading its modules; write the line if so."""
-    for kind, name, room_bytes, access in _ROOM:
-        if resource.getrlimit(kind)[0] == resource.RLIM_INFINITY:
+    for limit, name, room_bytes, access in _ROOM:
+        if resource.getrlimit(limit)[0] == resource.RLIM_INFINITY:
             continue
         try:
             mmap.mmap(-1, room_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, access).close()

@@ -16,7 +16,7 @@ _FILES: Final = (
     (b"/* CTF", "the metadata of a CTF trace", "babeltrace2 DIRECTORY"),
     (b"# tracer:", "the text of a trace", "Perfetto's UI, or a pager"),
 )
-_KINDS: Final = (
+_FILE_TYPES: Final = (
     (stat.S_ISREG, "a file"),
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -43,7 +43,7 @@ def why_no_trace(path: Path) -> str:
                 return f"is {what}, not a trace of lttd; use {reader}"
     if stat.S_ISDIR(mode):
         return _why_no_trace_in(path)
-    what = next((name for is_kind, name in _KINDS if is_kind(mode)), "something else")
+    what = next((name for is_type, name in _FILE_TYPES if is_type(mode)), "something else")
     return f"is {what}, not a trace of lttd; {_OURS}"
 
 

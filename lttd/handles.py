@@ -27,8 +27,8 @@ def handle_of(fd: int) -> str:
     make = getattr(_libc, "name_to_handle_at", None)
     if make is None or make(fd, b"", handle, ctypes.byref(mount), _AT_EMPTY_PATH):
         return ""
-    length_bytes, kind = _HEAD.unpack_from(handle.raw)
-    return f"{kind}:{handle.raw[_HEAD.size : _HEAD.size + length_bytes].hex()}"
+    length_bytes, handle_type = _HEAD.unpack_from(handle.raw)
+    return f"{handle_type}:{handle.raw[_HEAD.size : _HEAD.size + length_bytes].hex()}"
 
 
 def is_there(handle: str, path: str) -> bool | None:
@@ -37,10 +37,10 @@ def is_there(handle: str, path: str) -> bool | None:
     Return None if this user may not ask.
     """
     ask = getattr(_libc, "open_by_handle_at", None)
-    kind, _, words = handle.partition(":")
+    handle_type, _, words = handle.partition(":")
     try:
         data = bytes.fromhex(words)
-        packed = _HEAD.pack(len(data), int(kind)) + data
+        packed = _HEAD.pack(len(data), int(handle_type)) + data
         on = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (ValueError, struct.error, OSError):
         return None

@@ -125,15 +125,15 @@ class Limiter:
         self._not_before: dict[Hashable, int] = {}
         self._held_back: dict[Hashable, int] = {}
 
-    def say(self, kind: Hashable, text: str, level: Level) -> None:
+    def say(self, key: Hashable, text: str, level: Level) -> None:
         """Write *text*, unless a line of this kind was written less than an interval ago."""
         now = self._now_ns()
         with self._lock:
-            if now < self._not_before.get(kind, now):
-                self._held_back[kind] = self._held_back.get(kind, 0) + 1
+            if now < self._not_before.get(key, now):
+                self._held_back[key] = self._held_back.get(key, 0) + 1
                 return
-            self._not_before[kind] = now + self._interval_ns
-            more = self._held_back.pop(kind, 0)
+            self._not_before[key] = now + self._interval_ns
+            more = self._held_back.pop(key, 0)
         if more:
             text += f" ({more} more of these since the last such line)"
         self._say(text, level)

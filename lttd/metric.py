@@ -9,7 +9,7 @@ class Metric:
     """One metric: its name in a scrape, its help, and the names of its labels."""
 
     name: str
-    kind: Literal["counter", "gauge"]
+    type: Literal["counter", "gauge"]
     help: str
     labels: tuple[str, ...] = ()
 

@@ -210,7 +210,7 @@ class RecorderCollector(Collector):
     def collect(self) -> Iterator[Scraped]:
         """Yield the metrics as objects of prometheus_client."""
         for family, samples in self._tables(str):
-            make = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+            make = CounterMetricFamily if family.type == "counter" else GaugeMetricFamily
             metric = make(family.name, family.help, labels=family.labels)
             for labels, value in samples:
                 metric.add_metric(labels, value)
@@ -225,7 +225,7 @@ class RecorderCollector(Collector):
         parts = []
         for family, samples in self._tables(_escape):
             parts.append(
-                f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n"
+                f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.type}\n"
             )
             names = ",".join(f'{label}="%s"' for label in family.labels)
             line = f"{family.name}{{{names}}} %s\n" if names else f"{family.name} %s\n"

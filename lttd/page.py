@@ -30,8 +30,8 @@ def make_pages(state: Callable[[], Mapping[str, Any]]) -> dict[bytes, Route]:
     """Return the paths of the page; *state* returns that of the run as JSON values."""
     web = files("lttd") / "web"
     pages: dict[bytes, Route] = {
-        path: _fixed(Answer(200, (web / name).read_bytes(), kind))
-        for path, (name, kind) in _FILES.items()
+        path: _fixed(Answer(200, (web / name).read_bytes(), content_type))
+        for path, (name, content_type) in _FILES.items()
     }
     return pages | {b"/status.json": lambda: _status(state())}
 

@@ -118,7 +118,7 @@ class Signals:
             return Meaning.END if self._has_terminal else Meaning.RELOAD
         return MEANINGS[number]
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:  # fmt: skip
         for number, before in self._before.items():
             signal.signal(number, before)

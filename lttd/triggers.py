@@ -176,9 +176,9 @@ class Triggers:
         try:
             pending = await self._take(trigger.within_limits())
         except TriggerRefusedError as error:
-            kind = error.refusal.name.lower()
-            self._refused[kind] += 1
-            self._limiter.say(kind, f"a trigger is refused: {error}", Level.WARNING)
+            refusal = error.refusal.name.lower()
+            self._refused[refusal] += 1
+            self._limiter.say(refusal, f"a trigger is refused: {error}", Level.WARNING)
             raise
         if pending is not None:
             with trio.move_on_after(RECORDED_S):

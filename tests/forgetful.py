@@ -14,19 +14,19 @@ Draw = Callable[[int, int], int]
 
 @dataclass(frozen=True)
 class Op:
-    kind: str  # write, truncate, sync, replace
+    call: str  # write, truncate, sync, replace
     path: Path
     offset_bytes: int = 0
     data: bytes = b""
 
     def on(self, content: bytes, *, cut: int | None = None) -> bytes:
         data = self.data if cut is None else self.data[:cut]
-        if self.kind == "write":
+        if self.call == "write":
             there = content.ljust(self.offset_bytes, b"\0")
             return there[: self.offset_bytes] + data + there[self.offset_bytes + len(data) :]
-        if self.kind == "truncate":
+        if self.call == "truncate":
             return content[: self.offset_bytes].ljust(self.offset_bytes, b"\0")
-        if self.kind == "replace":
+        if self.call == "replace":
             return self.data
         return content
 
@@ -76,7 +76,7 @@ def power_loss(log: Sequence[Op], before: dict[Path, bytes], draw: Draw) -> dict
     for path in dict.fromkeys(op.path for op in log):
         ops = [op for op in log if op.path == path]
         durable = max(
-            (n for n, op in enumerate(ops, 1) if op.kind in ("sync", "replace")), default=0
+            (n for n, op in enumerate(ops, 1) if op.call in ("sync", "replace")), default=0
         )
         content = before.get(path, b"")
         for op in ops[:durable]:
@@ -87,7 +87,7 @@ def power_loss(log: Sequence[Op], before: dict[Path, bytes], draw: Draw) -> dict
         for op in pending[:kept]:
             starts.add(op.offset_bytes)
             content = op.on(content)
-        if kept < len(pending) and pending[kept].kind == "write":
+        if kept < len(pending) and pending[kept].call == "write":
             starts.add(pending[kept].offset_bytes)
             content = pending[kept].on(content, cut=draw(0, len(pending[kept].data)))
         starts |= set(range(0, len(content), BLOCK_BYTES))
@@ -103,7 +103,7 @@ def killed(log: Sequence[Op], before: dict[Path, bytes], draw: Draw) -> dict[Pat
     """Return the files as a killed process leaves them: only the last op may be cut."""
     after = dict(before)
     for number, op in enumerate(log, 1):
-        last = number == len(log) and op.kind == "write"
+        last = number == len(log) and op.call == "write"
         cut = draw(0, len(op.data)) if last else None
         after[op.path] = op.on(after.get(op.path, b""), cut=cut)
     return after

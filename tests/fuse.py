@@ -243,9 +243,9 @@ class Server:
         ]
         entries = b""
         for number, name in list(enumerate(sorted(names), 1))[offset:]:
-            kind = stat.S_IFMT(0o100000 if self.files[name] else 0o040000) >> 12
+            file_type = stat.S_IFMT(0o100000 if self.files[name] else 0o040000) >> 12
             encoded = Path(name).name.encode()
-            entry = struct.pack("<QQII", number + 1, number, len(encoded), kind) + encoded
+            entry = struct.pack("<QQII", number + 1, number, len(encoded), file_type) + encoded
             entry += bytes(-len(entry) % 8)
             if len(entries) + len(entry) > size:
                 break

@@ -90,17 +90,17 @@ class Finds:
     def __init__(self, directory: Path, seed: int) -> None:
         self._directory = directory
         self._seed = seed
-        self.kinds: Counter[str] = Counter()
+        self.crashes: Counter[str] = Counter()
 
     def add(self, name: str, data: bytes, ended: Ended) -> None:
         """Save and print the first input of each kind."""
         lines = [line.strip() for line in ended.told.splitlines() if line.strip()]
         places = [line.split(", in ")[0] for line in lines if line.startswith("File ")]
-        kind = f"{lines[-1] if lines else 'nothing'} {places[-1] if places else name}"
-        kind = kind if ended.told.startswith("Traceback") else f"{name}: {kind}"
-        self.kinds[kind] += 1
-        if self.kinds[kind] == 1:
-            path = self._directory / f"crash-{self._seed}-{len(self.kinds)}.bin"
+        crash = f"{lines[-1] if lines else 'nothing'} {places[-1] if places else name}"
+        crash = crash if ended.told.startswith("Traceback") else f"{name}: {crash}"
+        self.crashes[crash] += 1
+        if self.crashes[crash] == 1:
+            path = self._directory / f"crash-{self._seed}-{len(self.crashes)}.bin"
             path.write_bytes(data)
             print(f"{path}: {name}: {data.hex()}\n{ended.told}", file=sys.stderr, flush=True)
 
@@ -150,9 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts, slowest = blind(Fuzzer(Path(directory)), options.minutes * 60, options.seed, finds)
     by_target = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     print(f"{counts.total()} inputs, seed {options.seed}: {by_target}")
-    print(f"{len(finds.kinds)} kinds of finds; the slowest input took {slowest:.1f} s,"
+    print(f"{len(finds.crashes)} kinds of finds; the slowest input took {slowest:.1f} s,"
           f" each had {MOST_SECONDS} s and 1 GiB")  # fmt: skip
-    return 1 if finds.kinds else 0
+    return 1 if finds.crashes else 0
 
 
 def _memory() -> str | None:

@@ -175,20 +175,20 @@ class Victim:
     def damage(self, program: bytes) -> set[Path]:
         """Run *program* on the files; return the paths that it changed."""
         now = dict(self.whole)
-        kinds: dict[Path, int] = {}
+        replaced: dict[Path, int] = {}
         for number in range(min(len(program) // STEP.size, MOST_STEPS)):
             which, what, at, value = STEP.unpack_from(program, number * STEP.size)
             change = _DAMAGE[what % _WHATS] if what % _WHATS < REPLACE else None
             path = self._chosen(which, change)
             if change is None:
-                kinds[path] = value
+                replaced[path] = value
             else:
                 now[path] = _changed(path, now[path], change, at, value)
-        touched = {path for path in self.whole if now[path] is not self.whole[path]} | set(kinds)
+        touched = {path for path in self.whole if now[path] is not self.whole[path]} | set(replaced)
         for path in touched:
             path.unlink()  # another inode: a mapping of the old file keeps its content
-            if path in kinds:
-                self._put_kind(path, now[path], kinds[path])
+            if path in replaced:
+                self._replace(path, now[path], replaced[path])
             else:
                 path.write_bytes(now[path])
         return touched
@@ -199,10 +199,10 @@ class Victim:
         places = self._texts if change in _IN_TEXTS else self.places
         return places[which % len(places)]
 
-    def _put_kind(self, path: Path, held: bytes, value: int) -> None:
+    def _replace(self, path: Path, held: bytes, value: int) -> None:
         """Replace a file by one of another kind."""
         other = self.places[(value >> 8) % len(self.places)]
-        put = KINDS[value % len(KINDS)]
+        put = REPLACEMENTS[value % len(REPLACEMENTS)]
         try:
             put(path, held, other)
         except OSError:  # another step has removed *other*, or we are not root
@@ -268,7 +268,7 @@ def _make_device(path: Path, _held: bytes, _other: Path) -> None:
     os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero
 
 
-KINDS: Final[Sequence[Callable[[Path, bytes, Path], None]]] = (
+REPLACEMENTS: Final[Sequence[Callable[[Path, bytes, Path], None]]] = (
     lambda path, held, other: None,
     lambda path, held, other: os.mkfifo(path),
     lambda path, held, other: path.mkdir(),

@@ -66,15 +66,15 @@ def blocks(trace: Path) -> Path:
 
 def markers(trace: Path) -> Path:
     """Make a trace of LTTng 0.x."""
-    from tests.logging_ltt import kind_of  # noqa: PLC0415
+    from tests.logging_ltt import logged_marker  # noqa: PLC0415
     from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace  # noqa: PLC0415
 
     tracer = Tracer()
-    kind = kind_of(tracer, Marker("kernel", "say", 2, "s %s n %u"), ["%s", "%u"])
+    logged = logged_marker(tracer, Marker("kernel", "say", 2, "s %s n %u"), ["%s", "%u"])
     buffers = {name: LttBuffer(tracer) for name in ("metadata_0", "kernel_0", "kernel_1")}
-    describe(buffers["metadata_0"], kind.marker, tracer.start_tsc)
+    describe(buffers["metadata_0"], logged.marker, tracer.start_tsc)
     for number in range(60):
-        payload = kind.payload(tracer, (b"x" * number, number))
+        payload = logged.payload(tracer, (b"x" * number, number))
         buffers[f"kernel_{number % 2}"].log(2, payload, tracer.start_tsc + 9 * number, 4)
     write_trace(trace.parent / "ltt", buffers)
     return _replayed(trace.parent / "ltt", "ltt", trace)

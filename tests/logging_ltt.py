@@ -17,7 +17,7 @@ Value = int | bytes
 
 
 @dataclass(frozen=True)
-class Kind:
+class LoggedMarker:
     """A marker of a program, with the stored form of its fields."""
 
     marker: Marker
@@ -27,21 +27,21 @@ class Kind:
 
     @property
     def largest(self) -> int:
-        return max((int(kind[1:]) for kind in self.stored if kind != "s"), default=1)
+        return max((int(form[1:]) for form in self.stored if form != "s"), default=1)
 
     def payload(self, tracer: Tracer, values: tuple[Value, ...]) -> bytes:
         told = []
-        for kind, network, value in zip(self.stored, self.network, values, strict=True):
+        for form, network, value in zip(self.stored, self.network, values, strict=True):
             if network and isinstance(value, int):
-                raw = value.to_bytes(int(kind[1:]), "big")
+                raw = value.to_bytes(int(form[1:]), "big")
                 value = int.from_bytes(raw, tracer.endian)  # type: ignore[arg-type]  # noqa: PLW2901
-            told.append((kind, value))
+            told.append((form, value))
         return tracer.pack(*told)
 
 
-def kind_of(tracer: Tracer, marker: Marker, declared: list[str]) -> Kind:
+def logged_marker(tracer: Tracer, marker: Marker, declared: list[str]) -> LoggedMarker:
     stored = [DECLARED[one].replace("w", str(tracer.pointer_bytes)) for one in declared]
-    return Kind(
+    return LoggedMarker(
         marker,
         tuple(one.replace("n", "u") for one in stored),
         tuple(one[0] == "n" for one in stored),
@@ -53,33 +53,33 @@ class Program:
     """A tracer, the markers of one channel, and its events as (marker, values, TSC)."""
 
     tracer: Tracer
-    kinds: list[Kind]
-    events: list[tuple[Kind, tuple[Value, ...], int]] = field(default_factory=list)
+    markers: list[LoggedMarker]
+    events: list[tuple[LoggedMarker, tuple[Value, ...], int]] = field(default_factory=list)
     subbuffer_bytes: int = 4096
 
     def metadata(self) -> LttBuffer:
         buffer = LttBuffer(self.tracer, 1 << 16)
         tsc = self.tracer.start_tsc
-        for number, kind in enumerate(self.kinds):
-            describe(buffer, kind.marker, tsc + number)
-        buffer.finalize(tsc + len(self.kinds))
+        for number, logged in enumerate(self.markers):
+            describe(buffer, logged.marker, tsc + number)
+        buffer.finalize(tsc + len(self.markers))
         return buffer
 
     def channel(self) -> LttBuffer:
         buffer = LttBuffer(self.tracer, self.subbuffer_bytes, count=256)
-        for kind, values, tsc in self.events:
-            payload = kind.payload(self.tracer, values)
-            assert buffer.log(kind.marker.id, payload, tsc, kind.largest)
+        for logged, values, tsc in self.events:
+            payload = logged.payload(self.tracer, values)
+            assert buffer.log(logged.marker.id, payload, tsc, logged.largest)
         buffer.finalize(self.events[-1][2] if self.events else self.tracer.start_tsc)
         return buffer
 
 
-def value_of(kind: str) -> st.SearchStrategy[Value]:
-    if kind == "s":
+def value_of(form: str) -> st.SearchStrategy[Value]:
+    if form == "s":
         text = st.binary(max_size=20) | st.integers(0, 900).map(lambda size: b"x" * size)
         return text.map(lambda raw: raw.replace(b"\0", b"-"))
-    bits = 8 * int(kind[1:])
-    low, high = (-(1 << bits - 1), 1 << bits - 1) if kind[0] == "i" else (0, 1 << bits)
+    bits = 8 * int(form[1:])
+    low, high = (-(1 << bits - 1), 1 << bits - 1) if form[0] == "i" else (0, 1 << bits)
     return st.integers(low, high - 1)
 
 
@@ -100,18 +100,18 @@ def tracers(draw: st.DrawFn) -> Tracer:
 def programs(draw: st.DrawFn, most_events: int = 60) -> Program:
     tracer = draw(tracers())
     declared = st.lists(st.sampled_from(sorted(DECLARED)), max_size=6)
-    kinds = []
+    markers = []
     # Ids 0 and 1 belong to the metadata.
     ids = draw(st.lists(st.integers(2, 60), min_size=1, max_size=5, unique=True))
     for number, one in enumerate(ids):
         fields = draw(declared)
         text = " ".join(f"f{at} {how}" for at, how in enumerate(fields))
-        kinds.append(kind_of(tracer, Marker("kernel", f"m{number}", one, text), fields))
+        markers.append(logged_marker(tracer, Marker("kernel", f"m{number}", one, text), fields))
     events = []
     tsc = tracer.start_tsc
     for _ in range(draw(st.integers(0, most_events))):
-        kind = draw(st.sampled_from(kinds))
+        logged = draw(st.sampled_from(markers))
         step = draw(st.integers(0, 1000) | st.sampled_from((1 << 26, (1 << 27) - 1, 1 << 27)))
         tsc += draw(st.sampled_from((1, 1 << 10))) * step
-        events.append((kind, tuple(draw(value_of(one)) for one in kind.stored), tsc))
-    return Program(tracer, kinds, events, draw(st.sampled_from((4096, 8192))))
+        events.append((logged, tuple(draw(value_of(one)) for one in logged.stored), tsc))
+    return Program(tracer, markers, events, draw(st.sampled_from((4096, 8192))))

@@ -18,18 +18,18 @@ def event_rows(
 ) -> EventRows:
     """Return *events* as the rows of a batch; *text* is the format of all of them."""
     format_ = parse_format(text, system, byteorder=byteorder, long_bytes=long_bytes)
-    kind = EventType(0, EventName(system, format_.name), format_.id, "")
-    kind.format = format_
+    event_type = EventType(0, EventName(system, format_.name), format_.id, "")
+    event_type.format = format_
     sizes = np.array([len(one) for one in events], np.uint32)
     none = np.zeros(len(events), np.int64)
     batch = EventBatch(
         memoryview(b"".join(events) + bytes(64)),
-        [kind],
+        [event_type],
         *(none.astype(dtype) for dtype in ("u8", "u2", "i4", "i4", "u1", "u1")),
         (np.cumsum(sizes) - sizes).astype(np.int64),
         sizes,
     )
-    return EventRows(batch, kind, np.arange(len(events)))
+    return EventRows(batch, event_type, np.arange(len(events)))
 
 
 def lines_of(strip: Strip, count: int) -> list[str]:
@@ -74,7 +74,7 @@ def rows_of(printed: str, events: list[bytes]) -> EventRows:
 def lines(printed: str, *events: bytes) -> list[str]:
     """Return the lines of *events* by a print fmt that is supported as a whole."""
     rows = rows_of(printed, list(events))
-    renderer = Renderer(rows.kind.format, Symbols())
+    renderer = Renderer(rows.event_type.format, Symbols())
     strip = renderer.strip(rows)
     assert renderer.reason is None, renderer.reason
     return lines_of(strip, len(events))

@@ -59,13 +59,13 @@ class Tracer:
     def pack(self, *fields: tuple[str, int | bytes]) -> bytes:
         """Return a payload of ("u4", 7), ("i8", -1), ("s", b"text")..., padded between them."""
         made = b""
-        for kind, value in fields:
+        for form, value in fields:
             if isinstance(value, bytes):
                 made += value + b"\0"
                 continue
-            size = int(kind[1:])
+            size = int(form[1:])
             made += bytes(self.padding(len(made), size))
-            made += value.to_bytes(size, self.endian, signed=kind[0] == "i")
+            made += value.to_bytes(size, self.endian, signed=form[0] == "i")
         return made
 
     @property
@@ -255,17 +255,17 @@ class LttBuffer:
         """Return the bytes of an event at *at*, with the padding before it."""
         t = self.tracer
         made = bytes(t.padding(at, 4))
-        kind, sized = self._kind(event_id, tsc), len(payload)
-        made += t.u(4, kind << TSC_BITS | tsc & ((1 << TSC_BITS) - 1))
-        if kind >= FULL_TSC:
+        header_id, sized = self._header_id(event_id, tsc), len(payload)
+        made += t.u(4, header_id << TSC_BITS | tsc & ((1 << TSC_BITS) - 1))
+        if header_id >= FULL_TSC:
             made += t.u(2, event_id)
-        if kind in (FULL_TSC, SIZED):
+        if header_id in (FULL_TSC, SIZED):
             made += t.u(2, min(sized, 0xFFFF)) + (t.u(4, sized) if sized >= 0xFFFF else b"")
-        if kind == FULL_TSC:
+        if header_id == FULL_TSC:
             made += bytes(t.padding(at + len(made), 8)) + t.u(8, tsc)
         return made + bytes(t.padding(at + len(made), largest)) + payload
 
-    def _kind(self, event_id: int, tsc: int) -> int:
+    def _header_id(self, event_id: int, tsc: int) -> int:
         if self.tracer.pointer_bytes == 8:
             wraps = tsc - self._last_tsc >= 1 << TSC_BITS
         else:

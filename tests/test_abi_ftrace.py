@@ -33,8 +33,8 @@ class Seen(NamedTuple):
     damaged_at: int | None
 
 
-def word(layout: PageLayout, kind: int, delta: int) -> bytes:
-    value = delta << 5 | kind if layout.byteorder == "<" else kind << 27 | delta
+def word(layout: PageLayout, type_len: int, delta: int) -> bytes:
+    value = delta << 5 | type_len if layout.byteorder == "<" else type_len << 27 | delta
     return struct.pack(f"{layout.byteorder}I", value)
 
 
@@ -50,45 +50,47 @@ def plain_walk(  # noqa: C901  (one branch for each kind of record)
         if at + 4 > end:
             return Seen(events, time, at)
         (head,) = struct.unpack_from(f"{order}I", buffer, at)
-        kind, delta = (head & 31, head >> 5) if order == "<" else (head >> 27, head & (1 << 27) - 1)
-        if kind == 29 and not delta:
+        type_len, delta = (
+            (head & 31, head >> 5) if order == "<" else (head >> 27, head & (1 << 27) - 1)
+        )
+        if type_len == 29 and not delta:
             odd = (end - at) & 3
             return Seen(events, time, end - odd if odd else None)
-        if 1 <= kind <= 28:
-            length, payload = 4 + 4 * kind, at + 4
+        if 1 <= type_len <= 28:
+            length, payload = 4 + 4 * type_len, at + 4
         elif at + 8 > end:
             return Seen(events, time, at)
         else:
             (second,) = struct.unpack_from(f"{order}I", buffer, at + 4)
             length, payload = 8, at + 8
-            if kind in (0, 29):
+            if type_len in (0, 29):
                 length = 4 + (second + 3) // 4 * 4
                 if second < 4:
                     return Seen(events, time, at)
         if at + length > end:
             return Seen(events, time, at)
-        if kind == 30:
+        if type_len == 30:
             time += (second << 27) + delta
-        elif kind == 31:
+        elif type_len == 31:
             time = (second << 27) + delta & (1 << 59) - 1 | time & 31 << 59
         else:
             time += delta
         time &= (1 << 64) - 1
-        if kind < 29:
-            events.append((time, payload, second - 4 if kind == 0 else 4 * kind))
+        if type_len < 29:
+            events.append((time, payload, second - 4 if type_len == 0 else 4 * type_len))
         at += length
     return Seen(events, time, None)
 
 
-def record(layout: PageLayout, kind: int, delta: int, length: int) -> bytes:
+def record(layout: PageLayout, type_len: int, delta: int, length: int) -> bytes:
     long = struct.pack(f"{layout.byteorder}I", length)
-    if 1 <= kind <= 28:
-        return word(layout, kind, delta) + b"p" * (4 * kind)
-    body = b"q" * (max(length - 4, 0) + 3 & ~3) if kind in (0, 29) and length < 256 else b""
-    return word(layout, kind, delta) + long + body
+    if 1 <= type_len <= 28:
+        return word(layout, type_len, delta) + b"p" * (4 * type_len)
+    body = b"q" * (max(length - 4, 0) + 3 & ~3) if type_len in (0, 29) and length < 256 else b""
+    return word(layout, type_len, delta) + long + body
 
 
-KINDS = st.tuples(
+RECORDS = st.tuples(
     st.integers(0, 31) | st.sampled_from([0, 29, 30, 31]),
     st.integers(0, (1 << 27) - 1) | st.just(0),
     st.integers(0, 40) | st.sampled_from([(1 << 32) - 1, 1 << 31]),
@@ -101,7 +103,7 @@ def buffers(draw: st.DrawFn) -> tuple[PageLayout, bytes, list[int], list[int]]:
     data, offsets, ends = bytearray(), [], []
     for _ in range(draw(st.integers(1, 6))):
         if draw(st.booleans()):
-            content = b"".join(record(layout, *k) for k in draw(st.lists(KINDS, max_size=8)))
+            content = b"".join(record(layout, *k) for k in draw(st.lists(RECORDS, max_size=8)))
         else:
             content = draw(st.binary(max_size=64))
         content = content[: draw(st.integers(0, len(content)))] if draw(st.booleans()) else content
@@ -170,17 +172,19 @@ L = PageLayout()
 
 
 @pytest.mark.parametrize("length", [0, 1, 3])
-@pytest.mark.parametrize("kind", [0, 29])
-def test_a_record_without_a_length_ends_the_walk_and_is_reported(kind: int, length: int) -> None:
-    no_length = word(L, kind, 1) + struct.pack("<I", length)
+@pytest.mark.parametrize("type_len", [0, 29])
+def test_a_record_without_a_length_ends_the_walk_and_is_reported(
+    type_len: int, length: int
+) -> None:
+    no_length = word(L, type_len, 1) + struct.pack("<I", length)
     found, _ = one_page(record(L, 1, 5, 0), no_length, record(L, 1, 5, 0))
     assert found.time.tolist() == [1005]
     assert [(d.offset_bytes, d.reason) for d in found.damage] == [(24, "record states no length")]
 
 
-@pytest.mark.parametrize("kind", [1, 28])
-def test_a_record_past_the_content_ends_the_walk_and_is_reported(kind: int) -> None:
-    found, _ = one_page(record(L, 2, 5, 0), word(L, kind, 5))
+@pytest.mark.parametrize("type_len", [1, 28])
+def test_a_record_past_the_content_ends_the_walk_and_is_reported(type_len: int) -> None:
+    found, _ = one_page(record(L, 2, 5, 0), word(L, type_len, 5))
     assert found.time.tolist() == [1005]
     assert [(d.row, d.offset_bytes) for d in found.damage] == [(0, 28)]
 

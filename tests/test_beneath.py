@@ -50,12 +50,12 @@ IRREGULAR = {
     "a device": a_device,
 }
 irregular = pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=needs_root if k == "a device" else ()) for k in IRREGULAR]
+    "file_type", [pytest.param(k, marks=needs_root if k == "a device" else ()) for k in IRREGULAR]
 )
 
 
-def put(kind: str, path: Path) -> Path:
-    make: Callable[[Path], None] = IRREGULAR[kind]
+def put(file_type: str, path: Path) -> Path:
+    make: Callable[[Path], None] = IRREGULAR[file_type]
     make(path)
     return path
 
@@ -88,18 +88,18 @@ def test_a_file_is_read_as_a_whole(trace: OpenDirectory) -> None:
 
 @irregular
 def test_only_regular_files_are_read_and_no_other_kind_blocks(
-    trace: OpenDirectory, kind: str
+    trace: OpenDirectory, file_type: str
 ) -> None:
-    path = put(kind, trace.path / "odd")
-    with pytest.raises(RefusedError, match=kind):
+    path = put(file_type, trace.path / "odd")
+    with pytest.raises(RefusedError, match=file_type):
         trace.open_file(path)
     assert not trace.is_file(path)
 
 
 @irregular
-def test_only_regular_files_are_written_to(trace: OpenDirectory, kind: str) -> None:
-    path = put(kind, trace.path / "odd")
-    with pytest.raises(RefusedError, match=kind):
+def test_only_regular_files_are_written_to(trace: OpenDirectory, file_type: str) -> None:
+    path = put(file_type, trace.path / "odd")
+    with pytest.raises(RefusedError, match=file_type):
         trace.open_for_writing(path)
     with pytest.raises(FileExistsError):
         trace.create(path)

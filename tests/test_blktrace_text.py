@@ -261,7 +261,7 @@ def test_where_json_and_the_library_use_the_fields_of_a_record(tmp_path: Path) -
     (batch,) = lttd.open(str(tmp_path / "trace")).window()
     unplugs = batch["unplug_timer"]
     assert set(unplugs["requests"].tolist()) == {1}
-    assert {kind.system for kind in batch.types} == {"blktrace"}
+    assert {event_type.system for event_type in batch.types} == {"blktrace"}
     told = shown(tmp_path / "trace", "--event", "queue", "--fields", "sector,bytes", "-n", "1")
     assert told[0].endswith("queue: sector=267160 bytes=65536")
 

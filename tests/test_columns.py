@@ -208,8 +208,8 @@ def test_an_event_without_a_format_is_returned_as_bytes(tmp_path: Path) -> None:
     made.append([pages_of(5, [tick(1), struct.pack("<HBBiI", 99, 0, 0, 5, 6), tick(2)[:8]])])
     made.finish()
     (batch,) = lttd.open(tmp_path / "t").window()
-    assert [rows.kind.name for rows in batch.by_type()] == ["tick", "unknown-99", "tick"]
-    assert [kind.format is None for kind in batch.types] == [False, True, True]
+    assert [rows.event_type.name for rows in batch.by_type()] == ["tick", "unknown-99", "tick"]
+    assert [event_type.format is None for event_type in batch.types] == [False, True, True]
     assert any("99" in note for note in batch.notes)
     assert batch["unknown-99"].raw() == [struct.pack("<HBBiI", 99, 0, 0, 5, 6)]
 

@@ -279,26 +279,26 @@ def test_an_absurd_number_is_refused_in_one_short_line(name: str, values: list[s
         assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "socket", "huge", "sparse"])
+@pytest.mark.parametrize("file_type", ["fifo", "device", "directory", "socket", "huge", "sparse"])
 def test_a_config_that_is_not_a_small_regular_file_is_refused_at_once(
-    tmp_path: Path, kind: str
+    tmp_path: Path, file_type: str
 ) -> None:
     path = tmp_path / "c"
     says = "not a regular file"
-    if kind == "fifo":
+    if file_type == "fifo":
         os.mkfifo(path)
-    elif kind == "device":
+    elif file_type == "device":
         path = Path("/dev/zero")
-    elif kind == "directory":
+    elif file_type == "directory":
         path.mkdir()
-    elif kind == "socket":
+    elif file_type == "socket":
         with closing(socket.socket(socket.AF_UNIX)) as bound:
             bound.bind(str(path))
         says = "No such device or address"
     else:
         says = "larger than 1 MiB"
         path.write_bytes(b"#" * (1 << 21))
-        os.truncate(path, 1 << 40 if kind == "sparse" else 1 << 21)
+        os.truncate(path, 1 << 40 if file_type == "sparse" else 1 << 21)
     with pytest.raises(UsageError, match=says):
         parse_command_line(["-t", "x", "--config", str(path)])
 

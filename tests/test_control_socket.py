@@ -141,13 +141,13 @@ def test_a_live_socket_with_a_full_queue_is_not_replaced(
         assert Path(opened.path).is_socket()
 
 
-@pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling", "fifo"])
+@pytest.mark.parametrize("file_type", ["file", "directory", "link", "dangling", "fifo"])
 def test_what_exists_and_is_not_a_socket_is_left_alone(
-    runtime_directory: Path, tmp_path: Path, kind: str
+    runtime_directory: Path, tmp_path: Path, file_type: str
 ) -> None:
     runtime_directory.mkdir(0o750)
     path = runtime_directory / NAME
-    match kind:
+    match file_type:
         case "file":
             path.write_text("x")
         case "directory":

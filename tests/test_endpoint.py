@@ -521,10 +521,10 @@ async def test_a_flood_of_bad_clients_takes_a_small_and_bounded_share_of_the_loo
             longest_s = max(longest_s, time.thread_time() - before_s)
 
     def flood(stop: threading.Event) -> None:
-        kinds = itertools.cycle((b"", GET[:20], GET, bytes(1 << 16), GET * 1000))
+        requests = itertools.cycle((b"", GET[:20], GET, bytes(1 << 16), GET * 1000))
         while not stop.is_set():
             with suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2) as client:
-                client.sendall(next(kinds))
+                client.sendall(next(requests))
 
     stop = threading.Event()
     async with trio.open_nursery() as nursery:

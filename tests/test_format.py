@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lttd.abi.ftrace_format import Field, Kind, id_of, parse_format
+from lttd.abi.ftrace_format import Encoding, Field, id_of, parse_format
 from tests.ftraced import FORMATS, format_text
 
 
@@ -25,34 +25,36 @@ def test_names_ids_and_common_fields_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "size", "kind", "element"),
+    ("declared", "size", "encoding", "element"),
     [
-        ("int x", 4, Kind.INT, 4),
-        ("unsigned long long x", 8, Kind.INT, 8),
-        ("const char * x", 8, Kind.INT, 8),
-        ("bool x", 1, Kind.INT, 1),
-        ("int dfd", 8, Kind.INT, 8),  # system calls widen their arguments
-        ("unsigned long args[6]", 48, Kind.ARRAY, 8),
-        ("u8 uuid[16]", 16, Kind.ARRAY, 1),
-        ("__u8 addr[28]", 28, Kind.ARRAY, 1),
-        ("char comm[16]", 16, Kind.CHARS, 1),
-        ("char comm[TASK_COMM_LEN]", 16, Kind.CHARS, 1),
-        ("__data_loc char[] name", 4, Kind.STRING, 1),
-        ("__rel_loc char[] name", 4, Kind.STRING, 1),
-        ("__data_loc u64[] list", 4, Kind.DYNAMIC, 8),
-        ("__data_loc cpumask_t cpus", 4, Kind.BITMASK, 8),
-        ("u32 buf[]", 0, Kind.TAIL, 4),
-        ("char buf[]", 0, Kind.TAIL, 1),
-        ("u32 buf", 0, Kind.TAIL, 4),  # Linux 3.10 to 4.14 leave out the brackets
-        ("char buf", 0, Kind.TAIL, 1),
-        ("unsigned long caller", 0, Kind.TAIL, 8),
-        ("struct empty x", 0, Kind.BYTES, 1),
-        ("struct big x", 24, Kind.BYTES, 1),
+        ("int x", 4, Encoding.INT, 4),
+        ("unsigned long long x", 8, Encoding.INT, 8),
+        ("const char * x", 8, Encoding.INT, 8),
+        ("bool x", 1, Encoding.INT, 1),
+        ("int dfd", 8, Encoding.INT, 8),  # system calls widen their arguments
+        ("unsigned long args[6]", 48, Encoding.ARRAY, 8),
+        ("u8 uuid[16]", 16, Encoding.ARRAY, 1),
+        ("__u8 addr[28]", 28, Encoding.ARRAY, 1),
+        ("char comm[16]", 16, Encoding.CHARS, 1),
+        ("char comm[TASK_COMM_LEN]", 16, Encoding.CHARS, 1),
+        ("__data_loc char[] name", 4, Encoding.STRING, 1),
+        ("__rel_loc char[] name", 4, Encoding.STRING, 1),
+        ("__data_loc u64[] list", 4, Encoding.DYNAMIC, 8),
+        ("__data_loc cpumask_t cpus", 4, Encoding.BITMASK, 8),
+        ("u32 buf[]", 0, Encoding.TAIL, 4),
+        ("char buf[]", 0, Encoding.TAIL, 1),
+        ("u32 buf", 0, Encoding.TAIL, 4),  # Linux 3.10 to 4.14 leave out the brackets
+        ("char buf", 0, Encoding.TAIL, 1),
+        ("unsigned long caller", 0, Encoding.TAIL, 8),
+        ("struct empty x", 0, Encoding.BYTES, 1),
+        ("struct big x", 24, Encoding.BYTES, 1),
     ],
 )
-def test_every_type_of_field_is_parsed(declared: str, size: int, kind: Kind, element: int) -> None:
+def test_every_type_of_field_is_parsed(
+    declared: str, size: int, encoding: Encoding, element: int
+) -> None:
     found = field(declared, size)
-    assert (found.kind, found.element_bytes) == (kind, element)
+    assert (found.encoding, found.element_bytes) == (encoding, element)
     assert found.relative == declared.startswith("__rel_loc")
 
 

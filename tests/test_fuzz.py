@@ -58,14 +58,14 @@ def test_the_fuzzer_undoes_damage_and_passes_errors_on(
 
 def test_every_kind_of_file_replaces_a_file_and_is_removed_again(fuzzer: fuzz.Fuzzer) -> None:
     victim = fuzzer.traces[0]
-    kinds = set()
+    file_types = set()
     for value in range(16):
         step = fuzz_damage.STEP.pack(0, fuzz_damage.REPLACE, 0, value | 1 << 8)
         (path,) = victim.damage(step)
-        kinds.add("none" if not os.path.lexists(path) else path.lstat().st_mode & 0o170000)
+        file_types.add("none" if not os.path.lexists(path) else path.lstat().st_mode & 0o170000)
         victim.restore({path})
         assert path.read_bytes() == victim.whole[path]
-    assert len(kinds) >= 6
+    assert len(file_types) >= 6
 
 
 def test_a_hang_or_too_much_memory_ends_only_that_input() -> None:

@@ -277,7 +277,7 @@ def compare(ring: Path, out: Path, lttd: Launcher, compared: Compared) -> str:
 def types_in(trace: Path) -> set[str]:
     found: set[str] = set()
     for batch in opened(trace).window():
-        found |= {rows.kind.name for rows in batch.by_type()}
+        found |= {rows.event_type.name for rows in batch.by_type()}
     return found
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lttd.abi.ftrace_format import Kind, parse_format
+from lttd.abi.ftrace_format import Encoding, parse_format
 from lttd.view.addresses import Symbols
 from lttd.view.commands.formats import share_text
 from lttd.view.filters import Where
@@ -54,9 +54,9 @@ def shown(
 ) -> list[str]:
     """Return the lines of the given events of a format."""
     rows = event_rows(text, events, system, long_bytes, byteorder)
-    assert rows.kind.format is not None
-    assert why_inexpressible(rows.kind.format) is None
-    strip = Renderer(rows.kind.format, symbols).strip(rows)
+    assert rows.event_type.format is not None
+    assert why_inexpressible(rows.event_type.format) is None
+    strip = Renderer(rows.event_type.format, symbols).strip(rows)
     return lines_of(strip, len(events))
 
 
@@ -115,7 +115,7 @@ def test_a_user_stack_omits_frames_of_zero(symbols: Symbols) -> None:
 
 def test_json_and_the_library_give_a_stack_as_a_list() -> None:
     caller = parse_format(KERNEL_STACK, "ftrace").by_name["caller"]
-    assert (caller.kind, caller.element_bytes, caller.size_bytes) == (Kind.TAIL, 8, 0)
+    assert (caller.encoding, caller.element_bytes, caller.size_bytes) == (Encoding.TAIL, 8, 0)
 
 
 # -- strings by address
@@ -343,8 +343,8 @@ def test_an_array_of_strings_prints_each_string_and_marks_faults(
 
 def test_each_string_of_an_array_is_a_field() -> None:
     fields = parse_format(STRINGS, "uprobes").own
-    assert [(one.name, one.kind, one.offset_bytes) for one in fields[1:]] == [
-        ("v[0]", Kind.STRING, 16), ("v[1]", Kind.STRING, 20),
+    assert [(one.name, one.encoding, one.offset_bytes) for one in fields[1:]] == [
+        ("v[0]", Encoding.STRING, 16), ("v[1]", Encoding.STRING, 20),
     ]  # fmt: skip
 
 

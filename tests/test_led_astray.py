@@ -284,7 +284,7 @@ def a_socket(path: Path) -> None:
         os.chdir(here)
 
 
-KINDS: dict[str, Callable[[Path], None]] = {
+FILE_TYPES: dict[str, Callable[[Path], None]] = {
     "fifo": os.mkfifo,
     "socket": a_socket,
     "directory": os.mkdir,
@@ -292,13 +292,13 @@ KINDS: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("file_type", sorted(FILE_TYPES))
 def test_a_wrong_kind_of_file_in_place_of_a_lock_is_refused_with_a_remedy(
-    tmp_path: Path, kind: str
+    tmp_path: Path, file_type: str
 ) -> None:
     trace = tmp_path / "t"
     trace.mkdir(mode=0o750)
-    KINDS[kind](trace / ".lock")
+    FILE_TYPES[file_type](trace / ".lock")
     with (
         pytest.raises(StorageError, match=r"\.lock: .*; it is not a lock file of lttd: remove it"),
         locked_trace(Disk(), trace, append=False),
@@ -313,15 +313,15 @@ FILES += ["streams/index/fake_0.gaps", "tracefs/commands"]
 FILES += ["tracefs/events/sched/sched_switch/format", "tracefs/formats.gz"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file_type", FILE_TYPES)
 @pytest.mark.parametrize("name", FILES)
 def test_every_command_ends_whatever_kind_of_file_is_there(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, kind: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, file_type: str
 ) -> None:
     made = with_tracefs(recorded(tmp_path / "t")).finish()
     path = made.paths.directory / name
     path.unlink()
-    KINDS[kind](path)
+    FILE_TYPES[file_type](path)
     trace, out = str(tmp_path / "t"), str(tmp_path / "out")
     for words in (
         ["info", trace], ["text", trace], ["check", trace], ["formats", trace],

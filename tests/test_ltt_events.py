@@ -14,7 +14,7 @@ from lttd.abi.ltt_markers import Marker as Declared
 from lttd.abi.ltt_markers import Markers, Sizes, Stored, core_markers, parse_fields
 from lttd.abi.ltt_shape import Shape
 from lttd.limits import MARKERS
-from tests.logging_ltt import Program, kind_of, programs
+from tests.logging_ltt import Program, logged_marker, programs
 from tests.segment_builder_ltt import LttBuffer, Marker, Tracer
 
 LONG32 = Sizes(4, 4, 4, 4)
@@ -75,12 +75,12 @@ def test_every_sequence_of_logged_events_is_decoded(program: Program) -> None:
 @pytest.mark.parametrize("sized", [False, True])
 def test_sizes_that_do_not_fit_16_bits_are_read(size: int, sized: bool) -> None:
     tracer = Tracer(sized=sized, alignment=8)
-    kind = kind_of(tracer, Marker("kernel", "long", 40, "text %s end %llu"), ["%s", "%llu"])
+    logged = logged_marker(tracer, Marker("kernel", "long", 40, "text %s end %llu"), ["%s", "%llu"])
     # The number after the string is aligned to 8 bytes.
     values = (b"y" * (size - 16), 7)
     start = tracer.start_tsc + (1 << 40)
-    events = [(kind, values, start), (kind, values, start + 1)]
-    program = Program(tracer, [kind], events, 1 << 18)
+    events = [(logged, values, start), (logged, values, start + 1)]
+    program = Program(tracer, [logged], events, 1 << 18)
     (walked,) = walked_of(program, program.channel().drain())
     assert not walked.damage
     assert walked.time.tolist() == [start, start + 1]
@@ -90,13 +90,15 @@ def test_sizes_that_do_not_fit_16_bits_are_read(size: int, sized: bool) -> None:
 @pytest.mark.parametrize("sized", [False, True])
 def test_the_event_headers_match_their_declarations(sized: bool) -> None:
     tracer = Tracer(sized=sized)
-    kinds = [kind_of(tracer, Marker("kernel", f"m{at}", at, "s %s"), ["%s"]) for at in (2, 28, 40)]
+    markers = [
+        logged_marker(tracer, Marker("kernel", f"m{at}", at, "s %s"), ["%s"]) for at in (2, 28, 40)
+    ]
     events, tsc = [], tracer.start_tsc
     for number, step in enumerate([0, 5, 9, 1 << 28] * 3):
         tsc += step
         text = b"z" * (70_000 if number == 7 else number)
-        events.append((kinds[number % 3], (text,), tsc))
-    program = Program(tracer, kinds, events, 1 << 18)
+        events.append((markers[number % 3], (text,), tsc))
+    program = Program(tracer, markers, events, 1 << 18)
     data = program.channel().drain()
     (walked,) = walked_of(program, data)
     at = 68
@@ -114,10 +116,10 @@ def test_the_event_headers_match_their_declarations(sized: bool) -> None:
 
 def test_times_may_wrap_many_times_within_a_sub_buffer() -> None:
     tracer = Tracer(start_tsc=(1 << 40) + (1 << 27) - 5)
-    kind = kind_of(tracer, Marker("kernel", "tick", 3, ""), [])
+    logged = logged_marker(tracer, Marker("kernel", "tick", 3, ""), [])
     steps = np.cumsum([0, 4, 1, (1 << 27) - 1, (1 << 27) - 1, 1 << 27, 3, (1 << 27) - 1])
     times = [tracer.start_tsc + int(step) for step in steps]
-    program = Program(tracer, [kind], [(kind, (), time) for time in times])
+    program = Program(tracer, [logged], [(logged, (), time) for time in times])
     (walked,) = walked_of(program, program.channel().drain())
     assert walked.time.tolist() == times
     assert walked.row_end.tolist() == [times[-1]]
@@ -168,7 +170,7 @@ def test_any_text_parses_as_fields_without_an_exception(text: str) -> None:
 
 def test_declarations_may_come_in_any_order_and_repeatedly() -> None:
     tracer, marker = Tracer(), Marker("fs", "read", 1, "fd %u")
-    program = Program(tracer, [kind_of(tracer, marker, ["%u"])])
+    program = Program(tracer, [logged_marker(tracer, marker, ["%u"])])
     events = [(one.id, one.payload) for one in program.metadata().logged]
     markers = Markers()
     for number, payload in [*events[::-1], *events]:
@@ -181,8 +183,8 @@ def test_declarations_may_come_in_any_order_and_repeatedly() -> None:
 def test_of_contradicting_declarations_the_first_one_is_used_and_a_note_says_so() -> None:
     tracer, markers = Tracer(), Markers()
     for name, one, text in [("read", 1, "fd %u"), ("read", 1, "fd %d"), ("write", 1, "fd %u")]:
-        kind = kind_of(tracer, Marker("fs", name, one, text), [])
-        for event in Program(tracer, [kind]).metadata().logged:
+        logged = logged_marker(tracer, Marker("fs", name, one, text), [])
+        for event in Program(tracer, [logged]).metadata().logged:
             assert markers.add_event(event.id, event.payload, minor=6, byteorder="<")
     assert markers.conflicts == [
         "fs.read: declared as 'fd %u' and 'fd %d'; the first counts",
@@ -194,12 +196,14 @@ def test_of_contradicting_declarations_the_first_one_is_used_and_a_note_says_so(
 
 def test_an_id_without_a_format_ends_the_subbuffer() -> None:
     tracer = Tracer()
-    kinds = [kind_of(tracer, Marker("kernel", f"m{at}", at, "a %u"), ["%u"]) for at in (2, 3)]
-    events = [(kinds[at], (at,), tracer.start_tsc + n) for n, at in enumerate((0, 0, 1, 0))]
-    program = Program(tracer, kinds, events)
+    markers = [
+        logged_marker(tracer, Marker("kernel", f"m{at}", at, "a %u"), ["%u"]) for at in (2, 3)
+    ]
+    events = [(markers[at], (at,), tracer.start_tsc + n) for n, at in enumerate((0, 0, 1, 0))]
+    program = Program(tracer, markers, events)
     data = program.channel().drain()
     layout, rows = subbuffers(data)
-    program.kinds = kinds[:1]
+    program.markers = markers[:1]
     markers = markers_of(program.metadata().drain())
     (walked,) = walk(data, rows, Channel(markers.of("kernel"), layout))
     assert walked.row_events.tolist() == [2]
@@ -212,8 +216,8 @@ def test_an_id_without_a_format_ends_the_subbuffer() -> None:
 
 def test_a_size_that_is_not_the_markers_ends_the_subbuffer() -> None:
     tracer = Tracer(sized=True)
-    kind = kind_of(tracer, Marker("kernel", "m", 2, "a %u"), ["%u"])
-    program = Program(tracer, [kind])
+    logged = logged_marker(tracer, Marker("kernel", "m", 2, "a %u"), ["%u"])
+    program = Program(tracer, [logged])
     buffer = LttBuffer(tracer)
     buffer.log(2, b"12345678", tracer.start_tsc)
     buffer.finalize(tracer.start_tsc)

@@ -348,7 +348,7 @@ def test_metadata_of_an_earlier_run_or_another_source_describe_the_events(
         ltt_kernel.log("flight-fs_0", 4, ("u4", 50 + len(letters)))
         for name in names:
             ltt_kernel.flush(name)
-        sources = (f"--source=ltt:{root},channels={kind}" for kind in ("normal", "flight"))
+        sources = (f"--source=ltt:{root},channels={channels}" for channels in ("normal", "flight"))
         status, told = lttds.run(*words, "200ms", *sources, *letters)
         assert status == 0, told
     shown = lttv("text", tmp_path / "t")
@@ -366,7 +366,9 @@ def test_metadata_of_another_kernel_trace_are_not_used(
     ltt_kernel.describe("metadata_0", "kernel", "tick", 3, "n %u")
     ltt_kernel.log("flight-kernel_0", 3, ("u4", 1))
     ltt_kernel.finalize()
-    sources = (f"--source=ltt:{ltt_kernel.root},channels={kind}" for kind in ("normal", "flight"))
+    sources = (
+        f"--source=ltt:{ltt_kernel.root},channels={channels}" for channels in ("normal", "flight")
+    )
     status, told = lttds.run("-t", tmp_path / "t", *sources)
     assert status == 0, told
     shown = lttv("text", tmp_path / "t")

@@ -33,7 +33,7 @@ from lttd.view.times import EVERYTHING
 from lttd.view.verify import check
 from lttd.writer import StreamFile
 from tests.data import SHARED_LTT
-from tests.logging_ltt import Kind, Program, Value, kind_of, programs
+from tests.logging_ltt import LoggedMarker, Program, Value, logged_marker, programs
 from tests.ltt_kernel import Kernel
 from tests.running import PATIENCE_S, until
 from tests.segment_builder_ltt import LttBuffer, Marker, Tracer, describe, write_trace
@@ -112,7 +112,7 @@ def test_the_real_trace_has_its_published_events(real: OpenedTrace) -> None:
     counts: Counter[str] = Counter()
     for batch in batches:
         for rows in batch.by_type():
-            counts[rows.kind.system] += len(rows)
+            counts[rows.event_type.system] += len(rows)
     assert counts == COUNTS
     assert sum(counts.values()) == 15_316
     names = {stream.info.id.channel for segment in real.segments for stream in segment.streams}
@@ -189,10 +189,10 @@ def put(directory: Path, program: Program) -> dict[str, LttBuffer]:
     return buffers
 
 
-def expected(kind: Kind, values: tuple[Value, ...]) -> str:
+def expected(logged: LoggedMarker, values: tuple[Value, ...]) -> str:
     """Print fields as C does, for the formats of tests.logging_ltt."""
     told = []
-    words = kind.marker.format.split()
+    words = logged.marker.format.split()
     for name, declared, value in zip(words[::2], words[1::2], values, strict=True):
         if isinstance(value, bytes):
             shown = f'"{printable_bytes(value).decode()}"'
@@ -218,35 +218,35 @@ def test_logged_events_are_decoded_and_printed(
     ns = program.tracer.ns
     found = [(one.name, one.time, one.cpu, one.fields) for one in trace.events(events=["kernel:*"])]
     assert found == [
-        (kind.marker.name, ns(tsc), 0,
+        (logged.marker.name, ns(tsc), 0,
          {f"f{at}": value for at, value in enumerate(values)})
-        for kind, values, tsc in program.events
+        for logged, values, tsc in program.events
     ]  # fmt: skip
     place = f"({trace.segments[0].paths.directory}/kernel_0)"
     lines = "".join(
-        f"kernel.{kind.marker.name}: {ns(tsc) // 10**9}.{ns(tsc) % 10**9:09} {place}"
-        f"{expected(kind, values)}"
-        for kind, values, tsc in program.events
+        f"kernel.{logged.marker.name}: {ns(tsc) // 10**9}.{ns(tsc) % 10**9:09} {place}"
+        f"{expected(logged, values)}"
+        for logged, values, tsc in program.events
     )
     assert text(trace, "kernel.*") == lines
     assert check(trace.segments[0].paths, events=True).whole
     shutil.rmtree(directory)
 
 
-def counting(tracer: Tracer) -> tuple[Kind, LttBuffer]:
-    kind = kind_of(tracer, Marker("kernel", "tick", 2, "n %u"), ["%u"])
+def counting(tracer: Tracer) -> tuple[LoggedMarker, LttBuffer]:
+    logged = logged_marker(tracer, Marker("kernel", "tick", 2, "n %u"), ["%u"])
     metadata = LttBuffer(tracer)
-    describe(metadata, kind.marker, tracer.start_tsc)
-    return kind, metadata
+    describe(metadata, logged.marker, tracer.start_tsc)
+    return logged, metadata
 
 
 def test_events_of_all_cpus_and_channels_are_ordered_by_cycles(tmp_path: Path) -> None:
     # Four cycles are one ns, so events of the same time still have an order.
     tracer = Tracer(frequency=4_000_000_000)
-    kind, metadata = counting(tracer)
+    logged, metadata = counting(tracer)
     buffers = {"metadata_0": metadata} | {f"kernel_{cpu}": LttBuffer(tracer) for cpu in range(3)}
     for number in range(300):
-        payload = kind.payload(tracer, (number,))
+        payload = logged.payload(tracer, (number,))
         cpu = (number * 7) % 3
         assert buffers[f"kernel_{cpu}"].log(2, payload, tracer.start_tsc + 100 + number, 4)
     write_trace(tmp_path / "in", buffers)
@@ -254,11 +254,13 @@ def test_events_of_all_cpus_and_channels_are_ordered_by_cycles(tmp_path: Path) -
     assert [one["n"] for one in trace.events(events=["tick"])] == list(range(300))
 
 
-def logged(tracer: Tracer, kind: Kind, *, drain_every: int) -> tuple[LttBuffer, bytes]:
+def logged_ticks(
+    tracer: Tracer, logged: LoggedMarker, *, drain_every: int
+) -> tuple[LttBuffer, bytes]:
     """Log 3000 events to a small buffer; return it, and the file of its sub-buffers."""
     buffer, data = LttBuffer(tracer, count=2), b""
     for number in range(3000):
-        buffer.log(2, kind.payload(tracer, (number,)), tracer.start_tsc + 1000 * number, 4)
+        buffer.log(2, logged.payload(tracer, (number,)), tracer.start_tsc + 1000 * number, 4)
         if number % drain_every == drain_every - 1:
             data += buffer.drain()
     buffer.finalize(tracer.start_tsc + 10**7)
@@ -269,8 +271,8 @@ def test_losses_are_shown_where_the_counter_rose(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     tracer = Tracer()
-    kind, metadata = counting(tracer)
-    kernel, data = logged(tracer, kind, drain_every=1000)
+    logged, metadata = counting(tracer)
+    kernel, data = logged_ticks(tracer, logged, drain_every=1000)
     write_trace(tmp_path / "in", {"metadata_0": metadata})
     (tmp_path / "in/kernel_0").write_bytes(data)
     trace = stored(tmp_path / "in", tmp_path / "t")
@@ -295,13 +297,13 @@ def test_losses_are_shown_where_the_counter_rose(
 
 def test_strings_of_every_length_are_printed_in_full(tmp_path: Path) -> None:
     tracer = Tracer()
-    kind = kind_of(tracer, Marker("kernel", "say", 2, "s %s n %u t %s"), ["%s", "%u", "%s"])
+    logged = logged_marker(tracer, Marker("kernel", "say", 2, "s %s n %u t %s"), ["%s", "%u", "%s"])
     sizes = [0, 1, 3, 90_000, 2, 70_000, 255, 256, 257]
     events = [
-        (kind, (b"x" * size, size, b"end"), tracer.start_tsc + size_at)
+        (logged, (b"x" * size, size, b"end"), tracer.start_tsc + size_at)
         for size_at, size in enumerate(sizes)
     ]
-    put(tmp_path / "in", Program(tracer, [kind], events, 1 << 18))
+    put(tmp_path / "in", Program(tracer, [logged], events, 1 << 18))
     lines = text(stored(tmp_path / "in", tmp_path / "t"), "*.say").splitlines()
     shown = [f'{{ s = "{"x" * size}", n = {size}, t = "end" }}' for size in sizes]
     assert [line.partition(") ")[2] for line in lines] == shown
@@ -311,8 +313,8 @@ def test_every_channel_without_metadata_says_what_is_missing(
     tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     tracer = Tracer()
-    kind, _ = counting(tracer)
-    program = Program(tracer, [], [(kind, (1,), tracer.start_tsc)])
+    logged, _ = counting(tracer)
+    program = Program(tracer, [], [(logged, (1,), tracer.start_tsc)])
     put(tmp_path / "in", program)
     trace = stored(tmp_path / "in", tmp_path / "t")
     assert main(["text", str(trace.path)]) == 0
@@ -331,8 +333,8 @@ def test_every_channel_without_metadata_says_what_is_missing(
 
 def test_a_note_of_any_window_names_the_byte_of_the_file(tmp_path: Path) -> None:
     tracer = Tracer()
-    kind, _ = counting(tracer)
-    _, data = logged(tracer, kind, drain_every=500)
+    logged, _ = counting(tracer)
+    _, data = logged_ticks(tracer, logged, drain_every=500)
     write_trace(tmp_path / "in", {"metadata_0": LttBuffer(tracer)})
     (tmp_path / "in/kernel_0").write_bytes(data)
     trace = stored(tmp_path / "in", tmp_path / "t")
@@ -347,11 +349,11 @@ def test_a_note_of_any_window_names_the_byte_of_the_file(tmp_path: Path) -> None
 
 def test_contradicting_declarations_are_reported(tmp_path: Path) -> None:
     tracer = Tracer()
-    kind, metadata = counting(tracer)
+    logged, metadata = counting(tracer)
     other = LttBuffer(tracer)
     describe(other, Marker("kernel", "tick", 2, "m %u"), tracer.start_tsc)
     kernel = LttBuffer(tracer)
-    kernel.log(2, kind.payload(tracer, (7,)), tracer.start_tsc, 4)
+    kernel.log(2, logged.payload(tracer, (7,)), tracer.start_tsc, 4)
     write_trace(tmp_path / "in", {"metadata_0": metadata, "metadata_1": other, "kernel_0": kernel})
     trace = stored(tmp_path / "in", tmp_path / "t")
     (batch,) = trace.window(events=["kernel.*"])
@@ -364,8 +366,8 @@ def test_contradicting_declarations_are_reported(tmp_path: Path) -> None:
 
 def test_fields_of_the_same_name_are_distinguished(tmp_path: Path) -> None:
     tracer = Tracer()
-    kind = kind_of(tracer, Marker("kernel", "twice", 2, "a %u a %u"), ["%u", "%u"])
-    put(tmp_path / "in", Program(tracer, [kind], [(kind, (1, 2), tracer.start_tsc)]))
+    logged = logged_marker(tracer, Marker("kernel", "twice", 2, "a %u a %u"), ["%u", "%u"])
+    put(tmp_path / "in", Program(tracer, [logged], [(logged, (1, 2), tracer.start_tsc)]))
     (event,) = stored(tmp_path / "in", tmp_path / "t").events(events=["twice"])
     assert event.fields == {"a": 1, "a_2": 2}
 
@@ -386,9 +388,9 @@ def test_runs_of_several_tracers_in_one_file_print_with_their_own_clocks(tmp_pat
     other = Tracer(start_tsc=5_000, start_s=one.start_s + 100, frequency=2 * 10**9)
     data, metadata = b"", b""
     for tracer, number in ((one, 1), (other, 2)):
-        kind, described = counting(tracer)
+        logged, described = counting(tracer)
         kernel = LttBuffer(tracer)
-        kernel.log(2, kind.payload(tracer, (number,)), tracer.start_tsc + 100, 4)
+        kernel.log(2, logged.payload(tracer, (number,)), tracer.start_tsc + 100, 4)
         for buffer in (kernel, described):
             buffer.finalize(tracer.start_tsc + 200)
         data += kernel.drain()
@@ -404,9 +406,11 @@ def test_runs_of_several_tracers_in_one_file_print_with_their_own_clocks(tmp_pat
 def test_parquet_partitions_are_channels_and_markers_below_the_output(tmp_path: Path) -> None:
     dataset = pytest.importorskip("pyarrow.dataset", reason="no pyarrow here")
     tracer = Tracer()
-    kind = kind_of(tracer, Marker("kernel", "../../x", 2, "n %u s %s p %p"), ["%u", "%s", "%p"])
-    events = [(kind, (at, b"s%d" % at, 1 << 63), tracer.start_tsc + at) for at in range(5)]
-    put(tmp_path / "in", Program(tracer, [kind], events))
+    logged = logged_marker(
+        tracer, Marker("kernel", "../../x", 2, "n %u s %s p %p"), ["%u", "%s", "%p"]
+    )
+    events = [(logged, (at, b"s%d" % at, 1 << 63), tracer.start_tsc + at) for at in range(5)]
+    put(tmp_path / "in", Program(tracer, [logged], events))
     export(stored(tmp_path / "in", tmp_path / "t"), EVERYTHING, "parquet", tmp_path / "pq")
     found = dataset.dataset(tmp_path / "pq", partitioning="hive")
     rows = found.to_table(filter=dataset.field("system") == "kernel").to_pylist()

@@ -23,10 +23,10 @@ def rows_of(document: str, columns: int) -> Iterator[list[str]]:
 def documented() -> dict[str, tuple[str, str, tuple[str, ...]]]:
     """Return type, unit and labels by metric."""
     metrics = {}
-    for name, kind, unit, labels, meaning in rows_of((DOCS / "METRICS.md").read_text(), 5):
+    for name, type_, unit, labels, meaning in rows_of((DOCS / "METRICS.md").read_text(), 5):
         assert name.strip("`") not in metrics
         assert meaning.endswith(".")
-        metrics[name.strip("`")] = (kind, unit, tuple(filter(None, labels.split(", "))))
+        metrics[name.strip("`")] = (type_, unit, tuple(filter(None, labels.split(", "))))
     return metrics
 
 
@@ -44,14 +44,14 @@ def test_the_document_lists_exactly_the_scraped_metrics() -> None:
         labels = {frozenset(sample.labels) for sample in family.samples}
         assert len(names) == len(labels) == 1
         found[names.pop()] = (family.type, labels.pop())
-    told = {name: (kind, frozenset(labels)) for name, (kind, _, labels) in documented().items()}
+    told = {name: (type_, frozenset(labels)) for name, (type_, _, labels) in documented().items()}
     assert told == found
     assert {name for name in found if name.startswith("lttd_")} == {f.name for f in FAMILIES}
 
 
 def test_the_units_of_the_document_match_the_metric_names() -> None:
-    for name, (kind, unit, _) in documented().items():
-        assert name.endswith("_total") == (kind == "counter")
+    for name, (type_, unit, _) in documented().items():
+        assert name.endswith("_total") == (type_ == "counter")
         for in_name in ("bytes", "seconds", "ratio"):
             assert (f"_{in_name}" in name) == (unit == in_name), name
 

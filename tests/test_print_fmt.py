@@ -96,13 +96,13 @@ def test_strings_end_at_their_first_nul_byte() -> None:
 )
 def test_an_unsupported_print_fmt_prints_all_fields_by_name(printed: str) -> None:
     rows = rows_of(printed, [event(-5, 6, 7, b"bash")])
-    renderer = Renderer(rows.kind.format, Symbols())
+    renderer = Renderer(rows.event_type.format, Symbols())
     assert renderer.reason
     told = bytes(matrix_of(renderer.strip(rows), 1)[0]).replace(b"\0", b"").decode()
     assert told.startswith("i=-5 u=6 q=7 comm=bash raw={0,")
     assert "s=dyn" in told
-    assert rows.kind.format is not None
-    assert why_inexpressible(rows.kind.format) == renderer.reason
+    assert rows.event_type.format is not None
+    assert why_inexpressible(rows.event_type.format) == renderer.reason
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_an_unsupported_print_fmt_prints_all_fields_by_name(printed: str) -> Non
 )  # fmt: skip
 def test_only_unsupported_conversions_are_left_out(printed: str, told: str) -> None:
     rows = rows_of(printed, [event(-5, 6, 7, b"bash")] * 3)
-    strip = Renderer(rows.kind.format, Symbols()).strip(rows)
+    strip = Renderer(rows.event_type.format, Symbols()).strip(rows)
     lines_of = [bytes(row).replace(b"\0", b"").decode() for row in matrix_of(strip, 3)]
     assert lines_of == [told] * 3
 

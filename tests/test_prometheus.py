@@ -221,7 +221,7 @@ async def test_a_real_prometheus_scrapes_the_endpoint(tmp_path: Path) -> None:
                 if (found["health"], found["lastError"]) == ("up", ""):
                     break
                 await trio.sleep(0.2)
-            kinds = await ask_until(port, "metadata")
+            metadata = await ask_until(port, "metadata")
             for family in FAMILIES:
-                assert kinds[family.name][0]["type"] == family.kind
+                assert metadata[family.name][0]["type"] == family.type
             nursery.cancel_scope.cancel()

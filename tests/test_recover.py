@@ -391,7 +391,7 @@ def test_the_summary_of_a_recovered_segment_matches_its_files(tmp_path: Path) ->
 def test_data_are_synced_before_their_index() -> None:
     recorded = story("packed")
     synced = [
-        op.path for op in recorded.log if op.kind == "sync" and op.path.parent != recorded.trace
+        op.path for op in recorded.log if op.call == "sync" and op.path.parent != recorded.trace
     ]
     data, index = recorded.stream.data, recorded.stream.index
     assert [p for p in synced if p in (data, index)] == [data, index] * 2

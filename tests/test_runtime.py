@@ -116,22 +116,22 @@ def test_a_replaced_note_is_held_at_once_by_the_replacer(
     assert held(directory, "note").content() == b"new"
 
 
-@pytest.mark.parametrize("kind", ["link", "fifo", "directory", "giant", "others"])
+@pytest.mark.parametrize("file_type", ["link", "fifo", "directory", "giant", "others"])
 def test_a_file_that_lttd_did_not_write_is_not_a_note(
-    directory: RuntimeDirectory, runtime_directory: Path, tmp_path: Path, kind: str
+    directory: RuntimeDirectory, runtime_directory: Path, tmp_path: Path, file_type: str
 ) -> None:
     path = runtime_directory / "note"
     victim = tmp_path / "victim"
     victim.write_text("untouched")
-    if kind == "link":
+    if file_type == "link":
         path.symlink_to(victim)
-    elif kind == "fifo":
+    elif file_type == "fifo":
         os.mkfifo(path, 0o600)
-    elif kind == "directory":
+    elif file_type == "directory":
         path.mkdir()
     else:
         path.touch(0o600)
-        if kind == "giant":
+        if file_type == "giant":
             os.truncate(path, NOTE.most + 1)
         else:
             path.chmod(0o666)

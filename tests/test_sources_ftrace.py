@@ -164,10 +164,10 @@ def test_excluded_threads_are_not_recorded() -> None:
         (instance_of(source) / "events/raw_syscalls/enable").write_text("0")
         pid = os.getpid().to_bytes(4, "little")
         # common_pid is at byte 4 of an event, after its type, flags and preempt count.
-        kind = int((instance_of(source) / "events/raw_syscalls/sys_enter/id").read_text())
+        event_id = int((instance_of(source) / "events/raw_syscalls/sys_enter/id").read_text())
         text = content(drain(source))
         assert not any(
-            kind.to_bytes(2, "little") == text[at - 4 : at - 2]
+            event_id.to_bytes(2, "little") == text[at - 4 : at - 2]
             for at in range(len(text))
             if text.startswith(pid, at)
         )

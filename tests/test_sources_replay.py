@@ -110,8 +110,8 @@ def test_a_file_longer_than_a_buffer_comes_in_several_batches(tmp_path: Path) ->
 
 
 def test_the_last_row_ends_with_its_last_event(tmp_path: Path) -> None:
-    def record(kind: int, delta: int, words: int) -> bytes:
-        return (kind | delta << 5).to_bytes(4, "little") + b"\1\0\0\0" * words
+    def record(type_len: int, delta: int, words: int) -> bytes:
+        return (type_len | delta << 5).to_bytes(4, "little") + b"\1\0\0\0" * words
 
     content = record(1, 7, 1) + record(30, 3, 1) + record(2, 5, 2)
     (tmp_path / "cpu0").write_bytes(page(100, content))

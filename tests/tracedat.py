@@ -14,10 +14,10 @@ def cpu_data(path: Path) -> tuple[int, dict[int, bytes]]:
     (options,) = struct.unpack_from("<Q", raw, at)
     at = options + 16
     while True:
-        kind, size = struct.unpack_from("<HI", raw, at)
-        if kind == 3:
+        option, size = struct.unpack_from("<HI", raw, at)
+        if option == 3:
             break
-        if kind == 0:
+        if option == 0:
             at = struct.unpack_from("<Q", raw, at + 6)[0] + 16
         else:
             at += 6 + size

@@ -38,7 +38,7 @@ SYSCALL_NUMBER: Final = "__syscall_nr"
 """The name of a system call's number since Linux 026842d148b9; before, it was ``nr``."""
 
 
-class Kind(enum.Enum):
+class Encoding(enum.Enum):
     """The meaning of a field's bytes."""
 
     INT = enum.auto()
@@ -71,7 +71,7 @@ class Field:
     offset_bytes: int
     size_bytes: int
     signed: bool
-    kind: Kind
+    encoding: Encoding
     element_bytes: int
     relative: bool = False
     """Whether the field is a ``__rel_loc``."""
@@ -84,8 +84,8 @@ class Field:
     @property
     def is_text(self) -> bool:
         """True: its bytes are a string."""
-        tail_of_text = self.kind is Kind.TAIL and self.type in ("char", "const char")
-        return self.kind in (Kind.CHARS, Kind.STRING, Kind.SPAN) or tail_of_text
+        tail_of_text = self.encoding is Encoding.TAIL and self.type in ("char", "const char")
+        return self.encoding in (Encoding.CHARS, Encoding.STRING, Encoding.SPAN) or tail_of_text
 
     def element_dtype(self, byteorder: str) -> np.dtype[np.generic]:
         """Return the dtype of one element."""
@@ -93,13 +93,13 @@ class Field:
 
     def dtype(self, byteorder: str) -> "np.dtype[np.generic]":
         """Return the dtype of the fixed part."""
-        if self.kind in (Kind.STRING, Kind.DYNAMIC, Kind.BITMASK):
+        if self.encoding in (Encoding.STRING, Encoding.DYNAMIC, Encoding.BITMASK):
             return np.dtype(f"{byteorder}u{self.size_bytes}")
-        if self.kind is Kind.SPAN:
+        if self.encoding is Encoding.SPAN:
             return np.dtype((np.int64, (2,)))
-        if self.kind is Kind.INT:
+        if self.encoding is Encoding.INT:
             return self.element_dtype(byteorder)
-        if self.kind is Kind.ARRAY:
+        if self.encoding is Encoding.ARRAY:
             return np.dtype((self.element_dtype(byteorder), (self.elements,)))
         return np.dtype(f"V{self.size_bytes}")
 
@@ -157,7 +157,7 @@ _FIELD: Final = re.compile(
 )
 _PRINT: Final = "\nprint fmt:"
 _WORD: Final = string.ascii_letters + string.digits + "_"
-_LOCATED: Final = (Kind.STRING, Kind.DYNAMIC, Kind.BITMASK)
+_LOCATED: Final = (Encoding.STRING, Encoding.DYNAMIC, Encoding.BITMASK)
 _LOC_BYTES: Final = 4
 _OLD_LOC_BYTES: Final = 2
 _INT_SIZES: Final = (1, 2, 4, 8)
@@ -218,13 +218,13 @@ def _told_apart(fields: list[Field]) -> tuple[Field, ...]:
     A ``__data_loc`` is named as in its C struct (regcache_sync), and the number of a system call as
     by newer kernels if the call has an argument ``nr`` (io_submit).
     """
-    plain = [field.name for field in fields if field.kind not in _LOCATED]
+    plain = [field.name for field in fields if field.encoding not in _LOCATED]
     if plain.count("nr") == 2:
         number = next(field for field in fields if field.name == "nr")
         fields = [replace(f, name=SYSCALL_NUMBER) if f is number else f for f in fields]
     return tuple(
         replace(field, name=f"{DATA_LOC}{field.name}")
-        if field.kind in _LOCATED and field.name in plain
+        if field.encoding in _LOCATED and field.name in plain
         else field
         for field in fields
     )
@@ -267,21 +267,21 @@ def _fields_of(found: re.Match[str], long_bytes: int, event: str) -> list[Field]
     name, named = declared.name, declared.type
     if offset + size > LOC_OFFSET_MASK:
         raise ValueError(f"field {name[:40]} ends at {offset + size}")
-    kind, element = _kind_of(declared, size, long_bytes)
-    if event == "kernel_stack" and name == "caller" and kind is Kind.ARRAY:
+    encoding, element = _encoding_of(declared, size, long_bytes)
+    if event == "kernel_stack" and name == "caller" and encoding is Encoding.ARRAY:
         # The format declares eight frames, but the array is as long as the event.
-        kind, size = Kind.TAIL, 0
+        encoding, size = Encoding.TAIL, 0
     signed = found["signed"] == "1" if found["signed"] else not _is_unsigned(named)
     relative = declared.location == "__rel_loc"
     if declared.location and size > _LOC_BYTES and size % _LOC_BYTES == 0 and named == "char[]":
         return [
             Field(
                 *(f"{name}[{number}]", "char", offset + number * _LOC_BYTES, _LOC_BYTES),
-                *(signed, Kind.STRING, 1, relative),
+                *(signed, Encoding.STRING, 1, relative),
             )
             for number in range(size // _LOC_BYTES)
         ]
-    return [Field(name, named, offset, size, signed, kind, element, relative)]
+    return [Field(name, named, offset, size, signed, encoding, element, relative)]
 
 
 def _number(digits: str) -> int:
@@ -290,32 +290,32 @@ def _number(digits: str) -> int:
     return int(digits)
 
 
-def _kind_of(declared: _Declared, size: int, long_bytes: int) -> tuple[Kind, int]:
+def _encoding_of(declared: _Declared, size: int, long_bytes: int) -> tuple[Encoding, int]:
     named, stated = declared.type, declared.array
     element = element_bytes(named, long_bytes)
     if declared.location and size in (_OLD_LOC_BYTES, _LOC_BYTES):
         if named in _BITMASKS:
-            return Kind.BITMASK, long_bytes
-        return (Kind.STRING, 1) if named in _CHARS else (Kind.DYNAMIC, element or 1)
+            return Encoding.BITMASK, long_bytes
+        return (Encoding.STRING, 1) if named in _CHARS else (Encoding.DYNAMIC, element or 1)
     if stated is None and not size and element:
         # Linux 3.10 to 4.14, at least, leave out the brackets of a flexible array.
-        return Kind.TAIL, element
+        return Encoding.TAIL, element
     if stated is None:
-        return (Kind.INT, size) if size in _INT_SIZES else (Kind.BYTES, 1)
-    return _array_kind(stated[1:-1], named, size, element)
+        return (Encoding.INT, size) if size in _INT_SIZES else (Encoding.BYTES, 1)
+    return _array_encoding(stated[1:-1], named, size, element)
 
 
-def _array_kind(stated: str, named: str, size: int, element: int) -> tuple[Kind, int]:
+def _array_encoding(stated: str, named: str, size: int, element: int) -> tuple[Encoding, int]:
     if not size:
-        return Kind.TAIL, element or 1
+        return Encoding.TAIL, element or 1
     if stated.isdecimal() and len(stated) <= NUMBER_DIGITS.most and int(stated):
         count = int(stated)
         element = size // count if size % count == 0 else element
     if named in ("char", "const char"):
-        return Kind.CHARS, 1
+        return Encoding.CHARS, 1
     if element in _INT_SIZES and size % element == 0:
-        return Kind.ARRAY, element
-    return Kind.BYTES, 1
+        return Encoding.ARRAY, element
+    return Encoding.BYTES, 1
 
 
 def element_bytes(named: str, long_bytes: int) -> int:

@@ -71,7 +71,7 @@ _FIELDS: Final = (
     ("size", "u4"),
 )
 _DTYPES: Final = {
-    order: np.dtype([(name, order + kind) for name, kind in _FIELDS]) for order in "<>"
+    order: np.dtype([(name, order + number) for name, number in _FIELDS]) for order in "<>"
 }
 _LOSS_DTYPES: Final = {
     order: np.dtype([("events_lost", f"{order}u4"), ("corrupted", f"{order}u4")]) for order in "<>"

@@ -138,11 +138,11 @@ class _Parser:
         return self._tokens[self._at][1] if self._at < len(self._tokens) else None
 
     @property
-    def _kind(self) -> str | None:
+    def _token_type(self) -> str | None:
         return self._tokens[self._at][0] if self._at < len(self._tokens) else None
 
     def accept(self, token: str) -> bool:
-        if self.token == token and self._kind == "operator":
+        if self.token == token and self._token_type == "operator":
             self._at += 1
             return True
         return False
@@ -157,7 +157,7 @@ class _Parser:
     def strings(self) -> bytes:
         """Return adjoining string constants as one."""
         parts = []
-        while self._kind == "string":
+        while self._token_type == "string":
             parts.append(unescaped(str(self.token)[1:-1]))
             self._at += 1
         if not parts:
@@ -179,13 +179,13 @@ class _Parser:
         return found
 
     def _stands(self, token: str) -> bool:
-        return self.token == token and self._kind == "operator"
+        return self.token == token and self._token_type == "operator"
 
     def _end_of_argument(self, at: int) -> int:
         depth = 0
         while at < len(self._tokens):
-            kind, token = self._tokens[at]
-            if kind == "operator":
+            token_type, token = self._tokens[at]
+            if token_type == "operator":
                 if token == "," and depth <= 0:
                     break
                 depth += (token in "([{") - (token in ")]}")
@@ -220,7 +220,7 @@ class _Parser:
     def _binary(self, least: int) -> Node:
         """Parse operators of at least level *least*, which group from the left."""
         left = self._unary()
-        while self._kind == "operator" and _LEVELS.get(str(self.token), -1) >= least:
+        while self._token_type == "operator" and _LEVELS.get(str(self.token), -1) >= least:
             operator, height = str(self.token), self._height
             self._at += 1
             left = Binary(operator, left, self._binary(_LEVELS[operator] + 1))
@@ -249,13 +249,13 @@ class _Parser:
 
     def _cast(self) -> str | None:
         """Parse ``(type)`` if it is next."""
-        if self.token != "(" or self._kind != "operator":
+        if self.token != "(" or self._token_type != "operator":
             return None
         at = self._at + 1
         words = []
         while at < len(self._tokens) and self._tokens[at][1] != ")":
-            kind, word = self._tokens[at]
-            if kind != "name" and word != "*":
+            token_type, word = self._tokens[at]
+            if token_type != "name" and word != "*":
                 return None
             words.append(word)
             at += 1
@@ -283,19 +283,19 @@ class _Parser:
         return self._postfix(Call(f"{{.{member}}}", (value,)))
 
     def _primary(self) -> Node:
-        kind, token = self._kind, self.token
-        if kind == "string":
+        token_type, token = self._token_type, self.token
+        if token_type == "string":
             return Text(self.strings())
         if self.accept("("):
             inside = self.expression()
             self._expect(")")
             return inside
-        if kind is None or token is None or kind == "operator":
+        if token_type is None or token is None or token_type == "operator":
             self._wrong("expected a value, not")
         self._at += 1
-        if kind == "number":
+        if token_type == "number":
             return number_of(token, self._long_bits)
-        if kind == "char":
+        if token_type == "char":
             return Number(ord(unescaped(token[1:-1])[:1] or b"\0"), 32, signed=True)
         return self._named(token)
 
@@ -316,7 +316,7 @@ class _Parser:
                     node = node.arguments[0]
                     self._at += 1
                     continue
-                if node != FieldRef("") or self._kind != "name":
+                if node != FieldRef("") or self._token_type != "name":
                     self._wrong("member")
                 node = FieldRef(str(self.token))
                 self._at += 1
@@ -348,7 +348,7 @@ class _Parser:
             if self.accept("{"):
                 paired = True
                 pairs += self._pair()
-            elif self._kind == "name" and self._is_bare():
+            elif self._token_type == "name" and self._is_bare():
                 # A field's name, the argument of __get_str and similar functions.
                 found.append(FieldRef(str(self.token)))
                 self._at += 1

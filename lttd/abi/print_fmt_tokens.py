@@ -33,7 +33,7 @@ _TYPE_WORDS: Final = (
 
 
 def tokens_of(text: str) -> list[tuple[str, str]]:
-    """Return kind and text of each token.
+    """Return the type and the text of each token.
 
     Raises:
         Unparsable: it has a character that begins none.

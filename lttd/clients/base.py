@@ -87,8 +87,8 @@ def show(given: argparse.Namespace, answer: Mapping[str, Any], text: str) -> int
 
 
 def _refusal(answer: Mapping[str, Any]) -> LttdError:
-    kinds = {kind.exit_status: kind for kind in (UsageError, NoRecorderError)}
-    return kinds.get(answer["status"], LttdError)(str(answer["error"]))
+    errors = {error.exit_status: error for error in (UsageError, NoRecorderError)}
+    return errors.get(answer["status"], LttdError)(str(answer["error"]))
 
 
 def _exchange(recorder: socket.socket, line: bytes, patience_s: float | None) -> bytes:

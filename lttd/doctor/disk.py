@@ -154,8 +154,8 @@ def file_system_of(fd: int) -> str:
     for line in MOUNTS.read_text(errors="surrogateescape").splitlines():
         words = line.split()
         if words[2] == number:
-            kind = words[words.index("-") + 1]
-            found = f"{kind} ({words[4]})"
+            file_system = words[words.index("-") + 1]
+            found = f"{file_system} ({words[4]})"
     return found
 
 

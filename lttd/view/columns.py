@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, LOC_OFFSET_MASK, Field, Kind
+from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, LOC_OFFSET_MASK, Encoding, Field
 from lttd.abi.gather import gather
 from lttd.stats import counted
 from lttd.view.formats import EventType
@@ -72,33 +72,35 @@ class EventBatch:
 
     def __repr__(self) -> str:
         span = f", {self.time[0]} to {self.time[-1]}" if len(self) else ""
-        return f"<{counted(len(self), 'event')} of {counted(len(self._kinds), 'type')}{span}>"
+        return (
+            f"<{counted(len(self), 'event')} of {counted(len(self._rows_of_types), 'type')}{span}>"
+        )
 
     @cached_property
-    def _kinds(self) -> list[tuple[EventType, I64]]:
+    def _rows_of_types(self) -> list[tuple[EventType, I64]]:
         counts = np.bincount(self.type, minlength=len(self.types))
         order = np.argsort(self.type.astype(np.uint16), kind="stable")
         behind = np.cumsum(counts)
         return [
-            (kind, order[behind[kind.number] - counts[kind.number] : behind[kind.number]])
-            for kind in self.types
-            if counts[kind.number]
+            (one, order[behind[one.number] - counts[one.number] : behind[one.number]])
+            for one in self.types
+            if counts[one.number]
         ]
 
     def by_type(self) -> Iterator["EventRows"]:
         """Yield the events of each type that occurs."""
-        for kind, rows in self._kinds:
-            yield EventRows(self, kind, rows)
+        for event_type, rows in self._rows_of_types:
+            yield EventRows(self, event_type, rows)
 
     def __getitem__(self, name: str) -> "EventRows":
         """Return the events called *name*, or ``system:name``; there may be none."""
         for rows in self.by_type():
-            if name in (rows.kind.name, f"{rows.kind.system}:{rows.kind.name}"):
+            if name in (rows.event_type.name, f"{rows.event_type.system}:{rows.event_type.name}"):
                 return rows
-        kind = self.find(name)
-        if kind is None:
+        event_type = self.find(name)
+        if event_type is None:
             raise KeyError(name)
-        return EventRows(self, kind, np.empty(0, np.int64))
+        return EventRows(self, event_type, np.empty(0, np.int64))
 
     def select(self, rows: I64 | Mask) -> "EventBatch":
         """Return a batch with only some of the events."""
@@ -123,7 +125,7 @@ class EventBatch:
 
     def columns(self) -> dict[str, Column]:
         """Return the columns that every event has, by name."""
-        names = np.array([kind.name for kind in self.types], np.str_)
+        names = np.array([one.name for one in self.types], np.str_)
         return {
             "time": self.time,
             "cpu": self.cpu,
@@ -145,9 +147,9 @@ class EventBatch:
 class EventRows:
     """The events of one type in a batch; its fields are columns: ``rows["prev_pid"]``."""
 
-    def __init__(self, batch: EventBatch, kind: EventType, rows: I64) -> None:
+    def __init__(self, batch: EventBatch, event_type: EventType, rows: I64) -> None:
         self.batch = batch
-        self.kind = kind
+        self.event_type = event_type
         self.rows = rows
         """The numbers of these events in the batch."""
         self._columns: dict[str, Column] = {}
@@ -156,11 +158,12 @@ class EventRows:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        return f"<{len(self):,} {self.kind.system}:{self.kind.name}: {', '.join(self.names)}>"
+        name = f"{self.event_type.system}:{self.event_type.name}"
+        return f"<{len(self):,} {name}: {', '.join(self.names)}>"
 
     def some(self, which: slice | I64 | Mask) -> "EventRows":
         """Return some of these events."""
-        return EventRows(self.batch, self.kind, self.rows[which])
+        return EventRows(self.batch, self.event_type, self.rows[which])
 
     @property
     def time(self) -> U64:
@@ -190,18 +193,18 @@ class EventRows:
     @property
     def names(self) -> list[str]:
         """The names of the event type's own fields."""
-        return [one.name for one in self.kind.format.own] if self.kind.format else []
+        return [one.name for one in self.event_type.format.own] if self.event_type.format else []
 
     @cached_property
     def records(self) -> npt.NDArray[np.void]:
         """The fixed parts of the events, as a structured array."""
-        if self.kind.format is None:
-            raise KeyError(f"{self.kind.name} has no format")
-        dtype = self.kind.format.dtype
+        if self.event_type.format is None:
+            raise KeyError(f"{self.event_type.name} has no format")
+        dtype = self.event_type.format.dtype
         if not len(self.rows):
             return np.empty(0, dtype)
-        if self.kind.records_of is not None:
-            return self.kind.records_of(self.batch.data, self.at, self.size_bytes)
+        if self.event_type.records_of is not None:
+            return self.event_type.records_of(self.batch.data, self.at, self.size_bytes)
         # Gather them as opaque bytes: six times faster than field by field.
         return gather(self.batch.data, self.at, np.dtype(f"V{dtype.itemsize}")).view(dtype)
 
@@ -211,9 +214,9 @@ class EventRows:
         Raises:
             KeyError: there is no field of that name.
         """
-        if self.kind.format is None:
+        if self.event_type.format is None:
             raise KeyError(name)
-        return self.kind.format.by_name[name]
+        return self.event_type.format.by_name[name]
 
     def __getitem__(self, name: str) -> Column:
         """Return a field: integers (2-D for arrays), or bytes objects for strings and the rest.
@@ -222,13 +225,13 @@ class EventRows:
             KeyError: there is no field of that name.
         """
         one = self.field(name)
-        if one.kind in (Kind.INT, Kind.ARRAY):
+        if one.encoding in (Encoding.INT, Encoding.ARRAY):
             return self.records[name]
-        if one.kind is Kind.CHARS:
+        if one.encoding is Encoding.CHARS:
             return chars(self.records[name].view(f"S{one.size_bytes}"))
         pieces = self.dynamic(name)
-        if one.kind is Kind.STRING or (
-            one.kind is Kind.TAIL and one.type in ("char", "const char")
+        if one.encoding is Encoding.STRING or (
+            one.encoding is Encoding.TAIL and one.type in ("char", "const char")
         ):
             pieces = [piece.partition(b"\0")[0] for piece in pieces]
         column = np.empty(len(pieces), np.object_)
@@ -248,12 +251,18 @@ class EventRows:
         """
         one = self.field(name)
         size = self.size_bytes
-        if one.kind is Kind.SPAN:
+        if one.encoding is Encoding.SPAN:
             span = self.records[name]
             return self.at + span[:, 0], self.at + span[:, 1]
-        if one.kind in (Kind.TAIL, Kind.BYTES, Kind.CHARS, Kind.ARRAY, Kind.INT):
+        if one.encoding in (
+            Encoding.TAIL,
+            Encoding.BYTES,
+            Encoding.CHARS,
+            Encoding.ARRAY,
+            Encoding.INT,
+        ):
             begin = np.full(len(size), one.offset_bytes, np.int64)
-            end = size if one.kind is Kind.TAIL else begin + one.size_bytes
+            end = size if one.encoding is Encoding.TAIL else begin + one.size_bytes
         else:
             loc = self.records[name].astype(np.int64)
             begin = loc & LOC_OFFSET_MASK
@@ -273,8 +282,8 @@ class EventRows:
     def lists(self, name: str) -> list[list[int]]:
         """Return the elements of a dynamic field, for each event."""
         one = self.field(name)
-        assert self.kind.format is not None
-        dtype = one.element_dtype(self.kind.format.byteorder)
+        assert self.event_type.format is not None
+        dtype = one.element_dtype(self.event_type.format.byteorder)
         size = dtype.itemsize
         pieces = self.dynamic(name)
         return [np.frombuffer(raw, dtype, len(raw) // size).tolist() for raw in pieces]

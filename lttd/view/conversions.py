@@ -242,10 +242,10 @@ def _ranges(held: list[int]) -> bytes:
 
 
 def _teller(extension: str) -> Callable[[bytes], bytes] | None:
-    kind = extension[:2]
-    if kind in ("I4", "i4"):
+    protocol = extension[:2]
+    if protocol in ("I4", "i4"):
         return lambda raw: ".".join(str(byte) for byte in raw[:4]).encode()
-    if kind in ("I6", "i6"):
+    if protocol in ("I6", "i6"):
         return lambda raw: _ipv6(raw, compressed="c" in extension)
     if extension.startswith("IS"):
         return lambda raw: _socket_address(raw, extension)

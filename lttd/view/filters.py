@@ -124,7 +124,7 @@ class Where:
             with np.errstate(all="ignore"):
                 return _truth(self._value(self._body, rows), len(rows))
         except (TypeError, ValueError, OverflowError, np.exceptions.DTypePromotionError) as error:
-            raise UsageError(f"--where {self.text!r}: {rows.kind.name}: {error}") from None
+            raise UsageError(f"--where {self.text!r}: {rows.event_type.name}: {error}") from None
 
     def _value(self, node: ast.AST, rows: EventRows) -> Value:  # noqa: PLR0911  (a row per kind of node)
         match node:
@@ -178,9 +178,9 @@ def value_of(rows: EventRows, name: str) -> Value:
 
 def _common(rows: EventRows, name: str) -> Value:
     batch, at, name = rows.batch, rows.rows, name.removeprefix("common_")
-    kind = {"event": rows.kind.name, "system": rows.kind.system}
-    if name in kind:
-        return kind[name].encode()
+    named = {"event": rows.event_type.name, "system": rows.event_type.system}
+    if name in named:
+        return named[name].encode()
     if name in ("time", "timestamp"):
         return batch.time[at]
     small: dict[str, Any] = {
@@ -259,12 +259,12 @@ def _matched(a: Value, b: Value) -> tuple[Value, Value]:
     constant from 2^63 on.  Of a signed and an unsigned column, the unsigned one becomes signed.
     """
     _refuse_beyond(a, b)
-    kinds = {value.dtype.str[1:] for value in (a, b) if isinstance(value, np.ndarray)}
-    if kinds == {"u8", "i8"}:
+    dtypes = {value.dtype.str[1:] for value in (a, b) if isinstance(value, np.ndarray)}
+    if dtypes == {"u8", "i8"}:
         return a.astype(np.int64), b.astype(np.int64)
-    if kinds == {"u8"}:
+    if dtypes == {"u8"}:
         a, b = (value & _MOST_INT if isinstance(value, int) else value for value in (a, b))
-    elif kinds == {"i8"} and any(isinstance(v, int) and v > _MOST_SIGNED for v in (a, b)):
+    elif dtypes == {"i8"} and any(isinstance(v, int) and v > _MOST_SIGNED for v in (a, b)):
         a, b = (v.astype(np.uint64) if isinstance(v, np.ndarray) else v for v in (a, b))
     return a, b
 
@@ -364,16 +364,16 @@ class Filter:
         """Tell whether the filter allows events of a CPU."""
         return self._cpus is None or cpu in self._cpus
 
-    def wants(self, kind: EventType) -> bool:
+    def wants(self, event_type: EventType) -> bool:
         """Tell whether the filter allows events of a type."""
         if self.globs is None:
             return True
-        return any(matches(kind.system, kind.name, glob) for glob in self.globs)
+        return any(matches(event_type.system, event_type.name, glob) for glob in self.globs)
 
     def of(self, batch: EventBatch) -> EventBatch:
         """Return the batch with the selected events; its losses stay."""
         if self.globs is not None and len(batch):
-            wanted = np.array([self.wants(kind) for kind in batch.types])
+            wanted = np.array([self.wants(event_type) for event_type in batch.types])
             keep = wanted[batch.type]
             batch = batch if keep.all() else batch.select(np.flatnonzero(keep))
         if self.where is None or not len(batch):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lttd.abi.ftrace_format import Kind
+from lttd.abi.ftrace_format import Encoding
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.losses import Loss
 from lttd.view.task_names import Names
@@ -27,18 +27,18 @@ class JsonLines:
         for rows in batch.by_type():
             names = [n for n in rows.names if self._fields is None or n in self._fields]
             columns = {name: _values(rows, name) for name in names}
-            if rows.kind.format is None:
+            if rows.event_type.format is None:
                 columns = {"bytes": [raw.hex() for raw in rows.raw()]}
             heads = zip(rows.rows.tolist(), rows.time.tolist(), rows.cpu.tolist(), strict=True)
             for number, (at, when, cpu) in enumerate(heads):
                 fields = {name: _plain(values[number]) for name, values in columns.items()}
                 head: dict[str, Any] = {"time": when, "cpu": cpu}
                 if who is None:
-                    head["channel"] = rows.kind.system
+                    head["channel"] = rows.event_type.system
                 else:
                     head["comm"] = _plain(who[0]["comm"][who[1][at]].item())
                     head["pid"] = int(batch.pid[at])
-                told.append((when, at, head | {"event": rows.kind.name, "fields": fields}))
+                told.append((when, at, head | {"event": rows.event_type.name, "fields": fields}))
         told.sort(key=lambda one: one[:2])
         yield b"".join(json.dumps(value).encode() + b"\n" for _, _, value in told)
 
@@ -46,7 +46,7 @@ class JsonLines:
 def _values(rows: EventRows, name: str) -> list[Any]:
     """Return one field of each event; an array of integers becomes a list."""
     field = rows.field(name)
-    if field.kind in (Kind.DYNAMIC, Kind.TAIL) and field.element_bytes > 1:
+    if field.encoding in (Encoding.DYNAMIC, Encoding.TAIL) and field.element_bytes > 1:
         return rows.lists(name)
     values: list[Any] = rows.column(name).tolist()
     return values

@@ -41,7 +41,7 @@ class Event:
         self.time = int(rows.batch.time[at])
         self.cpu = int(rows.batch.cpu[at])
         self.pid = int(rows.batch.pid[at])
-        self.name = rows.kind.name
+        self.name = rows.event_type.name
         self._rows = rows
         self._number = number
 
@@ -87,11 +87,11 @@ class EventWindow:
         for segment in self._segments:
             manifest = segment.manifest
             clock = (manifest.clock, manifest.machine.get("boot_id"))
-            for kind in dict.fromkeys(stream.info.abi for stream in segment.streams):
-                groups.setdefault((kind, clock), []).append(segment)
+            for abi in dict.fromkeys(stream.info.abi for stream in segment.streams):
+                groups.setdefault((abi, clock), []).append(segment)
         opened = [
-            ClockGroup(kind, members, self._window, self._filter, self.notes, self._piece_bytes)
-            for (kind, _), members in groups.items()
+            ClockGroup(abi, members, self._window, self._filter, self.notes, self._piece_bytes)
+            for (abi, _), members in groups.items()
         ]
         return sorted(opened, key=lambda group: group.first_realtime_ns)
 
@@ -101,20 +101,20 @@ class ClockGroup:
 
     def __init__(
         self,
-        kind: str,
+        abi: str,
         segments: Sequence[Segment],
         window: Window,
         chosen: Filter,
         notes: WindowNotes,
         piece_bytes: int,
     ) -> None:
-        self.kind = kind
+        self.abi = abi
         """The ABI of their sub-buffers."""
         self.segments = segments
         self._filter = chosen
         self._notes = notes
         self._piece_bytes = piece_bytes
-        self.family = family_of(kind)
+        self.family = family_of(abi)
         """What decodes, prints and names the events; None where nothing can."""
         self._decoder = self.family.decoder(notes) if self.family else None
         self._context_of: dict[str, Contexts] = {}
@@ -138,10 +138,10 @@ class ClockGroup:
 
         Return whether it was added.
         """
-        if stream.info.abi != self.kind or not self._filter.wants_cpu(stream.info.id.cpu):
+        if stream.info.abi != self.abi or not self._filter.wants_cpu(stream.info.id.cpu):
             return False
         contexts = self._context_of.get(str(stream.segment.directory))
-        if contexts is None or (stream.abi is None and self.kind in ABIS):
+        if contexts is None or (stream.abi is None and self.abi in ABIS):
             self._note_undecoded(stream, known=contexts is not None)
             return False
         self.sources.append(WindowStream(stream, contexts.of(stream), self._notes))
@@ -149,10 +149,10 @@ class ClockGroup:
 
     def _note_undecoded(self, stream: StoredStream, *, known: bool) -> None:
         if known:
-            what = f"{self.kind} events cannot be decoded as the manifest describes them; skipped"
+            what = f"{self.abi} events cannot be decoded as the manifest describes them; skipped"
             note = f"{stream.paths.data}: {what}"
         else:
-            what = f"{self.kind} events cannot be decoded: their format is unknown; skipped."
+            what = f"{self.abi} events cannot be decoded: their format is unknown; skipped."
             note = f"{stream.segment.directory}: {what} lttv info counts the bytes, by stream"
         self._notes.add(note)
 

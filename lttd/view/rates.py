@@ -237,8 +237,9 @@ def _count(rates: Rates, batch: EventBatch, edges: U64) -> None:
                 rates.cpu(cpu).events[:] += events
         for number, count in enumerate(np.bincount(batch.type, minlength=len(batch.types))):
             if count:
-                kind = batch.types[number]
-                rates.types[f"{kind.system}:{kind.name}" if kind.system else kind.name] += count
+                event_type = batch.types[number]
+                system, name = event_type.system, event_type.name
+                rates.types[f"{system}:{name}" if system else name] += count
     for loss in batch.losses:
         _count_loss(rates, loss, int(np.searchsorted(edges, np.uint64(loss.time), "right")))
 

@@ -154,7 +154,7 @@ def _told_by(batch: EventBatch) -> NameHistory:
     """Return the observations in the batch's own events, only where a name changes."""
     found: list[tuple[Column, Column, Column]] = []
     for rows in batch.by_type():
-        for pid_field, comm_field in _TELLING.get(rows.kind.name, ()):
+        for pid_field, comm_field in _TELLING.get(rows.event_type.name, ()):
             found += _observed(rows, pid_field, comm_field)
     if not found:
         return {}

@@ -148,12 +148,12 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
     contexts: dict[str, Contexts] = {}
     notes = Notes()
     for record in manifest.streams:
-        stream, kind, context = StoredStream(segment, manifest, record), record.info.abi, None
-        family = family_of(kind) if stream.abi is not None and stream.abi.needs_context else None
+        stream, abi, context = StoredStream(segment, manifest, record), record.info.abi, None
+        family = family_of(abi) if stream.abi is not None and stream.abi.needs_context else None
         if events and family is not None:
-            if kind not in contexts:
-                contexts[kind] = family.contexts(segment, manifest, notes)
-            context = contexts[kind].of(stream)
+            if abi not in contexts:
+                contexts[abi] = family.contexts(segment, manifest, notes)
+            context = contexts[abi].of(stream)
         _StreamCheck(report, stream, context, growing=state == "live").run(events=events)
     report.notes += notes.told()
     known = {record.name for record in manifest.streams}
@@ -253,18 +253,18 @@ class _StreamCheck:
             return
         explained = good.copy()
         # One line per entry: the first defect explains the others.
-        for kind, holds in zip(found._fields, found, strict=True):
+        for rule, holds in zip(found._fields, found, strict=True):
             rows = np.flatnonzero(~holds & ~explained)
             explained |= ~holds
             for row in rows[: MOST_FINDINGS + 1].tolist():
-                self._find(self._at_entry(first + row, entries, kind))
+                self._find(self._at_entry(first + row, entries, rule))
 
-    def _at_entry(self, number: int, entries: SeekIndex, kind: str) -> Finding:
-        if kind in ("size", "begin", "inside"):
+    def _at_entry(self, number: int, entries: SeekIndex, rule: str) -> Finding:
+        if rule in ("size", "begin", "inside"):
             offset = int(entries[number]["offset_bytes"])
-            return Finding(self._stream.paths.data, offset, _WRONG[kind], number)
+            return Finding(self._stream.paths.data, offset, _WRONG[rule], number)
         offset = len(INDEX_HEADER) + number * ENTRY_BYTES
-        return Finding(self._stream.paths.index, offset, _WRONG[kind], number)
+        return Finding(self._stream.paths.index, offset, _WRONG[rule], number)
 
     def _tail(self, entries: SeekIndex, gaps: list[Gap]) -> None:
         """Check that no file has bytes after the last entry."""

@@ -428,8 +428,8 @@ def test_the_next_recorder_keeps_the_rings_of_a_killed_one(guest: Guest) -> None
         cp -r /tmp/trace $OUT/trace
         """,
     )
-    kinds = [Manifest.read(one.manifest).source["previous_run"] for one in recorded.segments]
-    assert kinds == [False, True, False]
+    previous = [Manifest.read(one.manifest).source["previous_run"] for one in recorded.segments]
+    assert previous == [False, True, False]
     recorded.expect_whole()
     names = ("ftrace_0", "ftrace_1")
     found = b"".join(

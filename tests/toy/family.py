@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lttd.abi.ftrace_format import Field, Format, Kind
+from lttd.abi.ftrace_format import Encoding, Field, Format
 from lttd.abi.gather import gather
 from lttd.manifest import Manifest
 from lttd.stored import StoredStream
@@ -33,7 +33,7 @@ class ToyTypes:
 
     def __init__(self) -> None:
         play = EventType(0, EventName("toy", "play"), 0, "")
-        fields = (Field("value", "u64", 8, 8, False, Kind.INT, 8),)
+        fields = (Field("value", "u64", 8, 8, False, Encoding.INT, 8),)
         play.format = Format("toy", "play", 0, fields, "", "<", 8)
         self.all = [play]
 

@@ -53,10 +53,10 @@ class ProcessNotes:
         walked = walk(data, 0, len(data), layout)
         rows = notes(data, walked, layout)
         found = records_at(data, walked.offset_bytes[rows], layout)
-        kinds, pids = (found["action"] & ACT_MASK).tolist(), found["pid"].tolist()
-        for row, kind, pid in zip(rows.tolist(), kinds, pids, strict=True):
+        actions, pids = (found["action"] & ACT_MASK).tolist(), found["pid"].tolist()
+        for row, action, pid in zip(rows.tolist(), actions, pids, strict=True):
             at, length = int(walked.offset_bytes[row]), int(walked.size_bytes[row])
-            self._keep((kind, pid), bytes(data[at : at + length]))
+            self._keep((action, pid), bytes(data[at : at + length]))
         return len(walked.offset_bytes)
 
     def _keep(self, key: tuple[int, int], record: bytes) -> None:

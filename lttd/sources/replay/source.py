@@ -83,8 +83,8 @@ def detect(directory: Path, replays: Mapping[str, str]) -> Detected | None:
     by = {abi: _replay_of(module).find(directory) for abi, module in replays.items()}
     found = [Detected(abi, path) for abi, path in by.items() if path is not None]
     if len(found) > 1:
-        kinds = " and ".join(f"{one.abi} ({one.by.name})" for one in sorted(found))
-        raise UsageError(f"{directory} holds {kinds}: say which with replay:DIR,abi=")
+        abis = " and ".join(f"{one.abi} ({one.by.name})" for one in sorted(found))
+        raise UsageError(f"{directory} holds {abis}: say which with replay:DIR,abi=")
     return found[0] if found else None
 
 

@@ -27,7 +27,7 @@ from lttd.abi.blktrace import (
     records_at,
     walk,
 )
-from lttd.abi.ftrace_format import Field, Format, Kind
+from lttd.abi.ftrace_format import Encoding, Field, Format
 from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths
@@ -58,11 +58,11 @@ class BigEndianField(Field):
 
 
 def _int(name: str, at: int, size: int) -> Field:
-    return Field(name, f"u{8 * size}", at, size, False, Kind.INT, size)
+    return Field(name, f"u{8 * size}", at, size, False, Encoding.INT, size)
 
 
 def _big(name: str, at: int, size: int) -> Field:
-    return BigEndianField(name, f"__be{8 * size}", at, size, False, Kind.INT, size)
+    return BigEndianField(name, f"__be{8 * size}", at, size, False, Encoding.INT, size)
 
 
 _REQUESTS: Final = (_big("requests", 0, 8),)
@@ -72,10 +72,10 @@ _PDU_FIELDS: Final[dict[str, tuple[Field, ...]]] = {
     "unplug_timer": _REQUESTS,
     "split": (_big("new_sector", 0, 8),),
     "remap": (_big("device_from", 0, 4), _big("device_to", 4, 4), _big("sector_from", 8, 8)),
-    "note_process": (Field("comm", "char", 0, COMM_BYTES, False, Kind.CHARS, 1),),
+    "note_process": (Field("comm", "char", 0, COMM_BYTES, False, Encoding.CHARS, 1),),
     "note_timestamp": (_int("seconds", 0, 4), _int("nanoseconds", 4, 4)),
-    "note_message": (Field("message", "char", 0, 0, False, Kind.TAIL, 1),),
-    "drv_data": (Field("data", "u8", 0, 0, False, Kind.TAIL, 1),),
+    "note_message": (Field("message", "char", 0, 0, False, Encoding.TAIL, 1),),
+    "drv_data": (Field("data", "u8", 0, 0, False, Encoding.TAIL, 1),),
 }
 
 
@@ -115,12 +115,12 @@ class Types:
         if key not in self._known:
             name = name_of(action, note=note)
             file = EventName(SYSTEM, name)
-            kind = EventType(len(self.all), file, action, "")
+            event_type = EventType(len(self.all), file, action, "")
             if not short:
                 plain = name.removesuffix("_cgroup")
-                kind.format = format_of(plain, action, layout)
-            self.all.append(kind)
-            self._known[key] = kind
+                event_type.format = format_of(plain, action, layout)
+            self.all.append(event_type)
+            self._known[key] = event_type
         return self._known[key]
 
     def find(self, name: str, _sources: Sequence[WindowStream]) -> EventType | None:
@@ -168,12 +168,12 @@ class BlktraceDecoder(PieceDecoder[Types]):
         """See ``PieceDecoder``."""
         found = [self._walk(piece, loaded.data, member) for member in loaded.members]
         dtypes = ("u8", "u8", "i4", "i4", "u2", "i8", "u4")
-        key, time, pid, kind, cpu, at, size = joined(found, dtypes)
+        key, time, pid, types, cpu, at, size = joined(found, dtypes)
         stream = np.repeat(np.arange(len(found)), [len(one.key) for one in found])
         order = _merged(key, stream)
         nothing = np.zeros(len(key), np.uint8)
         return Columns(
-            *(time[order], cpu[order], kind[order], pid[order], nothing, nothing),
+            *(time[order], cpu[order], types[order], pid[order], nothing, nothing),
             *(at[order], size[order]),
         ), None
 
@@ -198,30 +198,30 @@ class BlktraceDecoder(PieceDecoder[Types]):
             key[kept],
             time[kept],
             records["pid"].astype(np.int32),
-            self._kinds(records["action"].astype(np.uint64), size, layout),
+            self._types_of(records["action"].astype(np.uint64), size, layout),
             np.full(len(records), member.source.cpu, np.uint16),
             walked.offset_bytes[kept],
             size.astype(np.uint32),
         )
 
-    def _kinds(self, action: U64, size: I64, layout: Layout) -> I32:
+    def _types_of(self, action: U64, size: I64, layout: Layout) -> I32:
         """Return the number of each record's type."""
         note = action & np.uint64(NOTIFY) != 0
         act = (action & np.uint64(ACT_MASK | ACT_CGROUP)).astype(np.int64)
         which = act << 1 | note
-        kinds = np.empty(len(act), np.int32)
+        types = np.empty(len(act), np.int32)
         for one in np.unique(which).tolist():
             rows = np.flatnonzero(which == one)
             whole = self.types.number(one >> 1, note=bool(one & 1), short=False, layout=layout)
-            kinds[rows] = whole.number
+            types[rows] = whole.number
             assert whole.format is not None
             short = rows[size[rows] < whole.format.fixed_bytes]
             if len(short):
                 of_short = self.types.number(
                     one >> 1, note=bool(one & 1), short=True, layout=layout
                 )
-                kinds[short] = of_short.number
-        return kinds
+                types[short] = of_short.number
+        return types
 
 
 def _merged(key: U64, stream: I64) -> I64:

@@ -59,8 +59,8 @@ _RWBS_BITS: Final = ("flush", "discard", "write", None, "fua", "ahead", "sync", 
 def _rwbs(bits: int) -> bytes:
     """Return the letters of fill_rwbs()."""
     flush, discard, write, has_bytes, fua, ahead, sync, meta = (bits >> at & 1 for at in range(8))
-    kind = "D" if discard else "W" if write else "R" if has_bytes else "N"
-    return ("F" * flush + kind + "F" * fua + "A" * ahead + "S" * sync + "M" * meta).encode()
+    operation = "D" if discard else "W" if write else "R" if has_bytes else "N"
+    return ("F" * flush + operation + "F" * fua + "A" * ahead + "S" * sync + "M" * meta).encode()
 
 
 _RWBS: Final = np.array([b"%3b " % _rwbs(bits) for bits in range(256)], np.bytes_)

@@ -64,7 +64,7 @@ class BlktraceNames(Names):
         The notes of a killed or running recorder may not be in its notes file yet.
         """
         for rows in batch.by_type():
-            if rows.kind.name == "note_process" and rows.kind.format is not None:
+            if rows.event_type.name == "note_process" and rows.event_type.format is not None:
                 times, pids = rows.time.tolist(), rows.pid.tolist()
                 for time, pid, comm in zip(times, pids, rows["comm"].tolist(), strict=True):
                     seen = self.noted.setdefault(pid, [])

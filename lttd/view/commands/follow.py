@@ -53,8 +53,8 @@ class _Followed:
         }
 
     def _opened(self, segment: Segment) -> ClockGroup:
-        kind = next((stream.info.abi for stream in segment.streams), "")
-        return ClockGroup(kind, [segment], EVERYTHING, self._show.filter, self._notes, 1)
+        abi = next((stream.info.abi for stream in segment.streams), "")
+        return ClockGroup(abi, [segment], EVERYTHING, self._show.filter, self._notes, 1)
 
     def has_more(self) -> bool:
         """Tell by the sizes of the index files whether there are new entries."""

@@ -151,8 +151,8 @@ tr + tr td {{ border-top: 1px solid #eceff3 }}
 
 
 def _table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    def row(cells: Iterable[str], kind: str) -> str:
-        return "<tr>" + "".join(f"<{kind}>{clean(cell)}</{kind}>" for cell in cells) + "</tr>\n"
+    def row(cells: Iterable[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{clean(cell)}</{tag}>" for cell in cells) + "</tr>\n"
 
     body = "".join(row(cells, "td") for cells in rows)
     return f"<table>\n{row(names, 'th')}{body}</table>\n"

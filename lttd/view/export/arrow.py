@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lttd.abi.ftrace_format import Field, Kind
+from lttd.abi.ftrace_format import Encoding, Field
 from lttd.view.columns import EventRows, inside, until_nul
 from lttd.view.export.ctf_events import is_text
 
@@ -18,25 +18,25 @@ Array = Any  # pyarrow has no types
 def field_array(rows: EventRows, name: str) -> Array:
     """Return one field of some events: integers, strings, lists, or binary for other types."""
     one = rows.field(name)
-    if one.kind is Kind.INT:
+    if one.encoding is Encoding.INT:
         return pa.array(_native(rows.records[name]))
-    if one.kind is Kind.ARRAY:
+    if one.encoding is Encoding.ARRAY:
         values = _native(rows.records[name])
         bounds = np.arange(len(values) + 1, dtype=np.int64) * one.elements
         return _lists(bounds, values.reshape(-1))
     begin, end = rows.spans(name)
     raw = np.frombuffer(rows.batch.data, np.uint8)
-    if one.kind is Kind.BYTES:
+    if one.encoding is Encoding.BYTES:
         return _binary(raw, begin, end - begin, pa.binary())
-    if one.kind in (Kind.CHARS, Kind.SPAN) or is_text(one):
+    if one.encoding in (Encoding.CHARS, Encoding.SPAN) or is_text(one):
         return _strings(raw, begin, until_nul(raw, begin, end - begin))
     return _dynamic(raw, begin, end - begin, one, rows)
 
 
 def _dynamic(raw: U8, begin: I64, length: I64, one: Field, rows: EventRows) -> Array:
     count = length // one.element_bytes
-    assert rows.kind.format is not None
-    dtype = one.element_dtype(rows.kind.format.byteorder)
+    assert rows.event_type.format is not None
+    dtype = one.element_dtype(rows.event_type.format.byteorder)
     values = _native(_gathered(raw, begin, count * one.element_bytes).view(dtype))
     return _lists(np.concatenate((np.zeros(1, np.int64), np.cumsum(count))), values)
 
@@ -54,10 +54,10 @@ def _gathered(raw: U8, begin: I64, length: I64) -> U8:
     return gathered
 
 
-def _binary(raw: U8, begin: I64, length: I64, kind: Array) -> Array:
+def _binary(raw: U8, begin: I64, length: I64, into: Array) -> Array:
     bounds = np.concatenate((np.zeros(1, np.int64), np.cumsum(length))).astype(np.int32)
     data = _gathered(raw, begin, length)
-    return pa.Array.from_buffers(kind, len(begin), [None, pa.py_buffer(bounds), pa.py_buffer(data)])
+    return pa.Array.from_buffers(into, len(begin), [None, pa.py_buffer(bounds), pa.py_buffer(data)])
 
 
 def _strings(raw: U8, begin: I64, length: I64) -> Array:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, LOC_OFFSET_MASK, Field, Format, Kind
+from lttd.abi.ftrace_format import LOC_LENGTH_SHIFT, LOC_OFFSET_MASK, Encoding, Field, Format
 from lttd.abi.gather import gather
 from lttd.view.columns import inside, until_nul
 from lttd.view.formats import Formats
@@ -30,13 +30,13 @@ COUNT_BYTES: Final = 2
 _MOST_BYTES: Final = 0xFFFF
 # The size of a __data_loc of an old kernel, which is an offset only.
 _OFFSET_BYTES: Final = 2
-DYNAMIC: Final = frozenset({Kind.STRING, Kind.DYNAMIC, Kind.BITMASK, Kind.TAIL})
+DYNAMIC: Final = frozenset({Encoding.STRING, Encoding.DYNAMIC, Encoding.BITMASK, Encoding.TAIL})
 
 
 def is_text(field: Field) -> bool:
     """Tell whether a dynamic field is a string."""
-    tail = field.kind is Kind.TAIL and field.type in ("char", "const char")
-    return field.kind is Kind.STRING or tail
+    tail = field.encoding is Encoding.TAIL and field.type in ("char", "const char")
+    return field.encoding is Encoding.STRING or tail
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class CtfType:
     def fixed(self) -> list[Field]:
         """The fields of fixed size."""
         fields = self.format.own if self.format else ()
-        return [one for one in fields if one.kind not in DYNAMIC and one.size_bytes]
+        return [one for one in fields if one.encoding not in DYNAMIC and one.size_bytes]
 
     @cached_property
     def dynamic(self) -> list[Field]:
         """The fields whose size differs from event to event."""
-        return [one for one in self.format.own if one.kind in DYNAMIC] if self.format else []
+        return [one for one in self.format.own if one.encoding in DYNAMIC] if self.format else []
 
     @cached_property
     def packed(self) -> np.dtype[np.void]:
@@ -164,20 +164,20 @@ class Encoder:
         raw = np.frombuffer(data, np.uint8)
         sizes = np.full(count, self.head.itemsize, np.int64)
         todo: list[tuple[I64, CtfType, list[_Ragged]]] = []
-        for kind, rows in self._by_type(numbers):
-            ragged = self._ragged(data, raw, kind, events, rows)
-            sizes[rows] += kind.packed.itemsize
+        for ctf_type, rows in self._by_type(numbers):
+            ragged = self._ragged(data, raw, ctf_type, events, rows)
+            sizes[rows] += ctf_type.packed.itemsize
             for one in ragged:
                 sizes[rows] += one.room
-            todo.append((rows, kind, ragged))
+            todo.append((rows, ctf_type, ragged))
         offset = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
         out = np.zeros(int(offset[-1]), np.uint8)
         _scatter(out, offset[:-1], head)
-        for rows, kind, ragged in todo:
+        for rows, ctf_type, ragged in todo:
             at = offset[rows] + self.head.itemsize
-            if kind.packed.itemsize:
-                _scatter(out, at, self._fixed(data, kind, events.at[rows]))
-                at = at + kind.packed.itemsize
+            if ctf_type.packed.itemsize:
+                _scatter(out, at, self._fixed(data, ctf_type, events.at[rows]))
+                at = at + ctf_type.packed.itemsize
             for one in ragged:
                 self._put(out, at, raw, one)
                 at = at + one.room
@@ -188,29 +188,31 @@ class Encoder:
         behind = np.cumsum(np.bincount(numbers, minlength=len(self.types.all)))
         groups = np.split(order, behind[:-1])
         return [
-            (kind, rows) for kind, rows in zip(self.types.all, groups, strict=True) if len(rows)
+            (ctf_type, rows)
+            for ctf_type, rows in zip(self.types.all, groups, strict=True)
+            if len(rows)
         ]
 
-    def _fixed(self, data: memoryview, kind: CtfType, at: I64) -> npt.NDArray[np.void]:
-        assert kind.format is not None
-        whole = kind.format.dtype
+    def _fixed(self, data: memoryview, ctf_type: CtfType, at: I64) -> npt.NDArray[np.void]:
+        assert ctf_type.format is not None
+        whole = ctf_type.format.dtype
         # Gather them as opaque bytes: several times faster than field by field.
         records = gather(data, at, np.dtype(f"V{whole.itemsize}")).view(whole)
-        packed = np.empty(len(at), kind.packed)
-        for one in kind.fixed:
+        packed = np.empty(len(at), ctf_type.packed)
+        for one in ctf_type.fixed:
             packed[one.name] = records[one.name]
         return packed
 
     def _ragged(
-        self, data: memoryview, raw: U8, kind: CtfType, events: Events, rows: I64
+        self, data: memoryview, raw: U8, ctf_type: CtfType, events: Events, rows: I64
     ) -> list[_Ragged]:
         at, size = events.at[rows], events.size_bytes[rows]
-        if kind.format is None:
+        if ctf_type.format is None:
             length = np.minimum(size - COMMON_BYTES, _MOST_BYTES)
             return [_Ragged(at + COMMON_BYTES, length, length)]
         found = []
-        for one in kind.dynamic:
-            if one.kind is Kind.TAIL:
+        for one in ctf_type.dynamic:
+            if one.encoding is Encoding.TAIL:
                 begin = np.full(len(rows), one.offset_bytes, np.int64)
                 end = size
             else:

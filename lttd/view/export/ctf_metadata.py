@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from lttd.abi.ftrace_format import Field, Kind
+from lttd.abi.ftrace_format import Encoding, Field
 from lttd.clock import Snapshot
 from lttd.view.export.ctf_events import CtfType, is_text
 
@@ -83,21 +83,22 @@ stream {
 """
 
 
-def _event(kind: CtfType) -> str:
-    fields = "".join(f"\t\t{line}\n" for line in _fields(kind))
+def _event(ctf_type: CtfType) -> str:
+    fields = "".join(f"\t\t{line}\n" for line in _fields(ctf_type))
     return (
-        f"event {{\n\tid = {kind.number};\n\tname = {_quoted(kind.name)};\n\tstream_id = 0;\n"
+        f"event {{\n\tid = {ctf_type.number};\n\tname = {_quoted(ctf_type.name)};\n"
+        "\tstream_id = 0;\n"
         f"\tfields := struct {{\n{fields}\t}};\n}};\n"
     )
 
 
-def _fields(kind: CtfType) -> Iterator[str]:
-    if kind.format is None:
+def _fields(ctf_type: CtfType) -> Iterator[str]:
+    if ctf_type.format is None:
         yield from _sequence("raw", _integer(1, base=16), "raw")
         return
-    for one in kind.fixed:
+    for one in ctf_type.fixed:
         yield _fixed(one)
-    for one in kind.dynamic:
+    for one in ctf_type.dynamic:
         if is_text(one):
             yield f"string _{_plain(one.name)};"
         else:
@@ -106,11 +107,11 @@ def _fields(kind: CtfType) -> Iterator[str]:
 
 def _fixed(one: Field) -> str:
     name = _plain(one.name)
-    if one.kind is Kind.INT:
+    if one.encoding is Encoding.INT:
         return f"{_element(one)} _{name};"
-    if one.kind is Kind.ARRAY:
+    if one.encoding is Encoding.ARRAY:
         return f"{_element(one)} _{name}[{one.elements}];"
-    if one.kind is Kind.CHARS:
+    if one.encoding is Encoding.CHARS:
         text = "integer { size = 8; align = 8; signed = false; encoding = UTF8; }"
         return f"{text} _{name}[{one.size_bytes}];"
     return f"{_integer(1, base=16)} _{name}[{one.size_bytes}];"
@@ -122,8 +123,8 @@ def _sequence(name: str, element: str, counted: str) -> Iterator[str]:
 
 
 def _element(one: Field) -> str:
-    hexadecimal = "*" in one.type or one.kind is Kind.BITMASK
-    size = one.size_bytes if one.kind is Kind.INT else one.element_bytes
+    hexadecimal = "*" in one.type or one.encoding is Encoding.BITMASK
+    size = one.size_bytes if one.encoding is Encoding.INT else one.element_bytes
     return _integer(size, signed=one.signed and not hexadecimal, base=16 if hexadecimal else 10)
 
 

@@ -89,9 +89,9 @@ def _export(trace: Trace, window: Window, create: Open) -> list[str]:
     for segment in trace.segments:
         sink = _Sink(segment, create)
         try:
-            for kind in dict.fromkeys(stream.info.abi for stream in segment.streams):
+            for abi in dict.fromkeys(stream.info.abi for stream in segment.streams):
                 chosen = Filter(None, None, None)
-                group = ClockGroup(kind, [segment], window, chosen, notes, PIECE_BYTES)
+                group = ClockGroup(abi, [segment], window, chosen, notes, PIECE_BYTES)
                 for piece in pieces_of(group):
                     batch = group.batch(piece)
                     told.add(*batch.notes)
@@ -125,10 +125,12 @@ class _Sink:
 
     def add(self, rows: EventRows) -> None:
         """Add events of one type."""
-        kind = rows.kind
-        undecoded = "_undecoded" if kind.format is None and kind.system else ""
+        event_type = rows.event_type
+        undecoded = "_undecoded" if event_type.format is None and event_type.system else ""
         # A trace chooses the names of markers: none may lead out of the directory.
-        system, event = (quote(word, safe="") for word in (kind.system or "unknown", kind.name))
+        system, event = (
+            quote(word, safe="") for word in (event_type.system or "unknown", event_type.name)
+        )
         name = f"system={system}/event={event}{undecoded}/"
         self.events += len(rows)
         self._hold(name, self._table(rows))
@@ -166,7 +168,7 @@ class _Sink:
             "cpu": pa.array(rows.cpu),
             "common_pid": pa.array(rows.pid.astype(np.int32)),
         }
-        if rows.kind.format is None:
+        if rows.event_type.format is None:
             columns["raw"] = pa.array(rows.raw(), pa.binary())
         for name in rows.names:
             # A field with the name of a common column would hide that column.
@@ -216,11 +218,11 @@ def timestamps(time: U64, segment: Segment) -> Any:  # noqa: ANN401
     Between two snapshots the conversion is a straight line.  Floats compute only the drift between
     the clocks, so the result is exact to a ns.  A time beyond a century, which is damage, is null.
     """
-    kind = pa.timestamp("us", tz="UTC")
+    timestamps = pa.timestamp("us", tz="UTC")
     wall = segment.conversion
     beyond = time > _MOST_TIME
     if wall is None or beyond.all():
-        return pa.nulls(len(time), kind)
+        return pa.nulls(len(time), timestamps)
     time = np.where(beyond, time[~beyond][0], time)
     first, last = int(time.min()), int(time.max())
     bends = {snapshot.trace for snapshot in segment.manifest.clock_snapshots}
@@ -239,7 +241,7 @@ def timestamps(time: U64, segment: Segment) -> Any:  # noqa: ANN401
     since = at - np.array(begins, np.int64)[piece]
     drift = np.floor(since * np.array(slopes)[piece]).astype(np.int64)
     found = np.array([a_ns for a_ns, _ in real], np.int64)[piece] + since + drift
-    return pa.array(found // _US_NS, pa.int64(), mask=beyond).cast(kind)
+    return pa.array(found // _US_NS, pa.int64(), mask=beyond).cast(timestamps)
 
 
 def _bounded(realtime_ns: int) -> int:

@@ -56,8 +56,11 @@ MARKER: Final = b"tracing_mark_write"
 _DEPTH: Final = np.array([f"{n & 15:x} " if n & 15 else ". " for n in range(256)], "S2").view("V2")
 
 
-def _is_marker(kind: EventType) -> bool:
-    return kind.format is not None and (kind.system, kind.name) == (OWN_SYSTEM, "print")
+def _is_marker(event_type: EventType) -> bool:
+    return event_type.format is not None and (event_type.system, event_type.name) == (
+        OWN_SYSTEM,
+        "print",
+    )
 
 
 class MarkerRenderer(Renderer):
@@ -93,14 +96,14 @@ class SystraceTexter(Texter):
     def _flags(self, batch: EventBatch) -> Strip:
         return [FLAGS[batch.flags], _DEPTH[batch.preempt]]
 
-    def _name_of(self, kind: EventType) -> bytes:
+    def _name_of(self, event_type: EventType) -> bytes:
         """Return the text before an event's fields: none for a marker, see MarkerRenderer."""
-        return b"" if _is_marker(kind) else super()._name_of(kind)
+        return b"" if _is_marker(event_type) else super()._name_of(event_type)
 
-    def _new_renderer(self, kind: EventType) -> Renderer:
-        if _is_marker(kind):
-            return MarkerRenderer(kind.format, self._symbols)
-        return super()._new_renderer(kind)
+    def _new_renderer(self, event_type: EventType) -> Renderer:
+        if _is_marker(event_type):
+            return MarkerRenderer(event_type.format, self._symbols)
+        return super()._new_renderer(event_type)
 
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
         """Yield the bodies of lines; the functions of a stack share a line."""

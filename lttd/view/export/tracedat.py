@@ -87,18 +87,18 @@ def _common_layout(trace: Trace, used: list[Segment]) -> PageLayout:
     Raises:
         UsageError: they do not.
     """
-    kinds: dict[tuple[object, ...], PageLayout] = {}
+    layouts: dict[tuple[object, ...], PageLayout] = {}
     for segment in used:
         for stream in segment.streams:
             machine = segment.manifest.machine.get("boot_id")
             layout = layout_of(stream.info, stream.byteorder)
-            kinds.setdefault((layout, segment.manifest.clock, machine), layout)
-    if len(kinds) > 1:
+            layouts.setdefault((layout, segment.manifest.clock, machine), layout)
+    if len(layouts) > 1:
         raise UsageError(
             f"{trace.path}: its segments differ in boot, clock or sub-buffer size, of which"
             f" a trace.dat has one: export them one by one, as {used[0].paths.directory} first"
         )
-    return next(iter(kinds.values()))
+    return next(iter(layouts.values()))
 
 
 def _buffers(found: list[tuple[Segment, list[Selection]]]) -> list[_Buffer]:
@@ -158,11 +158,11 @@ class _Writing:
                 at = file.write_at([memoryview(pages)], at)
         return file.write_at([memoryview(maker.rest())], at)
 
-    def _number(self, kind: str, value: int) -> bytes:
-        return struct.pack(f"{self._order}{kind}", value)
+    def _number(self, code: str, value: int) -> bytes:
+        return struct.pack(f"{self._order}{code}", value)
 
-    def _sized(self, kind: str, data: bytes) -> bytes:
-        return self._number(kind, len(data)) + data
+    def _sized(self, code: str, data: bytes) -> bytes:
+        return self._number(code, len(data)) + data
 
     def _head(self, files: list[SavedFiles], window: Window) -> Iterator[bytes]:
         """Yield everything up to the number of CPUs."""

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ftrace_format import Kind, element_bytes
+from lttd.abi.ftrace_format import Encoding, element_bytes
 from lttd.abi.gather import gather
 from lttd.abi.print_fmt_nodes import (
     Binary,
@@ -115,11 +115,11 @@ class Evaluation:
     def __init__(
         self, rows: EventRows, functions: "Functions", pointed_to: "PointedTo | None" = None
     ) -> None:
-        assert rows.kind.format is not None
+        assert rows.event_type.format is not None
         self.functions = functions
         self._pointed_to = pointed_to or _as_pointer
         self.rows = rows
-        self.format = rows.kind.format
+        self.format = rows.event_type.format
 
     def value(self, node: Node) -> Value:  # noqa: C901, PLR0911  (a row per kind of node)
         """Return the value of any node."""
@@ -168,17 +168,17 @@ class Evaluation:
             field = self.rows.field(name)
         except KeyError:
             raise Inexpressible(f"no field {name!r}") from None
-        if field.kind is Kind.INT:
+        if field.encoding is Encoding.INT:
             column = self.rows.records[name]
             return column.astype(column.dtype.newbyteorder("="), copy=False)
-        tail_of_text = field.kind is Kind.TAIL and field.element_bytes == 1
-        if field.kind in (Kind.CHARS, Kind.STRING) or tail_of_text:
+        tail_of_text = field.encoding is Encoding.TAIL and field.element_bytes == 1
+        if field.encoding in (Encoding.CHARS, Encoding.STRING) or tail_of_text:
             return self.text(name)
         return Buffer.of(self.rows, name, field.element_bytes, self.format.byteorder)
 
     def text(self, name: str) -> Column:
         """Return a field's strings; many of them are made without Python objects."""
-        if self.rows.field(name).kind is Kind.CHARS:
+        if self.rows.field(name).encoding is Encoding.CHARS:
             found: Column = self.rows.column(name)
             return found
         begin, end = self.rows.spans(name)
@@ -191,7 +191,7 @@ class Evaluation:
         if not len(raw):
             return np.empty(0, "S1")
         told = chars(raw.view(f"S{width}").reshape(-1))
-        if self.rows.field(name).kind is Kind.TAIL:
+        if self.rows.field(name).encoding is Encoding.TAIL:
             told = np.char.rstrip(told, b"\n")  # a marker ends its own line
         return told
 

@@ -86,10 +86,10 @@ class Types:
         key = (one, found)
         if key not in self._known:
             segment = source.stream.segment.directory.name
-            kind = EventType(len(self.all), file, one, segment)
-            kind.format = found
-            self.all.append(kind)
-            self._known[key] = kind
+            event_type = EventType(len(self.all), file, one, segment)
+            event_type.format = found
+            self.all.append(event_type)
+            self._known[key] = event_type
         return self._known[key].number
 
     def find(self, name: str, sources: Sequence[WindowStream]) -> EventType | None:
@@ -100,12 +100,12 @@ class Types:
                     return self.all[int(self.numbers(source, np.array([number], np.uint16))[0])]
         return None
 
-    def short_of(self, kind: EventType) -> EventType:
+    def short_of(self, event_type: EventType) -> EventType:
         """Return the type for events of *kind* that are shorter than its format states."""
-        key = ("short", kind.number)
+        key = ("short", event_type.number)
         if key not in self._known:
-            file = EventName(kind.system, kind.name)
-            short = EventType(len(self.all), file, kind.id, kind.segment)
+            file = EventName(event_type.system, event_type.name)
+            short = EventType(len(self.all), file, event_type.id, event_type.segment)
             self.all.append(short)
             self._known[key] = short
         return self._known[key]
@@ -113,7 +113,8 @@ class Types:
     def fixed_bytes(self) -> U32:
         """Return, per type, the size of the fixed part of its events."""
         return np.array(
-            [kind.format.fixed_bytes if kind.format else 0 for kind in self.all], np.uint32
+            [event_type.format.fixed_bytes if event_type.format else 0 for event_type in self.all],
+            np.uint32,
         )
 
 
@@ -165,41 +166,41 @@ class FtraceDecoder(PieceDecoder[Types]):
                 key, time, at = key[kept], time[kept], at[kept]
                 size, part_of = size[kept], part_of[kept]
             ids = gather(data, at, np.dtype(f"{layout.byteorder}u2")).astype(np.uint16, copy=False)
-            kinds = self._kinds(members, part_of, ids)
-            yield _Found(key, time, at, size, cpus[part_of], kinds)
+            types = self._types_of(members, part_of, ids)
+            yield _Found(key, time, at, size, cpus[part_of], types)
 
-    def _kinds(self, members: list[Member], part_of: I64, ids: U16) -> I32:
+    def _types_of(self, members: list[Member], part_of: I64, ids: U16) -> I32:
         formats = {id(each.source.context.formats) for each in members}
         if len(formats) == 1:
             return self.types.numbers(members[0].source, ids)
-        kinds = np.empty(len(ids), np.int32)
+        types = np.empty(len(ids), np.int32)
         for number, member in enumerate(members):
             rows = part_of == number
-            kinds[rows] = self.types.numbers(member.source, ids[rows])
-        return kinds
+            types[rows] = self.types.numbers(member.source, ids[rows])
+        return types
 
     def _in_order(self, data: memoryview, found: list[_Found], byteorder: str) -> Columns:
-        key, time, at, size, cpu, kinds = joined(found, ("u8", "u8", "i8", "u4", "u2", "i4"))
-        kinds = self._checked(kinds, size)
+        key, time, at, size, cpu, types = joined(found, ("u8", "u8", "i8", "u4", "u2", "i4"))
+        types = self._checked(types, size)
         order = order_by_time(key)
         if order is not None:
-            time, at, size, cpu, kinds = (
-                time[order], at[order], size[order], cpu[order], kinds[order],
+            time, at, size, cpu, types = (
+                time[order], at[order], size[order], cpu[order], types[order],
             )  # fmt: skip
         common = np.dtype(
             [("type", "V2"), ("flags", "u1"), ("preempt", "u1"), ("pid", f"{byteorder}i4")]
         )
         head = gather(data, at, np.dtype("V8")).view(common) if len(at) else np.empty(0, common)
         pid, flags, preempt = head["pid"].astype(np.int32), head["flags"], head["preempt"]
-        return Columns(time, cpu, kinds, pid, flags.copy(), preempt.copy(), at, size)
+        return Columns(time, cpu, types, pid, flags.copy(), preempt.copy(), at, size)
 
-    def _checked(self, kinds: I32, size: U32) -> I32:
+    def _checked(self, types: I32, size: U32) -> I32:
         """Give another type to events that are shorter than their format states."""
-        if not len(kinds):
-            return kinds
-        short = size < self.types.fixed_bytes()[kinds]
+        if not len(types):
+            return types
+        short = size < self.types.fixed_bytes()[types]
         if short.any():
-            for number in np.unique(kinds[short]).tolist():
+            for number in np.unique(types[short]).tolist():
                 instead = self.types.short_of(self.types.all[number])
-                kinds[short & (kinds == number)] = instead.number
-        return kinds
+                types[short & (types == number)] = instead.number
+        return types

@@ -121,37 +121,37 @@ class Texter(BlockTexter):
         """Yield events grouped by their print fmt, whatever their names."""
         found: dict[int, tuple[Renderer, list[EventRows]]] = {}
         for rows in batch.by_type():
-            renderer = self._renderer(rows.kind)
+            renderer = self._renderer(rows.event_type)
             found.setdefault(id(renderer), (renderer, []))[1].append(rows)
         for renderer, members in found.values():
-            kinds = [rows.kind for rows in members]
+            types = [rows.event_type for rows in members]
             together = members[0].rows
             if len(members) > 1:
                 together = np.sort(np.concatenate([rows.rows for rows in members]))
-            yield kinds, EventRows(batch, kinds[0], together), renderer
+            yield types, EventRows(batch, types[0], together), renderer
 
-    def _renderer(self, kind: EventType) -> Renderer:
-        format_ = kind.format
+    def _renderer(self, event_type: EventType) -> Renderer:
+        format_ = event_type.format
         # Of ftrace's own the print fmt does not tell all: see ftrace_own.
         own = format_.name if format_ and format_.system == OWN_SYSTEM else None
         key = (own, format_.print_fmt, format_.fields) if format_ else None
         renderer = self._renderers.get(key)
         if renderer is None:
-            renderer = self._renderers[key] = self._new_renderer(kind)
+            renderer = self._renderers[key] = self._new_renderer(event_type)
         return renderer
 
-    def _new_renderer(self, kind: EventType) -> Renderer:
-        return Renderer(kind.format, self._symbols, self._fields)
+    def _new_renderer(self, event_type: EventType) -> Renderer:
+        return Renderer(event_type.format, self._symbols, self._fields)
 
-    def _name_of(self, kind: EventType) -> bytes:
-        return f"{printable(kind.name)}: ".encode()
+    def _name_of(self, event_type: EventType) -> bytes:
+        return f"{printable(event_type.name)}: ".encode()
 
     def _bodies(
-        self, batch: EventBatch, kinds: list[EventType], rows: EventRows, renderer: Renderer
+        self, batch: EventBatch, types: list[EventType], rows: EventRows, renderer: Renderer
     ) -> Iterator[Body]:
-        heads = {kind.number: self._name_of(kind) for kind in kinds}
-        names: bytes | Column = heads[kinds[0].number]
-        if len(kinds) > 1:
+        heads = {event_type.number: self._name_of(event_type) for event_type in types}
+        names: bytes | Column = heads[types[0].number]
+        if len(types) > 1:
             table = np.zeros(len(batch.types), f"S{max(map(len, heads.values()))}")
             for number, told in heads.items():
                 table[number] = told

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace import OWN_SYSTEM
-from lttd.abi.ftrace_format import Format, Kind
+from lttd.abi.ftrace_format import Encoding, Format
 from lttd.abi.print_fmt import parse_conversions
 from lttd.abi.print_fmt_nodes import Conversion, PrintFmt, Unparsable
 from lttd.terminal import printable_bytes
@@ -43,14 +43,14 @@ def printer_of(format_: Format) -> Printer | None:
         return None
     needed, printer = _PRINTERS[format_.name]
     fields = format_.by_name
-    kinds = all(fields[name].kind in kinds for name, kinds in needed.items() if name in fields)
-    return printer if kinds and needed.keys() <= fields.keys() else None
+    fits = all(fields[name].encoding in those for name, those in needed.items() if name in fields)
+    return printer if fits and needed.keys() <= fields.keys() else None
 
 
 def _kernel_stack(rows: EventRows, context: Context) -> Strip:
     frames = Buffer.of(rows, "caller", context.long_bytes, context.byteorder)
     counts = (frames.end - frames.begin) // context.long_bytes
-    if "size" in rows.kind.format.by_name:  # type: ignore[union-attr]
+    if "size" in rows.event_type.format.by_name:  # type: ignore[union-attr]
         stated = rows.records["size"].astype(np.int64)
         counts = np.where(stated > 0, np.minimum(counts, stated), counts)
     last = (1 << 8 * context.long_bytes) - 1
@@ -215,10 +215,10 @@ def _with_widths(conversion: Conversion, widths: list[int | None]) -> Conversion
     )
 
 
-_INT: Final = (Kind.INT,)
-_PRINTERS: Final[dict[str, tuple[dict[str, tuple[Kind, ...]], Printer]]] = {
-    "kernel_stack": ({"caller": (Kind.TAIL,)}, _kernel_stack),
-    "user_stack": ({"caller": (Kind.ARRAY, Kind.TAIL)}, _user_stack),
-    "bprint": ({"ip": _INT, "fmt": _INT, "buf": (Kind.TAIL,)}, _bprint),
+_INT: Final = (Encoding.INT,)
+_PRINTERS: Final[dict[str, tuple[dict[str, tuple[Encoding, ...]], Printer]]] = {
+    "kernel_stack": ({"caller": (Encoding.TAIL,)}, _kernel_stack),
+    "user_stack": ({"caller": (Encoding.ARRAY, Encoding.TAIL)}, _user_stack),
+    "bprint": ({"ip": _INT, "fmt": _INT, "buf": (Encoding.TAIL,)}, _bprint),
     "bputs": ({"ip": _INT, "str": _INT}, _bputs),
 }

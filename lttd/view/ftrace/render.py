@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ftrace_format import Field, Format, Kind
+from lttd.abi.ftrace_format import Encoding, Field, Format
 from lttd.abi.print_fmt import parse_print_fmt
 from lttd.abi.print_fmt_nodes import (
     Conversion,
@@ -55,7 +55,7 @@ __all__ = ["Renderer", "tried", "why_inexpressible"]
 DYNAMIC_ROWS: Final = 2048
 STATIC_ROWS: Final = 1 << 17
 MOST_WIDTH: Final = 4096
-_DYNAMIC: Final = (Kind.STRING, Kind.DYNAMIC, Kind.BITMASK, Kind.TAIL)
+_DYNAMIC: Final = (Encoding.STRING, Encoding.DYNAMIC, Encoding.BITMASK, Encoding.TAIL)
 
 
 class LeftOut(NamedTuple):
@@ -86,7 +86,7 @@ class Renderer:
         dynamic = False
         if format_ is not None:
             self._context = Context(format_.long_bytes, format_.byteorder, symbols)
-            dynamic = any(field.kind in _DYNAMIC for field in format_.fields)
+            dynamic = any(field.encoding in _DYNAMIC for field in format_.fields)
             if fields is None:
                 self._own = printer_of(format_)
                 self._prepare(format_)
@@ -240,8 +240,10 @@ def _argument(conversion: Conversion, rows: EventRows) -> Node:
     """Return the node to print: the bytes of a char array that is not text, but an address, say."""
     argument = conversion.argument
     if conversion.extension[:1] in tuple("UIiMmh") and isinstance(argument, FieldRef):
-        known = rows.kind.format.by_name.get(argument.name) if rows.kind.format else None
-        if known is not None and known.kind is Kind.CHARS:
+        known = (
+            rows.event_type.format.by_name.get(argument.name) if rows.event_type.format else None
+        )
+        if known is not None and known.encoding is Encoding.CHARS:
             return Unary("&", argument)
     return argument
 
@@ -295,20 +297,22 @@ def _joined(strip: Strip) -> Strip:
 
 def _value_of(field: Field, rows: EventRows) -> Strip:
     """Print a field by its type: addresses in hex, the rest in decimal."""
-    if field.kind is Kind.INT:
+    if field.encoding is Encoding.INT:
         column = rows.records[field.name]
         column = column.astype(column.dtype.newbyteorder("="), copy=False)
         return [b"0x", *hexadecimal(column)] if "*" in field.type else decimal(column)
     value = rows.column(field.name)
-    if field.kind is Kind.CHARS:
+    if field.encoding is Encoding.CHARS:
         return [printable_words(value)]
-    if field.kind is Kind.ARRAY:
+    if field.encoding is Encoding.ARRAY:
         told = [",".join(str(one) for one in row).encode() for row in value.tolist()]
         return [b"{", words_of(strings_of(told)), b"}"]
-    if field.kind in (Kind.DYNAMIC, Kind.TAIL) and field.element_bytes > 1:
+    if field.encoding in (Encoding.DYNAMIC, Encoding.TAIL) and field.element_bytes > 1:
         lists = [",".join(str(one) for one in row).encode() for row in rows.lists(field.name)]
         return [b"{", words_of(strings_of(lists)), b"}"]
-    text = field.kind is Kind.STRING or (field.kind is Kind.TAIL and "char" in field.type)
+    text = field.encoding is Encoding.STRING or (
+        field.encoding is Encoding.TAIL and "char" in field.type
+    )
     pieces = [piece.rstrip(b"\n") if text else piece.hex().encode() for piece in value.tolist()]
     return [printable_words(strings_of(pieces))]
 
@@ -316,12 +320,12 @@ def _value_of(field: Field, rows: EventRows) -> Strip:
 def _made_up(format_: Format) -> EventRows:
     """Return one synthetic event of zeros, on which a print fmt can be tried."""
     data = memoryview(bytes(format_.fixed_bytes + 8))
-    kind = EventType(0, EventName(format_.system, format_.name), format_.id, "")
-    kind.format = format_
+    event_type = EventType(0, EventName(format_.system, format_.name), format_.id, "")
+    event_type.format = format_
     zero: npt.NDArray[Any] = np.zeros(1, np.int64)
     batch = EventBatch(
         data,
-        [kind],
+        [event_type],
         zero.astype(np.uint64),
         zero.astype(np.uint16),
         zero.astype(np.int32),
@@ -331,7 +335,7 @@ def _made_up(format_: Format) -> EventRows:
         zero,
         np.array([format_.fixed_bytes], np.uint32),
     )
-    return EventRows(batch, kind, zero)
+    return EventRows(batch, event_type, zero)
 
 
 @cache

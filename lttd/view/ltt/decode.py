@@ -100,11 +100,11 @@ class LttTypes:
         key = (marker, layout.order, layout.minor)
         if key not in self._known:
             file = EventName(marker.channel, marker.name)
-            kind = EventType(len(self.all), file, marker.id, segment)
-            kind.format = format_of(marker, layout)
-            kind.records_of = MarkerRecords(marker, layout, kind.format)
-            self.all.append(kind)
-            self._known[key] = kind
+            event_type = EventType(len(self.all), file, marker.id, segment)
+            event_type.format = format_of(marker, layout)
+            event_type.records_of = MarkerRecords(marker, layout, event_type.format)
+            self.all.append(event_type)
+            self._known[key] = event_type
         return self._known[key]
 
     def find(self, name: str, sources: Sequence[WindowStream]) -> EventType | None:
@@ -175,8 +175,8 @@ class LttDecoder(PieceDecoder[LttTypes]):
                     self.notes.add(member.note(damage.offset_bytes, reason))
                 time = layout.ns_of(walked.time)
                 key = np.maximum(time, begin[walked.row])
-                kinds = self.types.numbers(channel, walked.id, segment)
-                found = _kept(piece, key, time, walked, kinds, number)
+                types = self.types.numbers(channel, walked.id, segment)
+                found = _kept(piece, key, time, walked, types, number)
                 if len(found.key):
                     found.key[0] = max(found.key[0], floor)
                     np.maximum.accumulate(found.key, out=found.key)
@@ -189,26 +189,26 @@ def _in_order(
 ) -> tuple[Columns, I32]:
     """Merge the streams: by cycles if all have the same clock, else by time."""
     dtypes = ("u8", "u8", "u8", "i8", "i8", "i4", "i4")
-    key, time, tsc, at, size, kinds, stream = joined(found, dtypes)
+    key, time, tsc, at, size, types, stream = joined(found, dtypes)
     cycles = one_clock and bool((key == time).all())
     order = order_by_time(tsc if cycles else key)
     if order is not None:
-        time, at, size, kinds, stream = (
-            column[order] for column in (time, at, size, kinds, stream)
+        time, at, size, types, stream = (
+            column[order] for column in (time, at, size, types, stream)
         )
     cpus = np.array([source.cpu for source in sources], np.uint16)
     nobody = np.full(len(time), -1, np.int32)
     nothing = np.zeros(len(time), np.uint8)
     columns = Columns(
-        time, cpus[stream], kinds, nobody, nothing, nothing, at, size.astype(np.uint32)
+        time, cpus[stream], types, nobody, nothing, nothing, at, size.astype(np.uint32)
     )
     return columns, stream
 
 
-def _kept(piece: Piece, key: U64, time: U64, walked: Walked, kinds: I32, number: int) -> _Found:
+def _kept(piece: Piece, key: U64, time: U64, walked: Walked, types: I32, number: int) -> _Found:
     """Keep the events within the piece's span."""
     kept = within(piece, key)
-    columns = (key, time, walked.time, walked.payload_at, walked.payload_bytes, kinds)
+    columns = (key, time, walked.time, walked.payload_at, walked.payload_bytes, types)
     if not kept.all():
         columns = tuple(column[kept] for column in columns)  # type: ignore[assignment]
     return _Found(*columns, np.full(len(columns[0]), number, np.int32))

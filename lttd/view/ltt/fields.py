@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ftrace_format import Field, Format, Kind
+from lttd.abi.ftrace_format import Encoding, Field, Format
 from lttd.abi.gather import gather
 from lttd.abi.ltt import Layout
 from lttd.abi.ltt_markers import Marker, MarkerField
@@ -41,10 +41,10 @@ def format_of(marker: Marker, layout: Layout) -> Format:
 
 def _field(name: str, one: MarkerField, at: int) -> Field:
     if one.is_string:
-        return Field(name, "char *", at, _SPAN_BYTES, False, Kind.SPAN, 1)
+        return Field(name, "char *", at, _SPAN_BYTES, False, Encoding.SPAN, 1)
     size, signed, pointer = one.stored
     declared = "void *" if pointer else f"{'s' if signed else 'u'}{8 * size}"
-    return Field(name, declared, at, size, signed, Kind.INT, size)
+    return Field(name, declared, at, size, signed, Encoding.INT, size)
 
 
 class MarkerRecords:
@@ -65,7 +65,7 @@ class MarkerRecords:
         ends = _Ends(data, at, size_bytes) if self._has_strings else None
         place = np.zeros(len(at), np.int64)
         for field, stored, alignment in self._fields:
-            if ends is not None and field.kind is Kind.SPAN:
+            if ends is not None and field.encoding is Encoding.SPAN:
                 behind = ends.behind(place)
                 records[field.name] = np.stack((place, behind), axis=1)
                 place = behind + 1

@@ -52,7 +52,7 @@ class LttTexter(BlockTexter):
     def prefix(self, batch: EventBatch) -> Strip:
         """Return the prefixes: event, time and stream."""
         assert batch.stream is not None
-        names = [f"{printable(f'{kind.system}.{kind.name}')}: ".encode() for kind in batch.types]
+        names = [f"{printable(f'{one.system}.{one.name}')}: ".encode() for one in batch.types]
         places = [
             printable(f" ({one.stream.segment.directory}/{one.stream.info.id.name})").encode()
             for one in self._sources
@@ -69,7 +69,7 @@ class LttTexter(BlockTexter):
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
         """Yield the bodies: the fields of all events."""
         for rows in batch.by_type():
-            values = self._values_of(rows.kind)
+            values = self._values_of(rows.event_type)
             for some in _of_one_length(rows, [one.name for one in values if one.is_string]):
                 strip: Strip = []
                 for value in values:
@@ -77,17 +77,17 @@ class LttTexter(BlockTexter):
                     strip += value.strip(some)
                 yield body_of(some.rows, [*strip, b" }\n" if strip else b"\n"])
 
-    def _values_of(self, kind: EventType) -> "list[_Value]":
-        if kind.number not in self._values:
-            assert isinstance(kind.records_of, MarkerRecords)
-            assert kind.format is not None
-            fields = zip(kind.format.fields, kind.records_of.marker.fields, strict=True)
-            self._values[kind.number] = [
-                _Value(field.name, one, kind.format.long_bytes)
+    def _values_of(self, event_type: EventType) -> "list[_Value]":
+        if event_type.number not in self._values:
+            assert isinstance(event_type.records_of, MarkerRecords)
+            assert event_type.format is not None
+            fields = zip(event_type.format.fields, event_type.records_of.marker.fields, strict=True)
+            self._values[event_type.number] = [
+                _Value(field.name, one, event_type.format.long_bytes)
                 for field, one in fields
                 if self._fields is None or field.name in self._fields
             ]
-        return self._values[kind.number]
+        return self._values[event_type.number]
 
 
 class _Value:
