@@ -336,9 +336,12 @@ def _assemble(
         raise UsageError("with COMMAND, stdout belongs to COMMAND: write --summary json:FILE")
     if command and not shutil.which(command[0]):
         raise UsageError(f"{command[0]}: no such program, or not executable")
-    config = Config(sources=sources, command=command, notes=tuple(notes), **fields)
+    config = Config(sources=sources, command=command, **fields)
     refuse_contradictions(config.limits, len(sources), config.roll_limits)
-    return config
+    if config.compress_level is not None and not any(config.roll_limits):
+        words = "without segment-size or a limit of the trace its segment closes only at the end"
+        notes.append(f"compress: {words}, and stays plain; lttv compress DIR does it then")
+    return replace(config, notes=tuple(notes))
 
 
 def _refuse_half_a_webhook(fields: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ a sparse one has each in its slot.
 
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -79,6 +80,17 @@ class StoredStream:
     def file(self) -> ReadFile | None:
         """The data, in the form that it has; None: there is none."""
         return open_stored(self.segment.data_places(self.name), self.damage.append)
+
+    @property
+    def data_path(self) -> Path:
+        """The file that the data is read from: in the form that it has."""
+        return self.file.path if self.file else self.paths.data
+
+    @property
+    def index_path(self) -> Path:
+        """The same of the index, once that is in use."""
+        index: SeekIndex | None = self.__dict__.get("index")
+        return self.paths.index if index is None else index.path
 
     @property
     def data_bytes(self) -> int:
@@ -211,7 +223,7 @@ class StoredStream:
         fits = self.holds(offset, size) & ((size <= most) | (not most))
         fits &= not_repeated(offset, np.where(fits, size, 0))
         wrong = [
-            Wrong(self.paths.index, entry_at(first + row), NOT_IN_DATA, row)
+            Wrong(self.index_path, entry_at(first + row), NOT_IN_DATA, row)
             for row in np.flatnonzero(~fits).tolist()
         ]
         return np.flatnonzero(fits), wrong
@@ -225,7 +237,7 @@ class StoredStream:
         differ = ~sound | (headers.content_bytes != indexed)
         wrong = [
             Wrong(
-                self.paths.data,
+                self.data_path,
                 int(headers.offset_bytes[row]) + base,
                 DIFFERS if sound[row] else NO_SUBBUFFER,
                 row,

@@ -19,6 +19,7 @@ from lttd.compress import FRAME_BYTES, MOST_FRAME_BYTES, compress, decompress, f
 from lttd.compressed import CompressedFile, open_stored
 from lttd.errors import LttdError, StorageError, TraceDamagedError
 from lttd.files import Disk, File, Lock
+from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.manifest import Manifest
 from lttd.seekable import FOOTER, HEAD, ROW_DTYPE, encode_table, parse_table, table_bytes
 from lttd.tracedir import SegmentPaths, segments
@@ -473,6 +474,46 @@ def test_a_damaged_frame_costs_its_own_events_only(
     assert status == 1
     assert "compressed frame 3 is damaged" in err
     assert path.exists()
+
+
+def test_messages_name_the_compressed_file_that_was_read(
+    segment: SegmentPaths, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """What was wrong already when the segment was compressed, by the offset in its content."""
+    data, index = segment.streams / "fake_0", segment.index / "fake_1.idx"
+    entries = lttd.open(segment.directory).segments[0].streams[0].index.entries()
+    with data.open("r+b") as file:
+        file.seek(int(entries[30]["offset_bytes"]) + 16)
+        file.write(struct.pack("<II", 0, 0x7FFFFFFF))  # an event that is longer than its page
+    flipped(index, len(INDEX_HEADER) + 5 * ENTRY_BYTES + 20)  # the content of entry 5
+    flipped(index, len(INDEX_HEADER) + 9 * ENTRY_BYTES + 1)  # the offset of entry 9
+    directory = segment.directory
+    commands = [
+        *(("text", "--jobs", "1", directory), ("check", "--events", directory)),
+        ("export", directory, "--to", "ctf", "-o", tmp_path / "ctf"),
+        ("export", directory, "--to", "trace.dat", "-o", tmp_path / "t.dat"),
+    ]
+
+    def said() -> list[str]:
+        shutil.rmtree(tmp_path / "ctf", ignore_errors=True)
+        (tmp_path / "t.dat").unlink(missing_ok=True)
+        lines = []
+        for words in commands:
+            _, out, err = run(capfdbinary, *words)
+            lines += [line for line in (err + out.decode()).splitlines() if ": byte " in line]
+        return lines
+
+    before = said()
+    assert any(f"{data}: byte" in line for line in before)
+    assert any(f"{index}: byte" in line for line in before)
+    compress(segment, Disk())
+    compressed = segment.compressed
+    assert said() == [
+        line.replace(f"{data}:", f"{compressed}/fake_0.zst:")
+        .replace(f"{segment.streams}/fake_1:", f"{compressed}/fake_1.zst:")
+        .replace(f"{index}:", f"{compressed}/index/fake_1.zst:")
+        for line in before
+    ]
 
 
 def test_repair_makes_a_damaged_segment_plain_and_leaves_a_whole_one_compressed(

@@ -195,6 +195,13 @@ def test_options_of_legacy_lttd_keep_their_meaning() -> None:
     assert "without effect" in config.notes[0] or "no effect" in config.notes[0]
 
 
+def test_compression_that_has_nothing_to_do_before_the_end_is_said() -> None:
+    (note,) = parse_command_line(["-t", "x", "--compress", "zstd"]).notes
+    assert note.startswith("compress: without segment-size or a limit")
+    for limit in (["--segment-size", "1M"], ["--segment-duration", "1h"], ["--max-size", "1G"]):
+        assert parse_command_line(["-t", "x", "--compress", "zstd", *limit]).notes == ()
+
+
 @pytest.mark.parametrize(
     ("line", "globs"),
     [

@@ -83,7 +83,7 @@ class Selection:
         except ValueError as error:
             at = entry_at(self.behind - 1)
             raise TraceDamagedError(
-                self.stream.paths.index, at, f"{error}; see lttv check"
+                self.stream.index_path, at, f"{error}; see lttv check"
             ) from None
 
 

@@ -46,7 +46,7 @@ class Member(NamedTuple):
 
     def note(self, at: int, reason: str) -> str:
         """Return the line for a defect at byte *at* of the buffer."""
-        return f"{self.source.stream.paths.data}: byte {at + self.base}: {reason}"
+        return f"{self.source.stream.data_path}: byte {at + self.base}: {reason}"
 
 
 class Loaded(NamedTuple):

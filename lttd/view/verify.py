@@ -262,9 +262,9 @@ class _StreamCheck:
     def _at_entry(self, number: int, entries: SeekIndex, rule: str) -> Finding:
         if rule in ("size", "begin", "inside"):
             offset = int(entries[number]["offset_bytes"])
-            return Finding(self._stream.paths.data, offset, _WRONG[rule], number)
+            return Finding(self._stream.data_path, offset, _WRONG[rule], number)
         offset = len(INDEX_HEADER) + number * ENTRY_BYTES
-        return Finding(self._stream.paths.index, offset, _WRONG[rule], number)
+        return Finding(self._stream.index_path, offset, _WRONG[rule], number)
 
     def _tail(self, entries: SeekIndex, gaps: list[Gap]) -> None:
         """Check that no file has bytes after the last entry."""
@@ -275,11 +275,11 @@ class _StreamCheck:
             end = int(last["offset_bytes"]) + (int(last["packet_bits"]) >> 3)
         more = stream.data_bytes - end
         if more > 0 and not self._growing:
-            self._find(Finding(stream.paths.data, end, f"{more} bytes after the last entry"))
+            self._find(Finding(stream.data_path, end, f"{more} bytes after the last entry"))
         torn = stream.index.torn_bytes
         if torn and not self._growing:
             at = len(INDEX_HEADER) + len(entries) * ENTRY_BYTES
-            self._find(Finding(stream.paths.index, at, f"{torn} bytes after the last entry"))
+            self._find(Finding(stream.index_path, at, f"{torn} bytes after the last entry"))
         for gap in gaps:
             if gap.row > len(entries) and not self._growing:
                 reason = f"a gap lies before entry {gap.row}, which does not exist"
@@ -318,7 +318,7 @@ class _StreamCheck:
 
     def _decoded(self, line: StreamReport, block: Block, gaps: list[Gap]) -> U64:
         """Decode and count the events of a block; return the last one's time of each sub-buffer."""
-        stream, path, headers = self._stream, self._stream.paths.data, block.headers
+        stream, path, headers = self._stream, self._stream.data_path, block.headers
         assert stream.abi is not None
         decoded = stream.abi.decode(block.data, headers, self._context)
         if decoded.undeclared and line.events is not None:
@@ -383,7 +383,7 @@ class _StreamCheck:
             self._report.notes.append(f"{line.name}: {words}; damaged events cannot be counted")
             return
         guess = ": another process reads this buffer, too" if missing > 0 else ""
-        self._find(Finding(self._stream.paths.data, 0, words + guess))
+        self._find(Finding(self._stream.data_path, 0, words + guess))
 
 
 def _doubtful(begins: U64, gaps: list[Gap]) -> npt.NDArray[np.bool_]:

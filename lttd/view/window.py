@@ -139,7 +139,7 @@ class _Ahead:
                     break
                 if count > AT_ONE_TIME.most:
                     raise TraceDamagedError(
-                        source.stream.paths.index,
+                        source.stream.index_path,
                         HEADER.size + (at + count) * ENTRY_BYTES,
                         f"{count:,} entries do not begin later than {begin}; {AT_ONE_TIME};"
                         " lttv check --repair makes the index again",

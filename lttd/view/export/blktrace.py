@@ -91,7 +91,7 @@ class _Writing:
 
     def _within(self, part: Selection, begin: int, end: int) -> Iterator[bytes]:
         """Yield the records within [*begin*, *end*], those that adjoin together."""
-        path = part.stream.paths.data
+        path = part.stream.data_path
         for block in part.blocks():
             self._notes.add(*(f"{one}; left out" for one in block.left_out))
             if not len(block.rows):

@@ -132,7 +132,7 @@ class _Stream:
         ends = offset + block.headers.content_bytes
         for some in ftrace_events.walk(block.data, offset, ends, self._layout):
             for damage in some.damage:
-                place = f"{self._part.stream.paths.data}: byte {damage.offset_bytes + block.base}"
+                place = f"{self._part.stream.data_path}: byte {damage.offset_bytes + block.base}"
                 self._damaged(f"{place}: {damage.reason}; the rest of it is left out")
             kept = some.payload_bytes >= COMMON_BYTES
             kept &= (some.time >= np.uint64(bounds[0])) & (some.time <= np.uint64(bounds[1]))

@@ -146,7 +146,7 @@ class PageMaker:
         damaged = {damage.row for damage in decoded.damage}
         for damage in decoded.damage:
             behind[damage.row] = damage.offset_bytes
-            place = f"{part.stream.paths.data}: byte {damage.offset_bytes + block.base}"
+            place = f"{part.stream.data_path}: byte {damage.offset_bytes + block.base}"
             self._tally.notes.add(f"{place}: {damage.reason}")
         assert decoded.events is not None
         self._tally.events += int(decoded.events.sum())

@@ -121,7 +121,7 @@ class SegmentMarkers:
         for block in self._blocks(stream):
             self.notes += (str(one) for one in block.left_out)
             base = block.base
-            self._take_some(stream.paths.data, block.data, block.headers, base, starts)
+            self._take_some(stream.data_path, block.data, block.headers, base, starts)
 
     def _take_carried(self, path: Path, data: bytes) -> None:
         headers = headers_of(data)
