@@ -6,13 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from lttd.tracedir import segments_below
 from tests.running import (
@@ -20,8 +17,6 @@ from tests.running import (
     Launcher,
     Run,
     assert_whole,
-    info,
-    loaded,
     lttv,
     needs_kernel,
     until,
@@ -32,7 +27,6 @@ pytestmark = needs_kernel()
 
 MIB = 1 << 20
 FAST = ("--flush-interval", "20ms", "--summary", "none")
-NIGHTLY_S = float(os.environ.get("LTTD_RETENTION_SECONDS", "1800"))
 
 
 def du_bytes(path: Path) -> int:
@@ -165,29 +159,3 @@ def test_readers_leave_out_what_is_deleted_while_they_read(lttd: Launcher, tmp_p
             found = lttv("export", trace, "--to", target, "-o", tmp_path / f"out.{target}")
             assert found.returncode == 0, (target, found.stderr)
     assert run.end() == 0
-
-
-@pytest.mark.nightly
-def test_a_store_stays_within_its_size_for_a_long_time_under_load(
-    lttd: Launcher, tmp_path: Path, syscall_load: Path
-) -> None:
-    """Thirty minutes by night; LTTD_RETENTION_SECONDS says how long."""
-    trace = tmp_path / "t"
-    limits = ("--max-size", "200M", "--segment-size", "20M", "--buffer-size", "16M")
-    events = ("--events", "sched:*,irq:*")
-    run = lttd.start("-t", trace, *events, "--summary", "json", *limits).recording()
-    memory, descriptors = [], []
-    with watched(trace) as sizes, loaded(syscall_load):
-        end = time.monotonic() + NIGHTLY_S
-        while time.monotonic() < end:
-            time.sleep(5)
-            statm = Path(f"/proc/{run.process.pid}/statm").read_text().split()
-            memory.append(int(statm[1]))
-            descriptors.append(len(os.listdir(f"/proc/{run.process.pid}/fd")))
-    assert run.end() == 0
-    assert sizes.most_bytes <= 200 * MIB + sizes.most_segment_bytes
-    assert info(trace)["events_lost"] == 0
-    # The first minute ends with all buffers in use.
-    assert max(memory[-12:]) <= max(memory[:12]) * 1.05
-    assert max(descriptors[1:]) - min(descriptors[1:]) <= 16
-    assert_whole(trace)
