@@ -9,8 +9,8 @@ Rule: a file is removed only after its other form was synced, read back, compare
 byte, and noted in the manifest.
 Rule: gaps stay plain.  They are few, and nobody else reads them.
 Invariant: at each instant every file is there in one form at least, and each that has its final
-name is whole.  What the manifest does not note is a leftover of a crash, which the next call
-removes.
+name is whole.  What the manifest does not note is a leftover of a crash, which the next call and
+the next start of lttd remove.
 """
 
 import time
@@ -112,6 +112,22 @@ def decompress(segment: SegmentPaths, disk: Disk) -> Sizes | None:
             _remove_compressed(own, disk)
             return None
         return decompress_held(own, manifest, disk)
+
+
+def tidy(segment: SegmentPaths, disk: Disk) -> None:
+    """Remove what a killed call of the functions above left in *segment*.
+
+    Raises:
+        LttdError: it is open.
+        LockedError: another process uses it.
+        StorageError: a file cannot be removed.
+    """
+    with held_alone(segment, disk) as own:
+        manifest = _closed_manifest(own)
+        if manifest.compression:
+            _remove_plain(own, manifest, disk)
+        else:
+            _remove_compressed(own, disk)
 
 
 def wants_compression(segment: SegmentPaths) -> bool:

@@ -4,8 +4,8 @@
                               process ends  -->  started again after a while, three times at most
 
 Rule: recording never waits for it.  What fails is reported once, and its segment stays plain.
-Rule: at the end of a run the process has a second to give up; what it had made so far is removed by
-the next compression of that segment.
+Rule: at the end of a run the process has a second to give up.  What a killed one had made so far is
+removed at once while lttd runs (``on_changed``), else by the next start.
 """
 
 import json
@@ -64,7 +64,7 @@ class Compression:
         self._earlier = len(segment_directories(trace)[0]) > 1
         self._leave_out = leave_out
         self.on_changed: list[Changed] = []
-        """Called for each segment that has become compressed."""
+        """Called for each segment that has become compressed, or at which the process ended."""
         self._limiter = Limiter(say)
         self._waiting: deque[str] = deque()
         self._later: deque[str] = deque()
@@ -89,8 +89,12 @@ class Compression:
     def _wake(self) -> None:
         self._came.set()  # that of now, which is not the one of when the segment was closed
 
-    async def run(self) -> None:
-        """Compress segments, those of earlier runs first, until cancelled."""
+    async def run(self, ready: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint) -> None:
+        """Compress segments, those of earlier runs first, until cancelled.
+
+        *ready* returns when nobody else works in them.
+        """
+        await ready()
         try:
             while self._starts < MOST_STARTS:
                 if not self._earlier:
@@ -100,6 +104,8 @@ class Compression:
                 except (_ProcessEndedError, trio.BrokenResourceError, OSError, ValueError) as error:
                     self._limiter.say("ended", f"the compressor ended: {error}", Level.WARNING)
                     await self._give_up()
+                    if self._waiting:
+                        await self._tell_changed(self._waiting[0])
                     await trio.sleep(RESTART_S)
             words = "the compressor ended too often: segments stay plain from now on"
             self._limiter.say("given up", f"{self._trace.path}: {words}", Level.WARNING)
@@ -143,8 +149,11 @@ class Compression:
         if result == Result.LATER:
             self._later.append(name)
         if result == Result.DONE:
-            for changed in self.on_changed:
-                await changed(SegmentPaths(self._trace.path / name, self._trace))
+            await self._tell_changed(name)
+
+    async def _tell_changed(self, name: str) -> None:
+        for changed in self.on_changed:
+            await changed(SegmentPaths(self._trace.path / name, self._trace))
 
     # -- the process
 

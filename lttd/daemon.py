@@ -48,7 +48,6 @@ from lttd.sources.registry import open_source
 from lttd.state import RunState
 from lttd.stats import StreamSummary, events_lost
 from lttd.status import Observer
-from lttd.store import Store
 from lttd.summary import write_summary
 from lttd.takers import takers_of_reading, takers_of_retention, takers_of_writing
 from lttd.terminal import Level, say
@@ -177,7 +176,7 @@ class Daemon:
                 await serve_control(nursery, stack, self._control, name)
                 nursery.start_soon(self._rolling.run)
                 nursery.start_soon(retaining.run)
-                self._compress(nursery, retaining.store, self._disk.hold(self._config.trace_dir))
+                self._compress(nursery, self._disk.hold(self._config.trace_dir))
                 nursery.start_soon(self._serve_triggers().run)
                 await self._read()
                 await self._end()
@@ -200,14 +199,14 @@ class Daemon:
         self._state.parts |= {"store": retaining.state_json, "windows": retaining.windows_json}
         return retaining
 
-    def _compress(self, nursery: trio.Nursery, store: Store, trace: OpenDirectory) -> None:
-        level, house = self._config.compress_level, self._house
+    def _compress(self, nursery: trio.Nursery, trace: OpenDirectory) -> None:
+        level, house, store = self._config.compress_level, self._house, self._retaining.store
         if level is not None:
             work = Compression(trace, level, house.leave_out, self._say)
             work.on_changed.append(lambda paths: house.work(lambda: store.changed(paths)))
             store.catalogue.compression_backlog = lambda: work.backlog
             self._rolling.on_closed.append(work.closed)
-            nursery.start_soon(work.run)
+            nursery.start_soon(work.run, self._retaining.has_read.wait)
 
     def _serve_triggers(self) -> TriggerService:
         """Make what serves triggers; recording has begun."""

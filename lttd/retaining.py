@@ -41,6 +41,8 @@ class Retaining:
         self.store = Store(disk, trace, self._checked(limits))
         self._house = house
         self._due = trio.Event()
+        self.has_read = trio.Event()
+        """Set once the catalogue is complete."""
         self._token = trio.lowlevel.current_trio_token()
         self.handlers: Mapping[str, Handler] = {"keep": self._keep, "release": self._release}
 
@@ -75,6 +77,7 @@ class Retaining:
             self._due = trio.Event()
             while await self._step():
                 pass
+            self.has_read.set()
             with trio.move_on_after(INTERVAL_S):
                 await self._due.wait()
 

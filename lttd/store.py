@@ -1,7 +1,7 @@
 """The segments of a trace, kept within its limits while lttd records.
 
     Store()                        list the names, before the first segment is made
-    step()                         remove leftovers; read the segments, beside recording
+    step()                         read the segments, beside recording; remove what kills left
     opened(), closed(), changed()  note segments that come and change
     step()                         delete what has to go, again and again
 
@@ -30,6 +30,7 @@ from lttd.errors import LttdError, StorageError, TraceDamagedError
 from lttd.files import Disk, storage_error
 from lttd.health import Limiter, Say
 from lttd.kept import BY_PERSON, NOT_KEPT, Kept, read_kept, write_kept
+from lttd.leftovers import remove_leftovers
 from lttd.manifest import Manifest, recorded_source, this_machine
 from lttd.removal import hide, measure, remove_hidden, remove_in_place
 from lttd.retention import (
@@ -153,8 +154,8 @@ class Store:
 
     @_one_at_a_time
     def changed(self, paths: SegmentPaths) -> None:
-        """Measure a segment again: it was compressed or decompressed."""
-        self._measure((paths.number, paths.directory.name))
+        """Look at a segment again that was compressed or decompressed, or whose compressor died."""
+        self._put(paths.directory.name, self._times())
 
     def _times(self) -> BootTimes:
         return BootTimes(self._boot_id, self._now_ns())
@@ -166,12 +167,14 @@ class Store:
     def _put(self, name: str, times: BootTimes, *, is_open: bool = False) -> None:
         """Read a segment, and add it to the catalogue or replace it there."""
         paths = self.paths(name)
+        manifest = _manifest_of(paths)
+        if manifest is not None:
+            remove_leftovers(paths, manifest)
         try:
             allocated_bytes = measure(self._trace, name).allocated_bytes
         except OSError:
             self.catalogue.drop((paths.number, name))
             return
-        manifest = _manifest_of(paths)
         source = recorded_source(manifest.source) if manifest else ""
         begin_ns, end_ns = times.place(manifest)
         held = Held(paths.number, name, source, allocated_bytes, is_open, begin_ns, end_ns)

@@ -20,6 +20,7 @@ from lttd.compressed import CompressedFile, open_stored
 from lttd.errors import LttdError, StorageError, TraceDamagedError
 from lttd.files import Disk, File, Lock
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.leftovers import remove_leftovers
 from lttd.manifest import Manifest
 from lttd.seekable import FOOTER, HEAD, ROW_DTYPE, encode_table, parse_table, table_bytes
 from lttd.tracedir import SegmentPaths, segments
@@ -395,6 +396,10 @@ def _survives(
         found = segments(trace)[0]
         assert text(found) == seen
         assert check(found, events=True).whole
+        tidied = copied(found.directory, other)
+        remove_leftovers(tidied, Manifest.read(tidied.manifest))
+        assert files(tidied) in after.values()
+        shutil.rmtree(other)
         for then in (compress, decompress):
             again = copied(found.directory, other)
             then(again, Disk())

@@ -187,6 +187,8 @@ async def test_a_killed_process_is_started_again_but_not_forever(
             os.kill(watched.pids[-1], signal.SIGKILL)
     assert len(watched.pids) == compression.MOST_STARTS
     assert "too often" in watched.lines[-1]
+    # What it left of each can be removed at once.
+    assert watched.changed == [1, 1, 2, 2]
     assert watched.work.backlog > 0
     for paths in segments(trace):
         assert check(paths).whole

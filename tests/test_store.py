@@ -9,7 +9,7 @@ import pytest
 from lttd.catalogue import StoreState
 from lttd.clock import Snapshot
 from lttd.errors import LttdError
-from lttd.files import Disk
+from lttd.files import Disk, Lock
 from lttd.kept import BY_PERSON, read_kept
 from lttd.manifest import says_closed, this_machine
 from lttd.retention import Limits
@@ -341,6 +341,22 @@ def test_a_compressed_segment_is_measured_again(bench: Bench) -> None:
     store.changed(made.paths)
     assert store.state().allocated_bytes <= before - PADDING_BYTES
     assert store.state().allocated_bytes == du(segment_at(made.paths.directory).directory)
+
+
+def test_what_a_killed_compressor_left_is_removed_unless_one_is_at_work(bench: Bench) -> None:
+    first, second = bench.segment(1).paths, bench.segment(2).paths
+    lock = Lock(first.base, first.lock)
+    for paths in (first, second):
+        paths.unfinished.mkdir()
+        (paths.unfinished / "fake_0.zst").write_bytes(b"x" * PADDING_BYTES)
+    store = bench.store()
+    assert (first.unfinished.exists(), second.unfinished.exists()) == (True, False)
+    assert store.state().allocated_bytes == du(bench.trace) - os.stat(bench.trace).st_blocks * 512
+    lock.release()
+    store.changed(first)
+    assert not first.unfinished.exists()
+    assert not first.lock.exists()
+    assert store.state().allocated_bytes == du(bench.trace) - os.stat(bench.trace).st_blocks * 512
 
 
 def test_two_segments_of_one_number_are_both_known(bench: Bench) -> None:
