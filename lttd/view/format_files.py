@@ -7,15 +7,21 @@ lttd before formats.gz have them at their own paths.
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from lttd.abi import formats_file
-from lttd.abi.formats_file import Key
+from lttd.abi.formats_file import Key, Unpacked
 from lttd.beneath import Place, close_fd
 from lttd.errors import TraceDamagedError
 from lttd.files import read_limited
 from lttd.limits import EVENT_TYPES, FORMAT, FORMAT_MEMBERS, FORMATS
 from lttd.view.notes import TakesNotes
+
+
+@lru_cache(maxsize=4)
+def _unpacked(data: bytes) -> Unpacked:
+    """Unpack a formats.gz; those of many segments of a trace are equal, and are kept once."""
+    return formats_file.unpack(data, FORMATS.most)
 
 
 class FormatFiles:
@@ -84,15 +90,17 @@ class FormatFiles:
         except TraceDamagedError as error:
             self._notes.add(str(error))
             return {}
-        found = formats_file.unpack(data, FORMATS.most)
+        found = _unpacked(data)
         if found.damaged_at is not None:
             limits = f"{FORMATS}; {FORMAT_MEMBERS}"
             reason = f"formats from here on cannot be read: damaged, or beyond a limit ({limits})"
             self._notes.add(f"{self._packed}: byte {found.damaged_at}: {reason}")
-        for key in [key for key, text in found.formats.items() if len(text) > FORMAT.most]:
+        large = [key for key, text in found.formats.items() if len(text) > FORMAT.most]
+        for key in large:
             self._notes.add(f"{self._packed}: events/{'/'.join(key)}/format: {FORMAT}; left out")
-            del found.formats[key]
-        return found.formats
+        if not large:
+            return found.formats
+        return {key: text for key, text in found.formats.items() if key not in large}
 
     def _found(self) -> Iterator[Key]:
         yield from self._texts

@@ -12,6 +12,7 @@ Rule: only iteration reads events; memory holds one piece of a window at a time.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lttd.abi.table import ABIS
@@ -162,10 +163,30 @@ class ClockGroup:
         snapshots = self.segments[0].manifest.clock_snapshots
         return min((s.realtime_ns for s in snapshots), default=0)
 
+    @cached_property
+    def touching(self) -> list[WindowStream]:
+        """The streams that have sub-buffers in the window."""
+        return [source for source in self.sources if source.touches(self.begin, self.end)]
+
+    def near(self) -> list[Segment]:
+        """Return the segments with sub-buffers in the window, and of each source one on each side.
+
+        A segment begins with the names that the one before knew, and the next one has those that
+        became known late: the other segments say nothing more about the window.
+        """
+        touched = {source.stream.segment.directory for source in self.touching}
+        found: set[int] = set()
+        for name in {segment.manifest.source_name for segment in self.segments}:
+            own = [at for at, one in enumerate(self.segments) if one.manifest.source_name == name]
+            for place, at in enumerate(own):
+                if self.segments[at].paths.directory in touched:
+                    found.update(own[max(place - 1, 0) : place + 2])
+        return [self.segments[at] for at in sorted(found)]
+
     def pieces(self) -> Iterator[Piece]:
         """Yield the pieces of the window, without decoding them."""
         if self.sources:
-            yield from pieces(self.sources, self.begin, self.end, self._piece_bytes)
+            yield from pieces(self.touching, self.begin, self.end, self._piece_bytes)
 
     def batch(self, piece: Piece) -> EventBatch:
         """Decode a piece, and keep the selected events."""

@@ -191,7 +191,7 @@ def losses_of(piece: Piece, sources: Sequence[WindowStream]) -> list[Loss]:
     """Return the known losses within a piece."""
     rows = {id(part.source): part for part in piece.parts}
     found: list[Loss] = []
-    for source in sources:
+    for source in sources if piece.last else [part.source for part in piece.parts]:
         part = rows.get(id(source))
         begins: list[int] = part.entries["begin"].tolist() if part else []
         first = part.first if part else len(source.index)

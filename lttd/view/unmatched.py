@@ -23,8 +23,7 @@ def unmatched(
 
     Names are looked for in saved formats, so only where every family saves them.
     """
-    sources = [source for group in groups for source in group.sources]
-    if not sources:
+    if not any(group.sources for group in groups):
         return list(_cpus(groups, chosen))
     if told := _outside(groups):
         return [told]
@@ -32,7 +31,9 @@ def unmatched(
     for group in groups:
         if group.family is None or group.family.formats_of is None:
             return []
-        found |= dict.fromkeys(map(group.family.formats_of, group.sources))
+        # Those of the window come first: they have been read.
+        ordered = dict.fromkeys([*group.touching, *group.sources])
+        found |= dict.fromkeys(map(group.family.formats_of, ordered))
     formats = list(found)
     return [*_events(formats, chosen), *_fields(formats, chosen, fields or ())]
 
@@ -54,24 +55,23 @@ def _outside(groups: Sequence[ClockGroup]) -> str | None:
     return f"nothing was recorded within these times; there is {there}"
 
 
-def _files(formats: Sequence[Formats]) -> dict[tuple[str, str], tuple[Formats, int]]:
-    """Return the format file of each event type."""
-    found: dict[tuple[str, str], tuple[Formats, int]] = {}
+def _files(formats: Sequence[Formats]) -> Iterator[tuple[EventName, Formats, int]]:
+    """Yield the format file of each event type; a segment is read when those before have ended."""
+    known: set[EventName] = set()
     for one in formats:
         for number, file in one.files.items():
-            found.setdefault(_key(file), (one, number))
-    return found
-
-
-def _key(file: EventName) -> tuple[str, str]:
-    return file.system, file.name
+            if file not in known:
+                known.add(file)
+                yield file, one, number
 
 
 def _events(formats: Sequence[Formats], chosen: Filter) -> Iterator[str]:
-    known = _files(formats)
     for glob in chosen.globs or ():
-        if known and not any(matches(*key, glob) for key in known):
-            names = [name for _, name in known] + [f"{system}:{name}" for system, name in known]
+        if any(matches(*file, glob) for file, _, _ in _files(formats)):
+            continue
+        known = [file for file, _, _ in _files(formats)]
+        if known:
+            names = [file.name for file in known] + [":".join(file) for file in known]
             yield f"--event {glob}: no event of the trace matches{_near(glob, names)}"
 
 
@@ -82,8 +82,8 @@ def _fields(formats: Sequence[Formats], chosen: Filter, fields: Sequence[str]) -
     if not sought:
         return
     there: set[str] = set()
-    for key, (one, number) in _files(formats).items():
-        if not chosen.globs or any(matches(*key, glob) for glob in chosen.globs):
+    for file, one, number in _files(formats):
+        if not chosen.globs or any(matches(*file, glob) for glob in chosen.globs):
             found = one.get(number)
             there.update(field.name for field in found.own) if found else None
             if sought.keys() <= there:

@@ -70,6 +70,12 @@ class WindowStream:
             self._notes.add(f"{error}; read from end to end instead")
             return KnownIndex(self.stream.derived_entries())
 
+    def touches(self, begin: int, end: int) -> bool:
+        """Tell whether a sub-buffer may have events in [*begin*, *end*]."""
+        at = self.index.first_at_or_after(begin)
+        found = self.index.entries(at, at + 1)
+        return len(found) > 0 and int(found["begin"][0]) <= end
+
     @cached_property
     def losses(self) -> Losses:
         """The known losses of the stream."""
@@ -108,29 +114,77 @@ class Piece(NamedTuple):
 def pieces(
     sources: Sequence[WindowStream], begin: int, end: int, piece_bytes: int = PIECE_BYTES
 ) -> Iterator[Piece]:
-    """Yield the pieces of [*begin*, *end*], both included, in the order of time."""
-    most_bytes = max(piece_bytes, STREAM_BYTES * len(sources))
-    positions = [source.index.first_at_or_after(begin) for source in sources]
+    """Yield the pieces of [*begin*, *end*], both included, in the order of time.
+
+    *sources* are those that have something there: each ``touches()`` the window.
+    """
+    # Segments follow one another, so no more streams than have a name of their own are cut at once.
+    width = len({(one.stream.source_name, one.stream.name) for one in sources})
+    most_bytes = max(piece_bytes, STREAM_BYTES * width)
+    streams = _Streams(sources, begin)
     while begin <= end:
-        ahead = _Ahead(sources, positions, begin)
-        behind = min(ahead.cut(begin, most_bytes), end + 1)
-        last = behind > end
-        parts, positions = ahead.take(behind)
-        yield Piece(begin, behind, parts, last)
+        ahead, behind = streams.ahead(begin, most_bytes, end + 1)
+        parts = ahead.take(behind) if ahead else []
+        yield Piece(begin, behind, parts, behind > end)
         begin = behind
 
 
-class _Ahead:
-    """The next entries of every stream, as far as one piece may need them."""
+class _Streams:
+    """The streams of a window, of which a piece looks at those that its span may touch."""
 
-    def __init__(self, sources: Sequence[WindowStream], positions: list[int], begin: int) -> None:
-        self._sources = sources
+    def __init__(self, sources: Sequence[WindowStream], begin: int) -> None:
+        found = [_Position(number, source, begin) for number, source in enumerate(sources)]
+        self._active: list[_Position] = []
+        self._waiting = sorted(found, key=lambda one: one.begin, reverse=True)
+        """Those that begin later, the first one at the end."""
+
+    def ahead(self, begin: int, most_bytes: int, until: int) -> tuple["_Ahead | None", int]:
+        """Return the entries for a piece that begins at *begin*, and its end, *until* at most."""
+        self._active = [one for one in self._active if one.at < len(one.source.index)]
+        self._join(begin + 1, len(self._waiting))
+        behind = until
+        ahead = None
+        while self._active or self._waiting:
+            if self._active:
+                ahead = _Ahead(self._active, begin)
+                behind = min(behind, ahead.cut(begin, most_bytes))
+            # A few at a time: what has joined may fill the piece.
+            if not self._join(behind, max(len(self._active), 1)):
+                break
+        return ahead, behind
+
+    def _join(self, before: int, most: int) -> bool:
+        """Look from now on also at streams that begin before a time; tell whether there are any."""
+        joined = 0
+        while joined < most and self._waiting and self._waiting[-1].begin < before:
+            self._active.append(self._waiting.pop())
+            joined += 1
+        self._active.sort(key=lambda one: one.number)  # of equal times the first stream's is first
+        return joined > 0
+
+
+class _Position:
+    """How far the pieces of a window have come in one stream."""
+
+    def __init__(self, number: int, source: WindowStream, begin: int) -> None:
+        self.number = number
+        self.source = source
+        self.at = source.index.first_at_or_after(begin)
+        """The number of the next entry."""
+        first = source.index.entries(self.at, self.at + 1)
+        self.begin = int(first["begin"][0]) if len(first) else FOREVER + 1
+
+
+class _Ahead:
+    """The next entries of some streams, as far as one piece may need them."""
+
+    def __init__(self, positions: Sequence[_Position], begin: int) -> None:
         self._positions = positions
         self._entries: list[Entries] = []
         self._begins: list[U64] = []
         self.horizon = FOREVER + 1
         """Up to this time the entries of all streams are known."""
-        for source, at in zip(sources, positions, strict=True):
+        for source, at in ((one.source, one.at) for one in positions):
             count = _LOOK_AHEAD
             while True:
                 seen = source.index.entries(at, at + count + 1)
@@ -161,17 +215,15 @@ class _Ahead:
         later = later[begins[later] > np.uint64(begin)]
         return min(int(begins[later[0]]), self.horizon) if len(later) else self.horizon
 
-    def take(self, behind: int) -> tuple[list[StreamSlice], list[int]]:
-        """Return the sub-buffers that begin before *behind*, and each stream's next position."""
-        parts, positions = [], []
+    def take(self, behind: int) -> list[StreamSlice]:
+        """Take the sub-buffers that begin before *behind*."""
+        parts = []
         until = np.uint64(min(behind, FOREVER))
         side = "left" if behind <= FOREVER else "right"
-        for source, at, seen, begins in zip(
-            self._sources, self._positions, self._entries, self._begins, strict=True
-        ):
+        for one, seen, begins in zip(self._positions, self._entries, self._begins, strict=True):
             count = int(np.searchsorted(begins, until, side))  # type: ignore[call-overload]
             if count:
-                parts.append(StreamSlice(source, at, seen[:count]))
+                parts.append(StreamSlice(one.source, one.at, seen[:count]))
             ends = seen["end"][:count].astype(np.uint64)
-            positions.append(at + int(np.searchsorted(ends, until, side)))  # type: ignore[call-overload]
-        return parts, positions
+            one.at += int(np.searchsorted(ends, until, side))  # type: ignore[call-overload]
+        return parts

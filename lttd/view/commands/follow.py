@@ -105,7 +105,7 @@ class _Followed:
         size = size_bytes(commands)
         if size != self._commands_bytes:
             self._commands_bytes = size
-            self._lines = maker(self._group, self._show, self._notes)
+            self._lines = maker(self._group, self._group.segments, self._show, self._notes)
 
 
 def _is_closed(segment: Segment) -> bool:

@@ -24,9 +24,9 @@ from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.parallel import SharedNotes, in_turn
 from lttd.view.progress import Progress
 from lttd.view.times import Window
-from lttd.view.trace import Trace
+from lttd.view.trace import Segment, Trace
 from lttd.view.unmatched import unmatched
-from lttd.view.window import PIECE_BYTES, Piece
+from lttd.view.window import PIECE_BYTES, Piece, WindowStream
 
 # Below this size, about 0.2 s of work, a second process costs more than it saves.
 WORTH_BYTES: Final = 3 * PIECE_BYTES
@@ -48,11 +48,14 @@ class Show:
     jobs: int | None = None
 
 
-def maker(group: ClockGroup, show: Show, notes: TakesNotes) -> Lines:
-    """Return the maker of lines of one clock group; add notes about missing formats and names."""
+def maker(group: ClockGroup, segments: Sequence[Segment], show: Show, notes: TakesNotes) -> Lines:
+    """Return the maker of lines of one clock group; add notes about missing formats and names.
+
+    *segments* have the names of tasks.
+    """
     family = group.family
     assert family is not None  # else there are no sources
-    names = family.names(group.segments, notes)
+    names = family.names(segments, notes)
     if show.json:
         return JsonLines(names, show.fields)
     printing = Printing(group.segments, group.sources, names, show.nanoseconds, show.fields)
@@ -119,7 +122,7 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
     if not group.sources:
         out.write([])
         return 0
-    lines = maker(group, show, out.notes)
+    lines = maker(group, group.near(), show, out.notes)
     progress = Progress(group, wanted=not is_terminal(sys.stdout))
 
     def make(piece: Piece) -> list[bytes]:
@@ -154,17 +157,17 @@ def _jobs(group: ClockGroup, wanted: int | None) -> int:
         return 1  # stdout has no descriptor: the output of another process would be lost
     if wanted is not None:
         return wanted
-    held = sum(_held_bytes(group, at) for at in range(len(group.sources)))
+    held = sum(_held_bytes(source, group.begin, group.end) for source in group.touching)
     if held < WORTH_BYTES:
         return 1
     return min(len(os.sched_getaffinity(0)), MOST_JOBS, held // PIECE_BYTES)
 
 
-def _held_bytes(group: ClockGroup, number: int) -> int:
-    """Return the approximate number of a stream's bytes within the window."""
-    index = group.sources[number].index
-    first = index.first_at_or_after(group.begin)
-    last = index.first_at_or_after(min(group.end, FOREVER))
+def _held_bytes(source: WindowStream, begin: int, end: int) -> int:
+    """Return the approximate number of a stream's bytes within a window."""
+    index = source.index
+    first = index.first_at_or_after(begin)
+    last = index.first_at_or_after(min(end, FOREVER))
     ends = index.entries(first, first + 1), index.entries(min(last, len(index) - 1), last + 1)
     if not len(ends[0]) or not len(ends[1]):
         return 0

@@ -28,6 +28,8 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 COMMON_BYTES: Final = 8
+# Tables of types, of 256 KB each: a window goes through its segments one after the other.
+_MOST_TABLES: Final = 64
 
 
 class FtraceContext(NamedTuple):
@@ -70,6 +72,8 @@ class Types:
         """Return the number of each event's type."""
         table = self._by_source.get(id(source.context.formats))
         if table is None:
+            if len(self._by_source) == _MOST_TABLES:
+                del self._by_source[next(iter(self._by_source))]
             table = self._by_source[id(source.context.formats)] = np.full(1 << 16, -1, np.int32)
         numbers = table[ids]
         if (numbers < 0).any():
