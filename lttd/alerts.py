@@ -112,7 +112,8 @@ def parse_body(body: bytes, around: Around, now_ns: int) -> Asked:
     try:
         value = parse_json(body)
     except ValueError as error:
-        raise UnusableError(f"the body is not JSON: {shown(str(error))}") from None
+        advice = 'send what Alertmanager posts, or {"reason": "..."}'
+        raise UnusableError(f"the body is not JSON: {error}; {advice}") from None
     if not isinstance(value, Mapping):
         raise UnusableError("the body is not a JSON object")
     if "alerts" in value:

@@ -23,20 +23,33 @@ MOST_TEXT_BYTES: Final = 4096
 Test = Callable[[Any], bool]
 
 
+class _NoNumberError(ValueError):
+    """A constant of JavaScript."""
+
+
 def parse_json(data: bytes) -> Any:  # noqa: ANN401
     """Parse JSON that another user may have written.
 
     Raises:
-        ValueError: it is not JSON, nests too deeply, or has a number that JSON lacks (NaN).
+        ValueError: it is not JSON, nests too deeply, or has a number that JSON lacks (NaN); the
+            words are lttd's own, not those of Python's parser.
     """
     try:
         return json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the error is at line {error.lineno}, column {error.colno}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+    except _NoNumberError:
+        raise
+    except ValueError:
+        raise ValueError("a number has too many digits") from None
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number of JSON")
+    raise _NoNumberError(f"{word} is not a number of JSON")
 
 
 def is_count(value: object, most: int = MOST_COUNT) -> bool:

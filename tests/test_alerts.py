@@ -166,6 +166,15 @@ def test_a_bad_body_is_refused_in_one_short_line(body: bytes) -> None:
     assert len(str(raised.value)) < 200
 
 
+def test_a_body_that_is_not_json_is_refused_in_our_words() -> None:
+    with pytest.raises(UnusableError) as raised:
+        parse_body(b'{"reason": }', Around(), NOW_NS)
+    assert str(raised.value) == (
+        "the body is not JSON: the error is at line 1, column 12;"
+        ' send what Alertmanager posts, or {"reason": "..."}'
+    )
+
+
 any_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),

@@ -115,9 +115,20 @@ def test_a_manifest_with_too_many_streams_to_map_is_refused(manifest: Path) -> N
     )
 
 
-@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"streams":' * 50_000, b"NaN", b"{", b"\xff"])
-def test_invalid_json_raises_a_value_error(text: bytes) -> None:
-    with pytest.raises(ValueError, match=r"."):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"streams":' * 50_000, "nested too deeply"),
+        (b"NaN", "NaN is not a number of JSON"),
+        (b"{", "the error is at line 1, column 2"),
+        (b"{}\n]", "the error is at line 2, column 1"),
+        (b'"\xff"', "byte 1 is not UTF-8"),
+        (b"7" * 10_000, "a number has too many digits"),
+    ],
+)
+def test_invalid_json_raises_a_value_error_in_our_words(text: bytes, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{words}$"):
         parse_json(text)
 
 
