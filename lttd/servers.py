@@ -64,13 +64,25 @@ async def serve_metrics(
     render = make_render(observer, version=VERSION)
     # If --metrics has a name of this machine, requests may use that name.
     bound = {plain_name(address.host or "localhost")}
-    token = read_token(config.web_token_file) if config.web_token_file else None
-    posts = {PATH: Webhook(token, accept, time.time_ns)}
+    webhook = Webhook(_token_of(config), accept, time.time_ns)
     names = config.web_allow_hosts | bound
-    endpoint = Endpoint(render, health.verdict, names, make_pages(state.to_json), posts)
+    endpoint = Endpoint(render, health.verdict, names, make_pages(state.to_json), {PATH: webhook})
     await nursery.start(endpoint.serve, listeners)
     allow = Taker(lambda new: endpoint.allow_hosts(new.web_allow_hosts | bound))
-    return {"web_allow_hosts": allow}
+    checked: list[bytes | None] = []
+
+    def check_token(new: Config) -> None:
+        checked[:] = [_token_of(new)]
+
+    def take_token(_: Config) -> None:
+        (webhook.token,) = checked
+
+    token = Taker(take_token, check_token)
+    return {"web_allow_hosts": allow, "web_enable_trigger": token, "web_token_file": token}
+
+
+def _token_of(config: Config) -> bytes | None:
+    return read_token(config.web_token_file) if config.web_token_file else None
 
 
 async def serve_control(

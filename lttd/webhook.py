@@ -41,16 +41,16 @@ class Webhook:
 
     def __init__(self, token: bytes | None, accept: Accept, now_ns: Callable[[], int]) -> None:
         """*token* None: nobody may post; *now_ns* reads CLOCK_REALTIME."""
-        self._token = token
+        self.token = token
         self._accept = accept
         self._now_ns = now_ns
 
     def refuse(self, authorization: bytes | None) -> Answer | None:
         """Return the answer to a request that may not post; None: it may."""
-        if self._token is None:
+        if self.token is None:
             return _text(403, "triggers by HTTP are off; --web-enable-trigger turns them on")
         scheme, _, given = (authorization or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.token):
             words = "send the token of --web-token-file: Authorization: Bearer TOKEN"
             return _text(401, words, _CHALLENGE)
         return None

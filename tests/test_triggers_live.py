@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -224,6 +225,40 @@ def until_answered(port: int, body: bytes) -> dict[str, Any]:
     return answers[-1]
 
 
+def test_a_reload_takes_over_the_token_and_turns_triggers_by_http_off(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    port, file = free_port(), tmp_path / "lttd.toml"
+    for name in ("sekret-token", "other-token"):
+        (tmp_path / name).write_text(name)
+        (tmp_path / name).chmod(0o600)
+    on = f'web-enable-trigger = true\nweb-token-file = "{tmp_path}/'
+    file.write_text(f'{on}sekret-token"\n')
+    trace = tmp_path / "t"
+    options = ["-t", trace, *QUIET, *OFTEN, "--metrics", f"127.0.0.1:{port}", "--config", file]
+    run = lttd.start(*options).recording()
+    body = alert_of_now()
+    until_answered(port, body)
+
+    def reloaded(text: str) -> str:
+        file.write_text(text)
+        return client(run, "reload", trace).stdout
+
+    def status(token: str) -> int:
+        try:
+            return 200 if posted(port, token, body)["ok"] else 0
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert reloaded(f'{on}other-token"\n') == "reloaded: web-token-file\n"
+    assert [status(token) for token in ("sekret-token", "other-token")] == [401, 200]
+    assert reloaded(f'{on}missing"\n') == ""
+    assert status("other-token") == 200
+    assert reloaded("") == "reloaded: web-enable-trigger, web-token-file\n"
+    assert status("other-token") == 403
+    assert run.end() == 0
+
+
 def test_a_window_that_a_kill_cuts_is_completed_by_the_next_start(
     lttd: Launcher, tmp_path: Path
 ) -> None:
@@ -247,9 +282,13 @@ def test_a_window_that_a_kill_cuts_is_completed_by_the_next_start(
 
 
 def lttd_trigger(run: Run, trace: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run ``lttd trigger``, which finds the recorder by its runtime directory."""
+    return client(run, "trigger", trace, *words)
+
+
+def client(run: Run, name: str, trace: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a client, which finds the recorder by its runtime directory."""
     own = {"RUNTIME_DIRECTORY": str(run.launcher.runtime)}
-    command = [sys.executable, "-m", "lttd.cli", "trigger", "-t", str(trace), *words]
+    command = [sys.executable, "-m", "lttd.cli", name, "-t", str(trace), *words]
     return subprocess.run(
         command, env={**os.environ, **own}, capture_output=True, text=True,
         timeout=PATIENCE_S, check=False,
