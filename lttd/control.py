@@ -5,7 +5,8 @@ number of connections, the bytes of a request, and the time until it is complete
 being carried out (a trigger waits for its window) holds no place among the connections; the number
 of these is bounded, too, and ``status`` is always answered.
 Rule: a request whose line is incomplete is not carried out.
-Rule: every request that changes something is a line on stderr, with the user who made it.
+Rule: every request that changes something is a line on stderr, with the user who made it; so is the
+reason why one was refused or failed, unless the part that carries it out has written it.
 Invariant: no input of a client, and no failure to answer it, ends serve().
 """
 
@@ -27,7 +28,7 @@ from lttd.control_protocol import (
     parse_request,
     refused,
 )
-from lttd.errors import LttdError, UsageError
+from lttd.errors import LttdError, StorageError, UsageError
 from lttd.health import Limiter, Say
 from lttd.parsers import shown
 from lttd.serving import RECEIVE_BYTES, Connections, Paced, linger
@@ -144,9 +145,17 @@ class Control:
         self._waiting += request["do"] != STATUS
         try:
             return await handler(request, peer)
+        except LttdError as error:
+            self._report(request["do"], peer, error)
+            raise
         finally:
             self._waiting -= request["do"] != STATUS
             scope.deadline = trio.current_time() + CONNECTION_DEADLINE_S
+
+    def _report(self, do: str, peer: Peer, error: LttdError) -> None:
+        if not error.said:
+            level = Level.ERROR if isinstance(error, StorageError) else Level.NOTICE
+            self._limiter.say((do, peer.uid, "refused"), f"{do}: refused to {peer}: {error}", level)
 
 
 async def _receive_line(stream: trio.abc.ReceiveStream) -> bytes | None:

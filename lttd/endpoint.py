@@ -245,21 +245,25 @@ class Endpoint:
         if request.method != b"POST":
             return _other_method("POST")
         fields = dict(request.headers)
-        refused = post.refuse(fields.get(b"authorization"))
-        if refused is not None:
-            return refused
-        # h11 has refused a length that is not a number, or several that differ.
-        length = fields.get(b"content-length")
-        if length is None:
-            return Answer(411, b"send a Content-Length\n")
-        if len(length) > 18 or int(length) > post.most_bytes:
-            return Answer(413, b"the body may have %d bytes\n" % post.most_bytes)
-        body = await _receive_body(connection, stream)
+        refused = post.refuse(fields.get(b"authorization")) or _refuse_length(
+            fields.get(b"content-length"), post.most_bytes
+        )
         path, _, query = request.target.partition(b"?")
+        name = path.decode("ascii")
+        if refused is not None:
+            return self._refused(name, refused)
+        body = await _receive_body(connection, stream)
         try:
-            return await post.answer(query, body)
+            answer = await post.answer(query, body)
         except Exception as error:  # noqa: BLE001  (a bug here must not end the recording)
-            return self._failed(path.decode("ascii"), error)
+            return self._failed(name, error)
+        return self._refused(name, answer) if answer.status == HTTPStatus.BAD_REQUEST else answer
+
+    def _refused(self, path: str, answer: Answer) -> Answer:
+        """Return the answer to a request that nobody carries out; its sender may not look at it."""
+        words = f"POST {path}: refused with status {answer.status}: {answer.body.decode().strip()}"
+        self._limiter.say((path, answer.status), words, Level.WARNING)
+        return answer
 
     def _make(self, path: str, make: Route) -> Answer:
         try:
@@ -313,6 +317,16 @@ async def _receive_body(connection: h11.Connection, stream: trio.abc.Stream) -> 
         else:
             connection.receive_data(bytes(await stream.receive_some(BODY_RECEIVE_BYTES)))
     return bytes(body)
+
+
+def _refuse_length(length: bytes | None, most_bytes: int) -> Answer | None:
+    """Return the answer to a request whose body is too long, or of unknown length."""
+    if length is None:
+        return Answer(411, b"send a Content-Length\n")
+    # h11 has refused a length that is not a number, or several that differ.
+    if len(length) > 18 or int(length) > most_bytes:
+        return Answer(413, b"the body may have %d bytes\n" % most_bytes)
+    return None
 
 
 def _other_method(allowed: str) -> Answer:

@@ -10,6 +10,8 @@ class LttdError(Exception):
     """Base of all errors that a public function may raise; its text is one line."""
 
     exit_status: ClassVar[int] = 1
+    said: bool = False
+    """Whether a line on it was written already, for those who would write another one."""
 
 
 REMEDIES: Final = {

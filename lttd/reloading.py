@@ -113,6 +113,7 @@ class Reloading:
                 plan = await self._reload()
             except LttdError as error:
                 say(f"not reloaded: {error}", Level.ERROR)
+                error.said = True
                 raise
             finally:
                 self._notifier.send(READY)

@@ -329,6 +329,7 @@ class Triggers:
                 self._say(completed_line(each.trigger), Level.NOTICE)
             else:
                 self._say(f"a trigger cannot be kept: {each.error}", Level.ERROR)
+                each.error.said = True
             each.recorded.set()
             each.done.set()
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from lttd import control
 from lttd.control import Control
 from lttd.control_protocol import REQUEST_BYTES, Handler, Peer, encode, parse_request
-from lttd.errors import LttdError, NothingToRecordError, UsageError
+from lttd.errors import LttdError, NothingToRecordError, StorageError, UsageError
 from lttd.serving import LINGER_BYTES
 from lttd.terminal import Level
 
@@ -28,11 +29,13 @@ class Asked:
     def __init__(self, **handlers: Handler) -> None:
         self.requests: list[Mapping[str, Any]] = []
         self.lines: list[str] = []
+        self.levels: list[Level] = []
         table = dict.fromkeys(("status", "roll", "release", "reload"), self.remember)
         self.control = Control({**table, **handlers}, self.say)
 
-    def say(self, line: str, _level: Level) -> None:
+    def say(self, line: str, level: Level) -> None:
         self.lines.append(line)
+        self.levels.append(level)
 
     async def remember(self, request: Mapping[str, Any], _peer: Peer) -> Mapping[str, Any]:
         self.requests.append(request)
@@ -258,6 +261,38 @@ async def test_each_change_is_logged_with_its_user_and_no_client_floods_the_log(
         "reload: asked by user 1000 (pid 4711); only root and the user who records may do that",
     ]
     assert len(asked.lines) < 10
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (LttdError("segment 9: there is none"), Level.NOTICE),
+        (UsageError("segment 9: there is none"), Level.NOTICE),
+        (StorageError(Path("segment 9"), "there is none"), Level.ERROR),
+    ],
+)
+async def test_a_refusal_is_logged_once_with_its_reason(error: LttdError, level: Level) -> None:
+    async def refuse(_request: Mapping[str, Any], _peer: Peer) -> Mapping[str, Any]:
+        raise error
+
+    asked = Asked(keep=refuse)
+    for _ in range(20):
+        assert not (await asked.answer({"do": "keep"}, MEMBER))["ok"]
+    line = "keep: refused to user 1000 (pid 4711): segment 9: there is none"
+    assert asked.lines[:2] == ["keep: asked by user 1000 (pid 4711)", line]
+    assert asked.levels[1] == level
+    assert len(asked.lines) < 10
+
+
+async def test_a_refusal_that_its_part_has_logged_is_not_logged_again() -> None:
+    async def refuse(_request: Mapping[str, Any], _peer: Peer) -> Mapping[str, Any]:
+        error = LttdError("no")
+        error.said = True
+        raise error
+
+    asked = Asked(reload=refuse)
+    assert not (await asked.answer({"do": "reload"}))["ok"]
+    assert asked.lines == ["reload: asked by user 0 (pid 1)"]
 
 
 async def test_only_status_is_answered_while_the_recording_ends() -> None:

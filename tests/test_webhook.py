@@ -1,6 +1,7 @@
 """POST /-/trigger over a real socket: who may post, what is answered, and what is taken."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -200,6 +201,20 @@ async def test_nobody_may_post_while_triggers_by_http_are_off() -> None:
         status, _, body = await exchanged(port, post_of(CAPTURED))
     assert status == 403
     assert b"--web-enable-trigger" in body
+
+
+async def test_a_post_that_nobody_carries_out_is_a_line_in_the_log_and_no_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    requests = [post_of(b"{"), post_of(authorization="Bearer x"), post_of(length="1048577")]
+    async with served(Taker()) as port:
+        for request in requests * 5:
+            await exchanged(port, request)
+        await exchanged(port, post_of(CAPTURED))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[2].partition(": ")[0] for line in lines] == ["POST /-/trigger"] * 3
+    assert [re.search(r"status (\d+): ", line)[1] for line in lines] == ["400", "401", "413"]
+    assert "send the token of --web-token-file" in lines[1]
 
 
 async def test_a_bug_is_answered_with_500_and_ends_nothing(
