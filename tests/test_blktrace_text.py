@@ -192,6 +192,13 @@ def test_every_version_and_byte_order_prints_the_same_lines(
     ]
     events = [json.loads(line) for line in shown(tmp_path / "trace", "--json")]
     assert [event["fields"].get("requests") for event in events] == [None, None, None, 3]
+    named = shown(tmp_path / "trace", "--fields", "sector")
+    assert [line.partition(": ")[2] for line in named] == [
+        "note_process: sector=100",
+        "queue: sector=100",
+        "complete: sector=100",
+        "unplug_timer: sector=100",
+    ]
 
 
 @settings(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lttd.abi.print_fmt import parse_print_fmt
 from lttd.abi.print_fmt_nodes import PrintFmt, Unparsable
 from lttd.view.addresses import Symbols
-from lttd.view.ftrace.cexpr import Buffer
+from lttd.view.conversions import Buffer
 from lttd.view.ftrace.render import Renderer, why_inexpressible
 from lttd.view.glyphs import decimal, distinct_rows, hexadecimal, matrix_of, right_aligned
 from tests.print_fmts import FIXED, event, lines, rows_of

@@ -20,9 +20,10 @@ from lttd.view.addresses import Symbols
 from lttd.view.cli import main
 from lttd.view.columns import EventBatch
 from lttd.view.commands import text as show
-from lttd.view.ftrace.lines import Texter, latency_flags, preempt_digits
+from lttd.view.ftrace.lines import Texter
 from lttd.view.ftrace.render import why_inexpressible
 from lttd.view.library import OpenedTrace
+from lttd.view.lines import latency_flags, preempt_digits
 from lttd.view.losses import Loss
 from lttd.view.task_names import Names
 from tests.ftraced import Traced, opened, pages_of, switch, tick

@@ -1,28 +1,35 @@
 """Convert columns of values to strips by ``%d``, ``%s``, ``%pI4`` and other conversions.
 
+A value is a column of integers in the dtype in which C computes, a column of strings (dtype S), or
+a Buffer.  A value that is the same for every row has length one.
+
 Source of the kernel's own conversions: Linux lib/vsprintf.c, Documentation/core-api/printk-formats.
 Plain pointers are not hashed, as in the kernel with options/hash-ptr off.
 """
 
 import errno
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.gather import gather
 from lttd.abi.print_fmt_nodes import Conversion, PrintFmt
 from lttd.terminal import printable_bytes
 from lttd.view.addresses import Symbols
-from lttd.view.ftrace.cexpr import Buffer, Inexpressible, Value
+from lttd.view.columns import EventRows
 from lttd.view.glyphs import (
     Strip,
     decimal,
+    distinct_rows,
     hexadecimal,
     per_distinct,
     printable_strings,
     right_aligned,
+    strings_of,
     words_of,
 )
 
@@ -31,6 +38,73 @@ _MOST_HEX_BYTES: Final = 64
 BARE_NAME: Final = "s bare"
 """The extension of a %p that the kernel does not have: a function without offset and module."""
 _UUID_GROUPS: Final = (4, 2, 2, 2, 6)
+# Contents up to this size (addresses, masks) are compared as columns, without an object per row.
+_MOST_ALIKE_BYTES: Final = 64
+INTS: Final = {
+    (bits, signed): np.dtype(f"{'i' if signed else 'u'}{bits // 8}")
+    for bits in (8, 16, 32, 64)
+    for signed in (True, False)
+}
+
+
+class Inexpressible(ValueError):  # noqa: N818  (not a fault: the caller falls back)
+    """A print fmt needs data that only the kernel has, or a function that lttv lacks."""
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Bytes for each row: an array field, or the result of ``__get_dynamic_array``."""
+
+    data: memoryview
+    begin: npt.NDArray[np.int64]
+    """The begin of each row's bytes in the data."""
+    end: npt.NDArray[np.int64]
+    """The end of each row's bytes in the data."""
+    element_bytes: int
+    signed: bool
+    byteorder: str
+
+    @classmethod
+    def of(cls, rows: EventRows, name: str, element_bytes: int, byteorder: str) -> "Buffer":
+        """Return the Buffer of a field."""
+        return cls(
+            rows.batch.data, *rows.spans(name), element_bytes, rows.field(name).signed, byteorder
+        )
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of each row as objects, for functions that cannot work on columns."""
+        spans = zip(self.begin.tolist(), self.end.tolist(), strict=True)
+        return [bytes(self.data[a:b]) for a, b in spans]
+
+    def told(self, how: Callable[[bytes], bytes]) -> Column:
+        """Return strings (dtype S), made once for each distinct content."""
+        size = self.end - self.begin
+        width = int(size[0]) if len(size) else 0
+        if 0 < width <= _MOST_ALIKE_BYTES and (size == width).all():
+            held = gather(self.data, self.begin, np.dtype(f"V{width}"))
+            first, which = distinct_rows(held.view(np.uint8).reshape(-1, width))
+            alike: Column = strings_of([how(one) for one in held[first].tolist()])[which]
+            return alike
+        made = {piece: how(piece) for piece in set(self.pieces)}
+        return strings_of([made[piece] for piece in self.pieces])
+
+    def element(self, number: Column) -> Column:
+        """Return each row's element *number*; 0 if it has fewer."""
+        size = self.element_bytes
+        if (8 * size, self.signed) not in INTS:
+            raise Inexpressible(f"an element of {size} bytes")
+        native = INTS[8 * size, self.signed]
+        inside = (number >= 0) & (number < (self.end - self.begin) // size)
+        if not inside.any():
+            return np.zeros(len(inside), native)
+        at = np.where(inside, self.begin + np.where(inside, number, 0).astype(np.int64) * size, 0)
+        stored = np.dtype(f"{self.byteorder}{native.kind}{size}")
+        found = gather(self.data, at, stored).astype(native)
+        return np.where(inside, found, native.type(0))
+
+
+Value = Column | Buffer
 
 
 def converted(conversion: Conversion, value: Value, count: int, context: "Context") -> Strip:

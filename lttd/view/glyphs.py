@@ -226,6 +226,28 @@ def width_of(strip: Strip) -> int:
     return sum(len(c) if isinstance(c, bytes) else c.dtype.itemsize for c in strip)
 
 
+def settled(strip: Strip, count: int) -> Strip:
+    """Replace parts that are the same in every row by constant bytes."""
+    if count == 1 or not any(isinstance(c, np.ndarray) and len(c) == 1 for c in strip):
+        return strip
+    return [
+        c.tobytes().replace(b"\0", b"") if isinstance(c, np.ndarray) and len(c) == 1 else c
+        for c in strip
+    ]
+
+
+def joined(strip: Strip) -> Strip:
+    """Join adjoining constants."""
+    parts: Strip = []
+    for column in strip:
+        last = parts[-1] if parts else None
+        if isinstance(column, bytes) and isinstance(last, bytes):
+            parts[-1] = last + column
+        else:
+            parts.append(column)
+    return parts
+
+
 def distinct(values: Column) -> tuple[Column, Column]:
     """Return the distinct values, and for each row the number of its value."""
     if len(values) > 64 and values.dtype.kind in "iu":

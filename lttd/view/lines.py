@@ -3,8 +3,15 @@
 All lines of a block are in one matrix of bytes, from which the NULs are then removed.  The few
 bodies that are wider than nearly all others are inserted one by one, so that the matrix is narrow.
 
+The form for events whose task is known, in which the fields are ``name=value``:
+
+    <comm, 16>-<pid, 7> [<cpu, 3>] <flags> <seconds>.<microseconds>: <event>: <fields>
+
+Source of this form: Linux kernel/trace/trace_output.c, trace_print_context and trace_print_lat_fmt.
+
 Invariant: every event has exactly one body; the line of a loss is before the first event that is
 not earlier.
+Rule: names and values are escaped before they become part of a line (lttd.terminal).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,16 +20,70 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lttd.terminal import printable
-from lttd.view.columns import EventBatch
-from lttd.view.glyphs import Column, Strip, matrix_of, width_of
+from lttd.abi.ftrace_format import Encoding, Field, Format
+from lttd.terminal import printable, printable_bytes
+from lttd.view.columns import EventBatch, EventRows
+from lttd.view.formats import EventType
+from lttd.view.glyphs import (
+    Column,
+    Strip,
+    decimal,
+    hexadecimal,
+    joined,
+    matrix_of,
+    printable_words,
+    right_aligned,
+    settled,
+    strings_of,
+    width_of,
+    words_of,
+)
 from lttd.view.losses import Loss
+from lttd.view.task_names import Names
 
 I64 = npt.NDArray[np.int64]
 
 BLOCK_ROWS: Final = 1 << 14
 # This share of the lines may be wider than the matrix.
 WIDE_SHARE: Final = 0.02
+# The longest dynamic string determines the width of a column, so such formats use fewer rows.
+_DYNAMIC_ROWS: Final = 2048
+_STATIC_ROWS: Final = 1 << 17
+_DYNAMIC: Final = (Encoding.STRING, Encoding.DYNAMIC, Encoding.BITMASK, Encoding.TAIL)
+# Linux include/linux/trace_events.h, enum trace_flag_type.
+IRQS_OFF, RESCHED_LAZY, NEED_RESCHED = 0x01, 0x02, 0x04
+HARDIRQ, SOFTIRQ, PREEMPT_RESCHED, NMI, BH_OFF = 0x08, 0x10, 0x20, 0x40, 0x80
+_RESCHED: Final = {
+    NEED_RESCHED | RESCHED_LAZY | PREEMPT_RESCHED: "B",
+    NEED_RESCHED | PREEMPT_RESCHED: "N",
+    RESCHED_LAZY | PREEMPT_RESCHED: "L",
+    NEED_RESCHED | RESCHED_LAZY: "b",
+    NEED_RESCHED: "n",
+    RESCHED_LAZY: "l",
+    PREEMPT_RESCHED: "p",
+}
+
+
+def latency_flags(flags: int) -> str:
+    """Return the first three letters of the kernel's flags."""
+    off = "D" if flags & IRQS_OFF and flags & BH_OFF else "d" if flags & IRQS_OFF else "."
+    off = "b" if off == "." and flags & BH_OFF else off
+    resched = _RESCHED.get(flags & (NEED_RESCHED | RESCHED_LAZY | PREEMPT_RESCHED), ".")
+    hard, soft = bool(flags & HARDIRQ), bool(flags & SOFTIRQ)
+    if flags & NMI:
+        where = "Z" if hard else "z"
+    else:
+        where = ("H" if soft else "h") if hard else ("s" if soft else ".")
+    return off + resched + where
+
+
+def preempt_digits(count: int) -> str:
+    """Return the last two letters: the depths of disabled preemption and migration."""
+    return "".join(f"{digit:x}" if digit else "." for digit in (count & 15, count >> 4))
+
+
+FLAGS: Final = np.array([latency_flags(flags) for flags in range(256)], "S3").view("V3")
+_PREEMPT: Final = np.array([preempt_digits(count) + " " for count in range(256)], "S3").view("V3")
 
 
 class Body(NamedTuple):
@@ -76,6 +137,165 @@ class BlockTexter:
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
         """Yield the bodies of a batch; every event is in exactly one of them."""
         raise NotImplementedError
+
+
+class FieldPrinter:
+    """Prints the fields of one event type as ``name=value``; all bytes, if it has no format."""
+
+    def __init__(self, format_: Format | None, only: Sequence[str] | None = None) -> None:
+        """*only*: the names of the fields to print."""
+        self._format = format_
+        self._only = only
+        dynamic = format_ is None or any(one.encoding in _DYNAMIC for one in format_.fields)
+        self.rows_at_once = _DYNAMIC_ROWS if dynamic else _STATIC_ROWS
+
+    def strip(self, rows: EventRows) -> Strip:
+        """Return the text of all rows as one strip."""
+        if self._format is None:
+            return [b"bytes=", words_of(strings_of([raw.hex().encode() for raw in rows.raw()]))]
+        strip: Strip = []
+        for field in self._format.own:
+            if self._only is not None and field.name not in self._only:
+                continue
+            strip.append(f"{' ' if strip else ''}{printable(field.name)}=".encode())
+            strip += settled(value_of(field, rows), len(rows))
+        return joined(strip)
+
+
+def value_of(field: Field, rows: EventRows) -> Strip:
+    """Print a field by its type: addresses in hex, the rest in decimal."""
+    if field.encoding is Encoding.INT:
+        column = rows.records[field.name]
+        column = column.astype(column.dtype.newbyteorder("="), copy=False)
+        return [b"0x", *hexadecimal(column)] if "*" in field.type else decimal(column)
+    value = rows.column(field.name)
+    if field.encoding is Encoding.CHARS:
+        return [printable_words(value)]
+    if field.encoding is Encoding.ARRAY:
+        told = [",".join(str(one) for one in row).encode() for row in value.tolist()]
+        return [b"{", words_of(strings_of(told)), b"}"]
+    if field.encoding in (Encoding.DYNAMIC, Encoding.TAIL) and field.element_bytes > 1:
+        lists = [",".join(str(one) for one in row).encode() for row in rows.lists(field.name)]
+        return [b"{", words_of(strings_of(lists)), b"}"]
+    text = field.encoding is Encoding.STRING or (
+        field.encoding is Encoding.TAIL and "char" in field.type
+    )
+    pieces = [piece.rstrip(b"\n") if text else piece.hex().encode() for piece in value.tolist()]
+    return [printable_words(strings_of(pieces))]
+
+
+class FieldTexter(BlockTexter):
+    """Makes the lines of one clock group's batches, with the fields as ``name=value``."""
+
+    def __init__(
+        self,
+        names: Names,
+        *,
+        nanoseconds: bool = False,
+        counting: bool = False,
+        fields: Sequence[str] | None = None,
+    ) -> None:
+        """*fields*: the names of the fields to print."""
+        self._names = names
+        self._nanoseconds = nanoseconds
+        self._counting = counting
+        self._fields = fields
+        self._printers: dict[object, FieldPrinter] = {}
+
+    def bodies(self, batch: EventBatch) -> Iterator[Body]:
+        """Yield the bodies: the fields of all events."""
+        for rows in self._alike(batch):
+            yield from self._bodies(batch, *rows)
+
+    def prefix(self, batch: EventBatch) -> Strip:
+        """Return the prefixes: task, CPU, flags and time."""
+        table, pair = self._names.of(batch)
+        who = words_of(np.array([self._who(*each) for each in table.tolist()], np.bytes_))[pair]
+        cpus = [b"[%03d] " % cpu for cpu in range(int(batch.cpu.max()) + 1)]
+        where = words_of(np.array(cpus, np.bytes_))[batch.cpu]
+        return [who, where, *self._flags(batch), *self._time(batch), b": "]
+
+    def _who(self, pid: int, comm: bytes) -> bytes:
+        return b"%16s-%-7d " % (printable_bytes(comm), pid)
+
+    def _flags(self, batch: EventBatch) -> Strip:
+        return [FLAGS[batch.flags], _PREEMPT[batch.preempt]]
+
+    def _time(self, batch: EventBatch) -> Strip:
+        if self._counting:
+            return right_aligned(decimal(batch.time), len(batch), 12)
+        if self._nanoseconds:
+            unit, digits, time = 1_000_000_000, 9, batch.time
+        else:
+            # Round to the nearest microsecond, as ns2usecs() in kernel/trace/trace.c.
+            unit, digits, time = 1_000_000, 6, _to_us(batch.time)
+        seconds = time // np.uint64(unit)
+        rest = (time - seconds * np.uint64(unit)).astype(np.uint32)
+        low, high = int(seconds.min()), int(seconds.max())
+        if high - low < 1 << 16:
+            told = np.array([b"%5d." % second for second in range(low, high + 1)], np.bytes_)
+            whole: Strip = [words_of(told)[(seconds - np.uint64(low)).astype(np.int64)]]
+        else:
+            whole = [*right_aligned(decimal(seconds), len(batch), 5), b"."]
+        return [*whole, *decimal(rest, digits)]
+
+    def _alike(
+        self, batch: EventBatch
+    ) -> Iterator[tuple[list[EventType], EventRows, FieldPrinter]]:
+        """Yield the events that one printer prints together, whatever their names."""
+        found: dict[int, tuple[FieldPrinter, list[EventRows]]] = {}
+        for rows in batch.by_type():
+            printer = self._printer(rows.event_type)
+            found.setdefault(id(printer), (printer, []))[1].append(rows)
+        for printer, members in found.values():
+            types = [rows.event_type for rows in members]
+            together = members[0].rows
+            if len(members) > 1:
+                together = np.sort(np.concatenate([rows.rows for rows in members]))
+            yield types, EventRows(batch, types[0], together), printer
+
+    def _printer(self, event_type: EventType) -> FieldPrinter:
+        key = self._alike_key(event_type.format) if event_type.format else None
+        printer = self._printers.get(key)
+        if printer is None:
+            printer = self._printers[key] = self._new_printer(event_type)
+        return printer
+
+    def _alike_key(self, format_: Format) -> object:
+        """Return an object that is equal for formats whose events one printer can print."""
+        return format_.fields, format_.byteorder
+
+    def _new_printer(self, event_type: EventType) -> FieldPrinter:
+        return FieldPrinter(event_type.format, self._fields)
+
+    def _name_of(self, event_type: EventType) -> bytes:
+        return f"{printable(event_type.name)}: ".encode()
+
+    def _bodies(
+        self, batch: EventBatch, types: list[EventType], rows: EventRows, printer: FieldPrinter
+    ) -> Iterator[Body]:
+        heads = {event_type.number: self._name_of(event_type) for event_type in types}
+        names: bytes | Column = heads[types[0].number]
+        if len(types) > 1:
+            table = np.zeros(len(batch.types), f"S{max(map(len, heads.values()))}")
+            for number, told in heads.items():
+                table[number] = told
+            names = words_of(table)
+        for at in range(0, len(rows), printer.rows_at_once):
+            some = rows.some(slice(at, at + printer.rows_at_once)) if at else rows
+            if len(some) > printer.rows_at_once:
+                some = rows.some(slice(0, printer.rows_at_once))
+            head = names if isinstance(names, bytes) else names[batch.type[some.rows]]
+            yield body_of(some.rows, [head, *printer.strip(some), b"\n"])
+
+
+def _to_us(time_ns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Round to the nearest microsecond, without an overflow near 2^64 - 1."""
+    half = np.uint64(500)
+    if not len(time_ns) or time_ns.max() <= np.uint64((1 << 64) - 1) - half:
+        return (time_ns + half) // np.uint64(1000)
+    us = time_ns // np.uint64(1000)
+    return us + (time_ns - us * np.uint64(1000) >= half)
 
 
 def body_of(rows: I64, strip: Strip) -> Body:

@@ -5,7 +5,6 @@ from typing import Final
 
 from lttd.abi.blktrace import NAME
 from lttd.stored import StoredStream
-from lttd.view.addresses import Symbols
 from lttd.view.blktrace.decode import BlktraceContexts, BlktraceDecoder
 from lttd.view.blktrace.process_names import BlktraceNames, first_time
 from lttd.view.family import Family, Lines, Printing
@@ -20,12 +19,12 @@ def _names(segments: Sequence[Segment], _notes: TakesNotes) -> Names:
 
 def _lines(printing: Printing, _notes: TakesNotes) -> Lines:
     from lttd.view.blktrace.lines import BlkparseLines  # noqa: PLC0415  (not to count, nor export)
-    from lttd.view.ftrace.lines import Texter  # noqa: PLC0415
+    from lttd.view.lines import FieldTexter  # noqa: PLC0415
 
     names, fields = printing.names, printing.fields
     assert names is not None
     if fields is not None:
-        return Texter(names, Symbols(), nanoseconds=printing.nanoseconds, fields=fields)
+        return FieldTexter(names, nanoseconds=printing.nanoseconds, fields=fields)
     return BlkparseLines(names, lambda: first_time(_streams(printing.segments)))
 
 

@@ -27,11 +27,11 @@ from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.filters import Filter
 from lttd.view.formats import EventType
-from lttd.view.ftrace.lines import FLAGS, Texter
+from lttd.view.ftrace.lines import Texter
 from lttd.view.ftrace.render import Renderer
 from lttd.view.glyphs import Strip, per_distinct, strings_of, words_of
 from lttd.view.library import EventWindow
-from lttd.view.lines import Body
+from lttd.view.lines import FLAGS, Body, FieldPrinter
 from lttd.view.losses import Loss
 from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
@@ -100,10 +100,10 @@ class SystraceTexter(Texter):
         """Return the text before an event's fields: none for a marker, see MarkerRenderer."""
         return b"" if _is_marker(event_type) else super()._name_of(event_type)
 
-    def _new_renderer(self, event_type: EventType) -> Renderer:
+    def _new_printer(self, event_type: EventType) -> FieldPrinter:
         if _is_marker(event_type):
             return MarkerRenderer(event_type.format, self._symbols)
-        return super()._new_renderer(event_type)
+        return super()._new_printer(event_type)
 
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
         """Yield the bodies of lines; the functions of a stack share a line."""

@@ -21,7 +21,8 @@ from lttd.abi.print_fmt_nodes import (
     Unknown,
 )
 from lttd.view.columns import EventRows
-from lttd.view.ftrace.cexpr import INTS, Buffer, Evaluation, Inexpressible, PointedTo, Value
+from lttd.view.conversions import INTS, Buffer, Inexpressible, Value
+from lttd.view.ftrace.cexpr import Evaluation, PointedTo
 from lttd.view.glyphs import per_distinct, strings_of
 
 Column = npt.NDArray[Any]

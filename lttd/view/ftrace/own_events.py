@@ -24,8 +24,7 @@ from lttd.abi.print_fmt import parse_conversions
 from lttd.abi.print_fmt_nodes import Conversion, PrintFmt, Unparsable
 from lttd.terminal import printable_bytes
 from lttd.view.columns import EventRows
-from lttd.view.conversions import Context, converted, printable_literals
-from lttd.view.ftrace.cexpr import Buffer, Value
+from lttd.view.conversions import Buffer, Context, Value, converted, printable_literals
 from lttd.view.glyphs import Column, Strip, per_distinct, strings_of, words_of
 
 # Linux kernel/trace/trace.h.

@@ -27,35 +27,25 @@ from lttd.abi.print_fmt_nodes import (
 from lttd.terminal import printable
 from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
-from lttd.view.conversions import Context, converted, printable_literals
-from lttd.view.formats import EventName, EventType
-from lttd.view.ftrace.cexpr import (
-    MOST_STRING_BYTES,
+from lttd.view.conversions import (
     Buffer,
-    Evaluation,
+    Context,
     Inexpressible,
     Value,
-    folded,
+    converted,
+    printable_literals,
 )
+from lttd.view.formats import EventName, EventType
+from lttd.view.ftrace.cexpr import MOST_STRING_BYTES, Evaluation, folded
 from lttd.view.ftrace.kernel_functions import FUNCTIONS, evaluate
 from lttd.view.ftrace.own_events import Printer, printer_of
 from lttd.view.ftrace.probes import as_probes_print
-from lttd.view.glyphs import (
-    Strip,
-    decimal,
-    hexadecimal,
-    printable_words,
-    strings_of,
-    words_of,
-)
+from lttd.view.glyphs import Strip, joined, settled, strings_of, words_of
+from lttd.view.lines import FieldPrinter, value_of
 
 __all__ = ["Renderer", "tried", "why_inexpressible"]
 
-# The longest dynamic string determines the width of a column, so such formats use fewer rows.
-DYNAMIC_ROWS: Final = 2048
-STATIC_ROWS: Final = 1 << 17
 MOST_WIDTH: Final = 4096
-_DYNAMIC: Final = (Encoding.STRING, Encoding.DYNAMIC, Encoding.BITMASK, Encoding.TAIL)
 
 
 class LeftOut(NamedTuple):
@@ -66,15 +56,14 @@ class LeftOut(NamedTuple):
     why: str
 
 
-class Renderer:
-    """Prints the fields of one event type."""
+class Renderer(FieldPrinter):
+    """Prints the fields of one event type by its print fmt."""
 
     def __init__(
         self, format_: Format | None, symbols: Symbols, fields: Sequence[str] | None = None
     ) -> None:
-        self._format = format_
+        super().__init__(format_, fields)
         self.symbols = symbols
-        self._only = fields
         self._parsed: PrintFmt | None = None
         self._added: tuple[Field, ...] = ()
         self._own: Printer | None = None
@@ -83,14 +72,11 @@ class Renderer:
         self.left_out: list[LeftOut] = []
         self.conversions = 0
         """The number of the print fmt's conversions."""
-        dynamic = False
         if format_ is not None:
             self._context = Context(format_.long_bytes, format_.byteorder, symbols)
-            dynamic = any(field.encoding in _DYNAMIC for field in format_.fields)
             if fields is None:
                 self._own = printer_of(format_)
                 self._prepare(format_)
-        self.rows_at_once = DYNAMIC_ROWS if dynamic or format_ is None else STATIC_ROWS
 
     def _prepare(self, format_: Format) -> None:
         try:
@@ -132,11 +118,9 @@ class Renderer:
 
     def strip(self, rows: EventRows) -> Strip:
         """Return the text of all rows as one strip."""
-        if self._format is None:
-            return [b"bytes=", words_of(strings_of([raw.hex().encode() for raw in rows.raw()]))]
         if self._own is not None:
-            return _joined(_settled(self._own(rows, self._context), len(rows)))
-        return self._named(rows) if self._parsed is None else self._printed(rows)
+            return joined(settled(self._own(rows, self._context), len(rows)))
+        return super().strip(rows) if self._parsed is None else self._printed(rows)
 
     def _printed(self, rows: EventRows) -> Strip:
         assert self._parsed is not None
@@ -145,13 +129,13 @@ class Renderer:
             if isinstance(piece, bytes):
                 strip.append(piece)
             else:
-                strip += _settled(self._conversion(piece, rows), len(rows))
+                strip += settled(self._conversion(piece, rows), len(rows))
         for field in self._added:
             strip += [
                 f" {printable(field.name)}=".encode(),
-                *_settled(_value_of(field, rows), len(rows)),
+                *settled(value_of(field, rows), len(rows)),
             ]
-        return _joined(strip)
+        return joined(strip)
 
     def _conversion(self, conversion: Conversion, rows: EventRows) -> Strip:
         value = evaluate(_argument(conversion, rows), rows, self._context.pointed_to)
@@ -186,16 +170,6 @@ class Renderer:
         if isinstance(conversion.precision, int):
             conversion = replace(conversion, precision=precision)
         return converted(conversion, value, count, self._context)
-
-    def _named(self, rows: EventRows) -> Strip:
-        assert self._format is not None
-        strip: Strip = []
-        for field in self._format.own:
-            if self._only is not None and field.name not in self._only:
-                continue
-            strip.append(f"{' ' if strip else ''}{printable(field.name)}=".encode())
-            strip += _settled(_value_of(field, rows), len(rows))
-        return _joined(strip)
 
 
 def _without_left_out(pieces: Sequence[bytes | Conversion | None]) -> Iterator[bytes | Conversion]:
@@ -271,50 +245,6 @@ def _row_of(value: Value, number: int) -> Value:
 def _plain(strip: Strip) -> bytes:
     parts = (c if isinstance(c, bytes) else c[:1].tobytes() for c in strip)
     return b"".join(parts).replace(b"\0", b"")
-
-
-def _settled(strip: Strip, count: int) -> Strip:
-    """Replace parts that are the same in every row by constant bytes."""
-    if count == 1 or not any(isinstance(c, np.ndarray) and len(c) == 1 for c in strip):
-        return strip
-    return [
-        c.tobytes().replace(b"\0", b"") if isinstance(c, np.ndarray) and len(c) == 1 else c
-        for c in strip
-    ]
-
-
-def _joined(strip: Strip) -> Strip:
-    """Join adjoining constants."""
-    joined: Strip = []
-    for column in strip:
-        last = joined[-1] if joined else None
-        if isinstance(column, bytes) and isinstance(last, bytes):
-            joined[-1] = last + column
-        else:
-            joined.append(column)
-    return joined
-
-
-def _value_of(field: Field, rows: EventRows) -> Strip:
-    """Print a field by its type: addresses in hex, the rest in decimal."""
-    if field.encoding is Encoding.INT:
-        column = rows.records[field.name]
-        column = column.astype(column.dtype.newbyteorder("="), copy=False)
-        return [b"0x", *hexadecimal(column)] if "*" in field.type else decimal(column)
-    value = rows.column(field.name)
-    if field.encoding is Encoding.CHARS:
-        return [printable_words(value)]
-    if field.encoding is Encoding.ARRAY:
-        told = [",".join(str(one) for one in row).encode() for row in value.tolist()]
-        return [b"{", words_of(strings_of(told)), b"}"]
-    if field.encoding in (Encoding.DYNAMIC, Encoding.TAIL) and field.element_bytes > 1:
-        lists = [",".join(str(one) for one in row).encode() for row in rows.lists(field.name)]
-        return [b"{", words_of(strings_of(lists)), b"}"]
-    text = field.encoding is Encoding.STRING or (
-        field.encoding is Encoding.TAIL and "char" in field.type
-    )
-    pieces = [piece.rstrip(b"\n") if text else piece.hex().encode() for piece in value.tolist()]
-    return [printable_words(strings_of(pieces))]
 
 
 def _made_up(format_: Format) -> EventRows:
