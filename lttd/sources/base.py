@@ -14,6 +14,8 @@ from lttd.subbuffer import Batch, BufferPool, Reason, StreamId, StreamInfo
 
 PRESENT_STATE: Final = frozenset({"entries", "bytes", "oldest event ts", "now ts"})
 """The counters of a stream that state what is now; all others only grow."""
+OVERWRITTEN_IDLE: Final = "overwritten while idle"
+"""The counter of events that a PausableStream let go in its pauses."""
 
 
 class Nothing(enum.Enum):
@@ -202,6 +204,23 @@ class Stream(Protocol):
         """Close the descriptor; the reader also calls this when the stream has ended.
 
         losses(), counters() and close() can still be called afterwards.
+        """
+        ...
+
+
+@runtime_checkable
+class PausableStream(Stream, Protocol):
+    """A stream whose ring may overwrite itself while nobody wants its events (lttd.flight)."""
+
+    complete_since: int
+    """Since when, on the trace clock, no event was overwritten in a pause."""
+    wanted_from: tuple[int, int] | None
+    """As of the end of the last pause: sub-buffers taken, and the kernel's ``read events``."""
+
+    def pause(self) -> Batch | None:
+        """Let the ring overwrite itself until the next take(), which is no loss.
+
+        Return the losses before, in a batch without rows.
         """
         ...
 

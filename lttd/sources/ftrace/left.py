@@ -8,6 +8,7 @@
     another trace's own  holds nothing        removed
                          trace is there       reported; tracing is turned off after a minute
                          trace has gone       removed; how many events went with it is reported
+    any trace's own      no trigger wants it  removed likewise (lttd.flight)
     not lttd's own       any                  the settings are put back; the ring keeps its data
 
 Rule: the data of a ring belongs to the trace into which it was recorded.
@@ -144,6 +145,9 @@ class Leftovers:
             record.remove()  # it is not the instance that lttd made
         elif left.finished or (not record.progress().segment and not unread_events(path)):
             self.lines += remove_own(path, record)
+        elif record.progress().is_idle:
+            what = f"left by an lttd that was killed (pid {left.recorder.pid}) while no trigger"
+            self._discard(record, path, f"{path}: {what} asked for its events")
         elif self._is_ours(record, left):
             return self._take_over(record, left, path)
         else:
@@ -187,9 +191,7 @@ class Leftovers:
         events = unread_events(path)
         who = f"{path}: left by an lttd that was killed (pid {left.recorder.pid})"
         if _has_gone(left):
-            refused = remove_own(path, record)
-            what = f"whose trace {left.owner.path} is gone, too"
-            self.lines += refused or [f"{who}, {what}: removed, and {events:,} events with it"]
+            self._discard(record, path, f"{who}, whose trace {left.owner.path} is gone, too")
             return
         state = f"it holds {events:,} events of {left.owner.path}{_doubt(left)}"
         if record.progress().age_s > GRACE_S:
@@ -199,6 +201,12 @@ class Leftovers:
             state += " and records on"
         remedy = f"lttd --append -t {left.owner.path} keeps them, rmdir {path} discards them"
         self.lines.append(f"{who}; {state}; {remedy}")
+
+    def _discard(self, record: InstanceRecord, path: str, why: str) -> None:
+        """Remove a ring whose events nobody wants."""
+        events = unread_events(path)
+        refused = remove_own(path, record)
+        self.lines += refused or [f"{why}: removed, and {events:,} events with it"]
 
     def _report_removed(self, record: InstanceRecord, left: Left, path: str) -> None:
         """Report a removed ring to the start of its trace; keep the record until then."""

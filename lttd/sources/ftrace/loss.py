@@ -143,6 +143,31 @@ class LossLedger:
         """Note that all events written before the last sample are delivered."""
         self._ripe = len(self._pending)
 
+    def until_now(self) -> tuple[Gap, ...]:
+        """Return the gaps of all losses so far that lie before the events which are in the ring.
+
+        Events that a later page will count are not among them.
+        """
+        self._settle()
+        pending, self._pending, self._ripe = self._pending, [], 0
+        return tuple(_gap(0, interval) for interval in pending)
+
+    def forgive(self, sample: Sample) -> int:
+        """Let events that were lost until *sample* be no loss; return how many were overwritten.
+
+        These are the events that no gap contains.
+        """
+        overwritten = self._overwritten - self._told + growth(self._last.overrun, sample.overrun)
+        self._last = sample
+        self._overwritten = self._settled = self._told
+        return max(overwritten, 0)
+
+    def begin_at(self, begin: int) -> None:
+        """Forget suspicions from before *begin*: what is taken from now on begins there."""
+        self._pending = [each for each in self._pending if each.end > begin]
+        self._ripe = min(self._ripe, len(self._pending))
+        self._last_begin = self._sampled_begin = self._settled_begin = self._since = begin
+
     def place(self, rows: Rows, missed: Sequence[tuple[int, int | None]]) -> tuple[Gap, ...]:
         """Return the gaps that belong before *rows*.
 

@@ -9,12 +9,14 @@
                          {"undone": ["events/irq/enable"]}
     progress-lttd-4711   {"segment": "20261127T...", "streams": {"ftrace_0": [[0, 0], [512, 4096]]},
                           "boottime_ns": 100125000000}
+                         {"segment": "", "streams": {}, "idle": true, "boottime_ns": ...}
 
 A record is written before the instance is made or changed, and removed after the instance was
 removed or restored.  Lines are added, each by one write; a line that a kill cut short describes a
 change that was not made.  The lock of the record is held as long as its recorder lives.  The
 progress is replaced every few seconds, so its age is the time since a recorder's death.  The age is
 a difference of CLOCK_BOOTTIME, which nobody can set; notes end with the boot, as this clock does.
+While a recorder is idle, nobody wants what the ring holds, and the progress stays as it is.
 """
 
 import json
@@ -194,6 +196,13 @@ class InstanceRecord:
         """Note how far *segment* was recorded, which also shows that the recorder lives."""
         value: dict[str, Any] = {"segment": segment}
         value["streams"] = {name: list(each) for name, each in marks.items()}
+        self._write_progress(value)
+
+    def mark_idle(self) -> None:
+        """Note that nobody wants what the ring holds, until the next mark()."""
+        self._write_progress({"segment": "", "streams": {}, "idle": True})
+
+    def _write_progress(self, value: dict[str, Any]) -> None:
         value["boottime_ns"] = kernel_clock_ns(time.CLOCK_BOOTTIME)
         self._directory.write(self._progress, json.dumps(value).encode())
 
@@ -208,10 +217,10 @@ class InstanceRecord:
                 str(name): [(int(rows), int(events)) for rows, events in each]
                 for name, each in value["streams"].items()
             }
-            segment = str(value["segment"])
+            segment, is_idle = str(value["segment"]), value.get("idle") is True
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-            segment, marks = "", {}
-        return Progress(segment, marks, _age_s(content))
+            segment, marks, is_idle = "", {}, False
+        return Progress(segment, marks, _age_s(content), is_idle)
 
     def remove(self) -> None:
         """Remove the record, because nothing is left to undo."""
@@ -237,6 +246,8 @@ class Progress:
     """The name of the segment's directory; empty: it never began a segment."""
     marks: Marks
     age_s: float
+    is_idle: bool = False
+    """Whether it waited for a trigger, so that nobody wants what the ring holds."""
 
 
 def record_name(instance: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from lttd.errors import LttdError, SourceError
+from lttd.sources.base import OVERWRITTEN_IDLE
 from lttd.sources.ftrace.counts import RingCounts
 from lttd.sources.ftrace.loss import LossLedger, Sample
 from lttd.subbuffer import Gap, Reason, Rows, Unit
@@ -34,6 +35,13 @@ class Ring:
         self._oldest = fields.get("oldest event ts")
         self._ticked_at = began
         self._took_partial = False
+        self.idle = False
+        """Whether the ring overwrites itself, and nobody wants its events yet."""
+        self.was_idle = False
+        self.overwritten = 0
+        """The events that were overwritten while it was idle: no loss."""
+        self._overwritten_before = 0
+        self._passed_over = 0
         self._ledger = LossLedger(Sample.of(fields, began), pages_only=previous_run)
         if previous_run and (fields.get("dropped events") or fields.get("commit overrun")):
             # The killed run stored some of these losses in its own segment; how many is unknown.
@@ -43,8 +51,15 @@ class Ring:
         """Return the fields of ``stats``: times in trace-clock units, counts since the take-over.
 
         lttd adds ``foreign read events``, those that other processes consumed, as far as noticed.
+        What happened to events that nobody wanted is not among the counts, but has its own.
         """
-        return {**self._counts.since_the_base(), "foreign read events": self.foreign_read_events}
+        found = self._counts.since_the_base()
+        more = {"foreign read events": self.foreign_read_events}
+        if self.was_idle:
+            more["overrun"] = found.get("overrun", 0) - self.overwritten
+            more["read events"] = found.get("read events", 0) - self._passed_over
+            more[OVERWRITTEN_IDLE] = self.overwritten
+        return {**found, **more}
 
     def fields(self) -> Mapping[str, int]:
         """Return the fields of ``stats`` as they are."""
@@ -66,7 +81,11 @@ class Ring:
         now = self._now()
         if before is not None and now - before > SOON:
             before = None  # lttd was delayed, and the ring may have filled again meanwhile
-        self._ledger.sampled(Sample.of(fields, now), before)
+        sample = Sample.of(fields, now)
+        if self.idle:
+            self.overwritten += self._ledger.forgive(sample)
+        else:
+            self._ledger.sampled(sample, before)
         return fields
 
     def try_to_sample(self, before: int | None = None) -> None:
@@ -107,6 +126,32 @@ class Ring:
     def place(self, rows: Rows, missed: Sequence[tuple[int, int | None]]) -> tuple[Gap, ...]:
         """Return the gaps that belong before *rows*; see LossLedger.place()."""
         return self._ledger.place(rows, missed)
+
+    # -- while nobody wants the events; see lttd.flight
+
+    def pause(self) -> tuple[Gap, ...]:
+        """Let the ring overwrite itself without loss until wanted(); return the losses so far."""
+        self.idle = self.was_idle = True
+        self._overwritten_before = self.overwritten
+        return self._ledger.until_now()
+
+    @property
+    def wrapped(self) -> bool:
+        """Tell whether the ring has overwritten events since pause(), by the last sample."""
+        return self.overwritten > self._overwritten_before
+
+    def pass_over(self, events: int) -> None:
+        """Note that lttd consumed events that nobody wants, and stores none of them."""
+        self._passed_over += events
+
+    def wanted(self, begin: int | None) -> None:
+        """Count losses again: those of the events that are in the ring, and of all later ones.
+
+        *begin* is the time of the first of them, if older ones were overwritten.
+        """
+        self.idle = False
+        if begin is not None:
+            self._ledger.begin_at(begin)
 
     # -- between takes
 

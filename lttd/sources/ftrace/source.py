@@ -20,6 +20,7 @@ from lttd.sources.ftrace.instance import Instance, make_own, open_named
 from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.left import Leftovers
 from lttd.sources.ftrace.raw import RawFile
+from lttd.sources.ftrace.record import InstanceRecord
 from lttd.sources.ftrace.reload import EventsChange
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.setup import (
@@ -151,6 +152,9 @@ class FtraceSource:
         self._marks: dict[str, list[tuple[int, int]]] = {}
         self._marked = ""
         """The segment that the first marks belong to."""
+        self._is_marked_idle = False
+        self._wanted_from: dict[str, tuple[int, int]] = {}
+        """The first mark after the last pause of each stream."""
         self._rolled_at: dict[str, tuple[int, int]] = {}
         """Marks of the last roll, until the segment before it is closed."""
         self._started = False
@@ -293,8 +297,13 @@ class FtraceSource:
         if record is None or self._closed:
             return
         try:
+            if all(stream.ring.idle for stream in self.streams):
+                self._mark_idle(record)
+                return
+            self._is_marked_idle = False
             for stream in self.streams:
                 marks = self._marks.setdefault(stream.info.id.name, [])
+                self._follow_pauses(stream, marks)
                 if not marks:
                     # If this run is killed before it stores its gap for them, the next one counts
                     # them again.
@@ -313,6 +322,20 @@ class FtraceSource:
             if not self._mark_failed:
                 self._instance.notes.append(str(error))
             self._mark_failed = True
+
+    def _mark_idle(self, record: InstanceRecord) -> None:
+        """Note, once, that nobody wants what the rings hold."""
+        if not self._is_marked_idle:
+            record.mark_idle()
+        self._is_marked_idle = True
+
+    def _follow_pauses(self, stream: FtraceStream, marks: list[tuple[int, int]]) -> None:
+        """Let the marks begin after the last pause: what was consumed in it is not stored."""
+        name = stream.info.id.name
+        if stream.wanted_from is not None and stream.wanted_from != self._wanted_from.get(name):
+            self._wanted_from[name] = stream.wanted_from
+            self._rolled_at.pop(name, None)
+            marks[:] = [stream.wanted_from]
 
     def _forget_marks_of_closed(self) -> None:
         """Let the marks begin with the last roll: all data before it is in closed segments."""

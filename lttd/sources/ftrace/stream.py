@@ -17,9 +17,10 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi.ftrace import NEAR, PageLayout, last_event_time, rows_of_pages
+from lttd.abi.ftrace import NEAR, PageLayout, Pages, last_event_time, rows_of_pages
 from lttd.abi.ftrace_events import count
 from lttd.sources.base import Nothing
+from lttd.sources.ftrace.first_take import FirstTake
 from lttd.sources.ftrace.raw import RawFile
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.pipe import Pipe, TakeBrokeOffError
@@ -138,6 +139,11 @@ class FtraceStream:
         self.state = State.FILLING
         self.unstored = 0
         """The number of events that a killed lttd took and did not store."""
+        self.complete_since = shared.now()
+        """Since when, on the trace clock, no event was overwritten in a pause()."""
+        self.wanted_from: tuple[int, int] | None = None
+        """mark() as of the end of the last pause; None: there was none."""
+        self._first_take = FirstTake()
         self._raw = raw
         self._shared = shared
         self._book = RowBook()
@@ -201,6 +207,15 @@ class FtraceStream:
         self._book.count(NO_ROWS, gaps)
         return losses_batch(self.info.id, gaps)
 
+    def pause(self) -> Batch | None:
+        """Let the ring overwrite itself until the next take; see PausableStream.pause()."""
+        self._first_take = FirstTake()
+        gaps = self.ring.pause()
+        if not gaps:
+            return None
+        self._book.count(NO_ROWS, gaps)
+        return losses_batch(self.info.id, gaps)
+
     def unplaced(self) -> Mapping[Reason, int]:
         """Read the kernel's counters for losses that no batch contains; see Stream.unplaced()."""
         if not self._shared.stopped:
@@ -248,9 +263,15 @@ class FtraceStream:
         except TakeBrokeOffError as error:
             self._lose_take(error)
             raise
-        return got if isinstance(got, Nothing) else self._taken(buffer, got, flag, before)
+        if not isinstance(got, Nothing):
+            return self._taken(buffer, got, flag, before)
+        if flush and got is Nothing.YET and self.ring.idle:
+            self._want(self._shared.now(), 0)  # it is empty: later events are the first
+        return got
 
     def _before_take(self) -> int | None:
+        if self.ring.idle:
+            self._first_take.read_events = self.ring.sample().get("read events", 0)
         # Only the losses of a no-overwrite ring need this: see LossLedger.sampled().
         if self._shared.overwrite:
             return None
@@ -325,6 +346,8 @@ class FtraceStream:
             shared.paused = True
             ring.suspect(Reason.EMPTIED)
             return Nothing.OFFLINE
+        if ring.idle:
+            rows, missed, damaged = self._wanted(buffer, Pages(rows, missed, damaged))
         if missed or before is not None:
             ring.try_to_sample(before)
         earlier = self._book.begin
@@ -340,6 +363,27 @@ class FtraceStream:
             # lttd could not stop the writers; it needs no sub-buffer that begins after the stop.
             self._happened(Event.ENDED)
         return make_batch(self.info.id, rows, pool=shared.pool, buffer=buffer, gaps=gaps)
+
+    def _wanted(self, buffer: memoryview, found: Pages) -> Pages:
+        """Return what is wanted of the first rows after a pause; see FirstTake."""
+        rows, missed, damaged = found
+        if missed:
+            self.ring.try_to_sample()  # what was overwritten until now is missing before the rows
+        first = self._first_take.first_row(len(rows), missed, wrapped=self.ring.wrapped)
+        passed_over = self._events_in(buffer, rows[:first]) if first else 0
+        self.ring.pass_over(passed_over)
+        rows = rows[first:]
+        if len(rows):
+            self._want(int(rows["begin"][0]), passed_over)
+        later = [(row - first, at) for row, at in damaged if row > first or not first]
+        return Pages(rows, [], later)
+
+    def _want(self, begin: int, passed_over: int) -> None:
+        """End a pause; *begin* is the time of the first row."""
+        self.wanted_from = self._book.sequence, self._first_take.read_events + passed_over
+        if self.ring.wrapped:
+            self.complete_since = begin
+        self.ring.wanted(begin if self.ring.wrapped else None)
 
     def _is_out_of_time(self, rows: Rows, now: int) -> bool:
         """Tell whether the rows begin at a time that cannot follow the last row."""
