@@ -49,6 +49,8 @@ def _sources() -> str:
 def _add_writing(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to write it")
     add = how.add_argument
+    add("--mode", metavar="HOW", help="continuous (default), or flight: the rings overwrite"
+        " themselves, and nothing is written until a trigger comes")  # fmt: skip
     add("--layout", metavar="HOW", help="packed (default), or sparse: padding is a hole")
     add("--flush-interval", metavar="T", help="longest time until an event is on disk (default 1s)")
     add("--segment-size", metavar="SIZE", help="go on in a new segment at this size")

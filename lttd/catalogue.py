@@ -38,7 +38,8 @@ class StoreState(NamedTuple):
     deletions: Mapping[str, int]
     """By reason, in this run."""
     reach_seconds: float | None
-    """How far back the trace is complete on all CPUs; None: nothing is recorded yet."""
+    """How far back the trace is complete on all CPUs; None: nothing is recorded
+    yet, or only windows are."""
     compression_backlog: int
     """The closed segments that wait for the compressor."""
 
@@ -48,6 +49,8 @@ class Catalogue:
 
     def __init__(self, now_ns: Callable[[], int] = boottime_ns) -> None:
         self.now_ns = now_ns
+        self.has_holes = False
+        """Whether only windows are recorded (lttd.flight): no reach is known."""
         self.compression_backlog: Callable[[], int] = lambda: 0
         self._guard = threading.Lock()
         self._held: SortedDict[Key, Held] = SortedDict()
@@ -178,7 +181,7 @@ class Catalogue:
             deletions = {reason.value: self._deletions[reason] for reason in Reason}
             hidden_bytes = sum(self._hidden.values())
         kept = [one for one in held if one.keeper is not Keeper.NOBODY]
-        begin_ns = complete_since(held)
+        begin_ns = None if self.has_holes else complete_since(held)
         return StoreState(
             segments=len(held),
             allocated_bytes=bytes_of(held) + hidden_bytes,

@@ -31,6 +31,8 @@ from lttd.roll import RollLimits
 from lttd.sources.table import CHANNEL_ROOT, DEFAULT, SOURCES, is_list
 from lttd.token_file import token_path
 
+CONTINUOUS: Final = "continuous"
+FLIGHT: Final = "flight"
 _KIND: Final = re.compile(r"([a-z]+)(?:\Z|[:,])")
 # A comma before a key, unless it is escaped.
 _KEY: Final = re.compile(r"(?<!\\),(?=[a-z-]+=)")
@@ -92,6 +94,8 @@ class Config:
 
     trace_dir: Path
     sources: tuple[SourceSpec, ...]
+    mode: str = CONTINUOUS
+    """``continuous``, or ``flight``: write what the rings hold only when a trigger comes."""
     layout: str = "packed"
     append: bool = False
     flush_interval_s: float = 1.0
@@ -258,6 +262,7 @@ def _trace_dir(value: object) -> Path:
 
 _OPTIONS: Final[dict[str, _Option]] = {
     "trace-dir": _Option(_trace_dir, "trace_dir"),
+    "mode": _Option(_one_of(CONTINUOUS, FLIGHT), "mode"),
     "layout": _Option(_one_of("packed", "sparse"), "layout"),
     "append": _Option(parse_bool, "append"),
     "flush-interval": _Option(_flush_interval_s, "flush_interval_s"),
@@ -338,10 +343,21 @@ def _assemble(
         raise UsageError(f"{command[0]}: no such program, or not executable")
     config = Config(sources=sources, command=command, **fields)
     refuse_contradictions(config.limits, len(sources), config.roll_limits)
-    if config.compress_level is not None and not any(config.roll_limits):
+    if config.mode == FLIGHT:
+        _refuse_in_flight(sources)
+    elif config.compress_level is not None and not any(config.roll_limits):
         words = "without segment-size or a limit of the trace its segment closes only at the end"
         notes.append(f"compress: {words}, and stays plain; lttv compress DIR does it then")
     return replace(config, notes=tuple(notes))
+
+
+def _refuse_in_flight(sources: Sequence[SourceSpec]) -> None:
+    for spec in sources:
+        if spec.kind != DEFAULT or spec.target:
+            words = "records an instance of lttd's own, whose ring overwrites itself"
+            raise UsageError(f"mode flight {words}; leave out source {shown(str(spec))}")
+        if not parse_bool(spec.options.get("overwrite", True)):
+            raise UsageError("mode flight lets the ring overwrite itself; leave out no-overwrite")
 
 
 def _refuse_half_a_webhook(fields: Mapping[str, Any]) -> None:

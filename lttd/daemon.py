@@ -15,12 +15,14 @@ import trio
 from lttd.beneath import OpenDirectory
 from lttd.command import Command
 from lttd.compression import Compression
-from lttd.config import Config
+from lttd.config import FLIGHT, Config
 from lttd.control import Control
 from lttd.control_protocol import STATUS, Handler, Peer
 from lttd.control_socket import socket_name
 from lttd.errors import LttdError, UsageError, refusal
 from lttd.files import Disk
+from lttd.flight import AlwaysRead
+from lttd.flying import Flying
 from lttd.health import Health
 from lttd.helper import lasting_thread_ids
 from lttd.housekeeping import Housekeeping
@@ -113,6 +115,7 @@ class Daemon:
         self._rolling = Rolling(
             config.roll_limits, recordings, recorder, reader, self._house, self._health
         )
+        self._flying: Flying | None = None
         self._observer.parts.rolls = lambda: self._rolling.rolled
         self._state = RunState(config, self._observer, self._health, self._recordings)
         self._retaining: Retaining  # set once the trace is locked
@@ -122,6 +125,8 @@ class Daemon:
         )
         self._reloading.takers |= takers_of_reading(reader, self._observer, self._rolling)
         self._reloading.takers |= takers_of_writing(recorder)
+        if config.mode == FLIGHT:
+            self._flying = self._fly(Flying(recordings, reader, self._rolling, self._house))
         self._handlers: dict[str, Handler] = {
             STATUS: self._answer_status,
             "reload": self._reloading.answer,
@@ -176,6 +181,8 @@ class Daemon:
                 await serve_control(nursery, stack, self._control, name)
                 nursery.start_soon(self._rolling.run)
                 nursery.start_soon(retaining.run)
+                if self._flying is not None:
+                    nursery.start_soon(self._flying.run)
                 self._compress(nursery, self._disk.hold(self._config.trace_dir))
                 nursery.start_soon(self._serve_triggers().run)
                 await self._read()
@@ -194,10 +201,16 @@ class Daemon:
         self._rolling.on_closed.append(retaining.closed)
         self._handlers |= retaining.handlers
         self._reloading.takers |= takers_of_retention(retaining, self._recorder, self._rolling)
+        retaining.store.catalogue.has_holes = self._flying is not None
         self._observer.parts.store = retaining.store.state
         self._observer.parts.limits = lambda: retaining.store.limits
         self._state.parts |= {"store": retaining.state_json, "windows": retaining.windows_json}
         return retaining
+
+    def _fly(self, flying: Flying) -> Flying:
+        self._observer.parts.flight_waits = lambda: self._reader.paused
+        self._state.parts["flight"] = flying.state_json
+        return flying
 
     def _compress(self, nursery: trio.Nursery, trace: OpenDirectory) -> None:
         level, house, store = self._config.compress_level, self._house, self._retaining.store
@@ -210,8 +223,9 @@ class Daemon:
 
     def _serve_triggers(self) -> TriggerService:
         """Make what serves triggers; recording has begun."""
-        recorded = self._recordings, self._recorder, self._reader
-        self._triggers = TriggerService(self._retaining.store, *recorded, self._house)
+        rings = self._flying or AlwaysRead(self._reader.flush_all)
+        recorded = self._recordings, self._recorder, self._house
+        self._triggers = TriggerService(self._retaining.store, *recorded, rings)
         self._handlers[TRIGGER] = self._triggers.handler
         self._observer.parts.triggers = self._triggers.triggers.counts
         self._state.parts["triggers"] = self._triggers.state_json
@@ -239,10 +253,14 @@ class Daemon:
                 self._recordings.append(self._begin(source, number))
                 number += 1
             self._rolling.next_number = number
+            if self._flying is not None:
+                self._flying.begin()
             for recording in self._recordings:
                 recording.source.leave_out(lasting_thread_ids())
                 self._reader.add(recording.streams_and_lanes())
                 self._reader.open_ended |= recording.source.open_ended
+                if self._reader.paused:
+                    recording.mark_progress()
                 recording.source.start()
                 if recording.source.watch is not None:
                     recording.source.watch.arm(self._health)
@@ -306,6 +324,8 @@ class Daemon:
         self._notifier.status(self._status())
         await self._reloading.finish()
         self._rolling.stop()
+        if self._flying is not None:
+            self._flying.end()
         if self._triggers is not None:
             self._triggers.triggers.stop()
         for recording in self._recordings:
@@ -387,7 +407,8 @@ class Daemon:
         stats = self._observer.streams()
         taken = sum(each.subbuffers for each in stats)
         lost = sum(events_lost(each.lost_so_far()) for each in stats)
-        doing = "stopping; recorded" if self._stop.is_set() else "recording"
+        doing = "waiting for a trigger; recorded" if self._reader.paused else "recording"
+        doing = "stopping; recorded" if self._stop.is_set() else doing
         text = f"{doing} to {self._config.trace_dir}, {taken} sub-buffers, {lost} events lost"
         return text + ("; the backlog is full" if self._reader.pulse.backlog_full else "")
 
@@ -414,6 +435,8 @@ class Daemon:
         if status:
             say(f"{self._config.command[0]}: ended with status {status}", Level.NOTICE)
         about = {"command_status": status} if self._config.command else {}
+        if self._flying is not None:
+            about["flight_overwritten_events"] = self._flying.overwritten_events()
         try:
             write_summary(self._config.summary, self._summaries, about)
         except LttdError as error:

@@ -2,7 +2,7 @@
 
 Rule: work that writes to the disk or reads many files is done in a thread that is excluded from the
 trace, one task at a time; the reading loop never waits for it.
-Rule: an idle machine is not woken for attachments.
+Rule: an idle machine is not woken for attachments; while the reader is paused, nothing is written.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,7 +74,8 @@ class Housekeeping:
                 recording.mark_progress()
         for watch in self._watches():
             watch.tick()
-        if now >= self._next_attach or now >= self._next_clock or self._wants_closer_look():
+        is_time = now >= self._next_attach or now >= self._next_clock
+        if (is_time and not self._reader.paused) or self._wants_closer_look():
             self._due.set()
 
     async def admit(self) -> None:
@@ -88,7 +89,7 @@ class Housekeeping:
             if recording in growing:
                 admitted.extend(recording.admit())
 
-        await self._in_thread(admit)
+        await self.for_each(admit)
         self._reader.add(admitted)
 
     def _watches(self) -> list[Watch]:
@@ -113,15 +114,17 @@ class Housekeeping:
             self._due = trio.Event()
             now = trio.current_time()
             if self._wants_closer_look():
-                await self._in_thread(_look_closer)
+                await self.for_each(_look_closer)
+            if self._reader.paused:
+                continue
             if now >= self._next_attach:
                 self._next_attach = now + ATTACH_INTERVAL_S
                 before, subbuffers = subbuffers, self._subbuffers()
                 if subbuffers != before:
-                    await self._in_thread(_attach)
+                    await self.for_each(_attach)
             if now >= self._next_clock:
                 self._next_clock = now + CLOCK_INTERVAL_S
-                await self._in_thread(Recording.note_clock)
+                await self.for_each(Recording.note_clock)
 
     def _subbuffers(self) -> int:
         """Return the number of sub-buffers taken so far."""
@@ -144,19 +147,22 @@ class Housekeeping:
             while True:
                 await trio.lowlevel.wait_readable(watch.fd)
                 if watch.was_set():
-                    await self._in_thread(Recording.note_clock)
+                    await self.for_each(Recording.note_clock)
 
-    async def _in_thread(self, do: Callable[[Recording], None]) -> None:
-        """Call *do* for each recording in a thread that is excluded from the trace."""
+    async def for_each(self, do: Callable[[Recording], None]) -> None:
+        """Call *do* for each recording in a thread that is excluded from the trace.
 
-        def for_each() -> None:
+        A failure of the disk is counted.
+        """
+
+        def work() -> None:
             for recording in self._recordings:
                 do(recording)
 
         trace = self._config.trace_dir
         try:
             async with self.one_at_a_time:
-                done = await self.work(for_each)
+                done = await self.work(work)
         except StorageError as error:
             self._recorder.failed(error, trace)
         else:

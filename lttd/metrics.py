@@ -104,6 +104,12 @@ FOREIGN_READ: Final = Metric(
     "Events that another reader consumed from the ring.",
     _BY_STREAM,
 )
+FLIGHT_OVERWRITTEN: Final = Metric(
+    "lttd_flight_overwritten_events_total",
+    "counter",
+    "Mode flight: events that the ring overwrote while no trigger wanted them; no loss.",
+    _BY_STREAM,
+)
 BACKLOG: Final = Metric(
     "lttd_backlog_bytes", "gauge", "Memory of data that is taken and not written yet."
 )
@@ -186,6 +192,7 @@ FAMILIES: Final = (
     STORED_BYTES,
     PADDING_BYTES,
     FOREIGN_READ,
+    FLIGHT_OVERWRITTEN,
     FILL_RATIO,
     LAG,
     BACKLOG,
@@ -335,6 +342,8 @@ def _by_reason(
 def _gauge_tables(gauges: DaemonGauges, streams: list[tuple[Labels, StreamKey]]) -> Iterator[Table]:
     foreign, fill = gauges.foreign_read_events, gauges.fill
     yield FOREIGN_READ, [(labels, foreign[key]) for labels, key in streams if key in foreign]
+    idle = gauges.overwritten_idle_events
+    yield FLIGHT_OVERWRITTEN, [(labels, idle[key]) for labels, key in streams if key in idle]
     yield FILL_RATIO, [(labels, fill[key].ratio) for labels, key in streams if key in fill]
     yield LAG, [(labels, fill[key].lag_seconds) for labels, key in streams if key in fill]
     yield BACKLOG, [((), gauges.backlog_bytes)]

@@ -15,7 +15,7 @@ from lttd.endpoint import Answer, Route
 SHOWN: Final = (
     *("version", "kernel", "host", "trace_dir", "doing", "began_ns", "uptime_seconds"),
     *("healthy", "conditions", "backlog", "write_errors", "segments", "store", "triggers"),
-    "windows",
+    *("windows", "flight"),
 )
 SHOWN_OF_SOURCE: Final = ("source", "segment", "streams")
 

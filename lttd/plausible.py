@@ -149,6 +149,7 @@ _MAY_SOURCE: Final[dict[str, Test]] = {
     "continues": is_name,
     "rolled_from": is_name,
     "rolled_at": _is_time,
+    "mode": is_text,
 }
 _MAY_MACHINE: Final[dict[str, Test]] = {"byteorder": _is_order}
 

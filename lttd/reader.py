@@ -6,6 +6,7 @@ because poll on trace_pipe_raw does not report partly filled sub-buffers, and is
 kernels (Linux ffe3986fece6, v6.9).  One tick serves all streams; turns are bounded.
 Rule: a stream that cannot be read is tried again, first after RETRY_FIRST_S, then at growing
 intervals, as long as recording runs; lttd is unhealthy meanwhile.  Only a StreamLostError is final.
+Rule: while paused, nothing is taken and the rings overwrite themselves; the tick goes on.
 Rule: the loop calls on_beat() each time it comes round, and every beat_interval_s while it sleeps
 or waits for room.  No other task calls it, so a loop that hangs sends no beat.
 Invariant: between two awaits at most one stream's turn runs, so there are no locks.
@@ -25,7 +26,7 @@ from lttd.errors import LttdError, SourceError, StreamLostError
 from lttd.health import Health, Trouble
 from lttd.lane import Lane
 from lttd.recorder import Recorder
-from lttd.sources.base import Nothing, Stream
+from lttd.sources.base import Nothing, PausableStream, Stream
 
 # At most this many takes before other streams get their turn: 8 MiB are about 50 ms of the fastest
 # CPU measured, and half of the ring that such a CPU needs.
@@ -163,6 +164,19 @@ class StreamReader:
         self._failed_attempts = 0
         self.happened(Event.STOP)
 
+    def pause(self) -> None:
+        """Let the ring overwrite itself until the next turn; offer the losses before."""
+        assert isinstance(self.stream, PausableStream)
+        batch = self.stream.pause()
+        if batch is not None:
+            self._recorder.offer(self.lane, batch)
+
+    def let_go(self) -> None:
+        """End without a drain: nobody wants what the ring holds."""
+        self.stop()
+        if self.state is State.FLUSHING:
+            self.happened(Event.ENDED)
+
     def turn(self, *, flush: bool) -> None:
         """Take the available data while the backlog has room, for at most one turn."""
         for _ in range(TURN_BATCHES):
@@ -282,6 +296,9 @@ class Reader:
         self._beat_interval_s = beat_interval_s
         self._health = health or Health()
         self._ticked = trio.Event()
+        self.paused = False
+        """Whether nothing is taken; see pause()."""
+        self._resumed = trio.Event()
         self._room_queue = trio.StrictFIFOLock()
 
     def add(self, streams: Sequence[tuple[Stream, Lane]]) -> None:
@@ -291,6 +308,8 @@ class Reader:
             self._readers = [one for one in self._readers if one.lane is not lane or not one.closed]
             reader = StreamReader(stream, lane, self._recorder, self._health)
             self._readers.append(reader)
+            if self.paused:
+                reader.pause()
             if self._nursery is not None:
                 self._serve(reader, self._nursery)
 
@@ -310,20 +329,41 @@ class Reader:
             finally:
                 self._nursery = None
 
+    def pause(self) -> None:
+        """Take nothing until resume(): the rings overwrite themselves, which is no loss.
+
+        All streams are PausableStreams.
+        """
+        if not self.paused:
+            self.paused = True
+            for reader in self._readers:
+                reader.pause()
+
+    def resume(self) -> None:
+        """Take again, first all that the rings hold."""
+        if not self.paused:
+            return
+        self.paused = False
+        self._resumed.set()
+        self._resumed = trio.Event()
+        for reader in self._readers:
+            reader.wake()
+        if self._nursery is not None:
+            self._nursery.start_soon(partial(self._turns, list(self._readers), flush=True))
+
     async def flush_once(self) -> None:
         """Give every stream one turn that flushes it, and offer the losses of those then empty.
 
         Streams that have more get further turns after the next await of the caller.
         """
-        present = [each for each in self._readers if each.state is not State.FLUSHING]
+        present = self._to_flush()
         for reader in present:
             await trio.lowlevel.checkpoint()
             reader.wake()
             reader.turn(flush=True)
             if not reader.has_more():
                 reader.tell_losses()
-            self.pulse.turns += 1
-            self.pulse.last_turn_ns = time.monotonic_ns()
+            self._turned()
             self._on_beat()
         more = [reader for reader in present if reader.has_more()]
         if more and self._nursery is not None:
@@ -331,7 +371,7 @@ class Reader:
 
     async def flush_all(self) -> None:
         """Take all that the rings hold now, partly filled sub-buffers included, and the losses."""
-        present = [each for each in self._readers if each.state is not State.FLUSHING]
+        present = self._to_flush()
         # The first round ends turns that were flushed earlier; the second begins new ones.
         for _ in range(2):
             left = present
@@ -347,11 +387,21 @@ class Reader:
         for reader in present:
             reader.tell_losses()
 
+    def _to_flush(self) -> list[StreamReader]:
+        if self.paused:
+            return []
+        return [each for each in self._readers if each.state is not State.FLUSHING]
+
     async def drain(self) -> None:
         """Take all remaining data, partly filled sub-buffers included, and the last losses.
 
-        When cancelled, it takes no more; the rest then counts as lost.
+        When cancelled, it takes no more; the rest then counts as lost.  While paused, nobody wants
+        what the rings hold.
         """
+        if self.paused:
+            for reader in self._readers:
+                reader.let_go()
+            return
         for reader in self._readers:
             reader.stop()
         try:
@@ -366,10 +416,14 @@ class Reader:
 
     async def _serve_polled(self, reader: StreamReader) -> None:
         while reader.state is not State.DONE:
+            if self.paused:
+                await self._resumed.wait()
             try:
                 await trio.lowlevel.wait_readable(reader.stream.fileno())
             except trio.ClosedResourceError:
                 return  # the stream has ended
+            if self.paused:
+                continue
             batches = reader.batches
             reader.wake()
             await self._turns([reader], flush=False)
@@ -381,9 +435,12 @@ class Reader:
         next_tick = trio.current_time()
         while True:
             present = list(self._readers)
-            for reader in present:
-                reader.wake()
-            await self._turns(present, flush=True)
+            if self.paused:
+                self._turned()
+            else:
+                for reader in present:
+                    reader.wake()
+                await self._turns(present, flush=True)
             for reader in present:
                 reader.tell_losses()
                 if reader.state is State.DONE and not (reader.failure or reader.closed):
@@ -409,15 +466,14 @@ class Reader:
     async def _turns(self, readers: Sequence[StreamReader], *, flush: bool) -> None:
         """Give each of *readers* turns, urgent ones first, until all are empty."""
         busy = [reader for reader in readers if reader.has_more()]
-        while busy:
+        while busy and not self.paused:
             busy = sorted(busy, key=lambda each: not each.stream.urgent())
             for at, reader in enumerate(busy):
                 if not self._recorder.has_room():
                     busy = busy[at:] + busy[:at]  # a stream without a turn is first next time
                     break
                 reader.turn(flush=flush)
-                self.pulse.turns += 1
-            self.pulse.last_turn_ns = time.monotonic_ns()
+                self._turned()
             self._on_beat()
             busy = [reader for reader in busy if reader.has_more()]
             if busy and (self._room_queue.locked() or not self._recorder.has_room()):
@@ -426,6 +482,10 @@ class Reader:
                 await self._room_in_turn()
             else:
                 await trio.lowlevel.checkpoint()
+
+    def _turned(self) -> None:
+        self.pulse.turns += 1
+        self.pulse.last_turn_ns = time.monotonic_ns()
 
     async def _room_in_turn(self) -> None:
         async with self._room_queue:

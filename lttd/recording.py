@@ -22,6 +22,7 @@ from lttd.sources.base import (
     Attachments,
     Earlier,
     Owner,
+    PausableStream,
     Source,
     SourceInfo,
     Stored,
@@ -178,6 +179,8 @@ class Recording:
     """The segment that was prepared."""
     _earlier: "_Part | None" = None
     """The segment before, until it is closed."""
+    _about: dict[str, str] = field(default_factory=dict)
+    """Further keys of the source's object in the manifests."""
     _admitted_next: list[Stream] = field(default_factory=list)
     """New streams whose files could not be made yet."""
 
@@ -224,7 +227,8 @@ class Recording:
         """
         before = self.segment
         contents = SegmentContents(
-            source=_told(self.source.info) | {"rolled_from": before.paths.directory.name},
+            source=_told(self.source.info)
+            | {**self._about, "rolled_from": before.paths.directory.name},
             layout=self.layout,
             streams=tuple(each.record.info for each in before.files.values()),
             snapshot=_snapshot(self.source),
@@ -254,9 +258,10 @@ class Recording:
         stats = (lane.stats for lane in self.lanes.values())
         return sum(one.delivered_bytes - one.padding_bytes for one in stats)
 
-    def roll(self) -> None:
+    def roll(self, *, paused: bool = False) -> None:
         """Let all batches from now on go to the prepared segment.
 
+        *paused*: those between the last one and the next one are left to the ring (lttd.flight).
         Called by the reading thread, between takes, after end_earlier() of the roll before.
         """
         assert self._next is not None
@@ -264,8 +269,11 @@ class Recording:
         self._earlier, self.now, self._next = self.now, self._next, None
         self._earlier.counters = self.now.counters_before = self._counters()
         self.now.taken_before_bytes = self._taken_bytes()
-        with suppress(LttdError):  # the next take reports it
-            self.segment.manifest.source["rolled_at"] = self.source.now()
+        if paused:
+            del self.segment.manifest.source["rolled_from"]
+        else:
+            with suppress(LttdError):  # the next take reports it
+                self.segment.manifest.source["rolled_at"] = self.source.now()
         read_events = self.source.roll()
         for stream, files in self.segment.files.items():
             if stream in read_events:
@@ -321,6 +329,26 @@ class Recording:
         snapshot = _snapshot(self.source)
         if snapshot is not None:
             self.segment.note_clock(snapshot)
+
+    def note_mode(self, mode: str) -> None:
+        """Note in the manifests of this run that it records in another way than all the time.
+
+        Raises:
+            StorageError: the manifest could not be written.
+        """
+        self._about["mode"] = mode
+        self.segment.manifest.source["mode"] = mode
+        self.segment.write_manifest()
+
+    def note_pause_end(self) -> None:
+        """Add a clock snapshot, and the kernel's ``read events`` as of the end of a pause."""
+        for stream in self.source.streams:
+            record = self.segment.files[stream.info.id].record
+            wanted = stream.wanted_from if isinstance(stream, PausableStream) else None
+            # In a segment that has data already, the pause is not before the first sub-buffer.
+            if wanted is not None and wanted[0] == record.subbuffers_before:
+                record.info = replace(record.info, read_events_before=wanted[1])
+        self.note_clock()
 
     def note_reload(self, keys: Iterable[str]) -> None:
         """Note in the manifest which settings *keys* the source has from now on.

@@ -188,7 +188,7 @@ class Rolling:
         # No await up to the next one: all streams switch between the same two turns.
         for recording in due:
             self._count(recording, asked=asked is not None)
-            recording.roll()
+            recording.roll(paused=self._reader.paused)
         self._look_at_bytes = 0
         self._health.ends(Trouble.ROLL_FAILED, "segments are rolled again", self._where)
         failures: list[StorageError] = []

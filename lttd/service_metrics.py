@@ -28,6 +28,8 @@ class Parts:
     rolls: Callable[[], Mapping[str, int]] | None = None
     """By ROLL_REASONS."""
     triggers: Callable[[], TriggerCounts] | None = None
+    flight_waits: Callable[[], bool] | None = None
+    """Whether nothing is written now, because no trigger came; None: not in mode flight."""
 
 
 STORE_BYTES: Final = Metric(
@@ -64,6 +66,11 @@ TRIGGERS_COMPLETED: Final = Metric(
 TRIGGERS_WAITING: Final = Metric(
     "lttd_triggers_waiting", "gauge", "Triggers whose window is not complete."
 )
+FLIGHT_WAITING: Final = Metric(
+    "lttd_flight_waiting",
+    "gauge",
+    "Mode flight: 1 while nothing is read or written, because no trigger wants it; else 0.",
+)
 
 SERVICE_FAMILIES: Final = (
     STORE_BYTES,
@@ -78,6 +85,7 @@ SERVICE_FAMILIES: Final = (
     TRIGGERS_REFUSED,
     TRIGGERS_COMPLETED,
     TRIGGERS_WAITING,
+    FLIGHT_WAITING,
 )
 
 
@@ -91,6 +99,8 @@ def service_tables(parts: Parts) -> Iterator[Table]:
         yield ROLLS, _all_of(ROLL_REASONS, parts.rolls())
     if parts.triggers is not None:
         yield from _triggers(parts.triggers())
+    if parts.flight_waits is not None:
+        yield FLIGHT_WAITING, _one(int(parts.flight_waits()))
 
 
 def _store(state: StoreState) -> Iterator[Table]:

@@ -118,6 +118,7 @@ class RunState:
             **self._rates(stats),
             "ring_fill_ratio": fill.ratio if fill else None,
             "lag_seconds": fill.lag_seconds if fill else None,
+            "flight_overwritten_events": gauges.overwritten_idle_events.get(stats.key, 0),
             "foreign_read_events": gauges.foreign_read_events.get(stats.key, 0),
         }
 

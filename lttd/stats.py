@@ -258,6 +258,8 @@ class DaemonGauges:
     """Only for streams whose kernel reports it."""
     foreign_read_events: Mapping[StreamKey, int] = field(default_factory=dict)
     """Events that another process consumed, from 0 on; only for streams whose kernel reports it."""
+    overwritten_idle_events: Mapping[StreamKey, int] = field(default_factory=dict)
+    """Events that a ring overwrote while no trigger wanted them (lttd.flight): no loss."""
 
 
 def summary_table(streams: Iterable[StreamSummary]) -> str:

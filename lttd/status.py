@@ -15,7 +15,7 @@ from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording
 from lttd.service_metrics import Parts
-from lttd.sources.base import Stream
+from lttd.sources.base import OVERWRITTEN_IDLE, Stream
 from lttd.stats import DaemonGauges, Fill, StreamKey, StreamStats
 
 # The loop comes round at every tick.  This many missed ticks, and at least this time, are a stall.
@@ -75,11 +75,12 @@ class Observer:
         recorder, pulse = self._recorder, self._reader.pulse
         fill: dict[StreamKey, Fill] = {}
         foreign: dict[StreamKey, int] = {}
+        idle: dict[StreamKey, int] = {}
         for recording in self._recordings:
             ring_bytes = recording.source.info.settings.get("buffer_bytes")
             for stream in recording.source.streams:
                 key = recording.segment.manifest.source_name, stream.info.id
-                self._look_at(stream, key, ring_bytes, fill, foreign)
+                self._look_at(stream, key, ring_bytes, fill, foreign, idle)
         return DaemonGauges(
             backlog_bytes=recorder.backlog_bytes,
             backlog_limit_bytes=recorder.backlog_limit_bytes,
@@ -91,6 +92,7 @@ class Observer:
             write_errors=dict(recorder.write_errors),
             fill=fill,
             foreign_read_events=foreign,
+            overwritten_idle_events=idle,
         )
 
     def _deleted(self) -> int:
@@ -104,6 +106,7 @@ class Observer:
         ring_bytes: int | None,
         fill: dict[StreamKey, Fill],
         foreign: dict[StreamKey, int],
+        idle: dict[StreamKey, int],
     ) -> None:
         try:
             counters = stream.counters()
@@ -111,6 +114,10 @@ class Observer:
             return  # other code reports its end
         if "foreign read events" in counters:
             foreign[key] = counters["foreign read events"]
+        if OVERWRITTEN_IDLE in counters:
+            idle[key] = counters[OVERWRITTEN_IDLE]
+        if self._reader.paused:
+            return  # a full ring that nobody wants to read is no sign of delay
         if ring_bytes and "bytes" in counters and "now ts" in counters:
             waiting = counters["now ts"] - counters["oldest event ts"] if counters["entries"] else 0
             fill[key] = Fill(counters["bytes"] / ring_bytes, max(waiting, 0) / 1e9)

@@ -18,6 +18,8 @@ def status_table(state: Mapping[str, Any]) -> str:
     backlog = state["backlog"]
     waiting = f"{human_bytes(backlog['bytes'])} of {human_bytes(backlog['limit_bytes'])}"
     lines.append(f"backlog {waiting}, {counted(state['segments'], 'segment')}")
+    if flight := state.get("flight"):
+        lines.append(_flight(flight))
     if store := state.get("store"):
         lines += _store(store)
     lines += [_window(each) for each in state.get("windows", ())]
@@ -39,6 +41,12 @@ def _head(state: Mapping[str, Any]) -> str:
 def _condition(condition: Mapping[str, Any]) -> str:
     where = f"{condition['where']}: " if condition["where"] else ""
     return printable(f"{where}{condition['words']}")
+
+
+def _flight(flight: Mapping[str, Any]) -> str:
+    doing = "nothing is written until a trigger" if flight["waiting"] else "a window is written"
+    gone = counted(flight["overwritten_events"], "event")
+    return f"flight: {doing}; the rings overwrote {gone} that no trigger wanted"
 
 
 def _store(store: Mapping[str, Any]) -> list[str]:

@@ -7,10 +7,10 @@ from typing import Any, Final
 import trio
 
 from lttd.errors import LttdError, StorageError
+from lttd.flight import Rings
 from lttd.housekeeping import Housekeeping
 from lttd.keeping import StoreKeeper, complete_cut_windows
 from lttd.namespaces import kernel_clock_ns
-from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording
 from lttd.store import Store
@@ -36,8 +36,8 @@ class TriggerService:
         store: Store,
         recordings: Sequence[Recording],
         recorder: Recorder,
-        reader: Reader,
         house: Housekeeping,
+        rings: Rings,
     ) -> None:
         """Recording begins now."""
         self._store = store
@@ -45,7 +45,7 @@ class TriggerService:
         self._recorder = recorder
         self._house = house
         keeper = StoreKeeper(store, now, now().boot_ns)
-        self.triggers = Triggers(keeper, reader.flush_all, self._work, self._settle, now, say)
+        self.triggers = Triggers(keeper, rings, self._work, self._settle, now, say)
         self.handler = TriggerRequests(self.triggers, time.time_ns)
         """Carries out the request ``trigger`` of the control socket."""
         self._nursery: trio.Nursery | None = None

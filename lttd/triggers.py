@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, Protocol
 import trio
 
 from lttd.errors import LttdError, StorageError
+from lttd.flight import Rings
 from lttd.health import Limiter
 from lttd.terminal import Level
 from lttd.trigger import Refusal, Trigger, TriggerRefusedError
@@ -98,6 +99,21 @@ class Pending:
     error: LttdError | None = None
     """Why it cannot be kept."""
 
+    def begin_at(self, reach_ns: int) -> None:
+        """Let the window begin at *reach_ns*, if it would begin earlier."""
+        later_ns = reach_ns - self.begin_ns
+        if later_ns <= 0:
+            return
+        if reach_ns > self.end_ns:
+            late_s = (reach_ns - self.end_ns) / _NS
+            words = f"the rings began {late_s:.1f} s after the end of its window"
+            self.error = LttdError(f"trigger {self.trigger.number}: {words}")
+            return
+        self.begin_ns = reach_ns
+        begin_ns = (self.trigger.begin_ns or 0) + later_ns
+        note = _reach_note(self.trigger, begin_ns - self.trigger.asked_begin_ns)
+        self.trigger = replace(self.trigger, begin_ns=begin_ns, note=note)
+
 
 class TriggerCounts(NamedTuple):
     """The totals for the metrics and the status."""
@@ -116,19 +132,19 @@ class Triggers:
     def __init__(
         self,
         keeper: Keeper,
-        flush: Callable[[], Awaitable[None]],
+        rings: Rings,
         work: Callable[[Callable[[], None]], Awaitable[bool]],
         settle: Callable[[], None],
         now: Callable[[], Now],
         say: Callable[[str, Level], None],
     ) -> None:
-        """*flush* takes everything that the rings hold at the time of the call.
+        """*work* calls a function in the helper thread, and raises its StorageErrors.
 
-        *work* calls a function in the helper thread, raises its StorageErrors, and returns False if
-        the run ends.  *settle*, called there, writes and syncs everything that was taken.
+        It returns False if the run ends.  *settle*, called there, writes and syncs everything that
+        was taken.
         """
         self._keeper = keeper
-        self._flush = flush
+        self._rings = rings
         self._work = work
         self._settle = settle
         self._now = now
@@ -222,6 +238,7 @@ class Triggers:
         self._accepted[trigger.by] += 1
         self._waiting.append(pending)
         self._changed.set()
+        self._rings.want()
         return pending
 
     def _has_room(self) -> bool:
@@ -268,17 +285,28 @@ class Triggers:
             for each in pending:
                 self._note(each, each.trigger)
 
+        if pending:
+            await self._find_reach(pending)
         if pending and await self._try(record):
             for each in pending:
                 each.recorded.set()
             self._drop_failed(pending)
 
+    async def _find_reach(self, pending: Sequence[Pending]) -> None:
+        """Let windows begin where the rings did, if nothing was read before (lttd.flight)."""
+        reach_ns = await self._rings.reach_ns()
+        for each in pending if reach_ns is not None else ():
+            each.begin_at(reach_ns or 0)
+
     async def _complete(self, due: Sequence[Pending]) -> None:
         due = [each for each in due if each.error is None]
         if not due:
             return
+        await self._find_reach(due)
         if not self._ending:
-            await self._flush()
+            await self._rings.flush()
+            if all(each in due for each in self._waiting):
+                self._rings.leave()
 
         def complete() -> None:
             self._settle()
@@ -332,6 +360,9 @@ class Triggers:
                 each.error.said = True
             each.recorded.set()
             each.done.set()
+        if pending and not self._waiting:
+            self._rings.leave()
+            self._rings.close()
 
     # -- the end
 

@@ -73,12 +73,14 @@ def busy_numbers(cpus: int = 2) -> Numbers:
         write_errors={"ENOSPC": 2, "ENOENT": 1},
         fill={stats.key: Fill(0.25, 0.0125) for stats in streams},
         foreign_read_events={stats.key: 0 for stats in streams},
+        overwritten_idle_events={stats.key: 7 for stats in streams},
     )
     numbers.parts = Parts(
         lambda: StoreState(*(12, 190 << 20, 3, 60 << 20), {"size": 44, "kept_size": 1}, 8123.5, 2),
         lambda: Limits(size_bytes=200 << 20),
         lambda: {"asked": 3, "bytes": 40},
         lambda: TriggerCounts({"http": 5, "command": 1}, {"too_many": 7}, 5, 1),
+        lambda: True,
     )
     return numbers
 

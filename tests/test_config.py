@@ -174,7 +174,7 @@ def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
         "web-allow-host": '["a", "b"]', "segment-size": '"20M"', "segment-duration": '"1h"',
             "on-full": '"wait"', "max-rate": '"10M"',
         "max-size": '"200M"', "max-kept-size": '"1G"', "max-age": '"7d"', "min-free": '"2G"',
-        "compress": '"zstd:3"',
+        "compress": '"zstd:3"', "mode": '"continuous"',
     }  # fmt: skip
     toml.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
     config = parse_command_line(["--config", str(toml)])

@@ -138,7 +138,7 @@ async def test_no_other_file_is_served(path: str) -> None:
 
 
 async def test_the_state_is_served_without_configuration_and_settings() -> None:
-    now = state(store={"segments": 3}, triggers={}, windows=[])
+    now = state(store={"segments": 3}, triggers={}, windows=[], flight={})
     status, content_type, body = await asked("/status.json", now)
     assert (status, content_type) == (200, "application/json")
     assert b"secret" not in body

@@ -58,6 +58,11 @@ def test_the_table_shows_each_part_and_escapes_every_text() -> None:
 def test_the_table_leaves_out_what_a_recorder_lacks() -> None:
     bare = {key: value for key, value in STATE.items() if key not in ("store", "windows")}
     assert "store" not in status_table(bare)
+    flight = {"waiting": True, "overwritten_events": 1234}
+    assert status_table({**bare, "flight": flight}).splitlines()[3] == (
+        "flight: nothing is written until a trigger;"
+        " the rings overwrote 1,234 events that no trigger wanted"
+    )
     empty = {**STREAM, "ring_fill_ratio": None, "lag_seconds": None}
     sources = [{**STATE["sources"][0], "streams": [empty], "settings": {}}]
     assert "ftrace_0        1,234" in status_table({**bare, "sources": sources})

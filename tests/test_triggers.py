@@ -20,6 +20,38 @@ REAL_AT_0 = 1_795_807_520 * S
 BOOT_AT_0 = 5000 * S
 
 
+class RingsOfTest:
+    """Rings that are read all the time, or since a trigger came that found *reached_back_s*."""
+
+    def __init__(self, machine: "Machine") -> None:
+        self.machine = machine
+        self.reached_back_s: float | None = None
+        self.wanted_ns: int | None = None
+        self.log: list[str] = []
+
+    def want(self) -> None:
+        if self.wanted_ns is None:
+            self.wanted_ns = self.machine.now().boot_ns
+            self.log.append("want")
+
+    async def reach_ns(self) -> int | None:
+        if self.reached_back_s is None or self.wanted_ns is None:
+            return None
+        return self.wanted_ns - round(self.reached_back_s * S)
+
+    async def flush(self) -> None:
+        machine = self.machine
+        machine.log.append(f"flush at {trio.current_time() - machine.began_at:g}")
+
+    def leave(self) -> None:
+        if self.wanted_ns is not None:
+            self.log.append(f"leave at {trio.current_time() - self.machine.began_at:g}")
+            self.wanted_ns = None
+
+    def close(self) -> None:
+        self.log.append("close")
+
+
 class Machine:
     """A store, a disk and the clocks, moved by trio's clock."""
 
@@ -34,8 +66,9 @@ class Machine:
         self.fails: Exception | None = None
         self.disk = trio.Event()
         self.disk.set()
+        self.rings = RingsOfTest(self)
         self.of_run = Triggers(
-            self, self.flush, self.work, lambda: self.log.append("settle"), self.now, self.say
+            self, self.rings, self.work, lambda: self.log.append("settle"), self.now, self.say
         )
 
     def now(self) -> Now:
@@ -44,9 +77,6 @@ class Machine:
 
     def say(self, line: str, _level: Level) -> None:
         self.lines.append(line)
-
-    async def flush(self) -> None:
-        self.log.append(f"flush at {trio.current_time() - self.began_at:g}")
 
     async def work(self, do: Callable[[], None]) -> bool:
         await self.disk.wait()
@@ -278,3 +308,70 @@ async def test_the_end_of_recording_completes_windows_with_what_there_is(
     assert kept.note == "recording ended 3.0 s before the end of the window"
     assert machine.log[-1] == "keep 1 complete"
     assert "flush" not in "".join(machine.log)  # the drain at the end has flushed all
+
+
+# -- mode flight
+
+
+async def test_a_window_begins_where_the_rings_began_and_says_so(
+    machine: Machine, autojump_clock: trio.testing.MockClock
+) -> None:
+    machine.rings.reached_back_s = 3.0
+    async with running(machine) as of_run:
+        pending = await taken(of_run, asked(machine, before_s=10, after_s=1))
+        assert machine.kept[1].begin_ns == REAL_AT_0 - 3 * S  # the first record has it
+        await pending.done.wait()
+    assert machine.windows[1] == (BOOT_AT_0 - 3 * S, BOOT_AT_0 + S)
+    assert pending.trigger.note == "the trace reached back 3.0 s before it, 10 s were asked for"
+
+
+async def test_rings_that_reach_back_far_enough_shorten_no_window(
+    machine: Machine, autojump_clock: trio.testing.MockClock
+) -> None:
+    machine.rings.reached_back_s = 30.0
+    async with running(machine) as of_run:
+        pending = await taken(of_run, asked(machine, before_s=10, after_s=1))
+        await pending.done.wait()
+    assert (pending.begin_ns, pending.trigger.note) == (BOOT_AT_0 - 10 * S, "")
+
+
+async def test_rings_are_read_until_the_last_window_is_over_and_the_segment_then_closed(
+    machine: Machine, autojump_clock: trio.testing.MockClock
+) -> None:
+    machine.rings.reached_back_s = 3.0
+    async with running(machine) as of_run:
+        first = await taken(of_run, asked(machine, after_s=2))
+        second = await taken(of_run, asked(machine, after_s=5))
+        await first.done.wait()
+        assert machine.rings.log == ["want"]
+        await second.done.wait()
+        assert machine.rings.log == ["want", "leave at 5", "close"]
+        third = await taken(of_run, asked(machine, after_s=1))
+        await third.done.wait()
+    assert machine.rings.log[3:] == ["want", "leave at 6", "close"]
+
+
+async def test_rings_are_left_at_the_end_of_a_window_although_the_disk_hangs(
+    machine: Machine, autojump_clock: trio.testing.MockClock
+) -> None:
+    machine.rings.reached_back_s = 3.0
+    async with running(machine) as of_run:
+        pending = await taken(of_run, asked(machine, after_s=2))
+        machine.disk = trio.Event()
+        await trio.sleep(10)
+        assert machine.rings.log == ["want", "leave at 2"]
+        machine.disk.set()
+        await pending.done.wait()
+    assert machine.rings.log == ["want", "leave at 2", "close"]
+
+
+async def test_a_window_that_ended_before_the_rings_begin_is_an_error_and_ends_the_reading(
+    machine: Machine, autojump_clock: trio.testing.MockClock
+) -> None:
+    machine.rings.reached_back_s = 3.0
+    async with running(machine) as of_run:
+        with pytest.raises(LttdError, match=r"the rings began 4\.0 s after the end of its window"):
+            await of_run.accept(asked(machine, at_s=-10, after_s=3))
+    assert machine.kept == {}
+    assert machine.protected == {}
+    assert machine.rings.log == ["want", "leave at 0", "close"]

@@ -171,6 +171,7 @@ function tilesOf(state, streams) {
   const errors = Object.entries(state.write_errors).filter(([, count]) => count);
   const stored = size(sum(streams.map((stream) => stream.payload_bytes)));
   return [
+    state.flight && flightTile(state.flight),
     ["Recorded", `${size(rates.at(-1))}/s`, `${stored} in this run`, "", null, rates],
     ["Events lost", counted(events), words || "nothing", words ? "bad" : ""],
     fullest && ["Fullest ring", percent(fullest.ring_fill_ratio), shown(fullest.name),
@@ -185,6 +186,11 @@ function tilesOf(state, streams) {
   ].filter(Boolean);
 }
 
+function flightTile(flight) {
+  const doing = flight.waiting ? "nothing is written until a trigger" : "a window is written";
+  return ["Mode", "flight", `${doing}; ${plural(flight.overwritten_events, "event")} overwritten that no trigger wanted`];
+}
+
 function storeTiles(state) {
   const store = state.store;
   if (!store) return [["Segments", counted(state.segments)]];
@@ -195,7 +201,7 @@ function storeTiles(state) {
   return [
     ["Store", size(used), `${limit ? `of ${size(limit)}` : "without a limit of its size"}, besides kept segments`,
       "", limit ? used / limit : null],
-    ["Reaches back", reach === null ? "unknown" : span(reach), reach === null ? "" : `to ${moment(1e6 * (Date.now() - 1e3 * reach))}`],
+    !state.flight && ["Reaches back", reach === null ? "unknown" : span(reach), reach === null ? "" : `to ${moment(1e6 * (Date.now() - 1e3 * reach))}`],
     ["Segments", counted(store.segments), `${counted(store.kept_segments)} kept (${size(store.kept_bytes)})`],
     ["Deleted", counted(sum(gone.map(([, count]) => count))),
       gone.map(([reason, count]) => `${counted(count)} by ${worded(reason)}`).join(", ") || "nothing"],

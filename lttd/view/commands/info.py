@@ -50,6 +50,8 @@ def info_text(trace: Trace) -> str:
         ("source", f"{spec}, clock {last.clock}, {last.layout}"),
         made_on(last),
     ]
+    if last.source.get("mode"):
+        lines.append(("mode", f"{last.source['mode']}: the windows of triggers only"))
     lines += [("reloaded", each) for each in reloads(trace)]
     if span is None:
         lines.append(("begin", "nothing was recorded"))
