@@ -320,10 +320,12 @@ def _opened(path: Path) -> "Trace":
 def _with_what_stays(trace: "Trace", make: Callable[[], _Made]) -> _Made:
     """Make an output that appears as a whole; again, if segments are deleted meanwhile."""
     from lttd.errors import TraceDamagedError  # noqa: PLC0415
+    from lttd.view.output import unwound_by_signals  # noqa: PLC0415
 
     while True:
         try:
-            return make()
+            with unwound_by_signals():
+                return make()
         except TraceDamagedError:
             notes = trace.leave_out_vanished()
             if not notes or not trace.segments:
@@ -439,7 +441,8 @@ def _plot(options: argparse.Namespace) -> int:
     trace = _opened(options.trace)
     window = window_of_options(trace, options.begin, options.end, options.trigger)
     chosen = Filter(options.cpu, options.event, options.where)
-    for line in plot(trace, window, chosen, options.output):
+    lines = _with_what_stays(trace, lambda: plot(trace, window, chosen, options.output))
+    for line in lines:
         _say(line, Level.NOTICE)
     return 0
 

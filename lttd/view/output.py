@@ -8,15 +8,52 @@ who could put another directory in its place.
 
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import Final
 
 from lttd.beneath import OpenDirectory, close_fd
 from lttd.errors import UsageError
 from lttd.files import Disk, storage_error
 from lttd.view.commands.info import seconds
 from lttd.view.trace import Trace
+
+_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+
+
+class _EndedError(BaseException):
+    """A signal ends this process."""
+
+
+@contextmanager
+def unwound_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP leave the block as Ctrl-C does; afterwards they end the process.
+
+    A signal that is ignored, or has a handler, keeps its meaning.
+    """
+    got: list[int] = []
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        got.append(number)
+        for each in ours:
+            signal.signal(each, signal.SIG_IGN)  # a second one must not interrupt the clean-up
+        raise _EndedError
+
+    is_main = threading.current_thread() is threading.main_thread()
+    ours = [each for each in _ENDING if is_main and signal.getsignal(each) is signal.SIG_DFL]
+    for each in ours:
+        signal.signal(each, leave)
+    try:
+        yield
+    finally:
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)
+        if got:
+            os.kill(os.getpid(), got[0])
 
 
 @contextmanager
@@ -27,7 +64,7 @@ def new_output(out: Path, disk: Disk, trace: Trace) -> Iterator[Path]:
 
     Raises:
         UsageError: *out* exists already, or its directory does not.
-        StorageError: the directory cannot be written to.
+        StorageError: the directory, or what the block makes there, cannot be written to.
     """
     _refuse_existing(out)
     parent = out.absolute().parent
@@ -50,6 +87,8 @@ def new_output(out: Path, disk: Disk, trace: Trace) -> Iterator[Path]:
         _refuse_existing(out)
         os.rename(made.name, out.name, src_dir_fd=held.fd, dst_dir_fd=above.fd)
         disk.sync_parent(held)
+    except OSError as error:
+        raise storage_error(out, error) from None
     finally:
         disk.release(held)
         with suppress(OSError):

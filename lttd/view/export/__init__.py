@@ -63,7 +63,11 @@ class UrlExporter(Exporter, Protocol):
     """An exporter that can also write to a URL."""
 
     def export_url(self, trace: "Trace", window: "Window", url: str) -> list[str]:
-        """Write to *url*; after a failure the user must remove the objects written so far."""
+        """Write to *url*; after a failure nothing stays there, or the error names what does.
+
+        Raises:
+            LttdError: as export(), and UsageError if *url* exists, or cannot be written to.
+        """
         ...
 
 

@@ -13,6 +13,7 @@ Rule: rows are in the order of time; memory holds a piece of the window and PEND
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Final
 from urllib.parse import quote
@@ -22,10 +23,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lttd.errors import NotATraceError, UsageError
+from lttd.errors import NotATraceError
 from lttd.files import Disk
 from lttd.view.columns import EventRows
 from lttd.view.export.arrow import field_array
+from lttd.view.export.remote import Remote
 from lttd.view.filters import Filter
 from lttd.view.library import ClockGroup
 from lttd.view.losses import Loss
@@ -59,27 +61,10 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
 
 
 def export_url(trace: Trace, window: Window, url: str) -> list[str]:
-    """Export to a URL that fsspec can write to, such as ``s3://bucket/directory``.
-
-    Raises:
-        UsageError: fsspec is missing, does not know the URL, or the URL exists already.
-    """
-    try:
-        import fsspec  # noqa: PLC0415
-
-        files, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise UsageError(f"{url}: {error}; pip install 'lttd[parquet]', or that package") from None
-    if files.exists(root) and files.ls(root):
-        raise UsageError(f"{url}: exists already; name another, or remove it")
-
-    def create(name: str) -> IO[bytes]:
-        path = f"{root.rstrip('/')}/{name}"
-        files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        opened: IO[bytes] = files.open(path, "wb")
-        return opened
-
-    return _export(trace, window, create)
+    """Export to a URL that fsspec can write to, such as ``s3://bucket/directory``."""
+    remote = Remote(url)
+    with remote.whole():
+        return _export(trace, window, remote.create)
 
 
 def _export(trace: Trace, window: Window, create: Open) -> list[str]:
@@ -199,13 +184,16 @@ class _Sink:
 
     def _close(self, name: str) -> None:
         writer, file = self._writers.pop(name)
-        writer.close()
-        file.close()
+        try:
+            writer.close()
+        finally:
+            file.close()
 
     def close(self) -> None:
-        """Close all open files."""
-        for name in list(self._writers):
-            self._close(name)
+        """Close all open files, also if one of them fails."""
+        with ExitStack() as stack:
+            for name in self._writers:
+                stack.callback(self._close, name)
 
 
 def _named(loss: Loss) -> str | None:
