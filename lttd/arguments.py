@@ -16,8 +16,9 @@ Commands, each with --help of its own; all but doctor speak to a running lttd:
 {commands}
 
 Sizes: 4096, 64K, 4M.  Durations: 100ms, 1s, 5m.
-Exit status: 0 recorded; 1 recording failed part way (the stored data is whole and readable);
-2 usage; 77 nothing to record from on this machine."""
+Exit status: 0 recorded; 1 recording failed, part way or at the start (another lttd records into
+this trace, say), and what is stored is whole and readable; 2 usage; 77 nothing to record from on
+this machine."""
 
 
 _UNKNOWN: Final = "unrecognized arguments: "

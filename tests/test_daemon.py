@@ -13,6 +13,7 @@ import tempfile
 import time
 import tomllib
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,26 @@ def test_a_user_without_permission_to_trace_is_refused_with_the_reason(lttd: Lau
         run = lttd.run("-t", f"{directory}/{TRACE}", under=nobody)
         assert "permission denied: choose a directory that this user may write" in only_line(run)
         assert run.process.returncode == 1
+
+
+def test_a_trace_that_another_lttd_records_is_refused_with_status_1_until_it_is_free(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    """A service tries again after 1, and not after 2 and 77."""
+    trace = tmp_path / TRACE
+    first = lttd.start("-t", trace, *QUIET).recording()
+    second = tmp_path / "second"
+    second.mkdir()
+    words = lttd.words("-t", trace, *QUIET, "--append", "--duration", "50ms")
+    own = {**os.environ, "RUNTIME_DIRECTORY": str(lttd.runtime)}
+    again = partial(subprocess.run, words, cwd=second, env=own, capture_output=True, check=False)
+    refused = again(text=True)
+    assert refused.returncode == 1
+    says = rf"lttd: \S+/{TRACE}: in use by \S+ \(pid {first.process.pid}\); stop it, or choose.*\n"
+    assert re.fullmatch(says, refused.stderr)
+    assert first.end() == 0, first.stderr
+    assert again().returncode == 0
+    assert_whole(trace)
 
 
 def test_a_busy_port_is_refused_before_anything_is_made(lttd: Launcher, tmp_path: Path) -> None:
