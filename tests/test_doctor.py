@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,15 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from lttd.config import parse_command_line
 from lttd.doctor import command, disk, kernel, machine
 from lttd.doctor.command import run
 from lttd.doctor.finding import Finding, Mark, Report, refused
+from lttd.doctor.port import try_port
 from lttd.errors import LttdError, NothingToRecordError, UsageError
-from lttd.files import File
+from lttd.files import Disk, File
+from lttd.recording import locked_trace
 from lttd.retention import Limits
 from lttd.sources.mounts import USUAL_TRACEFS
 from lttd.tracedir import TRIAL
-from tests.running import QUIET, Launcher, needs_kernel
+from tests.running import QUIET, Launcher, free_port, needs_kernel
 
 FINDINGS = {"topic", "mark", "words", "remedy"}
 
@@ -218,6 +222,61 @@ def test_every_library_that_lttd_requires_is_named_with_its_version(
     other = ["numpy>=1", "no-such-library; python_version < '3'", "pytest; extra == 'dev'"]
     monkeypatch.setattr(machine, "requires", lambda _: other)
     assert named().endswith(f", numpy {version('numpy')}")
+
+
+# -- the port of the metrics
+
+
+def port_found(port: int, *words: str, trace: Path | None = None) -> list[Finding]:
+    config = parse_command_line(["-t", "/t", "--metrics", f"127.0.0.1:{port}", *words])
+    return list(try_port(config, trace))
+
+
+def test_a_free_port_is_bound_and_let_go() -> None:
+    port = free_port()
+    for _ in range(2):
+        (found,) = port_found(port)
+        assert found == Finding("metrics", Mark.OK, f"127.0.0.1:{port}: lttd can listen there")
+
+
+def test_a_port_that_another_program_has_is_bad_and_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        (found,) = port_found(port)
+    own = Path("/proc/self/comm").read_text().strip()
+    says = f"--metrics 127.0.0.1:{port}: the port is in use by {own} (pid {os.getpid()})"
+    assert found == Finding(
+        "metrics", Mark.BAD, says, "choose another, or stop its program (`ss -ltnp`)"
+    )
+
+
+def test_the_port_of_the_recorder_of_the_same_trace_is_a_note(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        locked_trace(Disk(), tmp_path / "t", append=True),
+    ):
+        port = listening.getsockname()[1]
+        (found,) = port_found(port, trace=tmp_path / "t")
+        (other,) = port_found(port, trace=tmp_path / "other")
+    assert (found.mark, found.remedy) == (Mark.NOTE, "it is the recorder of this trace")
+    assert other.mark is Mark.BAD
+
+
+def test_an_address_that_a_start_refuses_is_bad(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("sekret")
+    token.chmod(0o600)
+    webhook = ["--web-enable-trigger", "--web-token-file", str(token)]
+    for words in (["--metrics", "127.0.0.1"], ["--metrics", "192.0.2.1:80"], webhook):
+        (found,) = try_port(parse_command_line(["-t", "/t", *words]), None)
+        assert found.mark is Mark.BAD
+        assert found.remedy
+
+
+def test_the_whole_report_has_the_port(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        assert run(["--metrics", f"127.0.0.1:{listening.getsockname()[1]}"]) == 77
+    assert "the port is in use by " in capsys.readouterr().out
 
 
 # -- the same verdict as a start, on this kernel

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lttd.config import parse_command_line
+from lttd.doctor import command
 
 UNIT = Path(__file__).parents[1] / "systemd" / "lttd.service"
 TEMPLATE = UNIT.with_name("lttd@.service")
@@ -101,6 +102,24 @@ def test_lttd_accepts_the_shipped_configuration_and_each_line_that_is_commented_
     assert everything.read_text() != shipped
     config = parse_command_line(["--config", str(everything), "-t", "t"])
     assert config.web_allow_hosts == {"db1.example.com"}
+
+
+def test_every_doctor_of_the_service_examines_its_trace_directory() -> None:
+    """The unit names it, and the shipped configuration does not."""
+    root = UNIT.parents[1]
+    (start,) = setting("ExecStart")
+    assert "--trace-dir ${STATE_DIRECTORY}/trace" in start
+    wanted = f"--trace-dir /var/lib/{setting('StateDirectory')[0]}/trace"
+    files = [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("systemd/*")]
+    texts = {path.name: path.read_text() for path in files} | {"--help": command._EPILOG}
+    asked = {
+        name: line
+        for name, text in texts.items()
+        for line in text.splitlines()
+        if "lttd doctor" in line and "lttd.toml" in line
+    }
+    assert asked.keys() == {"README.md", "SYSTEMD.md", "lttd.toml", "--help"}
+    assert [name for name, line in asked.items() if wanted not in line] == []
 
 
 def test_the_shipped_configuration_bounds_the_store() -> None:

@@ -8,6 +8,7 @@ from lttd.doctor.disk import try_trace
 from lttd.doctor.finding import Check, Finding, Findings, Mark, Report, refused
 from lttd.doctor.kernel import clock, mounts, namespaces, readers, rights
 from lttd.doctor.machine import limits, programs
+from lttd.doctor.port import try_port
 from lttd.doctor.trial import try_sources
 from lttd.errors import LttdError
 from lttd.errors import refusal as explained
@@ -22,6 +23,8 @@ def examine(config: Config, trace: Path | None) -> Report:
         "kernel": [partial(iter, tracefs), clock, readers],
         "disk": [partial(try_trace, trace, config.limits) if trace else _no_trace],
     }
+    if config.metrics is not None or config.web_enable_trigger:
+        groups["network"] = [partial(try_port, config, trace)]
     if all(found.mark is not Mark.BAD for found in tracefs):
         groups["kernel"].append(partial(try_sources, config.sources, config.backlog_bytes))
     return Report(
@@ -41,4 +44,5 @@ def _run(check: Check) -> Findings:
 
 
 def _no_trace() -> Findings:
-    yield Finding("trace", Mark.NOTE, "not examined", "name it: --trace-dir DIR")
+    remedy = "name it: --trace-dir DIR; that of lttd.service is /var/lib/lttd/trace"
+    yield Finding("trace", Mark.NOTE, "not examined", remedy)

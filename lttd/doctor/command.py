@@ -20,7 +20,8 @@ _LEAST_COLUMNS: Final = 40
 # Into a file or a pipe each finding is one line, for grep.
 _NO_LIMIT: Final = 1 << 20
 _EPILOG: Final = """\
-OPTIONS are those of a recording: lttd doctor --config /etc/lttd/lttd.toml examines the service.
+OPTIONS are those of a recording.  This examines the service, whose unit names the directory:
+lttd doctor --config /etc/lttd/lttd.toml --trace-dir /var/lib/lttd/trace
 Exit status: 0 such a recording would work; 77 it would not; 2 usage."""
 
 
