@@ -22,7 +22,7 @@ from lttd.manifest import Manifest, StreamRecord
 from lttd.sources.rows import RowBook
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch
-from lttd.tracedir import create_segment
+from lttd.tracedir import create_segment, segment_name
 from lttd.view.commands.cut import cut
 from lttd.view.times import Moment, Window
 from lttd.view.trace import Trace
@@ -78,7 +78,7 @@ def repeated(trace: Trace, out: Path, times: int) -> Trace:
     (segment,) = trace.segments
     out.mkdir(mode=0o750, exist_ok=True)
     disk = Disk()
-    paths = create_segment(disk, out, 1, "ftrace")
+    paths = create_segment(disk, out, segment_name(1, "ftrace"))
     shutil.copytree(segment.paths.directory / "tracefs", paths.directory / "tracefs")
     records = []
     for stream in segment.streams:

@@ -157,6 +157,10 @@ class OpenDirectory:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}>"
 
+    def renamed(self, path: Path) -> None:
+        """Take *path* for the name of this directory from now on, which was renamed."""
+        self.path, self._prefix = path, f"{path}/"
+
     def close(self) -> None:
         """Close the descriptor; garbage collection does so, too."""
         self._closer()

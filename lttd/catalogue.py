@@ -112,15 +112,20 @@ class Catalogue:
             return [self._seen(one) for one in held] if self._windows else held
 
     def hide(self, name: str, allocated_bytes: int) -> None:
-        """Note how much of a segment is left that is being removed; 0: nothing."""
+        """Note how much of a hidden segment there is; 0: nothing."""
         with self._guard:
             self._hidden[name] = allocated_bytes
             if not allocated_bytes:
                 del self._hidden[name]
 
+    def hidden(self) -> list[str]:
+        """Return the hidden names that are counted."""
+        with self._guard:
+            return list(self._hidden)
+
     @property
     def hidden_bytes(self) -> int:
-        """The bytes of segments whose removal is not complete."""
+        """The bytes of segments that are made ahead, or whose removal is not complete."""
         with self._guard:
             return sum(self._hidden.values())
 

@@ -115,6 +115,7 @@ class Daemon:
         self._rolling = Rolling(
             config.roll_limits, recordings, recorder, reader, self._house, self._health
         )
+        self._rolling.want_takes = self._pool.want
         self._flying: Flying | None = None
         self._observer.parts.rolls = lambda: self._rolling.rolled
         self._state = RunState(config, self._observer, self._health, self._recordings)
@@ -197,6 +198,7 @@ class Daemon:
         config = self._config
         retaining = Retaining(self._disk, config.trace_dir, config.limits, self._house)
         self._recorder.make_room = retaining.store.make_room
+        self._rolling.on_prepared.append(retaining.store.prepared)
         self._rolling.on_opened.append(retaining.store.opened)
         self._rolling.on_closed.append(retaining.closed)
         self._handlers |= retaining.handlers
@@ -272,6 +274,7 @@ class Daemon:
         """Remove the segments that were begun, because recording failed to start."""
         self._recorder.drain()
         for recording in self._recordings:
+            recording.forsake()
             recording.segment.discard()
 
     def _begin(self, source: Source, number: int) -> Recording:

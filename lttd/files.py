@@ -505,13 +505,14 @@ class Disk:
             raise storage_error(path, error) from None
         self.sync_directory(path.parent)
 
-    def rename(self, path: Path, name: str) -> None:
-        """Give a file or directory another name in its directory, durably; replace such a file."""
+    def rename(self, path: Path, name: str, *, durably: bool = True) -> None:
+        """Give a file or directory another name in its directory; replace such a file."""
         try:
             self._holder(path.parent).rename(path, name)
         except OSError as error:
             raise storage_error(path, error) from None
-        self.sync_directory(path.parent)
+        if durably:
+            self.sync_directory(path.parent)
 
     @contextmanager
     def whole_or_absent(self, path: Path) -> Iterator[None]:

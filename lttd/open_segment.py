@@ -28,7 +28,7 @@ from lttd.manifest import (
 from lttd.stats import StreamStats, StreamSummary, summarize
 from lttd.stream_files import StreamFiles
 from lttd.subbuffer import StreamId, StreamInfo
-from lttd.tracedir import SegmentPaths, create_segment
+from lttd.tracedir import SegmentPaths, create_segment, reveal_segment
 from lttd.version import VERSION
 from lttd.writer import StreamFile
 
@@ -58,6 +58,10 @@ class Writers(Protocol):
         """Report a segment that was moved."""
         ...
 
+    def watch(self, segment: "OpenSegment") -> None:
+        """Sync *segment* from now on, and report what happens to its files."""
+        ...
+
     def forget(self, segment: "OpenSegment", *, removed: bool = False) -> None:
         """Stop syncing *segment*, which is closed, or *removed*."""
         ...
@@ -85,12 +89,16 @@ class SegmentContents:
 class OpenSegment:
     """An open segment: its streams' files, its manifest and its lock.
 
-    A segment that another one precedes in the same run gets no data before go_on_in() of that one.
+    A segment that another one precedes in the same run is prepared under a hidden name, and gets
+    data after reveal(), by go_on_in() of the lanes.
     """
 
-    def __init__(
-        self, writers: Writers, trace: Path, number: int, contents: SegmentContents
-    ) -> None:
+    def __init__(self, writers: Writers, trace: Path, name: str, contents: SegmentContents) -> None:
+        """Create the segment under *name*.
+
+        Raises:
+            StorageError: it could not be created; nothing of it stays.
+        """
         self._writers = writers
         self._disk = contents.disk
         self._guard = threading.Lock()
@@ -101,7 +109,7 @@ class OpenSegment:
         self.baselines = contents.baselines or Baselines(
             self._trace, kind, recorded_source(contents.source)
         )
-        self.paths: SegmentPaths = create_segment(self._disk, trace, number, kind)
+        self.paths: SegmentPaths = create_segment(self._disk, trace, name)
         self.lanes: dict[StreamId, Lane] = dict(contents.lanes)
         """The streams of the run; they write here only between two rolls."""
         self.files: dict[StreamId, StreamFiles] = {}
@@ -129,6 +137,31 @@ class OpenSegment:
         finally:
             reserve.close()
         self.add_streams(contents.streams)
+
+    def reveal(self, number: int, snapshot: Snapshot | None = None) -> None:
+        """Give a segment that was prepared its name; *snapshot* is the clock's as of now.
+
+        Raises:
+            StorageError: it could not be renamed.
+        """
+        self.paths = reveal_segment(self._disk, self.paths, number)
+        if self._lock is not None:
+            self._lock.path = self.paths.lock
+        for files in self.files.values():
+            files.file.renamed(self.paths.stream(files.record.name))
+        if snapshot is not None:
+            self.manifest.clock_snapshots = [snapshot]
+
+    def follow(self) -> None:
+        """Make the name of a segment durable that data goes to since now, and sync it from now on.
+
+        Raises:
+            StorageError: the name could not be made durable.
+        """
+        try:
+            self._disk.sync_directory(self._trace.path)
+        finally:
+            self._writers.watch(self)
 
     def add_streams(self, infos: Iterable[StreamInfo]) -> None:
         """Create the files of new streams, and add them to the manifest.

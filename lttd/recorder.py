@@ -24,6 +24,7 @@ from lttd.rate import RateLimit
 from lttd.stats import StreamStats, human_bytes
 from lttd.stream_files import StreamFiles
 from lttd.subbuffer import TAKE_BYTES, Batch, Reason
+from lttd.tracedir import next_name, segment_name
 
 BACKLOG_BYTES: Final = 64 << 20
 # Two writers, so that a slow write to one file does not delay the streams of the other half.
@@ -293,10 +294,24 @@ class Recorder:
         Raises:
             StorageError: it could not be created; nothing of it stays open.
         """
-        segment = OpenSegment(self, trace, number, contents)
+        name = segment_name(number, str(contents.source["kind"]))
+        segment = OpenSegment(self, trace, name, contents)
+        self.watch(segment)
+        return segment
+
+    def prepare_segment(self, trace: Path, contents: SegmentContents) -> OpenSegment:
+        """Create the segment that follows another one, under a hidden name until its reveal().
+
+        Raises:
+            StorageError: it could not be created; nothing of it stays.
+        """
+        name = next_name(str(contents.source["rolled_from"]))
+        return OpenSegment(self, trace, name, contents)
+
+    def watch(self, segment: OpenSegment) -> None:
+        """Sync *segment* from now on, and report what happens to its files."""
         self._segments.append(segment)
         self.segment_count += 1
-        return segment
 
     def lane_queue(self, number: int) -> Jobs:
         """Return the queue of the thread that writes stream *number*."""
@@ -312,6 +327,8 @@ class Recorder:
 
     def forget(self, segment: OpenSegment, *, removed: bool = False) -> None:
         """Stop syncing *segment*, which is closed, or *removed*; end the troubles of its files."""
+        if segment not in self._segments:
+            return  # it was prepared, and never used
         self._segments.remove(segment)
         paths = [segment.paths.synced, segment.paths.directory, segment.paths.lock]
         for path in (*paths, *(files.file.path for files in segment.files.values())):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from lttd.clock import Snapshot, take_snapshot
 from lttd.errors import LttdError
@@ -30,7 +30,7 @@ from lttd.sources.base import (
     When,
 )
 from lttd.stats import StreamStats, StreamSummary, summarize
-from lttd.subbuffer import StreamId
+from lttd.subbuffer import StreamId, StreamInfo
 from lttd.terminal import Level, say
 from lttd.tracedir import (
     LOCK,
@@ -164,8 +164,10 @@ Served = tuple[Stream, Lane]
 class Recording:
     """A source, and the segments that it is recorded into, one after the other.
 
-    prepare() ---> roll() ---> end_earlier() ---> prepare() ...
-    helper thread  reading     helper thread
+    prepare() ---> reveal() ---> roll() ---> end_earlier() ---> prepare() ...
+    helper thread  helper thread  reading    helper thread
+
+    A prepared segment has a hidden name: it is not part of the trace before reveal().
     """
 
     recorder: Recorder
@@ -200,7 +202,8 @@ class Recording:
             disk=disk,
             machine=source.info.machine,
         )
-        part = _opened(recorder, trace, number, contents, source.attachments())
+        segment = recorder.open_segment(trace, number, contents)
+        part = _Part(segment, source.attachments(), source.info).with_files()
         return cls(recorder, trace, source, layout, disk, part)
 
     @property
@@ -219,25 +222,47 @@ class Recording:
 
     # -- a roll
 
-    def prepare(self, number: int) -> None:
-        """Open segment *number*, with the files that decoding needs, for the next roll().
+    @property
+    def is_prepared(self) -> bool:
+        """Tell whether the segment for the next roll() is there, and has what is recorded now."""
+        prepared = self._next
+        if prepared is None:
+            return False
+        streams_are_same = _infos(prepared.segment) == _infos(self.segment)
+        return streams_are_same and prepared.source == self.source.info
+
+    def prepare(self) -> SegmentPaths:
+        """Make the segment for the next roll(), with the files that decoding needs, if need be.
 
         Raises:
             StorageError: it cannot be written; nothing of it is left behind.
         """
-        before = self.segment
+        if self._next is not None and self.is_prepared:
+            return self._next.segment.paths
+        self.forsake()
+        before, info = self.segment, self.source.info
         contents = SegmentContents(
-            source=_told(self.source.info)
-            | {**self._about, "rolled_from": before.paths.directory.name},
+            source=_told(info) | {**self._about, "rolled_from": before.paths.directory.name},
             layout=self.layout,
-            streams=tuple(each.record.info for each in before.files.values()),
+            streams=_infos(before),
             snapshot=_snapshot(self.source),
             disk=self.disk,
             baselines=before.baselines,
             lanes=before.lanes,
         )
-        attachments = self.source.attachments()
-        self._next = _opened(self.recorder, self.trace, number, contents, attachments, before.paths)
+        segment = self.recorder.prepare_segment(self.trace, contents)
+        part = _Part(segment, self.source.attachments(), info)
+        self._next = part.with_files(before.paths)
+        return segment.paths
+
+    def reveal(self, number: int) -> None:
+        """Make the prepared segment the segment *number* of the trace.
+
+        Raises:
+            StorageError: it cannot be renamed; forsake() removes it.
+        """
+        assert self._next is not None
+        self._next.segment.reveal(number, _snapshot(self.source))
 
     def forsake(self) -> None:
         """Remove the segment that was prepared, if there is one."""
@@ -290,9 +315,12 @@ class Recording:
         assert self._earlier is not None
         part, self._earlier = self._earlier, None
         try:
-            self.now.attach(When.ROLLED)
-            self.recorder.drain()  # then the records of the new segment are known
-            self.segment.write_manifest()
+            try:
+                self.segment.follow()
+            finally:
+                self.now.attach(When.ROLLED)
+                self.recorder.drain()  # then the records of the new segment are known
+                self.segment.write_manifest()
         finally:
             self._end(part, part.counters)
         return part.segment.paths
@@ -395,6 +423,8 @@ class _Part:
 
     segment: OpenSegment
     attachments: Attachments
+    source: SourceInfo
+    """The source when the segment was made."""
     taken_before_bytes: int = 0
     """The bytes of headers and content that earlier segments of the run took."""
     first_taken_at: float | None = None
@@ -403,6 +433,15 @@ class _Part:
     """The kernel's counters when it began; empty in the first segment of a run."""
     counters: Counters = field(default_factory=dict)
     """The kernel's counters when the next segment began."""
+
+    def with_files(self, before: SegmentPaths | None = None) -> Self:
+        """Write the files that decoding needs; discard the segment if that fails."""
+        try:
+            self.attach(When.OPEN, before)
+        except BaseException:
+            self.segment.discard()
+            raise
+        return self
 
     def attach(self, when: When, before: SegmentPaths | None = None) -> None:
         for one in self.attachments(when):
@@ -420,21 +459,8 @@ def _growth(before: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, i
     }
 
 
-def _opened(
-    recorder: Recorder,
-    trace: Path,
-    number: int,
-    contents: SegmentContents,
-    attachments: Attachments,
-    before: SegmentPaths | None = None,
-) -> _Part:
-    part = _Part(recorder.open_segment(trace, number, contents), attachments)
-    try:
-        part.attach(When.OPEN, before)
-    except BaseException:
-        part.segment.discard()
-        raise
-    return part
+def _infos(segment: OpenSegment) -> tuple[StreamInfo, ...]:
+    return tuple(files.record.info for files in segment.files.values())
 
 
 def close_source(source: Source) -> None:

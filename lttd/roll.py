@@ -1,4 +1,4 @@
-"""Decide when an open segment is closed and the next one is opened.
+"""Decide when an open segment is closed, and when the next one is made.
 
 Rule: the decision depends only on its arguments; the caller reads the clock and the counters.
 Rule: a limit never rolls a segment without data, so that an idle machine makes no empty segments;
@@ -6,7 +6,8 @@ a request always does, so that the user who made it gets a closed segment.
 """
 
 import enum
-from typing import NamedTuple
+import math
+from typing import Final, NamedTuple
 
 
 class RollReason(enum.Enum):
@@ -33,6 +34,47 @@ class SegmentState(NamedTuple):
     """The time since its first sub-buffer was taken; 0 without one."""
     asked: bool = False
     """Whether somebody has requested a roll since it was opened."""
+
+
+# The longest time in which the next segment is made before the age of the present one demands it.
+AHEAD_NS: Final = 10_000_000_000
+
+
+def is_near(segment: SegmentState, limits: RollLimits) -> bool:
+    """Tell whether *segment* is so near to a limit that the next one is to be made ahead.
+
+    Half of the size is as much time as the segment took so far, however fast data comes.
+    """
+    if not segment.payload_bytes:
+        return False
+    size, age_ns = limits
+    if size is not None and 2 * segment.payload_bytes >= size:
+        return True
+    return age_ns is not None and segment.age_ns >= _near_ns(age_ns)
+
+
+class Left(NamedTuple):
+    """What is missing until a limit is reached; infinite without it."""
+
+    payload_bytes: float
+    age_s: float
+
+
+def left_until_full(segment: SegmentState, limits: RollLimits) -> Left:
+    """Return what *segment* lacks until the limits ask for the next one, or for making it."""
+    size, age_ns = limits
+    left_bytes = left_s = math.inf
+    if size is not None:
+        left_bytes = max(size - segment.payload_bytes, 0)
+    if age_ns is not None:
+        left_bytes = left_bytes if segment.payload_bytes else 0
+        near_ns = _near_ns(age_ns)
+        left_s = ((near_ns if segment.age_ns < near_ns else age_ns) - segment.age_ns) / 1e9
+    return Left(left_bytes, left_s)
+
+
+def _near_ns(age_ns: int) -> int:
+    return max(age_ns - AHEAD_NS, age_ns // 2)
 
 
 def why_roll(segment: SegmentState, limits: RollLimits) -> RollReason | None:

@@ -1,13 +1,17 @@
 """Close the open segments of a run and go on in new ones, while reading goes on.
 
     decide      look(): by size, age or request (lttd.roll), at most as often as data comes
-    prepare     the next segments, with all they need besides data     helper thread
+    prepare     the next segments, with all they need besides data,    helper thread
+                under hidden names; ahead, when a limit is near
+    reveal      give them their numbers and names                      helper thread
     flush       each stream has one turn, so that all end together     reading thread
     switch      an item in each stream's queue: later batches go to    reading thread
                 the new files
     close       the old segments, once every queue is past that item   helper thread
 
 Rule: if the next segment cannot be made, the present one grows; lttd tries again at intervals.
+Rule: a segment that is prepared is no part of the trace.  One that is not needed, or no longer has
+what is recorded, is removed; the next start removes one that a kill leaves.
 Rule: one roll at a time.  Requests that come before the switch share it; later ones the next roll.
 Rule: all segments of a roll have consecutive numbers, in the order of the sources.
 """
@@ -22,14 +26,17 @@ import trio
 from lttd.errors import LttdError, StorageError
 from lttd.health import Health, Trouble
 from lttd.housekeeping import Housekeeping
-from lttd.reader import Reader
+from lttd.reader import TURN_BATCHES, Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording
-from lttd.roll import RollLimits, RollReason, why_roll
+from lttd.roll import RollLimits, RollReason, SegmentState, is_near, left_until_full, why_roll
+from lttd.subbuffer import TAKE_BYTES
 from lttd.tracedir import SegmentPaths
 
 RETRY_S: Final = 10.0
 """The time until the next attempt to make a segment, after one failed."""
+LEAST_TAKE_BYTES: Final = 128 << 10
+"""Smaller takes near a limit would cost more time than they save bytes."""
 
 
 class _Request:
@@ -59,12 +66,16 @@ class Rolling:
         health: Health,
     ) -> None:
         self._limits = limits
+        self.on_prepared: list[Callable[[SegmentPaths], None]] = []
+        """Called in the helper thread, after a segment was made ahead, under a hidden name."""
         self.on_opened: list[Callable[[SegmentPaths], None]] = []
         """Called in the helper thread, after data has begun to go to a new segment."""
         self.on_closed: list[Callable[[SegmentPaths], None]] = []
         """Called in the helper thread, after a segment was closed."""
         self.rolled: Counter[str] = Counter()
         """Segments that were rolled, by the reason's name in lower case."""
+        self.want_takes: Callable[[int], None] = lambda _: None
+        """Called with the most bytes that one take should bring from now on."""
         self.next_number = 0
         """The number of the next segment of the trace."""
         self._recordings = recordings
@@ -77,6 +88,7 @@ class Rolling:
         self._look_at_bytes = 0.0
         self._look_at_s = -math.inf
         self._retry_at_s = -math.inf
+        self._ahead_at_s = -math.inf
         self._ended = False
 
     # -- requests
@@ -121,20 +133,25 @@ class Rolling:
 
     def _look(self) -> None:
         now = trio.current_time()
-        left_bytes, left_s = math.inf, math.inf
-        size, age_ns = self._limits
+        left_bytes = left_s = math.inf
         for recording in self._recordings:
             state = recording.state(now, asked=False)
-            if why_roll(state, self._limits) is not None and now >= self._retry_at_s:
+            due = why_roll(state, self._limits) is not None and now >= self._retry_at_s
+            if due or self._is_wanted(recording, state, now):
                 self._due.set()
-            if size is not None:
-                left_bytes = min(left_bytes, max(size - state.payload_bytes, 1))
-            if age_ns is not None:
-                left_bytes = left_bytes if state.payload_bytes else 1
-                left_s = min(left_s, (age_ns - state.age_ns) / 1e9)
-        # A batch holds at least its payload, so no limit is reached before.
-        self._look_at_bytes = self._recorder.offered_bytes + left_bytes
+            left = left_until_full(state, self._limits)
+            left_bytes, left_s = min(left_bytes, left.payload_bytes), min(left_s, left.age_s)
+        # A batch holds at least its payload.  So half of what is left is not exceeded before the
+        # next look, nor by the takes of a turn: they become the smaller, the nearer a limit is.
+        self._look_at_bytes = self._recorder.offered_bytes + max(left_bytes / 2, 1)
         self._look_at_s = max(now + left_s, self._retry_at_s)
+        wanted_bytes = min(left_bytes / (4 * TURN_BATCHES), TAKE_BYTES)
+        self.want_takes(int(max(wanted_bytes, LEAST_TAKE_BYTES)))
+
+    def _is_wanted(self, recording: Recording, state: SegmentState, now: float) -> bool:
+        """Tell whether the next segment is to be prepared now."""
+        may = now >= self._ahead_at_s and not recording.is_prepared
+        return may and is_near(state, self._limits)
 
     async def run(self) -> None:
         """Roll whenever it is due, until cancelled or ended."""
@@ -143,12 +160,15 @@ class Rolling:
                 await self._due.wait()
             self._due = trio.Event()
             self._look()
-            if not self._is_due():
+            if not (self._is_due() or self._near()):
                 continue
             async with self._house.one_at_a_time:
-                due = self._is_due()
-                if due and not self._ended:
+                if self._ended:
+                    return
+                if due := self._is_due():
                     await self._roll(due)
+                elif near := self._near():
+                    await self._prepare_ahead(near)
 
     def _is_due(self) -> list[Recording]:
         now, asked = trio.current_time(), self._request is not None
@@ -156,6 +176,11 @@ class Rolling:
             return []
         states = [(each, each.state(now, asked=asked)) for each in self._recordings]
         return [each for each, state in states if why_roll(state, self._limits) is not None]
+
+    def _near(self) -> list[Recording]:
+        now = trio.current_time()
+        states = [(each, each.state(now, asked=False)) for each in self._recordings]
+        return [each for each, state in states if self._is_wanted(each, state, now)]
 
     def stop(self) -> None:
         """Begin no other roll."""
@@ -166,10 +191,23 @@ class Rolling:
         self.stop()
         self._due.set()
         async with self._house.one_at_a_time:
+            await self._house.work(lambda: self._forsake(self._recordings))
             if self._request is not None:
                 self._request.answer(LttdError("recording ends"))
 
     # -- one roll
+
+    async def _prepare_ahead(self, near: Sequence[Recording]) -> None:
+        """Make the next segments; a failure is reported only if it lasts until the limit."""
+
+        def prepare() -> None:
+            for recording in near:
+                _tell(self.on_prepared, [recording.prepare()])
+
+        try:
+            await self._house.work(prepare)
+        except StorageError:
+            self._ahead_at_s = trio.current_time() + RETRY_S
 
     async def _roll(self, due: Sequence[Recording]) -> None:
         asked, self._request = self._request, None
@@ -217,7 +255,8 @@ class Rolling:
     def _prepare(self, due: Sequence[Recording]) -> None:
         try:
             for number, recording in enumerate(due, self.next_number):
-                recording.prepare(number)
+                recording.prepare()
+                recording.reveal(number)
         except BaseException:
             self._forsake(due)
             raise

@@ -129,11 +129,24 @@ class Store:
             self._say(f"{self._trace.path}: {words}", Level.NOTICE)
 
     @_one_at_a_time
+    def prepared(self, paths: SegmentPaths) -> None:
+        """Count a hidden segment that is made ahead."""
+        self._measure_hidden(paths.directory.name)
+
+    def _measure_hidden(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self.catalogue.hide(name, measure(self._trace, name).allocated_bytes)
+            return
+        self.catalogue.hide(name, 0)
+
+    @_one_at_a_time
     def opened(self, paths: SegmentPaths) -> None:
-        """Add a segment that is recorded from now on.
+        """Add a segment that is recorded from now on, and is no longer hidden.
 
         The one before it is being closed now; older ones that are open could not be closed.
         """
+        for name in self.catalogue.hidden():
+            self._measure_hidden(name)
         self._put(paths.directory.name, self._times(), is_open=True)
         opened = [one for one in self.catalogue.in_order() if one.is_open]
         source = next((one.source for one in opened if one.number == paths.number), "")

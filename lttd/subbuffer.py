@@ -274,6 +274,8 @@ class BufferPool:
         """The most memory for one take."""
         self.least_bytes = min(SLOT_BYTES, take_bytes)
         """The least memory for one take."""
+        self.wanted_bytes = take_bytes
+        """One take should bring no more than this now."""
         slots = max(arena_bytes // SLOT_BYTES, 0)
         self._lock = threading.Lock()
         self._free = bytearray(b"\1" * slots)
@@ -287,7 +289,8 @@ class BufferPool:
 
     def take(self) -> memoryview:
         """Return least_bytes to take_bytes of memory with undefined content."""
-        count = self.take_bytes // SLOT_BYTES
+        most_bytes = max(self.wanted_bytes, self.least_bytes)
+        count = min(self.take_bytes, most_bytes) // SLOT_BYTES
         with self._lock:
             while count:
                 first = self._free.find(b"\1" * count)
@@ -296,6 +299,10 @@ class BufferPool:
                     return self._arena[first * SLOT_BYTES : (first + count) * SLOT_BYTES]
                 count //= 2
         return memoryview(bytearray(self.least_bytes))
+
+    def want(self, take_bytes: int) -> None:
+        """Let later takes bring at most *take_bytes*, as far as their sub-buffers allow that."""
+        self.wanted_bytes = take_bytes
 
     def trim(self, buffer: memoryview, used_bytes: int) -> memoryview:
         """Free the slots after the first *used_bytes*; return the shortened buffer."""

@@ -2,6 +2,7 @@
 
     TRACE/.lock                              while lttd records
     TRACE/.gone-20261123T013005Z-000001-ftrace    a segment that is being removed
+    TRACE/.next-20261123T013005Z-000001-ftrace    one that is prepared, to follow that segment
     TRACE/20261123T013005Z-000001-ftrace/trace.json
                                          streams/<channel>_<cpu>
                                          streams/index/<channel>_<cpu>.idx, .gaps
@@ -39,6 +40,7 @@ LOCK: Final = ".lock"
 TRIAL: Final = ".trial"
 """A file of ``lttd doctor``, which exists for a moment."""
 _GONE: Final = ".gone-"
+_NEXT: Final = ".next-"
 UNFINISHED: Final = ".new-"
 """The begin of the names of files that are being compressed or decompressed."""
 MOST_FILE_NAME: Final = 250
@@ -46,7 +48,7 @@ MOST_FILE_NAME: Final = 250
 MOST_NUMBER: Final = 999_999_999
 _SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,9})-([a-z]+)")
 _IN_SEGMENT: Final = re.compile(rf"(.*?(?:\A|/){_SEGMENT.pattern})[/:]", re.DOTALL)
-_HIDDEN: Final = re.compile(re.escape(_GONE) + _SEGMENT.pattern)
+_HIDDEN: Final = re.compile(rf"\.(?:gone|next)-{_SEGMENT.pattern}")
 # Names that a file system, or a killed lttd, leaves in a directory.
 _NOT_FOREIGN: Final = re.compile(
     rf"lost\+found|\.nfs.*|\{LOCK}|\{TRIAL}|\.\{TRIAL}\.new|{_HIDDEN.pattern}"
@@ -230,15 +232,26 @@ def segments_below(trace: Path | OpenDirectory) -> list[SegmentPaths]:
 
 
 def number_of(name: str) -> int:
-    """Return the running number in a segment's name; also while the segment is being removed."""
-    found = _SEGMENT.fullmatch(name.removeprefix(_GONE))
+    """Return the running number in a segment's name, also in a hidden one."""
+    found = _SEGMENT.fullmatch(name) or _HIDDEN.fullmatch(name)
     return int(found[2]) if found else 0
 
 
 def kind_of(name: str) -> str:
     """Return the kind of a segment's source, the end of its name."""
-    found = _SEGMENT.fullmatch(name.removeprefix(_GONE))
+    found = _SEGMENT.fullmatch(name) or _HIDDEN.fullmatch(name)
     return found[3] if found else ""
+
+
+def segment_name(number: int, kind: str) -> str:
+    """Return the name of a segment that begins now."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return f"{stamp}-{number:06d}-{kind}"
+
+
+def next_name(name: str) -> str:
+    """Return the hidden name of the segment that is prepared to follow the segment *name*."""
+    return _NEXT + name
 
 
 def gone_name(name: str) -> str:
@@ -247,7 +260,8 @@ def gone_name(name: str) -> str:
 
 
 def segment_directories(trace: OpenDirectory) -> tuple[list[str], list[str]]:
-    """Return the names of a trace's segments, and the hidden names of those that are being removed.
+    """Return the names of a trace's segments, and the hidden names: of those that are prepared, or
+    being removed.
 
     Both are in the order of numbers.  Only directories are among them, no symbolic links.
 
@@ -363,15 +377,14 @@ def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
     return number
 
 
-def create_segment(disk: Disk, trace: Path, number: int, kind: str) -> SegmentPaths:
+def create_segment(disk: Disk, trace: Path, name: str) -> SegmentPaths:
     """Create the directories of a new segment, and hold it for writing.
 
     Raises:
         StorageError: they cannot be created; none of them stays.
     """
     directory = disk.hold(trace)
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    path = trace / f"{stamp}-{number:06d}-{kind}"
+    path = trace / name
     try:
         directory.create_directory(path)
     except OSError as error:
@@ -386,3 +399,17 @@ def create_segment(disk: Disk, trace: Path, number: int, kind: str) -> SegmentPa
             disk.release(paths.base)
             raise
     return paths
+
+
+def reveal_segment(disk: Disk, paths: SegmentPaths, number: int) -> SegmentPaths:
+    """Give a segment that was created under a hidden name the name of segment *number*.
+
+    The caller makes the name durable.
+
+    Raises:
+        StorageError: it cannot be renamed.
+    """
+    directory = paths.directory.with_name(segment_name(number, paths.kind))
+    disk.rename(paths.directory, directory.name, durably=False)
+    paths.base.renamed(directory)
+    return SegmentPaths(directory, paths.base)

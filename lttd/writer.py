@@ -116,6 +116,10 @@ class StreamFile:
         """The data file."""
         return self._paths.data
 
+    def renamed(self, paths: StreamPaths) -> None:
+        """Take *paths* for those of the files from now on: their segment was renamed."""
+        self._paths, self._data.path, self._index.path = paths, paths.data, paths.index
+
     @property
     def latest(self) -> int:
         """The end of the last stored sub-buffer, on the trace clock; 0 before the first one."""

@@ -37,12 +37,15 @@ class FailingDisk(Disk):
         """How many more files can be opened; None for no limit."""
         self.bad: dict[str, set[str]] = {"open": set(), "write": set(), "cut": set(), "sync": set()}
         """Names of files, by the call that fails on them."""
+        self.refused = 0
+        """The number of files that could not be opened."""
         self.works = threading.Event()
         """While this is clear, writes of stream data hang."""
         self.works.set()
 
     def open(self, path: Path, *, truncate: bool = False) -> File:
         if self.opens == 0 or path.name in self.bad["open"]:
+            self.refused += 1
             raise _failure(path, errno.ENOSPC)
         if self.opens is not None:
             self.opens -= 1

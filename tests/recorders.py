@@ -31,8 +31,9 @@ def rolled(recorder: Recorder, before: OpenSegment, disk: Disk | None = None) ->
         *(source, before.manifest.layout, streams, SNAPSHOT, disk or Disk()),
         *(before.baselines, before.lanes),
     )
-    number = before.paths.number + 1
-    after = recorder.open_segment(before.paths.directory.parent, number, contents)
+    after = recorder.prepare_segment(before.paths.directory.parent, contents)
+    after.reveal(before.paths.number + 1)
+    after.follow()
     for stream, files in after.files.items():
         recorder.roll(after.lanes[stream], files)
     return after

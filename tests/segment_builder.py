@@ -18,7 +18,7 @@ from lttd.sources.ltt.rows import LttBook
 from lttd.sources.rows import RowBook
 from lttd.stored import StoredStream
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamInfo, Unit, make_batch
-from lttd.tracedir import SegmentPaths, create_segment
+from lttd.tracedir import SegmentPaths, create_segment, segment_name
 from lttd.writer import StreamFile
 from tests.fakes import LAYOUT, event, info, page
 
@@ -118,7 +118,9 @@ class Made:
 
     def __post_init__(self) -> None:
         self.trace.mkdir(mode=0o750, parents=True, exist_ok=True)
-        self.paths: SegmentPaths = create_segment(self.disk, self.trace, self.number, "fake")
+        self.paths: SegmentPaths = create_segment(
+            self.disk, self.trace, segment_name(self.number, "fake")
+        )
         self.rings = [self.make_ring(cpu) for cpu in range(self.cpus)]
         self.records = [StreamRecord(ring.info) for ring in self.rings]
         self.files = [

@@ -13,7 +13,7 @@ from lttd.errors import LttdError, StorageError, TraceDamagedError
 from lttd.files import Disk
 from lttd.kept import BY_PERSON, NOT_KEPT, Kept, next_trigger_number, read_kept, write_kept
 from lttd.limits import KEPT, KEPT_TRIGGERS
-from lttd.tracedir import SegmentPaths, create_segment
+from lttd.tracedir import SegmentPaths, create_segment, segment_name
 from lttd.trigger import SENDERS, Trigger
 
 ONE = Trigger(
@@ -25,7 +25,7 @@ ONE = Trigger(
 def segment(tmp_path: Path) -> tuple[SegmentPaths, Disk]:
     tmp_path.chmod(0o750)
     disk = Disk()
-    return create_segment(disk, tmp_path, 1, "ftrace"), disk
+    return create_segment(disk, tmp_path, segment_name(1, "ftrace")), disk
 
 
 @given(st.booleans(), st.lists(st.sampled_from(SENDERS), max_size=4))

@@ -17,7 +17,7 @@ from lttd.files import Disk, Lock, is_locked
 from lttd.manifest import Manifest
 from lttd.recording import locked_trace, recover_open_segments
 from lttd.recover import recover
-from lttd.tracedir import create_segment, segments
+from lttd.tracedir import create_segment, segment_name, segments
 from lttd.view.cli import main as lttv
 from lttd.view.commands.cut import cut
 from lttd.view.times import EVERYTHING
@@ -139,7 +139,7 @@ def test_append_reports_links_in_one_line_and_records(tmp_path: Path, victim: Pa
     disk = Disk()
     with locked_trace(disk, trace, append=True) as number:
         (line,) = lines_of(recover_open_segments(disk, trace))
-        create_segment(disk, trace, number, "fake")
+        create_segment(disk, trace, segment_name(number, "fake"))
     assert "a symbolic link" in line
     assert line.endswith("left as it is")
     assert victim.read_bytes() == b"precious"
@@ -167,7 +167,7 @@ def test_a_trace_may_be_named_by_a_link_which_is_resolved_once(tmp_path: Path) -
     with locked_trace(disk, tmp_path / "t", append=False) as number:
         (tmp_path / "t").unlink()
         (tmp_path / "t").symlink_to("other")
-        paths = create_segment(disk, tmp_path / "t", number, "fake")
+        paths = create_segment(disk, tmp_path / "t", segment_name(number, "fake"))
         disk.replace(paths.manifest, b"{}")
     assert os.listdir(tmp_path / "other") == []
     assert (tmp_path / "real" / paths.directory.name / "trace.json").read_bytes() == b"{}"
@@ -224,7 +224,7 @@ def test_the_parents_of_a_trace_may_belong_to_anybody(tmp_path: Path) -> None:
     with locked_trace(disk, parent / "new" / "t", append=False) as number:
         (parent / "new").rename(parent / "away")
         (parent / "new").symlink_to("/etc")
-        create_segment(disk, parent / "new" / "t", number, "fake")
+        create_segment(disk, parent / "new" / "t", segment_name(number, "fake"))
     assert len(os.listdir(parent / "away" / "t")) == 1
 
 

@@ -23,7 +23,7 @@ from lttd.manifest import Manifest, StreamRecord
 from lttd.sources.registry import open_source
 from lttd.subbuffer import Batch, BufferPool
 from lttd.terminal import printable_bytes
-from lttd.tracedir import create_segment
+from lttd.tracedir import create_segment, segment_name
 from lttd.view.cli import main
 from lttd.view.export import export
 from lttd.view.library import OpenedTrace
@@ -61,7 +61,7 @@ def stored(directory: Path, trace: Path, layout: str = "packed") -> OpenedTrace:
     source = open_source(SourceSpec("replay", str(directory), {"abi": "ltt"}), BufferPool())
     trace.mkdir()
     disk = Disk()
-    paths = create_segment(disk, trace, 1, "replay")
+    paths = create_segment(disk, trace, segment_name(1, "replay"))
     records = []
     for stream in source.streams:
         record = StreamRecord(stream.info)

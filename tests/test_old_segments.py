@@ -18,7 +18,7 @@ from lttd.files import Disk, Lock, is_locked
 from lttd.open_segment import RESERVE_BYTES, SegmentContents
 from lttd.recorder import Recorder
 from lttd.recording import locked_trace, recover_open_segments
-from lttd.tracedir import create_segment, prepare_trace
+from lttd.tracedir import create_segment, prepare_trace, segment_name
 from lttd.view.cli import main as lttv
 from tests.fakes import info
 from tests.left_segments import left_open, lines_of, recorded, with_tracefs
@@ -74,7 +74,7 @@ def test_an_old_segment_is_reported_and_left_and_recording_starts(
     with locked_trace(disk, trace, append=True) as number:
         lines = lines_of(recover_open_segments(disk, trace))
         assert sorted(p for p in trace.rglob("*") if p.name != ".lock") == before
-        create_segment(disk, trace, number, "fake")
+        create_segment(disk, trace, segment_name(number, "fake"))
     assert number == 2
     if damage is foreign and closed:
         assert lines == []  # repair need not write to it
@@ -250,7 +250,7 @@ def test_repair_frees_the_room_that_a_segment_had_before_it_held_anything(
 ) -> None:
     trace = tmp_path / "t"
     trace.mkdir(mode=0o750)
-    paths = create_segment(Disk(), trace, 1, "fake")
+    paths = create_segment(Disk(), trace, segment_name(1, "fake"))
     reserve = Disk(paths.directory).open(paths.reserve)
     reserve.preallocate(0, RESERVE_BYTES)
     reserve.close()

@@ -18,7 +18,7 @@ from lttd.files import Disk, Lock
 from lttd.manifest import Manifest, read_synced, this_machine
 from lttd.recover import StreamRecovery, recover
 from lttd.subbuffer import Reason, StreamId, StreamInfo, Unit
-from lttd.tracedir import SegmentPaths, create_segment
+from lttd.tracedir import SegmentPaths, create_segment, segment_name
 from lttd.view.trace import Trace
 from lttd.view.verify import check
 from tests.forgetful import ForgetfulDisk, Op, killed, power_loss, put
@@ -399,7 +399,7 @@ def test_data_are_synced_before_their_index() -> None:
 
 
 def test_recovery_removes_the_reserve_of_a_segment_without_a_manifest(tmp_path: Path) -> None:
-    paths = create_segment(Disk(), tmp_path, 1, "fake")
+    paths = create_segment(Disk(), tmp_path, segment_name(1, "fake"))
     paths.reserve.write_bytes(bytes(4096))
     assert recover(paths, Disk()) == []
     assert not paths.reserve.exists()

@@ -11,7 +11,7 @@ from lttd.beneath import OpenDirectory
 from lttd.errors import StorageError
 from lttd.files import Disk
 from lttd.removal import hide, measure, remove_hidden, remove_in_place
-from lttd.tracedir import create_segment, segment_directories, segments_below
+from lttd.tracedir import create_segment, segment_directories, segment_name, segments_below
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts, or gives files away")
 MIB = 1 << 20
@@ -29,7 +29,7 @@ class Trace:
         self.directory = self.disk.hold(path)
 
     def segment(self, number: int, size_bytes: int = MIB) -> Path:
-        paths = create_segment(self.disk, self.path, number, "ftrace")
+        paths = create_segment(self.disk, self.path, segment_name(number, "ftrace"))
         (paths.streams / "cpu_0").write_bytes(b"x" * size_bytes)
         (paths.index / "cpu_0.idx").write_bytes(b"x" * 100)
         paths.manifest.write_text("{}")

@@ -38,7 +38,8 @@ def take(recorder: Recorder, recording: Recording, part: str = "") -> None:
 
 
 def roll(recording: Recording, number: int) -> None:
-    recording.prepare(number)
+    recording.prepare()
+    recording.reveal(number)
     recording.roll()
     recording.end_earlier()
 

@@ -129,6 +129,23 @@ def test_a_kill_at_each_step_of_a_roll_is_repaired_and_counted(
     )
 
 
+def test_a_segment_that_was_made_ahead_of_a_kill_is_removed_by_the_next_start(
+    lttd: Launcher, tmp_path: Path
+) -> None:
+    trace = tmp_path / "t"
+    options = [*QUIET, *NOW, "--segment-size", "64K"]
+    run = lttd.start("-t", trace, *options).recording()
+    mark(run.instance, "x" * 400, 100)
+    until(lambda: list(trace.glob(".next-*")), "the next segment is made")
+    assert len(segments_below(trace)) == 1
+    run.signal(signal.SIGKILL).wait()
+    again = lttd.run("-t", trace, "--append", *options, "--duration", "50ms")
+    assert again.process.returncode == 0, again.stderr
+    assert list(trace.glob(".*")) == []
+    assert events_of(trace) == 100
+    assert [one.number for one in segments_below(trace)] == [1, 2]
+
+
 def test_kills_at_random_while_lttd_rolls_leave_whole_traces(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:

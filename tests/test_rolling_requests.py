@@ -1,7 +1,7 @@
 """Requests to roll, and segments that cannot be made: with a source of fakes, on a real disk."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording
 from lttd.roll import RollLimits
-from lttd.rolling import RETRY_S, Rolling
+from lttd.rolling import LEAST_TAKE_BYTES, RETRY_S, Rolling
 from lttd.sources.base import Attachments, SourceInfo
-from lttd.subbuffer import StreamId
+from lttd.subbuffer import TAKE_BYTES, StreamId
 from lttd.tracedir import SegmentPaths, segments_below
+from lttd.view.trace import Trace
 from tests.failing_disk import FailingDisk
 from tests.fakes import FakeStream, batch_of, event, info, page
 
 PAGES = 4
+BATCH_BYTES = batch_of(info(), [page(10, event(b"abcd"))] * PAGES).payload_bytes
 
 
 class FakeSource:
@@ -87,6 +89,7 @@ class Run:
     health: Health
     lines: list[str]
     told: list[tuple[str, SegmentPaths]]
+    made: list[SegmentPaths]
 
     def stored(self) -> list[int]:
         """Return the number of sub-buffers in each segment that is closed."""
@@ -94,6 +97,10 @@ class Run:
         manifests = [Manifest.read(path) for path in paths]
         summaries = [one.streams[0].summary for one in manifests if one.state == "closed"]
         return [summary.subbuffers for summary in summaries if summary]
+
+    def hidden(self) -> list[Path]:
+        """Return the segments that are made ahead."""
+        return list(self.trace.glob(".next-*"))
 
     async def until(self, condition: Callable[[], object]) -> None:
         while not condition():  # noqa: ASYNC110  (of files)
@@ -105,8 +112,12 @@ async def run(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Run]:
     trace, disk, source, lines = tmp_path / "t", FailingDisk(), FakeSource(), []
     trace.mkdir()
     health = Health(lambda line, _: lines.append(line))
+
+    def look() -> None:
+        rolling.look()
+
     recorder = Recorder(sync_interval_s=100, health=health)
-    reader = Reader(recorder, 0.05, health=health)
+    reader = Reader(recorder, 0.05, on_beat=look, health=health)
     recorder.start()
     recordings = [Recording.begin(recorder, trace, 1, source, "packed", disk)]
     reader.add(recordings[0].streams_and_lanes())
@@ -115,7 +126,8 @@ async def run(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Run]:
     house = Housekeeping(config, recordings, recorder, reader, failures.append)
     rolling = Rolling(RollLimits(), recordings, recorder, reader, house, health)
     rolling.next_number = 2
-    made = Run(trace, source, rolling, house, disk, health, lines, [])
+    made = Run(trace, source, rolling, house, disk, health, lines, [], [])
+    rolling.on_prepared.append(made.made.append)
     rolling.on_opened.append(lambda paths: made.told.append(("opened", paths)))
     rolling.on_closed.append(lambda paths: made.told.append(("closed", paths)))
     nursery.start_soon(reader.run)
@@ -188,6 +200,73 @@ async def test_a_limit_rolls_only_a_segment_with_data(
     run.source.data()
     await run.until(run.stored)
     assert run.stored() == [PAGES]
+
+
+async def test_the_next_segment_is_made_ahead_and_hidden_until_data_goes_to_it(run: Run) -> None:
+    run.rolling.limit(RollLimits(payload_bytes=2 * BATCH_BYTES))
+    run.source.data()
+    await run.until(lambda: run.made)
+    assert [one.directory for one in run.made] == run.hidden()
+    assert len(segments_below(run.trace)) == len(Trace(run.trace).segments) == 1
+    run.disk.bad["open"] = {".reserve", "fake_0", "fake_0.idx"}  # nothing more can be made
+    run.source.data()
+    await run.until(run.stored)
+    assert run.stored() == [2 * PAGES]
+    assert run.hidden() == []
+    assert run.lines == []
+    first, second = segments_below(run.trace)
+    assert (first.number, second.number) == (1, 2)
+    assert Manifest.read(second.manifest).source["rolled_from"] == first.directory.name
+
+
+async def test_a_failure_to_make_a_segment_ahead_is_no_trouble_before_the_limit(run: Run) -> None:
+    run.disk.bad["open"] = {".reserve"}
+    run.rolling.limit(RollLimits(payload_bytes=2 * BATCH_BYTES))
+    run.source.data()
+    await run.until(lambda: run.disk.refused)
+    async with run.house.one_at_a_time:  # the attempt is over
+        assert (run.hidden(), run.lines) == ([], [])
+    run.disk.bad["open"] = set()
+    run.source.data()
+    await run.until(run.stored)
+    assert (run.stored(), run.lines) == ([2 * PAGES], [])
+
+
+async def test_a_segment_made_ahead_for_other_settings_is_made_anew(run: Run) -> None:
+    run.rolling.limit(RollLimits(payload_bytes=2 * BATCH_BYTES))
+    run.source.data()
+    await run.until(lambda: run.made)
+    run.source.info = replace(run.source.info, settings={"events": ["sched:*"]})
+    run.source.data()
+    await run.until(run.stored)
+    assert run.hidden() == []
+    assert Manifest.read(segments_below(run.trace)[1].manifest).source["settings"] == {
+        "events": ["sched:*"]
+    }
+
+
+async def test_a_segment_made_ahead_does_not_outlive_the_recording(run: Run) -> None:
+    run.rolling.limit(RollLimits(payload_bytes=2 * BATCH_BYTES))
+    run.source.data()
+    await run.until(run.hidden)
+    await run.rolling.finish()
+    assert run.hidden() == []
+    assert [one.number for one in segments_below(run.trace)] == [1]
+
+
+async def test_takes_become_smaller_near_the_limit(run: Run) -> None:
+    wanted: list[int] = []
+    run.rolling.want_takes = wanted.append
+    run.rolling.limit(RollLimits(payload_bytes=64 << 20))
+    run.source.data()
+    await run.until(lambda: wanted)
+    assert wanted[-1] == TAKE_BYTES
+    run.rolling.limit(RollLimits(payload_bytes=4 << 20))
+    run.rolling.look()
+    assert LEAST_TAKE_BYTES < wanted[-1] <= (4 << 20) // 8
+    run.rolling.limit(RollLimits(payload_bytes=BATCH_BYTES + 1))
+    run.rolling.look()
+    assert wanted[-1] == LEAST_TAKE_BYTES
 
 
 async def test_a_request_at_the_end_of_recording_is_refused(run: Run) -> None:

@@ -1,11 +1,13 @@
 """The store: its catalogue is what is on disk, and its limits hold."""
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lttd.beneath import OpenDirectory
 from lttd.catalogue import StoreState
 from lttd.clock import Snapshot
 from lttd.errors import LttdError
@@ -15,7 +17,7 @@ from lttd.manifest import says_closed, this_machine
 from lttd.retention import Limits
 from lttd.store import NO_LIMITS, Store
 from lttd.terminal import Level
-from lttd.tracedir import segments_below
+from lttd.tracedir import SegmentPaths, segments_below
 from lttd.trigger import Trigger
 from tests.segment_builder import Made, segment_at, subbuffer
 
@@ -171,10 +173,13 @@ def test_damaged_and_empty_segments_count_and_go_in_their_turn(bench: Bench) -> 
     assert bench.numbers() == [3, 4]
 
 
-def test_what_a_killed_deletion_left_is_counted_and_removed_at_the_start(bench: Bench) -> None:
+@pytest.mark.parametrize("prefix", [".gone-", ".next-"])
+def test_what_a_kill_left_hidden_is_counted_and_removed_at_the_start(
+    bench: Bench, prefix: str
+) -> None:
     bench.segment(1)
     left = bench.segment(2).paths.directory
-    hidden = left.rename(left.with_name(f".gone-{left.name}"))
+    hidden = left.rename(left.with_name(f"{prefix}{left.name}"))
     (hidden / "trace.json").unlink()
     store = bench.store(read=False)
     assert store.step(within_s=0)
@@ -182,6 +187,21 @@ def test_what_a_killed_deletion_left_is_counted_and_removed_at_the_start(bench: 
     store.read()
     assert store.state().segments == 1
     assert store.state().deletions["size"] == 0
+
+
+def test_a_segment_that_is_made_ahead_counts_and_is_no_segment(bench: Bench) -> None:
+    made = bench.segment(1).paths.directory
+    store = bench.store()
+    before = store.state()
+    hidden = made.with_name(f".next-{made.name}")
+    shutil.copytree(made, hidden)
+    store.prepared(SegmentPaths(hidden, OpenDirectory.open(bench.trace)))
+    state = store.state()
+    assert (state.segments, state.allocated_bytes) == (1, 2 * before.allocated_bytes)
+    hidden.rename(made.with_name(made.name.replace("000001", "000002")))
+    store.opened(segments_below(bench.trace)[1])
+    state = store.state()
+    assert (state.segments, state.allocated_bytes) == (2, 2 * before.allocated_bytes)
 
 
 def test_kept_segments_stay_and_count_for_a_limit_of_their_own(bench: Bench) -> None:

@@ -6,10 +6,12 @@ has lines of trace-clock time, pid, tgid (or nothing) and command, tab separated
 a backslash inside a command stands as ``\\n`` or ``\\\\``.
 Rule: a later segment of a run shares the files that have not changed with the segment before, and
 begins with the names of all living tasks and of those that ended lately.
+Rule: names are read once for a roll, when data goes to the new segment.  It may have been made long
+before; until then, names go to the segment before it.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from lttd.abi import formats_file
@@ -27,6 +29,8 @@ from lttd.sources.tracefs import events_of, read_bytes, systems
 KALLSYMS: Final = "/proc/kallsyms"
 # So many names of ended tasks go on to the next segment: 34 KB.
 MOST_ENDED: Final = 1024
+Name = tuple[bytes, bytes]
+"""Thread group and command of a task."""
 _COPIED: Final = ("events/header_page", "events/header_event", "trace_clock")
 
 
@@ -52,12 +56,15 @@ class FtraceFiles:
         """The hash of each file and format that the segment has already."""
         self._format_parts = 0
         """The number of times that formats were added to their file."""
-        self._saved: set[bytes] = set(before._saved) if before else set()  # noqa: SLF001
-        self._commands: dict[int, tuple[bytes, bytes]] = {}
+        self._saved: set[bytes] = set()
+        self._commands: dict[int, Name] = {}
         """The names in the segment, the latest at the end."""
-        self._earlier = dict(before._commands) if before else {}  # noqa: SLF001  (same class)
-        """The names in the segment before, until this one has them."""
-        self._is_first = before is None
+        self._living: set[int] = set()
+        """The tasks that lived when they were read last."""
+        self._before = before
+        """Those of the segment before, until data goes to this one."""
+        self._after: FtraceFiles | None = None
+        """Those of the segment to which data goes now."""
 
     def to_share(self) -> dict[str | Key, int]:
         """Return the hash of each file that the next segment can share; of formats, all or none.
@@ -69,9 +76,7 @@ class FtraceFiles:
 
     def due(self, when: When) -> Iterator[Attachment]:
         """Return the files that are due; leave out those that cannot be read."""
-        if when is When.ROLLED:
-            return
-        if when is not When.PERIODIC:
+        if when not in (When.PERIODIC, When.ROLLED):
             yield from self._copies(when)
             yield from self._formats_due(when)
         yield from self._who_ran(when)
@@ -151,13 +156,7 @@ class FtraceFiles:
 
     def _who_ran(self, when: When) -> Iterator[Attachment]:
         now = self._now()
-        seen = self._new_saved(when)
-        if self._kernel_knows_our_pids:
-            seen.update(_tasks())
-        if self._earlier:
-            ended = [each for each in self._earlier.items() if each[0] not in seen]
-            seen = dict(ended[-MOST_ENDED:]) | seen
-            self._earlier = {}
+        seen = self._names_due(when)
         lines = [
             b"%d\t%d\t%b\t%b\n" % (now, pid, tgid, _escaped(command))
             for pid, (tgid, command) in sorted(seen.items())
@@ -169,28 +168,50 @@ class FtraceFiles:
         if lines:
             yield Attachment("tracefs/commands", b"".join(lines), append=True)
 
-    def _new_saved(self, when: When) -> dict[int, tuple[bytes, bytes]]:
-        """Return the new names in the kernel's saved_cmdlines, by pid; up to 6552 names."""
+    def _names_due(self, when: When) -> dict[int, Name]:
+        """Return names that the segment may lack, by pid."""
+        before = self._before
+        if when is When.OPEN and before is not None:
+            return before.names_for_next()
+        if when is When.ROLLED and before is not None:
+            before._after, self._before = self, None  # noqa: SLF001  (same class)
+            self._saved = before._saved  # noqa: SLF001
+            return before.names_for_next() | self._read_names(when)
+        if self._after is not None:
+            return self._after._commands  # noqa: SLF001
+        return self._read_names(when)
+
+    def names_for_next(self) -> dict[int, Name]:
+        """Return the names of tasks that lived at the last look, or ended shortly before."""
+        ended = [pid for pid in self._commands if pid not in self._living]
+        left_out = set(ended[:-MOST_ENDED])
+        return {pid: name for pid, name in self._commands.items() if pid not in left_out}
+
+    def _read_names(self, when: When) -> dict[int, Name]:
+        """Return the names of all living tasks, and the new ones in the kernel's saved_cmdlines."""
         root = self._instance.root
-        lines = _lines(f"{root}/saved_cmdlines")
+        living = dict(_tasks()) if self._kernel_knows_our_pids else {}
+        self._living = set(living)
+        lines = set(_read(f"{root}/saved_cmdlines").splitlines())
         new, self._saved = lines - self._saved, lines
-        is_begin = when is When.OPEN and self._is_first
-        if not new or (is_begin and self._instance.began_empty):
-            # A task that ended before the ring was made cannot be in it.
-            return {}
-        tgids = dict(_pairs(_lines(f"{root}/saved_tgids")))
-        return {
-            pid: (tgids.get(pid, b""), command)
-            for pid, command in _pairs(new)
-            if command != b"<...>"
-        }
+        if when is When.OPEN and self._instance.began_empty:
+            return living  # a task that ended before the ring was made cannot be in it
+        ended = {pid: name for pid, name in _pairs(new) if pid not in living and name != b"<...>"}
+        return _with_tgids(ended, f"{root}/saved_tgids") | living
 
 
-def _lines(path: str) -> set[bytes]:
+def _with_tgids(names: Mapping[int, bytes], path: str) -> dict[int, Name]:
+    """Add the thread group of each pid; the kernel's file of them may have 32,768 lines."""
+    words = _read(path).split() if names else []
+    tgids = dict(zip(words[::2], words[1::2], strict=False))
+    return {pid: (tgids.get(b"%d" % pid, b""), name) for pid, name in names.items()}
+
+
+def _read(path: str) -> bytes:
     try:
-        return set(read_bytes(path).splitlines())
+        return read_bytes(path)
     except LttdError:
-        return set()
+        return b""
 
 
 def _pairs(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -201,7 +222,7 @@ def _pairs(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             yield int(pid), rest
 
 
-def _tasks() -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+def _tasks() -> Iterator[tuple[int, Name]]:
     """Yield (pid, (tgid, command)) of every thread (97 threads take 2 ms)."""
     for process in os.listdir("/proc"):
         if not process.isdigit():

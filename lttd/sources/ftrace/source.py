@@ -130,6 +130,9 @@ def open_left_by_kill(
 class FtraceSource:
     """See ``lttd.sources.base.Source``."""
 
+    _next_files: FtraceFiles | None = None
+    """The files of the segment that was made last."""
+
     def __init__(
         self,
         instance: Instance,
@@ -160,7 +163,7 @@ class FtraceSource:
         self._started = False
         self._notes_told = 0
         self._files: FtraceFiles | None = None
-        """Those of the newest segment."""
+        """Those of the present segment."""
         self._closed = False
         self._mark_failed = False
         name = clock_of(instance)
@@ -272,10 +275,11 @@ class FtraceSource:
 
     def attachments(self) -> Attachments:
         """Return format files, commands, and at the end the kernel's counters."""
-        self._files = FtraceFiles(
+        self._next_files = FtraceFiles(
             self._instance, self.now, self.streams, self._files, kallsyms=self._settings.kallsyms
         )
-        return self._files.due
+        self._files = self._files or self._next_files
+        return self._next_files.due
 
     def changed(self, options: Mapping[str, Any]) -> EventsChange:
         """Decide which events to turn on and off; see Reloadable.changed()."""
@@ -346,6 +350,7 @@ class FtraceSource:
 
     def roll(self) -> Mapping[StreamId, int]:
         """Note that a new segment begins; see Source.roll()."""
+        self._files = self._next_files
         read: dict[StreamId, int] = {}
         for stream in self.streams:
             try:

@@ -285,7 +285,8 @@ class FtraceStream:
             return Nothing.YET
         # Of a ring that refuses events while it is full, lttd splices once, so that the gap for
         # the refused events gets the right place.
-        spliced = self._raw.splice(buffer, once=not self._shared.overwrite)
+        most_bytes = max(self._shared.pool.wanted_bytes, self.info.subbuffer_bytes)
+        spliced = self._raw.splice(buffer[:most_bytes], once=not self._shared.overwrite)
         if not spliced.used_bytes:
             return spliced.why
         if spliced.broke_off is not None:
