@@ -26,6 +26,8 @@ READABLE: Final[dict[str, int]] = {
     "mono_raw": time.CLOCK_MONOTONIC_RAW,
     "tai": time.CLOCK_TAI,
 }
+COUNTING_CLOCKS: Final = frozenset({"counter", "x86-tsc", "uptime"})
+"""Trace clocks whose unit is not the nanosecond."""
 ATTEMPTS: Final = 5
 # Clocks that came apart by more than this between two snapshots did not drift: one was set.
 STEP_NS: Final = 1_000_000

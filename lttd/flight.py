@@ -30,7 +30,7 @@ class Event(enum.Enum):
 
     ASKED = enum.auto()  # a trigger was accepted
     REACHED = enum.auto()  # every ring was read once since
-    OVER = enum.auto()  # no accepted trigger has a window that still lasts
+    OVER = enum.auto()  # no accepted trigger has a window that still lasts, and all was read
     CLOSED = enum.auto()  # the segment of the windows before is closed
 
 
@@ -67,30 +67,26 @@ def after(state: State, event: Event) -> State:
     return TRANSITIONS[state][event]
 
 
+Reach = Callable[[], Awaitable[int | None]]
+"""Returns since when the rings had everything, once that is known; CLOCK_BOOTTIME.
+
+None: they are read all the time, and the trace itself says how far it reaches back.
+"""
+
+
 class Rings(Protocol):
     """The reading of the rings, as triggers need it; see AlwaysRead for a run without this mode."""
 
-    def want(self) -> None:
-        """Read from now on: a trigger was accepted."""
-        ...
-
-    async def reach_ns(self) -> int | None:
-        """Return since when the rings had everything, once that is known; CLOCK_BOOTTIME.
-
-        None: they are read all the time.
-        """
+    def want(self, until: float) -> Reach:
+        """Read from now on until *until*, on trio's clock: a trigger was accepted."""
         ...
 
     async def flush(self) -> None:
-        """Take everything that they hold now."""
-        ...
-
-    def leave(self) -> None:
-        """Read no more: no window lasts any longer."""
+        """Take everything that they hold now; call it after the end of a window."""
         ...
 
     def close(self) -> None:
-        """Close the segment of the windows: all of them are kept."""
+        """Close the segment of the windows, once they are over: all of them are kept."""
         ...
 
 
@@ -100,19 +96,18 @@ class AlwaysRead:
     def __init__(self, flush: Callable[[], Awaitable[None]]) -> None:
         self._flush = flush
 
-    def want(self) -> None:
+    def want(self, until: float) -> Reach:
         """Do nothing."""
+        del until
 
-    async def reach_ns(self) -> int | None:
-        """Return None: the trace itself says how far it reaches back."""
-        return None
+        async def reach_ns() -> None:
+            return None
+
+        return reach_ns
 
     async def flush(self) -> None:
         """Take everything that they hold now."""
         await self._flush()
-
-    def leave(self) -> None:
-        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""

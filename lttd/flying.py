@@ -3,24 +3,44 @@
 lttd.flight decides; this module pauses and resumes the reader, and closes segments.
 
 Rule: while nothing is wanted, nothing is written to the trace.
+Rule: reading ends when the last window does, however long the disk takes to keep it; what the rings
+overwrite after that is no loss.
 Rule: how far a window reaches back is known after the first takes: a ring that has wrapped has
 everything since its first row, any other ring everything since the window before.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import trio
 
-from lttd.clock import Conversion, take_snapshot
+from lttd.clock import COUNTING_CLOCKS, Conversion, take_snapshot
 from lttd.config import FLIGHT
 from lttd.errors import LttdError, NothingToRecordError, StorageError
-from lttd.flight import READS, Event, State, after
+from lttd.flight import READS, Event, Reach, State, after
 from lttd.housekeeping import Housekeeping
 from lttd.reader import Reader
 from lttd.recording import Recording
 from lttd.rolling import Rolling
 from lttd.sources.base import OVERWRITTEN_IDLE, PausableStream
+
+# Clocks are read one after the other.
+SLACK_NS: Final = 1_000_000
+
+
+class _Asked:
+    """A trigger that waits until it is known how far back the rings reached."""
+
+    def __init__(self) -> None:
+        self.event = trio.Event()
+        self.since_ns: int | None = None
+
+    def found(self, since_ns: int) -> None:
+        """Let the trigger go on."""
+        self.since_ns = since_ns
+        self.event.set()
 
 
 class Flying:
@@ -38,7 +58,16 @@ class Flying:
         self._reader = reader
         self._rolling = rolling
         self._house = house
+        self._running = trio.CancelScope()
+        self._wanted = trio.Event()
+        self._asked: list[_Asked] = []
+        """The triggers for which it is not known yet how far back the rings reach."""
         self._to_close = trio.Event()
+        self._until = -math.inf
+        self._to_note = False
+        """Whether the manifest is to have the begin of the window."""
+        self._are_kept = False
+        """Whether all windows are kept."""
         self._ending = False
         self._overwritten_events = 0
 
@@ -58,7 +87,42 @@ class Flying:
         self._reader.pause()
 
     async def run(self) -> None:
-        """Close the segments of windows, until cancelled."""
+        """Read for windows, and close their segments, until cancelled or ended."""
+        with self._running:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_windows)
+                nursery.start_soon(self._close_segments)
+
+    async def _read_windows(self) -> None:
+        while True:
+            await self._wanted.wait()
+            flushed_at = -math.inf
+            while flushed_at < self._until or self._wanted.is_set():
+                if self._wanted.is_set():
+                    await self._find_reach()
+                with trio.move_on_at(self._until):
+                    await self._wanted.wait()
+                    continue
+                flushed_at = trio.current_time()
+                await self._reader.flush_all()
+            self._happened(Event.OVER)
+            self._close_if_over()
+
+    async def _find_reach(self) -> None:
+        """Take what the rings hold, and tell the triggers that came how far that reaches back."""
+        self._wanted = trio.Event()
+        asked, self._asked = self._asked, []
+        await self._reader.flush_all()
+        if self.state is State.REACHING:
+            self._happened(Event.REACHED)
+            self._to_note = True
+            for recording in self._recordings:
+                recording.mark_progress()
+        since_ns = max(map(_complete_since_ns, self._recordings))
+        for each in asked:
+            each.found(since_ns)
+
+    async def _close_segments(self) -> None:
         while True:
             await self._to_close.wait()
             self._to_close = trio.Event()
@@ -72,44 +136,54 @@ class Flying:
                 self._happened(Event.CLOSED)
 
     def end(self) -> None:
-        """Flush nothing any more: recording ends."""
+        """Change nothing any more: recording ends."""
         self._overwritten_events = self.overwritten_events()
         self._ending = True
+        self._running.cancel()
 
     # -- as triggers need it
 
-    def want(self) -> None:
-        """Read from now on: a trigger was accepted."""
+    def want(self, until: float) -> Reach:
+        """Read until *until*, on trio's clock: a trigger was accepted."""
+        self._until = max(self._until, until)
+        self._are_kept = False
+        for recording in self._recordings:
+            _want(recording, self._until - trio.current_time())
         self._happened(Event.ASKED)
+        asked = _Asked()
+        self._asked.append(asked)
+        self._wanted.set()
+        return partial(self._reach_ns, asked)
 
-    async def reach_ns(self) -> int | None:
-        """Return since when the rings had everything; CLOCK_BOOTTIME."""
-        if self.state is State.REACHING and not self._ending:
-            await self._reader.flush_all()
-            self._happened(Event.REACHED)
-            for recording in self._recordings:
-                recording.mark_progress()
-            await self._house.for_each(Recording.note_pause_end)
-        return max(map(_complete_since_ns, self._recordings))
+    async def _reach_ns(self, asked: "_Asked") -> int | None:
+        if not self._ending:
+            await asked.event.wait()
+            if self._to_note:
+                self._to_note = False
+                await self._house.for_each(Recording.note_pause_end)
+        elif asked.since_ns is None:  # recording ended at once; all is taken
+            asked.found(max(map(_complete_since_ns, self._recordings)))
+        return asked.since_ns
 
     async def flush(self) -> None:
-        """Take everything that the rings hold now."""
+        """Take everything that the rings hold now; while the reader is paused, that was done."""
         await self._reader.flush_all()
 
-    def leave(self) -> None:
-        """Read no more: no window lasts any longer."""
-        if not self._ending:
-            self._happened(Event.OVER)
-
     def close(self) -> None:
-        """Close the segment of the windows."""
-        if self.state is State.CLOSING and not self._ending:
+        """Close the segment of the windows, once they are over."""
+        self._are_kept = True
+        self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        if self._are_kept and self.state is State.CLOSING and not self._ending:
             for recording in self._recordings:
                 recording.mark_progress()
             self._to_close.set()
 
     def _happened(self, event: Event) -> None:
         """Follow the table, and let the reader do the same."""
+        if self._ending:
+            return
         self.state = after(self.state, event)
         if self.state in READS:
             self._reader.resume()
@@ -129,6 +203,17 @@ class Flying:
             return self._overwritten_events  # the rings are gone
         streams = (stream for each in self._recordings for stream in each.source.streams)
         return sum(stream.counters().get(OVERWRITTEN_IDLE, 0) for stream in streams)
+
+
+def _want(recording: Recording, within_s: float) -> None:
+    """Let the streams of a source take what is written within *within_s*."""
+    source = recording.source
+    until = None
+    if source.info.clock not in COUNTING_CLOCKS:
+        until = source.now() + int(within_s * 1e9) + SLACK_NS
+    for stream in source.streams:
+        assert isinstance(stream, PausableStream)
+        stream.want(until)
 
 
 def _complete_since_ns(recording: Recording) -> int:

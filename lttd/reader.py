@@ -359,6 +359,8 @@ class Reader:
         present = self._to_flush()
         for reader in present:
             await trio.lowlevel.checkpoint()
+            if self.paused:
+                return
             reader.wake()
             reader.turn(flush=True)
             if not reader.has_more():
@@ -378,6 +380,8 @@ class Reader:
             while left:
                 for reader in left:
                     await trio.lowlevel.checkpoint()
+                    if self.paused:
+                        return
                     reader.wake()
                     reader.turn(flush=True)
                     self._on_beat()

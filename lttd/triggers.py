@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 import trio
 
 from lttd.errors import LttdError, StorageError
-from lttd.flight import Rings
+from lttd.flight import Reach, Rings
 from lttd.health import Limiter
 from lttd.terminal import Level
 from lttd.trigger import Refusal, Trigger, TriggerRefusedError
@@ -94,6 +94,7 @@ class Pending:
     due_at: float
     """When the window ends, on trio's clock."""
     protection: object
+    reach: Reach
     recorded: trio.Event = field(default_factory=trio.Event)
     done: trio.Event = field(default_factory=trio.Event)
     error: LttdError | None = None
@@ -106,7 +107,7 @@ class Pending:
             return
         if reach_ns > self.end_ns:
             late_s = (reach_ns - self.end_ns) / _NS
-            words = f"the rings began {late_s:.1f} s after the end of its window"
+            words = f"the rings began {late_s:.3f} s after the end of its window"
             self.error = LttdError(f"trigger {self.trigger.number}: {words}")
             return
         self.begin_ns = reach_ns
@@ -232,13 +233,13 @@ class Triggers:
         )
         due_at = trio.current_time() + (end_ns - now.boot_ns) / _NS
         protection = self._keeper.protect(begin_ns)
-        pending = Pending(trigger, begin_ns, end_ns, due_at, protection)
+        reach = self._rings.want(due_at)
+        pending = Pending(trigger, begin_ns, end_ns, due_at, protection, reach)
         self._next_number += 1
         self._know(trigger)
         self._accepted[trigger.by] += 1
         self._waiting.append(pending)
         self._changed.set()
-        self._rings.want()
         return pending
 
     def _has_room(self) -> bool:
@@ -294,9 +295,10 @@ class Triggers:
 
     async def _find_reach(self, pending: Sequence[Pending]) -> None:
         """Let windows begin where the rings did, if nothing was read before (lttd.flight)."""
-        reach_ns = await self._rings.reach_ns()
-        for each in pending if reach_ns is not None else ():
-            each.begin_at(reach_ns or 0)
+        for each in pending:
+            reach_ns = await each.reach()
+            if reach_ns is not None:
+                each.begin_at(reach_ns)
 
     async def _complete(self, due: Sequence[Pending]) -> None:
         due = [each for each in due if each.error is None]
@@ -305,8 +307,6 @@ class Triggers:
         await self._find_reach(due)
         if not self._ending:
             await self._rings.flush()
-            if all(each in due for each in self._waiting):
-                self._rings.leave()
 
         def complete() -> None:
             self._settle()
@@ -361,7 +361,6 @@ class Triggers:
             each.recorded.set()
             each.done.set()
         if pending and not self._waiting:
-            self._rings.leave()
             self._rings.close()
 
     # -- the end

@@ -11,6 +11,7 @@ import trio.testing
 
 from lttd import triggers
 from lttd.errors import LttdError, StorageError
+from lttd.flight import Reach
 from lttd.terminal import Level
 from lttd.trigger import Refusal, Trigger, TriggerRefusedError
 from lttd.triggers import Now, Pending, Triggers
@@ -26,30 +27,23 @@ class RingsOfTest:
     def __init__(self, machine: "Machine") -> None:
         self.machine = machine
         self.reached_back_s: float | None = None
-        self.wanted_ns: int | None = None
         self.log: list[str] = []
 
-    def want(self) -> None:
-        if self.wanted_ns is None:
-            self.wanted_ns = self.machine.now().boot_ns
-            self.log.append("want")
+    def want(self, until: float) -> Reach:
+        self.log.append(f"want until {until - self.machine.began_at:g}")
+        now_ns, back_s = self.machine.now().boot_ns, self.reached_back_s
 
-    async def reach_ns(self) -> int | None:
-        if self.reached_back_s is None or self.wanted_ns is None:
-            return None
-        return self.wanted_ns - round(self.reached_back_s * S)
+        async def reach_ns() -> int | None:
+            return None if back_s is None else now_ns - round(back_s * S)
+
+        return reach_ns
 
     async def flush(self) -> None:
         machine = self.machine
         machine.log.append(f"flush at {trio.current_time() - machine.began_at:g}")
 
-    def leave(self) -> None:
-        if self.wanted_ns is not None:
-            self.log.append(f"leave at {trio.current_time() - self.machine.began_at:g}")
-            self.wanted_ns = None
-
     def close(self) -> None:
-        self.log.append("close")
+        self.log.append(f"close at {trio.current_time() - self.machine.began_at:g}")
 
 
 class Machine:
@@ -335,34 +329,19 @@ async def test_rings_that_reach_back_far_enough_shorten_no_window(
     assert (pending.begin_ns, pending.trigger.note) == (BOOT_AT_0 - 10 * S, "")
 
 
-async def test_rings_are_read_until_the_last_window_is_over_and_the_segment_then_closed(
+async def test_the_segment_of_windows_is_closed_when_the_last_of_them_is_kept(
     machine: Machine, autojump_clock: trio.testing.MockClock
 ) -> None:
-    machine.rings.reached_back_s = 3.0
     async with running(machine) as of_run:
         first = await taken(of_run, asked(machine, after_s=2))
         second = await taken(of_run, asked(machine, after_s=5))
         await first.done.wait()
-        assert machine.rings.log == ["want"]
-        await second.done.wait()
-        assert machine.rings.log == ["want", "leave at 5", "close"]
-        third = await taken(of_run, asked(machine, after_s=1))
-        await third.done.wait()
-    assert machine.rings.log[3:] == ["want", "leave at 6", "close"]
-
-
-async def test_rings_are_left_at_the_end_of_a_window_although_the_disk_hangs(
-    machine: Machine, autojump_clock: trio.testing.MockClock
-) -> None:
-    machine.rings.reached_back_s = 3.0
-    async with running(machine) as of_run:
-        pending = await taken(of_run, asked(machine, after_s=2))
+        assert machine.rings.log == ["want until 2", "want until 5"]
         machine.disk = trio.Event()
         await trio.sleep(10)
-        assert machine.rings.log == ["want", "leave at 2"]
         machine.disk.set()
-        await pending.done.wait()
-    assert machine.rings.log == ["want", "leave at 2", "close"]
+        await second.done.wait()
+    assert machine.rings.log[2:] == ["close at 12"]
 
 
 async def test_a_window_that_ended_before_the_rings_begin_is_an_error_and_ends_the_reading(
@@ -370,8 +349,10 @@ async def test_a_window_that_ended_before_the_rings_begin_is_an_error_and_ends_t
 ) -> None:
     machine.rings.reached_back_s = 3.0
     async with running(machine) as of_run:
-        with pytest.raises(LttdError, match=r"the rings began 4\.0 s after the end of its window"):
+        with pytest.raises(
+            LttdError, match=r"the rings began 4\.000 s after the end of its window"
+        ):
             await of_run.accept(asked(machine, at_s=-10, after_s=3))
     assert machine.kept == {}
     assert machine.protected == {}
-    assert machine.rings.log == ["want", "leave at 0", "close"]
+    assert machine.rings.log == ["want until -7", "close at 0"]

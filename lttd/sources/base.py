@@ -217,6 +217,10 @@ class PausableStream(Stream, Protocol):
     wanted_from: tuple[int, int] | None
     """As of the end of the last pause: sub-buffers taken, and the kernel's ``read events``."""
 
+    def want(self, until: int | None) -> None:
+        """Take until the trace clock shows *until*, and then pause by itself; None: no end."""
+        ...
+
     def pause(self) -> Batch | None:
         """Let the ring overwrite itself until the next take(), which is no loss.
 

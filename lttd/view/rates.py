@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.clock import Conversion
+from lttd.clock import COUNTING_CLOCKS, Conversion
 from lttd.errors import NotATraceError, UsageError
 from lttd.index import FOREVER
 from lttd.subbuffer import Unit
@@ -26,7 +26,7 @@ from lttd.view.losses import Loss
 from lttd.view.notes import TakesNotes
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
-from lttd.view.times import COUNTING_CLOCKS, Window
+from lttd.view.times import Window
 from lttd.view.trace import Span, Trace
 from lttd.view.unmatched import unmatched
 from lttd.view.window import PIECE_BYTES, WindowStream, extent

@@ -14,12 +14,11 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from lttd.clock import COUNTING_CLOCKS
 from lttd.errors import UsageError
 from lttd.view.trace import Segment, Span, Trace
 
 ALWAYS_END: Final = (1 << 64) - 1
-COUNTING_CLOCKS: Final = frozenset({"counter", "x86-tsc", "uptime"})
-"""Trace clocks whose unit is not the nanosecond."""
 
 _SECOND_NS: Final = 1_000_000_000
 _DAY_NS: Final = 86_400 * _SECOND_NS

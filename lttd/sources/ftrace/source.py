@@ -301,7 +301,7 @@ class FtraceSource:
         if record is None or self._closed:
             return
         try:
-            if all(stream.ring.idle for stream in self.streams):
+            if all(stream.is_paused for stream in self.streams):
                 self._mark_idle(record)
                 return
             self._is_marked_idle = False

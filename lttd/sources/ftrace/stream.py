@@ -29,6 +29,7 @@ from lttd.subbuffer import (
     NO_ROWS,
     Batch,
     BufferPool,
+    Gap,
     Reason,
     RowFlag,
     Rows,
@@ -143,7 +144,13 @@ class FtraceStream:
         """Since when, on the trace clock, no event was overwritten in a pause()."""
         self.wanted_from: tuple[int, int] | None = None
         """mark() as of the end of the last pause; None: there was none."""
+        self.is_paused = False
         self._first_take = FirstTake()
+        self._until: int | None = None
+        self._has_all = False
+        """Whether everything until then was taken."""
+        self._gaps: tuple[Gap, ...] = ()
+        """Losses that the next batch without rows has."""
         self._raw = raw
         self._shared = shared
         self._book = RowBook()
@@ -178,6 +185,8 @@ class FtraceStream:
             return Nothing.EVER
         if self._shared.paused:
             return Nothing.OFFLINE
+        if self._has_all:
+            return Nothing.YET
         self._raise_failure()
         if not flush and self.state in (State.DRAINED, State.ENDING):
             self._happened(Event.GAVE_NOTHING)
@@ -196,21 +205,35 @@ class FtraceStream:
 
     def losses(self) -> Batch | None:
         """Return losses that the kernel counted and no batch contains; see Stream.losses()."""
-        shared = self._shared
-        if shared.stopped:
-            gaps = self.ring.ended(producers_stopped=shared.producers_stopped, is_dry=self.over)
-            self._happened(Event.ENDED)
+        shared, ring, gaps = self._shared, self.ring, self._gaps
+        self._gaps = ()
+        if not shared.stopped:
+            gaps += ring.ticked()
         else:
-            gaps = self.ring.ticked()
-        if not gaps:
-            return None
-        self._book.count(NO_ROWS, gaps)
-        return losses_batch(self.info.id, gaps)
+            if not ring.idle:  # else nobody wants what it holds
+                stopped = shared.producers_stopped
+                gaps += ring.ended(producers_stopped=stopped, is_dry=self.over)
+            self._happened(Event.ENDED)
+        return self._losses(gaps)
+
+    def want(self, until: int | None) -> None:
+        """Take until the trace clock shows *until*; see PausableStream.want()."""
+        self._until, self._has_all, self.is_paused = until, False, False
 
     def pause(self) -> Batch | None:
-        """Let the ring overwrite itself until the next take; see PausableStream.pause()."""
-        self._first_take = FirstTake()
-        gaps = self.ring.pause()
+        """Let the ring overwrite itself until it is wanted; see PausableStream.pause()."""
+        self.is_paused = True
+        self._leave()
+        gaps, self._gaps = self._gaps, ()
+        return self._losses(gaps)
+
+    def _leave(self) -> None:
+        if not self.ring.idle:
+            self._first_take = FirstTake()
+            self._gaps += self.ring.pause()
+            self._happened(Event.GAVE_NOTHING)  # its turn is over, and the next one a new one
+
+    def _losses(self, gaps: tuple[Gap, ...]) -> Batch | None:
         if not gaps:
             return None
         self._book.count(NO_ROWS, gaps)
@@ -263,11 +286,7 @@ class FtraceStream:
         except TakeBrokeOffError as error:
             self._lose_take(error)
             raise
-        if not isinstance(got, Nothing):
-            return self._taken(buffer, got, flag, before)
-        if flush and got is Nothing.YET and self.ring.idle:
-            self._want(self._shared.now(), 0)  # it is empty: later events are the first
-        return got
+        return got if isinstance(got, Nothing) else self._taken(buffer, got, flag, before)
 
     def _before_take(self) -> int | None:
         if self.ring.idle:
@@ -316,6 +335,8 @@ class FtraceStream:
             if stopped:
                 self.ring.suspect(Reason.REFUSED)
         self.ring.ran_dry()
+        if self.ring.idle:
+            self._want(self._shared.now(), 0)  # it is empty: later events are the first
         if not stopped:
             return Nothing.YET
         self._happened(Event.ENDED)
@@ -363,6 +384,9 @@ class FtraceStream:
         if stopped_at is not None and self._book.begin > stopped_at:
             # lttd could not stop the writers; it needs no sub-buffer that begins after the stop.
             self._happened(Event.ENDED)
+        if self._until is not None and not ring.idle and self._book.begin > self._until:
+            self._has_all = True
+            self._leave()
         return make_batch(self.info.id, rows, pool=shared.pool, buffer=buffer, gaps=gaps)
 
     def _wanted(self, buffer: memoryview, found: Pages) -> Pages:

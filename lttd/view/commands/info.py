@@ -4,12 +4,12 @@ import datetime as dt
 import json
 from typing import Any
 
+from lttd.clock import COUNTING_CLOCKS
 from lttd.kept import is_kept
 from lttd.manifest import Manifest
 from lttd.stats import counted, summary_json, summary_table
 from lttd.terminal import printable
 from lttd.view.complete import complete_since
-from lttd.view.times import COUNTING_CLOCKS
 from lttd.view.trace import Trace
 from lttd.view.triggers import bounds_ns, trigger_line, triggers_of
 

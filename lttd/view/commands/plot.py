@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from lttd.clock import COUNTING_CLOCKS
 from lttd.errors import UsageError
 from lttd.files import Disk
 from lttd.subbuffer import Unit
@@ -18,7 +19,7 @@ from lttd.view.output import new_output
 from lttd.view.picture import Head, svg
 from lttd.view.rates import Rates, rates_of
 from lttd.view.svg import FONT, clean, duration, short
-from lttd.view.times import COUNTING_CLOCKS, Window
+from lttd.view.times import Window
 from lttd.view.trace import Span, Trace
 
 PNG_ZOOM: Final = 2

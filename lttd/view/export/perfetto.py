@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 
 from lttd.abi.ftrace import OWN_SYSTEM
+from lttd.clock import COUNTING_CLOCKS
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk
 from lttd.terminal import printable_bytes
@@ -37,7 +38,7 @@ from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
 from lttd.view.task_names import Names
-from lttd.view.times import COUNTING_CLOCKS, Window
+from lttd.view.times import Window
 from lttd.view.trace import Trace
 from lttd.view.window import PIECE_BYTES
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
+from lttd.clock import COUNTING_CLOCKS
 from lttd.view.addresses import Symbols
 from lttd.view.family import Family, Lines, Printing
 from lttd.view.ftrace.decode import FtraceContexts, FtraceDecoder
 from lttd.view.notes import TakesNotes
 from lttd.view.task_names import Names
-from lttd.view.times import COUNTING_CLOCKS
 from lttd.view.trace import Segment
 
 
