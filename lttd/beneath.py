@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from lttd.errors import RefusedError
 from lttd.limits import DEPTH
 
 FILE_MODE: Final = 0o640
@@ -55,13 +56,6 @@ _FILE_TYPES: Final = {
     stat.S_IFBLK: "a device, not a regular file",
     stat.S_IFDIR: "a directory, not a regular file",
 }
-
-
-class RefusedError(OSError):
-    """A file exists, but lttd refuses to use it; the text is the reason, safe for a terminal."""
-
-    def __init__(self, number: int, reason: str, path: str | Path) -> None:
-        super().__init__(number, reason, str(path))
 
 
 _OPEN_HOW: Final = struct.Struct("=3Q")  # flags, mode, resolve

@@ -26,7 +26,7 @@ from lttd.beneath import Place
 from lttd.blocks import bytes_of
 from lttd.compressed import CompressedFile
 from lttd.errors import LttdError, StorageError, TraceDamagedError
-from lttd.files import Disk, File
+from lttd.files import Disk
 from lttd.held import held_alone
 from lttd.index import ENTRY_BYTES, HEADER, SeekIndex
 from lttd.manifest import Manifest
@@ -34,6 +34,7 @@ from lttd.readfile import ReadFile
 from lttd.seekable import encode_table
 from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths, is_unfinished
+from lttd.writefile import File
 from lttd.zstd import CompressionParameter, ZstdCompressor
 
 I64 = npt.NDArray[np.int64]

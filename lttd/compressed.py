@@ -38,7 +38,7 @@ _LOOKS: Final = 3
 _REMEDY: Final = "zstd -d reads it as far as it is whole"
 
 if TYPE_CHECKING:
-    from lttd.files import File
+    from lttd.writefile import File
 
 OnDamage = Callable[[TraceDamagedError], None]
 _Key = tuple[int, int]

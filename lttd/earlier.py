@@ -12,9 +12,9 @@ from typing import Final
 
 from lttd.beneath import OpenDirectory
 from lttd.errors import TraceDamagedError
-from lttd.files import read_limited
 from lttd.limits import TRACEFS_FILE
 from lttd.manifest import Manifest, recorded_source
+from lttd.readfile import read_limited
 from lttd.sources.base import Attachment, Earlier
 from lttd.tracedir import SegmentPaths, segments_below
 

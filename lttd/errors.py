@@ -122,3 +122,32 @@ class NotATraceError(LttdError):
     """The path holds no trace."""
 
     exit_status = 2
+
+
+class RefusedError(OSError):
+    """A file exists, but lttd refuses to use it; the text is the reason, safe for a terminal."""
+
+    def __init__(self, number: int, reason: str, path: str | Path) -> None:
+        super().__init__(number, reason, str(path))
+
+
+_REMEDY: Final = {
+    errno.ENOSPC: "no space left: free some, or record elsewhere",
+    errno.EDQUOT: "the quota is used up: free some, or record elsewhere",
+    errno.EROFS: "the file system is read-only: record elsewhere",
+    errno.EACCES: "permission denied: choose a directory that this user may write",
+    errno.EPERM: "not permitted here: record to a directory of an ordinary file system",
+    errno.EFBIG: "the file is as large as the limit allows: raise it (ulimit -f)",
+    errno.EMFILE: f"too many open files: {REMEDIES[errno.EMFILE]}",
+    errno.ENFILE: f"too many open files: {REMEDIES[errno.ENFILE]}",
+    errno.ENOMEM: f"no memory: {REMEDIES[errno.ENOMEM]}",
+}
+
+
+def storage_error(path: Path, error: OSError, *, end_bytes: int | None = None) -> StorageError:
+    """Return the StorageError for an errno, with the remedy; *end_bytes* as in StorageError."""
+    number = error.errno or 0
+    reason = error.strerror or str(error)
+    if not isinstance(error, RefusedError):
+        reason = _REMEDY.get(number, reason)
+    return StorageError(path, reason, errno.errorcode.get(number, "EIO"), end_bytes=end_bytes)

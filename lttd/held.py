@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from lttd.files import Disk, Lock, storage_error
+from lttd.errors import storage_error
+from lttd.files import Disk
+from lttd.lockfile import Lock
 from lttd.tracedir import SegmentPaths
 
 

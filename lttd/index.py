@@ -21,9 +21,8 @@ import numpy.typing as npt
 
 from lttd.beneath import Place, place_of
 from lttd.errors import TraceDamagedError
-from lttd.files import read_head
 from lttd.limits import AT_ONE_TIME, GAPS
-from lttd.readfile import ReadFile
+from lttd.readfile import ReadFile, read_head
 from lttd.subbuffer import Gap, Reason, StreamInfo, Unit
 
 HEADER: Final = struct.Struct(">4I")

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lttd.errors import LttdError, StorageError, TraceDamagedError
-from lttd.files import Disk, read_limited
+from lttd.files import Disk
 from lttd.limits import KEPT as KEPT_LIMIT
 from lttd.limits import KEPT_TRIGGERS
 from lttd.plausible import Test, parse_json, refuse_unless
+from lttd.readfile import read_limited
 from lttd.tracedir import SegmentPaths
 from lttd.trigger import Trigger
 

@@ -14,10 +14,10 @@ from typing import Any, Final
 from lttd.beneath import Place
 from lttd.clock import Snapshot
 from lttd.errors import TraceDamagedError
-from lttd.files import read_head, read_limited
 from lttd.limits import MANIFEST as MANIFEST_LIMIT
 from lttd.limits import SYNCED as SYNCED_LIMIT
 from lttd.plausible import is_count, parse_json, refuse_implausible
+from lttd.readfile import read_head, read_limited
 from lttd.stats import StreamSummary
 from lttd.subbuffer import StreamId, StreamInfo
 from lttd.tracedir import MOST_FILE_NAME, file_name

@@ -15,8 +15,9 @@ from typing import Any, Final, Protocol
 from lttd.baselines import Baselines
 from lttd.clock import MOST_SNAPSHOTS, Snapshot, thinned
 from lttd.errors import StorageError
-from lttd.files import Disk, Lock, read_head
+from lttd.files import Disk
 from lttd.lane import Jobs, Lane
+from lttd.lockfile import Lock
 from lttd.manifest import (
     Manifest,
     Position,
@@ -25,6 +26,7 @@ from lttd.manifest import (
     recorded_source,
     this_machine,
 )
+from lttd.readfile import read_head
 from lttd.stats import StreamStats, StreamSummary, summarize
 from lttd.stream_files import StreamFiles
 from lttd.subbuffer import StreamId, StreamInfo

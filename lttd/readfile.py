@@ -1,4 +1,4 @@
-"""A file that is read in parts, while others may write to it, cut it or remove it.
+"""Read stored files, in parts or whole, while others may write to them, cut or remove them.
 
 Rule: no stored file is mapped.  Where a file is cut, or its disk fails, a mapping ends the process
 with SIGBUS; a read comes back short, or with an error that can be reported.
@@ -8,15 +8,13 @@ when it was opened: a stream's data and index are looked at as of one moment.
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lttd.beneath import Place, close_fd, place_of
-from lttd.errors import TraceDamagedError, reason_of
-
-if TYPE_CHECKING:
-    from lttd.files import File
+from lttd.errors import TraceDamagedError, reason_of, storage_error
+from lttd.limits import Limit
+from lttd.writefile import File, extents
 
 
 class ReadFile:
@@ -109,7 +107,7 @@ class ReadFile:
             raise TraceDamagedError(self.path, begin + len(data), reason)
         return data
 
-    def copy_to(self, target: "File", begin: int, length: int, to: int) -> None:
+    def copy_to(self, target: File, begin: int, length: int, to: int) -> None:
         """Copy a range to *target*, at its byte *to*; holes stay holes.
 
         Raises:
@@ -119,3 +117,81 @@ class ReadFile:
 
     def _error(self, at: int, error: OSError) -> TraceDamagedError:
         return TraceDamagedError(self.path, at, reason_of(error))
+
+
+def read_limited(where: Place | Path, limit: Limit) -> bytes:
+    """Read a whole file, up to its limit in ``lttd.limits``.
+
+    Raises:
+        TraceDamagedError: it is larger.
+        OSError: it cannot be read, or is not a regular file.
+    """
+    place = place_of(where)
+    fd = place.open()
+    try:
+        size_bytes = os.fstat(fd).st_size
+        data = b"" if size_bytes > limit.most else _read(fd, limit.most + 1)
+    finally:
+        close_fd(fd)
+    if max(size_bytes, len(data)) > limit.most:
+        reason = f"{max(size_bytes, len(data)):,} bytes; {limit}"
+        raise TraceDamagedError(Path(place.path), limit.most, reason)
+    return data
+
+
+def size_bytes(where: Place | Path) -> int:
+    """Return the size of a file; 0 if it is unknown, which readers of the file report."""
+    try:
+        return place_of(where).stat().st_size
+    except OSError:
+        return 0
+
+
+def read_head(where: Place | Path, most_bytes: int) -> bytes:
+    """Return the first *most_bytes* of a file."""
+    fd = place_of(where).open()
+    try:
+        return _read(fd, most_bytes)
+    finally:
+        close_fd(fd)
+
+
+def _read(fd: int, most_bytes: int) -> bytes:
+    parts, left = [], most_bytes
+    while left and (part := os.read(fd, min(left, 1 << 20))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def refuse_hole(path: Path, fd: int, limit: Limit) -> None:
+    """Reject a file with a hole that is larger than any real one: reading it would take too long.
+
+    Raises:
+        TraceDamagedError: there is such a hole.
+    """
+    size_bytes = os.fstat(fd).st_size
+    behind = 0
+    for start, end in (*extents(fd, 0, size_bytes), (size_bytes, size_bytes)):
+        if start - behind > limit.most:
+            reason = f"a hole of {start - behind:,} bytes; {limit}; truncate -s {behind} cuts it"
+            raise TraceDamagedError(path, behind, reason)
+        behind = end
+
+
+def data_extents(place: Place, start: int) -> list[tuple[int, int]]:
+    """Return the ranges of a file from *start* on that hold data; none if it is absent.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        fd = place.open()
+        try:
+            return list(extents(fd, start, os.fstat(fd).st_size))
+        finally:
+            close_fd(fd)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise storage_error(Path(place.path), error) from None

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from lttd.clock import Snapshot, take_snapshot
-from lttd.errors import LttdError
-from lttd.files import Disk, Lock, storage_error
+from lttd.errors import LttdError, storage_error
+from lttd.files import Disk
 from lttd.handles import handle_of
 from lttd.lane import Lane
+from lttd.lockfile import Lock
 from lttd.manifest import Manifest, says_closed, this_machine
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder

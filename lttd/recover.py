@@ -15,7 +15,7 @@ from lttd.baselines import total_of
 from lttd.compress import decompress_held
 from lttd.empty_segment import holds_nothing
 from lttd.errors import TraceDamagedError
-from lttd.files import Disk, size_bytes
+from lttd.files import Disk
 from lttd.held import held_alone
 from lttd.index import ENTRY_BYTES, GAPS_HEADER, INDEX_HEADER, encode_gaps
 from lttd.manifest import (
@@ -25,6 +25,7 @@ from lttd.manifest import (
     read_synced,
     this_machine,
 )
+from lttd.readfile import size_bytes
 from lttd.recovery_plan import Plan, Planner
 from lttd.stats import StreamStats
 from lttd.stored import StoredStream

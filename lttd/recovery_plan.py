@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from lttd.abi.base import Headers
 from lttd.agreement import agreements, baseline_of, lost_before
-from lttd.files import data_extents
 from lttd.index import (
     ENTRY_BYTES,
     ENTRY_DTYPE,
@@ -25,7 +24,7 @@ from lttd.index import (
     salvage_gaps,
 )
 from lttd.manifest import Position
-from lttd.readfile import ReadFile
+from lttd.readfile import ReadFile, data_extents
 from lttd.stored import StoredStream
 from lttd.subbuffer import Gap, Reason, Unit
 

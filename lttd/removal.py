@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from lttd.beneath import OpenDirectory, RefusedError, close_fd
+from lttd.beneath import OpenDirectory, close_fd
+from lttd.errors import RefusedError
 from lttd.files import Disk
 from lttd.limits import DEPTH
 from lttd.tracedir import MANIFEST, gone_name

@@ -26,8 +26,8 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from lttd.boot_times import BootTimes
 from lttd.catalogue import Catalogue, Key, StoreState, boottime_ns
-from lttd.errors import LttdError, StorageError, TraceDamagedError
-from lttd.files import Disk, storage_error
+from lttd.errors import LttdError, StorageError, TraceDamagedError, storage_error
+from lttd.files import Disk
 from lttd.health import Limiter, Say
 from lttd.kept import BY_PERSON, NOT_KEPT, Kept, read_kept, write_kept
 from lttd.leftovers import remove_leftovers

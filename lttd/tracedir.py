@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lttd.abi.table import data_file_name
-from lttd.beneath import OpenDirectory, Place, RefusedError
-from lttd.errors import NotATraceError, StorageError, UsageError
-from lttd.files import Disk, storage_error
+from lttd.beneath import OpenDirectory, Place
+from lttd.errors import NotATraceError, RefusedError, StorageError, UsageError, storage_error
+from lttd.files import Disk
 from lttd.foreign import why_no_trace
 from lttd.subbuffer import StreamInfo
 

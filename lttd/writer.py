@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.errors import LostFileError, StorageError, UsageError
-from lttd.files import WRITE_BYTES, Disk, File
+from lttd.files import Disk
 from lttd.index import (
     ENTRY_BYTES,
     GAP_BYTES,
@@ -29,6 +29,7 @@ from lttd.index import (
 from lttd.manifest import Position, StreamRecord
 from lttd.subbuffer import Batch, Gap, Rows
 from lttd.tracedir import StreamPaths
+from lttd.writefile import WRITE_BYTES, File
 
 # A file that has grown this large gets blocks ahead of its end, as much again, up to a limit.
 PREALLOCATE_FROM_BYTES: Final = 4 << 20

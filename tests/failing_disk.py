@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lttd.errors import StorageError
-from lttd.files import Disk, File, storage_error
+from lttd.errors import StorageError, storage_error
+from lttd.files import Disk
+from lttd.writefile import File
 from tests.running import PATIENCE_S
 
 

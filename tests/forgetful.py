@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lttd.files import Disk, File
+from lttd.files import Disk
+from lttd.writefile import File
 
 BLOCK_BYTES = 512
 

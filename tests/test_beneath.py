@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lttd import beneath
-from lttd.beneath import OpenDirectory, RefusedError
+from lttd.beneath import OpenDirectory
+from lttd.errors import RefusedError
 from lttd.readfile import ReadFile
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

@@ -18,15 +18,17 @@ from lttd.beneath import place_of
 from lttd.compress import FRAME_BYTES, MOST_FRAME_BYTES, compress, decompress, frame_ends
 from lttd.compressed import CompressedFile, open_stored
 from lttd.errors import LttdError, StorageError, TraceDamagedError
-from lttd.files import Disk, File, Lock
+from lttd.files import Disk
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
 from lttd.leftovers import remove_leftovers
+from lttd.lockfile import Lock
 from lttd.manifest import Manifest
 from lttd.seekable import FOOTER, HEAD, ROW_DTYPE, encode_table, parse_table, table_bytes
 from lttd.tracedir import SegmentPaths, segments
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING
 from lttd.view.verify import check
+from lttd.writefile import File
 from lttd.zstd import ZstdCompressor
 from tests.confined import confined
 from tests.failing_disk import FailingDisk

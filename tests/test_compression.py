@@ -20,8 +20,8 @@ from lttd.beneath import OpenDirectory
 from lttd.compress import wants_compression
 from lttd.compression import Compression
 from lttd.compressor import PROCESS_NAME
-from lttd.files import Lock
 from lttd.idle import Pauses, idle_io_counts
+from lttd.lockfile import Lock
 from lttd.manifest import Manifest
 from lttd.terminal import Level
 from lttd.tracedir import SegmentPaths, segments

@@ -18,11 +18,12 @@ from lttd.doctor.command import run
 from lttd.doctor.finding import Finding, Mark, Report, refused
 from lttd.doctor.port import try_port
 from lttd.errors import LttdError, NothingToRecordError, UsageError
-from lttd.files import Disk, File
+from lttd.files import Disk
 from lttd.recording import locked_trace
 from lttd.retention import Limits
 from lttd.sources.mounts import USUAL_TRACEFS
 from lttd.tracedir import TRIAL
+from lttd.writefile import File
 from tests.running import QUIET, Launcher, free_port, needs_kernel
 
 FINDINGS = {"topic", "mark", "words", "remedy"}

@@ -11,7 +11,7 @@ import pytest
 
 from lttd.beneath import OpenDirectory
 from lttd.errors import LttdError
-from lttd.files import Lock
+from lttd.lockfile import Lock
 from lttd.tracedir import LOCK
 from lttd.view.commands.follow import follow
 from lttd.view.commands.text import Show

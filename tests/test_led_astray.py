@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from lttd.errors import LttdError, StorageError, TraceDamagedError, UsageError
-from lttd.files import Disk, Lock, is_locked
+from lttd.files import Disk
+from lttd.lockfile import Lock, is_locked
 from lttd.manifest import Manifest
 from lttd.recording import locked_trace, recover_open_segments
 from lttd.recover import recover

@@ -15,7 +15,7 @@ import pytest
 from lttd import limits
 from lttd.cli import main as lttd
 from lttd.errors import TraceDamagedError
-from lttd.files import Disk, read_limited
+from lttd.files import Disk
 from lttd.index import (
     ENTRY_BYTES,
     ENTRY_DTYPE,
@@ -28,6 +28,7 @@ from lttd.index import (
 )
 from lttd.limits import AT_ONE_TIME, COMMAND_LINES, COMMANDS, GAPS, KALLSYMS, Limit
 from lttd.manifest import Manifest, StreamRecord
+from lttd.readfile import read_limited
 from lttd.recover import recover
 from lttd.sources.blktrace.rows import ProcessNotes, RecordRows
 from lttd.stored import StoredStream

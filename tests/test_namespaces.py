@@ -13,7 +13,7 @@ import pytest
 
 from lttd.clock import Conversion
 from lttd.errors import UsageError
-from lttd.files import Lock
+from lttd.lockfile import Lock
 from lttd.manifest import Manifest
 from lttd.namespaces import (
     PID_INITIAL,

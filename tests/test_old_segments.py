@@ -14,7 +14,8 @@ import pytest
 
 from lttd.beneath import OpenDirectory
 from lttd.errors import StorageError, UsageError
-from lttd.files import Disk, Lock, is_locked
+from lttd.files import Disk
+from lttd.lockfile import Lock, is_locked
 from lttd.open_segment import RESERVE_BYTES, SegmentContents
 from lttd.recorder import Recorder
 from lttd.recording import locked_trace, recover_open_segments

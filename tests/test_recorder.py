@@ -12,10 +12,11 @@ import pytest
 
 from lttd.beneath import OpenDirectory
 from lttd.errors import LockedError, LostFileError, StorageError, UsageError
-from lttd.files import Disk, Lock
+from lttd.files import Disk
 from lttd.health import Health
 from lttd.index import SeekIndex, read_gaps
 from lttd.lane import Lane
+from lttd.lockfile import Lock
 from lttd.manifest import Manifest, read_synced
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder

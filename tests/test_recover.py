@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lttd.errors import LockedError, LttdError
-from lttd.files import Disk, Lock
+from lttd.files import Disk
+from lttd.lockfile import Lock
 from lttd.manifest import Manifest, read_synced, this_machine
 from lttd.recover import StreamRecovery, recover
 from lttd.subbuffer import Reason, StreamId, StreamInfo, Unit

@@ -11,8 +11,9 @@ from lttd.beneath import OpenDirectory
 from lttd.catalogue import StoreState
 from lttd.clock import Snapshot
 from lttd.errors import LttdError
-from lttd.files import Disk, Lock
+from lttd.files import Disk
 from lttd.kept import BY_PERSON, read_kept
+from lttd.lockfile import Lock
 from lttd.manifest import says_closed, this_machine
 from lttd.retention import Limits
 from lttd.store import NO_LIMITS, Store

@@ -13,8 +13,8 @@ import pytest
 import lttd
 from lttd.clock import Snapshot
 from lttd.errors import LttdError, NotATraceError, TraceDamagedError
-from lttd.files import Lock
 from lttd.index import ENTRY_BYTES, INDEX_HEADER
+from lttd.lockfile import Lock
 from lttd.manifest import Manifest
 from lttd.stats import StreamSummary, losses_text, summary_table
 from lttd.subbuffer import Gap, Reason, Unit

@@ -10,7 +10,7 @@ from typing import Final
 from lttd.beneath import OpenDirectory
 from lttd.doctor.finding import Finding, Findings, Mark, either, refused
 from lttd.errors import LockedError, LttdError
-from lttd.files import Disk, File
+from lttd.files import Disk
 from lttd.handles import handle_of
 from lttd.idle import idle_io_counts
 from lttd.open_segment import RESERVE_BYTES
@@ -18,6 +18,7 @@ from lttd.recording import locked_trace
 from lttd.retention import Limits, limits_on
 from lttd.stats import human_bytes
 from lttd.tracedir import TRIAL
+from lttd.writefile import File
 
 # Less than this is soon full: minutes of busy rings, hours of quiet ones.
 LEAST_FREE_BYTES: Final = 1 << 30

@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
-from lttd.files import read_limited, size_bytes
 from lttd.limits import KALLSYMS, PRINTK_FORMATS, SYMBOLS, Limit
+from lttd.readfile import read_limited, size_bytes
 from lttd.terminal import printable_bytes
 from lttd.view.notes import TakesNotes
 

@@ -13,8 +13,8 @@ from lttd.abi import formats_file
 from lttd.abi.formats_file import Key, Unpacked
 from lttd.beneath import Place, close_fd
 from lttd.errors import TraceDamagedError
-from lttd.files import read_limited
 from lttd.limits import EVENT_TYPES, FORMAT, FORMAT_MEMBERS, FORMATS
+from lttd.readfile import read_limited
 from lttd.view.notes import TakesNotes
 
 

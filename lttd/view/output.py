@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Final
 
 from lttd.beneath import OpenDirectory, close_fd
-from lttd.errors import UsageError
-from lttd.files import Disk, storage_error
+from lttd.errors import UsageError, storage_error
+from lttd.files import Disk
 from lttd.view.commands.info import seconds
 from lttd.view.trace import Trace
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.beneath import Place
-from lttd.files import read_head, size_bytes
 from lttd.index import FOREVER
 from lttd.limits import COMMAND_LINES, COMMANDS, Limit
+from lttd.readfile import read_head, size_bytes
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.glyphs import distinct
 from lttd.view.notes import TakesNotes

@@ -18,8 +18,8 @@ from lttd.beneath import close_fd
 from lttd.blocks import Block
 from lttd.empty_segment import holds_nothing
 from lttd.errors import TraceDamagedError
-from lttd.files import is_locked
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex
+from lttd.lockfile import is_locked
 from lttd.manifest import Manifest, StreamRecord
 from lttd.stored import StoredStream
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason

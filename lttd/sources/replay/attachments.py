@@ -7,7 +7,6 @@ from typing import Final
 
 from lttd.beneath import OpenDirectory
 from lttd.errors import TraceDamagedError
-from lttd.files import read_limited
 from lttd.limits import (
     COMMAND_LINES,
     COMMANDS,
@@ -18,6 +17,7 @@ from lttd.limits import (
     TRACEFS_FILE,
     Limit,
 )
+from lttd.readfile import read_limited
 from lttd.sources.base import Attachment
 
 # So many files that are left out get a line each.

@@ -15,8 +15,8 @@ from lttd.abi.blktrace import MOST_RECORD_BYTES, NOTIFY, layout_of, pdu_of, reco
 from lttd.beneath import OpenDirectory, Place
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError
-from lttd.files import read_head
 from lttd.plausible import is_name
+from lttd.readfile import read_head
 from lttd.sources.base import Attachments, Nothing, SourceInfo
 from lttd.sources.blktrace.rows import ProcessNotes, RecordRows
 from lttd.sources.replay.files import FileSource, FileStream, Replay, StreamPath, open_directory

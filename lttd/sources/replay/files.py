@@ -12,8 +12,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from lttd.beneath import OpenDirectory, Place
 from lttd.errors import SourceError, TraceDamagedError, UsageError
-from lttd.files import refuse_hole
 from lttd.limits import HOLE
+from lttd.readfile import refuse_hole
 from lttd.sources.at_rest import SourceAtRest, StreamAtRest
 from lttd.sources.base import Nothing, SourceInfo
 from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo

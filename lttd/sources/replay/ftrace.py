@@ -21,9 +21,9 @@ from lttd.abi.ftrace import (
 )
 from lttd.beneath import OpenDirectory, Place
 from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
-from lttd.files import read_limited
 from lttd.limits import CPUS, HEADER_PAGE
 from lttd.plausible import is_name
+from lttd.readfile import read_limited
 from lttd.sources.base import Attachment, Attachments, Nothing, SourceInfo, When
 from lttd.sources.ftrace.loss import LossLedger, Sample
 from lttd.sources.replay.attachments import tracefs_files

@@ -22,9 +22,9 @@ from lttd.abi import ltt, ltt_walk
 from lttd.beneath import Place
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
-from lttd.files import read_head, refuse_hole
 from lttd.limits import HOLE
 from lttd.plausible import is_name
+from lttd.readfile import read_head, refuse_hole
 from lttd.sources.base import Attachments, Nothing, SourceInfo
 from lttd.sources.ltt.metadata import Metadata
 from lttd.sources.ltt.rows import NAME, LttBook, start_snapshot

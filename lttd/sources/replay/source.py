@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 from lttd.errors import UsageError
-from lttd.files import read_head
+from lttd.readfile import read_head
 from lttd.sources.base import Request
 from lttd.sources.replay.files import FileSource, Replay
 

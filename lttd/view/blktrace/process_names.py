@@ -24,8 +24,8 @@ from lttd.abi.blktrace import (
 from lttd.abi.blktrace import notes as notes_of
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
-from lttd.files import read_limited
 from lttd.limits import COMMANDS
+from lttd.readfile import read_limited
 from lttd.stored import StoredStream
 from lttd.view.columns import EventBatch
 from lttd.view.task_names import Column, NameHistory, Names

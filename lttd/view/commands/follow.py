@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lttd.errors import LttdError
-from lttd.files import is_locked, size_bytes
 from lttd.index import ENTRY_BYTES, FOREVER, INDEX_HEADER
+from lttd.lockfile import is_locked
 from lttd.manifest import Manifest
+from lttd.readfile import size_bytes
 from lttd.stored import StoredStream
 from lttd.terminal import Level, put, say
 from lttd.tracedir import LOCK, SegmentPaths, segments

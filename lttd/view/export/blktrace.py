@@ -19,13 +19,14 @@ import numpy as np
 
 from lttd.abi.blktrace import Layout, layout_of, records_at, walk
 from lttd.errors import NotATraceError, UsageError
-from lttd.files import Disk, File
+from lttd.files import Disk
 from lttd.view.blktrace.process_names import NOTES_FILE, noted_records
 from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
 from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
+from lttd.writefile import File
 
 # The number of sub-buffers that are copied at a time: at most 4 MiB.
 _ROWS_AT_ONCE: Final = 64

@@ -21,7 +21,7 @@ from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout, layout_of
 from lttd.blocks import Block
 from lttd.errors import NotATraceError, UsageError
-from lttd.files import Disk, File
+from lttd.files import Disk
 from lttd.index import PAST_ALL
 from lttd.view.export.ctf_events import COMMON_BYTES, I64, U8, Encoder, Events, Types
 from lttd.view.export.ctf_metadata import metadata
@@ -31,6 +31,7 @@ from lttd.view.output import nothing_within
 from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
+from lttd.writefile import File
 
 _MAGIC: Final = 0xC1FC1FC1
 _NOTHING: Final[U8] = np.empty(0, np.uint8)

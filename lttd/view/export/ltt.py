@@ -15,7 +15,7 @@ from typing import Final
 from lttd.abi import ltt
 from lttd.abi.base import Headers
 from lttd.errors import NotATraceError, TraceDamagedError, UsageError
-from lttd.files import Disk, File
+from lttd.files import Disk
 from lttd.stored import StoredStream
 from lttd.subbuffer import Reason, StreamInfo
 from lttd.view.ltt.markers import carried_metadata, headers_of, start_of
@@ -24,6 +24,7 @@ from lttd.view.output import nothing_within
 from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
+from lttd.writefile import File
 
 _TOLD_BY_TRACER: Final = {Reason.DISCARDED, Reason.COMMIT_OVERRUN}
 

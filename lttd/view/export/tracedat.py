@@ -23,13 +23,14 @@ from typing import Final
 
 from lttd.abi.ftrace import OWN_SYSTEM, PageLayout, layout_of
 from lttd.errors import NotATraceError, UsageError
-from lttd.files import Disk, File
+from lttd.files import Disk
 from lttd.view.export.pages import PageMaker, Tally
 from lttd.view.ftrace.saved import SavedFiles
 from lttd.view.output import nothing_within
 from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
+from lttd.writefile import File
 
 _MAGIC: Final = b"\x17\x08\x44tracing6\0"
 _FLYRECORD: Final = b"flyrecord\0"

@@ -14,9 +14,9 @@ from typing import Final
 from lttd.abi.ftrace import PageLayout
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
-from lttd.files import read_limited
 from lttd.index import FOREVER
 from lttd.limits import COMMAND_LINES, COMMANDS, FORMATS, TRACEFS_FILE
+from lttd.readfile import read_limited
 from lttd.view.format_files import FormatFiles
 from lttd.view.notes import Notes
 from lttd.view.task_names import COMMAND, MOST_PID

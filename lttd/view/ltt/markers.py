@@ -25,9 +25,9 @@ from lttd.abi.ltt_events import Channel, alike, walk
 from lttd.abi.ltt_markers import Marker, Markers, core_markers
 from lttd.blocks import Block
 from lttd.errors import StorageError, TraceDamagedError
-from lttd.files import read_limited
 from lttd.limits import CARRIED_METADATA
 from lttd.manifest import Manifest
+from lttd.readfile import read_limited
 from lttd.stored import StoredStream
 from lttd.subbuffer import StreamId, StreamInfo
 from lttd.tracedir import SegmentPaths, segments_below
