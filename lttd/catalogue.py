@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from itertools import count, islice
 from typing import NamedTuple
 
 from sortedcontainers import SortedDict
@@ -104,6 +104,11 @@ class Catalogue:
         with self._guard:
             keys = list(self._held.irange((number, ""), (number + 1, ""), (True, False)))
             return [self._held[key] for key in keys]
+
+    def newest(self, most: int) -> list[Held]:
+        """Return at most *most* segments, the last number first."""
+        with self._guard:
+            return list(islice(reversed(self._held.values()), most))
 
     def in_order(self) -> list[Held]:
         """Return all segments in the order of their numbers, with the present windows."""

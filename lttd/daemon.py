@@ -206,7 +206,7 @@ class Daemon:
         retaining.store.catalogue.has_holes = self._flying is not None
         self._observer.parts.store = retaining.store.state
         self._observer.parts.limits = lambda: retaining.store.limits
-        self._state.parts |= {"store": retaining.state_json, "windows": retaining.windows_json}
+        self._state.parts |= retaining.state_parts
         return retaining
 
     def _fly(self, flying: Flying) -> Flying:

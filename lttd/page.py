@@ -13,9 +13,9 @@ from typing import Any, Final
 from lttd.endpoint import Answer, Route
 
 SHOWN: Final = (
-    *("version", "kernel", "host", "trace_dir", "doing", "began_ns", "uptime_seconds"),
+    *("version", "kernel", "host", "trace_dir", "doing", "now_ns", "began_ns", "uptime_seconds"),
     *("healthy", "conditions", "backlog", "write_errors", "segments", "store", "triggers"),
-    *("windows", "flight"),
+    *("windows", "newest_segments", "flight"),
 )
 SHOWN_OF_SOURCE: Final = ("source", "segment", "streams")
 

@@ -16,15 +16,16 @@ from lttd.errors import LttdError, UsageError
 from lttd.files import Disk
 from lttd.housekeeping import Housekeeping
 from lttd.plausible import is_count
-from lttd.retention import Limits, limits_on
+from lttd.retention import Keeper, Limits, limits_on
 from lttd.store import Store
-from lttd.tracedir import MOST_NUMBER, SegmentPaths
+from lttd.tracedir import MOST_NUMBER, SegmentPaths, made_ns
 
 INTERVAL_S: Final = 5.0
 """The time between two looks; each segment that is closed causes one at once."""
 MOST_NAMED: Final = 1000
 # The state is one line on the control socket, and a sender may have chosen long labels.
 MOST_SHOWN: Final = 20
+MOST_SEGMENTS: Final = 12
 
 
 class Retaining:
@@ -106,6 +107,15 @@ class Retaining:
 
     # -- the control socket
 
+    @property
+    def state_parts(self) -> dict[str, Callable[[], Any]]:
+        """The parts of the state that the store knows, by their keys."""
+        return {
+            "store": self.state_json,
+            "windows": self.windows_json,
+            "newest_segments": self.segments_json,
+        }
+
     def state_json(self) -> dict[str, Any]:
         """Return the numbers of the store for ``lttd status``."""
         limits = self.store.limits
@@ -117,6 +127,21 @@ class Retaining:
     def windows_json(self) -> list[dict[str, Any]]:
         """Return the latest triggers that keep segments, for ``lttd status`` and the page."""
         return [one.to_json() for one in self.store.catalogue.latest_triggers(MOST_SHOWN)]
+
+    def segments_json(self) -> list[dict[str, Any]]:
+        """Return the newest segments, for ``lttd status --json`` and the page."""
+        return [
+            {
+                "number": one.number,
+                "source": one.source,
+                "made_ns": made_ns(one.name),
+                "bytes": one.allocated_bytes,
+                "open": one.is_open,
+                "kept": one.keeper is not Keeper.NOBODY,
+                "compressed": one.is_compressed,
+            }
+            for one in self.store.catalogue.newest(MOST_SEGMENTS)
+        ]
 
     async def _keep(self, request: Mapping[str, Any], _: Peer) -> Mapping[str, Any]:
         return {"segments": await self._answer(self.store.keep, request)}

@@ -82,6 +82,7 @@ class Held(NamedTuple):
     """Whether it is in the window of a trigger that is not complete."""
     stuck: bool = False
     """Whether lttd could not, or must not, remove it."""
+    is_compressed: bool = False
 
     @property
     def key(self) -> tuple[int, str]:

@@ -72,6 +72,7 @@ class RunState:
             "pid": os.getpid(),
             "trace_dir": os.path.abspath(self.config.trace_dir),  # noqa: PTH100  (no links)
             "doing": "ending" if self.ending else "recording",
+            "now_ns": time.time_ns(),
             "began_ns": self._began_wall_ns,
             "uptime_seconds": (self._now_ns() - self._began_ns) / 1e9,
             "healthy": not conditions,

@@ -191,7 +191,8 @@ class Store:
         source = recorded_source(manifest.source) if manifest else ""
         begin_ns, end_ns = times.place(manifest)
         held = Held(paths.number, name, source, allocated_bytes, is_open, begin_ns, end_ns)
-        self.catalogue.put(held, self._kept_of(paths))
+        is_compressed = manifest is not None and bool(manifest.compression)
+        self.catalogue.put(held._replace(is_compressed=is_compressed), self._kept_of(paths))
 
     def _kept_of(self, paths: SegmentPaths) -> Kept:
         try:

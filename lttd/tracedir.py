@@ -14,6 +14,7 @@
 Rule: only this module has file names.
 """
 
+import datetime as dt
 import os
 import re
 import time
@@ -47,6 +48,7 @@ MOST_FILE_NAME: Final = 250
 """Linux allows 255, and a gaps file's name ends with .gaps."""
 MOST_NUMBER: Final = 999_999_999
 _SEGMENT: Final = re.compile(r"(\d{8}T\d{6}Z)-(\d{6,9})-([a-z]+)")
+_STAMP: Final = "%Y%m%dT%H%M%S"
 _IN_SEGMENT: Final = re.compile(rf"(.*?(?:\A|/){_SEGMENT.pattern})[/:]", re.DOTALL)
 _HIDDEN: Final = re.compile(rf"\.(?:gone|next)-{_SEGMENT.pattern}")
 # Names that a file system, or a killed lttd, leaves in a directory.
@@ -237,6 +239,16 @@ def number_of(name: str) -> int:
     return int(found[2]) if found else 0
 
 
+def made_ns(name: str) -> int | None:
+    """Return the wall-clock time in a segment's name; None if it has none."""
+    found = _SEGMENT.fullmatch(name)
+    try:
+        made = dt.datetime.strptime(found[1] if found else "", f"{_STAMP}%z")
+    except ValueError:  # of a month 13, say
+        return None
+    return int(made.timestamp()) * 1_000_000_000
+
+
 def kind_of(name: str) -> str:
     """Return the kind of a segment's source, the end of its name."""
     found = _SEGMENT.fullmatch(name) or _HIDDEN.fullmatch(name)
@@ -245,7 +257,7 @@ def kind_of(name: str) -> str:
 
 def segment_name(number: int, kind: str) -> str:
     """Return the name of a segment that begins now."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    stamp = time.strftime(f"{_STAMP}Z", time.gmtime())
     return f"{stamp}-{number:06d}-{kind}"
 
 

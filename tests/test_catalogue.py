@@ -5,7 +5,22 @@ from dataclasses import replace
 from lttd.catalogue import Catalogue
 from lttd.kept import BY_PERSON, Kept
 from lttd.retention import Held
+from lttd.tracedir import made_ns
 from lttd.trigger import Trigger
+
+
+def test_the_name_of_a_segment_says_when_it_was_made() -> None:
+    assert made_ns("20261127T201535Z-000001-ftrace") == 1_795_810_535 * 1_000_000_000
+    for name in ("20261327T201535Z-000001-ftrace", "lost+found", ""):
+        assert made_ns(name) is None
+
+
+def test_the_newest_segments_are_the_last_numbers_at_most_so_many() -> None:
+    catalogue = Catalogue(lambda: 0)
+    for number in (3, 1, 12, 7):
+        catalogue.put(Held(number, f"{number:010}-x", "ftrace", 4096, False, 0, 1), Kept())
+    assert [one.number for one in catalogue.newest(3)] == [12, 7, 3]
+    assert [one.number for one in catalogue.newest(9)] == [12, 7, 3, 1]
 
 
 def test_each_trigger_is_listed_once_newest_first_and_complete_if_any_record_is() -> None:

@@ -69,6 +69,18 @@ def trigger(number: int = 1, reason: str = "LttdEventsLost", **labels: str) -> d
     }
 
 
+def segment(number: int = 1, **values: object) -> dict[str, Any]:
+    return {
+        "number": number,
+        "source": "ftrace",
+        "made_ns": AT_NS - MINUTE_NS // 2,
+        "bytes": 20 << 20,
+        "open": False,
+        "kept": False,
+        "compressed": False,
+    } | values
+
+
 def state(*streams: dict[str, Any], **values: object) -> dict[str, Any]:
     return {
         "version": "0.9",
@@ -77,6 +89,7 @@ def state(*streams: dict[str, Any], **values: object) -> dict[str, Any]:
         "pid": 7,
         "trace_dir": "/var/lib/lttd/trace",
         "doing": "recording",
+        "now_ns": AT_NS + MINUTE_NS,
         "began_ns": AT_NS - 600 * MINUTE_NS,
         "uptime_seconds": 36_000.0,
         "healthy": True,
@@ -110,6 +123,7 @@ def hostile_state() -> dict[str, Any]:
         write_errors={HOSTILE[1]: 2},
         sources=[{"source": "ftrace", "segment": "x", "streams": streams}, *sources],
         windows=[trigger(n, name, **{name: name}) for n, name in enumerate(HOSTILE, 1)],
+        newest_segments=[segment(n, source=name) for n, name in enumerate(HOSTILE, 1)],
     )
 
 
@@ -138,7 +152,7 @@ async def test_no_other_file_is_served(path: str) -> None:
 
 
 async def test_the_state_is_served_without_configuration_and_settings() -> None:
-    now = state(store={"segments": 3}, triggers={}, windows=[], flight={})
+    now = state(store={"segments": 3}, triggers={}, windows=[], newest_segments=[], flight={})
     status, content_type, body = await asked("/status.json", now)
     assert (status, content_type) == (200, "application/json")
     assert b"secret" not in body
@@ -153,6 +167,11 @@ async def test_names_that_are_no_unicode_are_valid_json() -> None:
     assert json.loads(body) == {
         key: value for key, value in hostile_state().items() if key in {*page.SHOWN, "sources"}
     }
+
+
+def test_the_page_takes_no_time_from_the_clock_of_the_browser() -> None:
+    script = (WEB / "page.js").read_text()
+    assert not re.search(r"Date\.now|new Date\(\)|performance\.now", script)
 
 
 def test_the_page_loads_and_runs_nothing_from_elsewhere() -> None:
@@ -254,6 +273,7 @@ async def test_the_page_shows_each_part_of_the_state(tmp_path: Path) -> None:
     now = state(*streams, no_ring, healthy=False, conditions=[sick], store=store)
     now |= {"triggers": {"accepted": {"http": 2}, "refused": {"too_many": 900}, "waiting": 1}}
     now |= {"windows": [trigger(3, "disk slow", instance="db1:9100")]}
+    now |= {"newest_segments": [segment(12, open=True), segment(11, kept=True, compressed=True)]}
 
     def look(browser: Browser, url: str, _: object) -> None:
         tab = opened(browser, url)
@@ -269,7 +289,7 @@ async def test_the_page_shows_each_part_of_the_state(tmp_path: Path) -> None:
                 "2 segments",
             ),
             *("44 by size, 1 by kept size", "disk slow; instance=db1:9100", "5 min before"),
-            "1 waiting, 900 refused",
+            *("1 waiting, 900 refused", "1 min 30 s", "open", "kept, compressed"),
         ):
             assert shown in text
         rows = "document.querySelectorAll('#streams tbody tr').length"

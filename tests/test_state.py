@@ -12,6 +12,7 @@ import pytest
 
 from lttd.config import parse_command_line
 from lttd.control_socket import socket_name
+from lttd.retaining import MOST_SEGMENTS
 from lttd.state import SAMPLES, config_json
 from lttd.status_table import duration_text, status_table
 from tests.running import PATIENCE_S, Launcher, assert_whole, needs_kernel, until
@@ -111,6 +112,32 @@ class TestOnThisKernel:
         assert all(0 <= stream["ring_fill_ratio"] <= 1 for stream in source["streams"])
         assert run.end() == 0, run.stderr
         assert sum(each["subbuffers"] for each in json.loads(run.stdout)["streams"]) >= taken
+
+    def test_the_newest_segments_are_listed_with_what_became_of_them(
+        self, lttd: Launcher, tmp_path: Path
+    ) -> None:
+        words = ("--events", "sched:*", "--segment-duration", "100ms", "--compress", "zstd")
+        run = lttd.start("-t", tmp_path / "t", *words, "--summary", "none").recording()
+
+        def newest() -> list[dict[str, Any]]:
+            state = json.loads(client(lttd, "status", "--json")[1])
+            found: list[dict[str, Any]] = state["newest_segments"]
+            assert all(each["made_ns"] <= state["now_ns"] for each in found)
+            return found
+
+        until(lambda: client(lttd, "status")[0] == 0, "the socket is there")
+        until(lambda: len(newest()) > 2, "segments")
+        first = newest()[-1]["number"]
+        assert client(lttd, "keep", str(first))[0] == 0
+        until(lambda: newest()[-1]["compressed"] or newest()[-1]["number"] != first, "compression")
+        until(lambda: len(newest()) == MOST_SEGMENTS, "as many as there are at most")
+        found = newest()
+        numbers = [each["number"] for each in found]
+        assert numbers == sorted(numbers, reverse=True)
+        assert found[0]["open"]
+        assert not found[-1]["open"]
+        assert all(each["bytes"] for each in found)
+        assert run.end() == 0, run.stderr
 
     def test_a_recording_goes_on_where_its_socket_cannot_be_made(
         self, lttd: Launcher, tmp_path: Path

@@ -14,6 +14,7 @@ const here = (id) => document.getElementById(id);
 const rates = []; // bytes per second of all streams, oldest first
 let all = false; // show every stream
 let asking = false;
+let now = 0; // the recorder's wall clock in ns as of the last answer; the browser's may differ
 
 // -- text
 
@@ -53,7 +54,7 @@ function moment(ns) {
   const at = new Date(ns / 1e6);
   const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
   const time = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
-  return at.toDateString() === new Date().toDateString() ? time : `${day} ${time}`;
+  return at.toDateString() === new Date(now / 1e6).toDateString() ? time : `${day} ${time}`;
 }
 
 // -- nodes
@@ -201,7 +202,7 @@ function storeTiles(state) {
   return [
     ["Store", size(used), `${limit ? `of ${size(limit)}` : "without a limit of its size"}, besides kept segments`,
       "", limit ? used / limit : null],
-    !state.flight && ["Reaches back", reach === null ? "unknown" : span(reach), reach === null ? "" : `to ${moment(1e6 * (Date.now() - 1e3 * reach))}`],
+    !state.flight && ["Reaches back", reach === null ? "unknown" : span(reach), reach === null ? "" : `to ${moment(now - 1e9 * reach)}`],
     ["Segments", counted(store.segments), `${counted(store.kept_segments)} kept (${size(store.kept_bytes)})`],
     ["Deleted", counted(sum(gone.map(([, count]) => count))),
       gone.map(([reason, count]) => `${counted(count)} by ${worded(reason)}`).join(", ") || "nothing"],
@@ -240,7 +241,22 @@ function windowRow(trigger) {
   ];
 }
 
+function segmentRow(segment, several) {
+  const seconds = Math.max(Math.round((now - segment.made_ns) / 1e9), 0);
+  const age = segment.made_ns === null ? "" : seconds < 60 ? `${seconds} s` : span(seconds);
+  const words = [several && shown(segment.source), segment.open && "open", segment.kept && "kept",
+    segment.compressed && "compressed"].filter(Boolean).join(", ");
+  return [
+    [counted(segment.number), "number"],
+    [moment(segment.made_ns), "time"],
+    [age, "number wide"],
+    [size(segment.bytes), "number"],
+    [words, words ? "" : "none"],
+  ];
+}
+
 function showAll(state) {
+  now = state.now_ns;
   const several = state.sources.length > 1;
   const streams = state.sources.flatMap((source) => source.streams.map((stream) => (
     { ...stream, title: several ? `${source.source} ${stream.name}` : stream.name })));
@@ -264,6 +280,7 @@ function showAll(state) {
   });
   each(here("tiles"), tilesOf(state, streams), tile, showTile);
   showTable("windows", (state.windows ?? []).map(windowRow));
+  showTable("segments", (state.newest_segments ?? []).map((segment) => segmentRow(segment, several)));
   // The streams that most need a look come first where not all are shown.
   const order = all ? streams : [...streams].sort((one, other) => trouble(other) - trouble(one)).slice(0, FEW);
   showTable("streams", (streams.length > FEW ? order : streams).map(streamRow));
@@ -289,7 +306,7 @@ async function ask() {
   try {
     showAll(await fetched());
     document.body.classList.remove("stale");
-    write(here("asked"), `as of ${moment(1e6 * Date.now())}`);
+    write(here("asked"), `as of ${moment(now)}`);
   } catch (error) {
     document.body.classList.add("stale");
     write(here("verdict"), shown(error.message), "unknown");
