@@ -89,6 +89,21 @@ def test_records_after_damage_are_found_by_their_numbers() -> None:
     assert found.last_sequence == 119
 
 
+@pytest.mark.parametrize("part_bytes", [4, 7, 30])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_record_that_comes_again_from_its_begin_after_a_part_of_it_is_found(
+    part_bytes: int, times: int
+) -> None:
+    before, record, after = (
+        b"".join(prefixed(n, 34) for n in numbers)
+        for numbers in (range(100, 105), [105], range(106, 110))
+    )
+    found = scanned(before + record[:part_bytes] * times + record + after, NUMBERED)
+    assert len(found.offset_bytes) == 10
+    assert not found.missing
+    assert sum(each.size_bytes for each in found.damage) == part_bytes * times
+
+
 def test_a_stale_record_is_damage_and_the_replaced_record_is_missing() -> None:
     for stale in (11590, 40000):
         data = b"".join(fixed(n) for n in (22508, 22509, stale, 22511, 22512))

@@ -12,6 +12,7 @@ from lttd.config import SourceSpec, parse_spec
 from lttd.errors import NothingToRecordError, UsageError
 from lttd.sources.base import Nothing
 from lttd.sources.registry import open_source
+from lttd.sources.relay import file as relay_file
 from lttd.sources.relay import find as relay_find
 from lttd.sources.rows import RowBook
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, Unit
@@ -87,6 +88,40 @@ def test_damaged_bytes_are_a_gap_and_not_in_the_rows() -> None:
     batch = made.take()
     assert numbers_of(batch) == [0, 1]
     assert gap(batch) == (1, Reason.DAMAGED, Unit.BYTES, 30)
+
+
+def test_a_sub_buffer_that_comes_twice_costs_no_record_of_a_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay_file, "PATIENCE_NS", 1 << 60)
+    monkeypatch.setattr(relay_file, "MOST_EMPTY", 1)  # however slow the machine is
+    made, found, damaged = ModelStream(), list[int](), set[Reason]()
+
+    def take() -> None:
+        for _ in range(9):
+            if isinstance(batch := made.stream.take(flush=True), Batch):
+                found.extend(numbers_of(batch))
+                damaged.update(gap.reason for gap in batch.gaps)
+
+    def write(number: int, payload: int, *, empty: int = 0) -> None:
+        for _ in range(empty):
+            made.model.flush()
+        made.model.write(record(number, payload))
+        made.model.flush()
+
+    write(0, 20)
+    write(1, 20, empty=2)  # the kernel delivers it twice,
+    take()
+    write(2, 20)
+    take()
+    write(3, 9, empty=3)  # and this one from its begin at each read
+    write(4, 30)
+    for number in (5, 6):
+        take()
+        write(number, 20)
+    take()
+    assert found == [*range(7)]
+    assert damaged == {Reason.DAMAGED}
 
 
 def test_missing_numbers_are_lost_events_before_the_next_row() -> None:

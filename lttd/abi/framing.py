@@ -73,6 +73,8 @@ class Scan(NamedTuple):
     damage: list[BadBytes]
     missing: list[Missing]
     last_sequence: int | None
+    repeated_bytes: int
+    """The part of the damage that consists of records which came just before."""
 
 
 UNKNOWN: Final = "relay"
@@ -221,7 +223,11 @@ class LengthPrefixed(_Fields):
             size = length_of(data, at)[0] + 4
             sound = least <= size <= most
             if not sound or at + size > room:
-                again = self._again_at(data, at + 1)
+                if starts and (again := self._within(data, starts, at)) < at:
+                    at = starts.pop()
+                    sizes.pop()
+                else:
+                    again = self._again_at(data, at + 1, room)
                 if sound and again == room:
                     break
                 damage.append(BadBytes(at, again - at, "no record begins here"))
@@ -232,13 +238,30 @@ class LengthPrefixed(_Fields):
             at += size
         return Walked(np.array(starts, np.int64), np.array(sizes, np.int64), damage, at)
 
-    def _again_at(self, data: memoryview, at: int) -> int:
-        """Return the next offset of a record whose number the following record continues."""
+    def _within(self, data: memoryview, starts: list[int], end: int) -> int:
+        """Return the offset of a record within the last one, which ends at *end*; *end*: none.
+
+        A record that was read in part, and then delivered again from its begin, looks like one
+        that begins earlier.  It does not continue the record before it.
+        """
         if self.sequence_at is None:
-            return len(data)
+            return end
+        before, number = _field(data, np.array([0, *starts][-2:]), self.sequence_at, "<u4").tolist()
+        if len(starts) > 1 and number == (before + 1) & 0xFFFFFFFF:
+            return end
+        return self._again_at(data, starts[-1] + 1, end)
+
+    def _again_at(self, data: memoryview, at: int, end: int) -> int:
+        """Return the next offset of a record whose number the following record continues.
+
+        It is below *end*; *end*: there is none.
+        """
+        if self.sequence_at is None:
+            return end
         head = self.sequence_at + 4
-        for first in range(at, len(data) - head, _SEARCH_BYTES):
-            places = np.arange(first, min(first + _SEARCH_BYTES, len(data) - head))
+        last = min(end, len(data) - head)
+        for first in range(at, last, _SEARCH_BYTES):
+            places = np.arange(first, min(first + _SEARCH_BYTES, last))
             lengths = _field(data, places, 0, "<u4").astype(np.int64) + 4
             behind = places + lengths
             likely = (lengths >= self.least_bytes) & (behind <= len(data) - head)
@@ -248,7 +271,7 @@ class LengthPrefixed(_Fields):
             found = np.flatnonzero(numbers & np.uint64(0xFFFFFFFF) == following)
             if len(found):
                 return int(places[found[0]])
-        return len(data)
+        return end
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +378,7 @@ def scan(
         damage.append(BadBytes(whole, len(data) - whole, "a record is cut short"))
         whole = len(data)
     missing: list[Missing] = []
+    repeated_bytes = 0
     numbered = framing.sequences(data, offsets) if len(offsets) else None
     if numbered is not None:
         numbers, have = numbered
@@ -367,9 +391,11 @@ def scan(
             sound[np.flatnonzero(have)[[row - 1 for row, _ in judged.missing if row]]] = False
         missing = [Missing(int(at[row]), count) for row, count in judged.missing]
         damage += _spans(offsets, sizes, sound)
+        repeated_bytes = int(sizes[have][judged.repeated].sum())
         offsets, sizes = offsets[sound], sizes[sound]
     time = framing.times(data, offsets)
-    return Scan(offsets, sizes, time, whole, sorted(damage), missing, last_sequence)
+    damage.sort()
+    return Scan(offsets, sizes, time, whole, damage, missing, last_sequence, repeated_bytes)
 
 
 def _spans(offsets: I64, sizes: I64, sound: Mask) -> list[BadBytes]:

@@ -20,6 +20,8 @@ class Judged(NamedTuple):
     missing: list[tuple[int, int]]
     """Pairs: the number of a record, and how many are missing before it."""
     last: int | None
+    repeated: Mask
+    """Those that came already, up to the last one before: not the ones that are merely stale."""
 
 
 def judge(numbers: U64, last: int | None) -> Judged:
@@ -29,9 +31,10 @@ def judge(numbers: U64, last: int | None) -> Judged:
     single number that is ahead of the numbers after it is stale, too.
     """
     sound = np.ones(len(numbers), np.bool_)
+    repeated = np.zeros(len(numbers), np.bool_)
     missing: list[tuple[int, int]] = []
     if not len(numbers):
-        return Judged(sound, missing, last)
+        return Judged(sound, missing, last, repeated)
     steps = (numbers[1:] - numbers[:-1]) & np.uint64(0xFFFFFFFF)
     bounds = [0, *(np.flatnonzero(steps != 1) + 1).tolist(), len(numbers)]
     for run, (first, behind) in enumerate(pairwise(bounds)):
@@ -51,10 +54,11 @@ def judge(numbers: U64, last: int | None) -> Judged:
         elif ahead < 1 and not (number < 2 and behind - first > 1):
             fresh = first + 1 - ahead
             sound[first : min(fresh, behind)] = False
+            repeated[first:fresh] = fresh <= behind
             if fresh >= behind:
                 continue
         last = int(numbers[behind - 1])
-    return Judged(sound, missing, last)
+    return Judged(sound, missing, last, repeated)
 
 
 def _signed(difference: int) -> int:

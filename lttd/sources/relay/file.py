@@ -195,6 +195,7 @@ class RelayFile:
         """Whether the channel is closed or the file removed, and nothing is left to read."""
         self.settled = False
         """Whether all closed sub-buffers were read to their end, which is the end of a record."""
+        self._repeated_bytes = 0
         self._told_bytes = 0
         self._dry = False
         self._descriptor: Final = descriptor or OpenFile(path)
@@ -279,6 +280,17 @@ class RelayFile:
             self.unpromised_bytes += surplus
             self._base_bytes -= surplus
             self._surplus_bytes = 0
+
+    def repeated(self, count: int) -> None:
+        """Do not count *count* read bytes as promised ones: they were delivered twice.
+
+        Otherwise the promise would end inside a sub-buffer.  After empty sub-buffers, the kernel
+        delivers a sub-buffer that is read in part from its begin again.
+        """
+        self._repeated_bytes += count
+        surplus = max(self._repeated_bytes - self.unpromised_bytes, 0)
+        self.unpromised_bytes += surplus
+        self._base_bytes -= surplus
 
     def _pass_empty(self, ready: Ready) -> None:
         now = time.monotonic_ns()

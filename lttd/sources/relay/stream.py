@@ -283,6 +283,8 @@ class RelayStream:
         )
         self._last_sequence = found.last_sequence
         self._kept = bytes(data[found.whole_bytes :])
+        if not self._shared.overwrite:
+            self.file.repeated(found.repeated_bytes)
         rows = _rows_of(found, self._floor, now)
         return rows, list(self._gaps(found, rows, now))
 
