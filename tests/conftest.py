@@ -13,6 +13,7 @@ from lttd.sources.ftrace import instance
 from lttd.sources.mounts import find_tracefs
 from tests.fuse import why_no_fuse
 from tests.ltt_kernel import Kernel, running_kernel
+from tests.ltt_runs import Runs
 from tests.running import Launcher, build_load, launching
 
 NIGHTLY = os.environ.get("LTTD_NIGHTLY") == "1"
@@ -102,3 +103,11 @@ def ltt_kernel(_ltt_kernel: Kernel) -> Iterator[Kernel]:
     """An emulated LTTng 0.x kernel without channels."""
     yield _ltt_kernel
     _ltt_kernel.clear()
+
+
+@pytest.fixture
+def lttds(tmp_path: Path) -> Iterator[Runs]:
+    """Start lttd processes on an emulated kernel; they end with the test."""
+    runs = Runs(tmp_path)
+    yield runs
+    runs.end()
