@@ -1,12 +1,14 @@
-"""The `guest` fixture: one boot for the whole session."""
+"""The `guest` fixture: one boot for the whole session; and the module that its tests load."""
 
 import os
+import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from tests.kernel.guest import Guest, Machine
-from tests.kernel.image import GuestUnavailableError, Kernel, prepare
+from tests.kernel.image import CHECKOUT, GuestUnavailableError, Kernel, prepare
+from tests.kernel.modules import build_module
 
 
 def kernel_or_skip(*, systemd: bool = False, suite: str = "") -> Kernel:
@@ -23,6 +25,18 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     """A guest with pid 1 of our own: two CPUs, a third possible but absent."""
     with Guest.boot(kernel_or_skip(), tmp_path_factory.mktemp("guest")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def module(guest: Guest) -> str:
+    """Return the path of the relay module in the guest, which may not see changes of the cache."""
+    kernel = kernel_or_skip()
+    try:
+        built = build_module(kernel, CHECKOUT / "tests/kernel/relaytest")
+    except GuestUnavailableError as error:
+        pytest.skip(f"no relay module: {error}")
+    shutil.copy(built, guest.share)
+    return f"/out/{built.name}"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ number. So a test compares the disk with the module and not with the counters of
 
 import json
 import re
-import shutil
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,10 +19,7 @@ from lttd.manifest import Manifest
 from lttd.subbuffer import Reason, Unit
 from lttd.tracedir import SegmentPaths, segments
 from lttd.view.verify import check
-from tests.kernel.conftest import kernel_or_skip
 from tests.kernel.guest import Guest
-from tests.kernel.image import CHECKOUT, GuestUnavailableError
-from tests.kernel.modules import build_module
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
@@ -64,18 +60,6 @@ end_recording() {
     return $status
 }
 """
-
-
-@pytest.fixture(scope="session")
-def module(guest: Guest) -> str:
-    """Return the path of the module in the guest; the guest may not see changes of the cache."""
-    kernel = kernel_or_skip()
-    try:
-        built = build_module(kernel, CHECKOUT / "tests/kernel/relaytest")
-    except GuestUnavailableError as error:
-        pytest.skip(f"no relay module: {error}")
-    shutil.copy(built, guest.share)
-    return f"/out/{built.name}"
 
 
 def numbers_in(data: bytes) -> list[int]:
@@ -171,6 +155,7 @@ def test_every_record_arrives_once_with_a_cpu_away_in_the_middle(guest: Guest, m
         end_recording
         """,
     )
+    assert recorded.output == ""
     recorded.expect_whole()
     for name in ("first_0", "first_1"):
         made = recorded.made(name)

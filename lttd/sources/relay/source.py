@@ -241,6 +241,8 @@ class RelaySource:
         return RelayStream(candidate.stream, file, self._shared, book, born)
 
     def _tell_ended(self) -> None:
+        if self._shared.stopped:
+            return  # they end with the recording
         ended = [stream for stream in self.streams if stream.over]
         for stream in ended:
             if stream not in self._ended:
