@@ -9,6 +9,7 @@ import pytest
 from tests.kernel.guest import Guest, Machine
 from tests.kernel.image import CHECKOUT, GuestUnavailableError, Kernel, prepare
 from tests.kernel.modules import build_module
+from tests.kernel.service import INSTALL
 
 
 def kernel_or_skip(*, systemd: bool = False, suite: str = "") -> Kernel:
@@ -48,3 +49,9 @@ def systemd_guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     share = tmp_path_factory.mktemp("systemd-guest")
     with Guest.boot(kernel, share, Machine(systemd=True)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def service_guest(systemd_guest: Guest) -> Guest:
+    systemd_guest.run(INSTALL, 60).expect(0)
+    return systemd_guest

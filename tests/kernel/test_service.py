@@ -1,98 +1,15 @@
-"""Run systemd/lttd.service under a real systemd: start, stop, kill, starve, hardening."""
+"""Run systemd/lttd.service under a real systemd: start, stop, kill, starve, roll, hardening."""
 
 import json
 import re
-import textwrap
-from pathlib import Path
 
 import pytest
 
 from lttd.manifest import Manifest
-from lttd.tracedir import SegmentPaths, segments
-from lttd.view.verify import check
-from tests.kernel.guest import Guest, GuestResult
+from tests.kernel.guest import Guest
+from tests.kernel.service import marks_of, run, whole_segments
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
-
-# The unit hides /tmp and /root, so the interpreter of the tests is bound to /opt/lttd.
-# The shipped unit and configuration, with other events and a shorter watchdog.
-INSTALL = r"""
-set -e
-read -r base site version <<< "$("$PYTHON" -c '
-import sys, sysconfig
-print(sys.base_prefix, sysconfig.get_path("purelib"), "%d.%d" % sys.version_info[:2])
-')"
-mkdir -p /opt/lttd/{bin,base,site,checkout} /etc/lttd /run/systemd/system/lttd.service.d
-mount --bind "$base" /opt/lttd/base
-mount --bind "$site" /opt/lttd/site
-mount --bind "$CHECKOUT" /opt/lttd/checkout
-cat > /opt/lttd/bin/lttd <<U
-#!/bin/sh
-export PYTHONHOME=/opt/lttd/base LD_LIBRARY_PATH=/opt/lttd/base/lib
-export PYTHONPATH=/opt/lttd/checkout:/opt/lttd/site
-exec /opt/lttd/base/bin/python$version -m lttd.cli "\$@"
-U
-chmod +x /opt/lttd/bin/lttd
-# A busy machine starts lttd in half a minute, in which a ring of 4M laps; and the disk is small.
-sed 's/^buffer-size.*/buffer-size = "32M"/; s/^min-free.*//' "$CHECKOUT/systemd/lttd.toml" \
-    > /opt/lttd/lttd.toml
-cp /opt/lttd/lttd.toml /etc/lttd/
-cp "$CHECKOUT"/systemd/lttd{,@}.service "$CHECKOUT/systemd/lttd.socket" /run/systemd/system/
-systemd-sysusers "$CHECKOUT/systemd/lttd.sysusers"
-systemd-tmpfiles --create "$CHECKOUT/systemd/lttd.tmpfiles"
-printf '[Service]\nWatchdogSec=8\n' > /run/systemd/system/lttd.service.d/test.conf
-systemctl daemon-reload
-"""
-PRELUDE = r"""
-instances=/sys/kernel/tracing/instances
-show() { systemctl show --value --property "$1" lttd; }
-cat > /tmp/marks.py <<'P'
-import os, sys, time
-fd = os.open(sys.argv[1] + "/trace_marker", os.O_WRONLY)
-for n in range(int(sys.argv[2]), int(sys.argv[3])):
-    os.write(fd, b"mark %08d\n" % n)
-P
-marks() { "$PYTHON" -IS /tmp/marks.py $instances/lttd-* "$@"; }  # FIRST END
-fresh() {
-    systemctl stop lttd
-    systemctl reset-failed lttd 2> /dev/null || true  # not loaded, most of the time
-    rm -rf /var/lib/lttd/trace
-}
-restarted() {  # PID: wait until the service runs under another
-    for _ in $(seq 600); do
-        now=$(show MainPID)
-        [ "$(show ActiveState)" = active ] && [ "$now" != "$1" ] && [ "$now" != 0 ] && return
-        sleep 0.1
-    done
-    systemctl status lttd --no-pager
-    return 1
-}
-bring() { cp -r /var/lib/lttd/trace "$OUT/trace"; journalctl -u lttd --no-pager > "$OUT/journal"; }
-"""
-
-
-@pytest.fixture(scope="module")
-def service_guest(systemd_guest: Guest) -> Guest:
-    systemd_guest.run(INSTALL, 60).expect(0)
-    return systemd_guest
-
-
-def run(guest: Guest, script: str, timeout_s: float = 180.0) -> GuestResult:
-    return guest.run(PRELUDE + "set -e; fresh\n" + textwrap.dedent(script), timeout_s).expect(0)
-
-
-def whole_segments(out_dir: Path) -> list[SegmentPaths]:
-    found = segments(out_dir / "trace")
-    for segment in found:
-        report = check(segment, events=True)
-        assert [str(finding) for finding in report.findings] == []
-        assert report.state == "closed"
-    return found
-
-
-def marks_of(found: list[SegmentPaths]) -> list[int]:
-    data = b"".join(path.read_bytes() for each in found for path in each.streams.glob("ftrace_*"))
-    return sorted(int(number) for number in re.findall(rb"mark (\d{8})\n", data))
 
 
 def test_systemd_in_the_guest_accepts_the_unit(service_guest: Guest) -> None:
@@ -207,7 +124,7 @@ def test_the_service_does_not_retry_a_permanent_error(
     assert ("mount -t tracefs" in lines[-1]) == (status == "77")
 
 
-def test_a_roll_by_signal_loses_nothing_and_the_service_stays(service_guest: Guest) -> None:
+def test_rolls_lose_nothing_and_the_service_stays(service_guest: Guest) -> None:
     told = run(
         service_guest,
         """
@@ -215,7 +132,8 @@ def test_a_roll_by_signal_loses_nothing_and_the_service_stays(service_guest: Gue
         first=$(show MainPID)
         for n in 0 1 2; do
             marks ${n}000 ${n}500
-            systemctl kill --signal=USR1 --kill-who=main lttd
+            if [ $n = 2 ]; then /opt/lttd/bin/lttd roll > /dev/null
+            else systemctl kill --signal=USR1 --kill-who=main lttd; fi
             marks ${n}500 $((n + 1))000
             sleep 3
         done
@@ -229,6 +147,35 @@ def test_a_roll_by_signal_loses_nothing_and_the_service_stays(service_guest: Gue
     found = whole_segments(told.out_dir)
     assert len(found) == 4
     assert marks_of(found) == list(range(3000))
+
+
+def test_a_reload_takes_over_events_and_a_wrong_one_changes_nothing(service_guest: Guest) -> None:
+    told = run(
+        service_guest,
+        """
+        trap 'systemctl stop lttd; cp /opt/lttd/lttd.toml /etc/lttd/' EXIT
+        systemctl start lttd
+        first=$(show MainPID)
+        marks 0 1000
+        sed -i 's/^events.*/events = ["sched:*", "irq:*"]/' /etc/lttd/lttd.toml
+        systemctl reload lttd
+        cat $instances/lttd-*/events/irq/enable
+        sed -i 's/^events.*/events = ["no_such:event"]/' /etc/lttd/lttd.toml
+        ! systemctl reload lttd 2> /dev/null
+        marks 1000 2000
+        cat $instances/lttd-*/events/irq/enable
+        [ "$(show MainPID)" = $first ] && show ActiveState
+        journalctl -u lttd --no-pager -o cat | grep -c 'no_such:event'
+        systemctl stop lttd
+        show Result
+        bring
+        """,
+    )
+    *lines, refusals, result = told.output.splitlines()
+    assert lines == ["1", "1", "active"]
+    assert int(refusals) >= 1
+    assert result == "success"
+    assert marks_of(whole_segments(told.out_dir)) == list(range(2000))
 
 
 def test_recording_goes_on_after_the_disk_was_full(service_guest: Guest) -> None:
