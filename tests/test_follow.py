@@ -1,5 +1,7 @@
 """``lttv follow`` shows events as they come, and says why it waits or ends."""
 
+import itertools
+import random
 import re
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from lttd.beneath import OpenDirectory
 from lttd.errors import LttdError
 from lttd.lockfile import Lock
 from lttd.tracedir import LOCK
-from lttd.view.commands.follow import follow
+from lttd.view.commands.follow import HOLD_POLLS, POLL_S, SETTLE_S, follow
 from lttd.view.commands.text import Show
 from lttd.view.filters import Filter
 from tests.ftraced import Traced, pages_of, tick
@@ -75,6 +77,83 @@ def test_follow_shows_every_segment_that_is_being_written(
     wanted = Show(Filter())
     assert follow(tmp_path / "t", wanted, until_closed=True, sleep=add) == 0
     assert re.findall(rb"count=(\d)", capfdbinary.readouterr().out) == [b"3", b"4"]
+
+
+def test_follow_prints_events_in_order_over_a_roll(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """lttd flushes CPU 0 before CPU 1, and then rolls: both segments have events of that time."""
+    first, later = Traced(tmp_path / "t", cpus=2), list[Traced]()
+    first.append([pages_of(1000, [tick(1)])], cpu=0)
+    first.append([pages_of(1100, [tick(2), tick(4)], delta=220)], cpu=1)
+
+    def roll(_: float) -> None:
+        if not later:
+            later.append(Traced(tmp_path / "t", cpus=2, number=2))
+            first.finish()
+        elif first.manifest.state == "closed" and later[0].manifest.state == "open":
+            later[0].append([pages_of(1500, [tick(3)], delta=20)], cpu=0)
+            later[0].finish()
+
+    wanted = Show(Filter())
+    assert follow(tmp_path / "t", wanted, from_begin=True, until_closed=True, sleep=roll) == 0
+    out = capfdbinary.readouterr().out
+    assert re.findall(rb"count=(\d)", out) == [b"1", b"2", b"3", b"4"]
+
+
+def test_follow_holds_no_event_for_long(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    made = Traced(tmp_path / "t", cpus=2)
+    made.append([pages_of(1000, [tick(1)])], cpu=0)
+    made.append([pages_of(1400, [tick(2)], delta=200)], cpu=1)
+    waited_s, out = 0.0, b""
+
+    def wait(seconds: float) -> None:
+        nonlocal waited_s, out
+        waited_s += seconds
+        out += capfdbinary.readouterr().out
+        if b"count=2" in out:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(tmp_path / "t", Show(Filter()), from_begin=True, sleep=wait)
+    assert re.findall(rb"count=(\d)", out) == [b"1", b"2"]
+    assert waited_s <= (HOLD_POLLS + 1) * POLL_S + SETTLE_S
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_follow_prints_every_event_once_whenever_it_comes(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], seed: int
+) -> None:
+    chance, count = random.Random(seed), itertools.count()
+    made = [Traced(tmp_path / "t", cpus=2)]
+    times = [1000, 1000]
+
+    def append() -> None:
+        cpu = chance.randrange(2)
+        events, delta = chance.randint(1, 3), chance.choice([0, 10, 100])
+        made[-1].append([pages_of(times[cpu], [tick(next(count)) for _ in range(events)], delta)],
+                        cpu=cpu)  # fmt: skip
+        times[cpu] += events * delta
+
+    steps = 0
+
+    def poll(_: float) -> None:
+        nonlocal steps
+        steps += 1
+        for _ in range(chance.randint(0, 3) if steps < 40 else 0):
+            append()
+        if steps in (15, 30):
+            made.append(Traced(tmp_path / "t", cpus=2, number=len(made) + 1))
+            made[-2].finish()
+        if steps == 45:
+            made[-1].finish()
+
+    wanted = Show(Filter())
+    assert follow(tmp_path / "t", wanted, from_begin=True, until_closed=True, sleep=poll) == 0
+    out = capfdbinary.readouterr().out
+    assert sorted(map(int, re.findall(rb"count=(\d+)", out))) == list(range(next(count)))
 
 
 def test_follow_of_an_ended_recording_says_what_it_waits_for(

@@ -122,10 +122,15 @@ class ClockGroup:
         self.sources: list[WindowStream] = []
         self._opened: list[Segment] = []
         bounds = [window.bounds(segment) for segment in segments]
-        self.begin = min(begin for begin, _ in bounds)
-        self.end = max(end for _, end in bounds)
+        self.begin = min((begin for begin, _ in bounds), default=0)
+        self.end = max((end for _, end in bounds), default=0)
         for segment in segments:
             self._add(segment)
+
+    def join(self, segment: Segment) -> None:
+        """Add a segment."""
+        self.segments = [*self.segments, segment]
+        self._add(segment)
 
     def _add(self, segment: Segment) -> None:
         if self.family:
