@@ -8,6 +8,7 @@ A second signal abandons the backlog and counts it.
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -339,7 +340,8 @@ class Daemon:
         await self._rolling.finish()
         for recording in self._recordings:
             try:
-                await self._house.helper.run(recording.close)
+                paused = self._reader.paused
+                await self._house.helper.run(partial(recording.close, paused=paused))
             except LttdError as error:
                 self._failures.append(error)
             tell_notes(recording.source)

@@ -389,13 +389,18 @@ class Recording:
         told = {key: settings[key] for key in sorted(keys) if key in settings}
         self.segment.note_reload({"at_ns": time.time_ns(), **told})
 
-    def close(self) -> None:
+    def close(self, *, paused: bool = False) -> None:
         """Wait for the backlog, then close the segment; the source stays open.
+
+        *paused*: it waited for a window (lttd.flight); if there were others before, it is removed.
 
         Raises:
             StorageError: the stored data is whole, but the segment is not closed in order.
         """
-        self._end(self.now, self._counters())
+        if paused and 0 < self._taken_bytes() == self.now.taken_before_bytes:
+            self.segment.discard()
+        else:
+            self._end(self.now, self._counters())
 
     def _end(self, part: "_Part", counters: "Counters") -> None:
         try:

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from lttd.clients.base import ask
+from lttd.sources.ftrace import instance as ftrace_instance
+from lttd.trigger import Trigger
 from tests.running import (
     PATIENCE_S,
     QUIET,
@@ -30,6 +33,7 @@ from tests.running import (
 from tests.test_triggers_live import (
     EVENTS,
     OFTEN,
+    InProcess,
     asked,
     assert_windows_are_whole,
     kept,
@@ -192,4 +196,47 @@ def test_a_kill_leaves_the_windows_whole_and_a_ring_that_no_trigger_wanted_is_di
     assert "a kill" in kept(trace)[1].note
     assert numbers(trace, "--trigger", "1")
     assert numbers(trace, "--trigger", "2")
+    assert_whole(trace, "--events")
+
+
+async def test_reading_ends_with_the_window_although_the_disk_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", f"lttdtest{os.getpid()}hang-")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "runtime"))
+    trace = tmp_path / "t"
+    of_run = InProcess("-t", trace, *EVENTS, *FLIGHT, *OFTEN)
+    reader = of_run.daemon._reader
+
+    def trigger() -> Trigger:
+        return asked(trace, before="500ms", after="300ms", wait=True)
+
+    found: list[Trigger] = []
+
+    async def window() -> None:
+        found.append(await trio.to_thread.run_sync(trigger))
+
+    with of_run.signals, numbering(PER_SECOND), trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(of_run.run)
+            await of_run.ready.wait()
+            await trio.sleep(0.5)
+            of_run.disk.works.clear()
+            async with trio.open_nursery() as asking:
+                asking.start_soon(window)
+                await trio.to_thread.run_sync(until, lambda: not reader.paused, "the window")
+                await trio.to_thread.run_sync(until, lambda: reader.paused, "its end")
+                await trio.sleep(1)
+                assert found == []
+                of_run.disk.works.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert of_run.status == 0
+    (one,) = found
+    assert one.begin_ns is not None
+    assert one.end_ns is not None
+    (segment,) = info(trace)["segments"]  # the empty one that waited is removed
+    assert segment.endswith("-000001-ftrace")
+    times = numbers(trace).values()
+    window_ns = one.end_ns - one.begin_ns
+    assert window_ns - 1_000_000_000 < max(times) - min(times) < window_ns + 1_000_000_000
     assert_whole(trace, "--events")

@@ -305,6 +305,23 @@ async def test_the_page_shows_each_part_of_the_state(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 @in_chromium
+async def test_the_page_says_that_nothing_is_written_until_a_trigger(tmp_path: Path) -> None:
+    waiting = stream(ring_fill_ratio=None, lag_seconds=None)
+    now = state(waiting, flight={"waiting": True, "overwritten_events": 1234})
+
+    def look(browser: Browser, url: str, _: object) -> None:
+        text = opened(browser, url).value("document.body.innerText")
+        for shown in ("Healthy, waiting for a trigger", "nothing is written until a trigger"):
+            assert shown in text
+        assert "1,234 events overwritten that no trigger wanted" in text
+        assert "Fullest ring" not in text
+        assert complaints(browser) == []
+
+    await look_at(now, tmp_path, look)
+
+
+@pytest.mark.nightly
+@in_chromium
 async def test_the_page_says_that_lttd_is_gone_or_fails_and_recovers(tmp_path: Path) -> None:
     now = state()
 

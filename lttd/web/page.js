@@ -263,7 +263,8 @@ function showAll(state) {
   rates.push(sum(streams.map((stream) => stream.bytes_per_second)));
   if (rates.length > SAMPLES) rates.shift();
   const reasons = state.conditions;
-  write(here("verdict"), state.healthy ? `Healthy, ${shown(state.doing)}` : `Impaired: ${plural(reasons.length, "reason")}`,
+  const doing = state.flight?.waiting ? "waiting for a trigger" : shown(state.doing);
+  write(here("verdict"), state.healthy ? `Healthy, ${doing}` : `Impaired: ${plural(reasons.length, "reason")}`,
     state.healthy ? "well" : "ill");
   const begun = `since ${moment(state.began_ns)} (${span(state.uptime_seconds)})`;
   write(here("title"), shown(`lttd on ${state.host}`));
