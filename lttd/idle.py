@@ -1,7 +1,8 @@
 """Make this process give way to all others: in CPU time, in disk time, and when memory runs out.
 
-Source: sched_setscheduler(2), ioprio_set(2), proc(5); which I/O schedulers know priorities:
-Linux Documentation/block/ioprio.rst, and block/mq-deadline.c (322cff70d46c, v5.18).
+Source: sched_setscheduler(2), ioprio_set(2), proc(5); sched(7) on autogroups; which I/O schedulers
+know priorities: Linux Documentation/block/ioprio.rst, and block/mq-deadline.c (322cff70d46c,
+v5.18).
 """
 
 import ctypes
@@ -29,14 +30,21 @@ _HONOUR_PRIORITIES: Final = ("[bfq]", "[mq-deadline]")
 # A pause of less costs more than it gives.
 _LEAST_PAUSE_S: Final = 0.005
 _OOM_SCORE: Final = 500
+_LEAST_NICE: Final = 19
 
 
 def give_way() -> None:
-    """Run only while nobody else wants to; what this process may not set stays as it is."""
+    """Run only while nobody else wants to; what this process may not set stays as it is.
+
+    Call it in a process that has a session of its own.
+    """
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with suppress(OSError):  # for kernels that refuse the first
-        os.setpriority(os.PRIO_PROCESS, 0, 19)
+        os.setpriority(os.PRIO_PROCESS, 0, _LEAST_NICE)
+    with suppress(OSError):
+        # The kernel shares CPUs among sessions first: SCHED_IDLE counts only within one.
+        Path("/proc/self/autogroup").write_text(str(_LEAST_NICE))
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     call = _IOPRIO_SET.get(platform.machine())

@@ -147,6 +147,9 @@ def assert_gives_way(pid: int) -> None:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     assert (int(fields[16]), int(fields[38])) == (19, SCHED_IDLE)
     assert os.listdir(f"/proc/{pid}/task") == [str(pid)]
+    session = Path(f"/proc/{pid}/autogroup")
+    if session.exists():
+        assert session.read_text().endswith(" nice 19\n")
     said = subprocess.run(["ionice", "-p", str(pid)], capture_output=True, text=True, check=True)
     assert said.stdout == "idle\n"
     assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) >= 500
