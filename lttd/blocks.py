@@ -47,16 +47,16 @@ class Wrong(NamedTuple):
 
 
 def wrong_of(damage: TraceDamagedError, row: int) -> Wrong:
-    """Return damage that was met while sub-buffers from number *row* on were read."""
+    """Return the damage that was found while sub-buffers from number *row* on were read."""
     return Wrong(damage.path, damage.offset_bytes, damage.reason, row)
 
 
 class Compared(NamedTuple):
-    """Some entries, held against the sub-buffers that they name."""
+    """Some entries, compared with the sub-buffers that they name."""
 
     headers: Headers
     sound: Mask
-    """A sub-buffer begins there, and is no longer than its entry says."""
+    """True: the entry names a sub-buffer, and the sub-buffer fits into the size that it states."""
     wrong: list[Wrong]
 
 
@@ -72,7 +72,7 @@ class Block(NamedTuple):
     """Their offsets are in ``data``."""
     entries: Entries
     wrong: list[Wrong]
-    """What is wrong with entries, of these or of others before or among them."""
+    """The defects of these entries, and of others before or among them."""
 
     @property
     def left_out(self) -> list[Wrong]:
@@ -90,7 +90,7 @@ class Run(NamedTuple):
 
 
 def bytes_of(entries: Entries) -> tuple[I64, I64]:
-    """Return offsets and sizes; what is beyond any file comes out negative."""
+    """Return offsets and sizes; those beyond any file are negative."""
     offset = entries["offset_bytes"].astype(np.int64)
     return offset, (entries["packet_bits"] >> np.uint64(3)).astype(np.int64)
 

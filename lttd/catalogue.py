@@ -63,7 +63,7 @@ class Catalogue:
     # -- segments
 
     def put(self, held: Held, kept: Kept) -> None:
-        """Add a segment, or replace what is known of it."""
+        """Add a segment, or replace the facts that are known of it."""
         with self._guard:
             self._held[held.key] = held._replace(keeper=keeper_of(kept))
             self._kept.pop(held.key, None)

@@ -307,7 +307,7 @@ def _remove_plain(segment: SegmentPaths, manifest: Manifest, disk: Disk) -> None
 
 
 def _remove_compressed(segment: SegmentPaths, disk: Disk) -> None:
-    """Remove what the manifest does not note: leftovers of a crash."""
+    """Remove the files that the manifest does not note: a crash left them."""
     for made in (segment.unfinished, segment.compressed):
         if not segment.base.is_missing(made):
             disk.remove_tree(made)

@@ -37,7 +37,7 @@ _CHUNK_BYTES: Final = 4096
 
 
 class Result(StrEnum):
-    """What became of a segment."""
+    """The outcome for a segment."""
 
     DONE = "done"
     GONE = "gone"
@@ -74,7 +74,7 @@ class _Commands:
         self.ended = not more
 
     def look(self) -> None:
-        """Take what has come, without waiting."""
+        """Take the requests that have come, without waiting."""
         if not self.ended and select.select([0], [], [], 0)[0]:
             self._take()
 

@@ -144,7 +144,7 @@ class Config:
 
     @property
     def disk_policy(self) -> DiskPolicy:
-        """What follows a failed write."""
+        """The reaction to a failed write."""
         return DiskPolicy.of_options(self.on_full, self.on_write_error, has_limit=any(self.limits))
 
     @property

@@ -181,7 +181,7 @@ def socket_names(directory_fd: int) -> list[str]:
 
 
 def connected(directory_fd: int, name: str, patience_s: float) -> socket.socket | None:
-    """Connect to a control socket; None: nobody listens on it.
+    """Connect to a control socket; None: no process listens on it.
 
     Raises:
         OSError: this user may not, or its queue stays full.

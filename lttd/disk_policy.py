@@ -14,7 +14,7 @@ FULL: Final = frozenset({"ENOSPC", "EDQUOT"})
 
 
 class OnFailure(enum.Enum):
-    """What lttd does when it cannot write."""
+    """The reactions to a failed write."""
 
     STOP = "stop"
     WAIT = "wait"

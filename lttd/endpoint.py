@@ -142,7 +142,7 @@ class Post(Protocol):
         ...
 
     async def answer(self, query: bytes, body: bytes) -> Answer:
-        """Do what the request asks for, and answer it."""
+        """Carry out the request, and answer it."""
         ...
 
 

@@ -11,7 +11,7 @@ class LttdError(Exception):
 
     exit_status: ClassVar[int] = 1
     said: bool = False
-    """Whether a line on it was written already, for those who would write another one."""
+    """Whether a line on it was written already, so that no second one is written."""
 
 
 REMEDIES: Final = {

@@ -224,7 +224,7 @@ def _check_header(data: bytes, where: Path | str, magic: int, record_bytes: int)
 class RecordFile:
     """A file of equal records behind a header, read in parts; as a sequence, and by bisection.
 
-    The header may say anything, and a torn last record is none.
+    The header may have any content.  A torn last record does not count.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from lttd.tracedir import SegmentPaths, is_unfinished
 
 
 def remove_leftovers(segment: SegmentPaths, manifest: Manifest) -> None:
-    """Remove the leftovers in *segment*; what another process uses, or cannot be removed, stays."""
+    """Remove the leftovers in *segment*, where no other process uses them; ignore errors."""
     if manifest.state == "closed" and _has_leftovers(segment, manifest):
         from lttd.compress import tidy  # noqa: PLC0415  (after a kill only)
 

@@ -15,8 +15,8 @@ _PAUSE_S: Final = 0.01
 def lock_now(fd: int, explain: Callable[[str], str], *, attempts: int = 1) -> None:
     """Take an exclusive flock on the file behind *fd*, without waiting for its holder.
 
-    *explain* makes the error's text from who holds it.  More than one of *attempts*: somebody who
-    only asks whether the file is locked holds it for a moment.
+    *explain* makes the error's text from who holds it.  More than one of *attempts*: a process
+    that only tests whether the file is locked holds it for a moment.
 
     Raises:
         LockedError: somebody else has it.

@@ -74,7 +74,7 @@ class Notifier:
         self.send(f"STATUS={printable(text)}")  # a line break would begin another message
 
     def close(self) -> None:
-        """Give the socket back; what is sent then is heard by nobody."""
+        """Close the socket; later messages are not sent."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -87,7 +87,7 @@ class Heart:
     """
 
     def __init__(self, notifier: Notifier, status: Callable[[], str]) -> None:
-        """*status* tells in a line how recording stands."""
+        """*status* returns one line on the recording."""
         self._notifier = notifier
         self._status = status
         self._interval_s = notifier.beat_interval_s

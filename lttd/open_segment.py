@@ -85,7 +85,7 @@ class SegmentContents:
     lanes: Mapping[StreamId, Lane] = field(default_factory=dict)
     """Those of the segment before, which write to it until the roll."""
     machine: Mapping[str, str] = field(default_factory=dict)
-    """What of the manifest's machine is not as on this machine in this boot."""
+    """The keys of the manifest's machine that differ from this machine in this boot."""
 
 
 class OpenSegment:
@@ -284,7 +284,7 @@ class OpenSegment:
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """What moved() looks for: the trace, the segment, and their locks."""
+        """The paths that moved() looks for: the trace, the segment, and their locks."""
         locks = (lock.path for lock in self._locks())
         return self.paths.directory.parent, self.paths.directory, *locks
 
@@ -298,7 +298,7 @@ class OpenSegment:
         return {each.record.name: each.synced for each in self.files.values()}
 
     def moved(self) -> StorageError | None:
-        """Tell what is no longer where it was: the trace directory, the segment, or a lock.
+        """Return what is not in its place any more: the trace directory, the segment, or a lock.
 
         The directories are held open, so lttd keeps writing to them.  What lttd itself has removed,
         closed or discarded meanwhile is not reported.

@@ -31,7 +31,7 @@ def shown(value: object) -> str:
 
 
 def nearest(name: str, known: Collection[str]) -> str:
-    """Return the one of *known* that a misspelt name stands for; empty if none is like it."""
+    """Return the name of *known* that a misspelt name resembles; empty if there is none."""
     import difflib  # noqa: PLC0415  (only a misspelt name needs it)
 
     return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)), "")

@@ -23,7 +23,7 @@ class Plan:
     """The configuration that is in force once the plan is carried out."""
     reloaded: tuple[str, ...]
     restart: tuple[str, ...]
-    """What differs and takes effect at the next start only."""
+    """The settings that differ and take effect only at the next start."""
     sources: tuple[int, ...]
     """The numbers of the sources that change what they record."""
 

@@ -106,7 +106,7 @@ class _Tree(NamedTuple):
         return _Tree(self.path / name, name, self.mount, self.level + 1)
 
     def why_not(self, fd: int) -> OSError | None:
-        """Return why lttd must not remove what is in this directory, opened as *fd*."""
+        """Return why lttd must not remove the content of this directory, opened as *fd*."""
         if _mount_of(fd) != self.mount:
             reason = "another file system is mounted there"
             return RefusedError(errno.EXDEV, reason, self.path)
@@ -121,7 +121,7 @@ class _Tree(NamedTuple):
 
 
 def _below(parent: int, tree: _Tree) -> Measured:
-    """Measure what is in a directory, in blocks; count nothing on another mount."""
+    """Measure the content of a directory, in blocks; leave out other mounts."""
     blocks = 0
     try:
         with _entered(parent, tree) as fd:

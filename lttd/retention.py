@@ -46,7 +46,7 @@ class Reason(enum.StrEnum):
 
 
 class Keeper(enum.IntEnum):
-    """Who keeps a segment; of two kept ones the lower goes first."""
+    """The party that keeps a segment; of two kept segments the lower goes first."""
 
     NOBODY = 0
     HTTP = 1

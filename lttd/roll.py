@@ -54,7 +54,7 @@ def is_near(segment: SegmentState, limits: RollLimits) -> bool:
 
 
 class Left(NamedTuple):
-    """What is missing until a limit is reached; infinite without it."""
+    """The rest until a limit is reached; infinite without a limit."""
 
     payload_bytes: float
     age_s: float

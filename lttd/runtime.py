@@ -335,7 +335,7 @@ class Note:
 
 
 def _refused(path: str, why: OSError | str) -> LttdError:
-    """Return the error: what may pass, such as a full disk, is worth another start."""
+    """Return the error.  A passing one, such as a full disk, is worth another start."""
     if isinstance(why, OSError) and why.errno in _MAY_PASS:
         return SourceError(f"{path}: {reason_of(why)}")
     reason = why if isinstance(why, str) else why.strerror or str(why)

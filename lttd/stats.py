@@ -171,7 +171,7 @@ class StreamSummary:
     cpu: int
     subbuffers: int
     payload_bytes: int
-    """Headers and content: what a packed data file holds."""
+    """Headers and content: the bytes of a packed data file."""
     padding_bytes: int
     events_lost: int
     lost: dict[str, int]

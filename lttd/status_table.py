@@ -50,7 +50,7 @@ def _flight(flight: Mapping[str, Any]) -> str:
 
 
 def _store(store: Mapping[str, Any]) -> list[str]:
-    """Return the lines on the store: its size and reach, kept segments, what was deleted."""
+    """Return the lines on the store: its size and reach, kept and deleted segments."""
     limit = store.get("limit_bytes")
     words = f"store {human_bytes(store['allocated_bytes'])}"
     words += f" of {human_bytes(limit)}" if limit else ""

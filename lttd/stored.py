@@ -69,7 +69,7 @@ class StoredStream:
         """The distance of sub-buffers in sparse data; 0: packed."""
         self.abi = abi_of(self.info, self.byteorder)
         self.damage: list[TraceDamagedError] = []
-        """The damaged frames of compressed data that were met; their bytes are read as zeros."""
+        """The damaged frames of compressed data that were read; their bytes are zeros."""
 
     @cached_property
     def paths(self) -> StreamPaths:
@@ -214,7 +214,7 @@ class StoredStream:
             yield Block(nothing, memoryview(b""), 0, headers, entries[:0], wrong)
 
     def usable(self, entries: Entries, first: int) -> tuple[I64, list[Wrong]]:
-        """Return which of *entries* name bytes that the data has, and what is wrong with others.
+        """Return which of *entries* name bytes that the data has, and the defects of the others.
 
         *first*: the number of the first entry.
         """

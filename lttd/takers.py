@@ -29,7 +29,7 @@ def takers_of_reading(reader: Reader, observer: Observer, rolling: Rolling) -> d
 
 
 def takers_of_writing(recorder: Recorder) -> dict[str, Taker]:
-    """Return those of the disk: what is written at most, and what follows a failed write."""
+    """Return those of the disk: the ceiling of written data, and the reaction to a failed write."""
 
     def take_policy(new: Config) -> None:
         recorder.policy = new.disk_policy

@@ -1,4 +1,4 @@
-"""What a run needs for triggers: their senders, and the reading and writing that they wait for."""
+"""Run the senders of triggers, and the reading and writing that they wait for."""
 
 import time
 from collections.abc import Callable, Sequence

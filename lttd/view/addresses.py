@@ -116,7 +116,7 @@ class Symbols:
     def name(self, address: int, *, digits: int = 8) -> bytes:
         """Return the bare name, as the kernel's stacks have it; else the address.
 
-        *digits*: print at least so many of an address.
+        *digits*: the least number of digits of an address.
         """
         if not address:  # Linux kernel/trace/trace_output.c, seq_print_ip_sym
             return b"0"

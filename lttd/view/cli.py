@@ -27,11 +27,11 @@ MOST_DIGITS = 18
 MOST_JOBS = 256
 MOST_LEVEL = 19
 FEW_STREAMS = 100
-"""So many can be open at once, whatever the limit is that a shell has."""
+"""This number can be open at once, whatever the limit of the shell is."""
 MOST_LINES = 8
 """About segments that cannot be read."""
 MOST_NEW_OBJECTS = 100_000
-"""Python's collector runs after so many; the modules of one command have 50,000."""
+"""Python's collector runs after this number; the modules of one command have 50,000."""
 
 _EPILOG = """Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace there; 130 interrupted;
 141 the reader of the output ended."""

@@ -116,7 +116,7 @@ class ClockGroup:
         self._notes = notes
         self._piece_bytes = piece_bytes
         self.family = family_of(abi)
-        """What decodes, prints and names the events; None where nothing can."""
+        """Decodes, prints and names the events; None: lttv cannot decode them."""
         self._decoder = self.family.decoder(notes) if self.family else None
         self._context_of: dict[str, Contexts] = {}
         self.sources: list[WindowStream] = []

@@ -125,7 +125,7 @@ class PieceDecoder(Generic[TypesT]):
 
 
 def load(piece: Piece, notes: WindowNotes) -> Loaded:
-    """Read what is usable of a piece into one buffer."""
+    """Read the usable part of a piece into one buffer."""
     members: list[Member] = []
     extents: list[tuple[int, int]] = []
     filled = 0
@@ -161,7 +161,7 @@ def _fill(room: memoryview, member: Member, at: int, notes: WindowNotes) -> None
 
 
 def pages_of(data: memoryview, members: Sequence[Member], notes: WindowNotes) -> Pages:
-    """Say where the content of each sub-buffer lies: what its header and the index agree on."""
+    """Return the place of the content of each sub-buffer whose header and index agree."""
     found = []
     for number, (part, base) in enumerate(members):
         headers, sound, wrong = part.source.stream.compared(data, base, part.entries)

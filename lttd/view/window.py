@@ -54,7 +54,7 @@ class WindowStream:
     def __init__(self, stream: StoredStream, context: Any, notes: TakesNotes) -> None:  # noqa: ANN401
         self.stream = stream
         self.context = context
-        """What the decoder of its family needs to know; see ``lttd.view.family``."""
+        """The context that the decoder of its family needs; see ``lttd.view.family``."""
         self.cpu = stream.info.id.cpu
         self._notes = notes
 

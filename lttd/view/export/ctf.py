@@ -147,7 +147,7 @@ class _Stream:
         self._tally.notes.add(note)
 
     def _put(self, file: File, data: memoryview, events: Events, rows: I64) -> None:
-        """Write packets of *events*; a new one begins behind each loss."""
+        """Write packets of *events*; a new one begins after each loss."""
         if not len(rows):
             return
         time = np.maximum.accumulate(np.maximum(events.time, np.uint64(self._last)))

@@ -1,4 +1,4 @@
-"""What the metadata streams of an LTTng 0.x segment declare: the markers of its other streams.
+"""Read the metadata streams of an LTTng 0.x segment, which declare the markers of the others.
 
 They are ordinary streams, ``metadata_<cpu>``.  All of them are read completely before the first
 event of the segment is decoded, and again when an open segment has more of them.
@@ -117,7 +117,7 @@ class SegmentMarkers:
                     yield stream
 
     def _take(self, stream: StoredStream, starts: set[int] | None) -> None:
-        """Read a metadata stream; *starts*: only what is of traces that were made then."""
+        """Read a metadata stream; *starts*: only the records of traces that were made then."""
         for block in self._blocks(stream):
             self.notes += (str(one) for one in block.left_out)
             base = block.base
