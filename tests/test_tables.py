@@ -137,6 +137,8 @@ def test_every_row_names_a_module_with_what_the_table_says() -> None:
             assert abi in ABIS
             assert callable(import_module(replay).REPLAY.open)
     assert all(callable(import_module(row.module).ABI) for row in ABIS.values())
+    named = {name: import_module(f"lttd.abi.{name}").NAME for name in ABIS if name != "toy"}
+    assert all(stated == name for name, stated in named.items())
     assert all(import_module(module).FAMILY.decoder for module in FAMILIES.values())
     assert set(FAMILIES) == set(ABIS)
     for name, row in FORMATS.items():

@@ -22,6 +22,8 @@ import numpy.typing as npt
 from lttd.subbuffer import ROW_DTYPE, RowFlag, Rows, StreamInfo
 
 COMMIT_MASK: Final = (1 << 27) - 1
+NAME: Final = "ftrace"
+"""The name of this ABI."""
 OWN_SYSTEM: Final = "ftrace"
 """The system of the tracer's own events (print, function, ...), which has no enable file."""
 MISSED_STORED: Final = 1 << 30

@@ -33,6 +33,8 @@ U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+NAME: Final = "ltt"
+"""The name of this ABI."""
 CLOCK: Final = "ltt-tsc"
 """The name of the clock in manifests: a count of cycles, in ns."""
 MAGIC: Final = 0x00D6B7ED

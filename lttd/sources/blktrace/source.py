@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from lttd.abi.blktrace import NAME
 from lttd.abi.framing import more_of, parse_framing
 from lttd.errors import LttdError
 from lttd.sources.base import Attachments, Request, SourceInfo
@@ -60,8 +61,8 @@ class BlktraceSource:
         self._trace = trace
         self._ring_bytes = settings.subbuffers * settings.subbuffer_bytes
         self._noted = ProcessNotes()
-        self._framing = parse_framing("blktrace", order=_ORDER)
-        self._shared = Shared(pool, self._framing, abi="blktrace", count_missing=False)
+        self._framing = parse_framing(NAME, order=_ORDER)
+        self._shared = Shared(pool, self._framing, abi=NAME, count_missing=False)
         self._opened: set[int] = set()
         self._absent: set[int] = set()
         self._notes_told = 0

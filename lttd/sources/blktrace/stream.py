@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lttd.abi.blktrace import NAME
 from lttd.errors import SourceError
 from lttd.namespaces import kernel_monotonic_ns
 from lttd.sources.base import Nothing
@@ -131,7 +132,7 @@ class AbsentStream:
     """A CPU without a file; blkparse needs an empty file for it to find those of higher CPUs."""
 
     def __init__(self, stream: StreamId) -> None:
-        self.info = StreamInfo(stream, "blktrace", subbuffer_bytes=0, header_bytes=0)
+        self.info = StreamInfo(stream, NAME, subbuffer_bytes=0, header_bytes=0)
 
     def fileno(self) -> int:
         """Return -1."""

@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi.ftrace import NEAR, PageLayout, Pages, last_event_time, rows_of_pages
+from lttd.abi.ftrace import NAME, NEAR, PageLayout, Pages, last_event_time, rows_of_pages
 from lttd.abi.ftrace_events import count
 from lttd.sources.base import Nothing
 from lttd.sources.ftrace.first_take import FirstTake
@@ -131,7 +131,7 @@ class FtraceStream:
         """Take over *raw* and *ring*, both of one CPU."""
         self.info = StreamInfo(
             StreamId(shared.channel, ring.cpu),
-            "ftrace",
+            NAME,
             shared.layout.subbuffer_bytes,
             shared.layout.header_bytes,
             read_events_before=ring.read_events_before,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, Literal, Protocol
 
-from lttd.abi.ftrace import PageLayout, last_event_time, rows_of_pages
+from lttd.abi.ftrace import NAME, PageLayout, last_event_time, rows_of_pages
 from lttd.errors import LttdError
 from lttd.sources.at_rest import SourceAtRest, StreamAtRest
 from lttd.sources.base import (
@@ -257,7 +257,7 @@ class SurvivedSource(SourceAtRest):
                 boot,
                 StreamInfo(
                     StreamId(instance.name, ring.cpu),
-                    "ftrace",
+                    NAME,
                     layout.subbuffer_bytes,
                     layout.header_bytes,
                 ),

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi.ltt import MOST_HEADER_BYTES, Taken, is_metadata, layout_of, rows_of
+from lttd.abi.ltt import MOST_HEADER_BYTES, NAME, Taken, is_metadata, layout_of, rows_of
 from lttd.clock import Snapshot
 from lttd.errors import SourceError, StreamLostError
 from lttd.sources.base import Nothing
@@ -95,7 +95,7 @@ class LttStream:
         header_bytes = MOST_HEADER_BYTES
         page_bytes = os.sysconf("SC_PAGE_SIZE") if channel.varying else 0
         self.info = StreamInfo(
-            stream, "ltt", channel.subbuffer_bytes, header_bytes, page_bytes=page_bytes
+            stream, NAME, channel.subbuffer_bytes, header_bytes, page_bytes=page_bytes
         )
         self._channel = channel
         self._book = book

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from lttd.abi.blktrace import MOST_RECORD_BYTES, NOTIFY, layout_of, pdu_of, records_at, walk
+from lttd.abi.blktrace import MOST_RECORD_BYTES, NAME, NOTIFY, layout_of, pdu_of, records_at, walk
 from lttd.beneath import OpenDirectory, Place
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError
@@ -66,7 +66,7 @@ class BlktraceReplayStream(FileStream):
     """One CPU's file."""
 
     def __init__(self, id_: StreamId, place: Place, pool: BufferPool, noted: ProcessNotes) -> None:
-        info = StreamInfo(id_, "blktrace", subbuffer_bytes=0, header_bytes=0)
+        info = StreamInfo(id_, NAME, subbuffer_bytes=0, header_bytes=0)
         super().__init__(info, place, pool)
         self._book = RecordRows()
         self._noted = noted
@@ -118,7 +118,7 @@ class BlktraceReplay(FileSource[BlktraceReplayStream]):
         )
         settings = {
             "directory": str(directory.path),
-            "abi": "blktrace",
+            "abi": NAME,
             "files": [file.path.name for file in files],
         }
         self.info = SourceInfo(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from lttd.abi.ftrace import (
+    NAME,
     PageLayout,
     last_event_time,
     parse_header_page,
@@ -32,7 +33,6 @@ from lttd.sources.replay.ltt import find as find_ltt
 from lttd.sources.rows import RowBook, damage_gaps
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, StreamInfo, Unit, make_batch
 
-ABI: Final = "ftrace"
 DEFAULT_SUBBUFFER_BYTES: Final = 4096
 _HEADER_PAGES: Final = ("events/header_page", "header_page")
 
@@ -98,7 +98,7 @@ def _named(path: Path, name: str, pattern: str) -> StreamPath | None:
     if match is None:
         return None
     words = match.groupdict()
-    cpu, named = int(words["cpu"]), words.get("channel", ABI)
+    cpu, named = int(words["cpu"]), words.get("channel", NAME)
     if cpu >= CPUS.most or not is_name(named):
         return None
     return StreamPath(path, StreamId(named, cpu))
@@ -130,7 +130,7 @@ class ReplayStream(FileStream):
     """A file of sub-buffers of one size."""
 
     def __init__(self, id_: StreamId, place: Place, layout: PageLayout, pool: BufferPool) -> None:
-        info = StreamInfo(id_, ABI, layout.subbuffer_bytes, layout.header_bytes)
+        info = StreamInfo(id_, NAME, layout.subbuffer_bytes, layout.header_bytes)
         super().__init__(info, place, pool)
         self._layout = layout
         self._at = 0
@@ -211,7 +211,7 @@ class ReplaySource(FileSource[ReplayStream]):
             self._clock(),
             {
                 "directory": str(directory.path),
-                "abi": ABI,
+                "abi": NAME,
                 "subbuffer_bytes": layout.subbuffer_bytes,
                 "files": [str(file.path.relative_to(directory.path)) for file in files],
             },

@@ -89,7 +89,7 @@ class Channel:
         """The stream for the manifest."""
         most, layout = int(self.survey.sizes_bytes.max()), self.layout
         page_bytes = self.survey.page_bytes if layout.varying else 0
-        return StreamInfo(self.stream, "ltt", most, layout.header_bytes, page_bytes=page_bytes)
+        return StreamInfo(self.stream, ltt.NAME, most, layout.header_bytes, page_bytes=page_bytes)
 
 
 def walk(stream: StreamId, place: Place) -> Channel | str:
@@ -284,7 +284,7 @@ class LttReplaySource(FileSource[LttReplayStream]):
             ltt.CLOCK,
             {
                 "directory": str(directory),
-                "abi": "ltt",
+                "abi": ltt.NAME,
                 "format": f"{ltt.MAJOR}.{layout.minor}",
                 "byteorder": "little" if layout.order == "<" else "big",
                 "pointer_bytes": layout.pointer_bytes,

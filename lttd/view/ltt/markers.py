@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.base import Headers
-from lttd.abi.ltt import CARRIED, LEAST_HEADER_BYTES, Layout, is_metadata, layout_of
+from lttd.abi.ltt import CARRIED, LEAST_HEADER_BYTES, NAME, Layout, is_metadata, layout_of
 from lttd.abi.ltt_abi import LttAbi
 from lttd.abi.ltt_events import Channel, alike, walk
 from lttd.abi.ltt_markers import Marker, Markers, core_markers
@@ -37,7 +37,7 @@ I64 = npt.NDArray[np.int64]
 METADATA: Final = "metadata"
 MOST_NOTES: Final = 100
 # Sub-buffers state their own byte order and size.
-_ANY: Final = StreamInfo(StreamId(METADATA, 0), "ltt", CARRIED_METADATA.most, LEAST_HEADER_BYTES)
+_ANY: Final = StreamInfo(StreamId(METADATA, 0), NAME, CARRIED_METADATA.most, LEAST_HEADER_BYTES)
 _FLIGHT: Final = "flight-"
 
 
@@ -183,7 +183,7 @@ def _streams(paths: SegmentPaths, manifest: Manifest) -> Iterator[StoredStream]:
     return (
         StoredStream(paths, manifest, record)
         for record in manifest.streams
-        if record.info.abi == "ltt"
+        if record.info.abi == NAME
     )
 
 
