@@ -31,6 +31,7 @@ class StoreState(NamedTuple):
     """The present numbers of a store."""
 
     segments: int
+    """Also those that the catalogue lacks yet, after a start."""
     allocated_bytes: int
     """Of all segments, also open, kept and hidden ones."""
     kept_segments: int
@@ -52,6 +53,8 @@ class Catalogue:
         self.has_holes = False
         """Whether only windows are recorded (lttd.flight): no reach is known."""
         self.compression_backlog: Callable[[], int] = lambda: 0
+        self.unread = 0
+        """The number of segments that are listed, and not put yet."""
         self._guard = threading.Lock()
         self._held: SortedDict[Key, Held] = SortedDict()
         self._kept: dict[Key, Kept] = {}
@@ -193,7 +196,7 @@ class Catalogue:
         kept = [one for one in held if one.keeper is not Keeper.NOBODY]
         begin_ns = None if self.has_holes else complete_since(held)
         return StoreState(
-            segments=len(held),
+            segments=len(held) + self.unread,
             allocated_bytes=bytes_of(held) + hidden_bytes,
             kept_segments=len(kept),
             kept_bytes=bytes_of(kept),

@@ -54,7 +54,6 @@ from lttd.status import Observer
 from lttd.summary import write_summary
 from lttd.takers import takers_of_reading, takers_of_retention, takers_of_writing
 from lttd.terminal import Level, say
-from lttd.tracedir import segments_below
 from lttd.trigger import Refusal, Trigger, TriggerRefusedError
 from lttd.trigger_requests import TRIGGER
 from lttd.trigger_service import TriggerService
@@ -166,7 +165,6 @@ class Daemon:
                 for recovered in recover_open_segments(self._disk, self._config.trace_dir):
                     say(recovered.line, Level.WARNING)
                     self._observer.also(recovered.streams)
-                self._recorder.segment_count = len(segments_below(self._config.trace_dir))
                 self._retaining = retaining = self._retain()
                 owner = owner_of(self._disk, self._config.trace_dir)
                 previous = PreviousRuns(

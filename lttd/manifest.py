@@ -6,12 +6,13 @@ Rule: only this module has the keys of both files; docs/FORMAT.md describes them
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from lttd.beneath import Place
+from lttd.beneath import OpenDirectory, Place
 from lttd.clock import Snapshot
 from lttd.errors import TraceDamagedError
 from lttd.limits import MANIFEST as MANIFEST_LIMIT
@@ -20,9 +21,11 @@ from lttd.plausible import is_count, parse_json, refuse_implausible
 from lttd.readfile import read_head, read_limited
 from lttd.stats import StreamSummary
 from lttd.subbuffer import StreamId, StreamInfo
-from lttd.tracedir import MOST_FILE_NAME, file_name
+from lttd.tracedir import MOST_FILE_NAME, SegmentPaths, file_name, segments_below
 
 FORMAT_VERSION: Final = 1
+# Reading a manifest takes 0.3 ms.
+MOST_MANIFESTS: Final = 64
 _CLOSED: Final = b'\n "state": "closed",\n'
 # The keys before it, of which the source's settings are the longest, take some 2 KB.
 _HEAD_BYTES: Final = 16 << 10
@@ -169,6 +172,21 @@ class Manifest:
             reason = f"no manifest: {what}; move its segment elsewhere, and the others can be read"
             raise TraceDamagedError(path, getattr(error, "pos", 0), reason) from None
         return manifest
+
+
+def newest_manifests(trace: OpenDirectory, kind: str) -> Iterator[tuple[SegmentPaths, Manifest]]:
+    """List the segments of sources of a kind; return the readable manifests, newest first.
+
+    There are at most MOST_MANIFESTS: a start must not read all of a large trace.
+    """
+    ours = [one for one in reversed(segments_below(trace)) if one.kind == kind]
+    return _readable(ours[:MOST_MANIFESTS])
+
+
+def _readable(segments: Iterable[SegmentPaths]) -> Iterator[tuple[SegmentPaths, Manifest]]:
+    for paths in segments:
+        with suppress(TraceDamagedError):
+            yield paths, Manifest.read(paths.place(paths.manifest))
 
 
 def says_closed(where: Place) -> bool:

@@ -64,8 +64,8 @@ class Writers(Protocol):
         """Sync *segment* from now on, and report what happens to its files."""
         ...
 
-    def forget(self, segment: "OpenSegment", *, removed: bool = False) -> None:
-        """Stop syncing *segment*, which is closed, or *removed*."""
+    def forget(self, segment: "OpenSegment") -> None:
+        """Stop syncing *segment*, which is closed or removed."""
         ...
 
 
@@ -390,13 +390,13 @@ class OpenSegment:
 
     def discard(self) -> None:
         """Remove the segment: nothing was recorded into it."""
-        self._let_go(removed=True)
+        self._let_go()
         self._disk.remove_tree(self.paths.directory)
 
-    def _let_go(self, *, removed: bool = False) -> None:
+    def _let_go(self) -> None:
         with self._guard:
             self._is_open = False
-        self._writers.forget(self, removed=removed)
+        self._writers.forget(self)
         # A retry for one of the files may still be in a queue.
         self._writers.drain()
         self._close_files()

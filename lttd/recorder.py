@@ -64,8 +64,6 @@ class Recorder:
         self.last_write_error: StorageError | None = None
         self.offered_bytes = 0
         """The memory of all batches so far, which is at least their payload."""
-        self.segment_count = 0
-        """The number of segments in the trace directory, so that a scrape need not list it."""
         self._held_bytes = 0
         self._lock = threading.Lock()
         self._room_wanted: list[Callable[[], None]] = []
@@ -311,7 +309,6 @@ class Recorder:
     def watch(self, segment: OpenSegment) -> None:
         """Sync *segment* from now on, and report what happens to its files."""
         self._segments.append(segment)
-        self.segment_count += 1
 
     def lane_queue(self, number: int) -> Jobs:
         """Return the queue of the thread that writes stream *number*."""
@@ -325,8 +322,8 @@ class Recorder:
         for mark in marks:
             mark.wait()
 
-    def forget(self, segment: OpenSegment, *, removed: bool = False) -> None:
-        """Stop syncing *segment*, which is closed, or *removed*; end the troubles of its files."""
+    def forget(self, segment: OpenSegment) -> None:
+        """Stop syncing *segment*, which is closed or removed; end the troubles of its files."""
         if segment not in self._segments:
             return  # it was prepared, and never used
         self._segments.remove(segment)
@@ -334,7 +331,6 @@ class Recorder:
         for path in (*paths, *(files.file.path for files in segment.files.values())):
             for trouble in _OF_A_PATH:
                 self._health.ends(trouble, "", str(path))
-        self.segment_count -= removed
 
     def close(self) -> None:
         """End the threads after they have written the backlog."""

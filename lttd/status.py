@@ -85,7 +85,7 @@ class Observer:
             backlog_bytes=recorder.backlog_bytes,
             backlog_limit_bytes=recorder.backlog_limit_bytes,
             backlog_high_water_bytes=recorder.backlog_high_water_bytes,
-            segments=recorder.segment_count - self._deleted(),
+            segments=self.parts.store().segments if self.parts.store else 0,
             turns_total=pulse.turns,
             last_turn_ns=pulse.last_turn_ns,
             troubles=frozenset(each.trouble for each in self._health.conditions()),
@@ -94,10 +94,6 @@ class Observer:
             foreign_read_events=foreign,
             overwritten_idle_events=idle,
         )
-
-    def _deleted(self) -> int:
-        """Return the number of segments that retention has deleted."""
-        return sum(self.parts.store().deletions.values()) if self.parts.store else 0
 
     def _look_at(
         self,

@@ -100,6 +100,7 @@ class Store:
         self._free_space = FreeSpace()
         self._unreached: set[str] = set()
         names, leftovers = segment_directories(self._trace)
+        self.catalogue.unread = len(names)
         self._reading: Iterator[None] | None = self._read(names, leftovers)
 
     # -- what is there
@@ -117,6 +118,7 @@ class Store:
         times = self._times()
         for name in sorted(names, key=number_of, reverse=True):
             self._put(name, times)
+            self.catalogue.unread -= 1
             yield
         self._reading = None
         plan = self._plan()

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lttd.baselines import MOST_MANIFESTS
 from lttd.files import Disk
 from lttd.index import SeekIndex
-from lttd.manifest import Manifest
+from lttd.manifest import MOST_MANIFESTS, Manifest
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
 from lttd.subbuffer import Gap, Reason, StreamInfo, Unit

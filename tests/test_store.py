@@ -190,6 +190,15 @@ def test_what_a_kill_left_hidden_is_counted_and_removed_at_the_start(
     assert store.state().deletions["size"] == 0
 
 
+def test_segments_count_before_the_catalogue_is_read(bench: Bench) -> None:
+    for number in range(1, 4):
+        bench.segment(number)
+    store = bench.store(read=False)
+    assert store.state().segments == 3
+    store.read()
+    assert store.state().segments == 3
+
+
 def test_a_segment_that_is_made_ahead_counts_and_is_no_segment(bench: Bench) -> None:
     made = bench.segment(1).paths.directory
     store = bench.store()

@@ -135,16 +135,16 @@ def test_symbols_of_this_boot_give_those_of_the_previous_one(content: bytes) -> 
 
 
 def test_the_newest_segment_of_another_boot_describes_the_ring(tmp_path: Path) -> None:
-    recorded = (("ftrace:bm", "a"), ("ftrace:bm", "b"), ("ftrace:x", "b"), ("ftrace:bm", "c"))
+    recorded = (("fake:bm", "a"), ("fake:bm", "b"), ("fake:x", "b"), ("fake:bm", "c"))
     for number, (spec, boot) in enumerate(recorded, 1):
         made = Made(tmp_path, number=number, boot_id=boot)
         made.manifest.source["spec"] = spec
         made.finish()
         (made.paths.directory / "tracefs").mkdir()
         (made.paths.directory / "tracefs/printk_formats").write_text(boot)
-    earlier = recorded_before(OpenDirectory.open(tmp_path), "ftrace:bm", "c")
+    earlier = recorded_before(OpenDirectory.open(tmp_path), "fake:bm", "c")
     assert earlier is not None
     assert earlier.machine["boot_id"] == "b"
     files = {attachment.name: attachment.data for attachment in earlier.files()}
     assert files["tracefs/printk_formats"] == b"b"
-    assert recorded_before(OpenDirectory.open(tmp_path), "ftrace:y", "c") is None
+    assert recorded_before(OpenDirectory.open(tmp_path), "fake:y", "c") is None

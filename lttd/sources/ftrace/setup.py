@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from lttd.abi.ftrace import PageLayout, parse_header_page
 from lttd.errors import LttdError, UsageError
@@ -126,6 +126,17 @@ def page_layout(instance: Instance) -> PageLayout:
     except (LttdError, ValueError):
         size_kb = int(_read_or(instance, "buffer_subbuf_size_kb", "0"))
         return PageLayout((size_kb << 10) or os.sysconf("SC_PAGESIZE"), byteorder=order)
+
+
+def described(instance: Instance, layout: PageLayout, *, overwrite: bool) -> dict[str, Any]:
+    """Return the settings of an instance for the manifest, without events."""
+    return {
+        "events": [],
+        "buffer_bytes": instance.ring_bytes,
+        "subbuffer_bytes": layout.subbuffer_bytes,
+        "overwrite": overwrite,
+        "instance": instance.name,
+    }
 
 
 def overwrites(instance: Instance) -> bool:

@@ -28,6 +28,7 @@ from lttd.sources.ftrace.setup import (
     clock_of,
     configure_foreign,
     configure_own,
+    described,
     enabled_events,
     inherits_pids,
     overwrites,
@@ -432,13 +433,8 @@ def _streams(instance: Instance, shared: Shared) -> list[FtraceStream]:
 
 
 def _info(instance: Instance, settings: FtraceSettings, clock: str, shared: Shared) -> SourceInfo:
-    made = {
-        "events": list(instance.events),
-        "buffer_bytes": instance.ring_bytes,
-        "subbuffer_bytes": shared.layout.subbuffer_bytes,
-        "overwrite": shared.overwrite,
-        "instance": settings.instance or instance.name,
-    }
+    made = described(instance, shared.layout, overwrite=shared.overwrite)
+    made |= {"events": list(instance.events), "instance": settings.instance or instance.name}
     spec = "ftrace" if settings.instance is None else f"ftrace:{settings.instance}"
     continues = instance.progress.segment if instance.progress is not None else ""
     return SourceInfo(

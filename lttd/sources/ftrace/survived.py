@@ -33,7 +33,13 @@ from lttd.sources.ftrace.instance import Instance, open_named, unread_events
 from lttd.sources.ftrace.last_boot import LastBoot, parse_last_boot
 from lttd.sources.ftrace.raw import RawFile
 from lttd.sources.ftrace.record import TOP_LEVEL
-from lttd.sources.ftrace.setup import clock_of, enabled_events, overwrites, page_layout
+from lttd.sources.ftrace.setup import (
+    clock_of,
+    described,
+    enabled_events,
+    overwrites,
+    page_layout,
+)
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
 from lttd.sources.rows import RowBook, damage_gaps
@@ -270,13 +276,7 @@ class SurvivedSource(SourceAtRest):
 
     def _described(self, earlier: Earlier | None) -> SourceInfo:
         instance = self._instance
-        settings = {
-            "events": [],
-            "buffer_bytes": instance.ring_bytes,
-            "subbuffer_bytes": self.streams[0].info.subbuffer_bytes,
-            "overwrite": overwrites(instance),
-            "instance": instance.name,
-        }
+        settings = described(instance, page_layout(instance), overwrite=overwrites(instance))
         machine = earlier.machine if earlier else {"boot_id": "", "kernel": ""}
         return SourceInfo(
             "ftrace",
