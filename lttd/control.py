@@ -155,7 +155,8 @@ class Control:
     def _report(self, do: str, peer: Peer, error: LttdError) -> None:
         if not error.said:
             level = Level.ERROR if isinstance(error, StorageError) else Level.NOTICE
-            self._limiter.say((do, peer.uid, "refused"), f"{do}: refused to {peer}: {error}", level)
+            why = str(error).removeprefix(f"{do}: ")
+            self._limiter.say((do, peer.uid, "refused"), f"{do}: refused to {peer}: {why}", level)
 
 
 async def _receive_line(stream: trio.abc.ReceiveStream) -> bytes | None:

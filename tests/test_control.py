@@ -267,7 +267,7 @@ async def test_each_change_is_logged_with_its_user_and_no_client_floods_the_log(
     ("error", "level"),
     [
         (LttdError("segment 9: there is none"), Level.NOTICE),
-        (UsageError("segment 9: there is none"), Level.NOTICE),
+        (UsageError("keep: segment 9: there is none"), Level.NOTICE),
         (StorageError(Path("segment 9"), "there is none"), Level.ERROR),
     ],
 )
