@@ -10,7 +10,9 @@ everything since its first row, any other ring everything since the window befor
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +23,7 @@ from lttd.config import FLIGHT
 from lttd.errors import LttdError, NothingToRecordError, StorageError
 from lttd.flight import READS, Event, Reach, State, after
 from lttd.housekeeping import Housekeeping
+from lttd.namespaces import kernel_clock_ns
 from lttd.reader import Reader
 from lttd.recording import Recording
 from lttd.rolling import Rolling
@@ -201,26 +204,37 @@ class Flying:
         """Return the number of events that no trigger wanted in time: no loss."""
         if self._ending:
             return self._overwritten_events  # the rings are gone
-        streams = (stream for each in self._recordings for stream in each.source.streams)
-        return sum(stream.counters().get(OVERWRITTEN_IDLE, 0) for stream in streams)
+        count = 0
+        for recording in self._recordings:
+            for stream in recording.source.streams:
+                with suppress(LttdError):  # the reader gets the same error, and reports it
+                    count += stream.counters().get(OVERWRITTEN_IDLE, 0)
+        return count
 
 
 def _want(recording: Recording, within_s: float) -> None:
     """Let the streams of a source take what is written within *within_s*."""
     source = recording.source
     until = None
-    if source.info.clock not in COUNTING_CLOCKS:
-        until = source.now() + int(within_s * 1e9) + SLACK_NS
+    with suppress(LttdError):  # the reader gets the same error, and reports it
+        if source.info.clock not in COUNTING_CLOCKS:
+            until = source.now() + int(within_s * 1e9) + SLACK_NS
     for stream in source.streams:
         assert isinstance(stream, PausableStream)
         stream.want(until)
 
 
 def _complete_since_ns(recording: Recording) -> int:
-    """Return since when the rings of a source had everything; CLOCK_BOOTTIME."""
+    """Return since when the rings of a source had everything; CLOCK_BOOTTIME.
+
+    If its clock cannot be read, that is now: nothing is certain.
+    """
     streams = recording.source.streams
     times = [each.complete_since for each in streams if isinstance(each, PausableStream)]
-    snapshot = take_snapshot(recording.source.now)
+    try:
+        snapshot = take_snapshot(recording.source.now)
+    except LttdError:
+        return kernel_clock_ns(time.CLOCK_BOOTTIME)
     scale = Conversion([*recording.segment.manifest.clock_snapshots, snapshot])
     # Both on the line before the snapshot: at the snapshot itself the wall clock may have stepped.
     now_ns = scale.to_realtime_ns(snapshot.trace - 1)
