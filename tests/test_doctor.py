@@ -200,6 +200,15 @@ def test_an_option_that_is_no_recording_s_is_a_usage_error(options: list[str]) -
         run(options)
 
 
+def test_the_help_shows_the_command_for_the_service_in_a_line_of_its_own(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    line = "lttd doctor --config /etc/lttd/lttd.toml --trace-dir /var/lib/lttd/trace"
+    assert line in capfd.readouterr().out.splitlines()
+
+
 def test_the_configuration_of_the_service_is_examined(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """``lttd doctor``: run every check and print what it found."""
 
+import argparse
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ def run(words: Sequence[str]) -> int:
         usage="lttd doctor [--json] [OPTIONS]",
         description="Print what this machine allows lttd, with remedies; nothing stays changed.",
         epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
