@@ -112,6 +112,7 @@ class Daemon:
             recorder, reader, self._health, recordings, config.flush_interval_s
         )
         self._house = Housekeeping(config, recordings, recorder, reader, self._fail)
+        self._house.at_marks.append(self._pool.give_back)
         self._rolling = Rolling(
             config.roll_limits, recordings, recorder, reader, self._house, self._health
         )

@@ -50,6 +50,8 @@ class Housekeeping:
         self._ticked = trio.Event()
         self.one_at_a_time = trio.Lock()
         """Held by whoever uses work()."""
+        self.at_marks: list[Callable[[], None]] = []
+        """Short work that is done as often as progress is noted."""
         now = trio.current_time()
         self._next_attach = now + ATTACH_INTERVAL_S
         self._next_clock = now + CLOCK_INTERVAL_S
@@ -72,6 +74,8 @@ class Housekeeping:
             self._next_mark = now + MARK_INTERVAL_S
             for recording in self._recordings:
                 recording.mark_progress()
+            for do in self.at_marks:
+                do()
         for watch in self._watches():
             watch.tick()
         is_time = now >= self._next_attach or now >= self._next_clock

@@ -281,10 +281,12 @@ class BufferPool:
         self._free = bytearray(b"\1" * slots)
         self._arena = memoryview(b"")
         self._base = 0
+        # Ends of the highest slots: taken since give_back(), before that, and with memory.
+        self._peak = self._earlier_peak = self._touched = 0
         if slots:
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            memory = mmap.mmap(-1, slots * SLOT_BYTES, flags=flags)
-            self._arena = memoryview(memory)
+            self._memory = mmap.mmap(-1, slots * SLOT_BYTES, flags=flags)
+            self._arena = memoryview(self._memory)
             self._base = _address(self._arena)
 
     def take(self) -> memoryview:
@@ -296,6 +298,7 @@ class BufferPool:
                 first = self._free.find(b"\1" * count)
                 if first >= 0:
                     self._free[first : first + count] = bytes(count)
+                    self._peak = max(self._peak, first + count)
                     return self._arena[first * SLOT_BYTES : (first + count) * SLOT_BYTES]
                 count //= 2
         return memoryview(bytearray(self.least_bytes))
@@ -318,6 +321,20 @@ class BufferPool:
             first, count = at // SLOT_BYTES, len(buffer) // SLOT_BYTES
             with self._lock:
                 self._free[first : first + count] = b"\1" * count
+
+    def give_back(self) -> None:
+        """Return memory to the kernel that was not used between this call and the last but one.
+
+        A burst, or a slow disk, would else cost memory for the rest of the run.
+        """
+        with self._lock:
+            self._touched = max(self._touched, self._peak)
+            keep = max(self._peak, self._earlier_peak)
+            self._earlier_peak, self._peak = self._peak, self._free.rfind(b"\0") + 1
+            if keep < self._touched:
+                begin_bytes, end_bytes = keep * SLOT_BYTES, self._touched * SLOT_BYTES
+                self._memory.madvise(mmap.MADV_DONTNEED, begin_bytes, end_bytes - begin_bytes)
+                self._touched = keep
 
 
 def _address(buffer: memoryview) -> int:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -46,6 +47,7 @@ class Watch:
         open_files = self.descriptors[minute * MINUTE_S :][:MINUTE_S]
         return (
             f"minute {minute + 1}: RSS {min(memory) / MIB:.1f} to {max(memory) / MIB:.1f} MiB,"
+            f" median {median(memory) / MIB:.1f},"
             f" {min(open_files)} to {max(open_files)} descriptors"
         )
 
@@ -85,8 +87,9 @@ def test_a_store_stays_within_its_size_for_half_an_hour_under_load(
     for cpu in CPUS:
         found = [number for one in segments for number in numbers(one, cpu)]
         assert found == list(range(found[0], written[cpu]))
+    # For two seconds after a roll two segments are open, and that may fall into any minute.
     first, last = watch.resident_bytes[:MINUTE_S], watch.resident_bytes[-MINUTE_S:]
-    assert max(last) <= max(first) * 1.05
+    assert median(last) <= median(first) * 1.05
     # A roll has two segments open at a time.
     assert max(watch.descriptors[-MINUTE_S:]) <= max(watch.descriptors[:MINUTE_S])
 
