@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lttd import open as open_trace
 from lttd.tracedir import segments_below
 from tests.running import (
     QUIET,
@@ -26,6 +27,7 @@ from tests.test_rolling_live import writing
 pytestmark = needs_kernel()
 
 MIB = 1 << 20
+DELETED = "was deleted while it was read; left out"
 FAST = ("--flush-interval", "20ms", "--summary", "none")
 
 
@@ -148,9 +150,9 @@ def test_a_start_that_has_to_delete_says_so_and_a_released_segment_goes(
 
 def test_readers_leave_out_what_is_deleted_while_they_read(lttd: Launcher, tmp_path: Path) -> None:
     trace = tmp_path / "t"
-    limits = ("--max-size", "1M", "--segment-size", "128K")
+    limits = ("--max-size", "2M", "--segment-size", "128K", "--compress", "zstd")
     run = lttd.start("-t", trace, *QUIET, *FAST, *limits).recording()
-    with writing(run):
+    with writing(run) as written, following(trace) as follow:
         until(lambda: len(segments_below(trace)) > 3, "rolls")
         for command in (["text"], ["info"], ["check", "--events"], ["info", "--json"]):
             found = lttv(*command, trace)
@@ -158,4 +160,25 @@ def test_readers_leave_out_what_is_deleted_while_they_read(lttd: Launcher, tmp_p
         for target in ("trace.dat", "parquet"):
             found = lttv("export", trace, "--to", target, "-o", tmp_path / f"out.{target}")
             assert found.returncode == 0, (target, found.stderr)
+        batches = list(open_trace(trace).window())
+        assert sum(map(len, batches))
     assert run.end() == 0
+    lines, notes = follow.communicate(timeout=60)
+    assert follow.returncode == 0, notes
+    for note in [note for batch in batches for note in batch.notes] + notes.splitlines():
+        assert DELETED in note
+    assert 0 < len(lines.splitlines()) <= sum(written.values())
+
+
+@contextmanager
+def following(trace: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Follow *trace* until its recorder has ended; kill the viewer if the block fails."""
+    words = [sys.executable, "-m", "lttd.view.cli", "follow", "--until-closed", str(trace)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(words, text=True, **pipes)
+    try:
+        yield process
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
