@@ -159,3 +159,24 @@ def test_info_lists_kept_segments_also_those_whose_reasons_cannot_be_read(
     three.kept.write_text("{")
     assert b"kept        2 segments: 1, 3\n" in run(capfdbinary, "info", trace)[1]
     assert b'"kept_segments": [\n  1,\n  3\n ]' in run(capfdbinary, "info", "--json", trace)[1]
+
+
+@pytest.mark.parametrize("at", range(1, 4))
+def test_follow_goes_on_when_the_segment_that_it_follows_is_deleted(
+    trace: Path, capfdbinary: pytest.CaptureFixture[bytes], at: int
+) -> None:
+    """It was closed, and deleted, since follow looked last."""
+    first, *_ = segments_below(trace)
+    as_closed = first.manifest.read_bytes()
+    first.manifest.write_bytes(as_closed.replace(b'"closed"', b'"open"'))
+    sleeps = iter(range(1, 1000))
+
+    def sleep(_: float) -> None:
+        if next(sleeps) == at:
+            delete(trace, 1)
+
+    show = Show(Filter())
+    assert follow(trace, show, from_begin=True, until_closed=True, sleep=sleep) == 0
+    out, err = capfdbinary.readouterr()
+    assert err.decode().splitlines() == [f"lttv: {first.directory}: {NOTE}"]
+    assert out.count(b"sched_switch") >= 2

@@ -8,19 +8,20 @@ Rule: a segment has ended when its manifest says "closed", or when its lock was 
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from lttd.errors import LttdError
+from lttd.errors import LttdError, TraceDamagedError
 from lttd.index import ENTRY_BYTES, FOREVER, INDEX_HEADER
 from lttd.lockfile import is_locked
 from lttd.manifest import Manifest
 from lttd.readfile import size_bytes
 from lttd.stored import StoredStream
 from lttd.terminal import Level, put, say
-from lttd.tracedir import LOCK, SegmentPaths, segments
+from lttd.tracedir import LOCK, SegmentPaths, deletion_note, segments
 from lttd.view.commands.text import Show, maker
 from lttd.view.library import ClockGroup
 from lttd.view.notes import WindowNotes
@@ -133,12 +134,13 @@ class _Merged:
         for number, source in enumerate(self._group.sources):
             first = self._shown[_key(source)]
             if _entries(source.stream) > first:
-                # A mapping does not grow with its file, so open the stream again.
-                fresh = WindowStream(_again(source.stream), source.context, self._notes)
-                self._group.sources[number] = fresh
-                entries = fresh.index.entries(first)
-                if len(entries):
-                    parts.append(StreamSlice(fresh, first, entries))
+                with _while_there(source.stream.segment, self._notes):
+                    # A mapping does not grow with its file, so open the stream again.
+                    fresh = WindowStream(_again(source.stream), source.context, self._notes)
+                    self._group.sources[number] = fresh
+                    entries = fresh.index.entries(first)
+                    if len(entries):
+                        parts.append(StreamSlice(fresh, first, entries))
         return parts
 
     def _print(self, part: StreamSlice, until: int) -> bool:
@@ -183,7 +185,7 @@ class _Merger:
 
     def __init__(self, show: Show, notes: WindowNotes) -> None:
         self._show = show
-        self._notes = notes
+        self.notes = notes
         self._merged: dict[tuple[str, str, str | None], _Merged] = {}
 
     def of(self, segment: Segment) -> _Merged:
@@ -191,8 +193,8 @@ class _Merger:
         abi, manifest = segment.streams[0].info.abi, segment.manifest
         key = abi, manifest.clock, manifest.machine.get("boot_id")
         if key not in self._merged:
-            group = ClockGroup(abi, [], EVERYTHING, self._show.filter, self._notes, 1)
-            self._merged[key] = _Merged(group, self._show, self._notes)
+            group = ClockGroup(abi, [], EVERYTHING, self._show.filter, self.notes, 1)
+            self._merged[key] = _Merged(group, self._show, self.notes)
         return self._merged[key]
 
     def grew(self) -> bool:
@@ -204,7 +206,7 @@ class _Merger:
         """Write the lines of the events that are complete."""
         for one in self._merged.values():
             lines = one.lines(everything=everything)
-            for note in self._notes.take():
+            for note in self.notes.take():
                 say(note, Level.NOTICE, "lttv")
             for block in lines:
                 put(block)
@@ -223,9 +225,12 @@ class _Followed:
 
     def look(self) -> None:
         """Read the manifest again: for CPUs that came later, and for the end."""
-        segment = Segment(self.paths)
-        self.closed = _is_closed(segment)
-        self._take(segment, skip=False)
+        with _while_there(self.paths, self._merger.notes):
+            segment = Segment(self.paths)
+            self.closed = _is_closed(segment)
+            self._take(segment, skip=False)
+            return
+        self.closed = True
 
     def _take(self, segment: Segment, *, skip: bool) -> None:
         if self._merged is not None:
@@ -244,6 +249,21 @@ class _Followed:
         if self._merged is not None:
             self._merged.leave(self.paths)
         return True
+
+
+@contextmanager
+def _while_there(paths: SegmentPaths, notes: WindowNotes) -> Iterator[None]:
+    """End the block with a note where the segment was deleted.
+
+    Raises:
+        TraceDamagedError: it is there, and damaged.
+    """
+    try:
+        yield
+    except TraceDamagedError:
+        if not paths.is_gone():
+            raise
+        notes.add(deletion_note(paths.directory))
 
 
 def _is_closed(segment: Segment) -> bool:
@@ -335,7 +355,8 @@ def follow(
         for paths in segments(trace):
             if paths.directory not in seen and paths.base.is_file(paths.manifest):
                 seen.add(paths.directory)
-                followed.append(_Followed(Segment(paths), merger, skip=False))
+                with _while_there(paths, notes):
+                    followed.append(_Followed(Segment(paths), merger, skip=False))
         ended = all(one.closed for one in followed)
         merger.write(everything=ended)
         if until_closed and ended and not came:
