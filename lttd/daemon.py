@@ -29,18 +29,12 @@ from lttd.helper import lasting_thread_ids
 from lttd.housekeeping import Housekeeping
 from lttd.memory import pool_of
 from lttd.notify import READY, STOPPING, Heart, Notifier
+from lttd.opening import locked_trace, owner_of, recover_open_segments
 from lttd.previous_runs import PreviousRuns
 from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
 from lttd.recorder import Recorder
-from lttd.recording import (
-    Recording,
-    close_source,
-    locked_trace,
-    owner_of,
-    recover_open_segments,
-    tell_notes,
-)
+from lttd.recording import Recording, close_source, tell_notes
 from lttd.reloading import Reloading
 from lttd.retaining import Retaining
 from lttd.rolling import Rolling

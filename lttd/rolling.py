@@ -26,10 +26,11 @@ import trio
 from lttd.errors import LttdError, StorageError
 from lttd.health import Health, Trouble
 from lttd.housekeeping import Housekeeping
-from lttd.reader import TURN_BATCHES, Reader
+from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording
 from lttd.roll import RollLimits, RollReason, SegmentState, is_near, left_until_full, why_roll
+from lttd.stream_reader import TURN_BATCHES
 from lttd.subbuffer import TAKE_BYTES
 from lttd.tracedir import SegmentPaths
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lttd.abi.formats_file import pack
-from lttd.recording import Recovered
+from lttd.opening import Recovered
 from tests.segment_builder import Made, subbuffer
 
 

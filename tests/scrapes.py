@@ -12,9 +12,9 @@ from lttd.catalogue import StoreState
 from lttd.files import Disk
 from lttd.health import Health
 from lttd.metrics import RecorderCollector
+from lttd.opening import recover_open_segments
 from lttd.reader import Reader
 from lttd.recorder import Recorder
-from lttd.recording import recover_open_segments
 from lttd.retention import Limits
 from lttd.service_metrics import Parts
 from lttd.stats import DaemonGauges, Fill, StreamStats

@@ -19,7 +19,7 @@ from lttd.doctor.finding import Finding, Mark, Report, refused
 from lttd.doctor.port import try_port
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.files import Disk
-from lttd.recording import locked_trace
+from lttd.opening import locked_trace
 from lttd.retention import Limits
 from lttd.sources.mounts import USUAL_TRACEFS
 from lttd.tracedir import TRIAL
@@ -79,7 +79,7 @@ def test_a_trial_that_was_killed_does_not_stop_a_start(tmp_path: Path) -> None:
 def test_a_trace_that_is_being_recorded_is_a_note(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from lttd.files import Disk\n"
-        "from lttd.recording import locked_trace\n"
+        "from lttd.opening import locked_trace\n"
         "with locked_trace(Disk(), Path(sys.argv[1]), append=True):\n"
         "    print(flush=True); sys.stdin.read()\n"
     )

@@ -16,7 +16,7 @@ from lttd.errors import LttdError, StorageError, TraceDamagedError, UsageError
 from lttd.files import Disk
 from lttd.lockfile import Lock, is_locked
 from lttd.manifest import Manifest
-from lttd.recording import locked_trace, recover_open_segments
+from lttd.opening import locked_trace, recover_open_segments
 from lttd.recover import recover
 from lttd.tracedir import create_segment, segment_name, segments
 from lttd.view.cli import main as lttv

@@ -13,19 +13,19 @@ import trio.testing
 
 from lttd.errors import LttdError, SourceError, StreamLostError
 from lttd.health import Health, Trouble
-from lttd.reader import (
+from lttd.reader import Reader
+from lttd.recorder import Recorder
+from lttd.sources.base import Nothing
+from lttd.stream_reader import (
     LAST_ATTEMPTS,
     RETRY_FIRST_S,
     RETRY_MOST_S,
     TRANSITIONS,
     TURN_BATCHES,
     Event,
-    Reader,
     State,
     after,
 )
-from lttd.recorder import Recorder
-from lttd.sources.base import Nothing
 from lttd.subbuffer import TAKE_BYTES, Batch, Gap, Reason, StreamInfo, Unit, losses_batch
 from tests.fakes import FakeStream, batch_of, event, info, page
 from tests.recorders import SNAPSHOT, segment_of

@@ -19,8 +19,8 @@ from lttd.lane import Lane
 from lttd.lockfile import Lock
 from lttd.manifest import Manifest, read_synced
 from lttd.open_segment import OpenSegment, SegmentContents
+from lttd.opening import locked_trace
 from lttd.recorder import Recorder
-from lttd.recording import locked_trace
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason, Unit
 from lttd.tracedir import SegmentPaths, prepare_trace, segments
 from lttd.view.verify import check

@@ -14,7 +14,7 @@ from lttd.files import Disk
 from lttd.handles import handle_of
 from lttd.idle import idle_io_counts
 from lttd.open_segment import RESERVE_BYTES
-from lttd.recording import locked_trace
+from lttd.opening import locked_trace
 from lttd.retention import Limits, limits_on
 from lttd.stats import human_bytes
 from lttd.tracedir import TRIAL
