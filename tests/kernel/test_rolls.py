@@ -73,7 +73,7 @@ def test_no_relay_record_is_missing_or_doubled_over_many_rolls(
         f"""{ROLL}
         load n_subbufs=1024
         begin_recording {test_relay.FRAMED} {option(limit)}
-        writing() {{ while [ ! -e $OUT/enough ]; do order write 0 $1 500 0 100 50; done; }}
+        writing() {{ while [ ! -e $OUT/enough ]; do order write 0 $1 500 0 100 200; done; }}
         writing 0 & first=$!
         writing 1 & second=$!
         roll {limit}
@@ -83,7 +83,7 @@ def test_no_relay_record_is_missing_or_doubled_over_many_rolls(
         order flush 0
         end_recording
         """,
-        600,
+        1800,
     )
     assert recorded.output == ""
     found = rolled(recorded.out_dir / "trace")
@@ -112,7 +112,7 @@ def test_no_block_record_is_missing_or_doubled_over_many_rolls(guest: Guest, lim
         end_recording || exit 5
         nothing_is_set_up
         """,
-        600,
+        1800,
     )
     trace = recorded.out_dir / "trace"
     found = rolled(trace)

@@ -55,7 +55,7 @@ sys.exit(not store["deletions"].get("size"))' $OUT/state && break
         show Result; show TasksMax; show MemoryMax
         bring
         """,
-        400,
+        900,
     )
     *numbers, result, most_tasks, most_memory = told.output.splitlines()
     compressed, stored, processes, tasks, memory, anonymous, *current = map(int, numbers)
