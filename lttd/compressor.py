@@ -9,7 +9,7 @@
 
 It uses the descriptor of the trace's directory, so it finds the segments after a rename, too.
 
-Rule: it runs only while nobody else wants the CPU or the disk (``lttd.idle``).
+Rule: it runs only while nobody else wants the CPU or the disk (``lttd.idle``), from its start on.
 Rule: when stdin ends, as it does when lttd ends or is killed, it abandons its work and ends.
 Rule: it writes nothing to stderr; whatever fails becomes an answer.
 """
@@ -24,11 +24,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from lttd.idle import Pauses, give_way, idle_io_counts
+
+if __name__ == "__main__":
+    give_way()  # loading the other modules takes 0.2 s of CPU time, beside a busy lttd
+
 from lttd.beneath import OpenDirectory
 from lttd.compress import compress, wants_compression
 from lttd.errors import LockedError, LttdError, StorageError
 from lttd.files import Disk
-from lttd.idle import Pauses, give_way, idle_io_counts
 from lttd.start import unforeseen
 from lttd.tracedir import SegmentPaths, segments_below
 
@@ -127,7 +131,6 @@ class _Compressor:
 
 def main(arguments: list[str]) -> int:
     """Compress segments until stdin ends."""
-    give_way()
     with suppress(OSError):
         Path("/proc/self/comm").write_text(PROCESS_NAME)
     descriptor, trace, level = arguments

@@ -159,9 +159,23 @@ async def test_the_process_gives_way_and_has_a_name_of_its_own(trace: Path) -> N
     watched = Watched(trace, level=19)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watched.work.run)
-        await watched.until(lambda: watched.work.backlog)
+        await watched.until(lambda: list(trace.glob("*/.new-compressed")))
         assert_gives_way(watched.pids[0])
         nursery.cancel_scope.cancel()
+
+
+def test_the_process_gives_way_before_it_loads_what_takes_time(trace: Path) -> None:
+    policies = []
+    with compressor(trace) as process:
+
+        def has_numpy() -> bool:
+            found = "numpy" in Path(f"/proc/{process.pid}/maps").read_text()
+            fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            policies.append(int(fields[38]))
+            return found
+
+        until(has_numpy, "numpy")
+    assert policies[-1] == SCHED_IDLE
 
 
 async def test_the_end_of_a_run_abandons_the_segment_in_work_at_once(trace: Path) -> None:
