@@ -298,7 +298,10 @@ def cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0))[:2]
 
 
-def syscall_load(calls_per_cpu: int) -> contextlib.AbstractContextManager[Load]:
-    """Make *calls_per_cpu* getppid calls on each of two CPUs (two raw_syscalls events a call)."""
-    program = str(compiled("syscall_load"))
-    return background([[program, str(cpu), str(calls_per_cpu)] for cpu in cpus()])
+def syscall_load(calls_per_cpu: int, *bursts: int) -> contextlib.AbstractContextManager[Load]:
+    """Make *calls_per_cpu* getppid calls on each of two CPUs (two raw_syscalls events a call).
+
+    *bursts*: the calls of a burst, and the us of the pause after it; without, there is no pause.
+    """
+    program, words = str(compiled("syscall_load")), [str(calls_per_cpu), *map(str, bursts)]
+    return background([[program, str(cpu), *words] for cpu in cpus()])

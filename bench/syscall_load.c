@@ -1,7 +1,7 @@
 /*
- * COUNT getppid calls on one CPU, as fast as they go.
+ * COUNT getppid calls on one CPU, as fast as they go; with a pause after each BURST of them.
  *
- *   syscall_load CPU COUNT
+ *   syscall_load CPU COUNT [BURST PAUSE_US]
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -12,11 +12,12 @@
 
 int main(int argc, char **argv)
 {
-	long long count;
+	long long count, burst;
+	useconds_t pause_us;
 	cpu_set_t cpus;
 
-	if (argc != 3) {
-		fprintf(stderr, "usage: syscall_load CPU COUNT\n");
+	if (argc != 3 && argc != 5) {
+		fprintf(stderr, "usage: syscall_load CPU COUNT [BURST PAUSE_US]\n");
 		return 2;
 	}
 	CPU_ZERO(&cpus);
@@ -26,7 +27,13 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	count = atoll(argv[2]);
-	for (long long i = 0; i < count; i++)
-		syscall(SYS_getppid);
+	burst = argc == 5 ? atoll(argv[3]) : count;
+	pause_us = argc == 5 ? atoi(argv[4]) : 0;
+	for (long long done = 0; done < count; done += burst) {
+		for (long long i = 0; i < burst; i++)
+			syscall(SYS_getppid);
+		if (pause_us)
+			usleep(pause_us);
+	}
 	return 0;
 }
