@@ -409,7 +409,7 @@ def lttd_again(tmp_path: Path, trace: Path) -> str:
     (tmp_path / "again").mkdir()
     with launching(tmp_path / "again", "b") as lttd:
         run = lttd.start("-t", trace, "--append", "--events", "sched:sched_process_hang",
-            "--compress", "zstd", "--summary", "none")  # fmt: skip
+            "--segment-size", "1G", "--compress", "zstd", "--summary", "none")  # fmt: skip
         run.recording()
         left = [paths for paths in segments(trace)[:-1] if wants_compression(paths)]
         until(lambda: not any(map(wants_compression, left)), "the earlier segments")

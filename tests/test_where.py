@@ -73,6 +73,7 @@ def test_a_condition_finds_text_and_ignores_a_final_newline(text: str, chosen: l
         ("args == 3", "name an element, from [0] to [1]"),
         ("args + 1 == 3", "name an element, from [0] to [1]"),
         ("args[2] == 3", "no element 2"),
+        ("event[0] == 1", "a string has no elements"),
         ("3 in args", "in is for a list or a text"),
         ("3 in comm", "only a constant"),
         ("comm == 3", "a string is compared with a number"),

@@ -202,6 +202,8 @@ def _comparable(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _element(column: Value, at: int) -> Value:
     if isinstance(column, _Missing):
         return MISSING
+    if isinstance(column, bytes):
+        raise TypeError("a string has no elements")
     if column.ndim < 2 or not -column.shape[1] <= at < column.shape[1]:
         raise TypeError(f"no element {at}")
     return column[:, at]

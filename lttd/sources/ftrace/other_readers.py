@@ -2,6 +2,7 @@
 
 Rule: the kernel allows a second open of ``trace_pipe_raw``, so lttd only reports readers; its lock
 stops only processes that respect it.
+Rule: a child of this process has this process's files until its exec, and reads none of them.
 """
 
 import os
@@ -15,7 +16,11 @@ _CONSUMING: Final = ("trace_pipe", "trace_pipe_raw")
 def other_readers(instance_path: str) -> list[str]:
     """Return ``command (pid n)`` of each other process with a consuming file of it open."""
     files = set(_consuming_files(instance_path))
-    return [f"{_command_of(pid)} (pid {pid})" for pid in _processes() if _has_open(pid, files)]
+    return [
+        f"{_command_of(pid)} (pid {pid})"
+        for pid in _processes()
+        if _has_open(pid, files) and not _is_before_exec(pid)
+    ]
 
 
 def holders(instance_path: str) -> list[str]:
@@ -52,11 +57,29 @@ def _consuming_files(instance_path: str) -> Iterator[tuple[int, int]]:
 
 
 def _processes() -> Iterator[str]:
+    """Yield the numbers of all other processes."""
     own = str(os.getpid())
     try:
-        return (name for name in os.listdir("/proc") if name.isdigit() and name != own)
+        names = os.listdir("/proc")
     except OSError:
-        return iter(())  # there is no /proc, or no descriptor left
+        return  # there is no /proc, or no descriptor left
+    for name in names:
+        if name.isdigit() and name != own:
+            yield name
+
+
+def _is_before_exec(pid: str) -> bool:
+    """Tell whether it is a child of this process that has not become another program yet."""
+    own = os.getpid()
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            parent = int(file.read().rpartition(b")")[2].split()[1])
+        if parent != own:
+            return False
+        with open(f"/proc/{pid}/cmdline", "rb") as one, open(f"/proc/{own}/cmdline", "rb") as other:
+            return one.read() == other.read()
+    except (OSError, ValueError, IndexError):
+        return False  # it has ended
 
 
 def _has_open(pid: str, files: set[tuple[int, int]]) -> bool:
