@@ -3,7 +3,8 @@
     reason      limit              may go, in this order
     age         --max-age          segments that nobody keeps, oldest first
     size        --max-size         the same
-    kept_size   --max-kept-size    kept ones: first those that only HTTP keeps, then the others
+    kept_size   --max-kept-size    kept ones, without the newest one of a source: first those that
+                                   only HTTP keeps, then the others
     free        --min-free         as for size, without the newest two of a source
     full        the disk is full   as for free
 
@@ -131,7 +132,8 @@ def what_goes(
     used_bytes = hidden_bytes + bytes_of(plain) - bytes_of(going)
     rest = [one for one in plain if one not in going]
     going |= dict.fromkeys(_above(limits.size_bytes, used_bytes, rest), Reason.SIZE)
-    going |= dict.fromkeys(_above(limits.kept_bytes, bytes_of(kept), kept), Reason.KEPT_SIZE)
+    older = [one for one in kept if one not in _newest(kept)]
+    going |= dict.fromkeys(_above(limits.kept_bytes, bytes_of(kept), older), Reason.KEPT_SIZE)
     rest = [one for one in without_newest(held) if one not in going]
     going |= dict.fromkeys(_above(0, missing_bytes - bytes_of(going), rest), Reason.FREE)
     return [Deletion(one, reason) for one, reason in going.items()]
@@ -155,6 +157,12 @@ def without_newest(held: Sequence[Held]) -> list[Held]:
         if one.may_go and not is_newest and not one.counts_as_kept:
             found.append(one)
     return found[::-1]
+
+
+def _newest(kept: Iterable[Held]) -> list[Held]:
+    """Return the newest kept segment of each source, which was just promised to somebody."""
+    newest = {one.source: one for one in sorted(kept, key=lambda one: one.number)}
+    return list(newest.values())
 
 
 def _is_too_old(one: Held, age_ns: int | None, now_ns: int) -> bool:

@@ -75,7 +75,8 @@ def test_the_limits_hold_or_nothing_more_may_go(
     kept = [one for one in rest if one.counts_as_kept]
     if limits.size_bytes is not None and any(one.may_go for one in plain):
         assert hidden * MIB + bytes_of(plain) <= limits.size_bytes
-    if limits.kept_bytes is not None and any(one.may_go for one in kept):
+    newest = {one.source: one for one in there if one.counts_as_kept}.values()
+    if limits.kept_bytes is not None and any(o.may_go and o not in newest for o in kept):
         assert bytes_of(kept) <= limits.kept_bytes
     if limits.age_ns is not None:
         assert not any(100 * SECOND - o.end_ns > limits.age_ns and o.may_go for o in plain)
@@ -108,6 +109,14 @@ def test_segments_that_only_http_keeps_go_before_those_of_a_person() -> None:
     there = [held(1, keeper=person), held(2, keeper=http), held(3, keeper=person), held(4)]
     assert gone(*there, limits=Limits(kept_bytes=2 * MIB)) == [(2, "kept_size")]
     assert gone(*there, limits=Limits(kept_bytes=MIB)) == [(2, "kept_size"), (1, "kept_size")]
+
+
+def test_the_newest_kept_segment_of_each_source_stays_even_if_it_alone_exceeds_the_limit() -> None:
+    http = Keeper.HTTP
+    there = [held(1, 9, keeper=Keeper.PERSON), held(2, 9, keeper=http), held(3, 9, keeper=http)]
+    assert gone(*there, limits=Limits(kept_bytes=MIB)) == [(2, "kept_size"), (1, "kept_size")]
+    assert gone(*there[:2], limits=Limits(kept_bytes=MIB)) == [(1, "kept_size")]
+    assert gone(there[0], limits=Limits(kept_bytes=MIB)) == []
 
 
 def test_a_window_that_is_awaited_pushes_out_older_kept_segments_but_never_its_own() -> None:
