@@ -20,7 +20,7 @@ from lttd.config import FLIGHT, Config
 from lttd.control import Control
 from lttd.control_protocol import STATUS, Handler, Peer
 from lttd.control_socket import socket_name
-from lttd.errors import LttdError, UsageError, refusal
+from lttd.errors import LttdError, StorageError, UsageError, refusal
 from lttd.files import Disk
 from lttd.flight import AlwaysRead
 from lttd.flying import Flying
@@ -273,15 +273,25 @@ class Daemon:
 
     def _begin(self, source: Source, number: int) -> Recording:
         config = self._config
-        recording = Recording.begin(
-            self._recorder, config.trace_dir, number, source, config.layout, self._disk
-        )
+        recording = self._first_segment(source, number)
         self._retaining.store.opened(recording.segment.paths)
         recording.mark_progress()
         tell_notes(recording.source)
         if config.verbose:
             say(f"{source.info.spec} -> {recording.segment.paths.directory}", Level.INFO)
         return recording
+
+    def _first_segment(self, source: Source, number: int) -> Recording:
+        """Open a segment; if the disk is full, drop old segments first where that is the policy."""
+        config = self._config
+        while True:
+            try:
+                return Recording.begin(
+                    self._recorder, config.trace_dir, number, source, config.layout, self._disk
+                )
+            except StorageError as error:
+                if not self._recorder.makes_room(error):
+                    raise
 
     async def _read(self) -> None:
         with trio.CancelScope() as reading:

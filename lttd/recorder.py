@@ -152,7 +152,7 @@ class Recorder:
 
     def _append(self, lane: Lane, batch: Batch) -> None:
         try:
-            error = lane.write(batch, self._makes_room)
+            error = lane.write(batch, self.makes_room)
         except Exception as bug:  # noqa: BLE001  (a bug must stop the daemon, not one thread)
             lane.refuse(batch, Reason.STORAGE)
             self._fail(
@@ -180,7 +180,7 @@ class Recorder:
         words = f"more than {human_bytes(rate.bytes_per_s)} a second: the rest is not written"
         self._health.happened(Trouble.RATE_LIMITED, words)
 
-    def _makes_room(self, error: StorageError) -> bool:
+    def makes_room(self, error: StorageError) -> bool:
         """Tell whether an old segment was deleted because the disk is full."""
         return self.policy.after(error) is OnFailure.DROP_OLDEST and self.make_room() > 0
 
@@ -197,7 +197,7 @@ class Recorder:
 
     def failed(self, error: StorageError, where: Path | None = None) -> None:
         """Count a failed write to *where*, which the caller repeats later; see _report()."""
-        if self._makes_room(error):
+        if self.makes_room(error):
             self.write_errors[error.errno_name] += 1
         else:
             self._report(error, where)
