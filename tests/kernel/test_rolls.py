@@ -104,7 +104,7 @@ def test_no_block_record_is_missing_or_doubled_over_many_rolls(guest: Guest, lim
         f"""{ROLL}
         begin_recording ,subbuffer-size=4K --flush-interval 100ms {option(limit)} || exit 3
         before=$(requests)
-        job 10000000 --thinktime=300 --thinktime_blocks=1 & load=$!
+        job 10000000 --time_based --runtime=3600 --thinktime=500 --thinktime_blocks=1 & load=$!
         roll {limit} || exit 4
         pkill -TERM -P $load
         wait $load
