@@ -132,7 +132,8 @@ def what_goes(
     used_bytes = hidden_bytes + bytes_of(plain) - bytes_of(going)
     rest = [one for one in plain if one not in going]
     going |= dict.fromkeys(_above(limits.size_bytes, used_bytes, rest), Reason.SIZE)
-    older = [one for one in kept if one not in _newest(kept)]
+    promised = _newest([one for one in held if one.counts_as_kept], 1)
+    older = [one for one in kept if one not in promised]
     going |= dict.fromkeys(_above(limits.kept_bytes, bytes_of(kept), older), Reason.KEPT_SIZE)
     rest = [one for one in without_newest(held) if one not in going]
     going |= dict.fromkeys(_above(0, missing_bytes - bytes_of(going), rest), Reason.FREE)
@@ -149,20 +150,20 @@ def without_newest(held: Sequence[Held]) -> list[Held]:
 
     The newest two of each source are not among them.
     """
-    seen: defaultdict[str, int] = defaultdict(int)
-    found = []
-    for one in reversed(held):
-        seen[one.source] += 1
-        is_newest = bool(one.source) and seen[one.source] <= SPARED
-        if one.may_go and not is_newest and not one.counts_as_kept:
-            found.append(one)
-    return found[::-1]
+    newest = _newest(held, SPARED)
+    return [
+        one
+        for one in held
+        if one.may_go and not one.counts_as_kept and not (one.source and one in newest)
+    ]
 
 
-def _newest(kept: Iterable[Held]) -> list[Held]:
-    """Return the newest kept segment of each source, which was just promised to somebody."""
-    newest = {one.source: one for one in sorted(kept, key=lambda one: one.number)}
-    return list(newest.values())
+def _newest(held: Sequence[Held], most: int) -> set[Held]:
+    """Return the newest *most* segments of each source; *held* is in the order of numbers."""
+    of: defaultdict[str, list[Held]] = defaultdict(list)
+    for one in held:
+        of[one.source].append(one)
+    return {one for each in of.values() for one in each[-most:]}
 
 
 def _is_too_old(one: Held, age_ns: int | None, now_ns: int) -> bool:
