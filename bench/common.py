@@ -301,7 +301,7 @@ def cpus() -> list[int]:
 def syscall_load(calls_per_cpu: int, *bursts: int) -> contextlib.AbstractContextManager[Load]:
     """Make *calls_per_cpu* getppid calls on each of two CPUs (two raw_syscalls events a call).
 
-    *bursts*: the calls of a burst, and the us of the pause after it; without, there is no pause.
+    *bursts* gives the calls of a burst and the us of the pause after it; None: there is no pause.
     """
     program, words = str(compiled("syscall_load")), [str(calls_per_cpu), *map(str, bursts)]
     return background([[program, str(cpu), *words] for cpu in cpus()])

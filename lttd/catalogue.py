@@ -39,8 +39,10 @@ class StoreState(NamedTuple):
     deletions: Mapping[str, int]
     """By reason, in this run."""
     reach_seconds: float | None
-    """How far back the trace is complete on all CPUs; None: nothing is recorded
-    yet, or only windows are."""
+    """How far back the trace is complete on all CPUs.
+
+    None: nothing is recorded yet, or lttd records only windows.
+    """
     compression_backlog: int
     """The closed segments that wait for the compressor."""
 
@@ -51,7 +53,7 @@ class Catalogue:
     def __init__(self, now_ns: Callable[[], int] = boottime_ns) -> None:
         self.now_ns = now_ns
         self.has_holes = False
-        """Whether only windows are recorded (lttd.flight): no reach is known."""
+        """Whether lttd records only windows (lttd.flight), so that no reach is known."""
         self.compression_backlog: Callable[[], int] = lambda: 0
         self.unread = 0
         """The number of segments that are listed, and not put yet."""

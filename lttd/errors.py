@@ -11,7 +11,7 @@ class LttdError(Exception):
 
     exit_status: ClassVar[int] = 1
     said: bool = False
-    """Whether a line on it was written already, so that no second one is written."""
+    """Whether lttd has written a line on it: it writes no second one."""
 
 
 REMEDIES: Final = {

@@ -68,7 +68,7 @@ class Flying:
         self._to_close = trio.Event()
         self._until = -math.inf
         self._to_note = False
-        """Whether the manifest is to have the begin of the window."""
+        """Whether the manifest still lacks the begin of the window."""
         self._are_kept = False
         """Whether all windows are kept."""
         self._ending = False

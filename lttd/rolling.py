@@ -151,8 +151,9 @@ class Rolling:
 
     def _is_wanted(self, recording: Recording, state: SegmentState, now: float) -> bool:
         """Tell whether the next segment is to be prepared now."""
-        may = now >= self._ahead_at_s and not recording.is_prepared
-        return may and is_near(state, self._limits)
+        # is_prepared looks at every stream, so it comes last.
+        may = now >= self._ahead_at_s and is_near(state, self._limits)
+        return may and not recording.is_prepared
 
     async def run(self) -> None:
         """Roll whenever it is due, until cancelled or ended."""
