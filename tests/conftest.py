@@ -45,6 +45,17 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def kept_process() -> Iterator[None]:
+    """Fail a test that leaves this process pinned or elsewhere: later tests start from it."""
+    before = os.sched_getaffinity(0), os.sched_getscheduler(0), os.getcwd()
+    yield
+    after = os.sched_getaffinity(0), os.sched_getscheduler(0), os.getcwd()
+    os.sched_setaffinity(0, before[0])
+    os.chdir(before[2])
+    assert after == before
+
+
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
     """A recorder with its writer threads running."""

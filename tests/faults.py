@@ -36,6 +36,7 @@ from lttd.subbuffer import Reason
 from lttd.tracedir import SegmentPaths, segments_below
 from lttd.view.verify import Report, check
 from tests.fakes import event, page
+from tests.instances import on_cpu_0
 from tests.marks import numbers_by_row
 from tests.running import QUIET, Launcher, launching, why_no_kernel
 
@@ -240,7 +241,8 @@ class Bench:
                 environment=self._environment(case, where, below),
                 sync_s=0.02,
             )
-            outcome.made = _mark(lttd)
+            with on_cpu_0():
+                outcome.made = _mark(lttd)
             try:
                 status = run.end() if run.process.poll() is None else run.process.returncode
             except AssertionError:
@@ -263,7 +265,6 @@ def _mark(lttd: Launcher) -> int:
     """Write numbered events for a while; return how many the ring took."""
     run, number = lttd.runs[-1], 0
     begin = time.monotonic()
-    os.sched_setaffinity(0, {0})
     while time.monotonic() < begin + PATIENCE_S and run.process.poll() is None:
         try:
             pids = (run.instance / "set_event_notrace_pid").read_text()
