@@ -149,7 +149,7 @@ class Pieces(Sequence[memoryview]):
         self._buffer = buffer
         self._offsets = offsets
         self._lengths = lengths
-        self.size_bytes = int(lengths.sum())
+        self.payload_bytes = int(lengths.sum())
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -187,7 +187,7 @@ class HeadedPieces(Pieces):
             plain._offsets + head_bytes,  # noqa: SLF001
             plain._lengths - head_bytes,  # noqa: SLF001
         )
-        self.size_bytes += heads.size
+        self.payload_bytes += heads.size
         self._heads: memoryview = heads.reshape(-1).data
 
     def __len__(self) -> int:

@@ -112,7 +112,7 @@ class File:
             StorageError: not all was written; its ``end_bytes`` is the offset reached.
         """
         uncached = self._cached_until_bytes is not None and offset_bytes >= self._cached_until_bytes
-        if isinstance(pieces, Pieces) and pieces.size_bytes:
+        if isinstance(pieces, Pieces) and pieces.payload_bytes:
             end_bytes = self._write_gathered(pieces, offset_bytes, uncached=uncached)
         else:
             end_bytes = self._write_pieces(pieces, offset_bytes)
@@ -124,7 +124,7 @@ class File:
         """Write *pieces* in few calls, without an object per piece."""
         vectors = pieces.iovecs()
         address, count = vectors.ctypes.data, len(vectors)
-        step = max(min(count * WRITE_BYTES // pieces.size_bytes, IOV_MAX), 1)
+        step = max(min(count * WRITE_BYTES // pieces.payload_bytes, IOV_MAX), 1)
         end_bytes = offset_bytes
         flags = _RWF_DONTCACHE if uncached and self._can_bypass_cache else 0
         for at in range(0, count, step):
@@ -139,7 +139,7 @@ class File:
             end_bytes += written_bytes
             if written_bytes != int(vectors[at : at + some, 1].sum()):
                 break
-        if end_bytes == offset_bytes + pieces.size_bytes:
+        if end_bytes == offset_bytes + pieces.payload_bytes:
             return end_bytes
         # Short, interrupted or refused: write again from the start, in calls that report why.
         return self._write_pieces(pieces, offset_bytes)

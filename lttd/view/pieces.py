@@ -77,7 +77,7 @@ class Columns(NamedTuple):
     flags: U8
     preempt: U8
     at: I64
-    size_bytes: U32
+    payload_bytes: U32
 
 
 class TypeTable(Protocol):

@@ -153,7 +153,7 @@ class _Found(NamedTuple):
     type: I32
     cpu: npt.NDArray[np.uint16]
     at: I64
-    size_bytes: npt.NDArray[np.uint32]
+    payload_bytes: npt.NDArray[np.uint32]
 
 
 class BlktraceDecoder(PieceDecoder[Types]):

@@ -148,7 +148,7 @@ class BlkparseLines(BlockTexter):
             np.where(note, -1, (action & np.uint64(ACT_MASK)).astype(np.int64)),
             _has(action, "pc"),
             batch.at + behind,
-            batch.size_bytes.astype(np.int64) - behind,
+            batch.payload_bytes.astype(np.int64) - behind,
             words_of(np.array(comms, np.bytes_))[pair],
         )
 

@@ -78,12 +78,12 @@ class Types:
         self._unknown: dict[int, int] = {}
         self._least: list[int] = []
 
-    def numbers(self, ids: npt.NDArray[np.uint16], size_bytes: I64) -> I32:
+    def numbers(self, ids: npt.NDArray[np.uint16], payload_bytes: I64) -> I32:
         """Return the type of each event; an event that is too short for its format has another."""
         for one in np.unique(ids[self._by_id[ids] < 0]).tolist():
             self._by_id[one] = self._add(one, self._formats.get(one))
         numbers: I32 = self._by_id[ids]
-        short = size_bytes < np.array(self._least, np.int64)[numbers]
+        short = payload_bytes < np.array(self._least, np.int64)[numbers]
         for one in np.unique(ids[short]).tolist():
             if one not in self._unknown:
                 self._unknown[one] = self._add(one, None)
@@ -104,7 +104,7 @@ class Events(NamedTuple):
     time: U64
     at: I64
     """The offset in the data of the event's own bytes (common_type first)."""
-    size_bytes: I64
+    payload_bytes: I64
 
 
 class Encoded(NamedTuple):
@@ -156,7 +156,7 @@ class Encoder:
         """Encode *events*, whose bytes are in *data*; each has at least COMMON_BYTES."""
         count = len(events.time)
         common = gather(data, events.at, self._common)
-        numbers = self.types.numbers(common["id"].astype(np.uint16), events.size_bytes)
+        numbers = self.types.numbers(common["id"].astype(np.uint16), events.payload_bytes)
         head = np.empty(count, self.head)
         head["id"], head["time"] = numbers, events.time
         for name in ("pid", "flags", "preempt"):
@@ -206,7 +206,7 @@ class Encoder:
     def _ragged(
         self, data: memoryview, raw: U8, ctf_type: CtfType, events: Events, rows: I64
     ) -> list[_Ragged]:
-        at, size = events.at[rows], events.size_bytes[rows]
+        at, size = events.at[rows], events.payload_bytes[rows]
         if ctf_type.format is None:
             length = np.minimum(size - COMMON_BYTES, _MOST_BYTES)
             return [_Ragged(at + COMMON_BYTES, length, length)]

@@ -129,7 +129,7 @@ class _Found(NamedTuple):
     """The sort keys: the times, but at least the index's begin of the sub-buffer."""
     time: U64
     at: I64
-    size_bytes: U32
+    payload_bytes: U32
     cpu: U16
     type: I32
 

@@ -130,7 +130,7 @@ class _Found(NamedTuple):
     """The times in ns."""
     tsc: U64
     at: I64
-    size_bytes: I64
+    payload_bytes: I64
     type: I32
     stream: I32
 

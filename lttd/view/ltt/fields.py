@@ -59,10 +59,10 @@ class MarkerRecords:
         ]
         self._has_strings = any(one.is_string for one in marker.fields)
 
-    def __call__(self, data: memoryview, at: I64, size_bytes: I64) -> npt.NDArray[np.void]:
+    def __call__(self, data: memoryview, at: I64, payload_bytes: I64) -> npt.NDArray[np.void]:
         """Return the fields of the events at some offsets."""
         records = np.empty(len(at), self._dtype)
-        ends = _Ends(data, at, size_bytes) if self._has_strings else None
+        ends = _Ends(data, at, payload_bytes) if self._has_strings else None
         place = np.zeros(len(at), np.int64)
         for field, stored, alignment in self._fields:
             if ends is not None and field.encoding is Encoding.SPAN:
@@ -89,10 +89,10 @@ def _stored(one: MarkerField, marker: Marker, layout: Layout) -> tuple[np.dtype[
 class _Ends:
     """The ends of the strings of some events; all NULs are searched once."""
 
-    def __init__(self, data: memoryview, at: I64, size_bytes: I64) -> None:
+    def __init__(self, data: memoryview, at: I64, payload_bytes: I64) -> None:
         raw = np.frombuffer(data, np.uint8)
-        self._begin = np.cumsum(size_bytes) - size_bytes
-        self._nuls = np.flatnonzero(raw[np.repeat(at, size_bytes) + inside(size_bytes)] == 0)
+        self._begin = np.cumsum(payload_bytes) - payload_bytes
+        self._nuls = np.flatnonzero(raw[np.repeat(at, payload_bytes) + inside(payload_bytes)] == 0)
 
     def behind(self, place: I64) -> I64:
         """Return the end of the string that begins at *place* of each event."""
