@@ -10,8 +10,13 @@ import traceback
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+# Of CPU time: on a busy machine a second of it can take ten.
 MOST_SECONDS: Final = 10
+# Of real time, for a function that waits for something and uses no CPU time.
+HANGS_AFTER_S: Final = 120
 MOST_BYTES: Final = 1 << 30
+# The head of an input of a worker: its length and its limit of CPU time in s.
+_INPUT: Final = struct.Struct("<Id")
 
 
 class Ended(NamedTuple):
@@ -30,16 +35,29 @@ def limit_memory(most_bytes: int = MOST_BYTES) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
 
 
+def limit_cpu(most_seconds: float) -> None:
+    """Let SIGPROF kill this process after *most_seconds* of CPU time from now; 0: never."""
+    signal.setitimer(signal.ITIMER_PROF, most_seconds)
+
+
+def _why(status: int, most_seconds: float) -> str:
+    """Return the reason of a child's end, from its wait status."""
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF:
+        return f"not over after {most_seconds} s of CPU time"
+    return f"ended with status {status}"
+
+
 def confined(act: Callable[[], object], *, most_seconds: float = MOST_SECONDS) -> Ended:
-    """Run *act* in a child with 1 GiB of memory and *most_seconds* of time."""
+    """Run *act* in a child with 1 GiB of memory and *most_seconds* of CPU time."""
     mine, its = os.pipe()
     child = os.fork()
     if not child:
         os.close(mine)
+        limit_cpu(most_seconds)
         _answer(act, its)
     os.close(its)
     try:
-        ready, _, _ = select.select([mine], [], [], most_seconds)
+        ready, _, _ = select.select([mine], [], [], HANGS_AFTER_S)
         if not ready:
             os.kill(child, signal.SIGKILL)
         with open(mine, "rb") as answers:
@@ -47,9 +65,9 @@ def confined(act: Callable[[], object], *, most_seconds: float = MOST_SECONDS) -
     finally:
         _, status = os.waitpid(child, 0)
     if not ready:
-        return Ended(False, f"not over after {most_seconds} s")
+        return Ended(False, f"not over after {HANGS_AFTER_S} s")
     if not answer:
-        return Ended(False, f"the process ended with status {status}")
+        return Ended(False, _why(status, most_seconds))
     return Ended(*pickle.loads(answer))
 
 
@@ -77,18 +95,23 @@ class Worker:
         self._inputs = 0
         self._to = self._from = -1
 
-    def run(self, data: bytes, most_seconds: float = MOST_SECONDS) -> Ended:
-        """Run the function on *data* and return its end."""
+    def run(
+        self,
+        data: bytes,
+        most_seconds: float = MOST_SECONDS,
+        hangs_after_s: float = HANGS_AFTER_S,
+    ) -> Ended:
+        """Run the function on *data*, for *most_seconds* of CPU time, and return its end."""
         if not self._child:
             self._start()
         self._inputs += 1
-        os.write(self._to, struct.pack("<I", len(data)) + data)
-        ready, _, _ = select.select([self._from], [], [], most_seconds)
+        os.write(self._to, _INPUT.pack(len(data), most_seconds) + data)
+        ready, _, _ = select.select([self._from], [], [], hangs_after_s)
         head = os.read(self._from, 5) if ready else b""
         if len(head) < 5:
             status = self.stop()
-            reason = f"ended with status {status}" if ready else f"not over after {most_seconds} s"
-            return Ended(False, reason)
+            hung = f"not over after {hangs_after_s} s"
+            return Ended(False, _why(status, most_seconds) if ready else hung)
         well, size = struct.unpack("<?I", head)
         told = b""
         while len(told) < size:
@@ -114,13 +137,16 @@ class Worker:
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
         limit_memory()
-        while head := os.read(source, 4):
-            data = os.read(source, struct.unpack("<I", head)[0])
+        while head := os.read(source, _INPUT.size):
+            length, most_seconds = _INPUT.unpack(head)
+            data = os.read(source, length)
+            limit_cpu(most_seconds)
             try:
                 self._act(data)
                 well, told = True, b""
             except BaseException:  # noqa: BLE001  (reported by the parent)
                 well, told = False, traceback.format_exc()[-20000:].encode(errors="replace")
+            limit_cpu(0)
             os.write(to, struct.pack("<?I", well, len(told)) + told)
         os._exit(0)
 

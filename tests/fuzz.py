@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     by_target = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     print(f"{counts.total()} inputs, seed {options.seed}: {by_target}")
     print(f"{len(finds.crashes)} kinds of finds; the slowest input took {slowest:.1f} s,"
-          f" each had {MOST_SECONDS} s and 1 GiB")  # fmt: skip
+          f" each had {MOST_SECONDS} s of CPU time and 1 GiB")  # fmt: skip
     return 1 if finds.crashes else 0
 
 

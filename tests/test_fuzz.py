@@ -68,10 +68,12 @@ def test_every_kind_of_file_replaces_a_file_and_is_removed_again(fuzzer: fuzz.Fu
     assert len(file_types) >= 6
 
 
-def test_a_hang_or_too_much_memory_ends_only_that_input() -> None:
+def test_a_hang_or_too_much_cpu_time_or_memory_ends_only_that_input() -> None:
     def act(data: bytes) -> None:
         if data == b"hang":
             time.sleep(60)
+        while data == b"spin":
+            pass
         if data == b"eat":
             bytearray(2 << 30)
         if data == b"die":
@@ -80,7 +82,9 @@ def test_a_hang_or_too_much_memory_ends_only_that_input() -> None:
     worker = Worker(act)
     try:
         assert worker.run(b"").well
-        assert worker.run(b"hang", most_seconds=0.2).told == "not over after 0.2 s"
+        assert worker.run(b"hang", hangs_after_s=0.2).told == "not over after 0.2 s"
+        spun = worker.run(b"spin", most_seconds=0.2)
+        assert spun.told == "not over after 0.2 s of CPU time"
         assert worker.run(b"eat").told.endswith("MemoryError\n")
         assert worker.run(b"die").told.startswith("ended with status ")
         assert worker.run(b"").well

@@ -63,7 +63,7 @@ def stream_of(segment: SegmentPaths) -> StoredStream:
 
 
 def quickly(act: Callable[[], object]) -> str:
-    """Run *act* in a process with 1 GiB and 10 s; return its result as text."""
+    """Run *act* in a process with 1 GiB and 10 s of CPU time; return its result as text."""
     ended = confined(act)
     assert ended.well, ended.told
     return ended.told
