@@ -13,6 +13,7 @@ Rule: only iteration reads events; memory holds one piece of a window at a time.
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from lttd.abi.table import ABIS
@@ -191,7 +192,9 @@ class ClockGroup:
     def pieces(self) -> Iterator[Piece]:
         """Yield the pieces of the window, without decoding them."""
         if self.sources:
-            yield from pieces(self.touching, self.begin, self.end, self._piece_bytes)
+            behind = [one.losses_behind(self.begin, self.end) for one in self.sources]
+            rest = sorted(chain(*behind), key=lambda loss: loss.time)
+            yield from pieces(self.touching, rest, self.begin, self.end, self._piece_bytes)
 
     def batch(self, piece: Piece) -> EventBatch:
         """Decode a piece, and keep the selected events."""

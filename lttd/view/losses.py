@@ -3,12 +3,20 @@
 Rule: gaps are in the order of their rows; a gap whose row is beyond the index comes last.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
-from lttd.index import GAP_DTYPE, GAPS_HEADER, MOST_LOST, RecordFile, refuse_too_many_gaps
+from lttd.index import (
+    FOREVER,
+    GAP_DTYPE,
+    GAPS_HEADER,
+    MOST_LOST,
+    RecordFile,
+    refuse_too_many_gaps,
+)
 from lttd.readfile import ReadFile
 from lttd.subbuffer import Reason, StreamId, Unit
 from lttd.view.notes import TakesNotes
@@ -20,7 +28,8 @@ class Loss(NamedTuple):
     """A known loss at its place in a window."""
 
     time: int
-    """The begin of the sub-buffer after it, or the time at which it was known."""
+    """The begin of the sub-buffer after it; without one the time at which it was known, but after
+    all events of its stream."""
     cpu: int
     lost: int | None
     """The number of lost units; None: some."""
@@ -52,24 +61,42 @@ class Losses:
             return
         self._gaps = found
 
-    def before(self, first: int, begins: list[int], of: StreamId, floor: int | None) -> list[Loss]:
-        """Return the losses before the rows from *first* on, which begin at *begins*.
+    def __len__(self) -> int:
+        return len(self._gaps)
 
-        If *floor* is a time, also return the losses after all rows, at *floor* or later.
+    def before(self, first: int, begins: Sequence[int], of: StreamId) -> list[Loss]:
+        """Return the losses before the rows from *first* on, which begin at *begins*."""
+        found = self._of_rows(first, first + len(begins), of)
+        return [loss._replace(time=begins[row - first]) for row, _, loss in found]
+
+    def between(
+        self, row: int, earlier_end: int, later_begin: int | None, of: StreamId
+    ) -> Iterator[tuple[int, Loss]]:
+        """Yield the losses between two rows, each with the earliest time that it may have.
+
+        The earlier row ends at *earlier_end*.  *row* begins at *later_begin*; None: there is no
+        such row, and the losses are all those after the last one.
         """
+        behind = None if later_begin is None else row + 1
+        for _, begin, loss in self._of_rows(row, behind, of):
+            # An event may have the time at which its row ends; the loss came after it.
+            since = min(max(begin, earlier_end + 1), FOREVER)
+            time = max(since, loss.time) if later_begin is None else later_begin
+            yield min(since, time), loss._replace(time=time)
+
+    def _of_rows(
+        self, first: int, behind: int | None, of: StreamId
+    ) -> Iterator[tuple[int, int, Loss]]:
+        """Yield row, begin and loss, whose time is its end, of the gaps before some rows."""
         if not len(self._gaps):
-            return []
+            return
         low = self._gaps.first_at_least("row", first)
-        behind = first + len(begins)
-        high = len(self._gaps) if floor is not None else self._gaps.first_at_least("row", behind)
-        found = []
+        high = len(self._gaps) if behind is None else self._gaps.first_at_least("row", behind)
         for row, begin, end, count, reason, unit in self._gaps[low:high].tolist():
-            time = begins[row - first] if row < behind else max(begin, end, floor or 0)
-            known = None if count > MOST_LOST else count
             if unit in _UNITS:
+                known = None if count > MOST_LOST else count
                 why = _REASONS.get(reason)
-                found.append(Loss(time, of.cpu, known, Unit(unit), why, of.channel))
-        return found
+                yield row, begin, Loss(end, of.cpu, known, Unit(unit), why, of.channel)
 
 
 _UNITS: Final = frozenset(int(unit) for unit in Unit)

@@ -52,7 +52,8 @@ class Selection:
             return gap.row >= self.first
         if gap.row > self.behind and not self._last:
             return False
-        return gap.begin <= end and gap.end >= begin
+        # The last sub-buffer of the window ends in it or later, and the loss came after that.
+        return gap.begin <= end and (len(self.entries) > 0 or gap.end >= begin)
 
     @property
     def baseline(self) -> int:

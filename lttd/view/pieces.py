@@ -104,7 +104,7 @@ class PieceDecoder(Generic[TypesT]):
         """Decode one piece; the batch gets the notes since the last one."""
         loaded = load(piece, self.notes)
         columns, stream = self.columns(piece, loaded, sources)
-        losses = losses_of(piece, sources)
+        losses = losses_of(piece)
         return EventBatch(
             loaded.data,
             self.types.all,
@@ -187,19 +187,10 @@ def joined(found: Sequence[Sequence[Any]], dtypes: Iterable[str]) -> Iterator[np
         yield np.concatenate([one[number] for one in found]) if found else np.empty(0, dtype)
 
 
-def losses_of(piece: Piece, sources: Sequence[WindowStream]) -> list[Loss]:
-    """Return the known losses within a piece."""
-    rows = {id(part.source): part for part in piece.parts}
-    found: list[Loss] = []
-    for source in sources if piece.last else [part.source for part in piece.parts]:
-        part = rows.get(id(source))
-        begins: list[int] = part.entries["begin"].tolist() if part else []
-        first = part.first if part else len(source.index)
-        at_end = piece.last and first + len(begins) == len(source.index)
-        if part is None and not at_end:
-            continue
-        last = source.index.entries(max(first + len(begins) - 1, 0), first + len(begins))
-        floor = max([piece.begin, *last["end"].tolist()]) if at_end else None
-        losses = source.losses.before(first, begins, source.stream.info.id, floor)
-        found += [loss for loss in losses if piece.begin <= loss.time < piece.end]
+def losses_of(piece: Piece) -> list[Loss]:
+    """Return the known losses within a piece, in the order of time."""
+    found = list(piece.rest)
+    for source, first, entries in piece.parts:
+        before = source.losses.before(first, entries["begin"].tolist(), source.stream.info.id)
+        found += [loss for loss in before if piece.begin <= loss.time < piece.end]
     return sorted(found, key=lambda loss: loss.time)

@@ -8,6 +8,7 @@ Rule: only the entries of the window are read from an index, after a bisection.
 Invariant: spans adjoin, none is empty, and each event of the window is in exactly one of them.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -19,7 +20,7 @@ from lttd.errors import TraceDamagedError
 from lttd.index import ENTRY_BYTES, ENTRY_DTYPE, FOREVER, HEADER, Entries, SeekIndex
 from lttd.limits import AT_ONE_TIME
 from lttd.stored import StoredStream
-from lttd.view.losses import Losses
+from lttd.view.losses import Loss, Losses
 from lttd.view.notes import TakesNotes
 
 # The content of a piece: some 200 000 events, and arrays of some 60 MB when they become text.
@@ -46,6 +47,11 @@ class KnownIndex:
     def first_at_or_after(self, time: int) -> int:
         """Return the number of the first entry whose end is >= *time*."""
         return int(np.searchsorted(self._entries["end"].astype(np.uint64), np.uint64(time)))
+
+    def first_beginning_after(self, time: int) -> int:
+        """Return the number of the first entry whose begin is > *time*, or len()."""
+        begins = self._entries["begin"].astype(np.uint64)
+        return int(np.searchsorted(begins, np.uint64(time), "right"))
 
 
 class WindowStream:
@@ -81,6 +87,30 @@ class WindowStream:
         """The known losses of the stream."""
         return Losses(self.stream.segment.place(self.stream.paths.gaps), self._notes)
 
+    def losses_behind(self, begin: int, end: int) -> list[Loss]:
+        """Return the losses in [*begin*, *end*] that no sub-buffer there follows.
+
+        A loss that may also have happened after *end* has the time *end*.
+        """
+        if not len(self.losses):
+            return []
+        row = self.index.first_beginning_after(end)
+        earlier, later = self.index.entries(max(row - 1, 0), row), self.index.entries(row, row + 1)
+        earlier_end = max((_known_end(entry) for entry in earlier), default=-1)
+        later_begin = int(later["begin"][0]) if len(later) else None
+        found = self.losses.between(row, earlier_end, later_begin, self.stream.info.id)
+        return [
+            loss._replace(time=min(loss.time, end))
+            for since, loss in found
+            if since <= end and loss.time >= begin
+        ]
+
+
+def _known_end(entry: np.void) -> int:
+    """Return the end of an entry; its begin if nobody knows the end."""
+    end = int(entry["end"])
+    return end if end < FOREVER else int(entry["begin"])
+
 
 def extent(sources: Sequence[WindowStream]) -> tuple[int, int] | None:
     """Return begin and end of the data of some streams, also of those without an index."""
@@ -89,7 +119,7 @@ def extent(sources: Sequence[WindowStream]) -> tuple[int, int] | None:
         if count := len(source.index):
             first, last = source.index.entries(0, 1)[0], source.index.entries(count - 1, count)[0]
             begins.append(int(first["begin"]))
-            ends.append(int(last["end"] if int(last["end"]) < FOREVER else last["begin"]))
+            ends.append(_known_end(last))
     return (min(begins), max(*begins, *ends)) if begins else None
 
 
@@ -108,15 +138,21 @@ class Piece(NamedTuple):
     end: int
     """The end of the span, not included."""
     parts: list[StreamSlice]
-    last: bool
+    rest: Sequence[Loss] = ()
+    """The losses in the span that no sub-buffer of the window follows, in the order of time."""
 
 
 def pieces(
-    sources: Sequence[WindowStream], begin: int, end: int, piece_bytes: int = PIECE_BYTES
+    sources: Sequence[WindowStream],
+    rest: Sequence[Loss],
+    begin: int,
+    end: int,
+    piece_bytes: int = PIECE_BYTES,
 ) -> Iterator[Piece]:
     """Yield the pieces of [*begin*, *end*], both included, in the order of time.
 
-    *sources* are those that have something there: each ``touches()`` the window.
+    *sources* are those that have something there: each ``touches()`` the window.  *rest*: the
+    losses of any stream that no sub-buffer there follows, in the order of time.
     """
     # Segments follow one another, so no more streams than have a name of their own are cut at once.
     width = len({(one.stream.source_name, one.stream.name) for one in sources})
@@ -125,8 +161,15 @@ def pieces(
     while begin <= end:
         ahead, behind = streams.ahead(begin, most_bytes, end + 1)
         parts = ahead.take(behind) if ahead else []
-        yield Piece(begin, behind, parts, behind > end)
+        ours, rest = before_and_after(rest, behind)
+        yield Piece(begin, behind, parts, ours)
         begin = behind
+
+
+def before_and_after(losses: Sequence[Loss], time: int) -> tuple[Sequence[Loss], Sequence[Loss]]:
+    """Divide losses, which are in the order of time, into those before *time* and the others."""
+    at = bisect_left(losses, time, key=lambda loss: loss.time)
+    return losses[:at], losses[at:]
 
 
 class _Streams:

@@ -3,11 +3,12 @@
 Rule: every stream is read on from its last position, so no event is missing or printed twice.
 Rule: lines are in order among events that arrive together, also over a roll: what one stream has
 beyond the others waits for the next flush.  The flush interval bounds the delay.
+Rule: a loss is printed before the next event of its stream, or when its segment is closed.
 Rule: a segment has ended when its manifest says "closed", or when its lock was free for 3 s.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,13 +26,14 @@ from lttd.tracedir import LOCK, SegmentPaths, deletion_note, segments
 from lttd.view.commands.text import Show, maker
 from lttd.view.library import ClockGroup
 from lttd.view.notes import WindowNotes
-from lttd.view.times import EVERYTHING
+from lttd.view.times import ALWAYS_END, EVERYTHING
 from lttd.view.trace import Segment, Trace
 from lttd.view.verify import is_live
-from lttd.view.window import Piece, StreamSlice, WindowStream
+from lttd.view.window import Piece, StreamSlice, WindowStream, before_and_after
 
 if TYPE_CHECKING:
     from lttd.view.family import Lines
+    from lttd.view.losses import Loss
 
 POLL_S: Final = 0.2
 # The longest time from a flush's first new entry to the new entry of the last stream.
@@ -61,6 +63,8 @@ class _Merged:
         """Streams of which events are held, with the number of entries that were known then."""
         self._held_after = -1
         """The time after which these events are held."""
+        self._rest: Sequence[Loss] = ()
+        """Losses that no sub-buffer of their segments follows, in the order of time."""
         self._entries = 0
         self._quiet_polls = 0
 
@@ -79,6 +83,15 @@ class _Merged:
             if _key(source) not in self._shown:
                 self._shown[_key(source)] = _entries(source.stream) if skip else 0
                 self._entries += self._shown[_key(source)]
+
+    def close(self, paths: SegmentPaths) -> None:
+        """Note that a segment gets nothing more: what was lost at its end is known."""
+        rest = list(self._rest)
+        for source in self._group.sources:
+            if source.stream.segment == paths:
+                whole = WindowStream(_again(source.stream), source.context, self._notes)
+                rest += whole.losses_behind(0, ALWAYS_END)
+        self._rest = sorted(rest, key=lambda loss: loss.time)
 
     def leave(self, paths: SegmentPaths) -> None:
         """Follow a segment no more; its names stay until another one has left."""
@@ -109,17 +122,19 @@ class _Merged:
     def lines(self, *, everything: bool) -> list[bytes]:
         """Return the lines of the events that are complete, or of *everything*."""
         parts = self._parts()
-        if not parts:
+        if not parts and not self._rest:
             return []
         self._refresh_names()
         held, after = self._held, self._held_after
-        until = max(min(_end(part) for part in parts), after)
+        until = max(min((_end(part) for part in parts), default=-1), after)
         if everything or self._quiet_polls >= HOLD_POLLS:
             until = FOREVER
         # Of what was held, this much is printed already; of what came since then, nothing.
         late = [_from(part, held.get(_key(part.source), 0)) for part in parts]
-        pieces = [Piece(0, after + 1, [part for part in late if len(part.entries)], last=False)]
-        pieces.append(Piece(after + 1, until + 1, parts, last=False))
+        early, rest = before_and_after(self._rest, after + 1)
+        now, self._rest = before_and_after(rest, until + 1)
+        pieces = [Piece(0, after + 1, [part for part in late if len(part.entries)], early)]
+        pieces.append(Piece(after + 1, until + 1, parts, now))
         self._held = {
             _key(part.source): part.first + len(part.entries)
             for part in parts
@@ -151,7 +166,7 @@ class _Merged:
         return count < len(ends)
 
     def _of(self, piece: Piece) -> Iterator[bytes]:
-        if piece.begin >= piece.end or not piece.parts:
+        if piece.begin >= piece.end or not (piece.parts or piece.rest):
             return
         batch = self._group.batch(piece)
         for note in batch.notes:
@@ -217,18 +232,22 @@ class _Followed:
 
     def __init__(self, segment: Segment, merger: _Merger, *, skip: bool) -> None:
         self.paths = segment.paths
-        self.closed = _is_closed(segment)
+        self.closed = False
         self._merger = merger
         self._merged: _Merged | None = None
         self._seen: set[str] = set()
         self._take(segment, skip=skip)
+        if skip:
+            self.closed = _is_closed(segment)
+        else:
+            self._close(segment)
 
     def look(self) -> None:
         """Read the manifest again: for CPUs that came later, and for the end."""
         with _while_there(self.paths, self._merger.notes):
             segment = Segment(self.paths)
-            self.closed = _is_closed(segment)
             self._take(segment, skip=False)
+            self._close(segment)
             return
         self.closed = True
 
@@ -241,6 +260,12 @@ class _Followed:
             self._merged = self._merger.of(segment)  # the ABI is known only now
             self._merged.add(segment, skip=skip)
         self._seen |= {stream.name for stream in segment.streams}
+
+    def _close(self, segment: Segment) -> None:
+        if not self.closed and _is_closed(segment):
+            self.closed = True
+            if self._merged is not None:
+                self._merged.close(self.paths)
 
     def is_over(self) -> bool:
         """Tell whether the segment is closed and printed; then it is followed no more."""
