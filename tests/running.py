@@ -64,12 +64,26 @@ def needs_kernel() -> list[pytest.MarkDecorator]:
     return [pytest.mark.kernel, pytest.mark.slow, pytest.mark.skipif(bool(why), reason=why)]
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until *condition* is true; fail after PATIENCE_S."""
+def until(
+    condition: Callable[[], object], what: str, seen: Callable[[], object] | None = None
+) -> None:
+    """Wait until *condition* is true; fail after PATIENCE_S with the result of *seen*.
+
+    The message also has the state of each lttd that a launcher has started, and what the machine
+    does: a writer on one CPU only, or no writer at all, looks like an lttd that hangs.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        if time.monotonic() > deadline:
+            lines = [f"waited in vain: {what}", *([f"saw: {seen()}"] if seen else ())]
+            lines += [run.state() for launcher in _in_use for run in launcher.runs]
+            lines.append(f"CPUs {sorted(os.sched_getaffinity(0))}, load {os.getloadavg()}")
+            raise AssertionError("\n".join(lines))
         time.sleep(0.01)
+
+
+# The launchers that exist, for the message of until().
+_in_use: "list[Launcher]" = []
 
 
 class Run:
@@ -131,6 +145,13 @@ class Run:
     def stats(self) -> dict[int, dict[str, int]]:
         """Return the kernel's own counters by CPU."""
         return stats_of(self.instance)
+
+    def state(self) -> str:
+        """Return status, counters of the kernel and last lines, for the message of a failure."""
+        ended = self.process.poll()
+        status = f"pid {self.process.pid} runs" if ended is None else f"ended with {ended}"
+        stats = "".join(f"\n  cpu {cpu}: {found}" for cpu, found in sorted(self.stats().items()))
+        return "\n  ".join([f"lttd {status}{stats}", *self.lines[-5:]])
 
     def signal(self, number: int) -> "Run":
         self.process.send_signal(number)
@@ -210,11 +231,13 @@ def launching(cwd: Path, mark: str = "") -> Iterator[Launcher]:
     *mark* distinguishes launchers that are used at the same time.
     """
     launcher = Launcher(cwd, f"lttdtest{os.getpid()}{mark}-")
+    _in_use.append(launcher)
     try:
         yield launcher
         left = launcher.left()
     finally:
         launcher.clean()
+        _in_use.remove(launcher)
     assert left == [], "instances were left behind"
 
 

@@ -1,43 +1,39 @@
-"""Real events in kept windows: none is missing between the true bounds, whatever the disk does.
+"""Real events in kept windows: none is missing between the true bounds, whatever the disk does."""
 
-A second lttd records the same events into a trace of its own, and is the judge.
-"""
-
-import argparse
 import json
 import os
 import random
 import signal
 import subprocess
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from lttd.clients.base import ask
-from lttd.config import parse_command_line
-from lttd.daemon import Daemon
 from lttd.errors import LttdError
-from lttd.signals import Signals
 from lttd.sources.ftrace import instance as ftrace_instance
-from lttd.trigger import Trigger
-from lttd.view.trace import Trace
-from tests.failing_disk import FailingDisk
+from tests.live_windows import (
+    EVENTS,
+    OFTEN,
+    InProcess,
+    asked,
+    assert_windows_are_whole,
+    client,
+    kept,
+    lttd_trigger,
+    numbering,
+    numbers,
+)
 from tests.running import (
     PATIENCE_S,
     QUIET,
     Launcher,
-    Run,
     assert_whole,
     free_port,
     info,
-    lttv,
     needs_kernel,
     until,
 )
@@ -47,86 +43,6 @@ pytestmark = needs_kernel()
 
 NIGHTLY = bool(os.environ.get("LTTD_NIGHTLY"))
 TRIGGERS = 200 if NIGHTLY else 12
-EVENTS = ("--events", "syscalls:sys_enter_getpgid")
-OFTEN = ("--flush-interval", "50ms", "--summary", "none")
-# The two lttd read the clock for their own copies of an event one after the other.
-APART_NS = 2_000_000
-# The argument of getpgid() is the number of the event; no process has such an id.
-FIRST = 10_000_000
-WRITER = """
-import os, select, sys, time
-cpu, first, rate = (int(word) for word in sys.argv[1:])
-os.sched_setaffinity(0, {cpu})
-number, begin = 0, time.monotonic()
-while not select.select([0], [], [], 0.002)[0]:
-    while number < (time.monotonic() - begin) * rate:
-        try:
-            os.getpgid(first * (cpu + 1) + number)
-        except OSError:
-            number += 1
-"""
-
-
-@contextmanager
-def numbering(per_second: int = 1000) -> Iterator[None]:
-    """Make numbered events on every CPU during the block."""
-    words = [sys.executable, "-c", WRITER]
-    writers = [
-        subprocess.Popen([*words, str(cpu), str(FIRST), str(per_second)], stdin=subprocess.PIPE)
-        for cpu in sorted(os.sched_getaffinity(0))
-    ]
-    try:
-        yield
-    finally:
-        for writer in writers:
-            writer.communicate()
-
-
-def numbers(trace: Path, *window: str) -> dict[int, int]:
-    """Return the time of each numbered event, by its number."""
-    done = lttv("text", trace, "--json", "--where", f"pid >= {FIRST}", *window)
-    assert (done.returncode, done.stderr) == (0, "")
-    events = map(json.loads, done.stdout.splitlines())
-    return {event["fields"]["pid"]: event["time"] for event in events}
-
-
-def asked(trace: Path, **request: object) -> Trigger:
-    given = argparse.Namespace(trace_dir=str(trace))
-    return Trigger.from_json(ask(given, {"do": "trigger", **request}, PATIENCE_S)["trigger"])
-
-
-def kept(trace: Path) -> list[Trigger]:
-    return [Trigger.from_json(one) for one in info(trace)["triggers"]]
-
-
-def assert_windows_are_whole(trace: Path, judge: Path) -> None:
-    """Assert that each window has every event that the judge has between its true bounds."""
-    (segment,) = Trace(judge).segments
-    assert segment.conversion is not None
-    real_ns = segment.conversion.to_realtime_ns
-    times = [(real_ns(time), number) for number, time in numbers(judge).items()]
-    assert times
-    for one in kept(trace):
-        assert one.complete, one
-        assert one.begin_ns is not None
-        assert one.end_ns is not None
-        begin_ns, end_ns = one.begin_ns + APART_NS, one.end_ns - APART_NS
-        expected = {number for at_ns, number in times if begin_ns <= at_ns <= end_ns}
-        found = numbers(trace, "--trigger", str(one.number))
-        assert expected <= found.keys(), one
-
-
-class InProcess:
-    """An lttd within this process, whose disk can hang."""
-
-    def __init__(self, *words: str | Path) -> None:
-        self.disk, self.ready, self.status = FailingDisk(), trio.Event(), -1
-        self.signals = Signals()
-        config = parse_command_line([str(word) for word in words])
-        self.daemon = Daemon(config, self.ready.set, self.disk, signals=self.signals)
-
-    async def run(self) -> None:
-        self.status = await self.daemon.run()
 
 
 async def test_each_window_has_every_event_although_the_disk_hangs(
@@ -278,26 +194,12 @@ def test_a_window_that_a_kill_cuts_is_completed_by_the_next_start(
         run.signal(signal.SIGKILL)
         run.process.wait()
     run = lttd.start("-t", trace, *QUIET, *OFTEN, "--append").recording()
-    until(lambda: kept(trace)[0].complete, "the window")
+    until(lambda: kept(trace)[0].complete, "the window", lambda: kept(trace))
     (one,) = kept(trace)
     assert "a kill" in one.note
     assert run.end() == 0
-    assert numbers(trace, "--trigger", "1")
+    assert numbers(trace, 1)
     assert_whole(trace)
-
-
-def lttd_trigger(run: Run, trace: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return client(run, "trigger", trace, *words)
-
-
-def client(run: Run, name: str, trace: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a client, which finds the recorder by its runtime directory."""
-    own = {"RUNTIME_DIRECTORY": str(run.launcher.runtime)}
-    command = [sys.executable, "-m", "lttd.cli", name, "-t", str(trace), *words]
-    return subprocess.run(
-        command, env={**os.environ, **own}, capture_output=True, text=True,
-        timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
 
 
 def test_the_command_and_the_signal_return_true_bounds(lttd: Launcher, tmp_path: Path) -> None:
@@ -307,7 +209,7 @@ def test_the_command_and_the_signal_return_true_bounds(lttd: Launcher, tmp_path:
     assert done.returncode == 0, done.stderr
     assert "is kept; the trace reached back" in done.stdout
     run.signal(signal.SIGUSR2)
-    until(lambda: len(kept(trace)) == 2, "the trigger of the signal")
+    until(lambda: len(kept(trace)) == 2, "the trigger of the signal", lambda: kept(trace))
     assert run.end() == 0
     assert [one.by for one in kept(trace)] == ["command", "signal"]
     assert "recording ended" in kept(trace)[1].note
