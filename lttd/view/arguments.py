@@ -1,0 +1,226 @@
+"""The command line of ``lttv``: its commands, and the options of each."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from lttd.usage import Parser, ShowVersion
+
+MOST_DIGITS: Final = 18
+MOST_JOBS: Final = 256
+MOST_LEVEL: Final = 19
+
+_EPILOG = """Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace there; 130 interrupted;
+141 the reader of the output ended."""
+
+
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command line; ``command`` is the name of the command.
+
+    Raises:
+        UsageError: it is not valid.
+        SystemExit: it asks for help or the version, which is printed.
+    """
+    return _parser().parse_args(_joined(words))
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Join ``--begin -1.5s`` to ``--begin=-1.5s``, because argparse takes -1.5s for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        after_time = bool(joined) and joined[-1] in ("--begin", "--end")
+        if after_time and argument[:1] == "-" and argument[1:2].isdigit():
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = Parser(
+        prog="lttv", description="Show, cut and export traces that lttd recorded.", epilog=_EPILOG
+    )
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show it and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for add in _COMMANDS:
+        add(commands)
+    return parser
+
+
+_Commands = argparse._SubParsersAction  # noqa: SLF001  (argparse gives the type no public name)
+
+
+def _add(
+    commands: "_Commands[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EPILOG
+    )
+    command.add_argument(
+        "trace", metavar="TRACE", type=Path, help="directory of a trace, or of one segment"
+    )
+    command.set_defaults(command=name)
+    return command
+
+
+def _add_info(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "print source, times, size and losses of a trace"
+    command = _add(commands, "info", text)
+    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _add_check(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "verify every file against the others; status 0: whole, 1: damaged"
+    command = _add(commands, "check", text)
+    command.add_argument(
+        "--repair", action="store_true", help="rebuild indexes, cut torn tails, close the trace"
+    )
+    command.add_argument(
+        "--events",
+        action="store_true",
+        help="decode every event, compare with the kernel's own count",
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def _add_cut(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "copy a window to a new trace, in whole sub-buffers, without decoding"
+    command = _add(commands, "cut", text)
+    _add_window(command)
+    _add_output(command, "directory of the new trace; must not exist")
+
+
+def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    from lttd.view.export import FORMATS  # noqa: PLC0415
+
+    command = _add(commands, "export", "convert a trace for other tools")
+    formats = ", ".join(f"{name} ({each.help})" for name, each in FORMATS.items())
+    command.add_argument(
+        "--to", metavar="FORMAT", choices=FORMATS, required=True, help=f"one of: {formats}"
+    )
+    _add_window(command)
+    text = "file or directory to make; must not exist; for parquet also a URL that fsspec can write"
+    command.add_argument("-o", "--output", metavar="OUT", required=True, help=text)
+
+
+def _add_compress(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "compress the closed segments of a trace by zstd; lttv reads them as before"
+    command = _add(commands, "compress", text)
+    command.add_argument(
+        "--level", metavar="N", type=_level, default=1, help="1 (default, fastest) to 19 (smallest)"
+    )
+
+
+def _add_decompress(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "undo compress: other tools need the plain files of a trace"
+    _add(commands, "decompress", text)
+
+
+def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    command = _add(commands, "plot", "draw a picture: rates by CPU, losses, the busiest events")
+    _add_window(command)
+    _add_which(command)
+    _add_output(command, "picture to make, .svg, .html or .png; must not exist")
+
+
+def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    command = _add(commands, "text", "print events as lines, merged over CPUs by time")
+    command.add_argument(
+        "more", metavar="MORE", type=Path, nargs="*", help="other traces, merged by time"
+    )
+    _add_window(command)
+    _add_choice(command)
+    command.add_argument("-n", metavar="N", type=_number, help="stop after this many lines")
+    command.add_argument(
+        "--jobs", metavar="N", type=_jobs, help="number of processes (default: by size and CPUs)"
+    )
+
+
+def _add_follow(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    command = _add(commands, "follow", "print new events as lines, while lttd writes")
+    command.add_argument(
+        "--from-begin", action="store_true", help="print the recorded events first"
+    )
+    command.add_argument(
+        "--until-closed",
+        action="store_true",
+        help="end with the recording; status 1 if its recorder was killed",
+    )
+    _add_choice(command)
+
+
+def _add_formats(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "list the event types that do not print as their print fmt says; TRACE may be a tracefs"
+    _add(commands, "formats", text)
+
+
+def _jobs(text: str) -> int:
+    number = _number(text)
+    if not 1 <= number <= MOST_JOBS:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST_JOBS}")
+    return number
+
+
+def _level(text: str) -> int:
+    number = _number(text)
+    if not 1 <= number <= MOST_LEVEL:
+        raise argparse.ArgumentTypeError(f"{text} is not a level from 1 to {MOST_LEVEL}")
+    return number
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of up to {MOST_DIGITS} digits")
+    return int(text)
+
+
+def _add_which(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cpu",
+        metavar="N",
+        type=_number,
+        action="append",
+        help="only events of this CPU; may be repeated",
+    )
+    command.add_argument(
+        "--event",
+        metavar="GLOB",
+        action="append",
+        help="only events of this NAME or SYSTEM:NAME; may be repeated",
+    )
+    command.add_argument(
+        "--where",
+        metavar="EXPR",
+        help="only events for which this is true, over their fields and event, system, time (ns),"
+        " cpu, pid: 'prev_pid == 42 and next_comm == \"sshd\"'",
+    )
+
+
+def _add_choice(command: argparse.ArgumentParser) -> None:
+    _add_which(command)
+    command.add_argument("--fields", metavar="A,B", help="print these fields only, as name=value")
+    command.add_argument("--json", action="store_true", help="one JSON object per line")
+    command.add_argument("--ns", action="store_true", help="time stamps to the nanosecond")
+
+
+def _add_window(command: argparse.ArgumentParser) -> None:
+    text = (
+        "{}: seconds on the trace clock, HH:MM:SS.frac or YYYY-MM-DDTHH:MM:SS.frac (UTC),"
+        " +1.5s from the trace's begin, -1.5s from its end"
+    )
+    command.add_argument("--begin", metavar="T", help=text.format("from this time on"))
+    command.add_argument("--end", metavar="T", help="until this time; written like --begin")
+    command.add_argument(
+        "--trigger", metavar="N", type=_number, help="the window of trigger N, as info lists it"
+    )
+
+
+def _add_output(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help=text)
+
+
+_COMMANDS = (
+    _add_info, _add_text, _add_follow, _add_formats, _add_check, _add_cut, _add_export, _add_plot,
+    _add_compress, _add_decompress,
+)  # fmt: skip
