@@ -1,9 +1,8 @@
 """Reach files through an open directory, so that nobody can lead lttd to another file.
 
 A user names a directory, and lttd opens it once; that name may contain symbolic links.  Below it,
-lttd follows no symbolic link and no ``..``: openat2(2) with RESOLVE_BENEATH does this in the kernel
-(Linux 5.6, fddb5d430ad9); without it, lttd opens each component with O_NOFOLLOW.  To rename or
-replace the directory afterwards has no effect.
+lttd follows no symbolic link and no ``..`` (see ``lttd.openat``).  To rename or replace the
+directory afterwards has no effect.
 
     trace = OpenDirectory.open(Path("/var/lib/lttd/t1"))
     manifest = trace.place(trace.path / "20261123T013005Z-000001-ftrace" / "trace.json")
@@ -16,12 +15,10 @@ Rule: lttd writes only to files that belong to its user and have one link.
 Invariant: no method here reaches anything outside of the directory that it is called on.
 """
 
-import ctypes
 import errno
 import os
 import shutil
 import stat
-import struct
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,17 +28,11 @@ from typing import Final, NamedTuple
 
 from lttd.errors import RefusedError
 from lttd.limits import DEPTH
+from lttd.openat import LOOK, Open, close_fd, way_to_open
 
 FILE_MODE: Final = 0o640
 DIRECTORY_MODE: Final = 0o750
 
-_SYS_OPENAT2: Final = 437  # on every architecture that Python runs on
-# include/uapi/linux/openat2.h
-_RESOLVE_NO_MAGICLINKS: Final = 0x02
-_RESOLVE_NO_SYMLINKS: Final = 0x04
-_RESOLVE_BENEATH: Final = 0x08
-_RESOLVE: Final = _RESOLVE_NO_MAGICLINKS | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH
-_LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -58,68 +49,6 @@ _FILE_TYPES: Final = {
 }
 
 
-_OPEN_HOW: Final = struct.Struct("=3Q")  # flags, mode, resolve
-_syscall: Final = ctypes.CDLL(None, use_errno=True).syscall
-_syscall.argtypes = [
-    ctypes.c_long,
-    ctypes.c_int,
-    ctypes.c_char_p,
-    ctypes.c_char_p,
-    ctypes.c_size_t,
-]
-_syscall.restype = ctypes.c_long
-_Open = Callable[[int, str, int, int], int]
-
-
-def open_by_kernel(directory: int, name: str, flags: int, mode: int = 0) -> int:
-    """Open *name* below *directory* by one openat2(2); return the descriptor."""
-    encoded, how = os.fsencode(name), _OPEN_HOW.pack(flags, mode, _RESOLVE)
-    while True:
-        opened: int = _syscall(_SYS_OPENAT2, directory, encoded, how, len(how))
-        if opened >= 0:
-            return opened
-        number = ctypes.get_errno()
-        if number != errno.EINTR:
-            raise OSError(number, os.strerror(number), name)
-
-
-def open_by_steps(directory: int, name: str, flags: int, mode: int = 0) -> int:
-    """Open *name* below *directory* component by component; return the descriptor."""
-    *above, last = [part for part in name.split("/") if part not in ("", ".")] or ["."]
-    if ".." in (*above, last) or name.startswith("/"):
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
-    at = directory
-    try:
-        for part in above:
-            # O_PATH alone would open a symbolic link itself; O_DIRECTORY makes that ENOTDIR.
-            below = os.open(part, _LOOK | os.O_DIRECTORY, dir_fd=at)
-            if at != directory:
-                close_fd(at)
-            at = below
-        return os.open(last, flags | os.O_NOFOLLOW, mode, dir_fd=at)
-    finally:
-        if at != directory:
-            close_fd(at)
-
-
-def _ways() -> _Open:
-    """Return the function that opens; try openat2, since a sandbox may refuse it."""
-    root = os.open("/", _LOOK)
-    try:
-        close_fd(open_by_kernel(root, ".", _LOOK))
-    except OSError:
-        return open_by_steps
-    finally:
-        close_fd(root)
-    return open_by_kernel
-
-
-def close_fd(fd: int) -> None:
-    """Close a descriptor; it is closed even if close() fails."""
-    with suppress(OSError):
-        os.close(fd)
-
-
 class _Relative(NamedTuple):
     above: str
     name: str
@@ -131,7 +60,7 @@ class OpenDirectory:
     All methods raise OSError, or its subclass RefusedError if lttd refuses, not the kernel.
     """
 
-    _open: _Open | None = None
+    _open: Open | None = None
     """The function that opens, chosen once."""
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -141,7 +70,7 @@ class OpenDirectory:
         self._prefix = {".": "", "/": "/"}.get(os.fspath(path), f"{path}/")
         self._closer = weakref.finalize(self, close_fd, fd)
         if OpenDirectory._open is None:
-            OpenDirectory._open = staticmethod(_ways())
+            OpenDirectory._open = staticmethod(way_to_open())
 
     @classmethod
     def open(cls, path: Path) -> "OpenDirectory":
@@ -182,7 +111,7 @@ class OpenDirectory:
 
     def stat(self, path: str | Path) -> os.stat_result:
         """Return the status of a file; a symbolic link is not followed."""
-        fd = self._reach(self._inside(path), _LOOK)
+        fd = self._reach(self._inside(path), LOOK)
         try:
             return os.fstat(fd)
         finally:
@@ -371,7 +300,7 @@ class OpenDirectory:
 
     def _refuse_irregular(self, inside: str, path: str | Path) -> None:
         """Check the type before opening, because opening a device may have effects."""
-        self._checked(self._reach(inside, _LOOK), path, lambda status: None, keep=False)
+        self._checked(self._reach(inside, LOOK), path, lambda status: None, keep=False)
 
     def _checked(
         self,

@@ -13,9 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from lttd.beneath import OpenDirectory, close_fd
+from lttd.beneath import OpenDirectory
 from lttd.errors import LostFileError, StorageError, storage_error
 from lttd.lockfile import Lock
+from lttd.openat import close_fd
 from lttd.writefile import File
 
 # The descriptors to remove a segment without attachments: one for each level.

@@ -12,7 +12,7 @@ import os
 import struct
 from typing import Final
 
-from lttd.beneath import close_fd
+from lttd.openat import close_fd
 
 _MOST_BYTES: Final = 128  # MAX_HANDLE_SZ
 _HEAD: Final = struct.Struct("=Ii")  # bytes that follow, type

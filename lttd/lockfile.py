@@ -6,9 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from lttd.beneath import OpenDirectory, Place, close_fd
+from lttd.beneath import OpenDirectory, Place
 from lttd.errors import RefusedError, StorageError, storage_error
 from lttd.locks import is_listed, lock_now
+from lttd.openat import close_fd
 
 # Nobody else can open the file, so nobody else can hold its lock.
 LOCK_MODE: Final = 0o600

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lttd.beneath import Place, close_fd, place_of
+from lttd.beneath import Place, place_of
 from lttd.errors import TraceDamagedError, reason_of, storage_error
 from lttd.limits import Limit
+from lttd.openat import close_fd
 from lttd.writefile import File, extents
 
 

@@ -20,10 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from lttd.beneath import OpenDirectory, close_fd
+from lttd.beneath import OpenDirectory
 from lttd.errors import RefusedError
 from lttd.files import Disk
 from lttd.limits import DEPTH
+from lttd.openat import close_fd
 from lttd.tracedir import MANIFEST, gone_name
 
 BLOCK_BYTES: Final = 512

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from lttd.beneath import close_fd
 from lttd.errors import LostFileError, StorageError, storage_error
+from lttd.openat import close_fd
 from lttd.subbuffer import Pieces
 
 IOV_MAX: Final = 1024

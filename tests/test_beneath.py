@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lttd import beneath
+from lttd import openat
 from lttd.beneath import OpenDirectory
 from lttd.errors import RefusedError
 from lttd.readfile import ReadFile
@@ -20,7 +20,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a 
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run each test with openat2, and with the steps for kernels without it."""
     name: str = request.param
-    monkeypatch.setattr(OpenDirectory, "_open", staticmethod(getattr(beneath, name)))
+    monkeypatch.setattr(OpenDirectory, "_open", staticmethod(getattr(openat, name)))
     return name
 
 
@@ -68,9 +68,9 @@ def read(directory: OpenDirectory, path: Path) -> bytes:
 
 def test_openat2_is_used_on_kernels_that_have_it() -> None:
     has_openat2 = tuple(map(int, os.uname().release.split(".")[:2])) >= (5, 6)
-    expected = beneath.open_by_kernel if has_openat2 else beneath.open_by_steps
+    expected = openat.open_by_kernel if has_openat2 else openat.open_by_steps
     opened = os.listdir("/proc/self/fd")
-    assert beneath._ways() is expected
+    assert openat.way_to_open() is expected
     assert os.listdir("/proc/self/fd") == opened
 
 

@@ -11,9 +11,10 @@ from functools import cached_property, lru_cache
 
 from lttd.abi import formats_file
 from lttd.abi.formats_file import Key, Unpacked
-from lttd.beneath import Place, close_fd
+from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
 from lttd.limits import EVENT_TYPES, FORMAT, FORMAT_MEMBERS, FORMATS
+from lttd.openat import close_fd
 from lttd.readfile import read_limited
 from lttd.view.notes import TakesNotes
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from lttd.beneath import OpenDirectory, close_fd
+from lttd.beneath import OpenDirectory
 from lttd.errors import UsageError, storage_error
 from lttd.files import Disk
+from lttd.openat import close_fd
 from lttd.view.commands.info import seconds
 from lttd.view.trace import Trace
 

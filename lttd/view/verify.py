@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from lttd.abi.ftrace import NEAR
 from lttd.agreement import Agreement, agreements
-from lttd.beneath import close_fd
 from lttd.blocks import Block
 from lttd.empty_segment import holds_nothing
 from lttd.errors import TraceDamagedError
 from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex
 from lttd.lockfile import is_locked
 from lttd.manifest import Manifest, StreamRecord
+from lttd.openat import close_fd
 from lttd.stored import StoredStream
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason
 from lttd.tracedir import SegmentPaths, is_unfinished

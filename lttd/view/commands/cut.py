@@ -14,12 +14,13 @@ from typing import Final
 
 import numpy as np
 
-from lttd.beneath import Place, close_fd
+from lttd.beneath import Place
 from lttd.clock import Snapshot
 from lttd.errors import NotATraceError, TraceDamagedError
 from lttd.files import Disk
 from lttd.index import GAPS_HEADER, INDEX_HEADER, encode_gaps
 from lttd.manifest import Manifest, StreamRecord
+from lttd.openat import close_fd
 from lttd.stored import CHUNK_ENTRIES, StoredStream
 from lttd.tracedir import MANIFEST, SYNCED, SegmentPaths, is_unfinished
 from lttd.view.output import new_output, nothing_within
