@@ -5,11 +5,10 @@ manifests, close the sources, end metrics, report to systemd, print the summary.
 A second signal abandons the backlog and counts it.
 """
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import trio
 
@@ -43,17 +42,14 @@ from lttd.signals import Meaning, Signals
 from lttd.sources.base import Owner, Source
 from lttd.sources.registry import open_source
 from lttd.state import RunState
-from lttd.stats import StreamSummary, events_lost
+from lttd.stats import events_lost
 from lttd.status import Observer
-from lttd.summary import write_summary
+from lttd.summary import Outcome
 from lttd.takers import takers_of_reading, takers_of_retention, takers_of_writing
 from lttd.terminal import Level, say
 from lttd.trigger import Refusal, Trigger, TriggerRefusedError
 from lttd.trigger_requests import TRIGGER
 from lttd.trigger_service import TriggerService
-
-# So many lines of Health are known at the end, which says nothing twice.
-MOST_SAID: Final = 64
 
 
 class Daemon:
@@ -74,13 +70,11 @@ class Daemon:
         self._signals = signals or Signals()
         self._command = command or Command(())
         self._pool = pool_of(config.backlog_bytes)
-        self._said: deque[str] = deque(maxlen=MOST_SAID)
-        self._health = Health(self._say)
+        self._outcome = Outcome()
+        self._health = Health(self._outcome.say)
         self._notifier = Notifier()
         self._heart = Heart(self._notifier, self._status)
         self._recordings: list[Recording] = []
-        self._summaries: list[StreamSummary] = []
-        self._failures: list[LttdError] = []
         self._unrunnable: UsageError | None = None
         self._ends_heard = 0
         self._stop = trio.Event()
@@ -166,10 +160,10 @@ class Daemon:
                     *(self._config, self._pool, self._recorder, self._observer),
                     *(self._house.helper, self._begin),
                 )
-                number = await previous.drain_boots(number, owner, self._failures)
+                number = await previous.drain_boots(number, owner, self._outcome.failures)
                 # Open sources before: if the request is impossible, rings of a kill stay untouched.
                 sources = self._open_sources(stack, owner)
-                number = await previous.drain(number, owner, self._failures)
+                number = await previous.drain(number, owner, self._outcome.failures)
                 retaining.store.close_all()
                 self._begin_all(sources, number)
                 name = socket_name(owner.device, owner.inode)
@@ -185,7 +179,7 @@ class Daemon:
                 await retaining.finish()
                 nursery.cancel_scope.cancel()
         self._tell()
-        return 1 if self._failures else 0
+        return 1 if self._outcome.failures else 0
 
     def _retain(self) -> Retaining:
         """Make the store of the trace, before it has a segment of this run."""
@@ -211,7 +205,7 @@ class Daemon:
     def _compress(self, nursery: trio.Nursery, trace: OpenDirectory) -> None:
         level, house, store = self._config.compress_level, self._house, self._retaining.store
         if level is not None:
-            work = Compression(trace, level, house.leave_out, self._say)
+            work = Compression(trace, level, house.leave_out, self._outcome.say)
             work.on_changed.append(lambda paths: house.work(lambda: store.changed(paths)))
             store.catalogue.compression_backlog = lambda: work.backlog
             self._rolling.on_closed.append(work.closed)
@@ -346,16 +340,16 @@ class Daemon:
                 paused = self._reader.paused
                 await self._house.helper.run(partial(recording.close, paused=paused))
             except LttdError as error:
-                self._failures.append(error)
+                self._outcome.failures.append(error)
             tell_notes(recording.source)
-            self._summaries += recording.summaries()
+            self._outcome.summaries += recording.summaries()
         if self._triggers is not None:
             await self._triggers.triggers.finish()
         self._notifier.status(self._status())
-        self._failures += self._reader.failures()
+        self._outcome.failures += self._reader.failures()
         write_error = self._recorder.failure or self._recorder.last_write_error
         if write_error is not None:
-            self._failures.append(write_error)
+            self._outcome.failures.append(write_error)
 
     # -- what ends it
 
@@ -401,7 +395,7 @@ class Daemon:
         self._rolling.look()
 
     def _fail(self, error: LttdError) -> None:
-        self._failures.append(error)
+        self._outcome.failures.append(error)
         self._stop.set()
 
     async def _end_when_drained(self) -> None:
@@ -426,29 +420,15 @@ class Daemon:
     async def _answer_status(self, _request: Mapping[str, Any], _peer: Peer) -> dict[str, Any]:
         return self._state.to_json()
 
-    # -- the lines at the end
-
-    def _say(self, line: str, level: Level) -> None:
-        self._said.append(line)
-        say(line, level)
-
     def _tell(self) -> None:
-        self._tell_summary()
-        for line in dict.fromkeys(map(str, self._failures)):
-            if line not in self._said:
-                say(line, Level.ERROR)
-
-    def _tell_summary(self) -> None:
+        """Write the lines and the summary of the end."""
         status = self._command.status
         if status:
             say(f"{self._config.command[0]}: ended with status {status}", Level.NOTICE)
         about = {"command_status": status} if self._config.command else {}
         if self._flying is not None:
             about["flight_overwritten_events"] = self._flying.overwritten_events()
-        try:
-            write_summary(self._config.summary, self._summaries, about)
-        except LttdError as error:
-            self._failures.append(error)
+        self._outcome.tell(self._config.summary, about)
 
 
 def run(

@@ -1,15 +1,46 @@
-"""Write the summary of a run: a table on stderr, or JSON on stdout or in a file."""
+"""How a run went: its failures, and its summary as a table on stderr or as JSON.
+
+Rule: no line is written twice.
+"""
 
 import errno
 import json
 import os
 import stat
+from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from lttd.errors import LttdError, OutputError
 from lttd.stats import StreamSummary, summary_json, summary_table
-from lttd.terminal import Level, put_line, say_lines
+from lttd.terminal import Level, put_line, say, say_lines
+
+# The lines of a run that are known at its end.
+MOST_SAID: Final = 64
+
+
+class Outcome:
+    """What a run reports at its end."""
+
+    def __init__(self) -> None:
+        self.failures: list[LttdError] = []
+        self.summaries: list[StreamSummary] = []
+        self._said: deque[str] = deque(maxlen=MOST_SAID)
+
+    def say(self, line: str, level: Level) -> None:
+        """Write a line now; a failure in the same words is not reported again."""
+        self._said.append(line)
+        say(line, level)
+
+    def tell(self, how: str, about: dict[str, Any]) -> None:
+        """Write the summary, and a line for each failure; see write_summary()."""
+        try:
+            write_summary(how, self.summaries, about)
+        except LttdError as error:
+            self.failures.append(error)
+        for line in dict.fromkeys(map(str, self.failures)):
+            if line not in self._said:
+                say(line, Level.ERROR)
 
 
 def write_summary(how: str, streams: Sequence[StreamSummary], about: dict[str, Any]) -> None:
