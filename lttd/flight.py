@@ -7,7 +7,8 @@
 
 Rule: TRANSITIONS holds every state and transition.
 Rule: a trigger that comes while another one's window is open shares its segment.  One that comes
-while that segment is closed begins at once: no trigger waits for the disk.
+while that segment is closed begins at once: no trigger waits for the disk.  If the ring overwrote
+events meanwhile, a gap of its own reason lies between the two windows.
 Invariant: the rings are read exactly in the states that READS lists.
 """
 

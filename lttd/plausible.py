@@ -137,7 +137,7 @@ _SNAPSHOT: Final[dict[str, Test]] = {
     "realtime_ns": is_count,
     "uncertainty_ns": _is_uncertainty,
 }
-_MAY_SUMMARY: Final[dict[str, Test]] = {"gaps_unknown": is_count}
+_MAY_SUMMARY: Final[dict[str, Test]] = {"gaps_unknown": is_count, "unwanted_events": _is_sum}
 _MAY_STREAM: Final[dict[str, Test]] = {
     "page_bytes": _is_size,
     "read_events_before": is_count,

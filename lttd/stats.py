@@ -45,6 +45,8 @@ class StreamStats:
     subbuffers_lost: Counter[Reason] = field(default_factory=Counter)
     bytes_lost: Counter[Reason] = field(default_factory=Counter)
     gaps_unknown: Counter[Reason] = field(default_factory=Counter)
+    unwanted_events: int = 0
+    """Events in holes between the windows of mode flight: no loss."""
     unplaced: Mapping[Reason, int] = field(default_factory=dict)
     """Events that the kernel counted as lost when last asked, and that no batch contains yet."""
     # by its writer thread
@@ -69,7 +71,10 @@ class StreamStats:
             self.lost(gap)
 
     def lost(self, gap: Gap) -> None:
-        """Count one known loss."""
+        """Count one known loss, or one hole that is none."""
+        if gap.reason is Reason.UNWANTED:
+            self.unwanted_events += gap.count or 0
+            return
         if gap.count is None:
             self.gaps_unknown[gap.reason] += 1
             return
@@ -85,7 +90,9 @@ class StreamStats:
 
     def uncount(self, gap: Gap) -> None:
         """Take back the count of a loss; of a batch that was not written, its sub-buffers."""
-        if gap.count is None:
+        if gap.reason is Reason.UNWANTED:
+            self.unwanted_events -= gap.count or 0
+        elif gap.count is None:
             self.gaps_unknown[gap.reason] -= gap.reason in self.gaps_unknown
         elif gap.reason in self.unwritten_subbuffers:
             self.unwritten_subbuffers[gap.reason] -= gap.count
@@ -159,7 +166,7 @@ _BY_REASON: Final = (
 )
 _TOTALS: Final = (
     *("subbuffers", "delivered_bytes", "padding_bytes", "stored_bytes", "stored_subbuffers"),
-    *("unsynced", "removed_bytes", "removed_subbuffers"),
+    *("unsynced", "removed_bytes", "removed_subbuffers", "unwanted_events"),
 )
 
 
@@ -177,6 +184,8 @@ class StreamSummary:
     lost: dict[str, int]
     """Losses by reason and unit: ``overwritten``, ``torn_bytes``, ``backlog_subbuffers``."""
     gaps_unknown: int = 0
+    unwanted_events: int = 0
+    """As in StreamStats."""
     source: str = ""
     """As in StreamStats; the table names it if there are several sources."""
 
@@ -208,6 +217,7 @@ def summarize(stats: StreamStats) -> StreamSummary:
         events_lost=events_lost(stats.events_lost),
         lost=lost,
         gaps_unknown=stats.unknown.total(),
+        unwanted_events=stats.unwanted_events,
         source=stats.source,
     )
 
@@ -276,7 +286,7 @@ def summary_table(streams: Iterable[StreamSummary]) -> str:
             f"{row.subbuffers:,}",
             human_bytes(row.payload_bytes),
             human_bytes(row.padding_bytes),
-            losses_text(row.lost, row.gaps_unknown),
+            losses_text(row.lost, row.gaps_unknown, row.unwanted_events),
         )
         for row in summaries
     ]
@@ -290,7 +300,11 @@ def summary_table(streams: Iterable[StreamSummary]) -> str:
                 f"{sum(row.subbuffers for row in summaries):,}",
                 human_bytes(sum(row.payload_bytes for row in summaries)),
                 human_bytes(sum(row.padding_bytes for row in summaries)),
-                losses_text(lost, sum(row.gaps_unknown for row in summaries)),
+                losses_text(
+                    lost,
+                    sum(row.gaps_unknown for row in summaries),
+                    sum(row.unwanted_events for row in summaries),
+                ),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -301,7 +315,7 @@ def summary_table(streams: Iterable[StreamSummary]) -> str:
     )
 
 
-def losses_text(lost: Mapping[str, int], gaps_unknown: int = 0) -> str:
+def losses_text(lost: Mapping[str, int], gaps_unknown: int = 0, unwanted_events: int = 0) -> str:
     """Return the losses in words: number, unit and reason; *lost* has the keys of lost_key()."""
     parts = []
     for key, count in lost.items():
@@ -310,7 +324,8 @@ def losses_text(lost: Mapping[str, int], gaps_unknown: int = 0) -> str:
         parts.append(f"{counted(count, noun)} {_HOW.get(reason, reason)}")
     if gaps_unknown:
         parts.append(f"some, {counted(gaps_unknown, 'time')}")
-    return ", ".join(parts) or "nothing"
+    words = ", ".join(parts) or "nothing"
+    return words + (f"; {counted(unwanted_events, 'event')} not wanted" if unwanted_events else "")
 
 
 _NOUNS: Final = (("_subbuffers", "sub-buffer"), ("_bytes", "byte"), ("", "event"))

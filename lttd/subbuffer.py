@@ -81,6 +81,7 @@ class Reason(enum.IntEnum):
     SWITCHED_OFF = 16  # another process turned tracing, or events, off
     FILTERED = 17  # another process set a filter
     RATE = 18  # taken, but more than --max-rate lets lttd write
+    UNWANTED = 19  # the ring overwrote them while no trigger wanted them: no loss (lttd.flight)
 
 
 KERNEL_EVENT_REASONS: Final = frozenset(

@@ -1,12 +1,14 @@
 """Mode flight on this kernel: nothing is written until a trigger, and then everything."""
 
 import argparse
+import itertools
 import json
 import os
 import random
 import signal
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,14 @@ import pytest
 import trio
 
 from lttd.clients.base import ask
+from lttd.sources.base import OVERWRITTEN_IDLE
 from lttd.sources.ftrace import instance as ftrace_instance
+from lttd.subbuffer import Reason
 from lttd.trigger import Trigger
+from lttd.view.trace import Trace
 from tests.live_windows import (
     EVENTS,
+    FIRST,
     OFTEN,
     InProcess,
     asked,
@@ -38,6 +44,7 @@ from tests.running import (
     needs_kernel,
     until,
 )
+from tests.viewer import run as run_lttv
 
 pytestmark = needs_kernel()
 
@@ -200,19 +207,30 @@ def test_a_kill_leaves_the_windows_whole_and_a_ring_that_no_trigger_wanted_is_di
     assert_whole(trace, "--events")
 
 
-async def test_reading_ends_with_the_window_although_the_disk_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_reading_ends_with_the_window_although_the_disk_hangs_and_a_hole_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", f"lttdtest{os.getpid()}hang-")
+    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", f"lttdtest{os.getpid()}hole-")
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "runtime"))
     trace = tmp_path / "t"
     of_run = InProcess("-t", trace, *EVENTS, *IN_PROCESS, *OFTEN)
     reader = of_run.daemon._reader
+    found: list[Trigger] = []
+    overwritten: list[int] = []
+
+    def overwritten_now() -> list[int]:
+        streams = of_run.daemon._recordings[0].source.streams
+        return [stream.counters().get(OVERWRITTEN_IDLE, 0) for stream in streams]
+
+    def have_wrapped() -> bool:
+        pairs = zip(overwritten_now(), overwritten or itertools.repeat(0), strict=False)
+        return all(now > before for now, before in pairs)
+
+    async def until_(condition: Callable[[], bool], what: str) -> None:
+        await trio.to_thread.run_sync(until, condition, what)
 
     def trigger() -> Trigger:
-        return asked(trace, before="500ms", after="300ms", wait=True)
-
-    found: list[Trigger] = []
+        return asked(trace, before="1h", after="300ms", wait=True)
 
     async def window() -> None:
         found.append(await trio.to_thread.run_sync(trigger))
@@ -221,20 +239,32 @@ async def test_reading_ends_with_the_window_although_the_disk_hangs(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(of_run.run)
             await of_run.ready.wait()
-            await trio.sleep(0.5)
             of_run.disk.works.clear()
             async with trio.open_nursery() as asking:
-                asking.start_soon(window)
-                await trio.to_thread.run_sync(until, lambda: not reader.paused, "the window")
-                await trio.to_thread.run_sync(until, lambda: reader.paused, "its end")
-                await trio.sleep(1)
+                for _ in range(2):
+                    await until_(have_wrapped, "overwritten events")
+                    asking.start_soon(window)
+                    await until_(lambda: not reader.paused, "the window")
+                    await until_(lambda: reader.paused, "its end")
+                    overwritten[:] = overwritten_now()
+                await until_(have_wrapped, "events that nobody wants")
                 assert found == []
                 of_run.disk.works.set()
             os.kill(os.getpid(), signal.SIGTERM)
     assert of_run.status == 0
-    (one,) = found
-    (segment,) = info(trace)["segments"]  # the empty one that waited is removed
-    assert segment.endswith("-000001-ftrace")
-    window, stored = numbers(trace, one.number), numbers(trace)
-    assert max(stored.values()) - max(window.values()) < 500_000_000
+    (segment,) = Trace(trace).segments  # the empty one that waited is removed
+    assert segment.paths.number == 1
+    window_2, stored = numbers(trace, 2), numbers(trace)
+    assert max(stored.values()) - max(window_2.values()) < 500_000_000
+    for stream in segment.streams:
+        first, second = stream.gaps
+        assert {gap.reason for gap in stream.gaps} == {Reason.UNWANTED}
+        assert first.row == 0 < second.row
+        of_cpu = FIRST * (stream.info.id.cpu + 1)
+        there = {number for number in stored if of_cpu <= number < of_cpu + FIRST}
+        assert second.count == max(there) - min(there) + 1 - len(there)
+        assert stream.summary().unwanted_events == (first.count or 0) + second.count > 0
+    assert info(trace)["events_lost"] == 0
     assert_whole(trace, "--events")
+    _, out, _ = run_lttv(capfdbinary, "text", trace)
+    assert out.count(b"[NOT WANTED ") == 2 * len(segment.streams)

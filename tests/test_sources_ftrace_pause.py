@@ -83,7 +83,11 @@ def test_a_ring_that_wrapped_in_a_pause_begins_after_its_hole(
     found = numbers_in(batches)
     assert found == list(range(found[0], 10 + MANY))
     assert 10 < found[0] < MANY - 100
-    assert (lost(batches), stream.losses()) == ({}, None)
+    assert (lost(batches), stream.losses()) == ({Reason.UNWANTED: found[0] - 10}, None)
+    (hole,) = batches[0].gaps
+    assert (hole.row, hole.end) == (0, stream.complete_since)
+    assert first.rows["begin"][-1] < hole.begin <= hole.end
+    assert batches[-1].rows["discarded_total"][-1] == 0
     assert batches[0].rows["begin"][0] == stream.complete_since < since
     counters = stream.counters()
     assert counters["overrun"] == 0
@@ -114,6 +118,7 @@ def test_events_that_are_overwritten_after_a_pause_are_lost(source: FtraceSource
     rest = stream.losses()
     counted = lost([*first, *batches, *([rest] if rest else [])])
     found = numbers_in(first + batches)
+    assert counted.pop(Reason.UNWANTED) == found[0]
     assert counted == {Reason.OVERWRITTEN: 3 * MANY - found[0] - len(found)}
     assert counted[Reason.OVERWRITTEN] == stream.counters()["overrun"]
 
@@ -144,7 +149,7 @@ def test_a_second_pause_before_anything_was_taken_continues_the_first(
     found = numbers_in(batches)
     assert found == list(range(found[0], MANY))
     assert found[0] > 1
-    assert lost(batches) == {}
+    assert lost(batches) == {Reason.UNWANTED: found[0] - 1}
     assert stream.complete_since == batches[0].rows["begin"][0]
 
 

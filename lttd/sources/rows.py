@@ -2,14 +2,14 @@
 
 Rule: the parser of an ABI finds rows with their own times; the book completes them, and no other
 code numbers rows or adds up losses.  A stream that appears again goes on with the same book.
-Invariant: ``discarded_total`` = events of all gaps that were counted so far.
+Invariant: ``discarded_total`` = lost events of all gaps that were counted so far.
 """
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lttd.subbuffer import Gap, Reason, Rows, Unit
+from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Reason, Rows, Unit
 
 
 class RowBook:
@@ -58,7 +58,7 @@ class RowBook:
         if len(rows):
             rows["discarded_total"] = self.discarded_total
         for gap in gaps:
-            if gap.unit is Unit.EVENTS and gap.count:
+            if gap.unit is Unit.EVENTS and gap.reason in KERNEL_EVENT_REASONS and gap.count:
                 self.discarded_total += gap.count
                 if gap.row < len(rows):
                     rows["discarded_total"][gap.row :] += np.uint64(gap.count)

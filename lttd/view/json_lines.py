@@ -56,7 +56,8 @@ def _loss_json(loss: Loss, *, channel: bool) -> dict[str, Any]:
     reason = loss.reason.name.lower() if loss.reason else None
     unit = loss.unit.name.lower()
     head = {"time": loss.time, "cpu": loss.cpu} | ({"channel": loss.channel} if channel else {})
-    return head | {"lost": loss.lost, "unit": unit, "reason": reason}
+    what = "lost" if loss.was_wanted else "unwanted"
+    return head | {what: loss.lost, "unit": unit, "reason": reason}
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

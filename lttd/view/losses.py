@@ -25,7 +25,7 @@ _NAMES: Final = {Unit.EVENTS: "EVENTS", Unit.SUBBUFFERS: "SUB-BUFFERS", Unit.BYT
 
 
 class Loss(NamedTuple):
-    """A known loss at its place in a window."""
+    """A known loss, or another hole, at its place in a window."""
 
     time: int
     """The begin of the sub-buffer after it; without one the time at which it was known, but after
@@ -38,10 +38,16 @@ class Loss(NamedTuple):
     """The reason; None if the file has an unknown one."""
     channel: str = ""
 
+    @property
+    def was_wanted(self) -> bool:
+        """Tell whether it is a loss; else it is a hole between the windows of mode flight."""
+        return self.reason is not Reason.UNWANTED
+
     def __str__(self) -> str:
         """Return the loss as the kernel prints it."""
         number = "" if self.lost is None else f"{self.lost} "
-        return f"CPU:{self.cpu} [LOST {number}{_NAMES[self.unit]}]"
+        word = "LOST" if self.was_wanted else "NOT WANTED"
+        return f"CPU:{self.cpu} [{word} {number}{_NAMES[self.unit]}]"
 
 
 class Losses:

@@ -241,7 +241,8 @@ def _count(rates: Rates, batch: EventBatch, edges: U64) -> None:
                 system, name = event_type.system, event_type.name
                 rates.types[f"{system}:{name}" if system else name] += count
     for loss in batch.losses:
-        _count_loss(rates, loss, int(np.searchsorted(edges, np.uint64(loss.time), "right")))
+        if loss.was_wanted:
+            _count_loss(rates, loss, int(np.searchsorted(edges, np.uint64(loss.time), "right")))
 
 
 def _count_loss(rates: Rates, loss: Loss, at: int) -> None:

@@ -224,6 +224,7 @@ def _sum(a: StreamSummary, b: StreamSummary) -> StreamSummary:
         events_lost=a.events_lost + b.events_lost,
         lost=dict(Counter(a.lost) + Counter(b.lost)),
         gaps_unknown=a.gaps_unknown + b.gaps_unknown,
+        unwanted_events=a.unwanted_events + b.unwanted_events,
         source=a.source,
     )
 

@@ -202,7 +202,8 @@ class LossLedger:
         if not self._pages_only:
             found[Reason.OVERWRITTEN] = max(self._overwritten - self._told, 0)
         for interval in self._pending:
-            found[interval.reason] += _events(interval.unit, interval.lost)
+            if interval.reason is not Reason.UNWANTED:
+                found[interval.reason] += _events(interval.unit, interval.lost)
         return found
 
     def _from_pages(self, rows: Rows, missed: Sequence[tuple[int, int | None]]) -> list[Gap]:

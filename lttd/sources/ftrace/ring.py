@@ -42,6 +42,8 @@ class Ring:
         """The events that were overwritten while it was idle: no loss."""
         self._overwritten_before = 0
         self._passed_over = 0
+        self._passed_over_before = 0
+        self._paused_at = began
         self._ledger = LossLedger(Sample.of(fields, began), pages_only=previous_run)
         if previous_run and (fields.get("dropped events") or fields.get("commit overrun")):
             # The killed run stored some of these losses in its own segment; how many is unknown.
@@ -132,7 +134,8 @@ class Ring:
     def pause(self) -> tuple[Gap, ...]:
         """Let the ring overwrite itself without loss until wanted(); return the losses so far."""
         self.idle = self.was_idle = True
-        self._overwritten_before = self.overwritten
+        self._overwritten_before, self._passed_over_before = self.overwritten, self._passed_over
+        self._paused_at = self._now()
         return self._ledger.until_now()
 
     @property
@@ -147,11 +150,17 @@ class Ring:
     def wanted(self, begin: int | None) -> None:
         """Count losses again: those of the events that are in the ring, and of all later ones.
 
-        *begin* is the time of the first of them, if older ones were overwritten.
+        *begin* is the time of the first of them, if older ones were overwritten; then there is a
+        hole before them, which is no loss.
         """
         self.idle = False
-        if begin is not None:
-            self._ledger.begin_at(begin)
+        if begin is None:
+            return
+        self._ledger.begin_at(begin)
+        count = self.overwritten - self._overwritten_before
+        count += self._passed_over - self._passed_over_before
+        known, since = count if self.wrapped else None, min(self._paused_at, begin)
+        self._ledger.lost_before_all(Reason.UNWANTED, known, since, begin)
 
     # -- between takes
 

@@ -336,7 +336,8 @@ class FtraceStream:
                 self.ring.suspect(Reason.REFUSED)
         self.ring.ran_dry()
         if self.ring.idle:
-            self._want(self._shared.now(), 0)  # it is empty: later events are the first
+            # It is empty: later events are the first.
+            self._want(self._shared.now(), 0, has_hole=self.ring.wrapped)
         if not stopped:
             return Nothing.YET
         self._happened(Event.ENDED)
@@ -399,16 +400,18 @@ class FtraceStream:
         self.ring.pass_over(passed_over)
         rows = rows[first:]
         if len(rows):
-            self._want(int(rows["begin"][0]), passed_over)
+            # If the counters cannot be read, the pages alone tell of a hole.
+            has_hole = self.ring.wrapped or bool(missed)
+            self._want(int(rows["begin"][0]), passed_over, has_hole=has_hole)
         later = [(row - first, at) for row, at in damaged if row > first or not first]
         return Pages(rows, [], later)
 
-    def _want(self, begin: int, passed_over: int) -> None:
+    def _want(self, begin: int, passed_over: int, *, has_hole: bool) -> None:
         """End a pause; *begin* is the time of the first row."""
         self.wanted_from = self._book.sequence, self._first_take.read_events + passed_over
-        if self.ring.wrapped:
+        if has_hole:
             self.complete_since = begin
-        self.ring.wanted(begin if self.ring.wrapped else None)
+        self.ring.wanted(begin if has_hole else None)
 
     def _is_out_of_time(self, rows: Rows, now: int) -> bool:
         """Tell whether the rows begin at a time that cannot follow the last row."""

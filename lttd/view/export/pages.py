@@ -19,7 +19,7 @@ from typing import Final
 from lttd.abi.base import Abi
 from lttd.abi.ftrace import MISSED_EVENTS, MISSED_STORED, PageLayout
 from lttd.blocks import Block
-from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Unit
+from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Reason, Unit
 from lttd.view.notes import Notes
 from lttd.view.part import Selection
 
@@ -48,10 +48,15 @@ class Tally:
     pages: int = 0
     events_lost: int = 0
     losses_unknown: int = 0
+    unwanted_events: int = 0
+    """Those in holes between the windows of mode flight: readers see these as losses."""
     notes: Notes = field(default_factory=Notes)
 
     def lost(self, gap: Gap) -> int | None:
         """Count one gap; return its number of events, None if that is unknown."""
+        if gap.reason is Reason.UNWANTED:
+            self.unwanted_events += gap.count or 0
+            return gap.count
         if gap.unit is Unit.EVENTS and gap.reason in KERNEL_EVENT_REASONS and gap.count is not None:
             self.events_lost += gap.count
             return gap.count
@@ -63,6 +68,8 @@ class Tally:
         lost = f"{self.events_lost} events lost"
         if self.losses_unknown:
             lost += f" and {self.losses_unknown} times some"
+        if self.unwanted_events:
+            lost += f", {self.unwanted_events} not wanted"
         held = f"{self.events} events of {self.subbuffers} sub-buffers"
         return [*self.notes.told(), f"{held} in {self.pages} {pages}, {lost}"]
 

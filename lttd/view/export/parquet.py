@@ -133,7 +133,7 @@ class _Sink:
             "unit": pa.array([one.unit.name.lower() for one in losses]),
             "reason": pa.array([_named(one) for one in losses], pa.string()),
         }
-        self.losses += len(losses)
+        self.losses += sum(one.was_wanted for one in losses)
         self._hold("system=lttd/event=lost/", pa.table(columns))
 
     def _hold(self, name: str, table: Any) -> None:  # noqa: ANN401

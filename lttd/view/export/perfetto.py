@@ -140,7 +140,7 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
                 batch = group.batch(piece)
                 notes.add(*batch.notes)
                 events += len(batch)
-                losses += len(batch.losses)
+                losses += sum(loss.was_wanted for loss in batch.losses)
                 file.writelines(texter.lines(batch))
     if not events and not losses:
         raise NotATraceError(nothing_within(trace))
