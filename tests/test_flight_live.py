@@ -95,10 +95,9 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def test_each_window_has_every_event_between_its_bounds_and_nothing_else_is_stored(
-    lttd: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lttd: Launcher, tmp_path: Path
 ) -> None:
     trace, judge, chance = tmp_path / "t", tmp_path / "judge", random.Random(11)
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(lttd.runtime))
     other = lttd.start("-t", judge, *EVENTS, *OFTEN)
     run = lttd.start("-t", trace, *EVENTS, *FLIGHT, "--summary", "json").recording()
     other.recording()
@@ -129,9 +128,8 @@ def test_each_window_has_every_event_between_its_bounds_and_nothing_else_is_stor
 
 
 def test_nothing_is_written_before_a_trigger_and_what_its_window_lacks_is_lost(
-    lttd: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lttd: Launcher, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(lttd.runtime))
     trace, port = tmp_path / "t", free_port()
     options = ("--metrics", f"127.0.0.1:{port}", "--flush-interval", "50ms", "--summary", "json")
     run = lttd.start("-t", trace, *EVENTS, *FLIGHT, *options).recording()
@@ -211,7 +209,6 @@ async def test_reading_ends_with_the_window_although_the_disk_hangs_and_a_hole_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", f"lttdtest{os.getpid()}hole-")
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "runtime"))
     trace = tmp_path / "t"
     of_run = InProcess("-t", trace, *EVENTS, *IN_PROCESS, *OFTEN)
     reader = of_run.daemon._reader

@@ -49,7 +49,6 @@ async def test_each_window_has_every_event_although_the_disk_hangs(
     lttd: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", f"lttdtest{os.getpid()}kept-")
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "runtime"))
     trace, judge, chance = tmp_path / "t", tmp_path / "judge", random.Random(7)
     other = await trio.to_thread.run_sync(lambda: lttd.start("-t", judge, *EVENTS, *OFTEN))
     await trio.to_thread.run_sync(other.recording)
