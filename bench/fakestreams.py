@@ -21,6 +21,7 @@ from lttd.abi.ftrace import PageLayout, rows_of_pages
 from lttd.clock import take_snapshot
 from lttd.files import Disk
 from lttd.open_segment import SegmentContents
+from lttd.opening import prepare_trace
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.sources.base import Nothing
@@ -34,7 +35,6 @@ from lttd.subbuffer import (
     StreamInfo,
     make_batch,
 )
-from lttd.tracedir import prepare_trace
 
 LAYOUT: Final = PageLayout()
 CONTENT_BYTES: Final = 4064  # the content of a full page of raw_syscalls events

@@ -18,12 +18,12 @@ from lttd.clock import take_snapshot
 from lttd.config import SourceSpec
 from lttd.files import Disk
 from lttd.open_segment import OpenSegment, SegmentContents
+from lttd.opening import prepare_trace
 from lttd.reader import Reader
 from lttd.recorder import BACKLOG_BYTES, Recorder
 from lttd.sources.base import Source
 from lttd.sources.registry import open_source
 from lttd.subbuffer import TAKE_BYTES, BufferPool
-from lttd.tracedir import prepare_trace
 
 
 def open_segment(recorder: Recorder, source: Source, trace: Path, layout: str) -> OpenSegment:

@@ -1,13 +1,15 @@
-"""Open a trace to record into: lock it, and recover the segments that a kill left open."""
+"""Open a trace to record into: make it, lock it, recover the segments that a kill left open."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Final
 
-from lttd.errors import LttdError, storage_error
+from lttd.beneath import OpenDirectory
+from lttd.errors import LttdError, RefusedError, UsageError, storage_error
 from lttd.files import Disk
 from lttd.handles import handle_of
 from lttd.lockfile import Lock
@@ -20,10 +22,11 @@ from lttd.sources.base import (
 from lttd.stats import StreamStats
 from lttd.tracedir import (
     LOCK,
+    MOST_NUMBER,
     SegmentPaths,
     foreign_names,
-    made_directory,
-    prepare_trace,
+    number_of,
+    segment_directories,
     segments_below,
 )
 
@@ -52,6 +55,78 @@ def locked_trace(disk: Disk, trace: Path, *, append: bool) -> Iterator[int]:
         finally:
             disk.trace_lock = None
             lock.release()
+
+
+@contextmanager
+def made_directory(trace: Path) -> Iterator[OpenDirectory]:
+    """Open the directory *trace*; create it and its parents if absent.
+
+    At the end, created directories that are still empty are removed.
+
+    Raises:
+        UsageError: a part of its path is a file, or another user may change what is in it.
+        StorageError: it can be neither opened nor created.
+    """
+    base, missing = _nearest(trace)
+    try:
+        try:
+            if missing:
+                base.make_directory(trace)
+            directory = base.enter(trace) if missing else base
+            directory.refuse_foreign()
+        except RefusedError as error:
+            raise UsageError(f"{trace}: {error.strerror}") from None
+        except OSError as error:
+            raise storage_error(trace, error) from None
+        yield directory
+    finally:
+        with suppress(OSError):  # it is not empty, or was never made
+            for path in missing:
+                base.remove_directory(path)
+
+
+def _nearest(trace: Path) -> tuple[OpenDirectory, list[Path]]:
+    """Open the innermost existing directory on the way to *trace*; also return the missing ones."""
+    missing: list[Path] = []
+    for path in (trace, *trace.parents):
+        try:
+            return OpenDirectory.open(path), missing
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if path.is_symlink():
+                words = f"{path} is a symbolic link, and what it leads to is not a directory"
+                raise UsageError(f"{trace}: {words}; make that, or name another path") from None
+            if isinstance(error, NotADirectoryError) and os.path.lexists(path):
+                what = "is a file" if path == trace else f"{path} is a file"
+                raise UsageError(f"{trace}: {what}; name a directory, or a new path") from None
+            if path.name == "..":
+                words = f"{path.parent} does not exist, so .. leads nowhere; name a path without it"
+                raise UsageError(f"{trace}: {words}") from None
+            missing.append(path)
+        except OSError as error:
+            raise storage_error(path, error) from None
+    raise AssertionError("every path begins at a directory")
+
+
+def prepare_trace(disk: Disk, trace: Path, *, append: bool) -> int:
+    """Hold *trace* for writing; return the number of the next segment.
+
+    Raises:
+        UsageError: it is not empty and *append* is not set, or it holds only other files.
+    """
+    directory = disk.hold(trace)
+    foreign = foreign_names(directory)
+    used = {segment.number for segment in segments_below(directory)}
+    used |= set(map(number_of, segment_directories(directory)[1]))
+    if foreign and not used:
+        raise UsageError(
+            f"{trace}: holds {foreign[0]!r}, which is not a segment; name an empty directory"
+        )
+    if used and not append:
+        raise UsageError(f"{trace}: holds a trace already; --append adds to it")
+    number = max(used, default=0) + 1
+    if number > MOST_NUMBER:
+        number = next(number for number in count(1) if number not in used)
+    return number
 
 
 def owner_of(disk: Disk, trace: Path) -> Owner:

@@ -17,9 +17,9 @@ from lttd.errors import StorageError, UsageError
 from lttd.files import Disk
 from lttd.lockfile import Lock, is_locked
 from lttd.open_segment import RESERVE_BYTES, SegmentContents
-from lttd.opening import locked_trace, recover_open_segments
+from lttd.opening import locked_trace, prepare_trace, recover_open_segments
 from lttd.recorder import Recorder
-from lttd.tracedir import create_segment, prepare_trace, segment_name
+from lttd.tracedir import create_segment, segment_name
 from lttd.view.cli import main as lttv
 from tests.fakes import info
 from tests.left_segments import left_open, lines_of, recorded, with_tracefs

@@ -19,10 +19,10 @@ from lttd.lane import Lane
 from lttd.lockfile import Lock
 from lttd.manifest import Manifest, read_synced
 from lttd.open_segment import OpenSegment, SegmentContents
-from lttd.opening import locked_trace
+from lttd.opening import locked_trace, prepare_trace
 from lttd.recorder import Recorder
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason, Unit
-from lttd.tracedir import SegmentPaths, prepare_trace, segments
+from lttd.tracedir import SegmentPaths, segments
 from lttd.view.verify import check
 from tests.failing_disk import FailingDisk
 from tests.fakes import batch_of, event, info, page
