@@ -14,7 +14,7 @@ Invariant: the rings are read exactly in the states that READS lists.
 
 import enum
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 
 class State(enum.Enum):
@@ -68,8 +68,15 @@ def after(state: State, event: Event) -> State:
     return TRANSITIONS[state][event]
 
 
-Reach = Callable[[], Awaitable[int | None]]
-"""Returns since when the rings had everything, once that is known; CLOCK_BOOTTIME.
+class Reached(NamedTuple):
+    """The time of which the first takes for a trigger have everything; CLOCK_BOOTTIME."""
+
+    since_ns: int
+    until_ns: int
+
+
+Reach = Callable[[], Awaitable[Reached | None]]
+"""Returns of which time the rings had everything, once that is known.
 
 None: they are read all the time, and the trace itself says how far it reaches back.
 """

@@ -21,7 +21,7 @@ import trio
 from lttd.clock import COUNTING_CLOCKS, Conversion, take_snapshot
 from lttd.config import FLIGHT
 from lttd.errors import LttdError, NothingToRecordError, StorageError
-from lttd.flight import READS, Event, Reach, State, after
+from lttd.flight import READS, Event, Reach, Reached, State, after
 from lttd.housekeeping import Housekeeping
 from lttd.namespaces import kernel_clock_ns
 from lttd.reader import Reader
@@ -38,11 +38,11 @@ class _Asked:
 
     def __init__(self) -> None:
         self.event = trio.Event()
-        self.since_ns: int | None = None
+        self.reached: Reached | None = None
 
-    def found(self, since_ns: int) -> None:
+    def found(self, reached: Reached) -> None:
         """Let the trigger go on."""
-        self.since_ns = since_ns
+        self.reached = reached
         self.event.set()
 
 
@@ -116,14 +116,23 @@ class Flying:
         self._wanted = trio.Event()
         asked, self._asked = self._asked, []
         await self._reader.flush_all()
+        since_ns = self._since_ns()
+        reached = Reached(since_ns, max(kernel_clock_ns(time.CLOCK_BOOTTIME), since_ns))
+        # A window that is over by now may have to reach until now: see Pending.begin_at().
+        self._until = max(self._until, trio.current_time())
+        for recording in self._recordings:
+            _want(recording, self._until - trio.current_time())
         if self.state is State.REACHING:
             self._happened(Event.REACHED)
             self._to_note = True
             for recording in self._recordings:
                 recording.mark_progress()
-        since_ns = max(map(_complete_since_ns, self._recordings))
         for each in asked:
-            each.found(since_ns)
+            each.found(reached)
+
+    def _since_ns(self) -> int:
+        """Return since when the rings of all sources had everything; CLOCK_BOOTTIME."""
+        return max(map(_complete_since_ns, self._recordings))
 
     async def _close_segments(self) -> None:
         while True:
@@ -151,22 +160,23 @@ class Flying:
         self._until = max(self._until, until)
         self._are_kept = False
         for recording in self._recordings:
-            _want(recording, self._until - trio.current_time())
+            _want(recording, math.inf)  # until _find_reach(), however late that comes
         self._happened(Event.ASKED)
         asked = _Asked()
         self._asked.append(asked)
         self._wanted.set()
-        return partial(self._reach_ns, asked)
+        return partial(self._reach, asked)
 
-    async def _reach_ns(self, asked: "_Asked") -> int | None:
+    async def _reach(self, asked: "_Asked") -> Reached | None:
         if not self._ending:
             await asked.event.wait()
             if self._to_note:
                 self._to_note = False
                 await self._house.for_each(Recording.note_pause_end)
-        elif asked.since_ns is None:  # recording ended at once; all is taken
-            asked.found(max(map(_complete_since_ns, self._recordings)))
-        return asked.since_ns
+        elif asked.reached is None:  # recording ended at once; all is taken
+            since_ns = self._since_ns()
+            asked.found(Reached(since_ns, since_ns))
+        return asked.reached
 
     async def flush(self) -> None:
         """Take everything that the rings hold now; while the reader is paused, that was done."""
@@ -213,11 +223,11 @@ class Flying:
 
 
 def _want(recording: Recording, within_s: float) -> None:
-    """Let the streams of a source take what is written within *within_s*."""
+    """Let the streams of a source take what is written within *within_s*, which may be infinite."""
     source = recording.source
     until = None
     with suppress(LttdError):  # the reader gets the same error, and reports it
-        if source.info.clock not in COUNTING_CLOCKS:
+        if math.isfinite(within_s) and source.info.clock not in COUNTING_CLOCKS:
             until = source.now() + int(within_s * 1e9) + SLACK_NS
     for stream in source.streams:
         assert isinstance(stream, PausableStream)

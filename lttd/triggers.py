@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 import trio
 
 from lttd.errors import LttdError, StorageError
-from lttd.flight import Reach, Rings
+from lttd.flight import Reach, Reached, Rings
 from lttd.health import Limiter
 from lttd.terminal import Level
 from lttd.trigger import Refusal, Trigger, TriggerRefusedError
@@ -100,11 +100,18 @@ class Pending:
     error: LttdError | None = None
     """Why it cannot be kept."""
 
-    def begin_at(self, reach_ns: int) -> None:
-        """Let the window begin at *reach_ns*, if it would begin earlier."""
+    def begin_at(self, reached: Reached) -> None:
+        """Let the window begin where the rings had everything, if it would begin earlier.
+
+        If it would have ended by then, it ends with the first takes, except for an alert, which
+        states a time of its own.
+        """
+        reach_ns = reached.since_ns
         later_ns = reach_ns - self.begin_ns
         if later_ns <= 0:
             return
+        if reach_ns > self.end_ns and self.trigger.alert is None:
+            self.end_ns = max(reached.until_ns, reach_ns)
         if reach_ns > self.end_ns:
             late_s = (reach_ns - self.end_ns) / _NS
             words = f"the rings began {late_s:.3f} s after the end of its window"
@@ -296,9 +303,9 @@ class Triggers:
     async def _find_reach(self, pending: Sequence[Pending]) -> None:
         """Let windows begin where the rings did, if nothing was read before (lttd.flight)."""
         for each in pending:
-            reach_ns = await each.reach()
-            if reach_ns is not None:
-                each.begin_at(reach_ns)
+            reached = await each.reach()
+            if reached is not None:
+                each.begin_at(reached)
 
     async def _complete(self, due: Sequence[Pending]) -> None:
         due = [each for each in due if each.error is None]

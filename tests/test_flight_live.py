@@ -16,6 +16,8 @@ import pytest
 import trio
 
 from lttd.clients.base import ask
+from lttd.flight import Reach
+from lttd.flying import Flying
 from lttd.sources.base import OVERWRITTEN_IDLE
 from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.subbuffer import Reason
@@ -265,3 +267,38 @@ async def test_reading_ends_with_the_window_although_the_disk_hangs_and_a_hole_i
     assert_whole(trace, "--events")
     _, out, _ = run_lttv(capfdbinary, "text", trace)
     assert out.count(b"[NOT WANTED ") == 2 * len(segment.streams)
+
+
+async def test_a_trigger_without_time_after_it_has_a_window_although_lttd_was_kept_from_the_rings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", f"lttdtest{os.getpid()}late-")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "runtime"))
+    trace, want = tmp_path / "t", Flying.want
+    of_run = InProcess("-t", trace, *EVENTS, *IN_PROCESS, *OFTEN)
+
+    def want_late(flying: Flying, deadline: float) -> Reach:
+        """Return when every event in the rings is younger than the trigger."""
+        reach = want(flying, deadline)
+        source = of_run.daemon._recordings[0].source
+        now, streams = source.now(), source.streams
+        until(lambda: all(one.counters()["oldest event ts"] > now for one in streams), "a burst")
+        return reach
+
+    def trigger() -> Trigger:
+        return asked(trace, before="1h", after="0s", wait=True)
+
+    monkeypatch.setattr(Flying, "want", want_late)
+    with of_run.signals, numbering(PER_SECOND, AT_ONCE), trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(of_run.run)
+            await of_run.ready.wait()
+            one = await trio.to_thread.run_sync(trigger)
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert of_run.status == 0
+    assert one.complete
+    assert one.at_ns < (one.begin_ns or 0) < (one.end_ns or 0)
+    window = set(numbers(trace, 1))
+    missing = [number for number in window if number + 1 not in window]
+    assert len(missing) == len(Trace(trace).segments[0].streams)  # the last one of each CPU
+    assert_whole(trace, "--events")

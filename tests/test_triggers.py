@@ -11,7 +11,7 @@ import trio.testing
 
 from lttd import triggers
 from lttd.errors import LttdError, StorageError
-from lttd.flight import Reach
+from lttd.flight import Reach, Reached
 from lttd.terminal import Level
 from lttd.trigger import Refusal, Trigger, TriggerRefusedError
 from lttd.triggers import Now, Pending, Triggers
@@ -33,10 +33,10 @@ class RingsOfTest:
         self.log.append(f"want until {until - self.machine.began_at:g}")
         now_ns, back_s = self.machine.now().boot_ns, self.reached_back_s
 
-        async def reach_ns() -> int | None:
-            return None if back_s is None else now_ns - round(back_s * S)
+        async def reach() -> Reached | None:
+            return None if back_s is None else Reached(now_ns - round(back_s * S), now_ns + S // 10)
 
-        return reach_ns
+        return reach
 
     async def flush(self) -> None:
         machine = self.machine
@@ -344,7 +344,21 @@ async def test_the_segment_of_windows_is_closed_when_the_last_of_them_is_kept(
     assert machine.rings.log[2:] == ["close at 12"]
 
 
-async def test_a_window_that_ended_before_the_rings_begin_is_an_error_and_ends_the_reading(
+async def test_a_window_without_a_time_of_its_own_lasts_at_least_until_the_rings_were_read(
+    machine: Machine, autojump_clock: trio.testing.MockClock
+) -> None:
+    # A burst overwrote the rings between the request and the first takes, 0.3 s later.
+    machine.rings.reached_back_s = 0.0
+    async with running(machine) as of_run:
+        pending = await taken(of_run, asked(machine, before_s=10, after_s=0, at_s=-0.2))
+        await pending.done.wait()
+    assert machine.windows[1] == (BOOT_AT_0, BOOT_AT_0 + S // 10)
+    kept = machine.kept[1]
+    assert (kept.begin_ns, kept.end_ns, kept.complete) == (REAL_AT_0, REAL_AT_0 + S // 10, True)
+    assert kept.note == "the trace reached back 0.0 s before it, 10 s were asked for"
+
+
+async def test_an_alert_that_ended_before_the_rings_begin_is_an_error_and_ends_the_reading(
     machine: Machine, autojump_clock: trio.testing.MockClock
 ) -> None:
     machine.rings.reached_back_s = 3.0
@@ -352,7 +366,7 @@ async def test_a_window_that_ended_before_the_rings_begin_is_an_error_and_ends_t
         with pytest.raises(
             LttdError, match=r"the rings began 4\.000 s after the end of its window"
         ):
-            await of_run.accept(asked(machine, at_s=-10, after_s=3))
+            await of_run.accept(asked(machine, at_s=-10, after_s=3, alert="a"))
     assert machine.kept == {}
     assert machine.protected == {}
     assert machine.rings.log == ["want until -7", "close at 0"]
