@@ -22,7 +22,6 @@ import stat
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -339,8 +338,7 @@ def _split(inside: str) -> _Relative:
     return _Relative(above or ".", name)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A path, and the open directory through which it is reached."""
 
     directory: OpenDirectory

@@ -12,7 +12,6 @@ import struct
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -39,8 +38,7 @@ MOST_SNAPSHOTS: Final = 1024
 NEAR_NS: Final = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The clocks at one moment, in ns; the trace clock in its own units."""
 
     trace: int
@@ -51,12 +49,12 @@ class Snapshot:
 
     def to_json(self) -> dict[str, int]:
         """Return the snapshot as an object of the manifest."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self._fields}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Snapshot":
         """Return the snapshot of an object that to_json() made."""
-        return cls(**{name: int(value[name]) for name in cls.__slots__})
+        return cls(**{name: int(value[name]) for name in cls._fields})
 
 
 def take_snapshot(read_trace_clock: Callable[[], int]) -> Snapshot:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lttd.arguments import argument_parser
 from lttd.disk_policy import DiskPolicy, OnFailure
@@ -161,8 +161,7 @@ class Config:
         return Limits(self.max_bytes, self.max_kept_bytes, age_ns, self.min_free_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Option:
+class _Option(NamedTuple):
     parse: Callable[[Any], Any]
     field: str
 

@@ -5,8 +5,7 @@ error may mean that the disk is dying; ``--on-write-error`` decides.
 """
 
 import enum
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from lttd.errors import LostFileError, StorageError
 
@@ -23,8 +22,7 @@ class OnFailure(enum.Enum):
     """Delete the oldest segments; where that does not help, wait."""
 
 
-@dataclass(frozen=True, slots=True)
-class DiskPolicy:
+class DiskPolicy(NamedTuple):
     """The choices for the two kinds of failures."""
 
     full: OnFailure = OnFailure.STOP

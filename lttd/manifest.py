@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lttd.beneath import OpenDirectory, Place
 from lttd.clock import Snapshot
@@ -31,8 +31,7 @@ _CLOSED: Final = b'\n "state": "closed",\n'
 _HEAD_BYTES: Final = 16 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """The end of a stream's written files."""
 
     entries: int
@@ -227,7 +226,7 @@ def this_machine() -> dict[str, str]:
 
 def encode_synced(positions: Mapping[str, Position]) -> bytes:
     """Return the content of the synced record: the durable end of each stream."""
-    return json.dumps({"streams": {name: asdict(at) for name, at in positions.items()}}).encode()
+    return json.dumps({"streams": {name: at._asdict() for name, at in positions.items()}}).encode()
 
 
 def read_synced(where: Place | Path) -> dict[str, Position]:
@@ -237,6 +236,6 @@ def read_synced(where: Place | Path) -> dict[str, Position]:
         found = {str(name): Position(**at) for name, at in streams.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, TraceDamagedError):
         return {}
-    if not all(is_count(number) for at in found.values() for number in astuple(at)):
+    if not all(is_count(number) for at in found.values() for number in at):
         return {}
     return found

@@ -1,11 +1,9 @@
 """A metric by its declaration, and its samples."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):
     """One metric: its name in a scrape, its help, and the names of its labels."""
 
     name: str

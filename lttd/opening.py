@@ -3,10 +3,9 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from lttd.beneath import OpenDirectory
 from lttd.errors import LttdError, RefusedError, UsageError, storage_error
@@ -155,8 +154,7 @@ def owner_of(disk: Disk, trace: Path) -> Owner:
     return Owner(status.st_dev, status.st_ino, path, handle, stored, earlier)
 
 
-@dataclass(frozen=True, slots=True)
-class Recovered:
+class Recovered(NamedTuple):
     """The result for a segment that a killed lttd left open: recovered, or left as it is."""
 
     line: str

@@ -5,8 +5,8 @@ what still needs a restart.
 """
 
 from collections.abc import Set
-from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from dataclasses import fields, replace
+from typing import Any, Final, NamedTuple
 
 from lttd.config import Config, SourceSpec, option_names
 from lttd.sources.table import SOURCES
@@ -15,8 +15,7 @@ from lttd.sources.table import SOURCES
 _NOT_COMPARED: Final = frozenset({"sources", "notes", "arguments"})
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """The difference of two configurations, in the names of options and keys."""
 
     config: Config

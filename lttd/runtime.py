@@ -17,10 +17,9 @@ import itertools
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, reason_of
 from lttd.limits import NOTE, NOTES
@@ -48,8 +47,7 @@ def boot_id() -> str:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
-class Recorder:
+class Recorder(NamedTuple):
     """The identity of a process within one boot."""
 
     pid: int

@@ -170,8 +170,7 @@ _TOTALS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSummary:
+class StreamSummary(NamedTuple):
     """The totals of one stream, for the summary table, its JSON and ``lttv info``."""
 
     name: str
@@ -191,7 +190,7 @@ class StreamSummary:
 
     def to_json(self) -> dict[str, Any]:
         """Return one element of the JSON summary's streams."""
-        return {slot: getattr(self, slot) for slot in self.__slots__}
+        return {slot: getattr(self, slot) for slot in self._fields}
 
 
 def lost_key(reason: Reason, unit: Unit) -> str:

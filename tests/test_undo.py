@@ -40,7 +40,7 @@ def head(**changed: object) -> dict[str, Any]:
         "own": True,
         "boot_id": boot_id(),
         "trace": {"device": 1, "inode": 2, "path": "/trace"},
-        "recorder": {slot: getattr(recorder, slot) for slot in Recorder.__slots__},
+        "recorder": {slot: getattr(recorder, slot) for slot in Recorder._fields},
     }
     return value | changed
 

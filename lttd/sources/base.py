@@ -107,8 +107,7 @@ class When(enum.Enum):
     CLOSE = "close"
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(NamedTuple):
     """A file that decoding needs, to be stored in the segment."""
 
     name: str

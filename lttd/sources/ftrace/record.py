@@ -25,8 +25,8 @@ import os
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 
 from lttd.errors import LttdError
 from lttd.limits import NOTE_LINES
@@ -85,7 +85,7 @@ def parse_record(content: bytes) -> Left:
             head["own"] is True,
             str(head["boot_id"]),
             _owner(head["trace"]),
-            Recorder(**{slot: int(recorder[slot]) for slot in Recorder.__slots__}),
+            Recorder(**{slot: int(recorder[slot]) for slot in Recorder._fields}),
         )
         for line in lines[1:]:
             _add(left, json.loads(line))
@@ -238,8 +238,7 @@ class InstanceRecord:
         self._directory.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """The last noted progress of a recorder."""
 
     segment: str
@@ -321,7 +320,7 @@ def _head(instance: str, owner: Owner, *, own: bool) -> bytes:
         "own": own,
         "boot_id": boot_id(),
         "trace": trace,
-        "recorder": asdict(Recorder.this()),
+        "recorder": Recorder.this()._asdict(),
         "boottime_ns": kernel_clock_ns(time.CLOCK_BOOTTIME),
     }
     return json.dumps(value).encode() + b"\n"

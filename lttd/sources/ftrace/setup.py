@@ -9,8 +9,7 @@ ring.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lttd.abi.ftrace import PageLayout, parse_header_page
 from lttd.errors import LttdError, UsageError
@@ -50,8 +49,7 @@ OWN_OPTIONS: Final = (
 )
 
 
-@dataclass(frozen=True)
-class FtraceSettings:
+class FtraceSettings(NamedTuple):
     """What to record and how; None keeps the value of an existing instance, or the default."""
 
     instance: str | None = None

@@ -12,8 +12,7 @@ ring.
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from lttd.errors import LttdError
 from lttd.sources.tracefs import chosen_of, events_of, read_text, systems, write_text
@@ -22,8 +21,7 @@ PIDS_FILE: Final = "set_event_notrace_pid"
 _NAME: Final = r"[\w-][\w.-]*"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """A kind of file below an instance that lttd may write."""
 
     file: re.Pattern[str]
@@ -64,8 +62,7 @@ def read_setting(path: str) -> str:
     return text.split()[0] if text else text  # "7 (expanded: 1408)"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One setting that lttd changed."""
 
     file: str
@@ -75,7 +72,7 @@ class Change:
 
     def to_json(self) -> dict[str, str]:
         """Return the change as an object of a record."""
-        return {slot: getattr(self, slot) for slot in self.__slots__}
+        return {slot: getattr(self, slot) for slot in self._fields}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Change":
@@ -84,7 +81,7 @@ class Change:
         Raises:
             ValueError: it names a file or a value that lttd never writes.
         """
-        file, before, after = (str(value.get(slot, "")) for slot in cls.__slots__)
+        file, before, after = (str(value.get(slot, "")) for slot in cls._fields)
         setting = setting_of(file)
         if setting is None:
             raise ValueError(f"{file!r} is not a setting that lttd changes")
