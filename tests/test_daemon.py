@@ -405,7 +405,8 @@ housekeeping.ATTACH_INTERVAL_S = housekeeping.CLOCK_INTERVAL_S = 0.05
 def test_the_kernel_leaves_out_only_threads_that_are_lttds_now(
     lttd: Launcher, tmp_path: Path
 ) -> None:
-    words = lttd.words("-t", tmp_path / "t", "--events", "sched:sched_switch", "--summary", "none")
+    options = ("--events", "sched:sched_switch", "--summary", "none", "--flush-interval", "50ms")
+    words = lttd.words("-t", tmp_path / "t", *options)
     words[2] = MANY_DAYS + words[2]
     run = Run(lttd, words, tmp_path)
     lttd.runs.append(run)

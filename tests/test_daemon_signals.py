@@ -60,15 +60,15 @@ def test_a_signal_before_recording_leaves_nothing(lttd: Launcher, tmp_path: Path
 def test_a_second_signal_abandons_the_ring_and_the_backlog_and_counts_both(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:
-    options = ["--events", "raw_syscalls:*", "--buffer-size", "128M", "--summary", "json"]
+    options = ["--events", "raw_syscalls:*", "--buffer-size", "64M", "--summary", "json"]
     # Until the second signal arrives, lttd takes a few turns, as far as the backlog has room.
-    options += ["--backlog", "8M"]
+    options += ["--backlog", "4M"]
     with loaded(syscall_load, (0, 1)):
         run = lttd.start("-t", tmp_path / TRACE, *options).recording()
         # A stopped lttd falls behind, so there is much to drain. Both signals come at once, because
         # the test cannot know how long a drain lasts.
         run.stop()
-        until(lambda: run.stats()[0]["bytes"] > 96 << 20, "the ring has filled")
+        until(lambda: run.stats()[0]["bytes"] > 48 << 20, "the ring has filled")
         run.signal(signal.SIGINT).signal(signal.SIGTERM).signal(signal.SIGCONT)
         assert run.wait() == 0
     assert "a second signal" in run.stderr

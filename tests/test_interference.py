@@ -15,6 +15,7 @@ from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.subbuffer import Gap, Reason
 from lttd.tracedir import segments
+from tests import running
 from tests.running import (
     Launcher,
     Run,
@@ -297,6 +298,14 @@ def test_another_lttd_that_inspects_the_instance_is_not_a_reader(
     assert recording.unknown() == set()
 
 
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let lttd look at all settings every second instead of every ten."""
+    words = "from lttd.sources.ftrace import watch\nwatch.LOOK_AGAIN_NS = 10**9\n"
+    monkeypatch.setattr(running, "LAUNCHER", words + running.LAUNCHER)
+
+
+@pytest.mark.usefixtures("looks_often")
 def test_changes_are_found_after_watches_have_gone_deaf(recording: Recording) -> None:
     Path("/proc/sys/vm/drop_caches").write_text("2")
     recording.write("events/raw_syscalls/sys_exit/enable", "0")

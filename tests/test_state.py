@@ -1,5 +1,6 @@
 """The state of a run is plain JSON, its rates are right, and people can read it."""
 
+import argparse
 import json
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lttd.clients.base import ask
 from lttd.config import parse_command_line
 from lttd.control_socket import socket_name
 from lttd.retaining import MOST_SEGMENTS
@@ -117,10 +119,11 @@ class TestOnThisKernel:
         self, lttd: Launcher, tmp_path: Path
     ) -> None:
         words = ("--events", "sched:*", "--segment-duration", "100ms", "--compress", "zstd")
+        of_trace = argparse.Namespace(trace_dir=str(tmp_path / "t"))
         run = lttd.start("-t", tmp_path / "t", *words, "--summary", "none").recording()
 
         def newest() -> list[dict[str, Any]]:
-            state = json.loads(client(lttd, "status", "--json")[1])
+            state = ask(of_trace, {"do": "status"}, PATIENCE_S)
             found: list[dict[str, Any]] = state["newest_segments"]
             assert all(each["made_ns"] <= state["now_ns"] for each in found)
             return found
