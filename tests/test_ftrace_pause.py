@@ -47,6 +47,18 @@ def test_what_was_overwritten_while_nobody_read_is_no_loss_and_is_returned() -> 
     assert ledger.rest(final=True) == ()
 
 
+def test_what_was_overwritten_since_the_first_page_was_taken_is_a_loss() -> None:
+    ledger = LossLedger(Sample(0, 0, 0, 0))
+    assert ledger.forgive(Sample(10, 70, 0, 0)) == 70
+    assert ledger.forgive(Sample(20, 170, 0, 0), 60) == 60  # the first page counts 130
+    assert ledger.unplaced() == {Reason.OVERWRITTEN: 40}
+    ledger.begin_at(12)
+    assert ledger.place(rows_at(12, 18), []) == ()
+    (gap,) = ledger.place(rows_at(22, 25), [(0, 40)])
+    assert (gap.row, gap.reason, gap.count) == (0, Reason.OVERWRITTEN, 40)
+    assert ledger.forgive(Sample(30, 171, 0, 0), -5) == 0
+
+
 def test_what_is_overwritten_in_a_window_is_a_loss_at_its_place() -> None:
     ledger = LossLedger(Sample(0, 0, 0, 0))
     ledger.forgive(Sample(10, 100, 0, 0))

@@ -1,7 +1,7 @@
 """Pauses of the running kernel's rings: nothing that is wanted is lost, nothing else is a loss."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 
 import pytest
@@ -121,6 +121,31 @@ def test_events_that_are_overwritten_after_a_pause_are_lost(source: FtraceSource
     assert counted.pop(Reason.UNWANTED) == found[0]
     assert counted == {Reason.OVERWRITTEN: 3 * MANY - found[0] - len(found)}
     assert counted[Reason.OVERWRITTEN] == stream.counters()["overrun"]
+
+
+def test_events_that_are_overwritten_during_the_first_take_after_a_pause_are_lost(
+    source: FtraceSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = cpu_0(source)
+    stream.pause()
+    marks(source, *range(MANY))
+    sample = stream.ring.sample
+
+    def sample_late(*arguments: int | None) -> Mapping[str, int]:
+        if stream.wanted_from is None and stream.ring.wrapped:  # the pages are taken
+            marks(source, *range(MANY, 3 * MANY))
+        return sample(*arguments)
+
+    monkeypatch.setattr(stream.ring, "sample", sample_late)
+    batches = turn(stream)[0] + turn(stream)[0]
+    rest = stream.losses()
+    found = numbers_in(batches)
+    counted = lost([*batches, *([rest] if rest else [])])
+    assert counted == {
+        Reason.UNWANTED: found[0],
+        Reason.OVERWRITTEN: 3 * MANY - found[0] - len(found),
+    }
+    assert stream.counters()["overrun"] == counted[Reason.OVERWRITTEN] > 0
 
 
 def test_a_pause_of_an_empty_ring_ends_although_nothing_can_be_taken(source: FtraceSource) -> None:

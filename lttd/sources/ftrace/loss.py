@@ -152,15 +152,17 @@ class LossLedger:
         pending, self._pending, self._ripe = self._pending, [], 0
         return tuple(_gap(0, interval) for interval in pending)
 
-    def forgive(self, sample: Sample) -> int:
+    def forgive(self, sample: Sample, most: int | None = None) -> int:
         """Let events that were lost until *sample* be no loss; return how many were overwritten.
 
-        These are the events that no gap contains.
+        These are the events that no gap contains; at most *most*, and those beyond it stay losses.
         """
         overwritten = self._overwritten - self._told + growth(self._last.overrun, sample.overrun)
+        forgiven = max(overwritten, 0) if most is None else max(min(overwritten, most), 0)
         self._last = sample
-        self._overwritten = self._settled = self._told
-        return max(overwritten, 0)
+        self._settled = self._told
+        self._overwritten = self._told + max(overwritten - forgiven, 0)
+        return forgiven
 
     def begin_at(self, begin: int) -> None:
         """Forget suspicions from before *begin*: what is taken from now on begins there."""

@@ -77,23 +77,28 @@ class Ring:
 
     # -- around a take
 
-    def sample(self, before: int | None = None) -> Mapping[str, int]:
-        """Give the kernel's counters to the ledger; *before* is the time before a take."""
+    def sample(self, before: int | None = None, unwanted: int | None = None) -> Mapping[str, int]:
+        """Give the kernel's counters to the ledger; *before* is the time before a take.
+
+        While it is idle, at most *unwanted* events were overwritten unwanted since pause().
+        """
         fields = self._counts.read()
         now = self._now()
         if before is not None and now - before > SOON:
             before = None  # lttd was delayed, and the ring may have filled again meanwhile
         sample = Sample.of(fields, now)
         if self.idle:
-            self.overwritten += self._ledger.forgive(sample)
+            known = self.overwritten - self._overwritten_before
+            more = None if unwanted is None else unwanted - known
+            self.overwritten += self._ledger.forgive(sample, more)
         else:
             self._ledger.sampled(sample, before)
         return fields
 
-    def try_to_sample(self, before: int | None = None) -> None:
+    def try_to_sample(self, before: int | None = None, unwanted: int | None = None) -> None:
         """Call sample(), but leave an error for the next take."""
         try:
-            self.sample(before)
+            self.sample(before, unwanted)
         except LttdError as error:
             self.failure = SourceError(str(error))
 

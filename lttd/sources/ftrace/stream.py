@@ -394,7 +394,9 @@ class FtraceStream:
         """Return what is wanted of the first rows after a pause; see FirstTake."""
         rows, missed, damaged = found
         if missed:
-            self.ring.try_to_sample()  # what was overwritten until now is missing before the rows
+            # These pages say how much is missing before them; what was overwritten since is lost.
+            counts = [count for _, count in missed]
+            self.ring.try_to_sample(unwanted=None if None in counts else sum(filter(None, counts)))
         first = self._first_take.first_row(len(rows), missed, wrapped=self.ring.wrapped)
         passed_over = self._events_in(buffer, rows[:first]) if first else 0
         self.ring.pass_over(passed_over)
