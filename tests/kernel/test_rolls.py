@@ -125,6 +125,7 @@ def test_no_block_record_is_missing_or_doubled_over_many_rolls(guest: Guest, lim
         assert numbers == list(range(1, len(numbers) + 1))
         done += sum(int(record["action"]) & ACT_MASK == 8 for record in records)
     assert done == int((recorded.out_dir / "requests").read_text()) > 0
+    print(f"{done} requests, {len(found)} segments, {recorded.summary['events_lost']} events lost")
     assert recorded.summary["events_lost"] == 0
     assert_text_is_that_of_blkparse(trace, recorded.out_dir / "exported")
     assert_last_segment_is_self_contained(trace, found[-1])

@@ -59,12 +59,14 @@ sys.exit(not store["deletions"].get("size"))' $OUT/state && break
     )
     *numbers, result, most_tasks, most_memory = told.output.splitlines()
     compressed, stored, processes, tasks, memory, anonymous, *current = map(int, numbers)
+    state = json.loads((told.out_dir / "state").read_text())["store"]
     print(
         f"{processes} processes, {tasks} tasks, {memory} bytes, without cache {anonymous}", current
     )
+    print(f"{stored} bytes stored, {compressed} files compressed, {state['deletions']} deleted")
     assert result == "success"
     assert compressed > 0
-    state = json.loads((told.out_dir / "state").read_text())["store"]
+    assert state["deletions"]["size"] > 0
     assert stored <= state["limit_bytes"] + state["kept_bytes"] + (2 << 20)
     assert processes == 2
     assert 2 * tasks <= int(most_tasks)
