@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from lttd.beginning import Beginning
 from lttd.beneath import OpenDirectory
 from lttd.command import Command
 from lttd.compression import Compression
@@ -19,7 +20,7 @@ from lttd.config import FLIGHT, Config
 from lttd.control import Control
 from lttd.control_protocol import STATUS, Handler, Peer
 from lttd.control_socket import socket_name
-from lttd.errors import LttdError, StorageError, UsageError, refusal
+from lttd.errors import LttdError, UsageError, refusal
 from lttd.files import Disk
 from lttd.flight import AlwaysRead
 from lttd.flying import Flying
@@ -33,14 +34,13 @@ from lttd.previous_runs import PreviousRuns
 from lttd.priority import raise_priority, thread_ids
 from lttd.reader import Reader
 from lttd.recorder import Recorder
-from lttd.recording import Recording, close_source, tell_notes
+from lttd.recording import Recording, tell_notes
 from lttd.reloading import Reloading
 from lttd.retaining import Retaining
 from lttd.rolling import Rolling
 from lttd.servers import serve_control, serve_metrics
 from lttd.signals import Meaning, Signals
-from lttd.sources.base import Owner, Source
-from lttd.sources.registry import open_source
+from lttd.sources.base import Source
 from lttd.state import RunState
 from lttd.stats import events_lost
 from lttd.status import Observer
@@ -96,6 +96,7 @@ class Daemon:
         )
         self._recorder.limit_rate(config.max_rate_bytes)
         recordings, recorder, reader = self._recordings, self._recorder, self._reader
+        self._beginning = Beginning(config, self._disk, recorder, recordings)
         self._observer = Observer(
             recorder, reader, self._health, recordings, config.flush_interval_s
         )
@@ -158,11 +159,11 @@ class Daemon:
                 owner = owner_of(self._disk, self._config.trace_dir)
                 previous = PreviousRuns(
                     *(self._config, self._pool, self._recorder, self._observer),
-                    *(self._house.helper, self._begin),
+                    *(self._house.helper, self._beginning.begin),
                 )
                 number = await previous.drain_boots(number, owner, self._outcome.failures)
                 # Open sources before: if the request is impossible, rings of a kill stay untouched.
-                sources = self._open_sources(stack, owner)
+                sources = self._beginning.open_sources(self._pool, owner, stack)
                 number = await previous.drain(number, owner, self._outcome.failures)
                 retaining.store.close_all()
                 self._begin_all(sources, number)
@@ -186,6 +187,7 @@ class Daemon:
         config = self._config
         retaining = Retaining(self._disk, config.trace_dir, config.limits, self._house)
         self._recorder.make_room = retaining.store.make_room
+        self._beginning.on_opened.append(retaining.store.opened)
         self._rolling.on_prepared.append(retaining.store.prepared)
         self._rolling.on_opened.append(retaining.store.opened)
         self._rolling.on_closed.append(retaining.closed)
@@ -230,19 +232,9 @@ class Daemon:
         if self._config.priority is not None:
             raise_priority(threads, self._config.priority)
 
-    def _open_sources(self, stack: ExitStack, owner: Owner) -> list[Source]:
-        sources = []
-        for spec in self._config.sources:
-            sources.append(open_source(spec, self._pool, owner))
-            stack.callback(close_source, sources[-1])
-        return sources
-
     def _begin_all(self, sources: Sequence[Source], number: int) -> None:
         try:
-            for source in sources:
-                self._recordings.append(self._begin(source, number))
-                number += 1
-            self._rolling.next_number = number
+            self._rolling.next_number = self._beginning.begin_all(sources, number)
             if self._flying is not None:
                 self._flying.begin()
             for recording in self._recordings:
@@ -255,37 +247,8 @@ class Daemon:
                 if recording.source.watch is not None:
                     recording.source.watch.arm(self._health)
         except BaseException:
-            self._discard_all()
+            self._beginning.discard_all()
             raise
-
-    def _discard_all(self) -> None:
-        """Remove the segments that were begun, because recording failed to start."""
-        self._recorder.drain()
-        for recording in self._recordings:
-            recording.forsake()
-            recording.segment.discard()
-
-    def _begin(self, source: Source, number: int) -> Recording:
-        config = self._config
-        recording = self._first_segment(source, number)
-        self._retaining.store.opened(recording.segment.paths)
-        recording.mark_progress()
-        tell_notes(recording.source)
-        if config.verbose:
-            say(f"{source.info.spec} -> {recording.segment.paths.directory}", Level.INFO)
-        return recording
-
-    def _first_segment(self, source: Source, number: int) -> Recording:
-        """Open a segment; if the disk is full, drop old segments first where that is the policy."""
-        config = self._config
-        while True:
-            try:
-                return Recording.begin(
-                    self._recorder, config.trace_dir, number, source, config.layout, self._disk
-                )
-            except StorageError as error:
-                if not self._recorder.makes_room(error):
-                    raise
 
     async def _read(self) -> None:
         with trio.CancelScope() as reading:
@@ -317,7 +280,7 @@ class Daemon:
 
     async def _end(self) -> None:
         if self._unrunnable is not None:
-            self._discard_all()
+            self._beginning.discard_all()
             raise self._unrunnable
         self._notifier.send(STOPPING)
         self._state.ending = True
