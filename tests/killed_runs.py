@@ -2,6 +2,8 @@
 
 import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lttd.index import read_gaps
@@ -28,6 +30,20 @@ def append_or_hang(self, *arguments):
     return append(self, *arguments)
 StreamFile.append = append_or_hang
 """
+
+
+@contextmanager
+def hanging(lttd: Launcher, trace: Path, *options: str) -> Iterator[Run]:
+    """Yield a run whose writer threads can be made to hang; kill it afterwards."""
+    words = lttd.words("-t", trace, *NOW, *options)
+    words[2] = HANGING + words[2]
+    cwd = lttd.cwd / f"run{len(lttd.runs)}"
+    cwd.mkdir()
+    run = Run(lttd, words, cwd)
+    lttd.runs.append(run)
+    until(lambda: list(trace.glob("*/trace.json")), "it has a segment")
+    yield run
+    run.signal(signal.SIGKILL).wait()
 
 
 def data_of(trace: Path) -> bytes:

@@ -2,8 +2,6 @@
 
 import re
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from lttd.manifest import Manifest
 from lttd.subbuffer import Reason
 from lttd.tracedir import segments
 from tests.instances import mark, read_events
-from tests.killed_runs import BRIEF, HANGING, NOW, data_of, gaps_of, records
+from tests.killed_runs import BRIEF, HANGING, NOW, data_of, gaps_of, hanging, records
 from tests.running import (
     QUIET,
     Launcher,
@@ -35,20 +33,6 @@ def foreign(foreign: Path) -> Path:
     """The foreign instance with tracing turned off."""
     (foreign / "tracing_on").write_text("0")
     return foreign
-
-
-@contextmanager
-def hanging(lttd: Launcher, trace: Path, *options: str) -> Iterator[Run]:
-    """Yield a run whose writer threads can be made to hang; kill it afterwards."""
-    words = lttd.words("-t", trace, *NOW, *options)
-    words[2] = HANGING + words[2]
-    cwd = lttd.cwd / f"run{len(lttd.runs)}"
-    cwd.mkdir()
-    run = Run(lttd, words, cwd)
-    lttd.runs.append(run)
-    until(lambda: list(trace.glob("*/trace.json")), "it has a segment")
-    yield run
-    run.signal(signal.SIGKILL).wait()
 
 
 def lose(lttd: Launcher, trace: Path, instance: Path, run: Run) -> None:

@@ -27,10 +27,13 @@ class Nothing(enum.Enum):
 
 
 class Stored(NamedTuple):
-    """The number of a stream's events on disk, and the trace-clock time of the last one."""
+    """The events of a stream on disk, from one sub-buffer on."""
 
     events: int
     end: int
+    """The trace-clock time of the last one."""
+    lost: Mapping[Reason, int] | None
+    """Lost events in gaps, by reason; None: it is unknown which gaps are meant."""
 
 
 class Earlier(NamedTuple):

@@ -36,6 +36,7 @@ from lttd.sources.ftrace.instance import (
     unread_events,
 )
 from lttd.sources.ftrace.killed import unstored
+from lttd.sources.ftrace.loss import LossCounts, Mark
 from lttd.sources.ftrace.raw import lock_raw, refuse_locked
 from lttd.sources.ftrace.record import (
     TOP_LEVEL,
@@ -246,14 +247,17 @@ class Leftovers:
 
     def _tell_unstored(self, record: InstanceRecord, path: str) -> None:
         """Report the losses of a ring that this run does not record, so that no gap states them."""
-        progress, lost = record.progress(), 0
+        progress, taken, lost = record.progress(), 0, 0
         for stream in progress.marks:
             file = f"{path}/per_cpu/cpu{stream.rpartition('_')[2]}/stats"
-            taken = parse_stats(read_bytes(file)).get("read events", 0)
-            missing = unstored(stream, taken, progress, self._owner)
-            lost += missing.count or 0 if missing else 0
-        if lost:
-            what = f"of {lost:,} events that a killed lttd took of it and did not store"
+            stats = parse_stats(read_bytes(file))
+            now = Mark(0, stats.get("read events", 0), LossCounts.of(stats))
+            if missing := unstored(stream, now, progress, self._owner):
+                taken += missing.taken or 0
+                lost += sum(missing.lost or ())
+        if taken or lost:
+            what = f"of {taken:,} events that a killed lttd took of it and did not store"
+            what += f", and of {lost:,} that the kernel lost since" if lost else ""
             self.lines.append(f"{path}: no gap in the trace states {what}; record from it, too")
 
 

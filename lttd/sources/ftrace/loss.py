@@ -3,8 +3,8 @@
 Rule: the kernel's counters are the total; the counts in pages (events missed before them) only give
 the places.  A loss without a place becomes a gap at the next row, or at the end.
 Invariant: overwritten events in gaps <= growth of ``overrun`` since the first sample; equal at the
-end.  (For a ring that a killed lttd left only the pages count, because the killed lttd's segment
-has the earlier losses.)
+end.  A ring that a killed lttd left inherits those of its losses that no stored gap has; if their
+number is unknown, only the pages of that ring count.
 
 In overwrite mode ``overrun`` and the counts in pages are the same events.  In no-overwrite mode
 pages have no counts, and ``dropped events`` counts refused events.  Their place is a ring's length
@@ -31,13 +31,42 @@ class Sample(NamedTuple):
 
     @classmethod
     def of(cls, stats: Mapping[str, int], now: int) -> "Sample":
+        """Take the counters from *stats*."""
+        return cls(now, *LossCounts.of(stats))
+
+
+class LossCounts(NamedTuple):
+    """Numbers of lost events, as the kernel counts them."""
+
+    overrun: int
+    dropped: int
+    commit_overrun: int
+
+    @classmethod
+    def of(cls, stats: Mapping[str, int]) -> "LossCounts":
         """Take the counters from *stats*; a counter that this kernel lacks is 0."""
-        return cls(
-            now,
-            stats.get("overrun", 0),
-            stats.get("dropped events", 0),
-            stats.get("commit overrun", 0),
-        )
+        names = "overrun", "dropped events", "commit overrun"
+        return cls(*(stats.get(name, 0) for name in names))
+
+    def by_reason(self) -> Mapping[Reason, int]:
+        """Return the numbers by the reason of a gap."""
+        reasons = (Reason.OVERWRITTEN, Reason.DROPPED, Reason.COMMIT_OVERRUN)
+        return dict(zip(reasons, self, strict=True))
+
+    def without(self, others: Mapping[Reason, int]) -> "LossCounts":
+        """Return these numbers less *others*."""
+        return LossCounts(*(n - others.get(why, 0) for why, n in self.by_reason().items()))
+
+
+class Mark(NamedTuple):
+    """How far a stream was read at one moment."""
+
+    subbuffers: int
+    """The number of sub-buffers taken."""
+    read_events: int
+    """The kernel's ``read events`` after them."""
+    lost: LossCounts | None
+    """The kernel's counts, without losses in no gap or in a gap after them; None: unknown."""
 
 
 class _Interval(NamedTuple):
@@ -67,9 +96,42 @@ class LossLedger:
         self._told = 0
         self._pending: list[_Interval] = []
         self._ripe = 0  # the number of them, from the first on, that are older than later rows
+        self._after_rows: Counter[Reason] = Counter()
+        """Events in gaps after the last row so far."""
+        self._inherited: tuple[int, int] | None = None
+        """The interval of inherited overwritten events, until they are in gaps."""
         # The position of the stream: now, at the last sample, at the last settled one, and at the
         # one settled before, where the next settled losses begin.
         self._last_begin = self._sampled_begin = self._settled_begin = self._since = first.now
+
+    def inherit(self, lost: LossCounts, begin: int, end: int) -> None:
+        """Count events that the kernel lost before the first sample, and no stored gap has.
+
+        *begin* and *end* are the times of the last stored event and of the oldest in the ring.
+        Call it before the first take.
+        """
+        self._pages_only = False
+        self._pending.clear()  # the suspicion of such losses
+        self._overwritten += lost.overrun
+        if lost.overrun:
+            self._inherited = begin, end
+        for reason, count in lost.by_reason().items():
+            if count and reason is not Reason.OVERWRITTEN:
+                now = self._last.now
+                self.suspect(reason, now, count, begin=min(begin, now))
+
+    def accounted(self, *, with_last_gaps: bool = False) -> LossCounts | None:
+        """Return the counts of the last sample, without losses that are in no gap.
+
+        Those in gaps after the last row are left out, too, except *with_last_gaps*.  None: only the
+        pages count, so that the counts say nothing.
+        """
+        if self._pages_only:
+            return None
+        last = self._last
+        counts = LossCounts(last.overrun, last.dropped, last.commit_overrun)
+        counts = counts.without(self.unplaced())
+        return counts if with_last_gaps else counts.without(self._after_rows)
 
     def sampled(self, sample: Sample, place_from: int | None = None) -> None:
         """Note the counters of *sample*.
@@ -149,8 +211,7 @@ class LossLedger:
         Events that a later page will count are not among them.
         """
         self._settle()
-        pending, self._pending, self._ripe = self._pending, [], 0
-        return tuple(_gap(0, interval) for interval in pending)
+        return self._first_pending(len(self._pending))
 
     def forgive(self, sample: Sample, most: int | None = None) -> int:
         """Let events that were lost until *sample* be no loss; return how many were overwritten.
@@ -179,9 +240,13 @@ class LossLedger:
         if not len(rows):
             return ()
         gaps: list[Gap] = []
-        if missed or self._pending:
-            gaps = self._from_pages(rows, missed) + self._from_counters(rows)
+        if missed or self._pending or self._inherited:
+            gaps = self._from_pages(rows, missed)
+            if self._inherited:
+                self._settle()  # the others of these lie before the rows
+            gaps += self._from_counters(rows)
             gaps.sort(key=lambda gap: gap.row)
+        self._after_rows.clear()
         self._last_begin = int(rows["begin"][-1])
         self._settle()
         return tuple(gaps)
@@ -194,9 +259,13 @@ class LossLedger:
         if final:
             self.page_turned()
         self._settle()
-        count = len(self._pending) if final else self._ripe
-        ripe, self._pending, self._ripe = self._pending[:count], self._pending[count:], 0
-        return tuple(_gap(0, interval) for interval in ripe)
+        return self._first_pending(len(self._pending) if final else self._ripe)
+
+    def _first_pending(self, count: int) -> tuple[Gap, ...]:
+        first, self._pending, self._ripe = self._pending[:count], self._pending[count:], 0
+        for interval in first:
+            self._after_rows[interval.reason] += _events(interval.unit, interval.lost)
+        return tuple(_gap(0, interval) for interval in first)
 
     def unplaced(self) -> Counter[Reason]:
         """Return the number of events that the last sample counts as lost and no gap contains."""
@@ -244,10 +313,12 @@ class LossLedger:
         count = self._settled - self._told
         if count > 0 and not self._pages_only:
             self._told += count
-            begin = min(self._since, self._last.now)
-            interval = _Interval(Reason.OVERWRITTEN, count, begin, self._last.now, 0)
-            self._pending.insert(0, interval)
+            now = self._last.now
+            begin, end = self._inherited or (min(self._since, now), now)
+            self._pending.insert(0, _Interval(Reason.OVERWRITTEN, count, begin, end, 0))
             self._ripe += 1
+        if self._settled:
+            self._inherited = None
         self._since = self._settled_begin
 
 

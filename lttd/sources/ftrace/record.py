@@ -8,7 +8,7 @@
                          {"left_out": [4711, 4712]}
                          {"undone": ["events/irq/enable"]}
     progress-lttd-4711   {"segment": "20261127T...", "streams": {"ftrace_0": [[0, 0], [512, 4096]]},
-                          "boottime_ns": 100125000000}
+                          "lost": {"ftrace_0": [[0, 0, 0], [9, 0, 0]]}, "boottime_ns": 100125000000}
                          {"segment": "", "streams": {}, "idle": true, "boottime_ns": ...}
 
 A record is written before the instance is made or changed, and removed after the instance was
@@ -33,6 +33,7 @@ from lttd.limits import NOTE_LINES
 from lttd.namespaces import kernel_clock_ns
 from lttd.runtime import Note, Recorder, RuntimeDirectory, boot_id, known_notes
 from lttd.sources.base import Owner
+from lttd.sources.ftrace.loss import LossCounts, Mark
 from lttd.sources.ftrace.undo import PIDS_FILE, Change
 
 PREFIX: Final = "ftrace-"
@@ -41,8 +42,8 @@ TOP_LEVEL: Final = "/"
 _PROGRESS: Final = "progress-"
 _NAME_BYTES: Final = 200
 _AT_ONCE_NS: Final = 1_000_000_000
-Marks = Mapping[str, Sequence[tuple[int, int]]]
-"""By stream: pairs of the number of sub-buffers taken, and the kernel's ``read events`` then."""
+Marks = Mapping[str, Sequence[Mark]]
+"""By stream, the earliest first."""
 
 
 @dataclass(slots=True)
@@ -195,7 +196,11 @@ class InstanceRecord:
     def mark(self, segment: str, marks: Marks) -> None:
         """Note how far *segment* was recorded, which also shows that the recorder lives."""
         value: dict[str, Any] = {"segment": segment}
-        value["streams"] = {name: list(each) for name, each in marks.items()}
+        value["streams"] = {
+            name: [(mark.subbuffers, mark.read_events) for mark in each]
+            for name, each in marks.items()
+        }
+        value["lost"] = {name: [mark.lost for mark in each] for name, each in marks.items()}
         self._write_progress(value)
 
     def mark_idle(self) -> None:
@@ -213,8 +218,9 @@ class InstanceRecord:
             return Progress("", {}, _age_s(self._note.content().partition(b"\n")[0]))
         try:
             value = json.loads(content)
+            lost = value.get("lost", {})  # earlier versions lack it
             marks = {
-                str(name): [(int(rows), int(events)) for rows, events in each]
+                str(name): _marks(each, lost.get(name) or [None] * len(each))
                 for name, each in value["streams"].items()
             }
             segment, is_idle = str(value["segment"]), value.get("idle") is True
@@ -311,6 +317,13 @@ def _age_s(content: bytes) -> float:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
     return (kernel_clock_ns(time.CLOCK_BOOTTIME) - written_ns) / 1e9
+
+
+def _marks(taken: Sequence[tuple[int, int]], lost: Sequence[Sequence[int] | None]) -> list[Mark]:
+    return [
+        Mark(int(rows), int(events), LossCounts(*map(int, counts)) if counts else None)
+        for (rows, events), counts in zip(taken, lost, strict=True)
+    ]
 
 
 def _head(instance: str, owner: Owner, *, own: bool) -> bytes:

@@ -5,12 +5,13 @@ on other tools; if that fails, the next take raises the error, because it would 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from lttd.errors import LttdError, SourceError
 from lttd.sources.base import OVERWRITTEN_IDLE
 from lttd.sources.ftrace.counts import RingCounts
-from lttd.sources.ftrace.loss import LossLedger, Sample
+from lttd.sources.ftrace.loss import LossCounts, LossLedger, Sample
 from lttd.subbuffer import Gap, Reason, Rows, Unit
 
 # A take is shorter than this, in ns; a ring of 1 MiB takes longer to fill again.
@@ -28,6 +29,8 @@ class Ring:
         self.cpu = cpu
         self.read_events_before = fields.get("read events", 0)
         """The number of events that the kernel counted as read when lttd took the ring over."""
+        self.lost_before = LossCounts.of(fields)
+        """The kernel's counts of lost events at that moment."""
         self.failure: SourceError | None = None
         """The error of a sample outside of a take; the next take raises it."""
         self._counts = counts
@@ -35,6 +38,8 @@ class Ring:
         self._oldest = fields.get("oldest event ts")
         self._ticked_at = began
         self._took_partial = False
+        self._has_inherited = False
+        """Whether the first take is still to come in a ring with losses of a killed lttd."""
         self.idle = False
         """Whether the ring overwrites itself, and nobody wants its events yet."""
         self.was_idle = False
@@ -66,6 +71,13 @@ class Ring:
     def fields(self) -> Mapping[str, int]:
         """Return the fields of ``stats`` as they are."""
         return self._counts.read()
+
+    def accounted(self, *, with_last_gaps: bool = False) -> LossCounts | None:
+        """Return the kernel's counts of losses that are in gaps; see LossLedger.
+
+        None: unknown, and while the ring is idle, which loses events that nobody wants.
+        """
+        return None if self.idle else self._ledger.accounted(with_last_gaps=with_last_gaps)
 
     def text(self) -> bytes:
         """Return ``stats`` verbatim."""
@@ -114,9 +126,14 @@ class Ring:
         the rest of it, for which the kernel turns no page.
         """
         self._counts.took(events)
-        if subbuffers > self._took_partial:
+        if subbuffers > self._took_partial or (self._has_inherited and self._is_empty()):
             self._ledger.page_turned()
-        self._took_partial = partial
+        self._took_partial, self._has_inherited = partial, False
+
+    def _is_empty(self) -> bool:
+        with suppress(LttdError):  # the next take reports it
+            return not self._counts.read().get("entries")
+        return False
 
     def took_nothing(self) -> None:
         """Note that the consumed sub-buffers were lost."""
@@ -195,14 +212,20 @@ class Ring:
         """Note that *count* units are missing at this time; None: some may be."""
         self._ledger.suspect(reason, self._now(), count, unit)
 
-    def lost_before_all(self, count: int | None, begin: int) -> None:
-        """Count *count* events that a killed lttd took of this ring and lost; None: some.
+    def inherit(self, taken: int | None, lost: LossCounts | None, begin: int) -> None:
+        """Count *taken* events that a killed lttd took of this ring and lost; None: some.
 
-        *begin* is the trace-clock time of the last event before them.
+        *lost* are those that the kernel lost, and no stored gap has; None: unknown.  *begin* is the
+        trace-clock time of the last stored event.
         """
         now = self._now()
         end = max(min(self._oldest or now, now), begin)
-        self._ledger.lost_before_all(Reason.KILLED, count, begin, end)
+        if lost is not None:
+            self._ledger.inherit(lost, begin, end)
+            # The ring may begin with the rest of a sub-buffer that the killed lttd took in part.
+            self._took_partial = self._has_inherited = True
+        if taken != 0:
+            self._ledger.lost_before_all(Reason.KILLED, taken, begin, end)
 
     def lost_take(self, subbuffers: int) -> None:
         """Count *subbuffers* of a take that failed; the next rows follow them.

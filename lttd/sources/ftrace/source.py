@@ -19,6 +19,8 @@ from lttd.sources.ftrace.counts import RingCounts
 from lttd.sources.ftrace.instance import Instance, make_own, open_named
 from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.left import Leftovers
+from lttd.sources.ftrace.loss import Mark
+from lttd.sources.ftrace.marks import ProgressMarks
 from lttd.sources.ftrace.raw import RawFile
 from lttd.sources.ftrace.record import InstanceRecord
 from lttd.sources.ftrace.reload import EventsChange
@@ -53,8 +55,6 @@ __all__ = [
 ]
 
 _OWN_CHANNEL: Final = "ftrace"
-# The number of marks to keep: they reach back as far as a backlog that waits for a slow disk.
-_MARKS: Final = 4
 
 
 def open_source(request: Request) -> "FtraceSource":
@@ -153,14 +153,8 @@ class FtraceSource:
         self._previous_run = previous_run
         self._leaves_out = instance.own and not previous_run and not settings.trace_self
         self._left_out: set[int] = set()
-        self._marks: dict[str, list[tuple[int, int]]] = {}
-        self._marked = ""
-        """The segment that the first marks belong to."""
+        self._marks = ProgressMarks()
         self._is_marked_idle = False
-        self._wanted_from: dict[str, tuple[int, int]] = {}
-        """The first mark after the last pause of each stream."""
-        self._rolled_at: dict[str, tuple[int, int]] = {}
-        """Marks of the last roll, until the segment before it is closed."""
         self._started = False
         self._notes_told = 0
         self._files: FtraceFiles | None = None
@@ -306,22 +300,8 @@ class FtraceSource:
                 self._mark_idle(record)
                 return
             self._is_marked_idle = False
-            for stream in self.streams:
-                marks = self._marks.setdefault(stream.info.id.name, [])
-                self._follow_pauses(stream, marks)
-                if not marks:
-                    # If this run is killed before it stores its gap for them, the next one counts
-                    # them again.
-                    marks.append((0, stream.info.read_events_before - stream.unstored))
-                taken, read_events = (0, 0) if stream.over else stream.mark()
-                if taken and (taken, read_events) != marks[-1]:
-                    marks.append((taken, read_events))
-                # Keep the first mark and some late ones: the latest data may not be stored yet.
-                del marks[1:-_MARKS]
-            if segment != self._marked:
-                self._marked = segment
-                self._forget_marks_of_closed()
-            record.mark(segment, self._marks)
+            self._marks.follow(segment, self.streams)
+            record.mark(segment, self._marks.by_stream)
             self._instance.progress = None
         except LttdError as error:
             if not self._mark_failed:
@@ -334,21 +314,6 @@ class FtraceSource:
             record.mark_idle()
         self._is_marked_idle = True
 
-    def _follow_pauses(self, stream: FtraceStream, marks: list[tuple[int, int]]) -> None:
-        """Let the marks begin after the last pause: what was consumed in it is not stored."""
-        name = stream.info.id.name
-        if stream.wanted_from is not None and stream.wanted_from != self._wanted_from.get(name):
-            self._wanted_from[name] = stream.wanted_from
-            self._rolled_at.pop(name, None)
-            marks[:] = [stream.wanted_from]
-
-    def _forget_marks_of_closed(self) -> None:
-        """Let the marks begin with the last roll: all data before it is in closed segments."""
-        for name, (taken, read_events) in self._rolled_at.items():
-            later = [mark for mark in self._marks.get(name, ()) if mark[0] > taken]
-            self._marks[name] = [(taken, read_events), *later]
-        self._rolled_at = {}
-
     def roll(self) -> Mapping[StreamId, int]:
         """Note that a new segment begins; see Source.roll()."""
         self._files = self._next_files
@@ -356,8 +321,7 @@ class FtraceSource:
         for stream in self.streams:
             try:
                 if not stream.over:
-                    taken, read[stream.info.id] = stream.mark()
-                    self._rolled_at[stream.info.id.name] = taken, read[stream.info.id]
+                    read[stream.info.id] = self._marks.rolled(stream).read_events
             except LttdError:  # the next take reports it
                 continue
         return read
@@ -371,11 +335,11 @@ class FtraceSource:
         told = False
         for stream in self.streams if progress is not None and progress.segment else ():
             assert progress is not None
-            name, read_events = stream.info.id.name, stream.info.read_events_before
-            missing = unstored(name, read_events, progress, owner)
+            now = Mark(0, stream.info.read_events_before, stream.ring.lost_before)
+            missing = unstored(stream.info.id.name, now, progress, owner)
             if missing is not None:
-                stream.tell_unstored(missing.count, missing.begin)
-                told = True
+                stream.inherit(missing)
+                told |= missing.is_loss
         return told
 
     def holds_data(self) -> bool:

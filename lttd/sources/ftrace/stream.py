@@ -21,6 +21,8 @@ from lttd.abi.ftrace import NAME, NEAR, PageLayout, Pages, last_event_time, rows
 from lttd.abi.ftrace_events import count
 from lttd.sources.base import Nothing
 from lttd.sources.ftrace.first_take import FirstTake
+from lttd.sources.ftrace.killed import Unstored
+from lttd.sources.ftrace.loss import Mark
 from lttd.sources.ftrace.raw import RawFile
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.pipe import Pipe, TakeBrokeOffError
@@ -138,12 +140,12 @@ class FtraceStream:
         )
         self.ring = ring
         self.state = State.FILLING
-        self.unstored = 0
-        """The number of events that a killed lttd took and did not store."""
+        self.first_mark = Mark(0, ring.read_events_before, ring.accounted())
+        """The mark as of the take-over, or of the end of the last pause."""
         self.complete_since = shared.now()
         """Since when, on the trace clock, no event was overwritten in a pause()."""
         self.wanted_from: tuple[int, int] | None = None
-        """mark() as of the end of the last pause; None: there was none."""
+        """See PausableStream."""
         self.is_paused = False
         self._first_take = FirstTake()
         self._until: int | None = None
@@ -162,14 +164,17 @@ class FtraceStream:
         """Tell whether nothing more will ever come."""
         return self.state is State.OVER
 
-    def mark(self) -> tuple[int, int]:
-        """Return the number of sub-buffers taken, and the kernel's ``read events`` after them."""
-        return self._book.sequence, self.ring.fields().get("read events", 0)
+    def mark(self, *, with_last_gaps: bool = False) -> Mark:
+        """Return how far the ring was read; see LossLedger.accounted()."""
+        lost = self.ring.accounted(with_last_gaps=with_last_gaps)
+        return Mark(self._book.sequence, self.ring.fields().get("read events", 0), lost)
 
-    def tell_unstored(self, lost: int | None, begin: int) -> None:
-        """Count *lost* events that a killed lttd took of this ring and lost; see Ring."""
-        self.unstored = lost or 0
-        self.ring.lost_before_all(lost, begin)
+    def inherit(self, unstored: Unstored) -> None:
+        """Count the losses of a killed lttd; see Ring."""
+        self.ring.inherit(unstored.taken, unstored.lost, unstored.begin)
+        # If this run is killed before it stores its gaps for them, the next one counts them again.
+        before = self.info.read_events_before - (unstored.taken or 0)
+        self.first_mark = Mark(0, before, self.ring.accounted())
 
     def fileno(self) -> int:
         """Return the descriptor to wait on, or -1 if poll would spin."""
@@ -414,6 +419,10 @@ class FtraceStream:
         if has_hole:
             self.complete_since = begin
         self.ring.wanted(begin if has_hole else None)
+        lost = self.ring.accounted()
+        if lost != self.ring.accounted(with_last_gaps=True):
+            lost = None  # whether these gaps are in this segment is not known
+        self.first_mark = Mark(*self.wanted_from, lost)
 
     def _is_out_of_time(self, rows: Rows, now: int) -> bool:
         """Tell whether the rows begin at a time that cannot follow the last row."""
