@@ -12,15 +12,18 @@ import pytest
 
 import lttd
 from lttd.errors import NotATraceError
+from lttd.index import GAPS_HEADER, encode_gaps
+from lttd.subbuffer import Gap, Reason, Unit
 from lttd.view import window
 from lttd.view.commands.cut import cut
 from lttd.view.commands.follow import HOLD_POLLS, follow
 from lttd.view.commands.text import Show
 from lttd.view.export import export
 from lttd.view.filters import Filter
-from lttd.view.times import EVERYTHING, Moment, Window
+from lttd.view.times import ALWAYS_END, EVERYTHING, Moment, Window
 from lttd.view.trace import Trace
 from tests.ftraced import Traced, pages_of, tick
+from tests.fuzz_traces import blocks, markers
 from tests.viewer import run
 
 LINE = re.compile(rb"count=(\d+)|CPU:\d (\[LOST \d+) EVENTS\]")
@@ -265,3 +268,22 @@ def test_a_trace_dat_flags_the_loss_at_the_seam_on_the_next_page(
         content_bytes = commit & (1 << 30) - 1
         (count,) = struct.unpack_from("<Q", data, at + 16 + content_bytes)
         assert (commit >> 30, count) == ((3, lost) if lost else (0, 0))
+
+
+@pytest.mark.parametrize("make", [blocks, markers])
+def test_events_of_other_families_come_before_the_loss_at_their_end(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], make: Callable[[Path], Path]
+) -> None:
+    trace = make(tmp_path / "t")
+    (segment,) = Trace(trace).segments
+    stream = next(one for one in segment.streams if one.info.id.channel != "metadata")
+    last, cpu = stream.index.entries()[-1], stream.info.id.cpu
+    end = int(last["end"])
+    gap = Gap(len(stream.index), Reason.DROPPED, Unit.EVENTS, 5, 0, 0)
+    stream.paths.gaps.write_bytes(GAPS_HEADER + encode_gaps([gap], 0))
+    for begin, until, found in ((0, ALWAYS_END, 1), (0, end, 0), (end + 2, ALWAYS_END, 0)):
+        assert losses(trace, begin, until) == [(end + 1, 5)] * found
+    _, out, _ = run(capfdbinary, "text", trace, "--cpu", cpu)
+    *events, loss = out.splitlines()
+    assert (len(events) > 1, b"LOST 5 EVENTS" in loss) == (True, True)
+    assert b"LOST" not in b"".join(events)
