@@ -47,6 +47,7 @@ from lttd.stats import counted, human_bytes
 from lttd.terminal import Level, say
 from lttd.tracedir import SegmentPaths, number_of, segment_directories
 from lttd.trigger import Trigger
+from lttd.unreached import MAX_SIZE, MIN_FREE, UnreachedLimits, why_not_free, why_too_large
 
 # A longer step would keep other work of the helper thread waiting.
 STEP_S: Final = 0.1
@@ -98,7 +99,7 @@ class Store:
         self._say = say
         self._boot_id = this_machine()["boot_id"]
         self._free_space = FreeSpace()
-        self._unreached: set[str] = set()
+        self._unreached = UnreachedLimits(self._trace.path, self._limiter)
         names, leftovers = segment_directories(self._trace)
         self.catalogue.unread = len(names)
         self._reading: Iterator[None] | None = self._read(names, leftovers)
@@ -242,6 +243,15 @@ class Store:
                 return True
         return False
 
+    def _report_unreached(self, plan: Sequence[Deletion]) -> None:
+        catalogue, limits = self.catalogue, self.limits
+        held, hidden_bytes = catalogue.in_order(), catalogue.hidden_bytes
+        is_futile = self._free_space.is_futile(self._now_ns())
+        why = why_too_large(limits.size_bytes, held, plan, hidden_bytes)
+        self._unreached.report(MAX_SIZE, why)
+        why = why_not_free(limits.free_bytes, self._free_bytes(), plan, is_futile=is_futile)
+        self._unreached.report(MIN_FREE, why)
+
     def _plan(self) -> list[Deletion]:
         held, hidden_bytes = self.catalogue.in_order(), self.catalogue.hidden_bytes
         now_ns, limit_bytes, missing_bytes = self._now_ns(), self.limits.free_bytes, 0
@@ -331,42 +341,6 @@ class Store:
     def _report_stuck(self, error: StorageError) -> None:
         words = f"{error}; it cannot be deleted, and is left as it is"
         self._limiter.say("stuck", words, Level.WARNING)
-
-    # -- limits that are out of reach
-
-    def _report_unreached(self, plan: Sequence[Deletion]) -> None:
-        """Write a line when a limit begins to be out of reach, and one when that is over."""
-        going_bytes = bytes_of(deletion.held for deletion in plan)
-        self._report("max-size", self._why_too_large(plan))
-        self._report("min-free", self._why_not_free(going_bytes))
-
-    def _why_too_large(self, plan: Sequence[Deletion]) -> str:
-        going = {deletion.held.key for deletion in plan}
-        held = self.catalogue.in_order()
-        plain = [one for one in held if not one.counts_as_kept and one.key not in going]
-        used_bytes = bytes_of(plain) + self.catalogue.hidden_bytes
-        if self.limits.size_bytes is None or used_bytes <= self.limits.size_bytes:
-            return ""
-        return f"{human_bytes(used_bytes)} cannot be deleted: open segments, or parts left"
-
-    def _why_not_free(self, going_bytes: int) -> str:
-        limit_bytes, free_bytes = self.limits.free_bytes, self._free_bytes()
-        if limit_bytes is None or free_bytes + going_bytes >= limit_bytes:
-            return ""
-        left = f"{human_bytes(free_bytes)} are free"
-        if self._free_space.is_futile(self._now_ns()):
-            return f"{left}, and deleting segments does not raise that; deleting no more"
-        return f"{left}, and only segments that must stay are left"
-
-    def _report(self, option: str, words: str) -> None:
-        if words and option not in self._unreached:
-            self._unreached.add(option)
-            line = f"{self._trace.path}: {option} is out of reach: {words}"
-            self._limiter.say(option, line, Level.WARNING)
-        elif not words and option in self._unreached:
-            self._unreached.discard(option)
-            line = f"{self._trace.path}: {option} is reached again"
-            self._limiter.say((option, "again"), line, Level.NOTICE)
 
     # -- kept segments
 
