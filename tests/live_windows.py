@@ -7,7 +7,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,13 +32,18 @@ OFTEN = ("--flush-interval", "50ms", "--summary", "none")
 APART_NS = 2_000_000
 # The argument of getpgid() is the number of the event; no process has such an id.
 FIRST = 10_000_000
-# Usage: CPU EVENTS_PER_S EVENTS_AT_ONCE; it writes until its stdin is closed.
+# Usage: CPU EVENTS_PER_S; a number on stdin asks for as many at once, and the end of stdin ends it.
 WRITER = f"""
 import os, select, sys, time
-cpu, rate, at_once = (int(word) for word in sys.argv[1:])
+cpu, rate = (int(word) for word in sys.argv[1:])
 os.sched_setaffinity(0, {{cpu}})
-number, first, begin = 0, {FIRST} * (cpu + 1), time.monotonic()
-while not select.select([0], [], [], 0.002)[0]:
+number, at_once, first, begin = 0, 0, {FIRST} * (cpu + 1), time.monotonic()
+while True:
+    if select.select([0], [], [], 0.002)[0]:
+        asked = os.read(0, 4096)
+        if not asked:
+            break
+        at_once += sum(map(int, asked.split()))
     while number < at_once + (time.monotonic() - begin) * rate:
         try:
             os.getpgid(first + number)
@@ -48,15 +53,25 @@ while not select.select([0], [], [], 0.002)[0]:
 
 
 @contextmanager
-def numbering(per_second: int = 1000, at_once: int = 0) -> Iterator[None]:
-    """Make numbered events on every CPU during the block; begin with *at_once* of them."""
+def numbering(per_second: int = 1000, at_once: int = 0) -> Iterator[Callable[[int], None]]:
+    """Make numbered events on every CPU during the block; begin with *at_once* of them.
+
+    The result makes as many more at once as it is called with.
+    """
     words = [sys.executable, "-S", "-E", "-c", WRITER]
     writers = [
-        subprocess.Popen([*words, *map(str, (cpu, per_second, at_once))], stdin=subprocess.PIPE)
+        subprocess.Popen([*words, str(cpu), str(per_second)], stdin=subprocess.PIPE, bufsize=0)
         for cpu in sorted(os.sched_getaffinity(0))
     ]
+
+    def burst(count: int) -> None:
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write(b"%d\n" % count)
+
     try:
-        yield
+        burst(at_once)
+        yield burst
     finally:
         for writer in writers:
             writer.communicate()

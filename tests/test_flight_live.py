@@ -234,7 +234,7 @@ async def test_reading_ends_with_the_window_although_the_disk_hangs_and_a_hole_i
     async def window() -> None:
         found.append(await trio.to_thread.run_sync(trigger))
 
-    with of_run.signals, numbering(PER_SECOND, AT_ONCE), trio.fail_after(PATIENCE_S):
+    with of_run.signals, numbering(PER_SECOND, AT_ONCE) as burst, trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(of_run.run)
             await of_run.ready.wait()
@@ -246,6 +246,7 @@ async def test_reading_ends_with_the_window_although_the_disk_hangs_and_a_hole_i
                     await until_(lambda: not reader.paused, "the window")
                     await until_(lambda: reader.paused, "its end")
                     overwritten[:] = overwritten_now()
+                    burst(AT_ONCE)
                 await until_(have_wrapped, "events that nobody wants")
                 assert found == []
                 of_run.disk.works.set()
@@ -273,7 +274,6 @@ async def test_a_trigger_without_time_after_it_has_a_window_although_lttd_was_ke
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", f"lttdtest{os.getpid()}late-")
-    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "runtime"))
     trace, want = tmp_path / "t", Flying.want
     of_run = InProcess("-t", trace, *EVENTS, *IN_PROCESS, *OFTEN)
 
@@ -282,6 +282,7 @@ async def test_a_trigger_without_time_after_it_has_a_window_although_lttd_was_ke
         reach = want(flying, deadline)
         source = of_run.daemon._recordings[0].source
         now, streams = source.now(), source.streams
+        burst(AT_ONCE)
         until(lambda: all(one.counters()["oldest event ts"] > now for one in streams), "a burst")
         return reach
 
@@ -289,7 +290,7 @@ async def test_a_trigger_without_time_after_it_has_a_window_although_lttd_was_ke
         return asked(trace, before="1h", after="0s", wait=True)
 
     monkeypatch.setattr(Flying, "want", want_late)
-    with of_run.signals, numbering(PER_SECOND, AT_ONCE), trio.fail_after(PATIENCE_S):
+    with of_run.signals, numbering(PER_SECOND, AT_ONCE) as burst, trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(of_run.run)
             await of_run.ready.wait()
