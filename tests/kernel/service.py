@@ -65,7 +65,7 @@ bring() { cp -r /var/lib/lttd/trace "$OUT/trace"; journalctl -u lttd --no-pager 
 """
 
 
-def run(guest: Guest, script: str, timeout_s: float = 180.0) -> GuestResult:
+def run(guest: Guest, script: str, timeout_s: float = 600.0) -> GuestResult:
     return guest.run(PRELUDE + "set -e; fresh\n" + textwrap.dedent(script), timeout_s).expect(0)
 
 
