@@ -139,7 +139,7 @@ class Daemon:
         # threads that must be ended.
         with ExitStack() as stack, self._signals.delivered_to(self._hear):
             stack.callback(self._notifier.close)
-            stack.callback(self._house.helper.close)
+            stack.callback(self._house.helpers.close)
             stack.callback(self._command.give_up)
             async with trio.open_nursery() as nursery:
                 self._reloading.takers |= await serve_metrics(
@@ -151,6 +151,7 @@ class Daemon:
                 )
                 stack.callback(self._recorder.close)
                 self._recorder.start()
+                self._house.helpers.start()
                 self._raise_priority(thread_ids())
                 for recovered in recover_open_segments(self._disk, self._config.trace_dir):
                     say(recovered.line, Level.WARNING)
@@ -159,7 +160,7 @@ class Daemon:
                 owner = owner_of(self._disk, self._config.trace_dir)
                 previous = PreviousRuns(
                     *(self._config, self._pool, self._recorder, self._observer),
-                    *(self._house.helper, self._beginning.begin),
+                    *(self._house.helpers.sources, self._beginning.begin),
                 )
                 number = await previous.drain_boots(number, owner, self._outcome.failures)
                 # Open sources before: if the request is impossible, rings of a kill stay untouched.
@@ -188,8 +189,8 @@ class Daemon:
         retaining = Retaining(self._disk, config.trace_dir, config.limits, self._house)
         self._recorder.make_room = retaining.store.make_room
         self._beginning.on_opened.append(retaining.store.opened)
-        self._rolling.on_prepared.append(retaining.store.prepared)
-        self._rolling.on_opened.append(retaining.store.opened)
+        self._rolling.on_prepared.append(retaining.prepared)
+        self._rolling.on_opened.append(retaining.opened)
         self._rolling.on_closed.append(retaining.closed)
         self._handlers |= retaining.handlers
         self._reloading.takers |= takers_of_retention(retaining, self._recorder, self._rolling)
@@ -205,13 +206,14 @@ class Daemon:
         return flying
 
     def _compress(self, nursery: trio.Nursery, trace: OpenDirectory) -> None:
-        level, house, store = self._config.compress_level, self._house, self._retaining.store
+        level, retaining = self._config.compress_level, self._retaining
+        store = retaining.store
         if level is not None:
-            work = Compression(trace, level, house.leave_out, self._outcome.say)
-            work.on_changed.append(lambda paths: house.work(lambda: store.changed(paths)))
+            work = Compression(trace, level, self._house.leave_out, self._outcome.say)
+            work.on_changed.append(lambda paths: retaining.work(lambda: store.changed(paths)))
             store.catalogue.compression_backlog = lambda: work.backlog
             self._rolling.on_closed.append(work.closed)
-            nursery.start_soon(work.run, self._retaining.has_read.wait)
+            nursery.start_soon(work.run, retaining.has_read.wait)
 
     def _serve_triggers(self) -> TriggerService:
         """Make what serves triggers; recording has begun."""
@@ -301,7 +303,8 @@ class Daemon:
         for recording in self._recordings:
             try:
                 paused = self._reader.paused
-                await self._house.helper.run(partial(recording.close, paused=paused))
+                close = partial(recording.close, paused=paused)
+                await self._house.helpers.sources.run(close)
             except LttdError as error:
                 self._outcome.failures.append(error)
             tell_notes(recording.source)

@@ -1,8 +1,10 @@
-"""One thread that works on the disk beside the reading loop.
+"""The threads that work on the disk beside the reading loop.
 
-Rule: it is the same thread as long as lttd runs.  The kernel leaves lttd's threads out by their
+Rule: they are the same threads as long as lttd runs.  The kernel leaves lttd's threads out by their
 ids, and keeps an id after its thread has ended.  A new thread for each job would fill that list,
 and hide every process that gets one of these ids later.
+Rule: a thread for each kind of work that must not wait for the others.  A full sync takes seconds
+on a slow disk.
 """
 
 import threading
@@ -20,15 +22,19 @@ _Job = Callable[[], None]
 class Helper:
     """Runs jobs in turn, in a thread that starts with the first one."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "help") -> None:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         # Like trio's own threads it does not keep a process alive whose disk hangs.
-        self._thread = threading.Thread(target=self._work, name=f"{NAME_PREFIX}help", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=NAME_PREFIX + name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, unless it runs."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     async def run(self, work: Callable[[], None]) -> None:
         """Wait until the thread has done *work*, even if cancelled; raise its error."""
-        if not self._thread.is_alive():
-            self._thread.start()
+        self.start()
         done, token = trio.Event(), trio.lowlevel.current_trio_token()
         errors: list[BaseException] = []
 
@@ -53,6 +59,33 @@ class Helper:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+
+
+class Helpers:
+    """The helper threads of a run."""
+
+    def __init__(self) -> None:
+        self.sources = Helper()
+        """Files that decoding needs, manifests, new streams: all that a source changes with."""
+        self.names = Helper("name")
+        """The names of segments to which data is about to go; a limit that is reached waits."""
+        self.closing = Helper("close")
+        """Old segments: sync and close them."""
+        self.store = Helper("store")
+        """The catalogue, and what has to be deleted."""
+
+    def start(self) -> None:
+        """Start all threads, so that they can be left out of the trace."""
+        for helper in self._all():
+            helper.start()
+
+    def close(self) -> None:
+        """End all threads after their last jobs."""
+        for helper in self._all():
+            helper.close()
+
+    def _all(self) -> tuple[Helper, ...]:
+        return self.sources, self.names, self.closing, self.store
 
 
 def lasting_thread_ids() -> list[int]:

@@ -1,13 +1,14 @@
 """The periodic work of a run beside reading: attachments, clock snapshots, watches, new streams.
 
-Rule: work that writes to the disk or reads many files is done in a thread that is excluded from the
-trace, one task at a time; the reading loop never waits for it.
+Rule: work that writes to the disk or reads many files is done in threads that are excluded from the
+trace (lttd.helper); the reading loop never waits for it.
+Rule: work on sources is done one task at a time.  A roll waits for it only while the streams or the
+settings of a source change.
 Rule: an idle machine is not woken for attachments; while the reader is paused, nothing is written.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from threading import get_native_id
+from contextlib import closing, nullcontext
 from typing import Final
 
 import trio
@@ -15,8 +16,7 @@ import trio
 from lttd.clock import ClockWatch
 from lttd.config import Config
 from lttd.errors import LttdError, StorageError, refusal
-from lttd.helper import Helper
-from lttd.priority import raise_priority
+from lttd.helper import Helper, Helpers
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording, Served, tell_notes
@@ -45,11 +45,16 @@ class Housekeeping:
         self._recorder = recorder
         self._reader = reader
         self._on_failure = on_failure
-        self.helper = Helper()
+        self.helpers = Helpers()
         self._due = trio.Event()
         self._ticked = trio.Event()
         self.one_at_a_time = trio.Lock()
         """Held by whoever uses work()."""
+        self.changing = trio.Lock()
+        """Held while a source gets streams or settings, and while its segments are switched.
+
+        Who needs both locks takes this one last.
+        """
         self.at_marks: list[Callable[[], None]] = []
         """Short work that is done as often as progress is noted."""
         now = trio.current_time()
@@ -93,7 +98,7 @@ class Housekeeping:
             if recording in growing:
                 admitted.extend(recording.admit())
 
-        await self.for_each(admit)
+        await self.for_each(admit, self.changing)
         self._reader.add(admitted)
 
     def _watches(self) -> list[Watch]:
@@ -153,10 +158,12 @@ class Housekeeping:
                 if watch.was_set():
                     await self.for_each(Recording.note_clock)
 
-    async def for_each(self, do: Callable[[Recording], None]) -> None:
+    async def for_each(
+        self, do: Callable[[Recording], None], also: trio.Lock | None = None
+    ) -> None:
         """Call *do* for each recording in a thread that is excluded from the trace.
 
-        A failure of the disk is counted.
+        *also* is held meanwhile.  A failure of the disk is counted.
         """
 
         def work() -> None:
@@ -165,7 +172,7 @@ class Housekeeping:
 
         trace = self._config.trace_dir
         try:
-            async with self.one_at_a_time:
+            async with self.one_at_a_time, also or nullcontext():
                 done = await self.work(work)
         except StorageError as error:
             self._recorder.failed(error, trace)
@@ -183,7 +190,17 @@ class Housekeeping:
         await self.work(leave_out)
 
     async def work(self, do: Callable[[], object]) -> bool:
-        """Call *do* in the thread that is excluded from the trace.
+        """Call *do* in the thread for sources, and report what they noted; see work_in()."""
+
+        def work() -> None:
+            do()
+            for recording in self._recordings:
+                tell_notes(recording.source)
+
+        return await self.work_in(self.helpers.sources, work)
+
+    async def work_in(self, helper: Helper, do: Callable[[], object]) -> bool:
+        """Call *do* in a thread that is excluded from the trace.
 
         Return False if it failed, so that the run ends.
 
@@ -192,17 +209,10 @@ class Housekeeping:
         """
 
         def work() -> None:
-            # It holds the interpreter lock at times, so it needs the priority of the reading loop.
-            if self._config.priority is not None:
-                raise_priority([get_native_id()], self._config.priority)
-            for recording in self._recordings:
-                recording.source.leave_out([get_native_id()])
             do()
-            for recording in self._recordings:
-                tell_notes(recording.source)
 
         try:
-            await self.helper.run(work)
+            await helper.run(work)
         except StorageError:
             raise
         except (LttdError, OSError, MemoryError) as error:

@@ -1,6 +1,6 @@
 """An open segment on disk: the files of its streams, its manifest, its synced record, its lock.
 
-Rule: data is synced, then the index, before the synced record says so.
+Rule: data, then the index, then names are synced before the synced record says so.
 Rule: the manifest says ``closed`` only after the backlog was written and synced.
 """
 
@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Protocol
@@ -32,10 +33,12 @@ from lttd.stream_files import StreamFiles
 from lttd.subbuffer import StreamId, StreamInfo
 from lttd.tracedir import SegmentPaths, create_segment, reveal_segment
 from lttd.version import VERSION
-from lttd.writer import StreamFile
+from lttd.writer import PREALLOCATE_BYTES, StreamFile
 
 # Reserved disk space, so that a full disk has room for the last gaps and the manifest.
 RESERVE_BYTES: Final = 256 << 10
+# Blocks ahead of the ends of all files of a segment of limited size: at most this part of it.
+AHEAD_SHARE: Final = 8
 MOST_RELOADS: Final = 64
 
 
@@ -43,6 +46,7 @@ class Writers(Protocol):
     """The threads that write the lanes of a segment."""
 
     cached_bytes: int
+    segment_bytes: int | None
 
     def lane_queue(self, number: int) -> Jobs:
         """Return the queue of the thread that writes stream *number*."""
@@ -58,10 +62,6 @@ class Writers(Protocol):
 
     def look(self, segment: "OpenSegment") -> None:
         """Report a segment that was moved."""
-        ...
-
-    def watch(self, segment: "OpenSegment") -> None:
-        """Sync *segment* from now on, and report what happens to its files."""
         ...
 
     def forget(self, segment: "OpenSegment") -> None:
@@ -104,7 +104,10 @@ class OpenSegment:
         self._writers = writers
         self._disk = contents.disk
         self._guard = threading.Lock()
+        self._manifest_guard = threading.Lock()
         self._is_open = True
+        self._is_named = False
+        """Whether the names of the segment and of its files are durable."""
         self._trace = self._disk.hold(trace)
         kind = str(contents.source["kind"])
         # Before the segment exists: it would be the newest one.
@@ -147,23 +150,13 @@ class OpenSegment:
             StorageError: it could not be renamed.
         """
         self.paths = reveal_segment(self._disk, self.paths, number)
+        self._is_named = False
         if self._lock is not None:
             self._lock.path = self.paths.lock
         for files in self.files.values():
             files.file.renamed(self.paths.stream(files.record.name))
         if snapshot is not None:
             self.manifest.clock_snapshots = [snapshot]
-
-    def follow(self) -> None:
-        """Make the name of a segment durable that data goes to since now, and sync it from now on.
-
-        Raises:
-            StorageError: the name could not be made durable.
-        """
-        try:
-            self._disk.sync_directory(self._trace.path)
-        finally:
-            self._writers.watch(self)
 
     def add_streams(self, infos: Iterable[StreamInfo]) -> None:
         """Create the files of new streams, and add them to the manifest.
@@ -174,11 +167,12 @@ class OpenSegment:
             StorageError: a file could not be created; the call can be repeated.
         """
         new = {info.id: info for info in infos if info.id not in self.files}
-        cached_bytes = self._cached_bytes() // max(len(new) + len(self.files), 1)
+        count = max(len(new) + len(self.files), 1)
+        cached_bytes, ahead_bytes = self._cached_bytes() // count, self._ahead_bytes() // count
         added: dict[StreamId, StreamFiles] = {}
         try:
             for info in new.values():
-                added[info.id] = self._make_files(info, cached_bytes)
+                added[info.id] = self._make_files(info, cached_bytes, ahead_bytes)
         except BaseException:
             for files in added.values():
                 files.file.close()
@@ -191,8 +185,7 @@ class OpenSegment:
         # Replaced as a whole, because other threads iterate over them; each of files has a lane.
         self.lanes = lanes
         self.files = {**self.files, **added}
-        self._disk.sync_directory(self.paths.index)
-        self._disk.sync_directory(self.paths.streams)
+        self._is_named = False
         self.write_manifest()
 
     def _cached_bytes(self) -> int:
@@ -200,7 +193,12 @@ class OpenSegment:
         stored_bytes = sum(lane.stats.stored_bytes for lane in self.lanes.values())
         return max(self._writers.cached_bytes - stored_bytes, 0)
 
-    def _make_files(self, info: StreamInfo, cached_bytes: int) -> StreamFiles:
+    def _ahead_bytes(self) -> int:
+        """Return how many blocks the files together may have ahead of their ends."""
+        size = self._writers.segment_bytes
+        return PREALLOCATE_BYTES if size is None else min(size // AHEAD_SHARE, PREALLOCATE_BYTES)
+
+    def _make_files(self, info: StreamInfo, cached_bytes: int, ahead_bytes: int) -> StreamFiles:
         record = StreamRecord(info)
         lane = self.lanes.get(info.id)
         before = lane.discarded_before if lane else self.baselines.of(record.name)
@@ -211,6 +209,7 @@ class OpenSegment:
             record.subbuffers_before = None
         paths, layout = self.paths.stream(record.name), self.manifest.layout
         file = StreamFile(self._disk, paths, record, layout, cached_bytes, before)
+        file.allocate_ahead(ahead_bytes)
         return StreamFiles(file, record, begin)
 
     def _make_lane(self, files: StreamFiles, queue: Jobs) -> Lane:
@@ -278,9 +277,24 @@ class OpenSegment:
             after = self._synced()
             if after != before:
                 known = {name: position for name, position in after.items() if position}
-                self._disk.replace(self.paths.synced, encode_synced(known))
+                try:
+                    self._sync_names()
+                    self._disk.replace(self.paths.synced, encode_synced(known))
+                except StorageError as error:
+                    failed = failed or error
         if failed is not None:
             raise failed
+
+    def _sync_names(self) -> None:
+        if self._is_named:
+            return
+        self._is_named = True  # before: another thread may add files meanwhile
+        try:
+            for path in (self.paths.index, self.paths.streams, self._trace.path):
+                self._disk.sync_directory(path)
+        except StorageError:
+            self._is_named = False
+            raise
 
     @property
     def places(self) -> tuple[Path, ...]:
@@ -351,6 +365,7 @@ class OpenSegment:
             self.settle()
             self._tell()
             self._sync_for_good()
+            self._sync_names()
             self._writers.look(self)
             for stream, files in self.files.items():
                 stats = self.lanes[stream].stats
@@ -368,13 +383,24 @@ class OpenSegment:
     def settle(self) -> None:
         """Wait for the backlog, then free the reserved space for closing the segment."""
         self._writers.drain()
+        self.free_reserve()
+
+    def free_reserve(self) -> None:
+        """Free the reserved space for closing the segment: all of its data is written."""
         self._disk.remove(self.paths.reserve)
 
     def _tell(self) -> None:
         """Write the last gaps; if they do not fit, only summary and metrics have the losses."""
+        errors: list[StorageError | None] = []
+
+        def tell(lane: Lane, files: StreamFiles) -> None:
+            errors.append(lane.tell() if files is lane.files else files.cut())
+
+        # In the lane's thread: it may be trying again to write them.
         for stream, files in self.files.items():
-            lane = self.lanes[stream]
-            error = lane.tell() if files is lane.files else files.cut()
+            self.lanes[stream].queue.put(partial(tell, self.lanes[stream], files))
+        self._writers.drain()
+        for error in errors:
             if error is not None:
                 self._writers.failed(error)
 
@@ -414,9 +440,10 @@ class OpenSegment:
         return [summarize(each.counted(lanes[key].stats)) for key, each in self.files.items()]
 
     def write_manifest(self) -> None:
-        """Replace the manifest, after a stream's record has changed.
+        """Replace the manifest, after a stream's record has changed.  Callable from any thread.
 
         Raises:
             StorageError: it could not be written; the old one is whole.
         """
-        self._disk.replace(self.paths.manifest, self.manifest.encode())
+        with self._manifest_guard:
+            self._disk.replace(self.paths.manifest, self.manifest.encode())

@@ -57,6 +57,8 @@ class Recorder:
         self.backlog_high_water_bytes = 0
         self.cached_bytes = _cached_bytes() if cached_bytes is None else cached_bytes
         """The bytes of each segment that may stay in the page cache."""
+        self.segment_bytes: int | None = None
+        """The size at which a segment is rolled; None: it has no limit."""
         self.failure: LttdError | None = None
         """The first error in a writer, for which on_failure was called."""
         self.write_errors: Counter[str] = Counter()

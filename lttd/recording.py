@@ -1,6 +1,7 @@
 """Record a source into a segment, from opening to closing both."""
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -8,12 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from lttd.clock import Snapshot, take_snapshot
-from lttd.errors import LttdError
+from lttd.errors import LttdError, StorageError
 from lttd.files import Disk
 from lttd.lane import Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.recorder import Recorder
-from lttd.roll import SegmentState
+from lttd.roll import MOST_UNCLOSED, SegmentState
 from lttd.sources.base import (
     PRESENT_STATE,
     Attachments,
@@ -38,10 +39,12 @@ Served = tuple[Stream, Lane]
 class Recording:
     """A source, and the segments that it is recorded into, one after the other.
 
-    prepare() ---> reveal() ---> roll() ---> end_earlier() ---> prepare() ...
-    helper thread  helper thread  reading    helper thread
+    prepare() ---> reveal() ---> roll() ---> prepare() ...
+                                   |
+                                   +-> Ended.attach() ---> Ended.close() ---> forget()
 
-    A prepared segment has a hidden name: it is not part of the trace before reveal().
+    A prepared segment has a hidden name: it is not part of the trace before reveal().  The reading
+    thread calls roll() and forget(); see lttd.helper for the others.
     """
 
     recorder: Recorder
@@ -53,8 +56,8 @@ class Recording:
     """The segment that takes what comes."""
     _next: "_Part | None" = None
     """The segment that was prepared."""
-    _earlier: "_Part | None" = None
-    """The segment before, until it is closed."""
+    _earlier: deque["_Part"] = field(default_factory=deque)
+    """The segments before, oldest first, until they are closed."""
     _about: dict[str, str] = field(default_factory=dict)
     """Further keys of the source's object in the manifests."""
     _admitted_next: list[Stream] = field(default_factory=list)
@@ -157,47 +160,53 @@ class Recording:
         stats = (lane.stats for lane in self.lanes.values())
         return sum(one.delivered_bytes - one.padding_bytes for one in stats)
 
-    def roll(self, *, paused: bool = False) -> None:
-        """Let all batches from now on go to the prepared segment.
+    @property
+    def may_roll(self) -> bool:
+        """Tell whether one more segment may wait to be closed."""
+        return len(self._earlier) < MOST_UNCLOSED
+
+    def roll(self, *, paused: bool = False) -> "Ended":
+        """Let all batches from now on go to the prepared segment; return the present one.
 
         *paused*: those between the last one and the next one are left to the ring (lttd.flight).
-        Called by the reading thread, between takes, after end_earlier() of the roll before.
+        Called between takes.
         """
         assert self._next is not None
-        assert self._earlier is None
-        self._earlier, self.now, self._next = self.now, self._next, None
-        self._earlier.counters = self.now.counters_before = self._counters()
-        self.now.taken_before_bytes = self._taken_bytes()
+        before, following, self._next = self.now, self._next, None
+        before.counters = following.counters_before = self._counters()
+        following.taken_before_bytes = self._taken_bytes()
+        segment = following.segment
         if paused:
-            del self.segment.manifest.source["rolled_from"]
+            del segment.manifest.source["rolled_from"]
         else:
             with suppress(LttdError):  # the next take reports it
-                self.segment.manifest.source["rolled_at"] = self.source.now()
-        read_events = self.source.roll()
-        for stream, files in self.segment.files.items():
+                segment.manifest.source["rolled_at"] = self.source.now()
+        read_events = self.source.roll(segment.paths.directory.name)
+        for stream, files in segment.files.items():
             if stream in read_events:
                 info = replace(files.record.info, read_events_before=read_events[stream])
                 files.record.info = info
+        self._earlier.append(before)
+        self.now = following  # from here on other threads change it
+        self.recorder.watch(segment)
+        for stream, files in segment.files.items():
             self.recorder.roll(self.lanes[stream], files)
+        return Ended(self, before, following)
 
-    def end_earlier(self) -> SegmentPaths:
-        """Wait until the segment before has all of its data, and close it.
+    def forget(self, ended: "Ended") -> None:
+        """Note that the oldest segment before the present one is closed, or cannot be closed."""
+        assert self._earlier[0] is ended.part
+        self._earlier.popleft()
+        self.mark_progress()
+
+    def sync(self) -> None:
+        """Make everything durable that was written so far.
 
         Raises:
-            StorageError: its data is whole, but it is not closed in order.
+            StorageError: a segment could not be synced.
         """
-        assert self._earlier is not None
-        part, self._earlier = self._earlier, None
-        try:
-            try:
-                self.segment.follow()
-            finally:
-                self.now.attach(When.ROLLED)
-                self.recorder.drain()  # then the records of the new segment are known
-                self.segment.write_manifest()
-        finally:
-            self._end(part, part.counters)
-        return part.segment.paths
+        for part in (*self._earlier, self.now):
+            part.segment.sync()
 
     def streams_and_lanes(self) -> Sequence[Served]:
         """Pair each stream with where its batches go."""
@@ -223,7 +232,7 @@ class Recording:
 
     def mark_progress(self) -> None:
         """Note that lttd lives and how far it has read, if a kill leaves data in the kernel."""
-        oldest = self._earlier or self.now
+        oldest = self._earlier[0] if self._earlier else self.now
         self.source.mark_progress(oldest.segment.paths.directory.name)
 
     def note_clock(self) -> None:
@@ -273,16 +282,12 @@ class Recording:
         if paused and 0 < self._taken_bytes() == self.now.taken_before_bytes:
             self.segment.discard()
         else:
-            self._end(self.now, self._counters())
-
-    def _end(self, part: "_Part", counters: "Counters") -> None:
-        try:
-            part.segment.settle()
-            part.attach(When.CLOSE)
-        finally:
-            before = part.counters_before
-            own = {key: _growth(before.get(key, {}), now) for key, now in counters.items()}
-            part.segment.close(_snapshot(self.source), own)
+            self.now.counters = self._counters()
+            try:
+                self.segment.settle()
+                self.now.attach(When.CLOSE)
+            finally:
+                self.now.close(self.source)
 
     def _counters(self) -> "Counters":
         found: dict[StreamId, Mapping[str, int]] = {}
@@ -328,6 +333,50 @@ class _Part:
                 self.segment.share(one.name, before)
             else:
                 self.segment.attach(one.name, one.data, append=one.append)
+
+    def close(self, source: Source) -> None:
+        """Close the segment, with the kernel's counters of its own time."""
+        before = self.counters_before
+        own = {key: _growth(before.get(key, {}), now) for key, now in self.counters.items()}
+        self.segment.close(_snapshot(source), own)
+
+
+@dataclass(slots=True, eq=False)
+class Ended:
+    """A segment that takes no more batches, on its way to be closed."""
+
+    recording: Recording
+    part: _Part
+    following: _Part
+    error: StorageError | None = None
+    """The first failure on that way."""
+
+    @property
+    def paths(self) -> SegmentPaths:
+        """The files of the segment."""
+        return self.part.segment.paths
+
+    def attach(self) -> None:
+        """Write the last files beside the streams, once all of its batches are written: those of
+        the segment, and what the segment that follows lacks of its begin.
+
+        Raises:
+            StorageError: they could not be written.
+        """
+        try:
+            self.following.attach(When.ROLLED)
+            self.following.segment.write_manifest()  # the counts before it are known by now
+        finally:
+            self.part.segment.free_reserve()
+            self.part.attach(When.CLOSE)
+
+    def close(self) -> None:
+        """Sync and close the segment.
+
+        Raises:
+            StorageError: its data is whole, but it is not closed in order.
+        """
+        self.part.close(self.recording.source)
 
 
 def _growth(before: Mapping[str, int], now: Mapping[str, int]) -> Mapping[str, int]:

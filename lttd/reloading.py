@@ -150,7 +150,7 @@ class Reloading:
             except (OSError, MemoryError) as error:
                 errors.append(refusal(error) or LttdError(str(error)))
 
-        async with self._house.one_at_a_time:
+        async with self._house.one_at_a_time, self._house.changing:
             await self._house.work(guarded)
         if errors:
             raise errors[0]

@@ -1,11 +1,12 @@
 """Keep a trace within its limits beside the reading loop, and answer ``keep`` and ``release``.
 
-Rule: the helper thread does it, in short steps, so that other work of that thread comes between.
+Rule: a thread of its own does it, in short steps, so that answers come between.
 Rule: limits that contradict the file system are refused before anything is deleted.
 """
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,10 +42,10 @@ class Retaining:
         self._fd = disk.hold(trace).fd
         self.store = Store(disk, trace, self._checked(limits))
         self._house = house
+        self._thread = house.helpers.store
         self._due = trio.Event()
         self.has_read = trio.Event()
         """Set once the catalogue is complete."""
-        self._token = trio.lowlevel.current_trio_token()
         self.handlers: Mapping[str, Handler] = {"keep": self._keep, "release": self._release}
 
     def limit(self, limits: Limits) -> None:
@@ -64,12 +65,18 @@ class Retaining:
         status = os.fstatvfs(self._fd)
         return limits_on(limits, status.f_blocks * status.f_frsize)
 
-    def closed(self, paths: SegmentPaths) -> None:
-        """Note a segment that was closed, and look at the limits; called in the helper thread."""
-        self.store.closed(paths)
-        self._token.run_sync_soon(self._look)
+    def prepared(self, paths: SegmentPaths) -> None:
+        """Count a hidden segment that is made ahead.  Never waits."""
+        self.store.later(partial(self.store.prepared, paths))
 
-    def _look(self) -> None:
+    def opened(self, paths: SegmentPaths) -> None:
+        """Note a segment that data goes to now, and look at the limits soon.  Never waits."""
+        self.store.later(partial(self.store.opened, paths))
+        self._due.set()
+
+    def closed(self, paths: SegmentPaths) -> None:
+        """Note a segment that was closed, and look at the limits soon.  Never waits."""
+        self.store.later(partial(self.store.closed, paths))
         self._due.set()
 
     async def run(self) -> None:
@@ -92,9 +99,8 @@ class Retaining:
         return more[0]
 
     async def work(self, do: Callable[[], object]) -> None:
-        """Call *do* in the helper thread, between other work there."""
-        async with self._house.one_at_a_time:
-            await self._house.work(do)
+        """Call *do* in the thread of the store, between other work there."""
+        await self._house.work_in(self._thread, do)
 
     async def finish(self) -> None:
         """Keep the limits once more, when every segment is closed."""
@@ -103,7 +109,7 @@ class Retaining:
             self.store.close_all()
             self.store.enforce()
 
-        await self._house.helper.run(finish)
+        await self._thread.run(finish)
 
     # -- the control socket
 

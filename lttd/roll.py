@@ -38,17 +38,24 @@ class SegmentState(NamedTuple):
 
 # The longest time in which the next segment is made before the age of the present one demands it.
 AHEAD_NS: Final = 10_000_000_000
+# Making it syncs directories, which takes seconds on a slow disk.
+AHEAD_SHARE: Final = 4
+MOST_UNCLOSED: Final = 4
+"""The segments of a source that may wait to be closed; with so many, the present one grows.
+
+Each has its files open, and cannot be deleted yet.
+"""
 
 
 def is_near(segment: SegmentState, limits: RollLimits) -> bool:
     """Tell whether *segment* is so near to a limit that the next one is to be made ahead.
 
-    Half of the size is as much time as the segment took so far, however fast data comes.
+    After a quarter of the size three times as much time is left, however fast data comes.
     """
     if not segment.payload_bytes:
         return False
     size, age_ns = limits
-    if size is not None and 2 * segment.payload_bytes >= size:
+    if size is not None and AHEAD_SHARE * segment.payload_bytes >= size:
         return True
     return age_ns is not None and segment.age_ns >= _near_ns(age_ns)
 
@@ -57,20 +64,24 @@ class Left(NamedTuple):
     """The rest until a limit is reached; infinite without a limit."""
 
     payload_bytes: float
+    ahead_bytes: float
+    """The rest until the size asks to make the next segment ahead; infinite if it does so now."""
     age_s: float
 
 
 def left_until_full(segment: SegmentState, limits: RollLimits) -> Left:
     """Return what *segment* lacks until the limits ask for the next one, or for making it."""
     size, age_ns = limits
-    left_bytes = left_s = math.inf
+    left_bytes = ahead_bytes = left_s = math.inf
     if size is not None:
         left_bytes = max(size - segment.payload_bytes, 0)
+        if AHEAD_SHARE * segment.payload_bytes < size:
+            ahead_bytes = size / AHEAD_SHARE - segment.payload_bytes
     if age_ns is not None:
         left_bytes = left_bytes if segment.payload_bytes else 0
         near_ns = _near_ns(age_ns)
         left_s = ((near_ns if segment.age_ns < near_ns else age_ns) - segment.age_ns) / 1e9
-    return Left(left_bytes, left_s)
+    return Left(left_bytes, ahead_bytes, left_s)
 
 
 def _near_ns(age_ns: int) -> int:

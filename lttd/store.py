@@ -8,8 +8,9 @@
 lttd.retention decides, lttd.removal deletes.  Reading a segment costs its manifest, its kept.json
 and the status of its files, however much data they hold.
 
-Rule: the helper thread calls everything here but make_room(), which a writer thread calls when the
-disk is full; a lock lets one thread in.  Other threads ask the catalogue.
+Rule: a lock lets one thread in, as long as it takes to delete a segment.  A writer thread calls
+make_room() when the disk is full; other threads but the loop's call the rest.  The loop never waits
+here: it leaves its news with later(), and asks the catalogue.
 Rule: no segment is deleted before the catalogue is complete, because the oldest is read last.
 Rule: what cannot be deleted is reported once, counted, and left alone.
 """
@@ -17,6 +18,7 @@ Rule: what cannot be deleted is reported once, counted, and left alone.
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -43,6 +45,7 @@ from lttd.retention import (
     what_goes,
     without_newest,
 )
+from lttd.roll import MOST_UNCLOSED
 from lttd.stats import counted, human_bytes
 from lttd.terminal import Level, say
 from lttd.tracedir import SegmentPaths, number_of, segment_directories
@@ -67,6 +70,7 @@ def _one_at_a_time(
     @wraps(method)
     def alone(store: "Store", /, *args: _P.args, **named: _P.kwargs) -> _R:
         with store.lock:
+            store.hear_news()
             return method(store, *args, **named)
 
     return alone
@@ -92,6 +96,8 @@ class Store:
         """Any thread may replace them."""
         self.catalogue = Catalogue(now_ns)
         self.lock = threading.RLock()
+        self._news: deque[Callable[[], None]] = deque()
+        self._hears_news = False
         self._now_ns = now_ns
         self._disk = disk
         self._trace = disk.hold(trace)
@@ -105,6 +111,21 @@ class Store:
         self._reading: Iterator[None] | None = self._read(names, leftovers)
 
     # -- what is there
+
+    def later(self, news: Callable[[], None]) -> None:
+        """Let *news*, a call of this store, come before any other.  Never waits."""
+        self._news.append(news)
+
+    def hear_news(self) -> None:
+        """Do what later() was given, in its order; the caller has the lock."""
+        if self._hears_news:
+            return  # one of them calls this
+        self._hears_news = True
+        try:
+            while self._news:
+                self._news.popleft()()
+        finally:
+            self._hears_news = False
 
     @_one_at_a_time
     def read(self) -> None:
@@ -146,14 +167,14 @@ class Store:
     def opened(self, paths: SegmentPaths) -> None:
         """Add a segment that is recorded from now on, and is no longer hidden.
 
-        The one before it is being closed now; older ones that are open could not be closed.
+        Those before it may be waiting to be closed; older ones that are open could not be closed.
         """
         for name in self.catalogue.hidden():
             self._measure_hidden(name)
         self._put(paths.directory.name, self._times(), is_open=True)
         opened = [one for one in self.catalogue.in_order() if one.is_open]
         source = next((one.source for one in opened if one.number == paths.number), "")
-        for one in [one for one in opened if one.source == source][:-2]:
+        for one in [one for one in opened if one.source == source][: -1 - MOST_UNCLOSED]:
             self._put(one.name, self._times())
 
     @_one_at_a_time

@@ -317,6 +317,8 @@ def foreign_names(trace: OpenDirectory) -> list[str]:
 def create_segment(disk: Disk, trace: Path, name: str) -> SegmentPaths:
     """Create the directories of a new segment, and hold it for writing.
 
+    The caller makes their names durable.
+
     Raises:
         StorageError: they cannot be created; none of them stays.
     """
@@ -331,7 +333,6 @@ def create_segment(disk: Disk, trace: Path, name: str) -> SegmentPaths:
         disk.hold(paths.base)
         try:
             disk.make_directory(paths.index)
-            disk.sync_directory(trace)
         except BaseException:
             disk.release(paths.base)
             raise

@@ -99,4 +99,4 @@ class TriggerService:
         """Write and sync all that was taken; in the helper thread."""
         self._recorder.drain()
         for recording in self._recordings:
-            recording.segment.sync()
+            recording.sync()

@@ -34,6 +34,8 @@ from lttd.writefile import WRITE_BYTES, File
 # A file that has grown this large gets blocks ahead of its end, as much again, up to a limit.
 PREALLOCATE_FROM_BYTES: Final = 4 << 20
 PREALLOCATE_BYTES: Final = 64 << 20
+# Fewer blocks at a time would not save what the call costs.
+LEAST_PREALLOCATE_BYTES: Final = 1 << 18
 Ends = npt.NDArray[np.uint64]
 _CHUNK_ENTRIES: Final = 1 << 14
 # A hole consists of whole blocks of the file system.
@@ -89,6 +91,7 @@ class StreamFile:
         self._position = Position(entries=0, data_bytes=0, gaps=0)
         # Blocks ahead of the end would fill the holes of a sparse file.
         self._may_preallocate = not self._sparse or info.subbuffer_bytes <= BLOCK_BYTES
+        self._ahead_bytes = PREALLOCATE_BYTES
         self._preallocated_bytes = 0
         self._latest = 0
         # Whether there may be half-written bytes after the end.
@@ -120,6 +123,11 @@ class StreamFile:
     def renamed(self, paths: StreamPaths) -> None:
         """Take *paths* for those of the files from now on: their segment was renamed."""
         self._paths, self._data.path, self._index.path = paths, paths.data, paths.index
+
+    def allocate_ahead(self, most_bytes: int) -> None:
+        """Let at most *most_bytes* of blocks be ahead of the end of the data."""
+        self._ahead_bytes = most_bytes
+        self._may_preallocate &= most_bytes >= LEAST_PREALLOCATE_BYTES
 
     @property
     def latest(self) -> int:
@@ -269,7 +277,7 @@ class StreamFile:
         if end_bytes < PREALLOCATE_FROM_BYTES:
             return
         if end_bytes + len(batch.buffer) > self._preallocated_bytes:
-            length_bytes = min(end_bytes, PREALLOCATE_BYTES)
+            length_bytes = max(min(end_bytes, self._ahead_bytes), len(batch.buffer))
             self._may_preallocate = self._data.preallocate(end_bytes, length_bytes)
             self._preallocated_bytes = end_bytes + length_bytes
 

@@ -43,6 +43,9 @@ class FailingDisk(Disk):
         self.works = threading.Event()
         """While this is clear, writes of stream data hang."""
         self.works.set()
+        self.syncs = threading.Event()
+        """While this is clear, syncs of stream data hang."""
+        self.syncs.set()
 
     def open(self, path: Path, *, truncate: bool = False) -> File:
         if self.opens == 0 or path.name in self.bad["open"]:
@@ -86,6 +89,8 @@ class _FailingFile(File):
 
     def sync(self) -> None:
         self._fail_if_bad("sync")
+        if is_data(self.path):
+            assert self._disk.syncs.wait(PATIENCE_S)
         super().sync()
 
     def _fail_if_bad(self, call: str) -> None:

@@ -33,7 +33,7 @@ def rolled(recorder: Recorder, before: OpenSegment, disk: Disk | None = None) ->
     )
     after = recorder.prepare_segment(before.paths.directory.parent, contents)
     after.reveal(before.paths.number + 1)
-    after.follow()
+    recorder.watch(after)
     for stream, files in after.files.items():
         recorder.roll(after.lanes[stream], files)
     return after

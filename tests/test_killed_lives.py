@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from lttd.roll import MOST_UNCLOSED
 from lttd.sources.base import Owner, Stored
 from lttd.sources.ftrace.killed import Unstored, unstored
 from lttd.sources.ftrace.loss import LossCounts, Mark
@@ -144,14 +145,14 @@ class Life:
         self.marks.follow(str(self.oldest), [self])  # type: ignore[list-item]
 
     def roll(self) -> None:
-        if self.segment == self.oldest:
-            self.marks.rolled(self)  # type: ignore[arg-type]
+        if self.segment - self.oldest < MOST_UNCLOSED:
             self.segment += 1
+            self.marks.rolled(str(self.segment), self)  # type: ignore[arg-type]
 
     def close(self) -> None:
         if self.oldest < self.segment:
-            self.oldest = self.segment
-            self.safe = sum(batch.segment < self.segment for batch in self.batches)
+            self.oldest += 1
+            self.safe = sum(batch.segment < self.oldest for batch in self.batches)
             self.note()
 
     def end(self) -> None:

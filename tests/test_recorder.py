@@ -138,12 +138,22 @@ def test_a_segment_that_lttd_discards_itself_is_not_reported_as_removed(
     assert segment.moved() is None
 
 
-def test_the_names_of_a_new_segment_are_durable(recorder: Recorder, tmp_path: Path) -> None:
+def test_the_names_of_a_segment_are_durable_with_its_data_and_when_it_is_closed(
+    recorder: Recorder, tmp_path: Path
+) -> None:
     disk = ForgetfulDisk()
-    segment = segment_of(recorder, tmp_path / "t", info(), disk=disk)
+    stream = info()
+    segment = segment_of(recorder, tmp_path / "t", stream, disk=disk)
     directories = {tmp_path / "t", segment.paths.streams, segment.paths.index}
+    recorder.offer(segment.lanes[stream.id], batch_of(stream, [page(1, b"")]))
+    recorder.drain()
+    segment.sync()
     assert directories <= set(disk.synced_directories)
+    other = info("other")
+    disk.synced_directories.clear()
+    segment.add_streams([other])
     segment.close(SNAPSHOT)
+    assert directories <= set(disk.synced_directories)
 
 
 def test_an_open_segment_is_locked_and_a_closed_one_is_not(

@@ -13,6 +13,8 @@ from lttd.index import SeekIndex, read_gaps
 from lttd.manifest import Manifest
 from lttd.open_segment import OpenSegment
 from lttd.recorder import Recorder
+from lttd.sources.base import When
+from lttd.sources.ltt.metadata import Metadata
 from lttd.stats import StreamSummary, summarize
 from lttd.subbuffer import Batch, Gap, Reason, Unit
 from lttd.view.cli import main
@@ -37,10 +39,10 @@ class Source:
         self.subbuffers = 0
         self.discarded = 0
 
-    def batch(self, count: int, lost: int = 0) -> Batch:
+    def batch(self, count: int, lost: int = 0, content: bytes = b"") -> Batch:
         at = self.subbuffers
         gap = Gap(0, Reason.OVERWRITTEN, Unit.EVENTS, lost, 10 * at, 10 * at + 5)
-        pages = [page(10 * (at + n) + 10, event(tick(at + n))) for n in range(count)]
+        pages = [page(10 * (at + n) + 10, content or event(tick(at + n))) for n in range(count)]
         batch = batch_of(
             *(STREAM, pages),
             first=at,
@@ -210,6 +212,37 @@ def test_a_stream_that_is_new_in_a_later_segment_has_nothing_before(
     assert records["other_0"].subbuffers_before == 0
     assert records["other_0"].summary is not None
     assert records["other_0"].summary.subbuffers == 1
+
+
+def test_blocks_ahead_of_the_data_take_an_eighth_of_a_limited_segment(
+    recorder: Recorder, tmp_path: Path
+) -> None:
+    recorder.segment_bytes = 16 << 20
+    segment = segment_of(recorder, tmp_path / "t", STREAM)
+    lane, path = segment.lanes[STREAM.id], segment.paths.stream("fake_0").data
+    source, most_bytes = Source(), 0
+    while lane.stats.stored_bytes < 6 << 20:
+        recorder.offer(lane, source.batch(256, content=bytes(4080)))
+        recorder.drain()
+        ahead_bytes = path.stat().st_blocks * 512 - path.stat().st_size
+        most_bytes = max(most_bytes, ahead_bytes)
+    assert 0 < most_bytes <= (2 << 20) + (64 << 10)
+    segment.close(SNAPSHOT)
+    assert path.stat().st_blocks * 512 < path.stat().st_size + (64 << 10), "they are freed"
+
+
+def test_the_metadata_of_a_segment_ends_where_the_next_one_begins() -> None:
+    metadata, stream = Metadata(), info("metadata")
+    metadata.attachments()
+    second = metadata.attachments()
+    metadata.add(batch_of(stream, [page(1, b"one.")]))
+    metadata.roll()
+    third = metadata.attachments()
+    metadata.add(batch_of(stream, [page(2, b"two.")]))
+    metadata.roll()
+    assert b"one." in b"".join(each.data for each in second(When.ROLLED))
+    assert b"two." in b"".join(each.data for each in third(When.ROLLED))
+    assert list(second(When.CLOSE)) == []
 
 
 # -- segments that are deleted

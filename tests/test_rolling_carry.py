@@ -37,11 +37,14 @@ def take(recorder: Recorder, recording: Recording, part: str = "") -> None:
             recorder.offer(lane, batch)
 
 
-def roll(recording: Recording, number: int) -> None:
+def roll(recorder: Recorder, recording: Recording, number: int) -> None:
     recording.prepare()
     recording.reveal(number)
-    recording.roll()
-    recording.end_earlier()
+    ended = recording.roll()
+    recorder.drain()
+    ended.attach()
+    ended.close()
+    recording.forget(ended)
 
 
 @pytest.fixture
@@ -61,9 +64,9 @@ def rolled_after_metadata(recorder: Recorder, source: Source, trace: Path) -> No
     """Record the metadata into the first two segments, and all else into the third."""
     trace.mkdir()
     recording = Recording.begin(recorder, trace, 1, source, "packed", Disk())
-    roll(recording, 2)
+    roll(recorder, recording, 2)
     take(recorder, recording, "metadata")
-    roll(recording, 3)
+    roll(recorder, recording, 3)
     take(recorder, recording)
     recording.close()
     source.close()

@@ -37,7 +37,7 @@ STEPS += [("prepared", False), ("closing", True)] * NIGHTLY
 HANGING = """
 import os, time, trio
 from lttd.reader import Reader
-from lttd.recording import Recording
+from lttd.recording import Ended, Recording
 from lttd.writer import StreamFile
 def hang(name):
     while os.path.exists(name):
@@ -53,8 +53,8 @@ async def hang_and_flush(self):
         await trio.sleep(0.01)
     await flush_once(self)
 Reader.flush_once = hang_and_flush
-Recording.end_earlier = hanging(Recording.end_earlier, "switched")
-Recording._end = hanging(Recording._end, "closing")
+Ended.attach = hanging(Ended.attach, "switched")
+Ended.close = hanging(Ended.close, "closing")
 mark_progress = Recording.mark_progress
 def hang_and_mark(self):
     if self.segment.paths.number > 1:
@@ -127,6 +127,31 @@ def test_a_kill_at_each_step_of_a_roll_is_repaired_and_counted(
     assert all(
         r.subbuffers_before is not None for r in records if r.summary and r.summary.subbuffers
     )
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_kill_while_two_segments_wait_to_be_closed_is_repaired_and_counted(
+    lttd: Launcher, tmp_path: Path, stored: bool
+) -> None:
+    trace = tmp_path / "t"
+    run = hanging_at(lttd, trace, "closing")
+    for number in (1, 2, 3):
+        if number == 3 and not stored:
+            (run.out_path.parent / "writing").touch()
+        mark(run.instance, f"part {number}", 50)
+        until(lambda n=number: read_events(run.instance) == 50 * n, "they are taken")
+        if number < 3:
+            until(lambda n=number: stored_bytes(trace) >= 50 * n, "they are stored")
+            run.signal(signal.SIGUSR1)
+            until(lambda n=number: len(segments_below(trace)) == n + 1, "a roll")
+    time.sleep(0.1)
+    run.signal(signal.SIGKILL).wait()
+    assert [Manifest.read(one.manifest).state for one in segments_below(trace)] == ["open"] * 3
+    again = lttd.run("-t", trace, "--append", *QUIET, *NOW, "--duration", "50ms")
+    assert again.process.returncode == 0, again.stderr
+    lost = 0 if stored else 50
+    assert (killed_events(trace), events_of(trace)) == (lost, 150 - lost)
+    assert {Manifest.read(one.manifest).state for one in segments_below(trace)} == {"closed"}
 
 
 def test_a_segment_that_was_made_ahead_of_a_kill_is_removed_by_the_next_start(

@@ -1,5 +1,6 @@
 """Requests to roll, and segments that cannot be made: with a source of fakes, on a real disk."""
 
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from lttd.manifest import Manifest
 from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.recording import Recording
-from lttd.roll import RollLimits
+from lttd.roll import MOST_UNCLOSED, RollLimits
 from lttd.rolling import LEAST_TAKE_BYTES, RETRY_S, Rolling
 from lttd.sources.base import Attachments, SourceInfo
 from lttd.subbuffer import TAKE_BYTES, StreamId
@@ -24,6 +25,7 @@ from lttd.tracedir import SegmentPaths, segments_below
 from lttd.view.trace import Trace
 from tests.failing_disk import FailingDisk
 from tests.fakes import FakeStream, batch_of, event, info, page
+from tests.running import PATIENCE_S
 
 PAGES = 4
 BATCH_BYTES = batch_of(info(), [page(10, event(b"abcd"))] * PAGES).payload_bytes
@@ -68,7 +70,7 @@ class FakeSource:
     def mark_progress(self, segment: str) -> None:
         self.marked.append(segment)
 
-    def roll(self) -> Mapping[StreamId, int]:
+    def roll(self, segment: str) -> Mapping[StreamId, int]:
         return {info().id: self.subbuffers}
 
     def notes(self) -> Sequence[str]:
@@ -106,6 +108,11 @@ class Run:
         while not condition():  # noqa: ASYNC110  (of files)
             await trio.sleep(0.01)
 
+    async def take(self) -> None:
+        """Let one take bring four sub-buffers."""
+        self.source.data()
+        await self.until(lambda: not self.source.stream.script)
+
 
 @pytest.fixture
 async def run(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Run]:
@@ -138,7 +145,7 @@ async def run(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Run]:
         recordings[0].close()
         assert failures == []
     finally:
-        house.helper.close()
+        house.helpers.close()
         recorder.close()
         nursery.cancel_scope.cancel()
 
@@ -267,6 +274,63 @@ async def test_takes_become_smaller_near_the_limit(run: Run) -> None:
     run.rolling.limit(RollLimits(payload_bytes=BATCH_BYTES + 1))
     run.rolling.look()
     assert wanted[-1] == LEAST_TAKE_BYTES
+
+
+async def test_a_segment_stays_within_its_size_and_a_take_while_older_ones_wait_for_the_disk(
+    run: Run,
+) -> None:
+    run.rolling.limit(RollLimits(payload_bytes=2 * BATCH_BYTES))
+    run.disk.syncs.clear()
+    for number in range(MOST_UNCLOSED):
+        await run.take()
+        await run.until(lambda: len(run.hidden()) == 1)
+        await run.take()
+        await run.until(lambda n=number: len(run.told) == n + 1)  # data goes to the next one
+    for _ in range(4):
+        await run.take()
+    assert run.stored() == [], "all wait for the disk"
+    assert len(segments_below(run.trace)) == MOST_UNCLOSED + 1, "the present one grows"
+    run.disk.syncs.set()
+    await run.until(lambda: len(run.stored()) == MOST_UNCLOSED + 1)
+    assert run.stored() == [2 * PAGES] * MOST_UNCLOSED + [4 * PAGES]
+    assert run.lines == []
+
+
+async def test_a_roll_waits_for_no_other_work_on_the_disk(run: Run) -> None:
+    run.rolling.limit(RollLimits(payload_bytes=2 * BATCH_BYTES))
+    await run.take()
+    await run.until(lambda: run.made)
+    deleting = threading.Event()
+    async with run.house.one_at_a_time, trio.open_nursery() as nursery:
+        for helper in (run.house.helpers.sources, run.house.helpers.store):
+            nursery.start_soon(helper.run, lambda: assert_set(deleting))
+        await run.take()
+        await run.until(lambda: run.told)
+        deleting.set()
+    await run.until(run.stored)
+    assert run.stored() == [2 * PAGES]
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(PATIENCE_S)
+
+
+async def test_a_segment_that_cannot_be_closed_is_reported_and_the_next_ones_are_closed(
+    run: Run,
+) -> None:
+    run.rolling.limit(RollLimits(payload_bytes=4 * BATCH_BYTES))
+    await run.take()
+    await run.until(lambda: run.made)
+    run.disk.bad["open"] = {".trace.json.new"}
+    with pytest.raises(StorageError, match="space left"):
+        await run.rolling.roll()
+    assert isinstance(run.rolling._recorder.failure, StorageError)
+    assert (run.stored(), [event for event, _ in run.told]) == ([], ["opened"])
+    run.disk.bad["open"] = set()
+    first, second = segments_below(run.trace)
+    assert await run.rolling.roll() == [second]
+    assert Manifest.read(first.manifest).state == "open"
+    assert Manifest.read(second.manifest).state == "closed"
 
 
 async def test_a_request_at_the_end_of_recording_is_refused(run: Run) -> None:

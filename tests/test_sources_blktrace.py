@@ -238,9 +238,13 @@ def test_each_note_is_kept_once_per_segment() -> None:
     later = noted.attachments()
     (attachment,) = later(When.OPEN)
     assert attachment.data == process(1, 5, "sh") + timestamp(3, 9), "all of them go on"
+    again = noted.attachments()  # the segment that was prepared is made anew
     noted.add(batch)
-    assert list(due(When.CLOSE)), "until it is closed, the segment before gets them, too"
-    assert list(later(When.PERIODIC))
+    assert list(due(When.PERIODIC)), "until the roll, the present segment gets them, too"
+    noted.roll()
+    noted.add(batch)
+    assert list(due(When.CLOSE)) == []
+    assert list(again(When.PERIODIC))
 
 
 def test_rows_end_between_records_and_other_bytes_are_a_gap() -> None:

@@ -60,7 +60,7 @@ class SourceAtRest:
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves nothing that the next run could count."""
 
-    def roll(self) -> Mapping[StreamId, int]:
+    def roll(self, segment: str) -> Mapping[StreamId, int]:
         """Return nothing: there is no kernel that counts."""
         return {}
 

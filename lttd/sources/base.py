@@ -362,8 +362,8 @@ class Source(Protocol):
         """
         ...
 
-    def roll(self) -> Mapping[StreamId, int]:
-        """Note that a new segment begins; return the kernel's ``read events`` of each stream.
+    def roll(self, segment: str) -> Mapping[StreamId, int]:
+        """Note that *segment* begins; return the kernel's ``read events`` of each stream.
 
         Streams without that counter are left out.  Called between takes, by the thread that takes.
         """

@@ -40,7 +40,7 @@ class ProcessNotes:
         self._latest: dict[tuple[int, int], bytes] = {}
         """By kind and process, the latest at the end."""
         self._due: list[deque[bytes]] = []
-        """The records that each segment lacks; the one before gets some until it is closed."""
+        """The records that the present segment lacks, and the one that is prepared."""
 
     def add(self, batch: Batch) -> int:
         """Keep these records of a batch; return its number of records."""
@@ -71,16 +71,18 @@ class ProcessNotes:
         """Return the function that yields one segment's records: first the latest of before."""
         due: deque[bytes] = deque()
         # In this order: a record that comes meanwhile may be there twice, but is not missing.
-        self._due = [*self._due[-1:], due]
+        self._due = [*self._due[:1], due]
         due.extend(list(self._latest.values()))
 
-        def yield_due(when: When) -> Iterator[Attachment]:
+        def yield_due(_: When) -> Iterator[Attachment]:
             if data := b"".join(due.popleft() for _ in range(len(due))):
                 yield Attachment(NOTES_FILE, data, append=True)
-            if when is When.CLOSE:
-                self._due = [each for each in self._due if each is not due]
 
         return yield_due
+
+    def roll(self) -> None:
+        """Note that the prepared segment begins: it alone gets the later records."""
+        self._due = self._due[-1:]
 
 
 class Taken(NamedTuple):

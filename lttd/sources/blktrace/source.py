@@ -127,8 +127,9 @@ class BlktraceSource:
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
 
-    def roll(self) -> Mapping[StreamId, int]:
-        """Return nothing: the kernel does not count what was read."""
+    def roll(self, segment: str) -> Mapping[StreamId, int]:
+        """Let later notes go to the new segment; the kernel does not count what was read."""
+        self._noted.roll()
         return {}
 
     def notes(self) -> Sequence[str]:

@@ -29,8 +29,8 @@ class ProgressMarks:
         self.by_stream: dict[str, list[Mark]] = {}
         self._first: dict[str, Mark] = {}
         """The mark with which those of a stream began."""
-        self._rolled_at: dict[str, Mark] = {}
-        """Marks of the last roll, until the segment before it is closed."""
+        self._rolled_at: dict[str, dict[str, Mark]] = {}
+        """The marks at the begin of each segment, until all segments before it are closed."""
         self._segment = ""
         """The segment that the first marks belong to."""
 
@@ -44,7 +44,8 @@ class ProgressMarks:
             name = stream.info.id.name
             if self._first.get(name) is not stream.first_mark:
                 self._first[name] = stream.first_mark
-                self._rolled_at.pop(name, None)
+                for begin in self._rolled_at.values():
+                    begin.pop(name, None)
                 self.by_stream[name] = [stream.first_mark]
             marks = self.by_stream[name]
             last = marks[-1]
@@ -56,22 +57,23 @@ class ProgressMarks:
             del marks[1:-_LATE]
         if segment != self._segment:
             self._segment = segment
-            self._forget_closed()
+            self._forget_before(segment)
 
-    def rolled(self, stream: FtraceStream) -> Mark:
-        """Note that a new segment begins; return the mark of this moment.
+    def rolled(self, segment: str, stream: FtraceStream) -> Mark:
+        """Note that *segment* begins for a stream; return the mark of this moment.
 
         Raises:
             LttdError: the kernel's counters cannot be read.
         """
         mark = stream.mark(with_last_gaps=True)
-        self._rolled_at[stream.info.id.name] = mark
+        self._rolled_at.setdefault(segment, {})[stream.info.id.name] = mark
         return mark
 
-    def _forget_closed(self) -> None:
-        """Let the marks begin with the last roll: all data before it is in closed segments."""
-        for name, first in self._rolled_at.items():
+    def _forget_before(self, segment: str) -> None:
+        """Let the marks begin with *segment*: all data before it is in closed segments."""
+        for name, first in self._rolled_at.get(segment, {}).items():
             marks = self.by_stream.get(name, ())
             later = (mark for mark in marks if mark.subbuffers > first.subbuffers)
             self.by_stream[name] = [first, *later]
-        self._rolled_at = {}
+        while segment in self._rolled_at:
+            del self._rolled_at[next(iter(self._rolled_at))]

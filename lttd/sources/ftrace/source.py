@@ -314,14 +314,14 @@ class FtraceSource:
             record.mark_idle()
         self._is_marked_idle = True
 
-    def roll(self) -> Mapping[StreamId, int]:
-        """Note that a new segment begins; see Source.roll()."""
+    def roll(self, segment: str) -> Mapping[StreamId, int]:
+        """Note that *segment* begins; see Source.roll()."""
         self._files = self._next_files
         read: dict[StreamId, int] = {}
         for stream in self.streams:
             try:
                 if not stream.over:
-                    read[stream.info.id] = self._marks.rolled(stream).read_events
+                    read[stream.info.id] = self._marks.rolled(segment, stream).read_events
             except LttdError:  # the next take reports it
                 continue
         return read

@@ -21,8 +21,7 @@ class Metadata:
         self._kept: list[tuple[str, bytes]] = []
         """Stream and sub-buffers of each take."""
         self._kept_bytes = 0
-        self._before = 0
-        """The number of takes before the newest segment."""
+        self._prepared = _Carried(self._kept)
 
     def add(self, batch: Batch) -> Batch:
         """Keep the sub-buffers of a batch that is metadata; return the batch."""
@@ -35,17 +34,31 @@ class Metadata:
 
     def roll(self) -> None:
         """Note that a new segment begins, which has the later sub-buffers itself."""
-        self._before = len(self._kept)
+        self._prepared.begin()
 
     def attachments(self) -> Attachments:
         """Return the function that yields one segment's attachments."""
-        given = 0
+        self._prepared = _Carried(self._kept)
+        return self._prepared.due
 
-        def due(when: When) -> Iterator[Attachment]:
-            nonlocal given
-            before = {When.OPEN: len(self._kept), When.ROLLED: self._before}.get(when, 0)
-            for name, data in self._kept[given:before]:
-                yield Attachment(f"{CARRIED}/{name.replace('/', '%2F')}", data, append=True)
-            given = max(given, before)
 
-        return due
+class _Carried:
+    """The part of the metadata that one segment gets from before it."""
+
+    def __init__(self, kept: list[tuple[str, bytes]]) -> None:
+        self._kept = kept
+        self._given = 0
+        """The number of takes that were yielded."""
+        self._before = 0
+        """The number of takes before the segment."""
+
+    def begin(self) -> None:
+        """Note that the segment begins: it has the later sub-buffers itself."""
+        self._before = len(self._kept)
+
+    def due(self, when: When) -> Iterator[Attachment]:
+        """Yield what the segment lacks."""
+        before = {When.OPEN: len(self._kept), When.ROLLED: self._before}.get(when, 0)
+        for name, data in self._kept[self._given : before]:
+            yield Attachment(f"{CARRIED}/{name.replace('/', '%2F')}", data, append=True)
+        self._given = max(self._given, before)

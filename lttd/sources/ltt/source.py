@@ -168,7 +168,7 @@ class LttSource:
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
 
-    def roll(self) -> Mapping[StreamId, int]:
+    def roll(self, segment: str) -> Mapping[StreamId, int]:
         """Note how much metadata is before the new segment; the kernel counts no reads."""
         self._shared.metadata.roll()
         return {}

@@ -196,7 +196,7 @@ class RelaySource:
     def mark_progress(self, segment: str) -> None:
         """Do nothing: a kill leaves no data in the kernel that a later run could take."""
 
-    def roll(self) -> Mapping[StreamId, int]:
+    def roll(self, segment: str) -> Mapping[StreamId, int]:
         """Return nothing: the kernel does not count what was read."""
         return {}
 

@@ -300,7 +300,7 @@ class LttReplaySource(FileSource[LttReplayStream]):
         """Return the metadata from before the segment; later metadata is in its streams."""
         return self._metadata.attachments()
 
-    def roll(self) -> Mapping[StreamId, int]:
+    def roll(self, segment: str) -> Mapping[StreamId, int]:
         """Note how much metadata is before the new segment; there is no kernel that counts."""
         self._metadata.roll()
         return {}
