@@ -38,8 +38,8 @@ class SegmentState(NamedTuple):
 
 # The longest time in which the next segment is made before the age of the present one demands it.
 AHEAD_NS: Final = 10_000_000_000
-# Making it syncs directories, which takes seconds on a slow disk.
-AHEAD_SHARE: Final = 4
+# Making it takes two syncs, which are seconds on a slow disk.  An idle machine makes none.
+AHEAD_SHARE: Final = 16
 MOST_UNCLOSED: Final = 4
 """The segments of a source that may wait to be closed; with so many, the present one grows.
 
@@ -50,7 +50,7 @@ Each has its files open, and cannot be deleted yet.
 def is_near(segment: SegmentState, limits: RollLimits) -> bool:
     """Tell whether *segment* is so near to a limit that the next one is to be made ahead.
 
-    After a quarter of the size three times as much time is left, however fast data comes.
+    After a sixteenth of the size 15 times as much time is left, however fast data comes.
     """
     if not segment.payload_bytes:
         return False

@@ -49,12 +49,12 @@ def test_a_segment_without_data_rolls_only_when_asked() -> None:
     ("segment", "expected"),
     [
         (SegmentState(0, HOUR_NS), False),
-        (SegmentState(16 * MIB - 1, HOUR_NS - AHEAD_NS - 1), False),
-        (SegmentState(16 * MIB, 0), True),
+        (SegmentState(4 * MIB - 1, HOUR_NS - AHEAD_NS - 1), False),
+        (SegmentState(4 * MIB, 0), True),
         (SegmentState(1, HOUR_NS - AHEAD_NS), True),
     ],
 )
-def test_the_next_segment_is_made_at_a_quarter_of_the_size_or_shortly_before_the_age(
+def test_the_next_segment_is_made_at_a_sixteenth_of_the_size_or_shortly_before_the_age(
     segment: SegmentState, expected: bool
 ) -> None:
     assert is_near(segment, LIMITS) is expected
@@ -69,9 +69,9 @@ def test_the_next_segment_is_made_at_half_of_a_short_age() -> None:
 def test_what_is_left_of_a_segment_ends_with_its_limits() -> None:
     assert left_until_full(SegmentState(0, 0), RollLimits()) == (math.inf, math.inf, math.inf)
     ahead_s = (HOUR_NS - AHEAD_NS) / 1e9
-    assert left_until_full(SegmentState(4 * MIB, 0), LIMITS) == (60 * MIB, 12 * MIB, ahead_s)
-    ahead = SegmentState(16 * MIB, 0)
-    assert left_until_full(ahead, LIMITS) == (48 * MIB, math.inf, ahead_s)
+    assert left_until_full(SegmentState(MIB, 0), LIMITS) == (63 * MIB, 3 * MIB, ahead_s)
+    ahead = SegmentState(4 * MIB, 0)
+    assert left_until_full(ahead, LIMITS) == (60 * MIB, math.inf, ahead_s)
     old = SegmentState(65 * MIB, HOUR_NS - AHEAD_NS)
     assert left_until_full(old, LIMITS) == (0, math.inf, AHEAD_NS / 1e9)
 

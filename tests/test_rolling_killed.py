@@ -167,7 +167,7 @@ def test_a_segment_that_was_made_ahead_of_a_kill_is_removed_by_the_next_start(
     again = lttd.run("-t", trace, "--append", *options, "--duration", "50ms")
     assert again.process.returncode == 0, again.stderr
     assert list(trace.glob(".*")) == []
-    assert events_of(trace) == 100
+    assert events_of(trace) + killed_events(trace) == 100
     assert [one.number for one in segments_below(trace)] == [1, 2]
 
 
