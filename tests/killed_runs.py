@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from lttd.subbuffer import Gap
 from lttd.tracedir import segments, segments_below
 from tests.instances import mark
 from tests.running import (
+    PATIENCE_S,
     QUIET,
     Launcher,
     Run,
@@ -58,8 +60,15 @@ def gaps_of(trace: Path) -> list[Gap]:
 
 def killed(lttd: Launcher, trace: Path, text: str = "left behind", times: int = 3) -> Run:
     """Return a killed run with marks in its ring."""
-    run = lttd.start("-t", trace, *QUIET, "--flush-interval", "1h").recording()
-    until(lambda: list(trace.glob("*/trace.json")), "it has a segment")
+    address = f"{lttd.prefix}notify{len(lttd.runs)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{address}")
+        manager.settimeout(PATIENCE_S)
+        options = ("-t", trace, *QUIET, "--flush-interval", "1h")
+        run = lttd.start(*options, environment={"NOTIFY_SOCKET": f"@{address}"})
+        # Then all rings were read once: marks that lttd has taken and not stored are lost with it.
+        while manager.recv(4096) != b"READY=1":
+            pass
     mark(run.instance, text, times)
     run.signal(signal.SIGKILL).wait()
     return run
