@@ -20,7 +20,7 @@ from tests.running import assert_whole, lttv
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
-ROLLS = 100 if os.environ.get("LTTD_NIGHTLY") == "1" else 2
+ROLLS = 100 if os.environ.get("LTTD_NIGHTLY") == "1" else 1
 nightly = pytest.mark.nightly
 LIMITS = [
     "--segment-size=64K",
