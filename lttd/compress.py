@@ -35,7 +35,6 @@ from lttd.seekable import encode_table
 from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths, is_unfinished
 from lttd.writefile import File
-from lttd.zstd import CompressionParameter, ZstdCompressor
 
 I64 = npt.NDArray[np.int64]
 
@@ -255,6 +254,9 @@ def _compress_file(
 def _write_frames(
     source: ReadFile, target: File, level: int, ends: Iterator[I64], pace: Pace
 ) -> int:
+    # Loading the library takes 5 ms, and each start of lttd loads this module.
+    from lttd.zstd import CompressionParameter, ZstdCompressor  # noqa: PLC0415
+
     parameters: dict[int, int] = {
         CompressionParameter.compression_level: level,
         CompressionParameter.checksum_flag: 1,
