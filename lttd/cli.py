@@ -15,6 +15,7 @@ from functools import partial
 
 from lttd.config import Config, parse_command_line
 from lttd.errors import LttdError, MemoryUsedUpError
+from lttd.malloc import share_one_arena
 from lttd.notify import ADDRESSED
 from lttd.signals import Meaning, Signals
 from lttd.start import (
@@ -76,6 +77,7 @@ def _run(config: Config, signals: Signals, ready_fd: int = -1) -> int:
         # Fork COMMAND's child before lttd changes anything that it would inherit.
         command.spawn(partial(_prepare_command, config, signals))
     raise_file_limit()
+    share_one_arena()
     # numpy's OpenBLAS would start a spinning thread for each CPU; lttd multiplies no matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Imported modules stay, so exclude them from garbage collection.

@@ -2,7 +2,7 @@
 
     reason      limit              may go, in this order
     age         --max-age          segments that nobody keeps, oldest first
-    size        --max-size         the same
+    size        --max-size         the same, without the newest of the trace
     kept_size   --max-kept-size    kept ones, without the newest one of a source: first those that
                                    only HTTP keeps, then the others
     free        --min-free         as for size, without the newest two of a source
@@ -130,7 +130,8 @@ def what_goes(
     kept = sorted((one for one in held if one.counts_as_kept), key=lambda one: one.keeper)
     going = {one: Reason.AGE for one in plain if _is_too_old(one, limits.age_ns, now_ns)}
     used_bytes = hidden_bytes + bytes_of(plain) - bytes_of(going)
-    rest = [one for one in plain if one not in going]
+    # A run that ends may close a segment that alone exceeds the limit: it is all that is left.
+    rest = [one for one in plain if one not in going and one is not held[-1]]
     going |= dict.fromkeys(_above(limits.size_bytes, used_bytes, rest), Reason.SIZE)
     promised = _newest([one for one in held if one.counts_as_kept], 1)
     older = [one for one in kept if one not in promised]

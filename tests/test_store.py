@@ -255,9 +255,10 @@ def test_above_their_limit_those_that_only_http_keeps_go_first_and_that_is_repor
 def test_a_file_of_reasons_that_cannot_be_read_keeps_its_segment(bench: Bench) -> None:
     bench.segment(1).paths.kept.write_text("{")
     bench.segment(2)
+    bench.segment(3)
     store = bench.store(Limits(size_bytes=0))
     store.enforce()
-    assert bench.numbers() == [1]
+    assert bench.numbers() == [1, 3]
     assert "kept.json" in bench.lines[0]
 
 

@@ -1,0 +1,38 @@
+"""Set up the C library's malloc.  Works with glibc only; others are left as they are.
+
+Source: glibc malloc.h, mallopt(3).
+"""
+
+import contextlib
+import ctypes
+from typing import Final
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_TOP_PAD: Final = -2
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+
+
+def keep_freed_memory() -> None:
+    """Keep the freed memory of one piece's arrays for those of the next.
+
+    Otherwise the C library maps new memory for each array, with a page fault per 4 KiB: these took
+    0.73 s of 3.3 s for 5.8 million events, and 0.08 s with this.
+    """
+    _set((_M_MMAP_THRESHOLD, 256 << 20), (_M_TRIM_THRESHOLD, 512 << 20), (_M_TOP_PAD, 64 << 20))
+
+
+def share_one_arena() -> None:
+    """Let all threads allocate from one arena; call it before the first one starts.
+
+    Otherwise each thread has its own, and what one has freed serves no other: 2 MiB more after two
+    minutes of rolling.  Python's lock leaves them nothing to allocate at the same time.
+    """
+    _set((_M_ARENA_MAX, 1))
+
+
+def _set(*options: tuple[int, int]) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in options:
+            mallopt(option, value)
