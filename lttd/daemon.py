@@ -27,7 +27,7 @@ from lttd.flying import Flying
 from lttd.health import Health
 from lttd.helper import lasting_thread_ids
 from lttd.housekeeping import Housekeeping
-from lttd.memory import pool_of
+from lttd.memory import pool_of, spare_memory
 from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.opening import locked_trace, owner_of, recover_open_segments
 from lttd.previous_runs import PreviousRuns
@@ -407,7 +407,9 @@ def run(
     """
 
     async def main() -> int:
-        return await Daemon(config, on_ready, signals=signals, command=command).run()
+        # Trio needs memory to end a run, and waits for ever where one of its tasks gets none.
+        with spare_memory():
+            return await Daemon(config, on_ready, signals=signals, command=command).run()
 
     try:
         return trio.run(main, strict_exception_groups=True)

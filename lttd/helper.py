@@ -15,6 +15,8 @@ from typing import Final
 
 import trio
 
+from lttd.start import start_thread
+
 NAME_PREFIX: Final = "lttd-"
 _Job = Callable[[], None]
 
@@ -30,7 +32,7 @@ class Helper:
     def start(self) -> None:
         """Start the thread, unless it runs."""
         if not self._thread.is_alive():
-            self._thread.start()
+            start_thread(self._thread)
 
     async def run(self, work: Callable[[], None]) -> None:
         """Wait until the thread has done *work*, even if cancelled; raise its error."""

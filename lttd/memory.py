@@ -1,9 +1,30 @@
 """Reserve the memory of a run: the backlog, and one take beside it."""
 
+import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
 from lttd.errors import UsageError
 from lttd.subbuffer import TAKE_BYTES, BufferPool
+
+_SPARE_BYTES: Final = 4 << 20
+
+
+@contextmanager
+def spare_memory() -> Iterator[None]:
+    """Hold address space during the block, so that what follows a failure in it has memory.
+
+    Raises:
+        UsageError: this process's limits do not have it.
+    """
+    try:
+        spare = mmap.mmap(-1, _SPARE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, MemoryError):
+        raise UsageError("this process may not have enough memory (ulimit -v)") from None
+    with spare:
+        yield
 
 
 def pool_of(backlog_bytes: int) -> BufferPool:

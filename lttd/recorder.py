@@ -21,6 +21,7 @@ from lttd.health import Health, Trouble
 from lttd.lane import Jobs, Lane
 from lttd.open_segment import OpenSegment, SegmentContents
 from lttd.rate import RateLimit
+from lttd.start import start_thread
 from lttd.stats import StreamStats, human_bytes
 from lttd.stream_files import StreamFiles
 from lttd.subbuffer import TAKE_BYTES, Batch, Reason
@@ -97,7 +98,7 @@ class Recorder:
     def start(self) -> None:
         """Start the threads."""
         for thread in (*self._threads, self._syncer):
-            thread.start()
+            start_thread(thread)
 
     # -- the reader's side
 

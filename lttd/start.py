@@ -1,5 +1,6 @@
 """Prepare limits and threads at the start, and make the one line for an unforeseen failure."""
 
+import mmap
 import os
 import resource
 import threading
@@ -13,6 +14,8 @@ from lttd.errors import refusal
 from lttd.terminal import Level, say
 
 _MOST_CHARACTERS: Final = 300
+_STACK_BYTES: Final = 8 << 20
+_ROOM_BYTES: Final = 2 << 20
 
 
 def raise_file_limit() -> None:
@@ -22,6 +25,24 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
         return
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread if it has memory to begin with.
+
+    A thread that gets none before its first line ends without a word, and start() waits for ever.
+
+    Raises:
+        RuntimeError: it cannot be started.
+    """
+    stack_bytes, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    if stack_bytes == resource.RLIM_INFINITY:
+        stack_bytes = _STACK_BYTES
+    try:
+        mmap.mmap(-1, stack_bytes + _ROOM_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, MemoryError):
+        raise RuntimeError("can't start new thread") from None
+    thread.start()
 
 
 def unforeseen(error: BaseException) -> str:
