@@ -11,7 +11,7 @@ class LttdError(Exception):
 
     exit_status: ClassVar[int] = 1
     said: bool = False
-    """Whether lttd has written a line on it: it writes no second one."""
+    """Whether lttd has written a line about it, and must not write another."""
 
 
 REMEDIES: Final = {

@@ -1,4 +1,4 @@
-"""Reserve the memory of a run: the backlog, and one take beside it."""
+"""Reserve the memory of a run: the backlog, one take beside it, and some for its end."""
 
 import mmap
 import os
@@ -17,13 +17,9 @@ def spare_memory() -> Iterator[None]:
     """Hold address space during the block, so that what follows a failure in it has memory.
 
     Raises:
-        UsageError: this process's limits do not have it.
+        OSError: this process's limits do not have it.
     """
-    try:
-        spare = mmap.mmap(-1, _SPARE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, MemoryError):
-        raise UsageError("this process may not have enough memory (ulimit -v)") from None
-    with spare:
+    with mmap.mmap(-1, _SPARE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
         yield
 
 

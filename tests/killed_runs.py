@@ -35,15 +35,18 @@ StreamFile.append = append_or_hang
 
 
 @contextmanager
-def hanging(lttd: Launcher, trace: Path, *options: str) -> Iterator[Run]:
-    """Yield a run whose writer threads can be made to hang; kill it afterwards."""
+def hanging(lttd: Launcher, trace: Path, *options: str, at_once: bool = False) -> Iterator[Run]:
+    """Yield a run whose writers can be made to hang, or hang *at_once*; kill it afterwards."""
     words = lttd.words("-t", trace, *NOW, *options)
     words[2] = HANGING + words[2]
     cwd = lttd.cwd / f"run{len(lttd.runs)}"
     cwd.mkdir()
+    if at_once:
+        (cwd / "hang").touch()
     run = Run(lttd, words, cwd)
     lttd.runs.append(run)
-    until(lambda: list(trace.glob("*/trace.json")), "it has a segment")
+    if not at_once:
+        until(lambda: list(trace.glob("*/trace.json")), "it has a segment")
     yield run
     run.signal(signal.SIGKILL).wait()
 

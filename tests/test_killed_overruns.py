@@ -12,7 +12,7 @@ from lttd.manifest import Manifest
 from lttd.subbuffer import Gap, Reason
 from lttd.tracedir import segments_below
 from tests.instances import mark, read_events, stats_of, unread_events
-from tests.killed_runs import BRIEF, HANGING, NOW, data_of, gaps_of, hanging, notes
+from tests.killed_runs import BRIEF, NOW, data_of, gaps_of, hanging, notes
 from tests.running import QUIET, Launcher, Run, assert_whole, needs_kernel, until
 
 pytestmark = needs_kernel()
@@ -57,12 +57,15 @@ def overrun(instance: Path) -> int:
     return stats_of(instance)[0]["overrun"]
 
 
-def store_some(lttd: Launcher, trace: Path, run: Run, instance: Path) -> int:
-    """Let lttd lose events in a way that it stores; return how many events it took."""
-    overfill(run, instance)
-    take_all(run, instance)
-    until(lambda: stored_in(trace) == read_events(instance), "they are stored")
-    return read_events(instance)
+@contextmanager
+def small_ring(lttd: Launcher, trace: Path, *options: str) -> Iterator[Run]:
+    """Yield a run that has stored losses of a small ring; kill it afterwards."""
+    with hanging(lttd, trace, *SMALL, *options) as run:
+        run.recording()
+        overfill(run, run.instance)
+        take_all(run, run.instance)
+        until(lambda: stored_in(trace) == read_events(run.instance), "they are stored")
+        yield run
 
 
 def take_some(run: Run, instance: Path) -> int:
@@ -93,9 +96,7 @@ def test_what_was_overwritten_before_takes_that_a_kill_lost_is_counted(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     trace = tmp_path / "t"
-    with hanging(lttd, trace, *SMALL) as run:
-        run.recording()
-        store_some(lttd, trace, run, run.instance)
+    with small_ring(lttd, trace) as run:
         for number in range(2):
             run.signal(signal.SIGUSR1)
             until(lambda: len(segments_below(trace)) == number + 2, "it has rolled")  # noqa: B023
@@ -117,9 +118,7 @@ def test_in_a_ring_that_is_nearly_empty_the_loss_lies_before_the_rest(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     trace = tmp_path / "t"
-    with hanging(lttd, trace, *SMALL) as run:
-        run.recording()
-        store_some(lttd, trace, run, run.instance)
+    with small_ring(lttd, trace) as run:
         taken = take_some(run, run.instance)
         run.stop()
         mark(run.instance, TEXT)
@@ -135,9 +134,7 @@ def test_an_empty_ring_and_a_disk_that_stored_all_make_no_gap(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     trace = tmp_path / "t"
-    with hanging(lttd, trace, *SMALL) as run:
-        run.recording()
-        store_some(lttd, trace, run, run.instance)
+    with small_ring(lttd, trace) as run:
         run.stop()
         overwritten = overrun(run.instance)
     again = lttd.run("-t", trace, "-a", *BRIEF)
@@ -150,9 +147,7 @@ def test_a_ring_that_refuses_events_has_the_number_of_those_that_no_gap_has(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     trace = tmp_path / "t"
-    with hanging(lttd, trace, *SMALL, "--no-overwrite") as run:
-        run.recording()
-        store_some(lttd, trace, run, run.instance)
+    with small_ring(lttd, trace, "--no-overwrite") as run:
         taken = take_some(run, run.instance)
         overfill(run, run.instance)
         refused = stats_of(run.instance)[0]["dropped events"]
@@ -184,32 +179,17 @@ def test_a_foreign_ring_gets_the_losses_of_a_kill_once(
         assert_balance(trace, overrun(foreign) - before, taken, 3 * MANY)
 
 
-@contextmanager
-def hung(lttd: Launcher, trace: Path) -> Iterator[Run]:
-    """Yield a start after a kill, whose writers hang; kill it afterwards."""
-    cwd = lttd.cwd / f"run{len(lttd.runs)}"
-    cwd.mkdir()
-    (cwd / "hang").touch()
-    words = lttd.words("-t", trace, "--append", *QUIET, *NOW)
-    words[2] = HANGING + words[2]
-    lttd.runs.append(Run(lttd, words, cwd))
-    yield lttd.runs[-1]
-    lttd.runs[-1].signal(signal.SIGKILL).wait()
-
-
 def test_a_second_kill_during_the_drain_counts_no_overwritten_event_twice(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     trace = tmp_path / "t"
-    with hanging(lttd, trace, *SMALL) as run:
-        run.recording()
-        store_some(lttd, trace, run, run.instance)
+    with small_ring(lttd, trace) as run:
         taken = take_some(run, run.instance)
         overfill(run, run.instance)
         overwritten = overrun(run.instance)
         taken += unread_events(run.instance)
     for _ in range(2):
-        with hung(lttd, trace):
+        with hanging(lttd, trace, "--append", *QUIET, at_once=True):
             until(lambda: not unread_events(run.instance), "the ring is drained, nothing stored")
     assert lttd.run("-t", trace, "-a", *BRIEF).process.returncode == 0
     assert_balance(trace, overwritten, taken, 3 * MANY)
@@ -219,9 +199,7 @@ def test_the_note_of_an_earlier_version_leaves_the_counting_to_the_pages(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     trace = tmp_path / "t"
-    with hanging(lttd, trace, *SMALL) as run:
-        run.recording()
-        store_some(lttd, trace, run, run.instance)
+    with small_ring(lttd, trace) as run:
         stored = overrun(run.instance)
         taken = take_some(run, run.instance)
         before = overrun(run.instance)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,49 @@ def test_too_little_memory_is_reported_in_our_own_line(
     lines = done.stderr.splitlines()
     assert all(line.startswith(f"{door}: ") for line in lines), done.stderr
     assert bool(lines) == bool(done.returncode)
+
+
+START_THREADS = """
+import resource, threading
+from pathlib import Path
+from lttd.start import start_thread
+words = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+own_bytes = int(words["VmSize"].split()[0]) << 10
+resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, 8 << 20))
+resource.setrlimit(resource.RLIMIT_AS, (own_bytes + (9 << 20), resource.RLIM_INFINITY))
+try:
+    start_thread(threading.Thread(target=print, args=["started"]))
+except RuntimeError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (own_bytes + (32 << 20), resource.RLIM_INFINITY))
+start_thread(threading.Thread(target=print, args=["started"]))
+"""
+
+
+def test_a_thread_starts_only_if_there_is_memory_for_more_than_its_stack() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", START_THREADS],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["can't start new thread", "started"]
+
+
+@pytest.mark.nightly
+def test_lttd_ends_at_every_limit_of_memory(tmp_path: Path) -> None:
+    """It hung at a few limits, each 24 KiB wide, where a thread got its stack and nothing else."""
+    for most_kib in range(190_000, 226_000, 40):
+        done = subprocess.run(
+            [*LTTD, "-t", str(tmp_path / f"{most_kib}"), *REPLAY],
+            preexec_fn=partial(resource.setrlimit, resource.RLIMIT_AS, (most_kib << 10,) * 2),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert done.returncode in (0, 1, 2), most_kib
 
 
 # -- the line for an unexpected failure

@@ -192,7 +192,7 @@ class ClockGroup:
     def pieces(self) -> Iterator[Piece]:
         """Yield the pieces of the window, without decoding them."""
         if self.sources:
-            behind = [one.losses_behind(self.begin, self.end) for one in self.sources]
+            behind = [one.losses_after_rows(self.begin, self.end) for one in self.sources]
             rest = sorted(chain(*behind), key=lambda loss: loss.time)
             yield from pieces(self.touching, rest, self.begin, self.end, self._piece_bytes)
 

@@ -87,7 +87,7 @@ class WindowStream:
         """The known losses of the stream."""
         return Losses(self.stream.segment.place(self.stream.paths.gaps), self._notes)
 
-    def losses_behind(self, begin: int, end: int) -> list[Loss]:
+    def losses_after_rows(self, begin: int, end: int) -> list[Loss]:
         """Return the losses in [*begin*, *end*] that no sub-buffer there follows.
 
         A loss that may also have happened after *end* has the time *end*.

@@ -8,8 +8,8 @@ must be decoded:
     unstored = read events now - read events at the mark - events stored after the mark
     untold   = overrun now - overrun at the mark - overwritten events in gaps after the mark
 
-A sub-buffer that was taken and not stored told of the events that were overwritten before it; one
-that is still in the ring tells of them when it is taken.  Both are in ``untold``.  Refused events
+``untold`` has the events overwritten before sub-buffers that were taken and not stored, and those
+before sub-buffers that are still in the ring, which count them when they are taken.  Refused events
 (``dropped events``, ``commit overrun``) are counted likewise.
 
 Rule: a mark is used only if all sub-buffers before it are stored; else an earlier one is used.
@@ -18,7 +18,7 @@ gaps are stored before the data that they precede, so each gap is in one of both
 Source: Linux kernel/trace/ring_buffer.c, ``cpu_buffer->read``, ``cpu_buffer->overrun``.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lttd.sources.base import Owner, Stored
 from lttd.sources.ftrace.loss import LossCounts, Mark
@@ -26,8 +26,7 @@ from lttd.sources.ftrace.record import Progress
 from lttd.subbuffer import Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Unstored:
+class Unstored(NamedTuple):
     """Events that a killed lttd lost."""
 
     taken: int | None

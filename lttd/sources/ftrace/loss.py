@@ -59,7 +59,7 @@ class LossCounts(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """How far a stream was read at one moment."""
+    """The position of a stream at one moment, and the kernel's counters then."""
 
     subbuffers: int
     """The number of sub-buffers taken."""

@@ -1,6 +1,6 @@
 """Choose the marks by which the next start counts the losses of a kill.
 
-A mark tells how far a stream was read at one moment (lttd.sources.ftrace.loss.Mark).  The note of
+A mark has the position of a stream at one moment (lttd.sources.ftrace.loss.Mark).  The note of
 the progress has the first mark of a stream and some late ones:
 
     first mark    the take-over of the ring, the end of the last pause, or the begin of the oldest

@@ -327,20 +327,20 @@ class FtraceSource:
         return read
 
     def tell_unstored(self, owner: Owner) -> bool:
-        """Count the events that a killed lttd took of these rings and did not store.
+        """Count the events of these rings that a killed lttd lost; see lttd.sources.ftrace.killed.
 
         Return whether there were any.
         """
         progress = self._instance.progress
-        told = False
+        any_lost = False
         for stream in self.streams if progress is not None and progress.segment else ():
             assert progress is not None
             now = Mark(0, stream.info.read_events_before, stream.ring.lost_before)
             missing = unstored(stream.info.id.name, now, progress, owner)
             if missing is not None:
                 stream.inherit(missing)
-                told |= missing.is_loss
-        return told
+                any_lost |= missing.is_loss
+        return any_lost
 
     def holds_data(self) -> bool:
         """Tell whether a ring still holds events."""

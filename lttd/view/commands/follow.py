@@ -90,7 +90,7 @@ class _Merged:
         for source in self._group.sources:
             if source.stream.segment == paths:
                 whole = WindowStream(_again(source.stream), source.context, self._notes)
-                rest += whole.losses_behind(0, ALWAYS_END)
+                rest += whole.losses_after_rows(0, ALWAYS_END)
         self._rest = sorted(rest, key=lambda loss: loss.time)
 
     def leave(self, paths: SegmentPaths) -> None:
