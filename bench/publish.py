@@ -1,6 +1,7 @@
 """``python -m bench.publish [NAME]...``: put results into docs/BENCHMARKS.md and bench/results.
 
-It copies the results of runs from ``bench/out``; nobody types a figure.
+It copies the results of runs from ``bench/out``; nobody types a figure. ``bench/notes.md`` (what was tried, and did not
+pay) becomes the end of the document.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from bench.__main__ import NAMES
 from bench.report import BENCH_DIR, OUT_DIR, Cell, Figure, figure_row, text_of
 
 RESULTS_DIR: Final = BENCH_DIR / "results"
+NOTES: Final = BENCH_DIR / "notes.md"
 DOCUMENT: Final = BENCH_DIR.parent / "docs" / "BENCHMARKS.md"
 _HEAD: Final = """\
 # Benchmarks
@@ -38,7 +40,7 @@ def main() -> int:
             elif arguments.names and suffix == ".json":
                 parser.error(f"{found} is not there: run python -m bench {name}")
     sections = [section(path) for name in NAMES if (path := RESULTS_DIR / f"{name}.json").exists()]
-    DOCUMENT.write_text("\n".join([_HEAD, *sections]))
+    DOCUMENT.write_text("\n".join([_HEAD, *sections, NOTES.read_text()]))
     print(DOCUMENT)
     return 0
 
