@@ -1,7 +1,7 @@
 """``python -m bench.publish [NAME]...``: put results into docs/BENCHMARKS.md and bench/results.
 
-It copies the results of runs from ``bench/out``; nobody types a figure. ``bench/notes.md`` (what was tried, and did not
-pay) becomes the end of the document.
+It copies the results of runs from ``bench/out``; nobody types a figure.
+``bench/notes.md`` (what was tried, and did not pay) becomes the end of the document.
 """
 
 import argparse
