@@ -34,6 +34,8 @@ class Options:
     """The number of measurements of each variant; None: the benchmark's own default."""
     cold_memory: bool = False
     """Do not call warm() before a measurement."""
+    gigabytes: float | None = None
+    """The size of a long trace; None: the benchmark's own default."""
     disk_dir: Path = OUT_DIR / "data"
     """The directory for traces, on a real disk file system."""
 
@@ -46,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options that ``options_from`` reads."""
     parser.add_argument("--quick", action="store_true", help="smoke test: few rounds, small data")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each measurement")
+    parser.add_argument("--gigabytes", type=float, metavar="N", help="rare: size of the trace")
     parser.add_argument(
         "--cold-memory", action="store_true", help="drain: do not warm the page cache's pages"
     )
@@ -60,7 +63,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def options_from(arguments: argparse.Namespace) -> Options:
     """Return the options of a command line."""
     return Options(
-        arguments.quick, arguments.rounds, arguments.cold_memory, arguments.dir.resolve()
+        arguments.quick,
+        arguments.rounds,
+        arguments.cold_memory,
+        arguments.gigabytes,
+        arguments.dir.resolve(),
     )
 
 

@@ -7,6 +7,7 @@
 
 Rule: a file is removed only after its other form was synced, read back, compared with it byte by
 byte, and noted in the manifest.
+Rule: the occurrence table, which is of both forms, is made last: it is a cache.
 Rule: gaps stay plain.  They are few, and nobody else reads them.
 Invariant: at each instant every file is there in one form at least, and each that has its final
 name is whole.  What the manifest does not note is a leftover of a crash, which the next call and
@@ -30,6 +31,7 @@ from lttd.files import Disk
 from lttd.held import held_alone
 from lttd.index import ENTRY_BYTES, HEADER, SeekIndex
 from lttd.manifest import Manifest
+from lttd.occurrence_maker import has_occurrences, make_occurrences
 from lttd.readfile import ReadFile
 from lttd.seekable import encode_table
 from lttd.stored import StoredStream
@@ -94,6 +96,9 @@ def compress(
                 _remove_compressed(own, disk)
             raise
         _remove_plain(own, manifest, disk)
+        with suppress(StorageError):  # nothing needs the table
+            if not has_occurrences(own, manifest):
+                make_occurrences(own, manifest, disk, lambda: pace(0.0))
     return sizes
 
 

@@ -170,3 +170,9 @@ FRAME: Final = Limit(
 FRAMES: Final = Limit(
     1 << 22, "frames", "a compressed file", "as many as 1 TiB of a stream has; one takes 24 bytes"
 )
+OCCURRENCES: Final = Limit(
+    64 * MIB,
+    "bytes",
+    "a stream's occurrence table",
+    "lttd makes tables of at most 16 MiB of bits, with 1 KiB for each GB of data",
+)

@@ -4,7 +4,8 @@ Rule: lttd.recovery_plan decides from the files as they are; this module carries
 Invariant: the gap is durable before the cut that it describes, the data before the index, and the
 index before the manifest says ``closed``.  A second recovery, also after a crash during the first,
 has the same result.
-Invariant: a compressed segment is made plain before any of its files is changed.
+Invariant: a compressed segment is made plain before any of its files is changed, and its occurrence
+table is removed.
 """
 
 from contextlib import suppress
@@ -25,6 +26,7 @@ from lttd.manifest import (
     read_synced,
     this_machine,
 )
+from lttd.occurrence_maker import remove_occurrences
 from lttd.readfile import size_bytes
 from lttd.recovery_plan import Plan, Planner
 from lttd.stats import StreamStats
@@ -105,6 +107,7 @@ def _recover(segment: SegmentPaths, disk: Disk, named: SegmentPaths) -> list[Str
     if manifest.compression:
         if not _needs_repair(segment, manifest):
             return []
+        remove_occurrences(segment, disk)
         decompress_held(segment, manifest, disk, salvage=True)
     is_open = manifest.state == "open"
     if is_open:
@@ -117,6 +120,8 @@ def _recover(segment: SegmentPaths, disk: Disk, named: SegmentPaths) -> list[Str
         stream = StoredStream(segment, manifest, record)
         vouched = synced.get(record.name, _NOTHING) if is_open else None
         plan = Planner(stream, vouched, power_kept=power_kept).plan()
+        if plan.changed:
+            remove_occurrences(segment, disk)
         found.append(_apply(plan, disk, stream))
         positions[record.name] = plan.position
         if is_open or plan.changed:

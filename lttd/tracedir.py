@@ -7,6 +7,7 @@
                                          streams/<channel>_<cpu>
                                          streams/index/<channel>_<cpu>.idx, .gaps
                                          streams/<device>.blktrace.<cpu> for blktrace
+                                         occurrences
                                          compressed/<channel>_<cpu>.zst instead of the data
                                          compressed/index/<channel>_<cpu>.zst instead of .idx
                                          .lock, .reserve while it is recorded
@@ -33,6 +34,7 @@ from lttd.subbuffer import StreamInfo
 MANIFEST: Final = "trace.json"
 SYNCED: Final = "synced.json"
 KEPT: Final = "kept.json"
+OCCURRENCES: Final = "occurrences"
 RESERVE: Final = ".reserve"
 LOCK: Final = ".lock"
 TRIAL: Final = ".trial"
@@ -121,6 +123,11 @@ class SegmentPaths:
     def kept(self) -> Path:
         """The reasons why retention must not delete the segment."""
         return self.directory / KEPT
+
+    @property
+    def occurrences(self) -> Path:
+        """The occurrence table: which events are in which sub-buffers."""
+        return self.directory / OCCURRENCES
 
     @property
     def reserve(self) -> Path:

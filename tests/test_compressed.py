@@ -24,7 +24,7 @@ from lttd.leftovers import remove_leftovers
 from lttd.lockfile import Lock
 from lttd.manifest import Manifest
 from lttd.seekable import FOOTER, HEAD, ROW_DTYPE, encode_table, parse_table, table_bytes
-from lttd.tracedir import SegmentPaths, segments
+from lttd.tracedir import MANIFEST, OCCURRENCES, SegmentPaths, segments
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING
 from lttd.view.verify import check
@@ -76,11 +76,15 @@ def copied(segment: Path, trace: Path) -> SegmentPaths:
 
 
 def files(segment: SegmentPaths) -> dict[str, bytes]:
-    """Return the content of every file, without the manifest's note."""
+    """Return the content of every file, without the manifest's note and the occurrence table.
+
+    The table is of both forms, so compressing makes it and decompressing keeps it.
+    """
+    passing = {f".{MANIFEST}.new", f".{OCCURRENCES}.new", OCCURRENCES}  # the next replace() removes
     found = {
         str(path.relative_to(segment.directory)): path.read_bytes()
         for path in segment.directory.rglob("*")
-        if path.is_file() and path.name != ".trace.json.new"  # which the next replace() removes
+        if path.is_file() and path.name not in passing
     }
     return found | {"trace.json": b""}
 

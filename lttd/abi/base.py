@@ -58,6 +58,16 @@ class Decoded(NamedTuple):
     """Places of events without a declaration, which are not damage but cannot be counted."""
 
 
+class EventIds(NamedTuple):
+    """The events of some sub-buffers, by the ids that saved formats explain."""
+
+    row: I64
+    """The number of its sub-buffer, for each event."""
+    id: npt.NDArray[np.uint16]
+    damaged: list[int]
+    """The sub-buffers that do not parse to their end."""
+
+
 class Abi(Protocol):
     """Reads the sub-buffers of one stream."""
 
@@ -94,6 +104,10 @@ class Abi(Protocol):
 
         *context* is that of ``lttd.view.family.Contexts`` for this stream, or None.
         """
+        ...
+
+    def event_ids(self, data: Buffer, headers: Headers) -> EventIds | None:
+        """Return the id of each event; None: the ids of this ABI mean nothing by themselves."""
         ...
 
     def describes_others(self, channel: str) -> bool:

@@ -93,6 +93,9 @@ class BlktraceAbi:
             end[row] = records["time"].max() if len(records) else 0
         return Decoded(events, end, damage)
 
+    def event_ids(self, data: Buffer, headers: Headers) -> None:
+        """Return None: a record has an action instead."""
+
     def describes_others(self, channel: str) -> bool:
         """Return False: each record describes itself."""
         return False

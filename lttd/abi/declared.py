@@ -205,3 +205,24 @@ SeekTableFooter = Struct(
     "magic" / Const(0x8F92EAB1, Int32ul),
 )
 """The seek table of a compressed file: zstd contrib/seekable_format, version 0.1.0."""
+
+OccurrenceHeader = Struct(
+    "magic" / Const(0x6C6F6363, Int32ub),
+    "major" / Const(1, Int32ub),
+    "minor" / Const(0, Int32ub),
+    "records" / Int32ub,
+)
+OccurrenceRecord = Struct(
+    "name" / Int32ub,
+    "frame_bytes" / Int32ub,
+    "entries" / Int64ub,
+    "data_bytes" / Int64ub,
+)
+OccurrenceContent = Struct(
+    "group" / Int32ub,
+    "ids" / Int32ub,
+    "id" / Int32ub[this.ids],
+    "checksum" / Int32ub[(this._.entries + 909) // 910],
+    "row" / Bytes((-(-this._.entries // this.group) + 7) // 8)[this.ids],
+)
+"""lttd's own: see docs/FORMAT.md.  The content needs the number of entries."""

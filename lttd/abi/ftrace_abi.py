@@ -6,9 +6,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.base import I64, Buffer, Decoded, Headers, sound_slots
+from lttd.abi.base import I64, Buffer, Decoded, EventIds, Headers, sound_slots
 from lttd.abi.ftrace import COMMIT_MASK, MISSED_STORED, layout_of
-from lttd.abi.ftrace_events import count
+from lttd.abi.ftrace_events import count, walk
+from lttd.abi.gather import gather
 from lttd.subbuffer import StreamInfo
 
 
@@ -81,6 +82,19 @@ class FtraceAbi:
             np.concatenate([part.row_end for part in parts]),
             [damage for part in parts for damage in part.damage],
         )
+
+    def event_ids(self, data: Buffer, headers: Headers) -> EventIds:
+        """Read ``common_type``, the first field of each event."""
+        ends = headers.offset_bytes + headers.content_bytes
+        dtype = np.dtype(f"{self.layout.byteorder}u2")
+        rows, ids = [np.empty(0, np.int64)], [np.empty(0, np.uint16)]
+        damaged: list[int] = []
+        for walked in walk(data, headers.offset_bytes, ends, self.layout):
+            named = walked.payload_bytes >= dtype.itemsize
+            rows.append(walked.row[named])
+            ids.append(gather(data, walked.payload_at[named], dtype).astype(np.uint16))
+            damaged += [one.row for one in walked.damage]
+        return EventIds(np.concatenate(rows), np.concatenate(ids), damaged)
 
     def describes_others(self, channel: str) -> bool:
         """Return False: the formats are in files beside the streams."""

@@ -77,6 +77,9 @@ class LttAbi:
                 undeclared += walked.undeclared
         return Decoded(None if undeclared else events, end, damage, undeclared)
 
+    def event_ids(self, data: Buffer, headers: Headers) -> None:
+        """Return None: an id means what the metadata before it declares."""
+
     def describes_others(self, channel: str) -> bool:
         """Return whether *channel* is metadata, which declares the markers of the others."""
         return ltt.is_metadata(channel)

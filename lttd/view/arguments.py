@@ -117,6 +117,11 @@ def _add_decompress(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add(commands, "decompress", text)
 
 
+def _add_index(commands: "_Commands[argparse.ArgumentParser]") -> None:
+    text = "note which events are where, so that --event and --where read no other data"
+    _add(commands, "index", text)
+
+
 def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command = _add(commands, "plot", "draw a picture: rates by CPU, losses, the busiest events")
     _add_window(command)
@@ -222,5 +227,5 @@ def _add_output(command: argparse.ArgumentParser, text: str) -> None:
 
 _COMMANDS = (
     _add_info, _add_text, _add_follow, _add_formats, _add_check, _add_cut, _add_export, _add_plot,
-    _add_compress, _add_decompress,
+    _add_compress, _add_decompress, _add_index,
 )  # fmt: skip

@@ -198,6 +198,12 @@ def _decompress(options: argparse.Namespace) -> int:
     return decompress_all(options.trace)
 
 
+def _index(options: argparse.Namespace) -> int:
+    from lttd.view.commands.index import index_all  # noqa: PLC0415
+
+    return index_all(options.trace)
+
+
 def _cut(options: argparse.Namespace) -> int:
     from lttd.view.commands.cut import cut  # noqa: PLC0415
     from lttd.view.commands.info import info_text  # noqa: PLC0415
@@ -247,6 +253,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "plot": _plot,
     "compress": _compress,
     "decompress": _decompress,
+    "index": _index,
 }
 
 

@@ -99,7 +99,7 @@ class Where:
             raise UsageError(f"--where: more than {MOST_NODES} terms")
         for node in nodes:
             self._check(node)
-        self._body = tree.body
+        self.body: Final = tree.body
         self.names: Final = dict.fromkeys(n.id for n in nodes if isinstance(n, ast.Name))
         """The names in it, in the order of the tree."""
 
@@ -122,7 +122,7 @@ class Where:
         """
         try:
             with np.errstate(all="ignore"):
-                return _truth(self._value(self._body, rows), len(rows))
+                return truth(self._value(self.body, rows), len(rows))
         except (TypeError, ValueError, OverflowError, np.exceptions.DTypePromotionError) as error:
             raise UsageError(f"--where {self.text!r}: {rows.event_type.name}: {error}") from None
 
@@ -140,7 +140,7 @@ class Where:
                     return one_of_strings
                 return _element(value_of(rows, name), at)
             case ast.BoolOp(op=op, values=values):
-                masks = [_truth(self._value(each, rows), len(rows)) for each in values]
+                masks = [truth(self._value(each, rows), len(rows)) for each in values]
                 join = np.logical_and if isinstance(op, ast.And) else np.logical_or
                 return join.reduce(masks)
             case ast.UnaryOp(op=op, operand=operand):
@@ -151,7 +151,7 @@ class Where:
             case ast.Compare(left=left, ops=ops, comparators=comparators):
                 values = [self._value(each, rows) for each in (left, *comparators)]
                 masks = [
-                    _compared(op, a, b, len(rows))
+                    compared(op, a, b, len(rows))
                     for op, a, b in zip(ops, values, values[1:], strict=False)
                 ]
                 return np.logical_and.reduce(masks)
@@ -209,7 +209,8 @@ def _element(column: Value, at: int) -> Value:
     return column[:, at]
 
 
-def _truth(value: Value, count: int) -> Mask:
+def truth(value: Value, count: int) -> Mask:
+    """Return a value of *count* events as a mask."""
     if isinstance(value, _Missing):
         return np.zeros(count, np.bool_)
     if isinstance(value, np.ndarray) and value.ndim > 1:
@@ -221,7 +222,7 @@ def _truth(value: Value, count: int) -> Mask:
 
 def _unary(op: ast.unaryop, value: Value, count: int) -> Value:
     if isinstance(op, ast.Not):
-        return ~_truth(value, count)
+        return ~truth(value, count)
     if isinstance(value, _Missing):
         return MISSING
     if isinstance(value, bytes):
@@ -277,7 +278,8 @@ def _refuse_beyond(*values: Value) -> None:
             raise OverflowError("a constant beyond 64 bits")
 
 
-def _compared(op: ast.cmpop, a: Value, b: Value, count: int) -> Mask:
+def compared(op: ast.cmpop, a: Value, b: Value, count: int) -> Mask:
+    """Return a mask of the events, of *count*, for which a comparison is true."""
     if MISSING in _either(a, b):
         return np.zeros(count, np.bool_)
     if isinstance(op, ast.In | ast.NotIn):
@@ -307,7 +309,7 @@ def _contained(a: Value, b: Value, count: int) -> Mask:
     if isinstance(b, np.ndarray) or not isinstance(b, tuple | bytes):
         raise TypeError('in is for a list or a text: write (1, 2), or "part" in field')
     members = b if isinstance(b, tuple) else (b,)
-    equal = [_compared(ast.Eq(), a, member, count) for member in members]
+    equal = [compared(ast.Eq(), a, member, count) for member in members]
     found: Mask = np.logical_or.reduce(equal) if equal else np.zeros(count, np.bool_)
     return found
 
@@ -361,6 +363,11 @@ class Filter:
         parts += [", ".join(self.globs)] if self.globs else []
         parts += [f"where {self.where.text}"] if self.where else []
         return "; ".join(parts)
+
+    @property
+    def bounds_types(self) -> bool:
+        """Tell whether the filter can leave out all events of a type."""
+        return self.globs is not None or self.where is not None
 
     def wants_cpu(self, cpu: int) -> bool:
         """Tell whether the filter allows events of a CPU."""

@@ -49,6 +49,10 @@ class EventType:
         events' own bytes are such records."""
 
 
+class _UnreadableError(Exception):
+    """The note on an id without a readable format."""
+
+
 class Formats:
     """The format files of one segment."""
 
@@ -59,6 +63,7 @@ class Formats:
         self._long_bytes = long_bytes
         self._files: dict[int, EventName] | None = None
         self._parsed: dict[int, Format | None] = {}
+        self._why_not: dict[int, str] = {}
         self._notes = notes
 
     @property
@@ -84,19 +89,30 @@ class Formats:
 
     def get(self, number: int) -> Format | None:
         """Return the format of an id; None, with a note, if there is no readable one."""
+        found = self.peek(number)
+        if why := self._why_not.pop(number, ""):
+            self._notes.add(why)
+        return found
+
+    def peek(self, number: int) -> Format | None:
+        """Return what get() does, without a note."""
         if number not in self._parsed:
             self._parsed[number] = self._parse(number)
         return self._parsed[number]
 
     def _parse(self, number: int) -> Format | None:
+        try:
+            return self._read(number)
+        except _UnreadableError as error:
+            self._why_not[number] = str(error)
+            return None
+
+    def _read(self, number: int) -> Format:
         name = self.files.get(number)
-        if not self.files:
-            if not self._parsed:  # no format at all: one line for all ids
-                self._notes.add(f"{self._saved}: no format of any event: all shown as bytes")
-            return None
+        if not self.files:  # no format at all: one line for all ids
+            raise _UnreadableError(f"{self._saved}: no format of any event: all shown as bytes")
         if name is None:
-            self._notes.add(f"{self._saved}: no format of event id {number}: shown as bytes")
-            return None
+            raise _UnreadableError(f"{self._saved}: no format of event id {number}: shown as bytes")
         path = self._saved.path(name)
         try:
             return parse_format(
@@ -106,8 +122,9 @@ class Formats:
                 long_bytes=self._long_bytes,
             )
         except OSError as error:
-            self._notes.add(f"{path}: {error.strerror}: {name.name} is shown as bytes")
-        except (ValueError, TraceDamagedError) as error:
-            where = "" if isinstance(error, TraceDamagedError) else f"{path}: "
-            self._notes.add(f"{where}{error}: {name.name} is shown as bytes")
-        return None
+            why = f"{path}: {error.strerror}"
+        except TraceDamagedError as error:
+            why = str(error)
+        except ValueError as error:
+            why = f"{path}: {error}"
+        raise _UnreadableError(f"{why}: {name.name} is shown as bytes")

@@ -22,6 +22,8 @@ from lttd.view.columns import EventBatch, EventRows
 from lttd.view.families import family_of
 from lttd.view.filters import Filter
 from lttd.view.notes import WindowNotes
+from lttd.view.pieces import is_nothing
+from lttd.view.skipping import chooser
 from lttd.view.times import Moment, Window, parse_moment
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import PIECE_BYTES, Piece, WindowStream, pieces
@@ -190,11 +192,17 @@ class ClockGroup:
         return [self.segments[at] for at in sorted(found)]
 
     def pieces(self) -> Iterator[Piece]:
-        """Yield the pieces of the window, without decoding them."""
-        if self.sources:
-            behind = [one.losses_after_rows(self.begin, self.end) for one in self.sources]
-            rest = sorted(chain(*behind), key=lambda loss: loss.time)
-            yield from pieces(self.touching, rest, self.begin, self.end, self._piece_bytes)
+        """Yield the pieces of the window, without decoding them.
+
+        Leave out pieces in which there is neither anything to decode nor a loss.
+        """
+        if not self.sources:
+            return
+        behind = [one.losses_after_rows(self.begin, self.end) for one in self.sources]
+        rest = sorted(chain(*behind), key=lambda loss: loss.time)
+        choose = chooser(self.family, self._filter, self._notes)
+        found = pieces(self.touching, rest, self.begin, self.end, self._piece_bytes, choose)
+        yield from found if choose is None else (one for one in found if not is_nothing(one))
 
     def batch(self, piece: Piece) -> EventBatch:
         """Decode a piece, and keep the selected events."""

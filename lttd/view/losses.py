@@ -3,24 +3,21 @@
 Rule: gaps are in the order of their rows; a gap whose row is beyond the index comes last.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
-from lttd.index import (
-    FOREVER,
-    GAP_DTYPE,
-    GAPS_HEADER,
-    MOST_LOST,
-    RecordFile,
-    refuse_too_many_gaps,
-)
+from lttd.index import FOREVER, GAP_DTYPE, GAPS_HEADER, MOST_LOST, RecordFile, refuse_too_many_gaps
 from lttd.readfile import ReadFile
 from lttd.subbuffer import Reason, StreamId, Unit
 from lttd.view.notes import TakesNotes
 
+U64 = npt.NDArray[np.uint64]
 _NAMES: Final = {Unit.EVENTS: "EVENTS", Unit.SUBBUFFERS: "SUB-BUFFERS", Unit.BYTES: "BYTES"}
 
 
@@ -70,10 +67,10 @@ class Losses:
     def __len__(self) -> int:
         return len(self._gaps)
 
-    def before(self, first: int, begins: Sequence[int], of: StreamId) -> list[Loss]:
+    def before(self, first: int, begins: U64, of: StreamId) -> list[Loss]:
         """Return the losses before the rows from *first* on, which begin at *begins*."""
         found = self._of_rows(first, first + len(begins), of)
-        return [loss._replace(time=begins[row - first]) for row, _, loss in found]
+        return [loss._replace(time=int(begins[row - first])) for row, _, loss in found]
 
     def between(
         self, row: int, earlier_end: int, later_begin: int | None, of: StreamId

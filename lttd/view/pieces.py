@@ -130,9 +130,13 @@ def load(piece: Piece, notes: WindowNotes) -> Loaded:
     extents: list[tuple[int, int]] = []
     filled = 0
     for part in piece.parts:
+        if part.is_skipped:
+            continue
         stream = part.source.stream
         rows, wrong = stream.usable(part.entries, part.first)
         notes.add(*map(str, wrong))
+        if part.needed is not None:
+            rows = rows[part.needed[rows]]
         entries = part.entries if len(rows) == len(part.entries) else part.entries[rows]
         for run in runs_of(*bytes_of(entries), ANY_BYTES):
             filled += (run.begin - filled) % 8  # what is aligned in its file is so in the buffer
@@ -190,7 +194,12 @@ def joined(found: Sequence[Sequence[Any]], dtypes: Iterable[str]) -> Iterator[np
 def losses_of(piece: Piece) -> list[Loss]:
     """Return the known losses within a piece, in the order of time."""
     found = list(piece.rest)
-    for source, first, entries in piece.parts:
-        before = source.losses.before(first, entries["begin"].tolist(), source.stream.info.id)
+    for source, first, entries, _ in piece.parts:
+        before = source.losses.before(first, entries["begin"], source.stream.info.id)
         found += [loss for loss in before if piece.begin <= loss.time < piece.end]
     return sorted(found, key=lambda loss: loss.time)
+
+
+def is_nothing(piece: Piece) -> bool:
+    """Tell whether a piece has neither anything to decode nor a loss."""
+    return all(part.is_skipped for part in piece.parts) and not losses_of(piece)

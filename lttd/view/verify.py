@@ -25,15 +25,15 @@ from lttd.stored import StoredStream
 from lttd.subbuffer import TAKE_BYTES, Gap, Reason
 from lttd.tracedir import SegmentPaths, is_unfinished
 from lttd.view.families import family_of
+from lttd.view.finding import MOST_FINDINGS, Finding
 from lttd.view.notes import Notes
+from lttd.view.verify_occurrences import wrong_occurrences
 
 if TYPE_CHECKING:
     from lttd.view.family import Contexts
 
 U64 = npt.NDArray[np.uint64]
 
-# One bad byte can make many entries wrong; more lines than this per reason and stream do not help.
-MOST_FINDINGS: Final = 8
 # Two and a half times as long as a recorder leaves a manifest alone.
 QUIET_NS: Final = 150_000_000_000
 
@@ -61,29 +61,6 @@ _UNBALANCED: Final = (_OWN_LOSSES - {Reason.TORN}) | {
     Reason.FOREIGN_READ,
     Reason.REMOVED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One defect, with file and offset."""
-
-    path: Path
-    offset_bytes: int
-    reason: str
-    entry: int | None = None
-
-    def __str__(self) -> str:
-        where = f"{self.path}: " + (f"entry {self.entry}, " if self.entry is not None else "")
-        return f"{where}byte {self.offset_bytes}: {self.reason}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the finding as an object of the JSON report."""
-        return {
-            "file": str(self.path),
-            "offset_bytes": self.offset_bytes,
-            "entry": self.entry,
-            "reason": self.reason,
-        }
 
 
 @dataclass(slots=True)
@@ -155,6 +132,8 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
                 contexts[abi] = family.contexts(segment, manifest, notes)
             context = contexts[abi].of(stream)
         _StreamCheck(report, stream, context, growing=state == "live").run(events=events)
+    if state == "closed":
+        report.findings += wrong_occurrences(segment, manifest, events=events)
     report.notes += notes.told()
     known = {record.name for record in manifest.streams}
     for name in _names_of_streams(segment):

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from lttd.view.verify import Finding, Report, StreamReport
+from lttd.view.finding import Finding
+from lttd.view.verify import Report, StreamReport
 
 
 def compare_killed(reports: Sequence[Report]) -> None:

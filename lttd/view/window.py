@@ -9,7 +9,7 @@ Invariant: spans adjoin, none is empty, and each event of the window is in exact
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
@@ -29,6 +29,7 @@ PIECE_BYTES: Final = 6 << 20
 STREAM_BYTES: Final = 64 << 10
 _LOOK_AHEAD: Final = 2048
 U64 = npt.NDArray[np.uint64]
+Mask = npt.NDArray[np.bool_]
 
 
 class KnownIndex:
@@ -129,6 +130,18 @@ class StreamSlice(NamedTuple):
     source: WindowStream
     first: int
     entries: Entries
+    needed: Mask | None = None
+    """Which of them have to be decoded; None: all."""
+
+    @property
+    def is_skipped(self) -> bool:
+        """Tell whether none of them has to be decoded."""
+        return self.needed is not None and not self.needed.any()
+
+
+Choose = Callable[[WindowStream, int, Entries], Mask | None]
+"""Called with a stream, the number of an entry, and the entries from there on; returns which of
+them have to be decoded; None: all."""
 
 
 class Piece(NamedTuple):
@@ -148,11 +161,13 @@ def pieces(
     begin: int,
     end: int,
     piece_bytes: int = PIECE_BYTES,
+    choose: Choose | None = None,
 ) -> Iterator[Piece]:
     """Yield the pieces of [*begin*, *end*], both included, in the order of time.
 
     *sources* are those that have something there: each ``touches()`` the window.  *rest*: the
-    losses of any stream that no sub-buffer there follows, in the order of time.
+    losses of any stream that no sub-buffer there follows, in the order of time.  *choose* changes
+    no span, because the names of tasks in a line depend on what else is in its piece.
     """
     # Segments follow one another, so no more streams than have a name of their own are cut at once.
     width = len({(one.stream.source_name, one.stream.name) for one in sources})
@@ -160,7 +175,7 @@ def pieces(
     streams = _Streams(sources, begin)
     while begin <= end:
         ahead, behind = streams.ahead(begin, most_bytes, end + 1)
-        parts = ahead.take(behind) if ahead else []
+        parts = ahead.take(behind, choose) if ahead else []
         ours, rest = before_and_after(rest, behind)
         yield Piece(begin, behind, parts, ours)
         begin = behind
@@ -258,7 +273,7 @@ class _Ahead:
         later = later[begins[later] > np.uint64(begin)]
         return min(int(begins[later[0]]), self.horizon) if len(later) else self.horizon
 
-    def take(self, behind: int) -> list[StreamSlice]:
+    def take(self, behind: int, choose: Choose | None) -> list[StreamSlice]:
         """Take the sub-buffers that begin before *behind*."""
         parts = []
         until = np.uint64(min(behind, FOREVER))
@@ -266,7 +281,8 @@ class _Ahead:
         for one, seen, begins in zip(self._positions, self._entries, self._begins, strict=True):
             count = int(np.searchsorted(begins, until, side))  # type: ignore[call-overload]
             if count:
-                parts.append(StreamSlice(one.source, one.at, seen[:count]))
+                needed = choose(one.source, one.at, seen[:count]) if choose else None
+                parts.append(StreamSlice(one.source, one.at, seen[:count], needed))
             ends = seen["end"][:count].astype(np.uint64)
             one.at += int(np.searchsorted(ends, until, side))  # type: ignore[call-overload]
         return parts

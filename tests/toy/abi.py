@@ -45,6 +45,9 @@ class ToyAbi:
         events = (headers.content_bytes - HEAD_BYTES) // EVENT_BYTES
         return Decoded(events, self.ends(data, headers), [])
 
+    def event_ids(self, data: Buffer, headers: Headers) -> None:
+        return None
+
     def describes_others(self, channel: str) -> bool:
         return False
 

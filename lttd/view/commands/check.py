@@ -4,11 +4,14 @@ from typing import Any
 
 from lttd.errors import StorageError, TraceDamagedError
 from lttd.files import Disk
+from lttd.held import held_alone
+from lttd.occurrence_maker import remove_occurrences
 from lttd.recover import StreamRecovery, recover
 from lttd.stats import counted
 from lttd.terminal import printable
 from lttd.tracedir import SegmentPaths, deletion_note
-from lttd.view.verify import Finding, Report, check
+from lttd.view.finding import Finding
+from lttd.view.verify import Report, check
 from lttd.view.verify_killed import compare_killed
 
 
@@ -21,6 +24,13 @@ def repair(segment: SegmentPaths) -> list[str]:
     name = segment.directory.name
     found = recover(segment, Disk())
     return [f"{name}: {_told(one)}" for one in found if one.changed] or [f"{name}: closed"]
+
+
+def _forget_occurrences(segment: SegmentPaths) -> list[str]:
+    disk = Disk()
+    with held_alone(segment, disk) as own:
+        remove_occurrences(own, disk)
+    return [f"{segment.directory.name}: occurrences removed; lttv index makes them again"]
 
 
 def _told(one: StreamRecovery) -> str:
@@ -50,6 +60,8 @@ def check_all(
             if repairing and report.state == "empty":
                 recover(segment, Disk())  # of the room that was reserved, nothing stays
             elif repairing and (report.findings or report.state == "live"):
+                if any(one.path == segment.occurrences for one in report.findings):
+                    repaired += _forget_occurrences(segment)
                 repaired += repair(segment)
                 report = check(segment, events=events)
         except TraceDamagedError as error:

@@ -22,7 +22,7 @@ from lttd.index import GAPS_HEADER, INDEX_HEADER, encode_gaps
 from lttd.manifest import Manifest, StreamRecord
 from lttd.openat import close_fd
 from lttd.stored import CHUNK_ENTRIES, StoredStream
-from lttd.tracedir import MANIFEST, SYNCED, SegmentPaths, is_unfinished
+from lttd.tracedir import MANIFEST, OCCURRENCES, SYNCED, SegmentPaths, is_unfinished
 from lttd.view.output import new_output, nothing_within
 from lttd.view.part import Selection, parts_within
 from lttd.view.times import Window
@@ -139,7 +139,8 @@ def _attachments(segment: SegmentPaths) -> Iterator[Path]:
             below[:] = [] if is_streams else [d for d in below if not _is_left_out(d, segment)]
             for name in names:
                 of_streams = is_streams and name != "metadata"
-                if name not in (MANIFEST, SYNCED) and not of_streams and not name.startswith("."):
+                of_all = name in (MANIFEST, SYNCED, OCCURRENCES)
+                if not of_all and not of_streams and not name.startswith("."):
                     yield inside / name
     except OSError as error:
         where = Path(error.filename or segment.directory)
