@@ -15,7 +15,6 @@ import trio
 from lttd.beginning import Beginning
 from lttd.beneath import OpenDirectory
 from lttd.command import Command
-from lttd.compression import Compression
 from lttd.config import FLIGHT, Config
 from lttd.control import Control
 from lttd.control_protocol import STATUS, Handler, Peer
@@ -209,6 +208,8 @@ class Daemon:
         level, retaining = self._config.compress_level, self._retaining
         store = retaining.store
         if level is not None:
+            from lttd.compression import Compression  # noqa: PLC0415  (other runs start without)
+
             work = Compression(trace, level, self._house.leave_out, self._outcome.say)
             work.on_changed.append(lambda paths: retaining.work(lambda: store.changed(paths)))
             store.catalogue.compression_backlog = lambda: work.backlog

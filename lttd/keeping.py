@@ -14,7 +14,6 @@ from lttd.manifest import Manifest
 from lttd.retention import Held, bytes_of
 from lttd.stats import human_bytes
 from lttd.store import Store
-from lttd.stored import StoredStream
 from lttd.trigger import Trigger
 from lttd.triggers import Now, joined
 
@@ -112,6 +111,8 @@ def _data_end_ns(store: Store, name: str) -> int | None:
 
     Later the streams that lttd had written last have more, and the others nothing.
     """
+    from lttd.stored import StoredStream  # noqa: PLC0415  (after a kill only)
+
     try:
         paths = store.paths(name)
         manifest = Manifest.read(paths.place(paths.manifest))
