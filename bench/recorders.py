@@ -135,18 +135,20 @@ def check_events(trace: Path) -> tuple[int, bool]:
 
 
 class Lttd:
-    """lttd on an instance of the benchmark."""
+    """lttd on an instance of the benchmark, or on its own."""
 
     def __init__(self, layout: str = "packed", *options: str) -> None:
         self.name = f"lttd {layout}"
         self._options = ("--layout", layout, *options)
 
     @contextlib.contextmanager
-    def recording(self, instance: Instance, directory: Path, events: str) -> Iterator[Recording]:
-        """Record *events* of *instance* into ``directory/trace``."""
+    def recording(
+        self, instance: Instance | None, directory: Path, events: str
+    ) -> Iterator[Recording]:
+        """Record *events* of *instance*, or of one that lttd makes, into ``directory/trace``."""
         command = lttd_command(
             "--trace-dir", str(directory / "trace"),
-            "--source", f"ftrace:{instance.name}",
+            *(("--source", f"ftrace:{instance.name}") if instance else ()),
             "--events", events,
             "--summary", f"json:{directory / 'summary.json'}",
             *self._options,
@@ -178,7 +180,7 @@ class TraceCmd:
     @contextlib.contextmanager
     def recording(self, instance: Instance, directory: Path, events: str) -> Iterator[Recording]:
         """Record *events* of *instance* into ``directory/trace.dat``."""
-        command = trace_cmd_command(instance.name, events.removesuffix(":*"), *self._options)
+        command = trace_cmd_command(instance.name, events, *self._options)
         recording = Recording([*in_mount_namespace(refused_files()), *command], directory)
         try:
             yield recording
@@ -198,8 +200,9 @@ def trace_cmd_command(
     instance: str, events: str, *options: str, gate: Sequence[str] = GATE
 ) -> list[str]:
     """Return trace-cmd's command line; its own output goes to ``trace-cmd.out``."""
+    wanted = [word for one in events.split(",") for word in ("-e", one.removesuffix(":*"))]
     command = [
-        "trace-cmd", "record", "-k", "-B", instance, "-C", "mono", "-e", events,
+        "trace-cmd", "record", "-k", "-B", instance, "-C", "mono", *wanted,
         "-o", "trace.dat", *options, "--", "sh", "-c", f"{shlex.join(gate)} >&3",
     ]  # fmt: skip
     return ["sh", "-c", f"exec 3>&1 >trace-cmd.out; exec {shlex.join(command)}"]
