@@ -17,6 +17,8 @@ HANGS_AFTER_S: Final = 120
 MOST_BYTES: Final = 1 << 30
 # The head of an input of a worker: its length and its limit of CPU time in s.
 _INPUT: Final = struct.Struct("<Id")
+# In KiB.  When it is loaded, the allocator of pyarrow would else reserve all of MOST_BYTES.
+os.environ.setdefault("MIMALLOC_ARENA_RESERVE", "65536")
 
 
 class Ended(NamedTuple):

@@ -287,3 +287,18 @@ def test_events_of_other_families_come_before_the_loss_at_their_end(
     *events, loss = out.splitlines()
     assert (len(events) > 1, b"LOST 5 EVENTS" in loss) == (True, True)
     assert b"LOST" not in b"".join(events)
+
+
+def test_gaps_in_another_order_than_their_rows_are_no_traceback(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    trace = tmp_path / "t"
+    made = Traced(trace)
+    made.append([page_at(1000 * at) for at in range(1, 5)])
+    made.finish()
+    gaps = [Gap(row, Reason.DROPPED, Unit.EVENTS, 5, 0, 0) for row in (3, 1, 9, 0, 2, 4, 0)]
+    path = made.paths.stream("fake_0").gaps
+    path.write_bytes(GAPS_HEADER + encode_gaps(gaps, 0))
+    for begin in range(0, 6000, 500):
+        losses(trace, begin, begin + 500)
+    assert run(capfdbinary, "check", trace)[0] == 1

@@ -1,6 +1,7 @@
 """Find the losses of a stream among some sub-buffers, without reading all of its gaps.
 
-Rule: gaps are in the order of their rows; a gap whose row is beyond the index comes last.
+Rule: gaps are in the order of their rows; a gap whose row is beyond the index comes last.  Of a
+damaged file, in another order, some are not shown.
 """
 
 from collections.abc import Iterator
@@ -95,8 +96,9 @@ class Losses:
             return
         low = self._gaps.first_at_least("row", first)
         high = len(self._gaps) if behind is None else self._gaps.first_at_least("row", behind)
+        last = FOREVER if behind is None else behind - 1
         for row, begin, end, count, reason, unit in self._gaps[low:high].tolist():
-            if unit in _UNITS:
+            if unit in _UNITS and first <= row <= last:
                 known = None if count > MOST_LOST else count
                 why = _REASONS.get(reason)
                 yield row, begin, Loss(end, of.cpu, known, Unit(unit), why, of.channel)
