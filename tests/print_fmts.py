@@ -9,7 +9,7 @@ from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.formats import EventName, EventType
 from lttd.view.ftrace.render import Renderer
-from lttd.view.glyphs import Strip, matrix_of
+from lttd.view.strips import Strip, packed
 from tests.ftraced import format_text
 
 
@@ -34,7 +34,11 @@ def event_rows(
 
 def lines_of(strip: Strip, count: int) -> list[str]:
     """Return *count* rows of glyphs as text."""
-    return [bytes(row).replace(b"\0", b"").decode() for row in matrix_of(strip, count)]
+    words, length = packed(strip, count)
+    lengths = np.broadcast_to(length, (count,)).tolist()
+    rows = [word.tobytes()[:size] for word, size in zip(words, lengths, strict=True)]
+    assert not any(b"\0" in row for row in rows)
+    return [row.decode() for row in rows]
 
 
 FIELDS = [

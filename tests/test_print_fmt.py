@@ -12,8 +12,9 @@ from lttd.abi.print_fmt_nodes import PrintFmt, Unparsable
 from lttd.view.addresses import Symbols
 from lttd.view.conversions import Buffer
 from lttd.view.ftrace.render import Renderer, why_inexpressible
-from lttd.view.glyphs import decimal, distinct_rows, hexadecimal, matrix_of, right_aligned
-from tests.print_fmts import FIXED, event, lines, rows_of
+from lttd.view.glyphs import decimal, distinct_rows, hexadecimal
+from lttd.view.strips import right_aligned
+from tests.print_fmts import FIXED, event, lines, lines_of, rows_of
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_an_unsupported_print_fmt_prints_all_fields_by_name(printed: str) -> Non
     rows = rows_of(printed, [event(-5, 6, 7, b"bash")])
     renderer = Renderer(rows.event_type.format, Symbols())
     assert renderer.reason
-    told = bytes(matrix_of(renderer.strip(rows), 1)[0]).replace(b"\0", b"").decode()
+    (told,) = lines_of(renderer.strip(rows), 1)
     assert told.startswith("i=-5 u=6 q=7 comm=bash raw={0,")
     assert "s=dyn" in told
     assert rows.event_type.format is not None
@@ -124,8 +125,7 @@ def test_an_unsupported_print_fmt_prints_all_fields_by_name(printed: str) -> Non
 def test_only_unsupported_conversions_are_left_out(printed: str, told: str) -> None:
     rows = rows_of(printed, [event(-5, 6, 7, b"bash")] * 3)
     strip = Renderer(rows.event_type.format, Symbols()).strip(rows)
-    lines_of = [bytes(row).replace(b"\0", b"").decode() for row in matrix_of(strip, 3)]
-    assert lines_of == [told] * 3
+    assert lines_of(strip, 3) == [told] * 3
 
 
 def test_a_text_wider_than_the_limit_is_cut_and_keeps_its_type() -> None:
@@ -162,8 +162,7 @@ def test_a_garbage_print_fmt_raises_only_its_own_error(garbage: str) -> None:
 )
 def test_printed_digits_equal_those_of_python(values: list[int], zeros: int, width: int) -> None:
     def told(strip: list[bytes | np.ndarray]) -> list[str]:  # type: ignore[type-arg]
-        matrix = matrix_of(strip, len(values))
-        return [bytes(row).replace(b"\0", b"").decode() for row in matrix]
+        return lines_of(strip, len(values))
 
     column = np.array(values, np.int64)
     assert told(decimal(column)) == [str(value) for value in values]

@@ -11,14 +11,9 @@ from lttd.abi.print_fmt_nodes import Conversion, FieldRef
 from lttd.view.addresses import Symbols
 from lttd.view.conversions import Context, converted
 from lttd.view.ftrace.lines import Texter
-from lttd.view.glyphs import (
-    decimal,
-    distinct,
-    hexadecimal,
-    per_distinct,
-    right_aligned,
-)
+from lttd.view.glyphs import decimal, distinct, hexadecimal, per_distinct
 from lttd.view.merge import order_by_time
+from lttd.view.strips import right_aligned
 from lttd.view.task_names import Names
 from tests.print_fmts import event, lines, lines_of, rows_of
 
@@ -70,6 +65,17 @@ def test_the_digits_of_wide_columns_equal_those_of_python(values: npt.NDArray[An
     unsigned = [value % (1 << bits) for value in plain]
     assert lines_of(hexadecimal(values), MANY) == [f"{value:x}" for value in unsigned]
     assert lines_of(hexadecimal(values, 16), MANY) == [f"{value:016x}" for value in unsigned]
+
+
+@pytest.mark.parametrize("most", [0, 9, 9_999, 10_000, 65_535, 65_536, HIGH, TOP])
+def test_the_digits_of_a_few_wide_values_among_many_small_ones_equal_those_of_python(
+    most: int,
+) -> None:
+    plain = [min(most, at % 70_000 if at % 3 else at % 7) for at in range(0, 40_000, 17)]
+    plain[5::400] = [most] * len(plain[5::400])
+    values = np.array(plain, np.uint64)
+    assert lines_of(decimal(values), len(plain)) == [str(value) for value in plain]
+    assert lines_of(hexadecimal(values), len(plain)) == [f"{value:x}" for value in plain]
 
 
 @pytest.mark.parametrize(

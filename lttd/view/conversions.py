@@ -22,16 +22,13 @@ from lttd.terminal import printable_bytes
 from lttd.view.addresses import Symbols
 from lttd.view.columns import EventRows
 from lttd.view.glyphs import (
-    Strip,
     decimal,
     distinct_rows,
     hexadecimal,
     per_distinct,
     printable_strings,
-    right_aligned,
-    strings_of,
-    words_of,
 )
+from lttd.view.strips import Strip, right_aligned, strings_of, words_of
 
 Column = npt.NDArray[Any]
 _MOST_HEX_BYTES: Final = 64

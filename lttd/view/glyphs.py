@@ -1,73 +1,44 @@
-"""Convert whole columns of numbers to digits, by table look-up.
-
-A strip is a list of parts of a line, side by side.  A part is constant bytes, or an array with the
-same number of bytes for each row.  NUL is not a character here: it pads short values to the width
-of their column, and is removed when a line is made.
+"""Convert whole columns of numbers to digits, by table look-up, and strings to printable ones.
 
 Rule: the paths of common formats make no Python object per row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.gather import each_row, everywhere
 from lttd.terminal import printable_bytes
+from lttd.view.strips import Column, Length, Strip, words_of
 
-Column = npt.NDArray[Any]
-U64 = npt.NDArray[np.uint64]
-Strip = list[bytes | Column]
-
-_GROUP: Final = 10_000
+_GROUP_DIGITS: Final = 4
 _SMALL_RANGE: Final = 1 << 16
 _DELETE: Final = 0x7F
+# Below this number of rows, fewer calls of numpy are faster than less work.
+_FEW: Final = 1024
+
+
+class _Base(NamedTuple):
+    """A base of numbers, with tables of its groups of 4 digits."""
+
+    base: int
+    padded: Column
+    """Each group with leading zeros."""
+    shortest: Column
+    """Each group without leading zeros; ``0`` for 0."""
 
 
 @cache
-def _decimal_tables() -> tuple[Column, Column]:
-    """Return two tables of 4-digit groups: [n] without leading zeros, [n + 10000] with them.
-
-    For 0 the first table has nothing; the second, for the last group of a number, has ``0``.
-    """
-    number = np.arange(_GROUP, dtype=np.uint16)
-    digits = np.stack([number // 10**at % 10 for at in (3, 2, 1, 0)], axis=1).astype(np.uint8)
-    padded = digits + np.uint8(ord("0"))
-    return _with_and_without(digits, padded)
-
-
-@cache
-def _hex_tables(alphabet: bytes) -> tuple[Column, Column]:
-    """Return the same for groups of 4 hex digits, 65536 each."""
-    number = np.arange(1 << 16, dtype=np.uint32)
-    digits = np.stack([number >> at & 15 for at in (12, 8, 4, 0)], axis=1).astype(np.uint8)
-    return _with_and_without(digits, np.frombuffer(alphabet, np.uint8)[digits])
-
-
-def _with_and_without(digits: Column, padded: Column) -> tuple[Column, Column]:
-    begun = np.logical_or.accumulate(digits != 0, axis=1)
-    middle = np.where(begun, padded, np.uint8(0))
-    last = middle.copy()
-    last[0, -1] = ord("0")
-    return _words(np.concatenate((middle, padded))), _words(np.concatenate((last, padded)))
-
-
-def _words(matrix: Column) -> Column:
-    """Return a matrix of bytes as a column of opaque words."""
-    return np.ascontiguousarray(matrix).view(f"V{matrix.shape[1]}").reshape(-1)
-
-
-@cache
-def _top(
-    tables: Callable[[], tuple[Column, Column]], width: int, last: bool, padded: bool
-) -> Column:
-    """Return the table for a first group of at most *width* digits."""
-    table = tables()[int(last)]
-    half = len(table) // 2
-    matrix = (table[half:] if padded else table[:half]).view(np.uint8).reshape(-1, 4)
-    fits = 10**width if tables is _decimal_tables else 16**width
-    return _words(matrix[:fits, 4 - width :])
+def _base(alphabet: bytes) -> _Base:
+    base = len(alphabet)
+    number = np.arange(base**_GROUP_DIGITS, dtype=np.int32)
+    digits = np.stack([number // base**at % base for at in (3, 2, 1, 0)], axis=1)
+    padded = np.frombuffer(alphabet, np.uint8)[digits]
+    words = padded.view("V4").reshape(-1)
+    return _Base(base, words, _last_digits([words], _digit_count(number, base, 1)))
 
 
 def decimal(values: Column, zeros: int = 0) -> Strip:
@@ -78,90 +49,83 @@ def decimal(values: Column, zeros: int = 0) -> Strip:
         if negative.any():
             strip.append(np.array([b"\0", b"-"], "V1")[negative.view(np.uint8)])
             values = np.where(negative, -values.astype(np.int64), values).astype(np.int64)
-    if not len(values):
-        return [*strip, b""]
-    most = int(values.view(np.uint64).max()) if values.dtype.itemsize == 8 else int(values.max())
-    width = len(str(most))
-    if width <= 4 and not zeros:
-        return [*strip, _top(_decimal_tables, width, True, False)[values]]
-    narrow: Any = np.uint32 if most < 1 << 32 else np.uint64
-    rest: Column = values.astype(narrow)
-    groups: list[Column] = []
-    for _ in range((max(width, zeros) - 1) // 4):
-        quotient = rest // narrow(_GROUP)
-        groups.append((rest - quotient * narrow(_GROUP)).astype(np.int32))
-        rest = quotient
-    return [*strip, *_grouped(rest, groups[::-1], _decimal_tables, width, zeros)]
+        values = values.view(f"u{values.dtype.itemsize}")
+    return [*strip, _digits(values, _base(b"0123456789"), max(zeros, 1))]
 
 
 def hexadecimal(values: Column, zeros: int = 0, *, upper: bool = False) -> Strip:
     """Return integers in hex, as unsigned of their width; at least *zeros* digits."""
+    native = values.astype(f"u{values.dtype.itemsize}", copy=False)
+    alphabet = b"0123456789ABCDEF" if upper else b"0123456789abcdef"
+    return [_digits(native, _base(alphabet), max(zeros, 1))]
+
+
+def _digits(values: Column, base: _Base, zeros: int) -> bytes | Column:
+    """Return unsigned numbers; at least *zeros* digits, which are at least 1."""
     if not len(values):
-        return [b""]
-    unsigned = values.view(f"u{values.dtype.itemsize}") if values.dtype.kind == "i" else values
-    width = max((int(unsigned.max()).bit_length() + 3) // 4, 1)
-    tables = _upper if upper else _lower
-    # A group is two bytes of the number, so a view replaces shift and mask.
-    pairs = np.ascontiguousarray(unsigned, f"<u{max(unsigned.dtype.itemsize, 2)}").view("<u2")
-    pairs = pairs.reshape(len(unsigned), -1)
-    nothing = np.zeros(len(unsigned), np.int32)
-    groups = [
-        pairs[:, at].astype(np.int32) if at < pairs.shape[1] else nothing
-        for at in range((max(width, zeros) - 1) // 4 + 1)
-    ]
-    return _grouped(groups[-1], groups[-2::-1] if len(groups) > 1 else [], tables, width, zeros)
+        return b""
+    group = len(base.padded)
+    most = int(values.max())
+    if most < group and zeros == 1:
+        return base.shortest.take(values.astype(np.int64))
+    if zeros == 1 and len(values) > _FEW:
+        small = values < group
+        wide = np.flatnonzero(~small)
+        if 2 * len(wide) < len(values):
+            return _mostly_small(values, wide, base)
+    counts = _digit_count(values, base.base, zeros)
+    groups: list[Column] = []
+    # Division by a constant is faster in 32 bits.
+    rest: Column = values.astype(np.uint32 if most < 1 << 32 else np.uint64)
+    for _ in range((int(np.max(counts)) - 1) // _GROUP_DIGITS):
+        quotient = rest // rest.dtype.type(group)
+        groups.append((rest - quotient * rest.dtype.type(group)).astype(np.int64))
+        rest = quotient
+    groups.append(rest.astype(np.int64))
+    return _last_digits([base.padded.take(one) for one in reversed(groups)], counts)
 
 
-def _lower() -> tuple[Column, Column]:
-    return _hex_tables(b"0123456789abcdef")
+def _mostly_small(values: Column, wide: Column, base: _Base) -> Column:
+    """Return numbers of which only those in the rows *wide* have more than one group of digits."""
+    told = _digits(values[wide], base, 1)
+    assert isinstance(told, np.ndarray)
+    column = np.zeros(len(values), told.dtype)
+    place = each_row(column, "V4", 0, told.dtype.itemsize)
+    group = len(base.padded)
+    place[:] = base.shortest.take(np.minimum(values, values.dtype.type(group - 1)).astype(np.int64))
+    column[wide] = told
+    return column
 
 
-def _upper() -> tuple[Column, Column]:
-    return _hex_tables(b"0123456789ABCDEF")
+def _digit_count(values: Column, base: int, least: int) -> Length:
+    """Return the number of digits of each number, at least *least*."""
+    fewest, most = (_digit_count_of(int(end), base, least) for end in (values.min(), values.max()))
+    if fewest == most:
+        return most
+    counts = np.full(len(values), fewest, np.int64)
+    for digits in range(fewest, most):
+        counts += values >= values.dtype.type(base**digits)
+    return counts
 
 
-def _grouped(
-    first: Column,
-    groups: Sequence[Column],
-    tables: Callable[[], tuple[Column, Column]],
-    width: int,
-    zeros: int,
-) -> Strip:
-    """Look up the groups of numbers, from the group *first* on."""
-    most = max(width, zeros)
-    top_width = (most - 1) % 4 + 1
-    first = first.astype(np.int32, copy=False)
-    strip: Strip = [_top(tables, top_width, not groups, zeros >= most)[first]]
-    if most > zeros > most - top_width:
-        strip[0] = _zeroed(strip[0], top_width - (most - zeros))
-    middle, last = tables()
-    half = len(middle) // 2
-    padded = middle[half:]
-    begun = first > 0
-    for number, group in enumerate(groups):
-        behind = 4 * (len(groups) - number)
-        table = last if number == len(groups) - 1 else middle
-        if zeros >= behind or bool(begun.all()):
-            strip.append(padded[group])
-        else:
-            column = table[group + half * begun]
-            strip.append(_zeroed(column, zeros - behind + 4) if zeros > behind - 4 else column)
-        begun = begun | (group > 0)
-    return strip
+def _digit_count_of(value: int, base: int, least: int) -> int:
+    while value >= base**least:
+        least += 1
+    return least
 
 
-def _zeroed(column: bytes | Column, digits: int) -> Column:
-    """Write ``0`` in the last *digits* places of a column that are empty."""
-    assert isinstance(column, np.ndarray)
-    matrix = column.view(np.uint8).reshape(len(column), -1).copy()
-    last = matrix[:, matrix.shape[1] - digits :]
-    last[last == 0] = ord("0")
-    return _words(matrix)
-
-
-def words_of(column: Column) -> Column:
-    """Return strings (dtype S) as a column of a strip."""
-    return np.ascontiguousarray(column).view(f"V{max(column.dtype.itemsize, 1)}")
+def _last_digits(groups: list[Column], counts: Length) -> Column:
+    """Join groups of padded digits, and return the last *counts* of them."""
+    width, rows = _GROUP_DIGITS * len(groups), len(groups[0])
+    row = width if isinstance(counts, int) else 2 * width  # NULs follow the digits
+    room = np.zeros(rows * row, np.uint8)
+    for at, column in enumerate(groups):
+        each_row(room, "V4", _GROUP_DIGITS * at, row)[:] = column
+    if isinstance(counts, int):
+        return each_row(room, f"V{counts}", width - counts, row)
+    starts = np.arange(width, width + rows * row, row) - counts
+    found: Column = everywhere(room, f"V{int(counts.max())}")[starts]
+    return found
 
 
 def printable_words(column: Column) -> Column:
@@ -185,67 +149,6 @@ def printable_strings(column: Column) -> Column:
     found = column.astype(f"S{max(column.dtype.itemsize, escaped.dtype.itemsize)}")
     found[rows] = escaped
     return found
-
-
-def strings_of(told: Sequence[bytes]) -> Column:
-    """Return bytes objects as strings (dtype S)."""
-    return np.array(told, np.bytes_) if told else np.empty(0, "S1")
-
-
-def right_aligned(strip: Strip, count: int, width: int) -> Strip:
-    """Put blanks before values that are shorter than *width*."""
-    matrix = matrix_of(strip, count)
-    if matrix.shape[1] < width:
-        room = np.zeros((count, width - matrix.shape[1]), np.uint8)
-        matrix = np.concatenate((room, matrix), axis=1)
-    # NULs may also be inside, after a sign: a stable sort by "is NUL" moves them to one side.
-    order = np.argsort(matrix != 0, axis=1, kind="stable")
-    closed = np.take_along_axis(matrix, order, axis=1)
-    last = closed[:, closed.shape[1] - width :]
-    last[last == 0] = ord(" ")
-    return [_words(closed)]
-
-
-def matrix_of(strip: Strip, count: int) -> npt.NDArray[np.uint8]:
-    """Return a strip as one matrix of bytes: shape (count, width)."""
-    width = width_of(strip)
-    matrix = np.empty((count, width), np.uint8)
-    at = 0
-    for column in strip:
-        size = len(column) if isinstance(column, bytes) else column.dtype.itemsize
-        if not size:
-            continue
-        place = np.ndarray((count,), f"V{size}", matrix, at, (width,))
-        place[:] = np.void(column) if isinstance(column, bytes) else column
-        at += size
-    return matrix
-
-
-def width_of(strip: Strip) -> int:
-    """Return the bytes of a row."""
-    return sum(len(c) if isinstance(c, bytes) else c.dtype.itemsize for c in strip)
-
-
-def settled(strip: Strip, count: int) -> Strip:
-    """Replace parts that are the same in every row by constant bytes."""
-    if count == 1 or not any(isinstance(c, np.ndarray) and len(c) == 1 for c in strip):
-        return strip
-    return [
-        c.tobytes().replace(b"\0", b"") if isinstance(c, np.ndarray) and len(c) == 1 else c
-        for c in strip
-    ]
-
-
-def joined(strip: Strip) -> Strip:
-    """Join adjoining constants."""
-    parts: Strip = []
-    for column in strip:
-        last = parts[-1] if parts else None
-        if isinstance(column, bytes) and isinstance(last, bytes):
-            parts[-1] = last + column
-        else:
-            parts.append(column)
-    return parts
 
 
 def distinct(values: Column) -> tuple[Column, Column]:

@@ -1,7 +1,8 @@
 """Make blocks of lines from batches: each line has a prefix, and one of several forms of body.
 
-All lines of a block are in one matrix of bytes, from which the NULs are then removed.  The few
-bodies that are wider than nearly all others are inserted one by one, so that the matrix is narrow.
+All lines of a block are made in slots of one width; then each is copied to the place where the one
+before it ends, which it overwrites from its end on.  The few bodies that are wider than nearly all
+others are completed one by one, so that slots are narrow.
 
 The form for events whose task is known, in which the fields are ``name=value``:
 
@@ -15,32 +16,32 @@ Rule: names and values are escaped before they become part of a line (lttd.termi
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import Encoding, Field, Format
+from lttd.abi.gather import each_row, everywhere
 from lttd.terminal import printable, printable_bytes
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.formats import EventType
-from lttd.view.glyphs import (
+from lttd.view.glyphs import decimal, hexadecimal, printable_words
+from lttd.view.losses import Loss
+from lttd.view.strips import (
     Column,
+    Length,
     Strip,
-    decimal,
-    hexadecimal,
     joined,
-    matrix_of,
-    printable_words,
+    packed,
     right_aligned,
     settled,
     strings_of,
-    width_of,
     words_of,
 )
-from lttd.view.losses import Loss
 from lttd.view.task_names import Names
 
+U8 = npt.NDArray[np.uint8]
 I64 = npt.NDArray[np.int64]
 
 BLOCK_ROWS: Final = 1 << 14
@@ -90,9 +91,13 @@ class Body(NamedTuple):
     """The bodies of some events."""
 
     rows: I64
-    width: int
-    column: Column
-    """One opaque word of that width for each event."""
+    words: Column
+    length: Length
+
+    @property
+    def width(self) -> int:
+        """The size of a word."""
+        return self.words.dtype.itemsize
 
 
 class BlockTexter:
@@ -106,7 +111,7 @@ class BlockTexter:
         if not len(batch):
             yield b"".join(map(self._loss_line, batch.losses))
             return
-        prefix = matrix_of(self.prefix(batch), len(batch))
+        prefix = packed(self.prefix(batch), len(batch))
         if most is not None and most < len(batch):
             batch = batch.select(np.arange(most))
         bodies = list(self.bodies(batch))
@@ -121,7 +126,7 @@ class BlockTexter:
                 yield self._loss_line(batch.losses[told])
                 told += 1
             if high is not None:
-                yield _block(prefix[low:high], bodies, low, high, usual)
+                yield _block(prefix, bodies, low, high, usual)
 
     def _loss_line(self, loss: Loss) -> bytes:
         return f"{printable(self.lost(loss))}\n".encode()
@@ -300,12 +305,11 @@ def _to_us(time_ns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def body_of(rows: I64, strip: Strip) -> Body:
     """Make the body of some events of a batch from a strip."""
-    width = width_of(strip)
-    return Body(rows, width, matrix_of(strip, len(rows)).view(f"V{width}").reshape(-1))
+    return Body(rows, *packed(strip, len(rows)))
 
 
 def _usual_width(bodies: Sequence[Body], count: int) -> int:
-    """Return the width of a block's matrix: enough for nearly all lines."""
+    """Return the width of the bodies in slots: enough for nearly all lines."""
     wider = 0
     for body in sorted(bodies, key=lambda body: -body.width):
         wider += len(body.rows)
@@ -315,37 +319,41 @@ def _usual_width(bodies: Sequence[Body], count: int) -> int:
 
 
 def _block(
-    prefix: npt.NDArray[np.uint8], bodies: Sequence[Body], low: int, high: int, most: int
+    prefix: tuple[Column, Length], bodies: Sequence[Body], low: int, high: int, usual: int
 ) -> bytes:
-    """Return the lines of events ``[low:high)``."""
-    count, before = prefix.shape
-    width = before + most
-    matrix = np.zeros((count, width), np.uint8)
-    matrix[:, :before] = prefix
-    apart: list[tuple[int, Any]] = []
+    """Return the lines of events ``[low:high)``; *usual* is the width of bodies in slots."""
+    count = high - low
+    before = _some(prefix[1], low, high)
+    width = prefix[0].dtype.itemsize + usual
+    slots = np.empty(count * width, np.uint8)
+    each_row(slots, prefix[0].dtype, 0, width)[:] = prefix[0][low:high]
+    place = np.arange(0, count * width, width) + before
+    length = np.empty(count, np.int64)
+    wide: list[tuple[I64, Column]] = []
     for body in bodies:
         first, behind = np.searchsorted(body.rows, (low, high)).tolist()
         if first == behind:
             continue
-        rows = body.rows[first:behind] - low
-        if body.width > most:
-            apart += zip(rows.tolist(), body.column[first:behind].tolist(), strict=True)
-            continue
-        place = np.ndarray((count,), f"V{body.width}", matrix, before, (width,))
-        place[rows] = body.column[first:behind]
-    flat = matrix.reshape(-1)
-    lines = flat.tobytes().translate(None, b"\0")
-    return _put_in(lines, flat != 0, width, apart) if apart else lines
+        rows, words = body.rows[first:behind] - low, body.words[first:behind]
+        length[rows] = _some(body.length, first, behind)
+        if body.width > usual:
+            wide.append((rows, words))
+            words = each_row(words, f"V{usual}", 0, body.width)
+        everywhere(slots, words.dtype)[place[rows]] = words
+    end = np.cumsum(length + before)
+    lines = np.empty(int(end[-1]) + width, np.uint8)
+    everywhere(lines, f"V{width}")[end - length - before] = slots.view(f"V{width}")
+    for rows, words in wide:
+        _complete(lines, end[rows], words, length[rows], usual)
+    return lines[: end[-1]].tobytes()
 
 
-def _put_in(
-    lines: bytes, said: npt.NDArray[np.bool_], width: int, apart: list[tuple[int, Any]]
-) -> bytes:
-    """Insert the bodies that are wider than the matrix into their lines."""
-    parts, at, counted = [], 0, 0
-    for row, wide in sorted(apart):
-        behind = (row + 1) * width
-        end = at + int(np.count_nonzero(said[counted:behind]))
-        parts += [lines[at:end], bytes(wide).replace(b"\0", b"")]
-        at, counted = end, behind
-    return b"".join([*parts, lines[at:]])
+def _some(length: Length, low: int, high: int) -> Length:
+    return length if isinstance(length, int) else length[low:high]
+
+
+def _complete(lines: U8, end: I64, words: Column, length: I64, usual: int) -> None:
+    """Write the rest of the bodies that are longer than slots; each ends at *end*."""
+    for row in np.flatnonzero(length > usual).tolist():
+        rest = words[row].tobytes()[usual : length[row]]
+        lines[end[row] - len(rest) : end[row]] = np.frombuffer(rest, np.uint8)

@@ -29,8 +29,9 @@ from lttd.abi.blktrace import (
 from lttd.abi.gather import gather
 from lttd.terminal import printable_bytes
 from lttd.view.columns import EventBatch
-from lttd.view.glyphs import Column, Strip, decimal, per_distinct, right_aligned, words_of
+from lttd.view.glyphs import decimal, per_distinct
 from lttd.view.lines import BlockTexter, Body, body_of
+from lttd.view.strips import Column, Strip, right_aligned, words_of
 from lttd.view.task_names import UNKNOWN, Names
 
 I64 = npt.NDArray[np.int64]

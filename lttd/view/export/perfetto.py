@@ -30,13 +30,14 @@ from lttd.view.filters import Filter
 from lttd.view.formats import EventType
 from lttd.view.ftrace.lines import Texter
 from lttd.view.ftrace.render import Renderer
-from lttd.view.glyphs import Strip, per_distinct, strings_of, words_of
+from lttd.view.glyphs import per_distinct
 from lttd.view.library import EventWindow
 from lttd.view.lines import FLAGS, Body, FieldPrinter
 from lttd.view.losses import Loss
 from lttd.view.notes import Notes
 from lttd.view.output import nothing_within
 from lttd.view.progress import pieces_of
+from lttd.view.strips import Strip, strings_of, words_of
 from lttd.view.task_names import Names
 from lttd.view.times import Window
 from lttd.view.trace import Trace
@@ -109,8 +110,9 @@ class SystraceTexter(Texter):
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
         """Yield the bodies of lines; the functions of a stack share a line."""
         for body in super().bodies(batch):
-            text = body.column.view(np.uint8).reshape(-1, body.width)[:, :-1]
+            text = body.words.view(np.uint8).reshape(-1, body.width)
             text[text == ord("\n")] = ord(" ")
+            text[np.arange(len(text)), np.asarray(body.length) - 1] = ord("\n")
             yield body
 
     def lost(self, loss: Loss) -> str:

@@ -23,7 +23,8 @@ from lttd.abi.print_fmt_nodes import (
 from lttd.view.columns import EventRows
 from lttd.view.conversions import INTS, Buffer, Inexpressible, Value
 from lttd.view.ftrace.cexpr import Evaluation, PointedTo
-from lttd.view.glyphs import per_distinct, strings_of
+from lttd.view.glyphs import per_distinct
+from lttd.view.strips import strings_of
 
 Column = npt.NDArray[Any]
 

@@ -25,7 +25,8 @@ from lttd.abi.print_fmt_nodes import Conversion, PrintFmt, Unparsable
 from lttd.terminal import printable_bytes
 from lttd.view.columns import EventRows
 from lttd.view.conversions import Buffer, Context, Value, converted, printable_literals
-from lttd.view.glyphs import Column, Strip, per_distinct, strings_of, words_of
+from lttd.view.glyphs import per_distinct
+from lttd.view.strips import Column, Strip, strings_of, words_of
 
 # Linux kernel/trace/trace.h.
 FTRACE_TRAMPOLINE_MARKER: Final = (1 << 31) - 1

@@ -40,8 +40,8 @@ from lttd.view.ftrace.cexpr import MOST_STRING_BYTES, Evaluation, folded
 from lttd.view.ftrace.kernel_functions import FUNCTIONS, evaluate
 from lttd.view.ftrace.own_events import Printer, printer_of
 from lttd.view.ftrace.probes import as_probes_print
-from lttd.view.glyphs import Strip, joined, settled, strings_of, words_of
 from lttd.view.lines import FieldPrinter, value_of
+from lttd.view.strips import Strip, joined, settled, strings_of, words_of
 
 __all__ = ["Renderer", "tried", "why_inexpressible"]
 

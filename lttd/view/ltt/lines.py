@@ -25,10 +25,11 @@ from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.conversions import Context, converted
 from lttd.view.formats import EventType
-from lttd.view.glyphs import Column, Strip, decimal, hexadecimal, printable_words, words_of
+from lttd.view.glyphs import decimal, hexadecimal, printable_words
 from lttd.view.lines import BlockTexter, Body, body_of
 from lttd.view.losses import Loss
 from lttd.view.ltt.fields import MarkerRecords
+from lttd.view.strips import Column, Strip, words_of
 from lttd.view.window import WindowStream
 
 I64 = npt.NDArray[np.int64]
