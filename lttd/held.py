@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from lttd.errors import storage_error
 from lttd.files import Disk
@@ -21,12 +22,12 @@ def held_alone(segment: SegmentPaths, disk: Disk) -> Iterator[SegmentPaths]:
     try:
         disk.hold(segment.base)
         own = replace(segment, base=segment.base.enter(segment.directory))
-        for directory in (own.streams, own.index):
+        for directory in own.rewritten:
             if not own.base.is_missing(directory):
                 own.base.enter(directory).refuse_foreign()
         disk.hold(own.base)
     except OSError as error:
-        raise storage_error(segment.directory, error) from None
+        raise storage_error(Path(error.filename or segment.directory), error) from None
     try:
         lock = Lock(own.base, own.lock)
         try:

@@ -178,7 +178,7 @@ def recover_open_segments(disk: Disk, trace: Path) -> list[Recovered]:
         except LttdError as error:
             left.append(str(error))
         except OSError as error:
-            left.append(str(storage_error(segment.directory, error)))
+            left.append(str(storage_error(Path(error.filename or segment.directory), error)))
         except Exception as error:  # noqa: BLE001  (whatever an old segment holds)
             left.append(f"{segment.directory}: cannot be recovered: {error!r}")
     recovered += [Recovered(f"{line}; left as it is", ()) for line in left[:MOST_LINES]]
@@ -204,10 +204,10 @@ def _recovered(disk: Disk, segment: SegmentPaths) -> list[Recovered]:
         return []
     from lttd.empty_segment import holds_nothing  # noqa: PLC0415  (seldom)
     from lttd.recover import recover, was_never_used  # noqa: PLC0415
+    from lttd.removal import remove_whole  # noqa: PLC0415
 
     if holds_nothing(segment) or (manifest is not None and was_never_used(segment, manifest)):
-        segment.base.enter(segment.directory).refuse_foreign()
-        disk.remove_tree(segment.directory)
+        remove_whole(segment.base, segment.directory.name)
         return []
     found = recover(segment, disk)
     torn_bytes = sum(stream.torn_bytes for stream in found)

@@ -94,6 +94,18 @@ def remove_in_place(disk: Disk, trace: OpenDirectory, name: str) -> None:
     remove_hidden(trace, name)
 
 
+def remove_whole(trace: OpenDirectory, name: str) -> None:
+    """Remove a segment that holds nothing, or leave all of it.
+
+    Raises:
+        OSError: a part of it must not, or cannot, be removed.
+    """
+    obstacle = measure(trace, name).obstacle
+    if obstacle is not None:
+        raise obstacle
+    remove_hidden(trace, name)
+
+
 class _Tree(NamedTuple):
     """A directory of a segment."""
 

@@ -165,6 +165,12 @@ class SegmentPaths:
         """The same while it is being made."""
         return self.directory / f"{UNFINISHED}compressed"
 
+    @property
+    def rewritten(self) -> tuple[Path, ...]:
+        """The directories in which a recovery or a compression changes or removes files."""
+        forms = self.streams, self.compressed, self.unfinished
+        return tuple(path for form in forms for path in (form, form / self.index.name))
+
     def data_places(self, name: str) -> Places:
         """Return where the data of a stream may be; made of text, in a sixth of the time."""
         return self._places(f"streams/{name}", f"compressed/{name}.zst")

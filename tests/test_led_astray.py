@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from lttd.compress import compress, decompress, tidy
 from lttd.errors import LttdError, StorageError, TraceDamagedError, UsageError
 from lttd.files import Disk
 from lttd.lockfile import Lock, is_locked
 from lttd.manifest import Manifest
 from lttd.opening import locked_trace, recover_open_segments
 from lttd.recover import recover
-from lttd.tracedir import create_segment, segment_name, segments
+from lttd.tracedir import SegmentPaths, create_segment, segment_name, segments
 from lttd.view.cli import main as lttv
 from lttd.view.commands.cut import cut
 from lttd.view.times import EVERYTHING
@@ -115,6 +116,31 @@ def test_a_directory_of_a_segment_that_others_can_write_to_is_not_written_to(
     with pytest.raises(StorageError, match=r"belongs to user 65534|other users may write to it"):
         recover(made.paths, Disk())
     assert {p: p.read_bytes() for p in made.paths.directory.rglob("*") if p.is_file()} == before
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["compressed", "compressed/index", ".new-compressed", "streams"])
+@pytest.mark.parametrize("act", ["owner", "mode", "link"])
+@pytest.mark.parametrize("change", [compress, decompress, recover, tidy])
+def test_a_compressed_segment_with_a_directory_of_others_is_not_written_to(
+    tmp_path: Path, name: str, act: str, change: Callable[[SegmentPaths, Disk], object]
+) -> None:
+    made = recorded(tmp_path / "t").finish()
+    compress(made.paths, Disk())
+    path = made.paths.directory / name
+    path.mkdir(exist_ok=True)
+    if act == "owner":
+        os.chown(path, NOBODY, NOBODY)
+    elif act == "mode":
+        path.chmod(0o757)
+    else:
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    says = "belongs to user 65534|other users may write to it|Not a directory"
+    with pytest.raises(StorageError, match=f"{path}: ({says})"):
+        change(made.paths, Disk())
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 @pytest.mark.parametrize("below", ["", "/below"])

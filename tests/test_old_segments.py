@@ -128,6 +128,31 @@ def test_a_segment_without_a_manifest_is_removed_only_if_nothing_but_lttds_begin
     assert sorted(trace.rglob("*")) == before
 
 
+@needs_root
+@pytest.mark.parametrize("act", ["owner", "mode"])
+def test_an_unused_segment_with_a_directory_of_others_is_left_whole(
+    tmp_path: Path, act: str
+) -> None:
+    trace = tmp_path / "t"
+    segment = with_tracefs(Made(trace)).paths.directory
+    manifest = json.loads((segment / "trace.json").read_text())
+    manifest["source"]["rolled_from"] = "20261127T000000Z-000001-fake"  # prepared, and never used
+    manifest["streams"] = []
+    (segment / "trace.json").write_text(json.dumps(manifest))
+    directory = segment / "tracefs" / "events"
+    if act == "owner":
+        os.chown(directory, NOBODY, NOBODY)
+    else:
+        directory.chmod(0o770)
+    before = sorted(trace.rglob("*"))
+    disk = Disk()
+    with locked_trace(disk, trace, append=True):
+        (line,) = lines_of(recover_open_segments(disk, trace))
+    assert line.startswith(f"{directory}: ")
+    assert line.endswith("; left as it is")
+    assert sorted(trace.rglob("*")) == before
+
+
 @pytest.mark.parametrize("where", ["tracefs", "tracefs/events"])
 def test_cut_reports_a_directory_that_is_too_deep_in_one_line(
     tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]
