@@ -1,6 +1,5 @@
 """A ring that is unreadable for a while is reported at once, counted, and read again later."""
 
-import errno
 import os
 import re
 import signal
@@ -13,11 +12,12 @@ import trio
 
 from lttd.config import parse_command_line
 from lttd.daemon import Daemon
+from lttd.errors import SourceError
 from lttd.signals import Signals
 from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.sources.ftrace import source as ftrace
+from lttd.sources.ftrace.raw import RawFile, Taken
 from lttd.sources.mounts import find_tracefs
-from lttd.sources.pipe import Pipe
 from tests.running import (
     PATIENCE_S,
     assert_whole,
@@ -32,18 +32,16 @@ from tests.running import (
 pytestmark = needs_kernel()
 
 
-def failing_pipe(broken: threading.Event) -> type[Pipe]:
-    """Return a Pipe whose splice of CPU 0 fails while *broken* is set."""
+def failing_raw(broken: threading.Event) -> type[RawFile]:
+    """Return a RawFile whose takes from CPU 0 fail while *broken* is set."""
 
-    class FailingPipe(Pipe):
-        def move(
-            self, fd: int, limit_bytes: int, buffer: memoryview, offset_bytes: int | None = None
-        ) -> int:
-            if broken.is_set() and "/cpu0/" in os.readlink(f"/proc/self/fd/{fd}"):
-                raise OSError(errno.EIO, "Input/output error")
-            return super().move(fd, limit_bytes, buffer, offset_bytes)
+    class FailingRaw(RawFile):
+        def take_full(self, buffer: memoryview, *, full: int, once: bool) -> Taken:
+            if broken.is_set() and "/cpu0/" in os.readlink(f"/proc/self/fd/{self.fileno()}"):
+                raise SourceError("CPU 0: trace_pipe_raw: Input/output error")
+            return super().take_full(buffer, full=full, once=once)
 
-    return FailingPipe
+    return FailingRaw
 
 
 def overwritten(metrics: str) -> dict[int, int]:
@@ -57,7 +55,7 @@ async def test_an_unreadable_cpu_is_reported_at_once_and_its_losses_are_counted(
 ) -> None:
     broken = threading.Event()
     monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", prefix := f"lttdtest{os.getpid()}eio-")
-    monkeypatch.setattr(ftrace, "Pipe", failing_pipe(broken))
+    monkeypatch.setattr(ftrace, "RawFile", failing_raw(broken))
     port, trace = free_port(), tmp_path / "t"
     words = ["-t", str(trace), "--events", "raw_syscalls:*", "--buffer-size", "512K"]
     words += ["--flush-interval", "50ms", "--summary", "none", "--metrics", f"127.0.0.1:{port}"]
@@ -108,7 +106,7 @@ async def test_a_cpu_unreadable_to_the_end_fails_the_run_and_counts_its_losses(
 ) -> None:
     broken = threading.Event()
     monkeypatch.setattr(ftrace_instance, "OWN_PREFIX", f"lttdtest{os.getpid()}eio-")
-    monkeypatch.setattr(ftrace, "Pipe", failing_pipe(broken))
+    monkeypatch.setattr(ftrace, "RawFile", failing_raw(broken))
     words = ["-t", str(tmp_path / "t"), "--events", "raw_syscalls:*", "--buffer-size", "512K"]
     words += ["--flush-interval", "50ms", "--summary", "none", "--duration", "1s"]
     daemon = Daemon(parse_command_line(words), broken.set)

@@ -5,12 +5,14 @@ import select
 import threading
 import time
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lttd.abi.formats_file import unpack
+from lttd.abi.ftrace import PageLayout, last_event_time
 from lttd.errors import SourceError, UsageError
 from lttd.limits import FORMATS
 from lttd.sources.base import NO_OWNER, Attachments, Nothing, When
@@ -249,6 +251,26 @@ def test_larger_sub_buffers_are_taken_as_a_whole() -> None:
         assert set(rows["kernel_bytes"].tolist()) == {16 << 10}
         assert rows["payload_bytes"].max() > 12 << 10
         assert content(batches).count(b"large large") >= 100
+
+
+def test_a_large_sub_buffer_ends_before_the_next_one_begins() -> None:
+    """A take gets a part of a ring: the next sub-buffer bounds its last entry, without a walk."""
+    settings = FtraceSettings(events=QUIET.events, buffer_bytes=1 << 20, subbuffer_bytes=32 << 10)
+    with closing(open_ftrace(settings, BufferPool(take_bytes=64 << 10))) as source:
+        if source.info.settings["subbuffer_bytes"] != 32 << 10:
+            pytest.skip("no buffer_subbuf_size_kb in this kernel")
+        source.start()
+        with on_cpu_0():
+            mark(instance_of(source), "large " * 100, times=400)
+        time.sleep(0.01)
+        layout = PageLayout(subbuffer_bytes=32 << 10)
+        batches = [batch for batch in drain(source) if len(batch.rows) and batch.stream.cpu == 0]
+        assert len(batches) > 3
+        for batch, later in pairwise(batches[:-1]):  # the last full ones emptied the ring
+            last = batch.rows[-1]
+            at = int(last["offset_bytes"])
+            event = last_event_time(batch.buffer[at:], layout)
+            assert event <= last["end"] <= max(int(later.rows["begin"][0]) + 1500, event)
 
 
 @pytest.mark.parametrize("clock", ["local", "counter"])

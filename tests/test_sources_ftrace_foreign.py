@@ -14,7 +14,9 @@ from lttd.errors import LockedError, NothingToRecordError, SourceError, UsageErr
 from lttd.sources import pipe
 from lttd.sources.base import Nothing
 from lttd.sources.ftrace import instance as ftrace_instance
+from lttd.sources.ftrace import raw
 from lttd.sources.ftrace.source import FtraceSettings, open_ftrace
+from lttd.sources.ftrace.stream import FtraceStream
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import parse_stats
 from lttd.subbuffer import Batch, BufferPool, Reason, RowFlag, Unit
@@ -88,8 +90,9 @@ def test_only_requested_settings_of_a_foreign_instance_are_written(foreign: Path
         drain(source)
 
 
+@pytest.mark.parametrize("way", ["read", "spliced"])
 def test_an_interrupted_take_loses_only_its_own_data(
-    instances: Path, monkeypatch: pytest.MonkeyPatch
+    instances: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10)
     with closing(open_ftrace(settings, BufferPool())) as source, on_cpu_0():
@@ -97,7 +100,12 @@ def test_an_interrupted_take_loses_only_its_own_data(
         stream = source.streams[0]
         mark(instance_of(source), "x" * 900, times=40)  # ten sub-buffers
         with monkeypatch.context() as patched:
-            patched.setattr(pipe, "fill", breaks_off)
+            if way == "spliced":
+                patched.setattr(FtraceStream, "_full_subbuffers", lambda _: 0)
+                patched.setattr(pipe, "fill", breaks_off)
+            else:
+                patched.setattr(raw, "_libc", ShortLibc())
+                patched.setattr(raw, "fill", cannot_fill)
             with pytest.raises(SourceError, match="broke off"):
                 stream.take(flush=False)
         mark(instance_of(source), "y" * 900, times=40)
@@ -108,6 +116,17 @@ def test_an_interrupted_take_loses_only_its_own_data(
         rows = sum(len(batch.rows) for batch in batches)
         assert gaps[0].count + rows >= 20
         assert content(batches).count(b"y" * 900) == 40
+
+
+class ShortLibc:
+    """A readv that reads a sub-buffer and a part of the next one."""
+
+    def readv(self, fd: int, _vectors: int, _count: int) -> int:
+        return len(os.read(fd, 4096)) + len(os.read(fd, 1000))
+
+
+def cannot_fill(_fd: int, _buffer: memoryview, used_bytes: int, done_bytes: int) -> None:
+    raise pipe.TakeBrokeOffError(done_bytes, used_bytes, "Input/output error")
 
 
 def breaks_off(fd: int, buffer: memoryview, used_bytes: int, done_bytes: int) -> None:
@@ -226,3 +245,46 @@ def test_an_interrupted_take_leaves_its_pipe_empty(tmp_path: Path) -> None:
         os.read(pipe.read_fd, 1)
     os.close(fd)
     pipe.close()
+
+
+# -- many sub-buffers by one call
+
+
+def taken_of(tmp_path: Path, content: bytes, *, full: int) -> tuple[bytes, raw.Taken]:
+    """Take from a file of *content* as from a ring of sub-buffers of 4 KiB."""
+    (tmp_path / "file").write_bytes(content)
+    fd = os.open(tmp_path / "file", os.O_RDONLY)
+    between, buffer = Pipe(1 << 20), bytearray((full + 1) * 4096)
+    with closing(raw.RawFile(0, fd, 4096, between)) as ring, closing(between):
+        found = ring.take_full(memoryview(buffer), full=full, once=True)
+    return bytes(buffer), found
+
+
+def test_sub_buffers_that_the_kernel_has_left_are_read_in_order(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 16 * 2000
+    found, taken = taken_of(tmp_path, content, full=1999)
+    assert taken == raw.Taken(1999 * 4096)
+    assert found == content[: 1999 * 4096] + bytes(4096)
+
+
+def test_fewer_sub_buffers_than_the_kernel_counted_are_whole(tmp_path: Path) -> None:
+    _, taken = taken_of(tmp_path, bytes(3 * 4096), full=3)
+    assert taken.used_bytes == 3 * 4096
+    with pytest.raises(pipe.TakeBrokeOffError, match="after 8292 of 12288 bytes: it ended"):
+        taken_of(tmp_path, bytes(2 * 4096 + 100), full=3)
+
+
+def test_a_full_ring_is_taken_by_reads_alone(
+    instances: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = FtraceSettings(events=QUIET.events, buffer_bytes=256 << 10)
+    with closing(open_ftrace(settings, BufferPool())) as source, on_cpu_0():
+        source.start()
+        mark(instance_of(source), "x" * 900, times=40)  # ten sub-buffers, the last one open
+        spliced: list[int] = []
+        monkeypatch.setattr(Pipe, "move", lambda *_: spliced.append(1) or 0)
+        batch = source.streams[0].take(flush=False)
+        assert isinstance(batch, Batch)
+        assert len(batch.rows) == 9
+        assert content([batch]).count(b"x" * 900) == 36
+        assert not flagged([batch], RowFlag.PARTIAL)

@@ -1,8 +1,8 @@
 """One CPU of a tracefs instance as a stream: its turns, and the batches of its takes.
 
 Rule: every state and transition of a turn lives in TRANSITIONS below.
-Rule: take() is the only place that consumes from the ring, and it is the hot path: splice into a
-pipe that is empty before and after, one readv, arrays.
+Rule: take() is the only place that consumes from the ring, and it is the hot path: one readv per
+thousand sub-buffers, a splice for those that came meanwhile, arrays.
 
 A turn is a series of calls of take() until one returns Nothing.  With *flush*, a turn reads at most
 one partial sub-buffer, and after it only full ones: otherwise a recorder that traces itself would
@@ -12,6 +12,7 @@ lttd does not control, none that count), and the turn goes on until the ring is 
 
 import enum
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from lttd.abi.ftrace import NAME, NEAR, PageLayout, Pages, last_event_time, rows_of_pages
 from lttd.abi.ftrace_events import count
+from lttd.errors import LttdError
 from lttd.sources.base import Nothing
 from lttd.sources.ftrace.first_take import FirstTake
 from lttd.sources.ftrace.killed import Unstored
@@ -42,6 +44,8 @@ from lttd.subbuffer import (
 )
 
 WALKED_BYTES: Final = 16 << 10
+# The kernel prints microseconds, cut off or rounded.
+_CUT_NS: Final = 999
 # A stopped ring is empty when a read returns nothing and `entries` is 0 (60 of 60 rounds).  If a
 # kernel counts entries that it does not deliver, lttd tries this often.
 LAST_ATTEMPTS: Final = 5
@@ -284,7 +288,7 @@ class FtraceStream:
         flag = RowFlag(0)
         try:
             self._raw.skip_remainder(buffer)
-            got = self._splice(buffer)
+            got = self._take_full(buffer)
             if flush and got is Nothing.YET:
                 flag = RowFlag.PARTIAL
                 got = self._flush(buffer)
@@ -303,21 +307,29 @@ class FtraceStream:
         self.ring.sample()
         return self._shared.now()
 
-    def _splice(self, buffer: memoryview) -> Nothing | int:
+    def _take_full(self, buffer: memoryview) -> Nothing | int:
         """Take full sub-buffers; return their bytes."""
         if self.state in (State.DRAINED, State.ENDING):
             return Nothing.YET
         # Of a ring that refuses events while it is full, lttd splices once, so that the gap for
         # the refused events gets the right place.
         most_bytes = max(self._shared.pool.wanted_bytes, self.info.subbuffer_bytes)
-        spliced = self._raw.splice(buffer[:most_bytes], once=not self._shared.overwrite)
-        if not spliced.used_bytes:
-            return spliced.why
-        if spliced.broke_off is not None:
+        once = not self._shared.overwrite
+        taken = self._raw.take_full(buffer[:most_bytes], full=self._full_subbuffers(), once=once)
+        if not taken.used_bytes:
+            return taken.why
+        if taken.broke_off is not None:
             self.ring.took_nothing()
-            self._failure = spliced.broke_off
-        self._happened(Event.SPLICED_ALL if spliced.drained else Event.SPLICED)
-        return spliced.used_bytes
+            self._failure = taken.broke_off
+        self._happened(Event.SPLICED_ALL if taken.drained else Event.SPLICED)
+        return taken.used_bytes
+
+    def _full_subbuffers(self) -> int:
+        """Return how many sub-buffers the kernel has left, at least; the last may be open."""
+        content_bytes = self.info.subbuffer_bytes - self.info.header_bytes
+        with suppress(LttdError):  # then splice finds them
+            return max(-(-self.ring.fields().get("bytes", 0) // content_bytes) - 1, 0)
+        return 0
 
     def _flush(self, buffer: memoryview) -> Nothing | int:
         """Read the sub-buffer being written, at most once a turn; return its bytes."""
@@ -440,12 +452,24 @@ class FtraceStream:
     def _last_end(self, rows: Rows, buffer: memoryview, now: int, *, drained: bool) -> int:
         """Return the end of the last of *rows*, which is the time of its last event.
 
-        Return *now* instead if the sub-buffer is large (a walk takes 0.2 ms per 16 KiB), began just
-        before, and the take emptied the ring: then no other sub-buffer can overlap it.
+        If the sub-buffer is large (a walk takes 0.2 ms per 16 KiB), return a bound instead: the
+        begin of the oldest sub-buffer in the ring, as for the other rows; or *now*, if the take
+        emptied the ring and the last sub-buffer began just before.
         """
         if not len(rows):
             return now
-        at, size = int(rows["offset_bytes"][-1]), self.info.subbuffer_bytes
-        if size > WALKED_BYTES and drained and now - int(rows["begin"][-1]) <= NEAR:
-            return now
+        begin, size = int(rows["begin"][-1]), self.info.subbuffer_bytes
+        at = int(rows["offset_bytes"][-1])
+        if size > WALKED_BYTES:
+            if drained and now - begin <= NEAR:
+                return now
+            oldest = self._oldest_in_ring() if not drained else 0
+            if oldest >= begin:
+                return min(oldest, now)
         return min(last_event_time(buffer[at : at + size], self._shared.layout), now)
+
+    def _oldest_in_ring(self) -> int:
+        """Return the begin of the oldest sub-buffer in the ring, or 1.5 us more; 0: unknown."""
+        with suppress(LttdError):
+            return self.ring.fields().get("oldest event ts", -_CUT_NS) + _CUT_NS
+        return 0
