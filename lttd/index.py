@@ -47,6 +47,7 @@ ENTRY_BYTES: Final = 72
 INDEX_HEADER: Final = HEADER.pack(MAGIC, MAJOR, MINOR, ENTRY_BYTES)
 # Records whose field is read in one go.
 _AT_ONCE: Final = 65536
+_FEW: Final = 32
 _U64: Final = struct.Struct(">Q")
 
 GAP_DTYPE: Final = np.dtype(
@@ -290,14 +291,15 @@ class RecordFile:
             return 0
         low, high = 0, len(self)
         at, size = HEADER.size + self._dtype.fields[name][1], self._dtype.itemsize  # type: ignore[index]
-        while low < high:
+        while high - low > _FEW:
             middle = (low + high) // 2
             place = at + self._rows[middle] * size
             if _U64.unpack(self._file.read_all_of(place, place + _U64.size))[0] < least:
                 low = middle + 1
             else:
                 high = middle
-        return low
+        some = self[low:high][name].tolist()  # one read costs less than those of the last steps
+        return low + next((row for row, value in enumerate(some) if value >= least), len(some))
 
 
 class SeekIndex(RecordFile):

@@ -35,6 +35,7 @@ from lttd.readfile import ReadFile
 
 U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
+I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 HEADER: Final = struct.Struct(">4I")
@@ -81,6 +82,12 @@ class Occurrences:
         bits = np.unpackbits(groups[low : (behind // self.group >> 3) + 1])
         found: Mask = bits[numbers - (low << 3)] != 0
         return found
+
+    def numbers(self, groups: U8) -> I64:
+        """Return the numbers of all entries in the groups whose bits are set."""
+        marked = np.flatnonzero(np.unpackbits(groups))
+        found: I64 = (marked[:, None] * self.group + np.arange(self.group)).reshape(-1)
+        return found[found < self.entries]
 
     def fits(self, chunk: int, entries: Entries) -> bool:
         """Tell whether *entries* are those of a chunk that the table was made with."""

@@ -66,6 +66,8 @@ class EventBatch:
     """Return the type of a name that does not occur in the batch."""
     stream: I32 | None = None
     """For each event the number of its stream in the window; None if nobody needs it."""
+    piece_begin: U64 | None = None
+    """For each event the begin of its piece, where several are joined; None: ``begin``."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -121,6 +123,7 @@ class EventBatch:
             self.end,
             self.find,
             None if self.stream is None else self.stream[rows],
+            None if self.piece_begin is None else self.piece_begin[rows],
         )
 
     def columns(self) -> dict[str, Column]:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from lttd.abi.table import ABIS
 from lttd.stored import StoredStream
+from lttd.view.asked import pieces_asked
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.families import family_of
 from lttd.view.filters import Filter
 from lttd.view.notes import WindowNotes
-from lttd.view.pieces import is_nothing
-from lttd.view.skipping import chooser
+from lttd.view.skipping import Skipping, skipping_for
 from lttd.view.times import Moment, Window, parse_moment
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import PIECE_BYTES, Piece, WindowStream, pieces
@@ -200,9 +200,20 @@ class ClockGroup:
             return
         behind = [one.losses_after_rows(self.begin, self.end) for one in self.sources]
         rest = sorted(chain(*behind), key=lambda loss: loss.time)
-        choose = chooser(self.family, self._filter, self._notes)
-        found = pieces(self.touching, rest, self.begin, self.end, self._piece_bytes, choose)
-        yield from found if choose is None else (one for one in found if not is_nothing(one))
+        span = self.begin, self.end, self._piece_bytes
+        if self._skipping is None:
+            yield from pieces(self.touching, rest, *span)
+        else:
+            yield from pieces_asked(self.touching, rest, *span, self._skipping)
+
+    @cached_property
+    def _skipping(self) -> Skipping | None:
+        return skipping_for(self.family, self._filter, self._notes)
+
+    def needed_share(self, source: WindowStream) -> float:
+        """Return which share of a stream's sub-buffers has to be decoded, by its table."""
+        numbers = self._skipping.numbers(source) if self._skipping else None
+        return 1.0 if numbers is None else len(numbers) / max(len(source.index), 1)
 
     def batch(self, piece: Piece) -> EventBatch:
         """Decode a piece, and keep the selected events."""

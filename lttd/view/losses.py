@@ -68,6 +68,10 @@ class Losses:
     def __len__(self) -> int:
         return len(self._gaps)
 
+    def rows(self) -> U64:
+        """Return the numbers of the sub-buffers before which something was lost."""
+        return self._gaps.column("row")
+
     def before(self, first: int, begins: U64, of: StreamId) -> list[Loss]:
         """Return the losses before the rows from *first* on, which begin at *begins*."""
         found = self._of_rows(first, first + len(begins), of)

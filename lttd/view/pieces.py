@@ -63,6 +63,7 @@ class Pages(NamedTuple):
     offset: I64
     content_end: I64
     begin: U64
+    end: U64
     part: I64
     """For each sub-buffer the number of its member."""
 
@@ -78,6 +79,7 @@ class Columns(NamedTuple):
     preempt: U8
     at: I64
     payload_bytes: U32
+    piece_begin: U64 | None = None
 
 
 class TypeTable(Protocol):
@@ -108,7 +110,7 @@ class PieceDecoder(Generic[TypesT]):
         return EventBatch(
             loaded.data,
             self.types.all,
-            *columns,
+            **columns._asdict(),
             losses=tuple(losses),
             notes=tuple(self.notes.take()),
             begin=piece.begin,
@@ -171,9 +173,9 @@ def pages_of(data: memoryview, members: Sequence[Member], notes: WindowNotes) ->
         headers, sound, wrong = part.source.stream.compared(data, base, part.entries)
         notes.add(*map(str, wrong))
         offset = headers.offset_bytes[sound]
-        begin = part.entries["begin"][sound].astype(np.uint64)
+        begin, end = (part.entries[name][sound].astype(np.uint64) for name in ("begin", "end"))
         part_of = np.full(len(offset), number, np.int64)
-        found.append(Pages(offset, offset + headers.content_bytes[sound], begin, part_of))
+        found.append(Pages(offset, offset + headers.content_bytes[sound], begin, end, part_of))
     return Pages(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
@@ -198,8 +200,3 @@ def losses_of(piece: Piece) -> list[Loss]:
         before = source.losses.before(first, entries["begin"], source.stream.info.id)
         found += [loss for loss in before if piece.begin <= loss.time < piece.end]
     return sorted(found, key=lambda loss: loss.time)
-
-
-def is_nothing(piece: Piece) -> bool:
-    """Tell whether a piece has neither anything to decode nor a loss."""
-    return all(part.is_skipped for part in piece.parts) and not losses_of(piece)

@@ -2,8 +2,9 @@
 
 Rule: the output is the same without the table, its notes included.  A sub-buffer is decoded if it
 was damaged, or has an event of a type without a readable format, which is worth a note.
-Rule: a table is used as far as the index is the one that it was made with, chunk by chunk; where it
-differs there is a note, and the rest of the stream is decoded as if there were no table.
+Rule: a table is used if length, begin and end of the index are those that it was made with, and the
+chunks of each sub-buffer that is decoded.  Where one differs there is a note, and what follows in
+the stream is decoded as if there were no table.
 """
 
 from collections.abc import Iterator
@@ -19,22 +20,23 @@ from lttd.view.filters import Filter
 from lttd.view.formats import EventName, EventType, Formats
 from lttd.view.notes import TakesNotes
 from lttd.view.possible import can_be_wanted
-from lttd.view.window import Choose, WindowStream
+from lttd.view.window import WindowStream
 
 if TYPE_CHECKING:
     from lttd.view.family import Family
 
+I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 _REMEDY: Final = "not used; lttv index makes it again"
 
 
-def chooser(family: "Family | None", chosen: Filter, notes: TakesNotes) -> Choose | None:
+def skipping_for(family: "Family | None", chosen: Filter, notes: TakesNotes) -> "Skipping | None":
     """Return what chooses the sub-buffers to decode for a filter; None: all are decoded."""
     if family is None or family.formats_of is None or not chosen.bounds_types:
         return None
-    return Skipping(family, chosen, notes).needed
+    return Skipping(family, chosen, notes)
 
 
 class Skipping:
@@ -44,23 +46,34 @@ class Skipping:
         self._formats_of = family.formats_of
         self._filter = chosen
         self._notes = notes
+        self.distrusted = 0
+        """The number of tables that turned out to be of other data when they were in use."""
         self._streams: dict[int, _Skipped | None] = {}
         self._wanted: dict[tuple[int, tuple[int, ...]], frozenset[int]] = {}
 
+    def numbers(self, source: WindowStream) -> I64 | None:
+        """Return the numbers of the entries that have to be decoded; None: all."""
+        skipped = self._of(source)
+        return skipped.numbers() if skipped else None
+
     def needed(self, source: WindowStream, first: int, entries: Entries) -> Mask | None:
         """Return which of some entries have to be decoded; None: all.  See ``Choose``."""
-        key = id(source)
-        if key not in self._streams:
-            self._streams[key] = self._opened(source)
-        skipped = self._streams[key]
+        skipped = self._of(source)
         if skipped is None or not len(entries):
             return None
         try:
             return skipped.needed(first, entries)
         except TraceDamagedError as error:
             self._notes.add(f"{error}; {_REMEDY}")
-            self._streams[key] = None
+            self._streams[id(source)] = None
+            self.distrusted += 1
             return None
+
+    def _of(self, source: WindowStream) -> "_Skipped | None":
+        key = id(source)
+        if key not in self._streams:
+            self._streams[key] = self._opened(source)
+        return self._streams[key]
 
     def _opened(self, source: WindowStream) -> "_Skipped | None":
         index, segment = source.index, source.stream.segment
@@ -69,14 +82,17 @@ class Skipping:
         try:
             file = OccurrenceFile(segment.place(segment.occurrences))
             table = file.table(source.stream.name, len(index), source.stream.data_bytes)
+            if table is None:
+                return None
+            groups = table.of(self._ids(source, table))
+            skipped = _Skipped(source.stream.name, file, table, index, groups)
+            skipped.compare_ends()
         except FileNotFoundError:
             return None
         except TraceDamagedError as error:
             self._notes.add(f"{error}; {_REMEDY}")
             return None
-        if table is None:
-            return None
-        return _Skipped(source.stream.name, file, table, index, table.of(self._ids(source, table)))
+        return skipped
 
     def _ids(self, source: WindowStream, table: Occurrences) -> frozenset[int]:
         """Return the ids of a table whose sub-buffers have to be decoded."""
@@ -110,26 +126,34 @@ class _Skipped:
         self._groups = groups
         self._fits = np.zeros(len(table.checksums), np.bool_)
 
+    def numbers(self) -> I64:
+        """Return the numbers of all entries that may have a wanted event."""
+        return self._table.numbers(self._groups)
+
     def needed(self, first: int, entries: Entries) -> Mask:
         """Return which of the *entries* from number *first* on may have a wanted event.
 
         Raises:
             TraceDamagedError: they are not those that the table was made with.
         """
-        behind = first + len(entries)
-        chunks = range(first // CHUNK_ENTRIES, -(-behind // CHUNK_ENTRIES))
-        for chunk in chunks:
-            if not self._fits[chunk]:
-                self._compare(chunk, first, entries)
-        return self._table.entries_of(self._groups, first, behind)
+        found = self._table.entries_of(self._groups, first, first + len(entries))
+        for chunk in dict.fromkeys(((np.flatnonzero(found) + first) // CHUNK_ENTRIES).tolist()):
+            self._compare(chunk)
+        return found
 
-    def _compare(self, chunk: int, first: int, entries: Entries) -> None:
+    def compare_ends(self) -> None:
+        """Compare the begin and the end of the index with what the table was made with.
+
+        Raises:
+            TraceDamagedError: they differ.
+        """
+        for chunk in {0, len(self._fits) - 1}:
+            self._compare(chunk)
+
+    def _compare(self, chunk: int) -> None:
+        if self._fits[chunk]:
+            return
         begin = chunk * CHUNK_ENTRIES
-        behind = min(begin + CHUNK_ENTRIES, len(self._index))
-        if first <= begin and behind <= first + len(entries):
-            some = entries[begin - first : behind - first]
-        else:
-            some = self._index.entries(begin, behind)
-        if not self._table.fits(chunk, some):
+        if not self._table.fits(chunk, self._index.entries(begin, begin + CHUNK_ENTRIES)):
             raise self._file.of_other_index(self._name, begin)
         self._fits[chunk] = True

@@ -24,6 +24,7 @@ from lttd.view.glyphs import distinct
 from lttd.view.notes import TakesNotes
 
 Column = npt.NDArray[Any]
+I64 = npt.NDArray[np.int64]
 
 UNKNOWN: Final = b"<...>"
 IDLE: Final = b"<idle>"
@@ -31,6 +32,8 @@ COMMAND: Final = re.compile(rb"^(\d{1,20}+)\t(\d{1,10}+)\t(\d{0,10}+)\t([^\n]*+)
 """A line of ``tracefs/commands``: time, pid, tgid and command."""
 _LEAST_LINE_BYTES: Final = len(b"1\t1\t\ta\n")
 MOST_PID: Final = (1 << 31) - 1
+_PID_BITS: Final = 32
+_PID_BIAS: Final = 1 << 31
 COMM_BYTES: Final = 15
 """TASK_COMM_LEN less its NUL; /proc has longer names for kernel threads."""
 
@@ -105,13 +108,16 @@ class Names:
 
         The pairs are one structured column: ``pid`` and ``comm``.
         """
-        pids, which = distinct(batch.pid)
-        told = _told_by(batch)
+        begins, piece = _pieces_of(batch)
+        tasks, which = distinct(_tasks_of(batch.pid, piece))
+        told = _told_by(batch, piece)
         pairs: list[tuple[int, bytes]] = []
-        first = np.zeros(len(pids), np.int64)
+        first = np.zeros(len(tasks), np.int64)
         changing: list[tuple[int, list[tuple[int, bytes]]]] = []
-        for number, pid in enumerate(pids.tolist()):
-            seen = self._seen(pid, told.get(pid, []), batch.begin)
+        for number, task in enumerate(tasks.tolist()):
+            at = task + _PID_BIAS >> _PID_BITS
+            pid = task - (at << _PID_BITS)
+            seen = self._seen(pid, told.get((at, pid), []), begins[at])
             first[number] = len(pairs)
             names = {name for _, name in seen}
             if len(names) > 1:
@@ -123,8 +129,8 @@ class Names:
         for number, seen in changing:
             rows = np.flatnonzero(which == number)
             times = np.array([time for time, _ in seen], np.uint64)
-            at = np.searchsorted(times, batch.time[rows], "right").astype(np.int64) - 1
-            pair[rows] = first[number] + np.maximum(at, 0)
+            last = np.searchsorted(times, batch.time[rows], "right").astype(np.int64) - 1
+            pair[rows] = first[number] + np.maximum(last, 0)
         table = np.array(pairs, [("pid", np.int64), ("comm", f"S{COMM_BYTES}")])
         return table, pair
 
@@ -150,24 +156,40 @@ def _too_large(path: Place | Path) -> str | None:
     return limit and f"{path}: {limit}; later names come from the events alone"
 
 
-def _told_by(batch: EventBatch) -> NameHistory:
-    """Return the observations in the batch's own events, only where a name changes."""
-    found: list[tuple[Column, Column, Column]] = []
+def _pieces_of(batch: EventBatch) -> tuple[list[int], I64 | None]:
+    """Return the begins of a batch's pieces, and for each event the number of its own."""
+    if batch.piece_begin is None:
+        return [batch.begin], None
+    begins, piece = np.unique(batch.piece_begin, return_inverse=True)
+    return begins.tolist(), piece.reshape(-1).astype(np.int64)
+
+
+def _tasks_of(pids: Column, piece: I64 | None) -> Column:
+    """Return a number for each pid and piece."""
+    return pids if piece is None else (piece << _PID_BITS) + pids
+
+
+def _told_by(
+    batch: EventBatch, piece: I64 | None
+) -> dict[tuple[int, int], list[tuple[int, bytes]]]:
+    """Return the observations in a batch's own events, by piece and pid, where a name changes."""
+    found: list[tuple[Column, Column, Column, Column]] = []
     for rows in batch.by_type():
+        of = np.zeros(len(rows), np.int64) if piece is None else piece[rows.rows]
         for pid_field, comm_field in _TELLING.get(rows.event_type.name, ()):
-            found += _observed(rows, pid_field, comm_field)
+            found += ((of, *each) for each in _observed(rows, pid_field, comm_field))
     if not found:
         return {}
-    times, pids, comms = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((times, pids))
-    times, pids, comms = times[order], pids[order], comms[order]
+    pieces, times, pids, comms = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((times, pids, pieces))
+    pieces, times, pids, comms = pieces[order], times[order], pids[order], comms[order]
     new = np.ones(len(pids), np.bool_)
-    new[1:] = (pids[1:] != pids[:-1]) | (comms[1:] != comms[:-1])
-    told: NameHistory = {}
-    for pid, time, comm in zip(
-        pids[new].tolist(), times[new].tolist(), comms[new].tolist(), strict=True
+    new[1:] = (pieces[1:] != pieces[:-1]) | (pids[1:] != pids[:-1]) | (comms[1:] != comms[:-1])
+    told: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
+    for at, pid, time, comm in zip(
+        *(column[new].tolist() for column in (pieces, pids, times, comms)), strict=True
     ):
-        told.setdefault(pid, []).append((time, comm))
+        told.setdefault((at, pid), []).append((time, comm))
     return told
 
 

@@ -20,15 +20,17 @@ from lttd.errors import TraceDamagedError
 from lttd.index import ENTRY_BYTES, ENTRY_DTYPE, FOREVER, HEADER, Entries, SeekIndex
 from lttd.limits import AT_ONE_TIME
 from lttd.stored import StoredStream
+from lttd.view.cells import cell_ends
 from lttd.view.losses import Loss, Losses
 from lttd.view.notes import TakesNotes
 
-# The content of a piece: some 200 000 events, and arrays of some 60 MB when they become text.
+# The content of a piece on average: 200 000 events, and arrays of 60 MB when they become text.
 PIECE_BYTES: Final = 6 << 20
 # The least content per stream: with less, sub-buffers that are decoded twice would cost too much.
 STREAM_BYTES: Final = 64 << 10
 _LOOK_AHEAD: Final = 2048
 U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -138,10 +140,27 @@ class StreamSlice(NamedTuple):
         """Tell whether none of them has to be decoded."""
         return self.needed is not None and not self.needed.any()
 
+    def behind(self, count: int) -> "StreamSlice":
+        """Return the slice without its first sub-buffers."""
+        needed = None if self.needed is None else self.needed[count:]
+        return StreamSlice(self.source, self.first + count, self.entries[count:], needed)
+
 
 Choose = Callable[[WindowStream, int, Entries], Mask | None]
 """Called with a stream, the number of an entry, and the entries from there on; returns which of
 them have to be decoded; None: all."""
+
+
+class Spans(NamedTuple):
+    """Spans of time that do not overlap, in their order."""
+
+    begin: U64
+    last: U64
+    """The last time in each of them."""
+
+    def of(self, time: U64) -> I64:
+        """Return for each time the number of the last span that begins at or before it."""
+        return np.searchsorted(self.begin, time, "right").astype(np.int64) - 1
 
 
 class Piece(NamedTuple):
@@ -153,6 +172,8 @@ class Piece(NamedTuple):
     parts: list[StreamSlice]
     rest: Sequence[Loss] = ()
     """The losses in the span that no sub-buffer of the window follows, in the order of time."""
+    spans: "Spans | None" = None
+    """The spans of the pieces that this one consists of; None: it is not made of others."""
 
 
 def pieces(
@@ -161,24 +182,35 @@ def pieces(
     begin: int,
     end: int,
     piece_bytes: int = PIECE_BYTES,
-    choose: Choose | None = None,
 ) -> Iterator[Piece]:
     """Yield the pieces of [*begin*, *end*], both included, in the order of time.
 
     *sources* are those that have something there: each ``touches()`` the window.  *rest*: the
-    losses of any stream that no sub-buffer there follows, in the order of time.  *choose* changes
-    no span, because the names of tasks in a line depend on what else is in its piece.
+    losses of any stream that no sub-buffer there follows, in the order of time.
     """
+    streams, cell_bytes = Streams(sources, begin), content_of(sources, piece_bytes)
+    for until in cells(sources, begin, end, cell_bytes):
+        for piece in streams.pieces(begin, until, cell_bytes):
+            ours, rest = before_and_after(rest, piece.end)
+            yield piece._replace(rest=ours)
+            begin = piece.end
+
+
+def content_of(sources: Sequence[WindowStream], piece_bytes: int) -> int:
+    """Return the content of a cell on average; see ``cells``."""
     # Segments follow one another, so no more streams than have a name of their own are cut at once.
     width = len({(one.stream.source_name, one.stream.name) for one in sources})
-    most_bytes = max(piece_bytes, STREAM_BYTES * width)
-    streams = _Streams(sources, begin)
-    while begin <= end:
-        ahead, behind = streams.ahead(begin, most_bytes, end + 1)
-        parts = ahead.take(behind, choose) if ahead else []
-        ours, rest = before_and_after(rest, behind)
-        yield Piece(begin, behind, parts, ours)
-        begin = behind
+    return max(piece_bytes, STREAM_BYTES * width)
+
+
+def cells(sources: Sequence[WindowStream], begin: int, end: int, cell_bytes: int) -> Iterator[int]:
+    """Yield the ends of the cells of a window, that of the window last; some may be equal."""
+    segments: dict[object, list[SeekIndex | KnownIndex]] = {}
+    for one in sources:
+        segments.setdefault(one.stream.segment.directory, []).append(one.index)
+    at_once = len({one.stream.source_name for one in sources})
+    yield from cell_ends(list(segments.values()), begin, end, cell_bytes * at_once)
+    yield end + 1
 
 
 def before_and_after(losses: Sequence[Loss], time: int) -> tuple[Sequence[Loss], Sequence[Loss]]:
@@ -187,7 +219,7 @@ def before_and_after(losses: Sequence[Loss], time: int) -> tuple[Sequence[Loss],
     return losses[:at], losses[at:]
 
 
-class _Streams:
+class Streams:
     """The streams of a window, of which a piece looks at those that its span may touch."""
 
     def __init__(self, sources: Sequence[WindowStream], begin: int) -> None:
@@ -196,7 +228,19 @@ class _Streams:
         self._waiting = sorted(found, key=lambda one: one.begin, reverse=True)
         """Those that begin later, the first one at the end."""
 
-    def ahead(self, begin: int, most_bytes: int, until: int) -> tuple["_Ahead | None", int]:
+    def pieces(
+        self, begin: int, until: int, cell_bytes: int, choose: Choose | None = None
+    ) -> Iterator[Piece]:
+        """Yield the pieces of [*begin*, *until*), without the losses that no sub-buffer follows.
+
+        A cell of half as much again as *cell_bytes* is still one piece.
+        """
+        while begin < until:
+            ahead, behind = self._ahead(begin, cell_bytes * 3 // 2, until)
+            yield Piece(begin, behind, ahead.take(behind, choose) if ahead else [])
+            begin = behind
+
+    def _ahead(self, begin: int, most_bytes: int, until: int) -> tuple["_Ahead | None", int]:
         """Return the entries for a piece that begins at *begin*, and its end, *until* at most."""
         self._active = [one for one in self._active if one.at < len(one.source.index)]
         self._join(begin + 1, len(self._waiting))

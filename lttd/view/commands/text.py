@@ -142,7 +142,10 @@ def _jobs(group: ClockGroup, wanted: int | None) -> int:
         return 1  # stdout has no descriptor: the output of another process would be lost
     if wanted is not None:
         return wanted
-    held = sum(_held_bytes(source, group.begin, group.end) for source in group.touching)
+    held = sum(
+        round(_held_bytes(source, group.begin, group.end) * group.needed_share(source))
+        for source in group.touching
+    )
     if held < WORTH_BYTES:
         return 1
     return min(len(os.sched_getaffinity(0)), MOST_JOBS, held // PIECE_BYTES)

@@ -19,7 +19,7 @@ from lttd.view.formats import EventName, EventType, Formats
 from lttd.view.merge import order_by_time
 from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, pages_of, within
-from lttd.view.window import Piece, WindowStream
+from lttd.view.window import Piece, Spans, WindowStream
 
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
@@ -149,7 +149,7 @@ class FtraceDecoder(PieceDecoder[Types]):
             members = [each for each in loaded.members if each.source.context.layout == layout]
             found += self._walk(piece, loaded.data, members, layout)
         byteorder = piece.parts[0].source.context.layout.byteorder if piece.parts else "<"
-        return self._in_order(loaded.data, found, byteorder), None
+        return self._in_order(loaded.data, found, byteorder, piece.spans), None
 
     def _walk(
         self, piece: Piece, data: memoryview, members: list[Member], layout: PageLayout
@@ -164,6 +164,9 @@ class FtraceDecoder(PieceDecoder[Types]):
             rows = slice(walked.first_row, walked.first_row + len(walked.row_events))
             key = np.maximum(walked.time, np.repeat(pages.begin[rows], walked.row_events))
             kept = within(piece, key) & (walked.payload_bytes >= COMMON_BYTES)
+            if piece.spans is not None:  # what its entry denies is in no piece
+                last = piece.spans.last[piece.spans.of(pages.end[rows])]
+                kept &= key <= np.repeat(last, walked.row_events)
             time, at, size = walked.time, walked.payload_at, walked.payload_bytes
             part_of = np.repeat(pages.part[rows], walked.row_events)
             if not kept.all():
@@ -183,20 +186,23 @@ class FtraceDecoder(PieceDecoder[Types]):
             types[rows] = self.types.numbers(member.source, ids[rows])
         return types
 
-    def _in_order(self, data: memoryview, found: list[_Found], byteorder: str) -> Columns:
+    def _in_order(
+        self, data: memoryview, found: list[_Found], byteorder: str, spans: Spans | None
+    ) -> Columns:
         key, time, at, size, cpu, types = joined(found, ("u8", "u8", "i8", "u4", "u2", "i4"))
         types = self._checked(types, size)
         order = order_by_time(key)
         if order is not None:
-            time, at, size, cpu, types = (
-                time[order], at[order], size[order], cpu[order], types[order],
+            key, time, at, size, cpu, types = (
+                key[order], time[order], at[order], size[order], cpu[order], types[order],
             )  # fmt: skip
         common = np.dtype(
             [("type", "V2"), ("flags", "u1"), ("preempt", "u1"), ("pid", f"{byteorder}i4")]
         )
         head = gather(data, at, np.dtype("V8")).view(common) if len(at) else np.empty(0, common)
         pid, flags, preempt = head["pid"].astype(np.int32), head["flags"], head["preempt"]
-        return Columns(time, cpu, types, pid, flags.copy(), preempt.copy(), at, size)
+        begin = None if spans is None else spans.begin[spans.of(key)]
+        return Columns(time, cpu, types, pid, flags.copy(), preempt.copy(), at, size, begin)
 
     def _checked(self, types: I32, size: U32) -> I32:
         """Give another type to events that are shorter than their format states."""

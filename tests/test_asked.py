@@ -1,0 +1,140 @@
+"""A question reads the cells that may hold its answer, and prints what reading all prints."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lttd
+from lttd import occurrence_maker
+from lttd.files import Disk
+from lttd.index import ENTRY_BYTES, HEADER
+from lttd.occurrence_maker import note_occurrences
+from lttd.occurrences import CHUNK_ENTRIES
+from lttd.tracedir import SegmentPaths
+from lttd.view import window
+from lttd.view.commands import text
+from lttd.view.library import ClockGroup
+from tests.ftraced import SWITCH, Traced, common, opened, pages_of, switch, tick
+from tests.segment_builder import segment_at
+from tests.viewer import run
+
+PAGES = 6 * CHUNK_ENTRIES
+EARLY, LATE = 1000, 4000
+"""In chunks 1 and 4 of 6."""
+
+
+def silent_switch(pid: int) -> bytes:
+    """Return a switch between two others, which does not name the task that it is of."""
+    return common(SWITCH, pid) + switch(("six", 6), ("eight", 8))[8:]
+
+
+@pytest.fixture
+def long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SegmentPaths:
+    """Make two streams of ticks; in the second, switches and an opened file early and late."""
+    monkeypatch.setattr(text, "PIECE_BYTES", 12_000)
+    monkeypatch.setattr(window, "STREAM_BYTES", 5000)
+    monkeypatch.setattr(occurrence_maker, "LEAST_RATIO", 0)
+    made = Traced(tmp_path / "t", cpus=2)
+    rare = {
+        EARLY: [switch(("six", 6), ("early", 5)), opened("/early", 1, pid=5)],
+        LATE: [silent_switch(5), opened("/late", 2, pid=5)],
+    }
+    for cpu in (0, 1):
+        for first in range(0, PAGES, 500):
+            numbers = range(first, min(first + 500, PAGES))
+            few = [
+                pages_of(1000 * n, [tick(n, pid=9), *(rare.get(n, []) if cpu else [])])
+                for n in numbers
+            ]
+            made.append(few, cpu=cpu, trailing_loss=first % 7)
+    made.finish()
+    paths = segment_at(made.paths.directory)
+    note_occurrences(paths, Disk())
+    return paths
+
+
+def asked(
+    segment: SegmentPaths, capfd: pytest.CaptureFixture[bytes], *words: object
+) -> tuple[int, bytes, str]:
+    return run(capfd, "text", segment.directory.parent, "--jobs", 1, *words)
+
+
+def group_of(segment: SegmentPaths, *events: str, begin: int | None = None) -> ClockGroup:
+    trace = lttd.open(segment.directory.parent)
+    (group,) = trace.window(begin, events=events or None, piece_bytes=12_000).clocks()
+    return group
+
+
+def ends(segment: SegmentPaths, begin: int | None = None) -> Iterator[int]:
+    return (piece.end for piece in group_of(segment, begin=begin).pieces())
+
+
+def test_pieces_end_at_the_same_times_whatever_the_window_is(long: SegmentPaths) -> None:
+    every = list(ends(long))
+    assert len(every) > 20
+    for begin in (999_999, 2_345_678):
+        since = list(ends(long, begin))
+        assert set(since[1:]) <= set(every)
+        assert len(since) >= len([end for end in every if end > begin])
+
+
+def test_a_name_from_an_event_holds_for_its_own_piece_alone_where_pieces_are_joined(
+    long: SegmentPaths, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert len(list(group_of(long, "sched_switch").pieces())) == 1
+    with_table = asked(long, capfdbinary, "--event", "sched_switch")
+    long.occurrences.unlink()
+    assert asked(long, capfdbinary, "--event", "sched_switch") == with_table
+    early, late = (line for line in with_table[1].splitlines() if b"sched_switch" in line)
+    assert b" six-6 " in early
+    assert b" <...>-5 " in late
+
+
+def test_pieces_with_few_answers_are_joined(long: SegmentPaths) -> None:
+    pieces = list(group_of(long, "opened").pieces())
+    assert len(pieces) == 1
+    spans = pieces[0].spans
+    assert spans is not None
+    assert any(begin <= 1000 * EARLY <= last for begin, last in zip(*spans, strict=True))
+
+
+def change_entries(segment: SegmentPaths, first: int, behind: int, at: int) -> None:
+    """Flip a bit at byte *at* of some entries of the second stream."""
+    index = segment.stream("fake_1").index
+    raw = bytearray(index.read_bytes())
+    for number in range(first, behind):
+        raw[HEADER.size + number * ENTRY_BYTES + at] ^= 1
+    index.write_bytes(raw)
+
+
+def test_the_index_between_two_answers_is_not_read(
+    long: SegmentPaths, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    before = asked(long, capfdbinary, "--event", "opened")
+    assert before[1].count(b"opened: ") == 2
+    # The size of the packet, far between both: who reads it finds no sub-buffer there.
+    change_entries(long, 2 * CHUNK_ENTRIES, 3 * CHUNK_ENTRIES, at=15)
+    assert asked(long, capfdbinary, "--event", "opened") == before
+    assert asked(long, capfdbinary, "--event", "tick")[2] != ""
+
+
+def test_a_chunk_with_an_answer_that_changed_is_noted_and_all_after_it_is_read(
+    long: SegmentPaths, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    before = asked(long, capfdbinary, "--event", "opened")
+    change_entries(long, EARLY, EARLY + 1, at=ENTRY_BYTES - 1)
+    status, out, err = asked(long, capfdbinary, "--event", "opened")
+    assert (status, out) == before[:2]
+    assert f"fake_1 has another index, from entry {CHUNK_ENTRIES} on; not used" in err
+    (batch,) = list(lttd.open(long.directory.parent).window(events=["opened"]))
+    assert len(batch) == 2
+
+
+def test_a_question_counts_only_the_sub_buffers_that_it_needs(long: SegmentPaths) -> None:
+    def shares(*events: str) -> list[float]:
+        group = group_of(long, *events)
+        return [group.needed_share(source) for source in group.touching]
+
+    assert shares("opened") == [0, 2 / PAGES]
+    assert shares("tick") == shares() == [1, 1]
