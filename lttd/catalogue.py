@@ -59,6 +59,8 @@ class Catalogue:
         """The number of segments that are listed, and not put yet."""
         self._guard = threading.Lock()
         self._held: SortedDict[Key, Held] = SortedDict()
+        self._held_bytes = 0
+        """Their sum: a deletion must not cost as much as there are segments."""
         self._kept: dict[Key, Kept] = {}
         self._hidden: dict[str, int] = {}
         self._windows: dict[int, int] = {}
@@ -70,7 +72,7 @@ class Catalogue:
     def put(self, held: Held, kept: Kept) -> None:
         """Add a segment, or replace the facts that are known of it."""
         with self._guard:
-            self._held[held.key] = held._replace(keeper=keeper_of(kept))
+            self._set(held.key, held._replace(keeper=keeper_of(kept)))
             self._kept.pop(held.key, None)
             if kept:
                 self._kept[held.key] = kept
@@ -81,13 +83,13 @@ class Catalogue:
             held: Held | None = self._held.get(key)
             if held is not None:
                 size = held.allocated_bytes if allocated_bytes is None else allocated_bytes
-                self._held[key] = held._replace(allocated_bytes=size, stuck=held.stuck or stuck)
+                self._set(key, held._replace(allocated_bytes=size, stuck=held.stuck or stuck))
 
     def drop(self, key: Key) -> None:
         """Forget a segment, which is gone."""
         with self._guard:
             self._kept.pop(key, None)
-            self._held.pop(key, None)
+            self._set(key, None)
 
     def take(self, key: Key) -> Held | None:
         """Forget a segment that may go, and return it; None if it must stay now."""
@@ -95,8 +97,16 @@ class Catalogue:
             held: Held | None = self._held.get(key)
             if held is None or not self._seen(held).may_go:
                 return None
-            del self._held[key]
+            self._set(key, None)
         return held
+
+    def _set(self, key: Key, held: Held | None) -> None:
+        """Replace a segment, or forget it; the caller has the guard."""
+        before: Held | None = self._held.pop(key, None)
+        self._held_bytes -= before.allocated_bytes if before else 0
+        if held is not None:
+            self._held[key] = held
+            self._held_bytes += held.allocated_bytes
 
     def deleted(self, key: Key, reason: Reason) -> None:
         """Count a segment that take() returned, and that is deleted now."""
@@ -138,6 +148,12 @@ class Catalogue:
         """The bytes of segments that are made ahead, or whose removal is not complete."""
         with self._guard:
             return sum(self._hidden.values())
+
+    @property
+    def allocated_bytes(self) -> int:
+        """The bytes of all segments, also of open, kept and hidden ones."""
+        with self._guard:
+            return self._held_bytes + sum(self._hidden.values())
 
     # -- reasons to keep them
 
@@ -194,12 +210,12 @@ class Catalogue:
         with self._guard:
             held: list[Held] = list(self._held.values())
             deletions = {reason.value: self._deletions[reason] for reason in Reason}
-            hidden_bytes = sum(self._hidden.values())
+            allocated_bytes = self._held_bytes + sum(self._hidden.values())
         kept = [one for one in held if one.keeper is not Keeper.NOBODY]
         begin_ns = None if self.has_holes else complete_since(held)
         return StoreState(
             segments=len(held) + self.unread,
-            allocated_bytes=bytes_of(held) + hidden_bytes,
+            allocated_bytes=allocated_bytes,
             kept_segments=len(kept),
             kept_bytes=bytes_of(kept),
             deletions=deletions,

@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from lttd.catalogue import Catalogue
 from lttd.kept import BY_PERSON, Kept
 from lttd.retention import Held
@@ -34,3 +37,28 @@ def test_each_trigger_is_listed_once_newest_first_and_complete_if_any_record_is(
         catalogue.put(Held(number, f"{number:010}-x", "ftrace", 4096, False, 0, 1), kept)
     assert catalogue.latest_triggers(10) == [waiting[3], complete, waiting[0]]
     assert catalogue.latest_triggers(2) == [waiting[3], complete]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "update", "take", "drop", "hide"]), st.integers(0, 3))
+    )
+)
+def test_the_bytes_are_the_sum_whatever_comes_and_goes(acts: list[tuple[str, int]]) -> None:
+    catalogue, sizes, hidden = Catalogue(lambda: 0), dict[int, int](), dict[int, int]()
+    for step, (act, number) in enumerate(acts, 1):
+        key = number, "x"
+        if act == "put":
+            sizes[number] = step
+            catalogue.put(Held(number, "x", "ftrace", step, False, 0, 1), Kept())
+        elif act == "update":
+            sizes.update({number: step} if number in sizes else {})
+            catalogue.update(key, step)
+        elif act == "hide":
+            hidden[number] = step
+            catalogue.hide(str(number), step)
+        else:
+            sizes.pop(number, None)
+            (catalogue.take if act == "take" else catalogue.drop)(key)
+        total = sum(sizes.values()) + sum(hidden.values())
+        assert catalogue.allocated_bytes == catalogue.state().allocated_bytes == total

@@ -1,6 +1,8 @@
 """The store: its catalogue is what is on disk, and its limits hold."""
 
+import cProfile
 import os
+import pstats
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +114,32 @@ def test_the_oldest_go_until_the_rest_is_within_the_size_and_a_start_says_so(ben
     assert store.state().deletions["size"] == 3
     (line,) = bench.lines
     assert line == f"{bench.trace}: deleting 3 segments of 3.1 MiB, by the limits on size"
+
+
+def test_a_deletion_costs_as_much_however_many_segments_there_are(tmp_path: Path) -> None:
+    calls = []
+    for count in (20, 150):
+        bench = Bench(tmp_path / f"{count}")
+        for number in range(1, count + 1):
+            made = Made(bench.trace, number=number, disk=bench.disk)
+            made.append([subbuffer(0)])
+            made.finish()
+        bench.disk = Disk()  # the first one holds every segment
+        store = bench.store(Limits(size_bytes=20_000))
+        profile = cProfile.Profile()
+        profile.runcall(store.step, within_s=1000.0)  # by one plan
+        left = len(bench.numbers())
+        assert left < 10
+        calls.append(pstats.Stats(profile).total_calls / (count - left))  # type: ignore[attr-defined]
+    assert calls[1] < 1.1 * calls[0]
+
+
+def test_without_limits_an_end_does_not_wait_for_the_catalogue(bench: Bench) -> None:
+    for number in (1, 2, 3):
+        bench.segment(number)
+    store = bench.store(read=False)
+    store.enforce()
+    assert (bench.numbers(), store.catalogue.unread) == ([1, 2, 3], 3)
 
 
 def test_nothing_is_deleted_before_the_whole_catalogue_is_known(bench: Bench) -> None:
