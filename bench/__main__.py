@@ -9,8 +9,8 @@ from bench.common import CannotMeasureError, Options, add_options, options_from
 from bench.report import OUT_DIR, Cell, Report, figure_row, print_table
 
 NAMES: Final = (
-    "drain", "live", "loss", "start", "lowrate", "seek", "seek_ltt", "streams", "window", "text",
-    "compress", "compressing", "roll", "rare", "cost",
+    "drain", "live", "loss", "start", "lowrate", "seek", "seek_ltt", "streams", "wide",
+    "window", "text", "compress", "compressing", "roll", "rare", "cost",
 )  # fmt: skip
 
 

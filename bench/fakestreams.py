@@ -172,6 +172,7 @@ async def record(
         "cpu_s": cpu_s(after) - cpu_s(before),
         "stored_bytes": sum(stored.values()),
         "streams_served": sum(size > 0 for size in stored.values()),
+        "least_share": min(stored.values()) / max(stored.values()),
         "longest_wait_rounds": longest_wait(turns, len(streams)) / len(streams),
         "peak_memory_bytes": peak_memory_bytes(),
         "backlog_high_water_bytes": recorder.backlog_high_water_bytes,
@@ -191,9 +192,10 @@ def longest_wait(takes: list[int], streams: int) -> int:
     return longest
 
 
-def peak_memory_bytes() -> int:
-    """Return the peak of this process's resident memory."""
-    match = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+def peak_memory_bytes(process: int | str = "self") -> int:
+    """Return the peak of a process's resident memory."""
+    status = Path(f"/proc/{process}/status").read_text()
+    match = re.search(r"^VmHWM:\s*(\d+) kB", status, re.M)
     return int(match[1]) << 10 if match else 0
 
 

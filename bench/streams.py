@@ -116,7 +116,7 @@ def _report(options: Options, samples: Samples, mib: int) -> Report:
         for kib in TAKES_KIB:
             grown = ratio(median(per_mb_us(pace, kib, MANY)), median(per_mb_us(pace, kib, FEW)))
             name = f"CPU per MB, {MANY} / {FEW} streams, {pace}, takes of {kib} KiB"
-            figures.append(Figure(name, grown, "<=", 1.3))
+            figures.append(Figure(name, grown, "<=", 1.2))
     return Report(
         NAME,
         f"{mib} MiB of fake streams into {file_system(options.disk_dir)}",
