@@ -131,7 +131,10 @@ def argument_parser() -> argparse.ArgumentParser:
         help="a full ring loses its oldest events (default)")  # fmt: skip
     add("--no-overwrite", dest="overwrite", action="store_const", const="no",
         help="a full ring refuses new events")  # fmt: skip
-    add("--trace-self", action="store_const", const="yes", help="record lttd's own threads, too")
+    add("--trace-self", dest="trace_self", action="store_const", const="yes",
+        help="record lttd's own threads, too (default; lttv has --hide-self)")  # fmt: skip
+    add("--no-trace-self", dest="trace_self", action="store_const", const="no",
+        help="have the kernel leave them out: all events then cost some 10 %% more")  # fmt: skip
     add("--kallsyms", action="store_const", const="yes", help="keep /proc/kallsyms in the trace")
     _add_writing(parser)
     _add_web(parser)

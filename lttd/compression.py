@@ -35,7 +35,7 @@ GIVE_UP_S: Final = 1.0
 RETRY_S: Final = 60.0
 _MOST_LINE_BYTES: Final = 1 << 24
 
-LeaveOut = Callable[[int], Awaitable[object]]
+LeaveOut = Callable[[int, str], Awaitable[object]]
 Changed = Callable[[SegmentPaths], Awaitable[object]]
 
 
@@ -53,7 +53,7 @@ class Compression:
         leave_out: LeaveOut,
         say: Say,
     ) -> None:
-        """*leave_out* excludes a process from the trace.
+        """*leave_out* excludes a process from the trace, or notes its id and name in it.
 
         Raises:
             StorageError: the trace cannot be listed.
@@ -172,7 +172,9 @@ class Compression:
             start_new_session=True,  # Ctrl-C is for lttd, which ends it
             env=kept | {"OPENBLAS_NUM_THREADS": "1"},
         )
-        await self._leave_out(self._process.pid)
+        from lttd.compressor import PROCESS_NAME  # noqa: PLC0415  (only this process needs it)
+
+        await self._leave_out(self._process.pid, PROCESS_NAME)
 
     async def _ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
         process = self._process

@@ -24,7 +24,7 @@ from lttd.files import Disk
 from lttd.flight import AlwaysRead
 from lttd.flying import Flying
 from lttd.health import Health
-from lttd.helper import lasting_thread_ids
+from lttd.helper import lasting_threads
 from lttd.housekeeping import Housekeeping
 from lttd.memory import pool_of, spare_memory
 from lttd.notify import READY, STOPPING, Heart, Notifier
@@ -236,12 +236,13 @@ class Daemon:
             raise_priority(threads, self._config.priority)
 
     def _begin_all(self, sources: Sequence[Source], number: int) -> None:
+        self._recorder.own_threads = lasting_threads()
         try:
             self._rolling.next_number = self._beginning.begin_all(sources, number)
             if self._flying is not None:
                 self._flying.begin()
             for recording in self._recordings:
-                recording.source.leave_out(lasting_thread_ids())
+                recording.source.leave_out(self._recorder.own_threads)
                 self._reader.add(recording.streams_and_lanes())
                 self._reader.open_ended |= recording.source.open_ended
                 if self._reader.paused:

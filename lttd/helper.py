@@ -17,7 +17,9 @@ import trio
 
 from lttd.start import start_thread
 
-NAME_PREFIX: Final = "lttd-"
+OWN_NAME: Final = "lttd"
+"""The name of the thread that reads."""
+NAME_PREFIX: Final = f"{OWN_NAME}-"
 _Job = Callable[[], None]
 
 
@@ -90,10 +92,15 @@ class Helpers:
         return self.sources, self.names, self.closing, self.store
 
 
-def lasting_thread_ids() -> list[int]:
-    """Return the kernel's ids of the threads that last as long as lttd: not those of trio."""
-    threads = (each for each in threading.enumerate() if _lasts(each))
-    return [each.native_id for each in threads if each.native_id is not None]
+def lasting_threads() -> dict[int, str]:
+    """Return the threads that last as long as lttd, not those of trio: names by kernel ids."""
+    threads = [each for each in threading.enumerate() if _lasts(each)]
+    main = threading.main_thread()
+    return {
+        each.native_id: OWN_NAME if each is main else each.name
+        for each in threads
+        if each.native_id is not None
+    }
 
 
 def _lasts(thread: threading.Thread) -> bool:

@@ -180,14 +180,15 @@ class Housekeeping:
             if done:
                 self._recorder.succeeded(trace)
 
-    async def leave_out(self, process: int) -> None:
-        """Exclude another process of lttd's from the trace."""
+    async def leave_out(self, process: int, name: str) -> None:
+        """Exclude another process of lttd's from the trace, or let viewers know it."""
 
-        def leave_out() -> None:
-            for recording in self._recordings:
-                recording.source.leave_out([process])
+        def note(recording: Recording) -> None:
+            recording.source.leave_out([process])
+            recording.note_own_thread(process, name)
+            tell_notes(recording.source)
 
-        await self.work(leave_out)
+        await self.for_each(note)
 
     async def work(self, do: Callable[[], object]) -> bool:
         """Call *do* in the thread for sources, and report what they noted; see work_in()."""

@@ -5,6 +5,7 @@ Rule: only this module has the keys of both files; docs/FORMAT.md describes them
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -24,6 +25,9 @@ from lttd.subbuffer import StreamId, StreamInfo
 from lttd.tracedir import MOST_FILE_NAME, SegmentPaths, file_name, segments_below
 
 FORMAT_VERSION: Final = 1
+OWN_THREADS: Final = "own_threads"
+"""The key of the source's object for Manifest.own_threads."""
+_PID: Final = "[0-9]{1,9}"
 # Reading a manifest takes 0.3 ms.
 MOST_MANIFESTS: Final = 64
 _CLOSED: Final = b'\n "state": "closed",\n'
@@ -124,6 +128,16 @@ class Manifest:
     def clock(self) -> str:
         """The name of the trace clock."""
         return str(self.source["clock"])
+
+    @property
+    def own_threads(self) -> dict[str, str]:
+        """The names of lttd's threads that may be in the data, by the kernel's ids."""
+        return dict(self.source.get(OWN_THREADS, {}))
+
+    @property
+    def own_pids(self) -> frozenset[int]:
+        """The ids of these threads."""
+        return frozenset(int(word) for word in self.own_threads if re.fullmatch(_PID, word))
 
     @property
     def source_name(self) -> str:

@@ -150,6 +150,7 @@ _MAY_SOURCE: Final[dict[str, Test]] = {
     "rolled_from": is_name,
     "rolled_at": _is_time,
     "mode": is_text,
+    "own_threads": _are(is_text),
 }
 _MAY_MACHINE: Final[dict[str, Test]] = {"byteorder": _is_order}
 

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -58,6 +58,8 @@ class Recorder:
         self.backlog_high_water_bytes = 0
         self.cached_bytes = _cached_bytes() if cached_bytes is None else cached_bytes
         """The bytes of each segment that may stay in the page cache."""
+        self.own_threads: Mapping[int, str] = {}
+        """lttd's threads, which may be in what is recorded: names by the kernel's ids."""
         self.segment_bytes: int | None = None
         """The size at which a segment is rolled; None: it has no limit."""
         self.failure: LttdError | None = None

@@ -12,7 +12,9 @@ from lttd.clock import Snapshot, take_snapshot
 from lttd.errors import LttdError, StorageError
 from lttd.files import Disk
 from lttd.lane import Lane
+from lttd.manifest import OWN_THREADS
 from lttd.open_segment import OpenSegment, SegmentContents
+from lttd.own_threads import threads_in
 from lttd.recorder import Recorder
 from lttd.roll import MOST_UNCLOSED, SegmentState
 from lttd.sources.base import (
@@ -58,7 +60,7 @@ class Recording:
     """The segment that was prepared."""
     _earlier: deque["_Part"] = field(default_factory=deque)
     """The segments before, oldest first, until they are closed."""
-    _about: dict[str, str] = field(default_factory=dict)
+    _about: dict[str, Any] = field(default_factory=dict)
     """Further keys of the source's object in the manifests."""
     _admitted_next: list[Stream] = field(default_factory=list)
     """New streams whose files could not be made yet."""
@@ -71,8 +73,10 @@ class Recording:
         Raises:
             StorageError: it cannot be written; nothing of it is left behind.
         """
+        own_threads = threads_in(source.info, disk.hold(trace), recorder.own_threads)
+        about = {OWN_THREADS: own_threads} if own_threads else {}
         contents = SegmentContents(
-            source=_told(source.info),
+            source=_told(source.info) | about,
             layout=layout,
             streams=tuple(stream.info for stream in source.streams),
             snapshot=_snapshot(source),
@@ -81,7 +85,7 @@ class Recording:
         )
         segment = recorder.open_segment(trace, number, contents)
         part = _Part(segment, source.attachments(), source.info).with_files()
-        return cls(recorder, trace, source, layout, disk, part)
+        return cls(recorder, trace, source, layout, disk, part, _about=about)
 
     @property
     def segment(self) -> OpenSegment:
@@ -249,6 +253,21 @@ class Recording:
         """
         self._about["mode"] = mode
         self.segment.manifest.source["mode"] = mode
+        self.segment.write_manifest()
+
+    def note_own_thread(self, number: int, name: str) -> None:
+        """Note in the manifests of this run that a process of lttd's may be in the data.
+
+        Raises:
+            StorageError: the manifest could not be written.
+        """
+        if OWN_THREADS not in self._about:
+            return
+        self._about[OWN_THREADS] = {**self._about[OWN_THREADS], str(number): name}
+        for part in (self._next, self.now):
+            if part is not None:
+                source = part.segment.manifest.source
+                part.segment.manifest.source = source | {OWN_THREADS: self._about[OWN_THREADS]}
         self.segment.write_manifest()
 
     def note_pause_end(self) -> None:

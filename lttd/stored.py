@@ -8,6 +8,7 @@ a sparse one has each in its slot.
 """
 
 from collections.abc import Iterator
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -68,8 +69,23 @@ class StoredStream:
         self.slot_bytes = self.info.subbuffer_bytes if manifest.layout == "sparse" else 0
         """The distance of sub-buffers in sparse data; 0: packed."""
         self.abi = abi_of(self.info, self.byteorder)
+        self.own_pids = manifest.own_pids
+        """The ids of lttd's own threads in the data."""
+        self.hides_self = False
+        """Whether viewers leave out the events of these threads."""
         self.damage: list[TraceDamagedError] = []
         """The damaged frames of compressed data that were read; their bytes are zeros."""
+
+    def without_own_threads(self) -> "StoredStream":
+        """Return the stream for viewers that leave out the events of lttd's own threads."""
+        some = copy(self)
+        some.hides_self = True
+        return some
+
+    @property
+    def hidden_pids(self) -> frozenset[int]:
+        """The ids of the threads whose events viewers leave out."""
+        return self.own_pids if self.hides_self else frozenset()
 
     @cached_property
     def paths(self) -> StreamPaths:

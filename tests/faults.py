@@ -267,8 +267,8 @@ def _mark(lttd: Launcher) -> int:
     begin = time.monotonic()
     while time.monotonic() < begin + PATIENCE_S and run.process.poll() is None:
         try:
-            pids = (run.instance / "set_event_notrace_pid").read_text()
-            if pids and (run.instance / "tracing_on").read_text() == "1\n":
+            events = (run.instance / "set_event").read_text()
+            if events and (run.instance / "tracing_on").read_text() == "1\n":
                 break
         except OSError:
             pass

@@ -132,10 +132,10 @@ class Run:
         def is_on() -> bool:
             assert self.process.poll() is None, self.stderr
             try:
-                # A new instance is on, too; lttd excludes its own threads just before it starts.
-                names = ("set_event_notrace_pid", "tracing_on")
-                pids, on = ((self.instance / name).read_text() for name in names)
-                return bool(pids) and on == "1\n"
+                # A new instance is on, too; lttd turns it off before it enables events.
+                names = ("set_event", "tracing_on")
+                events, on = ((self.instance / name).read_text() for name in names)
+                return bool(events) and on == "1\n"
             except OSError:
                 return False
 

@@ -76,7 +76,7 @@ class Watched:
         self.work._earlier = earlier
         self.work.on_changed.append(self._note)
 
-    async def _leave_out(self, pid: int) -> None:
+    async def _leave_out(self, pid: int, _: str) -> None:
         self.pids.append(pid)
 
     async def _note(self, paths: SegmentPaths) -> None:
@@ -375,7 +375,7 @@ def test_a_device_that_no_block_layer_serves_has_no_idle_class(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("_", [pytest.param("", marks=needs_kernel())])
-def test_a_recording_compresses_its_closed_segments_and_leaves_the_compressor_out(
+def test_a_recording_compresses_its_closed_segments_and_names_the_compressor_in_its_manifest(
     tmp_path: Path, _: str
 ) -> None:
     trace = tmp_path / "t"
@@ -389,8 +389,11 @@ def test_a_recording_compresses_its_closed_segments_and_leaves_the_compressor_ou
         tasks = Path(f"/proc/{run.process.pid}/task").glob("*/children")
         children = {pid for each in tasks for pid in each.read_text().split()}
         assert len(children) == 1
-        assert children < set((run.instance / "set_event_notrace_pid").read_text().split())
+        assert (run.instance / "set_event_notrace_pid").read_text() == ""
         assert run.end() == 0, run.stderr
+    (compressor,) = children
+    newest = Manifest.read(segments(trace)[-1].manifest)
+    assert newest.own_threads[compressor] == PROCESS_NAME
     report = assert_whole(trace, "--events")
     assert len(report["segments"]) > 3
     assert run.stderr.count("not compressed") == 0

@@ -184,7 +184,7 @@ def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
     assert parse_command_line(["--config", str(toml)]).sources == (SourceSpec("ltt", "/d"),)
     options = {option for action in argument_parser()._actions for option in action.option_strings}
     long_ones = {option[2:] for option in options if option.startswith("--")}
-    no_keys = {"help", "version", "config", "no-overwrite"}
+    no_keys = {"help", "version", "config", "no-overwrite", "no-trace-self"}
     assert long_ones - no_keys == {*values, "channel-root"}
 
 

@@ -406,7 +406,7 @@ def test_the_kernel_leaves_out_only_threads_that_are_lttds_now(
     lttd: Launcher, tmp_path: Path
 ) -> None:
     options = ("--events", "sched:sched_switch", "--summary", "none", "--flush-interval", "50ms")
-    words = lttd.words("-t", tmp_path / "t", *options)
+    words = lttd.words("-t", tmp_path / "t", *options, "--no-trace-self")
     words[2] = MANY_DAYS + words[2]
     run = Run(lttd, words, tmp_path)
     lttd.runs.append(run)

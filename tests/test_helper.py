@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from lttd.helper import Helper, lasting_thread_ids
+from lttd.helper import Helper, lasting_threads
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ async def test_all_jobs_run_in_one_thread_that_is_not_the_loops(helper: Helper) 
     assert len(found) == 3
     assert len(set(found)) == 1
     assert found[0] != threading.get_native_id()
-    assert found[0] in lasting_thread_ids()
+    assert found[0] in lasting_threads()
 
 
 async def test_an_error_of_a_job_reaches_who_waits_and_the_next_job_runs(helper: Helper) -> None:
@@ -56,5 +56,5 @@ async def test_a_job_is_finished_although_who_waits_is_cancelled(helper: Helper)
 
 async def test_a_thread_of_trio_does_not_last() -> None:
     worker = await trio.to_thread.run_sync(threading.get_native_id)
-    assert worker not in lasting_thread_ids()
-    assert threading.main_thread().native_id in lasting_thread_ids()
+    assert worker not in lasting_threads()
+    assert threading.main_thread().native_id in lasting_threads()

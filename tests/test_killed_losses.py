@@ -85,7 +85,7 @@ def test_a_gap_counts_the_events_that_a_killed_lttd_took_and_did_not_store(
 def test_in_a_foreign_instance_the_next_segment_has_the_gap_of_a_kill(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
-    trace, source = tmp_path / "t", ("--source", f"ftrace:{foreign.name}")
+    trace, source = tmp_path / "t", ("--source", f"ftrace:{foreign.name}", "--no-trace-self")
     (foreign / "tracing_on").write_text("1")
     mark(foreign, "somebody else's", 3)
     with (foreign / "per_cpu/cpu0/trace_pipe_raw").open("rb", buffering=0) as ring:
@@ -106,9 +106,9 @@ def test_in_a_foreign_instance_the_next_segment_has_the_gap_of_a_kill(
 def test_a_loss_that_no_gap_can_hold_is_reported_in_a_line(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
-    trace = tmp_path / "t"
+    trace, source = tmp_path / "t", ("--source", f"ftrace:{foreign.name}", "--no-trace-self")
     (foreign / "tracing_on").write_text("1")
-    with hanging(lttd, trace, "--source", f"ftrace:{foreign.name}") as run:
+    with hanging(lttd, trace, *source) as run:
         until((foreign / "set_event_notrace_pid").read_text, "it records")
         lose(lttd, trace, foreign, run)
     again = lttd.run("-t", trace, "-a", *BRIEF)

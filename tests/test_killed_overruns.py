@@ -160,7 +160,7 @@ def test_a_ring_that_refuses_events_has_the_number_of_those_that_no_gap_has(
 def test_a_foreign_ring_gets_the_losses_of_a_kill_once(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
-    trace, source = tmp_path / "t", ("--source", f"ftrace:{foreign.name}")
+    trace, source = tmp_path / "t", ("--source", f"ftrace:{foreign.name}", "--no-trace-self")
     (foreign / "buffer_size_kb").write_text("64")
     mark(foreign, "before lttd came" + TEXT[12:], MANY)
     before, read = overrun(foreign), read_events(foreign)
@@ -238,9 +238,9 @@ def test_a_window_of_mode_flight_has_its_own_losses_only(lttd: Launcher, tmp_pat
 def test_a_loss_of_a_ring_that_nobody_records_again_is_reported_in_a_line(
     lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:
-    trace = tmp_path / "t"
+    trace, source = tmp_path / "t", ("--source", f"ftrace:{foreign.name}", "--no-trace-self")
     (foreign / "buffer_size_kb").write_text("64")
-    with hanging(lttd, trace, "--source", f"ftrace:{foreign.name}") as run:
+    with hanging(lttd, trace, *source) as run:
         until((foreign / "set_event_notrace_pid").read_text, "it records")
         taken = take_some(run, foreign)
     again = lttd.run("-t", trace, "-a", *BRIEF)

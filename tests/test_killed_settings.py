@@ -44,7 +44,7 @@ def killed_on(lttd: Launcher, foreign: Path, trace: Path) -> list[str]:
     """Kill an lttd that has changed many settings of *foreign*; return its options."""
     (foreign / "buffer_percent").write_text("0")
     options = ["--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_hang,oom:*"]
-    options += ["--clock", "boot", "--no-overwrite", "--buffer-size", "256K"]
+    options += ["--clock", "boot", "--no-overwrite", "--buffer-size", "256K", "--no-trace-self"]
     run = lttd.start("-t", trace, *options)
     until(lambda: (foreign / "tracing_on").read_text() == "1\n", "it records")
     until((foreign / "set_event_notrace_pid").read_text, "it is left out")

@@ -144,7 +144,7 @@ def test_a_ring_that_refuses_events_is_drained_a_pipe_at_a_time() -> None:
 
 
 def test_a_take_ends_although_lttd_traces_itself() -> None:
-    settings = FtraceSettings(events=("raw_syscalls:*",), trace_self=True)
+    settings = FtraceSettings(events=("raw_syscalls:*",))
     with closing(open_ftrace(settings, BufferPool())) as source:
         source.leave_out([os.getpid()])
         assert (instance_of(source) / "set_event_notrace_pid").read_text() == ""
@@ -157,7 +157,7 @@ def test_a_take_ends_although_lttd_traces_itself() -> None:
 
 
 def test_excluded_threads_are_not_recorded() -> None:
-    settings = FtraceSettings(events=("raw_syscalls:sys_enter",))
+    settings = FtraceSettings(events=("raw_syscalls:sys_enter",), trace_self=False)
     with closing(open_ftrace(settings, BufferPool())) as source:
         source.leave_out([os.getpid(), threading.get_native_id()])
         source.start()
@@ -181,7 +181,7 @@ def test_a_thread_that_cannot_be_excluded_is_reported_once(
     def refuse(path: str, _: str) -> None:
         raise SourceError(f"{path}: gone")
 
-    with closing(open_ftrace(QUIET, BufferPool())) as source:
+    with closing(open_ftrace(QUIET._replace(trace_self=False), BufferPool())) as source:
         list(source.notes())
         with monkeypatch.context() as patch:
             patch.setattr("lttd.sources.ftrace.undo.write_text", refuse)

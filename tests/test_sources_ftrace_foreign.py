@@ -64,6 +64,7 @@ def test_every_change_to_a_foreign_instance_is_undone(foreign: Path) -> None:
         buffer_bytes=128 << 10,
         clock="boot",
         overwrite=False,
+        trace_self=False,
     )
     with closing(open_ftrace(settings, BufferPool())) as source:
         assert "sched:*" in source.info.settings["events"]
@@ -81,7 +82,8 @@ def test_every_change_to_a_foreign_instance_is_undone(foreign: Path) -> None:
 def test_only_requested_settings_of_a_foreign_instance_are_written(foreign: Path) -> None:
     (foreign / "set_event_notrace_pid").write_text("1")
     before = settings_of(foreign)
-    with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
+    settings = FtraceSettings(foreign.name, trace_self=False)
+    with closing(open_ftrace(settings, BufferPool())) as source:
         assert source.info.settings["events"] == ["sched:sched_switch"]
         source.leave_out([os.getpid()])
         source.start()

@@ -138,8 +138,8 @@ def _features(path: str) -> Findings:
     yield either(
         "own threads",
         Path(path, "set_event_notrace_pid").exists(),
-        "are left out of the trace",
-        "are recorded, too",
+        "can be left out of the trace by --no-trace-self",
+        "cannot be left out by --no-trace-self; lttv --hide-self can",
         "Linux 5.7 has set_event_notrace_pid",
     )
     has_snapshot = Path(path, "snapshot").exists()

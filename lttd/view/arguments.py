@@ -102,6 +102,7 @@ def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add_window(command)
     text = "file or directory to make; must not exist; for parquet also a URL that fsspec can write"
     command.add_argument("-o", "--output", metavar="OUT", required=True, help=text)
+    _add_hide_self(command)
 
 
 def _add_compress(commands: "_Commands[argparse.ArgumentParser]") -> None:
@@ -200,6 +201,12 @@ def _add_which(command: argparse.ArgumentParser) -> None:
         help="only events for which this is true, over their fields and event, system, time (ns),"
         " cpu, pid: 'prev_pid == 42 and next_comm == \"sshd\"'",
     )
+    _add_hide_self(command)
+
+
+def _add_hide_self(command: argparse.ArgumentParser) -> None:
+    text = "leave out the events of lttd's own threads"
+    command.add_argument("--hide-self", action="store_true", help=text)
 
 
 def _add_choice(command: argparse.ArgumentParser) -> None:

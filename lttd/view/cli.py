@@ -123,6 +123,12 @@ def _with_what_stays(trace: "Trace", make: Callable[[], _Made]) -> _Made:
                 _say(note, Level.NOTICE)
 
 
+def _chosen(path: Path, options: argparse.Namespace) -> "Trace":
+    """Open a trace, without lttd's own threads if the user wants it so."""
+    trace = _opened(path)
+    return trace.without_own_threads() if options.hide_self else trace
+
+
 def _info(options: argparse.Namespace) -> int:
     from lttd.view.commands.info import dump, info_json, info_text  # noqa: PLC0415
 
@@ -135,7 +141,7 @@ def _text(options: argparse.Namespace) -> int:
     from lttd.view.commands.text import show_text  # noqa: PLC0415
     from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
-    traces = [_opened(path) for path in (options.trace, *options.more)]
+    traces = [_chosen(path, options) for path in (options.trace, *options.more)]
     window = window_of_options(traces[0], options.begin, options.end, options.trigger)
     return show_text(traces, window, _show_of(options))
 
@@ -162,6 +168,7 @@ def _show_of(options: argparse.Namespace) -> "Show":
         json=options.json,
         most=getattr(options, "n", None),
         jobs=getattr(options, "jobs", None),
+        hide_self=options.hide_self,
     )
 
 
@@ -220,7 +227,7 @@ def _export(options: argparse.Namespace) -> int:
     from lttd.view.export import export  # noqa: PLC0415
     from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
-    trace = _opened(options.trace)
+    trace = _chosen(options.trace, options)
     window = window_of_options(trace, options.begin, options.end, options.trigger)
     lines = _with_what_stays(trace, lambda: export(trace, window, options.to, options.output))
     for line in lines:
@@ -233,7 +240,7 @@ def _plot(options: argparse.Namespace) -> int:
     from lttd.view.filters import Filter  # noqa: PLC0415
     from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
-    trace = _opened(options.trace)
+    trace = _chosen(options.trace, options)
     window = window_of_options(trace, options.begin, options.end, options.trigger)
     chosen = Filter(options.cpu, options.event, options.where)
     lines = _with_what_stays(trace, lambda: plot(trace, window, chosen, options.output))

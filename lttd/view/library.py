@@ -272,11 +272,14 @@ def _moment(when: When, trace: Trace) -> Moment | None:
     return Moment(when, wall=False) if isinstance(when, int) else when
 
 
-def open_trace(path: str | os.PathLike[str]) -> OpenedTrace:
+def open_trace(path: str | os.PathLike[str], *, hide_self: bool = False) -> OpenedTrace:
     """Open the trace at *path*; this is ``lttd.open``.
+
+    *hide_self* leaves out the events of lttd's own threads.
 
     Raises:
         NotATraceError: *path* holds no trace.
         TraceDamagedError: a manifest cannot be read.
     """
-    return OpenedTrace(path)
+    trace = OpenedTrace(path)
+    return trace.without_own_threads() if hide_self else trace

@@ -107,7 +107,7 @@ class PieceDecoder(Generic[TypesT]):
         loaded = load(piece, self.notes)
         columns, stream = self.columns(piece, loaded, sources)
         losses = losses_of(piece)
-        return EventBatch(
+        batch = EventBatch(
             loaded.data,
             self.types.all,
             **columns._asdict(),
@@ -118,12 +118,32 @@ class PieceDecoder(Generic[TypesT]):
             find=lambda name: self.types.find(name, sources),
             stream=stream,
         )
+        hidden = hidden_events(batch.pid, batch.at, loaded.members)
+        return batch if hidden is None else batch.select(~hidden)
 
     def columns(
         self, piece: Piece, loaded: Loaded, sources: Sequence[WindowStream]
     ) -> tuple[Columns, I32 | None]:
         """Return the events, and for each the number of its source; None if nobody needs it."""
         raise NotImplementedError
+
+
+def hidden_events(pid: I32, at: I64, members: Sequence[Member]) -> Mask | None:
+    """Return a mask of the events of threads that their streams hide; None: there are none."""
+    pids_of = [each.source.stream.hidden_pids for each in members]
+    every = dict.fromkeys(pids_of)
+    if not any(every) or not len(pid):
+        return None
+    hidden = np.zeros(len(pid), np.bool_)
+    if len(every) == 1:
+        hidden = np.isin(pid, list(pids_of[0]))
+    else:  # an id is of lttd in some segments only
+        begins = [int(part.entries["offset_bytes"][0]) - base for part, base in members]
+        member = np.searchsorted(begins, at, "right") - 1
+        for pids in every:
+            of_these = np.array([each == pids for each in pids_of])
+            hidden |= of_these[member] & np.isin(pid, list(pids))
+    return hidden if hidden.any() else None
 
 
 def load(piece: Piece, notes: WindowNotes) -> Loaded:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 from lttd.clock import Conversion
 from lttd.empty_segment import holds_nothing
@@ -52,6 +53,12 @@ class Segment:
         some = copy(self)
         vars(some).pop("span", None)
         some.streams = [stream for stream in self.streams if stream.info.abi in abis]
+        return some
+
+    def without_own_threads(self) -> "Segment":
+        """Return the segment for viewers that leave out the events of lttd's own threads."""
+        some = copy(self)
+        some.streams = [stream.without_own_threads() for stream in self.streams]
         return some
 
     @cached_property
@@ -98,6 +105,8 @@ class Trace:
             TraceDamagedError: no manifest can be read.
         """
         self.path = Path(path)
+        self.hides_self = False
+        """Whether viewers leave out the events of lttd's own threads."""
         found = segments(self.path)
         self._left_out: set[int] = set()
         self.segments: list[Segment] = []
@@ -123,6 +132,13 @@ class Trace:
         vars(some).update(removed=self.removed)  # what is left out here is not missing
         of_abis = (segment.only(abis) for segment in self.segments)
         some.segments = [segment for segment in of_abis if segment.streams]
+        return some
+
+    def without_own_threads(self) -> Self:
+        """Return the trace for viewers that leave out the events of lttd's own threads."""
+        some = copy(self)
+        some.segments = [segment.without_own_threads() for segment in self.segments]
+        some.hides_self = True
         return some
 
     def _open(self, paths: SegmentPaths) -> None:

@@ -48,9 +48,9 @@ begin_recording() {  # OPTION...: $pid is lttd's, $instance its own
     pid=$!
     instance=$TRACING/instances/lttd-$pid
     for _ in $(seq 1200); do
-        # A new instance is on, too; lttd leaves its own threads out just before it starts.
+        # A new instance is on, too; lttd turns it off before it enables events.
         [ "$(cat "$instance/tracing_on" 2> /dev/null)" = 1 ] &&
-            [ -n "$(cat "$instance/set_event_notrace_pid")" ] && return
+            [ -n "$(cat "$instance/set_event")" ] && return
         kill -0 $pid 2> /dev/null || break
         sleep 0.1
     done

@@ -60,7 +60,8 @@ class FtraceSettings(NamedTuple):
     subbuffer_bytes: int | None = None
     clock: str | None = None
     overwrite: bool | None = None
-    trace_self: bool = False
+    trace_self: bool | None = None
+    """False: the kernel leaves lttd's threads out, which makes each event of all others dearer."""
     kallsyms: bool = False
 
 

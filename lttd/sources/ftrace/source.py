@@ -151,7 +151,7 @@ class FtraceSource:
         self._instance = instance
         self._settings = settings
         self._previous_run = previous_run
-        self._leaves_out = instance.own and not previous_run and not settings.trace_self
+        self._leaves_out = instance.own and not previous_run
         self._left_out: set[int] = set()
         self._marks = ProgressMarks()
         self._is_marked_idle = False
@@ -194,7 +194,11 @@ class FtraceSource:
         return ()
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
-        """Exclude these threads from the trace, unless the user wants them or others use the list.
+        """Exclude these threads from the trace if the user asks for it and nobody uses the list.
+
+        The kernel's list makes each event of every task some 10 % dearer, and while it is cleared
+        the kernel may lose events of others (docs/ARCHITECTURE.md).  So it is set from the start,
+        or never.
 
         If that fails during recording (tracefs was unmounted, say), they are recorded, too.
         """
@@ -208,14 +212,16 @@ class FtraceSource:
         self._left_out |= new
 
     def _leave_out(self, new: Set[int]) -> None:
-        if self._previous_run or self._settings.trace_self:
+        if self._previous_run:
             return
         if not kernel_knows_our_pids():
             self._note_once(
                 "lttd runs in a pid namespace, whose process ids the kernel's trace does not know:"
-                " its own threads are recorded, too, and names of tasks come from saved_cmdlines"
-                " alone; run lttd in the initial pid namespace for both"
+                " nothing can leave its own threads out, and names of tasks come from"
+                " saved_cmdlines alone; run lttd in the initial pid namespace for both"
             )
+            return
+        if self._settings.trace_self is not False:
             return
         if not self._leaves_out:
             if read_text(self._instance.file(PIDS_FILE)):

@@ -200,6 +200,7 @@ class _Merger:
 
     def __init__(self, show: Show, notes: WindowNotes) -> None:
         self._show = show
+        self.hides_self = show.hide_self
         self.notes = notes
         self._merged: dict[tuple[str, str, str | None], _Merged] = {}
 
@@ -252,6 +253,8 @@ class _Followed:
         self.closed = True
 
     def _take(self, segment: Segment, *, skip: bool) -> None:
+        if self._merger.hides_self:
+            segment = segment.without_own_threads()
         if self._merged is not None:
             for stream in segment.streams:
                 if stream.name not in self._seen:
@@ -332,7 +335,9 @@ class _Recorders:
 
 def _again(stream: StoredStream) -> StoredStream:
     manifest = Manifest.read(stream.segment.place(stream.segment.manifest))
-    return StoredStream(stream.segment, manifest, stream.record)
+    again = StoredStream(stream.segment, manifest, stream.record)
+    again.hides_self = stream.hides_self
+    return again
 
 
 def _entries(stream: StoredStream) -> int:

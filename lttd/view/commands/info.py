@@ -50,6 +50,9 @@ def info_text(trace: Trace) -> str:
         ("source", f"{spec}, clock {last.clock}, {last.layout}"),
         made_on(last),
     ]
+    if last.own_threads:
+        words = "of lttd's own are recorded, too; --hide-self leaves them out"
+        lines.append(("threads", f"{len(last.own_threads)} {words}"))
     if last.source.get("mode"):
         lines.append(("mode", f"{last.source['mode']}: the windows of triggers only"))
     lines += [("reloaded", each) for each in reloads(trace)]

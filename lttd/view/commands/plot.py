@@ -59,6 +59,8 @@ def head_of(trace: Trace, rates: Rates, chosen: Filter) -> Head:
     if rates.events:
         told.append(f"{short(rates.events * 1e9 / length_ns)} events/s on average")
     told.append(f"slices of {duration(rates.slice_ns)}")
+    if trace.hides_self:
+        told.append("without lttd's own threads")
     if chosen:
         only = f"only {chosen}"
         told.append(only if len(only) <= ONLY_CHARS else f"{only[: ONLY_CHARS - 1]}…")

@@ -43,6 +43,8 @@ class Show:
     json: bool = False
     most: int | None = None
     jobs: int | None = None
+    hide_self: bool = False
+    """For follow: leave out lttd's own threads in the segments that it opens."""
 
 
 def maker(group: ClockGroup, segments: Sequence[Segment], show: Show, notes: TakesNotes) -> Lines:

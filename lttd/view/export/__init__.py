@@ -28,16 +28,28 @@ class Format(NamedTuple):
     help: str
     leaves_out: bool = False
     """Whether streams of other ABIs are left out with a note; otherwise the export is refused."""
+    hides_self: bool = False
+    """Whether it can leave out single events; other formats hold whole sub-buffers."""
 
 
 FORMATS: Final = {
     "trace.dat": Format("lttd.view.export.tracedat", {"ftrace"}, "trace-cmd, KernelShark"),
-    "ctf": Format("lttd.view.export.ctf", {"ftrace"}, "babeltrace2, Trace Compass"),
+    "ctf": Format(
+        "lttd.view.export.ctf", {"ftrace"}, "babeltrace2, Trace Compass", hides_self=True
+    ),
     "parquet": Format(
-        "lttd.view.export.parquet", FAMILIES.keys(), "DuckDB, Spark, Polars", leaves_out=True
+        "lttd.view.export.parquet",
+        FAMILIES.keys(),
+        "DuckDB, Spark, Polars",
+        leaves_out=True,
+        hides_self=True,
     ),
     "perfetto": Format(
-        "lttd.view.export.perfetto", {"ftrace"}, "text for ui.perfetto.dev", leaves_out=True
+        "lttd.view.export.perfetto",
+        {"ftrace"},
+        "text for ui.perfetto.dev",
+        leaves_out=True,
+        hides_self=True,
     ),
     "blktrace": Format("lttd.view.export.blktrace", {"blktrace"}, "blkparse, btt"),
     "ltt": Format("lttd.view.export.ltt", {"ltt"}, "LTTV, and others of LTTng 0.x"),
@@ -86,6 +98,9 @@ def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[s
         exporter = cast("Exporter", import_module(FORMATS[to].module))
     except ImportError as error:
         raise UsageError(f"{to} needs {error.name}: pip install 'lttd[{to}]'") from None
+    if trace.hides_self and not FORMATS[to].hides_self:
+        others = ", ".join(name for name, each in FORMATS.items() if each.hides_self)
+        raise UsageError(f"--to {to} holds whole sub-buffers; formats for --hide-self: {others}")
     fitting, left_out = _fitting(trace, window, to)
     if "://" in str(out):
         if not hasattr(exporter, "export_url"):

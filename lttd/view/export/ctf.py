@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from lttd.abi import ftrace_events
 from lttd.abi.ftrace import PageLayout, layout_of
+from lttd.abi.gather import gather
 from lttd.blocks import Block
 from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk
@@ -34,6 +36,8 @@ from lttd.view.trace import Segment, Trace
 from lttd.writefile import File
 
 _MAGIC: Final = 0xC1FC1FC1
+# Where the pid is in an event's own bytes: after type, flags and preempt count.
+_PID_AT: Final = 4
 _NOTHING: Final[U8] = np.empty(0, np.uint8)
 
 
@@ -129,6 +133,7 @@ class _Stream:
         """Yield the events of a block that are in the window, and the row of each."""
         for one in block.left_out:
             self._damaged(f"{one}; left out")
+        hidden = list(self._part.stream.hidden_pids)
         offset = block.headers.offset_bytes
         ends = offset + block.headers.content_bytes
         for some in ftrace_events.walk(block.data, offset, ends, self._layout):
@@ -137,10 +142,15 @@ class _Stream:
                 self._damaged(f"{place}: {damage.reason}; the rest of it is left out")
             kept = some.payload_bytes >= COMMON_BYTES
             kept &= (some.time >= np.uint64(bounds[0])) & (some.time <= np.uint64(bounds[1]))
+            if hidden:
+                kept[kept] = ~np.isin(self._pids(block.data, some.payload_at[kept]), hidden)
             size = some.payload_bytes[kept].astype(np.int64)
             events = Events(some.time[kept], some.payload_at[kept], size)
             yield events, block.rows[some.row[kept]]
         self._tally.subbuffers += len(block.rows) + len(block.left_out)
+
+    def _pids(self, data: memoryview, at: I64) -> npt.NDArray[np.int32]:
+        return gather(data, at + _PID_AT, np.dtype(f"{self._layout.byteorder}i4")).astype(np.int32)
 
     def _damaged(self, note: str) -> None:
         self._tally.losses_unknown += 1
