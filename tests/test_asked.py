@@ -138,3 +138,16 @@ def test_a_question_counts_only_the_sub_buffers_that_it_needs(long: SegmentPaths
 
     assert shares("opened") == [0, 2 / PAGES]
     assert shares("tick") == shares() == [1, 1]
+
+
+def test_the_library_tells_which_sub_buffers_may_hold_an_event(long: SegmentPaths) -> None:
+    def told(begin: int | None = None, **question: list[str] | str) -> list[tuple[list[int], bool]]:
+        found = lttd.open(long.directory.parent).window(begin, **question).subbuffers()  # type: ignore[arg-type]
+        return [(part.numbers.tolist(), part.by_table) for part in found]
+
+    assert told(events=["opened"]) == [([], True), ([EARLY, LATE], True)]
+    assert told(1000 * LATE, events=["opened"]) == [([], True), ([LATE], True)]
+    assert told(where="next_pid == 5") == told(events=["opened"])
+    assert told() == [(list(range(PAGES)), False)] * 2
+    long.occurrences.unlink()
+    assert told(events=["opened"]) == told()

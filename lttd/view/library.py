@@ -14,7 +14,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from lttd.abi.table import ABIS
 from lttd.stored import StoredStream
@@ -31,6 +34,7 @@ from lttd.view.window import PIECE_BYTES, Piece, WindowStream, pieces
 if TYPE_CHECKING:
     from lttd.view.family import Contexts
 
+I64 = npt.NDArray[np.int64]
 When = int | str | Moment | None
 """A time in trace-clock units, or text in the form of ``--begin`` and ``--end``."""
 
@@ -67,6 +71,18 @@ class Event:
         return f"<{self.time} cpu {self.cpu} pid {self.pid} {self.name} {self.fields}>"
 
 
+class Subbuffers(NamedTuple):
+    """The sub-buffers of one stream that may hold an event of a window."""
+
+    segment: str
+    stream: str
+    cpu: int
+    numbers: I64
+    """The numbers of their entries in the stream's index."""
+    by_table: bool
+    """False: no occurrence table tells which ones may, so they are all that the window touches."""
+
+
 class EventWindow:
     """A window of some traces; iterate over it to get batches."""
 
@@ -84,6 +100,11 @@ class EventWindow:
         for group in self.clocks():
             for piece in group.pieces():
                 yield group.batch(piece)
+
+    def subbuffers(self) -> Iterator[Subbuffers]:
+        """Yield the sub-buffers of each stream that may hold a selected event; read no data."""
+        for group in self.clocks():
+            yield from map(group.subbuffers, group.touching)
 
     def clocks(self) -> list["ClockGroup"]:
         """Return groups of segments that can be merged: of one ABI and one clock."""
@@ -214,6 +235,19 @@ class ClockGroup:
         """Return which share of a stream's sub-buffers has to be decoded, by its table."""
         numbers = self._skipping.numbers(source) if self._skipping else None
         return 1.0 if numbers is None else len(numbers) / max(len(source.index), 1)
+
+    def subbuffers(self, source: WindowStream) -> Subbuffers:
+        """Return the sub-buffers of a stream that may hold a selected event of the window."""
+        first = source.index.first_at_or_after(self.begin)
+        behind = source.index.first_beginning_after(self.end)
+        known = self._skipping.numbers(source) if self._skipping else None
+        if known is None:
+            numbers = np.arange(first, behind)
+        else:
+            numbers = known[(known >= first) & (known < behind)]
+        stream = source.stream
+        segment = stream.segment.directory.name
+        return Subbuffers(segment, stream.name, source.cpu, numbers, known is not None)
 
     def batch(self, piece: Piece) -> EventBatch:
         """Decode a piece, and keep the selected events."""
