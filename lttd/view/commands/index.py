@@ -5,6 +5,7 @@ from typing import Final
 
 from lttd.errors import LttdError
 from lttd.files import Disk
+from lttd.malloc import keep_freed_memory
 from lttd.manifest import Manifest
 from lttd.occurrence_maker import Made, note_occurrences
 from lttd.stats import counted
@@ -16,6 +17,7 @@ MOST_LINES: Final = 8
 
 def index_all(trace: Path) -> int:
     """Make the tables that are missing; return an exit status."""
+    keep_freed_memory()
     made: list[Made] = []
     failed, opened, disk = 0, 0, Disk()
     found = segments(trace)
