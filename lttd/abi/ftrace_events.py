@@ -17,7 +17,8 @@ not fit; the records before it count, and other sub-buffers are not affected.
 Invariant: a record is at least a word, so a sub-buffer takes at most content / 4 steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+_LONGEST_SHORT: Final = 28
 PADDING: Final = 29
 TIME_EXTEND: Final = 30
 TIME_STAMP: Final = 31
@@ -104,10 +106,11 @@ class _Lockstep:
         self._buffer = buffer
         self._layout = layout
         self._keep = keep
-        self.row_events = np.zeros(len(offsets), np.int64)
+        self._runs: list[_Run] = []
+        self._kept: list[tuple[U64, I64, U32]] = []
+        """The events of each step: times, offsets of payloads, and their sizes."""
         self.row_end = np.zeros(len(offsets), np.uint64)
         self.damage: list[Damage] = []
-        self._kept: list[tuple[U64, I64, U32, I64, I64]] = []
         starts = offsets + layout.header_bytes
         shifts = offsets & 3
         for shift in np.flatnonzero(np.bincount(shifts)).tolist():  # np.unique would load numpy.ma
@@ -121,26 +124,25 @@ class _Lockstep:
         at, end = (starts - shift) >> 2, (ends - shift) >> 2
         self.row_end[rows] = time = _page_times(self._buffer, starts, self._layout)
         self._note(rows, end, (ends - shift) & 3 != 0, shift, "content ends inside a word")
-        going = at < end
-        at, end, time, rows = at[going], end[going], time[going], rows[going]
-        while len(rows):
+        going: Mask | None = at < end
+        while True:
+            if going is not None:
+                gone = ~going
+                self.row_end[rows[gone]] = time[gone]
+                at, end, time, rows = at[going], end[going], time[going], rows[going]
+                if not len(rows):
+                    return
             step = _short_step(words, at, end, time, order) or _any_step(
                 words, at, end, time, order
             )
             for wrong, reason in step.wrong:
                 self._note(rows, at, wrong, shift, reason)
             self._emit(rows, at, step, shift)
-            if step.moves is None:
-                self.row_end[rows] = time = step.time
-            else:
-                self.row_end[rows[step.moves]] = step.time[step.moves]
-                time = step.time
-            at = at + step.words
-            going = at < end
-            if step.moves is not None:
-                going &= step.moves
-            if not going.all():
-                at, end, time, rows = at[going], end[going], time[going], rows[going]
+            at, time, going = at + step.words, step.time, step.moves
+            if going is not None:
+                going &= at < end
+            elif step.last:
+                going = at < end
 
     def _note(self, rows: I64, at: I64, wrong: Mask, shift: int, reason: str) -> None:
         self.damage += [
@@ -149,38 +151,66 @@ class _Lockstep:
         ]
 
     def _emit(self, rows: I64, at: I64, step: "_Step", shift: int) -> None:
-        time, payload, length = step.time, (at + step.skip_words) * 4 + shift, step.payload_bytes
+        data: slice | Mask = slice(None)
         if step.data is not None:
-            rows, time = rows[step.data], time[step.data]
-            payload, length = payload[step.data], length[step.data]
+            data, rows = step.data, rows[step.data]
+        if self._runs and self._runs[-1].rows is rows:
+            self._runs[-1].steps += 1
+        else:
+            self._runs.append(_Run(rows))
         if self._keep:
-            self._kept.append((time, payload, length, rows, self.row_events[rows]))
-        self.row_events[rows] += 1
+            payload = (at + step.skip_words) * 4 + shift
+            self._kept.append((step.time[data], payload[data], step.payload_bytes[data]))
 
     def result(self, first_row: int) -> Walked:
         """Return the events in stream order, by their rows and their numbers in the row."""
-        base = np.cumsum(self.row_events) - self.row_events
-        total = int(self.row_events.sum()) if self._keep else 0
-        time, payload = np.empty(total, np.uint64), np.empty(total, np.int64)
-        length = np.empty(total, np.uint32)
-        while self._kept:
-            times, payloads, lengths, rows, numbers = self._kept.pop()
-            to = base[rows] + numbers
-            time[to], payload[to], length[to] = times, payloads, lengths
-        row = np.arange(first_row, first_row + len(base))
+        row_events = np.zeros(len(self.row_end), np.int64)
+        for run in self._runs:
+            row_events[run.rows] += run.steps
+        row = np.arange(first_row, first_row + len(row_events))
+        times, payloads, lengths = (np.empty(0, dtype) for dtype in ("u8", "i8", "u4"))
+        if self._kept:
+            order = _stream_order(self._runs, row_events)
+            times, payloads, lengths = (
+                np.concatenate(column).take(order) for column in zip(*self._kept, strict=True)
+            )
+            self._kept.clear()
         # A row may have two notes: one for its odd end, and one for damage before it.
         where = {d.row: d for d in sorted(self.damage, key=lambda d: -d.offset_bytes)}
         damage = [where[r]._replace(row=r + first_row) for r in sorted(where)]
         return Walked(
             first_row,
-            time,
-            payload,
-            length,
-            np.repeat(row, self.row_events) if self._keep else row[:0],
-            self.row_events,
+            times,
+            payloads,
+            lengths,
+            np.repeat(row, row_events) if self._keep else row[:0],
+            row_events,
             self.row_end,
             damage,
         )
+
+
+@dataclass(slots=True)
+class _Run:
+    """Consecutive steps in which the same rows had an event."""
+
+    rows: I64
+    steps: int = 1
+
+
+def _stream_order(runs: Sequence[_Run], row_events: I64) -> I64:
+    """Return for each event, in stream order, its number in the order of the steps."""
+    order = np.empty(int(row_events.sum()), np.int64)
+    to = np.cumsum(row_events) - row_events
+    done = 0
+    for rows, steps in ((run.rows, run.steps) for run in runs):
+        step = np.arange(steps)
+        order[to[rows][:, np.newaxis] + step] = np.arange(done, done + len(rows))[:, np.newaxis] + (
+            step * len(rows)
+        )
+        to[rows] += steps
+        done += steps * len(rows)
+    return order
 
 
 class _Step(NamedTuple):
@@ -195,7 +225,9 @@ class _Step(NamedTuple):
     data: Mask | None
     """The rows whose record is an event; None: all."""
     moves: Mask | None
-    """The rows that continue; None: all."""
+    """The rows that continue unless their content ends; None: all."""
+    last: bool
+    """Whether the content of a row ends here."""
     wrong: list[tuple[Mask, str]]
 
 
@@ -209,13 +241,14 @@ def _split(head: U32, order: str) -> tuple[U32, U64]:
 
 def _short_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step | None:
     """Handle the common case: every row has a short data record that fits."""
-    type_len, delta = _split(words[at], order)
-    if not ((type_len - np.uint32(1)) < np.uint32(28)).all():
+    type_len, delta = _split(words.take(at), order)
+    if int((type_len - np.uint32(1)).max()) >= _LONGEST_SHORT:
         return None
     size = type_len.astype(np.int64) + 1
-    if (at + size > end).any():
+    least = int((end - at - size).min())
+    if least < 0:
         return None
-    return _Step(time + delta, size, 1, type_len << np.uint32(2), None, None, [])
+    return _Step(time + delta, size, 1, type_len << np.uint32(2), None, None, least == 0, [])
 
 
 def _any_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step:
@@ -249,6 +282,7 @@ def _any_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step:
         length.astype(np.uint32),
         moves & (type_len < PADDING),
         moves,
+        True,
         [
             (cut, "record is cut off"),
             (no_length, "record states no length"),

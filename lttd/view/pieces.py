@@ -210,7 +210,9 @@ def within(piece: Piece, key: U64) -> Mask:
 def joined(found: Sequence[Sequence[Any]], dtypes: Iterable[str]) -> Iterator[npt.NDArray[Any]]:
     """Yield the joined columns of all *found*; if there are none, empty ones of *dtypes*."""
     for number, dtype in enumerate(dtypes):
-        yield np.concatenate([one[number] for one in found]) if found else np.empty(0, dtype)
+        columns = [one[number] for one in found]
+        # Most pieces have one part, which needs no copy.
+        yield columns[0] if len(columns) == 1 else np.concatenate([np.empty(0, dtype), *columns])
 
 
 def losses_of(piece: Piece) -> list[Loss]:
