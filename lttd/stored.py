@@ -151,7 +151,7 @@ class StoredStream:
         Raises:
             TraceDamagedError: it is absent, not an index, or too large for the data.
         """
-        return self._opened_index()
+        return self.opened_index()
 
     def ends(self) -> tuple[int, int] | None:
         """Return when the first sub-buffer begins and the last one ends; None: there is none.
@@ -161,12 +161,17 @@ class StoredStream:
         Raises:
             TraceDamagedError: see index.
         """
-        index = self.__dict__.get("index") or self._opened_index()
+        index = self.__dict__.get("index") or self.opened_index()
         if not len(index):
             return None
         return int(index[0]["begin"]), int(index[-1]["end"])
 
-    def _opened_index(self) -> SeekIndex:
+    def opened_index(self) -> SeekIndex:
+        """Open the index, which stays open as long as the caller has it.
+
+        Raises:
+            TraceDamagedError: see index.
+        """
         file = self.index_file()
         if file is None:
             reason = "no index; lttv check --repair makes it again"

@@ -219,13 +219,14 @@ class ClockGroup:
         """
         if not self.sources:
             return
+        touching = self.touching  # first: what they have open is kept
         behind = [one.losses_after_rows(self.begin, self.end) for one in self.sources]
         rest = sorted(chain(*behind), key=lambda loss: loss.time)
         span = self.begin, self.end, self._piece_bytes
         if self._skipping is None:
-            yield from pieces(self.touching, rest, *span)
+            yield from pieces(touching, rest, *span)
         else:
-            yield from pieces_asked(self.touching, rest, *span, self._skipping)
+            yield from pieces_asked(touching, rest, *span, self._skipping)
 
     @cached_property
     def _skipping(self) -> Skipping | None:

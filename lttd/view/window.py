@@ -10,6 +10,7 @@ Invariant: spans adjoin, none is empty, and each event of the window is in exact
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
@@ -79,15 +80,38 @@ class WindowStream:
             self._notes.add(f"{error}; read from end to end instead")
             return KnownIndex(self.stream.derived_entries())
 
+    def glance(self) -> SeekIndex | KnownIndex:
+        """Return the index, which stays open only while it is used.
+
+        A process has few descriptors, and most streams of a trace of many segments are beside a
+        window.
+        """
+        if not self._is_open:
+            with suppress(TraceDamagedError, OSError):
+                return self.stream.opened_index()
+        return self.index
+
+    @property
+    def _is_open(self) -> bool:
+        return "index" in vars(self) or "index" in vars(self.stream)
+
     def touches(self, begin: int, end: int) -> bool:
-        """Tell whether a sub-buffer may have events in [*begin*, *end*]."""
-        at = self.index.first_at_or_after(begin)
-        found = self.index.entries(at, at + 1)
-        return len(found) > 0 and int(found["begin"][0]) <= end
+        """Tell whether a sub-buffer may have events in [*begin*, *end*]; keep the index then."""
+        index = self.glance()
+        at = index.first_at_or_after(begin)
+        found = index.entries(at, at + 1)
+        if not len(found) or int(found["begin"][0]) > end:
+            return False
+        if isinstance(index, SeekIndex):
+            self.stream.index = index
+        return True
 
     @cached_property
     def losses(self) -> Losses:
         """The known losses of the stream."""
+        return self._opened_losses()
+
+    def _opened_losses(self) -> Losses:
         return Losses(self.stream.segment.place(self.stream.paths.gaps), self._notes)
 
     def losses_after_rows(self, begin: int, end: int) -> list[Loss]:
@@ -95,13 +119,15 @@ class WindowStream:
 
         A loss that may also have happened after *end* has the time *end*.
         """
-        if not len(self.losses):
+        losses = self.losses if self._is_open else self._opened_losses()
+        if not len(losses):
             return []
-        row = self.index.first_beginning_after(end)
-        earlier, later = self.index.entries(max(row - 1, 0), row), self.index.entries(row, row + 1)
+        index = self.glance()
+        row = index.first_beginning_after(end)
+        earlier, later = index.entries(max(row - 1, 0), row), index.entries(row, row + 1)
         earlier_end = max((_known_end(entry) for entry in earlier), default=-1)
         later_begin = int(later["begin"][0]) if len(later) else None
-        found = self.losses.between(row, earlier_end, later_begin, self.stream.info.id)
+        found = losses.between(row, earlier_end, later_begin, self.stream.info.id)
         return [
             loss._replace(time=min(loss.time, end))
             for since, loss in found
@@ -119,8 +145,9 @@ def extent(sources: Sequence[WindowStream]) -> tuple[int, int] | None:
     """Return begin and end of the data of some streams, also of those without an index."""
     begins, ends = [], []
     for source in sources:
-        if count := len(source.index):
-            first, last = source.index.entries(0, 1)[0], source.index.entries(count - 1, count)[0]
+        index = source.glance()
+        if count := len(index):
+            first, last = index.entries(0, 1)[0], index.entries(count - 1, count)[0]
             begins.append(int(first["begin"]))
             ends.append(_known_end(last))
     return (min(begins), max(*begins, *ends)) if begins else None
