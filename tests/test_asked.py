@@ -140,6 +140,49 @@ def test_a_question_counts_only_the_sub_buffers_that_it_needs(long: SegmentPaths
     assert shares("tick") == shares() == [1, 1]
 
 
+def another(first: SegmentPaths, number: int, begin: int, *, closed: bool = True) -> SegmentPaths:
+    """Add a segment to the trace, in which ``opened`` has the id of ``tick``, and the reverse."""
+    made = Traced(first.directory.parent, number=number, cpus=1)
+    for path, ours, other in (("clock/tick", 1, 2), ("files/opened", 2, 1)):
+        file = made.tracefs / "events" / path / "format"
+        file.write_bytes(file.read_bytes().replace(b"ID: %d" % ours, b"ID: %d" % other))
+    for at in range(500):
+        event = tick(at, pid=9) if at != 250 else opened(f"/{number}", number, pid=5)
+        swapped = bytes([3 - event[0]]) + event[1:]
+        made.append([pages_of(begin + 1000 * at, [swapped])])
+    if closed:
+        made.finish()
+    return segment_at(made.paths.directory)
+
+
+def test_segments_with_other_ids_and_without_a_table_answer_too(
+    long: SegmentPaths, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    second = another(long, 2, 1000 * PAGES)
+    another(long, 3, 1000 * PAGES + 600_000)
+    another(long, 4, 1000 * PAGES + 1_200_000, closed=False)
+    note_occurrences(second, Disk())
+    with_tables = asked(long, capfdbinary, "--event", "opened")
+    for one in (long, second):
+        one.occurrences.unlink()
+    assert asked(long, capfdbinary, "--event", "opened") == with_tables
+    found = [line for line in with_tables[1].splitlines() if b" opened: " in line]
+    assert [line.split(b"path=")[1].split()[0] for line in found] == [
+        b"/early", b"/late", b"/2", b"/3", b"/4",
+    ]  # fmt: skip
+
+
+def test_a_picture_of_a_question_is_the_same_with_the_table(
+    long: SegmentPaths, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    trace = long.directory.parent
+    for name in ("with.svg", "without.svg"):
+        words = ("--event", "opened", "--event", "sched_*", "-o", tmp_path / name)
+        assert run(capfdbinary, "plot", trace, *words)[0] == 0
+        long.occurrences.unlink(missing_ok=True)
+    assert (tmp_path / "with.svg").read_bytes() == (tmp_path / "without.svg").read_bytes()
+
+
 def test_the_library_tells_which_sub_buffers_may_hold_an_event(long: SegmentPaths) -> None:
     def told(begin: int | None = None, **question: list[str] | str) -> list[tuple[list[int], bool]]:
         found = lttd.open(long.directory.parent).window(begin, **question).subbuffers()  # type: ignore[arg-type]

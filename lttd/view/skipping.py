@@ -7,7 +7,6 @@ chunks of each sub-buffer that is decoded.  Where one differs there is a note, a
 the stream is decoded as if there were no table.
 """
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,12 +16,13 @@ from lttd.errors import TraceDamagedError
 from lttd.index import Entries, SeekIndex
 from lttd.occurrences import CHUNK_ENTRIES, DAMAGED, OccurrenceFile, Occurrences
 from lttd.view.filters import Filter
-from lttd.view.formats import EventName, EventType, Formats
+from lttd.view.formats import EventType, Formats
 from lttd.view.notes import TakesNotes
 from lttd.view.possible import can_be_wanted
 from lttd.view.window import WindowStream
 
 if TYPE_CHECKING:
+    from lttd.abi.ftrace_format import Format
     from lttd.view.family import Family
 
 I64 = npt.NDArray[np.int64]
@@ -49,6 +49,8 @@ class Skipping:
         self.distrusted = 0
         """The number of tables that turned out to be of other data when they were in use."""
         self._streams: dict[int, _Skipped | None] = {}
+        self._verdicts: dict[int, tuple[bool, Format]] = {}
+        """Whether the filter can select an event of a format, which is kept for its id()."""
         self._wanted: dict[tuple[int, tuple[int, ...]], frozenset[int]] = {}
 
     def numbers(self, source: WindowStream) -> I64 | None:
@@ -100,17 +102,21 @@ class Skipping:
         formats = self._formats_of(source)
         key = (id(formats), table.ids)
         if key not in self._wanted:
-            self._wanted[key] = frozenset(_wanted(formats, self._filter, table.ids))
+            self._wanted[key] = frozenset(
+                one for one in table.ids if one == DAMAGED or self._is_wanted(formats, one)
+            )
         return self._wanted[key]
 
-
-def _wanted(formats: Formats, chosen: Filter, ids: tuple[int, ...]) -> Iterator[int]:
-    for one in ids:
-        name: EventName | None = formats.files.get(one)
-        event_type = EventType(0, name, one, "")
-        event_type.format = formats.peek(one) if one != DAMAGED else None
-        if event_type.format is None or can_be_wanted(chosen, event_type):
-            yield one
+    def _is_wanted(self, formats: Formats, one: int) -> bool:
+        format_ = formats.peek(one)
+        if format_ is None:
+            return True
+        key = id(format_)  # it is the same in all segments of a boot
+        if key not in self._verdicts:
+            event_type = EventType(0, formats.files[one], one, "")
+            event_type.format = format_
+            self._verdicts[key] = can_be_wanted(self._filter, event_type), format_
+        return self._verdicts[key][0]
 
 
 class _Skipped:
