@@ -113,6 +113,11 @@ class StoredStream:
         """The length of the data when it was first looked at."""
         return self.file.size_bytes if self.file else 0
 
+    @cached_property
+    def length_bytes(self) -> int:
+        """The same, without opening the data for good; 0 if it is unknown."""
+        return stored_bytes(self.segment.data_places(self.name))
+
     def index_bytes(self) -> int:
         """Return the length of the index now; 0 if it is unknown."""
         return stored_bytes(self.segment.index_places(self.name))

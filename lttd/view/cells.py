@@ -28,19 +28,20 @@ class Index(Protocol):
 
 
 def cell_ends(
-    segments: Sequence[Sequence[Index]], begin: int, end: int, cell_bytes: int
+    segments: Sequence[tuple[Index, int]], begin: int, end: int, cell_bytes: int
 ) -> Iterator[int]:
     """Yield the ends of cells in (*begin*, *end*], in the order of time; some may be equal.
 
-    *segments*: the indexes of the streams of each segment.  A cell that one segment has for itself
-    holds about *cell_bytes*.
+    *segments*: of each the index of its longest stream, and the length of its data.  A cell that
+    one segment has for itself holds about *cell_bytes*.
     """
-    return merge(*(_ends_of(indexes, begin, end, cell_bytes) for indexes in segments))
+    return merge(*(_ends_of(*segment, begin, end, cell_bytes) for segment in segments))
 
 
-def _ends_of(indexes: Sequence[Index], begin: int, end: int, cell_bytes: int) -> Iterator[int]:
-    longest = max(indexes, key=len)
-    step = max(len(longest) * cell_bytes // max(sum(map(_data_bytes, indexes)), 1), 1)
+def _ends_of(
+    longest: Index, data_bytes: int, begin: int, end: int, cell_bytes: int
+) -> Iterator[int]:
+    step = max(len(longest) * cell_bytes // max(data_bytes, 1), 1)
     number = max(-(-longest.first_beginning_after(begin) // step), 1) * step
     while number < len(longest):
         time = int(longest.entries(number, number + 1)["begin"][0])
@@ -48,8 +49,3 @@ def _ends_of(indexes: Sequence[Index], begin: int, end: int, cell_bytes: int) ->
             return
         yield time
         number += step
-
-
-def _data_bytes(index: Index) -> int:
-    last = index.entries(max(len(index) - 1, 0))
-    return sum(int(one["offset_bytes"]) + (int(one["packet_bits"]) >> 3) for one in last)

@@ -83,7 +83,7 @@ class Skipping:
             return None
         try:
             file = OccurrenceFile(segment.place(segment.occurrences))
-            table = file.table(source.stream.name, len(index), source.stream.data_bytes)
+            table = file.table(source.stream.name, len(index), source.stream.length_bytes)
             if table is None:
                 return None
             groups = table.of(self._ids(source, table))

@@ -232,11 +232,15 @@ def content_of(sources: Sequence[WindowStream], piece_bytes: int) -> int:
 
 def cells(sources: Sequence[WindowStream], begin: int, end: int, cell_bytes: int) -> Iterator[int]:
     """Yield the ends of the cells of a window, that of the window last; some may be equal."""
-    segments: dict[object, list[SeekIndex | KnownIndex]] = {}
+    members: dict[object, list[WindowStream]] = {}
     for one in sources:
-        segments.setdefault(one.stream.segment.directory, []).append(one.index)
+        members.setdefault(one.stream.segment.directory, []).append(one)
+    segments = [
+        (max((one.index for one in some), key=len), sum(one.stream.length_bytes for one in some))
+        for some in members.values()
+    ]
     at_once = len({one.stream.source_name for one in sources})
-    yield from cell_ends(list(segments.values()), begin, end, cell_bytes * at_once)
+    yield from cell_ends(segments, begin, end, cell_bytes * at_once)
     yield end + 1
 
 
