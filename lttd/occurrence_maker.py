@@ -30,6 +30,7 @@ from lttd.occurrences import (
     chunks_of,
     encode,
     encode_content,
+    of_other_index,
     row_bytes,
 )
 from lttd.stored import StoredStream
@@ -136,7 +137,7 @@ def fitting_table(file: OccurrenceFile, stream: StoredStream) -> Occurrences | N
         assert table is not None
         at = chunk * CHUNK_ENTRIES
         if not table.fits(chunk, index.entries(at, at + CHUNK_ENTRIES)):
-            raise file.of_other_index(stream.name, at)
+            raise of_other_index(file.path, stream.name, at)
     return table
 
 

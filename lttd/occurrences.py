@@ -21,7 +21,8 @@ Invariant: a parsed table has as many rows and checksums as its ids and entries 
 import struct
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -68,6 +69,12 @@ class Occurrences:
     """Of each chunk of the index."""
     bits: U8
     """A row for each id."""
+
+    def without_bits(self) -> "Occurrences":
+        """Return the table without its rows, which take most of its memory."""
+        return replace(
+            self, ids=(), checksums=self.checksums.copy(), bits=np.empty((0, 0), np.uint8)
+        )
 
     def of(self, wanted: Collection[int]) -> U8:
         """Return the bits of the groups that may hold any of some ids."""
@@ -154,6 +161,12 @@ def _key(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
+def of_other_index(file: Path, name: str, entry: int) -> TraceDamagedError:
+    """Return the error for the table of a stream whose index it does not fit, from *entry* on."""
+    reason = f"of other data: {name} has another index, from entry {entry:,} on"
+    return TraceDamagedError(file, 0, reason)
+
+
 class OccurrenceFile:
     """The tables of a segment, read one by one."""
 
@@ -165,6 +178,7 @@ class OccurrenceFile:
             TraceDamagedError: it cannot be read, or is not such a file.
         """
         self._file = file = ReadFile(place)
+        self.path = file.path
         head = file.read(0, HEADER.size)
         if len(head) < HEADER.size:
             raise TraceDamagedError(file.path, 0, f"{len(head)} bytes are too few for a header")
@@ -181,11 +195,6 @@ class OccurrenceFile:
         if (count and self._ends[-1] != file.size_bytes) or (not count and end != file.size_bytes):
             reason = "its frames do not end where the file ends"
             raise TraceDamagedError(file.path, file.size_bytes, reason)
-
-    def of_other_index(self, name: str, entry: int) -> TraceDamagedError:
-        """Return the error for a table that an index does not fit, from *entry* on."""
-        reason = f"of other data: {name} has another index, from entry {entry:,} on"
-        return TraceDamagedError(self._file.path, 0, reason)
 
     def table(self, name: str, entries: int, data_bytes: int) -> Occurrences | None:
         """Return the table of the stream *name*; None: it has none.

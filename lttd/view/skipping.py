@@ -14,7 +14,13 @@ import numpy.typing as npt
 
 from lttd.errors import TraceDamagedError
 from lttd.index import Entries, SeekIndex
-from lttd.occurrences import CHUNK_ENTRIES, DAMAGED, OccurrenceFile, Occurrences
+from lttd.occurrences import (
+    CHUNK_ENTRIES,
+    DAMAGED,
+    OccurrenceFile,
+    Occurrences,
+    of_other_index,
+)
 from lttd.view.filters import Filter
 from lttd.view.formats import EventType, Formats
 from lttd.view.notes import TakesNotes
@@ -22,7 +28,10 @@ from lttd.view.possible import can_be_wanted
 from lttd.view.window import WindowStream
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lttd.abi.ftrace_format import Format
+    from lttd.tracedir import SegmentPaths
     from lttd.view.family import Family
 
 I64 = npt.NDArray[np.int64]
@@ -48,6 +57,7 @@ class Skipping:
         self._notes = notes
         self.distrusted = 0
         """The number of tables that turned out to be of other data when they were in use."""
+        self._file: OccurrenceFile | None = None
         self._streams: dict[int, _Skipped | None] = {}
         self._verdicts: dict[int, tuple[bool, Format]] = {}
         """Whether the filter can select an event of a format, which is kept for its id()."""
@@ -82,12 +92,12 @@ class Skipping:
         if not isinstance(index, SeekIndex):
             return None
         try:
-            file = OccurrenceFile(segment.place(segment.occurrences))
+            file = self._file_of(segment)
             table = file.table(source.stream.name, len(index), source.stream.length_bytes)
             if table is None:
                 return None
             groups = table.of(self._ids(source, table))
-            skipped = _Skipped(source.stream.name, file, table, index, groups)
+            skipped = _Skipped(source.stream.name, file.path, table.without_bits(), index, groups)
             skipped.compare_ends()
         except FileNotFoundError:
             return None
@@ -95,6 +105,12 @@ class Skipping:
             self._notes.add(f"{error}; {_REMEDY}")
             return None
         return skipped
+
+    def _file_of(self, segment: "SegmentPaths") -> OccurrenceFile:
+        """Open a segment's tables; streams of a segment come one after the other."""
+        if self._file is None or self._file.path != segment.occurrences:
+            self._file = OccurrenceFile(segment.place(segment.occurrences))
+        return self._file
 
     def _ids(self, source: WindowStream, table: Occurrences) -> frozenset[int]:
         """Return the ids of a table whose sub-buffers have to be decoded."""
@@ -123,7 +139,7 @@ class _Skipped:
     """The table of one stream, for the ids of one window."""
 
     def __init__(
-        self, name: str, file: OccurrenceFile, table: Occurrences, index: SeekIndex, groups: U8
+        self, name: str, file: "Path", table: Occurrences, index: SeekIndex, groups: U8
     ) -> None:
         self._name = name
         self._file = file
@@ -161,5 +177,5 @@ class _Skipped:
             return
         begin = chunk * CHUNK_ENTRIES
         if not self._table.fits(chunk, self._index.entries(begin, begin + CHUNK_ENTRIES)):
-            raise self._file.of_other_index(self._name, begin)
+            raise of_other_index(self._file, self._name, begin)
         self._fits[chunk] = True
