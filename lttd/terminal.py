@@ -159,7 +159,7 @@ def is_terminal(stream: TextIO | None) -> bool:
         return False
 
 
-def put(data: bytes) -> None:
+def put(data: bytes | memoryview) -> None:
     """Write all of *data* to stdout, and wait for its reader as long as it takes.
 
     Raises:
@@ -180,7 +180,7 @@ def put_line(text: str) -> None:
     put(f"{text}\n".encode(errors="backslashreplace"))
 
 
-def _write_all(stream: TextIO | None, data: bytes, patience_s: float | None) -> int:
+def _write_all(stream: TextIO | None, data: bytes | memoryview, patience_s: float | None) -> int:
     """Write to a stream's descriptor; return how many bytes were written.
 
     These are fewer than all only if *patience_s* bounds the waiting; None: wait for all.
@@ -193,7 +193,7 @@ def _write_all(stream: TextIO | None, data: bytes, patience_s: float | None) -> 
     try:
         fd = stream.fileno()
     except (OSError, ValueError):  # no file: a test or a program that uses lttd captures it
-        stream.write(data.decode())
+        stream.write(bytes(data).decode())
         stream.flush()
         return len(data)
     end = None if patience_s is None else time.monotonic() + patience_s

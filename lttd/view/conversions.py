@@ -156,7 +156,7 @@ def _sized(conversion: Conversion, value: Column, long_bytes: int) -> Column:
     )
     if conversion.length == "t":
         size = long_bytes
-    return value.astype(f"{'i' if signed else 'u'}{size}")
+    return value.astype(f"{'i' if signed else 'u'}{size}", copy=False)
 
 
 def _number(conversion: Conversion, value: Column, count: int) -> Strip:

@@ -16,6 +16,9 @@ from lttd.view.task_names import Names
 from lttd.view.trace import Segment
 from lttd.view.window import Piece, WindowStream
 
+Block = bytes | memoryview
+"""Some whole lines."""
+
 
 class Contexts(Protocol):
     """The formats and counters of one segment that its streams are decoded with."""
@@ -36,7 +39,7 @@ class Decoder(Protocol):
 class Lines(Protocol):
     """Makes lines of batches."""
 
-    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
+    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[Block]:
         """Yield blocks of whole lines of *batch*; may stop after *most* events."""
         ...
 

@@ -69,20 +69,27 @@ def _digits(values: Column, base: _Base, zeros: int) -> bytes | Column:
     if most < group and zeros == 1:
         return base.shortest.take(values.astype(np.int64))
     if zeros == 1 and len(values) > _FEW:
-        small = values < group
-        wide = np.flatnonzero(~small)
-        if 2 * len(wide) < len(values):
-            return _mostly_small(values, wide, base)
+        wide = values >= group
+        if 2 * np.count_nonzero(wide) < len(values):
+            return _mostly_small(values, np.flatnonzero(wide), base)
     counts = _digit_count(values, base.base, zeros)
     groups: list[Column] = []
     # Division by a constant is faster in 32 bits.
     rest: Column = values.astype(np.uint32 if most < 1 << 32 else np.uint64)
     for _ in range((int(np.max(counts)) - 1) // _GROUP_DIGITS):
-        quotient = rest // rest.dtype.type(group)
-        groups.append((rest - quotient * rest.dtype.type(group)).astype(np.int64))
-        rest = quotient
+        rest, last = _divided(rest, group)
+        groups.append(last.astype(np.int64))
     groups.append(rest.astype(np.int64))
     return _last_digits([base.padded.take(one) for one in reversed(groups)], counts)
+
+
+def _divided(values: Column, group: int) -> tuple[Column, Column]:
+    """Return quotients and remainders; for a power of two without a division."""
+    unsigned = values.dtype.type
+    if group & (group - 1) == 0:
+        return values >> unsigned(group.bit_length() - 1), values & unsigned(group - 1)
+    quotient = values // unsigned(group)
+    return quotient, values - quotient * unsigned(group)
 
 
 def _mostly_small(values: Column, wide: Column, base: _Base) -> Column:

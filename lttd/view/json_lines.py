@@ -6,6 +6,7 @@ from typing import Any
 
 from lttd.abi.ftrace_format import Encoding
 from lttd.view.columns import EventBatch, EventRows
+from lttd.view.family import Block
 from lttd.view.losses import Loss
 from lttd.view.task_names import Names
 
@@ -18,7 +19,7 @@ class JsonLines:
         self._names = names
         self._fields = fields
 
-    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
+    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[Block]:
         """Yield the lines of *batch*: events, and losses between the events around them."""
         who = self._names.of(batch) if self._names else None
         told: list[tuple[int, int, dict[str, Any]]] = [

@@ -26,6 +26,7 @@ from lttd.abi.ftrace_format import Encoding, Field, Format
 from lttd.abi.gather import each_row, everywhere
 from lttd.terminal import printable, printable_bytes
 from lttd.view.columns import EventBatch, EventRows
+from lttd.view.family import Block
 from lttd.view.formats import EventType
 from lttd.view.glyphs import decimal, hexadecimal, printable_words
 from lttd.view.losses import Loss
@@ -117,7 +118,7 @@ class Body(NamedTuple):
 class BlockTexter:
     """Makes the lines of a batch, a block at a time; a family defines prefix and bodies."""
 
-    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
+    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[Block]:
         """Yield the lines of *batch*, a block at a time; stop after at least *most* lines.
 
         The names of tasks come from all events of the batch, also from those without a line.
@@ -348,7 +349,7 @@ def _usual_width(bodies: Sequence[Body], count: int) -> int:
 
 def _block(
     prefix: tuple[Column, Length], bodies: Sequence[Body], low: int, high: int, usual: int
-) -> bytes:
+) -> memoryview:
     """Return the lines of events ``[low:high)``; *usual* is the width of bodies in slots."""
     count = high - low
     before = _some(prefix[1], low, high)
@@ -373,7 +374,7 @@ def _block(
     everywhere(lines, f"V{width}")[end - length - before] = slots.view(f"V{width}")
     for rows, words in wide:
         _complete(lines, end[rows], words, length[rows], usual)
-    return lines[: end[-1]].tobytes()
+    return lines[: end[-1]].data
 
 
 def _some(length: Length, low: int, high: int) -> Length:

@@ -18,6 +18,7 @@ from lttd.start import unforeseen
 from lttd.terminal import PIPE_CLOSED, Level, say
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
 _STEP: Final = struct.Struct("<Q")
 NOTES_BYTES: Final = 1 << 16
 INTERRUPTED: Final = 128 + 2
@@ -44,8 +45,8 @@ class SharedNotes:
 
 def in_turn(
     items: Callable[[], Iterable[Item]],
-    make: Callable[[Item], list[bytes]],
-    write: Callable[[Item, list[bytes]], None],
+    make: Callable[[Item], Made],
+    write: Callable[[Item, Made], None],
     count: int,
 ) -> int:
     """Make *items* in *count* processes and write them in order; return an exit status.
@@ -83,8 +84,8 @@ def _job(
     number: int,
     pipes: list[tuple[int, int]],
     items: Callable[[], Iterable[Any]],
-    make: Callable[[Any], list[bytes]],
-    write: Callable[[Any, list[bytes]], None],
+    make: Callable[[Any], Any],
+    write: Callable[[Any, Any], None],
 ) -> NoReturn:
     status = 1
     try:

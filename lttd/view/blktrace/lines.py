@@ -29,6 +29,7 @@ from lttd.abi.blktrace import (
 from lttd.abi.gather import gather
 from lttd.terminal import printable_bytes
 from lttd.view.columns import EventBatch
+from lttd.view.family import Block
 from lttd.view.glyphs import decimal, per_distinct
 from lttd.view.lines import BlockTexter, Body, body_of
 from lttd.view.strips import Column, Strip, right_aligned, words_of
@@ -116,7 +117,7 @@ class BlkparseLines(BlockTexter):
         self._since: int | None = None
         self._events: _Events | None = None
 
-    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[bytes]:
+    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[Block]:
         """Yield the lines of *batch*, a block at a time; *most* as for BlockTexter."""
         if not len(batch):
             yield from super().lines(batch, most)

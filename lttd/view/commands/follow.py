@@ -24,6 +24,7 @@ from lttd.stored import StoredStream
 from lttd.terminal import Level, put, say
 from lttd.tracedir import LOCK, SegmentPaths, deletion_note, segments
 from lttd.view.commands.text import Show, maker
+from lttd.view.family import Block
 from lttd.view.library import ClockGroup
 from lttd.view.notes import WindowNotes
 from lttd.view.times import ALWAYS_END, EVERYTHING
@@ -119,7 +120,7 @@ class _Merged:
             if source.stream.segment == paths
         )
 
-    def lines(self, *, everything: bool) -> list[bytes]:
+    def lines(self, *, everything: bool) -> list[Block]:
         """Return the lines of the events that are complete, or of *everything*."""
         parts = self._parts()
         if not parts and not self._rest:
@@ -165,7 +166,7 @@ class _Merged:
         self._shown[_key(part.source)] = part.first + count
         return count < len(ends)
 
-    def _of(self, piece: Piece) -> Iterator[bytes]:
+    def _of(self, piece: Piece) -> Iterator[Block]:
         if piece.begin >= piece.end or not (piece.parts or piece.rest):
             return
         batch = self._group.batch(piece)

@@ -15,7 +15,7 @@ from lttd.malloc import keep_freed_memory
 from lttd.terminal import Level, is_terminal, put, say
 from lttd.view.commands.info import moment
 from lttd.view.complete import Since, complete_since
-from lttd.view.family import Lines, Printing
+from lttd.view.family import Block, Lines, Printing
 from lttd.view.filters import Filter
 from lttd.view.json_lines import JsonLines
 from lttd.view.library import ClockGroup, EventWindow
@@ -112,12 +112,12 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
     lines = maker(group, group.near(), show, out.notes)
     progress = Progress(group, wanted=not is_terminal(sys.stdout))
 
-    def make(piece: Piece) -> list[bytes]:
+    def make(piece: Piece) -> list[Block]:
         batch = group.batch(piece)
         out.taken += batch.notes
         return list(lines.lines(batch, out.left))
 
-    def write(piece: Piece, made: list[bytes]) -> None:
+    def write(piece: Piece, made: list[Block]) -> None:
         out.write(made)
         progress.reached(piece)
 
@@ -180,7 +180,7 @@ class _Out:
         """Tell whether the requested number of lines has been written."""
         return self.left == 0
 
-    def write(self, blocks: list[bytes]) -> None:
+    def write(self, blocks: list[Block]) -> None:
         for note in (*self.taken, *self.notes.take()):
             if self._noted.is_new(note):
                 say(note, Level.NOTICE, "lttv")
@@ -190,8 +190,8 @@ class _Out:
             if self.full:
                 break
 
-    def _cut(self, block: bytes) -> bytes:
+    def _cut(self, block: Block) -> bytes:
         assert self.left is not None
-        lines = block.splitlines(keepends=True)[: self.left]
+        lines = bytes(block).splitlines(keepends=True)[: self.left]
         self.left -= len(lines)
         return b"".join(lines)

@@ -170,7 +170,7 @@ class Evaluation:
         if not size:
             # An unknown typedef: keep the operand's width.
             return value
-        return value.astype(INTS[8 * size, _is_signed(type_)])
+        return value.astype(INTS[8 * size, _is_signed(type_)], copy=False)
 
     def _element(self, base: Value, number: Column) -> Column:
         if isinstance(base, Buffer):
