@@ -93,7 +93,9 @@ class Occurrences:
     def numbers(self, groups: U8) -> I64:
         """Return the numbers of all entries in the groups whose bits are set."""
         marked = np.flatnonzero(np.unpackbits(groups))
-        found: I64 = (marked[:, None] * self.group + np.arange(self.group)).reshape(-1)
+        marked = marked[marked * self.group < self.entries]  # the last byte may have more bits
+        group = min(self.group, self.entries)
+        found: I64 = (marked[:, None] * self.group + np.arange(group)).reshape(-1)
         return found[found < self.entries]
 
     def fits(self, chunk: int, entries: Entries) -> bool:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import lttd
@@ -10,7 +11,7 @@ from lttd import occurrence_maker
 from lttd.files import Disk
 from lttd.index import ENTRY_BYTES, HEADER
 from lttd.occurrence_maker import note_occurrences
-from lttd.occurrences import CHUNK_ENTRIES
+from lttd.occurrences import CHUNK_ENTRIES, Occurrences, encode_content, parse_content
 from lttd.tracedir import SegmentPaths
 from lttd.view import window
 from lttd.view.commands import text
@@ -194,3 +195,10 @@ def test_the_library_tells_which_sub_buffers_may_hold_an_event(long: SegmentPath
     assert told() == [(list(range(PAGES)), False)] * 2
     long.occurrences.unlink()
     assert told(events=["opened"]) == told()
+
+
+def test_groups_larger_than_any_index_cost_no_memory() -> None:
+    row = np.array([[0xFF]], np.uint8)
+    made = Occurrences(1000, 5, (1 << 32) - 1, (7,), np.zeros(2, np.uint32), row)
+    table = parse_content(encode_content(made), 1000, 5)
+    assert table.numbers(table.of({7})).tolist() == list(range(1000))
