@@ -7,7 +7,8 @@
 
 Rule: a file is removed only after its other form was synced, read back, compared with it byte by
 byte, and noted in the manifest.
-Rule: the occurrence table, which is of both forms, is made last: it is a cache.
+Rule: the occurrence table, which is of both forms, is made from the plain files, which are read in
+less time: it is a cache, and whoever stops in between leaves a plain segment with a table.
 Rule: gaps stay plain.  They are few, and nobody else reads them.
 Invariant: at each instant every file is there in one form at least, and each that has its final
 name is whole.  What the manifest does not note is a leftover of a crash, which the next call and
@@ -88,6 +89,9 @@ def compress(
         _remove_compressed(own, disk)
         try:
             sizes = _make_compressed(own, manifest, disk, level, pace)
+            with suppress(StorageError):  # nothing needs the table
+                if not has_occurrences(own, manifest):
+                    make_occurrences(own, manifest, disk, lambda: pace(0.0))
             disk.rename(own.unfinished, own.compressed.name)
             manifest.compression = ZSTD
             disk.replace(own.manifest, manifest.encode())
@@ -96,9 +100,6 @@ def compress(
                 _remove_compressed(own, disk)
             raise
         _remove_plain(own, manifest, disk)
-        with suppress(StorageError):  # nothing needs the table
-            if not has_occurrences(own, manifest):
-                make_occurrences(own, manifest, disk, lambda: pace(0.0))
     return sizes
 
 
