@@ -86,17 +86,19 @@ def test_changing_the_clock_reports_how_many_events_it_erased(foreign: Path) -> 
         assert expected in list(source.notes())
 
 
+@pytest.mark.parametrize("options", [[], ["--no-trace-self"]])
 def test_command_is_recorded_although_its_parent_is_excluded(
-    lttd: Launcher, tmp_path: Path, foreign: Path
+    lttd: Launcher, tmp_path: Path, foreign: Path, options: list[str]
 ) -> None:
     (foreign / "options/event-fork").write_text("1")
     source = ("--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_exec")
     command = ("--", "sh", "-c", "/bin/true; exec /bin/echo hello")
-    run = lttd.run("-t", tmp_path / "t", *source, "--summary", "none", *command)
+    run = lttd.run("-t", tmp_path / "t", *source, *options, "--summary", "none", *command)
     assert run.process.returncode == 0, run.stderr
-    (line,) = run.lines
-    assert "event-fork is set" in line
-    assert "write 0 to options/event-fork" in line
+    assert len(run.lines) == len(options)
+    for line in run.lines:
+        assert "event-fork is set" in line
+        assert "write 0 to options/event-fork" in line
     text = lttv("text", tmp_path / "t", "--event", "sched_process_exec").stdout
     for name in ("/bin/true", "/bin/echo"):
         assert f"filename={name}" in text
