@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lttd.health import Health, Trouble
+from lttd.sources.ftrace import watch
 from lttd.sources.ftrace.counts import RingCounts
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.stream import Shared
@@ -130,6 +131,25 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
     found = Watched(tmp_path)
     yield found
     found.watch.disarm()
+
+
+def test_processes_are_listed_only_when_one_may_have_begun_to_read(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+
+    def list_them(path: str) -> list[str]:
+        listed.append(path)
+        return []
+
+    monkeypatch.setattr(watch, "other_readers", list_them)
+    for _ in range(3):  # as every 10 s
+        watched.watch.look_closer()
+    assert listed == []
+    os.close(os.open(watched.path / "trace_pipe", os.O_RDONLY))
+    watched.watch.heard()
+    watched.look()
+    assert listed == [str(watched.path)]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.file)

@@ -74,6 +74,9 @@ class FtraceWatch:
 
     def __init__(self, instance: Instance, streams: Sequence[Ring], shared: Shared) -> None:
         self.wants_closer_look = True
+        self._wants_readers = True
+        """Whether the closer look must find out who has a consuming file open: at first, and when
+        one was opened or closed, or the kernel counts reads of others."""
         self._instance = instance
         self._streams = streams
         self._shared = shared
@@ -151,8 +154,13 @@ class FtraceWatch:
         self._take_wish()
 
     def _take_wish(self) -> None:
-        self.wants_closer_look |= self._readers.wants_closer_look
+        self._want_readers(self._readers.wants_closer_look)
         self._readers.wants_closer_look = False
+
+    def _want_readers(self, wanted: bool) -> None:
+        """Have the next closer look list all processes: that takes several calls for each."""
+        self._wants_readers |= wanted
+        self.wants_closer_look |= wanted
 
     def tick(self) -> None:
         """Look for changes without an inotify event; one short read, or all files if it is time."""
@@ -174,7 +182,7 @@ class FtraceWatch:
             self._look_at_size("buffer_size_kb")  # X where those of CPUs differ
             self._look_at_left_out()
             self._events.look()
-            self.wants_closer_look |= self._readers.has_readers
+            self._want_readers(self._readers.has_readers)
 
     # -- from a thread beside the reading loop
 
@@ -185,8 +193,11 @@ class FtraceWatch:
             return
         self._events.hear_filters()
         self._found.append(partial(self._events.judge_filters, self._events.filters()))
-        with suppress(OSError):  # /proc cannot be listed just now
-            self._found.append(partial(self._readers.judge, other_readers(self._instance.path)))
+        if self._wants_readers or self._listener.fileno() < 0:
+            self._wants_readers = False
+            with suppress(OSError):  # /proc cannot be listed just now
+                readers = other_readers(self._instance.path)
+                self._found.append(partial(self._readers.judge, readers))
         if self._listener.read(TRACING_ON.file) != self._normal[TRACING_ON.file]:
             self._found.append(partial(self._judge_triggers, list(self._triggers())))
 
