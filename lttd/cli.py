@@ -17,6 +17,7 @@ from lttd.config import Config, parse_command_line
 from lttd.errors import LttdError, MemoryUsedUpError
 from lttd.malloc import share_one_arena
 from lttd.notify import ADDRESSED
+from lttd.priority import run_before_ordinary
 from lttd.signals import Meaning, Signals
 from lttd.start import (
     exit_if_threads_run,
@@ -77,6 +78,8 @@ def _run(config: Config, signals: Signals, ready_fd: int = -1) -> int:
         # Fork COMMAND's child before lttd changes anything that it would inherit.
         command.spawn(partial(_prepare_command, config, signals))
     raise_file_limit()
+    if not config.sources or any(source.kind != "replay" for source in config.sources):
+        run_before_ordinary()
     share_one_arena()
     # numpy's OpenBLAS would start a spinning thread for each CPU; lttd multiplies no matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

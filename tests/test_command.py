@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from lttd.command import Command
+from lttd.priority import FIRST_NICE
 from lttd.signals import Signals
 from tests.running import PATIENCE_S, Launcher, needs_kernel
 
@@ -85,6 +86,24 @@ class TestOnThisKernel:
         assert found[3] == found[2]
         assert {"ODD=parent", "7 -> /dev/zero", "300"} <= set(found[2])
         assert json.loads((tmp_path / "summary").read_text())["command_status"] == 0
+
+    @pytest.mark.parametrize(("before", "ours"), [(0, FIRST_NICE), (3, 3)])
+    def test_lttd_runs_before_ordinary_programs_and_command_does_not(
+        self, lttd: Launcher, tmp_path: Path, before: int, ours: int
+    ) -> None:
+        # COMMAND prints its own nice value, and those of lttd's threads: field 19 of their stat.
+        probe = "nice; for task in /proc/$PPID/task/*; do cut -d' ' -f19 $task/stat; done"
+        words = ["-t", str(tmp_path / "t"), "--", "sh", "-c", f"({probe}) >{tmp_path}/nice"]
+        ordinary = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PROCESS, 0, before)
+        try:
+            assert lttd.run(*words).process.returncode == 0
+        finally:
+            os.setpriority(os.PRIO_PROCESS, 0, ordinary)
+        command, *threads = map(int, (tmp_path / "nice").read_text().split())
+        assert command == before
+        assert len(threads) > 3
+        assert set(threads) == {ours}
 
     def test_a_killed_command_is_reported_with_its_signal(
         self, lttd: Launcher, tmp_path: Path

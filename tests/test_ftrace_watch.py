@@ -397,6 +397,11 @@ def test_another_reader_is_counted_from_its_open_to_its_close(watched: Watched) 
     watched.watch.heard()
     assert watched.ring.counts
     watched.look()
+    # Who opened it is not found: its open may not have returned yet.
+    assert watched.troubles() == set()
+    watched.watch.heard()
+    assert watched.watch.wants_closer_look
+    watched.look()
     assert watched.troubles() == {Trouble.FOREIGN_READER}
     watched.ring.foreign_read_events = 7
     os.close(fd)

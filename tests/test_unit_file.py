@@ -10,6 +10,7 @@ import pytest
 
 from lttd.config import parse_command_line
 from lttd.doctor import command
+from lttd.priority import FIRST_NICE
 
 UNIT = Path(__file__).parents[1] / "systemd" / "lttd.service"
 TEMPLATE = UNIT.with_name("lttd@.service")
@@ -69,6 +70,10 @@ def test_the_template_is_the_service_with_files_of_its_own() -> None:
     ours = [line + " (%i)" if line.startswith("Description=") else line for line in ours]
     assert settings(TEMPLATE) == ours
     assert settings(TEMPLATE) != settings(UNIT)
+
+
+def test_the_service_runs_before_ordinary_programs() -> None:
+    assert setting("Nice") == [str(FIRST_NICE)]
 
 
 def test_every_recorder_shares_the_runtime_directory_and_a_crash_keeps_it() -> None:

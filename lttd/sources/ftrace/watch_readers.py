@@ -22,6 +22,8 @@ class ReadersWatch:
         self._open: set[str] = set()
         """The consuming files that were opened, and not closed since."""
         self._opened = False
+        self._looks_again = False
+        """Whether this look is the second one for a reader that the first one did not find."""
         self._foreign_reported = 0
 
     def arm(self) -> None:
@@ -55,6 +57,11 @@ class ReadersWatch:
 
     def judge(self, who: Sequence[str]) -> None:
         """Report other processes that can consume from the ring."""
+        if self._open and not who and not self._looks_again:
+            # The kernel reports an open before the process has the descriptor: look once more.
+            self._looks_again = self.wants_closer_look = True
+            return
+        self._looks_again = False
         path, opened, self._opened = self._listener.instance.path, self._opened, False
         readers = ", ".join(who) or ("somebody" if self._open else "")
         had_readers, self.has_readers = self.has_readers, bool(readers)
