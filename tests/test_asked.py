@@ -5,15 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import lttd
 from lttd import occurrence_maker
 from lttd.files import Disk
-from lttd.index import ENTRY_BYTES, HEADER
+from lttd.index import ENTRY_BYTES, ENTRY_DTYPE, HEADER
 from lttd.occurrence_maker import note_occurrences
 from lttd.occurrences import CHUNK_ENTRIES, Occurrences, encode_content, parse_content
 from lttd.tracedir import SegmentPaths
 from lttd.view import window
+from lttd.view.cells import Cells
 from lttd.view.commands import text
 from lttd.view.library import ClockGroup
 from tests.ftraced import SWITCH, Traced, common, opened, pages_of, switch, tick
@@ -202,3 +205,32 @@ def test_groups_larger_than_any_index_cost_no_memory() -> None:
     made = Occurrences(1000, 5, (1 << 32) - 1, (7,), np.zeros(2, np.uint32), row)
     table = parse_content(encode_content(made), 1000, 5)
     assert table.numbers(table.of({7})).tolist() == list(range(1000))
+
+
+@given(data=st.data())
+def test_any_time_of_a_window_is_in_the_cell_that_its_ends_say(data: st.DataObject) -> None:
+    times = st.lists(st.integers(0, 60), min_size=1, max_size=30)
+    segments = []
+    for begins in data.draw(st.lists(times, min_size=1, max_size=3)):
+        entries = np.zeros(len(begins), ENTRY_DTYPE)
+        entries["begin"] = sorted(begins)
+        segments.append((window.KnownIndex(entries), 10 * len(begins)))
+    begin = data.draw(st.integers(0, 60))
+    end = data.draw(st.integers(begin, 70))
+    cells = Cells(segments, begin, end, data.draw(st.integers(1, 100)))
+    ends = [begin, *cells.ends()]
+    for time in range(begin, end + 1):
+        before = max(one for one in ends if one <= time)
+        assert cells.at(time) == (before, min(one for one in ends if one > time))
+
+
+@given(begins=st.lists(st.integers(0, 60), min_size=1, max_size=30), step=st.integers(1, 300))
+def test_an_index_that_steps_back_makes_no_cell_without_its_time(
+    begins: list[int], step: int
+) -> None:
+    entries = np.zeros(len(begins), ENTRY_DTYPE)
+    entries["begin"] = begins
+    cells = Cells([(window.KnownIndex(entries), 10 * len(begins))], 0, 70, step)
+    for time in range(70):
+        begin, end = cells.at(time)
+        assert begin <= time < end

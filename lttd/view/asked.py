@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.index import ENTRY_DTYPE, FOREVER, Entries
+from lttd.view.cells import Cells
 from lttd.view.losses import Loss
 from lttd.view.pieces import losses_of
 from lttd.view.skipping import Skipping
@@ -60,10 +61,9 @@ def pieces_asked(
 ) -> Iterator[Piece]:
     """Yield the pieces of [*begin*, *end*] with something in them; see ``window.pieces``."""
     cell_bytes = content_of(sources, piece_bytes)
-    ends = sorted(set(cells(sources, begin, end, cell_bytes)))
-    begins = [begin, *ends[:-1]]
     extents = [_extent_of(source) for source in sources]
-    found = _pieces(extents, rest, list(zip(begins, ends, strict=True)), cell_bytes, skipping)
+    asked = _Asked(extents, rest, skipping)
+    found = asked.pieces(cells(sources, begin, end, cell_bytes), begin, end, cell_bytes)
     yield from _joined(found, cell_bytes)
 
 
@@ -72,63 +72,76 @@ def _extent_of(source: WindowStream) -> _Extent:
     return _Extent(source, int(first["begin"][0]), int(last["end"][0]))
 
 
-def _pieces(
-    extents: Sequence[_Extent],
-    rest: Sequence[Loss],
-    found: Sequence[tuple[int, int]],
-    cell_bytes: int,
-    skipping: Skipping,
-) -> Iterator[Piece]:
-    begins = np.array([begin for begin, _ in found], np.uint64)
-    needed = _needed(extents, rest, begins, skipping)
-    streams: Streams | None = None
-    distrusted = skipping.distrusted
-    for number, (begin, end) in enumerate(found):
-        if not needed[number]:
-            streams = None
-            continue
-        if streams is None:
-            # Those that begin later join later.
-            streams = Streams([one.source for one in extents if one.end >= begin], begin)
-        for piece in streams.pieces(begin, end, cell_bytes, skipping.needed):
-            _, rest = before_and_after(rest, piece.begin)
-            ours, rest = before_and_after(rest, piece.end)
-            whole = piece._replace(rest=ours)
-            if not all(part.is_skipped for part in whole.parts) or losses_of(whole):
-                yield whole
-        if skipping.distrusted > distrusted:
-            distrusted = skipping.distrusted
-            needed[number:] |= _needed(extents, rest, begins, skipping)[number:]
+class _Asked:
+    """The pieces of a window that have something in them, before they are joined."""
+
+    def __init__(
+        self, extents: Sequence[_Extent], rest: Sequence[Loss], skipping: Skipping
+    ) -> None:
+        self._extents = extents
+        self._rest = rest
+        self._skipping = skipping
+
+    def pieces(self, all_cells: Cells, begin: int, end: int, cell_bytes: int) -> Iterator[Piece]:
+        """Yield them in the order of time."""
+        needed, distrusted = self._needed(), self._skipping.distrusted
+        streams: Streams | None = None
+        behind = begin
+        while (time := _first_in(needed, behind)) is not None and time <= end:
+            first, until = all_cells.at(time)
+            first = max(first, behind)
+            if streams is None or first > behind:
+                # Those that begin later join later.
+                streams = Streams([one.source for one in self._extents if one.end >= first], first)
+            for piece in streams.pieces(first, until, cell_bytes, self._skipping.needed):
+                whole = piece._replace(rest=self._rest_of(piece))
+                if not all(part.is_skipped for part in whole.parts) or losses_of(whole):
+                    yield whole
+            behind = until
+            if self._skipping.distrusted > distrusted:
+                needed, distrusted = self._needed(), self._skipping.distrusted
+
+    def _rest_of(self, piece: Piece) -> Sequence[Loss]:
+        _, later = before_and_after(self._rest, piece.begin)
+        return before_and_after(later, piece.end)[0]
+
+    def _needed(self) -> Spans:
+        """Return the spans of all sub-buffers to decode, and the times of all losses."""
+        begins, lasts = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+        for source, begin, end in self._extents:
+            wanted = self._skipping.numbers(source)
+            lost = source.losses.rows()
+            most = int(len(source.index) * _MOST_SHARE)
+            if wanted is None or len(wanted) + len(lost) > most:
+                begins.append(np.array([begin], np.uint64))
+                lasts.append(np.array([max(begin, end)], np.uint64))
+                continue
+            entries = _entries(source, wanted)
+            after = _entries(source, lost[lost < np.uint64(len(source.index))].astype(np.int64))
+            begins += (one["begin"].astype(np.uint64) for one in (entries, after))
+            lasts += (
+                one[name].astype(np.uint64) for one, name in ((entries, "end"), (after, "begin"))
+            )
+        at = np.array([min(loss.time, FOREVER) for loss in self._rest], np.uint64)
+        return _merged(np.concatenate([*begins, at]), np.concatenate([*lasts, at]))
 
 
-def _needed(
-    extents: Sequence[_Extent], rest: Sequence[Loss], begins: U64, skipping: Skipping
-) -> Mask:
-    """Return which cells, that begin at *begins*, have a sub-buffer to decode, or a loss."""
-    marks = np.zeros(len(begins) + 1, np.int64)
+def _merged(begins: U64, lasts: U64) -> Spans:
+    """Merge spans that overlap."""
+    lasts = np.maximum(begins, lasts)
+    order = np.argsort(begins, kind="stable")
+    begins, lasts = begins[order], np.maximum.accumulate(lasts[order])
+    apart = np.ones(len(begins), np.bool_)
+    apart[1:] = begins[1:] > lasts[:-1]
+    return Spans(begins[apart], lasts[np.roll(apart, -1)])
 
-    def mark(first: U64, last: U64) -> None:
-        low = np.searchsorted(begins, first, "right").astype(np.int64) - 1
-        high = np.searchsorted(begins, last, "right").astype(np.int64) - 1
-        there = high >= 0
-        np.add.at(marks, np.maximum(low[there], 0), 1)
-        np.add.at(marks, high[there] + 1, -1)
 
-    for source, begin, end in extents:
-        wanted = skipping.numbers(source)
-        lost = source.losses.rows()
-        most = int(len(source.index) * _MOST_SHARE)
-        if wanted is None or len(wanted) + len(lost) > most:
-            mark(np.array([begin], np.uint64), np.array([end], np.uint64))
-            continue
-        entries = _entries(source, wanted)
-        mark(entries["begin"].astype(np.uint64), entries["end"].astype(np.uint64))
-        after = _entries(source, lost[lost < np.uint64(len(source.index))].astype(np.int64))
-        at = after["begin"].astype(np.uint64)
-        mark(at, at)
-    at = np.array([min(loss.time, FOREVER) for loss in rest], np.uint64)
-    mark(at, at)
-    return np.cumsum(marks[:-1]) > 0
+def _first_in(spans: Spans, time: int) -> int | None:
+    """Return the first time at or after *time* that is in some spans; None: there is none."""
+    if time > FOREVER:
+        return None
+    number = int(np.searchsorted(spans.last, np.uint64(time)))
+    return max(int(spans.begin[number]), time) if number < len(spans.last) else None
 
 
 def _entries(source: WindowStream, numbers: I64) -> Entries:

@@ -3,11 +3,12 @@
 A cell reaches from one sub-buffer of its segment's longest stream to a later one, a fixed number of
 sub-buffers apart, so that on average it holds the content of a piece.
 
-Rule: cells follow from the indexes alone, and their ends are found one by one.  So a question
-that skips most of a trace cuts its pieces as one that reads all of it, without all of the indexes.
+Rule: cells follow from the indexes alone, and each is found by itself.  So a question that skips
+most of a trace cuts its pieces as one that reads all of it, without all of the indexes.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from heapq import merge
 from typing import Protocol
 
@@ -27,25 +28,68 @@ class Index(Protocol):
         ...
 
 
-def cell_ends(
-    segments: Sequence[tuple[Index, int]], begin: int, end: int, cell_bytes: int
-) -> Iterator[int]:
-    """Yield the ends of cells in (*begin*, *end*], in the order of time; some may be equal.
+class Cells:
+    """The cells of a window, both of whose ends are included."""
 
-    *segments*: of each the index of its longest stream, and the length of its data.  A cell that
-    one segment has for itself holds about *cell_bytes*.
-    """
-    return merge(*(_ends_of(*segment, begin, end, cell_bytes) for segment in segments))
+    def __init__(
+        self, segments: Sequence[tuple[Index, int]], begin: int, end: int, cell_bytes: int
+    ) -> None:
+        """*segments*: of each the index of its longest stream, and the length of its data.
+
+        A cell that one segment has for itself holds about *cell_bytes*.
+        """
+        self._marks = [_Marks(index, data_bytes, cell_bytes) for index, data_bytes in segments]
+        self._begin = begin
+        self._end = end
+
+    def ends(self) -> Iterator[int]:
+        """Yield the ends of all cells, in the order of time; some may be equal."""
+        yield from merge(*(one.within(self._begin, self._end) for one in self._marks))
+        yield self._end + 1
+
+    def at(self, time: int) -> tuple[int, int]:
+        """Return begin and end of the cell that has a time of the window."""
+        begin, end = self._begin, self._end + 1
+        for one in self._marks:
+            before, after = one.around(time)
+            begin, end = max(begin, before), end if after is None else min(end, after)
+        return min(begin, time), max(end, time + 1)  # whatever order a damaged index has
 
 
-def _ends_of(
-    longest: Index, data_bytes: int, begin: int, end: int, cell_bytes: int
-) -> Iterator[int]:
-    step = max(len(longest) * cell_bytes // max(data_bytes, 1), 1)
-    number = max(-(-longest.first_beginning_after(begin) // step), 1) * step
-    while number < len(longest):
-        time = int(longest.entries(number, number + 1)["begin"][0])
-        if time > end:
-            return
-        yield time
-        number += step
+class _Marks:
+    """The times at which the cells of one segment end."""
+
+    def __init__(self, index: Index, data_bytes: int, cell_bytes: int) -> None:
+        self._index = index
+        self._step = max(len(index) * cell_bytes // max(data_bytes, 1), 1)
+        self._count = max(len(index) - 1, 0) // self._step
+
+    def within(self, begin: int, end: int) -> Iterator[int]:
+        """Yield those in (*begin*, *end*]."""
+        number = max(-(-self._index.first_beginning_after(begin) // self._step), 1) * self._step
+        while number < len(self._index):
+            time = self._time(number)
+            if time > end:
+                return
+            yield time
+            number += self._step
+
+    def around(self, time: int) -> tuple[int, int | None]:
+        """Return the last one at or before *time*, or -1, and the first one after it, or None."""
+        first, last = self._ends
+        if first is None or time < first:
+            return -1, first
+        if time >= last:
+            return last, None
+        number = (self._index.first_beginning_after(time) - 1) // self._step
+        number = min(max(number, 0), self._count - 1) * self._step
+        return self._time(number), self._time(number + self._step)
+
+    @cached_property
+    def _ends(self) -> tuple[int | None, int]:
+        if not self._count:
+            return None, -1
+        return self._time(self._step), self._time(self._count * self._step)
+
+    def _time(self, number: int) -> int:
+        return int(self._index.entries(number, number + 1)["begin"][0])

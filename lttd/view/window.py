@@ -21,7 +21,7 @@ from lttd.errors import TraceDamagedError
 from lttd.index import ENTRY_BYTES, ENTRY_DTYPE, FOREVER, HEADER, Entries, SeekIndex
 from lttd.limits import AT_ONE_TIME
 from lttd.stored import StoredStream
-from lttd.view.cells import cell_ends
+from lttd.view.cells import Cells
 from lttd.view.losses import Loss, Losses
 from lttd.view.notes import TakesNotes
 
@@ -216,7 +216,7 @@ def pieces(
     losses of any stream that no sub-buffer there follows, in the order of time.
     """
     streams, cell_bytes = Streams(sources, begin), content_of(sources, piece_bytes)
-    for until in cells(sources, begin, end, cell_bytes):
+    for until in cells(sources, begin, end, cell_bytes).ends():
         for piece in streams.pieces(begin, until, cell_bytes):
             ours, rest = before_and_after(rest, piece.end)
             yield piece._replace(rest=ours)
@@ -230,8 +230,8 @@ def content_of(sources: Sequence[WindowStream], piece_bytes: int) -> int:
     return max(piece_bytes, STREAM_BYTES * width)
 
 
-def cells(sources: Sequence[WindowStream], begin: int, end: int, cell_bytes: int) -> Iterator[int]:
-    """Yield the ends of the cells of a window, that of the window last; some may be equal."""
+def cells(sources: Sequence[WindowStream], begin: int, end: int, cell_bytes: int) -> Cells:
+    """Return the cells of a window."""
     members: dict[object, list[WindowStream]] = {}
     for one in sources:
         members.setdefault(one.stream.segment.directory, []).append(one)
@@ -240,8 +240,7 @@ def cells(sources: Sequence[WindowStream], begin: int, end: int, cell_bytes: int
         for some in members.values()
     ]
     at_once = len({one.stream.source_name for one in sources})
-    yield from cell_ends(segments, begin, end, cell_bytes * at_once)
-    yield end + 1
+    return Cells(segments, begin, end, cell_bytes * at_once)
 
 
 def before_and_after(losses: Sequence[Loss], time: int) -> tuple[Sequence[Loss], Sequence[Loss]]:
