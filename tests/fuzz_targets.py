@@ -82,8 +82,10 @@ TARGETS: Final[dict[str, Target]] = {
     "append": recovered,
     "compress": lttv("compress"),
     "decompress": lttv("decompress"),
+    "index": lttv("index"),
+    "text of an event": lttv("text", "--event", "sched_w*", "--where", "pid > 0", "--jobs", "1"),
 }
-WRITERS: Final = ("repair", "append", "compress", "decompress")
+WRITERS: Final = ("repair", "append", "compress", "decompress", "index")
 """The targets that change the trace."""
 REPLAYS: Final[dict[str, Target]] = {
     "replay": replayed,
