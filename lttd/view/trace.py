@@ -155,7 +155,8 @@ class Trace:
         """Forget the segments that were deleted since they were opened; return a note for each."""
         gone = [one for one in self.segments if one.paths.is_gone()]
         self._left_out |= {one.paths.number for one in gone}
-        self.segments = [one for one in self.segments if one not in gone]
+        left = set(gone)  # as many as retention deletes at once
+        self.segments = [one for one in self.segments if one not in left]
         for derived in ("spans", "span", "removed"):
             vars(self).pop(derived, None)
         return [deletion_note(one.paths.directory) for one in gone]
