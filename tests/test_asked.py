@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import lttd
 from lttd import occurrence_maker
 from lttd.files import Disk
-from lttd.index import ENTRY_BYTES, ENTRY_DTYPE, HEADER
+from lttd.index import ENTRY_BYTES, ENTRY_DTYPE, GAP_BYTES, HEADER
 from lttd.occurrence_maker import note_occurrences
 from lttd.occurrences import CHUNK_ENTRIES, Occurrences, encode_content, parse_content
 from lttd.tracedir import SegmentPaths
@@ -205,6 +205,19 @@ def test_groups_larger_than_any_index_cost_no_memory() -> None:
     made = Occurrences(1000, 5, (1 << 32) - 1, (7,), np.zeros(2, np.uint32), row)
     table = parse_content(encode_content(made), 1000, 5)
     assert table.numbers(table.of({7})).tolist() == list(range(1000))
+
+
+def test_gaps_in_another_order_than_their_rows_end_no_question(
+    long: SegmentPaths, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    gaps = long.stream("fake_1").gaps
+    raw = gaps.read_bytes()
+    records = [raw[at : at + GAP_BYTES] for at in range(HEADER.size, len(raw), GAP_BYTES)]
+    assert len(records) > 3
+    gaps.write_bytes(raw[: HEADER.size] + b"".join(reversed(records)))
+    status, out, _ = asked(long, capfdbinary, "--event", "opened")
+    assert status == 0
+    assert out.count(b" opened: ") == 2
 
 
 @given(data=st.data())

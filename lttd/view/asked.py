@@ -117,7 +117,8 @@ class _Asked:
                 lasts.append(np.array([max(begin, end)], np.uint64))
                 continue
             entries = _entries(source, wanted)
-            after = _entries(source, lost[lost < np.uint64(len(source.index))].astype(np.int64))
+            rows = lost[lost < np.uint64(len(source.index))].astype(np.int64)
+            after = _entries(source, np.sort(rows))  # a damaged file has them in any order
             begins += (one["begin"].astype(np.uint64) for one in (entries, after))
             lasts += (
                 one[name].astype(np.uint64) for one, name in ((entries, "end"), (after, "begin"))
