@@ -29,7 +29,7 @@ COLUMNS: Final = (
 )
 THEIRS, ALONE, TWO, DECODED = "trace-cmd report", "text, 1 process", "text, 2 processes", "columns"
 # name -> times as fast as trace-cmd
-GOALS: Final = {ALONE: 3.0, TWO: 5.0, DECODED: 15.0}
+GOALS: Final = {ALONE: 4.0, TWO: 7.0, DECODED: 16.0}
 
 
 def run(options: Options) -> Report:
