@@ -39,7 +39,7 @@ def run(options: Options) -> Report:
     with scratch(options.disk_dir) as directory:
         calls = CALLS // (20 if options.quick else 1)
         recorded = record(directory / "recorded", BUSY.format(count=calls), EVENTS)
-        times = max(wanted_bytes // _data_bytes(recorded), 1)
+        times = -(-wanted_bytes // _data_bytes(recorded))
         trace = repeated(recorded, directory / "long", times)
         shutil.rmtree(recorded.path)
         settle()
