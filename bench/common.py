@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import ctypes
+import mmap
 import os
 import shutil
 import subprocess
@@ -10,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from resource import struct_rusage
+from resource import RUSAGE_CHILDREN, getrusage, struct_rusage
 from types import TracebackType
 from typing import Final, Self
 
@@ -140,6 +142,46 @@ def wait(process: subprocess.Popen[str]) -> struct_rusage:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage
+
+
+def resident_bytes(path: Path) -> int:
+    """Return how many bytes of a file are in the page cache, by mincore(2)."""
+    size = path.stat().st_size
+    if not size:
+        return 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    pages = -(-size // mmap.PAGESIZE)
+    states = (ctypes.c_ubyte * pages)()
+    # ctypes takes the address of a writable mapping only, hence a private one; nothing is written.
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as mapped,
+    ):
+        anchor = ctypes.c_char.from_buffer(mapped)
+        address = ctypes.c_void_p(ctypes.addressof(anchor))
+        failed = libc.mincore(address, ctypes.c_size_t(size), states)
+        del anchor
+    if failed:
+        raise CannotMeasureError(f"mincore: {os.strerror(ctypes.get_errno())}")
+    return sum(state & 1 for state in states) * mmap.PAGESIZE
+
+
+def left_in_cache_bytes(directory: Path) -> int:
+    """Return how many bytes of all files below *directory* are in the page cache."""
+    return sum(resident_bytes(path) for path in directory.rglob("*") if path.is_file())
+
+
+def machine_cpu_s() -> float:
+    """Return the CPU seconds of the whole machine since it booted, kernel threads included."""
+    user, nice, system, _idle, _wait, irq, softirq, *_ = map(
+        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def children_cpu_s() -> float:
+    """Return the CPU seconds of this process's children that were waited for."""
+    return cpu_s(getrusage(RUSAGE_CHILDREN))
 
 
 # -- tracefs

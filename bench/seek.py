@@ -4,8 +4,6 @@ Every look-up opens the index anew after its pages were dropped from the page ca
 counts the bytes that it read; mincore counts the bytes in memory afterwards, read-ahead included.
 """
 
-import ctypes
-import mmap
 import os
 import random
 import re
@@ -16,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.common import CannotMeasureError, Options, file_system, scratch, settle
+from bench.common import CannotMeasureError, Options, file_system, resident_bytes, scratch, settle
 from bench.ondisk import INDEX_ENTRY, INDEX_HEADER, INDEX_MAGIC
 from bench.report import Cell, Figure, Plot, Report, median, ratio
 from lttd.index import SeekIndex
@@ -168,23 +166,3 @@ def read_bytes() -> int:
     """Return the number of bytes that this process caused to be read from disks."""
     match = re.search(r"^read_bytes:\s*(\d+)", Path("/proc/self/io").read_text(), re.M)
     return int(match[1]) if match else 0
-
-
-def resident_bytes(path: Path) -> int:
-    """Return how many bytes of a file are in the page cache, by mincore(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    size = path.stat().st_size
-    pages = -(-size // mmap.PAGESIZE)
-    states = (ctypes.c_ubyte * pages)()
-    # ctypes takes the address of a writable mapping only, hence a private one; nothing is written.
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY) as mapped,
-    ):
-        anchor = ctypes.c_char.from_buffer(mapped)
-        address = ctypes.c_void_p(ctypes.addressof(anchor))
-        failed = libc.mincore(address, ctypes.c_size_t(size), states)
-        del anchor
-    if failed:
-        raise CannotMeasureError(f"mincore: {os.strerror(ctypes.get_errno())}")
-    return sum(state & 1 for state in states) * mmap.PAGESIZE

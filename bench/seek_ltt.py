@@ -18,9 +18,9 @@ from typing import Final
 
 import numpy as np
 
-from bench.common import CannotMeasureError, Options, file_system, scratch, settle
+from bench.common import CannotMeasureError, Options, file_system, resident_bytes, scratch, settle
 from bench.report import Cell, Figure, Plot, Report, median, ratio
-from bench.seek import drop, resident_bytes
+from bench.seek import drop
 from lttd.files import Disk
 from lttd.index import SeekIndex
 from lttd.manifest import StreamRecord
