@@ -31,8 +31,9 @@ BACKLOG_BYTES: Final = 64 << 20
 # Two writers, so that a slow write to one file does not delay the streams of the other half.
 WRITER_THREADS: Final = 2
 SYNC_INTERVAL_S: Final = 5.0
-# The begin of a segment stays in the page cache, so that a short recording can be viewed from
-# memory: a sixteenth of the memory, at most this much, shared by the segment's streams.
+# Until a sync the page cache takes the begin of a segment, faster than the disk does: a sixteenth
+# of the memory, at most this much, shared by the segment's streams.  A part of it stays there, so
+# that a short recording can be viewed from memory.
 CACHED_BYTES: Final = 1 << 30
 _OF_A_PATH: Final = (
     *(Trouble.WRITER_FAILED, Trouble.FILE_LOST),

@@ -36,6 +36,8 @@ PREALLOCATE_FROM_BYTES: Final = 4 << 20
 PREALLOCATE_BYTES: Final = 64 << 20
 # Fewer blocks at a time would not save what the call costs.
 LEAST_PREALLOCATE_BYTES: Final = 1 << 18
+# The page cache takes what the disk is too slow for; synced data leaves it, but for this part.
+KEPT_SHARE: Final = 32
 Ends = npt.NDArray[np.uint64]
 _CHUNK_ENTRIES: Final = 1 << 14
 # A hole consists of whole blocks of the file system.
@@ -72,6 +74,8 @@ class StreamFile:
     ) -> None:
         """Create the files.  Data beyond *cached_bytes* does not stay in the page cache.
 
+        A sync leaves the first part of *cached_bytes* there, one in KEPT_SHARE.
+
         *discarded_before* is added to the ``discarded_total`` of rows, which a run counts from 0
         on; None: the record's baseline, as in the first segment of a run.
 
@@ -97,6 +101,7 @@ class StreamFile:
         # Whether there may be half-written bytes after the end.
         self._ragged = False
         self._data = disk.open(paths.data, truncate=True)
+        self._kept_bytes = None if cached_bytes is None else cached_bytes // KEPT_SHARE
         if cached_bytes is not None:
             self._data.cache_until(cached_bytes)
         with ExitStack() as undo:
@@ -288,6 +293,9 @@ class StreamFile:
         """
         position = self.position
         self._data.sync()
+        if self._kept_bytes is not None:
+            with suppress(OSError):  # the data is durable all the same
+                self._data.forget(self._kept_bytes, position.data_bytes)
         if self._gaps_file is not None:
             self._gaps_file.sync()
             if not self._gaps_named:

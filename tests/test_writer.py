@@ -18,7 +18,7 @@ from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex, read_gaps
 from lttd.manifest import StreamRecord
 from lttd.subbuffer import Batch, StreamId, StreamInfo
 from lttd.tracedir import StreamPaths
-from lttd.writer import PREALLOCATE_FROM_BYTES, StreamFile
+from lttd.writer import KEPT_SHARE, PREALLOCATE_FROM_BYTES, StreamFile
 from tests.failing_disk import FailingDisk
 from tests.segment_builder import Made, Ring, segment_at, subbuffer
 
@@ -231,3 +231,36 @@ def test_a_closed_stream_holds_no_descriptor(tmp_path: Path) -> None:
     opened = len(os.listdir("/proc/self/fd"))
     made.leave()
     assert len(os.listdir("/proc/self/fd")) == opened - 5  # two streams, and one file of gaps
+
+
+def is_cached(path: Path, at: int) -> bool:
+    """Tell whether a byte of a file is in the page cache."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.preadv(fd, [bytearray(1)], at, os.RWF_NOWAIT) == 1
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def test_synced_data_leave_the_page_cache_but_for_the_first_part(tmp_path: Path) -> None:
+    ring, paths = Ring(), paths_in(tmp_path)
+    kept_bytes = 256 << 10
+    file = StreamFile(
+        Disk(tmp_path), paths, StreamRecord(ring.info), "packed", kept_bytes * KEPT_SHARE
+    )
+    for _ in range(8):
+        file.append(ring.batch([subbuffer(0, events=300) for _ in range(200)]))
+    middle = paths.data.stat().st_size // 2
+    assert kept_bytes * 4 < middle
+    assert is_cached(paths.data, middle)
+    file.sync()
+    if is_cached(paths.data, middle):
+        data = os.open(paths.data, os.O_RDONLY)
+        os.posix_fadvise(data, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(data)
+        assert is_cached(paths.data, middle), "sync() left it in the page cache"
+        pytest.skip("a file system that drops no pages, such as tmpfs")
+    assert is_cached(paths.data, kept_bytes // 2)
+    file.close()
