@@ -20,6 +20,7 @@ from lttd.view.addresses import Symbols
 from lttd.view.cli import main
 from lttd.view.columns import EventBatch
 from lttd.view.commands import text as show
+from lttd.view.formats import EventName, EventType
 from lttd.view.ftrace.lines import Texter
 from lttd.view.ftrace.render import why_inexpressible
 from lttd.view.library import OpenedTrace
@@ -27,6 +28,7 @@ from lttd.view.lines import latency_flags, preempt_digits
 from lttd.view.losses import Loss
 from lttd.view.task_names import Names
 from tests.ftraced import Traced, opened, pages_of, switch, tick
+from tests.print_fmts import event, rows_of
 from tests.tools import needs_tool, replayed
 from tests.viewer import run
 
@@ -375,3 +377,34 @@ def test_a_batch_without_events_shows_its_losses(tmp_path: Path) -> None:
     )  # fmt: skip
     batch = replace(batch, losses=[Loss(5, 0, 3, Unit.EVENTS, Reason.OVERWRITTEN)])
     assert b"".join(Texter(Names([tmp_path]), Symbols()).lines(batch)) == b"CPU:0 [LOST 3 EVENTS]\n"
+
+
+@pytest.mark.parametrize("apart_ns", [1, 70_000_000])
+def test_lines_of_any_lengths_follow_one_another(apart_ns: int) -> None:
+    """Two types with other lengths in turn, each with more than 4096 events; some lines are long.
+
+    Their pids and seconds have other lengths, too, so that their prefixes have.
+    """
+    count = 10_000
+    texts = [b"x" * (at * 7 % 40 if at % 500 else at % 8000) for at in range(count)]
+    made = [event(i=at % 3 - 1, q=at**3, text=text) for at, text in enumerate(texts)]
+    batch = rows_of('"%d %llx %s", REC->i, REC->q, __get_str(s)', made).batch
+    other = EventType(1, EventName("s", "other_name"), 9, "")
+    other.format = batch.types[0].format
+    number = np.arange(count)
+    batch = replace(
+        batch,
+        types=[*batch.types, other],
+        type=(number % 2).astype(np.int32),
+        pid=np.where(number % 1000, 7, 123_456_789).astype(np.int32),
+        time=(number * apart_ns).astype(np.uint64),
+    )
+    found = b"".join(Texter(Names([]), Symbols(), nanoseconds=True).lines(batch)).decode()
+    expected = []
+    for at, told in enumerate(texts):
+        pid = 7 if at % 1000 else 123_456_789
+        second, ns = divmod(at * apart_ns, 1_000_000_000)
+        name = ("made", "other_name")[at % 2]
+        head = f"{'<...>':>16}-{pid:<7} [000] ..... {second:5}.{ns:09}: {name}: "
+        expected.append(f"{head}{at % 3 - 1} {at**3:x} {told.decode()}\n")
+    assert found == "".join(expected)
