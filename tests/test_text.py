@@ -379,11 +379,11 @@ def test_a_batch_without_events_shows_its_losses(tmp_path: Path) -> None:
     assert b"".join(Texter(Names([tmp_path]), Symbols()).lines(batch)) == b"CPU:0 [LOST 3 EVENTS]\n"
 
 
-@pytest.mark.parametrize("apart_ns", [1, 70_000_000])
-def test_lines_of_any_lengths_follow_one_another(apart_ns: int) -> None:
-    """Two types with other lengths in turn, each with more than 4096 events; some lines are long.
+@pytest.mark.parametrize(("apart_ns", "every"), [(1, 2), (70_000_000, 2), (1, 100)])
+def test_lines_of_any_lengths_follow_one_another(apart_ns: int, every: int) -> None:
+    """Some lines of a second type are long: half of all events, or so few that slots are narrow.
 
-    Their pids and seconds have other lengths, too, so that their prefixes have.
+    Pids and seconds have several lengths, too, so that prefixes have.
     """
     count = 10_000
     texts = [b"x" * (at * 7 % 40 if at % 500 else at % 8000) for at in range(count)]
@@ -395,7 +395,7 @@ def test_lines_of_any_lengths_follow_one_another(apart_ns: int) -> None:
     batch = replace(
         batch,
         types=[*batch.types, other],
-        type=(number % 2).astype(np.int32),
+        type=(number % every == 0).astype(np.int32),
         pid=np.where(number % 1000, 7, 123_456_789).astype(np.int32),
         time=(number * apart_ns).astype(np.uint64),
     )
@@ -404,7 +404,7 @@ def test_lines_of_any_lengths_follow_one_another(apart_ns: int) -> None:
     for at, told in enumerate(texts):
         pid = 7 if at % 1000 else 123_456_789
         second, ns = divmod(at * apart_ns, 1_000_000_000)
-        name = ("made", "other_name")[at % 2]
+        name = "made" if at % every else "other_name"
         head = f"{'<...>':>16}-{pid:<7} [000] ..... {second:5}.{ns:09}: {name}: "
         expected.append(f"{head}{at % 3 - 1} {at**3:x} {told.decode()}\n")
     assert found == "".join(expected)
