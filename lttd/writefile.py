@@ -214,14 +214,13 @@ class File:
         except OSError as error:
             raise storage_error(self.path, error) from None
 
-    def forget(self, begin_bytes: int = 0, end_bytes: int = 0) -> None:
-        """Drop synced pages in a range of the file from the page cache; an end of 0 is the file's.
+    def forget(self, begin_bytes: int = 0, end_bytes: int | None = None) -> None:
+        """Drop synced pages in a range of the file from the page cache; None: up to its end.
 
         Reading them reads the disk, and other programs get the memory.
         """
-        if begin_bytes < end_bytes or not end_bytes:
-            length_bytes = end_bytes - begin_bytes
-            os.posix_fadvise(self._fd, begin_bytes, length_bytes, os.POSIX_FADV_DONTNEED)
+        length_bytes = 0 if end_bytes is None else end_bytes - begin_bytes
+        os.posix_fadvise(self._fd, begin_bytes, length_bytes, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         """Make the written data durable."""

@@ -293,7 +293,7 @@ class StreamFile:
         """
         position = self.position
         self._data.sync()
-        if self._kept_bytes is not None:
+        if self._kept_bytes is not None and self._kept_bytes < position.data_bytes:
             with suppress(OSError):  # the data is durable all the same
                 self._data.forget(self._kept_bytes, position.data_bytes)
         if self._gaps_file is not None:
