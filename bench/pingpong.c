@@ -37,6 +37,9 @@ int main(int argc, char **argv)
 		perror("fork");
 		return 1;
 	case 0:
+		/* Otherwise it would wait for ever if the other one is killed. */
+		close(there[1]);
+		close(back[0]);
 		for (long done = 0; done < count; done++)
 			pass_on(there[0], back[1]);
 		_exit(0);
