@@ -47,9 +47,14 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def kept_process() -> Iterator[None]:
-    """Fail a test that leaves this process pinned or elsewhere: later tests start from it."""
+    """Fail a test that leaves this process pinned or elsewhere: later tests start from it.
+
+    The nice value, which lttd's main() takes, is put back.
+    """
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
     before = os.sched_getaffinity(0), os.sched_getscheduler(0), os.getcwd()
     yield
+    os.setpriority(os.PRIO_PROCESS, 0, nice)
     after = os.sched_getaffinity(0), os.sched_getscheduler(0), os.getcwd()
     os.sched_setaffinity(0, before[0])
     os.chdir(before[2])
