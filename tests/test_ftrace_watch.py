@@ -440,8 +440,9 @@ class Stats:
         self.set(0, 0)
         self.counts = RingCounts(StatsFile(str(path)))
 
-    def set(self, overrun: int, read_events: int, entries: int = 7) -> None:
+    def set(self, overrun: int, read_events: int, entries: int = 7, unread: int = 0) -> None:
         text = f"entries: {entries}\noverrun: {overrun}\nread events: {read_events}\n"
+        text += f"bytes: {unread}\n"
         self._path.write_text(text)
 
 
@@ -491,3 +492,24 @@ def test_foreign_reads_are_the_kernels_count_less_our_own(tmp_path: Path) -> Non
     assert not counts.unsure
     assert others(40, 90) == 0, "a reset may hide some, and makes none up"
     assert counts.foreign_read_events == 20
+
+
+def test_bytes_that_the_kernel_forgot_to_subtract_are_not_taken_for_content(tmp_path: Path) -> None:
+    stats = Stats(tmp_path / "stats")
+
+    def unread(overrun: int, counted: int) -> int:
+        stats.set(overrun, 0, unread=counted)
+        return stats.counts.unread_bytes()
+
+    assert unread(0, 9000) == 9000
+    assert unread(50, 9000 + 4080) == 0, "of an excess that may have grown nothing is known"
+    assert unread(50, 4080 + 200) == 0
+    assert unread(50, 4080 + 9000) == 8800
+    assert unread(50, 4080) == 0
+    assert unread(50, 4080 + 9000) == 9000
+    stats.counts.took(None, partial=True)
+    assert unread(50, 4080 + 300) == 0, "before Linux 6.6 a page read in part is an excess, too"
+    assert unread(50, 4080 + 9000) == 8700
+    assert unread(0, 100) == 0
+    assert unread(0, -4080) == 0
+    assert unread(0, 0) == 4080

@@ -72,6 +72,10 @@ class Ring:
         """Return the fields of ``stats`` as they are."""
         return self._counts.read()
 
+    def unread_bytes(self) -> int:
+        """Return how many bytes the ring holds, at least."""
+        return self._counts.unread_bytes()
+
     def accounted(self, *, with_last_gaps: bool = False) -> LossCounts | None:
         """Return the kernel's counts of losses that are in gaps; see LossLedger.
 
@@ -125,7 +129,7 @@ class Ring:
         *partial*: the kernel still wrote into the last sub-buffer, so the next take may begin with
         the rest of it, for which the kernel turns no page.
         """
-        self._counts.took(events)
+        self._counts.took(events, partial=partial)
         if subbuffers > self._took_partial or (self._has_inherited and self._is_empty()):
             self._ledger.page_turned()
         self._took_partial, self._has_inherited = partial, False

@@ -315,9 +315,12 @@ class FtraceStream:
         # the refused events gets the right place.
         most_bytes = max(self._shared.pool.wanted_bytes, self.info.subbuffer_bytes)
         once = not self._shared.overwrite
-        taken = self._raw.take_full(buffer[:most_bytes], full=self._full_subbuffers(), once=once)
+        full = self._full_subbuffers()
+        taken = self._raw.take_full(buffer[:most_bytes], full=full, once=once)
         if not taken.used_bytes:
             return taken.why
+        if not full and taken.used_bytes > self.info.subbuffer_bytes:
+            self._full_subbuffers()  # now that the ring holds little, it is known what to subtract
         if taken.broke_off is not None:
             self.ring.took_nothing()
             self._failure = taken.broke_off
@@ -328,7 +331,7 @@ class FtraceStream:
         """Return how many sub-buffers the kernel has left, at least; the last may be open."""
         content_bytes = self.info.subbuffer_bytes - self.info.header_bytes
         with suppress(LttdError):  # then splice finds them
-            return max(-(-self.ring.fields().get("bytes", 0) // content_bytes) - 1, 0)
+            return max(-(-self.ring.unread_bytes() // content_bytes) - 1, 0)
         return 0
 
     def _flush(self, buffer: memoryview) -> Nothing | int:
