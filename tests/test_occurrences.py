@@ -220,6 +220,7 @@ def outputs(
     ("--event", "opened", "--begin", "+200us", "--end", "+320us"), ("--event", "opned"),
     ("--event", "opened", "-n", "2"), ("--where", "path == 1"), ("--event", "opened", "--cpu", 0),
     ("--event", "opened", "--json"), ("--where", "event == 'opened' and pid == 'x'"),
+    ("--where", "event == 'opened' and -next_comm == 1"),
 ])  # fmt: skip
 def test_the_text_of_a_question_is_the_same_with_the_table(
     segment: SegmentPaths,

@@ -77,10 +77,13 @@ def test_a_condition_finds_text_and_ignores_a_final_newline(text: str, chosen: l
         ("3 in args", "in is for a list or a text"),
         ("3 in comm", "only a constant"),
         ("comm == 3", "a string is compared with a number"),
+        ("-comm == 1", "a string is not a number"), ("~buf == 1", "a string is not a number"),
+        ("+comm == 1", "a string is not a number"),
+        ("()", "a list is for: in"), ("ret == 0 or (1,)", "a list is for: in"),
         (f"ip == {HIGH} + {HIGH}", "beyond 64 bits"),
         (f"ret + -{TOP} == 1", "beyond 64 bits"),
     ],
-)
+)  # fmt: skip
 def test_a_meaningless_condition_is_refused_in_plain_words(text: str, told: str) -> None:
     with pytest.raises(UsageError, match=r"^--where .*made: ") as refused:
         Where(text).mask(ROWS)

@@ -213,6 +213,8 @@ def truth(value: Value, count: int) -> Mask:
     """Return a value of *count* events as a mask."""
     if isinstance(value, _Missing):
         return np.zeros(count, np.bool_)
+    if isinstance(value, tuple):
+        raise TypeError("a list is for: in")
     if isinstance(value, np.ndarray) and value.ndim > 1:
         raise TypeError("an array is neither true nor false: name an element")
     if isinstance(value, np.ndarray) and value.dtype.kind in "SO":
@@ -225,7 +227,7 @@ def _unary(op: ast.unaryop, value: Value, count: int) -> Value:
         return ~truth(value, count)
     if isinstance(value, _Missing):
         return MISSING
-    if isinstance(value, bytes):
+    if _is_text(value):
         raise TypeError("a string is not a number")
     if isinstance(op, ast.USub):
         return -(value.astype(np.int64) if isinstance(value, np.ndarray) else value)
