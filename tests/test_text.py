@@ -163,6 +163,22 @@ def test_options_select_and_format_lines(
     assert run(capfdbinary, "text", path, "--begin", "never")[0] == 2
 
 
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_an_error_that_several_jobs_meet_is_one_line(
+    fixture: OpenedTrace,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int,
+) -> None:
+    monkeypatch.setattr(show, "PIECE_BYTES", 4096)
+    monkeypatch.setattr("lttd.view.window.STREAM_BYTES", 1)
+    words = ("--where", "prev_comm == 1 or common_pid == 'x'")
+    status, _, err = run(capfdbinary, "text", fixture.path, "--jobs", jobs, *words)
+    assert status == 2
+    assert err.count("a string is compared with a number") == 1
+    assert len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

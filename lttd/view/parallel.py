@@ -1,7 +1,8 @@
 """Make text in several processes, which write it one after the other.
 
 Job k of n takes every n-th piece of the window; each job finds the pieces by itself.  The jobs pass
-a token through pipes, and the job with the token writes, so the output is that of one process.
+a token through pipes, and the job with the token writes, so the output is that of one process.  It
+also reports an error, which others may meet in other pieces.
 
 Rule: between fork and exit a job neither returns nor raises into the caller's code.
 """
@@ -87,33 +88,42 @@ def _job(
     make: Callable[[Any], Any],
     write: Callable[[Any, Any], None],
 ) -> NoReturn:
-    status = 1
+    status, has_turn = 1, False
     try:
-        mine, following = pipes[number][0], pipes[(number + 1) % len(pipes)][1]
-        for at, (read, written) in enumerate(pipes):
-            if at != number:
-                os.close(read)
-            if at != (number + 1) % len(pipes):
-                os.close(written)
+        mine, following = _own_ends(pipes, number)
         for item in _every(items(), number, len(pipes)):
             made = make(item)
             if not os.read(mine, 1):
                 break  # another job ended early, and reported why
+            has_turn = True
             write(item, made)
             with suppress(BrokenPipeError):  # the next job has no piece left, and ended
                 os.write(following, b".")
+            has_turn = False
         status = 0
     except BrokenPipeError:
         status = PIPE_CLOSED
     except KeyboardInterrupt:
         status = INTERRUPTED
     except LttdError as error:
-        say(str(error), Level.ERROR, "lttv")
+        if has_turn or os.read(mine, 1):  # others may meet it, too
+            say(str(error), Level.ERROR, "lttv")
         status = error.exit_status
     except Exception as error:  # noqa: BLE001  (a job must not return into the caller's code)
         say(unforeseen(error), Level.ERROR, "lttv")
     finally:
         os._exit(status)
+
+
+def _own_ends(pipes: list[tuple[int, int]], number: int) -> tuple[int, int]:
+    """Return where a job gets the token and where it passes it on; close the other ends."""
+    after = (number + 1) % len(pipes)
+    for at, (read, written) in enumerate(pipes):
+        if at != number:
+            os.close(read)
+        if at != after:
+            os.close(written)
+    return pipes[number][0], pipes[after][1]
 
 
 def _every(items: Iterable[Item], number: int, count: int) -> Iterator[Item]:
