@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from lttd.compress import INDEX_FRAME_BYTES, compress, decompress
 from lttd.errors import LttdError, TraceDamagedError
 from lttd.files import Disk
 from lttd.index import ENTRY_BYTES, HEADER
+from lttd.lockfile import Lock
 from lttd.manifest import Manifest
 from lttd.occurrence_maker import LEAST_RATIO, MOST_GROUP, Made, note_occurrences
 from lttd.occurrences import (
@@ -492,6 +494,33 @@ def test_index_makes_tables_once_and_leaves_out_open_segments(
         note_occurrences(opened_now.paths, Disk())
     status, out, _ = run(capfdbinary, "check", "--events", tmp_path / "t")
     assert b"occurrences" not in out
+
+
+@pytest.mark.parametrize("words", ["index", "compress"])
+def test_a_segment_that_is_deleted_meanwhile_is_no_failure(
+    words: str,
+    packed: SegmentPaths,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def locked(*held: Any) -> Any:  # noqa: ANN401
+        shutil.rmtree(packed.directory)
+        return Lock(*held)
+
+    monkeypatch.setattr("lttd.held.Lock", locked)
+    status, out, err = run(capfdbinary, words, trace_of(packed))
+    assert (status, out.split()[:4]) == (0, b"0 segments of 0".split())
+    assert "deleted" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_failure_to_make_a_table_is_counted(
+    packed: SegmentPaths, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    packed.occurrences.mkdir()
+    status, out, err = run(capfdbinary, "index", trace_of(packed))
+    assert (status, out) == (1, b"0 segments of 1 indexed\n")
+    assert len(err.splitlines()) == 1
 
 
 def test_a_table_is_of_both_forms_of_a_segment(packed: SegmentPaths) -> None:

@@ -9,7 +9,7 @@ from lttd.errors import LttdError
 from lttd.files import Disk
 from lttd.stats import counted
 from lttd.terminal import Level, put_line, say
-from lttd.tracedir import SegmentPaths, segments
+from lttd.tracedir import SegmentPaths, deletion_note, segments
 
 MOST_LINES: Final = 8
 Change = Callable[[SegmentPaths, Disk], Sizes | None]
@@ -28,10 +28,15 @@ def decompress_all(trace: Path) -> int:
 def _change_all(trace: Path, change: Change, form: str) -> int:
     total, done, failed, disk = Sizes(), 0, 0, Disk()
     found = segments(trace)
+    found_count = len(found)
     for segment in found:
         try:
             sizes = change(segment, disk)
         except LttdError as error:
+            if segment.is_gone():
+                found_count -= 1
+                say(deletion_note(segment.directory), Level.NOTICE, "lttv")
+                continue
             failed += 1
             if failed <= MOST_LINES:
                 say(str(error), Level.ERROR, "lttv")
@@ -40,7 +45,7 @@ def _change_all(trace: Path, change: Change, form: str) -> int:
             total, done = total.plus(sizes), done + 1
     if failed > MOST_LINES:
         say(f"{trace}: {failed - MOST_LINES} more segments stay as they are", Level.ERROR, "lttv")
-    words = f"{counted(done, 'segment')} of {len(found)} made {form}"
+    words = f"{counted(done, 'segment')} of {found_count} made {form}"
     if done:
         plain, compressed = total
         ratio = plain / max(compressed, 1)

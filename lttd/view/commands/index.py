@@ -10,7 +10,7 @@ from lttd.manifest import Manifest
 from lttd.occurrence_maker import Made, note_occurrences
 from lttd.stats import counted
 from lttd.terminal import Level, put_line, say
-from lttd.tracedir import segments
+from lttd.tracedir import deletion_note, segments
 
 MOST_LINES: Final = 8
 
@@ -19,16 +19,20 @@ def index_all(trace: Path) -> int:
     """Make the tables that are missing; return an exit status."""
     keep_freed_memory()
     made: list[Made] = []
-    failed, opened, disk = 0, 0, Disk()
+    failed, left_out, disk = 0, 0, Disk()
     found = segments(trace)
     for segment in found:
         try:
             if Manifest.read(segment.place(segment.manifest)).state != "closed":
-                opened += 1
+                left_out += 1
                 say(f"{segment.directory}: is not closed; left out", Level.NOTICE, "lttv")
                 continue
             one = note_occurrences(segment, disk)
         except LttdError as error:
+            if segment.is_gone():
+                left_out += 1
+                say(deletion_note(segment.directory), Level.NOTICE, "lttv")
+                continue
             failed += 1
             if failed <= MOST_LINES:
                 say(str(error), Level.ERROR, "lttv")
@@ -36,7 +40,7 @@ def index_all(trace: Path) -> int:
         made += [one] if one is not None and one.table_bytes else []
     if failed > MOST_LINES:
         say(f"{trace}: {failed - MOST_LINES} more segments have none", Level.ERROR, "lttv")
-    put_line(_words(made, len(found) - failed - opened))
+    put_line(_words(made, len(found) - left_out))
     return 1 if failed else 0
 
 
