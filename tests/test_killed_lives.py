@@ -73,7 +73,7 @@ class Counts:
     def read(self) -> dict[str, int]:
         return self._kernel.fields()
 
-    def took(self, events: int | None) -> None: ...
+    def took(self, events: int | None, *, partial: bool) -> None: ...
 
     def look_for_others(self) -> int:
         return 0
