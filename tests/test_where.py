@@ -88,3 +88,11 @@ def test_a_meaningless_condition_is_refused_in_plain_words(text: str, told: str)
     with pytest.raises(UsageError, match=r"^--where .*made: ") as refused:
         Where(text).mask(ROWS)
     assert told in str(refused.value)
+
+
+def test_the_error_about_a_hidden_name_says_how_to_write_the_event_s_own() -> None:
+    record = struct.pack("<8xQ", 5)
+    rows = event_rows(format_text("epoll", 9, ["unsigned long event;8;8;0"], '""'), [record])
+    with pytest.raises(UsageError, match=r"event is a field of it: try common_event$"):
+        Where('event == "epoll"').mask(rows)
+    assert Where('common_event == "epoll"').mask(rows).tolist() == [True]

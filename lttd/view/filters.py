@@ -124,7 +124,10 @@ class Where:
             with np.errstate(all="ignore"):
                 return truth(self._value(self.body, rows), len(rows))
         except (TypeError, ValueError, OverflowError, np.exceptions.DTypePromotionError) as error:
-            raise UsageError(f"--where {self.text!r}: {rows.event_type.name}: {error}") from None
+            hidden = [name for name in self.names if name in COMMON and name in rows.names]
+            hint = f"; {hidden[0]} is a field of it: try common_{hidden[0]}" if hidden else ""
+            where = f"--where {self.text!r}: {rows.event_type.name}"
+            raise UsageError(f"{where}: {error}{hint}") from None
 
     def _value(self, node: ast.AST, rows: EventRows) -> Value:  # noqa: PLR0911  (a row per kind of node)
         match node:
