@@ -236,11 +236,16 @@ def cells(sources: Sequence[WindowStream], begin: int, end: int, cell_bytes: int
     for one in sources:
         members.setdefault(one.stream.segment.directory, []).append(one)
     segments = [
-        (max((one.index for one in some), key=len), sum(one.stream.length_bytes for one in some))
+        (max((one.index for one in some), key=len), sum(map(_content_bytes, some)))
         for some in members.values()
     ]
     at_once = len({one.stream.source_name for one in sources})
     return Cells(segments, begin, end, cell_bytes * at_once)
+
+
+def _content_bytes(one: WindowStream) -> int:
+    """Return about how many bytes a stream has: a hole behind its sub-buffers is not content."""
+    return min(one.stream.length_bytes, len(one.index) * one.stream.info.subbuffer_bytes)
 
 
 def before_and_after(losses: Sequence[Loss], time: int) -> tuple[Sequence[Loss], Sequence[Loss]]:
