@@ -8,6 +8,7 @@ Rule: a Disk writes only below directories that it holds open, and that only thi
 import ctypes
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -127,14 +128,20 @@ class Disk:
         except OSError as error:
             raise storage_error(path, error) from None
 
-    def replace(self, path: Path, data: bytes) -> None:
-        """Replace *path* by *data*; after a crash it is the old file or the new one, whole."""
+    def replace(self, path: Path, data: bytes, *, like: Path | None = None) -> None:
+        """Replace *path* by *data*; after a crash it is the old file or the new one, whole.
+
+        It keeps the permissions of *path*; a new file gets those of *like*, if that is there.
+        """
         holder, temporary = self._holder(path), path.with_name(f".{path.name}.new")
         try:
             with suppress(FileNotFoundError):
                 holder.remove_file(temporary)
+            mode = _mode_of(holder, path) or (like and _mode_of(holder, like))
             file = self.open(temporary)
             try:
+                if mode:
+                    file.permit(mode)
                 file.write_at([data], 0)
                 file.sync()
             finally:
@@ -255,3 +262,12 @@ class Disk:
             return self._holder(path).open_directory(path)
         except OSError as error:
             raise storage_error(path, error) from None
+
+
+def _mode_of(holder: OpenDirectory, path: Path) -> int:
+    """Return the permissions of a regular file; 0 if there is none."""
+    try:
+        mode = holder.stat(path).st_mode
+    except OSError:
+        return 0
+    return mode & 0o644 | 0o600 if stat.S_ISREG(mode) else 0

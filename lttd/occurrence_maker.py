@@ -100,7 +100,7 @@ def make_occurrences(
         remove_occurrences(segment, disk)
         return Made(data_bytes, 0)
     encoded = encode(tables)
-    disk.replace(segment.occurrences, encoded)
+    disk.replace(segment.occurrences, encoded, like=segment.manifest)
     return Made(data_bytes, len(encoded))
 
 

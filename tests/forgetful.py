@@ -59,7 +59,7 @@ class ForgetfulDisk(Disk):
     def file(self, path: Path, fd: int) -> File:
         return LoggedFile(self.log, path, fd)
 
-    def replace(self, path: Path, data: bytes) -> None:
+    def replace(self, path: Path, data: bytes, *, like: Path | None = None) -> None:
         path.write_bytes(data)
         self.log.append(Op("replace", path, data=data))
 

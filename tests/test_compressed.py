@@ -323,9 +323,9 @@ class DyingDisk(Disk):
         self._count()
         super().rename(path, name)
 
-    def replace(self, path: Path, data: bytes) -> None:
+    def replace(self, path: Path, data: bytes, *, like: Path | None = None) -> None:
         self._count()
-        super().replace(path, data)
+        super().replace(path, data, like=like)
 
     def remove(self, path: Path) -> None:
         self._count()

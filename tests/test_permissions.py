@@ -34,9 +34,9 @@ def plain_umask() -> Iterator[None]:
     os.umask(before)
 
 
-def trace_of(tmp_path: Path, mode: int) -> Path:
+def trace_of(tmp_path: Path, mode: int, pages: int = 1) -> Path:
     made = Traced(tmp_path / "t")
-    made.append([pages_of(1000, [tick(1)])])
+    made.append([pages_of(1000 * number, [tick(number)] * 90) for number in range(1, pages + 1)])
     made.finish()
     for path in (tmp_path / "t").rglob("*"):
         if path.is_file():
@@ -107,3 +107,20 @@ def test_nothing_is_exported_through_a_link_in_place_of_unfinished_output(
         import_module(FORMATS[to].module).export(trace, EVERYTHING, made, disk)
     assert list(victim.iterdir()) == []
     assert (tmp_path / "new").exists()
+
+
+@pytest.mark.usefixtures("plain_umask")
+@pytest.mark.parametrize("mode", [0o640, 0o644])
+@pytest.mark.parametrize("words", [["index"], ["compress"], ["check", "--repair"]], ids=" ".join)
+def test_a_command_with_another_umask_keeps_the_permissions_of_a_trace(
+    tmp_path: Path, words: list[str], mode: int
+) -> None:
+    trace = trace_of(tmp_path, mode, pages=20)
+    if "--repair" in words:
+        (index,) = trace.rglob("*.idx")
+        os.truncate(index, 16)
+    os.umask(0o077)
+    assert main([*words, str(trace)]) == 0
+    made = [path for path in trace.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert {oct(path.stat().st_mode & 0o777) for path in made} == {oct(mode)}
+    assert ("occurrences" in {path.name for path in made}) == ("--repair" not in words)
