@@ -1,13 +1,15 @@
 """What recording costs the recorded machine: the time of two loads, untraced and recorded.
 
 The variants run in turn, round by round: untraced, *ring alone* (an instance with the same events
-and rings, which nobody reads), ``trace-cmd record``, and lttd.  *pipes* are two pairs of processes
+and rings, which nobody reads), the same with a pid in ``set_event_notrace_pid``, as ``lttd
+--no-trace-self`` has, ``trace-cmd record``, and lttd.  *pipes* are two pairs of processes
 that fill both CPUs, and cause up to a million events a second on each; *compile* compiles C files,
 two at a time.  So a figure holds all that recording costs: the kernel's tracing, the CPU time of
 the recorder and of the kernel's threads that write its file, and what both do to the caches.
 """
 
 import contextlib
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -165,13 +167,21 @@ def _untraced(_parent: Path, _case: Case) -> Iterator[Sample]:
 
 
 @contextlib.contextmanager
-def _alone(_parent: Path, case: Case) -> Iterator[Sample]:
+def _alone(_parent: Path, case: Case, left_out: int | None = None) -> Iterator[Sample]:
     with Instance("cost") as instance:
+        if left_out is not None:
+            instance.write("set_event_notrace_pid", left_out)
         instance.set_sizes(RING_MIB << 10, 4)
         instance.write("trace_clock", "mono")
         for events in case.events.split(","):
             instance.write(f"events/{events.removesuffix(':*')}/enable", 1)
         yield {}
+
+
+@contextlib.contextmanager
+def _alone_with_list(parent: Path, case: Case) -> Iterator[Sample]:
+    with _alone(parent, case, left_out=os.getpid()) as sample:
+        yield sample
 
 
 @contextlib.contextmanager
@@ -200,8 +210,10 @@ def _took(recorded: Recorded) -> Sample:
 
 
 UNTRACED, ALONE, TRACE_CMD, LTTD = "untraced", "ring alone", "trace-cmd", "lttd"
+WITH_LIST: Final = "ring alone, pid list"
 VARIANTS: Final = {
-    UNTRACED: _untraced, ALONE: _alone, TRACE_CMD: _beside_trace_cmd, LTTD: _beside_lttd,
+    UNTRACED: _untraced, ALONE: _alone, WITH_LIST: _alone_with_list, TRACE_CMD: _beside_trace_cmd,
+    LTTD: _beside_lttd,
 }  # fmt: skip
 
 
