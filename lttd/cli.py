@@ -14,13 +14,14 @@ from contextlib import ExitStack
 from functools import partial
 
 from lttd.config import Config, parse_command_line
-from lttd.errors import LttdError, MemoryUsedUpError
+from lttd.errors import LttdError
 from lttd.malloc import share_one_arena
 from lttd.notify import ADDRESSED
 from lttd.priority import run_before_ordinary
 from lttd.signals import Meaning, Signals
 from lttd.start import (
     exit_if_threads_run,
+    exit_if_without_memory,
     raise_file_limit,
     threads_that_fail_end_all,
     unforeseen,
@@ -59,12 +60,11 @@ def _guarded(arguments: Sequence[str], signals: Signals) -> int:
         except LttdError as error:
             say(str(error), Level.ERROR)
             status = error.exit_status
-            if isinstance(error, MemoryUsedUpError):
-                # An interpreter that ends without memory writes lines of its own.
-                os._exit(status)
+            exit_if_without_memory(error, status)
         except BaseException as error:  # noqa: BLE001  (no traceback reaches a user)
             say(unforeseen(error), Level.ERROR)
             status = 1
+            exit_if_without_memory(error, status)
     exit_if_threads_run(threads, status)
     return status
 

@@ -414,6 +414,8 @@ def run(
             return await Daemon(config, on_ready, signals=signals, command=command).run()
 
     try:
+        with spare_memory():
+            pass  # trio gets as much to begin with
         return trio.run(main, strict_exception_groups=True)
     except BaseExceptionGroup as group:
         error = _only_error(group)

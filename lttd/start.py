@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from lttd.errors import refusal
+from lttd.errors import MemoryUsedUpError, refusal
 from lttd.terminal import Level, say
 
 _MOST_CHARACTERS: Final = 300
@@ -90,6 +90,12 @@ def threads_that_fail_end_all() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
+
+
+def exit_if_without_memory(error: BaseException, status: int) -> None:
+    """Exit at once if memory is used up: an interpreter that ends so writes lines of its own."""
+    if isinstance(_first_of(error)[0], MemoryError | MemoryUsedUpError):
+        os._exit(status)
 
 
 def exit_if_threads_run(before: frozenset[int], status: int) -> None:

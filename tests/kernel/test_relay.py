@@ -173,9 +173,11 @@ def test_refused_and_undelivered_relay_bytes_are_counted(guest: Guest, module: s
         f"""
         load n_subbufs=4 hold_us=20
         begin_recording {FRAMED}
+        kill -STOP $pid
         order write 0 0 10000 0 100 1 & other=$!
         order write 0 1 10000 0 100 1
         wait $other
+        kill -CONT $pid
         sleep 0.3
         order flush 0
         for cpu in 0 1; do order write 0 $cpu 50 0 100 200; done
