@@ -292,8 +292,13 @@ class Instance:
         )
 
     def fill(self, calls_per_cpu: int) -> None:
-        """Fill the rings with the events of a syscall loop, then turn tracing off."""
+        """Fill the rings with the events of a syscall loop, then turn tracing off.
+
+        They do not overwrite themselves meanwhile, so that a recorder finds them as it does when it
+        keeps up.
+        """
         self.write("tracing_on", 0)
+        self.write("options/overwrite", 0)
         self.write("trace", "")
         self.write("trace_clock", "mono")
         self.write("events/raw_syscalls/enable", 1)
@@ -302,6 +307,7 @@ class Instance:
             load.wait()
         self.write("tracing_on", 0)
         self.write("events/raw_syscalls/enable", 0)
+        self.write("options/overwrite", 1)
 
 
 # -- load

@@ -496,6 +496,13 @@ def test_foreign_reads_are_the_kernels_count_less_our_own(tmp_path: Path) -> Non
 
 def test_bytes_that_the_kernel_forgot_to_subtract_are_not_taken_for_content(tmp_path: Path) -> None:
     stats = Stats(tmp_path / "stats")
+    fresh = "overrun: 0\nread events: {}\nbytes: 9000\n"
+    (tmp_path / "fresh").write_text(fresh.format(0))
+    (tmp_path / "used").write_text(fresh.format(7))
+    counts = {name: RingCounts(StatsFile(str(tmp_path / name))) for name in ("fresh", "used")}
+    for one in counts.values():
+        one.read()
+    assert {name: one.unread_bytes() for name, one in counts.items()} == {"fresh": 9000, "used": 0}
 
     def unread(overrun: int, counted: int) -> int:
         stats.set(overrun, 0, unread=counted)

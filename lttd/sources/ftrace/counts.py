@@ -27,8 +27,9 @@ class RingCounts:
     def __init__(self, stats: StatsFile) -> None:
         self._stats = stats
         self._last = stats.read()
-        self._excess_bytes = self._last.get("bytes", 0)
-        """At most so many of the ``bytes`` are none."""
+        was_touched = self._last.get("overrun", 1) or self._last.get("read events", 1)
+        self._excess_bytes = self._last.get("bytes", 0) if was_touched else 0
+        """At most so many of the ``bytes`` are none; 0 of a ring that only grew since its reset."""
         self._may_exceed = False
         """Whether the excess may have grown since the last read()."""
         self._grown = dict.fromkeys(COUNTS, 0)
