@@ -14,14 +14,12 @@ def everywhere(data: Buffer, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     Each overlaps the next ones: of records that are written at once, the later ones win.
     """
     dtype = np.dtype(dtype)
-    size = data.nbytes if isinstance(data, np.ndarray) else len(data)
-    return np.ndarray((size - dtype.itemsize + 1,), dtype, data, strides=(1,))
+    return np.ndarray((_size_bytes(data) - dtype.itemsize + 1,), dtype, data, strides=(1,))
 
 
 def each_row(data: Buffer, dtype: npt.DTypeLike, at_byte: int, row_bytes: int) -> npt.NDArray[Any]:
     """Return a view with the record at byte *at_byte* of each row of *data*."""
-    size = data.nbytes if isinstance(data, np.ndarray) else len(data)
-    return np.ndarray((size // row_bytes,), dtype, data, at_byte, (row_bytes,))
+    return np.ndarray((_size_bytes(data) // row_bytes,), dtype, data, at_byte, (row_bytes,))
 
 
 def gather(data: Buffer, at: npt.NDArray[np.int64], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -35,3 +33,7 @@ def gather(data: Buffer, at: npt.NDArray[np.int64], dtype: npt.DTypeLike) -> npt
     # As opaque bytes: numpy copies a record with fields four times more slowly.
     copied = np.dtype(f"V{dtype.itemsize}") if dtype.fields else dtype
     return everywhere(data, copied)[at].view(dtype)
+
+
+def _size_bytes(data: Buffer) -> int:
+    return data.nbytes if isinstance(data, np.ndarray) else len(data)
