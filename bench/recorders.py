@@ -113,12 +113,12 @@ def environment() -> dict[str, str]:
 
 def lttd_command(*arguments: str) -> list[str]:
     """Return the command line that runs this checkout's lttd."""
-    return [sys.executable, "-m", "lttd.cli", *arguments]
+    return [sys.executable, "-m", "lttd", *arguments]
 
 
 def lttv(*arguments: str) -> dict[str, Any]:
     """Run this checkout's lttv; return the JSON that it prints."""
-    command = [sys.executable, "-m", "lttd.view.cli", *arguments]
+    command = [sys.executable, "-m", "lttd.view", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     try:
         value: dict[str, Any] = json.loads(done.stdout)

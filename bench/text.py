@@ -23,7 +23,7 @@ from lttd.view.times import EVERYTHING
 NAME: Final = "text"
 EVENTS: Final = "sched:*,irq:*,timer:*,syscalls:*"
 LEAST_EVENTS: Final = 5_000_000
-LTTV: Final = (sys.executable, "-m", "lttd.view.cli")
+LTTV: Final = (sys.executable, "-m", "lttd.view")
 COLUMNS: Final = (
     "import lttd, sys; print(sum(len(batch) for batch in lttd.open(sys.argv[1]).window()))"
 )

@@ -23,7 +23,7 @@ from lttd.view.trace import Trace
 NAME: Final = "window"
 FEW: Final = 1000
 WINDOW_NS: Final = 100_000_000
-LTTV: Final = (sys.executable, "-m", "lttd.view.cli")
+LTTV: Final = (sys.executable, "-m", "lttd.view")
 EVENTS: Final = "sched:*,raw_syscalls:*,irq:*,timer:*"
 MOST_RATIO: Final = 1.3
 MOST_START_S: Final = 0.25

@@ -152,7 +152,3 @@ def _in_background(config: Config, signals: Signals) -> int:
 def _end_daemon(signals: Signals, pid: int, number: int) -> None:
     if signals.meaning(number) is Meaning.END:
         os.kill(pid, signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

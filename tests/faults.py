@@ -189,7 +189,7 @@ class Bench:
     def _replay(self, case: Case, where: Path) -> Outcome:
         trace = where / "trace"
         below = str(trace if case.place == "trace" else self.old)
-        words = [sys.executable, "-m", "lttd.cli", "-t", trace, "--summary", "json"]
+        words = [sys.executable, "-m", "lttd", "-t", trace, "--summary", "json"]
         words += ["--source", f"replay:{self.old},abi=ftrace,subbuffer-size=4096"]
         words += ["--on-write-error", case.on_write_error]
         outcome = Outcome(case, made=STREAMS * PAGES * EVENTS)

@@ -129,7 +129,7 @@ def lttd_trigger(run: Run, trace: Path, *words: str) -> subprocess.CompletedProc
 def client(run: Run, name: str, trace: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a client, which finds the recorder by its runtime directory."""
     own = {"RUNTIME_DIRECTORY": str(run.launcher.runtime)}
-    command = [sys.executable, "-m", "lttd.cli", name, "-t", str(trace), *words]
+    command = [sys.executable, "-m", "lttd", name, "-t", str(trace), *words]
     return subprocess.run(
         command, env={**os.environ, **own}, capture_output=True, text=True,
         timeout=PATIENCE_S, check=False,

@@ -20,7 +20,7 @@ class Runs:
         self._started: list[subprocess.Popen[str]] = []
 
     def start(self, *words: str | Path) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "lttd.cli", *map(str, words)]
+        command = [sys.executable, "-m", "lttd", *map(str, words)]
         run = subprocess.Popen(command, cwd=self.cwd, stderr=subprocess.PIPE, text=True)
         self._started.append(run)
         return run

@@ -267,7 +267,7 @@ def loaded(program: Path, cpus: Sequence[int] = (0,)) -> Iterator[None]:
 
 def lttv(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run lttv to its end."""
-    words = [sys.executable, "-m", "lttd.view.cli", *map(str, arguments)]
+    words = [sys.executable, "-m", "lttd.view", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
 

@@ -65,7 +65,7 @@ class TestOnThisKernel:
         # Without a shell, which would clear the mask.
         mask = ["/bin/grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"]
         probe = ["/bin/sh", "-c", PROBE]
-        words = [sys.executable, "-m", "lttd.cli", "-t", str(tmp_path / "t"), *options]
+        words = [sys.executable, "-m", "lttd", "-t", str(tmp_path / "t"), *options]
         words += ["--source", f"ftrace:{instance}", "--summary", f"json:{tmp_path}/summary"]
         found = []
         for command in (mask, [*words, "--", *mask], probe, [*words, "-a", "--", *probe]):

@@ -68,7 +68,7 @@ def asked(trace: Path | None = None, **request: object) -> dict[str, Any]:
 def client(*words: str | Path) -> tuple[int, str]:
     """Run a client in this process; return its status."""
     run = subprocess.run(
-        [sys.executable, "-m", "lttd.cli", *map(str, words)],
+        [sys.executable, "-m", "lttd", *map(str, words)],
         capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     return run.returncode, run.stdout + run.stderr

@@ -74,7 +74,7 @@ def test_a_system_limit_is_reported_in_lines_and_leaves_nothing_half_made(
     (tmp_path / "old").mkdir()
     for cpu in range(12):
         (tmp_path / "old" / f"cpu{cpu}").write_bytes(page(1000, event(b"word")))
-    words = [sys.executable, "-m", "lttd.cli", "-t", tmp_path / "trace", "--summary", "none"]
+    words = [sys.executable, "-m", "lttd", "-t", tmp_path / "trace", "--summary", "none"]
     words += ["--source", f"replay:{tmp_path / 'old'},abi=ftrace,subbuffer-size=4096"]
     done = subprocess.run(
         [str(word) for word in words],

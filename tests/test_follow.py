@@ -25,7 +25,7 @@ from tests.viewer import run
 
 def following(trace: Path, enough: Callable[[str], bool], *options: str) -> str:
     """Run ``lttv follow`` until *enough* accepts its output; return the output."""
-    words = [sys.executable, "-m", "lttd.view.cli", "follow", str(trace), *options]
+    words = [sys.executable, "-m", "lttd.view", "follow", str(trace), *options]
     output = ""
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

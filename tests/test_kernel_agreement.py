@@ -256,7 +256,7 @@ def shown(trace: Path, *options: str) -> tuple[Path, str]:
     """Return the file with the text of lttv, and its notes."""
     out = trace.with_suffix(".txt")
     with out.open("wb") as file:
-        words = [sys.executable, "-m", "lttd.view.cli", "text", str(trace), *options]
+        words = [sys.executable, "-m", "lttd.view", "text", str(trace), *options]
         run = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, check=False)
     told = run.stderr.decode()
     assert run.returncode == 0, told

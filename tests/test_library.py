@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILIN
 
 
 def seconds_by_text(trace: Path) -> Counter[tuple[int, int]]:
-    words = [sys.executable, "-m", "lttd.view.cli", "text", str(trace), "--json"]
+    words = [sys.executable, "-m", "lttd.view", "text", str(trace), "--json"]
     out = subprocess.run(words, check=True, capture_output=True).stdout
     told = (json.loads(line) for line in out.splitlines())
     return Counter((one["time"] // 10**9, one["pid"]) for one in told if "event" in one)

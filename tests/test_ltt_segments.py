@@ -324,7 +324,7 @@ def test_a_kill_leaves_a_prefix_of_every_channel(tmp_path: Path, layout: str) ->
     write_trace(tmp_path / "from", {"metadata_0": metadata})
     for cpu in (0, 1):
         (tmp_path / "from" / f"kernel_{cpu}").write_bytes(block.peek() * 6000)
-    words = [sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t", "--layout", layout]
+    words = [sys.executable, "-m", "lttd", "-t", tmp_path / "t", "--layout", layout]
     words += ["--source", f"replay:{tmp_path / 'from'}", "--backlog", "8M"]
     run = subprocess.Popen(words, stdout=subprocess.DEVNULL)
 
@@ -359,7 +359,7 @@ def test_damage_is_reported_at_once_and_kept_in_the_trace(tmp_path: Path) -> Non
     second = ltt_walk.survey(bytes(data)).offsets_bytes[1]
     data[second + 16] ^= 0xFF
     path.write_bytes(data)
-    words = [sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t", "--summary", "none"]
+    words = [sys.executable, "-m", "lttd", "-t", tmp_path / "t", "--summary", "none"]
     run = subprocess.run(
         [*words, "--source", f"replay:{tmp_path / 'from'}"],
         capture_output=True,
@@ -376,7 +376,7 @@ def test_damage_is_reported_at_once_and_kept_in_the_trace(tmp_path: Path) -> Non
 
 
 def test_a_directory_without_channels_has_its_own_exit_status(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t"]
+    words = [sys.executable, "-m", "lttd", "-t", tmp_path / "t"]
     run = subprocess.run(
         [*words, "--source", f"replay:{tmp_path},abi=ltt"],
         capture_output=True,

@@ -94,7 +94,7 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     words = [
         sys.executable,
         "-m",
-        "lttd.cli",
+        "lttd",
         "-t",
         path,
         "--source",
@@ -479,7 +479,7 @@ def test_events_of_a_live_kernel_print_as_they_were_logged(
     for path in ("metadata_0", "metadata_1", "kernel_0", "kernel_1"):
         ltt_kernel.add(path, count=64)
     ltt_kernel.describe("metadata_0", "kernel", "printk", 40, "string %s n %u")
-    words = [sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t", "-c", ltt_kernel.root]
+    words = [sys.executable, "-m", "lttd", "-t", tmp_path / "t", "-c", ltt_kernel.root]
     with subprocess.Popen(words, stderr=subprocess.PIPE) as run:
         until(lambda: ltt_kernel.is_open("kernel_1"), "lttd")
         for number in range(400):

@@ -148,7 +148,7 @@ def test_a_window_of_a_trace_of_many_segments_needs_few_descriptors(
     window = ["--begin", f"0.{begin_ns:09}", "--end", f"0.{begin_ns + 2000:09}"]
     out = ["-o", str(tmp_path / "out.svg")] if words[0] != "text" else []
     done = subprocess.run(
-        [sys.executable, "-m", "lttd.view.cli", *words, thirty, *window, *out],
+        [sys.executable, "-m", "lttd.view", *words, thirty, *window, *out],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)),
         capture_output=True,
         text=True,

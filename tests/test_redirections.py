@@ -27,7 +27,7 @@ def ended(module: str, words: list[str | Path], where: str) -> Ended:
 
 def recorded(trace: Path, where: str, *arguments: str) -> Ended:
     return ended(
-        "lttd.cli", ["-t", trace, "--source", f"replay:{FTRACE},abi=ftrace", *arguments], where
+        "lttd", ["-t", trace, "--source", f"replay:{FTRACE},abi=ftrace", *arguments], where
     )
 
 
@@ -82,27 +82,27 @@ SHOWS = (["info"], ["info", "--json"], ["text"], ["text", "--jobs", "2"],
 def test_a_stdout_that_refuses_output_fails_in_one_line(
     trace: Path, words: list[str], where: str, line: bytes | None
 ) -> None:
-    run = ended("lttd.view.cli", [words[0], trace, *words[1:]], where)
+    run = ended("lttd.view", [words[0], trace, *words[1:]], where)
     assert (run.returncode, run.stderr) == (1, b"lttv: %b\n" % line if line else b"")
 
 
 @pytest.mark.parametrize("words", SHOWS, ids=" ".join)
 def test_lttv_ends_quietly_if_its_reader_goes_away(trace: Path, words: list[str]) -> None:
-    run = ended("lttd.view.cli", [words[0], trace, *words[1:]], "| true")
+    run = ended("lttd.view", [words[0], trace, *words[1:]], "| true")
     assert (run.returncode, run.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("where", ["2>&-", "2>/dev/full", "2> >(true)", "<&- 2>&-"])
 def test_notes_that_stderr_refuses_do_not_change_the_status(trace: Path, where: str) -> None:
-    whole = ended("lttd.view.cli", ["text", trace], "")
+    whole = ended("lttd.view", ["text", trace], "")
     words: list[str | Path] = ["text", trace, "--event", "none_such", "--event", "*"]
-    run = ended("lttd.view.cli", words, where)
+    run = ended("lttd.view", words, where)
     assert run.returncode == 0
     assert run.stdout == whole.stdout
     assert run.stdout
 
 
-@pytest.mark.parametrize("module", ["lttd.cli", "lttd.view.cli"])
+@pytest.mark.parametrize("module", ["lttd", "lttd.view"])
 @pytest.mark.parametrize("option", ["--help", "--version"])
 @pytest.mark.parametrize(("where", "status"), [(">/dev/full", 1), (">&-", 1), ("| true", 0)])
 def test_help_that_cannot_be_written_gives_no_traceback(

@@ -144,7 +144,7 @@ def started(
 def asked(lttd: Launcher, *words: str) -> tuple[int, str]:
     """Run a client of the recorder; return its status and output."""
     run = subprocess.run(
-        [sys.executable, "-m", "lttd.cli", *words],
+        [sys.executable, "-m", "lttd", *words],
         env={**os.environ, "RUNTIME_DIRECTORY": str(lttd.runtime)},
         capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip

@@ -184,7 +184,7 @@ def test_readers_leave_out_what_is_deleted_while_they_read(lttd: Launcher, tmp_p
 @contextmanager
 def following(trace: Path) -> Iterator["subprocess.Popen[str]"]:
     """Follow *trace* until its recorder has ended; kill the viewer if the block fails."""
-    words = [sys.executable, "-m", "lttd.view.cli", "follow", "--until-closed", str(trace)]
+    words = [sys.executable, "-m", "lttd.view", "follow", "--until-closed", str(trace)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(words, text=True, **pipes)
     try:

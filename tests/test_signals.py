@@ -52,7 +52,7 @@ OWN_GROUP = "import os, sys; os.setpgid(0, 0); os.execv(sys.argv[1], sys.argv[1:
 
 def replay_with_waiting(numbers: list[int], trace: Path) -> subprocess.CompletedProcess[str]:
     waiting = ",".join(map(str, numbers))
-    words = [sys.executable, "-c", WITH_SIGNALS_WAITING, waiting, sys.executable, "-m", "lttd.cli"]
+    words = [sys.executable, "-c", WITH_SIGNALS_WAITING, waiting, sys.executable, "-m", "lttd"]
     words += [
         "-t",
         str(trace),
@@ -173,7 +173,7 @@ class TestOnThisKernel:
         assert run.stderr == ""
 
     def test_lttd_respects_nohup(self, lttd: Launcher, tmp_path: Path) -> None:
-        words = ["nohup", sys.executable, "-m", "lttd.cli", "-t", tmp_path / "t", "--append"]
+        words = ["nohup", sys.executable, "-m", "lttd", "-t", tmp_path / "t", "--append"]
         name = f"{lttd.prefix}nohup"
         (lttd.instances / name).mkdir()
         process = subprocess.Popen([*words, "--source", f"ftrace:{name}"], stderr=subprocess.PIPE)

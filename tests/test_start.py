@@ -18,7 +18,7 @@ from tests.data import FIXTURES
 from tests.running import PATIENCE_S, QUIET, Launcher, assert_whole, needs_kernel, until
 
 REPLAY = ("--source", f"replay:{FIXTURES}/ftrace,abi=ftrace", "--summary", "none")
-LTTD = (sys.executable, "-m", "lttd.cli")
+LTTD = (sys.executable, "-m", "lttd")
 
 
 def run(*words: str | Path, under: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:

@@ -182,7 +182,7 @@ class TestOnThisKernel:
 
 def client(lttd: Launcher, *words: str) -> tuple[int, str]:
     run = subprocess.run(
-        [sys.executable, "-m", "lttd.cli", *words],
+        [sys.executable, "-m", "lttd", *words],
         env={"PATH": "/usr/bin:/bin", "RUNTIME_DIRECTORY": str(lttd.runtime)},
         capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip

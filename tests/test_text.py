@@ -273,7 +273,7 @@ def test_a_trace_that_cannot_be_shown_gives_one_line_on_stderr(
 
 
 def test_lttv_text_ends_quietly_if_its_pipe_is_closed(fixture: OpenedTrace) -> None:
-    words = [sys.executable, "-m", "lttd.view.cli", "text", str(fixture.path), "--jobs", "2"]
+    words = [sys.executable, "-m", "lttd.view", "text", str(fixture.path), "--jobs", "2"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -68,7 +68,7 @@ def left(place: Path) -> list[str]:
 def test_a_file_that_cannot_grow_leaves_nothing(
     trace: Path, tmp_path: Path, words: list[str]
 ) -> None:
-    program = ["prlimit", "--fsize=1000", sys.executable, "-m", "lttd.view.cli"]
+    program = ["prlimit", "--fsize=1000", sys.executable, "-m", "lttd.view"]
     status, err = ended(program, trace, words, tmp_path / "place")
     assert status == 1
     assert len(err.splitlines()) == 1, err

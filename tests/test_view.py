@@ -71,7 +71,7 @@ def test_a_trace_of_many_segments_opens_with_few_descriptors(
     for number in range(1, 121):
         recorded(tmp_path / "t", cpus=1, number=number).finish()
     done = subprocess.run(
-        [sys.executable, "-m", "lttd.view.cli", words[0], tmp_path / "t", *words[1:]],
+        [sys.executable, "-m", "lttd.view", words[0], tmp_path / "t", *words[1:]],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
         capture_output=True,
         text=True,
@@ -255,7 +255,7 @@ def test_lttv_help_starts_without_numpy() -> None:
 
 @pytest.mark.parametrize("command", ["info", "check"])
 def test_lttv_info_ends_quietly_if_its_pipe_is_closed(trace: Path, command: str) -> None:
-    program = [sys.executable, "-m", "lttd.view.cli", command, str(trace)]
+    program = [sys.executable, "-m", "lttd.view", command, str(trace)]
     read_end, write_end = os.pipe()
     os.close(read_end)
     with os.fdopen(write_end, "wb") as gone:

@@ -19,7 +19,7 @@ from tests.data import FTRACE
 
 
 def replayed(trace: Path, *options: str, directory: Path = FTRACE) -> Trace:
-    words = [sys.executable, "-m", "lttd.cli", "-t", trace, "--source", f"replay:{directory}"]
+    words = [sys.executable, "-m", "lttd", "-t", trace, "--source", f"replay:{directory}"]
     subprocess.run([*words, *options], check=True, capture_output=True)
     return Trace(trace)
 

@@ -262,7 +262,3 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "decompress": _decompress,
     "index": _index,
 }
-
-
-if __name__ == "__main__":
-    sys.exit(program())

@@ -24,7 +24,7 @@ cat > /opt/lttd/bin/lttd <<U
 #!/bin/sh
 export PYTHONHOME=/opt/lttd/base LD_LIBRARY_PATH=/opt/lttd/base/lib
 export PYTHONPATH=/opt/lttd/checkout:/opt/lttd/site
-exec /opt/lttd/base/bin/python$version -m lttd.cli "\$@"
+exec /opt/lttd/base/bin/python$version -m lttd "\$@"
 U
 chmod +x /opt/lttd/bin/lttd
 # A busy machine starts lttd in half a minute, in which a ring of 4M laps; and the disk is small.

@@ -42,12 +42,12 @@ def lines_of(text: bytes) -> list[re.Match[bytes]]:
 
 
 def shown(trace: Path, *options: str) -> bytes:
-    words = [sys.executable, "-m", "lttd.view.cli", "text", str(trace), *options]
+    words = [sys.executable, "-m", "lttd.view", "text", str(trace), *options]
     return subprocess.run(words, check=True, capture_output=True).stdout
 
 
 def record(trace: Path, *options: str) -> None:
-    words = [sys.executable, "-m", "lttd.cli", "-t", str(trace), *options]
+    words = [sys.executable, "-m", "lttd", "-t", str(trace), *options]
     subprocess.run(words, check=True, capture_output=True)
 
 

@@ -50,7 +50,7 @@ begin_recording() {  # KEYS OPTION...: $pid is lttd's
     local keys=$1
     shift
     rm -rf /tmp/trace
-    "$PYTHON" -m lttd.cli -t /tmp/trace --source "blktrace:/dev/nullb0$keys" \
+    "$PYTHON" -m lttd -t /tmp/trace --source "blktrace:/dev/nullb0$keys" \
         --summary json:"$OUT/summary" "$@" 2> "$OUT/stderr" &
     pid=$!
     for _ in $(seq 300); do
@@ -279,7 +279,7 @@ def test_a_block_trace_of_another_tool_is_left_alone(guest: Guest) -> None:
             until ls /sys/kernel/debug/block/nullb0/trace1 2> /dev/null; do sleep 0.1; done
         }
         others /tmp/other
-        "$PYTHON" -m lttd.cli -t /tmp/refused --source blktrace:/dev/nullb0
+        "$PYTHON" -m lttd -t /tmp/refused --source blktrace:/dev/nullb0
         echo refused with $?
         ls /sys/kernel/debug/block/nullb0/trace0 || exit 7
         kill -INT $peer; wait $peer

@@ -148,7 +148,7 @@ def test_a_file_system_that_turns_read_only_ends_recording_with_what_it_had(gues
         status=$?
         cat "$OUT/stderr"
         cp -r /tmp/trace "$OUT/trace"
-        "$PYTHON" -m lttd.view.cli check --repair "$OUT/trace" || exit 5
+        "$PYTHON" -m lttd.view check --repair "$OUT/trace" || exit 5
         exit $status
         """,
         status=1,

@@ -25,7 +25,7 @@ RECORD = """
 cd $CHECKOUT
 B=/sys/kernel/tracing/instances/bm
 """
-LTTD = "$PYTHON -m lttd.cli --append -t /out/trace --summary none --source ftrace:bm,events=sched:*"
+LTTD = "$PYTHON -m lttd --append -t /out/trace --summary none --source ftrace:bm,events=sched:*"
 # The script ends only with the boot; its last marks are in the ring alone.
 CRASH = f"""
 {RECORD}
@@ -54,7 +54,7 @@ def crash(guest: Guest, how: str) -> None:
 
 
 def text_of(trace: Path, *options: str) -> str:
-    command = [sys.executable, "-m", "lttd.view.cli", "text", str(trace), *options]
+    command = [sys.executable, "-m", "lttd.view", "text", str(trace), *options]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -76,7 +76,7 @@ def crashed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Guest]:
 def test_the_last_words_of_a_crashed_kernel_become_a_segment_of_their_own(crashed: Guest) -> None:
     done = crashed.run(f"{RECORD}{LTTD} --duration 1s", timeout_s=120).expect()
     assert "sub-buffers of a previous boot are kept in" in done.output
-    crashed.run(f"{RECORD}$PYTHON -m lttd.view.cli check --events /out/trace", 120).expect()
+    crashed.run(f"{RECORD}$PYTHON -m lttd.view check --events /out/trace", 120).expect()
     old, last, now = recorded(crashed)
     manifests = [Manifest.read(each.manifest) for each in (old, last, now)]
     assert [m.source["previous_boot"] for m in manifests] == [False, True, False]

@@ -44,7 +44,7 @@ print(n)
 P
 begin_recording() {  # OPTION...: $pid is lttd's, $instance its own
     rm -rf /tmp/trace
-    "$PYTHON" -m lttd.cli -t /tmp/trace --summary json:"$OUT/summary" "$@" 2> "$OUT/stderr" &
+    "$PYTHON" -m lttd -t /tmp/trace --summary json:"$OUT/summary" "$@" 2> "$OUT/stderr" &
     pid=$!
     instance=$TRACING/instances/lttd-$pid
     for _ in $(seq 1200); do
@@ -262,7 +262,7 @@ def test_an_instance_in_use_cannot_be_removed_and_recording_continues(guest: Gue
         f"""set -e
         begin_recording {QUIET}
         ! rmdir $instance
-        ! "$PYTHON" -m lttd.cli -t /tmp/second --source ftrace:lttd-$pid --duration 1s
+        ! "$PYTHON" -m lttd -t /tmp/second --source ftrace:lttd-$pid --duration 1s
         marks 2 0.001 > $OUT/written
         end_recording
         no_instance_is_left
@@ -363,7 +363,7 @@ def test_a_ring_too_large_for_memory_leaves_nothing_in_the_kernel(guest: Guest) 
     recorded = record(
         guest,
         f"""
-        "$PYTHON" -m lttd.cli -t /tmp/large {QUIET} --buffer-size 64G
+        "$PYTHON" -m lttd -t /tmp/large {QUIET} --buffer-size 64G
         echo status $?
         no_instance_is_left && ! test -e /tmp/large
         """,
@@ -388,8 +388,8 @@ def test_an_own_instance_inherits_no_option(guest: Guest) -> None:
         marks 1 0.001 > $OUT/written
         kill -KILL $pid
         wait $pid || true
-        "$PYTHON" -m lttd.cli -t /tmp/other {QUIET} --duration 1s --summary none 2> $OUT/other
-        "$PYTHON" -m lttd.cli -t /tmp/trace --append {QUIET} --duration 1s --summary none
+        "$PYTHON" -m lttd -t /tmp/other {QUIET} --duration 1s --summary none 2> $OUT/other
+        "$PYTHON" -m lttd -t /tmp/trace --append {QUIET} --duration 1s --summary none
         no_instance_is_left
         rm -rf /tmp/other
         cp -r /tmp/trace $OUT/trace
@@ -422,7 +422,7 @@ def test_the_next_recorder_keeps_the_rings_of_a_killed_one(guest: Guest) -> None
         marks 2 0.001 > $OUT/written
         kill -KILL $pid
         wait $pid || true
-        "$PYTHON" -m lttd.cli -t /tmp/trace --append {QUIET} --duration 1s \\
+        "$PYTHON" -m lttd -t /tmp/trace --append {QUIET} --duration 1s \\
             --summary json:$OUT/summary
         no_instance_is_left
         cp -r /tmp/trace $OUT/trace

@@ -39,7 +39,7 @@ order() { echo "$@" > $RELAY/control; }
 begin_recording() {  # KEYS OPTION...
     local keys=$1; shift
     rm -rf /tmp/trace
-    "$PYTHON" -m lttd.cli -t /tmp/trace --source "relay:$RELAY$keys" --flush-interval 100ms \
+    "$PYTHON" -m lttd -t /tmp/trace --source "relay:$RELAY$keys" --flush-interval 100ms \
         --summary json:"$OUT/summary" "$@" 2> "$OUT/stderr" &
     pid=$!
     for _ in $(seq 900); do
@@ -303,7 +303,7 @@ def test_the_record_numbers_reveal_a_lapped_reader(guest: Guest, module: str) ->
         order flush 0
         sleep 0.3
         end_recording
-        ! "$PYTHON" -m lttd.cli -t /tmp/refused --source relay:$RELAY,overwrite=yes
+        ! "$PYTHON" -m lttd -t /tmp/refused --source relay:$RELAY,overwrite=yes
         """,
     )
     recorded.expect_whole()
@@ -331,7 +331,7 @@ def test_the_absence_of_relay_channels_is_explained(guest: Guest, module: str) -
         load
         tell() {
             local status=0
-            "$PYTHON" -m lttd.cli -t /tmp/none --source "$1" || status=$?
+            "$PYTHON" -m lttd -t /tmp/none --source "$1" || status=$?
             echo "status $status"
         }
         mkdir -p /tmp/files /tmp/empty; echo > /tmp/files/trace0

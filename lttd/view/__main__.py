@@ -1,0 +1,7 @@
+"""``python -m lttd.view``: the program ``lttv``."""
+
+import sys
+
+from lttd.entry import lttv
+
+sys.exit(lttv())
