@@ -7,7 +7,7 @@ and replaces the file's list.  Every long option is a TOML key of the same name;
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -28,7 +28,7 @@ from lttd.parsers import (
 )
 from lttd.retention import Limits, default_rolls, refuse_contradictions
 from lttd.roll import RollLimits
-from lttd.sources.table import CHANNEL_ROOT, DEFAULT, SOURCES, is_list
+from lttd.sources.table import CHANNEL_ROOT, DEFAULT, SOURCES, is_list, keeps_commas
 from lttd.token_file import token_path
 
 CONTINUOUS: Final = "continuous"
@@ -36,6 +36,8 @@ FLIGHT: Final = "flight"
 _KIND: Final = re.compile(r"([a-z]+)(?:\Z|[:,])")
 # A comma before a key, unless it is escaped.
 _KEY: Final = re.compile(r"(?<!\\),(?=[a-z-]+=)")
+# A comma that parse_spec() would not read as a part of the value.
+_READ_OTHERWISE: Final = re.compile(r",(?=[a-z-]+=)|(?<=\\),")
 
 # Keys of a SPEC that are also options of the command line, if there is one source.
 SOURCE_KEYS: Final = tuple(SOURCES[DEFAULT].keys)
@@ -55,17 +57,27 @@ class SourceSpec:
     """Values as written, by keys of SOURCE_KEYS or of the kind."""
 
     def __str__(self) -> str:
-        target = f":{self.target}" if self.target else ""
-        options = "".join(f",{key}={_as_text(value)}" for key, value in self.options.items())
-        return self.kind + target + options
+        target = f":{_escaped(self.target)}" if self.target else ""
+        return self.kind + target + "".join(self._pairs())
+
+    def _pairs(self) -> Iterator[str]:
+        for key, value in self.options.items():
+            values = list(value) if isinstance(value, list | tuple) else [value]
+            if not keeps_commas(self.kind, key):
+                values = [",".join(map(str, values))]
+            for each in values:
+                yield f",{key}={_escaped(str(each))}"
 
 
-def _as_text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _escaped(value: str) -> str:
+    return _READ_OTHERWISE.sub(r"\\,", value)
 
 
 def parse_spec(text: str) -> SourceSpec:
-    """Parse ``KIND[:TARGET][,key=value]...``; ``\\,`` is a comma that does not begin a key."""
+    """Parse ``KIND[:TARGET][,key=value]...``; ``\\,`` is a comma that does not begin a key.
+
+    A key of a list can be repeated.
+    """
     found = _KIND.match(text)
     if not found or found[1] not in SOURCES:
         kinds = ", ".join(SOURCES)
@@ -76,6 +88,9 @@ def parse_spec(text: str) -> SourceSpec:
         raise UsageError(f"source {shown(text)}: after {kind!r} comes ':TARGET' or ',key=value'")
     options: dict[str, Any] = {}
     for key, _, value in (pair.partition("=") for pair in pairs):
+        if keeps_commas(kind, key):
+            options[key] = [*options.get(key, ()), value]
+            continue
         adds_up = key in options and is_list(kind, key)
         options[key] = f"{options[key]},{value}" if adds_up else value
     return SourceSpec(kind, _target(kind, head[len(kind) + 1 :]), options)

@@ -15,6 +15,7 @@ _DURATION: Final = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(ns|us|ms|s|m|h|d)?"
 _SECONDS: Final = {
     "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0,
 }  # fmt: skip
+_LINE_END: Final = re.compile(r"\s*[\r\n]\s*")
 # A petabyte and a century: a larger value is a mistake.
 MOST_BYTES: Final = 1 << 50
 MOST_S: Final = 36500 * 86400.0
@@ -82,6 +83,15 @@ def parse_list(value: object) -> tuple[str, ...]:
     written = value if isinstance(value, list | tuple) else [value]
     parts = (part.strip() for item in written for part in str(item).split(","))
     return tuple(part for part in parts if part)
+
+
+def parse_texts(value: object) -> tuple[str, ...]:
+    """Read one text, or the list of a repeated option; commas stay, and line ends become blanks."""
+    written = value if isinstance(value, list | tuple) else [value]
+    texts = tuple(_LINE_END.sub(" ", str(item).strip()) for item in written)
+    if "" in texts:
+        raise UsageError("'' is empty; write a text, or leave the option out")
+    return texts
 
 
 def parse_events(value: object) -> tuple[str, ...]:

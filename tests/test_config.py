@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lttd.arguments import argument_parser
 from lttd.config import _KNOWN, Config, SourceSpec, parse_command_line, parse_spec
 from lttd.errors import UsageError
-from lttd.parsers import parse_bytes, parse_duration_s, parse_list
+from lttd.parsers import parse_bytes, parse_duration_s, parse_list, parse_texts
+from lttd.sources.table import SOURCES
 
 
 @pytest.mark.parametrize(
@@ -218,6 +219,50 @@ def test_a_repeated_list_option_adds_up_and_replaces_the_list_of_the_file(
     toml.write_text('trace-dir = "t"\nevents = ["f:*,g:*", "h:*"]\n')
     (source,) = parse_command_line(["--config", str(toml), *line]).sources
     assert parse_list(source.options["events"]) == globs
+
+
+@pytest.fixture
+def key_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a key ``texts`` whose values keep their commas."""
+    monkeypatch.setitem(SOURCES["ftrace"].keys, "texts", parse_texts)
+
+
+@pytest.mark.usefixtures("key_of_texts")
+@pytest.mark.parametrize(
+    ("text", "texts"),
+    [
+        ("ftrace,texts=a: b, c == 3,clock=mono", ["a: b, c == 3"]),
+        (r"ftrace,texts=p:x f a=1\,b=2,texts=q,clock=mono", ["p:x f a=1,b=2", "q"]),
+    ],
+)
+def test_a_repeated_text_keeps_its_commas_in_a_spec(text: str, texts: list[str]) -> None:
+    assert parse_spec(text).options == {"texts": texts, "clock": "mono"}
+
+
+@pytest.mark.usefixtures("key_of_texts")
+def test_a_text_with_commas_is_one_text_in_a_file_and_a_list_is_several(tmp_path: Path) -> None:
+    toml = tmp_path / "lttd.toml"
+    toml.write_text('trace-dir = "t"\n[[source]]\nkind = "ftrace"\ntexts = ["a, b", "c=d"]\n')
+    (source,) = parse_command_line(["--config", str(toml)]).sources
+    assert parse_texts(source.options["texts"]) == ("a, b", "c=d")
+    assert parse_texts("a,\n    b") == ("a, b",)
+
+
+_VALUES = st.text(st.sampled_from("ab,=\\- :"), min_size=1).filter(lambda text: text[-1] != "\\")
+
+
+@given(st.lists(_VALUES, min_size=1), _VALUES)
+def test_a_printed_spec_is_read_as_the_same_spec(texts: list[str], path: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SOURCES["ftrace"].keys, "texts", parse_texts)
+        spec = SourceSpec("ftrace", path, {"texts": texts, "clock": path})
+        assert parse_spec(str(spec)) == spec
+
+
+@pytest.mark.parametrize("value", ["", " \n ", ["a", ""]])
+def test_an_empty_text_is_refused(value: object) -> None:
+    with pytest.raises(UsageError, match="'' is empty"):
+        parse_texts(value)
 
 
 def test_only_globs_are_split_at_commas(tmp_path: Path) -> None:

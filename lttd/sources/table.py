@@ -15,6 +15,7 @@ from lttd.parsers import (
     parse_list,
     parse_path,
     parse_sectors,
+    parse_texts,
 )
 
 Parser = Callable[[Any], Any]
@@ -110,5 +111,10 @@ CHANNEL_ROOT: Final = "ltt"
 
 
 def is_list(kind: str, key: str) -> bool:
-    """Return whether a key can be repeated, and its values then form one list."""
+    """Return whether a comma divides the key's value, and repeating the key adds to the list."""
     return SOURCES[kind].keys.get(key) in (parse_events, parse_list)
+
+
+def keeps_commas(kind: str, key: str) -> bool:
+    """Return whether a comma is part of the key's value, so that only repeating it makes a list."""
+    return SOURCES[kind].keys.get(key) is parse_texts
