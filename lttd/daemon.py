@@ -26,6 +26,7 @@ from lttd.flying import Flying
 from lttd.health import Health
 from lttd.helper import lasting_threads
 from lttd.housekeeping import Housekeeping
+from lttd.mark_requests import MARK, MarkRequests
 from lttd.memory import pool_of, spare_memory
 from lttd.notify import READY, STOPPING, Heart, Notifier
 from lttd.opening import locked_trace, owner_of, recover_open_segments
@@ -119,6 +120,7 @@ class Daemon:
             self._flying = self._fly(Flying(recordings, reader, self._rolling, self._house))
         self._handlers: dict[str, Handler] = {
             STATUS: self._answer_status,
+            MARK: MarkRequests(self._recordings),
             "reload": self._reloading.answer,
             "roll": self._rolling.answer,
         }

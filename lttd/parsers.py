@@ -16,6 +16,7 @@ _SECONDS: Final = {
     "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0,
 }  # fmt: skip
 _LINE_END: Final = re.compile(r"\s*[\r\n]\s*")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # A petabyte and a century: a larger value is a mistake.
 MOST_BYTES: Final = 1 << 50
 MOST_S: Final = 36500 * 86400.0
@@ -101,6 +102,21 @@ def parse_events(value: object) -> tuple[str, ...]:
         written = ",".join(map(str, value)) if isinstance(value, list) else value
         raise UsageError(f"{shown(written)} names no event; write globs such as 'sched:*,irq:*'")
     return globs
+
+
+def parse_mark(value: object) -> str:
+    """Return the text of a mark: a line, which a viewer prints as it is."""
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"{shown(value)} is not the text of a mark; write a line of text")
+    if _CONTROL.search(value):
+        raise UsageError(
+            f"{shown(value)} has a line break or another control character; leave it out"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{shown(value)} is not UTF-8") from None
+    return value
 
 
 def parse_sectors(value: object) -> tuple[int, int]:

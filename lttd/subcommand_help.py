@@ -7,6 +7,7 @@ HELP: Final[Mapping[str, str]] = {
     "doctor": "print what this machine allows, with remedies",
     "status": "print what a running lttd does",
     "trigger": "keep a window of time around now",
+    "mark": "write a line into the recording, at this moment",
     "keep": "let retention delete no segment of these numbers",
     "release": "let retention delete segments again",
     "roll": "let it close its segments and go on in new ones",

@@ -17,6 +17,7 @@ from lttd.terminal import PIPE_CLOSED, Level, say
 SUBCOMMANDS: Final[Mapping[str, str]] = {
     "doctor": "lttd.doctor.command",
     "keep": "lttd.clients.keep",
+    "mark": "lttd.clients.mark",
     "release": "lttd.clients.release",
     "reload": "lttd.clients.reload",
     "roll": "lttd.clients.roll",

@@ -294,6 +294,19 @@ class Reloadable(Protocol):
         ...
 
 
+@runtime_checkable
+class Markable(Protocol):
+    """A source into whose rings a line of text can be written."""
+
+    def mark(self, text: str) -> str:
+        """Write *text* at this moment; return the name of the place, for people.
+
+        Raises:
+            LttdError: the kernel does not record it, or not all of it.
+        """
+        ...
+
+
 class Source(Protocol):
     """Streams that are set up, started and stopped together; a segment has one source."""
 

@@ -20,6 +20,7 @@ from lttd.sources.ftrace.instance import Instance, make_own, open_named
 from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.left import Leftovers
 from lttd.sources.ftrace.loss import Mark
+from lttd.sources.ftrace.markers import write_mark
 from lttd.sources.ftrace.marks import ProgressMarks
 from lttd.sources.ftrace.raw import RawFile
 from lttd.sources.ftrace.record import InstanceRecord
@@ -290,6 +291,11 @@ class FtraceSource:
     def _follow(self) -> None:
         settings = {**self.info.settings, "events": list(self._instance.events)}
         self.info = replace(self.info, settings=settings)
+
+    def mark(self, text: str) -> str:
+        """Write *text* into the ring; see Markable.mark()."""
+        write_mark(self._instance, text)
+        return self._instance.name
 
     def notes(self) -> Sequence[str]:
         """Return lines on settings that the kernel changed or refused, each once."""
