@@ -14,6 +14,7 @@ FAMILIES: Final = {
     "ftrace": "lttd.view.ftrace.family",
     "blktrace": "lttd.view.blktrace.family",
     "ltt": "lttd.view.ltt.family",
+    "relay": "lttd.view.relay.family",
 }
 
 

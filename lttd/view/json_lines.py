@@ -45,12 +45,15 @@ class JsonLines:
 
 
 def _values(rows: EventRows, name: str) -> list[Any]:
-    """Return one field of each event; an array of integers becomes a list."""
+    """Return one field of each event: an array of integers as a list, other bytes in hex."""
     field = rows.field(name)
     if field.encoding in (Encoding.DYNAMIC, Encoding.TAIL) and field.element_bytes > 1:
         return rows.lists(name)
     values: list[Any] = rows.column(name).tolist()
-    return values
+    text = field.is_text or (field.encoding is Encoding.TAIL and "char" in field.type)
+    if text or field.encoding in (Encoding.INT, Encoding.ARRAY):
+        return values
+    return [value.hex() for value in values]  # any bytes: not all of them are UTF-8
 
 
 def _loss_json(loss: Loss, *, channel: bool) -> dict[str, Any]:

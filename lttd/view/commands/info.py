@@ -4,6 +4,7 @@ import datetime as dt
 import json
 from typing import Any
 
+from lttd.abi.framing import UNKNOWN
 from lttd.clock import COUNTING_CLOCKS
 from lttd.kept import is_kept
 from lttd.manifest import Manifest
@@ -71,6 +72,7 @@ def info_text(trace: Trace) -> str:
         lines.append(("complete", f"since {moment(since.time, since.realtime_ns)} {words}"))
     if kept := kept_numbers(trace):
         lines.append(("kept", f"{counted(len(kept), 'segment')}: {', '.join(map(str, kept))}"))
+    lines += [("relay", each) for each in relay_channels(trace)]
     head = "\n".join(f"{name:<12}{printable(value)}" for name, value in lines)
     return f"{head}\n\n{summary_table(trace.summaries())}{_kept_windows(trace)}"
 
@@ -99,6 +101,20 @@ def reloads(trace: Trace) -> list[str]:
                 names = map(str, events) if isinstance(events, list) else ()
                 lines.append(f"{utc(each['at_ns'])}  {','.join(names)}")
     return lines
+
+
+def relay_channels(trace: Trace) -> list[str]:
+    """Return a line on how to read relay channels, whose records no other line explains."""
+    streams = [(one, stream) for one in trace.segments for stream in one.streams]
+    relay = [one.manifest.source for one, stream in streams if stream.info.abi == UNKNOWN]
+    if not relay:
+        return []
+    if framing := relay[-1].get("framing"):
+        return [f"{framing}: lttv text prints a line per record; streams/NAME holds the records"]
+    return [
+        "bytes of an unknown format, which lttv text shows by entry; streams/NAME holds them all;"
+        " a recording with framing= gets a line per record (docs/RELAY.md)"
+    ]
 
 
 def made_on(manifest: Manifest) -> tuple[str, str]:
