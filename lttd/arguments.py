@@ -47,6 +47,14 @@ def _sources() -> str:
     return "\n".join(f"  {form:{width}}   {text}" for form, text in forms)
 
 
+def _add_controls(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("what of it (also keys of a SPEC)").add_argument
+    add("--exclude", metavar="GLOBS", action="append",
+        help="events that --events names and that are not recorded; may be repeated")  # fmt: skip
+    add("--filter", metavar="TEXT", action="append",
+        help="'EVENT: EXPRESSION', such as 'irq_*: irq == 42'; may be repeated")  # fmt: skip
+
+
 def _add_writing(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to write it")
     add = how.add_argument
@@ -136,6 +144,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--no-trace-self", dest="trace_self", action="store_const", const="no",
         help="have the kernel leave them out: all events then cost some 10 %% more")  # fmt: skip
     add("--kallsyms", action="store_const", const="yes", help="keep /proc/kallsyms in the trace")
+    _add_controls(parser)
     _add_writing(parser)
     _add_web(parser)
     legacy = parser.add_argument_group("options of the legacy lttd (LTTng 0.x)")

@@ -17,7 +17,7 @@ SHOWN: Final = (
     *("healthy", "conditions", "backlog", "write_errors", "segments", "store", "triggers"),
     *("windows", "newest_segments", "flight"),
 )
-SHOWN_OF_SOURCE: Final = ("source", "segment", "streams")
+SHOWN_OF_SOURCE: Final = ("source", "controls", "segment", "streams")
 
 _FILES: Final = {
     b"/": ("index.html", "text/html; charset=utf-8"),

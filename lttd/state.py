@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lttd.config import Config
+from lttd.controls import control_lines
 from lttd.health import Health
 from lttd.recording import Recording
 from lttd.stats import DaemonGauges, StreamKey, StreamStats, summarize
@@ -106,6 +107,7 @@ class RunState:
             "spec": info.spec,
             "clock": info.clock,
             "settings": dict(info.settings),
+            "controls": control_lines(info.settings),
             "segment": recording.segment.paths.directory.name,
             "streams": [self._stream(streams.get(each.key, each), gauges) for each in stats],
         }

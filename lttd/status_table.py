@@ -27,7 +27,7 @@ def status_table(state: Mapping[str, Any]) -> str:
         f"{printable(name)} failed writes: {n:,}" for name, n in state["write_errors"].items()
     ]
     for source in state["sources"]:
-        lines += ["", _source(source), *_rows(source["streams"])]
+        lines += ["", _source(source), *_controls(source), *_rows(source["streams"])]
     return "\n".join(lines)
 
 
@@ -78,6 +78,10 @@ def _source(source: Mapping[str, Any]) -> str:
     events = ",".join(map(str, settings.get("events", ())))
     told = [source["source"], f"clock {source['clock']}", events, f"segment {source['segment']}"]
     return printable(", ".join(each for each in told if each))
+
+
+def _controls(source: Mapping[str, Any]) -> list[str]:
+    return [printable(f"{option} {text}") for option, text in source.get("controls", ())]
 
 
 def _rows(streams: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -101,6 +101,7 @@ def state(*streams: dict[str, Any], **values: object) -> dict[str, Any]:
             {
                 "source": "ftrace",
                 "settings": {"filter": "secret"},
+                "controls": [["filter", "sched_switch: prev_pid == 42"]],
                 "segment": "0000000012-ftrace",
                 "streams": list(streams or [stream()]),
             }
@@ -112,7 +113,10 @@ def state(*streams: dict[str, Any], **values: object) -> dict[str, Any]:
 def hostile_state() -> dict[str, Any]:
     """Return a state in which others chose every name."""
     streams = [stream(name, lost={name: 3}, gaps_unknown=1, events_lost=3) for name in HOSTILE]
-    sources = [{"source": name, "segment": name, "streams": [stream(name)]} for name in HOSTILE[:2]]
+    sources = [
+        {"source": name, "controls": [[name, name]], "segment": name, "streams": [stream(name)]}
+        for name in HOSTILE[:2]
+    ]
     return state(
         trace_dir="/" + HOSTILE[0],
         host=HOSTILE[3],
@@ -158,6 +162,7 @@ async def test_the_state_is_served_without_configuration_and_settings() -> None:
     assert b"secret" not in body
     found = json.loads(body)
     assert found["sources"][0]["streams"] == [stream()]
+    assert found["sources"][0]["controls"] == [["filter", "sched_switch: prev_pid == 42"]]
     assert found.keys() == {*page.SHOWN, "sources"}
 
 
@@ -288,6 +293,7 @@ async def test_the_page_shows_each_part_of_the_state(tmp_path: Path) -> None:
                 "3 kept (60.0 MiB)",
                 "2 segments",
             ),
+            *("filter", "sched_switch: prev_pid == 42"),
             *("44 by size, 1 by kept size", "disk slow; instance=db1:9100", "5 min before"),
             *("1 waiting, 900 refused", "1 min 30 s", "open", "kept, compressed"),
         ):

@@ -56,6 +56,8 @@ SOURCES: Final = {
             "overwrite": parse_bool,
             "trace-self": parse_bool,
             "kallsyms": parse_bool,
+            "exclude": parse_list,
+            "filter": parse_texts,
         },
         parse_target=str,
         reloads=frozenset({"events"}),

@@ -6,7 +6,7 @@ Rule: lttd changes a setting of an instance that it did not make through an Undo
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
@@ -110,11 +110,55 @@ def find_events(events_directory: str, globs: Iterable[str]) -> list[EnableFile]
     return list(found.values())
 
 
-def _matches(events_directory: str, glob: str) -> list[EnableFile]:
+def _globs(glob: str) -> tuple[str, str]:
+    """Return the globs of the system and of the event."""
     system_glob, colon, event_glob = glob.partition(":")
-    if not colon:
-        system_glob, event_glob = "*", glob
-    event_glob = event_glob or "*"
+    return (system_glob, event_glob or "*") if colon else ("*", glob)
+
+
+def is_match(glob: str, system: str, event: str) -> bool:
+    """Tell whether a glob, as find_events() takes it, names an event."""
+    system_glob, event_glob = _globs(glob)
+    return fnmatchcase(system, system_glob) and fnmatchcase(event, event_glob)
+
+
+def one_by_one(events_directory: str, files: Iterable[EnableFile]) -> list[EnableFile]:
+    """Return a file for each single event that *files* enable."""
+    found: dict[str, EnableFile] = {}
+    for file in files:
+        system, _, event = file.name.partition(":")
+        names = systems(events_directory) if system == "*" else [system]
+        for each in names:
+            directory = f"{events_directory}/{each}"
+            for name in events_of(directory) if event == "*" else [event]:
+                path = f"{directory}/{name}/enable"
+                found[path] = EnableFile(path, f"{each}:{name}")
+    return list(found.values())
+
+
+def without(
+    events_directory: str, files: Sequence[EnableFile], globs: Sequence[str]
+) -> list[EnableFile]:
+    """Return files that enable the same events but those of *globs*.
+
+    Raises:
+        UsageError: a glob matches no event of this kernel, or no event is left.
+    """
+    excluded = {
+        file.path for file in one_by_one(events_directory, find_events(events_directory, globs))
+    }
+    found: list[EnableFile] = []
+    for file in files:
+        single = one_by_one(events_directory, [file])
+        kept = [each for each in single if each.path not in excluded]
+        found += [file] if len(kept) == len(single) else kept
+    if files and not found:
+        raise UsageError(f"exclude leaves no event: {', '.join(globs)} are all that events name")
+    return found
+
+
+def _matches(events_directory: str, glob: str) -> list[EnableFile]:
+    system_glob, event_glob = _globs(glob)
     if (system_glob, event_glob) == ("*", "*"):
         return [EnableFile(f"{events_directory}/enable", "*:*")]
     matches = []

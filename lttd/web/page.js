@@ -228,6 +228,14 @@ function streamRow(stream) {
   ];
 }
 
+// The controls of a source: filters, triggers, probes; each is [option, value].
+function controlRows(source, several) {
+  return (source.controls ?? []).map(([option, value]) => [
+    [shown(several ? `${source.source} ${option}` : option), "name"],
+    [shown(value), "text"],
+  ]);
+}
+
 function windowRow(trigger) {
   const labels = Object.entries(trigger.labels).map(([name, value]) => `${name}=${value}`).join(" ");
   const window = `${span(trigger.before_ns / 1e9)} before, ${span(trigger.after_ns / 1e9)} after`;
@@ -281,6 +289,7 @@ function showAll(state) {
   });
   each(here("tiles"), tilesOf(state, streams), tile, showTile);
   showTable("windows", (state.windows ?? []).map(windowRow));
+  showTable("controls", state.sources.flatMap((source) => controlRows(source, several)));
   showTable("segments", (state.newest_segments ?? []).map((segment) => segmentRow(segment, several)));
   // The streams that most need a look come first where not all are shown.
   const order = all ? streams : [...streams].sort((one, other) => trouble(other) - trouble(one)).slice(0, FEW);

@@ -14,15 +14,18 @@ from typing import Any, Final, NamedTuple
 from lttd.abi.ftrace import PageLayout, parse_header_page
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
+from lttd.sources.ftrace.filters import filters_by_event, set_filters
 from lttd.sources.ftrace.instance import Instance, unread_events
 from lttd.sources.ftrace.undo import PIDS_FILE, read_setting
 from lttd.sources.tracefs import (
     EnableFile,
     events_of,
     find_events,
+    one_by_one,
     read_bytes,
     read_text,
     systems,
+    without,
     write_text,
 )
 
@@ -63,6 +66,10 @@ class FtraceSettings(NamedTuple):
     trace_self: bool | None = None
     """False: the kernel leaves lttd's threads out, which makes each event of all others dearer."""
     kallsyms: bool = False
+    exclude: tuple[str, ...] = ()
+    """Globs of events that ``events`` names and that are not recorded."""
+    filter: tuple[str, ...] = ()
+    """``EVENT: EXPRESSION``, see filters.py."""
 
 
 def configure_own(instance: Instance, settings: FtraceSettings) -> None:
@@ -81,7 +88,7 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
         _set(instance, "options/overwrite", str(int(settings.overwrite)))
     _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
     instance.began_empty = True
-    _enable(instance, settings.events or OWN_EVENTS)
+    _record_events(instance, settings, settings.events or OWN_EVENTS)
     _tell_differences(instance, settings)
 
 
@@ -99,7 +106,7 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
         _set(instance, "options/overwrite", str(int(settings.overwrite)))
     if not undo.keep("buffer_percent") and _read_or(instance, "buffer_percent", "50") == "0":
         _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
-    _enable(instance, settings.events)
+    _record_events(instance, settings, settings.events)
     undo.keep("tracing_on")
     instance.notes += undo.drop_inherited()
     _tell_differences(instance, settings)
@@ -237,8 +244,23 @@ def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
         _set(instance, f"per_cpu/cpu{cpu}/buffer_size_kb", text)
 
 
-def _enable(instance: Instance, globs: Sequence[str]) -> None:
-    instance.events += enable_files(instance, find_events(instance.file("events"), globs))
+def _record_events(instance: Instance, settings: FtraceSettings, globs: Sequence[str]) -> None:
+    """Set the filters of the events, and turn them on."""
+    directory = instance.file("events")
+    files = find_events(directory, globs)
+    if settings.exclude:
+        files = without(directory, files, settings.exclude)
+    if settings.filter:
+        set_filters(instance, filters_by_event(settings.filter, recorded(instance, files)))
+    instance.events += enable_files(instance, files)
+
+
+def recorded(instance: Instance, files: Sequence[EnableFile]) -> list[str]:
+    """Return each single event that is recorded once *files* are enabled."""
+    names = [file.name for file in one_by_one(instance.file("events"), files)]
+    if not instance.own:
+        names += read_text(instance.file("set_event")).split()
+    return list(dict.fromkeys(names))
 
 
 def enable_files(instance: Instance, files: Sequence[EnableFile]) -> list[str]:

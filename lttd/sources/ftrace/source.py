@@ -56,6 +56,8 @@ __all__ = [
 ]
 
 _OWN_CHANNEL: Final = "ftrace"
+# Settings that are in the manifest if they were asked for.
+_LISTS: Final = ("exclude", "filter")
 
 
 def open_source(request: Request) -> "FtraceSource":
@@ -411,6 +413,7 @@ def _streams(instance: Instance, shared: Shared) -> list[FtraceStream]:
 def _info(instance: Instance, settings: FtraceSettings, clock: str, shared: Shared) -> SourceInfo:
     made = described(instance, shared.layout, overwrite=shared.overwrite)
     made |= {"events": list(instance.events), "instance": settings.instance or instance.name}
+    made |= {key: list(value) for key in _LISTS if (value := getattr(settings, key))}
     spec = "ftrace" if settings.instance is None else f"ftrace:{settings.instance}"
     continues = instance.progress.segment if instance.progress is not None else ""
     return SourceInfo(

@@ -6,6 +6,7 @@ from typing import Any
 
 from lttd.abi.framing import UNKNOWN
 from lttd.clock import COUNTING_CLOCKS
+from lttd.controls import control_lines
 from lttd.kept import is_kept
 from lttd.manifest import Manifest
 from lttd.stats import counted, summary_json, summary_table
@@ -56,6 +57,7 @@ def info_text(trace: Trace) -> str:
         lines.append(("threads", f"{len(last.own_threads)} {words}"))
     if last.source.get("mode"):
         lines.append(("mode", f"{last.source['mode']}: the windows of triggers only"))
+    lines += control_lines(last.source.get("settings"))
     lines += [("reloaded", each) for each in reloads(trace)]
     if span is None:
         lines.append(("begin", "nothing was recorded"))
@@ -91,7 +93,7 @@ def _kept_windows(trace: Trace) -> str:
 
 
 def reloads(trace: Trace) -> list[str]:
-    """Return a line for each change of the recorded events by a reload: its time, the events."""
+    """Return a line for each change of what is recorded by a reload: its time, the new settings."""
     lines = []
     for segment in trace.segments:
         found = segment.manifest.source.get("reloads", ())
@@ -99,7 +101,9 @@ def reloads(trace: Trace) -> list[str]:
             if isinstance(each, dict) and isinstance(each.get("at_ns"), int):
                 events = each.get("events")
                 names = map(str, events) if isinstance(events, list) else ()
-                lines.append(f"{utc(each['at_ns'])}  {','.join(names)}")
+                words = [",".join(names)] if isinstance(events, list) else []
+                words += [" ".join(one) for one in control_lines(each)]
+                lines.append(f"{utc(each['at_ns'])}  {'; '.join(words)}")
     return lines
 
 

@@ -1,0 +1,153 @@
+"""Set filters of events: the kernel drops an event whose fields do not fit before it is stored.
+
+    sched:sched_switch: prev_pid == 42 || next_comm == "sshd"
+    sched_*: common_pid != 0
+
+The glob before the colon selects among the events that are recorded.  An event that several filters
+name must pass all of them.
+
+Rule: a filter that the kernel refuses replaces the one before, and lets all events pass.  So a
+filter is set before its event is enabled and read back; if one is refused, all are put back.
+Rule: a filter is written to each event, never to a system's ``filter`` file: that write succeeds
+although events without the field then have no filter.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from lttd.errors import LttdError, UsageError
+from lttd.parsers import shown
+from lttd.sources.ftrace.error_log import ErrorLog
+from lttd.sources.ftrace.instance import Instance
+from lttd.sources.tracefs import is_match, read_text, write_text
+
+NO_FILTER: Final = "none"
+_CLEAR: Final = "0"
+_FILTER: Final = re.compile(r"([\w*?\[\]!.-]+(?::[\w*?\[\]!.-]*)?)\s*:\s*(\S.*)", re.DOTALL)
+_LISTED: Final = 3
+
+
+class Filter(NamedTuple):
+    """One filter as the user wrote it."""
+
+    glob: str
+    expression: str
+
+
+def parse_filter(text: str) -> Filter:
+    """Parse ``EVENT: EXPRESSION``; EVENT is a glob, with or without a system.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    found = _FILTER.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(
+            f"filter {shown(text)}: write EVENT: EXPRESSION, as 'sched:sched_switch: prev_pid == 1'"
+        )
+    return Filter(found[1], found[2])
+
+
+def filters_by_event(texts: Iterable[str], events: Sequence[str]) -> dict[str, str]:
+    """Return the filter of each of *events* (``system:event``) that has one.
+
+    Raises:
+        UsageError: a text is not a filter, names none of *events*, or is too long for the kernel.
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        one = parse_filter(text)
+        names = [event for event in events if is_match(one.glob, *event.split(":", 1))]
+        if not names:
+            words = f"{shown(one.glob)} names no event that is recorded; add it to events"
+            raise UsageError(f"filter {words}")
+        for name in names:
+            found.setdefault(name, []).append(one.expression)
+    return {name: _joined(name, expressions) for name, expressions in found.items()}
+
+
+def _joined(event: str, expressions: Sequence[str]) -> str:
+    unlike = list(dict.fromkeys(expressions))
+    text = unlike[0] if len(unlike) == 1 else " && ".join(f"({one})" for one in unlike)
+    size_bytes, page_bytes = len(os.fsencode(text)), os.sysconf("SC_PAGESIZE")
+    if size_bytes >= page_bytes:
+        raise UsageError(
+            f"filter {event}: {size_bytes:,} bytes are too long for the kernel, which takes fewer"
+            f" than {page_bytes:,}; a list of processes goes into pid"
+        )
+    return text
+
+
+def set_filters(instance: Instance, filters: Mapping[str, str]) -> None:
+    """Set the filter of each event, and read it back; if one is refused, put all back.
+
+    Raises:
+        UsageError: the kernel refuses some; the line has its words.
+    """
+    before: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    try:
+        for event, text in filters.items():
+            before[event] = read_filter(instance, event)
+            if reason := _refusal(instance, event, text):
+                refused[event] = reason
+                _write(instance, event, before.pop(event))
+        if refused:
+            raise UsageError(_words(refused))
+    except LttdError:
+        for event, text in before.items():
+            _write(instance, event, text)
+        raise
+
+
+def read_filter(instance: Instance, event: str) -> str:
+    """Return the filter of *event*, or NO_FILTER; one that was refused filters nothing."""
+    text = read_text(_path(instance, event))
+    return NO_FILTER if "\n" in text else text
+
+
+def _refusal(instance: Instance, event: str, text: str) -> str:
+    """Set a filter; return the kernel's words if it refuses, else nothing.
+
+    Raises:
+        LttdError: the file cannot be written at all.
+    """
+    log = ErrorLog(instance.file("error_log"))
+    was = read_text(_path(instance, event))
+    try:
+        _write(instance, event, text)
+    except LttdError as error:
+        # EINVAL, and for some mistakes ENOENT and EPERM; then the file holds the refused text.
+        now = read_text(_path(instance, event))
+        known = log.newest()
+        if known is None and now == was:
+            raise
+        return str(known) if known else f"the kernel refuses {shown(text)}: {error}"
+    now = read_text(_path(instance, event))
+    return "" if now == text else f"the kernel made {shown(now)} of {shown(text)}"
+
+
+def _words(refused: Mapping[str, str]) -> str:
+    (event, reason), more = next(iter(refused.items())), len(refused) - 1
+    if not more:
+        return f"filter {event}: {reason}"
+    others = ", ".join(list(refused)[1 : 1 + _LISTED])
+    rest = f" and {more - _LISTED} more" if more > _LISTED else ""
+    return f"filter {event}: {reason}; so also {others}{rest}: name fewer events, or exclude them"
+
+
+def _file(event: str) -> str:
+    return f"events/{event.replace(':', '/', 1)}/filter"
+
+
+def _path(instance: Instance, event: str) -> str:
+    return instance.file(_file(event))
+
+
+def _write(instance: Instance, event: str, text: str) -> None:
+    if instance.own:
+        write_text(_path(instance, event), _CLEAR if text == NO_FILTER else text)
+    else:
+        instance.undo.change(_file(event), text)
