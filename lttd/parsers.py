@@ -22,8 +22,8 @@ MOST_BYTES: Final = 1 << 50
 MOST_S: Final = 36500 * 86400.0
 _MOST_DIGITS: Final = 18
 _SHOWN_CHARACTERS: Final = 60
-# As alike as statsu and status; "sleep" must not become "keep".
-_ALIKE: Final = 0.75
+# As alike as statsu and status; "sleep" must not become "keep", nor "make" "mark".
+_ALIKE: Final = 0.76
 
 
 def shown(value: object) -> str:
