@@ -20,7 +20,7 @@ import numpy as np
 
 from lttd.abi.ftrace import NAME, NEAR, PageLayout, Pages, last_event_time, rows_of_pages
 from lttd.abi.ftrace_events import count
-from lttd.errors import LttdError
+from lttd.errors import LttdError, SourceError
 from lttd.sources.base import Nothing
 from lttd.sources.ftrace.first_take import FirstTake
 from lttd.sources.ftrace.killed import Unstored
@@ -81,7 +81,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.ENDED: State.OVER,
     },
     State.DRAINED: {
-        Event.FLUSHED: State.FLUSHED,
+        Event.FLUSHED: State.ENDING,
         Event.GAVE_NOTHING: State.FILLING,
         Event.ENDED: State.OVER,
     },
@@ -292,6 +292,9 @@ class FtraceStream:
             if flush and got is Nothing.YET:
                 flag = RowFlag.PARTIAL
                 got = self._flush(buffer)
+            elif flush and isinstance(got, int) and (more := self._flush_after(buffer[got:])):
+                flag = RowFlag.PARTIAL
+                got += more
         except TakeBrokeOffError as error:
             self._lose_take(error)
             raise
@@ -322,8 +325,7 @@ class FtraceStream:
         if not full and taken.used_bytes > self.info.subbuffer_bytes:
             self._full_subbuffers()  # now that the ring holds little, it is known what to subtract
         if taken.broke_off is not None:
-            self.ring.took_nothing()
-            self._failure = taken.broke_off
+            self._broke_off(taken.broke_off)
         self._happened(Event.SPLICED_ALL if taken.drained else Event.SPLICED)
         return taken.used_bytes
 
@@ -363,6 +365,33 @@ class FtraceStream:
         self._happened(Event.ENDED)
         return Nothing.EVER
 
+    def _flush_after(self, rest: memoryview) -> int:
+        """Read the sub-buffer being written into the *rest* of a take; return its bytes, or 0.
+
+        Each batch has fixed costs, so it goes into that of the full ones before it.  An error is
+        left to the next take.  In a ring that refuses events, their gap lies between the two.
+        """
+        shared = self._shared
+        may = self.state is State.DRAINED and shared.overwrite and not shared.stopped
+        if not may or len(rest) < self.info.subbuffer_bytes:
+            return 0
+        try:
+            got = self._raw.read(rest)
+        except TakeBrokeOffError as error:
+            self._broke_off(error)
+            return 0
+        except SourceError:
+            return 0
+        if isinstance(got, Nothing) or not got:
+            return 0
+        self._happened(Event.FLUSHED)
+        return got
+
+    def _broke_off(self, error: TakeBrokeOffError) -> None:
+        """Leave the error of a take that returned data all the same to the next take."""
+        self.ring.took_nothing()
+        self._failure = error
+
     def _lose_take(self, error: TakeBrokeOffError) -> None:
         """Count data that was taken from the ring and then lost."""
         self.ring.took_nothing()
@@ -396,7 +425,7 @@ class FtraceStream:
         earlier = self._book.begin
         drained = bool(flag) or self.state in (State.DRAINED, State.ENDING)
         self._book.number(rows, self._last_end(rows, buffer, now, drained=drained))
-        rows["flags"] |= np.uint64(flag)
+        rows["flags"][-1:] |= np.uint64(flag)
         gaps = ring.place(rows, missed)
         if damaged:
             gaps += damage_gaps(rows, damaged, size, earlier, now)
