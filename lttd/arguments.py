@@ -12,7 +12,7 @@ _EPILOG: Final = """\
 SPEC is KIND[:TARGET][,key=value]...
 {sources}
 
-Commands, each with --help of its own; all but doctor speak to a running lttd:
+Commands, each with --help of its own; all but doctor and presets speak to a running lttd:
 {commands}
 
 Sizes: 4096, 64K, 4M.  Durations: 100ms, 1s, 5m.
@@ -127,7 +127,9 @@ def argument_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what to record (with several sources: keys of each SPEC)")
     add = what.add_argument
     add("--events", metavar="GLOBS", action="append",
-        help="such as 'sched:*,irq:*' (default sched:*); may be repeated")  # fmt: skip
+        help="such as 'sched:*,irq:*'; sched:* if you ask for nothing; repeatable")  # fmt: skip
+    add("--preset", metavar="NAMES", action="append",
+        help="groups of events, such as block,irq: see lttd presets; repeatable")  # fmt: skip
     add("--buffer-size", metavar="SIZE", help="ring per CPU (default 4M)")
     add(
         "--subbuffer-size",

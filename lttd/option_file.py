@@ -22,15 +22,7 @@ def read_options(path: str, known: Collection[str]) -> dict[str, Any]:
     Raises:
         UsageError: it cannot be read, is not TOML, or has a key that is not in *known*.
     """
-    import tomllib  # noqa: PLC0415  (only with --config)
-
-    try:
-        values = tomllib.loads(_read(path).decode())
-    except RecursionError:
-        raise UsageError(f"{path}: not TOML for lttd: nested too deeply") from None
-    except ValueError as error:  # of its syntax, of UTF-8, of an integer with 5,000 digits
-        reason = str(error).partition("; use sys.")[0]  # advice to those who write Python
-        raise UsageError(f"{path}: not TOML: {reason}") from None
+    values = read_toml(path)
     for key, value in values.items():
         if key not in known:
             near = nearest(key, known)
@@ -38,6 +30,23 @@ def read_options(path: str, known: Collection[str]) -> dict[str, Any]:
             raise UsageError(f"{path}: {shown(key)} is not an option of lttd{advice}")
         _check(f"{path}: {key}", value, tables=key == "source")
     return values
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """Return the values of a TOML file as they are.
+
+    Raises:
+        UsageError: it cannot be read, or is not TOML.
+    """
+    import tomllib  # noqa: PLC0415  (only with such a file)
+
+    try:
+        return tomllib.loads(_read(path).decode())
+    except RecursionError:
+        raise UsageError(f"{path}: not TOML for lttd: nested too deeply") from None
+    except ValueError as error:  # of its syntax, of UTF-8, of an integer with 5,000 digits
+        reason = str(error).partition("; use sys.")[0]  # advice to those who write Python
+        raise UsageError(f"{path}: not TOML: {reason}") from None
 
 
 def _read(path: str) -> bytes:

@@ -119,6 +119,14 @@ def parse_mark(value: object) -> str:
     return value
 
 
+def parse_presets(value: object) -> tuple[str, ...]:
+    """Read names of presets, as parse_list() does; at least one."""
+    names = parse_list(value)
+    if not names:
+        raise UsageError(f"{shown(value)} names no preset; lttd presets lists them")
+    return names
+
+
 def parse_sectors(value: object) -> tuple[int, int]:
     """Read ``2048-4095``: the first and the last sector."""
     found = re.fullmatch(r"(\d{1,18})-(\d{1,18})", str(value), re.ASCII)

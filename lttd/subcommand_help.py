@@ -5,6 +5,7 @@ from typing import Final
 
 HELP: Final[Mapping[str, str]] = {
     "doctor": "print what this machine allows, with remedies",
+    "presets": "list the groups of events of --preset, and what they cost",
     "status": "print what a running lttd does",
     "trigger": "keep a window of time around now",
     "mark": "write a line into the recording, at this moment",

@@ -16,6 +16,7 @@ from lttd.terminal import PIPE_CLOSED, Level, say
 
 SUBCOMMANDS: Final[Mapping[str, str]] = {
     "doctor": "lttd.doctor.command",
+    "presets": "lttd.clients.presets",
     "keep": "lttd.clients.keep",
     "mark": "lttd.clients.mark",
     "release": "lttd.clients.release",

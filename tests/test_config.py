@@ -169,6 +169,7 @@ def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
         "trace-dir": '"t"', "source": '"ftrace"', "append": "true", "duration": '"1s"',
         "summary": '"none"', "daemon": "true", "verbose": "1", "events": '["sched:*"]',
         "buffer-size": '"1M"', "subbuffer-size": '"8K"', "clock": '"boot"', "overwrite": "false",
+        "preset": '["irq"]',
         "trace-self": "true", "kallsyms": "true", "layout": '"sparse"', "flush-interval": '"1s"',
         "backlog": '"8M"', "on-write-error": '"stop"', "priority": "1", "metrics": '":9469"',
         "web-enable-trigger": "true", "web-token-file": f'"{token}"',

@@ -14,6 +14,7 @@ from lttd.parsers import (
     parse_events,
     parse_list,
     parse_path,
+    parse_presets,
     parse_sectors,
     parse_texts,
 )
@@ -50,6 +51,7 @@ SOURCES: Final = {
         },
         {
             "events": parse_events,
+            "preset": parse_presets,
             "buffer-size": parse_bytes,
             "subbuffer-size": parse_bytes,
             "clock": str,
@@ -60,7 +62,7 @@ SOURCES: Final = {
             "filter": parse_texts,
         },
         parse_target=str,
-        reloads=frozenset({"events"}),
+        reloads=frozenset({"events", "preset"}),
         leaves_rings=True,
     ),
     "blktrace": SourceRow(
@@ -114,7 +116,7 @@ CHANNEL_ROOT: Final = "ltt"
 
 def is_list(kind: str, key: str) -> bool:
     """Return whether a comma divides the key's value, and repeating the key adds to the list."""
-    return SOURCES[kind].keys.get(key) in (parse_events, parse_list)
+    return SOURCES[kind].keys.get(key) in (parse_events, parse_list, parse_presets)
 
 
 def keeps_commas(kind: str, key: str) -> bool:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Sequence, Set
 
 from lttd.errors import LttdError
 from lttd.sources.ftrace.instance import Instance
-from lttd.sources.ftrace.setup import OWN_EVENTS, enable_files, enabled_events
+from lttd.sources.ftrace.setup import enable_files, enabled_events
 from lttd.sources.ftrace.watch import FtraceWatch
-from lttd.sources.tracefs import find_events, read_text, write_text
+from lttd.sources.tracefs import EnableFile, read_text, write_text
 
 
 class EventsChange:
@@ -23,16 +23,11 @@ class EventsChange:
         self,
         instance: Instance,
         watch: FtraceWatch,
-        globs: Sequence[str],
+        files: Sequence[EnableFile],
         done: Callable[[], None],
     ) -> None:
-        """Find the events; *done* is called once the change is made.
-
-        Raises:
-            UsageError: a glob matches no event.
-        """
-        globs = globs or (OWN_EVENTS if instance.own else ())
-        self._files = find_events(instance.file("events"), globs)
+        """*files* are those of all wanted events; *done* is called once the change is made."""
+        self._files = files
         self._instance = instance
         self._watch = watch
         self._before = list(instance.events)

@@ -17,10 +17,10 @@ from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.ftrace.filters import filters_by_event, set_filters
 from lttd.sources.ftrace.instance import Instance, unread_events
 from lttd.sources.ftrace.undo import PIDS_FILE, read_setting
+from lttd.sources.ftrace.wanted import OWN_EVENTS, wanted_events
 from lttd.sources.tracefs import (
     EnableFile,
     events_of,
-    find_events,
     one_by_one,
     read_bytes,
     read_text,
@@ -29,7 +29,6 @@ from lttd.sources.tracefs import (
     write_text,
 )
 
-OWN_EVENTS: Final = ("sched:*",)
 OWN_CLOCK: Final = "mono"
 OWN_BUFFER_BYTES: Final = 4 << 20
 # Wake up at the smaller of these: a quarter of the ring leaves time, and a take has no more room.
@@ -58,6 +57,8 @@ class FtraceSettings(NamedTuple):
     instance: str | None = None
     """None: a new instance of lttd's own; ``/``: the top level; else a name below ``instances``."""
     events: tuple[str, ...] = ()
+    preset: tuple[str, ...] = ()
+    """Names of groups of events, see lttd.presets."""
     buffer_bytes: int | None = None
     """The size of each CPU's ring."""
     subbuffer_bytes: int | None = None
@@ -88,7 +89,7 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
         _set(instance, "options/overwrite", str(int(settings.overwrite)))
     _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
     instance.began_empty = True
-    _record_events(instance, settings, settings.events or OWN_EVENTS)
+    _record_events(instance, settings)
     _tell_differences(instance, settings)
 
 
@@ -106,7 +107,7 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
         _set(instance, "options/overwrite", str(int(settings.overwrite)))
     if not undo.keep("buffer_percent") and _read_or(instance, "buffer_percent", "50") == "0":
         _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
-    _record_events(instance, settings, settings.events)
+    _record_events(instance, settings)
     undo.keep("tracing_on")
     instance.notes += undo.drop_inherited()
     _tell_differences(instance, settings)
@@ -244,15 +245,28 @@ def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
         _set(instance, f"per_cpu/cpu{cpu}/buffer_size_kb", text)
 
 
-def _record_events(instance: Instance, settings: FtraceSettings, globs: Sequence[str]) -> None:
+def _record_events(instance: Instance, settings: FtraceSettings) -> None:
     """Set the filters of the events, and turn them on."""
-    directory = instance.file("events")
-    files = find_events(directory, globs)
-    if settings.exclude:
-        files = without(directory, files, settings.exclude)
+    files = events_to_enable(instance, settings)
     if settings.filter:
         set_filters(instance, filters_by_event(settings.filter, recorded(instance, files)))
     instance.events += enable_files(instance, files)
+
+
+def events_to_enable(instance: Instance, settings: FtraceSettings) -> list[EnableFile]:
+    """Return the files of the events that *settings* ask for.
+
+    An instance of lttd's own records OWN_EVENTS if they ask for nothing.
+
+    Raises:
+        UsageError: a glob matches no event, or a preset is not known.
+    """
+    nothing = not (settings.events or settings.preset)
+    globs = OWN_EVENTS if nothing and instance.own else settings.events
+    files = wanted_events(instance, globs, settings.preset)
+    if settings.exclude:
+        files = without(instance.file("events"), files, settings.exclude)
+    return files
 
 
 def recorded(instance: Instance, files: Sequence[EnableFile]) -> list[str]:

@@ -33,6 +33,7 @@ from lttd.sources.ftrace.setup import (
     configure_own,
     described,
     enabled_events,
+    events_to_enable,
     inherits_pids,
     overwrites,
     page_layout,
@@ -57,7 +58,7 @@ __all__ = [
 
 _OWN_CHANNEL: Final = "ftrace"
 # Settings that are in the manifest if they were asked for.
-_LISTS: Final = ("exclude", "filter")
+_LISTS: Final = ("preset", "exclude", "filter")
 
 
 def open_source(request: Request) -> "FtraceSource":
@@ -287,8 +288,9 @@ class FtraceSource:
 
     def changed(self, options: Mapping[str, Any]) -> EventsChange:
         """Decide which events to turn on and off; see Reloadable.changed()."""
-        globs = options.get("events", ())
-        return EventsChange(self._instance, self.watch, globs, self._follow)
+        wanted = {key: options.get(key, ()) for key in ("events", "preset")}
+        files = events_to_enable(self._instance, self._settings._replace(**wanted))
+        return EventsChange(self._instance, self.watch, files, self._follow)
 
     def _follow(self) -> None:
         settings = {**self.info.settings, "events": list(self._instance.events)}
