@@ -163,6 +163,12 @@ NOTES: Final = Limit(
 NOTE_LINES: Final = Limit(
     100_000, "lines", "a note of the runtime directory", "one is added for each setting changed"
 )
+ADDED: Final = Limit(
+    50_000,
+    "items",
+    "the items that lttd added to one file of tracefs",
+    "they are pids, triggers, functions and probes; 50,000 pids take 0.5 MB of a note",
+)
 CPUS: Final = Limit(65_536, "CPUs", "a machine", "Linux knows 8,192 at most (CONFIG_NR_CPUS)")
 FRAME: Final = Limit(
     8 * MIB, "bytes", "the content of a compressed frame", "lttd makes frames of at most 1 MiB"

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from lttd.errors import NothingToRecordError
+from lttd.errors import NothingToRecordError, SourceError
 from lttd.runtime import Recorder, boot_id
+from lttd.sources.ftrace.additions import ADDITIONS, Added, addition_of, probe_name, take_back
 from lttd.sources.ftrace.record import Left, parse_record
-from lttd.sources.ftrace.undo import SETTINGS, Change, Undo, put_back, remove_pids, setting_of
+from lttd.sources.ftrace.settings import SETTINGS, Change, put_back, read_setting, setting_of
+from lttd.sources.ftrace.undo import Undo
 
 
 @pytest.fixture
@@ -167,9 +169,11 @@ def test_the_next_start_keeps_the_settings_it_wants_and_restores_the_rest(instan
 def test_undo_removes_only_our_own_pids(instance: Path) -> None:
     file = instance / "set_event_notrace_pid"
     file.write_text("5\n71\n72\n99\n")
-    remove_pids(str(instance), {71, 72, 100})
+    added = Added("set_event_notrace_pid", ("71", "72", "100"), alone=True)
+    assert take_back(str(file), added, added.items) == {}
     assert file.read_text().split() == ["5", "99"]
-    remove_pids(str(instance), {5, 99})
+    added = Added("set_event_notrace_pid", ("5", "99"), alone=False)
+    assert take_back(str(file), added, added.items) == {}
     assert file.read_text() == ""
 
 
@@ -180,10 +184,99 @@ def test_undo_removes_once_the_pids_that_it_added(instance: Path) -> None:
     file.write_text("5\n8\n9\n")  # as the kernel lists them, with a pid of another tool
     assert undo.run() == []
     assert file.read_text().split() == ["5"]
-    assert lines == [{"left_out": [8, 9]}, {"undone": ["set_event_notrace_pid"]}]
+    assert lines == [
+        {"added": "set_event_notrace_pid", "items": ["8", "9"], "alone": True},
+        {"taken_back": "set_event_notrace_pid", "items": ["8", "9"]},
+    ]
     file.write_text("5\n8\n")  # the other tool adds a pid that was ours
     assert undo.run() == []
     assert file.read_text().split() == ["5", "8"]
+
+
+# -- items that are added to lists
+
+
+def test_an_item_that_the_list_had_is_neither_added_nor_taken_back(instance: Path) -> None:
+    file, lines = instance / "set_event_notrace_pid", list[Mapping[str, Any]]()
+    file.write_text("8\n")
+    undo = Undo(str(instance), lines.append)
+    assert undo.add("set_event_notrace_pid", ["8", "9", "9"]) == ["9"]
+    assert lines == [{"added": "set_event_notrace_pid", "items": ["9"], "alone": False}]
+    file.write_text("8\n9\n")
+    assert undo.run() == []
+    assert file.read_text().split() == ["8"]
+
+
+def test_a_pid_list_that_was_empty_is_emptied_with_the_children_that_the_kernel_added(
+    instance: Path,
+) -> None:
+    file = instance / "set_event_pid"
+    file.write_text("")
+    undo = Undo(str(instance))
+    undo.add("set_event_pid", ["70"])
+    file.write_text("70\n71\n")  # 71 is a child
+    assert undo.run() == []
+    assert file.read_text() == ""
+
+
+def test_additions_are_recorded_before_the_caller_makes_them(instance: Path) -> None:
+    def refuse(_: Mapping[str, Any]) -> None:
+        raise NothingToRecordError("full", "make room")
+
+    (instance / "dynamic_events").write_text("")
+    with pytest.raises(NothingToRecordError):
+        Undo(str(instance), refuse).add("/dynamic_events", ["p:lttd/a vfs_read"])
+
+
+def test_more_items_than_a_record_may_have_are_refused(instance: Path) -> None:
+    with pytest.raises(SourceError, match="50,000 items"):
+        Undo(str(instance)).leave_out(range(50_001))
+    assert setting(instance / "set_event_notrace_pid") == ""
+
+
+def test_an_own_instance_records_only_what_outlives_it(instance: Path, tmp_path: Path) -> None:
+    (tmp_path / "max_graph_depth").write_text("0\n")
+    (tmp_path / "trace_clock").write_text("[local]\n")
+    lines = list[Mapping[str, Any]]()
+    undo = Undo(str(instance), lines.append, root=str(tmp_path), own=True)
+    undo.change("tracing_on", "1")
+    undo.leave_out([7])
+    assert lines == []
+    assert not undo.changed
+    undo.change("/max_graph_depth", "3")
+    assert lines == [{"file": "/max_graph_depth", "before": "0", "after": "3"}]
+    assert undo.run() == []
+    assert setting(tmp_path / "max_graph_depth") == "0"
+    assert setting(instance / "tracing_on") == "1"
+    assert undo.left_out == {7}
+
+
+def test_rings_are_kept_while_they_hold_unread_events(instance: Path) -> None:
+    (instance / "dynamic_events").write_text("p:lttd/a vfs_read\n")
+    undo = Undo(str(instance))
+    undo.change("trace_clock", "mono")
+    undo.change("tracing_on", "1")
+    undo.take_over(
+        [Change("trace_clock", "local", "mono"), Change("tracing_on", "0", "1")],
+        [Added("/dynamic_events", ("p:lttd/a vfs_read",), alone=True)],
+    )
+    assert undo.run(keep_rings=True) == []
+    assert undo.files == ["trace_clock", "/dynamic_events"]
+    assert setting(instance / "tracing_on") == "0"
+
+
+@pytest.mark.parametrize(
+    ("value", "reads"),
+    [
+        ("none\n", "none"),
+        ('prev_pid == 3 && comm ~ "a b"\n', 'prev_pid == 3 && comm ~ "a b"'),
+        ("nofield == 3\n^\nparse_error: Field not found\n", "nofield == 3"),
+    ],
+)
+def test_a_filter_is_read_as_it_was_written(instance: Path, value: str, reads: str) -> None:
+    file = instance / "events/sched/sched_switch/filter"
+    file.write_text(value)
+    assert read_setting(str(file)) == reads
 
 
 # -- records that are accepted or refused
@@ -196,7 +289,10 @@ def test_undo_removes_once_the_pids_that_it_added(instance: Path) -> None:
         "../../etc/passwd",
         "events/../../../etc/enable",
         "options/../trace_clock",
-        "events/sched/sched_switch/filter",
+        "events/sched/sched_switch/trigger",
+        "events/sched/filter",
+        "/tracing_on",
+        "/../max_graph_depth",
         "events/a/b/c/enable",
         "trace_marker",
         "set_event",
@@ -239,6 +335,9 @@ def test_a_record_with_a_value_that_lttd_never_writes_is_refused(file: str, valu
         json.dumps(head()).encode() + b'\n{"undone": 5}\n',
         json.dumps(head()).encode() + b'\n{"left_out": ["x"]}\n',
         json.dumps(head()).encode() + b'\n{"left_out": [Infinity]}\n',
+        json.dumps(head()).encode() + b'\n{"added": "set_event_pid"}\n',
+        json.dumps(head()).encode() + b'\n{"added": "set_event_pid", "items": 5}\n',
+        json.dumps(head()).encode() + b'\n{"added": "set_event_pid", "items": [5]}\n',
         json.dumps(head(instance="a\0b")).encode() + b"\n",
         json.dumps(head(instance="\ud800")).encode() + b"\n",
         json.dumps(head(trace={"device": 1, "inode": 1, "path": "/a\0b"})).encode() + b"\n",
@@ -265,7 +364,81 @@ def test_a_change_that_was_undone_is_not_undone_again() -> None:
         {"left_out": [6]},
     )
     assert not left.changes
-    assert left.pids == {6}
+    assert left.added["set_event_notrace_pid"].items == ("6",), "main before it wrote left_out"
+
+
+def test_items_that_were_taken_back_are_not_taken_back_again() -> None:
+    left = record(
+        {"added": "/dynamic_events", "items": ["p:lttd/a vfs_read"], "alone": True},
+        {"added": "/dynamic_events", "items": ["s:lat u64 lat;", "u:no"][:1]},
+        {"taken_back": "/dynamic_events", "items": ["p:lttd/a vfs_read"]},
+    )
+    assert left.added == {"/dynamic_events": Added("/dynamic_events", ("s:lat u64 lat;",), True)}
+
+
+@pytest.mark.parametrize(
+    ("file", "item"),
+    [
+        ("set_event_notrace_pid", "4 5"),
+        ("set_event_pid", "-1"),
+        ("set_event_pid", "5\n"),
+        ("events/sched/sched_switch/trigger", "snapshot"),
+        ("events/sched/sched_switch/trigger", "stacktrace\n!traceoff"),
+        ("events/sched/sched_switch/trigger", "!stacktrace"),
+        ("set_ftrace_filter", "!vfs_read"),
+        ("set_ftrace_filter", "vfs_read vfs_write"),
+        ("/dynamic_events", "p:kprobes/a vfs_read"),
+        ("/dynamic_events", "-:lttd/a"),
+        ("/dynamic_events", "p:lttd/ vfs_read"),
+        ("/dynamic_events", "s:other/lat u64 lat"),
+        ("/dynamic_events", "p:lttd/a vfs_read\n-:kprobes/"),
+    ],
+)
+def test_a_record_with_an_item_that_lttd_never_adds_is_refused(file: str, item: str) -> None:
+    with pytest.raises(ValueError, match="is not an item of"):
+        record({"added": file, "items": [item]})
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["dynamic_events", "/kprobe_events", "set_event", "/../dynamic_events", "/set_event_pid"],
+)
+def test_a_record_that_names_another_list_is_refused(file: str) -> None:
+    with pytest.raises(ValueError, match="is not a list to which lttd adds"):
+        record({"added": file, "items": []})
+
+
+def test_a_record_with_too_many_items_is_refused() -> None:
+    lines = [
+        {"added": "set_event_pid", "items": [str(pid) for pid in range(first, first + 10_000)]}
+        for first in range(0, 60_000, 10_000)
+    ]
+    with pytest.raises(ValueError, match="50,000 items"):
+        record(*lines)
+
+
+@pytest.mark.parametrize(
+    ("file", "item"),
+    [
+        ("set_event_pid", "4711"),
+        ("events/sched/sched_switch/trigger", 'traceoff:1 if prev_comm == "a b"'),
+        ("events/sched/sched_switch/trigger", "enable_event:sched:sched_process_exit:2"),
+        ("set_ftrace_filter", "vfs_*"),
+        ("set_ftrace_notrace", "*lock*"),
+        ("/dynamic_events", "p:lttd/k1 do_sys_openat2 file=+0($arg2):ustring"),
+        ("/dynamic_events", "r16:lttd/k1 vfs_read $retval"),
+        ("/dynamic_events", "s:lat u64 lat; pid_t pid; char comm[16]"),
+    ],
+)
+def test_every_item_that_lttd_adds_is_in_the_table(file: str, item: str) -> None:
+    row = addition_of(file)
+    assert row in ADDITIONS
+    assert row.item.fullmatch(item)
+
+
+def test_a_probe_is_named_with_its_group() -> None:
+    assert probe_name("r16:lttd/k1 vfs_read $retval") == "lttd/k1"
+    assert probe_name("s:lat u64 lat") == "synthetic/lat"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +448,10 @@ def test_a_change_that_was_undone_is_not_undone_again() -> None:
         "buffer_subbuf_size_kb",
         "events/enable",
         "events/sched/enable",
+        "current_tracer",
         "events/sched/sched_switch/enable",
+        "events/sched/sched_switch/filter",
+        "/max_graph_depth",
         "options/overwrite",
         "per_cpu/cpu12/buffer_size_kb",
         "trace_clock",

@@ -30,7 +30,7 @@ from lttd.sources.ftrace.record import (
     open_left,
     record_name,
 )
-from lttd.sources.ftrace.undo import Undo, remove_pids
+from lttd.sources.ftrace.undo import Undo
 from lttd.sources.tracefs import explained, parse_stats, read_bytes, read_text, write_text
 
 OWN_PREFIX = "lttd-"
@@ -94,7 +94,7 @@ class Instance:
         self.unlock()
         record, self.record = self.record, None
         if self.own:
-            self.notes += remove_own(self.path, record)
+            self.notes += remove_own(self.path, record, self.undo)
             return
         self.notes += self.undo.run()
         if record is None:
@@ -149,7 +149,8 @@ def _try_to_make(
             raise explained(path, error, "creating it: ") from error
         made = True
         record.write_down({"made": os.stat(path).st_ino})
-        return Instance(root, path, name, True, _lock(_raw_paths(path)), Undo(path), record)
+        undo = Undo(path, record.write_down, root=root, own=True)
+        return Instance(root, path, name, True, _lock(_raw_paths(path)), undo, record)
     except BaseException:
         if made:
             with suppress(OSError):
@@ -178,7 +179,7 @@ def open_named(root: str, name: str, owner: Owner = NO_OWNER) -> Instance:
             f"tracefs has no instance {name!r}",
             f"make it with mkdir {path}, or leave NAME out for an instance of lttd's own",
         )
-    instance = Instance(root, path, shown, False, lock_all(path), Undo(path))
+    instance = Instance(root, path, shown, False, lock_all(path), Undo(path, root=root))
     try:
         _hold_record(instance, name, owner)
     except BaseException:
@@ -206,12 +207,11 @@ def _hold_record(instance: Instance, name: str, owner: Owner) -> None:
             old.release()
         raise
     instance.record = InstanceRecord.replace(directory, name, owner)
-    instance.undo = Undo(instance.path, instance.record.write_down)
+    instance.undo = Undo(instance.path, instance.record.write_down, root=instance.root)
     if old is not None:
         old.release()
     if left is not None:
-        instance.undo.inherit(left.changes.values())
-        remove_pids(instance.path, left.pids)
+        instance.notes += instance.undo.inherit(left.changes.values(), left.added.values())
 
 
 def _left_by(record: InstanceRecord, instance: Instance, owner: Owner) -> Left | None:
@@ -227,7 +227,7 @@ def _left_by(record: InstanceRecord, instance: Instance, owner: Owner) -> Left |
             what = f"{instance.name} holds data that a killed lttd recorded into {left.owner.path}"
             remedy = f"lttd --append -t {left.owner.path} keeps it, and needs no --source for that"
             raise UsageError(f"{what}: {remedy}")
-        return None
+        return left  # another instance had this name; its probes may be there
     if owner.is_trace(left.owner):
         instance.progress = record.progress()
     return left
@@ -300,25 +300,29 @@ def unread_events(path: str) -> int:
     )
 
 
-def remove_own(path: str, record: InstanceRecord | None) -> list[str]:
-    """Remove an instance that lttd made, and its record; return lines if that is not possible.
+def remove_own(path: str, record: InstanceRecord | None, undo: Undo) -> list[str]:
+    """Remove an instance that lttd made, undo the changes outside of it, and remove its record.
 
     An instance that is held open stays, with its events off; by its record the next lttd removes
-    it.
+    it.  Return lines on what is not possible.
     """
+    if record is not None and undo.changed:
+        record.write_down({"finished": True})  # a kill may come between the two steps
     failure = _remove(path)
     if failure is None:
-        if record is not None:
-            record.remove()
-        return []
-    if not os.path.isdir(os.path.dirname(path)):
-        line = f"{path} stays, because tracefs was unmounted: mount it; the next lttd removes it"
+        lines = []
+    elif not os.path.isdir(os.path.dirname(path)):
+        lines = [f"{path} stays, because tracefs was unmounted: mount it; the next lttd removes it"]
     else:
         line = f"{_why_it_stays(path, failure)}{_switched_off(path, record)}"
-        line += f": end that, then rmdir {path}"
+        lines = [f"{line}: end that, then rmdir {path}"]
+    lines += undo.run()
     if record is not None:
-        record.release()
-    return [line]
+        if failure is not None or undo.changed:
+            record.release()
+        else:
+            record.remove()
+    return lines
 
 
 def _why_it_stays(path: str, failure: OSError) -> str:

@@ -48,7 +48,7 @@ from lttd.sources.ftrace.record import (
     record_name,
     record_names,
 )
-from lttd.sources.ftrace.undo import PIDS_FILE, Undo, put_back, remove_pids, waits
+from lttd.sources.ftrace.undo import Undo, empties_ring
 from lttd.sources.tracefs import parse_stats, read_bytes, read_text, write_text
 
 # Its owner may start again at once.  After this time, lttd turns tracing off: it costs CPU time.
@@ -141,14 +141,15 @@ class Leftovers:
         elif not left.own:
             self._put_back(record, left, path)
         elif not left.made and record.is_as_old_as(path) and not _is_in_use(path):
-            self.lines += remove_own(path, record)  # killed before it could write down its inode
+            # Killed before it could write down its inode.
+            self.lines += remove_own(path, record, self._undo(record, left, path))
         elif left.made != os.stat(path).st_ino:
-            record.remove()  # it is not the instance that lttd made
+            self._end(record, left, path)  # it is not the instance that lttd made
         elif left.finished or (not record.progress().segment and not unread_events(path)):
-            self.lines += remove_own(path, record)
+            self.lines += remove_own(path, record, self._undo(record, left, path))
         elif record.progress().is_idle:
             what = f"left by an lttd that was killed (pid {left.recorder.pid}) while no trigger"
-            self._discard(record, path, f"{path}: {what} asked for its events")
+            self._discard(record, left, path, f"{path}: {what} asked for its events")
         elif self._is_ours(record, left):
             return self._take_over(record, left, path)
         else:
@@ -158,6 +159,19 @@ class Leftovers:
     def _path_of(self, left: Left) -> str:
         top = left.instance == TOP_LEVEL
         return self._root if top else f"{self._root}/instances/{left.instance}"
+
+    def _undo(self, record: InstanceRecord, left: Left, path: str) -> Undo:
+        """Return the changes of a record, to be undone."""
+        undo = Undo(path, record.write_down, root=self._root, own=left.own)
+        undo.take_over(left.changes.values(), left.added.values())
+        return undo
+
+    def _end(self, record: InstanceRecord, left: Left, path: str) -> None:
+        """Undo what outlived an own instance, and remove its record unless something stays."""
+        undo = self._undo(record, left, path)
+        self.lines += undo.run()
+        if not undo.changed:
+            record.remove()
 
     def _is_ours(self, record: InstanceRecord, left: Left) -> bool:
         """Tell whether the ring was recorded into the trace of this run.
@@ -177,9 +191,8 @@ class Leftovers:
             self.lines.append(f"{error}; it holds data that a killed lttd recorded into this trace")
             return None
         progress = record.progress()
-        instance = Instance(
-            self._root, path, left.instance, True, raw_fds, Undo(path), record, progress
-        )
+        undo = self._undo(record, left, path)
+        instance = Instance(self._root, path, left.instance, True, raw_fds, undo, record, progress)
         try:
             # It must not be removed before it is drained: its data belongs to the last run.
             _switch_off(path)
@@ -192,7 +205,7 @@ class Leftovers:
         events = unread_events(path)
         who = f"{path}: left by an lttd that was killed (pid {left.recorder.pid})"
         if _has_gone(left):
-            self._discard(record, path, f"{who}, whose trace {left.owner.path} is gone, too")
+            self._discard(record, left, path, f"{who}, whose trace {left.owner.path} is gone, too")
             return
         state = f"it holds {events:,} events of {left.owner.path}{_doubt(left)}"
         if record.progress().age_s > GRACE_S:
@@ -203,43 +216,41 @@ class Leftovers:
         remedy = f"lttd --append -t {left.owner.path} keeps them, rmdir {path} discards them"
         self.lines.append(f"{who}; {state}; {remedy}")
 
-    def _discard(self, record: InstanceRecord, path: str, why: str) -> None:
+    def _discard(self, record: InstanceRecord, left: Left, path: str, why: str) -> None:
         """Remove a ring whose events nobody wants."""
         events = unread_events(path)
-        refused = remove_own(path, record)
+        refused = remove_own(path, record, self._undo(record, left, path))
         self.lines += refused or [f"{why}: removed, and {events:,} events with it"]
 
     def _report_removed(self, record: InstanceRecord, left: Left, path: str) -> None:
         """Report a removed ring to the start of its trace; keep the record until then."""
-        if left.own and left.made and not _has_gone(left):
+        if left.own and left.made and not left.finished and not _has_gone(left):
             if not self._is_ours(record, left):
+                self.lines += self._undo(record, left, path).run()
                 return
             what = "with events that a killed lttd had not stored yet"
             self.lines.append(f"{path}: somebody removed it, {what}; their number is unknown")
-        record.remove()
+        self._end(record, left, path)
 
     def _put_back(self, record: InstanceRecord, left: Left, path: str) -> None:
         """Undo the changes of a killed lttd in an instance that is not lttd's own."""
         events = unread_events(path)
-        done, waiting = [PIDS_FILE] if left.pids else [], []
-        remove_pids(path, left.pids)
-        for change in reversed(left.changes.values()):
-            if waits(change, events):
-                waiting.append(change)
-                continue
-            line = put_back(path, change)
-            self.lines += [line] if line else []
-            done.append(change.file)
+        undo = self._undo(record, left, path)
+        before = undo.files
+        failed = undo.run(keep_rings=bool(events))
+        stay = undo.files
+        self.lines += failed
         who = f"{path}: an lttd that was killed (pid {left.recorder.pid})"
-        if done:
-            record.write_down({"undone": done})
+        if done := [file for file in before if file not in stay]:
             self.lines.append(f"{who} had changed it; restored: {_listed(done)}")
-        if waiting:
-            what = f"left {_listed([change.file for change in waiting])} changed: restoring this"
+        if waiting := [file for file in stay if events and empties_ring(file)]:
+            what = f"left {_listed(waiting)} changed: restoring this"
             what += f" would lose its {events:,} unread events"
             remedy = "record from it, or read them; then the next lttd restores it"
             self.lines.append(f"{who} {what}; {remedy}")
-        elif self._owner.is_trace(left.owner):
+        if stay:
+            return
+        if self._owner.is_trace(left.owner):
             self._tell_unstored(record, path)
             record.remove()
         elif not record.progress().segment or _has_gone(left):

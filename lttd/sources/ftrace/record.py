@@ -5,18 +5,22 @@
                          {"made": 77265}
     ftrace-%2F           {"instance": "/", "own": false, ...}
                          {"file": "events/irq/enable", "before": "0", "after": "1"}
-                         {"left_out": [4711, 4712]}
+                         {"added": "set_event_notrace_pid", "items": ["4711", "4712"], ...}
                          {"undone": ["events/irq/enable"]}
+                         {"taken_back": "set_event_notrace_pid", "items": ["4711", "4712"]}
     progress-lttd-4711   {"segment": "20261127T...", "streams": {"ftrace_0": [[0, 0], [512, 4096]]},
                           "lost": {"ftrace_0": [[0, 0, 0], [9, 0, 0]]}, "boottime_ns": 100125000000}
                          {"segment": "", "streams": {}, "idle": true, "boottime_ns": ...}
 
 A record is written before the instance is made or changed, and removed after the instance was
-removed or restored.  Lines are added, each by one write; a line that a kill cut short describes a
-change that was not made.  The lock of the record is held as long as its recorder lives.  The
-progress is replaced every few seconds, so its age is the time since a recorder's death.  The age is
-a difference of CLOCK_BOOTTIME, which nobody can set; notes end with the boot, as this clock does.
-While a recorder is idle, nobody wants what the ring holds, and the progress stays as it is.
+removed or restored.  An instance of lttd's own is removed whole, so its record has only changes
+outside of it: ``{"added": "/dynamic_events", "items": ["p:lttd/opens do_sys_open"], ...}``.
+Earlier versions wrote ``{"left_out": [4711]}`` for pids.  Lines are added, each by one write; a
+line that a kill cut short describes a change that was not made.  The lock of the record is held as
+long as its recorder lives.  The progress is replaced every few seconds, so its age is the time
+since a recorder's death.  The age is a difference of CLOCK_BOOTTIME, which nobody can set; notes
+end with the boot, as this clock does.  While a recorder is idle, nobody wants what the ring holds,
+and the progress stays as it is.
 """
 
 import json
@@ -33,8 +37,9 @@ from lttd.limits import NOTE_LINES
 from lttd.namespaces import kernel_clock_ns
 from lttd.runtime import Note, Recorder, RuntimeDirectory, boot_id, known_notes
 from lttd.sources.base import Owner
+from lttd.sources.ftrace.additions import PIDS_FILE, Added, added_of
 from lttd.sources.ftrace.loss import LossCounts, Mark
-from lttd.sources.ftrace.undo import PIDS_FILE, Change
+from lttd.sources.ftrace.settings import Change
 
 PREFIX: Final = "ftrace-"
 TOP_LEVEL: Final = "/"
@@ -60,7 +65,7 @@ class Left:
     finished: bool = False
     """Whether the instance is drained and off, and only its removal failed."""
     changes: dict[str, Change] = field(default_factory=dict)
-    pids: set[int] = field(default_factory=set)
+    added: dict[str, Added] = field(default_factory=dict)
 
     @property
     def of_this_boot(self) -> bool:
@@ -129,9 +134,17 @@ def _add(left: Left, line: Mapping[str, Any]) -> None:
         left.changes[change.file] = change
     for file in line.get("undone", ()):
         left.changes.pop(str(file), None)
-        if file == PIDS_FILE:
-            left.pids.clear()
-    left.pids.update(map(int, line.get("left_out", ())))
+        left.added.pop(str(file), None)
+    if "left_out" in line:  # of an earlier version
+        line = {**line, "added": PIDS_FILE, "items": [str(int(pid)) for pid in line["left_out"]]}
+    if "added" in line:
+        new = added_of(line)
+        known = left.added.get(new.file)
+        left.added[new.file] = known.with_more(new.items) if known else new
+    if "taken_back" in line:
+        file = str(line["taken_back"])
+        if (known := left.added.pop(file, None)) and (rest := known.without(line["items"])).items:
+            left.added[file] = rest
     left.made = int(line.get("made", left.made))
     left.finished |= line.get("finished") is True
 

@@ -14,9 +14,10 @@ from typing import Any, Final, NamedTuple
 from lttd.abi.ftrace import PageLayout, parse_header_page
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
+from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.filters import filters_by_event, set_filters
 from lttd.sources.ftrace.instance import Instance, unread_events
-from lttd.sources.ftrace.undo import PIDS_FILE, read_setting
+from lttd.sources.ftrace.settings import read_setting
 from lttd.sources.ftrace.wanted import OWN_EVENTS, wanted_events
 from lttd.sources.tracefs import (
     EnableFile,
@@ -186,10 +187,7 @@ def _state(enable_file: str) -> str:
 
 
 def _set(instance: Instance, name: str, text: str) -> None:
-    if not instance.own:
-        instance.undo.change(name, text)
-    elif read_setting(instance.file(name)) != text:
-        write_text(instance.file(name), text)
+    instance.undo.change(name, text)
 
 
 def _try_to_set(instance: Instance, name: str, text: str) -> None:

@@ -14,6 +14,7 @@ from lttd.abi.ftrace import PageLayout
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.base import NO_OWNER, Attachments, Owner, Request, SourceInfo
+from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.attachments import FtraceFiles
 from lttd.sources.ftrace.counts import RingCounts
 from lttd.sources.ftrace.instance import Instance, make_own, open_named
@@ -41,7 +42,6 @@ from lttd.sources.ftrace.setup import (
 )
 from lttd.sources.ftrace.stream import FtraceStream, Shared
 from lttd.sources.ftrace.survived import open_previous_boots
-from lttd.sources.ftrace.undo import PIDS_FILE
 from lttd.sources.ftrace.watch import FtraceWatch
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe

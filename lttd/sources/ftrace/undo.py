@@ -1,94 +1,33 @@
-"""Change settings of an instance that is not lttd's own, and restore them.
+"""Change settings of an instance and of the top level, and restore them.
 
 Rule: a change is written to the instance's record before it is made, so that after any kill the
-next start of any lttd can undo it.
+next start of any lttd can undo it.  Changes inside an instance of lttd's own are not: they end with
+the instance.
 Rule: a setting is restored only while it has the value that lttd wrote; a later change by others
 stays.
-Rule: SETTINGS lists every file that lttd changes.  A record that names another file is refused.
+Rule: SETTINGS (settings.py) lists every file that lttd changes, ADDITIONS (additions.py) every list
+to which it adds.  A record that names another file is refused.
 Rule: a setting that has the value already is not written: even then, writing a clock empties the
 ring.
 """
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from contextlib import suppress
+from typing import Any
 
-from lttd.errors import LttdError
-from lttd.sources.tracefs import chosen_of, events_of, read_text, systems, write_text
-
-PIDS_FILE: Final = "set_event_notrace_pid"
-_NAME: Final = r"[\w-][\w.-]*"
-
-
-class Setting(NamedTuple):
-    """A kind of file below an instance that lttd may write."""
-
-    file: re.Pattern[str]
-    value: re.Pattern[str]
-    produces: bool = False
-    """Whether it makes the kernel record; then it is restored as soon as recording stops."""
-    empties: bool = False
-    """Whether writing it empties the ring; then it is restored only when the ring is empty."""
-
-
-SETTINGS: Final = (
-    Setting(re.compile(rf"events/({_NAME}/){{0,2}}enable"), re.compile("[01]"), produces=True),
-    Setting(re.compile("tracing_on"), re.compile("[01]"), produces=True),
-    Setting(re.compile(rf"options/{_NAME}"), re.compile("[01]")),
-    Setting(re.compile("buffer_percent"), re.compile(r"\d{1,3}")),
-    # A ring that becomes smaller drops its oldest events.
-    Setting(
-        re.compile(r"per_cpu/cpu\d{1,5}/buffer_size_kb"), re.compile(r"\d{1,12}"), empties=True
-    ),
-    Setting(re.compile("buffer_subbuf_size_kb"), re.compile(r"\d{1,12}"), empties=True),
-    Setting(re.compile("trace_clock"), re.compile(_NAME), empties=True),
+from lttd.errors import LttdError, SourceError
+from lttd.sources.ftrace.additions import PIDS_FILE, Added, addition_of, take_back
+from lttd.sources.ftrace.settings import (
+    Change,
+    as_written,
+    events_one_by_one,
+    place_of,
+    put_back,
+    read_setting,
+    setting_of,
 )
-
-
-def setting_of(file: str) -> Setting | None:
-    """Return the row of SETTINGS for *file*, a path below an instance."""
-    return next((one for one in SETTINGS if one.file.fullmatch(file)), None)
-
-
-def read_setting(path: str) -> str:
-    """Return a setting's value in the form in which it is written."""
-    text = read_text(path)
-    name = os.path.basename(path)
-    if name == "trace_clock":
-        return chosen_of(text)
-    if name == "enable":
-        return text[:1]  # "0*" and "1*": the event has a trigger
-    return text.split()[0] if text else text  # "7 (expanded: 1408)"
-
-
-class Change(NamedTuple):
-    """One setting that lttd changed."""
-
-    file: str
-    """The path below the instance."""
-    before: str
-    after: str
-
-    def to_json(self) -> dict[str, str]:
-        """Return the change as an object of a record."""
-        return {slot: getattr(self, slot) for slot in self._fields}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Change":
-        """Return the change of an object that to_json() made.
-
-        Raises:
-            ValueError: it names a file or a value that lttd never writes.
-        """
-        file, before, after = (str(value.get(slot, "")) for slot in cls._fields)
-        setting = setting_of(file)
-        if setting is None:
-            raise ValueError(f"{file!r} is not a setting that lttd changes")
-        for text in (before, after):
-            if not setting.value.fullmatch(text):
-                raise ValueError(f"{text!r} is not a value of {file}")
-        return cls(file, before, after)
+from lttd.sources.tracefs import read_text, write_text
 
 
 def _unrecorded(_: Mapping[str, Any]) -> None:
@@ -96,33 +35,67 @@ def _unrecorded(_: Mapping[str, Any]) -> None:
 
 
 class Undo:
-    """The changes that lttd made in one instance."""
+    """The changes that lttd made in one instance, and for it at the top level."""
 
     def __init__(
-        self, path: str, write_down: Callable[[Mapping[str, Any]], None] = _unrecorded
+        self,
+        path: str,
+        write_down: Callable[[Mapping[str, Any]], None] = _unrecorded,
+        *,
+        root: str = "",
+        own: bool = False,
     ) -> None:
-        """*path* is the instance's; *write_down* adds a line to its record."""
+        """*path* is the instance's; *write_down* adds a line to its record.
+
+        *root* is the mount point of tracefs.  *own*: the instance will be removed, so that changes
+        in it need not be undone.
+        """
         self._path = path
+        self._root = root or path
         self._write_down = write_down
+        self._own = own
         self._changes: dict[str, Change] = {}
         self._inherited: dict[str, Change] = {}
-        self._pids: set[int] = set()
+        self._added: dict[str, Added] = {}
 
     @property
     def changed(self) -> bool:
         """Tell whether there are changes to undo."""
-        return bool(self._changes or self._inherited or self._pids)
+        return bool(self.files)
 
-    def inherit(self, changes: Iterable[Change]) -> None:
-        """Take over the changes that a killed lttd made in this instance."""
+    @property
+    def files(self) -> list[str]:
+        """The files with changes to undo, in the order of the changes."""
+        return [*self._inherited, *self._changes, *filter(self._outlives, self._added)]
+
+    def take_over(self, changes: Iterable[Change], added: Iterable[Added]) -> None:
+        """Take over the content of the record itself, to undo it."""
+        self._changes = {one.file: one for one in changes if self._outlives(one.file)}
+        self._added = {one.file: one for one in added if self._outlives(one.file)}
+
+    def inherit(self, changes: Iterable[Change], added: Iterable[Added] = ()) -> list[str]:
+        """Take over the changes that a killed lttd made in this instance, to record from it.
+
+        Take its additions back, but those which would empty a ring; return lines on failures.
+        """
+        failed: list[str] = []
         for change in changes:
-            for each in _events_one_by_one(self._path, change):
+            for each in events_one_by_one(self._path, change):
                 self._inherited[each.file] = each
         for each in self._inherited.values():
             self._write_down(each.to_json())
+        for one in added:
+            self._added[one.file] = one
+            self._write_down(one.to_json())
+        for one in added:
+            if not empties_ring(one.file):
+                failed += self.take_back(one.file)
+        return failed
 
     def change(self, file: str, text: str) -> None:
         """Write *text* to a setting unless it has that value.
+
+        If the kernel refuses it, the setting keeps its value.
 
         Raises:
             LttdError: the kernel refuses, or the change cannot be written down.
@@ -133,12 +106,69 @@ class Undo:
             self._changes[file] = inherited
         if now == text:
             return
+        if not self._outlives(file):
+            self._write(file, now, text)
+            return
         known = self._changes.pop(file, None)
-        self._note(Change(file, known.before if known else now, text))
-        write_text(self._file(file), text)
+        before = known.before if known else now
+        self._note(Change(file, before, text))
+        try:
+            self._write(file, now, text)
+        except LttdError:
+            self._note(Change(file, before, now))
+            raise
         made = read_setting(self._file(file))
         if made != text:  # sizes are rounded
-            self._note(Change(file, self._changes[file].before, made))
+            self._note(Change(file, before, made))
+
+    def add(self, file: str, items: Iterable[str]) -> list[str]:
+        """Write down that *items* will be added to a list; return those that it lacks, to be added.
+
+        An item that is there already is not lttd's: it stays at the end.  If adding one fails, call
+        take_back().
+
+        Raises:
+            LttdError: the list cannot be read, or the items cannot be written down.
+        """
+        row = addition_of(file)
+        assert row is not None, file
+        there = row.listed(read_text(self._file(file)))
+        known = self._added.get(file) or Added(file, (), not there)
+        new = [item for item in dict.fromkeys(items) if row.name_of(item) not in there]
+        if not new:
+            return []
+        assert all(row.item.fullmatch(item) for item in new), new
+        try:
+            every = known.with_more(new)
+        except ValueError as error:
+            raise SourceError(str(error)) from None
+        if self._outlives(file):
+            self._write_down(known._replace(items=tuple(new)).to_json())
+        self._added[file] = every
+        return new
+
+    def added(self, file: str) -> tuple[str, ...]:
+        """Return the items that lttd added to a list."""
+        known = self._added.get(file)
+        return known.items if known else ()
+
+    def take_back(self, file: str, items: Iterable[str] | None = None) -> list[str]:
+        """Take *items* (None: all) out of a list; return a line for each that stays."""
+        known = self._added.get(file)
+        if known is None:
+            return []
+        ours = [item for item in known.items if items is None or item in set(items)]
+        try:
+            stay = take_back(self._file(file), known, ours) if self._is_there(file) else {}
+            gone = [item for item in ours if item not in stay]
+            if gone and self._outlives(file):
+                self._write_down({"taken_back": file, "items": gone})
+        except LttdError as error:
+            return [f"not undone: {error}"]
+        self._added[file] = known.without(gone)
+        if not self._added[file].items:
+            del self._added[file]
+        return list(stay.values())
 
     def keep(self, name: str) -> bool:
         """Keep a killed lttd's value of a setting, or of all below a directory, for this run.
@@ -155,7 +185,7 @@ class Undo:
 
         Settings that would empty the ring stay until the end.
         """
-        waiting = [each for each in self._inherited.values() if _empties(each)]
+        waiting = [each for each in self._inherited.values() if empties_ring(each.file)]
         for each in waiting:
             self._changes[each.file] = self._inherited.pop(each.file)
         return self._put_back(self._inherited, list(self._inherited))
@@ -169,7 +199,7 @@ class Undo:
     def _divide_groups(self) -> None:
         """Replace each change of a whole system by one for each of its events."""
         for group in list(self._changes.values()):
-            events = _events_one_by_one(self._path, group)
+            events = events_one_by_one(self._path, group)
             if events == [group]:
                 continue
             for each in events:
@@ -182,37 +212,60 @@ class Undo:
     @property
     def left_out(self) -> frozenset[int]:
         """The pids that lttd added to the list of excluded ones."""
-        return frozenset(self._pids)
+        return frozenset(map(int, self.added(PIDS_FILE)))
 
     def leave_out(self, pids: Iterable[int]) -> None:
         """Add *pids* to the list of excluded ones."""
-        new = sorted(set(pids) - self._pids)
-        if not new:
-            return
-        self._write_down({"left_out": new})
-        self._pids.update(new)
-        # Without O_TRUNC, this adds to the list.  It can take the kernel 50 ms.
-        write_text(self._file(PIDS_FILE), " ".join(map(str, new)))
+        new = self.add(PIDS_FILE, map(str, sorted(set(pids))))
+        if new:
+            # Without O_TRUNC, this adds to the list.  It can take the kernel 50 ms.
+            write_text(self._file(PIDS_FILE), " ".join(new))
 
     def stop_producing(self) -> list[str]:
         """Undo the changes that make the kernel record; return a line for each failure."""
-        return self._put_back(self._changes, [f for f in self._changes if _produces(f)])
+        failed = []
+        for file in [each for each, one in self._added.items() if one.row.produces]:
+            failed += self.take_back(file)
+        return failed + self._put_back(self._changes, [f for f in self._changes if _produces(f)])
 
-    def run(self) -> list[str]:
-        """Undo all changes, the last one first; return a line for each failure."""
-        failed = self._put_back(self._inherited, list(self._inherited))
-        failed += self._put_back(self._changes, list(self._changes))
-        if self._pids:
-            try:
-                remove_pids(self._path, self._pids)
-                self._write_down({"undone": [PIDS_FILE]})
-                self._pids.clear()
-            except LttdError as error:
-                failed.append(f"not undone: {error}")
+    def run(self, *, keep_rings: bool = False) -> list[str]:
+        """Undo all changes, the last one first; return a line for each failure.
+
+        *keep_rings* leaves the changes whose undoing would empty a ring.
+        """
+        failed: list[str] = []
+        for changes in (self._inherited, self._changes):
+            files = [file for file in changes if not (keep_rings and empties_ring(file))]
+            failed += self._put_back(changes, files)
+        # Probes are the last, because a trigger keeps its probe.
+        for file in sorted(filter(self._outlives, self._added), key=lambda f: f.startswith("/")):
+            if not (keep_rings and empties_ring(file)):
+                failed += self.take_back(file)
         return failed
 
+    def _outlives(self, file: str) -> bool:
+        """Tell whether a change outlives the instance, so that it must be undone."""
+        return not self._own or file.startswith("/")
+
     def _file(self, file: str) -> str:
-        return f"{self._path}/{file}"
+        return place_of(self._path, self._root, file)
+
+    def _is_there(self, file: str) -> bool:
+        """Return False if a file went with its instance or its event's module.
+
+        Without tracefs this is unknown.
+        """
+        return os.path.exists(self._file(file)) or not os.path.exists(f"{self._root}/trace_clock")
+
+    def _write(self, file: str, now: str, text: str) -> None:
+        """Write a setting; if the kernel refuses, write *now*: a refused filter removes it."""
+        try:
+            write_text(self._file(file), text)
+        except LttdError:
+            with suppress(LttdError):
+                if read_setting(self._file(file)) != now:
+                    write_text(self._file(file), as_written(file, now))
+            raise
 
     def _note(self, change: Change) -> None:
         self._write_down(change.to_json())
@@ -222,7 +275,8 @@ class Undo:
         lines, undone = [], []
         for file in reversed(files):
             try:
-                line = put_back(self._path, changes[file])
+                there = self._is_there(file)
+                line = put_back(self._path, changes[file], self._root) if there else ""
             except LttdError as error:
                 lines.append(f"not undone: {error}")
                 continue
@@ -237,70 +291,12 @@ class Undo:
         return lines
 
 
-def put_back(path: str, change: Change) -> str:
-    """Undo one change of the instance at *path*; return the reason if it was left, else nothing.
-
-    Raises:
-        LttdError: the kernel refuses.
-    """
-    file = f"{path}/{change.file}"
-    if not os.path.exists(file):
-        return ""  # the event's module or the instance was removed
-    now = read_setting(file)
-    if now == change.before:
-        return ""
-    if now == "X":  # some of these events were switched since, so each is compared
-        for each in _events_one_by_one(path, change):
-            if each.file != change.file:
-                put_back(path, each)
-        return ""
-    if now != change.after:
-        return (
-            f"{file}: was set to {now!r} by another process, and stays so; it was {change.before!r}"
-            " before lttd changed it"
-        )
-    write_text(file, change.before)
-    return ""
-
-
-def remove_pids(path: str, pids: Iterable[int]) -> None:
-    """Remove *pids* from the list of excluded ones; the others stay.
-
-    Raises:
-        LttdError: the kernel refuses.
-    """
-    file = f"{path}/{PIDS_FILE}"
-    listed = {int(word) for word in read_text(file).split() if word.isdigit()}
-    ours = listed & set(pids)
-    if ours:
-        # One write: a list that is written in parts cuts numbers in two.
-        write_text(file, " ".join(map(str, sorted(listed - ours))), truncate=True)
-
-
-def waits(change: Change, unread_events: int) -> bool:
-    """Tell whether undoing *change* must wait until the ring is drained."""
-    return bool(unread_events) and _empties(change)
-
-
 def _produces(file: str) -> bool:
     setting = setting_of(file)
     return setting is not None and setting.produces
 
 
-def _empties(change: Change) -> bool:
-    setting = setting_of(change.file)
-    return setting is not None and setting.empties
-
-
-def _events_one_by_one(path: str, change: Change) -> list[Change]:
-    """Return a change for each event, if *change* is of a whole system or of all events."""
-    words = change.file.split("/")
-    if words[0] != "events" or len(words) == 4:
-        return [change]
-    names = [words[1]] if len(words) == 3 else systems(f"{path}/events")
-    return [
-        Change(f"events/{system}/{event}/enable", change.before, change.after)
-        for system in names
-        for event in events_of(f"{path}/events/{system}")
-        if os.path.exists(f"{path}/events/{system}/{event}/enable")
-    ]
+def empties_ring(file: str) -> bool:
+    """Tell whether undoing a change of *file* empties a ring."""
+    row = setting_of(file) or addition_of(file)
+    return row is not None and row.empties

@@ -22,12 +22,12 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from lttd.health import Health, Trouble
+from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.listener import Listener, Masks
 from lttd.sources.ftrace.other_readers import other_readers
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.stream import Shared
-from lttd.sources.ftrace.undo import PIDS_FILE
 from lttd.sources.ftrace.watch_events import EventsWatch
 from lttd.sources.ftrace.watch_readers import ReadersWatch
 from lttd.sources.inotify import IN_MODIFY
