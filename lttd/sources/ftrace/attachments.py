@@ -10,8 +10,7 @@ Rule: names are read once for a roll, when data goes to the new segment.  It may
 before; until then, names go to the segment before it.
 """
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Final
 
 from lttd.abi import formats_file
@@ -19,18 +18,16 @@ from lttd.abi.formats_file import Key, pack
 from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.errors import LttdError
 from lttd.limits import FORMAT_MEMBERS
-from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.base import Attachment, When
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.setup import enabled_events
 from lttd.sources.ftrace.stream import FtraceStream
+from lttd.sources.ftrace.task_names import NAMES, Name
 from lttd.sources.tracefs import events_of, read_bytes, systems
 
 KALLSYMS: Final = "/proc/kallsyms"
 # So many names of ended tasks go on to the next segment: 34 KB.
 MOST_ENDED: Final = 1024
-Name = tuple[bytes, bytes]
-"""Thread group and command of a task."""
 _COPIED: Final = ("events/header_page", "events/header_event", "trace_clock")
 
 
@@ -45,21 +42,27 @@ class FtraceFiles:
         before: "FtraceFiles | None" = None,
         *,
         kallsyms: bool,
+        names_since_ns: Callable[[], int] = lambda: 0,
     ) -> None:
-        """*before*: those of the segment before in the same run."""
+        """*before*: those of the segment before in the same run.
+
+        *names_since_ns* returns the time before which names of tasks are too old, on
+        CLOCK_MONOTONIC.
+        """
         self._instance = instance
         self._now = now
         self._streams = streams
         self._kallsyms = kallsyms
-        self._kernel_knows_our_pids = kernel_knows_our_pids()
         self._given: dict[str | Key, int] = before.to_share() if before else {}
         """The hash of each file and format that the segment has already."""
         self._format_parts = 0
         """The number of times that formats were added to their file."""
-        self._saved: set[bytes] = set()
+        self._names_since_ns = names_since_ns
+        self._names_read_ns = 0
+        self._saved: Set[bytes] = frozenset()
         self._commands: dict[int, Name] = {}
         """The names in the segment, the latest at the end."""
-        self._living: set[int] = set()
+        self._living: Set[int] = frozenset()
         """The tasks that lived when they were read last."""
         self._before = before
         """Those of the segment before, until data goes to this one."""
@@ -189,58 +192,14 @@ class FtraceFiles:
 
     def _read_names(self, when: When) -> dict[int, Name]:
         """Return the names of all living tasks, and the new ones in the kernel's saved_cmdlines."""
-        root = self._instance.root
-        living = dict(_tasks()) if self._kernel_knows_our_pids else {}
-        self._living = set(living)
-        lines = set(_read(f"{root}/saved_cmdlines").splitlines())
-        new, self._saved = lines - self._saved, lines
+        since_ns = max(self._names_since_ns(), self._names_read_ns + 1)
+        names = NAMES.read(self._instance.root, since_ns)
+        self._names_read_ns = names.read_ns
+        self._living = names.living.keys()
+        new, self._saved = names.saved - self._saved, names.saved
         if when is When.OPEN and self._instance.began_empty:
-            return living  # a task that ended before the ring was made cannot be in it
-        ended = {pid: name for pid, name in _pairs(new) if pid not in living and name != b"<...>"}
-        return _with_tgids(ended, f"{root}/saved_tgids") | living
-
-
-def _with_tgids(names: Mapping[int, bytes], path: str) -> dict[int, Name]:
-    """Add the thread group of each pid; the kernel's file of them may have 32,768 lines."""
-    words = _read(path).split() if names else []
-    tgids = dict(zip(words[::2], words[1::2], strict=False))
-    return {pid: (tgids.get(b"%d" % pid, b""), name) for pid, name in names.items()}
-
-
-def _read(path: str) -> bytes:
-    try:
-        return read_bytes(path)
-    except LttdError:
-        return b""
-
-
-def _pairs(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield (pid, the rest) of each line."""
-    for line in lines:
-        pid, _, rest = line.partition(b" ")
-        if pid.isdigit():
-            yield int(pid), rest
-
-
-def _tasks() -> Iterator[tuple[int, Name]]:
-    """Yield (pid, (tgid, command)) of every thread (97 threads take 2 ms)."""
-    for process in os.listdir("/proc"):
-        if not process.isdigit():
-            continue
-        try:
-            threads = os.listdir(f"/proc/{process}/task")
-        except OSError:
-            continue  # the thread ended meanwhile
-        for thread in threads:
-            try:
-                fd = os.open(f"/proc/{process}/task/{thread}/comm", os.O_RDONLY)
-                try:
-                    command = os.read(fd, 256)
-                finally:
-                    os.close(fd)
-            except OSError:
-                continue
-            yield int(thread), (process.encode(), command.removesuffix(b"\n"))
+            return dict(names.living)  # no task that ended before the ring was made is in it
+        return names.ended(new) | names.living
 
 
 def _escaped(command: bytes) -> bytes:

@@ -5,6 +5,7 @@ could not remove its instance, the next lttd that records into the same trace dr
 nothing in that instance except that it turns tracing off.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import replace
@@ -163,6 +164,8 @@ class FtraceSource:
         self._notes_told = 0
         self._files: FtraceFiles | None = None
         """Those of the present segment."""
+        self._names_since_ns = 0
+        """When the source was rolled or stopped, on CLOCK_MONOTONIC: later names hold for it."""
         self._closed = False
         self._mark_failed = False
         name = clock_of(instance)
@@ -273,6 +276,7 @@ class FtraceSource:
         for stream in self.streams:
             stream.ring.sample()
         shared.stopped_at = self.now()
+        self._names_since_ns = time.monotonic_ns()
 
     def now(self) -> int:
         """Read the trace clock."""
@@ -281,7 +285,9 @@ class FtraceSource:
     def attachments(self) -> Attachments:
         """Return format files, commands, and at the end the kernel's counters."""
         self._next_files = FtraceFiles(
-            self._instance, self.now, self.streams, self._files, kallsyms=self._settings.kallsyms
+            *(self._instance, self.now, self.streams, self._files),
+            kallsyms=self._settings.kallsyms,
+            names_since_ns=lambda: self._names_since_ns,
         )
         self._files = self._files or self._next_files
         return self._next_files.due
@@ -332,7 +338,7 @@ class FtraceSource:
 
     def roll(self, segment: str) -> Mapping[StreamId, int]:
         """Note that *segment* begins; see Source.roll()."""
-        self._files = self._next_files
+        self._files, self._names_since_ns = self._next_files, time.monotonic_ns()
         read: dict[StreamId, int] = {}
         for stream in self.streams:
             try:
