@@ -162,6 +162,7 @@ LOSS_REASONS: Final[dict[Metric, tuple[Reason, ...]]] = {
     BYTES_LOST: (
         Reason.OVERWRITTEN,
         Reason.REFUSED,
+        Reason.FOREIGN_READ,
         Reason.DAMAGED,
         Reason.BACKLOG,
         Reason.STORAGE,

@@ -302,3 +302,34 @@ def test_a_block_trace_of_another_tool_is_left_alone(guest: Guest) -> None:
     assert "refused with 1" in result.output
     assert "ended with 0" in result.output
     assert "another process has torn this trace down" in result.output
+
+
+@pytest.mark.nightly
+def test_another_reader_of_a_block_traces_files_is_named(guest: Guest) -> None:
+    recorded = record(
+        guest,
+        """
+        begin_recording ",subbuffer-size=4K"
+        file=/sys/kernel/debug/block/nullb0/trace0
+        job 200
+        sleep 1
+        kill -STOP $pid
+        job 200
+        dd if=$file of=/dev/null bs=480 count=1
+        kill -CONT $pid
+        sleep 60 < $file & reader=$!
+        sleep 2
+        job 200
+        sleep 1
+        kill $reader
+        echo "reader $reader"
+        sleep 1
+        end_recording
+        """,
+    )
+    recorded.expect_whole()
+    assert "block/nullb0: sleep (pid " in recorded.output
+    assert "no other process reads these files now; 480 bytes went to others" in recorded.output
+    lost = recorded.manifest.streams[0].summary
+    assert lost is not None
+    assert lost.lost["foreign_read_bytes"] == 480

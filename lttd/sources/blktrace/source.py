@@ -17,6 +17,7 @@ from lttd.sources.blktrace.device import BlktraceSettings, BlockTrace, missing_c
 from lttd.sources.blktrace.rows import ProcessNotes
 from lttd.sources.blktrace.stream import AbsentStream, BlktraceStream, Dropped
 from lttd.sources.relay.file import RelayFile
+from lttd.sources.relay.others import OthersWatch
 from lttd.sources.relay.stream import Shared
 from lttd.subbuffer import BufferPool, StreamId
 
@@ -50,7 +51,6 @@ def open_blktrace(settings: BlktraceSettings, pool: BufferPool) -> "BlktraceSour
 class BlktraceSource:
     """See ``lttd.sources.base.Source``."""
 
-    watch: Final = None
     grows: Final = True
     """A CPU that comes online for the first time gets a file."""
     open_ended: Final = False
@@ -62,7 +62,14 @@ class BlktraceSource:
         self._ring_bytes = settings.subbuffers * settings.subbuffer_bytes
         self._noted = ProcessNotes()
         self._framing = parse_framing(NAME, order=_ORDER)
-        self._shared = Shared(pool, self._framing, abi=NAME, count_missing=False)
+        self.watch = OthersWatch(trace.directory, self._read_streams)
+        self._shared = Shared(
+            pool,
+            self._framing,
+            abi=NAME,
+            count_missing=False,
+            look_for_others=self.watch.heard,
+        )
         self._opened: set[int] = set()
         self._absent: set[int] = set()
         self._notes_told = 0
@@ -151,7 +158,11 @@ class BlktraceSource:
         self._close_streams()
         self._trace.close()
 
+    def _read_streams(self) -> list[BlktraceStream]:
+        return [stream for stream in self.streams if isinstance(stream, BlktraceStream)]
+
     def _close_streams(self) -> None:
+        self.watch.disarm()
         for stream in self.streams:
             stream.close()
         self._dropped.close()

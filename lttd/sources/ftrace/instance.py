@@ -20,7 +20,6 @@ from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceErro
 from lttd.plausible import is_name
 from lttd.runtime import RuntimeDirectory
 from lttd.sources.base import NO_OWNER, Owner
-from lttd.sources.ftrace.other_readers import holders
 from lttd.sources.ftrace.raw import lock_raw, refuse_locked
 from lttd.sources.ftrace.record import (
     TOP_LEVEL,
@@ -31,6 +30,7 @@ from lttd.sources.ftrace.record import (
     record_name,
 )
 from lttd.sources.ftrace.undo import Undo
+from lttd.sources.processes import holders_below
 from lttd.sources.tracefs import explained, parse_stats, read_bytes, read_text, write_text
 
 OWN_PREFIX = "lttd-"
@@ -328,7 +328,7 @@ def remove_own(path: str, record: InstanceRecord | None, undo: Undo) -> list[str
 def _why_it_stays(path: str, failure: OSError) -> str:
     if failure.errno != errno.EBUSY:
         return f"{path} stays: {os.strerror(failure.errno or 0)}"
-    who = ", ".join(holders(path)) or "somebody"
+    who = ", ".join(holders_below(path)) or "somebody"
     return f"{path} stays, because {who} has a file of it open"
 
 

@@ -167,7 +167,8 @@ def _some_more(begun: memoryview) -> int:
 class RelayFile:
     """A relay file with its books: bytes read, bytes lost, bytes that may be read now.
 
-    Nobody else may read the file: all readers share one cursor, and each would get a part.
+    All readers of a file share one position in the kernel, so each byte goes to one of them; what
+    others take counts as lost.
     """
 
     def __init__(
@@ -195,11 +196,15 @@ class RelayFile:
         """Whether the channel is closed or the file removed, and nothing is left to read."""
         self.settled = False
         """Whether all closed sub-buffers were read to their end, which is the end of a record."""
+        self.careful = False
+        """Whether other processes read, too: the promise is then too large by what they take, so
+        closed sub-buffers are read record by record."""
         self._repeated_bytes = 0
         self._told_bytes = 0
         self._dry = False
         self._descriptor: Final = descriptor or OpenFile(path)
         self._more: Final = more or _some_more
+        self._knows_records: Final = more is not None
         # The promise counts from here on: how much was read before is unknown.
         self._base_bytes = self._descriptor.size_bytes()
         self._passed_ns = 0
@@ -208,6 +213,10 @@ class RelayFile:
     def fileno(self) -> int:
         """Return the descriptor to poll: IN once a sub-buffer closed; -1 when closed."""
         return self._descriptor.fileno()
+
+    def size_bytes(self) -> int:
+        """Return ``st_size``: the content of all sub-buffers closed so far."""
+        return self._descriptor.size_bytes()
 
     def promised_bytes(self) -> int:
         """Return the bytes of closed sub-buffers that were neither read nor counted as lost."""
@@ -231,7 +240,8 @@ class RelayFile:
             if self.ended or (ready is Ready.NO and not may_read_open):
                 break
             self._pass_empty(ready)
-            if not promised and ready is Ready.YES:
+            one_by_one = not promised or (self.careful and self._knows_records)
+            if one_by_one and ready is Ready.YES:
                 got = self._read_records(buffer, used)
                 used += got
                 if got or not everything:

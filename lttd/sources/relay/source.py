@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from lttd.abi.framing import UNKNOWN, more_of, parse_framing
@@ -18,6 +18,7 @@ from lttd.sources.base import Attachments, Request, SourceInfo
 from lttd.sources.relay import find as relay_find
 from lttd.sources.relay.file import OpenFile, RelayFile
 from lttd.sources.relay.find import Candidate
+from lttd.sources.relay.others import OthersWatch
 from lttd.sources.relay.stream import RelayStream, Shared
 from lttd.sources.rows import RowBook
 from lttd.subbuffer import BufferPool, StreamId
@@ -102,7 +103,6 @@ def _shared(settings: RelaySettings, pool: BufferPool) -> Shared:
 class RelaySource:
     """See ``lttd.sources.base.Source``."""
 
-    watch: Final = None
     grows: Final = True
     """Channels may appear while the source is read."""
     open_ended: Final = True
@@ -110,8 +110,9 @@ class RelaySource:
 
     def __init__(self, settings: RelaySettings, shared: Shared) -> None:
         self.streams: list[RelayStream] = []
+        self.watch = OthersWatch(settings.directory, lambda: self.streams)
         self._settings = settings
-        self._shared = shared
+        self._shared = replace(shared, look_for_others=self.watch.heard)
         self._books: dict[StreamId, RowBook] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._notes: list[str] = []
@@ -208,6 +209,7 @@ class RelaySource:
 
     def close(self) -> None:
         """Close the files."""
+        self.watch.disarm()
         for stream in self.streams:
             stream.close()
 

@@ -20,6 +20,7 @@ from lttd.abi.framing import UNKNOWN, Framing, Scan, scan
 from lttd.namespaces import kernel_monotonic_ns
 from lttd.sources.base import Nothing
 from lttd.sources.relay.file import RelayFile
+from lttd.sources.relay.others import Others
 from lttd.sources.rows import RowBook
 from lttd.subbuffer import (
     NO_ROWS,
@@ -59,6 +60,8 @@ class Shared:
     is_offline: Callable[[int], bool] = lambda cpu: False
     """Whether nobody can write into the buffer of this CPU now."""
     now: Callable[[], int] = kernel_monotonic_ns
+    look_for_others: Callable[[], None] = lambda: None
+    """Learns of other readers what inotify has reported."""
 
 
 class State(enum.Enum):
@@ -113,6 +116,9 @@ class RelayStream:
         """Take *file* over.  *born* is its creation on the trace clock; its data is not older."""
         self.info = StreamInfo(stream, shared.abi, subbuffer_bytes=0, header_bytes=0)
         self.file = file
+        self.path = file.path
+        self.others = Others()
+        """The other processes that read the file."""
         self.state = State.READING
         self._shared = shared
         self._book = book
@@ -137,6 +143,10 @@ class RelayStream:
     def fileno(self) -> int:
         """Return the descriptor to wait on: readable once a sub-buffer was closed."""
         return self.file.fileno()
+
+    def size_bytes(self) -> int:
+        """Return the content of all sub-buffers closed so far."""
+        return self.file.size_bytes()
 
     def take(self, flush: bool) -> Batch | Nothing:
         """Consume closed sub-buffers, with or without *flush*; see Stream.take().
@@ -206,6 +216,7 @@ class RelayStream:
             "read bytes": self.file.bytes_read,
             "never delivered bytes": self.file.lost_bytes,
             "unpromised bytes": self.file.unpromised_bytes,
+            "foreign read bytes": self.others.taken_bytes,
         }
 
     def close(self) -> None:
@@ -220,6 +231,7 @@ class RelayStream:
 
     def _take(self, buffer: memoryview) -> Batch | None:
         shared, kept = self._shared, len(self._kept)
+        self.file.careful = self.others.present
         buffer[:kept] = self._kept
         before = shared.now()
         got, room = self._read(buffer, kept)
@@ -231,8 +243,10 @@ class RelayStream:
         rows, gaps = self._rows(buffer[: kept + got], complete=complete)
         now = shared.now()
         if lost:
-            why = Reason.OVERWRITTEN if shared.overwrite else Reason.REFUSED
+            why = self._why_undelivered(lost)
             gaps.append(Gap(len(rows), why, Unit.BYTES, lost, self._floor, now))
+        if self.file.settled:
+            self.others.everything_read(self.file.size_bytes)
         if got and not self._kept:
             self._floor = self._looked
         if dry:
@@ -243,6 +257,14 @@ class RelayStream:
         gaps = sorted((*gaps, *self._gaps_before(rows)), key=lambda gap: gap.row)
         self._book.count(rows, gaps)
         return make_batch(self.info.id, rows, pool=shared.pool, buffer=buffer, gaps=tuple(gaps))
+
+    def _why_undelivered(self, count: int) -> Reason:
+        """Return why *count* bytes of closed sub-buffers never came."""
+        self._shared.look_for_others()
+        if self.others.present:
+            self.others.taken_bytes += count
+            return Reason.FOREIGN_READ
+        return Reason.OVERWRITTEN if self._shared.overwrite else Reason.REFUSED
 
     def _read(self, buffer: memoryview, kept: int) -> tuple[int, int]:
         """Read after the kept bytes; return the bytes read, and the room that there was."""
@@ -295,8 +317,10 @@ class RelayStream:
             (each.offset_bytes, Reason.DAMAGED, Unit.BYTES, each.size_bytes)
             for each in found.damage
         ]
-        if self._shared.count_missing:
+        if self._shared.count_missing and found.missing:
+            self._shared.look_for_others()
             why = Reason.OVERWRITTEN if self._shared.overwrite else Reason.DROPPED
+            why = Reason.FOREIGN_READ if self.others.present else why
             told += [(each.offset_bytes, why, Unit.EVENTS, each.records) for each in found.missing]
         for offset, reason, unit, count in sorted(told):
             row = int(np.searchsorted(rows["offset_bytes"], offset))
