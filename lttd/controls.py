@@ -1,7 +1,7 @@
 """CONTROLS: the settings that narrow what is recorded, or add to it; and their lines for people."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 CONTROLS: Final = (
     *("preset", "exclude", "filter", "pid", "comm", "follow_fork", "only_command"),
@@ -9,6 +9,16 @@ CONTROLS: Final = (
     *("probe", "tracer", "function", "notrace", "graph_depth"),
 )
 """Keys of a source's settings; the source has those that were asked for."""
+
+
+def controls_of(settings: object) -> dict[str, Any]:
+    """Return the controls that *settings*, the attributes of a source's SPEC, ask for."""
+    found = {key: getattr(settings, key, None) for key in CONTROLS}
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in found.items()
+        if value is not None and value != ()
+    }
 
 
 def control_lines(settings: object) -> list[tuple[str, str]]:

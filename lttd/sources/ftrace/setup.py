@@ -17,6 +17,7 @@ from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.filters import filters_by_event, set_filters
 from lttd.sources.ftrace.instance import Instance, unread_events
+from lttd.sources.ftrace.options import set_options, set_stacks
 from lttd.sources.ftrace.settings import read_setting
 from lttd.sources.ftrace.wanted import OWN_EVENTS, wanted_events
 from lttd.sources.tracefs import (
@@ -72,6 +73,17 @@ class FtraceSettings(NamedTuple):
     """Globs of events that ``events`` names and that are not recorded."""
     filter: tuple[str, ...] = ()
     """``EVENT: EXPRESSION``, see filters.py."""
+    stack: bool | None = None
+    """Whether the kernel stores its stack with every event."""
+    user_stack: bool | None = None
+    """The same of the program's stack."""
+    option: tuple[str, ...] = ()
+    """``NAME[=VALUE]``, see options.py."""
+
+
+def stores_addresses(settings: FtraceSettings) -> bool:
+    """Tell whether events will hold addresses of kernel functions, so that symbols are needed."""
+    return bool(settings.stack)
 
 
 def configure_own(instance: Instance, settings: FtraceSettings) -> None:
@@ -86,8 +98,7 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
     for name, text in OWN_OPTIONS:
         if os.path.exists(instance.file(f"options/{name}")):
             _try_to_set(instance, f"options/{name}", text)
-    if settings.overwrite is not None:
-        _set(instance, "options/overwrite", str(int(settings.overwrite)))
+    _set_options(instance, settings)
     _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
     instance.began_empty = True
     _record_events(instance, settings)
@@ -104,8 +115,7 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
         _set_subbuffer_bytes(instance, settings.subbuffer_bytes)
     if settings.buffer_bytes is not None:
         _set_buffer_bytes(instance, settings.buffer_bytes)
-    if settings.overwrite is not None:
-        _set(instance, "options/overwrite", str(int(settings.overwrite)))
+    _set_options(instance, settings)
     if not undo.keep("buffer_percent") and _read_or(instance, "buffer_percent", "50") == "0":
         _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
     _record_events(instance, settings)
@@ -188,6 +198,13 @@ def _state(enable_file: str) -> str:
 
 def _set(instance: Instance, name: str, text: str) -> None:
     instance.undo.change(name, text)
+
+
+def _set_options(instance: Instance, settings: FtraceSettings) -> None:
+    if settings.overwrite is not None:
+        _set(instance, "options/overwrite", str(int(settings.overwrite)))
+    set_stacks(instance, kernel=settings.stack, user=settings.user_stack)
+    set_options(instance, settings.option)
 
 
 def _try_to_set(instance: Instance, name: str, text: str) -> None:

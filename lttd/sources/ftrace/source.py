@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from lttd.abi.ftrace import PageLayout
+from lttd.controls import controls_of
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.base import NO_OWNER, Attachments, Owner, Request, SourceInfo
@@ -39,6 +40,7 @@ from lttd.sources.ftrace.setup import (
     inherits_pids,
     overwrites,
     page_layout,
+    stores_addresses,
     wakes_sensibly,
 )
 from lttd.sources.ftrace.stream import FtraceStream, Shared
@@ -58,8 +60,6 @@ __all__ = [
 ]
 
 _OWN_CHANNEL: Final = "ftrace"
-# Settings that are in the manifest if they were asked for.
-_LISTS: Final = ("preset", "exclude", "filter")
 
 
 def open_source(request: Request) -> "FtraceSource":
@@ -286,7 +286,7 @@ class FtraceSource:
         """Return format files, commands, and at the end the kernel's counters."""
         self._next_files = FtraceFiles(
             *(self._instance, self.now, self.streams, self._files),
-            kallsyms=self._settings.kallsyms,
+            kallsyms=self._settings.kallsyms or stores_addresses(self._settings),
             names_since_ns=lambda: self._names_since_ns,
         )
         self._files = self._files or self._next_files
@@ -421,7 +421,7 @@ def _streams(instance: Instance, shared: Shared) -> list[FtraceStream]:
 def _info(instance: Instance, settings: FtraceSettings, clock: str, shared: Shared) -> SourceInfo:
     made = described(instance, shared.layout, overwrite=shared.overwrite)
     made |= {"events": list(instance.events), "instance": settings.instance or instance.name}
-    made |= {key: list(value) for key in _LISTS if (value := getattr(settings, key))}
+    made |= controls_of(settings)
     spec = "ftrace" if settings.instance is None else f"ftrace:{settings.instance}"
     continues = instance.progress.segment if instance.progress is not None else ""
     return SourceInfo(
