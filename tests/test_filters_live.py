@@ -80,3 +80,42 @@ def test_a_filter_of_a_glob_names_the_events_that_lack_the_field() -> None:
     words = r"filter sched:sched_\w+: Field not found.*; so also sched:\w+, sched:\w+, sched:\w+"
     assert re.match(rf"{words} and \d+ more: name fewer events, or exclude them", str(caught.value))
     assert SWITCH not in str(caught.value)
+
+
+# -- an instance of somebody else
+
+
+def test_a_filter_of_a_foreign_event_is_put_back_at_the_end(foreign: Path) -> None:
+    for event, name, text in (
+        (SWITCH, "filter", "prev_pid == 7"),
+        (SWITCH, "enable", "1"),
+        (WAKING, "filter", "prio < 100"),
+    ):
+        (foreign / "events" / event.replace(":", "/") / name).write_text(text)
+    settings = FtraceSettings(foreign.name, filter=("sched_switch: next_pid == 8",))
+    with closing(open_ftrace(settings, BufferPool())):
+        assert setting(foreign, SWITCH, "filter") == "next_pid == 8"
+        assert setting(foreign, WAKING, "filter") == "prio < 100", "nobody asked"
+    assert setting(foreign, SWITCH, "filter") == "prev_pid == 7"
+    settings = FtraceSettings(foreign.name, (SWITCH, WAKING), filter=("sched:*: common_pid == 8",))
+    with closing(open_ftrace(settings, BufferPool())):
+        assert setting(foreign, WAKING, "filter") == "common_pid == 8"
+        (foreign / "events/sched/sched_waking/filter").write_text("prio == 1")
+    assert setting(foreign, WAKING, "filter") == "prio == 1", "another process changed it"
+
+
+def test_a_refused_filter_leaves_the_filters_of_a_foreign_instance_as_they_were(
+    foreign: Path,
+) -> None:
+    events = ("sched:sched_stat_runtime", SWITCH, WAKING)
+    for event in events[1:]:
+        (foreign / "events" / event.replace(":", "/") / "filter").write_text("common_pid == 7")
+    settings = FtraceSettings(foreign.name, events, filter=("sched:*: prev_pid == 3",))
+    with pytest.raises(UsageError, match="sched_stat_runtime: Field not found"):
+        open_ftrace(settings, BufferPool())
+    assert [setting(foreign, event, "filter") for event in events] == [
+        "none",
+        "common_pid == 7",
+        "common_pid == 7",
+    ]
+    assert [setting(foreign, event, "enable") for event in events] == ["0", "0", "0"]

@@ -21,11 +21,14 @@ pytestmark = needs_kernel()
 
 IN_MODIFY = 0x2
 
+FILTER = "events/sched/sched_process_hang/filter"
+
 
 @pytest.fixture
 def foreign(foreign: Path) -> Path:
-    """The foreign instance with tracing turned off."""
+    """The foreign instance with tracing turned off, and a filter."""
     (foreign / "tracing_on").write_text("0")
+    (foreign / FILTER).write_text("pid == 2")
     return foreign
 
 
@@ -34,6 +37,7 @@ def foreign(foreign: Path) -> Path:
 
 CHANGED = ("tracing_on", "trace_clock", "set_event", "set_event_notrace_pid", "options/overwrite")
 CHANGED += ("per_cpu/cpu0/buffer_size_kb", "buffer_percent")
+CHANGED += (FILTER, "options/userstacktrace", "options/irq-info")
 
 
 def settings_of(instance: Path) -> dict[str, str]:
@@ -45,6 +49,7 @@ def killed_on(lttd: Launcher, foreign: Path, trace: Path) -> list[str]:
     (foreign / "buffer_percent").write_text("0")
     options = ["--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_hang,oom:*"]
     options += ["--clock", "boot", "--no-overwrite", "--buffer-size", "256K", "--no-trace-self"]
+    options += ["--filter", "sched_process_hang: pid == 1", "--user-stack", "--option=noirq-info"]
     run = lttd.start("-t", trace, *options)
     until(lambda: (foreign / "tracing_on").read_text() == "1\n", "it records")
     until((foreign / "set_event_notrace_pid").read_text, "it is left out")

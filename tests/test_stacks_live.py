@@ -1,6 +1,5 @@
 """Record stacks and set options of tracefs, on this kernel; compare the text with the kernel's."""
 
-import re
 from contextlib import closing
 from pathlib import Path
 

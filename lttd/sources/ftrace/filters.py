@@ -12,6 +12,7 @@ Rule: a filter is written to each event, never to a system's ``filter`` file: th
 although events without the field then have no filter.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +22,9 @@ from lttd.errors import LttdError, UsageError
 from lttd.parsers import shown
 from lttd.sources.ftrace.error_log import ErrorLog
 from lttd.sources.ftrace.instance import Instance
-from lttd.sources.tracefs import is_match, read_text, write_text
+from lttd.sources.ftrace.settings import read_setting
+from lttd.sources.tracefs import is_match, read_text
 
-NO_FILTER: Final = "none"
-_CLEAR: Final = "0"
 _FILTER: Final = re.compile(r"([\w*?\[\]!.-]+(?::[\w*?\[\]!.-]*)?)\s*:\s*(\S.*)", re.DOTALL)
 _LISTED: Final = 3
 
@@ -90,22 +90,22 @@ def set_filters(instance: Instance, filters: Mapping[str, str]) -> None:
     refused: dict[str, str] = {}
     try:
         for event, text in filters.items():
-            before[event] = read_filter(instance, event)
+            was = read_setting(instance.file(filter_file(event)))
             if reason := _refusal(instance, event, text):
                 refused[event] = reason
-                _write(instance, event, before.pop(event))
+            else:
+                before[event] = was
         if refused:
             raise UsageError(_words(refused))
     except LttdError:
         for event, text in before.items():
-            _write(instance, event, text)
+            instance.undo.change(filter_file(event), text)
         raise
 
 
-def read_filter(instance: Instance, event: str) -> str:
-    """Return the filter of *event*, or NO_FILTER; one that was refused filters nothing."""
-    text = read_text(_path(instance, event))
-    return NO_FILTER if "\n" in text else text
+def filter_file(event: str) -> str:
+    """Return the file of the filter of ``system:event``, below the instance."""
+    return f"events/{event.replace(':', '/', 1)}/filter"
 
 
 def _refusal(instance: Instance, event: str, text: str) -> str:
@@ -115,18 +115,21 @@ def _refusal(instance: Instance, event: str, text: str) -> str:
         LttdError: the file cannot be written at all.
     """
     log = ErrorLog(instance.file("error_log"))
-    was = read_text(_path(instance, event))
     try:
-        _write(instance, event, text)
+        instance.undo.change(filter_file(event), text)
     except LttdError as error:
-        # EINVAL, and for some mistakes ENOENT and EPERM; then the file holds the refused text.
-        now = read_text(_path(instance, event))
         known = log.newest()
-        if known is None and now == was:
+        if known is None and not _is_of_syntax(error):
             raise
-        return str(known) if known else f"the kernel refuses {shown(text)}: {error}"
-    now = read_text(_path(instance, event))
+        return str(known) if known else f"the kernel refuses {shown(text)}"
+    now = read_text(instance.file(filter_file(event)))
     return "" if now == text else f"the kernel made {shown(now)} of {shown(text)}"
+
+
+def _is_of_syntax(error: LttdError) -> bool:
+    """Tell whether the kernel did not understand a filter; its errno depends on the mistake."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EINVAL, errno.ENOENT, errno.EPERM)
 
 
 def _words(refused: Mapping[str, str]) -> str:
@@ -136,18 +139,3 @@ def _words(refused: Mapping[str, str]) -> str:
     others = ", ".join(list(refused)[1 : 1 + _LISTED])
     rest = f" and {more - _LISTED} more" if more > _LISTED else ""
     return f"filter {event}: {reason}; so also {others}{rest}: name fewer events, or exclude them"
-
-
-def _file(event: str) -> str:
-    return f"events/{event.replace(':', '/', 1)}/filter"
-
-
-def _path(instance: Instance, event: str) -> str:
-    return instance.file(_file(event))
-
-
-def _write(instance: Instance, event: str, text: str) -> None:
-    if instance.own:
-        write_text(_path(instance, event), _CLEAR if text == NO_FILTER else text)
-    else:
-        instance.undo.change(_file(event), text)

@@ -260,7 +260,7 @@ class Undo:
     def _write(self, file: str, now: str, text: str) -> None:
         """Write a setting; if the kernel refuses, write *now*: a refused filter removes it."""
         try:
-            write_text(self._file(file), text)
+            write_text(self._file(file), as_written(file, text))
         except LttdError:
             with suppress(LttdError):
                 if read_setting(self._file(file)) != now:
