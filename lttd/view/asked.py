@@ -94,7 +94,8 @@ class _Asked:
                 # Those that begin later join later.
                 streams = Streams([one.source for one in self._extents if one.end >= first], first)
             for piece in streams.pieces(first, until, cell_bytes, self._skipping.needed):
-                whole = piece._replace(rest=self._rest_of(piece))
+                rest, continues = self._rest_of(piece), piece.begin > begin
+                whole = piece._replace(rest=rest, continues=continues)
                 if not all(part.is_skipped for part in whole.parts) or losses_of(whole):
                     yield whole
             behind = until
@@ -201,4 +202,4 @@ def _one_of(held: Sequence[Piece]) -> Piece:
         np.array([piece.begin for piece in held], np.uint64),
         np.array([min(piece.end - 1, FOREVER) for piece in held], np.uint64),
     )
-    return Piece(held[0].begin, held[-1].end, parts, rest, spans)
+    return Piece(held[0].begin, held[-1].end, parts, rest, spans, held[0].continues)

@@ -68,6 +68,8 @@ class EventBatch:
     """For each event the number of its stream in the window; None if nobody needs it."""
     piece_begin: U64 | None = None
     """For each event the begin of its piece, where several are joined; None: ``begin``."""
+    graph: npt.NDArray[np.void] | None = None
+    """For each event what the function_graph tracer's records have in common; None: no such."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -124,6 +126,7 @@ class EventBatch:
             self.find,
             None if self.stream is None else self.stream[rows],
             None if self.piece_begin is None else self.piece_begin[rows],
+            None if self.graph is None else self.graph[rows],
         )
 
     def columns(self) -> dict[str, Column]:

@@ -10,7 +10,7 @@ from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths
 from lttd.view.columns import EventBatch
-from lttd.view.formats import Formats
+from lttd.view.formats import EventType, Formats
 from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.task_names import Names
 from lttd.view.trace import Segment
@@ -66,3 +66,5 @@ class Family(NamedTuple):
     """Returns the maker of lines, and adds notes about missing formats and names."""
     formats_of: Callable[[WindowStream], Formats] | None = None
     """Returns the formats that were saved before the events; None: the family saves none."""
+    joins: Callable[[EventType], bool] | None = None
+    """Tells whether events of a type are printed together with their neighbours; None: none are."""

@@ -80,6 +80,7 @@ class Columns(NamedTuple):
     at: I64
     payload_bytes: U32
     piece_begin: U64 | None = None
+    graph: npt.NDArray[np.void] | None = None
 
 
 class TypeTable(Protocol):

@@ -53,6 +53,7 @@ class Skipping:
 
     def __init__(self, family: "Family", chosen: Filter, notes: TakesNotes) -> None:
         self._formats_of = family.formats_of
+        self._joins = family.joins
         self._filter = chosen
         self._notes = notes
         self.distrusted = 0
@@ -118,10 +119,21 @@ class Skipping:
         formats = self._formats_of(source)
         key = (id(formats), table.ids)
         if key not in self._wanted:
-            self._wanted[key] = frozenset(
+            wanted = frozenset(
                 one for one in table.ids if one == DAMAGED or self._is_wanted(formats, one)
             )
+            all_count = any(self._is_joined(formats, one) for one in wanted)
+            self._wanted[key] = frozenset(table.ids) if all_count else wanted
         return self._wanted[key]
+
+    def _is_joined(self, formats: Formats, one: int) -> bool:
+        """Tell whether the lines of a type depend on the records beside them."""
+        format_ = formats.peek(one)
+        if self._joins is None or format_ is None:
+            return False
+        event_type = EventType(0, formats.files[one], one, "")
+        event_type.format = format_
+        return self._joins(event_type)
 
     def _is_wanted(self, formats: Formats, one: int) -> bool:
         format_ = formats.peek(one)

@@ -201,6 +201,8 @@ class Piece(NamedTuple):
     """The losses in the span that no sub-buffer of the window follows, in the order of time."""
     spans: "Spans | None" = None
     """The spans of the pieces that this one consists of; None: it is not made of others."""
+    continues: bool = True
+    """Whether the one before it is shown, too, so that records before its begin count there."""
 
 
 def pieces(
@@ -216,10 +218,11 @@ def pieces(
     losses of any stream that no sub-buffer there follows, in the order of time.
     """
     streams, cell_bytes = Streams(sources, begin), content_of(sources, piece_bytes)
+    since = begin
     for until in cells(sources, begin, end, cell_bytes).ends():
         for piece in streams.pieces(begin, until, cell_bytes):
             ours, rest = before_and_after(rest, piece.end)
-            yield piece._replace(rest=ours)
+            yield piece._replace(rest=ours, continues=begin > since)
             begin = piece.end
 
 

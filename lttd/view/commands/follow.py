@@ -134,8 +134,9 @@ class _Merged:
         late = [_from(part, held.get(_key(part.source), 0)) for part in parts]
         early, rest = before_and_after(self._rest, after + 1)
         now, self._rest = before_and_after(rest, until + 1)
-        pieces = [Piece(0, after + 1, [part for part in late if len(part.entries)], early)]
-        pieces.append(Piece(after + 1, until + 1, parts, now))
+        late = [part for part in late if len(part.entries)]
+        pieces = [Piece(0, after + 1, late, early, continues=False)]
+        pieces.append(Piece(after + 1, until + 1, parts, now, continues=False))
         self._held = {
             _key(part.source): part.first + len(part.entries)
             for part in parts

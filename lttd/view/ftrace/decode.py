@@ -4,6 +4,7 @@ Rule: no bytes make this module raise; each defect is one note with place and re
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -16,8 +17,17 @@ from lttd.index import FOREVER
 from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths
-from lttd.view.columns import Column, Mask
+from lttd.view.columns import Column, EventBatch, Mask
 from lttd.view.formats import EventName, EventType, Formats
+from lttd.view.ftrace.graph import (
+    Graph,
+    graph_of,
+    is_graph,
+    is_whole,
+    keep_first_exits,
+    no_graph,
+    with_neighbours,
+)
 from lttd.view.merge import order_by_time
 from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.pieces import Columns, Loaded, PieceDecoder, joined, pages_of
@@ -143,6 +153,17 @@ class FtraceDecoder(PieceDecoder[Types]):
 
     def __init__(self, notes: WindowNotes) -> None:
         super().__init__(notes, Types())
+        self._has_graph = False
+        """Whether function_graph's records occur, of which neighbours belong together."""
+
+    def batch(self, piece: Piece, sources: Sequence[WindowStream]) -> EventBatch:
+        """See ``PieceDecoder``."""
+        had_graph = self._has_graph
+        found = super().batch(with_neighbours(piece) if had_graph else piece, sources)
+        if had_graph or not self._has_graph:
+            return found
+        again = super().batch(with_neighbours(piece), sources)
+        return replace(again, notes=(*found.notes, *again.notes))
 
     def columns(
         self, piece: Piece, loaded: Loaded, sources: Sequence[WindowStream]
@@ -155,13 +176,38 @@ class FtraceDecoder(PieceDecoder[Types]):
             found += self._walk(loaded, np.array(numbers), layout, piece.spans)
         key, time, at, size, member = joined(found, ("u8", "u8", "i8", "u4", "i8"))
         order = _order_within(piece, key, size)
+        unordered = key, at, size, member
         time, at, size, member = (column[order] for column in (time, at, size, member))
         types, pid, flags, preempt = self._heads(loaded, at, member)
         cpus = np.array([each.source.cpu for each in loaded.members] or [0], np.uint16)
         types = self._checked(types, size)
         begin = None if piece.spans is None else piece.spans.begin[piece.spans.of(key[order])]
         cpu = cpus.take(member)
-        return Columns(time, cpu, types, pid, flags, preempt, at, size, begin), None
+        graph = self._graph(piece, loaded, *unordered)
+        graph = None if graph is None else graph[order]
+        return Columns(time, cpu, types, pid, flags, preempt, at, size, begin, graph), None
+
+    def _graph(
+        self, piece: Piece, loaded: Loaded, key: U64, at: I64, size: U32, member: I64
+    ) -> Graph | None:
+        """Return the column ``graph`` of all loaded events, also of those beside the span."""
+        self._has_graph = self._has_graph or any(map(is_graph, self.types.all))
+        if not self._has_graph or not len(at):
+            return None
+        found = no_graph(len(at))
+        rows = np.flatnonzero(size >= COMMON_BYTES)
+        begins = key[rows] >= np.uint64(piece.begin)
+        at, size, member = at[rows], size[rows], member[rows]
+        types, pid, _, _ = self._heads(loaded, at, member)
+        numbers: dict[int, int] = {}
+        streams = [numbers.setdefault(id(each.source), len(numbers)) for each in loaded.members]
+        stream = np.array(streams, np.int64)[member]
+        columns = at, size, self._checked(types, size), pid, stream
+        graph = graph_of(loaded.data, self.types.all, columns, is_whole=is_whole(piece))
+        if not piece.continues:
+            keep_first_exits(graph, begins, stream)
+        found[rows] = graph
+        return found
 
     def _walk(
         self, loaded: Loaded, numbers: I64, layout: PageLayout, spans: Spans | None

@@ -7,6 +7,7 @@ from lttd.clock import COUNTING_CLOCKS
 from lttd.view.addresses import Symbols
 from lttd.view.family import Family, Lines, Printing
 from lttd.view.ftrace.decode import FtraceContexts, FtraceDecoder
+from lttd.view.ftrace.graph import is_graph
 from lttd.view.notes import TakesNotes
 from lttd.view.task_names import Names
 from lttd.view.trace import Segment
@@ -35,4 +36,5 @@ FAMILY: Final = Family(
     _names,
     _lines,
     formats_of=lambda source: source.context.formats,
+    joins=is_graph,
 )

@@ -25,6 +25,7 @@ from lttd.abi.print_fmt_nodes import Conversion, PrintFmt, Unparsable
 from lttd.terminal import printable_bytes
 from lttd.view.columns import EventRows
 from lttd.view.conversions import Buffer, Context, Value, converted, printable_literals
+from lttd.view.ftrace import graph_text
 from lttd.view.glyphs import per_distinct
 from lttd.view.strips import Column, Strip, strings_of, words_of
 
@@ -219,6 +220,13 @@ _INT: Final = (Encoding.INT,)
 _PRINTERS: Final[dict[str, tuple[dict[str, tuple[Encoding, ...]], Printer]]] = {
     "kernel_stack": ({"caller": (Encoding.TAIL,)}, _kernel_stack),
     "user_stack": ({"caller": (Encoding.ARRAY, Encoding.TAIL)}, _user_stack),
+    "function": ({"ip": _INT, "parent_ip": _INT}, graph_text.function),
+    "funcgraph_entry": ({"func": _INT, "depth": _INT}, graph_text.entries),
+    "fgraph_retaddr_entry": ({"func": _INT, "depth": _INT}, graph_text.entries),
+    "funcgraph_exit": (
+        {"func": _INT, "depth": _INT, "calltime": _INT, "rettime": _INT},
+        graph_text.exits,
+    ),
     "bprint": ({"ip": _INT, "fmt": _INT, "buf": (Encoding.TAIL,)}, _bprint),
     "bputs": ({"ip": _INT, "str": _INT}, _bputs),
 }
