@@ -59,6 +59,8 @@ def _add_controls(parser: argparse.ArgumentParser) -> None:
         help="store the program's stack with every event")  # fmt: skip
     add("--option", metavar="NAMES", action="append",
         help="options of tracefs, NAME or NAME=VALUE; may be repeated")  # fmt: skip
+    add("--probe", metavar="TEXT", action="append",
+        help="'p:NAME SYMBOL [ARGS]': make and record lttd:NAME; may be repeated")  # fmt: skip
 
 
 def _add_writing(parser: argparse.ArgumentParser) -> None:

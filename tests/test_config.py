@@ -179,6 +179,7 @@ def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
         "compress": '"zstd:3"', "mode": '"continuous"',
         "stack": "true", "user-stack": "false", "option": '["sym-userobj=0"]',
         "exclude": '["sched_stat_*"]', "filter": '["sched:*: common_pid != 0"]',
+        "probe": '["p:opens do_sys_openat2 file=+0($arg2):ustring"]',
     }  # fmt: skip
     toml.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
     config = parse_command_line(["--config", str(toml)])

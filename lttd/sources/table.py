@@ -63,6 +63,7 @@ SOURCES: Final = {
             "stack": parse_bool,
             "user-stack": parse_bool,
             "option": parse_list,
+            "probe": parse_texts,
         },
         parse_target=str,
         reloads=frozenset({"events", "preset"}),

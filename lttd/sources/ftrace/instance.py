@@ -56,6 +56,8 @@ class Instance:
     raw_fds: dict[int, int]
     """The descriptors by CPU."""
     undo: Undo
+    owner: Owner = NO_OWNER
+    """The trace into which it is recorded."""
     record: InstanceRecord | None = None
     """None: the user has no runtime directory, and records an instance that is not lttd's."""
     progress: Progress | None = None
@@ -89,14 +91,17 @@ class Instance:
         if self.record is not None:
             self.record.release()
 
-    def close(self) -> None:
-        """Unlock the instance; then undo the changes, or remove it."""
+    def close(self, *, drained: bool = True) -> None:
+        """Unlock the instance; then undo the changes, or remove it.
+
+        If it was not *drained*, changes that would empty its ring wait for the next lttd.
+        """
         self.unlock()
         record, self.record = self.record, None
         if self.own:
             self.notes += remove_own(self.path, record, self.undo)
             return
-        self.notes += self.undo.run()
+        self.notes += self.undo.run(keep_rings=not drained and bool(unread_events(self.path)))
         if record is None:
             return
         if self.undo.changed or self.progress is not None:
@@ -150,7 +155,7 @@ def _try_to_make(
         made = True
         record.write_down({"made": os.stat(path).st_ino})
         undo = Undo(path, record.write_down, root=root, own=True)
-        return Instance(root, path, name, True, _lock(_raw_paths(path)), undo, record)
+        return Instance(root, path, name, True, _lock(_raw_paths(path)), undo, owner, record)
     except BaseException:
         if made:
             with suppress(OSError):
@@ -179,7 +184,7 @@ def open_named(root: str, name: str, owner: Owner = NO_OWNER) -> Instance:
             f"tracefs has no instance {name!r}",
             f"make it with mkdir {path}, or leave NAME out for an instance of lttd's own",
         )
-    instance = Instance(root, path, shown, False, lock_all(path), Undo(path, root=root))
+    instance = Instance(root, path, shown, False, lock_all(path), Undo(path, root=root), owner)
     try:
         _hold_record(instance, name, owner)
     except BaseException:

@@ -192,7 +192,8 @@ class Leftovers:
             return None
         progress = record.progress()
         undo = self._undo(record, left, path)
-        instance = Instance(self._root, path, left.instance, True, raw_fds, undo, record, progress)
+        instance = Instance(self._root, path, left.instance, True, raw_fds, undo)
+        instance.owner, instance.record, instance.progress = self._owner, record, progress
         try:
             # It must not be removed before it is drained: its data belongs to the last run.
             _switch_off(path)

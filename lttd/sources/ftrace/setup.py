@@ -18,6 +18,7 @@ from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.filters import filters_by_event, set_filters
 from lttd.sources.ftrace.instance import Instance, unread_events
 from lttd.sources.ftrace.options import set_options, set_stacks
+from lttd.sources.ftrace.probes import make_probes, name_functions, probe_events, refuse_disabled
 from lttd.sources.ftrace.settings import read_setting
 from lttd.sources.ftrace.wanted import OWN_EVENTS, wanted_events
 from lttd.sources.tracefs import (
@@ -79,11 +80,13 @@ class FtraceSettings(NamedTuple):
     """The same of the program's stack."""
     option: tuple[str, ...] = ()
     """``NAME[=VALUE]``, see options.py."""
+    probe: tuple[str, ...] = ()
+    """Dynamic events to make, see probes.py."""
 
 
 def stores_addresses(settings: FtraceSettings) -> bool:
     """Tell whether events will hold addresses of kernel functions, so that symbols are needed."""
-    return bool(settings.stack)
+    return bool(settings.stack) or name_functions(settings.probe)
 
 
 def configure_own(instance: Instance, settings: FtraceSettings) -> None:
@@ -261,11 +264,14 @@ def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
 
 
 def _record_events(instance: Instance, settings: FtraceSettings) -> None:
-    """Set the filters of the events, and turn them on."""
+    """Make probes, set the filters of the events, and turn them on."""
+    if settings.probe:
+        make_probes(instance, settings.probe)
     files = events_to_enable(instance, settings)
     if settings.filter:
         set_filters(instance, filters_by_event(settings.filter, recorded(instance, files)))
     instance.events += enable_files(instance, files)
+    refuse_disabled(instance, files, settings.probe)
 
 
 def events_to_enable(instance: Instance, settings: FtraceSettings) -> list[EnableFile]:
@@ -276,8 +282,9 @@ def events_to_enable(instance: Instance, settings: FtraceSettings) -> list[Enabl
     Raises:
         UsageError: a glob matches no event, or a preset is not known.
     """
-    nothing = not (settings.events or settings.preset)
+    nothing = not (settings.events or settings.preset or settings.probe)
     globs = OWN_EVENTS if nothing and instance.own else settings.events
+    globs = (*globs, *probe_events(settings.probe))
     files = wanted_events(instance, globs, settings.preset)
     if settings.exclude:
         files = without(instance.file("events"), files, settings.exclude)

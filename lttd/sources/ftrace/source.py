@@ -87,7 +87,7 @@ def open_ftrace(
         configure(instance, settings)
         source = FtraceSource(instance, settings, pool)
     except BaseException:
-        instance.close()
+        instance.close(drained=False)
         raise
     try:
         source.tell_unstored(owner)

@@ -147,6 +147,13 @@ class Undo:
         self._added[file] = every
         return new
 
+    def adopt(self, file: str, items: Iterable[str]) -> None:
+        """Take over items that another record of lttd has, and that the list holds."""
+        known = self._added.get(file) or Added(file, (), alone=False)
+        every = known.with_more(items)
+        self._write_down(every.to_json())
+        self._added[file] = every
+
     def added(self, file: str) -> tuple[str, ...]:
         """Return the items that lttd added to a list."""
         known = self._added.get(file)
