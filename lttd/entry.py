@@ -6,16 +6,16 @@ Rule: the memory limits are checked first: OpenBLAS, which numpy loads, ends the
 of its own if it gets too little.
 """
 
-import mmap
 import resource
 import signal
 from typing import Any, Final
 
-# What trio, numpy and OpenBLAS take of each limit, measured on x86-64 in steps of 5 MB; and how to
-# take as much by way of trial.  Memory without any access counts as address space alone.
+from lttd.spare import ADDRESSES_ALONE, IN_USE, reserve
+
+# What trio, numpy and OpenBLAS take of each limit, measured on x86-64 in steps of 5 MB.
 _ROOM: Final = (
-    (resource.RLIMIT_AS, "ulimit -v", 96 << 20, 0),
-    (resource.RLIMIT_DATA, "ulimit -d", 40 << 20, mmap.PROT_READ | mmap.PROT_WRITE),
+    (resource.RLIMIT_AS, "ulimit -v", 96 << 20, ADDRESSES_ALONE),
+    (resource.RLIMIT_DATA, "ulimit -d", 40 << 20, IN_USE),
 )
 
 
@@ -49,7 +49,7 @@ def _lacks_room(program: str) -> bool:
         if resource.getrlimit(limit)[0] == resource.RLIM_INFINITY:
             continue
         try:
-            mmap.mmap(-1, room_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, access).close()
+            reserve(room_bytes, access).close()
         except OSError:
             from lttd.terminal import Level, say  # noqa: PLC0415  (seldom needed)
 

@@ -1,12 +1,12 @@
 """Reserve the memory of a run: the backlog, one take beside it, and some for its end."""
 
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from lttd.errors import UsageError
+from lttd.spare import reserve
 from lttd.subbuffer import TAKE_BYTES, BufferPool
 
 _SPARE_BYTES: Final = 4 << 20
@@ -19,7 +19,7 @@ def spare_memory() -> Iterator[None]:
     Raises:
         OSError: this process's limits do not have it.
     """
-    with mmap.mmap(-1, _SPARE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
+    with reserve(_SPARE_BYTES):
         yield
 
 

@@ -1,6 +1,5 @@
 """Prepare limits and threads at the start, and make the one line for an unforeseen failure."""
 
-import mmap
 import os
 import resource
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from lttd.errors import MemoryUsedUpError, refusal
+from lttd.spare import reserve
 from lttd.terminal import Level, say
 
 _MOST_CHARACTERS: Final = 300
@@ -39,7 +39,7 @@ def start_thread(thread: threading.Thread) -> None:
     if stack_bytes == resource.RLIM_INFINITY:
         stack_bytes = _STACK_BYTES
     try:
-        mmap.mmap(-1, stack_bytes + _ROOM_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        reserve(stack_bytes + _ROOM_BYTES).close()
     except (OSError, MemoryError):
         raise RuntimeError("can't start new thread") from None
     thread.start()

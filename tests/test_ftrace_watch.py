@@ -12,9 +12,11 @@ from lttd.health import Health, Trouble
 from lttd.sources.ftrace import watch
 from lttd.sources.ftrace.counts import RingCounts
 from lttd.sources.ftrace.instance import Instance
+from lttd.sources.ftrace.listener import Listener
 from lttd.sources.ftrace.stream import Shared
 from lttd.sources.ftrace.undo import Undo
 from lttd.sources.ftrace.watch import SETTINGS, FtraceWatch, Setting
+from lttd.sources.ftrace.watch_events import EventsWatch
 from lttd.sources.tracefs import StatsFile
 from lttd.subbuffer import Reason
 
@@ -150,6 +152,22 @@ def test_processes_are_listed_only_when_one_may_have_begun_to_read(
     watched.watch.heard()
     watched.look()
     assert listed == [str(watched.path)]
+
+
+def test_the_filters_of_many_events_are_read_again_in_turn(tmp_path: Path) -> None:
+    names = [f"e{number:03}" for number in range(600)]
+    for name in names:
+        (tmp_path / "events/made" / name).mkdir(parents=True)
+        (tmp_path / "events/made" / name / "filter").write_text("none\n")
+    (tmp_path / "set_event").write_text("".join(f"made:{name}\n" for name in names))
+    instance = Instance(str(tmp_path), str(tmp_path), "made", True, {}, Undo(str(tmp_path)))
+    events = EventsWatch(Listener(instance, []))
+    events.arm()
+    events.hear_filters()
+    looks = [list(events.filters()) for _ in range(4)]
+    assert [len(look) for look in looks] == [256, 256, 88, 256]
+    assert [*looks[0], *looks[1], *looks[2]] == [f"events/made/{name}/filter" for name in names]
+    assert looks[3] == looks[0]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.file)

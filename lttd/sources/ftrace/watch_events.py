@@ -10,6 +10,8 @@ from lttd.subbuffer import Reason
 # Reading so many files takes a tenth of a second, beside the reading loop; changes of further files
 # are noticed by inotify only.
 MOST_FILTERS: Final = 8192
+# To read a file makes some 50 events if all are recorded.  There are 2,300 files then.
+FILTERS_A_LOOK: Final = 256
 
 
 class EventsWatch:
@@ -19,6 +21,7 @@ class EventsWatch:
         self._listener = listener
         self._events_off = 0
         self._filters: dict[str, str] = {}
+        self._next_filter = 0
         self._complete = False
         """Whether _filters has the events that are expected now."""
         self._filtered: set[str] = set()
@@ -37,8 +40,11 @@ class EventsWatch:
         self._complete = False
 
     def filters(self) -> dict[str, str]:
-        """Read all filters again, for judge_filters()."""
-        return self._values(self._filters)
+        """Read some filters again, each time those that follow, for judge_filters()."""
+        files = list(self._filters)
+        at = self._next_filter if self._next_filter < len(files) else 0
+        self._next_filter = at + FILTERS_A_LOOK
+        return self._values(files[at : self._next_filter])
 
     def hear_filters(self) -> None:
         """Watch the files of each event, once; this takes a tenth of a second."""
