@@ -101,6 +101,7 @@ RECORDS = st.tuples(
 def buffers(draw: st.DrawFn) -> tuple[PageLayout, bytes, list[int], list[int]]:
     layout = draw(st.sampled_from(LAYOUTS))
     data, offsets, ends = bytearray(), [], []
+    size = "Q" if layout.long_bytes == 8 else "I"
     for _ in range(draw(st.integers(1, 6))):
         if draw(st.booleans()):
             content = b"".join(record(layout, *k) for k in draw(st.lists(RECORDS, max_size=8)))
@@ -109,11 +110,30 @@ def buffers(draw: st.DrawFn) -> tuple[PageLayout, bytes, list[int], list[int]]:
         content = content[: draw(st.integers(0, len(content)))] if draw(st.booleans()) else content
         offsets.append(len(data))
         begin = draw(st.integers(0, (1 << 64) - 1))
-        size = "Q" if layout.long_bytes == 8 else "I"
         data += struct.pack(f"{layout.byteorder}Q{size}", begin, len(content)) + content
         ends.append(len(data))
         data += bytes(draw(st.integers(0, 9)))
+    for _ in range(draw(st.sampled_from([0, 60]))):  # rows that may wait for the others
+        content = record(layout, 1, 5, 0) * 4
+        offsets.append(len(data))
+        data += struct.pack(f"{layout.byteorder}Q{size}", 7, len(content)) + content
+        ends.append(len(data))
     return layout, bytes(data), offsets, ends
+
+
+@pytest.mark.parametrize("pages", [1, 60])
+def test_one_sub_buffer_with_time_extensions_changes_no_event_of_the_others(pages: int) -> None:
+    extended = (word(L, 30, 9) + struct.pack("<I", 4)) * 3 + record(L, 1, 5, 0)
+    contents = [extended, *[record(L, 2, 3, 0) * 3] * pages]
+    found = [struct.pack("<QQ", 1000, len(content)) + content for content in contents]
+    ends = np.cumsum([len(page) for page in found])
+    offsets = ends - np.array([len(page) for page in found])
+    (walked_pages,) = walk(b"".join(found), offsets, ends, L)
+    assert walked_pages.row_events.tolist() == [1, *[3] * pages]
+    assert walked_pages.time.tolist() == [
+        1000 + 3 * ((4 << 27) + 9) + 5,
+        *[1003, 1006, 1009] * pages,
+    ]
 
 
 def walked(

@@ -1,4 +1,4 @@
-"""Walk the events of ftrace sub-buffers: step k takes the k-th record of every sub-buffer at once.
+"""Walk the events of ftrace sub-buffers in lockstep: a step takes a record of every sub-buffer.
 
 A record is a u32 of a type_len (5 bits) and a time delta (27 bits; on big-endian kernels the
 type_len is on top), then words of 4 bytes:
@@ -14,7 +14,8 @@ Source of the layout: ``events/header_event`` of the running kernel; ``rb_event_
 
 Rule: no bytes make this module raise.  A sub-buffer is damaged from the first record on that does
 not fit; the records before it count, and other sub-buffers are not affected.
-Invariant: a record is at least a word, so a sub-buffer takes at most content / 4 steps.
+Invariant: a record is at least a word, and a sub-buffer never waits twice in succession, so a walk
+takes at most content / 2 steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ import numpy.typing as npt
 
 from lttd.abi.base import Damage
 from lttd.abi.ftrace import PageLayout
+from lttd.abi.gather import everywhere
 
 Buffer = bytes | bytearray | memoryview
 U64 = npt.NDArray[np.uint64]
@@ -33,7 +35,6 @@ U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-_LONGEST_SHORT: Final = 28
 PADDING: Final = 29
 TIME_EXTEND: Final = 30
 TIME_STAMP: Final = 31
@@ -42,6 +43,11 @@ _STAMP_MASK: Final = (1 << 59) - 1
 # The most content in a batch: with at least 8 bytes per event, at most some 60 MB of arrays.
 BATCH_BYTES: Final = 8 << 20
 BATCH_ROWS: Final = 16384
+# By type_len: the words of a short event; others do not fit into any content.
+_NONE: Final = np.empty(0, np.int64)
+_FEW: Final = 8
+_SHORT_WORDS: Final = np.arange(1, 33, dtype=np.int64)
+_SHORT_WORDS[[0, *range(PADDING, 32)]] = 1 << 40
 
 
 class Walked(NamedTuple):
@@ -53,12 +59,17 @@ class Walked(NamedTuple):
     payload_at: I64
     """The offset in the buffer of the event's own bytes (common_type first)."""
     payload_bytes: U32
-    row: I64
     row_events: I64
     """Per row: the number of data records, which the kernel counts as ``read events``."""
     row_end: U64
     """Per row: the time of its last record."""
     damage: list[Damage]
+
+    @property
+    def row(self) -> I64:
+        """The row of each event."""
+        rows = np.arange(self.first_row, self.first_row + len(self.row_events))
+        return np.repeat(rows, self.row_events)
 
 
 def walk(
@@ -108,7 +119,9 @@ class _Lockstep:
         self._keep = keep
         self._runs: list[_Run] = []
         self._kept: list[tuple[U64, I64, U32]] = []
-        """The events of each step: times, offsets of payloads, and their sizes."""
+        """The events in the order of the steps: times, offsets of payloads, and their sizes."""
+        self._short: list[tuple[U64, I64, U32]] = []
+        """Events of later steps, as records: times, places in words, and type_len."""
         self.row_end = np.zeros(len(offsets), np.uint64)
         self.damage: list[Damage] = []
         starts = offsets + layout.header_bytes
@@ -124,25 +137,36 @@ class _Lockstep:
         at, end = (starts - shift) >> 2, (ends - shift) >> 2
         self.row_end[rows] = time = _page_times(self._buffer, starts, self._layout)
         self._note(rows, end, (ends - shift) & 3 != 0, shift, "content ends inside a word")
-        going: Mask | None = at < end
+        going, waited = at < end, False
         while True:
-            if going is not None:
+            if not going.all():
                 gone = ~going
                 self.row_end[rows[gone]] = time[gone]
                 at, end, time, rows = at[going], end[going], time[going], rows[going]
                 if not len(rows):
-                    return
-            step = _short_step(words, at, end, time, order) or _any_step(
-                words, at, end, time, order
-            )
+                    break
+            head = words.take(at)
+            type_len = _type_len(head, order)
+            behind = at + _SHORT_WORDS.take(type_len)
+            going = behind < end
+            others = _NONE if going.all() else np.flatnonzero(behind > end)
+            if not len(others):
+                time = time + _delta(head, order)
+                self._emit_short(rows, time, at, type_len)
+                at, waited = behind, False
+                continue
+            if waited or len(others) > len(rows) * _FEW:
+                others = np.arange(len(rows))
+            waited = len(others) < len(rows)
+            step = _any_step(words, at[others], end[others], time[others], order)
             for wrong, reason in step.wrong:
-                self._note(rows, at, wrong, shift, reason)
-            self._emit(rows, at, step, shift)
-            at, time, going = at + step.words, step.time, step.moves
-            if going is not None:
-                going &= at < end
-            elif step.last:
-                going = at < end
+                self._note(rows[others], at[others], wrong, shift, reason)
+            self._emit(rows[others], at[others], step, shift)
+            at[others] = np.where(step.moves, at[others] + step.words, end[others])
+            time = time.copy()
+            time[others] = step.time
+            going = at < end
+        self._settle(shift)
 
     def _note(self, rows: I64, at: I64, wrong: Mask, shift: int, reason: str) -> None:
         self.damage += [
@@ -150,16 +174,34 @@ class _Lockstep:
             for row, word in zip(rows[wrong].tolist(), at[wrong].tolist(), strict=True)
         ]
 
-    def _emit(self, rows: I64, at: I64, step: "_Step", shift: int) -> None:
-        data: slice | Mask = slice(None)
-        if step.data is not None:
-            data, rows = step.data, rows[step.data]
+    def _ran(self, rows: I64) -> None:
         if self._runs and self._runs[-1].rows is rows:
             self._runs[-1].steps += 1
         else:
             self._runs.append(_Run(rows))
+
+    def _emit_short(self, rows: I64, time: U64, at: I64, type_len: U32) -> None:
+        self._ran(rows)
         if self._keep:
-            payload = (at + step.skip_words) * 4 + shift
+            self._short.append((time, at, type_len))
+
+    def _settle(self, shift: int) -> None:
+        """Convert the places and lengths of short records to those of events."""
+        if self._short:
+            time, at, type_len = map(np.concatenate, zip(*self._short, strict=True))
+            at <<= 2
+            at += shift + 4
+            type_len <<= np.uint32(2)
+            self._kept.append((time, at, type_len))
+            self._short.clear()
+
+    def _emit(self, rows: I64, at: I64, step: "_Step", shift: int) -> None:
+        if not step.data.any():
+            return
+        self._settle(shift)
+        self._ran(rows[step.data])
+        if self._keep:
+            data, payload = step.data, (at + step.skip_words) * 4 + shift
             self._kept.append((step.time[data], payload[data], step.payload_bytes[data]))
 
     def result(self, first_row: int) -> Walked:
@@ -167,7 +209,6 @@ class _Lockstep:
         row_events = np.zeros(len(self.row_end), np.int64)
         for run in self._runs:
             row_events[run.rows] += run.steps
-        row = np.arange(first_row, first_row + len(row_events))
         times, payloads, lengths = (np.empty(0, dtype) for dtype in ("u8", "i8", "u4"))
         if self._kept:
             order = _stream_order(self._runs, row_events)
@@ -178,16 +219,7 @@ class _Lockstep:
         # A row may have two notes: one for its odd end, and one for damage before it.
         where = {d.row: d for d in sorted(self.damage, key=lambda d: -d.offset_bytes)}
         damage = [where[r]._replace(row=r + first_row) for r in sorted(where)]
-        return Walked(
-            first_row,
-            times,
-            payloads,
-            lengths,
-            np.repeat(row, row_events) if self._keep else row[:0],
-            row_events,
-            self.row_end,
-            damage,
-        )
+        return Walked(first_row, times, payloads, lengths, row_events, self.row_end, damage)
 
 
 @dataclass(slots=True)
@@ -204,12 +236,13 @@ def _stream_order(runs: Sequence[_Run], row_events: I64) -> I64:
     to = np.cumsum(row_events) - row_events
     done = 0
     for rows, steps in ((run.rows, run.steps) for run in runs):
-        step = np.arange(steps)
-        order[to[rows][:, np.newaxis] + step] = np.arange(done, done + len(rows))[:, np.newaxis] + (
-            step * len(rows)
-        )
+        first = np.arange(done, done + len(rows))
+        numbers = first[:, np.newaxis] + np.arange(steps) * len(rows)
+        # The numbers of a row adjoin: copy them as one record.
+        record = np.dtype(f"V{steps * order.itemsize}")
+        everywhere(order, record)[to[rows] * order.itemsize] = numbers.view(record)[:, 0]
         to[rows] += steps
-        done += steps * len(rows)
+        done += numbers.size
     return order
 
 
@@ -219,40 +252,27 @@ class _Step(NamedTuple):
     time: U64
     words: I64
     """The distance to the next record."""
-    skip_words: int | I64
+    skip_words: I64
     """The distance from the record to its payload."""
     payload_bytes: U32
-    data: Mask | None
-    """The rows whose record is an event; None: all."""
-    moves: Mask | None
-    """The rows that continue unless their content ends; None: all."""
-    last: bool
-    """Whether the content of a row ends here."""
+    data: Mask
+    """The rows whose record is an event."""
+    moves: Mask
+    """The rows that continue unless their content ends."""
     wrong: list[tuple[Mask, str]]
 
 
-def _split(head: U32, order: str) -> tuple[U32, U64]:
-    """Return type_len and delta."""
-    if order == "<":
-        return head & np.uint32(31), (head >> np.uint32(5)).astype(np.uint64)
-    delta = head & np.uint32((1 << _DELTA_BITS) - 1)
-    return head >> np.uint32(_DELTA_BITS), delta.astype(np.uint64)
+def _type_len(head: U32, order: str) -> U32:
+    return head & np.uint32(31) if order == "<" else head >> np.uint32(_DELTA_BITS)
 
 
-def _short_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step | None:
-    """Handle the common case: every row has a short data record that fits."""
-    type_len, delta = _split(words.take(at), order)
-    if int((type_len - np.uint32(1)).max()) >= _LONGEST_SHORT:
-        return None
-    size = type_len.astype(np.int64) + 1
-    least = int((end - at - size).min())
-    if least < 0:
-        return None
-    return _Step(time + delta, size, 1, type_len << np.uint32(2), None, None, least == 0, [])
+def _delta(head: U32, order: str) -> U32:
+    return head >> np.uint32(5) if order == "<" else head & np.uint32((1 << _DELTA_BITS) - 1)
 
 
 def _any_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step:
-    type_len, delta = _split(words[at], order)
+    head = words[at]
+    type_len, delta = _type_len(head, order), _delta(head, order).astype(np.uint64)
     fits_second = at + 2 <= end
     second = words[np.where(fits_second, at + 1, at)].astype(np.uint64)
     unused = (type_len == PADDING) & (delta == 0)
@@ -282,7 +302,6 @@ def _any_step(words: U32, at: I64, end: I64, time: U64, order: str) -> _Step:
         length.astype(np.uint32),
         moves & (type_len < PADDING),
         moves,
-        True,
         [
             (cut, "record is cut off"),
             (no_length, "record states no length"),
