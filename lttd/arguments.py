@@ -53,6 +53,8 @@ def _add_controls(parser: argparse.ArgumentParser) -> None:
         help="events that --events names and that are not recorded; may be repeated")  # fmt: skip
     add("--filter", metavar="TEXT", action="append",
         help="'EVENT: EXPRESSION', such as 'irq_*: irq == 42'; may be repeated")  # fmt: skip
+    add("--event-trigger", metavar="TEXT", action="append",
+        help="'EVENT: traceoff', or others of docs/CONTROL.md; may be repeated")  # fmt: skip
     add("--stack", action="store_const", const="yes",
         help="store the kernel's stack with every event")  # fmt: skip
     add("--user-stack", dest="user_stack", action="store_const", const="yes",

@@ -177,6 +177,7 @@ def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
             "on-full": '"wait"', "max-rate": '"10M"',
         "max-size": '"200M"', "max-kept-size": '"1G"', "max-age": '"7d"', "min-free": '"2G"',
         "compress": '"zstd:3"', "mode": '"continuous"',
+        "event-trigger": '["sched_process_exit: traceoff:1 if pid == 3"]',
         "stack": "true", "user-stack": "false", "option": '["sym-userobj=0"]',
         "exclude": '["sched_stat_*"]', "filter": '["sched:*: common_pid != 0"]',
         "probe": '["p:opens do_sys_openat2 file=+0($arg2):ustring"]',

@@ -146,8 +146,26 @@ def test_a_traceoff_trigger_is_not_reported_as_interference(
     recording.write("events/raw_syscalls/sys_enter/trigger", "traceoff:1")
     until(lambda: recording.lines_about("traceoff trigger"), "it is explained")
     assert recording.troubles() == set()
+    time.sleep(0.3)
+    (line,) = recording.lines_about("traceoff trigger")
+    assert re.search(r"\(raw_syscalls:sys_enter\): write 1 to .* seen at 2\d+-.*T.*\.\d{3}Z", line)
+    recording.write("tracing_on", "1")
+    until(lambda: recording.lines_about("tracing is on again, as seen at 2"), "it is on again")
     recording.end()
     assert recording.unknown() == set()
+
+
+def test_an_event_with_a_trigger_is_missed_although_set_event_still_names_it(
+    recording: Recording,
+) -> None:
+    recording.write("events/raw_syscalls/sys_enter/trigger", "stacktrace if id == 4194303")
+    recording.write("events/raw_syscalls/sys_enter/enable", "0")
+    assert "raw_syscalls:sys_enter" in recording.read("set_event")
+    recording.until_troubles("events_off")
+    recording.write("events/raw_syscalls/sys_enter/enable", "1")
+    recording.until_troubles()
+    recording.end()
+    assert recording.unknown() == {Reason.SWITCHED_OFF}
 
 
 @pytest.mark.parametrize("name", ["set_event", "events/enable", "events/raw_syscalls/enable"])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,9 @@ def foreign(foreign: Path) -> Path:
 CHANGED = ("tracing_on", "trace_clock", "set_event", "set_event_notrace_pid", "options/overwrite")
 CHANGED += ("per_cpu/cpu0/buffer_size_kb", "buffer_percent")
 CHANGED += (FILTER, "options/userstacktrace", "options/irq-info")
+CHANGED += ("events/sched/sched_process_fork/trigger", "events/sched/sched_process_exec/trigger")
+# A trigger turns it on.
+CHANGED += ("events/sched/sched_kthread_stop/enable",)
 
 
 def settings_of(instance: Path) -> dict[str, str]:
@@ -50,9 +54,17 @@ def killed_on(lttd: Launcher, foreign: Path, trace: Path) -> list[str]:
     options = ["--source", f"ftrace:{foreign.name}", "--events", "sched:sched_process_hang,oom:*"]
     options += ["--clock", "boot", "--no-overwrite", "--buffer-size", "256K", "--no-trace-self"]
     options += ["--filter", "sched_process_hang: pid == 1", "--user-stack", "--option=noirq-info"]
+    trigger = "sched_process_exec: enable_event:sched:sched_kthread_stop if pid != 0"
+    options += [
+        "--event-trigger",
+        trigger,
+        "--event-trigger",
+        "sched_process_fork: stacktrace:3 if child_pid == 0",
+    ]
     run = lttd.start("-t", trace, *options)
     until(lambda: (foreign / "tracing_on").read_text() == "1\n", "it records")
     until((foreign / "set_event_notrace_pid").read_text, "it is left out")
+    subprocess.run(["/bin/true"], check=True)
     run.signal(signal.SIGKILL).wait()
     return options
 

@@ -60,6 +60,7 @@ SOURCES: Final = {
             "kallsyms": parse_bool,
             "exclude": parse_list,
             "filter": parse_texts,
+            "event-trigger": parse_texts,
             "stack": parse_bool,
             "user-stack": parse_bool,
             "option": parse_list,

@@ -130,7 +130,7 @@ class FtraceFiles:
         A ring that others filled may hold any event, also one that is off by now.
         """
         instance = self._instance
-        names = instance.events + instance.earlier_events
+        names = [*instance.events, *instance.earlier_events, *instance.switched]
         recorded = {OWN_SYSTEM, *(name.partition(":")[0] for name in names)}
         try:
             if when is When.CLOSE:  # another process may have enabled more of them meanwhile

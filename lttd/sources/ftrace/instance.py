@@ -66,6 +66,12 @@ class Instance:
     """The enabled globs and names."""
     earlier_events: list[str] = field(default_factory=list)
     """Those that were enabled before a reload: a ring may still hold such events."""
+    triggers: dict[str, list[str]] = field(default_factory=dict)
+    """The triggers that lttd has set, by event."""
+    triggered: set[str] = field(default_factory=set)
+    """Events that have, or had, a trigger: set_event names them even if they are off."""
+    switched: set[str] = field(default_factory=set)
+    """Events that a trigger of lttd's turns on or off."""
     notes: list[str] = field(default_factory=list)
     began_empty: bool = False
     """The rings held nothing when lttd came: what they hold since is of events that lttd knows."""
@@ -79,6 +85,20 @@ class Instance:
     def file(self, name: str) -> str:
         """Return the path of a file of the instance."""
         return f"{self.path}/{name}"
+
+    def enabled(self) -> frozenset[str]:
+        """Return the single events that are on.
+
+        Raises:
+            LttdError: the kernel does not tell.
+        """
+        names = frozenset(read_text(self.file("set_event")).splitlines())
+        return frozenset(
+            name
+            for name in names
+            if name not in self.triggered
+            or read_text(self.file(f"events/{name.replace(':', '/', 1)}/enable"))[:1] != "0"
+        )
 
     def unlock(self) -> None:
         """Close the descriptors of raw_fds."""

@@ -13,7 +13,7 @@ from lttd.errors import LttdError
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.setup import enable_files, enabled_events
 from lttd.sources.ftrace.watch import FtraceWatch
-from lttd.sources.tracefs import EnableFile, read_text, write_text
+from lttd.sources.tracefs import EnableFile, write_text
 
 
 class EventsChange:
@@ -49,22 +49,22 @@ class EventsChange:
         """
         instance = self._instance
         names = [file.name for file in self._files]
-        before, on_before = frozenset(self._before), _enabled(instance)
+        before, on_before = frozenset(self._before), instance.enabled()
         wanted = frozenset(names)
         self._watch.expect(each for each in on_before if is_named(each, wanted))
         try:
             names = enable_files(instance, self._files)
         except LttdError:
-            self._turn_off(_enabled(instance) - on_before)
+            self._turn_off(instance.enabled() - on_before)
             self._watch.expect(on_before)
             raise
         wanted = frozenset(names)
-        ours = {each for each in _enabled(instance) if is_named(each, before)}
+        ours = {each for each in instance.enabled() if is_named(each, before)}
         self._turn_off(each for each in ours if not is_named(each, wanted))
         instance.earlier_events = sorted({*instance.earlier_events, *before})
         instance.events = names if instance.own else enabled_events(instance.path)
         self._tell_differences(names)
-        self._watch.expect(_enabled(instance))
+        self._watch.expect(instance.enabled())
         self._done()
 
     def _turn_off(self, names: Iterable[str]) -> None:
@@ -80,7 +80,7 @@ class EventsChange:
 
     def _tell_differences(self, names: Sequence[str]) -> None:
         """Read back which events are on, and note what differs from the request."""
-        enabled = _enabled(self._instance)
+        enabled = self._instance.enabled()
         systems = {each.partition(":")[0] for each in enabled}
         known = {*enabled, *(f"{system}:*" for system in systems), "*:*"}
         if missing := sorted(set(names) - known):
@@ -95,7 +95,3 @@ class EventsChange:
 def is_named(event: str, names: Set[str]) -> bool:
     """Tell whether ``system:event`` is one of *names*, or of a ``system:*`` or ``*:*`` in it."""
     return not names.isdisjoint((event, f"{event.partition(':')[0]}:*", "*:*"))
-
-
-def _enabled(instance: Instance) -> frozenset[str]:
-    return frozenset(read_text(instance.file("set_event")).splitlines())

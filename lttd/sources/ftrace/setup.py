@@ -20,6 +20,7 @@ from lttd.sources.ftrace.instance import Instance, unread_events
 from lttd.sources.ftrace.options import set_options, set_stacks
 from lttd.sources.ftrace.probes import make_probes, name_functions, probe_events, refuse_disabled
 from lttd.sources.ftrace.settings import read_setting
+from lttd.sources.ftrace.triggers import change_triggers, stores_stacks, triggers_by_event
 from lttd.sources.ftrace.wanted import OWN_EVENTS, wanted_events
 from lttd.sources.tracefs import (
     EnableFile,
@@ -78,6 +79,8 @@ class FtraceSettings(NamedTuple):
     """Whether the kernel stores its stack with every event."""
     user_stack: bool | None = None
     """The same of the program's stack."""
+    event_trigger: tuple[str, ...] = ()
+    """``EVENT: ACTION[:N] [if FILTER]``, see triggers.py."""
     option: tuple[str, ...] = ()
     """``NAME[=VALUE]``, see options.py."""
     probe: tuple[str, ...] = ()
@@ -86,7 +89,8 @@ class FtraceSettings(NamedTuple):
 
 def stores_addresses(settings: FtraceSettings) -> bool:
     """Tell whether events will hold addresses of kernel functions, so that symbols are needed."""
-    return bool(settings.stack) or name_functions(settings.probe)
+    with_stacks = settings.stack or stores_stacks(settings.event_trigger)
+    return bool(with_stacks) or name_functions(settings.probe)
 
 
 def configure_own(instance: Instance, settings: FtraceSettings) -> None:
@@ -111,6 +115,7 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
 def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     """Write the requested settings, and one that keeps poll from spinning; note the old values."""
     undo = instance.undo
+    instance.triggered = _triggered(instance)
     instance.began_empty = not unread_events(instance.path)
     if settings.clock is not None:
         _set_clock(instance, settings.clock)
@@ -125,7 +130,8 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     undo.keep("tracing_on")
     instance.notes += undo.drop_inherited()
     _tell_differences(instance, settings)
-    instance.events = enabled_events(instance.path)
+    turned_on = instance.switched.difference(instance.events)
+    instance.events = [each for each in enabled_events(instance.path) if each not in turned_on]
     _tell_pids(instance)
 
 
@@ -199,6 +205,13 @@ def _state(enable_file: str) -> str:
         return ""  # some events have no such file; a module may have been removed
 
 
+def _triggered(instance: Instance) -> set[str]:
+    """Return the events that have a trigger of somebody else, and may be on for it only."""
+    names = _read_or(instance, "set_event", "").splitlines()
+    files = {name: f"events/{name.replace(':', '/', 1)}/enable" for name in names}
+    return {name for name, file in files.items() if _read_or(instance, file, "").endswith("*")}
+
+
 def _set(instance: Instance, name: str, text: str) -> None:
     instance.undo.change(name, text)
 
@@ -264,12 +277,15 @@ def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
 
 
 def _record_events(instance: Instance, settings: FtraceSettings) -> None:
-    """Make probes, set the filters of the events, and turn them on."""
+    """Make probes, set the filters and triggers of the events, and turn them on."""
     if settings.probe:
         make_probes(instance, settings.probe)
     files = events_to_enable(instance, settings)
     if settings.filter:
         set_filters(instance, filters_by_event(settings.filter, recorded(instance, files)))
+    if settings.event_trigger:
+        directory = instance.file("events")
+        change_triggers(instance, triggers_by_event(directory, settings.event_trigger))
     instance.events += enable_files(instance, files)
     refuse_disabled(instance, files, settings.probe)
 
@@ -295,7 +311,7 @@ def recorded(instance: Instance, files: Sequence[EnableFile]) -> list[str]:
     """Return each single event that is recorded once *files* are enabled."""
     names = [file.name for file in one_by_one(instance.file("events"), files)]
     if not instance.own:
-        names += read_text(instance.file("set_event")).split()
+        names += instance.enabled()
     return list(dict.fromkeys(names))
 
 

@@ -45,6 +45,7 @@ from lttd.sources.ftrace.setup import (
 )
 from lttd.sources.ftrace.stream import FtraceStream, Shared
 from lttd.sources.ftrace.survived import open_previous_boots
+from lttd.sources.ftrace.triggers import renew_counts
 from lttd.sources.ftrace.watch import FtraceWatch
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
@@ -249,6 +250,8 @@ class FtraceSource:
 
     def start(self) -> None:
         """Turn tracing on; the ring of a killed lttd stays off."""
+        if self._instance.triggers:
+            renew_counts(self._instance)
         if self._instance.own and not self._previous_run:
             write_text(self._instance.file("tracing_on"), "1")
         elif not self._instance.own:

@@ -121,6 +121,22 @@ class Undo:
         if made != text:  # sizes are rounded
             self._note(Change(file, before, made))
 
+    def foresee(self, file: str, text: str) -> None:
+        """Write down that the kernel will change a setting to *text* by itself.
+
+        Raises:
+            LttdError: the setting cannot be read, or the change cannot be written down.
+        """
+        if (inherited := self._inherited.pop(file, None)) is not None:
+            self._changes[file] = inherited
+        now = read_setting(self._file(file))
+        if now != text and not self.has_changed(file) and self._outlives(file):
+            self._note(Change(file, now, text))
+
+    def has_changed(self, file: str) -> bool:
+        """Tell whether lttd has changed a setting, so that it will be put back."""
+        return file in self._changes
+
     def add(self, file: str, items: Iterable[str]) -> list[str]:
         """Write down that *items* will be added to a list; return those that it lacks, to be added.
 
@@ -230,17 +246,20 @@ class Undo:
 
     def stop_producing(self) -> list[str]:
         """Undo the changes that make the kernel record; return a line for each failure."""
-        failed = []
-        for file in [each for each, one in self._added.items() if one.row.produces]:
-            failed += self.take_back(file)
+        failed = self._take_back_producing()
         return failed + self._put_back(self._changes, [f for f in self._changes if _produces(f)])
+
+    def _take_back_producing(self) -> list[str]:
+        """Take back the additions that make the kernel record."""
+        files = [each for each, one in self._added.items() if one.row.produces]
+        return [line for file in filter(self._outlives, files) for line in self.take_back(file)]
 
     def run(self, *, keep_rings: bool = False) -> list[str]:
         """Undo all changes, the last one first; return a line for each failure.
 
         *keep_rings* leaves the changes whose undoing would empty a ring.
         """
-        failed: list[str] = []
+        failed = self._take_back_producing()  # an event that a trigger turned on stays on without
         for changes in (self._inherited, self._changes):
             files = [file for file in changes if not (keep_rings and empties_ring(file))]
             failed += self._put_back(changes, files)

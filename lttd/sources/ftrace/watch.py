@@ -28,6 +28,7 @@ from lttd.sources.ftrace.listener import Listener, Masks
 from lttd.sources.ftrace.other_readers import other_readers
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.stream import Shared
+from lttd.sources.ftrace.triggers import trigger_file
 from lttd.sources.ftrace.watch_events import EventsWatch
 from lttd.sources.ftrace.watch_readers import ReadersWatch
 from lttd.sources.inotify import IN_MODIFY
@@ -142,6 +143,8 @@ class FtraceWatch:
     def disarm(self) -> None:
         """Stop noticing changes: from now on they are lttd's own."""
         self.heard()
+        if self._is_off() and self._listener.is_open:
+            self._judge_triggers(self._triggers())  # of a recording that ends before the next look
         self._listener.close()
         if self._on_fd >= 0:
             os.close(self._on_fd)
@@ -199,7 +202,7 @@ class FtraceWatch:
                 readers = other_readers(self._instance.path)
                 self._found.append(partial(self._readers.judge, readers))
         if self._listener.read(TRACING_ON.file) != self._normal[TRACING_ON.file]:
-            self._found.append(partial(self._judge_triggers, list(self._triggers())))
+            self._found.append(partial(self._judge_triggers, self._triggers()))
 
     # -- settings
 
@@ -289,11 +292,12 @@ class FtraceWatch:
 
     def _look_whether_on(self) -> None:
         """Find out whether tracing went off without a report: the kernel itself can do so."""
-        try:
-            on = os.pread(self._on_fd, 8, 0).strip().decode() == self._normal[TRACING_ON.file]
-        except OSError:
+        is_off = self._is_off()
+        if is_off is None:
             return
-        if on:
+        if not is_off:
+            if self._off_explained:
+                self._note("tracing is on again, as seen at")
             if TRACING_ON.file in self._away or self._off_explained is not None:
                 self._off_explained = None
                 self._look_at(TRACING_ON)
@@ -303,25 +307,41 @@ class FtraceWatch:
             elif not self._off_explained:
                 self._look_at(TRACING_ON)
 
+    def _is_off(self) -> bool | None:
+        """Tell whether tracing is off that was on at first; None: the kernel does not tell."""
+        try:
+            return os.pread(self._on_fd, 8, 0).strip().decode() != self._normal[TRACING_ON.file]
+        except OSError:
+            return None
+
     def _judge_triggers(self, names: Sequence[str]) -> None:
         """Tell a traceoff trigger, which is no interference, from other reasons of tracing off."""
         if self._off_explained is not None or TRACING_ON.file in self._away:
             return
         self._off_explained = bool(names)
         if names:
-            self.wants_closer_look = True  # the closer look also prints the notes
-            self._instance.notes.append(
-                f"tracing is off, as a traceoff trigger asks for ({names[0]}); write 1 to "
-                f"{self._instance.file('tracing_on')} to go on"
+            path = self._instance.file(TRACING_ON.file)
+            words = f"write 1 to {path} to trace again"
+            self._note(
+                f"tracing is off, as a traceoff trigger asks for ({names[0]}): {words}; seen at"
             )
 
-    def _triggers(self) -> Iterable[str]:
-        """Return the events that have a traceoff trigger."""
-        for name in sorted(self._events.events):
-            path = f"events/{name.replace(':', '/')}/trigger"
-            lines = (self._listener.read(path) or "").splitlines()
-            if any(line.startswith("traceoff") for line in lines):
-                yield name
+    def _note(self, words: str) -> None:
+        self.wants_closer_look = True  # the closer look also prints the notes
+        now_s, now_ns = divmod(time.time_ns(), 1_000_000_000)
+        now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s))
+        self._instance.notes.append(f"{words} {now}.{now_ns // 1_000_000:03}Z")
+
+    def _triggers(self) -> Sequence[str]:
+        """Return the events that have a traceoff trigger; of them, those whose count is used up."""
+        listed = (self._listener.read("set_event") or "").splitlines()
+        found = {name: self._traceoff_of(name) for name in {*listed, *self._instance.triggers}}
+        fired = [name for name, line in found.items() if line.startswith("traceoff:count=0")]
+        return sorted(fired or (name for name, line in found.items() if line))
+
+    def _traceoff_of(self, event: str) -> str:
+        lines = (self._listener.read(trigger_file(event)) or "").splitlines()
+        return next((line for line in lines if line.startswith("traceoff")), "")
 
     # -- the ring
 

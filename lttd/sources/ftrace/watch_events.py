@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+from lttd.errors import LttdError
 from lttd.health import Trouble
 from lttd.sources.ftrace.listener import Listener, Masks
 from lttd.subbuffer import Reason
@@ -30,13 +31,13 @@ class EventsWatch:
 
     def arm(self) -> None:
         """Remember the present state, and watch the files of all events."""
-        self.events = self._enabled() or frozenset()
+        self.expect(self._enabled() or frozenset())
         for name in ("set_event", "events/enable"):
             self._listener.hear(name, lambda _: self.look())
 
     def expect(self, events: Iterable[str]) -> None:
         """Compare with *events* from now on; the filters of those that stay are still known."""
-        self.events = frozenset(events)
+        self.events = frozenset(events) - self._listener.instance.switched
         self._complete = False
 
     def filters(self) -> dict[str, str]:
@@ -57,13 +58,21 @@ class EventsWatch:
             file = f"{directory}/filter"
             filters[file] = known.get(file) or self._listener.read(file) or "none"
             self._listener.hear(file, self._on_filters([file]))
-            self._listener.hear(f"{directory}/enable", lambda _: self.look())
+            self._listener.hear(f"{directory}/enable", self._on_enable(name))
         for system in sorted({name.partition(":")[0] for name in self.events}):
             start = f"events/{system}/"
             self._listener.hear(f"{start}enable", lambda _: self.look())
             files = [file for file in filters if file.startswith(start)]
             self._listener.hear(f"{start}filter", self._on_filters(files))
         self._filters = filters
+
+    def _on_enable(self, event: str) -> Callable[[Masks], None]:
+        def written(_: Masks) -> None:
+            # Somebody may have set a trigger on it: then only this file tells whether it is on.
+            self._listener.instance.triggered.add(event)
+            self.look()
+
+        return written
 
     def _on_filters(self, files: Sequence[str]) -> Callable[[Masks], None]:
         return lambda _: self.judge_filters(self._values(files))
@@ -93,8 +102,10 @@ class EventsWatch:
             self._listener.suspect(Reason.FILTERED)
 
     def _enabled(self) -> frozenset[str] | None:
-        text = self._listener.read("set_event")
-        return None if text is None else frozenset(text.splitlines())
+        try:
+            return self._listener.instance.enabled()
+        except LttdError:
+            return None
 
     def look(self) -> None:
         """Compare the enabled events with the first ones; further events are ignored."""

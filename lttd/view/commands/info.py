@@ -75,7 +75,7 @@ def info_text(trace: Trace) -> str:
     if kept := kept_numbers(trace):
         lines.append(("kept", f"{counted(len(kept), 'segment')}: {', '.join(map(str, kept))}"))
     lines += [("relay", each) for each in relay_channels(trace)]
-    head = "\n".join(f"{name:<12}{printable(value)}" for name, value in lines)
+    head = "\n".join(f"{name:<11} {printable(value)}" for name, value in lines)
     return f"{head}\n\n{summary_table(trace.summaries())}{_kept_windows(trace)}"
 
 
