@@ -65,6 +65,21 @@ def _add_controls(parser: argparse.ArgumentParser) -> None:
         help="'p:NAME SYMBOL [ARGS]': make and record lttd:NAME; may be repeated")  # fmt: skip
 
 
+def _add_tasks(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("whom to record (also keys of a SPEC)")
+    add = group.add_argument
+    add("--pid", metavar="IDS", action="append",
+        help="only these processes (all threads), or single threads")  # fmt: skip
+    add("--comm", metavar="GLOBS", action="append",
+        help="only tasks that have such names now")  # fmt: skip
+    add("--follow-fork", action="store_const", const="yes",
+        help="also their descendants, and threads and children that they start later")  # fmt: skip
+    add("--only-command", action="store_const", const="yes",
+        help="only COMMAND and its descendants, from its exec on")  # fmt: skip
+    add("--markers", action="store_const", const="yes",
+        help="also marks that programs write at the top level, and trace_printk")  # fmt: skip
+
+
 def _add_writing(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to write it")
     add = how.add_argument
@@ -157,6 +172,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="have the kernel leave them out: all events then cost some 10 %% more")  # fmt: skip
     add("--kallsyms", action="store_const", const="yes", help="keep /proc/kallsyms in the trace")
     _add_controls(parser)
+    _add_tasks(parser)
     _add_writing(parser)
     _add_web(parser)
     legacy = parser.add_argument_group("options of the legacy lttd (LTTng 0.x)")

@@ -31,15 +31,19 @@ class Beginning:
         self._recorder = recorder
         self._recordings = recordings
 
-    def open_sources(self, pool: BufferPool, owner: Owner, stack: ExitStack) -> list[Source]:
+    def open_sources(
+        self, pool: BufferPool, owner: Owner, stack: ExitStack, command_pid: int | None
+    ) -> list[Source]:
         """Open the sources that the configuration names; *stack* closes them.
+
+        *command_pid* is the child that becomes COMMAND, if there is one.
 
         Raises:
             LttdError: one cannot be recorded.
         """
         sources = []
         for spec in self._config.sources:
-            sources.append(open_source(spec, pool, owner))
+            sources.append(open_source(spec, pool, owner, command_pid))
             stack.callback(close_source, sources[-1])
         return sources
 

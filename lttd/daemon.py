@@ -165,7 +165,8 @@ class Daemon:
                 )
                 number = await previous.drain_boots(number, owner, self._outcome.failures)
                 # Open sources before: if the request is impossible, rings of a kill stay untouched.
-                sources = self._beginning.open_sources(self._pool, owner, stack)
+                command_pid = self._command.pid
+                sources = self._beginning.open_sources(self._pool, owner, stack, command_pid)
                 number = await previous.drain(number, owner, self._outcome.failures)
                 retaining.store.close_all()
                 self._begin_all(sources, number)

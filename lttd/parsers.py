@@ -20,6 +20,8 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # A petabyte and a century: a larger value is a mistake.
 MOST_BYTES: Final = 1 << 50
 MOST_S: Final = 36500 * 86400.0
+# PID_MAX_LIMIT of the kernel.
+MOST_PID: Final = 1 << 22
 _MOST_DIGITS: Final = 18
 _SHOWN_CHARACTERS: Final = 60
 # As alike as statsu and status; "sleep" must not become "keep", nor "make" "mark".
@@ -93,6 +95,23 @@ def parse_texts(value: object) -> tuple[str, ...]:
     if "" in texts:
         raise UsageError("'' is empty; write a text, or leave the option out")
     return texts
+
+
+def parse_pids(value: object) -> tuple[int, ...]:
+    """Read ids of processes or threads, as parse_list() does; at least one."""
+    words = parse_list(value)
+    pids = tuple(parse_count(word) for word in words)
+    if not pids or max(pids) > MOST_PID:
+        raise UsageError(f"{shown(value)}: write ids of processes such as 4711,4712")
+    return pids
+
+
+def parse_pid(value: object) -> int:
+    """Read the id of one process, also from an option that may be repeated."""
+    pids = parse_pids(value)
+    if len(pids) > 1:
+        raise UsageError(f"{shown(value)}: this source takes one process; write one number")
+    return pids[0]
 
 
 def parse_events(value: object) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from lttd.arguments import argument_parser
 from lttd.config import _KNOWN, Config, SourceSpec, parse_command_line, parse_spec
 from lttd.errors import UsageError
 from lttd.parsers import parse_bytes, parse_duration_s, parse_list, parse_texts
+from lttd.sources.registry import parsed_options
 from lttd.sources.table import SOURCES
 
 
@@ -180,7 +181,8 @@ def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
         "event-trigger": '["sched_process_exit: traceoff:1 if pid == 3"]',
         "stack": "true", "user-stack": "false", "option": '["sym-userobj=0"]',
         "exclude": '["sched_stat_*"]', "filter": '["sched:*: common_pid != 0"]',
-        "probe": '["p:opens do_sys_openat2 file=+0($arg2):ustring"]',
+        "pid": "[1, 2]", "comm": '["nginx*"]', "follow-fork": "true", "only-command": "false",
+        "markers": "true", "probe": '["p:opens do_sys_openat2 file=+0($arg2):ustring"]',
     }  # fmt: skip
     toml.write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
     config = parse_command_line(["--config", str(toml)])
@@ -453,3 +455,26 @@ def test_every_config_file_is_parsed_or_refused(
     parsed_or_refused(["-t", "x", "--config", str(path)])
     path.write_bytes(garbage)
     parsed_or_refused(["-t", "x", "--config", str(path)])
+
+
+def test_ids_and_names_of_tasks_are_lists_everywhere(tmp_path: Path) -> None:
+    toml = tmp_path / "lttd.toml"
+    toml.write_text('trace-dir = "t"\npid = [7, 8]\ncomm = "a*,b"\nfollow-fork = true\n')
+    ways = (
+        ["--config", str(toml)],
+        ["-t", "t", "--pid", "7", "--pid", "8", "--comm", "a*,b", "--follow-fork"],
+        ["-t", "t", "--source", "ftrace,pid=7,8,comm=a*,comm=b,follow-fork=yes"],
+    )
+    for words in ways:
+        options = parsed_options(parse_command_line(words).sources[0])
+        assert options == {"pid": (7, 8), "comm": ("a*", "b"), "follow_fork": True}
+    blktrace = ["-t", "t", "--source", "blktrace:/dev/sda", "--pid", "7"]
+    assert parsed_options(parse_command_line(blktrace).sources[0]) == {"pid": 7}
+    with pytest.raises(UsageError, match="this source takes one process"):
+        parsed_options(parse_command_line([*blktrace, "--pid", "8"]).sources[0])
+
+
+@pytest.mark.parametrize("pid", ["", "x", "-1", "4194305", "7,,x", "7 8", "0x7"])
+def test_what_is_not_the_id_of_a_task_is_refused(pid: str) -> None:
+    with pytest.raises(UsageError, match=r"^pid .*[0-9]$|not a valid number"):
+        parsed_options(parse_command_line(["-t", "t", f"--pid={pid}"]).sources[0])

@@ -26,7 +26,9 @@ def examine(config: Config, trace: Path | None) -> Report:
     if config.metrics is not None or config.web_enable_trigger:
         groups["network"] = [partial(try_port, config, trace)]
     if all(found.mark is not Mark.BAD for found in tracefs):
-        groups["kernel"].append(partial(try_sources, config.sources, config.backlog_bytes))
+        groups["kernel"].append(
+            partial(try_sources, config.sources, config.backlog_bytes, command=bool(config.command))
+        )
     return Report(
         {
             name: [each for check in checks for each in _run(check)]

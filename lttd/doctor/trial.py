@@ -33,8 +33,13 @@ TRIED_SUBBUFFER_KIB: Final = 64
 MEMORY: Final = Path("/proc/meminfo")
 
 
-def try_sources(specs: Sequence[SourceSpec], backlog_bytes: int) -> Findings:
-    """Try each source as a start would; see the rules of this file."""
+def try_sources(
+    specs: Sequence[SourceSpec], backlog_bytes: int, *, command: bool = False
+) -> Findings:
+    """Try each source as a start would; see the rules of this file.
+
+    *command*: it would run COMMAND.
+    """
     try:
         pool = BufferPool(backlog_bytes + TAKE_BYTES)
     except (OSError, MemoryError):
@@ -44,7 +49,7 @@ def try_sources(specs: Sequence[SourceSpec], backlog_bytes: int) -> Findings:
     for spec in specs:
         if spec.kind == DEFAULT and spec.target is None:
             with _nothing_left():
-                found = _tried(spec, pool)
+                found = _tried(spec, pool, os.getpid() if command else None)
             yield from found
         else:
             words = f"{spec}: not tried, because that would change what is not lttd's"
@@ -67,10 +72,10 @@ def _nothing_left() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _tried(spec: SourceSpec, pool: BufferPool) -> list[Finding]:
+def _tried(spec: SourceSpec, pool: BufferPool, command_pid: int | None) -> list[Finding]:
     with ExitStack() as stack:
         try:
-            source = open_source(spec, pool)
+            source = open_source(spec, pool, command_pid=command_pid)
             stack.callback(source.close)
             for _ in source.attachments()(When.OPEN):
                 pass  # the files that decoding needs can be read

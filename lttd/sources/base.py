@@ -95,6 +95,8 @@ class Request:
     """Values of the SPEC's keys, by the names of keywords; those of ``*-size`` end in _bytes."""
     pool: BufferPool
     owner: Owner = NO_OWNER
+    command_pid: int | None = None
+    """The child that becomes COMMAND; None: there is no COMMAND."""
     replays: Mapping[str, str] = field(default_factory=dict)
     """See ``lttd.sources.table.SourceRow``."""
 

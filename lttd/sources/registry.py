@@ -1,6 +1,7 @@
 """Open the source that a SPEC names, by its row in SOURCES."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Final, Protocol, cast
 
@@ -41,8 +42,12 @@ def load(specs: Sequence[SourceSpec]) -> None:
         _module(SOURCES[spec.kind])
 
 
-def open_source(spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER) -> Source:
+def open_source(
+    spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER, command_pid: int | None = None
+) -> Source:
     """Set up the source of *spec*, to be recorded into *owner*; leave nothing if that fails.
+
+    *command_pid* is the child that becomes COMMAND.
 
     Raises:
         UsageError: the SPEC is not valid.
@@ -50,13 +55,14 @@ def open_source(spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER) -> 
         LockedError: another recorder reads the target.
     """
     row = SOURCES[spec.kind]
-    return _module(row).open_source(_request(spec, row, pool, owner))
+    request = _request(spec, row, pool, owner)
+    return _module(row).open_source(replace(request, command_pid=command_pid))
 
 
 def _request(spec: SourceSpec, row: SourceRow, pool: BufferPool, owner: Owner) -> Request:
     if row.needs and spec.target is None:
         raise UsageError(f"source {spec.kind}: name {row.needs}")
-    return Request(spec.target or "", parsed_options(spec), pool, owner, row.replays)
+    return Request(spec.target or "", parsed_options(spec), pool, owner, replays=row.replays)
 
 
 def open_previous_boots(

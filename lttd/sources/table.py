@@ -14,6 +14,8 @@ from lttd.parsers import (
     parse_events,
     parse_list,
     parse_path,
+    parse_pid,
+    parse_pids,
     parse_presets,
     parse_sectors,
     parse_texts,
@@ -65,6 +67,11 @@ SOURCES: Final = {
             "user-stack": parse_bool,
             "option": parse_list,
             "probe": parse_texts,
+            "pid": parse_pids,
+            "comm": parse_list,
+            "follow-fork": parse_bool,
+            "only-command": parse_bool,
+            "markers": parse_bool,
         },
         parse_target=str,
         reloads=frozenset({"events", "preset"}),
@@ -78,7 +85,7 @@ SOURCES: Final = {
             "buffer-size": parse_bytes,
             "subbuffer-size": parse_bytes,
             "sectors": parse_sectors,
-            "pid": parse_count,
+            "pid": parse_pid,
         },
         needs="the device: blktrace:/dev/X",
     ),
@@ -121,7 +128,8 @@ CHANNEL_ROOT: Final = "ltt"
 
 def is_list(kind: str, key: str) -> bool:
     """Return whether a comma divides the key's value, and repeating the key adds to the list."""
-    return SOURCES[kind].keys.get(key) in (parse_events, parse_list, parse_presets)
+    lists = (parse_events, parse_list, parse_pids, parse_presets)
+    return SOURCES[kind].keys.get(key) in lists
 
 
 def keeps_commas(kind: str, key: str) -> bool:

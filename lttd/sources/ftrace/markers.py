@@ -3,7 +3,8 @@
 ``trace_marker`` exists at the top level, where programs write, and in each instance.  A mark is an
 event of the ring in which it was written, so an instance of lttd's own has none of the programs'.
 
-Source: Linux kernel/trace/trace.c, tracing_mark_write() and update_marker_trace().
+Source: Linux kernel/trace/trace.c, tracing_mark_write(), update_marker_trace() and
+update_printk_trace().
 """
 
 import errno
@@ -15,6 +16,45 @@ from lttd.sources.ftrace.instance import Instance
 from lttd.sources.tracefs import explained, read_text
 
 MARKER: Final = "trace_marker"
+COPY: Final = "options/copy_trace_marker"
+"""Seen on Linux 6.18, and not on 6.12."""
+PRINTK: Final = "options/trace_printk_dest"
+"""Seen on Linux 6.12, and not on 6.1.  An instance has it, or the top level, which gets it back
+when that instance is removed."""
+
+
+def take_marks(instance: Instance) -> None:
+    """Have *instance* record the marks of the top level, too, and trace_printk instead of it.
+
+    Where the kernel cannot do that, a note says how to write into the instance.
+
+    Raises:
+        LttdError: the kernel refuses.
+    """
+    if instance.path == instance.root:
+        return
+    instance.undo.change("options/markers", "1")
+    if os.path.exists(instance.file(COPY)):
+        instance.undo.change(COPY, "1")
+    else:
+        words = "this kernel cannot copy marks of the top level into an instance"
+        here = f"lttd mark TEXT, or a program that writes to {instance.file(MARKER)}"
+        instance.notes.append(
+            f"{words}: it has only those of {here}; --source ftrace:/ records the top level"
+        )
+    _take_printk(instance)
+
+
+def _take_printk(instance: Instance) -> None:
+    top = f"{instance.root}/{PRINTK}"
+    if not os.path.exists(top):
+        instance.notes.append("this kernel's trace_printk stays at the top level")
+    elif read_text(instance.file(PRINTK)) != "1":
+        if read_text(top) != "1":
+            instance.notes.append("another instance has trace_printk already, and keeps it")
+            return
+        instance.undo.change(PRINTK, "1")
+        instance.notes.append("trace_printk goes to this instance, not to the top level, meanwhile")
 
 
 def write_mark(instance: Instance, text: str) -> None:

@@ -17,7 +17,9 @@ from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.filters import filters_by_event, set_filters
 from lttd.sources.ftrace.instance import Instance, unread_events
+from lttd.sources.ftrace.markers import take_marks
 from lttd.sources.ftrace.options import set_options, set_stacks
+from lttd.sources.ftrace.pids import is_limited, record_only
 from lttd.sources.ftrace.probes import make_probes, name_functions, probe_events, refuse_disabled
 from lttd.sources.ftrace.settings import read_setting
 from lttd.sources.ftrace.triggers import change_triggers, stores_stacks, triggers_by_event
@@ -85,6 +87,15 @@ class FtraceSettings(NamedTuple):
     """``NAME[=VALUE]``, see options.py."""
     probe: tuple[str, ...] = ()
     """Dynamic events to make, see probes.py."""
+    pid: tuple[int, ...] = ()
+    """Processes, or single threads, to which recording is limited."""
+    comm: tuple[str, ...] = ()
+    """Globs of names of such tasks."""
+    follow_fork: bool | None = None
+    only_command: bool | None = None
+    command_pid: int | None = None
+    """The child that becomes COMMAND; None: there is no COMMAND."""
+    markers: bool | None = None
 
 
 def stores_addresses(settings: FtraceSettings) -> bool:
@@ -132,7 +143,8 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     _tell_differences(instance, settings)
     turned_on = instance.switched.difference(instance.events)
     instance.events = [each for each in enabled_events(instance.path) if each not in turned_on]
-    _tell_pids(instance)
+    if not is_limited(settings):
+        _tell_pids(instance)
 
 
 def wake_percent(ring_size_bytes: int) -> int:
@@ -277,15 +289,18 @@ def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
 
 
 def _record_events(instance: Instance, settings: FtraceSettings) -> None:
-    """Make probes, set the filters and triggers of the events, and turn them on."""
+    """Make probes, set filters, tasks, triggers and marks, and turn the events on."""
     if settings.probe:
         make_probes(instance, settings.probe)
     files = events_to_enable(instance, settings)
     if settings.filter:
         set_filters(instance, filters_by_event(settings.filter, recorded(instance, files)))
+    record_only(instance, settings)
     if settings.event_trigger:
         directory = instance.file("events")
         change_triggers(instance, triggers_by_event(directory, settings.event_trigger))
+    if settings.markers:
+        take_marks(instance)
     instance.events += enable_files(instance, files)
     refuse_disabled(instance, files, settings.probe)
 

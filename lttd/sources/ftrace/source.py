@@ -16,6 +16,7 @@ from lttd.controls import controls_of
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.base import NO_OWNER, Attachments, Owner, Request, SourceInfo
+from lttd.sources.ftrace import markers, pids
 from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.attachments import FtraceFiles
 from lttd.sources.ftrace.counts import RingCounts
@@ -23,7 +24,6 @@ from lttd.sources.ftrace.instance import Instance, make_own, open_named
 from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.left import Leftovers
 from lttd.sources.ftrace.loss import Mark
-from lttd.sources.ftrace.markers import write_mark
 from lttd.sources.ftrace.marks import ProgressMarks
 from lttd.sources.ftrace.raw import RawFile
 from lttd.sources.ftrace.record import InstanceRecord
@@ -46,7 +46,7 @@ from lttd.sources.ftrace.setup import (
 from lttd.sources.ftrace.stream import FtraceStream, Shared
 from lttd.sources.ftrace.survived import open_previous_boots
 from lttd.sources.ftrace.triggers import renew_counts
-from lttd.sources.ftrace.watch import FtraceWatch
+from lttd.sources.ftrace.watch import FOLLOWS, FtraceWatch
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import StatsFile, TraceClock, read_text, write_text
@@ -65,7 +65,8 @@ _OWN_CHANNEL: Final = "ftrace"
 
 def open_source(request: Request) -> "FtraceSource":
     """Open the source of a SPEC; see open_ftrace()."""
-    settings = FtraceSettings(instance=request.target or None, **request.options)
+    target, command_pid = request.target or None, request.command_pid
+    settings = FtraceSettings(instance=target, command_pid=command_pid, **request.options)
     return open_ftrace(settings, request.pool, request.owner)
 
 
@@ -186,6 +187,9 @@ class FtraceSource:
             self.info = _info(instance, settings, name, self._shared)
             stack.pop_all()
         self.watch = FtraceWatch(instance, [each.ring for each in self.streams], self._shared)
+        self.watch.looks.append(pids.Ended(instance, settings).look)
+        if pids.follows(settings):
+            self.watch.settings += (FOLLOWS,)
 
     @property
     def grows(self) -> bool:
@@ -229,8 +233,8 @@ class FtraceSource:
                 " saved_cmdlines alone; run lttd in the initial pid namespace for both"
             )
             return
-        if self._settings.trace_self is not False:
-            return
+        if self._settings.trace_self is not False or pids.is_limited(self._settings):
+            return  # lttd's own threads are not listed, or by the user's wish
         if not self._leaves_out:
             if read_text(self._instance.file(PIDS_FILE)):
                 return
@@ -307,7 +311,7 @@ class FtraceSource:
 
     def mark(self, text: str) -> str:
         """Write *text* into the ring; see Markable.mark()."""
-        write_mark(self._instance, text)
+        markers.write_mark(self._instance, text)
         return self._instance.name
 
     def notes(self) -> Sequence[str]:

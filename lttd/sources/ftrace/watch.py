@@ -68,6 +68,8 @@ SETTINGS: Final = (
     Setting("set_event_pid", Trouble.FILTER_SET, Reason.FILTERED),
     Setting("tracing_cpumask", Trouble.FILTER_SET, Reason.FILTERED),
 )
+FOLLOWS: Final = Setting("options/event-fork", Trouble.FILTER_SET, Reason.FILTERED)
+"""For a recording that follows children: without it, later ones are not recorded."""
 
 
 class FtraceWatch:
@@ -78,6 +80,10 @@ class FtraceWatch:
         self._wants_readers = True
         """Whether the closer look must find out who has a consuming file open: at first, and when
         one was opened or closed, or the kernel counts reads of others."""
+        self.settings: tuple[Setting, ...] = SETTINGS
+        """Those that must keep their value; more may be added before arm()."""
+        self.looks: list[Callable[[], bool]] = []
+        """Further looks from time to time; each tells whether it made a note."""
         self._instance = instance
         self._streams = streams
         self._shared = shared
@@ -114,7 +120,7 @@ class FtraceWatch:
                 "the kernel refuses inotify, so what other tools do to the buffer is noticed late, "
                 "and what they undo soon is not: raise fs.inotify.max_user_instances (sysctl)"
             )
-        for setting in SETTINGS:
+        for setting in self.settings:
             self._normal[setting.file] = self._read_setting(setting)
             self._listener.hear(setting.file, self._on_setting(setting))
         self._left_out_before = self._left_out_by_others() or frozenset()
@@ -180,11 +186,13 @@ class FtraceWatch:
         self._take_wish()
         if time.monotonic_ns() >= self._look_again_ns:
             self._look_again_ns = time.monotonic_ns() + LOOK_AGAIN_NS
-            for setting in SETTINGS[1:]:
+            for setting in self.settings[1:]:
                 self._look_at(setting)
             self._look_at_size("buffer_size_kb")  # X where those of CPUs differ
             self._look_at_left_out()
             self._events.look()
+            for look in self.looks:
+                self.wants_closer_look |= look()  # the closer look also prints the notes
             self._want_readers(self._readers.has_readers)
 
     # -- from a thread beside the reading loop
@@ -210,7 +218,7 @@ class FtraceWatch:
         return lambda masks: self._look_at(setting, writes=_writes(masks))
 
     def _on_options(self, _: Masks) -> None:
-        for setting in SETTINGS:
+        for setting in self.settings:
             if setting.file.startswith("options/"):
                 self._look_at(setting)
 
@@ -237,7 +245,7 @@ class FtraceWatch:
             self._listener.suspect(setting.reason)
         elif writes:
             self._look_at_rewrite(setting, writes)
-        self._shared.paused = any(each.pauses and each.file in self._away for each in SETTINGS)
+        self._shared.paused = any(each.pauses and each.file in self._away for each in self.settings)
 
     def _look_at_rewrite(self, setting: Setting, writes: int) -> None:
         """Report writes that left the first value: it may have been another one in between."""
@@ -401,5 +409,9 @@ def _writes(masks: Masks) -> int:
 def _words(setting: Setting, value: str, normal: str) -> str:
     if setting.trouble is Trouble.TRACING_OFF:
         return "tracing was turned off while lttd records; write 1 to it to go on"
+    if setting.file == "set_event_pid" and value and normal:  # of any length
+        return (
+            f"lists {len(value.split())} ids now, which are not the {len(normal.split())} of before"
+        )
     words = f"is {value or 'empty'} now and was {normal or 'empty'} when recording began"
     return words + (_PAUSES if setting.pauses else "")

@@ -1,0 +1,240 @@
+"""Record only some tasks: the list of thread ids ``set_event_pid``, and the option ``event-fork``.
+
+Rule: an empty list means that every task is recorded.  So a wish that means no task is refused, and
+ids are added to the list; it is truncated only if some must go, and then one write has all of them.
+Rule: a thread that was born between the look at /proc and the write is found by another look; with
+event-fork the kernel adds all later ones by itself.
+Rule: what the kernel has is read back: a task that it does not have, or that it leaves out
+(``set_event_notrace_pid`` wins), would be missing without a word.
+Rule: in an instance that is not lttd's own, a list of somebody's stays as it is: nobody could tell
+its children from ours.
+
+An event of a listed task is recorded.  So is sched_switch if either task is listed, and
+sched_waking or sched_wakeup if the waker or the woken one is.
+
+With event-fork the kernel removes tasks that exit; a list that becomes empty so still lets nothing
+through, until somebody truncates it.
+
+Source: Linux kernel/trace/trace_events.c, event_pid_write() and ignore_this_task().
+"""
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from typing import Final, Protocol
+
+from lttd.errors import LttdError, NothingToRecordError, SourceError, UsageError
+from lttd.namespaces import kernel_knows_our_pids
+from lttd.sources.ftrace.additions import PIDS_FILE
+from lttd.sources.ftrace.instance import Instance
+from lttd.sources.ftrace.tasks import Wish, find_tasks, is_alive
+from lttd.sources.tracefs import explained, read_text
+
+LIST: Final = "set_event_pid"
+FORK: Final = "options/event-fork"
+# A process that starts threads all the time is never listed whole without event-fork.
+_LOOKS: Final = 20
+
+
+class Asked(Protocol):
+    """The settings that say which tasks are recorded; see setup.FtraceSettings."""
+
+    @property
+    def pid(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def comm(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def follow_fork(self) -> bool | None: ...  # noqa: D102
+
+    @property
+    def only_command(self) -> bool | None: ...  # noqa: D102
+
+    @property
+    def command_pid(self) -> int | None: ...  # noqa: D102
+
+
+def wish_of(settings: Asked) -> Wish | None:
+    """Return the tasks that *settings* ask for; None: all.
+
+    Raises:
+        UsageError: the settings contradict each other.
+    """
+    if settings.only_command and settings.command_pid is None:
+        raise UsageError("only-command records COMMAND alone; write COMMAND after '--'")
+    if not is_limited(settings):
+        if settings.follow_fork:
+            raise UsageError("follow-fork follows the tasks of pid or comm; name some")
+        return None
+    more = {settings.command_pid} if settings.only_command else set()
+    command = frozenset(pid for pid in more if pid is not None)
+    return Wish(settings.pid, settings.comm, follows(settings), command)
+
+
+def is_limited(settings: Asked) -> bool:
+    """Tell whether only some tasks are to be recorded."""
+    return bool(settings.pid or settings.comm or settings.only_command)
+
+
+def follows(settings: Asked) -> bool:
+    """Tell whether children of the recorded tasks are recorded, too."""
+    return bool(settings.follow_fork or settings.only_command)
+
+
+def record_only(instance: Instance, settings: Asked) -> None:
+    """Limit *instance* to the tasks that *settings* ask for, before its events are on.
+
+    Raises:
+        UsageError: there are no such tasks.
+        NothingToRecordError: this machine does not allow it; the message has the remedy.
+        LttdError: the kernel refuses.
+    """
+    wish = wish_of(settings)
+    if wish is not None:
+        refuse_other_lists(instance)
+        wanted = find_tasks(wish)
+        if follows(settings):
+            instance.undo.change(FORK, "1")
+        limit(instance, wish, wanted)
+
+
+def refuse_other_lists(instance: Instance) -> None:
+    """Refuse to limit an instance whose list somebody else has written.
+
+    Raises:
+        NothingToRecordError: it has such a list, or the kernel knows other ids than this process.
+    """
+    if not kernel_knows_our_pids():
+        words = "lttd runs in a pid namespace, whose process ids the kernel's trace does not know"
+        raise NothingToRecordError(
+            f"pid, comm, only-command: {words}",
+            "run lttd in the initial pid namespace (docker: --pid=host)",
+        )
+    path = instance.file(LIST)
+    listed = read_text(path).split()
+    if listed and not instance.own and not instance.undo.added(LIST):
+        some = f"{path} lists pids such as {listed[0]} ({len(listed)} in all)"
+        raise NothingToRecordError(
+            f"{some}, which another tool wrote: pid, comm and only-command would mix with them",
+            f"echo > {path} clears the list; or leave these options out",
+        )
+
+
+def limit(instance: Instance, wish: Wish, wanted: Collection[int], *, anew: bool = False) -> None:
+    """Have the kernel list *wanted*, and what else *wish* means meanwhile.
+
+    *anew*: nothing else, so the list is truncated, and all tasks are recorded until the next write.
+
+    Raises:
+        LttdError: the kernel does not list all of them, or leaves some out.
+    """
+    path = instance.file(LIST)
+    _write_down(instance, wanted)
+    known = set(wanted)
+    if anew:
+        _write_anew(path, known)
+    else:
+        _write(path, known)
+    for _ in range(_LOOKS):
+        # Those that the kernel has added by itself are not new.
+        new = find_tasks(wish, all_there=False) - known - _ids(read_text(path))
+        if not new:
+            break
+        _write_down(instance, new)
+        _write(path, new)
+        known |= new
+    _check(instance, known)
+
+
+def release(instance: Instance) -> None:
+    """Have the kernel record all tasks again.
+
+    Raises:
+        LttdError: it refuses.
+    """
+    _write(instance.file(LIST), (), os.O_TRUNC)
+
+
+class Ended:
+    """Notices that no task is left of those that are recorded, and notes it once."""
+
+    def __init__(self, instance: Instance, settings: Asked) -> None:
+        self._instance = instance
+        # A recording of COMMAND ends with it.
+        self._is_known = not (settings.pid or settings.comm)
+
+    def look(self) -> bool:
+        """Tell whether there is a new note."""
+        if self._is_known:
+            return False
+        with suppress(LttdError):
+            listed = _ids(read_text(self._instance.file(LIST)))
+            self._is_known = not any(map(is_alive, listed))
+        if self._is_known:
+            self._instance.notes.append(
+                "all tasks to which recording is limited have ended: no event of a task is recorded"
+                " any more; end this recording, or name others"
+            )
+        return self._is_known
+
+
+def _write_down(instance: Instance, ids: Collection[int]) -> None:
+    """Note that *ids* will be listed, so that a kill does not leave them; an own instance goes."""
+    if not instance.own:
+        instance.undo.add(LIST, map(str, sorted(ids)))
+
+
+def _check(instance: Instance, wanted: Collection[int]) -> None:
+    """Read back what the kernel lists, and what it leaves out.
+
+    Raises:
+        LttdError: a living task is not listed, or left out.
+    """
+    path = instance.file(LIST)
+    missing = [each for each in set(wanted) - _ids(read_text(path)) if is_alive(each)]
+    if missing:
+        words = f"the kernel did not take {len(missing)} ids, such as {missing[0]}"
+        raise SourceError(f"{path}: {words}; their tasks would not be recorded")
+    left_out = sorted(_ids(read_text(instance.file(PIDS_FILE))) & set(wanted))
+    if left_out:
+        file = instance.file(PIDS_FILE)
+        words = f"{file} lists {left_out[0]}, so that task is not recorded"
+        raise NothingToRecordError(words, f"echo > {file} clears the list")
+
+
+def _ids(text: str) -> set[int]:
+    return {int(word) for word in text.split() if word.isdigit()}
+
+
+def _write(path: str, ids: Collection[int], flags: int = os.O_APPEND) -> None:
+    """Write *ids* with one write: a list that is written in parts cuts numbers in two.
+
+    Raises:
+        LttdError: the kernel refuses.
+    """
+    data = " ".join(map(str, sorted(ids))).encode()
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags)
+        try:
+            taken_bytes = os.write(fd, data) if data else 0
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise explained(path, error, f"writing {len(ids)} ids: ") from error
+    if taken_bytes < len(data):
+        raise SourceError(f"{path}: the kernel took {taken_bytes} of {len(data)} bytes")
+
+
+def _write_anew(path: str, ids: Collection[int]) -> None:
+    """Replace the list.
+
+    Raises:
+        LttdError: the kernel refuses; the list is as it was, if it takes that.
+    """
+    before = _ids(read_text(path))
+    try:
+        _write(path, ids, os.O_TRUNC)
+    except LttdError:
+        _write(path, before, os.O_TRUNC)
+        raise
