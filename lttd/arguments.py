@@ -59,6 +59,13 @@ def _add_controls(parser: argparse.ArgumentParser) -> None:
         help="store the kernel's stack with every event")  # fmt: skip
     add("--user-stack", dest="user_stack", action="store_const", const="yes",
         help="store the program's stack with every event")  # fmt: skip
+    add("--tracer", metavar="NAME", help="tracer, such as function or function_graph")
+    add("--function", metavar="GLOBS", action="append",
+        help="functions that it records (default all); repeatable")  # fmt: skip
+    add("--notrace", metavar="GLOBS", action="append",
+        help="functions that it leaves out; repeatable")  # fmt: skip
+    add("--graph-depth", metavar="N",
+        help="how deep function_graph follows calls, on the whole machine")  # fmt: skip
     add("--option", metavar="NAMES", action="append",
         help="options of tracefs, NAME or NAME=VALUE; may be repeated")  # fmt: skip
     add("--probe", metavar="TEXT", action="append",

@@ -179,6 +179,8 @@ def test_every_long_option_is_a_key_of_the_file(tmp_path: Path) -> None:
         "max-size": '"200M"', "max-kept-size": '"1G"', "max-age": '"7d"', "min-free": '"2G"',
         "compress": '"zstd:3"', "mode": '"continuous"',
         "event-trigger": '["sched_process_exit: traceoff:1 if pid == 3"]',
+        "tracer": '"function"', "function": '["vfs_*"]', "notrace": '["vfs_w*"]',
+        "graph-depth": "3",
         "stack": "true", "user-stack": "false", "option": '["sym-userobj=0"]',
         "exclude": '["sched_stat_*"]', "filter": '["sched:*: common_pid != 0"]',
         "pid": "[1, 2]", "comm": '["nginx*"]', "follow-fork": "true", "only-command": "false",

@@ -403,7 +403,9 @@ class TestOnThisKernel:
         assert found["recording"]["mark"] == "ok"
         assert found["rings"]["mark"] == "note"
         assert " KiB for each of " in found["rings"]["words"]
-        assert found.keys() >= {"poll", "sub-buffers", "own threads", "snapshot", "over a reboot"}
+        assert found.keys() >= {
+            *("poll", "sub-buffers", "own threads", "tracers", "snapshot", "over a reboot")
+        }
         sizes = (lttd.instances.parent / "buffer_subbuf_size_kb").exists()
         assert (found["sub-buffers"]["mark"] == "ok") == sizes
 

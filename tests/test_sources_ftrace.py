@@ -323,7 +323,7 @@ def test_an_interrupt_during_setup_leaves_nothing_in_the_kernel(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lttd.sources.ftrace.setup._enable", interrupt)
+    monkeypatch.setattr("lttd.sources.ftrace.setup._record_events", interrupt)
     with pytest.raises(KeyboardInterrupt):
         open_ftrace(QUIET, BufferPool())
     assert not [

@@ -147,6 +147,7 @@ def _features(path: str) -> Findings:
         "cannot be left out by --no-trace-self; lttv --hide-self can",
         "Linux 5.7 has set_event_notrace_pid",
     )
+    yield _tracers(path)
     has_snapshot = Path(path, "snapshot").exists()
     words = "can be taken" if has_snapshot else "this kernel has none, and lttd needs none"
     yield Finding("snapshot", Mark.OK, words)
@@ -158,6 +159,22 @@ def _features(path: str) -> Findings:
         "no ring survives a crash of the kernel",
         "Linux 6.12: boot with reserve_mem=20M:2M:trace trace_instance=bm@trace",
     )
+
+
+def _tracers(path: str) -> Finding:
+    """Say which tracers an instance and the top level have; a lockdown may refuse them."""
+    here, top = (
+        [name for name in read_text(f"{each}/available_tracers").split() if name != "nop"]
+        for each in (path, Path(path).parents[1])
+    )
+    only_top = [name for name in ("function", "function_graph") if name in top and name not in here]
+    if only_top:
+        words = f"{', '.join(here) or 'none'}; at the top level only: {', '.join(only_top)}"
+        return Finding("tracers", Mark.NOTE, words, "--source ftrace:/ records the top level")
+    if not here:
+        words = "none, so that --tracer has nothing to set"
+        return Finding("tracers", Mark.NOTE, words, "a kernel with CONFIG_FUNCTION_TRACER")
+    return Finding("tracers", Mark.OK, f"{', '.join(here)}, unless a lockdown refuses them")
 
 
 def _poll_waits(path: str) -> bool:

@@ -80,6 +80,8 @@ class Addition(NamedTuple):
     """Whether it makes the kernel record; then it is taken back as soon as recording stops."""
     empties: bool = False
     """Whether taking back empties rings; then it is done only when the ring is empty."""
+    after: str = ""
+    """The setting that must be put back before: without its list, a tracer records everything."""
 
 
 _PID: Final = re.compile(r"\d{1,10}")
@@ -100,7 +102,12 @@ ADDITIONS: Final = (
         produces=True,
     ),
     Addition(
-        re.compile("set_ftrace_(filter|notrace)"), _FUNCTION, _functions, removal="!{}", grows=True
+        re.compile("set_ftrace_(filter|notrace)"),
+        _FUNCTION,
+        _functions,
+        removal="!{}",
+        grows=True,
+        after="current_tracer",
     ),
     Addition(
         re.compile(PROBES_FILE),

@@ -10,7 +10,7 @@ Rule: names are read once for a roll, when data goes to the new segment.  It may
 before; until then, names go to the segment before it.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Final
 
 from lttd.abi import formats_file
@@ -20,12 +20,12 @@ from lttd.errors import LttdError
 from lttd.limits import FORMAT_MEMBERS
 from lttd.sources.base import Attachment, When
 from lttd.sources.ftrace.instance import Instance
+from lttd.sources.ftrace.modules import KALLSYMS, loaded_modules, symbols_since
 from lttd.sources.ftrace.setup import enabled_events
 from lttd.sources.ftrace.stream import FtraceStream
 from lttd.sources.ftrace.task_names import NAMES, Name
 from lttd.sources.tracefs import events_of, read_bytes, systems
 
-KALLSYMS: Final = "/proc/kallsyms"
 # So many names of ended tasks go on to the next segment: 34 KB.
 MOST_ENDED: Final = 1024
 _COPIED: Final = ("events/header_page", "events/header_event", "trace_clock")
@@ -53,6 +53,7 @@ class FtraceFiles:
         self._now = now
         self._streams = streams
         self._kallsyms = kallsyms
+        self._modules = before.modules if before else loaded_modules() if kallsyms else {}
         self._given: dict[str | Key, int] = before.to_share() if before else {}
         """The hash of each file and format that the segment has already."""
         self._format_parts = 0
@@ -77,6 +78,11 @@ class FtraceFiles:
         whole = self._format_parts <= 1
         return {key: each for key, each in self._given.items() if whole or isinstance(key, str)}
 
+    @property
+    def modules(self) -> Mapping[bytes, bytes]:
+        """The kernel modules whose symbols are in the segment, with their addresses."""
+        return self._modules
+
     def due(self, when: When) -> Iterator[Attachment]:
         """Return the files that are due; leave out those that cannot be read."""
         if when not in (When.PERIODIC, When.ROLLED):
@@ -84,6 +90,8 @@ class FtraceFiles:
             yield from self._formats_due(when)
         yield from self._who_ran(when)
         if when is When.CLOSE:
+            if self._kallsyms and (new := symbols_since(self._modules)):
+                yield Attachment("tracefs/kallsyms", new, append=True)
             for stream in self._streams:
                 name = f"tracefs/per_cpu/cpu{stream.info.id.cpu}/stats"
                 yield Attachment(name, stream.stats_text())

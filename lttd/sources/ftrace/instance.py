@@ -11,8 +11,8 @@ import errno
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -104,6 +104,17 @@ class Instance:
         """Close the descriptors of raw_fds."""
         while self.raw_fds:
             os.close(self.raw_fds.popitem()[1])
+
+    @contextmanager
+    def rings_closed(self) -> Iterator[None]:
+        """Let the block run while lttd has no ring open; lock the instance again afterwards.
+
+        Raises:
+            LockedError: another recorder came meanwhile.
+        """
+        self.unlock()
+        yield
+        self.raw_fds = lock_all(self.path)
 
     def leave(self) -> None:
         """Unlock the instance, and leave it unchanged to the next lttd."""

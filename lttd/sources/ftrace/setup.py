@@ -22,6 +22,7 @@ from lttd.sources.ftrace.options import set_options, set_stacks
 from lttd.sources.ftrace.pids import is_limited, record_only
 from lttd.sources.ftrace.probes import make_probes, name_functions, probe_events, refuse_disabled
 from lttd.sources.ftrace.settings import read_setting
+from lttd.sources.ftrace.tracer import set_asked_tracer
 from lttd.sources.ftrace.triggers import change_triggers, stores_stacks, triggers_by_event
 from lttd.sources.ftrace.wanted import OWN_EVENTS, wanted_events
 from lttd.sources.tracefs import (
@@ -96,12 +97,17 @@ class FtraceSettings(NamedTuple):
     command_pid: int | None = None
     """The child that becomes COMMAND; None: there is no COMMAND."""
     markers: bool | None = None
+    # See tracer.py, Asked.
+    tracer: str | None = None
+    function: tuple[str, ...] = ()
+    notrace: tuple[str, ...] = ()
+    graph_depth: int | None = None
 
 
 def stores_addresses(settings: FtraceSettings) -> bool:
     """Tell whether events will hold addresses of kernel functions, so that symbols are needed."""
     with_stacks = settings.stack or stores_stacks(settings.event_trigger)
-    return bool(with_stacks) or name_functions(settings.probe)
+    return bool(with_stacks or settings.tracer) or name_functions(settings.probe)
 
 
 def configure_own(instance: Instance, settings: FtraceSettings) -> None:
@@ -119,6 +125,7 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
     _set_options(instance, settings)
     _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
     instance.began_empty = True
+    set_asked_tracer(instance, settings)
     _record_events(instance, settings)
     _tell_differences(instance, settings)
 
@@ -137,6 +144,7 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     _set_options(instance, settings)
     if not undo.keep("buffer_percent") and _read_or(instance, "buffer_percent", "50") == "0":
         _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
+    set_asked_tracer(instance, settings)
     _record_events(instance, settings)
     undo.keep("tracing_on")
     instance.notes += undo.drop_inherited()
@@ -313,7 +321,7 @@ def events_to_enable(instance: Instance, settings: FtraceSettings) -> list[Enabl
     Raises:
         UsageError: a glob matches no event, or a preset is not known.
     """
-    nothing = not (settings.events or settings.preset or settings.probe)
+    nothing = not (settings.events or settings.preset or settings.probe or settings.tracer)
     globs = OWN_EVENTS if nothing and instance.own else settings.events
     globs = (*globs, *probe_events(settings.probe))
     files = wanted_events(instance, globs, settings.preset)

@@ -45,6 +45,7 @@ from lttd.sources.ftrace.setup import (
 )
 from lttd.sources.ftrace.stream import FtraceStream, Shared
 from lttd.sources.ftrace.survived import open_previous_boots
+from lttd.sources.ftrace.tracer import has_tracer
 from lttd.sources.ftrace.triggers import renew_counts
 from lttd.sources.ftrace.watch import FOLLOWS, FtraceWatch
 from lttd.sources.mounts import find_tracefs
@@ -169,6 +170,9 @@ class FtraceSource:
         self._names_since_ns = 0
         """When the source was rolled or stopped, on CLOCK_MONOTONIC: later names hold for it."""
         self._closed = False
+        self._needs_symbols = (
+            settings.kallsyms or stores_addresses(settings) or has_tracer(instance)
+        )
         self._mark_failed = False
         name = clock_of(instance)
         with ExitStack() as stack:
@@ -293,7 +297,7 @@ class FtraceSource:
         """Return format files, commands, and at the end the kernel's counters."""
         self._next_files = FtraceFiles(
             *(self._instance, self.now, self.streams, self._files),
-            kallsyms=self._settings.kallsyms or stores_addresses(self._settings),
+            kallsyms=self._needs_symbols,
             names_since_ns=lambda: self._names_since_ns,
         )
         self._files = self._files or self._next_files

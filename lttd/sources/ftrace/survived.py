@@ -28,9 +28,10 @@ from lttd.sources.base import (
     SourceInfo,
     When,
 )
-from lttd.sources.ftrace.attachments import KALLSYMS, FtraceFiles
+from lttd.sources.ftrace.attachments import FtraceFiles
 from lttd.sources.ftrace.instance import Instance, open_named, unread_events
 from lttd.sources.ftrace.last_boot import LastBoot, parse_last_boot
+from lttd.sources.ftrace.modules import KALLSYMS
 from lttd.sources.ftrace.raw import RawFile
 from lttd.sources.ftrace.record import TOP_LEVEL
 from lttd.sources.ftrace.setup import (

@@ -76,7 +76,8 @@ class Undo:
     def inherit(self, changes: Iterable[Change], added: Iterable[Added] = ()) -> list[str]:
         """Take over the changes that a killed lttd made in this instance, to record from it.
 
-        Take its additions back, but those which would empty a ring; return lines on failures.
+        Take its additions back, but those which would empty a ring, and those that must wait for
+        a setting; return lines on failures.
         """
         failed: list[str] = []
         for change in changes:
@@ -88,7 +89,7 @@ class Undo:
             self._added[one.file] = one
             self._write_down(one.to_json())
         for one in added:
-            if not empties_ring(one.file):
+            if not (empties_ring(one.file) or self._waits(one)):
                 failed += self.take_back(one.file)
         return failed
 
@@ -265,9 +266,14 @@ class Undo:
             failed += self._put_back(changes, files)
         # Probes are the last, because a trigger keeps its probe.
         for file in sorted(filter(self._outlives, self._added), key=lambda f: f.startswith("/")):
-            if not (keep_rings and empties_ring(file)):
+            if not ((keep_rings and empties_ring(file)) or self._waits(self._added[file])):
                 failed += self.take_back(file)
         return failed
+
+    def _waits(self, added: Added) -> bool:
+        """Tell whether a setting that must be put back before is still changed."""
+        after = added.row.after
+        return after in self._changes or after in self._inherited
 
     def _outlives(self, file: str) -> bool:
         """Tell whether a change outlives the instance, so that it must be undone."""
