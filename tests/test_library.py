@@ -1,6 +1,7 @@
 """Run the examples of docs/LIBRARY.md."""
 
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -74,3 +75,27 @@ def test_objects_of_the_library_describe_themselves_in_a_shell(tmp_path: Path) -
     assert repr(trace) == f"<OpenedTrace {tmp_path / 't'}, 1 segment>"
     with pytest.raises(KeyError, match="nosuch"):
         batch["sys_exit"]["nosuch"]
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+import lttd
+for batch in lttd.open(sys.argv[1]).window():
+    pass
+counts = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [np.ones(6 << 20, np.uint8) for _ in range(8)]
+    del arrays
+    counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(counts[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries keep what they like")
+def test_the_arrays_of_a_piece_reuse_the_memory_of_those_before(tmp_path: Path) -> None:
+    trace = replayed(tmp_path / "t")
+    command = [sys.executable, "-c", FAULTS, str(trace.path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 1000  # of 12288 pages

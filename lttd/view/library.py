@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.table import ABIS
+from lttd.malloc import keep_some_freed_memory
 from lttd.stored import StoredStream
 from lttd.view.asked import pieces_asked
 from lttd.view.columns import EventBatch, EventRows
@@ -97,6 +98,7 @@ class EventWindow:
 
     def __iter__(self) -> Iterator[EventBatch]:
         """Yield batches in the order of time; segments with another clock follow."""
+        keep_some_freed_memory()
         for group in self.clocks():
             for piece in group.pieces():
                 yield group.batch(piece)
