@@ -221,7 +221,7 @@ class FtraceDecoder(PieceDecoder[Types]):
                 reason = f"{damage.reason}; the rest of it is left out"
                 self.notes.add(member.note(damage.offset_bytes, reason))
             rows = slice(walked.first_row, walked.first_row + len(walked.row_events))
-            key = np.maximum(walked.time, np.repeat(pages.begin[rows], walked.row_events))
+            key = _at_least(walked.time, pages.begin[rows], walked.row_events)
             member_of = np.repeat(numbers[pages.part[rows]], walked.row_events)
             time, at, size = walked.time, walked.payload_at, walked.payload_bytes
             if spans is not None:  # what its entry denies is in no piece
@@ -259,6 +259,15 @@ class FtraceDecoder(PieceDecoder[Types]):
                 instead = self.types.short_of(self.types.all[number])
                 types[short & (types == number)] = instead.number
         return types
+
+
+def _at_least(time: U64, begin: U64, row_events: I64) -> U64:
+    """Return the times of events, but at least the begin of their sub-buffer."""
+    filled = row_events > 0
+    first = (np.cumsum(row_events) - row_events)[filled]
+    if (np.minimum.reduceat(time, first) >= begin[filled]).all():
+        return time
+    return np.maximum(time, np.repeat(begin, row_events))
 
 
 def _order_within(piece: Piece, key: U64, size: U32) -> slice | I64:
