@@ -154,6 +154,7 @@ LOSS_REASONS: Final[dict[Metric, tuple[Reason, ...]]] = {
         Reason.OVERWRITTEN,
         Reason.COMMIT_OVERRUN,
         Reason.REFUSED,
+        Reason.FOREIGN_READ,
         Reason.BACKLOG,
         Reason.STORAGE,
         Reason.RATE,

@@ -19,12 +19,16 @@ def _nothing() -> None:
 class RelayModel:
     """The buffer, its writer, and the descriptor of its one reader."""
 
-    def __init__(self, subbuffer_bytes: int, subbuffers: int, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, subbuffer_bytes: int, subbuffers: int, *, overwrite: bool = False, head: int = 0
+    ) -> None:
+        """*head*: the bytes at the begin of a sub-buffer in which its module states the padding."""
         self.size, self.count, self.overwrite = subbuffer_bytes, subbuffers, overwrite
+        self.head = head
         self.data = bytearray([STALE]) * (subbuffer_bytes * subbuffers)
         self.padding = [0] * subbuffers
         self.produced = self.consumed = 0
-        self.offset = 0
+        self.offset = head
         self.current = 0
         self.bytes_consumed = 0
         self.st_size = 0
@@ -66,6 +70,10 @@ class RelayModel:
             self.produced += 1
             self.between()
             self.st_size += self.size - padding
+            if self.head:
+                self.between()
+                at = self.current * self.size
+                self.data[at : at + self.head] = padding.to_bytes(self.head, "little")
         self.offset = 0
         self.between()
         if not self.overwrite and self.produced - self.consumed >= self.count:
@@ -74,6 +82,7 @@ class RelayModel:
             return 0
         self.current = self.produced % self.count
         self.padding[self.current] = 0
+        self.offset = self.head
         return length
 
     # --- the reader: relay_file_read(), relay_file_poll() -----------------------------------------

@@ -95,9 +95,13 @@ class Recorded:
         (segment,) = segments(self.out_dir / "trace")
         return segment
 
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest.read(self.segment.manifest)
+
     @property
     def names(self) -> list[str]:
-        return [record.name for record in Manifest.read(self.segment.manifest).streams]
+        return [record.name for record in self.manifest.streams]
 
     @cached_property
     def summary(self) -> dict[str, Any]:

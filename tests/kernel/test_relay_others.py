@@ -12,6 +12,7 @@ from tests.running import lttv
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 
+@pytest.mark.nightly
 def test_the_bytes_that_another_process_takes_from_a_relay_file_are_counted(
     guest: Guest, module: str
 ) -> None:
@@ -46,6 +47,7 @@ def test_the_bytes_that_another_process_takes_from_a_relay_file_are_counted(
     assert "/sys/kernel/debug/relaytest: another process opened a file" in recorded.output
 
 
+@pytest.mark.nightly
 def test_a_reader_that_was_there_first_is_named(guest: Guest, module: str) -> None:
     recorded = record(
         guest,

@@ -176,11 +176,14 @@ class RelayFile:
         path: str,
         descriptor: Descriptor | None = None,
         more: Callable[[memoryview], int] | None = None,
+        *,
+        base_bytes: int | None = None,
     ) -> None:
         """Open *path*, or take *descriptor* over.
 
         *more* gets the first bytes of a record, and returns how many bytes of it are missing at
-        least; 0 when it is whole.
+        least; 0 when it is whole.  *base_bytes* is the part of the size that was read before; None:
+        that is unknown, so the promise is what comes from now on.
 
         Raises:
             LockedError: another recorder reads it.
@@ -205,8 +208,8 @@ class RelayFile:
         self._descriptor: Final = descriptor or OpenFile(path)
         self._more: Final = more or _some_more
         self._knows_records: Final = more is not None
-        # The promise counts from here on: how much was read before is unknown.
-        self._base_bytes = self._descriptor.size_bytes()
+        size_bytes = self._descriptor.size_bytes()
+        self._base_bytes = size_bytes if base_bytes is None else base_bytes
         self._passed_ns = 0
         self._surplus_bytes = self._surplus_ns = 0
 

@@ -16,14 +16,18 @@ from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.sources import refused
 from lttd.sources.base import Attachments, Request, SourceInfo
 from lttd.sources.relay import find as relay_find
-from lttd.sources.relay.file import OpenFile, RelayFile
+from lttd.sources.relay.file import OpenFile, RelayFile, explained
 from lttd.sources.relay.find import Candidate
+from lttd.sources.relay.mapped import MappedRing
+from lttd.sources.relay.mapped_stream import MappedStream
+from lttd.sources.relay.mapping import KernelRing, geometry_of
 from lttd.sources.relay.others import OthersWatch
 from lttd.sources.relay.stream import RelayStream, Shared
 from lttd.sources.rows import RowBook
 from lttd.subbuffer import BufferPool, StreamId
 
 _REMEDY: Final = "load the module that makes one, or name its directory (and mount debugfs)"
+_HEADS: Final = (4, 8)  # unsigned int, size_t
 _ORDER: Final = "<" if sys.byteorder == "little" else ">"
 
 
@@ -40,11 +44,17 @@ class RelaySettings:
     """Offset of a record's number: u32, counted per CPU."""
     overwrite: bool = False
     unfinished: bool = False
+    padding: int | None = None
+    """Size of the head of each sub-buffer that states its padding; None: record by read()."""
+    subbuffer_bytes: int | None = None
+    """Of mapped rings; None: the module's control files say it, and the next one."""
+    subbuffers: int | None = None
 
     def written(self) -> Mapping[str, object]:
         """Return the settings that differ from the defaults, by the SPEC's keys."""
-        keys = ("framing", "pattern", "time", "sequence", "overwrite", "unfinished")
+        keys = ("framing", "pattern", "time", "sequence", "overwrite", "unfinished", "padding")
         values = {key: getattr(self, key) for key in keys}
+        values |= {"subbuffer-size": self.subbuffer_bytes, "subbuffers": self.subbuffers}
         return {
             key: value for key, value in values.items() if value not in (None, False, "*")
         }  # fmt: skip
@@ -83,7 +93,8 @@ def _shared(settings: RelaySettings, pool: BufferPool) -> Shared:
         )
     elif (settings.time, settings.sequence) != (None, None):
         raise UsageError("relay: time= and sequence= are places in a record: name its framing=")
-    if settings.overwrite and settings.sequence is None:
+    _refuse_impossible(settings)
+    if settings.overwrite and settings.sequence is None and settings.padding is None:
         raise UsageError(
             "relay: a ring that overwrites can lap its reader without a mark, in the middle of a"
             " read: only numbers in the records show it; name framing= and sequence=, or use"
@@ -94,10 +105,28 @@ def _shared(settings: RelaySettings, pool: BufferPool) -> Shared:
         framing,
         abi=framing.abi if framing else UNKNOWN,
         overwrite=settings.overwrite,
+        mapped=settings.padding is not None,
         count_missing=framing is None or framing.numbers_lost,
         unfinished=settings.unfinished,
         is_offline=relay_find.is_offline,
     )
+
+
+def _refuse_impossible(settings: RelaySettings) -> None:
+    if settings.padding is None:
+        if (settings.subbuffer_bytes, settings.subbuffers) != (None, None):
+            raise UsageError("relay: subbuffer-size= and subbuffers= need padding=")
+        return
+    if settings.padding not in _HEADS:
+        raise UsageError(
+            f"relay: padding={settings.padding}: write 4 or 8, the bytes in which the module states"
+            " the padding of a sub-buffer, at its begin"
+        )
+    if settings.unfinished:
+        raise UsageError(
+            "relay: unfinished= does not go with padding=: the module does not say how far it wrote"
+            " into an open sub-buffer"
+        )
 
 
 class RelaySource:
@@ -237,10 +266,32 @@ class RelaySource:
             return reason
         book = self._books.setdefault(candidate.stream, RowBook())
         born = relay_find.monotonic_of(candidate.born_ns)
+        if self._settings.padding is not None:
+            return self._map(candidate, opened, book, born)
         framing = self._shared.framing
         more = (lambda begun: more_of(framing, begun)) if framing else None
         file = RelayFile(candidate.path, opened, more)
         return RelayStream(candidate.stream, file, self._shared, book, born)
+
+    def _map(
+        self, candidate: Candidate, opened: OpenFile, book: RowBook, born: int
+    ) -> MappedStream:
+        settings = self._settings
+        assert settings.padding is not None
+        try:
+            geometry = geometry_of(
+                candidate.path, settings.padding, settings.subbuffer_bytes, settings.subbuffers
+            )
+        except BaseException:
+            opened.close()
+            raise
+        ring = KernelRing(candidate.path, opened, geometry)
+        try:
+            mapped = MappedRing(ring, geometry, overwrite=settings.overwrite)
+        except OSError as error:  # the module is going away
+            ring.close()
+            raise explained(candidate.path, error) from error
+        return MappedStream(candidate.stream, candidate.path, mapped, self._shared, book, born)
 
     def _tell_ended(self) -> None:
         if self._shared.stopped:

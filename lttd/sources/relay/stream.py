@@ -50,7 +50,9 @@ class Shared:
     framing: Framing | None = None
     abi: str = UNKNOWN
     overwrite: bool = False
-    """Whether the ring may lap the reader; sequence numbers show it."""
+    """Whether the ring may lap the reader; sequence numbers show it, or a mapping."""
+    mapped: bool = False
+    """Whether rings are mapped: then no record is overwritten while it is read."""
     count_missing: bool = True
     """Whether missing numbers are lost events; False if damage explains them already."""
     unfinished: bool = False
@@ -235,16 +237,13 @@ class RelayStream:
         buffer[:kept] = self._kept
         before = shared.now()
         got, room = self._read(buffer, kept)
-        lost = self.file.take_lost_bytes()
         dry = got < room
         if dry and got and self.state is State.READING:
             self._happened(Event.TOOK_ALL)
         complete = dry and (self.file.settled or self.file.ended or shared.stopped)
         rows, gaps = self._rows(buffer[: kept + got], complete=complete)
         now = shared.now()
-        if lost:
-            why = self._why_undelivered(lost)
-            gaps.append(Gap(len(rows), why, Unit.BYTES, lost, self._floor, now))
+        gaps += self._undelivered(rows, now)
         if self.file.settled:
             self.others.everything_read(self.file.size_bytes)
         if got and not self._kept:
@@ -257,6 +256,14 @@ class RelayStream:
         gaps = sorted((*gaps, *self._gaps_before(rows)), key=lambda gap: gap.row)
         self._book.count(rows, gaps)
         return make_batch(self.info.id, rows, pool=shared.pool, buffer=buffer, gaps=tuple(gaps))
+
+    def _undelivered(self, rows: Rows, now: int) -> list[Gap]:
+        """Return losses that the file has noticed since the last call."""
+        lost = self.file.take_lost_bytes()
+        if not lost:
+            return []
+        why = self._why_undelivered(lost)
+        return [Gap(len(rows), why, Unit.BYTES, lost, self._floor, now)]
 
     def _why_undelivered(self, count: int) -> Reason:
         """Return why *count* bytes of closed sub-buffers never came."""
@@ -293,7 +300,7 @@ class RelayStream:
         if not len(data):
             return NO_ROWS, []
         if framing is None:
-            rows = _rows_at(np.zeros(1, np.int64), np.array([len(data)]))
+            rows = rows_at(np.zeros(1, np.int64), np.array([len(data)]))
             rows["begin"], rows["end"] = self._floor, now
             return rows, []
         found = scan(
@@ -301,7 +308,7 @@ class RelayStream:
             framing,
             complete=complete,
             last_sequence=self._last_sequence,
-            suspect_before_missing=self._shared.overwrite,
+            suspect_before_missing=self._shared.overwrite and not self._shared.mapped,
         )
         self._last_sequence = found.last_sequence
         self._kept = bytes(data[found.whole_bytes :])
@@ -327,7 +334,8 @@ class RelayStream:
             yield Gap(row, reason, unit, count, begins[row], max(begins[row], ends[row]))
 
 
-def _rows_at(offsets: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Rows:
+def rows_at(offsets: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Rows:
+    """Make rows of places in a batch's buffer; they have no times yet."""
     rows = np.zeros(len(offsets), ROW_DTYPE)
     rows["offset_bytes"] = offsets
     rows["kernel_bytes"] = rows["payload_bytes"] = sizes
@@ -350,7 +358,7 @@ def _rows_of(found: Scan, floor: int, now: int) -> Rows:
     starts = np.flatnonzero(begins_row)
     last_of_row = np.append(starts[1:], len(offsets)) - 1
     row_ends = ends[last_of_row]
-    rows = _rows_at(offsets[starts], row_ends - offsets[starts])
+    rows = rows_at(offsets[starts], row_ends - offsets[starts])
     if found.time is None:
         rows["begin"], rows["end"] = floor, now
     else:

@@ -11,6 +11,10 @@
  *	flush CHANNEL
  *	open						makes "late"
  *
+ * With "head" (4 or 8), rings can be mapped, and each sub-buffer begins with so many bytes in which
+ * the module states its padding; beside each ring are NAMECPU.produced and NAMECPU.consumed (a
+ * size_t; what is written to the latter is added), and subbuf_size and n_subbufs say how large they are.
+ *
  * A record is 24 bytes and its payload, all bytes of which are the low byte of its sequence number:
  *	u32 length of what follows, u32 sequence, u64 ns (CLOCK_MONOTONIC), u16 cpu, u16 payload bytes,
  *	u32 ~sequence
@@ -40,6 +44,10 @@ static unsigned int flush_ms;
 module_param(flush_ms, uint, 0444);
 MODULE_PARM_DESC(flush_ms, "close the open sub-buffers this often; 0: never");
 
+static unsigned int head;
+module_param(head, uint, 0444);
+MODULE_PARM_DESC(head, "bytes of a sub-buffer that state its padding; 0: none, and no mapping");
+
 struct record {
 	__le32 behind;
 	__le32 sequence;
@@ -65,13 +73,73 @@ static struct delayed_work flusher;
 
 static int subbuf_start(struct rchan_buf *buf, void *subbuf, void *before, size_t before_padding)
 {
-	return overwrite || !relay_buf_full(buf);
+	if (head && before) {
+		/* A reader that trusts the head too early would read that of the lap before. */
+		if (hold_us)
+			udelay(hold_us);
+		if (head == sizeof(u64))
+			*(u64 *)before = before_padding;
+		else
+			*(u32 *)before = before_padding;
+	}
+	if (!overwrite && relay_buf_full(buf))
+		return 0;
+	if (head)
+		subbuf_start_reserve(buf, head);
+	return 1;
 }
+
+static ssize_t produced_read(struct file *file, char __user *user, size_t length, loff_t *at)
+{
+	struct rchan_buf *buf = file_inode(file)->i_private;
+
+	return simple_read_from_buffer(user, length, at, &buf->subbufs_produced,
+				       sizeof(buf->subbufs_produced));
+}
+
+static ssize_t consumed_read(struct file *file, char __user *user, size_t length, loff_t *at)
+{
+	struct rchan_buf *buf = file_inode(file)->i_private;
+
+	return simple_read_from_buffer(user, length, at, &buf->subbufs_consumed,
+				       sizeof(buf->subbufs_consumed));
+}
+
+static ssize_t consumed_write(struct file *file, const char __user *user, size_t length, loff_t *at)
+{
+	struct rchan_buf *buf = file_inode(file)->i_private;
+	size_t count;
+
+	if (length != sizeof(count) || copy_from_user(&count, user, length))
+		return -EINVAL;
+	relay_subbufs_consumed(buf->chan, buf->cpu, count);
+	return length;
+}
+
+static const struct file_operations produced_operations = {
+	.owner = THIS_MODULE,
+	.read = produced_read,
+};
+
+static const struct file_operations consumed_operations = {
+	.owner = THIS_MODULE,
+	.read = consumed_read,
+	.write = consumed_write,
+};
 
 static struct dentry *create_buf_file(const char *name, struct dentry *parent, umode_t mode,
 				      struct rchan_buf *buf, int *is_global)
 {
-	return debugfs_create_file(name, mode, parent, buf, &relay_file_operations);
+	char control[64];
+
+	if (!head)
+		return debugfs_create_file(name, mode, parent, buf, &relay_file_operations);
+	snprintf(control, sizeof(control), "%s.produced", name);
+	debugfs_create_file(control, 0400, parent, buf, &produced_operations);
+	snprintf(control, sizeof(control), "%s.consumed", name);
+	debugfs_create_file(control, 0600, parent, buf, &consumed_operations);
+	/* debugfs_create_file() would hide the file's mmap. */
+	return debugfs_create_file_unsafe(name, mode, parent, buf, &relay_file_operations);
 }
 
 static int remove_buf_file(struct dentry *dentry)
@@ -245,6 +313,10 @@ static int __init relaytest_init(void)
 	if (error) {
 		debugfs_remove_recursive(directory);
 		return error;
+	}
+	if (head) {
+		debugfs_create_u32("subbuf_size", 0444, directory, &subbuf_size);
+		debugfs_create_u32("n_subbufs", 0444, directory, &n_subbufs);
 	}
 	debugfs_create_file("control", 0200, directory, NULL, &control_operations);
 	debugfs_create_file("status", 0444, directory, NULL, &status_fops);
