@@ -1,10 +1,12 @@
 """The occurrence table: less is read, and nothing else changes; what does not fit is not used."""
 
+import os
 import random
 import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from errno import ENOSPC, EROFS
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ import lttd
 from lttd import occurrence_maker
 from lttd.abi import declared
 from lttd.compress import INDEX_FRAME_BYTES, compress, decompress
-from lttd.errors import LttdError, TraceDamagedError
+from lttd.errors import LttdError, TraceDamagedError, storage_error
 from lttd.files import Disk
+from lttd.held import held_alone
 from lttd.index import ENTRY_BYTES, HEADER
 from lttd.lockfile import Lock
 from lttd.manifest import Manifest
@@ -489,7 +492,9 @@ def test_index_makes_tables_once_and_leaves_out_open_segments(
     status, out, err = run(capfdbinary, "index", tmp_path / "t")
     assert (status, err) == (0, f"lttv: {opened_now.paths.directory}: is not closed; left out\n")
     assert out.startswith(b"1 segment of 1 indexed: ")
-    assert run(capfdbinary, "index", tmp_path / "t")[1] == b"0 segments of 1 indexed\n"
+    assert (
+        run(capfdbinary, "index", tmp_path / "t")[1] == b"0 segments of 1 indexed; 1 had a table\n"
+    )
     with pytest.raises(LttdError, match="not closed"):
         note_occurrences(opened_now.paths, Disk())
     status, out, _ = run(capfdbinary, "check", "--events", tmp_path / "t")
@@ -512,6 +517,36 @@ def test_a_segment_that_is_deleted_meanwhile_is_no_failure(
     assert (status, out.split()[:4]) == (0, b"0 segments of 0".split())
     assert "deleted" in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_segment_that_another_process_holds_is_left_out_without_a_failure(
+    packed: SegmentPaths, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with held_alone(packed, Disk()):
+        status, out, err = run(capfdbinary, "index", trace_of(packed))
+    assert (status, out) == (0, b"0 segments of 0 indexed\n")
+    assert err.endswith("; left out: run lttv index again later\n")
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(ENOSPC, "free some, then run"), (EROFS, "a copy")])
+def test_a_disk_that_takes_no_table_ends_index_with_one_line(
+    number: int,
+    remedy: str,
+    tmp_path: Path,
+    packed: SegmentPaths,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_words: Any, **_options: Any) -> None:  # noqa: ANN401
+        raise storage_error(packed.occurrences, OSError(number, os.strerror(number)))
+
+    shutil.copytree(packed.directory, packed.directory.with_name("20000101T000000Z-000009-fake"))
+    monkeypatch.setattr(Disk, "replace", refused)
+    status, out, err = run(capfdbinary, "index", trace_of(packed))
+    assert (status, out) == (1, b"0 segments of 2 indexed\n")
+    assert len(err.splitlines()) == 1
+    assert remedy in err
 
 
 def test_a_failure_to_make_a_table_is_counted(
