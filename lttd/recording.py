@@ -287,7 +287,8 @@ class Recording:
             StorageError: the manifest could not be written.
         """
         settings = self.source.info.settings
-        told = {key: settings[key] for key in sorted(keys) if key in settings}
+        names = sorted(key.replace("-", "_") for key in keys)
+        told = {name: settings[name] for name in names if name in settings}
         self.segment.note_reload({"at_ns": time.time_ns(), **told})
 
     def close(self, *, paused: bool = False) -> None:

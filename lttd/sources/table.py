@@ -78,7 +78,7 @@ SOURCES: Final = {
             "graph-depth": parse_count,
         },
         parse_target=str,
-        reloads=frozenset({"events", "preset"}),
+        reloads=frozenset({"events", "preset", "exclude", "filter", "event-trigger"}),
         leaves_rings=True,
     ),
     "blktrace": SourceRow(

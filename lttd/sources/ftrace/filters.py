@@ -25,6 +25,7 @@ from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.settings import read_setting
 from lttd.sources.tracefs import is_match, read_text
 
+_NO_FILTER: Final = "none"
 _FILTER: Final = re.compile(r"([\w*?\[\]!.-]+(?::[\w*?\[\]!.-]*)?)\s*:\s*(\S.*)", re.DOTALL)
 _LISTED: Final = 3
 
@@ -101,6 +102,20 @@ def set_filters(instance: Instance, filters: Mapping[str, str]) -> None:
         for event, text in before.items():
             instance.undo.change(filter_file(event), text)
         raise
+    instance.filters |= filters
+
+
+def clear_filters(instance: Instance, events: Iterable[str]) -> None:
+    """Put back the filters of *events* to what they were before lttd set them."""
+    for event in events:
+        del instance.filters[event]
+        if not instance.own:
+            instance.notes += instance.undo.restore([filter_file(event)])
+            continue
+        try:
+            instance.undo.change(filter_file(event), _NO_FILTER)
+        except LttdError as error:  # its module was removed
+            instance.notes.append(str(error))
 
 
 def filter_file(event: str) -> str:

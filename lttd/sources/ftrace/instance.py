@@ -66,6 +66,8 @@ class Instance:
     """The enabled globs and names."""
     earlier_events: list[str] = field(default_factory=list)
     """Those that were enabled before a reload: a ring may still hold such events."""
+    filters: dict[str, str] = field(default_factory=dict)
+    """The filters that lttd has set, by event."""
     triggers: dict[str, list[str]] = field(default_factory=dict)
     """The triggers that lttd has set, by event."""
     triggered: set[str] = field(default_factory=set)

@@ -1,7 +1,9 @@
-"""Change the events that an instance records, while lttd records from it.
+"""Change what an instance records (events, filters, triggers), while lttd records from it.
 
 Rule: the formats of new events are stored before the first of these events is recorded.  So the
 caller announces the change, stores the attachments, and makes it then.
+Rule: filters are set before new events are turned on, and those of events that are no longer
+recorded are put back after these are off.
 Rule: new events are turned on before others are turned off; a refusal turns the new ones off again.
 Rule: in an instance that is not lttd's own, only events that lttd turned on are turned off, and the
 record has each change as at the start.
@@ -10,10 +12,12 @@ record has each change as at the start.
 from collections.abc import Callable, Iterable, Sequence, Set
 
 from lttd.errors import LttdError
+from lttd.sources.ftrace.filters import clear_filters, set_filters
 from lttd.sources.ftrace.instance import Instance
-from lttd.sources.ftrace.setup import enable_files, enabled_events
+from lttd.sources.ftrace.setup import Wanted, enable_files, enabled_events
+from lttd.sources.ftrace.triggers import change_triggers, switched_event
 from lttd.sources.ftrace.watch import FtraceWatch
-from lttd.sources.tracefs import EnableFile, write_text
+from lttd.sources.tracefs import write_text
 
 
 class EventsChange:
@@ -23,11 +27,11 @@ class EventsChange:
         self,
         instance: Instance,
         watch: FtraceWatch,
-        files: Sequence[EnableFile],
+        asked: Wanted,
         done: Callable[[], None],
     ) -> None:
-        """*files* are those of all wanted events; *done* is called once the change is made."""
-        self._files = files
+        """*asked* is all that is wanted; *done* is called once the change is made."""
+        self._asked = asked
         self._instance = instance
         self._watch = watch
         self._before = list(instance.events)
@@ -35,32 +39,43 @@ class EventsChange:
 
     def announce(self) -> None:
         """Let the formats of the new events be stored, too."""
-        self._instance.events = [*self._before, *(file.name for file in self._files)]
+        self._instance.events = [*self._before, *(file.name for file in self._asked.files)]
+        items = [item for each in self._asked.triggers.values() for item in each]
+        self._instance.switched |= {name for item in items if (name := switched_event(item))}
 
     def withdraw(self) -> None:
         """Undo announce()."""
         self._instance.events = self._before
 
     def make(self) -> None:
-        """Turn events on and off; turn the new ones off again if the kernel refuses.
+        """Set filters and triggers, and turn events on and off; undo that if the kernel refuses.
 
         Raises:
             LttdError: it refuses.
         """
-        instance = self._instance
-        names = [file.name for file in self._files]
+        instance, asked = self._instance, self._asked
+        names = [file.name for file in asked.files]
         before, on_before = frozenset(self._before), instance.enabled()
+        filters_before = dict(instance.filters)
+        triggers_before = {event: list(items) for event, items in instance.triggers.items()}
         wanted = frozenset(names)
-        self._watch.expect(each for each in on_before if is_named(each, wanted))
+        changed = {each[0] for each in filters_before.items() ^ asked.filters.items()}
+        self._watch.expect((each for each in on_before if is_named(each, wanted)), changed)
         try:
-            names = enable_files(instance, self._files)
+            set_filters(instance, asked.filters)
+            change_triggers(instance, asked.triggers)
+            names = enable_files(instance, asked.files)
         except LttdError:
             self._turn_off(instance.enabled() - on_before)
+            change_triggers(instance, triggers_before)
+            set_filters(instance, filters_before)
+            clear_filters(instance, instance.filters.keys() - filters_before.keys())
             self._watch.expect(on_before)
             raise
         wanted = frozenset(names)
         ours = {each for each in instance.enabled() if is_named(each, before)}
         self._turn_off(each for each in ours if not is_named(each, wanted))
+        clear_filters(instance, instance.filters.keys() - asked.filters.keys())
         instance.earlier_events = sorted({*instance.earlier_events, *before})
         instance.events = names if instance.own else enabled_events(instance.path)
         self._tell_differences(names)

@@ -104,6 +104,16 @@ class FtraceSettings(NamedTuple):
     graph_depth: int | None = None
 
 
+class Wanted(NamedTuple):
+    """The events to record, and what the kernel does with them."""
+
+    files: list[EnableFile]
+    filters: dict[str, str]
+    """By event."""
+    triggers: dict[str, list[str]]
+    """By event."""
+
+
 def stores_addresses(settings: FtraceSettings) -> bool:
     """Tell whether events will hold addresses of kernel functions, so that symbols are needed."""
     with_stacks = settings.stack or stores_stacks(settings.event_trigger)
@@ -300,17 +310,29 @@ def _record_events(instance: Instance, settings: FtraceSettings) -> None:
     """Make probes, set filters, tasks, triggers and marks, and turn the events on."""
     if settings.probe:
         make_probes(instance, settings.probe)
-    files = events_to_enable(instance, settings)
-    if settings.filter:
-        set_filters(instance, filters_by_event(settings.filter, recorded(instance, files)))
+    asked = wanted(instance, settings)
+    set_filters(instance, asked.filters)
     record_only(instance, settings)
-    if settings.event_trigger:
-        directory = instance.file("events")
-        change_triggers(instance, triggers_by_event(directory, settings.event_trigger))
+    change_triggers(instance, asked.triggers)
     if settings.markers:
         take_marks(instance)
-    instance.events += enable_files(instance, files)
-    refuse_disabled(instance, files, settings.probe)
+    instance.events += enable_files(instance, asked.files)
+    refuse_disabled(instance, asked.files, settings.probe)
+
+
+def wanted(instance: Instance, settings: FtraceSettings) -> Wanted:
+    """Find what *settings* ask for; this changes nothing.
+
+    Raises:
+        UsageError: they ask for what is not there, or for what the kernel never does.
+    """
+    files, filters = events_to_enable(instance, settings), {}
+    directory = instance.file("events")
+    if settings.filter:
+        names = [file.name for file in one_by_one(directory, files)]
+        names += [] if instance.own else sorted(instance.enabled())
+        filters = filters_by_event(settings.filter, list(dict.fromkeys(names)))
+    return Wanted(files, filters, triggers_by_event(directory, settings.event_trigger))
 
 
 def events_to_enable(instance: Instance, settings: FtraceSettings) -> list[EnableFile]:
@@ -328,14 +350,6 @@ def events_to_enable(instance: Instance, settings: FtraceSettings) -> list[Enabl
     if settings.exclude:
         files = without(instance.file("events"), files, settings.exclude)
     return files
-
-
-def recorded(instance: Instance, files: Sequence[EnableFile]) -> list[str]:
-    """Return each single event that is recorded once *files* are enabled."""
-    names = [file.name for file in one_by_one(instance.file("events"), files)]
-    if not instance.own:
-        names += instance.enabled()
-    return list(dict.fromkeys(names))
 
 
 def enable_files(instance: Instance, files: Sequence[EnableFile]) -> list[str]:

@@ -36,12 +36,12 @@ from lttd.sources.ftrace.setup import (
     configure_own,
     described,
     enabled_events,
-    events_to_enable,
     inherits_pids,
     overwrites,
     page_layout,
     stores_addresses,
     wakes_sensibly,
+    wanted,
 )
 from lttd.sources.ftrace.stream import FtraceStream, Shared
 from lttd.sources.ftrace.survived import open_previous_boots
@@ -62,6 +62,7 @@ __all__ = [
 ]
 
 _OWN_CHANNEL: Final = "ftrace"
+_RELOADED: Final = ("events", "preset", "exclude", "filter", "event_trigger")
 
 
 def open_source(request: Request) -> "FtraceSource":
@@ -304,13 +305,16 @@ class FtraceSource:
         return self._next_files.due
 
     def changed(self, options: Mapping[str, Any]) -> EventsChange:
-        """Decide which events to turn on and off; see Reloadable.changed()."""
-        wanted = {key: options.get(key, ()) for key in ("events", "preset")}
-        files = events_to_enable(self._instance, self._settings._replace(**wanted))
-        return EventsChange(self._instance, self.watch, files, self._follow)
+        """Decide what to record from now on; see Reloadable.changed()."""
+        new = self._settings._replace(**{key: options.get(key, ()) for key in _RELOADED})
+        asked = wanted(self._instance, new)
+        return EventsChange(self._instance, self.watch, asked, lambda: self._follow(new))
 
-    def _follow(self) -> None:
-        settings = {**self.info.settings, "events": list(self._instance.events)}
+    def _follow(self, new: FtraceSettings) -> None:
+        """Take over what a reload changed."""
+        self._settings = new
+        kept = {key: each for key, each in self.info.settings.items() if key not in _RELOADED}
+        settings = {**kept, **controls_of(new), "events": list(self._instance.events)}
         self.info = replace(self.info, settings=settings)
 
     def mark(self, text: str) -> str:

@@ -217,7 +217,10 @@ class Undo:
     def disable_events(self, names: Iterable[str]) -> list[str]:
         """Turn off those of the events *names* that lttd turned on; return lines on failures."""
         self._divide_groups()
-        files = [f"events/{name.replace(':', '/')}/enable" for name in names]
+        return self.restore(f"events/{name.replace(':', '/')}/enable" for name in names)
+
+    def restore(self, files: Iterable[str]) -> list[str]:
+        """Undo the changes of some settings; return lines on failures."""
         return self._put_back(self._changes, [file for file in files if file in self._changes])
 
     def _divide_groups(self) -> None:

@@ -16,7 +16,7 @@ it concerns.  The number of events that others read is known from the kernel's o
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
@@ -141,9 +141,12 @@ class FtraceWatch:
         with suppress(OSError):  # then inotify and the look from time to time must be enough
             self._on_fd = os.open(self._instance.file("tracing_on"), os.O_RDONLY | os.O_CLOEXEC)
 
-    def expect(self, events: Iterable[str]) -> None:
-        """Take *events* as those that must stay on: lttd itself changes them."""
-        self._events.expect(events)
+    def expect(self, events: Iterable[str], filters: Collection[str] = ()) -> None:
+        """Take *events* as those that must stay on: lttd itself changes them.
+
+        *filters*: the events whose filters it changes, too.
+        """
+        self._events.expect(events, filters)
         self.wants_closer_look = True
 
     def disarm(self) -> None:

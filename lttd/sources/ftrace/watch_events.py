@@ -1,10 +1,11 @@
 """Check that the recorded events are still enabled and have their first filters."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from lttd.errors import LttdError
 from lttd.health import Trouble
+from lttd.sources.ftrace.filters import filter_file
 from lttd.sources.ftrace.listener import Listener, Masks
 from lttd.subbuffer import Reason
 
@@ -35,8 +36,13 @@ class EventsWatch:
         for name in ("set_event", "events/enable"):
             self._listener.hear(name, lambda _: self.look())
 
-    def expect(self, events: Iterable[str]) -> None:
-        """Compare with *events* from now on; the filters of those that stay are still known."""
+    def expect(self, events: Iterable[str], filters: Collection[str] = ()) -> None:
+        """Compare with *events* from now on; the filters of those that stay are still known.
+
+        Those of the events *filters* are not: lttd changes them.
+        """
+        forget = {filter_file(event) for event in filters}
+        self._filters = {file: text for file, text in self._filters.items() if file not in forget}
         self.events = frozenset(events) - self._listener.instance.switched
         self._complete = False
 
