@@ -14,7 +14,7 @@ from lttd.sources.registry import open_source
 from lttd.sources.relay.file import PATIENCE_NS, OpenFile
 from lttd.sources.relay.mapped import Geometry, MappedRing
 from lttd.sources.relay.mapped_stream import MappedStream
-from lttd.sources.relay.mapping import KernelRing, geometry_of
+from lttd.sources.relay.mapping import KernelRing, geometry_of, is_offered
 from lttd.sources.relay.stream import Shared
 from lttd.sources.rows import RowBook
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, Unit
@@ -285,9 +285,11 @@ def test_a_ring_is_mapped_with_its_control_files(tmp_path: Path) -> None:
 def test_a_channel_that_cannot_be_mapped_is_explained(tmp_path: Path) -> None:
     path = ring_files(tmp_path)
     assert geometry_of(path, HEAD, 128, 2) == (128, 2, HEAD)
+    assert is_offered(path)
     with pytest.raises(NothingToRecordError, match="4 sub-buffers of 3 bytes are not possible"):
         geometry_of(path, HEAD, 3, None)
     (tmp_path / "cpu0.consumed").unlink()
+    assert not is_offered(path)
     with pytest.raises(NothingToRecordError, match=r"cpu0.consumed: No such file.*padding= needs"):
         KernelRing(path, OpenFile(path), geometry_of(path, HEAD, None, None))
     OpenFile(path).close()  # its lock was released

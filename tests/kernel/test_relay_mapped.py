@@ -201,6 +201,7 @@ def test_what_does_not_fit_a_mapping_is_one_line(guest: Guest, module: str) -> N
         tell padding=4,subbuffer-size=4096,subbuffers=8
         unload
         load head=4
+        "$PYTHON" -m lttd -t /tmp/read --source "relay:$RELAY" -- true
         tell padding=4,subbuffers=16
         tell padding=5
         tell padding=4,unfinished=yes
@@ -211,4 +212,5 @@ def test_what_does_not_fit_a_mapping_is_one_line(guest: Guest, module: str) -> N
     assert re.findall(r"^status (\d+)$", recorded.output, re.MULTILINE) == ["77", "77", *3 * ["2"]]
     assert "first0.produced: No such file or directory; padding= needs it" in recorded.output
     assert "first0: mmap: Invalid argument; it has another size" in recorded.output
+    assert recorded.output.count("its module lets readers map it; padding=4 or padding=8") == 1
     assert "nothing is left" in recorded.output

@@ -30,6 +30,11 @@ _libc.mmap.argtypes = (
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 
 
+def is_offered(path: str) -> bool:
+    """Tell whether the module of a ring has control files for readers that map it."""
+    return os.path.exists(f"{path}.produced") and os.path.exists(f"{path}.consumed")
+
+
 def geometry_of(
     path: str, head_bytes: int, subbuffer_bytes: int | None, subbuffers: int | None
 ) -> Geometry:

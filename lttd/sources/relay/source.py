@@ -20,7 +20,7 @@ from lttd.sources.relay.file import OpenFile, RelayFile, explained
 from lttd.sources.relay.find import Candidate
 from lttd.sources.relay.mapped import MappedRing
 from lttd.sources.relay.mapped_stream import MappedStream
-from lttd.sources.relay.mapping import KernelRing, geometry_of
+from lttd.sources.relay.mapping import KernelRing, geometry_of, is_offered
 from lttd.sources.relay.others import OthersWatch
 from lttd.sources.relay.stream import RelayStream, Shared
 from lttd.sources.rows import RowBook
@@ -146,6 +146,7 @@ class RelaySource:
         self._seen: dict[str, tuple[int, int]] = {}
         self._notes: list[str] = []
         self._ended: list[RelayStream] = []
+        self._hinted = False
         self.info = SourceInfo(
             "relay",
             f"relay:{settings.directory}"
@@ -268,6 +269,12 @@ class RelaySource:
         born = relay_find.monotonic_of(candidate.born_ns)
         if self._settings.padding is not None:
             return self._map(candidate, opened, book, born)
+        if is_offered(candidate.path) and not self._hinted:
+            self._hinted = True
+            self._notes.append(
+                f"{candidate.path}: its module lets readers map it; padding=4 or padding=8 does so,"
+                " and leaves the heads of sub-buffers out of the data (docs/RELAY.md)"
+            )
         framing = self._shared.framing
         more = (lambda begun: more_of(framing, begun)) if framing else None
         file = RelayFile(candidate.path, opened, more)
