@@ -9,11 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lttd
 from lttd import occurrence_maker
 from lttd.view import window
+from lttd.view.addresses import Symbols
 from lttd.view.cli import main
 from lttd.view.commands import text
 from lttd.view.ftrace.graph_text import durations
+from lttd.view.ftrace.lines import Texter
+from lttd.view.notes import Notes
+from lttd.view.task_names import Names
 from tests.ftraced import Traced, common, format_text, pages_of, tick
 from tests.print_fmts import lines_of
 
@@ -230,6 +235,63 @@ def test_an_occurrence_table_changes_no_line(
     assert main(["text", str(made.trace), "--event", "funcgraph_entry"]) == 0
     again = capfd.readouterr().out.splitlines()
     assert [line[line.index(": ") + 2 :] for line in again] == without
+
+
+def model(records: list[tuple[str, int, int, int]]) -> list[str]:
+    """Print as trace_functions_graph.c does, record by record of one CPU."""
+    lines, entered, at = [], dict[int, int](), 0
+    names = {READ: "vfs_read", OPEN: "do_filp_open"}
+    while at < len(records):
+        kind, function, depth, pid = records[at]
+        indent, name = "  " * depth, names[function]
+        at += 1
+        if kind == "tick":
+            lines.append("tick: count=0 flags=")
+        elif kind == "exit":
+            tail = "" if entered.pop(depth, None) == function else f" /* {name} */"
+            lines.append(f"funcgraph_exit:    3.916 us    |  {indent}}}{tail}")
+        elif at < len(records) and (records[at][0], records[at][1], records[at][3]) == (
+            *("exit", function, pid),
+        ):
+            entered.pop(depth, None)
+            at += 1
+            lines.append(f"funcgraph_entry:   3.916 us    |  {indent}{name}();")
+        else:
+            entered[depth] = function
+            lines.append(f"funcgraph_entry:               |  {indent}{name}() {{")
+    return lines
+
+
+RECORDS = st.tuples(
+    st.sampled_from(["entry", "exit", "exit", "entry", "tick"]),
+    st.sampled_from([READ, OPEN]), st.integers(0, 2), st.sampled_from([7, 8]),
+)  # fmt: skip
+
+
+@given(st.lists(st.lists(RECORDS, max_size=6), min_size=1, max_size=12))
+def test_any_records_in_any_sub_buffers_are_printed_as_by_the_kernels_code(
+    tmp_path_factory: pytest.TempPathFactory,
+    pages: list[list[tuple[str, int, int, int]]],
+) -> None:
+    made = traced(tmp_path_factory.mktemp("model"))
+    make = {"entry": entry, "exit": lambda f, d, pid: exit_(f, d, pid=pid)}
+    filled = [page for page in pages if page] or [[("tick", READ, 0, 7)]]
+    made.append([
+        pages_of(1000 * number, [
+            tick(0) if kind == "tick" else make[kind](function, depth, pid)
+            for kind, function, depth, pid in page
+        ])
+        for number, page in enumerate(filled, 1)
+    ])  # fmt: skip
+    made.finish()
+    texter = Texter(Names((), Notes()), Symbols(made.tracefs))
+    out = "".join(
+        bytes(block).decode()
+        for batch in lttd.open(made.trace).window(piece_bytes=1)
+        for block in texter.lines(batch)
+    )
+    found = [line[line.index(": ") + 2 :] for line in out.splitlines()]
+    assert found == model([record for page in filled for record in page])
 
 
 NEWER = {

@@ -142,7 +142,7 @@ def has_returned(event_type: EventType) -> bool:
 
 def _compare_exits(graph: Graph, function: U64, kind: I8, stream: I64) -> None:
     """Find the exits whose entry is the last record of their CPU and depth."""
-    rows = np.flatnonzero(kind)
+    rows = np.flatnonzero((kind != 0) & (graph["part"] != LEAFS_EXIT))
     depth = graph["depth"][rows].astype(np.int64)
     rows = rows[np.lexsort((rows, depth, stream[rows]))]
     if not len(rows):
