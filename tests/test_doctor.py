@@ -406,6 +406,9 @@ class TestOnThisKernel:
         assert found.keys() >= {
             *("poll", "sub-buffers", "own threads", "tracers", "snapshot", "over a reboot")
         }
+        assert found["processes"]["mark"] == "ok"
+        copies = (lttd.instances.parent / "options/copy_trace_marker").exists()
+        assert (found["marks"]["mark"] == "ok") == copies
         sizes = (lttd.instances.parent / "buffer_subbuf_size_kb").exists()
         assert (found["sub-buffers"]["mark"] == "ok") == sizes
 

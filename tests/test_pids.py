@@ -10,15 +10,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lttd.errors import NothingToRecordError, UsageError
+from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.health import Health, Trouble
 from lttd.sources.ftrace import pids
 from lttd.sources.ftrace.setup import FtraceSettings
 from lttd.sources.ftrace.source import FtraceSource, open_ftrace
 from lttd.sources.ftrace.tasks import Wish, find_tasks
+from lttd.sources.ftrace.tasks_change import TasksChange
 from lttd.subbuffer import BufferPool
 from tests.ftrace_sources import content, drain, instance_of
 from tests.instances import mark, unread_events
@@ -187,6 +189,61 @@ class TestOfTheList:
             (instance_of(made) / "options/event-fork").write_text("0")
             until(lambda: made.watch.tick() or health.conditions(), "it is noticed")
             assert {one.trouble for one in health.conditions()} == {Trouble.FILTER_SET}
+
+
+@pytest.mark.usefixtures("instances")
+class TestOfAReload:
+    pytestmark = needs_kernel()
+
+    @pytest.mark.parametrize("follow_fork", [False, True])
+    def test_tasks_come_and_go_and_nobody_else_is_blamed(self, *, follow_fork: bool) -> None:
+        health, events = Health(), ("sched:sched_process_hang",)
+        with child() as one, child() as other:
+            a, b = one.process.pid, other.process.pid
+            asked = {"pid": (a,), "follow_fork": follow_fork}
+            with closing(source(**asked)) as made:
+                made.watch.arm(health)
+                for wanted in ((a, b), (b,), (a,)):
+                    change = made.changed({"events": events, **asked, "pid": wanted})
+                    change.announce()
+                    change.make()
+                    made.watch.tick()
+                    made.watch._look_again_ns = 0
+                    made.watch.tick()
+                    assert listed(instance_of(made)) == set().union(*map(threads, wanted))
+                    assert made.info.settings["pid"] == list(wanted)
+                assert health.conditions() == []
+                (instance_of(made) / "set_event_pid").write_text("4194303")
+                until(lambda: made.watch.tick() or health.conditions(), "noticed")
+
+    def test_a_limit_is_lifted_and_set_while_recording(self) -> None:
+        events = ("sched:sched_process_hang",)
+        with child() as one, closing(source(pid=(os.getpid(),))) as made:
+            made.changed({"events": events}).make()
+            assert listed(instance_of(made)) == set()
+            assert "pid" not in made.info.settings
+            made.changed({"events": events, "pid": (one.process.pid,)}).make()
+            assert listed(instance_of(made)) == threads(one.process.pid)
+
+    def test_a_reload_that_names_no_task_is_refused_and_the_list_stays(self) -> None:
+        with closing(source(pid=(os.getpid(),))) as made:
+            before = listed(instance_of(made))
+            with pytest.raises(UsageError, match="there is no such process"):
+                made.changed({"events": ("sched:*",), "pid": (1 << 22,)})
+            assert listed(instance_of(made)) == before
+
+    def test_the_list_is_put_back_if_the_kernel_refuses_the_events(self) -> None:
+        class Refused:
+            def make(self) -> None:
+                raise LttdError("refused")
+
+        with child() as one, closing(source(pid=(one.process.pid,))) as made:
+            old, new = made._settings, made._settings._replace(pid=(os.getpid(),))
+            refused: Any = Refused()
+            change = TasksChange(refused, made._instance, made.watch, old, new)
+            with pytest.raises(LttdError, match="refused"):
+                change.make()
+            assert listed(instance_of(made)) == threads(one.process.pid)
 
 
 class TestInAnInstanceOfOthers:

@@ -37,7 +37,9 @@ def run(words: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object")
-    given, options = parser.parse_known_args(words)
+    at = words.index("--") if "--" in words else len(words)  # argparse would drop it
+    given, options = parser.parse_known_args(words[:at])
+    options += words[at:]
     # numpy's OpenBLAS would start a spinning thread for each CPU.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     raise_file_limit()
@@ -53,7 +55,7 @@ def _parsed(options: Sequence[str]) -> tuple[Config, Path | None]:
     try:
         config = parse_command_line(options)
     except NoTraceNamedError:
-        return parse_command_line([*options, "--trace-dir", "."]), None
+        return parse_command_line(["--trace-dir", ".", *options]), None
     return config, config.trace_dir
 
 

@@ -148,6 +148,20 @@ def _features(path: str) -> Findings:
         "Linux 5.7 has set_event_notrace_pid",
     )
     yield _tracers(path)
+    yield either(
+        "processes",
+        Path(path, "options/event-fork").exists(),
+        "can be recorded alone, with their children (--pid, --comm, --only-command)",
+        "can be recorded alone, without children: --follow-fork and --only-command fail",
+        "Linux 4.7 has the option event-fork",
+    )
+    yield either(
+        "marks",
+        Path(path, "options/copy_trace_marker").exists(),
+        "of the top level can be recorded, too (--markers)",
+        "of the top level cannot be copied into an instance; lttd mark TEXT writes into it",
+        "write to the instance's trace_marker, or record ftrace:/; Linux 6.18 copies them",
+    )
     has_snapshot = Path(path, "snapshot").exists()
     words = "can be taken" if has_snapshot else "this kernel has none, and lttd needs none"
     yield Finding("snapshot", Mark.OK, words)

@@ -78,7 +78,9 @@ SOURCES: Final = {
             "graph-depth": parse_count,
         },
         parse_target=str,
-        reloads=frozenset({"events", "preset", "exclude", "filter", "event-trigger"}),
+        reloads=frozenset(
+            {"events", "preset", "exclude", "filter", "event-trigger", "pid", "comm"}
+        ),
         leaves_rings=True,
     ),
     "blktrace": SourceRow(

@@ -153,7 +153,10 @@ def release(instance: Instance) -> None:
     Raises:
         LttdError: it refuses.
     """
-    _write(instance.file(LIST), (), os.O_TRUNC)
+    if instance.own:
+        _write(instance.file(LIST), (), os.O_TRUNC)
+    else:
+        instance.notes += instance.undo.take_back(LIST)
 
 
 class Ended:
@@ -161,6 +164,10 @@ class Ended:
 
     def __init__(self, instance: Instance, settings: Asked) -> None:
         self._instance = instance
+        self.follow(settings)
+
+    def follow(self, settings: Asked) -> None:
+        """Look at the tasks of *settings* from now on."""
         # A recording of COMMAND ends with it.
         self._is_known = not (settings.pid or settings.comm)
 
@@ -196,9 +203,11 @@ def _check(instance: Instance, wanted: Collection[int]) -> None:
     if missing:
         words = f"the kernel did not take {len(missing)} ids, such as {missing[0]}"
         raise SourceError(f"{path}: {words}; their tasks would not be recorded")
-    left_out = sorted(_ids(read_text(instance.file(PIDS_FILE))) & set(wanted))
+    file = instance.file(PIDS_FILE)
+    if not os.path.exists(file):  # before Linux 5.7
+        return
+    left_out = sorted(_ids(read_text(file)) & set(wanted))
     if left_out:
-        file = instance.file(PIDS_FILE)
         words = f"{file} lists {left_out[0]}, so that task is not recorded"
         raise NothingToRecordError(words, f"echo > {file} clears the list")
 

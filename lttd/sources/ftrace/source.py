@@ -15,7 +15,7 @@ from lttd.abi.ftrace import PageLayout
 from lttd.controls import controls_of
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
-from lttd.sources.base import NO_OWNER, Attachments, Owner, Request, SourceInfo
+from lttd.sources.base import NO_OWNER, Attachments, Change, Owner, Request, SourceInfo
 from lttd.sources.ftrace import markers, pids
 from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.attachments import FtraceFiles
@@ -45,6 +45,7 @@ from lttd.sources.ftrace.setup import (
 )
 from lttd.sources.ftrace.stream import FtraceStream, Shared
 from lttd.sources.ftrace.survived import open_previous_boots
+from lttd.sources.ftrace.tasks_change import TasksChange
 from lttd.sources.ftrace.tracer import has_tracer
 from lttd.sources.ftrace.triggers import renew_counts
 from lttd.sources.ftrace.watch import FOLLOWS, FtraceWatch
@@ -62,7 +63,8 @@ __all__ = [
 ]
 
 _OWN_CHANNEL: Final = "ftrace"
-_RELOADED: Final = ("events", "preset", "exclude", "filter", "event_trigger")
+_OF_TASKS: Final = ("pid", "comm")
+_RELOADED: Final = ("events", "preset", "exclude", "filter", "event_trigger", *_OF_TASKS)
 
 
 def open_source(request: Request) -> "FtraceSource":
@@ -192,7 +194,8 @@ class FtraceSource:
             self.info = _info(instance, settings, name, self._shared)
             stack.pop_all()
         self.watch = FtraceWatch(instance, [each.ring for each in self.streams], self._shared)
-        self.watch.looks.append(pids.Ended(instance, settings).look)
+        self._ended = pids.Ended(instance, settings)
+        self.watch.looks.append(self._ended.look)
         if pids.follows(settings):
             self.watch.settings += (FOLLOWS,)
 
@@ -304,15 +307,20 @@ class FtraceSource:
         self._files = self._files or self._next_files
         return self._next_files.due
 
-    def changed(self, options: Mapping[str, Any]) -> EventsChange:
+    def changed(self, options: Mapping[str, Any]) -> Change:
         """Decide what to record from now on; see Reloadable.changed()."""
-        new = self._settings._replace(**{key: options.get(key, ()) for key in _RELOADED})
+        old = self._settings
+        new = old._replace(**{key: options.get(key, ()) for key in _RELOADED})
         asked = wanted(self._instance, new)
-        return EventsChange(self._instance, self.watch, asked, lambda: self._follow(new))
+        change = EventsChange(self._instance, self.watch, asked, lambda: self._follow(new))
+        if all(getattr(new, key) == getattr(old, key) for key in _OF_TASKS):
+            return change
+        return TasksChange(change, self._instance, self.watch, old, new)
 
     def _follow(self, new: FtraceSettings) -> None:
         """Take over what a reload changed."""
         self._settings = new
+        self._ended.follow(new)
         kept = {key: each for key, each in self.info.settings.items() if key not in _RELOADED}
         settings = {**kept, **controls_of(new), "events": list(self._instance.events)}
         self.info = replace(self.info, settings=settings)

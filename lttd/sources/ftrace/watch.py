@@ -13,11 +13,12 @@ A changed setting is a state until it has its first value again.  Something that
 it concerns.  The number of events that others read is known from the kernel's own count.
 """
 
+import enum
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -26,6 +27,7 @@ from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.listener import Listener, Masks
 from lttd.sources.ftrace.other_readers import other_readers
+from lttd.sources.ftrace.pids import LIST
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.stream import Shared
 from lttd.sources.ftrace.triggers import trigger_file
@@ -65,11 +67,19 @@ SETTINGS: Final = (
     Setting("options/pause-on-trace", Trouble.SETTING_CHANGED, Reason.SWITCHED_OFF),
     # 0 makes poll report readable for ever, 100 only when the ring is full.
     Setting("buffer_percent", Trouble.SETTING_CHANGED, None),
-    Setting("set_event_pid", Trouble.FILTER_SET, Reason.FILTERED),
+    Setting(LIST, Trouble.FILTER_SET, Reason.FILTERED),
     Setting("tracing_cpumask", Trouble.FILTER_SET, Reason.FILTERED),
 )
 FOLLOWS: Final = Setting("options/event-fork", Trouble.FILTER_SET, Reason.FILTERED)
 """For a recording that follows children: without it, later ones are not recorded."""
+
+
+class _Own(enum.Enum):
+    """Whether lttd itself changes a file."""
+
+    NOT = "others do"
+    NOW = "it does"
+    UNTIL_HEARD = "it did, and inotify has not reported all of it yet"
 
 
 class FtraceWatch:
@@ -97,6 +107,7 @@ class FtraceWatch:
         """The pids that others had excluded when recording began."""
         self._left_out: frozenset[str] = frozenset()
         """The pids that others excluded since."""
+        self._list_changes = _Own.NOT
         self._away: set[str] = set()
         """The files that have another value now."""
         self._off_explained: bool | None = None
@@ -149,6 +160,16 @@ class FtraceWatch:
         self._events.expect(events, filters)
         self.wants_closer_look = True
 
+    @contextmanager
+    def list_changes(self) -> Iterator[None]:
+        """Take what happens to set_event_pid in the block as lttd's own; see expect()."""
+        self._list_changes = _Own.NOW
+        try:
+            yield
+        finally:
+            self._normal[LIST] = self._listener.read(LIST)
+            self._list_changes = _Own.UNTIL_HEARD
+
     def disarm(self) -> None:
         """Stop noticing changes: from now on they are lttd's own."""
         self.heard()
@@ -178,7 +199,10 @@ class FtraceWatch:
         """Look for changes without an inotify event; one short read, or all files if it is time."""
         if not self._listener.is_open:
             return
+        heard_all = self._list_changes is _Own.UNTIL_HEARD
         self.heard()
+        if heard_all:  # all reports on lttd's own writes
+            self._list_changes = _Own.NOT
         while self._found:
             self._found.popleft()()
         self._look_whether_on()
@@ -227,7 +251,9 @@ class FtraceWatch:
 
     def _look_at(self, setting: Setting, writes: int = 0) -> None:
         """Compare a setting with its first value; *writes* is the number of reported writes."""
-        if setting.file == "set_event_pid" and self._pids_change_by_themselves():
+        if setting.file == LIST and self._list_changes is not _Own.NOT:
+            return
+        if setting.file == LIST and self._pids_change_by_themselves():
             if writes:
                 path = self._instance.file(setting.file)
                 self._listener.health.happened(setting.trouble, "another process wrote it", path)
@@ -412,7 +438,7 @@ def _writes(masks: Masks) -> int:
 def _words(setting: Setting, value: str, normal: str) -> str:
     if setting.trouble is Trouble.TRACING_OFF:
         return "tracing was turned off while lttd records; write 1 to it to go on"
-    if setting.file == "set_event_pid" and value and normal:  # of any length
+    if setting.file == LIST and value and normal:  # of any length
         return (
             f"lists {len(value.split())} ids now, which are not the {len(normal.split())} of before"
         )
