@@ -78,7 +78,7 @@ FORMAT_MEMBERS: Final = Limit(
     256,
     "gzip members",
     "formats.gz",
-    "a recording adds one at its begin, at its end, and for each reload that adds events",
+    "a recording adds one at its begin, at its end, and for each change of probes or events",
 )
 DEPTH: Final = Limit(
     16, "levels of directories", "a segment", "tracefs/events/SYSTEM/EVENT is the deepest there is"

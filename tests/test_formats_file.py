@@ -11,6 +11,7 @@ from lttd.abi.formats_file import Key, Unpacked, pack, unpack
 from lttd.beneath import OpenDirectory
 from lttd.limits import FORMAT, FORMAT_MEMBERS, FORMATS
 from lttd.view.format_files import FormatFiles
+from lttd.view.formats import Formats
 from lttd.view.notes import Notes
 
 SWITCH: Key = ("sched", "sched_switch")
@@ -28,7 +29,44 @@ def test_packed_formats_are_unpacked_unchanged(formats: dict[Key, bytes]) -> Non
 
 def test_a_format_that_is_added_later_counts() -> None:
     both = pack(FIRST) + pack({WAKING: b"ID: 3\n"})
-    assert unpack(both, MOST) == Unpacked({**FIRST, WAKING: b"ID: 3\n"}, None)
+    assert unpack(both, MOST) == Unpacked(
+        {**FIRST, WAKING: b"ID: 3\n"}, None, ((WAKING, b"ID: 2\n"),)
+    )
+
+
+def notes_and_formats(tmp_path: Path, packed: bytes) -> tuple[Notes, Formats]:
+    (tmp_path / "formats.gz").write_bytes(packed)
+    notes = Notes()
+    return notes, Formats(OpenDirectory.open(tmp_path).place(tmp_path), "<", 8, notes)
+
+
+def format_text(number: int, field: str) -> bytes:
+    return (
+        f"name: x\nID: {number}\nformat:\n\tfield:{field};\toffset:8;\tsize:4;\tsigned:1;\n\n"
+        'print fmt: ""\n'
+    ).encode()
+
+
+@pytest.mark.parametrize("second", [("lttd", "x"), ("lttd", "y")])
+def test_an_id_of_two_formats_is_not_decoded_by_either(tmp_path: Path, second: Key) -> None:
+    """A probe was removed and another one made: nothing says which events are of which."""
+    first, later = format_text(1529, "int a"), format_text(1529, "int b")
+    packed = pack({("lttd", "x"): first, SWITCH: format_text(7, "int c")}) + pack({second: later})
+    notes, formats = notes_and_formats(tmp_path, packed)
+    assert formats.get(1529) is None
+    assert formats.get(7) is not None
+    assert 1529 not in formats.files
+    (note,) = notes.told()
+    assert "event id 1529 had several formats, of lttd:x" in note
+
+
+def test_an_event_that_got_another_id_is_decoded_under_both(tmp_path: Path) -> None:
+    packed = pack({("lttd", "x"): format_text(1529, "int a")})
+    packed += pack({("lttd", "x"): format_text(1530, "int b")})
+    _, formats = notes_and_formats(tmp_path, packed)
+    found = [formats.get(1529), formats.get(1530)]
+    assert [one.own[0].name for one in found if one] == ["a", "b"]
+    assert [formats.files[n].name for n in (1529, 1530)] == ["x", "x"]
 
 
 def test_gzip_reads_the_file_and_tail_prints_its_lines(tmp_path: Path) -> None:
@@ -56,7 +94,7 @@ def test_a_format_that_may_be_cut_is_left_out() -> None:
     large = {SWITCH: b"a\n", WAKING: bytes(range(256)) * 4000 + b"\n", ("z", "z"): b"z\n"}
     whole = pack(large)
     for end in range(len(whole) // 2, len(whole) - 8, 97):
-        found, damaged_at = unpack(whole[:end], MOST)
+        found, damaged_at, _ = unpack(whole[:end], MOST)
         assert damaged_at == 0
         assert all(large[key] == text for key, text in found.items())
 

@@ -279,3 +279,31 @@ def test_info_names_the_probes(name: str, lttd: Launcher, tmp_path: Path) -> Non
     lttd.run("-t", tmp_path / "t", "--probe", probe(name), *NOW, "--duration", "50ms")
     assert probe(name) in json.dumps(info(tmp_path / "t"))
     assert f"probe       {probe(name)}" in lttv("info", tmp_path / "t").stdout
+
+
+def test_events_of_an_id_that_another_probe_took_are_not_printed_wrongly(
+    name: str, lttd: Launcher, tmp_path: Path
+) -> None:
+    """A probe of another tool is removed and made again with other fields, under a recording."""
+    made = f"p:uprobes/{name} {place_of('getenv')}"
+    append(f"{made} first=+0(%di):string")
+    events = ("--events", f"uprobes:{name}", "--flush-interval", "20ms", "--summary", "none")
+    run = lttd.start("-t", tmp_path / "t", *events).recording()
+    enable = run.instance / f"events/uprobes/{name}/enable"
+    identity = run.instance / f"events/uprobes/{name}/id"
+    LIBC.getenv(b"the first incarnation")
+    until(lambda: b"the first inc" in data_of(tmp_path / "t"), "it was taken")
+    number = identity.read_text()
+    enable.write_text("0")
+    append(f"-:uprobes/{name}")
+    append(f"{made} other=%di:u64 second=+0(%di):string")
+    if identity.read_text() != number:
+        pytest.skip("this kernel gives the next id")
+    enable.write_text("1")
+    LIBC.getenv(b"the second incarnation")
+    assert run.end() == 0
+    append(f"-:uprobes/{name}")
+    shown = lttv("text", tmp_path / "t")
+    assert f"event id {number.strip()} had several formats, of uprobes:{name}" in shown.stderr
+    assert 'first="the second' not in shown.stdout
+    assert 'second="the first' not in shown.stdout

@@ -343,7 +343,7 @@ def test_attachments_are_tracefs_files_and_commands_follow_changes() -> None:
         assert opened[f"tracefs/{name}"].data == (path / name).read_bytes()
         for name in ("events/header_event", "trace_clock"):
             assert f"tracefs/{name}" in opened
-        formats, _ = unpack(opened["tracefs/formats.gz"].data, FORMATS.most)
+        formats, *_ = unpack(opened["tracefs/formats.gz"].data, FORMATS.most)
         name = "events/sched/sched_process_hang/format"
         assert formats["sched", "sched_process_hang"] == (path / name).read_bytes()
         assert ("ftrace", "print") in formats

@@ -1,8 +1,8 @@
 """Pack the format files of all events that a segment can hold into ``tracefs/formats.gz``.
 
-Layout: gzip members (RFC 1952), one for each time that formats were added; of two formats of one
-event the later counts.  In the unpacked text a line ``==> events/SYSTEM/EVENT/format <==`` precedes
-each file, as in the output of tail(1).
+Layout: gzip members (RFC 1952), one for each time that formats were added; the later of two
+formats of one event is that of the event from some time on.  In the unpacked text a line
+``==> events/SYSTEM/EVENT/format <==`` precedes each file, as in the output of tail(1).
 
 The 2,323 format files of a Linux 6.18 take 157 KB in this form, and 9.5 MB as files of their own.
 """
@@ -29,6 +29,8 @@ class Unpacked(NamedTuple):
     formats: dict[Key, bytes]
     damaged_at: int | None
     """The offset from which on the file cannot be read; None: all of it was read."""
+    earlier: tuple[tuple[Key, bytes], ...] = ()
+    """Formats that events had before, the oldest first: a probe was removed and made again."""
 
 
 def pack(formats: Mapping[Key, bytes]) -> bytes:
@@ -49,25 +51,29 @@ def unpack(data: bytes, most_bytes: int) -> Unpacked:
     left out, because it may be cut.
     """
     found: dict[Key, bytes] = {}
+    earlier: list[tuple[Key, bytes]] = []
     at = 0
     for _ in range(FORMAT_MEMBERS.most):
         if at == len(data):
-            return Unpacked(found, None)
+            return Unpacked(found, None, tuple(earlier))
         unpacker = zlib.decompressobj(wbits=_GZIP)
         try:
             text = unpacker.decompress(memoryview(data)[at:], most_bytes + 1)
         except zlib.error:
-            return Unpacked(found, at)
+            return Unpacked(found, at, tuple(earlier))
         most_bytes -= len(text)
         _, *parts = _HEAD.split(text[:most_bytes] if most_bytes < 0 else text)
         if not unpacker.eof or most_bytes < 0:
             del parts[-3:]
         for system, event, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-            found[_name(system), _name(event)] = body
+            key = _name(system), _name(event)
+            if found.setdefault(key, body) != body:
+                earlier.append((key, found[key]))
+                found[key] = body
         if not unpacker.eof or most_bytes < 0:
-            return Unpacked(found, at)
+            return Unpacked(found, at, tuple(earlier))
         at = len(data) - len(unpacker.unused_data)
-    return Unpacked(found, at if at < len(data) else None)
+    return Unpacked(found, at if at < len(data) else None, tuple(earlier))
 
 
 def _name(encoded: bytes) -> str:

@@ -5,9 +5,10 @@ lttd before formats.gz have them at their own paths.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
+from typing import Final
 
 from lttd.abi import formats_file
 from lttd.abi.formats_file import Key, Unpacked
@@ -17,6 +18,8 @@ from lttd.limits import EVENT_TYPES, FORMAT, FORMAT_MEMBERS, FORMATS
 from lttd.openat import close_fd
 from lttd.readfile import read_limited
 from lttd.view.notes import TakesNotes
+
+_NONE: Final = Unpacked({}, None)
 
 
 @lru_cache(maxsize=4)
@@ -78,24 +81,36 @@ class FormatFiles:
             return self._texts[key]
         return read_limited(self._events.directory.place(self.path(key)), FORMAT)
 
+    @property
+    def earlier(self) -> Sequence[tuple[Key, bytes]]:
+        """Formats that events of the segment had before those of text(), the oldest first."""
+        earlier = self._unpacked.earlier if self._texts else ()
+        return [(key, text) for key, text in earlier if len(text) <= FORMAT.most]
+
     @cached_property
-    def _texts(self) -> dict[Key, bytes]:
-        """The packed files; empty if there is no formats.gz."""
+    def _unpacked(self) -> Unpacked:
+        """The packed files; none if there is no formats.gz."""
         try:
             data = read_limited(self._packed, FORMATS)
         except FileNotFoundError:
-            return {}
+            return _NONE
         except OSError as error:
             self._notes.add(f"{self._packed}: {error.strerror}")
-            return {}
+            return _NONE
         except TraceDamagedError as error:
             self._notes.add(str(error))
-            return {}
+            return _NONE
         found = _unpacked(data)
         if found.damaged_at is not None:
             limits = f"{FORMATS}; {FORMAT_MEMBERS}"
             reason = f"formats from here on cannot be read: damaged, or beyond a limit ({limits})"
             self._notes.add(f"{self._packed}: byte {found.damaged_at}: {reason}")
+        return found
+
+    @cached_property
+    def _texts(self) -> dict[Key, bytes]:
+        """The packed files that are not too large."""
+        found = self._unpacked
         large = [key for key, text in found.formats.items() if len(text) > FORMAT.most]
         for key in large:
             self._notes.add(f"{self._packed}: events/{'/'.join(key)}/format: {FORMAT}; left out")

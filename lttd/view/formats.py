@@ -65,6 +65,10 @@ class Formats:
         self._byteorder = byteorder
         self._long_bytes = long_bytes
         self._files: dict[int, EventName] | None = None
+        self._earlier: dict[int, bytes] = {}
+        """The formats of ids that no event has any more."""
+        self._reused: dict[int, list[EventName]] = {}
+        """The events of an id that several formats state: nothing tells which one was when."""
         self._parsed: dict[int, Format | None] = {}
         self._why_not: dict[int, str] = {}
         self._notes = notes
@@ -76,6 +80,12 @@ class Formats:
             self._files = {}
             for key in self._saved:
                 self._note_file(key)
+            for key, text in self._saved.earlier:
+                number = id_of(text[:_HEAD_BYTES])
+                if number is not None and number <= _MOST_ID and self._is_new(number, key):
+                    self._earlier[number] = text
+            for number in self._reused:
+                self._files.pop(number, None)
         return self._files
 
     def _note_file(self, key: Key) -> None:
@@ -88,7 +98,18 @@ class Formats:
         if number is None or number > _MOST_ID:
             self._notes.add(f"{self._saved.path(key)}: byte 0: no ID")
         else:
+            self._is_new(number, key)
+
+    def _is_new(self, number: int, key: Key) -> bool:
+        """Note the event of an id; return whether the id had none."""
+        assert self._files is not None
+        if number not in self._files:
             self._files[number] = EventName(*key)
+            return True
+        events = self._reused.setdefault(number, [self._files[number]])
+        if EventName(*key) not in events:
+            events.append(EventName(*key))
+        return False
 
     def get(self, number: int) -> Format | None:
         """Return the format of an id; None, with a note, if there is no readable one."""
@@ -114,12 +135,18 @@ class Formats:
         name = self.files.get(number)
         if not self.files:  # no format at all: one line for all ids
             raise _UnreadableError(f"{self._saved}: no format of any event: all shown as bytes")
+        if number in self._reused:
+            events = " and ".join(f"{each.system}:{each.name}" for each in self._reused[number])
+            what = f"event id {number} had several formats, of {events}"
+            raise _UnreadableError(
+                f"{self._saved}: {what}: a probe was removed, and another one made; shown as bytes"
+            )
         if name is None:
             raise _UnreadableError(f"{self._saved}: no format of event id {number}: shown as bytes")
         path = self._saved.path(name)
         try:
             return _parsed(
-                self._saved.text(name),
+                self._earlier.get(number) or self._saved.text(name),
                 name.system,
                 byteorder=self._byteorder,
                 long_bytes=self._long_bytes,

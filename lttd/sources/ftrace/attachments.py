@@ -6,6 +6,8 @@ has lines of trace-clock time, pid, tgid (or nothing) and command, tab separated
 a backslash inside a command stands as ``\\n`` or ``\\\\``.
 Rule: a later segment of a run shares the files that have not changed with the segment before, and
 begins with the names of all living tasks and of those that ended lately.
+Rule: an id can be another event's once a probe was removed and another one made, so their formats
+are read again when the kernel's list of probes changed.
 Rule: names are read once for a roll, when data goes to the new segment.  It may have been made long
 before; until then, names go to the segment before it.
 """
@@ -19,6 +21,7 @@ from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.errors import LttdError
 from lttd.limits import FORMAT_MEMBERS
 from lttd.sources.base import Attachment, When
+from lttd.sources.ftrace.additions import PROBES_FILE, probe_names
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.modules import KALLSYMS, loaded_modules, symbols_since
 from lttd.sources.ftrace.setup import enabled_events
@@ -58,6 +61,8 @@ class FtraceFiles:
         """The hash of each file and format that the segment has already."""
         self._format_parts = 0
         """The number of times that formats were added to their file."""
+        self._probes: bytes = before._probes if before else self._read_probes()  # noqa: SLF001 (same class)
+        """The kernel's list of probes, as it was when formats were read last."""
         self._names_since_ns = names_since_ns
         self._names_read_ns = 0
         self._saved: Set[bytes] = frozenset()
@@ -88,6 +93,8 @@ class FtraceFiles:
         if when not in (When.PERIODIC, When.ROLLED):
             yield from self._copies(when)
             yield from self._formats_due(when)
+        elif self._have_probes_changed():
+            yield from self._formats_due(when)
         yield from self._who_ran(when)
         if when is When.CLOSE:
             if self._kallsyms and (new := symbols_since(self._modules)):
@@ -115,16 +122,30 @@ class FtraceFiles:
     def _formats_due(self, when: When) -> Iterator[Attachment]:
         name = f"tracefs/{formats_file.NAME}"
         if when is When.OPEN and any(not isinstance(key, str) for key in self._given):
-            self._format_parts = 1
-            yield Attachment(name, same=True)
-        elif formats := self._formats(when):
+            if not self._have_probes_changed():
+                self._format_parts = 1
+                yield Attachment(name, same=True)
+                return
+            self._given = {key: each for key, each in self._given.items() if isinstance(key, str)}
+        if formats := self._formats(when):
             self._format_parts += 1
             yield Attachment(name, pack(formats), append=True)
+
+    def _have_probes_changed(self) -> bool:
+        """Tell whether a probe was made or removed since the last look: ids may be others'."""
+        before, self._probes = self._probes, self._read_probes()
+        return self._probes != before
+
+    def _read_probes(self) -> bytes:
+        try:
+            return read_bytes(f"{self._instance.root}{PROBES_FILE}")
+        except LttdError:
+            return b""  # this kernel has none, or tracefs was unmounted
 
     def _formats(self, when: When) -> dict[Key, bytes]:
         """Return the formats of events that the rings can hold and the segment lacks."""
         found: dict[Key, bytes] = {}
-        if when is When.RELOAD and self._format_parts > FORMAT_MEMBERS.most - 2:
+        if when is not When.CLOSE and self._format_parts > FORMAT_MEMBERS.most - 2:
             return found  # those of many more reloads come at the end, as one member
         for key in self._events(when):
             data = self._if_new(key, self._instance.file(f"events/{key[0]}/{key[1]}/format"))
@@ -144,6 +165,11 @@ class FtraceFiles:
             if when is When.CLOSE:  # another process may have enabled more of them meanwhile
                 recorded |= {name.partition(":")[0] for name in enabled_events(instance.path)}
             there = (OWN_SYSTEM, *systems(instance.file("events")))
+            if when in (When.PERIODIC, When.ROLLED):  # only those of probes can have changed
+                listed = probe_names(self._probes.decode(errors="surrogateescape"))
+                recorded = {name.partition("/")[0] for name in listed} & (
+                    set(there) if "*" in recorded else recorded
+                )
         except LttdError:
             return  # tracefs was unmounted: the files copied at open must be enough
         for system in there:

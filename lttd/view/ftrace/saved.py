@@ -6,12 +6,15 @@ same.
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from lttd.abi.formats_file import Key
 from lttd.abi.ftrace import PageLayout
+from lttd.abi.ftrace_format import id_of
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
 from lttd.index import FOREVER
@@ -63,7 +66,7 @@ class SavedFiles:
         )
 
     def formats(self) -> dict[tuple[str, str], bytes]:
-        """Return every format file by (system, event).
+        """Return every format file by (system, event), but those of ids that had several formats.
 
         Raises:
             TraceDamagedError: one is too large, or all are, or one cannot be read.
@@ -84,6 +87,8 @@ class SavedFiles:
             if left < 0:
                 raise TraceDamagedError(path, 0, f"{FORMATS}; remove formats that no event needs")
             found[key] = text
+        for key in _of_reused_ids(found, files.earlier):
+            del found[key]
         for note in notes.told():
             raise TraceDamagedError(Path(str(files)), 0, note)
         return found
@@ -125,6 +130,15 @@ class SavedFiles:
                     yield line
         except OSError:
             return  # absent
+
+
+def _of_reused_ids(
+    formats: Mapping[Key, bytes], earlier: Iterable[tuple[Key, bytes]]
+) -> Iterator[Key]:
+    """Yield the events whose ids had other formats before."""
+    numbers = Counter(id_of(text) for text in formats.values())
+    numbers.update(id_of(text) for _, text in earlier)
+    return (key for key, text in list(formats.items()) if numbers[id_of(text)] > 1)
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
