@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from lttd.doctor.finding import Mark
+from lttd.doctor.kernel import probes
 from lttd.errors import NothingToRecordError, UsageError
 from lttd.sources.ftrace.source import FtraceSettings, open_ftrace
 from lttd.sources.mounts import find_tracefs
@@ -307,3 +309,13 @@ def test_events_of_an_id_that_another_probe_took_are_not_printed_wrongly(
     assert f"event id {number.strip()} had several formats, of uprobes:{name}" in shown.stderr
     assert 'first="the second' not in shown.stdout
     assert 'second="the first' not in shown.stdout
+
+
+def test_doctor_says_which_kinds_of_probes_the_kernel_has() -> None:
+    readme = (find_tracefs() / "README").read_text()
+    (finding,) = probes()
+    there, _, absent = finding.words.partition("; this kernel has no ")
+    assert finding.mark is Mark.OK
+    assert "uprobes" in there.split(", ")
+    assert ("kprobes" in absent.split(", ")) == ("[<module>:]<symbol>" not in readme)
+    assert ("fprobes" in absent.split(", ")) == ("<func-name>[%return]" not in readme)

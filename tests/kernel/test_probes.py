@@ -40,6 +40,7 @@ settings() {
     done
     ls $TRACING/instances
 }
+rm -rf /tmp/trace
 echo 'p:mine/keep vfs_fsync' >> $TRACING/dynamic_events
 """
 PROBES = (

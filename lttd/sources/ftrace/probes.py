@@ -45,7 +45,7 @@ _EXAMPLE: Final = "write one as 'p:NAME SYMBOL', see docs/CONTROL.md"
 
 
 class _Kind(NamedTuple):
-    """A kind of dynamic events: its name, and the words of tracefs's README that show it."""
+    """A kind of dynamic events: its name, and words of tracefs's README if it is there."""
 
     name: str
     readme: str
@@ -59,8 +59,8 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "r": _KPROBE,
     "f": _Kind("fprobes", "<func-name>[%return]", "CONFIG_FPROBE_EVENTS"),
     "t": _Kind("tracepoint probes", "<tracepoint>", "CONFIG_FPROBE_EVENTS"),
-    # Its line is in every README with dynamic events, also where eprobes are not built.
-    "e": _Kind("eprobes", "<attached-group>", "CONFIG_EPROBE_EVENTS"),
+    # Every README with dynamic events names them, also where they are not built.
+    "e": _Kind("eprobes", "", "CONFIG_EPROBE_EVENTS"),
     "s": _Kind("synthetic events", "s:[synthetic/]", "CONFIG_SYNTH_EVENTS"),
 }
 
@@ -242,10 +242,10 @@ def takes(root: str, kind: _Kind) -> bool:
         return True
 
 
-def kinds_taken(root: str) -> list[str]:
-    """Return the names of the kinds of probes that the kernel's README names."""
+def kinds_of(root: str) -> dict[str, bool]:
+    """Return the kinds of probes by name, and whether the kernel has each; without unknown ones."""
     kinds = dict.fromkeys((_KPROBE, _UPROBE, *_KINDS.values()))
-    return [kind.name for kind in kinds if takes(root, kind)]
+    return {kind.name: takes(root, kind) for kind in kinds if kind.readme}
 
 
 def _lacks(probe: Probe, error: OSError) -> LttdError:
