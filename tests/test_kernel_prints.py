@@ -434,3 +434,15 @@ def test_the_number_and_an_argument_of_a_system_call_may_both_be_named_nr(
     made = struct.pack("<8xi4xQq", 209, 0x7F00, 3)
     assert shown(text, [made], symbols, system="syscalls") == ["ctx_id: 0x00007f00, nr: 0x00000003"]
     assert [one.name for one in parse_format(text).own] == ["__syscall_nr", "ctx_id", "nr"]
+
+
+def test_a_synthetic_event_has_blanks_between_its_fields(symbols: Symbols) -> None:
+    text = (
+        b"name: lat\nID: 9\nformat:\n"
+        b"\tfield:pid_t pid;\toffset:8;\tsize:4;\tsigned:1;\n"
+        b"\tfield:pid_t old;\toffset:12;\tsize:4;\tsigned:1;\n\n"
+        b'print fmt: "pid=%d, old=%d", REC->pid, REC->old\n'
+    )
+    made = [bytes(8) + (7).to_bytes(4, "little") + (9).to_bytes(4, "little")]
+    assert shown(text, made, symbols, system="synthetic") == ["pid=7 old=9"]
+    assert shown(text, made, symbols, system="lttd") == ["pid=7, old=9"]

@@ -36,7 +36,7 @@ settings() {
     for file in dynamic_events set_event current_tracer trace_clock tracing_on buffer_size_kb \
         buffer_percent set_event_pid set_event_notrace_pid trace_options; do
         echo "== $file"
-        cat $TRACING/$file
+        sed 's/ (expanded.*//' $TRACING/$file
     done
     ls $TRACING/instances
 }
@@ -53,7 +53,11 @@ PROBES = (
 )
 OPTIONS = " ".join(f"--probe '{probe}'" for probe in PROBES)
 FILTER = "--filter 'lttd:*: COMM == \"prload\"'"
-LINE = re.compile(r" *(?P<comm>\S.*)-(?P<pid>\d+) +(?P<rest>\[\d+\] .*)")
+LINE = re.compile(r" *(?P<comm>\S.*)-(?P<pid>\d+) +(\( *\d+\) )?(?P<rest>\[\d+\] .*)")
+# The flags of uprobes are all ones; Linux 6.1 has no name for one of the bits (lazy rescheduling).
+UPROBE_FLAGS = (" DNZff ", " DBZff ")
+# The format of an eprobe does not name its event, which the kernel prints.
+EPROBE = re.compile(r" execs: \(sched\.sched_process_exec\)")
 
 
 def shown(trace: Path) -> list[str]:
@@ -64,7 +68,7 @@ def shown(trace: Path) -> list[str]:
 
 def printed_by_kernel(file: Path) -> list[str]:
     return [
-        found["rest"].rstrip()
+        EPROBE.sub(" execs: ", found["rest"].rstrip().replace(*UPROBE_FLAGS))
         for line in file.read_text().splitlines()
         if not line.startswith("#") and (found := LINE.fullmatch(line))
     ]

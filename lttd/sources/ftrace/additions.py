@@ -240,13 +240,14 @@ def _who_has(root: str, name: str) -> str:
     except OSError:
         names = []
     places += [(f"the instance {each}", f"{root}/instances/{each}") for each in names]
-    using = [what for what, path in places if _is_on(f"{path}/events/{name}/enable")]
+    using = [what for what, path in places if is_on(f"{path}/events/{name}/enable")]
     if not using:
         return "somebody uses it, perf perhaps: end that; the next lttd removes it"
     return f"{' and '.join(using)} has its event on: turn it off; the next lttd removes it"
 
 
-def _is_on(enable_file: str) -> bool:
+def is_on(enable_file: str) -> bool:
+    """Tell whether an event is on, or has a trigger."""
     try:
         with open(enable_file, "rb", buffering=0) as file:
             return file.read(8).strip() != b"0"  # a trigger makes it "0*"

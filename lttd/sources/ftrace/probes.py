@@ -30,6 +30,7 @@ from lttd.sources.ftrace.additions import (
     PROBES_FILE,
     SYNTHETIC_GROUP,
     append_line,
+    is_on,
     probe_name,
     probe_names,
 )
@@ -115,6 +116,17 @@ def probe_events(texts: Sequence[str]) -> list[str]:
 def name_functions(texts: Sequence[str]) -> bool:
     """Tell whether the probes store addresses of kernel functions."""
     return any(parse_probe(text).kind in (_KPROBE, _KINDS["f"]) for text in texts)
+
+
+def has_kernel_probes(root: str, path: str) -> bool:
+    """Tell whether probes of lttd's that store addresses of kernel functions are on at *path*."""
+    try:
+        lines = read_text(f"{root}{PROBES_FILE}").splitlines()
+    except LttdError:
+        return False
+    ours = [line for line in lines if re.match(rf"[prf]\d*:{PROBE_GROUP}/", line)]
+    on = [line for line in ours if is_on(f"{path}/events/{probe_name(line)}/enable")]
+    return name_functions(on)
 
 
 def make_probes(instance: Instance, texts: Sequence[str]) -> None:

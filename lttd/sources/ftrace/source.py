@@ -25,6 +25,7 @@ from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.left import Leftovers
 from lttd.sources.ftrace.loss import Mark
 from lttd.sources.ftrace.marks import ProgressMarks
+from lttd.sources.ftrace.probes import has_kernel_probes
 from lttd.sources.ftrace.raw import RawFile
 from lttd.sources.ftrace.record import InstanceRecord
 from lttd.sources.ftrace.reload import EventsChange
@@ -117,7 +118,8 @@ def open_left_by_kill(
         for found in left.own_instances():
             try:
                 found.events = enabled_events(found.path)
-                spec = FtraceSettings(found.name)
+                named = has_kernel_probes(found.root, found.path)
+                spec = FtraceSettings(found.name, kallsyms=named)
                 source = FtraceSource(found, spec, pool, previous_run=True)
             except BaseException as error:
                 found.leave()

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from lttd.clock import COUNTING_CLOCKS
+from lttd.limits import KALLSYMS
+from lttd.readfile import size_bytes
 from lttd.view.addresses import Symbols
 from lttd.view.family import Family, Lines, Printing
 from lttd.view.ftrace.decode import FtraceContexts, FtraceDecoder
@@ -17,13 +19,24 @@ def _names(segments: Sequence[Segment], notes: TakesNotes) -> Names:
     return Names((segment.paths.tracefs / "commands" for segment in segments), notes)
 
 
+def _with_symbols(segments: Sequence[Segment]) -> Segment:
+    """Return the last segment of the last boot that has kallsyms; else the last one."""
+    last = segments[-1]
+    for segment in reversed(segments):
+        if segment.manifest.machine.get("boot_id") != last.manifest.machine.get("boot_id"):
+            break  # the kernel had other addresses then
+        if size_bytes(segment.paths.tracefs / KALLSYMS.what):
+            return segment
+    return last
+
+
 def _lines(printing: Printing, notes: TakesNotes) -> Lines:
     from lttd.view.ftrace.lines import Texter  # noqa: PLC0415  (not to count, nor to export)
 
     assert printing.names is not None
     return Texter(
         printing.names,
-        Symbols(printing.segments[-1].paths.tracefs, notes),
+        Symbols(_with_symbols(printing.segments).paths.tracefs, notes),
         nanoseconds=printing.nanoseconds,
         counting=printing.segments[0].manifest.clock in COUNTING_CLOCKS,
         fields=printing.fields,

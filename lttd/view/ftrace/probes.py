@@ -2,12 +2,18 @@
 
     kprobe:  (do_sys_openat2+0x4/0x150) name="/etc/passwd"
     return:  (ksys_read+0xc3/0xe0 <- vfs_read) count=4096
+    synthetic:  pid=309 old=309
     of a program:  (0x55bfc115a160 <- 0x55bfc115a129) text=(fault)
 
 Source: Linux kernel/trace/trace_kprobe.c, print_kprobe_event() and print_kretprobe_event();
-kernel/trace/trace_uprobe.c, print_uprobe_event(); trace_probe.c, print_type_string().
+kernel/trace/trace_uprobe.c, print_uprobe_event(); trace_probe.c, print_type_string();
+trace_events_synth.c, print_synth_event().
+
+An eprobe's format does not name the event to which it is attached, which the kernel prints in
+parentheses.
 """
 
+import re
 from dataclasses import replace
 from typing import Final
 
@@ -19,12 +25,15 @@ from lttd.view.ftrace.kernel_functions import PROBED_STR
 
 _FUNCTION: Final = "__probe_func"
 _WHERE: Final = ("__probe_ip", _FUNCTION, "__probe_ret_ip")
+_SYNTHETIC: Final = "synthetic"
 _GET_STR: Final = ("__get_str", "__get_rel_str")
 _QUOTE: Final = b'"'
 
 
 def as_probes_print(parsed: PrintFmt, format_: Format) -> PrintFmt:
     """Return the print fmt with which the kernel prints a probe's event; others unchanged."""
+    if format_.system == _SYNTHETIC:
+        return PrintFmt(tuple(_without_commas(piece) for piece in parsed.pieces))
     names = format_.by_name
     if not any(name in names for name in _WHERE) or format_.system == OWN_SYSTEM:
         return parsed
@@ -51,6 +60,11 @@ def _place(piece: bytes | Conversion) -> bytes | Conversion:
         extension = BARE_NAME if name == _FUNCTION else "S"
         return replace(piece, letter="p", extension=extension, length="")
     return piece
+
+
+def _without_commas(piece: bytes | Conversion) -> bytes | Conversion:
+    """Separate the fields of a synthetic event by blanks, as the kernel does."""
+    return re.sub(rb"^, (?=\w+=)", b" ", piece) if isinstance(piece, bytes) else piece
 
 
 def _field_of(piece: bytes | Conversion) -> str | None:
