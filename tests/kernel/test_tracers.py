@@ -1,7 +1,7 @@
 """Tracers on a kernel that has them: what lttv prints is what the kernel's trace file has."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -190,3 +190,57 @@ def test_after_a_kill_the_next_start_puts_back_the_tracer(guest: Guest) -> None:
     assert numbers[1] > 10
     assert numbers[-1] > 0
     assert_same(result.out_dir, "after")
+
+
+def test_symbols_of_a_module_that_comes_while_recording_are_saved(guest: Guest) -> None:
+    result = guest.run(
+        """
+        cd $CHECKOUT
+        modprobe -r null_blk
+        $PYTHON -m lttd -t /tmp/m --tracer function --function vfs_open --summary none \
+            -- modprobe null_blk
+        grep -c '\\[null_blk\\]' /tmp/m/*/tracefs/kallsyms /proc/kallsyms | sed 's/.*://'
+        modprobe -r null_blk
+    """,
+        timeout_s=90,
+    )
+    result.expect(0)
+    saved, there = map(int, result.output.split()[-2:])
+    assert saved == there > 0
+
+
+@pytest.mark.nightly
+def test_trace_cmd_and_lttd_record_the_same_calls(guest: Guest) -> None:
+    result = guest.run(
+        """
+        cd $CHECKOUT
+        work="dd if=/dev/zero of=/dev/null bs=1 count=500 status=none"
+        for round in 1 2; do
+            trace-cmd record -q -b 4096 -o /tmp/cmd.dat -p function_graph -l vfs_read \\
+                -l 'ksys_*' $work
+            trace-cmd report /tmp/cmd.dat > "$OUT/trace-cmd$round"
+            rm -rf /tmp/n
+            $PYTHON -m lttd -t /tmp/n --source ftrace:/ --tracer function_graph --summary none \
+                --buffer-size 4M --function 'vfs_read,ksys_*' -- $work
+            $PYTHON -m lttd.view text /tmp/n > "$OUT/lttd$round"
+        done
+    """,
+        timeout_s=150,
+    )
+    result.expect(0)
+    for number in (1, 2):
+        theirs, ours = (
+            Counter(calls_of((result.out_dir / f"{name}{number}").read_text()))
+            for name in ("trace-cmd", "lttd")
+        )
+        # lttd's child calls others, too, before it becomes dd.
+        assert ours["ksys_write"] == theirs["ksys_write"] == 500
+        assert ours["vfs_read"] >= theirs["vfs_read"] >= 500
+        assert theirs.keys() <= ours.keys()
+
+
+def calls_of(text: str) -> list[str]:
+    """Return the functions that the task which wrote most called, once for each entry."""
+    entries = re.findall(r"-(\d+) +\[.*funcgraph_entry:.*\|\s+(\w+)\(\)", text)
+    ((writer, _),) = Counter(pid for pid, name in entries if name == "ksys_write").most_common(1)
+    return [name for pid, name in entries if pid == writer]
