@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lttd.errors import UsageError
+from lttd.sources.base import When
 from lttd.sources.ftrace.source import FtraceSettings, FtraceSource, open_ftrace
 from lttd.subbuffer import BufferPool
 from tests.ftrace_sources import QUIET, instance_of
@@ -71,3 +72,11 @@ def test_in_a_foreign_instance_options_are_put_back(foreign: Path) -> None:
         names = ("stacktrace", "userstacktrace", "irq-info")
         assert [option(foreign, name) for name in names] == ["0", "1", "0"]
     assert [option(foreign, name) for name in names] == ["1", "0", "1"]
+
+
+def test_symbols_are_kept_where_somebody_else_has_stacks_stored(foreign: Path) -> None:
+    for value, kept in (("1", True), ("0", False)):
+        (foreign / "options/stacktrace").write_text(value)
+        with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
+            names = {each.name for each in source.attachments()(When.OPEN)}
+        assert ("tracefs/kallsyms" in names) is kept

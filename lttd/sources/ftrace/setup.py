@@ -114,9 +114,10 @@ class Wanted(NamedTuple):
     """By event."""
 
 
-def stores_addresses(settings: FtraceSettings) -> bool:
+def stores_addresses(instance: Instance, settings: FtraceSettings) -> bool:
     """Tell whether events will hold addresses of kernel functions, so that symbols are needed."""
-    with_stacks = settings.stack or stores_stacks(settings.event_trigger)
+    has_stacks = _read_or(instance, "options/stacktrace", "0") == "1"  # of somebody else, perhaps
+    with_stacks = has_stacks or stores_stacks(settings.event_trigger)
     return bool(with_stacks or settings.tracer) or name_functions(settings.probe)
 
 

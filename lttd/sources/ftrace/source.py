@@ -176,7 +176,7 @@ class FtraceSource:
         """When the source was rolled or stopped, on CLOCK_MONOTONIC: later names hold for it."""
         self._closed = False
         self._needs_symbols = (
-            settings.kallsyms or stores_addresses(settings) or has_tracer(instance)
+            settings.kallsyms or stores_addresses(instance, settings) or has_tracer(instance)
         )
         self._mark_failed = False
         name = clock_of(instance)
