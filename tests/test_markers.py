@@ -1,6 +1,7 @@
 """``--markers`` records what programs write at the top level, and gives back what it takes."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,9 @@ from lttd.sources.mounts import find_tracefs
 from lttd.subbuffer import BufferPool
 from tests.ftrace_sources import QUIET, content, drain, instance_of
 from tests.instances import mark
-from tests.running import needs_kernel
+from tests.killed_runs import data_of
+from tests.running import QUIET as QUIETLY
+from tests.running import Launcher, needs_kernel
 
 MARKED = QUIET._replace(markers=True)
 
@@ -104,3 +107,14 @@ class TestOnThisKernel:
             assert f"of process {os.getpid()}".encode() in content(drain(source))
         names = ("options/markers", markers.COPY, markers.PRINTK)
         assert [(foreign / name).read_text() for name in names] == ["0\n"] * 3
+
+    def test_the_next_start_after_a_kill_gives_trace_printk_back(
+        self, lttd: Launcher, tmp_path: Path, top: Path
+    ) -> None:
+        run = lttd.start("-t", tmp_path / "t", *QUIETLY, "--markers").recording()
+        assert top.read_text() == "0\n"
+        mark(find_tracefs(), f"of process {os.getpid()}")
+        run.signal(signal.SIGKILL).wait()
+        again = lttd.run("-t", tmp_path / "t", "-a", *QUIETLY, "--duration", "10ms")
+        assert again.process.returncode == 0, again.stderr
+        assert f"of process {os.getpid()}".encode() in data_of(tmp_path / "t")

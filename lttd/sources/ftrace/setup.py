@@ -314,6 +314,9 @@ def _record_events(instance: Instance, settings: FtraceSettings) -> None:
     asked = wanted(instance, settings)
     set_filters(instance, asked.filters)
     record_only(instance, settings)
+    if settings.tracer and is_limited(settings):
+        words = "pid, comm and only-command limit events"
+        instance.notes.append(f"{words}; the tracer's functions are recorded of all tasks")
     change_triggers(instance, asked.triggers)
     if settings.markers:
         take_marks(instance)
