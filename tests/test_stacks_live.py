@@ -7,6 +7,7 @@ import pytest
 
 from lttd.errors import UsageError
 from lttd.sources.base import When
+from lttd.sources.ftrace.modules import hides_symbols
 from lttd.sources.ftrace.source import FtraceSettings, FtraceSource, open_ftrace
 from lttd.subbuffer import BufferPool
 from tests.ftrace_sources import QUIET, instance_of
@@ -80,3 +81,20 @@ def test_symbols_are_kept_where_somebody_else_has_stacks_stored(foreign: Path) -
         with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
             names = {each.name for each in source.attachments()(When.OPEN)}
         assert ("tracefs/kallsyms" in names) is kept
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        (b"", True),
+        (b"0000000000000000 A fixed_percpu_data\n0000000000000000 T _text\n", True),
+        (b"0000000000000000 A fixed_percpu_data\nffffffff81000000 T _text\n", False),
+    ],
+)
+def test_symbols_whose_addresses_are_all_zero_are_hidden(
+    tmp_path: Path, text: bytes, hidden: bool
+) -> None:
+    path = tmp_path / "kallsyms"
+    path.write_bytes(text)
+    assert hides_symbols(str(path)) is hidden
+    assert hides_symbols(str(tmp_path / "nosuch"))

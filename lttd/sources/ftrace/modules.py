@@ -11,6 +11,7 @@ from lttd.sources.tracefs import read_bytes
 
 MODULES: Final = "/proc/modules"
 KALLSYMS: Final = "/proc/kallsyms"
+_TRIED_BYTES: Final = 1 << 16
 
 
 def loaded_modules(path: str = MODULES) -> dict[bytes, bytes]:
@@ -36,3 +37,13 @@ def symbols_since(
         return b""
     marks = tuple(b"\t[%b]" % name for name in new)
     return b"".join(line for line in lines if line.rstrip().endswith(marks))
+
+
+def hides_symbols(kallsyms: str = KALLSYMS) -> bool:
+    """Tell whether the kernel does not tell this process the addresses of its functions."""
+    try:
+        with open(kallsyms, "rb", buffering=0) as file:
+            lines = file.read(_TRIED_BYTES).splitlines()
+    except OSError:
+        return True
+    return not any(line.strip(b"0")[:1] not in (b"", b" ") for line in lines)

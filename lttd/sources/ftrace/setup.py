@@ -18,6 +18,7 @@ from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.filters import filters_by_event, set_filters
 from lttd.sources.ftrace.instance import Instance, unread_events
 from lttd.sources.ftrace.markers import take_marks
+from lttd.sources.ftrace.modules import KALLSYMS, hides_symbols
 from lttd.sources.ftrace.options import set_options, set_stacks
 from lttd.sources.ftrace.pids import is_limited, record_only
 from lttd.sources.ftrace.probes import make_probes, name_functions, probe_events, refuse_disabled
@@ -415,6 +416,9 @@ def _tell_differences(instance: Instance, settings: FtraceSettings) -> None:
 
     Rounding a ring up to whole sub-buffers is not noted.
     """
+    if (settings.kallsyms or stores_addresses(instance, settings)) and hides_symbols():
+        words = "hides its addresses, so functions get no names (a service: docs/SYSTEMD.md)"
+        instance.notes.append(f"{KALLSYMS} {words}")
     subbuffer_bytes = page_layout(instance).subbuffer_bytes
     asked_and_made = (
         ("buffer size", settings.buffer_bytes, instance.ring_bytes, subbuffer_bytes),
