@@ -145,6 +145,7 @@ def test_a_name_of_another_recording_is_refused_with_its_pid(name: str) -> None:
         assert f"p:lttd/{name}" in names()
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("instances")
 def test_a_probe_that_somebody_else_has_on_stays_and_the_next_start_removes_it(
     name: str, lttd: Launcher, tmp_path: Path
@@ -235,6 +236,7 @@ def test_the_same_probe_is_taken_over_by_the_next_start(
     assert "recorded by the next one" in shown
 
 
+@pytest.mark.nightly
 def test_another_probe_of_the_same_name_is_refused_until_the_ring_is_drained(
     name: str, lttd: Launcher, tmp_path: Path
 ) -> None:
@@ -248,6 +250,7 @@ def test_another_probe_of_the_same_name_is_refused_until_the_ring_is_drained(
     assert f"p:lttd/{name}" not in names()
 
 
+@pytest.mark.nightly
 def test_probes_of_a_killed_run_whose_instance_is_gone_are_removed(
     name: str, lttd: Launcher, tmp_path: Path
 ) -> None:
@@ -257,6 +260,7 @@ def test_probes_of_a_killed_run_whose_instance_is_gone_are_removed(
     assert f"p:lttd/{name}" not in names()
 
 
+@pytest.mark.nightly
 def test_a_foreign_instance_keeps_its_unread_events_until_they_were_read(
     name: str, lttd: Launcher, tmp_path: Path, foreign: Path
 ) -> None:

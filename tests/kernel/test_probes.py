@@ -140,7 +140,7 @@ def test_the_start_after_a_kill_drains_and_then_removes_the_probes(guest: Guest)
     [
         ("p:bad no_such_symbol_at_all", 2, "Invalid probed address or symbol: "),
         ("p:bad vfs_read+4", 2, "probe lttd:bad: "),
-        ("p:bad vfs_read n=$arg99", 2, '", at character '),
+        ("p:bad vfs_read n=%nosuch", 2, "Invalid register name: "),
         ("e:bad sched.no_such_event", 2, "probe lttd:bad: "),
         ("s:bad nosuchtype x", 2, "probe synthetic:bad: "),
         ("f:bad vfs_read", 77, "this kernel has no fprobes (CONFIG_FPROBE_EVENTS)"),
