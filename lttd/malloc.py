@@ -7,8 +7,6 @@ import contextlib
 import ctypes
 from typing import Final
 
-import numpy as np
-
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
@@ -33,7 +31,11 @@ def keep_some_freed_memory() -> None:
     up to 32 MiB, and to twice that; unless they were set.  Columns of five million events took 42
     thousand page faults without this, and 500 with it.
     """
-    np.empty(_LARGEST_THRESHOLD_BYTES, np.uint8)
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+        library.free.restype, library.free.argtypes = None, [ctypes.c_void_p]
+        library.free(library.malloc(_LARGEST_THRESHOLD_BYTES))
 
 
 def share_one_arena() -> None:
