@@ -64,7 +64,8 @@ def test_a_disk_that_fills_up_stops_recording_and_leaves_a_whole_trace(
         assert "no space left: free some, or record elsewhere" in only_line(run)
         assert os.listdir(next(iter(segments(disk / TRACE))).directory.parent)
         assert_whole(disk / TRACE, "--events")
-        assert info(disk / TRACE)["payload_bytes"] > 4 << 20
+        # All but one write, which is at most 4 MiB.
+        assert info(disk / TRACE)["payload_bytes"] > 3 << 20
 
 
 def test_recording_continues_past_a_full_disk_if_asked_to_and_counts_the_loss(

@@ -16,7 +16,8 @@ dump() {
     cd $other; tail -n +1 set_event options/{stacktrace,userstacktrace,irq-info} >> "$1"
     cd $CHECKOUT
 }
-mkdir $other
+rm -rf /tmp/[abc]
+mkdir $other && trap 'rmdir $other; rm -rf /tmp/[abc]' EXIT
 echo 'pid != 4194303' > $other/events/sched/sched_process_exit/filter
 echo 'stacktrace if child_pid == 4194303' > $other/events/sched/sched_process_fork/trigger
 echo 1 > $other/options/stacktrace

@@ -50,6 +50,7 @@ def test_only_command_has_its_tree_and_others_in_scheduler_lines_only(guest: Gue
             assert int(next_pid) in tree, line
 
 
+@pytest.mark.nightly
 def test_marks_are_taken_as_far_as_this_kernel_can(guest: Guest) -> None:
     result = guest.run(BEGIN + MARKS, 240).expect(0)
     copies = guest.run("test -e /sys/kernel/tracing/options/copy_trace_marker").status == 0

@@ -18,6 +18,7 @@ dump() {
     cd $top; tail -n +1 current_tracer set_ftrace_filter set_ftrace_notrace max_graph_depth \
         tracing_on set_event > "$1"; ls instances >> "$1"; cd $CHECKOUT
 }
+rm -rf /tmp/[a-z] && trap 'rm -rf /tmp/[a-z]' EXIT
 dump "$OUT/before"
 """
 # With abstime a line of the kernel is: ` 6.501546 |   1)               |  schedule() {`
@@ -126,6 +127,7 @@ def settings(directory: Path) -> str:
     return (directory / "set").read_text().strip()
 
 
+@pytest.mark.nightly
 def test_refusals_are_one_line_and_leave_nothing(guest: Guest) -> None:
     result = guest.run(
         f"""
@@ -160,6 +162,7 @@ def test_refusals_are_one_line_and_leave_nothing(guest: Guest) -> None:
     assert_same(result.out_dir, "after")
 
 
+@pytest.mark.nightly
 def test_after_a_kill_the_next_start_puts_back_the_tracer(guest: Guest) -> None:
     result = guest.run(
         f"""
