@@ -1,13 +1,19 @@
 """Probes that a user asks for: their form, their names, and the records of them."""
 
+import fcntl
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lttd.controls import CONTROLS
-from lttd.errors import UsageError
+from lttd.errors import LockedError, UsageError
+from lttd.sources.ftrace import probes
 from lttd.sources.ftrace.additions import PROBES_FILE, addition_of, probe_name, probe_names
-from lttd.sources.ftrace.probes import parse_probe
+from lttd.sources.ftrace.instance import Instance
+from lttd.sources.ftrace.probes import make_probes, parse_probe
+from lttd.sources.ftrace.undo import Undo
 from lttd.sources.table import SOURCES, keeps_commas
 
 
@@ -78,3 +84,16 @@ def test_probe_is_a_key_of_the_source_and_keeps_its_commas() -> None:
     assert "probe" in SOURCES["ftrace"].keys
     assert keeps_commas("ftrace", "probe")
     assert "probe" in CONTROLS
+
+
+def test_a_lock_that_somebody_keeps_on_the_list_of_probes_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "dynamic_events"
+    file.touch()
+    monkeypatch.setattr(probes, "_ATTEMPTS", 2)
+    instance = Instance(str(tmp_path), str(tmp_path), "top", False, {}, Undo(str(tmp_path)))
+    with file.open() as kept:
+        fcntl.flock(kept, fcntl.LOCK_EX)
+        with pytest.raises(LockedError, match=r"dynamic_events: .* has locked it; end that first"):
+            make_probes(instance, ["p:k1 vfs_read"])

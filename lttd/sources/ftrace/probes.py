@@ -16,7 +16,6 @@ Rule: dynamic_events is never opened with O_TRUNC, which deletes every probe of 
 """
 
 import errno
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
+from lttd.locks import lock_now
 from lttd.parsers import shown
 from lttd.sources.ftrace.additions import (
     PROBE_GROUP,
@@ -42,6 +42,8 @@ from lttd.sources.tracefs import EnableFile, explained, read_text
 _PROBE: Final = re.compile(r"([prfte]\d*|s):(?:([^/\s;]*)/)?([A-Za-z_]\w{0,63})([\s;].*)")
 # The kernel takes a line of fewer than 4,094 bytes.
 _MOST_BYTES: Final = 4000
+# Another lttd that makes probes has the lock for some milliseconds; 5 s are many of them.
+_ATTEMPTS: Final = 500
 _EXAMPLE: Final = "write one as 'p:NAME SYMBOL', see docs/CONTROL.md"
 
 
@@ -171,7 +173,12 @@ def refuse_disabled(instance: Instance, files: Sequence[EnableFile], texts: Sequ
 
 @contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Keep other lttds from making probes; the kernel would accept a name twice."""
+    """Keep other lttds from making probes; the kernel would accept a name twice.
+
+    Raises:
+        LockedError: somebody else keeps the file locked.
+        NothingToRecordError: this kernel has no such file.
+    """
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -180,7 +187,8 @@ def _locked(path: str) -> Iterator[None]:
     except OSError as error:
         raise explained(path, error) from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        # Whoever may read the file can lock it, and keep it so.
+        lock_now(fd, lambda who: f"{path}: {who} has locked it; end that first", attempts=_ATTEMPTS)
         yield
     finally:
         os.close(fd)
