@@ -17,7 +17,7 @@ import pytest
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.health import Health, Trouble
 from lttd.sources.ftrace import pids
-from lttd.sources.ftrace.setup import FtraceSettings
+from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.source import FtraceSource, open_ftrace
 from lttd.sources.ftrace.tasks import Wish, find_tasks
 from lttd.sources.ftrace.tasks_change import TasksChange

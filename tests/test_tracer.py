@@ -7,6 +7,7 @@ import pytest
 
 from lttd.errors import LockedError, NothingToRecordError, UsageError
 from lttd.sources.ftrace.additions import Added
+from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.instance import Instance, lock_all
 from lttd.sources.ftrace.modules import loaded_modules, symbols_since
 from lttd.sources.ftrace.settings import Change
@@ -35,16 +36,16 @@ def tracefs(root: Path, tracers: str = "function_graph function nop") -> Instanc
 
 def refused(instance: Instance, tracer: str | None, **options: object) -> str:
     with pytest.raises((UsageError, NothingToRecordError)) as caught:
-        set_tracer(instance, tracer, **options)  # type: ignore[arg-type]
+        set_tracer(instance, FtraceSettings(tracer=tracer, **options))  # type: ignore[arg-type]
     return str(caught.value)
 
 
 def test_functions_and_depth_are_set_and_taken_back(tmp_path: Path) -> None:
     instance = tracefs(tmp_path)
-    set_tracer(
-        instance, "function_graph", functions=["vfs_*", "schedule"], notrace=["vfs_w*"],
-        graph_depth=3,
-    )  # fmt: skip
+    asked = FtraceSettings(
+        tracer="function_graph", function=("vfs_*", "schedule"), notrace=("vfs_w*",), graph_depth=3
+    )
+    set_tracer(instance, asked)
     path = Path(instance.path)
     assert (path / "current_tracer").read_text() == "function_graph"
     assert (path / "set_ftrace_filter").read_text() == "vfs_*\nschedule\n"
@@ -89,7 +90,7 @@ def test_the_functions_stay_chosen_as_long_as_the_tracer_is_set(tmp_path: Path) 
 
     assert instance.undo.inherit([changes[0]], added) == []
     assert (path / "set_ftrace_filter").read_text() == "vfs_read\n"
-    set_tracer(instance, "function", ["vfs_read"])
+    set_tracer(instance, FtraceSettings(tracer="function", function=("vfs_read",)))
     assert instance.undo.run() == []
     assert (path / "current_tracer").read_text().startswith("nop")
     assert (path / "set_ftrace_filter").read_text() == ""
@@ -99,7 +100,7 @@ def test_the_functions_stay_chosen_as_long_as_the_tracer_is_set(tmp_path: Path) 
 def test_a_tracer_that_is_set_already_is_not_written(tmp_path: Path) -> None:
     instance = tracefs(tmp_path)
     (tmp_path / "instances/mine/current_tracer").write_text("function\n")
-    set_tracer(instance, "function")
+    set_tracer(instance, FtraceSettings(tracer="function"))
     assert not instance.undo.changed
 
 
@@ -121,11 +122,11 @@ def test_a_tracer_of_the_top_level_only_says_how_to_record_that(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("tracer", "options", "words"),
     [
-        (None, {"functions": ["vfs_read"]}, "function is of the function tracers"),
+        (None, {"function": ["vfs_read"]}, "function is of the function tracers"),
         ("nop", {"notrace": ["vfs_read"]}, "notrace is of the function tracers"),
         ("function", {"graph_depth": 3}, "graph-depth is of one tracer only"),
-        ("function", {"functions": ["vfs read"]}, "function 'vfs read': write a name, or a glob"),
-        ("function", {"functions": ["f:traceoff"]}, "function 'f:traceoff': write a name"),
+        ("function", {"function": ["vfs read"]}, "function 'vfs read': write a name, or a glob"),
+        ("function", {"function": ["f:traceoff"]}, "function 'f:traceoff': write a name"),
     ],
 )
 def test_options_that_do_not_fit_the_tracer_are_refused(

@@ -21,11 +21,12 @@ Source: Linux kernel/trace/trace_events.c, event_pid_write() and ignore_this_tas
 import os
 from collections.abc import Collection
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 from lttd.errors import LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.ftrace.additions import PIDS_FILE
+from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.tasks import Wish, find_tasks, is_alive
 from lttd.sources.tracefs import explained, read_text
@@ -36,26 +37,7 @@ FORK: Final = "options/event-fork"
 _LOOKS: Final = 20
 
 
-class Asked(Protocol):
-    """The settings that say which tasks are recorded; see setup.FtraceSettings."""
-
-    @property
-    def pid(self) -> tuple[int, ...]: ...  # noqa: D102
-
-    @property
-    def comm(self) -> tuple[str, ...]: ...  # noqa: D102
-
-    @property
-    def follow_fork(self) -> bool | None: ...  # noqa: D102
-
-    @property
-    def only_command(self) -> bool | None: ...  # noqa: D102
-
-    @property
-    def command_pid(self) -> int | None: ...  # noqa: D102
-
-
-def wish_of(settings: Asked) -> Wish | None:
+def wish_of(settings: FtraceSettings) -> Wish | None:
     """Return the tasks that *settings* ask for; None: all.
 
     Raises:
@@ -72,17 +54,17 @@ def wish_of(settings: Asked) -> Wish | None:
     return Wish(settings.pid, settings.comm, follows(settings), command)
 
 
-def is_limited(settings: Asked) -> bool:
+def is_limited(settings: FtraceSettings) -> bool:
     """Tell whether only some tasks are to be recorded."""
     return bool(settings.pid or settings.comm or settings.only_command)
 
 
-def follows(settings: Asked) -> bool:
+def follows(settings: FtraceSettings) -> bool:
     """Tell whether children of the recorded tasks are recorded, too."""
     return bool(settings.follow_fork or settings.only_command)
 
 
-def record_only(instance: Instance, settings: Asked) -> None:
+def record_only(instance: Instance, settings: FtraceSettings) -> None:
     """Limit *instance* to the tasks that *settings* ask for, before its events are on.
 
     Raises:
@@ -162,11 +144,11 @@ def release(instance: Instance) -> None:
 class Ended:
     """Notices that no task is left of those that are recorded, and notes it once."""
 
-    def __init__(self, instance: Instance, settings: Asked) -> None:
+    def __init__(self, instance: Instance, settings: FtraceSettings) -> None:
         self._instance = instance
         self.follow(settings)
 
-    def follow(self, settings: Asked) -> None:
+    def follow(self, settings: FtraceSettings) -> None:
         """Look at the tasks of *settings* from now on."""
         # A recording of COMMAND ends with it.
         self._is_known = not (settings.pid or settings.comm)

@@ -15,6 +15,7 @@ from lttd.abi.ftrace import PageLayout, parse_header_page
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.ftrace.additions import PIDS_FILE
+from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.filters import filters_by_event, set_filters
 from lttd.sources.ftrace.instance import Instance, unread_events
 from lttd.sources.ftrace.markers import take_marks
@@ -23,7 +24,7 @@ from lttd.sources.ftrace.options import set_options, set_stacks
 from lttd.sources.ftrace.pids import is_limited, record_only
 from lttd.sources.ftrace.probes import make_probes, name_functions, probe_events, refuse_disabled
 from lttd.sources.ftrace.settings import read_setting
-from lttd.sources.ftrace.tracer import set_asked_tracer
+from lttd.sources.ftrace.tracer import set_tracer
 from lttd.sources.ftrace.triggers import change_triggers, stores_stacks, triggers_by_event
 from lttd.sources.ftrace.wanted import OWN_EVENTS, wanted_events
 from lttd.sources.tracefs import (
@@ -59,52 +60,6 @@ OWN_OPTIONS: Final = (
 )
 
 
-class FtraceSettings(NamedTuple):
-    """What to record and how; None keeps the value of an existing instance, or the default."""
-
-    instance: str | None = None
-    """None: a new instance of lttd's own; ``/``: the top level; else a name below ``instances``."""
-    events: tuple[str, ...] = ()
-    preset: tuple[str, ...] = ()
-    """Names of groups of events, see lttd.presets."""
-    buffer_bytes: int | None = None
-    """The size of each CPU's ring."""
-    subbuffer_bytes: int | None = None
-    clock: str | None = None
-    overwrite: bool | None = None
-    trace_self: bool | None = None
-    """False: the kernel leaves lttd's threads out, which makes each event of all others dearer."""
-    kallsyms: bool = False
-    exclude: tuple[str, ...] = ()
-    """Globs of events that ``events`` names and that are not recorded."""
-    filter: tuple[str, ...] = ()
-    """``EVENT: EXPRESSION``, see filters.py."""
-    stack: bool | None = None
-    """Whether the kernel stores its stack with every event."""
-    user_stack: bool | None = None
-    """The same of the program's stack."""
-    event_trigger: tuple[str, ...] = ()
-    """``EVENT: ACTION[:N] [if FILTER]``, see triggers.py."""
-    option: tuple[str, ...] = ()
-    """``NAME[=VALUE]``, see options.py."""
-    probe: tuple[str, ...] = ()
-    """Dynamic events to make, see probes.py."""
-    pid: tuple[int, ...] = ()
-    """Processes, or single threads, to which recording is limited."""
-    comm: tuple[str, ...] = ()
-    """Globs of names of such tasks."""
-    follow_fork: bool | None = None
-    only_command: bool | None = None
-    command_pid: int | None = None
-    """The child that becomes COMMAND; None: there is no COMMAND."""
-    markers: bool | None = None
-    # See tracer.py, Asked.
-    tracer: str | None = None
-    function: tuple[str, ...] = ()
-    notrace: tuple[str, ...] = ()
-    graph_depth: int | None = None
-
-
 class Wanted(NamedTuple):
     """The events to record, and what the kernel does with them."""
 
@@ -137,7 +92,7 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
     _set_options(instance, settings)
     _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
     instance.began_empty = True
-    set_asked_tracer(instance, settings)
+    set_tracer(instance, settings)
     _record_events(instance, settings)
     _tell_differences(instance, settings)
 
@@ -156,7 +111,7 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     _set_options(instance, settings)
     if not undo.keep("buffer_percent") and _read_or(instance, "buffer_percent", "50") == "0":
         _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
-    set_asked_tracer(instance, settings)
+    set_tracer(instance, settings)
     _record_events(instance, settings)
     undo.keep("tracing_on")
     instance.notes += undo.drop_inherited()
@@ -201,11 +156,6 @@ def described(instance: Instance, layout: PageLayout, *, overwrite: bool) -> dic
 def overwrites(instance: Instance) -> bool:
     """Tell whether a full ring loses its oldest events rather than the newest."""
     return read_text(instance.file("options/overwrite")) == "1"
-
-
-def inherits_pids(instance: Instance) -> bool:
-    """Tell whether children of an excluded process are excluded, too."""
-    return _read_or(instance, "options/event-fork", "0") == "1"
 
 
 def clock_of(instance: Instance) -> str:

@@ -6,7 +6,7 @@ nothing in that instance except that it turns tracing off.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Final
@@ -14,15 +14,15 @@ from typing import Any, Final
 from lttd.abi.ftrace import PageLayout
 from lttd.controls import controls_of
 from lttd.errors import LttdError, UsageError
-from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.base import NO_OWNER, Attachments, Change, Owner, Request, SourceInfo
 from lttd.sources.ftrace import markers, pids
-from lttd.sources.ftrace.additions import PIDS_FILE
+from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.attachments import FtraceFiles
 from lttd.sources.ftrace.counts import RingCounts
 from lttd.sources.ftrace.instance import Instance, make_own, open_named
 from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.left import Leftovers
+from lttd.sources.ftrace.left_out import LeftOut
 from lttd.sources.ftrace.loss import Mark
 from lttd.sources.ftrace.marks import ProgressMarks
 from lttd.sources.ftrace.probes import has_kernel_probes
@@ -31,13 +31,11 @@ from lttd.sources.ftrace.record import InstanceRecord
 from lttd.sources.ftrace.reload import EventsChange
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.setup import (
-    FtraceSettings,
     clock_of,
     configure_foreign,
     configure_own,
     described,
     enabled_events,
-    inherits_pids,
     overwrites,
     page_layout,
     stores_addresses,
@@ -164,8 +162,7 @@ class FtraceSource:
         self._instance = instance
         self._settings = settings
         self._previous_run = previous_run
-        self._leaves_out = instance.own and not previous_run
-        self._left_out: set[int] = set()
+        self._left_out = LeftOut(instance, settings, previous_run=previous_run)
         self._marks = ProgressMarks()
         self._is_marked_idle = False
         self._started = False
@@ -218,49 +215,14 @@ class FtraceSource:
     def leave_out(self, thread_ids: Iterable[int]) -> None:
         """Exclude these threads from the trace if the user asks for it and nobody uses the list.
 
-        The kernel's list makes each event of every task some 10 % dearer, and while it is cleared
-        the kernel may lose events of others (docs/ARCHITECTURE.md).  So it is set from the start,
-        or never.
-
         If that fails during recording (tracefs was unmounted, say), they are recorded, too.
         """
-        new = set(thread_ids) - self._left_out
         try:
-            self._leave_out(new)
+            self._left_out.add(thread_ids)
         except LttdError as error:
             if not self._started:
                 raise
             self._instance.notes.append(str(error))
-        self._left_out |= new
-
-    def _leave_out(self, new: Set[int]) -> None:
-        if self._previous_run:
-            return
-        if not kernel_knows_our_pids():
-            self._note_once(
-                "lttd runs in a pid namespace, whose process ids the kernel's trace does not know:"
-                " nothing can leave its own threads out, and names of tasks come from"
-                " saved_cmdlines alone; run lttd in the initial pid namespace for both"
-            )
-            return
-        if self._settings.trace_self is not False or pids.is_limited(self._settings):
-            return  # lttd's own threads are not listed, or by the user's wish
-        if not self._leaves_out:
-            if read_text(self._instance.file(PIDS_FILE)):
-                return
-            if inherits_pids(self._instance):
-                self._note_once(
-                    "event-fork is set, so leaving lttd's threads out would leave out COMMAND and"
-                    " whatever else they start: they are recorded; write 0 to options/event-fork"
-                    " to leave them out"
-                )
-                return
-            self._leaves_out = True
-        self._instance.undo.leave_out(new)
-
-    def _note_once(self, note: str) -> None:
-        if note not in self._instance.notes:
-            self._instance.notes.append(note)
 
     def start(self) -> None:
         """Turn tracing on; the ring of a killed lttd stays off."""

@@ -6,8 +6,9 @@ other tasks are recorded for the moment between the truncation and the write.
 
 from lttd.errors import LttdError
 from lttd.sources.base import Change
+from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.instance import Instance
-from lttd.sources.ftrace.pids import Asked, limit, refuse_other_lists, release, wish_of
+from lttd.sources.ftrace.pids import limit, refuse_other_lists, release, wish_of
 from lttd.sources.ftrace.tasks import Wish, find_tasks
 from lttd.sources.ftrace.watch import FtraceWatch
 
@@ -16,7 +17,12 @@ class TasksChange:
     """See ``lttd.sources.base.Change``; the tasks change before the events do."""
 
     def __init__(
-        self, events: Change, instance: Instance, watch: FtraceWatch, before: Asked, after: Asked
+        self,
+        events: Change,
+        instance: Instance,
+        watch: FtraceWatch,
+        before: FtraceSettings,
+        after: FtraceSettings,
     ) -> None:
         """Find the tasks; *events* is the change of the events.
 

@@ -10,11 +10,12 @@ write, and a word without an end only at close, where its error is lost.
 import errno
 import os
 from collections.abc import Collection, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from lttd.errors import LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.parsers import nearest, shown
 from lttd.sources.ftrace.additions import addition_of, append_line
+from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.instance import Instance, unread_events
 from lttd.sources.ftrace.settings import read_setting
 from lttd.sources.processes import holders_below
@@ -29,60 +30,25 @@ _ALL_FUNCTIONS: Final = "available_filter_functions"
 _SAME_LETTERS: Final = 3
 
 
-class Asked(Protocol):
-    """The settings of a run that are about a tracer."""
-
-    @property
-    def tracer(self) -> str | None:
-        """Its name; None: what the instance has."""
-        ...
-
-    @property
-    def function(self) -> Sequence[str]:
-        """Globs of functions that it records; none: all."""
-        ...
-
-    @property
-    def notrace(self) -> Sequence[str]:
-        """Globs of functions that it leaves out."""
-        ...
-
-    @property
-    def graph_depth(self) -> int | None:
-        """How deep it follows calls; None: as the machine has it."""
-        ...
-
-
-def set_asked_tracer(instance: Instance, asked: Asked) -> None:
-    """Set the tracer that a run asks for; see set_tracer()."""
-    set_tracer(instance, asked.tracer, asked.function, asked.notrace, asked.graph_depth)
-
-
-def set_tracer(
-    instance: Instance,
-    tracer: str | None,
-    functions: Sequence[str] = (),
-    notrace: Sequence[str] = (),
-    graph_depth: int | None = None,
-) -> None:
-    """Set a tracer with its functions; None leaves the instance as it is.
+def set_tracer(instance: Instance, asked: FtraceSettings) -> None:
+    """Set the tracer that a run asks for, with its functions.
 
     Raises:
         UsageError: the tracer or a function is not known, or the options do not fit it.
         NothingToRecordError: this kernel cannot, or this user may not.
         LockedError: another recorder came while the rings were not locked.
     """
-    _refuse_half(tracer, functions, notrace, graph_depth)
-    if tracer is None:
+    _refuse_half(asked)
+    if asked.tracer is None:
         return
-    _refuse_unknown(instance, tracer)
-    if graph_depth is not None:
-        _set_depth(instance, graph_depth)
-    for file, globs in (("set_ftrace_filter", functions), ("set_ftrace_notrace", notrace)):
-        _add_functions(instance, file, globs)
-    if read_setting(instance.file(_CURRENT)) != tracer:
+    _refuse_unknown(instance, asked.tracer)
+    if asked.graph_depth is not None:
+        _set_depth(instance, asked.graph_depth)
+    _add_functions(instance, "set_ftrace_filter", asked.function)
+    _add_functions(instance, "set_ftrace_notrace", asked.notrace)
+    if read_setting(instance.file(_CURRENT)) != asked.tracer:
         with instance.rings_closed():
-            _change(instance, tracer)
+            _change(instance, asked.tracer)
     instance.undo.keep(_CURRENT)
 
 
@@ -94,15 +60,13 @@ def has_tracer(instance: Instance) -> bool:
         return False
 
 
-def _refuse_half(
-    tracer: str | None, functions: Sequence[str], notrace: Sequence[str], depth: int | None
-) -> None:
-    given = [name for name, value in (("function", functions), ("notrace", notrace)) if value]
-    if given and tracer not in _FUNCTION_TRACERS:
+def _refuse_half(asked: FtraceSettings) -> None:
+    given = [name for name in ("function", "notrace") if getattr(asked, name)]
+    if given and asked.tracer not in _FUNCTION_TRACERS:
         raise UsageError(
             f"{given[0]} is of the function tracers; add --tracer function or function_graph"
         )
-    if depth is not None and tracer != "function_graph":
+    if asked.graph_depth is not None and asked.tracer != "function_graph":
         raise UsageError("graph-depth is of one tracer only; add --tracer function_graph")
 
 
