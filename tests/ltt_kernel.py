@@ -56,6 +56,7 @@ class Report:
     """Number of the first sub-buffer that a reader got."""
     events: int
     events_lost: int
+    """As the last closed sub-buffer states it."""
 
     @property
     def delivered(self) -> list[bytes]:
@@ -339,7 +340,7 @@ class Machine:
         ring = file.ring
         return Report(
             ring.written, ring.overwritten, file.refused, file.first, len(ring.logged),
-            ring.events_lost,
+            ring.events_told,
         )  # fmt: skip
 
     def start(self, load: Load) -> None:

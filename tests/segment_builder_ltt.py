@@ -105,6 +105,8 @@ class LttBuffer:
     consumed: int = 0
     """Bytes read or overwritten in all: a multiple of subbuffer_bytes."""
     events_lost: int = 0
+    events_told: int = 0
+    """events_lost as the last closed sub-buffer states it; later losses are nowhere."""
     corrupted: int = 0
     pushed: int = 0
     """Sub-buffers that were overwritten before they were read."""
@@ -248,6 +250,7 @@ class LttBuffer:
         said = t.u(4, sizes[0]) + t.u(4, sizes[1])
         if t.minor >= 2:
             said += t.u(4, self.events_lost) + t.u(4, self.corrupted)
+            self.events_told = self.events_lost
         self.memory[at + 52 : at + 52 + len(said)] = said
         self.closed += 1
 
