@@ -1,6 +1,7 @@
 """Probes that a user asks for: their form, their names, and the records of them."""
 
 import fcntl
+import re
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_any_probe_that_is_taken_can_be_recorded_and_taken_back(text: str) -> No
         return
     row = addition_of(PROBES_FILE)
     assert row is not None
-    assert row.item.fullmatch(probe.line)
+    assert re.fullmatch(row.item, probe.line)
     assert row.name_of(probe.line).replace("/", ":") == probe.event
 
 

@@ -29,8 +29,8 @@ SYNTHETIC_GROUP: Final = "synthetic"
 # The kinds of dynamic events, and the groups to which lttd adds them.
 _PROBE: Final = rf"(?:[prfte]\d*:{PROBE_GROUP}/|s:)([A-Za-z_]\w{{0,63}})"
 _FIELD: Final = r"[^\n\0]{1,4096}"
-_COUNT: Final = re.compile(r":(unlimited|count=\d+|\d+)$")
-_LISTED_PROBE: Final = re.compile(r"[a-z]\d*:(\S+)")
+_COUNT: Final = r":(unlimited|count=\d+|\d+)$"
+_LISTED_PROBE: Final = r"[a-z]\d*:(\S+)"
 
 
 def _words(text: str) -> Set[str]:
@@ -48,12 +48,14 @@ def _triggers(text: str) -> Set[str]:
 
 def trigger_name(trigger: str) -> str:
     """Return the part of a trigger that is unique in an event: without count and filter."""
-    return _COUNT.sub("", trigger.partition(" if ")[0].strip())
+    return re.sub(_COUNT, "", trigger.partition(" if ")[0].strip())
 
 
 def probe_names(text: str) -> frozenset[str]:
     """Return ``group/name`` of each line of dynamic_events."""
-    return frozenset(match[1] for line in text.splitlines() if (match := _LISTED_PROBE.match(line)))
+    return frozenset(
+        match[1] for line in text.splitlines() if (match := re.match(_LISTED_PROBE, line))
+    )
 
 
 def probe_name(line: str) -> str:
@@ -66,8 +68,9 @@ def probe_name(line: str) -> str:
 class Addition(NamedTuple):
     """A kind of list in tracefs to which lttd may add items."""
 
-    file: re.Pattern[str]
-    item: re.Pattern[str]
+    file: str
+    """A regular expression, as all of these: they are compiled when they are needed first."""
+    item: str
     listed: Callable[[str], Set[str]]
     """Returns the names of the items in the list's text."""
     name_of: Callable[[str], str] = str
@@ -84,15 +87,15 @@ class Addition(NamedTuple):
     """The setting that must be put back before: without its list, a tracer records everything."""
 
 
-_PID: Final = re.compile(r"\d{1,10}")
-_FUNCTION: Final = re.compile(r"[\w.*?\[\]-]{1,256}")
+_PID: Final = r"\d{1,10}"
+_FUNCTION: Final = r"[\w.*?\[\]-]{1,256}"
 ADDITIONS: Final = (
-    Addition(re.compile(PIDS_FILE), _PID, _words),
+    Addition(PIDS_FILE, _PID, _words),
     # With event-fork, the kernel adds the children of listed tasks.
-    Addition(re.compile("set_event_pid"), _PID, _words, grows=True),
+    Addition("set_event_pid", _PID, _words, grows=True),
     Addition(
-        re.compile(rf"events/{NAME}/{NAME}/trigger"),
-        re.compile(
+        rf"events/{NAME}/{NAME}/trigger",
+        (
             r"(traceon|traceoff|stacktrace|(enable|disable)_event:[\w-]+:[\w.-]+)(:\d{1,9})?"
             rf"( if {_FIELD})?"
         ),
@@ -102,7 +105,7 @@ ADDITIONS: Final = (
         produces=True,
     ),
     Addition(
-        re.compile("set_ftrace_(filter|notrace)"),
+        "set_ftrace_(filter|notrace)",
         _FUNCTION,
         _functions,
         removal="!{}",
@@ -110,8 +113,8 @@ ADDITIONS: Final = (
         after="current_tracer",
     ),
     Addition(
-        re.compile(PROBES_FILE),
-        re.compile(rf"{_PROBE}[ \t;]{_FIELD}"),
+        PROBES_FILE,
+        rf"{_PROBE}[ \t;]{_FIELD}",
         probe_names,
         probe_name,
         removal="-:{}",
@@ -122,7 +125,7 @@ ADDITIONS: Final = (
 
 def addition_of(file: str) -> Addition | None:
     """Return the row of ADDITIONS for *file*; see undo.place_of() for its path."""
-    return next((one for one in ADDITIONS if one.file.fullmatch(file)), None)
+    return next((one for one in ADDITIONS if re.fullmatch(one.file, file)), None)
 
 
 class Added(NamedTuple):
@@ -172,7 +175,7 @@ def added_of(value: Mapping[str, Any]) -> Added:
     if row is None:
         raise ValueError(f"{file!r} is not a list to which lttd adds")
     for item in items:
-        if not (isinstance(item, str) and row.item.fullmatch(item)):
+        if not (isinstance(item, str) and re.fullmatch(row.item, item)):
             raise ValueError(f"{item!r} is not an item of {file}")
     return Added(file, (), value.get("alone") is True).with_more(items)
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from lttd.errors import LttdError
 from lttd.sources.tracefs import read_text
 
-_HEAD: Final = re.compile(r"\[ *(\d+\.\d+)\] (.*?): error: (.*)")
+_HEAD: Final = r"\[ *(\d+\.\d+)\] (.*?): error: (.*)"
 _COMMAND: Final = "  Command: "
 _EACH_SIDE: Final = 60
 
@@ -44,7 +44,7 @@ def parse_error_log(text: str) -> list[KernelError]:
     errors = []
     lines = text.split("\n")
     for number, line in enumerate(lines):
-        head = _HEAD.fullmatch(line)
+        head = re.fullmatch(_HEAD, line)
         if head is None:
             continue
         command, caret = (*lines[number + 1 : number + 3], "", "")[:2]

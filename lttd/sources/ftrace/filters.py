@@ -26,7 +26,7 @@ from lttd.sources.ftrace.settings import read_setting
 from lttd.sources.tracefs import is_match, read_text
 
 _NO_FILTER: Final = "none"
-_FILTER: Final = re.compile(r"([\w*?\[\]!.-]+(?::[\w*?\[\]!.-]*)?)\s*:\s*(\S.*)", re.DOTALL)
+_FILTER: Final = r"([\w*?\[\]!.-]+(?::[\w*?\[\]!.-]*)?)\s*:\s*(\S.*)"
 _LISTED: Final = 3
 
 
@@ -43,7 +43,7 @@ def parse_filter(text: str) -> Filter:
     Raises:
         UsageError: it has another form.
     """
-    found = _FILTER.fullmatch(text.strip())
+    found = re.fullmatch(_FILTER, text.strip(), re.DOTALL)
     if found is None:
         raise UsageError(
             f"filter {shown(text)}: write EVENT: EXPRESSION, as 'sched:sched_switch: prev_pid == 1'"

@@ -39,7 +39,7 @@ from lttd.sources.ftrace.instance import Instance, hold_left
 from lttd.sources.ftrace.record import glance, record_names
 from lttd.sources.tracefs import EnableFile, explained, read_text
 
-_PROBE: Final = re.compile(r"([prfte]\d*|s):(?:([^/\s;]*)/)?([A-Za-z_]\w{0,63})([\s;].*)")
+_PROBE: Final = r"([prfte]\d*|s):(?:([^/\s;]*)/)?([A-Za-z_]\w{0,63})([\s;].*)"
 # The kernel takes a line of fewer than 4,094 bytes.
 _MOST_BYTES: Final = 4000
 # Another lttd that makes probes has the lock for some milliseconds; 5 s are many of them.
@@ -91,7 +91,7 @@ def parse_probe(text: str) -> Probe:
         UsageError: it has none, or the group is not lttd's.
     """
     text = text.strip()
-    found = _PROBE.fullmatch(text)
+    found = re.fullmatch(_PROBE, text)
     if found is None or any(end in text for end in "\n\r\0"):
         raise UsageError(f"probe {shown(text)}: {_EXAMPLE}")
     letter, group, name, rest = found.groups()

@@ -17,8 +17,9 @@ from lttd.sources.tracefs import chosen_of, events_of, read_text, systems, write
 class Setting(NamedTuple):
     """A kind of file that lttd may write, with one value."""
 
-    file: re.Pattern[str]
-    value: re.Pattern[str]
+    file: str
+    """A regular expression, as all of these: they are compiled when they are needed first."""
+    value: str
     produces: bool = False
     """Whether it makes the kernel record; then it is restored as soon as recording stops."""
     empties: bool = False
@@ -28,29 +29,27 @@ class Setting(NamedTuple):
 
 
 SETTINGS: Final = (
-    Setting(re.compile(rf"events/({NAME}/){{0,2}}enable"), re.compile("[01]"), produces=True),
-    Setting(re.compile("tracing_on"), re.compile("[01]"), produces=True),
-    Setting(re.compile(rf"options/{NAME}"), re.compile("[01]")),
-    Setting(re.compile("buffer_percent"), re.compile(r"\d{1,3}")),
+    Setting(rf"events/({NAME}/){{0,2}}enable", "[01]", produces=True),
+    Setting("tracing_on", "[01]", produces=True),
+    Setting(rf"options/{NAME}", "[01]"),
+    Setting("buffer_percent", r"\d{1,3}"),
     # A ring that becomes smaller drops its oldest events.
+    Setting(r"per_cpu/cpu\d{1,5}/buffer_size_kb", r"\d{1,12}", empties=True),
+    Setting("buffer_subbuf_size_kb", r"\d{1,12}", empties=True),
+    Setting("trace_clock", NAME, empties=True),
+    Setting("current_tracer", NAME, empties=True),
     Setting(
-        re.compile(r"per_cpu/cpu\d{1,5}/buffer_size_kb"), re.compile(r"\d{1,12}"), empties=True
-    ),
-    Setting(re.compile("buffer_subbuf_size_kb"), re.compile(r"\d{1,12}"), empties=True),
-    Setting(re.compile("trace_clock"), re.compile(NAME), empties=True),
-    Setting(re.compile("current_tracer"), re.compile(NAME), empties=True),
-    Setting(
-        re.compile(rf"events/{NAME}/{NAME}/filter"),
-        re.compile(r"[^\n\0]{1,4096}"),
+        rf"events/{NAME}/{NAME}/filter",
+        r"[^\n\0]{1,4096}",
         words={"none": "0"},
     ),
-    Setting(re.compile("/max_graph_depth"), re.compile(r"\d{1,10}")),
+    Setting("/max_graph_depth", r"\d{1,10}"),
 )
 
 
 def setting_of(file: str) -> Setting | None:
     """Return the row of SETTINGS for *file*; see place_of() for its path."""
-    return next((one for one in SETTINGS if one.file.fullmatch(file)), None)
+    return next((one for one in SETTINGS if re.fullmatch(one.file, file)), None)
 
 
 def place_of(path: str, root: str, file: str) -> str:
@@ -98,7 +97,7 @@ class Change(NamedTuple):
         if setting is None:
             raise ValueError(f"{file!r} is not a setting that lttd changes")
         for text in (before, after):
-            if not setting.value.fullmatch(text):
+            if not re.fullmatch(setting.value, text):
                 raise ValueError(f"{text!r} is not a value of {file}")
         return cls(file, before, after)
 

@@ -9,6 +9,7 @@ write, and a word without an end only at close, where its error is lost.
 
 import errno
 import os
+import re
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -117,7 +118,7 @@ def _add_functions(instance: Instance, file: str, globs: Sequence[str]) -> None:
     path, row = instance.file(file), addition_of(file)
     assert row is not None
     for glob in globs:
-        if not row.item.fullmatch(glob):
+        if not re.fullmatch(row.item, glob):
             raise UsageError(f"function {shown(glob)}: write a name, or a glob such as 'vfs_*'")
     if globs and not os.path.exists(path):
         raise NothingToRecordError(f"{path}: this kernel cannot choose functions", "leave it out")

@@ -26,16 +26,14 @@ from lttd.sources.tracefs import explained, find_events, is_match, one_by_one, r
 
 _GLOB: Final = r"[\w*?\[\]!.-]+(?::[\w*?\[\]!.-]*)?"
 _ACTION: Final = r"stacktrace|traceoff|traceon|(?:enable|disable)_event:[\w-]+:[\w.-]+"
-_TRIGGER: Final = re.compile(
-    rf"({_GLOB})\s*:\s*({_ACTION})(:[1-9]\d{{0,8}})?(?:\s+if\s+(\S.*))?", re.DOTALL
-)
-_OTHER: Final = re.compile(rf"{_GLOB}\s*:\s*(snapshot|hist)\b.*", re.DOTALL)
+_TRIGGER: Final = rf"({_GLOB})\s*:\s*({_ACTION})(:[1-9]\d{{0,8}})?(?:\s+if\s+(\S.*))?"
+_OTHER: Final = rf"{_GLOB}\s*:\s*(snapshot|hist)\b.*"
 _REFUSED: Final = {
     "snapshot": "it would take the unread events out of the ring, which lttd reads; traceoff stops"
     " the ring at such an event, and lttd stores what it holds",
     "hist": "it counts within the kernel, and lttd would not store its result",
 }
-_SWITCHES: Final = re.compile(r"(?:enable|disable)_event:([\w-]+:[\w.-]+)")
+_SWITCHES: Final = r"(?:enable|disable)_event:([\w-]+:[\w.-]+)"
 
 
 class Trigger(NamedTuple):
@@ -61,9 +59,9 @@ def parse_trigger(text: str) -> Trigger:
         UsageError: it has another form, or an action that lttd does not set.
     """
     text = text.strip()
-    if found := _OTHER.fullmatch(text):
+    if found := re.fullmatch(_OTHER, text, re.DOTALL):
         raise UsageError(f"event-trigger {found[1]} is not possible: {_REFUSED[found[1]]}")
-    found = _TRIGGER.fullmatch(text)
+    found = re.fullmatch(_TRIGGER, text, re.DOTALL)
     if found is None:
         raise UsageError(
             f"event-trigger {shown(text)}: write EVENT: ACTION[:N] [if FILTER]; ACTION is traceoff,"
@@ -79,7 +77,7 @@ def stores_stacks(texts: Iterable[str]) -> bool:
 
 def switched_event(item: str) -> str | None:
     """Return the event that a trigger turns on or off."""
-    found = _SWITCHES.match(item)
+    found = re.match(_SWITCHES, item)
     return found[1] if found else None
 
 

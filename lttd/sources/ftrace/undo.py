@@ -12,6 +12,7 @@ ring.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -154,7 +155,7 @@ class Undo:
         new = [item for item in dict.fromkeys(items) if row.name_of(item) not in there]
         if not new:
             return []
-        assert all(row.item.fullmatch(item) for item in new), new
+        assert all(re.fullmatch(row.item, item) for item in new), new
         try:
             every = known.with_more(new)
         except ValueError as error:
