@@ -52,7 +52,7 @@ def hanging(lttd: Launcher, trace: Path, *options: str, at_once: bool = False) -
 
 
 def data_of(trace: Path) -> bytes:
-    streams = (path for segment in segments_below(trace) for path in segment.streams.iterdir())
+    streams = (path for segment in segments_below(trace) for path in segment.streams.glob("*"))
     return b"".join(path.read_bytes() for path in streams if path.is_file())
 
 

@@ -253,6 +253,8 @@ class FtraceWatch:
         """Compare a setting with its first value; *writes* is the number of reported writes."""
         if setting.file == LIST and self._list_changes is not _Own.NOT:
             return
+        if setting is TRACING_ON and self._off_explained:
+            return  # a shell that writes 1 opens the file first; a look tells that it is on again
         if setting.file == LIST and self._pids_change_by_themselves():
             if writes:
                 path = self._instance.file(setting.file)
