@@ -113,6 +113,27 @@ def test_ctrl_c_during_import_or_exit_leaves_no_traceback(door: str, when: str) 
         assert (run.returncode, run.stderr) == (status, b"")
 
 
+INTERRUPTED_IN_DEL = """
+import os, signal, sys, time
+from lttd.view import cli
+class File:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+def command(_):
+    File()
+    time.sleep(60)
+cli.COMMANDS["info"] = command
+sys.exit(cli.program())
+"""
+
+
+def test_ctrl_c_while_an_object_ends_is_not_dropped() -> None:
+    words = [sys.executable, "-c", INTERRUPTED_IN_DEL, "info", "trace"]
+    run = subprocess.run(words, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert (run.returncode, run.stderr) == (130, b"")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS, ids=name_of)
 def test_a_signal_at_the_start_ends_lttd_before_anything_is_made(

@@ -9,6 +9,7 @@ import argparse
 import errno
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ MOST_LINES = 8
 MOST_NEW_OBJECTS = 100_000
 """Python's collector runs after this number; the modules of one command have 50,000."""
 
+# Python drops a KeyboardInterrupt in a __del__ or in a callback; so long after that it comes again.
+_AGAIN_S: Final = 0.01
+
 _Made = TypeVar("_Made")
 
 
@@ -41,10 +45,21 @@ def program() -> int:
     are loaded, and again while the process ends: 28 ms of 180 ms to the first line.
     """
     gc.set_threshold(MOST_NEW_OBJECTS)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    sys.unraisablehook = _repeat_interrupt
     try:
         return main()
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         gc.freeze()
+
+
+def _repeat_interrupt(dropped: "sys.UnraisableHookArgs") -> None:
+    """Let Ctrl-C end the command although it came while a file was closed, say."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
