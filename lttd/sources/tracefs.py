@@ -186,6 +186,11 @@ def systems(events_directory: str) -> list[str]:
         raise explained(events_directory, error) from error
 
 
+def event_file(event: str, name: str) -> str:
+    """Return the path of a file of ``system:event``, below an instance."""
+    return f"events/{event.replace(':', '/', 1)}/{name}"
+
+
 def events_of(system_directory: str) -> list[str]:
     """Return the events of one system; none if it was removed (its module was unloaded)."""
     try:

@@ -23,7 +23,7 @@ from lttd.parsers import shown
 from lttd.sources.ftrace.error_log import ErrorLog
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.settings import read_setting
-from lttd.sources.tracefs import is_match, read_text
+from lttd.sources.tracefs import event_file, is_match, read_text
 
 _NO_FILTER: Final = "none"
 _FILTER: Final = r"([\w*?\[\]!.-]+(?::[\w*?\[\]!.-]*)?)\s*:\s*(\S.*)"
@@ -120,7 +120,7 @@ def clear_filters(instance: Instance, events: Iterable[str]) -> None:
 
 def filter_file(event: str) -> str:
     """Return the file of the filter of ``system:event``, below the instance."""
-    return f"events/{event.replace(':', '/', 1)}/filter"
+    return event_file(event, "filter")
 
 
 def _refusal(instance: Instance, event: str, text: str) -> str:

@@ -31,7 +31,14 @@ from lttd.sources.ftrace.record import (
 )
 from lttd.sources.ftrace.undo import Undo
 from lttd.sources.processes import holders_below
-from lttd.sources.tracefs import explained, parse_stats, read_bytes, read_text, write_text
+from lttd.sources.tracefs import (
+    event_file,
+    explained,
+    parse_stats,
+    read_bytes,
+    read_text,
+    write_text,
+)
 
 OWN_PREFIX = "lttd-"
 # Process ids stay below 2^22 (PID_MAX_LIMIT), so a name made by adding it is not a process id.
@@ -99,7 +106,7 @@ class Instance:
             name
             for name in names
             if name not in self.triggered
-            or read_text(self.file(f"events/{name.replace(':', '/', 1)}/enable"))[:1] != "0"
+            or read_text(self.file(event_file(name, "enable")))[:1] != "0"
         )
 
     def unlock(self) -> None:

@@ -17,7 +17,7 @@ from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.setup import Wanted, enable_files, enabled_events
 from lttd.sources.ftrace.triggers import change_triggers, switched_event
 from lttd.sources.ftrace.watch import FtraceWatch
-from lttd.sources.tracefs import write_text
+from lttd.sources.tracefs import event_file, write_text
 
 
 class EventsChange:
@@ -89,7 +89,7 @@ class EventsChange:
             return
         for name in sorted(names):
             try:
-                write_text(instance.file(f"events/{name.replace(':', '/')}/enable"), "0")
+                write_text(instance.file(event_file(name, "enable")), "0")
             except LttdError as error:
                 instance.notes.append(str(error))
 

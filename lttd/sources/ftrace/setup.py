@@ -29,6 +29,7 @@ from lttd.sources.ftrace.triggers import change_triggers, stores_stacks, trigger
 from lttd.sources.ftrace.wanted import OWN_EVENTS, wanted_events
 from lttd.sources.tracefs import (
     EnableFile,
+    event_file,
     events_of,
     one_by_one,
     read_bytes,
@@ -190,7 +191,7 @@ def _state(enable_file: str) -> str:
 def _triggered(instance: Instance) -> set[str]:
     """Return the events that have a trigger of somebody else, and may be on for it only."""
     names = _read_or(instance, "set_event", "").splitlines()
-    files = {name: f"events/{name.replace(':', '/', 1)}/enable" for name in names}
+    files = {name: event_file(name, "enable") for name in names}
     return {name for name, file in files.items() if _read_or(instance, file, "").endswith("*")}
 
 

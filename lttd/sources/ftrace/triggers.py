@@ -22,7 +22,7 @@ from lttd.parsers import shown
 from lttd.sources.ftrace.additions import append_line, trigger_name
 from lttd.sources.ftrace.error_log import ErrorLog
 from lttd.sources.ftrace.instance import Instance
-from lttd.sources.tracefs import explained, find_events, is_match, one_by_one, read_text
+from lttd.sources.tracefs import event_file, explained, find_events, is_match, one_by_one, read_text
 
 _GLOB: Final = r"[\w*?\[\]!.-]+(?::[\w*?\[\]!.-]*)?"
 _ACTION: Final = r"stacktrace|traceoff|traceon|(?:enable|disable)_event:[\w-]+:[\w.-]+"
@@ -112,7 +112,7 @@ def _kind(item: str) -> str:
 
 def trigger_file(event: str) -> str:
     """Return the file of the triggers of ``system:event``, below the instance."""
-    return f"events/{event.replace(':', '/', 1)}/trigger"
+    return event_file(event, "trigger")
 
 
 def change_triggers(instance: Instance, wanted: Mapping[str, Sequence[str]]) -> None:
@@ -145,7 +145,7 @@ def _add(instance: Instance, event: str, item: str) -> None:
     _refuse_second(instance, event, item)
     log = ErrorLog(instance.file("error_log"))
     if target is not None:
-        instance.undo.foresee(f"events/{target.replace(':', '/', 1)}/enable", "1")
+        instance.undo.foresee(event_file(target, "enable"), "1")
         instance.switched.add(target)
     instance.undo.add(file, [item])
     try:
@@ -189,7 +189,7 @@ def _take_back(instance: Instance, event: str, items: Sequence[str]) -> None:
 
 def _switch_off(instance: Instance, target: str) -> None:
     """Turn an event off that its trigger has turned on, unless it is recorded anyway."""
-    file = f"events/{target.replace(':', '/', 1)}/enable"
+    file = event_file(target, "enable")
     is_recorded = any(is_match(name, *target.split(":", 1)) for name in instance.events)
     if not is_recorded and (instance.own or instance.undo.has_changed(file)):
         instance.undo.change(file, "0")

@@ -28,7 +28,7 @@ from lttd.sources.ftrace.settings import (
     read_setting,
     setting_of,
 )
-from lttd.sources.tracefs import read_text, write_text
+from lttd.sources.tracefs import event_file, read_text, write_text
 
 
 def _unrecorded(_: Mapping[str, Any]) -> None:
@@ -218,7 +218,7 @@ class Undo:
     def disable_events(self, names: Iterable[str]) -> list[str]:
         """Turn off those of the events *names* that lttd turned on; return lines on failures."""
         self._divide_groups()
-        return self.restore(f"events/{name.replace(':', '/')}/enable" for name in names)
+        return self.restore(event_file(name, "enable") for name in names)
 
     def restore(self, files: Iterable[str]) -> list[str]:
         """Undo the changes of some settings; return lines on failures."""
