@@ -1,4 +1,4 @@
-"""What a run asks of a tracefs instance: the keys of the source ``ftrace``, parsed."""
+"""FtraceSettings: the parsed keys of the source ``ftrace``."""
 
 from typing import NamedTuple
 
