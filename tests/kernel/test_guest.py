@@ -1,7 +1,9 @@
 """Test the guest harness, on which every other test in the guest relies."""
 
+import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,15 @@ class TestTheGuest:
         script = f'cd "$CHECKOUT" && "$PYTHON" -c "{program}"'
         told = guest.run(script).expect(0).output.split()
         assert told == [str(CHECKOUT / "lttd/__init__.py"), sys.prefix]
+
+    def test_numpy_sorts_rightly(self, guest: Guest) -> None:
+        program = """
+            import numpy as np
+            numbers = [np.random.default_rng(seed).integers(0, 1 << 62, 3000) for seed in range(30)]
+            print(sum((np.diff(each[np.argsort(each)]) < 0).any() for each in numbers))
+        """
+        result = guest.run(f"$PYTHON -c {shlex.quote(textwrap.dedent(program))}", timeout_s=60)
+        assert result.expect(0).output == "0\n"
 
     def test_the_guest_cannot_change_the_checkout(self, guest: Guest) -> None:
         result = guest.run('touch "$CHECKOUT/x"')
