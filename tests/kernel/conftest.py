@@ -1,4 +1,4 @@
-"""The `guest` fixture: one boot for the whole session; and the module that its tests load."""
+"""The guests, each booted once for the whole session; and the module that their tests load."""
 
 import os
 import shutil
@@ -26,6 +26,27 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     """A guest with pid 1 of our own: two CPUs, a third possible but absent."""
     with Guest.boot(kernel_or_skip(), tmp_path_factory.mktemp("guest")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def trixie_guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """A guest with the kernel of Debian 13, which is Linux 6.12: for nightly runs."""
+    kernel = kernel_or_skip(suite="trixie")
+    with Guest.boot(kernel, tmp_path_factory.mktemp("trixie-guest")) as running:
+        yield running
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param("guest", id="6.1"),
+        pytest.param("trixie_guest", id="6.12", marks=pytest.mark.nightly),
+    ],
+)
+def each_guest(request: pytest.FixtureRequest) -> Guest:
+    """The guest with Linux 6.1 and, in nightly runs, that with 6.12."""
+    found: Guest = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -29,9 +29,9 @@ ASKED = """--source ftrace:other --events sched:sched_process_e* --user-stack --
     --event-trigger 'sched_process_exit: traceoff:1 if comm == "cat"'"""
 
 
-def test_filters_triggers_and_stacks_are_recorded_and_put_back(guest: Guest) -> None:
+def test_filters_triggers_and_stacks_are_recorded_and_put_back(each_guest: Guest) -> None:
     asked = " ".join(ASKED.split())
-    result = guest.run(
+    result = each_guest.run(
         f"""
         {PROLOGUE}
         load='/bin/true; ls / > /dev/null; cat /dev/null; /bin/true; :'
@@ -84,9 +84,9 @@ def test_filters_triggers_and_stacks_are_recorded_and_put_back(guest: Guest) -> 
     ],
 )
 def test_what_this_kernel_refuses_is_one_line_and_status_2(
-    guest: Guest, options: str, says: str
+    each_guest: Guest, options: str, says: str
 ) -> None:
-    result = guest.run(
+    result = each_guest.run(
         f'cd $CHECKOUT; "$PYTHON" -m lttd -t /tmp/refused --duration 1s {options}; status=$?; '
         "ls /sys/kernel/tracing/instances; exit $status",
         timeout_s=60,

@@ -36,8 +36,8 @@ ls /sys/kernel/tracing/instances > "$OUT/instances"
 """
 
 
-def test_only_command_has_its_tree_and_others_in_scheduler_lines_only(guest: Guest) -> None:
-    result = guest.run(BEGIN + TREE, 240).expect(0)
+def test_only_command_has_its_tree_and_others_in_scheduler_lines_only(each_guest: Guest) -> None:
+    result = each_guest.run(BEGIN + TREE, 240).expect(0)
     lines = (result.out_dir / "text").read_text().splitlines()
     execs = [line for line in lines if "sched_process_exec:" in line]
     assert sum("/sleep" in line for line in execs) == 3, execs
@@ -51,9 +51,9 @@ def test_only_command_has_its_tree_and_others_in_scheduler_lines_only(guest: Gue
 
 
 @pytest.mark.nightly
-def test_marks_are_taken_as_far_as_this_kernel_can(guest: Guest) -> None:
-    result = guest.run(BEGIN + MARKS, 240).expect(0)
-    copies = guest.run("test -e /sys/kernel/tracing/options/copy_trace_marker").status == 0
+def test_marks_are_taken_as_far_as_this_kernel_can(each_guest: Guest) -> None:
+    result = each_guest.run(BEGIN + MARKS, 240).expect(0)
+    copies = each_guest.run("test -e /sys/kernel/tracing/options/copy_trace_marker").status == 0
     expected = ["from the client", *(["from the top"] if copies else [])]
     assert (result.out_dir / "text").read_text().splitlines() == expected
     stderr = (result.out_dir / "stderr").read_text()
