@@ -182,3 +182,18 @@ OCCURRENCES: Final = Limit(
     "a stream's occurrence table",
     "lttd makes tables of at most 16 MiB of bits, with 1 KiB for each GB of data",
 )
+CTF_METADATA: Final = Limit(
+    16 * MIB,
+    "bytes",
+    "the metadata of a CTF trace",
+    "lttng-modules 2.13 with all events and system calls of a Linux 6.1 writes 2 MB",
+)
+CTF_FIELDS: Final = Limit(
+    200_000,
+    "fields",
+    "the metadata of a CTF trace",
+    "lttng-modules 2.13 with all events and system calls of a Linux 6.1 declares some 10,000",
+)
+CTF_DEPTH: Final = Limit(
+    32, "levels", "a structure of a CTF trace", "the deepest of lttng-modules 2.14 has 5"
+)

@@ -12,6 +12,8 @@ SHARED_BLKTRACE = SHARED / "blktrace"
 SHARED_FTRACE = SHARED / "ftrace"
 SHARED_LTT = SHARED / "ltt-2.5"
 """A real trace of LTTng 0.x, of 2010."""
+SHARED_CTF = SHARED / "ctf"
+"""Real CTF traces, of lttng-modules and of others."""
 
 
 def needs(directory: Path) -> pytest.MarkDecorator:

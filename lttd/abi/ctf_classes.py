@@ -32,13 +32,13 @@ Role = Literal[
 ]
 """What a field of a header is for, in the words of CTF 2.  CTF 1.8 says it by the field's name."""
 
-PACKET_HEADER: Final = ("trace", "packet", "header")
-PACKET_CONTEXT: Final = ("stream", "packet", "context")
-EVENT_HEADER: Final = ("stream", "event", "header")
-STREAM_EVENT_CONTEXT: Final = ("stream", "event", "context")
-EVENT_CONTEXT: Final = ("event", "context")
-EVENT_FIELDS: Final = ("event", "fields")
-ROOTS: Final = (
+PACKET_HEADER: Final[Path] = ("trace", "packet", "header")
+PACKET_CONTEXT: Final[Path] = ("stream", "packet", "context")
+EVENT_HEADER: Final[Path] = ("stream", "event", "header")
+STREAM_EVENT_CONTEXT: Final[Path] = ("stream", "event", "context")
+EVENT_CONTEXT: Final[Path] = ("event", "context")
+EVENT_FIELDS: Final[Path] = ("event", "fields")
+ROOTS: Final[tuple[Path, ...]] = (
     PACKET_HEADER,
     PACKET_CONTEXT,
     EVENT_HEADER,
@@ -49,8 +49,18 @@ ROOTS: Final = (
 """The scopes in the order in which they are in a packet; a reference only leads back."""
 
 
-class UnsupportedError(ValueError):
-    """A field class that lttd cannot read; the text names it."""
+class MetadataError(ValueError):
+    """The metadata is not valid: one line that says where, and what is wrong."""
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        super().__init__(f"line {line}: {reason}" if line else reason)
+        self.reason = reason
+        self.line = line
+        """0: it is unknown, or of no line."""
+
+
+class UnsupportedError(MetadataError):
+    """The metadata is valid, and has a field class that lttd cannot read."""
 
 
 @dataclass(frozen=True, slots=True)
