@@ -117,6 +117,8 @@ def named(text: str) -> tuple[str, str]:
         return f"sys_exit_{found[1]}", found[2]
     if found := _STACK.match(text):
         return "user_stack" if found[1] else "kernel_stack", text
+    if text.startswith("# "):
+        return "raw_data", text
     name, _, fields = text.partition(":")
     if name == "print":  # lttv writes the name of the event before that of the function
         name, _, fields = fields.strip().partition(":")

@@ -106,6 +106,13 @@ def test_a_stack_of_a_32_bit_kernel_has_frames_of_4_bytes(tmp_path: Path) -> Non
     assert told == ["<stack trace>\n => alpha\n => alpha"]
 
 
+def test_a_raw_mark_prints_its_id_and_every_byte(symbols: Symbols) -> None:
+    fields = ["unsigned int id;8;4;0", "char buf[];12;0;0"]
+    text = format_text("raw_data", 19, fields, '"id:%04x %08x", REC->id, (int)REC->buf[0]')
+    made = [struct.pack("<8xI", number) + data for number, data in ((0x17, b"ab\0\xff"), (7, b""))]
+    assert shown(text, made, symbols) == ["# 17 buf: 61 62 00 ff", "# 7 buf:"]
+
+
 def test_a_user_stack_omits_frames_of_zero(symbols: Symbols) -> None:
     made = struct.pack("<8xII8Q", 1, 0, 0x7F00_0000_1234, 0x55, *(6 * [0]))
     assert shown(USER_STACK, [made], symbols) == [

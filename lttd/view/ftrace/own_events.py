@@ -6,7 +6,8 @@
     bprint: my_function: count=3
 
 Source: Linux kernel/trace/trace_output.c, trace_stack_print(), trace_user_stack_print(),
-trace_bprint_print(), trace_bputs_print(); lib/vsprintf.c, vbin_printf() and bstr_printf().
+trace_bprint_print(), trace_bputs_print(), trace_raw_data(); lib/vsprintf.c, vbin_printf() and
+bstr_printf().
 
 Rule: the text ends with the event's bytes, whatever number of elements they state.
 """
@@ -105,6 +106,16 @@ def _bprint(rows: EventRows, context: Context) -> Strip:
         known = formats[address]
         told.append(_raw(address, piece) if known is None else _binary_text(known, piece, context))
     return [*_function(rows, context), words_of(strings_of(told))]
+
+
+def _raw_data(rows: EventRows, context: Context) -> Strip:
+    pieces = Buffer.of(rows, "buf", 1, context.byteorder).pieces
+    ids = rows.records["id"].tolist()
+    told = [
+        b"# %x buf: %b" % (number, piece.hex(" ").encode()) if piece else b"# %x buf:" % number
+        for number, piece in zip(ids, pieces, strict=True)
+    ]
+    return [words_of(strings_of(told))]
 
 
 def _function(rows: EventRows, context: Context) -> Strip:
@@ -229,4 +240,5 @@ _PRINTERS: Final[dict[str, tuple[dict[str, tuple[Encoding, ...]], Printer]]] = {
     ),
     "bprint": ({"ip": _INT, "fmt": _INT, "buf": (Encoding.TAIL,)}, _bprint),
     "bputs": ({"ip": _INT, "str": _INT}, _bputs),
+    "raw_data": ({"id": _INT, "buf": (Encoding.TAIL,)}, _raw_data),
 }
