@@ -15,7 +15,7 @@ from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.listener import Listener
 from lttd.sources.ftrace.stream import Shared
 from lttd.sources.ftrace.undo import Undo
-from lttd.sources.ftrace.watch import SETTINGS, FtraceWatch, Setting
+from lttd.sources.ftrace.watch import OF_FUNCTIONS, SETTINGS, FtraceWatch, Setting
 from lttd.sources.ftrace.watch_events import EventsWatch
 from lttd.sources.tracefs import StatsFile
 from lttd.subbuffer import Reason
@@ -31,6 +31,9 @@ VALUES = {
     "options/event-fork": "0",
     "set_event_pid": "",
     "set_event_notrace_pid": "",
+    "options/function-fork": "0",
+    "set_ftrace_pid": "no pid",
+    "set_ftrace_notrace_pid": "no pid",
     "tracing_cpumask": "3",
     "set_event": "sched:sched_switch\nsched:sched_waking",
     "trace": "",
@@ -87,9 +90,9 @@ class Ring:
 class Watched:
     """An instance made of plain files, and its watch."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tracer: str = "nop") -> None:
         self.path = path
-        for name, value in VALUES.items():
+        for name, value in (VALUES | {"current_tracer": tracer}).items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_text(value + "\n")
         self.ring, self.health = Ring(), Health()
@@ -100,6 +103,8 @@ class Watched:
         (self.root / "kprobe_events").touch()
         self.instance = Instance(str(self.root), str(path), "made", True, {}, Undo(str(path)))
         self.watch = FtraceWatch(self.instance, [self.ring], self.shared)  # type: ignore[list-item]
+        if tracer != "nop":
+            self.watch.settings += (OF_FUNCTIONS,)
         self.watch.arm(self.health)
         self.look()
         assert self.troubles() == set()
@@ -207,11 +212,31 @@ def test_a_pid_list_that_the_kernel_also_changes_is_reported_as_an_act(
     assert watched.ring.suspected == [Reason.FILTERED]
 
 
+@pytest.mark.parametrize("name", ["set_ftrace_pid", "set_ftrace_notrace_pid"])
+def test_a_list_of_tasks_of_functions_is_watched_where_functions_are_recorded(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "nop").mkdir()
+    without, watched = Watched(tmp_path / "nop"), Watched(tmp_path, "function")
+    for each in (without, watched):
+        (each.path / name).write_text("1234\n")
+        each.watch.heard()
+        each.look_again()
+    assert without.troubles() == set()
+    assert watched.troubles() == {Trouble.FILTER_SET}
+    assert watched.ring.suspected == [Reason.FILTERED]
+    (watched.path / name).write_text("no pid\n")
+    watched.look_again()
+    assert watched.troubles() == set()
+    for each in (without, watched):
+        each.watch.disarm()
+
+
 def test_pids_excluded_by_others_are_reported_for_as_long_as_they_are(
     watched: Watched,
 ) -> None:
     pids = watched.path / "set_event_notrace_pid"
-    watched.instance.undo.leave_out([41, 42])
+    watched.instance.undo.leave_out("set_event_notrace_pid", [41, 42])
     watched.look_again()
     assert watched.troubles() == set(), "these are our own"
     pids.write_text("41\n42\n1234\n")
@@ -226,7 +251,7 @@ def test_pids_excluded_by_others_are_reported_for_as_long_as_they_are(
 
 
 def test_pids_that_others_have_left_out_are_noticed_at_once(watched: Watched) -> None:
-    watched.instance.undo.leave_out([41])
+    watched.instance.undo.leave_out("set_event_notrace_pid", [41])
     watched.watch.heard()
     assert watched.troubles() == set(), "these are our own"
     (watched.path / "set_event_notrace_pid").write_text("41\n1234\n")

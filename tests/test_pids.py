@@ -19,6 +19,7 @@ from lttd.health import Health, Trouble
 from lttd.sources.ftrace import pids
 from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.source import FtraceSource, open_ftrace
+from lttd.sources.ftrace.task_lists import EVENTS
 from lttd.sources.ftrace.tasks import Wish, find_tasks
 from lttd.sources.ftrace.tasks_change import TasksChange
 from lttd.subbuffer import BufferPool
@@ -118,7 +119,7 @@ class TestOfTheList:
         wanted = Wish(many, more=frozenset(range(1 << 21, (1 << 21) + 5000)))
         with closing(source(pid=(0,))) as made:
             ids = find_tasks(wanted, all_there=False)
-            pids.limit(made._instance, wanted, ids)
+            pids.limit(made._instance, EVENTS, wanted, ids)
             assert ids <= listed(instance_of(made))
             assert listed(instance_of(made)) - ids <= threads(os.getpid()) | {0}
 

@@ -72,7 +72,7 @@ def test_a_change_that_cannot_be_recorded_is_not_made(instance: Path) -> None:
     with pytest.raises(NothingToRecordError):
         undo.change("tracing_on", "1")
     with pytest.raises(NothingToRecordError):
-        undo.leave_out([7])
+        undo.leave_out("set_event_notrace_pid", [7])
     assert setting(instance / "tracing_on") == "0"
     assert setting(instance / "set_event_notrace_pid") == ""
 
@@ -181,7 +181,7 @@ def test_undo_removes_only_our_own_pids(instance: Path) -> None:
 def test_undo_removes_once_the_pids_that_it_added(instance: Path) -> None:
     file, lines = instance / "set_event_notrace_pid", list[Mapping[str, Any]]()
     undo = Undo(str(instance), lines.append)
-    undo.leave_out([9, 8])
+    undo.leave_out("set_event_notrace_pid", [9, 8])
     file.write_text("5\n8\n9\n")  # as the kernel lists them, with a pid of another tool
     assert undo.run() == []
     assert file.read_text().split() == ["5"]
@@ -231,7 +231,7 @@ def test_additions_are_recorded_before_the_caller_makes_them(instance: Path) -> 
 
 def test_more_items_than_a_record_may_have_are_refused(instance: Path) -> None:
     with pytest.raises(SourceError, match="50,000 items"):
-        Undo(str(instance)).leave_out(range(50_001))
+        Undo(str(instance)).leave_out("set_event_notrace_pid", range(50_001))
     assert setting(instance / "set_event_notrace_pid") == ""
 
 
@@ -241,7 +241,7 @@ def test_an_own_instance_records_only_what_outlives_it(instance: Path, tmp_path:
     lines = list[Mapping[str, Any]]()
     undo = Undo(str(instance), lines.append, root=str(tmp_path), own=True)
     undo.change("tracing_on", "1")
-    undo.leave_out([7])
+    undo.leave_out("set_event_notrace_pid", [7])
     assert lines == []
     assert not undo.changed
     undo.change("/max_graph_depth", "3")
@@ -249,7 +249,7 @@ def test_an_own_instance_records_only_what_outlives_it(instance: Path, tmp_path:
     assert undo.run() == []
     assert setting(tmp_path / "max_graph_depth") == "0"
     assert setting(instance / "tracing_on") == "1"
-    assert undo.left_out == {7}
+    assert undo.added("set_event_notrace_pid") == ("7",)
 
 
 def test_rings_are_kept_while_they_hold_unread_events(instance: Path) -> None:

@@ -34,6 +34,58 @@ kill $pid; wait $pid
 lttv text t | grep -o 'from the .*' > "$OUT/text"
 ls /sys/kernel/tracing/instances > "$OUT/instances"
 """
+# The same of functions, then by --pid with children at the top level, without lttd's own threads,
+# and after a kill: every setting is as before, and no other task's function is in the traces.
+FUNCTIONS = r"""
+top=/sys/kernel/tracing
+dump() {
+    (cd $top; tail -n +1 set_ftrace_pid set_ftrace_notrace_pid set_event_pid current_tracer \
+        set_ftrace_filter tracing_on options/{function,event}-fork; ls instances) > "$OUT/$1"
+}
+callers() { lttv text $1 | grep -E ': func(tion|graph_entry):' | sed 's/ *\[.*//' | sort | uniq -c; }
+function='--function vfs_read,vfs_open --buffer-size 4M --summary none'
+dump before
+(while :; do /bin/cat /etc/hostname > /dev/null; done) & neighbour=$!
+lttd -t t/a --tracer function $function --only-command -- sh -c '/bin/ls / > /dev/null; :'
+dump after_a
+sh -c 'while :; do /bin/true; done' & loop=$!
+lttd -t t/b --source ftrace:/ --tracer function_graph $function --pid $loop --follow-fork \
+    --duration 1s
+dump after_b
+lttd -t t/c --tracer function $function --no-trace-self --duration 1s
+(exec "$PYTHON" -m lttd -t t/d --source ftrace:/ --tracer function $function --pid $loop \
+    --follow-fork) & killed=$!
+until grep -q function $top/current_tracer; do sleep 0.2; done
+for _ in $(seq 100); do [ -s t/d/*/trace.json ] && break; sleep 0.2; done
+sleep 1; kill -9 $killed; wait $killed
+dump killed
+# With the ring unread, the tracer and its list stay; whoever records it puts both back.
+lttd -t t/e --duration 100ms --events sched:sched_process_hang --summary none
+dump unread
+lttd -t t/d --append --source ftrace:/ --duration 100ms --summary none
+dump recovered
+kill $neighbour $loop
+for each in a b c d; do callers t/$each > "$OUT/callers_$each"; done
+echo "loop $loop"
+"""
+
+
+@pytest.mark.nightly
+def test_functions_are_limited_to_the_same_tasks_and_everything_is_put_back(guest: Guest) -> None:
+    result = guest.run(BEGIN + FUNCTIONS, 400).expect(0)
+    read = {path.name: path.read_text() for path in result.out_dir.iterdir() if path.is_file()}
+    for name in ("after_a", "after_b", "recovered"):
+        assert read[name] == read["before"], name
+    assert "no pid" not in read["killed"].partition("==> set_ftrace_notrace_pid")[0]
+    assert "\nfunction\n" in read["unread"], "the ring held events"
+    assert "no pid" not in read["unread"].partition("==> set_ftrace_notrace_pid")[0]
+    assert "recorded of all tasks" not in result.output
+    for name, there in (("a", "ls"), ("b", "true"), ("d", "true")):
+        callers = re.findall(r"\d+ +(\S.*)-\d+$", read[f"callers_{name}"], re.MULTILINE)
+        assert there in callers, (name, callers, result.output)
+        assert not {"cat", "qemu", "python3"} & set(callers) - ({"python3"} if name == "a" else set())
+    assert "lttd" not in read["callers_c"]
+    assert "cat-" in read["callers_c"]
 
 
 def test_only_command_has_its_tree_and_others_in_scheduler_lines_only(each_guest: Guest) -> None:

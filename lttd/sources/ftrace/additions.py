@@ -33,8 +33,9 @@ _COUNT: Final = r":(unlimited|count=\d+|\d+)$"
 _LISTED_PROBE: Final = r"[a-z]\d*:(\S+)"
 
 
-def _words(text: str) -> Set[str]:
-    return set(text.split())
+def _ids(text: str) -> Set[str]:
+    """Return the ids of a list; ``no pid`` is an empty one."""
+    return {word for word in text.split() if word.isdigit()}
 
 
 def _functions(text: str) -> Set[str]:
@@ -90,9 +91,10 @@ class Addition(NamedTuple):
 _PID: Final = r"\d{1,10}"
 _FUNCTION: Final = r"[\w.*?\[\]-]{1,256}"
 ADDITIONS: Final = (
-    Addition(PIDS_FILE, _PID, _words),
-    # With event-fork, the kernel adds the children of listed tasks.
-    Addition("set_event_pid", _PID, _words, grows=True),
+    Addition("set_(event|ftrace)_notrace_pid", _PID, _ids),
+    # With event-fork or function-fork, the kernel adds the children of listed tasks.
+    Addition("set_event_pid", _PID, _ids, grows=True),
+    Addition("set_ftrace_pid", _PID, _ids, grows=True, after="current_tracer"),
     Addition(
         rf"events/{NAME}/{NAME}/trigger",
         (

@@ -5,14 +5,15 @@ cleared the kernel may lose events of others (docs/ARCHITECTURE.md).  So it is s
 or never; and a list of somebody else stays as it is.
 """
 
+import os
 from collections.abc import Iterable
 
 from lttd.errors import LttdError
 from lttd.namespaces import kernel_knows_our_pids
-from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.instance import Instance
-from lttd.sources.ftrace.pids import FORK, is_limited
+from lttd.sources.ftrace.pids import is_limited
+from lttd.sources.ftrace.task_lists import TaskList, lists_of, read_ids
 from lttd.sources.tracefs import read_text
 
 
@@ -28,8 +29,8 @@ class LeftOut:
         asked = settings.trace_self is False and not is_limited(settings)
         self._is_asked = asked and not previous_run
         self._says_namespace = not previous_run
-        self._is_ours = instance.own
-        """Whether the list has been found unused."""
+        self._ours: set[TaskList] = set()
+        """The lists that have been found unused."""
         self._ids: set[int] = set()
 
     def add(self, thread_ids: Iterable[int]) -> None:
@@ -50,27 +51,28 @@ class LeftOut:
             return
         if not self._is_asked:
             return
-        self._is_ours = self._is_ours or self._is_free()
-        if self._is_ours:
-            self._instance.undo.leave_out(new)
+        for each in lists_of(self._instance):
+            if self._instance.own or each in self._ours or self._is_free(each):
+                self._ours.add(each)
+                self._instance.undo.leave_out(each.left_out, new)
 
-    def _is_free(self) -> bool:
+    def _is_free(self, tasks: TaskList) -> bool:
         """Tell whether nobody uses the list, and nobody's children would come into it."""
-        if read_text(self._instance.file(PIDS_FILE)):
+        if read_ids(self._instance, tasks.left_out):
             return False
-        if self._inherits():
+        if self._inherits(tasks):
             self._note_once(
-                "event-fork is set, so leaving lttd's threads out would leave out COMMAND and"
-                " whatever else they start: they are recorded; write 0 to options/event-fork"
-                " to leave them out"
+                f"{os.path.basename(tasks.fork)} is set, so leaving lttd's threads out would leave"
+                " out COMMAND and whatever else they start: they are recorded; write 0 to"
+                f" {tasks.fork} to leave them out"
             )
             return False
         return True
 
-    def _inherits(self) -> bool:
+    def _inherits(self, tasks: TaskList) -> bool:
         """Tell whether children of a task that is left out are left out, too."""
         try:
-            return read_text(self._instance.file(FORK)) == "1"
+            return read_text(self._instance.file(tasks.fork)) == "1"
         except LttdError:
             return False  # before Linux 4.13
 

@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 from lttd.abi.ftrace import PageLayout, parse_header_page
 from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
-from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.filters import filters_by_event, set_filters
 from lttd.sources.ftrace.instance import Instance, unread_events
@@ -24,6 +23,7 @@ from lttd.sources.ftrace.options import set_options, set_stacks
 from lttd.sources.ftrace.pids import is_limited, record_only
 from lttd.sources.ftrace.probes import make_probes, name_functions, probe_events, refuse_disabled
 from lttd.sources.ftrace.settings import read_setting
+from lttd.sources.ftrace.task_lists import FUNCTIONS, ids_in, lists_of
 from lttd.sources.ftrace.tracer import set_tracer
 from lttd.sources.ftrace.triggers import change_triggers, stores_stacks, triggers_by_event
 from lttd.sources.ftrace.wanted import OWN_EVENTS, wanted_events
@@ -93,6 +93,7 @@ def configure_own(instance: Instance, settings: FtraceSettings) -> None:
     _set_options(instance, settings)
     _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
     instance.began_empty = True
+    record_only(instance, settings)
     set_tracer(instance, settings)
     _record_events(instance, settings)
     _tell_differences(instance, settings)
@@ -112,6 +113,7 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     _set_options(instance, settings)
     if not undo.keep("buffer_percent") and _read_or(instance, "buffer_percent", "50") == "0":
         _try_to_set(instance, "buffer_percent", str(wake_percent(instance.ring_bytes)))
+    record_only(instance, settings)
     set_tracer(instance, settings)
     _record_events(instance, settings)
     undo.keep("tracing_on")
@@ -260,15 +262,11 @@ def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
 
 
 def _record_events(instance: Instance, settings: FtraceSettings) -> None:
-    """Make probes, set filters, tasks, triggers and marks, and turn the events on."""
+    """Make probes, set filters, triggers and marks, and turn the events on."""
     if settings.probe:
         make_probes(instance, settings.probe)
     asked = wanted(instance, settings)
     set_filters(instance, asked.filters)
-    record_only(instance, settings)
-    if settings.tracer and is_limited(settings):
-        words = "pid, comm and only-command limit events"
-        instance.notes.append(f"{words}; the tracer's functions are recorded of all tasks")
     change_triggers(instance, asked.triggers)
     if settings.markers:
         take_marks(instance)
@@ -343,23 +341,28 @@ def _enable_what_is_off(instance: Instance, file: str) -> None:
 
 
 def _tell_pids(instance: Instance) -> None:
-    """Note the lists of pids that another user has set, and whose events these exclude."""
-    path = instance.file("set_event_pid")
-    pids = _read_or(instance, "set_event_pid", "").split()
-    if pids:
-        dead = kernel_knows_our_pids() and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
-        some = f"{pids[0]} ({len(pids)} in all{', none of which runs now' * dead})"
-        instance.notes.append(
-            f"{path} lists pids such as {some}: only their events are recorded, and not those of "
-            f"COMMAND; echo > {path} has all recorded"
-        )
-    path = instance.file(PIDS_FILE)
-    pids = _read_or(instance, PIDS_FILE, "").split()
-    if pids:
-        instance.notes.append(
-            f"{path} lists pids such as {pids[0]} ({len(pids)} in all): their events are not "
-            f"recorded, but lttd's own are; echo > {path} changes both"
-        )
+    """Note the lists of pids that another user has set, and whose tasks these exclude."""
+    for tasks in lists_of(instance):
+        what = "functions" if tasks is FUNCTIONS else "events"
+        path, pids = instance.file(tasks.file), _ids_or_none(instance, tasks.file)
+        if pids:
+            alive = any(os.path.exists(f"/proc/{pid}") for pid in pids)
+            dead = kernel_knows_our_pids() and not alive
+            some = f"{pids[0]} ({len(pids)} in all{', none of which runs now' * dead})"
+            instance.notes.append(
+                f"{path} lists pids such as {some}: only their {what} are recorded, and not those "
+                f"of COMMAND; echo > {path} has all recorded"
+            )
+        path, pids = instance.file(tasks.left_out), _ids_or_none(instance, tasks.left_out)
+        if pids:
+            instance.notes.append(
+                f"{path} lists pids such as {pids[0]} ({len(pids)} in all): their {what} are not "
+                f"recorded, but lttd's own are; echo > {path} changes both"
+            )
+
+
+def _ids_or_none(instance: Instance, file: str) -> list[int]:
+    return sorted(ids_in(_read_or(instance, file, "")))
 
 
 def _tell_differences(instance: Instance, settings: FtraceSettings) -> None:

@@ -9,6 +9,7 @@ from lttd.sources.base import Change
 from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.pids import limit, refuse_other_lists, release, wish_of
+from lttd.sources.ftrace.task_lists import lists_of
 from lttd.sources.ftrace.tasks import Wish, find_tasks
 from lttd.sources.ftrace.watch import FtraceWatch
 
@@ -36,7 +37,7 @@ class TasksChange:
         self._before, self._after = wish_of(before), wish_of(after)
         if self._after is not None:
             find_tasks(self._after)
-            refuse_other_lists(instance)
+            refuse_other_lists(instance, lists_of(instance))
 
     def announce(self) -> None:
         """Let attachments() describe what will be recorded, too."""
@@ -47,7 +48,7 @@ class TasksChange:
         self._events.withdraw()
 
     def make(self) -> None:
-        """Change the list, then the events; put the list back if the kernel refuses either.
+        """Change the lists, then the events; put the lists back if the kernel refuses either.
 
         Raises:
             LttdError: it refuses.
@@ -61,10 +62,12 @@ class TasksChange:
                 raise
 
     def _change(self, old: Wish | None, new: Wish | None) -> None:
-        if new is None:
-            release(self._instance)
-            return
         some_go = old is not None and not (
-            set(old.pids) <= set(new.pids) and set(old.globs) <= set(new.globs)
+            new is not None and set(old.pids) <= set(new.pids) and set(old.globs) <= set(new.globs)
         )
-        limit(self._instance, new, find_tasks(new, all_there=False), anew=some_go)
+        for each in lists_of(self._instance):
+            if new is None:
+                release(self._instance, each)
+            else:
+                wanted = find_tasks(new, all_there=False)
+                limit(self._instance, each, new, wanted, anew=some_go)

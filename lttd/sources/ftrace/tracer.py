@@ -19,11 +19,11 @@ from lttd.sources.ftrace.additions import addition_of, append_line
 from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.instance import Instance, unread_events
 from lttd.sources.ftrace.settings import read_setting
+from lttd.sources.ftrace.task_lists import FUNCTION_TRACERS
 from lttd.sources.processes import holders_below
 from lttd.sources.tracefs import explained, read_text
 
 NO_TRACER: Final = "nop"
-_FUNCTION_TRACERS: Final = ("function", "function_graph")
 _CURRENT: Final = "current_tracer"
 _DEPTH: Final = "/max_graph_depth"
 _ALL_FUNCTIONS: Final = "available_filter_functions"
@@ -63,7 +63,7 @@ def has_tracer(instance: Instance) -> bool:
 
 def _refuse_half(asked: FtraceSettings) -> None:
     given = [name for name in ("function", "notrace") if getattr(asked, name)]
-    if given and asked.tracer not in _FUNCTION_TRACERS:
+    if given and asked.tracer not in FUNCTION_TRACERS:
         raise UsageError(
             f"{given[0]} is of the function tracers; add --tracer function or function_graph"
         )

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from lttd.errors import LttdError, SourceError
-from lttd.sources.ftrace.additions import PIDS_FILE, Added, addition_of, take_back
+from lttd.sources.ftrace.additions import Added, addition_of, take_back
 from lttd.sources.ftrace.settings import (
     Change,
     as_written,
@@ -237,17 +237,12 @@ class Undo:
             del self._changes[group.file]
             self._write_down({"undone": [group.file]})
 
-    @property
-    def left_out(self) -> frozenset[int]:
-        """The pids that lttd added to the list of excluded ones."""
-        return frozenset(map(int, self.added(PIDS_FILE)))
-
-    def leave_out(self, pids: Iterable[int]) -> None:
-        """Add *pids* to the list of excluded ones."""
-        new = self.add(PIDS_FILE, map(str, sorted(set(pids))))
+    def leave_out(self, file: str, pids: Iterable[int]) -> None:
+        """Add *pids* to a list of excluded ones."""
+        new = self.add(file, map(str, sorted(set(pids))))
         if new:
             # Without O_TRUNC, this adds to the list.  It can take the kernel 50 ms.
-            write_text(self._file(PIDS_FILE), " ".join(new))
+            write_text(self._file(file), " ".join(new))
 
     def stop_producing(self) -> list[str]:
         """Undo the changes that make the kernel record; return a line for each failure."""

@@ -5,15 +5,14 @@ make no inotify event, and a watch below ``events`` goes deaf when the kernel dr
 dentry (seen on 6.18 after ``drop_caches``).  So all files are also read again from time to time.
 Rule: only single files are watched, never a directory and never ``trace_marker``: a watch on the
 directory makes every write of a marker 2 to 2.7 times slower.
-Rule: from arm() to disarm() lttd itself writes nothing but set_event_notrace_pid, of which its own
-pids are known; what it reads makes no event of those that are asked for.
+Rule: from arm() to disarm() lttd itself writes nothing but lists of tasks (watch_tasks.py);
+what it reads makes no event of those that are asked for.
 
 A changed setting is a state until it has its first value again.  Something that is over already
 (a process cleared ``trace``) is an act.  Each also is a gap of unknown number in every stream that
 it concerns.  The number of events that others read is known from the kernel's own count.
 """
 
-import enum
 import os
 import time
 from collections import deque
@@ -23,16 +22,16 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from lttd.health import Health, Trouble
-from lttd.sources.ftrace.additions import PIDS_FILE
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.listener import Listener, Masks
 from lttd.sources.ftrace.other_readers import other_readers
-from lttd.sources.ftrace.pids import LIST
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.stream import Shared
+from lttd.sources.ftrace.task_lists import EVENTS, FUNCTIONS, TASK_LISTS
 from lttd.sources.ftrace.triggers import trigger_file
 from lttd.sources.ftrace.watch_events import EventsWatch
 from lttd.sources.ftrace.watch_readers import ReadersWatch
+from lttd.sources.ftrace.watch_tasks import TasksWatch
 from lttd.sources.inotify import IN_MODIFY
 from lttd.sources.tracefs import chosen_of
 from lttd.subbuffer import Reason
@@ -67,19 +66,16 @@ SETTINGS: Final = (
     Setting("options/pause-on-trace", Trouble.SETTING_CHANGED, Reason.SWITCHED_OFF),
     # 0 makes poll report readable for ever, 100 only when the ring is full.
     Setting("buffer_percent", Trouble.SETTING_CHANGED, None),
-    Setting(LIST, Trouble.FILTER_SET, Reason.FILTERED),
+    Setting(EVENTS.file, Trouble.FILTER_SET, Reason.FILTERED),
     Setting("tracing_cpumask", Trouble.FILTER_SET, Reason.FILTERED),
 )
-FOLLOWS: Final = Setting("options/event-fork", Trouble.FILTER_SET, Reason.FILTERED)
-"""For a recording that follows children: without it, later ones are not recorded."""
+OF_FUNCTIONS: Final = Setting(FUNCTIONS.file, Trouble.FILTER_SET, Reason.FILTERED)
+"""For a recording of functions."""
 
 
-class _Own(enum.Enum):
-    """Whether lttd itself changes a file."""
-
-    NOT = "others do"
-    NOW = "it does"
-    UNTIL_HEARD = "it did, and inotify has not reported all of it yet"
+def follows_forks(option: str) -> Setting:
+    """Return the setting for a recording that follows children: without it, later ones are lost."""
+    return Setting(option, Trouble.FILTER_SET, Reason.FILTERED)
 
 
 class FtraceWatch:
@@ -100,14 +96,10 @@ class FtraceWatch:
         self._listener = Listener(instance, streams)
         self._events = EventsWatch(self._listener)
         self._readers = ReadersWatch(self._listener)
+        self._tasks = TasksWatch(self._listener)
         self._normal: dict[str, str | None] = {}
         self._sizes: list[str] = []
         """Files with the size of a ring."""
-        self._left_out_before: frozenset[str] = frozenset()
-        """The pids that others had excluded when recording began."""
-        self._left_out: frozenset[str] = frozenset()
-        """The pids that others excluded since."""
-        self._list_changes = _Own.NOT
         self._away: set[str] = set()
         """The files that have another value now."""
         self._off_explained: bool | None = None
@@ -134,11 +126,10 @@ class FtraceWatch:
         for setting in self.settings:
             self._normal[setting.file] = self._read_setting(setting)
             self._listener.hear(setting.file, self._on_setting(setting))
-        self._left_out_before = self._left_out_by_others() or frozenset()
+        self._tasks.arm()
         self._listener.hear("trace_options", self._on_options)
         self._events.arm()
         self._readers.arm()
-        self._listener.hear(PIDS_FILE, self._on_left_out)
         self._listener.hear("trace", self._on_cleared("trace", self._streams))
         self._hear_size("buffer_size_kb")
         # Closing it shrinks all rings after the report of inotify: look at the next tick.
@@ -162,13 +153,13 @@ class FtraceWatch:
 
     @contextmanager
     def list_changes(self) -> Iterator[None]:
-        """Take what happens to set_event_pid in the block as lttd's own; see expect()."""
-        self._list_changes = _Own.NOW
+        """Take what happens to the lists of tasks in the block as lttd's own; see expect()."""
         try:
-            yield
+            with self._tasks.changes():
+                yield
         finally:
-            self._normal[LIST] = self._listener.read(LIST)
-            self._list_changes = _Own.UNTIL_HEARD
+            for file in TASK_LISTS:
+                self._normal[file] = self._listener.read(file)
 
     def disarm(self) -> None:
         """Stop noticing changes: from now on they are lttd's own."""
@@ -199,10 +190,8 @@ class FtraceWatch:
         """Look for changes without an inotify event; one short read, or all files if it is time."""
         if not self._listener.is_open:
             return
-        heard_all = self._list_changes is _Own.UNTIL_HEARD
-        self.heard()
-        if heard_all:  # all reports on lttd's own writes
-            self._list_changes = _Own.NOT
+        with self._tasks.hearing():
+            self.heard()
         while self._found:
             self._found.popleft()()
         self._look_whether_on()
@@ -216,7 +205,7 @@ class FtraceWatch:
             for setting in self.settings[1:]:
                 self._look_at(setting)
             self._look_at_size("buffer_size_kb")  # X where those of CPUs differ
-            self._look_at_left_out()
+            self._tasks.look()
             self._events.look()
             for look in self.looks:
                 self.wants_closer_look |= look()  # the closer look also prints the notes
@@ -251,15 +240,9 @@ class FtraceWatch:
 
     def _look_at(self, setting: Setting, writes: int = 0) -> None:
         """Compare a setting with its first value; *writes* is the number of reported writes."""
-        if setting.file == LIST and self._list_changes is not _Own.NOT:
-            return
         if setting is TRACING_ON and self._off_explained:
             return  # a shell that writes 1 opens the file first; a look tells that it is on again
-        if setting.file == LIST and self._pids_change_by_themselves():
-            if writes:
-                path = self._instance.file(setting.file)
-                self._listener.health.happened(setting.trouble, "another process wrote it", path)
-                self._listener.suspect(setting.reason)
+        if self._tasks.explains(setting.file, writes, setting.reason):
             return
         value, normal = self._read_setting(setting), self._normal[setting.file]
         if value is None or normal is None:
@@ -290,44 +273,6 @@ class FtraceWatch:
             words = "another process changed it and changed it back"
             self._listener.health.happened(setting.trouble, words, path)
             self._listener.suspect(setting.reason)
-
-    def _pids_change_by_themselves(self) -> bool:
-        """Tell whether the kernel adds children to lists of pids, and removes dead processes."""
-        return self._listener.read("options/event-fork") == "1"
-
-    def _left_out_by_others(self) -> frozenset[str] | None:
-        """Return the pids that others have excluded; None if that is unknown."""
-        text = self._listener.read(PIDS_FILE)
-        if text is None or self._pids_change_by_themselves():
-            return None
-        # Read after the list, so that pids that lttd adds meanwhile are in it.
-        ours = {str(pid) for pid in self._instance.undo.left_out}
-        return frozenset(text.split()) - ours
-
-    def _on_left_out(self, _: Masks) -> None:
-        """Look at the excluded pids: lttd or another process has written the list."""
-        if self._pids_change_by_themselves() and not self._instance.undo.left_out:
-            path = self._instance.file(PIDS_FILE)
-            self._listener.health.happened(Trouble.FILTER_SET, "another process wrote it", path)
-            self._listener.suspect(Reason.FILTERED)
-        self._look_at_left_out()
-
-    def _look_at_left_out(self) -> None:
-        """Compare the pids that others exclude with those when recording began."""
-        found, path = self._left_out_by_others(), self._instance.file(PIDS_FILE)
-        if found is None:
-            return
-        more = found - self._left_out_before
-        if more:
-            words = f"another process has {len(more)} pids more left out, such as {min(more)}"
-            self._listener.health.begins(Trouble.FILTER_SET, words, path)
-        else:
-            self._listener.health.ends(
-                Trouble.FILTER_SET, "no more pids are left out than before", path
-            )
-        if more != self._left_out:
-            self._left_out = more
-            self._listener.suspect(Reason.FILTERED)
 
     def _look_whether_on(self) -> None:
         """Find out whether tracing went off without a report: the kernel itself can do so."""
@@ -440,7 +385,7 @@ def _writes(masks: Masks) -> int:
 def _words(setting: Setting, value: str, normal: str) -> str:
     if setting.trouble is Trouble.TRACING_OFF:
         return "tracing was turned off while lttd records; write 1 to it to go on"
-    if setting.file == LIST and value and normal:  # of any length
+    if setting.file in TASK_LISTS and value and normal:  # of any length
         return (
             f"lists {len(value.split())} ids now, which are not the {len(normal.split())} of before"
         )
