@@ -8,7 +8,7 @@ from lttd.errors import StorageError
 from lttd.files import Disk
 from lttd.recorder import Recorder
 from lttd.recording import Recording, close_source, tell_notes
-from lttd.sources.base import Owner, Source
+from lttd.sources.base import Child, Owner, Source
 from lttd.sources.registry import open_source
 from lttd.subbuffer import BufferPool
 from lttd.terminal import Level, say
@@ -32,18 +32,16 @@ class Beginning:
         self._recordings = recordings
 
     def open_sources(
-        self, pool: BufferPool, owner: Owner, stack: ExitStack, command_pid: int | None
+        self, pool: BufferPool, owner: Owner, stack: ExitStack, command: Child | None
     ) -> list[Source]:
         """Open the sources that the configuration names; *stack* closes them.
-
-        *command_pid* is the child that becomes COMMAND, if there is one.
 
         Raises:
             LttdError: one cannot be recorded.
         """
         sources = []
         for spec in self._config.sources:
-            sources.append(open_source(spec, pool, owner, command_pid))
+            sources.append(open_source(spec, pool, owner, command))
             stack.callback(close_source, sources[-1])
         return sources
 

@@ -40,7 +40,7 @@ from lttd.retaining import Retaining
 from lttd.rolling import Rolling
 from lttd.servers import serve_control, serve_metrics
 from lttd.signals import Meaning, Signals
-from lttd.sources.base import Source
+from lttd.sources.base import Source, child_of
 from lttd.state import RunState
 from lttd.stats import events_lost
 from lttd.status import Observer
@@ -165,8 +165,8 @@ class Daemon:
                 )
                 number = await previous.drain_boots(number, owner, self._outcome.failures)
                 # Open sources before: if the request is impossible, rings of a kill stay untouched.
-                command_pid = self._command.pid
-                sources = self._beginning.open_sources(self._pool, owner, stack, command_pid)
+                child = child_of(self._command.pid, self._command.words)
+                sources = self._beginning.open_sources(self._pool, owner, stack, child)
                 number = await previous.drain(number, owner, self._outcome.failures)
                 retaining.store.close_all()
                 self._begin_all(sources, number)

@@ -1,6 +1,8 @@
 """Names of tasks are read once for all sources; the last test needs root and a mounted tracefs."""
 
 import os
+import re
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -8,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from lttd.sources.base import Attachments, When
+from lttd.sources.base import Attachments, Child, When, child_of
 from lttd.sources.ftrace.source import open_ftrace
 from lttd.sources.ftrace.task_names import NameReader
 from lttd.subbuffer import BufferPool
 from tests.ftrace_sources import QUIET
-from tests.running import needs_kernel
+from tests.running import Launcher, lttv, needs_kernel
 
 
 @contextmanager
@@ -77,3 +79,46 @@ def test_a_source_gets_no_names_from_before_it_was_stopped() -> None:
         with thread_named("lately") as thread:
             sources[1].stop()
             assert names_of(second, When.CLOSE)[thread] == b"lately"
+
+
+def test_the_name_of_command_is_as_exec_gives_it() -> None:
+    assert child_of(7, ["/usr/bin/a-name-longer-than-15", "x"]) == (7, b"a-name-longer-t")
+    assert child_of(None, []) is None
+
+
+class TestOfACommand:
+    pytestmark = needs_kernel()
+
+    @pytest.mark.parametrize(
+        ("command", "name"),
+        [(["cat", "/etc/hosts"], "cat"), (["sh", "-c", "exec cat /etc/hosts"], "cat")],
+        ids=["program", "shell"],
+    )
+    def test_all_events_of_a_short_command_have_its_name(
+        self, lttd: Launcher, command: list[str], name: str
+    ) -> None:
+        # No event of these has a name in it.
+        events = ("--events", "syscalls:sys_enter_openat,syscalls:sys_enter_execve")
+        run = lttd.run("-t", lttd.cwd / "t", *events, "--only-command", "--", *command)
+        assert run.process.returncode == 0, run.stderr
+        text = lttv("text", lttd.cwd / "t").stdout
+        assert "sys_enter_openat" in text
+        assert set(re.findall(r"^ *(\S.*?)-\d+ +\[", text, re.MULTILINE)) == {name}
+
+    def test_a_command_that_saved_cmdlines_has_forgotten_has_the_name_that_it_was_given(
+        self, instances: Path
+    ) -> None:
+        # A child of this process that has not called exec, and one that ended unseen.
+        waiting, unseen = os.fork(), Child(2**22 + 1, b"make")
+        if waiting == 0:
+            signal.pause()
+        try:
+            for child in (Child(waiting, b"make"), unseen):
+                with closing(open_ftrace(QUIET._replace(command=child), BufferPool())) as source:
+                    due = source.attachments()
+                    assert child.pid not in names_of(due, When.OPEN)
+                    at_end = names_of(due, When.CLOSE)
+                    assert at_end.get(child.pid) == (b"make" if child is unseen else None)
+        finally:
+            os.kill(waiting, signal.SIGKILL)
+            os.waitpid(waiting, 0)

@@ -16,6 +16,7 @@ import pytest
 
 from lttd.errors import LttdError, NothingToRecordError, UsageError
 from lttd.health import Health, Trouble
+from lttd.sources.base import child_of
 from lttd.sources.ftrace import pids
 from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.source import FtraceSource, open_ftrace
@@ -98,7 +99,7 @@ def test_an_option_that_needs_another_is_refused() -> None:
         pids.wish_of(settings(only_command=True))
     with pytest.raises(UsageError, match=r"^follow-fork follows the tasks of pid or comm; name"):
         pids.wish_of(settings(follow_fork=True))
-    assert pids.wish_of(settings(command_pid=7)) is None
+    assert pids.wish_of(settings(command=child_of(7, ["make"]))) is None
 
 
 @pytest.mark.usefixtures("instances")

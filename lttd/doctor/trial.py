@@ -17,7 +17,7 @@ from lttd.doctor.finding import Finding, Findings, Mark, either, refused
 from lttd.errors import LttdError
 from lttd.runtime import directory_path
 from lttd.signals import MEANINGS
-from lttd.sources.base import Source, When
+from lttd.sources.base import Child, Source, When, child_of
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.registry import open_source
 from lttd.sources.table import DEFAULT
@@ -49,7 +49,7 @@ def try_sources(
     for spec in specs:
         if spec.kind == DEFAULT and spec.target is None:
             with _nothing_left():
-                found = _tried(spec, pool, os.getpid() if command else None)
+                found = _tried(spec, pool, child_of(os.getpid() if command else None, ["lttd"]))
             yield from found
         else:
             words = f"{spec}: not tried, because that would change what is not lttd's"
@@ -72,10 +72,10 @@ def _nothing_left() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _tried(spec: SourceSpec, pool: BufferPool, command_pid: int | None) -> list[Finding]:
+def _tried(spec: SourceSpec, pool: BufferPool, command: Child | None) -> list[Finding]:
     with ExitStack() as stack:
         try:
-            source = open_source(spec, pool, command_pid=command_pid)
+            source = open_source(spec, pool, command=command)
             stack.callback(source.close)
             for _ in source.attachments()(When.OPEN):
                 pass  # the files that decoding needs can be read

@@ -4,6 +4,7 @@ Rule: a Stream is synchronous, never blocks and knows no event loop, so a fake t
 """
 
 import enum
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
@@ -85,6 +86,25 @@ NO_OWNER: Final = Owner(0, 0, "")
 """The owner of a source without a trace: no data of a killed lttd belongs to it."""
 
 
+NAME_BYTES: Final = 15
+"""The longest name of a task: TASK_COMM_LEN without the NUL."""
+
+
+class Child(NamedTuple):
+    """The child of lttd that waits to become COMMAND."""
+
+    pid: int
+    name: bytes
+    """The name that the kernel will give it."""
+
+
+def child_of(pid: int | None, words: Sequence[str]) -> Child | None:
+    """Return the child *pid* that becomes the program *words*; None: there is none."""
+    if pid is None:
+        return None
+    return Child(pid, os.fsencode(os.path.basename(words[0]))[:NAME_BYTES])
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a SPEC asks for, and for whom; ``open_source`` of a source's module takes one."""
@@ -95,8 +115,7 @@ class Request:
     """Values of the SPEC's keys, by the names of keywords; those of ``*-size`` end in _bytes."""
     pool: BufferPool
     owner: Owner = NO_OWNER
-    command_pid: int | None = None
-    """The child that becomes COMMAND; None: there is no COMMAND."""
+    command: Child | None = None
     replays: Mapping[str, str] = field(default_factory=dict)
     """See ``lttd.sources.table.SourceRow``."""
 

@@ -9,7 +9,7 @@ from lttd.config import SourceSpec
 from lttd.errors import NothingToRecordError, UsageError
 from lttd.parsers import parse_named
 from lttd.runtime import known_notes
-from lttd.sources.base import NO_OWNER, Owner, Request, Source
+from lttd.sources.base import NO_OWNER, Child, Owner, Request, Source
 from lttd.sources.table import SOURCES, SourceRow
 from lttd.subbuffer import BufferPool
 
@@ -43,11 +43,9 @@ def load(specs: Sequence[SourceSpec]) -> None:
 
 
 def open_source(
-    spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER, command_pid: int | None = None
+    spec: SourceSpec, pool: BufferPool, owner: Owner = NO_OWNER, command: Child | None = None
 ) -> Source:
     """Set up the source of *spec*, to be recorded into *owner*; leave nothing if that fails.
-
-    *command_pid* is the child that becomes COMMAND.
 
     Raises:
         UsageError: the SPEC is not valid.
@@ -56,7 +54,7 @@ def open_source(
     """
     row = SOURCES[spec.kind]
     request = _request(spec, row, pool, owner)
-    return _module(row).open_source(replace(request, command_pid=command_pid))
+    return _module(row).open_source(replace(request, command=command))
 
 
 def _request(spec: SourceSpec, row: SourceRow, pool: BufferPool, owner: Owner) -> Request:

@@ -42,13 +42,15 @@ dump() {
     (cd $top; tail -n +1 set_ftrace_pid set_ftrace_notrace_pid set_event_pid current_tracer \
         set_ftrace_filter tracing_on options/{function,event}-fork; ls instances) > "$OUT/$1"
 }
-callers() { lttv text $1 | grep -E ': func(tion|graph_entry):' | sed 's/ *\[.*//' | sort | uniq -c; }
+callers() {
+    lttv text $1 | grep -E ': func(tion|graph_entry):' | sed 's/ *\[.*//' | sort | uniq -c
+}
 function='--function vfs_read,vfs_open --buffer-size 4M --summary none'
 dump before
-(while :; do /bin/cat /etc/hostname > /dev/null; done) & neighbour=$!
+(while sleep 0.3; do /bin/cat /etc/hostname > /dev/null; done) & neighbour=$!
 lttd -t t/a --tracer function $function --only-command -- sh -c '/bin/ls / > /dev/null; :'
 dump after_a
-sh -c 'while :; do /bin/true; done' & loop=$!
+sh -c 'while sleep 0.3; do /bin/true; done' & loop=$!
 lttd -t t/b --source ftrace:/ --tracer function_graph $function --pid $loop --follow-fork \
     --duration 1s
 dump after_b
@@ -83,8 +85,8 @@ def test_functions_are_limited_to_the_same_tasks_and_everything_is_put_back(gues
     for name, there in (("a", "ls"), ("b", "true"), ("d", "true")):
         callers = re.findall(r"\d+ +(\S.*)-\d+$", read[f"callers_{name}"], re.MULTILINE)
         assert there in callers, (name, callers, result.output)
-        assert not {"cat", "qemu", "python3"} & set(callers) - ({"python3"} if name == "a" else set())
-    assert "lttd" not in read["callers_c"]
+        assert "cat" not in callers, (name, callers)
+    assert "python" not in read["callers_c"]
     assert "cat-" in read["callers_c"]
 
 

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from lttd.sources.base import Child
+
 
 class FtraceSettings(NamedTuple):
     """What to record and how; None keeps the value of an existing instance, or the default."""
@@ -39,8 +41,7 @@ class FtraceSettings(NamedTuple):
     """Globs of names of such tasks."""
     follow_fork: bool | None = None
     only_command: bool | None = None
-    command_pid: int | None = None
-    """The child that becomes COMMAND; None: there is no COMMAND."""
+    command: Child | None = None
     markers: bool | None = None
     """Whether to take marks of the top level, see markers.py."""
     tracer: str | None = None

@@ -20,13 +20,13 @@ from lttd.abi.formats_file import Key, pack
 from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.errors import LttdError
 from lttd.limits import FORMAT_MEMBERS
-from lttd.sources.base import Attachment, When
+from lttd.sources.base import Attachment, Child, When
 from lttd.sources.ftrace.additions import PROBES_FILE, probe_names
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.modules import KALLSYMS, loaded_modules, symbols_since
 from lttd.sources.ftrace.setup import enabled_events
 from lttd.sources.ftrace.stream import FtraceStream
-from lttd.sources.ftrace.task_names import NAMES, Name
+from lttd.sources.ftrace.task_names import NAMES, Name, is_copy_of_this_process
 from lttd.sources.tracefs import events_of, read_bytes, systems
 
 # So many names of ended tasks go on to the next segment: 34 KB.
@@ -65,6 +65,8 @@ class FtraceFiles:
         """The kernel's list of probes, as it was when formats were read last."""
         self._names_since_ns = names_since_ns
         self._names_read_ns = 0
+        self.command: Child | None = None
+        """The child that becomes COMMAND."""
         self._saved: Set[bytes] = frozenset()
         self._commands: dict[int, Name] = {}
         """The names in the segment, the latest at the end."""
@@ -232,8 +234,26 @@ class FtraceFiles:
         self._living = names.living.keys()
         new, self._saved = names.saved - self._saved, names.saved
         if when is When.OPEN and self._instance.began_empty:
-            return dict(names.living)  # no task that ended before the ring was made is in it
-        return names.ended(new) | names.living
+            found = dict(names.living)  # no task that ended before the ring was made is in it
+        else:
+            found = names.ended(new) | names.living
+        self._name_command(found, when)
+        return found
+
+    def _name_command(self, found: dict[int, Name], when: When) -> None:
+        """Leave COMMAND out before its exec: until then its name is lttd's, and none is better.
+
+        The first name that is seen then holds from the begin on.
+        """
+        if self.command is None:
+            return
+        pid, name = self.command
+        if pid in found:
+            if is_copy_of_this_process(pid):
+                del found[pid]
+        elif when is When.CLOSE and pid not in self._commands:
+            # It was too short to be seen, and saved_cmdlines has room for 128 names.
+            found[pid] = (b"%d" % pid, name)
 
 
 def _escaped(command: bytes) -> bytes:

@@ -43,15 +43,15 @@ def wish_of(settings: FtraceSettings) -> Wish | None:
     Raises:
         UsageError: the settings contradict each other.
     """
-    if settings.only_command and settings.command_pid is None:
+    if settings.only_command and settings.command is None:
         raise UsageError("only-command records COMMAND alone; write COMMAND after '--'")
     if not is_limited(settings):
         if settings.follow_fork:
             raise UsageError("follow-fork follows the tasks of pid or comm; name some")
         return None
-    more = {settings.command_pid} if settings.only_command else set()
-    command = frozenset(pid for pid in more if pid is not None)
-    return Wish(settings.pid, settings.comm, follows(settings), command)
+    command = settings.command if settings.only_command else None
+    more = frozenset([command.pid] if command else [])
+    return Wish(settings.pid, settings.comm, follows(settings), more)
 
 
 def is_limited(settings: FtraceSettings) -> bool:

@@ -69,8 +69,8 @@ _RELOADED: Final = ("events", "preset", "exclude", "filter", "event_trigger", *_
 
 def open_source(request: Request) -> "FtraceSource":
     """Open the source of a SPEC; see open_ftrace()."""
-    target, command_pid = request.target or None, request.command_pid
-    settings = FtraceSettings(instance=target, command_pid=command_pid, **request.options)
+    target = request.target or None
+    settings = FtraceSettings(instance=target, command=request.command, **request.options)
     return open_ftrace(settings, request.pool, request.owner)
 
 
@@ -268,6 +268,7 @@ class FtraceSource:
             kallsyms=self._needs_symbols,
             names_since_ns=lambda: self._names_since_ns,
         )
+        self._next_files.command = self._settings.command
         self._files = self._files or self._next_files
         return self._next_files.due
 

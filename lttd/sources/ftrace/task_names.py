@@ -71,6 +71,14 @@ NAMES: Final = NameReader()
 """Of this process: all sources see the same tasks."""
 
 
+def is_copy_of_this_process(pid: int) -> bool:
+    """Tell whether a child of this process has not become another program yet."""
+    try:
+        return read_bytes(f"/proc/{pid}/cmdline") == read_bytes("/proc/self/cmdline")
+    except LttdError:
+        return False
+
+
 def _read(path: str) -> bytes:
     try:
         return read_bytes(path)

@@ -12,12 +12,11 @@ from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 from lttd.errors import UsageError
+from lttd.sources.base import NAME_BYTES
 
 PROC: Final = "/proc"
 IDLE: Final = 0
 """The id of the idle task of each CPU; /proc does not list it."""
-_NAME_BYTES: Final = 15
-"""TASK_COMM_LEN without the NUL."""
 
 
 class Process(NamedTuple):
@@ -80,8 +79,8 @@ def is_alive(thread: int, proc: str = PROC) -> bool:
 
 def _no_task(glob: str) -> str:
     words = "no task has such a name now"
-    if len(os.fsencode(glob)) > _NAME_BYTES and not set(glob) & set("*?["):
-        return f"{words}; the kernel keeps {_NAME_BYTES} characters of a name: write a *"
+    if len(os.fsencode(glob)) > NAME_BYTES and not set(glob) & set("*?["):
+        return f"{words}; the kernel keeps {NAME_BYTES} characters of a name: write a *"
     return f"{words}; cat /proc/PID/comm prints them, and a glob such as 'nginx*' matches them"
 
 
