@@ -19,10 +19,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Scraped
 from prometheus_client.registry import Collector
 
+from lttd.gauges import DaemonGauges
 from lttd.health import Trouble
 from lttd.metric import Metric, Sample, Table
 from lttd.service_metrics import SERVICE_FAMILIES, Parts, service_tables
-from lttd.stats import DaemonGauges, StreamKey, StreamStats
+from lttd.stats import StreamKey, StreamStats
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Reason
 
 

@@ -21,9 +21,8 @@ Invariant: a parsed table has as many rows and checksums as its ids and entries 
 import struct
 import zlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,8 +55,7 @@ _U32: Final = np.dtype(">u4")
 _WINDOW_LOG_MAX: Final = 23
 
 
-@dataclass(frozen=True, slots=True)
-class Occurrences:
+class Occurrences(NamedTuple):
     """The table of one stream."""
 
     entries: int
@@ -72,8 +70,8 @@ class Occurrences:
 
     def without_bits(self) -> "Occurrences":
         """Return the table without its rows, which take most of its memory."""
-        return replace(
-            self, ids=(), checksums=self.checksums.copy(), bits=np.empty((0, 0), np.uint8)
+        return self._replace(
+            ids=(), checksums=self.checksums.copy(), bits=np.empty((0, 0), np.uint8)
         )
 
     def of(self, wanted: Collection[int]) -> U8:

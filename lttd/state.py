@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from lttd.config import Config
 from lttd.controls import control_lines
+from lttd.gauges import DaemonGauges
 from lttd.health import Health
 from lttd.recording import Recording
-from lttd.stats import DaemonGauges, StreamKey, StreamStats, summarize
+from lttd.stats import StreamKey, StreamStats, summarize
 from lttd.status import Observer
 from lttd.version import VERSION
 

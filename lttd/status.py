@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from lttd.errors import LttdError
+from lttd.gauges import DaemonGauges
 from lttd.health import Condition, Health, Trouble
 from lttd.lane import Lane
 from lttd.reader import Reader
@@ -16,7 +17,7 @@ from lttd.recorder import Recorder
 from lttd.recording import Recording
 from lttd.service_metrics import Parts
 from lttd.sources.base import OVERWRITTEN_IDLE, Stream
-from lttd.stats import DaemonGauges, Fill, StreamKey, StreamStats
+from lttd.stats import Fill, StreamKey, StreamStats
 
 # The loop comes round at every tick.  This many missed ticks, and at least this time, are a stall.
 STALLED_TICKS: Final = 3

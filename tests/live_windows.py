@@ -21,7 +21,7 @@ from lttd.trigger import Trigger
 from lttd.view.filters import Filter
 from lttd.view.library import EventWindow
 from lttd.view.trace import Trace
-from lttd.view.triggers import triggers_of, window_of_options
+from lttd.view.triggers import triggers_of, window_of_trigger
 from lttd.view.window import PIECE_BYTES
 from tests.failing_disk import FailingDisk
 from tests.running import PATIENCE_S, Run
@@ -80,7 +80,7 @@ def numbering(per_second: int = 1000, at_once: int = 0) -> Iterator[Callable[[in
 def numbers(path: Path, trigger: int | None = None) -> dict[int, int]:
     """Return the time of each numbered event of a trace, or of a trigger's window."""
     trace = Trace(path)
-    span = window_of_options(trace, None, None, trigger)
+    span = window_of_trigger(trace, trigger)
     window = EventWindow([trace], span, Filter(None, None, f"pid >= {FIRST}"), PIECE_BYTES)
     found: dict[int, int] = {}
     for batch in window:

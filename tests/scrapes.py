@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lttd.catalogue import StoreState
 from lttd.files import Disk
+from lttd.gauges import DaemonGauges
 from lttd.health import Health
 from lttd.metrics import RecorderCollector
 from lttd.opening import recover_open_segments
@@ -17,7 +18,7 @@ from lttd.reader import Reader
 from lttd.recorder import Recorder
 from lttd.retention import Limits
 from lttd.service_metrics import Parts
-from lttd.stats import DaemonGauges, Fill, StreamStats
+from lttd.stats import Fill, StreamStats
 from lttd.status import Observer
 from lttd.subbuffer import Gap, Reason, StreamId, Unit
 from lttd.triggers import TriggerCounts

@@ -26,7 +26,7 @@ from lttd.sources.ftrace.reload import is_named
 from lttd.sources.ftrace.source import FtraceSettings, open_ftrace
 from lttd.subbuffer import BufferPool
 from lttd.takers import takers_of_writing
-from lttd.view.commands.info import utc
+from lttd.view.times import utc
 from tests import running
 from tests.running import (
     LAUNCHER,

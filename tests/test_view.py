@@ -20,7 +20,8 @@ from lttd.stats import StreamSummary, losses_text, summary_table
 from lttd.subbuffer import Gap, Reason, Unit
 from lttd.tracedir import SegmentPaths
 from lttd.view.cli import PIPE_CLOSED, main
-from lttd.view.commands.info import info_json, info_text, seconds, utc
+from lttd.view.commands.info import info_json, info_text
+from lttd.view.times import seconds, utc
 from lttd.view.trace import Trace, merge_summaries
 from lttd.view.verify import MOST_FINDINGS, check
 from tests.segment_builder import SNAPSHOT, Made, subbuffer

@@ -22,7 +22,7 @@ Rule: pure; a stated size is right, even if the type's name suggests another one
 import enum
 import re
 import string
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -61,8 +61,7 @@ class Encoding(enum.Enum):
     """A string at any place: the record holds its begin and end, as offsets in the event."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field of an event."""
 
     name: str
@@ -221,9 +220,9 @@ def _told_apart(fields: list[Field]) -> tuple[Field, ...]:
     plain = [field.name for field in fields if field.encoding not in _LOCATED]
     if plain.count("nr") == 2:
         number = next(field for field in fields if field.name == "nr")
-        fields = [replace(f, name=SYSCALL_NUMBER) if f is number else f for f in fields]
+        fields = [f._replace(name=SYSCALL_NUMBER) if f is number else f for f in fields]
     return tuple(
-        replace(field, name=f"{DATA_LOC}{field.name}")
+        field._replace(name=f"{DATA_LOC}{field.name}")
         if field.encoding in _LOCATED and field.name in plain
         else field
         for field in fields

@@ -316,7 +316,8 @@ class _Parser:
                     node = node.arguments[0]
                     self._at += 1
                     continue
-                if node != FieldRef("") or self._token_type != "name":
+                is_record = isinstance(node, FieldRef) and not node.name
+                if not is_record or self._token_type != "name":
                     self._wrong("member")
                 node = FieldRef(str(self.token))
                 self._at += 1

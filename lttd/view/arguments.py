@@ -1,7 +1,7 @@
 """The command line of ``lttv``: its commands, and the options of each."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         UsageError: it is not valid.
         SystemExit: it asks for help or the version, which is printed.
     """
-    return _parser().parse_args(_joined(words))
+    return _parser(words[:1]).parse_args(_joined(words))
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -37,14 +37,15 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(first: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser of a command line; if its *first* word is a command, of this one alone."""
     parser: argparse.ArgumentParser = Parser(
         prog="lttv", description="Show, cut and export traces that lttd recorded.", epilog=_EPILOG
     )
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="show it and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in _COMMANDS:
-        add(commands)
+    for name in _COMMANDS.keys() & set(first) or _COMMANDS:
+        _COMMANDS[name](commands, name)
     return parser
 
 
@@ -64,15 +65,15 @@ def _add(
     return command
 
 
-def _add_info(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_info(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     text = "print source, times, size and losses of a trace"
-    command = _add(commands, "info", text)
+    command = _add(commands, name, text)
     command.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
-def _add_check(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_check(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     text = "verify every file against the others; status 0: whole, 1: damaged"
-    command = _add(commands, "check", text)
+    command = _add(commands, name, text)
     command.add_argument(
         "--repair", action="store_true", help="rebuild indexes, cut torn tails, close the trace"
     )
@@ -84,17 +85,17 @@ def _add_check(commands: "_Commands[argparse.ArgumentParser]") -> None:
     command.add_argument("--json", action="store_true", help="one JSON object on stdout")
 
 
-def _add_cut(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_cut(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     text = "copy a window to a new trace, in whole sub-buffers, without decoding"
-    command = _add(commands, "cut", text)
+    command = _add(commands, name, text)
     _add_window(command)
     _add_output(command, "directory of the new trace; must not exist")
 
 
-def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_export(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     from lttd.view.export import FORMATS  # noqa: PLC0415
 
-    command = _add(commands, "export", "convert a trace for other tools")
+    command = _add(commands, name, "convert a trace for other tools")
     formats = ", ".join(f"{name} ({each.help})" for name, each in FORMATS.items())
     command.add_argument(
         "--to", metavar="FORMAT", choices=FORMATS, required=True, help=f"one of: {formats}"
@@ -105,33 +106,33 @@ def _add_export(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add_hide_self(command)
 
 
-def _add_compress(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_compress(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     text = "compress the closed segments of a trace by zstd; lttv reads them as before"
-    command = _add(commands, "compress", text)
+    command = _add(commands, name, text)
     command.add_argument(
         "--level", metavar="N", type=_level, default=1, help="1 (default, fastest) to 19 (smallest)"
     )
 
 
-def _add_decompress(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_decompress(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     text = "undo compress: other tools need the plain files of a trace"
-    _add(commands, "decompress", text)
+    _add(commands, name, text)
 
 
-def _add_index(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_index(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     text = "note which events are where, so that --event and --where read no other data"
-    _add(commands, "index", text)
+    _add(commands, name, text)
 
 
-def _add_plot(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    command = _add(commands, "plot", "draw a picture: rates by CPU, losses, the busiest events")
+def _add_plot(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
+    command = _add(commands, name, "draw a picture: rates by CPU, losses, the busiest events")
     _add_window(command)
     _add_which(command)
     _add_output(command, "picture to make, .svg, .html or .png; must not exist")
 
 
-def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    command = _add(commands, "text", "print events as lines, merged over CPUs by time")
+def _add_text(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
+    command = _add(commands, name, "print events as lines, merged over CPUs by time")
     command.add_argument(
         "more", metavar="MORE", type=Path, nargs="*", help="other traces, merged by time"
     )
@@ -143,8 +144,8 @@ def _add_text(commands: "_Commands[argparse.ArgumentParser]") -> None:
     )
 
 
-def _add_follow(commands: "_Commands[argparse.ArgumentParser]") -> None:
-    command = _add(commands, "follow", "print new events as lines, while lttd writes")
+def _add_follow(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
+    command = _add(commands, name, "print new events as lines, while lttd writes")
     command.add_argument(
         "--from-begin", action="store_true", help="print the recorded events first"
     )
@@ -156,9 +157,9 @@ def _add_follow(commands: "_Commands[argparse.ArgumentParser]") -> None:
     _add_choice(command)
 
 
-def _add_formats(commands: "_Commands[argparse.ArgumentParser]") -> None:
+def _add_formats(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     text = "list the event types that do not print as their print fmt says; TRACE may be a tracefs"
-    _add(commands, "formats", text)
+    _add(commands, name, text)
 
 
 def _jobs(text: str) -> int:
@@ -232,7 +233,16 @@ def _add_output(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument("-o", "--output", metavar="OUT", type=Path, required=True, help=text)
 
 
-_COMMANDS = (
-    _add_info, _add_text, _add_follow, _add_formats, _add_check, _add_cut, _add_export, _add_plot,
-    _add_compress, _add_decompress, _add_index,
-)  # fmt: skip
+_COMMANDS: Final[Mapping[str, Callable[["_Commands[argparse.ArgumentParser]", str], None]]] = {
+    "info": _add_info,
+    "text": _add_text,
+    "follow": _add_follow,
+    "formats": _add_formats,
+    "check": _add_check,
+    "cut": _add_cut,
+    "export": _add_export,
+    "plot": _add_plot,
+    "compress": _add_compress,
+    "decompress": _add_decompress,
+    "index": _add_index,
+}

@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from lttd.errors import LttdError
+from lttd.errors import LttdError, UsageError
 from lttd.terminal import PIPE_CLOSED, Level, fill_standard_descriptors, put_line, say
 from lttd.usage import shortened
 from lttd.view.arguments import parse_arguments
 
 if TYPE_CHECKING:
     from lttd.view.commands.text import Show
+    from lttd.view.times import Window
     from lttd.view.trace import Trace
 
 INTERRUPTED = 128 + 2
@@ -144,6 +145,19 @@ def _chosen(path: Path, options: argparse.Namespace) -> "Trace":
     return trace.without_own_threads() if options.hide_self else trace
 
 
+def _window(trace: "Trace", options: argparse.Namespace) -> "Window":
+    """Return the window that the command line asks for."""
+    if options.trigger is None:
+        from lttd.view.times import window_of  # noqa: PLC0415
+
+        return window_of(trace, options.begin, options.end)
+    from lttd.view.triggers import window_of_trigger  # noqa: PLC0415  (only few ask for one)
+
+    if options.begin is not None or options.end is not None:
+        raise UsageError("--trigger has its own begin and end; leave --begin and --end out")
+    return window_of_trigger(trace, options.trigger)
+
+
 def _info(options: argparse.Namespace) -> int:
     from lttd.view.commands.info import dump, info_json, info_text  # noqa: PLC0415
 
@@ -154,10 +168,9 @@ def _info(options: argparse.Namespace) -> int:
 
 def _text(options: argparse.Namespace) -> int:
     from lttd.view.commands.text import show_text  # noqa: PLC0415
-    from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
     traces = [_chosen(path, options) for path in (options.trace, *options.more)]
-    window = window_of_options(traces[0], options.begin, options.end, options.trigger)
+    window = _window(traces[0], options)
     return show_text(traces, window, _show_of(options))
 
 
@@ -229,10 +242,9 @@ def _index(options: argparse.Namespace) -> int:
 def _cut(options: argparse.Namespace) -> int:
     from lttd.view.commands.cut import cut  # noqa: PLC0415
     from lttd.view.commands.info import info_text  # noqa: PLC0415
-    from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
     trace = _opened(options.trace)
-    window = window_of_options(trace, options.begin, options.end, options.trigger)
+    window = _window(trace, options)
     made = _with_what_stays(trace, lambda: cut(trace, window, options.output))
     put_line(info_text(made))
     return 0
@@ -240,10 +252,9 @@ def _cut(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from lttd.view.export import export  # noqa: PLC0415
-    from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
     trace = _chosen(options.trace, options)
-    window = window_of_options(trace, options.begin, options.end, options.trigger)
+    window = _window(trace, options)
     lines = _with_what_stays(trace, lambda: export(trace, window, options.to, options.output))
     for line in lines:
         _say(line, Level.NOTICE)
@@ -253,10 +264,9 @@ def _export(options: argparse.Namespace) -> int:
 def _plot(options: argparse.Namespace) -> int:
     from lttd.view.commands.plot import plot  # noqa: PLC0415
     from lttd.view.filters import Filter  # noqa: PLC0415
-    from lttd.view.triggers import window_of_options  # noqa: PLC0415
 
     trace = _chosen(options.trace, options)
-    window = window_of_options(trace, options.begin, options.end, options.trigger)
+    window = _window(trace, options)
     chosen = Filter(options.cpu, options.event, options.where)
     lines = _with_what_stays(trace, lambda: plot(trace, window, chosen, options.output))
     for line in lines:

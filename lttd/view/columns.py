@@ -36,7 +36,7 @@ def _nobody_knows(_name: str) -> None:
     return None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class EventBatch:
     """Events of one piece of a window, in the order of time, as columns of equal length."""
 

@@ -20,7 +20,7 @@ from lttd.beneath import OpenDirectory
 from lttd.errors import UsageError, storage_error
 from lttd.files import Disk
 from lttd.openat import close_fd
-from lttd.view.commands.info import seconds
+from lttd.view.times import seconds
 from lttd.view.trace import Trace
 
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""Parse T of the command line into a moment, and place it on each segment's own trace clock.
+"""Parse T of the command line into a moment, place it on each segment's trace clock, print it.
 
     3305.495834739              seconds on the trace clock
     06:57:47.5                  wall clock, UTC, on the day the trace begins (or the next)
@@ -11,8 +11,7 @@ Invariant: a window includes both ends: an event at T is in a window that begins
 
 import datetime as dt
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from lttd.clock import COUNTING_CLOCKS
 from lttd.errors import UsageError
@@ -34,8 +33,7 @@ _ISO: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """A point in time that every segment can place on its own trace clock."""
 
     value: int
@@ -58,8 +56,7 @@ class Moment:
         return min(max(segment.conversion.to_trace(self.value), 0), ALWAYS_END)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """A span from one moment to another, both included; None: the begin or end of the trace."""
 
     begin: Moment | None = None
@@ -170,3 +167,28 @@ def _span(trace: Trace, text: str) -> Span:
     if trace.span is None:
         raise UsageError(f"{text}: the trace is empty, so this time has no meaning")
     return trace.span
+
+
+def utc(realtime_ns: int | None) -> str | None:
+    """Return a wall-clock time as ISO 8601 in UTC, with nine digits after the point."""
+    if realtime_ns is None:
+        return None
+    whole_s, rest_ns = divmod(realtime_ns, 1_000_000_000)
+    try:
+        whole = dt.datetime.fromtimestamp(whole_s, dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
+    return f"{whole:%Y-%m-%dT%H:%M:%S}.{rest_ns:09d}Z"
+
+
+def seconds(time_ns: int) -> str:
+    """Return ns as seconds, exactly."""
+    sign = "-" if time_ns < 0 else ""
+    whole_s, rest_ns = divmod(abs(time_ns), 1_000_000_000)
+    return f"{sign}{whole_s}.{rest_ns:09d}"
+
+
+def moment_text(trace_time: int, realtime_ns: int | None) -> str:
+    """Return a time for people: of the trace clock, and of the wall clock if that is known."""
+    wall = utc(realtime_ns)
+    return f"{seconds(trace_time)}" + (f"  {wall}" if wall else "")

@@ -7,11 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Set
 from copy import copy
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from lttd.clock import Conversion
 from lttd.empty_segment import holds_nothing
@@ -22,8 +21,7 @@ from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths, deletion_note, segments
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """Begin and end, in trace-clock units and in wall-clock time."""
 
     begin: int

@@ -4,7 +4,7 @@ from lttd.errors import TraceDamagedError, UsageError
 from lttd.kept import read_kept
 from lttd.terminal import printable
 from lttd.trigger import Trigger
-from lttd.view.times import Moment, Window, window_of
+from lttd.view.times import Moment, Window
 from lttd.view.trace import Trace
 
 
@@ -27,18 +27,12 @@ def triggers_of(trace: Trace) -> tuple[list[Trigger], list[str]]:
     return sorted(found.values(), key=lambda one: one.number), damaged
 
 
-def window_of_options(
-    trace: Trace, begin: str | None, end: str | None, number: int | None
-) -> Window:
-    """Return the window of ``--begin`` and ``--end``, or of ``--trigger``.
+def window_of_trigger(trace: Trace, number: int) -> Window:
+    """Return the window of ``--trigger``.
 
     Raises:
-        UsageError: a time is not one, or the trace has no such trigger.
+        UsageError: the trace has no such trigger.
     """
-    if number is None:
-        return window_of(trace, begin, end)
-    if begin is not None or end is not None:
-        raise UsageError("--trigger has its own begin and end; leave --begin and --end out")
     known, _ = triggers_of(trace)
     for one in known:
         if one.number == number:

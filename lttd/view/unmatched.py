@@ -6,10 +6,10 @@ Rule: these reasons are reported; a result that is empty without such a reason i
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from lttd.view.commands.info import seconds
 from lttd.view.filters import COMMON, Filter, matches
 from lttd.view.formats import EventName, Formats
 from lttd.view.library import ClockGroup
+from lttd.view.times import seconds
 from lttd.view.window import extent
 
 _MOST_NEAR: Final = 3

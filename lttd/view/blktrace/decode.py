@@ -8,7 +8,6 @@ Rule: no bytes make this module raise; bytes that are not a record become a note
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -91,7 +90,7 @@ def format_of(name: str, action: int, layout: Layout) -> Format:
         fields.append(_int("cgroup", at, CGROUP_BYTES))
         at += CGROUP_BYTES
     behind = _PDU_FIELDS.get(name, ())
-    fields += [replace(one, offset_bytes=at + one.offset_bytes) for one in behind]
+    fields += [one._replace(offset_bytes=at + one.offset_bytes) for one in behind]
     return Format(SYSTEM, name, action, tuple(fields), "", layout.byteorder, 8)
 
 

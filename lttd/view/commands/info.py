@@ -1,6 +1,5 @@
 """``lttv info``: print source, times, size and losses of a trace."""
 
-import datetime as dt
 import json
 from typing import Any
 
@@ -12,6 +11,7 @@ from lttd.manifest import Manifest
 from lttd.stats import counted, summary_json, summary_table
 from lttd.terminal import printable
 from lttd.view.complete import complete_since
+from lttd.view.times import moment_text, seconds, utc
 from lttd.view.trace import Trace
 from lttd.view.triggers import bounds_ns, trigger_line, triggers_of
 
@@ -63,15 +63,15 @@ def info_text(trace: Trace) -> str:
         lines.append(("begin", "nothing was recorded"))
     else:
         lines += [
-            ("begin", moment(span.begin, span.begin_realtime_ns)),
-            ("end", moment(span.end, span.end_realtime_ns)),
+            ("begin", moment_text(span.begin, span.begin_realtime_ns)),
+            ("end", moment_text(span.end, span.end_realtime_ns)),
         ]
     length_ns = duration_ns(trace)
     if length_ns is not None:
         lines.append(("duration", f"{seconds(length_ns)} s"))
     if since := complete_since(trace):
         words = "on all CPUs; earlier segments are not there"
-        lines.append(("complete", f"since {moment(since.time, since.realtime_ns)} {words}"))
+        lines.append(("complete", f"since {moment_text(since.time, since.realtime_ns)} {words}"))
     if kept := kept_numbers(trace):
         lines.append(("kept", f"{counted(len(kept), 'segment')}: {', '.join(map(str, kept))}"))
     lines += [("relay", each) for each in relay_channels(trace)]
@@ -139,31 +139,6 @@ def duration_ns(trace: Trace) -> int | None:
     if span.begin_realtime_ns is None or span.end_realtime_ns is None:
         return None
     return span.end_realtime_ns - span.begin_realtime_ns
-
-
-def utc(realtime_ns: int | None) -> str | None:
-    """Return a wall-clock time as ISO 8601 in UTC, with nine digits after the point."""
-    if realtime_ns is None:
-        return None
-    whole_s, rest_ns = divmod(realtime_ns, 1_000_000_000)
-    try:
-        moment = dt.datetime.fromtimestamp(whole_s, dt.UTC)
-    except (OverflowError, ValueError, OSError):
-        return None
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest_ns:09d}Z"
-
-
-def seconds(time_ns: int) -> str:
-    """Return ns as seconds, exactly."""
-    sign = "-" if time_ns < 0 else ""
-    whole_s, rest_ns = divmod(abs(time_ns), 1_000_000_000)
-    return f"{sign}{whole_s}.{rest_ns:09d}"
-
-
-def moment(trace_time: int, realtime_ns: int | None) -> str:
-    """Return a time for people: of the trace clock, and of the wall clock if that is known."""
-    wall = utc(realtime_ns)
-    return f"{seconds(trace_time)}" + (f"  {wall}" if wall else "")
 
 
 def dump(value: dict[str, Any]) -> str:

@@ -12,14 +12,14 @@ from lttd.clock import COUNTING_CLOCKS
 from lttd.errors import UsageError
 from lttd.files import Disk
 from lttd.subbuffer import Unit
-from lttd.view.commands.info import made_on, seconds, utc
+from lttd.view.commands.info import made_on
 from lttd.view.filters import Filter
 from lttd.view.notes import Notes
 from lttd.view.output import new_output
 from lttd.view.picture import Head, svg
 from lttd.view.rates import Rates, rates_of
 from lttd.view.svg import FONT, clean, duration, short
-from lttd.view.times import Window
+from lttd.view.times import Window, seconds, utc
 from lttd.view.trace import Span, Trace
 
 PNG_ZOOM: Final = 2

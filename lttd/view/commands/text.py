@@ -7,13 +7,11 @@ shown.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from lttd.index import FOREVER
 from lttd.malloc import keep_freed_memory
 from lttd.terminal import Level, is_terminal, put, say
-from lttd.view.commands.info import moment
 from lttd.view.complete import Since, complete_since
 from lttd.view.family import Block, Lines, Printing
 from lttd.view.filters import Filter
@@ -22,7 +20,7 @@ from lttd.view.library import ClockGroup, EventWindow
 from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.parallel import SharedNotes, in_turn
 from lttd.view.progress import Progress
-from lttd.view.times import Window
+from lttd.view.times import Window, moment_text
 from lttd.view.trace import Segment, Trace
 from lttd.view.unmatched import unmatched
 from lttd.view.window import PIECE_BYTES, Piece, WindowStream
@@ -33,8 +31,7 @@ MOST_JOBS: Final = 8
 MOST_NAMED: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Show:
+class Show(NamedTuple):
     """The selection of events and the form of lines that the command line asks for."""
 
     filter: Filter
@@ -72,7 +69,7 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
             found.notes.add(f"{trace.path}: {_numbered(trace.removed)} not there")
         since = complete_since(trace)
         if since is not None and _begins_before(window, since):
-            when = moment(since.time, since.realtime_ns)
+            when = moment_text(since.time, since.realtime_ns)
             words = "complete on all CPUs since {}; earlier segments are not there"
             found.notes.add(f"{trace.path}: {words.format(when)}")
     out = _Out(found.notes, show.most)

@@ -14,7 +14,6 @@ parentheses.
 """
 
 import re
-from dataclasses import replace
 from typing import Final
 
 from lttd.abi.ftrace import OWN_SYSTEM
@@ -50,7 +49,7 @@ def as_probes_print(parsed: PrintFmt, format_: Format) -> PrintFmt:
             assert isinstance(piece, Conversion)
             assert isinstance(piece.argument, Call)
             told = Call(PROBED_STR, piece.argument.arguments)
-            pieces[number - 1 : number + 2] = before[:-1], replace(piece, argument=told), behind[1:]
+            pieces[number - 1 : number + 2] = before[:-1], piece._replace(argument=told), behind[1:]
     return PrintFmt(tuple(piece for piece in pieces if piece != b""))
 
 
@@ -58,7 +57,7 @@ def _place(piece: bytes | Conversion) -> bytes | Conversion:
     """Print an address of code as a symbol, and 0x before one that has none."""
     if isinstance(piece, Conversion) and (name := _field_of(piece)) in _WHERE:
         extension = BARE_NAME if name == _FUNCTION else "S"
-        return replace(piece, letter="p", extension=extension, length="")
+        return piece._replace(letter="p", extension=extension, length="")
     return piece
 
 

@@ -112,7 +112,7 @@ class Renderer(FieldPrinter):
         """
         with np.errstate(all="ignore"):
             argument = folded(conversion.argument, Evaluation(made_up, FUNCTIONS))
-        conversion = replace(conversion, argument=argument)
+        conversion = conversion._replace(argument=argument)
         self._conversion(conversion, made_up)
         return conversion
 
@@ -166,9 +166,9 @@ class Renderer(FieldPrinter):
     ) -> Strip:
         width, precision = self._context.width, self._context.precision = widths
         if isinstance(conversion.width, int):
-            conversion = replace(conversion, width=width)
+            conversion = conversion._replace(width=width)
         if isinstance(conversion.precision, int):
-            conversion = replace(conversion, precision=precision)
+            conversion = conversion._replace(precision=precision)
         return converted(conversion, value, count, self._context)
 
 
