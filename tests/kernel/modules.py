@@ -32,9 +32,7 @@ def build_module(kernel: Kernel, source: Path) -> Path:
     built = cache_dir() / "modules" / f"{kernel.release}-{digest}" / f"{source.name}.ko"
     with locked(cache_dir()):
         if not built.exists():
-            missing = [tool for tool in ("gcc", "make") if not shutil.which(tool)]
-            if missing:
-                raise GuestUnavailableError(f"no {', '.join(missing)} to build a kernel module")
+            need_compiler()
             headers = headers_of(kernel)
             built.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=built.parent) as work:
@@ -44,6 +42,13 @@ def build_module(kernel: Kernel, source: Path) -> Path:
                 run_tool(*make, "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules")
                 (Path(work) / source.name / built.name).rename(built)
     return built
+
+
+def need_compiler() -> None:
+    """Raise GuestUnavailableError if this machine cannot build a kernel module."""
+    missing = [tool for tool in ("gcc", "make") if not shutil.which(tool)]
+    if missing:
+        raise GuestUnavailableError(f"no {', '.join(missing)} to build a kernel module")
 
 
 def headers_of(kernel: Kernel) -> Path:
