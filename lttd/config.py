@@ -62,7 +62,7 @@ class SourceSpec:
 
     def _pairs(self) -> Iterator[str]:
         for key, value in self.options.items():
-            values = list(value) if isinstance(value, list | tuple) else [value]
+            values = list(value) if isinstance(value, list | tuple | Mapping) else [value]
             if not keeps_commas(self.kind, key):
                 values = [",".join(map(str, values))]
             for each in values:

@@ -14,6 +14,8 @@ from lttd.parsers import nearest, shown
 
 MOST_BYTES: Final = 1 << 20
 _MOST_INTEGER: Final = 1 << 63
+# How many tables deep the keys of a source may be.
+_TABLES_OF_SOURCE: Final = {"channel": 2}
 
 
 def read_options(path: str, known: Collection[str]) -> dict[str, Any]:
@@ -28,7 +30,10 @@ def read_options(path: str, known: Collection[str]) -> dict[str, Any]:
             near = nearest(key, known)
             advice = f"; did you mean {near}?" if near else ""
             raise UsageError(f"{path}: {shown(key)} is not an option of lttd{advice}")
-        _check(f"{path}: {key}", value, tables=key == "source")
+        if key == "source":
+            _check_sources(f"{path}: {key}", value)
+        else:
+            _check(f"{path}: {key}", value)
     return values
 
 
@@ -67,17 +72,32 @@ def _read(path: str) -> bytes:
     return bytes(data)
 
 
-def _check(what: str, value: object, *, tables: bool = False, lists: bool = True) -> None:
+def _check_sources(what: str, value: object) -> None:
+    """Refuse the value of ``source`` if it has what no option can have.
+
+    Raises:
+        UsageError: it has.
+    """
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, Mapping):
+            _check(what, item, lists=False)
+            continue
+        for key, each in item.items():
+            tables = _TABLES_OF_SOURCE.get(key, 0)
+            _check(f"{what}.{shown(key)[1:-1]}", each, tables=tables)
+
+
+def _check(what: str, value: object, *, tables: int = 0, lists: bool = True) -> None:
     """Refuse a value that no option can have.
 
-    *tables* and *lists* say whether it may be a table or a list.
+    *tables*: how many tables deep it may be; *lists*: whether it may be a list.
 
     Raises:
         UsageError: no option can have it.
     """
     if isinstance(value, Mapping) and tables:
         for key, item in value.items():
-            _check(f"{what}.{shown(key)[1:-1]}", item)
+            _check(f"{what}.{shown(key)[1:-1]}", item, tables=tables - 1)
     elif isinstance(value, list) and lists:
         for item in value:
             _check(what, item, tables=tables, lists=False)

@@ -5,7 +5,7 @@ Rule: for any input a parser returns a value or raises UsageError with one short
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from lttd.errors import UsageError
@@ -166,6 +166,26 @@ def parse_path(value: object) -> str:
             f"{shown(path)}: {home} names no home directory; write ./~ for such a name"
         )
     return expanded
+
+
+def tables_of(keys: Mapping[str, Callable[[Any], Any]]) -> Callable[[object], Any]:
+    """Return a parser of a table of tables, whose values have these *keys*; only TOML has such."""
+
+    def parse(value: object) -> dict[str, dict[str, Any]]:
+        if not isinstance(value, Mapping) or not value:
+            raise UsageError(f"{shown(value)}: write a table in TOML for each, with its name")
+        return {str(name): parsed(str(name), table) for name, table in value.items()}
+
+    def parsed(name: str, table: object) -> dict[str, Any]:
+        if not isinstance(table, Mapping):
+            raise UsageError(f"{name}: {shown(table)} is not a table")
+        for key in table:
+            if key not in keys:
+                raise UsageError(f"{name}: {shown(key)} is not a key; write {', '.join(keys)}")
+        named = f"{name}:"
+        return {key: parse_named(f"{named} {key}", keys[key], each) for key, each in table.items()}
+
+    return parse
 
 
 def parse_named(name: str, parse: Callable[[Any], Any], value: object) -> Any:  # noqa: ANN401

@@ -66,7 +66,7 @@ def test_lttd_lists_and_refuses_a_source_by_its_row(capfd: pytest.CaptureFixture
         lttd_main(["--help"])
     assert "\n  toy:DIR           toys\n" in capfd.readouterr().out
     with pytest.raises(
-        UsageError, match="must be one of ftrace, blktrace, relay, replay, ltt, toy"
+        UsageError, match="must be one of ftrace, blktrace, relay, replay, ltt, lttng, toy"
     ):
         parse_spec("joy:x")
     assert lttd_main(["-t", "x", "--source", "toy"]) == 2

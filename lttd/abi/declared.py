@@ -19,6 +19,7 @@ from construct import (
     Int32ul,
     Int64ub,
     Int64ul,
+    PaddedString,
     Padding,
     Struct,
     this,
@@ -226,3 +227,57 @@ OccurrenceContent = Struct(
     "row" / Bytes((-(-this._.entries // this.group) + 7) // 8)[this.ids],
 )
 """lttd's own: see docs/FORMAT.md.  The content needs the number of entries."""
+
+LttngChannel = Struct(
+    "subbuffer_bytes" / Int64ul,
+    "subbuffers" / Int64ul,
+    "switch_timer_us" / Int32ul,
+    "read_timer_us" / Int32ul,
+    "output" / Enum(Int32ul, splice=0, mmap=1),
+    "overwrite" / Int32ul,
+    Padding(288),
+)
+"""lttng-modules include/lttng/abi.h, struct lttng_kernel_abi_channel, little-endian."""
+
+LttngKprobe = Struct(
+    "address" / Int64ul,
+    "offset" / Int64ul,
+    "symbol" / PaddedString(256, "ascii"),
+)
+
+LttngSyscall = Struct(
+    "entry_or_exit" / Enum(Int8ub, both=0, entry=1, exit=2),
+    "abi" / Int8ub,
+    "match" / Int8ub,
+    Padding(1),
+    "number" / Int32ul,
+)
+
+LttngEvent = Struct(
+    "name" / PaddedString(256, "ascii"),
+    "instrumentation" / Enum(Int32ul, tracepoint=0, kprobe=1, syscall=5),
+    "token" / Int64ul,
+    Padding(8),
+    "detail" / Bytes(288),
+)
+"""lttng-modules include/lttng/abi.h, struct lttng_kernel_abi_event.
+
+``detail`` begins with one of the two above."""
+
+LttngContext = Struct("context" / Int32ul, Padding(16), Padding(288))
+"""lttng-modules include/lttng/abi.h, struct lttng_kernel_abi_context."""
+
+LttngPacketHeader = Struct(
+    "magic" / Const(0xC1FC1FC1, Int32ul),
+    "uuid" / Bytes(16),
+    "stream_id" / Int32ul,
+    "instance" / Int64ul,
+    "begin" / Int64ul,
+    "end" / Int64ul,
+    "content_bits" / Int64ul,
+    "packet_bits" / Int64ul,
+    "sequence" / Int64ul,
+    "discarded" / Int64ul,
+    "cpu" / Int32ul,
+)
+"""lttng-modules src/lttng-ring-buffer-client.h, struct packet_header: 2.8, 64-bit kernels."""

@@ -11,6 +11,7 @@ from lttd.parsers import (
     parse_bool,
     parse_bytes,
     parse_count,
+    parse_duration_s,
     parse_events,
     parse_list,
     parse_path,
@@ -19,6 +20,7 @@ from lttd.parsers import (
     parse_presets,
     parse_sectors,
     parse_texts,
+    tables_of,
 )
 
 Parser = Callable[[Any], Any]
@@ -44,6 +46,18 @@ class SourceRow(NamedTuple):
     """Whether a kill leaves rings in the kernel; the module then has ``open_left_by_kill``."""
 
 
+_LTTNG_CHANNEL: Final[Mapping[str, Parser]] = {
+    "events": parse_events,
+    "syscalls": parse_list,
+    "kprobe": parse_texts,
+    "context": parse_list,
+    "buffer-size": parse_bytes,
+    "subbuffer-size": parse_bytes,
+    "subbuffers": parse_count,
+    "overwrite": parse_bool,
+    "switch-timer": parse_duration_s,
+    "read-timer": parse_duration_s,
+}
 SOURCES: Final = {
     "ftrace": SourceRow(
         "lttd.sources.ftrace.source",
@@ -127,6 +141,12 @@ SOURCES: Final = {
         {"ltt:DIR": "the channels of an LTTng 0.x trace: DEBUGFS/ltt/NAME"},
         {"channels": str},
         needs="the directory of a trace: ltt:DEBUGFS/ltt/NAME",
+    ),
+    "lttng": SourceRow(
+        "lttd.sources.lttng.source",
+        {"lttng[:SESSION]": "a session of lttng-modules that lttd makes (keys: docs/LTTNG.md)"},
+        {**_LTTNG_CHANNEL, "channel": tables_of(_LTTNG_CHANNEL)},
+        parse_target=str,
     ),
 }
 DEFAULT: Final = "ftrace"

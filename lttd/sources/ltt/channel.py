@@ -15,7 +15,6 @@ include/linux/ltt-relay.h; ltt-control liblttd/liblttd.c for the reader's side.
 import errno
 import fcntl
 import os
-import platform
 import select
 import struct
 from contextlib import suppress
@@ -23,6 +22,7 @@ from typing import Final, NamedTuple
 
 from lttd.errors import LockedError, NothingToRecordError, SourceError, StreamLostError
 from lttd.sources.base import Nothing
+from lttd.sources.ioctls import READ, WRITE, request
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import explained
 
@@ -37,21 +37,17 @@ COOKIES: Final = 1 << 32
 
 _U32: Final = struct.Struct("=I")
 _TYPE: Final = 0xF5
-# The place of the direction in a request differs: Linux include/uapi/asm-generic/ioctl.h, and
-# arch/{alpha,mips,powerpc,sparc}/include/uapi/asm/ioctl.h, where READ and WRITE are 3 bits wide.
-_THREE_BITS: Final = platform.machine().startswith(("alpha", "mips", "ppc", "sparc"))
-_READ, _WRITE = (0x40000000, 0x80000000) if _THREE_BITS else (0x80000000, 0x40000000)
 
 
 def _request(direction: int, number: int) -> int:
-    return direction | _U32.size << 16 | _TYPE << 8 | number
+    return request(direction, _TYPE, number, _U32.size)
 
 
-GET: Final = _request(_READ, 0)
-PUT: Final = _request(_WRITE, 1)
-COUNT: Final = _request(_READ, 2)
-SIZE: Final = _request(_READ, 3)
-MAX_SIZE: Final = _request(_READ, 4)
+GET: Final = _request(READ, 0)
+PUT: Final = _request(WRITE, 1)
+COUNT: Final = _request(READ, 2)
+SIZE: Final = _request(READ, 3)
+MAX_SIZE: Final = _request(READ, 4)
 
 # Attempts after poll reported a sub-buffer in which a writer is not done yet.  It is done after the
 # time of a few calls, or something delays it for long.

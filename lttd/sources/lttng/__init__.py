@@ -1,0 +1,1 @@
+"""Source ``lttng``: sessions of lttng-modules, driven through /proc/lttng."""

@@ -1,0 +1,132 @@
+"""Turn copied sub-buffers into rows and gaps; a sub-buffer of lttng-modules is a CTF packet.
+
+A packet's header counts the events that were discarded since the buffer was made, up to the end of
+the packet; numbers of packets that are missing were overwritten.
+
+Rule: a packet that is stored states its size without padding (packet_size := content_size).
+Invariant: events of the gaps so far = ``events_discarded`` of the last packet; packets of the gaps
+so far + packets taken = its number + 1.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.sources.lttng.ring import Taken
+from lttd.sources.rows import RowBook
+from lttd.subbuffer import ROW_DTYPE, Gap, Reason, Rows, Unit
+
+HEADER_DTYPE: Final = np.dtype(
+    [
+        ("magic", "=u4"),
+        ("uuid", "V16"),
+        ("stream_id", "=u4"),
+        ("instance", "=u8"),
+        ("begin", "=u8"),
+        ("end", "=u8"),
+        ("content_bits", "=u8"),
+        ("packet_bits", "=u8"),
+        ("sequence", "=u8"),
+        ("discarded", "=u8"),
+        ("cpu", "=u4"),
+    ]
+)
+_PACKET_BITS_AT: Final = 56
+Headers = npt.NDArray[np.void]
+
+
+class PacketBook:
+    """Completes the rows of one stream, and counts what its headers say was lost."""
+
+    def __init__(self) -> None:
+        self._rows = RowBook()
+        self._next = 0
+        """The number of the packet that is expected."""
+        self.discarded = 0
+        """Events, by the last header."""
+        self.overwritten = 0
+        """Packets that the ring overwrote before they were taken."""
+
+    @property
+    def end(self) -> int:
+        """The end of the last packet."""
+        return self._rows.end
+
+    def enter(self, buffer: memoryview, takens: Sequence[Taken]) -> tuple[Rows, tuple[Gap, ...]]:
+        """Return rows for packets that lie one after the other, and the losses between them."""
+        used = np.array([taken.used_bytes for taken in takens], np.int64)
+        offsets = np.cumsum(used) - used
+        headers = _read(buffer, offsets)
+        rows = np.zeros(len(takens), ROW_DTYPE)
+        rows["offset_bytes"] = offsets
+        rows["payload_bytes"] = used
+        rows["kernel_bytes"] = [taken.padded_bytes for taken in takens]
+        for name in ("content_bits", "begin", "end"):
+            rows[name] = headers[name]
+        before = self._rows.end
+        self._rows.number(rows)
+        gaps = self._lost(rows, headers, before)
+        self._rows.count(rows, gaps)
+        rows["sequence"] = headers["sequence"]  # a tracer's packet keeps its number
+        return rows, gaps
+
+    def is_news(self, packet: memoryview) -> bool:
+        """Tell whether a packet has events, or reports losses that no other one did."""
+        header = _read(packet, np.zeros(1, np.int64))[0]
+        return (
+            int(header["content_bits"]) > HEADER_DTYPE.itemsize * 8
+            or int(header["discarded"]) != self.discarded
+            or int(header["sequence"]) != self._next
+        )
+
+    def _lost(self, rows: Rows, headers: Headers, before: int) -> tuple[Gap, ...]:
+        numbers = headers["sequence"].astype(np.int64)
+        missing = np.diff(numbers, prepend=self._next - 1) - 1
+        totals = headers["discarded"].astype(np.int64)
+        discarded = np.diff(totals, prepend=self.discarded)
+        self._next, self.discarded = int(numbers[-1]) + 1, int(totals[-1])
+        self.overwritten += int(missing.sum())
+        ends = [before or int(rows["begin"][0]), *rows["end"].tolist()]
+        begins = rows["begin"].tolist()
+        gaps = [
+            Gap(
+                row,
+                Reason.OVERWRITTEN,
+                Unit.SUBBUFFERS,
+                int(missing[row]),
+                ends[row],
+                max(ends[row], begins[row]),
+            )
+            for row in np.flatnonzero(missing > 0).tolist()
+        ]
+        # The ring was full between the end of the packet before and the end of this one.
+        gaps += [
+            Gap(
+                row,
+                Reason.DISCARDED,
+                Unit.EVENTS,
+                int(discarded[row]),
+                min(ends[row], ends[row + 1]),
+                ends[row + 1],
+            )
+            for row in np.flatnonzero(discarded > 0).tolist()
+        ]
+        return tuple(sorted(gaps, key=lambda gap: gap.row))
+
+
+def _read(buffer: memoryview, offsets: npt.NDArray[np.int64]) -> Headers:
+    """Return the headers at *offsets*."""
+    data = np.frombuffer(buffer, np.uint8)
+    where = offsets[:, None] + np.arange(HEADER_DTYPE.itemsize)
+    found: Headers = data[where].view(HEADER_DTYPE)[:, 0]
+    return found
+
+
+def pack(buffer: memoryview, rows: Rows) -> None:
+    """Let each packet in *buffer* state its size without padding."""
+    data = np.frombuffer(buffer, np.uint8)
+    offsets = rows["offset_bytes"].astype(np.int64) + _PACKET_BITS_AT
+    sizes = (rows["payload_bytes"] * np.uint64(8)).astype("=u8").view(np.uint8).reshape(-1, 8)
+    data[offsets[:, None] + np.arange(8)] = sizes

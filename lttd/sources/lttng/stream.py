@@ -1,0 +1,193 @@
+"""One CPU of a channel as a stream: closed sub-buffers, many a take.
+
+Rule: a turn flushes once: under load the sub-buffer that is being written always has events, and
+further flushes would cut the data into small packets.
+Rule: after stop() the last flush also closes an empty sub-buffer: its header has the losses since
+the last one.  It is stored only if it says something new.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from lttd.errors import SourceError, StreamLostError
+from lttd.sources.base import Nothing
+from lttd.sources.lttng.packets import HEADER_DTYPE, PacketBook, pack
+from lttd.sources.lttng.ring import Taken
+from lttd.subbuffer import (
+    Batch,
+    BufferPool,
+    Gap,
+    Reason,
+    StreamId,
+    StreamInfo,
+    Unit,
+    losses_batch,
+    make_batch,
+)
+
+ABI: Final = "ctf"
+
+
+class RingLike(Protocol):
+    """See ``lttd.sources.lttng.ring.Ring``; tests put a model of the kernel in its place."""
+
+    fd: int
+
+    def take(self, buffer: memoryview) -> Taken | Nothing:
+        """Copy the oldest closed sub-buffer, and release it."""
+        ...
+
+    def flush(self, *, also_empty: bool = False) -> None:
+        """Let the kernel close the sub-buffer that it writes."""
+        ...
+
+    def is_readable(self) -> bool:
+        """Tell whether a sub-buffer is closed."""
+        ...
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        ...
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the streams of one source have in common."""
+
+    pool: BufferPool
+    stopped: bool = False
+    """Set by stop(): nothing more is recorded."""
+
+
+class LttngStream:
+    """See ``lttd.sources.base.Stream``."""
+
+    def __init__(self, info: StreamInfo, ring: RingLike, shared: Shared) -> None:
+        """Take *ring* over."""
+        self.info = info
+        self._ring = ring
+        self._shared = shared
+        self._book = PacketBook()
+        self._broken: SourceError | None = None
+        self._flushed = False
+        """Whether the present turn has flushed."""
+        self._drained = False
+        """Whether the ring was empty after the last flush."""
+        self._over = False
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on: the channel's read timer wakes it."""
+        return self._ring.fd
+
+    def take(self, flush: bool) -> Batch | Nothing:
+        """Consume closed sub-buffers; see Stream.take()."""
+        self._raise_broken()
+        if self._over:
+            return Nothing.EVER
+        buffer = self._memory()
+        takens, nothing = self._fill(buffer, flush)
+        if takens:
+            return self._batch(buffer, takens)
+        self._shared.pool.give(buffer)
+        self._raise_broken()
+        self._flushed = False
+        return nothing or Nothing.YET
+
+    def urgent(self) -> bool:
+        """Return False: the kernel does not report that a ring is nearly full."""
+        return False
+
+    def losses(self) -> Batch | None:
+        """Return what is known to be left in the ring when recording has ended."""
+        if not self._shared.stopped or self._drained or self._over:
+            return None
+        self._drained = True
+        if not self._ring.is_readable():
+            return None
+        end = self._book.end
+        gap = Gap(0, Reason.ABANDONED, Unit.SUBBUFFERS, None, end, end)
+        return losses_batch(self.info.id, (gap,))
+
+    def unplaced(self) -> Mapping[Reason, int]:
+        """Return nothing: losses are in the next packet."""
+        return {}
+
+    def counters(self) -> Mapping[str, int]:
+        """Return the losses by the last packet, by the names of its fields."""
+        return {
+            "events_discarded": self._book.discarded,
+            "packets overwritten": self._book.overwritten,
+        }
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self._over = True
+        self._ring.close()
+
+    def _raise_broken(self) -> None:
+        """Raise the last error: at every call if the stream is lost, else once."""
+        broken = self._broken
+        if not isinstance(broken, StreamLostError):
+            self._broken = None
+        if broken is not None:
+            raise broken
+
+    def _memory(self) -> memoryview:
+        """Return memory for at least one sub-buffer."""
+        buffer = self._shared.pool.take()
+        if len(buffer) >= self.info.subbuffer_bytes:
+            return buffer
+        self._shared.pool.give(buffer)
+        return memoryview(bytearray(self.info.subbuffer_bytes))
+
+    def _fill(self, buffer: memoryview, flush: bool) -> tuple[list[Taken], Nothing | None]:
+        """Take sub-buffers one after the other; also return why there were no more, if so."""
+        takens: list[Taken] = []
+        used_bytes = 0
+        while used_bytes + self.info.subbuffer_bytes <= len(buffer):
+            try:
+                # The last flush is a take of its own: is_news() needs to know what was before.
+                may_flush = flush and not (self._shared.stopped and takens)
+                taken = self._next(buffer[used_bytes:], may_flush)
+            except SourceError as error:
+                # If there are sub-buffers to return, the next take raises it: these are whole.
+                self._broken = error
+                break
+            if isinstance(taken, Nothing):
+                self._over = taken is Nothing.EVER
+                return takens, taken
+            takens.append(taken)
+            used_bytes += taken.used_bytes
+        return takens, None
+
+    def _next(self, buffer: memoryview, flush: bool) -> Taken | Nothing:
+        """Take one sub-buffer, if need be after a flush."""
+        stopped = self._shared.stopped
+        taken = self._ring.take(buffer)
+        flushed = self._drained if stopped else self._flushed
+        if taken is not Nothing.YET or not flush or flushed:
+            return taken
+        self._flushed, self._drained = True, stopped
+        self._ring.flush(also_empty=stopped)
+        taken = self._ring.take(buffer)
+        if stopped and isinstance(taken, Taken):
+            return taken if self._book.is_news(buffer[: taken.used_bytes]) else Nothing.YET
+        return taken
+
+    def _batch(self, buffer: memoryview, takens: Sequence[Taken]) -> Batch:
+        rows, gaps = self._book.enter(buffer, takens)
+        pack(buffer, rows)
+        return make_batch(self.info.id, rows, pool=self._shared.pool, buffer=buffer, gaps=gaps)
+
+
+def stream_info(stream: StreamId, number: int, subbuffer_bytes: int, page_bytes: int) -> StreamInfo:
+    """Return the constants of a stream of channel *number*."""
+    return StreamInfo(
+        stream,
+        ABI,
+        subbuffer_bytes,
+        HEADER_DTYPE.itemsize,
+        ctf_stream_id=number,
+        page_bytes=page_bytes,
+    )
