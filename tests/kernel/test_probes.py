@@ -6,6 +6,7 @@ The kernel of this machine takes uprobes only (tests/test_probes_live.py).
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,16 @@ PROBES = (
     "e:execs sched.sched_process_exec pid=$pid:s32 file=$filename:string",
     "s:lttdlat pid_t pid; pid_t old",
 )
-OPTIONS = " ".join(f"--probe '{probe}'" for probe in PROBES)
+FPROBES = (
+    "f:enters do_sys_openat2 dfd=dfd name=+0(filename):ustring flags=+0(how):x64[2]",
+    "f:leaves do_sys_openat2%return fd=$retval",
+    "t:passes sched_process_exec pid=p->pid old=old_pid",
+)
+
+# Linux 6.1 has no fprobes.
+OPTIONS = f"""options=({" ".join(f"--probe '{probe}'" for probe in PROBES)})
+        grep -q 'func-name.*%return' $TRACING/README &&
+            options+=({" ".join(f"--probe '{probe}'" for probe in FPROBES)})"""
 FILTER = "--filter 'lttd:*: COMM == \"prload\"'"
 LINE = re.compile(r" *(?P<comm>\S.*)-(?P<pid>\d+) +(\( *\d+\) )?(?P<rest>\[\d+\] .*)")
 # The flags of uprobes are all ones; Linux 6.1 has no name for one of the bits (lazy rescheduling).
@@ -74,11 +84,12 @@ def printed_by_kernel(file: Path) -> list[str]:
     ]
 
 
-def test_events_of_probes_are_printed_as_the_kernel_prints_them(guest: Guest) -> None:
-    result = guest.run(
+def test_events_of_probes_are_printed_as_the_kernel_prints_them(each_guest: Guest) -> None:
+    result = each_guest.run(
         f"""{PRELUDE}
         settings > "$OUT/before"
-        begin_recording {OPTIONS} {FILTER} || exit 1
+        {OPTIONS}
+        begin_recording "${{options[@]}}" {FILTER} || exit 1
         synthetic=events/sched/sched_process_exec/trigger
         hist='hist:keys=pid:p=pid,o=old_pid:onmatch(sched.sched_process_exec)'
         hist+='.trace(lttdlat,$p,$o)'
@@ -102,17 +113,19 @@ def test_events_of_probes_are_printed_as_the_kernel_prints_them(guest: Guest) ->
     out = result.out_dir
     assert "status 0" in result.output, result.output
     kernels = printed_by_kernel(out / "kernel")
-    for name in ("opens", "opened", "asks", "asked", "execs"):
+    fprobes = ("enters", "leaves", "passes") if "f:lttd/enters" in result.output else ()
+    for name in ("opens", "opened", "asks", "asked", "execs", "lttdlat", *fprobes):
         assert any(f": {name}: " in line for line in kernels), (name, result.output)
     assert shown(out / "trace") == kernels
     assert (out / "after").read_text() == (out / "before").read_text(), result.output
 
 
-def test_the_start_after_a_kill_drains_and_then_removes_the_probes(guest: Guest) -> None:
-    result = guest.run(
+def test_the_start_after_a_kill_drains_and_then_removes_the_probes(each_guest: Guest) -> None:
+    result = each_guest.run(
         f"""{PRELUDE}
         settings > "$OUT/before"
-        begin_recording {OPTIONS} {FILTER} || exit 1
+        {OPTIONS}
+        begin_recording "${{options[@]}}" {FILTER} || exit 1
         /tmp/prload /etc/hostname
         kill -KILL $pid
         wait $pid
@@ -136,29 +149,52 @@ def test_the_start_after_a_kill_drains_and_then_removes_the_probes(guest: Guest)
 
 
 @pytest.mark.parametrize(
-    ("probe", "status", "says"),
+    ("probe", "says"),
     [
-        ("p:bad no_such_symbol_at_all", 2, "Invalid probed address or symbol: "),
-        ("p:bad vfs_read+4", 2, "probe lttd:bad: "),
-        ("p:bad vfs_read n=%nosuch", 2, "Invalid register name: "),
-        ("e:bad sched.no_such_event", 2, "probe lttd:bad: "),
-        ("s:bad nosuchtype x", 2, "probe synthetic:bad: "),
-        ("f:bad vfs_read", 77, "this kernel has no fprobes (CONFIG_FPROBE_EVENTS)"),
+        ("p:bad no_such_symbol_at_all", "Invalid probed address or symbol: "),
+        ("p:bad vfs_read+1", "probe lttd:bad: "),
+        ("p:bad vfs_read n=%nosuch", "Invalid register name: "),
+        ("e:bad sched.no_such_event", "probe lttd:bad: "),
+        ("s:bad nosuchtype x", "probe synthetic:bad: "),
     ],
 )
 def test_the_probes_before_a_refused_one_are_removed(
-    guest: Guest, probe: str, status: int, says: str
+    each_guest: Guest, probe: str, says: str
 ) -> None:
+    assert_refused(each_guest, [probe], 2, says)
+
+
+def test_fprobes_are_refused_before_linux_6_5(guest: Guest) -> None:
+    says = "this kernel has no fprobes (CONFIG_FPROBE_EVENTS)"
+    assert_refused(guest, ["f:bad vfs_read"], 77, says)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("probe", ["f:bad no_such_symbol_at_all", "t:bad no_such_tracepoint"])
+def test_an_fprobe_of_nothing_is_refused(trixie_guest: Guest, probe: str) -> None:
+    assert_refused(trixie_guest, [probe], 2, "probe lttd:bad: ")
+
+
+@pytest.mark.nightly
+def test_linux_6_12_takes_one_probe_of_a_tracepoint(trixie_guest: Guest) -> None:
+    probes = ["t:good sched_process_exec", "t:bad sched_process_exec"]
+    assert_refused(trixie_guest, probes, 2, "a tracepoint takes one probe, and another has it")
+
+
+def assert_refused(guest: Guest, probes: Sequence[str], status: int, says: str) -> None:
+    options = " ".join(
+        f"--probe '{probe}'" for probe in ("p:one vfs_write", "s:two u64 x", *probes)
+    )
     result = guest.run(
         f"""{PRELUDE}
         settings > "$OUT/before"
         "$PYTHON" -m lttd -t /tmp/trace --duration 1s --summary none \\
-            --probe 'p:one vfs_write' --probe 's:two u64 lat' --probe '{probe}'
+            {options}
         echo status $?
         settings > "$OUT/after"
         echo '-:mine/keep' >> $TRACING/dynamic_events
         """,
-        120,
+        300,
     ).expect(0)
     assert f"status {status}\n" in result.output
     assert says in result.output

@@ -281,4 +281,7 @@ def _refused(probe: Probe, error: OSError) -> str:
         "s": "see the types and names of its fields",
     }
     hint = hints.get(probe.line[0], "see that its symbol or file exists, and its arguments")
+    if probe.line[0] == "t" and error.errno == errno.EEXIST:
+        # Linux kernel/tracepoint.c, tracepoint_add_func(), up to 6.12 at least.
+        hint = "a tracepoint takes one probe, and another has it; see dynamic_events"
     return f"probe {probe.event}: the kernel refuses {shown(probe.line)}: {error.strerror}; {hint}"
