@@ -29,6 +29,8 @@ class LttngModel:
         self.time = 1000
         self.begin = self.time
         self.flushes = 0
+        self.stated_bits: tuple[int, int] | None = None
+        """Where the kernel would say other sizes than the header has."""
         self.is_over = False
         self.is_closed = False
 
@@ -57,7 +59,9 @@ class LttngModel:
             return Nothing.EVER if self.is_over else Nothing.YET
         taken = self.closed.popleft()
         buffer[: len(taken)] = taken
-        return Taken(len(taken), -(-len(taken) // PAGE_BYTES) * PAGE_BYTES)
+        padded_bytes = -(-len(taken) // PAGE_BYTES) * PAGE_BYTES
+        stated = self.stated_bits or (len(taken) * 8, padded_bytes * 8)
+        return Taken(len(taken), padded_bytes, stated)
 
     def flush(self, *, also_empty: bool = False) -> None:
         self.flushes += 1

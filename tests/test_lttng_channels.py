@@ -1,15 +1,17 @@
 """The keys of ``lttng`` become channels; what no kernel takes is refused in one line."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from lttd.config import SourceSpec, parse_command_line, parse_spec
-from lttd.errors import NothingToRecordError, UsageError
+from lttd.errors import NothingToRecordError, SourceError, UsageError
 from lttd.sources.base import Request
-from lttd.sources.lttng.session import PATH
+from lttd.sources.lttng.reload import changed
+from lttd.sources.lttng.session import PATH, Channel
 from lttd.sources.lttng.source import open_source
-from lttd.sources.lttng.wanted import DEFAULT_CHANNEL, Kprobe, Wanted, channels_of, matching
+from lttd.sources.lttng.wanted import DEFAULT_CHANNEL, Asked, Kprobe, Wanted, channels_of, matching
 from lttd.sources.registry import parsed_options
 from lttd.subbuffer import BufferPool
 
@@ -136,6 +138,69 @@ def test_a_name_that_the_kernel_would_accept_silently_is_refused() -> None:
         matching(["sched_swich"], known, "tracepoint", "load it")
     with pytest.raises(NothingToRecordError, match="'net_\\*'; load it"):
         matching(["net_*"], known, "tracepoint", "load it")
+
+
+class NotedChannel(Channel):
+    """A channel without a kernel; it notes what is asked of it."""
+
+    def __init__(self, name: str, wanted: Wanted, refused: str = "") -> None:
+        super().__init__(name, -1, wanted)
+        self.refused = refused
+        self.noted: list[str] = []
+
+    def declare(self, asked: Asked) -> None:
+        if asked.glob == self.refused:
+            raise SourceError("no memory")
+        self.noted.append(f"declare {asked.glob}")
+
+    def switch_events(self, some: Iterable[Asked], *, on: bool) -> None:
+        self.noted += [f"{'on' if on else 'off'} {asked.glob}" for asked in sorted(some)]
+
+    def forget(self, some: Iterable[Asked]) -> None:
+        self.noted += [f"forget {asked.glob}" for asked in sorted(some)]
+
+
+def test_a_reload_declares_new_events_before_it_records_them() -> None:
+    channel = NotedChannel("channel0", Wanted(events=("a", "b")))
+    followed: list[bool] = []
+    wanted = channels("lttng,events=b,c,syscalls=read")
+    change = changed([channel], wanted, lambda: followed.append(True))
+    change.announce()
+    assert channel.noted == ["declare c", "declare read"]
+    assert not followed
+    channel.noted.clear()
+    change.make()
+    assert channel.noted == ["on c", "on read", "off a", "forget a"]
+    assert channel.wanted == wanted["channel0"]
+    assert followed
+    channel.noted.clear()
+    changed([channel], wanted, lambda: None).make()
+    assert channel.noted == []
+
+
+def test_a_reload_that_the_kernel_refuses_leaves_no_event_behind() -> None:
+    channel = NotedChannel("channel0", Wanted(events=("a",)), refused="c")
+    change = changed([channel], channels("lttng,events=b,c"), lambda: None)
+    with pytest.raises(SourceError, match="no memory"):
+        change.announce()
+    assert channel.noted == ["declare b", "forget b", "forget c"]
+    assert channel.wanted.events == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"other": Wanted(events=("a",))}, "takes no other channels"),
+        ({"one": Wanted(events=("a",), context=("tid",))}, "channel one: only its events"),
+        ({"one": Wanted(events=("a",), overwrite=True)}, "channel one: only its events"),
+    ],
+)
+def test_a_reload_that_needs_another_session_is_refused(
+    wanted: dict[str, Wanted], said: str
+) -> None:
+    channel = NotedChannel("one", Wanted(events=("a",)))
+    with pytest.raises(UsageError, match=said):
+        changed([channel], wanted, lambda: None)
 
 
 @pytest.mark.parametrize("name", ["a b", "x" * 201, "ä", "a/b", '"'])

@@ -28,12 +28,15 @@ def test_a_packet_states_its_size_without_padding() -> None:
     made = ModelStream()
     made.model.write(3)
     batch = made.take(flush=True)
-    (piece,) = batch.pieces()
+    piece = b"".join(batch.pieces())
     assert len(piece) == HEADER.size + 3 * 8
     (row,) = batch.rows
     assert (row["payload_bytes"], row["kernel_bytes"]) == (len(piece), PAGE_BYTES)
     header = np.frombuffer(piece, HEADER_DTYPE, 1)[0]
     assert header["packet_bits"] == header["content_bits"] == row["content_bits"] == len(piece) * 8
+    # A sparse file has a slot for each sub-buffer.
+    slot = np.frombuffer(batch.buffer, HEADER_DTYPE, 1)[0]
+    assert (slot["packet_bits"], slot["content_bits"]) == (8192 * 8, len(piece) * 8)
 
 
 def test_many_sub_buffers_are_one_batch() -> None:
@@ -133,6 +136,16 @@ def test_a_stream_ends_when_its_session_is_gone() -> None:
     assert made.stream.take(flush=True) is Nothing.EVER
     made.stream.close()
     assert made.model.is_closed
+
+
+@pytest.mark.parametrize("stated", [(0, 4096 * 8), (HEADER.size * 8 + 64, 0)])
+def test_packets_that_are_laid_out_otherwise_are_not_changed(stated: tuple[int, int]) -> None:
+    made = ModelStream()
+    made.model.stated_bits = stated
+    made.model.write(1)
+    for _ in range(2):
+        with pytest.raises(StreamLostError, match="laid out in another way"):
+            made.stream.take(flush=True)
 
 
 class BreakingModel(LttngModel):

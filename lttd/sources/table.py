@@ -147,6 +147,7 @@ SOURCES: Final = {
         {"lttng[:SESSION]": "a session of lttng-modules that lttd makes (keys: docs/LTTNG.md)"},
         {**_LTTNG_CHANNEL, "channel": tables_of(_LTTNG_CHANNEL)},
         parse_target=str,
+        reloads=frozenset({"events", "syscalls", "channel"}),
     ),
 }
 DEFAULT: Final = "ftrace"

@@ -3,7 +3,8 @@
 A packet's header counts the events that were discarded since the buffer was made, up to the end of
 the packet; numbers of packets that are missing were overwritten.
 
-Rule: a packet that is stored states its size without padding (packet_size := content_size).
+Rule: a stored packet states the size that it has in the file (packet_size): without padding, that
+of its content.
 Invariant: events of the gaps so far = ``events_discarded`` of the last packet; packets of the gaps
 so far + packets taken = its number + 1.
 """
@@ -33,7 +34,9 @@ HEADER_DTYPE: Final = np.dtype(
         ("cpu", "=u4"),
     ]
 )
-_PACKET_BITS_AT: Final = 56
+_SIZE_AT: Final = 56
+"""Of packet_bits."""
+_SIZE: Final = np.dtype("=u8")
 Headers = npt.NDArray[np.void]
 
 
@@ -124,9 +127,22 @@ def _read(buffer: memoryview, offsets: npt.NDArray[np.int64]) -> Headers:
     return found
 
 
-def pack(buffer: memoryview, rows: Rows) -> None:
-    """Let each packet in *buffer* state its size without padding."""
+def sizes_in(packet: memoryview) -> tuple[int, int]:
+    """Return content and packet size in bits, as a packet states them."""
+    header = _read(packet, np.zeros(1, np.int64))[0]
+    return int(header["content_bits"]), int(header["packet_bits"])
+
+
+def resized(buffer: memoryview, rows: Rows, slot_bytes: int) -> npt.NDArray[np.uint8]:
+    """Return new first bytes for each packet, which state its size without padding.
+
+    In *buffer* each packet then states *slot_bytes*: a sparse file has one in each slot.
+    """
     data = np.frombuffer(buffer, np.uint8)
-    offsets = rows["offset_bytes"].astype(np.int64) + _PACKET_BITS_AT
-    sizes = (rows["payload_bytes"] * np.uint64(8)).astype("=u8").view(np.uint8).reshape(-1, 8)
-    data[offsets[:, None] + np.arange(8)] = sizes
+    offsets = rows["offset_bytes"].astype(np.int64)[:, None]
+    heads: npt.NDArray[np.uint8] = data[offsets + np.arange(_SIZE_AT + _SIZE.itemsize)]
+    sizes = (rows["payload_bytes"] * np.uint64(8)).astype(_SIZE)
+    heads[:, _SIZE_AT:] = sizes.view(np.uint8).reshape(-1, _SIZE.itemsize)
+    slot = np.array([slot_bytes * 8], _SIZE).view(np.uint8)
+    data[offsets + np.arange(_SIZE_AT, heads.shape[1])] = slot
+    return heads

@@ -34,6 +34,8 @@ class Taken(NamedTuple):
     used_bytes: int
     padded_bytes: int
     """With the padding up to a page."""
+    stated_bits: tuple[int, int] | None = None
+    """Of a ring's first one: content and packet size, as the kernel says them."""
 
 
 class Ring:
@@ -47,6 +49,7 @@ class Ring:
         """
         self.fd = fd
         self._where = where
+        self._has_asked = False
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
         try:
@@ -72,7 +75,17 @@ class Ring:
             if used_bytes > len(buffer):
                 raise SourceError(f"{self._where}: a sub-buffer of {used_bytes} bytes is too large")
             buffer[:used_bytes] = self._bytes[begin : begin + used_bytes]
-            return Taken(used_bytes, self._ask(abi.PADDED_BYTES))
+            return Taken(used_bytes, self._ask(abi.PADDED_BYTES), self._stated())
+
+    def _stated(self) -> tuple[int, int] | None:
+        """Ask for the sizes in the header of the sub-buffer that is held, if it is the first."""
+        if self._has_asked:
+            return None
+        self._has_asked = True
+        content, packet = (
+            self._ask(request, abi.ask_u64) for request in (abi.CONTENT_BITS, abi.PACKET_BITS)
+        )
+        return content, packet
 
     def flush(self, *, also_empty: bool = False) -> None:
         """Let the kernel close the sub-buffer that it writes, if it has events or *also_empty*.

@@ -11,12 +11,13 @@ import errno
 import os
 import re
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from lttd.errors import LttdError, NothingToRecordError, SourceError
 from lttd.sources.lttng import abi
 from lttd.sources.lttng.ring import MetadataRing
-from lttd.sources.lttng.wanted import Kprobe, Wanted
+from lttd.sources.lttng.wanted import Asked, Kprobe, Wanted
 from lttd.sources.tracefs import explained
 
 PATH: Final = "/proc/lttng"
@@ -92,7 +93,8 @@ class Channel:
         self.name = name
         self.fd = fd
         self.wanted = wanted
-        self._events: list[int] = []
+        self._events: dict[Asked, int] = {}
+        self._probes: list[int] = []
 
     def add_context(self, name: str) -> None:
         """Record *name* with each event.
@@ -106,13 +108,38 @@ class Channel:
         except OSError as error:
             raise refused(f"lttng: channel {self.name}: context {name}", error) from error
 
-    def add_tracepoints(self, glob: str) -> None:
-        """Record the tracepoints that match, those of modules that are loaded later, too."""
-        self._add_named(glob, abi.TRACEPOINT, b"")
+    def declare(self, asked: Asked) -> None:
+        """Make the events that match, with their declarations; they are off.
 
-    def add_syscalls(self, glob: str) -> None:
-        """Record entries and exits of the system calls that match."""
-        self._add_named(glob, abi.SYSCALL_EVENT, abi.SYSCALL.pack(0, 0, 0, 0, 0))
+        A glob also takes the tracepoints of modules that are loaded later.
+
+        Raises:
+            LttdError: this kernel cannot.
+        """
+        detail = abi.SYSCALL.pack(0, 0, 0, 0, 0) if asked.kind == abi.SYSCALL_EVENT else b""
+        try:
+            self._events[asked] = self._make(asked.glob, asked.kind, detail)
+        except OSError as error:
+            raise refused(f"lttng: channel {self.name}: event {asked.glob}", error) from error
+
+    def switch_events(self, some: Iterable[Asked], *, on: bool) -> None:
+        """Record these events, or not.
+
+        Raises:
+            LttdError: the kernel refuses.
+        """
+        for asked in some:
+            try:
+                abi.call(self._events[asked], abi.ENABLE if on else abi.DISABLE)
+            except OSError as error:
+                raise refused(f"lttng: channel {self.name}: event {asked.glob}", error) from error
+
+    def forget(self, some: Iterable[Asked]) -> None:
+        """Close the descriptors of events that are off; their declarations stay."""
+        for asked in some:
+            fd = self._events.pop(asked, -1)
+            if fd >= 0:
+                os.close(fd)
 
     def add_kprobe(self, probe: Kprobe) -> None:
         """Record a probe of an instruction.
@@ -123,7 +150,8 @@ class Channel:
         address, offset = (0, probe.offset) if probe.symbol else (probe.offset, 0)
         detail = abi.KPROBE.pack(address, offset, probe.symbol.encode())
         try:
-            self._add(probe.name, abi.KPROBE_EVENT, detail)
+            self._probes.append(self._make(probe.name, abi.KPROBE_EVENT, detail))
+            abi.call(self._probes[-1], abi.ENABLE)
         except OSError as error:
             where = probe.symbol or f"{probe.offset:#x}"
             raise SourceError(
@@ -131,17 +159,8 @@ class Channel:
                 f" there is no {where} in /proc/kallsyms, or the kernel lets nobody probe it"
             ) from error
 
-    def _add(self, name: str, kind: int, detail: bytes) -> None:
-        event = abi.EVENT.pack(name.encode(), kind, 0, b"", detail)
-        fd = abi.give(self.fd, abi.NEW_EVENT, event)
-        self._events.append(fd)
-        abi.call(fd, abi.ENABLE)
-
-    def _add_named(self, name: str, kind: int, detail: bytes) -> None:
-        try:
-            self._add(name, kind, detail)
-        except OSError as error:
-            raise refused(f"lttng: channel {self.name}: event {name}", error) from error
+    def _make(self, name: str, kind: int, detail: bytes) -> int:
+        return abi.give(self.fd, abi.NEW_EVENT, abi.EVENT.pack(name.encode(), kind, 0, b"", detail))
 
     def new_stream(self) -> int | None:
         """Return a descriptor for a CPU that has none; None: all CPUs that were online have one."""
@@ -152,13 +171,9 @@ class Channel:
                 return None
             raise refused(f"lttng: channel {self.name}: stream", error) from error
 
-    def switch(self, *, on: bool) -> None:
-        """Let the channel record, or not."""
-        abi.call(self.fd, abi.ENABLE if on else abi.DISABLE)
-
     def close(self) -> None:
         """Close the descriptors."""
-        for fd in (*self._events, self.fd):
+        for fd in (*self._events.values(), *self._probes, self.fd):
             os.close(fd)
 
 

@@ -7,12 +7,14 @@ import mmap
 import os
 import select
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import Any, Final
 
 from lttd.sources.base import Attachments, Request, SourceInfo
 from lttd.sources.lttng import abi
 from lttd.sources.lttng.metadata import Metadata
+from lttd.sources.lttng.reload import LttngChange, changed
 from lttd.sources.lttng.ring import Ring
 from lttd.sources.lttng.session import PROBES, Channel, Session, Tracer, refused
 from lttd.sources.lttng.stream import LttngStream, Shared, stream_info
@@ -41,12 +43,10 @@ def open_lttng(name: str, options: Mapping[str, Any], pool: BufferPool) -> "Lttn
     """
     refuse_session_name(name)
     wanted = channels_of(options)
-    with ExitStack() as stack:
-        tracer = Tracer()
-        stack.callback(tracer.close)
-        recorded = {each: _recorded(tracer, channel) for each, channel in wanted.items()}
+    with closing(Tracer()) as tracer:
+        recorded = _all_recorded(tracer, wanted)
         session = Session(tracer, name)
-        undo = stack.enter_context(ExitStack())
+    with ExitStack() as undo:
         undo.callback(session.close)
         for channel, asked in wanted.items():
             _set_up(session.add_channel(channel, asked))
@@ -56,6 +56,14 @@ def open_lttng(name: str, options: Mapping[str, Any], pool: BufferPool) -> "Lttn
         source.discover()
         undo.pop_all()
     return source
+
+
+Recorded = Mapping[str, Mapping[str, Sequence[str]]]
+"""What channels record, by kind, for people."""
+
+
+def _all_recorded(tracer: Tracer, wanted: Mapping[str, Wanted]) -> Recorded:
+    return {name: _recorded(tracer, channel) for name, channel in wanted.items()}
 
 
 def _recorded(tracer: Tracer, wanted: Wanted) -> dict[str, list[str]]:
@@ -82,10 +90,9 @@ def _recorded(tracer: Tracer, wanted: Wanted) -> dict[str, list[str]]:
 
 def _set_up(channel: Channel) -> None:
     wanted = channel.wanted
-    for glob in wanted.events:
-        channel.add_tracepoints(glob)
-    for glob in wanted.syscalls:
-        channel.add_syscalls(glob)
+    for asked in sorted(wanted.asked):
+        channel.declare(asked)
+    channel.switch_events(wanted.asked, on=True)
     for probe in wanted.kprobes:
         channel.add_kprobe(probe)
     for context in wanted.context:
@@ -106,10 +113,10 @@ class LttngSource:
         self,
         name: str,
         session: Session,
-        recorded: Mapping[str, Mapping[str, Sequence[str]]],
+        recorded: Recorded,
         pool: BufferPool,
     ) -> None:
-        """Take *session* over, which has begun; *recorded*: by channel, for people."""
+        """Take *session* over, which has begun."""
         self.streams: list[LttngStream] = []
         self._session = session
         self._shared = Shared(pool)
@@ -118,18 +125,25 @@ class LttngSource:
         self._poll = select.poll()
         for channel in session.channels:
             self._poll.register(channel.fd, select.POLLIN)
-        self.info = SourceInfo(
-            "lttng",
-            "lttng" if name == DEFAULT_SESSION else f"lttng:{name}",
-            CLOCK,
-            {
-                "session": name,
-                "channels": {
-                    channel.name: {**_told(channel.wanted), **recorded[channel.name]}
-                    for channel in session.channels
-                },
-            },
-        )
+        spec = "lttng" if name == DEFAULT_SESSION else f"lttng:{name}"
+        self._channels = {channel.name: _told(channel.wanted) for channel in session.channels}
+        settings = {"session": name, "channels": self._with(recorded)}
+        self.info = SourceInfo("lttng", spec, CLOCK, settings)
+
+    def _with(self, recorded: Recorded) -> dict[str, Any]:
+        return {name: {**told, **recorded[name]} for name, told in self._channels.items()}
+
+    def changed(self, options: Mapping[str, Any]) -> LttngChange:
+        """Decide how to record other events; see ``lttd.sources.base.Reloadable``."""
+        wanted = channels_of(options)
+        with closing(Tracer()) as tracer:
+            recorded = _all_recorded(tracer, wanted)
+
+        def follow() -> None:
+            settings = {**self.info.settings, "channels": self._with(recorded)}
+            self.info = replace(self.info, settings=settings)
+
+        return changed(self._session.channels, wanted, follow)
 
     def discover(self) -> Sequence[LttngStream]:
         """Open the streams of CPUs that have none: a channel is readable while there are any."""

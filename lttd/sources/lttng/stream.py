@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from lttd.errors import SourceError, StreamLostError
 from lttd.sources.base import Nothing
-from lttd.sources.lttng.packets import HEADER_DTYPE, PacketBook, pack
+from lttd.sources.lttng.packets import HEADER_DTYPE, PacketBook, resized, sizes_in
 from lttd.sources.lttng.ring import Taken
 from lttd.subbuffer import (
     Batch,
@@ -157,6 +157,8 @@ class LttngStream:
             if isinstance(taken, Nothing):
                 self._over = taken is Nothing.EVER
                 return takens, taken
+            if self._refuse_other_layout(buffer[used_bytes:], taken):
+                break
             takens.append(taken)
             used_bytes += taken.used_bytes
         return takens, None
@@ -175,10 +177,22 @@ class LttngStream:
             return taken if self._book.is_news(buffer[: taken.used_bytes]) else Nothing.YET
         return taken
 
+    def _refuse_other_layout(self, packet: memoryview, taken: Taken) -> bool:
+        """Break the stream if the sizes in its first packet are not where lttd reads them."""
+        if taken.stated_bits in (None, sizes_in(packet)):
+            return False
+        self._broken = StreamLostError(
+            f"lttng: stream {self.info.id.name}: its packets are laid out in another way than those"
+            " of lttng-modules 2.8 to 2.14 on 64 bits: record with lttng-sessiond, and replay:DIR"
+        )
+        return True
+
     def _batch(self, buffer: memoryview, takens: Sequence[Taken]) -> Batch:
         rows, gaps = self._book.enter(buffer, takens)
-        pack(buffer, rows)
-        return make_batch(self.info.id, rows, pool=self._shared.pool, buffer=buffer, gaps=gaps)
+        heads = resized(buffer, rows, self.info.subbuffer_bytes)
+        return make_batch(
+            self.info.id, rows, pool=self._shared.pool, buffer=buffer, gaps=gaps, heads=heads
+        )
 
 
 def stream_info(stream: StreamId, number: int, subbuffer_bytes: int, page_bytes: int) -> StreamInfo:

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from lttd.errors import NothingToRecordError, UsageError
 from lttd.parsers import nearest, shown
-from lttd.sources.lttng.abi import CONTEXTS
+from lttd.sources.lttng.abi import CONTEXTS, SYSCALL_EVENT, TRACEPOINT
 
 DEFAULT_EVENTS: Final = ("sched_*",)
 DEFAULT_CHANNEL: Final = "channel0"
@@ -24,6 +24,14 @@ _KPROBE: Final = re.compile(
     r"(?P<name>[A-Za-z_]\w{0,200})=(?:(?P<address>0x[0-9a-fA-F]{1,16})|"
     r"(?P<symbol>[A-Za-z_.][\w.]{0,254})(?:\+(?P<offset>0x[0-9a-fA-F]{1,8}|\d{1,9}))?)"
 )
+
+
+class Asked(NamedTuple):
+    """Events by a name or a glob."""
+
+    kind: int
+    """``abi.TRACEPOINT`` or ``abi.SYSCALL_EVENT``."""
+    glob: str
 
 
 class Kprobe(NamedTuple):
@@ -55,6 +63,12 @@ class Wanted:
     """In s; 0: the kernel closes no sub-buffer by time."""
     read_timer: float = _READ_TIMER_S
     """In s: how often the kernel looks whether it has to wake lttd."""
+
+    @property
+    def asked(self) -> frozenset[Asked]:
+        """Its tracepoints and system calls."""
+        tracepoints = [Asked(TRACEPOINT, glob) for glob in self.events]
+        return frozenset(tracepoints + [Asked(SYSCALL_EVENT, glob) for glob in self.syscalls])
 
     @property
     def kprobes(self) -> list[Kprobe]:
