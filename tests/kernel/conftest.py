@@ -1,4 +1,4 @@
-"""The guests, each booted once for the whole session; and the module that their tests load."""
+"""The guests, each booted once for the whole session; and the module that some tests load."""
 
 import os
 import shutil
@@ -49,16 +49,27 @@ def each_guest(request: pytest.FixtureRequest) -> Guest:
     return found
 
 
-@pytest.fixture(scope="session")
-def module(guest: Guest) -> str:
-    """Return the path of the relay module in the guest, which may not see changes of the cache."""
-    kernel = kernel_or_skip()
+def with_relaytest(guest: Guest) -> Guest:
+    """Put the relay module into the share of *guest*, which may not see changes of the cache."""
+    assert guest.kernel is not None
     try:
-        built = build_module(kernel, CHECKOUT / "tests/kernel/relaytest")
+        built = build_module(guest.kernel, CHECKOUT / "tests/kernel/relaytest")
     except GuestUnavailableError as error:
         pytest.skip(f"no relay module: {error}")
     shutil.copy(built, guest.share)
-    return f"/out/{built.name}"
+    return guest
+
+
+@pytest.fixture(scope="session")
+def relay_guest(guest: Guest) -> Guest:
+    """A guest that can load the relay module, /out/relaytest.ko."""
+    return with_relaytest(guest)
+
+
+@pytest.fixture(scope="session")
+def each_relay_guest(each_guest: Guest) -> Guest:
+    """Each guest, with the relay module."""
+    return with_relaytest(each_guest)
 
 
 @pytest.fixture(scope="session")

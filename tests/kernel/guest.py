@@ -125,6 +125,7 @@ class Guest:
     boot_s: float = 0.0
     unread: bytearray = field(default_factory=bytearray)
     scripts: int = 0
+    kernel: Kernel | None = None
 
     @classmethod
     def boot(cls, kernel: Kernel, share: Path, machine: Machine | None = None) -> Self:
@@ -146,7 +147,7 @@ class Guest:
             qemu = subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=log, bufsize=0, start_new_session=True
             )
-            guest = cls(share, qemu)
+            guest = cls(share, qemu, kernel=kernel)
             try:
                 guest.answer("up", float(os.environ.get("LTTD_GUEST_BOOT_S", BOOT_TIMEOUT_S)))
             except BaseException:

@@ -43,6 +43,8 @@ class Kernel:
     image: Path
     root: Path
     busybox: Path
+    suite: str = ""
+    """The Debian that it comes from; empty: that of this machine."""
 
 
 # --- packages -> kernel ---------------------------------------------------------------------------
@@ -146,7 +148,7 @@ def fetch(suite: str = "") -> Kernel:
     name = os.environ.get("LTTD_GUEST_KERNEL", METAPACKAGE)
     with locked(cache_dir()):
         root = unpack(kernel_package(name, suite), suite)
-        kernel = kernel_in(root, unpack("busybox-static"))
+        kernel = kernel_in(root, unpack("busybox-static"), suite)
         if not (root / "lib/modules" / kernel.release / "modules.dep.bin").exists():
             run_tool("depmod", "-b", root, kernel.release)
         links = ((_link(name, suite), root), ("busybox", kernel.busybox.parents[1]))
@@ -162,13 +164,13 @@ def _link(name: str, suite: str) -> str:
     return f"{name}-{suite}" if suite else name
 
 
-def kernel_in(root: Path, busybox_root: Path) -> Kernel:
+def kernel_in(root: Path, busybox_root: Path, suite: str) -> Kernel:
     images = list(root.glob("boot/vmlinuz-*"))
     if len(images) != 1:
         raise GuestUnavailableError(f"{root.name} holds {len(images)} kernel images, not one")
     release = images[0].name.removeprefix("vmlinuz-")
     busybox = next(path for path in busybox_root.glob("**/bin/busybox"))
-    return Kernel(release, images[0], root, busybox)
+    return Kernel(release, images[0], root, busybox, suite)
 
 
 def prepare(*, systemd: bool = False, suite: str = "") -> Kernel:
@@ -184,7 +186,7 @@ def prepare(*, systemd: bool = False, suite: str = "") -> Kernel:
     name = _link(os.environ.get("LTTD_GUEST_KERNEL", METAPACKAGE), suite)
     links = cache_dir() / name, cache_dir() / "busybox"
     if all(link.is_dir() for link in links):
-        return kernel_in(links[0].resolve(), links[1].resolve())
+        return kernel_in(links[0].resolve(), links[1].resolve(), suite)
     return fetch(suite)
 
 

@@ -34,7 +34,7 @@ RELAY=$DEBUG/relaytest
 mountpoint -q $DEBUG || mount -t debugfs debugfs $DEBUG
 unload() { if [ -d $RELAY ]; then rmmod relaytest; fi; }
 trap unload EXIT
-load() { unload; insmod $MODULE "$@"; }
+load() { unload; insmod /out/relaytest.ko "$@"; }
 order() { echo "$@" > $RELAY/control; }
 begin_recording() {  # KEYS OPTION...
     local keys=$1; shift
@@ -49,6 +49,11 @@ begin_recording() {  # KEYS OPTION...
     done
     cat "$OUT/stderr"
     return 1
+}
+begin_mapped() {  # PADDING KEYS LOAD...: PADDING is also the module's head
+    local padding=$1 keys=$2; shift 2
+    load head=$padding "$@"
+    begin_recording "$keys,padding=$padding"
 }
 end_recording() {
     if [ -d $RELAY ]; then cp $RELAY/status "$OUT/status"; fi
@@ -133,15 +138,15 @@ class Recorded:
         assert report.state == "closed"
 
 
-def record(guest: Guest, module: str, script: str, timeout_s: float = 120.0) -> Recorded:
-    result = guest.run(f"{PRELUDE.replace('$MODULE', module)}{script}", timeout_s).expect(0)
+def record(guest: Guest, script: str, timeout_s: float = 300.0) -> Recorded:
+    """Run a script in a guest that has the relay module."""
+    result = guest.run(f"{PRELUDE}{script}", timeout_s).expect(0)
     return Recorded(result.output, result.out_dir)
 
 
-def test_every_record_arrives_once_with_a_cpu_away_in_the_middle(guest: Guest, module: str) -> None:
+def test_every_record_arrives_once_with_a_cpu_away_in_the_middle(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         f"""
         cpu1=/sys/devices/system/cpu/cpu1/online
         trap 'echo 1 > $cpu1; unload' EXIT
@@ -170,10 +175,9 @@ def test_every_record_arrives_once_with_a_cpu_away_in_the_middle(guest: Guest, m
     assert all(not stream["lost"] for stream in recorded.summary["streams"])
 
 
-def test_refused_and_undelivered_relay_bytes_are_counted(guest: Guest, module: str) -> None:
+def test_refused_and_undelivered_relay_bytes_are_counted(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         f"""
         load n_subbufs=4 hold_us=20
         begin_recording {FRAMED}
@@ -220,10 +224,9 @@ while data := os.read(fd, 65536):
 """
 
 
-def test_lttd_gets_no_damage_where_a_plain_reader_does(guest: Guest, module: str) -> None:
+def test_lttd_gets_no_damage_where_a_plain_reader_does(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         f"""
         cat > /tmp/naive.py <<'P'
 {NAIVE}
@@ -261,10 +264,9 @@ P
     assert recorded.summary["events_lost"] == 0
 
 
-def test_relay_channels_may_come_and_go(guest: Guest, module: str) -> None:
+def test_relay_channels_may_come_and_go(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         f"""
         load n_subbufs=1024 flush_ms=50
         begin_recording {FRAMED}
@@ -291,10 +293,9 @@ def test_relay_channels_may_come_and_go(guest: Guest, module: str) -> None:
 
 
 @pytest.mark.nightly
-def test_the_record_numbers_reveal_a_lapped_reader(guest: Guest, module: str) -> None:
+def test_the_record_numbers_reveal_a_lapped_reader(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         f"""
         load n_subbufs=4 overwrite=1
         begin_recording {FRAMED},overwrite=yes
@@ -327,10 +328,9 @@ def test_the_record_numbers_reveal_a_lapped_reader(guest: Guest, module: str) ->
 
 
 @pytest.mark.nightly
-def test_the_absence_of_relay_channels_is_explained(guest: Guest, module: str) -> None:
+def test_the_absence_of_relay_channels_is_explained(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         """
         load
         tell() {

@@ -43,25 +43,23 @@ def timeless(data: bytes) -> bytes:
 
 
 @pytest.mark.nightly
-def test_a_mapped_channel_gives_the_same_bytes_as_read(guest: Guest, module: str) -> None:
+def test_a_mapped_channel_gives_the_same_bytes_as_read(each_relay_guest: Guest) -> None:
     load = """
         for cpu in 0 1; do order write 0 $cpu 3000 0 200 20; done
         order flush 0
         sleep 0.3
     """
     mapped = record(
-        guest,
-        module,
+        each_relay_guest,
         f"""
-        load n_subbufs=256 head=4 hold_us=20
-        begin_recording {FRAMED},padding=4
+        begin_mapped 4 {FRAMED} n_subbufs=256 hold_us=20
         {load}
         {KEEP_COUNTS}
         end_recording
         """,
     )
     plain = record(
-        guest, module, f"load n_subbufs=256\nbegin_recording {FRAMED}\n{load}\nend_recording"
+        each_relay_guest, f"load n_subbufs=256\nbegin_recording {FRAMED}\n{load}\nend_recording"
     )
     for recorded in (mapped, plain):
         assert recorded.output == ""
@@ -77,13 +75,11 @@ def test_a_mapped_channel_gives_the_same_bytes_as_read(guest: Guest, module: str
         assert kernels["produced"] == kernels["consumed"] > 10
 
 
-def test_refused_records_of_a_full_mapped_ring_are_counted(guest: Guest, module: str) -> None:
+def test_refused_records_of_a_full_mapped_ring_are_counted(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         f"""
-        load n_subbufs=4 head=8 hold_us=20
-        begin_recording {FRAMED},padding=8
+        begin_mapped 8 {FRAMED} n_subbufs=4 hold_us=20
         order write 0 0 3 0 100 0
         order write 0 1 3 0 100 0
         order flush 0
@@ -114,13 +110,11 @@ def test_refused_records_of_a_full_mapped_ring_are_counted(guest: Guest, module:
 
 
 @pytest.mark.nightly
-def test_overwritten_sub_buffers_of_a_mapped_ring_are_counted(guest: Guest, module: str) -> None:
+def test_overwritten_sub_buffers_of_a_mapped_ring_are_counted(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         f"""
-        load n_subbufs=4 head=4 overwrite=1
-        begin_recording ,framing=u32le-length,time=8,overwrite=yes,padding=4
+        begin_mapped 4 ,framing=u32le-length,time=8,overwrite=yes n_subbufs=4 overwrite=1
         for round in 1 2 3 4; do
             order write 0 0 5000 0 100 0 & other=$!
             order write 0 1 5000 0 100 0
@@ -151,13 +145,11 @@ def test_overwritten_sub_buffers_of_a_mapped_ring_are_counted(guest: Guest, modu
 
 
 @pytest.mark.nightly
-def test_a_killed_lttd_goes_on_where_it_was_in_a_mapped_ring(guest: Guest, module: str) -> None:
+def test_a_killed_lttd_goes_on_where_it_was_in_a_mapped_ring(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         f"""
-        load n_subbufs=1024 head=4 flush_ms=50
-        begin_recording {FRAMED},padding=4
+        begin_mapped 4 {FRAMED} n_subbufs=1024 flush_ms=50
         order write 0 0 500 0 100 50
         sleep 0.5
         kill -KILL $pid
@@ -187,10 +179,9 @@ def test_a_killed_lttd_goes_on_where_it_was_in_a_mapped_ring(guest: Guest, modul
 
 
 @pytest.mark.nightly
-def test_what_does_not_fit_a_mapping_is_one_line(guest: Guest, module: str) -> None:
+def test_what_does_not_fit_a_mapping_is_one_line(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         """
         tell() {
             local status=0

@@ -14,11 +14,10 @@ pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 @pytest.mark.nightly
 def test_the_bytes_that_another_process_takes_from_a_relay_file_are_counted(
-    guest: Guest, module: str
+    each_relay_guest: Guest,
 ) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         f"""
         load n_subbufs=64
         begin_recording {FRAMED}
@@ -48,13 +47,12 @@ def test_the_bytes_that_another_process_takes_from_a_relay_file_are_counted(
 
 
 @pytest.mark.nightly
-def test_a_reader_that_was_there_first_is_named(guest: Guest, module: str) -> None:
+def test_a_reader_that_was_there_first_is_named(each_relay_guest: Guest) -> None:
     recorded = record(
-        guest,
-        module,
+        each_relay_guest,
         """
         load n_subbufs=64
-        sleep 60 < $RELAY/first1 & reader=$!
+        sleep 1000 < $RELAY/first1 & reader=$!
         begin_recording ""
         sleep 1
         order write 0 0 50 0 100 0

@@ -65,11 +65,10 @@ def rolled(trace: Path) -> list[SegmentPaths]:
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_no_relay_record_is_missing_or_doubled_over_many_rolls(
-    guest: Guest, module: str, limit: str
+    relay_guest: Guest, limit: str
 ) -> None:
     recorded = test_relay.record(
-        guest,
-        module,
+        relay_guest,
         f"""{ROLL}
         load n_subbufs=1024
         begin_recording {test_relay.FRAMED} {option(limit)}
