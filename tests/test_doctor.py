@@ -311,6 +311,13 @@ def in_mounts(script: str) -> list[str]:
 
 
 READ_ONLY = f"mount -t tracefs none {USUAL_TRACEFS}; mount -o remount,bind,ro {USUAL_TRACEFS}"
+# As systemd does it for lttd.service.
+OF_UNIT = f"""
+mount -t tracefs none {USUAL_TRACEFS}
+mount --bind {USUAL_TRACEFS}/instances {USUAL_TRACEFS}/instances
+mount -o remount,bind,ro {USUAL_TRACEFS}
+"""
+HIDDEN_TASKS = "mount -t tracefs none /sys/kernel/tracing; mount -t proc -o hidepid=2 none /proc"
 CONFINED = {
     "as it is": [],
     "another user": ["setpriv", "--reuid=64999", "--regid=64999", "--clear-groups"],
@@ -320,6 +327,7 @@ CONFINED = {
     "a time namespace": ["unshare", "-T", "--monotonic", "1000"],
     "no tracefs": in_mounts(":"),
     "a read-only tracefs": in_mounts(READ_ONLY),
+    "the mounts of the unit": in_mounts(OF_UNIT),
     "only debugfs": in_mounts("mount -t debugfs none /sys/kernel/debug"),
     "a runtime directory that others can write": ["env", "RUNTIME_DIRECTORY={cwd}/open"],
     "too few descriptors": ["prlimit", "--nofile=12:12"],
@@ -411,6 +419,50 @@ class TestOnThisKernel:
         assert (found["marks"]["mark"] == "ok") == copies
         sizes = (lttd.instances.parent / "buffer_subbuf_size_kb").exists()
         assert (found["sub-buffers"]["mark"] == "ok") == sizes
+
+    def test_what_can_be_asked_of_the_kernel_is_tried(self, lttd: Launcher) -> None:
+        found = self.findings(lttd, [])
+        topics = ("filters", "event triggers", "stacks", "options")
+        assert [found[topic]["mark"] for topic in topics] == ["ok"] * len(topics)
+        words = ("--tracer", "function", "--function", "vfs_read", "--duration", "50ms")
+        start = self.run(lttd, [], "-t", lttd.cwd / "t", *words, "--summary", "none")
+        assert (found["tracers"]["mark"] == "ok") == (start.returncode == 0), start.stderr
+        assert found["tracers"]["remedy"] in start.stderr
+
+    def test_a_recording_keeps_its_filters_and_triggers_while_others_are_tried(
+        self, lttd: Launcher
+    ) -> None:
+        events = ("--events", "sched:*", "--filter", "*:*: common_pid == 1")
+        found = self.findings(lttd, [], *events, "--event-trigger", "*:*: traceoff if CPU == 4096")
+        assert found["recording"]["mark"] == "ok"
+        assert "not tried: every event has" in found["filters"]["words"]
+
+    def test_what_a_read_only_tracefs_forbids_has_the_remedy_of_a_start(
+        self, lttd: Launcher
+    ) -> None:
+        under = in_mounts(OF_UNIT)
+        found = self.findings(lttd, under)
+        path = f"{USUAL_TRACEFS}/dynamic_events"
+        assert found["probes"]["mark"] == "note"
+        assert f"{path}: Read-only file system" in found["probes"]["words"]
+        assert f"ReadWritePaths={path}" in found["probes"]["remedy"]
+        probe = ("--probe", "p:x /bin/true:0x0", "--duration", "50ms")
+        start = self.run(lttd, under, "-t", lttd.cwd / "t", *probe)
+        assert start.returncode == 77
+        assert found["probes"]["remedy"] in start.stderr
+
+    def test_hidden_processes_are_noted(self, lttd: Launcher) -> None:
+        # A member of group 0 sees all of them; lttd.service has another group.
+        under = [*in_mounts(HIDDEN_TASKS), "setpriv", "--regid=64999", "--clear-groups"]
+        under += ["--bounding-set=-all", "--inh-caps=-all"]
+        assert "ProtectProc=" in self.findings(lttd, under)["processes"]["remedy"]
+
+    def findings(
+        self, lttd: Launcher, under: Sequence[str], *words: str
+    ) -> dict[str, dict[str, str]]:
+        done = self.run(lttd, under, "doctor", "--json", *(words or QUIET))
+        groups = json.loads(done.stdout)["groups"]
+        return {each["topic"]: each for group in groups.values() for each in group}
 
     def test_the_recorder_of_a_ring_is_not_another_reader_of_it(
         self, lttd: Launcher, monkeypatch: pytest.MonkeyPatch

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from lttd.doctor.controls import probes
 from lttd.doctor.finding import Mark
-from lttd.doctor.kernel import probes
 from lttd.errors import NothingToRecordError, UsageError
 from lttd.sources.ftrace.source import FtraceSettings, open_ftrace
 from lttd.sources.mounts import find_tracefs
@@ -99,7 +99,8 @@ def test_a_probe_is_recorded_alone_and_removed_at_the_end(name: str) -> None:
     ("text", "says"),
     [
         ("p:{}b /bin/sh:0x1 a=+0(%qq):string", r'Invalid register name: "p:lttd/.*", at character'),
-        ("p:{}b /no/such/file:0x10", r"Failed to find the given file"),
+        ("p:{}b /no/such/file:0x10", r"Failed to find the given file.*character \d+$"),
+        ("p:{}b /root/no/such:0x10 x=%di:u8", r"a service does not see files below /root, see"),
         ("p:{} /bin/sh:0x10", r"two have this name"),
     ],
 )

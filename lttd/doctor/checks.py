@@ -4,9 +4,10 @@ from functools import partial
 from pathlib import Path
 
 from lttd.config import Config
+from lttd.doctor.controls import of_machine
 from lttd.doctor.disk import try_trace
 from lttd.doctor.finding import Check, Finding, Findings, Mark, Report, refused
-from lttd.doctor.kernel import clock, mounts, namespaces, probes, readers, rights
+from lttd.doctor.kernel import clock, mounts, namespaces, readers, rights
 from lttd.doctor.machine import limits, programs
 from lttd.doctor.port import try_port
 from lttd.doctor.trial import try_sources
@@ -20,7 +21,7 @@ def examine(config: Config, trace: Path | None) -> Report:
     groups: dict[str, list[Check]] = {
         "programs": [programs, limits],
         "rights": [rights, namespaces],
-        "kernel": [partial(iter, tracefs), clock, probes, readers],
+        "kernel": [partial(iter, tracefs), clock, of_machine, readers],
         "disk": [partial(try_trace, trace, config.limits) if trace else _no_trace],
     }
     if config.metrics is not None or config.web_enable_trigger:

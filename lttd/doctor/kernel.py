@@ -10,10 +10,8 @@ from typing import Final
 from lttd.doctor.finding import Finding, Findings, Mark, either, refused
 from lttd.errors import LttdError
 from lttd.namespaces import kernel_knows_our_pids, offsets_ns
-from lttd.sources.ftrace.additions import PROBES_FILE
 from lttd.sources.ftrace.instance import OWN_PREFIX
 from lttd.sources.ftrace.other_readers import other_readers
-from lttd.sources.ftrace.probes import kinds_of
 from lttd.sources.mounts import find_debugfs, find_tracefs
 from lttd.sources.refused import (
     LOCKDOWN,
@@ -132,23 +130,6 @@ def namespaces() -> Findings:
         same,
         "that of process 1",
         "another than that of process 1: a mount that is made there is not seen here",
-    )
-
-
-def probes() -> Findings:
-    """Say which kinds of probes the kernel has."""
-    try:
-        root = str(find_tracefs())
-    except LttdError:
-        return
-    kinds = kinds_of(root)
-    there, absent = ([name for name, has_it in kinds.items() if has_it is x] for x in (True, False))
-    yield either(
-        "probes",
-        os.access(f"{root}{PROBES_FILE}", os.W_OK) and there,
-        f"{', '.join(there)}" + (f"; this kernel has no {', '.join(absent)}" if absent else ""),
-        f"{root}{PROBES_FILE} cannot be written: --probe needs it",
-        "run lttd as root, on a kernel with CONFIG_DYNAMIC_EVENTS",
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from lttd.config import SourceSpec
+from lttd.doctor.controls import in_instance
 from lttd.doctor.finding import Finding, Findings, Mark, either, refused
 from lttd.errors import LttdError
 from lttd.runtime import directory_path
@@ -147,21 +148,7 @@ def _features(path: str) -> Findings:
         "cannot be left out by --no-trace-self; lttv --hide-self can",
         "Linux 5.7 has set_event_notrace_pid",
     )
-    yield _tracers(path)
-    yield either(
-        "processes",
-        Path(path, "options/event-fork").exists(),
-        "can be recorded alone, with their children (--pid, --comm, --only-command)",
-        "can be recorded alone, without children: --follow-fork and --only-command fail",
-        "Linux 4.7 has the option event-fork",
-    )
-    yield either(
-        "marks",
-        Path(path, "options/copy_trace_marker").exists(),
-        "of the top level can be recorded, too (--markers)",
-        "of the top level cannot be copied into an instance; lttd mark TEXT writes into it",
-        "write to the instance's trace_marker, or record ftrace:/; Linux 6.18 copies them",
-    )
+    yield from in_instance(path)
     has_snapshot = Path(path, "snapshot").exists()
     words = "can be taken" if has_snapshot else "this kernel has none, and lttd needs none"
     yield Finding("snapshot", Mark.OK, words)
@@ -173,22 +160,6 @@ def _features(path: str) -> Findings:
         "no ring survives a crash of the kernel",
         "Linux 6.12: boot with reserve_mem=20M:2M:trace trace_instance=bm@trace",
     )
-
-
-def _tracers(path: str) -> Finding:
-    """Say which tracers an instance and the top level have; a lockdown may refuse them."""
-    here, top = (
-        [name for name in read_text(f"{each}/available_tracers").split() if name != "nop"]
-        for each in (path, Path(path).parents[1])
-    )
-    only_top = [name for name in ("function", "function_graph") if name in top and name not in here]
-    if only_top:
-        words = f"{', '.join(here) or 'none'}; at the top level only: {', '.join(only_top)}"
-        return Finding("tracers", Mark.NOTE, words, "--source ftrace:/ records the top level")
-    if not here:
-        words = "none, so that --tracer has nothing to set"
-        return Finding("tracers", Mark.NOTE, words, "a kernel with CONFIG_FUNCTION_TRACER")
-    return Finding("tracers", Mark.OK, f"{', '.join(here)}, unless a lockdown refuses them")
 
 
 def _poll_waits(path: str) -> bool:

@@ -18,7 +18,15 @@ MOUNTS: Final = Path("/proc/mounts")
 USUAL_TRACEFS: Final = "/sys/kernel/tracing"
 USUAL_DEBUGFS: Final = "/sys/kernel/debug"
 _MOUNT: Final = f"mount -t tracefs tracefs {USUAL_TRACEFS}"
-READ_WRITE: Final = "mount tracefs read-write (systemd: ProtectKernelTunables=no)"
+
+
+def read_write(path: str) -> str:
+    """Return the remedy for *path* in tracefs, if it is mounted read-only here.
+
+    Of a unit with ProtectKernelTunables=, systemd opens what is below the mount point only.
+    """
+    setting = "ProtectKernelTunables=no" if path == USUAL_TRACEFS else f"ReadWritePaths={path}"
+    return f"mount tracefs read-write (a service: {setting}, see docs/SYSTEMD.md)"
 
 
 def find_tracefs(instance: str | None = None, mounts: Path = MOUNTS) -> Path:
@@ -64,15 +72,11 @@ def _why_not(root: str, instance: str | None) -> LttdError | None:
         number = error.errno or errno.EACCES
         return NothingToRecordError(f"{instances}: {error.strerror}", remedy(number))
     if read_only:
-        return NothingToRecordError(f"{path}: {os.strerror(errno.EROFS)}", _how_to_write(root))
+        helps = read_write(path) if root == USUAL_TRACEFS else f"{_MOUNT}, read-write"
+        return NothingToRecordError(f"{path}: {os.strerror(errno.EROFS)}", helps)
     if not allowed:
         return NothingToRecordError(f"{path}: {os.strerror(errno.EACCES)}", remedy(errno.EACCES))
     return None
-
-
-def _how_to_write(root: str) -> str:
-    """Return the remedy for a read-only mount; a service may write to the usual place alone."""
-    return READ_WRITE if root == USUAL_TRACEFS else f"{_MOUNT}, read-write"
 
 
 def find_debugfs(mounts: Path = MOUNTS) -> str:

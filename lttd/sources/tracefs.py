@@ -14,7 +14,7 @@ from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.clock import READABLE
 from lttd.errors import REMEDIES, LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.namespaces import kernel_clock_ns
-from lttd.sources.mounts import READ_WRITE
+from lttd.sources.mounts import read_write
 from lttd.sources.refused import remedy
 
 # The meaning of an errno for a file of tracefs, and the remedy.
@@ -34,7 +34,7 @@ def explained(path: str, error: OSError, doing: str = "") -> LttdError:
     if error.errno in (errno.EACCES, errno.EPERM):
         return NothingToRecordError(what, remedy(error.errno))
     if error.errno == errno.EROFS:
-        return NothingToRecordError(what, READ_WRITE)
+        return NothingToRecordError(what, read_write(path))
     helps = _REMEDIES.get(error.errno or 0)
     if error.errno == errno.ENOENT and not os.path.isdir(os.path.dirname(path)):
         helps = "the instance was removed, or tracefs unmounted"

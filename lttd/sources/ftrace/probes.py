@@ -44,6 +44,8 @@ _PROBE: Final = r"([prfte]\d*|s):(?:([^/\s;]*)/)?([A-Za-z_]\w{0,63})([\s;].*)"
 _MOST_BYTES: Final = 4000
 # Another lttd that makes probes has the lock for some milliseconds; 5 s are many of them.
 _ATTEMPTS: Final = 500
+# lttd.service has directories of its own in their place (ProtectHome=, PrivateTmp=).
+_PRIVATE: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 _EXAMPLE: Final = "write one as 'p:NAME SYMBOL', see docs/CONTROL.md"
 
 
@@ -244,7 +246,7 @@ def _make(root: str, probe: Probe) -> None:
     except OSError as error:
         known = log.newest()
         if known is not None:
-            raise UsageError(f"probe {probe.event}: {known}") from None
+            raise UsageError(f"probe {probe.event}: {known}{_why_hidden(probe)}") from None
         if not takes(root, probe.kind):
             raise _lacks(probe, error) from None
         if error.errno in (errno.EINVAL, errno.ENOENT, errno.ENODEV, errno.EEXIST, errno.EILSEQ):
@@ -272,6 +274,15 @@ def _lacks(probe: Probe, error: OSError) -> LttdError:
     kind = probe.kind
     what = f"probe {probe.event}: this kernel has no {kind.name} ({kind.config}):"
     return NothingToRecordError(f"{what} {error.strerror}", "record static events, or uprobes")
+
+
+def _why_hidden(probe: Probe) -> str:
+    """Return words for a program that this process does not see, if a unit may hide it."""
+    program = probe.line.split()[1].rpartition(":")[0]
+    directory = next((each for each in _PRIVATE if program.startswith(f"{each}/")), "")
+    if not directory or os.path.exists(program):
+        return ""
+    return f"; a service does not see files below {directory}, see docs/SYSTEMD.md"
 
 
 def _refused(probe: Probe, error: OSError) -> str:

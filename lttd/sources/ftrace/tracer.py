@@ -25,7 +25,7 @@ from lttd.sources.tracefs import explained, read_text
 
 NO_TRACER: Final = "nop"
 _CURRENT: Final = "current_tracer"
-_DEPTH: Final = "/max_graph_depth"
+DEPTH_FILE: Final = "/max_graph_depth"
 _ALL_FUNCTIONS: Final = "available_filter_functions"
 # As many letters of a misspelt function are taken as right.
 _SAME_LETTERS: Final = 3
@@ -97,11 +97,11 @@ def _words(path: str) -> list[str]:
 
 
 def _set_depth(instance: Instance, depth: int) -> None:
-    if not os.path.exists(f"{instance.root}{_DEPTH}"):
+    if not os.path.exists(f"{instance.root}{DEPTH_FILE}"):
         raise NothingToRecordError(
             "graph-depth: this kernel has no max_graph_depth", "leave graph-depth out"
         )
-    instance.undo.change(_DEPTH, str(depth))
+    instance.undo.change(DEPTH_FILE, str(depth))
     if not (instance.path == instance.root or depth == 0):
         instance.notes.append(
             "graph-depth is a setting of the whole machine: function_graph in other instances"
