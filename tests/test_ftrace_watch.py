@@ -404,6 +404,22 @@ def test_each_event_that_is_turned_off_is_named(watched: Watched) -> None:
     assert watched.ring.suspected == [Reason.SWITCHED_OFF] * 2
 
 
+def test_a_reload_while_the_events_are_read_is_not_taken_for_somebody_s_change(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = VALUES["set_event"].split()
+    watched.watch.expect(names[:1])
+
+    def enabled(_: Instance) -> frozenset[str]:
+        watched.watch.expect(names)  # in another thread: the second event is on now
+        return frozenset(names[:1])
+
+    monkeypatch.setattr(Instance, "enabled", enabled)
+    watched.write("set_event", VALUES["set_event"])
+    assert watched.troubles() == set()
+    assert watched.ring.suspected == []
+
+
 def test_a_filter_on_an_event_is_found_whoever_set_it(watched: Watched) -> None:
     (watched.path / "events/sched/sched_waking/filter").write_text("pid == 1\n")
     watched.watch.heard()

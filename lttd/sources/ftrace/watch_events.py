@@ -114,13 +114,17 @@ class EventsWatch:
             return None
 
     def look(self) -> None:
-        """Compare the enabled events with the first ones; further events are ignored."""
-        path, enabled = self._listener.instance.file("set_event"), self._enabled()
-        if enabled is None:
+        """Compare the enabled events with the first ones; further events are ignored.
+
+        A reload changes both in another thread, and then causes another look.
+        """
+        path, expected = self._listener.instance.file("set_event"), self.events
+        enabled = self._enabled()
+        if enabled is None or self.events is not expected:
             return
-        missing = self.events - enabled
+        missing = expected - enabled
         if missing:
-            words = f"{len(missing)} of {len(self.events)} events were turned off, such as "
+            words = f"{len(missing)} of {len(expected)} events were turned off, such as "
             self._listener.health.begins(Trouble.EVENTS_OFF, words + min(missing), path)
         else:
             self._listener.health.ends(Trouble.EVENTS_OFF, "all events are on again", path)
