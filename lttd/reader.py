@@ -12,6 +12,7 @@ Invariant: between two awaits at most one stream's turn runs, so there are no lo
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,6 +68,8 @@ class Reader:
         self.paused = False
         """Whether nothing is taken; see pause()."""
         self._resumed = trio.Event()
+        self._unhurried = False
+        """Whether this is a drain that waits for the writers, though the backlog is not full."""
         self._room_queue = trio.StrictFIFOLock()
 
     def add(self, streams: Sequence[tuple[Stream, Lane]]) -> None:
@@ -176,8 +179,10 @@ class Reader:
             return
         for reader in self._readers:
             reader.stop()
+        self._unhurried = all(reader.at_rest() for reader in self._readers)
         try:
-            await self._turns(self._readers, flush=True)
+            with self._recorder.one_at_a_time() if self._unhurried else nullcontext():
+                await self._turns(self._readers, flush=True)
         finally:
             for reader in self._readers:
                 reader.tell_losses(attempts=LAST_ATTEMPTS)
@@ -268,7 +273,7 @@ class Reader:
         """Wait until the backlog has room.  Meanwhile the kernel counts its losses."""
         room = trio.Event()
         token = trio.lowlevel.current_trio_token()
-        self.pulse.backlog_full = True
+        self.pulse.backlog_full = not self._unhurried
         self._recorder.call_when_room(lambda: token.run_sync_soon(room.set))
         while not room.is_set():
             self._on_beat()

@@ -14,7 +14,7 @@ from lttd.errors import LttdError, SourceError, StreamLostError
 from lttd.health import Health, Trouble
 from lttd.lane import Lane
 from lttd.recorder import Recorder
-from lttd.sources.base import Nothing, PausableStream, Stream
+from lttd.sources.base import Nothing, PausableStream, RestingStream, Stream
 
 # At most this many takes before other streams get their turn: 8 MiB are about 50 ms of the fastest
 # CPU measured, and half of the ring that such a CPU needs.
@@ -151,6 +151,10 @@ class StreamReader:
         """Begin the drain at the end of recording."""
         self._failed_attempts = 0
         self.happened(Event.STOP)
+
+    def at_rest(self) -> bool:
+        """Tell whether the ring keeps what it holds, however long that is not taken."""
+        return isinstance(self.stream, RestingStream) and self.stream.at_rest()
 
     def pause(self) -> None:
         """Let the ring overwrite itself until the next turn; offer the losses before."""

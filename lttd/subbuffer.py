@@ -21,6 +21,8 @@ import numpy.typing as npt
 SLOT_BYTES: Final = 1 << 20
 # The largest take.  At this size the fixed cost of a take is small compared with its copying.
 TAKE_BYTES: Final = 4 * SLOT_BYTES
+# The largest take from a ring at rest, which can wait for the writers: half the fixed costs.
+LAST_TAKE_BYTES: Final = 2 * TAKE_BYTES
 # A smaller take is copied into memory of its own size, so that one page does not keep a slot.
 SMALL_BYTES: Final = SLOT_BYTES // 4
 
@@ -290,10 +292,13 @@ class BufferPool:
             self._arena = memoryview(self._memory)
             self._base = _address(self._arena)
 
-    def take(self) -> memoryview:
-        """Return least_bytes to take_bytes of memory with undefined content."""
-        most_bytes = max(self.wanted_bytes, self.least_bytes)
-        count = min(self.take_bytes, most_bytes) // SLOT_BYTES
+    def take(self, most_bytes: int | None = None) -> memoryview:
+        """Return least_bytes to *most_bytes* of memory with undefined content.
+
+        None: as much as a take should bring now.
+        """
+        most_bytes = self.wanted_bytes if most_bytes is None else most_bytes
+        count = max(most_bytes, self.least_bytes) // SLOT_BYTES
         with self._lock:
             while count:
                 first = self._free.find(b"\1" * count)
@@ -306,7 +311,7 @@ class BufferPool:
 
     def want(self, take_bytes: int) -> None:
         """Let later takes bring at most *take_bytes*, as far as their sub-buffers allow that."""
-        self.wanted_bytes = take_bytes
+        self.wanted_bytes = min(take_bytes, self.take_bytes)
 
     def trim(self, buffer: memoryview, used_bytes: int) -> memoryview:
         """Free the slots after the first *used_bytes*; return the shortened buffer."""

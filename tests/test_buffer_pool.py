@@ -47,6 +47,13 @@ def test_a_buffer_that_is_held_keeps_its_content() -> None:
     assert touched(pool) == 0
 
 
+def test_a_take_may_ask_for_more_than_is_wanted_and_gets_what_is_free() -> None:
+    pool = BufferPool(4 * SLOT_BYTES, take_bytes=SLOT_BYTES)
+    assert len(pool.take(2 * SLOT_BYTES)) == 2 * SLOT_BYTES
+    assert len(pool.take()) == SLOT_BYTES
+    assert len(pool.take(2 * SLOT_BYTES)) == SLOT_BYTES
+
+
 def test_a_pool_without_an_arena_has_nothing_to_give_back() -> None:
     pool = BufferPool()
     pool.give(pool.take())

@@ -26,7 +26,16 @@ from lttd.stream_reader import (
     State,
     after,
 )
-from lttd.subbuffer import TAKE_BYTES, Batch, Gap, Reason, StreamInfo, Unit, losses_batch
+from lttd.subbuffer import (
+    SLOT_BYTES,
+    TAKE_BYTES,
+    Batch,
+    Gap,
+    Reason,
+    StreamInfo,
+    Unit,
+    losses_batch,
+)
 from tests.fakes import FakeStream, batch_of, event, info, page
 from tests.recorders import SNAPSHOT, segment_of
 
@@ -288,6 +297,41 @@ async def test_the_final_drain_takes_the_remaining_data_and_losses(
     assert stream.lost is None
     assert segment.lanes[stream.info.id].stats.subbuffers == 2
     segment.close(SNAPSHOT)
+
+
+class Resting(FakeStream):
+    """A stream whose ring keeps what it holds, or does not."""
+
+    resting = True
+
+    def at_rest(self) -> bool:
+        return self.resting
+
+
+@pytest.mark.parametrize("resting", [True, False])
+async def test_the_final_drain_of_rings_at_rest_waits_for_the_writers_at_each_take(
+    tmp_path: Path, *, resting: bool
+) -> None:
+    recorder = Recorder()  # its threads do not run yet, so nothing is written
+    streams = [Resting(info(cpu=cpu), ()) for cpu in range(2)]
+    for stream in streams:
+        batches = small_batches(stream.info, 3)
+        stream.script.extend(replace(batch, held_bytes=2 * SLOT_BYTES) for batch in batches)
+    streams[1].resting = resting
+    segment = segment_of(recorder, tmp_path / "t", *(stream.info for stream in streams))
+    lanes = [segment.lanes[stream.info.id] for stream in streams]
+    reader = Reader(recorder, flush_interval_s=1.0)
+    reader.add(list(zip(streams, lanes, strict=True)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.drain)
+        await trio.testing.wait_all_tasks_blocked()
+        assert sum(lane.stats.subbuffers for lane in lanes) == (1 if resting else 6)
+        assert not reader.pulse.backlog_full, "it has room for more"
+        recorder.start()
+    assert [lane.stats.subbuffers for lane in lanes] == [3, 3]
+    assert recorder.has_room()
+    segment.close(SNAPSHOT)
+    recorder.close()
 
 
 async def test_an_aborted_final_drain_still_counts_the_last_losses(

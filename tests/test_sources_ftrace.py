@@ -18,7 +18,7 @@ from lttd.limits import FORMATS
 from lttd.sources.base import NO_OWNER, Attachments, Nothing, When
 from lttd.sources.ftrace import instance as ftrace_instance
 from lttd.sources.ftrace.source import FtraceSettings, open_ftrace, open_left_by_kill
-from lttd.subbuffer import TAKE_BYTES, BufferPool, Reason, RowFlag
+from lttd.subbuffer import LAST_TAKE_BYTES, TAKE_BYTES, Batch, BufferPool, Reason, RowFlag
 from tests.ftrace_sources import QUIET, content, drain, flagged, instance_of, lost, turn
 from tests.instances import mark, on_cpu_0
 from tests.running import needs_kernel
@@ -141,6 +141,31 @@ def test_a_ring_that_refuses_events_is_drained_a_pipe_at_a_time() -> None:
         assert sum(rows) >= 799
         assert 1 not in rows[:-1]
         assert rows[0] >= 256
+
+
+def test_a_ring_at_rest_is_taken_twice_as_much_at_a_time() -> None:
+    settings = FtraceSettings(events=QUIET.events, buffer_bytes=16 << 20)
+    with closing(open_ftrace(settings, BufferPool(LAST_TAKE_BYTES))) as source:
+        stream = source.streams[0]
+        source.start()
+        with on_cpu_0():
+            mark(instance_of(source), "r" * 900, times=13 << 10)  # four to a page
+        taken = stream.take(flush=False)
+        assert isinstance(taken, Batch)
+        assert len(taken.rows) == TAKE_BYTES // 4096
+        assert not stream.at_rest()
+        taken.release()
+        source.stop()
+        assert stream.at_rest()
+        batches, why = turn(stream)
+        assert why is Nothing.EVER
+        assert len(batches[0].rows) == LAST_TAKE_BYTES // 4096
+
+
+def test_the_ring_of_an_instance_that_goes_on_tracing_is_never_at_rest(foreign: Path) -> None:
+    with closing(open_ftrace(FtraceSettings(foreign.name), BufferPool())) as source:
+        source.start()
+        assert not source.streams[0].at_rest()
 
 
 def test_a_take_ends_although_lttd_traces_itself() -> None:

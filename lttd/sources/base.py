@@ -232,6 +232,15 @@ class Stream(Protocol):
 
 
 @runtime_checkable
+class RestingStream(Stream, Protocol):
+    """A stream that knows whether its ring keeps what it holds."""
+
+    def at_rest(self) -> bool:
+        """Tell whether nothing is written to the ring any more, so that its data can wait."""
+        ...
+
+
+@runtime_checkable
 class PausableStream(Stream, Protocol):
     """A stream whose ring may overwrite itself while nobody wants its events (lttd.flight)."""
 

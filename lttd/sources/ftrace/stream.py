@@ -30,6 +30,7 @@ from lttd.sources.ftrace.ring import Ring
 from lttd.sources.pipe import Pipe, TakeBrokeOffError
 from lttd.sources.rows import RowBook, damage_gaps
 from lttd.subbuffer import (
+    LAST_TAKE_BYTES,
     NO_ROWS,
     Batch,
     BufferPool,
@@ -188,6 +189,10 @@ class FtraceStream:
         """Return False: the kernel does not report this."""
         return False
 
+    def at_rest(self) -> bool:
+        """Tell whether tracing was turned off; see RestingStream."""
+        return self._shared.producers_stopped
+
     def take(self, flush: bool) -> Batch | Nothing:
         """Consume full sub-buffers or, with *flush*, the one being written; see Stream.take()."""
         if self.state is State.OVER:
@@ -200,7 +205,7 @@ class FtraceStream:
         if not flush and self.state in (State.DRAINED, State.ENDING):
             self._happened(Event.GAVE_NOTHING)
             return Nothing.YET
-        buffer = self._shared.pool.take()
+        buffer = self._shared.pool.take(self._most_bytes())
         try:
             taken = self._take(buffer, flush=flush)
         except BaseException:
@@ -316,7 +321,7 @@ class FtraceStream:
             return Nothing.YET
         # Of a ring that refuses events while it is full, lttd splices once, so that the gap for
         # the refused events gets the right place.
-        most_bytes = max(self._shared.pool.wanted_bytes, self.info.subbuffer_bytes)
+        most_bytes = max(self._most_bytes(), self.info.subbuffer_bytes)
         once = not self._shared.overwrite
         full = self._full_subbuffers()
         taken = self._raw.take_full(buffer[:most_bytes], full=full, once=once)
@@ -328,6 +333,9 @@ class FtraceStream:
             self._broke_off(taken.broke_off)
         self._happened(Event.SPLICED_ALL if taken.drained else Event.SPLICED)
         return taken.used_bytes
+
+    def _most_bytes(self) -> int:
+        return LAST_TAKE_BYTES if self.at_rest() else self._shared.pool.wanted_bytes
 
     def _full_subbuffers(self) -> int:
         """Return how many sub-buffers the kernel has left, at least; the last may be open."""
