@@ -42,6 +42,7 @@ LAYOUTS: Final = ("packed", "sparse")
 LIVE_RING_KIB: Final = 16 << 10
 SPLICE: Final = "C splice loop (a)"
 SPLICE_BEHIND: Final = "the same, writing behind"
+PACKED_LOOP: Final = "C packed loop"
 TRACE_CMD: Final = "trace-cmd (b)"
 
 
@@ -106,9 +107,11 @@ def _round(samples: Samples, notes: list[str], place: str, parent: Path, amounts
 def _variants(amounts: Amounts) -> list[tuple[Variant, Callable[[Path], dict[str, Any]]]]:
     found: list[tuple[Variant, Callable[[Path], dict[str, Any]]]] = []
     for kib in SUBBUFFERS_KIB:
-        found.append((Variant("in the loop", SPLICE, kib), _filled(_splice, kib, amounts)))
+        found.append((Variant("in the loop", SPLICE, kib), _filled(splice_loop, kib, amounts)))
         behind = Variant("in the loop", SPLICE_BEHIND, kib)
         found.append((behind, _filled(_splice_behind, kib, amounts)))
+        least = Variant("in the loop", PACKED_LOOP, kib)
+        found.append((least, _filled(packed_loop, kib, amounts)))
         for layout in LAYOUTS:
             drain = _lttd_drainer(layout)
             found.append(
@@ -147,16 +150,26 @@ def _filled(
     return measure
 
 
+def splice_loop(instance: Instance, directory: Path) -> dict[str, Any]:
+    """Drain with the C loop that keeps padding and reads no header."""
+    return _c_loop("splice_loop", instance, directory)
+
+
 def _splice_behind(instance: Instance, directory: Path) -> dict[str, Any]:
-    return _splice(instance, directory, "-w")
+    return _c_loop("splice_loop", instance, directory, "-w")
 
 
-def _splice(instance: Instance, directory: Path, *flags: str) -> dict[str, Any]:
-    pairs: list[str] = [*flags]
+def packed_loop(instance: Instance, directory: Path) -> dict[str, Any]:
+    """Drain with the C loop that does what a recorder of packed data must do."""
+    subbuffer_kib = instance.read("buffer_subbuf_size_kb")
+    return _c_loop("packed_loop", instance, directory, subbuffer_kib)
+
+
+def _c_loop(program: str, instance: Instance, directory: Path, *words: str) -> dict[str, Any]:
+    pairs: list[str] = []
     for cpu, ring in enumerate(instance.rings()):
         pairs += [str(ring), str(directory / f"cpu{cpu}")]
-    command = [str(compiled("splice_loop")), *pairs]
-    done = _output_of(command)
+    done = _output_of([str(compiled(program)), *words, *pairs])
     drained_bytes, user_us, system_us = map(int, done.split())
     return {
         "cpu_s": (user_us + system_us) / 1e6,
@@ -275,6 +288,7 @@ def _report(samples: Samples, places: list[str], amounts: Amounts, notes: list[s
         columns += [f"CPU s/GB {place}", "ratio"]
     notes.append(f"memory: {'cold' if amounts.cold_memory else 'warm'}; see bench.common.warm()")
     notes.append("writing behind: sync_file_range and fadvise, whose CPU time is else a kworker's")
+    notes.append("C packed loop: the least work for packed data; see bench/packed_loop.c")
     notes.append("ratios: in the loop to (a) at the same sub-buffer size; whole process to (b)")
     return Report(
         NAME,

@@ -1,18 +1,21 @@
-"""Where the CPU time of draining goes, per GB: by stage, by user and system, and by symbol.
+"""Where the CPU time of draining goes, per GB: by loop, stage, call, user and system, and symbol.
 
-By stage: rings that were filled before are drained by lttd's own loop, once without writing, once
-to tmpfs (no block layer) and once to the disk; then the time of the kernel's threads that write
-back is added, until a sync has ended: no process is charged for them.  By symbol: perf samples one
-more drain to the disk, and FAMILIES sorts what it finds.
+By loop: rings that were filled before are drained by the C loops of ``bench.drain`` and by lttd's
+own loop.  By stage: lttd drains once without writing, once to tmpfs (no block layer) and once to
+the disk; then the time of the kernel's threads that write back is added, until a sync has ended: no
+process is charged for them.  By call: the two calls that move the data, and the rest.  By symbol:
+perf samples one more drain to the disk, and FAMILIES sorts what it finds.
 """
 
+import contextlib
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,17 +29,23 @@ from bench.common import (
     settle,
     warm,
 )
-from bench.drain import BYTES_PER_CALL
+from bench.drain import (
+    BYTES_PER_CALL,
+    PACKED_LOOP,
+    SPLICE,
+    SUBBUFFERS_KIB,
+    packed_loop,
+    splice_loop,
+)
 from bench.recorders import environment, last_line
 from bench.report import Cell, Figure, Plot, Report, median
-from bench.stages import SAMPLES_PER_S, TAKE, WHOLE, WRITEBACK
+from bench.stages import CALLS, SAMPLES_PER_S, TAKE, WHOLE, WRITEBACK
 
 NAME: Final = "profile"
-SUBBUFFER_KIB: Final = 4
+PERF: Final = "disk, under perf"
 USER: Final = "Python, numpy, libc"
 OTHER: Final = "kernel: other"
 BACK: Final = "kernel threads that write back"
-_LABELS: Final = ("take\nonly", "write\nto tmpfs", "write\nto disk", "and write\nback")
 # A sample belongs to the first family that matches its innermost symbol, else that of the caller,
 # and so on: locks and interrupts are part of what they are taken and let in for.
 FAMILIES: Final = {
@@ -53,40 +62,59 @@ FAMILIES: Final = {
 _FRAME: Final = re.compile(r"\s+[0-9a-f]+ (.*) \((.*)\)$")
 
 Sample = dict[str, Any]
+Samples = dict[tuple[str, int], list[Sample]]
 
 
 def run(options: Options) -> Report:
-    """Drain as far as each stage in turn, and once more under perf."""
+    """Drain with each C loop, with lttd as far as each stage, and once more under perf."""
     ring_kib = (32 if options.quick else 256) << 10
-    places = {"disk": options.disk_dir, "tmpfs": TMPFS_DIR}
-    samples: dict[str, list[Sample]] = {"take": [], "tmpfs": [], "disk": []}
-    symbols: Counter[str] = Counter()
-    sampled_bytes, notes = 0, [] if shutil.which("perf") else ["no perf here: no symbols"]
+    samples: Samples = defaultdict(list)
+    symbols: dict[int, Counter[str]] = {kib: Counter() for kib in SUBBUFFERS_KIB}
+    notes = [] if shutil.which("perf") else ["no perf here: no symbols"]
     for _ in range(options.rounds_or(proper=7, quick=1)):
-        samples["take"].append(_drain(TAKE, TMPFS_DIR, ring_kib))
-        for name, parent in places.items():
-            samples[name].append(_drain(WHOLE, parent, ring_kib))
-        if not notes:
-            with scratch(Path("/tmp")) as directory:
-                data = directory / "perf.data"
-                sample = _drain(WHOLE, options.disk_dir, ring_kib, "--perf", str(data))
-                symbols += _families(data, sample["pid"])
-            sampled_bytes += sample["delivered_bytes"]
-    return _report(options, samples, symbols, sampled_bytes, notes)
+        for kib in SUBBUFFERS_KIB:
+            for name, parent, drain in _drains(options):
+                with _filled(ring_kib, kib, parent) as (instance, directory):
+                    samples[name, kib].append(drain(instance, directory))
+            if not notes:
+                with (
+                    scratch(Path("/tmp")) as beside,
+                    _filled(ring_kib, kib, options.disk_dir) as (instance, directory),
+                ):
+                    data = beside / "perf.data"
+                    sample = _drain(WHOLE, instance, directory, "--perf", str(data))
+                    symbols[kib] += _families(data, sample["pid"])
+                samples[PERF, kib].append(sample)
+    return _report(options, samples, symbols, notes)
 
 
-def _drain(stage: str, parent: Path, ring_kib: int, *words: str) -> Sample:
-    """Fill rings, and drain them in a process of its own."""
+def _drains(options: Options) -> list[tuple[str, Path, Callable[[Instance, Path], Sample]]]:
+    """Return what is measured in each round: its name, its directory, and its function."""
+    return [
+        (SPLICE, options.disk_dir, splice_loop),
+        (PACKED_LOOP, options.disk_dir, packed_loop),
+        ("take", TMPFS_DIR, partial(_drain, TAKE)),
+        ("tmpfs", TMPFS_DIR, partial(_drain, WHOLE)),
+        ("disk", options.disk_dir, partial(_drain, WHOLE)),
+    ]
+
+
+@contextlib.contextmanager
+def _filled(ring_kib: int, subbuffer_kib: int, parent: Path) -> Iterator[tuple[Instance, Path]]:
+    """Fill rings, and bring disk and memory into the same state before every measurement."""
     with Instance("profile") as instance, scratch(parent) as directory:
-        instance.set_sizes(ring_kib, SUBBUFFER_KIB)
+        instance.set_sizes(ring_kib, subbuffer_kib)
         instance.fill(ring_kib * 1024 * 5 // (4 * BYTES_PER_CALL))
         settle()
         warm(directory, len(instance.rings()) * ring_kib * 1024)
-        trace = str(directory / "trace")
-        command = [sys.executable, "-m", "bench.stages", stage, instance.name, trace, *words]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment()
-        )
+        yield instance, directory
+
+
+def _drain(stage: str, instance: Instance, directory: Path, *words: str) -> Sample:
+    """Drain *instance* in a process of its own."""
+    trace = str(directory / "trace")
+    command = [sys.executable, "-m", "bench.stages", stage, instance.name, trace, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     if done.returncode != 0:
         raise CannotMeasureError(last_line(done.stderr))
     sample: Sample = json.loads(done.stdout)
@@ -123,55 +151,80 @@ def family_of(frames: Sequence[tuple[str, str]]) -> str:
 
 
 def _report(
-    options: Options,
-    samples: dict[str, list[Sample]],
-    symbols: Counter[str],
-    sampled_bytes: int,
-    notes: list[str],
+    options: Options, samples: Samples, symbols: Mapping[int, Counter[str]], notes: list[str]
 ) -> Report:
-    def per_gb(name: str, key: str = "cpu_s") -> float:
-        found = [each[key] / (each["delivered_bytes"] / 1e9) for each in samples[name]]
-        return median(found) or 0.0
-
     disk, tmpfs = file_system(options.disk_dir), file_system(TMPFS_DIR)
-    whole = per_gb("disk") + per_gb("disk", "writeback_s")
-    by_stage = {
-        "take only": per_gb("take"),
-        f"and write to {tmpfs}": per_gb("tmpfs"),
-        f"and write to {disk}": per_gb("disk"),
-        f"and write to {disk}, with the {BACK}": whole,
+    tables = {
+        kib: _parts(samples, kib, disk, tmpfs) | _by_symbol(samples, kib, symbols[kib])
+        for kib in SUBBUFFERS_KIB
     }
-    by_mode = {
-        f"{where}, {mode}": per_gb(name, f"{mode}_s")
-        for name, where in (("take", "take only"), ("disk", f"to {disk}"))
-        for mode in ("user", "system")
-    }
-    by_symbol = {
-        name: count / SAMPLES_PER_S / (sampled_bytes / 1e9) for name, count in symbols.most_common()
-    }
-    sampled = sum(by_symbol.values())
-    rows: list[list[Cell]] = [["stage", name, s, 100 * s / whole] for name, s in by_stage.items()]
-    rows += [["mode", name, s, 100 * s / whole] for name, s in by_mode.items()]
-    rows += [["symbol", name, s, 100 * s / sampled] for name, s in by_symbol.items()]
-    unexplained = by_symbol.get(OTHER, 0.0) / sampled if sampled else None
+    names = list(dict.fromkeys(name for table in tables.values() for name in table))
+    rows: list[list[Cell]] = [
+        [*name, *(tables[kib].get(name) for kib in SUBBUFFERS_KIB)] for name in names
+    ]
+    found = sum(symbols.values(), Counter())
+    unexplained = found[OTHER] / found.total() if found else None
     return Report(
         NAME,
-        f"where the CPU time of draining goes ({disk}, sub-buffers of {SUBBUFFER_KIB} KiB, packed)",
-        ["by", "part", "CPU s/GB", "%"],
+        f"where the CPU time of draining goes, per GB ({disk}, packed)",
+        ["by", "part", *(f"CPU s/GB, {kib} KiB" for kib in SUBBUFFERS_KIB)],
         rows,
         [Figure("share of the samples in no family", unexplained, "<=", 0.1)],
-        [*notes, "%: of lttd and of the kernel's threads that write back, sync included"],
-        {**samples, "symbols": dict(symbols)},
-        {"samples_per_s": SAMPLES_PER_S, "sampled_bytes": sampled_bytes},
+        [
+            *notes,
+            "call: by the clock of each thread; readv copies out of the ring, pwritev2 into the"
+            " page cache; the rest is Python, numpy, smaller calls, and threads that take turns",
+            "mode: user and system time are sampled at ticks, so small differences mean little",
+        ],
+        {f"{name}, {kib} KiB": values for (name, kib), values in samples.items()}
+        | {f"symbols, {kib} KiB": [dict(counts)] for kib, counts in symbols.items()},
+        {"samples_per_s": SAMPLES_PER_S},
         plot=Plot(
             "CPU s / GB",
             {
-                "by stage": dict(zip(_LABELS, ([s] for s in by_stage.values()), strict=True)),
-                "by symbol": {
-                    name.replace(": ", "\n"): [s]
-                    for name, s in by_symbol.items()
-                    if name not in (BACK, OTHER)
-                },
+                f"{kib} KiB": {
+                    _label(part): [value]
+                    for (by, part), value in tables[kib].items()
+                    if by in ("loop", "call")
+                }
+                for kib in SUBBUFFERS_KIB
             },
         ),
     )
+
+
+def _label(part: str) -> str:
+    """Break the name of a part for the plot."""
+    return part.replace(" ", "\n", 1).partition(":")[0]
+
+
+def _parts(samples: Samples, kib: int, disk: str, tmpfs: str) -> dict[tuple[str, str], float]:
+    """Return CPU seconds per GB by loop, by stage, by call and by mode."""
+
+    def per_gb(name: str, key: str = "cpu_s") -> float:
+        found = [each[key] / (each["delivered_bytes"] / 1e9) for each in samples[name, kib]]
+        return median(found) or 0.0
+
+    whole, calls = per_gb("disk"), {name: per_gb("disk", f"{name}_s") for name in CALLS}
+    parts = {("loop", name): per_gb(name) for name in (SPLICE, PACKED_LOOP)}
+    parts |= {
+        ("loop", "lttd"): whole,
+        ("stage", "take only"): per_gb("take"),
+        ("stage", f"and write to {tmpfs}"): per_gb("tmpfs"),
+        ("stage", f"and write to {disk}"): whole,
+        ("stage", f"and the {BACK}"): whole + per_gb("disk", "writeback_s"),
+    }
+    parts |= {("call", name): value for name, value in calls.items()}
+    parts["call", "the rest of lttd"] = whole - sum(calls.values())
+    for name, words in ((SPLICE, SPLICE), (PACKED_LOOP, PACKED_LOOP), ("disk", "lttd")):
+        for mode in ("user", "system"):
+            parts["mode", f"{words}, {mode}"] = per_gb(name, f"{mode}_s")
+    return parts
+
+
+def _by_symbol(samples: Samples, kib: int, symbols: Counter[str]) -> dict[tuple[str, str], float]:
+    sampled_gb = sum(sample["delivered_bytes"] for sample in samples[PERF, kib]) / 1e9
+    return {
+        ("symbol", name): count / SAMPLES_PER_S / sampled_gb
+        for name, count in symbols.most_common()
+    }

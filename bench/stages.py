@@ -5,11 +5,14 @@
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Any, Final
@@ -18,18 +21,56 @@ import trio
 
 from bench.common import cpu_s
 from bench.inloop import drain
+from lttd import writefile
 from lttd.config import SourceSpec
 from lttd.recorder import BACKLOG_BYTES
 from lttd.sources.base import Nothing, Source
+from lttd.sources.ftrace import raw
 from lttd.sources.registry import open_source
 from lttd.subbuffer import TAKE_BYTES, BufferPool
 
 TAKE: Final = "take"
 """Take from the kernel and number the sub-buffers; write nothing."""
 WHOLE: Final = "whole"
+CALLS: Final = ("readv", "pwritev2")
+"""Those that move the data."""
 SAMPLES_PER_S: Final = 4000
 # Threads of the kernel that write dirty pages to the disk.
 WRITEBACK: Final = ("kworker", "jbd2", "kswapd")
+
+
+class TimedCalls:
+    """The C library, with the CPU time of each call noted by name."""
+
+    def __init__(self, library: ctypes.CDLL, seconds: dict[str, list[float]]) -> None:
+        self._library = library
+        self._seconds = seconds
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        call = getattr(self._library, name)
+
+        def timed(*arguments: object) -> object:
+            begin = time.thread_time()
+            result = call(*arguments)
+            self._seconds[name].append(time.thread_time() - begin)
+            return result
+
+        return timed
+
+
+@contextlib.contextmanager
+def timed_calls() -> Iterator[dict[str, list[float]]]:
+    """Yield the CPU seconds of lttd's calls into the C library, which are its largest ones.
+
+    User and system time of a process are sampled at ticks, so they say little of a short drain.
+    """
+    seconds: dict[str, list[float]] = defaultdict(list)
+    libraries = raw._libc, writefile._libc  # noqa: SLF001  (lttd has no hook for this)
+    raw._libc, writefile._libc = (TimedCalls(each, seconds) for each in libraries)  # noqa: SLF001
+    try:
+        yield seconds
+    finally:
+        raw._libc, writefile._libc = libraries  # noqa: SLF001
 
 
 async def take_all(source: Source) -> dict[str, Any]:
@@ -98,13 +139,14 @@ def main() -> None:
     )
     try:
         before_s = writeback_s()
-        with sampled(arguments.perf):
+        with sampled(arguments.perf), timed_calls() as calls_s:
             if arguments.stage == TAKE:
                 sample = trio.run(take_all, source)
             else:
                 sample = trio.run(drain, source, arguments.trace, "packed")
             os.sync()
         sample |= {"writeback_s": writeback_s() - before_s, "pid": os.getpid()}
+        sample |= {f"{name}_s": sum(calls_s[name]) for name in CALLS}
         print(json.dumps(sample))
     finally:
         source.close()
