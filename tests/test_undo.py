@@ -266,6 +266,19 @@ def test_rings_are_kept_while_they_hold_unread_events(instance: Path) -> None:
     assert setting(instance / "tracing_on") == "0"
 
 
+def test_what_waits_for_a_refused_change_is_undone_though_the_ring_holds_events(
+    instance: Path,
+) -> None:
+    (instance / "current_tracer").write_text("nop\n")
+    (instance / "set_ftrace_filter").write_text("vfs_read\n")
+    undo = Undo(str(instance))
+    refused = Change("current_tracer", "nop", "nop")
+    undo.take_over([refused], [Added("set_ftrace_filter", ("vfs_read",), alone=True)])
+    assert undo.run(keep_rings=True) == []
+    assert undo.files == []
+    assert (instance / "set_ftrace_filter").read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("value", "reads"),
     [

@@ -147,6 +147,7 @@ def test_refusals_are_one_line_and_leave_nothing(each_guest: Guest) -> None:
         try --source ftrace:/ --tracer function --function vfs_read,vfs_raed
         sleep 100 < $top/per_cpu/cpu0/trace_pipe_raw &
         sleep 0.3
+        echo unread > $top/trace_marker
         try --source ftrace:/ --tracer function --function vfs_read
         kill $!
         dump "$OUT/after"

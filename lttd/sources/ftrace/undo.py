@@ -261,13 +261,22 @@ class Undo:
         """
         failed = self._take_back_producing()  # an event that a trigger turned on stays on without
         for changes in (self._inherited, self._changes):
-            files = [file for file in changes if not (keep_rings and empties_ring(file))]
-            failed += self._put_back(changes, files)
+            waiting = {file for file in changes if keep_rings and self._would_empty(changes[file])}
+            failed += self._put_back(changes, [file for file in changes if file not in waiting])
         # Probes are the last, because a trigger keeps its probe.
         for file in sorted(filter(self._outlives, self._added), key=lambda f: f.startswith("/")):
             if not ((keep_rings and empties_ring(file)) or self._waits(self._added[file])):
                 failed += self.take_back(file)
         return failed
+
+    def _would_empty(self, change: Change) -> bool:
+        """Tell whether undoing a change empties a ring: a refused change has nothing to undo."""
+        if not empties_ring(change.file):
+            return False
+        try:
+            return read_setting(self._file(change.file)) != change.before
+        except LttdError:
+            return True
 
     def _waits(self, added: Added) -> bool:
         """Tell whether a setting that must be put back before is still changed."""
