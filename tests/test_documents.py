@@ -11,7 +11,7 @@ MODULES = list((ROOT / "tests").rglob("test_*.py"))
 TESTS = {
     name
     for module in MODULES
-    for name in re.findall(r"^(?:async )?def (test_\w+)\(", module.read_text(), re.MULTILINE)
+    for name in re.findall(r"^ *(?:async )?def (test_\w+)\(", module.read_text(), re.MULTILINE)
 }
 each = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 
