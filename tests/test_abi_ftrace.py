@@ -16,6 +16,7 @@ from lttd.abi.ftrace import PageLayout, last_event_time, parse_header_page, rows
 from lttd.abi.ftrace_abi import FtraceAbi
 from lttd.abi.ftrace_events import BATCH_ROWS, Walked, count, walk
 from lttd.subbuffer import StreamId, StreamInfo
+from lttd.view.window import PIECE_BYTES
 from tests.data import SHARED_FTRACE, needs
 from tests.tracedat import cpu_data
 
@@ -229,6 +230,14 @@ def test_an_absolute_time_stamp_keeps_the_top_five_bits() -> None:
 def test_a_time_extension_shifts_by_27_bits() -> None:
     found, _ = one_page(word(L, 30, 9) + struct.pack("<I", 4), record(L, 1, 5, 0))
     assert found.time.tolist() == [1000 + (4 << 27) + 14]
+
+
+def test_the_largest_piece_of_a_window_is_walked_in_one_batch() -> None:
+    pages = np.zeros((3 * PIECE_BYTES // 2 // 4096, 1024), np.uint32)
+    pages[:, 4] = 29  # the rest is unused
+    offsets = np.arange(len(pages)) * 4096
+    (found,) = walk(pages.tobytes(), offsets, offsets + 4096, PageLayout())
+    assert len(found.row_events) == len(pages)
 
 
 def test_many_rows_come_in_ordered_batches() -> None:

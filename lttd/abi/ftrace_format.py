@@ -23,7 +23,7 @@ import enum
 import re
 import string
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -157,6 +157,8 @@ _FIELD: Final = re.compile(
 _PRINT: Final = "\nprint fmt:"
 _WORD: Final = string.ascii_letters + string.digits + "_"
 _LOCATED: Final = (Encoding.STRING, Encoding.DYNAMIC, Encoding.BITMASK)
+_LINES: Final = 1024
+"""Most lines of a format are those of others, too: each is parsed once."""
 _LOC_BYTES: Final = 4
 _OLD_LOC_BYTES: Final = 2
 _INT_SIZES: Final = (1, 2, 4, 8)
@@ -192,9 +194,13 @@ def parse_format(
     if number is None or name is None:
         raise ValueError("no name and ID in the format")
     head, _, printed = told.partition(_PRINT)
-    lines = (_FIELD.match(line) for line in head.split("\n"))
+    is_stack = name[1] == "kernel_stack"
     fields = _told_apart(
-        [field for found in lines if found for field in _fields_of(found, long_bytes, name[1])]
+        [
+            one
+            for line in head.split("\n")
+            for one in _fields_of(line, long_bytes, is_stack=is_stack)
+        ]
     )
     if not fields:
         raise ValueError("no fields in the format")
@@ -257,8 +263,12 @@ def _declared(text: str) -> _Declared | None:
     return _Declared(location, " ".join(of_type.split()), array, name) if name else None
 
 
-def _fields_of(found: re.Match[str], long_bytes: int, event: str) -> list[Field]:
+@lru_cache(_LINES)
+def _fields_of(line: str, long_bytes: int, *, is_stack: bool) -> tuple[Field, ...]:
     """Return the field that a line declares; of an array of strings, a field for each."""
+    found = _FIELD.match(line)
+    if found is None:
+        return ()
     declared = _declared(found["declared"].strip())
     if declared is None:
         raise ValueError(f"field {found['declared'][:40]!r}")
@@ -267,20 +277,20 @@ def _fields_of(found: re.Match[str], long_bytes: int, event: str) -> list[Field]
     if offset + size > LOC_OFFSET_MASK:
         raise ValueError(f"field {name[:40]} ends at {offset + size}")
     encoding, element = _encoding_of(declared, size, long_bytes)
-    if event == "kernel_stack" and name == "caller" and encoding is Encoding.ARRAY:
+    if is_stack and name == "caller" and encoding is Encoding.ARRAY:
         # The format declares eight frames, but the array is as long as the event.
         encoding, size = Encoding.TAIL, 0
     signed = found["signed"] == "1" if found["signed"] else not _is_unsigned(named)
     relative = declared.location == "__rel_loc"
     if declared.location and size > _LOC_BYTES and size % _LOC_BYTES == 0 and named == "char[]":
-        return [
+        return tuple(
             Field(
                 *(f"{name}[{number}]", "char", offset + number * _LOC_BYTES, _LOC_BYTES),
                 *(signed, Encoding.STRING, 1, relative),
             )
             for number in range(size // _LOC_BYTES)
-        ]
-    return [Field(name, named, offset, size, signed, encoding, element, relative)]
+        )
+    return (Field(name, named, offset, size, signed, encoding, element, relative),)
 
 
 def _number(digits: str) -> int:
