@@ -197,3 +197,15 @@ CTF_FIELDS: Final = Limit(
 CTF_DEPTH: Final = Limit(
     32, "levels", "a structure of a CTF trace", "the deepest of lttng-modules 2.14 has 5"
 )
+CTF_PACKET: Final = Limit(
+    256 * MIB,
+    "bytes",
+    "the content of a CTF packet",
+    "a packet is in memory as a whole; lttng's default sub-buffers have 1 MiB",
+)
+CTF_FILES: Final = Limit(
+    100_000,
+    "files",
+    "a replayed CTF trace",
+    "1,000 rotations of a machine with 64 CPUs make 64,000",
+)

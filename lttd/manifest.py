@@ -66,6 +66,7 @@ class StreamRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the object for the manifest; the source is in it once, for all streams."""
         info = self.info
+        layout = {"packet_layout": info.packet_layout} if info.packet_layout else {}
         return {
             "name": self.name,
             "channel": info.id.channel,
@@ -76,6 +77,7 @@ class StreamRecord:
             "ctf_stream_id": info.ctf_stream_id,
             "page_bytes": info.page_bytes,
             "read_events_before": info.read_events_before,
+            **layout,
             "baseline_discarded": self.baseline_discarded,
             "subbuffers_before": self.subbuffers_before,
             "summary": _summary_json(self.summary) if self.summary else None,
@@ -93,6 +95,7 @@ class StreamRecord:
             ctf_stream_id=value["ctf_stream_id"],
             page_bytes=value.get("page_bytes", 0),
             read_events_before=value.get("read_events_before", 0),
+            packet_layout=value.get("packet_layout", ""),
         )
         if len(file_name(info)) > MOST_FILE_NAME:
             raise ValueError(f"channel {info.id.channel[:40]!r}... is too long for a file's name")

@@ -217,12 +217,19 @@ class OpenSegment:
         return Lane(files, stats, queue, files.record.baseline_discarded)
 
     def attach(self, name: str, data: bytes, *, append: bool) -> None:
-        """Write a file that decoding needs beside the streams; *name* is below the segment."""
+        """Write a file that decoding needs beside the streams; *name* is below the segment.
+
+        One among the streams (CTF's metadata) is replaced as a whole: babeltrace never ends on half
+        of one.
+        """
         path = self.paths.directory / name
         self._disk.make_directory(path.parent)
         status = self._disk.status(path)
-        if status is not None and status.st_nlink > 1:  # another segment shares it
-            earlier = read_head(self.paths.place(path), status.st_size) if append else b""
+        shared = status is not None and status.st_nlink > 1  # with another segment
+        if shared or path.parent == self.paths.streams:
+            earlier = (
+                read_head(self.paths.place(path), status.st_size) if append and status else b""
+            )
             self._disk.replace(path, earlier + data)
             return
         file = self._disk.open(path, truncate=not append)

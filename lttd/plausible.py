@@ -141,6 +141,7 @@ _MAY_SUMMARY: Final[dict[str, Test]] = {"gaps_unknown": is_count, "unwanted_even
 _MAY_STREAM: Final[dict[str, Test]] = {
     "page_bytes": _is_size,
     "read_events_before": is_count,
+    "packet_layout": is_text,
     "subbuffers_before": lambda value: value is None or is_count(value),
 }
 _MAY_SOURCE: Final[dict[str, Test]] = {

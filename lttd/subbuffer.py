@@ -127,6 +127,8 @@ class StreamInfo:
     subbuffer_bytes is the largest size."""
     read_events_before: int = 0
     """The kernel's ``read events`` of the ring when lttd took it over."""
+    packet_layout: str = ""
+    """Where the headers of its packets have what, if only their metadata states that (CTF)."""
 
 
 @dataclass(frozen=True, slots=True)

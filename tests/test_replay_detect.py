@@ -71,11 +71,12 @@ def test_an_explicit_abi_overrides_detection(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "head", [b"/* CTF 1.8 */\ntrace {", b"\x75\xd1\x1d\x57\0", b"\x57\x1d\xd1\x75"]
 )
-def test_a_ctf_trace_is_named_and_refused(tmp_path: Path, head: bytes) -> None:
+def test_a_ctf_trace_is_known_by_its_metadata_also_where_files_are_named_as_of_ftrace(
+    tmp_path: Path, head: bytes
+) -> None:
     put(tmp_path, "metadata", head)
     put(tmp_path, "channel0_0", b"\xc1\x1f\xfc\xc1" + bytes(4092))
-    with pytest.raises(UsageError, match="metadata: a CTF trace, which no replay reads"):
-        opened(tmp_path)
+    assert detect(tmp_path, REPLAYS) == ("ctf", tmp_path / "metadata")
 
 
 def test_a_directory_of_unknown_files_is_not_detected(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from lttd.abi.ctf_classes import MetadataError, Trace
-from lttd.abi.ctf_tsdl import read_tsdl
 from lttd.limits import CTF_METADATA
 
 MAGIC: Final = 0x75D11D57
 HEADER_BYTES: Final = 37
 _MAGICS: Final = {struct.pack(f"{order}I", MAGIC): order for order in "<>"}
 _HEADERS: Final = {order: struct.Struct(f"{order}I16sIIIBBBBB") for order in "<>"}
+_PACKET_SIZE_AT: Final = 28
 _TEXT: Final = b"/* CTF 1"
 _FRAGMENT: Final = b"\x1e"
 
@@ -74,6 +74,31 @@ def packets(data: bytes) -> Iterator[Packet]:
         at += packet_bytes
 
 
+def packed_metadata(data: bytes) -> tuple[bytes, int]:
+    """Return a metadata as whole packets without padding, and how many bytes at its end are none.
+
+    A text stays as it is.  A reader follows the sizes that packets state; one whose end is missing
+    makes babeltrace read for ever.
+
+    Raises:
+        MetadataError: not even the first packet is whole.
+    """
+    if not is_packets(data):
+        return data, 0
+    kept, at = [], 0
+    try:
+        for each in packets(data):
+            packet = bytearray(data[each.offset_bytes : each.offset_bytes + each.content_bytes])
+            order = _MAGICS[bytes(packet[:4])]
+            struct.pack_into(f"{order}I", packet, _PACKET_SIZE_AT, each.content_bytes * 8)
+            kept.append(bytes(packet))
+            at = each.offset_bytes + each.packet_bytes
+    except MetadataError:
+        if not kept:
+            raise
+    return b"".join(kept), max(len(data) - at, 0)
+
+
 def text_of(data: bytes) -> str:
     """Return the text of a metadata, without packet headers.
 
@@ -100,4 +125,6 @@ def read_metadata(data: bytes) -> Trace:
     Raises:
         MetadataError: it is not valid; one line that says where.
     """
+    from lttd.abi.ctf_tsdl import read_tsdl  # noqa: PLC0415  (it loads lark)
+
     return read_tsdl(text_of(data))

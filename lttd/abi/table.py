@@ -24,6 +24,7 @@ class AbiRow(NamedTuple):
 ABIS: Final = {
     "ftrace": AbiRow("lttd.abi.ftrace_abi"),
     "ltt": AbiRow("lttd.abi.ltt_abi"),
+    "ctf": AbiRow("lttd.abi.ctf_abi"),
     # ``blkparse -i streams/NAME`` opens NAME.blktrace.0, .1 and so on, until one is absent.
     "blktrace": AbiRow("lttd.abi.blktrace_abi", "{channel}.blktrace.{cpu}"),
 }

@@ -134,6 +134,7 @@ SOURCES: Final = {
             "ftrace": "lttd.sources.replay.ftrace",
             "ltt": "lttd.sources.replay.ltt",
             "blktrace": "lttd.sources.replay.blktrace",
+            "ctf": "lttd.sources.replay.ctf",
         },
     ),
     "ltt": SourceRow(

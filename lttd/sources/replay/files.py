@@ -44,8 +44,19 @@ class FileStream(StreamAtRest):
             SourceError: it cannot be opened.
         """
         self.info = info
-        self.path = Path(place.path)
         self.pool = pool
+        self.path = Path(place.path)
+        self._fd = -1
+        self.reopen(place)
+
+    def reopen(self, place: Place) -> None:
+        """Go on with another file.
+
+        Raises:
+            SourceError: it cannot be opened.
+        """
+        self.close()
+        self.path = Path(place.path)
         try:
             self._fd = place.open()
         except OSError as error:

@@ -28,6 +28,7 @@ from lttd.readfile import read_limited
 from lttd.sources.base import Attachment, Attachments, Nothing, SourceInfo, When
 from lttd.sources.ftrace.loss import LossLedger, Sample
 from lttd.sources.replay.attachments import tracefs_files
+from lttd.sources.replay.ctf_files import METADATA, is_ctf
 from lttd.sources.replay.files import FileSource, FileStream, Replay, StreamPath, open_directory
 from lttd.sources.replay.ltt import find as find_ltt
 from lttd.sources.rows import RowBook, damage_gaps
@@ -65,8 +66,8 @@ def open_replay(
 
 
 def find(directory: Path) -> Path | None:
-    """Return the first stream of *directory*; channels of LTTng 0.x, named alike, are none."""
-    if find_ltt(directory) is not None:
+    """Return the first stream of *directory*; channels of LTTng, named alike, are none."""
+    if find_ltt(directory) is not None or is_ctf(directory / METADATA):
         return None
     return next((one.path for one in find_streams(directory)), None)
 

@@ -3,7 +3,7 @@
     NAME.blktrace.CPU                            blktrace
     CHANNEL_CPU with LTTng 0.x's magic           ltt
     per_cpu/cpuN/trace_pipe_raw, cpuN.*, CHANNEL_CPU   ftrace
-    metadata, a text or packets of CTF           CTF, which is not replayed
+    metadata, a text or packets of CTF           ctf
 
 Rule: lttd does not guess: it refuses a directory that could be of two ABIs, and ``abi=`` decides.
 """
@@ -11,16 +11,11 @@ Rule: lttd does not guess: it refuses a directory that could be of two ABIs, and
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from lttd.errors import UsageError
-from lttd.readfile import read_head
 from lttd.sources.base import Request
 from lttd.sources.replay.files import FileSource, Replay
-
-# CTF 1.8, sections 7.1.1 and 7.1.2: the metadata is a text, or packets of a text.
-_CTF_TEXT: Final = b"/* CTF 1"
-_CTF_PACKETS: Final = (b"\x75\xd1\x1d\x57", b"\x57\x1d\xd1\x75")
 
 
 class _Module(Protocol):
@@ -70,27 +65,13 @@ def detect(directory: Path, replays: Mapping[str, str]) -> Detected | None:
     """Detect the ABI of *directory*; return None if no file shows it.
 
     Raises:
-        UsageError: it holds two kinds, or a kind that no replay reads, or is not a directory.
+        UsageError: it holds two kinds, or is not a directory.
     """
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory")
-    if _is_ctf(directory / "metadata"):
-        known = ", ".join(replays)
-        raise UsageError(
-            f"{directory}/metadata: a CTF trace, which no replay reads (babeltrace2 does): replay"
-            f" files of {known}"
-        )
     by = {abi: _replay_of(module).find(directory) for abi, module in replays.items()}
     found = [Detected(abi, path) for abi, path in by.items() if path is not None]
     if len(found) > 1:
         abis = " and ".join(f"{one.abi} ({one.by.name})" for one in sorted(found))
         raise UsageError(f"{directory} holds {abis}: say which with replay:DIR,abi=")
     return found[0] if found else None
-
-
-def _is_ctf(path: Path) -> bool:
-    try:
-        head = read_head(path, len(_CTF_TEXT))
-    except OSError:
-        return False
-    return head == _CTF_TEXT or head[:4] in _CTF_PACKETS

@@ -1,0 +1,317 @@
+"""Find the files of a CTF trace: those of a directory, or of its rotated archives and snapshots.
+
+    DIR/metadata, DIR/NAME                     one trace
+    DIR/archives/DATE/kernel/metadata, ...     chunks of one: the UUID is the same
+    DIR/kernel, DIR/ust/uid/0/64-bit           several traces, of which the user names one
+
+A file is one data stream, or a part of one: lttng divides streams by size (``NAME_CPU_N``) and by
+rotation.  Files are of one stream if their packets state the same class and instance; without an
+instance they are if their names and packets say that they are of one channel and CPU.
+
+Rule: lttd does not guess: directories of different traces are refused.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from lttd.abi import ctf
+from lttd.abi.ctf_classes import MetadataError, Trace
+from lttd.abi.ctf_metadata import is_metadata, packed_metadata, read_metadata
+from lttd.beneath import OpenDirectory, Place
+from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
+from lttd.limits import CTF_FILES, CTF_METADATA, HOLE
+from lttd.plausible import is_name
+from lttd.readfile import read_head, read_limited, refuse_hole
+from lttd.subbuffer import StreamId
+
+METADATA: Final = "metadata"
+_NAME: Final = re.compile(r"(.+)_(0|[1-9][0-9]{0,4})")
+_PART: Final = re.compile(r"(.+)_(0|[1-9][0-9]{0,4})_(?:0|[1-9][0-9]{0,8})")
+_MOST_STREAM_ID: Final = (1 << 63) - 1
+
+
+class Part(NamedTuple):
+    """One file of a stream."""
+
+    place: Place
+    survey: ctf.Survey
+    size_bytes: int
+
+    @property
+    def path(self) -> Path:
+        """The file's path, as messages print it."""
+        return Path(self.place.path)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The files of one stream, in the order of their packets."""
+
+    stream: StreamId
+    class_id: int
+    layout: ctf.PacketLayout
+    parts: list[Part]
+
+
+class Found(NamedTuple):
+    """A whole trace."""
+
+    trace: Trace
+    metadata: bytes
+    """As it is to be stored: whole packets without padding, or a text."""
+    channels: list[Channel]
+    notes: list[str]
+    directories: list[Path]
+
+
+def find(directory: Path) -> Path | None:
+    """Return the metadata of a trace below *directory*."""
+    return next((path for path in _traces(directory) if is_ctf(path)), None)
+
+
+def is_ctf(path: Path) -> bool:
+    """Tell whether a file begins as the metadata of a CTF trace."""
+    try:
+        return is_metadata(read_head(path, 8))
+    except OSError:
+        return False
+
+
+def _traces(directory: Path) -> Iterator[Path]:
+    """Yield the files ``metadata``, in order."""
+    for parent, below, names in os.walk(directory):
+        below[:] = sorted(name for name in below if name != "index" and not name.startswith("."))
+        if METADATA in names and (Path(parent) / METADATA).is_file():
+            yield Path(parent) / METADATA
+
+
+def find_trace(directory: Path, base: OpenDirectory) -> Found:
+    """Find the files of the trace in a directory, and walk their packets.
+
+    Raises:
+        UsageError: there are several traces.
+        NothingToRecordError: there is no packet.
+        SourceError: the metadata cannot be used, or a file cannot be read.
+    """
+    found: list[tuple[Path, Trace, bytes]] = []
+    notes: list[str] = []
+    for path in _traces(directory):
+        trace, stored, lines = _read_metadata(base.place(path))
+        notes += lines
+        found.append((path.parent, trace, stored))
+        if trace.uuid != found[0][1].uuid or (len(found) > 1 and trace.uuid is None):
+            raise UsageError(
+                f"{found[0][0]} and {path.parent} are different traces: name the directory of one"
+            )
+    if not found:
+        raise NothingToRecordError(
+            f"{directory} holds no file named metadata", "name the directory of a CTF trace"
+        )
+    _, trace, metadata = max(found, key=lambda one: len(one[2]))
+    directories = [parent for parent, _, _ in found]
+    parts: dict[tuple[int, str, int], list[Part]] = {}
+    layouts = _Layouts(trace)
+    files = [path for parent in directories for path in _files(parent)]
+    if len(files) > CTF_FILES.most:
+        raise UsageError(f"{directory}: {len(files):,} files; {CTF_FILES}")
+    for path in files:
+        part = _walk(base.place(path), layouts)
+        if isinstance(part, str):
+            notes.append(f"{path}: {part}; left out")
+        else:
+            parts.setdefault(_key(part, layouts), []).append(part)
+    channels = _channels(parts, layouts)
+    if not channels:
+        why = f" ({notes[0]})" if notes else ""
+        raise NothingToRecordError(
+            f"{directory} holds no packet of its trace{why}", "name another directory"
+        )
+    return Found(trace, metadata, channels, notes, directories)
+
+
+def _read_metadata(place: Place) -> tuple[Trace, bytes, list[str]]:
+    try:
+        data = read_limited(place, CTF_METADATA)
+    except (OSError, TraceDamagedError) as error:
+        raise SourceError(str(error)) from None
+    try:
+        stored, dropped_bytes = packed_metadata(data)
+        trace = read_metadata(stored)
+    except MetadataError as error:
+        raise SourceError(f"{place.path}: {error}") from None
+    if not dropped_bytes:
+        return trace, stored, []
+    return trace, stored, [f"{place.path}: the last {dropped_bytes} bytes are no whole packet"]
+
+
+def _files(directory: Path) -> list[Path]:
+    with os.scandir(directory) as entries:
+        names = [
+            entry.name
+            for entry in entries
+            if entry.name != METADATA
+            and not entry.name.startswith(".")
+            and entry.is_file(follow_symlinks=False)
+        ]
+    return [directory / name for name in sorted(names)]
+
+
+class _Layouts:
+    """The layout of each stream class; one that cannot be read is refused where it is needed."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace: Final = trace
+        self._by_id: dict[int, ctf.PacketLayout] = {}
+
+    def of(self, class_id: int) -> ctf.PacketLayout:
+        """Return the layout of a class's packets.
+
+        Raises:
+            MetadataError: there is no such class, or its packets cannot be read.
+        """
+        if class_id not in self._by_id:
+            self._by_id[class_id] = ctf.PacketLayout.of(self.trace, class_id)
+        return self._by_id[class_id]
+
+    def class_in(self, head: bytes) -> int:
+        """Return the stream class of a file, by its first packet."""
+        first = min(self.trace.streams, default=0)
+        field = self.of(first).fields.get("stream_id")
+        if field is None or len(head) < field.behind_bytes:
+            return first
+        return int.from_bytes(head[field.at_bytes : field.behind_bytes], field.byteorder)
+
+
+class _FileBytes:
+    """The bytes of a file, read in parts: a mapped file that somebody cuts would end lttd."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._size_bytes = os.fstat(fd).st_size
+
+    def __len__(self) -> int:
+        return self._size_bytes
+
+    def __getitem__(self, part: slice) -> bytes:
+        begin, end, _ = part.indices(self._size_bytes)
+        return os.pread(self._fd, end - begin, begin)
+
+
+def _walk(place: Place, layouts: _Layouts) -> Part | str:
+    """Walk a file's packets; if it holds none, return the reason.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    path = Path(place.path)
+    try:
+        with os.fdopen(place.open(), "rb") as file:
+            refuse_hole(path, file.fileno(), HOLE)
+            data = _FileBytes(file.fileno())
+            if not len(data):
+                return "it is empty"
+            class_id = layouts.class_in(data[:256])
+            if not 0 <= class_id <= _MOST_STREAM_ID:
+                return f"it has the impossible stream id {class_id}"
+            survey = ctf.survey(data, layouts.of(class_id), class_id)
+    except MetadataError as error:
+        return str(error)
+    except TraceDamagedError as error:
+        raise SourceError(str(error)) from None
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from None
+    if not len(survey.offsets_bytes):
+        return survey.damage[0].reason
+    return Part(place, survey, len(data))
+
+
+def _key(part: Part, layouts: _Layouts) -> tuple[int, str, int]:
+    """Return what is the same for all files of a stream: class, channel and CPU or instance."""
+    survey = part.survey
+    fields = layouts.of(survey.stream_id).fields
+    name = part.path.name
+    if "stream_instance_id" in fields:
+        return survey.stream_id, "", int(survey.headers.instance[0])
+    if "cpu_id" in fields:
+        cpu = int(survey.headers.cpu[0])
+        match = _PART.fullmatch(name)
+        if match is not None and int(match[2]) == cpu:
+            return survey.stream_id, match[1], cpu
+    match = _NAME.fullmatch(name)
+    if match is not None:
+        return survey.stream_id, match[1], int(match[2])
+    return survey.stream_id, name, 0
+
+
+def _channels(parts: Mapping[tuple[int, str, int], list[Part]], layouts: _Layouts) -> list[Channel]:
+    """Order the files of each stream by time, and name the streams."""
+    found: dict[StreamId, Channel] = {}
+    for (class_id, channel, number), some in sorted(parts.items()):
+        some.sort(key=_first)
+        stream = _free(_named(some, channel, number), found)
+        found[stream] = Channel(stream, class_id, layouts.of(class_id), _unrepeated(some))
+    return [found[stream] for stream in sorted(found)]
+
+
+def _first(part: Part) -> tuple[int, int, str]:
+    headers = part.survey.headers
+    return int(headers.begin[0]), int(headers.sequence[0]), part.place.path
+
+
+def _named(parts: list[Part], channel: str, number: int) -> StreamId:
+    """Return the channel and CPU of a stream: of its files' names, if they agree with packets."""
+    cpu = number if number < 65_536 else 0
+    if channel:
+        return StreamId(channel, cpu)
+    names = {part.path.name for part in parts}
+    forms = (_NAME, _PART) if len(names) == 1 else (_PART, _NAME)
+    for form in forms:
+        matches = [form.fullmatch(name) for name in names]
+        channels = {match[1] for match in matches if match is not None and int(match[2]) == cpu}
+        if len(channels) == 1 and all(matches):
+            return StreamId(channels.pop(), cpu)
+    return StreamId(min(names), cpu)
+
+
+def _free(stream: StreamId, taken: Mapping[StreamId, Channel]) -> StreamId:
+    """Return a name that no other stream has, and that can be one of a file."""
+    channel = stream.channel if is_name(stream.channel) else "stream"
+    number, free = 1, StreamId(channel, stream.cpu)
+    while free in taken:
+        number, free = number + 1, StreamId(f"{channel}.{number + 1}", stream.cpu)
+    return free
+
+
+def _unrepeated(parts: list[Part]) -> list[Part]:
+    """Leave out packets that an earlier file has: snapshots of one ring may overlap."""
+    seen: set[tuple[int, int, int]] = set()
+    kept = []
+    for part in parts:
+        if len(parts) == 1:
+            return parts
+        headers = part.survey.headers
+        keys = list(
+            zip(
+                headers.begin.tolist(),
+                headers.end.tolist(),
+                headers.sequence.tolist(),
+                strict=True,
+            )
+        )
+        new = np.array([key not in seen for key in keys], np.bool_)
+        seen.update(keys)
+        if new.all():
+            kept.append(part)
+        elif new.any():
+            offsets = part.survey.offsets_bytes[new]
+            survey = part.survey._replace(
+                offsets_bytes=offsets, headers=headers.some(new), damage=[]
+            )
+            kept.append(part._replace(survey=survey))
+    return kept
