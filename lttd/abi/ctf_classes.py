@@ -143,6 +143,9 @@ class Variant:
 
     tag: Path
     options: tuple[tuple[str, "FieldClass"], ...]
+    ranges: tuple[tuple[str, int, int], ...] = ()
+    """CTF 2: option, first and last value of the tag that means it, which may be any integer then.
+    Empty: the labels of the tag decide."""
 
 
 FieldClass: TypeAlias = Integer | Enumeration | Float | String | Struct | Array | Sequence | Variant

@@ -120,11 +120,16 @@ def text_of(data: bytes) -> str:
 
 
 def read_metadata(data: bytes) -> Trace:
-    """Read a metadata of CTF 1.8.
+    """Read a metadata of CTF 1.8 or 2.
 
     Raises:
         MetadataError: it is not valid; one line that says where.
     """
+    text = text_of(data)
+    if text.startswith(_FRAGMENT.decode()):
+        from lttd.abi.ctf_json import read_json  # noqa: PLC0415  (a trace is of one version)
+
+        return read_json(text)
     from lttd.abi.ctf_tsdl import read_tsdl  # noqa: PLC0415  (it loads lark)
 
-    return read_tsdl(text_of(data))
+    return read_tsdl(text)

@@ -144,7 +144,8 @@ class _Placing:
         if not of.tag:
             raise MetadataError(f"the variant {_told(path)} has no tag")
         tag = self._found(of.tag, path)
-        if not isinstance(self._class_at(tag), Enumeration):
+        found = self._class_at(tag)
+        if not isinstance(found, (Enumeration, Integer) if of.ranges else Enumeration):
             raise MetadataError(
                 f"the tag of {_told(path)} is {_told(tag)}, which is not an enumeration"
             )
