@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lttd.abi import declared
+from lttd.abi.ctf import PacketLayout
+from lttd.abi.ctf_metadata import read_metadata
 from lttd.errors import SourceError, StreamLostError
 from lttd.sources.base import Nothing
 from lttd.sources.lttng import abi
-from lttd.sources.lttng.packets import HEADER_DTYPE
+from lttd.sources.lttng.packets import HEADER_DTYPE, LAYOUT
 from lttd.sources.lttng.ring import Taken
 from lttd.subbuffer import Batch, Gap, Reason, Unit
+from tests.data import SHARED_CTF, needs
 from tests.lttng_model import PAGE_BYTES, LttngModel, ModelStream
 from tests.segment_builder_lttng import HEADER
 
@@ -22,6 +25,14 @@ EVENTS_OF_A_SUBBUFFER = (8192 - HEADER.size) // 8
 
 def lost(batch: Batch) -> list[tuple[int, Reason, Unit, int | None]]:
     return [(gap.row, gap.reason, gap.unit, gap.count) for gap in batch.gaps]
+
+
+@needs(SHARED_CTF)
+def test_the_manifest_says_where_the_real_tracer_s_metadata_has_the_fields() -> None:
+    trace = read_metadata((SHARED_CTF / "kernel61-s_disc/kernel/metadata").read_bytes())
+    assert PacketLayout.of(trace, 0) == LAYOUT
+    assert PacketLayout.parse(str(LAYOUT)) == LAYOUT
+    assert ModelStream().stream.info.packet_layout == str(LAYOUT)
 
 
 def test_a_packet_states_its_size_without_padding() -> None:

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.ctf import PacketLayout
 from lttd.sources.lttng.ring import Taken
 from lttd.sources.rows import RowBook
 from lttd.subbuffer import ROW_DTYPE, Gap, Reason, Rows, Unit
@@ -34,6 +35,20 @@ HEADER_DTYPE: Final = np.dtype(
         ("cpu", "=u4"),
     ]
 )
+_NAMES: Final = {
+    "magic": "magic",
+    "stream_id": "stream_id",
+    "instance": "stream_instance_id",
+    "begin": "timestamp_begin",
+    "end": "timestamp_end",
+    "content_bits": "content_size",
+    "packet_bits": "packet_size",
+    "sequence": "packet_seq_num",
+    "discarded": "events_discarded",
+    "cpu": "cpu_id",
+}
+LAYOUT: Final = PacketLayout.of_dtype(HEADER_DTYPE, _NAMES)
+"""The same for the manifest."""
 _SIZE_AT: Final = 56
 """Of packet_bits."""
 _SIZE: Final = np.dtype("=u8")

@@ -8,11 +8,12 @@ the last one.  It is stored only if it says something new.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
+from lttd.abi.ctf import NAME
 from lttd.errors import SourceError, StreamLostError
 from lttd.sources.base import Nothing
-from lttd.sources.lttng.packets import HEADER_DTYPE, PacketBook, resized, sizes_in
+from lttd.sources.lttng.packets import HEADER_DTYPE, LAYOUT, PacketBook, resized, sizes_in
 from lttd.sources.lttng.ring import Taken
 from lttd.subbuffer import (
     Batch,
@@ -25,8 +26,6 @@ from lttd.subbuffer import (
     losses_batch,
     make_batch,
 )
-
-ABI: Final = "ctf"
 
 
 class RingLike(Protocol):
@@ -199,9 +198,10 @@ def stream_info(stream: StreamId, number: int, subbuffer_bytes: int, page_bytes:
     """Return the constants of a stream of channel *number*."""
     return StreamInfo(
         stream,
-        ABI,
+        NAME,
         subbuffer_bytes,
         HEADER_DTYPE.itemsize,
         ctf_stream_id=number,
         page_bytes=page_bytes,
+        packet_layout=str(LAYOUT),
     )
