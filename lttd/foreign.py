@@ -51,7 +51,10 @@ def _why_no_trace_in(directory: Path) -> str:
     if not os.access(directory, os.R_OK | os.X_OK):
         return "permission denied: look at it as a user who may read it"
     if (directory / "metadata").is_file():
-        return "is a CTF trace, not one of lttd; use babeltrace2"
+        return (
+            "is a CTF trace, not one of lttd; use babeltrace2, or"
+            " lttd -t NEW --source replay:DIR makes one of lttd of it"
+        )
     if (directory / "metadata_0").is_file():
         return "is a trace of LTTng 0.x; lttd -t NEW --source replay:DIR makes one of lttd of it"
     return f"holds no trace of lttd; {_OURS}"

@@ -26,7 +26,7 @@ from tests.confined import MOST_SECONDS, Ended, Worker
 from tests.data import FIXTURES
 from tests.fuzz_damage import MOST_STEPS, STEP, Victim
 from tests.fuzz_targets import REPLAYS, TARGETS, WRITERS, Target, remove
-from tests.fuzz_traces import MORE_TRACES, SOURCES, TRACES
+from tests.fuzz_traces import LATER_SOURCES, LATER_TRACES, MORE_TRACES, SOURCES, TRACES
 
 CORPUS: Final = FIXTURES / "fuzz"
 _COLLECT_AFTER: Final = 16
@@ -41,7 +41,10 @@ class Fuzzer:
         self.traces = [Victim(make(directory / make.__name__)) for make in TRACES]
         self.sources = [Victim(make(directory / make.__name__)) for make in SOURCES]
         more = [Victim(make(directory / make.__name__)) for make in MORE_TRACES]
-        self.victims = [*self.traces, *self.sources, *more]
+        files = [Victim(make(directory / make.__name__)) for make in LATER_SOURCES]
+        later = [Victim(make(directory / make.__name__)) for make in LATER_TRACES]
+        self.victims = [*self.traces, *self.sources, *more, *files, *later]
+        self.sources += files
 
     def chosen(self, data: bytes) -> tuple[Victim, str, Target]:
         """Return the victim of an input, and the name and function of its target."""

@@ -92,6 +92,7 @@ REPLAYS: Final[dict[str, Target]] = {
     "replay abi=ftrace": partial(replayed, abi="ftrace"),
     "replay abi=blktrace": partial(replayed, abi="blktrace"),
     "replay abi=ltt": partial(replayed, abi="ltt"),
+    "replay abi=ctf": partial(replayed, abi="ctf"),
 }
 
 

@@ -135,7 +135,25 @@ def compressed(trace: Path) -> Path:
     return trace
 
 
+def ctf_files(directory: Path) -> Path:
+    """Make a trace as lttng-consumerd writes it, with losses, on two CPUs."""
+    from tests.ctf_writer import CtfChannel, CtfTracer, metadata_packets, write_ctf  # noqa: PLC0415
+
+    tracer = CtfTracer(page_bytes=1024)
+    channels = [CtfChannel(tracer, cpu=cpu) for cpu in (0, 1)]
+    for channel in channels:
+        channel.packet().packet(0, lost=2).packet(20, skip=1).packet()
+    return write_ctf(directory, *channels, metadata=metadata_packets(tracer))
+
+
+def packets(trace: Path) -> Path:
+    """Make a packed trace of CTF packets."""
+    return _replayed(ctf_files(trace.parent / "ctf"), "ctf", trace)
+
+
 # Inputs are indexes into these lists, one after the other: new entries go to the end of the last.
 TRACES: Final[Sequence[Callable[[Path], Path]]] = (small, recorded, blocks, markers)
 SOURCES: Final[Sequence[Callable[[Path], Path]]] = (ftrace_files, blktrace_files, ltt_files)
 MORE_TRACES: Final[Sequence[Callable[[Path], Path]]] = (compressed,)
+LATER_SOURCES: Final[Sequence[Callable[[Path], Path]]] = (ctf_files,)
+LATER_TRACES: Final[Sequence[Callable[[Path], Path]]] = (packets,)

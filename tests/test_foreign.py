@@ -37,7 +37,7 @@ def test_a_fifo_is_named_and_not_opened(tmp_path: Path, capfd: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("file", "what"),
     [
-        ("metadata", "is a CTF trace, not one of lttd; use babeltrace2"),
+        ("metadata", "is a CTF trace, not one of lttd; use babeltrace2, or lttd -t NEW --source"),
         ("metadata_0", "is a trace of LTTng 0.x; lttd -t NEW --source replay:DIR makes one of"),
         ("notes", "holds no trace of lttd; a trace is the directory that lttd --trace-dir named"),
     ],

@@ -141,6 +141,19 @@ def test_babeltrace_prints_the_same_of_every_kind_of_machine(
     assert lttv_main(["check", str(tmp_path / "t")]) == 0
 
 
+@needs_babeltrace
+@needs(SHARED_CTF)
+@pytest.mark.parametrize("name", ["multi-domains-kernel", "kernel61-s_over/kernel"])
+def test_what_babeltrace_writes_is_replayed(tmp_path: Path, name: str) -> None:
+    original = tmp_path / "o"
+    words = [BABELTRACE, SHARED_CTF / name, "-o", "ctf", "-w", original]
+    subprocess.run(words, capture_output=True, timeout=60, check=True)
+    (metadata,) = original.rglob("metadata")
+    segment = record(metadata.parent, tmp_path / "t")
+    assert_reads_the_same(metadata.parent, segment, tmp_path / "copy")
+    assert_packed(segment)
+
+
 def test_an_index_that_is_made_again_is_the_same(tmp_path: Path) -> None:
     channel = CtfChannel(CtfTracer()).packet().packet(50).packet(0, lost=4).packet()
     segment = record(write_ctf(tmp_path / "o", channel), tmp_path / "t")

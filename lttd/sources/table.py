@@ -127,7 +127,7 @@ SOURCES: Final = {
     ),
     "replay": SourceRow(
         "lttd.sources.replay.source",
-        {"replay:DIR": "files of whole sub-buffers with their padding: fixtures, old traces"},
+        {"replay:DIR": "files of whole sub-buffers with their padding: CTF and old traces"},
         {"abi": str, "subbuffer-size": parse_bytes},
         needs="the directory: replay:DIR",
         replays={
