@@ -29,6 +29,8 @@ class LttngModel:
         self.time = 1000
         self.begin = self.time
         self.flushes = 0
+        self.forgets_total = False
+        """Whether it leaves 0 for the events that were discarded."""
         self.stated_bits: tuple[int, int] | None = None
         """Where the kernel would say other sizes than the header has."""
         self.is_over = False
@@ -49,9 +51,8 @@ class LttngModel:
     def finish(self) -> None:
         """Close the open sub-buffer."""
         content = b"".join(n.to_bytes(8, "little") for n in range(self.events))
-        self.closed.append(
-            packet(content, self.sequence, self.begin, self.time, discarded=self.discarded)
-        )
+        total = 0 if self.forgets_total else self.discarded
+        self.closed.append(packet(content, self.sequence, self.begin, self.time, discarded=total))
         self.begin, self.events, self.sequence = self.time, 0, self.sequence + 1
 
     def take(self, buffer: memoryview) -> Taken | Nothing:

@@ -91,6 +91,31 @@ def test_discarded_events_are_lost_before_the_packet_that_counts_them() -> None:
     assert gap.end == made.model.time
 
 
+def test_a_total_that_the_tracer_left_out_is_that_of_the_packet_before() -> None:
+    """lttng-modules leaves 0 where an interrupt's event switched to the next sub-buffer."""
+    made = ModelStream()
+    made.model.write(4 * EVENTS_OF_A_SUBBUFFER + 17)
+    made.take()
+    found = []
+    for forgets in (False, True, True, False):
+        made.model.forgets_total = forgets
+        made.model.write(2)
+        found.append(made.take(flush=True))
+        assert made.stream.take(flush=True) is Nothing.YET
+    made.model.write(4 * EVENTS_OF_A_SUBBUFFER + 5)
+    found += made.drain()
+    totals = [17, 17, 17, 17, 17, 17, 17, 17, 22]
+    headers = [
+        declared.LttngPacketHeader.parse(b"".join(batch.pieces()[2 * n : 2 * n + 2]))
+        for batch in found
+        for n in range(len(batch.rows))
+    ]
+    assert [header.discarded for header in headers] == totals
+    rows = [total for batch in found for total in batch.rows["discarded_total"].tolist()]
+    assert rows == totals
+    assert [loss[3] for batch in found for loss in lost(batch)] == [17, 5]
+
+
 def test_overwritten_packets_are_counted_by_their_numbers() -> None:
     made = ModelStream(LttngModel(overwrite=True))
     made.model.write(6 * EVENTS_OF_A_SUBBUFFER)

@@ -51,17 +51,18 @@ class Metadata:
             SourceError: it cannot be read.
         """
         with self._lock:
-            while True:
+            while self._ring.fd >= 0:
                 taken = self._ring.take_packet()
                 if isinstance(taken, Nothing):
                     # Older modules do not say where it can be parsed; it mostly can at the end.
                     if self._rest and not self._ring.says_coherent:
                         self._accept()
-                    return self._data
+                    break
                 packet, is_coherent = taken
                 self._rest.append(packed(packet))
                 if is_coherent:
                     self._accept()
+            return self._data
 
     def _accept(self) -> None:
         self._data += b"".join(self._rest)

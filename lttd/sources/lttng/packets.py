@@ -3,6 +3,10 @@
 A packet's header counts the events that were discarded since the buffer was made, up to the end of
 the packet; numbers of packets that are missing were overwritten.
 
+Rule: that counter never falls.  lttng-modules leaves 0 in it where an interrupt's event made the
+ring go on to the next sub-buffer while another event was being written: only the first of the two
+knows the counter, and the second one closes the packet (lib_ring_buffer_try_reserve_slow()).  To
+babeltrace such a 0 is a loss of 2^64 events; so lttd writes the total of the packet before.
 Rule: a stored packet states the size that it has in the file (packet_size): without padding, that
 of its content.
 Invariant: events of the gaps so far = ``events_discarded`` of the last packet; packets of the gaps
@@ -51,6 +55,8 @@ LAYOUT: Final = PacketLayout.of_dtype(HEADER_DTYPE, _NAMES)
 """The same for the manifest."""
 _SIZE_AT: Final = 56
 """Of packet_bits."""
+_TOTAL_AT: Final = 72
+"""Of discarded."""
 _SIZE: Final = np.dtype("=u8")
 Headers = npt.NDArray[np.void]
 
@@ -85,7 +91,8 @@ class PacketBook:
             rows[name] = headers[name]
         before = self._rows.end
         self._rows.number(rows)
-        gaps = self._lost(rows, headers, before)
+        totals = self._correct(buffer, offsets, headers["discarded"])
+        gaps = self._lost(rows, headers, totals, before)
         self._rows.count(rows, gaps)
         rows["sequence"] = headers["sequence"]  # a tracer's packet keeps its number
         return rows, gaps
@@ -95,14 +102,27 @@ class PacketBook:
         header = _read(packet, np.zeros(1, np.int64))[0]
         return (
             int(header["content_bits"]) > HEADER_DTYPE.itemsize * 8
-            or int(header["discarded"]) != self.discarded
+            or int(header["discarded"]) > self.discarded
             or int(header["sequence"]) != self._next
         )
 
-    def _lost(self, rows: Rows, headers: Headers, before: int) -> tuple[Gap, ...]:
+    def _correct(
+        self, buffer: memoryview, offsets: npt.NDArray[np.int64], discarded: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.int64]:
+        """Return the totals of discarded events, and write those that are missing."""
+        totals = np.maximum.accumulate(np.maximum(discarded.astype(np.int64), self.discarded))
+        wrong = totals != discarded.astype(np.int64)
+        if wrong.any():
+            where = offsets[wrong, None] + np.arange(_TOTAL_AT, _TOTAL_AT + _SIZE.itemsize)
+            right = totals[wrong].astype(_SIZE).view(np.uint8).reshape(where.shape)
+            np.frombuffer(buffer, np.uint8)[where] = right
+        return totals
+
+    def _lost(
+        self, rows: Rows, headers: Headers, totals: npt.NDArray[np.int64], before: int
+    ) -> tuple[Gap, ...]:
         numbers = headers["sequence"].astype(np.int64)
         missing = np.diff(numbers, prepend=self._next - 1) - 1
-        totals = headers["discarded"].astype(np.int64)
         discarded = np.diff(totals, prepend=self.discarded)
         self._next, self.discarded = int(numbers[-1]) + 1, int(totals[-1])
         self.overwritten += int(missing.sum())

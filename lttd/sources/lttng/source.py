@@ -23,8 +23,6 @@ from lttd.subbuffer import BufferPool, StreamId
 
 DEFAULT_SESSION: Final = "lttd"
 CLOCK: Final = "mono"
-# The tracer does not list these events; without the module lttng-statedump they do not exist.
-_STATEDUMP: Final = "lttng_statedump_"
 _SYSCALLS_OFF: Final = "this kernel has no tracepoints for system calls (CONFIG_FTRACE_SYSCALLS)"
 
 
@@ -74,9 +72,7 @@ def _recorded(tracer: Tracer, wanted: Wanted) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     if wanted.events:
-        listed = [glob for glob in wanted.events if not glob.startswith(_STATEDUMP)]
-        unlisted = [glob for glob in wanted.events if glob.startswith(_STATEDUMP)]
-        found["events"] = matching(listed, tracer.tracepoints(), "tracepoint", PROBES) + unlisted
+        found["events"] = matching(wanted.events, tracer.tracepoints(), "tracepoint", PROBES)
     if wanted.syscalls:
         found["syscalls"] = matching(
             wanted.syscalls, tracer.syscalls(), "system call", _SYSCALLS_OFF
