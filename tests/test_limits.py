@@ -254,6 +254,28 @@ def test_lines_of_kallsyms_without_a_function_are_left_out(tmp_path: Path) -> No
     assert Symbols(tmp_path).told(0xFF, offset=True) == b"x" * 512 + b"+0x0"
 
 
+def test_the_place_of_marks_has_a_name_without_kallsyms_and_no_other_address_has(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mark_symbols").write_bytes(
+        b"ffffffff81498b1a ffffffff81498b1b tracing_mark_write\n"
+    )
+    symbols = Symbols(tmp_path)
+    assert symbols.told(0xFFFFFFFF81498B1A, offset=False) == b"tracing_mark_write"
+    for address in (0xFFFFFFFF81498B1B, 0xFFFFFFFF81498B19):
+        assert symbols.told(address, offset=False) == b"0x%x" % address
+    # Whoever may not see addresses gets zeros.
+    (tmp_path / "kallsyms").write_bytes(b"0000000000000000 t tracing_mark_write\n")
+    assert Symbols(tmp_path).name(0xFFFFFFFF81498B1A) == b"tracing_mark_write"
+    (tmp_path / "kallsyms").write_bytes(b"ffffffff81498a90 t its_name\n")
+    assert Symbols(tmp_path).name(0xFFFFFFFF81498B1A) == b"its_name"
+
+
+def test_a_file_of_marks_that_is_not_one_names_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mark_symbols").write_bytes(b"x" * 9000)
+    assert Symbols(tmp_path).told(0xFF, offset=False) == b"0xff"
+
+
 EVENT_FILES = ["events/files/opened/format", "events/header_page", "commands", "kallsyms"]
 
 

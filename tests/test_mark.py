@@ -19,7 +19,8 @@ from lttd.subbuffer import BufferPool
 from tests.ftrace_sources import QUIET, content, drain, instance_of
 from tests.instances import on_cpu_0
 from tests.live_windows import client
-from tests.running import Launcher, lttv, needs_kernel, until
+from tests.running import QUIET as QUIET_RUN
+from tests.running import Launcher, info, lttv, needs_kernel, until
 
 ROOT = Peer(1, 0, 0)
 
@@ -109,6 +110,45 @@ class TestOnThisKernel:
         assert f"(it is in {names[1]})" in done.stderr
         assert run.end() == 0, run.stderr
         assert sorted(marks_in(trace)) == [*["b"] * 2, "c", *["deploy 4711 begins: ä"] * 2]
+
+    @pytest.mark.parametrize("kind", ["own", "foreign"])
+    def test_a_mark_is_printed_as_the_kernels_trace_file_does_without_kallsyms(
+        self, lttd: Launcher, foreign: Path, kind: str
+    ) -> None:
+        trace, spec = lttd.cwd / "t", "ftrace" if kind == "own" else f"ftrace:{foreign.name}"
+        run = lttd.start("-t", trace, "--source", f"{spec},events=sched:sched_process_hang")
+        until(lambda: client(run, "status", trace).returncode == 0, "the socket")
+        assert client(run, "mark", trace, "hi").returncode == 0
+        assert run.end() == 0, run.stderr
+        assert not list(trace.glob("*/tracefs/kallsyms"))
+        lines = [line for line in lttv("text", trace).stdout.splitlines() if "hi" in line]
+        assert lines
+        assert {line.partition(": ")[2] for line in lines} == {"print: tracing_mark_write: hi"}
+
+    @pytest.mark.usefixtures("instances")
+    @pytest.mark.parametrize("clock", [None, "local", "boot"])
+    def test_nothing_is_in_a_ring_that_has_told_the_name(self, clock: str | None) -> None:
+        with closing(open_ftrace(QUIET._replace(clock=clock), BufferPool())) as source:
+            assert source._instance.mark_symbols.endswith(b" tracing_mark_write\n")
+            source.start()
+            assert content(drain(source)) == b""
+            assert {stream.counters()["read events"] for stream in source.streams} == {0}
+
+    def test_a_mark_in_mode_flight_triggers_nothing_and_is_in_the_next_window(
+        self, lttd: Launcher
+    ) -> None:
+        trace = lttd.cwd / "t"
+        run = lttd.start("-t", trace, *QUIET_RUN, "--mode", "flight")
+        until(lambda: client(run, "status", trace).returncode == 0, "the socket")
+        assert client(run, "mark", trace, "before it").returncode == 0
+        assert not info(trace)["triggers"]
+        wanted = client(
+            run, "trigger", trace, "--reason", "test", "--before", "1h", "--after", "0s"
+        )
+        assert wanted.returncode == 0, wanted.stderr
+        until(lambda: marks_in(trace) == ["before it"], "the window", lambda: run.stderr)
+        assert run.end() == 0, run.stderr
+        assert marks_in(trace) == ["before it"]
 
     @pytest.mark.usefixtures("instances")
     def test_a_mark_that_the_kernel_refuses_is_an_error_with_the_reason(self) -> None:

@@ -1,6 +1,7 @@
 """Find the function (``kallsyms``) or the string (``printk_formats``) at a kernel address.
 
     ffffffff812a4d10 T __fput                    # also with [module]
+    ffffffff81498b1a ffffffff81498b1b tracing_mark_write    # mark_symbols: begin and end
     0xffffffff8281a424 : "Start context switch"  # newlines, tabs, quotes and backslashes escaped
 
 Source: Linux kernel/kallsyms.c, get_symbol_pos() and __sprint_symbol(); kernel/trace/
@@ -20,10 +21,12 @@ from typing import Final, NamedTuple
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
 from lttd.limits import KALLSYMS, PRINTK_FORMATS, SYMBOLS, Limit
-from lttd.readfile import read_limited, size_bytes
+from lttd.readfile import read_head, read_limited, size_bytes
 from lttd.terminal import printable_bytes
 from lttd.view.notes import TakesNotes
 
+MARKS: Final = "mark_symbols"
+MOST_MARKS_BYTES: Final = 4096
 # No function or variable of a kernel is this large: a farther address is in no symbol.
 MOST_SYMBOL_BYTES: Final = 64 << 20
 LAST_SYMBOL_BYTES: Final = 4096
@@ -37,6 +40,7 @@ _SYMBOL: Final = re.compile(
 _STATIC_DATA: Final = re.compile(rb" [bdr] [^\t\n]++\n")
 _TEXT: Final = ((b"_stext", b"_etext"), (b"_sinittext", b"_einittext"))
 _BOUNDS: Final = frozenset(name for names in _TEXT for name in names)
+_OF_MARKS: Final = re.compile(rb"^([0-9a-f]{1,16}) ([0-9a-f]{1,16}) (\S{1,511})$", re.MULTILINE)
 _FORMAT: Final = re.compile(rb'^0x([0-9a-f]{1,16}) : "(.*)"$', re.MULTILINE)
 _ESCAPE: Final = re.compile(rb'\\([nt"\\])')
 _ESCAPES: Final = {b"n": b"\n", b"t": b"\t", b'"': b'"', b"\\": b"\\"}
@@ -80,6 +84,7 @@ class Symbols:
         self._tracefs = tracefs
         self._table: _Table | None = None
         self._strings: dict[int, bytes] | None = None
+        self._marks: list[tuple[range, Symbol]] | None = None
         for limit in (KALLSYMS, PRINTK_FORMATS) if tracefs and notes is not None else ():
             path = tracefs / limit.what  # type: ignore[operator]
             if size_bytes(path) > limit.most:
@@ -90,6 +95,8 @@ class Symbols:
         table = self._loaded()
         addresses = table.addresses
         behind = bisect_right(addresses, address)
+        if not addresses:
+            return next((one for where, one in self._of_marks() if address in where), None)
         if not behind:
             return None
         begin = addresses[behind - 1]
@@ -131,6 +138,21 @@ class Symbols:
                 for at, told in _FORMAT.findall(self._read(PRINTK_FORMATS))
             }
         return self._strings.get(address)
+
+    def _of_marks(self) -> list[tuple[range, Symbol]]:
+        """Return the addresses from which the kernel writes marks."""
+        if self._marks is None:
+            self._marks = [
+                (range(int(begin, 16), int(end, 16)), Symbol(name, 0, None, b""))
+                for begin, end, name in _OF_MARKS.findall(self._read_marks())
+            ]
+        return self._marks
+
+    def _read_marks(self) -> bytes:
+        try:
+            return read_head(self._tracefs / MARKS, MOST_MARKS_BYTES) if self._tracefs else b""
+        except OSError:
+            return b""  # of an earlier lttd, or another source
 
     def _loaded(self) -> _Table:
         if self._table is None:

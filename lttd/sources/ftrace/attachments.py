@@ -114,6 +114,8 @@ class FtraceFiles:
                 yield Attachment("tracefs/kallsyms", same=True)
             else:
                 paths["kallsyms"] = KALLSYMS
+        if when is When.OPEN and instance.mark_symbols:
+            yield Attachment("tracefs/mark_symbols", instance.mark_symbols)
         for name, path in paths.items():
             data = self._if_new(name, path)
             if data is not None:

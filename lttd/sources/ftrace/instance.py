@@ -81,6 +81,8 @@ class Instance:
     """Events that have, or had, a trigger: set_event names them even if they are off."""
     switched: set[str] = field(default_factory=set)
     """Events that a trigger of lttd's turns on or off."""
+    mark_symbols: bytes = b""
+    """The content of the segment's file, see mark_symbol.py."""
     notes: list[str] = field(default_factory=list)
     began_empty: bool = False
     """The rings held nothing when lttd came: what they hold since is of events that lttd knows."""

@@ -17,6 +17,7 @@ from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.filters import filters_by_event, set_filters
 from lttd.sources.ftrace.instance import Instance, unread_events
+from lttd.sources.ftrace.mark_symbol import by_a_mark, by_kallsyms
 from lttd.sources.ftrace.markers import take_marks
 from lttd.sources.ftrace.modules import KALLSYMS, hides_symbols
 from lttd.sources.ftrace.options import set_options, set_stacks
@@ -81,7 +82,9 @@ def stores_addresses(instance: Instance, settings: FtraceSettings) -> bool:
 def configure_own(instance: Instance, settings: FtraceSettings) -> None:
     """Set up a new instance; it records nothing before tracing_on is 1."""
     _set(instance, "tracing_on", "0")
-    _set_clock(instance, settings.clock or OWN_CLOCK)
+    clock = settings.clock or OWN_CLOCK
+    instance.mark_symbols = by_a_mark(instance, stays_empty=clock_of(instance) == clock)
+    _set_clock(instance, clock)
     if settings.subbuffer_bytes is not None:
         _set_subbuffer_bytes(instance, settings.subbuffer_bytes)
     _set_buffer_bytes(
@@ -104,6 +107,7 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     undo = instance.undo
     instance.triggered = _triggered(instance)
     instance.began_empty = not unread_events(instance.path)
+    instance.mark_symbols = by_kallsyms()
     if settings.clock is not None:
         _set_clock(instance, settings.clock)
     if settings.subbuffer_bytes is not None:
@@ -345,7 +349,7 @@ def _tell_pids(instance: Instance) -> None:
     for tasks in lists_of(instance):
         what = "functions" if tasks is FUNCTIONS else "events"
         path, pids = instance.file(tasks.file), _ids_or_none(instance, tasks.file)
-        if pids:
+        if pids and not instance.undo.added(tasks.file):  # by a killed lttd, whose tracer is set
             alive = any(os.path.exists(f"/proc/{pid}") for pid in pids)
             dead = kernel_knows_our_pids() and not alive
             some = f"{pids[0]} ({len(pids)} in all{', none of which runs now' * dead})"

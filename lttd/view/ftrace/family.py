@@ -1,12 +1,13 @@
 """Ftrace's family; see ``lttd.view.family``."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Final
 
 from lttd.clock import COUNTING_CLOCKS
 from lttd.limits import KALLSYMS
 from lttd.readfile import size_bytes
-from lttd.view.addresses import Symbols
+from lttd.view.addresses import MARKS, Symbols
 from lttd.view.family import Family, Lines, Printing
 from lttd.view.ftrace.decode import FtraceContexts, FtraceDecoder
 from lttd.view.ftrace.graph import is_graph
@@ -20,13 +21,15 @@ def _names(segments: Sequence[Segment], notes: TakesNotes) -> Names:
 
 
 def _with_symbols(segments: Sequence[Segment]) -> Segment:
-    """Return the last segment of the last boot that has kallsyms; else the last one."""
+    """Return the last segment of the last boot that has symbols, all if possible; or the last."""
     last = segments[-1]
-    for segment in reversed(segments):
-        if segment.manifest.machine.get("boot_id") != last.manifest.machine.get("boot_id"):
-            break  # the kernel had other addresses then
-        if size_bytes(segment.paths.tracefs / KALLSYMS.what):
-            return segment
+    boot = last.manifest.machine.get("boot_id")  # the kernel had other addresses in others
+    before = takewhile(lambda each: each.manifest.machine.get("boot_id") == boot, segments[::-1])
+    of_boot = list(before)
+    for name in (KALLSYMS.what, MARKS):
+        for segment in of_boot:
+            if size_bytes(segment.paths.tracefs / name):
+                return segment
     return last
 
 
