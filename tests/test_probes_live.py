@@ -95,6 +95,30 @@ def test_a_probe_is_recorded_alone_and_removed_at_the_end(name: str) -> None:
 
 
 @pytest.mark.usefixtures("instances")
+def test_two_sources_of_a_run_record_the_same_probe_which_ends_with_the_first(name: str) -> None:
+    with closing(open_ftrace(opened(probe(name)), BufferPool())) as first:
+        with closing(open_ftrace(opened(probe(name)), BufferPool())) as second:
+            for source in (first, second):
+                source.start()
+            LIBC.getenv(b"for both of them")
+            for source in (second, first):
+                assert content(drain(source)).count(b"for both of them") == 1
+        assert list(second.notes()) == []
+        assert names() == [f"p:lttd/{name}"]
+    assert list(first.notes()) == []
+    assert names() == []
+
+
+@pytest.mark.usefixtures("instances")
+def test_two_sources_of_a_run_cannot_give_two_probes_the_same_name(name: str) -> None:
+    with closing(open_ftrace(opened(probe(name)), BufferPool())):
+        other = f"p:{name} {place_of('getpid')}"
+        with pytest.raises(UsageError, match="another source of this run has a probe of this name"):
+            open_ftrace(opened(other), BufferPool())
+        assert names() == [f"p:lttd/{name}"]
+
+
+@pytest.mark.usefixtures("instances")
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -197,7 +221,7 @@ def killed(lttd: Launcher, trace: Path, *options: str) -> None:
     """Kill a run with unread events of its probe in the ring."""
     run = lttd.start("-t", trace, *options, "--flush-interval", "1h", "--summary", "none")
     until(lambda: list(trace.glob("*/trace.json")), "it has a segment")
-    until(lambda: is_on(options[-1]), "its probe is on")
+    until(lambda: is_on(options[-1].rpartition("=p:")[2] or options[-1]), "its probe is on")
     LIBC.getenv(b"unread when it was killed")
     run.signal(signal.SIGKILL).wait()
 
@@ -252,6 +276,20 @@ def test_another_probe_of_the_same_name_is_refused_until_the_ring_is_drained(
 
 
 @pytest.mark.nightly
+def test_a_probe_of_two_sources_of_a_killed_run_goes_with_the_next_start(
+    lttd: Launcher, tmp_path: Path, name: str
+) -> None:
+    trace, spec = tmp_path / "t", f"ftrace,probe={probe(name)}"
+    killed(lttd, trace, "--source", spec, "--source", spec)
+    assert len(lttd.left()) == 2
+    run = lttd.run("-t", trace, "--append", *BRIEF)
+    assert run.process.returncode == 0, run.stderr
+    assert "stays" not in run.stderr
+    assert names() == []
+    assert lttd.left() == []
+    assert lttv("text", trace).stdout.count("unread when it was killed") == 2
+
+
 def test_probes_of_a_killed_run_whose_instance_is_gone_are_removed(
     name: str, lttd: Launcher, tmp_path: Path
 ) -> None:

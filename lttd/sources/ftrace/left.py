@@ -27,6 +27,7 @@ from lttd.handles import is_there
 from lttd.runtime import Recorder, directory_path, remove_half_made
 from lttd.sources.base import Owner
 from lttd.sources.ftrace import instance as ftrace_instance
+from lttd.sources.ftrace.additions import PROBES_FILE
 from lttd.sources.ftrace.instance import (
     Instance,
     cpus_of,
@@ -73,7 +74,7 @@ class Leftovers:
     def own_instances(self) -> Iterator[Instance]:
         """Handle every record; yield the instances of this trace, locked and stopped."""
         remove_half_made()
-        for name in record_names():
+        for name in sorted(record_names(), key=_has_probes):
             record = self._hold(name)
             if record is None:
                 continue
@@ -320,6 +321,12 @@ def _is_missing(path: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return True
     return False
+
+
+def _has_probes(name: str) -> bool:
+    """Tell whether a record has probes: they go last, since other sources of its run use them."""
+    left = glance(name)
+    return left is not None and PROBES_FILE in left.added
 
 
 def _has_record(instance: str) -> bool:

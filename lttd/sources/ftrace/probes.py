@@ -9,7 +9,8 @@ lttd reads the letter and the name; the rest is the kernel's.  The event is ``lt
 ``synthetic:NAME`` for an ``s``.
 
 Rule: a name that exists is refused, because the kernel would add a second place to that event, and
-both would end together.
+both would end together.  Only a source of the same run may use the same probe: the first one has it
+in its record, and is closed last.
 Rule: deleting a probe empties every ring that ever recorded it.  So probes end after their
 instance (undo.py), and those of a killed lttd after its ring was drained.
 Rule: dynamic_events is never opened with O_TRUNC, which deletes every probe of the machine.
@@ -25,6 +26,7 @@ from typing import Final, NamedTuple
 from lttd.errors import LockedError, LttdError, NothingToRecordError, SourceError, UsageError
 from lttd.locks import lock_now
 from lttd.parsers import shown
+from lttd.runtime import Recorder
 from lttd.sources.ftrace.additions import (
     PROBE_GROUP,
     PROBES_FILE,
@@ -150,7 +152,7 @@ def make_probes(instance: Instance, texts: Sequence[str]) -> None:
         new = [probe for probe in probes if probe_name(probe.line) not in there]
         for probe in probes:
             if probe not in new and probe.line not in instance.undo.added(PROBES_FILE):
-                _take_from_killed(instance, probe)
+                _use_existing(instance, probe)
         instance.undo.add(PROBES_FILE, [probe.line for probe in new])
         try:
             for probe in new:
@@ -196,10 +198,10 @@ def _locked(path: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _take_from_killed(instance: Instance, probe: Probe) -> None:
-    """Take over an existing probe from the record of a killed lttd of the same trace.
+def _use_existing(instance: Instance, probe: Probe) -> None:
+    """Use a probe of another source of this run, or take over that of a killed lttd of the trace.
 
-    Its ring is drained after this run began, and must not take the probe with it.
+    The killed one's ring is drained after this run began, and must not take the probe with it.
 
     Raises:
         UsageError: somebody else's event has the name, or the same name is another probe.
@@ -215,6 +217,11 @@ def _take_from_killed(instance: Instance, probe: Probe) -> None:
         if left is None or not line:
             continue
         where = left.owner.path
+        if left.recorder == Recorder.this():
+            if line == probe.line:
+                return
+            what = f"another source of this run has a probe of this name, {shown(line)}"
+            raise UsageError(f"probe {probe.event}: {what}; give one of them another name")
         try:
             record = hold_left(note)
         except LockedError:
