@@ -1,5 +1,6 @@
 """Record with triggers of events, from this kernel."""
 
+import re
 import subprocess
 from contextlib import closing
 from pathlib import Path
@@ -120,6 +121,7 @@ def test_a_traceoff_is_named_although_the_recording_ends_at_once(
     options = ("-t", tmp_path / "t", "--events", EXIT, "--event-trigger", trigger)
     run = lttd.run(*options, "--summary", "none", "--", "sleep", "0.01")
     (line,) = run.lines
-    assert f"tracing is off, as a traceoff trigger asks for ({EXIT}): write 1 to" in line
+    assert f"tracing is off, as a traceoff trigger asks for ({EXIT}), since " in line
+    assert re.search(r"since (at least at \S+Z, )?at most at \S+Z: write 1 to", line)
     assert ("event-trigger", trigger) in control_lines(info(tmp_path / "t")["source"]["settings"])
     assert lttv("text", tmp_path / "t").stdout.splitlines()[-1].startswith("           sleep-")

@@ -104,6 +104,10 @@ class FtraceWatch:
         """The files that have another value now."""
         self._off_explained: bool | None = None
         """If tracing went off without a write: whether a trigger did it; None: not known yet."""
+        self._seen_on_ns: int | None = None
+        """When the last look that found tracing on began, on CLOCK_REALTIME."""
+        self._seen_off_ns: int | None = None
+        """When the first look after it had found it off."""
         self._on_fd = -1
         self._look_again_ns = 0
         self._found: deque[Callable[[], None]] = deque()
@@ -276,16 +280,19 @@ class FtraceWatch:
 
     def _look_whether_on(self) -> None:
         """Find out whether tracing went off without a report: the kernel itself can do so."""
-        is_off = self._is_off()
+        before_ns, is_off, after_ns = time.time_ns(), self._is_off(), time.time_ns()
         if is_off is None:
             return
         if not is_off:
+            self._seen_on_ns, self._seen_off_ns = before_ns, None
             if self._off_explained:
-                self._note("tracing is on again, as seen at")
+                self._note(f"tracing is on again, as seen at {_utc(before_ns)}")
             if TRACING_ON.file in self._away or self._off_explained is not None:
                 self._off_explained = None
                 self._look_at(TRACING_ON)
-        elif TRACING_ON.file not in self._away:
+            return
+        self._seen_off_ns = self._seen_off_ns or after_ns
+        if TRACING_ON.file not in self._away:
             if self._off_explained is None:
                 self.wants_closer_look = True
             elif not self._off_explained:
@@ -306,15 +313,17 @@ class FtraceWatch:
         if names:
             path = self._instance.file(TRACING_ON.file)
             words = f"write 1 to {path} to trace again"
+            # Nothing tells when the kernel did it; it was between two looks.
+            at_least = f"at least at {_utc(self._seen_on_ns)}, " if self._seen_on_ns else ""
+            at_most = f"at most at {_utc(self._seen_off_ns or time.time_ns())}"
             self._note(
-                f"tracing is off, as a traceoff trigger asks for ({names[0]}): {words}; seen at"
+                f"tracing is off, as a traceoff trigger asks for ({names[0]}), since {at_least}"
+                f"{at_most}: {words}"
             )
 
     def _note(self, words: str) -> None:
         self.wants_closer_look = True  # the closer look also prints the notes
-        now_s, now_ns = divmod(time.time_ns(), 1_000_000_000)
-        now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s))
-        self._instance.notes.append(f"{words} {now}.{now_ns // 1_000_000:03}Z")
+        self._instance.notes.append(words)
 
     def _triggers(self) -> Sequence[str]:
         """Return the events that have a traceoff trigger; of them, those whose count is used up."""
@@ -376,6 +385,11 @@ class FtraceWatch:
     def _read_setting(self, setting: Setting) -> str | None:
         text = self._listener.read(setting.file)
         return chosen_of(text) if text and setting.file == "trace_clock" else text
+
+
+def _utc(time_ns: int) -> str:
+    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest_ns // 1_000_000:03}Z"
 
 
 def _writes(masks: Masks) -> int:
