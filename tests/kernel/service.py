@@ -37,7 +37,9 @@ systemd-tmpfiles --create "$CHECKOUT/systemd/lttd.tmpfiles"
 printf '[Service]\nWatchdogSec=8\n' > /run/systemd/system/lttd.service.d/test.conf
 systemctl daemon-reload
 """
+# A guest on a busy machine answers systemctl later than in its 25 s.
 PRELUDE = r"""
+export SYSTEMD_BUS_TIMEOUT=300
 instances=/sys/kernel/tracing/instances
 show() { systemctl show --value --property "$1" lttd; }
 cat > /tmp/marks.py <<'P'
