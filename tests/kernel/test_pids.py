@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.kernel.guest import Guest
+from tests.kernel.guest import Guest, GuestResult
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
@@ -34,9 +34,8 @@ kill $pid; wait $pid
 lttv text t | grep -o 'from the .*' > "$OUT/text"
 ls /sys/kernel/tracing/instances > "$OUT/instances"
 """
-# The same of functions, then by --pid with children at the top level, without lttd's own threads,
-# and after a kill: every setting is as before, and no other task's function is in the traces.
-FUNCTIONS = r"""
+# The same of functions, by --pid with children at the top level, and without lttd's own threads.
+PREPARE = r"""
 top=/sys/kernel/tracing
 dump() {
     (cd $top; tail -n +1 set_ftrace_pid set_ftrace_notrace_pid set_event_pid current_tracer \
@@ -48,13 +47,19 @@ callers() {
 function='--function vfs_read,vfs_open --buffer-size 4M --summary none'
 dump before
 (while sleep 0.3; do /bin/cat /etc/hostname > /dev/null; done) & neighbour=$!
+sh -c 'while sleep 0.3; do /bin/true; done' & loop=$!
+"""
+FUNCTIONS = r"""
 lttd -t t/a --tracer function $function --only-command -- sh -c '/bin/ls / > /dev/null; :'
 dump after_a
-sh -c 'while sleep 0.3; do /bin/true; done' & loop=$!
 lttd -t t/b --source ftrace:/ --tracer function_graph $function --pid $loop --follow-fork \
     --duration 1s
 dump after_b
 lttd -t t/c --tracer function $function --no-trace-self --duration 1s
+kill $neighbour $loop
+for each in a b c; do callers t/$each > "$OUT/callers_$each"; done
+"""
+KILLED = r"""
 (exec "$PYTHON" -m lttd -t t/d --source ftrace:/ --tracer function $function --pid $loop \
     --follow-fork) & killed=$!
 until grep -q function $top/current_tracer; do sleep 0.2; done
@@ -67,27 +72,43 @@ dump unread
 lttd -t t/d --append --source ftrace:/ --duration 100ms --summary none
 dump recovered
 kill $neighbour $loop
-for each in a b c d; do callers t/$each > "$OUT/callers_$each"; done
-echo "loop $loop"
+callers t/d > "$OUT/callers_d"
 """
 
 
 @pytest.mark.nightly
 def test_functions_are_limited_to_the_same_tasks_and_everything_is_put_back(guest: Guest) -> None:
-    result = guest.run(BEGIN + FUNCTIONS, 400).expect(0)
-    read = {path.name: path.read_text() for path in result.out_dir.iterdir() if path.is_file()}
-    for name in ("after_a", "after_b", "recovered"):
-        assert read[name] == read["before"], name
-    assert "no pid" not in read["killed"].partition("==> set_ftrace_notrace_pid")[0]
-    assert "\nfunction\n" in read["unread"], "the ring held events"
-    assert "no pid" not in read["unread"].partition("==> set_ftrace_notrace_pid")[0]
-    assert "recorded of all tasks" not in result.output
-    for name, there in (("a", "ls"), ("b", "true"), ("d", "true")):
-        callers = re.findall(r"\d+ +(\S.*)-\d+$", read[f"callers_{name}"], re.MULTILINE)
-        assert there in callers, (name, callers, result.output)
-        assert "cat" not in callers, (name, callers)
-    assert "python" not in read["callers_c"]
-    assert "cat-" in read["callers_c"]
+    read = files_of(guest.run(BEGIN + PREPARE + FUNCTIONS, 400).expect(0))
+    assert read["after_a"] == read["after_b"] == read["before"]
+    for name, there in (("a", "ls"), ("b", "true")):
+        callers = callers_in(read[f"callers_{name}"])
+        assert there in callers, callers
+        assert "cat" not in callers, callers
+    callers = callers_in(read["callers_c"])
+    assert "cat" in callers, callers
+    assert "python3" not in callers, callers
+
+
+@pytest.mark.nightly
+def test_after_a_kill_the_list_of_functions_stays_with_its_tracer_and_goes_with_it(
+    guest: Guest,
+) -> None:
+    read = files_of(guest.run(BEGIN + PREPARE + KILLED, 400).expect(0))
+    for name in ("killed", "unread"):  # the ring held events
+        assert "no pid" not in read[name].partition("==> set_ftrace_notrace_pid")[0], name
+        assert "\nfunction\n" in read[name], name
+    assert read["recovered"] == read["before"]
+    callers = callers_in(read["callers_d"])
+    assert "true" in callers, callers
+    assert "cat" not in callers, callers
+
+
+def files_of(result: GuestResult) -> dict[str, str]:
+    return {path.name: path.read_text() for path in result.out_dir.iterdir() if path.is_file()}
+
+
+def callers_in(text: str) -> list[str]:
+    return re.findall(r"\d+ +(\S.*)-\d+$", text, re.MULTILINE)
 
 
 def test_only_command_has_its_tree_and_others_in_scheduler_lines_only(each_guest: Guest) -> None:
