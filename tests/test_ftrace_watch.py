@@ -15,8 +15,9 @@ from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.listener import Listener
 from lttd.sources.ftrace.stream import Shared
 from lttd.sources.ftrace.undo import Undo
-from lttd.sources.ftrace.watch import OF_FUNCTIONS, SETTINGS, FtraceWatch, Setting
+from lttd.sources.ftrace.watch import FtraceWatch
 from lttd.sources.ftrace.watch_events import EventsWatch
+from lttd.sources.ftrace.watched_settings import OF_FUNCTIONS, SETTINGS, Setting
 from lttd.sources.tracefs import StatsFile
 from lttd.subbuffer import Reason
 

@@ -44,11 +44,11 @@ from lttd.sources.ftrace.setup import (
 )
 from lttd.sources.ftrace.stream import FtraceStream, Shared
 from lttd.sources.ftrace.survived import open_previous_boots
-from lttd.sources.ftrace.task_lists import FUNCTIONS, lists_of
 from lttd.sources.ftrace.tasks_change import TasksChange
 from lttd.sources.ftrace.tracer import has_tracer
 from lttd.sources.ftrace.triggers import renew_counts
-from lttd.sources.ftrace.watch import OF_FUNCTIONS, FtraceWatch, Setting, follows_forks
+from lttd.sources.ftrace.watch import FtraceWatch
+from lttd.sources.ftrace.watched_settings import settings_of_tasks
 from lttd.sources.mounts import find_tracefs
 from lttd.sources.pipe import Pipe
 from lttd.sources.tracefs import StatsFile, TraceClock, read_text, write_text
@@ -196,7 +196,7 @@ class FtraceSource:
         self.watch = FtraceWatch(instance, [each.ring for each in self.streams], self._shared)
         self._ended = pids.Ended(instance, settings)
         self.watch.looks.append(self._ended.look)
-        self.watch.settings += _settings_of_tasks(instance, settings)
+        self.watch.settings += settings_of_tasks(instance, settings)
 
     @property
     def grows(self) -> bool:
@@ -404,14 +404,6 @@ def _streams(instance: Instance, shared: Shared) -> list[FtraceStream]:
         instance.raw_fds.clear()
         stack.pop_all()
     return streams
-
-
-def _settings_of_tasks(instance: Instance, settings: FtraceSettings) -> tuple[Setting, ...]:
-    """Return the settings that must keep their value, beside those of every recording."""
-    lists = lists_of(instance)
-    followed = lists if pids.follows(settings) else ()
-    of_functions = (OF_FUNCTIONS,) if FUNCTIONS in lists else ()
-    return of_functions + tuple(follows_forks(each.fork) for each in followed)
 
 
 def _info(instance: Instance, settings: FtraceSettings, clock: str, shared: Shared) -> SourceInfo:

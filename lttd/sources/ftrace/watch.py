@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from lttd.health import Health, Trouble
 from lttd.sources.ftrace.instance import Instance
@@ -27,11 +27,12 @@ from lttd.sources.ftrace.listener import Listener, Masks
 from lttd.sources.ftrace.other_readers import other_readers
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.stream import Shared
-from lttd.sources.ftrace.task_lists import EVENTS, FUNCTIONS, TASK_LISTS
+from lttd.sources.ftrace.task_lists import TASK_LISTS
 from lttd.sources.ftrace.triggers import trigger_file
 from lttd.sources.ftrace.watch_events import EventsWatch
 from lttd.sources.ftrace.watch_readers import ReadersWatch
 from lttd.sources.ftrace.watch_tasks import TasksWatch
+from lttd.sources.ftrace.watched_settings import SETTINGS, TRACING_ON, Setting, words_of
 from lttd.sources.inotify import IN_MODIFY
 from lttd.sources.tracefs import chosen_of
 from lttd.subbuffer import Reason
@@ -41,41 +42,6 @@ LOOK_AGAIN_NS: Final = 10_000_000_000
 # Files whose writing may empty the ring, but often does not; the counters show it.
 SNAPSHOTS: Final = ("snapshot", "per_cpu/cpu{cpu}/snapshot")
 PROBES: Final = ("dynamic_events", "kprobe_events", "uprobe_events", "synthetic_events")
-_PAUSES: Final = "; nothing is read until it is, since a segment has one clock and one size"
-
-
-class Setting(NamedTuple):
-    """A file of an instance that must keep the value that it had when recording began."""
-
-    file: str
-    trouble: Trouble
-    reason: Reason | None
-    """The reason of the gap; None: the kernel counts the losses."""
-    pauses: bool = False
-    """Whether the data written meanwhile does not fit the segment."""
-
-
-TRACING_ON: Final = Setting("tracing_on", Trouble.TRACING_OFF, Reason.SWITCHED_OFF)
-SETTINGS: Final = (
-    TRACING_ON,
-    Setting("trace_clock", Trouble.SETTING_CHANGED, Reason.EMPTIED, pauses=True),
-    Setting("buffer_subbuf_size_kb", Trouble.SETTING_CHANGED, Reason.EMPTIED, pauses=True),
-    Setting("current_tracer", Trouble.SETTING_CHANGED, Reason.EMPTIED),
-    Setting("options/overwrite", Trouble.SETTING_CHANGED, None),
-    # Whoever reads ``trace`` then stops recording meanwhile, and tracing_on still says 1.
-    Setting("options/pause-on-trace", Trouble.SETTING_CHANGED, Reason.SWITCHED_OFF),
-    # 0 makes poll report readable for ever, 100 only when the ring is full.
-    Setting("buffer_percent", Trouble.SETTING_CHANGED, None),
-    Setting(EVENTS.file, Trouble.FILTER_SET, Reason.FILTERED),
-    Setting("tracing_cpumask", Trouble.FILTER_SET, Reason.FILTERED),
-)
-OF_FUNCTIONS: Final = Setting(FUNCTIONS.file, Trouble.FILTER_SET, Reason.FILTERED)
-"""For a recording of functions."""
-
-
-def follows_forks(option: str) -> Setting:
-    """Return the setting for a recording that follows children: without it, later ones are lost."""
-    return Setting(option, Trouble.FILTER_SET, Reason.FILTERED)
 
 
 class FtraceWatch:
@@ -254,7 +220,7 @@ class FtraceWatch:
         path, was_away = self._instance.file(setting.file), setting.file in self._away
         if value != normal:
             self._away.add(setting.file)
-            self._listener.health.begins(setting.trouble, _words(setting, value, normal), path)
+            self._listener.health.begins(setting.trouble, words_of(setting, value, normal), path)
             if not was_away or (writes and setting.reason is Reason.EMPTIED):
                 self._listener.suspect(setting.reason)
         elif was_away:
@@ -394,14 +360,3 @@ def _utc(time_ns: int) -> str:
 
 def _writes(masks: Masks) -> int:
     return sum(bool(mask & IN_MODIFY) for mask in masks)
-
-
-def _words(setting: Setting, value: str, normal: str) -> str:
-    if setting.trouble is Trouble.TRACING_OFF:
-        return "tracing was turned off while lttd records; write 1 to it to go on"
-    if setting.file in TASK_LISTS and value and normal:  # of any length
-        return (
-            f"lists {len(value.split())} ids now, which are not the {len(normal.split())} of before"
-        )
-    words = f"is {value or 'empty'} now and was {normal or 'empty'} when recording began"
-    return words + (_PAUSES if setting.pauses else "")
