@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.nightly]
 BEGIN = """
 cd $CHECKOUT
 place=/sys/kernel/tracing/instances/mine
-mkdir $place && trap 'rm -rf /tmp/t; rmdir $place' EXIT
+rm -rf /tmp/t; mkdir $place && trap 'rm -rf /tmp/t; rmdir $place' EXIT
 echo 0 > $place/tracing_on; echo 4096 > $place/buffer_size_kb
 """
 END = """

@@ -23,7 +23,8 @@ pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.nightly]
 BEGIN = r"""
 cd $CHECKOUT
 lttd="$PYTHON -m lttd" top=/sys/kernel/tracing
-rm -rf /tmp/t /tmp/t.dat /tmp/go; cp /bin/cat /tmp/prload; mkfifo /tmp/go
+clean() { rm -rf /tmp/t /tmp/t.dat /tmp/go /tmp/prload /tmp/load; }
+clean; trap clean EXIT; cp /bin/cat /tmp/prload; mkfifo /tmp/go
 # A tree of tasks that waits until both record.
 echo 'read -r x < /tmp/go
 for i in 1 2 3; do /bin/true; done
