@@ -59,6 +59,10 @@ class Encoding(enum.Enum):
     """A value of another size: a struct, an address."""
     SPAN = enum.auto()
     """A string at any place: the record holds its begin and end, as offsets in the event."""
+    REAL = enum.auto()
+    """A floating-point number of 8 bytes."""
+    TOLD = enum.auto()
+    """A value that has no other form: the record holds its text, as an object."""
 
 
 class Field(NamedTuple):
@@ -84,7 +88,8 @@ class Field(NamedTuple):
     def is_text(self) -> bool:
         """True: its bytes are a string."""
         tail_of_text = self.encoding is Encoding.TAIL and self.type in ("char", "const char")
-        return self.encoding in (Encoding.CHARS, Encoding.STRING, Encoding.SPAN) or tail_of_text
+        texts = (Encoding.CHARS, Encoding.STRING, Encoding.SPAN, Encoding.TOLD)
+        return self.encoding in texts or tail_of_text
 
     def element_dtype(self, byteorder: str) -> np.dtype[np.generic]:
         """Return the dtype of one element."""
@@ -96,6 +101,8 @@ class Field(NamedTuple):
             return np.dtype(f"{byteorder}u{self.size_bytes}")
         if self.encoding is Encoding.SPAN:
             return np.dtype((np.int64, (2,)))
+        if self.encoding in (Encoding.REAL, Encoding.TOLD):
+            return np.dtype(np.float64 if self.encoding is Encoding.REAL else np.object_)
         if self.encoding is Encoding.INT:
             return self.element_dtype(byteorder)
         if self.encoding is Encoding.ARRAY:

@@ -215,6 +215,8 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument("--fields", metavar="A,B", help="print these fields only, as name=value")
     command.add_argument("--json", action="store_true", help="one JSON object per line")
     command.add_argument("--ns", action="store_true", help="time stamps to the nanosecond")
+    text = "babeltrace: CTF in the form of babeltrace2"
+    command.add_argument("--style", metavar="FORM", choices=("babeltrace",), help=text)
 
 
 def _add_window(command: argparse.ArgumentParser) -> None:

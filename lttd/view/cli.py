@@ -194,6 +194,7 @@ def _show_of(options: argparse.Namespace) -> "Show":
         nanoseconds=options.ns,
         fields=tuple(options.fields.split(",")) if options.fields else None,
         json=options.json,
+        style=options.style or "",
         most=getattr(options, "n", None),
         jobs=getattr(options, "jobs", None),
         hide_self=options.hide_self,

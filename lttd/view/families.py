@@ -15,6 +15,7 @@ FAMILIES: Final = {
     "blktrace": "lttd.view.blktrace.family",
     "ltt": "lttd.view.ltt.family",
     "relay": "lttd.view.relay.family",
+    "ctf": "lttd.view.ctf.family",
 }
 
 

@@ -16,8 +16,13 @@ from lttd.view.task_names import Names
 from lttd.view.trace import Segment
 from lttd.view.window import Piece, WindowStream
 
-Block = bytes | memoryview
-"""Some whole lines."""
+Block = bytes | memoryview | Callable[[], bytes]
+"""Some whole lines; or a function that makes them when all lines before them are written."""
+
+
+def made(block: Block) -> bytes | memoryview:
+    """Return the lines of a block whose turn it is."""
+    return block() if callable(block) else block
 
 
 class Contexts(Protocol):
@@ -53,6 +58,8 @@ class Printing(NamedTuple):
     nanoseconds: bool
     fields: tuple[str, ...] | None
     """Names of the fields to print as ``name=value``; None: the family's own form."""
+    style: str = ""
+    """One of the family's styles; empty: its own form."""
 
 
 class Family(NamedTuple):
@@ -68,3 +75,5 @@ class Family(NamedTuple):
     """Returns the formats that were saved before the events; None: the family saves none."""
     joins: Callable[[EventType], bool] | None = None
     """Tells whether events of a type are printed together with their neighbours; None: none are."""
+    styles: tuple[str, ...] = ()
+    """Names of the forms that it can print besides its own, for ``--style``."""

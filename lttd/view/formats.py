@@ -5,7 +5,7 @@ Rule: only the id of a file is read, until an event of that type is needed.
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ _parsed = lru_cache(maxsize=512)(parse_format)
 _HEAD_BYTES: Final = 256
 _MOST_ID: Final = 0xFFFF
 I64 = npt.NDArray[np.int64]
-RecordsOf = Callable[[memoryview, I64, I64], npt.NDArray[np.void]]
-"""Called with the data, the offsets of the events in it, and their sizes."""
+RecordsOf = Callable[[Any], npt.NDArray[np.void]]
+"""Called with an EventRows of the type."""
 
 
 class EventName(NamedTuple):

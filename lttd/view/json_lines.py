@@ -51,7 +51,7 @@ def _values(rows: EventRows, name: str) -> list[Any]:
         return rows.lists(name)
     values: list[Any] = rows.column(name).tolist()
     text = field.is_text or (field.encoding is Encoding.TAIL and "char" in field.type)
-    if text or field.encoding in (Encoding.INT, Encoding.ARRAY):
+    if text or field.encoding in (Encoding.INT, Encoding.ARRAY, Encoding.REAL):
         return values
     return [value.hex() for value in values]  # any bytes: not all of them are UTF-8
 

@@ -28,7 +28,7 @@ from lttd.terminal import printable, printable_bytes
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.family import Block
 from lttd.view.formats import EventType
-from lttd.view.glyphs import decimal, hexadecimal, printable_words
+from lttd.view.glyphs import decimal, hexadecimal, per_distinct, printable_words
 from lttd.view.losses import Loss
 from lttd.view.strips import (
     Column,
@@ -189,6 +189,8 @@ def value_of(field: Field, rows: EventRows) -> Strip:
         column = column.astype(column.dtype.newbyteorder("="), copy=False)
         return [b"0x", *hexadecimal(column)] if "*" in field.type else decimal(column)
     value = rows.column(field.name)
+    if field.encoding is Encoding.REAL:
+        return [words_of(per_distinct(value, lambda number: b"%g" % number))]
     if field.encoding is Encoding.CHARS:
         return [printable_words(value)]
     if field.encoding is Encoding.ARRAY:
@@ -197,7 +199,7 @@ def value_of(field: Field, rows: EventRows) -> Strip:
     if field.encoding in (Encoding.DYNAMIC, Encoding.TAIL) and field.element_bytes > 1:
         lists = [",".join(str(one) for one in row).encode() for row in rows.lists(field.name)]
         return [b"{", words_of(strings_of(lists)), b"}"]
-    text = field.encoding is Encoding.STRING or (
+    text = field.encoding in (Encoding.STRING, Encoding.SPAN, Encoding.TOLD) or (
         field.encoding is Encoding.TAIL and "char" in field.type
     )
     pieces = [piece.rstrip(b"\n") if text else piece.hex().encode() for piece in value.tolist()]

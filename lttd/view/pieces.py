@@ -81,6 +81,7 @@ class Columns(NamedTuple):
     payload_bytes: U32
     piece_begin: U64 | None = None
     graph: npt.NDArray[np.void] | None = None
+    packet: I64 | None = None
 
 
 class TypeTable(Protocol):

@@ -24,7 +24,7 @@ from lttd.stored import StoredStream
 from lttd.terminal import Level, put, say
 from lttd.tracedir import LOCK, SegmentPaths, deletion_note, segments
 from lttd.view.commands.text import Show, maker
-from lttd.view.family import Block
+from lttd.view.family import Block, made
 from lttd.view.library import ClockGroup
 from lttd.view.notes import WindowNotes
 from lttd.view.times import ALWAYS_END, EVERYTHING
@@ -227,7 +227,7 @@ class _Merger:
             for note in self.notes.take():
                 say(note, Level.NOTICE, "lttv")
             for block in lines:
-                put(block)
+                put(made(block))
 
 
 class _Followed:

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from lttd.errors import UsageError
 from lttd.index import FOREVER
 from lttd.malloc import keep_freed_memory
 from lttd.terminal import Level, is_terminal, put, say
 from lttd.view.complete import Since, complete_since
-from lttd.view.family import Block, Lines, Printing
+from lttd.view.family import Block, Lines, Printing, made
 from lttd.view.filters import Filter
 from lttd.view.json_lines import JsonLines
 from lttd.view.library import ClockGroup, EventWindow
@@ -40,6 +41,8 @@ class Show(NamedTuple):
     json: bool = False
     most: int | None = None
     jobs: int | None = None
+    style: str = ""
+    """The form of another program's lines; empty: the family's own."""
     hide_self: bool = False
     """For follow: leave out lttd's own threads in the segments that it opens."""
 
@@ -54,7 +57,12 @@ def maker(group: ClockGroup, segments: Sequence[Segment], show: Show, notes: Tak
     names = family.names(segments, notes)
     if show.json:
         return JsonLines(names, show.fields)
-    printing = Printing(group.segments, group.sources, names, show.nanoseconds, show.fields)
+    if show.style and show.style not in family.styles:
+        abis = ", ".join(sorted({one.stream.info.abi for one in group.sources}))
+        raise UsageError(f"--style {show.style}: there is no such form for {abis}; leave it out")
+    printing = Printing(
+        group.segments, group.sources, names, show.nanoseconds, show.fields, show.style
+    )
     return family.lines(printing, notes)
 
 
@@ -182,12 +190,13 @@ class _Out:
             if self._noted.is_new(note):
                 say(note, Level.NOTICE, "lttv")
         self.taken.clear()
-        for block in blocks:
+        for one in blocks:
+            block = made(one)
             put(block if self.left is None else self._cut(block))
             if self.full:
                 break
 
-    def _cut(self, block: Block) -> bytes:
+    def _cut(self, block: bytes | memoryview) -> bytes:
         assert self.left is not None
         lines = bytes(block).splitlines(keepends=True)[: self.left]
         self.left -= len(lines)

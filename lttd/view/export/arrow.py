@@ -18,8 +18,11 @@ Array = Any  # pyarrow has no types
 def field_array(rows: EventRows, name: str) -> Array:
     """Return one field of some events: integers, strings, lists, or binary for other types."""
     one = rows.field(name)
-    if one.encoding is Encoding.INT:
+    if one.encoding in (Encoding.INT, Encoding.REAL):
         return pa.array(_native(rows.records[name]))
+    if one.encoding is Encoding.TOLD:
+        texts = [text.decode(errors="replace") for text in rows.records[name].tolist()]
+        return pa.array(texts, pa.string())
     if one.encoding is Encoding.ARRAY:
         values = _native(rows.records[name])
         bounds = np.arange(len(values) + 1, dtype=np.int64) * one.elements

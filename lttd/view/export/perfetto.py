@@ -26,6 +26,7 @@ from lttd.files import Disk
 from lttd.terminal import printable_bytes
 from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows
+from lttd.view.family import made
 from lttd.view.filters import Filter
 from lttd.view.formats import EventType
 from lttd.view.ftrace.lines import Texter
@@ -143,7 +144,7 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
                 notes.add(*batch.notes)
                 events += len(batch)
                 losses += sum(loss.was_wanted for loss in batch.losses)
-                file.writelines(texter.lines(batch))
+                file.writelines(map(made, texter.lines(batch)))
     if not events and not losses:
         raise NotATraceError(nothing_within(trace))
     told = [f"{events} events"]

@@ -14,7 +14,7 @@ from lttd.abi.gather import gather
 from lttd.abi.ltt import Layout
 from lttd.abi.ltt_markers import Marker, MarkerField
 from lttd.abi.ltt_shape import aligned_to
-from lttd.view.columns import inside
+from lttd.view.columns import EventRows, inside
 
 I64 = npt.NDArray[np.int64]
 _NATIVE: Final = "<" if sys.byteorder == "little" else ">"
@@ -59,8 +59,9 @@ class MarkerRecords:
         ]
         self._has_strings = any(one.is_string for one in marker.fields)
 
-    def __call__(self, data: memoryview, at: I64, payload_bytes: I64) -> npt.NDArray[np.void]:
-        """Return the fields of the events at some offsets."""
+    def __call__(self, rows: EventRows) -> npt.NDArray[np.void]:
+        """Return the fields of some events."""
+        data, at, payload_bytes = rows.batch.data, rows.at, rows.payload_bytes
         records = np.empty(len(at), self._dtype)
         ends = _Ends(data, at, payload_bytes) if self._has_strings else None
         place = np.zeros(len(at), np.int64)

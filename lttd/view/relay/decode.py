@@ -34,7 +34,7 @@ from lttd.manifest import Manifest
 from lttd.plausible import is_count
 from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths
-from lttd.view.columns import EventBatch
+from lttd.view.columns import EventBatch, EventRows
 from lttd.view.formats import EventName, EventType
 from lttd.view.merge import order_by_time
 from lttd.view.notes import TakesNotes, WindowNotes
@@ -143,8 +143,9 @@ class EntryRecords:
         self._framing = framing
         self._dtype = dtype
 
-    def __call__(self, data: memoryview, at: I64, payload_bytes: I64) -> npt.NDArray[np.void]:
-        """Return the fields of the events at some offsets."""
+    def __call__(self, rows: EventRows) -> npt.NDArray[np.void]:
+        """Return the fields of some events."""
+        data, at, payload_bytes = rows.batch.data, rows.at, rows.payload_bytes
         table, records = _table_of(data), np.zeros(len(at), self._dtype)
         row = np.searchsorted(table["at"], at, "right") - 1
         names = self._dtype.names or ()

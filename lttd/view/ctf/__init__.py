@@ -1,0 +1,1 @@
+"""Family ``ctf``: decodes and prints events of CTF packets."""

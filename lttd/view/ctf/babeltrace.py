@@ -1,0 +1,205 @@
+"""Make lines of CTF batches as ``babeltrace2`` prints them by default, byte for byte:
+
+    [<h>:<m>:<s>.<ns, 9>] (+<s>.<ns, 9>) <host>[:<process>:(<pid>)] <event>: <packet context>,
+    <stream's context>, <event's context>, <fields>
+
+Source of the form: babeltrace2 src/plugins/text/pretty/print.c.
+
+The time since the line before is known only when that line is written, perhaps by another process
+(``lttd.view.parallel``): so the first line of a batch is made last.
+"""
+
+import mmap
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.ctf_bits import WORD_BITS, Bits
+from lttd.abi.ctf_classes import PACKET_CONTEXT, PACKET_HEADER, Event, Path, Struct, Trace
+from lttd.abi.ctf_fields import Node, Scan
+from lttd.abi.ctf_heads import heads_of
+from lttd.abi.ctf_plan import Plan
+from lttd.view.columns import EventBatch, EventRows
+from lttd.view.ctf.fields import CtfRecords
+from lttd.view.ctf.values import Printer, is_printed
+from lttd.view.family import Block, made
+from lttd.view.formats import EventType
+from lttd.view.glyphs import decimal
+from lttd.view.lines import BlockTexter, Body, body_of
+from lttd.view.notes import TakesNotes
+from lttd.view.strips import Strip, joined, words_of
+from lttd.view.window import WindowStream
+
+I64 = npt.NDArray[np.int64]
+
+_SECOND_NS: Final = 1_000_000_000
+_FIRST_DELTA: Final = b"+?.?????????"
+# Stands for the time since the line before; no time contains it.
+_PLACE: Final = b"\x01" * 12
+_LAST: Final = struct.Struct("<?q")
+# A row of text takes about 16 bytes for each byte of its event.
+_MATRIX_BYTES: Final = 1 << 26
+
+
+class EventPrinter:
+    """Prints the scopes of the events of one class."""
+
+    def __init__(self, plan: Plan, event: Event) -> None:
+        self._plan = plan
+        self._event = event
+        self._printer = Printer(plan.referred.paths)
+
+    def strip(self, bits: Bits, at: I64, packet: I64) -> Strip:
+        """Return name and scopes of events; places are in bytes."""
+        strip: Strip = [f"{self._event.name}: ".encode()]
+        printed = 0
+        for of, node, path in scopes(self._plan, self._event, bits, at, packet):
+            if is_printed("", of, path, self._plan.referred.paths):
+                strip.append(b", " if printed else b"")
+                strip += self._printer.strip(of, node, len(at), path)
+                printed += 1
+        return joined([*strip, b"\n"])
+
+
+def scopes(
+    plan: Plan, event: Event, bits: Bits, at: I64, packet: I64
+) -> Iterator[tuple[Struct, Node, Path]]:
+    """Yield the structures that an event has, the packet's context first."""
+    base = packet << 3
+    end = np.full(len(at), len(bits.buffer) << 3, np.int64)
+    context = plan.stream.packet_context
+    if context is not None:
+        scan = Scan(bits, base, end, plan.referred)
+        place = base
+        if plan.trace.packet_header is not None:
+            place = scan.measure(plan.trace.packet_header, place, PACKET_HEADER)
+        yield context, scan.locate(context, place, PACKET_CONTEXT)[0], PACKET_CONTEXT
+    heads = heads_of(bits, at << 3, base, end, plan)
+    place = heads.behind
+    for body, path in plan.bodies(event):
+        node, place = heads.scan.locate(body, place, path)
+        yield body, node, path
+
+
+def origin_of(trace: Trace) -> str:
+    """Return the host and the process of a trace; empty if it states neither."""
+    told = [
+        str(trace.environment[one]) for one in ("hostname", "procname") if one in trace.environment
+    ]
+    if "vpid" in trace.environment:
+        told.append(f"({trace.environment['vpid']})")
+    return f"{':'.join(told)} " if told else ""
+
+
+def clock_times(ns: npt.NDArray[np.int64]) -> Strip:
+    """Return times of day, in the local time zone."""
+    seconds = ns // _SECOND_NS
+    values, number = np.unique(seconds, return_inverse=True)
+    table = [
+        time.strftime("[%H:%M:%S.", time.localtime(value)).encode() for value in values.tolist()
+    ]
+    words = words_of(np.array(table, np.bytes_))[number]
+    return [words, *decimal((ns - seconds * _SECOND_NS).astype(np.uint32), 9)]
+
+
+def differences(ns: npt.NDArray[np.int64]) -> Strip:
+    """Return the times since the event before, of all but the first one."""
+    delta = np.diff(ns).astype(np.uint64)
+    seconds = delta // np.uint64(_SECOND_NS)
+    rest = (delta - seconds * np.uint64(_SECOND_NS)).astype(np.uint32)
+    return [b"+", *decimal(seconds), b".", *decimal(rest, 9)]
+
+
+class BabeltraceTexter(BlockTexter):
+    """Makes the lines of one clock group's batches."""
+
+    def __init__(self, sources: Sequence[WindowStream], notes: TakesNotes) -> None:
+        self._sources = sources
+        self._notes = notes
+        self._printers: dict[int, EventPrinter] = {}
+        self._last = _Last()
+        self._before: np.int64 | None = None
+
+    def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[Block]:
+        """See ``BlockTexter``: the first block is made when it is written."""
+        # babeltrace2 prints losses on stderr, in other words.
+        self._notes.add(*(f"{loss} ({loss.channel}_{loss.cpu})" for loss in batch.losses))
+        batch = replace(batch, losses=())
+        if not len(batch):
+            return
+        times = self._ns(batch)
+        self._before = None
+        first = b"".join(map(bytes, map(made, super().lines(batch.select(np.arange(1))))))
+        shown = len(batch) if most is None else min(most, len(batch))
+        yield lambda: self._last.told(first, int(times[0]), int(times[shown - 1]))
+        if shown > 1:
+            self._before = times[0]
+            yield from super().lines(batch.select(np.arange(1, shown)))
+
+    def prefix(self, batch: EventBatch) -> Strip:
+        """Return the prefixes: times and origin."""
+        assert batch.stream is not None
+        times = self._ns(batch)
+        if self._before is None:
+            delta: Strip = [_PLACE]
+        else:
+            delta = differences(np.concatenate((np.array([self._before]), times)))
+        origins = [origin_of(one.context.plan.trace).encode() for one in self._sources]
+        origin = words_of(np.array(origins or [b""], np.bytes_))[batch.stream]
+        return [*clock_times(times), b"] (", *delta, b") ", origin]
+
+    def bodies(self, batch: EventBatch) -> Iterator[Body]:
+        """Yield the bodies: names and fields."""
+        assert batch.packet is not None
+        bits = Bits(batch.data)
+        for every in batch.by_type():
+            printer = self._printer(every.event_type)
+            for rows in of_one_size(every):
+                packet = batch.packet[rows.rows]
+                yield body_of(rows.rows, printer.strip(bits, rows.at, packet))
+
+    def _printer(self, event_type: EventType) -> EventPrinter:
+        if event_type.number not in self._printers:
+            records = event_type.records_of
+            assert isinstance(records, CtfRecords)
+            self._printers[event_type.number] = EventPrinter(records.plan, records.event)
+        return self._printers[event_type.number]
+
+    def _ns(self, batch: EventBatch) -> I64:
+        """Return the times since 1970 of events, in ns."""
+        assert batch.stream is not None
+        offsets = np.array([one.context.offset_ns for one in self._sources] or [0], np.int64)
+        found: I64 = batch.time.astype(np.int64) + offsets[batch.stream]
+        return found
+
+
+class _Last:
+    """The time of the last line that was written, by any of the processes that write in turn."""
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, _LAST.size)
+
+    def told(self, line: bytes, first_ns: int, last_ns: int) -> bytes:
+        """Return the first line of a batch with the time since the line before."""
+        known, before = _LAST.unpack_from(self._shared)
+        _LAST.pack_into(self._shared, 0, True, last_ns)
+        delta = _FIRST_DELTA
+        if known:
+            passed = (first_ns - before) % (1 << WORD_BITS)
+            delta = b"+%d.%09d" % divmod(passed, _SECOND_NS)
+        return line.replace(_PLACE, delta, 1)
+
+
+def of_one_size(rows: EventRows) -> Iterator[EventRows]:
+    """Yield rows in groups of similar size, so that the matrix of a group is not much larger."""
+    group = np.frexp(rows.payload_bytes.astype(np.float64))[1]
+    for one in np.flatnonzero(np.bincount(group)).tolist():
+        some = np.flatnonzero(group == one)
+        step = max(_MATRIX_BYTES >> (one + 4), 1)
+        for first in range(0, len(some), step):
+            yield rows.some(some[first : first + step])

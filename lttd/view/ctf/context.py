@@ -1,0 +1,147 @@
+"""Read the metadata of a CTF segment, and count the events of its packets for ``lttv check``.
+
+The file is ``streams/metadata``.  While the segment is recorded it grows: it is replaced by a
+longer one before packets need that.
+
+Rule: metadata that cannot be read is a note; then no event of the segment is shown.
+"""
+
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi import ctf
+from lttd.abi.base import Buffer, Damage, Decoded, Headers
+from lttd.abi.ctf_bits import Bits
+from lttd.abi.ctf_classes import MetadataError, Trace
+from lttd.abi.ctf_events import walk
+from lttd.abi.ctf_heads import Packets
+from lttd.abi.ctf_metadata import read_metadata
+from lttd.abi.ctf_plan import Plan
+from lttd.abi.gather import gather
+from lttd.errors import TraceDamagedError
+from lttd.limits import CTF_METADATA
+from lttd.manifest import Manifest
+from lttd.readfile import read_limited
+from lttd.stored import StoredStream
+from lttd.subbuffer import StreamInfo
+from lttd.tracedir import SegmentPaths
+from lttd.view.notes import TakesNotes
+
+I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+
+METADATA: Final = "metadata"
+_SECOND_NS: Final = 1_000_000_000
+
+
+@lru_cache(8)
+def _read(data: bytes) -> Trace:
+    """Read metadata; the segments of a trace have the same, or that of the one before and more."""
+    return read_metadata(data)
+
+
+class SegmentMetadata:
+    """The metadata of one segment."""
+
+    def __init__(self, paths: SegmentPaths, manifest: Manifest, notes: TakesNotes) -> None:
+        self._place = paths.place(paths.streams / METADATA)
+        self._manifest = manifest
+        self._notes = notes
+        self._data: bytes | None = None
+        self.trace: Trace | None = None
+        """None: it cannot be read."""
+
+    def refresh(self) -> None:
+        """Read the file, if that was not done, or if the segment is still being recorded."""
+        if self._data is not None and self._manifest.state == "closed":
+            return
+        try:
+            data = read_limited(self._place, CTF_METADATA)
+        except (OSError, TraceDamagedError) as error:
+            self._data = self._data or b""
+            told = error.strerror if isinstance(error, OSError) else error
+            self._notes.add(f"{self._place}: {told}; no event can be shown without it")
+            return
+        if data == self._data:
+            return
+        self._data = data
+        try:
+            self.trace = _read(data)
+        except MetadataError as error:
+            self._notes.add(f"{self._place}: {error}; no event can be shown without it")
+
+
+class CtfContext:
+    """What the metadata says about one stream class."""
+
+    def __init__(self, metadata: SegmentMetadata, info: StreamInfo) -> None:
+        self._metadata = metadata
+        self.stream_id = info.ctf_stream_id
+        self.layout = ctf.PacketLayout.parse(info.packet_layout)
+        self._plan: Plan | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The stream class as it is known now; None: it is not declared."""
+        self._metadata.refresh()
+        trace = self._metadata.trace
+        stream = trace.streams.get(self.stream_id) if trace else None
+        if trace is None or stream is None:
+            return None
+        if self._plan is None or self._plan.trace is not trace:
+            self._plan = Plan(trace, stream)
+        return self._plan
+
+    @property
+    def offset_ns(self) -> int:
+        """The time of the clock's zero since 1970, in ns."""
+        plan = self.plan
+        clock = plan.trace.clocks.get(plan.stream.clock or "") if plan else None
+        if clock is None:
+            return 0
+        return clock.offset_s * _SECOND_NS + clock.offset * _SECOND_NS // clock.frequency_hz
+
+    def packets(self, data: Buffer, offset_bytes: I64) -> Packets:
+        """Return the packets at some offsets, whose headers are sound."""
+        found = ctf.headers_at(data, offset_bytes, self.layout, self.stream_id)
+        field = self.layout.fields.get("timestamp_begin")
+        begin = np.zeros(len(offset_bytes), np.uint64)
+        if field is not None:
+            begin = gather(data, offset_bytes + field.at_bytes, field.dtype).astype(np.uint64)
+        first = (offset_bytes + self.layout.header_bytes) << 3
+        end = (offset_bytes << 3) + found.content_bits.astype(np.int64)
+        return Packets(offset_bytes, first, np.maximum(end, first), begin)
+
+    def count(self, data: Buffer, headers: Headers, ends: U64) -> Decoded:
+        """Count the events of some packets, whose headers state *ends*."""
+        plan = self.plan
+        if plan is None:
+            return Decoded(None, ends, [])
+        counts = np.zeros(len(ends), np.int64)
+        last = headers.begin.copy()
+        damage: list[Damage] = []
+        bits = Bits(data)
+        for walked in walk(bits, self.packets(data, headers.offset_bytes), plan):
+            behind = walked.first_row + len(walked.row_events)
+            counts[walked.first_row : behind] = walked.row_events
+            last[walked.first_row : behind] = self.layout.ns_of(walked.row_end)
+            damage += walked.damage
+        return Decoded(counts, last, damage)
+
+
+class CtfContexts:
+    """See ``lttd.view.family.Contexts``."""
+
+    def __init__(self, paths: SegmentPaths, manifest: Manifest, notes: TakesNotes) -> None:
+        self._metadata = SegmentMetadata(paths, manifest, notes)
+        self._contexts: dict[str, CtfContext] = {}
+
+    def of(self, stream: StoredStream) -> CtfContext:
+        """Return the context of a stream; CPUs of one class share it."""
+        key = f"{stream.info.ctf_stream_id} {stream.info.packet_layout}"
+        if key not in self._contexts:
+            self._contexts[key] = CtfContext(self._metadata, stream.info)
+        return self._contexts[key]

@@ -1,0 +1,239 @@
+"""Print the fields of many events as babeltrace2 prints them: a node becomes a strip.
+
+    { cpu_id = 0 }, { comm = "sh", flags = 0x41, list = [ [0] = 1, [1] = 2 ], e = ( "A" : container
+    = 1 ) }
+
+Source of the form: babeltrace2 src/plugins/text/pretty/print.c, print_field and what it calls.
+
+Rule: a field that babeltrace2 takes for a part of the format (a time, the size of a packet) is not
+printed, unless a length or a tag refers to it: its ctf-meta-update-in-ir.cpp.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lttd.abi.ctf_bits import WORD_BITS
+from lttd.abi.ctf_classes import (
+    PACKET_CONTEXT,
+    Array,
+    Enumeration,
+    FieldClass,
+    Float,
+    Integer,
+    Path,
+    Sequence,
+    Struct,
+    Variant,
+)
+from lttd.abi.ctf_fields import Choice, Group, Leaf, Listed, Node, Text, within
+from lttd.abi.gather import everywhere
+from lttd.view.glyphs import decimal, distinct, hexadecimal, per_distinct
+from lttd.view.strips import Column, Strip, joined, packed, settled, words_of
+
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+
+_OF_PACKET: Final = frozenset(
+    ("timestamp_end", "events_discarded", "packet_seq_num", "packet_size", "content_size")
+)
+_UNKNOWN_LABEL: Final = b"<unknown>"
+_ESCAPES: Final = {
+    **{at: b"\\x%02x" % at for at in (*range(32), 127)},
+    **{ord(one): f"\\{one}".encode() for one in "\\'\"?"},
+    **{at: b"\\%c" % to for at, to in zip(b"\a\b\x1b\f\n\r\t\v", b"abefnrtv", strict=True)},
+}  # fmt: skip
+_ESCAPED: Final = np.isin(np.arange(256), [one for one in _ESCAPES if one])
+
+
+def is_printed(name: str, of: FieldClass, path: Path, referred: frozenset[Path]) -> bool:
+    """Return whether a field is one of the event's own; *path* is that of the field."""
+    match of:
+        case Integer() | Enumeration():
+            number = of.container if isinstance(of, Enumeration) else of
+            if path in referred:
+                return True
+            of_packet = path[:-1] == PACKET_CONTEXT and (
+                name in _OF_PACKET
+                or any("packet" in role or "discarded" in role for role in number.roles)
+            )
+            return number.clock is None and not (of_packet and not number.signed)
+        case Struct(members=members):
+            return not members or any(
+                is_printed(one, member, (*path, one), referred) for one, member in members
+            )
+        case Variant(options=options):
+            return any(is_printed(one, option, (*path, one), referred) for one, option in options)
+        case Array(element=element) | Sequence(element=element):
+            return is_printed(name, element, path, referred)
+        case _:
+            return True
+
+
+def shown(name: str) -> str:
+    """Return a field's name without the underscore that keeps it from being a word of TSDL."""
+    return name.removeprefix("_")
+
+
+class Printer:
+    """Prints nodes of one stream class."""
+
+    def __init__(self, referred: frozenset[Path]) -> None:
+        self._referred = referred
+
+    def strip(self, of: FieldClass, node: Node, count: int, path: Path) -> Strip:
+        """Return the text of a field in *count* rows."""
+        return joined(settled(self._strip(of, node, count, path), count))
+
+    def _strip(self, of: FieldClass, node: Node, count: int, path: Path) -> Strip:
+        match node:
+            case Leaf():
+                return _number(node)
+            case Text():
+                return [b'"', quoted(node), b'"']
+            case Group():
+                return self._group(node, count, path)
+            case Listed():
+                assert isinstance(of, Array | Sequence)
+                return [b"[", self._list(of, node, path), b" ]"]
+            case Choice():
+                return [b"{ ", self._choice(node, count, path), b" }"]
+
+    def _group(self, node: Group, count: int, path: Path) -> Strip:
+        strip: Strip = [b"{"]
+        for name, of, member in node.members:
+            below = (*path, name)
+            if is_printed(name, of, below, self._referred):
+                strip.append(f"{', ' if len(strip) > 1 else ' '}{shown(name)} = ".encode())
+                strip += self._strip(of, member, count, below)
+        return [*strip, b" }"]
+
+    def _list(self, of: Array | Sequence, node: Listed, path: Path) -> Column:
+        """Return the elements of each row as a word."""
+        rows, total = len(node.count), len(node.row)
+        if not total:
+            return words_of(np.zeros(rows, "S1"))
+        first = np.cumsum(node.count) - node.count
+        number = np.arange(total) - first[node.row]
+        most = int(node.count.max())
+        heads = [b" [0] = ", *(b", [%d] = " % at for at in range(1, most))]
+        head = words_of(np.array(heads, np.bytes_))[number]
+        words, length = packed([head, *self._strip(of.element, node.node(), total, path)], total)
+        lengths = np.full(total, length) if isinstance(length, int) else length
+        behind = np.cumsum(lengths)
+        begins = behind - lengths
+        has = node.count > 0
+        start = np.zeros(rows, np.int64)
+        start[has] = begins[first[has]]
+        end = np.zeros(rows, np.int64)
+        end[has] = behind[(first + node.count - 1)[has]]
+        width = max(int((end - start).max()), 1)
+        size = words.dtype.itemsize
+        room = np.zeros(rows * width + size, np.uint8)
+        # In ascending order, so that each one overwrites the NULs after the one before it.
+        everywhere(room, words.dtype)[node.row * width + begins - start[node.row]] = words
+        return room[: rows * width].view(f"V{width}")
+
+    def _choice(self, node: Choice, count: int, path: Path) -> Column:
+        told: list[tuple[I64, Column]] = []
+        for name, of, rows, inner in node.parts:
+            strip = self._strip(of, inner, len(rows), (*path, name))
+            told.append((rows, packed(strip, len(rows))[0]))
+        width = max((words.dtype.itemsize for _, words in told), default=1)
+        column = np.zeros(count, f"S{width}")
+        for rows, words in told:
+            column[rows] = words.view(f"S{words.dtype.itemsize}")
+        return words_of(column)
+
+
+def _number(node: Leaf) -> Strip:
+    match node.of:
+        case Float():
+            return [_reals(node.values())]
+        case Enumeration():
+            return [_labelled(node.of, node)]
+        case Integer():
+            return integers(node.of, node.values())
+
+
+def integers(of: Integer, values: Column) -> Strip:
+    """Print integers in their base."""
+    match of.base:
+        case 16:
+            return [b"0x", *hexadecimal(_rounded(of, values, 4), upper=True)]
+        case 8:
+            some = _rounded(of, values, 3) if of.signed else values.view(np.uint64)
+            return [words_of(per_distinct(some, lambda value: b"0%o" % value))]
+        case 2:
+            some = _rounded(of, values, 1)
+            return [words_of(per_distinct(some, lambda v: f"0b{v:0{of.size_bits}b}".encode()))]
+        case _:
+            return decimal(values)
+
+
+def _rounded(of: Integer, values: Column, digit_bits: int) -> Column:
+    """Return numbers as unsigned of their size, rounded up to whole digits."""
+    size = -(-of.size_bits // digit_bits) * digit_bits
+    mask = np.uint64((1 << min(size, WORD_BITS)) - 1)
+    found: Column = values.view(np.uint64) & mask
+    return found
+
+
+def _reals(values: Column) -> Column:
+    def told(bits: int) -> bytes:
+        value = np.uint64(bits).view(np.float64)
+        text = b"%g" % float(value)
+        return b"-nan" if text == b"nan" and bits >> (WORD_BITS - 1) else text
+
+    return words_of(per_distinct(values.view(np.uint64), told))
+
+
+def _labelled(of: Enumeration, node: Leaf) -> Column:
+    values, number = distinct(node.values())
+    names: list[list[bytes]] = [[] for _ in values]
+    for label, low, high in of.labels:
+        for at in np.flatnonzero(within(values, low, high)).tolist():
+            told = b'"' + escaped(label.encode()) + b'"'
+            if told not in names[at]:
+                names[at].append(told)
+    texts, _ = packed(integers(of.container, values), max(len(values), 1))
+    numbers = [bytes(text).rstrip(b"\0") for text in texts.tolist()]
+    heads = [b", ".join(told or [_UNKNOWN_LABEL]) for told in names]
+    every = [b"( %s : container = %s )" % both for both in zip(heads, numbers, strict=False)]
+    found: Column = words_of(np.array(every or [b""], np.bytes_))[number]
+    return found
+
+
+def escaped(text: bytes) -> bytes:
+    """Return a text as babeltrace2 prints it in quotes."""
+    return b"".join(_ESCAPES.get(one, bytes((one,))) for one in text)
+
+
+def quoted(node: Text) -> Column:
+    """Return strings, escaped."""
+    strings = strings_of(node)
+    raw = strings.view(np.uint8).reshape(len(strings), -1)
+    unsafe = _ESCAPED[raw].any(axis=1)
+    if not unsafe.any():
+        return words_of(strings)
+    told = per_distinct(strings[unsafe], escaped)
+    found = strings.astype(f"S{max(strings.dtype.itemsize, told.dtype.itemsize)}")
+    found[unsafe] = told
+    return words_of(found)
+
+
+def strings_of(node: Text) -> npt.NDArray[Any]:
+    """Return the bytes of strings (dtype S)."""
+    length = node.end - node.begin
+    width = max(int(length.max(initial=0)), 1)
+    raw = node.bits.raw
+    view = everywhere(raw, f"V{width}")
+    inside = node.begin < len(view)
+    found = np.zeros(len(length), f"V{width}")
+    found[inside] = view[node.begin[inside]]
+    for row in np.flatnonzero(~inside).tolist():  # the last few of the buffer
+        found[row] = raw[node.begin[row] : node.end[row]].tobytes().ljust(width, b"\0")
+    matrix = found.view(np.uint8).reshape(len(length), width)
+    matrix[np.arange(width) >= length[:, np.newaxis]] = 0
+    return matrix.reshape(-1).view(f"S{width}")
