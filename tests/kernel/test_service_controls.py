@@ -1,6 +1,6 @@
-"""Ask lttd.service for what docs/CONTROL.md has.
+"""Ask lttd.service for everything of docs/CONTROL.md, with the drop-ins of docs/SYSTEMD.md.
 
-The service is killed once and stopped once; then the kernel's settings are as they were before.
+Each service is killed once and stopped once; then the kernel's settings are as they were before.
 """
 
 import re
@@ -169,3 +169,68 @@ def test_everything_that_needs_no_drop_in_is_recorded_reloaded_and_put_back(
     # Between two reloads nothing is missing; what a kill loses is counted.
     reasons = {gap.reason for segment in whole_segments(result.out_dir) for gap in gaps_of(segment)}
     assert reasons <= {Reason.KILLED}
+
+
+# -- with the drop-ins of docs/SYSTEMD.md
+
+PROBES = r"""
+kinds=('p:lttdk do_sys_openat2 file=+0($arg2):ustring' 'r:lttdr do_sys_openat2 fd=$retval:s32'
+    'p:lttdu /root/lttdload:0x'$entry 'e:lttde sched.sched_process_exec pid=$pid:s32'
+    's:lttds pid_t pid')
+if grep -q '<func-name>\[%return\]' $tracing/README; then
+    kinds+=('f:lttdf vfs_fsync_range' 't:lttdt sched_process_exec')
+fi
+"""
+WITH_PROBES = (
+    r"""
+cp /bin/true /root/lttdload
+entry=$(od -An -tx8 -j24 -N8 /root/lttdload | tr -d ' ')
+"""
+    + PROBES
+    + r"""
+echo "probe = [$(printf '"%s", ' "${kinds[@]}")]" | configure
+doctor="ExecStartPre=-$lttd doctor --config /etc/lttd/lttd.toml --trace-dir /var/lib/lttd/trace"
+printf '[Service]\n%s\n' "$doctor" | drop_in
+! systemctl start lttd
+show ExecMainStatus; errors
+printf '[Service]\nReadWritePaths=-/sys/kernel/tracing/dynamic_events\n' | drop_in
+! systemctl start lttd
+show ExecMainStatus; errors
+drop_in <<U
+[Service]
+$doctor
+ReadWritePaths=-/sys/kernel/tracing/dynamic_events
+ProtectHome=tmpfs
+BindReadOnlyPaths=/root/lttdload
+U
+journalctl -u lttd --no-pager -o cat > "$OUT/refused"
+systemctl start lttd
+grep -c lttd $tracing/dynamic_events
+/root/lttdload
+killed
+grep -c lttd $tracing/dynamic_events
+/root/lttdload
+systemctl stop lttd
+show Result
+echo "${#kinds[@]}"
+"""
+)
+
+
+def test_probes_need_the_drop_in_that_the_error_names(service_guest: Guest) -> None:
+    result = controlled(service_guest, WITH_PROBES)
+    *lines, kinds = result.output.splitlines()
+    numbers = [line for line in lines if line.isdigit()]
+    assert numbers == ["77", "2", kinds, kinds], result.output
+    first, second = (line for line in lines if line.startswith("lttd: "))
+    assert "ReadWritePaths=/sys/kernel/tracing/dynamic_events" in first
+    assert "a service does not see files below /root, see docs/SYSTEMD.md" in second
+    assert lines[-1] == "success"
+    # The doctor said so before, from within the unit.
+    refused = (result.out_dir / "refused").read_text()
+    assert re.search(r"note  probes +/sys/kernel/tracing/dynamic_events: Read-only", refused)
+    assert re.search(r"note  symbols +/proc/kallsyms hides addresses", refused)
+    assert re.search(r"ok    probes +\w", (result.out_dir / "journal").read_text())
+    text = text_of(result)
+    for name in ("lttdk: (", "lttdr: (", "lttdu: (", "lttde: "):
+        assert text.count(f": {name}") >= 2, name
