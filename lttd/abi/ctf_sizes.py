@@ -18,6 +18,7 @@ U64 = npt.NDArray[np.uint64]
 # A chain of events is looked for at each of so many first bytes.
 _TRIED_BYTES: Final = 128
 _LIKELY_EVENTS: Final = 6
+_FIXED_EVENTS: Final = 2
 
 
 class Sizes:
@@ -60,13 +61,16 @@ class Sizes:
         first = np.minimum((begin[:, np.newaxis] + tried).reshape(-1), stop[row] - 1)
         at, left = first, np.arange(len(row))
         times = self._times(at)
-        for _ in range(_LIKELY_EVENTS):
+        for number in range(_LIKELY_EVENTS):
+            last = stop[row[left]] - 1
+            ended = at >= last
             size = self.sizes(at, packet[row[left]])
-            at = np.minimum(at + size, stop[row[left]] - 1)
+            at = np.minimum(at + size, last)
             later = self._times(at)
-            good = (size != UNKNOWN) & (
-                (size == 0) | ((later - times) & self._time_mask < self._half)
-            )
+            good = (size > 0) & ((later - times) & self._time_mask < self._half)
+            if number >= _FIXED_EVENTS:  # an event of any size says nothing of the next one
+                good |= size == 0
+            good |= (at >= last) & (size != UNKNOWN) | ended
             left, at, times = left[good], at[good], later[good]
         found = begin.copy()
         found[row[left[::-1]]] = first[left[::-1]]
