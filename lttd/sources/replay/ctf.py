@@ -42,7 +42,7 @@ U64 = npt.NDArray[np.uint64]
 
 _NS: Final = 1_000_000_000
 _FOREVER: Final = (1 << 64) - 1
-_MOST_NS: Final = (1 << 63) - 1
+_MOST: Final = (1 << 63) - 1
 
 
 class CtfReplayStream(FileStream):
@@ -171,52 +171,63 @@ def _numbers(sequence: U64) -> U64:
 
 
 def _gaps_of(channel: Channel, rows: Rows) -> list[Gap]:
-    """Return the losses that packets state, and bytes that are no packet, in order."""
-    headers, fields = _joined(channel), channel.layout.fields
-    begin, end = rows["begin"].tolist(), rows["end"].tolist()
-    gaps: list[Gap] = []
-    field = fields.get("packet_seq_num")
-    numbered = field is not None
-    if numbered:
-        missed = headers.sequence[1:] - headers.sequence[:-1] - np.uint64(1)
-        missed[headers.sequence[1:] <= headers.sequence[:-1]] = 0  # another run
-        for row in np.flatnonzero(missed).tolist():
-            at = sorted((end[row], max(begin[row + 1], end[row])))
-            gaps.append(
-                Gap(row + 1, Reason.OVERWRITTEN, Unit.SUBBUFFERS, int(missed[row]), at[0], at[1])
-            )
-    field = fields.get("events_discarded")
-    if field is not None:
-        # What was lost before the first packet of a snapshot is no loss of this trace.
-        late = numbered and int(headers.sequence[0]) > 0
-        start = headers.discarded[:1] if late else np.zeros(1, np.uint64)
-        before = np.concatenate((start, headers.discarded[:-1]))
-        lost = headers.discarded - before
-        if field.size_bytes < 8:
-            lost &= np.uint64((1 << 8 * field.size_bytes) - 1)
-        lost[lost > np.uint64(_MOST_NS)] = 0  # it counts from 0 again
-        for row in np.flatnonzero(lost).tolist():
-            since = end[row - 1] if row else begin[row]
-            gaps.append(
-                Gap(
-                    row,
-                    Reason.DISCARDED,
-                    Unit.EVENTS,
-                    int(lost[row]),
-                    min(since, end[row]),
-                    end[row],
-                )
-            )
-        rows["discarded_total"] = np.cumsum(lost)
+    """Return the losses that packets state, and bytes that are no packet, in order.
+
+    Fill in the totals of the rows.
+    """
+    headers = _joined(channel)
+    gaps = [*_overwritten(channel, headers, rows), *_discarded(channel, headers, rows)]
     first = 0
     for part in channel.parts:
         for damage in part.survey.damage:
             row = first + damage.number
-            at_ns = end[row - 1] if row else 0
+            at_ns = int(rows["end"][row - 1]) if row else 0
             reason = Reason.TORN if damage.torn else Reason.DAMAGED
             gaps.append(Gap(row, reason, Unit.BYTES, damage.length_bytes, at_ns, at_ns))
         first += len(part.survey.offsets_bytes)
     return sorted(gaps, key=lambda gap: gap.row)
+
+
+def _overwritten(channel: Channel, headers: ctf.PacketHeaders, rows: Rows) -> Iterator[Gap]:
+    """Yield the packets that are missing between two, by their numbers."""
+    if "packet_seq_num" not in channel.layout.fields:
+        return
+    before, after = headers.sequence[:-1], headers.sequence[1:]
+    missed = np.where(
+        after > before, after - before - np.uint64(1), np.uint64(0)
+    )  # else: restarted
+    for row in np.flatnonzero(missed).tolist():
+        since, until = int(rows["end"][row]), int(rows["begin"][row + 1])
+        yield Gap(
+            row + 1,
+            Reason.OVERWRITTEN,
+            Unit.SUBBUFFERS,
+            int(missed[row]),
+            min(since, until),
+            max(since, until),
+        )
+
+
+def _discarded(channel: Channel, headers: ctf.PacketHeaders, rows: Rows) -> Iterator[Gap]:
+    """Yield the events that the tracer discarded, by the growth of its total; fill in the totals.
+
+    What was lost before the first packet of a snapshot is no loss of this trace.
+    """
+    fields = channel.layout.fields
+    field = fields.get("events_discarded")
+    if field is None:
+        return
+    is_snapshot = "packet_seq_num" in fields and int(headers.sequence[0]) > 0
+    start = headers.discarded[:1] if is_snapshot else np.zeros(1, np.uint64)
+    lost = headers.discarded - np.concatenate((start, headers.discarded[:-1]))
+    if field.size_bytes < 8:
+        lost &= np.uint64((1 << 8 * field.size_bytes) - 1)
+    lost[lost > np.uint64(_MOST)] = 0  # it counts from 0 again
+    rows["discarded_total"] = np.cumsum(lost)
+    for row in np.flatnonzero(lost).tolist():
+        until = int(rows["end"][row])
+        since = int(rows["end"][row - 1]) if row else int(rows["begin"][row])
+        yield Gap(row, Reason.DISCARDED, Unit.EVENTS, int(lost[row]), min(since, until), until)
 
 
 class CtfReplaySource(FileSource[CtfReplayStream]):
@@ -274,7 +285,7 @@ def _start(clock: Clock | None, streams: Sequence[CtfReplayStream]) -> Snapshot 
     if clock is None:
         return None
     wall_ns = begin + clock.offset_s * _NS + clock.offset * _NS // clock.frequency_hz
-    if not 0 <= begin <= _MOST_NS or not 0 <= wall_ns <= _MOST_NS:
+    if not 0 <= begin <= _MOST or not 0 <= wall_ns <= _MOST:
         return None
     return Snapshot(begin, begin, begin, wall_ns, clock.precision)
 

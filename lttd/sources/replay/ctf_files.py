@@ -182,7 +182,7 @@ class _Layouts:
     def class_in(self, head: bytes) -> int:
         """Return the stream class of a file, by its first packet."""
         first = min(self.trace.streams, default=0)
-        field = self.of(first).fields.get("stream_id")
+        field = self.of(first).fields.get("stream_id")  # all classes have it at the same place
         if field is None or len(head) < field.behind_bytes:
             return first
         return int.from_bytes(head[field.at_bytes : field.behind_bytes], field.byteorder)
@@ -290,11 +290,11 @@ def _free(stream: StreamId, taken: Mapping[StreamId, Channel]) -> StreamId:
 
 def _unrepeated(parts: list[Part]) -> list[Part]:
     """Leave out packets that an earlier file has: snapshots of one ring may overlap."""
+    if len(parts) == 1:
+        return parts
     seen: set[tuple[int, int, int]] = set()
     kept = []
     for part in parts:
-        if len(parts) == 1:
-            return parts
         headers = part.survey.headers
         keys = list(
             zip(
