@@ -183,11 +183,11 @@ OCCURRENCES: Final = Limit(
     "lttd makes tables of at most 16 MiB of bits, with 1 KiB for each GB of data",
 )
 CTF_METADATA: Final = Limit(
-    8 * MIB,
+    6 * MIB,
     "bytes",
     "the metadata of a CTF trace",
     "lttng-modules 2.13 with all events and system calls of a Linux 6.1 writes some 2 MB;"
-    " text becomes up to 100 times larger in memory",
+    " text becomes up to 140 times larger in memory",
 )
 CTF_FIELDS: Final = Limit(
     200_000,

@@ -322,7 +322,7 @@ def test_a_damaged_packet_is_refused_with_its_place(data: bytes, reason: str) ->
 
 
 def test_a_metadata_is_not_read_beyond_the_limit() -> None:
-    with pytest.raises(MetadataError, match="at most 8 MiB"):
+    with pytest.raises(MetadataError, match="at most 6 MiB"):
         read_metadata(b" " * (CTF_METADATA.most + 1))
 
 

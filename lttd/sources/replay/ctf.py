@@ -193,9 +193,7 @@ def _overwritten(channel: Channel, headers: ctf.PacketHeaders, rows: Rows) -> It
     if "packet_seq_num" not in channel.layout.fields:
         return
     before, after = headers.sequence[:-1], headers.sequence[1:]
-    missed = np.where(
-        after > before, after - before - np.uint64(1), np.uint64(0)
-    )  # else: restarted
+    missed = np.where(after > before, after - before - np.uint64(1), np.uint64(0))
     for row in np.flatnonzero(missed).tolist():
         since, until = int(rows["end"][row]), int(rows["begin"][row + 1])
         yield Gap(
