@@ -40,6 +40,8 @@ _BRIDGE_BYTES: Final = 4 * _CHUNK_BYTES
 # Events without a table are walked together when so many rows wait for it, or nothing else moves.
 _ENOUGH: Final = 512
 _SHARE: Final = 16
+# A chain that guessed wrong so often gives up: the one before it goes on through its chunk.
+_MOST_STUMBLES: Final = 64
 _MARKED: Final = np.uint8(1)
 
 
@@ -139,6 +141,8 @@ class _Walk:
             at[later] = self.quick.likely(begin[later], stop[later], packet[later])
         mine = _Chains(self, _Rows(at, stop, packet), guess=True, mark=self._mark)
         mine.run()
+        for one in np.flatnonzero(mine.stumbles > _MOST_STUMBLES).tolist():
+            self._mark[begin[one] - self.low : stop[one] - self.low] = 0
         crosses = np.flatnonzero(mine.at < self._end[packet])
         most = np.minimum(mine.at + _BRIDGE_BYTES, self._end[packet])
         rows = _Rows(mine.at[crosses], most[crosses], packet[crosses])
@@ -285,6 +289,8 @@ class _Chains:
         self.at = rows.at.copy()
         self.broken = np.full(len(rows.at), -1, np.int64)
         """For each row the last byte from which on nothing parsed."""
+        self.stumbles = np.zeros(len(rows.at), np.int64)
+        """How often each row went on where nothing parsed; too often: it gave up."""
         self.met = np.zeros(len(rows.at), np.bool_)
         self.visited: list[tuple[I64, I64]] = []
         """Rows, and the places of their events; only where rows meet marks."""
@@ -348,8 +354,11 @@ class _Chains:
     def _stumble(self, going: "_Going", size: I64) -> None:
         """Let rows at which no event begins go on at the next place."""
         lost = size < 0
-        size[lost] = self._walk.step
-        self.broken[going.rows[lost]] = going.at[lost] + self._walk.step
+        rows = going.rows[lost]
+        self.stumbles[rows] += 1
+        tired = self.stumbles[rows] > _MOST_STUMBLES
+        size[lost] = np.where(tired, going.stop[lost] - going.at[lost], self._walk.step)
+        self.broken[rows] = going.at[lost] + self._walk.step
 
     def _known(self, going: "_Going", size: I64, known: Mask) -> tuple["_Going", I64, Mask, I64]:
         """Return the rows that move, with their sizes, and the numbers of the others."""
@@ -382,8 +391,10 @@ class _Chains:
         if wrong.any():
             bad = rows[wrong]
             if self._guess:
-                self.at[bad] += self._walk.step
-                self.broken[bad] = self.at[bad]
+                self.stumbles[bad] += 1
+                tired = self.stumbles[bad] > _MOST_STUMBLES
+                self.broken[bad] = self.at[bad] + self._walk.step
+                self.at[bad] = np.where(tired, self._stop[bad], self.broken[bad])
             else:
                 self.damage |= {row: (int(self.at[row]), reason) for row in bad.tolist()}
                 self.met[bad] = False
