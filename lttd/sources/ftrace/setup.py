@@ -41,6 +41,7 @@ from lttd.sources.tracefs import (
 )
 
 OWN_CLOCK: Final = "mono"
+_CPUS: Final = "/sys/devices/system/cpu"
 OWN_BUFFER_BYTES: Final = 4 << 20
 # Wake up at the smaller of these: a quarter of the ring leaves time, and a take has no more room.
 WAKE_PERCENT: Final = 25
@@ -261,7 +262,9 @@ def _set_buffer_bytes(instance: Instance, size_bytes: int) -> None:
     if instance.own:
         _set(instance, "buffer_size_kb", text)
         return
-    for cpu in sorted(instance.raw_fds):
+    cpus = sorted(instance.raw_fds)
+    # An absent CPU has no ring: the kernel would set its size to 0, whatever is written.
+    for cpu in [one for one in cpus if os.path.isdir(f"{_CPUS}/cpu{one}")] or cpus:
         _set(instance, f"per_cpu/cpu{cpu}/buffer_size_kb", text)
 
 
