@@ -39,7 +39,7 @@ def test_stacks_and_marks_are_printed_as_in_the_kernels_trace_file(each_guest: G
         printf '\\007\\0\\0\\0abcde' > $place/trace_marker_raw
         {END}
     """,
-        300,
+        900,
     ).expect(0)
     kernel, ours = (
         lines_of((result.out_dir / name).read_text(errors="replace")) for name in ("kernel", "lttv")
@@ -61,7 +61,7 @@ def test_graphs_of_an_instance_are_printed_as_in_its_trace_file(trixie_guest: Gu
         for _ in 1 2 3 4 5; do cat /proc/self/stat > /dev/null; ls / > /dev/null; done
         {END}
     """,
-        300,
+        900,
     ).expect(0)
     kernel = of_kernel((result.out_dir / "kernel").read_text().splitlines())
     ours = of_lttv((result.out_dir / "lttv").read_text().splitlines())

@@ -107,7 +107,7 @@ def test_a_process_with_its_children_is_the_same_recording(each_guest: Guest) ->
         echo > /tmp/go; wait $load; sleep 1
         end
     """,
-        400,
+        900,
     ).expect(0)
     ours, theirs = both(result)
     assert count_of(theirs, EXEC) == 6, result.output
@@ -126,7 +126,7 @@ def test_a_command_with_its_children_is_the_same_recording_from_its_exec_on(
             trace-cmd record -q -C mono -o /tmp/t.dat {THEIRS} -F -c sh /tmp/load
         texts
     """,
-        400,
+        900,
     ).expect(0)
     ours, theirs = both(result)
     assert count_of(theirs, EXEC) == 7, result.output
@@ -155,7 +155,7 @@ def test_probes_are_the_same_recording(each_guest: Guest) -> None:
         end
         for name in opens opened asks asked execs; do echo "-:tc/$name" >> $top/dynamic_events; done
     """,
-        400,
+        900,
     ).expect(0)
     ours, theirs = both(result)
     for name in ("opens", "opened", "asks", "asked", "execs"):
@@ -176,7 +176,7 @@ def test_calls_are_the_same_recording(each_guest: Guest) -> None:
         sh /tmp/load & load=$!; echo > /tmp/go; wait $load; sleep 1
         end; echo "load $load"
     """,
-        400,
+        900,
     ).expect(0)
     (load,) = map(int, re.findall(r"load (\d+)", result.output))
     ours, theirs = ([one for one in each if one.pid == load] for each in both(result))
@@ -192,7 +192,7 @@ def test_graphs_of_calls_are_the_same_recording(trixie_guest: Guest) -> None:
         sh /tmp/load & load=$!; echo > /tmp/go; wait $load; sleep 1
         end; echo "load $load"
     """,
-        400,
+        900,
     ).expect(0)
     (load,) = map(int, re.findall(r"load (\d+)", result.output))
     ours, theirs = ([one for one in each if one.pid == load] for each in both(result))
