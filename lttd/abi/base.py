@@ -18,6 +18,30 @@ I64 = npt.NDArray[np.int64]
 _CHUNK_SLOTS: Final = 65536
 
 
+class Readable(Protocol):
+    """The bytes of a file, in memory or read when they are needed."""
+
+    def __len__(self) -> int:
+        """Return the size of the file."""
+        ...
+
+    def __getitem__(self, part: slice, /) -> Buffer:
+        """Return a part; less where the file ends, or was cut meanwhile."""
+        ...
+
+
+class Unreadable(NamedTuple):
+    """Bytes of a file that hold no sub-buffer."""
+
+    number: int
+    """The number of sub-buffers before them."""
+    offset_bytes: int
+    length_bytes: int
+    torn: bool
+    """Whether a sub-buffer begins there whose end is not in the file."""
+    reason: str
+
+
 class Headers(NamedTuple):
     """Some sub-buffers, as their own headers describe them."""
 

@@ -17,11 +17,12 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.base import I64, U64, Buffer, Readable
 from lttd.abi.ctf_classes import (
     Array,
     ByteOrder,
@@ -40,9 +41,6 @@ from lttd.abi.gather import gather
 from lttd.abi.ltt import scaled
 from lttd.limits import CTF_PACKET
 
-Buffer = bytes | bytearray | memoryview
-U64 = npt.NDArray[np.uint64]
-I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 NAME: Final = "ctf"
@@ -50,7 +48,7 @@ NAME: Final = "ctf"
 MAGIC: Final = 0xC1FC1FC1
 _NS: Final = 1_000_000_000
 _MOST_FREQUENCY: Final = 1 << 54
-_UNFINISHED: Final = (1 << 64) - 1
+UNFINISHED: Final = (1 << 64) - 1
 
 _NAMES: Final[Mapping[Role, str]] = {
     "packet-magic-number": "magic",
@@ -317,18 +315,6 @@ def packed_heads(
     return found
 
 
-class Readable(Protocol):
-    """The bytes of a file, in memory or read when they are needed."""
-
-    def __len__(self) -> int:
-        """Return the size of the file."""
-        ...
-
-    def __getitem__(self, part: slice, /) -> Buffer:
-        """Return a part; less where the file ends, or was cut meanwhile."""
-        ...
-
-
 def adjoining(data: Readable, start_bytes: int, layout: PacketLayout) -> Iterator[int]:
     """Yield the offsets of adjoining packets, as far as their sizes lead; the last may be cut."""
     at, room = start_bytes, len(data)
@@ -339,141 +325,6 @@ def adjoining(data: Readable, start_bytes: int, layout: PacketLayout) -> Iterato
             return
         begin = at + field.at_bytes
         size = int.from_bytes(data[begin : begin + field.size_bytes], field.byteorder) >> 3
-        if size < max(layout.header_bytes, 1) or size == _UNFINISHED >> 3:
+        if size < max(layout.header_bytes, 1) or size == UNFINISHED >> 3:
             return
         at += size
-
-
-class Unreadable(NamedTuple):
-    """Bytes of a file that hold no packet."""
-
-    number: int
-    """The number of packets before them."""
-    offset_bytes: int
-    length_bytes: int
-    torn: bool
-    """Whether a packet begins there whose end is not in the file."""
-    reason: str
-
-
-class Survey(NamedTuple):
-    """The packets and the damage of a whole file."""
-
-    offsets_bytes: I64
-    headers: PacketHeaders
-    damage: list[Unreadable]
-    stream_id: int
-
-
-_AT_ONCE: Final = 4096
-_SEARCH_BYTES: Final = 1 << 20
-
-
-def survey(data: Readable, layout: PacketLayout, stream_id: int) -> Survey:
-    """Follow the packets from the first byte to the last, and skip damage.
-
-    After bytes that do not parse, it tries every place with the magic number.
-    """
-    offsets, found, damage = [], [], list[Unreadable]()
-    at, room, number = 0, len(data), 0
-    while at < room:
-        behind = at
-        for places, headers in _runs(data, at, layout, stream_id):
-            bad = np.flatnonzero(~headers.sound)
-            count = int(bad[0]) if len(bad) else len(places)
-            offsets.append(places[:count])
-            found.append(headers.some(slice(count)))
-            number += count
-            if count:
-                behind = min(int(places[count - 1] + headers.packet_bytes[count - 1]), room)
-            if len(bad):
-                break
-        at = behind
-        if at < room:
-            following = _next_sound(data, at, layout, stream_id)
-            reason, torn = _reason(data, at, layout, stream_id)
-            damage.append(
-                Unreadable(number, at, following - at, torn and following == room, reason)
-            )
-            at = following
-    if not found:
-        none = np.zeros(0, np.int64)
-        return Survey(none, headers_at(b"", none, layout, stream_id), damage, stream_id)
-    return Survey(np.concatenate(offsets), PacketHeaders.joined(found), damage, stream_id)
-
-
-def _runs(
-    data: Readable, at: int, layout: PacketLayout, stream_id: int
-) -> Iterator[tuple[I64, PacketHeaders]]:
-    """Yield adjoining packets, some at a time, with their headers."""
-    places: list[int] = []
-    for place in adjoining(data, at, layout):
-        places.append(place)
-        if len(places) == _AT_ONCE:
-            yield _read(data, places, layout, stream_id)
-            places = []
-    if places:
-        yield _read(data, places, layout, stream_id)
-
-
-def _read(
-    data: Readable, places: list[int], layout: PacketLayout, stream_id: int
-) -> tuple[I64, PacketHeaders]:
-    """Read the headers alone, with what is left of the file after each."""
-    size, room = layout.header_bytes, len(data)
-    heads = b"".join(bytes(data[at : at + size]).ljust(size, b"\0") for at in places)
-    offsets = np.array(places, np.int64)
-    headers = headers_at(
-        heads, np.arange(len(places), dtype=np.int64) * size, layout, stream_id, room
-    )
-    left = room - offsets
-    if "packet_size" not in layout.fields:  # then it is the rest of the file
-        bits = left.astype(np.uint64) << np.uint64(3)
-        headers = headers._replace(packet_bits=bits)
-        if "content_size" not in layout.fields:
-            headers = headers._replace(content_bits=bits)
-    return offsets, headers._replace(sound=headers.sound & (headers.content_bytes <= left))
-
-
-def _next_sound(data: Readable, at: int, layout: PacketLayout, stream_id: int) -> int:
-    """Return the offset of the next whole packet after *at*; else the end of the file."""
-    room, field = len(data), layout.fields.get("magic")
-    if field is None:
-        return room
-    magic = MAGIC.to_bytes(field.size_bytes, field.byteorder)
-    start = at + 1
-    while start < room:
-        part = bytes(data[start : start + _SEARCH_BYTES + field.behind_bytes])
-        places = [
-            start + match.start() - field.at_bytes for match in re.finditer(re.escape(magic), part)
-        ]
-        for first in range(0, len(places), _AT_ONCE):
-            some = [place for place in places[first : first + _AT_ONCE] if place > at]
-            if not some:
-                continue
-            offsets, headers = _read(data, some, layout, stream_id)
-            if headers.sound.any():
-                return int(offsets[headers.sound.argmax()])
-        start += _SEARCH_BYTES
-    return room
-
-
-def _reason(data: Readable, at: int, layout: PacketLayout, stream_id: int) -> tuple[str, bool]:
-    """Return why no packet begins at *at*, and whether one begins whose end is not in the file."""
-    room = len(data)
-    if room - at < layout.header_bytes:
-        return f"{room - at} bytes, which are less than a packet's header", True
-    head = bytes(data[at : at + layout.header_bytes])
-    if not any(head):
-        return "zeros instead of a packet", False
-    found = headers_at(head, np.zeros(1, np.int64), layout, stream_id, 1 << 61)
-    if found.sound[0]:
-        size = int(found.content_bytes[0])
-        return f"a packet of {size} bytes of content, of which {room - at} are there", True
-    field = layout.fields.get("magic")
-    magic = head[field.at_bytes : field.behind_bytes] if field else b""
-    if field and int.from_bytes(magic, field.byteorder) != MAGIC:
-        return "no packet begins here", False
-    if int(found.packet_bits[0]) == _UNFINISHED:
-        return "a packet that the tracer did not finish", True
-    return "the sizes or the stream in a packet's header are impossible", False

@@ -20,11 +20,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.base import Readable
 from lttd.abi.gather import gather
 from lttd.subbuffer import ROW_DTYPE, Rows
 
@@ -86,18 +87,6 @@ _MAGICS: Final = {order: struct.pack(f"{order}I", MAGIC) for order in "<>"}
 CARRIED: Final = "ltt"
 """The directory, in a segment that continues another one, of metadata from before it: a file
 ``<channel>_<cpu>`` of sub-buffers for each stream, with ``%2F`` for a slash."""
-
-
-class Readable(Protocol):
-    """The bytes of a file, in memory or read when they are needed."""
-
-    def __len__(self) -> int:
-        """Return the size of the file."""
-        ...
-
-    def __getitem__(self, part: slice, /) -> Buffer:
-        """Return a part; less where the file ends, or was cut meanwhile."""
-        ...
 
 
 def is_metadata(channel: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from lttd.abi.base import Readable, Unreadable
 from lttd.abi.ltt import (
     HEADS,
     I64,
@@ -20,7 +21,6 @@ from lttd.abi.ltt import (
     MOST_HEADER_BYTES,
     PAGE_BYTES,
     VARYING_SINCE,
-    Readable,
     header_bytes_of,
     headers_at,
     is_clock,
@@ -30,18 +30,6 @@ from lttd.abi.ltt import (
 
 MOST_PAGE_BYTES: Final = 65536
 """The largest page of any tracer: from format 2.5 on padding is shorter."""
-
-
-class Unreadable(NamedTuple):
-    """Bytes of a file that hold no sub-buffer."""
-
-    number: int
-    """The number of sub-buffers before them."""
-    offset_bytes: int
-    length_bytes: int
-    torn: bool
-    """Whether a sub-buffer begins there whose end is not in the file."""
-    reason: str
 
 
 class Survey(NamedTuple):

@@ -23,11 +23,13 @@ import numpy as np
 from lttd.abi import ctf
 from lttd.abi.ctf_classes import MetadataError, Trace
 from lttd.abi.ctf_metadata import is_metadata, packed_metadata, read_metadata
+from lttd.abi.ctf_survey import Survey, survey_of
 from lttd.beneath import OpenDirectory, Place
 from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
 from lttd.limits import CTF_FILES, CTF_METADATA, HOLE
 from lttd.plausible import is_name
 from lttd.readfile import read_head, read_limited, refuse_hole
+from lttd.sources.replay.files import FileBytes
 from lttd.subbuffer import StreamId
 
 METADATA: Final = "metadata"
@@ -40,7 +42,7 @@ class Part(NamedTuple):
     """One file of a stream."""
 
     place: Place
-    survey: ctf.Survey
+    survey: Survey
     size_bytes: int
 
     @property
@@ -188,21 +190,6 @@ class _Layouts:
         return int.from_bytes(head[field.at_bytes : field.behind_bytes], field.byteorder)
 
 
-class _FileBytes:
-    """The bytes of a file, read in parts: a mapped file that somebody cuts would end lttd."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._size_bytes = os.fstat(fd).st_size
-
-    def __len__(self) -> int:
-        return self._size_bytes
-
-    def __getitem__(self, part: slice) -> bytes:
-        begin, end, _ = part.indices(self._size_bytes)
-        return os.pread(self._fd, end - begin, begin)
-
-
 def _walk(place: Place, layouts: _Layouts) -> Part | str:
     """Walk a file's packets; if it holds none, return the reason.
 
@@ -213,13 +200,13 @@ def _walk(place: Place, layouts: _Layouts) -> Part | str:
     try:
         with os.fdopen(place.open(), "rb") as file:
             refuse_hole(path, file.fileno(), HOLE)
-            data = _FileBytes(file.fileno())
+            data = FileBytes(file.fileno())
             if not len(data):
                 return "it is empty"
             class_id = layouts.class_in(data[:256])
             if not 0 <= class_id <= _MOST_STREAM_ID:
                 return f"it has the impossible stream id {class_id}"
-            survey = ctf.survey(data, layouts.of(class_id), class_id)
+            survey = survey_of(data, layouts.of(class_id), class_id)
     except MetadataError as error:
         return str(error)
     except TraceDamagedError as error:

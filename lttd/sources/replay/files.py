@@ -34,6 +34,21 @@ def open_directory(directory: Path) -> OpenDirectory:
         raise SourceError(f"{directory}: {error.strerror}") from None
 
 
+class FileBytes:
+    """The bytes of a file, read in parts: a mapped file that somebody cuts would end lttd."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._size_bytes = os.fstat(fd).st_size
+
+    def __len__(self) -> int:
+        return self._size_bytes
+
+    def __getitem__(self, part: slice) -> bytes:
+        begin, end, _ = part.indices(self._size_bytes)
+        return os.pread(self._fd, end - begin, begin)
+
+
 class FileStream(StreamAtRest):
     """A file as a ``lttd.sources.base.Stream``; a subclass defines take()."""
 

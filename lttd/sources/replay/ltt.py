@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from lttd.abi import ltt, ltt_walk
+from lttd.abi.base import Readable
 from lttd.beneath import Place
 from lttd.clock import Snapshot
 from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
@@ -28,7 +29,13 @@ from lttd.readfile import read_head, refuse_hole
 from lttd.sources.base import Attachments, Nothing, SourceInfo
 from lttd.sources.ltt.metadata import Metadata
 from lttd.sources.ltt.rows import NAME, LttBook, start_snapshot
-from lttd.sources.replay.files import FileSource, FileStream, Replay, open_directory
+from lttd.sources.replay.files import (
+    FileBytes,
+    FileSource,
+    FileStream,
+    Replay,
+    open_directory,
+)
 from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
 
 _CHUNK_ROWS: Final = 65536
@@ -102,29 +109,14 @@ def walk(stream: StreamId, place: Place) -> Channel | str:
     try:
         with os.fdopen(place.open(), "rb") as file:
             refuse_hole(path, file.fileno(), HOLE)
-            return _walk(stream, place, _FileBytes(file.fileno()))
+            return _walk(stream, place, FileBytes(file.fileno()))
     except TraceDamagedError as error:
         raise SourceError(str(error)) from None
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}") from None
 
 
-class _FileBytes:
-    """The bytes of a file, read in parts: a mapped file that somebody cuts would end lttd."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._size_bytes = os.fstat(fd).st_size
-
-    def __len__(self) -> int:
-        return self._size_bytes
-
-    def __getitem__(self, part: slice) -> bytes:
-        begin, end, _ = part.indices(self._size_bytes)
-        return os.pread(self._fd, end - begin, begin)
-
-
-def _walk(stream: StreamId, place: Place, data: ltt.Readable) -> Channel | str:
+def _walk(stream: StreamId, place: Place, data: Readable) -> Channel | str:
     if not len(data):
         return "it is empty"
     survey = ltt_walk.survey(data)
@@ -139,7 +131,7 @@ def _walk(stream: StreamId, place: Place, data: ltt.Readable) -> Channel | str:
     return Channel(stream, place, survey, layout, begin, _runs(data, offsets))
 
 
-def _headers(data: ltt.Readable, offsets_bytes: Sequence[int]) -> ltt.Headers:
+def _headers(data: Readable, offsets_bytes: Sequence[int]) -> ltt.Headers:
     """Read headers alone; those of a file that was cut meanwhile are not sound."""
     size = ltt.MOST_HEADER_BYTES
     heads = b"".join(bytes(data[at : at + size]).ljust(size, b"\0") for at in offsets_bytes)
@@ -147,7 +139,7 @@ def _headers(data: ltt.Readable, offsets_bytes: Sequence[int]) -> ltt.Headers:
     return ltt.headers_at(heads, places, len(heads) + len(data))
 
 
-def _runs(data: ltt.Readable, offsets_bytes: Sequence[int]) -> int:
+def _runs(data: Readable, offsets_bytes: Sequence[int]) -> int:
     runs: set[int] = set()
     for at in range(0, len(offsets_bytes), _CHUNK_ROWS):
         found = _headers(data, offsets_bytes[at : at + _CHUNK_ROWS])
