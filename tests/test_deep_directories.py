@@ -25,7 +25,9 @@ def deep(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["rm", "-rf", tmp_path / "deep"], check=True)  # rmtree() would recurse as deep
 
 
-@pytest.mark.parametrize("spec", ["replay:{}", "replay:{},abi=ltt", "relay:{}", "ltt:{}"])
+@pytest.mark.parametrize(
+    "spec", ["replay:{}", "replay:{},abi=ltt", "replay:{},abi=ctf", "relay:{}", "ltt:{}"]
+)
 def test_a_source_reports_in_one_line_that_a_deep_directory_holds_nothing(
     deep: Path, tmp_path: Path, spec: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,7 @@ from lttd.subbuffer import StreamId
 METADATA: Final = "metadata"
 _NAME: Final = re.compile(r"(.+)_(0|[1-9][0-9]{0,4})")
 _PART: Final = re.compile(r"(.+)_(0|[1-9][0-9]{0,4})_(?:0|[1-9][0-9]{0,8})")
+_MOST_LEVELS: Final = 32
 _MOST_STREAM_ID: Final = (1 << 63) - 1
 
 
@@ -86,8 +87,13 @@ def is_ctf(path: Path) -> bool:
 
 
 def _traces(directory: Path) -> Iterator[Path]:
-    """Yield the files ``metadata``, in order."""
+    """Yield the files ``metadata``, in order.
+
+    Archives lie a few levels below; os.walk() would recurse into any depth.
+    """
     for parent, below, names in os.walk(directory):
+        if len(Path(parent).relative_to(directory).parts) == _MOST_LEVELS:
+            below.clear()
         below[:] = sorted(name for name in below if name != "index" and not name.startswith("."))
         if METADATA in names and (Path(parent) / METADATA).is_file():
             yield Path(parent) / METADATA
