@@ -162,12 +162,15 @@ def test_a_name_that_exists_is_refused_and_stays(name: str) -> None:
         append(f"-:lttd/{name}")
 
 
-@pytest.mark.usefixtures("instances")
-def test_a_name_of_another_recording_is_refused_with_its_pid(name: str) -> None:
-    with closing(open_ftrace(opened(probe(name)), BufferPool())):
-        with pytest.raises(UsageError, match=rf"the lttd with pid {os.getpid()} has a probe"):
-            open_ftrace(opened(probe(name)), BufferPool())
-        assert f"p:lttd/{name}" in names()
+def test_a_name_of_another_recording_is_refused_with_its_pid(
+    name: str, lttd: Launcher, tmp_path: Path
+) -> None:
+    run = lttd.start("-t", tmp_path / "a", "--probe", probe(name), *NOW).recording()
+    refused = lttd.run("-t", tmp_path / "b", "--probe", probe(name), *BRIEF)
+    assert refused.process.returncode == 2
+    assert f"the lttd with pid {run.process.pid} has a probe of this name" in refused.stderr
+    assert f"p:lttd/{name}" in names()
+    assert run.end() == 0
 
 
 @pytest.mark.nightly
