@@ -18,8 +18,8 @@ PACKAGE: Final = "lttng-modules-dkms"
 LOADED: Final = (
     *("lttng-tracer", "lttng-ring-buffer-metadata-mmap-client"),
     *("lttng-ring-buffer-client-mmap-discard", "lttng-ring-buffer-client-mmap-overwrite"),
-    "lttng-statedump",
     *(f"lttng-probe-{name}" for name in ("sched", "irq", "timer", "module", "net", "signal")),
+    "lttng-probe-statedump",
 )
 # 2.13.9 does not build against Linux 6.1.192, whose hrtimer_start has one argument more.
 _HRTIMER: Final = (

@@ -1,0 +1,429 @@
+"""Record real lttng-modules; babeltrace2 reads each segment on this machine.
+
+The modules print what each buffer lost when it is destroyed, and so say what lttd has to count.
+"""
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from lttd.index import ENTRY_DTYPE, read_gaps
+from lttd.recover import recover
+from lttd.subbuffer import Reason, Unit
+from lttd.tracedir import SegmentPaths, segments
+from lttd.view.verify import check
+from tests.kernel.conftest import kernel_or_skip
+from tests.kernel.guest import Guest
+from tests.kernel.image import GuestUnavailableError
+from tests.kernel.lttng import load_lttng
+from tests.segment_builder_lttng import HEADER
+
+pytestmark = [
+    pytest.mark.guest,
+    pytest.mark.slow,
+    pytest.mark.nightly,
+    pytest.mark.skipif(not shutil.which("babeltrace2"), reason="babeltrace2 is not installed"),
+]
+
+PRELUDE = r"""
+export PYTHONPATH=$CHECKOUT
+cd /tmp; rm -rf /tmp/trace /tmp/busy
+cat > /tmp/busy.sh <<'S'
+# Both CPUs switch tasks and make system calls while there is /tmp/busy.
+for cpu in 0 1; do
+    (while [ -e /tmp/busy ]; do
+        for i in 1 2 3 4 5; do taskset -c $cpu /bin/true; done
+        taskset -c $cpu dd if=/dev/zero of=/dev/null bs=64 count=2000 2> /dev/null
+    done) &
+done
+wait
+S
+busy() { touch /tmp/busy; bash /tmp/busy.sh > /dev/null 2>&1 & load=$!; }
+idle() { rm -f /tmp/busy; wait $load; }
+LTTD=("$PYTHON" -m lttd -t /tmp/trace --summary json:"$OUT/summary")
+begun() { ls /tmp/trace/*/streams/metadata 2> /dev/null | wc -l; }
+begin_recording() {  # OPTION...: $pid is lttd's; returns once it records
+    local segments=$(begun)
+    "${LTTD[@]}" "$@" 2> "$OUT/stderr" & pid=$!
+    for _ in $(seq 1200); do
+        [ $(begun) -gt $segments ] && sleep 2 && return
+        kill -0 $pid 2> /dev/null || break
+        sleep 0.1
+    done
+    cat "$OUT/stderr"
+    exit 9
+}
+end_recording() {
+    kill -TERM $pid
+    wait $pid
+    local status=$?
+    cat "$OUT/stderr"
+    cp -r /tmp/trace "$OUT/trace"
+    return $status
+}
+sessions() { cat /sys/module/lttng_tracer/refcnt /sys/module/lttng_probe_sched/refcnt; }
+"""
+
+
+class Packet(NamedTuple):
+    """The header of a packet."""
+
+    begin: int
+    end: int
+    content_bits: int
+    packet_bits: int
+    sequence: int
+    discarded: int
+    cpu: int
+
+
+@dataclass
+class Recorded:
+    """The files of a recording, copied from the guest."""
+
+    output: str
+    out_dir: Path
+
+    @property
+    def segments(self) -> list[SegmentPaths]:
+        return segments(self.out_dir / "trace")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads((self.out_dir / "summary").read_text())
+        return value
+
+    def lost(self, reason: str) -> dict[int, int]:
+        """Return how much each CPU of a single channel lost, as the summary says."""
+        return {each["cpu"]: each["lost"].get(reason, 0) for each in self.summary["streams"]}
+
+
+def packets_of(path: Path) -> list[Packet]:
+    """Walk a stream by its headers; assert that nothing lies between packets."""
+    data, at, found = path.read_bytes(), 0, []
+    while at < len(data):
+        magic, _, _, cpu, begin, end, content, size, number, discarded, _ = HEADER.unpack_from(
+            data, at
+        )
+        assert magic == 0xC1FC1FC1, f"{path}: byte {at}"
+        assert content == size, f"{path}: byte {at}: {size - content} bits of padding"
+        found.append(Packet(begin, end, content, size, number, discarded, cpu))
+        at += size // 8
+    assert at == len(data)
+    return found
+
+
+def data_files(segment: SegmentPaths) -> list[Path]:
+    streams = segment.directory / "streams"
+    return sorted(path for path in streams.iterdir() if path.is_file() and path.name != "metadata")
+
+
+class Babeltraced(NamedTuple):
+    """What babeltrace2 prints of a segment."""
+
+    events: list[str]
+    discarded: int
+    missing_packets: int
+
+
+def babeltrace(segment: SegmentPaths) -> Babeltraced:
+    """Read a segment with babeltrace2; assert that it complains of nothing but known losses."""
+    done = subprocess.run(
+        ["babeltrace2", segment.directory / "streams"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lost = Counter[str]()
+    for line in done.stderr.splitlines():
+        said = re.search(r"Tracer discarded (\d+) (event|packet)s? ", line)
+        assert said, line
+        lost[said[2]] += int(said[1])
+    return Babeltraced(done.stdout.splitlines(), lost["event"], lost["packet"])
+
+
+def names_in(lines: list[str]) -> Counter[str]:
+    return Counter(re.sub(r"^\[.*?\] \(.*?\) \S+ (\w+): .*", r"\1", line) for line in lines)
+
+
+@pytest.fixture(scope="module")
+def lttng_guest(guest: Guest) -> Guest:
+    try:
+        load_lttng(guest, kernel_or_skip())
+    except GuestUnavailableError as error:
+        pytest.skip(f"no lttng-modules: {error}")
+    return guest
+
+
+def record(guest: Guest, script: str, *, status: int = 0) -> Recorded:
+    result = guest.run(PRELUDE + script, 600)
+    result.expect(status)
+    return Recorded(result.output, result.out_dir)
+
+
+def expect_whole(segment: SegmentPaths) -> None:
+    """Assert that packets, index and gaps of a segment agree."""
+    assert [str(finding) for finding in check(segment).findings] == []
+    for path in data_files(segment):
+        packets = packets_of(path)
+        entries = (segment.index / f"{path.name}.idx").read_bytes()[16:]
+        rows = list(struct.iter_unpack(">9Q", entries))
+        assert ENTRY_DTYPE.itemsize == 72
+        assert [row[1:4] for row in rows] == [
+            (one.packet_bits, one.content_bits, one.begin) for one in packets
+        ]
+        assert [row[5] for row in rows] == [one.discarded for one in packets]
+        assert [row[8] for row in rows] == [one.sequence for one in packets]
+        for row, one in zip(rows, packets, strict=True):
+            assert row[4] >= one.end
+
+
+def kernels_losses(output: str) -> dict[int, int]:
+    """Return what the modules printed of a destroyed channel: events that found the ring full."""
+    found = re.findall(
+        r"cpu (\d+): records were lost.*\n.*\[ (\d+) buffer full, 0 nest buffer wrap-around, 0",
+        output,
+    )
+    return {int(cpu): int(count) for cpu, count in found}
+
+
+def test_babeltrace_reads_channels_of_a_busy_machine(lttng_guest: Guest) -> None:
+    recorded = record(
+        lttng_guest,
+        """
+        cat > /tmp/lttng.toml <<'T'
+[[source]]
+kind = "lttng"
+context = ["procname", "tid"]
+[source.channel.cpu]
+events = ["sched_*", "irq_*"]
+[source.channel.calls]
+syscalls = ["*"]
+kprobe = ["leaving=do_exit"]
+[source.channel.state]
+events = ["lttng_statedump_*"]
+T
+        busy
+        begin_recording --config /tmp/lttng.toml --segment-size 1M
+        sleep 20
+        idle
+        end_recording
+        """,
+    )
+    assert recorded.output == ""
+    assert len(recorded.segments) > 1
+    seen = Counter[str]()
+    for segment in recorded.segments:
+        expect_whole(segment)
+        found = babeltrace(segment)
+        assert found.discarded == found.missing_packets == 0
+        assert all("procname = " in line and "tid = " in line for line in found.events)
+        seen += names_in(found.events)
+    assert recorded.summary["events_lost"] == 0
+    assert {"sched_switch", "irq_softirq_entry", "leaving"} <= seen.keys()
+    assert {"syscall_entry_write", "syscall_exit_write"} <= seen.keys()
+    assert seen["lttng_statedump_process_state"] >= 1
+    assert recorded.summary["padding_bytes"] > 0
+
+
+def test_the_ready_channels_are_recorded(lttng_guest: Guest) -> None:
+    recorded = record(
+        lttng_guest,
+        """
+        begin_recording --config $CHECKOUT/systemd/lttng-channels.toml
+        sleep 2
+        end_recording
+        """,
+    )
+    (segment,) = recorded.segments
+    expect_whole(segment)
+    assert [path.name for path in data_files(segment)] == [
+        f"{channel}_{cpu}"
+        for channel in ("cpu", "interrupts", "modules", "network", "processes")
+        for cpu in (0, 1)
+    ]
+    assert babeltrace(segment).events
+
+
+def test_events_that_a_full_ring_discards_are_counted_per_cpu(lttng_guest: Guest) -> None:
+    recorded = record(
+        lttng_guest,
+        """
+        busy
+        dmesg -C
+        begin_recording --source 'lttng,events=sched_*,syscalls=*,subbuffer-size=4K,subbuffers=2,\
+read-timer=500ms'
+        sleep 4
+        end_recording || exit
+        idle
+        dmesg
+        """,
+    )
+    kernels = kernels_losses(recorded.output)
+    assert recorded.lost("discarded") == kernels
+    assert min(kernels.values()) > 0
+    (segment,) = recorded.segments
+    expect_whole(segment)
+    found = babeltrace(segment)
+    assert found.discarded == sum(kernels.values())
+    last = {
+        packets[-1].cpu: packets[-1].discarded for packets in map(packets_of, data_files(segment))
+    }
+    assert last == kernels
+
+
+def test_packets_that_a_full_ring_overwrites_are_counted_per_cpu(lttng_guest: Guest) -> None:
+    recorded = record(
+        lttng_guest,
+        """
+        busy
+        begin_recording --source 'lttng,events=sched_*,syscalls=*,overwrite=yes,\
+subbuffer-size=4K,subbuffers=2,read-timer=500ms'
+        sleep 4
+        idle
+        end_recording
+        """,
+    )
+    (segment,) = recorded.segments
+    expect_whole(segment)
+    missing, at_begin = {}, 0
+    for path in data_files(segment):
+        numbers = [packet.sequence for packet in packets_of(path)]
+        missing[packets_of(path)[0].cpu] = numbers[-1] + 1 - len(numbers)
+        at_begin += numbers[0]
+        gaps = read_gaps(segment.index / f"{path.name}.gaps")
+        assert {(gap.reason, gap.unit) for gap in gaps} == {(Reason.OVERWRITTEN, Unit.SUBBUFFERS)}
+    assert recorded.lost("overwritten_subbuffers") == missing
+    assert min(missing.values()) > 0
+    # It cannot know of packets before the first one.
+    assert babeltrace(segment).missing_packets == sum(missing.values()) - at_begin
+
+
+def test_a_killed_lttd_leaves_a_readable_trace_and_no_session(lttng_guest: Guest) -> None:
+    recorded = record(
+        lttng_guest,
+        """
+        before=$(sessions)
+        busy
+        for round in 1 2 3; do
+            begin_recording --append --source 'lttng,events=sched_*,syscalls=*'
+            [ "$(sessions)" != "$before" ] || exit 3
+            sleep 2
+            kill -9 $pid
+            wait $pid 2> /dev/null
+            cp -r /tmp/trace "$OUT/trace$round"
+            for _ in $(seq 100); do [ "$(sessions)" = "$before" ] && break; sleep 0.1; done
+            [ "$(sessions)" = "$before" ] || exit 4
+        done
+        idle
+        cp -r /tmp/trace "$OUT/trace"
+        """,
+    )
+    for segment in recorded.segments:
+        recover(segment)
+        expect_whole(segment)
+        assert babeltrace(segment).events
+
+
+def test_a_full_disk_costs_what_does_not_fit_and_no_more(lttng_guest: Guest) -> None:
+    recorded = record(
+        lttng_guest,
+        """
+        mkdir -p /tmp/trace
+        mount -t tmpfs -o mode=700,size=1500k none /tmp/trace
+        trap 'umount /tmp/trace' EXIT
+        busy
+        begin_recording --on-full wait --source 'lttng,events=sched_*,syscalls=*'
+        for _ in $(seq 60); do grep -q space "$OUT/stderr" && break; sleep 1; done
+        mount -o remount,mode=700,size=80m /tmp/trace
+        sleep 7
+        idle
+        end_recording
+        """,
+        status=1,
+    )
+    assert "space" in recorded.output
+    (segment,) = recorded.segments
+    lost = [each["lost"] for each in recorded.summary["streams"]]
+    assert sum(each.get("storage_subbuffers", 0) for each in lost) > 0
+    for path in data_files(segment):
+        assert packets_of(path)
+    found = babeltrace(segment)
+    assert found.events
+
+
+def test_a_cpu_that_comes_while_recording_gets_its_streams(lttng_guest: Guest) -> None:
+    recorded = record(
+        lttng_guest,
+        """
+        cpu1=/sys/devices/system/cpu/cpu1/online
+        trap 'echo 1 > $cpu1' EXIT
+        echo 0 > $cpu1
+        begin_recording --source 'lttng,events=sched_*'
+        echo 1 > $cpu1
+        sleep 2
+        for _ in $(seq 100); do taskset -c 1 /bin/true; done
+        echo 0 > $cpu1
+        sleep 2
+        echo 1 > $cpu1
+        for _ in $(seq 100); do taskset -c 1 /bin/true; done
+        sleep 2
+        end_recording
+        """,
+    )
+    (segment,) = recorded.segments
+    expect_whole(segment)
+    assert [path.name for path in data_files(segment)] == ["channel0_0", "channel0_1"]
+    lines = [line for line in babeltrace(segment).events if "{ cpu_id = 1 }" in line]
+    assert names_in(lines)["sched_process_exec"] >= 200
+    assert recorded.summary["events_lost"] == 0
+
+
+def test_a_reload_records_other_events_that_babeltrace_knows(lttng_guest: Guest) -> None:
+    recorded = record(
+        lttng_guest,
+        """
+        channel() {
+            printf '[[source]]\\nkind = "lttng"\\n[source.channel.a]\\nevents = [%s]\\n' "$1"
+        }
+        channel '"sched_process_fork"' > /tmp/lttng.toml
+        begin_recording --config /tmp/lttng.toml
+        for _ in $(seq 10); do /bin/true; done
+        channel '"sched_process_exec"' > /tmp/lttng.toml
+        "$PYTHON" -m lttd reload -t /tmp/trace || exit 8
+        for _ in $(seq 10); do /bin/true; done
+        end_recording
+        """,
+    )
+    (segment,) = recorded.segments
+    expect_whole(segment)
+    names = [next(iter(names_in([line]))) for line in babeltrace(segment).events]
+    forks, execs = names.count("sched_process_fork"), names.count("sched_process_exec")
+    assert forks >= 10, recorded.output
+    assert execs >= 10, recorded.output
+    assert names == ["sched_process_fork"] * forks + ["sched_process_exec"] * execs
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ("events=sched_swich", "did you mean sched_switch?"),
+        ("syscalls=opennat", "did you mean openat?"),
+        ("kprobe=x=no_such_function", "there is no no_such_function in /proc/kallsyms"),
+    ],
+)
+def test_what_the_kernel_does_not_have_is_refused(lttng_guest: Guest, keys: str, said: str) -> None:
+    result = lttng_guest.run(f"""{PRELUDE}\n"${{LTTD[@]}}" --source 'lttng,{keys}'""")
+    assert result.status in (1, 77)
+    assert said in result.output
+    assert len(result.output.splitlines()) == 1
