@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from lttd.files import Disk
 from lttd.index import ENTRY_DTYPE, read_gaps
 from lttd.recover import recover
 from lttd.subbuffer import Reason, Unit
@@ -330,7 +331,7 @@ def test_a_killed_lttd_leaves_a_readable_trace_and_no_session(lttng_guest: Guest
         """,
     )
     for segment in recorded.segments:
-        recover(segment)
+        recover(segment, Disk())
         expect_whole(segment)
         assert babeltrace(segment).events
 
