@@ -429,6 +429,7 @@ class TestOnThisKernel:
         assert (found["tracers"]["mark"] == "ok") == (start.returncode == 0), start.stderr
         assert found["tracers"]["remedy"] in start.stderr
 
+    @pytest.mark.nightly  # the kernel takes a tenth of a second to free each trigger
     def test_a_recording_keeps_its_filters_and_triggers_while_others_are_tried(
         self, lttd: Launcher
     ) -> None:
