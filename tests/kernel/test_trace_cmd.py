@@ -140,6 +140,20 @@ def of_tree_from_exec_on(events: list[Event], tree: Collection[int]) -> list[Eve
     return its[[event.name for event in its].index(EXEC) :]
 
 
+def test_filters_stacks_and_a_traceoff_are_the_same_recording(each_guest: Guest) -> None:
+    """The comparison that this machine's kernel has, too."""
+    result = each_guest.run(
+        """
+        cd $CHECKOUT
+        LTTD_NIGHTLY=1 "$PYTHON" -m pytest -q -rs -p no:cacheprovider --basetemp /tmp/beside \\
+            tests/test_beside_trace_cmd.py
+        status=$?; rm -rf /tmp/beside; exit $status
+    """,
+        900,
+    ).expect(0)
+    assert "1 passed" in result.output
+
+
 def test_probes_are_the_same_recording(each_guest: Guest) -> None:
     """trace-cmd records probes that exist; the same ones are made twice."""
     probes = [probe for probe in PROBES if not probe.startswith("s:")]
