@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lttd.index import read_gaps
 from lttd.subbuffer import Gap
-from lttd.tracedir import segments, segments_below
+from lttd.tracedir import SegmentPaths, segments, segments_below
 from tests.instances import mark
 from tests.running import (
     PATIENCE_S,
@@ -52,13 +52,19 @@ def hanging(lttd: Launcher, trace: Path, *options: str, at_once: bool = False) -
 
 
 def data_of(trace: Path) -> bytes:
-    streams = (path for segment in segments_below(trace) for path in segment.streams.glob("*"))
-    return b"".join(path.read_bytes() for path in streams if path.is_file())
+    return b"".join(map(data_in, segments_below(trace)))
+
+
+def data_in(segment: SegmentPaths) -> bytes:
+    return b"".join(path.read_bytes() for path in segment.streams.glob("*") if path.is_file())
 
 
 def gaps_of(trace: Path) -> list[Gap]:
-    found = (path for segment in segments(trace) for path in segment.index.glob("*.gaps"))
-    return [gap for path in found for gap in read_gaps(path)]
+    return [gap for segment in segments(trace) for gap in gaps_in(segment)]
+
+
+def gaps_in(segment: SegmentPaths) -> list[Gap]:
+    return [gap for path in segment.index.glob("*.gaps") for gap in read_gaps(path)]
 
 
 def killed(lttd: Launcher, trace: Path, text: str = "left behind", times: int = 3) -> Run:

@@ -22,10 +22,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lttd.subbuffer import Reason
+from lttd.tracedir import segments
 from tests import running
 from tests.instances import mark
-from tests.killed_runs import BRIEF, data_of, gaps_of, records
+from tests.killed_runs import BRIEF, data_in, gaps_in, records
 from tests.running import QUIET, Launcher, Run, launching
 from tests.tracefs_settings import differences, settings_of
 
@@ -120,11 +120,11 @@ class Killed:
     left: dict[str, tuple[str, str]] = field(default_factory=dict)
     """The settings that are not as they were before, after all."""
     written: int = 0
-    lost: int = 0
-    """Marks that are not in the trace."""
+    lost: dict[str, int] = field(default_factory=dict)
+    """Marks that are not in the trace, by configuration."""
+    counted: dict[str, int] = field(default_factory=dict)
+    """Events in the gaps of these: lost by the kill, or overwritten before the next start."""
     twice: int = 0
-    counted: int = 0
-    """Events that the gaps of kills count."""
     records: list[str] = field(default_factory=list)
     statuses: list[int | None] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
@@ -167,15 +167,19 @@ class Numbers:
         os.sched_setaffinity(0, CPUS)
 
     def compare(self, trace: Path, report: Killed) -> None:
-        found = Counter(re.findall(rb"numbered ([\w -]+) (\d+);", data_of(trace)))
-        report.written = sum(self.written.values())
-        there = {(name.decode(), int(number)) for name, number in found}
+        found, counted = Counter[tuple[str, int]](), Counter[str]()
+        for segment in segments(trace):
+            marks = re.findall(rb"numbered ([\w -]+) (\d+);", data_in(segment))
+            found.update((name.decode(), int(number)) for name, number in marks)
+            of_gaps = sum(gap.count or 0 for gap in gaps_in(segment))
+            for name in {name.decode() for name, _ in marks}:
+                counted[name] += of_gaps
         expected = {(name, n) for name, count in self.written.items() for n in range(count)}
-        report.lost = len(expected - there)
+        missing = Counter(name for name, _ in expected - found.keys())
+        report.written = len(expected)
+        report.lost = dict(missing)
+        report.counted = {name: counted[name] for name in missing}
         report.twice = sum(count - 1 for count in found.values())
-        report.counted = sum(
-            gap.count or 0 for gap in gaps_of(trace) if gap.reason is Reason.KILLED
-        )
 
 
 CPUS = os.sched_getaffinity(0)
