@@ -20,6 +20,7 @@ from lttd.signals import Signals
 from lttd.trigger import Trigger
 from lttd.view.filters import Filter
 from lttd.view.library import EventWindow
+from lttd.view.times import window_of
 from lttd.view.trace import Trace
 from lttd.view.triggers import triggers_of, window_of_trigger
 from lttd.view.window import PIECE_BYTES
@@ -80,7 +81,7 @@ def numbering(per_second: int = 1000, at_once: int = 0) -> Iterator[Callable[[in
 def numbers(path: Path, trigger: int | None = None) -> dict[int, int]:
     """Return the time of each numbered event of a trace, or of a trigger's window."""
     trace = Trace(path)
-    span = window_of_trigger(trace, trigger)
+    span = window_of(trace, None, None) if trigger is None else window_of_trigger(trace, trigger)
     window = EventWindow([trace], span, Filter(None, None, f"pid >= {FIRST}"), PIECE_BYTES)
     found: dict[int, int] = {}
     for batch in window:

@@ -189,7 +189,7 @@ class TestOnThisKernel:
             ("mount -t debugfs none d", "tracefs is not mounted; mount -t tracefs tracefs"),
             (
                 f"mount -t tracefs none {USUAL_TRACEFS}; mount -o remount,bind,ro {USUAL_TRACEFS}",
-                "Read-only file system; mount tracefs read-write (systemd",
+                "Read-only file system; mount tracefs read-write (a service: ReadWritePaths=",
             ),
             (
                 "mount -t tracefs none d; mount -o remount,bind,ro d",
