@@ -47,11 +47,11 @@ def runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def kept_process() -> Iterator[None]:
-    """Fail a test that leaves this process pinned or elsewhere: later tests start from it.
+    """Fail a test that leaves this process pinned, slow or elsewhere: later tests start from it.
 
     The nice value, which lttd's main() takes, is put back.
     """
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    nice, session = os.getpriority(os.PRIO_PROCESS, 0), session_nice()
     before = os.sched_getaffinity(0), os.sched_getscheduler(0), os.getcwd()
     yield
     os.setpriority(os.PRIO_PROCESS, 0, nice)
@@ -59,6 +59,15 @@ def kept_process() -> Iterator[None]:
     os.sched_setaffinity(0, before[0])
     os.chdir(before[2])
     assert after == before
+    assert session_nice() == session
+
+
+def session_nice() -> str:
+    """Return the nice value of this process's session, as Linux shares CPUs among sessions."""
+    try:
+        return Path("/proc/self/autogroup").read_text().split()[-1]
+    except (FileNotFoundError, IndexError):
+        return ""
 
 
 @pytest.fixture

@@ -219,7 +219,11 @@ def compressor(trace: Path, level: int = 1) -> Iterator["subprocess.Popen[bytes]
     fd = os.open(trace, os.O_RDONLY | os.O_DIRECTORY)
     words = [sys.executable, "-P", "-m", "lttd.compressor", str(fd), str(trace), str(level)]
     with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[fd]
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[fd],
+        start_new_session=True,  # it lowers the priority of its session
     ) as process:
         os.close(fd)
         try:
