@@ -311,6 +311,14 @@ class BufferPool:
                 count //= 2
         return memoryview(bytearray(self.least_bytes))
 
+    def take_at_least(self, least_bytes: int) -> memoryview:
+        """Return take(), or memory of its own where that is too small for a sub-buffer."""
+        buffer = self.take()
+        if len(buffer) >= least_bytes:
+            return buffer
+        self.give(buffer)
+        return memoryview(bytearray(least_bytes))
+
     def want(self, take_bytes: int) -> None:
         """Let later takes bring at most *take_bytes*, as far as their sub-buffers allow that."""
         self.wanted_bytes = min(take_bytes, self.take_bytes)

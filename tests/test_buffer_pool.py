@@ -54,6 +54,14 @@ def test_a_take_may_ask_for_more_than_is_wanted_and_gets_what_is_free() -> None:
     assert len(pool.take(2 * SLOT_BYTES)) == SLOT_BYTES
 
 
+def test_a_sub_buffer_that_is_larger_than_a_take_gets_memory_of_its_own() -> None:
+    pool = BufferPool(SLOTS * SLOT_BYTES, take_bytes=SLOT_BYTES)
+    assert len(pool.take_at_least(SLOT_BYTES)) == SLOT_BYTES
+    assert len(pool.take_at_least(SLOT_BYTES + 1)) == SLOT_BYTES + 1
+    use(pool, SLOTS - 1)
+    assert touched(pool) == SLOTS - 1, "it keeps no slot"
+
+
 def test_a_pool_without_an_arena_has_nothing_to_give_back() -> None:
     pool = BufferPool()
     pool.give(pool.take())

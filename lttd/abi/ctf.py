@@ -24,10 +24,8 @@ import numpy.typing as npt
 
 from lttd.abi.base import I64, U64, Buffer, Readable
 from lttd.abi.ctf_classes import (
-    Array,
     ByteOrder,
     Enumeration,
-    FieldClass,
     Integer,
     MetadataError,
     Role,
@@ -179,8 +177,7 @@ def _find(struct: Struct, at: int, found: dict[str, PacketField]) -> int | None:
     for name, of in struct.members:
         at = aligned(at, alignment(of))
         number = of.container if isinstance(of, Enumeration) else of
-        known = _name_of(name, of)
-        if known is not None and isinstance(number, Integer):
+        if isinstance(number, Integer) and (known := _name_of(name, number)) is not None:
             found[known] = _field(known, number, at)
         if isinstance(of, Struct):
             end = _find(of, at, found)
@@ -193,15 +190,11 @@ def _find(struct: Struct, at: int, found: dict[str, PacketField]) -> int | None:
     return at
 
 
-def _name_of(name: str, of: FieldClass) -> str | None:
-    number = of.container if isinstance(of, Enumeration) else of
-    if isinstance(number, Integer):
-        for role in number.roles:
-            if role in _NAMES:
-                return _NAMES[role]
-    if name == _CPU and isinstance(number, Integer) and not isinstance(of, Array):
-        return _CPU
-    return None
+def _name_of(name: str, of: Integer) -> str | None:
+    for role in of.roles:
+        if role in _NAMES:
+            return _NAMES[role]
+    return _CPU if name == _CPU else None
 
 
 def _field(name: str, of: Integer, at: int) -> PacketField:

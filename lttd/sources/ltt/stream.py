@@ -127,7 +127,7 @@ class LttStream:
         self._raise_broken()
         if self.over:
             return Nothing.EVER
-        buffer = self._memory()
+        buffer = self._shared.pool.take_at_least(self.info.subbuffer_bytes)
         helds, why = self._fill(buffer)
         if not helds:
             self._shared.pool.give(buffer)
@@ -180,14 +180,6 @@ class LttStream:
     def latest(self) -> int:
         """The end of the last sub-buffer, in ns."""
         return self._book.end
-
-    def _memory(self) -> memoryview:
-        """Return memory for at least one sub-buffer of any size."""
-        buffer = self._shared.pool.take()
-        if len(buffer) >= self.info.subbuffer_bytes:
-            return buffer
-        self._shared.pool.give(buffer)
-        return memoryview(bytearray(self.info.subbuffer_bytes))
 
     def _fill(self, buffer: memoryview) -> tuple[list[Held], Nothing | None]:
         """Take sub-buffers one after the other; also return why there were no more, if so."""

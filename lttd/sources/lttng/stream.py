@@ -84,7 +84,7 @@ class LttngStream:
         self._raise_broken()
         if self._over:
             return Nothing.EVER
-        buffer = self._memory()
+        buffer = self._shared.pool.take_at_least(self.info.subbuffer_bytes)
         takens, nothing = self._fill(buffer, flush)
         if takens:
             return self._batch(buffer, takens)
@@ -131,14 +131,6 @@ class LttngStream:
             self._broken = None
         if broken is not None:
             raise broken
-
-    def _memory(self) -> memoryview:
-        """Return memory for at least one sub-buffer."""
-        buffer = self._shared.pool.take()
-        if len(buffer) >= self.info.subbuffer_bytes:
-            return buffer
-        self._shared.pool.give(buffer)
-        return memoryview(bytearray(self.info.subbuffer_bytes))
 
     def _fill(self, buffer: memoryview, flush: bool) -> tuple[list[Taken], Nothing | None]:
         """Take sub-buffers one after the other; also return why there were no more, if so."""

@@ -26,10 +26,10 @@ from lttd.abi.ctf_metadata import is_metadata, packed_metadata, read_metadata
 from lttd.abi.ctf_survey import Survey, survey_of
 from lttd.beneath import OpenDirectory, Place
 from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
-from lttd.limits import CTF_FILES, CTF_METADATA, HOLE
+from lttd.limits import CTF_FILES, CTF_METADATA
 from lttd.plausible import is_name
-from lttd.readfile import read_head, read_limited, refuse_hole
-from lttd.sources.replay.files import FileBytes
+from lttd.readfile import read_head, read_limited
+from lttd.sources.replay.files import bytes_of
 from lttd.subbuffer import StreamId
 
 METADATA: Final = "metadata"
@@ -202,23 +202,16 @@ def _walk(place: Place, layouts: _Layouts) -> Part | str:
     Raises:
         SourceError: it cannot be read.
     """
-    path = Path(place.path)
-    try:
-        with os.fdopen(place.open(), "rb") as file:
-            refuse_hole(path, file.fileno(), HOLE)
-            data = FileBytes(file.fileno())
-            if not len(data):
-                return "it is empty"
+    with bytes_of(place) as data:
+        if not len(data):
+            return "it is empty"
+        try:
             class_id = layouts.class_in(data[:256])
             if not 0 <= class_id <= _MOST_STREAM_ID:
                 return f"it has the impossible stream id {class_id}"
             survey = survey_of(data, layouts.of(class_id), class_id)
-    except MetadataError as error:
-        return str(error)
-    except TraceDamagedError as error:
-        raise SourceError(str(error)) from None
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}") from None
+        except MetadataError as error:
+            return str(error)
     if not len(survey.offsets_bytes):
         return survey.damage[0].reason
     return Part(place, survey, len(data))

@@ -6,7 +6,8 @@ Rule: a file is always ready and never urgent, and reports no losses beside thos
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -47,6 +48,24 @@ class FileBytes:
     def __getitem__(self, part: slice) -> bytes:
         begin, end, _ = part.indices(self._size_bytes)
         return os.pread(self._fd, end - begin, begin)
+
+
+@contextmanager
+def bytes_of(place: Place) -> Iterator[FileBytes]:
+    """Open a file that is walked as a whole.
+
+    Raises:
+        SourceError: it cannot be read, or has a hole.
+    """
+    path = Path(place.path)
+    try:
+        with os.fdopen(place.open(), "rb") as file:
+            refuse_hole(path, file.fileno(), HOLE)
+            yield FileBytes(file.fileno())
+    except TraceDamagedError as error:
+        raise SourceError(str(error)) from None
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from None
 
 
 class FileStream(StreamAtRest):

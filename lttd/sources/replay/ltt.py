@@ -22,18 +22,17 @@ from lttd.abi import ltt, ltt_walk
 from lttd.abi.base import Readable
 from lttd.beneath import Place
 from lttd.clock import Snapshot
-from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
-from lttd.limits import HOLE
+from lttd.errors import NothingToRecordError, SourceError, UsageError
 from lttd.plausible import is_name
-from lttd.readfile import read_head, refuse_hole
+from lttd.readfile import read_head
 from lttd.sources.base import Attachments, Nothing, SourceInfo
 from lttd.sources.ltt.metadata import Metadata
 from lttd.sources.ltt.rows import NAME, LttBook, start_snapshot
 from lttd.sources.replay.files import (
-    FileBytes,
     FileSource,
     FileStream,
     Replay,
+    bytes_of,
     open_directory,
 )
 from lttd.subbuffer import Batch, BufferPool, Gap, StreamId, StreamInfo, make_batch
@@ -105,15 +104,8 @@ def walk(stream: StreamId, place: Place) -> Channel | str:
     Raises:
         SourceError: it cannot be read.
     """
-    path = Path(place.path)
-    try:
-        with os.fdopen(place.open(), "rb") as file:
-            refuse_hole(path, file.fileno(), HOLE)
-            return _walk(stream, place, FileBytes(file.fileno()))
-    except TraceDamagedError as error:
-        raise SourceError(str(error)) from None
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}") from None
+    with bytes_of(place) as data:
+        return _walk(stream, place, data)
 
 
 def _walk(stream: StreamId, place: Place, data: Readable) -> Channel | str:
@@ -203,11 +195,7 @@ class LttReplayStream(FileStream):
         if self.closed or over:
             self.close()
             return Nothing.EVER
-        buffer = self.pool.take()
-        if len(buffer) < self.info.subbuffer_bytes:
-            self.pool.give(buffer)
-            buffer = memoryview(bytearray(self.info.subbuffer_bytes))
-        return self._read(buffer)
+        return self._read(self.pool.take_at_least(self.info.subbuffer_bytes))
 
     def _read(self, buffer: memoryview) -> Batch:
         """Read up to the next damage, or until *buffer* is full; report damage on the way."""
