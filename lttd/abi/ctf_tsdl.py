@@ -25,8 +25,9 @@ from lttd.abi.ctf_classes import (
     UnsupportedError,
 )
 from lttd.abi.ctf_places import Places, unchanged
-from lttd.abi.ctf_tsdl_classes import Classes, Scope, line_of, number_in, order_of, true_in, word_of
+from lttd.abi.ctf_tsdl_classes import Classes, Scope
 from lttd.abi.ctf_tsdl_nodes import Assign, Block, Item, Place, parse
+from lttd.abi.ctf_tsdl_values import line_of, number_in, order_of, true_in, word_of
 
 _ROLES: Final[Mapping[Path, Mapping[str, Role]]] = {
     ctf.PACKET_HEADER: {

@@ -36,10 +36,10 @@ from lttd.abi.ctf_tsdl_nodes import (
     Structure,
     Text,
     Typedef,
-    Value,
     VariantOf,
     Words,
 )
+from lttd.abi.ctf_tsdl_values import line_of, listed_in, number_in, order_of, true_in, word_of
 from lttd.limits import CTF_DEPTH
 
 _BASES: Final[Mapping[str, int]] = {
@@ -48,11 +48,6 @@ _BASES: Final[Mapping[str, int]] = {
     **dict.fromkeys(("octal", "oct", "o"), 8),
     **dict.fromkeys(("binary", "bin", "b"), 2),
 }
-_ORDERS: Final[Mapping[str, ByteOrder]] = {
-    "le": "little",
-    "be": "big",
-    "network": "big",
-}
 _ENCODINGS: Final[Mapping[str, Literal["none", "UTF8", "ASCII"]]] = {
     "none": "none",
     "utf8": "UTF8",
@@ -60,70 +55,6 @@ _ENCODINGS: Final[Mapping[str, Literal["none", "UTF8", "ASCII"]]] = {
     "ascii": "ASCII",
 }
 _MOST_ALIGN: Final = 1 << 16
-
-
-def line_of(*names: str | None) -> int:
-    """Return the line of the first name that knows its line; 0 if none does."""
-    return next((line for name in names if (line := getattr(name, "line", 0))), 0)
-
-
-def word_of(value: Value) -> str:
-    """Return a value that is a name or a text; of a number its digits."""
-    return ".".join(value) if isinstance(value, tuple) else str(value)
-
-
-def number_in(assign: Assign, least: int = 0, most: int = (1 << 64) - 1) -> int:
-    """Return a value that has to be a number within bounds.
-
-    Raises:
-        MetadataError: it is not.
-    """
-    value = assign.value
-    if not isinstance(value, int) or not least <= value <= most:
-        name = ".".join(assign.path)
-        raise MetadataError(
-            f"{name} = {word_of(value)[:40]}: it is a number from {least} to {most}",
-            line_of(*assign.path),
-        )
-    return value
-
-
-def true_in(assign: Assign) -> bool:
-    """Return a value that has to be a boolean.
-
-    Raises:
-        MetadataError: it is not.
-    """
-    found = {"true": True, "1": True, "false": False, "0": False}.get(word_of(assign.value).lower())
-    if found is None:
-        raise MetadataError(
-            f"{'.'.join(assign.path)} = {word_of(assign.value)[:40]}: it is true or false",
-            line_of(*assign.path),
-        )
-    return found
-
-
-def _in(table: Mapping[str, "int | str"], assign: Assign) -> "int | str":
-    word = word_of(assign.value)
-    found = table.get(word.lower())
-    if found is None:
-        known = ", ".join(table)
-        raise MetadataError(
-            f"{assign.path[0]} = {word[:40]}: known are {known}", line_of(*assign.path)
-        )
-    return found
-
-
-def order_of(assign: Assign, native: ByteOrder) -> ByteOrder:
-    """Return the byte order that an attribute states.
-
-    Raises:
-        MetadataError: it is none.
-    """
-    if word_of(assign.value) == "native":
-        return native
-    found = _in(_ORDERS, assign)
-    return "big" if found == "big" else "little"
 
 
 @dataclass
@@ -307,7 +238,7 @@ class Classes:
             case "integer":
                 return self._integer(said)
             case "string":
-                encoding = _in(_ENCODINGS, said["encoding"]) if "encoding" in said else "UTF8"
+                encoding = listed_in(_ENCODINGS, said["encoding"]) if "encoding" in said else "UTF8"
                 return String("ASCII" if encoding == "ASCII" else "UTF8")
             case _:
                 return self._float(said)
@@ -321,7 +252,7 @@ class Classes:
         base, clock = 10, None
         if "base" in said:
             value = said["base"].value
-            number = value if isinstance(value, int) else _in(_BASES, said["base"])
+            number = value if isinstance(value, int) else listed_in(_BASES, said["base"])
             base = int(number) if number in (2, 8, 10, 16) else 10
         if "map" in said:
             clock = _clock(said["map"])
@@ -366,7 +297,7 @@ def _align(said: Mapping[str, Assign], size: int) -> int:
 def _encoding(said: Mapping[str, Assign]) -> Literal["none", "UTF8", "ASCII"]:
     if "encoding" not in said:
         return "none"
-    word = _in(_ENCODINGS, said["encoding"])
+    word = listed_in(_ENCODINGS, said["encoding"])
     return "none" if word == "none" else "ASCII" if word == "ASCII" else "UTF8"
 
 
