@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lttd.abi import ctf_events, ctf_walk
 from lttd.abi.ctf_bits import Bits
 from lttd.abi.ctf_classes import Array, FieldClass, Sequence, Struct, Variant
-from lttd.abi.ctf_fields import Choice, Group, Leaf, Listed, Node, Text, is_text
 from lttd.abi.ctf_heads import Packets, heads_of
+from lttd.abi.ctf_nodes import Choice, Group, Leaf, Listed, Node, Text, is_text
 from lttd.abi.ctf_plan import Plan
 from tests.ctf_model import Recorded
 
@@ -104,7 +104,6 @@ def test_packets_that_are_cut_into_chunks_have_the_same_events(seed: int, chunk:
     whole = walked(recorded)[2][0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ctf_walk, "_CHUNK_BYTES", chunk)
-        patch.setattr(ctf_walk, "_BRIDGE_BYTES", 4 * chunk)
         cut = walked(recorded)[2][0]
     assert cut.at.tolist() == whole.at.tolist()
     assert cut.time.tolist() == whole.time.tolist()

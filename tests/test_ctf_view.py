@@ -4,13 +4,17 @@ import json
 import re
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import lttd
+from lttd.abi.ctf_classes import Trace
 from lttd.abi.ctf_metadata import read_metadata
 from lttd.view.cli import main as lttv_main
 from lttd.view.commands import text as text_command
+from lttd.view.ctf import context
+from lttd.view.window import PIECE_BYTES, STREAM_BYTES, WindowStream, content_of
 from tests.ctf_model import Bits, encode
 from tests.ctf_writer import CtfChannel, CtfTracer, write_ctf
 from tests.data import SHARED_CTF, needs
@@ -182,6 +186,37 @@ def test_differences_of_time_go_on_over_pieces_and_processes(
     for jobs in ("1", "2", "3"):
         assert lines_of(capfd, *words, jobs)[0] == whole
     assert sum("+?" in line for line in whole) == 1
+
+
+def test_processes_that_print_together_read_the_metadata_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(kinds("le", tmp_path / "ctf"), tmp_path / "t")
+
+    def read(data: bytes) -> Trace:
+        with (tmp_path / "read").open("ab") as file:
+            file.write(b".")
+        return read_metadata(data)
+
+    monkeypatch.setattr(context, "read_metadata", read)
+    context._read.cache_clear()
+    lines_of(capfd, str(tmp_path / "t"), "--jobs", "3")
+    assert (tmp_path / "read").read_bytes() == b"."
+
+
+def test_pieces_hold_several_large_packets_of_each_stream() -> None:
+    def sources(size: int) -> list[WindowStream]:
+        def stream(cpu: int) -> SimpleNamespace:
+            return SimpleNamespace(
+                source_name="lttng", name=f"c_{cpu}", info=SimpleNamespace(subbuffer_bytes=size)
+            )
+
+        return [SimpleNamespace(stream=stream(cpu)) for cpu in range(4)]  # type: ignore[misc]
+
+    assert content_of(sources(65_536), PIECE_BYTES) == PIECE_BYTES
+    assert content_of(sources(1 << 18), PIECE_BYTES) == 4 * 8 << 18
+    assert content_of(sources(1 << 24), PIECE_BYTES) == 12 << 20
+    assert content_of(sources(1 << 18), 4096) == 4 * STREAM_BYTES  # for a few lines
 
 
 def test_fields_are_columns_for_filters_json_and_the_library(

@@ -21,10 +21,8 @@ Column = npt.NDArray[Any]
 WORD_BITS: Final = 64
 _SIGNS: Final = {"little": "<", "big": ">"}
 _WHOLE: Final = (8, 16, 32, 64)
-# A string is searched in words, and what is longer than this with the C library's search.
-_SEARCHED_WORDS: Final = 8
-_ONES: Final = np.uint64(0x0101010101010101)
-_TOPS: Final = np.uint64(0x8080808080808080)
+# A string is searched in so many bytes at once, and what is longer with the C library's search.
+_SEARCHED_BYTES: Final = (32, 96, 256)
 
 
 def mask_of(size_bits: int) -> np.uint64:
@@ -98,27 +96,44 @@ class Bits:
 
     def nuls(self, begin: I64, end: I64) -> I64:
         """Return the byte offset of the first NUL from *begin* on; *end*, where there is none."""
+        width = _SEARCHED_BYTES[0]
+        if len(begin) and int(begin.max()) <= len(self.raw) - width:  # most strings are short
+            zero = everywhere(self.raw, f"V{width}")[begin].view(np.uint8).reshape(-1, width) == 0
+            found = begin + zero.argmax(axis=1)
+            if not self.raw.take(found).any():
+                nearest: I64 = np.minimum(found, np.maximum(end, begin))
+                return nearest
         found = end.copy()
         left = np.flatnonzero(begin < end)
-        at = begin[left]
-        words, most = self.view("<u8"), len(self.raw) - WORD_BITS // 8
-        for _ in range(_SEARCHED_WORDS):
-            if not len(left):
+        at = begin if len(left) == len(begin) else begin[left]
+        for width in _SEARCHED_BYTES:
+            if not len(left) or len(self.raw) < width:
+                break
+            place, first, has = self._nul_within(at, width)
+            ends = place + first
+            done = left[has]
+            found[done] = np.minimum(ends[has], end[done])
+            if len(done) == len(left):
                 return found
-            place = np.minimum(at, most)
-            word = words[place].astype(np.uint64)
-            # Bytes before the string are no NULs of it.
-            skipped = ((at - place) << 3).astype(np.uint64)
-            word |= (np.uint64(1) << skipped) - np.uint64(1)
-            zero = (word - _ONES) & ~word & _TOPS
-            ends = zero != 0
-            first = np.bitwise_count((zero & (~zero + np.uint64(1))) - np.uint64(1)) >> 3
-            behind = place + first.astype(np.int64)
-            done = left[ends]
-            found[done] = np.minimum(behind[ends], end[done])
-            goes_on = ~ends & (place + 8 < end[left])
-            left, at = left[goes_on], place[goes_on] + 8
+            goes_on = ~has & (place + width < end[left])
+            left, at = left[goes_on], place[goes_on] + width
         return self._searched(found, left, at)
+
+    def _nul_within(self, at: I64, width: int) -> tuple[I64, I64, npt.NDArray[np.bool_]]:
+        """Look for a NUL in the *width* bytes from some places on.
+
+        Return from where on it was looked for, which byte is the first NUL, and whether there is.
+        """
+        most = len(self.raw) - width
+        place = np.minimum(at, most)
+        zero = everywhere(self.raw, f"V{width}")[place].view(np.uint8).reshape(-1, width) == 0
+        if int(at.max()) > most:  # bytes before the string are no NULs of it
+            clipped = np.flatnonzero(place < at)
+            before = at[clipped] - place[clipped]
+            zero[clipped] &= np.arange(width) >= before[:, np.newaxis]
+        first = zero.argmax(axis=1)
+        has = zero.reshape(-1).take(np.arange(0, zero.size, width) + first)
+        return place, first, has
 
     def _searched(self, found: I64, left: I64, at: I64) -> I64:
         if len(left) and self._bytes is None:

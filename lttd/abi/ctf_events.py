@@ -9,7 +9,7 @@ update_default_clock.
 Rule: no bytes make this module raise; see ``lttd.abi.ctf_walk`` for damage.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from lttd.abi.base import Damage
 from lttd.abi.ctf_bits import WORD_BITS, Bits, mask_of
-from lttd.abi.ctf_heads import Heads, Packets, heads_of
+from lttd.abi.ctf_heads import Packets, Stated, stated
 from lttd.abi.ctf_plan import Plan
 from lttd.abi.ctf_walk import find_events
 
@@ -25,8 +25,8 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
-BATCH_BYTES: Final = 8 << 20
-"""The most content in a batch, but at least a packet."""
+BATCH_BYTES: Final = 24 << 20
+"""The most content in a batch, but at least a packet; a whole piece of lttv (18 MiB) has room."""
 
 
 class Walked(NamedTuple):
@@ -40,11 +40,16 @@ class Walked(NamedTuple):
     """The number of the event in its plan."""
     at: I64
     """The begin of the event, in bytes from the begin of the buffer."""
-    row: I64
     row_events: I64
     row_end: U64
     """Per packet: the time of its last event, or of its begin."""
     damage: list[Damage]
+
+    @property
+    def row(self) -> I64:
+        """The row of each event."""
+        rows = np.arange(self.first_row, self.first_row + len(self.row_events))
+        return np.repeat(rows, self.row_events)
 
 
 def walk(bits: Bits, packets: Packets, plan: Plan) -> Iterator[Walked]:
@@ -60,62 +65,63 @@ def walk(bits: Bits, packets: Packets, plan: Plan) -> Iterator[Walked]:
 
 def _walked(bits: Bits, packets: Packets, first_row: int, plan: Plan) -> Walked:
     found = find_events(bits, packets, plan)
-    base = packets.offset_bytes[found.row] << 3
-    heads = heads_of(bits, found.at << 3, base, packets.end_bits[found.row], plan)
-    counts = np.bincount(found.row, minlength=len(packets.begin)).astype(np.int64)
-    time = _times(heads, found.row, counts, packets.begin)
+    counts = found.row_events
+
+    def row() -> I64:
+        return np.repeat(np.arange(len(counts)), counts)
+
+    heads = stated(bits, found.at, row, packets, plan)
+    time = _times(heads, row, counts, packets.begin)
     row_end = packets.begin.copy()
     filled = counts > 0
     row_end[filled] = time[np.cumsum(counts)[filled] - 1]
     damage = [one._replace(row=one.row + first_row) for one in found.damage]
-    return Walked(
-        first_row, time, heads.number, found.at, found.row + first_row, counts, row_end, damage
-    )
+    return Walked(first_row, time, heads.number, found.at, counts, row_end, damage)
 
 
-def _times(heads: Heads, row: I64, counts: I64, begin: U64) -> U64:
+def _times(heads: Stated, row: Callable[[], I64], counts: I64, begin: U64) -> U64:
     """Return complete times."""
-    if not len(row):
-        return np.empty(0, np.uint64)
-    widths = set(np.flatnonzero(np.bincount(heads.time_bits)).tolist())
-    partial = widths - {WORD_BITS}
-    if len(partial) > 1 or 0 in partial:
-        return _one_by_one(heads, row, begin)
-    if not partial:
+    width, others = heads.time_bits, heads.others
+    if not len(heads.time) or (width == WORD_BITS and not len(others)):
         return heads.time
-    (width,) = partial
-    return _wrapped(heads, width, counts, begin)
+    if (heads.other_bits != WORD_BITS).any() or width in (0, WORD_BITS):
+        widths = np.full(len(heads.time), width)
+        widths[others] = heads.other_bits
+        if (widths == WORD_BITS).all():
+            return heads.time
+        return _one_by_one(heads.time, widths, row(), begin)
+    return _wrapped(heads, counts, begin)
 
 
-def _wrapped(heads: Heads, width: int, counts: I64, begin: U64) -> U64:
-    """Return the times of headers that state 64 bits or *width*."""
-    mask = mask_of(width)
-    low = heads.time & mask
-    whole = heads.time_bits == WORD_BITS
+def _wrapped(heads: Stated, counts: I64, begin: U64) -> U64:
+    """Return the times of headers that state some bits of them, and a few all 64."""
+    mask = mask_of(heads.time_bits)
     firsts = (np.cumsum(counts) - counts)[counts > 0]
-    before = np.empty_like(low)
-    before[1:] = low[:-1]
-    before[firsts] = begin[counts > 0] & mask
-    wraps = low < before
-    wraps[whole] = False
-    passed = np.cumsum(wraps)
-    told = np.zeros(len(low), np.uint64)
-    told[firsts] = begin[counts > 0]
-    told[whole] = heads.time[whole]
-    known = whole.copy()
-    known[firsts] = True
-    last = np.cumsum(known) - 1
-    since: I64 = passed - (passed - wraps)[known][last]
-    high = told[known][last] & ~mask
-    times: U64 = high + (since.astype(np.uint64) << np.uint64(width)) + low
-    return times
+    low = heads.time & mask if len(heads.others) else heads.time
+    passed = np.empty_like(low)
+    passed[1:] = low[1:] - low[:-1]
+    passed[firsts] = low[firsts] - (begin[counts > 0] & mask)
+    passed &= mask
+    since = np.cumsum(passed)
+    # The time of an event is known from a packet's begin on, or from the last event with all bits.
+    known = firsts
+    times = begin[counts > 0] + passed[firsts]
+    if len(heads.others):
+        is_whole = np.isin(firsts, heads.others)
+        known = np.concatenate((firsts[~is_whole], heads.others))
+        order = np.argsort(known)
+        times = np.concatenate((times[~is_whole], heads.time[heads.others]))[order]
+        known = known[order]
+    lengths = np.diff(np.append(known, len(low)))
+    since += np.repeat(times - since[known], lengths)
+    return since
 
 
-def _one_by_one(heads: Heads, row: I64, begin: U64) -> U64:
+def _one_by_one(time: U64, widths: I64, row: I64, begin: U64) -> U64:
     """Return the times of headers that state several widths, or none."""
     found = np.empty(len(row), np.uint64)
     clock, last = 0, -1
-    columns = (row, heads.time, heads.time_bits)
+    columns = (row, time, widths)
     for at, (packet, low, width) in enumerate(
         zip(*(column.tolist() for column in columns), strict=True)
     ):

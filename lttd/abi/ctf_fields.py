@@ -4,18 +4,11 @@ A ``Scan`` has the events as rows.  It returns a tree of nodes, one for each fie
 of that field in all rows; values are read from the places on access.  Places count bits from the
 begin of the buffer.
 
-    Struct              Group of nodes
-    Integer, Float...   Leaf
-    String              Text, with begin and end in bytes
-    Array, Sequence     Listed, whose elements are rows of a node of their own
-    Variant             Choice: for each option that occurs the rows that have it, and its node
-
 Rule: no bytes make this module raise.  A row that does not fit has a reason in ``wrong`` and ends
 where its packet's content ends; its places may be anywhere.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -37,6 +30,7 @@ from lttd.abi.ctf_classes import (
     alignment,
     fixed_bits,
 )
+from lttd.abi.ctf_nodes import Choice, Group, Leaf, Listed, Node, Text, is_text
 
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -45,75 +39,6 @@ Column = npt.NDArray[Any]
 MOST_ELEMENTS: Final = 4096
 """The most elements of one list whose sizes differ: a step takes one of each row."""
 _BYTE: Final = 8
-
-
-@dataclass(slots=True)
-class Leaf:
-    """A number in each row."""
-
-    of: Integer | Enumeration | Float
-    bits: Bits
-    at: I64
-
-    def values(self) -> Column:
-        """Return the numbers: u64, i64 or f64."""
-        match self.of:
-            case Float():
-                return self.bits.floats(self.at, self.of)
-            case Enumeration(container=container):
-                return self.bits.integers(self.at, container)
-            case _:
-                return self.bits.integers(self.at, self.of)
-
-
-@dataclass(slots=True)
-class Text:
-    """A string in each row; or an array of characters, which ends at its first NUL."""
-
-    bits: Bits
-    begin: I64
-    """In bytes."""
-    end: I64
-
-
-@dataclass(slots=True)
-class Group:
-    """The members of a structure."""
-
-    members: list[tuple[str, FieldClass, "Node"]]
-
-
-@dataclass(slots=True)
-class Listed:
-    """The elements of each row, as rows of their own."""
-
-    count: I64
-    row: I64
-    """For each element the row that it belongs to; ascending."""
-    node: Callable[[], "Node"]
-    """Returns the node of all the elements."""
-
-
-@dataclass(slots=True)
-class Choice:
-    """The selected options; a row that is in none of them has no option for its tag."""
-
-    parts: list[tuple[str, FieldClass, I64, "Node"]]
-    """Name and class of an option, the rows that have it, and its node."""
-
-
-Node = Leaf | Text | Group | Listed | Choice
-
-
-def is_text(of: Array | Sequence) -> bool:
-    """Return whether an array is a text: bytes that its element's encoding makes characters."""
-    element = of.element.container if isinstance(of.element, Enumeration) else of.element
-    return (
-        isinstance(element, Integer)
-        and element.size_bits == _BYTE
-        and element.align_bits == _BYTE
-        and element.encoding != "none"
-    )
 
 
 class References:
@@ -251,7 +176,7 @@ class Scan:
         behind = np.minimum(self._end >> 3, len(self._bits.buffer))
         end = self._bits.nuls(begin, behind)
         self._fail(end >= behind, "a string does not end")
-        return Text(self._bits, begin, end), (end + 1) << 3
+        return Text(self._bits, begin, behind, _end=end), (end + 1) << 3
 
     def _struct(self, of: Struct, at: I64, path: Path, *, made: bool) -> tuple[Group, I64]:
         at = self._aligned(at, of.align_bits)
@@ -315,7 +240,7 @@ class Scan:
         if is_text(of):
             begin = at >> 3
             behind = np.minimum(end >> 3, len(self._bits.buffer))
-            return Text(self._bits, begin, self._bits.nuls(begin, behind)), end
+            return Text(self._bits, begin, behind, of.length if isinstance(of, Array) else 0), end
 
         def elements(row: I64, number: I64) -> Node:
             scan = self.some(row)

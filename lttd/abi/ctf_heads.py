@@ -1,5 +1,6 @@
 """Read the headers of many events: their ids, the bits of time that they state, and their ends."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,10 @@ from lttd.abi.ctf_classes import (
     FieldClass,
     Integer,
 )
-from lttd.abi.ctf_fields import Choice, Group, Leaf, Node, Scan
-from lttd.abi.ctf_plan import Plan, is_id, is_time
+from lttd.abi.ctf_fields import Scan
+from lttd.abi.ctf_forms import MOST_TAG_BITS, Form, Spot, Words, is_id, is_time
+from lttd.abi.ctf_nodes import Choice, Group, Leaf, Node
+from lttd.abi.ctf_plan import OTHER, Plan, Quick
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -79,17 +82,116 @@ def heads_of(bits: Bits, at: I64, base: I64, end: I64, plan: Plan) -> Heads:
         found.read("", plan.header, node, None)
     elif len(plan.events) == 1:
         found.id[:] = plan.events[0].id
-    return Heads(found.id, _numbers(found.id, plan), found.time, found.time_bits, behind, scan)
+    return Heads(found.id, plan.numbers_of(found.id), found.time, found.time_bits, behind, scan)
 
 
-def _numbers(ids: I64, plan: Plan) -> I64:
-    table = plan.numbers
-    most = len(table) - 1  # the last one is of no event
-    found: I64 = table[np.where((ids >= 0) & (ids < most), ids, most)]
-    large = [one for one in plan.number_of if one >= most]
-    for one in large:
-        found[ids == one] = plan.number_of[one]
-    return found
+class Stated(NamedTuple):
+    """What the headers of events state, and no more."""
+
+    number: I64
+    """The number of the event in its plan; negative: no event has the id."""
+    time: U64
+    """The low bits of the time."""
+    time_bits: int
+    """How many; 0: headers state no time."""
+    others: I64
+    """The rows in which there are others."""
+    other_bits: I64
+    """How many there."""
+
+
+def stated(bits: Bits, at: I64, row: Callable[[], I64], packets: Packets, plan: Plan) -> Stated:
+    """Read the headers of events at some bytes; *row* returns the packet of each."""
+    if plan.quick is None:
+        rows = row()
+        base, end = packets.offset_bytes[rows] << 3, packets.end_bits[rows]
+        heads = heads_of(bits, at << 3, base, end, plan)
+        every = np.arange(len(at))
+        return Stated(heads.number, heads.time, 0, every, heads.time_bits)
+    quick = plan.quick
+    tags, time = _tags_and_times(bits, at, quick)
+    number, form = quick.number.take(tags), quick.form.take(tags)
+    number_others(number, form, bits, at, plan, quick)
+    forms = quick.forms.all
+    sizes = [0 if each.time is None else each.time.size_bits for each in forms]
+    others = np.flatnonzero(form) if len(forms) > 1 else np.empty(0, np.int64)
+    for one in range(1, len(forms)) if len(others) else ():
+        rows = others[form[others] == one]
+        time[rows] = _time_of(forms[one], bits, at[rows])
+    return Stated(number, time, sizes[0], others, np.array(sizes).take(form[others]))
+
+
+def tags_of(bits: Bits, at: I64, quick: Quick) -> I64:
+    """Return the tags of headers, as indexes of the tables."""
+    return indexes(quick.tag.words(bits, at), quick.tag, quick)
+
+
+def indexes(words: Words, tag: Spot, quick: Quick) -> I64:
+    """Return the indexes of the tables by tag; *words* are those of its spot, or of a wider one."""
+    top = len(quick.number) - 1
+    if tag.is_word:
+        if tag.size_bits > MOST_TAG_BITS:
+            words = np.minimum(words, words.dtype.type(top))
+        return words.astype(np.int64)
+    if tag.shift:
+        words = words >> words.dtype.type(tag.shift)
+    return (words & words.dtype.type(top)).astype(np.int64)
+
+
+def number_others(
+    number: I64, form: npt.NDArray[np.int8], bits: Bits, at: I64, plan: Plan, quick: Quick
+) -> None:
+    """Enter the numbers of events whose headers state another id than the tag."""
+    for one, each in enumerate(quick.forms.all):
+        if each.id is not None:
+            rows = np.flatnonzero((form == one) & (number == OTHER))
+            if len(rows):
+                number[rows] = plan.numbers_of(each.id.read(bits, at[rows]).view(np.int64))
+
+
+def header_bytes(bits: Bits, at: I64, quick: Quick) -> "int | I64":
+    """Return the sizes of the headers of events; one number if all are equal."""
+    sizes = [form.end_bits >> 3 for form in quick.forms.all]
+    if len(set(sizes)) > 1:
+        form = quick.form.take(tags_of(bits, at, quick))
+        if form.any():
+            return np.array(sizes).take(form)
+    return sizes[0]
+
+
+def bodies_of(bits: Bits, at: I64, packet: I64, plan: Plan) -> tuple[Scan, I64]:
+    """Return a scan of events at some bytes, and where their bodies begin, in bits.
+
+    *packet*: where the packet of each event begins, in bytes.
+    """
+    base = packet << 3
+    end = np.full(len(at), len(bits.buffer) << 3, np.int64)
+    quick = plan.quick
+    if quick is None or plan.needs_header or not quick.has_whole_headers:
+        heads = heads_of(bits, at << 3, base, end, plan)
+        return heads.scan, heads.behind
+    return Scan(bits, base, end, plan.referred), (at + header_bytes(bits, at, quick)) << 3
+
+
+def _tags_and_times(bits: Bits, at: I64, quick: Quick) -> tuple[I64, U64]:
+    """Return the tags of headers, and the times as the first form has them."""
+    form = quick.forms.all[0]
+    tag = quick.tag.within(form.time) if form.time else None
+    time = form.time.within(quick.tag) if form.time else None
+    if tag is None or time is None or not len(at):
+        return tags_of(bits, at, quick), _time_of(form, bits, at)
+    words = tag.words(bits, at)
+    tags, times = indexes(words, tag, quick), time.of_words(words)
+    # The word of the last few events may reach beyond the buffer.
+    last = int(np.searchsorted(at, len(bits.raw) - tag.word_bytes - tag.at_byte, "right"))
+    if last < len(at):
+        tags[last:] = tags_of(bits, at[last:], quick)
+        times[last:] = _time_of(form, bits, at[last:])
+    return tags, times
+
+
+def _time_of(form: Form, bits: Bits, at: I64) -> U64:
+    return np.zeros(len(at), np.uint64) if form.time is None else form.time.read(bits, at)
 
 
 class _Stated(NamedTuple):

@@ -1,87 +1,99 @@
-"""How to walk the events of one stream class: its header, and the sizes of events by their ids.
+"""How to walk the events of one stream class: its events by their ids, and their sizes.
 
-The header of an event states its id and some low bits of its time, in fields of any layout:
-
-    struct { uint16 id; uint32 timestamp; }
-    struct { enum : uint5 { compact = 0 ... 30, extended = 31 } id;
-             variant <id> { struct { uint27 timestamp; } compact;
-                            struct { uint32 id; uint64 timestamp; } extended; } v; }
-
-A ``Quick`` is a table for the events whose size follows from their id alone, which is found in
-some bits at one place of the header: no names of a tracer are needed.
+The size of most events follows from their id alone, which is the tag of their header or, for some
+tags, in another field of it (``lttd.abi.ctf_forms``).  A ``Quick`` is a table of these sizes.  The
+others have strings or sequences among fields of fixed size: a ``Stage`` leads to the end of each.
 
 Rule: pure; nothing here reads data.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.ctf_bits import WORD_BITS
 from lttd.abi.ctf_classes import (
     EVENT_CONTEXT,
     EVENT_FIELDS,
     EVENT_HEADER,
     STREAM_EVENT_CONTEXT,
-    Enumeration,
     Event,
     FieldClass,
     Integer,
     Path,
+    Sequence,
     Stream,
+    String,
     Struct,
     Trace,
-    Variant,
     aligned,
     alignment,
     end_bits,
     fixed_bits,
 )
 from lttd.abi.ctf_fields import References
+from lttd.abi.ctf_forms import Form, Forms, Spot, forms_of
 
 I64 = npt.NDArray[np.int64]
 
 _BYTE: Final = 8
 _MOST_PHASES_BITS: Final = 64
-_MOST_TAG_BITS: Final = 16
 _TABLE_BITS: Final = 16
+_MOST_TAGS: Final = 1 << 17
+_MOST_STAGES: Final = 8
+_MOST_ELEMENT: Final = 1 << 20
+_NOTHING: Final = Spot.in_word(0, "<", 1, 0, 0)
 UNKNOWN: Final = -1
+OTHER: Final = -2
 
 
-def is_id(name: str, of: FieldClass) -> bool:
-    """Return whether a member of an event header is the id, by its role or by its name."""
-    number = of.container if isinstance(of, Enumeration) else of
-    if not isinstance(number, Integer):
-        return False
-    return name == "id" or "event-record-class-id" in number.roles
+class Stage(NamedTuple):
+    """A field of variable size."""
+
+    skip_bytes: int
+    """From the end of the field before it, or from the end of the header."""
+    length: Spot | None
+    """Of a sequence: its length, which is directly before it, from *skip_bytes* on; None: it is a
+    string."""
+    element_bytes: int
 
 
-def is_time(name: str, of: FieldClass) -> bool:
-    """Return whether a member of an event header is some bits of the time."""
-    if not isinstance(of, Integer):
-        return False
-    return of.clock is not None or name == "timestamp" or "default-clock-timestamp" in of.roles
+class Stages(NamedTuple):
+    """How to find the end of an event."""
+
+    all: tuple[Stage, ...]
+    rest_bytes: int
+    """After the last stage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quick:
-    """The sizes of events by the bits of their headers that state the id."""
+    """The events by the tags of their headers."""
 
-    at_byte: int
-    """Where these bits are in a header."""
-    dtype: str
-    shift: int
-    mask: int
+    forms: Forms
+    number: I64
+    """By tag: the number of the event; UNKNOWN: there is none; OTHER: the header states another
+    id.  The last one is that of all larger tags."""
+    form: npt.NDArray[np.int8]
+    """By tag: the number of the form; -1: there is none."""
     phases: int
     """By how many offsets from the begin of the packet sizes differ; in bytes, a power of two."""
-    table: I64
-    """By bits * phases + phase: the distance in bytes to the next event; 0: it depends on more than
-    these bits; UNKNOWN: no event begins so."""
-    time: tuple[int, Integer] | None
-    """The place in bits of the low bits of the time, in headers of events of known size."""
+    size: I64
+    """By tag * phases + phase: the distance in bytes to the next event; 0: it depends on more."""
+
+    @property
+    def has_whole_headers(self) -> bool:
+        """Whether headers end at a byte."""
+        return all(form.end_bits % _BYTE == 0 for form in self.forms.all)
+
+    @property
+    def tag(self) -> Spot:
+        """The spot of the tag; where there is none, one that is always 0."""
+        return self.forms.tag or _NOTHING
 
 
 class Plan:
@@ -94,23 +106,38 @@ class Plan:
         self.number_of: Final = {event.id: number for number, event in enumerate(self.events)}
         self.header: Final = stream.event_header
         classes = [trace.packet_header, stream.packet_context, self.header, stream.event_context]
+        bodies = [stream.event_context]
         for event in self.events:
-            classes += [event.context, event.payload]
+            bodies += [event.context, event.payload]
+        classes += bodies[1:]
         self.referred: Final = References(classes)
         self.needs_packet: Final = any(
             path[:2] in (("trace", "packet"), ("stream", "packet")) for path in self.referred.paths
         )
         """Whether a length or a tag of an event is in the header or context of its packet."""
+        self.needs_header: Final = self.needs_packet or any(
+            path[: len(EVENT_HEADER)] == EVENT_HEADER for path in References(bodies).paths
+        )
+        """Whether one is there, or in the event's own header."""
         self.align_bits: Final = alignment(self.header) if self.header else _BYTE
         self.numbers: Final = self._numbers()
+        self._large: Final = [one for one in self.number_of if one >= len(self.numbers) - 1]
 
     def _numbers(self) -> I64:
-        """Return the numbers of the events by id, as far as ids are small; -1: none."""
+        """Return the numbers of the events by id, as far as ids are small."""
         small = [one for one in self.number_of if 0 <= one < 1 << _TABLE_BITS]
-        table = np.full(max(small, default=-1) + 2, -1, np.int64)
+        table = np.full(max(small, default=-1) + 2, UNKNOWN, np.int64)
         for one in small:
             table[one] = self.number_of[one]
         return table
+
+    def numbers_of(self, ids: I64) -> I64:
+        """Return the numbers of the events that have some ids; UNKNOWN: there is none."""
+        most = len(self.numbers) - 1  # the last one is of no event
+        found = self.numbers.take(np.where((ids >= 0) & (ids < most), ids, most))
+        for one in self._large:
+            found[ids == one] = self.number_of[one]
+        return found
 
     def bodies(self, event: Event) -> Iterator[tuple[Struct, Path]]:
         """Yield the structures after the header."""
@@ -124,116 +151,141 @@ class Plan:
 
     @cached_property
     def quick(self) -> Quick | None:
-        """The table of fixed sizes; None: no event has one."""
-        tag = self._tag()
-        if self.header is None or tag is None or self.align_bits < _BYTE:
-            return None
-        path, at_bits, of = tag
+        """The tables; None: the header has no forms, or none that ids could be looked up by."""
+        forms = forms_of(self.header)
         most = max(
             (alignment(one) for event in self.events for one, _ in self.bodies(event)), default=1
         )
-        most = max(most, self.align_bits)
-        if of.size_bits > _MOST_TAG_BITS or of.signed or most > _MOST_PHASES_BITS:
+        if forms is None or max(most, self.align_bits) > _MOST_PHASES_BITS:
             return None
-        if at_bits % _BYTE + of.size_bits > 2 * _BYTE:
+        count = self._tags(forms.tag)
+        if not count:
             return None
-        size_bytes = 1 if at_bits % _BYTE + of.size_bits <= _BYTE else 2
-        shift = at_bits % _BYTE
-        if of.byteorder == "big":
-            shift = size_bytes * _BYTE - shift - of.size_bits
-        phases = max(most // _BYTE, 1) if most > self.align_bits else 1
-        table = np.full((1 << of.size_bits, phases), UNKNOWN, np.int64)
-        for low, high in self._others(path):
-            table[max(low, 0) : high + 1] = 0
-        for value in self.number_of:
-            if 0 <= value < len(table):
-                for phase in range(phases):
-                    table[value, phase] = self._size(path, value, phase * _BYTE) // _BYTE
-        dtype = f"{'<' if of.byteorder == 'little' else '>'}u{size_bytes}"
-        mask = (1 << of.size_bits) - 1
-        known = np.flatnonzero(table[:, 0] > 0)
-        time = self._time(path, int(known[0])) if len(known) else None
-        return Quick(at_bits // _BYTE, dtype, shift, mask, phases, table.reshape(-1), time)
+        phases = most // _BYTE if most > self.align_bits else 1
+        number, form = self._by_tag(forms, count)
+        size = np.zeros((count, phases), np.int64)
+        for tag in np.flatnonzero(number >= 0).tolist():
+            event, its_form = self.events[number[tag]], forms.all[form[tag]]
+            for phase in range(phases):
+                size[tag, phase] = self._size(event, its_form, phase * _BYTE) // _BYTE
+        return Quick(forms, number, form, phases, size.reshape(-1))
 
-    def _tag(self) -> tuple[Path, int, Integer] | None:
-        """Return the member of the header that states small ids, and its place."""
-        at = 0
-        for name, member in self.header.members if self.header else ():
-            size = fixed_bits(member)
-            if size is None:
-                return None
-            at = aligned(at, alignment(member))
-            if is_id(name, member):
-                number = member.container if isinstance(member, Enumeration) else member
-                assert isinstance(number, Integer)
-                return (*EVENT_HEADER, name), at, number
-            at += size
-        return None
+    def _tags(self, tag: Spot | None) -> int:
+        """Return how many tags have an entry in tables; 0: too many."""
+        if tag is None:
+            return int(len(self.events) == 1)
+        if tag.size_bits <= _TABLE_BITS:
+            return 1 << tag.size_bits
+        count = max(self.number_of, default=0) + 2  # the last one is of all larger tags
+        return count if tag.is_word and count <= _MOST_TAGS else 0
 
-    def _others(self, tag: Path) -> Iterator[tuple[int, int]]:
-        """Yield the values of the tag after which the header states another id."""
-        members = dict(self.header.members) if self.header else {}
-        of = members.get(tag[-1])
-        for choice in members.values():
-            if isinstance(of, Enumeration) and isinstance(choice, Variant) and choice.tag == tag:
-                for label, low, high in of.labels:
-                    option = _option(choice, ((label, 0, 0),), 0)
-                    if option is None or any(is_id(*one) for one in option.members):
-                        yield low, high
+    def _by_tag(self, forms: Forms, count: int) -> tuple[I64, npt.NDArray[np.int8]]:
+        """Return the numbers of events and of forms by tag."""
+        form = np.full(count, -1 if forms.ranges else 0, np.int8)
+        for low, high, at in reversed(forms.ranges):
+            form[max(low, 0) : max(high + 1, 0)] = at
+        number = np.full(count, UNKNOWN, np.int64)
+        for value, at in self.number_of.items():
+            if forms.tag is None:
+                number[:] = at
+            elif 0 <= value < count:
+                number[value] = at
+        for at, one in enumerate(forms.all):
+            if one.id is not None:
+                number[form == at] = OTHER
+        number[form < 0] = UNKNOWN
+        return number, form
 
-    def _time(self, tag: Path, value: int) -> tuple[int, Integer] | None:
-        """Return the place of the time in the headers of events of a small id."""
-        members = list(self.header.members) if self.header else []
-        at = 0
-        labels: tuple[tuple[str, int, int], ...] = ()
-        while members:
-            name, member = members.pop(0)
-            if (*EVENT_HEADER, name) == tag and isinstance(member, Enumeration):
-                labels = member.labels
-            if isinstance(member, Variant):
-                option = _option(member, labels, value)
-                if option is not None:
-                    at = aligned(at, option.align_bits)
-                    members = [*option.members, *members]
-                continue
-            at = aligned(at, alignment(member))
-            if is_time(name, member):
-                assert isinstance(member, Integer)
-                return at, member
-            at += fixed_bits(member) or 0
-        return None
-
-    def _size(self, tag: Path, value: int, begin_bits: int) -> int:
+    def _size(self, event: Event, form: Form, begin_bits: int) -> int:
         """Return the distance from an event to the next one in bits; 0: it depends on more."""
-        assert self.header is not None
-        at: int | None = begin_bits
-        labels: tuple[tuple[str, int, int], ...] = ()
-        for name, member in self.header.members:
-            assert at is not None
-            path = (*EVENT_HEADER, name)
-            if path == tag and isinstance(member, Enumeration):
-                labels = member.labels
-            if isinstance(member, Variant):
-                option = _option(member, labels, value) if member.tag == tag else None
-                if option is None or any(is_id(*one) for one in option.members):
-                    return 0
-                at = end_bits(option, at)
-            elif path != tag and is_id(name, member):
-                return 0
-            else:
-                size = fixed_bits(member)
-                at = None if size is None else aligned(at, alignment(member)) + size
-            if at is None:
-                return 0
-        event = self.events[self.number_of[value]]
+        at: int | None = begin_bits + form.end_bits
         for body, _ in self.bodies(event):
             at = None if at is None or event.unsupported else end_bits(body, at)
         return 0 if at is None else aligned(at, self.align_bits) - begin_bits
 
+    def context_spot(self, name: str) -> Spot | None:
+        """Return the place of a number in the stream's context, from the end of the header.
 
-def _option(of: Variant, labels: tuple[tuple[str, int, int], ...], value: int) -> Struct | None:
-    names = {label for label, low, high in labels if low <= value <= high}
-    for name, option in of.options:
-        if name in names:
-            return option if isinstance(option, Struct) else None
-    return None
+        None: it is not at one place.
+        """
+        context = self.stream.event_context
+        is_whole = self.quick is not None and self.quick.has_whole_headers
+        if context is None or not is_whole or alignment(context) > _BYTE:
+            return None
+        at = 0
+        for member, of in context.members:
+            size = fixed_bits(of)
+            if size is None:
+                return None
+            at = aligned(at, alignment(of))
+            if member == name and isinstance(of, Integer):
+                return Spot.of(at, replace(of, signed=False))
+            at += size
+        return None
+
+    @cached_property
+    def stages(self) -> list[Stages | None]:
+        """By number of the event: how to find its end; None: field by field."""
+        is_packed = self.align_bits == _BYTE and self.quick and self.quick.phases == 1
+        if not is_packed or self.quick is None or not self.quick.has_whole_headers:
+            return [None] * len(self.events)
+        return [self._stages(event) for event in self.events]
+
+    def _stages(self, event: Event) -> Stages | None:
+        if event.unsupported:
+            return None
+        found = _Staged()
+        is_staged = all(found.add(of, path) for of, path in self.bodies(event))
+        if not is_staged or len(found.stages) > _MOST_STAGES:
+            return None
+        return Stages(tuple(found.stages), -(-found.at_bits // _BYTE))
+
+
+class _Staged:
+    """The stages of the fields so far."""
+
+    def __init__(self) -> None:
+        self.stages: list[Stage] = []
+        self.at_bits = 0
+        """From the end of the last stage."""
+        self._last: tuple[Path, Integer] | None = None
+        """The number that ends at ``at_bits``."""
+
+    def add(self, of: FieldClass, path: Path) -> bool:
+        """Add a field; return False if there is no stage for it."""
+        last, self._last = self._last, None
+        if alignment(of) > _BYTE:
+            return False
+        if isinstance(of, Struct):
+            self.at_bits = aligned(self.at_bits, of.align_bits)
+            return all(self.add(member, (*path, name)) for name, member in of.members)
+        if isinstance(of, String):
+            self.stages.append(Stage(-(-self.at_bits // _BYTE), None, 1))
+            self.at_bits = 0
+            return True
+        if isinstance(of, Sequence):
+            return self._sequence(of, last)
+        size = fixed_bits(of)
+        if size is None:
+            return False
+        self.at_bits = aligned(self.at_bits, alignment(of)) + size
+        if isinstance(of, Integer):
+            self._last = path, of
+        return True
+
+    def _sequence(self, of: Sequence, last: tuple[Path, Integer] | None) -> bool:
+        size = fixed_bits(of.element)
+        if last is None or last[0] != of.length or not size or size % _BYTE or size > _MOST_ELEMENT:
+            return False
+        number = last[1]
+        if self.at_bits % _BYTE or number.size_bits % _BYTE or number.size_bits > WORD_BITS // 2:
+            return False
+        spot = Spot.of(self.at_bits - number.size_bits, number)
+        if spot is None:
+            return False
+        # Its place counts from the end of the last stage; here, from the begin of the sequence.
+        back = spot.at_byte - self.at_bits // _BYTE
+        spot = replace(spot, at_byte=back)
+        self.stages.append(Stage(self.at_bits // _BYTE, spot, size // _BYTE))
+        self.at_bits = 0
+        return True

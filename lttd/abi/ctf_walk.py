@@ -3,20 +3,20 @@
 Packets are large (256 KiB is usual) and few, and an event says nowhere how long it is: only its
 class does.  So a packet is cut into chunks, and a chunk is a row that begins at any byte:
 
-1. Each row follows the chain of events from the begin of its chunk to its end.  Only the first row
-   of a packet begins at an event; the others guess, and go one byte on where nothing parses.  A
-   wrong guess soon comes upon an event by chance, and from there on follows the true chain.
-2. Each chain goes on into the next chunk until it comes upon a begin that the chain of that chunk
-   found, too.  The end of an event depends on where it begins, and on nothing before: from there on
-   both are the same.
-3. From the begin of the packet on, the chains are joined where they met; what a chain found before
-   that is dropped.
+1. The first row of a packet begins at an event.  The others begin where several events seem to
+   follow one another (``Sizes.likely``), which is nearly always right.
+2. Each row follows the chain of events from its begin to the first event beyond its end.
+3. A row has to begin where the one before it ended.  One that does not is walked again from there.
+   After a few rounds of this, a packet whose rows still do not meet is walked again as one row.
 
-A packet in which chains do not meet, or whose true chain has damage, is walked again as one row.
+So an event is one only if the chain from the begin of its packet leads to it, whatever was guessed.
+
+Most events have a size in a table, and a step is a few operations on arrays.  Those that have none
+stay where they are for a few steps, until all of them are looked at together.
 
 Rule: no bytes make this module raise.  A packet is damaged from the first event on that does not
 fit; the events before it count, and other packets are not affected.
-Invariant: a row moves by at least a byte in each of its steps.
+Invariant: a row moves by at least a byte, or it ends, in each round of steps.
 """
 
 from typing import Final, NamedTuple
@@ -28,21 +28,19 @@ from lttd.abi.base import Damage
 from lttd.abi.ctf_bits import Bits
 from lttd.abi.ctf_heads import Packets, heads_of
 from lttd.abi.ctf_plan import Plan
-from lttd.abi.ctf_sizes import Sizes
+from lttd.abi.ctf_sizes import FIELDS, NOTHING, Sizes
 
 I64 = npt.NDArray[np.int64]
-U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 _CHUNK_BYTES: Final = 4096
-# A chain that has not met the next one so far from its end does not count.
-_BRIDGE_BYTES: Final = 4 * _CHUNK_BYTES
-# Events without a table are walked together when so many rows wait for it, or nothing else moves.
-_ENOUGH: Final = 512
-_SHARE: Final = 16
-# A chain that guessed wrong so often gives up: the one before it goes on through its chunk.
-_MOST_STUMBLES: Final = 64
-_MARKED: Final = np.uint8(1)
+_MOST_ROUNDS: Final = 6
+"""How often rows that do not meet are walked again, before their packets are as a whole."""
+_STEPS, _MOST_STEPS = 4, 8
+"""How many steps are made at once: so many that about half of the rows have to wait then."""
+_NONE: Final = np.empty(0, np.int64)
+_DONE_SHARE: Final = 4
+"""Rows that are done leave when they are this share of all."""
 
 
 class Found(NamedTuple):
@@ -50,19 +48,9 @@ class Found(NamedTuple):
 
     at: I64
     """In bytes from the begin of the buffer; ascending."""
-    row: I64
-    """The packet of each event."""
+    row_events: I64
+    """The number of events of each packet."""
     damage: list[Damage]
-
-
-class _Rows(NamedTuple):
-    """What walks together."""
-
-    at: I64
-    """Where each row is, in bytes."""
-    stop: I64
-    """A row is done when it is here or further."""
-    packet: I64
 
 
 def find_events(bits: Bits, packets: Packets, plan: Plan) -> Found:
@@ -72,6 +60,41 @@ def find_events(bits: Bits, packets: Packets, plan: Plan) -> Found:
     return _Walk(bits, packets, plan).found()
 
 
+class _Rows(NamedTuple):
+    """What walks together."""
+
+    at: I64
+    """Where each row begins, in bytes."""
+    stop: I64
+    """A row is done when it is here or further."""
+    packet: I64
+
+
+class _Chains(NamedTuple):
+    """What rows found."""
+
+    at: I64
+    """The begins of their events, by row."""
+    events: I64
+    """The number of events of each row."""
+    end: I64
+    """For each row the first event at or after its stop; or where it could not go on."""
+    dead: frozenset[int]
+    """The rows that could not go on."""
+
+    def replaced(self, rows: I64, by: "_Chains") -> "_Chains":
+        """Return these with other chains for some *rows*."""
+        events, end = self.events.copy(), self.end.copy()
+        kept = np.ones(len(events), np.bool_)
+        kept[rows] = False
+        at = np.concatenate((self.at[np.repeat(kept, events)], by.at))
+        at.sort(kind="stable")  # which merges them: rows are ascending in the buffer
+        events[rows], end[rows] = by.events, by.end
+        numbers = rows.tolist()
+        dead = self.dead.difference(numbers).union(numbers[row] for row in by.dead)
+        return _Chains(at, events, end, dead)
+
+
 class _Walk:
     """The walk of some packets."""
 
@@ -79,107 +102,147 @@ class _Walk:
         self._bits = bits
         self._packets = packets
         self._plan = plan
-        self.step: Final = max(plan.align_bits >> 3, 1)
-        """The least distance of two events, in bytes."""
-        self.low = int(packets.offset_bytes.min())
-        self._behind = int(packets.end_bits.max() + 7) >> 3
-        self._mark = np.zeros(self._behind - self.low + 1, np.uint8)
-        self._damage: list[Damage] = []
+        step = max(plan.align_bits >> 3, 1)
         base = packets.offset_bytes << 3
         first = packets.first_bits + ((base - packets.first_bits) & (plan.align_bits - 1))
-        self._first = np.minimum((first + 7) >> 3, (packets.end_bits + 7) >> 3)
         self._end = (packets.end_bits + 7) >> 3
-        self.quick = Sizes(bits, packets, plan.quick, self.step) if plan.quick else None
+        self._first = np.minimum((first + 7) >> 3, self._end)
+        self._sizes = Sizes(bits, packets, plan, plan.quick, step) if plan.quick else None
 
     def found(self) -> Found:
         """Walk."""
         chunks = np.maximum(-(-(self._end - self._first) // _CHUNK_BYTES), 1)
-        again, many = np.flatnonzero(chunks == 1), np.flatnonzero(chunks > 1)
-        if len(many):
-            again = np.sort(np.concatenate((again, self._guess(many, chunks[many]))))
-        if len(again):
-            self._whole(again)
-        at = np.flatnonzero(self._mark.view(np.bool_)) + self.low
-        row = np.searchsorted(self._packets.offset_bytes, at, "right") - 1
-        last = np.flatnonzero(np.append(row[1:] != row[:-1], len(row) > 0))
-        cut = self._cut(at[last], row[last])
-        if cut.any():
-            kept = np.ones(len(at), np.bool_)
-            kept[last[cut]] = False
-            at, row = at[kept], row[kept]
-        return Found(at, row, sorted(self._damage))
-
-    def _cut(self, at: I64, packet: I64) -> Mask:
-        """Return which of the last events of packets run past the content, and note them."""
-        _, wrong, reason, _ = self.next_of(at, packet, leave=False)
-        rows = np.flatnonzero(wrong)
-        self._damage += [
-            Damage(row, place, reason)
-            for row, place in zip(packet[rows].tolist(), at[rows].tolist(), strict=True)
-        ]
-        return wrong
-
-    def _whole(self, packets: I64) -> None:
-        """Walk whole packets as rows, and note their damage."""
-        rows = _Rows(self._first[packets], self._end[packets], packets)
-        chains = _Chains(self, rows, guess=False, mark=self._mark)
-        chains.run()
-        for row, (place, reason) in chains.damage.items():
-            self._damage.append(Damage(int(packets[row]), place, reason))
-
-    def _guess(self, packets: I64, chunks: I64) -> I64:
-        """Walk packets in chunks; return those that have to be walked as a whole."""
-        packet = np.repeat(packets, chunks)
-        first_chunk = np.cumsum(chunks) - chunks
-        number = np.arange(len(packet)) - np.repeat(first_chunk, chunks)
+        if self._sizes is None:
+            chunks[:] = 1
+        packet = np.repeat(np.arange(len(chunks)), chunks)
+        first_row = np.cumsum(chunks) - chunks
+        number = np.arange(len(packet)) - np.repeat(first_row, chunks)
         begin = self._first[packet] + number * _CHUNK_BYTES
-        stop = np.minimum(begin + _CHUNK_BYTES, self._end[packet])
-        at = begin
-        if self.quick:
-            later = np.flatnonzero(number)
-            at = begin.copy()
-            at[later] = self.quick.likely(begin[later], stop[later], packet[later])
-        mine = _Chains(self, _Rows(at, stop, packet), guess=True, mark=self._mark)
-        mine.run()
-        for one in np.flatnonzero(mine.stumbles > _MOST_STUMBLES).tolist():
-            self._mark[begin[one] - self.low : stop[one] - self.low] = 0
-        crosses = np.flatnonzero(mine.at < self._end[packet])
-        most = np.minimum(mine.at + _BRIDGE_BYTES, self._end[packet])
-        rows = _Rows(mine.at[crosses], most[crosses], packet[crosses])
-        bridge = _Chains(self, rows, guess=False, meet=self._mark)
-        bridge.run()
-        # From where on the marks of a chunk count: from its begin, from where a chain met its own,
-        # or not at all.
-        froms = np.where(number == 0, begin, stop).tolist()
-        used = np.zeros(len(crosses), np.bool_)
-        links = np.full(len(packet), -1, np.int64)
-        links[crosses] = np.arange(len(crosses))
-        joined = _Joined(
-            links.tolist(), bridge.met.tolist(), bridge.at.tolist(), mine.broken.tolist()
-        )
-        wrong = [
-            one
-            for one, (first, end) in enumerate(
-                zip(first_chunk.tolist(), self._end[packets].tolist(), strict=True)
-            )
-            if not joined.join(first, int(begin[first]), end, froms, used)
-        ]
-        kept_from = np.array(froms, np.int64)
-        dropped = np.flatnonzero(kept_from > begin)
-        spans = zip(begin[dropped].tolist(), kept_from[dropped].tolist(), strict=True)
-        for low, high in spans:
-            self._mark[low - self.low : high - self.low] = 0
-        for rows_of, places in bridge.visited:
-            self._mark[places[used[rows_of]] - self.low] = _MARKED
-        for one in packets[wrong].tolist():
-            self._mark[self._first[one] - self.low : self._end[one] - self.low] = 0
-        return packets[wrong]
+        is_last = number == chunks[packet] - 1
+        stop = np.where(is_last, self._end[packet], begin + _CHUNK_BYTES)
+        at = begin.copy()
+        later = np.flatnonzero(number)
+        if self._sizes is not None and len(later):
+            at[later] = self._sizes.likely(begin[later], stop[later], packet[later])
+        guessed = np.flatnonzero(at >= 0)
+        chains = _Chains(
+            np.empty(0, np.int64), np.zeros(len(at), np.int64), np.full(len(at), -1), frozenset()
+        ).replaced(guessed, self._follow(_Rows(at[guessed], stop[guessed], packet[guessed])))
+        chains = self._joined(chains, _Rows(at, stop, packet))
+        return self._result(chains, _Rows(at, stop, packet), first_row)
 
-    def next_of(self, at: I64, packet: I64, *, leave: bool = True) -> tuple[I64, Mask, str, Mask]:
-        """Return where the next event begins, which rows are wrong and why, and which were left.
+    def _joined(self, chains: _Chains, rows: _Rows) -> _Chains:
+        """Walk rows again until each begins where the one before it ended.
 
-        *leave*: leave rows of a class of which there are few for later.
+        Rows after one that could not go on may begin anywhere.
         """
+        same = rows.packet[1:] == rows.packet[:-1]
+        wrong = np.empty(0, np.int64)
+        for _ in range(_MOST_ROUNDS):
+            apart = same & (chains.end[:-1] != rows.at[1:]) & (chains.end[:-1] >= 0)
+            apart[list(chains.dead - {len(same)})] = False
+            wrong = np.flatnonzero(apart) + 1
+            if not len(wrong):
+                return chains
+            rows.at[wrong] = chains.end[wrong - 1]
+            again = _Rows(rows.at[wrong], rows.stop[wrong], rows.packet[wrong])
+            chains = chains.replaced(wrong, self._follow(again))
+        for packet in np.unique(rows.packet[wrong]).tolist():
+            which = np.flatnonzero(rows.packet == packet)
+            some = np.array([packet])
+            whole = _Rows(self._first[some], self._end[some], some)
+            one = self._follow(whole)
+            end = np.full(len(which), one.end[0])
+            count = np.zeros(len(which), np.int64)
+            count[0] = one.events[0]
+            chains = chains.replaced(which, one._replace(events=count, end=end))
+        return chains
+
+    def _result(self, chains: _Chains, rows: _Rows, first_row: I64) -> Found:
+        """Leave out what comes after damage, and an event that does not fit into its packet."""
+        at, damage = chains.at, []
+        count = chains.events.copy()
+        behind = np.append(first_row[1:], len(count))
+        met: set[int] = set()
+        for row in sorted(chains.dead):
+            packet, place = int(rows.packet[row]), int(chains.end[row])
+            if packet not in met:
+                met.add(packet)
+                reason = self._next_of(np.array([place]), np.array([packet]))[2]
+                damage.append(Damage(packet, place, reason))
+                if count[row + 1 : behind[packet]].any():
+                    kept = np.ones(len(count), np.bool_)
+                    kept[row + 1 : behind[packet]] = False
+                    at = at[np.repeat(kept, count)]
+                    count[row + 1 : behind[packet]] = 0
+        row_events = np.add.reduceat(count, first_row)
+        last = np.cumsum(row_events) - 1
+        odd = (chains.end[behind - 1] != self._end) | (self._packets.end_bits & 7 != 0)
+        tested = np.flatnonzero((odd | (self._plan.align_bits > 8)) & (row_events > 0))
+        if len(tested):
+            _, wrong, reason = self._next_of(at[last[tested]], tested)
+            cut = tested[wrong]
+            damage += [Damage(one, int(at[last[one]]), reason) for one in cut.tolist()]
+            at = np.delete(at, last[cut])
+            row_events[cut] -= 1
+        return Found(at, row_events, sorted(damage))
+
+    def _follow(self, rows: _Rows) -> _Chains:
+        """Follow the chains of rows to their ends."""
+        found = _Following(rows, _STEPS if self._sizes else 0)
+        ids = np.flatnonzero(rows.at < rows.stop)
+        going = _Rows(*(column[ids] for column in rows))
+        while len(ids):
+            steps: list[I64] = []
+            done = np.zeros(len(ids), np.bool_)
+            left = len(ids)
+            while left and left >= len(ids) - len(ids) // _DONE_SHARE:
+                going = self._round(ids, going, steps, found)
+                done = going.at >= going.stop
+                left = len(ids) - int(np.count_nonzero(done))
+            found.walked(ids, [*steps, going.at], going.stop)
+            ids, going = ids[~done], _Rows(*(column[~done] for column in going))
+        return found.result()
+
+    def _round(self, ids: I64, rows: _Rows, steps: list[I64], found: "_Following") -> _Rows:
+        """Make some steps, and look at the events that have no size in the table.
+
+        Append to *steps* where the rows were.
+        """
+        at, stop, packet = rows
+        size = np.zeros(len(at), np.int64)
+        for _ in range(found.steps):
+            assert self._sizes is not None  # else there are no such steps
+            steps.append(at)
+            size = self._sizes.sizes(at, packet)
+            at = at + size
+        waits = np.flatnonzero((size == 0) & (at < stop))
+        found.waited(len(waits), len(at))
+        if len(waits):
+            steps.append(at)
+            at = at.copy()
+            at[waits], dead = self._looked_at(at[waits], packet[waits])
+            if len(dead):
+                stop[waits[dead]] = at[waits[dead]]
+                found.ended(ids[waits[dead]])
+        return rows._replace(at=at)
+
+    def _looked_at(self, at: I64, packet: I64) -> tuple[I64, I64]:
+        """Return where the next events begin, and the numbers of those that are not events."""
+        after = np.full(len(at), FIELDS)
+        if self._sizes is not None:
+            after = self._sizes.ends(at, packet)
+        if int(after.min()) >= 0:
+            return after, _NONE
+        wrong = after == NOTHING
+        rows = np.flatnonzero(after == FIELDS)
+        if len(rows):
+            after[rows], wrong[rows], _ = self._next_of(at[rows], packet[rows])
+        after[wrong] = at[wrong]
+        return after, np.flatnonzero(wrong)
+
+    def _next_of(self, at: I64, packet: I64) -> tuple[I64, Mask, str]:
+        """Return where the next events begin, by all of their fields; which are wrong, and why."""
         bits, packets, plan = self._bits, self._packets, self._plan
         base, end = packets.offset_bytes[packet] << 3, packets.end_bits[packet]
         heads = heads_of(bits, at << 3, base, end, plan)
@@ -190,10 +253,7 @@ class _Walk:
             wrong |= unknown
         after = heads.behind.copy()
         number = np.where(wrong, -1, heads.number)
-        counts = np.bincount(number + 1, minlength=len(plan.events) + 1)[1:]
-        enough = counts >= (max(int(counts.max(initial=0)) // _SHARE, 1) if leave else 1)
-        waiting = (number >= 0) & ~np.append(enough, False)[number]
-        for one in np.flatnonzero(enough & (counts > 0)).tolist():
+        for one in np.unique(number[number >= 0]).tolist():
             rows = np.flatnonzero(number == one)
             event = plan.events[one]
             if event.unsupported:
@@ -214,189 +274,52 @@ class _Walk:
             wrong |= beyond
             reason = reason or "an event begins inside a byte"
         following = (after + 7) >> 3
-        stuck = ~wrong & ~waiting & (following <= at)
+        stuck = ~wrong & (following <= at)
         if stuck.any():
             wrong |= stuck
             reason = reason or "an event has no size"
-        return following, wrong, reason, waiting
+        return following, wrong, reason
 
 
-class _Joined(NamedTuple):
-    """The chains of the chunks of all packets, to be joined."""
+class _Following:
+    """What rows found so far."""
 
-    links: list[int]
-    """For each chunk the number of the chain that goes on from it; -1: it ends with the content."""
-    met: list[bool]
-    ends: list[int]
-    broken: list[int]
-    """For each chunk where its own chain went on after it last broke."""
+    def __init__(self, rows: _Rows, steps: int) -> None:
+        self.steps = steps
+        """How many are made at once; 0: there is no table of sizes."""
+        self._count = np.zeros(len(rows.at), np.int64)
+        self._end = rows.at.copy()
+        self._dead: set[int] = set()
+        self._parts: list[I64] = []
 
-    def join(self, first: int, begin: int, end: int, froms: list[int], used: Mask) -> bool:
-        """Follow the true chain of a packet, whose first chunk is *first*; fill *froms* and *used*.
+    def waited(self, rows: int, of: int) -> None:
+        """Adapt the number of steps, so that about half of all rows have to wait."""
+        if self.steps > 1 and 4 * rows > 3 * of:
+            self.steps >>= 1
+        elif 0 < self.steps < _MOST_STEPS and 4 * rows < of:
+            self.steps <<= 1
 
-        Return False if it cannot be followed.
+    def ended(self, rows: I64) -> None:
+        """Note that rows cannot go on."""
+        self._dead.update(rows.tolist())
+
+    def walked(self, rows: I64, steps: list[I64], stop: I64) -> None:
+        """Take the places of rows after each step, the first and the last one included.
+
+        A row that waited was at one place in several steps; one that was done went on.
         """
-        chunk = first
-        while True:
-            if self.broken[chunk] > froms[chunk]:
-                return False
-            link = self.links[chunk]
-            if link < 0:
-                return True
-            used[link] = True
-            place = self.ends[link]
-            if not self.met[link]:
-                return place >= end
-            chunk = first + (place - begin) // _CHUNK_BYTES
-            froms[chunk] = place
+        places = np.array(steps)
+        before = places < stop
+        self._end[rows] = places[
+            np.minimum(np.count_nonzero(before, axis=0), len(steps) - 1), np.arange(len(rows))
+        ]
+        valid = before[:-1] & (places[1:] != places[:-1])
+        self._count[rows] += np.count_nonzero(valid, axis=0)
+        self._parts.append(places[:-1].T[valid.T])
 
-
-class _Going(NamedTuple):
-    """The rows that move, as columns."""
-
-    rows: I64
-    at: I64
-    stop: I64
-    packet: I64
-
-    def some(self, which: Mask) -> "_Going":
-        """Return some of the rows."""
-        return _Going(self.rows[which], self.at[which], self.stop[which], self.packet[which])
-
-
-class _Chains:
-    """Rows that follow their chains in lockstep."""
-
-    def __init__(
-        self,
-        walk: _Walk,
-        rows: _Rows,
-        *,
-        guess: bool,
-        mark: npt.NDArray[np.uint8] | None = None,
-        meet: npt.NDArray[np.uint8] | None = None,
-    ) -> None:
-        """*guess*: go on where nothing parses.
-
-        *mark*: gets a mark for each event; *meet*: the marks at which rows end.
-        """
-        self._walk = walk
-        self._guess = guess
-        self._marks = mark
-        self._meets = meet
-        self._stop = rows.stop
-        self._packet = rows.packet
-        self.at = rows.at.copy()
-        self.broken = np.full(len(rows.at), -1, np.int64)
-        """For each row the last byte from which on nothing parsed."""
-        self.stumbles = np.zeros(len(rows.at), np.int64)
-        """How often each row went on where nothing parsed; too often: it gave up."""
-        self.met = np.zeros(len(rows.at), np.bool_)
-        self.visited: list[tuple[I64, I64]] = []
-        """Rows, and the places of their events; only where rows meet marks."""
-        self.damage: dict[int, tuple[int, str]] = {}
-
-    def run(self) -> None:
-        """Follow all chains to their ends."""
-        rows = np.flatnonzero(self.at < self._stop)
-        waiting = np.empty(0, np.int64)
-        while len(rows) or len(waiting):
-            if len(rows):
-                rows, others = self._fast(rows, len(waiting))
-                waiting = np.concatenate((waiting, others))
-            if len(waiting) and (len(waiting) >= _ENOUGH or len(waiting) >= len(rows)):
-                moved, waiting = self._slow(waiting)
-                rows = np.concatenate((rows, moved))
-
-    def _fast(self, rows: I64, others: int) -> tuple[I64, I64]:
-        """Move rows whose events are in the table; return those that go on, and the others.
-
-        *others*: how many wait already.
-        """
-        quick = self._walk.quick
-        if quick is None:
-            return rows[:0], rows
-        left: list[I64] = []
-        going = _Going(rows, self.at[rows], self._stop[rows], self._packet[rows])
-        while len(going.rows) and others < max(len(going.rows), _ENOUGH):
-            if self._meets is not None:
-                going = self._unmet(going)
-            size = quick.sizes(going.at, going.packet)
-            known = size > 0
-            if not known.all():
-                if self._guess:
-                    self._stumble(going, size)
-                going, size, known, other = self._known(going, size, known)
-                others += len(other)
-                left.append(other)
-            if known.all():
-                self._visit(going.rows, going.at)
-            else:
-                self._visit(going.rows[known], going.at[known])
-            going = going._replace(at=going.at + size)
-            on = going.at < going.stop
-            if not on.all():
-                self.at[going.rows] = going.at
-                going = going.some(on)
-        self.at[going.rows] = going.at
-        return going.rows, np.concatenate(left) if left else rows[:0]
-
-    def _unmet(self, going: "_Going") -> "_Going":
-        """Return the rows that are not at a mark; the others are done."""
-        assert self._meets is not None
-        met = self._meets.take(going.at - self._walk.low) != 0
-        if not met.any():
-            return going
-        self.at[going.rows] = going.at
-        self.met[going.rows[met]] = True
-        return going.some(~met)
-
-    def _stumble(self, going: "_Going", size: I64) -> None:
-        """Let rows at which no event begins go on at the next place."""
-        lost = size < 0
-        rows = going.rows[lost]
-        self.stumbles[rows] += 1
-        tired = self.stumbles[rows] > _MOST_STUMBLES
-        size[lost] = np.where(tired, going.stop[lost] - going.at[lost], self._walk.step)
-        self.broken[rows] = going.at[lost] + self._walk.step
-
-    def _known(self, going: "_Going", size: I64, known: Mask) -> tuple["_Going", I64, Mask, I64]:
-        """Return the rows that move, with their sizes, and the numbers of the others."""
-        moves = size > 0
-        if moves.all():
-            return going, size, known, going.rows[:0]
-        self.at[going.rows] = going.at
-        return going.some(moves), size[moves], known[moves], going.rows[~moves]
-
-    def _visit(self, rows: I64, at: I64) -> None:
-        if self._marks is not None:
-            self._marks[at - self._walk.low] = _MARKED
-        else:
-            self.visited.append((rows, at))
-
-    def _slow(self, rows: I64) -> tuple[I64, I64]:
-        """Move rows by their fields; return those that go on, and those that wait."""
-        low = self._walk.low
-        if self._meets is not None:
-            met = self._meets.take(self.at[rows] - low) != 0
-            self.met[rows[met]] = True
-            rows = rows[~met]
-            if not len(rows):
-                return rows, rows
-        at = self.at[rows]
-        following, wrong, reason, waiting = self._walk.next_of(at, self._packet[rows])
-        right = ~wrong & ~waiting
-        self._visit(rows[right], at[right])
-        self.at[rows[right]] = following[right]
-        if wrong.any():
-            bad = rows[wrong]
-            if self._guess:
-                self.stumbles[bad] += 1
-                tired = self.stumbles[bad] > _MOST_STUMBLES
-                self.broken[bad] = self.at[bad] + self._walk.step
-                self.at[bad] = np.where(tired, self._stop[bad], self.broken[bad])
-            else:
-                self.damage |= {row: (int(self.at[row]), reason) for row in bad.tolist()}
-                self.met[bad] = False
-        moved = rows[right | wrong] if self._guess else rows[right]
-        return moved[self.at[moved] < self._stop[moved]], rows[waiting]
+    def result(self) -> _Chains:
+        """Return what was found."""
+        at = np.concatenate([np.empty(0, np.int64), *self._parts])
+        if len(self._parts) > 1:
+            at.sort(kind="stable")  # which merges them: rows are ascending in the buffer
+        return _Chains(at, self._count, self._end, frozenset(self._dead))

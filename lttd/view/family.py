@@ -77,3 +77,5 @@ class Family(NamedTuple):
     """Tells whether events of a type are printed together with their neighbours; None: none are."""
     styles: tuple[str, ...] = ()
     """Names of the forms that it can print besides its own, for ``--style``."""
+    prepare: Callable[[Sequence[WindowStream]], None] | None = None
+    """Makes what each process would make anew that decodes some streams; None: nothing."""

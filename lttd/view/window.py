@@ -29,6 +29,9 @@ from lttd.view.notes import TakesNotes
 PIECE_BYTES: Final = 6 << 20
 # The least content per stream: with less, sub-buffers that are decoded twice would cost too much.
 STREAM_BYTES: Final = 64 << 10
+# Larger sub-buffers need more of it: so many of each stream, but no more in all than this.
+_LARGE_SUBBUFFERS: Final = 8
+_LARGE_BYTES: Final = 12 << 20
 _LOOK_AHEAD: Final = 2048
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
@@ -229,8 +232,15 @@ def pieces(
 def content_of(sources: Sequence[WindowStream], piece_bytes: int) -> int:
     """Return the content of a cell on average; see ``cells``."""
     # Segments follow one another, so no more streams than have a name of their own are cut at once.
-    width = len({(one.stream.source_name, one.stream.name) for one in sources})
-    return max(piece_bytes, STREAM_BYTES * width)
+    sizes = {
+        (one.stream.source_name, one.stream.name): one.stream.info.subbuffer_bytes
+        for one in sources
+    }
+    least = STREAM_BYTES * len(sizes)
+    if piece_bytes >= PIECE_BYTES:  # not for a few lines
+        large = sum(size * _LARGE_SUBBUFFERS for size in sizes.values() if size > STREAM_BYTES)
+        least = max(least, min(large, _LARGE_BYTES))
+    return max(piece_bytes, least)
 
 
 def cells(sources: Sequence[WindowStream], begin: int, end: int, cell_bytes: int) -> Cells:

@@ -128,6 +128,8 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
 
     jobs = 1 if show.most is not None else _jobs(group, show.jobs)
     if jobs > 1:
+        if group.family and group.family.prepare:
+            group.family.prepare(group.touching)
         status = in_turn(group.pieces, make, write, jobs)
         progress.done()
         return status

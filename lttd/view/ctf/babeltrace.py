@@ -12,30 +12,31 @@ The time since the line before is known only when that line is written, perhaps 
 import mmap
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ctf_bits import WORD_BITS, Bits
-from lttd.abi.ctf_classes import PACKET_CONTEXT, PACKET_HEADER, Event, Path, Struct, Trace
-from lttd.abi.ctf_fields import Node, Scan
-from lttd.abi.ctf_heads import heads_of
+from lttd.abi.ctf_classes import PACKET_CONTEXT, PACKET_HEADER, Event, Trace
+from lttd.abi.ctf_fields import Scan
+from lttd.abi.ctf_heads import bodies_of
 from lttd.abi.ctf_plan import Plan
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.ctf.fields import CtfRecords
 from lttd.view.ctf.values import Printer, is_printed
 from lttd.view.family import Block, made
 from lttd.view.formats import EventType
-from lttd.view.glyphs import decimal
+from lttd.view.glyphs import decimal, distinct
 from lttd.view.lines import BlockTexter, Body, body_of
 from lttd.view.notes import TakesNotes
-from lttd.view.strips import Strip, joined, words_of
+from lttd.view.strips import Column, Strip, joined, packed, words_of
 from lttd.view.window import WindowStream
 
 I64 = npt.NDArray[np.int64]
+Made = TypeVar("Made")
 
 _SECOND_NS: Final = 1_000_000_000
 _FIRST_DELTA: Final = b"+?.?????????"
@@ -50,40 +51,81 @@ class EventPrinter:
     """Prints the scopes of the events of one class."""
 
     def __init__(self, plan: Plan, event: Event) -> None:
-        self._plan = plan
+        self.plan = plan
         self._event = event
         self._printer = Printer(plan.referred.paths)
 
-    def strip(self, bits: Bits, at: I64, packet: I64) -> Strip:
-        """Return name and scopes of events; places are in bytes."""
+    def strip(self, bits: Bits, at: I64, packet: I64, context: Column | None) -> Strip:
+        """Return name and scopes of events; places are in bytes.
+
+        *context*: the text of each event's packet context; None: it has none.
+        """
         strip: Strip = [f"{self._event.name}: ".encode()]
-        printed = 0
-        for of, node, path in scopes(self._plan, self._event, bits, at, packet):
-            if is_printed("", of, path, self._plan.referred.paths):
-                strip.append(b", " if printed else b"")
+        if context is not None:
+            strip.append(context)
+        scan, place = bodies_of(bits, at, packet, self.plan)
+        for of, path in self.plan.bodies(self._event):
+            node, place = scan.locate(of, place, path)
+            if is_printed("", of, path, self.plan.referred.paths):
+                strip.append(b", " if len(strip) > 1 else b"")
                 strip += self._printer.strip(of, node, len(at), path)
-                printed += 1
         return joined([*strip, b"\n"])
 
 
-def scopes(
-    plan: Plan, event: Event, bits: Bits, at: I64, packet: I64
-) -> Iterator[tuple[Struct, Node, Path]]:
-    """Yield the structures that an event has, the packet's context first."""
-    base = packet << 3
-    end = np.full(len(at), len(bits.buffer) << 3, np.int64)
-    context = plan.stream.packet_context
-    if context is not None:
-        scan = Scan(bits, base, end, plan.referred)
+class PacketContexts:
+    """The texts of the contexts of a batch's packets, which many events share."""
+
+    def __init__(self, bits: Bits, batch: EventBatch, plans: Sequence[Plan | None]) -> None:
+        """*plans*: the stream class of each stream."""
+        assert batch.packet is not None
+        assert batch.stream is not None
+        self._bits = bits
+        self._begin, self._number = _distinct(batch.packet, len(batch.data))
+        stream = np.zeros(len(self._begin), np.int64)
+        stream[self._number] = batch.stream
+        self._plans = np.array([id(plan) for plan in plans] or [0]).take(stream)
+        self._tables: dict[int, Column | None] = {}
+
+    def of(self, plan: Plan, rows: I64) -> Column | None:
+        """Return the text of some events of a stream class; None: there is nothing to print."""
+        if id(plan) not in self._tables:
+            self._tables[id(plan)] = self._made(plan)
+        table = self._tables[id(plan)]
+        return None if table is None else table.take(self._number.take(rows))
+
+    def _made(self, plan: Plan) -> Column | None:
+        of = plan.stream.packet_context
+        if of is None or not is_printed("", of, PACKET_CONTEXT, plan.referred.paths):
+            return None
+        packets = np.flatnonzero(self._plans == id(plan))
+        base = self._begin[packets] << 3
+        end = np.full(len(base), len(self._bits.buffer) << 3)
+        scan = Scan(self._bits, base, end, plan.referred)
         place = base
         if plan.trace.packet_header is not None:
             place = scan.measure(plan.trace.packet_header, place, PACKET_HEADER)
-        yield context, scan.locate(context, place, PACKET_CONTEXT)[0], PACKET_CONTEXT
-    heads = heads_of(bits, at << 3, base, end, plan)
-    place = heads.behind
-    for body, path in plan.bodies(event):
-        node, place = heads.scan.locate(body, place, path)
-        yield body, node, path
+        node, _ = scan.locate(of, place, PACKET_CONTEXT)
+        strip = Printer(plan.referred.paths).strip(of, node, len(base), PACKET_CONTEXT)
+        words, _ = packed(strip, len(base))
+        table = np.zeros(len(self._begin), words.dtype)
+        table[packets] = words
+        return table
+
+
+def _distinct(packet: I64, data_bytes: int) -> tuple[I64, I64]:
+    """Return where packets begin, and for each event the number of its packet."""
+    place = packet >> 3
+    number_of = np.zeros((data_bytes >> 3) + 1, np.int64)
+    number_of[place] = 1
+    found = np.flatnonzero(number_of)
+    number_of[found] = np.arange(len(found))
+    number = number_of.take(place)
+    begin = np.zeros(len(found), np.int64)
+    begin[number] = packet
+    if (begin.take(number) == packet).all():
+        return begin, number
+    begin, number = np.unique(packet, return_inverse=True)  # two begin within 8 bytes
+    return begin, number
 
 
 def origin_of(trace: Trace) -> str:
@@ -96,10 +138,24 @@ def origin_of(trace: Trace) -> str:
     return f"{':'.join(told)} " if told else ""
 
 
+def _origin(source: WindowStream) -> bytes:
+    return origin_of(source.context.plan.trace).encode()
+
+
+def _plan(source: WindowStream) -> Plan | None:
+    found: Plan | None = source.context.plan
+    return found
+
+
+def _offset_ns(source: WindowStream) -> int:
+    found: int = source.context.offset_ns
+    return found
+
+
 def clock_times(ns: npt.NDArray[np.int64]) -> Strip:
     """Return times of day, in the local time zone."""
     seconds = ns // _SECOND_NS
-    values, number = np.unique(seconds, return_inverse=True)
+    values, number = distinct(seconds)
     table = [
         time.strftime("[%H:%M:%S.", time.localtime(value)).encode() for value in values.tolist()
     ]
@@ -149,19 +205,20 @@ class BabeltraceTexter(BlockTexter):
             delta: Strip = [_PLACE]
         else:
             delta = differences(np.concatenate((np.array([self._before]), times)))
-        origins = [origin_of(one.context.plan.trace).encode() for one in self._sources]
-        origin = words_of(np.array(origins or [b""], np.bytes_))[batch.stream]
+        origin = words_of(np.array(self._each(batch, _origin, b""), np.bytes_)).take(batch.stream)
         return [*clock_times(times), b"] (", *delta, b") ", origin]
 
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
         """Yield the bodies: names and fields."""
         assert batch.packet is not None
         bits = Bits(batch.data)
+        contexts = PacketContexts(bits, batch, self._each(batch, _plan, None))
         for every in batch.by_type():
             printer = self._printer(every.event_type)
             for rows in of_one_size(every):
-                packet = batch.packet[rows.rows]
-                yield body_of(rows.rows, printer.strip(bits, rows.at, packet))
+                packet = batch.packet.take(rows.rows)
+                context = contexts.of(printer.plan, rows.rows)
+                yield body_of(rows.rows, printer.strip(bits, rows.at, packet, context))
 
     def _printer(self, event_type: EventType) -> EventPrinter:
         if event_type.number not in self._printers:
@@ -173,9 +230,18 @@ class BabeltraceTexter(BlockTexter):
     def _ns(self, batch: EventBatch) -> I64:
         """Return the times since 1970 of events, in ns."""
         assert batch.stream is not None
-        offsets = np.array([one.context.offset_ns for one in self._sources] or [0], np.int64)
-        found: I64 = batch.time.astype(np.int64) + offsets[batch.stream]
+        offsets = np.array(self._each(batch, _offset_ns, 0), np.int64)
+        found: I64 = batch.time.astype(np.int64) + offsets.take(batch.stream)
         return found
+
+    def _each(
+        self, batch: EventBatch, of: Callable[[WindowStream], Made], nothing: Made
+    ) -> list[Made]:
+        """Return something of each stream that occurs in a batch, and *nothing* of the others."""
+        assert batch.stream is not None
+        counts = np.bincount(batch.stream, minlength=len(self._sources)).tolist()
+        sources = zip(self._sources, counts, strict=True)
+        return [of(one) if count else nothing for one, count in sources]
 
 
 class _Last:

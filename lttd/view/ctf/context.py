@@ -95,6 +95,12 @@ class CtfContext:
             self._plan = Plan(trace, stream)
         return self._plan
 
+    def prepare(self) -> None:
+        """Read the metadata, and make the tables that a walk needs."""
+        plan = self.plan
+        if plan is not None and plan.quick is not None:
+            plan.stages  # noqa: B018  (it is kept)
+
     @property
     def offset_ns(self) -> int:
         """The time of the clock's zero since 1970, in ns."""

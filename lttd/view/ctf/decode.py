@@ -15,11 +15,21 @@ import numpy.typing as npt
 from lttd.abi.ctf_bits import Bits
 from lttd.abi.ctf_events import Walked, walk
 from lttd.abi.ctf_plan import Plan
+from lttd.view.ctf.context import CtfContext
 from lttd.view.ctf.fields import CtfRecords, pids_of
 from lttd.view.formats import EventName, EventType
 from lttd.view.merge import order_by_time
 from lttd.view.notes import WindowNotes
-from lttd.view.pieces import Columns, Loaded, Member, PieceDecoder, joined, pages_of, within
+from lttd.view.pieces import (
+    Columns,
+    Loaded,
+    Member,
+    Pages,
+    PieceDecoder,
+    joined,
+    pages_of,
+    within,
+)
 from lttd.view.window import Piece, WindowStream
 
 U64 = npt.NDArray[np.uint64]
@@ -41,10 +51,12 @@ class CtfTypes:
             # Keep the plan, so that no other object gets its id().
             self._tables[id(plan)] = (plan, np.full(len(plan.events), -1, np.int32))
         table = self._tables[id(plan)][1]
-        found: I32 = table[number]
-        for one in np.unique(number[found < 0]).tolist():
-            table[one] = self._type(plan, one, channel, segment).number
-        return table[number]
+        found = table.take(number)
+        if len(found) and int(found.min()) < 0:
+            for one in np.unique(number[found < 0]).tolist():
+                table[one] = self._type(plan, one, channel, segment).number
+            found = table.take(number)
+        return found
 
     def _type(self, plan: Plan, number: int, channel: str, segment: str) -> EventType:
         event = plan.events[number]
@@ -84,7 +96,7 @@ class _Found(NamedTuple):
     type: I32
     pid: I32
     packet: I64
-    stream: I32
+    member: I32
 
 
 class CtfDecoder(PieceDecoder[CtfTypes]):
@@ -97,71 +109,110 @@ class CtfDecoder(PieceDecoder[CtfTypes]):
         self, piece: Piece, loaded: Loaded, sources: Sequence[WindowStream]
     ) -> tuple[Columns, I32]:
         """See ``PieceDecoder``."""
-        number_of = {id(source): number for number, source in enumerate(sources)}
         bits = Bits(loaded.data)
         found: list[_Found] = []
         floors: dict[int, np.uint64] = {}
-        for member in loaded.members:
-            number = number_of[id(member.source)]
-            for one in self._walk(piece, bits, loaded.data, member, number):
-                if len(one.key):
-                    one.key[0] = max(one.key[0], floors.get(number, np.uint64(0)))
-                    np.maximum.accumulate(one.key, out=one.key)
-                    floors[number] = one.key[-1]
-                found.append(one)
+        number_of = {id(source): number for number, source in enumerate(sources)}
+        of_members = [each.source for each in loaded.members]
+        numbers = np.array([number_of[id(source)] for source in of_members] or [0], np.int32)
+        for one in self._walks(piece, bits, loaded):
+            _keep_order(one, numbers, floors)
+            found.append(one)
         every = joined(found, ("u8", "u8", "i8", "i8", "i4", "i4", "i8", "i4"))
-        key, time, at, size, types, pid, packet, stream = every
+        key, time, at, size, types, pid, packet, member = every
         order = order_by_time(key)
         if order is not None:
-            time, at, size, types, pid, packet, stream = (
-                column[order] for column in (time, at, size, types, pid, packet, stream)
+            time, at, size, types, pid, packet, member = (
+                column.take(order) for column in (time, at, size, types, pid, packet, member)
             )
-        cpus = np.array([source.cpu for source in sources], np.uint16)
+        cpus = np.array([source.cpu for source in of_members] or [0], np.uint16)
         nothing = np.zeros(len(time), np.uint8)
         columns = Columns(
-            time, cpus[stream], types, pid, nothing, nothing, at, size.astype(np.uint32),
+            time, cpus.take(member), types, pid, nothing, nothing, at, size.astype(np.uint32),
             packet=packet,
         )  # fmt: skip
-        return columns, stream
+        return columns, numbers.take(member)
 
-    def _walk(
-        self, piece: Piece, bits: Bits, data: memoryview, member: Member, number: int
-    ) -> Iterator[_Found]:
-        context = member.source.context
-        pages = pages_of(data, [member], self.notes)
-        plan = context.plan
-        if plan is None:
-            if len(pages.offset):
+    def _walks(self, piece: Piece, bits: Bits, loaded: Loaded) -> Iterator[_Found]:
+        """Yield the events of the members; those of one class are walked together."""
+        alike: dict[tuple[int, str, str], list[int]] = {}
+        for number, member in enumerate(loaded.members):
+            source = member.source
+            segment = source.stream.segment.directory.name
+            key = id(source.context), source.stream.info.id.channel, segment
+            alike.setdefault(key, []).append(number)
+        for (_, channel, segment), numbers in alike.items():
+            members = [loaded.members[number] for number in numbers]
+            pages = pages_of(loaded.data, members, self.notes)
+            context = members[0].source.context
+            plan = context.plan
+            if plan is not None:
+                part = np.array(numbers, np.int32)[pages.part]
+                walked = _Pages(members, pages, part, channel, segment)
+                yield from self._walk(piece, bits, plan, context, walked)
+            elif len(pages.offset):
                 told = (
                     f"the metadata declares no stream {context.stream_id}: its events are left out"
                 )
-                self.notes.add(member.note(int(pages.offset[0]), told))
-            return
-        packets = context.packets(data, pages.offset)
-        channel = member.source.stream.info.id.channel
-        segment = member.source.stream.segment.directory.name
+                for one in np.flatnonzero(np.bincount(pages.part)).tolist():
+                    first = int(pages.offset[pages.part == one][0])
+                    self.notes.add(members[one].note(first, told))
+
+    def _walk(
+        self, piece: Piece, bits: Bits, plan: Plan, context: CtfContext, of: "_Pages"
+    ) -> Iterator[_Found]:
+        packets = context.packets(bits.buffer, of.pages.offset)
         for walked in walk(bits, packets, plan):
             for damage in walked.damage:
+                member = of.members[int(of.pages.part[damage.row])]
                 reason = f"{damage.reason}; the rest of the packet is left out"
                 self.notes.add(member.note(damage.offset_bytes, reason))
+            rows = slice(walked.first_row, walked.first_row + len(walked.row_events))
             time = context.layout.ns_of(walked.time)
-            key = np.maximum(time, pages.begin[walked.row])
-            size = _sizes(walked, packets.end_bits)
-            pid = pids_of(plan, bits, walked, packets)
-            types = self.types.numbers(plan, walked.number, channel, segment)
-            packet = packets.offset_bytes[walked.row]
-            kept = within(piece, key)
-            columns = (key, time, walked.at, size, types, pid, packet)
+            begin = np.repeat(of.pages.begin[rows], walked.row_events)
+            size = _sizes(walked, packets.end_bits[rows])
+            packet = np.repeat(packets.offset_bytes[rows], walked.row_events)
+            pid = pids_of(plan, bits, walked.at, packet)
+            types = self.types.numbers(plan, walked.number, of.channel, of.segment)
+            member_of = np.repeat(of.member[rows], walked.row_events)
+            columns = (np.maximum(time, begin), time, walked.at, size, types, pid, packet)
+            kept = within(piece, columns[0])
             if not kept.all():
                 columns = tuple(column[kept] for column in columns)  # type: ignore[assignment]
-            yield _Found(*columns, np.full(len(columns[0]), number, np.int32))
+                member_of = member_of[kept]
+            yield _Found(*columns, member_of)
+
+
+class _Pages(NamedTuple):
+    """The packets of some members of one class."""
+
+    members: Sequence[Member]
+    pages: Pages
+    member: I32
+    """For each packet the number of its member in the piece."""
+    channel: str
+    segment: str
+
+
+def _keep_order(found: _Found, stream_of: I32, floors: dict[int, np.uint64]) -> None:
+    """Make keys running maxima in each stream; *floors* are those so far."""
+    key = found.key
+    if not len(key):
+        return
+    firsts = np.flatnonzero(np.append(True, found.member[1:] != found.member[:-1]))
+    behind = np.append(firsts[1:], len(key))
+    for first, end in zip(firsts.tolist(), behind.tolist(), strict=True):
+        number, keys = int(stream_of[found.member[first]]), key[first:end]
+        keys[0] = max(keys[0], floors.get(number, np.uint64(0)))
+        np.maximum.accumulate(keys, out=keys)
+        floors[number] = keys[-1]
 
 
 def _sizes(walked: Walked, end_bits: I64) -> I64:
     """Return the distance of each event to the next one, or to the end of the content."""
-    behind = (end_bits[walked.row] + 7) >> 3
-    if len(behind):
-        same = walked.row[1:] == walked.row[:-1]
-        behind[:-1] = np.where(same, walked.at[1:], behind[:-1])
-    size: I64 = behind - walked.at
+    size = np.empty(len(walked.at), np.int64)
+    size[:-1] = walked.at[1:] - walked.at[:-1]
+    filled = walked.row_events > 0
+    last = np.cumsum(walked.row_events)[filled] - 1
+    size[last] = ((end_bits[filled] + 7) >> 3) - walked.at[last]
     return size

@@ -9,6 +9,7 @@ from lttd.view.ctf.tasks import CtfNames
 from lttd.view.family import Family, Lines, Printing
 from lttd.view.notes import TakesNotes
 from lttd.view.trace import Segment
+from lttd.view.window import WindowStream
 
 BABELTRACE: Final = "babeltrace"
 
@@ -29,4 +30,11 @@ def _lines(printing: Printing, notes: TakesNotes) -> Lines:
     return FieldTexter(names, nanoseconds=printing.nanoseconds, fields=fields)
 
 
-FAMILY: Final = Family(CtfContexts, CtfDecoder, _names, _lines, styles=(BABELTRACE,))
+def _prepare(sources: Sequence[WindowStream]) -> None:
+    for source in sources:
+        source.context.prepare()
+
+
+FAMILY: Final = Family(
+    CtfContexts, CtfDecoder, _names, _lines, styles=(BABELTRACE,), prepare=_prepare
+)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lttd.abi.ctf_bits import Bits
 from lttd.abi.ctf_classes import (
     EVENT_FIELDS,
+    STREAM_EVENT_CONTEXT,
     Array,
     Enumeration,
     Event,
@@ -26,9 +27,8 @@ from lttd.abi.ctf_classes import (
     String,
     Struct,
 )
-from lttd.abi.ctf_events import Walked
-from lttd.abi.ctf_fields import Group, Leaf, Listed, Node, Text, is_text
-from lttd.abi.ctf_heads import Packets, heads_of
+from lttd.abi.ctf_heads import bodies_of, header_bytes
+from lttd.abi.ctf_nodes import Group, Leaf, Listed, Node, Text, is_text
 from lttd.abi.ctf_plan import Plan
 from lttd.abi.ftrace_format import Encoding, Field, Format
 from lttd.view.ctf.values import Printer, is_printed, shown
@@ -155,12 +155,9 @@ def nodes_of(
     plan: Plan, event: Event, bits: Bits, at: I64, packet: I64
 ) -> Iterator[tuple[Path, Node]]:
     """Yield paths and nodes of all fields of events of one class; places are in bytes."""
-    base = packet << 3
-    end = np.full(len(at), len(bits.buffer) << 3, np.int64)
-    heads = heads_of(bits, at << 3, base, end, plan)
-    place = heads.behind
+    scan, place = bodies_of(bits, at, packet, plan)
     for body, path in plan.bodies(event):
-        node, place = heads.scan.locate(body, place, path)
+        node, place = scan.locate(body, place, path)
         yield from _below(path, node)
 
 
@@ -171,22 +168,22 @@ def _below(path: Path, node: Node) -> Iterator[tuple[Path, Node]]:
             yield from _below((*path, name), inner)
 
 
-def pids_of(plan: Plan, bits: Bits, walked: Walked, packets: Packets) -> I32:
+def pids_of(plan: Plan, bits: Bits, at: I64, packet: I64) -> I32:
     """Return the tasks of events, if the stream's context states them; else -1."""
-    found = np.full(len(walked.at), _NONE, np.int32)
     context = plan.stream.event_context
     name = task_of(context)
     if context is None or name is None:
-        return found
-    base = packets.offset_bytes[walked.row] << 3
-    heads = heads_of(bits, walked.at << 3, base, packets.end_bits[walked.row], plan)
-    for body, path in ((context, ("stream", "event", "context")),):
-        node, _ = heads.scan.locate(body, heads.behind, path)
-        assert isinstance(node, Group)
-        for member, _, inner in node.members:
-            if member == name and isinstance(inner, Leaf):
-                found[:] = inner.values().astype(np.int64)
-    return found
+        return np.full(len(at), _NONE, np.int32)
+    quick = plan.quick
+    spot = plan.context_spot(name)
+    if quick is not None and spot is not None and spot.is_word:
+        return spot.words(bits, at + header_bytes(bits, at, quick)).astype(np.int32)
+    scan, place = bodies_of(bits, at, packet, plan)
+    node, _ = scan.locate(context, place, STREAM_EVENT_CONTEXT)
+    assert isinstance(node, Group)
+    values = next(inner for member, _, inner in node.members if member == name)
+    assert isinstance(values, Leaf)
+    return values.values().astype(np.int64).astype(np.int32)
 
 
 def task_of(context: Struct | None) -> str | None:

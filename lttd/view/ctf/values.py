@@ -9,7 +9,7 @@ Rule: a field that babeltrace2 takes for a part of the format (a time, the size 
 printed, unless a length or a tag refers to it: its ctf-meta-update-in-ir.cpp.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,10 @@ from lttd.abi.ctf_classes import (
     Struct,
     Variant,
 )
-from lttd.abi.ctf_fields import Choice, Group, Leaf, Listed, Node, Text, within
+from lttd.abi.ctf_fields import within
+from lttd.abi.ctf_nodes import Choice, Group, Leaf, Listed, Node, Text
 from lttd.abi.gather import everywhere
+from lttd.view.ctf.texts import KNOWN_WIDTHS, KnownTexts, escaped, quoted
 from lttd.view.glyphs import decimal, distinct, hexadecimal, per_distinct
 from lttd.view.strips import Column, Strip, joined, packed, settled, words_of
 
@@ -39,12 +41,6 @@ _OF_PACKET: Final = frozenset(
     ("timestamp_end", "events_discarded", "packet_seq_num", "packet_size", "content_size")
 )
 _UNKNOWN_LABEL: Final = b"<unknown>"
-_ESCAPES: Final = {
-    **{at: b"\\x%02x" % at for at in (*range(32), 127)},
-    **{ord(one): f"\\{one}".encode() for one in "\\'\"?"},
-    **{at: b"\\%c" % to for at, to in zip(b"\a\b\x1b\f\n\r\t\v", b"abefnrtv", strict=True)},
-}  # fmt: skip
-_ESCAPED: Final = np.isin(np.arange(256), [one for one in _ESCAPES if one])
 
 
 def is_printed(name: str, of: FieldClass, path: Path, referred: frozenset[Path]) -> bool:
@@ -81,6 +77,7 @@ class Printer:
 
     def __init__(self, referred: frozenset[Path]) -> None:
         self._referred = referred
+        self._known: dict[int, KnownTexts] = {}
 
     def strip(self, of: FieldClass, node: Node, count: int, path: Path) -> Strip:
         """Return the text of a field in *count* rows."""
@@ -91,7 +88,7 @@ class Printer:
             case Leaf():
                 return _number(node)
             case Text():
-                return [b'"', quoted(node), b'"']
+                return [b'"', self._text(node), b'"']
             case Group():
                 return self._group(node, count, path)
             case Listed():
@@ -99,6 +96,14 @@ class Printer:
                 return [b"[", self._list(of, node, path), b" ]"]
             case Choice():
                 return [b"{ ", self._choice(node, count, path), b" }"]
+
+    def _text(self, node: Text) -> Column:
+        width = node.width_bytes
+        if width not in KNOWN_WIDTHS:
+            return quoted(node)
+        if width not in self._known:
+            self._known[width] = KnownTexts(width)
+        return self._known[width].quoted(node)
 
     def _group(self, node: Group, count: int, path: Path) -> Strip:
         strip: Strip = [b"{"]
@@ -203,37 +208,3 @@ def _labelled(of: Enumeration, node: Leaf) -> Column:
     every = [b"( %s : container = %s )" % both for both in zip(heads, numbers, strict=False)]
     found: Column = words_of(np.array(every or [b""], np.bytes_))[number]
     return found
-
-
-def escaped(text: bytes) -> bytes:
-    """Return a text as babeltrace2 prints it in quotes."""
-    return b"".join(_ESCAPES.get(one, bytes((one,))) for one in text)
-
-
-def quoted(node: Text) -> Column:
-    """Return strings, escaped."""
-    strings = strings_of(node)
-    raw = strings.view(np.uint8).reshape(len(strings), -1)
-    unsafe = _ESCAPED[raw].any(axis=1)
-    if not unsafe.any():
-        return words_of(strings)
-    told = per_distinct(strings[unsafe], escaped)
-    found = strings.astype(f"S{max(strings.dtype.itemsize, told.dtype.itemsize)}")
-    found[unsafe] = told
-    return words_of(found)
-
-
-def strings_of(node: Text) -> npt.NDArray[Any]:
-    """Return the bytes of strings (dtype S)."""
-    length = node.end - node.begin
-    width = max(int(length.max(initial=0)), 1)
-    raw = node.bits.raw
-    view = everywhere(raw, f"V{width}")
-    inside = node.begin < len(view)
-    found = np.zeros(len(length), f"V{width}")
-    found[inside] = view[node.begin[inside]]
-    for row in np.flatnonzero(~inside).tolist():  # the last few of the buffer
-        found[row] = raw[node.begin[row] : node.end[row]].tobytes().ljust(width, b"\0")
-    matrix = found.view(np.uint8).reshape(len(length), width)
-    matrix[np.arange(width) >= length[:, np.newaxis]] = 0
-    return matrix.reshape(-1).view(f"S{width}")
