@@ -48,18 +48,25 @@ def run(options: Options) -> Report:
             TWO: [*LTTV, "text", str(trace.path), "--jobs", "2"],
             DECODED: [sys.executable, "-c", COLUMNS, str(trace.path)],
         }
-        events = int(_output(commands[DECODED]))
+        events = int(output(commands[DECODED]))
         if events < LEAST_EVENTS and not options.quick:
             raise CannotMeasureError(f"{events} events were recorded, {LEAST_EVENTS} are wanted")
-        settle()
-        samples: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
-        for _ in range(rounds):
-            for name, words in commands.items():
-                samples[name].append(_timed(words))
-    return _report(samples, events)
+        samples = in_turn(commands, rounds)
+    of = f"{events:,} events of {EVENTS}"
+    return report_of(NAME, of, events, samples, GOALS)
 
 
-def _output(words: list[str]) -> str:
+def in_turn(commands: dict[str, list[str]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Run commands in turn, *rounds* times; return wall and CPU seconds of each."""
+    settle()
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, words in commands.items():
+            samples[name].append(_timed(words))
+    return samples
+
+
+def output(words: list[str]) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment())
     if done.returncode:
         raise CannotMeasureError(f"{words[0]}: {last_line(done.stderr)}")
@@ -78,38 +85,47 @@ def _timed(words: list[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _report(samples: dict[str, list[tuple[float, float]]], events: int) -> Report:
-    walls = {name: median([wall for wall, _ in found]) or 0.0 for name, found in samples.items()}
-    spent = {name: median([cpu for _, cpu in found]) or 0.0 for name, found in samples.items()}
+def report_of(
+    name: str,
+    title: str,
+    events: int,
+    samples: dict[str, list[tuple[float, float]]],
+    goals: dict[str, float],
+) -> Report:
+    """Compare all commands with the first one; *goals*: how many times as fast they have to be."""
+    theirs = next(iter(samples))
+    program = theirs.partition(" ")[0]
+    walls = {each: median([wall for wall, _ in found]) or 0.0 for each, found in samples.items()}
+    spent = {each: median([cpu for _, cpu in found]) or 0.0 for each, found in samples.items()}
     rows: list[list[Cell]] = [
         [
-            name, walls[name], spent[name], round(events / walls[name]),
-            walls[THEIRS] / walls[name], spent[THEIRS] / spent[name],
+            each, walls[each], spent[each], round(events / walls[each]),
+            walls[theirs] / walls[each], spent[theirs] / spent[each],
         ]
-        for name in samples
+        for each in samples
     ]  # fmt: skip
     figures = [
-        Figure(f"{name}: events/s, times trace-cmd's", walls[THEIRS] / walls[name], ">=", goal)
-        for name, goal in GOALS.items()
+        Figure(f"{each}: events/s, times {program}'s", walls[theirs] / walls[each], ">=", goal)
+        for each, goal in goals.items()
     ]
     notes = [
         f"wall times on {len(os.sched_getaffinity(0))} CPUs depend on the machine's other load;"
         " the last column compares CPU time, which depends on it less"
     ]
     return Report(
-        NAME,
-        f"{events:,} events of {EVENTS}",
+        name,
+        title,
         ["what", "wall s", "CPU s", "events/s", "times as fast", "times less CPU"],
         rows,
         figures,
         notes,
-        {name: [{"wall_s": w, "cpu_s": c} for w, c in found] for name, found in samples.items()},
+        {each: [{"wall_s": w, "cpu_s": c} for w, c in found] for each, found in samples.items()},
         plot=Plot(
             "million events/s",
             {
                 "wall time": {
-                    name: [events / wall / 1e6 for wall, _ in found]
-                    for name, found in samples.items()
+                    each: [events / wall / 1e6 for wall, _ in found]
+                    for each, found in samples.items()
                 }
             },
         ),

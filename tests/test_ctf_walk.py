@@ -167,7 +167,7 @@ def test_nearly_every_chunk_is_guessed_right_though_most_bytes_look_like_events(
     begin = np.arange(4096, len(stream.data) - 8192, 1024)
     found = sizes.likely(begin, begin + 1024, np.zeros(len(begin), np.int64))
     right = np.isin(found, stream.at)
-    assert right.sum() > 0.9 * len(begin)
+    assert right.sum() > 0.8 * len(begin)
 
 
 def test_forms_of_a_header_say_where_ids_and_times_are() -> None:
