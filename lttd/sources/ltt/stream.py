@@ -19,6 +19,7 @@ from lttd.abi.ltt import MOST_HEADER_BYTES, NAME, Taken, is_metadata, layout_of,
 from lttd.clock import Snapshot
 from lttd.errors import SourceError, StreamLostError
 from lttd.sources.base import Nothing
+from lttd.sources.late_error import LateError
 from lttd.sources.ltt.channel import READABLE, URGENT, Channel, Held
 from lttd.sources.ltt.loss import LttLedger
 from lttd.sources.ltt.metadata import Metadata
@@ -101,7 +102,7 @@ class LttStream:
         self._book = book
         self._ledger = LttLedger(book, channel.subbuffer_bytes, fresh=fresh)
         self._shared = shared
-        self._broken: SourceError | None = None
+        self._broken = LateError()
         self._left_urgency = False
         self._left = channel.subbuffer_count + 1
         """The number of sub-buffers that a drain still takes, the open one included."""
@@ -124,24 +125,20 @@ class LttStream:
 
         Only the tracer, or the end of the trace, can close the sub-buffer that is being written.
         """
-        self._raise_broken()
+        self._broken.raise_kept()
+        self._watch_again()
         if self.over:
             return Nothing.EVER
         buffer = self._shared.pool.take_at_least(self.info.subbuffer_bytes)
         helds, why = self._fill(buffer)
         if not helds:
             self._shared.pool.give(buffer)
-            self._raise_broken()
+            self._broken.raise_kept()
             return why or Nothing.YET
         return self._taken(buffer, helds)
 
-    def _raise_broken(self) -> None:
-        """Raise the last error: at every call if the channel is lost, else once."""
-        broken = self._broken
-        if not isinstance(broken, StreamLostError):
-            self._broken = None
-        if broken is not None:
-            raise broken
+    def _watch_again(self) -> None:
+        """Ask again whether the channel is urgent, after the take that follows an error."""
         if self._left_urgency and not self.over:
             self._left_urgency = False
             self._shared.urgency.watch(self._channel.fd)
@@ -193,7 +190,7 @@ class LttStream:
                 held = self._channel.take(self._shared.pipe, buffer[used:])
             except SourceError as error:
                 # If there are sub-buffers to return, the next take raises it: these are whole.
-                self._broken = error
+                self._broken.keep(error)
                 self._left_urgency = True
                 self._shared.urgency.leave(self._channel.fd)
                 if not isinstance(error, StreamLostError):

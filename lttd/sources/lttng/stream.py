@@ -13,6 +13,7 @@ from typing import Protocol
 from lttd.abi.ctf import NAME
 from lttd.errors import SourceError, StreamLostError
 from lttd.sources.base import Nothing
+from lttd.sources.late_error import LateError
 from lttd.sources.lttng.packets import HEADER_DTYPE, LAYOUT, PacketBook, resized, sizes_in
 from lttd.sources.lttng.ring import Taken
 from lttd.subbuffer import (
@@ -68,7 +69,7 @@ class LttngStream:
         self._ring = ring
         self._shared = shared
         self._book = PacketBook()
-        self._broken: SourceError | None = None
+        self._broken = LateError()
         self._flushed = False
         """Whether the present turn has flushed."""
         self._drained = False
@@ -81,7 +82,7 @@ class LttngStream:
 
     def take(self, flush: bool) -> Batch | Nothing:
         """Consume closed sub-buffers; see Stream.take()."""
-        self._raise_broken()
+        self._broken.raise_kept()
         if self._over:
             return Nothing.EVER
         buffer = self._shared.pool.take_at_least(self.info.subbuffer_bytes)
@@ -89,7 +90,7 @@ class LttngStream:
         if takens:
             return self._batch(buffer, takens)
         self._shared.pool.give(buffer)
-        self._raise_broken()
+        self._broken.raise_kept()
         self._flushed = False
         return nothing or Nothing.YET
 
@@ -124,14 +125,6 @@ class LttngStream:
         self._over = True
         self._ring.close()
 
-    def _raise_broken(self) -> None:
-        """Raise the last error: at every call if the stream is lost, else once."""
-        broken = self._broken
-        if not isinstance(broken, StreamLostError):
-            self._broken = None
-        if broken is not None:
-            raise broken
-
     def _fill(self, buffer: memoryview, flush: bool) -> tuple[list[Taken], Nothing | None]:
         """Take sub-buffers one after the other; also return why there were no more, if so."""
         takens: list[Taken] = []
@@ -143,7 +136,7 @@ class LttngStream:
                 taken = self._next(buffer[used_bytes:], may_flush)
             except SourceError as error:
                 # If there are sub-buffers to return, the next take raises it: these are whole.
-                self._broken = error
+                self._broken.keep(error)
                 break
             if isinstance(taken, Nothing):
                 self._over = taken is Nothing.EVER
@@ -172,10 +165,10 @@ class LttngStream:
         """Break the stream if the sizes in its first packet are not where lttd reads them."""
         if taken.stated_bits in (None, sizes_in(packet)):
             return False
-        self._broken = StreamLostError(
-            f"lttng: stream {self.info.id.name}: its packets are laid out in another way than those"
-            " of lttng-modules 2.8 to 2.14 on 64 bits: record with lttng-sessiond, and replay:DIR"
-        )
+        where = f"lttng: stream {self.info.id.name}"
+        words = "its packets are laid out in another way than those of lttng-modules 2.8 to 2.14"
+        remedy = "on 64 bits: record with lttng-sessiond, and replay:DIR"
+        self._broken.keep(StreamLostError(f"{where}: {words} {remedy}"))
         return True
 
     def _batch(self, buffer: memoryview, takens: Sequence[Taken]) -> Batch:
