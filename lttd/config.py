@@ -367,11 +367,26 @@ def _assemble(
 
 def _refuse_in_flight(sources: Sequence[SourceSpec]) -> None:
     for spec in sources:
-        if spec.kind != DEFAULT or spec.target:
-            words = "records an instance of lttd's own, whose ring overwrites itself"
+        by_default = SOURCES[spec.kind].overwrites
+        if by_default is None or (spec.kind == DEFAULT and spec.target):
+            words = "records rings of lttd's own, which overwrite themselves"
             raise UsageError(f"mode flight {words}; leave out source {shown(str(spec))}")
-        if not parse_bool(spec.options.get("overwrite", True)):
-            raise UsageError("mode flight lets the ring overwrite itself; leave out no-overwrite")
+        for where, options in _channels(spec):
+            if not parse_bool(options.get("overwrite", by_default)):
+                remedy = "leave out no-overwrite" if by_default else "write overwrite=yes"
+                raise UsageError(f"mode flight lets {where} overwrite itself; {remedy}")
+
+
+def _channels(spec: SourceSpec) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the rings of a SPEC with their options: those of its channels, if it has any."""
+    tables = spec.options.get("channel")
+    if not isinstance(tables, Mapping):
+        return [("the ring", spec.options)]
+    return [
+        (f"the ring of channel {name}", {**spec.options, **table})
+        for name, table in tables.items()
+        if isinstance(table, Mapping)  # else the source refuses it
+    ]
 
 
 def _refuse_half_a_webhook(fields: Mapping[str, Any]) -> None:

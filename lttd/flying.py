@@ -72,7 +72,7 @@ class Flying:
         self._are_kept = False
         """Whether all windows are kept."""
         self._ending = False
-        self._overwritten_events = 0
+        self._overwritten_events: int | None = None
 
     def begin(self) -> None:
         """Pause the reader, before tracing begins.
@@ -210,16 +210,20 @@ class Flying:
         waiting, overwritten = self._reader.paused, self.overwritten_events()
         return {"waiting": waiting, "overwritten_events": overwritten}
 
-    def overwritten_events(self) -> int:
-        """Return the number of events that no trigger wanted in time: no loss."""
+    def overwritten_events(self) -> int | None:
+        """Return the number of events that no trigger wanted in time: no loss.
+
+        None: these rings do not count them.
+        """
         if self._ending:
             return self._overwritten_events  # the rings are gone
-        count = 0
+        counts = []
         for recording in self._recordings:
             for stream in recording.source.streams:
                 with suppress(LttdError):  # the reader gets the same error, and reports it
-                    count += stream.counters().get(OVERWRITTEN_IDLE, 0)
-        return count
+                    counts.append(stream.counters().get(OVERWRITTEN_IDLE))
+        known = [count for count in counts if count is not None]
+        return sum(known) if known else None
 
 
 def _want(recording: Recording, within_s: float) -> None:

@@ -72,7 +72,7 @@ class StreamStats:
     def lost(self, gap: Gap) -> None:
         """Count one known loss, or one hole that is none."""
         if gap.reason is Reason.UNWANTED:
-            self.unwanted_events += gap.count or 0
+            self.unwanted_events += _events_in(gap)
             return
         if gap.count is None:
             self.gaps_unknown[gap.reason] += 1
@@ -90,7 +90,7 @@ class StreamStats:
     def uncount(self, gap: Gap) -> None:
         """Take back the count of a loss; of a batch that was not written, its sub-buffers."""
         if gap.reason is Reason.UNWANTED:
-            self.unwanted_events -= gap.count or 0
+            self.unwanted_events -= _events_in(gap)
         elif gap.count is None:
             self.gaps_unknown[gap.reason] -= gap.reason in self.gaps_unknown
         elif gap.reason in self.unwritten_subbuffers:
@@ -167,6 +167,11 @@ _TOTALS: Final = (
     *("subbuffers", "delivered_bytes", "padding_bytes", "stored_bytes", "stored_subbuffers"),
     *("unsynced", "removed_bytes", "removed_subbuffers", "unwanted_events"),
 )
+
+
+def _events_in(gap: Gap) -> int:
+    """Return the known number of events in a gap."""
+    return (gap.count or 0) if gap.unit is Unit.EVENTS else 0
 
 
 class StreamSummary(NamedTuple):

@@ -45,6 +45,8 @@ def _condition(condition: Mapping[str, Any]) -> str:
 
 def _flight(flight: Mapping[str, Any]) -> str:
     doing = "nothing is written until a trigger" if flight["waiting"] else "a window is written"
+    if flight["overwritten_events"] is None:
+        return f"flight: {doing}"
     gone = counted(flight["overwritten_events"], "event")
     return f"flight: {doing}; the rings overwrote {gone} that no trigger wanted"
 

@@ -6,7 +6,7 @@ from lttd.sources.base import Nothing
 from lttd.sources.lttng.ring import Taken
 from lttd.sources.lttng.stream import LttngStream, Shared, stream_info
 from lttd.subbuffer import Batch, BufferPool, StreamId
-from tests.segment_builder_lttng import packet
+from tests.segment_builder_lttng import LAYOUT, packet
 
 PAGE_BYTES = 4096
 
@@ -72,6 +72,9 @@ class LttngModel:
     def is_readable(self) -> bool:
         return bool(self.closed)
 
+    def now(self) -> int:
+        return self.time
+
     def close(self) -> None:
         self.is_closed = True
 
@@ -82,7 +85,7 @@ class ModelStream:
     def __init__(self, model: LttngModel | None = None, *, take_bytes: int = 1 << 20) -> None:
         self.model = model or LttngModel()
         self.shared = Shared(BufferPool(take_bytes=take_bytes))
-        info = stream_info(StreamId("cpu", 1), 3, self.model.subbuffer_bytes, PAGE_BYTES)
+        info = stream_info(StreamId("cpu", 1), 3, self.model.subbuffer_bytes, PAGE_BYTES, LAYOUT)
         self.stream = LttngStream(info, self.model, self.shared)
 
     def take(self, *, flush: bool = False) -> Batch:

@@ -2,7 +2,16 @@
 
 import struct
 
+from lttd.abi.ctf import PacketLayout
+
 HEADER = struct.Struct("<I16sIQQQQQQQI")
+LAYOUT = PacketLayout.parse(
+    "magic 0 4 little; stream_id 20 4 little; stream_instance_id 24 8 little;"
+    " timestamp_begin 32 8 little; timestamp_end 40 8 little; content_size 48 8 little;"
+    " packet_size 56 8 little; packet_seq_num 64 8 little; events_discarded 72 8 little;"
+    " cpu_id 80 4 little; header 84; clock 1000000000"
+)
+"""The same, as the metadata says it."""
 UUID = bytes(range(16))
 
 

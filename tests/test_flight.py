@@ -1,10 +1,11 @@
 """Mode flight decides from a table when the rings are read."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 
-from lttd.config import parse_command_line
+from lttd.config import FLIGHT, parse_command_line
 from lttd.errors import UsageError
 from lttd.flight import READS, TRANSITIONS, Event, State, after
 
@@ -52,12 +53,24 @@ def test_a_window_is_over_only_once_it_is_known_how_far_it_reaches_back() -> Non
         (["--source", "ftrace:bm"], "leave out source 'ftrace:bm'"),
         (["--no-overwrite"], "leave out no-overwrite"),
         (["--source", "ftrace,overwrite=no"], "leave out no-overwrite"),
+        (["--source", "lttng"], "the ring overwrite itself; write overwrite=yes"),
     ],
 )
 def test_a_ring_that_cannot_overwrite_itself_is_refused(words: list[str], what: str) -> None:
     with pytest.raises(UsageError, match=r"^mode flight ") as refused:
         parse_command_line(["-t", "t", "--mode", "flight", *words])
     assert what in str(refused.value)
+
+
+def test_every_channel_has_to_overwrite_itself(tmp_path: Path) -> None:
+    file = tmp_path / "lttd.toml"
+    written = '[[source]]\nkind = "lttng"\n[source.channel.a]\noverwrite = true\n[source.channel.b]\n'
+    words = ["-t", "t", "--mode", "flight", "--config", str(file)]
+    file.write_text(written + "overwrite = false\n")
+    with pytest.raises(UsageError, match="the ring of channel b overwrite itself; write overwrite"):
+        parse_command_line(words)
+    file.write_text(written + "overwrite = true\n")
+    assert parse_command_line(words).mode == FLIGHT
 
 
 def test_an_unknown_mode_is_refused_with_the_known_ones() -> None:

@@ -1,6 +1,7 @@
 """Sub-buffers of lttng-modules become packed packets, and their losses gaps."""
 
 import struct
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ from lttd.abi.ctf_metadata import read_metadata
 from lttd.errors import SourceError, StreamLostError
 from lttd.sources.base import Nothing
 from lttd.sources.lttng import abi
-from lttd.sources.lttng.packets import HEADER_DTYPE, LAYOUT
+from lttd.sources.lttng.metadata import Layouts
+from lttd.sources.lttng.packets import PacketBook
 from lttd.sources.lttng.ring import Taken
+from lttd.stats import StreamStats
 from lttd.subbuffer import Batch, Gap, Reason, Unit
 from tests.data import SHARED_CTF, needs
 from tests.lttng_model import PAGE_BYTES, LttngModel, ModelStream
-from tests.segment_builder_lttng import HEADER
+from tests.segment_builder_lttng import HEADER, LAYOUT
 
 EVENTS_OF_A_SUBBUFFER = (8192 - HEADER.size) // 8
 
@@ -28,11 +31,75 @@ def lost(batch: Batch) -> list[tuple[int, Reason, Unit, int | None]]:
 
 
 @needs(SHARED_CTF)
-def test_the_manifest_says_where_the_real_tracer_s_metadata_has_the_fields() -> None:
-    trace = read_metadata((SHARED_CTF / "kernel61-s_disc/kernel/metadata").read_bytes())
-    assert PacketLayout.of(trace, 0) == LAYOUT
-    assert PacketLayout.parse(str(LAYOUT)) == LAYOUT
+def test_the_layout_of_packets_is_found_in_the_real_tracer_s_metadata() -> None:
+    metadata = (SHARED_CTF / "kernel61-s_disc/kernel/metadata").read_bytes()
+    assert Layouts(metadata).of(0) == PacketLayout.of(read_metadata(metadata), 0) == LAYOUT
     assert ModelStream().stream.info.packet_layout == str(LAYOUT)
+
+
+def declarations(context: str) -> bytes:
+    """Return a metadata, up to a first event that is not TSDL."""
+    return f"""/* CTF 1.8 */
+typealias integer {{ size = 32; align = 8; signed = false; }} := uint32_t;
+typealias integer {{ size = 64; align = 8; signed = false; }} := uint64_t;
+trace {{
+    major = 1; minor = 8; byte_order = le;
+    packet.header := struct {{ uint32_t magic; uint32_t stream_id; }};
+}};
+stream {{ id = 3; packet.context := struct {{ {context} }}; }};
+event {{ :-) }};
+""".encode()
+
+
+TIMES = "uint64_t timestamp_begin; uint64_t timestamp_end;"
+SIZES = "uint64_t content_size; uint64_t packet_size;"
+NUMBER = "uint64_t packet_seq_num;"
+OF_32_BITS = f"{TIMES} {SIZES} {NUMBER} uint32_t events_discarded; uint32_t cpu_id;"
+
+
+def test_packets_of_another_layout_are_packed_and_counted_by_it() -> None:
+    """A 32-bit kernel counts discarded events in an ``unsigned long`` of 4 bytes."""
+    layout = Layouts(declarations(OF_32_BITS)).of(3)
+    header = struct.Struct("<IIQQQQQII")
+    assert layout.header_bytes == header.size
+    sizes = (header.size * 8, 4096 * 8)
+    packets = [
+        header.pack(0xC1FC1FC1, 3, 100 * n, 100 * n + 99, *sizes, number, lost, 1)
+        for n, (number, lost) in enumerate([(0, 0), (1, 7), (4, 0)])
+    ]
+    buffer = memoryview(bytearray(b"".join(packets)))
+    book = PacketBook(layout, 3)
+    rows, gaps = book.enter(buffer, [Taken(header.size, 4096)] * 3)
+    assert rows["sequence"].tolist() == [0, 1, 4]
+    assert [(gap.row, gap.reason, gap.count) for gap in gaps] == [
+        (1, Reason.DISCARDED, 7),
+        (2, Reason.OVERWRITTEN, 2),
+    ]
+    heads = book.resized(buffer, rows, 8192)
+    assert heads is not None
+    stored = [bytes(head) + packet[len(head) :] for head, packet in zip(heads, packets, strict=True)]
+    assert [header.unpack(one)[4:6] for one in stored] == [(sizes[0], sizes[0])] * 3
+    third = header.unpack_from(buffer, 2 * header.size)
+    assert third[5:8] == (8192 * 8, 4, 7), "the size of its slot, its number, and the total of before"
+
+
+@pytest.mark.parametrize(
+    ("context", "said"),
+    [
+        (f"{TIMES} {SIZES} uint64_t events_discarded;", "have no packet_seq_num"),
+        (f"{TIMES} {NUMBER} uint64_t events_discarded;", "have no content_size"),
+    ],
+)
+def test_packets_that_cannot_be_counted_or_packed_are_refused(context: str, said: str) -> None:
+    with pytest.raises(SourceError, match=said):
+        Layouts(declarations(context)).of(3)
+
+
+def test_a_metadata_that_cannot_be_parsed_is_an_error_in_one_line() -> None:
+    with pytest.raises(SourceError, match=r"^lttng: the session's metadata: .*line 1"):
+        Layouts(b"/* CTF 1.8 */ trace { what? }")
+    with pytest.raises(SourceError, match="no stream of id 4"):
+        Layouts(declarations(OF_32_BITS)).of(4)
 
 
 def test_a_packet_states_its_size_without_padding() -> None:
@@ -43,11 +110,11 @@ def test_a_packet_states_its_size_without_padding() -> None:
     assert len(piece) == HEADER.size + 3 * 8
     (row,) = batch.rows
     assert (row["payload_bytes"], row["kernel_bytes"]) == (len(piece), PAGE_BYTES)
-    header = np.frombuffer(piece, HEADER_DTYPE, 1)[0]
-    assert header["packet_bits"] == header["content_bits"] == row["content_bits"] == len(piece) * 8
+    header = declared.LttngPacketHeader.parse(piece)
+    assert header.packet_bits == header.content_bits == row["content_bits"] == len(piece) * 8
     # A sparse file has a slot for each sub-buffer.
-    slot = np.frombuffer(batch.buffer, HEADER_DTYPE, 1)[0]
-    assert (slot["packet_bits"], slot["content_bits"]) == (8192 * 8, len(piece) * 8)
+    slot = declared.LttngPacketHeader.parse(batch.buffer)
+    assert (slot.packet_bits, slot.content_bits) == (8192 * 8, len(piece) * 8)
 
 
 def test_many_sub_buffers_are_one_batch() -> None:
@@ -180,7 +247,7 @@ def test_packets_that_are_laid_out_otherwise_are_not_changed(stated: tuple[int, 
     made.model.stated_bits = stated
     made.model.write(1)
     for _ in range(2):
-        with pytest.raises(StreamLostError, match="laid out in another way"):
+        with pytest.raises(StreamLostError, match="not laid out as the metadata says"):
             made.stream.take(flush=True)
 
 
@@ -212,6 +279,62 @@ def test_whole_sub_buffers_come_before_the_error_that_follows_them(
     for _ in range(times):
         with pytest.raises(type(error)):
             made.stream.take(flush=False)
+
+
+def test_what_is_overwritten_while_nobody_wants_it_is_no_loss() -> None:
+    made = ModelStream(LttngModel(overwrite=True))
+    made.stream.pause()
+    made.model.write(6 * EVENTS_OF_A_SUBBUFFER)
+    made.stream.want(None)
+    batch = made.take(flush=True)
+    assert lost(batch) == [(0, Reason.UNWANTED, Unit.SUBBUFFERS, 2)]
+    assert made.stream.complete_since == batch.rows["begin"][0] > 1000
+    stats = StreamStats(made.stream.info.id)
+    stats.took(batch)
+    assert (stats.unwanted_events, stats.subbuffers_lost) == (0, Counter()), "packets are no events"
+    assert made.stream.counters()["packets overwritten"] == 0
+    assert made.stream.counters()["packets overwritten while idle"] == 2
+    # Within the window it is a loss.
+    made.model.write(5 * EVENTS_OF_A_SUBBUFFER)
+    assert lost(made.take()) == [(0, Reason.OVERWRITTEN, Unit.SUBBUFFERS, 1)]
+
+
+def test_a_window_reaches_back_to_the_one_before_if_nothing_was_overwritten() -> None:
+    made = ModelStream(LttngModel(overwrite=True))
+    made.stream.pause()
+    made.model.write(2)
+    made.stream.want(None)
+    assert not made.take(flush=True).gaps
+    assert made.stream.take(flush=True) is Nothing.YET
+    made.stream.pause()
+    made.model.write(3)
+    assert not made.take(flush=True).gaps
+    assert made.stream.complete_since == 1000
+
+
+def test_a_ring_that_was_empty_at_the_trigger_loses_what_it_overwrites_afterwards() -> None:
+    made = ModelStream(LttngModel(overwrite=True))
+    made.stream.pause()
+    made.stream.want(None)
+    assert made.stream.take(flush=True) is Nothing.YET
+    made.model.write(6 * EVENTS_OF_A_SUBBUFFER)
+    assert lost(made.take()) == [(0, Reason.OVERWRITTEN, Unit.SUBBUFFERS, 2)]
+
+
+def test_nothing_is_taken_after_the_end_of_a_window() -> None:
+    made = ModelStream(LttngModel(overwrite=True))
+    made.stream.pause()
+    made.model.write(EVENTS_OF_A_SUBBUFFER)
+    made.stream.want(made.model.time)
+    assert len(made.take().rows) == 1
+    made.model.write(2)  # a packet begins where the one before ends, and so does the window
+    made.model.finish()
+    made.model.write(EVENTS_OF_A_SUBBUFFER)
+    assert len(made.take().rows) == 2
+    assert made.stream.take(flush=True) is Nothing.YET
+    made.model.write(5 * EVENTS_OF_A_SUBBUFFER)
+    made.stream.want(None)
+    assert lost(made.take()) == [(0, Reason.UNWANTED, Unit.SUBBUFFERS, 1)]
 
 
 @given(
@@ -280,6 +403,6 @@ def test_requests_have_the_numbers_of_the_kernel() -> None:
 def test_the_header_is_as_declared() -> None:
     made = HEADER.pack(0xC1FC1FC1, bytes(16), 1, 2, 3, 4, 5, 6, 7, 8, 2)
     parsed = declared.LttngPacketHeader.parse(made)
-    assert declared.LttngPacketHeader.sizeof() == HEADER_DTYPE.itemsize == len(made)
+    assert declared.LttngPacketHeader.sizeof() == LAYOUT.header_bytes == len(made)
     assert (parsed.packet_bits, parsed.sequence, parsed.discarded) == (6, 7, 8)
     assert struct.unpack_from("<Q", made, 56) == (6,)

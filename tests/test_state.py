@@ -66,6 +66,10 @@ def test_the_table_leaves_out_what_a_recorder_lacks() -> None:
         "flight: nothing is written until a trigger;"
         " the rings overwrote 1,234 events that no trigger wanted"
     )
+    uncounted = {**flight, "overwritten_events": None}
+    assert status_table({**bare, "flight": uncounted}).splitlines()[3] == (
+        "flight: nothing is written until a trigger"
+    )
     empty = {**STREAM, "ring_fill_ratio": None, "lag_seconds": None}
     sources = [{**STATE["sources"][0], "streams": [empty], "settings": {}}]
     assert "ftrace_0        1,234" in status_table({**bare, "sources": sources})

@@ -14,10 +14,9 @@ Rule: no bytes of a packet raise.
 """
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -127,19 +126,6 @@ class PacketLayout:
         if any(at.behind_bytes > header_bytes for at in fields.values()):
             raise ValueError("a field of a packet is not in its header")
         return cls(fields, header_bytes, int(rest[2]))
-
-    @classmethod
-    def of_dtype(cls, header: np.dtype[np.void], names: Mapping[str, str]) -> "PacketLayout":
-        """Return the layout of a header that this machine's tracer always has; its clock is ns.
-
-        *names* are those in CTF of the dtype's fields, which are in this machine's byte order.
-        """
-        places = dict[str, Any](header.fields or {})
-        fields = {
-            known: PacketField(places[name][1], places[name][0].itemsize, sys.byteorder)
-            for name, known in names.items()
-        }
-        return cls(fields, header.itemsize, _NS)
 
     @classmethod
     def of(cls, trace: Trace, stream_id: int) -> "PacketLayout":

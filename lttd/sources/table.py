@@ -42,6 +42,9 @@ class SourceRow(NamedTuple):
     """Only for the source that replays files: its modules by ABI; each defines ``REPLAY``."""
     reloads: frozenset[str] = frozenset()
     """Keys that a reload takes over; the source then has ``changed()`` (base.Reloadable)."""
+    overwrites: bool | None = None
+    """Whether its ring overwrites itself if the SPEC has no ``overwrite``; None: mode flight, which
+    needs that, cannot record it."""
     leaves_rings: bool = False
     """Whether a kill leaves rings in the kernel; the module then has ``open_left_by_kill``."""
 
@@ -95,6 +98,7 @@ SOURCES: Final = {
         reloads=frozenset(
             {"events", "preset", "exclude", "filter", "event-trigger", "pid", "comm"}
         ),
+        overwrites=True,
         leaves_rings=True,
     ),
     "blktrace": SourceRow(
@@ -149,6 +153,7 @@ SOURCES: Final = {
         {**_LTTNG_CHANNEL, "channel": tables_of(_LTTNG_CHANNEL)},
         parse_target=str,
         reloads=frozenset({"events", "syscalls", "channel"}),
+        overwrites=False,
     ),
 }
 DEFAULT: Final = "ftrace"

@@ -189,7 +189,9 @@ function tilesOf(state, streams) {
 
 function flightTile(flight) {
   const doing = flight.waiting ? "nothing is written until a trigger" : "a window is written";
-  return ["Mode", "flight", `${doing}; ${plural(flight.overwritten_events, "event")} overwritten that no trigger wanted`];
+  const count = flight.overwritten_events;
+  const gone = count === null ? "" : `; ${plural(count, "event")} overwritten that no trigger wanted`;
+  return ["Mode", "flight", doing + gone];
 }
 
 function storeTiles(state) {

@@ -7,12 +7,18 @@ Rule: only metadata up to a point where it can be parsed is written, by replacin
 Rule: each segment has all of it.
 """
 
+import re
 import struct
 import threading
 from collections.abc import Iterator
 from typing import Final
 
+from lttd.abi.ctf import PacketLayout
+from lttd.abi.ctf_classes import MetadataError, Trace
+from lttd.abi.ctf_metadata import read_metadata, text_of
+from lttd.errors import SourceError
 from lttd.sources.base import Attachment, Attachments, Nothing, When
+from lttd.sources.lttng.packets import NEEDED
 from lttd.sources.lttng.ring import MetadataRing
 
 NAME: Final = "streams/metadata"
@@ -28,6 +34,46 @@ def packed(packet: bytes) -> bytes:
     head = bytearray(packet[:content_bytes])
     _SIZES.pack_into(head, _SIZES_AT, content_bits, content_bits)
     return bytes(head)
+
+
+_EVENT: Final = re.compile(r"^event \{", re.MULTILINE)
+_NS: Final = 1_000_000_000
+
+
+class Layouts:
+    """Where the fields of packets are, by the number of their channel."""
+
+    def __init__(self, metadata: bytes) -> None:
+        """Read *metadata* up to its first event; there may be thousands of them.
+
+        Raises:
+            SourceError: it cannot be parsed.
+        """
+        try:
+            text = text_of(metadata)
+            event = _EVENT.search(text)
+            head = text if event is None else text[: event.start()]
+            self._trace: Trace = read_metadata(head.encode())
+        except MetadataError as error:
+            raise SourceError(f"lttng: the session's metadata: {error}") from error
+
+    def of(self, number: int) -> PacketLayout:
+        """Return the layout of the packets of a channel.
+
+        Raises:
+            SourceError: they lack a field that lttd needs, or the clock does not count ns.
+        """
+        where = f"lttng: the packets of channel {number}"
+        try:
+            layout = PacketLayout.of(self._trace, number)
+        except MetadataError as error:
+            raise SourceError(f"{where}: {error}") from error
+        if missing := NEEDED - layout.fields.keys():
+            raise SourceError(f"{where} have no {min(missing)}: load lttng-modules 2.8 or later")
+        if layout.frequency_hz != _NS:
+            rate = f"a clock of {layout.frequency_hz} Hz"
+            raise SourceError(f"{where} have {rate}, and lttd needs ns: unload the clock plug-in")
+        return layout
 
 
 class Metadata:

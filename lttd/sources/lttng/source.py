@@ -9,11 +9,12 @@ import select
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Final
 
 from lttd.sources.base import Attachments, Request, SourceInfo
 from lttd.sources.lttng import abi
-from lttd.sources.lttng.metadata import Metadata
+from lttd.sources.lttng.metadata import Layouts, Metadata
 from lttd.sources.lttng.reload import LttngChange, changed
 from lttd.sources.lttng.ring import Ring
 from lttd.sources.lttng.session import PROBES, Channel, Session, Tracer, refused
@@ -123,7 +124,8 @@ class LttngSource:
             self._poll.register(channel.fd, select.POLLIN)
         spec = "lttng" if name == DEFAULT_SESSION else f"lttng:{name}"
         self._channels = {channel.name: _told(channel.wanted) for channel in session.channels}
-        settings = {"session": name, "channels": self._with(recorded)}
+        overwrite = all(channel.wanted.overwrite for channel in session.channels)
+        settings = {"session": name, "overwrite": overwrite, "channels": self._with(recorded)}
         self.info = SourceInfo("lttng", spec, CLOCK, settings)
 
     def _with(self, recorded: Recorded) -> dict[str, Any]:
@@ -170,9 +172,13 @@ class LttngSource:
         stream = StreamId(channel.name, cpu)
         ring = Ring(fd, f"lttng: stream {stream.name}")
         self._rings.append(ring)
-        return LttngStream(
-            stream_info(stream, number, most_bytes, mmap.PAGESIZE), ring, self._shared
-        )
+        layout = self._layouts.of(number)
+        info = stream_info(stream, number, most_bytes, mmap.PAGESIZE, layout)
+        return LttngStream(info, ring, self._shared)
+
+    @cached_property
+    def _layouts(self) -> Layouts:
+        return Layouts(self._metadata.read())
 
     def leave_out(self, thread_ids: Iterable[int]) -> None:
         """Do nothing: lttng-modules records all threads or some, and not all but some."""
@@ -209,6 +215,8 @@ class LttngSource:
         """Close all descriptors; with them the kernel removes the session."""
         for stream in self.streams:
             stream.close()
+        for ring in self._rings:  # the last one may have no stream, if that could not be made
+            ring.close()
         self._metadata.close()
         self._session.close()
 
