@@ -4,12 +4,10 @@ A null_blk device serves two fio jobs with fixed requests, so that the test know
 records without asking a recorder.
 """
 
-import json
 import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,11 @@ import pytest
 from lttd.abi.blktrace import ACT_MASK, NOTIFY, layout_of, notes, records_at, walk
 from lttd.manifest import Manifest
 from lttd.subbuffer import Reason
-from lttd.tracedir import SegmentPaths, segments
+from lttd.tracedir import SegmentPaths
 from lttd.view.trace import Trace
 from lttd.view.verify import check
 from tests.kernel.guest import Guest
+from tests.kernel.recording import SHELL, Recording
 from tests.running import lttv
 
 pytestmark = [
@@ -34,8 +33,9 @@ pytestmark = [
 ]
 
 # irqmode=0: a request completes in the submitting task, so that no other task is noted.
-PRELUDE = r"""
-export PYTHONPATH=$CHECKOUT
+PRELUDE = (
+    SHELL
+    + r"""
 modprobe null_blk nr_devices=1 irqmode=0 || exit
 job() {  # IOS [OPTION...]: of each of two jobs, one a CPU
     local ios=$1
@@ -46,54 +46,32 @@ job() {  # IOS [OPTION...]: of each of two jobs, one a CPU
         --name=a --cpus_allowed=0 --name=b --cpus_allowed=1
 }
 requests() { awk '{ print $1 + $5 }' /sys/block/nullb0/stat; }
+# The timestamp of START is a record: from then on there is something.
+is_recording() {
+    [ -e /tmp/trace/*/trace.json ] && grep -q nullb0 /tmp/trace/*/trace.json && sleep 0.5
+}
 begin_recording() {  # KEYS OPTION...: $pid is lttd's
     local keys=$1
     shift
     rm -rf /tmp/trace
-    "$PYTHON" -m lttd -t /tmp/trace --source "blktrace:/dev/nullb0$keys" \
-        --summary json:"$OUT/summary" "$@" 2> "$OUT/stderr" &
-    pid=$!
-    for _ in $(seq 300); do
-        # The timestamp of START is a record: from then on there is something.
-        [ -e /tmp/trace/*/trace.json ] && grep -q nullb0 /tmp/trace/*/trace.json &&
-            sleep 0.5 && return
-        kill -0 $pid 2> /dev/null || break
-        sleep 0.1
-    done
-    cat "$OUT/stderr"
-    return 1
-}
-end_recording() {
-    kill -TERM $pid
-    wait $pid
-    local status=$?
-    cat "$OUT/stderr"
-    cp -r /tmp/trace "$OUT/trace"
-    return $status
+    start_lttd --source "blktrace:/dev/nullb0$keys" "$@"
+    until_lttd is_recording
 }
 nothing_is_set_up() { ! ls /sys/kernel/debug/block/nullb0/trace* 2> /dev/null; }
 """
+)
 
 
-@dataclass
-class Recorded:
-    """The files of a recording, copied from the guest."""
-
-    output: str
-    out_dir: Path
+class Recorded(Recording):
+    """What blktrace recorded."""
 
     @property
     def segment(self) -> SegmentPaths:
-        return segments(self.out_dir / "trace")[-1]
+        return self.segments[-1]
 
     @property
     def manifest(self) -> Manifest:
         return Manifest.read(self.segment.manifest)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads((self.out_dir / "summary").read_text())
-        return value
 
     def counter(self, name: str) -> int:
         return sum(record.counters.get(name, 0) for record in self.manifest.streams)
@@ -136,9 +114,7 @@ def per_action(files: list[Path]) -> Counter[int]:
 
 
 def record(guest: Guest, script: str, timeout_s: float = 120.0, *, status: int = 0) -> Recorded:
-    result = guest.run(PRELUDE + script, timeout_s)
-    result.expect(status)
-    return Recorded(result.output, result.out_dir)
+    return Recorded.by(guest, PRELUDE + script, timeout_s, status=status)
 
 
 def test_the_records_are_those_that_blktrace_writes_and_blkparse_reads_them(guest: Guest) -> None:

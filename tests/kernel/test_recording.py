@@ -4,27 +4,25 @@ The load writes numbered marks into the recorder's own instance. So a test finds
 stream without using the index or the counters of lttd.
 """
 
-import json
 import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from lttd.manifest import Manifest
-from lttd.tracedir import SegmentPaths, segments
 from lttd.view.verify import check
 from tests.kernel.guest import Guest
+from tests.kernel.recording import SHELL, Recording
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 # No process hangs here, so the rings hold only marks.
 QUIET = "--events sched:sched_process_hang"
 
-PRELUDE = r"""
-export PYTHONPATH=$CHECKOUT TRACING=/sys/kernel/tracing
+PRELUDE = (
+    SHELL
+    + r"""
+export TRACING=/sys/kernel/tracing
 cat > /tmp/marks.py <<'P'
 import errno, os, signal, sys, time
 told = []
@@ -42,20 +40,15 @@ while time.monotonic() < end and not told:
         time.sleep(float(sys.argv[3]))
 print(n)
 P
+# A new instance is on, too; lttd turns it off before it enables events.
+is_recording() {
+    [ "$(cat "$instance/tracing_on" 2> /dev/null)" = 1 ] && [ -n "$(cat "$instance/set_event")" ]
+}
 begin_recording() {  # OPTION...: $pid is lttd's, $instance its own
     rm -rf /tmp/trace
-    "$PYTHON" -m lttd -t /tmp/trace --summary json:"$OUT/summary" "$@" 2> "$OUT/stderr" &
-    pid=$!
+    start_lttd "$@"
     instance=$TRACING/instances/lttd-$pid
-    for _ in $(seq 1200); do
-        # A new instance is on, too; lttd turns it off before it enables events.
-        [ "$(cat "$instance/tracing_on" 2> /dev/null)" = 1 ] &&
-            [ -n "$(cat "$instance/set_event")" ] && return
-        kill -0 $pid 2> /dev/null || break
-        sleep 0.1
-    done
-    cat "$OUT/stderr"
-    return 1
+    until_lttd is_recording
 }
 # SECONDS [PAUSE]: prints how many it wrote.  In the background, its pid is that of the load.
 marks() {
@@ -68,37 +61,17 @@ more_marks() {
     local goal=$(($(awk "$sum" $instance/per_cpu/cpu*/stats) + $1))
     until [ $(awk "$sum" $instance/per_cpu/cpu*/stats) -ge $goal ]; do sleep 0.1; done
 }
-end_recording() {
-    kill -TERM $pid
-    wait $pid
-    local status=$?
-    cat "$OUT/stderr"
-    cp -r /tmp/trace "$OUT/trace"
-    return $status
-}
 no_instance_is_left() { ! ls -d $TRACING/instances/lttd-* 2> /dev/null; }
 """
+)
 
 
-@dataclass
-class Recorded:
-    """The files of a recording, copied from the guest."""
-
-    output: str
-    out_dir: Path
-
-    @property
-    def segments(self) -> list[SegmentPaths]:
-        return segments(self.out_dir / "trace")
+class Recorded(Recording):
+    """What ftrace recorded."""
 
     @property
     def manifest(self) -> Manifest:
         return Manifest.read(self.segments[-1].manifest)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads((self.out_dir / "summary").read_text())
-        return value
 
     def counters(self, name: str) -> int:
         """Sum a counter of the kernel as it was at the end of recording."""
@@ -125,9 +98,7 @@ class Recorded:
 
 
 def record(guest: Guest, script: str, timeout_s: float = 300.0, *, status: int = 0) -> Recorded:
-    result = guest.run(PRELUDE + script, timeout_s)
-    result.expect(status)
-    return Recorded(result.output, result.out_dir)
+    return Recorded.by(guest, PRELUDE + script, timeout_s, status=status)
 
 
 def test_every_event_that_the_kernel_delivered_is_in_the_trace(guest: Guest) -> None:
