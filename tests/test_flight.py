@@ -64,7 +64,8 @@ def test_a_ring_that_cannot_overwrite_itself_is_refused(words: list[str], what: 
 
 def test_every_channel_has_to_overwrite_itself(tmp_path: Path) -> None:
     file = tmp_path / "lttd.toml"
-    written = '[[source]]\nkind = "lttng"\n[source.channel.a]\noverwrite = true\n[source.channel.b]\n'
+    written = '[[source]]\nkind = "lttng"\n[source.channel.a]\noverwrite = true\n'
+    written += "[source.channel.b]\n"
     words = ["-t", "t", "--mode", "flight", "--config", str(file)]
     file.write_text(written + "overwrite = false\n")
     with pytest.raises(UsageError, match="the ring of channel b overwrite itself; write overwrite"):

@@ -1,4 +1,4 @@
-"""The keys of ``lttng`` become channels; what no kernel takes is refused in one line."""
+"""The keys of ``lttng`` become channels; lttd refuses those that no kernel takes, in one line."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -3,7 +3,6 @@
 import struct
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,10 +76,11 @@ def test_packets_of_another_layout_are_packed_and_counted_by_it() -> None:
     ]
     heads = book.resized(buffer, rows, 8192)
     assert heads is not None
-    stored = [bytes(head) + packet[len(head) :] for head, packet in zip(heads, packets, strict=True)]
-    assert [header.unpack(one)[4:6] for one in stored] == [(sizes[0], sizes[0])] * 3
+    for head, made in zip(heads, packets, strict=True):
+        stored = bytes(head) + made[len(head) :]
+        assert header.unpack(stored)[4:6] == (sizes[0], sizes[0])
     third = header.unpack_from(buffer, 2 * header.size)
-    assert third[5:8] == (8192 * 8, 4, 7), "the size of its slot, its number, and the total of before"
+    assert third[5:8] == (8192 * 8, 4, 7), "the size of a slot, its number, the total of before"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ nothing_is_set_up() { ! ls /sys/kernel/debug/block/nullb0/trace* 2> /dev/null; }
 
 
 class Recorded(Recording):
-    """What blktrace recorded."""
+    """The files of a recording of a block trace."""
 
     @property
     def segment(self) -> SegmentPaths:

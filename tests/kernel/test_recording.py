@@ -67,7 +67,7 @@ no_instance_is_left() { ! ls -d $TRACING/instances/lttd-* 2> /dev/null; }
 
 
 class Recorded(Recording):
-    """What ftrace recorded."""
+    """The files of a recording of ftrace."""
 
     @property
     def manifest(self) -> Manifest:

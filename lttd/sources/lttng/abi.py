@@ -28,7 +28,7 @@ KPROBE: Final = struct.Struct("=QQ256s")
 SYSCALL: Final = struct.Struct("=BBBBI")
 """entry or exit, abi, match, padding, number: all 0 means both, any, by name."""
 CONTEXT: Final = struct.Struct("=I16s288s")
-"""context, padding, and what only performance counters need."""
+"""context, padding, and a union that only performance counters use."""
 VERSION: Final = struct.Struct("=II")
 """major, minor."""
 NAME_BYTES: Final = 256

@@ -164,6 +164,6 @@ class PacketBook:
 def _write(buffer: memoryview, offsets: I64, field: PacketField, values: U64) -> None:
     """Write a field of the packets at *offsets*."""
     where = offsets[:, None] + np.arange(field.at_bytes, field.behind_bytes)
-    np.frombuffer(buffer, np.uint8)[where] = values.astype(field.dtype).view(np.uint8).reshape(
-        where.shape
+    np.frombuffer(buffer, np.uint8)[where] = (
+        values.astype(field.dtype).view(np.uint8).reshape(where.shape)
     )

@@ -13,7 +13,7 @@ from lttd.sources.lttng.wanted import Asked, Wanted
 
 
 class _Other(NamedTuple):
-    """What a channel records from now on."""
+    """The events and system calls that a channel records from now on."""
 
     channel: Channel
     wanted: Wanted

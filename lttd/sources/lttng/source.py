@@ -1,6 +1,6 @@
 """Source ``lttng[:SESSION]``: a session of lttng-modules that lttd makes, without lttng-sessiond.
 
-Rule: what a SPEC names exists, or lttd refuses it: the kernel takes unknown names without a word.
+Rule: lttd refuses names that no loaded probe has: the kernel accepts them, and records nothing.
 """
 
 import mmap
@@ -58,7 +58,7 @@ def open_lttng(name: str, options: Mapping[str, Any], pool: BufferPool) -> "Lttn
 
 
 Recorded = Mapping[str, Mapping[str, Sequence[str]]]
-"""What channels record, by kind, for people."""
+"""Events, system calls, probes and contexts by channel, for people."""
 
 
 def _all_recorded(tracer: Tracer, wanted: Mapping[str, Wanted]) -> Recorded:
@@ -66,7 +66,7 @@ def _all_recorded(tracer: Tracer, wanted: Mapping[str, Wanted]) -> Recorded:
 
 
 def _recorded(tracer: Tracer, wanted: Wanted) -> dict[str, list[str]]:
-    """Return what a channel records, by kind.
+    """Return the names that a channel records, by kind.
 
     Raises:
         NothingToRecordError: there is no such event.
@@ -123,13 +123,13 @@ class LttngSource:
         for channel in session.channels:
             self._poll.register(channel.fd, select.POLLIN)
         spec = "lttng" if name == DEFAULT_SESSION else f"lttng:{name}"
-        self._channels = {channel.name: _told(channel.wanted) for channel in session.channels}
+        self._channels = {each.name: _settings_of(each.wanted) for each in session.channels}
         overwrite = all(channel.wanted.overwrite for channel in session.channels)
         settings = {"session": name, "overwrite": overwrite, "channels": self._with(recorded)}
         self.info = SourceInfo("lttng", spec, CLOCK, settings)
 
     def _with(self, recorded: Recorded) -> dict[str, Any]:
-        return {name: {**told, **recorded[name]} for name, told in self._channels.items()}
+        return {name: {**settings, **recorded[name]} for name, settings in self._channels.items()}
 
     def changed(self, options: Mapping[str, Any]) -> LttngChange:
         """Decide how to record other events; see ``lttd.sources.base.Reloadable``."""
@@ -208,7 +208,7 @@ class LttngSource:
         return {}
 
     def notes(self) -> Sequence[str]:
-        """Return nothing: what the kernel refuses is an error at the start."""
+        """Return nothing: a refusal by the kernel is an error at the start."""
         return ()
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ class LttngSource:
         self._session.close()
 
 
-def _told(wanted: Wanted) -> dict[str, Any]:
+def _settings_of(wanted: Wanted) -> dict[str, Any]:
     """Return the settings of a channel for the manifest."""
     subbuffer_bytes, subbuffers = wanted.geometry
     return {

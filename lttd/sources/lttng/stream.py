@@ -59,7 +59,7 @@ class RingLike(Protocol):
 
 @dataclass(slots=True)
 class Shared:
-    """What the streams of one source have in common."""
+    """State that the streams of one source share."""
 
     pool: BufferPool
     stopped: bool = False
@@ -131,7 +131,7 @@ class LttngStream:
         return False
 
     def losses(self) -> Batch | None:
-        """Return what is known to be left in the ring when recording has ended."""
+        """Return a gap if sub-buffers are left in the ring when recording has ended."""
         if not self._shared.stopped or self._drained or self._over or self._idle:
             return None
         self._drained = True
@@ -166,7 +166,7 @@ class LttngStream:
         used_bytes = 0
         while used_bytes + self.info.subbuffer_bytes <= len(buffer):
             try:
-                # The last flush is a take of its own: is_news() needs to know what was before.
+                # The last flush is a take of its own: is_news() compares with the packets before.
                 may_flush = flush and not (self._shared.stopped and takens)
                 taken = self._next(buffer[used_bytes:], may_flush)
             except SourceError as error:

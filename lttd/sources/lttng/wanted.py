@@ -1,4 +1,4 @@
-"""What a SPEC of ``lttng`` asks for: channels with their sizes, events and contexts."""
+"""Read a SPEC of ``lttng``: channels with their sizes, events and contexts."""
 
 import re
 from collections.abc import Mapping, Sequence
