@@ -14,6 +14,7 @@ from lttd.control_protocol import Peer
 from lttd.errors import LttdError, UsageError
 from lttd.mark_requests import MarkRequests
 from lttd.parsers import parse_mark
+from lttd.sources.ftrace import setup
 from lttd.sources.ftrace.source import open_ftrace
 from lttd.subbuffer import BufferPool
 from tests.ftrace_sources import QUIET, content, drain, instance_of
@@ -133,6 +134,20 @@ class TestOnThisKernel:
             source.start()
             assert content(drain(source)) == b""
             assert {stream.counters()["read events"] for stream in source.streams} == {0}
+
+    @pytest.mark.usefixtures("instances")
+    def test_an_instance_of_others_gets_the_name_also_where_the_list_of_symbols_is_hidden(
+        self, foreign: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(setup, "by_kallsyms", lambda: b"")
+        before = sorted(foreign.parent.iterdir())
+        settings = QUIET._replace(instance=foreign.name)
+        with closing(open_ftrace(settings, BufferPool())) as source:
+            assert source._instance.mark_symbols.endswith(b" tracing_mark_write\n")
+            assert sorted(foreign.parent.iterdir()) == before, "the one that told is gone"
+            assert source.notes() == []
+            source.start()
+            assert content(drain(source)) == b""
 
     def test_a_mark_in_mode_flight_triggers_nothing_and_is_in_the_next_window(
         self, lttd: Launcher

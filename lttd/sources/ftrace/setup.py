@@ -16,7 +16,7 @@ from lttd.errors import LttdError, UsageError
 from lttd.namespaces import kernel_knows_our_pids
 from lttd.sources.ftrace.asked import FtraceSettings
 from lttd.sources.ftrace.filters import filters_by_event, set_filters
-from lttd.sources.ftrace.instance import Instance, unread_events
+from lttd.sources.ftrace.instance import Instance, make_own, unread_events
 from lttd.sources.ftrace.mark_symbol import by_a_mark, by_kallsyms
 from lttd.sources.ftrace.markers import take_marks
 from lttd.sources.ftrace.modules import KALLSYMS, hides_symbols
@@ -108,7 +108,7 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     undo = instance.undo
     instance.triggered = _triggered(instance)
     instance.began_empty = not unread_events(instance.path)
-    instance.mark_symbols = by_kallsyms()
+    instance.mark_symbols = by_kallsyms() or _by_an_own_mark(instance)
     if settings.clock is not None:
         _set_clock(instance, settings.clock)
     if settings.subbuffer_bytes is not None:
@@ -128,6 +128,19 @@ def configure_foreign(instance: Instance, settings: FtraceSettings) -> None:
     instance.events = [each for each in enabled_events(instance.path) if each not in turned_on]
     if not is_limited(settings):
         _tell_pids(instance)
+
+
+def _by_an_own_mark(instance: Instance) -> bytes:
+    """Find the symbols of marks where the kernel hides its list: in an instance made for that."""
+    try:
+        made = make_own(instance.root)
+    except LttdError:
+        return b""  # this user may not make one: marks are printed with an address
+    try:
+        return by_a_mark(made, stays_empty=False)
+    finally:
+        made.close()
+        instance.notes += made.notes
 
 
 def wake_percent(ring_size_bytes: int) -> int:
