@@ -53,6 +53,22 @@ def test_distinct_wide_values_and_their_rows_equal_those_of_python(
     assert told.tolist() == [b"%d" % value for value in values.tolist()]
 
 
+@pytest.mark.parametrize("kind", [np.uint64, np.int64, np.uint32, np.int32])
+@pytest.mark.parametrize("different", [2, 300, 2_000, 90_000])
+def test_values_far_apart_are_found_among_many_rows(
+    kind: type[np.integer[Any]], different: int
+) -> None:
+    """A table has a slot for each hash: of 300 values some share one, of 2,000 many."""
+    random = np.random.default_rng(different)
+    limits = np.iinfo(kind)
+    some = random.integers(limits.min, limits.max, different, kind, endpoint=True)
+    values = np.concatenate([some, some[random.integers(0, different, 20_000)]])
+    found, which = distinct(values)
+    assert found.dtype == values.dtype
+    assert found.tolist() == sorted(set(values.tolist()))
+    assert (found[which] == values).all()
+
+
 @pytest.mark.parametrize(
     "values",
     [v for v in SPREADS if v.dtype.isnative],

@@ -16,6 +16,9 @@ from lttd.view.strips import Column, Length, Strip, words_of
 
 _GROUP_DIGITS: Final = 4
 _SMALL_RANGE: Final = 1 << 16
+_SLOT_BITS: Final = 16
+# 2^64 divided by the golden ratio: near values get slots that are far apart.
+_HASH: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
 _DELETE: Final = 0x7F
 # Below this number of rows, fewer calls of numpy are faster than less work.
 _FEW: Final = 1024
@@ -38,7 +41,7 @@ def _base(alphabet: bytes) -> _Base:
     digits = np.stack([number // base**at % base for at in (3, 2, 1, 0)], axis=1)
     padded = np.frombuffer(alphabet, np.uint8)[digits]
     words = padded.view("V4").reshape(-1)
-    return _Base(base, words, _last_digits([words], _digit_count(number, base, 1)))
+    return _Base(base, words, _last_digits([words], digit_count(number, base, 1)))
 
 
 def decimal(values: Column, zeros: int = 0) -> Strip:
@@ -72,7 +75,7 @@ def _digits(values: Column, base: _Base, zeros: int) -> bytes | Column:
         wide = values >= group
         if 2 * np.count_nonzero(wide) < len(values):
             return _mostly_small(values, np.flatnonzero(wide), base)
-    counts = _digit_count(values, base.base, zeros)
+    counts = digit_count(values, base.base, zeros)
     groups: list[Column] = []
     # Division by a constant is faster in 32 bits.
     rest: Column = values.astype(np.uint32 if most < 1 << 32 else np.uint64)
@@ -104,8 +107,8 @@ def _mostly_small(values: Column, wide: Column, base: _Base) -> Column:
     return column
 
 
-def _digit_count(values: Column, base: int, least: int) -> Length:
-    """Return the number of digits of each number, at least *least*."""
+def digit_count(values: Column, base: int, least: int) -> Length:
+    """Return the number of digits of each unsigned number, at least *least*; there is one."""
     fewest, most = (_digit_count_of(int(end), base, least) for end in (values.min(), values.max()))
     if fewest == most:
         return most
@@ -175,8 +178,34 @@ def distinct(values: Column) -> tuple[Column, Column]:
             found = np.flatnonzero(number)
             number[found] = np.arange(len(found), dtype=np.int32)
             return (found.astype(unsigned) + least).view(values.dtype), number[offset]
+        if len(values) > _FEW:
+            return _distinct_by_hash(values)
     uniques, inverse = np.unique(values, return_inverse=True)
     return uniques, inverse.reshape(-1)
+
+
+def _distinct_by_hash(values: Column) -> tuple[Column, Column]:
+    """Return what distinct() does, for integers that are far apart, such as addresses.
+
+    Few values occur often: a table with a slot for each hash finds them without sorting all rows.
+    """
+    wide = values.view(f"u{values.dtype.itemsize}").astype(np.uint64, copy=False)
+    slot = ((wide * _HASH) >> np.uint64(64 - _SLOT_BITS)).astype(np.int64)
+    table = np.zeros(1 << _SLOT_BITS, values.dtype)
+    table[slot] = values
+    clash = table.take(slot) != values
+    if np.count_nonzero(clash) > len(values) // 4:
+        uniques, inverse = np.unique(values, return_inverse=True)
+        return uniques, inverse.reshape(-1)
+    used = np.zeros(1 << _SLOT_BITS, np.bool_)
+    used[slot] = True
+    slots = np.flatnonzero(used)
+    uniques = np.unique(np.concatenate([table[slots], values[clash]]))
+    number = np.zeros(1 << _SLOT_BITS, np.int64)
+    number[slots] = np.searchsorted(uniques, table[slots])
+    inverse = number.take(slot)
+    inverse[clash] = np.searchsorted(uniques, values[clash])
+    return uniques, inverse
 
 
 def distinct_rows(matrix: npt.NDArray[np.uint8]) -> tuple[Column, Column]:

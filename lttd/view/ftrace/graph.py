@@ -143,10 +143,12 @@ def has_returned(event_type: EventType) -> bool:
 def _compare_exits(graph: Graph, function: U64, kind: I8, stream: I64) -> None:
     """Find the exits whose entry is the last record of their CPU and depth."""
     rows = np.flatnonzero((kind != 0) & (graph["part"] != LEAFS_EXIT))
-    depth = graph["depth"][rows].astype(np.int64)
-    rows = rows[np.lexsort((rows, depth, stream[rows]))]
     if not len(rows):
         return
+    where = stream[rows] << 8 | graph["depth"][rows]
+    if int(where.max()) < 1 << 16:
+        where = where.astype(np.uint16)  # numpy sorts these without comparisons
+    rows = rows[np.argsort(where, kind="stable")]
     before, after = rows[:-1], rows[1:]
     matches = (kind[before] == _ENTRY) & (kind[after] == _EXIT)
     matches &= (graph["part"][before] == 0) & (graph["part"][after] == 0)

@@ -12,7 +12,7 @@ Rule: an exit whose entry is not known names its function, as the kernel does.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -20,20 +20,18 @@ import numpy.typing as npt
 from lttd.view.columns import EventRows
 from lttd.view.conversions import Buffer, Context
 from lttd.view.ftrace.graph import KNOWN_EXIT, LEAF, Graph, has_returned, no_graph
-from lttd.view.glyphs import distinct, per_distinct
-from lttd.view.strips import Column, Strip, strings_of, words_of
+from lttd.view.glyphs import decimal, digit_count, distinct, per_distinct
+from lttd.view.strips import Column, Strip, packed, strings_of, words_of
 
-U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 # Linux kernel/trace/trace.c, trace_find_mark(): a mark for each duration above a limit in ns.
-_LIMITS: Final = np.array([10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000])
-_MARKS: Final = np.frombuffer(b" +!#*@$", np.uint8)
-_US: Final = np.frombuffer(b" us ", np.uint8)
-# A mark and a blank; at most so many digits; the unit.
-_MOST_DIGITS: Final = 20
-_NUMBER_AT: Final = 2
+_LIMITS: Final = np.array(
+    [10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000], "u8"
+)
+_MARKS: Final = np.array([b"  ", b"+ ", b"! ", b"# ", b"* ", b"@ ", b"$ "]).view("V2")
+_MARK_BYTES: Final = 2
 _USUAL_WIDTH: Final = 14
 # A number has so many digits, unless the microseconds alone have more.
 _DIGITS: Final = 7
@@ -45,41 +43,45 @@ _MOST_ERRNO: Final = 4095
 
 def durations(duration_ns: U64) -> Column:
     """Return marks and durations as the kernel prints them, each 14 characters, or more."""
-    us, ns = duration_ns // np.uint64(1000), duration_ns % np.uint64(1000)
-    digits = np.ones(len(us), np.int64)
-    for power in range(1, _MOST_DIGITS):
-        digits += us >= np.uint64(10**power)
-    room = np.zeros((len(us), _NUMBER_AT + _MOST_DIGITS + len(_US)), np.uint8)
-    room[:, :_USUAL_WIDTH] = ord(" ")
-    room[:, 0] = _MARKS[np.searchsorted(_LIMITS, duration_ns.astype(np.float64), "left")]
-    for count in np.flatnonzero(np.bincount(digits)).tolist():
-        rows = np.flatnonzero(digits == count)
-        at = _put_number(room, rows, us, _NUMBER_AT, count)
-        if count < _DIGITS:
-            room[rows, at] = ord(".")
-            cut = max(0, 3 - (_DIGITS - count))
-            at = _put_number(room, rows, ns // np.uint64(10**cut), at + 1, 3 - cut)
-        room[rows, at : at + len(_US)] = _US
-    widest = int(digits.max(initial=1))
-    width = max(_USUAL_WIDTH, _NUMBER_AT + widest + len(_US))
-    return words_of(np.ascontiguousarray(room[:, :width]).view(f"S{width}").reshape(-1))
+    if not len(duration_ns):
+        return np.empty(0, f"V{_USUAL_WIDTH}")
+    us = duration_ns // np.uint64(1000)
+    ns = duration_ns - us * np.uint64(1000)
+    marks = _MARKS.take(np.searchsorted(_LIMITS, duration_ns, "left"))
+    counts = digit_count(us, 10, 1)
+    if isinstance(counts, int):
+        return _with_digits(marks, us, ns, counts)
+    width = max(_USUAL_WIDTH, _MARK_BYTES + int(counts.max()) + len(" us "))
+    found = np.empty(len(us), f"S{width}")
+    for count in np.flatnonzero(np.bincount(counts)).tolist():
+        rows = np.flatnonzero(counts == count)
+        found[rows] = _strings(_with_digits(marks[rows], us[rows], ns[rows], count))
+    return words_of(found)
 
 
-def _put_number(room: U8, rows: Any, values: U64, at: int, digits: int) -> int:  # noqa: ANN401
-    """Write the last *digits* of numbers from column *at* on; return the column after them."""
-    rest = values[rows]
-    for column in range(at + digits - 1, at - 1, -1):
-        room[rows, column] = (rest % np.uint64(10)).astype(np.uint8) + ord("0")
-        rest = rest // np.uint64(10)
-    return at + digits
+def _with_digits(marks: Column, us: U64, ns: U64, count: int) -> Column:
+    """Return durations whose microseconds all have *count* digits."""
+    strip: Strip = [marks, *decimal(us)]
+    width = _MARK_BYTES + count
+    places = min(3, _DIGITS - count)
+    if places > 0:
+        strip += [b".", *decimal(ns // np.uint64(10 ** (3 - places)), places)]
+        width += 1 + places
+    strip.append(b" us ".ljust(_USUAL_WIDTH - width))
+    return packed(strip, len(us))[0]
+
+
+def _strings(words: Column) -> Column:
+    return words.view(f"S{words.dtype.itemsize}")
 
 
 def entries(rows: EventRows, context: Context) -> Strip:
     """Print entries; those of leaves have the duration that is in their exits."""
     graph = _graph(rows)
     is_leaf = graph["part"] == LEAF
-    words = durations(graph["duration_ns"]).view(np.uint8).reshape(len(rows), -1)
-    words = np.where(is_leaf[:, np.newaxis], words, _blank(words.shape[1]))
+    leaves = _strings(durations(graph["duration_ns"][is_leaf]))
+    words = np.full(len(rows), _NO_DURATION, f"S{max(leaves.dtype.itemsize, _USUAL_WIDTH)}")
+    words[is_leaf] = leaves
     arguments = _arguments(rows, context)
 
     def told(function: int, depth: int, leaf: int) -> bytes:
@@ -87,7 +89,7 @@ def entries(rows: EventRows, context: Context) -> Strip:
         head = b"  " * depth + called
         return head if arguments is not None else head + (b"();" if leaf else b"() {")
 
-    strip: Strip = [_words(words), _BAR, _named(rows.records["func"], graph, is_leaf, told)]
+    strip: Strip = [words_of(words), _BAR, _named(rows.records["func"], graph, is_leaf, told)]
     if arguments is not None:
         strip += [arguments, words_of(np.where(is_leaf, b";", b" {"))]
     return [*strip, *_comment(rows, context, graph, is_leaf)]
@@ -130,17 +132,6 @@ def _graph(rows: EventRows) -> Graph:
         found: Graph = rows.batch.graph[rows.rows]
         return found
     return no_graph(len(rows))
-
-
-def _blank(width: int) -> U8:
-    found = np.zeros(width, np.uint8)
-    found[:_USUAL_WIDTH] = ord(" ")
-    return found
-
-
-def _words(matrix: U8) -> Column:
-    width = matrix.shape[1]
-    return words_of(np.ascontiguousarray(matrix).view(f"S{width}").reshape(-1))
 
 
 def _named(
