@@ -11,6 +11,7 @@ from lttd.controls import control_lines
 from lttd.errors import UsageError
 from lttd.sources.ftrace.source import FtraceSettings, FtraceSource, open_ftrace
 from lttd.subbuffer import BufferPool
+from lttd.view.times import seconds
 from tests.ftrace_sources import content, drain, instance_of
 from tests.running import Launcher, info, lttv, needs_kernel
 
@@ -124,4 +125,9 @@ def test_a_traceoff_is_named_although_the_recording_ends_at_once(
     assert f"tracing is off, as a traceoff trigger asks for ({EXIT}), since " in line
     assert re.search(r"since (at least at \S+Z, )?at most at \S+Z: write 1 to", line)
     assert ("event-trigger", trigger) in control_lines(info(tmp_path / "t")["source"]["settings"])
-    assert lttv("text", tmp_path / "t").stdout.splitlines()[-1].startswith("           sleep-")
+    last = lttv("text", tmp_path / "t", "--ns").stdout.splitlines()[-1]
+    assert last.startswith("           sleep-")
+    (stop,) = info(tmp_path / "t")["traceoffs"]
+    assert stop["by"] == EXIT
+    assert f" {seconds(stop['last_event'])}: sched_process_exit: " in last
+    assert stop["last_event"] < stop["off_by"]

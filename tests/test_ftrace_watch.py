@@ -17,6 +17,7 @@ from lttd.sources.ftrace.stream import Shared
 from lttd.sources.ftrace.undo import Undo
 from lttd.sources.ftrace.watch import FtraceWatch
 from lttd.sources.ftrace.watch_events import EventsWatch
+from lttd.sources.ftrace.watch_traceoff import TraceoffWatch
 from lttd.sources.ftrace.watched_settings import OF_FUNCTIONS, SETTINGS, Setting
 from lttd.sources.tracefs import StatsFile
 from lttd.subbuffer import Reason
@@ -99,6 +100,7 @@ class Watched:
         self.ring, self.health = Ring(), Health()
         self.shared = Shared.__new__(Shared)
         self.shared.paused = False
+        self.shared.now = lambda: 4242
         self.root = path / "root"
         self.root.mkdir()
         (self.root / "kprobe_events").touch()
@@ -445,11 +447,18 @@ def test_tracing_that_the_kernel_turned_off_is_reported_unless_a_trigger_was_to(
     watched.look()
     assert watched.troubles() == set()
     assert "as a traceoff trigger asks for (sched:sched_switch)" in watched.instance.notes[-1]
+    assert list(watched.watch.traceoffs) == [(4242, "sched:sched_switch")]
     watched.watch._off_explained = None
     trigger.write_text("# none\n")
     watched.look()
     watched.look()
     assert watched.troubles() == {Trouble.TRACING_OFF}
+
+
+def test_of_many_events_whose_trigger_may_have_fired_some_are_named(watched: Watched) -> None:
+    traceoff = TraceoffWatch(Listener(watched.instance, []), watched.shared)
+    line = traceoff.explained(["s:a", "s:b", "s:c", "s:d", "s:e"])
+    assert "asks for (s:a or s:b or s:c or one of 2 others), since at most at 2" in line
 
 
 def test_another_reader_is_counted_from_its_open_to_its_close(watched: Watched) -> None:

@@ -1,9 +1,10 @@
 """Read the files that decoding an ftrace segment needs beside the pages: tracefs's, and task names.
 
-Rule: files are copied verbatim, to the same path below ``tracefs/``.  Two files are lttd's own:
+Rule: files are copied verbatim, to the same path below ``tracefs/``.  Others are lttd's own:
 ``tracefs/formats.gz`` has the formats of events (see lttd.abi.formats_file); ``tracefs/commands``
 has lines of trace-clock time, pid, tgid (or nothing) and command, tab separated, and a line end or
-a backslash inside a command stands as ``\\n`` or ``\\\\``.
+a backslash inside a command stands as ``\\n`` or ``\\\\``; ``tracefs/traceoffs`` has lines of a
+trace-clock time by which tracing was off, and the event whose trigger did it.
 Rule: a later segment of a run shares the files that have not changed with the segment before, and
 begins with the names of all living tasks and of those that ended lately.
 Rule: an id can be another event's once a probe was removed and another one made, so their formats
@@ -12,6 +13,7 @@ Rule: names are read once for a roll, when data goes to the new segment.  It may
 before; until then, names go to the segment before it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Final
 
@@ -67,6 +69,8 @@ class FtraceFiles:
         self._names_read_ns = 0
         self.command: Child | None = None
         """The child that becomes COMMAND."""
+        self.traceoffs: deque[tuple[int, str]] = deque()
+        """Those that no segment has yet (see TraceoffWatch); the segments of a run share them."""
         self._saved: Set[bytes] = frozenset()
         self._commands: dict[int, Name] = {}
         """The names in the segment, the latest at the end."""
@@ -98,6 +102,10 @@ class FtraceFiles:
         elif self._have_probes_changed():
             yield from self._formats_due(when)
         yield from self._who_ran(when)
+        if when in (When.PERIODIC, When.CLOSE) and self.traceoffs:
+            noted = [self.traceoffs.popleft() for _ in range(len(self.traceoffs))]
+            lines = b"".join(b"%d\t%b\n" % (off_by, who.encode()) for off_by, who in noted)
+            yield Attachment("tracefs/traceoffs", lines, append=True)
         if when is When.CLOSE:
             if self._kallsyms and (new := symbols_since(self._modules)):
                 yield Attachment("tracefs/kallsyms", new, append=True)

@@ -269,6 +269,7 @@ class FtraceSource:
             names_since_ns=lambda: self._names_since_ns,
         )
         self._next_files.command = self._settings.command
+        self._next_files.traceoffs = self.watch.traceoffs
         self._files = self._files or self._next_files
         return self._next_files.due
 

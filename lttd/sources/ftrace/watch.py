@@ -28,10 +28,10 @@ from lttd.sources.ftrace.other_readers import other_readers
 from lttd.sources.ftrace.ring import Ring
 from lttd.sources.ftrace.stream import Shared
 from lttd.sources.ftrace.task_lists import TASK_LISTS
-from lttd.sources.ftrace.triggers import trigger_file
 from lttd.sources.ftrace.watch_events import EventsWatch
 from lttd.sources.ftrace.watch_readers import ReadersWatch
 from lttd.sources.ftrace.watch_tasks import TasksWatch
+from lttd.sources.ftrace.watch_traceoff import TraceoffWatch, utc_ms
 from lttd.sources.ftrace.watched_settings import SETTINGS, TRACING_ON, Setting, words_of
 from lttd.sources.inotify import IN_MODIFY
 from lttd.sources.tracefs import chosen_of
@@ -63,6 +63,9 @@ class FtraceWatch:
         self._events = EventsWatch(self._listener)
         self._readers = ReadersWatch(self._listener)
         self._tasks = TasksWatch(self._listener)
+        self._traceoff = TraceoffWatch(self._listener, shared)
+        self.traceoffs = self._traceoff.noted
+        """For the files of the segment."""
         self._normal: dict[str, str | None] = {}
         self._sizes: list[str] = []
         """Files with the size of a ring."""
@@ -70,10 +73,6 @@ class FtraceWatch:
         """The files that have another value now."""
         self._off_explained: bool | None = None
         """If tracing went off without a write: whether a trigger did it; None: not known yet."""
-        self._seen_on_ns: int | None = None
-        """When the last look that found tracing on began, on CLOCK_REALTIME."""
-        self._seen_off_ns: int | None = None
-        """When the first look after it had found it off."""
         self._on_fd = -1
         self._look_again_ns = 0
         self._found: deque[Callable[[], None]] = deque()
@@ -135,7 +134,8 @@ class FtraceWatch:
         """Stop noticing changes: from now on they are lttd's own."""
         self.heard()
         if self._is_off() and self._listener.is_open:
-            self._judge_triggers(self._triggers())  # of a recording that ends before the next look
+            # Of a recording that ends before the next look.
+            self._judge_triggers(self._traceoff.candidates())
         self._listener.close()
         if self._on_fd >= 0:
             os.close(self._on_fd)
@@ -196,7 +196,7 @@ class FtraceWatch:
                 readers = other_readers(self._instance.path)
                 self._found.append(partial(self._readers.judge, readers))
         if self._listener.read(TRACING_ON.file) != self._normal[TRACING_ON.file]:
-            self._found.append(partial(self._judge_triggers, self._triggers()))
+            self._found.append(partial(self._judge_triggers, self._traceoff.candidates()))
 
     # -- settings
 
@@ -250,14 +250,14 @@ class FtraceWatch:
         if is_off is None:
             return
         if not is_off:
-            self._seen_on_ns, self._seen_off_ns = before_ns, None
+            self._traceoff.seen_on(before_ns)
             if self._off_explained:
-                self._note(f"tracing is on again, as seen at {_utc(before_ns)}")
+                self._note(f"tracing is on again, as seen at {utc_ms(before_ns)}")
             if TRACING_ON.file in self._away or self._off_explained is not None:
                 self._off_explained = None
                 self._look_at(TRACING_ON)
             return
-        self._seen_off_ns = self._seen_off_ns or after_ns
+        self._traceoff.seen_off(after_ns)
         if TRACING_ON.file not in self._away:
             if self._off_explained is None:
                 self.wants_closer_look = True
@@ -277,30 +277,11 @@ class FtraceWatch:
             return
         self._off_explained = bool(names)
         if names:
-            path = self._instance.file(TRACING_ON.file)
-            words = f"write 1 to {path} to trace again"
-            # Nothing tells when the kernel did it; it was between two looks.
-            at_least = f"at least at {_utc(self._seen_on_ns)}, " if self._seen_on_ns else ""
-            at_most = f"at most at {_utc(self._seen_off_ns or time.time_ns())}"
-            self._note(
-                f"tracing is off, as a traceoff trigger asks for ({names[0]}), since {at_least}"
-                f"{at_most}: {words}"
-            )
+            self._note(self._traceoff.explained(names))
 
     def _note(self, words: str) -> None:
         self.wants_closer_look = True  # the closer look also prints the notes
         self._instance.notes.append(words)
-
-    def _triggers(self) -> Sequence[str]:
-        """Return the events that have a traceoff trigger; of them, those whose count is used up."""
-        listed = (self._listener.read("set_event") or "").splitlines()
-        found = {name: self._traceoff_of(name) for name in {*listed, *self._instance.triggers}}
-        fired = [name for name, line in found.items() if line.startswith("traceoff:count=0")]
-        return sorted(fired or (name for name, line in found.items() if line))
-
-    def _traceoff_of(self, event: str) -> str:
-        lines = (self._listener.read(trigger_file(event)) or "").splitlines()
-        return next((line for line in lines if line.startswith("traceoff")), "")
 
     # -- the ring
 
@@ -351,11 +332,6 @@ class FtraceWatch:
     def _read_setting(self, setting: Setting) -> str | None:
         text = self._listener.read(setting.file)
         return chosen_of(text) if text and setting.file == "trace_clock" else text
-
-
-def _utc(time_ns: int) -> str:
-    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest_ns // 1_000_000:03}Z"
 
 
 def _writes(masks: Masks) -> int:

@@ -11,6 +11,7 @@ from lttd.manifest import Manifest
 from lttd.stats import counted, summary_json, summary_table
 from lttd.terminal import printable
 from lttd.view.complete import complete_since
+from lttd.view.ftrace.traceoffs import Traceoff, traceoffs_of
 from lttd.view.times import moment_text, seconds, utc
 from lttd.view.trace import Trace
 from lttd.view.triggers import bounds_ns, trigger_line, triggers_of
@@ -38,6 +39,7 @@ def info_json(trace: Trace) -> dict[str, Any]:
         "host": last.machine.get("host", ""),
         "kernel": last.machine.get("kernel", ""),
         "segments": [segment.paths.directory.name for segment in trace.segments],
+        "traceoffs": [_traceoff_json(one) for one in traceoffs_of(trace)],
         "triggers": [one.to_json() for one in triggers_of(trace)[0]],
     }
 
@@ -72,11 +74,30 @@ def info_text(trace: Trace) -> str:
     if since := complete_since(trace):
         words = "on all CPUs; earlier segments are not there"
         lines.append(("complete", f"since {moment_text(since.time, since.realtime_ns)} {words}"))
+    lines += [("traceoff", _traceoff_text(one)) for one in traceoffs_of(trace)]
     if kept := kept_numbers(trace):
         lines.append(("kept", f"{counted(len(kept), 'segment')}: {', '.join(map(str, kept))}"))
     lines += [("relay", each) for each in relay_channels(trace)]
     head = "\n".join(f"{name:<11} {printable(value)}" for name, value in lines)
     return f"{head}\n\n{summary_table(trace.summaries())}{_kept_windows(trace)}"
+
+
+def _traceoff_json(one: Traceoff) -> dict[str, Any]:
+    return {
+        "by": one.by,
+        "last_event": one.last,
+        "last_event_utc": utc(one.last_realtime_ns),
+        "off_by": one.off_by,
+        "off_by_utc": utc(one.off_by_realtime_ns),
+    }
+
+
+def _traceoff_text(one: Traceoff) -> str:
+    """Return a line on a stop: the last event before it, and by when tracing was off."""
+    after = "no event before it is stored"
+    if one.last is not None:
+        after = f"after the event at {moment_text(one.last, one.last_realtime_ns)}"
+    return f"by {one.by}, {after}; seen at {moment_text(one.off_by, one.off_by_realtime_ns)}"
 
 
 def kept_numbers(trace: Trace) -> list[int]:
