@@ -110,26 +110,28 @@ class EventBatch:
 
     def select(self, rows: I64 | Mask) -> "EventBatch":
         """Return a batch with only some of the events."""
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows)
         return EventBatch(
             self.data,
             self.types,
-            self.time[rows],
-            self.cpu[rows],
-            self.type[rows],
-            self.pid[rows],
-            self.flags[rows],
-            self.preempt[rows],
-            self.at[rows],
-            self.payload_bytes[rows],
+            self.time.take(rows),
+            self.cpu.take(rows),
+            self.type.take(rows),
+            self.pid.take(rows),
+            self.flags.take(rows),
+            self.preempt.take(rows),
+            self.at.take(rows),
+            self.payload_bytes.take(rows),
             self.losses,
             self.notes,
             self.begin,
             self.end,
             self.find,
-            None if self.stream is None else self.stream[rows],
-            None if self.piece_begin is None else self.piece_begin[rows],
-            None if self.graph is None else self.graph[rows],
-            None if self.packet is None else self.packet[rows],
+            None if self.stream is None else self.stream.take(rows),
+            None if self.piece_begin is None else self.piece_begin.take(rows),
+            None if self.graph is None else self.graph.take(rows),
+            None if self.packet is None else self.packet.take(rows),
         )
 
     def columns(self) -> dict[str, Column]:

@@ -184,7 +184,8 @@ class FtraceDecoder(PieceDecoder[Types]):
         begin = None if piece.spans is None else piece.spans.begin[piece.spans.of(key[order])]
         cpu = cpus.take(member)
         graph = self._graph(piece, loaded, *unordered)
-        graph = None if graph is None else graph[order]
+        if graph is not None:  # of records, take() is ten times as fast as an index
+            graph = graph[order] if isinstance(order, slice) else graph.take(order)
         return Columns(time, cpu, types, pid, flags, preempt, at, size, begin, graph), None
 
     def _graph(
@@ -194,8 +195,7 @@ class FtraceDecoder(PieceDecoder[Types]):
         self._has_graph = self._has_graph or any(map(is_graph, self.types.all))
         if not self._has_graph or not len(at):
             return None
-        found = no_graph(len(at))
-        rows = np.flatnonzero(size >= COMMON_BYTES)
+        count, rows = len(at), np.flatnonzero(size >= COMMON_BYTES)
         begins = key[rows] >= np.uint64(piece.begin)
         at, size, member = at[rows], size[rows], member[rows]
         types, pid, _, _ = self._heads(loaded, at, member)
@@ -206,6 +206,9 @@ class FtraceDecoder(PieceDecoder[Types]):
         graph = graph_of(loaded.data, self.types.all, columns, is_whole=is_whole(piece))
         if not piece.continues:
             keep_first_exits(graph, begins, stream)
+        if len(rows) == count:
+            return graph
+        found = no_graph(count)
         found[rows] = graph
         return found
 
