@@ -1,7 +1,7 @@
 """All settings of tracefs, to compare what was there before lttd with what is there after it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 # Files of the top level and of each instance.  A kernel lacks some of them.
@@ -44,7 +44,7 @@ def _read(file: Path) -> str:
     return _EXPANDED.sub("", text)
 
 
-def differences(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[str, str]]:
+def differences(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Return the settings that differ, each with both values; empty if a file is not there."""
     return {
         file: (before.get(file, ""), after.get(file, ""))

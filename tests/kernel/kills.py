@@ -171,11 +171,13 @@ class Numbers:
         found, counted = Counter[tuple[str, int]](), Counter[str]()
         names: dict[str, set[str]] = {}
         for segment in segments(trace):
-            marks = re.findall(rb"numbered ([\w -]+) (\d+);", data_in(segment))
+            marks = re.findall(rb"numbered ([\w /-]+) (\d+);", data_in(segment))
             found.update((name.decode(), int(number)) for name, number in marks)
             # The ring of the killed lttd may have no mark any more.
             source = json.loads((segment.directory / "trace.json").read_text())["source"]
-            own = {name.decode() for name, _ in marks} or names[source["continues"]]
+            own = {name.decode() for name, _ in marks} or names.get(source["continues"], set())
+            if len(self.written) == 1:
+                own = set(self.written)
             names[segment.directory.name] = own
             for name in own:
                 counted[name] += sum(gap.count or 0 for gap in gaps_in(segment))
@@ -228,11 +230,11 @@ def kill(run: Run) -> None:
 
 
 def killed(
-    lttd: Launcher, work: Path, targets: Mapping[str, Mapping[str, Any]], files: Sequence[str]
-) -> Killed:
+    lttd: Launcher, work: Path, targets: Mapping[str, Mapping[str, Any]], files: Sequence[str],
+    before: Mapping[str, str],
+) -> Killed:  # fmt: skip
     """Kill an lttd that records *targets*, start one for another trace and one for the same."""
     report, numbers, trace = Killed(), Numbers(), work / "t"
-    before = settings_of(TRACING)
     config = work / "lttd.toml"
     config.write_text(toml_of(targets))
     run = begun(lttd, trace, config, work / SLEEPER)
@@ -289,7 +291,7 @@ def in_instances(lttd: Launcher, work: Path, where: str) -> dict[str, Killed]:
                 place = TRACING / "instances" / name
                 place.mkdir()
                 prepared(place)
-        return {where: killed(lttd, work, targets, files)}
+        return {where: killed(lttd, work, targets, files, settings_of(TRACING))}
     finally:
         for name in targets if where == "named" else ():
             (TRACING / "instances" / name).rmdir()
@@ -298,11 +300,14 @@ def in_instances(lttd: Launcher, work: Path, where: str) -> dict[str, Killed]:
 def at_the_top(lttd: Launcher, work: Path) -> dict[str, Killed]:
     prepared(TRACING)
     reports = {}
+    before = settings_of(TRACING)
     try:
         for name, (keys, changes) in configurations("top").items():
             (work / name).mkdir()
             shutil.copy(work / SLEEPER, work / name)
-            reports[name] = killed(lttd, work / name, {"/": keys}, changes)
+            begin_s = time.monotonic()
+            reports[name] = killed(lttd, work / name, {"/": keys}, changes, before)
+            print(f"{name}: {time.monotonic() - begin_s:.0f} s", file=sys.stderr, flush=True)
     finally:
         cleared(TRACING)
     return reports
