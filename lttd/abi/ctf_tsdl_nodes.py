@@ -1,14 +1,16 @@
 """Parse TSDL (CTF 1.8's metadata) into a tree: what the text says, and nothing of what it means.
 
 The grammar is in ``tsdl.lark``.  lark needs no recursion for it, so no text is too deep; the time
-is proportional to the length.
+is proportional to the length.  The declarations of events that lttng writes are read before, by
+``ctf_tsdl_usual``, and become the same nodes: the grammar alone takes seconds for those of all
+system calls.
 
 Rule: a name is a ``lark.Token``, a string that knows its line; whatever needs a line takes it from
 one.  A value is an int, a text (``Text``), or a path of names.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -17,6 +19,7 @@ from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedInput
 from lark.exceptions import VisitError
 
 from lttd.abi.ctf_classes import MetadataError
+from lttd.abi.ctf_tsdl_usual import UsualEvent, without_usual_events
 
 
 class Text(str):
@@ -144,6 +147,7 @@ class Scalar(NamedTuple):
 Class: TypeAlias = Words | Named | Structure | VariantOf | Enum | Scalar
 Item: TypeAlias = Block | Alias | Typedef | Define
 
+_EVENT: Final = "event"
 _ESCAPE: Final = re.compile(r"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 _ATTRIBUTE: Final = re.compile(
@@ -316,8 +320,51 @@ def parse(text: str) -> Sequence[Item]:
     Raises:
         MetadataError: the text is not TSDL; it says where, and what is wrong.
     """
+    rest, usual = without_usual_events(text)
+    return tuple(_in_order(_parsed(rest, text), usual))
+
+
+def _in_order(items: Sequence[Item], usual: Sequence[UsualEvent]) -> Iterator[Item]:
+    """Yield all statements; declarations of events are in the order of the text."""
+    left = list(reversed(usual))
+    for item in items:
+        if isinstance(item, Block) and item.kind == _EVENT:
+            while left and left[-1].at < (item.kind.start_pos or 0):
+                yield _usual(left.pop())
+        yield item
+    yield from map(_usual, reversed(left))
+
+
+def _usual(event: UsualEvent) -> Block:
+    """Return the nodes of a usual declaration."""
+
+    def name(text: str, line: int) -> Token:
+        return Token("NAME", text, line=line)
+
+    members = []
+    for field in event.fields:
+        scalar = Scalar("string", ())
+        if field.of != "string":
+            scalar = Scalar("integer", _attributes_of(field.of), field.line)
+        lengths = [
+            (name(one, field.line),) if isinstance(one, str) else one for one in field.lengths
+        ]
+        members.append(
+            Fields(scalar, (Declarator("", name(field.name, field.line), tuple(lengths)),))
+        )
+    assigns = [
+        Assign((name(of, line),), Text(value) if isinstance(value, str) else value)
+        for of, value, line in event.assigns
+    ]
+    place = Place((name("fields", event.fields_line),), Structure(None, tuple(members)), ())
+    kind = Token("EVENT", _EVENT, start_pos=event.at, line=event.line)
+    return Block(kind, (*assigns, place))
+
+
+def _parsed(rest: str, text: str) -> Sequence[Item]:
+    """Return the statements of what is left of a text."""
     try:
-        return tuple(_parser().parse(text))  # type: ignore[arg-type]
+        return tuple(_parser().parse(rest))  # type: ignore[arg-type]
     except UnexpectedToken as error:
         if error.token.type == "$END":
             raise MetadataError(
