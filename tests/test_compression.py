@@ -214,10 +214,22 @@ async def test_a_killed_process_is_started_again_but_not_forever(
 # -- the process alone
 
 
+# On a busy machine a process that gives way takes half a minute to load its modules.
+COMPETES = """
+import runpy
+from lttd import idle
+idle.give_way = lambda: None
+runpy.run_module("lttd.compressor", run_name="__main__", alter_sys=True)
+"""
+
+
 @contextmanager
-def compressor(trace: Path, level: int = 1) -> Iterator["subprocess.Popen[bytes]"]:
+def compressor(
+    trace: Path, level: int = 1, *, gives_way: bool = True
+) -> Iterator["subprocess.Popen[bytes]"]:
     fd = os.open(trace, os.O_RDONLY | os.O_DIRECTORY)
-    words = [sys.executable, "-P", "-m", "lttd.compressor", str(fd), str(trace), str(level)]
+    program = ["-m", "lttd.compressor"] if gives_way else ["-c", COMPETES]
+    words = [sys.executable, "-P", *program, str(fd), str(trace), str(level)]
     with subprocess.Popen(
         words,
         stdin=subprocess.PIPE,
@@ -242,7 +254,7 @@ def ask(process: "subprocess.Popen[bytes]", **command: str) -> dict[str, object]
 
 
 def test_a_trace_that_is_renamed_meanwhile_is_still_compressed(trace: Path) -> None:
-    with compressor(trace) as process:
+    with compressor(trace, gives_way=False) as process:
         names = ask(process, do="list")["segments"]
         assert names == [paths.directory.name for paths in segments(trace)]
         moved = trace.rename(trace.with_name("moved"))
@@ -253,7 +265,7 @@ def test_a_trace_that_is_renamed_meanwhile_is_still_compressed(trace: Path) -> N
 
 def test_a_segment_that_is_deleted_in_work_is_gone(trace: Path) -> None:
     first = segments(trace)[0]
-    with compressor(trace, level=19) as process:
+    with compressor(trace, level=19, gives_way=False) as process:
         ask(process, do="list")
         assert process.stdin is not None
         assert process.stdout is not None
@@ -267,14 +279,17 @@ def test_a_segment_that_is_deleted_in_work_is_gone(trace: Path) -> None:
 
 
 def test_kills_at_random_instants_leave_whole_traces(made: Path, tmp_path: Path) -> None:
-    """The deterministic form is in test_compressed: each operation, one by one."""
+    """The deterministic form is in test_compressed: each operation, one by one.
+
+    The compressor competes for the CPU, so that a kill meets it at work on a busy machine, too.
+    """
     rng = random.Random(11)
     seen = text(segment_at(made))
     took_s = 0.1
     for _ in range(300 if NIGHTLY else 8):
         trace = tmp_path / "t"
         shutil.copytree(made, trace / made.name)
-        with compressor(trace) as process:
+        with compressor(trace, gives_way=False) as process:
             ask(process, do="list")
             assert process.stdin is not None
             process.stdin.write(
@@ -287,7 +302,7 @@ def test_kills_at_random_instants_leave_whole_traces(made: Path, tmp_path: Path)
         (paths,) = segments(trace)
         assert text(paths) == seen
         assert check(paths, events=True).whole
-        with compressor(trace) as process:
+        with compressor(trace, gives_way=False) as process:
             if wants_compression(paths):
                 assert ask(process, do="compress", segment=made.name)["result"] == "done"
         assert compressed(trace) == [1]
