@@ -249,6 +249,15 @@ def test_another_style_is_refused_for_other_traces(
     assert "--style babeltrace: there is no such form for ftrace" in capfd.readouterr()[1]
 
 
+@pytest.mark.parametrize("words", [["--json"], ["--ns"], ["--fields", "hex"]])
+@pytest.mark.parametrize("command", ["text", "follow"])
+def test_a_style_is_refused_with_options_of_other_forms(
+    words: list[str], command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert lttv_main([command, str(tmp_path), "--style", "babeltrace", *words]) == 2
+    assert f"--style babeltrace is without {words[0]}" in capfd.readouterr()[1]
+
+
 def test_metadata_that_cannot_be_read_is_one_note(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,9 +169,9 @@ def _info(options: argparse.Namespace) -> int:
 def _text(options: argparse.Namespace) -> int:
     from lttd.view.commands.text import show_text  # noqa: PLC0415
 
+    show = _show_of(options)
     traces = [_chosen(path, options) for path in (options.trace, *options.more)]
-    window = _window(traces[0], options)
-    return show_text(traces, window, _show_of(options))
+    return show_text(traces, _window(traces[0], options), show)
 
 
 def _follow(options: argparse.Namespace) -> int:
@@ -189,6 +189,10 @@ def _show_of(options: argparse.Namespace) -> "Show":
     from lttd.view.commands.text import Show  # noqa: PLC0415
     from lttd.view.filters import Filter  # noqa: PLC0415
 
+    if options.style:
+        for name in ("fields", "json", "ns"):
+            if getattr(options, name):
+                raise UsageError(f"--style {options.style} is without --{name}: leave one out")
     return Show(
         Filter(options.cpu, options.event, options.where),
         nanoseconds=options.ns,
