@@ -197,7 +197,7 @@ class PacketHeaders(NamedTuple):
     """The packets at some offsets, as columns with an element for each."""
 
     sound: Mask
-    """Whether magic, stream and sizes are possible; else the other columns are invalid."""
+    """True if magic, stream and sizes are possible; otherwise the other columns are invalid."""
     content_bits: U64
     packet_bits: U64
     begin: U64

@@ -14,7 +14,7 @@ from lttd.subbuffer import StreamInfo
 
 
 class Context(Protocol):
-    """What the metadata of a segment says about one stream's events."""
+    """The declarations of one stream's events in the metadata of a segment."""
 
     def count(self, data: Buffer, headers: Headers, ends: U64) -> Decoded:
         """Count the events of some packets, whose headers state *ends*."""

@@ -30,7 +30,7 @@ Role = Literal[
     "default-clock-timestamp",
     "event-record-class-id",
 ]
-"""What a field of a header is for, in the words of CTF 2.  CTF 1.8 says it by the field's name."""
+"""The purpose of a field in a header, in the words of CTF 2; CTF 1.8 has names for it."""
 
 PACKET_HEADER: Final[Path] = ("trace", "packet", "header")
 PACKET_CONTEXT: Final[Path] = ("stream", "packet", "context")
@@ -161,7 +161,7 @@ class Event:
     context: Struct | None = None
     payload: Struct | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    """What else the metadata says of it: ``loglevel``, ``model.emf.uri``."""
+    """Other attributes in the metadata: ``loglevel``, ``model.emf.uri``."""
     unsupported: str = ""
     """Not empty: the field class that lttd cannot read.  Context and payload are None then."""
 
@@ -192,7 +192,7 @@ class Clock:
     offset: int = 0
     """In cycles."""
     absolute: bool = False
-    """Whether the origin is 1970-01-01, also if *uuid* is another machine's."""
+    """True if the origin is 1970-01-01, also if *uuid* is another machine's."""
 
 
 @dataclass(frozen=True, slots=True)

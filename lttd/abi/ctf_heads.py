@@ -55,7 +55,7 @@ class Heads(NamedTuple):
     time: U64
     """The low bits of the time."""
     time_bits: I64
-    """How many; 0: the header states no time."""
+    """The number of these bits; 0: the header states no time."""
     behind: I64
     """The end of the header, in bits."""
     scan: Scan
@@ -195,7 +195,7 @@ def _time_of(form: Form, bits: Bits, at: I64) -> U64:
 
 
 class _Stated(NamedTuple):
-    """What headers state; the last field of a kind counts."""
+    """The ids and times in headers; the last field of a kind counts."""
 
     id: I64
     time: U64
