@@ -157,7 +157,7 @@ def test_a_trace_without_ftrace_events_is_refused(tmp_path: Path) -> None:
     object.__setattr__(made.records[0].info, "abi", "lttng")
     made.write_manifest()
     with pytest.raises(
-        UsageError, match=r"holds lttng, and --to ctf takes only ftrace; formats for it: none$"
+        UsageError, match=r"holds lttng, and --to ctf takes only ctf, ftrace; formats for it: none$"
     ):
         export(Trace(made.trace), EVERYTHING, "ctf", tmp_path / "ctf")
     assert os.listdir(tmp_path) == ["t"]

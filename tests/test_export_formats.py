@@ -57,7 +57,7 @@ def test_a_stream_of_another_kind_in_the_same_segment_is_left_out(tmp_path: Path
     lines = export(trace, EVERYTHING, "perfetto", tmp_path / "out")
     assert lines[0] == "lttng does not fit into perfetto: left out"
     assert lines[-1] == "3 events"
-    with pytest.raises(UsageError, match="holds ftrace and lttng, and --to ctf takes only ftrace"):
+    with pytest.raises(UsageError, match="holds ftrace and lttng, and --to ctf takes only ctf, f"):
         export(trace, EVERYTHING, "ctf", tmp_path / "ctf")
 
 

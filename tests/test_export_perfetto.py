@@ -137,6 +137,6 @@ def test_a_trace_without_ftrace_events_is_refused(tmp_path: Path) -> None:
     blocks(tmp_path / "t")
     with pytest.raises(
         UsageError,
-        match="holds blktrace, and --to perfetto takes only ftrace; formats for it: parquet, b",
+        match="holds blktrace, and --to perfetto takes only ctf, ftrace; formats for it: parquet",
     ):
         export(lttd.open(tmp_path / "t"), EVERYTHING, "perfetto", tmp_path / "out")

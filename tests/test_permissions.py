@@ -104,7 +104,7 @@ def test_nothing_is_exported_through_a_link_in_place_of_unfinished_output(
     with new_output(tmp_path / "new", disk, trace) as made:
         made.parent.rename(tmp_path / "aside")
         made.parent.symlink_to(victim)
-        import_module(FORMATS[to].module).export(trace, EVERYTHING, made, disk)
+        import_module(FORMATS[to].takes["ftrace"]).export(trace, EVERYTHING, made, disk)
     assert list(victim.iterdir()) == []
     assert (tmp_path / "new").exists()
 

@@ -7,7 +7,7 @@ Invariant: a line depends on the trace and the piece only, not on the process th
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -37,8 +37,10 @@ _PID_BIAS: Final = 1 << 31
 COMM_BYTES: Final = 15
 """TASK_COMM_LEN less its NUL; /proc has longer names for kernel threads."""
 
-# Event: pairs of (field of the pid, field of the command), which hold from the event on.
-_TELLING: Final = {
+Telling = Mapping[str, tuple[tuple[str, str], ...]]
+"""Event: pairs of (field of the pid, field of the command), which hold from the event on."""
+_PATH: Final = "filename"
+_TELLING: Final[Telling] = {
     "sched_switch": (("prev_pid", "prev_comm"), ("next_pid", "next_comm")),
     "sched_waking": (("pid", "comm"),),
     "sched_wakeup": (("pid", "comm"),),
@@ -46,11 +48,13 @@ _TELLING: Final = {
     "sched_process_fork": (("child_pid", "child_comm"), ("parent_pid", "parent_comm")),
     "sched_process_exit": (("pid", "comm"),),
     "sched_process_free": (("pid", "comm"),),
-    "sched_process_exec": (("pid", "filename"),),
+    "sched_process_exec": (("pid", _PATH),),
     "task_newtask": (("pid", "comm"),),
     "task_rename": (("pid", "newcomm"),),
 }
-NameHistory = dict[int, list[tuple[int, bytes]]]
+Seen = list[tuple[int, bytes]]
+"""Observations of a task: time and command."""
+NameHistory = dict[int, Seen]
 
 
 def parse_commands(text: bytes, into: NameHistory, tgids: dict[int, int] | None = None) -> None:
@@ -72,6 +76,8 @@ class Names:
 
     idle: bytes | None = IDLE
     """The name of pid 0, whatever the files say; None: as in the files."""
+    telling: Telling = _TELLING
+    """The events that name tasks."""
 
     def __init__(self, files: Iterable[Place | Path], notes: TakesNotes | None = None) -> None:
         """*notes* gets a line for each file that is too large to be read whole."""
@@ -110,7 +116,7 @@ class Names:
         """
         begins, piece = _pieces_of(batch)
         tasks, which = distinct(_tasks_of(batch.pid, piece))
-        told = _told_by(batch, piece)
+        told = self.told_by(batch, piece)
         pairs: list[tuple[int, bytes]] = []
         first = np.zeros(len(tasks), np.int64)
         changing: list[tuple[int, list[tuple[int, bytes]]]] = []
@@ -133,6 +139,10 @@ class Names:
             pair[rows] = first[number] + np.maximum(last, 0)
         table = np.array(pairs, [("pid", np.int64), ("comm", f"S{COMM_BYTES}")])
         return table, pair
+
+    def told_by(self, batch: EventBatch, piece: I64 | None) -> dict[tuple[int, int], Seen]:
+        """Return the observations in a batch's own events, by piece and pid."""
+        return _told_by(batch, piece, self.telling)
 
     def _seen(self, pid: int, told: list[tuple[int, bytes]], begin: int) -> list[tuple[int, bytes]]:
         if pid == 0 and self.idle is not None:
@@ -169,14 +179,12 @@ def _tasks_of(pids: Column, piece: I64 | None) -> Column:
     return pids if piece is None else (piece << _PID_BITS) + pids
 
 
-def _told_by(
-    batch: EventBatch, piece: I64 | None
-) -> dict[tuple[int, int], list[tuple[int, bytes]]]:
+def _told_by(batch: EventBatch, piece: I64 | None, telling: Telling) -> dict[tuple[int, int], Seen]:
     """Return the observations in a batch's own events, by piece and pid, where a name changes."""
     found: list[tuple[Column, Column, Column, Column]] = []
     for rows in batch.by_type():
         of = np.zeros(len(rows), np.int64) if piece is None else piece[rows.rows]
-        for pid_field, comm_field in _TELLING.get(rows.event_type.name, ()):
+        for pid_field, comm_field in telling.get(rows.event_type.name, ()):
             found += ((of, *each) for each in _observed(rows, pid_field, comm_field))
     if not found:
         return {}
@@ -185,7 +193,7 @@ def _told_by(
     pieces, times, pids, comms = pieces[order], times[order], pids[order], comms[order]
     new = np.ones(len(pids), np.bool_)
     new[1:] = (pieces[1:] != pieces[:-1]) | (pids[1:] != pids[:-1]) | (comms[1:] != comms[:-1])
-    told: dict[tuple[int, int], list[tuple[int, bytes]]] = {}
+    told: dict[tuple[int, int], Seen] = {}
     for at, pid, time, comm in zip(
         *(column[new].tolist() for column in (pieces, pids, times, comms)), strict=True
     ):
@@ -199,7 +207,10 @@ def _observed(rows: EventRows, pid: str, comm: str) -> Iterator[tuple[Column, Co
     except KeyError:
         return  # an event of another kernel, whose fields have other names
     if comms.dtype.kind == "O":
-        named = [name.rpartition(b"/")[2][:COMM_BYTES] for name in comms.tolist()]
+        named = comms.tolist()
+        if comm == _PATH:
+            named = [name.rpartition(b"/")[2] for name in named]
+        named = [name[:COMM_BYTES] for name in named]
         comms = np.array(named or [b""], f"S{COMM_BYTES}")[: len(named)]
     if pids.dtype.kind in "iu" and comms.dtype.kind == "S":
         yield rows.time, pids.astype(np.int64), comms.astype(f"S{COMM_BYTES}")

@@ -75,7 +75,7 @@ class SegmentMetadata:
 
 
 class CtfContext:
-    """What the metadata says about one stream class."""
+    """The declarations of one stream class, as they are known now."""
 
     def __init__(self, metadata: SegmentMetadata, info: StreamInfo) -> None:
         self._metadata = metadata

@@ -83,6 +83,13 @@ class CtfRecords:
                 at += field.size_bytes
                 yield _Column(field, below, of)
 
+    def context(self, name: str) -> str | None:
+        """Return the column of a member of the stream's context; None if there is none."""
+        for field, path, _ in self._columns:
+            if path[:-1] == STREAM_EVENT_CONTEXT and shown(path[-1]) == name:
+                return field.name
+        return None
+
     def __call__(self, rows: "EventRows") -> npt.NDArray[np.void]:
         """Return the fields of some events."""
         batch = rows.batch

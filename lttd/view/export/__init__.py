@@ -1,11 +1,11 @@
-"""FORMATS: the formats of ``lttv export``; a module per format, imported when it is used.
+"""FORMATS: the formats of ``lttv export``; a module per format and ABI, imported when it is used.
 
 Rule: a module has ``export(trace, window, out, disk) -> lines``: it makes a file or directory at
 *out*, which does not exist, and returns lines for the user; memory does not grow with the trace.
 Rule: a module gets only streams whose ABI its row takes, and does not check their ABI again.
 """
 
-from collections.abc import Set
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
@@ -22,37 +22,57 @@ if TYPE_CHECKING:
 class Format(NamedTuple):
     """One format of ``--to``."""
 
-    module: str
-    takes: Set[str]
-    """The ABIs whose sub-buffers can be exported to it."""
+    takes: Mapping[str, str]
+    """The ABIs whose sub-buffers can be exported to it, each with the module that does so."""
     help: str
     leaves_out: bool = False
     """Whether streams of other ABIs are left out with a note; otherwise the export is refused."""
     hides_self: bool = False
     """Whether it can leave out single events; other formats hold whole sub-buffers."""
+    divides: bool = False
+    """Whether it is a directory, which for a mixed trace has one for each kind."""
+
+
+class _AllFamilies(Mapping[str, str]):
+    """One module for all ABIs that lttv can decode."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __getitem__(self, abi: str) -> str:
+        if abi not in FAMILIES:
+            raise KeyError(abi)
+        return self._module
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FAMILIES)
+
+    def __len__(self) -> int:
+        return len(FAMILIES)
 
 
 FORMATS: Final = {
-    "trace.dat": Format("lttd.view.export.tracedat", {"ftrace"}, "trace-cmd, KernelShark"),
+    "trace.dat": Format({"ftrace": "lttd.view.export.tracedat"}, "trace-cmd, KernelShark"),
     "ctf": Format(
-        "lttd.view.export.ctf", {"ftrace"}, "babeltrace2, Trace Compass", hides_self=True
+        {"ftrace": "lttd.view.export.ctf", "ctf": "lttd.view.export.ctf_packets"},
+        "babeltrace2, Trace Compass",
+        hides_self=True,
+        divides=True,
     ),
     "parquet": Format(
-        "lttd.view.export.parquet",
-        FAMILIES.keys(),
+        _AllFamilies("lttd.view.export.parquet"),
         "DuckDB, Spark, Polars",
         leaves_out=True,
         hides_self=True,
     ),
     "perfetto": Format(
-        "lttd.view.export.perfetto",
-        {"ftrace"},
+        {"ftrace": "lttd.view.export.perfetto", "ctf": "lttd.view.export.perfetto_ctf"},
         "text for ui.perfetto.dev",
         leaves_out=True,
         hides_self=True,
     ),
-    "blktrace": Format("lttd.view.export.blktrace", {"blktrace"}, "blkparse, btt"),
-    "ltt": Format("lttd.view.export.ltt", {"ltt"}, "LTTV, and others of LTTng 0.x"),
+    "blktrace": Format({"blktrace": "lttd.view.export.blktrace"}, "blkparse, btt"),
+    "ltt": Format({"ltt": "lttd.view.export.ltt"}, "LTTV, and others of LTTng 0.x"),
 }
 
 
@@ -94,21 +114,64 @@ def export(trace: "Trace", window: "Window", to: str, out: str | Path) -> list[s
     from lttd.files import Disk  # noqa: PLC0415
     from lttd.view.output import new_output  # noqa: PLC0415
 
-    try:
-        exporter = cast("Exporter", import_module(FORMATS[to].module))
-    except ImportError as error:
-        raise UsageError(f"{to} needs {error.name}: pip install 'lttd[{to}]'") from None
     if trace.hides_self and not FORMATS[to].hides_self:
         others = ", ".join(name for name, each in FORMATS.items() if each.hides_self)
         raise UsageError(f"--to {to} holds whole sub-buffers; formats for --hide-self: {others}")
     fitting, left_out = _fitting(trace, window, to)
+    kinds = _kinds(fitting, window, to)
+    try:
+        exporters = [cast("Exporter", import_module(kind.module)) for kind in kinds]
+    except ImportError as error:
+        raise UsageError(f"{to} needs {error.name}: pip install 'lttd[{to}]'") from None
     if "://" in str(out):
-        if not hasattr(exporter, "export_url"):
+        if not hasattr(exporters[0], "export_url"):
             raise UsageError(f"{out}: {to} is written to a path, not to a URL")
-        return left_out + cast("UrlExporter", exporter).export_url(fitting, window, str(out))
+        return left_out + cast("UrlExporter", exporters[0]).export_url(fitting, window, str(out))
     disk = Disk()
     with new_output(Path(out), disk, trace) as made:
-        return left_out + exporter.export(fitting, window, made, disk)
+        lines = left_out
+        for kind, exporter in zip(kinds, exporters, strict=True):
+            place = made / kind.name if len(kinds) > 1 else made
+            lines += exporter.export(kind.trace, window, place, disk)
+        return lines
+
+
+class _Kind(NamedTuple):
+    """The part of a trace that one module exports."""
+
+    name: str
+    module: str
+    trace: "Trace"
+
+    def has(self, window: "Window") -> bool:
+        """Return whether there is anything of it in a window."""
+        from lttd.view.part import parts_within  # noqa: PLC0415
+
+        parts = (parts_within(segment, window) for segment in self.trace.segments)
+        return any(not part.empty for some in parts for part in some)
+
+
+def _kinds(trace: "Trace", window: "Window", to: str) -> list[_Kind]:
+    """Divide a trace by the modules that export it; leave out what is not in the window.
+
+    Raises:
+        UsageError: there are several, and the format is one file.
+    """
+    from lttd.errors import UsageError  # noqa: PLC0415
+
+    takes = FORMATS[to].takes
+    held = {abi for segment in trace.segments for abi in _abis(segment)}
+    of_module: dict[str, set[str]] = {}
+    for abi in sorted(held):
+        of_module.setdefault(takes[abi], set()).add(abi)
+    if len(of_module) == 1:
+        return [_Kind(to, module, trace) for module in of_module]
+    kinds = [_Kind("-".join(abis), module, trace.only(abis)) for module, abis in of_module.items()]
+    kinds = [kind for kind in kinds if kind.has(window)] or kinds[:1]
+    if len(kinds) > 1 and not FORMATS[to].divides:
+        names = " or ".join(kind.name for kind in kinds)
+        raise UsageError(f"{trace.path}: --to {to} holds {names}, not both: export one segment")
+    return kinds
 
 
 def _fitting(trace: "Trace", window: "Window", to: str) -> tuple["Trace", list[str]]:
@@ -120,22 +183,23 @@ def _fitting(trace: "Trace", window: "Window", to: str) -> tuple["Trace", list[s
     """
     format_ = FORMATS[to]
     held = {abi for segment in trace.segments for abi in _abis(segment)}
-    if not held & format_.takes:
+    if not held & format_.takes.keys():
         raise _does_not_fit(str(trace.path), held, to)
     if format_.leaves_out:
-        others = sorted(held - format_.takes)
+        others = sorted(held - format_.takes.keys())
         left_out = [f"{abi} does not fit into {to}: left out" for abi in others]
-        return (trace.only(format_.takes) if others else trace), left_out
+        return (trace.only(format_.takes.keys()) if others else trace), left_out
     for segment in trace.segments:
         _refuse_what_does_not_fit(segment, window, to)
-    return (trace if held <= format_.takes else trace.only(format_.takes)), []
+    takes = format_.takes.keys()
+    return (trace if held <= takes else trace.only(takes)), []
 
 
 def _refuse_what_does_not_fit(segment: "Segment", window: "Window", to: str) -> None:
     from lttd.errors import TraceDamagedError  # noqa: PLC0415
     from lttd.view.part import parts_within  # noqa: PLC0415
 
-    misfits = _abis(segment) - FORMATS[to].takes
+    misfits = _abis(segment) - FORMATS[to].takes.keys()
     unreadable = [one for one in segment.streams if one.abi is None and one.info.abi not in misfits]
     if not misfits and not unreadable:
         return
@@ -156,7 +220,7 @@ def _does_not_fit(where: str, held: set[str], to: str) -> "UsageError":
     from lttd.errors import UsageError  # noqa: PLC0415
 
     taken = ", ".join(sorted(FORMATS[to].takes))
-    fit = ", ".join(name for name, each in FORMATS.items() if held <= each.takes) or "none"
+    fit = ", ".join(name for name, each in FORMATS.items() if held <= each.takes.keys()) or "none"
     return UsageError(
         f"{where}: holds {' and '.join(sorted(held)) or 'nothing'}, and --to {to} takes only"
         f" {taken}; formats for it: {fit}"

@@ -1,62 +1,24 @@
-"""Export ftrace's text for Perfetto's UI, in the form of systrace and ``cat trace``.
+"""Export ftrace's text for Perfetto's UI; see ``systrace`` for the form."""
 
-    # tracer: nop
-    ...
-    <comm, 16>-<pid, 7> (<tgid, 7>) [<cpu, 3>] <4 flags> <seconds, 9 decimals>: <event>: <fields>
-
-Source of the form: Linux kernel/trace/trace.c, print_func_help_header_irq, with record-tgid.
-Source of the importer: Perfetto's src/trace_processor/importers/systrace.  The first line names the
-format, ``#`` begins a comment, there are four letters of flags (some versions do not accept the
-fifth of Linux 5.17), and any number of decimals.
-
-Rule: memory holds a piece of the window; an event is one line, whatever its fields hold.  Comments
-hold the losses, which Perfetto cannot show.
-"""
-
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
-
-import numpy as np
 
 from lttd.abi.ftrace import OWN_SYSTEM
-from lttd.clock import COUNTING_CLOCKS
-from lttd.errors import NotATraceError, UsageError
 from lttd.files import Disk
 from lttd.terminal import printable_bytes
 from lttd.view.addresses import Symbols
-from lttd.view.columns import EventBatch, EventRows
-from lttd.view.family import made
-from lttd.view.filters import Filter
+from lttd.view.columns import EventRows
+from lttd.view.export.systrace import MARKER, SystraceForm, write_text
 from lttd.view.formats import EventType
 from lttd.view.ftrace.lines import Texter
 from lttd.view.ftrace.render import Renderer
 from lttd.view.glyphs import per_distinct
-from lttd.view.library import EventWindow
-from lttd.view.lines import FLAGS, Body, FieldPrinter
-from lttd.view.losses import Loss
+from lttd.view.library import ClockGroup
+from lttd.view.lines import FieldPrinter
 from lttd.view.notes import Notes
-from lttd.view.output import nothing_within
-from lttd.view.progress import pieces_of
 from lttd.view.strips import Strip, strings_of, words_of
 from lttd.view.task_names import Names
 from lttd.view.times import Window
 from lttd.view.trace import Trace
-from lttd.view.window import PIECE_BYTES
-
-HEADER: Final = b"""\
-# tracer: nop
-#
-#                                      _-----=> irqs-off
-#                                     / _----=> need-resched
-#                                    | / _---=> hardirq/softirq
-#                                    || / _--=> preempt-depth
-#                                    ||| /
-#           TASK-PID      TGID   CPU#  ||||   TIMESTAMP  FUNCTION
-#              | |          |      |   ||||      |         |
-"""
-MARKER: Final = b"tracing_mark_write"
-_DEPTH: Final = np.array([f"{n & 15:x} " if n & 15 else ". " for n in range(256)], "S2").view("V2")
 
 
 def _is_marker(event_type: EventType) -> bool:
@@ -88,16 +50,8 @@ class MarkerRenderer(Renderer):
         return [*where, text]
 
 
-class SystraceTexter(Texter):
-    """Lines with the process after the task, and one flag less."""
-
-    def _who(self, pid: int, comm: bytes) -> bytes:
-        tgid = self._names.tgid(pid)
-        told = b"(-------)" if tgid is None else b"(%7d)" % tgid
-        return b"%16s-%-7d %s " % (printable_bytes(comm), pid, told)
-
-    def _flags(self, batch: EventBatch) -> Strip:
-        return [FLAGS[batch.flags], _DEPTH[batch.preempt]]
+class SystraceTexter(SystraceForm, Texter):
+    """Lines of ftrace, with markers as the importer expects them."""
 
     def _name_of(self, event_type: EventType) -> bytes:
         """Return the text before an event's fields: none for a marker, see MarkerRenderer."""
@@ -108,46 +62,13 @@ class SystraceTexter(Texter):
             return MarkerRenderer(event_type.format, self._symbols)
         return super()._new_printer(event_type)
 
-    def bodies(self, batch: EventBatch) -> Iterator[Body]:
-        """Yield the bodies of lines; the functions of a stack share a line."""
-        for body in super().bodies(batch):
-            text = body.words.view(np.uint8).reshape(-1, body.width)
-            text[text == ord("\n")] = ord(" ")
-            text[np.arange(len(text)), np.asarray(body.length) - 1] = ord("\n")
-            yield body
-
-    def lost(self, loss: Loss) -> str:
-        """Return the line of a loss, which is a comment."""
-        return f"# {loss}"
-
 
 def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     """See ``lttd.view.export.Exporter``."""
-    groups = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES).clocks()
-    clocks = sorted({segment.manifest.clock for group in groups for segment in group.segments})
-    if len(groups) > 1 or COUNTING_CLOCKS & set(clocks):
-        raise UsageError(
-            f"{trace.path}: Perfetto's text has one clock, in seconds, and this trace {clocks} of"
-            f" {len(groups)} recordings: export one segment, recorded with --clock mono"
-        )
-    notes = Notes()
-    events = losses = 0
-    with disk.create(out) as file:
-        file.write(HEADER)
-        for group in groups:
-            tracefs = [segment.paths.tracefs for segment in group.segments]
-            names = Names((path / "commands" for path in tracefs), notes)
-            symbols = Symbols(tracefs[-1], notes)
-            texter = SystraceTexter(names, symbols, nanoseconds=True)
-            for piece in pieces_of(group):
-                batch = group.batch(piece)
-                notes.add(*batch.notes)
-                events += len(batch)
-                losses += sum(loss.was_wanted for loss in batch.losses)
-                file.writelines(map(made, texter.lines(batch)))
-    if not events and not losses:
-        raise NotATraceError(nothing_within(trace))
-    told = [f"{events} events"]
-    if losses:
-        told.append(f"{losses} losses, which Perfetto does not show, are comments in the text")
-    return [*notes.told(), *told]
+    return write_text(trace, window, out, disk, _texter)
+
+
+def _texter(group: ClockGroup, notes: Notes) -> SystraceTexter:
+    tracefs = [segment.paths.tracefs for segment in group.segments]
+    names = Names((path / "commands" for path in tracefs), notes)
+    return SystraceTexter(names, Symbols(tracefs[-1], notes), nanoseconds=True)
