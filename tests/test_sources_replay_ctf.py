@@ -90,6 +90,21 @@ def assert_packed(segment: Path) -> None:
         assert (segment / "streams" / record_["name"]).stat().st_size == sizes.sum()
 
 
+@pytest.mark.parametrize("metadata", [None, b"", b"no TSDL {"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_packets_without_their_metadata_are_refused(
+    metadata: bytes | None, order: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = write_ctf(tmp_path / "ctf", CtfChannel(CtfTracer(order=order)).packet(3))
+    (made / "metadata").unlink()
+    if metadata is not None:
+        (made / "metadata").write_bytes(metadata)
+    assert lttd_main(["-t", str(tmp_path / "t"), "--source", f"replay:{made}"]) == 77
+    told = f"chan_0 has packets of CTF, but {made}/metadata is missing or not of CTF"
+    assert told in capfd.readouterr()[1]
+    assert not list(tmp_path.glob("t/*"))
+
+
 @needs_babeltrace
 @needs(SHARED_CTF)
 @pytest.mark.parametrize(

@@ -86,6 +86,15 @@ def is_ctf(path: Path) -> bool:
         return False
 
 
+def is_packet(path: Path) -> bool:
+    """Tell whether a file begins as a packet of a CTF stream."""
+    try:
+        head = read_head(path, 4)
+    except OSError:
+        return False
+    return ctf.MAGIC in (int.from_bytes(head, "little"), int.from_bytes(head, "big"))
+
+
 def _traces(directory: Path) -> Iterator[Path]:
     """Yield the files ``metadata``, in order.
 

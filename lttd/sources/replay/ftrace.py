@@ -28,7 +28,7 @@ from lttd.readfile import read_limited
 from lttd.sources.base import Attachment, Attachments, Nothing, SourceInfo, When
 from lttd.sources.ftrace.loss import LossLedger, Sample
 from lttd.sources.replay.attachments import tracefs_files
-from lttd.sources.replay.ctf_files import METADATA, is_ctf
+from lttd.sources.replay.ctf_files import METADATA, is_ctf, is_packet
 from lttd.sources.replay.files import FileSource, FileStream, Replay, StreamPath, open_directory
 from lttd.sources.replay.ltt import find as find_ltt
 from lttd.sources.rows import RowBook, damage_gaps
@@ -60,16 +60,26 @@ def open_replay(
     if not files:
         raise NothingToRecordError(
             f"{directory} holds no stream",
-            "give it files per_cpu/cpuN/trace_pipe_raw, cpuN.* or <channel>_<cpu>",
+            "give it a CTF trace, or files per_cpu/cpuN/trace_pipe_raw, cpuN.* or <channel>_<cpu>",
         )
     return ReplaySource(base, layout, files, pool, notes)
 
 
 def find(directory: Path) -> Path | None:
-    """Return the first stream of *directory*; channels of LTTng, named alike, are none."""
+    """Return the first stream of *directory*; channels of LTTng, named alike, are none.
+
+    Raises:
+        NothingToRecordError: they are of LTTng, and nothing declares their packets.
+    """
     if find_ltt(directory) is not None or is_ctf(directory / METADATA):
         return None
-    return next((one.path for one in find_streams(directory)), None)
+    first = next((one.path for one in find_streams(directory)), None)
+    if first is not None and is_packet(first):
+        raise NothingToRecordError(
+            f"{first} has packets of CTF, but {directory / METADATA} is missing or not of CTF",
+            "name a directory with the metadata of the trace",
+        )
+    return first
 
 
 def find_streams(directory: Path) -> list[StreamPath]:

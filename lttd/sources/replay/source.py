@@ -66,6 +66,7 @@ def detect(directory: Path, replays: Mapping[str, str]) -> Detected | None:
 
     Raises:
         UsageError: it holds two kinds, or is not a directory.
+        NothingToRecordError: it has packets of CTF, and no metadata.
     """
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory")
