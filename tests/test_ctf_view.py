@@ -249,6 +249,20 @@ def test_another_style_is_refused_for_other_traces(
     assert "--style babeltrace: there is no such form for ftrace" in capfd.readouterr()[1]
 
 
+def test_a_plot_has_the_events_and_losses_of_a_ctf_trace(tmp_path: Path) -> None:
+    channels = [CtfChannel(CtfTracer(), cpu).packet(5).packet(2, lost=3) for cpu in (0, 1)]
+    write_ctf(tmp_path / "ctf", *channels)
+    record(tmp_path / "ctf", tmp_path / "t")
+    assert lttv_main(["plot", str(tmp_path / "t"), "-o", str(tmp_path / "t.svg")]) == 0
+    told = (tmp_path / "t.svg").read_text()
+    assert "14 events of 1 type on 2 CPUs" in told
+    assert "lost: 6 events, in 2 places" in told
+    assert "chan:tick" in told
+    words = ["plot", str(tmp_path / "t"), "-o", str(tmp_path / "some.svg"), "--where", "n > 3"]
+    assert lttv_main(words) == 0
+    assert "2 events of 1 type" in (tmp_path / "some.svg").read_text()
+
+
 @pytest.mark.parametrize("words", [["--json"], ["--ns"], ["--fields", "hex"]])
 @pytest.mark.parametrize("command", ["text", "follow"])
 def test_a_style_is_refused_with_options_of_other_forms(

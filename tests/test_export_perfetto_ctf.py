@@ -41,7 +41,7 @@ def test_switches_and_wakings_have_the_kernels_names_and_fields(tmp_path: Path) 
     woken = {"comm": "task a", "tid": 7, "prio": -5, "target_cpu": 2}
     events = [
         switch(1000, IDLE, A, state=0), (1010, "sched_waking", woken),
-        switch(1020, A, B, state=258), switch(1030, B, IDLE, state=128),
+        switch(1020, A, B, state=256), switch(1030, B, IDLE, state=128),
         (1040, "power_cpu_idle", {"state": 1, "cpu_id": 0}),
         (1050, "print", {"text": b"B|1|x"}),
     ]  # fmt: skip
@@ -52,7 +52,7 @@ def test_switches_and_wakings_have_the_kernels_names_and_fields(tmp_path: Path) 
         "          task a-7       (-------) [000] ....     0.000001010: sched_waking: "
         "comm=task a pid=7 prio=95 target_cpu=002",
         "          task a-7       (-------) [000] ....     0.000001020: sched_switch: "
-        "prev_comm=task a prev_pid=7 prev_prio=120 prev_state=D+ ==> "
+        "prev_comm=task a prev_pid=7 prev_prio=120 prev_state=R+ ==> "
         "next_comm=kworker/1:1 next_pid=8 next_prio=119",
         "     kworker/1:1-8       (-------) [000] ....     0.000001030: sched_switch: "
         "prev_comm=kworker/1:1 prev_pid=8 prev_prio=120 prev_state=I ==> "
@@ -60,6 +60,17 @@ def test_switches_and_wakings_have_the_kernels_names_and_fields(tmp_path: Path) 
         "          <idle>-0       (-------) [000] ....     0.000001040: cpu_idle: state=1 cpu_id=0",
         "          <idle>-0       (-------) [000] ....     0.000001050: channel0:print: text=B|1|x",
     ]
+
+
+@pytest.mark.parametrize(
+    ("stated", "written"),
+    [(0, "R"), (1, "S"), (2, "D"), (0x102, "D"), (0x402, "I"), (64, "P"), (0x1000, "R+")],
+)
+def test_states_of_tasks_have_the_kernels_letters(
+    stated: int, written: str, tmp_path: Path
+) -> None:
+    made = lttng_trace(tmp_path / "ctf", {0: [[switch(1000, A, B, state=stated)]]})
+    assert f" prev_state={written} ==> " in exported(tmp_path, made)[0]
 
 
 def test_calls_are_slices_of_their_thread_wherever_they_end(tmp_path: Path) -> None:

@@ -120,9 +120,12 @@ def row_of(name: str) -> Row | None:
     return ROWS.get(name)
 
 
-# Linux include/linux/sched.h (since v4.14), as the kernel prints it: TASK_REPORT and what follows.
+# Linux include/linux/sched.h: TASK_REPORT and what follows, as the kernel prints it since v4.14.
 _STATES: Final = {1: "S", 2: "D", 4: "T", 8: "t", 16: "X", 32: "Z", 64: "P", 128: "I"}
-_PREEMPTED: Final = 256
+# Linux v4.14 has 0x100 for a task that was preempted; before that it was TASK_STATE_MAX.
+_PREEMPTED: Final = (0x100, 0x200, 0x400, 0x800, 0x1000)
+# lttng-modules before 2.11 states the task's own flags: TASK_UNINTERRUPTIBLE | TASK_NOLOAD.
+_OWN_IDLE: Final = 0x402
 _SOFTIRQS: Final = (
     *("HI", "TIMER", "NET_TX", "NET_RX", "BLOCK"),
     *("IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"),
@@ -134,8 +137,11 @@ _SAME_ORIGIN_NS: Final = 1_000_000_000
 
 
 def _state(value: int) -> bytes:
-    letters = "|".join(letter for bit, letter in _STATES.items() if value & bit)
-    return f"{letters or 'R'}{'+' if value & _PREEMPTED else ''}".encode()
+    if value in _PREEMPTED:
+        return b"R+"
+    if value == _OWN_IDLE:
+        return b"I"
+    return "|".join(letter for bit, letter in _STATES.items() if value & bit).encode() or b"R"
 
 
 def _softirq(number: int) -> bytes:
