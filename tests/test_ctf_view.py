@@ -249,6 +249,21 @@ def test_another_style_is_refused_for_other_traces(
     assert "--style babeltrace: there is no such form for ftrace" in capfd.readouterr()[1]
 
 
+@needs_babeltrace
+def test_every_segment_has_the_packet_contexts_of_its_own_metadata(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, cpu in (("a", 1), ("b", 2)):
+        channel = CtfChannel(CtfTracer(), cpu)
+        channel.now = 1000 * cpu
+        write_ctf(tmp_path / name, channel.packet(3))
+        record(tmp_path / name, tmp_path / "t", "--append")
+    ours, _ = lines_of(capfd, "--style", "babeltrace", str(tmp_path / "t"))
+    theirs = [printed(tmp_path / name)[0] for name in ("a", "b")]
+    fields = [line.partition("tick: ")[2] for text in theirs for line in text.splitlines()]
+    assert [line.partition("tick: ")[2] for line in ours] == fields
+
+
 def test_a_plot_has_the_events_and_losses_of_a_ctf_trace(tmp_path: Path) -> None:
     channels = [CtfChannel(CtfTracer(), cpu).packet(5).packet(2, lost=3) for cpu in (0, 1)]
     write_ctf(tmp_path / "ctf", *channels)

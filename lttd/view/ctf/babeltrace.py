@@ -83,8 +83,17 @@ class PacketContexts:
         self._begin, self._number = _distinct(batch.packet, len(batch.data))
         stream = np.zeros(len(self._begin), np.int64)
         stream[self._number] = batch.stream
+        self._plan_of = {id(plan): plan for plan in plans if plan is not None}
         self._plans = np.array([id(plan) for plan in plans] or [0]).take(stream)
         self._tables: dict[int, Column | None] = {}
+
+    def divide(self, rows: EventRows) -> Iterator[tuple[Plan, EventRows]]:
+        """Yield events by the stream class of their packets; each segment has its own."""
+        plans = self._plans.take(self._number.take(rows.rows))
+        distinct = np.unique(plans).tolist()
+        for one in distinct:
+            some = rows if len(distinct) == 1 else rows.some(plans == one)
+            yield self._plan_of[one], some
 
     def of(self, plan: Plan, rows: I64) -> Column | None:
         """Return the text of some events of a stream class; None: there is nothing to print."""
@@ -215,10 +224,11 @@ class BabeltraceTexter(BlockTexter):
         contexts = PacketContexts(bits, batch, self._each(batch, _plan, None))
         for every in batch.by_type():
             printer = self._printer(every.event_type)
-            for rows in of_one_size(every):
-                packet = batch.packet.take(rows.rows)
-                context = contexts.of(printer.plan, rows.rows)
-                yield body_of(rows.rows, printer.strip(bits, rows.at, packet, context))
+            for similar in of_one_size(every):
+                for plan, rows in contexts.divide(similar):
+                    packet = batch.packet.take(rows.rows)
+                    context = contexts.of(plan, rows.rows)
+                    yield body_of(rows.rows, printer.strip(bits, rows.at, packet, context))
 
     def _printer(self, event_type: EventType) -> EventPrinter:
         if event_type.number not in self._printers:
