@@ -307,7 +307,9 @@ def at_the_top(lttd: Launcher, work: Path) -> dict[str, Killed]:
             shutil.copy(work / SLEEPER, work / name)
             begin_s = time.monotonic()
             reports[name] = killed(lttd, work / name, {"/": keys}, changes, before)
-            print(f"{name}: {time.monotonic() - begin_s:.0f} s", file=sys.stderr, flush=True)
+            told = {key: each for key, each in asdict(reports[name]).items() if key != "told"}
+            line = f"{name}, {time.monotonic() - begin_s:.0f} s: {told}"
+            print(line, file=sys.stderr, flush=True)
     finally:
         cleared(TRACING)
     return reports
