@@ -87,12 +87,13 @@ LTTNG_QUERY: Final = """(async () => {
     if (!trace) return "";
     const ask = async sql => (await trace.engine.query(sql)).firstRow({told: "str"}).told;
     return JSON.stringify([
-        await ask("select group_concat(told, ' ') as told from (select name || ':' || dur as told"
-            + " from slice order by ts)"),
+        await ask("select group_concat(told, ' ') as told from (select name || ':'"
+            + " || ((dur + 500) / 1000) as told from slice order by ts)"),
         await ask("select group_concat(told, ' ') as told from (select distinct name as told"
             + " from track where id in (select track_id from slice) and name is not null)"),
         await ask("select group_concat(told, ' ') as told from (select cpu || ':' || tid || ':'"
-            + " || dur as told from sched join thread using (utid) where tid != 0 order by ts)"),
+            + " || ((dur + 500) / 1000) as told from sched join thread using (utid)"
+            + " where tid != 0 order by ts)"),
         await ask("select ifnull(group_concat(name, ' '), '') as told from stats"
             + " where severity = 'error' and value > 0")]);
 })()"""
@@ -116,5 +117,5 @@ def test_the_ui_shows_tasks_calls_and_interrupts_of_lttng(tmp_path: Path) -> Non
         while not told:
             told = tab.value(LTTNG_QUERY)
     assert json.loads(told) == [
-        "sys_read:5000 virtio0 (27):1000", "irq cpu 0", "0:7:10000", "",
+        "sys_read:5 virtio0 (27):1", "irq cpu 0", "0:7:10", "",  # µs: it parses times as doubles
     ]  # fmt: skip
