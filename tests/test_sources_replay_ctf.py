@@ -90,6 +90,16 @@ def assert_packed(segment: Path) -> None:
         assert (segment / "streams" / record_["name"]).stat().st_size == sizes.sum()
 
 
+def test_the_kernel_of_another_host_is_not_that_of_this_machine(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = CtfTracer().metadata().replace('kernel_release = "6.1.0"; ', "")
+    made = write_ctf(tmp_path / "ctf", CtfChannel(CtfTracer()).packet(3), metadata=text.encode())
+    record(made, tmp_path / "t")
+    assert lttv_main(["info", str(tmp_path / "t")]) == 0
+    assert "\nreplayed on far\n" in capfd.readouterr()[0]
+
+
 @pytest.mark.parametrize("metadata", [None, b"", b"no TSDL {"])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_packets_without_their_metadata_are_refused(

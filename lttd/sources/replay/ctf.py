@@ -240,7 +240,9 @@ class CtfReplaySource(FileSource[CtfReplayStream]):
         trace = found.trace
         environment = {name: str(value) for name, value in trace.environment.items()}
         names = {"hostname": "host", "kernel_release": "kernel"}
-        machine = {known: environment[name] for name, known in names.items() if name in environment}
+        # A trace of another host, which states no kernel, was not made by that of this machine.
+        stated = [name for name in names if {name, "hostname"} & environment.keys()]
+        machine = {names[name]: environment.get(name, "") for name in stated}
         clock = next((trace.clocks[s.clock] for s in trace.streams.values() if s.clock), None)
         self.info = SourceInfo(
             "replay",

@@ -146,7 +146,8 @@ def made_on(manifest: Manifest) -> tuple[str, str]:
     """Return "recorded on" or "replayed on", and the machine; a replay's data may be of another."""
     done = "replayed on" if manifest.source.get("kind") == "replay" else "recorded on"
     machine = manifest.machine
-    return done, f"{machine.get('host', '?')}, Linux {machine.get('kernel', '?')}"
+    kernel = machine.get("kernel", "?")
+    return done, machine.get("host", "?") + (f", Linux {kernel}" if kernel else "")
 
 
 def duration_ns(trace: Trace) -> int | None:
