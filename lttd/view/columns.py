@@ -36,6 +36,10 @@ def _nobody_knows(_name: str) -> None:
     return None
 
 
+def _some(column: npt.NDArray[Any], rows: I64 | Mask | slice) -> Any:  # noqa: ANN401
+    return column[rows] if isinstance(rows, slice) else column.take(rows)
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class EventBatch:
     """Events of one piece of a window, in the order of time, as columns of equal length."""
@@ -108,30 +112,30 @@ class EventBatch:
             raise KeyError(name)
         return EventRows(self, event_type, np.empty(0, np.int64))
 
-    def select(self, rows: I64 | Mask) -> "EventBatch":
-        """Return a batch with only some of the events."""
-        if rows.dtype == np.bool_:
+    def select(self, rows: I64 | Mask | slice) -> "EventBatch":
+        """Return a batch with only some of the events; those of a slice are not copied."""
+        if not isinstance(rows, slice) and rows.dtype == np.bool_:
             rows = np.flatnonzero(rows)
         return EventBatch(
             self.data,
             self.types,
-            self.time.take(rows),
-            self.cpu.take(rows),
-            self.type.take(rows),
-            self.pid.take(rows),
-            self.flags.take(rows),
-            self.preempt.take(rows),
-            self.at.take(rows),
-            self.payload_bytes.take(rows),
+            _some(self.time, rows),
+            _some(self.cpu, rows),
+            _some(self.type, rows),
+            _some(self.pid, rows),
+            _some(self.flags, rows),
+            _some(self.preempt, rows),
+            _some(self.at, rows),
+            _some(self.payload_bytes, rows),
             self.losses,
             self.notes,
             self.begin,
             self.end,
             self.find,
-            None if self.stream is None else self.stream.take(rows),
-            None if self.piece_begin is None else self.piece_begin.take(rows),
-            None if self.graph is None else self.graph.take(rows),
-            None if self.packet is None else self.packet.take(rows),
+            None if self.stream is None else _some(self.stream, rows),
+            None if self.piece_begin is None else _some(self.piece_begin, rows),
+            None if self.graph is None else _some(self.graph, rows),
+            None if self.packet is None else _some(self.packet, rows),
         )
 
     def columns(self) -> dict[str, Column]:

@@ -43,6 +43,8 @@ _FIRST_DELTA: Final = b"+?.?????????"
 # Stands for the time since the line before; no time contains it.
 _PLACE: Final = b"\x01" * 12
 _LAST: Final = struct.Struct("<?q")
+# A batch with fewer events than one for so many bits of bytes has few.
+_FEW_BITS: Final = 8
 # A row of text takes about 16 bytes for each byte of its event.
 _MATRIX_BYTES: Final = 1 << 26
 
@@ -123,18 +125,20 @@ class PacketContexts:
 
 def _distinct(packet: I64, data_bytes: int) -> tuple[I64, I64]:
     """Return where packets begin, and for each event the number of its packet."""
+    if len(packet) < data_bytes >> _FEW_BITS:
+        return np.unique(packet, return_inverse=True)
     place = packet >> 3
-    number_of = np.zeros((data_bytes >> 3) + 1, np.int64)
-    number_of[place] = 1
-    found = np.flatnonzero(number_of)
+    occurs = np.zeros((data_bytes >> 3) + 1, np.bool_)
+    occurs[place] = True
+    found = np.flatnonzero(occurs)
+    number_of = np.empty(len(occurs), np.int64)  # of packets that occur; the rest is never read
     number_of[found] = np.arange(len(found))
     number = number_of.take(place)
     begin = np.zeros(len(found), np.int64)
     begin[number] = packet
     if (begin.take(number) == packet).all():
         return begin, number
-    begin, number = np.unique(packet, return_inverse=True)  # two begin within 8 bytes
-    return begin, number
+    return np.unique(packet, return_inverse=True)  # two begin within 8 bytes
 
 
 def origin_of(trace: Trace) -> str:
@@ -189,6 +193,8 @@ class BabeltraceTexter(BlockTexter):
         self._printers: dict[int, EventPrinter] = {}
         self._last = _Last()
         self._before: np.int64 | None = None
+        self._counted: tuple[EventBatch, list[int]] | None = None
+        """The last batch, and how many events of each stream it has."""
 
     def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[Block]:
         """See ``BlockTexter``: the first block is made when it is written."""
@@ -199,12 +205,12 @@ class BabeltraceTexter(BlockTexter):
             return
         times = self._ns(batch)
         self._before = None
-        first = b"".join(map(bytes, map(made, super().lines(batch.select(np.arange(1))))))
+        first = b"".join(map(bytes, map(made, super().lines(batch.select(slice(0, 1))))))
         shown = len(batch) if most is None else min(most, len(batch))
         yield lambda: self._last.told(first, int(times[0]), int(times[shown - 1]))
         if shown > 1:
             self._before = times[0]
-            yield from super().lines(batch.select(np.arange(1, shown)))
+            yield from super().lines(batch.select(slice(1, shown)))
 
     def prefix(self, batch: EventBatch) -> Strip:
         """Return the prefixes: times and origin."""
@@ -248,9 +254,11 @@ class BabeltraceTexter(BlockTexter):
         self, batch: EventBatch, of: Callable[[WindowStream], Made], nothing: Made
     ) -> list[Made]:
         """Return something of each stream that occurs in a batch, and *nothing* of the others."""
-        assert batch.stream is not None
-        counts = np.bincount(batch.stream, minlength=len(self._sources)).tolist()
-        sources = zip(self._sources, counts, strict=True)
+        if self._counted is None or self._counted[0] is not batch:
+            assert batch.stream is not None
+            counts = np.bincount(batch.stream, minlength=len(self._sources)).tolist()
+            self._counted = batch, counts
+        sources = zip(self._sources, self._counted[1], strict=True)
         return [of(one) if count else nothing for one, count in sources]
 
 
