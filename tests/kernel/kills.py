@@ -1,6 +1,6 @@
 """Kill lttd in each configuration, in the guest, and tell what the next starts leave.
 
-    python -m tests.kernel.kills own|named|top DIR > report.json
+    python -m tests.kernel.kills own|named|top DIR [CONFIGURATION...] > report.json
 
 In instances, one lttd records a source for each configuration; at the top level, one lttd after
 another records one of them.  Meanwhile numbered marks are written, some of them after the kill.
@@ -297,12 +297,15 @@ def in_instances(lttd: Launcher, work: Path, where: str) -> dict[str, Killed]:
             (TRACING / "instances" / name).rmdir()
 
 
-def at_the_top(lttd: Launcher, work: Path) -> dict[str, Killed]:
+def at_the_top(lttd: Launcher, work: Path, names: Sequence[str]) -> dict[str, Killed]:
+    """Kill one lttd after another; of *names*, those that this kernel can do."""
+    found = configurations("top")
     prepared(TRACING)
     reports = {}
     before = settings_of(TRACING)
     try:
-        for name, (keys, changes) in configurations("top").items():
+        for name in filter(found.__contains__, names or found):
+            keys, changes = found[name]
             (work / name).mkdir()
             shutil.copy(work / SLEEPER, work / name)
             begin_s = time.monotonic()
@@ -317,13 +320,16 @@ def at_the_top(lttd: Launcher, work: Path) -> dict[str, Killed]:
 
 def main() -> None:
     running.PATIENCE_S = 1000.0  # a guest is slow, and one lttd has many sources here
-    where, work = sys.argv[1], Path(sys.argv[2])
+    where, work, names = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     work.mkdir()
     shutil.copy("/bin/sleep", work / SLEEPER)
     with launching(work) as lttd, subprocess.Popen([work / SLEEPER, "1000"]) as sleeper:
         try:
             mark(TRACING, "the ring of the top level has its size", 1)
-            reports = at_the_top(lttd, work) if where == "top" else in_instances(lttd, work, where)
+            if where == "top":
+                reports = at_the_top(lttd, work, names)
+            else:
+                reports = in_instances(lttd, work, where)
         finally:
             sleeper.kill()
     print(json.dumps({name: asdict(each) for name, each in reports.items()}, indent=1))
