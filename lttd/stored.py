@@ -248,8 +248,9 @@ class StoredStream:
         most = self.slot_bytes or self.info.subbuffer_bytes
         fits = self.holds(offset, size) & ((size <= most) | (not most))
         fits &= not_repeated(offset, np.where(fits, size, 0))
+        path = self.index_path  # made by each access, and all entries may be wrong
         wrong = [
-            Wrong(self.index_path, entry_at(first + row), NOT_IN_DATA, row)
+            Wrong(path, entry_at(first + row), NOT_IN_DATA, row)
             for row in np.flatnonzero(~fits).tolist()
         ]
         return np.flatnonzero(fits), wrong
