@@ -22,6 +22,8 @@ class CtfTracer(NamedTuple):
     """Whether the sizes of packets are in the other byte order."""
     uuid: bytes = UUID
     page_bytes: int = 4096
+    sequences: bool = False
+    """Whether events have a sequence, too."""
 
     @property
     def sizes_order(self) -> str:
@@ -36,6 +38,7 @@ class CtfTracer(NamedTuple):
         hexed = self.uuid.hex()
         parts = hexed[:8], hexed[8:12], hexed[12:16], hexed[16:20], hexed[20:]
         numbered = self.instance
+        list_ = f"{u[8]} length; {u[16]} list[length];" if self.sequences else ""
         return f"""/* CTF 1.8 */
 typealias integer {{ size = 64; align = 8; map = clock.c.value; }} := time_t;
 trace {{
@@ -52,7 +55,8 @@ stream {{
         {sizes} content_size; {sizes} packet_size; {f"{u[64]} packet_seq_num;" if numbered else ""}
         {long} events_discarded; {u[32]} cpu_id; }};
 }};
-event {{ name = "tick"; id = 7; stream_id = 3; fields := struct {{ {u[32]} n; string s; }}; }};
+event {{ name = "tick"; id = 7; stream_id = 3; fields := struct {{ {u[32]} n; string s;
+    {list_} }}; }};
 """
 
     def packed(self, form: str, *values: int) -> bytes:
@@ -81,6 +85,9 @@ class CtfChannel:
         for number in range(events):
             self.now += 10
             content += tracer.packed("HQI", 7, self.now, number) + b"text %d\0" % number
+            if tracer.sequences:
+                length = number % 5
+                content += tracer.packed(f"B{length}H", length, *range(number, number + length))
         self.now += 5
         head = tracer.packed("I", MAGIC) + tracer.uuid + tracer.packed("I", 3)
         numbered = tracer.packed("Q", self.sequence) if tracer.instance else b""
@@ -116,13 +123,17 @@ def write_ctf(directory: Path, *channels: CtfChannel, metadata: bytes = b"") -> 
 
 def metadata_packets(tracer: CtfTracer, most_bytes: int = 300) -> bytes:
     """Return the metadata as a tracer's padded packets."""
-    text = tracer.metadata().encode()
-    found = b""
+    return in_packets(tracer, tracer.metadata().encode(), most_bytes)
+
+
+def in_packets(tracer: CtfTracer, text: bytes, most_bytes: int = 300) -> bytes:
+    """Return a text as a tracer's padded packets."""
+    found = []
     for at in range(0, len(text), most_bytes):
         part = text[at : at + most_bytes]
         size = 37 + len(part)
         whole = -(-size // tracer.page_bytes) * tracer.page_bytes
         head = tracer.packed("I", 0x75D11D57) + tracer.uuid
         head += tracer.packed("IIIBBBBB", 0, size * 8, whole * 8, 0, 0, 0, 1, 8)
-        found += (head + part).ljust(whole, b"\0")
-    return found
+        found.append((head + part).ljust(whole, b"\0"))
+    return b"".join(found)

@@ -24,6 +24,7 @@ from typing import Final
 
 from tests.confined import MOST_SECONDS, Ended, Worker
 from tests.data import FIXTURES
+from tests.fuzz_ctf import CTF
 from tests.fuzz_damage import MOST_STEPS, STEP, Victim
 from tests.fuzz_targets import REPLAYS, TARGETS, WRITERS, Target, remove
 from tests.fuzz_traces import LATER_SOURCES, LATER_TRACES, MORE_TRACES, SOURCES, TRACES
@@ -43,7 +44,8 @@ class Fuzzer:
         more = [Victim(make(directory / make.__name__)) for make in MORE_TRACES]
         files = [Victim(make(directory / make.__name__)) for make in LATER_SOURCES]
         later = [Victim(make(directory / make.__name__)) for make in LATER_TRACES]
-        self.victims = [*self.traces, *self.sources, *more, *files, *later]
+        ctf = [victim(make(directory / make.__name__)) for make, victim in CTF]
+        self.victims = [*self.traces, *self.sources, *more, *files, *later, *ctf]
         self.sources += files
 
     def chosen(self, data: bytes) -> tuple[Victim, str, Target]:
@@ -55,6 +57,8 @@ class Fuzzer:
 
     def targets(self, victim: Victim) -> dict[str, Target]:
         """Return the targets of a victim."""
+        if victim.targets is not None:
+            return dict(victim.targets)
         return REPLAYS if victim in self.sources else TARGETS
 
     def run(self, data: bytes) -> None:
@@ -113,13 +117,22 @@ def _may_be_of_others(ended: Ended) -> bool:
     return not ended.told.startswith("Traceback") or "MemoryError" in ended.told[-200:]
 
 
-def blind(fuzzer: Fuzzer, seconds: float, seed: int, finds: Finds) -> tuple[Counter[str], float]:
-    """Run random inputs; return their number by target, and the seconds of the slowest."""
+def blind(
+    fuzzer: Fuzzer, seconds: float, seed: int, finds: Finds, only: str = ""
+) -> tuple[Counter[str], float]:
+    """Run random inputs; return their number by target, and the seconds of the slowest.
+
+    *only*: a word in the names of the victims.
+    """
     rng = random.Random(seed)
+    numbers = [
+        number for number, one in enumerate(fuzzer.victims) if only in str(one.directory.name)
+    ]
     worker = Worker(fuzzer.run)
     end, counts, slowest = time.monotonic() + seconds, Counter[str](), 0.0
     while (begun := time.monotonic()) < end:
-        data = rng.randbytes(2 + STEP.size * rng.randint(1, MOST_STEPS))
+        data = bytes((rng.choice(numbers),))
+        data += rng.randbytes(1 + STEP.size * rng.randint(1, MOST_STEPS))
         _, name, _ = fuzzer.chosen(data)
         ended = worker.run(data)
         if not ended.well and _may_be_of_others(ended):
@@ -142,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", metavar="WORD", help="victims whose names have it")
     parser.add_argument("--guided", action="store_true", help="by coverage, with atheris")
     parser.add_argument("--corpus", type=Path, help="where what is new is kept (--guided)")
     parser.add_argument("--keep", type=Path, default=Path(), help="where finds are written")
@@ -150,7 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.guided:
             return _guided(options, Path(directory))
         finds = Finds(options.keep, options.seed)
-        counts, slowest = blind(Fuzzer(Path(directory)), options.minutes * 60, options.seed, finds)
+        fuzzer, seconds = Fuzzer(Path(directory)), options.minutes * 60
+        counts, slowest = blind(fuzzer, seconds, options.seed, finds, options.only)
     by_target = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     print(f"{counts.total()} inputs, seed {options.seed}: {by_target}")
     print(f"{len(finds.crashes)} kinds of finds; the slowest input took {slowest:.1f} s,"

@@ -13,7 +13,7 @@ import socket
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,11 +44,6 @@ VALUES: Final[Sequence[Any]] = (
 )  # fmt: skip
 
 
-def damaged(held: bytes, what: int, at: int, value: int) -> bytes:
-    """Return the content of a file after one step."""
-    return _DAMAGE[what % len(_DAMAGE)](held, at * len(held) >> 16, value)
-
-
 def _flip(held: bytes, place: int, value: int) -> bytes:
     data = bytearray(held)
     if data:
@@ -64,12 +59,12 @@ def _set_byte(held: bytes, place: int, value: int) -> bytes:
 
 
 def _set_u32(held: bytes, place: int, value: int) -> bytes:
-    return _replaced(held, place & ~3, 4, struct.pack("<I", value))
+    return replaced(held, place & ~3, 4, struct.pack("<I", value))
 
 
 def _set_edge(held: bytes, place: int, value: int) -> bytes:
     edge = EDGES[value % len(EDGES)]
-    return _replaced(held, place & ~7, 8, edge.to_bytes(8, "little" if value & 1 else "big"))
+    return replaced(held, place & ~7, 8, edge.to_bytes(8, "little" if value & 1 else "big"))
 
 
 def _cut(held: bytes, place: int, value: int) -> bytes:
@@ -77,11 +72,11 @@ def _cut(held: bytes, place: int, value: int) -> bytes:
 
 
 def _remove(held: bytes, place: int, value: int) -> bytes:
-    return _replaced(held, place, value % 97, b"")
+    return replaced(held, place, value % 97, b"")
 
 
 def _repeat(held: bytes, place: int, value: int) -> bytes:
-    return _replaced(held, place, 0, held[place : place + value % 97])
+    return replaced(held, place, 0, held[place : place + value % 97])
 
 
 def _set_number(held: bytes, place: int, value: int) -> bytes:
@@ -91,7 +86,7 @@ def _set_number(held: bytes, place: int, value: int) -> bytes:
         return held
     edge = EDGES[value % len(EDGES)]
     told = str(-edge if value & 256 else edge).encode()
-    return _replaced(held, found.start(), len(found[0]), told)
+    return replaced(held, found.start(), len(found[0]), told)
 
 
 def _put_token(held: bytes, place: int, value: int) -> bytes:
@@ -99,12 +94,12 @@ def _put_token(held: bytes, place: int, value: int) -> bytes:
     token = TOKENS[value % len(TOKENS)]
     rest = value // len(TOKENS)
     word = re.compile(rb"\w+").search(held, place) if rest % 4 == 0 else None
-    return _replaced(held, word.start() if word else place, len(word[0]) if word else 0, token)
+    return replaced(held, word.start() if word else place, len(word[0]) if word else 0, token)
 
 
 def _put_many(held: bytes, place: int, value: int) -> bytes:
     token = TOKENS[value % len(TOKENS)]
-    return _replaced(held, place, 0, token * (value // len(TOKENS) % 20_000))
+    return replaced(held, place, 0, token * (value // len(TOKENS) % 20_000))
 
 
 def _set_json(held: bytes, place: int, value: int) -> bytes:
@@ -113,7 +108,7 @@ def _set_json(held: bytes, place: int, value: int) -> bytes:
         whole = json.loads(held)
     except (ValueError, RecursionError):
         return held
-    places = list(_places(whole))
+    places = list(places_in(whole))
     if not places:
         return held
     holder, key = places[place % len(places)]
@@ -125,14 +120,14 @@ def _set_json(held: bytes, place: int, value: int) -> bytes:
     return json.dumps(whole).encode()
 
 
-def _places(value: object) -> list[tuple[Any, Any]]:
+def places_in(value: object) -> list[tuple[Any, Any]]:
     """Return (holder, key) of every item in a JSON value."""
     if not isinstance(value, dict | list):
         return []
     keys = value if isinstance(value, dict) else range(len(value))
     found: list[tuple[Any, Any]] = [(value, key) for key in keys]
     for _, key in list(found):
-        found += _places(value[key])
+        found += places_in(value[key])
     return found
 
 
@@ -140,26 +135,36 @@ def _repeat_records(held: bytes, place: int, value: int) -> bytes:
     """Repeat a record of an index or a gaps file many times."""
     size = 72 if value & 1 else 40
     first = 16 + max(place - 16, 0) // size * size
-    return _replaced(held, first, 0, held[first : first + size] * (value // 2 % 20_000))
+    return replaced(held, first, 0, held[first : first + size] * (value // 2 % 20_000))
 
 
-def _replaced(held: bytes, place: int, size: int, new: bytes) -> bytes:
+def replaced(held: bytes, place: int, size: int, new: bytes) -> bytes:
+    """Return *held* with *size* bytes at *place* replaced by *new*."""
     return held[:place] + new + held[place + size :]
 
 
 Change = Callable[[bytes, int, int], bytes]
-_DAMAGE: Final[Sequence[Change]] = (
+"""Arguments: the content of a file, a place in it, and a value."""
+ANYWHERE: Final[Sequence[Change]] = (
     _flip, _set_byte, _set_u32, _set_edge, _cut, _remove, _repeat, _set_number,
-    _put_token, _put_token, _put_many, _set_json, _set_json, _repeat_records,
+)  # fmt: skip
+_DAMAGE: Final[Sequence[Change]] = (
+    *ANYWHERE, _put_token, _put_token, _put_many, _set_json, _set_json, _repeat_records,
 )  # fmt: skip
 _IN_TEXTS: Final = (_put_token, _put_many)
 REPLACE: Final = len(_DAMAGE)
 """Steps from this number on replace a file by one of another kind."""
-_WHATS: Final = REPLACE + 2
+_REPLACING: Final = 2
+"""How many of the numbers of steps replace a file."""
 
 
 class Victim:
     """A directory to damage, and the original content of its files."""
+
+    changes: Sequence[Change] = _DAMAGE
+    replacing = _REPLACING
+    targets: Mapping[str, Callable[[Path, Path], object]] | None = None
+    """The functions that may run on it; None: those of all traces, or of all replays."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -175,29 +180,39 @@ class Victim:
     def damage(self, program: bytes) -> set[Path]:
         """Run *program* on the files; return the paths that it changed."""
         now = dict(self.whole)
-        replaced: dict[Path, int] = {}
+        others: dict[Path, int] = {}
         for number in range(min(len(program) // STEP.size, MOST_STEPS)):
             which, what, at, value = STEP.unpack_from(program, number * STEP.size)
-            change = _DAMAGE[what % _WHATS] if what % _WHATS < REPLACE else None
-            path = self._chosen(which, change)
+            kind = what % (len(self.changes) + self.replacing)
+            change = self.changes[kind] if kind < len(self.changes) else None
+            path = self.chosen(which, change)
             if change is None:
-                replaced[path] = value
+                others[path] = value
             else:
-                now[path] = _changed(path, now[path], change, at, value)
-        touched = {path for path in self.whole if now[path] is not self.whole[path]} | set(replaced)
+                now[path] = self.changed(path, now[path], change, at, value)
+        touched = {path for path in self.whole if now[path] is not self.whole[path]} | set(others)
         for path in touched:
             path.unlink()  # another inode: a mapping of the old file keeps its content
-            if path in replaced:
-                self._replace(path, now[path], replaced[path])
+            if path in others:
+                self._replace(path, now[path], others[path])
             else:
                 path.write_bytes(now[path])
         return touched
 
-    def _chosen(self, which: int, change: Change | None) -> Path:
+    def chosen(self, which: int, change: Change | None) -> Path:
+        """Return the file that a step changes; None: it replaces it."""
         if change is _set_json and self._json:
             return self._json[which % len(self._json)]
         places = self._texts if change in _IN_TEXTS else self.places
         return places[which % len(places)]
+
+    def changed(self, path: Path, held: bytes, change: Change, at: int, value: int) -> bytes:
+        """Return the content of a file after a change; of packed formats their texts change."""
+        packed = path.suffix == ".gz" and change in _IN_TEXTS
+        if packed:
+            held = _unpacked(held)
+        new = change(held, at * len(held) >> 16, value)
+        return gzip.compress(new, 1) if packed else new
 
     def _replace(self, path: Path, held: bytes, value: int) -> None:
         """Replace a file by one of another kind."""
@@ -219,15 +234,6 @@ class Victim:
             path.unlink(missing_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.whole[path])
-
-
-def _changed(path: Path, held: bytes, change: Change, at: int, value: int) -> bytes:
-    """Change a file; of packed formats the texts, where *change* is made for texts."""
-    packed = path.suffix == ".gz" and change in _IN_TEXTS
-    if packed:
-        held = _unpacked(held)
-    new = change(held, at * len(held) >> 16, value)
-    return gzip.compress(new, 1) if packed else new
 
 
 def _unpacked(held: bytes) -> bytes:
