@@ -195,6 +195,12 @@ CTF_FIELDS: Final = Limit(
     "the metadata of a CTF trace",
     "lttng-modules 2.13 with all events and system calls of a Linux 6.1 declares some 10,000",
 )
+CTF_LABELS: Final = Limit(
+    65_536,
+    "labels",
+    "an enumeration of a CTF trace",
+    "each is compared with the values that are printed; 16 bits cannot have more",
+)
 CTF_DEPTH: Final = Limit(
     32, "levels", "a structure of a CTF trace", "the deepest of lttng-modules 2.14 has 5"
 )
@@ -203,6 +209,12 @@ CTF_PACKET: Final = Limit(
     "bytes",
     "the content of a CTF packet",
     "a packet is in memory as a whole; lttng's default sub-buffers have 1 MiB",
+)
+CTF_PACKETS: Final = Limit(
+    4_000_000,
+    "packets",
+    "a replayed CTF trace",
+    "one takes some 220 bytes of memory; a timer of 1 s makes so many for 64 CPUs in 17 hours",
 )
 CTF_FILES: Final = Limit(
     100_000,

@@ -45,6 +45,7 @@ NAME: Final = "ctf"
 MAGIC: Final = 0xC1FC1FC1
 _NS: Final = 1_000_000_000
 _MOST_FREQUENCY: Final = 1 << 54
+_MOST_HEADER_BYTES: Final = (1 << 16) - 1
 UNFINISHED: Final = (1 << 64) - 1
 
 _NAMES: Final[Mapping[Role, str]] = {
@@ -144,6 +145,11 @@ class PacketLayout:
                 at = _find(struct, at, found)
         behind = max([0, *(field.behind_bytes for field in found.values())])
         header_bytes = behind if at is None else -(-at // 8)
+        if header_bytes > _MOST_HEADER_BYTES:
+            raise MetadataError(
+                f"the header of a packet has {header_bytes:,} bytes; at most"
+                f" {_MOST_HEADER_BYTES:,} are possible"
+            )
         clock = trace.clocks.get(stream.clock or "")
         frequency = _NS if clock is None else clock.frequency_hz
         if not 0 < frequency < _MOST_FREQUENCY:
@@ -188,7 +194,7 @@ def _field(name: str, of: Integer, at: int) -> PacketField:
         raise MetadataError(
             f"{name} of a packet is not an unsigned integer of 1, 2, 4 or 8 whole bytes"
         )
-    if at // 8 > 65_535:
+    if at // 8 > _MOST_HEADER_BYTES:
         raise MetadataError(f"{name} of a packet is not within its first 64 KiB")
     return PacketField(at // 8, of.size_bits // 8, of.byteorder)
 

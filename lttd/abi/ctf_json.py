@@ -171,6 +171,7 @@ class _Reading:
         stream = self._streams.get(stream_id)
         if stream is None:
             raise MetadataError(f"event {number} is of the unknown stream {stream_id}")
+        self._places.count_event()
         events = self._events.setdefault(stream_id, {})
         if number in events:
             raise MetadataError(f"a second event of id {number} in stream {stream_id}")

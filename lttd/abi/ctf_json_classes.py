@@ -27,7 +27,8 @@ from lttd.abi.ctf_classes import (
     alignment,
 )
 from lttd.abi.ctf_json_objects import Object, ranges_of
-from lttd.limits import CTF_DEPTH
+from lttd.abi.ctf_shapes import Shapes
+from lttd.limits import CTF_DEPTH, CTF_LABELS
 
 _ORIGINS: Final[Mapping[str, Path]] = {
     "packet-header": ctf.PACKET_HEADER,
@@ -50,6 +51,7 @@ class Classes:
 
     def __init__(self) -> None:
         self._aliases: dict[str, FieldClass | UnsupportedError] = {}
+        self._shapes: Final = Shapes()
         self._depth = 0
 
     def declare(self, of: Object) -> None:
@@ -101,13 +103,15 @@ class Classes:
                 return String()
             case "static-length-array":
                 element = self.made(of.field("element-field-class"))
-                return _aligned(of, Array(element, of.number("length", most=_MOST_LENGTH)))
+                array = Array(element, of.number("length", most=_MOST_LENGTH))
+                return _aligned(of, self._shapes.checked(array))
             case "dynamic-length-array":
                 element = self.made(of.field("element-field-class"))
-                return _aligned(of, Sequence(element, _location(of, "length-field-location")))
+                sequence = Sequence(element, _location(of, "length-field-location"))
+                return _aligned(of, self._shapes.checked(sequence))
             case "static-length-string" | "static-length-blob":
                 length = of.number("length", most=_MOST_LENGTH)
-                return Array(_byte(of, kind), length, _roles(of))
+                return self._shapes.checked(Array(_byte(of, kind), length, _roles(of)))
             case "dynamic-length-string" | "dynamic-length-blob":
                 return Sequence(_byte(of, kind), _location(of, "length-field-location"))
             case _:
@@ -121,16 +125,21 @@ class Classes:
                 raise MetadataError(f"two members are named '{name[:60]}'")
             members[name] = self.made(each.field("field-class"))
         least = _alignment(of, "minimum-alignment")
-        return Struct(tuple(members.items()), max([least, *map(alignment, members.values())]))
+        align = max([least, *map(alignment, members.values())])
+        return self._shapes.checked(Struct(tuple(members.items()), align))
 
     def _variant(self, of: Object) -> Variant:
-        options, ranges = [], []
+        options, ranges = dict[str, FieldClass](), list[tuple[str, int, int]]()
         for number, each in enumerate(of.objects("options")):
             name = each.text("name", f"option{number}")
-            options.append((name, self.made(each.field("field-class"))))
+            if name in options:
+                raise MetadataError(f"two options are named '{name[:60]}'")
+            options[name] = self.made(each.field("field-class"))
             ranges += [(name, *bounds) for bounds in each.ranges("selector-field-ranges")]
+        if len(ranges) > CTF_LABELS.most:
+            raise MetadataError(str(CTF_LABELS))
         tag = _location(of, "selector-field-location")
-        return Variant(tag, tuple(options), tuple(ranges))
+        return self._shapes.checked(Variant(tag, tuple(options.items()), tuple(ranges)))
 
 
 def _order(of: Object) -> ByteOrder:
@@ -168,6 +177,8 @@ def _integer(of: Object, *, signed: bool) -> Integer | Enumeration:
         for label, ranges in of.object("mappings").items()
         for bounds in ranges_of("mappings", ranges if isinstance(ranges, list) else [ranges])
     ]
+    if len(labels) > CTF_LABELS.most:
+        raise MetadataError(str(CTF_LABELS))
     return Enumeration(number, tuple(labels))
 
 

@@ -48,7 +48,10 @@ class Object:
     def texts(self, key: str) -> list[str]:
         """Return the texts of a list; none if there is no list."""
         found: list[Any] = self._get(key, list, [])
-        return [each for each in found if isinstance(each, str)]
+        texts = [each for each in found if isinstance(each, str)]
+        for each in texts:
+            _refuse_halves(each)
+        return texts
 
     def field(self, key: str) -> "Object | str | None":
         """Return a field class: an object, the name of an alias, or None if there is none."""
@@ -80,7 +83,17 @@ class Object:
 
 def object_of(pairs: list[tuple[str, Any]]) -> Object:
     """Return the object of its members, for ``json.loads``."""
+    for text in (each for pair in pairs for each in pair if isinstance(each, str)):
+        _refuse_halves(text)
     return Object(dict(pairs))
+
+
+def _refuse_halves(text: str) -> None:
+    """Refuse half a character, which JSON can state (``\\ud800``) and no output can show."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise MetadataError("a text has half a surrogate pair") from None
 
 
 def ranges_of(key: str, value: list[Any]) -> list[tuple[int, int]]:

@@ -72,6 +72,16 @@ class Places:
         assert isinstance(placed, Struct)
         return placed
 
+    def count_event(self) -> None:
+        """Count an event, which may have no fields.
+
+        Raises:
+            MetadataError: there are too many.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise MetadataError(str(CTF_FIELDS))
+
     def member(self, of: Struct | Variant, name: str) -> FieldClass | None:
         """Return a member or option by its name; None if there is none."""
         known = self._names.get(id(of))

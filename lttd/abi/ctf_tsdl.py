@@ -213,6 +213,8 @@ class _Reading:
                 before[root] = struct = self._placed(root, struct, before)
             found[root] = struct
         clock = _clock_in(found[ctf.EVENT_HEADER]) or _clock_in(found[ctf.PACKET_CONTEXT])
+        if clock is not None and clock not in self._clocks:
+            raise MetadataError(f"a stream has the unknown clock '{clock[:40]}'", of.line)
         return Stream(
             of.number("id"),
             found[ctf.PACKET_CONTEXT],
@@ -276,6 +278,7 @@ class _Reading:
             ctf.STREAM_EVENT_CONTEXT: stream.event_context,
         }
         before = {root: struct for root, struct in known.items() if struct is not None}
+        self._places.count_event()
         event = Event(of.number("id"), of.word("name"), stream.id, attributes=_attributes(of))
         try:
             context, payload = of.struct("context"), of.struct("fields")

@@ -23,6 +23,7 @@ from lttd.abi.ctf_classes import (
     Variant,
     alignment,
 )
+from lttd.abi.ctf_shapes import Shapes
 from lttd.abi.ctf_tsdl_nodes import (
     Alias,
     Assign,
@@ -40,7 +41,7 @@ from lttd.abi.ctf_tsdl_nodes import (
     Words,
 )
 from lttd.abi.ctf_tsdl_values import line_of, listed_in, number_in, order_of, true_in, word_of
-from lttd.limits import CTF_DEPTH
+from lttd.limits import CTF_DEPTH, CTF_LABELS
 
 _BASES: Final[Mapping[str, int]] = {
     **dict.fromkeys(("decimal", "dec", "d", "i", "u"), 10),
@@ -62,9 +63,9 @@ class Scope:
     """Names of classes, as seen from within a block or a structure."""
 
     parent: "Scope | None" = None
-    names: dict[str, FieldClass] = field(default_factory=dict)
+    names: dict[str, FieldClass | UnsupportedError] = field(default_factory=dict)
 
-    def find(self, name: str) -> FieldClass | None:
+    def find(self, name: str) -> FieldClass | UnsupportedError | None:
         """Return the class of a name in this scope or one around it."""
         scope: Scope | None = self
         while scope is not None:
@@ -79,20 +80,28 @@ class Classes:
 
     def __init__(self, native: ByteOrder) -> None:
         self._native: Final = native
+        self._shapes: Final = Shapes()
         self._depth = 0
 
     def declare(self, item: Alias | Typedef | Define, scope: Scope) -> None:
-        """Enter the names that a declaration makes into *scope*."""
-        match item:
-            case Alias():
-                made = self._arrays(self.made(item.of, scope), item.dimensions)
-                scope.names[_key(item.name) + item.pointers] = made
-            case Typedef():
-                of = self.made(item.of, scope)
-                for each in item.declarators:
-                    scope.names[str(each.name)] = self._declared(each, item.of, of, scope)
-            case Define():
-                self.made(item.of, scope)
+        """Enter the names that a declaration makes into *scope*.
+
+        One of a class that lttd cannot read is an error where it is used.
+        """
+        names = _names_in(item)
+        try:
+            match item:
+                case Alias():
+                    of = self.made(item.of, scope)
+                    scope.names[names[0]] = self._arrays(of, item.dimensions)
+                case Typedef():
+                    of = self.made(item.of, scope)
+                    for each in item.declarators:
+                        scope.names[str(each.name)] = self._declared(each, item.of, of, scope)
+                case Define():
+                    self.made(item.of, scope)
+        except UnsupportedError as error:
+            scope.names.update(dict.fromkeys(names, error))
 
     def struct(
         self, of: Class, dimensions: "tuple[int | tuple[str, ...], ...]", scope: Scope
@@ -141,6 +150,8 @@ class Classes:
         found = scope.find(name)
         if found is None:
             raise MetadataError(f"'{name}' is not declared", line)
+        if isinstance(found, UnsupportedError):
+            raise UnsupportedError(found.reason, found.line or line)
         return found
 
     def _struct(self, of: Structure, scope: Scope) -> Struct:
@@ -152,7 +163,8 @@ class Classes:
         if not 0 < of.align <= _MOST_ALIGN or of.align & (of.align - 1):
             raise MetadataError(f"align({of.align}): it is a power of two", line_of(of.name))
         members = self._members(of.members, Scope(scope))
-        made = Struct(members, max([of.align, *(alignment(member) for _, member in members)]))
+        align = max([of.align, *(alignment(member) for _, member in members)])
+        made = self._shapes.checked(Struct(members, align))
         if of.name is not None:
             scope.names[key] = made
         return made
@@ -188,9 +200,9 @@ class Classes:
             raise MetadataError(str(CTF_DEPTH))
         for length in reversed(dimensions):
             if isinstance(length, tuple):
-                of = Sequence(of, length)
+                of = self._shapes.checked(Sequence(of, length))
             elif 0 <= length < 1 << 32:
-                of = Array(of, length)
+                of = self._shapes.checked(Array(of, length))
             else:
                 raise MetadataError(f"an array of {length} elements is not possible")
         return of
@@ -200,8 +212,8 @@ class Classes:
         if of.options is None:
             found = self._known(key, scope, line_of(of.name))
             assert isinstance(found, Variant)
-            return replace(found, tag=of.tag) if of.tag else found
-        made = Variant(of.tag, self._members(of.options, Scope(scope)))
+            return self._shapes.checked(replace(found, tag=of.tag)) if of.tag else found
+        made = self._shapes.checked(Variant(of.tag, self._members(of.options, Scope(scope))))
         if of.name is not None:
             scope.names[key] = made
         return made
@@ -219,6 +231,8 @@ class Classes:
         )
         if not isinstance(container, Integer):
             raise MetadataError("an enumeration is not of integers", line)
+        if len(of.enumerators) > CTF_LABELS.most:
+            raise MetadataError(str(CTF_LABELS), line)
         labels, following = [], 0
         for label, first, last in of.enumerators:
             first = following if first is None else first  # noqa: PLW2901
@@ -328,6 +342,17 @@ def _key(of: Class) -> str:
             return f"enum {name}"
         case _:
             raise MetadataError("a typealias needs a name", _line(of))
+
+
+def _names_in(item: Alias | Typedef | Define) -> list[str]:
+    """Return the names that a declaration makes."""
+    match item:
+        case Alias():
+            return [_key(item.name) + item.pointers]
+        case Typedef():
+            return [str(each.name) for each in item.declarators]
+        case Define():
+            return [_key(item.of)] if getattr(item.of, "name", None) is not None else []
 
 
 def _line(of: Class) -> int:

@@ -20,6 +20,7 @@ from lark.exceptions import VisitError
 
 from lttd.abi.ctf_classes import MetadataError
 from lttd.abi.ctf_tsdl_usual import UsualEvent, without_usual_events
+from lttd.limits import NUMBER_DIGITS
 
 
 class Text(str):
@@ -162,6 +163,8 @@ def number_of(text: str) -> int:
         ValueError: it is not one.
     """
     digits = text.rstrip("uUlL")
+    if len(digits) > NUMBER_DIGITS.most:
+        raise ValueError(f"'{digits[:40]}' is too long a number")
     octal = len(digits) > 1 and digits[0] == "0" and digits[1] not in "xX"
     return int(digits, 8 if octal else 0)
 
