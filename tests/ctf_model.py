@@ -122,12 +122,12 @@ class Maker:
                 tag, tuple((one, self.any(depth - 1, (*path, one), {})) for one in labels)
             )
         if kind == 6 and lengths:
-            return Sequence(self.any(depth - 1, path, {}), self.random.choice(lengths))
+            return Sequence(self.element(depth - 1, path), self.random.choice(lengths))
         if kind == 7:
             if self.random.random() < 0.4:
                 character = Integer(8, 8, False, self.byteorder, 10, "UTF8")
                 return Array(character, self.random.randrange(9))
-            return Array(self.any(depth - 1, path, {}), self.random.randrange(4))
+            return Array(self.element(depth - 1, path), self.random.randrange(4))
         if kind == 8:
             return self.structure(depth - 1, path, known)
         if kind == 2:
@@ -135,6 +135,11 @@ class Maker:
         if kind == 3:
             return String()
         return self.integer()
+
+    def element(self, depth: int, path: Path) -> FieldClass:
+        """Return the class of an array's elements, which have a size."""
+        found = self.any(depth, path, {})
+        return self.integer() if may_be_empty(found) else found
 
     def structure(self, depth: int, path: Path, outer: dict[Path, FieldClass]) -> Struct:
         members: list[tuple[str, FieldClass]] = []
@@ -286,6 +291,18 @@ class Maker:
                 found[path] = self.value(of, path, known)
                 encode(of, found[path], bits)
         return found
+
+
+def may_be_empty(of: FieldClass) -> bool:
+    match of:
+        case Struct(members=members):
+            return all(may_be_empty(member) for _, member in members)
+        case Array(element=element, length=length):
+            return not length or may_be_empty(element)
+        case Variant(options=options):
+            return any(may_be_empty(option) for _, option in options)
+        case _:
+            return isinstance(of, Sequence)
 
 
 def labels_of(of: FieldClass, path: Path) -> dict[Path, tuple[tuple[str, int, int], ...]]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ctf_bits import Bits
+from lttd.abi.ctf_choices import NONE, Choices, Labels
 from lttd.abi.ctf_classes import (
     Array,
     Enumeration,
@@ -38,6 +39,8 @@ Column = npt.NDArray[Any]
 
 MOST_ELEMENTS: Final = 4096
 """The most elements of one list whose sizes differ: a step takes one of each row."""
+MOST_FIXED_ELEMENTS: Final = 1 << 22
+"""The most elements of another list but a text: each takes some 110 bytes of memory as text."""
 _BYTE: Final = 8
 
 
@@ -63,6 +66,7 @@ class References:
                     pass
         self.paths: Final = frozenset(found)
         self._simple: dict[int, tuple[FieldClass, int | None, int]] = {}
+        self._choices: dict[int, tuple[Variant, Choices]] = {}
         self.into: Final = frozenset(
             path[:end] for path in found for end in range(1, len(path) + 1)
         )
@@ -78,8 +82,12 @@ class References:
             found = self._simple[id(of)] = (of, fixed_bits(of), alignment(of))
         return found[1], found[2]
 
-
-Labels = tuple[tuple[str, int, int], ...]
+    def choices(self, of: Variant, labels: Labels) -> Choices:
+        """Return the options by the values of the tag, whose labels are *labels*."""
+        found = self._choices.get(id(of))
+        if found is None:
+            found = self._choices[id(of)] = (of, Choices(of, labels))
+        return found[1]
 
 
 class Known:
@@ -216,8 +224,6 @@ class Scan:
         most = np.maximum(self._end - at, 0) // (size or 1) + 1
         if size is None:
             most = np.minimum(most, MOST_ELEMENTS)
-        if size == 0:
-            most = np.full(len(at), MOST_ELEMENTS)
         wrong = told > most.astype(told.dtype)
         if told.dtype.kind == "i":
             wrong |= told < 0
@@ -232,12 +238,16 @@ class Scan:
         at = self._aligned(at, align_bits)
         if size is None:
             return self._ragged(of, count, at, path, made=made)
+        text = is_text(of)
+        if not text:
+            many = count > MOST_FIXED_ELEMENTS
+            self._fail(many, f"an array has more than {MOST_FIXED_ELEMENTS} elements")
         stride = aligned(size, align_bits)
         end = np.where(count > 0, at + (count - 1) * stride + size, at)
         self._fail(end > self._end, "an array runs past the content")
         if not made:
             return None, end
-        if is_text(of):
+        if text:
             begin = at >> 3
             behind = np.minimum(end >> 3, len(self._bits.buffer))
             return Text(self._bits, begin, behind, of.length if isinstance(of, Array) else 0), end
@@ -262,7 +272,9 @@ class Scan:
             scan = self.some(rows)
             begin = scan._aligned(end[rows], alignment(of.element))  # noqa: SLF001  (one of its own)
             starts.append((rows, begin))
-            end[rows] = scan.measure(of.element, begin, path)
+            end[rows] = behind = scan.measure(of.element, begin, path)
+            # Else a few bytes could mean any number of elements.
+            scan._fail(behind <= begin, "an element of an array has no size")  # noqa: SLF001
             self._take(scan, rows)
             count[rows[scan.wrong]] = number + 1
             number += 1
@@ -296,19 +308,15 @@ class Scan:
     def _variant(self, of: Variant, at: I64, path: Path, *, made: bool) -> tuple[Choice, I64]:
         tag = self.known.values.get(of.tag)
         parts: list[tuple[str, FieldClass, I64, Node]] = []
-        left = np.ones(len(at), np.bool_)
         end = at.copy()
-        labels = self.known.labels.get(of.tag, ())
-        for name, option in of.options:
-            chosen = np.zeros(len(at), np.bool_)
-            if tag is not None:
-                for label, low, high in labels:
-                    if label == name:
-                        chosen |= within(tag, low, high)
-            rows = np.flatnonzero(chosen & left)
-            if not len(rows):
-                continue
-            left[rows] = False
+        if tag is None:
+            chosen = np.full(len(at), NONE, np.int64)
+        else:
+            labels = self.known.labels.get(of.tag, ())
+            chosen = self._referred.choices(of, labels).of(tag)
+        for number in np.flatnonzero(np.bincount(chosen + 1)[1:]).tolist():
+            name, option = of.options[number]
+            rows = np.flatnonzero(chosen == number)
             scan = self if len(rows) == len(at) else self.some(rows)
             node, behind = scan._field(option, at[rows], (*path, name), made=made)  # noqa: SLF001
             end[rows] = behind
@@ -317,7 +325,7 @@ class Scan:
             if made:
                 assert node is not None
                 parts.append((name, option, rows, node))
-        self._fail(left, "a variant has no option for its tag")
+        self._fail(chosen == NONE, "a variant has no option for its tag")
         return Choice(parts), end
 
 

@@ -181,6 +181,8 @@ def _chosen(begin: _Reading, align_bits: int) -> Forms | None:
     is_tag = variant.tag == (*EVENT_HEADER, begin.name) and not variant.ranges
     if tag is None or not is_tag or tag.size_bits > MOST_TAG_BITS or begin.id is not None:
         return None
+    if len(variant.options) > _MOST_FORMS:
+        return None
     found = list(_options(variant, begin, align_bits))
     forms = [form for form, _ in found if form is not None]
     if len(forms) < len(found) or len(found) > _MOST_FORMS:

@@ -49,7 +49,7 @@ class Packets(NamedTuple):
 class Heads(NamedTuple):
     """The headers of some events."""
 
-    id: I64
+    id: U64
     number: I64
     """The number of the event in its plan; -1: no event has the id."""
     time: U64
@@ -61,20 +61,31 @@ class Heads(NamedTuple):
     scan: Scan
 
 
+def firsts_of(bits: Bits, base: I64, end: I64, plan: Plan) -> I64:
+    """Return where headers and contexts of packets end, in bits; not after the content."""
+    scan = Scan(bits, base, end, plan.referred)
+    return np.minimum(_measure_packets(scan, base, plan), end)
+
+
+def _measure_packets(scan: Scan, base: I64, plan: Plan) -> I64:
+    place = base
+    for of, path in (
+        (plan.trace.packet_header, PACKET_HEADER),
+        (plan.stream.packet_context, PACKET_CONTEXT),
+    ):
+        if of is not None:
+            place = scan.measure(of, place, path)
+    return place
+
+
 def heads_of(bits: Bits, at: I64, base: I64, end: I64, plan: Plan) -> Heads:
     """Read the headers at some bits; *base* and *end* are those of their packets."""
     scan = Scan(bits, base, end, plan.referred)
     if plan.needs_packet:
-        place = base
-        for of, path in (
-            (plan.trace.packet_header, PACKET_HEADER),
-            (plan.stream.packet_context, PACKET_CONTEXT),
-        ):
-            if of is not None:
-                place = scan.measure(of, place, path)
+        _measure_packets(scan, base, plan)
     count = len(at)
     found = _Stated(
-        np.zeros(count, np.int64), np.zeros(count, np.uint64), np.zeros(count, np.int64)
+        np.zeros(count, np.uint64), np.zeros(count, np.uint64), np.zeros(count, np.int64)
     )
     behind = at
     if plan.header is not None:
@@ -146,7 +157,7 @@ def number_others(
         if each.id is not None:
             rows = np.flatnonzero((form == one) & (number == OTHER))
             if len(rows):
-                number[rows] = plan.numbers_of(each.id.read(bits, at[rows]).view(np.int64))
+                number[rows] = plan.numbers_of(each.id.read(bits, at[rows]))
 
 
 def header_bytes(bits: Bits, at: I64, quick: Quick) -> "int | I64":
@@ -197,7 +208,7 @@ def _time_of(form: Form, bits: Bits, at: I64) -> U64:
 class _Stated(NamedTuple):
     """The ids and times in headers; the last field of a kind counts."""
 
-    id: I64
+    id: U64
     time: U64
     time_bits: I64
 
@@ -207,7 +218,7 @@ class _Stated(NamedTuple):
         match node:
             case Leaf():
                 if is_id(name, of):
-                    self.id[which] = node.values().astype(np.int64)
+                    self.id[which] = node.values().astype(np.uint64)
                 if is_time(name, of):
                     size = of.container if isinstance(of, Enumeration) else of
                     assert isinstance(size, Integer)

@@ -39,6 +39,7 @@ from lttd.abi.ctf_fields import References
 from lttd.abi.ctf_forms import Form, Forms, Spot, forms_of
 
 I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
 
 _BYTE: Final = 8
 _MOST_PHASES_BITS: Final = 64
@@ -115,28 +116,35 @@ class Plan:
             path[:2] in (("trace", "packet"), ("stream", "packet")) for path in self.referred.paths
         )
         """Whether a length or a tag of an event is in the header or context of its packet."""
+        packet = (trace.packet_header, stream.packet_context)
+        self.packet_varies: Final = any(of and fixed_bits(of) is None for of in packet)
+        """Whether headers and contexts of packets differ in size."""
         self.needs_header: Final = self.needs_packet or any(
             path[: len(EVENT_HEADER)] == EVENT_HEADER for path in References(bodies).paths
         )
         """Whether one is there, or in the event's own header."""
         self.align_bits: Final = alignment(self.header) if self.header else _BYTE
         self.numbers: Final = self._numbers()
-        self._large: Final = [one for one in self.number_of if one >= len(self.numbers) - 1]
+        large = sorted(one for one in self.number_of if one >= 1 << _TABLE_BITS)
+        self._large: Final = np.array(large, np.uint64)
+        self._large_numbers: Final = np.array([self.number_of[one] for one in large], np.int64)
 
     def _numbers(self) -> I64:
         """Return the numbers of the events by id, as far as ids are small."""
-        small = [one for one in self.number_of if 0 <= one < 1 << _TABLE_BITS]
+        small = [one for one in self.number_of if one < 1 << _TABLE_BITS]
         table = np.full(max(small, default=-1) + 2, UNKNOWN, np.int64)
         for one in small:
             table[one] = self.number_of[one]
         return table
 
-    def numbers_of(self, ids: I64) -> I64:
+    def numbers_of(self, ids: U64) -> I64:
         """Return the numbers of the events that have some ids; UNKNOWN: there is none."""
-        most = len(self.numbers) - 1  # the last one is of no event
-        found = self.numbers.take(np.where((ids >= 0) & (ids < most), ids, most))
-        for one in self._large:
-            found[ids == one] = self.number_of[one]
+        most = np.uint64(len(self.numbers) - 1)  # the last one is of no event
+        found = self.numbers.take(np.minimum(ids, most).astype(np.int64))
+        if len(self._large):
+            at = np.minimum(np.searchsorted(self._large, ids), len(self._large) - 1)
+            known = self._large[at] == ids
+            found[known] = self._large_numbers[at[known]]
         return found
 
     def bodies(self, event: Event) -> Iterator[tuple[Struct, Path]]:
@@ -198,9 +206,11 @@ class Plan:
 
     def _size(self, event: Event, form: Form, begin_bits: int) -> int:
         """Return the distance from an event to the next one in bits; 0: it depends on more."""
+        if event.unsupported:
+            return 0
         at: int | None = begin_bits + form.end_bits
         for body, _ in self.bodies(event):
-            at = None if at is None or event.unsupported else end_bits(body, at)
+            at = None if at is None else end_bits(body, at)
         return 0 if at is None else aligned(at, self.align_bits) - begin_bits
 
     def context_spot(self, name: str) -> Spot | None:

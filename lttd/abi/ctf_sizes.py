@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ctf_bits import Bits, mask_of
+from lttd.abi.ctf_fields import MOST_FIXED_ELEMENTS
 from lttd.abi.ctf_heads import Packets, indexes, number_others, tags_of
 from lttd.abi.ctf_plan import OTHER, UNKNOWN, Plan, Quick, Stage
 from lttd.abi.gather import everywhere
@@ -284,7 +285,10 @@ class _Table:
             if of_stage != stage or one.length is None:
                 continue
             rows = np.flatnonzero(np.isin(number, numbers))
-            place = np.minimum(at[rows], limit[rows])
+            here = at[rows]
+            place = np.minimum(here, limit[rows])
             # At most 32 bits, so that the product cannot overflow.
             count = one.length.read(bits, place).astype(np.int64)
-            at[rows] = place + count * one.element_bytes
+            behind = place + count * one.element_bytes
+            behind[(here > place) | (count > MOST_FIXED_ELEMENTS)] = _BEYOND
+            at[rows] = behind
