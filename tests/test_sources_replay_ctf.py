@@ -290,6 +290,46 @@ def test_packets_that_two_snapshots_share_are_stored_once(tmp_path: Path) -> Non
     assert [row for batch in take_to_end(stream) for row in batch.rows["sequence"]] == [0, 1, 2]
 
 
+@needs_babeltrace
+def test_snapshots_that_overlap_read_as_the_whole_trace(tmp_path: Path) -> None:
+    channels = [CtfChannel(CtfTracer(order=">", long_bytes=4), cpu=cpu) for cpu in (0, 1)]
+    for number in range(3):
+        for channel in channels:
+            channel.packet(20, lost=number)
+            del channel.packets[:-2]
+        write_ctf(tmp_path / f"o/snapshot-{number}", *channels)
+    for channel in channels:
+        whole = CtfChannel(channel.tracer, channel.cpu)
+        channel.packets = whole.packet(20).packet(20, lost=1).packet(20, lost=2).packets
+    whole_trace = write_ctf(tmp_path / "whole", *channels)
+    segment = record(tmp_path / "o", tmp_path / "t")
+    assert assert_reads_the_same(whole_trace, segment, tmp_path / "copy").count("\n") == 120
+
+
+@needs_babeltrace
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["32-bit, big-endian", "64-bit"])
+def test_rotated_archives_of_240_000_events_with_sequences_read_the_same(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    tracer = TRACERS[name]._replace(sequences=True, page_bytes=1 << 16)
+    channels = [CtfChannel(tracer, cpu=cpu) for cpu in (0, 1)]
+    for chunk in range(4):
+        for channel in channels:
+            channel.packets.clear()
+            for _ in range(30):
+                channel.packet(1000)
+        write_ctf(tmp_path / f"o/archives/{chunk}/kernel", *channels)
+    segment = record(tmp_path / "o", tmp_path / "t")
+    text = assert_reads_the_same(tmp_path / "o", segment, tmp_path / "copy")
+    assert text.count("\n") == 240_000
+    capfd.readouterr()
+    assert lttv_main(["text", "--style", "babeltrace", str(tmp_path / "t")]) == 0
+    assert sorted(capfd.readouterr().out.splitlines()) == sorted(text.splitlines())
+    assert lttv_main(["check", "--events", str(tmp_path / "t")]) == 0
+    assert "whole: 1 segment, 2 streams, 240 sub-buffers, 240,000 events" in capfd.readouterr().out
+
+
 def test_a_stream_that_was_divided_by_size_is_one(tmp_path: Path) -> None:
     channel = CtfChannel(CtfTracer(), cpu=1).packet().packet().packet()
     write_ctf(tmp_path, channel)
@@ -301,11 +341,70 @@ def test_a_stream_that_was_divided_by_size_is_one(tmp_path: Path) -> None:
     assert [row for batch in take_to_end(stream) for row in batch.rows["sequence"]] == [0, 1, 2]
 
 
-def test_directories_of_different_traces_are_refused(tmp_path: Path) -> None:
-    write_ctf(tmp_path / "kernel", CtfChannel(CtfTracer()).packet())
-    write_ctf(tmp_path / "ust", CtfChannel(CtfTracer(uuid=bytes(16))).packet())
-    with pytest.raises(UsageError, match=r"kernel and .*ust are different traces: name the dir"):
+def rotated(directory: Path) -> dict[str, int]:
+    """Write rotated archives of three traces; return their names and numbers of packets."""
+    traces = {
+        "kernel": (CtfTracer(), 3),
+        "uid/0/64-bit": (CtfTracer(uuid=bytes(16)), 2),
+        "uid/1000/64-bit": (CtfTracer(uuid=b"\1" * 16), 1),
+    }
+    for name, (tracer, packets) in traces.items():
+        channel = CtfChannel(tracer)
+        for chunk in range(packets):
+            channel.packets.clear()
+            path = "kernel" if name == "kernel" else f"ust/{name}"
+            write_ctf(
+                directory / f"archives/2026010{chunk}T000000-{chunk}/{path}", channel.packet()
+            )
+    return {name: packets for name, (_, packets) in traces.items()}
+
+
+def test_several_traces_are_refused_with_their_names(tmp_path: Path) -> None:
+    rotated(tmp_path)
+    told = "trace=kernel or trace=0/64-bit or trace=1000/64-bit"
+    with pytest.raises(UsageError, match=f"holds 3 traces: name one with {told}; --source may be"):
         opened(tmp_path)
+    with pytest.raises(UsageError, match=r"holds no trace of the name 0; its traces are kernel, "):
+        opened(tmp_path, trace="0")
+    with pytest.raises(UsageError, match="holds 2 traces of the name 64-bit; its traces are kern"):
+        opened(tmp_path, trace="64-bit")
+    with pytest.raises(UsageError, match="trace=: files of ftrace are of one trace"):
+        opened(tmp_path, trace="kernel", abi="ftrace")
+
+
+def test_a_named_trace_is_all_chunks_of_its_uuid(tmp_path: Path) -> None:
+    for name, packets in rotated(tmp_path).items():
+        source = opened(tmp_path, trace=name)
+        (stream,) = source.streams
+        assert sum(len(batch.rows) for batch in take_to_end(stream)) == packets
+        assert source.info.spec == f"replay:{tmp_path},trace={name}"
+        source.close()
+
+
+def test_traces_side_by_side_become_segments_of_one_run(tmp_path: Path) -> None:
+    names = rotated(tmp_path / "o")
+    words = [
+        word for name in names for word in ("--source", f"replay:{tmp_path / 'o'},trace={name}")
+    ]
+    assert lttd_main(["-t", str(tmp_path / "t"), *words, "--summary", "none"]) == 0
+    found = {}
+    for path in (tmp_path / "t").glob("*-replay/trace.json"):
+        manifest = json.loads(path.read_text())
+        (stream,) = manifest["streams"]
+        found[manifest["source"]["spec"].partition("trace=")[2]] = stream["summary"]["subbuffers"]
+    assert found == names
+    assert lttv_main(["check", "--events", str(tmp_path / "t")]) == 0
+
+
+def test_traces_without_a_uuid_are_each_its_own(tmp_path: Path) -> None:
+    text = CtfTracer().metadata()
+    start = text.index('uuid = "')
+    anonymous = (text[:start] + text[text.index(";", start) + 1 :]).encode()
+    for name in ("a", "b"):
+        write_ctf(tmp_path / name, CtfChannel(CtfTracer()).packet(), metadata=anonymous)
+    with pytest.raises(UsageError, match="holds 2 traces: name one with trace=a or trace=b;"):
+        opened(tmp_path)
+    assert opened(tmp_path, trace="b").streams[0].info.id == StreamId("chan", 0)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from lttd.abi.base import I64, Readable, Unreadable
 from lttd.abi.ctf import MAGIC, UNFINISHED, PacketHeaders, PacketLayout, adjoining, headers_at
 
 _AT_ONCE: Final = 4096
+# After damage: near it first, because each damage is searched for its end.
+_FIRST_SEARCH_BYTES: Final = 4096
 _SEARCH_BYTES: Final = 1 << 20
 
 
@@ -25,14 +27,17 @@ class Survey(NamedTuple):
     stream_id: int
 
 
-def survey_of(data: Readable, layout: PacketLayout, stream_id: int) -> Survey:
+def survey_of(
+    data: Readable, layout: PacketLayout, stream_id: int, most_packets: int = 1 << 62
+) -> Survey:
     """Follow the packets from the first byte to the last, and skip damage.
 
-    After bytes that do not parse, it tries every place with the magic number.
+    After bytes that do not parse, it tries every place with the magic number.  It ends with more
+    than *most_packets*, which the caller refuses.
     """
     offsets, found, damage = [], [], list[Unreadable]()
     at, room, number = 0, len(data), 0
-    while at < room:
+    while at < room and number <= most_packets:
         behind = at
         for places, headers in _runs(data, at, layout, stream_id):
             bad = np.flatnonzero(~headers.sound)
@@ -42,10 +47,10 @@ def survey_of(data: Readable, layout: PacketLayout, stream_id: int) -> Survey:
             number += count
             if count:
                 behind = min(int(places[count - 1] + headers.packet_bytes[count - 1]), room)
-            if len(bad):
+            if len(bad) or number > most_packets:
                 break
         at = behind
-        if at < room:
+        if at < room and number <= most_packets:
             following = _next_sound(data, at, layout, stream_id)
             reason, torn = _reason(data, at, layout, stream_id)
             damage.append(
@@ -97,9 +102,9 @@ def _next_sound(data: Readable, at: int, layout: PacketLayout, stream_id: int) -
     if field is None:
         return room
     magic = MAGIC.to_bytes(field.size_bytes, field.byteorder)
-    start = at + 1
+    start, size = at + 1, _FIRST_SEARCH_BYTES
     while start < room:
-        part = bytes(data[start : start + _SEARCH_BYTES + field.behind_bytes])
+        part = bytes(data[start : start + size + field.behind_bytes])
         places = [
             start + match.start() - field.at_bytes for match in re.finditer(re.escape(magic), part)
         ]
@@ -110,7 +115,8 @@ def _next_sound(data: Readable, at: int, layout: PacketLayout, stream_id: int) -
             offsets, headers = _read(data, some, layout, stream_id)
             if headers.sound.any():
                 return int(offsets[headers.sound.argmax()])
-        start += _SEARCH_BYTES
+        start += size
+        size = min(2 * size, _SEARCH_BYTES)
     return room
 
 

@@ -132,7 +132,7 @@ SOURCES: Final = {
     "replay": SourceRow(
         "lttd.sources.replay.source",
         {"replay:DIR": "files of whole sub-buffers with their padding: CTF and old traces"},
-        {"abi": str, "subbuffer-size": parse_bytes},
+        {"abi": str, "trace": str, "subbuffer-size": parse_bytes},
         needs="the directory: replay:DIR",
         replays={
             "ftrace": "lttd.sources.replay.ftrace",

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi import ctf
-from lttd.abi.ctf_classes import Clock
+from lttd.abi.ctf_classes import Clock, Trace
 from lttd.clock import Snapshot
 from lttd.errors import SourceError
+from lttd.plausible import MOST_SIZE
 from lttd.sources.base import Attachment, Attachments, Nothing, SourceInfo, When
 from lttd.sources.replay.ctf_files import Channel, Found, Part, find, find_trace
 from lttd.sources.replay.files import FileSource, FileStream, Replay, open_directory
@@ -43,6 +45,8 @@ U64 = npt.NDArray[np.uint64]
 _NS: Final = 1_000_000_000
 _FOREVER: Final = (1 << 64) - 1
 _MOST: Final = (1 << 63) - 1
+_MOST_TEXT: Final = 1024
+_MOST_VARIABLES: Final = 256
 
 
 class CtfReplayStream(FileStream):
@@ -85,7 +89,7 @@ class CtfReplayStream(FileStream):
         rows = self._rows[first:behind].copy()
         if len(rows):
             start = int(rows["offset_bytes"][0])
-            end = int(rows["offset_bytes"][-1] + rows["kernel_bytes"][-1])
+            end = int(rows["offset_bytes"][-1] + rows["payload_bytes"][-1])
             if self.read_into(buffer[: end - start], start) < end - start:
                 raise SourceError(f"{self.path}: became shorter while it was read")
             rows["offset_bytes"] -= np.uint64(start)
@@ -111,7 +115,8 @@ class CtfReplayStream(FileStream):
         if first == limit:
             return buffer, limit
         rows = self._rows[first : min(limit, first + len(buffer) // 16 + 1)]
-        ends = rows["offset_bytes"] + rows["kernel_bytes"] - rows["offset_bytes"][0]
+        # The padding of the last one is not needed, and may be of any size.
+        ends = rows["offset_bytes"] + rows["payload_bytes"] - rows["offset_bytes"][0]
         count = int(np.searchsorted(ends, np.uint64(len(buffer)), "right"))
         if not count:
             self.pool.give(buffer)
@@ -121,7 +126,8 @@ class CtfReplayStream(FileStream):
 
 def _info_of(channel: Channel) -> StreamInfo:
     sizes = np.concatenate([part.survey.headers.packet_bytes for part in channel.parts])
-    same = int(sizes[0]) if (sizes == sizes[0]).all() else 0
+    # The last packet of a file may state more than a manifest can hold: its padding may be cut.
+    same = int(sizes[0]) if (sizes == sizes[0]).all() and sizes[0] <= MOST_SIZE else 0
     return StreamInfo(
         channel.stream,
         ctf.NAME,
@@ -231,14 +237,17 @@ def _discarded(channel: Channel, headers: ctf.PacketHeaders, rows: Rows) -> Iter
 class CtfReplaySource(FileSource[CtfReplayStream]):
     """The streams of one trace."""
 
-    def __init__(self, directory: Path, found: Found, pool: BufferPool) -> None:
+    def __init__(
+        self, directory: Path, found: Found, pool: BufferPool, name: str | None = None
+    ) -> None:
+        """*name*: that of the trace, if the directory has several."""
         super().__init__((CtfReplayStream(each, pool) for each in found.channels), found.notes)
         for channel in found.channels:
             for part in channel.parts:
                 self._notes += _notes_on(part)
         self._metadata = found.metadata
         trace = found.trace
-        environment = {name: str(value) for name, value in trace.environment.items()}
+        environment = _environment_of(trace)
         names = {"hostname": "host", "kernel_release": "kernel"}
         # A trace of another host, which states no kernel, was not made by that of this machine.
         stated = [name for name in names if {name, "hostname"} & environment.keys()]
@@ -246,8 +255,8 @@ class CtfReplaySource(FileSource[CtfReplayStream]):
         clock = next((trace.clocks[s.clock] for s in trace.streams.values() if s.clock), None)
         self.info = SourceInfo(
             "replay",
-            f"replay:{directory}",
-            clock.name if clock else "none",
+            f"replay:{directory}" + (f",trace={name}" if name is not None else ""),
+            clock.name[:_MOST_TEXT] if clock else "none",
             {
                 "directory": str(directory),
                 "abi": ctf.NAME,
@@ -279,6 +288,12 @@ class CtfReplaySource(FileSource[CtfReplayStream]):
         return attach
 
 
+def _environment_of(trace: Trace) -> dict[str, str]:
+    """Return what the tracer says of itself; long texts are cut, for the manifest has a limit."""
+    some = islice(trace.environment.items(), _MOST_VARIABLES)
+    return {name[:_MOST_TEXT]: str(value)[:_MOST_TEXT] for name, value in some}
+
+
 def _start(clock: Clock | None, streams: Sequence[CtfReplayStream]) -> Snapshot | None:
     """Return the clocks at the first packet, by the clock's origin; the others are unknown."""
     begin = min(stream.begin for stream in streams)
@@ -287,7 +302,7 @@ def _start(clock: Clock | None, streams: Sequence[CtfReplayStream]) -> Snapshot 
     wall_ns = begin + clock.offset_s * _NS + clock.offset * _NS // clock.frequency_hz
     if not 0 <= begin <= _MOST or not 0 <= wall_ns <= _MOST:
         return None
-    return Snapshot(begin, begin, begin, wall_ns, clock.precision)
+    return Snapshot(begin, begin, begin, wall_ns, min(clock.precision, _MOST))
 
 
 def _notes_on(part: Part) -> Iterator[str]:
@@ -302,17 +317,21 @@ def _notes_on(part: Part) -> Iterator[str]:
             )
 
 
-def open_ctf_replay(directory: Path, pool: BufferPool) -> CtfReplaySource:
-    """Open the trace in a directory, or its chunks below.
+def open_ctf_replay(directory: Path, pool: BufferPool, name: str | None = None) -> CtfReplaySource:
+    """Open the trace in a directory, or its chunks below; *name*: the one that is called so.
 
     Raises:
-        UsageError: there is no such directory, or it holds several traces.
+        UsageError: there is no such directory or trace, or there are several and no *name*.
         NothingToRecordError: it holds no packet.
         SourceError: a file cannot be read, or the metadata cannot be used.
     """
-    return CtfReplaySource(directory, find_trace(directory, open_directory(directory)), pool)
+    found = find_trace(directory, open_directory(directory), name)
+    return CtfReplaySource(directory, found, pool, name)
 
 
 REPLAY: Final = Replay(
-    find, lambda directory, pool, _: open_ctf_replay(directory, pool), states_sizes=True
+    find,
+    lambda directory, pool, _: open_ctf_replay(directory, pool),
+    states_sizes=True,
+    open_one=open_ctf_replay,
 )

@@ -2,18 +2,20 @@
 
     DIR/metadata, DIR/NAME                     one trace
     DIR/archives/DATE/kernel/metadata, ...     chunks of one: the UUID is the same
-    DIR/kernel, DIR/ust/uid/0/64-bit           several traces, of which the user names one
+    DIR/kernel, DIR/ust/uid/0/64-bit           several traces, of which the user names one:
+    DIR/archives/DATE/ust/uid/0/64-bit, ...    trace=kernel, or trace=ust/uid/0/64-bit
 
 A file is one data stream, or a part of one: lttng divides streams by size (``NAME_CPU_N``) and by
 rotation.  Files are of one stream if their packets state the same class and instance; without an
 instance they are if their names and packets say that they are of one channel and CPU.
 
-Rule: lttd does not guess: directories of different traces are refused.
+Rule: lttd does not guess: where there are several traces, it lists their names.
 """
 
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -26,10 +28,10 @@ from lttd.abi.ctf_metadata import is_metadata, packed_metadata, read_metadata
 from lttd.abi.ctf_survey import Survey, survey_of
 from lttd.beneath import OpenDirectory, Place
 from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
-from lttd.limits import CTF_FILES, CTF_METADATA
+from lttd.limits import CTF_FILES, CTF_METADATA, CTF_PACKETS, STREAMS
 from lttd.plausible import is_name
 from lttd.readfile import read_head, read_limited
-from lttd.sources.replay.files import bytes_of
+from lttd.sources.replay.files import FileBytes, bytes_of
 from lttd.subbuffer import StreamId
 
 METADATA: Final = "metadata"
@@ -37,6 +39,7 @@ _NAME: Final = re.compile(r"(.+)_(0|[1-9][0-9]{0,4})")
 _PART: Final = re.compile(r"(.+)_(0|[1-9][0-9]{0,4})_(?:0|[1-9][0-9]{0,8})")
 _MOST_LEVELS: Final = 32
 _MOST_STREAM_ID: Final = (1 << 63) - 1
+_MOST_NAMES: Final = 8
 
 
 class Part(NamedTuple):
@@ -108,63 +111,142 @@ def _traces(directory: Path) -> Iterator[Path]:
             yield Path(parent) / METADATA
 
 
-def find_trace(directory: Path, base: OpenDirectory) -> Found:
+def find_trace(directory: Path, base: OpenDirectory, name: str | None = None) -> Found:
     """Find the files of the trace in a directory, and walk their packets.
 
+    *name*: the last directories of one of several traces, ``ust/uid/0/64-bit``.
+
     Raises:
-        UsageError: there are several traces.
+        UsageError: there are several traces, or none of that name.
         NothingToRecordError: there is no packet.
         SourceError: the metadata cannot be used, or a file cannot be read.
     """
-    found: list[tuple[Path, Trace, bytes]] = []
     notes: list[str] = []
-    for path in _traces(directory):
-        trace, stored, lines = _read_metadata(base.place(path))
-        notes += lines
-        found.append((path.parent, trace, stored))
-        if trace.uuid != found[0][1].uuid or (len(found) > 1 and trace.uuid is None):
-            raise UsageError(
-                f"{found[0][0]} and {path.parent} are different traces: name the directory of one"
-            )
-    if not found:
-        raise NothingToRecordError(
-            f"{directory} holds no file named metadata", "name the directory of a CTF trace"
-        )
-    _, trace, metadata = max(found, key=lambda one: len(one[2]))
-    directories = [parent for parent, _, _ in found]
+    group = _chosen(_groups(directory, base, notes), directory, name)
     parts: dict[tuple[int, str, int], list[Part]] = {}
-    layouts = _Layouts(trace)
-    files = [path for parent in directories for path in _files(parent)]
+    layouts = _Layouts(group.trace)
+    files = [path for parent in group.directories for path in _files(parent)]
     if len(files) > CTF_FILES.most:
         raise UsageError(f"{directory}: {len(files):,} files; {CTF_FILES}")
+    left = CTF_PACKETS.most
     for path in files:
-        part = _walk(base.place(path), layouts)
+        part = _walk(base.place(path), layouts, left)
         if isinstance(part, str):
             notes.append(f"{path}: {part}; left out")
-        else:
-            parts.setdefault(_key(part, layouts), []).append(part)
+            continue
+        left -= len(part.survey.offsets_bytes)
+        if left < 0:
+            raise UsageError(f"{directory}: {CTF_PACKETS}: replay its archives one by one")
+        parts.setdefault(_key(part, layouts), []).append(part)
+    if len(parts) > STREAMS.most:
+        raise UsageError(f"{directory}: {len(parts):,} streams; {STREAMS}")
     channels = _channels(parts, layouts)
     if not channels:
         why = f" ({notes[0]})" if notes else ""
         raise NothingToRecordError(
             f"{directory} holds no packet of its trace{why}", "name another directory"
         )
-    return Found(trace, metadata, channels, notes, directories)
+    return Found(group.trace, group.metadata, channels, notes, group.directories)
 
 
-def _read_metadata(place: Place) -> tuple[Trace, bytes, list[str]]:
+@dataclass
+class _Group:
+    """The directories of one trace, and the longest metadata of them."""
+
+    trace: Trace
+    metadata: bytes
+    directories: list[Path]
+
+    def takes(self, trace: Trace) -> bool:
+        """Tell whether another metadata is of this trace."""
+        return trace.uuid is not None and trace.uuid == self.trace.uuid
+
+
+def _groups(directory: Path, base: OpenDirectory, notes: list[str]) -> list[_Group]:
+    """Read all metadata below a directory; the chunks of one trace have the same UUID."""
+    groups: list[_Group] = []
+    for path in _traces(directory):
+        data, lines = _packed(base.place(path))
+        notes += lines
+        # Most chunks of a trace have the same metadata; to parse one may take seconds.
+        same = next((one for one in groups if one.trace.uuid and one.metadata == data), None)
+        trace = same.trace if same else _parsed(path, data)
+        group = same or next((one for one in groups if one.takes(trace)), None)
+        if group is None:
+            groups.append(_Group(trace, data, [path.parent]))
+            continue
+        group.directories.append(path.parent)
+        if len(data) > len(group.metadata):
+            group.trace, group.metadata = trace, data
+    return groups
+
+
+def _chosen(groups: list[_Group], directory: Path, name: str | None) -> _Group:
+    """Return the only trace, or the one that the user names.
+
+    Raises:
+        UsageError: there are several, or none of that name.
+        NothingToRecordError: there is none.
+    """
+    if not groups:
+        raise NothingToRecordError(
+            f"{directory} holds no file named metadata", "name the directory of a CTF trace"
+        )
+    if name is None:
+        if len(groups) == 1:
+            return groups[0]
+        told = " or ".join(f"trace={one}" for one in _names(groups, directory))
+        raise UsageError(
+            f"{directory} holds {len(groups)} traces: name one with {told};"
+            " --source may be repeated"
+        )
+    found = [one for one in groups if _is_named(one, directory, Path(name).parts)]
+    if len(found) != 1:
+        several = f"{len(found)} traces" if found else "no trace"
+        told = ", ".join(_names(groups, directory))
+        raise UsageError(f"{directory} holds {several} of the name {name}; its traces are {told}")
+    return found[0]
+
+
+def _is_named(group: _Group, directory: Path, name: tuple[str, ...]) -> bool:
+    """Tell whether the path of one of the directories ends so."""
+    paths = [one.relative_to(directory).parts for one in group.directories]
+    return any(path[len(path) - len(name) :] == name for path in paths)
+
+
+def _names(groups: list[_Group], directory: Path) -> list[str]:
+    """Return a name for each trace: the shortest end of its path that no other one has."""
+    found = []
+    for group in groups[:_MOST_NAMES]:
+        path = group.directories[-1].relative_to(directory).parts
+        ends = (path[-count:] for count in range(1, len(path) + 1))
+        others = [one for one in groups if one is not group]
+        free = (end for end in ends if not any(_is_named(one, directory, end) for one in others))
+        found.append("/".join(next(free, path)) or ".")
+    more = len(groups) - len(found)
+    return [*found, f"({more} more)"] if more else found
+
+
+def _packed(place: Place) -> tuple[bytes, list[str]]:
+    """Return a metadata as it is stored, and a line if its end is left out."""
     try:
         data = read_limited(place, CTF_METADATA)
     except (OSError, TraceDamagedError) as error:
         raise SourceError(str(error)) from None
     try:
         stored, dropped_bytes = packed_metadata(data)
-        trace = read_metadata(stored)
     except MetadataError as error:
         raise SourceError(f"{place.path}: {error}") from None
     if not dropped_bytes:
-        return trace, stored, []
-    return trace, stored, [f"{place.path}: the last {dropped_bytes} bytes are no whole packet"]
+        return stored, []
+    return stored, [f"{place.path}: the last {dropped_bytes} bytes are no whole packet"]
+
+
+def _parsed(path: Path, data: bytes) -> Trace:
+    try:
+        return read_metadata(data)
+    except MetadataError as error:
+        raise SourceError(f"{path}: {error}") from None
 
 
 def _files(directory: Path) -> list[Path]:
@@ -196,16 +278,25 @@ class _Layouts:
             self._by_id[class_id] = ctf.PacketLayout.of(self.trace, class_id)
         return self._by_id[class_id]
 
-    def class_in(self, head: bytes) -> int:
+    def class_in(self, data: FileBytes) -> int:
         """Return the stream class of a file, by its first packet."""
         first = min(self.trace.streams, default=0)
-        field = self.of(first).fields.get("stream_id")  # all classes have it at the same place
-        if field is None or len(head) < field.behind_bytes:
+        if len(self.trace.streams) < 2:
             return first
-        return int.from_bytes(head[field.at_bytes : field.behind_bytes], field.byteorder)
+        field = self._readable().fields.get("stream_id")  # all classes have it at the same place
+        if field is None or len(data) < field.behind_bytes:
+            return first
+        return int.from_bytes(data[field.at_bytes : field.behind_bytes], field.byteorder)
+
+    def _readable(self) -> ctf.PacketLayout:
+        """Return the layout of the first class whose packets can be read."""
+        for class_id in sorted(self.trace.streams):
+            with suppress(MetadataError):
+                return self.of(class_id)
+        return self.of(min(self.trace.streams))
 
 
-def _walk(place: Place, layouts: _Layouts) -> Part | str:
+def _walk(place: Place, layouts: _Layouts, most_packets: int) -> Part | str:
     """Walk a file's packets; if it holds none, return the reason.
 
     Raises:
@@ -215,10 +306,10 @@ def _walk(place: Place, layouts: _Layouts) -> Part | str:
         if not len(data):
             return "it is empty"
         try:
-            class_id = layouts.class_in(data[:256])
+            class_id = layouts.class_in(data)
             if not 0 <= class_id <= _MOST_STREAM_ID:
                 return f"it has the impossible stream id {class_id}"
-            survey = survey_of(data, layouts.of(class_id), class_id)
+            survey = survey_of(data, layouts.of(class_id), class_id, most_packets)
         except MetadataError as error:
             return str(error)
     if not len(survey.offsets_bytes):

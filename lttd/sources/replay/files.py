@@ -185,6 +185,8 @@ class Replay(NamedTuple):
     """Opens a directory; the number is the size of a sub-buffer, if the user states it."""
     states_sizes: bool
     """Whether sub-buffers state their size, so that the user cannot."""
+    open_one: Callable[[Path, BufferPool, str], FileSource[Any]] | None = None
+    """Opens one of several traces in a directory, by its name; None: they are of one trace."""
 
 
 class StreamPath(NamedTuple):

@@ -43,7 +43,13 @@ def open_source(request: Request) -> FileSource[Any]:
     replay = _replay_of(replays[abi])
     if size_bytes is not None and replay.states_sizes:
         raise UsageError(f"{directory}: sub-buffers of {abi} files state their size themselves")
-    source = replay.open(directory, request.pool, size_bytes)
+    trace = request.options.get("trace")
+    if trace is None:
+        source = replay.open(directory, request.pool, size_bytes)
+    elif replay.open_one is None:
+        raise UsageError(f"{directory}: trace=: files of {abi} are of one trace")
+    else:
+        source = replay.open_one(directory, request.pool, trace)
     if detected is not None:
         source.note(str(detected))
     return source
