@@ -31,10 +31,12 @@ from lttd.view.formats import EventType
 from lttd.view.glyphs import decimal, hexadecimal, per_distinct, printable_words
 from lttd.view.losses import Loss
 from lttd.view.strips import (
+    MOST_TEXT_BITS,
     Column,
     Length,
     Strip,
     joined,
+    of_similar_size,
     packed,
     right_aligned,
     settled,
@@ -166,8 +168,21 @@ class FieldPrinter:
         """*only*: the names of the fields to print."""
         self._format = format_
         self._only = only
-        dynamic = format_ is None or any(one.encoding in _DYNAMIC for one in format_.fields)
-        self.rows_at_once = _DYNAMIC_ROWS if dynamic else _STATIC_ROWS
+        fields = format_.fields if format_ else ()
+        self._is_told = any(one.encoding is Encoding.TOLD for one in fields)
+        dynamic = format_ is None or any(one.encoding in _DYNAMIC for one in fields)
+        self._rows_at_once = _DYNAMIC_ROWS if dynamic else _STATIC_ROWS
+
+    def parts(self, rows: EventRows) -> Iterator[EventRows]:
+        """Yield the rows in parts whose texts memory can hold at once."""
+        if self._is_told:
+            for which in of_similar_size(rows.payload_bytes, MOST_TEXT_BITS):
+                yield rows.some(which)
+        elif len(rows) <= self._rows_at_once:
+            yield rows
+        else:
+            for at in range(0, len(rows), self._rows_at_once):
+                yield rows.some(slice(at, at + self._rows_at_once))
 
     def strip(self, rows: EventRows) -> Strip:
         """Return the text of all rows as one strip."""
@@ -309,10 +324,7 @@ class FieldTexter(BlockTexter):
             for number, told in heads.items():
                 table[number] = told
             names = words_of(table)
-        for at in range(0, len(rows), printer.rows_at_once):
-            some = rows.some(slice(at, at + printer.rows_at_once)) if at else rows
-            if len(some) > printer.rows_at_once:
-                some = rows.some(slice(0, printer.rows_at_once))
+        for some in printer.parts(rows):
             head = names if isinstance(names, bytes) else names[batch.type[some.rows]]
             yield body_of(some.rows, [head, *printer.strip(some), b"\n"])
 

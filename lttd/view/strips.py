@@ -10,8 +10,8 @@ Rule: a word is copied as a whole, with its NULs, and the next part is put where
 texts of any length take no loop over rows, and no NUL has to be searched in lines.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,10 @@ I64 = npt.NDArray[np.int64]
 Length = int | I64
 """Of the text of each row; one number if all are equal."""
 Strip = list[bytes | Column]
+
+_MATRIX_BYTES: Final = 1 << 26
+MOST_TEXT_BITS: Final = 7
+"""The most growth of a row as text: an element of a list of bits takes 16 bytes."""
 
 
 def words_of(column: Column) -> Column:
@@ -70,6 +74,19 @@ def packed(strip: Strip, count: int) -> tuple[Column, Length]:
             at = at + starts
         at = at + length
     return room.view(f"V{width}"), at if starts is None else at - starts
+
+
+def of_similar_size(sizes_bytes: I64, growth_bits: int) -> Iterator[I64]:
+    """Yield the numbers of rows of similar size, so many that memory can hold their words.
+
+    A row of text takes about 2^growth_bits bytes for each byte that it prints.
+    """
+    group = np.frexp(sizes_bytes.astype(np.float64))[1]
+    for one in np.flatnonzero(np.bincount(group)).tolist():
+        some = np.flatnonzero(group == one)
+        step = max(_MATRIX_BYTES >> (one + growth_bits), 1)
+        for first in range(0, len(some), step):
+            yield some[first : first + step]
 
 
 def settled(strip: Strip, count: int) -> Strip:

@@ -3,7 +3,12 @@
     [<h>:<m>:<s>.<ns, 9>] (+<s>.<ns, 9>) <host>[:<process>:(<pid>)] <event>: <packet context>,
     <stream's context>, <event's context>, <fields>
 
+A stream without a clock has no times.
+
 Source of the form: babeltrace2 src/plugins/text/pretty/print.c.
+
+Rule: control characters of names and strings are escaped (lttd.terminal), which babeltrace2 does
+only in part.
 
 The time since the line before is known only when that line is written, perhaps by another process
 (``lttd.view.parallel``): so the first line of a batch is made last.
@@ -24,15 +29,16 @@ from lttd.abi.ctf_classes import PACKET_CONTEXT, PACKET_HEADER, Event, Trace
 from lttd.abi.ctf_fields import Scan
 from lttd.abi.ctf_heads import bodies_of
 from lttd.abi.ctf_plan import Plan
+from lttd.terminal import printable
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.ctf.fields import CtfRecords
-from lttd.view.ctf.values import Printer, is_printed
+from lttd.view.ctf.values import Printer, growth_bits, is_printed
 from lttd.view.family import Block, made
 from lttd.view.formats import EventType
 from lttd.view.glyphs import decimal, distinct
 from lttd.view.lines import BlockTexter, Body, body_of
 from lttd.view.notes import TakesNotes
-from lttd.view.strips import Column, Strip, joined, packed, words_of
+from lttd.view.strips import Column, Strip, joined, of_similar_size, packed, words_of
 from lttd.view.window import WindowStream
 
 I64 = npt.NDArray[np.int64]
@@ -62,7 +68,7 @@ class EventPrinter:
 
         *context*: the text of each event's packet context; None: it has none.
         """
-        strip: Strip = [f"{self._event.name}: ".encode()]
+        strip: Strip = [f"{printable(self._event.name)}: ".encode()]
         if context is not None:
             strip.append(context)
         scan, place = bodies_of(bits, at, packet, self.plan)
@@ -148,11 +154,17 @@ def origin_of(trace: Trace) -> str:
     ]
     if "vpid" in trace.environment:
         told.append(f"({trace.environment['vpid']})")
-    return f"{':'.join(told)} " if told else ""
+    return f"{printable(':'.join(told))} " if told else ""
 
 
 def _origin(source: WindowStream) -> bytes:
-    return origin_of(source.context.plan.trace).encode()
+    plan = _plan(source)
+    return origin_of(plan.trace).encode() if plan else b""
+
+
+def _is_timeless(source: WindowStream) -> bool:
+    plan = _plan(source)
+    return plan is not None and plan.stream.clock is None
 
 
 def _plan(source: WindowStream) -> Plan | None:
@@ -221,7 +233,13 @@ class BabeltraceTexter(BlockTexter):
         else:
             delta = differences(np.concatenate((np.array([self._before]), times)))
         origin = words_of(np.array(self._each(batch, _origin, b""), np.bytes_)).take(batch.stream)
-        return [*clock_times(times), b"] (", *delta, b") ", origin]
+        stamp: Strip = [*clock_times(times), b"] (", *delta, b") "]
+        timeless = np.array(self._each(batch, _is_timeless, nothing=False))
+        if timeless.any():
+            words = packed(stamp, len(batch))[0].copy()
+            words[timeless.take(batch.stream)] = b""
+            stamp = [words]
+        return [*stamp, origin]
 
     def bodies(self, batch: EventBatch) -> Iterator[Body]:
         """Yield the bodies: names and fields."""
@@ -281,9 +299,8 @@ class _Last:
 
 def of_one_size(rows: EventRows) -> Iterator[EventRows]:
     """Yield rows in groups of similar size, so that the matrix of a group is not much larger."""
-    group = np.frexp(rows.payload_bytes.astype(np.float64))[1]
-    for one in np.flatnonzero(np.bincount(group)).tolist():
-        some = np.flatnonzero(group == one)
-        step = max(_MATRIX_BYTES >> (one + 4), 1)
-        for first in range(0, len(some), step):
-            yield rows.some(some[first : first + step])
+    records = rows.event_type.records_of
+    assert isinstance(records, CtfRecords)
+    bits = growth_bits(body for body, _ in records.plan.bodies(records.event))
+    for which in of_similar_size(rows.payload_bytes, bits):
+        yield rows.some(which)

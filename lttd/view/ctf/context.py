@@ -17,7 +17,7 @@ from lttd.abi.base import Buffer, Damage, Decoded, Headers
 from lttd.abi.ctf_bits import Bits
 from lttd.abi.ctf_classes import MetadataError, Trace
 from lttd.abi.ctf_events import walk
-from lttd.abi.ctf_heads import Packets
+from lttd.abi.ctf_heads import Packets, firsts_of
 from lttd.abi.ctf_metadata import read_metadata
 from lttd.abi.ctf_plan import Plan
 from lttd.abi.gather import gather
@@ -35,6 +35,7 @@ U64 = npt.NDArray[np.uint64]
 
 METADATA: Final = "metadata"
 _SECOND_NS: Final = 1_000_000_000
+_MOST_NS: Final = (1 << 63) - 1
 
 
 @lru_cache(8)
@@ -51,6 +52,8 @@ class SegmentMetadata:
         self._manifest = manifest
         self._notes = notes
         self._data: bytes | None = None
+        self._version: tuple[int, int, int] | None = None
+        """Inode, size and time of what was read; another version is another file."""
         self.trace: Trace | None = None
         """None: it cannot be read."""
 
@@ -59,7 +62,12 @@ class SegmentMetadata:
         if self._data is not None and self._manifest.state == "closed":
             return
         try:
+            status = self._place.stat()
+            version = status.st_ino, status.st_size, status.st_mtime_ns
+            if version == self._version:
+                return
             data = read_limited(self._place, CTF_METADATA)
+            self._version = version
         except (OSError, TraceDamagedError) as error:
             self._data = self._data or b""
             told = error.strerror if isinstance(error, OSError) else error
@@ -103,23 +111,28 @@ class CtfContext:
 
     @property
     def offset_ns(self) -> int:
-        """The time of the clock's zero since 1970, in ns."""
+        """The time of the clock's zero since 1970, in ns; 0 if 64 bits cannot hold it."""
         plan = self.plan
         clock = plan.trace.clocks.get(plan.stream.clock or "") if plan else None
         if clock is None:
             return 0
-        return clock.offset_s * _SECOND_NS + clock.offset * _SECOND_NS // clock.frequency_hz
+        offset = clock.offset_s * _SECOND_NS + clock.offset * _SECOND_NS // clock.frequency_hz
+        return offset if -_MOST_NS <= offset <= _MOST_NS else 0
 
-    def packets(self, data: Buffer, offset_bytes: I64) -> Packets:
+    def packets(self, bits: Bits, offset_bytes: I64, plan: Plan) -> Packets:
         """Return the packets at some offsets, whose headers are sound."""
+        data = bits.buffer
         found = ctf.headers_at(data, offset_bytes, self.layout, self.stream_id)
         field = self.layout.fields.get("timestamp_begin")
         begin = np.zeros(len(offset_bytes), np.uint64)
         if field is not None:
             begin = gather(data, offset_bytes + field.at_bytes, field.dtype).astype(np.uint64)
-        first = (offset_bytes + self.layout.header_bytes) << 3
-        end = (offset_bytes << 3) + found.content_bits.astype(np.int64)
-        return Packets(offset_bytes, first, np.maximum(end, first), begin)
+        base = offset_bytes << 3
+        first = base + (self.layout.header_bytes << 3)
+        end = np.maximum(base + found.content_bits.astype(np.int64), first)
+        if plan.packet_varies:
+            first = firsts_of(bits, base, end, plan)
+        return Packets(offset_bytes, first, end, begin)
 
     def count(self, data: Buffer, headers: Headers, ends: U64) -> Decoded:
         """Count the events of some packets, whose headers state *ends*."""
@@ -130,7 +143,7 @@ class CtfContext:
         last = headers.begin.copy()
         damage: list[Damage] = []
         bits = Bits(data)
-        for walked in walk(bits, self.packets(data, headers.offset_bytes), plan):
+        for walked in walk(bits, self.packets(bits, headers.offset_bytes, plan), plan):
             behind = walked.first_row + len(walked.row_events)
             counts[walked.first_row : behind] = walked.row_events
             last[walked.first_row : behind] = self.layout.ns_of(walked.row_end)

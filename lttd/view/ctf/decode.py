@@ -161,7 +161,7 @@ class CtfDecoder(PieceDecoder[CtfTypes]):
     def _walk(
         self, piece: Piece, bits: Bits, plan: Plan, context: CtfContext, of: "_Pages"
     ) -> Iterator[_Found]:
-        packets = context.packets(bits.buffer, of.pages.offset)
+        packets = context.packets(bits, of.pages.offset, plan)
         for walked in walk(bits, packets, plan):
             for damage in walked.damage:
                 member = of.members[int(of.pages.part[damage.row])]

@@ -1,9 +1,10 @@
 """The fields of CTF events as columns of records, which the whole viewer understands.
 
 A member of a structure is ``structure_member``.  A field of a context has its own name, unless an
-event's own field has it; then it is ``context_name``.  Numbers are numbers; strings and texts are
-bytes; an array of whole numbers is two-dimensional.  Anything else (sequences, variants, other
-arrays) is the text that babeltrace2 prints for it.
+event's own field has it; then it is ``context_name``.  ``common_name``, which would be a field of
+every event, is ``field_common_name``.  Numbers are numbers; strings and texts are bytes; an array
+of whole numbers is two-dimensional.  Anything else (sequences, variants, other arrays) is the text
+that babeltrace2 prints for it.
 """
 
 from collections.abc import Iterator
@@ -31,9 +32,9 @@ from lttd.abi.ctf_heads import bodies_of, header_bytes
 from lttd.abi.ctf_nodes import Group, Leaf, Listed, Node, Text, is_text
 from lttd.abi.ctf_plan import Plan
 from lttd.abi.ftrace_format import Encoding, Field, Format
-from lttd.view.ctf.values import Printer, is_printed, shown
+from lttd.view.ctf.values import Printer, growth_bits, is_printed, shown
 from lttd.view.formats import EventName
-from lttd.view.strips import packed
+from lttd.view.strips import of_similar_size, packed
 
 if TYPE_CHECKING:
     from lttd.view.columns import EventRows
@@ -46,6 +47,9 @@ _SPAN_BYTES: Final = 16
 _OBJECT_BYTES: Final = 8
 _TASK: Final = ("tid", "vtid", "pid", "vpid")
 _NONE: Final = -1
+_RESERVED: Final = "common_"
+"""Begins the names of what every event has in the viewer."""
+_OTHERWISE: Final = "field_"
 
 
 class _Column(NamedTuple):
@@ -64,6 +68,7 @@ class CtfRecords:
         self.event = event
         self._printer = Printer(plan.referred.paths)
         self._columns = list(self._named())
+        self._texts = [one.of for one in self._columns if one.field.encoding is Encoding.TOLD]
         fields = tuple(one.field for one in self._columns)
         self.format = Format(name.system, name.name, event.id, fields, "", "<", 8)
 
@@ -74,10 +79,12 @@ class CtfRecords:
         bodies.sort(key=lambda body: body[1] != EVENT_FIELDS)  # its own fields choose their names
         for body, path in bodies:
             for name, below, of in _leaves(body, path, "", self.plan):
-                told = name if name not in taken else f"context_{name}"
-                number = 2
-                while told in taken or told.startswith("common_"):
-                    told, number = f"{name}_{number}", number + 1
+                is_free = bool(name) and not name.startswith(_RESERVED)
+                told = name if is_free else f"{_OTHERWISE}{name}"
+                told = told if told not in taken else f"context_{told}"
+                first, number = told, 2
+                while told in taken:
+                    told, number = f"{first}_{number}", number + 1
                 taken.add(told)
                 field = _field(told, of, at)
                 at += field.size_bytes
@@ -94,12 +101,19 @@ class CtfRecords:
         """Return the fields of some events."""
         batch = rows.batch
         assert batch.packet is not None
+        bits, packet = Bits(batch.data), batch.packet[rows.rows]
+        if not self._texts:
+            return self._records(bits, rows.at, packet)
         records = np.zeros(len(rows), self.format.dtype)
-        nodes = dict(
-            nodes_of(self.plan, self.event, Bits(batch.data), rows.at, batch.packet[rows.rows])
-        )
+        for some in of_similar_size(rows.payload_bytes, growth_bits(self._texts)):
+            records[some] = self._records(bits, rows.at[some], packet[some])
+        return records
+
+    def _records(self, bits: Bits, at: I64, packet: I64) -> npt.NDArray[np.void]:
+        records = np.zeros(len(at), self.format.dtype)
+        nodes = dict(nodes_of(self.plan, self.event, bits, at, packet))
         for field, path, of in self._columns:
-            records[field.name] = self._values(field, of, nodes[path], path, rows.at)
+            records[field.name] = self._values(field, of, nodes[path], path, at)
         return records
 
     def _values(self, field: Field, of: FieldClass, node: Node, path: Path, at: I64) -> Any:  # noqa: ANN401

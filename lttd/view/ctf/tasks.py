@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from lttd.abi.ftrace_format import Encoding
 from lttd.view.columns import EventBatch
 from lttd.view.strips import Column
 from lttd.view.task_names import COMM_BYTES, Names
@@ -27,7 +28,7 @@ class CtfNames(Names):
         pairs = np.empty(len(batch), [("pid", np.int32), ("comm", f"S{COMM_BYTES}")])
         pairs["pid"], pairs["comm"] = np.maximum(batch.pid, 0), _UNKNOWN
         for rows in batch.by_type():
-            if _COMMAND in rows.names:
+            if _COMMAND in rows.names and rows.field(_COMMAND).encoding is Encoding.SPAN:
                 pairs["comm"][rows.rows] = rows.column(_COMMAND)
         table, number = np.unique(pairs, return_inverse=True)
         return table, number.reshape(-1)

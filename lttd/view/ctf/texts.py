@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lttd.abi.ctf_nodes import Text
 from lttd.abi.gather import everywhere, gather
+from lttd.terminal import printable_bytes
 from lttd.view.glyphs import per_distinct
 from lttd.view.strips import Column, words_of
 
@@ -26,12 +27,13 @@ _ESCAPES: Final = {
     **{ord(one): f"\\{one}".encode() for one in "\\'\"?"},
     **{at: b"\\%c" % to for at, to in zip(b"\a\b\x1b\f\n\r\t\v", b"abefnrtv", strict=True)},
 }  # fmt: skip
-_ESCAPED: Final = np.isin(np.arange(256), [one for one in _ESCAPES if one])
+# Bytes beyond ASCII may be C1 controls, or no characters at all.
+_ESCAPED: Final = np.isin(np.arange(256), [*(one for one in _ESCAPES if one), *range(128, 256)])
 
 
 def escaped(text: bytes) -> bytes:
-    """Return a text as babeltrace2 prints it in quotes."""
-    return b"".join(_ESCAPES.get(one, bytes((one,))) for one in text)
+    """Return a text as babeltrace2 prints it in quotes, without control characters."""
+    return printable_bytes(b"".join(_ESCAPES.get(one, bytes((one,))) for one in text))
 
 
 def quoted(node: Text) -> Column:

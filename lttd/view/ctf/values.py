@@ -9,6 +9,7 @@ Rule: a field that babeltrace2 takes for a part of the format (a time, the size 
 printed, unless a length or a tag refers to it: its ctf-meta-update-in-ir.cpp.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -26,13 +27,15 @@ from lttd.abi.ctf_classes import (
     Sequence,
     Struct,
     Variant,
+    fixed_bits,
 )
 from lttd.abi.ctf_fields import within
 from lttd.abi.ctf_nodes import Choice, Group, Leaf, Listed, Node, Text
 from lttd.abi.gather import everywhere
+from lttd.terminal import printable
 from lttd.view.ctf.texts import KNOWN_WIDTHS, KnownTexts, escaped, quoted
 from lttd.view.glyphs import decimal, distinct, hexadecimal, per_distinct
-from lttd.view.strips import Column, Strip, joined, packed, settled, words_of
+from lttd.view.strips import MOST_TEXT_BITS, Column, Strip, joined, packed, settled, words_of
 
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
@@ -40,6 +43,9 @@ U8 = npt.NDArray[np.uint8]
 _OF_PACKET: Final = frozenset(
     ("timestamp_end", "events_discarded", "packet_seq_num", "packet_size", "content_size")
 )
+_BYTE: Final = 8
+# A row of text takes about 16 bytes for each byte of its event.
+_TEXT_BITS: Final = 4
 _UNKNOWN_LABEL: Final = b"<unknown>"
 
 
@@ -65,6 +71,23 @@ def is_printed(name: str, of: FieldClass, path: Path, referred: frozenset[Path])
             return is_printed(name, element, path, referred)
         case _:
             return True
+
+
+def growth_bits(classes: Iterable[FieldClass]) -> int:
+    """Return the growth of events as texts, for ``of_similar_size``."""
+    return MOST_TEXT_BITS if any(map(_has_bits, classes)) else _TEXT_BITS
+
+
+def _has_bits(of: FieldClass) -> bool:
+    """Return whether a class has a list of elements that are smaller than a byte."""
+    match of:
+        case Struct(members=members) | Variant(options=members):
+            return any(_has_bits(member) for _, member in members)
+        case Array(element=element) | Sequence(element=element):
+            size = fixed_bits(element)
+            return _has_bits(element) or (size is not None and size < _BYTE)
+        case _:
+            return False
 
 
 def shown(name: str) -> str:
@@ -110,7 +133,8 @@ class Printer:
         for name, of, member in node.members:
             below = (*path, name)
             if is_printed(name, of, below, self._referred):
-                strip.append(f"{', ' if len(strip) > 1 else ' '}{shown(name)} = ".encode())
+                told = printable(shown(name))
+                strip.append(f"{', ' if len(strip) > 1 else ' '}{told} = ".encode())
                 strip += self._strip(of, member, count, below)
         return [*strip, b" }"]
 

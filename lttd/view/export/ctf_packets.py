@@ -194,8 +194,9 @@ class _Stream:
             if plan is None:
                 where = part.stream.segment.streams / METADATA
                 raise TraceDamagedError(where, 0, f"it declares no stream {context.stream_id}")
-            packets = context.packets(block.data, block.headers.offset_bytes)
-            some = _Packets(part, context, plan, block, Bits(block.data), packets)
+            bits = Bits(block.data)
+            packets = context.packets(bits, block.headers.offset_bytes, plan)
+            some = _Packets(part, context, plan, block, bits, packets)
             for walked in walk(some.bits, packets, plan):
                 for damage in walked.damage:
                     place = f"{part.stream.data_path}: byte {damage.offset_bytes + block.base}"
