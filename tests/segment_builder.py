@@ -4,7 +4,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -46,6 +46,16 @@ def subbuffer(number: int, *, events: int = 3, words: int = 2, missed: int | Non
         struct.pack_into("<Q", whole, 8, word)
         struct.pack_into("<Q", whole, 16 + len(content), missed)
     return bytes(whole)
+
+
+class MakesBatches(Protocol):
+    """A ring of one stream."""
+
+    info: StreamInfo
+
+    def batch(self, pages: Sequence[bytes], *, trailing_loss: int = 0) -> Batch:
+        """Return sub-buffers as a source does."""
+        ...
 
 
 class Ring:
@@ -100,7 +110,7 @@ def segment_at(directory: Path) -> SegmentPaths:
     return SegmentPaths(directory, OpenDirectory.open(directory))
 
 
-def _ftrace_ring(cpu: int) -> "Ring | LttRing":
+def _ftrace_ring(cpu: int) -> MakesBatches:
     return Ring(info("fake", cpu))
 
 
@@ -114,7 +124,7 @@ class Made:
     cpus: int = 1
     boot_id: str = "another boot"
     number: int = 1
-    make_ring: Callable[[int], Ring | LttRing] = _ftrace_ring
+    make_ring: Callable[[int], MakesBatches] = _ftrace_ring
 
     def __post_init__(self) -> None:
         self.trace.mkdir(mode=0o750, parents=True, exist_ok=True)
