@@ -62,6 +62,7 @@ JSON_VALUES: Final[Sequence[Any]] = (
 _SEPARATOR: Final = b"\x1e"
 _MAGICS: Final = re.compile(b"\xc1\x1f\xfc\xc1|\xc1\xfc\x1f\xc1")
 _HEADER_BYTES: Final = 104
+_MOST_PACKED_BYTES: Final = 8 << 20
 
 
 def _put_word(held: bytes, place: int, value: int) -> bytes:
@@ -157,7 +158,7 @@ class CtfVictim(Victim):
                     for each in packets(held)
                 )
         new = change(text, at * len(text) >> 16, value)
-        return in_packets(CtfTracer(), new) if in_text else new
+        return in_packets(CtfTracer(), new[:_MOST_PACKED_BYTES], 1 << 15) if in_text else new
 
 
 class CtfSegments(CtfVictim):
@@ -248,7 +249,7 @@ def _print(plan: Any, bits: Any, number: Any, at: Any, packet: Any) -> None:  # 
 
     for one in np.unique(number).tolist():
         rows = np.flatnonzero(number == one)
-        EventPrinter(plan, plan.events[one]).strip(bits, at[rows], packet[rows])
+        EventPrinter(plan, plan.events[one]).strip(bits, at[rows], packet[rows], None)
 
 
 _ANY_PACKETS: Final = (

@@ -51,8 +51,6 @@ _PLACE: Final = b"\x01" * 12
 _LAST: Final = struct.Struct("<?q")
 # A batch with fewer events than one for so many bits of bytes has few.
 _FEW_BITS: Final = 8
-# A row of text takes about 16 bytes for each byte of its event.
-_MATRIX_BYTES: Final = 1 << 26
 
 
 class EventPrinter:
