@@ -47,11 +47,17 @@ class Stream:
     """A packet without a header, of random events."""
 
     def __init__(
-        self, seed: int, header: str, order: str, events: int, few: tuple[int, ...] = ()
+        self,
+        seed: int,
+        header: str,
+        order: str,
+        events: int,
+        few: tuple[int, ...] = (),
+        last: int = 0,
     ) -> None:
-        """*few*: the only ids to choose from."""
+        """*few*: the only ids to choose from; *last*: that of the event with a variant."""
         self.random = random.Random(seed)
-        last = 70_000 if header == COMPACT else 9
+        last = last or (70_000 if header == COMPACT else 9)
         ids = few or (0, 1, 2, last)
         text = CONTENT.replace("HEADER", header).replace("ORDER", order).replace("ID", str(last))
         trace = read_metadata(text.encode())
@@ -157,13 +163,22 @@ def test_a_length_beyond_the_content_is_damage_where_its_event_begins(
     assert "lists: " in damage.reason
 
 
-def test_nearly_every_chunk_is_guessed_right_though_most_bytes_look_like_events() -> None:
-    # Fields of 0 look like an event of id 0 at time 0, wherever they are.
-    stream = Stream(3, COMPACT, "le", events=2000, few=(*[0] * 60, 2))
+@pytest.mark.parametrize(
+    ("few", "last"),
+    [((*[0] * 60, 2), 9), ((0, 0, 0, 5), 5), ((5,), 5)],
+    ids=["lists", "some", "all"],
+)
+def test_nearly_every_chunk_is_guessed_right_though_most_bytes_look_like_events(
+    few: tuple[int, ...], last: int
+) -> None:
+    # Fields of 0 look like an event of id 0 at time 0, wherever they are; and the size of an event
+    # with a variant is known only once its fields are read.
+    stream = Stream(3, COMPACT, "le", events=1200, few=few, last=last)
     quick = stream.plan.quick
     assert quick is not None
-    packets = stream.packets(len(stream.data))
-    sizes = Sizes(Bits(stream.data), packets, stream.plan, quick, 1)
+    bits, packets = Bits(stream.data), stream.packets(len(stream.data))
+    walk = ctf_walk.Walk(bits, packets, stream.plan)
+    sizes = Sizes(bits, packets, stream.plan, quick, 1, walk.next_of)
     begin = np.arange(4096, len(stream.data) - 8192, 1024)
     found = sizes.likely(begin, begin + 1024, np.zeros(len(begin), np.int64))
     right = np.isin(found, stream.at)

@@ -3,6 +3,7 @@
 Rule: no place makes this module raise; one beyond the buffer has the size of another place.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,9 @@ I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 Column = npt.NDArray[Any]
+Reads = Callable[[I64, I64], tuple[I64, Mask, str]]
+"""Returns for events at some places in some packets where the next ones begin, which are wrong, and
+why."""
 
 # Where a chain of events is looked for: from which byte to which; within which share of the time
 # that the bits of a header state two events follow one another; and how many events.  A chain of
@@ -33,14 +37,17 @@ _FIXED, _STRING, _SEQUENCE = 0, 1, 2
 class Sizes:
     """Sizes of events by table, for any places."""
 
-    def __init__(self, bits: Bits, packets: Packets, plan: Plan, quick: Quick, step: int) -> None:
-        """*step*: the least distance of two events, in bytes."""
+    def __init__(
+        self, bits: Bits, packets: Packets, plan: Plan, quick: Quick, step: int, read: Reads
+    ) -> None:
+        """*step*: the least distance of two events, in bytes; *read*: reads their fields."""
         self._bits = bits
         self._plan = plan
         self._quick = quick
         self._base = packets.offset_bytes
         self._end = packets.end_bits >> 3
         self._step = step
+        self._read = read
         self._at_byte = quick.tag.at_byte
         self._raw = bits.raw if quick.tag.word_bytes == 1 and quick.phases == 1 else None
         is_pair = quick.tag.is_word and quick.tag.word_bytes == 2 and quick.phases == 1
@@ -165,7 +172,7 @@ class Sizes:
             after, known = self._after(tags, at, of)
             behind = self._end[of]
             # One that is the last of its packet ends there.
-            stays = known & ((after == behind) | (after == FIELDS))
+            stays = known & (after == behind)
             goes_on = known & (after < behind) & (after > at)
             some = np.flatnonzero(goes_on)
             following = after[some]
@@ -196,6 +203,10 @@ class Sizes:
         if len(others):
             after[others] = self.ends(at[others], packet[others])
             known[others] = after[others] != NOTHING
+            unread = others[after[others] == FIELDS]
+            if len(unread):  # else any place with such an id would look like an event
+                after[unread], wrong = self._read(at[unread], packet[unread])[:2]
+                known[unread] = ~wrong
         return after, known
 
     def _low_times(self, at: I64, tags: Column) -> U64:

@@ -57,7 +57,7 @@ def find_events(bits: Bits, packets: Packets, plan: Plan) -> Found:
     """Return the begins of all events of some packets, which are ascending in the buffer."""
     if not len(packets.offset_bytes):
         return Found(np.empty(0, np.int64), np.empty(0, np.int64), [])
-    return _Walk(bits, packets, plan).found()
+    return Walk(bits, packets, plan).found()
 
 
 class _Rows(NamedTuple):
@@ -95,7 +95,7 @@ class _Chains(NamedTuple):
         return _Chains(at, events, end, dead)
 
 
-class _Walk:
+class Walk:
     """The walk of some packets."""
 
     def __init__(self, bits: Bits, packets: Packets, plan: Plan) -> None:
@@ -107,7 +107,9 @@ class _Walk:
         first = packets.first_bits + ((base - packets.first_bits) & (plan.align_bits - 1))
         self._end = (packets.end_bits + 7) >> 3
         self._first = np.minimum((first + 7) >> 3, self._end)
-        self._sizes = Sizes(bits, packets, plan, plan.quick, step) if plan.quick else None
+        self._sizes = None
+        if plan.quick is not None:
+            self._sizes = Sizes(bits, packets, plan, plan.quick, step, self.next_of)
 
     def found(self) -> Found:
         """Walk."""
@@ -168,7 +170,7 @@ class _Walk:
             packet, place = int(rows.packet[row]), int(chains.end[row])
             if packet not in met:
                 met.add(packet)
-                reason = self._next_of(np.array([place]), np.array([packet]))[2]
+                reason = self.next_of(np.array([place]), np.array([packet]))[2]
                 damage.append(Damage(packet, place, reason))
                 if count[row + 1 : behind[packet]].any():
                     kept = np.ones(len(count), np.bool_)
@@ -180,7 +182,7 @@ class _Walk:
         odd = (chains.end[behind - 1] != self._end) | (self._packets.end_bits & 7 != 0)
         tested = np.flatnonzero((odd | (self._plan.align_bits > 8)) & (row_events > 0))
         if len(tested):
-            _, wrong, reason = self._next_of(at[last[tested]], tested)
+            _, wrong, reason = self.next_of(at[last[tested]], tested)
             cut = tested[wrong]
             damage += [Damage(one, int(at[last[one]]), reason) for one in cut.tolist()]
             at = np.delete(at, last[cut])
@@ -237,11 +239,11 @@ class _Walk:
         wrong = after == NOTHING
         rows = np.flatnonzero(after == FIELDS)
         if len(rows):
-            after[rows], wrong[rows], _ = self._next_of(at[rows], packet[rows])
+            after[rows], wrong[rows], _ = self.next_of(at[rows], packet[rows])
         after[wrong] = at[wrong]
         return after, np.flatnonzero(wrong)
 
-    def _next_of(self, at: I64, packet: I64) -> tuple[I64, Mask, str]:
+    def next_of(self, at: I64, packet: I64) -> tuple[I64, Mask, str]:
         """Return where the next events begin, by all of their fields; which are wrong, and why."""
         bits, packets, plan = self._bits, self._packets, self._plan
         base, end = packets.offset_bytes[packet] << 3, packets.end_bits[packet]
