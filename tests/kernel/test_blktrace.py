@@ -238,7 +238,7 @@ def test_the_next_lttd_removes_the_block_trace_of_a_killed_one(guest: Guest) -> 
     )
     recorded.expect_whole()
     recorded.expect_no_damage()
-    assert "a killed lttd had left its trace set up: torn down" in recorded.output
+    assert "a killed lttd had left its trace set up; it was torn down" in recorded.output
     action = per_action(recorded.files())
     assert sum(count for one, count in action.items() if one & ACT_MASK == 8) == 100
     assert not any(one & NOTIFY for one in action)
