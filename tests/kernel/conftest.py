@@ -8,6 +8,7 @@ import pytest
 
 from tests.kernel.guest import Guest, Machine
 from tests.kernel.image import CHECKOUT, GuestUnavailableError, Kernel, prepare
+from tests.kernel.lttng import put_lttng
 from tests.kernel.modules import build_module
 from tests.kernel.service import INSTALL
 
@@ -70,6 +71,16 @@ def relay_guest(guest: Guest) -> Guest:
 def each_relay_guest(each_guest: Guest) -> Guest:
     """Each guest, with the relay module."""
     return with_relaytest(each_guest)
+
+
+@pytest.fixture(scope="session")
+def lttng_guest(each_guest: Guest) -> Guest:
+    """Each guest, with lttng-modules."""
+    try:
+        put_lttng(each_guest)
+    except GuestUnavailableError as error:
+        pytest.skip(f"no lttng-modules: {error}")
+    return each_guest
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Build Debian's lttng-modules for the guest's kernel, and load them in a guest.
+"""Build Debian's lttng-modules for the guest's kernel, and give them to a guest.
 
 Rule: like the kernel, the source is unpacked into the cache and never installed.
 """
@@ -11,7 +11,7 @@ from typing import Final
 
 from tests.kernel.guest import Guest
 from tests.kernel.image import Kernel, cache_dir, locked, package_facts, run_tool, unpack
-from tests.kernel.modules import headers_of, need_compiler
+from tests.kernel.modules import headers_of, make_modules, need_compiler
 
 PACKAGE: Final = "lttng-modules-dkms"
 # What a recorder needs, and the probes of the kernel that the tests record.
@@ -21,7 +21,9 @@ LOADED: Final = (
     *(f"lttng-probe-{name}" for name in ("sched", "irq", "timer", "module", "net", "signal")),
     "lttng-probe-statedump",
 )
-# 2.13.9 does not build against Linux 6.1.192, whose hrtimer_start has one argument more.
+LOAD: Final = f"modprobe -d /out/lttng-modules -a {' '.join(LOADED)}"
+"""A command of the guest; lttng-sessiond removes modules when it ends."""
+# Linux 6.1.192 and 6.12.117 have one argument more in hrtimer_start than Debian's modules expect.
 _HRTIMER: Final = (
     re.compile(
         r"(LTTNG_TRACEPOINT_EVENT_MAP\(hrtimer_start,.*?enum hrtimer_mode mode)(\),\s+"
@@ -40,29 +42,22 @@ def build_lttng(kernel: Kernel) -> Path:
     Raises:
         GuestUnavailableError: the package, the headers or the compiler are missing.
     """
-    version, _ = package_facts(PACKAGE)
+    version, _ = package_facts(PACKAGE, kernel.suite)
     built = cache_dir() / "modules" / f"{kernel.release}-lttng-{version}"
     with locked(cache_dir()):
         if not built.exists():
             need_compiler()
-            (source,) = unpack(PACKAGE).glob("usr/src/lttng-modules-*")
-            headers = headers_of(kernel)
+            (packed,) = unpack(PACKAGE, kernel.suite).glob("usr/src/lttng-modules-*")
             built.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=built.parent) as work:
-                _make(headers, shutil.copytree(source, Path(work) / "source"))
+                source = shutil.copytree(packed, Path(work) / "source")
+                timer = source / "include/instrumentation/events/timer.h"
+                timer.write_text(_patched(timer.read_text(), headers_of(kernel)))
+                make_modules(kernel, source, "CONFIG_LTTNG=m")
                 tree = Path(work) / "root"
-                _install(Path(work) / "source", tree, kernel.release)
+                _install(source, tree, kernel.release)
                 tree.rename(built)
     return built
-
-
-def _make(headers: Path, source: Path) -> None:
-    timer = source / "include/instrumentation/events/timer.h"
-    timer.write_text(_patched(timer.read_text(), headers))
-    run_tool(
-        *("make", "-s", "-j2", "-C", headers, f"M={source}", "CONFIG_LTTNG=m"),
-        *("CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"),
-    )
 
 
 def _patched(text: str, headers: Path) -> str:
@@ -80,7 +75,11 @@ def _install(source: Path, tree: Path, release: str) -> None:
     run_tool("depmod", "-b", tree, release)
 
 
-def load_lttng(guest: Guest, kernel: Kernel) -> None:
-    """Load the modules in *guest*, which may not see changes of the cache."""
-    shutil.copytree(build_lttng(kernel), guest.share / "lttng-modules", dirs_exist_ok=True)
-    guest.run(f"modprobe -d /out/lttng-modules -a {' '.join(LOADED)}", 120).expect(0)
+def put_lttng(guest: Guest) -> None:
+    """Put the modules into the share of *guest*, which may not see changes of the cache.
+
+    Raises:
+        GuestUnavailableError: see build_lttng().
+    """
+    assert guest.kernel is not None
+    shutil.copytree(build_lttng(guest.kernel), guest.share / "lttng-modules", dirs_exist_ok=True)

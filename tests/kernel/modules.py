@@ -45,14 +45,18 @@ def build_module(kernel: Kernel, source: Path) -> Path:
     with locked(cache_dir()):
         if not built.exists():
             need_compiler()
-            headers = headers_of(kernel)
             built.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=built.parent) as work:
-                shutil.copytree(source, Path(work) / source.name)
-                make = ("make", "-s", "-C", headers, f"M={Path(work) / source.name}")
-                run_tool(*make, *(THIS_COMPILER if kernel.suite else ()), NO_BTF, "modules")
+                make_modules(kernel, shutil.copytree(source, Path(work) / source.name))
                 (Path(work) / source.name / built.name).rename(built)
     return built
+
+
+def make_modules(kernel: Kernel, source: Path, *options: str) -> None:
+    """Build the modules of the directory *source* for *kernel*, in place; *options* are make's."""
+    compiler = THIS_COMPILER if kernel.suite else ()
+    make = ("make", "-s", "-j2", "-C", headers_of(kernel), f"M={source}")
+    run_tool(*make, *compiler, NO_BTF, *options, "modules")
 
 
 def need_compiler() -> None:

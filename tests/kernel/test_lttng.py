@@ -1,31 +1,28 @@
 """Record real lttng-modules; babeltrace2 reads each segment on this machine.
 
-The modules print what each buffer lost when it is destroyed, and so say what lttd has to count.
+The modules print the losses of each buffer when it is destroyed; lttd has to count the same.
 """
 
-import json
 import re
 import shutil
-import struct
-import subprocess
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
 from lttd.files import Disk
-from lttd.index import ENTRY_DTYPE, read_gaps
+from lttd.index import read_gaps
 from lttd.recover import recover
 from lttd.subbuffer import Reason, Unit
-from lttd.tracedir import SegmentPaths, segments
-from lttd.view.verify import check
-from tests.kernel.conftest import kernel_or_skip
 from tests.kernel.guest import Guest
-from tests.kernel.image import GuestUnavailableError
-from tests.kernel.lttng import load_lttng
-from tests.segment_builder_lttng import HEADER
+from tests.kernel.lttng_recording import (
+    PRELUDE,
+    babeltrace,
+    data_files,
+    expect_whole,
+    names_in,
+    packets_of,
+    record,
+)
 
 pytestmark = [
     pytest.mark.guest,
@@ -33,160 +30,6 @@ pytestmark = [
     pytest.mark.nightly,
     pytest.mark.skipif(not shutil.which("babeltrace2"), reason="babeltrace2 is not installed"),
 ]
-
-PRELUDE = r"""
-export PYTHONPATH=$CHECKOUT
-cd /tmp; rm -rf /tmp/trace /tmp/busy
-cat > /tmp/busy.sh <<'S'
-# Both CPUs switch tasks and make system calls while there is /tmp/busy.
-for cpu in 0 1; do
-    (while [ -e /tmp/busy ]; do
-        for i in 1 2 3 4 5; do taskset -c $cpu /bin/true; done
-        taskset -c $cpu dd if=/dev/zero of=/dev/null bs=64 count=2000 2> /dev/null
-    done) &
-done
-wait
-S
-busy() { touch /tmp/busy; bash /tmp/busy.sh > /dev/null 2>&1 & load=$!; }
-idle() { rm -f /tmp/busy; wait $load; }
-LTTD=("$PYTHON" -m lttd -t /tmp/trace --summary json:"$OUT/summary")
-begun() { ls /tmp/trace/*/streams/metadata 2> /dev/null | wc -l; }
-begin_recording() {  # OPTION...: $pid is lttd's; returns once it records
-    local segments=$(begun)
-    "${LTTD[@]}" "$@" 2> "$OUT/stderr" & pid=$!
-    for _ in $(seq 1200); do
-        [ $(begun) -gt $segments ] && sleep 2 && return
-        kill -0 $pid 2> /dev/null || break
-        sleep 0.1
-    done
-    cat "$OUT/stderr"
-    exit 9
-}
-end_recording() {
-    kill -TERM $pid
-    wait $pid
-    local status=$?
-    cat "$OUT/stderr"
-    cp -r /tmp/trace "$OUT/trace"
-    return $status
-}
-sessions() { cat /sys/module/lttng_tracer/refcnt /sys/module/lttng_probe_sched/refcnt; }
-"""
-
-
-class Packet(NamedTuple):
-    """The header of a packet."""
-
-    begin: int
-    end: int
-    content_bits: int
-    packet_bits: int
-    sequence: int
-    discarded: int
-    cpu: int
-
-
-@dataclass
-class Recorded:
-    """The files of a recording, copied from the guest."""
-
-    output: str
-    out_dir: Path
-
-    @property
-    def segments(self) -> list[SegmentPaths]:
-        return segments(self.out_dir / "trace")
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads((self.out_dir / "summary").read_text())
-        return value
-
-    def lost(self, reason: str) -> dict[int, int]:
-        """Return how much each CPU of a single channel lost, as the summary says."""
-        return {each["cpu"]: each["lost"].get(reason, 0) for each in self.summary["streams"]}
-
-
-def packets_of(path: Path) -> list[Packet]:
-    """Walk a stream by its headers; assert that nothing lies between packets."""
-    data, at, found = path.read_bytes(), 0, []
-    while at < len(data):
-        magic, _, _, cpu, begin, end, content, size, number, discarded, _ = HEADER.unpack_from(
-            data, at
-        )
-        assert magic == 0xC1FC1FC1, f"{path}: byte {at}"
-        assert content == size, f"{path}: byte {at}: {size - content} bits of padding"
-        found.append(Packet(begin, end, content, size, number, discarded, cpu))
-        at += size // 8
-    assert at == len(data)
-    return found
-
-
-def data_files(segment: SegmentPaths) -> list[Path]:
-    streams = segment.directory / "streams"
-    return sorted(path for path in streams.iterdir() if path.is_file() and path.name != "metadata")
-
-
-class Babeltraced(NamedTuple):
-    """What babeltrace2 prints of a segment."""
-
-    events: list[str]
-    discarded: int
-    missing_packets: int
-
-
-def babeltrace(segment: SegmentPaths) -> Babeltraced:
-    """Read a segment with babeltrace2; assert that it complains of nothing but known losses."""
-    done = subprocess.run(
-        ["babeltrace2", segment.directory / "streams"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    lost = Counter[str]()
-    for line in done.stderr.splitlines():
-        said = re.search(r"Tracer discarded (\d+) (event|packet)s? ", line)
-        assert said, line
-        lost[said[2]] += int(said[1])
-    return Babeltraced(done.stdout.splitlines(), lost["event"], lost["packet"])
-
-
-def names_in(lines: list[str]) -> Counter[str]:
-    return Counter(re.sub(r"^\[.*?\] \(.*?\) \S+ (\w+): .*", r"\1", line) for line in lines)
-
-
-@pytest.fixture(scope="module")
-def lttng_guest(guest: Guest) -> Guest:
-    try:
-        load_lttng(guest, kernel_or_skip())
-    except GuestUnavailableError as error:
-        pytest.skip(f"no lttng-modules: {error}")
-    return guest
-
-
-def record(guest: Guest, script: str, *, status: int = 0) -> Recorded:
-    result = guest.run(PRELUDE + script, 600)
-    result.expect(status)
-    return Recorded(result.output, result.out_dir)
-
-
-def expect_whole(segment: SegmentPaths) -> None:
-    """Assert that packets, index and gaps of a segment agree."""
-    assert [str(finding) for finding in check(segment).findings] == []
-    for path in data_files(segment):
-        packets = packets_of(path)
-        entries = (segment.index / f"{path.name}.idx").read_bytes()[16:]
-        rows = list(struct.iter_unpack(">9Q", entries))
-        assert ENTRY_DTYPE.itemsize == 72
-        assert [row[1:4] for row in rows] == [
-            (one.packet_bits, one.content_bits, one.begin) for one in packets
-        ]
-        assert [row[5] for row in rows] == [one.discarded for one in packets]
-        assert [row[8] for row in rows] == [one.sequence for one in packets]
-        for row, one in zip(rows, packets, strict=True):
-            assert row[4] >= one.end
 
 
 def kernels_losses(output: str) -> dict[int, int]:
@@ -340,13 +183,12 @@ def test_a_full_disk_costs_what_does_not_fit_and_no_more(lttng_guest: Guest) -> 
     recorded = record(
         lttng_guest,
         """
-        mkdir -p /tmp/trace
-        mount -t tmpfs -o mode=700,size=1500k none /tmp/trace
+        small_disk /tmp/trace
         trap 'umount /tmp/trace' EXIT
         busy
         begin_recording --on-full wait --source 'lttng,events=sched_*,syscalls=*'
         for _ in $(seq 60); do grep -q space "$OUT/stderr" && break; sleep 1; done
-        mount -o remount,mode=700,size=80m /tmp/trace
+        more_room /tmp/trace
         sleep 7
         idle
         end_recording
@@ -424,7 +266,8 @@ def test_a_reload_records_other_events_that_babeltrace_knows(lttng_guest: Guest)
     ],
 )
 def test_what_the_kernel_does_not_have_is_refused(lttng_guest: Guest, keys: str, said: str) -> None:
-    result = lttng_guest.run(f"""{PRELUDE}\n"${{LTTD[@]}}" --source 'lttng,{keys}'""")
+    lttd = f"""{PRELUDE}\n"$PYTHON" -m lttd -t /tmp/trace --source 'lttng,{keys}'"""
+    result = lttng_guest.run(lttd)
     assert result.status in (1, 77)
     assert said in result.output
     assert len(result.output.splitlines()) == 1
