@@ -11,8 +11,10 @@ import pytest
 
 from lttd.files import Disk
 from lttd.index import read_gaps
+from lttd.kept import read_kept
 from lttd.recover import recover
 from lttd.subbuffer import Reason, Unit
+from lttd.view.verify import check
 from tests.kernel.guest import Guest
 from tests.kernel.lttng_recording import (
     PRELUDE,
@@ -255,6 +257,52 @@ def test_a_reload_records_other_events_that_babeltrace_knows(lttng_guest: Guest)
     assert forks >= 10, recorded.output
     assert execs >= 10, recorded.output
     assert names == ["sched_process_fork"] * forks + ["sched_process_exec"] * execs
+
+
+def test_triggers_store_windows_of_rings_that_go_on_overwriting_themselves(
+    lttng_guest: Guest,
+) -> None:
+    recorded = record(
+        lttng_guest,
+        """
+        written() { cat /tmp/trace/*/streams/channel0_* | wc -c; }
+        trigger() { "$PYTHON" -m lttd trigger -t /tmp/trace "$@" || exit 8; }
+        busy
+        begin_recording --mode flight --source 'lttng,events=sched_*,overwrite=yes,\
+buffer-size=64K,subbuffer-size=8K'
+        sleep 5
+        [ $(written) = 0 ] || exit 3
+        trigger --reason first --before 1h --after 1s
+        first=$(written)
+        [ $first -gt 0 ] || exit 4
+        sleep 5
+        [ $(written) = $first ] || exit 5
+        trigger --reason second --before 1h --after 0s
+        idle
+        end_recording
+        """,
+    )
+    windows = [segment for segment in recorded.segments if babeltrace(segment).events]
+    assert len(windows) == 2
+    for segment in windows:
+        assert [str(finding) for finding in check(segment).findings] == []
+        (kept,) = read_kept(segment).triggers
+        assert kept.complete
+        gaps = [
+            gap
+            for path in data_files(segment)
+            for gap in read_gaps(segment.index / f"{path.name}.gaps")
+        ]
+        # Each ring had overwritten itself before the window, and lost nothing in it.
+        assert {(gap.reason, gap.unit, gap.row) for gap in gaps} == {
+            (Reason.UNWANTED, Unit.SUBBUFFERS, 0)
+        }
+        assert len(gaps) == 2
+        for path in data_files(segment):
+            numbers = [packet.sequence for packet in packets_of(path)]
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert recorded.summary["events_lost"] == 0
+    assert recorded.summary["flight_overwritten_events"] is None, "lttng counts packets"
 
 
 @pytest.mark.parametrize(
