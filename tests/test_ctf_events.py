@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from lttd.abi import ctf_events, ctf_walk
 from lttd.abi.ctf_bits import Bits
-from lttd.abi.ctf_classes import Array, FieldClass, Sequence, Struct, Variant
+from lttd.abi.ctf_classes import EVENT_FIELDS, Array, FieldClass, Sequence, Struct, Variant
+from lttd.abi.ctf_fields import References, Scan
 from lttd.abi.ctf_heads import Packets, heads_of
+from lttd.abi.ctf_metadata import read_metadata
 from lttd.abi.ctf_nodes import Choice, Group, Leaf, Listed, Node, Text, is_text
 from lttd.abi.ctf_plan import Plan
 from tests.ctf_model import Recorded
@@ -95,6 +97,32 @@ def test_every_field_of_random_events_has_the_value_that_was_encoded(seed: int) 
             expected = [told(of, recorded.events[row][2][path]) for row in rows.tolist()]
             assert values_of(of, node, len(rows)) == expected
         assert not heads.scan.wrong.any(), heads.scan.reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "raw"),
+    [
+        ("u8 n; u4 list[n]; u8 after; u4 last;", b"\1\3\5\7"),
+        ("struct { string text; u4 small; } inside; u8 after; u4 last;", b"ab\0\3\5\7"),
+        ("u8 n; struct { string text; u4 small; } list[n]; u8 after; u4 last;", b"\1\0\3\5\7"),
+    ],
+    ids=["numbers", "structure", "structures"],
+)
+def test_a_byte_after_a_field_that_ends_inside_one_is_aligned_in_each_way_of_reading(
+    fields: str, raw: bytes
+) -> None:
+    text = f"""/* CTF 1.8 */
+    typealias integer {{ size = 8; align = 8; }} := u8;
+    typealias integer {{ size = 4; align = 1; }} := u4;
+    trace {{ major = 1; minor = 8; byte_order = le; }}; stream {{ id = 0; }};
+    event {{ id = 0; stream_id = 0; fields := struct {{ {fields} }}; }};"""
+    trace = read_metadata(text.encode())
+    payload = trace.streams[0].events[0].payload
+    assert payload is not None
+    at, end, referred = np.zeros(1, np.int64), np.array([8 * len(raw)]), References([payload])
+    measured = Scan(Bits(raw), at, end, referred).measure(payload, at, EVENT_FIELDS)
+    _, located = Scan(Bits(raw), at, end, referred).locate(payload, at, EVENT_FIELDS)
+    assert measured.tolist() == located.tolist() == [8 * len(raw) - 4]
 
 
 @given(st.integers(0, 1 << 32), st.sampled_from([64, 256, 1024]))

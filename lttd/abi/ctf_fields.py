@@ -202,9 +202,7 @@ class Scan:
             if passed:
                 at, passed = at + passed, 0
             node, at = self._field(member, at, below, made=made)
-            whole = (
-                whole and (size is None or size % _BYTE == 0) and not isinstance(member, Variant)
-            )
+            whole = whole and self._has_whole_bytes(member)
             if made:
                 assert node is not None
                 members.append((name, member, node))
@@ -212,6 +210,13 @@ class Scan:
             at = at + passed
         self._fail(at > self._end, "a field runs past the content")
         return Group(members), at
+
+    def _has_whole_bytes(self, of: FieldClass) -> bool:
+        """Return whether a field that begins at a byte surely ends at one."""
+        if isinstance(of, String):
+            return True
+        size = self._referred.simple(of.element if isinstance(of, Sequence) else of)[0]
+        return size is not None and size % _BYTE == 0
 
     def _length(self, of: Sequence, at: I64) -> I64:
         """Return the lengths of sequences; 0 where they cannot be."""
