@@ -7,7 +7,8 @@
 lttng's metadata of all system calls has 1,300 of them, and the grammar takes seconds for it.
 
 Rule: a declaration is usual only if it means here what it means by the grammar.  The text of any
-other is left to the grammar, at its place and in its line, and so is one that is wrong.
+other is left to the grammar, at its place and in its line, and so is one that is wrong, or that is
+not a statement of its own.
 Rule: the time is proportional to the length of the text.
 """
 
@@ -15,7 +16,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-_SPACE: Final = r"[ \t\r\n\f\v]*"
+_BLANKS: Final = " \t\r\n\f\v"
+_SPACE: Final = rf"[{_BLANKS}]*"
 _NUMBER: Final = r"(?:0|[1-9][0-9]{0,8})"
 _NAME: Final = r"_[A-Za-z0-9_]*"  # which is not a keyword
 _LENGTHS: Final = rf"(?:{_SPACE}\[{_SPACE}(?:{_NUMBER}|{_NAME}){_SPACE}\])*"
@@ -36,7 +38,7 @@ _EVENT: Final = (
 )
 # What a lexer passes over as a whole; what begins such a thing that does not end; braces; the rest.
 _PART: Final = re.compile(
-    rf"""(?P<event>{_EVENT})|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|/\*.*?\*/|//[^\n]*"""
+    rf"""(?P<event>{_EVENT})|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?P<comment>/\*.*?\*/|//[^\n]*)"""
     r"""|(?P<open>/\*|["'])|(?P<brace>[{}])|(?:[^"'/{}e]|e(?!vent)|/(?![/*]))+|.""",
     re.DOTALL,
 )
@@ -75,17 +77,20 @@ def without_usual_events(text: str) -> tuple[str, list[UsualEvent]]:
     found: list[UsualEvent] = []
     rest: list[str] = []
     depth, line, counted, kept = 0, 1, 0, 0
+    begins = True  # whether a statement may begin here
     for part in _PART.finditer(text):
         if part["open"]:
             break
         if part["brace"]:
             depth += 1 if part["brace"] == "{" else -1
-        elif part["event"] and depth == 0:
+        elif part["event"] and depth == 0 and begins:
             line += text.count("\n", counted, part.start())
             counted = part.start()
             found.append(_event(part, line))
             rest += (text[kept : part.start()], _blank(part[0]))
             kept = part.end()
+        if not part["comment"] and (words := part[0].rstrip(_BLANKS)):
+            begins = words[-1] == ";"
     return "".join([*rest, text[kept:]]), found
 
 
@@ -106,8 +111,8 @@ def _event(part: re.Match[str], line: int) -> UsualEvent:
         UsualAssign(name, value if name == "name" else int(value), line_at(part.start(name)))
         for name, value in values
     ]
-    first, behind = part.span("fields")
-    fields = _fields(text, first, behind, line_at(first))
+    first, end = part.span("fields")
+    fields = _fields(text, first, end, line_at(first))
     return UsualEvent(begin, line, tuple(assigns), line_at(part.start("place")), tuple(fields))
 
 
@@ -117,7 +122,5 @@ def _fields(text: str, begin: int, end: int, line: int) -> Iterator[UsualField]:
         of, name, lengths = field.groups()
         line += text.count("\n", counted, field.start())
         counted = field.start()
-        told = tuple(
-            int(one) if one[0] != "_" else one for one in _LENGTH.findall(lengths) if lengths
-        )
-        yield UsualField(of, name, told, line)
+        found = _LENGTH.findall(lengths)
+        yield UsualField(of, name, tuple(int(one) if one[0] != "_" else one for one in found), line)
