@@ -234,6 +234,38 @@ def test_a_field_that_is_not_in_its_packet_is_damage_with_a_place(
     assert f"e: {reason}" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "No such file or directory"),
+        (HEAD + "stream {", "the text ends inside a declaration"),
+        (HEAD + STREAM.replace("{", "{ id = 7;", 1), "it declares no stream 0"),
+    ],
+    ids=["missing", "wrong", "undeclared"],
+)
+def test_check_finds_metadata_that_does_not_declare_the_packets(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str | None, reason: str
+) -> None:
+    directory = written(tmp_path / "ctf", event("u8 y;"), b"\1\7")
+    (directory / "chan_1").write_bytes((directory / "chan_0").read_bytes())
+    segment = record(directory, tmp_path / "t")
+    capfd.readouterr()
+    assert lttv_main(["check", "--events", str(tmp_path / "t")]) == 0
+    whole = "whole: 1 segment, 2 streams, 2 sub-buffers, 2 events\n"
+    assert capfd.readouterr().out == whole  # also of packets that do not state when they end
+    metadata = segment / "streams" / "metadata"
+    metadata.unlink()
+    if text is not None:
+        metadata.write_text(text)
+    assert lttv_main(["check", "--events", str(tmp_path / "t")]) == 1
+    found = capfd.readouterr()
+    finding, verdict = found.out.splitlines()
+    assert finding.startswith(f"{metadata}: byte 0: ")
+    assert reason in finding
+    assert verdict == "damaged, 1 finding: 1 segment, 2 streams, 2 sub-buffers"
+    assert found.err == ""
+
+
 def test_events_of_no_size_end_their_packet(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from lttd.manifest import Manifest
 from lttd.stored import StoredStream
 from lttd.tracedir import SegmentPaths
 from lttd.view.columns import EventBatch
+from lttd.view.finding import Finding
 from lttd.view.formats import EventType, Formats
 from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.task_names import Names
@@ -79,3 +80,6 @@ class Family(NamedTuple):
     """Names of the forms that it can print besides its own, for ``--style``."""
     prepare: Callable[[Sequence[WindowStream]], None] | None = None
     """Makes what each process would make anew that decodes some streams; None: nothing."""
+    defects: Callable[[Any], Sequence[Finding]] | None = None
+    """Returns the defects that its contexts met while events were counted, instead of notes; None:
+    they add notes."""

@@ -5,6 +5,7 @@ order of writing (index, then data), so that growth is not a finding.
 """
 
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,7 @@ from lttd.agreement import Agreement, agreements
 from lttd.blocks import Block
 from lttd.empty_segment import holds_nothing
 from lttd.errors import TraceDamagedError
-from lttd.index import ENTRY_BYTES, INDEX_HEADER, SeekIndex
+from lttd.index import ENTRY_BYTES, FOREVER, INDEX_HEADER, SeekIndex
 from lttd.lockfile import is_locked
 from lttd.manifest import Manifest, StreamRecord
 from lttd.openat import close_fd
@@ -129,18 +130,28 @@ def check(segment: SegmentPaths, *, events: bool = False) -> Report:
         family = family_of(abi) if stream.abi is not None and stream.abi.needs_context else None
         if events and family is not None:
             if abi not in contexts:
-                contexts[abi] = family.contexts(segment, manifest, notes)
+                takes_notes = notes if family.defects is None else Notes()
+                contexts[abi] = family.contexts(segment, manifest, takes_notes)
             context = contexts[abi].of(stream)
         _StreamCheck(report, stream, context, growing=state == "live").run(events=events)
     if state == "closed":
         report.findings += wrong_occurrences(segment, manifest, events=events)
     report.notes += notes.told()
+    report.findings += _defects_met(contexts)
     known = {record.name for record in manifest.streams}
     for name in _names_of_streams(segment):
         if name not in known | {"metadata"}:
             path = segment.streams / name
             report.findings.append(Finding(path, 0, "the manifest knows no such stream"))
     return report
+
+
+def _defects_met(contexts: Mapping[str, "Contexts"]) -> Iterator[Finding]:
+    """Yield the defects of the files that events of each ABI are decoded with."""
+    for abi, some in contexts.items():
+        family = family_of(abi)
+        if family is not None and family.defects is not None:
+            yield from family.defects(some)
 
 
 def _with_state(segment: SegmentPaths) -> tuple[Manifest, str]:
@@ -285,7 +296,7 @@ class _StreamCheck:
             for wrong in () if self._told else block.left_out:  # else they have been reported
                 self._find(Finding(wrong.path, wrong.offset_bytes, wrong.reason, wrong.row))
             last_events[block.rows] = self._decoded(line, block, gaps)
-        if stream.abi is not None and not stream.abi.states_ends:
+        if stream.abi is not None and not stream.abi.states_ends and line.events is not None:
             self._bounds(line, entries, last_events)
         line.read_events = _read_events(stream.record)
         line.read_events_before = stream.info.read_events_before
@@ -322,7 +333,7 @@ class _StreamCheck:
     def _bounds(self, line: StreamReport, entries: SeekIndex, last_events: U64) -> None:
         """Check that an entry ends with its events, or at most a take later.
 
-        A later end makes windows larger.
+        A later end makes windows larger.  Entries without a known end are left out.
         """
         if not len(entries):
             return
@@ -332,7 +343,7 @@ class _StreamCheck:
         bound = np.full(len(end), last_events.max())
         bound[:-take_rows] = begin[take_rows:]
         bound = np.maximum.accumulate(np.maximum(bound, last_events))
-        over = np.where(end > bound, end - bound, np.uint64(0))
+        over = np.where((end > bound) & (end < np.uint64(FOREVER)), end - bound, np.uint64(0))
         count = int((over > np.uint64(NEAR)).sum())
         if count:
             self._report.notes.append(

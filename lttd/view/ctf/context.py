@@ -3,9 +3,11 @@
 The file is ``streams/metadata``.  While the segment is recorded it grows: it is replaced by a
 longer one before packets need that.
 
-Rule: metadata that cannot be read is a note; then no event of the segment is shown.
+Rule: metadata that cannot be read is a note for a viewer, which shows no event of the segment, and
+a finding of ``lttv check --events``.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -28,6 +30,7 @@ from lttd.readfile import read_limited
 from lttd.stored import StoredStream
 from lttd.subbuffer import StreamInfo
 from lttd.tracedir import SegmentPaths
+from lttd.view.finding import Finding
 from lttd.view.notes import TakesNotes
 
 I64 = npt.NDArray[np.int64]
@@ -48,7 +51,8 @@ class SegmentMetadata:
     """The metadata of one segment."""
 
     def __init__(self, paths: SegmentPaths, manifest: Manifest, notes: TakesNotes) -> None:
-        self._place = paths.place(paths.streams / METADATA)
+        self.path: Final = paths.streams / METADATA
+        self._place = paths.place(self.path)
         self._manifest = manifest
         self._notes = notes
         self._data: bytes | None = None
@@ -56,6 +60,8 @@ class SegmentMetadata:
         """Inode, size and time of what was read; another version is another file."""
         self.trace: Trace | None = None
         """None: it cannot be read."""
+        self.defect = ""
+        """Why it could not be read last time."""
 
     def refresh(self) -> None:
         """Read the file, if that was not done, or if the segment is still being recorded."""
@@ -70,16 +76,19 @@ class SegmentMetadata:
             self._version = version
         except (OSError, TraceDamagedError) as error:
             self._data = self._data or b""
-            told = error.strerror if isinstance(error, OSError) else error
-            self._notes.add(f"{self._place}: {told}; no event can be shown without it")
+            self._fail((error.strerror if isinstance(error, OSError) else None) or str(error))
             return
         if data == self._data:
             return
         self._data = data
         try:
-            self.trace = _read(data)
+            self.trace, self.defect = _read(data), ""
         except MetadataError as error:
-            self._notes.add(f"{self._place}: {error}; no event can be shown without it")
+            self._fail(str(error))
+
+    def _fail(self, reason: str) -> None:
+        self.defect = reason
+        self._notes.add(f"{self._place}: {reason}; no event can be shown without it")
 
 
 class CtfContext:
@@ -90,6 +99,8 @@ class CtfContext:
         self.stream_id = info.ctf_stream_id
         self.layout = ctf.PacketLayout.parse(info.packet_layout)
         self._plan: Plan | None = None
+        self.is_missed = False
+        """Whether packets could not be counted, because the class is not declared."""
 
     @property
     def plan(self) -> Plan | None:
@@ -138,6 +149,7 @@ class CtfContext:
         """Count the events of some packets, whose headers state *ends*."""
         plan = self.plan
         if plan is None:
+            self.is_missed = True
             return Decoded(None, ends, [])
         counts = np.zeros(len(ends), np.int64)
         last = headers.begin.copy()
@@ -164,3 +176,11 @@ class CtfContexts:
         if key not in self._contexts:
             self._contexts[key] = CtfContext(self._metadata, stream.info)
         return self._contexts[key]
+
+    def defects(self) -> Sequence[Finding]:
+        """Return why events could not be counted; one finding if the metadata cannot be read."""
+        missed = sorted({one.stream_id or 0 for one in self._contexts.values() if one.is_missed})
+        if missed and self._metadata.trace is None:
+            return [Finding(self._metadata.path, 0, self._metadata.defect)]
+        reasons = (f"it declares no stream {one}" for one in missed)
+        return [Finding(self._metadata.path, 0, reason) for reason in reasons]

@@ -36,5 +36,11 @@ def _prepare(sources: Sequence[WindowStream]) -> None:
 
 
 FAMILY: Final = Family(
-    CtfContexts, CtfDecoder, _names, _lines, styles=(BABELTRACE,), prepare=_prepare
+    CtfContexts,
+    CtfDecoder,
+    _names,
+    _lines,
+    styles=(BABELTRACE,),
+    prepare=_prepare,
+    defects=CtfContexts.defects,
 )
