@@ -11,7 +11,7 @@ from lttd.view.export import export
 from lttd.view.times import EVERYTHING
 from lttd.view.trace import Trace
 from tests.data import SHARED_CTF, needs
-from tests.lttng_events import CONTEXT, Told, lttng_trace, switch
+from tests.lttng_events import CONTEXT, EVENTS, Told, lttng_trace, switch
 from tests.test_ctf_view import REAL, kinds
 from tests.test_export_perfetto import LINE
 from tests.test_sources_replay_ctf import record
@@ -105,6 +105,33 @@ def test_calls_whose_begin_or_end_is_missing_are_no_slices(tmp_path: Path) -> No
         "syscall_exit_openat: ret=4",
         "tracing_mark_write: B|7|sys_read",
     ]
+
+
+STRING, PAIR = "string _{};", "integer {{ size = 32; align = 8; }} _{}[2];"
+REAL_NUMBER = "floating_point {{ exp_dig = 8; mant_dig = 24; align = 8; }} _{};"
+LARGE = "integer {{ size = 64; align = 8; }} _{};"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("declared", "value"),
+    [(STRING, b"x"), (PAIR, [1, 2]), (REAL_NUMBER, float("nan")), (LARGE, (1 << 64) - 1)],
+    ids=["strings", "pairs", "floats", "large"],
+)
+def test_events_of_known_names_may_have_fields_of_any_class(
+    declared: str, value: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = ["parent_comm", "parent_tid", "parent_pid", "child_comm", "child_tid", "child_pid"]
+    fields = {name: re.findall(r" _(\w+)(?:\[\d+\])?;", text) for name, text in EVENTS.items()}
+    fields["sched_process_fork"] = tasks
+    for name, some in fields.items():
+        monkeypatch.setitem(EVENTS, name, " ".join(map(declared.format, some)))
+    context = " ".join(map(declared.format, ("pid", "procname")))
+    known = {"context": {"pid": value, "procname": value}}
+    events = [(9, name, {**dict.fromkeys(some, value), **known}) for name, some in fields.items()]
+    context = f"event.context := struct {{ {context} }};"
+    lines = exported(tmp_path, lttng_trace(tmp_path / "ctf", {0: [events]}, context=context))
+    assert len(lines) == len(events)
 
 
 def test_interrupts_are_slices_of_their_cpu(tmp_path: Path) -> None:

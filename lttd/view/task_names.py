@@ -212,5 +212,5 @@ def _observed(rows: EventRows, pid: str, comm: str) -> Iterator[tuple[Column, Co
             named = [name.rpartition(b"/")[2] for name in named]
         named = [name[:COMM_BYTES] for name in named]
         comms = np.array(named or [b""], f"S{COMM_BYTES}")[: len(named)]
-    if pids.dtype.kind in "iu" and comms.dtype.kind == "S":
+    if pids.ndim == comms.ndim == 1 and pids.dtype.kind in "iu" and comms.dtype.kind == "S":
         yield rows.time, pids.astype(np.int64), comms.astype(f"S{COMM_BYTES}")

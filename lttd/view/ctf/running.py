@@ -61,26 +61,38 @@ class RunningNames(Names):
         """Note the processes of tasks, and the names in contexts."""
         for rows in batch.by_type():
             for task, process in _PROCESSES.get(rows.event_type.name, ()):
-                if {task, process} <= set(rows.names):
-                    self._belong(rows[task], rows[process])
+                self._belong(_numbers(rows, task), _numbers(rows, process))
             records = rows.event_type.records_of
             if not isinstance(records, CtfRecords):
                 continue
             owner = records.context("pid") or records.context("vpid")
             if owner:
-                self._belong(rows.pid, rows[owner])
+                self._belong(rows.pid.astype(np.int64), _numbers(rows, owner))
             command = records.context("procname")
-            if command:
+            if command and rows[command].dtype.kind in "OS":
                 self._call(rows, rows[command])
 
-    def _belong(self, tasks: Column, processes: Column) -> None:
-        pairs = np.unique(np.stack((tasks, processes), axis=1).astype(np.int64), axis=0)
-        self._tgids.update(pairs[pairs[:, 0] > 0].tolist())
+    def _belong(self, tasks: I64 | None, processes: I64 | None) -> None:
+        if tasks is not None and processes is not None:
+            pairs = np.unique(np.stack((tasks, processes), axis=1), axis=0)
+            self._tgids.update(pairs[(pairs[:, 0] > 0) & (pairs[:, 1] >= 0)].tolist())
 
     def _call(self, rows: EventRows, commands: Column) -> None:
         last = dict(zip(rows.pid.tolist(), commands.tolist(), strict=True))
         when = int(rows.time[-1])
         self.noted.update({pid: [(when, command)] for pid, command in last.items() if pid >= 0})
+
+
+def _numbers(rows: EventRows, name: str) -> I64 | None:
+    """Return a field that is one whole number; None: it is not, or there is none of the name.
+
+    Tracers but lttng may have events of these names with other fields.
+    """
+    if name not in rows.names:
+        return None
+    found = rows[name]
+    is_number = found.ndim == 1 and found.dtype.kind in "iu"
+    return found.astype(np.int64) if is_number else None
 
 
 class _Marks(NamedTuple):
@@ -131,9 +143,12 @@ def _switches(batch: EventBatch) -> tuple[npt.NDArray[np.bool_], I64, I64]:
     is_switch = np.zeros(len(batch), np.bool_)
     before, after = (np.full(len(batch), UNKNOWN, np.int64) for _ in range(2))
     for rows in batch.by_type():
-        if rows.event_type.name == "sched_switch" and {"prev_tid", "next_tid"} <= set(rows.names):
+        if rows.event_type.name != "sched_switch":
+            continue
+        one, other = _numbers(rows, "prev_tid"), _numbers(rows, "next_tid")
+        if one is not None and other is not None:
             is_switch[rows.rows] = True
-            before[rows.rows], after[rows.rows] = rows["prev_tid"], rows["next_tid"]
+            before[rows.rows], after[rows.rows] = one, other
     return is_switch, before, after
 
 

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.ftrace_format import Format
+from lttd.abi.ftrace_format import Encoding, Format
 from lttd.errors import UsageError
 from lttd.files import Disk
 from lttd.terminal import printable
@@ -67,7 +67,6 @@ def _interrupt(kind: str, name: str) -> tuple[Row, Row]:
     return Row(begin, "cpu", kind, begins=True), Row(end, "cpu", kind)
 
 
-_INTERRUPTS: Final = ("irq", "softirq")
 _IRQ: Final = _interrupt("irq", "{name} ({irq})")
 _SOFTIRQ: Final = _interrupt("softirq", "{vec:softirq}")
 ROWS: Final[Mapping[str, Row]] = {
@@ -169,9 +168,13 @@ class RowPrinter(FieldPrinter):
 
     @property
     def fits(self) -> bool:
-        """Whether the event has the fields of the row."""
-        needed = {name for _, name, _, _ in self._parts if name}
-        return self._format is not None and needed <= self._format.by_name.keys()
+        """Whether the event has the fields of the row, and numbers where it needs them."""
+        fields = self._format.by_name if self._format else {}
+        return all(
+            name in fields and (not kind or fields[name].encoding is Encoding.INT)
+            for _, name, kind, _ in self._parts
+            if name
+        )
 
     def _processes(self, rows: EventRows) -> I64:
         """Return the process of each event's task; the task, where no event told the process."""
@@ -222,9 +225,7 @@ class Slices:
                 names.append(row.slice)
             lane = rows.pid.astype(np.int64)
             if row.lane == "cpu":
-                lane = (
-                    -2 - 2 * rows.cpu.astype(np.int64) - (row is _SOFTIRQ[row is not _SOFTIRQ[0]])
-                )
+                lane = -2 - 2 * rows.cpu.astype(np.int64) - (row in _SOFTIRQ)
             number = np.full(len(rows), names.index(row.slice), np.int64)
             every.append((rows.rows, lane, number, np.full(len(rows), row.begins)))
         found = np.zeros(len(batch), np.bool_)
