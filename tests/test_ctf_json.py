@@ -226,6 +226,9 @@ def test_an_unsupported_class_costs_only_its_event() -> None:
         (text(PREAMBLE, {"type": 5}), "line 2: type is not a text"),
         (text(PREAMBLE) + b"\x1e[]", "line 2: a fragment is not an object"),
         (text({**PREAMBLE, "uuid": [1]}), "line 1: uuid is not 16 numbers"),
+        (text({**PREAMBLE, "uuid": 16}), "line 1: uuid is not 16 numbers"),
+        (text({**PREAMBLE, "uuid": 1 << 62}), "line 1: uuid is not 16 numbers"),
+        (text({**PREAMBLE, "uuid": [256] * 16}), "line 1: uuid is not 16 numbers"),
         (text(PREAMBLE, {"type": "clock-class", "frequency": 0}), "frequency is not a number"),
         (
             text(PREAMBLE, {"type": "data-stream-class", "default-clock-class-id": "z"}),

@@ -32,6 +32,7 @@ from lttd.abi.ctf_json_objects import Object, object_of
 from lttd.abi.ctf_places import Places
 
 _SEPARATOR: Final = "\x1e"
+_UUID_BYTES: Final = 16
 
 
 def read_json(text: str) -> Trace:
@@ -113,12 +114,12 @@ class _Reading:
             raise MetadataError(f"CTF {self._version}; JSON is of CTF 2")
         if "uuid" in of:
             numbers = of.plain()["uuid"]
+            if not isinstance(numbers, list) or len(numbers) != _UUID_BYTES:
+                raise MetadataError("uuid is not 16 numbers below 256")
             try:
                 self._uuid = bytes(numbers)
             except (TypeError, ValueError):
                 raise MetadataError("uuid is not 16 numbers below 256") from None
-            if len(self._uuid) != 16:
-                raise MetadataError("uuid is not 16 numbers below 256")
 
     def _trace_class(self, of: Object) -> None:
         self._header = self._scope(of, "packet-header-field-class", ctf.PACKET_HEADER, {}, None)
