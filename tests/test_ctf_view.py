@@ -199,7 +199,7 @@ def test_processes_that_print_together_read_the_metadata_once(
         return read_metadata(data)
 
     monkeypatch.setattr(context, "read_metadata", read)
-    context._read.cache_clear()
+    context.read_known.cache_clear()
     lines_of(capfd, str(tmp_path / "t"), "--jobs", "3")
     assert (tmp_path / "read").read_bytes() == b"."
 

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 import lttd
+from lttd.abi.ctf_classes import Trace as Metadata
+from lttd.abi.ctf_metadata import read_metadata
 from lttd.errors import NotATraceError, TraceDamagedError, UsageError
 from lttd.view.cli import main as lttv_main
+from lttd.view.ctf import context
 from lttd.view.export import export
 from lttd.view.times import EVERYTHING, Moment, Window
 from lttd.view.trace import Trace
@@ -138,6 +141,24 @@ def test_segments_of_one_recording_are_one_trace(
     assert assert_export_is_the_window(tmp_path / "t", tmp_path / "some", capfd, 1030, 2040) == 17
     (loss,) = printed(tmp_path / "out")[1]
     assert "3 events" in loss
+
+
+def test_segments_with_the_same_metadata_share_one_reading_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, words in enumerate([(), ("--append",), ("--append",)]):
+        made = lttng_trace(tmp_path / f"{number}", {0: [calls(1000 * (number + 1), 9)]})
+        record(made, tmp_path / "t", *words)
+    read = list[bytes]()
+
+    def reads(data: bytes) -> Metadata:
+        read.append(data)
+        return read_metadata(data)
+
+    monkeypatch.setattr(context, "read_metadata", reads)
+    context.read_known.cache_clear()
+    export(Trace(tmp_path / "t"), EVERYTHING, "ctf", tmp_path / "out")
+    assert read == [(tmp_path / "out" / "metadata").read_bytes()]
 
 
 @needs_babeltrace

@@ -42,8 +42,12 @@ _MOST_NS: Final = (1 << 63) - 1
 
 
 @lru_cache(8)
-def _read(data: bytes) -> Trace:
-    """Read metadata; the segments of a trace have the same, or that of the one before and more."""
+def read_known(data: bytes) -> Trace:
+    """Read metadata; the segments of a trace have the same, or that of the one before and more.
+
+    Raises:
+        MetadataError: it is not valid.
+    """
     return read_metadata(data)
 
 
@@ -82,7 +86,7 @@ class SegmentMetadata:
             return
         self._data = data
         try:
-            self.trace, self.defect = _read(data), ""
+            self.trace, self.defect = read_known(data), ""
         except MetadataError as error:
             self._fail(str(error))
 

@@ -32,17 +32,15 @@ from lttd.abi.ctf_classes import (
     Variant,
     alignment,
 )
-from lttd.abi.ctf_classes import Trace as Metadata
 from lttd.abi.ctf_events import Walked, walk
 from lttd.abi.ctf_heads import Packets, heads_of
-from lttd.abi.ctf_metadata import read_metadata
 from lttd.abi.ctf_plan import Plan
 from lttd.blocks import Block
 from lttd.errors import NotATraceError, TraceDamagedError, UsageError
 from lttd.files import Disk
 from lttd.limits import CTF_METADATA
 from lttd.readfile import read_limited
-from lttd.view.ctf.context import METADATA, CtfContext, CtfContexts
+from lttd.view.ctf.context import METADATA, CtfContext, CtfContexts, read_known
 from lttd.view.export.pages import Tally
 from lttd.view.output import nothing_within
 from lttd.view.part import Selection, parts_within
@@ -76,11 +74,12 @@ def export(trace: Trace, window: Window, out: Path, disk: Disk) -> list[str]:
     return tally.told("packets")
 
 
-def _metadata_of(segment: Segment) -> tuple[bytes, Metadata]:
+def _metadata_of(segment: Segment) -> tuple[bytes, bytes | None]:
+    """Return the metadata of a segment, and its UUID."""
     place = segment.paths.place(segment.paths.streams / METADATA)
     try:
         text = read_limited(place, CTF_METADATA)
-        return text, read_metadata(text)
+        return text, read_known(text).uuid
     except (OSError, MetadataError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise TraceDamagedError(Path(place.path), 0, reason) from None
@@ -91,18 +90,8 @@ class _Member(NamedTuple):
 
     segment: Segment
     parts: list[Selection]
-    text: bytes
-    metadata: Metadata
-
-    def joins(self, before: "_Member", ends: dict[str, int]) -> bool:
-        """Return whether the segment goes on with a recording, whose streams end at *ends*."""
-        uuid = self.metadata.uuid
-        return (
-            uuid is not None
-            and uuid == before.metadata.uuid
-            and self.text.startswith(before.text)
-            and all(ends.get(part.stream.name, 0) <= _begin(part) for part in self.parts)
-        )
+    metadata: bytes
+    uuid: bytes | None
 
 
 def _begin(part: Selection) -> int:
@@ -113,16 +102,29 @@ def _begin(part: Selection) -> int:
 class _Recording:
     """Segments whose packets can be in the same files."""
 
-    members: list[_Member] = field(default_factory=list)
+    segments: list[tuple[Segment, list[Selection]]] = field(default_factory=list)
+    metadata: bytes = b""
+    """That of the last segment; memory does not hold those before."""
+    uuid: bytes | None = None
     ends: dict[str, int] = field(default_factory=dict)
     """By the name of a stream."""
 
     @property
     def name(self) -> str:
-        return self.members[0].segment.paths.directory.name
+        return self.segments[0][0].paths.directory.name
+
+    def goes_on_with(self, member: _Member) -> bool:
+        """Return whether a segment is of the same recording."""
+        return (
+            member.uuid is not None
+            and member.uuid == self.uuid
+            and member.metadata.startswith(self.metadata)
+            and all(self.ends.get(part.stream.name, 0) <= _begin(part) for part in member.parts)
+        )
 
     def add(self, member: _Member) -> None:
-        self.members.append(member)
+        self.segments.append((member.segment, member.parts))
+        self.metadata, self.uuid = member.metadata, member.uuid
         for part in member.parts:
             if len(part.entries):
                 self.ends[part.stream.name] = int(part.entries[len(part.entries) - 1]["end"])
@@ -133,10 +135,10 @@ class _Recording:
         disk.make_directory(out)
         streams: dict[str, _Stream] = {}
         try:
-            for member in self.members:
-                bounds = window.bounds(member.segment)
-                contexts = CtfContexts(member.segment.paths, member.segment.manifest, tally.notes)
-                for part in member.parts:
+            for segment, parts in self.segments:
+                bounds = window.bounds(segment)
+                contexts = CtfContexts(segment.paths, segment.manifest, tally.notes)
+                for part in parts:
                     name = part.stream.name
                     if name not in streams:
                         streams[name] = _Stream(disk, out / name, tally)
@@ -147,7 +149,7 @@ class _Recording:
         if tally.pages > written:
             described = disk.open(out / METADATA)
             try:
-                described.write_at([self.members[-1].text], 0)
+                described.write_at([self.metadata], 0)
             finally:
                 described.close()
 
@@ -155,7 +157,7 @@ class _Recording:
 def _recordings(members: Iterable[_Member]) -> list[_Recording]:
     found: list[_Recording] = []
     for member in members:
-        fitting = (one for one in found if member.joins(one.members[-1], one.ends))
+        fitting = (one for one in found if one.goes_on_with(member))
         recording = next(fitting, None)
         if recording is None:
             recording = _Recording()
