@@ -83,6 +83,15 @@ def test_a_cut_says_nothing_of_a_stop_after_it(tmp_path: Path) -> None:
     assert times_of(tmp_path / "part") == [(2000 + LAST, 2500)]
 
 
+def test_a_cut_without_a_possible_end_leaves_no_stop_out(tmp_path: Path) -> None:
+    made = segment(tmp_path / "t")
+    made.manifest.source["cut"] = {"end": 1 << 80}
+    made.write_manifest()
+    made.append([subbuffer(0)])
+    noted(made.finish(), f"2500\t{EXIT}", f"{1 << 64}\t{EXIT}")
+    assert times_of(tmp_path / "t") == [(1000 + LAST, 2500)]
+
+
 def test_info_prints_the_newest_stops(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     made = segment(tmp_path / "t")
     made.append([subbuffer(0)])

@@ -46,7 +46,7 @@ Made = TypeVar("Made")
 
 _SECOND_NS: Final = 1_000_000_000
 _FIRST_DELTA: Final = b"+?.?????????"
-# Stands for the time since the line before; no time contains it.
+# In place of the time since the line before; no time contains it.
 _PLACE: Final = b"\x01" * 12
 _LAST: Final = struct.Struct("<?q")
 # A batch with fewer events than one for so many bits of bytes has few.

@@ -55,7 +55,7 @@ def _noted(segment: Segment) -> Iterator[tuple[int, str]]:
         return
     cut = segment.manifest.source.get("cut")
     end = cut.get("end") if isinstance(cut, dict) else None  # what a cut left out is not known
-    last = end if isinstance(end, int) else FOREVER
+    last = min(end, FOREVER) if isinstance(end, int) else FOREVER
     try:
         text = SavedFiles(segment).read("traceoffs")
     except TraceDamagedError:
