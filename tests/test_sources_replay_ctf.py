@@ -290,6 +290,21 @@ def test_packets_that_two_snapshots_share_are_stored_once(tmp_path: Path) -> Non
     assert [row for batch in take_to_end(stream) for row in batch.rows["sequence"]] == [0, 1, 2]
 
 
+def test_damage_between_packets_that_two_snapshots_share_is_counted(tmp_path: Path) -> None:
+    channel = CtfChannel(CtfTracer(instance=False)).packet().packet()
+    write_ctf(tmp_path / "snapshot-1", channel)
+    channel.packet().packet()
+    shared, damaged, last = channel.packets[1:]
+    channel.packets = [shared, bytes(len(damaged)), last]
+    write_ctf(tmp_path / "snapshot-2", channel)
+    source = opened(tmp_path)
+    batches = take_to_end(source.streams[0])
+    assert gaps_of(batches) == [(Reason.DAMAGED, Unit.BYTES, len(damaged))]
+    assert [int(batch.rows["begin"][gap.row]) for batch in batches for gap in batch.gaps] == [1105]
+    (note,) = (one for one in source.notes() if "left out" in one)
+    assert "snapshot-2/chan_0: byte 4096: zeros instead of a packet" in note
+
+
 @needs_babeltrace
 def test_snapshots_that_overlap_read_as_the_whole_trace(tmp_path: Path) -> None:
     channels = [CtfChannel(CtfTracer(order=">", long_bytes=4), cpu=cpu) for cpu in (0, 1)]

@@ -3,7 +3,7 @@
 Rule: files are copied verbatim, to the same path below ``tracefs/``.  Others are lttd's own:
 ``tracefs/formats.gz`` has the formats of events (see lttd.abi.formats_file); ``tracefs/commands``
 has lines of trace-clock time, pid, tgid (or nothing) and command, tab separated, and a line end or
-a backslash inside a command stands as ``\\n`` or ``\\\\``; ``tracefs/traceoffs`` has lines of a
+a backslash inside a command is written as ``\\n`` or ``\\\\``; ``tracefs/traceoffs`` has lines of a
 trace-clock time by which tracing was off, and the event whose trigger did it.
 Rule: a later segment of a run shares the files that have not changed with the segment before, and
 begins with the names of all living tasks and of those that ended lately.

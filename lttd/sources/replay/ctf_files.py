@@ -396,8 +396,12 @@ def _unrepeated(parts: list[Part]) -> list[Part]:
             kept.append(part)
         elif new.any():
             offsets = part.survey.offsets_bytes[new]
+            damage = [
+                one._replace(number=int(np.count_nonzero(new[: one.number])))
+                for one in part.survey.damage
+            ]
             survey = part.survey._replace(
-                offsets_bytes=offsets, headers=headers.some(new), damage=[]
+                offsets_bytes=offsets, headers=headers.some(new), damage=damage
             )
             kept.append(part._replace(survey=survey))
     return kept
