@@ -305,6 +305,15 @@ def test_damage_between_packets_that_two_snapshots_share_is_counted(tmp_path: Pa
     assert "snapshot-2/chan_0: byte 4096: zeros instead of a packet" in note
 
 
+def test_damage_in_a_snapshot_whose_packets_are_known_is_reported(tmp_path: Path) -> None:
+    channel = CtfChannel(CtfTracer()).packet().packet()
+    write_ctf(tmp_path / "snapshot-1", channel)
+    channel.packets[1] = bytes(len(channel.packets[1]))
+    write_ctf(tmp_path / "snapshot-2", channel)
+    (note,) = (one for one in opened(tmp_path).notes() if "left out" in one)
+    assert "snapshot-2/chan_0: earlier files have its packets; no packet is in 4096 other" in note
+
+
 @needs_babeltrace
 def test_snapshots_that_overlap_read_as_the_whole_trace(tmp_path: Path) -> None:
     channels = [CtfChannel(CtfTracer(order=">", long_bytes=4), cpu=cpu) for cpu in (0, 1)]

@@ -140,7 +140,7 @@ def find_trace(directory: Path, base: OpenDirectory, name: str | None = None) ->
         parts.setdefault(_key(part, layouts), []).append(part)
     if len(parts) > STREAMS.most:
         raise UsageError(f"{directory}: {len(parts):,} streams; {STREAMS}")
-    channels = _channels(parts, layouts)
+    channels = _channels(parts, layouts, notes)
     if not channels:
         why = f" ({notes[0]})" if notes else ""
         raise NothingToRecordError(
@@ -335,13 +335,15 @@ def _key(part: Part, layouts: _Layouts) -> tuple[int, str, int]:
     return survey.stream_id, name, 0
 
 
-def _channels(parts: Mapping[tuple[int, str, int], list[Part]], layouts: _Layouts) -> list[Channel]:
+def _channels(
+    parts: Mapping[tuple[int, str, int], list[Part]], layouts: _Layouts, notes: list[str]
+) -> list[Channel]:
     """Order the files of each stream by time, and name the streams."""
     found: dict[StreamId, Channel] = {}
     for (class_id, channel, number), some in sorted(parts.items()):
         some.sort(key=_first)
         stream = _free(_named(some, channel, number), found)
-        found[stream] = Channel(stream, class_id, layouts.of(class_id), _unrepeated(some))
+        found[stream] = Channel(stream, class_id, layouts.of(class_id), _unrepeated(some, notes))
     return [found[stream] for stream in sorted(found)]
 
 
@@ -374,7 +376,7 @@ def _free(stream: StreamId, taken: Mapping[StreamId, Channel]) -> StreamId:
     return free
 
 
-def _unrepeated(parts: list[Part]) -> list[Part]:
+def _unrepeated(parts: list[Part], notes: list[str]) -> list[Part]:
     """Leave out packets that an earlier file has: snapshots of one ring may overlap."""
     if len(parts) == 1:
         return parts
@@ -404,4 +406,10 @@ def _unrepeated(parts: list[Part]) -> list[Part]:
                 offsets_bytes=offsets, headers=headers.some(new), damage=damage
             )
             kept.append(part._replace(survey=survey))
+        elif part.survey.damage:
+            length_bytes = sum(one.length_bytes for one in part.survey.damage)
+            words = "earlier files have its packets; no packet is in"
+            notes.append(
+                f"{part.path}: {words} {length_bytes} other bytes of it, which are left out"
+            )
     return kept
