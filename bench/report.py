@@ -9,6 +9,7 @@ import os
 import statistics
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 BENCH_DIR: Final = Path(__file__).resolve().parent
 OUT_DIR: Final = BENCH_DIR / "out"
+_LABEL_WIDTH: Final = 14
 
 Cell = str | int | float | None
 _RELATIONS: Final[dict[str, Callable[[float, float], bool]]] = {
@@ -155,6 +157,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         print("   " + "  ".join(padded).rstrip())
 
 
+def _wrapped(label: str) -> str:
+    """Return a label of lines that fit below their bars."""
+    lines = (textwrap.wrap(line, _LABEL_WIDTH) for line in label.split("\n"))
+    return "\n".join(one for some in lines for one in some)
+
+
 def _draw(title: str, plot: Plot, stem: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415 (an optional dependency: tables come without it)
 
@@ -171,7 +179,7 @@ def _draw(title: str, plot: Plot, stem: Path) -> None:
         for x, category in zip(left, categories, strict=True):
             dots = by_category.get(category, [])
             axes.plot([x] * len(dots), dots, "k.", markersize=3, alpha=0.6)
-    axes.set_xticks(range(len(categories)), categories)
+    axes.set_xticks(range(len(categories)), [_wrapped(category) for category in categories])
     axes.set_ylabel(plot.y_label)
     axes.set_title(title, fontsize=10)
     if plot.log:
