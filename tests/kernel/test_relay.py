@@ -172,7 +172,10 @@ def test_every_record_arrives_once_with_a_cpu_away_in_the_middle(each_relay_gues
         assert numbers_in(recorded.data(name)) == list(range(made["made"]))
     assert recorded.made("first_1")["made"] == 4007
     assert recorded.summary["events_lost"] == 0
-    assert all(not stream["lost"] for stream in recorded.summary["streams"])
+    for stream in recorded.summary["streams"]:
+        # Where two empty sub-buffers wait, the kernel delivers the next one twice (docs/RELAY.md):
+        # all its records are above, once, and the second time they are damage.
+        assert set(stream["lost"]) <= {"damaged_bytes"}
 
 
 def test_refused_and_undelivered_relay_bytes_are_counted(each_relay_guest: Guest) -> None:
