@@ -494,7 +494,7 @@ def test_a_metadata_cut_in_its_last_packet_is_stored_without_it(tmp_path: Path) 
     extra = metadata_packets(tracer)[:60]
     write_ctf(tmp_path, CtfChannel(tracer).packet(), metadata=whole + extra)
     source = opened(tmp_path)
-    assert any("the last 60 bytes are no whole packet" in note for note in source.notes())
+    assert any("the last 60 bytes are not a whole packet" in note for note in source.notes())
 
 
 def test_a_trace_without_packets_is_nothing_to_record(tmp_path: Path) -> None:

@@ -97,18 +97,18 @@ def heads_of(bits: Bits, at: I64, base: I64, end: I64, plan: Plan) -> Heads:
 
 
 class Stated(NamedTuple):
-    """What the headers of events state, and no more."""
+    """Times and ids that the headers of events state."""
 
     number: I64
     """The number of the event in its plan; negative: no event has the id."""
     time: U64
     """The low bits of the time."""
     time_bits: int
-    """How many; 0: headers state no time."""
+    """The number of bits of a time; 0 if headers state no time."""
     others: I64
     """The rows in which there are others."""
     other_bits: I64
-    """How many there."""
+    """The number of bits there."""
 
 
 def stated(bits: Bits, at: I64, row: Callable[[], I64], packets: Packets, plan: Plan) -> Stated:

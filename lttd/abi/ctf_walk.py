@@ -61,7 +61,7 @@ def find_events(bits: Bits, packets: Packets, plan: Plan) -> Found:
 
 
 class _Rows(NamedTuple):
-    """What walks together."""
+    """Rows that walk together."""
 
     at: I64
     """Where each row begins, in bytes."""
@@ -71,7 +71,7 @@ class _Rows(NamedTuple):
 
 
 class _Chains(NamedTuple):
-    """What rows found."""
+    """The events that rows found."""
 
     at: I64
     """The begins of their events, by row."""
@@ -284,7 +284,7 @@ class Walk:
 
 
 class _Following:
-    """What rows found so far."""
+    """The events that rows found so far."""
 
     def __init__(self, rows: _Rows, steps: int) -> None:
         self.steps = steps

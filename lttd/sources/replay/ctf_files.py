@@ -239,7 +239,7 @@ def _packed(place: Place) -> tuple[bytes, list[str]]:
         raise SourceError(f"{place.path}: {error}") from None
     if not dropped_bytes:
         return stored, []
-    return stored, [f"{place.path}: the last {dropped_bytes} bytes are no whole packet"]
+    return stored, [f"{place.path}: the last {dropped_bytes} bytes are not a whole packet"]
 
 
 def _parsed(path: Path, data: bytes) -> Trace:
