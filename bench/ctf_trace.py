@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 
     name: str
     share: int
-    """How many of 100 events of its channel are of this kind, about."""
+    """The share of this kind among the events of its channel, in percent."""
     fields: str
 
     def declared(self) -> Iterator[tuple[str, str]]:
@@ -55,7 +55,7 @@ class Channel(NamedTuple):
 
     name: str
     is_large: bool
-    """Whether headers have 16 bits of id and 32 of time instead of 5 and 27."""
+    """True: headers have 16 bits of id and 32 of time; False: 5 and 27."""
     events: int
     """In a period, of each CPU."""
     kinds: tuple[Kind, ...]

@@ -68,7 +68,7 @@ class Spot:
     size_bits: int
     word_bytes: int
     is_word: bool
-    """Whether all bits of the word are of the number."""
+    """True if all bits of the word belong to the number."""
 
     @classmethod
     def in_word(
@@ -149,7 +149,7 @@ class Forms(NamedTuple):
 
 
 class _Reading(NamedTuple):
-    """How far a header was read, and what it states so far."""
+    """The place that the reading of a header has come to, and the values found so far."""
 
     at_bits: int
     left: tuple[tuple[str, FieldClass], ...]

@@ -64,7 +64,7 @@ class Stage(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """How to find the end of an event."""
+    """The steps that find the end of an event."""
 
     all: tuple[Stage, ...]
     rest_bytes: int
@@ -88,7 +88,7 @@ class Quick:
 
     @property
     def has_whole_headers(self) -> bool:
-        """Whether headers end at a byte."""
+        """Return whether headers end at a byte."""
         return all(form.end_bits % _BYTE == 0 for form in self.forms.all)
 
     @property
@@ -118,7 +118,7 @@ class Plan:
         """Whether a length or a tag of an event is in the header or context of its packet."""
         packet = (trace.packet_header, stream.packet_context)
         self.packet_varies: Final = any(of and fixed_bits(of) is None for of in packet)
-        """Whether headers and contexts of packets differ in size."""
+        """True if headers and contexts of packets differ in size."""
         self.needs_header: Final = self.needs_packet or any(
             path[: len(EVENT_HEADER)] == EVENT_HEADER for path in References(bodies).paths
         )
