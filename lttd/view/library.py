@@ -94,7 +94,15 @@ class EventWindow:
         self._window = window
         self._filter = chosen
         self._piece_bytes = piece_bytes
+        self._traces = traces
         self._segments = [segment for trace in traces for segment in trace.segments]
+
+    def of_events(self, globs: Iterable[str]) -> "EventWindow":
+        """Return the same span with all events of some names, whatever this window leaves out."""
+        chosen = Filter(events=globs)
+        found = EventWindow(self._traces, self._window, chosen, self._piece_bytes)
+        found.notes = self.notes
+        return found
 
     def __iter__(self) -> Iterator[EventBatch]:
         """Yield batches in the order of time; segments with another clock follow."""

@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from lttd.beneath import Place
 from lttd.errors import TraceDamagedError
-from lttd.index import FOREVER, GAP_DTYPE, GAPS_HEADER, MOST_LOST, RecordFile, refuse_too_many_gaps
+from lttd.index import (
+    FOREVER,
+    GAP_DTYPE,
+    GAPS_HEADER,
+    MOST_LOST,
+    Entries,
+    RecordFile,
+    refuse_too_many_gaps,
+)
 from lttd.readfile import ReadFile
 from lttd.subbuffer import Reason, StreamId, Unit
 from lttd.view.notes import TakesNotes
@@ -71,6 +79,10 @@ class Losses:
     def rows(self) -> U64:
         """Return the numbers of the sub-buffers before which something was lost."""
         return self._gaps.column("row")
+
+    def records(self) -> Entries:
+        """Return all gaps, as the file has them."""
+        return self._gaps[:]
 
     def before(self, first: int, begins: U64, of: StreamId) -> list[Loss]:
         """Return the losses before the rows from *first* on, which begin at *begins*."""

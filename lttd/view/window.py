@@ -117,6 +117,10 @@ class WindowStream:
     def _opened_losses(self) -> Losses:
         return Losses(self.stream.segment.place(self.stream.paths.gaps), self._notes)
 
+    def gaps(self) -> Entries:
+        """Return all known losses of the stream, as its file of gaps has them."""
+        return (self.losses if self._is_open else self._opened_losses()).records()
+
     def losses_after_rows(self, begin: int, end: int) -> list[Loss]:
         """Return the losses in [*begin*, *end*] that no sub-buffer there follows.
 
