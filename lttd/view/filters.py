@@ -79,24 +79,25 @@ _MOST_SIGNED: Final = (1 << 63) - 1
 class Where:
     """A parsed expression."""
 
-    def __init__(self, text: str) -> None:
-        """Parse *text*.
+    def __init__(self, text: str, option: str = "--where") -> None:
+        """Parse *text*, which the user gave with an *option*.
 
         Raises:
             UsageError: it is not a valid expression.
         """
         self.text = text
+        self._option = option
         try:
             tree = ast.parse(text.strip(), mode="eval")
         except SyntaxError as error:
             hint = "; equal is ==" if re.search(r"[^=!<>]=(?!=)", text) else ""
             where = f"at character {error.offset}" if error.offset else "at its end"
-            raise UsageError(f"--where {text!r}: {error.msg} {where}{hint}") from None
+            raise UsageError(f"{option} {text!r}: {error.msg} {where}{hint}") from None
         except (ValueError, RecursionError, MemoryError) as error:
-            raise UsageError(f"--where {text!r}: {error}") from None
+            raise UsageError(f"{option} {text!r}: {error}") from None
         nodes = list(ast.walk(tree))
         if len(nodes) > MOST_NODES:
-            raise UsageError(f"--where: more than {MOST_NODES} terms")
+            raise UsageError(f"{option}: more than {MOST_NODES} terms")
         for node in nodes:
             self._check(node)
         self.body: Final = tree.body
@@ -106,13 +107,15 @@ class Where:
     def _check(self, node: ast.AST) -> None:
         what = type(node).__name__
         if not isinstance(node, _ALLOWED):
-            raise UsageError(f"--where {self.text!r}: {what} is not allowed here")
+            raise UsageError(f"{self._option} {self.text!r}: {what} is not allowed here")
         if isinstance(node, ast.Constant):
             fits = isinstance(node.value, str | bytes | int) and (
                 not isinstance(node.value, int) or abs(node.value) < 1 << 64
             )
             if not fits:
-                raise UsageError(f"--where {self.text!r}: {node.value!r} is not allowed here")
+                raise UsageError(
+                    f"{self._option} {self.text!r}: {node.value!r} is not allowed here"
+                )
 
     def mask(self, rows: EventRows) -> Mask:
         """Return a mask of the events for which the expression is true.
@@ -120,13 +123,26 @@ class Where:
         Raises:
             UsageError: it combines types that do not fit.
         """
+        mask: Mask = self._explained(rows, lambda value: truth(value, len(rows)))
+        return mask
+
+    def value(self, rows: EventRows) -> Value:
+        """Return the expression's value for each event; see Value.
+
+        Raises:
+            UsageError: it combines types that do not fit.
+        """
+        return self._explained(rows, lambda value: value)
+
+    def _explained(self, rows: EventRows, use: Callable[[Value], Value]) -> Value:
+        """Compute the value and use it; say what does not fit."""
         try:
             with np.errstate(all="ignore"):
-                return truth(self._value(self.body, rows), len(rows))
+                return use(self._value(self.body, rows))
         except (TypeError, ValueError, OverflowError, np.exceptions.DTypePromotionError) as error:
             hidden = [name for name in self.names if name in COMMON and name in rows.names]
             hint = f"; {hidden[0]} is a field of it: try common_{hidden[0]}" if hidden else ""
-            where = f"--where {self.text!r}: {rows.event_type.name}"
+            where = f"{self._option} {self.text!r}: {rows.event_type.name}"
             raise UsageError(f"{where}: {error}{hint}") from None
 
     def _value(self, node: ast.AST, rows: EventRows) -> Value:  # noqa: PLR0911  (a row per kind of node)

@@ -287,6 +287,12 @@ def _action(events: _Events) -> U64:
     return action
 
 
+def letters_of(records: npt.NDArray[np.void]) -> Column:
+    """Return what records of requests do, as letters: ``WS`` for a synchronous write."""
+    letters: Column = np.strings.strip(_RWBS)[_rwbs_of(records, np.zeros(len(records), np.bool_))]
+    return letters
+
+
 def _has(action: U64, category: str) -> Mask:
     bit = np.uint64(1 << CATEGORY_SHIFT + CATEGORIES.index(category))
     has: Mask = action & bit != 0

@@ -18,7 +18,10 @@ import numpy.typing as npt
 
 from lttd.view.columns import EventBatch
 from lttd.view.intervals.holes import Holes
+from lttd.view.intervals.setting import Setting
 from lttd.view.library import ClockGroup, EventWindow
+from lttd.view.notes import Notes
+from lttd.view.progress import pieces_of
 
 Column = npt.NDArray[Any]
 Table = dict[str, Column]
@@ -29,12 +32,20 @@ TEXT: Final = "str"
 
 @dataclass
 class Counts:
-    """How many intervals are in no table, and how many of those in tables are unknown."""
+    """What a collector met."""
 
+    events: int = 0
+    """How many events were there that can bound one."""
     cut: int = 0
-    """They began before the window, or had not ended at its end."""
+    """Intervals that began before the window, or had not ended at its end; they are in no table."""
     unknown: int = 0
-    """One of their two events may be lost, or is."""
+    """Intervals of which an event is lost, or may be; in no table, or not complete."""
+
+    def add(self, other: "Counts") -> None:
+        """Add those of another clock group."""
+        self.events += other.events
+        self.cut += other.cut
+        self.unknown += other.unknown
 
 
 class Collector(Protocol):
@@ -64,11 +75,11 @@ class Kind:
     """Globs of the events that it uses if the trace has them, of all tracers."""
     columns: tuple[tuple[str, str], ...]
     """Names and types: a dtype of numpy, or TEXT."""
-    collector: Callable[[ClockGroup], Collector] = field(repr=False)
+    collector: Callable[[Setting], Collector] = field(repr=False)
 
     def tables(self, window: EventWindow) -> Iterator[Table]:
         """Yield the intervals that end in a window; its filter is not used: a pair needs both."""
-        for _, table in tables_of([self], window):
+        for _, table in Reading([self], window):
             yield table
 
     def empty(self) -> Table:
@@ -80,18 +91,60 @@ def _dtype(of: str) -> str:
     return "S1" if of == TEXT else of
 
 
-def tables_of(kinds: Sequence[Kind], window: EventWindow) -> Iterator[tuple[Kind, Table]]:
-    """Yield the intervals of several kinds that end in a window, which is read once."""
-    wanted = dict.fromkeys(glob for kind in kinds for glob in kind.reads)
-    for group in window.of_events(wanted).clocks():
-        if not group.sources:
-            continue
-        holes = Holes(group)
-        collectors = [(kind, kind.collector(group)) for kind in kinds]
-        for piece in group.pieces():
-            batch = group.batch(piece)
+class Reading:
+    """Finds the intervals of several kinds in a window, which is read once."""
+
+    def __init__(self, kinds: Sequence[Kind], window: EventWindow) -> None:
+        self._kinds = kinds
+        self._window = window
+        self.counts = {kind.name: Counts() for kind in kinds}
+        """Complete when all tables were taken."""
+        self.notes = Notes()
+        """Lines on data that cannot be read."""
+        self.group: ClockGroup | None = None
+        """The clock group of the last table."""
+
+    def __iter__(self) -> Iterator[tuple[Kind, Table]]:
+        """Yield tables in the order of time."""
+        for group in self._window.of_events(self._globs()).clocks():
+            if group.sources:
+                self.group = group
+                yield from self._of_group(group)
+        self.notes.add(*self._window.notes.take())
+
+    def _globs(self) -> list[str]:
+        return list(dict.fromkeys(glob for kind in self._kinds for glob in kind.reads))
+
+    def _of_group(self, group: ClockGroup) -> Iterator[tuple[Kind, Table]]:
+        holes, setting = Holes(group), Setting(group)
+        collectors = [(kind, kind.collector(setting)) for kind in self._kinds]
+        for piece in pieces_of(group):
+            batch = setting.told(group.batch(piece))
             holes.reached(batch)
+            self.notes.add(*batch.notes)
             for kind, collector in collectors:
                 table = collector.take(batch, holes)
                 if table is not None and len(table["end_ns"]):
                     yield kind, table
+        for kind, collector in collectors:
+            collector.finish()
+            self.counts[kind.name].add(collector.counts)
+
+
+def some_of(table: Table, rows: Column) -> Table:
+    """Return some rows of a table, by number or mask."""
+    return {name: column[rows] for name, column in table.items()}
+
+
+def merged(tables: Sequence[Table | None]) -> Table | None:
+    """Return the rows of some tables in the order in which they end; None: there are none."""
+    some = [table for table in tables if table is not None and len(table["end_ns"])]
+    if len(some) < 2:
+        return some[0] if some else None
+    order = np.argsort(np.concatenate([table["end_ns"] for table in some]), kind="stable")
+    return {name: np.concatenate([table[name] for table in some])[order] for name in some[0]}
+
+
+def duration_ns(begin: npt.NDArray[np.uint64], end: npt.NDArray[np.uint64]) -> Column:
+    """Return the times from begins to ends."""
+    return end.view(np.int64) - begin.view(np.int64)

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from lttd.view.intervals.blocks import BlockRequests
+from lttd.view.intervals.irqs import Irqs
 from lttd.view.intervals.kind import TEXT, Kind
-from lttd.view.intervals.nothing import Nothing
+from lttd.view.intervals.syscalls import Syscalls
+from lttd.view.intervals.tasks import STATES, SchedLatency, TaskStates
 
 _SPAN: Final = (("begin_ns", "u8"), ("end_ns", "u8"), ("duration_ns", "i8"))
 _TASK: Final = (("pid", "i4"), ("comm", TEXT))
@@ -21,10 +24,10 @@ _ROWS: Final = (
         ("sched:sched_switch", "sched:sched_waking"),
         ("sched_switch", "sched_waking", "sched_wakeup", "sched_wakeup_new"),
         (
-            *_SPAN, ("cpu", "u2"), *_TASK, ("prio", "i4"), ("preempted", "?"), ("migrated", "?"),
+            *_SPAN, ("cpu", "u2"), *_TASK, ("prio", "i4"), ("migrated", "?"), ("preempted", "?"),
             *_COMPLETE,
         ),
-        Nothing,
+        SchedLatency,
     ),
     Kind(
         "syscalls",
@@ -35,7 +38,7 @@ _ROWS: Final = (
             *_SPAN, ("cpu", "u2"), *_TASK, ("number", "i4"), ("name", TEXT), ("ret", "i8"),
             ("failed", "?"), *_COMPLETE,
         ),
-        Nothing,
+        Syscalls,
     ),
     Kind(
         "irqs",
@@ -46,7 +49,7 @@ _ROWS: Final = (
             "timer_hrtimer_expire_*", "tasklet_*",
         ),
         (*_SPAN, ("cpu", "u2"), ("kind", TEXT), ("number", "i8"), ("name", TEXT), *_COMPLETE),
-        Nothing,
+        Irqs,
     ),
     Kind(
         "block_requests",
@@ -58,7 +61,19 @@ _ROWS: Final = (
             ("rwbs", TEXT), *_TASK, ("error", "i4"), ("queued_ns", "i8"), ("got_ns", "i8"),
             ("inserted_ns", "i8"), *_COMPLETE,
         ),
-        Nothing,
+        BlockRequests,
     ),
 )  # fmt: skip
+TASK_STATES: Final = Kind(
+    "task_states",
+    f"the states of tasks: {', '.join(STATES)}",
+    ("sched:sched_switch", "sched:sched_waking"),
+    _ROWS[0].reads,
+    (
+        *_SPAN, ("cpu", "u2"), *_TASK, ("prio", "i4"), ("state", "i1"), ("next", "i1"),
+        ("migrated", "?"), *_COMPLETE,
+    ),
+    TaskStates,
+)  # fmt: skip
+"""``state`` and ``next``, the one after it, are indexes into STATES."""
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType({one.name: one for one in _ROWS})
