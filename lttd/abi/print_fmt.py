@@ -5,12 +5,15 @@
 Source of the language: the kernel's ``TP_printk`` with expanded macros; libtraceevent's
 event-parse.c lists the parts of C that occur.
 
+A constant of an enum has a name in the text, and a value that only the kernel's type information
+tells: the caller gives it in *constants*, or the name becomes an Unknown.
+
 Rule: pure; the parser does not guess.  An argument that it does not understand becomes an Unparsed
 with the reason, and the others still count.  Anything else raises Unparsable.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
 
 from lttd.abi.print_fmt_nodes import (
@@ -49,16 +52,19 @@ _PRECEDENCE: Final = (
     ("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<", ">", "<=", ">="),
     ("<<", ">>"), ("+", "-"), ("*", "/", "%"),
 )  # fmt: skip
+_NO_CONSTANTS: Final[Mapping[str, int]] = {}
 _LEVELS: Final = {word: level for level, words in enumerate(_PRECEDENCE) for word in words}
 
 
-def parse_print_fmt(text: str, long_bytes: int = 8) -> PrintFmt:
-    """Parse the text after ``print fmt:``.
+def parse_print_fmt(
+    text: str, long_bytes: int = 8, constants: Mapping[str, int] = _NO_CONSTANTS
+) -> PrintFmt:
+    """Parse the text after ``print fmt:``; *constants* has the values of enum constants by name.
 
     Raises:
         Unparsable: it has a part that this parser does not know.
     """
-    parser = _Parser(text, long_bytes)
+    parser = _Parser(text, long_bytes, constants)
     told = parser.strings()
     arguments: list[Node] = []
     while parser.accept(","):
@@ -126,8 +132,9 @@ class _Parser:
     depth exceeds PRINT_FMT_DEPTH, so code that walks the tree may recurse.
     """
 
-    def __init__(self, text: str, long_bytes: int) -> None:
+    def __init__(self, text: str, long_bytes: int, constants: Mapping[str, int]) -> None:
         self._long_bits = 8 * long_bytes
+        self._constants = constants
         self._tokens = tokens_of(text)
         self._at = 0
         self._depth = 0
@@ -307,7 +314,10 @@ class _Parser:
             return FieldRef("")
         if token == "sizeof":
             return self._sizeof()
-        return Call(token, self._arguments()) if self.accept("(") else Unknown(token)
+        if self.accept("("):
+            return Call(token, self._arguments())
+        value = self._constants.get(token)
+        return Unknown(token) if value is None else _constant(value)
 
     def _postfix(self, node: Node) -> Node:
         while True:
@@ -379,6 +389,13 @@ class _Parser:
     def _is_bare(self) -> bool:
         after = self._tokens[self._at + 1][1] if self._at + 1 < len(self._tokens) else None
         return after in (",", ")") and self.token not in ("REC", "true", "false", "NULL")
+
+
+def _constant(value: int) -> Number:
+    """Return a constant of an enum, with the type that C gives it."""
+    if -(1 << 31) <= value < 1 << 31:
+        return Number(value, 32, signed=True)
+    return Number(value, 32 if 0 <= value < 1 << 32 else 64, signed=value < 0)
 
 
 def _fields_in(words: list[str]) -> tuple[str, ...]:

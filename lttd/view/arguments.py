@@ -215,6 +215,10 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
     command.add_argument("--fields", metavar="A,B", help="print these fields only, as name=value")
     command.add_argument("--json", action="store_true", help="one JSON object per line")
     command.add_argument("--ns", action="store_true", help="time stamps to the nanosecond")
+    text = "print a line for each system call, as strace does: arguments by name, result, duration"
+    command.add_argument("--syscalls", action="store_true", help=text)
+    text = "print names of enum values where the kernel prints numbers; the trace keeps them"
+    command.add_argument("--names", action="store_true", help=text)
     text = "babeltrace: CTF in the form of babeltrace2"
     command.add_argument("--style", metavar="FORM", choices=("babeltrace",), help=text)
 

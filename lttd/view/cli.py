@@ -30,6 +30,7 @@ FEW_STREAMS = 100
 """This number can be open at once, whatever the limit of the shell is."""
 MOST_LINES = 8
 """About segments that cannot be read."""
+SYSCALLS = "syscalls"
 MOST_NEW_OBJECTS = 100_000
 """Python's collector runs after this number; the modules of one command have 50,000."""
 
@@ -186,9 +187,21 @@ def _follow(options: argparse.Namespace) -> int:
 
 
 def _show_of(options: argparse.Namespace) -> "Show":
-    from lttd.view.commands.text import Show  # noqa: PLC0415
+    from lttd.view.commands.text import SYSCALL_EVENTS, Show  # noqa: PLC0415
     from lttd.view.filters import Filter  # noqa: PLC0415
 
+    style = options.style or ""
+    if options.syscalls:
+        if style:
+            raise UsageError(f"--style {style} is without --syscalls: leave one out")
+        style = SYSCALLS
+        options.event = options.event or [SYSCALL_EVENTS]
+        options.jobs = 1  # a call may begin in one part of the trace and end in another
+    for option in ("fields", "json"):
+        if options.syscalls and getattr(options, option):
+            raise UsageError(f"--syscalls is without --{option}: leave one out")
+    if options.json and options.names:
+        raise UsageError("--json has the numbers of enums: leave --names out")
     if options.style:
         for name in ("fields", "json", "ns"):
             if getattr(options, name):
@@ -198,7 +211,8 @@ def _show_of(options: argparse.Namespace) -> "Show":
         nanoseconds=options.ns,
         fields=tuple(options.fields.split(",")) if options.fields else None,
         json=options.json,
-        style=options.style or "",
+        style=style,
+        enum_names=options.names,
         most=getattr(options, "n", None),
         jobs=getattr(options, "jobs", None),
         hide_self=options.hide_self,

@@ -61,6 +61,8 @@ class Printing(NamedTuple):
     """Names of the fields to print as ``name=value``; None: the family's own form."""
     style: str = ""
     """One of the family's styles; empty: its own form."""
+    enum_names: bool = False
+    """Whether to print names of enum constants where the kernel prints numbers."""
 
 
 class Family(NamedTuple):

@@ -193,8 +193,11 @@ class FieldPrinter:
             if self._only is not None and field.name not in self._only:
                 continue
             strip.append(f"{' ' if strip else ''}{printable(field.name)}=".encode())
-            strip += settled(value_of(field, rows), len(rows))
+            strip += settled(self._value_of(field, rows), len(rows))
         return joined(strip)
+
+    def _value_of(self, field: Field, rows: EventRows) -> Strip:
+        return value_of(field, rows)
 
 
 def value_of(field: Field, rows: EventRows) -> Strip:

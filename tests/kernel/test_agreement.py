@@ -133,3 +133,23 @@ def test_lttv_prints_the_same_text_as_the_kernel(tmp_path: Path) -> None:
 def plain(found: re.Match[bytes]) -> bytes:
     """Return the fields without values that only the kernel knows: hashed pointers, functions."""
     return re.sub(rb"(timer|function|mode|hrtimer|callsite)=\S+", b"", found["fields"])
+
+
+def test_lttv_names_constants_of_enums_as_the_kernel_does(tmp_path: Path) -> None:
+    instance = TRACEFS / "instances" / f"lttdtest-{os.getpid()}-enums"
+    instance.mkdir()
+    try:
+        (instance / "trace_clock").write_text("mono")
+        (instance / "events/writeback/writeback_mark_inode_dirty/enable").write_text("1")
+        (instance / "events/writeback/writeback_dirty_inode/enable").write_text("1")
+        for name in map(str, range(50)):
+            (tmp_path / name).write_text(name)
+        (instance / "tracing_on").write_text("0")
+        told = lines_of((instance / "trace").read_bytes())
+        record(tmp_path / "t", "--source", f"ftrace:{instance.name}", "--duration", "200ms")
+    finally:
+        instance.rmdir()
+    ours = {(one["time"], one["fields"]) for one in lines_of(shown(tmp_path / "t"))}
+    named = [one for one in told if b"state=I_DIRTY" in one["fields"]]
+    assert len(named) > 20
+    assert [one[0] for one in told if (one["time"], one["fields"]) not in ours] == []

@@ -4,7 +4,8 @@ Rule: files are copied verbatim, to the same path below ``tracefs/``.  Others ar
 ``tracefs/formats.gz`` has the formats of events (see lttd.abi.formats_file); ``tracefs/commands``
 has lines of trace-clock time, pid, tgid (or nothing) and command, tab separated, and a line end or
 a backslash inside a command is written as ``\\n`` or ``\\\\``; ``tracefs/traceoffs`` has lines of a
-trace-clock time by which tracing was off, and the event whose trigger did it.
+trace-clock time by which tracing was off, and the event whose trigger did it;
+``tracefs/enums.json`` has the values of constants that print fmts name (see enums.py).
 Rule: a later segment of a run shares the files that have not changed with the segment before, and
 begins with the names of all living tasks and of those that ended lately.
 Rule: an id can be another event's once a probe was removed and another one made, so their formats
@@ -24,6 +25,7 @@ from lttd.errors import LttdError
 from lttd.limits import FORMAT_MEMBERS
 from lttd.sources.base import Attachment, Child, When
 from lttd.sources.ftrace.additions import PROBES_FILE, probe_names
+from lttd.sources.ftrace.enums import EnumNames
 from lttd.sources.ftrace.instance import Instance
 from lttd.sources.ftrace.modules import KALLSYMS, loaded_modules, symbols_since
 from lttd.sources.ftrace.setup import enabled_events
@@ -33,6 +35,7 @@ from lttd.sources.tracefs import events_of, read_bytes, systems
 
 # So many names of ended tasks go on to the next segment: 34 KB.
 MOST_ENDED: Final = 1024
+ENUMS_FILE: Final = "enums.json"
 _COPIED: Final = ("events/header_page", "events/header_event", "trace_clock")
 
 
@@ -65,6 +68,7 @@ class FtraceFiles:
         """The number of times that formats were added to their file."""
         self._probes: bytes = before._probes if before else self._read_probes()  # noqa: SLF001 (same class)
         """The kernel's list of probes, as it was when formats were read last."""
+        self._enums: EnumNames = before._enums if before else EnumNames()  # noqa: SLF001  (same class)
         self._names_since_ns = names_since_ns
         self._names_read_ns = 0
         self.command: Child | None = None
@@ -101,6 +105,7 @@ class FtraceFiles:
             yield from self._formats_due(when)
         elif self._have_probes_changed():
             yield from self._formats_due(when)
+        yield from self._enums_due(when)
         yield from self._who_ran(when)
         if when in (When.PERIODIC, When.CLOSE) and self.traceoffs:
             noted = [self.traceoffs.popleft() for _ in range(len(self.traceoffs))]
@@ -143,6 +148,16 @@ class FtraceFiles:
             self._format_parts += 1
             yield Attachment(name, pack(formats), append=True)
 
+    def _enums_due(self, when: When) -> Iterator[Attachment]:
+        name = f"tracefs/{ENUMS_FILE}"
+        if when is When.OPEN and ENUMS_FILE in self._given:
+            yield Attachment(name, same=True)
+        elif when in (When.PERIODIC, When.CLOSE):
+            content = self._enums.content()
+            if content and self._given.get(ENUMS_FILE) != hash(content):
+                self._given[ENUMS_FILE] = hash(content)
+                yield Attachment(name, content)
+
     def _have_probes_changed(self) -> bool:
         """Tell whether a probe was made or removed since the last look: ids may be others'."""
         before, self._probes = self._probes, self._read_probes()
@@ -163,6 +178,7 @@ class FtraceFiles:
             data = self._if_new(key, self._instance.file(f"events/{key[0]}/{key[1]}/format"))
             if data is not None:
                 found[key] = data
+                self._enums.note(data)
         return found
 
     def _events(self, when: When) -> Iterator[Key]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from lttd.errors import UsageError
+from lttd.errors import LttdError, UsageError
 from lttd.index import FOREVER
 from lttd.malloc import keep_freed_memory
 from lttd.terminal import Level, is_terminal, put, say
@@ -30,6 +30,8 @@ from lttd.view.window import PIECE_BYTES, Piece, WindowStream
 WORTH_BYTES: Final = 3 * PIECE_BYTES
 MOST_JOBS: Final = 8
 MOST_NAMED: Final = 8
+SYSCALL_EVENTS: Final = "*syscalls:*"
+"""The events of system calls, each with its arguments or raw."""
 
 
 class Show(NamedTuple):
@@ -43,6 +45,8 @@ class Show(NamedTuple):
     jobs: int | None = None
     style: str = ""
     """The form of another program's lines; empty: the family's own."""
+    enum_names: bool = False
+    """Whether to print names of enum constants where the kernel prints numbers."""
     hide_self: bool = False
     """For follow: leave out lttd's own threads in the segments that it opens."""
 
@@ -61,7 +65,13 @@ def maker(group: ClockGroup, segments: Sequence[Segment], show: Show, notes: Tak
         abis = ", ".join(sorted({one.stream.info.abi for one in group.sources}))
         raise UsageError(f"--style {show.style}: there is no such form for {abis}; leave it out")
     printing = Printing(
-        group.segments, group.sources, names, show.nanoseconds, show.fields, show.style
+        group.segments,
+        group.sources,
+        names,
+        show.nanoseconds,
+        show.fields,
+        show.style,
+        enum_names=show.enum_names,
     )
     return family.lines(printing, notes)
 
@@ -88,7 +98,11 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
             return status
         if out.full:
             break
-    out.notes.add(*unmatched(groups, show.filter, show.fields))
+    notes = unmatched(groups, show.filter, show.fields)
+    if any(note.startswith(f"--event {SYSCALL_EVENTS}:") for note in notes):
+        remedy = "record some with --events 'syscalls:*', or raw_syscalls:*"
+        raise LttdError(f"{traces[0].path}: no system calls are in it; {remedy}")
+    out.notes.add(*notes)
     out.write([])
     return 0
 

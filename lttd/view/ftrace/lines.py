@@ -13,6 +13,7 @@ from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.abi.ftrace_format import Format
 from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch
+from lttd.view.enums import NO_ENUMS, Enums
 from lttd.view.family import Block
 from lttd.view.formats import EventType
 from lttd.view.ftrace.graph import LEAFS_EXIT
@@ -24,6 +25,9 @@ from lttd.view.task_names import Names
 class Texter(FieldTexter):
     """Makes the lines of one clock group's batches."""
 
+    machine: str = ""
+    """The architecture of the recording machine."""
+
     def __init__(
         self,
         names: Names,
@@ -32,9 +36,11 @@ class Texter(FieldTexter):
         nanoseconds: bool = False,
         counting: bool = False,
         fields: Sequence[str] | None = None,
+        enums: Enums = NO_ENUMS,
     ) -> None:
         super().__init__(names, nanoseconds=nanoseconds, counting=counting, fields=fields)
         self._symbols = symbols
+        self._enums = enums
 
     def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[Block]:
         """See ``BlockTexter``."""
@@ -48,4 +54,4 @@ class Texter(FieldTexter):
         return own, format_.print_fmt, super()._alike_key(format_)
 
     def _new_printer(self, event_type: EventType) -> FieldPrinter:
-        return Renderer(event_type.format, self._symbols, self._fields)
+        return Renderer(event_type.format, self._symbols, self._fields, self._enums)

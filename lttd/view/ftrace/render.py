@@ -35,12 +35,15 @@ from lttd.view.conversions import (
     converted,
     printable_literals,
 )
+from lttd.view.enums import NO_ENUMS, Enums
 from lttd.view.formats import EventName, EventType
 from lttd.view.ftrace.cexpr import MOST_STRING_BYTES, Evaluation, folded
+from lttd.view.ftrace.enum_names import named_enums
 from lttd.view.ftrace.kernel_functions import FUNCTIONS, evaluate
 from lttd.view.ftrace.own_events import Printer, printer_of
 from lttd.view.ftrace.probes import as_probes_print
-from lttd.view.lines import FieldPrinter, value_of
+from lttd.view.glyphs import per_distinct
+from lttd.view.lines import FieldPrinter
 from lttd.view.strips import Strip, joined, settled, strings_of, words_of
 
 __all__ = ["Renderer", "tried", "why_inexpressible"]
@@ -60,10 +63,15 @@ class Renderer(FieldPrinter):
     """Prints the fields of one event type by its print fmt."""
 
     def __init__(
-        self, format_: Format | None, symbols: Symbols, fields: Sequence[str] | None = None
+        self,
+        format_: Format | None,
+        symbols: Symbols,
+        fields: Sequence[str] | None = None,
+        enums: Enums = NO_ENUMS,
     ) -> None:
         super().__init__(format_, fields)
         self.symbols = symbols
+        self._enums = enums
         self._parsed: PrintFmt | None = None
         self._added: tuple[Field, ...] = ()
         self._own: Printer | None = None
@@ -80,12 +88,14 @@ class Renderer(FieldPrinter):
 
     def _prepare(self, format_: Format) -> None:
         try:
-            parsed = parse_print_fmt(format_.print_fmt, format_.long_bytes)
+            parsed = parse_print_fmt(format_.print_fmt, format_.long_bytes, self._enums.values)
         except (Unparsable, RecursionError) as error:
             self.reason = str(error)
             return
         made_up = _made_up(format_)
         parsed = printable_literals(as_probes_print(parsed, format_))
+        if self._enums.naming:
+            parsed = named_enums(parsed, format_, self._enums)
         pieces: list[bytes | Conversion | None] = []
         for number, piece in enumerate(parsed.pieces):
             if isinstance(piece, bytes):
@@ -133,9 +143,17 @@ class Renderer(FieldPrinter):
         for field in self._added:
             strip += [
                 f" {printable(field.name)}=".encode(),
-                *settled(value_of(field, rows), len(rows)),
+                *settled(self._value_of(field, rows), len(rows)),
             ]
         return joined(strip)
+
+    def _value_of(self, field: Field, rows: EventRows) -> Strip:
+        names = self._enums.of_field(field.type) if self._enums.naming else {}
+        if not names or field.encoding is not Encoding.INT:
+            return super()._value_of(field, rows)
+        table = {number: name.encode() for number, name in names.items()}
+        column = rows.records[field.name]
+        return [words_of(per_distinct(column, lambda one: table.get(one, b"%d" % one)))]
 
     def _conversion(self, conversion: Conversion, rows: EventRows) -> Strip:
         value = evaluate(_argument(conversion, rows), rows, self._context.pointed_to)
