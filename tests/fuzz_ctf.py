@@ -174,7 +174,7 @@ class CtfSegments(CtfVictim):
         "plot": lttv("plot", "-o", "OUT.html"),
         "cut": lttv("cut", "--begin", "+1us", "--end", "-1us", "-o", "OUT"),
         "export parquet": lttv("export", "--to", "parquet", "-o", "OUT"),
-        "export perfetto": lttv("export", "--to", "perfetto", "-o", "OUT"),
+        "export systrace": lttv("export", "--to", "systrace", "-o", "OUT"),
         "repair": lttv("check", "--repair"),
         "compress": lttv("compress"),
         "index": lttv("index"),

@@ -84,6 +84,7 @@ TARGETS: Final[dict[str, Target]] = {
     "decompress": lttv("decompress"),
     "index": lttv("index"),
     "text of an event": lttv("text", "--event", "sched_w*", "--where", "pid > 0", "--jobs", "1"),
+    "export systrace": lttv("export", "--to", "systrace", "-o", "OUT"),
 }
 WRITERS: Final = ("repair", "append", "compress", "decompress", "index")
 """The targets that change the trace."""

@@ -226,7 +226,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path: Path) -
     with pytest.raises(NotATraceError, match="nothing was recorded"):
         export(Trace(tmp_path / "t"), between(10**12, 10**12), "ctf", out)
     for to in ("trace.dat", "ltt", "blktrace"):
-        with pytest.raises(UsageError, match="formats for it: ctf, parquet, perfetto"):
+        with pytest.raises(UsageError, match="formats for it: ctf, parquet, systrace"):
             export(Trace(tmp_path / "t"), EVERYTHING, to, out)
     (segment / "streams/metadata").write_text("/* CTF 1.8 */ trace { major = ")
     with pytest.raises(TraceDamagedError, match="streams/metadata"):
@@ -247,6 +247,6 @@ def test_a_trace_of_ftrace_and_lttng_becomes_a_directory_of_each(tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ctf", "ftrace"]
     assert len(printed(tmp_path / "out/ctf")[0].splitlines()) == 9
     with pytest.raises(UsageError, match="holds ctf or ftrace, not both: export one segment"):
-        export(Trace(tmp_path / "t"), EVERYTHING, "perfetto", tmp_path / "text")
+        export(Trace(tmp_path / "t"), EVERYTHING, "systrace", tmp_path / "text")
     export(Trace(tmp_path / "t"), between(1000, 1030), "ctf", tmp_path / "some")
     assert (tmp_path / "some/metadata").exists()

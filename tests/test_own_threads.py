@@ -98,7 +98,7 @@ def test_a_plot_counts_what_is_left_and_states_it(
 def test_exports_that_hold_events_leave_lttds_own_out(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     trace = Trace(made(tmp_path / "t")).without_own_threads()
-    export(trace, EVERYTHING, "perfetto", tmp_path / "text")
+    export(trace, EVERYTHING, "systrace", tmp_path / "text")
     assert counts_in((tmp_path / "text").read_text()) == OTHERS
     export(trace, EVERYTHING, "parquet", tmp_path / "parquet")
     files = sorted((tmp_path / "parquet").rglob("*tick*.parquet"))

@@ -22,7 +22,7 @@ MAKES = (
     ["plot", "-o", "new.html"],
     *(
         ["export", "--to", name, "-o", "new"]
-        for name in ("trace.dat", "ctf", "perfetto", "parquet")
+        for name in ("trace.dat", "ctf", "perfetto", "systrace", "parquet")
     ),
 )
 
@@ -95,7 +95,7 @@ def test_replacing_unfinished_output_by_a_directory_gains_an_attacker_nothing(
     assert (tmp_path / "new").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("to", ["trace.dat", "ctf", "perfetto", "parquet"])
+@pytest.mark.parametrize("to", ["trace.dat", "ctf", "perfetto", "systrace", "parquet"])
 def test_nothing_is_exported_through_a_link_in_place_of_unfinished_output(
     tmp_path: Path, to: str
 ) -> None:

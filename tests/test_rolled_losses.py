@@ -233,6 +233,7 @@ def test_all_counts_of_the_losses_agree(
     for name, words in (
         ("parquet", "3 losses"),
         ("perfetto", "3 losses"),
+        ("systrace", "3 losses"),
         ("ctf", "15 events lost"),
     ):
         told = export(Trace(trace), EVERYTHING, name, tmp_path / name)

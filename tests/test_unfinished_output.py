@@ -19,7 +19,8 @@ OUTPUTS = {
     "ctf": ["export", "--to", "ctf", "-o", "OUT"],
     "parquet": ["export", "--to", "parquet", "-o", "OUT"],
     "parquet to a URL": ["export", "--to", "parquet", "-o", "file://OUT"],
-    "perfetto": ["export", "--to", "perfetto", "-o", "OUT.txt"],
+    "perfetto": ["export", "--to", "perfetto", "-o", "OUT.pftrace"],
+    "systrace": ["export", "--to", "systrace", "-o", "OUT.txt"],
     "cut": ["cut", "-o", "OUT"],
     "plot": ["plot", "-o", "OUT.svg"],
 }

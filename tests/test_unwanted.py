@@ -65,13 +65,13 @@ def test_it_counts_apart_from_the_losses(
 
 
 def test_exports_have_the_hole_and_count_no_loss(trace: Path, tmp_path: Path) -> None:
-    for form in ("parquet", "perfetto"):
+    for form in ("parquet", "perfetto", "systrace"):
         told = export(Trace(trace), EVERYTHING, form, tmp_path / form)
         assert not any("1 losses" in line for line in told), told
     for form in ("ctf", "trace.dat"):
         (line,) = export(Trace(trace), EVERYTHING, form, tmp_path / form)
         assert line.endswith("0 events lost, 900 not wanted")
-    assert b"[NOT WANTED 900 EVENTS]" in (tmp_path / "perfetto").read_bytes()
+    assert b"[NOT WANTED 900 EVENTS]" in (tmp_path / "systrace").read_bytes()
     data = (tmp_path / "trace.dat").read_bytes()
     (commit,) = struct.unpack_from("<Q", data, data.index(struct.pack("<Q", 5000)) + 8)
     assert commit >> 30 == 3  # readers see that events are missing before the page

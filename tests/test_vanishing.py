@@ -94,7 +94,8 @@ def vanishing(trace: Path, number: int, nth: int) -> Iterator[Opened]:
         ["export", "--to", "trace.dat", "-o", "OUT.dat"],
         ["export", "--to", "ctf", "-o", "OUT"],
         ["export", "--to", "parquet", "-o", "OUT"],
-        ["export", "--to", "perfetto", "-o", "OUT.txt"],
+        ["export", "--to", "perfetto", "-o", "OUT.pftrace"],
+        ["export", "--to", "systrace", "-o", "OUT.txt"],
     ],
     ids=lambda words: "-".join(words[:3]),
 )

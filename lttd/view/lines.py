@@ -34,6 +34,7 @@ from lttd.view.strips import (
     MOST_TEXT_BITS,
     Column,
     Length,
+    Part,
     Strip,
     joined,
     of_similar_size,
@@ -136,14 +137,14 @@ class BlockTexter:
             batch.time, np.array([loss.time for loss in batch.losses], np.uint64), "left"
         ).tolist()
         cuts = sorted({*range(0, len(batch), BLOCK_ROWS), *places, len(batch)})
-        usual = _usual_width(bodies, len(batch))
+        usual = usual_width(bodies, len(batch))
         told = 0
         for low, high in zip(cuts, [*cuts[1:], None], strict=True):
             while told < len(places) and places[told] == low:
                 yield self._loss_line(batch.losses[told])
                 told += 1
             if high is not None:
-                yield _block(prefix, bodies, low, high, usual)
+                yield block_of(prefix, bodies, low, high, usual)
 
     def _loss_line(self, loss: Loss) -> bytes:
         return f"{printable(self.lost(loss))}\n".encode()
@@ -349,12 +350,12 @@ def _to_us(time_ns: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return us + (time_ns - us * np.uint64(1000) >= half)
 
 
-def body_of(rows: I64, strip: Strip) -> Body:
+def body_of(rows: I64, strip: Sequence[Part]) -> Body:
     """Make the body of some events of a batch from a strip."""
     return Body(rows, *packed(strip, len(rows)))
 
 
-def _usual_width(bodies: Sequence[Body], count: int) -> int:
+def usual_width(bodies: Sequence[Body], count: int) -> int:
     """Return the width of the bodies in slots: enough for nearly all lines."""
     wider = 0
     for body in sorted(bodies, key=lambda body: -body.width):
@@ -364,10 +365,13 @@ def _usual_width(bodies: Sequence[Body], count: int) -> int:
     return max((body.width for body in bodies), default=0)
 
 
-def _block(
+def block_of(
     prefix: tuple[Column, Length], bodies: Sequence[Body], low: int, high: int, usual: int
 ) -> memoryview:
-    """Return the lines of events ``[low:high)``; *usual* is the width of bodies in slots."""
+    """Return the lines of events ``[low:high)``; *usual* is the width of bodies in slots.
+
+    A line is a prefix and a body, whatever their bytes are.
+    """
     count = high - low
     before = _some(prefix[1], low, high)
     width = prefix[0].dtype.itemsize + usual

@@ -11,7 +11,7 @@ texts of any length take no loop over rows, and no NUL has to be searched in lin
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,17 @@ I64 = npt.NDArray[np.int64]
 Length = int | I64
 """Of the text of each row; one number if all are equal."""
 Strip = list[bytes | Column]
+
+
+class Sized(NamedTuple):
+    """A column of words whose lengths are known: unlike those of text, they may hold NULs."""
+
+    words: Column
+    length: Length
+
+
+Part = bytes | Column | Sized
+"""One of the parts of a row that ``packed`` joins."""
 
 _MATRIX_BYTES: Final = 1 << 26
 MOST_TEXT_BITS: Final = 7
@@ -48,23 +59,28 @@ def length_of(words: Column) -> Length:
     return least if least == int(found.max()) else found
 
 
-def width_of(strip: Strip) -> int:
+def width_of(strip: Sequence[Part]) -> int:
     """Return the bytes of a row, NULs included."""
-    return sum(len(c) if isinstance(c, bytes) else c.dtype.itemsize for c in strip)
+    return sum(map(_size_of, strip))
 
 
-def packed(strip: Strip, count: int) -> tuple[Column, Length]:
+def _size_of(part: Part) -> int:
+    if isinstance(part, bytes):
+        return len(part)
+    return (part.words if isinstance(part, Sized) else part).dtype.itemsize
+
+
+def packed(strip: Sequence[Part], count: int) -> tuple[Column, Length]:
     """Return the words of *count* rows, and the length of each text."""
     width = max(width_of(strip), 1)
     room = np.zeros(count * width, np.uint8)
     starts: I64 | None = None
     at: Length = 0
     for part in strip:
-        size = len(part) if isinstance(part, bytes) else part.dtype.itemsize
+        size = _size_of(part)
         if not size:
             continue
-        words = np.void(part) if isinstance(part, bytes) else part
-        length = size if isinstance(part, bytes) else length_of(part)
+        words, length = _sized(part)
         if isinstance(at, int):
             each_row(room, f"V{size}", at, width)[:] = words
         else:
@@ -74,6 +90,12 @@ def packed(strip: Strip, count: int) -> tuple[Column, Length]:
             at = at + starts
         at = at + length
     return room.view(f"V{width}"), at if starts is None else at - starts
+
+
+def _sized(part: Part) -> tuple[Column | np.void, Length]:
+    if isinstance(part, bytes):
+        return np.void(part), len(part)
+    return part if isinstance(part, Sized) else (part, length_of(part))
 
 
 def of_similar_size(sizes_bytes: I64, growth_bits: int) -> Iterator[I64]:

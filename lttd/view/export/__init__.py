@@ -66,8 +66,14 @@ FORMATS: Final = {
         hides_self=True,
     ),
     "perfetto": Format(
-        {"ftrace": "lttd.view.export.perfetto", "ctf": "lttd.view.export.perfetto_ctf"},
-        "text for ui.perfetto.dev",
+        {"ftrace": "lttd.view.export.perfetto"},
+        "ui.perfetto.dev",
+        leaves_out=True,
+        hides_self=True,
+    ),
+    "systrace": Format(
+        {"ftrace": "lttd.view.export.systrace_ftrace", "ctf": "lttd.view.export.systrace_ctf"},
+        "text for ui.perfetto.dev and others",
         leaves_out=True,
         hides_self=True,
     ),

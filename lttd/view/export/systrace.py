@@ -1,4 +1,4 @@
-"""Write events as text for Perfetto's UI, in the form of systrace and ``cat trace``.
+"""Write events as text, in the form of systrace and ``cat trace``, which Perfetto reads.
 
     # tracer: nop
     ...
@@ -88,28 +88,40 @@ def write_text(
     Raises:
         LttdError: as ``lttd.view.export.Exporter``.
     """
-    groups = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES).clocks()
-    clocks = sorted({segment.manifest.clock for group in groups for segment in group.segments})
-    if len(groups) > 1 or COUNTING_CLOCKS & set(clocks):
-        raise UsageError(
-            f"{trace.path}: Perfetto's text has one clock, in seconds, and this trace {clocks} of"
-            f" {len(groups)} recordings: export one segment, recorded with --clock mono"
-        )
+    group = group_of_one_clock(trace, window)
     notes = Notes()
     events = losses = 0
     with disk.create(out) as file:
         file.write(HEADER)
-        for group in groups:
-            texter = texter_of(group, notes)
-            for piece in pieces_of(group):
-                batch = group.batch(piece)
-                notes.add(*batch.notes)
-                events += len(batch)
-                losses += sum(loss.was_wanted for loss in batch.losses)
-                file.writelines(map(made, texter.lines(batch)))
+        texter = texter_of(group, notes)
+        for piece in pieces_of(group):
+            batch = group.batch(piece)
+            notes.add(*batch.notes)
+            events += len(batch)
+            losses += sum(loss.was_wanted for loss in batch.losses)
+            file.writelines(map(made, texter.lines(batch)))
     if not events and not losses:
         raise NotATraceError(nothing_within(trace))
     told = [f"{events} events"]
     if losses:
         told.append(f"{losses} losses, which Perfetto does not show, are comments in the text")
     return [*notes.told(), *told]
+
+
+def group_of_one_clock(trace: Trace, window: Window) -> ClockGroup:
+    """Return the whole window, if its times are in seconds and can be compared.
+
+    Raises:
+        NotATraceError: there is no stream.
+        UsageError: it has several clocks, or one whose unit is not the nanosecond.
+    """
+    groups = EventWindow([trace], window, Filter(None, None, None), PIECE_BYTES).clocks()
+    clocks = sorted({segment.manifest.clock for group in groups for segment in group.segments})
+    if not groups:
+        raise NotATraceError(nothing_within(trace))
+    if len(groups) > 1 or COUNTING_CLOCKS & set(clocks):
+        raise UsageError(
+            f"{trace.path}: Perfetto has one clock, in seconds, and this trace {clocks} of"
+            f" {len(groups)} recordings: export one segment, recorded with --clock mono"
+        )
+    return groups[0]

@@ -24,7 +24,7 @@ def _names(segments: Sequence[Segment], notes: TakesNotes) -> Names:
     return Names((segment.paths.tracefs / "commands" for segment in segments), notes)
 
 
-def _with_symbols(segments: Sequence[Segment]) -> Segment:
+def with_symbols(segments: Sequence[Segment]) -> Segment:
     """Return the last segment of the last boot that has symbols, all if possible; or the last."""
     last = segments[-1]
     boot = last.manifest.machine.get("boot_id")  # the kernel had other addresses in others
@@ -48,7 +48,7 @@ def _lines(printing: Printing, notes: TakesNotes) -> Lines:
         made = SyscallTexter
     texter = made(
         printing.names,
-        Symbols(_with_symbols(printing.segments).paths.tracefs, notes),
+        Symbols(with_symbols(printing.segments).paths.tracefs, notes),
         nanoseconds=printing.nanoseconds,
         counting=printing.segments[0].manifest.clock in COUNTING_CLOCKS,
         fields=printing.fields,

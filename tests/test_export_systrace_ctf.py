@@ -13,7 +13,7 @@ from lttd.view.trace import Trace
 from tests.data import SHARED_CTF, needs
 from tests.lttng_events import CONTEXT, EVENTS, Told, lttng_trace, switch
 from tests.test_ctf_view import REAL, kinds
-from tests.test_export_perfetto import LINE
+from tests.test_export_systrace import LINE
 from tests.test_sources_replay_ctf import record
 
 A, B, IDLE = ("task a", 7), ("kworker/1:1", 8), ("swapper/0", 0)
@@ -22,7 +22,7 @@ A, B, IDLE = ("task a", 7), ("kworker/1:1", 8), ("swapper/0", 0)
 def exported(directory: Path, made: Path) -> list[str]:
     """Return the lines of an export, without the head."""
     record(made, directory / "t")
-    export(Trace(directory / "t"), EVERYTHING, "perfetto", directory / "out")
+    export(Trace(directory / "t"), EVERYTHING, "systrace", directory / "out")
     lines = (directory / "out").read_text().splitlines()
     assert lines[0] == "# tracer: nop"
     assert all(LINE.search(line) for line in lines if not line.startswith("#"))
@@ -184,7 +184,7 @@ def test_recordings_of_several_boots_are_refused(tmp_path: Path) -> None:
         lttng_trace(tmp_path / name, {0: [[switch(1000, IDLE, A)]]}, offset_s=offset_s)
         record(tmp_path / name, tmp_path / "t", "--append")
     with pytest.raises(UsageError, match=r"are of different boots.*export one segment"):
-        export(Trace(tmp_path / "t"), EVERYTHING, "perfetto", tmp_path / "out")
+        export(Trace(tmp_path / "t"), EVERYTHING, "systrace", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
