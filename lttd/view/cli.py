@@ -280,6 +280,14 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ui(options: argparse.Namespace) -> int:
+    from lttd.view.commands.ui import show  # noqa: PLC0415
+
+    trace = _chosen(options.trace, options)
+    window = _window(trace, options)
+    return _with_what_stays(trace, lambda: show(trace, window, local=options.local))
+
+
 def _plot(options: argparse.Namespace) -> int:
     from lttd.view.commands.plot import plot  # noqa: PLC0415
     from lttd.view.filters import Filter  # noqa: PLC0415
@@ -301,6 +309,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "check": _check,
     "cut": _cut,
     "export": _export,
+    "ui": _ui,
     "plot": _plot,
     "compress": _compress,
     "decompress": _decompress,
