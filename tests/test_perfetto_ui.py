@@ -151,12 +151,14 @@ echo "B|$$|outer"; echo "C|$$|depth|3"; echo "E|$$"; sleep 0.05
 """
 
 
-@needs_kernel()
-def test_perfettos_sql_counts_what_the_columns_of_a_live_recording_say(tmp_path: Path) -> None:
+@pytest.mark.parametrize("load", [pytest.param(LOAD * 3, marks=needs_kernel())], ids=["load"])
+def test_perfettos_sql_counts_what_the_columns_of_a_live_recording_say(
+    load: str, tmp_path: Path
+) -> None:
     words = ["--events", "sched:*,raw_syscalls:*,irq:*,task:*,power:*", "--buffer-size", "16M"]
     subprocess.run(
         [sys.executable, "-m", "lttd", "-t", tmp_path / "t", *words, "--summary", "none",
-         "--", "sh", "-c", LOAD * 3],
+         "--", "sh", "-c", load],
         check=True, capture_output=True,
     )  # fmt: skip
     said = Said(tmp_path / "t")
