@@ -22,6 +22,8 @@ from lttd.recorder import Recorder
 from lttd.recording import Recording, Served, tell_notes
 from lttd.sources.base import Watch, When
 
+FIRST_ATTACH_S: Final = 1.0
+"""A short COMMAND has its names and code noted, and a kill loses little of them."""
 ATTACH_INTERVAL_S: Final = 10.0
 CLOCK_INTERVAL_S: Final = 60.0
 # The time of lttd's death is known to this precision; the notes are on a memory file system.
@@ -58,7 +60,7 @@ class Housekeeping:
         self.at_marks: list[Callable[[], None]] = []
         """Short work that is done as often as progress is noted."""
         now = trio.current_time()
-        self._next_attach = now + ATTACH_INTERVAL_S
+        self._next_attach = now + FIRST_ATTACH_S
         self._next_clock = now + CLOCK_INTERVAL_S
         self._next_mark = now + MARK_INTERVAL_S
 

@@ -103,6 +103,9 @@ SYMBOLS: Final = Limit(2_000_000, "symbols", "kallsyms", "16 times as many as th
 PRINTK_FORMATS: Final = Limit(
     4 * MIB, "bytes", "printk_formats", "the 128 strings of a Linux 6.18 take 5 KB"
 )
+MAPS: Final = Limit(
+    64 * MIB, "bytes", "the code of processes (tracefs/maps)", "lttd writes at most 16 MiB"
+)
 ENUMS: Final = Limit(
     4 * MIB, "bytes", "enums.json", "the values that 2,323 formats of a Linux 6.18 name take 12 KB"
 )

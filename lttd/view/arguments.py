@@ -139,6 +139,20 @@ def _add_plot(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None
     _add_output(command, "picture to make, .svg, .html or .png; must not exist")
 
 
+def _add_stacks(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
+    command = _add(commands, name, "count the stacks of events: folded lines, or a flame graph")
+    _add_window(command)
+    _add_which(command)
+    text = "the first frames: some of comm, pid, cpu, event (default: comm)"
+    command.add_argument("--by", metavar="A,B", default="comm", help=text)
+    text = "count the sum of this field of the events, such as bytes_alloc, instead of the stacks"
+    command.add_argument("--weight", metavar="FIELD", help=text)
+    text = "count the ns that tasks were blocked, by the stacks of sched_switch"
+    command.add_argument("--off-cpu", action="store_true", help=text)
+    text = "file to make, .svg (flame graph) or .folded; must not exist; default: folded on stdout"
+    command.add_argument("-o", "--output", metavar="OUT", type=Path, help=text)
+
+
 def _add_text(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     command = _add(commands, name, "print events as lines, merged over CPUs by time")
     command.add_argument(
@@ -257,6 +271,7 @@ _COMMANDS: Final[Mapping[str, Callable[["_Commands[argparse.ArgumentParser]", st
     "export": _add_export,
     "ui": _add_ui,
     "plot": _add_plot,
+    "stacks": _add_stacks,
     "compress": _add_compress,
     "decompress": _add_decompress,
     "index": _add_index,

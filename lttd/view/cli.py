@@ -301,6 +301,30 @@ def _plot(options: argparse.Namespace) -> int:
     return 0
 
 
+def _stacks(options: argparse.Namespace) -> int:
+    from lttd.view.commands.stacks import show_stacks  # noqa: PLC0415
+    from lttd.view.filters import Filter  # noqa: PLC0415
+    from lttd.view.stacks.samples import BY, Wanted  # noqa: PLC0415
+
+    by = tuple(options.by.split(","))
+    for word in by:
+        if word not in BY:
+            raise UsageError(f"--by {options.by}: {word!r} is not one of {', '.join(BY)}")
+    if options.off_cpu and options.weight:
+        raise UsageError("--off-cpu counts time, so it is without --weight: leave one out")
+    chosen = Filter(None, options.event, options.where)
+    wanted = Wanted(chosen, by, options.weight or "", off_cpu=options.off_cpu)
+    trace = _chosen(options.trace, options)
+    window = _window(trace, options)
+
+    def make() -> list[str]:
+        return show_stacks(trace, window, options.cpu, wanted, options.output)
+
+    for line in _with_what_stays(trace, make):
+        _say(line, Level.NOTICE)
+    return 0
+
+
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "info": _info,
     "text": _text,
@@ -311,6 +335,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "export": _export,
     "ui": _ui,
     "plot": _plot,
+    "stacks": _stacks,
     "compress": _compress,
     "decompress": _decompress,
     "index": _index,

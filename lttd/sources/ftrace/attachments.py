@@ -5,7 +5,8 @@ Rule: files are copied verbatim, to the same path below ``tracefs/``.  Others ar
 has lines of trace-clock time, pid, tgid (or nothing) and command, tab separated, and a line end or
 a backslash inside a command is written as ``\\n`` or ``\\\\``; ``tracefs/traceoffs`` has lines of a
 trace-clock time by which tracing was off, and the event whose trigger did it;
-``tracefs/enums.json`` has the values of constants that print fmts name (see enums.py).
+``tracefs/enums.json`` has the values of constants that print fmts name (see enums.py);
+``tracefs/maps`` says where code is in processes (see maps.py).
 Rule: a later segment of a run shares the files that have not changed with the segment before, and
 begins with the names of all living tasks and of those that ended lately.
 Rule: an id can be another event's once a probe was removed and another one made, so their formats
@@ -16,7 +17,7 @@ before; until then, names go to the segment before it.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lttd.abi import formats_file
 from lttd.abi.formats_file import Key, pack
@@ -32,6 +33,9 @@ from lttd.sources.ftrace.setup import enabled_events
 from lttd.sources.ftrace.stream import FtraceStream
 from lttd.sources.ftrace.task_names import NAMES, Name, is_copy_of_this_process
 from lttd.sources.tracefs import events_of, read_bytes, systems
+
+if TYPE_CHECKING:
+    from lttd.sources.ftrace.maps import Maps
 
 # So many names of ended tasks go on to the next segment: 34 KB.
 MOST_ENDED: Final = 1024
@@ -75,6 +79,8 @@ class FtraceFiles:
         """The child that becomes COMMAND."""
         self.traceoffs: deque[tuple[int, str]] = deque()
         """Those that no segment has yet (see TraceoffWatch); the segments of a run share them."""
+        self.maps: Maps | None = None
+        """Where stacks of programs are stored: what the segment has of their code."""
         self._saved: Set[bytes] = frozenset()
         self._commands: dict[int, Name] = {}
         """The names in the segment, the latest at the end."""
@@ -106,6 +112,8 @@ class FtraceFiles:
         elif self._have_probes_changed():
             yield from self._formats_due(when)
         yield from self._enums_due(when)
+        if self.maps is not None and (lines := self.maps.new_lines()):
+            yield Attachment("tracefs/maps", lines, append=True)
         yield from self._who_ran(when)
         if when in (When.PERIODIC, When.CLOSE) and self.traceoffs:
             noted = [self.traceoffs.popleft() for _ in range(len(self.traceoffs))]

@@ -20,7 +20,7 @@ from lttd.sources.ftrace.instance import Instance, make_own, unread_events
 from lttd.sources.ftrace.mark_symbol import by_a_mark, by_kallsyms
 from lttd.sources.ftrace.markers import take_marks
 from lttd.sources.ftrace.modules import KALLSYMS, hides_symbols
-from lttd.sources.ftrace.options import set_options, set_stacks
+from lttd.sources.ftrace.options import USER_STACK, set_options, set_stacks
 from lttd.sources.ftrace.pids import is_limited, record_only
 from lttd.sources.ftrace.probes import make_probes, name_functions, probe_events, refuse_disabled
 from lttd.sources.ftrace.settings import read_setting
@@ -78,6 +78,11 @@ def stores_addresses(instance: Instance, settings: FtraceSettings) -> bool:
     has_stacks = _read_or(instance, "options/stacktrace", "0") == "1"  # of somebody else, perhaps
     with_stacks = has_stacks or stores_stacks(settings.event_trigger)
     return bool(with_stacks or settings.tracer) or name_functions(settings.probe)
+
+
+def stores_user_stacks(instance: Instance) -> bool:
+    """Tell whether events will be followed by stacks of programs."""
+    return _read_or(instance, f"options/{USER_STACK}", "0") == "1"
 
 
 def configure_own(instance: Instance, settings: FtraceSettings) -> None:

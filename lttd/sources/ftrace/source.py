@@ -24,6 +24,7 @@ from lttd.sources.ftrace.killed import unstored
 from lttd.sources.ftrace.left import Leftovers
 from lttd.sources.ftrace.left_out import LeftOut
 from lttd.sources.ftrace.loss import Mark
+from lttd.sources.ftrace.maps import BuildIds, Maps
 from lttd.sources.ftrace.marks import ProgressMarks
 from lttd.sources.ftrace.probes import has_kernel_probes
 from lttd.sources.ftrace.raw import RawFile
@@ -39,6 +40,7 @@ from lttd.sources.ftrace.setup import (
     overwrites,
     page_layout,
     stores_addresses,
+    stores_user_stacks,
     wakes_sensibly,
     wanted,
 )
@@ -176,6 +178,7 @@ class FtraceSource:
         self._needs_symbols = (
             settings.kallsyms or stores_addresses(instance, settings) or has_tracer(instance)
         )
+        self._build_ids = BuildIds()
         self._mark_failed = False
         name = clock_of(instance)
         with ExitStack() as stack:
@@ -270,6 +273,8 @@ class FtraceSource:
         )
         self._next_files.command = self._settings.command
         self._next_files.traceoffs = self.watch.traceoffs
+        if stores_user_stacks(self._instance):
+            self._next_files.maps = Maps(self.now, self._build_ids)
         self._files = self._files or self._next_files
         return self._next_files.due
 

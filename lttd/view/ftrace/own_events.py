@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.abi.ftrace_format import Encoding, Format
@@ -27,6 +26,7 @@ from lttd.terminal import printable_bytes
 from lttd.view.columns import EventRows
 from lttd.view.conversions import Buffer, Context, Value, converted, printable_literals
 from lttd.view.ftrace import graph_text
+from lttd.view.ftrace.frames import frames_of
 from lttd.view.glyphs import per_distinct
 from lttd.view.strips import Column, Strip, strings_of, words_of
 
@@ -50,41 +50,25 @@ def printer_of(format_: Format) -> Printer | None:
 
 
 def _kernel_stack(rows: EventRows, context: Context) -> Strip:
-    frames = Buffer.of(rows, "caller", context.long_bytes, context.byteorder)
-    counts = (frames.end - frames.begin) // context.long_bytes
-    if "size" in rows.event_type.format.by_name:  # type: ignore[union-attr]
-        stated = rows.records["size"].astype(np.int64)
-        counts = np.where(stated > 0, np.minimum(counts, stated), counts)
-    last = (1 << 8 * context.long_bytes) - 1
-
     def told(address: int) -> bytes:
         if address == FTRACE_TRAMPOLINE_MARKER:
             return b"\n => [FTRACE TRAMPOLINE]"
         return b"\n => " + context.symbols.name(address)
 
-    return [b"<stack trace>", *_frames(frames, counts, np.uint64(last), told)]
+    return [b"<stack trace>", *_frames(rows, told)]
 
 
 def _user_stack(rows: EventRows, context: Context) -> Strip:
-    frames = Buffer.of(rows, "caller", context.long_bytes, context.byteorder)
-    counts = (frames.end - frames.begin) // context.long_bytes
     digits = 2 * context.long_bytes
     return [
         b"<user stack trace>",
-        *_frames(frames, counts, np.uint64(0), lambda at: b"\n =>  <%0*x>" % (digits, at)),
+        *_frames(rows, lambda at: b"\n =>  <%0*x>" % (digits, at)),
     ]
 
 
-def _frames(
-    frames: Buffer, counts: npt.NDArray[np.int64], end: np.uint64, told: Callable[[int], bytes]
-) -> Iterator[Column]:
-    """Yield the first line of each stack, the second, ..., up to its count or an *end* mark."""
-    going = np.ones(len(counts), np.bool_)
-    for number in range(int(counts.max(initial=0))):
-        addresses = frames.element(np.array([number], np.int64)).astype(np.uint64)
-        going &= (number < counts) & (addresses != end)
-        if not going.any():
-            return
+def _frames(rows: EventRows, told: Callable[[int], bytes]) -> Iterator[Column]:
+    """Yield the first line of each stack, the second, ..."""
+    for addresses, going in frames_of(rows):
         yield words_of(np.where(going, per_distinct(addresses, told), b""))
 
 

@@ -1,0 +1,1 @@
+"""Stacks of a window: counted, named, folded and drawn."""
