@@ -15,7 +15,7 @@ from lttd.view.addresses import Symbols
 from lttd.view.columns import EventRows
 from lttd.view.export import export, perfetto
 from lttd.view.export.perfetto_events import Encoder
-from lttd.view.export.perfetto_messages import GENERIC, MESSAGES
+from lttd.view.export.perfetto_messages import DRAWN, GENERIC, MESSAGES
 from lttd.view.export.protobuf import varint, varints
 from lttd.view.strips import Sized
 from lttd.view.times import EVERYTHING, window_of
@@ -87,6 +87,7 @@ def message_of(event: Any, described: dict[int, Any]) -> Any:  # noqa: ANN401
 def test_every_number_is_in_perfettos_own_description() -> None:
     known = proto.FtraceEvent.DESCRIPTOR.fields_by_name
     assert known["generic"].number == GENERIC
+    assert MESSAGES.keys() >= DRAWN
     for name, message in MESSAGES.items():
         fields = known[name].message_type.fields_by_name
         assert known[name].number == message.number
@@ -179,6 +180,18 @@ def test_a_known_name_with_fields_of_other_types_is_a_generic_event() -> None:
     assert encoded(event_rows(text, [bytes(8) + b"seven\0\0\0"])) == [
         ("sched_switch", {"prev_pid": "seven"})
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "is_generic"),
+    [("block_plug", "char comm[4]", True), ("rss_stat", "int curr", False)],
+)
+def test_a_message_that_lacks_fields_is_for_drawn_events_only(
+    name: str, field: str, is_generic: bool
+) -> None:
+    text = format_text(name, 9, [f"{field};8;4;1", "int more;12;4;1"], '"x"')
+    (found,) = encoded(event_rows(text, [struct.pack("<8xii", 0x414141, 7)]))
+    assert isinstance(found, tuple) == is_generic
 
 
 def test_an_event_with_more_fields_than_a_description_holds_names_each() -> None:

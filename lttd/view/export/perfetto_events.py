@@ -5,8 +5,9 @@
 Source: Perfetto's protos/perfetto/trace/ftrace/ftrace_event.proto, ftrace_event_bundle.proto,
 generic.proto; protos/perfetto/common/descriptor.proto.
 
-Rule: an event of MESSAGES whose fields have other types, and any other event, is a generic one: the
-bundle in which it occurs first describes it.  None is left out.
+Rule: an event of MESSAGES whose fields have other types, or are more than those of the message (if
+Perfetto does not draw it anyway), and any other event, is a generic one: the bundle in which it
+occurs first describes it.  None is left out.
 Rule: the text of a marker that Perfetto cannot read, which it would count as an error, is generic.
 Rule: a system call's own events (sys_enter_openat) become Perfetto's sys_enter and sys_exit, which
 it draws as slices; but not where the trace has raw_syscalls, too: that would draw them twice.
@@ -25,6 +26,7 @@ from lttd.abi.gather import gather
 from lttd.view.addresses import Symbols
 from lttd.view.columns import EventBatch, EventRows, until_nul
 from lttd.view.export.perfetto_messages import (
+    DRAWN,
     FIRST_DESCRIBED,
     GENERIC,
     MESSAGES,
@@ -189,6 +191,8 @@ def _of_table(event_type: EventType) -> _Plan | None:
         return None
     fields = event_type.format.by_name
     members = [(each, fields[name]) for name, each in message.members.items() if name in fields]
+    if event_type.name not in DRAWN and len(members) < len(event_type.format.own):
+        return None  # it would only lose fields
     fits = all(_fits(member.kind, field) for member, field in members)
     return _Plan(message.number, members) if members and fits else None
 

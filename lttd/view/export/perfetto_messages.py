@@ -3,8 +3,8 @@
 Source: Perfetto's protos/perfetto/trace/ftrace/ftrace_event.proto has the number of each event, and
 the file beside it named in a comment the numbers of its fields.  They are kept for ever.
 
-Rule: an event has a row if Perfetto draws something of it, or if its file takes less room with it;
-all others are generic events, of which Perfetto shows the fields, too.
+Rule: an event that Perfetto draws has a row; the message may lack fields that newer kernels have.
+Others have one if they are frequent.  Events without a row are generic: Perfetto lists all fields.
 """
 
 from collections.abc import Mapping
@@ -171,6 +171,22 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "kfree_skb": _message(367, "location:1 protocol:2 skbaddr:3"),
 }
 """By the names of the kernel's events."""
+
+_DRAWN: Final = (
+    "print funcgraph_entry funcgraph_exit sched_switch sched_blocked_reason sched_waking"
+    " sched_process_free task_newtask task_rename sys_enter sys_exit softirq_entry softirq_exit"
+    " irq_handler_entry irq_handler_exit hrtimer_expire_entry hrtimer_expire_exit"
+    " local_timer_entry local_timer_exit cpu_frequency cpu_frequency_limits cpu_idle clock_enable"
+    " clock_disable clock_set_rate suspend_resume gpu_frequency wakeup_source_activate"
+    " wakeup_source_deactivate device_pm_callback_start device_pm_callback_end cpuhp_exit"
+    " cpuhp_multi_enter cpuhp_enter thermal_temperature cdev_update workqueue_execute_start"
+    " workqueue_execute_end signal_deliver signal_generate oom_score_adj_update mark_victim"
+    " block_io_start block_io_done rss_stat mm_vmscan_direct_reclaim_begin"
+    " mm_vmscan_direct_reclaim_end netif_receive_skb net_dev_xmit kfree_skb"
+)
+DRAWN: Final = frozenset(_DRAWN.split())
+"""The events of which Perfetto draws something: ParseFtraceEvent in its
+src/trace_processor/importers/ftrace/ftrace_parser.cc.  It only lists the others."""
 
 OF_CALLS: Final = {"sys_enter_": MESSAGES["sys_enter"], "sys_exit_": MESSAGES["sys_exit"]}
 """The events of single system calls, by the begin of their names."""
