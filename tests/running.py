@@ -59,9 +59,14 @@ def why_no_kernel() -> str:
     return "" if os.access(root / "instances", os.W_OK) else "not root"
 
 
-def needs_kernel() -> list[pytest.MarkDecorator]:
+def needs_kernel(*, alone: bool = False) -> list[pytest.MarkDecorator]:
+    """Return the marks of tests that record this kernel; *alone*: with no other test beside them.
+
+    Others have rings and marks of their own, and neither measure time nor change the top level.
+    """
     why = why_no_kernel()
-    return [pytest.mark.kernel, pytest.mark.slow, pytest.mark.skipif(bool(why), reason=why)]
+    found = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.skipif(bool(why), reason=why)]
+    return [*found, pytest.mark.alone] if alone else found
 
 
 def until(
@@ -288,10 +293,15 @@ def assert_whole(trace: Path, *options: str) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """Return a free port outside the range that the kernel assigns to connections."""
+    """Return a free port outside the range that the kernel assigns to connections.
+
+    No other worker of pytest-xdist returns it.
+    """
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     below = range(first - 10_000, first) if first > 12_000 else range(first, 1 << 16)
-    for port in random.sample(below, 100):
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    for port in random.sample(below[worker::workers], 100):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise AssertionError("no port is free")

@@ -265,6 +265,7 @@ def set_realtime_by_us(us: int) -> None:
         pytest.skip(f"clock_adjtime: {os.strerror(ctypes.get_errno())}")
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not CAN_SET, reason="not root")
 def test_the_watch_reports_every_change_of_realtime() -> None:
     def told() -> list[bool]:
@@ -279,6 +280,7 @@ def test_the_watch_reports_every_change_of_realtime() -> None:
     assert any(told() == [False, True, False, True, False] for _ in range(5))
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not CAN_SET, reason="not root")
 def test_the_watch_stays_armed_after_thousands_of_changes() -> None:
     def step() -> None:
@@ -299,6 +301,7 @@ def test_the_watch_stays_armed_after_thousands_of_changes() -> None:
         set_realtime_by_us(-1)
 
 
+@pytest.mark.alone
 @on_this_kernel
 def test_setting_realtime_makes_lttd_take_a_snapshot(lttd: Launcher, tmp_path: Path) -> None:
     run = lttd.start("-t", tmp_path / "t", *QUIET, "--flush-interval", "1h").recording()

@@ -48,7 +48,7 @@ from tests.running import (
 )
 from tests.viewer import run as run_lttv
 
-pytestmark = needs_kernel()
+pytestmark = needs_kernel(alone=True)
 
 TRIGGERS = 60 if os.environ.get("LTTD_NIGHTLY") else 3
 # A ring holds the events of the last second or so.

@@ -42,6 +42,7 @@ def contrary() -> Iterator[None]:
             (options / name).write_text(text)
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("contrary")
 @pytest.mark.parametrize("overwrite", [None, True, False])
 def test_an_own_instance_has_its_options_whatever_the_top_level_sets(

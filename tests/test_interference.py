@@ -338,6 +338,7 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "LAUNCHER", words + running.LAUNCHER)
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("looks_often")
 def test_changes_are_found_after_watches_have_gone_deaf(recording: Recording) -> None:
     Path("/proc/sys/vm/drop_caches").write_text("2")

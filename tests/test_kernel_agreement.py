@@ -27,7 +27,7 @@ from lttd.sources.mounts import find_tracefs
 from tests.conftest import NIGHTLY
 from tests.running import Launcher, info, needs_kernel
 
-pytestmark = needs_kernel()
+pytestmark = needs_kernel(alone=True)
 
 SECONDS: Final = 10 if NIGHTLY else 2
 # By day, compare only a part of the millions of lines of a live recording.

@@ -208,6 +208,7 @@ def rounds(lttd: Launcher, program: Path, directory: Path, instants: Sequence[In
     return figures
 
 
+@pytest.mark.alone  # it kills after fixed times
 def test_append_or_repair_makes_a_killed_recording_whole(
     lttd: Launcher, tmp_path: Path, syscall_load: Path
 ) -> None:

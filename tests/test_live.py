@@ -25,7 +25,7 @@ from tests.running import (
     until,
 )
 
-pytestmark = needs_kernel()
+pytestmark = needs_kernel(alone=True)
 
 CALLS = 300_000
 

@@ -14,7 +14,7 @@ from lttd.control_protocol import Peer
 from lttd.errors import LttdError, UsageError
 from lttd.mark_requests import MarkRequests
 from lttd.parsers import parse_mark
-from lttd.sources.ftrace import setup
+from lttd.sources.ftrace import instance, setup
 from lttd.sources.ftrace.source import open_ftrace
 from lttd.subbuffer import BufferPool
 from tests.ftrace_sources import QUIET, content, drain, instance_of
@@ -140,11 +140,12 @@ class TestOnThisKernel:
         self, foreign: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(setup, "by_kallsyms", lambda: b"")
-        before = sorted(foreign.parent.iterdir())
+        own = f"{instance.OWN_PREFIX}*"
+        before = sorted(foreign.parent.glob(own))
         settings = QUIET._replace(instance=foreign.name)
         with closing(open_ftrace(settings, BufferPool())) as source:
             assert source._instance.mark_symbols.endswith(b" tracing_mark_write\n")
-            assert sorted(foreign.parent.iterdir()) == before, "the one that told is gone"
+            assert sorted(foreign.parent.glob(own)) == before, "the one that told is gone"
             assert source.notes() == []
             source.start()
             assert content(drain(source)) == b""

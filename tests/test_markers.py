@@ -59,7 +59,7 @@ def test_a_kernel_without_a_choice_for_trace_printk_is_said(tmp_path: Path) -> N
 
 
 class TestOnThisKernel:
-    pytestmark = needs_kernel()
+    pytestmark = needs_kernel(alone=True)
 
     @pytest.fixture(autouse=True)
     def needs_copies(self) -> None:

@@ -278,6 +278,7 @@ class TestInAnInstanceOfOthers:
             source(instance=foreign.name, pid=(os.getpid(),))
         assert (foreign / "set_event_pid").read_text() == ""
 
+    @pytest.mark.alone  # it takes trace_printk of the top level
     @pytest.mark.parametrize("follow", [(), ("--follow-fork",)])
     def test_the_next_start_after_a_kill_empties_the_list(
         self, lttd: Launcher, tmp_path: Path, foreign: Path, follow: Sequence[str]

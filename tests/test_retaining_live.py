@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lttd import open as open_trace
 from lttd.clients.base import ask
 from lttd.tracedir import segments_below
@@ -98,6 +100,7 @@ def client(run: Run, *words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.alone  # the bound holds if lttd gets its CPU time
 def test_a_trace_stays_within_its_size_over_a_kill_and_a_kept_segment_stays(
     lttd: Launcher, tmp_path: Path
 ) -> None:

@@ -3,24 +3,28 @@
 import os
 import signal
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tests.running import PATIENCE_S, until
 
+PARTS = ["unit", "guest", "kernel", "alone"]
 TOOL = Path(__file__).parents[1] / "tools" / "run-tests"
-# In place of pytest: prints which part it is, waits for the file "go-PART" if the file "wait-PART"
-# exists, and ends with the status in the file "status-PART".
+# In place of pytest: notes if two processes share its part, prints which part that is, waits for
+# the file "go-PART" if the file "wait-PART" exists, and ends with the status in "status-PART".
 PYTEST = """\
 #!/bin/sh
 cd "${0%/*}"
 case "$*" in
-*"kernel or guest"*) part=both ;;
-*"not kernel and not guest"*) part=unit ;;
-*guest*) part=guest ;;
-*) part=kernel ;;
+*"kernel or guest or alone"*) part=rest ;;
+*"not kernel and not guest and not alone"*) part=unit ;;
+*"kernel and not alone"*) part=kernel ;;
+*"-m alone"*) part=alone ;;
+*"-m guest"*) part=guest ;;
 esac
+case "$*" in *"-n 2"*) echo "$part in two" >>shared ;; esac
 touch "began-$part"
 echo "$part ${PYTHONDONTWRITEBYTECODE-compiles once}"
 while [ -e "wait-$part" ] && [ ! -e "go-$part" ]; do sleep 0.01; done
@@ -56,7 +60,7 @@ def printed(run: "subprocess.Popen[str]") -> tuple[int, list[str]]:
     return run.returncode, [line.removesuffix(" compiles once") for line in out.splitlines()]
 
 
-def test_the_guest_runs_beside_the_unit_tests_and_the_kernel_afterwards(parts: Path) -> None:
+def test_the_guest_runs_beside_the_unit_tests_and_the_others_afterwards(parts: Path) -> None:
     for name in ("unit", "guest"):
         (parts / f"wait-{name}").touch()
     run = started(parts)
@@ -64,13 +68,14 @@ def test_the_guest_runs_beside_the_unit_tests_and_the_kernel_afterwards(parts: P
     until((parts / "began-guest").exists, "the guest part")
     (parts / "go-unit").touch()
     (parts / "go-guest").touch()
-    expected = ["unit", "unit ends", "guest", "guest ends", "kernel", "kernel ends"]
+    expected = [line for part in PARTS for line in (part, f"{part} ends")]
     assert printed(run) == (0, expected)
+    assert (parts / "shared").read_text() == "unit in two\nkernel in two\n"
 
 
-@pytest.mark.parametrize(("part", "after"), [("guest", "unit"), ("kernel", "guest")])
+@pytest.mark.parametrize(("after", "part"), [*pairwise(PARTS)])
 def test_the_first_part_that_fails_is_the_last_in_the_output(
-    parts: Path, part: str, after: str
+    parts: Path, after: str, part: str
 ) -> None:
     (parts / f"status-{part}").write_text("3")
     status, lines = printed(started(parts))
@@ -104,8 +109,9 @@ def test_a_signal_of_the_terminal_ends_all_parts(
 
 
 def test_by_night_no_part_runs_beside_another(parts: Path) -> None:
-    expected = ["unit", "unit ends", "both", "both ends"]
+    expected = ["unit", "unit ends", "rest", "rest ends"]
     assert printed(started(parts, LTTD_NIGHTLY="1")) == (0, expected)
+    assert not (parts / "shared").exists()
 
 
 def assert_none_left(run: "subprocess.Popen[str]") -> None:

@@ -168,6 +168,7 @@ def test_the_ring_of_an_instance_that_goes_on_tracing_is_never_at_rest(foreign: 
         assert not source.streams[0].at_rest()
 
 
+@pytest.mark.alone  # a load would fill the ring faster than it is taken
 def test_a_take_ends_although_lttd_traces_itself() -> None:
     settings = FtraceSettings(events=("raw_syscalls:*",))
     with closing(open_ftrace(settings, BufferPool())) as source:
@@ -181,6 +182,7 @@ def test_a_take_ends_although_lttd_traces_itself() -> None:
         drain(source)
 
 
+@pytest.mark.alone
 def test_excluded_threads_are_not_recorded() -> None:
     settings = FtraceSettings(events=("raw_syscalls:sys_enter",), trace_self=False)
     with closing(open_ftrace(settings, BufferPool())) as source:

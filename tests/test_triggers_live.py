@@ -39,7 +39,7 @@ from tests.running import (
 )
 from tests.test_alerts import CAPTURED
 
-pytestmark = needs_kernel()
+pytestmark = needs_kernel(alone=True)
 
 NIGHTLY = bool(os.environ.get("LTTD_NIGHTLY"))
 TRIGGERS = 200 if NIGHTLY else 12

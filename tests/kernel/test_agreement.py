@@ -28,6 +28,7 @@ DIFFERS_IN_TRACE_CMD = {b"timer_start"}
 
 pytestmark = [
     pytest.mark.kernel,
+    pytest.mark.alone,
     pytest.mark.slow,
     pytest.mark.skipif(
         os.geteuid() != 0 or not (TRACEFS / "instances").is_dir(), reason="needs root and tracefs"
