@@ -180,6 +180,7 @@ def test_no_record_is_lost_while_a_cpu_goes_and_returns(guest: Guest) -> None:
     assert all(any(True for _ in events(path)) for path in recorded.files())
 
 
+@pytest.mark.nightly
 def test_records_refused_by_a_full_ring_are_counted_while_a_cpu_returns(
     guest: Guest,
 ) -> None:

@@ -69,6 +69,7 @@ def test_filters_triggers_and_stacks_are_recorded_and_put_back(each_guest: Guest
     assert any(line.startswith(" => do_exit") for line in lines)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("options", "says"),
     [

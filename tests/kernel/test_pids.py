@@ -111,6 +111,7 @@ def callers_in(text: str) -> list[str]:
     return re.findall(r"\d+ +(\S.*)-\d+$", text, re.MULTILINE)
 
 
+@pytest.mark.nightly
 def test_only_command_has_its_tree_and_others_in_scheduler_lines_only(each_guest: Guest) -> None:
     result = each_guest.run(BEGIN + TREE, 240).expect(0)
     lines = (result.out_dir / "text").read_text().splitlines()

@@ -152,10 +152,15 @@ def test_the_start_after_a_kill_drains_and_then_removes_the_probes(each_guest: G
     ("probe", "says"),
     [
         ("p:bad no_such_symbol_at_all", "Invalid probed address or symbol: "),
-        ("p:bad vfs_read+1", "probe lttd:bad: "),
-        ("p:bad vfs_read n=%nosuch", "Invalid register name: "),
-        ("e:bad sched.no_such_event", "probe lttd:bad: "),
-        ("s:bad nosuchtype x", "probe synthetic:bad: "),
+        *(
+            pytest.param(*each, marks=pytest.mark.nightly)
+            for each in (
+                ("p:bad vfs_read+1", "probe lttd:bad: "),
+                ("p:bad vfs_read n=%nosuch", "Invalid register name: "),
+                ("e:bad sched.no_such_event", "probe lttd:bad: "),
+                ("s:bad nosuchtype x", "probe synthetic:bad: "),
+            )
+        ),
     ],
 )
 def test_the_probes_before_a_refused_one_are_removed(
@@ -164,6 +169,7 @@ def test_the_probes_before_a_refused_one_are_removed(
     assert_refused(each_guest, [probe], 2, says)
 
 
+@pytest.mark.nightly
 def test_fprobes_are_refused_before_linux_6_5(guest: Guest) -> None:
     says = "this kernel has no fprobes (CONFIG_FPROBE_EVENTS)"
     assert_refused(guest, ["f:bad vfs_read"], 77, says)

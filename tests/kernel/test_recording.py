@@ -179,6 +179,7 @@ def test_a_cpu_that_comes_while_recording_is_recorded(guest: Guest) -> None:
     assert recorded.marks("ftrace_1") == list(range(written))
 
 
+@pytest.mark.nightly
 def test_a_recorder_paused_for_ten_seconds_resumes_and_counts_the_loss(
     guest: Guest,
 ) -> None:
@@ -343,6 +344,7 @@ def test_a_ring_too_large_for_memory_leaves_nothing_in_the_kernel(guest: Guest) 
     assert "ask for a smaller buffer" in recorded.output
 
 
+@pytest.mark.nightly
 def test_an_own_instance_inherits_no_option(guest: Guest) -> None:
     recorded = record(
         guest,
@@ -385,6 +387,7 @@ def test_an_own_instance_inherits_no_option(guest: Guest) -> None:
     recorded.expect_whole()
 
 
+@pytest.mark.nightly
 def test_the_next_recorder_keeps_the_rings_of_a_killed_one(guest: Guest) -> None:
     recorded = record(
         guest,

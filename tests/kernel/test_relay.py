@@ -241,6 +241,7 @@ while data := os.read(fd, 65536):
 """
 
 
+@pytest.mark.nightly
 def test_lttd_gets_no_damage_where_a_plain_reader_does(each_relay_guest: Guest) -> None:
     recorded = record(
         each_relay_guest,
@@ -281,6 +282,7 @@ P
     assert recorded.summary["events_lost"] == 0
 
 
+@pytest.mark.nightly
 def test_relay_channels_may_come_and_go(each_relay_guest: Guest) -> None:
     recorded = record(
         each_relay_guest,

@@ -96,6 +96,7 @@ def test_no_relay_record_is_missing_or_doubled_over_many_rolls(
     assert recorded.summary["events_lost"] == 0
 
 
+@nightly
 @pytest.mark.parametrize("limit", LIMITS)
 def test_no_block_record_is_missing_or_doubled_over_many_rolls(guest: Guest, limit: str) -> None:
     recorded = test_blktrace.record(

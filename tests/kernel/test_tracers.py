@@ -128,6 +128,7 @@ def settings(directory: Path) -> str:
     return (directory / "set").read_text().strip()
 
 
+@pytest.mark.nightly
 def test_linux_6_1_has_function_graph_at_the_top_level_only(guest: Guest) -> None:
     script = 'cd $CHECKOUT; "$PYTHON" -m lttd -t /tmp/d --duration 1s --tracer function_graph'
     assert (
@@ -201,6 +202,7 @@ def test_after_a_kill_the_next_start_puts_back_the_tracer(each_guest: Guest) -> 
     assert_same(result.out_dir, "after")
 
 
+@pytest.mark.nightly
 def test_symbols_of_a_module_that_comes_while_recording_are_saved(each_guest: Guest) -> None:
     result = each_guest.run(
         """
