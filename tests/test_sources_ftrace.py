@@ -387,7 +387,7 @@ def test_attachments_are_tracefs_files_and_commands_follow_changes() -> None:
         before = Path("/proc/self/comm").read_text()
         try:
             rename("a\\new\nname")
-            (again,) = due(When.PERIODIC)
+            (again,) = (one for one in due(When.PERIODIC) if one.name == commands.name)
             changed = [line.split(b"\t") for line in again.data.splitlines()]
             names = {int(pid): command for _, pid, _, command in changed}
             assert names[threading.get_native_id()] == rb"a\\new\nname"

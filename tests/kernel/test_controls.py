@@ -29,6 +29,7 @@ ASKED = """--source ftrace:other --events sched:sched_process_e* --user-stack --
     --event-trigger 'sched_process_exit: traceoff:1 if comm == "cat"'"""
 
 
+@pytest.mark.nightly
 def test_filters_triggers_and_stacks_are_recorded_and_put_back(each_guest: Guest) -> None:
     asked = " ".join(ASKED.split())
     result = each_guest.run(
