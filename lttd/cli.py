@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import Final
 
 from lttd.config import Config, parse_command_line
 from lttd.errors import LttdError
@@ -28,6 +29,8 @@ from lttd.start import (
 )
 from lttd.subcommands import SUBCOMMANDS, run_subcommand
 from lttd.terminal import Level, fill_standard_descriptors, say
+
+_NO_MEMORY: Final = b"lttd: memory is used up: allow lttd more (ulimit -v, ulimit -d)\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,11 +65,20 @@ def _guarded(arguments: Sequence[str], signals: Signals) -> int:
             status = error.exit_status
             exit_if_without_memory(error, status)
         except BaseException as error:  # noqa: BLE001  (no traceback reaches a user)
-            say(unforeseen(error), Level.ERROR)
+            _say_unforeseen(error)
             status = 1
             exit_if_without_memory(error, status)
     exit_if_threads_run(threads, status)
     return status
+
+
+def _say_unforeseen(error: BaseException) -> None:
+    """Write the line of a failure; end at once if there is not even the memory for its words."""
+    try:
+        say(unforeseen(error), Level.ERROR)
+    except MemoryError:
+        os.write(2, _NO_MEMORY)
+        os._exit(1)  # an interpreter that ends without memory writes lines of its own
 
 
 def _run(config: Config, signals: Signals, ready_fd: int = -1) -> int:
