@@ -23,8 +23,9 @@ LINE = re.compile(
     rb"(?P<time>\d+\.\d+): +(?P<event>\S+): *(?P<fields>.*?) *"
 )
 NIGHTLY = os.environ.get("LTTD_NIGHTLY") == "1"
-# trace-cmd 3.1.6 prints flags=D|P|I for every timer, the kernel the real flags.
-DIFFERS_IN_TRACE_CMD = {b"timer_start"}
+# trace-cmd 3.1.6 prints flags=D|P|I for every timer, the kernel the real flags; and mode=0x0 where
+# the kernel, and lttv by the kernel's type information, have mode=ABS.
+DIFFERS_IN_TRACE_CMD = {b"timer_start", b"hrtimer_init", b"hrtimer_setup", b"hrtimer_start"}
 
 pytestmark = [
     pytest.mark.kernel,
