@@ -10,6 +10,7 @@ from lttd.usage import Parser, ShowVersion
 MOST_DIGITS: Final = 18
 MOST_JOBS: Final = 256
 MOST_LEVEL: Final = 19
+MOST_WORST: Final = 10_000
 
 _EPILOG = """Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace there; 130 interrupted;
 141 the reader of the output ended."""
@@ -153,6 +154,63 @@ def _add_stacks(commands: "_Commands[argparse.ArgumentParser]", name: str) -> No
     command.add_argument("-o", "--output", metavar="OUT", type=Path, help=text)
 
 
+def _add_stats(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
+    from lttd.view.intervals.names import NAMES, PAIR_FORM  # noqa: PLC0415
+
+    text = "print durations and latencies: of tasks, system calls, interrupts, block requests"
+    command = _add(commands, name, text)
+    told = ", ".join(f"{name} ({each})" for name, each in NAMES.items())
+    command.add_argument(
+        "what",
+        metavar="WHAT",
+        nargs="?",
+        choices=NAMES,
+        help=f"one of: {told}; default: an overview",
+    )
+    command.add_argument("--pair", metavar="PAIR", help=PAIR_FORM)
+    command.add_argument(
+        "--by", metavar="A,B", help="group by these columns, such as task, cpu, name; task,cpu"
+    )
+    command.add_argument(
+        "--task", metavar="TASK", help="only those of this task: a pid, or a glob of commands"
+    )
+    command.add_argument(
+        "--cpu", metavar="N", type=_number, action="append",
+        help="only those that ended on this CPU; may be repeated",
+    )  # fmt: skip
+    command.add_argument(
+        "--where",
+        metavar="EXPR",
+        help="only intervals for which this is true, over their columns:"
+        " 'duration_ns > 1000000 and name == \"read\"'",
+    )
+    _add_hide_self(command)
+    command.add_argument(
+        "--measure", metavar="NAME", help="the duration of --worst and --histogram, such as running"
+    )
+    command.add_argument(
+        "--worst", metavar="N", type=_worst, default=0, help="also the N longest, with their times"
+    )
+    command.add_argument("--histogram", action="store_true", help="also how often each duration is")
+    command.add_argument(
+        "-o", "--output", metavar="OUT", type=Path, help="draw the histogram: .svg or .png"
+    )
+    command.add_argument(
+        "-n", metavar="N", type=_number, default=20, help="lines of a table (default 20; 0: all)"
+    )
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    form.add_argument("--csv", action="store_true", help="a line for each group and duration")
+    _add_window(command)
+
+
+def _worst(text: str) -> int:
+    number = _number(text)
+    if number > MOST_WORST:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MOST_WORST:,}")
+    return number
+
+
 def _add_text(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     command = _add(commands, name, "print events as lines, merged over CPUs by time")
     command.add_argument(
@@ -272,6 +330,7 @@ _COMMANDS: Final[Mapping[str, Callable[["_Commands[argparse.ArgumentParser]", st
     "ui": _add_ui,
     "plot": _add_plot,
     "stacks": _add_stacks,
+    "stats": _add_stats,
     "compress": _add_compress,
     "decompress": _add_decompress,
     "index": _add_index,

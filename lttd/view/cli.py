@@ -325,6 +325,30 @@ def _stacks(options: argparse.Namespace) -> int:
     return 0
 
 
+def _stats(options: argparse.Namespace) -> int:
+    from lttd.view.commands.stats import Asked, stats  # noqa: PLC0415
+
+    trace = _opened(options.trace)
+    asked = Asked(
+        options.what,
+        options.pair,
+        tuple(options.by.split(",")) if options.by else (),
+        frozenset(options.cpu or ()),
+        options.task or "",
+        options.where,
+        options.hide_self,
+        options.measure,
+        options.worst,
+        options.histogram,
+        options.output,
+        "json" if options.json else "csv" if options.csv else "table",
+        options.n,
+    )
+    for line in stats(trace, _window(trace, options), asked):
+        _say(line, Level.NOTICE)
+    return 0
+
+
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "info": _info,
     "text": _text,
@@ -336,6 +360,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "ui": _ui,
     "plot": _plot,
     "stacks": _stacks,
+    "stats": _stats,
     "compress": _compress,
     "decompress": _decompress,
     "index": _index,

@@ -33,7 +33,7 @@ from lttd.view.trace import Segment, Trace
 from lttd.view.window import PIECE_BYTES, Piece, WindowStream, pieces
 
 if TYPE_CHECKING:
-    from lttd.view.family import Contexts
+    from lttd.view.family import Contexts, Family
 
 I64 = npt.NDArray[np.int64]
 When = int | str | Moment | None
@@ -103,6 +103,11 @@ class EventWindow:
         found = EventWindow(self._traces, self._window, chosen, self._piece_bytes)
         found.notes = self.notes
         return found
+
+    def families(self) -> "list[Family]":
+        """Return the families of its streams."""
+        abis = {one.info.abi for segment in self._segments for one in segment.streams}
+        return [family for abi in sorted(abis) if (family := family_of(abi)) is not None]
 
     def __iter__(self) -> Iterator[EventBatch]:
         """Yield batches in the order of time; segments with another clock follow."""

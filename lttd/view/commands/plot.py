@@ -105,7 +105,16 @@ def as_svg(head: Head, rates: Rates) -> bytes:
 
 def png(head: Head, rates: Rates) -> bytes:
     """Return the picture as PNG, drawn with this machine's fonts."""
-    made: bytes = _resvg()(svg_string=svg(head, rates), zoom=PNG_ZOOM, font_family="DejaVu Sans")
+    return png_of(svg(head, rates))
+
+
+def png_of(document: str) -> bytes:
+    """Return an SVG document as PNG, drawn with this machine's fonts.
+
+    Raises:
+        UsageError: resvg-py is missing.
+    """
+    made: bytes = _resvg()(svg_string=document, zoom=PNG_ZOOM, font_family="DejaVu Sans")
     return made
 
 

@@ -108,6 +108,8 @@ class Holes:
 
     def of_any(self, begin: U64, end: U64) -> Mask:
         """Return which intervals overlap a hole of any CPU."""
+        if not len(self):
+            return np.zeros(len(begin), np.bool_)
         at = np.searchsorted(self._until, begin, "right")
         first: U64 = np.append(self._first_since, np.uint64(FOREVER))[at]
         return first < end

@@ -26,6 +26,7 @@ from lttd.view.progress import pieces_of
 Column = npt.NDArray[Any]
 Table = dict[str, Column]
 """Columns of equal length by name; strings are bytes (dtype S)."""
+TELLS_TASKS: Final = "sched_switch"
 TEXT: Final = "str"
 """The type of a column of strings."""
 
@@ -113,7 +114,10 @@ class Reading:
         self.notes.add(*self._window.notes.take())
 
     def _globs(self) -> list[str]:
-        return list(dict.fromkeys(glob for kind in self._kinds for glob in kind.reads))
+        globs = [glob for kind in self._kinds for glob in kind.reads]
+        if any(family.formats_of is None for family in self._window.families()):
+            globs.append(TELLS_TASKS)  # events without saved formats may not state their task
+        return list(dict.fromkeys(globs))
 
     def _of_group(self, group: ClockGroup) -> Iterator[tuple[Kind, Table]]:
         holes, setting = Holes(group), Setting(group)

@@ -45,6 +45,10 @@ class Setting:
             self._names = self.group.family.names(self.group.near(), Notes())
         if self._names is None or not len(rows):
             return np.zeros(len(rows), f"S{COMM_BYTES}")
-        pairs, which = self._names.of(batch.select(rows))
+        if self._running is None:
+            pairs, which = self._names.of(batch.select(rows))
+        else:  # other events of the batch name tasks, too
+            pairs, which = self._names.of(batch)
+            which = which[rows]
         comms: Column = pairs["comm"][which]
         return comms

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ftrace_format import SYSCALL_NUMBER
-from lttd.abi.syscall_names import names_for
 from lttd.view.columns import EventBatch, EventRows
+from lttd.view.ftrace.syscall_table import by_number, named_by_function
 from lttd.view.intervals.gathering import Part, gathered, numbers
 from lttd.view.intervals.holes import Holes
 from lttd.view.intervals.kind import Counts, Table, duration_ns
@@ -43,7 +43,8 @@ class Syscalls:
         self._setting = setting
         self._matcher = Matcher(self.counts, on_one_cpu=False)
         machine = setting.group.segments[-1].manifest.machine
-        self._known = names_for(machine.get("architecture", ""))
+        calls = by_number(machine.get("architecture", ""))
+        self._known = {number: call.name for number, call in calls.items()}
         self._unnumbered: dict[str, int] = {}
         """Numbers below -1 for calls whose events state none."""
         self._raw = False
@@ -86,6 +87,7 @@ class Syscalls:
         if number is None:
             if not call:
                 return None
+            call = named_by_function(call)
             given = self._unnumbered.setdefault(call, -2 - len(self._unnumbered))
             number = np.full(len(rows), given, np.int64)
         ret = None if begins else numbers(rows, "ret")
