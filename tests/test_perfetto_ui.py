@@ -20,6 +20,8 @@ import lttd
 from lttd.errors import UsageError
 from lttd.view.commands import ui
 from lttd.view.export import export
+from lttd.view.intervals.answer import Answer, Selection
+from lttd.view.intervals.question import WHATS
 from lttd.view.library import Event
 from lttd.view.times import EVERYTHING
 from tests.browser import CHROMIUM, PATIENCE_S, Tab, browsing
@@ -178,12 +180,32 @@ def test_perfettos_sql_counts_what_the_columns_of_a_live_recording_say(
         )
         assert opened.counter(f"select tid, count(*) {calls}") == said.calls
         assert opened.counter(f"select tid, sum(dur) {calls}") == said.call_ns
+        ours = numbers_of(tmp_path / "t", "sched", "running")
+        for at, column in enumerate(("count(*)", "sum(dur)")):
+            runs = opened.counter(f"select tid, {column} {tasks}")
+            assert known(Counter({tid: one[at] for tid, one in ours.items()}), said) == known(
+                runs, said
+            )
+        ours = numbers_of(tmp_path / "t", "syscalls", "duration")
+        assert {tid: one[0] for tid, one in ours.items()} == said.calls
         unnamed = "select tid from thread where name is null and utid in (select utid from sched)"
         assert opened.rows(unnamed) == []
         processes = opened.texts("select distinct name from process where name is not null")
         assert {"sh", "md5sum", "ls"} <= set(processes.split())
         bad = {name: value for name, _, value in opened.rows(BAD)}
         assert bad == ({"mismatched_sched_switch_tids": said.odd} if said.odd else {})
+
+
+def numbers_of(trace: Path, what: str, measure: str) -> dict[int, tuple[int, int]]:
+    """Return the count and sum by task that ``lttv stats`` prints."""
+    answer = Answer(WHATS[what], Selection(("pid",)))
+    for table in WHATS[what].kind.tables(lttd.open(trace).window()):
+        answer.add(table)
+    return {
+        int(group.label[0]): (one.count, one.total_ns)
+        for group in answer.groups()
+        if (one := group.measures[measure]).count
+    }
 
 
 def known(by_task: Counter[int], said: "Said") -> Counter[int]:
