@@ -10,7 +10,7 @@ from bench.report import OUT_DIR, Cell, Report, figure_row, print_table
 
 NAMES: Final = (
     "drain", "live", "loss", "start", "lowrate", "seek", "seek_ltt", "streams", "wide",
-    "profile", "window", "text", "ctf", "compress", "compressing", "roll", "rare", "cost",
+    "profile", "window", "text", "stats", "ctf", "compress", "compressing", "roll", "rare", "cost",
     "presets",
 )  # fmt: skip
 
