@@ -77,6 +77,8 @@ _KEPT: Final = _Kept()
 class CompressedFile(ReadFile):
     """A file of zstd frames; offsets and sizes are those of the decompressed data."""
 
+    reads_any_part = False
+
     def __init__(self, where: Place, on_damage: OnDamage | None = None) -> None:
         """Open the file and read its seek table.
 

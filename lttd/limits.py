@@ -179,6 +179,24 @@ CPUS: Final = Limit(65_536, "CPUs", "a machine", "Linux knows 8,192 at most (CON
 FRAME: Final = Limit(
     8 * MIB, "bytes", "the content of a compressed frame", "lttd makes frames of at most 1 MiB"
 )
+CHUNK: Final = Limit(
+    64 * MIB,
+    "bytes",
+    "a compressed part of a trace.dat",
+    "trace-cmd makes parts of 10 sub-buffers, of at most 4 MiB each",
+)
+SUBBUFFER: Final = Limit(
+    16 * MIB, "bytes", "a sub-buffer of ftrace", "the largest of Linux 6.18 has 4 MiB on x86"
+)
+OPTIONS: Final = Limit(
+    16 * MIB,
+    "bytes",
+    "the options of a trace.dat",
+    "a CPU takes 20 bytes of a buffer's option, and 300 of its counters' option",
+)
+OPTION_SECTIONS: Final = Limit(
+    4096, "sections of options", "a trace.dat", "trace-cmd writes one for each file that it extends"
+)
 FRAMES: Final = Limit(
     1 << 22, "frames", "a compressed file", "as many as 1 TiB of a stream has; one takes 24 bytes"
 )

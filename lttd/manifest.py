@@ -25,6 +25,9 @@ from lttd.subbuffer import StreamId, StreamInfo
 from lttd.tracedir import MOST_FILE_NAME, SegmentPaths, file_name, segments_below
 
 FORMAT_VERSION: Final = 1
+SCALED_VERSION: Final = 2
+"""The version of a manifest with time scales, since a reader that ignored them would read wrong
+times."""
 OWN_THREADS: Final = "own_threads"
 """The key of the source's object for Manifest.own_threads."""
 _PID: Final = "[0-9]{1,9}"
@@ -67,6 +70,7 @@ class StreamRecord:
         """Return the object for the manifest; the source is in it once, for all streams."""
         info = self.info
         layout = {"packet_layout": info.packet_layout} if info.packet_layout else {}
+        scale = {"time_scale": info.time_scale} if info.time_scale else {}
         return {
             "name": self.name,
             "channel": info.id.channel,
@@ -78,6 +82,7 @@ class StreamRecord:
             "page_bytes": info.page_bytes,
             "read_events_before": info.read_events_before,
             **layout,
+            **scale,
             "baseline_discarded": self.baseline_discarded,
             "subbuffers_before": self.subbuffers_before,
             "summary": _summary_json(self.summary) if self.summary else None,
@@ -96,6 +101,7 @@ class StreamRecord:
             page_bytes=value.get("page_bytes", 0),
             read_events_before=value.get("read_events_before", 0),
             packet_layout=value.get("packet_layout", ""),
+            time_scale=value.get("time_scale", ""),
         )
         if len(file_name(info)) > MOST_FILE_NAME:
             raise ValueError(f"channel {info.id.channel[:40]!r}... is too long for a file's name")
@@ -149,7 +155,9 @@ class Manifest:
 
     def encode(self) -> bytes:
         """Return the file's content."""
-        value: dict[str, Any] = {"format_version": FORMAT_VERSION}
+        scaled = any(record.info.time_scale for record in self.streams)
+        version = SCALED_VERSION if scaled else FORMAT_VERSION
+        value: dict[str, Any] = {"format_version": version}
         value |= {slot: getattr(self, slot) for slot in self.__slots__}
         value["streams"] = [record.to_json() for record in self.streams]
         value["clock_snapshots"] = [snapshot.to_json() for snapshot in self.clock_snapshots]
@@ -168,8 +176,9 @@ class Manifest:
         try:
             value = parse_json(read_limited(where, MANIFEST_LIMIT))
             version = value.pop("format_version")
-            if version != FORMAT_VERSION:
-                reason = f"format version {version!a:.40}; this lttv knows {FORMAT_VERSION}"
+            if version not in (FORMAT_VERSION, SCALED_VERSION):
+                known = f"{FORMAT_VERSION} and {SCALED_VERSION}"
+                reason = f"format version {version!a:.40}; this lttv knows {known}"
                 raise TraceDamagedError(path, 0, reason)
             refuse_implausible(value)
             source = _source_name(value["source"])

@@ -142,6 +142,7 @@ _MAY_STREAM: Final[dict[str, Test]] = {
     "page_bytes": _is_size,
     "read_events_before": is_count,
     "packet_layout": is_text,
+    "time_scale": is_text,
     "subbuffers_before": lambda value: value is None or is_count(value),
 }
 _MAY_SOURCE: Final[dict[str, Test]] = {

@@ -21,6 +21,9 @@ from lttd.writefile import File, extents
 class ReadFile:
     """A file that is open for reading."""
 
+    reads_any_part = True
+    """Whether a few bytes can be read without all that surrounds them."""
+
     def __init__(self, where: Place | Path) -> None:
         """Open the file.
 
@@ -107,6 +110,19 @@ class ReadFile:
             reason = "the file was cut here while it was read"
             raise TraceDamagedError(self.path, begin + len(data), reason)
         return data
+
+    def refuse_hole(self, begin: int, end: int, limit: Limit) -> None:
+        """Reject a range with a hole that is larger than any real one.
+
+        Raises:
+            TraceDamagedError: there is such a hole.
+        """
+        behind = begin
+        for start, stop in (*extents(self._fd, begin, end), (end, end)):
+            if start - behind > limit.most:
+                reason = f"a hole of {start - behind:,} bytes; {limit}"
+                raise TraceDamagedError(self.path, behind, reason)
+            behind = stop
 
     def copy_to(self, target: File, begin: int, length: int, to: int) -> None:
         """Copy a range to *target*, at its byte *to*; holes stay holes.

@@ -202,6 +202,10 @@ class StoredStream:
         """
         return read_gaps(self.segment.place(self.paths.gaps))
 
+    def gap_records(self) -> RecordFile | None:
+        """Return the losses as records that are read in parts; None: they are in the gaps file."""
+        return None
+
     def blocks(
         self, entries: Entries | RecordFile, first: int = 0, most_bytes: int = BLOCK_BYTES
     ) -> Iterator[Block]:

@@ -129,6 +129,9 @@ class StreamInfo:
     """The kernel's ``read events`` of the ring when lttd took it over."""
     packet_layout: str = ""
     """Where the headers of its packets have what, if only their metadata states that (CTF)."""
+    time_scale: str = ""
+    """How times follow from the time stamps of another program's recording, by
+    ``lttd.abi.time_scale``; empty: the stamps are the times."""
 
 
 @dataclass(frozen=True, slots=True)

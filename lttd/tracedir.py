@@ -265,9 +265,9 @@ def kind_of(name: str) -> str:
     return found[3] if found else ""
 
 
-def segment_name(number: int, kind: str) -> str:
-    """Return the name of a segment that begins now."""
-    stamp = time.strftime(f"{_STAMP}Z", time.gmtime())
+def segment_name(number: int, kind: str, at_s: int | None = None) -> str:
+    """Return the name of a segment that begins at *at_s* of the wall clock; None: now."""
+    stamp = time.strftime(f"{_STAMP}Z", time.gmtime(at_s))
     return f"{stamp}-{number:06d}-{kind}"
 
 

@@ -33,9 +33,9 @@ class Unpacked(NamedTuple):
     """Formats that events had before, the oldest first: a probe was removed and made again."""
 
 
-def pack(formats: Mapping[Key, bytes]) -> bytes:
+def pack(formats: Mapping[Key, bytes], level: int = _LEVEL) -> bytes:
     """Return a gzip member that holds *formats*."""
-    packer = zlib.compressobj(_LEVEL, wbits=_GZIP)
+    packer = zlib.compressobj(level, wbits=_GZIP)
     parts = []
     for (system, event), text in formats.items():
         parts += [f"==> events/{system}/{event}/format <==\n".encode("utf-8", "surrogateescape")]

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lttd.abi.time_scale import TimeScale
 from lttd.subbuffer import ROW_DTYPE, RowFlag, Rows, StreamInfo
 
 COMMIT_MASK: Final = (1 << 27) - 1
@@ -47,6 +48,8 @@ class PageLayout:
     subbuffer_bytes: int = 4096
     long_bytes: int = 8
     byteorder: str = "<"
+    scale: TimeScale | None = None
+    """How times follow from time stamps; None: they are the times."""
 
     def __post_init__(self) -> None:
         """Refuse a layout that no kernel has.
@@ -75,7 +78,10 @@ def layout_of(info: StreamInfo, byteorder: str) -> PageLayout:
         ValueError: the manifest states impossible values.
     """
     return PageLayout(
-        info.subbuffer_bytes, info.header_bytes - 8, "<" if byteorder == "little" else ">"
+        info.subbuffer_bytes,
+        info.header_bytes - 8,
+        "<" if byteorder == "little" else ">",
+        TimeScale.parse(info.time_scale),
     )
 
 

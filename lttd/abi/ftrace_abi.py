@@ -42,6 +42,8 @@ class FtraceAbi:
         begin = found["begin"].astype(np.uint64)
         sound = inside & (stored <= self._most_bytes(room)) & (offsets_bytes + stored <= room)
         sound &= (word != 0) | (begin != 0)
+        if layout.scale is not None:
+            begin = layout.scale.of(begin)
         return Headers(offsets_bytes, np.where(sound, stored, 0), content, begin)
 
     def walk(self, data: Buffer, start_bytes: int, slot_bytes: int = 0) -> Headers:

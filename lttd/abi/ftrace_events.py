@@ -230,10 +230,13 @@ class _Lockstep:
         if len(times):
             order = _stream_order(self._runs, row_events)
             times, payloads, sizes = times.take(order), payloads.take(order), sizes.take(order)
+        row_end, scale = self.row_end, self._layout.scale
+        if scale is not None:
+            times, row_end = scale.of(times), scale.of(row_end)
         # A row may have two notes: one for its odd end, and one for damage before it.
         where = {d.row: d for d in sorted(self.damage, key=lambda d: -d.offset_bytes)}
         damage = [where[r]._replace(row=r + first_row) for r in sorted(where)]
-        return Walked(first_row, times, payloads, sizes, row_events, self.row_end, damage)
+        return Walked(first_row, times, payloads, sizes, row_events, row_end, damage)
 
 
 @dataclass(slots=True)

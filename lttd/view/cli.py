@@ -113,7 +113,7 @@ def _opened(path: Path) -> "Trace":
         from lttd.start import raise_file_limit  # noqa: PLC0415  (a file for each index and data)
 
         raise_file_limit()
-    for note in trace.vanished[:MOST_LINES]:
+    for note in (*trace.vanished, *trace.notes)[:MOST_LINES]:
         _say(note, Level.NOTICE)
     for error in trace.unreadable[:MOST_LINES]:
         _say(f"{error}; its segment is left out", Level.WARNING)

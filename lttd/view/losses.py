@@ -59,8 +59,13 @@ class Loss(NamedTuple):
 class Losses:
     """The gaps of one stream."""
 
-    def __init__(self, place: Place, notes: TakesNotes) -> None:
-        self._gaps = RecordFile(None, GAP_DTYPE)
+    def __init__(
+        self, place: Place, notes: TakesNotes, records: RecordFile | None = None
+    ) -> None:
+        """*records*: the gaps of a stream that has no file of them at *place*."""
+        self._gaps = records or RecordFile(None, GAP_DTYPE)
+        if records is not None:
+            return
         try:
             file = ReadFile.if_there(place)
             found = RecordFile(file, GAP_DTYPE)

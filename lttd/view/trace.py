@@ -105,19 +105,38 @@ class Trace:
         self.path = Path(path)
         self.hides_self = False
         """Whether viewers leave out the events of lttd's own threads."""
-        found = segments(self.path)
         self._left_out: set[int] = set()
         self.segments: list[Segment] = []
         self.unreadable: list[TraceDamagedError] = []
         """The errors of segments that cannot be read."""
         self.vanished: list[str] = []
         """A note for each segment that was deleted between its listing and its opening."""
+        self.notes: list[str] = []
+        """Lines about a foreign trace."""
+        self.is_foreign = False
+        """Whether another program recorded it, in a format of its own."""
+        try:
+            found = segments(self.path)
+        except NotATraceError:
+            if not self._open_foreign():
+                raise
+            return
         for each in found:
             self._open(each)
         if not self.segments and self.unreadable:
             raise self.unreadable[0]
         if not self.segments:
             raise NotATraceError(f"{path}: recording ended before anything was recorded")
+
+    def _open_foreign(self) -> bool:
+        """Open what another program recorded; return False if it is of no known format."""
+        from lttd.view.foreign import open_foreign  # noqa: PLC0415  (few traces are)
+
+        opened = open_foreign(self.path)
+        if opened is None:
+            return False
+        self.segments, self.notes, self.is_foreign = opened.segments, opened.notes, True
+        return True
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}, {counted(len(self.segments), 'segment')}>"

@@ -115,7 +115,8 @@ class WindowStream:
         return self._opened_losses()
 
     def _opened_losses(self) -> Losses:
-        return Losses(self.stream.segment.place(self.stream.paths.gaps), self._notes)
+        place = self.stream.segment.place(self.stream.paths.gaps)
+        return Losses(place, self._notes, self.stream.gap_records())
 
     def gaps(self) -> Entries:
         """Return all known losses of the stream, as its file of gaps has them."""

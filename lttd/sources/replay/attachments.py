@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from lttd.abi.saved_cmdlines import commands_of
 from lttd.beneath import OpenDirectory
 from lttd.errors import TraceDamagedError
 from lttd.limits import (
-    COMMAND_LINES,
     COMMANDS,
     FORMAT,
     FORMATS,
@@ -118,18 +118,7 @@ def _system(event: str) -> str:
 
 def _commands(directory: Path, copies: _Copies) -> Iterator[Attachment]:
     """Make a recording's ``commands`` file from saved_cmdlines (see ftrace/attachments.py)."""
-    tgids = dict(_pairs(copies.read(directory / "saved_tgids", TRACEFS_FILE)))
-    lines = [
-        b"0\t%b\t%b\t%b\n" % (pid, tgids.get(pid, b""), command.replace(b"\\", b"\\\\"))
-        for pid, command in _pairs(copies.read(directory / "saved_cmdlines", TRACEFS_FILE))
-        if command != b"<...>"
-    ]
-    if lines:
-        yield Attachment("tracefs/commands", b"".join(lines), append=True)
-
-
-def _pairs(text: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-    for line in (text or b"").splitlines()[: COMMAND_LINES.most]:
-        pid, _, rest = line.partition(b" ")
-        if pid.isdigit():
-            yield pid, rest
+    names = copies.read(directory / "saved_cmdlines", TRACEFS_FILE) or b""
+    tgids = copies.read(directory / "saved_tgids", TRACEFS_FILE) or b""
+    if lines := commands_of(names, tgids):
+        yield Attachment("tracefs/commands", lines, append=True)
