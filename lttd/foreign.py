@@ -8,7 +8,11 @@ from typing import Final
 _HEAD_BYTES: Final = 16
 # The first bytes of a file, its kind, and the program that reads it.
 _FILES: Final = (
-    (b"\x17\x08\x44tracing", "a trace.dat of trace-cmd", "trace-cmd report, or KernelShark"),
+    (
+        b"\x17\x08\x44tracing",
+        "a trace.dat of trace-cmd",
+        "lttv text, which opens it, or lttv import, which makes a trace of lttd of it",
+    ),
     (b"PERFILE2", "a perf.data", "perf script"),
     (b"PAR1", "a Parquet file", "Polars, DuckDB or pyarrow"),
     (b"\xc1\x1f\xfc\xc1", "a stream of a CTF trace", "babeltrace2 DIRECTORY"),
@@ -24,7 +28,10 @@ _FILE_TYPES: Final = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-_OURS: Final = "a trace is the directory that lttd --trace-dir named"
+_OURS: Final = (
+    "a trace is the directory that lttd --trace-dir named; of other programs' traces lttv opens"
+    " trace.dat files, and directories of pages of trace_pipe_raw with their header_page"
+)
 
 
 def why_no_trace(path: Path) -> str:
@@ -37,7 +44,7 @@ def why_no_trace(path: Path) -> str:
     except OSError as error:
         return "no such directory" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
     if stat.S_ISREG(mode):
-        head = _head(path)
+        head = head_of(path)
         for magic, what, reader in _FILES:
             if head.startswith(magic):
                 return f"is {what}, not a trace of lttd; use {reader}"
@@ -60,13 +67,14 @@ def _why_no_trace_in(directory: Path) -> str:
     return f"holds no trace of lttd; {_OURS}"
 
 
-def _head(path: Path) -> bytes:
+def head_of(path: Path, most_bytes: int = _HEAD_BYTES) -> bytes:
+    """Return the first bytes of a file; none if it cannot be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return b""
     try:
-        return os.read(fd, _HEAD_BYTES)
+        return os.read(fd, most_bytes)
     except OSError:
         return b""
     finally:

@@ -177,8 +177,8 @@ class Manifest:
             value = parse_json(read_limited(where, MANIFEST_LIMIT))
             version = value.pop("format_version")
             if version not in (FORMAT_VERSION, SCALED_VERSION):
-                known = f"{FORMAT_VERSION} and {SCALED_VERSION}"
-                reason = f"format version {version!a:.40}; this lttv knows {known}"
+                versions = f"{FORMAT_VERSION} and {SCALED_VERSION}"
+                reason = f"format version {version!a:.40}; this lttv knows {versions}"
                 raise TraceDamagedError(path, 0, reason)
             refuse_implausible(value)
             source = _source_name(value["source"])

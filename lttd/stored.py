@@ -59,6 +59,9 @@ HEAD_BYTES: Final = 4096
 class StoredStream:
     """The data, index and gaps files of one stream."""
 
+    is_foreign = False
+    """Whether another program wrote the data, whole pages with their padding."""
+
     def __init__(self, segment: SegmentPaths, manifest: Manifest, record: StreamRecord) -> None:
         self.segment = segment
         self.record = record

@@ -26,6 +26,7 @@ from tests.confined import MOST_SECONDS, Ended, Worker
 from tests.data import FIXTURES
 from tests.fuzz_ctf import CTF
 from tests.fuzz_damage import MOST_STEPS, STEP, Victim
+from tests.fuzz_foreign import FOREIGN
 from tests.fuzz_targets import REPLAYS, TARGETS, WRITERS, Target, remove
 from tests.fuzz_traces import LATER_SOURCES, LATER_TRACES, MORE_TRACES, SOURCES, TRACES
 
@@ -45,7 +46,8 @@ class Fuzzer:
         files = [Victim(make(directory / make.__name__)) for make in LATER_SOURCES]
         later = [Victim(make(directory / make.__name__)) for make in LATER_TRACES]
         ctf = [victim(make(directory / make.__name__)) for make, victim in CTF]
-        self.victims = [*self.traces, *self.sources, *more, *files, *later, *ctf]
+        foreign = [victim(make(directory / make.__name__)) for make, victim in FOREIGN]
+        self.victims = [*self.traces, *self.sources, *more, *files, *later, *ctf, *foreign]
         self.sources += files
 
     def chosen(self, data: bytes) -> tuple[Victim, str, Target]:

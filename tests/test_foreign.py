@@ -9,11 +9,23 @@ from lttd.foreign import why_no_trace
 from lttd.view.cli import main
 
 
+@pytest.mark.parametrize("command", ["follow", "check", "formats", "compress", "index"])
+def test_a_command_for_traces_of_lttd_alone_names_those_that_open_a_trace_dat(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    path = tmp_path / "trace.dat"
+    path.write_bytes(b"\x17\x08\x44tracing6\0")
+    assert main([command, str(path)]) == 2
+    what = (
+        "is a trace.dat of trace-cmd, not a trace of lttd; use lttv text, which opens it, or lttv"
+    )
+    assert capfd.readouterr().err.startswith(f"lttv: {path}: {what} import")
+
+
 @pytest.mark.parametrize("command", ["info", "text", "follow", "check", "formats"])
 @pytest.mark.parametrize(
     ("head", "what"),
     [
-        (b"\x17\x08\x44tracing6\0", "is a trace.dat of trace-cmd, not a trace of lttd; use trace-"),
         (b"PERFILE2", "is a perf.data, not a trace of lttd; use perf script"),
         (b"\xc1\x1f\xfc\xc1", "is a stream of a CTF trace, not a trace of lttd; use babeltrace2"),
         (b"", "is a file, not a trace of lttd; a trace is the directory that lttd --trace-dir na"),

@@ -41,7 +41,9 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def _parser(first: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser of a command line; if its *first* word is a command, of this one alone."""
     parser: argparse.ArgumentParser = Parser(
-        prog="lttv", description="Show, cut and export traces that lttd recorded.", epilog=_EPILOG
+        prog="lttv",
+        description="Show, cut and export traces that lttd recorded, and those of others.",
+        epilog=_EPILOG,
     )
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="show it and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -60,7 +62,10 @@ def _add(
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EPILOG
     )
     command.add_argument(
-        "trace", metavar="TRACE", type=Path, help="directory of a trace, or of one segment"
+        "trace",
+        metavar="TRACE",
+        type=Path,
+        help="directory of a trace, or of one segment; or a trace.dat",
     )
     command.set_defaults(command=name)
     return command
@@ -89,6 +94,17 @@ def _add_check(commands: "_Commands[argparse.ArgumentParser]", name: str) -> Non
 def _add_cut(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     text = "copy a window to a new trace, in whole sub-buffers, without decoding"
     command = _add(commands, name, text)
+    _add_window(command)
+    _add_output(command, "directory of the new trace; must not exist")
+
+
+def _add_import(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
+    from lttd.view.foreign import FOREIGN  # noqa: PLC0415
+
+    text = "make a trace of lttd of what another program recorded"
+    command = _add(commands, name, text)
+    forms = "; ".join(form.help for form in FOREIGN.values())
+    command.description = f"{command.description} Formats: {forms}."
     _add_window(command)
     _add_output(command, "directory of the new trace; must not exist")
 
@@ -326,6 +342,7 @@ _COMMANDS: Final[Mapping[str, Callable[["_Commands[argparse.ArgumentParser]", st
     "formats": _add_formats,
     "check": _add_check,
     "cut": _add_cut,
+    "import": _add_import,
     "export": _add_export,
     "ui": _add_ui,
     "plot": _add_plot,

@@ -106,9 +106,10 @@ def _say(text: str, level: Level) -> None:
 
 def _opened(path: Path) -> "Trace":
     """Open a trace, and print a line for each segment that cannot be read."""
+    from lttd.view.opening import open_any  # noqa: PLC0415
     from lttd.view.trace import Trace  # noqa: PLC0415
 
-    trace = Trace(path)
+    trace = open_any(path, Trace)
     if sum(len(segment.streams) for segment in trace.segments) > FEW_STREAMS:
         from lttd.start import raise_file_limit  # noqa: PLC0415  (a file for each index and data)
 
@@ -269,6 +270,12 @@ def _cut(options: argparse.Namespace) -> int:
     return 0
 
 
+def _import(options: argparse.Namespace) -> int:
+    if not _opened(options.trace).is_foreign:
+        raise UsageError(f"{options.trace}: is a trace of lttd already; lttv cut copies it")
+    return _cut(options)
+
+
 def _export(options: argparse.Namespace) -> int:
     from lttd.view.export import export  # noqa: PLC0415
 
@@ -356,6 +363,7 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "formats": _formats,
     "check": _check,
     "cut": _cut,
+    "import": _import,
     "export": _export,
     "ui": _ui,
     "plot": _plot,

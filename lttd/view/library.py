@@ -27,6 +27,7 @@ from lttd.view.columns import EventBatch, EventRows
 from lttd.view.families import family_of
 from lttd.view.filters import Filter
 from lttd.view.notes import WindowNotes
+from lttd.view.opening import open_any
 from lttd.view.skipping import Skipping, skipping_for
 from lttd.view.times import Moment, Window, parse_moment
 from lttd.view.trace import Segment, Trace
@@ -331,5 +332,5 @@ def open_trace(path: str | os.PathLike[str], *, hide_self: bool = False) -> Open
         NotATraceError: *path* holds no trace.
         TraceDamagedError: a manifest cannot be read.
     """
-    trace = OpenedTrace(path)
+    trace = open_any(path, OpenedTrace)
     return trace.without_own_threads() if hide_self else trace

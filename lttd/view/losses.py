@@ -59,9 +59,7 @@ class Loss(NamedTuple):
 class Losses:
     """The gaps of one stream."""
 
-    def __init__(
-        self, place: Place, notes: TakesNotes, records: RecordFile | None = None
-    ) -> None:
+    def __init__(self, place: Place, notes: TakesNotes, records: RecordFile | None = None) -> None:
         """*records*: the gaps of a stream that has no file of them at *place*."""
         self._gaps = records or RecordFile(None, GAP_DTYPE)
         if records is not None:

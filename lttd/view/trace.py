@@ -5,7 +5,7 @@ Rule: opening reads the manifests only; of an index, only the entries that are n
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from copy import copy
 from functools import cached_property
 from itertools import pairwise
@@ -105,6 +105,7 @@ class Trace:
         self.path = Path(path)
         self.hides_self = False
         """Whether viewers leave out the events of lttd's own threads."""
+        found = segments(self.path)
         self._left_out: set[int] = set()
         self.segments: list[Segment] = []
         self.unreadable: list[TraceDamagedError] = []
@@ -115,12 +116,6 @@ class Trace:
         """Lines about a foreign trace."""
         self.is_foreign = False
         """Whether another program recorded it, in a format of its own."""
-        try:
-            found = segments(self.path)
-        except NotATraceError:
-            if not self._open_foreign():
-                raise
-            return
         for each in found:
             self._open(each)
         if not self.segments and self.unreadable:
@@ -128,15 +123,18 @@ class Trace:
         if not self.segments:
             raise NotATraceError(f"{path}: recording ended before anything was recorded")
 
-    def _open_foreign(self) -> bool:
-        """Open what another program recorded; return False if it is of no known format."""
-        from lttd.view.foreign import open_foreign  # noqa: PLC0415  (few traces are)
-
-        opened = open_foreign(self.path)
-        if opened is None:
-            return False
-        self.segments, self.notes, self.is_foreign = opened.segments, opened.notes, True
-        return True
+    @classmethod
+    def foreign(
+        cls, path: str | os.PathLike[str], segments: Sequence[Segment], notes: Sequence[str]
+    ) -> Self:
+        """Return what another program recorded as a trace."""
+        trace = cls.__new__(cls)
+        trace.path = Path(path)
+        trace.hides_self, trace.is_foreign = False, True
+        trace.segments, trace.notes = list(segments), list(notes)
+        trace.unreadable, trace.vanished = [], []
+        vars(trace).update(_left_out=set())
+        return trace
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}, {counted(len(self.segments), 'segment')}>"

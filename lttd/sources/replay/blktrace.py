@@ -14,12 +14,13 @@ import numpy as np
 from lttd.abi.blktrace import MOST_RECORD_BYTES, NAME, NOTIFY, layout_of, pdu_of, records_at, walk
 from lttd.beneath import OpenDirectory, Place
 from lttd.clock import Snapshot
+from lttd.copied_tracefs import StreamPath
 from lttd.errors import NothingToRecordError
 from lttd.plausible import is_name
 from lttd.readfile import read_head
 from lttd.sources.base import Attachments, Nothing, SourceInfo
 from lttd.sources.blktrace.rows import ProcessNotes, RecordRows
-from lttd.sources.replay.files import FileSource, FileStream, Replay, StreamPath, open_directory
+from lttd.sources.replay.files import FileSource, FileStream, Replay, open_directory
 from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo, make_batch
 
 # The note with the wall-clock time is among the first records of one of the files.

@@ -17,7 +17,7 @@ from lttd.limits import HOLE
 from lttd.readfile import refuse_hole
 from lttd.sources.at_rest import SourceAtRest, StreamAtRest
 from lttd.sources.base import Nothing, SourceInfo
-from lttd.subbuffer import Batch, BufferPool, StreamId, StreamInfo
+from lttd.subbuffer import Batch, BufferPool, StreamInfo
 
 
 def open_directory(directory: Path) -> OpenDirectory:
@@ -187,10 +187,3 @@ class Replay(NamedTuple):
     """Whether sub-buffers state their size, so that the user cannot."""
     open_one: Callable[[Path, BufferPool, str], FileSource[Any]] | None = None
     """Opens one of several traces in a directory, by its name; None: they are of one trace."""
-
-
-class StreamPath(NamedTuple):
-    """A file and its stream."""
-
-    path: Path
-    stream: StreamId

@@ -3,39 +3,25 @@
 Rule: a replay treats a file like a ring that was filled before; it ends at the end of the file.
 Invariant: file size = kernel_bytes of the rows + bytes of the DAMAGED gaps + those of a TORN one.
 
-It looks for a copied tracefs tree (``per_cpu/cpuN/trace_pipe_raw``), else for ``cpuN.*``, else for
-``<channel>_<cpu>``.
+See ``lttd.copied_tracefs`` for the names of files.
 """
 
-import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from lttd.abi.ftrace import (
-    NAME,
-    PageLayout,
-    last_event_time,
-    parse_header_page,
-    rows_of_pages,
-)
+from lttd.abi.ftrace import NAME, PageLayout, last_event_time, rows_of_pages
 from lttd.beneath import OpenDirectory, Place
-from lttd.errors import NothingToRecordError, SourceError, TraceDamagedError, UsageError
-from lttd.limits import CPUS, HEADER_PAGE
-from lttd.plausible import is_name
-from lttd.readfile import read_limited
+from lttd.copied_tracefs import StreamPath, clock_of, find_streams, page_layout
+from lttd.errors import NothingToRecordError, UsageError
 from lttd.sources.base import Attachment, Attachments, Nothing, SourceInfo, When
 from lttd.sources.ftrace.loss import LossLedger, Sample
 from lttd.sources.replay.attachments import tracefs_files
 from lttd.sources.replay.ctf_files import METADATA, is_ctf, is_packet
-from lttd.sources.replay.files import FileSource, FileStream, Replay, StreamPath, open_directory
+from lttd.sources.replay.files import FileSource, FileStream, Replay, open_directory
 from lttd.sources.replay.ltt import find as find_ltt
 from lttd.sources.rows import RowBook, damage_gaps
 from lttd.subbuffer import Batch, BufferPool, Gap, Reason, StreamId, StreamInfo, Unit, make_batch
-
-DEFAULT_SUBBUFFER_BYTES: Final = 4096
-_HEADER_PAGES: Final = ("events/header_page", "header_page")
 
 
 def open_replay(
@@ -50,7 +36,7 @@ def open_replay(
         NothingToRecordError: the directory holds no stream.
     """
     base = open_directory(directory)
-    layout, notes = _page_layout(base, subbuffer_bytes)
+    layout, notes = page_layout(base, subbuffer_bytes)
     if not layout.header_bytes < layout.subbuffer_bytes <= pool.least_bytes:
         raise UsageError(
             f"sub-buffers of {layout.subbuffer_bytes} bytes are not possible:"
@@ -80,61 +66,6 @@ def find(directory: Path) -> Path | None:
             "name a directory with the metadata of the trace",
         )
     return first
-
-
-def find_streams(directory: Path) -> list[StreamPath]:
-    """Return the streams of *directory*, by the first form of file names that matches any.
-
-    Raises:
-        UsageError: two files would be the same stream.
-    """
-    files = [path for path in sorted(directory.iterdir()) if path.is_file()]
-    tree = sorted(directory.glob("per_cpu/cpu*/trace_pipe_raw"))
-    for found in (
-        [_named(path, path.parent.name, r"cpu(?P<cpu>[0-9]+)") for path in tree],
-        [_named(path, path.name, r"cpu(?P<cpu>[0-9]+)(\..*)?") for path in files],
-        [_named(path, path.name, r"(?P<channel>[^.].*)_(?P<cpu>[0-9]+)") for path in files],
-    ):
-        streams = sorted((one for one in found if one), key=lambda one: one.stream)
-        for one, other in pairwise(streams):
-            if one.stream == other.stream:
-                raise UsageError(f"{one.path} and {other.path}: both are {one.stream.name}")
-        if streams:
-            return streams
-    return []
-
-
-def _named(path: Path, name: str, pattern: str) -> StreamPath | None:
-    match = re.fullmatch(pattern, name)
-    if match is None:
-        return None
-    words = match.groupdict()
-    cpu, named = int(words["cpu"]), words.get("channel", NAME)
-    if cpu >= CPUS.most or not is_name(named):
-        return None
-    return StreamPath(path, StreamId(named, cpu))
-
-
-def _page_layout(
-    directory: OpenDirectory, subbuffer_bytes: int | None
-) -> tuple[PageLayout, tuple[str, ...]]:
-    asked = subbuffer_bytes or DEFAULT_SUBBUFFER_BYTES
-    for name in _HEADER_PAGES:
-        path = directory.path / name
-        try:
-            layout = parse_header_page(read_limited(directory.place(path), HEADER_PAGE))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (ValueError, TraceDamagedError) as error:
-            what = str(error) if isinstance(error, TraceDamagedError) else f"{path}: {error}"
-            return PageLayout(asked), (f"{what}; assuming sub-buffers of {asked} bytes",)
-        except OSError as error:
-            raise SourceError(f"{path}: {error.strerror}") from None
-        if subbuffer_bytes in (None, layout.subbuffer_bytes):
-            return layout, ()
-        size = layout.subbuffer_bytes
-        return layout, (f"{path} states sub-buffers of {size} bytes, not {subbuffer_bytes}",)
-    return PageLayout(asked), ()
 
 
 class ReplayStream(FileStream):
@@ -219,7 +150,7 @@ class ReplaySource(FileSource[ReplayStream]):
         self.info = SourceInfo(
             "replay",
             f"replay:{directory.path}",
-            self._clock(),
+            clock_of(directory),
             {
                 "directory": str(directory.path),
                 "abi": NAME,
@@ -236,15 +167,6 @@ class ReplaySource(FileSource[ReplayStream]):
             return tracefs_files(self._directory, self._notes) if when is When.OPEN else ()
 
         return due
-
-    def _clock(self) -> str:
-        try:
-            path = self._directory.path / "trace_clock"
-            text = read_limited(self._directory.place(path), HEADER_PAGE)
-        except (OSError, TraceDamagedError):
-            return "unknown"
-        chosen = re.search(rb"\[([\w-]{1,64}+)\]", text)
-        return chosen[1].decode() if chosen else "unknown"
 
 
 REPLAY: Final = Replay(find, open_replay, states_sizes=False)

@@ -64,11 +64,12 @@ def _cut_segment(
         source = segment.paths.place(segment.paths.directory / name)
         _copy(disk, source, paths.directory / name)
     begin, end = window.bounds(segment)
-    old = segment.manifest
+    old = replace(segment.manifest, layout=_layout_of(segment))
+    how = {"cut": {"begin": begin, "end": end, "from": str(segment.paths.directory)}}
+    whole = window.everything and is_foreign(segment)
     manifest = replace(
         old,
-        source=old.source
-        | {"cut": {"begin": begin, "end": end, "from": str(segment.paths.directory)}},
+        source=old.source | ({} if whole else how),
         state="closed",
         compression="",
         clock_snapshots=_snapshots(old.clock_snapshots, begin, end),
@@ -77,9 +78,23 @@ def _cut_segment(
     disk.replace(paths.manifest, manifest.encode())
 
 
+def is_foreign(segment: Segment) -> bool:
+    """Tell whether a segment is of another program's trace."""
+    return any(stream.is_foreign for stream in segment.streams)
+
+
+def _layout_of(segment: Segment) -> str:
+    """Return the layout of the copy: pages of others lose their padding."""
+    return "packed" if is_foreign(segment) else segment.manifest.layout
+
+
 def _write(part: Selection, segment: SegmentPaths, manifest: Manifest, disk: Disk) -> StreamRecord:
     """Write a stream's files; return its record for the manifest."""
     start, length = part.extent()
+    if part.stream.is_foreign:
+        from lttd.view.packing import write_packed  # noqa: PLC0415  (few traces are foreign)
+
+        return write_packed(part, segment, manifest, disk)
     record = StreamRecord(part.stream.info, part.baseline)
     paths = segment.stream(record.name)
     _copy_data(disk, part.stream, paths.data, start, length)

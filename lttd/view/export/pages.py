@@ -13,12 +13,15 @@ and become a loss of unknown number.
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from lttd.abi.base import Abi
 from lttd.abi.ftrace import MISSED_EVENTS, MISSED_STORED, PageLayout
+from lttd.abi.table import abi_of
 from lttd.blocks import Block
+from lttd.index import Entries
+from lttd.stored import StoredStream
 from lttd.subbuffer import KERNEL_EVENT_REASONS, Gap, Reason, Unit
 from lttd.view.notes import Notes
 from lttd.view.part import Selection
@@ -74,6 +77,18 @@ class Tally:
         return [*self.notes.told(), f"{held} in {self.pages} {pages}, {lost}"]
 
 
+def _of_stamps(stream: StoredStream) -> Abi | None:
+    """Return what reads the stamps of a stream's sub-buffers, where its times are others."""
+    return abi_of(replace(stream.info, time_scale=""), stream.byteorder)
+
+
+def _moved(block: Block) -> Entries:
+    """Return the entries of a block with their offsets in its data."""
+    entries = block.entries.copy()
+    entries["offset_bytes"] = block.headers.offset_bytes
+    return entries
+
+
 @dataclass(slots=True)
 class _Page:
     begin: int
@@ -100,7 +115,7 @@ class PageMaker:
 
     def pages(self, part: Selection) -> Iterator[bytearray]:
         """Yield the pages of *part*, some at a time; the last one stays open for what follows."""
-        abi = part.stream.abi
+        abi = _of_stamps(part.stream)
         assert abi is not None
         losses: dict[int, list[Gap]] = {}
         for gap in part.gaps:
@@ -146,7 +161,7 @@ class PageMaker:
 
     def _add(self, part: Selection, abi: Abi, block: Block, losses: dict[int, list[Gap]]) -> None:
         """Take in sub-buffers."""
-        headers = block.headers
+        headers = abi.headers(block.data, _moved(block))
         decoded = abi.decode(block.data, headers)
         starts = headers.offset_bytes + self._layout.header_bytes
         behind = headers.offset_bytes + headers.content_bytes

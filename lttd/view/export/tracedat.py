@@ -34,7 +34,8 @@ from lttd.writefile import File
 
 _MAGIC: Final = b"\x17\x08\x44tracing6\0"
 _FLYRECORD: Final = b"flyrecord\0"
-_CPUSTAT, _BUFFER, _TRACECLOCK, _UNAME, _CPUCOUNT, _VERSION = 2, 3, 4, 5, 8, 9
+_CPUSTAT, _BUFFER, _TRACECLOCK, _UNAME, _OFFSET, _CPUCOUNT, _VERSION = 2, 3, 4, 5, 7, 8, 9
+_TSC2NSEC: Final = 14
 
 
 @dataclass(slots=True)
@@ -206,6 +207,11 @@ class _Writing:
         version = self._segments[-1].manifest.lttd_version
         self._option(options, _VERSION, f"lttd {version}\0".encode())
         self._option(options, _CPUCOUNT, self._number("I", self._cpus))
+        if scale := self._layout.scale:
+            self._option(options, _OFFSET, b"%d\0" % scale.add)
+            if (scale.multiplier, scale.shift) != (1, 0):
+                numbers = struct.pack(f"{self._order}IIQ", scale.multiplier, scale.shift, 0)
+                self._option(options, _TSC2NSEC, numbers)
         if window.everything and len(self._buffers) == 1:
             for cpu in range(self._cpus):
                 stats = files.read(f"per_cpu/cpu{cpu}/stats")

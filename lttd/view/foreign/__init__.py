@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
+from lttd.foreign import head_of
+
 if TYPE_CHECKING:
     from lttd.view.foreign.segment import Opened
 
@@ -26,18 +28,25 @@ class Form(NamedTuple):
     help: str
     """What it is, for people."""
     begins: tuple[bytes, ...] = ()
-    """What its files begin with."""
+    """What its files begin with; empty: it is a directory, and the module has ``is_there()``."""
 
 
 FOREIGN: Final = {
     "trace.dat": Form(
         "lttd.view.foreign.tracedat", "trace.dat of trace-cmd", (b"\x17\x08\x44tracing",)
     ),
+    "pages": Form(
+        "lttd.view.foreign.raw", "directory of pages of trace_pipe_raw with their header_page"
+    ),
 }
 
 
 class _Module(Protocol):
     OPEN: Callable[[Path], "Opened"]
+
+
+class _DirectoryModule(_Module, Protocol):
+    def is_there(self, directory: Path) -> bool: ...
 
 
 def open_foreign(path: Path) -> "Opened | None":
@@ -55,11 +64,19 @@ def open_foreign(path: Path) -> "Opened | None":
 def form_of(path: Path) -> str | None:
     """Return the name of a path's format; None: it has none of FOREIGN."""
     try:
-        is_file = stat.S_ISREG(path.stat().st_mode)
-        if not is_file:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return next((name for name, form in FOREIGN.items() if _is_there(form, path)), None)
+        if not stat.S_ISREG(mode):
             return None
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
     except OSError:
         return None
-    return next((name for name, form in FOREIGN.items() if head.startswith(form.begins)), None)
+    head = head_of(path, _HEAD_BYTES)
+    files = ((name, form) for name, form in FOREIGN.items() if form.begins)
+    return next((name for name, form in files if head.startswith(form.begins)), None)
+
+
+def _is_there(form: Form, directory: Path) -> bool:
+    if form.begins:
+        return False
+    return cast("_DirectoryModule", import_module(form.module)).is_there(directory)

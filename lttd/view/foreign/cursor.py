@@ -88,9 +88,9 @@ class Cursor:
         Raises:
             TraceDamagedError: it does not end.
         """
-        found, nul, _ = bytes(
-            self.data.read(self.at, self.at + _MOST_NAME_BYTES + 1)
-        ).partition(b"\0")
+        found, nul, _ = bytes(self.data.read(self.at, self.at + _MOST_NAME_BYTES + 1)).partition(
+            b"\0"
+        )
         if not nul:
             raise self.damaged(f"{what} does not end within {_MOST_NAME_BYTES:,} bytes")
         self.at += len(found) + 1

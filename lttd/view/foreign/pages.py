@@ -24,6 +24,7 @@ from lttd.index import (
     ENTRY_BYTES,
     ENTRY_DTYPE,
     GAP_DTYPE,
+    GAPS_HEADER,
     HEADER,
     INDEX_HEADER,
     MOST_LOST,
@@ -32,7 +33,6 @@ from lttd.index import (
     RecordFile,
     SeekIndex,
     parse_gaps,
-    GAPS_HEADER,
 )
 from lttd.limits import GAPS
 from lttd.manifest import Manifest, StreamRecord
@@ -40,6 +40,7 @@ from lttd.readfile import ReadFile
 from lttd.stored import CHUNK_ENTRIES, StoredStream
 from lttd.subbuffer import Gap, Reason, Unit
 from lttd.tracedir import SegmentPaths
+from lttd.view.foreign.parts import ChunkedFile
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -69,6 +70,8 @@ class Heads(NamedTuple):
 class PageStream(StoredStream):
     """A stream whose data are pages in their slots, and whose index is made of their headers."""
 
+    is_foreign = True
+
     def __init__(
         self, segment: SegmentPaths, manifest: Manifest, record: StreamRecord, data: ReadFile
     ) -> None:
@@ -77,6 +80,8 @@ class PageStream(StoredStream):
         self.layout = layout_of(record.info, self.byteorder)
         self.pages = data.size_bytes // self.slot_bytes
         """A last page that is not whole does not count."""
+        if isinstance(data, ChunkedFile):
+            data.on_damage = self.damage.append
         self.length_bytes = self.pages * self.slot_bytes
 
     @property
@@ -110,7 +115,9 @@ class PageStream(StoredStream):
         found: list[Gap] = []
         records = self.gap_records()
         for at in range(0, self.pages, CHUNK_ENTRIES):
-            found += parse_gaps(GAPS_HEADER + records[at : at + CHUNK_ENTRIES].tobytes(), self.data_path)
+            found += parse_gaps(
+                GAPS_HEADER + records[at : at + CHUNK_ENTRIES].tobytes(), self.data_path
+            )
             if len(found) > GAPS.most:
                 raise TraceDamagedError(self.data_path, 0, f"{len(found):,} gaps; {GAPS}")
         return found
@@ -126,7 +133,7 @@ class PageStream(StoredStream):
         raw = np.zeros(count, layout.header_dtype)
         assert self.file is not None
         if self.file.reads_any_part:
-            view = memoryview(raw.view(np.uint8).reshape(-1))
+            view = raw.view(np.uint8).reshape(-1).data
             for number in range(count):
                 self.read_into(view[number * head : (number + 1) * head], (first + number) * size)
         else:
@@ -180,7 +187,9 @@ class PageStream(StoredStream):
             sound = np.flatnonzero(self.heads(first, behind).sound)
             if len(sound):
                 at = (first + int(sound[-1])) * self.slot_bytes
-                last = min(last_event_time(self.read(at, at + self.slot_bytes), self.layout), _MOST_TIME)
+                last = min(
+                    last_event_time(self.read(at, at + self.slot_bytes), self.layout), _MOST_TIME
+                )
                 return last if self.layout.scale is None else self.layout.scale.of_one(last)
             behind = first
         return 0

@@ -113,7 +113,6 @@ class ChunkedFile(ReadFile):
         label: str,
         byteorder: str,
         decompress: Decompress,
-        on_damage: Callable[[TraceDamagedError], None],
     ) -> None:
         """Read where the chunks are.
 
@@ -124,7 +123,8 @@ class ChunkedFile(ReadFile):
         self._whole = file
         self.name = label
         self._decompress = decompress
-        self._on_damage = on_damage
+        self.on_damage: Callable[[TraceDamagedError], None] = lambda error: None
+        """Called for a chunk that does not decompress."""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._damaged: set[int] = set()
         self.table = _table_of(file, extent, label, np.dtype(f"{byteorder}u4"))
@@ -169,15 +169,18 @@ class ChunkedFile(ReadFile):
             if number not in self._damaged:
                 self._damaged.add(number)
                 reason = f"chunk {number} is damaged: {error}"
-                self._on_damage(TraceDamagedError(Path(self._whole.name), begin, reason))
+                self.on_damage(TraceDamagedError(Path(self._whole.name), begin, reason))
             return bytes(length)
 
 
 def _table_of(
     file: ReadFile, extent: Extent, label: str, number: "np.dtype[np.uint32]"
 ) -> FrameTable:
-    """Return where the chunks of a part begin; those that the file has not whole are left out."""
-    path, end = Path(file.name), min(extent.begin + extent.length_bytes, file.size_bytes)
+    """Return where the chunks of a part begin; those that the file has not whole are left out.
+
+    The count of chunks says where they end: trace-cmd does not look at the extent's length either.
+    """
+    path, end = Path(file.name), file.size_bytes
     head = bytes(file.read(extent.begin, min(extent.begin + 4, end)))
     count = int(np.frombuffer(head, number)[0]) if len(head) == number.itemsize else 0
     if count > FRAMES.most:

@@ -1,6 +1,5 @@
 """Segments of a foreign trace: what it says of itself as a manifest, and its parts as streams."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +84,7 @@ def segment_of(told: Told, ring: Ring, number: int) -> Segment:
         TraceDamagedError: it has impossible values.
         OSError: the foreign trace is gone.
     """
-    at_s = int(os.stat(told.path).st_mtime)
+    at_s = int(told.path.stat().st_mtime)
     directory = told.path / segment_name(number, KIND, max(at_s, 0))
     channel = ring.name or NAME
     scale = "" if told.scale is None else str(told.scale)
@@ -123,4 +122,3 @@ def segment_of(told: Told, ring: Ring, number: int) -> Segment:
 
 _OF_DAY: Final = Snapshot(0, 0, 0, 0, 0)
 """The trace clock is the wall clock."""
-

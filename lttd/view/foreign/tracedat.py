@@ -17,7 +17,7 @@ read as far as it goes, with a line that says so; trace-cmd refuses it.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from lttd.abi.ftrace import parse_header_page
 from lttd.errors import TraceDamagedError
@@ -37,6 +37,9 @@ from lttd.view.foreign.parts import (
 from lttd.view.foreign.segment import Opened, Ring, Told, segment_of
 from lttd.view.foreign.tracedat_head import BY_SECTION, IN_ORDER, Texts
 from lttd.view.foreign.tracedat_options import Buffer, Options, clock_in, read_options, table_of
+
+if TYPE_CHECKING:
+    from lttd.view.trace import Segment
 
 MAGIC: Final = b"\x17\x08\x44tracing"
 _TAG_BYTES: Final = 10
@@ -67,7 +70,7 @@ def open_trace_dat(path: Path) -> Opened:
             damaged.
     """
     try:
-        file = ReadFile(path)
+        file = ReadFile(path.resolve())  # the user may name a symbolic link
     except FileNotFoundError as error:
         raise TraceDamagedError(path, 0, error.strerror or "gone") from None
     found = _read(file, path)
@@ -88,21 +91,27 @@ def open_trace_dat(path: Path) -> Opened:
     )
     long_bytes = _long_bytes(found, path)
     data = _Data(file, path, found.byteorder, found.decompress, notes)
-    segments = []
-    for buffer in found.buffers:
+    segments: list[Segment] = []
+    for buffer in _kept(found.buffers):
         told.clock = options.clock_of(buffer)
         ring = data.ring(buffer, found.page_bytes, long_bytes)
-        if ring.cpus:
-            segments.append(segment_of(told, ring, len(segments) + 1))
+        segments.append(segment_of(told, ring, len(segments) + 1))
     if not segments:
         raise TraceDamagedError(path, file.size_bytes, _why_nothing(found.buffers))
     return Opened(segments, notes)
 
 
+def _kept(buffers: list[Buffer]) -> list[Buffer]:
+    """Return the buffers that have events; if none has, one of them."""
+    rings = [buffer for buffer in buffers if not buffer.is_text and buffer.cpus]
+    filled = [one for one in rings if any(extent.length_bytes for _, extent in one.cpus)]
+    return filled or rings[:1]
+
+
 def _why_nothing(buffers: list[Buffer]) -> str:
     if any(buffer.is_text for buffer in buffers):
         return "it has the text of a latency tracer and no events; trace-cmd report prints it"
-    return "it has no events"
+    return "it has no buffer"
 
 
 def _machine(uname: str) -> dict[str, str]:
@@ -187,7 +196,9 @@ def _read_7(head: Cursor) -> _Rest:
     for number, read in BY_SECTION.items():
         if number in options.places:
             read(sections.open(options.places[number], number), texts)
-    return decompress, texts, options, options.buffers
+    # trace-cmd names the clock `local` in each buffer's option, whatever it was.
+    buffers = [each._replace(clock=options.clock or each.clock) for each in options.buffers]
+    return decompress, texts, options, buffers
 
 
 class _Sections:
@@ -273,8 +284,6 @@ class _Data:
         """
         size = buffer.page_bytes or page_bytes
         name = buffer.name
-        if buffer.is_text or not any(extent.length_bytes for _, extent in buffer.cpus):
-            return Ring(name, size, long_bytes, {})
         if not 8 + long_bytes < size <= SUBBUFFER.most:
             raise TraceDamagedError(self._path, 0, f"pages of {size:,} bytes; {SUBBUFFER}")
         if name and not is_name(name):
@@ -306,12 +315,7 @@ class _Data:
         if not compressed or self._decompress is None or not extent.length_bytes:
             self._file.refuse_hole(extent.begin, extent.begin + extent.length_bytes, HOLE)
             return FilePart(self._file, extent, label)
-        return ChunkedFile(
-            self._file, extent, label, self._byteorder, self._decompress, self._damaged
-        )
-
-    def _damaged(self, error: TraceDamagedError) -> None:
-        self._notes.append(str(error))
+        return ChunkedFile(self._file, extent, label, self._byteorder, self._decompress)
 
 
 OPEN: Final[Callable[[Path], Opened]] = open_trace_dat

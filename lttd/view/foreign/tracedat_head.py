@@ -17,9 +17,8 @@ Rule: a text beyond its limit is passed over, with a note, and the rest is read.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from lttd.abi.formats_file import Key
 from lttd.abi.ftrace import OWN_SYSTEM
 from lttd.abi.saved_cmdlines import commands_of
 from lttd.limits import (
@@ -33,6 +32,9 @@ from lttd.limits import (
     Limit,
 )
 from lttd.view.foreign.cursor import Cursor
+
+if TYPE_CHECKING:
+    from lttd.abi.formats_file import Key
 
 _NAME: Final = re.compile(rb"name: ([^\s/]{1,255})\n")
 _MOST_SYSTEMS: Final = 65_536

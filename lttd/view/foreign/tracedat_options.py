@@ -196,8 +196,4 @@ def table_of(cursor: Cursor, count: int) -> tuple[tuple[int, Extent], ...]:
     words = struct.unpack(
         f"{cursor.byteorder}{2 * count}Q", cursor.take(16 * count, "the places of all CPUs' pages")
     )
-    return tuple(
-        (cpu, Extent(words[2 * cpu], words[2 * cpu + 1])) for cpu in range(count)
-    )
-
-
+    return tuple((cpu, Extent(words[2 * cpu], words[2 * cpu + 1])) for cpu in range(count))
