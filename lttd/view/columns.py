@@ -323,6 +323,23 @@ class EventRows:
         return polars_frame(self.columns())
 
 
+def no_rows(event_type: EventType) -> EventRows:
+    """Return no events of a type, whose columns have the types that those of events would have."""
+    batch = EventBatch(
+        memoryview(b""),
+        [event_type],
+        time=np.empty(0, np.uint64),
+        cpu=np.empty(0, np.uint16),
+        type=np.empty(0, np.int32),
+        pid=np.empty(0, np.int32),
+        flags=np.empty(0, np.uint8),
+        preempt=np.empty(0, np.uint8),
+        at=np.empty(0, np.int64),
+        payload_bytes=np.empty(0, np.uint32),
+    )
+    return EventRows(batch, event_type, np.empty(0, np.int64))
+
+
 def chars(column: Column) -> Column:
     """Cut strings in fixed fields after their first NUL; later bytes are old data."""
     size = column.dtype.itemsize

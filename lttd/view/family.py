@@ -13,6 +13,7 @@ from lttd.view.columns import EventBatch
 from lttd.view.finding import Finding
 from lttd.view.formats import EventType, Formats
 from lttd.view.notes import TakesNotes, WindowNotes
+from lttd.view.pieces import TypeTable
 from lttd.view.task_names import Names
 from lttd.view.trace import Segment
 from lttd.view.window import Piece, WindowStream
@@ -36,6 +37,11 @@ class Contexts(Protocol):
 
 class Decoder(Protocol):
     """Makes batches of pieces; one serves all pieces of a window."""
+
+    @property
+    def types(self) -> TypeTable:
+        """The types of the events."""
+        ...
 
     def batch(self, piece: Piece, sources: Sequence[WindowStream]) -> EventBatch:
         """Decode one piece; the batch takes the window's new notes."""
@@ -85,3 +91,5 @@ class Family(NamedTuple):
     defects: Callable[[Any], Sequence[Finding]] | None = None
     """Returns the defects that its contexts met while events were counted, instead of notes; None:
     they add notes."""
+    states_flags: bool = False
+    """Whether events state flags and preempt count, as ftrace's do; else these are 0."""

@@ -18,7 +18,7 @@ from lttd.blocks import ANY_BYTES, bytes_of, runs_of
 from lttd.errors import TraceDamagedError
 from lttd.index import FOREVER
 from lttd.view.columns import EventBatch
-from lttd.view.formats import EventType
+from lttd.view.formats import EventName, EventType
 from lttd.view.losses import Loss
 from lttd.view.notes import WindowNotes
 from lttd.view.window import Piece, StreamSlice, WindowStream
@@ -88,6 +88,10 @@ class TypeTable(Protocol):
     """The event types of a window, numbered in the order of their first events."""
 
     all: list[EventType]
+
+    def names(self, source: WindowStream) -> Iterable[EventName]:
+        """Return the names of all types that events of a stream may have."""
+        ...
 
     def find(self, name: str, sources: Sequence[WindowStream]) -> EventType | None:
         """Return the type called *name*, or ``system:name``, if any source has it."""

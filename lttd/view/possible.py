@@ -10,10 +10,8 @@ does not fit is an error only where it occurs.
 import ast
 from typing import Any, Final
 
-import numpy as np
-
 from lttd.errors import UsageError
-from lttd.view.columns import EventBatch, EventRows
+from lttd.view.columns import no_rows
 from lttd.view.filters import COMMON, MISSING, Filter, Where, compared, truth
 from lttd.view.formats import EventType
 
@@ -34,20 +32,8 @@ def can_be_wanted(chosen: Filter, event_type: EventType) -> bool:
 
 def _fits(where: Where, event_type: EventType) -> bool:
     """Tell whether the expression has the right types for the fields of an event type."""
-    batch = EventBatch(
-        memoryview(b""),
-        [event_type],
-        time=np.empty(0, np.uint64),
-        cpu=np.empty(0, np.uint16),
-        type=np.empty(0, np.int32),
-        pid=np.empty(0, np.int32),
-        flags=np.empty(0, np.uint8),
-        preempt=np.empty(0, np.uint8),
-        at=np.empty(0, np.int64),
-        payload_bytes=np.empty(0, np.uint32),
-    )
     try:
-        where.mask(EventRows(batch, event_type, np.empty(0, np.int64)))
+        where.mask(no_rows(event_type))
     except UsageError:
         return False
     return True

@@ -7,7 +7,7 @@ of the record, and of the data that some actions have after it.
 Rule: no bytes make this module raise; bytes that are not a record become a note.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -122,14 +122,26 @@ class Types:
             self._known[key] = event_type
         return self._known[key]
 
+    def names(self, _source: WindowStream) -> Iterable[EventName]:
+        """Return the names of all types that events of a stream may have."""
+        return [EventName(SYSTEM, name_of(action, note=note)) for action, note in _every_action()]
+
     def find(self, name: str, _sources: Sequence[WindowStream]) -> EventType | None:
         """Return the type called *name*, or ``blktrace:name``, if there is such an action."""
         layout = Layout(7, "<")
-        for note, names in ((False, ACTIONS), (True, NOTES)):
-            for action, told in names.items():
-                if name in (told, f"{SYSTEM}:{told}"):
-                    return self.number(action, note=note, short=False, layout=layout)
+        for action, note in _every_action():
+            told = name_of(action, note=note)
+            if name in (told, f"{SYSTEM}:{told}"):
+                return self.number(action, note=note, short=False, layout=layout)
         return None
+
+
+def _every_action() -> Iterator[tuple[int, bool]]:
+    """Yield all actions, without and with a cgroup, and whether they are notes."""
+    for note, names in ((False, ACTIONS), (True, NOTES)):
+        for action in names:
+            yield action, note
+            yield action | ACT_CGROUP, note
 
 
 class BlktraceContexts:

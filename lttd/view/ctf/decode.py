@@ -6,7 +6,7 @@ channel.  Times are in ns of the trace's clock, events of one stream in the orde
 Rule: no bytes make this module raise; each defect is one note with place and reason.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,14 +62,18 @@ class CtfTypes:
         event = plan.events[number]
         key = (repr((event, plan.stream.event_context, plan.header)), channel)
         if key not in self._known:
-            system, sign, name = event.name.partition(":")
-            named = EventName(system, name) if sign else EventName(channel, event.name)
+            named = _name_of(event.name, channel)
             made = EventType(len(self.all), named, event.id, segment)
             records = CtfRecords(plan, event, named)
             made.format, made.records_of = records.format, records
             self.all.append(made)
             self._known[key] = made
         return self._known[key]
+
+    def names(self, source: WindowStream) -> Iterable[EventName]:
+        """Return the names of all types that events of a stream may have."""
+        plan, channel = source.context.plan, source.stream.info.id.channel
+        return [_name_of(event.name, channel) for event in plan.events] if plan else ()
 
     def find(self, name: str, sources: Sequence[WindowStream]) -> EventType | None:
         """Return the type called *name*, or ``system:name``, if any source has it."""
@@ -83,6 +87,11 @@ class CtfTypes:
                     at = self.numbers(plan, np.array([number]), channel, segment)
                     return self.all[int(at[0])]
         return None
+
+
+def _name_of(declared: str, channel: str) -> EventName:
+    system, sign, name = declared.partition(":")
+    return EventName(system, name) if sign else EventName(channel, declared)
 
 
 class _Found(NamedTuple):

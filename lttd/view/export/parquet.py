@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from lttd.errors import NotATraceError
 from lttd.files import Disk
 from lttd.view.columns import EventRows
-from lttd.view.export.arrow import field_array
+from lttd.view.export.arrow import field_array, realtimes_ns
 from lttd.view.export.remote import Remote
 from lttd.view.filters import Filter
 from lttd.view.library import ClockGroup
@@ -43,7 +43,6 @@ GROUP_ROWS: Final = 1 << 17
 PENDING_ROWS: Final = 1 << 20
 """The number of rows of all types that may wait for a row group."""
 _US_NS: Final = 1000
-_MOST_TIME: Final = np.uint64(1 << 62)
 U64 = npt.NDArray[np.uint64]
 Open = Callable[[str], IO[bytes]]
 
@@ -201,36 +200,9 @@ def _named(loss: Loss) -> str | None:
 
 
 def timestamps(time: U64, segment: Segment) -> Any:  # noqa: ANN401
-    """Return the wall-clock times of a column by the segment's conversion, in us.
-
-    Between two snapshots the conversion is a straight line.  Floats compute only the drift between
-    the clocks, so the result is exact to a ns.  A time beyond a century, which is damage, is null.
-    """
+    """Return the wall-clock times of a column by the segment's conversion, in us; null: unknown."""
     timestamps = pa.timestamp("us", tz="UTC")
-    wall = segment.conversion
-    beyond = time > _MOST_TIME
-    if wall is None or beyond.all():
+    if segment.conversion is None:
         return pa.nulls(len(time), timestamps)
-    time = np.where(beyond, time[~beyond][0], time)
-    first, last = int(time.min()), int(time.max())
-    bends = {snapshot.trace for snapshot in segment.manifest.clock_snapshots}
-    begins = [first, *sorted(bend for bend in bends if first < bend <= last)]
-    ends = [*(begin - 1 for begin in begins[1:]), last]
-    real = [
-        (_bounded(wall.to_realtime_ns(a)), _bounded(wall.to_realtime_ns(b)))
-        for a, b in zip(begins, ends, strict=True)
-    ]
-    slopes = [
-        (b_ns - a_ns - (b - a)) / max(b - a, 1)
-        for a, b, (a_ns, b_ns) in zip(begins, ends, real, strict=True)
-    ]
-    at = time.astype(np.int64)
-    piece = np.searchsorted(np.array(begins, np.int64), at, "right") - 1
-    since = at - np.array(begins, np.int64)[piece]
-    drift = np.floor(since * np.array(slopes)[piece]).astype(np.int64)
-    found = np.array([a_ns for a_ns, _ in real], np.int64)[piece] + since + drift
-    return pa.array(found // _US_NS, pa.int64(), mask=beyond).cast(timestamps)
-
-
-def _bounded(realtime_ns: int) -> int:
-    return min(max(realtime_ns, 0), int(_MOST_TIME))
+    real, beyond = realtimes_ns(time, segment.conversion, segment.manifest.clock_snapshots)
+    return pa.array(real // _US_NS, pa.int64(), mask=beyond).cast(timestamps)

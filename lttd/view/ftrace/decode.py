@@ -3,7 +3,7 @@
 Rule: no bytes make this module raise; each defect is one note with place and reason.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -109,6 +109,11 @@ class Types:
             self.all.append(event_type)
             self._known[key] = event_type
         return self._known[key].number
+
+    def names(self, source: WindowStream) -> Iterable[EventName]:
+        """Return the names of all types that events of a stream may have."""
+        formats: Formats = source.context.formats
+        return formats.files.values()
 
     def find(self, name: str, sources: Sequence[WindowStream]) -> EventType | None:
         """Return the type called *name*, or ``system:name``, if any source has it."""

@@ -66,4 +66,5 @@ FAMILY: Final = Family(
     formats_of=lambda source: source.context.formats,
     joins=is_graph,
     styles=(SYSCALLS,),
+    states_flags=True,
 )

@@ -6,7 +6,7 @@ are ordered by cycles, of which several may be in one ns.
 Rule: no bytes make this module raise; each defect is one note with place and reason.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -107,18 +107,31 @@ class LttTypes:
             self._known[key] = event_type
         return self._known[key]
 
+    def names(self, source: WindowStream) -> Iterable[EventName]:
+        """Return the names of all types that events of a stream may have."""
+        source.context.refresh()
+        channel = _channel_of(source)
+        markers = channel.markers.values() if channel else ()
+        return [EventName(marker.channel, marker.name) for marker in markers]
+
     def find(self, name: str, sources: Sequence[WindowStream]) -> EventType | None:
         """Return the type called *name*, or ``channel:name``, if any source has it."""
         for source in sources:
-            try:
-                layout = ltt.layout_of(source.stream.read(0, ltt.LEAST_HEADER_BYTES))
-            except ValueError:
-                continue
-            channel, segment = source.context.walking(layout), source.stream.segment.directory.name
-            for one, marker in channel.markers.items():
-                if name in (marker.name, f"{marker.channel}:{marker.name}"):
+            channel, segment = _channel_of(source), source.stream.segment.directory.name
+            for one, marker in channel.markers.items() if channel else ():
+                if channel and name in (marker.name, f"{marker.channel}:{marker.name}"):
                     return self.all[int(self.numbers(channel, np.array([one]), segment)[0])]
         return None
+
+
+def _channel_of(source: WindowStream) -> Channel | None:
+    """Return what a stream's sub-buffers are walked with; None: it has none to tell."""
+    try:
+        layout = ltt.layout_of(source.stream.read(0, ltt.LEAST_HEADER_BYTES))
+    except ValueError:
+        return None
+    channel: Channel = source.context.walking(layout)
+    return channel
 
 
 class _Found(NamedTuple):

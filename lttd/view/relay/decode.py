@@ -19,7 +19,7 @@ The data of a batch ends with a table of its entries, from which EntryRecords ma
 Rule: no bytes make this module raise; bytes that are not a record become a note.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -110,6 +110,11 @@ class RelayTypes:
             self.all.append(made)
             self._known[kind] = made
         return self._known[kind]
+
+    def names(self, source: WindowStream) -> Iterable[EventName]:
+        """Return the names of all types that events of a stream may have."""
+        found = self.of(source)
+        return (EventName(found.system, found.name),)
 
     def find(self, name: str, sources: Sequence[WindowStream]) -> EventType | None:
         """Return the type called *name*, or ``channel:name``, if any source has it."""
