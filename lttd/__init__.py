@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lttd.view.library import open_trace as open  # noqa: A004
+    from lttd.view.opened import open_trace as open  # noqa: A004
 
 __all__ = ["open"]
 
@@ -11,7 +11,7 @@ __all__ = ["open"]
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Import the library's modules on first use; the daemon never needs them."""
     if name == "open":
-        from lttd.view.library import open_trace  # noqa: PLC0415
+        from lttd.view.opened import open_trace  # noqa: PLC0415
 
         return open_trace
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ import lttd
 from lttd.errors import UsageError
 from lttd.view import window
 from lttd.view.filters import Where
-from lttd.view.library import OpenedTrace
+from lttd.view.opened import OpenedTrace
 from tests.ftraced import Traced, opened, pages_of, switch, tick
 
 

@@ -26,9 +26,9 @@ from lttd.terminal import printable_bytes
 from lttd.tracedir import create_segment, segment_name
 from lttd.view.cli import main
 from lttd.view.export import export
-from lttd.view.library import OpenedTrace
 from lttd.view.ltt.lines import LttTexter
 from lttd.view.ltt.markers import SegmentMarkers
+from lttd.view.opened import OpenedTrace
 from lttd.view.times import EVERYTHING
 from lttd.view.verify import check
 from lttd.writer import StreamFile

@@ -22,7 +22,7 @@ from lttd.view.commands import ui
 from lttd.view.export import export
 from lttd.view.intervals.answer import Answer, Selection
 from lttd.view.intervals.question import WHATS
-from lttd.view.library import Event
+from lttd.view.opened import Event
 from lttd.view.times import EVERYTHING
 from tests.browser import CHROMIUM, PATIENCE_S, Tab, browsing
 from tests.ftraced import PRINT_FORMAT, Traced, marker, pages_of

@@ -14,7 +14,7 @@ from lttd.readfile import ReadFile
 from lttd.recover import recover
 from lttd.stored import StoredStream
 from lttd.view.export.ctf import export
-from lttd.view.library import OpenedTrace
+from lttd.view.opened import OpenedTrace
 from lttd.view.times import EVERYTHING
 from lttd.view.verify import check
 from tests.confined import confined

@@ -23,9 +23,9 @@ from lttd.view.commands import text as show
 from lttd.view.formats import EventName, EventType
 from lttd.view.ftrace.lines import Texter
 from lttd.view.ftrace.render import why_inexpressible
-from lttd.view.library import OpenedTrace
 from lttd.view.lines import latency_flags, preempt_digits
 from lttd.view.losses import Loss
+from lttd.view.opened import OpenedTrace
 from lttd.view.task_names import Names
 from tests.ftraced import Traced, opened, pages_of, switch, tick
 from tests.print_fmts import event, rows_of

@@ -11,6 +11,7 @@ MOST_DIGITS: Final = 18
 MOST_JOBS: Final = 256
 MOST_LEVEL: Final = 19
 MOST_WORST: Final = 10_000
+SQL_FORMS: Final = ("table", "csv", "json", "parquet")
 
 _EPILOG = """Exit status: 0 done; 1 failed or damaged; 2 usage, or no trace there; 130 interrupted;
 141 the reader of the output ended."""
@@ -240,6 +241,22 @@ def _add_text(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None
     )
 
 
+def _add_sql(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
+    command = _add(
+        commands, name, "answer a question in SQL; each event is a view (docs/ANSWERS.md)"
+    )
+    text = "one SELECT, over views such as events, sched_switch, losses; without it: as --tables"
+    command.add_argument("query", metavar="QUERY", nargs="?", help=text)
+    command.add_argument("--tables", action="store_true", help="list the views and their columns")
+    _add_window(command)
+    _add_cpu(command)
+    _add_hide_self(command)
+    text = f"one of: {', '.join(SQL_FORMS)} (default: by the suffix of OUT, else table)"
+    command.add_argument("--format", metavar="FORMAT", choices=SQL_FORMS, help=text)
+    text = "file to make; must not exist (default: standard output)"
+    command.add_argument("-o", "--output", metavar="OUT", type=Path, help=text)
+
+
 def _add_follow(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None:
     command = _add(commands, name, "print new events as lines, while lttd writes")
     command.add_argument(
@@ -278,14 +295,13 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def _add_cpu(command: argparse.ArgumentParser) -> None:
+    text = "only events of this CPU; may be repeated"
+    command.add_argument("--cpu", metavar="N", type=_number, action="append", help=text)
+
+
 def _add_which(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--cpu",
-        metavar="N",
-        type=_number,
-        action="append",
-        help="only events of this CPU; may be repeated",
-    )
+    _add_cpu(command)
     command.add_argument(
         "--event",
         metavar="GLOB",
@@ -338,6 +354,7 @@ def _add_output(command: argparse.ArgumentParser, text: str) -> None:
 _COMMANDS: Final[Mapping[str, Callable[["_Commands[argparse.ArgumentParser]", str], None]]] = {
     "info": _add_info,
     "text": _add_text,
+    "sql": _add_sql,
     "follow": _add_follow,
     "formats": _add_formats,
     "check": _add_check,

@@ -176,6 +176,23 @@ def _text(options: argparse.Namespace) -> int:
     return show_text(traces, _window(traces[0], options), show)
 
 
+def _sql(options: argparse.Namespace) -> int:
+    from lttd.view.commands.sql import Query, sql  # noqa: PLC0415
+
+    text = None if options.tables else options.query
+    query = Query(text, options.cpu, options.format, options.output)
+    trace = _chosen(options.trace, options)
+    window = _window(trace, options)
+    if query.out is not None:
+        _with_what_stays(trace, lambda: sql(trace, window, query))
+        return 0
+    from lttd.view.output import unwound_by_signals  # noqa: PLC0415  (temporary files go, too)
+
+    with unwound_by_signals():
+        sql(trace, window, query)
+    return 0
+
+
 def _follow(options: argparse.Namespace) -> int:
     from lttd.view.commands.follow import follow  # noqa: PLC0415
 
@@ -359,6 +376,7 @@ def _stats(options: argparse.Namespace) -> int:
 COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace], int]]] = {
     "info": _info,
     "text": _text,
+    "sql": _sql,
     "follow": _follow,
     "formats": _formats,
     "check": _check,

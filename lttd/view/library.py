@@ -1,20 +1,12 @@
-"""The API of ``lttd.open``: a trace, and windows of its events.
-
-    trace = lttd.open("TRACE")
-    for batch in trace.window(begin="+1s", end="+1.1s", events=["sched:*"]):
-        switches = batch["sched_switch"]
-        print(switches.time, switches["prev_pid"])
-    for event in trace.events(end="+10ms", where="prev_pid == 42"):
-        print(event.time, event.name, event["prev_comm"])
+"""Windows of the events of some traces: what ``trace.window()`` returns, and all commands read.
 
 Rule: only iteration reads events; memory holds one piece of a window at a time.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,54 +15,20 @@ from lttd.abi.table import ABIS
 from lttd.malloc import keep_some_freed_memory
 from lttd.stored import StoredStream
 from lttd.view.asked import pieces_asked
-from lttd.view.columns import EventBatch, EventRows
+from lttd.view.columns import EventBatch
 from lttd.view.families import family_of
 from lttd.view.filters import Filter
 from lttd.view.notes import WindowNotes
-from lttd.view.opening import open_any
 from lttd.view.skipping import Skipping, skipping_for
-from lttd.view.times import Moment, Window, parse_moment
+from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
-from lttd.view.window import PIECE_BYTES, Piece, WindowStream, pieces
+from lttd.view.window import Piece, WindowStream, pieces
 
 if TYPE_CHECKING:
     from lttd.view.family import Contexts, Family
+    from lttd.view.pieces import TypeTable
 
 I64 = npt.NDArray[np.int64]
-When = int | str | Moment | None
-"""A time in trace-clock units, or text in the form of ``--begin`` and ``--end``."""
-
-
-class Event:
-    """One event, for small traces: ``event.time``, ``event["prev_comm"]``."""
-
-    __slots__ = ("_number", "_rows", "cpu", "name", "pid", "time")
-
-    def __init__(self, rows: EventRows, number: int) -> None:
-        at = rows.rows[number]
-        self.time = int(rows.batch.time[at])
-        self.cpu = int(rows.batch.cpu[at])
-        self.pid = int(rows.batch.pid[at])
-        self.name = rows.event_type.name
-        self._rows = rows
-        self._number = number
-
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401  (an integer, bytes or a list)
-        """Return the value of one field: an integer, bytes or a list.
-
-        Raises:
-            KeyError: the event has no such field.
-        """
-        value = self._rows.column(name)[self._number]
-        return value.tolist() if hasattr(value, "tolist") else value
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The event's own fields, by name."""
-        return {name: self[name] for name in self._rows.names}
-
-    def __repr__(self) -> str:
-        return f"<{self.time} cpu {self.cpu} pid {self.pid} {self.name} {self.fields}>"
 
 
 class Subbuffers(NamedTuple):
@@ -203,6 +161,12 @@ class ClockGroup:
         self._notes.add(note)
 
     @property
+    def types(self) -> "TypeTable":
+        """The types of its events, which are known as far as they were met."""
+        assert self._decoder is not None  # else there are no sources, and no events
+        return self._decoder.types
+
+    @property
     def first_realtime_ns(self) -> int:
         """The wall-clock time of the group's first clock snapshot, which orders groups."""
         snapshots = self.segments[0].manifest.clock_snapshots
@@ -271,66 +235,3 @@ class ClockGroup:
         assert self._decoder is not None  # else there are no sources, and no pieces
         batch = self._decoder.batch(piece, self.sources)
         return self._filter.of(batch)
-
-
-class OpenedTrace(Trace):
-    """A trace whose events can be read."""
-
-    def window(
-        self,
-        begin: When = None,
-        end: When = None,
-        *,
-        cpus: Iterable[int] | None = None,
-        events: Iterable[str] | None = None,
-        where: str | None = None,
-        piece_bytes: int = PIECE_BYTES,
-    ) -> EventWindow:
-        """Return a window with both ends included; None means the begin or end of the trace.
-
-        *events* are globs over ``name`` or ``system:name``.  *where* is an expression over fields
-        (see filters.py).  A batch holds the events of about *piece_bytes* of sub-buffers.
-
-        Raises:
-            UsageError: a time or an expression is not valid.
-        """
-        window = Window(_moment(begin, self), _moment(end, self))
-        return EventWindow([self], window, Filter(cpus, events, where), piece_bytes)
-
-    def events(
-        self,
-        begin: When = None,
-        end: When = None,
-        *,
-        cpus: Iterable[int] | None = None,
-        events: Iterable[str] | None = None,
-        where: str | None = None,
-    ) -> Iterator[Event]:
-        """Yield single events, which is convenient but slow.  Arguments as for window()."""
-        for batch in self.window(begin, end, cpus=cpus, events=events, where=where):
-            place: list[tuple[EventRows, int] | None] = [None] * len(batch)
-            for rows in batch.by_type():
-                for number, at in enumerate(rows.rows.tolist()):
-                    place[at] = (rows, number)
-            for found in place:
-                assert found is not None
-                yield Event(*found)
-
-
-def _moment(when: When, trace: Trace) -> Moment | None:
-    if isinstance(when, str):
-        return parse_moment(when, trace)
-    return Moment(when, wall=False) if isinstance(when, int) else when
-
-
-def open_trace(path: str | os.PathLike[str], *, hide_self: bool = False) -> OpenedTrace:
-    """Open the trace at *path*; this is ``lttd.open``.
-
-    *hide_self* leaves out the events of lttd's own threads.
-
-    Raises:
-        NotATraceError: *path* holds no trace.
-        TraceDamagedError: a manifest cannot be read.
-    """
-    trace = open_any(path, OpenedTrace)
-    return trace.without_own_threads() if hide_self else trace

@@ -4,13 +4,11 @@ Rule: whatever cannot be shown is reported by a line on stderr, with place and c
 shown.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from lttd.errors import LttdError, UsageError
-from lttd.index import FOREVER
 from lttd.malloc import keep_freed_memory
 from lttd.terminal import Level, is_terminal, put, say
 from lttd.view.complete import Since, complete_since
@@ -24,11 +22,9 @@ from lttd.view.progress import Progress
 from lttd.view.times import Window, moment_text
 from lttd.view.trace import Segment, Trace
 from lttd.view.unmatched import unmatched
-from lttd.view.window import PIECE_BYTES, Piece, WindowStream
+from lttd.view.window import PIECE_BYTES, Piece
+from lttd.view.worth import jobs_worth
 
-# Below this size, about 0.2 s of work, a second process costs more than it saves.
-WORTH_BYTES: Final = 3 * PIECE_BYTES
-MOST_JOBS: Final = 8
 MOST_NAMED: Final = 8
 SYSCALL_EVENTS: Final = "*syscalls:*"
 """The events of system calls, each with its arguments or raw."""
@@ -165,24 +161,7 @@ def _jobs(group: ClockGroup, wanted: int | None) -> int:
         return 1  # stdout has no descriptor: the output of another process would be lost
     if wanted is not None:
         return wanted
-    held = sum(
-        round(_held_bytes(source, group.begin, group.end) * group.needed_share(source))
-        for source in group.touching
-    )
-    if held < WORTH_BYTES:
-        return 1
-    return min(len(os.sched_getaffinity(0)), MOST_JOBS, held // PIECE_BYTES)
-
-
-def _held_bytes(source: WindowStream, begin: int, end: int) -> int:
-    """Return the approximate number of a stream's bytes within a window."""
-    index = source.index
-    first = index.first_at_or_after(begin)
-    last = index.first_at_or_after(min(end, FOREVER))
-    ends = index.entries(first, first + 1), index.entries(min(last, len(index) - 1), last + 1)
-    if not len(ends[0]) or not len(ends[1]):
-        return 0
-    return int(ends[1]["offset_bytes"][0]) - int(ends[0]["offset_bytes"][0])
+    return jobs_worth(group)
 
 
 class _Out:
