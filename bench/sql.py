@@ -31,7 +31,7 @@ from lttd.view.trace import Trace
 NAME: Final = "sql"
 QUERY: Final = "SELECT time // 1000000000 AS second, {0}, count(*) AS n FROM {1} GROUP BY ALL"
 AWK: Final = (
-    'NF > 4 { comm = $1; sub(/-[0-9]+$/, "", comm); n[int($3) "," comm]++ }'
+    'NF > 3 { comm = $1; sub(/-[0-9]+$/, "", comm); n[int($3) "," comm]++ }'
     ' END { for (key in n) print key "," n[key] }'
 )
 DUCKDB: Final = (
