@@ -88,7 +88,7 @@ class Planner:
         self._baseline = baseline_of(stream.record, self._old, self._gaps)
         self._floor = self._trusted(vouched) if vouched else 0
         self._judge()
-        if (vouched is None or not power_kept) and self._find_untold_losses():
+        if (vouched is None or not power_kept) and self._find_missing_gaps():
             self._judge()
         if vouched is None:
             self._floor = self._right
@@ -134,23 +134,23 @@ class Planner:
                     self._right = max(min(self._right, at + length - 1), self._floor)
                 return
 
-    def _find_untold_losses(self) -> bool:
+    def _find_missing_gaps(self) -> bool:
         """Make gaps again for losses that the index counts and the gaps file lacks."""
         first, behind = self._floor, self._chained
         counts = self._old[max(first - 1, 0) : behind]["events_discarded"].astype(np.int64)
         if not first:
             counts = np.insert(counts, 0, self._baseline)
-        told = lost_before(self._gaps, first, behind).astype(np.int64)
-        untold = np.diff(counts) - told
-        rows = np.flatnonzero(untold)
+        known = lost_before(self._gaps, first, behind).astype(np.int64)
+        missing = np.diff(counts) - known
+        rows = np.flatnonzero(missing)
         # A smaller or absurdly larger count is a damaged entry.
-        if not len(rows) or untold.min() < 0 or untold.max() >= 1 << 32:
+        if not len(rows) or missing.min() < 0 or missing.max() >= 1 << 32:
             return False
         summary = self._stream.record.summary
         if summary and int(counts[-1] - counts[0]) > summary.events_lost:
             return False
         for row in rows.tolist():
-            begin, count = int(self._old[first + row]["begin"]), int(untold[row])
+            begin, count = int(self._old[first + row]["begin"]), int(missing[row])
             lost = Gap(first + row, Reason.DISCARDED, Unit.EVENTS, count, begin, begin)
             self._gaps.append(lost)
         self._gaps.sort(key=lambda gap: gap.row)
@@ -204,24 +204,24 @@ class Planner:
         by_entry = Headers(offset, size, content, entries["begin"].astype(np.uint64))
         if stream.abi is None:
             return by_entry, entries, np.zeros(len(entries), np.bool_)
-        said = stream.headers(entries)
-        told = said.payload_bytes > 0
+        stated = stream.headers(entries)
+        valid = stated.payload_bytes > 0
         if not stream.slot_bytes:
-            told &= said.payload_bytes == size
-        told_until = int(np.flatnonzero(told)[-1]) + 1 if told.any() else 0
+            valid &= stated.payload_bytes == size
+        count = int(np.flatnonzero(valid)[-1]) + 1 if valid.any() else 0
         known = Headers(
-            *(np.where(told, a, b)[:told_until] for a, b in zip(said, by_entry, strict=True))
+            *(np.where(valid, a, b)[:count] for a, b in zip(stated, by_entry, strict=True))
         )
         start = self._end_of(self._floor)
-        if told_until:
-            start = int(offset[told_until - 1] + size[told_until - 1])
+        if count:
+            start = int(offset[count - 1] + size[count - 1])
         walked = stream.walk(start)
         headers = Headers(*(np.concatenate(pair) for pair in zip(known, walked, strict=True)))
         more = len(walked.begin)
         # Not concatenate(), which would change the fields to the machine's byte order.
-        old = np.zeros(told_until + more, ENTRY_DTYPE)
-        old[:told_until] = entries[:told_until]
-        return headers, old, np.concatenate((told[:told_until], np.ones(more, np.bool_)))
+        old = np.zeros(count + more, ENTRY_DTYPE)
+        old[:count] = entries[:count]
+        return headers, old, np.concatenate((valid[:count], np.ones(more, np.bool_)))
 
     def _without_torn_tail(self, headers: Headers, witnessed: Mask) -> int:
         """Return the number of sub-buffers without incomplete ones at the end."""
@@ -274,12 +274,19 @@ class Planner:
         lost = np.cumsum(lost_before(self._gaps, keep, keep + count))
         base = before["events_discarded"] if before is not None else self._baseline
         entries["events_discarded"] = lost + np.uint64(base)
-        entries["sequence"] = _sequence(
-            entries["sequence"].astype(np.int64),
-            rebuild,
-            int(before["sequence"]) if before is not None else -1,
-        )
+        last = int(before["sequence"]) if before is not None else -1
+        entries["sequence"] = self._numbers(headers, entries, rebuild, last)
         return entries
+
+    def _numbers(self, headers: Headers, entries: Entries, rebuild: Mask, before: int) -> I64:
+        """Return the number of each sub-buffer: the tracer's own if these rise, else in a row."""
+        stream, known = self._stream, entries["sequence"].astype(np.int64)
+        stated = stream.numbers(headers) if stream.abi is not None and rebuild.any() else None
+        if stated is not None:
+            numbers = np.where(rebuild, stated.astype(np.int64), known)
+            if (np.diff(numbers, prepend=before) > 0).all():
+                return numbers
+        return _in_a_row(known, rebuild, before)
 
     def _ends(self, headers: Headers, begin: U64, rebuild: Mask) -> U64:
         """Return the end of each sub-buffer: from its header, else the begin of the next one.
@@ -287,9 +294,9 @@ class Planner:
         The end of the last one comes from its events, if its entry is to be rebuilt.
         """
         stream = self._stream
-        told = stream.closed_at(headers) if stream.abi is not None else None
-        if told is not None:
-            return told
+        stated = stream.closed_at(headers) if stream.abi is not None else None
+        if stated is not None:
+            return stated
         ends = np.append(begin[1:], begin[-1])
         if rebuild[-1] and stream.abi is not None:
             ends[-1] = max(ends[-1], stream.decode(headers, len(begin) - 1).end[0])
@@ -329,7 +336,7 @@ def _running(values: U64, start: int) -> U64:
     return maxima
 
 
-def _sequence(known: I64, rebuild: Mask, before: int) -> I64:
+def _in_a_row(known: I64, rebuild: Mask, before: int) -> I64:
     """Number rebuilt entries from the last one that was not rebuilt."""
     numbers = np.arange(len(known), dtype=np.int64)
     last = np.maximum.accumulate(np.where(rebuild, -1, numbers))

@@ -7,7 +7,7 @@ Invariant: a packed data file has the sub-buffers of the index one after the oth
 a sparse one has each in its slot.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lttd.abi.base import Decoded, Headers
+from lttd.abi.base import Buffer, Decoded, Headers
 from lttd.abi.table import abi_of
 from lttd.blocks import (
     BLOCK_BYTES,
@@ -360,15 +360,25 @@ class StoredStream:
     def closed_at(self, headers: Headers) -> U64 | None:
         """Return when each of some sub-buffers was closed; None where no header states it."""
         assert self.abi is not None
-        if not self.abi.states_ends:
-            return None
-        ends = np.zeros(len(headers.begin), np.uint64)
+        return self._column(headers, self.abi.ends) if self.abi.states_ends else None
+
+    def numbers(self, headers: Headers) -> U64 | None:
+        """Return the tracer's numbers of some sub-buffers; None where no header states them."""
+        assert self.abi is not None
+        return self._column(headers, self.abi.numbers)
+
+    def _column(
+        self, headers: Headers, read: Callable[[Buffer, Headers], U64 | None]
+    ) -> U64 | None:
+        """Read a field of the headers of some sub-buffers; None if they do not have it."""
+        values = np.zeros(len(headers.begin), np.uint64)
         for run in runs_of(headers.offset_bytes, headers.payload_bytes, BLOCK_BYTES):
             data = self.read(run.begin, run.end)
-            found = self.abi.ends(data, moved(headers.some(run.rows), -run.begin))
-            assert found is not None  # states_ends
-            ends[run.rows] = found
-        return ends
+            found = read(data, moved(headers.some(run.rows), -run.begin))
+            if found is None:
+                return None
+            values[run.rows] = found
+        return values
 
     def decode(self, headers: Headers, row: int) -> Decoded:
         """Decode one of some sub-buffers."""

@@ -6,16 +6,18 @@ from lttd.sources.base import Nothing
 from lttd.sources.lttng.ring import Taken
 from lttd.sources.lttng.stream import LttngStream, Shared, stream_info
 from lttd.subbuffer import Batch, BufferPool, StreamId
-from tests.segment_builder_lttng import LAYOUT, packet
-
-PAGE_BYTES = 4096
+from tests.segment_builder_lttng import LAYOUT, PAGE_BYTES, SUBBUFFER_BYTES, packet, padded_bytes
 
 
 class LttngModel:
     """See ``lttd.sources.lttng.ring.Ring``; an event has 8 bytes."""
 
     def __init__(
-        self, *, subbuffers: int = 4, subbuffer_bytes: int = 8192, overwrite: bool = False
+        self,
+        *,
+        subbuffers: int = 4,
+        subbuffer_bytes: int = SUBBUFFER_BYTES,
+        overwrite: bool = False,
     ) -> None:
         self.fd = 99
         self.subbuffers = subbuffers
@@ -60,9 +62,9 @@ class LttngModel:
             return Nothing.EVER if self.is_over else Nothing.YET
         taken = self.closed.popleft()
         buffer[: len(taken)] = taken
-        padded_bytes = -(-len(taken) // PAGE_BYTES) * PAGE_BYTES
-        stated = self.stated_bits or (len(taken) * 8, padded_bytes * 8)
-        return Taken(len(taken), padded_bytes, stated)
+        size_bytes = padded_bytes(len(taken))
+        stated = self.stated_bits or (len(taken) * 8, size_bytes * 8)
+        return Taken(len(taken), size_bytes, stated)
 
     def flush(self, *, also_empty: bool = False) -> None:
         self.flushes += 1

@@ -123,6 +123,10 @@ class Abi(Protocol):
         """Return the end of each sub-buffer; None if headers do not state it."""
         ...
 
+    def numbers(self, data: Buffer, headers: Headers) -> U64 | None:
+        """Return the tracer's number of each sub-buffer; None if headers do not state it."""
+        ...
+
     def decode(self, data: Buffer, headers: Headers, context: Any = None) -> Decoded:  # noqa: ANN401
         """Count the events and find the time of the last one.
 

@@ -75,6 +75,9 @@ class BlktraceAbi:
         """Return the time of the latest record of each sub-buffer."""
         return self.decode(data, headers).end
 
+    def numbers(self, data: Buffer, headers: Headers) -> None:
+        """Return None: records have numbers, and sub-buffers have none."""
+
     def decode(self, data: Buffer, headers: Headers, context: Any = None) -> Decoded:  # noqa: ANN401
         """Count the records."""
         events = np.zeros(len(headers.begin), np.int64)

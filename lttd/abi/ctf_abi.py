@@ -71,6 +71,12 @@ class CtfAbi:
         found = ctf.headers_at(data, headers.offset_bytes, self.layout, self._stream_id)
         return np.maximum(found.begin, found.end)
 
+    def numbers(self, data: Buffer, headers: Headers) -> U64 | None:
+        """Return the number of each packet; None if headers do not state it."""
+        if "packet_seq_num" not in self.layout.fields:
+            return None
+        return ctf.headers_at(data, headers.offset_bytes, self.layout, self._stream_id).sequence
+
     def decode(self, data: Buffer, headers: Headers, context: Context | None = None) -> Decoded:
         """Count the events by their declarations; without them return only the ends."""
         end = self.ends(data, headers)

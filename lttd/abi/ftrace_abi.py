@@ -73,6 +73,9 @@ class FtraceAbi:
     def ends(self, data: Buffer, headers: Headers) -> None:
         """Return None: a header states the begin only."""
 
+    def numbers(self, data: Buffer, headers: Headers) -> None:
+        """Return None: a header states no number."""
+
     def decode(self, data: Buffer, headers: Headers, context: Any = None) -> Decoded:  # noqa: ANN401
         """Walk the events without keeping them."""
         ends = headers.offset_bytes + headers.content_bytes

@@ -58,6 +58,9 @@ class LttAbi:
         """Return the end of each sub-buffer, from its header."""
         return ltt.headers_at(data, headers.offset_bytes).end
 
+    def numbers(self, data: Buffer, headers: Headers) -> None:
+        """Return None: a header states no number."""
+
     def decode(self, data: Buffer, headers: Headers, context: Context | None = None) -> Decoded:
         """Walk the events without keeping them; without markers return only the ends."""
         end = self.ends(data, headers)

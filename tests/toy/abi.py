@@ -41,6 +41,9 @@ class ToyAbi:
         words = np.frombuffer(data, "<u8", len(data) // 8)
         return words[(headers.offset_bytes + headers.content_bytes - EVENT_BYTES) // 8]
 
+    def numbers(self, data: Buffer, headers: Headers) -> None:
+        return None
+
     def decode(self, data: Buffer, headers: Headers, context: object = None) -> Decoded:
         events = (headers.content_bytes - HEAD_BYTES) // EVENT_BYTES
         return Decoded(events, self.ends(data, headers), [])
