@@ -212,4 +212,6 @@ def _recovered(disk: Disk, segment: SegmentPaths) -> list[Recovered]:
     found = recover(segment, disk)
     torn_bytes = sum(stream.torn_bytes for stream in found)
     line = f"{segment.directory}: was left open; recovered, {torn_bytes} torn bytes cut"
+    if any(stream.ring_freed for stream in found):
+        line += "; the kernel freed its rings with the events that were not stored"
     return [Recovered(line, tuple(stream.stats() for stream in found))]

@@ -9,7 +9,7 @@ table is removed.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from lttd.baselines import total_of
@@ -32,7 +32,7 @@ from lttd.recovery_plan import Plan, Planner
 from lttd.stats import StreamStats
 from lttd.stored import StoredStream
 from lttd.subbuffer import Reason, StreamId
-from lttd.tracedir import SegmentPaths
+from lttd.tracedir import SegmentPaths, segments_below
 
 _NOTHING: Final = Position(entries=0, data_bytes=0, gaps=0)
 
@@ -51,11 +51,15 @@ class StreamRecovery:
     torn_bytes: int
     """Bytes that were cut off the data, or that have entries but are missing."""
     changed: bool
+    ring_freed: bool = False
+    """Whether the kernel freed its ring, with an unknown number of events."""
 
     def stats(self) -> StreamStats:
-        """Return the torn bytes as counters, for the metrics of the run that recovers."""
+        """Return the losses as counters, for the metrics of the run that recovers."""
         stats = StreamStats(self.stream, self.source)
         stats.bytes_lost[Reason.TORN] = self.torn_bytes
+        if self.ring_freed:
+            stats.gaps_unknown[Reason.ABANDONED] = 1
         return stats
 
 
@@ -84,6 +88,25 @@ def was_never_used(segment: SegmentPaths, manifest: Manifest) -> bool:
     )
 
 
+def _rings_were_freed(segment: SegmentPaths, manifest: Manifest) -> bool:
+    """Tell whether the kernel freed the rings of an open *segment* with its recorder.
+
+    If the run had rolled on from it, they were those of a later segment.
+    """
+    # In mode flight nobody wants them but in a window, whose record then says that it has no end.
+    if not manifest.source.get("frees_rings") or manifest.source.get("mode") == "flight":
+        return False
+    if segment.base.path == segment.directory:
+        return True  # it was copied out of its trace
+    for later in segments_below(segment.base):
+        if later.number > segment.number and later.kind == segment.kind:
+            with suppress(TraceDamagedError):
+                after = Manifest.read(later.place(later.manifest))
+                if after.source.get("rolled_from") == segment.directory.name:
+                    return was_never_used(later, after)
+    return True
+
+
 def _count_on(segment: SegmentPaths, manifest: Manifest) -> None:
     """Take the baselines from the segment before, which ended after the manifest was written."""
     late = [record for record in manifest.streams if record.subbuffers_before is None]
@@ -110,6 +133,7 @@ def _recover(segment: SegmentPaths, disk: Disk, named: SegmentPaths) -> list[Str
         remove_occurrences(segment, disk)
         decompress_held(segment, manifest, disk, salvage=True)
     is_open = manifest.state == "open"
+    ring_freed = is_open and _rings_were_freed(named, manifest)
     if is_open:
         _count_on(named, manifest)
     synced = read_synced(segment.place(segment.synced))
@@ -119,10 +143,11 @@ def _recover(segment: SegmentPaths, disk: Disk, named: SegmentPaths) -> list[Str
     for record in manifest.streams:
         stream = StoredStream(segment, manifest, record)
         vouched = synced.get(record.name, _NOTHING) if is_open else None
-        plan = Planner(stream, vouched, power_kept=power_kept).plan()
+        planner = Planner(stream, vouched, power_kept=power_kept, ring_freed=ring_freed)
+        plan = planner.plan()
         if plan.changed:
             remove_occurrences(segment, disk)
-        found.append(_apply(plan, disk, stream))
+        found.append(replace(_apply(plan, disk, stream), ring_freed=ring_freed))
         positions[record.name] = plan.position
         if is_open or plan.changed:
             if record.subbuffers_before is None and plan.position.entries:

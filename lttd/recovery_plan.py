@@ -76,8 +76,18 @@ class Planner:
     are in the data.  Later ones are found by walking the data.
     """
 
-    def __init__(self, stream: StoredStream, vouched: Position | None, *, power_kept: bool) -> None:
-        """*vouched* is the durable part; None: trust nothing, but cut nothing that is valid."""
+    def __init__(
+        self,
+        stream: StoredStream,
+        vouched: Position | None,
+        *,
+        power_kept: bool,
+        ring_freed: bool = False,
+    ) -> None:
+        """*vouched* is the durable part; None: trust nothing, but cut nothing that is valid.
+
+        *ring_freed*: the kernel freed the ring, with whatever the crashed recorder had not stored.
+        """
         self._stream = stream
         self._data_bytes = stream.data_bytes
         self._old = RecordFile(stream.index_file(), ENTRY_DTYPE)
@@ -95,6 +105,7 @@ class Planner:
         # An entry is written after its data; only after a power loss it can exist without data.
         self._cut_no_lower = self._right if power_kept else self._floor
         self._zeros_are_torn = not power_kept
+        self._ring_freed = ring_freed
 
     def _trusted(self, vouched: Position) -> int:
         """Return the number of trusted entries; 0 if a file is shorter than its durable part."""
@@ -304,15 +315,14 @@ class Planner:
 
     def _all_gaps(self, total: int, torn_bytes: int, entries: Entries) -> tuple[Gap, ...]:
         gaps = [replace(gap, row=min(gap.row, total)) for gap in self._gaps]
-        if torn_bytes:
-            begin = int(entries["end"][-1]) if len(entries) else 0
-            if not len(entries) and total:
-                begin = int(self._old[total - 1]["end"])
-            # A recovery that crashed may have stored this gap already, with the larger size.
-            if not any(
-                (gap.row, gap.reason, gap.unit) == (total, Reason.TORN, Unit.BYTES) for gap in gaps
-            ):
-                gaps.append(Gap(total, Reason.TORN, Unit.BYTES, torn_bytes, begin, begin))
+        last = entries[-1:] if len(entries) else self._old[max(total - 1, 0) : total]
+        end = int(last["end"][0]) if len(last) else 0
+        found = [Gap(total, Reason.TORN, Unit.BYTES, torn_bytes, end, end)] if torn_bytes else []
+        if self._ring_freed:
+            found.append(Gap(total, Reason.ABANDONED, Unit.SUBBUFFERS, None, end, end))
+        # A recovery that crashed may have stored them already, torn bytes with the larger size.
+        known = {(gap.row, gap.reason, gap.unit) for gap in gaps}
+        gaps += [gap for gap in found if (gap.row, gap.reason, gap.unit) not in known]
         return tuple(gaps)
 
 

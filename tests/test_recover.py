@@ -19,7 +19,7 @@ from lttd.lockfile import Lock
 from lttd.manifest import Manifest, read_synced, this_machine
 from lttd.recover import StreamRecovery, recover
 from lttd.subbuffer import Reason, StreamId, StreamInfo, Unit
-from lttd.tracedir import SegmentPaths, create_segment, segment_name
+from lttd.tracedir import SegmentPaths, create_segment, segment_name, segments
 from lttd.view.trace import Trace
 from lttd.view.verify import check
 from tests.forgetful import ForgetfulDisk, Op, killed, power_loss, put
@@ -322,6 +322,57 @@ def test_a_torn_tail_is_cut_and_counted_in_bytes() -> None:
         assert gap.row == len(stream.index) == len(recorded.entries) - 1
         assert stream.summary().lost["torn_bytes"] == size - last
         assert stream.summary().payload_bytes == last
+
+
+def left_by_lttng(trace: Path, number: int, **source: str) -> Made:
+    """Leave an open segment of packets, whose rings the kernel freed."""
+    made = Made(trace, number=number, make_ring=lambda _: LttngRing())
+    made.manifest.source |= {"frees_rings": True, **source}
+    made.write_manifest()
+    return made
+
+
+def unknown_losses(trace: Path) -> list[list[tuple[int, Reason, Unit]]]:
+    """Return the gaps of unknown size in each segment."""
+    found = [segment.streams[0] for segment in Trace(trace).segments]
+    return [
+        [(gap.row, gap.reason, gap.unit) for gap in stream.gaps if gap.count is None]
+        for stream in found
+    ]
+
+
+def test_a_ring_that_the_kernel_freed_with_lttd_is_a_gap_of_unknown_size(tmp_path: Path) -> None:
+    made = left_by_lttng(tmp_path, 1)
+    of_lttng(made)
+    made.leave()
+    (paths,) = segments(tmp_path)
+    (found,) = recover(paths, Disk())
+    assert found.changed
+    assert found.ring_freed
+    assert found.stats().unknown == {Reason.ABANDONED: 1}
+    assert unknown_losses(tmp_path) == [[(12, Reason.ABANDONED, Unit.SUBBUFFERS)]]
+    assert check(paths).findings == []
+    (again,) = recover(paths, Disk())
+    assert not again.changed
+
+
+@pytest.mark.parametrize("rolled", [True, False])
+def test_the_freed_ring_is_a_gap_of_the_segment_that_was_recorded_last(
+    tmp_path: Path, *, rolled: bool
+) -> None:
+    first = left_by_lttng(tmp_path, 1)
+    of_lttng(first)
+    second = left_by_lttng(tmp_path, 2, rolled_from=first.paths.directory.name)
+    second.records[0].subbuffers_before = None
+    if rolled:
+        of_lttng(second)
+    second.write_manifest()
+    for made in (first, second):
+        made.leave()
+        recover(segments(tmp_path)[made.number - 1], Disk())
+    end = (12, Reason.ABANDONED, Unit.SUBBUFFERS)
+    assert unknown_losses(tmp_path)[0] == ([] if rolled else [end])
+    assert not rolled or unknown_losses(tmp_path)[1] == [end]
 
 
 def test_a_loss_that_only_the_index_shows_is_written_as_a_gap_again() -> None:

@@ -168,6 +168,8 @@ class SourceInfo:
     """True: the ring of a killed lttd, drained by the next one."""
     previous_boot: bool = False
     """True: what an earlier boot left in a ring that survived the reboot."""
+    frees_rings: bool = False
+    """True: the kernel frees the rings when lttd ends, also by a kill."""
     continues: str = ""
     """The segment that a killed lttd recorded from the same rings before, if any."""
     machine: Mapping[str, str] = field(default_factory=dict)

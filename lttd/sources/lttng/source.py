@@ -126,7 +126,7 @@ class LttngSource:
         self._channels = {each.name: _settings_of(each.wanted) for each in session.channels}
         overwrite = all(channel.wanted.overwrite for channel in session.channels)
         settings = {"session": name, "overwrite": overwrite, "channels": self._with(recorded)}
-        self.info = SourceInfo("lttng", spec, CLOCK, settings)
+        self.info = SourceInfo("lttng", spec, CLOCK, settings, frees_rings=True)
 
     def _with(self, recorded: Recorded) -> dict[str, Any]:
         return {name: {**settings, **recorded[name]} for name, settings in self._channels.items()}

@@ -39,6 +39,8 @@ def _told(one: StreamRecovery) -> str:
         parts.append(f"{one.rebuilt_entries:,} of them indexed again")
     if one.torn_bytes:
         parts.append(f"{counted(one.torn_bytes, 'torn byte')} cut and counted")
+    if one.ring_freed:
+        parts.append("a gap for the events that were in its ring")
     return f"{one.name}: repaired: {', '.join(parts)}"
 
 
