@@ -372,7 +372,8 @@ def _refuse_in_flight(sources: Sequence[SourceSpec]) -> None:
             words = "records rings of lttd's own, which overwrite themselves"
             raise UsageError(f"mode flight {words}; leave out source {shown(str(spec))}")
         for where, options in _channels(spec):
-            if not parse_bool(options.get("overwrite", by_default)):
+            asked = options.get("overwrite", by_default)
+            if not parse_named("overwrite", parse_bool, asked):
                 remedy = "leave out no-overwrite" if by_default else "write overwrite=yes"
                 raise UsageError(f"mode flight lets {where} overwrite itself; {remedy}")
 

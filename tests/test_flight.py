@@ -62,6 +62,12 @@ def test_a_ring_that_cannot_overwrite_itself_is_refused(words: list[str], what: 
     assert what in str(refused.value)
 
 
+def test_an_overwrite_that_is_neither_yes_nor_no_is_refused_by_its_name() -> None:
+    words = ["-t", "t", "--mode", "flight", "--source", "lttng,overwrite=maybe"]
+    with pytest.raises(UsageError, match=r"^overwrite 'maybe' is neither yes nor no"):
+        parse_command_line(words)
+
+
 def test_every_channel_has_to_overwrite_itself(tmp_path: Path) -> None:
     file = tmp_path / "lttd.toml"
     written = '[[source]]\nkind = "lttng"\n[source.channel.a]\noverwrite = true\n'
