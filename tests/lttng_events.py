@@ -100,13 +100,13 @@ def _packet(trace: Any, cpu: int, events: list[Told], lost: int, sequence: int) 
             "events_discarded": lost, "cpu_id": cpu,
         }  # fmt: skip
         encode(stream.packet_context, head, bits)
-        for time, name, told in events:
+        for time, name, values in events:
             event = numbers[name]
             low = {"timestamp": time & ((1 << 27) - 1)}
             encode(stream.event_header, {"id": event.id, "v": ("compact", low)}, bits)
-            fields = {f"_{key}": _value(value) for key, value in told.items() if key != "context"}
+            fields = {f"_{key}": _value(value) for key, value in values.items() if key != "context"}
             if stream.event_context is not None:
-                of = told["context"]
+                of = values["context"]
                 encode(stream.event_context, {f"_{key}": _value(of[key]) for key in of}, bits)
             encode(event.payload, fields, bits)
         content = bits.at
