@@ -198,7 +198,7 @@ class LttngStream:
 
     def _refuse_other_layout(self, packet: memoryview, taken: Taken) -> bool:
         """Break the stream if the sizes in its first packet are not where lttd reads them."""
-        if taken.stated_bits in (None, self._book.sizes_in(packet)):
+        if taken.stated_bits is None or taken.stated_bits == self._book.sizes_in(packet):
             return False
         where = f"lttng: stream {self.info.id.name}"
         words = "its packets are not laid out as the metadata says"
