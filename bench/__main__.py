@@ -10,8 +10,8 @@ from bench.report import OUT_DIR, Cell, Report, figure_row, print_table
 
 NAMES: Final = (
     "drain", "live", "loss", "start", "lowrate", "seek", "seek_ltt", "streams", "wide",
-    "profile", "window", "text", "stats", "sql", "ctf", "compress", "compressing", "roll", "rare",
-    "cost", "presets",
+    "profile", "window", "text", "stats", "sql", "ctf", "lttng", "compress", "compressing", "roll",
+    "rare", "cost", "presets",
 )  # fmt: skip
 
 

@@ -97,8 +97,13 @@ class Babeltraced(NamedTuple):
 
 
 def babeltrace(segment: SegmentPaths) -> Babeltraced:
-    """Read a segment with babeltrace2; assert that it complains of nothing but known losses."""
-    done = run_babeltrace(segment.directory / "streams")
+    """Read a segment with babeltrace2; see babeltrace_of()."""
+    return babeltrace_of(segment.directory / "streams")
+
+
+def babeltrace_of(streams: Path) -> Babeltraced:
+    """Read a trace with babeltrace2; assert that it complains of nothing but known losses."""
+    done = run_babeltrace(streams)
     assert done.returncode == 0, done.stderr[-2000:]
     lost = Counter[str]()
     for line in done.stderr.splitlines():

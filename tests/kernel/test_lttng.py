@@ -9,10 +9,8 @@ from collections import Counter
 
 import pytest
 
-from lttd.files import Disk
 from lttd.index import read_gaps
 from lttd.kept import read_kept
-from lttd.recover import recover
 from lttd.subbuffer import Reason, Unit
 from lttd.view.verify import check
 from tests.kernel.guest import Guest
@@ -153,32 +151,6 @@ subbuffer-size=4K,subbuffers=2,read-timer=500ms'
     assert min(missing.values()) > 0
     # It cannot know of packets before the first one.
     assert babeltrace(segment).missing_packets == sum(missing.values()) - at_begin
-
-
-def test_a_killed_lttd_leaves_a_readable_trace_and_no_session(lttng_guest: Guest) -> None:
-    recorded = record(
-        lttng_guest,
-        """
-        before=$(sessions)
-        busy
-        for round in 1 2 3; do
-            begin_recording --append --source 'lttng,events=sched_*,syscalls=*'
-            [ "$(sessions)" != "$before" ] || exit 3
-            sleep 2
-            kill -9 $pid
-            wait $pid 2> /dev/null
-            cp -r /tmp/trace "$OUT/trace$round"
-            for _ in $(seq 100); do [ "$(sessions)" = "$before" ] && break; sleep 0.1; done
-            [ "$(sessions)" = "$before" ] || exit 4
-        done
-        idle
-        cp -r /tmp/trace "$OUT/trace"
-        """,
-    )
-    for segment in recorded.segments:
-        recover(segment, Disk())
-        expect_whole(segment)
-        assert babeltrace(segment).events
 
 
 def test_a_full_disk_costs_what_does_not_fit_and_no_more(lttng_guest: Guest) -> None:
