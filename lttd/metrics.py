@@ -175,6 +175,7 @@ LOSS_REASONS: Final[dict[Metric, tuple[Reason, ...]]] = {
     GAPS_UNKNOWN: (
         Reason.OVERWRITTEN,
         Reason.DISCARDED,
+        Reason.ABANDONED,
         Reason.KILLED,
         Reason.FOREIGN_READ,
         Reason.EMPTIED,
