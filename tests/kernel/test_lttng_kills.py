@@ -31,27 +31,29 @@ SCRIPT = rf"""
 WHAT='lttng,events=sched_*,syscalls=*'
 SMALL=,overwrite=yes,subbuffer-size=4K,subbuffers=4,read-timer=200ms
 last() {{ ls -d /tmp/trace/*-lttng | tail -1; }}
-stores() {{ [ $(begun) -gt $segments ] && [ -s $(last)/streams/channel0_0 ]; }}
+has_metadata() {{ [ $(begun) -gt $segments ]; }}
+stores() {{ [ -s $(last)/streams/channel0_0 ]; }}
 before=$(sessions)
 mkdir $OUT/killed
 # Eleven starts read it from memory in less time.
 mkdir -p /tmp/code && cp -a $CHECKOUT/lttd /tmp/code && export PYTHONPATH=/tmp/code
-busy
 for round in $(seq {KILLS}); do
     what=$WHAT
     [ $((round % 2)) = 0 ] && what+=$SMALL
     segments=$(begun)
     start_lttd --append --source "$what"
+    until_lttd has_metadata || exit 9
+    busy  # not before: a start takes long beside it
     until_lttd stores || exit 9
     [ "$(sessions)" != "$before" ] || exit 3
     sleep 0.$((RANDOM % 10))
     kill -9 $pid
     wait $pid 2> /dev/null
+    idle
     cp -r $(last) $OUT/killed
     for _ in $(seq 100); do [ "$(sessions)" = "$before" ] && break; sleep 0.1; done
     [ "$(sessions)" = "$before" ] || exit 4
 done
-idle
 begin_recording --append --source 'lttng,events=sched_*'
 end_recording
 """
