@@ -66,7 +66,7 @@ under_load() {  # SECONDS WHO PID DIR PATTERN: prints the use during a time unde
     idle
 }
 in_a_burst() {  # SECONDS WHO PID DIR PATTERN: the same for a recorder that finds its rings full
-    local seconds=$1 who=$2 before size=-1
+    local seconds=$1 who=$2 before size now
     shift 2
     kill -STOP $1
     busy
@@ -74,9 +74,11 @@ in_a_burst() {  # SECONDS WHO PID DIR PATTERN: the same for a recorder that find
     idle
     before=$(so_far "$@")
     kill -CONT $1
-    until [ $size = $(bytes_in $2 "$3") ] && [ $size != ${before%% *} ]; do
-        size=$(bytes_in $2 "$3")
+    size=${before%% *} now=$size
+    # Afterwards it still records its own few events.
+    while [ $now = ${before%% *} ] || [ $((now - size)) -gt 65536 ]; do
         sleep 0.5
+        size=$now now=$(bytes_in $2 "$3")
     done
     used $who burst $before $(so_far "$@")
 }
