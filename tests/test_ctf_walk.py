@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lttd.abi import ctf_events, ctf_walk
 from lttd.abi.ctf_bits import Bits
 from lttd.abi.ctf_forms import forms_of
+from lttd.abi.ctf_guess import Guess
 from lttd.abi.ctf_heads import Packets, heads_of
 from lttd.abi.ctf_metadata import read_metadata
 from lttd.abi.ctf_plan import Plan
@@ -178,9 +179,9 @@ def test_nearly_every_chunk_is_guessed_right_though_most_bytes_look_like_events(
     assert quick is not None
     bits, packets = Bits(stream.data), stream.packets(len(stream.data))
     walk = ctf_walk.Walk(bits, packets, stream.plan)
-    sizes = Sizes(bits, packets, stream.plan, quick, 1, walk.next_of)
+    guess = Guess(bits, Sizes(bits, packets, stream.plan, quick), 1, walk.next_of)
     begin = np.arange(4096, len(stream.data) - 8192, 1024)
-    found = sizes.likely(begin, begin + 1024, np.zeros(len(begin), np.int64))
+    found = guess.places(begin, begin + 1024, np.zeros(len(begin), np.int64))
     right = np.isin(found, stream.at)
     assert right.sum() > 0.8 * len(begin)
 

@@ -19,7 +19,7 @@ from lttd.abi.base import Damage
 from lttd.abi.ctf_bits import WORD_BITS, Bits, mask_of
 from lttd.abi.ctf_heads import Packets, Stated, stated
 from lttd.abi.ctf_plan import Plan
-from lttd.abi.ctf_walk import find_events
+from lttd.abi.ctf_walk import Found, find_events
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -27,6 +27,8 @@ Mask = npt.NDArray[np.bool_]
 
 BATCH_BYTES: Final = 24 << 20
 """The most content in a batch, but at least a packet; a whole piece of lttv (18 MiB) has room."""
+_PART_EVENTS: Final = 1 << 21
+"""About the most events that are found at once, if packets are walked in parts."""
 
 
 class Walked(NamedTuple):
@@ -41,8 +43,12 @@ class Walked(NamedTuple):
     at: I64
     """The begin of the event, in bytes from the begin of the buffer."""
     row_events: I64
+    row_behind: I64
+    """Per packet: where its last event ends, in bytes; the content's end, if all was walked."""
     row_end: U64
     """Per packet: the time of its last event, or of its begin."""
+    header_bytes: int | I64 | None
+    """The size of the header, of each event if they differ; None: it is not known."""
     damage: list[Damage]
 
     @property
@@ -53,18 +59,50 @@ class Walked(NamedTuple):
 
 
 def walk(bits: Bits, packets: Packets, plan: Plan) -> Iterator[Walked]:
-    """Yield the events of packets of one stream, a bounded batch at a time."""
+    """Yield the events of packets of one stream, a bounded batch of whole packets at a time."""
+    for rows in _batches(packets, BATCH_BYTES):
+        some = packets.some(rows)
+        yield _walked(bits, some, rows.start, plan, find_events(bits, some, plan))
+
+
+def walk_parts(bits: Bits, packets: Packets, plan: Plan) -> Iterator[Walked]:
+    """Yield the events of packets as ``walk`` does, but of a large packet some at a time.
+
+    So memory is bounded, however small events are.
+    """
+    part_bytes = min(BATCH_BYTES, _PART_EVENTS * plan.least_bytes)
+    for rows in _batches(packets, part_bytes):
+        some = packets.some(rows)
+        if rows.stop - rows.start > 1:
+            yield _walked(bits, some, rows.start, plan, find_events(bits, some, plan))
+        else:
+            yield from _parts(bits, some, rows.start, plan, part_bytes)
+
+
+def _batches(packets: Packets, most_bytes: int) -> Iterator[slice]:
+    """Yield adjoining packets with so many bytes at most, but at least one."""
     filled = np.cumsum((packets.end_bits >> 3) - packets.offset_bytes)
     first = 0
     while first < len(filled):
         so_far = int(filled[first - 1]) if first else 0
-        behind = max(int(np.searchsorted(filled, so_far + BATCH_BYTES, "right")), first + 1)
-        yield _walked(bits, packets.some(slice(first, behind)), first, plan)
+        behind = max(int(np.searchsorted(filled, so_far + most_bytes, "right")), first + 1)
+        yield slice(first, behind)
         first = behind
 
 
-def _walked(bits: Bits, packets: Packets, first_row: int, plan: Plan) -> Walked:
-    found = find_events(bits, packets, plan)
+def _parts(bits: Bits, packet: Packets, row: int, plan: Plan, part_bytes: int) -> Iterator[Walked]:
+    """Yield the events of a packet, some at a time."""
+    end = (packet.end_bits + 7) >> 3
+    while True:
+        until = (packet.first_bits >> 3) + part_bytes
+        walked = _walked(bits, packet, row, plan, find_events(bits, packet, plan, until))
+        yield walked
+        if walked.damage or walked.row_behind[0] >= end[0]:
+            return
+        packet = packet._replace(first_bits=walked.row_behind << 3, begin=walked.row_end)
+
+
+def _walked(bits: Bits, packets: Packets, first_row: int, plan: Plan, found: Found) -> Walked:
     counts = found.row_events
 
     def row() -> I64:
@@ -76,7 +114,17 @@ def _walked(bits: Bits, packets: Packets, first_row: int, plan: Plan) -> Walked:
     filled = counts > 0
     row_end[filled] = time[np.cumsum(counts)[filled] - 1]
     damage = [one._replace(row=one.row + first_row) for one in found.damage]
-    return Walked(first_row, time, heads.number, found.at, counts, row_end, damage)
+    return Walked(
+        first_row,
+        time,
+        heads.number,
+        found.at,
+        counts,
+        found.row_behind,
+        row_end,
+        heads.header_bytes,
+        damage,
+    )
 
 
 def _times(heads: Stated, row: Callable[[], I64], counts: I64, begin: U64) -> U64:

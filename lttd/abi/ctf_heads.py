@@ -1,7 +1,7 @@
 """Read the headers of many events: their ids, the bits of time that they state, and their ends."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from lttd.abi.ctf_plan import OTHER, Plan, Quick
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
+
+_NONE: Final = np.empty(0, np.int64)
 
 
 class Packets(NamedTuple):
@@ -109,6 +111,8 @@ class Stated(NamedTuple):
     """The rows in which there are others."""
     other_bits: I64
     """The number of bits there."""
+    header_bytes: "int | I64 | None"
+    """The size of the header, of each event if they differ; None: it is not known."""
 
 
 def stated(bits: Bits, at: I64, row: Callable[[], I64], packets: Packets, plan: Plan) -> Stated:
@@ -118,18 +122,24 @@ def stated(bits: Bits, at: I64, row: Callable[[], I64], packets: Packets, plan: 
         base, end = packets.offset_bytes[rows] << 3, packets.end_bits[rows]
         heads = heads_of(bits, at << 3, base, end, plan)
         every = np.arange(len(at))
-        return Stated(heads.number, heads.time, 0, every, heads.time_bits)
+        return Stated(heads.number, heads.time, 0, every, heads.time_bits, None)
     quick = plan.quick
-    tags, time = _tags_and_times(bits, at, quick)
-    number, form = quick.number.take(tags), quick.form.take(tags)
-    number_others(number, form, bits, at, plan, quick)
     forms = quick.forms.all
+    tags, time = _tags_and_times(bits, at, quick)
+    number = quick.number.take(tags)
     sizes = [0 if each.time is None else each.time.size_bits for each in forms]
-    others = np.flatnonzero(form) if len(forms) > 1 else np.empty(0, np.int64)
-    for one in range(1, len(forms)) if len(others) else ():
+    ends = np.array([each.end_bits >> 3 for each in forms])
+    form = quick.form.take(tags)
+    _number_others(number, form, bits, at, plan)
+    if not form.any():
+        return Stated(number, time, sizes[0], _NONE, _NONE, int(ends[0]))
+    others = np.flatnonzero(form)
+    for one in range(1, len(forms)):
         rows = others[form[others] == one]
         time[rows] = _time_of(forms[one], bits, at[rows])
-    return Stated(number, time, sizes[0], others, np.array(sizes).take(form[others]))
+    header_bytes = ends.take(form) if len(set(ends.tolist())) > 1 else int(ends[0])
+    other_bits = np.array(sizes).take(form[others])
+    return Stated(number, time, sizes[0], others, other_bits, header_bytes)
 
 
 def tags_of(bits: Bits, at: I64, quick: Quick) -> I64:
@@ -149,13 +159,14 @@ def indexes(words: Words, tag: Spot, quick: Quick) -> I64:
     return (words & words.dtype.type(top)).astype(np.int64)
 
 
-def number_others(
-    number: I64, form: npt.NDArray[np.int8], bits: Bits, at: I64, plan: Plan, quick: Quick
+def _number_others(
+    number: I64, form: npt.NDArray[np.int8], bits: Bits, at: I64, plan: Plan
 ) -> None:
     """Enter the numbers of events whose headers state another id than the tag."""
-    for one, each in enumerate(quick.forms.all):
+    for one, each in enumerate(plan.quick.forms.all if plan.quick else ()):
         if each.id is not None:
-            rows = np.flatnonzero((form == one) & (number == OTHER))
+            rows = np.flatnonzero(number == OTHER)
+            rows = rows[form[rows] == one]
             if len(rows):
                 number[rows] = plan.numbers_of(each.id.read(bits, at[rows]))
 

@@ -213,6 +213,22 @@ class Plan:
             at = None if at is None else end_bits(body, at)
         return 0 if at is None else aligned(at, self.align_bits) - begin_bits
 
+    @cached_property
+    def least_bytes(self) -> int:
+        """At least so many bytes are in any event."""
+        if self.quick is None:
+            return 1
+        header = min(form.end_bits for form in self.quick.forms.all) // _BYTE
+        least = [int(one) for one in self.quick.size if one]
+        for event, stages in zip(self.events, self.stages, strict=True):
+            if stages is None:
+                sized = any(self._size(event, form, 0) for form in self.quick.forms.all)
+                least += [] if sized else [header]
+            else:
+                fields = sum(one.skip_bytes + (one.length is None) for one in stages.all)
+                least.append(header + fields + stages.rest_bytes)
+        return max(min(least, default=1), 1)
+
     def context_spot(self, name: str) -> Spot | None:
         """Return the place of a number in the stream's context, from the end of the header.
 

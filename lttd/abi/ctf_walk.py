@@ -1,13 +1,14 @@
 """Find where the events of CTF packets begin, in lockstep: a step takes an event of every row.
 
-Packets are large (256 KiB is usual) and few, and an event says nowhere how long it is: only its
-class does.  So a packet is cut into chunks, and a chunk is a row that begins at any byte:
+Packets are large (1 MiB is usual) and few, and an event says nowhere how long it is: only its class
+does.  So a packet is cut into chunks, and a chunk is a row that begins at any byte:
 
 1. The first row of a packet begins at an event.  The others begin where several events seem to
-   follow one another (``Sizes.likely``), which is nearly always right.
-2. Each row follows the chain of events from its begin to the first event beyond its end.
-3. A row has to begin where the one before it ended.  One that does not is walked again from there.
-   After a few rounds of this, a packet whose rows still do not meet is walked again as one row.
+   follow one another (``lttd.abi.ctf_guess``), which is nearly always right.
+2. Each row follows the chain of events from its begin to the begin of the next row, or beyond.
+3. A row has to begin where the one before it ended.  One that does not is walked again from there,
+   until it meets its old chain.  After a few rounds of this, a packet whose rows still do not meet
+   is walked again as one row.
 
 So an event is one only if the chain from the begin of its packet leads to it, whatever was guessed.
 
@@ -26,6 +27,7 @@ import numpy.typing as npt
 
 from lttd.abi.base import Damage
 from lttd.abi.ctf_bits import Bits
+from lttd.abi.ctf_guess import Guess
 from lttd.abi.ctf_heads import Packets, heads_of
 from lttd.abi.ctf_plan import Plan
 from lttd.abi.ctf_sizes import FIELDS, NOTHING, Sizes
@@ -34,12 +36,15 @@ I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 _CHUNK_BYTES: Final = 4096
+"""The least bytes of a chunk."""
+_ROWS: Final = 512
+"""So many rows make good use of numpy; more of them only mean more begins to guess."""
 _MOST_ROUNDS: Final = 6
 """How often rows that do not meet are walked again, before their packets are as a whole."""
-_STEPS, _MOST_STEPS = 4, 8
+_STEPS, _MOST_STEPS = 4, 16
 """How many steps are made at once: so many that about half of the rows have to wait then."""
 _NONE: Final = np.empty(0, np.int64)
-_DONE_SHARE: Final = 4
+_DONE_SHARE: Final = 2
 """Rows that are done leave when they are this share of all."""
 
 
@@ -50,14 +55,19 @@ class Found(NamedTuple):
     """In bytes from the begin of the buffer; ascending."""
     row_events: I64
     """The number of events of each packet."""
+    row_behind: I64
+    """The end of the last event of each packet; the content's end, if all of it was walked."""
     damage: list[Damage]
 
 
-def find_events(bits: Bits, packets: Packets, plan: Plan) -> Found:
-    """Return the begins of all events of some packets, which are ascending in the buffer."""
+def find_events(bits: Bits, packets: Packets, plan: Plan, until: I64 | None = None) -> Found:
+    """Return the begins of all events of some packets, which are ascending in the buffer.
+
+    *until*: the byte before which an event has to begin, for each packet.
+    """
     if not len(packets.offset_bytes):
-        return Found(np.empty(0, np.int64), np.empty(0, np.int64), [])
-    return Walk(bits, packets, plan).found()
+        return Found(_NONE, _NONE, _NONE, [])
+    return Walk(bits, packets, plan, until).found()
 
 
 class _Rows(NamedTuple):
@@ -68,6 +78,10 @@ class _Rows(NamedTuple):
     stop: I64
     """A row is done when it is here or further."""
     packet: I64
+
+    def some(self, which: I64 | Mask) -> "_Rows":
+        """Return copies of some rows."""
+        return _Rows(*(column[which] for column in self))
 
 
 class _Chains(NamedTuple):
@@ -82,56 +96,76 @@ class _Chains(NamedTuple):
     dead: frozenset[int]
     """The rows that could not go on."""
 
-    def replaced(self, rows: I64, by: "_Chains") -> "_Chains":
-        """Return these with other chains for some *rows*."""
+    def replaced(self, rows: I64, by: "_Chains", met: Mask) -> "_Chains":
+        """Return these with other chains for some *rows*.
+
+        *met*: which of the new ones end at an event of the old one, which goes on from there.
+        """
         events, end = self.events.copy(), self.end.copy()
-        kept = np.ones(len(events), np.bool_)
-        kept[rows] = False
-        at = np.concatenate((self.at[np.repeat(kept, events)], by.at))
+        behind = np.cumsum(events)
+        kept = np.ones(len(self.at), np.bool_)
+        dead = set(self.dead)
+        for number, row in enumerate(rows.tolist()):
+            last = int(behind[row])
+            first = last - int(events[row])
+            until = last
+            if met[number]:
+                until = first + int(np.searchsorted(self.at[first:last], by.end[number]))
+            else:
+                end[row] = by.end[number]
+                dead = dead - {row} | ({row} if number in by.dead else set())
+            kept[first:until] = False
+            events[row] = by.events[number] + last - until
+        at = np.concatenate((self.at[kept], by.at))
         at.sort(kind="stable")  # which merges them: rows are ascending in the buffer
-        events[rows], end[rows] = by.events, by.end
-        numbers = rows.tolist()
-        dead = self.dead.difference(numbers).union(numbers[row] for row in by.dead)
-        return _Chains(at, events, end, dead)
+        return _Chains(at, events, end, frozenset(dead))
 
 
 class Walk:
     """The walk of some packets."""
 
-    def __init__(self, bits: Bits, packets: Packets, plan: Plan) -> None:
+    def __init__(self, bits: Bits, packets: Packets, plan: Plan, until: I64 | None = None) -> None:
+        """*until*: see ``find_events``."""
         self._bits = bits
         self._packets = packets
         self._plan = plan
-        step = max(plan.align_bits >> 3, 1)
         base = packets.offset_bytes << 3
         first = packets.first_bits + ((base - packets.first_bits) & (plan.align_bits - 1))
         self._end = (packets.end_bits + 7) >> 3
         self._first = np.minimum((first + 7) >> 3, self._end)
+        self._stop = self._end if until is None else np.minimum(until, self._end)
         self._sizes = None
         if plan.quick is not None:
-            self._sizes = Sizes(bits, packets, plan, plan.quick, step, self.next_of)
+            self._sizes = Sizes(bits, packets, plan, plan.quick)
 
     def found(self) -> Found:
         """Walk."""
-        chunks = np.maximum(-(-(self._end - self._first) // _CHUNK_BYTES), 1)
+        rows = self._guessed()
+        return self._result(self._joined(self._follow(rows), rows), rows)
+
+    def _guessed(self) -> _Rows:
+        """Cut the packets into rows."""
+        size = np.maximum(self._stop - self._first, 0)
+        chunk_bytes = max(_CHUNK_BYTES, int(size.sum()) // _ROWS)
+        chunks = np.maximum(size // chunk_bytes, 1)
         if self._sizes is None:
             chunks[:] = 1
+        step = max(self._plan.align_bits >> 3, 1)
         packet = np.repeat(np.arange(len(chunks)), chunks)
-        first_row = np.cumsum(chunks) - chunks
-        number = np.arange(len(packet)) - np.repeat(first_row, chunks)
-        begin = self._first[packet] + number * _CHUNK_BYTES
+        number = np.arange(len(packet)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
+        at = self._first[packet] + number * (size // chunks // step * step)[packet]
+        stop = np.append(at[1:], 0)
         is_last = number == chunks[packet] - 1
-        stop = np.where(is_last, self._end[packet], begin + _CHUNK_BYTES)
-        at = begin.copy()
+        stop[is_last] = self._stop
         later = np.flatnonzero(number)
         if self._sizes is not None and len(later):
-            at[later] = self._sizes.likely(begin[later], stop[later], packet[later])
-        guessed = np.flatnonzero(at >= 0)
-        chains = _Chains(
-            np.empty(0, np.int64), np.zeros(len(at), np.int64), np.full(len(at), -1), frozenset()
-        ).replaced(guessed, self._follow(_Rows(at[guessed], stop[guessed], packet[guessed])))
-        chains = self._joined(chains, _Rows(at, stop, packet))
-        return self._result(chains, _Rows(at, stop, packet), first_row)
+            guess = Guess(self._bits, self._sizes, step, self.next_of)
+            at[later] = guess.places(at[later], stop[later], packet[later])
+            known = at >= 0
+            at, packet = at[known], packet[known]
+            stop = np.append(at[1:], 0)
+            stop[np.append(packet[1:] != packet[:-1], True)] = self._stop
+        return _Rows(at, stop, packet)
 
     def _joined(self, chains: _Chains, rows: _Rows) -> _Chains:
         """Walk rows again until each begins where the one before it ended.
@@ -139,31 +173,35 @@ class Walk:
         Rows after one that could not go on may begin anywhere.
         """
         same = rows.packet[1:] == rows.packet[:-1]
-        wrong = np.empty(0, np.int64)
+        wrong = _NONE
         for _ in range(_MOST_ROUNDS):
-            apart = same & (chains.end[:-1] != rows.at[1:]) & (chains.end[:-1] >= 0)
+            apart = same & (chains.end[:-1] != rows.at[1:])
             apart[list(chains.dead - {len(same)})] = False
             wrong = np.flatnonzero(apart) + 1
             if not len(wrong):
                 return chains
             rows.at[wrong] = chains.end[wrong - 1]
-            again = _Rows(rows.at[wrong], rows.stop[wrong], rows.packet[wrong])
-            chains = chains.replaced(wrong, self._follow(again))
+            again = self._follow(rows.some(wrong), chains.at)
+            met = again.end < rows.stop[wrong]
+            met[list(again.dead)] = False
+            chains = chains.replaced(wrong, again, met)
         for packet in np.unique(rows.packet[wrong]).tolist():
             which = np.flatnonzero(rows.packet == packet)
             some = np.array([packet])
-            whole = _Rows(self._first[some], self._end[some], some)
+            whole = _Rows(self._first[some], self._stop[some], some)
             one = self._follow(whole)
-            end = np.full(len(which), one.end[0])
             count = np.zeros(len(which), np.int64)
             count[0] = one.events[0]
-            chains = chains.replaced(which, one._replace(events=count, end=end))
+            end = np.full(len(which), one.end[0])
+            whole_chain = one._replace(events=count, end=end)
+            chains = chains.replaced(which, whole_chain, np.zeros(len(which), np.bool_))
         return chains
 
-    def _result(self, chains: _Chains, rows: _Rows, first_row: I64) -> Found:
+    def _result(self, chains: _Chains, rows: _Rows) -> Found:
         """Leave out what comes after damage, and an event that does not fit into its packet."""
         at, damage = chains.at, []
         count = chains.events.copy()
+        first_row = np.searchsorted(rows.packet, np.arange(len(self._end)))
         behind = np.append(first_row[1:], len(count))
         met: set[int] = set()
         for row in sorted(chains.dead):
@@ -179,7 +217,8 @@ class Walk:
                     count[row + 1 : behind[packet]] = 0
         row_events = np.add.reduceat(count, first_row)
         last = np.cumsum(row_events) - 1
-        odd = (chains.end[behind - 1] != self._end) | (self._packets.end_bits & 7 != 0)
+        end = chains.end[behind - 1]
+        odd = (end > self._end) | (self._packets.end_bits & 7 != 0)
         tested = np.flatnonzero((odd | (self._plan.align_bits > 8)) & (row_events > 0))
         if len(tested):
             _, wrong, reason = self.next_of(at[last[tested]], tested)
@@ -187,23 +226,27 @@ class Walk:
             damage += [Damage(one, int(at[last[one]]), reason) for one in cut.tolist()]
             at = np.delete(at, last[cut])
             row_events[cut] -= 1
-        return Found(at, row_events, sorted(damage))
+        row_behind = np.where(self._stop < self._end, np.minimum(end, self._end), self._end)
+        row_behind[[one.row for one in damage]] = self._end[[one.row for one in damage]]
+        return Found(at, row_events, row_behind, sorted(damage))
 
-    def _follow(self, rows: _Rows) -> _Chains:
-        """Follow the chains of rows to their ends."""
+    def _follow(self, rows: _Rows, known: I64 = _NONE) -> _Chains:
+        """Follow the chains of rows to their ends, or to one of the *known* events."""
         found = _Following(rows, _STEPS if self._sizes else 0)
         ids = np.flatnonzero(rows.at < rows.stop)
-        going = _Rows(*(column[ids] for column in rows))
+        going = rows.some(ids)
         while len(ids):
             steps: list[I64] = []
             done = np.zeros(len(ids), np.bool_)
             left = len(ids)
             while left and left >= len(ids) - len(ids) // _DONE_SHARE:
                 going = self._round(ids, going, steps, found)
+                if len(known):
+                    going = going._replace(stop=_meeting(known, going))
                 done = going.at >= going.stop
                 left = len(ids) - int(np.count_nonzero(done))
             found.walked(ids, [*steps, going.at], going.stop)
-            ids, going = ids[~done], _Rows(*(column[~done] for column in going))
+            ids, going = ids[~done], going.some(~done)
         return found.result()
 
     def _round(self, ids: I64, rows: _Rows, steps: list[I64], found: "_Following") -> _Rows:
@@ -212,21 +255,21 @@ class Walk:
         Append to *steps* where the rows were.
         """
         at, stop, packet = rows
-        size = np.zeros(len(at), np.int64)
-        for _ in range(found.steps):
-            assert self._sizes is not None  # else there are no such steps
-            steps.append(at)
-            size = self._sizes.sizes(at, packet)
-            at = at + size
-        waits = np.flatnonzero((size == 0) & (at < stop))
-        found.waited(len(waits), len(at))
-        if len(waits):
+        waits = at < stop
+        if self._sizes is not None:
+            places = self._sizes.steps(at, packet, found.steps)
+            steps += list(places[:-1])
+            at = places[-1]
+            waits = (at == places[-2]) & (at < stop)
+        which = np.flatnonzero(waits)
+        found.waited(len(which), len(at))
+        if len(which):
             steps.append(at)
             at = at.copy()
-            at[waits], dead = self._looked_at(at[waits], packet[waits])
+            at[which], dead = self._looked_at(at[which], packet[which])
             if len(dead):
-                stop[waits[dead]] = at[waits[dead]]
-                found.ended(ids[waits[dead]])
+                stop[which[dead]] = at[which[dead]]
+                found.ended(ids[which[dead]])
         return rows._replace(at=at)
 
     def _looked_at(self, at: I64, packet: I64) -> tuple[I64, I64]:
@@ -281,6 +324,12 @@ class Walk:
             wrong |= stuck
             reason = reason or "an event has no size"
         return following, wrong, reason
+
+
+def _meeting(known: I64, rows: _Rows) -> I64:
+    """Return where rows stop: those that are at a known event, here."""
+    met = known.take(np.searchsorted(known, rows.at), mode="clip") == rows.at
+    return np.where(met & (rows.at < rows.stop), rows.at, rows.stop)
 
 
 class _Following:

@@ -18,7 +18,7 @@ from lttd.abi import ctf
 from lttd.abi.base import Buffer, Damage, Decoded, Headers
 from lttd.abi.ctf_bits import Bits
 from lttd.abi.ctf_classes import MetadataError, Trace
-from lttd.abi.ctf_events import walk
+from lttd.abi.ctf_events import walk_parts
 from lttd.abi.ctf_heads import Packets, firsts_of
 from lttd.abi.ctf_metadata import read_metadata
 from lttd.abi.ctf_plan import Plan
@@ -159,9 +159,9 @@ class CtfContext:
         last = headers.begin.copy()
         damage: list[Damage] = []
         bits = Bits(data)
-        for walked in walk(bits, self.packets(bits, headers.offset_bytes, plan), plan):
+        for walked in walk_parts(bits, self.packets(bits, headers.offset_bytes, plan), plan):
             behind = walked.first_row + len(walked.row_events)
-            counts[walked.first_row : behind] = walked.row_events
+            counts[walked.first_row : behind] += walked.row_events
             last[walked.first_row : behind] = self.layout.ns_of(walked.row_end)
             damage += walked.damage
         return Decoded(counts, last, damage)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ctf_bits import Bits
-from lttd.abi.ctf_events import Walked, walk
+from lttd.abi.ctf_events import Walked, walk_parts
 from lttd.abi.ctf_plan import Plan
 from lttd.view.ctf.context import CtfContext
 from lttd.view.ctf.fields import CtfRecords, pids_of
@@ -35,6 +35,7 @@ from lttd.view.window import Piece, WindowStream
 U64 = npt.NDArray[np.uint64]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 class CtfTypes:
@@ -95,7 +96,7 @@ def _name_of(declared: str, channel: str) -> EventName:
 
 
 class _Found(NamedTuple):
-    """Events of some packets of one stream, in the order of the stream."""
+    """Events of one member of a piece, in the order of the stream."""
 
     key: U64
     """The times as running maxima, so that a stream keeps its order."""
@@ -105,7 +106,10 @@ class _Found(NamedTuple):
     type: I32
     pid: I32
     packet: I64
-    member: I32
+
+    def some(self, rows: slice | Mask) -> "_Found":
+        """Return some of the events."""
+        return _Found(*(column[rows] for column in self))
 
 
 class CtfDecoder(PieceDecoder[CtfTypes]):
@@ -120,30 +124,37 @@ class CtfDecoder(PieceDecoder[CtfTypes]):
         """See ``PieceDecoder``."""
         bits = Bits(loaded.data)
         found: list[_Found] = []
+        members: list[int] = []
         floors: dict[int, np.uint64] = {}
+        for member, one in self._walks(piece, bits, loaded):
+            _keep_order(one.key, id(loaded.members[member].source), floors)
+            found.append(one)
+            members.append(member)
+        every = joined(found, ("u8", "u8", "i8", "i8", "i4", "i4", "i8"))
+        key, time, at, size, types, pid, packet = every
+        lengths = [len(one.key) for one in found]
+        member_of = np.repeat(np.array(members, np.int64), lengths)
+        order = order_by_time(key)
+        if order is not None:
+            time, at, size, types, pid, packet, member_of = (
+                column.take(order) for column in (time, at, size, types, pid, packet, member_of)
+            )
         number_of = {id(source): number for number, source in enumerate(sources)}
         of_members = [each.source for each in loaded.members]
         numbers = np.array([number_of[id(source)] for source in of_members] or [0], np.int32)
-        for one in self._walks(piece, bits, loaded):
-            _keep_order(one, numbers, floors)
-            found.append(one)
-        every = joined(found, ("u8", "u8", "i8", "i8", "i4", "i4", "i8", "i4"))
-        key, time, at, size, types, pid, packet, member = every
-        order = order_by_time(key)
-        if order is not None:
-            time, at, size, types, pid, packet, member = (
-                column.take(order) for column in (time, at, size, types, pid, packet, member)
-            )
         cpus = np.array([source.cpu for source in of_members] or [0], np.uint16)
         nothing = np.zeros(len(time), np.uint8)
         columns = Columns(
-            time, cpus.take(member), types, pid, nothing, nothing, at, size.astype(np.uint32),
+            time, cpus.take(member_of), types, pid, nothing, nothing, at, size.astype(np.uint32),
             packet=packet,
         )  # fmt: skip
-        return columns, numbers.take(member)
+        return columns, numbers.take(member_of)
 
-    def _walks(self, piece: Piece, bits: Bits, loaded: Loaded) -> Iterator[_Found]:
-        """Yield the events of the members; those of one class are walked together."""
+    def _walks(self, piece: Piece, bits: Bits, loaded: Loaded) -> Iterator[tuple[int, _Found]]:
+        """Yield the events of the members, by their numbers; those of a class are walked together.
+
+        A member may come several times; its events are in the order of the stream.
+        """
         alike: dict[tuple[int, str, str], list[int]] = {}
         for number, member in enumerate(loaded.members):
             source = member.source
@@ -160,18 +171,18 @@ class CtfDecoder(PieceDecoder[CtfTypes]):
                 walked = _Pages(members, pages, part, channel, segment)
                 yield from self._walk(piece, bits, plan, context, walked)
             elif len(pages.offset):
-                told = (
+                why = (
                     f"the metadata declares no stream {context.stream_id}: its events are left out"
                 )
                 for one in np.flatnonzero(np.bincount(pages.part)).tolist():
                     first = int(pages.offset[pages.part == one][0])
-                    self.notes.add(members[one].note(first, told))
+                    self.notes.add(members[one].note(first, why))
 
     def _walk(
         self, piece: Piece, bits: Bits, plan: Plan, context: CtfContext, of: "_Pages"
-    ) -> Iterator[_Found]:
+    ) -> Iterator[tuple[int, _Found]]:
         packets = context.packets(bits, of.pages.offset, plan)
-        for walked in walk(bits, packets, plan):
+        for walked in walk_parts(bits, packets, plan):
             for damage in walked.damage:
                 member = of.members[int(of.pages.part[damage.row])]
                 reason = f"{damage.reason}; the rest of the packet is left out"
@@ -179,17 +190,16 @@ class CtfDecoder(PieceDecoder[CtfTypes]):
             rows = slice(walked.first_row, walked.first_row + len(walked.row_events))
             time = context.layout.ns_of(walked.time)
             begin = np.repeat(of.pages.begin[rows], walked.row_events)
-            size = _sizes(walked, packets.end_bits[rows])
             packet = np.repeat(packets.offset_bytes[rows], walked.row_events)
-            pid = pids_of(plan, bits, walked.at, packet)
             types = self.types.numbers(plan, walked.number, of.channel, of.segment)
-            member_of = np.repeat(of.member[rows], walked.row_events)
-            columns = (np.maximum(time, begin), time, walked.at, size, types, pid, packet)
-            kept = within(piece, columns[0])
-            if not kept.all():
-                columns = tuple(column[kept] for column in columns)  # type: ignore[assignment]
-                member_of = member_of[kept]
-            yield _Found(*columns, member_of)
+            pid = pids_of(plan, bits, walked, packet)
+            key = np.maximum(time, begin)
+            found = _Found(key, time, walked.at, _sizes(walked), types, pid, packet)
+            kept = within(piece, key)
+            for member_number, span in _spans(of.member[rows], walked.row_events):
+                which = _which(kept, span)
+                if which is not None:
+                    yield member_number, found.some(which)
 
 
 class _Pages(NamedTuple):
@@ -203,25 +213,42 @@ class _Pages(NamedTuple):
     segment: str
 
 
-def _keep_order(found: _Found, stream_of: I32, floors: dict[int, np.uint64]) -> None:
-    """Make keys running maxima in each stream; *floors* are those so far."""
-    key = found.key
-    if not len(key):
-        return
-    firsts = np.flatnonzero(np.append(True, found.member[1:] != found.member[:-1]))
-    behind = np.append(firsts[1:], len(key))
-    for first, end in zip(firsts.tolist(), behind.tolist(), strict=True):
-        number, keys = int(stream_of[found.member[first]]), key[first:end]
-        keys[0] = max(keys[0], floors.get(number, np.uint64(0)))
-        np.maximum.accumulate(keys, out=keys)
-        floors[number] = keys[-1]
+def _spans(members: I32, row_events: I64) -> Iterator[tuple[int, slice]]:
+    """Yield the members of some packets, and the events of each."""
+    firsts = np.flatnonzero(np.append(True, members[1:] != members[:-1])[: len(members)])
+    counts = np.add.reduceat(row_events, firsts) if len(firsts) else row_events
+    begin = 0
+    for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
+        yield int(members[first]), slice(begin, begin + count)
+        begin += count
 
 
-def _sizes(walked: Walked, end_bits: I64) -> I64:
+def _which(kept: Mask, span: slice) -> slice | Mask | None:
+    """Return which events to keep within a span of them; a slice needs no copy; None: none."""
+    some = kept[span]
+    count = int(np.count_nonzero(some))
+    if not count:
+        return None
+    first = int(some.argmax())
+    if some[first : first + count].all():
+        return slice(span.start + first, span.start + first + count)
+    found = np.zeros(len(kept), np.bool_)
+    found[span] = some
+    return found
+
+
+def _keep_order(key: U64, stream: int, floors: dict[int, np.uint64]) -> None:
+    """Make keys running maxima in a stream; *floors* are those of all streams so far."""
+    key[0] = max(key[0], floors.get(stream, np.uint64(0)))
+    np.maximum.accumulate(key, out=key)
+    floors[stream] = key[-1]
+
+
+def _sizes(walked: Walked) -> I64:
     """Return the distance of each event to the next one, or to the end of the content."""
     size = np.empty(len(walked.at), np.int64)
     size[:-1] = walked.at[1:] - walked.at[:-1]
     filled = walked.row_events > 0
     last = np.cumsum(walked.row_events)[filled] - 1
-    size[last] = ((end_bits[filled] + 7) >> 3) - walked.at[last]
+    size[last] = walked.row_behind[filled] - walked.at[last]
     return size

@@ -28,7 +28,8 @@ from lttd.abi.ctf_classes import (
     String,
     Struct,
 )
-from lttd.abi.ctf_heads import bodies_of, header_bytes
+from lttd.abi.ctf_events import Walked
+from lttd.abi.ctf_heads import bodies_of
 from lttd.abi.ctf_nodes import Group, Leaf, Listed, Node, Text, is_text
 from lttd.abi.ctf_plan import Plan
 from lttd.abi.ftrace_format import Encoding, Field, Format
@@ -189,16 +190,19 @@ def _below(path: Path, node: Node) -> Iterator[tuple[Path, Node]]:
             yield from _below((*path, name), inner)
 
 
-def pids_of(plan: Plan, bits: Bits, at: I64, packet: I64) -> I32:
-    """Return the tasks of events, if the stream's context states them; else -1."""
+def pids_of(plan: Plan, bits: Bits, walked: Walked, packet: I64) -> I32:
+    """Return the tasks of events, if the stream's context states them; else -1.
+
+    *packet*: where the packet of each event begins, in bytes.
+    """
+    at = walked.at
     context = plan.stream.event_context
     name = task_of(context)
     if context is None or name is None:
         return np.full(len(at), _NONE, np.int32)
-    quick = plan.quick
     spot = plan.context_spot(name)
-    if quick is not None and spot is not None and spot.is_word:
-        return spot.words(bits, at + header_bytes(bits, at, quick)).astype(np.int32)
+    if walked.header_bytes is not None and spot is not None and spot.is_word:
+        return spot.words(bits, at + walked.header_bytes).astype(np.int32)
     scan, place = bodies_of(bits, at, packet, plan)
     node, _ = scan.locate(context, place, STREAM_EVENT_CONTEXT)
     assert isinstance(node, Group)
