@@ -51,7 +51,17 @@ _TRIALS: Final = (
     _Trial(0, 192, 16, 4, plain=False),
     _Trial(0, 192, 2, 6, plain=False),
 )
-_NEAR_BYTES: Final = 4
+
+
+class _Chains(NamedTuple):
+    """Events that seem to follow one another."""
+
+    first: I64
+    """The number of the place where each chain begins."""
+    last: I64
+    """Where its last event begins."""
+    elapsed: U64
+    """The time that passes in it."""
 
 
 class Guess:
@@ -81,18 +91,16 @@ class Guess:
         """So many bits of the time are in the headers of all events."""
 
     def places(self, begin: I64, stop: I64, packet: I64) -> I64:
-        """Return a place of each row from which on several events seem to follow; -1: none."""
+        """Return a place of each row where an event seems to begin; -1: there is none."""
         found = np.full(len(begin), -1, np.int64)
         for trial in _TRIALS:
             rows = np.flatnonzero(found < 0)
             if not len(rows):
                 break
             row, at, tags = self._tried(rows, begin[rows], trial)
-            inside = at < stop[row]
-            if not inside.all():
-                row, at, tags = row[inside], at[inside], tags[inside]
-            good, passed = self._good(at, tags, packet[row], trial)
-            found = _first(row[good], at[good], passed, found)
+            chain = self._chains(at, tags, packet[row], trial)
+            inside = chain.last < stop[row[chain.first]]
+            _enter(found, row, _Chains(*(column[inside] for column in chain)))
         return found
 
     def _tried(self, rows: I64, begin: I64, trial: _Trial) -> tuple[I64, I64, Column]:
@@ -120,16 +128,13 @@ class Guess:
         row = which // count
         return rows[row], place[row] + (which - row * count) * self._step, tags[which]
 
-    def _good(self, at: I64, tags: Column, packet: I64, trial: _Trial) -> tuple[I64, U64]:
-        """Return the numbers of the places from which on events seem to follow.
-
-        And how much time passes in these events.
-        """
-        left = np.arange(len(at))
+    def _chains(self, at: I64, tags: Column, packet: I64, trial: _Trial) -> _Chains:
+        """Return the chains of events that begin at some of the places."""
+        first = np.arange(len(at))
         elapsed = np.zeros(len(at), np.uint64)
         before = None
         for _ in range(trial.hops):
-            of = packet[left]
+            of = packet[first]
             after, known = self._after(tags, at, of, trial)
             behind = self._sizes.end[of]
             # One that is the last of its packet ends there.
@@ -144,16 +149,15 @@ class Guess:
             later = self._low_times(following, next_tags)
             passed = (later - earlier) & mask_of(self._time_bits)
             good = self._in_order(passed, trial.share)
-            elapsed[left[some]] += passed
+            elapsed[first[some]] += passed
             stay = np.flatnonzero(stays)
             kept = np.concatenate((some[good], stay))
             staying = np.zeros(len(stay), np.uint64) if before is None else before[stay]
             before = np.concatenate((later[good], staying))
-            left = left[kept]
+            first = first[kept]
             tags = np.concatenate((next_tags[good], tags[stay]))
             at = np.concatenate((following[good], at[stay]))
-        left.sort()
-        return left, elapsed[left]
+        return _Chains(first, at, elapsed[first])
 
     def _after(self, tags: Column, at: I64, packet: I64, trial: _Trial) -> tuple[I64, Mask]:
         """Return where the next events begin, and which of these places are known."""
@@ -191,18 +195,14 @@ class Guess:
         return found
 
 
-def _first(row: I64, at: I64, passed: U64, found: I64) -> I64:
-    """Enter the first place of each row.
+def _enter(found: I64, row: I64, chains: _Chains) -> None:
+    """Enter the end of a chain for each row; *row* is that of each place.
 
-    A NUL before a header may look like a header of id 0, with some of the time's bits: so of places
-    that are within _NEAR_BYTES, take the one from which on the least time passes.
+    Of several chains of a row it takes one in which the least time passes.  A chain that begins
+    where no event does often meets the events of the row; so its last place is the surest.
     """
-    first = np.flatnonzero(np.append(True, row[1:] != row[:-1])[: len(row)])
-    best = first
-    for later in range(1, _NEAR_BYTES):
-        other = np.minimum(first + later, len(row) - 1)
-        nearer = (row[other] == row[first]) & (at[other] - at[first] < _NEAR_BYTES)
-        best = np.where(nearer & (passed[other] < passed[best]), other, best)
-    found = found.copy()
-    found[row[best]] = at[best]
-    return found
+    rows = row[chains.first]
+    order = np.lexsort((chains.elapsed, rows))
+    rows = rows[order]
+    best = np.flatnonzero(np.append(True, rows[1:] != rows[:-1])[: len(rows)])
+    found[rows[best]] = chains.last[order[best]]
