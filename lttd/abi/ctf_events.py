@@ -9,7 +9,8 @@ update_default_clock.
 Rule: no bytes make this module raise; see ``lttd.abi.ctf_walk`` for damage.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -29,6 +30,19 @@ BATCH_BYTES: Final = 24 << 20
 """The most content in a batch, but at least a packet; a whole piece of lttv (18 MiB) has room."""
 _PART_EVENTS: Final = 1 << 21
 """About the most events that are found at once, if packets are walked in parts."""
+NOTHING: Final[Mapping[int, Sequence["Part"]]] = MappingProxyType({})
+
+
+class Part(NamedTuple):
+    """A part of a packet that was walked before."""
+
+    at_bytes: int
+    """Where its first event begins, from the begin of the packet."""
+    begin: int
+    """The time before it, in cycles."""
+    least: int
+    most: int
+    """The times of its events, in cycles."""
 
 
 class Walked(NamedTuple):
@@ -50,6 +64,8 @@ class Walked(NamedTuple):
     header_bytes: int | I64 | None
     """The size of the header, of each event if they differ; None: it is not known."""
     damage: list[Damage]
+    part: Part | None = None
+    """The part of the packet that this is; None: there are whole packets."""
 
     @property
     def row(self) -> I64:
@@ -65,18 +81,25 @@ def walk(bits: Bits, packets: Packets, plan: Plan) -> Iterator[Walked]:
         yield _walked(bits, some, rows.start, plan, find_events(bits, some, plan))
 
 
-def walk_parts(bits: Bits, packets: Packets, plan: Plan) -> Iterator[Walked]:
+def walk_parts(
+    bits: Bits, packets: Packets, plan: Plan, known: Mapping[int, Sequence[Part]] = NOTHING
+) -> Iterator[Walked]:
     """Yield the events of packets as ``walk`` does, but of a large packet some at a time.
 
     So memory is bounded, however small events are.
+
+    *known*: the only parts to walk, for the rows of packets that were walked before.
     """
     part_bytes = min(BATCH_BYTES, _PART_EVENTS * plan.least_bytes)
     for rows in _batches(packets, part_bytes):
         some = packets.some(rows)
-        if rows.stop - rows.start > 1:
+        if (
+            rows.stop - rows.start > 1
+            or int(some.end_bits[0] - some.first_bits[0]) >> 3 <= part_bytes
+        ):
             yield _walked(bits, some, rows.start, plan, find_events(bits, some, plan))
         else:
-            yield from _parts(bits, some, rows.start, plan, part_bytes)
+            yield from _parts(bits, some, rows.start, plan, part_bytes, known.get(rows.start))
 
 
 def _batches(packets: Packets, most_bytes: int) -> Iterator[slice]:
@@ -90,16 +113,34 @@ def _batches(packets: Packets, most_bytes: int) -> Iterator[slice]:
         first = behind
 
 
-def _parts(bits: Bits, packet: Packets, row: int, plan: Plan, part_bytes: int) -> Iterator[Walked]:
+def _parts(
+    bits: Bits,
+    packet: Packets,
+    row: int,
+    plan: Plan,
+    part_bytes: int,
+    known: Sequence[Part] | None,
+) -> Iterator[Walked]:
     """Yield the events of a packet, some at a time."""
-    end = (packet.end_bits + 7) >> 3
-    while True:
-        until = (packet.first_bits >> 3) + part_bytes
-        walked = _walked(bits, packet, row, plan, find_events(bits, packet, plan, until))
+    base, end = packet.offset_bytes, (packet.end_bits + 7) >> 3
+    for part in known or ():
+        time = np.array([part.begin], np.uint64)
+        here = packet._replace(first_bits=(base + part.at_bytes) << 3, begin=time)
+        yield _part(bits, here, row, plan, part_bytes)
+    while known is None:
+        walked = _part(bits, packet, row, plan, part_bytes)
         yield walked
         if walked.damage or walked.row_behind[0] >= end[0]:
             return
         packet = packet._replace(first_bits=walked.row_behind << 3, begin=walked.row_end)
+
+
+def _part(bits: Bits, packet: Packets, row: int, plan: Plan, part_bytes: int) -> Walked:
+    first = packet.first_bits >> 3
+    walked = _walked(bits, packet, row, plan, find_events(bits, packet, plan, first + part_bytes))
+    begin = int(packet.begin[0])
+    times = (int(walked.time.min()), int(walked.time.max())) if len(walked.time) else (begin, begin)
+    return walked._replace(part=Part(int((first - packet.offset_bytes)[0]), begin, *times))
 
 
 def _walked(bits: Bits, packets: Packets, first_row: int, plan: Plan, found: Found) -> Walked:

@@ -63,6 +63,10 @@ class _Chains(NamedTuple):
     elapsed: U64
     """The time that passes in it."""
 
+    def some(self, which: Mask) -> "_Chains":
+        """Return some of the chains."""
+        return _Chains(self.first[which], self.last[which], self.elapsed[which])
+
 
 class Guess:
     """Guesses where events of some packets begin."""
@@ -100,7 +104,7 @@ class Guess:
             row, at, tags = self._tried(rows, begin[rows], trial)
             chain = self._chains(at, tags, packet[row], trial)
             inside = chain.last < stop[row[chain.first]]
-            _enter(found, row, _Chains(*(column[inside] for column in chain)))
+            _enter(found, row, chain.some(inside))
         return found
 
     def _tried(self, rows: I64, begin: I64, trial: _Trial) -> tuple[I64, I64, Column]:

@@ -8,6 +8,7 @@ Rule: only the entries of the window are read from an index, after a bisection.
 Invariant: spans adjoin, none is empty, and each event of the window is in exactly one of them.
 """
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -290,6 +291,8 @@ class Streams:
         """
         while begin < until:
             ahead, behind = self._ahead(begin, cell_bytes * 3 // 2, until)
+            if ahead is not None:
+                behind = ahead.divided(begin, behind, cell_bytes)
             yield Piece(begin, behind, ahead.take(behind, choose) if ahead else [])
             begin = behind
 
@@ -369,6 +372,32 @@ class _Ahead:
         later = order[int(filled) :]
         later = later[begins[later] > np.uint64(begin)]
         return min(int(begins[later[0]]), self.horizon) if len(later) else self.horizon
+
+    def divided(self, begin: int, behind: int, cell_bytes: int) -> int:
+        """Return the end of a piece, which is before *behind* if a sub-buffer alone is too large.
+
+        Such a sub-buffer is part of several pieces, so that none has too many events.
+        """
+        large = [bool((seen["content_bits"] >> 3 > cell_bytes).any()) for seen in self._entries]
+        content, last = 0.0, begin
+        for seen, begins in itertools.compress(
+            zip(self._entries, self._begins, strict=True), large
+        ):
+            ends = seen["end"].astype(np.uint64)
+            touched = (begins < np.uint64(min(behind, FOREVER))) & (
+                ends > np.maximum(begins, np.uint64(begin))
+            )
+            touched &= ends < np.uint64(FOREVER)
+            if touched.any():
+                last = max(last, int(ends[touched].max()) + 1)
+                since, until = begins[touched].astype(np.float64), ends[touched].astype(np.float64)
+                share = np.minimum(until, behind) - np.maximum(since, begin)
+                size = seen["content_bits"][touched].astype(np.float64) / 8
+                content += float((size * share / (until - since)).sum())
+        count = int(content) // cell_bytes
+        if count < 2:
+            return behind
+        return min(begin + max((min(behind, last) - begin) // count, 1), behind)
 
     def take(self, behind: int, choose: Choose | None) -> list[StreamSlice]:
         """Take the sub-buffers that begin before *behind*."""

@@ -48,6 +48,8 @@ _SECOND_NS: Final = 1_000_000_000
 _FIRST_DELTA: Final = b"+?.?????????"
 # In place of the time since the line before; no time contains it.
 _PLACE: Final = b"\x01" * 12
+# A line takes some 500 bytes of memory; a piece that has more events than usual is cut.
+_AT_ONCE: Final = 1 << 19
 _LAST: Final = struct.Struct("<?q")
 # A batch with fewer events than one for so many bits of bytes has few.
 _FEW_BITS: Final = 8
@@ -218,9 +220,10 @@ class BabeltraceTexter(BlockTexter):
         first = b"".join(map(bytes, map(made, super().lines(batch.select(slice(0, 1))))))
         shown = len(batch) if most is None else min(most, len(batch))
         yield lambda: self._last.told(first, int(times[0]), int(times[shown - 1]))
-        if shown > 1:
-            self._before = times[0]
-            yield from super().lines(batch.select(slice(1, shown)))
+        for first_row in range(1, shown, _AT_ONCE):
+            self._before = times[first_row - 1]
+            rows = slice(first_row, min(first_row + _AT_ONCE, shown))
+            yield from super().lines(batch.select(rows))
 
     def prefix(self, batch: EventBatch) -> Strip:
         """Return the prefixes: times and origin."""

@@ -6,14 +6,14 @@ channel.  Times are in ns of the trace's clock, events of one stream in the orde
 Rule: no bytes make this module raise; each defect is one note with place and reason.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from lttd.abi.ctf_bits import Bits
-from lttd.abi.ctf_events import Walked, walk_parts
+from lttd.abi.ctf_events import Part, Walked, walk_parts
 from lttd.abi.ctf_plan import Plan
 from lttd.view.ctf.context import CtfContext
 from lttd.view.ctf.fields import CtfRecords, pids_of
@@ -36,6 +36,9 @@ U64 = npt.NDArray[np.uint64]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+
+_Place: TypeAlias = tuple[int, int]
+"""A stream, and the byte of its file."""
 
 
 class CtfTypes:
@@ -109,7 +112,8 @@ class _Found(NamedTuple):
 
     def some(self, rows: slice | Mask) -> "_Found":
         """Return some of the events."""
-        return _Found(*(column[rows] for column in self))
+        columns: tuple[Any, ...] = self
+        return _Found(*(column[rows] for column in columns))
 
 
 class CtfDecoder(PieceDecoder[CtfTypes]):
@@ -117,6 +121,9 @@ class CtfDecoder(PieceDecoder[CtfTypes]):
 
     def __init__(self, notes: WindowNotes) -> None:
         super().__init__(notes, CtfTypes())
+        self._parts: dict[_Place, list[Part]] = {}
+        """Those of the large packets in the last piece, which may be in the next one, too."""
+        self._earlier = self._parts
 
     def columns(
         self, piece: Piece, loaded: Loaded, sources: Sequence[WindowStream]
@@ -126,6 +133,7 @@ class CtfDecoder(PieceDecoder[CtfTypes]):
         found: list[_Found] = []
         members: list[int] = []
         floors: dict[int, np.uint64] = {}
+        self._parts, self._earlier = {}, self._parts
         for member, one in self._walks(piece, bits, loaded):
             _keep_order(one.key, id(loaded.members[member].source), floors)
             found.append(one)
@@ -182,7 +190,12 @@ class CtfDecoder(PieceDecoder[CtfTypes]):
         self, piece: Piece, bits: Bits, plan: Plan, context: CtfContext, of: "_Pages"
     ) -> Iterator[tuple[int, _Found]]:
         packets = context.packets(bits, of.pages.offset, plan)
-        for walked in walk_parts(bits, packets, plan):
+        for walked in walk_parts(bits, packets, plan, self._wanted(piece, context, of)):
+            if (
+                walked.part is not None
+                and (place := of.place(walked.first_row)) not in self._earlier
+            ):
+                self._parts.setdefault(place, []).append(walked.part)
             for damage in walked.damage:
                 member = of.members[int(of.pages.part[damage.row])]
                 reason = f"{damage.reason}; the rest of the packet is left out"
@@ -201,6 +214,25 @@ class CtfDecoder(PieceDecoder[CtfTypes]):
                 if which is not None:
                     yield member_number, found.some(which)
 
+    def _wanted(
+        self, piece: Piece, context: CtfContext, of: "_Pages"
+    ) -> Mapping[int, Sequence[Part]]:
+        """Return the parts that may have events in a piece, by row of the packets known before."""
+        found: dict[int, Sequence[Part]] = {}
+        for row in range(len(of.pages.offset)) if self._earlier else ():
+            place, begin = of.place(row), int(of.pages.begin[row])
+            parts = self._earlier.get(place)
+            if parts is None:
+                continue
+            self._parts[place] = parts
+            times = np.array([(each.least, each.most) for each in parts], np.uint64)
+            ns = np.maximum(context.layout.ns_of(times.reshape(-1)), np.uint64(begin))
+            spans = zip(parts, ns.reshape(-1, 2).tolist(), strict=True)
+            found[row] = [
+                part for part, (least, most) in spans if most >= piece.begin and least < piece.end
+            ]
+        return found
+
 
 class _Pages(NamedTuple):
     """The packets of some members of one class."""
@@ -211,6 +243,11 @@ class _Pages(NamedTuple):
     """For each packet the number of its member in the piece."""
     channel: str
     segment: str
+
+    def place(self, row: int) -> _Place:
+        """Return the place of a packet, which is the same in each piece that has it."""
+        member = self.members[int(self.pages.part[row])]
+        return id(member.source), int(self.pages.offset[row]) + member.base
 
 
 def _spans(members: I32, row_events: I64) -> Iterator[tuple[int, slice]]:
