@@ -34,7 +34,16 @@ def trace(made: Made) -> Trace:
         ("3305.4958347391", 3305_495_834_739, False),
         ("+1.5us", 2500, False),
         ("-500ns", 3000, False),
-        ("-1h", None, None),
+        ("-1h", 0, False),
+        ("+2m", 120_000_001_000, False),
+        ("+1.5h", 5400_000_001_000, False),
+        ("-1d", 0, False),
+        ("-1w", None, None),
+        ("@1700000000.000001", WALL_NS + 1000, True),
+        ("1700000000.000001", WALL_NS + 1000, True),
+        ("999999999", 999_999_999 * 10**9, False),
+        ("@", None, None),
+        ("@-5", None, None),
         ("+0.000001", 2000, False),
         ("-1s", 0, False),  # before the trace clock began
         ("22:13:20.000001", WALL_NS + 1000, True),
@@ -93,6 +102,13 @@ def test_without_a_clock_snapshot_only_the_trace_clock_is_known(made: Made) -> N
     for text in ("22:13:20", "2023-11-14T22:13:20Z"):
         with pytest.raises(UsageError, match="no clock snapshot"):
             window_of(trace, text, "3000").bounds(trace.segments[0])
+
+
+def test_seconds_since_1970_are_the_trace_clocks_own_where_that_counts_so_far(made: Made) -> None:
+    made.append([subbuffer(WALL_NS // 1000)])
+    trace = Trace(made.finish().trace)
+    assert parse_moment("1700000000.5", trace) == Moment(1_700_000_000_500_000_000, wall=False)
+    assert parse_moment("@1700000000.5", trace).wall
 
 
 def test_offsets_of_clocks_without_ns_use_the_wall_clock(made: Made) -> None:

@@ -338,7 +338,8 @@ def _add_choice(command: argparse.ArgumentParser) -> None:
 def _add_window(command: argparse.ArgumentParser) -> None:
     text = (
         "{}: seconds on the trace clock, HH:MM:SS.frac or YYYY-MM-DDTHH:MM:SS.frac (UTC),"
-        " +1.5s from the trace's begin, -1.5s from its end"
+        " @SECONDS since 1970, +1.5s from the trace's begin, -10m from its end (d, h, m, s, ms, us,"
+        " ns)"
     )
     command.add_argument("--begin", metavar="T", help=text.format("from this time on"))
     command.add_argument("--end", metavar="T", help="until this time; written like --begin")

@@ -3,7 +3,10 @@
     3305.495834739              seconds on the trace clock
     06:57:47.5                  wall clock, UTC, on the day the trace begins (or the next)
     2026-11-23T06:57:47.5Z      wall clock; UTC unless it names an offset
-    +1.5s  -200ms               from the begin, or the end, of the trace (s, ms, us, ns; none: s)
+    @1795417067.5               wall clock, seconds since 1970
+    1795417067.5                the same, if no time of the trace clock is so late (30 years)
+    +1.5s  -200ms  -10m         from the begin, or the end, of the trace
+                                (d, h, m, s, ms, us, ns; none: s)
 
 Rule: times are integers; no digit of a nanosecond is lost to a float.
 Invariant: a window includes both ends: an event at T is in a window that begins or ends at T.
@@ -21,11 +24,17 @@ ALWAYS_END: Final = (1 << 64) - 1
 
 _SECOND_NS: Final = 1_000_000_000
 _DAY_NS: Final = 86_400 * _SECOND_NS
-_UNITS_NS: Final = {"": _SECOND_NS, "s": _SECOND_NS, "ms": 1_000_000, "us": 1_000, "ns": 1}
+_UNITS_NS: Final = {
+    "": _SECOND_NS, "d": _DAY_NS, "h": 3600 * _SECOND_NS, "m": 60 * _SECOND_NS, "s": _SECOND_NS,
+    "ms": 1_000_000, "us": 1_000, "ns": 1,
+}  # fmt: skip
+# No trace clock that begins with the machine gets there; seconds since 1970 were there in 2001.
+_OF_EPOCH_NS: Final = 1_000_000_000 * _SECOND_NS
 # No clock of 64 bits needs more digits, and int() takes 4,300 at most.
 _FRACTION: Final = r"(?:\.(?P<fraction>\d{1,20}))?"
 _NUMBER: Final = rf"(?P<whole>\d{{1,20}}){_FRACTION}"
-_RELATIVE: Final = rf"(?P<sign>[+-]){_NUMBER}(?P<unit>|s|ms|us|ns)"
+_RELATIVE: Final = rf"(?P<sign>[+-]){_NUMBER}(?P<unit>|{'|'.join(filter(None, _UNITS_NS))})"
+_OF_EPOCH: Final = rf"@{_NUMBER}"
 _OF_DAY: Final = rf"(?P<h>\d{{1,2}}):(?P<m>\d\d)(?::(?P<whole>\d\d){_FRACTION})?"
 _ISO: Final = (
     r"(?P<date>\d{4}-\d\d-\d\d)"
@@ -101,7 +110,10 @@ def parse_moment(text: str, trace: Trace) -> Moment:
         UsageError: it is not a time, or is relative and the trace is empty.
     """
     if found := re.fullmatch(_NUMBER, text):
-        return Moment(_scaled_ns(found, _SECOND_NS), wall=False)
+        value = _scaled_ns(found, _SECOND_NS)
+        return Moment(value, wall=value >= _OF_EPOCH_NS and _ends_before(trace, _OF_EPOCH_NS))
+    if found := re.fullmatch(_OF_EPOCH, text):
+        return Moment(_scaled_ns(found, _SECOND_NS), wall=True)
     if found := re.fullmatch(_RELATIVE, text):
         return _relative(found, trace)
     if found := re.fullmatch(_OF_DAY, text):
@@ -112,7 +124,7 @@ def parse_moment(text: str, trace: Trace) -> Moment:
 
 
 def _no_time(text: str) -> UsageError:
-    forms = "seconds of the trace clock, HH:MM:SS, YYYY-MM-DDTHH:MM:SS, +1.5s or -1.5s"
+    forms = "seconds of the trace clock, HH:MM:SS, YYYY-MM-DDTHH:MM:SS, @SECONDS, +1.5s or -10m"
     return UsageError(f"{text!r} is not a valid time; write {forms}")
 
 
@@ -121,6 +133,15 @@ def _scaled_ns(found: re.Match[str], unit_ns: int) -> int:
     digits = found["fraction"] or ""
     scale = int("1" + "0" * len(digits))
     return (int(found["whole"]) * scale + int(digits or 0)) * unit_ns // scale
+
+
+def _ends_before(trace: Trace, time_ns: int) -> bool:
+    """Tell whether each trace clock counts ns, ended before *time_ns*, and has a wall clock."""
+    clocks = {segment.manifest.clock for segment in trace.segments}
+    ends = [one.end for one in trace.spans if one.end_realtime_ns is not None]
+    return (
+        len(ends) == len(trace.spans) > 0 and max(ends) < time_ns and not clocks & COUNTING_CLOCKS
+    )
 
 
 def _relative(found: re.Match[str], trace: Trace) -> Moment:
