@@ -86,6 +86,7 @@ def test_equal_stacks_are_one_line_outermost_function_first(recorded: Recorded) 
     recorded.add(1000, [tick(4, pid=8), kernel(SCHEDULE, ENTRY, pid=8)], cpu=1)
     assert recorded.folded() == ["cat;entry;do_work 2", "ls;entry;schedule:now 1"]
     assert recorded.err == ""
+    assert recorded.folded("--comm", "l*") == ["ls;entry;schedule:now 1"]
 
 
 def test_an_interrupt_between_an_event_and_its_stack_has_its_own_stack(recorded: Recorded) -> None:

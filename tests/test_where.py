@@ -68,8 +68,45 @@ def test_a_condition_finds_text_and_ignores_a_final_newline(text: str, chosen: l
 
 
 @pytest.mark.parametrize(
+    ("text", "chosen"),
+    [
+        ('comm =~ "^s"', [0, 2, 3]), ('comm !~ "^s"', [1]), ('comm=~"sh(d|$)"', [0, 1, 2, 3]),
+        (r'comm =~ "\Ash\b"', [2]), (r"buf =~ 'x\Z' and comm !~ 'b[a]'", [2]),
+        ('not comm =~ "a" and ret == 0 or comm =~ "session"', [3]),
+        ('event =~ "^ma"', [0, 1, 2, 3]), ('nosuch =~ "."', []), ('nosuch !~ "."', []),
+        ('comm == "=~" or comm =~ "^bash"', [1]),
+    ],
+)  # fmt: skip
+def test_a_condition_finds_a_regular_expression_anywhere_in_a_text(
+    text: str, chosen: list[int]
+) -> None:
+    assert np.flatnonzero(Where(text).mask(ROWS)).tolist() == chosen
+
+
+@pytest.mark.parametrize(
     ("text", "told"),
     [
+        ('comm =~ "("', "'(' is not a regular expression: missing ), unterminated subpattern"),
+        ("comm =~ bash", "a regular expression in quotes belongs after =~: name =~"),
+        ("comm !~ 3", "a regular expression in quotes belongs after !~: name !~"),
+        ("comm =~", "a regular expression in quotes belongs after =~"),
+        ('comm is "bash"', "is has no meaning here; equal is =="),
+        ('comm =~ "a" )', "unmatched ')' at character 13"),
+        ('comm =~ "a" "b" x', "invalid syntax"),
+        ('comm =~ ("a", "b")', "in quotes belongs after"),
+    ],
+)
+def test_a_bad_regular_expression_is_refused_in_one_line(text: str, told: str) -> None:
+    with pytest.raises(UsageError, match=r"^--where") as refused:
+        Where(text)
+    assert told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ret =~ '3'", "=~ and !~ are for texts"), ("args !~ '3'", "=~ and !~ are for texts"),
         ("args == 3", "name an element, from [0] to [1]"),
         ("args + 1 == 3", "name an element, from [0] to [1]"),
         ("args[2] == 3", "no element 2"),

@@ -312,7 +312,14 @@ def _add_which(command: argparse.ArgumentParser) -> None:
         "--where",
         metavar="EXPR",
         help="only events for which this is true, over their fields and event, system, time (ns),"
-        " cpu, pid: 'prev_pid == 42 and next_comm == \"sshd\"'",
+        ' cpu, pid: \'prev_pid == 42 and next_comm in ("sshd", "cron")\', \'"part" in filename\','
+        " 'comm =~ \"^kworker/[0-9]\"' (a regular expression; !~: without it)",
+    )
+    command.add_argument(
+        "--comm",
+        metavar="GLOB",
+        action="append",
+        help="only events while a task of this name ran; may be repeated",
     )
     _add_hide_self(command)
 

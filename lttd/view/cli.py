@@ -235,7 +235,7 @@ def _show_of(options: argparse.Namespace) -> "Show":
             if getattr(options, name):
                 raise UsageError(f"--style {options.style} is without --{name}: leave one out")
     return Show(
-        Filter(options.cpu, options.event, options.where),
+        Filter(options.cpu, options.event, options.where, options.comm),
         nanoseconds=options.ns,
         fields=tuple(options.fields.split(",")) if options.fields else None,
         json=options.json,
@@ -328,7 +328,7 @@ def _plot(options: argparse.Namespace) -> int:
 
     trace = _chosen(options.trace, options)
     window = _window(trace, options)
-    chosen = Filter(options.cpu, options.event, options.where)
+    chosen = Filter(options.cpu, options.event, options.where, options.comm)
     lines = _with_what_stays(trace, lambda: plot(trace, window, chosen, options.output))
     for line in lines:
         _say(line, Level.NOTICE)
@@ -346,7 +346,7 @@ def _stacks(options: argparse.Namespace) -> int:
             raise UsageError(f"--by {options.by}: {word!r} is not one of {', '.join(BY)}")
     if options.off_cpu and options.weight:
         raise UsageError("--off-cpu counts time, so it is without --weight: leave one out")
-    chosen = Filter(None, options.event, options.where)
+    chosen = Filter(None, options.event, options.where, options.comm)
     wanted = Wanted(chosen, by, options.weight or "", off_cpu=options.off_cpu)
     trace = _chosen(options.trace, options)
     window = _window(trace, options)

@@ -76,6 +76,8 @@ class EventBatch:
     """For each event what the function_graph tracer's records have in common; None: no such."""
     packet: I64 | None = None
     """For each event where its sub-buffer begins in ``data``; None: nobody needs it."""
+    named: tuple[Column, I64] | None = None
+    """The tasks by whose names the events were chosen, as ``Names.of()`` returns them, or None."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -136,6 +138,7 @@ class EventBatch:
             None if self.piece_begin is None else _some(self.piece_begin, rows),
             None if self.graph is None else _some(self.graph, rows),
             None if self.packet is None else _some(self.packet, rows),
+            None if self.named is None else (self.named[0], _some(self.named[1], rows)),
         )
 
     def columns(self) -> dict[str, Column]:

@@ -1,15 +1,16 @@
-"""Select events by CPU, by name, and by ``--where``, an expression over their fields.
+"""Select events by CPU, name and task, and by ``--where``, an expression over their fields.
 
     prev_pid == 42 and prev_prio < 100
     comm == "bash" or next_comm in ("sshd", "cron")
     len > 4096 and flags & 0x2 and not name == "lo"
     "ssh" in comm and args[0] == 3
+    comm =~ "^(ba|z)sh$" and not filename !~ "[.]so$"
 
 Names are the event's own fields, and ``event``, ``system``, ``time``, ``cpu``, ``pid``, ``flags``
 and ``preempt_count`` of every event.  An event's own field of such a name hides it; ``common_pid``
 is always the task that ran.  A comparison with a field that an event lacks is false.  ``"text" in
-field`` finds a part of a string, ``field in ("one", "other")`` one of several strings.  Trailing
-newlines of a string, as in markers, are ignored.
+field`` finds a part of a string, ``field in ("one", "other")`` one of several strings, ``=~`` a
+regular expression (``regexes.py``).  Trailing newlines of a string, as in markers, are ignored.
 
 Rule: the expression is parsed into Python's syntax tree, and only this module gives its nodes a
 meaning: Python never evaluates it.
@@ -17,8 +18,11 @@ meaning: Python never evaluates it.
 
 import ast
 import operator
+import os
 import re
+import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
@@ -28,6 +32,8 @@ import numpy.typing as npt
 from lttd.errors import UsageError
 from lttd.view.columns import EventBatch, EventRows
 from lttd.view.formats import EventType
+from lttd.view.regexes import as_python, compiled, matched
+from lttd.view.task_names import COMM_BYTES, Names
 
 Mask = npt.NDArray[np.bool_]
 Value = Any
@@ -62,8 +68,8 @@ _COMPARISONS: Final[dict[type[ast.cmpop], Callable[[Any, Any], Any]]] = {
 }
 _ALLOWED: Final = (
     ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Invert,
-    ast.UAdd, ast.BinOp, ast.Compare, ast.In, ast.NotIn, ast.Name, ast.Load, ast.Constant,
-    ast.Tuple, ast.List, ast.Subscript, *_ARITHMETIC, *_COMPARISONS,
+    ast.UAdd, ast.BinOp, ast.Compare, ast.In, ast.NotIn, ast.Is, ast.IsNot, ast.Name, ast.Load,
+    ast.Constant, ast.Tuple, ast.List, ast.Subscript, *_ARITHMETIC, *_COMPARISONS,
 )  # fmt: skip
 COMMON: Final = frozenset(
     ("event", "system", "time", "timestamp", "cpu", "pid", "flags", "preempt_count")
@@ -88,10 +94,14 @@ class Where:
         self.text = text
         self._option = option
         try:
-            tree = ast.parse(text.strip(), mode="eval")
+            words, places = as_python(text.strip())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a backslash that Python would not write so
+                tree = ast.parse(words, mode="eval")
         except SyntaxError as error:
-            hint = "; equal is ==" if re.search(r"[^=!<>]=(?!=)", text) else ""
-            where = f"at character {error.offset}" if error.offset else "at its end"
+            hint = "; equal is ==" if re.search(r"[^=!<>]=(?![=~])", text) else ""
+            offset = error.offset and places[min(error.offset, len(places)) - 1] + 1
+            where = f"at character {offset}" if offset else "at its end"
             raise UsageError(f"{option} {text!r}: {error.msg} {where}{hint}") from None
         except (ValueError, RecursionError, MemoryError) as error:
             raise UsageError(f"{option} {text!r}: {error}") from None
@@ -100,6 +110,9 @@ class Where:
             raise UsageError(f"{option}: more than {MOST_NODES} terms")
         for node in nodes:
             self._check(node)
+        for node in nodes:
+            if isinstance(node, ast.Compare):
+                self._compile(node)
         self.body: Final = tree.body
         self.names: Final = dict.fromkeys(n.id for n in nodes if isinstance(n, ast.Name))
         """The names in it, in the order of the tree."""
@@ -116,6 +129,17 @@ class Where:
                 raise UsageError(
                     f"{self._option} {self.text!r}: {node.value!r} is not allowed here"
                 )
+
+    def _compile(self, node: ast.Compare) -> None:
+        """Put the compiled expression in the place of each text after ``=~`` and ``!~``."""
+        for op, right in zip(node.ops, node.comparators, strict=True):
+            if isinstance(op, ast.Is | ast.IsNot):
+                constant = right if isinstance(right, ast.Constant) else ast.Constant(None)
+                try:
+                    pattern: Any = compiled(constant.value)
+                except ValueError as error:
+                    raise UsageError(f"{self._option} {self.text!r}: {error}") from None
+                constant.value = pattern
 
     def mask(self, rows: EventRows) -> Mask:
         """Return a mask of the events for which the expression is true.
@@ -303,6 +327,9 @@ def compared(op: ast.cmpop, a: Value, b: Value, count: int) -> Mask:
     """Return a mask of the events, of *count*, for which a comparison is true."""
     if MISSING in _either(a, b):
         return np.zeros(count, np.bool_)
+    if isinstance(op, ast.Is | ast.IsNot):
+        found = matched(a, b, count)
+        return ~found if isinstance(op, ast.IsNot) else found
     if isinstance(op, ast.In | ast.NotIn):
         found = _contained(a, b, count)
         return ~found if isinstance(op, ast.NotIn) else found
@@ -349,6 +376,12 @@ def _is_text(value: Value) -> bool:
     return isinstance(value, bytes)
 
 
+def _comm_glob(text: str) -> bytes:
+    """Return a glob for names of tasks, of which the kernel keeps 15 bytes."""
+    glob = os.fsencode(text)
+    return glob if set(glob) & set(b"*?[") else glob[:COMM_BYTES]
+
+
 def matches(system: str, name: str, glob: str) -> bool:
     """Tell whether a glob of ``--event`` matches an event type."""
     names = (name, *(f"{system}{sign}{name}" for sign in ":/."))
@@ -363,8 +396,9 @@ class Filter:
         cpus: Iterable[int] | None = None,
         events: Iterable[str] | None = None,
         where: str | None = None,
+        comms: Iterable[str] | None = None,
     ) -> None:
-        """Parse *where*.
+        """Parse *where*.  *events* and *comms* are globs over names of events and of tasks.
 
         Raises:
             UsageError: *where* is not a valid expression.
@@ -372,16 +406,19 @@ class Filter:
         self._cpus = frozenset(cpus) if cpus else None
         self.globs: Final = tuple(events) if events else None
         self.where: Final = Where(where) if where else None
+        self.comms: Final = tuple(comms) if comms else None
 
     def __bool__(self) -> bool:
         """Tell whether the filter can leave out any event."""
-        return not (self._cpus is None and self.globs is None and self.where is None)
+        parts = (self._cpus, self.globs, self.where, self.comms)
+        return any(part is not None for part in parts)
 
     def __str__(self) -> str:
         """Return the filter in words."""
         cpus = sorted(self._cpus or ())
         parts = [f"CPU {', '.join(map(str, cpus))}"] if cpus else []
         parts += [", ".join(self.globs)] if self.globs else []
+        parts += [f"tasks {', '.join(self.comms)}"] if self.comms else []
         parts += [f"where {self.where.text}"] if self.where else []
         return "; ".join(parts)
 
@@ -400,8 +437,26 @@ class Filter:
             return True
         return any(matches(event_type.system, event_type.name, glob) for glob in self.globs)
 
-    def of(self, batch: EventBatch) -> EventBatch:
-        """Return the batch with the selected events; its losses stay."""
+    def of(self, batch: EventBatch, names: Names | None = None) -> EventBatch:
+        """Return the batch with the selected events; its losses stay.
+
+        *names* tells the tasks; without it no event is of a task that has a name.
+        """
+        batch = self._of_types(batch)
+        if self.comms is None or not len(batch):
+            return batch
+        if names is None:
+            return batch.select(slice(0, 0))
+        table, pair = names.of(batch)
+        globs = [_comm_glob(one) for one in self.comms]
+        comms = table["comm"].tolist()
+        wanted = np.array(
+            [any(fnmatchcase(one, glob) for glob in globs) for one in comms], np.bool_
+        )
+        # The lines have the names by which they were chosen, whatever the events left say.
+        return replace(batch, named=(table, pair)).select(wanted[pair])
+
+    def _of_types(self, batch: EventBatch) -> EventBatch:
         if self.globs is not None and len(batch):
             wanted = np.array([self.wants(event_type) for event_type in batch.types])
             keep = wanted[batch.type]

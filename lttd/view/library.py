@@ -18,8 +18,9 @@ from lttd.view.asked import pieces_asked
 from lttd.view.columns import EventBatch
 from lttd.view.families import family_of
 from lttd.view.filters import Filter
-from lttd.view.notes import WindowNotes
+from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.skipping import Skipping, skipping_for
+from lttd.view.task_names import Names
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
 from lttd.view.window import Piece, WindowStream, pieces
@@ -234,4 +235,16 @@ class ClockGroup:
         """Decode a piece, and keep the selected events."""
         assert self._decoder is not None  # else there are no sources, and no pieces
         batch = self._decoder.batch(piece, self.sources)
-        return self._filter.of(batch)
+        return self._filter.of(batch, self.names if self._filter.comms else None)
+
+    @cached_property
+    def names(self) -> Names | None:
+        """The names of tasks near the window; None: events do not state their task."""
+        return self.names_from(self.near(), self._notes)
+
+    def names_from(self, segments: Sequence[Segment], notes: TakesNotes) -> Names | None:
+        """Return the names of tasks in *segments*, and choose by them from now on."""
+        self.names = self.family.names(segments, notes) if self.family else None
+        if self.names is None and self._filter.comms:
+            notes.add(f"{self.abi} events do not state their task, so --comm leaves them out")
+        return self.names

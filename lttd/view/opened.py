@@ -64,7 +64,7 @@ class Event:
 class OpenedTrace(Trace):
     """A trace whose events can be read."""
 
-    def window(
+    def window(  # noqa: PLR0913  (as lttv text has them)
         self,
         begin: When = None,
         end: When = None,
@@ -72,18 +72,20 @@ class OpenedTrace(Trace):
         cpus: Iterable[int] | None = None,
         events: Iterable[str] | None = None,
         where: str | None = None,
+        comms: Iterable[str] | None = None,
         piece_bytes: int = PIECE_BYTES,
     ) -> EventWindow:
         """Return a window with both ends included; None means the begin or end of the trace.
 
-        *events* are globs over ``name`` or ``system:name``.  *where* is an expression over fields
-        (see filters.py).  A batch holds the events of about *piece_bytes* of sub-buffers.
+        *events* are globs over ``name`` or ``system:name``, *comms* over names of tasks.  *where*
+        is an expression over fields (see filters.py).  A batch holds the events of about
+        *piece_bytes* of sub-buffers.
 
         Raises:
             UsageError: a time or an expression is not valid.
         """
         window = Window(_moment(begin, self), _moment(end, self))
-        return EventWindow([self], window, Filter(cpus, events, where), piece_bytes)
+        return EventWindow([self], window, Filter(cpus, events, where, comms), piece_bytes)
 
     def events(
         self,
@@ -93,9 +95,10 @@ class OpenedTrace(Trace):
         cpus: Iterable[int] | None = None,
         events: Iterable[str] | None = None,
         where: str | None = None,
+        comms: Iterable[str] | None = None,
     ) -> Iterator[Event]:
         """Yield single events, which is convenient but slow.  Arguments as for window()."""
-        for batch in self.window(begin, end, cpus=cpus, events=events, where=where):
+        for batch in self.window(begin, end, cpus=cpus, events=events, where=where, comms=comms):
             place: list[tuple[EventRows, int] | None] = [None] * len(batch)
             for rows in batch.by_type():
                 for number, at in enumerate(rows.rows.tolist()):

@@ -114,6 +114,8 @@ class Names:
 
         The pairs are one structured column: ``pid`` and ``comm``.
         """
+        if batch.named is not None:
+            return batch.named
         begins, piece = _pieces_of(batch)
         tasks, which = distinct(_tasks_of(batch.pid, piece))
         told = self.told_by(batch, piece)

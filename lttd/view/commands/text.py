@@ -54,7 +54,7 @@ def maker(group: ClockGroup, segments: Sequence[Segment], show: Show, notes: Tak
     """
     family = group.family
     assert family is not None  # else there are no sources
-    names = family.names(segments, notes)
+    names = group.names_from(segments, notes)
     if show.json:
         return JsonLines(names, show.fields)
     if show.style and show.style not in family.styles:

@@ -131,7 +131,7 @@ class Samples:
         losses = sorted(loss.time for loss in batch.losses if loss.was_wanted)
         self.losses += len(losses)
         kernel, user = _stacks_of(batch, KERNEL), _stacks_of(batch, USER)
-        events = self._events(batch)
+        events = self._events(batch, names)
         is_stack = np.zeros(len(events.pid), np.bool_)
         for each in (kernel, user):
             if each is not None:
@@ -164,14 +164,14 @@ class Samples:
             raise LttdError(f"more than {MOST_STACKS:,} different stacks: choose a shorter window")
         self.counts[stack] = self.counts.get(stack, 0) + weight
 
-    def _events(self, batch: EventBatch) -> _Events:
+    def _events(self, batch: EventBatch, names: Names) -> _Events:
         """Return the last events before a batch, and its own."""
         before = list(self._last.values())
         table = np.array([one.name for one in batch.types] or [""], np.object_)
         chosen = self.wanted.chosen
         is_wanted = np.ones(len(batch), np.bool_)
         if chosen:
-            is_wanted = np.isin(batch.at, chosen.of(batch).at)
+            is_wanted = np.isin(batch.at, chosen.of(batch, names).at)
         if self.wanted.off_cpu:
             is_wanted &= _blocked(batch)
         stream = batch.cpu if batch.stream is None else batch.stream
