@@ -313,3 +313,19 @@ def test_an_open_sub_buffer_is_not_taken_as_full_when_the_kernel_counts_too_many
         batches, _ = turn(source.streams[0], flush=False)
         assert sum(len(batch.rows) for batch in batches) == 9
         assert content(drain(source)).count(b"x" * 900) == 4
+
+
+def test_events_of_another_clock_are_not_stored_although_their_subbuffer_begins_in_time(
+    instances: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A clock that is ahead by less than the sub-buffer lasts: the real ones here are not.
+    with closing(open_ftrace(QUIET, BufferPool())) as source, on_cpu_0():
+        source.start()
+        stream = source.streams[0]
+        mark(instance_of(source), "before")
+        between = source.now()
+        mark(instance_of(source), "after")
+        monkeypatch.setattr(stream._shared, "now", lambda: between)
+        monkeypatch.setattr(stream._shared, "same_clock", lambda: False)
+        assert stream.take(flush=True) is Nothing.OFFLINE
+        assert stream._shared.paused

@@ -422,7 +422,9 @@ class FtraceStream:
         rows, missed, damaged = rows_of_pages(buffer, used_bytes, shared.layout)
         events = self._events_in(buffer, rows) if ring.counts_our_reads else None
         ring.took(used_bytes // size, events, partial=bool(flag))
-        if self._is_out_of_time(rows, now) and not shared.same_clock():
+        drained = bool(flag) or self.state in (State.DRAINED, State.ENDING)
+        last_end = self._last_end(rows, buffer, now, drained=drained)
+        if self._is_out_of_time(rows, last_end, now) and not shared.same_clock():
             shared.paused = True
             ring.suspect(Reason.EMPTIED)
             return Nothing.OFFLINE
@@ -431,8 +433,7 @@ class FtraceStream:
         if missed or before is not None:
             ring.try_to_sample(before)
         earlier = self._book.begin
-        drained = bool(flag) or self.state in (State.DRAINED, State.ENDING)
-        self._book.number(rows, self._last_end(rows, buffer, now, drained=drained))
+        self._book.number(rows, min(last_end, now))
         rows["flags"][-1:] |= np.uint64(flag)
         gaps = ring.place(rows, missed)
         if damaged:
@@ -476,11 +477,12 @@ class FtraceStream:
             lost = None  # whether these gaps are in this segment is not known
         self.first_mark = Mark(*self.wanted_from, lost)
 
-    def _is_out_of_time(self, rows: Rows, now: int) -> bool:
-        """Tell whether the rows begin at a time that cannot follow the last row."""
+    def _is_out_of_time(self, rows: Rows, last_end: int, now: int) -> bool:
+        """Tell whether rows begin before the rows of the last take, or end later than now."""
         if not len(rows):
             return False
-        return int(rows["begin"][0]) < self._book.begin or int(rows["begin"][-1]) > now
+        first, last = int(rows["begin"][0]), int(rows["begin"][-1])
+        return first < self._book.begin or max(last, last_end) > now
 
     def _events_in(self, buffer: memoryview, rows: Rows) -> int:
         """Return the number of events in sub-buffers, as in the kernel's ``read events``."""
@@ -494,7 +496,8 @@ class FtraceStream:
 
         If the sub-buffer is large (a walk takes 0.2 ms per 16 KiB), return a bound instead: the
         begin of the oldest sub-buffer in the ring, as for the other rows; or *now*, if the take
-        emptied the ring and the last sub-buffer began just before.
+        emptied the ring and the last sub-buffer began just before.  An event that is later than
+        *now* has another clock.
         """
         if not len(rows):
             return now
@@ -505,8 +508,8 @@ class FtraceStream:
                 return now
             oldest = self._oldest_in_ring() if not drained else 0
             if oldest >= begin:
-                return min(oldest, now)
-        return min(last_event_time(buffer[at : at + size], self._shared.layout), now)
+                return oldest
+        return last_event_time(buffer[at : at + size], self._shared.layout)
 
     def _oldest_in_ring(self) -> int:
         """Return the begin of the oldest sub-buffer in the ring, or 1.5 us more; 0: unknown."""
