@@ -8,7 +8,6 @@ Rule: only the entries of the window are read from an index, after a bisection.
 Invariant: spans adjoin, none is empty, and each event of the window is in exactly one of them.
 """
 
-import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -378,11 +377,15 @@ class _Ahead:
 
         Such a sub-buffer is part of several pieces, so that none has too many events.
         """
-        large = [bool((seen["content_bits"] >> 3 > cell_bytes).any()) for seen in self._entries]
         content, last = 0.0, begin
-        for seen, begins in itertools.compress(
-            zip(self._entries, self._begins, strict=True), large
+        for position, seen, begins in zip(
+            self._positions, self._entries, self._begins, strict=True
         ):
+            # A damaged entry may claim any content: a stream has no more than its file.
+            most = np.float64(position.source.stream.length_bytes)
+            size = np.minimum(seen["content_bits"] / 8, most)
+            if not (size > cell_bytes).any():
+                continue
             ends = seen["end"].astype(np.uint64)
             touched = (begins < np.uint64(min(behind, FOREVER))) & (
                 ends > np.maximum(begins, np.uint64(begin))
@@ -392,8 +395,7 @@ class _Ahead:
                 last = max(last, int(ends[touched].max()) + 1)
                 since, until = begins[touched].astype(np.float64), ends[touched].astype(np.float64)
                 share = np.minimum(until, behind) - np.maximum(since, begin)
-                size = seen["content_bits"][touched].astype(np.float64) / 8
-                content += float((size * share / (until - since)).sum())
+                content += min(float((size[touched] * share / (until - since)).sum()), most)
         count = int(content) // cell_bytes
         if count < 2:
             return behind
