@@ -7,9 +7,10 @@ import mmap
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage, struct_rusage
@@ -50,7 +51,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the options that ``options_from`` reads."""
     parser.add_argument("--quick", action="store_true", help="smoke test: few rounds, small data")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each measurement")
-    parser.add_argument("--gigabytes", type=float, metavar="N", help="rare: size of the trace")
+    parser.add_argument(
+        "--gigabytes", type=float, metavar="N", help="rare, sql: size of the long trace"
+    )
     parser.add_argument(
         "--cold-memory", action="store_true", help="drain: do not warm the page cache's pages"
     )
@@ -142,6 +145,30 @@ def wait(process: subprocess.Popen[str]) -> struct_rusage:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage
+
+
+def peak_bytes(words: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+    """Run a command; return the most memory that it, or a process that it waited for, had.
+
+    Linux keeps the peak over execve: that of a child of this large process is at least this one's.
+    So a small process starts the command.
+
+    Raises:
+        CannotMeasureError: it failed; the message is the last line of its stderr.
+    """
+    launcher = [sys.executable, "-S", "-E", "-c", _LAUNCHER, *words]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=False, env=env)
+    if done.returncode:
+        raise CannotMeasureError(f"{words[0]}: {done.stderr.strip().rpartition(chr(10))[2]}")
+    return int(done.stdout) << 10
+
+
+_LAUNCHER: Final = """\
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
+"""
 
 
 def resident_bytes(path: Path) -> int:

@@ -9,17 +9,16 @@ and warm; and the whole of it in bounded memory.
 import csv
 import io
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from bench.common import CannotMeasureError, Options, file_system, scratch, settle, wait
+from bench.common import CannotMeasureError, Options, file_system, peak_bytes, scratch, settle
 from bench.rare import CALLS
 from bench.rare import EVENTS as LONG_EVENTS
-from bench.recorders import environment, last_line
+from bench.recorders import environment
 from bench.report import Cell, Figure, Report, median, ratio
 from bench.text import EVENTS, LEAST_EVENTS, in_turn, output, report_of
 from bench.traces import BUSY, record, repeated
@@ -125,12 +124,14 @@ def _window(options: Options, report: Report, rounds: int) -> None:
             for name, words in asked.items():
                 forget(trace)
                 for state in ("cold", "warm"):
-                    wall, _, out = _timed("sql", str(trace.path), *words, "--format", "csv")
+                    wall, out = _timed("sql", str(trace.path), *words, "--format", "csv")
                     samples.setdefault(f"{name}, {state}", []).append(wall)
                     answers.add(out)
         if len(answers) != 1:
             raise CannotMeasureError("the answers about a window differ")
-        wall, peak_mib, _ = _timed("sql", str(trace.path), QUERY.format("comm", "events"))
+        whole = "sql", str(trace.path), QUERY.format("comm", "events")
+        wall, _ = _timed(*whole)
+        peak_mib = peak_bytes([*LTTV, *whole], environment()) / (1 << 20)
         size = _data_bytes(trace) / 1e9
     for name, walls in samples.items():
         label = f"100 ms of {size:,.1f} GB by {name}, wall"
@@ -138,7 +139,7 @@ def _window(options: Options, report: Report, rounds: int) -> None:
         row: list[Cell] = [label, median(walls), None, None, None, None]
         report.rows.append(row)
     report.rows.append([f"all of {size:,.1f} GB", wall, None, None, None, None])
-    label = f"memory for all of {size:,.1f} GB"
+    label = f"memory of the largest process for all of {size:,.1f} GB"
     report.figures.append(Figure(label, peak_mib, "<", MOST_MEMORY_MIB, "MiB"))
     report.notes.append(f"the long trace is on {file_system(options.disk_dir)}")
     report.samples["window"] = samples
@@ -148,17 +149,8 @@ def _data_bytes(trace: Trace) -> int:
     return sum(stream.paths.data.stat().st_size for stream in trace.segments[0].streams)
 
 
-def _timed(*words: str) -> tuple[float, float, str]:
-    """Run lttv; return its wall seconds, its peak memory in MiB, and its output."""
+def _timed(*words: str) -> tuple[float, str]:
+    """Run lttv; return its wall seconds, and its output."""
     began = time.perf_counter()
-    with subprocess.Popen(
-        [*LTTV, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment(),
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        assert process.stderr is not None
-        out, told = process.stdout.read(), process.stderr.read()
-        used = wait(process)
-    if process.returncode:
-        raise CannotMeasureError(f"lttv {words[0]}: {last_line(told)}")
-    return time.perf_counter() - began, used.ru_maxrss / 1024, out
+    out = output([*LTTV, *words])
+    return time.perf_counter() - began, out
