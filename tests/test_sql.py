@@ -21,6 +21,8 @@ import lttd
 from lttd.errors import LttdError, UsageError
 from lttd.view import window
 from lttd.view.columns import EventBatch
+from lttd.view.intervals.names import KIND_NAMES
+from lttd.view.intervals.table import KINDS
 from lttd.view.library import ClockGroup
 from lttd.view.opened import OpenedTrace
 from lttd.view.sql import reading
@@ -380,6 +382,10 @@ def test_a_query_that_fails_leaves_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_views_of_intervals_are_those_of_the_table() -> None:
+    assert tuple(KINDS) == KIND_NAMES
+
+
 def test_the_views_are_listed_with_their_columns(
     trace: OpenedTrace, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -438,6 +444,27 @@ def test_the_caller_makes_what_a_process_that_fails_owes(
 
     monkeypatch.setattr(RowMaker, "rows", rows)
     assert _rows(trace, 2) == expected
+
+
+def test_a_result_that_is_closed_early_leaves_no_process(
+    trace: OpenedTrace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PIECE_BYTES", 1 << 12)
+    monkeypatch.setattr(window, "STREAM_BYTES", 1 << 12)
+    monkeypatch.setattr(reading, "jobs_worth", lambda group: 3)
+    make, pids = RowMaker.rows, tmp_path / "pids"
+
+    def rows(self: RowMaker, batch: EventBatch) -> object:
+        with pids.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return make(self, batch)
+
+    monkeypatch.setattr(RowMaker, "rows", rows)
+    with ask(trace, EVERYTHING, None, "SELECT * FROM events", 3) as result:
+        next(result.batches())
+    jobs = set(map(int, pids.read_text().split())) - {os.getpid()}
+    assert jobs
+    assert [pid for pid in jobs if Path(f"/proc/{pid}").exists()] == []
 
 
 def test_an_error_while_events_are_read_is_that_of_the_trace(

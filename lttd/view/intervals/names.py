@@ -1,4 +1,4 @@
-"""The things that ``lttv stats`` can be asked for, as its help names them: no numpy is loaded."""
+"""The names of intervals for ``lttv stats`` and ``lttv sql``, without loading numpy."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,6 +12,8 @@ NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "block": "requests of block devices",
     }
 )
+KIND_NAMES: Final = ("sched_latency", "syscalls", "irqs", "block_requests")
+"""The keys of ``lttd.view.intervals.table.KINDS``."""
 PAIR_FORM: Final = (
     "any two events: BEGIN,END,KEY,... with the name of each, an expression after 'if' that selects"
     " some, and what both have in common: 'sched_waking,sched_switch,pid=next_pid'"

@@ -17,6 +17,7 @@ from lttd.view.filters import Filter, matches
 from lttd.view.formats import EventName
 from lttd.view.intervals.kind import TEXT, Kind
 from lttd.view.intervals.kind import Reading as IntervalReading
+from lttd.view.intervals.table import KINDS
 from lttd.view.library import EventWindow
 from lttd.view.sql.bounds import Chosen, chosen_of
 from lttd.view.sql.reading import Reading
@@ -71,6 +72,11 @@ class IntervalView:
             table = {name: column[kept] for name, column in table.items()}
         arrays = [_array(table[field.name], field.type) for field in self.schema]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+def view_of(reading: Reading, name: str, every: Sequence[EventName]) -> IntervalView:
+    """Return the view of a kind of interval; *every*: the events of the trace."""
+    return IntervalView(reading, KINDS[name], every)
 
 
 def schema_of(kind: Kind) -> Any:  # noqa: ANN401

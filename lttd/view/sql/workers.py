@@ -109,17 +109,30 @@ def _read(fd: int, size: int) -> bytearray:
 
 def _serve(requests: socket.socket, job: Job) -> NoReturn:
     """Fork a job for each request, until this process's parent ends."""
+    jobs: list[int] = []
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a job
         while True:
             request, fds, _, _ = socket.recv_fds(requests, _MOST_REQUEST_BYTES, 1)
             if not request:
                 break
-            if not os.fork():
+            pid = os.fork()
+            if not pid:
                 requests.close()
                 _run(fds[0], job, *pickle.loads(request))
+            jobs.append(pid)
             os.close(fds[0])
+    finally:
+        _end(jobs)
+
+
+def _end(jobs: list[int]) -> NoReturn:
+    """End the jobs, and this process; wait for them, so that their CPU time is counted as its."""
+    try:
+        for pid in jobs:
+            os.kill(pid, signal.SIGKILL)
+        for pid in jobs:
+            os.waitpid(pid, 0)
     finally:
         os._exit(0)
 
