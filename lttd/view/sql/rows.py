@@ -4,7 +4,7 @@ Rule: a value that nobody knows is null: the task of an event that does not stat
 this segment's kernel did not have.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -41,7 +41,7 @@ class RowMaker:
         ]
         self._wall = Conversion(self._snapshots) if self._snapshots else None
         self._makers: dict[str, Callable[[EventBatch], Array]] = {
-            "time": lambda batch: pa.array(batch.time.astype(np.int64)),
+            "time": lambda batch: pa.array(batch.time.view(np.int64)),
             "realtime": self._realtime,
             "cpu": lambda batch: pa.array(batch.cpu.astype(np.int32)),
             "comm": self._comm,
@@ -55,17 +55,12 @@ class RowMaker:
 
     def rows(self, batch: EventBatch) -> Array:
         """Return the rows of a batch's events, in the order of time."""
-        types = list(batch.by_type())
-        at = np.argsort(np.concatenate([one.rows for one in types])) if len(types) > 1 else None
-        arrays = []
-        for column in self._columns:
-            if column.common is not None:
-                array = self._makers[column.common](batch)
-            else:
-                array = pa.chunked_array([_field(rows, column) for rows in types], column.type)
-                array = array.combine_chunks()
-                array = array if at is None else array.take(pa.array(at))
-            arrays.append(array)
+        own = [one for one in self._columns if one.common is None]
+        fields = dict(zip(own, _in_order(batch, own), strict=True)) if own else {}
+        arrays = [
+            self._makers[one.common](batch) if one.common is not None else fields[one]
+            for one in self._columns
+        ]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
     def _realtime(self, batch: EventBatch) -> Array:
@@ -94,6 +89,21 @@ class RowMaker:
 
 def _by_type(batch: EventBatch, words: list[str]) -> Array:
     return pa.DictionaryArray.from_arrays(pa.array(batch.type), pa.array(words, pa.string()))
+
+
+def _in_order(batch: EventBatch, columns: Iterable[Column]) -> Iterator[Array]:
+    """Yield fields of a batch's events, in the order of time."""
+    types = list(batch.by_type())
+    place = None
+    if len(types) > 1:
+        order = np.concatenate([one.rows for one in types])
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        place = pa.array(place)
+    for column in columns:
+        array = pa.chunked_array([_field(rows, column) for rows in types], column.type)
+        array = array.combine_chunks()
+        yield array if place is None else array.take(place)
 
 
 def _field(rows: EventRows, column: Column) -> Array:
