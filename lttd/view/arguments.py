@@ -236,6 +236,7 @@ def _add_text(commands: "_Commands[argparse.ArgumentParser]", name: str) -> None
     _add_window(command)
     _add_choice(command)
     command.add_argument("-n", metavar="N", type=_number, help="stop after this many lines")
+    command.add_argument("-r", "--reverse", action="store_true", help="the last event first")
     command.add_argument(
         "--jobs", metavar="N", type=_jobs, help="number of processes (default: by size and CPUs)"
     )

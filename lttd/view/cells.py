@@ -47,6 +47,12 @@ class Cells:
         yield from merge(*(one.within(self._begin, self._end) for one in self._marks))
         yield self._end + 1
 
+    def begins_backwards(self) -> Iterator[int]:
+        """Yield the begins of all cells, the last one first; some may be equal."""
+        marks = (one.within_backwards(self._begin, self._end) for one in self._marks)
+        yield from merge(*marks, reverse=True)
+        yield self._begin
+
     def at(self, time: int) -> tuple[int, int]:
         """Return begin and end of the cell that has a time of the window."""
         begin, end = self._begin, self._end + 1
@@ -66,13 +72,23 @@ class _Marks:
 
     def within(self, begin: int, end: int) -> Iterator[int]:
         """Yield those in (*begin*, *end*]."""
-        number = max(-(-self._index.first_beginning_after(begin) // self._step), 1) * self._step
+        number = self._first_after(begin)
         while number < len(self._index):
             time = self._time(number)
             if time > end:
                 return
             yield time
             number += self._step
+
+    def within_backwards(self, begin: int, end: int) -> Iterator[int]:
+        """Yield those of within(), the last one first."""
+        last = (self._index.first_beginning_after(end) - 1) // self._step * self._step
+        for number in range(last, self._first_after(begin) - 1, -self._step):
+            yield self._time(number)
+
+    def _first_after(self, time: int) -> int:
+        """Return the number of the first entry that ends a cell after *time*."""
+        return max(-(-self._index.first_beginning_after(time) // self._step), 1) * self._step
 
     def around(self, time: int) -> tuple[int, int | None]:
         """Return the last one at or before *time*, or -1, and the first one after it, or None."""

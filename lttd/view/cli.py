@@ -225,14 +225,14 @@ def _show_of(options: argparse.Namespace) -> "Show":
         style = SYSCALLS
         options.event = options.event or [SYSCALL_EVENTS]
         options.jobs = 1  # a call may begin in one part of the trace and end in another
-    for option in ("fields", "json"):
-        if options.syscalls and getattr(options, option):
+    for option in ("fields", "json", "reverse"):
+        if options.syscalls and getattr(options, option, False):
             raise UsageError(f"--syscalls is without --{option}: leave one out")
     if options.json and options.names:
         raise UsageError("--json has the numbers of enums: leave --names out")
     if options.style:
-        for name in ("fields", "json", "ns"):
-            if getattr(options, name):
+        for name in ("fields", "json", "ns", "reverse"):
+            if getattr(options, name, False):
                 raise UsageError(f"--style {options.style} is without --{name}: leave one out")
     return Show(
         Filter(options.cpu, options.event, options.where, options.comm),
@@ -243,6 +243,7 @@ def _show_of(options: argparse.Namespace) -> "Show":
         enum_names=options.names,
         most=getattr(options, "n", None),
         jobs=getattr(options, "jobs", None),
+        backwards=getattr(options, "reverse", False),
         hide_self=options.hide_self,
     )
 

@@ -51,6 +51,9 @@ class Decoder(Protocol):
 class Lines(Protocol):
     """Makes lines of batches."""
 
+    backwards: bool
+    """Whether the last event comes first; set before the first batch."""
+
     def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[Block]:
         """Yield blocks of whole lines of *batch*; may stop after *most* events."""
         ...

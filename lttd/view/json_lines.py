@@ -14,6 +14,9 @@ from lttd.view.task_names import Names
 class JsonLines:
     """Make lines of batches, one JSON object per line."""
 
+    backwards = False
+    """Whether the last event comes first."""
+
     def __init__(self, names: Names | None, fields: Sequence[str] | None) -> None:
         """*names*: None if events do not state their task; lines then name the channel."""
         self._names = names
@@ -40,7 +43,7 @@ class JsonLines:
                     head["comm"] = _plain(who[0]["comm"][who[1][at]].item())
                     head["pid"] = int(batch.pid[at])
                 told.append((when, at, head | {"event": rows.event_type.name, "fields": fields}))
-        told.sort(key=lambda one: one[:2])
+        told.sort(key=lambda one: one[:2], reverse=self.backwards)
         yield b"".join(json.dumps(value).encode() + b"\n" for _, _, value in told)
 
 

@@ -18,12 +18,13 @@ from lttd.view.asked import pieces_asked
 from lttd.view.columns import EventBatch
 from lttd.view.families import family_of
 from lttd.view.filters import Filter
+from lttd.view.losses import Loss
 from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.skipping import Skipping, skipping_for
 from lttd.view.task_names import Names
 from lttd.view.times import Window
 from lttd.view.trace import Segment, Trace
-from lttd.view.window import Piece, WindowStream, pieces
+from lttd.view.window import Piece, WindowStream, pieces, pieces_backwards
 
 if TYPE_CHECKING:
     from lttd.view.family import Contexts, Family
@@ -200,14 +201,25 @@ class ClockGroup:
         """
         if not self.sources:
             return
-        touching = self.touching  # first: what they have open is kept
-        behind = [one.losses_after_rows(self.begin, self.end) for one in self.sources]
-        rest = sorted(chain(*behind), key=lambda loss: loss.time)
+        touching, rest = self.touching, self._rest()
         span = self.begin, self.end, self._piece_bytes
         if self._skipping is None:
             yield from pieces(touching, rest, *span)
         else:
             yield from pieces_asked(touching, rest, *span, self._skipping)
+
+    def pieces_backwards(self) -> Iterator[Piece]:
+        """Yield the pieces of the window, the last one first."""
+        if self.sources:
+            choose = self._skipping.needed if self._skipping else None
+            span = self.begin, self.end, self._piece_bytes
+            yield from pieces_backwards(self.touching, self._rest(), *span, choose)
+
+    def _rest(self) -> list[Loss]:
+        """Return the losses that no sub-buffer of the window follows, in the order of time."""
+        _ = self.touching  # first: what they have open is kept
+        behind = [one.losses_after_rows(self.begin, self.end) for one in self.sources]
+        return sorted(chain(*behind), key=lambda loss: loss.time)
 
     @cached_property
     def _skipping(self) -> Skipping | None:

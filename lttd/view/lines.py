@@ -121,16 +121,19 @@ class Body(NamedTuple):
 class BlockTexter:
     """Makes the lines of a batch, a block at a time; a family defines prefix and bodies."""
 
+    backwards = False
+    """Whether the last event comes first; the lines of one event keep their order."""
+
     def lines(self, batch: EventBatch, most: int | None = None) -> Iterator[Block]:
         """Yield the lines of *batch*, a block at a time; stop after at least *most* lines.
 
         The names of tasks come from all events of the batch, also from those without a line.
         """
         if not len(batch):
-            yield b"".join(map(self._loss_line, batch.losses))
+            yield b"".join(map(self._loss_line, batch.losses[:: -1 if self.backwards else 1]))
             return
         prefix = packed(self.prefix(batch), len(batch))
-        if most is not None and most < len(batch):
+        if most is not None and most < len(batch) and not self.backwards:
             batch = batch.select(np.arange(most))
         bodies = list(self.bodies(batch))
         places = np.searchsorted(
@@ -138,6 +141,9 @@ class BlockTexter:
         ).tolist()
         cuts = sorted({*range(0, len(batch), BLOCK_ROWS), *places, len(batch)})
         usual = usual_width(bodies, len(batch))
+        if self.backwards:
+            yield from self._backwards(batch.losses, places, cuts, (prefix, bodies, usual))
+            return
         told = 0
         for low, high in zip(cuts, [*cuts[1:], None], strict=True):
             while told < len(places) and places[told] == low:
@@ -145,6 +151,19 @@ class BlockTexter:
                 told += 1
             if high is not None:
                 yield block_of(prefix, bodies, low, high, usual)
+
+    def _backwards(
+        self, losses: Sequence[Loss], places: Sequence[int], cuts: Sequence[int], made: "_Made"
+    ) -> Iterator[Block]:
+        """Yield the blocks between *cuts*, and the losses at *places*, the last one first."""
+        prefix, bodies, usual = made
+        left = len(losses)
+        for low, high in zip(reversed(cuts), [None, *reversed(cuts[1:])], strict=True):
+            if high is not None:
+                yield block_of(prefix, bodies, low, high, usual, backwards=True)
+            while left and places[left - 1] == low:
+                left -= 1
+                yield self._loss_line(losses[left])
 
     def _loss_line(self, loss: Loss) -> bytes:
         return f"{printable(self.lost(loss))}\n".encode()
@@ -365,18 +384,30 @@ def usual_width(bodies: Sequence[Body], count: int) -> int:
     return max((body.width for body in bodies), default=0)
 
 
+_Made = tuple[tuple[Column, Length], Sequence[Body], int]
+"""Prefixes and bodies of a batch, and the width of bodies in slots."""
+
+
 def block_of(
-    prefix: tuple[Column, Length], bodies: Sequence[Body], low: int, high: int, usual: int
+    prefix: tuple[Column, Length],
+    bodies: Sequence[Body],
+    low: int,
+    high: int,
+    usual: int,
+    *,
+    backwards: bool = False,
 ) -> memoryview:
     """Return the lines of events ``[low:high)``; *usual* is the width of bodies in slots.
 
     A line is a prefix and a body, whatever their bytes are.
     """
     count = high - low
+    step = -1 if backwards else 1
     before = _some(prefix[1], low, high)
+    before = before if isinstance(before, int) else before[::step]
     width = prefix[0].dtype.itemsize + usual
     slots = np.empty(count * width, np.uint8)
-    each_row(slots, prefix[0].dtype, 0, width)[:] = prefix[0][low:high]
+    each_row(slots, prefix[0].dtype, 0, width)[:] = prefix[0][low:high][::step]
     place = np.arange(0, count * width, width) + before
     length = np.empty(count, np.int64)
     wide: list[tuple[I64, Column]] = []
@@ -385,6 +416,7 @@ def block_of(
         if first == behind:
             continue
         rows, words = body.rows[first:behind] - low, body.words[first:behind]
+        rows = count - 1 - rows if backwards else rows
         length[rows] = _some(body.length, first, behind)
         if body.width > usual:
             wide.append((rows, words))

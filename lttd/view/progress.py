@@ -21,8 +21,9 @@ _CLEAR: Final = "    "
 class Progress:
     """Shows the finished part of a group's window."""
 
-    def __init__(self, group: ClockGroup, *, wanted: bool = True) -> None:
+    def __init__(self, group: ClockGroup, *, wanted: bool = True, backwards: bool = False) -> None:
         self._group = group
+        self._backwards = backwards
         self._on = wanted and is_terminal(sys.stderr)
         self._next = time.monotonic() + EVERY_S
 
@@ -33,7 +34,8 @@ class Progress:
         self._next = time.monotonic() + EVERY_S
         held = extent(self._group.sources) or (piece.begin, piece.end)
         begin, end = max(held[0], self._group.begin), min(held[1], self._group.end)
-        part = (min(piece.end, end) - begin) / max(end - begin, 1)
+        done = end - max(piece.begin, begin) if self._backwards else min(piece.end, end) - begin
+        part = done / max(end - begin, 1)
         overwrite_line(_TOLD.format(min(part, 1)))
 
     def done(self) -> None:

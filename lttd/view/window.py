@@ -234,6 +234,41 @@ def pieces(
             begin = piece.end
 
 
+def pieces_backwards(
+    sources: Sequence[WindowStream],
+    rest: Sequence[Loss],
+    begin: int,
+    end: int,
+    piece_bytes: int = PIECE_BYTES,
+    choose: Choose | None = None,
+) -> Iterator[Piece]:
+    """Yield those of pieces(), the last one first.  Memory holds the entries of one cell.
+
+    *choose*: see ``Choose``; nothing of a piece may have to be decoded.
+    """
+    cell_bytes = content_of(sources, piece_bytes)
+    ends = [(int(one["begin"][0]), int(one["end"][-1])) for one in map(_first_and_last, sources)]
+    until = end + 1
+    for since in cells(sources, begin, end, cell_bytes).begins_backwards():
+        if since >= until:
+            continue
+        near = [
+            one
+            for one, (first, last) in zip(sources, ends, strict=True)
+            if first < until and last >= since
+        ]
+        found = list(Streams(near, since).pieces(since, until, cell_bytes, choose))
+        for piece in reversed(found):
+            rest, ours = before_and_after(rest, piece.begin)
+            yield piece._replace(rest=ours, continues=piece.begin > begin)
+        until = since
+
+
+def _first_and_last(source: WindowStream) -> Entries:
+    index = source.index
+    return np.concatenate((index.entries(0, 1), index.entries(len(index) - 1, len(index))))
+
+
 def content_of(sources: Sequence[WindowStream], piece_bytes: int) -> int:
     """Return the content of a cell on average; see ``cells``."""
     # Segments follow one another, so no more streams than have a name of their own are cut at once.

@@ -12,13 +12,14 @@ from lttd.errors import LttdError, UsageError
 from lttd.malloc import keep_freed_memory
 from lttd.terminal import Level, is_terminal, put, say
 from lttd.view.complete import Since, complete_since
-from lttd.view.family import Block, Lines, Printing, made
+from lttd.view.family import Block, Family, Lines, Printing, made
 from lttd.view.filters import Filter
 from lttd.view.json_lines import JsonLines
 from lttd.view.library import ClockGroup, EventWindow
 from lttd.view.notes import TakesNotes, WindowNotes
 from lttd.view.parallel import SharedNotes, in_turn
 from lttd.view.progress import Progress
+from lttd.view.task_names import Names
 from lttd.view.times import Window, moment_text
 from lttd.view.trace import Segment, Trace
 from lttd.view.unmatched import unmatched
@@ -43,6 +44,8 @@ class Show(NamedTuple):
     """The form of another program's lines; empty: the family's own."""
     enum_names: bool = False
     """Whether to print names of enum constants where the kernel prints numbers."""
+    backwards: bool = False
+    """The last event first."""
     hide_self: bool = False
     """For follow: leave out lttd's own threads in the segments that it opens."""
 
@@ -54,7 +57,14 @@ def maker(group: ClockGroup, segments: Sequence[Segment], show: Show, notes: Tak
     """
     family = group.family
     assert family is not None  # else there are no sources
-    names = group.names_from(segments, notes)
+    lines = _lines_of(group, family, show, group.names_from(segments, notes), notes)
+    lines.backwards = show.backwards
+    return lines
+
+
+def _lines_of(
+    group: ClockGroup, family: Family, show: Show, names: Names | None, notes: TakesNotes
+) -> Lines:
     if show.json:
         return JsonLines(names, show.fields)
     if show.style and show.style not in family.styles:
@@ -88,7 +98,7 @@ def show_text(traces: Sequence[Trace], window: Window, show: Show) -> int:
             found.notes.add(f"{trace.path}: {words.format(when)}")
     out = _Out(found.notes, show.most)
     groups = found.clocks()
-    for group in groups:
+    for group in groups[:: -1 if show.backwards else 1]:
         status = _show_group(group, show, out)
         if status:
             return status
@@ -125,12 +135,13 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
         out.write([])
         return 0
     lines = maker(group, group.near(), show, out.notes)
-    progress = Progress(group, wanted=not is_terminal(sys.stdout))
+    pieces = group.pieces_backwards if show.backwards else group.pieces
+    progress = Progress(group, wanted=not is_terminal(sys.stdout), backwards=show.backwards)
 
     def make(piece: Piece) -> list[Block]:
         batch = group.batch(piece)
         out.taken += batch.notes
-        return list(lines.lines(batch, out.left))
+        return list(lines.lines(batch, None if show.backwards else out.left))
 
     def write(piece: Piece, made: list[Block]) -> None:
         out.write(made)
@@ -140,10 +151,10 @@ def _show_group(group: ClockGroup, show: Show, out: "_Out") -> int:
     if jobs > 1:
         if group.family and group.family.prepare:
             group.family.prepare(group.touching)
-        status = in_turn(group.pieces, make, write, jobs)
+        status = in_turn(pieces, make, write, jobs)
         progress.done()
         return status
-    for piece in group.pieces():
+    for piece in pieces():
         write(piece, make(piece))
         if out.full:
             break
