@@ -219,6 +219,13 @@ CTF_FIELDS: Final = Limit(
     "the metadata of a CTF trace",
     "lttng-modules 2.13 with all events and system calls of a Linux 6.1 declares some 10,000",
 )
+CTF_WORDS: Final = Limit(
+    1_000_000,
+    "words and signs",
+    "the metadata of a CTF trace",
+    "so many take 16 s; perf writes 68 for a tracepoint; events as lttng's kernel tracer declares"
+    " them do not count, so that 400 are left of its metadata",
+)
 CTF_LABELS: Final = Limit(
     65_536,
     "labels",

@@ -15,7 +15,7 @@ from lttd.abi import ctf_places
 from lttd.abi.ctf_classes import MetadataError, Trace
 from lttd.abi.ctf_metadata import read_metadata
 from lttd.cli import main as lttd_main
-from lttd.limits import CTF_FIELDS
+from lttd.limits import CTF_FIELDS, CTF_WORDS
 from lttd.view.cli import main as lttv_main
 from tests.confined import confined
 from tests.test_ctf_json import PREAMBLE, field, structure, text, unsigned
@@ -141,6 +141,30 @@ def test_structures_that_are_nested_by_their_names_have_a_limit_too() -> None:
     ]  # fmt: skip
     with pytest.raises(MetadataError, match="at most 32 levels"):
         read_metadata(text(PREAMBLE, *aliases))
+
+
+@pytest.mark.parametrize(
+    "statement", [";", "a=1;", "typedef u8 t;", "'-',", "{", "[1]", "/* ", "int ", "integer{"]
+)
+def test_a_metadata_of_megabytes_that_needs_the_grammar_is_refused_at_once(statement: str) -> None:
+    text = statement * ((4 << 20) // len(statement))
+
+    def refused() -> str:
+        with pytest.raises(MetadataError) as error:
+            read(text)
+        return error.value.reason
+
+    assert confined(refused) == (True, str(CTF_WORDS))
+
+
+def test_the_events_of_lttng_do_not_count_as_words_of_a_metadata() -> None:
+    fields = "integer { size = 32; align = 8; signed = 1; encoding = none; base = 10; } _a;" * 12
+    declared = (
+        f'event {{ name = "e"; id = {number}; stream_id = 0; fields := struct {{ {fields} }}; }};\n'
+        for number in range(5000)
+    )
+    with pytest.raises(MetadataError, match="two members are named"):
+        read(STREAM + "".join(declared))
 
 
 def test_events_without_fields_are_limited_as_fields_are(monkeypatch: pytest.MonkeyPatch) -> None:

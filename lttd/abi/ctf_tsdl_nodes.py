@@ -12,6 +12,7 @@ one.  A value is an int, a text (``Text``), or a path of names.
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -20,7 +21,7 @@ from lark.exceptions import VisitError
 
 from lttd.abi.ctf_classes import MetadataError
 from lttd.abi.ctf_tsdl_usual import UsualEvent, without_usual_events
-from lttd.limits import NUMBER_DIGITS
+from lttd.limits import CTF_WORDS, NUMBER_DIGITS
 
 
 class Text(str):
@@ -154,6 +155,8 @@ _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "
 _ATTRIBUTE: Final = re.compile(
     r"\s*([A-Za-z_]\w*)\s*=\s*(?:([+-]*\d[\dA-Fa-fxXuUlL]*)|([\w.]+))\s*"
 )
+# About what the grammar takes as one; the class of an integer is one, too.
+_WORD: Final = re.compile(r'\binteger\s*\{[^{}"/]*\}|\w+|[^\w\s]')
 
 
 def number_of(text: str) -> int:
@@ -324,6 +327,9 @@ def parse(text: str) -> Sequence[Item]:
         MetadataError: the text is not TSDL; it says where, and what is wrong.
     """
     rest, usual = without_usual_events(text)
+    words = _WORD.finditer(rest) if len(rest) > CTF_WORDS.most else iter(())
+    if next(islice(words, CTF_WORDS.most, None), None):
+        raise MetadataError(str(CTF_WORDS))
     return tuple(_in_order(_parsed(rest, text), usual))
 
 

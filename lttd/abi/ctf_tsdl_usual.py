@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from lttd.limits import CTF_WORDS
+
 _BLANKS: Final = " \t\r\n\f\v"
 _SPACE: Final = rf"[{_BLANKS}]*"
 _NUMBER: Final = r"(?:0|[1-9][0-9]{0,8})"
@@ -78,8 +80,11 @@ def without_usual_events(text: str) -> tuple[str, list[UsualEvent]]:
     rest: list[str] = []
     depth, line, counted, kept = 0, 1, 0, 0
     begins = True  # whether a statement may begin here
+    others = 0
     for part in _PART.finditer(text):
-        if part["open"]:
+        # Of two parts that are neither events nor comments, at least one has a word or sign.
+        others += not (part["event"] or part["comment"])
+        if part["open"] or others > 2 * CTF_WORDS.most:
             break
         if part["brace"]:
             depth += 1 if part["brace"] == "{" else -1
