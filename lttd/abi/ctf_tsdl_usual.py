@@ -40,8 +40,8 @@ _EVENT: Final = (
 )
 # What a lexer passes over as a whole; what begins such a thing that does not end; braces; the rest.
 _PART: Final = re.compile(
-    rf"""(?P<event>{_EVENT})|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?P<comment>/\*.*?\*/|//[^\n]*)"""
-    r"""|(?P<open>/\*|["'])|(?P<brace>[{}])|(?:[^"'/{}e]|e(?!vent)|/(?![/*]))+|.""",
+    rf"""(?P<event>{_EVENT})|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+'|(?P<comment>/\*.*?\*/|//[^\n]*)"""
+    r"""|(?P<open>/\*|["'])|(?P<brace>[{}])|(?:[^"'/{}e]|e(?!vent)|/(?![/*]))++|.""",
     re.DOTALL,
 )
 
